@@ -1,0 +1,143 @@
+"""The protocol of a backend: everything in which one accelerator's software differs from another's.
+
+A backend is one file in `bench/backends/` (or a package's entry point in `accelmark.backends`) that
+exposes one constant, `BACKEND`. The base classes hold what torch offers alike on every device, so
+a new backend overrides only what differs. Nothing here imports torch until a method that needs it
+is called: the parent process lists backends without it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.errors import DeviceUnavailable
+from bench.precision import PRECISIONS, Precision
+from bench.record import FailureKind, Memory
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A device as its backend names it."""
+
+    backend: str
+    index: int
+    """0-based, as torch counts."""
+    name: str
+    memory_bytes: int | None
+    """None where the device does not say."""
+    facts: dict[str, str] = {}
+    """Driver, compute capability, ...: what distinguishes this device from its like."""
+
+    @property
+    def address(self) -> str:
+        """What `--device` takes: `cpu`, `cuda:0`."""
+        return self.backend if self.backend == "cpu" else f"{self.backend}:{self.index}"
+
+
+class Device(ABC):
+    """An opened device, as the measuring engine sees it."""
+
+    info: DeviceInfo
+    synchronous = False
+    """Whether a call returns only when its work is done: then the host clock times every step."""
+    needs_warmup_under_load = True
+    """Whether clocks and power settle only under load (rule: accelerators do, CPUs do not)."""
+
+    @property
+    @abstractmethod
+    def torch_device(self) -> torch.device:
+        """Where the workload puts its tensors."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Returns when all work queued on this device is done."""
+
+    @abstractmethod
+    def event(self) -> Any:
+        """A device event with timing, for `record()`; None on synchronous devices."""
+
+    @abstractmethod
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        """Device time between two recorded events, after a synchronization."""
+
+    @abstractmethod
+    def reset_peak_memory(self) -> None:
+        """Forgets the peak so far."""
+
+    @abstractmethod
+    def memory(self) -> Memory:
+        """Peak since the last reset, with its scope."""
+
+    def facts(self) -> dict[str, str]:
+        """Switches that were set, clocks, drivers: what the record must say of this device."""
+        return {}
+
+
+class Backend(ABC):
+    """One way to reach devices. Stateless: `open` gives the object with state."""
+
+    name: str
+    vendor: str
+
+    def worker_environment(self) -> Mapping[str, str]:
+        """Environment variables that a worker on this backend starts with. Recorded.
+
+        A variable that the user has set already is kept, and recorded as it is.
+        """
+        return {}
+
+    def recorded_variables(self) -> tuple[str, ...]:
+        """Environment variables that may change this backend's speed or numbers."""
+        return ()
+
+    @abstractmethod
+    def devices(self) -> list[DeviceInfo]:
+        """The devices that are here. Imports the runtime; run it in a child process.
+
+        Raises `DeviceUnavailable` with the cause and the next thing to do if there are none.
+        """
+
+    @abstractmethod
+    def open(self, index: int, precision: Precision) -> Device:
+        """Makes device `index` current and sets its precision switches for `precision`."""
+
+    def unsupported(self, device: Device, precision: Precision) -> str | None:
+        """Why `device` cannot run `precision`; None if it can."""
+        return None
+
+    def memory_format(self, preferred: str) -> str:
+        """The memory format that a convolutional workload gets when it prefers `preferred`."""
+        return preferred
+
+    def failure_kind(self, error: BaseException) -> FailureKind:
+        """Sorts an exception raised by the device: out of memory, device lost, or an error."""
+        return "oom" if is_out_of_memory(error) else "error"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on the host or on the device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def supported_precisions(backend: Backend, device: Device) -> dict[str, str | None]:
+    """For each precision: None if `device` runs it, else why not."""
+    return {name: backend.unsupported(device, p) for name, p in PRECISIONS.items()}
+
+
+__all__ = [
+    "Backend",
+    "Device",
+    "DeviceInfo",
+    "DeviceUnavailable",
+    "is_out_of_memory",
+    "supported_precisions",
+]

@@ -1,0 +1,57 @@
+"""What can go wrong because of what the user gave, and how the process exits.
+
+    AccelmarkError            exit code 2; the message is the whole story, no traceback
+    |-- SuiteError            a suite file: unknown key, wrong value, impossible case
+    |-- UnknownName           a suite, workload, backend, format that is not there
+    |-- DeviceUnavailable     a device or its runtime that is not there
+    |-- OutputError           a place that cannot be written
+    `-- RecordError           a file that is no record, is cut short, or is from another schema
+
+Every message says what is wrong, where, what is allowed and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+"""Every planned case was measured (or skipped because the device cannot do it)."""
+EXIT_INCOMPLETE = 1
+"""The run ended, and at least one planned case has no usable number."""
+EXIT_BAD_INPUT = 2
+"""The command line, a suite, a device, an output folder or a record cannot be used."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C or a termination signal: workers ended, what was measured is on disk."""
+
+
+class AccelmarkError(Exception):
+    """Bad input. The command prints the message and exits with `EXIT_BAD_INPUT`."""
+
+
+class SuiteError(AccelmarkError):
+    """A suite cannot be read or names work that cannot exist."""
+
+
+class UnknownName(AccelmarkError):
+    """A name that nothing here bears."""
+
+
+class DeviceUnavailable(AccelmarkError):
+    """The device asked for is not here, or its runtime does not load."""
+
+
+class OutputError(AccelmarkError):
+    """The results cannot be written where they were asked for."""
+
+
+class RecordError(AccelmarkError):
+    """A file that is not a readable accelmark record."""
+
+
+def suggestion(name: str, allowed: Iterable[str]) -> str:
+    """`Did you mean ...?` where something is near, and what is allowed, as a sentence tail."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f" Did you mean `{near[0]}`?" if near else ""
+    return f"{hint} Allowed: {', '.join(names) or 'nothing'}."

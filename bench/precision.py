@@ -1,0 +1,72 @@
+"""The precisions, what each means, and the tolerance to which a device must compute in it.
+
+A name means one thing on every device: `fp32` has TF32/HF32 off, `bf16` keeps weights, activations
+and optimizer state in bfloat16, `bf16-amp` keeps float32 master weights under bfloat16 autocast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Precision(msgspec.Struct, frozen=True, kw_only=True):
+    """How a number format is used in a step."""
+
+    name: str
+    weights: str
+    """torch dtype name of parameters and inputs."""
+    autocast: str | None = None
+    """torch dtype name under `torch.autocast`, or None for no autocast."""
+    arithmetic: str
+    """Name of the matrix arithmetic: cases share a measured matmul ceiling by it."""
+    summary: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The torch dtype of parameters and inputs."""
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.weights)
+        return dtype
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The torch dtype of autocast, or None."""
+        import torch
+
+        return None if self.autocast is None else getattr(torch, self.autocast)
+
+
+PRECISIONS: dict[str, Precision] = {
+    p.name: p
+    for p in (
+        Precision(
+            name="bf16",
+            weights="bfloat16",
+            arithmetic="bf16",
+            summary="bfloat16 weights, activations and optimizer state",
+        ),
+        Precision(
+            name="bf16-amp",
+            weights="float32",
+            autocast="bfloat16",
+            arithmetic="bf16",
+            summary="float32 master weights, bfloat16 autocast",
+        ),
+        Precision(name="fp16", weights="float16", arithmetic="fp16", summary="float16 throughout"),
+        Precision(
+            name="fp32", weights="float32", arithmetic="fp32", summary="float32, TF32/HF32 off"
+        ),
+    )
+}
+"""The precisions a suite may name."""
+
+REFERENCE = Precision(
+    name="fp64", weights="float64", arithmetic="fp64", summary="the CPU reference of the gate"
+)
+"""What the numerics gate computes its reference in; no suite may name it."""

@@ -1,0 +1,441 @@
+"""What one launch of one case leaves behind, and the file that holds a run.
+
+A run is one JSON Lines file: a `Run` line first, a `Launch` line for every worker process in the
+order they ran, an `End` line last. Each line is appended and fsynced at once, so a crash costs the
+line being written and nothing before it. Raw samples only: throughput, intervals and verdicts are
+computed by `bench.summary` and are never stored, so they cannot contradict the samples.
+
+msgspec validates every line against these types on reading, in both senses: the JSON types, and the
+rules in `__post_init__` by which nonsense cannot be constructed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bench.case import Case
+from bench.errors import OutputError, RecordError
+
+SCHEMA_VERSION = 1
+"""Raised when a reader of the old schema could misread a new record."""
+
+Phase = Literal["start", "import", "open", "numerics", "build", "warm-up", "measure", "report"]
+"""Where a worker is; a failure names the phase in which it happened."""
+FailureKind = Literal["oom", "timeout", "crash", "device_lost", "error"]
+Flag = Literal["NO_STEADY_STATE", "DRIFT", "HOST_GAP"]
+"""What the engine saw wrong with a launch that it measured all the same."""
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Immutable, keyword-only, and strict about unknown fields."""
+
+
+def _positive_and_finite(**values: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value) or value <= 0:
+            raise ValueError(f"{name} must be finite and above zero, not {value}")
+
+
+class Block(_Value):
+    """Consecutive steps between two synchronizations."""
+
+    wall_ns: int
+    """Host time from the first synchronization to the second."""
+    step_ns: tuple[int, ...]
+    """Each step by the launch's step clock (`Measured.step_clock`)."""
+    step_cpu_ns: tuple[int, ...] | None = None
+    """CPU time of the process in each step, all threads; None where the host cannot say."""
+    step_switches: tuple[int, ...] | None = None
+    """Involuntary context switches of the process in each step; None likewise."""
+
+    def __post_init__(self) -> None:
+        if not self.step_ns:
+            raise ValueError("a block without steps")
+        if self.wall_ns <= 0 or min(self.step_ns) < 0:
+            raise ValueError("a block's times must be above zero")
+        for series in (self.step_cpu_ns, self.step_switches):
+            if series is not None and (len(series) != len(self.step_ns) or min(series) < 0):
+                raise ValueError("a block's per-step series must have one value >= 0 a step")
+
+    @property
+    def sample_seconds(self) -> float:
+        """The timing sample: mean seconds of a step in this block."""
+        return self.wall_ns / 1e9 / len(self.step_ns)
+
+
+class Check(_Value):
+    """One quantity of the numerics gate: relative error against the reference, and its limit."""
+
+    quantity: str
+    error: float
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        _positive_and_finite(tolerance=self.tolerance)
+        if math.isnan(self.error) or self.error < 0:
+            raise ValueError(f"error of {self.quantity} must be a number >= 0, not {self.error}")
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error lies within the tolerance."""
+        return self.error <= self.tolerance
+
+
+class Numerics(_Value):
+    """The gate's verdict: the timed configuration against a CPU reference of the same weights."""
+
+    reference: str
+    checks: tuple[Check, ...]
+
+    def __post_init__(self) -> None:
+        if not self.checks:
+            raise ValueError("a numerics verdict without a check")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def complaint(self) -> str:
+        """What failed, with its figures; empty if nothing did."""
+        return "; ".join(
+            f"{c.quantity} off by {c.error:.2g} (tolerance {c.tolerance:.2g})"
+            for c in self.checks
+            if not c.passed
+        )
+
+
+class Memory(_Value):
+    """Peak memory around the steady state."""
+
+    peak_bytes: int
+    scope: str
+    """What `peak_bytes` counts: `device allocator` or `process RSS`."""
+    host_rss_bytes: int
+    device_used_bytes: int | None = None
+    """Device memory in use, all processes; None where the device cannot say."""
+
+    def __post_init__(self) -> None:
+        if self.peak_bytes <= 0 or self.host_rss_bytes <= 0:
+            raise ValueError("peak memory must be above zero")
+
+
+class Work(_Value):
+    """How much one step does, counted from shapes, never from time."""
+
+    items: int
+    unit: str
+    """The item that throughput counts: `image`, `sequence`, `token`, `FLOP`, `B`."""
+    flop: int | None = None
+    """FLOP of one step; None where the work is not arithmetic."""
+    moved_bytes: int | None = None
+    """Bytes that one step must move; None where they are not counted."""
+
+    def __post_init__(self) -> None:
+        _positive_and_finite(items=self.items)
+        for value in (self.flop, self.moved_bytes):
+            if value is not None:
+                _positive_and_finite(flop_or_bytes=value)
+        if not self.unit:
+            raise ValueError("an item without a name")
+
+
+class Measured(_Value, tag="measured", tag_field="status"):
+    """It ran, its numerics passed, and these are its samples."""
+
+    work: Work
+    numerics: Numerics
+    warmup: tuple[Block, ...]
+    steady: tuple[Block, ...]
+    step_clock: Literal["host", "device event"]
+    """`host` on synchronous devices, where a step is over when its call returns."""
+    memory: Memory
+    request_ns: tuple[int, ...] | None = None
+    """Latency pass of asynchronous devices: one synchronized request each."""
+    witness: tuple[float, float]
+    """Loss, or a checksum of the output, after the first and after the last step."""
+    flags: tuple[Flag, ...] = ()
+    energy_joules: float | None = None
+    energy_absent: str | None = None
+    """Why there is no energy figure; exactly one of the two is given."""
+
+    def __post_init__(self) -> None:
+        if not self.steady:
+            raise ValueError("measured without a steady sample")
+        if not self.numerics.passed:
+            raise ValueError(f"measured, but numerics failed: {self.numerics.complaint}")
+        if not all(math.isfinite(w) for w in self.witness):
+            raise ValueError(f"measured, but the output is not finite: {self.witness}")
+        if (self.energy_joules is None) == (self.energy_absent is None):
+            raise ValueError("either an energy or the reason there is none")
+        if self.energy_joules is not None:
+            _positive_and_finite(energy_joules=self.energy_joules)
+        if self.request_ns is not None and (not self.request_ns or min(self.request_ns) <= 0):
+            raise ValueError("latencies must be above zero")
+
+    @property
+    def steady_steps(self) -> int:
+        """Steps in the steady blocks."""
+        return sum(len(block.step_ns) for block in self.steady)
+
+    @property
+    def steady_seconds(self) -> float:
+        """Wall seconds of the steady blocks."""
+        return sum(block.wall_ns for block in self.steady) / 1e9
+
+    @property
+    def throughput(self) -> float:
+        """Items per second of steady wall time, of this launch."""
+        return self.work.items * self.steady_steps / self.steady_seconds
+
+    @property
+    def samples(self) -> list[float]:
+        """Steady timing samples, seconds a step."""
+        return [block.sample_seconds for block in self.steady]
+
+    @property
+    def latencies(self) -> list[float] | None:
+        """Seconds of each request; a synchronous device's steps are its requests."""
+        if self.request_ns is not None:
+            return [ns / 1e9 for ns in self.request_ns]
+        if self.step_clock == "host":
+            return [ns / 1e9 for block in self.steady for ns in block.step_ns]
+        return None
+
+
+class Void(_Value, tag="void", tag_field="status"):
+    """It ran, and its number must not be used."""
+
+    reason: str
+    numerics: Numerics | None = None
+
+
+class Skipped(_Value, tag="skipped", tag_field="status"):
+    """It cannot run here, and that is no fault."""
+
+    reason: str
+
+
+class Failed(_Value, tag="failed", tag_field="status"):
+    """It should have run and did not."""
+
+    kind: FailureKind
+    phase: Phase
+    message: str
+
+
+Outcome = Measured | Void | Skipped | Failed
+
+
+class Cold(_Value):
+    """Seconds before the steady state; None for what a launch did not reach."""
+
+    import_seconds: float | None = None
+    numerics_seconds: float | None = None
+    build_seconds: float | None = None
+    first_step_seconds: float | None = None
+
+
+class Settings(_Value):
+    """How a case is measured. Not part of the case: it changes the interval, not the work."""
+
+    launches: int | Literal["auto"] = "auto"
+    """A fixed number (one look, 95 %), or `auto`: looks at 5, 10 and 20 launches (98 %)."""
+    target_half_width: float = 0.02
+    """Half-width of log throughput at which `auto` stops, and above which a case is NOISY."""
+    block_seconds: float = 0.05
+    """Least wall time between two synchronizations."""
+    warmup_seconds: float = 10.0
+    """Least time under load before the steady state, on devices that need it (accelerators)."""
+    warmup_limit_seconds: float = 120.0
+    """Time after which a job that is not steady is measured all the same, and flagged."""
+    steady_limit_seconds: float = 60.0
+    """Time after which no further steady sample is taken, once there are ten."""
+    launch_limit_seconds: float = 1800.0
+    """A worker that takes longer is ended: Failed, timeout."""
+    seed: int = 0
+    """Launch k draws weights and inputs from seed + k, on every device."""
+
+    def __post_init__(self) -> None:
+        if self.launches != "auto" and not 1 <= self.launches <= 1000:
+            raise ValueError("launches: a number from 1 to 1000, or \"auto\"")
+        for name in ("target_half_width", "block_seconds", "steady_limit_seconds"):
+            _positive_and_finite(**{name: getattr(self, name)})
+        _positive_and_finite(
+            warmup_limit_seconds=self.warmup_limit_seconds,
+            launch_limit_seconds=self.launch_limit_seconds,
+        )
+        if not self.warmup_seconds >= 0:
+            raise ValueError("warmup_seconds must be 0 or more")
+
+
+class Run(_Value, tag="run", tag_field="line"):
+    """First line of a run's file: what was planned, by what, on which host."""
+
+    schema: int
+    run_id: str
+    suite: str
+    plan: tuple[Case, ...]
+    settings: Settings
+    command: tuple[str, ...]
+    started_at: str
+    """UTC, ISO 8601."""
+    host: dict[str, Any]
+    """Machine, operating system, interpreter and package versions; see `bench.environment`."""
+    device: dict[str, Any]
+    """The chosen device as its backend described it before the run."""
+
+
+class Launch(_Value, tag="launch", tag_field="line"):
+    """One worker process: one case, once."""
+
+    case: Case
+    fingerprint: str
+    launch: int
+    """0-based index among the launches of this case."""
+    order: int
+    """0-based position in the run."""
+    seed: int
+    started_at: str
+    seconds: float
+    """Wall time of the whole process, as the parent saw it."""
+    cold: Cold
+    environment: dict[str, Any]
+    """The stack and device as the worker saw them; see `bench.environment`."""
+    outcome: Outcome
+    stderr_tail: str = ""
+    """End of what the worker wrote to stderr, C libraries included."""
+
+    def __post_init__(self) -> None:
+        if self.fingerprint != self.case.fingerprint:
+            raise ValueError(
+                f"fingerprint {self.fingerprint} is not that of its case ({self.case.fingerprint})"
+            )
+        if self.launch < 0 or self.order < 0:
+            raise ValueError("launch and order count from 0")
+
+
+class End(_Value, tag="end", tag_field="line"):
+    """Last line: the run ended by itself, by its budget, or by the user."""
+
+    reason: Literal["complete", "budget", "interrupted"]
+    finished_at: str
+
+
+Line = Run | Launch | End
+
+
+class RunFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as read back: what was planned and what came of it."""
+
+    path: str
+    run: Run
+    launches: tuple[Launch, ...]
+    end: End | None
+    damage: str | None = None
+    """What is wrong with the rest of the file; None if every line was read."""
+
+
+class Writer:
+    """Appends lines to a new run file, each on disk before the call returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Creates the file, folders included; `OutputError` if that cannot be done."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("xb", buffering=0)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot write the run's record there ({error.strerror}). "
+                "Name a folder that you may write to with --out."
+            ) from error
+
+    def append(self, line: Line) -> None:
+        """Writes one line and waits until it is on disk."""
+        try:
+            self._file.write(msgspec.json.encode(line) + b"\n")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot write the next record ({error.strerror}). "
+                "The records before it are safe; free some space and run again."
+            ) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read(path: Path) -> RunFile:
+    """Reads a run file, or the one run file in a folder.
+
+    Raises `RecordError` if it is no run file at all. A file whose later lines are damaged (cut
+    short by a crash, say) is returned with what is whole, and `damage` says what is not.
+    """
+    if path.is_dir():
+        found = sorted(path.glob("*.jsonl"))
+        if len(found) != 1:
+            names = ", ".join(f.name for f in found) or "none"
+            raise RecordError(f"{path}: a folder with one run file (*.jsonl) is needed; found {names}.")
+        path = found[0]
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecordError(
+            f"{path}: cannot be read ({error.strerror}). Give a run file (*.jsonl) that "
+            "`accelmark run` wrote, or its folder."
+        ) from error
+    lines = raw.split(b"\n")
+    run = _first_line(path, lines[0])
+    launches: list[Launch] = []
+    end: End | None = None
+    damage: str | None = None
+    decoder = msgspec.json.Decoder(Launch | End)
+    for number, text in enumerate(lines[1:], start=2):
+        if not text:
+            continue
+        if number == len(lines):  # every whole line ends in a newline
+            damage = f"{path}, line {number}: cut short in the middle of a record"
+            break
+        try:
+            line = decoder.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            damage = f"{path}, line {number}: not a record ({error})"
+            break
+        if isinstance(line, End):
+            end = line
+        else:
+            launches.append(line)
+    return RunFile(path=str(path), run=run, launches=tuple(launches), end=end, damage=damage)
+
+
+def _first_line(path: Path, text: bytes) -> Run:
+    advice = "Give a run file (*.jsonl) that `accelmark run` wrote."
+    try:
+        head = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}, line 1: not an accelmark record ({error}). {advice}") from error
+    if not isinstance(head, dict) or head.get("line") != "run":
+        raise RecordError(f"{path}, line 1: JSON, but not the start of a run. {advice}")
+    if head.get("schema") != SCHEMA_VERSION:
+        raise RecordError(
+            f"{path}, line 1: schema {head.get('schema')!r}; this version reads schema "
+            f"{SCHEMA_VERSION}. Use the accelmark that wrote it, or a newer one."
+        )
+    try:
+        return msgspec.convert(head, Run)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{path}, line 1: not a valid run header ({error}). {advice}") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one line of a run file."""
+    schema = msgspec.json.schema(Line)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "accelmark record", **schema}

@@ -1,0 +1,229 @@
+"""The statistics of the harness, as pure functions of numbers.
+
+The launch (a fresh process) is the unit of repetition: within one process steps look precise and
+are not. Throughput is combined on the log scale, so that a ratio of two is a difference.
+
+Only the standard library is used: a t quantile from scipy would cost every command 0.4 s of
+import, and every worker that much more inside transformers (which imports scipy where it finds it).
+The tests check the quantile against scipy.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WARMUP_MINIMUM = 3
+"""The first samples are never steady."""
+WINDOW = 5
+"""Samples in each of the two medians that must agree."""
+STEADY_AGREEMENT = 0.03
+"""Relative difference of the two medians below which the job is steady."""
+DRIFT_LIMIT = 0.05
+"""Relative spread of the medians of the three thirds above which a launch drifts."""
+OUTLIER_MADS = 14.8
+"""Distance from the median, in median absolute deviations (10 sigma of a normal)."""
+LOOKS = (5, 10, 20)
+"""Launches after which an adaptive run may stop."""
+LOOK_LEVEL = 0.98
+"""Level of the interval at each look; three looks at 98 % keep about 95 % together."""
+FIXED_LEVEL = 0.95
+"""Level of the interval of a run whose number of launches was fixed beforehand."""
+MINIMUM_LAUNCHES = 3
+"""Fewer launches than this give no interval, rather than a false one."""
+MINIMUM_SAMPLES, MAXIMUM_SAMPLES = 10, 200
+"""Bounds of the steady samples of one launch."""
+PERCENTILE_SAMPLES = {50: 1, 90: 36, 99: 368}
+"""Requests that one launch needs before it may state a percentile."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean on the log scale with its interval, in the unit of the values."""
+
+    value: float
+    low: float
+    high: float
+    level: float
+    half_width: float
+    """Half the interval's width on the log scale: 0.02 reads as about +-2 %."""
+
+
+def t_quantile(probability: float, freedom: float) -> float:
+    """Quantile of Student's t distribution: P(T <= result) = probability.
+
+    freedom: degrees of freedom, > 0 and not necessarily whole (Welch). Inverts the distribution by
+    bisection; its tail is the regularised incomplete beta function I_x(df/2, 1/2), x = df/(df+t^2).
+    Source: Abramowitz & Stegun 26.7.1 and 26.5.8. Exact to 1e-8 relative.
+    """
+    if not 0 < probability < 1 or freedom <= 0:
+        raise ValueError(f"no t quantile for probability {probability}, {freedom} degrees")
+    if probability < 0.5:
+        return -t_quantile(1 - probability, freedom)
+    tail = 1 - probability
+    low, high = 0.0, 1.0
+    while 0.5 * _incomplete_beta(freedom / (freedom + high * high), freedom / 2) > tail:
+        low, high = high, high * 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        if 0.5 * _incomplete_beta(freedom / (freedom + middle * middle), freedom / 2) > tail:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _incomplete_beta(x: float, a: float) -> float:
+    """I_x(a, 1/2), by the continued fraction of Abramowitz & Stegun 26.5.8 (Lentz's method)."""
+    b = 0.5
+    if x <= 0:
+        return 0.0
+    if x >= 1:
+        return 1.0
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta_fraction(1 - x, b, a)
+    return _beta_fraction(x, a, b)
+
+
+def _beta_fraction(x: float, a: float, b: float) -> float:
+    front = math.exp(
+        a * math.log(x)
+        + b * math.log1p(-x)
+        + math.lgamma(a + b)
+        - math.lgamma(a)
+        - math.lgamma(b)
+        - math.log(a)
+    )
+    tiny = 1e-300
+    fraction, c, d = 1.0, 1.0, 0.0
+    for i in range(500):
+        m = i // 2
+        if i == 0:
+            term = 1.0
+        elif i % 2 == 0:
+            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        else:
+            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        d = 1 / ((1 + term * d) or tiny)
+        c = (1 + term / c) or tiny
+        fraction *= c * d
+        if abs(1 - c * d) < 1e-14:
+            break
+    return front * (fraction - 1)
+
+
+def log_estimate(values: Sequence[float], level: float) -> Estimate | None:
+    """Geometric mean of one value per launch with its two-sided t interval at `level`.
+
+    None for fewer than `MINIMUM_LAUNCHES` values: two launches have no usable variance.
+    """
+    if len(values) < MINIMUM_LAUNCHES:
+        return None
+    logs = [math.log(v) for v in values]
+    centre = statistics.fmean(logs)
+    error = statistics.stdev(logs) / math.sqrt(len(logs))
+    half = t_quantile(0.5 + level / 2, len(logs) - 1) * error
+    return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), level, half)
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Mean on the log scale; defined for one value too."""
+    return math.exp(statistics.fmean(math.log(v) for v in values))
+
+
+def steady_start(samples: Sequence[float], first: int = WARMUP_MINIMUM) -> int | None:
+    """Index from which the job is steady, or None if it is not yet.
+
+    The first index i >= `first` at which the medians of samples[i:i+5] and samples[i+5:i+10] agree
+    within 3 %. Everything before i is warm-up; the ten samples looked at are steady ones.
+    """
+    for i in range(max(first, WARMUP_MINIMUM), len(samples) - 2 * WINDOW + 1):
+        before = statistics.median(samples[i : i + WINDOW])
+        after = statistics.median(samples[i + WINDOW : i + 2 * WINDOW])
+        if abs(after - before) <= STEADY_AGREEMENT * before:
+            return i
+    return None
+
+
+def drifts(samples: Sequence[float]) -> bool:
+    """Whether the medians of the three thirds lie more than 5 % apart (relative to the least)."""
+    third = len(samples) // 3
+    if third < 3:
+        return False
+    medians = [statistics.median(samples[i * third : (i + 1) * third]) for i in range(3)]
+    return max(medians) - min(medians) > DRIFT_LIMIT * min(medians)
+
+
+def outliers(samples: Sequence[float]) -> int:
+    """How many samples lie further than 14.8 MAD from the median. They are counted, never deleted."""
+    centre = statistics.median(samples)
+    spread = statistics.median(abs(s - centre) for s in samples)
+    return sum(abs(s - centre) > OUTLIER_MADS * spread for s in samples) if spread else 0
+
+
+def percentile(samples: Sequence[float], percent: int) -> float | None:
+    """Linear-interpolated percentile, or None where the samples are too few to state it.
+
+    Needs `PERCENTILE_SAMPLES[percent]` samples.
+    """
+    if len(samples) < PERCENTILE_SAMPLES[percent]:
+        return None
+    ordered = sorted(samples)
+    position = (len(ordered) - 1) * percent / 100
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+
+def autocorrelation(samples: Sequence[float]) -> float:
+    """Lag-1 autocorrelation, 0 for constant or fewer than three samples."""
+    if len(samples) < 3:
+        return 0.0
+    mean = statistics.fmean(samples)
+    total = sum((s - mean) ** 2 for s in samples)
+    if total == 0:
+        return 0.0
+    return sum((a - mean) * (b - mean) for a, b in zip(samples, samples[1:], strict=False)) / total
+
+
+def samples_per_launch(launches: Sequence[Sequence[float]], overheads: Sequence[float]) -> int:
+    """Steady samples that the next launch of a case should take, from those already made.
+
+    launches: steady samples of each finished launch (s); overheads: the rest of each launch's
+    duration (s). n = sqrt(c_launch/c_sample * s_within^2 * (1+rho)/(1-rho) / s_between^2), in
+    10..200. Before two launches are known, 10: one launch says nothing of the spread between them.
+    Source: Kalibera & Jones, "Rigorous benchmarking in reasonable time", ISMM 2013, with the
+    within-launch variance inflated for autocorrelation rho.
+    """
+    if len(launches) < 2:
+        return MINIMUM_SAMPLES
+    means = [statistics.fmean(s) for s in launches]
+    rho = statistics.fmean(max(0.0, min(0.95, autocorrelation(s))) for s in launches)
+    inflation = (1 + rho) / (1 - rho)
+    within = statistics.fmean(statistics.variance(s) if len(s) > 1 else 0.0 for s in launches)
+    per_mean = statistics.fmean(1 / len(s) for s in launches) * within * inflation
+    between = max(statistics.variance(means) - per_mean, 0.0)
+    if within == 0:
+        return MINIMUM_SAMPLES
+    if between == 0:
+        return MAXIMUM_SAMPLES
+    cost = statistics.fmean(overheads) / statistics.fmean(means)
+    wanted = math.sqrt(cost * within * inflation / between)
+    return round(min(max(wanted, MINIMUM_SAMPLES), MAXIMUM_SAMPLES))
+
+
+def enough_launches(values: Sequence[float], target: float) -> bool:
+    """Whether an adaptive run may stop after these launches: only at a look, or after the last.
+
+    values: one throughput per measured launch; target: half-width on the log scale (0.02 = 2 %).
+    """
+    if len(values) >= LOOKS[-1]:
+        return True
+    if len(values) not in LOOKS:
+        return False
+    estimate = log_estimate(values, LOOK_LEVEL)
+    return estimate is not None and estimate.half_width <= target

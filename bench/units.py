@@ -1,0 +1,61 @@
+"""Numbers as people read them. Formatting only: every value keeps its unit in its name."""
+
+from __future__ import annotations
+
+_SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """`value` in `digits` significant digits, without an exponent where it is readable.
+
+    >>> significant(1234.5), significant(27.345), significant(0.01234)
+    ('1,234', '27.3', '0.0123')
+    """
+    if value == 0:
+        return "0"
+    magnitude = abs(value)
+    if magnitude >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    if magnitude < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    decimals = digits - 1
+    while magnitude < 1 and decimals < digits + 4:
+        magnitude *= 10
+        decimals += 1
+    while magnitude >= 10:
+        magnitude /= 10
+        decimals -= 1
+    return f"{value:.{decimals}f}"
+
+
+def prefixed(value: float, unit: str) -> str:
+    """`value` with a decimal (SI) prefix: 9.85e11, "FLOP/s" -> "985 GFLOP/s"."""
+    for factor, prefix in _SI:
+        if abs(value) >= factor:
+            return f"{significant(value / factor)} {prefix}{unit}"
+    return f"{significant(value)} {unit}"
+
+
+def rate(value: float, item: str) -> str:
+    """A throughput in `item` per second; FLOP and bytes take an SI prefix, counted items do not."""
+    return prefixed(value, f"{item}/s") if item in ("FLOP", "B") else f"{significant(value)} {item}/s"
+
+
+def duration(seconds: float) -> str:
+    """A time with its natural unit: 0.0123 -> "12.3 ms", 75 -> "1 min 15 s"."""
+    if seconds >= 60:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    if seconds >= 1:
+        return f"{significant(seconds)} s"
+    if seconds >= 1e-3:
+        return f"{significant(seconds * 1e3)} ms"
+    return f"{significant(seconds * 1e6)} us"
+
+
+def memory(size_bytes: int) -> str:
+    """A memory size with a binary prefix: 1610612736 -> "1.5 GiB"."""
+    if size_bytes >= 2**30:
+        return f"{size_bytes / 2**30:.1f} GiB"
+    if size_bytes >= 2**20:
+        return f"{size_bytes / 2**20:.0f} MiB"
+    return f"{size_bytes / 2**10:.0f} KiB"

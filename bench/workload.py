@@ -1,0 +1,94 @@
+"""The protocol of a workload: a step that is the same work on every device.
+
+A workload is one file in `bench/workloads/` (or an entry point in `accelmark.workloads`) that
+exposes one constant, `WORKLOAD`. The file imports torch only inside functions: the parent process
+plans from it (parameters, modes, counts) without torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.precision import Precision
+from bench.record import Work
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a mode's parameters: fields with defaults, checked in `__post_init__`.
+
+    A value that cannot exist raises ValueError with what is allowed. Every field is part of the
+    case's fingerprint, so a field that is added later raises the workload's version.
+    """
+
+
+class Mode(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run a workload."""
+
+    parameters: type[Parameters]
+    precisions: tuple[str, ...] = ("bf16", "fp16", "fp32")
+    executions: tuple[str, ...] = ("eager",)
+    latency: str | None = None
+    """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and how a job is built."""
+
+    device: torch.device
+    precision: Precision
+    seed: int
+    """Weights and inputs come from this seed, generated on the CPU: the same on every device."""
+    memory_format: str = "contiguous"
+    """`contiguous` or `channels_last`, as the backend allows."""
+
+
+class Job(ABC):
+    """A workload on a device, ready to step."""
+
+    facts: Mapping[str, str]
+    """What the record must say of this job: parameter count, memory format, optimizer, ..."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Queues one step. Never synchronizes with the host."""
+
+    @abstractmethod
+    def witness(self) -> float:
+        """Loss, or the mean of the output, of the last step. Synchronizes; outside timing only."""
+
+    @abstractmethod
+    def probe(self) -> dict[str, torch.Tensor]:
+        """Runs the job on its inputs and gives what the numerics gate compares, by quantity.
+
+        For inference the output (`logits`); for training `logits`, `loss`, `gradient_norm` and
+        `loss after 2 steps`. Called once, on a job of its own that is not timed.
+        """
+
+
+class Workload(ABC):
+    """Named, standard work. Stateless."""
+
+    name: str
+    version: int
+    """Raised whenever a step changes meaning: records of two versions are not comparable."""
+    modes: Mapping[str, Mode]
+    preferred_memory_format = "contiguous"
+
+    @abstractmethod
+    def work(self, mode: str, parameters: Any, precision: Precision) -> Work:
+        """Items, FLOP and bytes of one step, from shapes; formula and source in its docstring."""
+
+    @abstractmethod
+    def twin(self, mode: str, parameters: Any) -> Parameters:
+        """The same mode, small enough for a float64 reference on a CPU in about a second."""
+
+    @abstractmethod
+    def build(self, mode: str, parameters: Any, site: Site) -> Job:
+        """Builds model, inputs and optimizer. The same code builds the timed job and the twin."""
