@@ -67,6 +67,10 @@ class Device(ABC):
         """Device time between two recorded events, after a synchronization."""
 
     @abstractmethod
+    def release_memory(self) -> None:
+        """Hands memory that is cached but free back to the system."""
+
+    @abstractmethod
     def reset_peak_memory(self) -> None:
         """Forgets the peak so far."""
 

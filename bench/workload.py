@@ -81,6 +81,10 @@ class Workload(ABC):
     modes: Mapping[str, Mode]
     preferred_memory_format = "contiguous"
 
+    def import_libraries(self) -> None:
+        """Imports what `build` needs, so that its cost is a cold figure of its own."""
+        import torch  # noqa: F401
+
     @abstractmethod
     def work(self, mode: str, parameters: Any, precision: Precision) -> Work:
         """Items, FLOP and bytes of one step, from shapes; formula and source in its docstring."""

@@ -1,0 +1,139 @@
+"""Any CPU that torch runs on: synchronous, memory by resident set size."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.backend import Backend, Device, DeviceInfo
+from bench.environment import cpu_flags, cpu_name, usable_cores
+from bench.errors import DeviceUnavailable
+from bench.precision import Precision
+from bench.record import Memory
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CpuDevice(Device):
+    """The host itself. A call returns when its work is done, so there is nothing to wait for."""
+
+    synchronous = True
+    needs_warmup_under_load = False
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.info = info
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device `cpu`."""
+        import torch
+
+        return torch.device("cpu")
+
+    def synchronize(self) -> None:
+        """Nothing is ever queued. (`torch.accelerator.synchronize` raises on a CPU build.)"""
+
+    def event(self) -> Any:
+        """No events: the host clock times every step."""
+        return None
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        """Never called on a synchronous device."""
+        raise TypeError("a CPU has no events")
+
+    def release_memory(self) -> None:
+        """Trims the heap, which the raised thresholds would keep (glibc)."""
+        if sys.platform == "linux":
+            import ctypes
+
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if trim is not None:
+                trim(0)
+
+    def reset_peak_memory(self) -> None:
+        """Restarts the kernel's peak counter (Linux)."""
+        if sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def memory(self) -> Memory:
+        """Peak resident set size; on Linux since the last reset, elsewhere of the whole process."""
+        import psutil
+
+        process = psutil.Process()
+        rss = int(process.memory_info().rss)
+        peak = _peak_rss_bytes() or rss
+        return Memory(peak_bytes=max(peak, rss), scope="process RSS", host_rss_bytes=rss)
+
+    def facts(self) -> dict[str, str]:
+        """Which matrix instructions the CPU has: they decide the speed of bf16 and fp16."""
+        flags = cpu_flags()
+        known = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
+        present = [f for f in (*known, "bf16", "i8mm", "sve") if f in flags]
+        return {"instructions": " ".join(present) or "unknown"}
+
+
+class CpuBackend(Backend):
+    """The reference backend: always there wherever torch loads."""
+
+    name = "cpu"
+    vendor = "host"
+
+    def worker_environment(self) -> Mapping[str, str]:
+        """Allocator thresholds as good practice demands, and no vendor's plug-in.
+
+        glibc maps and unmaps every block over 32 MiB by default: page faults then cost ResNet-50
+        at batch 32 more than half its speed. 1 GiB and 4 GiB keep activations in the heap.
+        """
+        return {
+            "MALLOC_MMAP_THRESHOLD_": str(2**30),
+            "MALLOC_TRIM_THRESHOLD_": str(2**32),
+            "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+        }
+
+    def devices(self) -> list[DeviceInfo]:
+        """The host, once torch has been seen to load."""
+        try:
+            import torch
+        except ImportError as error:
+            raise DeviceUnavailable(
+                f"cpu: torch does not load ({error}). Install it: pip install torch==2.13.0"
+            ) from error
+        import psutil
+
+        facts = {"torch": torch.__version__, "usable_cores": str(usable_cores())}
+        memory = int(psutil.virtual_memory().total)
+        return [DeviceInfo(backend="cpu", index=0, name=cpu_name(), memory_bytes=memory, facts=facts)]
+
+    def open(self, index: int, precision: Precision) -> Device:
+        """The host. float32 stays float32: oneDNN's reduced-precision modes are turned off."""
+        import torch
+
+        if index != 0:
+            raise DeviceUnavailable(f"cpu:{index}: there is one CPU device, cpu. Use --device cpu.")
+        torch.set_float32_matmul_precision("highest")
+        return CpuDevice(self.devices()[0])
+
+    def unsupported(self, device: Device, precision: Precision) -> str | None:
+        """fp16 needs matrix instructions for it; bf16 runs everywhere (emulated where it must)."""
+        if precision.arithmetic == "fp16" and not cpu_flags() & {"avx512_fp16", "amx_fp16", "fphp"}:
+            return "this CPU has no fp16 arithmetic (AVX512-FP16, AMX-FP16 or Arm FP16)"
+        return None
+
+
+def _peak_rss_bytes() -> int | None:
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return None
+    if sys.platform == "darwin":
+        import resource
+
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return None
+
+
+BACKEND = CpuBackend()

@@ -1,0 +1,265 @@
+"""NVIDIA GPUs through torch.cuda: TF32 set per precision, driver and clocks from NVML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
+from bench.errors import DeviceUnavailable
+from bench.precision import Precision
+from bench.record import FailureKind, Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+BF16_CAPABILITY = (8, 0)
+"""Ampere: the first with bfloat16 tensor cores (NVIDIA A100 whitepaper)."""
+LOST_DEVICE = (
+    "illegal memory access",
+    "unspecified launch failure",
+    "device-side assert",
+    "an illegal instruction",
+    "uncorrectable ecc",
+    "gpu is lost",
+    "device is lost",
+    "fallen off the bus",
+)
+"""CUDA errors after which the process's context is unusable (CUDA runtime API, sticky errors)."""
+
+
+class CudaDevice(Device):
+    """One GPU, current in this process."""
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.info = info
+
+    @property
+    def torch_device(self) -> torch.device:
+        """`cuda:INDEX`."""
+        import torch
+
+        return torch.device("cuda", self.info.index)
+
+    def synchronize(self) -> None:
+        """Waits for every stream of the device."""
+        import torch
+
+        torch.cuda.synchronize(self.info.index)
+
+    def event(self) -> Any:
+        """A timing event of the current stream."""
+        import torch
+
+        return torch.cuda.Event(enable_timing=True)
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        """CUDA events resolve about half a microsecond."""
+        return round(start.elapsed_time(end) * 1e6)
+
+    def release_memory(self) -> None:
+        """Empties the caching allocator."""
+        import torch
+
+        torch.cuda.empty_cache()
+
+    def reset_peak_memory(self) -> None:
+        """Restarts the allocator's peak counter."""
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(self.info.index)
+
+    def memory(self) -> Memory:
+        """Peak of the caching allocator's allocations, and what the driver says is in use."""
+        import psutil
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self.info.index)
+        return Memory(
+            peak_bytes=max(torch.cuda.max_memory_allocated(self.info.index), 1),
+            scope="device allocator",
+            host_rss_bytes=int(psutil.Process().memory_info().rss),
+            device_used_bytes=total - free,
+        )
+
+    def facts(self) -> dict[str, str]:
+        """The switches as they stand, the attention kernels allowed, and NVML's clocks."""
+        import torch
+
+        cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+        kernels = {
+            "flash": cuda.flash_sdp_enabled(),
+            "mem_efficient": cuda.mem_efficient_sdp_enabled(),
+            "cudnn": cuda.cudnn_sdp_enabled(),
+            "math": cuda.math_sdp_enabled(),
+        }
+        return {
+            "tf32_matmul": str(cuda.matmul.allow_tf32),
+            "tf32_convolution": str(cudnn.allow_tf32),
+            "bf16_reduced_precision_reduction": str(
+                cuda.matmul.allow_bf16_reduced_precision_reduction
+            ),
+            "cudnn_benchmark": str(cudnn.benchmark),
+            "sdpa_kernels_enabled": " ".join(k for k, enabled in kernels.items() if enabled),
+            **_nvml_facts(self.info),
+        }
+
+
+class CudaBackend(Backend):
+    """NVIDIA's own CUDA devices. (ROCm builds of torch borrow the name; they are not claimed.)"""
+
+    name = "cuda"
+    vendor = "NVIDIA"
+
+    def worker_environment(self) -> Mapping[str, str]:
+        """PCI order, as NVML and nvidia-smi count, and no other vendor's plug-in."""
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+
+    def recorded_variables(self) -> tuple[str, ...]:
+        """What changes the speed or the numbers of CUDA kernels."""
+        return (
+            "CUBLASLT_WORKSPACE_SIZE",
+            "CUBLAS_WORKSPACE_CONFIG",
+            "CUDA_DEVICE_MAX_CONNECTIONS",
+            "CUDA_DEVICE_ORDER",
+            "CUDA_LAUNCH_BLOCKING",
+            "CUDA_MODULE_LOADING",
+            "CUDA_VISIBLE_DEVICES",
+            "NVIDIA_TF32_OVERRIDE",
+            "PYTORCH_CUDA_ALLOC_CONF",
+            "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+        )
+
+    def devices(self) -> list[DeviceInfo]:
+        """Every visible GPU with its compute capability and driver."""
+        try:
+            import torch
+        except ImportError as error:
+            raise DeviceUnavailable(
+                f"cuda: torch does not load ({error}). Install a CUDA build of torch."
+            ) from error
+        if torch.version.cuda is None:
+            raise DeviceUnavailable(
+                f"cuda: this torch ({torch.__version__}) is built without CUDA. "
+                "Install a CUDA build of torch, or use --device cpu."
+            )
+        if not torch.cuda.is_available():
+            raise DeviceUnavailable(
+                f"cuda: torch {torch.__version__} sees no CUDA device. Check nvidia-smi, the "
+                "driver and CUDA_VISIBLE_DEVICES, or use --device cpu."
+            )
+        return [self._info(index) for index in range(torch.cuda.device_count())]
+
+    def _info(self, index: int) -> DeviceInfo:
+        import torch
+
+        properties = torch.cuda.get_device_properties(index)
+        facts = {
+            "torch": torch.__version__,
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": str(properties.multi_processor_count),
+        }
+        with _nvml() as nvml:
+            if nvml is not None:
+                facts["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
+        return DeviceInfo(
+            backend=self.name,
+            index=index,
+            name=properties.name,
+            memory_bytes=int(properties.total_memory),
+            facts=facts,
+        )
+
+    def open(self, index: int, precision: Precision) -> Device:
+        """Makes the GPU current; TF32 is off, for matrix products and for convolutions alike.
+
+        cuDNN may choose its algorithms by trial: shapes are fixed, and warm-up pays for it.
+        """
+        import torch
+
+        devices = self.devices()
+        if index >= len(devices):
+            raise DeviceUnavailable(
+                f"cuda:{index}: there are {len(devices)} CUDA devices, "
+                f"cuda:0 to cuda:{len(devices) - 1}."
+            )
+        torch.cuda.set_device(index)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+        return CudaDevice(devices[index])
+
+    def unsupported(self, device: Device, precision: Precision) -> str | None:
+        """bfloat16 below Ampere is emulated, and no figure of the chip's."""
+        capability = device.info.facts["compute_capability"]
+        major, minor = (int(part) for part in capability.split("."))
+        if precision.arithmetic == "bf16" and (major, minor) < BF16_CAPABILITY:
+            return f"compute capability {capability} has no bfloat16 (8.0 and above have)"
+        return None
+
+    def failure_kind(self, error: BaseException) -> FailureKind:
+        """Out of memory is recoverable in a new process; a sticky error is a lost device."""
+        if is_out_of_memory(error):
+            return "oom"
+        text = str(error).lower()
+        return "device_lost" if any(mark in text for mark in LOST_DEVICE) else "error"
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """The NVML module, initialised; None where there is no NVML (Jetson, WSL without it)."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
+    """Clocks, power limit and persistence of one GPU; "not observable" where NVML says nothing."""
+    import pynvml
+    import torch
+
+    uuid = f"GPU-{torch.cuda.get_device_properties(info.index).uuid}"
+    readings = {
+        "sm_clock_mhz": lambda n, h: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_SM),
+        "sm_clock_max_mhz": lambda n, h: n.nvmlDeviceGetMaxClockInfo(h, n.NVML_CLOCK_SM),
+        "memory_clock_mhz": lambda n, h: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_MEM),
+        "memory_clock_max_mhz": lambda n, h: n.nvmlDeviceGetMaxClockInfo(h, n.NVML_CLOCK_MEM),
+        "power_limit_watts": lambda n, h: n.nvmlDeviceGetEnforcedPowerLimit(h) / 1000,
+        "temperature_celsius": lambda n, h: n.nvmlDeviceGetTemperature(h, n.NVML_TEMPERATURE_GPU),
+        "persistence_mode": lambda n, h: n.nvmlDeviceGetPersistenceMode(h),
+        "processes_on_device": lambda n, h: len(n.nvmlDeviceGetComputeRunningProcesses(h)),
+    }
+    facts = {}
+    with _nvml() as nvml:
+        if nvml is None:
+            return dict.fromkeys(readings, "not observable: NVML does not load")
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        except pynvml.NVMLError as error:
+            return dict.fromkeys(readings, f"not observable: {error}")
+        for name, read in readings.items():
+            try:
+                facts[name] = str(read(nvml, handle))
+            except pynvml.NVMLError as error:
+                facts[name] = f"not observable: {error}"
+    return facts
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+BACKEND = CudaBackend()

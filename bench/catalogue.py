@@ -1,0 +1,110 @@
+"""What there is: plug-ins found by name, without importing them.
+
+A workload, backend or report is a file in its folder here, or an entry point of an installed
+package (`accelmark.workloads`, `accelmark.backends`, `accelmark.reports`). Listing reads file names
+and docstrings only; `load` imports the one that is asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+import bench
+from bench.backend import Backend
+from bench.errors import UnknownName, suggestion
+from bench.workload import Workload
+
+Kind = Literal["workloads", "backends", "reports"]
+CONSTANTS: dict[Kind, str] = {"workloads": "WORKLOAD", "backends": "BACKEND", "reports": "REPORT"}
+"""The one constant that a plug-in file exposes."""
+
+
+class PlugIn(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a name comes from, and its one-line summary."""
+
+    name: str
+    module: str
+    attribute: str
+    summary: str
+
+
+def plug_ins(kind: Kind) -> dict[str, PlugIn]:
+    """Every plug-in of a kind by name: ours first, then installed packages' in name order."""
+    found: dict[str, PlugIn] = {}
+    for file in sorted((Path(bench.__file__).parent / kind).glob("*.py")):
+        if not file.stem.startswith("_"):
+            found[_public(file.stem)] = PlugIn(
+                name=_public(file.stem),
+                module=f"bench.{kind}.{file.stem}",
+                attribute=CONSTANTS[kind],
+                summary=_summary(file),
+            )
+    for point in importlib.metadata.entry_points(group=f"accelmark.{kind}"):
+        if point.name not in found:
+            source = point.dist.name if point.dist else point.module
+            found[point.name] = PlugIn(
+                name=point.name,
+                module=point.module,
+                attribute=point.attr or CONSTANTS[kind],
+                summary=f"from the package {source}",
+            )
+    return found
+
+
+def _public(stem: str) -> str:
+    """File name to plug-in name: `json_` (a file may not shadow the standard library) is `json`."""
+    return stem.rstrip("_")
+
+
+def _summary(file: Path) -> str:
+    doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return doc.split("\n", 1)[0].rstrip(".")
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Imports one plug-in and gives its constant; `UnknownName` if there is none of that name."""
+    known = plug_ins(kind)
+    if name not in known:
+        raise UnknownName(f"unknown {kind.removesuffix('s')} `{name}`.{suggestion(name, known)}")
+    plug_in = known[name]
+    try:
+        return getattr(importlib.import_module(plug_in.module), plug_in.attribute)
+    except (ImportError, AttributeError) as error:
+        raise UnknownName(
+            f"{kind.removesuffix('s')} `{name}` ({plug_in.summary}) does not load: {error}. "
+            "Repair or uninstall that package."
+        ) from error
+
+
+def workload(name: str) -> Workload:
+    """The workload of that name, without importing torch."""
+    found: Workload = load("workloads", name)
+    return found
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name, without importing its runtime."""
+    found: Backend = load("backends", name)
+    return found
+
+
+def configs_folder() -> Path:
+    """Where the suites lie: inside an installed package, or beside it in a clone."""
+    package = Path(bench.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def suites() -> dict[str, Path]:
+    """Every shipped suite by name."""
+    return {
+        file.stem: file
+        for file in sorted(configs_folder().glob("*.toml"))
+        if file.stem != "chips"
+    }

@@ -1,0 +1,267 @@
+"""The measuring engine: first step, warm-up to a steady state, then blocks of steps.
+
+Within a block nothing waits for the device: it is synchronized before the first step and after the
+last one, so that queueing overlaps with work as it does in a real job. A *timing sample* is a
+block's wall time divided by its steps. On synchronous devices (CPUs) a step is over when its call
+returns, so the host clock also times every step; on others a device event is recorded after each
+step, without synchronizing, and read after the block.
+
+The clock and the usage counters are passed in, so tests script them and get exact numbers.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+
+from bench import stats
+from bench.record import Block, Flag, Settings
+
+if TYPE_CHECKING:
+    from bench.backend import Device
+
+SYNC_COST_FACTOR = 1000
+"""A block lasts at least this many times the cost of reading the clock and synchronizing."""
+WARMUP_SAMPLES = 60
+"""After this many samples a job that is not steady is measured all the same, and flagged."""
+HOST_GAP_LIMIT = 0.02
+"""Relative difference of device-event time and wall time above which a launch is flagged."""
+BLOCK_STEPS = 100_000
+"""Most steps of a block: bounds the memory of a launch whose step takes next to nothing."""
+REQUESTS = 400
+"""Requests of the latency pass: enough for a 99th percentile (368)."""
+
+Usage = Callable[[], tuple[float, int]]
+"""CPU seconds of the process so far, all threads, and its involuntary context switches."""
+
+
+class Steps(Protocol):
+    """What the engine needs of a job."""
+
+    def step(self) -> None:
+        """Queues one step."""
+
+    def witness(self) -> float:
+        """A number computed by the last step."""
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """What one launch measured, before it is joined with its numerics and its work."""
+
+    first_step_ns: int
+    warmup: tuple[Block, ...]
+    steady: tuple[Block, ...]
+    step_clock: Literal["host", "device event"]
+    witness: tuple[float, float]
+    flags: tuple[Flag, ...]
+    request_ns: tuple[int, ...] | None
+
+
+def process_usage() -> Usage | None:
+    """The host's usage counters; None where there are none (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    getrusage, who = resource.getrusage, resource.RUSAGE_SELF
+
+    def usage() -> tuple[float, int]:
+        now = getrusage(who)
+        return now.ru_utime + now.ru_stime, now.ru_nivcsw
+
+    return usage
+
+
+class Engine:
+    """Measures one job on one device."""
+
+    def __init__(
+        self,
+        job: Steps,
+        device: Device,
+        settings: Settings,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        usage: Usage | None = None,
+    ) -> None:
+        """clock: monotonic ns; usage: counters of the host, for synchronous devices."""
+        self.job = job
+        self.device = device
+        self.settings = settings
+        self.clock = clock
+        self.usage = usage if device.synchronous else None
+        self._sync_cost_ns: int | None = None
+
+    def measure(
+        self,
+        samples: int = stats.MINIMUM_SAMPLES,
+        latency: bool = False,
+        progress: Callable[[str, list[Block]], None] = lambda phase, blocks: None,
+    ) -> Series:
+        """Runs the whole launch.
+
+        samples: steady samples to take (10 to 200); latency: whether requests are timed one by one
+        on a device that is not synchronous; progress: called between blocks, never inside one.
+        """
+        # Garbage collection is a pause of the harness's language, not work of the step.
+        gc.collect()
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return self._measure(samples, latency, progress)
+        finally:
+            if enabled:
+                gc.enable()
+
+    def _measure(
+        self, samples: int, latency: bool, progress: Callable[[str, list[Block]], None]
+    ) -> Series:
+        blocks = [self.block(1)]
+        first_witness = self.job.witness()
+        start = self._warm_up(blocks, progress)
+        steady_from = len(blocks) if start is None else start
+        limit_ns = self.settings.steady_limit_seconds * 1e9
+        size = self._block_steps(blocks)
+        steady = blocks[steady_from:]
+        while len(steady) < samples:
+            if len(steady) >= stats.MINIMUM_SAMPLES and sum(b.wall_ns for b in steady) >= limit_ns:
+                break
+            progress("measure", steady)
+            steady.append(self.block(size))
+        requests = self._requests() if latency and not self.device.synchronous else None
+        return Series(
+            first_step_ns=blocks[0].wall_ns,
+            warmup=tuple(blocks[:steady_from]),
+            steady=tuple(steady),
+            step_clock="host" if self.device.synchronous else "device event",
+            witness=(first_witness, self.job.witness()),
+            flags=self._flags(start, steady),
+            request_ns=requests,
+        )
+
+    def _warm_up(
+        self, blocks: list[Block], progress: Callable[[str, list[Block]], None]
+    ) -> int | None:
+        """Runs until the job is steady; the index of the first steady block, or None.
+
+        The first three blocks are single steps: from the second on they size the block.
+        """
+        minimum = self.settings.warmup_seconds if self.device.needs_warmup_under_load else 0.0
+        while True:
+            progress("warm-up", blocks)
+            if len(blocks) == stats.WARMUP_MINIMUM:
+                # From here on: what the first steps alone allocate (algorithm search) is not it.
+                self.device.reset_peak_memory()
+            size = self._block_steps(blocks) if len(blocks) >= stats.WARMUP_MINIMUM else 1
+            blocks.append(self.block(size))
+            elapsed, loaded = 0.0, 0
+            for block in blocks:
+                loaded += elapsed < minimum
+                elapsed += block.wall_ns / 1e9
+            if elapsed >= minimum:
+                start = stats.steady_start([b.sample_seconds for b in blocks], first=loaded)
+                if start is not None:
+                    return start
+                # The limits count only after the time under load that the device needs anyway.
+                if len(blocks) - loaded >= WARMUP_SAMPLES:
+                    return None
+            if elapsed - minimum >= self.settings.warmup_limit_seconds:
+                return None
+
+    def _block_steps(self, blocks: list[Block]) -> int:
+        """Steps of the next block, from the shortest step seen lately (the first one left out)."""
+        recent = blocks[1:][-stats.WINDOW :]
+        step_ns = min(b.wall_ns / len(b.step_ns) for b in recent)
+        if self._sync_cost_ns is None:
+            self._sync_cost_ns = self.sync_cost_ns()
+        least_ns = max(self.settings.block_seconds * 1e9, SYNC_COST_FACTOR * self._sync_cost_ns)
+        return max(1, min(BLOCK_STEPS, math.ceil(least_ns / step_ns)))
+
+    def sync_cost_ns(self) -> int:
+        """Least of five: reading the clock and synchronizing an idle device."""
+        costs = []
+        for _ in range(5):
+            before = self.clock()
+            self.device.synchronize()
+            costs.append(self.clock() - before)
+        return min(costs)
+
+    def block(self, steps: int) -> Block:
+        """Runs `steps` steps between two synchronizations."""
+        if self.device.synchronous:
+            return self._host_timed(steps)
+        return self._event_timed(steps)
+
+    def _host_timed(self, steps: int) -> Block:
+        step, clock, usage = self.job.step, self.clock, self.usage
+        marks = [0] * (steps + 1)
+        usages: list[Any] = [None] * (steps + 1)
+        self.device.synchronize()
+        if usage is None:
+            marks[0] = clock()
+            for i in range(1, steps + 1):
+                step()
+                marks[i] = clock()
+        else:
+            usages[0] = usage()
+            marks[0] = clock()
+            for i in range(1, steps + 1):
+                step()
+                marks[i] = clock()
+                usages[i] = usage()
+        self.device.synchronize()
+        step_ns = tuple(b - a for a, b in zip(marks, marks[1:], strict=False))
+        wall_ns = marks[-1] - marks[0]
+        if usage is None:
+            return Block(wall_ns=wall_ns, step_ns=step_ns)
+        pairs = list(zip(usages, usages[1:], strict=False))
+        return Block(
+            wall_ns=wall_ns,
+            step_ns=step_ns,
+            step_cpu_ns=tuple(round((b[0] - a[0]) * 1e9) for a, b in pairs),
+            step_switches=tuple(b[1] - a[1] for a, b in pairs),
+        )
+
+    def _event_timed(self, steps: int) -> Block:
+        step, device = self.job.step, self.device
+        events = [device.event() for _ in range(steps + 1)]
+        device.synchronize()
+        start = self.clock()
+        events[0].record()
+        for i in range(1, steps + 1):
+            step()
+            events[i].record()
+        device.synchronize()
+        wall_ns = self.clock() - start
+        step_ns = tuple(device.elapsed_ns(a, b) for a, b in zip(events, events[1:], strict=False))
+        return Block(wall_ns=wall_ns, step_ns=step_ns)
+
+    def _requests(self) -> tuple[int, ...]:
+        """Times requests one by one, synchronized, for at most a block's limit of time."""
+        request_ns: list[int] = []
+        spent = 0
+        while len(request_ns) < REQUESTS and spent < self.settings.steady_limit_seconds * 1e9:
+            self.device.synchronize()
+            before = self.clock()
+            self.job.step()
+            self.device.synchronize()
+            request_ns.append(self.clock() - before)
+            spent += request_ns[-1]
+        return tuple(request_ns)
+
+    def _flags(self, start: int | None, steady: list[Block]) -> tuple[Flag, ...]:
+        flags: list[Flag] = []
+        if start is None:
+            flags.append("NO_STEADY_STATE")
+        if stats.drifts([b.sample_seconds for b in steady]):
+            flags.append("DRIFT")
+        if not self.device.synchronous:
+            wall = sum(b.wall_ns for b in steady)
+            events = sum(sum(b.step_ns) for b in steady)
+            if abs(wall - events) > HOST_GAP_LIMIT * wall:
+                flags.append("HOST_GAP")
+        return tuple(flags)

@@ -1,0 +1,1 @@
+"""One file per output format; each exposes `REPORT`. Found by name, imported only when asked for."""

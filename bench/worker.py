@@ -1,0 +1,238 @@
+"""One launch: a process of its own that opens the device, checks the numerics, measures and reports.
+
+Reads one `Request` (a JSON line) from stdin; writes `Progress` lines and one final `Report` to the
+stdout that it was started with. Everything else that prints, C libraries included, goes to stderr,
+so nothing can garble the report. When stdin closes, the parent is gone and the worker leaves.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import sys
+import threading
+import time
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+
+from bench import catalogue, environment
+from bench.backend import Device
+from bench.case import Case
+from bench.measure import Engine, process_usage
+from bench.plan import parameters_of
+from bench.precision import PRECISIONS
+from bench.record import (
+    Block,
+    Cold,
+    Failed,
+    Measured,
+    Numerics,
+    Outcome,
+    Phase,
+    Settings,
+    Skipped,
+    Void,
+)
+from bench.workload import Job, Site, Workload
+
+PROGRESS_SECONDS = 0.5
+"""Least time between two progress lines, so that the parent stays asleep."""
+MESSAGE_CHARACTERS = 2000
+"""Longest failure message that a record keeps."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parent asks of a worker."""
+
+    case: Case
+    backend: str
+    index: int
+    settings: Settings
+    samples: int
+    seed: int
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_field="line"):
+    """Where the worker is."""
+
+    phase: Phase
+    samples: int = 0
+    throughput: float | None = None
+    """Items per second so far; None before the steady state."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field="line"):
+    """What came of it."""
+
+    outcome: Outcome
+    cold: Cold
+    environment: dict[str, Any]
+
+
+class _Channel:
+    """The line to the parent."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._last = 0.0
+        self.phase: Phase = "start"
+
+    def send(self, message: Progress | Report) -> None:
+        self._stream.write(msgspec.json.encode(message) + b"\n")
+        self._stream.flush()
+
+    def enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._last = time.monotonic()
+        self.send(Progress(phase=phase))
+
+    def blocks(self, phase: Phase, blocks: list[Block], items: int) -> None:
+        """Between blocks: sends at most two lines a second."""
+        now = time.monotonic()
+        if phase == self.phase and now - self._last < PROGRESS_SECONDS:
+            return
+        self.phase, self._last = phase, now
+        rate = None
+        if phase == "measure":
+            seconds = sum(b.wall_ns for b in blocks) / 1e9
+            rate = items * sum(len(b.step_ns) for b in blocks) / seconds
+        self.send(Progress(phase=phase, samples=len(blocks), throughput=rate))
+
+
+class Launch:
+    """The phases of one launch, in order; whatever happens becomes an outcome."""
+
+    def __init__(self, request: Request, channel: _Channel) -> None:
+        self.request = request
+        self.channel = channel
+        self.cold: dict[str, float] = {}
+        self.environment: dict[str, Any] = {}
+
+    def run(self) -> Report:
+        """Measures, or says why not."""
+        self.backend = catalogue.backend(self.request.backend)
+        outcome: Outcome
+        try:
+            outcome = self._phases()
+        except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
+            outcome = Failed(
+                kind=self.backend.failure_kind(error),
+                phase=self.channel.phase,
+                message=f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS],
+            )
+        return Report(outcome=outcome, cold=Cold(**self.cold), environment=self.environment)
+
+    def _phases(self) -> Outcome:
+        from bench import numerics
+
+        request, channel = self.request, self.channel
+        precision = PRECISIONS[request.case.precision]
+        workload = catalogue.workload(request.case.workload)
+        parameters = parameters_of(request.case, workload)
+        mode = request.case.mode
+
+        channel.enter("import")
+        start = time.perf_counter()
+        workload.import_libraries()
+        self.cold["import_seconds"] = time.perf_counter() - start
+
+        channel.enter("open")
+        device = self.backend.open(request.index, precision)
+        # Before anything can fail: a failure's record names its stack too.
+        self._describe(device)
+        reason = self.backend.unsupported(device, precision)
+        if reason is not None:
+            return Skipped(reason=f"{precision.name}: {reason}")
+        site = Site(
+            device=device.torch_device,
+            precision=precision,
+            seed=request.seed,
+            memory_format=self.backend.memory_format(workload.preferred_memory_format),
+        )
+
+        channel.enter("numerics")
+        start = time.perf_counter()
+        verdict = numerics.gate(workload, mode, parameters, site)
+        device.release_memory()
+        self.cold["numerics_seconds"] = time.perf_counter() - start
+        if not verdict.passed:
+            return Void(reason=f"numerics: {verdict.complaint}", numerics=verdict)
+
+        channel.enter("build")
+        start = time.perf_counter()
+        job = workload.build(mode, parameters, site)
+        device.synchronize()
+        self.cold["build_seconds"] = time.perf_counter() - start
+        return self._measure(workload, parameters, job, device, verdict)
+
+    def _measure(
+        self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
+    ) -> Outcome:
+        request, channel = self.request, self.channel
+        mode = request.case.mode
+        work = workload.work(mode, parameters, PRECISIONS[request.case.precision])
+        channel.enter("warm-up")
+        engine = Engine(job, device, request.settings, usage=process_usage())
+        series = engine.measure(
+            samples=request.samples,
+            latency=workload.modes[mode].latency is not None,
+            progress=lambda phase, blocks: channel.blocks(phase, blocks, work.items),
+        )
+        memory = device.memory()
+        self.cold["first_step_seconds"] = series.first_step_ns / 1e9
+        channel.enter("report")
+        self._describe(device)
+        self.environment["job"] = dict(job.facts)
+        if not all(math.isfinite(w) for w in series.witness):
+            first, last = series.witness
+            return Void(
+                reason=f"output is not finite: {first} after the first step, {last} after the last",
+                numerics=verdict,
+            )
+        return Measured(
+            work=work,
+            numerics=verdict,
+            warmup=series.warmup,
+            steady=series.steady,
+            step_clock=series.step_clock,
+            memory=memory,
+            request_ns=series.request_ns,
+            witness=series.witness,
+            flags=series.flags,
+            energy_absent="energy is not measured by this version",
+        )
+
+    def _describe(self, device: Device) -> None:
+        """The stack and device as they stand now."""
+        self.environment.update(environment.stack(self.backend.recorded_variables()))
+        self.environment["device"] = msgspec.to_builtins(device.info)
+        self.environment["device_state"] = device.facts()
+
+
+def _leave_with_parent(stream: BinaryIO) -> None:
+    """Ends this process when the parent's end of stdin closes, however the parent died."""
+    while stream.read(1):
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    """The worker process: `python -m bench.worker`."""
+    faulthandler.enable()  # a segmentation fault leaves its Python stack on stderr
+    private = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
+    threading.Thread(target=_leave_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
+    channel = _Channel(private)
+    channel.send(Launch(request, channel).run())
+    private.close()
+    # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
