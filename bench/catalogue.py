@@ -39,8 +39,8 @@ def plug_ins(kind: Kind) -> dict[str, PlugIn]:
     found: dict[str, PlugIn] = {}
     for file in sorted((Path(bench.__file__).parent / kind).glob("*.py")):
         if not file.stem.startswith("_"):
-            found[_public(file.stem)] = PlugIn(
-                name=_public(file.stem),
+            found[file.stem] = PlugIn(
+                name=file.stem,
                 module=f"bench.{kind}.{file.stem}",
                 attribute=CONSTANTS[kind],
                 summary=_summary(file),
@@ -55,11 +55,6 @@ def plug_ins(kind: Kind) -> dict[str, PlugIn]:
                 summary=f"from the package {source}",
             )
     return found
-
-
-def _public(stem: str) -> str:
-    """File name to plug-in name: `json_` (a file may not shadow the standard library) is `json`."""
-    return stem.rstrip("_")
 
 
 def _summary(file: Path) -> str:
@@ -104,7 +99,5 @@ def configs_folder() -> Path:
 def suites() -> dict[str, Path]:
     """Every shipped suite by name."""
     return {
-        file.stem: file
-        for file in sorted(configs_folder().glob("*.toml"))
-        if file.stem != "chips"
+        file.stem: file for file in sorted(configs_folder().glob("*.toml")) if file.stem != "chips"
     }

@@ -1,15 +1,15 @@
 """Suites: TOML files that name work and never a device. Read, checked, not yet expanded.
 
-    description = "one line"
+description = "one line"
 
-    [settings]                # how it is measured; see `bench.record.Settings`
-    launches = 3
+[settings]                # how it is measured; see `bench.record.Settings`
+launches = 3
 
-    [[case]]                  # what is measured; a list of values means a sweep
-    workload = "llama"
-    mode = ["prefill", "decode"]
-    precision = "bf16"
-    batch_size = [1, 8]       # every other key is a parameter of the workload's mode
+[[case]]                  # what is measured; a list of values means a sweep
+workload = "llama"
+mode = ["prefill", "decode"]
+precision = "bf16"
+batch_size = [1, 8]       # every other key is a parameter of the workload's mode
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a record must say of the machine and the software that ran, and nothing that identifies people.
+"""What a record must say of the machine and the software, and nothing that identifies people.
 
 The host is captured once by the parent, without torch. The stack is captured by every worker, after
 its run, so that it describes the configuration that was timed. Environment variables are recorded
@@ -127,7 +127,7 @@ def container() -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the clone that this code runs from, and whether it is changed; None if installed."""
+    """Commit of the clone that this code runs from, and whether it is changed; else None."""
     if not (folder.parent / ".git").exists():
         return None
     try:
@@ -164,7 +164,7 @@ def stack(recorded: Iterable[str]) -> dict[str, Any]:
     import torch
 
     return {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
         "packages": package_versions(),
         "threads": torch.get_num_threads(),

@@ -12,6 +12,7 @@ The clock and the usage counters are passed in, so tests script them and get exa
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from bench import stats
-from bench.record import Block, Flag, Settings
+from bench.record import Block, Flag, Phase, Settings
 
 if TYPE_CHECKING:
     from bench.backend import Device
@@ -35,6 +36,9 @@ BLOCK_STEPS = 100_000
 """Most steps of a block: bounds the memory of a launch whose step takes next to nothing."""
 REQUESTS = 400
 """Requests of the latency pass: enough for a 99th percentile (368)."""
+
+Listener = Callable[[Phase, list[Block]], None]
+"""Told between blocks where the launch is and what it has."""
 
 Usage = Callable[[], tuple[float, int]]
 """CPU seconds of the process so far, all threads, and its involuntary context switches."""
@@ -100,7 +104,7 @@ class Engine:
         self,
         samples: int = stats.MINIMUM_SAMPLES,
         latency: bool = False,
-        progress: Callable[[str, list[Block]], None] = lambda phase, blocks: None,
+        progress: Listener = lambda phase, blocks: None,
     ) -> Series:
         """Runs the whole launch.
 
@@ -117,9 +121,7 @@ class Engine:
             if enabled:
                 gc.enable()
 
-    def _measure(
-        self, samples: int, latency: bool, progress: Callable[[str, list[Block]], None]
-    ) -> Series:
+    def _measure(self, samples: int, latency: bool, progress: Listener) -> Series:
         blocks = [self.block(1)]
         first_witness = self.job.witness()
         start = self._warm_up(blocks, progress)
@@ -143,9 +145,7 @@ class Engine:
             request_ns=requests,
         )
 
-    def _warm_up(
-        self, blocks: list[Block], progress: Callable[[str, list[Block]], None]
-    ) -> int | None:
+    def _warm_up(self, blocks: list[Block], progress: Listener) -> int | None:
         """Runs until the job is steady; the index of the first steady block, or None.
 
         The first three blocks are single steps: from the second on they size the block.
@@ -214,11 +214,11 @@ class Engine:
                 marks[i] = clock()
                 usages[i] = usage()
         self.device.synchronize()
-        step_ns = tuple(b - a for a, b in zip(marks, marks[1:], strict=False))
+        step_ns = tuple(b - a for a, b in itertools.pairwise(marks))
         wall_ns = marks[-1] - marks[0]
         if usage is None:
             return Block(wall_ns=wall_ns, step_ns=step_ns)
-        pairs = list(zip(usages, usages[1:], strict=False))
+        pairs = list(itertools.pairwise(usages))
         return Block(
             wall_ns=wall_ns,
             step_ns=step_ns,
@@ -237,7 +237,7 @@ class Engine:
             events[i].record()
         device.synchronize()
         wall_ns = self.clock() - start
-        step_ns = tuple(device.elapsed_ns(a, b) for a, b in zip(events, events[1:], strict=False))
+        step_ns = tuple(device.elapsed_ns(a, b) for a, b in itertools.pairwise(events))
         return Block(wall_ns=wall_ns, step_ns=step_ns)
 
     def _requests(self) -> tuple[int, ...]:

@@ -108,7 +108,9 @@ def _choice(place: str, who: str, key: str, value: Any, allowed: tuple[str, ...]
         raise SuiteError(
             f"{place}: {who} is not defined at precision `{value}`. Allowed: {', '.join(allowed)}."
         )
-    raise SuiteError(f"{place}: unknown {key} `{value}` for {who}.{suggestion(str(value), allowed)}")
+    raise SuiteError(
+        f"{place}: unknown {key} `{value}` for {who}.{suggestion(str(value), allowed)}"
+    )
 
 
 def _parameters(place: str, who: str, mode: Mode, values: dict[str, Any]) -> dict[str, Any]:
@@ -116,9 +118,8 @@ def _parameters(place: str, who: str, mode: Mode, values: dict[str, Any]) -> dic
     allowed = mode.parameters.__struct_fields__
     for key in given:
         if key not in allowed:
-            raise SuiteError(
-                f"{place}: unknown key `{key}` for {who}.{suggestion(key, (*allowed, *COMMON_KEYS))}"
-            )
+            hint = suggestion(key, (*allowed, *COMMON_KEYS))
+            raise SuiteError(f"{place}: unknown key `{key}` for {who}.{hint}")
     try:
         parameters = msgspec.convert(given, mode.parameters)
     except msgspec.ValidationError as error:

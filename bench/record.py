@@ -41,7 +41,7 @@ def _positive_and_finite(**values: float) -> None:
             raise ValueError(f"{name} must be finite and above zero, not {value}")
 
 
-class Block(_Value):
+class Block(_Value, frozen=True, kw_only=True):
     """Consecutive steps between two synchronizations."""
 
     wall_ns: int
@@ -68,7 +68,7 @@ class Block(_Value):
         return self.wall_ns / 1e9 / len(self.step_ns)
 
 
-class Check(_Value):
+class Check(_Value, frozen=True, kw_only=True):
     """One quantity of the numerics gate: relative error against the reference, and its limit."""
 
     quantity: str
@@ -86,7 +86,7 @@ class Check(_Value):
         return self.error <= self.tolerance
 
 
-class Numerics(_Value):
+class Numerics(_Value, frozen=True, kw_only=True):
     """The gate's verdict: the timed configuration against a CPU reference of the same weights."""
 
     reference: str
@@ -111,7 +111,7 @@ class Numerics(_Value):
         )
 
 
-class Memory(_Value):
+class Memory(_Value, frozen=True, kw_only=True):
     """Peak memory around the steady state."""
 
     peak_bytes: int
@@ -126,7 +126,7 @@ class Memory(_Value):
             raise ValueError("peak memory must be above zero")
 
 
-class Work(_Value):
+class Work(_Value, frozen=True, kw_only=True):
     """How much one step does, counted from shapes, never from time."""
 
     items: int
@@ -146,7 +146,7 @@ class Work(_Value):
             raise ValueError("an item without a name")
 
 
-class Measured(_Value, tag="measured", tag_field="status"):
+class Measured(_Value, frozen=True, kw_only=True, tag="measured", tag_field="status"):
     """It ran, its numerics passed, and these are its samples."""
 
     work: Work
@@ -156,6 +156,8 @@ class Measured(_Value, tag="measured", tag_field="status"):
     step_clock: Literal["host", "device event"]
     """`host` on synchronous devices, where a step is over when its call returns."""
     memory: Memory
+    latency_name: str | None = None
+    """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
     request_ns: tuple[int, ...] | None = None
     """Latency pass of asynchronous devices: one synchronized request each."""
     witness: tuple[float, float]
@@ -176,6 +178,8 @@ class Measured(_Value, tag="measured", tag_field="status"):
             raise ValueError("either an energy or the reason there is none")
         if self.energy_joules is not None:
             _positive_and_finite(energy_joules=self.energy_joules)
+        if self.request_ns is not None and self.latency_name is None:
+            raise ValueError("latencies without a name")
         if self.request_ns is not None and (not self.request_ns or min(self.request_ns) <= 0):
             raise ValueError("latencies must be above zero")
 
@@ -202,6 +206,8 @@ class Measured(_Value, tag="measured", tag_field="status"):
     @property
     def latencies(self) -> list[float] | None:
         """Seconds of each request; a synchronous device's steps are its requests."""
+        if self.latency_name is None:
+            return None
         if self.request_ns is not None:
             return [ns / 1e9 for ns in self.request_ns]
         if self.step_clock == "host":
@@ -209,20 +215,20 @@ class Measured(_Value, tag="measured", tag_field="status"):
         return None
 
 
-class Void(_Value, tag="void", tag_field="status"):
+class Void(_Value, frozen=True, kw_only=True, tag="void", tag_field="status"):
     """It ran, and its number must not be used."""
 
     reason: str
     numerics: Numerics | None = None
 
 
-class Skipped(_Value, tag="skipped", tag_field="status"):
+class Skipped(_Value, frozen=True, kw_only=True, tag="skipped", tag_field="status"):
     """It cannot run here, and that is no fault."""
 
     reason: str
 
 
-class Failed(_Value, tag="failed", tag_field="status"):
+class Failed(_Value, frozen=True, kw_only=True, tag="failed", tag_field="status"):
     """It should have run and did not."""
 
     kind: FailureKind
@@ -233,7 +239,7 @@ class Failed(_Value, tag="failed", tag_field="status"):
 Outcome = Measured | Void | Skipped | Failed
 
 
-class Cold(_Value):
+class Cold(_Value, frozen=True, kw_only=True):
     """Seconds before the steady state; None for what a launch did not reach."""
 
     import_seconds: float | None = None
@@ -242,7 +248,7 @@ class Cold(_Value):
     first_step_seconds: float | None = None
 
 
-class Settings(_Value):
+class Settings(_Value, frozen=True, kw_only=True):
     """How a case is measured. Not part of the case: it changes the interval, not the work."""
 
     launches: int | Literal["auto"] = "auto"
@@ -264,7 +270,7 @@ class Settings(_Value):
 
     def __post_init__(self) -> None:
         if self.launches != "auto" and not 1 <= self.launches <= 1000:
-            raise ValueError("launches: a number from 1 to 1000, or \"auto\"")
+            raise ValueError('launches: a number from 1 to 1000, or "auto"')
         for name in ("target_half_width", "block_seconds", "steady_limit_seconds"):
             _positive_and_finite(**{name: getattr(self, name)})
         _positive_and_finite(
@@ -275,7 +281,7 @@ class Settings(_Value):
             raise ValueError("warmup_seconds must be 0 or more")
 
 
-class Run(_Value, tag="run", tag_field="line"):
+class Run(_Value, frozen=True, kw_only=True, tag="run", tag_field="line"):
     """First line of a run's file: what was planned, by what, on which host."""
 
     schema: int
@@ -292,7 +298,7 @@ class Run(_Value, tag="run", tag_field="line"):
     """The chosen device as its backend described it before the run."""
 
 
-class Launch(_Value, tag="launch", tag_field="line"):
+class Launch(_Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
     """One worker process: one case, once."""
 
     case: Case
@@ -321,7 +327,7 @@ class Launch(_Value, tag="launch", tag_field="line"):
             raise ValueError("launch and order count from 0")
 
 
-class End(_Value, tag="end", tag_field="line"):
+class End(_Value, frozen=True, kw_only=True, tag="end", tag_field="line"):
     """Last line: the run ended by itself, by its budget, or by the user."""
 
     reason: Literal["complete", "budget", "interrupted"]
@@ -383,7 +389,9 @@ def read(path: Path) -> RunFile:
         found = sorted(path.glob("*.jsonl"))
         if len(found) != 1:
             names = ", ".join(f.name for f in found) or "none"
-            raise RecordError(f"{path}: a folder with one run file (*.jsonl) is needed; found {names}.")
+            raise RecordError(
+                f"{path}: a folder with one run file (*.jsonl) is needed; found {names}."
+            )
         path = found[0]
     try:
         raw = path.read_bytes()
@@ -438,4 +446,8 @@ def _first_line(path: Path, text: bytes) -> Run:
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of one line of a run file."""
     schema = msgspec.json.schema(Line)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "accelmark record", **schema}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "accelmark record",
+        **schema,
+    }

@@ -10,6 +10,7 @@ The tests check the quantile against scipy.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -159,7 +160,7 @@ def drifts(samples: Sequence[float]) -> bool:
 
 
 def outliers(samples: Sequence[float]) -> int:
-    """How many samples lie further than 14.8 MAD from the median. They are counted, never deleted."""
+    """How many samples lie further than 14.8 MAD from the median: counted, never deleted."""
     centre = statistics.median(samples)
     spread = statistics.median(abs(s - centre) for s in samples)
     return sum(abs(s - centre) > OUTLIER_MADS * spread for s in samples) if spread else 0
@@ -187,7 +188,7 @@ def autocorrelation(samples: Sequence[float]) -> float:
     total = sum((s - mean) ** 2 for s in samples)
     if total == 0:
         return 0.0
-    return sum((a - mean) * (b - mean) for a, b in zip(samples, samples[1:], strict=False)) / total
+    return sum((a - mean) * (b - mean) for a, b in itertools.pairwise(samples)) / total
 
 
 def samples_per_launch(launches: Sequence[Sequence[float]], overheads: Sequence[float]) -> int:

@@ -38,7 +38,9 @@ def prefixed(value: float, unit: str) -> str:
 
 def rate(value: float, item: str) -> str:
     """A throughput in `item` per second; FLOP and bytes take an SI prefix, counted items do not."""
-    return prefixed(value, f"{item}/s") if item in ("FLOP", "B") else f"{significant(value)} {item}/s"
+    return (
+        prefixed(value, f"{item}/s") if item in ("FLOP", "B") else f"{significant(value)} {item}/s"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""One launch: a process of its own that opens the device, checks the numerics, measures and reports.
+"""One launch: its own process opens the device, checks the numerics, measures and reports.
 
 Reads one `Request` (a JSON line) from stdin; writes `Progress` lines and one final `Report` to the
 stdout that it was started with. Everything else that prints, C libraries included, goes to stderr,
@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -173,11 +173,12 @@ class Launch:
         request, channel = self.request, self.channel
         mode = request.case.mode
         work = workload.work(mode, parameters, PRECISIONS[request.case.precision])
+        latency_name = workload.modes[mode].latency
         channel.enter("warm-up")
         engine = Engine(job, device, request.settings, usage=process_usage())
         series = engine.measure(
             samples=request.samples,
-            latency=workload.modes[mode].latency is not None,
+            latency=latency_name is not None,
             progress=lambda phase, blocks: channel.blocks(phase, blocks, work.items),
         )
         memory = device.memory()
@@ -198,6 +199,7 @@ class Launch:
             steady=series.steady,
             step_clock=series.step_clock,
             memory=memory,
+            latency_name=latency_name,
             request_ns=series.request_ns,
             witness=series.witness,
             flags=series.flags,

@@ -8,11 +8,12 @@ plans from it (parameters, modes, counts) without torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench.errors import suggestion
 from bench.precision import Precision
 from bench.record import Work
 
@@ -26,6 +27,19 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     A value that cannot exist raises ValueError with what is allowed. Every field is part of the
     case's fingerprint, so a field that is added later raises the workload's version.
     """
+
+
+def require_within(name: str, value: int, low: int, high: int) -> None:
+    """Raises ValueError, with what is allowed, unless `low` <= `value` <= `high`."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, not {value}")
+
+
+def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises ValueError, with what is allowed, unless `value` is one of them."""
+    names = list(allowed)
+    if value not in names:
+        raise ValueError(f"unknown {name} {value!r}.{suggestion(value, names)}")
 
 
 class Mode(msgspec.Struct, frozen=True, kw_only=True):

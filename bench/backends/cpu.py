@@ -103,9 +103,11 @@ class CpuBackend(Backend):
             ) from error
         import psutil
 
-        facts = {"torch": torch.__version__, "usable_cores": str(usable_cores())}
+        facts = {"torch": str(torch.__version__), "usable_cores": str(usable_cores())}
         memory = int(psutil.virtual_memory().total)
-        return [DeviceInfo(backend="cpu", index=0, name=cpu_name(), memory_bytes=memory, facts=facts)]
+        return [
+            DeviceInfo(backend="cpu", index=0, name=cpu_name(), memory_bytes=memory, facts=facts)
+        ]
 
     def open(self, index: int, precision: Precision) -> Device:
         """The host. float32 stays float32: oneDNN's reduced-precision modes are turned off."""

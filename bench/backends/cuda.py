@@ -12,7 +12,7 @@ from bench.precision import Precision
 from bench.record import FailureKind, Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
 
@@ -58,7 +58,8 @@ class CudaDevice(Device):
 
     def elapsed_ns(self, start: Any, end: Any) -> int:
         """CUDA events resolve about half a microsecond."""
-        return round(start.elapsed_time(end) * 1e6)
+        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
+        return nanoseconds
 
     def release_memory(self) -> None:
         """Empties the caching allocator."""
@@ -158,7 +159,7 @@ class CudaBackend(Backend):
 
         properties = torch.cuda.get_device_properties(index)
         facts = {
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "cuda": str(torch.version.cuda),
             "cudnn": str(torch.backends.cudnn.version()),
             "compute_capability": f"{properties.major}.{properties.minor}",
@@ -232,7 +233,7 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
     import torch
 
     uuid = f"GPU-{torch.cuda.get_device_properties(info.index).uuid}"
-    readings = {
+    readings: dict[str, Callable[[Any, Any], Any]] = {
         "sm_clock_mhz": lambda n, h: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_SM),
         "sm_clock_max_mhz": lambda n, h: n.nvmlDeviceGetMaxClockInfo(h, n.NVML_CLOCK_SM),
         "memory_clock_mhz": lambda n, h: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_MEM),

@@ -1,1 +1,1 @@
-"""One file per output format; each exposes `REPORT`. Found by name, imported only when asked for."""
+"""One file per format; each exposes `REPORT`. Found by name, imported only when asked for."""

@@ -1,0 +1,335 @@
+"""The command `accelmark`. Data on stdout, progress on stderr, exit codes as in `bench.errors`.
+
+Built on click: it imports in 40 ms, and says what is wrong with a command line in one message.
+Everything that is slow to import is imported inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench import __version__
+from bench.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INCOMPLETE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    AccelmarkError,
+    SuiteError,
+    UnknownName,
+    suggestion,
+)
+
+if TYPE_CHECKING:
+    from bench.record import RunFile, Settings
+    from bench.report import Canvas
+    from bench.run import Face
+
+AUTO_TARGET = 0.02
+"""`--launches auto` aims at this half-width even where the suite is content with more."""
+
+EXIT_CODES = """\b
+Exit codes:
+  0    every planned case was measured, or skipped because the device cannot do it
+  1    the run ended, and at least one case failed, is void or was not reached
+  2    bad input: the message says what, where, what is allowed and what to do
+  130  interrupted: workers ended, what was measured is on disk and on the card"""
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="accelmark")
+def commands() -> None:
+    """The same step on any accelerator: who is faster, by how much, how surely.
+
+    Runs offline and unprivileged, and sends nothing anywhere.
+    """
+
+
+@commands.command()
+@click.argument("suite", default="quick")
+@click.option(
+    "--device", metavar="BACKEND[:INDEX]", help="Default: the first accelerator, else cpu."
+)
+@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+@click.option(
+    "--launches", metavar="N", help="Processes per case, or `auto`: until the interval is narrow."
+)
+@click.option(
+    "--budget-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="M",
+    help="Start nothing that would end later.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder for the run's record.",
+)
+def run(
+    suite: str,
+    device: str | None,
+    only: str | None,
+    launches: str | None,
+    budget_minutes: float | None,
+    out: Path,
+) -> None:
+    """Measure SUITE (a shipped suite or a .toml file; default: quick) and print its report card."""
+    from bench import catalogue, config, environment, launcher, plan, probe
+    from bench.record import SCHEMA_VERSION, Run, Writer, read
+    from bench.run import Session, run_id, utc_now
+    from bench.summary import summarize
+
+    read_suite = config.read_suite(config.find_suite(suite))
+    cases = plan.plan(read_suite)
+    if only is not None:
+        cases = plan.select(cases, only)
+    settings = _with_launches(read_suite.settings, launches)
+    chosen, remarks = probe.choose(device)
+    _say(f"device: {chosen.address}, {chosen.name}")
+    for remark in remarks:
+        _say(f"  passed over {remark}")
+
+    identity = run_id()
+    path = out / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
+    writer = Writer(path)
+    header = Run(
+        schema=SCHEMA_VERSION,
+        run_id=identity,
+        suite=read_suite.name,
+        plan=cases,
+        settings=settings,
+        command=("accelmark", *_recorded_arguments()),
+        started_at=utc_now(),
+        host=environment.host(),
+        device=_builtins(chosen),
+    )
+    with _termination_as_interrupt():
+        writer.append(header)
+        with _face(settings) as face:
+            session = Session(
+                cases,
+                settings,
+                chosen,
+                catalogue.backend(chosen.backend),
+                writer,
+                face,
+                launcher.launch,
+                None if budget_minutes is None else budget_minutes * 60,
+            )
+            reason = session.run()
+    writer.close()
+    result = read(path)
+    click.echo(_render("table", [result]), nl=False)
+    _say(f"record: {path}")
+    if reason == "interrupted":
+        sys.exit(EXIT_INTERRUPTED)
+    usable = all(
+        row.status == "measured" or (row.status == "skipped" and row.reached)
+        for row in summarize(result)
+    )
+    sys.exit(EXIT_OK if usable else EXIT_INCOMPLETE)
+
+
+LISTS = ("workloads", "suites", "backends", "reports", "precisions")
+
+
+@commands.command("list")
+@click.argument("what", default="all", metavar="[WHAT]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_command(what: str, as_json: bool) -> None:
+    """List workloads, suites, backends, reports or precisions (default: all of them)."""
+    if what not in (*LISTS, "all"):
+        raise UnknownName(f"accelmark list {what}: unknown list.{suggestion(what, LISTS)}")
+    listed = {name: _listing(name) for name in LISTS if what in (name, "all")}
+    if as_json:
+        click.echo(json.dumps(listed, indent=2))
+        return
+    for name, rows in listed.items():
+        click.echo(f"{name}:")
+        width = max(len(key) for key in rows)
+        for key, summary in rows.items():
+            click.echo(f"  {key.ljust(width)}  {summary}")
+
+
+def _listing(what: str) -> dict[str, str]:
+    from bench import catalogue
+    from bench.precision import PRECISIONS
+
+    if what == "suites":
+        return {name: _suite_summary(file) for name, file in catalogue.suites().items()}
+    if what == "precisions":
+        return {name: precision.summary for name, precision in PRECISIONS.items()}
+    kinds: dict[str, catalogue.Kind] = {
+        "workloads": "workloads",
+        "backends": "backends",
+        "reports": "reports",
+    }
+    return {name: plug_in.summary for name, plug_in in catalogue.plug_ins(kinds[what]).items()}
+
+
+def _suite_summary(file: Path) -> str:
+    from bench.config import read_suite
+
+    suite = read_suite(file)
+    return suite.description
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def devices(as_json: bool) -> None:
+    """Show the devices that are here; for each backend without one, why, and what to do next."""
+    from bench import catalogue, probe, units
+
+    found = probe.probe(list(catalogue.plug_ins("backends")))
+    if as_json:
+        click.echo(json.dumps([_builtins(one) for one in found], indent=2))
+        return
+    for one in found:
+        for device in one.devices:
+            memory = units.memory(device.memory_bytes) if device.memory_bytes else "memory unknown"
+            facts = ", ".join(f"{key} {value}" for key, value in device.facts.items())
+            click.echo(f"{device.address}: {device.name}, {memory} ({facts})")
+        if not one.devices:
+            click.echo(f"no {one.reason}")
+
+
+@commands.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--format",
+    "format_name",
+    default="table",
+    show_default=True,
+    help="See `accelmark list reports`.",
+)
+@click.option(
+    "--width", type=click.IntRange(60, 500), help="Columns of the table. Default: the terminal's."
+)
+def report(runs: tuple[Path, ...], format_name: str, width: int | None) -> None:
+    """Print the report of one or more runs (a .jsonl file, or the folder it lies in)."""
+    from bench.record import read
+
+    files = [read(path) for path in runs]
+    click.echo(_render(format_name, files, width), nl=False)
+    damaged = [file.damage for file in files if file.damage]
+    if damaged:
+        _say(
+            f"error: {damaged[0]}. The report above holds the records before it, which are whole. "
+            "Run the rest again, or restore the file."
+        )
+        sys.exit(EXIT_BAD_INPUT)
+
+
+@commands.command()
+def schema() -> None:
+    """Print the JSON Schema of a record: of each line of a run's file."""
+    from bench.record import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def _with_launches(settings: Settings, launches: str | None) -> Settings:
+    import msgspec
+
+    if launches is None:
+        return settings
+    if launches != "auto" and not launches.isdecimal():
+        raise SuiteError(f"--launches {launches}: a number from 1 to 1000, or `auto`.")
+    value: int | str = launches if launches == "auto" else int(launches)
+    fields: dict[str, Any] = {**msgspec.to_builtins(settings), "launches": value}
+    if launches == "auto":
+        fields["target_half_width"] = min(settings.target_half_width, AUTO_TARGET)
+    try:
+        return msgspec.convert(fields, type(settings))
+    except msgspec.ValidationError as error:
+        raise SuiteError(f"--launches {launches}: {error}.") from error
+
+
+def _recorded_arguments() -> list[str]:
+    """The command line as typed, without the folders of whoever typed it."""
+    return [re.sub(r"[^=\s]*[/\\]", "", argument) for argument in sys.argv[1:]]
+
+
+def _builtins(value: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
+def _render(format_name: str, runs: list[RunFile], width: int | None = None) -> str:
+    from bench import catalogue
+
+    renderer = catalogue.load("reports", format_name)
+    text: str = renderer.render(runs, _canvas(width))
+    return text
+
+
+def _canvas(width: int | None) -> Canvas:
+    from bench.report import Canvas
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return Canvas(width=width or shutil.get_terminal_size((100, 24)).columns, colour=colour)
+
+
+@contextlib.contextmanager
+def _face(settings: Settings) -> Iterator[Face]:
+    """The live display where stdout and stderr are a terminal, else plain lines on stderr."""
+    from bench.live import LiveFace, PlainFace
+
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield PlainFace(sys.stderr, settings)
+        return
+    from rich.console import Console
+
+    with LiveFace(Console(stderr=True), settings) as face:
+        yield face
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM and a closed terminal end a run as Ctrl-C does: workers too, nothing lost."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def main() -> None:
+    """The console script: bad input is one message and exit code 2, never a traceback."""
+    try:
+        commands(prog_name="accelmark", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except AccelmarkError as error:
+        _say(f"error: {error}")
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,111 @@
+"""Which devices are here, asked in child processes: a broken runtime cannot hurt the parent.
+
+`python -m bench.probe BACKEND` imports that backend's runtime and prints a `Found` as JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from bench import catalogue
+from bench.backend import DeviceInfo
+from bench.errors import AccelmarkError, DeviceUnavailable, UnknownName, suggestion
+
+LIMIT_SECONDS = 120.0
+"""A runtime that takes longer to load is taken for broken."""
+HOST = "cpu"
+"""The backend of last resort: the default only where no other has a device."""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What one backend found: devices, or the reason there are none and what to do next."""
+
+    backend: str
+    devices: tuple[DeviceInfo, ...] = ()
+    reason: str = ""
+
+
+def probe(names: Sequence[str]) -> list[Found]:
+    """Asks the named backends, each in its own child process, all at once."""
+    children = [(name, _start(name)) for name in names]
+    return [_finish(name, child) for name, child in children]
+
+
+def _start(name: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench.probe", name],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**catalogue.backend(name).worker_environment(), **os.environ},
+    )
+
+
+def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
+    try:
+        output, complaint = child.communicate(timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        return Found(
+            backend=name, reason=f"{name}: its runtime did not load in {LIMIT_SECONDS:.0f} s"
+        )
+    except BaseException:
+        child.kill()
+        raise
+    try:
+        return msgspec.json.decode(output.splitlines()[-1] if output else b"", type=Found)
+    except msgspec.DecodeError:
+        last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
+        said = f": {last[0]}" if last else ""
+        return Found(
+            backend=name, reason=f"{name}: its runtime fails (exit {child.returncode}){said}"
+        )
+
+
+def choose(address: str | None) -> tuple[DeviceInfo, list[str]]:
+    """The device that `--device` names, and what is to be said of the choice.
+
+    address: `BACKEND` or `BACKEND:INDEX`; None takes the first accelerator, else the CPU, and says
+    why each other backend was passed over. Raises `UnknownName` or `DeviceUnavailable`.
+    """
+    known = list(catalogue.plug_ins("backends"))
+    if address is None:
+        found = probe(sorted(known, key=lambda name: name == HOST))
+        for one in found:
+            if one.devices:
+                passed_over = [f.reason for f in found[: found.index(one)]]
+                return one.devices[0], passed_over
+        raise DeviceUnavailable("no device: " + " ".join(f.reason for f in found))
+    name, _, index_text = address.partition(":")
+    if name not in known:
+        raise UnknownName(f"--device {address}: unknown backend `{name}`.{suggestion(name, known)}")
+    if index_text and not index_text.isdecimal():
+        raise DeviceUnavailable(
+            f"--device {address}: `{index_text}` is not a device index. Write {name}:0."
+        )
+    (one,) = probe([name])
+    if not one.devices:
+        raise DeviceUnavailable(f"--device {address}: {one.reason}")
+    index = int(index_text or 0)
+    for device in one.devices:
+        if device.index == index:
+            return device, []
+    here = ", ".join(d.address for d in one.devices)
+    raise DeviceUnavailable(f"--device {address}: there is no such device. Here: {here}.")
+
+
+def _answer(name: str) -> Found:
+    try:
+        return Found(backend=name, devices=tuple(catalogue.backend(name).devices()))
+    except AccelmarkError as error:
+        return Found(backend=name, reason=str(error))
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(_answer(sys.argv[1])) + b"\n")

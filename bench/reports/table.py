@@ -1,0 +1,201 @@
+"""The report card: what was measured, how surely, what was not and why, and what to do next."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench import units
+from bench.record import RunFile, Settings
+from bench.report import Canvas, Report
+from bench.summary import Row, summarize
+
+VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
+STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
+
+
+class TableReport(Report):
+    """For a terminal of 80 columns and up; means the same without colour."""
+
+    def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
+        """One card per run."""
+        output = io.StringIO()
+        console = Console(
+            file=output,
+            width=max(canvas.width, 60),
+            force_terminal=canvas.colour,
+            no_color=not canvas.colour,
+            highlight=False,
+            emoji=False,
+            markup=False,
+        )
+        for run in runs:
+            _card(console, run, summarize(run))
+        # Trailing blanks only hurt whoever pastes the card.
+        return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+
+def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
+    console.print(_headline(run), style="bold")
+    console.print(_stack(run), style="dim")
+    measured = [row for row in rows if row.status == "measured"]
+    if measured:
+        console.print(_table(measured))
+        console.print(_legend(run.run.settings, measured), style="dim")
+    for row in rows:
+        if row.status != "measured":
+            line = Text.assemble(
+                (row.status.upper().ljust(8), STATUS_STYLE[row.status]),
+                f"{row.case.label}: {row.reason}",
+            )
+            console.print(line)
+    for row in measured:
+        if row.reason or row.flags or row.excluded:
+            console.print(_remark(row))
+    if run.damage:
+        console.print(f"DAMAGED  {run.damage}", style="bold red")
+    console.print(next_step(run, rows), style="bold")
+
+
+def _headline(run: RunFile) -> str:
+    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
+    counts = f"{len(run.launches)} launches of {len(run.run.plan)} cases"
+    state = "" if run.end and run.end.reason == "complete" else f", {_ending(run)}"
+    return f"accelmark {run.run.suite} on {device}: {counts}{state}"
+
+
+def _ending(run: RunFile) -> str:
+    if run.end is None:
+        return "UNFINISHED"
+    return {"budget": "ended by its time budget", "interrupted": "INTERRUPTED"}.get(
+        run.end.reason, ""
+    )
+
+
+def _stack(run: RunFile) -> str:
+    stack: dict[str, Any] = next((x.environment for x in run.launches if x.environment), {})
+    facts = {**run.run.device.get("facts", {}), **stack.get("device_state", {})}
+    shown = {
+        "torch": stack.get("torch"),
+        "transformers": stack.get("packages", {}).get("transformers"),
+        "threads": stack.get("threads"),
+        "driver": facts.get("driver"),
+        "compute capability": facts.get("compute_capability"),
+        "SM clock MHz": facts.get("sm_clock_max_mhz"),
+        "instructions": facts.get("instructions"),
+    }
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+
+
+def _table(rows: list[Row]) -> Table:
+    """Two lines a case, so that everything fits into 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=False)
+    table.add_column("case", ratio=None, overflow="fold", min_width=18)
+    table.add_column("throughput", justify="right", no_wrap=True)
+    table.add_column("interval", justify="right", no_wrap=True)
+    table.add_column("FLOP/s, share\nof matmul", justify="right", no_wrap=True)
+    table.add_column("peak\nmemory", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            _case(row),
+            _throughput(row),
+            _interval(row),
+            _arithmetic(row),
+            _memory(row),
+            _verdict(row),
+        )
+    return table
+
+
+def _case(row: Row) -> Text:
+    execution = "" if row.case.execution == "eager" else f" {row.case.execution}"
+    name = f"{row.case.name} {row.case.precision}{execution}"
+    return Text.assemble((name, "bold"), "\n", (row.case.detail, "dim"))
+
+
+def _throughput(row: Row) -> Text:
+    assert row.throughput is not None
+    item = row.unit.removesuffix("/s")
+    second = ""
+    if row.latency is not None:
+        second = f"{row.latency.name} {units.duration(row.latency.p50)}"
+    elif row.bytes_per_second is not None and item != "B":
+        second = units.prefixed(row.bytes_per_second, "B/s")
+    return Text.assemble((units.rate(row.throughput, item), "bold"), "\n", (second, "dim"))
+
+
+def _interval(row: Row) -> Text:
+    launches = f"{row.launches} launch{'es' if row.launches > 1 else ''}"
+    if row.interval is None:
+        return Text.assemble("no interval", "\n", (launches, "dim"))
+    return Text.assemble(f"±{row.interval.half_width:.1%}", "\n", (launches, "dim"))
+
+
+def _arithmetic(row: Row) -> Text:
+    if row.flop_per_second is None:
+        return Text("—")
+    share = "no ceiling" if row.ceiling_fraction is None else f"{row.ceiling_fraction:.0%}"
+    return Text.assemble(units.prefixed(row.flop_per_second, "FLOP/s"), "\n", (share, "dim"))
+
+
+def _memory(row: Row) -> str:
+    return units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "—"
+
+
+def _verdict(row: Row) -> Text:
+    verdict = row.verdict or ""
+    return Text(verdict, style=VERDICT_STYLE.get(verdict, "red"))
+
+
+def _legend(settings: Settings, rows: list[Row]) -> str:
+    level = next((row.interval.level for row in rows if row.interval), None)
+    interval = f"{level:.0%} t interval over launches" if level else "no interval below 3 launches"
+    return (
+        f"Throughput: geometric mean over launches, {interval}; OK: within "
+        f"±{settings.target_half_width:.0%}. Latency, TTFT, TPOT: median. Share: of the best "
+        f"matmul measured in this run at the same arithmetic. Peak memory: {rows[0].memory_scope}."
+    )
+
+
+def _remark(row: Row) -> Text:
+    parts = [row.reason] if row.reason else []
+    if row.excluded:
+        parts.append(f"{row.excluded} launches failed and are left out")
+    if row.flags:
+        parts.append(", ".join(row.flags))
+    return Text.assemble(
+        (f"{row.verdict}".ljust(8), VERDICT_STYLE.get(str(row.verdict), "red")),
+        " ",
+        f"{row.case.label}: {'; '.join(parts)}",
+    )
+
+
+def next_step(run: RunFile, rows: list[Row]) -> str:
+    """One line: the most useful thing to do with this card."""
+    suite = run.run.suite
+    bad = [row for row in rows if row.status in ("failed", "void")]
+    if bad:
+        return (
+            f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
+            f"accelmark run {suite} --only '{bad[0].case.name}'"
+        )
+    if any(not row.reached for row in rows):
+        return f"Next: not every case was reached; run again with more time: accelmark run {suite}"
+    if any(row.verdict == "NO_STEADY_STATE" for row in rows):
+        return "Next: end other work on this machine and run again: a case never became steady."
+    if any(row.status == "measured" and (row.verdict != "OK" or row.launches < 5) for row in rows):
+        return (
+            "Next: for intervals of ±2 %, where this machine allows them: "
+            f"accelmark run {suite} --launches auto"
+        )
+    return f"Next: hand {run.path} to whoever compares; it holds every sample."
+
+
+REPORT = TableReport()

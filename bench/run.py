@@ -1,0 +1,188 @@
+"""The main job: every case, launch after launch, round-robin, each on disk before the next."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+from bench import stats
+from bench.backend import Backend, DeviceInfo
+from bench.case import Case
+from bench.launcher import Finished
+from bench.record import End, Failed, Launch, Measured, Settings, Writer
+from bench.worker import Progress, Request
+
+EndReason = Literal["complete", "budget", "interrupted"]
+Launcher = Callable[[Request, dict[str, str], Callable[[Progress], None]], Finished]
+"""`bench.launcher.launch`, or a script of it in tests."""
+
+
+class Face(Protocol):
+    """Who watches a run."""
+
+    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
+        """A worker is being started; seconds_left is an estimate, None while nothing is known."""
+
+    def progress(self, progress: Progress) -> None:
+        """The worker says where it is."""
+
+    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+        """A launch is on disk; rates: throughput of every measured launch of its case so far."""
+
+
+class CaseState:
+    """What is known of one case while the run goes on."""
+
+    def __init__(self, case: Case, settings: Settings) -> None:
+        self.case = case
+        self.settings = settings
+        self.launches: list[Launch] = []
+
+    @property
+    def measured(self) -> list[Measured]:
+        """Outcomes with samples."""
+        return [x.outcome for x in self.launches if isinstance(x.outcome, Measured)]
+
+    @property
+    def rates(self) -> list[float]:
+        """Items/s of each measured launch."""
+        return [outcome.throughput for outcome in self.measured]
+
+    @property
+    def finished(self) -> bool:
+        """Whether another launch would add nothing.
+
+        A failure is tried once more, since it may be an accident; out of memory, a wrong result
+        and an impossible case are not.
+        """
+        others = [x.outcome for x in self.launches if not isinstance(x.outcome, Measured)]
+        if any(not isinstance(o, Failed) or o.kind == "oom" for o in others) or len(others) > 1:
+            return True
+        if self.settings.launches == "auto":
+            return stats.enough_launches(self.rates, self.settings.target_half_width)
+        return len(self.rates) >= self.settings.launches
+
+    def samples(self) -> int:
+        """Steady samples that the next launch should take."""
+        series = [outcome.samples for outcome in self.measured]
+        overheads = [
+            x.seconds - x.outcome.steady_seconds
+            for x in self.launches
+            if isinstance(x.outcome, Measured)
+        ]
+        return stats.samples_per_launch(series, overheads)
+
+    def launches_left(self) -> int:
+        """How many more are planned; for `auto`, up to the next look."""
+        if self.finished:
+            return 0
+        done = len(self.rates)
+        if self.settings.launches == "auto":
+            return next(look for look in stats.LOOKS if look > done) - done
+        return self.settings.launches - done
+
+
+class Session:
+    """One run under way."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        settings: Settings,
+        device: DeviceInfo,
+        backend: Backend,
+        writer: Writer,
+        face: Face,
+        launcher: Launcher,
+        budget_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """budget_seconds: no launch is started that would end later; None for no limit."""
+        self.states = [CaseState(case, settings) for case in cases]
+        self.settings = settings
+        self.device = device
+        self.backend = backend
+        self.writer = writer
+        self.face = face
+        self.launcher = launcher
+        self.budget_seconds = budget_seconds
+        self.clock = clock
+        self.order = 0
+
+    def run(self) -> EndReason:
+        """Runs to the end, the budget's end or Ctrl-C; the record says which."""
+        try:
+            reason = self._rounds()
+        except KeyboardInterrupt:
+            reason = "interrupted"
+        self.writer.append(End(reason=reason, finished_at=utc_now()))
+        return reason
+
+    def _rounds(self) -> EndReason:
+        """One launch of every unfinished case in turn, so that drift of the machine hits all."""
+        start = self.clock()
+        while unfinished := [state for state in self.states if not state.finished]:
+            for state in unfinished:
+                left = self._seconds_left()
+                elapsed = self.clock() - start
+                if self.budget_seconds is not None and (
+                    elapsed + self._expected(state) > self.budget_seconds
+                ):
+                    return "budget"
+                self._launch(state, left)
+        return "complete"
+
+    def _launch(self, state: CaseState, seconds_left: float | None) -> None:
+        index = len(state.launches)
+        self.face.starts(state.case, index, seconds_left)
+        request = Request(
+            case=state.case,
+            backend=self.device.backend,
+            index=self.device.index,
+            settings=self.settings,
+            samples=state.samples(),
+            seed=self.settings.seed + index,
+        )
+        started_at = utc_now()
+        variables = dict(self.backend.worker_environment())
+        finished = self.launcher(request, variables, self.face.progress)
+        launch = Launch(
+            case=state.case,
+            fingerprint=state.case.fingerprint,
+            launch=index,
+            order=self.order,
+            seed=request.seed,
+            started_at=started_at,
+            seconds=finished.seconds,
+            cold=finished.report.cold,
+            environment=finished.report.environment,
+            outcome=finished.report.outcome,
+            stderr_tail=finished.stderr_tail,
+        )
+        self.writer.append(launch)
+        state.launches.append(launch)
+        self.order += 1
+        self.face.ends(launch, state.rates)
+
+    def _expected(self, state: CaseState) -> float:
+        """Seconds that the next launch of a case will take: as its last one, else 0."""
+        return state.launches[-1].seconds if state.launches else 0.0
+
+    def _seconds_left(self) -> float | None:
+        """Seconds until the plan is done, once every case has run once."""
+        if not all(state.launches for state in self.states):
+            return None
+        return sum(self._expected(state) * state.launches_left() for state in self.states)
+
+
+def utc_now() -> str:
+    """The time of day for the record; nothing is measured by it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def run_id() -> str:
+    """A name for a run that no other bears: UTC time and four random hex digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

@@ -1,0 +1,236 @@
+"""From a run's raw launches to one judged row per case. Computed on every reading, never stored."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from bench import stats
+from bench.case import Case
+from bench.precision import PRECISIONS
+from bench.record import Cold, Failed, Launch, Measured, RunFile, Settings, Skipped, Void
+
+Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
+INVALID_SHARE = 1 / 3
+"""A case is INVALID when more than this share of its launches is excluded."""
+CEILING_WORKLOAD = "gemm"
+"""The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
+
+
+class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Request latency over launches, seconds. A percentile without enough samples is None."""
+
+    name: str
+    """`latency`, `TTFT`, `TPOT`."""
+    requests: int
+    """Fewest requests of any launch."""
+    p50: float
+    p50_low: float | None
+    p50_high: float | None
+    p90: float | None
+    p99: float | None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One case of one run, judged."""
+
+    case: Case
+    status: Literal["measured", "void", "skipped", "failed"]
+    reason: str
+    """Why it is not measured, or why its verdict is not OK; empty where there is nothing to say."""
+    reached: bool = True
+    """False for a planned case without a launch."""
+    verdict: Verdict | None = None
+    unit: str = ""
+    throughput: float | None = None
+    """Items/s: geometric mean over launches of items / steady wall seconds."""
+    interval: stats.Estimate | None = None
+    launches: int = 0
+    """Measured launches."""
+    excluded: int = 0
+    """Launches that failed beside measured ones."""
+    steps: int = 0
+    """Steady steps, all launches."""
+    median_sample: float | None = None
+    """Seconds a step: median, 25th percentile and least of all steady samples."""
+    p25_sample: float | None = None
+    least_sample: float | None = None
+    within_sd: float | None = None
+    """Relative standard deviation of samples within a launch (mean over launches)."""
+    between_sd: float | None = None
+    """Relative standard deviation between launches; None below two."""
+    outliers: int = 0
+    flags: tuple[str, ...] = ()
+    latency: LatencySummary | None = None
+    flop_per_second: float | None = None
+    ceiling_fraction: float | None = None
+    """Share of the best matmul throughput that this run measured at the same arithmetic."""
+    bytes_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    memory_scope: str = ""
+    cold: Cold = Cold()
+    """Median over launches."""
+
+
+def summarize(run: RunFile) -> list[Row]:
+    """One row per planned case, in the plan's order; cases that were never reached included."""
+    by_case: dict[str, list[Launch]] = {case.fingerprint: [] for case in run.run.plan}
+    for launch in run.launches:
+        by_case.setdefault(launch.fingerprint, []).append(launch)
+    rows = []
+    for case in run.run.plan:
+        launches = by_case.pop(case.fingerprint)
+        rows.append(_row(case, launches, run.run.settings, _why_unreached(run)))
+    # A launch of a case that was not planned is shown all the same: nothing is dropped.
+    rows += [_row(ls[0].case, ls, run.run.settings, "") for ls in by_case.values()]
+    return _with_ceilings(rows)
+
+
+def _why_unreached(run: RunFile) -> str:
+    if run.end is None:
+        return "not reached: the run's record ends before it"
+    return {
+        "budget": "not reached: the time budget was spent",
+        "interrupted": "not reached: the run was interrupted",
+        "complete": "not run",
+    }[run.end.reason]
+
+
+def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: str) -> Row:
+    voids = [o for o in (x.outcome for x in launches) if isinstance(o, Void)]
+    if voids:  # one wrong result is enough: no number of this case is used
+        return Row(case=case, status="void", reason=voids[0].reason)
+    measured = [x for x in launches if isinstance(x.outcome, Measured)]
+    if measured:
+        return _measured_row(case, measured, len(launches) - len(measured), settings)
+    for outcome in (x.outcome for x in launches):
+        if isinstance(outcome, Skipped):
+            return Row(case=case, status="skipped", reason=outcome.reason)
+        if isinstance(outcome, Failed):
+            reason = f"{outcome.kind} in {outcome.phase}: {outcome.message}"
+            return Row(case=case, status="failed", reason=reason)
+    return Row(case=case, status="skipped", reason=unreached, reached=False)
+
+
+def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings: Settings) -> Row:
+    outcomes = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    rates = [o.throughput for o in outcomes]
+    level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
+    interval = stats.log_estimate(rates, level)
+    throughput = stats.geometric_mean(rates)
+    work = outcomes[0].work
+    samples = [s for o in outcomes for s in o.samples]
+    flags = sorted({flag for o in outcomes for flag in o.flags})
+    verdict, reason = _verdict(outcomes, excluded, interval, settings)
+    return Row(
+        case=case,
+        status="measured",
+        verdict=verdict,
+        reason=reason,
+        unit=f"{work.unit}/s",
+        throughput=throughput,
+        interval=interval,
+        launches=len(outcomes),
+        excluded=excluded,
+        steps=sum(o.steady_steps for o in outcomes),
+        median_sample=statistics.median(samples),
+        p25_sample=statistics.quantiles(samples, n=4)[0] if len(samples) > 1 else samples[0],
+        least_sample=min(samples),
+        within_sd=statistics.fmean(_relative_sd(o.samples) for o in outcomes),
+        between_sd=_relative_sd(rates) if len(rates) > 1 else None,
+        outliers=sum(stats.outliers(o.samples) for o in outcomes),
+        flags=tuple(flags),
+        latency=_latency(outcomes, level),
+        flop_per_second=None if work.flop is None else throughput * work.flop / work.items,
+        bytes_per_second=(
+            None if work.moved_bytes is None else throughput * work.moved_bytes / work.items
+        ),
+        peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
+        memory_scope=outcomes[0].memory.scope,
+        cold=_median_cold(launches),
+    )
+
+
+def _relative_sd(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / statistics.fmean(values) if len(values) > 1 else 0.0
+
+
+def _verdict(
+    outcomes: Sequence[Measured],
+    excluded: int,
+    interval: stats.Estimate | None,
+    settings: Settings,
+) -> tuple[Verdict, str]:
+    """The gravest thing that is wrong, with its figures; later checks assume the earlier passed."""
+    total = len(outcomes) + excluded
+    if excluded > INVALID_SHARE * total:
+        return "INVALID", f"{excluded} of {total} launches failed"
+    unsteady = sum("NO_STEADY_STATE" in o.flags for o in outcomes)
+    if unsteady > INVALID_SHARE * len(outcomes):
+        return "NO_STEADY_STATE", f"{unsteady} of {len(outcomes)} launches never became steady"
+    if interval is None:
+        return (
+            "NOISY",
+            f"no interval: {len(outcomes)} of at least {stats.MINIMUM_LAUNCHES} launches",
+        )
+    if interval.half_width > settings.target_half_width:
+        return "NOISY", (
+            f"interval of +-{interval.half_width:.1%} after {len(outcomes)} launches, "
+            f"target +-{settings.target_half_width:.1%}"
+        )
+    return "OK", ""
+
+
+def _latency(outcomes: Sequence[Measured], level: float) -> LatencySummary | None:
+    launches = [o.latencies for o in outcomes]
+    series = [s for s in launches if s is not None]
+    if not series or len(series) < len(launches):
+        return None
+    medians = [statistics.median(s) for s in series]
+    p50 = stats.log_estimate(medians, level)
+    return LatencySummary(
+        name=outcomes[0].latency_name or "",
+        requests=min(len(s) for s in series),
+        p50=stats.geometric_mean(medians),
+        p50_low=p50.low if p50 else None,
+        p50_high=p50.high if p50 else None,
+        p90=_over_launches(series, 90),
+        p99=_over_launches(series, 99),
+    )
+
+
+def _over_launches(series: Sequence[Sequence[float]], percent: int) -> float | None:
+    values = [stats.percentile(s, percent) for s in series]
+    known = [v for v in values if v is not None]
+    return stats.geometric_mean(known) if len(known) == len(values) else None
+
+
+def _median_cold(launches: Sequence[Launch]) -> Cold:
+    def median(field: str) -> float | None:
+        values = [v for v in (getattr(x.cold, field) for x in launches) if v is not None]
+        return statistics.median(values) if values else None
+
+    return Cold(**{field: median(field) for field in Cold.__struct_fields__})
+
+
+def _with_ceilings(rows: list[Row]) -> list[Row]:
+    """Adds to each row its share of the box's own measured matmul ceiling."""
+    ceilings: dict[str, float] = {}
+    for row in rows:
+        if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
+            arithmetic = PRECISIONS[row.case.precision].arithmetic
+            ceilings[arithmetic] = max(ceilings.get(arithmetic, 0.0), row.flop_per_second)
+    return [
+        msgspec.structs.replace(row, ceiling_fraction=row.flop_per_second / ceiling)
+        if row.flop_per_second is not None and (ceiling := _ceiling(row, ceilings)) is not None
+        else row
+        for row in rows
+    ]
+
+
+def _ceiling(row: Row, ceilings: dict[str, float]) -> float | None:
+    precision = PRECISIONS.get(row.case.precision)
+    return None if precision is None else ceilings.get(precision.arithmetic)
