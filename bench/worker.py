@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from typing import Any, BinaryIO
 
 import msgspec
@@ -95,7 +96,7 @@ class _Channel:
             return
         self.phase, self._last = phase, now
         rate = None
-        if phase == "measure":
+        if phase == "measure" and blocks:
             seconds = sum(b.wall_ns for b in blocks) / 1e9
             rate = items * sum(len(b.step_ns) for b in blocks) / seconds
         self.send(Progress(phase=phase, samples=len(blocks), throughput=rate))
@@ -117,6 +118,7 @@ class Launch:
         try:
             outcome = self._phases()
         except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
+            traceback.print_exc()  # to stderr, whose end the record keeps
             outcome = Failed(
                 kind=self.backend.failure_kind(error),
                 phase=self.channel.phase,
