@@ -73,7 +73,8 @@ class CaseState:
             for x in self.launches
             if isinstance(x.outcome, Measured)
         ]
-        return stats.samples_per_launch(series, overheads)
+        costs = [outcome.steady_seconds / len(outcome.steady) for outcome in self.measured]
+        return stats.samples_per_launch(series, overheads, costs)
 
     def launches_left(self) -> int:
         """How many more are planned; for `auto`, up to the next look."""

@@ -191,11 +191,14 @@ def autocorrelation(samples: Sequence[float]) -> float:
     return sum((a - mean) * (b - mean) for a, b in itertools.pairwise(samples)) / total
 
 
-def samples_per_launch(launches: Sequence[Sequence[float]], overheads: Sequence[float]) -> int:
+def samples_per_launch(
+    launches: Sequence[Sequence[float]], overheads: Sequence[float], costs: Sequence[float]
+) -> int:
     """Steady samples that the next launch of a case should take, from those already made.
 
-    launches: steady samples of each finished launch (s); overheads: the rest of each launch's
-    duration (s). n = sqrt(c_launch/c_sample * s_within^2 * (1+rho)/(1-rho) / s_between^2), in
+    launches: steady samples of each finished launch (s a step); overheads: the rest of each
+    launch's duration (s); costs: mean time that one of its samples took, which is a whole block of
+    steps (s). n = sqrt(c_launch/c_sample * s_within^2 * (1+rho)/(1-rho) / s_between^2), in
     10..200. Before two launches are known, 10: one launch says nothing of the spread between them.
     Source: Kalibera & Jones, "Rigorous benchmarking in reasonable time", ISMM 2013, with the
     within-launch variance inflated for autocorrelation rho.
@@ -212,7 +215,7 @@ def samples_per_launch(launches: Sequence[Sequence[float]], overheads: Sequence[
         return MINIMUM_SAMPLES
     if between == 0:
         return MAXIMUM_SAMPLES
-    cost = statistics.fmean(overheads) / statistics.fmean(means)
+    cost = statistics.fmean(overheads) / statistics.fmean(costs)
     wanted = math.sqrt(cost * within * inflation / between)
     return round(min(max(wanted, MINIMUM_SAMPLES), MAXIMUM_SAMPLES))
 

@@ -1,0 +1,4 @@
+"""The tests: exact on any machine, through fakes with scripted clocks (`bench.tests.fakes`).
+
+`python -m bench.tests.regenerate` rewrites the files in `golden/` where a change was meant.
+"""

@@ -1,0 +1,292 @@
+"""The statistics, against scipy, against examples worked by hand, and by their properties."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as reference
+
+from bench import stats
+
+POSITIVE = st.floats(min_value=1e-3, max_value=1e6)
+SEVERAL = st.lists(POSITIVE, min_size=3, max_size=20)
+
+
+# --- Student's t ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7.3, 9, 19, 30.5, 120, 1.5, 0.7])
+@pytest.mark.parametrize("probability", [0.51, 0.6, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9995])
+def test_t_quantile_is_that_of_scipy(freedom: float, probability: float) -> None:
+    expected = float(reference.t.ppf(probability, freedom))
+    assert stats.t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-7)
+    assert stats.t_quantile(1 - probability, freedom) == pytest.approx(-expected, rel=1e-7)
+
+
+def test_t_quantile_of_one_half_is_zero() -> None:
+    assert stats.t_quantile(0.5, 4) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("probability", "freedom"), [(0, 3), (1, 3), (-0.1, 3), (0.9, 0)])
+def test_t_quantile_refuses_what_has_none(probability: float, freedom: float) -> None:
+    with pytest.raises(ValueError, match="no t quantile"):
+        stats.t_quantile(probability, freedom)
+
+
+# --- The interval over launches ------------------------------------------------------------------
+
+
+def test_log_estimate_of_a_worked_example() -> None:
+    """Throughputs e^4.0, e^4.1 and e^4.2.
+
+    Logs 4.0, 4.1, 4.2: mean 4.1; deviations -0.1, 0, 0.1, so the variance is 0.02 / 2 = 0.01, the
+    standard deviation 0.1, and the standard error 0.1 / sqrt(3) = 0.0577350. The 97.5 % point of t
+    with 2 degrees of freedom is 4.302653 (any printed table: 4.303). Half-width 0.248414.
+    """
+    estimate = stats.log_estimate([math.exp(4.0), math.exp(4.1), math.exp(4.2)], 0.95)
+    assert estimate is not None
+    assert estimate.half_width == pytest.approx(0.248414, abs=1e-6)
+    assert estimate.value == pytest.approx(math.exp(4.1))
+    assert estimate.low == pytest.approx(math.exp(4.1 - 0.248414), rel=1e-6)
+    assert estimate.high == pytest.approx(math.exp(4.1 + 0.248414), rel=1e-6)
+    assert estimate.level == 0.95
+
+
+def test_log_estimate_at_the_level_of_a_look() -> None:
+    """The same figures at 98 %: the 99 % point of t with 2 degrees of freedom is 6.964557."""
+    estimate = stats.log_estimate([math.exp(4.0), math.exp(4.1), math.exp(4.2)], 0.98)
+    assert estimate is not None
+    assert estimate.half_width == pytest.approx(6.964557 * 0.1 / math.sqrt(3), rel=1e-6)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0]])
+def test_fewer_than_three_launches_have_no_interval(values: list[float]) -> None:
+    assert stats.log_estimate(values, 0.95) is None
+
+
+@given(SEVERAL)
+def test_the_interval_contains_the_geometric_mean(values: list[float]) -> None:
+    estimate = stats.log_estimate(values, 0.95)
+    assert estimate is not None
+    assert estimate.value == pytest.approx(stats.geometric_mean(values))
+    assert estimate.low <= estimate.value <= estimate.high
+    assert min(values) * (1 - 1e-9) <= estimate.value <= max(values) * (1 + 1e-9)
+
+
+@given(SEVERAL, st.floats(min_value=1e-3, max_value=1e3))
+def test_the_interval_scales_with_the_unit(values: list[float], factor: float) -> None:
+    plain = stats.log_estimate(values, 0.95)
+    scaled = stats.log_estimate([v * factor for v in values], 0.95)
+    assert plain is not None and scaled is not None
+    assert scaled.value == pytest.approx(plain.value * factor)
+    assert scaled.half_width == pytest.approx(plain.half_width, abs=1e-9)
+
+
+@given(SEVERAL)
+def test_the_ratio_of_two_is_turned_over_by_inverse_units(values: list[float]) -> None:
+    """On the log scale seconds per item and items per second have the same interval."""
+    rate = stats.log_estimate(values, 0.95)
+    time = stats.log_estimate([1 / v for v in values], 0.95)
+    assert rate is not None and time is not None
+    assert time.value == pytest.approx(1 / rate.value)
+    assert time.half_width == pytest.approx(rate.half_width, abs=1e-9)
+
+
+@given(SEVERAL)
+def test_a_lower_level_is_narrower(values: list[float]) -> None:
+    widths = [stats.log_estimate(values, level) for level in (0.5, 0.8, 0.95, 0.98)]
+    found = [w.half_width for w in widths if w is not None]
+    assert len(found) == 4
+    assert found == sorted(found)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """2,000 sets of five normal log throughputs: 95 % of the intervals hold the true mean.
+
+    The count is binomial with a standard deviation of 0.49 %: 93.5 to 96.5 % is 3 of them.
+    """
+    source = random.Random(7)
+    held = 0
+    for _ in range(2000):
+        logs = [source.gauss(2.0, 0.05) for _ in range(5)]
+        estimate = stats.log_estimate([math.exp(x) for x in logs], 0.95)
+        assert estimate is not None
+        held += estimate.low <= math.exp(2.0) <= estimate.high
+    assert 0.935 <= held / 2000 <= 0.965
+
+
+# --- Steady state, drift, outliers ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("samples", "first", "index"),
+    [
+        # Steady from the first sample: the first three are warm-up all the same.
+        ([1.0] * 13, 3, 3),
+        ([1.0] * 12, 3, None),  # twelve samples cannot show two windows after three
+        # One cold step.
+        ([9.0] + [1.0] * 12, 3, 3),
+        # Eight slow ones (0..7). At 5 the windows are [2 2 2 1 1] and [1 1 1 1 1]: medians 2 and 1;
+        # at 6 they are [2 2 1 1 1] and [1 ...]: medians 1 and 1.
+        ([2.0] * 8 + [1.0] * 12, 3, 6),
+        # A step of 3 % between the windows is steady, one of 3.1 % is not.
+        ([1.0] * 8 + [1.0299] * 5, 3, 3),
+        ([1.0] * 8 + [1.031] * 5, 3, None),
+        ([1.0] * 8 + [0.9701] * 5, 3, 3),
+        ([1.0] * 8 + [0.969] * 5, 3, None),
+        # Two outliers in a window do not move its median.
+        ([1.0] * 3 + [1.0, 5.0, 1.0, 5.0, 1.0] + [1.0] * 5, 3, 3),
+        # Ever slower: 10 % a sample is never steady.
+        ([1.1**k for k in range(60)], 3, None),
+        # Asked to begin later.
+        ([1.0] * 30, 12, 12),
+        ([1.0] * 21, 12, None),
+        # Asked to begin earlier than the minimum.
+        ([1.0] * 13, 0, 3),
+    ],
+)
+def test_steady_start(samples: list[float], first: int, index: int | None) -> None:
+    assert stats.steady_start(samples, first) == index
+
+
+def test_a_launch_drifts_when_the_medians_of_its_thirds_are_5_percent_apart() -> None:
+    assert not stats.drifts([1.0] * 10 + [1.0499] * 10 + [1.0] * 10)
+    assert stats.drifts([1.0] * 10 + [1.051] * 10 + [1.0] * 10)
+    assert stats.drifts([1.0] * 20 + [0.9] * 10)
+    assert not stats.drifts([1.0, 9.0, 1.0] * 3), "single outliers are no drift"
+
+
+def test_too_few_samples_do_not_drift() -> None:
+    assert not stats.drifts([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    assert stats.drifts([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+
+
+def test_outliers_are_counted_at_14_8_median_deviations() -> None:
+    """Median 10; deviations 1 1 0 1 1 and the last one's: their median is 1."""
+    base = [9.0, 9.0, 10.0, 11.0, 11.0]
+    assert stats.outliers([*base, 10.0]) == 0
+    assert stats.outliers([*base, 10.0 + 14.8]) == 0
+    assert stats.outliers([*base, 10.0 + 15.9]) == 1
+    assert stats.outliers([*base, 9.0, 11.0, 30.0, -30.0]) == 2
+
+
+def test_samples_without_spread_have_no_outliers() -> None:
+    assert stats.outliers([1.0] * 10) == 0
+
+
+# --- Percentiles ---------------------------------------------------------------------------------
+
+
+def test_percentiles_interpolate() -> None:
+    samples = [float(k) for k in range(1, 102)]  # 1..101: percentile p is p + 1
+    random.Random(1).shuffle(samples)
+    assert stats.percentile(samples, 50) == 51
+    assert stats.percentile(samples, 90) == pytest.approx(91)
+    assert stats.percentile([1.0, 2.0], 50) == 1.5
+
+
+@pytest.mark.parametrize(("percent", "needed"), [(90, 36), (99, 368)])
+def test_a_percentile_is_not_stated_from_too_few_samples(percent: int, needed: int) -> None:
+    assert stats.percentile([1.0] * (needed - 1), percent) is None
+    assert stats.percentile([1.0] * needed, percent) == 1.0
+
+
+def test_the_samples_needed_bound_the_chance_of_missing_the_tail() -> None:
+    """With n samples the largest lies below the p-th percentile with chance p^n: at most 2.5 %.
+
+    That is the two-sided 95 % distribution-free bound: 0.9^36 = 2.25 %, 0.9^35 = 2.50 %; 0.99^368 =
+    2.48 %, 0.99^367 = 2.50 % (just above 2.5 %).
+    """
+    for percent in (90, 99):
+        share, needed = percent / 100, stats.PERCENTILE_SAMPLES[percent]
+        assert share**needed <= 0.025 < share ** (needed - 1)
+
+
+# --- How much to measure -------------------------------------------------------------------------
+
+
+def test_autocorrelation() -> None:
+    """1 2 3 4: mean 2.5, deviations -1.5 -0.5 0.5 1.5; 0.75 - 0.25 + 0.75 = 1.25 over 5 = 0.25."""
+    assert stats.autocorrelation([1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.25)
+    assert stats.autocorrelation([1.0, 1.0, 1.0]) == 0
+    assert stats.autocorrelation([1.0, 2.0]) == 0
+    assert stats.autocorrelation([1.0, 9.0] * 10) < -0.9
+
+
+def test_enough_launches_only_at_the_looks() -> None:
+    narrow = [100.0, 100.1, 99.9, 100.0]
+    stops = [n for n in range(1, 21) if stats.enough_launches((narrow * 5)[:n], 0.02)]
+    assert stops == [5, 10, 20]
+
+
+def test_a_wide_interval_goes_on_to_the_last_look() -> None:
+    wide = [100.0, 150.0, 80.0, 120.0]
+    stops = [n for n in range(1, 21) if stats.enough_launches((wide * 5)[:n], 0.02)]
+    assert stops == [20]
+    assert stats.enough_launches(wide * 6, 0.02), "and never past it"
+
+
+def test_a_look_uses_the_98_percent_interval() -> None:
+    """Five logs 0, +-d, +-d: SD d, error d / sqrt(5); t at 99 %, 4 degrees, is 3.746947.
+
+    The half-width is 0.02 at d = 0.02 * sqrt(5) / 3.746947 = 0.0119354. At 95 % (t = 2.776445) it
+    would be so at d = 0.0161, which must not stop the run.
+    """
+    for d, enough in ((0.01193, True), (0.01194, False), (0.0160, False)):
+        values = [math.exp(x) for x in (0, d, -d, d, -d)]
+        assert stats.enough_launches(values, 0.02) is enough
+
+
+SPREAD = [[9.0, 11.0], [13.0, 15.0], [17.0, 19.0]]
+"""Means 10, 14, 18, whose variance is 16; each launch's own variance is 2 (deviations -1 and 1).
+
+Of the 16, 2 / 2 = 1 comes from within, so the launches themselves vary by 15. Two samples have no
+autocorrelation to speak of. n = sqrt(c_launch / c_sample * 2 / 15).
+"""
+
+
+def test_samples_per_launch_of_a_worked_example() -> None:
+    """A launch costs 21,000 s beside its samples of 7 s: n = sqrt(3000 * 2 / 15) = 20."""
+    assert stats.samples_per_launch(SPREAD, [20000, 21000, 22000], [6, 7, 8]) == 20
+
+
+def test_a_sample_costs_its_block_and_not_its_step() -> None:
+    """The same steps in blocks four times as long: half as many samples, sqrt(750 * 2 / 15) = 10.
+
+    With blocks of a quarter, twice as many.
+    """
+    assert stats.samples_per_launch(SPREAD, [21000] * 3, [28] * 3) == 10
+    assert stats.samples_per_launch(SPREAD, [21000] * 3, [1.75] * 3) == 40
+
+
+def test_autocorrelated_samples_count_for_less() -> None:
+    """1 2 3 4 in each launch: rho 0.25, so the variance 5/3 counts (1.25 / 0.75) = 5/3 times.
+
+    Launch means 2.5, 12.5, 22.5: variance 100; from within 1/4 * 25/9 = 25/36 of it; between
+    3575/36. n = sqrt(36000 * (25/9) / (3575/36)) = sqrt(36000 * 4 / 143) = 31.73.
+    """
+    series = [[base + k for k in (1.0, 2.0, 3.0, 4.0)] for base in (0, 10, 20)]
+    assert stats.samples_per_launch(series, [36000] * 3, [1] * 3) == 32
+
+
+def test_samples_per_launch_where_the_formula_has_nothing_to_go_by() -> None:
+    assert stats.samples_per_launch([], [], []) == 10
+    assert stats.samples_per_launch([[1.0, 2.0]], [5], [1]) == 10, "one launch shows no spread"
+    assert stats.samples_per_launch([[1.0] * 10, [2.0] * 10], [5, 5], [1, 1]) == 10
+    noisy = [[1.0, 9.0, 1.0, 9.0], [9.0, 1.0, 9.0, 1.0]]
+    assert stats.samples_per_launch(noisy, [5, 5], [1, 1]) == 200, "all the spread is within"
+    assert stats.samples_per_launch(SPREAD, [1] * 3, [7] * 3) == 10
+    assert stats.samples_per_launch(SPREAD, [10**9] * 3, [7] * 3) == 200
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(POSITIVE, min_size=1, max_size=20), max_size=6), POSITIVE)
+def test_samples_per_launch_stays_within_its_bounds(
+    launches: list[list[float]], overhead: float
+) -> None:
+    found = stats.samples_per_launch(launches, [overhead] * len(launches), [0.05] * len(launches))
+    assert stats.MINIMUM_SAMPLES <= found <= stats.MAXIMUM_SAMPLES
