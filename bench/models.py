@@ -1,0 +1,329 @@
+"""What the torch workloads share: seeded data and weights, and the training and inference step.
+
+Weights. Every worker process builds its model anew, so construction is a cost of every launch: the
+models' own initialisers take 2 s for 135 M parameters, most of it in drawing normals. Here the
+constructor runs with its initialisers recorded instead of executed, and each recorded tensor is
+then filled, one at a time, from a pool of about a million normals that is drawn once: the same
+distribution, a tenth of the time, and a model of any size needs the host memory of its largest
+tensor only. The pool is drawn on the CPU, so every device gets the same values (two CPUs of
+different make may differ in the last bit of a logarithm; gate and reference share one CPU).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from bench.workload import Job, Site
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    Forward = Callable[[nn.Module, Tensor], Tensor]
+    """Runs a model on one input; the last dimension of what it returns is the classes'."""
+    Batch = tuple[Tensor, Tensor]
+    """Input and target classes."""
+
+POOL_SIZE = 1_048_573
+"""The largest prime below 2^20: no row length divides it, so no two rows of a weight are equal."""
+BATCHES = 4
+"""Inputs that a job rotates among, so that no step finds its input where the last one left it."""
+
+
+class SeededData:
+    """Tensors drawn on the CPU, the same for the same seed and the same order of calls."""
+
+    def __init__(self, seed: int) -> None:
+        """Draws the pool."""
+        import torch
+
+        self._generator = torch.Generator().manual_seed(seed)
+        self._pool = torch.randn(POOL_SIZE, generator=self._generator)
+
+    def normal(self, shape: tuple[int, ...], dtype: torch.dtype, std: float = 1.0) -> Tensor:
+        """Normals of mean 0: the pool, tiled from a random offset.
+
+        Multiplied in float32 and rounded once, so that two dtypes hold the same values rounded.
+        """
+        import torch
+
+        result = torch.empty(shape, dtype=dtype)
+        flat = result.view(-1)
+        start = int(torch.randint(POOL_SIZE, (), generator=self._generator))
+        done = 0
+        while done < flat.numel():
+            count = min(POOL_SIZE - start, flat.numel() - done)
+            torch.mul(self._pool[start : start + count], std, out=flat[done : done + count])
+            done += count
+            start = 0
+        return result
+
+    def integers(self, low: int, high: int, shape: tuple[int, ...]) -> Tensor:
+        """Uniform int64 from `low` to `high` - 1."""
+        import torch
+
+        return torch.randint(low, high, shape, generator=self._generator)
+
+
+def build_model(
+    construct: Callable[[], nn.Module], published: int | None, data: SeededData, site: Site
+) -> nn.Module:
+    """A model on the site's device, in its weight dtype, with seeded weights.
+
+    Tied weights stay tied. Constants (ones of a norm, zeros of a bias) stay as the constructor set
+    them; persistent buffers (batch statistics) get the weight dtype as `Module.to` would give it;
+    non-persistent ones (rotary frequencies) keep the dtype they were computed in.
+
+    Raises RuntimeError if the parameter count is not the `published` one: then the installed
+    library builds another model than the name says.
+    """
+    model, stds = _record_construction(construct)
+    count = parameter_count(model)
+    if published is not None and count != published:
+        raise RuntimeError(
+            f"{type(model).__name__} was built with {count:,} parameters, but the published model "
+            f"has {published:,}. Install another version of transformers."
+        )
+    _materialise(model, stds, data, site)
+    return model
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Parameters of a model, tied ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def _record_construction(
+    construct: Callable[[], nn.Module],
+) -> tuple[nn.Module, dict[Tensor, float]]:
+    """Runs a constructor; gives the model and the std of each tensor that it meant to draw.
+
+    Works below the initialisers of torch and of the model's library, at the two operators in which
+    all of them end, so it need not know them.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten = torch.ops.aten
+    stds: dict[Tensor, float] = {}  # keyed by identity; alive, so no identity is used twice
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            target = args[0] if args else None
+            if func in (aten.normal_.default, aten.uniform_.default):
+                first, second = list(args[1:]) + [0.0, 1.0][len(args) - 1 :]  # the defaults
+                mean, std = first, second
+                if func is aten.uniform_.default:
+                    mean, std = (first + second) / 2, (second - first) / 12**0.5
+                if mean != 0.0:
+                    raise NotImplementedError(f"an initialiser of mean {mean}")
+                stds[args[0]] = std
+                return target
+            if isinstance(target, torch.Tensor) and target in stds and func._schema.is_mutable:
+                if func not in (aten.zero_.default, aten.fill_.Scalar, aten.copy_.default):
+                    raise NotImplementedError(f"an initialiser that continues with {func}")
+                del stds[target]  # a constant after all: biases are drawn, then zeroed
+            return func(*args, **(kwargs or {}))
+
+    recorder: Any = Recorder
+    with recorder():
+        model = construct()
+    return model, stds
+
+
+def _materialise(model: nn.Module, stds: dict[Tensor, float], data: SeededData, site: Site) -> None:
+    """Replaces each parameter and buffer by its value on the site's device."""
+    import torch
+
+    persistent = set(model.state_dict())
+    placed: dict[Tensor, nn.Parameter] = {}
+    for prefix, module in model.named_modules():
+        for name, old in module.named_parameters(recurse=False):
+            if old not in placed:
+                std = stds.get(old)
+                value = (
+                    old if std is None else data.normal(tuple(old.shape), site.precision.dtype, std)
+                )
+                placed[old] = torch.nn.Parameter(place(value.detach(), site))
+            setattr(module, name, placed[old])
+        for name, buffer in module.named_buffers(recurse=False):
+            path = f"{prefix}.{name}" if prefix else name
+            cast = path in persistent
+            setattr(module, name, place(buffer, site) if cast else buffer.to(site.device))
+
+
+def place(value: Tensor, site: Site) -> Tensor:
+    """A tensor at the site: its device, its weight dtype if a float, its format if an image."""
+    import torch
+
+    if value.is_floating_point():
+        value = value.to(site.precision.dtype)
+    if value.dim() == 4 and site.memory_format == "channels_last":
+        value = value.contiguous(memory_format=torch.channels_last)
+    return value.to(site.device)
+
+
+def autocast(site: Site) -> AbstractContextManager[object]:
+    """The autocast that the site's precision asks for, if any."""
+    import torch
+
+    dtype = site.precision.autocast_dtype
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(site.device.type, dtype)
+
+
+def make_optimizer(name: str, model: nn.Module) -> tuple[torch.optim.Optimizer, str]:
+    """The named optimizer and what the record says of it.
+
+    Fused where torch has a fused kernel for the device (one launch instead of one per tensor; 0.3 s
+    of a 1.7 s step on a CPU), else as torch does by default; the same arithmetic either way.
+    """
+    import torch
+
+    makers: dict[str, Callable[[bool], torch.optim.Optimizer]] = {
+        "adamw": lambda fused: torch.optim.AdamW(
+            model.parameters(), lr=1e-4, weight_decay=0.01, fused=fused
+        ),
+        "sgd": lambda fused: torch.optim.SGD(
+            model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=fused
+        ),
+    }
+    try:
+        optimizer, fused = makers[name](True), True
+    except RuntimeError:  # torch's word for: no fused kernel on this device
+        optimizer, fused = makers[name](False), False
+    return optimizer, f"{type(optimizer).__name__}(fused={fused})"
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of logits [..., classes] and targets [...], in float32 or wider."""
+    import torch
+    from torch.nn import functional
+
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss: Tensor = functional.cross_entropy(wide.flatten(0, -2), targets.flatten())
+    return loss
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Euclidean norm of all gradients together; waits for the device.
+
+    On the CPU in float64: a float32 sum of ten million squares is off by 1e-4, more than the
+    gradients are.
+    """
+    import torch
+
+    norms = [
+        torch.linalg.vector_norm(p.grad.to("cpu", torch.float64))
+        for p in model.parameters()
+        if p.grad is not None
+    ]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
+
+
+class TrainingJob(Job):
+    """zero_grad, forward, loss in float32, backward, optimizer step; inputs rotate."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Forward,
+        batches: list[Batch],
+        optimizer: str,
+        site: Site,
+        facts: dict[str, str],
+    ) -> None:
+        """Puts the model into training mode and makes its optimizer."""
+        self._model = model.train()
+        self._forward = forward
+        self._batches = itertools.cycle(batches)
+        self._site = site
+        self._optimizer, description = make_optimizer(optimizer, model)
+        self.facts = model_facts(model, site) | facts | {"optimizer": description}
+
+    def step(self) -> None:
+        """Queues one training step."""
+        _, self._loss = self._update(next(self._batches))
+        self._optimizer.step()
+
+    def witness(self) -> float:
+        """Loss of the last step."""
+        return float(self._loss)
+
+    def probe(self) -> dict[str, Tensor]:
+        """Two steps and a forward on the same batch."""
+        batch = next(self._batches)
+        logits, loss = self._update(batch)
+        norm = gradient_norm(self._model)
+        self._optimizer.step()
+        self._update(batch)
+        self._optimizer.step()
+        _, last = self._evaluate(batch)
+        return {
+            "logits": logits.detach(),
+            "loss": loss,
+            "gradient_norm": norm,
+            "loss after 2 steps": last.detach(),
+        }
+
+    def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs, targets = batch
+        with autocast(self._site):
+            logits = self._forward(self._model, inputs)
+            return logits, cross_entropy(logits, targets)
+
+    def _update(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits, loss, and new gradients in the parameters."""
+        self._optimizer.zero_grad(set_to_none=True)
+        logits, loss = self._evaluate(batch)
+        loss.backward()
+        return logits, loss.detach()
+
+
+class InferenceJob(Job):
+    """One forward; inputs rotate."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Forward,
+        inputs: list[Tensor],
+        site: Site,
+        facts: dict[str, str],
+    ) -> None:
+        """Puts the model into evaluation mode."""
+        self._model = model.eval()
+        self._forward = forward
+        self._inputs = itertools.cycle(inputs)
+        self.facts = model_facts(model, site) | facts
+
+    def step(self) -> None:
+        """Queues one forward."""
+        import torch
+
+        with torch.inference_mode():
+            self._logits = self._forward(self._model, next(self._inputs))
+
+    def witness(self) -> float:
+        """Mean of the last output."""
+        return float(self._logits.float().mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Output for the first input."""
+        self.step()
+        return {"logits": self._logits}
+
+
+def model_facts(model: nn.Module, site: Site) -> dict[str, str]:
+    """What the record says of any model."""
+    return {
+        "parameters": str(parameter_count(model)),
+        "memory_format": site.memory_format,
+    }

@@ -1,0 +1,168 @@
+"""BERT base and large with a question answering head: training and inference."""
+
+from __future__ import annotations
+
+import functools
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.models import BATCHES, InferenceJob, SeededData, TrainingJob, build_model
+from bench.precision import Precision
+from bench.record import Work
+from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MOST_POSITIONS = 512
+TWIN_SUFFIX = "-2l"
+TWIN_VOCABULARY = 4096
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """The dimensions of one model."""
+
+    hidden: int
+    layers: int
+    heads: int
+    feed_forward: int
+    vocabulary: int = 30522
+    published_parameters: int | None = None
+    """With the question answering head; None for a size that nobody published."""
+
+
+SIZES = {
+    "tiny": Size(hidden=64, layers=3, heads=4, feed_forward=128, vocabulary=512),
+    "base": Size(
+        hidden=768, layers=12, heads=12, feed_forward=3072, published_parameters=108_893_186
+    ),
+    "large": Size(
+        hidden=1024, layers=24, heads=16, feed_forward=4096, published_parameters=334_094_338
+    ),
+}
+"""Devlin et al., arXiv 1810.04805; `tiny` is for tests."""
+SIZES |= {
+    name + TWIN_SUFFIX: msgspec.structs.replace(
+        size,
+        layers=2,
+        vocabulary=min(size.vocabulary, TWIN_VOCABULARY),
+        published_parameters=None,
+    )
+    for name, size in SIZES.items()
+}
+
+
+class InferParameters(Parameters, frozen=True, kw_only=True):
+    """Sequences without padding."""
+
+    model: str = "base"
+    """`base`, `large` or `tiny`; with `-2l`, cut to 2 layers and 4,096 tokens, for the gate."""
+    batch_size: int = 4
+    sequence_length: int = 128
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        require_one_of("model", self.model, SIZES)
+        require_within("batch_size", self.batch_size, 1, 65536)
+        require_within("sequence_length", self.sequence_length, 1, MOST_POSITIONS)
+
+
+class TrainParameters(InferParameters, frozen=True, kw_only=True):
+    """Sequences without padding; AdamW."""
+
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        super().__post_init__()
+        require_one_of("optimizer", self.optimizer, ["adamw"])
+
+
+class Bert(Workload):
+    """Devlin et al., arXiv 1810.04805, fine-tuned for SQuAD: start and end of an answer."""
+
+    name = "bert"
+    version = 1
+    modes = MappingProxyType(
+        {
+            # No fp16 training: it would need loss scaling, which is another step.
+            "train": Mode(parameters=TrainParameters, precisions=("bf16", "bf16-amp", "fp32")),
+            "infer": Mode(
+                parameters=InferParameters, precisions=("bf16", "fp16", "fp32"), latency="latency"
+            ),
+        }
+    )
+
+    def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
+        """2 FLOP for each weight of a matrix and each token, and attention: 4 T^2 d a layer.
+
+        A layer's matrices are 4 d^2 (query, key, value, output) and 2 d f (feed-forward); the head
+        is 2 d. Embeddings, norms and softmax are left out. Training is three times the forward.
+        Source: PaLM, arXiv 2204.02311, appendix B (attention in full).
+        """
+        size = SIZES[parameters.model]
+        tokens = parameters.sequence_length
+        layer = 4 * size.hidden**2 + 2 * size.hidden * size.feed_forward
+        forward = 2 * tokens * (size.layers * layer + 2 * size.hidden)
+        forward += 4 * tokens**2 * size.hidden * size.layers
+        flop = (3 if mode == "train" else 1) * parameters.batch_size * forward
+        return Work(items=parameters.batch_size, unit="sequence", flop=flop)
+
+    def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
+        """Two layers of the same widths, two sequences of 32 tokens."""
+        return msgspec.structs.replace(
+            parameters,
+            model=parameters.model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX,
+            batch_size=2,
+            sequence_length=min(parameters.sequence_length, 32),
+        )
+
+    def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
+        """Random tokens (never 0, which is padding), random answers."""
+        size = SIZES[parameters.model]
+        data = SeededData(site.seed)
+        construct = functools.partial(_construct, size)
+        model = build_model(construct, size.published_parameters, data, site)
+        shape = (parameters.batch_size, parameters.sequence_length)
+        tokens = [data.integers(1, size.vocabulary, shape).to(site.device) for _ in range(BATCHES)]
+        facts = {"attention": "sdpa"}
+        if not isinstance(parameters, TrainParameters):
+            return InferenceJob(model, _logits, tokens, site, facts)
+        answers = [
+            data.integers(0, shape[1], (shape[0], 2)).to(site.device) for _ in range(BATCHES)
+        ]
+        batches = list(zip(tokens, answers, strict=True))
+        return TrainingJob(model, _logits, batches, parameters.optimizer, site, facts)
+
+
+def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    """[B, T] to [B, 2, T]: where the answer starts and where it ends, a choice among T each."""
+    import torch
+
+    output = model(tokens)
+    return torch.stack((output.start_logits, output.end_logits), dim=1)
+
+
+def _construct(size: Size) -> nn.Module:
+    from transformers.models.bert.configuration_bert import BertConfig
+    from transformers.models.bert.modeling_bert import BertForQuestionAnswering
+
+    config = BertConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.feed_forward,
+        max_position_embeddings=MOST_POSITIONS,
+        # No dropout: each device draws its masks in its own way, and the gate compares numbers.
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation="sdpa",
+    )
+    model: nn.Module = BertForQuestionAnswering(config)
+    return model
+
+
+WORKLOAD = Bert()

@@ -1,0 +1,113 @@
+"""Memory bandwidth: the STREAM kernels copy, scale and triad."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.models import SeededData
+from bench.precision import Precision
+from bench.record import Work
+from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARRAYS_MOVED = {"copy": 2, "scale": 2, "triad": 3}
+"""Arrays read and written by each kernel, as STREAM counts them."""
+SCALAR = 3.0
+"""STREAM's q."""
+PRECISIONS = ("fp32", "bf16")
+WIDEST_BYTES = 8
+"""An element of the gate's float64 reference."""
+TWIN_BYTES = 2**20
+
+
+class MemoryParameters(Parameters, frozen=True, kw_only=True):
+    """Size of each array; a multiple of 8, so that every precision fills it."""
+
+    size_bytes: int = 2**28
+    """256 MiB by default: STREAM asks for at least four times the last-level cache."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless the size is a whole number of elements."""
+        require_within("size_bytes", self.size_bytes, WIDEST_BYTES, 2**40)
+        if self.size_bytes % WIDEST_BYTES:
+            raise ValueError(
+                f"size_bytes must be a multiple of {WIDEST_BYTES}, not {self.size_bytes}"
+            )
+
+
+class Memory(Workload):
+    """a = b (copy), a = 3 b (scale), a = b + 3 c (triad)."""
+
+    name = "memory"
+    version = 1
+    modes = MappingProxyType(
+        {mode: Mode(parameters=MemoryParameters, precisions=PRECISIONS) for mode in ARRAYS_MOVED}
+    )
+
+    def work(self, mode: str, parameters: MemoryParameters, precision: Precision) -> Work:
+        """Bytes read plus bytes written: 2, 2 and 3 times the array. Write-allocate not counted.
+
+        Source: McCalpin, STREAM, https://www.cs.virginia.edu/stream/ref.html, "Counting Bytes".
+        """
+        moved = ARRAYS_MOVED[mode] * parameters.size_bytes
+        return Work(items=moved, unit="B", moved_bytes=moved)
+
+    def twin(self, mode: str, parameters: MemoryParameters) -> MemoryParameters:
+        """Arrays of 1 MiB at most."""
+        return msgspec.structs.replace(
+            parameters, size_bytes=min(parameters.size_bytes, TWIN_BYTES)
+        )
+
+    def build(self, mode: str, parameters: MemoryParameters, site: Site) -> Job:
+        """Arrays of normals."""
+        data = SeededData(site.seed)
+        count = parameters.size_bytes // site.precision.dtype.itemsize
+        arrays = [
+            data.normal((count,), site.precision.dtype).to(site.device)
+            for _ in range(ARRAYS_MOVED[mode])
+        ]
+        return MemoryJob(mode, arrays)
+
+
+class MemoryJob(Job):
+    """One pass over the arrays."""
+
+    def __init__(self, mode: str, arrays: list[Tensor]) -> None:
+        """Writes to the first array and reads the others."""
+        self._mode = mode
+        self._target, *self._sources = arrays
+        self.facts: dict[str, str] = {}
+
+    def step(self) -> None:
+        """Queues one kernel."""
+        import torch
+
+        if self._mode == "copy":
+            self._target.copy_(self._sources[0])
+        elif self._mode == "scale":
+            torch.mul(self._sources[0], SCALAR, out=self._target)
+        else:
+            torch.add(self._sources[0], self._sources[1], alpha=SCALAR, out=self._target)
+
+    def witness(self) -> float:
+        """Mean of the array that was written."""
+        import torch
+
+        return float(self._target.mean(dtype=torch.float32))
+
+    def probe(self) -> dict[str, Tensor]:
+        """The start of the array that was written, as far as it holds one element per 8 bytes.
+
+        So that every precision gives equally many elements, the same ones: rounded, not shifted.
+        """
+        self.step()
+        size_bytes = self._target.numel() * self._target.element_size()
+        return {"output": self._target[: size_bytes // WIDEST_BYTES]}
+
+
+WORKLOAD = Memory()

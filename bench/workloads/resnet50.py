@@ -1,0 +1,167 @@
+"""ResNet-50 v1.5, 25,557,032 parameters: image classification, training and inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.models import BATCHES, InferenceJob, SeededData, TrainingJob, build_model, place
+from bench.precision import Precision
+from bench.record import Work
+from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PUBLISHED_PARAMETERS = 25_557_032
+CLASSES = 1000
+DEPTHS = (3, 4, 6, 3)
+"""Bottleneck blocks in each stage."""
+WIDTHS = (256, 512, 1024, 2048)
+"""Channels that each stage puts out."""
+STEM_WIDTH = 64
+BRANCH_SCALE = 0.2
+"""What the last norm of each block starts with, instead of 1.
+
+Untrained, at 1, the network amplifies rounding: bfloat16 logits in training come out 36 % off, and
+no gate could tell a wrong device from a right one; at 0.2, 3 %. Goyal et al., arXiv 1706.02677,
+start at 0 for the same reason, but then the gate would not see the blocks. The work is the same.
+"""
+
+
+class InferParameters(Parameters, frozen=True, kw_only=True):
+    """Square images."""
+
+    batch_size: int = 8
+    image_size: int = 224
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that cannot be."""
+        require_within("batch_size", self.batch_size, 1, 65536)
+        require_within("image_size", self.image_size, 32, 4096)
+
+
+class TrainParameters(InferParameters, frozen=True, kw_only=True):
+    """Square images; SGD with momentum 0.9 and weight decay 1e-4, as He et al. trained it."""
+
+    optimizer: str = "sgd"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        super().__post_init__()
+        require_within("batch_size", self.batch_size, 2, 65536)  # batch statistics
+        require_one_of("optimizer", self.optimizer, ["sgd"])
+
+
+class ResNet50(Workload):
+    """He et al., arXiv 1512.03385, with the stride in the 3x3 convolution (v1.5)."""
+
+    name = "resnet50"
+    version = 1
+    modes = MappingProxyType(
+        {
+            # No fp16 training: it would need loss scaling, which is another step.
+            "train": Mode(parameters=TrainParameters, precisions=("bf16", "bf16-amp", "fp32")),
+            "infer": Mode(
+                parameters=InferParameters, precisions=("bf16", "fp16", "fp32"), latency="latency"
+            ),
+        }
+    )
+
+    def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
+        """2 FLOP for each multiply-add of convolutions and classifier; 8.18 GFLOP at 224x224.
+
+        Training is three times that (gradients of inputs and of weights cost a forward each), less
+        the gradient of the images, which nothing needs.
+        Source: He et al., arXiv 1512.03385, table 1 counts 3.8 G multiply-adds for v1; the stride
+        of v1.5 makes it 4.09 G.
+        """
+        layers = list(_multiply_adds(parameters.image_size))
+        flop = 2 * sum(layers)
+        if mode == "train":
+            flop = 3 * flop - 2 * layers[0]
+        batch = parameters.batch_size
+        return Work(items=batch, unit="image", flop=batch * flop)
+
+    def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
+        """Small images; enough of them that the batch statistics of the last stage mean something.
+
+        At 48x48 the last stage is 2x2: with 4 images, 16 values a channel.
+        """
+        return msgspec.structs.replace(
+            parameters,
+            batch_size=4 if mode == "train" else 2,
+            image_size=min(parameters.image_size, 48),
+        )
+
+    def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
+        """Images of normals (as normalized images are), random classes."""
+        data = SeededData(site.seed)
+        model = build_model(_construct, PUBLISHED_PARAMETERS, data, site)
+        shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
+        images = [place(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
+        if not isinstance(parameters, TrainParameters):
+            return InferenceJob(model, _logits, images, site, {})
+        batches = [
+            (image, data.integers(0, CLASSES, shape[:1]).to(site.device)) for image in images
+        ]
+        return TrainingJob(model, _logits, batches, parameters.optimizer, site, {})
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    """[B, 3, S, S] to [B, 1000]."""
+    logits: Tensor = model(images).logits
+    return logits
+
+
+def _construct() -> nn.Module:
+    from torch.nn import init
+    from transformers.models.resnet.configuration_resnet import ResNetConfig
+    from transformers.models.resnet.modeling_resnet import ResNetForImageClassification
+
+    config = ResNetConfig(
+        num_labels=CLASSES,
+        embedding_size=STEM_WIDTH,
+        hidden_sizes=list(WIDTHS),
+        depths=list(DEPTHS),
+        layer_type="bottleneck",
+        downsample_in_bottleneck=False,
+    )
+    model: nn.Module = ResNetForImageClassification(config)
+    for name, module in model.named_modules():
+        if name.endswith("layer.2.normalization"):
+            init.constant_(module.weight, BRANCH_SCALE)
+    return model
+
+
+def _multiply_adds(image_size: int) -> Iterator[int]:
+    """Multiply-adds of one image in each convolution, the stem first, the classifier last.
+
+    Every stride-2 layer here is padded so that it halves its input, rounded up.
+    """
+    size = _half(image_size)
+    yield 7 * 7 * 3 * STEM_WIDTH * size**2
+    size = _half(size)  # max pooling
+    inputs = STEM_WIDTH
+    for stage, (depth, outputs) in enumerate(zip(DEPTHS, WIDTHS, strict=True)):
+        middle = outputs // 4
+        for block in range(depth):
+            strided = stage > 0 and block == 0
+            reduced = _half(size) if strided else size
+            yield inputs * middle * size**2
+            yield 3 * 3 * middle * middle * reduced**2
+            yield middle * outputs * reduced**2
+            if block == 0:
+                yield inputs * outputs * reduced**2  # the shortcut's projection
+            inputs, size = outputs, reduced
+    yield inputs * CLASSES
+
+
+def _half(size: int) -> int:
+    return -(-size // 2)
+
+
+WORKLOAD = ResNet50()
