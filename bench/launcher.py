@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from bench.record import Cold, Failed, Phase
+from bench.record import UNREADABLE, Cold, Failed, Phase
 from bench.worker import Progress, Report, Request
 
 STDERR_TAIL_BYTES = 4000
@@ -95,7 +95,7 @@ def _converse(
             for line in lines:
                 try:
                     message_in = decoder.decode(line)
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     return _failed("crash", phase, f"the worker's report is garbled: {error}")
                 if isinstance(message_in, Report):
                     return message_in
@@ -118,7 +118,8 @@ def _epitaph(process: subprocess.Popen[bytes], stderr: BinaryIO) -> str:
     if code is None:
         how = "the worker closed its report without one"
     elif code < 0:
-        name = signal.Signals(-code).name
+        named = -code in {s.value for s in signal.Signals}  # real-time signals have no name
+        name = signal.Signals(-code).name if named else f"signal {-code}"
         hint = ", perhaps by the kernel for want of memory" if name == "SIGKILL" else ""
         how = f"the worker was killed by {name}{hint}"
     else:

@@ -41,6 +41,12 @@ def _positive_and_finite(**values: float) -> None:
             raise ValueError(f"{name} must be finite and above zero, not {value}")
 
 
+def _said(**texts: str) -> None:
+    for name, text in texts.items():
+        if not text.strip():
+            raise ValueError(f"an outcome without a number must say why: {name} is empty")
+
+
 class Block(_Value, frozen=True, kw_only=True):
     """Consecutive steps between two synchronizations."""
 
@@ -72,18 +78,29 @@ class Check(_Value, frozen=True, kw_only=True):
     """One quantity of the numerics gate: relative error against the reference, and its limit."""
 
     quantity: str
-    error: float
+    error: float | None
+    """None where what the device computed is not finite. Given as infinity, which JSON lacks."""
     tolerance: float
 
     def __post_init__(self) -> None:
         _positive_and_finite(tolerance=self.tolerance)
+        if self.error is None:
+            return
         if math.isnan(self.error) or self.error < 0:
             raise ValueError(f"error of {self.quantity} must be a number >= 0, not {self.error}")
+        if math.isinf(self.error):
+            msgspec.structs.force_setattr(self, "error", None)
 
     @property
     def passed(self) -> bool:
         """Whether the error lies within the tolerance."""
-        return self.error <= self.tolerance
+        return self.error is not None and self.error <= self.tolerance
+
+    @property
+    def finding(self) -> str:
+        """The quantity, its error and its tolerance in words."""
+        what = "is not finite" if self.error is None else f"off by {self.error:.2g}"
+        return f"{self.quantity} {what} (tolerance {self.tolerance:.2g})"
 
 
 class Numerics(_Value, frozen=True, kw_only=True):
@@ -104,11 +121,7 @@ class Numerics(_Value, frozen=True, kw_only=True):
     @property
     def complaint(self) -> str:
         """What failed, with its figures; empty if nothing did."""
-        return "; ".join(
-            f"{c.quantity} off by {c.error:.2g} (tolerance {c.tolerance:.2g})"
-            for c in self.checks
-            if not c.passed
-        )
+        return "; ".join(check.finding for check in self.checks if not check.passed)
 
 
 class Memory(_Value, frozen=True, kw_only=True):
@@ -221,11 +234,17 @@ class Void(_Value, frozen=True, kw_only=True, tag="void", tag_field="status"):
     reason: str
     numerics: Numerics | None = None
 
+    def __post_init__(self) -> None:
+        _said(reason=self.reason)
+
 
 class Skipped(_Value, frozen=True, kw_only=True, tag="skipped", tag_field="status"):
     """It cannot run here, and that is no fault."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        _said(reason=self.reason)
 
 
 class Failed(_Value, frozen=True, kw_only=True, tag="failed", tag_field="status"):
@@ -234,6 +253,9 @@ class Failed(_Value, frozen=True, kw_only=True, tag="failed", tag_field="status"
     kind: FailureKind
     phase: Phase
     message: str
+
+    def __post_init__(self) -> None:
+        _said(message=self.message)
 
 
 Outcome = Measured | Void | Skipped | Failed
@@ -246,6 +268,12 @@ class Cold(_Value, frozen=True, kw_only=True):
     numerics_seconds: float | None = None
     build_seconds: float | None = None
     first_step_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and 0 or more, not {value}")
 
 
 class Settings(_Value, frozen=True, kw_only=True):
@@ -277,8 +305,8 @@ class Settings(_Value, frozen=True, kw_only=True):
             warmup_limit_seconds=self.warmup_limit_seconds,
             launch_limit_seconds=self.launch_limit_seconds,
         )
-        if not self.warmup_seconds >= 0:
-            raise ValueError("warmup_seconds must be 0 or more")
+        if not 0 <= self.warmup_seconds < math.inf:
+            raise ValueError("warmup_seconds must be finite and 0 or more")
 
 
 class Run(_Value, frozen=True, kw_only=True, tag="run", tag_field="line"):
@@ -325,6 +353,7 @@ class Launch(_Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
             )
         if self.launch < 0 or self.order < 0:
             raise ValueError("launch and order count from 0")
+        _positive_and_finite(seconds=self.seconds)
 
 
 class End(_Value, frozen=True, kw_only=True, tag="end", tag_field="line"):
@@ -348,6 +377,10 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with the rest of the file; None if every line was read."""
 
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+"""What decoding raises for bytes that are no value of ours, however odd."""
+
+
 class Writer:
     """Appends lines to a new run file, each on disk before the call returns."""
 
@@ -366,7 +399,9 @@ class Writer:
     def append(self, line: Line) -> None:
         """Writes one line and waits until it is on disk."""
         try:
-            self._file.write(msgspec.json.encode(line) + b"\n")
+            rest = memoryview(msgspec.json.encode(line) + b"\n")
+            while rest:  # a disk that fills up takes a part, and says why only when asked again
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputError(
@@ -414,7 +449,7 @@ def read(path: Path) -> RunFile:
             break
         try:
             line = decoder.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             damage = f"{path}, line {number}: not a record ({error})"
             break
         if isinstance(line, End):
@@ -428,7 +463,7 @@ def _first_line(path: Path, text: bytes) -> Run:
     advice = "Give a run file (*.jsonl) that `accelmark run` wrote."
     try:
         head = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise RecordError(f"{path}, line 1: not an accelmark record ({error}). {advice}") from error
     if not isinstance(head, dict) or head.get("line") != "run":
         raise RecordError(f"{path}, line 1: JSON, but not the start of a run. {advice}")
@@ -439,7 +474,7 @@ def _first_line(path: Path, text: bytes) -> Run:
         )
     try:
         return msgspec.convert(head, Run)
-    except msgspec.ValidationError as error:
+    except UNREADABLE as error:
         raise RecordError(f"{path}, line 1: not a valid run header ({error}). {advice}") from error
 
 

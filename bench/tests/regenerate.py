@@ -1,0 +1,59 @@
+"""Rewrites the files in `golden/`: `python -m bench.tests.regenerate`, then read the diff."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.record import Writer, json_schema
+from bench.tests.fakes import golden_lines
+
+GOLDEN = Path(__file__).parent / "golden"
+RUN = GOLDEN / "run.jsonl"
+SCHEMA = GOLDEN / "schema.json"
+OUTPUTS = {
+    "help.txt": ("--help",),
+    "list-workloads.txt": ("list", "workloads"),
+    "list-precisions.txt": ("list", "precisions"),
+    "report-table-80.txt": ("report", RUN.name, "--format", "table", "--width", "80"),
+    "report-table-120.txt": ("report", RUN.name, "--format", "table", "--width", "120"),
+    "report-json.txt": ("report", RUN.name, "--format", "json"),
+}
+"""Golden file of a command's whole stdout: its arguments, run in the golden folder."""
+
+
+def command(*arguments: str, folder: Path = GOLDEN) -> subprocess.CompletedProcess[str]:
+    """Runs `accelmark` as a user would, in `folder`, on a terminal-less 80 columns."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "COLUMNS": "80"},
+        timeout=300,
+    )
+
+
+def write_run(path: Path) -> None:
+    """The golden run, as `accelmark run` would write it."""
+    writer = Writer(path)
+    for line in golden_lines():
+        writer.append(line)
+    writer.close()
+
+
+def main() -> None:
+    """Rewrites all of them."""
+    RUN.unlink(missing_ok=True)
+    write_run(RUN)
+    SCHEMA.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+    for name, arguments in OUTPUTS.items():
+        (GOLDEN / name).write_text(command(*arguments).stdout, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
