@@ -6,6 +6,8 @@ import hashlib
 
 import msgspec
 
+from bench import units
+
 ParameterValue = bool | int | float | str
 
 
@@ -48,11 +50,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def detail(self) -> str:
-        """The parameters in words: `batch 8, image 224, sgd`."""
+        """The parameters in words: `batch 8, image 224, sgd`; `size 256 MiB`."""
         words = []
         for key, value in self.parameters.items():
             if isinstance(value, str):
                 words.append(value)
+            elif key.endswith("_bytes"):
+                words.append(f"{key.removesuffix('_bytes')} {units.memory(int(value))}")
             else:
                 short = key.removesuffix("_size").removesuffix("_length").removesuffix("_tokens")
                 words.append(f"{short} {value}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -18,6 +18,11 @@ from bench.summary import Row, summarize
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
 STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
+FLAGS = {
+    "DRIFT": "step times moved by more than 5 % within a launch",
+    "HOST_GAP": "the host took more than 2 % longer than the device's own events",
+}
+"""What a launch's flag means; NO_STEADY_STATE is a verdict where it matters."""
 
 
 class TableReport(Report):
@@ -46,18 +51,15 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
     console.print(_stack(run), style="dim")
     measured = [row for row in rows if row.status == "measured"]
     if measured:
+        console.print()
         console.print(_table(measured))
+        console.print()
         console.print(_legend(run.run.settings, measured), style="dim")
     for row in rows:
         if row.status != "measured":
-            line = Text.assemble(
-                (row.status.upper().ljust(8), STATUS_STYLE[row.status]),
-                f"{row.case.label}: {row.reason}",
-            )
-            console.print(line)
-    for row in measured:
-        if row.reason or row.flags or row.excluded:
-            console.print(_remark(row))
+            console.print(_line(row.status.upper(), f"{row.case.label}: {row.reason}"))
+    for remark in _remarks(measured):
+        console.print(remark)
     if run.damage:
         console.print(f"DAMAGED  {run.damage}", style="bold red")
     console.print(next_step(run, rows), style="bold")
@@ -95,11 +97,11 @@ def _stack(run: RunFile) -> str:
 
 def _table(rows: list[Row]) -> Table:
     """Two lines a case, so that everything fits into 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, collapse_padding=True)
     table.add_column("case", ratio=None, overflow="fold", min_width=18)
     table.add_column("throughput", justify="right", no_wrap=True)
     table.add_column("interval", justify="right", no_wrap=True)
-    table.add_column("FLOP/s, share\nof matmul", justify="right", no_wrap=True)
+    table.add_column("FLOP/s,\nof matmul", justify="right", no_wrap=True)
     table.add_column("peak\nmemory", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for row in rows:
@@ -151,30 +153,40 @@ def _memory(row: Row) -> str:
 
 def _verdict(row: Row) -> Text:
     verdict = row.verdict or ""
-    return Text(verdict, style=VERDICT_STYLE.get(verdict, "red"))
+    words = verdict.replace("_STATE", "\nSTATE").replace("_", " ")  # two lines, as the row has
+    return Text(words, style=VERDICT_STYLE.get(verdict, "red"))
 
 
 def _legend(settings: Settings, rows: list[Row]) -> str:
     level = next((row.interval.level for row in rows if row.interval), None)
     interval = f"{level:.0%} t interval over launches" if level else "no interval below 3 launches"
     return (
-        f"Throughput: geometric mean over launches, {interval}; OK: within "
-        f"±{settings.target_half_width:.0%}. Latency, TTFT, TPOT: median. Share: of the best "
-        f"matmul measured in this run at the same arithmetic. Peak memory: {rows[0].memory_scope}."
+        f"Throughput: geometric mean over launches, {interval}; OK is within "
+        f"±{settings.target_half_width:.0%}, NOISY is not. Latency, TTFT, TPOT: median. Of matmul: "
+        "share of the best matmul that this run measured at the same arithmetic. "
+        f"Peak memory: {rows[0].memory_scope}."
     )
 
 
-def _remark(row: Row) -> Text:
-    parts = [row.reason] if row.reason else []
-    if row.excluded:
-        parts.append(f"{row.excluded} launches failed and are left out")
-    if row.flags:
-        parts.append(", ".join(row.flags))
-    return Text.assemble(
-        (f"{row.verdict}".ljust(8), VERDICT_STYLE.get(str(row.verdict), "red")),
-        " ",
-        f"{row.case.label}: {'; '.join(parts)}",
-    )
+def _remarks(rows: list[Row]) -> Iterator[Text]:
+    """What a reader must know beside the figures. (Why a case is NOISY stands in its row.)"""
+    for row in rows:
+        parts = []
+        if row.verdict not in ("OK", "NOISY"):
+            parts.append(row.reason)
+        elif row.excluded:
+            parts.append(f"{row.excluded} of {row.launches + row.excluded} launches failed")
+        if parts:
+            yield _line(str(row.verdict), f"{row.case.label}: {'; '.join(parts)}")
+    for flag, meaning in FLAGS.items():
+        names = [f"{row.case.name} {row.case.precision}" for row in rows if flag in row.flags]
+        if names:
+            yield _line(flag, f"{meaning}: {', '.join(names)}")
+
+
+def _line(word: str, text: str) -> Text:
+    style = VERDICT_STYLE.get(word) or STATUS_STYLE.get(word.lower(), "yellow")
+    return Text.assemble((word, style), " ", text)
 
 
 def next_step(run: RunFile, rows: list[Row]) -> str:
