@@ -94,10 +94,8 @@ class Workload(ABC):
     """Raised whenever a step changes meaning: records of two versions are not comparable."""
     modes: Mapping[str, Mode]
     preferred_memory_format = "contiguous"
-
-    def import_libraries(self) -> None:
-        """Imports what `build` needs, so that its cost is a cold figure of its own."""
-        import torch  # noqa: F401
+    libraries: tuple[str, ...] = ("torch",)
+    """Modules that `build` needs; imported beforehand, so that their cost is a cold figure."""
 
     @abstractmethod
     def work(self, mode: str, parameters: Any, precision: Precision) -> Work:

@@ -85,6 +85,7 @@ class Bert(Workload):
 
     name = "bert"
     version = 1
+    libraries = ("transformers.models.bert.modeling_bert",)
     modes = MappingProxyType(
         {
             # No fp16 training: it would need loss scaling, which is another step.

@@ -190,6 +190,7 @@ class Llama(Workload):
 
     name = "llama"
     version = 1
+    libraries = ("transformers.models.llama.modeling_llama",)
     modes = MappingProxyType(
         {
             # No fp16 training: it would need loss scaling, which is another step.

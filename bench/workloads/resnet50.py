@@ -61,6 +61,7 @@ class ResNet50(Workload):
 
     name = "resnet50"
     version = 1
+    libraries = ("transformers.models.resnet.modeling_resnet",)
     modes = MappingProxyType(
         {
             # No fp16 training: it would need loss scaling, which is another step.
@@ -89,12 +90,12 @@ class ResNet50(Workload):
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Small images; enough of them that the batch statistics of the last stage mean something.
 
-        At 48x48 the last stage is 2x2: with 4 images, 16 values a channel.
+        At 36x36 the last stage is 2x2: with 4 images, 16 values a channel.
         """
         return msgspec.structs.replace(
             parameters,
             batch_size=4 if mode == "train" else 2,
-            image_size=min(parameters.image_size, 48),
+            image_size=min(parameters.image_size, 36),
         )
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
