@@ -80,7 +80,7 @@ class CudaDevice(Device):
 
         free, total = torch.cuda.mem_get_info(self.info.index)
         return Memory(
-            peak_bytes=max(torch.cuda.max_memory_allocated(self.info.index), 1),
+            peak_bytes=torch.cuda.max_memory_allocated(self.info.index),
             scope="device allocator",
             host_rss_bytes=int(psutil.Process().memory_info().rss),
             device_used_bytes=total - free,
