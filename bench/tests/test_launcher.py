@@ -1,0 +1,376 @@
+"""The parent's side of a worker, with real processes: whatever one does becomes an outcome."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from bench import launcher
+from bench.launcher import STDERR_TAIL_BYTES, Finished, launch
+from bench.record import Cold, Failed, Measured, Settings
+from bench.tests.fakes import make_case, make_measured
+from bench.worker import Progress, Report, Request
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
+
+REPORT = Report(
+    outcome=make_measured(), cold=Cold(build_seconds=0.5), environment={"torch": "2.13.0"}
+)
+
+
+def request(limit_seconds: float = 30.0) -> Request:
+    return Request(
+        case=make_case(),
+        backend="cpu",
+        index=0,
+        settings=Settings(launch_limit_seconds=limit_seconds),
+        samples=10,
+        seed=7,
+    )
+
+
+def run(
+    code: str,
+    limit_seconds: float = 30.0,
+    variables: Mapping[str, str] | None = None,
+    listen: Callable[[Progress], None] = lambda progress: None,
+) -> Finished:
+    """Launches a worker that is only this code; `REPORT` in it is a whole report line."""
+    line = msgspec.json.encode(REPORT) + b"\n"
+    head = f"import os, sys, time, signal\nREPORT = {line!r}\n"
+    command = (sys.executable, "-c", head + textwrap.dedent(code))
+    return launch(request(limit_seconds), variables or {}, listen, command)
+
+
+def failure(finished: Finished) -> Failed:
+    assert isinstance(finished.report.outcome, Failed), finished
+    return finished.report.outcome
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+# --- A worker that reports -----------------------------------------------------------------------
+
+
+def test_a_report_is_received_whole() -> None:
+    heard: list[Progress] = []
+    finished = run(
+        """
+        sys.stdin.readline()
+        for line in (b'{"line":"progress","phase":"build"}',
+                     b'{"line":"progress","phase":"measure","samples":3,"throughput":2.5}'):
+            os.write(1, line + b"\\n")
+        os.write(2, b"a word of the vendor's\\n")
+        os.write(1, REPORT[:100]); time.sleep(0.1); os.write(1, REPORT[100:])
+        """,
+        listen=heard.append,
+    )
+    assert finished.report == REPORT
+    assert finished.stderr_tail == "a word of the vendor's\n"
+    assert heard == [
+        Progress(phase="build"),
+        Progress(phase="measure", samples=3, throughput=2.5),
+    ]
+    assert finished.seconds >= 0.1
+
+
+def test_the_worker_is_given_the_request() -> None:
+    finished = run("os.write(2, sys.stdin.buffer.readline()); os.write(1, REPORT)")
+    assert msgspec.json.decode(finished.stderr_tail.encode(), type=Request) == request()
+
+
+def test_a_long_report_is_received_whole() -> None:
+    """Longer than a pipe holds."""
+    blocks = b",".join([b'{"wall_ns":10000000,"step_ns":[10000000]}'] * 50_000)
+    finished = run(
+        f"""
+        blocks = {blocks[:41]!r}
+        whole = REPORT.replace(b'"steady":[', b'"steady":[' + (blocks + b",") * 50_000)
+        sys.stdout.buffer.write(whole); sys.stdout.flush()
+        """
+    )
+    assert isinstance(finished.report.outcome, Measured)
+    assert len(finished.report.outcome.steady) == 50_010
+
+
+def test_a_worker_that_lingers_after_its_report_is_ended() -> None:
+    finished = run("os.write(1, REPORT); time.sleep(60)")
+    assert finished.report == REPORT
+    assert finished.seconds < 30
+
+
+# --- A worker that dies --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "the worker was killed by SIGKILL, perhaps by the kernel for want of memory",
+        ),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "the worker was killed by SIGTERM"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "the worker was killed by SIGSEGV"),
+        ("import ctypes; ctypes.string_at(0)", "the worker was killed by SIGSEGV"),
+        ("os.abort()", "the worker was killed by SIGABRT"),
+        ("os.kill(os.getpid(), 40)", "the worker was killed by signal 40"),
+        ("os._exit(3)", "the worker left with exit code 3 and no report"),
+        ("pass", "the worker left with exit code 0 and no report"),
+        (
+            'os.write(2, b"warming up\\nNPU: no memory\\n\\n"); os._exit(7)',
+            "the worker left with exit code 7 and no report: NPU: no memory",
+        ),
+        (
+            "raise SystemError('lost it')",
+            "the worker left with exit code 1 and no report: SystemError: lost it",
+        ),
+        (
+            "os.write(1, REPORT[:50]); os._exit(4)",
+            "the worker left with exit code 4 and no report",
+        ),
+    ],
+)
+def test_a_worker_that_dies_is_a_crash_with_its_cause(code: str, message: str) -> None:
+    outcome = failure(run(code))
+    assert outcome.kind == "crash" and outcome.phase == "start"
+    assert outcome.message == message
+
+
+def test_a_crash_names_the_phase_it_happened_in() -> None:
+    outcome = failure(
+        run('os.write(1, b\'{"line":"progress","phase":"numerics"}\\n\'); os._exit(3)')
+    )
+    assert outcome.phase == "numerics"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Loading vendor runtime...",
+        b"",
+        b"{}",
+        b'{"line":"report"}',
+        b'{"line":"progress","phase":"lunch"}',
+        b'{"line":"progress","phase":"\xff"}',
+        b"\x00\xff\xfe",
+        b"[" * 100_000,
+    ],
+    ids=["text", "empty", "object", "partial", "phase", "not UTF-8", "binary", "deep"],
+)
+def test_a_garbled_report_is_a_crash(line: bytes) -> None:
+    head, count = (line[:1], len(line)) if len(set(line)) == 1 else (line, 1)
+    code = f"sys.stdout.buffer.write({head!r} * {count} + b'\\n' + REPORT); sys.stdout.flush()"
+    outcome = failure(run(code))
+    assert outcome.kind == "crash"
+    assert outcome.message.startswith("the worker's report is garbled: ")
+
+
+def test_ten_megabytes_of_stderr_neither_block_nor_fill_the_record() -> None:
+    finished = run(
+        """
+        for k in range(10 * 2**20 // 64):
+            os.write(2, b"%063d\\n" % k)
+        os.write(1, REPORT)
+        """
+    )
+    assert finished.report == REPORT
+    assert len(finished.stderr_tail) == STDERR_TAIL_BYTES
+    assert finished.stderr_tail.endswith(f"{10 * 2**20 // 64 - 1:063d}\n")
+
+
+# --- A worker that hangs -------------------------------------------------------------------------
+
+FAMILY = """
+    import subprocess
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+"""
+"""The beginning of a worker that has a child of its own, and says who they are."""
+
+
+def pids(path: Path) -> list[int]:
+    return [int(word) for word in path.read_text().split()]
+
+
+@pytest.fixture
+def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that ignores SIGTERM is ended after 0.3 s instead of 3."""
+    monkeypatch.setattr(launcher, "GRACE_SECONDS", 0.3)
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["polite", "stubborn"])
+@pytest.mark.usefixtures("quick_end")
+def test_a_worker_that_hangs_is_ended_with_its_children(tmp_path: Path, stubborn: bool) -> None:
+    family = FAMILY.format(pids=str(tmp_path / "pids"))
+    ignoring = "signal.signal(signal.SIGTERM, signal.SIG_IGN)" if stubborn else ""
+    finished = run(
+        f"{ignoring}\n{textwrap.dedent(family)}\n"
+        'os.write(1, b\'{"line":"progress","phase":"warm-up"}\\n\')\ntime.sleep(600)',
+        limit_seconds=2.0,
+    )
+    outcome = failure(finished)
+    assert outcome.kind == "timeout" and outcome.phase == "warm-up"
+    assert outcome.message == "no report within 2 s; ended in its warm-up phase"
+    assert 2 <= finished.seconds < 30
+    found = pids(tmp_path / "pids")
+    assert len(found) == 2
+    wait_until(lambda: not any(alive(pid) for pid in found))
+
+
+def test_the_children_of_a_worker_that_reported_are_ended(tmp_path: Path) -> None:
+    family = FAMILY.format(pids=str(tmp_path / "pids"))
+    finished = run(f"{textwrap.dedent(family)}\nos.write(1, REPORT)")
+    assert finished.report == REPORT
+    wait_until(lambda: not any(alive(pid) for pid in pids(tmp_path / "pids")))
+
+
+@pytest.mark.usefixtures("quick_end")
+def test_an_interrupted_parent_leaves_no_process(tmp_path: Path) -> None:
+    family = FAMILY.format(pids=str(tmp_path / "pids"))
+    path = tmp_path / "pids"
+
+    def interrupt() -> None:
+        wait_until(lambda: path.exists() and len(path.read_text().split()) == 2)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(f"{textwrap.dedent(family)}\ntime.sleep(600)")
+    finally:
+        thread.join()
+    wait_until(lambda: not any(alive(pid) for pid in pids(path)))
+
+
+def test_a_listener_that_is_interrupted_leaves_no_process(tmp_path: Path) -> None:
+    def listen(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    family = FAMILY.format(pids=str(tmp_path / "pids"))
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            f"{textwrap.dedent(family)}\n"
+            'os.write(1, b\'{"line":"progress","phase":"build"}\\n\')\ntime.sleep(600)',
+            listen=listen,
+        )
+    wait_until(lambda: not any(alive(pid) for pid in pids(tmp_path / "pids")))
+
+
+# --- The worker's environment --------------------------------------------------------------------
+
+
+def test_the_users_environment_wins_over_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELMARK_TEST_USER", "user")
+    monkeypatch.delenv("ACCELMARK_TEST_BACKEND", raising=False)
+    finished = run(
+        """
+        for name in ("ACCELMARK_TEST_USER", "ACCELMARK_TEST_BACKEND"):
+            os.write(2, os.environ[name].encode() + b" ")
+        os.write(1, REPORT)
+        """,
+        variables={"ACCELMARK_TEST_USER": "backend", "ACCELMARK_TEST_BACKEND": "backend"},
+    )
+    assert finished.stderr_tail == "user backend "
+
+
+def test_a_worker_is_a_session_of_its_own() -> None:
+    """So that Ctrl-C reaches the parent alone, which ends the worker in order."""
+    finished = run("os.write(2, f'{os.getsid(0) == os.getpid()}'.encode()); os.write(1, REPORT)")
+    assert finished.stderr_tail == "True"
+
+
+# --- The real worker -----------------------------------------------------------------------------
+
+TINY = Settings(launches=1, block_seconds=0.001, warmup_seconds=0.0, launch_limit_seconds=120.0)
+
+
+def test_a_real_launch_of_a_tiny_gemm() -> None:
+    """End to end: import, gate, warm-up, measurement, with Python and C printing in between."""
+    noisy = textwrap.dedent(
+        """
+        import ctypes, os, sys
+        from bench import worker
+        from bench.workloads import gemm
+        build = gemm.Gemm.build
+        def chatty(*arguments):
+            print("python says hello")
+            ctypes.CDLL(None).puts(b"C says hello")
+            ctypes.CDLL(None).fflush(None)
+            os.system("echo the shell says hello")
+            return build(*arguments)
+        gemm.Gemm.build = chatty
+        worker.main()
+        """
+    )
+    phases: list[str] = []
+    case = make_case(precision="fp32", parameters={"shape": "64x64x64"})
+    asked = Request(case=case, backend="cpu", index=0, settings=TINY, samples=12, seed=3)
+    finished = launch(
+        asked,
+        {"MALLOC_ARENA_MAX": "7"},
+        lambda progress: phases.append(progress.phase),
+        (sys.executable, "-c", noisy),
+    )
+    outcome = finished.report.outcome
+    assert isinstance(outcome, Measured), finished
+    assert len(outcome.steady) == 12
+    assert outcome.work.unit == "FLOP" and outcome.work.items == 2 * 64**3
+    assert outcome.numerics.passed and outcome.step_clock == "host"
+    assert outcome.throughput > 0 and outcome.memory.scope == "process RSS"
+    steps = [step for block in outcome.steady for step in (block.step_cpu_ns or ())]
+    assert len(steps) == outcome.steady_steps
+    for said in ("python", "C", "the shell"):
+        assert f"{said} says hello" in finished.stderr_tail
+    once = list(dict.fromkeys(phases))
+    assert once[:6] == ["import", "open", "numerics", "build", "warm-up", "measure"]
+    cold = finished.report.cold
+    assert all(value is not None for value in msgspec.to_builtins(cold).values())
+    stack = finished.report.environment
+    assert stack["variables"]["MALLOC_ARENA_MAX"] == os.environ.get("MALLOC_ARENA_MAX", "7")
+    assert stack["device"]["backend"] == "cpu" and stack["job"]
+
+
+def test_a_worker_whose_parent_is_gone_leaves(tmp_path: Path) -> None:
+    """The parent is killed outright: its end of the worker's stdin closes, and the worker exits."""
+    code = textwrap.dedent(
+        """
+        import os, sys, threading, time
+        from bench import worker
+        threading.Thread(target=worker._leave_with_parent, args=(sys.stdin.buffer,)).start()
+        print("ready", flush=True)
+        time.sleep(600)
+        """
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdin is not None and child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    child.stdin.close()
+    assert child.wait(20) == 1
+    child.stdout.close()
