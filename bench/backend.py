@@ -36,7 +36,7 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        """What `--device` takes: `cpu`, `cuda:0`."""
+        """What `--device` takes: `BACKEND:INDEX`, and plain `cpu`, of which there is one."""
         return self.backend if self.backend == "cpu" else f"{self.backend}:{self.index}"
 
 
