@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROTATION_BYTES = 256 * 2**20
 """Operands rotate through this much memory, more than any last-level cache holds."""
 MOST_BUFFERS = 16
-LARGEST = 65536
+LARGEST = 262_144
 """Largest dimension."""
 TWIN = 256
 """Largest dimension of the twin."""
