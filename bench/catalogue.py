@@ -70,7 +70,7 @@ def load(kind: Kind, name: str) -> Any:
     plug_in = known[name]
     try:
         return getattr(importlib.import_module(plug_in.module), plug_in.attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # another's code: whatever it raises means the same
         raise UnknownName(
             f"{kind.removesuffix('s')} `{name}` ({plug_in.summary}) does not load: {error}. "
             "Repair or uninstall that package."

@@ -33,16 +33,20 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 def probe(names: Sequence[str]) -> list[Found]:
     """Asks the named backends, each in its own child process, all at once."""
     children = [(name, _start(name)) for name in names]
-    return [_finish(name, child) for name, child in children]
+    return [c if isinstance(c, Found) else _finish(name, c) for name, c in children]
 
 
-def _start(name: str) -> subprocess.Popen[bytes]:
+def _start(name: str) -> subprocess.Popen[bytes] | Found:
+    try:
+        variables = catalogue.backend(name).worker_environment()
+    except AccelmarkError as error:  # a package's backend that does not load spoils no other
+        return Found(backend=name, reason=str(error))
     return subprocess.Popen(
         [sys.executable, "-m", "bench.probe", name],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**catalogue.backend(name).worker_environment(), **os.environ},
+        env={**variables, **os.environ},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ class CpuDevice(Device):
 
     def __init__(self, info: DeviceInfo) -> None:
         self.info = info
+        self._scope = "process RSS since its start"
 
     @property
     def torch_device(self) -> torch.device:
@@ -54,18 +56,20 @@ class CpuDevice(Device):
                 trim(0)
 
     def reset_peak_memory(self) -> None:
-        """Restarts the kernel's peak counter (Linux)."""
+        """Restarts the kernel's peak counter (Linux, where the container allows it)."""
         if sys.platform == "linux":
-            Path("/proc/self/clear_refs").write_text("5")
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+                self._scope = "process RSS"
 
     def memory(self) -> Memory:
-        """Peak resident set size; on Linux since the last reset, elsewhere of the whole process."""
+        """Peak resident set size, since the last reset or else since the start: the scope says."""
         import psutil
 
         process = psutil.Process()
         rss = int(process.memory_info().rss)
         peak = _peak_rss_bytes() or rss
-        return Memory(peak_bytes=max(peak, rss), scope="process RSS", host_rss_bytes=rss)
+        return Memory(peak_bytes=max(peak, rss), scope=self._scope, host_rss_bytes=rss)
 
     def facts(self) -> dict[str, str]:
         """Which matrix instructions the CPU has: they decide the speed of bf16 and fp16."""
