@@ -7,6 +7,7 @@ Everything that is slow to import is imported inside the command that needs it.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -320,6 +321,9 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """The console script: bad input is one message and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without ± shows ?, and no traceback
+            stream.reconfigure(errors="replace")
     try:
         commands(prog_name="accelmark", standalone_mode=False)
     except click.exceptions.Exit as error:
