@@ -108,32 +108,36 @@ def _record_construction(
     from torch.utils._python_dispatch import TorchDispatchMode
 
     aten = torch.ops.aten
+    constants = (aten.zero_.default, aten.fill_.Scalar, aten.copy_.default)
+    views = (aten.detach.default, aten.alias.default, aten.select.int, aten.slice.Tensor)
     stds: dict[Tensor, float] = {}  # keyed by identity; alive, so no identity is used twice
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
         ) -> Any:
-            target = args[0] if args else None
             if func in (aten.normal_.default, aten.uniform_.default):
-                first, second = list(args[1:]) + [0.0, 1.0][len(args) - 1 :]  # the defaults
-                mean, std = first, second
-                if func is aten.uniform_.default:
-                    mean, std = (first + second) / 2, (second - first) / 12**0.5
-                if mean != 0.0:
-                    raise NotImplementedError(f"an initialiser of mean {mean}")
-                stds[args[0]] = std
-                return target
-            if isinstance(target, torch.Tensor) and target in stds and func._schema.is_mutable:
-                if func not in (aten.zero_.default, aten.fill_.Scalar, aten.copy_.default):
-                    raise NotImplementedError(f"an initialiser that continues with {func}")
-                del stds[target]  # a constant after all: biases are drawn, then zeroed
+                stds[args[0]] = _std(func is aten.normal_.default, *args[1:])
+                return args[0]
+            pending = [arg for arg in args if isinstance(arg, torch.Tensor) and arg in stds]
+            if pending and func not in views:
+                if func not in constants or pending != [args[0]]:
+                    raise NotImplementedError(f"an initialiser that draws and goes on with {func}")
+                del stds[args[0]]  # a constant after all: biases are drawn, then zeroed
             return func(*args, **(kwargs or {}))
 
     recorder: Any = Recorder
     with recorder():
         model = construct()
     return model, stds
+
+
+def _std(normal: bool, first: float = 0.0, second: float = 1.0) -> float:
+    """Standard deviation of `normal_(mean, std)` or `uniform_(low, high)`."""
+    mean, std = (first, second) if normal else ((first + second) / 2, (second - first) / 12**0.5)
+    if mean != 0.0:
+        raise NotImplementedError(f"an initialiser that draws around {mean}")
+    return std
 
 
 def _materialise(model: nn.Module, stds: dict[Tensor, float], data: SeededData, site: Site) -> None:

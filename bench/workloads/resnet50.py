@@ -90,12 +90,12 @@ class ResNet50(Workload):
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Small images; enough of them that the batch statistics of the last stage mean something.
 
-        At 36x36 the last stage is 2x2: with 4 images, 16 values a channel.
+        At 48x48 the last stage is 2x2: with 4 images, 16 values a channel.
         """
         return msgspec.structs.replace(
             parameters,
             batch_size=4 if mode == "train" else 2,
-            image_size=min(parameters.image_size, 36),
+            image_size=min(parameters.image_size, 48),
         )
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:

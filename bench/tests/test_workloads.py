@@ -1,0 +1,509 @@
+"""The contract of every file in `bench/workloads/`, and what each of ours promises beyond it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import math
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import bench.workloads
+from bench.models import SeededData, TrainingJob, build_model, make_optimizer, parameter_count
+from bench.precision import PRECISIONS, REFERENCE, Precision
+from bench.workload import Job, Parameters, Site, Workload
+from bench.workloads import bert, llama, resnet50
+
+FP32 = PRECISIONS["fp32"]
+NAMES = [module.name for module in pkgutil.iter_modules(bench.workloads.__path__)]
+WORKLOADS: dict[str, Workload] = {
+    name: importlib.import_module(f"bench.workloads.{name}").WORKLOAD for name in NAMES
+}
+MODES = [(name, mode) for name, workload in WORKLOADS.items() for mode in workload.modes]
+CASES = [
+    (name, mode, precision)
+    for name, mode in MODES
+    for precision in WORKLOADS[name].modes[mode].precisions
+]
+TRAINING = [(name, mode) for name, mode in MODES if mode == "train"]
+
+COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
+    # The cache is allocated for the whole window and masked, so the kernel multiplies what no
+    # token attends to; the declared FLOP stop at the mean context.
+    ("llama", "decode"): lambda p: round(
+        p.batch_size
+        * 4
+        * ((p.new_tokens - 1) / 2)
+        * llama.SIZES[p.model].layers
+        * llama.SIZES[p.model].hidden
+    ),
+}
+"""FLOP of a step that the counter sees and `work` leaves out, with the reason."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads gain nothing at these sizes, and on a busy machine they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def site(precision: Precision = FP32, seed: int = 0, memory_format: str = "contiguous") -> Site:
+    return Site(
+        device=torch.device("cpu"), precision=precision, seed=seed, memory_format=memory_format
+    )
+
+
+def small(name: str, mode: str, **given: Any) -> Parameters:
+    """The twin of the smallest model: what any workload offers that is quick on a CPU."""
+    workload = WORKLOADS[name]
+    kind = workload.modes[mode].parameters
+    if "model" in kind.__struct_fields__:
+        given.setdefault("model", "tiny")
+    return msgspec.structs.replace(workload.twin(mode, kind()), **given)
+
+
+def build(name: str, mode: str, at: Site, **given: Any) -> Job:
+    return WORKLOADS[name].build(mode, small(name, mode, **given), at)
+
+
+def model_of(job: Any) -> torch.nn.Module:
+    holder = job._generator if hasattr(job, "_generator") else job
+    model: torch.nn.Module = holder._model
+    return model
+
+
+class NoQuestions(TorchDispatchMode):
+    """Refuses what makes the host wait for a value: `.item()`, `if tensor`, `tensor.tolist()`."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.equal.default,
+            torch.ops.aten.nonzero.default,
+        ):
+            raise AssertionError(f"the step asks the device: {func}")
+        return func(*args, **(kwargs or {}))
+
+
+# Every workload
+
+
+def test_importing_a_workload_does_not_import_torch() -> None:
+    names = ", ".join(f"bench.workloads.{name}" for name in NAMES)
+    code = f"import sys, {names}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_holds_one_workload_of_its_name_with_a_summary(name: str) -> None:
+    workload = WORKLOADS[name]
+    assert workload.name == name
+    assert workload.version >= 1
+    source = Path(str(sys.modules[f"bench.workloads.{name}"].__file__)).read_text("utf-8")
+    summary = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+    assert 20 < len(summary) < 100
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_modes_have_defaults_that_survive_json(name: str, mode: str) -> None:
+    declared = WORKLOADS[name].modes[mode]
+    assert set(declared.precisions) <= set(PRECISIONS)
+    parameters = declared.parameters()
+    assert msgspec.json.decode(msgspec.json.encode(parameters), type=type(parameters)) == parameters
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({"no_such_parameter": 1}, declared.parameters)
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_a_twin_is_no_larger_and_its_own_twin(name: str, mode: str) -> None:
+    workload = WORKLOADS[name]
+    parameters = workload.modes[mode].parameters()
+    twin = workload.twin(mode, parameters)
+    assert type(twin) is type(parameters)
+    assert workload.twin(mode, twin) == twin
+    assert workload.work(mode, twin, FP32).items <= workload.work(mode, parameters, FP32).items
+
+
+@pytest.mark.parametrize(("name", "mode", "precision"), CASES)
+def test_steps_run_and_leave_a_finite_witness(name: str, mode: str, precision: str) -> None:
+    job = build(name, mode, site(PRECISIONS[precision]))
+    for _ in range(2):
+        job.step()
+    assert math.isfinite(job.witness())
+    assert all(isinstance(value, str) and value for value in job.facts.values())
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_a_step_never_asks_the_device(name: str, mode: str) -> None:
+    job = build(name, mode, site())
+    job.step()
+    no_questions: Any = NoQuestions
+    with no_questions():
+        for _ in range(6):  # past the end of a decode window
+            job.step()
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_the_seed_decides_everything(name: str, mode: str) -> None:
+    first, again, other = (build(name, mode, site(seed=seed)).probe() for seed in (1, 1, 2))
+    for quantity, value in first.items():
+        assert torch.equal(value, again[quantity]), quantity
+        assert not torch.equal(value, other[quantity]), quantity
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_declared_flop_are_those_of_the_counter(name: str, mode: str) -> None:
+    workload, parameters = WORKLOADS[name], small(name, mode)
+    declared = workload.work(mode, parameters, FP32).flop
+    if declared is None:
+        pytest.skip("not arithmetic")
+    job = workload.build(mode, parameters, site())
+    counter = FlopCounterMode(display=False)
+    # MATH: attention as matmuls; the CPU's fused kernel is not in the counter's registry.
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        job.step()
+    besides = COUNTED_BESIDES.get((name, mode), lambda _: 0)(parameters)
+    assert counter.get_total_flops() - besides == pytest.approx(declared, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_work_does_not_depend_on_how_it_is_computed_but_in_bytes(name: str, mode: str) -> None:
+    workload, parameters = WORKLOADS[name], small(name, mode)
+    single = workload.work(mode, parameters, FP32)
+    half = workload.work(mode, parameters, PRECISIONS["bf16"])
+    assert (single.items, single.flop, single.unit) == (half.items, half.flop, half.unit)
+
+
+@pytest.mark.parametrize(("name", "mode"), TRAINING)
+def test_training_changes_the_weights_and_lowers_the_loss(name: str, mode: str) -> None:
+    job = build(name, mode, site())
+    before = {key: value.clone() for key, value in model_of(job).state_dict().items()}
+    losses = []
+    for _ in range(8):  # twice through the batches
+        job.step()
+        losses.append(job.witness())
+    assert sum(losses[4:]) < sum(losses[:4])
+    unchanged = [
+        key
+        for key, value in model_of(job).state_dict().items()
+        if value.is_floating_point() and torch.equal(value, before[key])
+    ]
+    assert unchanged == []
+
+
+@pytest.mark.parametrize(("name", "mode"), TRAINING)
+def test_training_says_which_optimizer_kernel_it_got(
+    name: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = build(name, mode, site())
+    assert job.facts["optimizer"] in ("AdamW(fused=True)", "SGD(fused=True)")
+
+    def refuse(real: type) -> Any:
+        def make(*args: Any, fused: bool, **kwargs: Any) -> Any:
+            if fused:
+                raise RuntimeError("`fused=True` requires all the params to be on ...")
+            return real(*args, fused=fused, **kwargs)
+
+        return make
+
+    monkeypatch.setattr(torch.optim, "AdamW", refuse(torch.optim.AdamW))
+    monkeypatch.setattr(torch.optim, "SGD", refuse(torch.optim.SGD))
+    _, description = make_optimizer(small(name, mode).optimizer, model_of(job))  # type: ignore[attr-defined]
+    assert description in ("AdamW(fused=False)", "SGD(fused=False)")
+
+
+BAD: list[tuple[str, str, dict[str, Any], str]] = [
+    ("gemm", "matmul", {"shape": "2048"}, "MxNxK"),
+    ("gemm", "matmul", {"shape": "0x1x1"}, "1 to 262144"),
+    ("gemm", "matmul", {"shape": "262145x1x1"}, "1 to 262144"),
+    ("gemm", "matmul", {"shape": "8x8x8x8"}, "MxNxK"),
+    ("memory", "copy", {"size_bytes": 0}, "from 8"),
+    ("memory", "triad", {"size_bytes": 12}, "multiple of 8"),
+    ("resnet50", "infer", {"batch_size": 0}, "from 1"),
+    ("resnet50", "train", {"batch_size": 1}, "from 2"),
+    ("resnet50", "train", {"image_size": 16}, "from 32"),
+    ("resnet50", "train", {"optimizer": "adamw"}, "Allowed: sgd"),
+    ("bert", "infer", {"model": "huge"}, "Allowed: base, "),
+    ("bert", "infer", {"model": "lage"}, "Did you mean `large`"),
+    ("bert", "infer", {"sequence_length": 513}, "to 512"),
+    ("bert", "train", {"optimizer": "sgd"}, "Allowed: adamw"),
+    ("llama", "train", {"model": "llama-3.2-1B"}, "Did you mean `llama-3.2-1b`"),
+    ("llama", "train", {"optimizer": "lion"}, "Allowed: adamw"),
+    ("llama", "prefill", {"prompt_length": 0}, "from 1"),
+    ("llama", "decode", {"prompt_length": 8192}, "to 8192"),
+    ("llama", "decode", {"batch_size": -1}, "from 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "mode", "given", "message"), BAD)
+def test_values_that_cannot_be_say_what_can(
+    name: str, mode: str, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        WORKLOADS[name].modes[mode].parameters(**given)
+
+
+def test_every_workload_refuses_something() -> None:
+    assert {name for name, *_ in BAD} >= set(NAMES)
+
+
+# Seeded construction
+
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    "resnet50": resnet50._construct,
+    "bert": functools.partial(bert._construct, bert.SIZES["tiny"]),
+    "llama": functools.partial(llama._construct, llama.SIZES["tiny"]),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_seeded_weights_are_distributed_as_the_library_would_draw_them(name: str) -> None:
+    ours = build_model(MODELS[name], None, SeededData(0), site())
+    library = MODELS[name]()
+    theirs = dict(library.named_parameters())
+    buffers = dict(library.named_buffers())
+    for path, parameter in ours.named_parameters():
+        expected = theirs[path].detach()
+        drawn = expected.std() > 1e-6
+        if drawn and expected.numel() >= 1000:
+            assert parameter.std().item() == pytest.approx(expected.std().item(), rel=0.15), path
+            assert abs(parameter.mean().item()) < 5 * expected.std().item() / 1000**0.5, path
+        elif not drawn:
+            assert torch.equal(parameter, expected), path
+    for path, buffer in ours.named_buffers():
+        assert torch.equal(buffer, buffers[path]), path
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_precisions_hold_the_same_weights_rounded(name: str) -> None:
+    single, half, double = (
+        dict(build_model(MODELS[name], None, SeededData(7), site(p)).named_parameters())
+        for p in (FP32, PRECISIONS["bf16"], REFERENCE)
+    )
+    for path, parameter in single.items():
+        assert torch.equal(half[path], parameter.to(torch.bfloat16)), path
+        assert torch.equal(double[path], parameter.double()), path
+
+
+def test_no_two_rows_of_a_large_weight_are_equal() -> None:
+    weight = SeededData(0).normal((3000, 768), torch.float32)
+    assert len({tuple(row) for row in weight[:, :4].tolist()}) == len(weight)
+
+
+def test_tied_weights_stay_tied() -> None:
+    model: Any = build_model(MODELS["llama"], None, SeededData(0), site(PRECISIONS["bf16"]))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_rotary_frequencies_keep_float32_and_batch_statistics_follow_the_weights() -> None:
+    llama_model: Any = build_model(MODELS["llama"], None, SeededData(0), site(PRECISIONS["bf16"]))
+    assert llama_model.model.rotary_emb.inv_freq.dtype == torch.float32
+    buffers = dict(
+        build_model(
+            MODELS["resnet50"], None, SeededData(0), site(PRECISIONS["bf16"])
+        ).named_buffers()
+    )
+    assert {value.dtype for key, value in buffers.items() if "running" in key} == {torch.bfloat16}
+    assert {value.dtype for key, value in buffers.items() if "tracked" in key} == {torch.int64}
+
+
+def test_an_initialiser_that_is_not_understood_is_not_guessed() -> None:
+    def construct() -> torch.nn.Module:
+        layer = torch.nn.Linear(4, 4)
+        torch.nn.init.trunc_normal_(layer.weight)
+        return layer
+
+    with pytest.raises(NotImplementedError, match="goes on with"):
+        build_model(construct, None, SeededData(0), site())
+
+
+def test_a_model_that_is_not_the_published_one_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"20 parameters, but the published model has 21"):
+        build_model(lambda: torch.nn.Linear(4, 4), 21, SeededData(0), site())
+
+
+PUBLISHED = [
+    (module, name, size.published_parameters)
+    for module in (bert, llama)
+    for name, size in module.SIZES.items()
+    if size.published_parameters
+]
+
+
+@pytest.mark.parametrize(("module", "name", "published"), PUBLISHED)
+def test_models_have_their_published_parameters(module: Any, name: str, published: int) -> None:
+    with torch.device("meta"):
+        model = module._construct(module.SIZES[name])
+    assert parameter_count(model) == published
+
+
+def test_resnet50_has_its_published_parameters() -> None:
+    job = build("resnet50", "infer", site())
+    assert job.facts["parameters"] == "25557032"
+
+
+@pytest.mark.parametrize("module", [bert, llama])
+def test_a_cut_model_differs_in_depth_and_vocabulary_only(module: Any) -> None:
+    for name, size in module.SIZES.items():
+        if not name.endswith("-2l"):
+            cut = module.SIZES[name + "-2l"]
+            assert (cut.layers, cut.published_parameters) == (2, None)
+            assert cut.vocabulary <= 4096
+            same = {"layers": 2, "vocabulary": cut.vocabulary, "published_parameters": None}
+            assert msgspec.structs.replace(size, **same) == cut
+
+
+# Each workload
+
+
+def test_gemm_multiplies_and_rotates_through_more_than_a_cache() -> None:
+    job: Any = build("gemm", "matmul", site(), shape="5x7x3")
+    assert job.facts["operand buffers"] == "16"
+    outputs = set()
+    for _ in range(16):
+        job.step()
+        outputs.add(job._output.data_ptr())
+    assert len(outputs) == 16
+    a, b, c = next(job._operands)
+    assert torch.equal(c, a @ b)
+    assert (a.shape, b.shape) == ((5, 3), (3, 7))
+
+
+def test_gemm_counts_two_flop_a_product() -> None:
+    gemm = WORKLOADS["gemm"]
+    work = gemm.work("matmul", gemm.modes["matmul"].parameters(), FP32)
+    assert work.items == work.flop == 2 * 2048**3
+
+
+@pytest.mark.parametrize(("mode", "arrays"), [("copy", 2), ("scale", 2), ("triad", 3)])
+def test_memory_does_what_stream_does(mode: str, arrays: int) -> None:
+    job: Any = build("memory", mode, site(), size_bytes=64)
+    b, *c = job._sources
+    expected = {"copy": b, "scale": 3.0 * b, "triad": b + 3.0 * c[0] if c else None}[mode]
+    job.step()
+    assert torch.allclose(job._target, expected)
+    work = WORKLOADS["memory"].work(mode, small("memory", mode, size_bytes=64), FP32)
+    assert (work.items, work.moved_bytes, work.flop) == (arrays * 64, arrays * 64, None)
+    assert job._target.numel() * 4 == 64
+
+
+def test_resnet50_costs_what_it_is_known_to_cost() -> None:
+    workload = WORKLOADS["resnet50"]
+    infer = workload.work("infer", resnet50.InferParameters(batch_size=1), FP32)
+    assert infer.flop == pytest.approx(8.18e9, rel=1e-3)
+    train = workload.work("train", resnet50.TrainParameters(batch_size=2), FP32)
+    assert train.flop is not None
+    assert train.flop / 2 == pytest.approx(3 * 8.18e9, rel=1.1e-2)
+
+
+def test_resnet50_honours_channels_last() -> None:
+    job: Any = build("resnet50", "infer", site(memory_format="channels_last"))
+    assert job.facts["memory_format"] == "channels_last"
+    filters = [p for p in model_of(job).parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
+    assert next(job._inputs).is_contiguous(memory_format=torch.channels_last)
+    job, other = (
+        build("resnet50", "infer", site(memory_format=layout))
+        for layout in ("channels_last", "contiguous")
+    )
+    assert torch.allclose(job.probe()["logits"], other.probe()["logits"], rtol=1e-3, atol=1e-4)
+
+
+def test_bert_does_not_drop_out() -> None:
+    job: Any = build("bert", "train", site())
+    batch = next(job._batches)
+    assert torch.equal(job._evaluate(batch)[0], job._evaluate(batch)[0])
+
+
+def test_llama_135m_decodes_within_the_bytes_of_its_weights_and_cache() -> None:
+    workload = WORKLOADS["llama"]
+    work = workload.work("decode", llama.DecodeParameters(), PRECISIONS["bf16"])
+    weights = 2 * (134_515_008 + 576)
+    cache = 2 * 30 * 3 * 64 * 2 * (128 + 33 / 2)
+    assert work.moved_bytes == weights + cache
+
+
+def test_training_flop_follow_the_palm_formula() -> None:
+    workload = WORKLOADS["llama"]
+    work = workload.work("train", llama.TrainParameters(), FP32)
+    # 6 N + 12 L H Q T a token; N leaves out the norms, and the embedding is the output matrix.
+    weights = 134_515_008 - 576 * (2 * 30 + 1)
+    assert work.flop == work.items * (6 * weights + 12 * 30 * 576 * 256)
+
+
+def full_forward(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        logits: torch.Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits
+
+
+def test_prefill_is_the_full_forward_every_time() -> None:
+    job: Any = build("llama", "prefill", site(), batch_size=2, prompt_length=9)
+    prompts = [next(job._prompts) for _ in range(4)]
+    for prompt in prompts * 2:
+        job.step()
+        expected = full_forward(model_of(job), prompt)[:, -1:]
+        torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(job._token, expected.argmax(-1))
+
+
+def test_decode_is_greedy_and_agrees_with_the_full_forward() -> None:
+    prompt = torch.randint(0, 512, (2, 9))
+    parameters = small("llama", "decode", batch_size=2, prompt_length=9, new_tokens=5)
+    workload = WORKLOADS["llama"]
+    job: Any = workload.build("decode", parameters, site())
+    job = type(job)(job._generator, prompt, job._forced)
+    for _ in range(2):  # the second time from the end of the prompt again
+        text = torch.cat((prompt, job._first_token), dim=1)
+        for _ in range(5):
+            job.step()
+            expected = full_forward(model_of(job), text)[:, -1:]
+            torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
+            text = torch.cat((text, expected.argmax(-1)), dim=1)
+
+
+def test_the_decode_probe_feeds_fixed_tokens() -> None:
+    parameters = small("llama", "decode", batch_size=2, prompt_length=9, new_tokens=5)
+    job: Any = WORKLOADS["llama"].build("decode", parameters, site())
+    again: Any = WORKLOADS["llama"].build("decode", parameters, site())
+    again._forced = (again._forced + 1) % 512
+    logits, others = job.probe()["logits"], again.probe()["logits"]
+    assert logits.shape == (2, 6, 512)
+    assert torch.equal(logits[:, 0], others[:, 0])
+    assert not torch.equal(logits[:, 1], others[:, 1])
+
+
+def test_attention_is_causal() -> None:
+    job: Any = build("llama", "train", site())
+    tokens, _ = next(job._batches)
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 512
+    before, after = (full_forward(model_of(job), t) for t in (tokens, changed))
+    assert torch.equal(before[:, :-1], after[:, :-1])
+    assert not torch.equal(before[:, -1], after[:, -1])
+
+
+def test_loss_is_computed_in_float32_at_least() -> None:
+    for precision, dtype in (("bf16", torch.float32), ("bf16-amp", torch.float32)):
+        job: Any = build("llama", "train", site(PRECISIONS[precision]))
+        assert isinstance(job, TrainingJob)
+        assert job.probe()["loss"].dtype == dtype
+    assert build("llama", "train", site(REFERENCE)).probe()["loss"].dtype == torch.float64
