@@ -146,6 +146,13 @@ def test_a_device_that_needs_no_load_is_steady_at_once() -> None:
     assert len(measuring.measure().warmup) == 3
 
 
+def test_the_time_limit_of_warm_up_counts_after_the_time_under_load() -> None:
+    """10 s under load and ten blocks of 0.5 s to see a steady state, under a limit of 6 s."""
+    settings = Settings(block_seconds=0.001, warmup_seconds=10.0, warmup_limit_seconds=6.0)
+    measuring, _ = engine([500 * MS], settings=settings, warmup_under_load=True)
+    assert measuring.measure().flags == ()
+
+
 def test_the_limits_of_warm_up_count_after_the_time_under_load() -> None:
     """Blocks of 0.125 s for 10 s are 80 samples, more than 60, and yet no failure."""
     measuring, _ = engine([125 * MS], settings=UNDER_LOAD, warmup_under_load=True)
@@ -190,6 +197,22 @@ def test_the_cold_first_step_does_not_size_the_block() -> None:
     settings = Settings(block_seconds=0.05, warmup_seconds=0.0)
     measuring, _ = engine([5000 * MS, 10 * MS], settings=settings)
     assert steps(measuring.measure().steady) == [5] * 10
+
+
+def test_a_job_that_gets_faster_gets_longer_blocks() -> None:
+    """40 ms a step at first, 10 ms later: five steps, not two."""
+    settings = Settings(block_seconds=0.05, warmup_seconds=0.0)
+    measuring, _ = engine([40 * MS] * 3 + [10 * MS], settings=settings)
+    assert steps(measuring.measure().steady) == [5] * 10
+
+
+def test_a_single_slow_block_does_not_shorten_the_next() -> None:
+    """Three steps, nine blocks of five, then one block of 100 ms a step: after it still five."""
+    settings = Settings(block_seconds=0.05, warmup_seconds=0.0)
+    slow = [10 * MS] * 48 + [100 * MS] * 5 + [10 * MS]
+    series = engine(slow, settings=settings)[0].measure(samples=12)
+    assert steps(series.steady) == [5] * 12
+    assert milliseconds(series.steady) == [50] * 9 + [500] + [50] * 2
 
 
 # --- Waiting for the device ----------------------------------------------------------------------

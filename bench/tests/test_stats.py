@@ -128,6 +128,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         # Steady from the first sample: the first three are warm-up all the same.
         ([1.0] * 13, 3, 3),
         ([1.0] * 12, 3, None),  # twelve samples cannot show two windows after three
+        ([1.0] * 13 + [9.0] * 20, 3, 3),  # what comes later is drift, and not looked at here
         # One cold step.
         ([9.0] + [1.0] * 12, 3, 3),
         # Eight slow ones (0..7). At 5 the windows are [2 2 2 1 1] and [1 1 1 1 1]: medians 2 and 1;
