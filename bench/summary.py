@@ -220,17 +220,18 @@ def _with_ceilings(rows: list[Row]) -> list[Row]:
     """Adds to each row its share of the box's own measured matmul ceiling."""
     ceilings: dict[str, float] = {}
     for row in rows:
+        arithmetic = _arithmetic(row)
         if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
-            arithmetic = PRECISIONS[row.case.precision].arithmetic
             ceilings[arithmetic] = max(ceilings.get(arithmetic, 0.0), row.flop_per_second)
     return [
         msgspec.structs.replace(row, ceiling_fraction=row.flop_per_second / ceiling)
-        if row.flop_per_second is not None and (ceiling := _ceiling(row, ceilings)) is not None
+        if row.flop_per_second is not None and (ceiling := ceilings.get(_arithmetic(row)))
         else row
         for row in rows
     ]
 
 
-def _ceiling(row: Row, ceilings: dict[str, float]) -> float | None:
+def _arithmetic(row: Row) -> str:
+    """What shares a ceiling; a precision that only a newer version knows is one of its own."""
     precision = PRECISIONS.get(row.case.precision)
-    return None if precision is None else ceilings.get(precision.arithmetic)
+    return row.case.precision if precision is None else precision.arithmetic

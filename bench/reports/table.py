@@ -82,10 +82,10 @@ def _ending(run: RunFile) -> str:
 
 def _stack(run: RunFile) -> str:
     stack: dict[str, Any] = next((x.environment for x in run.launches if x.environment), {})
-    facts = {**run.run.device.get("facts", {}), **stack.get("device_state", {})}
+    facts = {**_section(run.run.device, "facts"), **_section(stack, "device_state")}
     shown = {
         "torch": stack.get("torch"),
-        "transformers": stack.get("packages", {}).get("transformers"),
+        "transformers": _section(stack, "packages").get("transformers"),
         "threads": stack.get("threads"),
         "driver": facts.get("driver"),
         "compute capability": facts.get("compute_capability"),
@@ -93,6 +93,12 @@ def _stack(run: RunFile) -> str:
         "instructions": facts.get("instructions"),
     }
     return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+
+
+def _section(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    """Part of a free-form description, which another version may have written otherwise."""
+    section = facts.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _table(rows: list[Row]) -> Table:

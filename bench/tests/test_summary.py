@@ -262,6 +262,18 @@ def test_shares_are_of_the_best_matmul_at_the_same_arithmetic() -> None:
     ]
 
 
+def test_a_precision_of_a_newer_version_is_a_ceiling_of_its_own() -> None:
+    newer = make_case(precision="fp4")
+    other = make_case(workload="bert", mode="infer", precision="fp4")
+    launches = [
+        *make_launches(newer, [make_measured(0.01, flop=20)]),
+        *make_launches(other, [make_measured(0.01, flop=10)]),
+        *make_launches(CASE, [make_measured(0.01, flop=10)]),
+    ]
+    found = summarize(make_file([newer, other, CASE], launches))
+    assert [r.ceiling_fraction for r in found] == pytest.approx([1.0, 0.5, 1.0])
+
+
 def test_a_share_above_the_ceiling_is_shown_as_it_is() -> None:
     other = make_case(workload="resnet50", mode="infer")
     launches = [

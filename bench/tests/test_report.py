@@ -1,0 +1,102 @@
+"""The card: its next step, its width, and records of odd contents."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import catalogue
+from bench.record import Outcome, RunFile, Skipped, Void, read
+from bench.report import Canvas
+from bench.reports.table import REPORT, next_step
+from bench.summary import summarize
+from bench.tests.fakes import (
+    COMPLETE,
+    failed,
+    make_case,
+    make_file,
+    make_launches,
+    make_measured,
+)
+from bench.tests.regenerate import RUN
+
+FINE = make_measured(0.01)
+
+
+def file(*outcomes: Outcome, **changes: Any) -> RunFile:
+    return make_file([make_case()], make_launches(make_case(), outcomes), **changes)
+
+
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        (file(failed(), failed()), "gemm-matmul has no number"),
+        (file(Void(reason="wrong")), "gemm-matmul has no number"),
+        (file(end=None), "not every case was reached"),
+        (file(*[make_measured(flags=("NO_STEADY_STATE",))] * 3), "never became steady"),
+        (file(FINE, FINE, FINE), "--launches auto"),
+        (file(FINE, FINE), "--launches auto"),
+        (file(*[FINE] * 5), "hand fake.jsonl to whoever compares"),
+        (file(Skipped(reason="no bf16")), "hand fake.jsonl to whoever compares"),
+    ],
+)
+def test_the_next_step_is_the_most_useful_one(run: RunFile, text: str) -> None:
+    step = next_step(run, summarize(run))
+    assert step.startswith("Next: ") and text in step and "\n" not in step
+
+
+def test_the_way_a_run_ended_is_in_the_headline() -> None:
+    def headline(**changes: Any) -> str:
+        return REPORT.render([file(FINE, **changes)], Canvas(width=120)).splitlines()[0]
+
+    assert headline() == "accelmark fake on Fake CPU (cpu): 1 launches of 1 cases"
+    assert headline(end=None).endswith(", UNFINISHED")
+    interrupted = type(COMPLETE)(reason="interrupted", finished_at="")
+    assert headline(end=interrupted).endswith(", INTERRUPTED")
+
+
+def test_colour_only_where_it_is_asked_for() -> None:
+    plain = REPORT.render([file(FINE)], Canvas(width=100))
+    coloured = REPORT.render([file(FINE)], Canvas(width=100, colour=True))
+    assert "\x1b[" in coloured and "\x1b" not in plain
+    assert "NOISY" in plain, "the verdict is a word, not a colour"
+
+
+def test_a_run_without_any_measured_case_has_its_card() -> None:
+    card = REPORT.render([file(failed(), failed())], Canvas(width=100))
+    assert "FAILED" in card and "it broke" in card
+
+
+PLACES: list[tuple[int, tuple[str, ...]]] = [
+    (0, ("device", "facts")),
+    (0, ("device", "name")),
+    (0, ("device",)),
+    (0, ("host",)),
+    (1, ("environment",)),
+    (1, ("environment", "packages")),
+    (1, ("environment", "device_state")),
+    (1, ("environment", "threads")),
+]
+
+
+@pytest.mark.parametrize("name", catalogue.plug_ins("reports"))
+@pytest.mark.parametrize("value", [{}, [], None, 3, "x"], ids=repr)
+@pytest.mark.parametrize(("line", "place"), PLACES)
+def test_free_descriptions_of_another_version_are_borne(
+    tmp_path: Path, name: str, value: Any, line: int, place: tuple[str, ...]
+) -> None:
+    """What a record says of host, device and stack may change; a card is printed all the same."""
+    lines = [json.loads(text) for text in RUN.read_text(encoding="utf-8").splitlines()]
+    target = lines[line]
+    for key in place[:-1]:
+        target = target[key]
+    if len(place) == 1 and not isinstance(value, dict):
+        return  # a description is a table: the reader refuses anything else
+    target[place[-1]] = value
+    path = tmp_path / "run.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    text = catalogue.load("reports", name).render([read(path)], Canvas())
+    assert "resnet50" in text
