@@ -226,7 +226,7 @@ def test_training_says_which_optimizer_kernel_it_got(
 
     monkeypatch.setattr(torch.optim, "AdamW", refuse(torch.optim.AdamW))
     monkeypatch.setattr(torch.optim, "SGD", refuse(torch.optim.SGD))
-    _, description = make_optimizer(small(name, mode).optimizer, model_of(job))  # type: ignore[attr-defined]
+    _, description = make_optimizer(small(name, mode).optimizer, 1e-4, model_of(job))  # type: ignore[attr-defined]
     assert description in ("AdamW(fused=False)", "SGD(fused=False)")
 
 

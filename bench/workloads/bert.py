@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.models import BATCHES, InferenceJob, SeededData, TrainingJob, build_model
+from bench.models import (
+    BATCHES,
+    InferenceJob,
+    SeededData,
+    TrainingJob,
+    adamw_learning_rate,
+    build_model,
+    initial_std,
+)
 from bench.precision import Precision
 from bench.record import Work
 from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
@@ -135,7 +143,15 @@ class Bert(Workload):
             data.integers(0, shape[1], (shape[0], 2)).to(site.device) for _ in range(BATCHES)
         ]
         batches = list(zip(tokens, answers, strict=True))
-        return TrainingJob(model, _logits, batches, parameters.optimizer, site, facts)
+        return TrainingJob(
+            model,
+            _logits,
+            batches,
+            parameters.optimizer,
+            adamw_learning_rate(size.hidden),
+            site,
+            facts,
+        )
 
 
 def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -151,6 +167,7 @@ def _construct(size: Size) -> nn.Module:
     from transformers.models.bert.modeling_bert import BertForQuestionAnswering
 
     config = BertConfig(
+        initializer_range=initial_std(size.hidden),
         vocab_size=size.vocabulary,
         hidden_size=size.hidden,
         num_hidden_layers=size.layers,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.models import BATCHES, SeededData, TrainingJob, build_model, model_facts
+from bench.models import (
+    BATCHES,
+    SeededData,
+    TrainingJob,
+    adamw_learning_rate,
+    build_model,
+    initial_std,
+    model_facts,
+)
 from bench.precision import Precision
 from bench.record import Work
 from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
@@ -256,7 +264,15 @@ class Llama(Workload):
             ]
             batches = [(text[:, :-1].contiguous(), text[:, 1:].contiguous()) for text in texts]
             facts = {"attention": "sdpa"}
-            return TrainingJob(model, _logits, batches, parameters.optimizer, site, facts)
+            return TrainingJob(
+                model,
+                _logits,
+                batches,
+                parameters.optimizer,
+                adamw_learning_rate(size.hidden),
+                site,
+                facts,
+            )
         shape = (parameters.batch_size, parameters.prompt_length)
         if isinstance(parameters, PrefillParameters):
             prompts = [
@@ -310,6 +326,7 @@ def _construct(size: Size) -> nn.Module:
             "original_max_position_embeddings": 8192,
         }
     config = LlamaConfig(
+        initializer_range=initial_std(size.hidden),
         vocab_size=size.vocabulary,
         hidden_size=size.hidden,
         intermediate_size=size.feed_forward,

@@ -1,0 +1,237 @@
+"""The numerics gate lets right numbers pass and stops wrong ones, for every workload."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.numerics import TOLERANCES, gate, relative_error
+from bench.precision import PRECISIONS, REFERENCE, Precision
+from bench.record import Numerics
+from bench.tests.test_workloads import CASES, TRAINING, WORKLOADS, model_of, one_thread, site
+from bench.workload import Job, Parameters, Site, Workload
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+MODEL_CASES = [
+    (name, mode, precision)
+    for name, mode, precision in CASES
+    if WORKLOADS[name].modes[mode].parameters.__struct_fields__[0] in ("model", "batch_size")
+]
+MATRIX_CASES = [case for case in CASES if case[0] != "memory"]
+
+
+def parameters(name: str, mode: str) -> Parameters:
+    """The smallest model, else the defaults; the gate takes its twin by itself."""
+    kind = WORKLOADS[name].modes[mode].parameters
+    return kind(**({"model": "tiny"} if "model" in kind.__struct_fields__ else {}))
+
+
+class Wrong(Workload):
+    """A workload that goes wrong on the device, and not in the reference."""
+
+    def __init__(self, right: Workload, spoil: Callable[[Job], None]) -> None:
+        self._right, self._spoil = right, spoil
+        self.name, self.version, self.modes = right.name, right.version, right.modes
+
+    def work(self, mode: str, parameters: Any, precision: Precision) -> Any:
+        return self._right.work(mode, parameters, precision)
+
+    def twin(self, mode: str, parameters: Any) -> Parameters:
+        return self._right.twin(mode, parameters)
+
+    def build(self, mode: str, parameters: Any, at: Site) -> Job:
+        job = self._right.build(mode, parameters, at)
+        if at.precision != REFERENCE:
+            self._spoil(job)
+        return job
+
+
+def gate_wrong(name: str, mode: str, precision: str, spoil: Callable[[Any], None]) -> Numerics:
+    wrong = Wrong(WORKLOADS[name], spoil)
+    return gate(wrong, mode, parameters(name, mode), site(PRECISIONS[precision], seed=5))
+
+
+# Right numbers
+
+
+@pytest.mark.parametrize(("name", "mode", "precision"), CASES)
+def test_the_gate_passes_what_is_right(name: str, mode: str, precision: str) -> None:
+    verdict = gate(
+        WORKLOADS[name], mode, parameters(name, mode), site(PRECISIONS[precision], seed=5)
+    )
+    assert verdict.passed, verdict.complaint
+    assert verdict.reference == "fp64 on cpu"
+    expected = {"output"} if name in ("gemm", "memory") else {"logits"}
+    if mode == "train":
+        expected = {"logits", "loss", "gradient_norm", "loss after 2 steps"}
+    assert {check.quantity for check in verdict.checks} == expected
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_has_its_tolerances(precision: str) -> None:
+    tolerances = TOLERANCES[precision]
+    assert "logits" in tolerances
+    assert all(0 < tolerance <= 0.3 for tolerance in tolerances.values())
+    assert all(TOLERANCES["fp32"][quantity] <= tolerances[quantity] for quantity in tolerances)
+
+
+def test_both_twins_are_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[weakref.ref[Job]] = []
+    gate_wrong("llama", "train", "fp32", lambda job: kept.append(weakref.ref(job)))
+    assert [reference() for reference in kept] == [None]
+
+
+# Wrong numbers
+
+
+def last_matrix(job: Any) -> torch.Tensor:
+    """A weight matrix in the last layer, not the head's."""
+    return [p for p in model_of(job).parameters() if p.dim() > 1][-2]
+
+
+@pytest.mark.parametrize(("name", "mode", "precision"), MODEL_CASES)
+def test_a_wrong_weight_is_caught(name: str, mode: str, precision: str) -> None:
+    def spoil(job: Any) -> None:
+        with torch.no_grad():
+            matrix = last_matrix(job)
+            if precision == "fp32":  # not a factor, which a norm behind it would undo
+                matrix.view(-1)[0::2].mul_(1.01)
+            else:
+                matrix.neg_()
+
+    assert not gate_wrong(name, mode, precision, spoil).passed
+
+
+@contextmanager
+def rounded_operands(mantissa_bits: int) -> Iterator[None]:
+    """Gives every matrix product and convolution its operands with fewer bits of mantissa."""
+    aten = torch.ops.aten
+    products = (
+        aten.mm.default,
+        aten.bmm.default,
+        aten.addmm.default,
+        aten.baddbmm.default,
+        aten.linear.default,
+        aten.matmul.default,
+        aten.matmul.out,
+        aten.mm.out,
+        aten.conv2d.default,
+        aten.convolution.default,
+        aten.convolution_backward.default,
+        aten.scaled_dot_product_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
+    )
+
+    def rounded(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        mantissa, exponent = torch.frexp(value.float())
+        scale = 2.0 ** (mantissa_bits + 1)  # frexp's mantissa lies in [0.5, 1)
+        return torch.ldexp(torch.round(mantissa * scale) / scale, exponent).to(value.dtype)
+
+    class Rounding(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            if func in products:
+                args = tuple(rounded(arg) for arg in args)
+            return func(*args, **(kwargs or {}))
+
+    mode: Any = Rounding
+    with mode():
+        yield
+
+
+COARSER = {"fp32": 10, "fp16": 7, "bf16": 3, "bf16-amp": 3}
+"""Mantissa bits of what a device may quietly fall back to: TF32, bfloat16, fp8."""
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "precision"),
+    # BERT's few logits and ResNet's infer hardly tell bfloat16 from float16.
+    [case for case in MATRIX_CASES if case[2] != "fp16" or case[0] in ("gemm", "llama")],
+)
+def test_a_coarser_precision_than_asked_for_is_caught(name: str, mode: str, precision: str) -> None:
+    def spoil(job: Any) -> None:
+        probe = job.probe
+
+        def coarse_probe() -> dict[str, torch.Tensor]:
+            with rounded_operands(COARSER[precision]):
+                values: dict[str, torch.Tensor] = probe()
+            return values
+
+        job.probe = coarse_probe
+
+    verdict = gate_wrong(name, mode, precision, spoil)
+    assert not verdict.passed
+    assert verdict.complaint.startswith(("logits off by", "output off by"))
+
+
+@pytest.mark.parametrize(("name", "mode"), TRAINING)
+@pytest.mark.parametrize("precision", ["bf16-amp", "fp32"])
+def test_an_optimizer_that_does_nothing_is_caught(name: str, mode: str, precision: str) -> None:
+    def spoil(job: Any) -> None:
+        job._optimizer.step = lambda: None
+
+    verdict = gate_wrong(name, mode, precision, spoil)
+    assert [check.quantity for check in verdict.checks if not check.passed] == [
+        "loss after 2 steps"
+    ]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_values_that_are_not_finite_fail(wrong: float) -> None:
+    def spoil(job: Any) -> None:
+        for _ in range(16):  # all operands
+            a, _, _ = next(job._operands)
+            a[0, 0] = wrong
+
+    verdict = gate_wrong("gemm", "matmul", "fp32", spoil)
+    assert not verdict.passed
+    assert "not finite" in verdict.complaint
+
+
+def test_an_error_of_the_device_is_not_a_verdict() -> None:
+    def spoil(job: Any) -> None:
+        raise RuntimeError("device lost")
+
+    with pytest.raises(RuntimeError, match="device lost"):
+        gate_wrong("gemm", "matmul", "fp32", spoil)
+
+
+def test_a_loss_of_half_the_cache_is_caught() -> None:
+    """What decode would do if its steps did not see the prompt."""
+
+    def spoil(job: Any) -> None:
+        job._generator._masks[..., :8] = False
+
+    verdict = gate_wrong("llama", "decode", "bf16", spoil)
+    assert not verdict.passed
+
+
+# The measure itself
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "error"),
+    [
+        ([3.0, 4.0], [3.0, 4.0], 0.0),
+        ([3.0, 4.5], [3.0, 4.0], 0.1),
+        ([0.0], [0.0], 0.0),
+        ([1e-30], [0.0], math.inf),
+        ([math.nan, 1.0], [1.0, 1.0], math.inf),
+        ([-math.inf, 1.0], [1.0, 1.0], math.inf),
+    ],
+)
+def test_relative_error(found: list[float], expected: list[float], error: float) -> None:
+    as_double = (torch.tensor(values, dtype=torch.float64) for values in (found, expected))
+    assert relative_error(*as_double) == pytest.approx(error)
