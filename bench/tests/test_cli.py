@@ -372,6 +372,7 @@ def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path, number: sign
         ):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
+        time.sleep(0.5)  # not in the middle of starting it, when it would end by itself
         children = parent.children(recursive=True)
         assert children
         process.send_signal(number)
