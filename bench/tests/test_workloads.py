@@ -19,9 +19,17 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import cache_utils
 
 import bench.workloads
-from bench.models import SeededData, TrainingJob, build_model, make_optimizer, parameter_count
+from bench.models import (
+    SeededData,
+    TrainingJob,
+    build_model,
+    gradient_norm,
+    make_optimizer,
+    parameter_count,
+)
 from bench.precision import PRECISIONS, REFERENCE, Precision
 from bench.workload import Job, Parameters, Site, Workload
 from bench.workloads import bert, llama, resnet50
@@ -207,6 +215,17 @@ def test_training_changes_the_weights_and_lowers_the_loss(name: str, mode: str) 
         if value.is_floating_point() and torch.equal(value, before[key])
     ]
     assert unchanged == []
+
+
+@pytest.mark.parametrize(("name", "mode"), TRAINING)
+def test_gradients_do_not_add_up_over_steps(name: str, mode: str) -> None:
+    job: Any = build(name, mode, site())
+    batch = next(job._batches)
+    norms = []
+    for _ in range(2):
+        job._update(batch)
+        norms.append(float(gradient_norm(model_of(job))))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "mode"), TRAINING)
@@ -478,6 +497,19 @@ def test_decode_is_greedy_and_agrees_with_the_full_forward() -> None:
             expected = full_forward(model_of(job), text)[:, -1:]
             torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
             text = torch.cat((text, expected.argmax(-1)), dim=1)
+
+
+def test_a_static_cache_of_another_make_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(cache_utils.StaticCache):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            for layer in self.layers:
+                layer.lazy_initialization = lambda keys, values: None
+                del layer.cumulative_length
+
+    monkeypatch.setattr(cache_utils, "StaticCache", Other)
+    with pytest.raises(RuntimeError, match=r"Install transformers>=5\.6"):
+        build("llama", "prefill", site())
 
 
 def test_the_decode_probe_feeds_fixed_tokens() -> None:

@@ -366,6 +366,12 @@ class Generator:
         )
         self._written = torch.zeros(len(self._cache.layers), dtype=torch.long, device=site.device)
         for index, layer in enumerate(self._cache.layers):
+            # The gate would not notice: its reference would write to the wrong place as well.
+            if not hasattr(layer, "cumulative_length"):
+                raise RuntimeError(
+                    "this version of transformers keeps the write position of its static cache "
+                    "elsewhere. Install transformers>=5.6,<6."
+                )
             layer.cumulative_length = self._written[index]
         self._positions = torch.arange(length, device=site.device)[None]
         # Row i: what the i-th token after the prompt may attend to, itself included.
