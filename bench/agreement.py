@@ -221,9 +221,8 @@ def compare(pairs: int, pattern: str) -> None:
     for name, values in ratios.items():
         estimate = stats.log_estimate(values, stats.FIXED_LEVEL)
         spread = f"95 % {estimate.low:.3f} to {estimate.high:.3f}" if estimate else "no interval"
-        print(
-            f"{name}: harness / bare {stats.geometric_mean(values):.3f} ({spread}, {len(values)} pairs)"
-        )
+        ratio = stats.geometric_mean(values)
+        print(f"{name}: harness / bare {ratio:.3f} ({spread}, {len(values)} pairs)")
 
 
 def main() -> None:

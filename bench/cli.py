@@ -48,7 +48,23 @@ Exit codes:
   130  interrupted: workers ended, what was measured is on disk and on the card"""
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """A group that says which commands there are when it is given another."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises `UnknownName` for a command that there is not."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise UnknownName(
+                f"accelmark {args[0]}: unknown command.{suggestion(args[0], self.commands)}"
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="accelmark")
 def commands() -> None:
     """The same step on any accelerator: who is faster, by how much, how surely.

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 import msgspec
@@ -81,13 +81,19 @@ def _converse(
     with contextlib.suppress(BrokenPipeError):  # it died at once: said below, with its stderr
         process.stdin.write(msgspec.json.encode(request) + b"\n")
         process.stdin.flush()
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, _end_of(process) as ended:
         selector.register(process.stdout, selectors.EVENT_READ)
+        if ended is not None:
+            selector.register(ended, selectors.EVENT_READ)
         while True:
             left = start + limit - time.monotonic()
-            if left <= 0 or not selector.select(left):
+            ready = selector.select(left) if left > 0 else []
+            if not ready:
                 message = f"no report within {limit:.0f} s; ended in its {phase} phase"
                 return _failed("timeout", phase, message)
+            if process.stdout not in (key.fileobj for key, _ in ready):
+                # It ended, said all it had to say, and left a child that holds its stdout open.
+                return _failed("crash", phase, _epitaph(process, stderr))
             chunk = os.read(process.stdout.fileno(), 1 << 20)
             if not chunk:
                 return _failed("crash", phase, _epitaph(process, stderr))
@@ -101,6 +107,19 @@ def _converse(
                     return message_in
                 phase = message_in.phase
                 listen(message_in)
+
+
+@contextlib.contextmanager
+def _end_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
+    """A file descriptor that becomes readable when the process ends (Linux), else None."""
+    if not hasattr(os, "pidfd_open"):
+        yield None
+        return
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _failed(kind: str, phase: Phase, message: str) -> Report:

@@ -111,13 +111,17 @@ class Engine:
         samples: steady samples to take (10 to 200); latency: whether requests are timed one by one
         on a device that is not synchronous; progress: called between blocks, never inside one.
         """
-        # Garbage collection is a pause of the harness's language, not work of the step.
+        # Garbage collection is a pause of the harness's language, not work of the step: it is off
+        # within a block. Between blocks it looks at what is newer than the job, so that a step
+        # that leaves cycles behind does not fill the memory.
         gc.collect()
+        gc.freeze()
         enabled = gc.isenabled()
         gc.disable()
         try:
             return self._measure(samples, latency, progress)
         finally:
+            gc.unfreeze()
             if enabled:
                 gc.enable()
 
@@ -133,7 +137,7 @@ class Engine:
             if len(steady) >= stats.MINIMUM_SAMPLES and sum(b.wall_ns for b in steady) >= limit_ns:
                 break
             progress("measure", steady)
-            steady.append(self.block(size))
+            self._append(steady, size)
         requests = self._requests() if latency and not self.device.synchronous else None
         return Series(
             first_step_ns=blocks[0].wall_ns,
@@ -157,7 +161,7 @@ class Engine:
                 # From here on: what the first steps alone allocate (algorithm search) is not it.
                 self.device.reset_peak_memory()
             size = self._block_steps(blocks) if len(blocks) >= stats.WARMUP_MINIMUM else 1
-            blocks.append(self.block(size))
+            self._append(blocks, size)
             elapsed, loaded = 0.0, 0
             for block in blocks:
                 loaded += elapsed < minimum
@@ -171,6 +175,10 @@ class Engine:
                     return None
             if elapsed - minimum >= self.settings.warmup_limit_seconds:
                 return None
+
+    def _append(self, blocks: list[Block], steps: int) -> None:
+        gc.collect()
+        blocks.append(self.block(steps))
 
     def _block_steps(self, blocks: list[Block]) -> int:
         """Steps of the next block, from the shortest step seen lately (the first one left out)."""

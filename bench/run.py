@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -55,11 +56,14 @@ class CaseState:
     def finished(self) -> bool:
         """Whether another launch would add nothing.
 
-        A failure is tried once more, since it may be an accident; out of memory, a wrong result
-        and an impossible case are not.
+        A failure is tried again, since it may be an accident, until there are two and they are
+        more than a third of the launches; out of memory, a wrong result and an impossible case
+        are no accidents.
         """
         others = [x.outcome for x in self.launches if not isinstance(x.outcome, Measured)]
-        if any(not isinstance(o, Failed) or o.kind == "oom" for o in others) or len(others) > 1:
+        if any(not isinstance(o, Failed) or o.kind == "oom" for o in others):
+            return True
+        if len(others) > 1 and len(others) > len(self.launches) / 3:
             return True
         if self.settings.launches == "auto":
             return stats.enough_launches(self.rates, self.settings.target_half_width)
@@ -126,14 +130,14 @@ class Session:
         """One launch of every unfinished case in turn, so that drift of the machine hits all."""
         start = self.clock()
         while unfinished := [state for state in self.states if not state.finished]:
+            before = self.order
             for state in unfinished:
                 left = self._seconds_left()
-                elapsed = self.clock() - start
-                if self.budget_seconds is not None and (
-                    elapsed + self._expected(state) > self.budget_seconds
-                ):
-                    return "budget"
-                self._launch(state, left)
+                end = self.clock() - start + self._expected(state)
+                if self.budget_seconds is None or end <= self.budget_seconds:
+                    self._launch(state, left)
+            if self.order == before:  # nothing that is left fits
+                return "budget"
         return "complete"
 
     def _launch(self, state: CaseState, seconds_left: float | None) -> None:
@@ -169,8 +173,11 @@ class Session:
         self.face.ends(launch, state.rates)
 
     def _expected(self, state: CaseState) -> float:
-        """Seconds that the next launch of a case will take: as its last one, else 0."""
-        return state.launches[-1].seconds if state.launches else 0.0
+        """Seconds that the next launch of a case will take: as its last, else as all so far."""
+        if state.launches:
+            return state.launches[-1].seconds
+        known = [launch.seconds for other in self.states for launch in other.launches]
+        return statistics.fmean(known) if known else 0.0
 
     def _seconds_left(self) -> float | None:
         """Seconds until the plan is done, once every case has run once."""

@@ -140,13 +140,17 @@ def steady_start(samples: Sequence[float], first: int = WARMUP_MINIMUM) -> int |
     """Index from which the job is steady, or None if it is not yet.
 
     The first index i >= `first` at which the medians of samples[i:i+5] and samples[i+5:i+10] agree
-    within 3 %. Everything before i is warm-up; the ten samples looked at are steady ones.
+    within 3 %, moved past those of the first five that are not within 3 % of the second median
+    themselves: a median of five overlooks two samples of the warm-up, and the mean of ten would
+    not. Everything before the index is warm-up; what was looked at after it is steady.
     """
     for i in range(max(first, WARMUP_MINIMUM), len(samples) - 2 * WINDOW + 1):
         before = statistics.median(samples[i : i + WINDOW])
         after = statistics.median(samples[i + WINDOW : i + 2 * WINDOW])
         if abs(after - before) <= STEADY_AGREEMENT * before:
-            return i
+            window = samples[i : i + WINDOW]
+            leading = (abs(s - after) > STEADY_AGREEMENT * before for s in window)
+            return i + sum(itertools.takewhile(bool, leading))
     return None
 
 
@@ -163,7 +167,7 @@ def outliers(samples: Sequence[float]) -> int:
     """How many samples lie further than 14.8 MAD from the median: counted, never deleted."""
     centre = statistics.median(samples)
     spread = statistics.median(abs(s - centre) for s in samples)
-    return sum(abs(s - centre) > OUTLIER_MADS * spread for s in samples) if spread else 0
+    return sum(abs(s - centre) > OUTLIER_MADS * spread for s in samples)
 
 
 def percentile(samples: Sequence[float], percent: int) -> float | None:

@@ -54,6 +54,12 @@ def duration(seconds: float) -> str:
     return f"{significant(seconds * 1e6)} us"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 launch", "3 launches"."""
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
 def memory(size_bytes: int) -> str:
     """A memory size with a binary prefix: 1610612736 -> "1.5 GiB"."""
     if size_bytes >= 2**30:

@@ -36,6 +36,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "run": run.run.run_id,
         "suite": run.run.suite,
         "status": row.status,
+        "reached": row.reached,
         "reason": row.reason,
         "verdict": row.verdict,
         "throughput": row.throughput,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench import units
+from bench import stats, units
 from bench.record import RunFile, Settings
 from bench.report import Canvas, Report
 from bench.summary import Row, summarize
@@ -19,10 +20,13 @@ from bench.summary import Row, summarize
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
 STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
 FLAGS = {
+    "NO_STEADY_STATE": "a launch never became steady",
     "DRIFT": "step times moved by more than 5 % within a launch",
-    "HOST_GAP": "the host took more than 2 % longer than the device's own events",
+    "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
 }
-"""What a launch's flag means; NO_STEADY_STATE is a verdict where it matters."""
+"""What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
+SYMMETRIC = 0.10
+"""Up to this half-width on the log scale, +-x % says it well enough."""
 
 
 class TableReport(Report):
@@ -55,9 +59,12 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
         console.print(_table(measured))
         console.print()
         console.print(_legend(run.run.settings, measured), style="dim")
+        for line in _percentiles(measured):
+            console.print(line, style="dim")
     for row in rows:
         if row.status != "measured":
-            console.print(_line(row.status.upper(), f"{row.case.label}: {row.reason}"))
+            word = row.status.upper() if row.reached else "UNREACHED"
+            console.print(_line(word, f"{row.case.label}: {row.reason}"))
     for remark in _remarks(measured):
         console.print(remark)
     if run.damage:
@@ -67,7 +74,8 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
 
 def _headline(run: RunFile) -> str:
     device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
-    counts = f"{len(run.launches)} launches of {len(run.run.plan)} cases"
+    launches, cases = len(run.launches), len(run.run.plan)
+    counts = f"{units.counted(launches, 'launch')} of {units.counted(cases, 'case')}"
     state = "" if run.end and run.end.reason == "complete" else f", {_ending(run)}"
     return f"accelmark {run.run.suite} on {device}: {counts}{state}"
 
@@ -140,10 +148,15 @@ def _throughput(row: Row) -> Text:
 
 
 def _interval(row: Row) -> Text:
-    launches = f"{row.launches} launch{'es' if row.launches > 1 else ''}"
+    launches = units.counted(row.launches, "launch")
     if row.interval is None:
         return Text.assemble("no interval", "\n", (launches, "dim"))
-    return Text.assemble(f"±{row.interval.half_width:.1%}", "\n", (launches, "dim"))
+    half = row.interval.half_width
+    if half <= SYMMETRIC:
+        spread = f"±{half:.1%}"
+    else:  # on the log scale the two sides differ
+        spread = f"-{-math.expm1(-half):.0%} +{math.expm1(half):.0%}"
+    return Text.assemble(spread, "\n", (launches, "dim"))
 
 
 def _arithmetic(row: Row) -> Text:
@@ -174,6 +187,24 @@ def _legend(settings: Settings, rows: list[Row]) -> str:
     )
 
 
+def _percentiles(rows: list[Row]) -> Iterator[str]:
+    """The tail of the latency, or how many requests it would need."""
+    for row in rows:
+        latency = row.latency
+        if latency is not None:
+            tail = ", ".join(
+                f"p{percent} {units.duration(value)}"
+                if value is not None
+                else f"p{percent} n/a (needs {stats.PERCENTILE_SAMPLES[percent]} a launch)"
+                for percent, value in ((90, latency.p90), (99, latency.p99))
+            )
+            requests = f"{latency.requests} requests a launch"
+            yield (
+                f"{latency.name} of {row.case.name} {row.case.precision}: "
+                f"p50 {units.duration(latency.p50)}, {tail}; {requests}"
+            )
+
+
 def _remarks(rows: list[Row]) -> Iterator[Text]:
     """What a reader must know beside the figures. (Why a case is NOISY stands in its row.)"""
     for row in rows:
@@ -185,7 +216,8 @@ def _remarks(rows: list[Row]) -> Iterator[Text]:
         if parts:
             yield _line(str(row.verdict), f"{row.case.label}: {'; '.join(parts)}")
     for flag, meaning in FLAGS.items():
-        names = [f"{row.case.name} {row.case.precision}" for row in rows if flag in row.flags]
+        flagged = [row for row in rows if flag in row.flags and row.verdict != flag]
+        names = [f"{row.case.name} {row.case.precision}" for row in flagged]
         if names:
             yield _line(flag, f"{meaning}: {', '.join(names)}")
 

@@ -228,7 +228,7 @@ SUITES = {
         (["run", "smoke", "--budget-minutes", "long"], ["--budget-minutes", "'long'"]),
         (["run", "smoke", "extra"], ["unexpected extra argument", "extra"]),
         (["run", "smoke", "--lunches", "3"], ["No such option", "--lunches", "--launches"]),
-        (["walk"], ["No such command 'walk'"]),
+        (["walk"], ["accelmark walk: unknown command. Allowed: devices, list, report, run"]),
         # Devices.
         (["run", "smoke", "--device", "gpu"], ["--device gpu", "unknown backend", "cpu, cuda"]),
         (["run", "smoke", "--device", "cpu:3"], ["--device cpu:3", "no such device", "Here: cpu"]),

@@ -160,6 +160,18 @@ def test_a_worker_that_dies_is_a_crash_with_its_cause(code: str, message: str) -
     assert outcome.message == message
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open (Linux)")
+def test_a_worker_that_dies_is_not_waited_for_because_of_a_child_that_lives() -> None:
+    """A data loader's processes hold the worker's stdout open, and outlive its violent end."""
+    code = """
+        if os.fork() == 0:
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    failed = failure(run(code, limit_seconds=30))
+    assert failed.kind == "crash" and "SIGKILL" in failed.message
+
+
 def test_a_crash_names_the_phase_it_happened_in() -> None:
     outcome = failure(
         run('os.write(1, b\'{"line":"progress","phase":"numerics"}\\n\'); os._exit(3)')

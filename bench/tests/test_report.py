@@ -52,7 +52,7 @@ def test_the_way_a_run_ended_is_in_the_headline() -> None:
     def headline(**changes: Any) -> str:
         return REPORT.render([file(FINE, **changes)], Canvas(width=120)).splitlines()[0]
 
-    assert headline() == "accelmark fake on Fake CPU (cpu): 1 launches of 1 cases"
+    assert headline() == "accelmark fake on Fake CPU (cpu): 1 launch of 1 case"
     assert headline(end=None).endswith(", UNFINISHED")
     interrupted = type(COMPLETE)(reason="interrupted", finished_at="")
     assert headline(end=interrupted).endswith(", INTERRUPTED")

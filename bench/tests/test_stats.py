@@ -132,8 +132,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         # One cold step.
         ([9.0] + [1.0] * 12, 3, 3),
         # Eight slow ones (0..7). At 5 the windows are [2 2 2 1 1] and [1 1 1 1 1]: medians 2 and 1;
-        # at 6 they are [2 2 1 1 1] and [1 ...]: medians 1 and 1.
-        ([2.0] * 8 + [1.0] * 12, 3, 6),
+        # at 6 they are [2 2 1 1 1] and [1 ...]: medians 1 and 1, and the two 2 are left out.
+        ([2.0] * 8 + [1.0] * 12, 3, 8),
+        # Five at three times: [3 3 1 1 1] agrees with [1 ...] already.
+        ([3.0] * 5 + [1.0] * 12, 3, 5),
         # A step of 3 % between the windows is steady, one of 3.1 % is not.
         ([1.0] * 8 + [1.0299] * 5, 3, 3),
         ([1.0] * 8 + [1.031] * 5, 3, None),
