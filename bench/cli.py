@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 AUTO_TARGET = 0.02
 """`--launches auto` aims at this half-width even where the suite is content with more."""
 
+TOGETHER = 2
+"""Workers that import side by side, where there are as many cores."""
+
 EXIT_CODES = """\b
 Exit codes:
   0    every planned case was measured, or skipped because the device cannot do it
@@ -143,8 +146,9 @@ def run(
                 catalogue.backend(chosen.backend),
                 writer,
                 face,
-                launcher.launch,
+                launcher.launch_together,
                 None if budget_minutes is None else budget_minutes * 60,
+                together=min(TOGETHER, environment.usable_cores()),
             )
             reason = session.run()
     writer.close()

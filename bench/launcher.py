@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -29,84 +29,165 @@ GRACE_SECONDS = 3.0
 """Between asking a worker to end and ending it."""
 
 
+DECODER = msgspec.json.Decoder(Progress | Report)
+
+
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """A launch as the parent saw it."""
 
     report: Report
     seconds: float
+    """Its share of the run's time: of workers launched together, the first has the imports."""
     stderr_tail: str
+
+
+COMMAND = (sys.executable, "-m", "bench.worker")
+"""A worker."""
+IMPORTING: tuple[Phase, ...] = ("start", "import")
+"""Phases that may overlap with those of another worker: nothing is timed in them but themselves."""
+
+Listener = Callable[[Progress], None]
 
 
 def launch(
     request: Request,
     variables: Mapping[str, str],
-    listen: Callable[[Progress], None] = lambda progress: None,
-    command: tuple[str, ...] = (sys.executable, "-m", "bench.worker"),
+    listen: Listener = lambda progress: None,
+    command: tuple[str, ...] = COMMAND,
 ) -> Finished:
-    """Runs one worker to its end.
+    """Runs one worker to its end; see `launch_together`."""
+    with contextlib.closing(launch_together([request], variables, listen, command)) as finished:
+        return next(finished)
+
+
+def launch_together(
+    requests: Sequence[Request],
+    variables: Mapping[str, str],
+    listen: Listener = lambda progress: None,
+    command: tuple[str, ...] = COMMAND,
+) -> Generator[Finished, None, None]:
+    """Runs workers to their ends, one after the other; only their imports overlap.
+
+    Importing torch and a model library takes longer than many a measurement, and one core. All
+    workers import first, side by side; none opens the device before all have; then each in turn
+    measures alone, while the others wait in the kernel.
 
     variables: the backend's environment, set unless the user has set them. Never raises for what
-    the worker does; KeyboardInterrupt passes through once the worker is ended.
+    a worker does. When it is closed, or an exception passes through, no worker is left.
     """
     start = time.monotonic()
-    with tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(_Worker(request, variables, command)) for request in requests
+        ]
+        if len(workers) > 1:
+            for worker in workers:
+                worker.until_imported(start)
+        for worker in workers:
+            report = worker.measure(start, listen)
+            worker.end()
+            end = time.monotonic()
+            yield Finished(report=report, seconds=end - start, stderr_tail=worker.stderr_tail())
+            start = time.monotonic()
+
+
+class _Worker:
+    """A worker process, and what it has said so far."""
+
+    def __init__(
+        self, request: Request, variables: Mapping[str, str], command: tuple[str, ...]
+    ) -> None:
+        """Starts the process and gives it its request."""
+        self._limit = request.settings.launch_limit_seconds
+        self._phase: Phase = "start"
+        self._report: Report | None = None
+        self._rest = b""
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=self._stderr,
             env={**variables, **os.environ},
             start_new_session=True,
         )
-        try:
-            report = _converse(process, request, start, listen, stderr)
-        finally:
-            _end(process)
-        return Finished(report=report, seconds=time.monotonic() - start, stderr_tail=_tail(stderr))
+        self._send(msgspec.json.encode(request) + b"\n")
 
+    def __enter__(self) -> _Worker:
+        return self
 
-def _converse(
-    process: subprocess.Popen[bytes],
-    request: Request,
-    start: float,
-    listen: Callable[[Progress], None],
-    stderr: BinaryIO,
-) -> Report:
-    """Sends the request and reads lines until the report, the worker's end, or the time limit."""
-    assert process.stdin is not None and process.stdout is not None
-    limit = request.settings.launch_limit_seconds
-    phase: Phase = "start"
-    buffer = b""
-    decoder = msgspec.json.Decoder(Progress | Report)
-    with contextlib.suppress(BrokenPipeError):  # it died at once: said below, with its stderr
-        process.stdin.write(msgspec.json.encode(request) + b"\n")
-        process.stdin.flush()
-    with selectors.DefaultSelector() as selector, _end_of(process) as ended:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        if ended is not None:
-            selector.register(ended, selectors.EVENT_READ)
-        while True:
-            left = start + limit - time.monotonic()
-            ready = selector.select(left) if left > 0 else []
-            if not ready:
-                message = f"no report within {limit:.0f} s; ended in its {phase} phase"
-                return _failed("timeout", phase, message)
-            if process.stdout not in (key.fileobj for key, _ in ready):
-                # It ended, said all it had to say, and left a child that holds its stdout open.
-                return _failed("crash", phase, _epitaph(process, stderr))
-            chunk = os.read(process.stdout.fileno(), 1 << 20)
-            if not chunk:
-                return _failed("crash", phase, _epitaph(process, stderr))
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            for line in lines:
-                try:
-                    message_in = decoder.decode(line)
-                except UNREADABLE as error:
-                    return _failed("crash", phase, f"the worker's report is garbled: {error}")
-                if isinstance(message_in, Report):
-                    return message_in
-                phase = message_in.phase
-                listen(message_in)
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self._stderr.close()
+
+    def until_imported(self, start: float) -> None:
+        """Waits until it has imported its libraries, or has ended."""
+        self._listen(start, lambda: self._phase not in IMPORTING, lambda progress: None)
+
+    def measure(self, start: float, listen: Listener) -> Report:
+        """Lets it open the device and go on to its report, its end, or its time limit."""
+        if self._report is None:  # else it has ended already
+            self._send(b"\n")
+            self._listen(start, lambda: False, listen)
+        assert self._report is not None
+        return self._report
+
+    def end(self) -> None:
+        """Ends its whole process group."""
+        _end(self._process)
+
+    def stderr_tail(self) -> str:
+        """The end of what it wrote to stderr."""
+        return _tail(self._stderr)
+
+    def _send(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died: said when its report is missing
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+
+    def _listen(self, start: float, enough: Callable[[], bool], listen: Listener) -> None:
+        """Reads what it says until that is enough or there is a report; makes one if it ends."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        with selectors.DefaultSelector() as selector, _end_of(self._process) as ended:
+            selector.register(stdout, selectors.EVENT_READ)
+            if ended is not None:
+                selector.register(ended, selectors.EVENT_READ)
+            while self._report is None and not enough():
+                left = start + self._limit - time.monotonic()
+                ready = selector.select(left) if left > 0 else []
+                if not ready:
+                    message = (
+                        f"no report within {self._limit:.0f} s; ended in its {self._phase} phase"
+                    )
+                    self._report = _failed("timeout", self._phase, message)
+                elif stdout not in (key.fileobj for key, _ in ready):
+                    # It ended, said all it had to say, and left a child that holds its stdout open.
+                    self._report = _failed("crash", self._phase, self._epitaph())
+                else:
+                    self._hear(os.read(stdout.fileno(), 1 << 20), listen)
+
+    def _hear(self, chunk: bytes, listen: Listener) -> None:
+        if not chunk:
+            self._report = _failed("crash", self._phase, self._epitaph())
+            return
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            try:
+                message = DECODER.decode(line)
+            except UNREADABLE as error:
+                text = f"the worker's report is garbled: {error}"
+                self._report = _failed("crash", self._phase, text)
+                return
+            if isinstance(message, Report):
+                self._report = message
+                return
+            self._phase = message.phase
+            listen(message)
+
+    def _epitaph(self) -> str:
+        return _epitaph(self._process, self._stderr)
 
 
 @contextlib.contextmanager

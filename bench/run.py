@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
@@ -17,8 +18,10 @@ from bench.record import End, Failed, Launch, Measured, Settings, Writer
 from bench.worker import Progress, Request
 
 EndReason = Literal["complete", "budget", "interrupted"]
-Launcher = Callable[[Request, dict[str, str], Callable[[Progress], None]], Finished]
-"""`bench.launcher.launch`, or a script of it in tests."""
+Launcher = Callable[
+    [Sequence[Request], dict[str, str], Callable[[Progress], None]], Generator[Finished, None, None]
+]
+"""`bench.launcher.launch_together`, or a script of it in tests."""
 
 
 class Face(Protocol):
@@ -103,9 +106,13 @@ class Session:
         face: Face,
         launcher: Launcher,
         budget_seconds: float | None = None,
+        together: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """budget_seconds: no launch is started that would end later; None for no limit."""
+        """budget_seconds: no launch is started that would end later; None for no limit.
+
+        together: how many workers import side by side before they measure in turn.
+        """
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -114,6 +121,7 @@ class Session:
         self.face = face
         self.launcher = launcher
         self.budget_seconds = budget_seconds
+        self.together = together
         self.clock = clock
         self.order = 0
 
@@ -131,33 +139,46 @@ class Session:
         start = self.clock()
         while unfinished := [state for state in self.states if not state.finished]:
             before = self.order
-            for state in unfinished:
-                left = self._seconds_left()
-                end = self.clock() - start + self._expected(state)
-                if self.budget_seconds is None or end <= self.budget_seconds:
-                    self._launch(state, left)
+            for first in range(0, len(unfinished), self.together):
+                group = unfinished[first : first + self.together]
+                self._launch([state for state in group if self._fits(state, start)])
             if self.order == before:  # nothing that is left fits
                 return "budget"
         return "complete"
 
-    def _launch(self, state: CaseState, seconds_left: float | None) -> None:
-        index = len(state.launches)
-        self.face.starts(state.case, index, seconds_left)
-        request = Request(
+    def _fits(self, state: CaseState, start: float) -> bool:
+        """Whether another launch of a case is expected to end within the budget."""
+        end = self.clock() - start + self._expected(state)
+        return self.budget_seconds is None or end <= self.budget_seconds
+
+    def _launch(self, states: Sequence[CaseState]) -> None:
+        """One launch of each, in turn; each is on disk before the next one measures."""
+        requests = [self._request(state) for state in states]
+        variables = dict(self.backend.worker_environment())
+        launches = self.launcher(requests, variables, self.face.progress)
+        with contextlib.closing(launches):
+            for state, request in zip(states, requests, strict=True):
+                self.face.starts(state.case, len(state.launches), self._seconds_left())
+                started_at = utc_now()
+                self._keep(state, request, started_at, next(launches))
+
+    def _request(self, state: CaseState) -> Request:
+        return Request(
             case=state.case,
             backend=self.device.backend,
             index=self.device.index,
             settings=self.settings,
             samples=state.samples(),
-            seed=self.settings.seed + index,
+            seed=self.settings.seed + len(state.launches),
         )
-        started_at = utc_now()
-        variables = dict(self.backend.worker_environment())
-        finished = self.launcher(request, variables, self.face.progress)
+
+    def _keep(
+        self, state: CaseState, request: Request, started_at: str, finished: Finished
+    ) -> None:
         launch = Launch(
             case=state.case,
             fingerprint=state.case.fingerprint,
-            launch=index,
+            launch=len(state.launches),
             order=self.order,
             seed=request.seed,
             started_at=started_at,

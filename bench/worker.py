@@ -1,8 +1,10 @@
 """One launch: its own process opens the device, checks the numerics, measures and reports.
 
-Reads one `Request` (a JSON line) from stdin; writes `Progress` lines and one final `Report` to the
-stdout that it was started with. Everything else that prints, C libraries included, goes to stderr,
-so nothing can garble the report. When stdin closes, the parent is gone and the worker leaves.
+Reads one `Request` (a JSON line) from stdin, imports what it needs, and waits for a second line
+before it opens the device, so that several workers may import side by side. Writes `Progress` lines
+and one final `Report` to the stdout that it was started with. Everything else that prints, C
+libraries included, goes to stderr, so nothing can garble the report. When stdin closes, the parent
+is gone and the worker leaves.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import msgspec
@@ -107,9 +110,13 @@ class _Channel:
 class Launch:
     """The phases of one launch, in order; whatever happens becomes an outcome."""
 
-    def __init__(self, request: Request, channel: _Channel) -> None:
+    def __init__(
+        self, request: Request, channel: _Channel, wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """wait: called once everything is imported and nothing opened; returns when it may go."""
         self.request = request
         self.channel = channel
+        self.wait = wait
         self.cold: dict[str, float] = {}
         self.environment: dict[str, Any] = {}
 
@@ -144,6 +151,7 @@ class Launch:
         self.cold["import_seconds"] = time.perf_counter() - start
 
         channel.enter("open")
+        self.wait()
         device = self.backend.open(request.index, precision)
         # Before anything can fail: a failure's record names its stack too.
         self._describe(device)
@@ -225,6 +233,13 @@ def _leave_with_parent(stream: BinaryIO) -> None:
     os._exit(1)
 
 
+def _wait_for_turn() -> None:
+    """Returns at the parent's next line; from then on this process ends when the parent does."""
+    if not sys.stdin.buffer.readline():
+        os._exit(1)
+    threading.Thread(target=_leave_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
+
+
 def main() -> None:
     """The worker process: `python -m bench.worker`."""
     gc.disable()  # a sixth of the import time; the engine wants it off anyway
@@ -232,9 +247,8 @@ def main() -> None:
     private = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
-    threading.Thread(target=_leave_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
     channel = _Channel(private)
-    channel.send(Launch(request, channel).run())
+    channel.send(Launch(request, channel, _wait_for_turn).run())
     private.close()
     # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.
     sys.stdout.flush()

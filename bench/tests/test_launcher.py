@@ -172,6 +172,49 @@ def test_a_worker_that_dies_is_not_waited_for_because_of_a_child_that_lives() ->
     assert failed.kind == "crash" and "SIGKILL" in failed.message
 
 
+def test_only_the_imports_of_workers_launched_together_overlap(tmp_path: Path) -> None:
+    """Each logs when it imports and when it measures: none measures before all have imported."""
+    log = tmp_path / "log"
+    code = """
+        def note(word):
+            with open(sys.argv[1], "a") as file: file.write(word + "\\n")
+        sys.stdin.readline()
+        note("import")
+        time.sleep(0.2)
+        print('{"line":"progress","phase":"open"}', flush=True)
+        sys.stdin.readline()
+        note("measure")
+        time.sleep(0.2)
+        note("end")
+        sys.stdout.buffer.write(REPORT); sys.stdout.flush()
+        time.sleep(600)
+    """
+    line = msgspec.json.encode(REPORT) + b"\n"
+    head = f"import os, sys, time, signal\nREPORT = {line!r}\n"
+    command = (sys.executable, "-c", head + textwrap.dedent(code), str(log))
+    both = list(launcher.launch_together([request(), request()], {}, command=command))
+    assert [finished.report for finished in both] == [REPORT, REPORT]
+    words = ["import", "import", "measure", "end", "measure", "end"]
+    assert log.read_text().split() == words
+
+
+def test_a_worker_that_dies_while_another_imports_is_its_own_outcome_only() -> None:
+    code = """
+        if json.loads(sys.stdin.readline())["seed"] == 1:
+            os._exit(3)
+        print('{"line":"progress","phase":"open"}', flush=True)
+        sys.stdin.readline()
+        sys.stdout.buffer.write(REPORT); sys.stdout.flush()
+    """
+    line = msgspec.json.encode(REPORT) + b"\n"
+    head = f"import json, os, sys\nREPORT = {line!r}\n"
+    command = (sys.executable, "-c", head + textwrap.dedent(code))
+    requests = [msgspec.structs.replace(request(), seed=seed) for seed in (0, 1, 2)]
+    first, second, third = launcher.launch_together(requests, {}, command=command)
+    assert first.report == third.report == REPORT
+    assert failure(second).kind == "crash" and "exit code 3" in failure(second).message
+
+
 def test_a_crash_names_the_phase_it_happened_in() -> None:
     outcome = failure(
         run('os.write(1, b\'{"line":"progress","phase":"numerics"}\\n\'); os._exit(3)')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -51,10 +51,21 @@ class Stage:
         self.variables: list[dict[str, str]] = []
         self.left: list[float | None] = []
         self.ended: list[tuple[str, int]] = []
+        self.groups: list[str] = []
 
     # The launcher and the clock.
 
     def launch(
+        self,
+        requests: Sequence[Request],
+        variables: dict[str, str],
+        listen: Callable[[Progress], None],
+    ) -> Generator[Finished, None, None]:
+        self.groups.append("".join(NAMES[r.case.fingerprint] for r in requests))
+        for request in requests:
+            yield self.launch_one(request, variables, listen)
+
+    def launch_one(
         self, request: Request, variables: dict[str, str], listen: Callable[[Progress], None]
     ) -> Finished:
         name = NAMES[request.case.fingerprint]
@@ -95,6 +106,7 @@ def play(
     settings: Settings | None = None,
     budget_seconds: float | None = None,
     seconds: Mapping[str, float] | None = None,
+    together: int = 1,
 ) -> tuple[Stage, EndReason, RunFile]:
     """Runs the cases of a script to the end, and reads the record."""
     settings = settings or Settings(launches=2)
@@ -112,6 +124,7 @@ def play(
         stage,
         stage.launch,
         budget_seconds,
+        together,
         stage.clock,
     )
     try:
@@ -135,6 +148,21 @@ def test_launches_go_round_robin(tmp_path: Path) -> None:
     assert reason == "complete" and file.end is not None and file.end.reason == "complete"
     assert [launch.order for launch in file.launches] == list(range(9))
     assert [launch.launch for launch in file.launches] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_workers_that_import_together_are_of_different_cases(tmp_path: Path) -> None:
+    script: Script = {"A": [FINE], "B": [FINE], "C": [FINE]}
+    stage, _, file = play(tmp_path, script, Settings(launches=2), together=2)
+    assert stage.groups == ["AB", "C", "AB", "C"], "a round is not mixed with the next"
+    assert stage.order == "ABCABC"
+    assert [launch.seed for launch in file.launches] == [0, 0, 0, 1, 1, 1]
+
+
+def test_an_interruption_of_the_second_of_two_keeps_the_first(tmp_path: Path) -> None:
+    script: Script = {"A": [FINE], "B": [KeyboardInterrupt]}
+    _, reason, file = play(tmp_path, script, together=2)
+    assert reason == "interrupted"
+    assert [NAMES[x.fingerprint] for x in file.launches] == ["A"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
