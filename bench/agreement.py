@@ -25,12 +25,12 @@ from typing import Any
 
 from bench import catalogue, config, launcher, plan, stats
 from bench.case import Case
-from bench.record import Measured
+from bench.record import Measured, Settings
 from bench.worker import Request
 
-WARMUP_STEPS = 5
-LEAST_STEPS = 10
-LEAST_SECONDS = 3.0
+WARMUP_STEPS = 8
+LEAST_STEPS = 20
+LEAST_SECONDS = 5.0
 
 Parameters = Mapping[str, Any]
 Timed = Callable[[], None]
@@ -182,7 +182,7 @@ BARE: dict[str, Callable[[Parameters], float]] = {
 
 
 def _by_harness(case: Case, launch: int, variables: Mapping[str, str]) -> float:
-    settings = config.read_suite(config.find_suite("quick")).settings
+    settings = Settings(launches=1, steady_limit_seconds=2 * LEAST_SECONDS)
     request = Request(case=case, backend="cpu", index=0, settings=settings, samples=20, seed=launch)
     outcome = launcher.launch(request, variables).report.outcome
     if not isinstance(outcome, Measured):

@@ -130,7 +130,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "out of memory" in text
+        any(mark in text for mark in ("can't allocate memory", "out of memory", "alloc_failed"))
     )
 
 

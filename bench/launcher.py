@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -231,7 +232,12 @@ def _epitaph(process: subprocess.Popen[bytes], stderr: BinaryIO) -> str:
 def _tail(stderr: BinaryIO) -> str:
     size = stderr.seek(0, os.SEEK_END)
     stderr.seek(max(0, size - STDERR_TAIL_BYTES))
-    return stderr.read().decode("utf-8", errors="replace")
+    text = stderr.read().decode("utf-8", errors="replace")
+    # A record is handed round: tracebacks need not say whose home they are from.
+    for folder, name in ((Path(__file__).parents[1], "."), (Path.home(), "~")):
+        if folder != Path(folder.anchor):
+            text = text.replace(str(folder), name)
+    return text
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

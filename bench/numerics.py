@@ -95,7 +95,12 @@ def gate(workload: Workload, mode: str, parameters: Any, site: Site) -> Numerics
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over norm of what is expected; infinite if a value is not finite."""
+    """Norm of the difference over norm of what is expected; infinite if a value is not finite.
+
+    Infinite, too, where the shapes differ: that is another result.
+    """
+    if found.shape != expected.shape:
+        return math.inf
     difference = float((found - expected).norm())
     scale = float(expected.norm())
     if not math.isfinite(difference):

@@ -338,7 +338,8 @@ class Launch(_Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
     seed: int
     started_at: str
     seconds: float
-    """Wall time of the whole process, as the parent saw it."""
+    """Its share of the run's wall time: of workers that import side by side, the first has the
+    imports of all."""
     cold: Cold
     environment: dict[str, Any]
     """The stack and device as the worker saw them; see `bench.environment`."""

@@ -52,6 +52,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Measured launches."""
     excluded: int = 0
     """Launches that failed beside measured ones."""
+    exclusion: str = ""
+    """Why the first of those failed."""
     steps: int = 0
     """Steady steps, all launches."""
     median_sample: float | None = None
@@ -104,15 +106,22 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
     if voids:  # one wrong result is enough: no number of this case is used
         return Row(case=case, status="void", reason=voids[0].reason)
     measured = [x for x in launches if isinstance(x.outcome, Measured)]
+    others = [x.outcome for x in launches if isinstance(x.outcome, Skipped | Failed)]
     if measured:
-        return _measured_row(case, measured, len(launches) - len(measured), settings)
-    for outcome in (x.outcome for x in launches):
-        if isinstance(outcome, Skipped):
-            return Row(case=case, status="skipped", reason=outcome.reason)
-        if isinstance(outcome, Failed):
-            reason = f"{outcome.kind} in {outcome.phase}: {outcome.message}"
-            return Row(case=case, status="failed", reason=reason)
+        row = _measured_row(case, measured, len(others), settings)
+        return msgspec.structs.replace(row, exclusion=_why(others[0]) if others else "")
+    if others:
+        status: Literal["skipped", "failed"] = (
+            "skipped" if isinstance(others[0], Skipped) else "failed"
+        )
+        return Row(case=case, status=status, reason=_why(others[0]))
     return Row(case=case, status="skipped", reason=unreached, reached=False)
+
+
+def _why(outcome: Skipped | Failed) -> str:
+    if isinstance(outcome, Skipped):
+        return outcome.reason
+    return f"{outcome.kind} in {outcome.phase}: {outcome.message}"
 
 
 def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings: Settings) -> Row:
@@ -221,7 +230,8 @@ def _with_ceilings(rows: list[Row]) -> list[Row]:
     ceilings: dict[str, float] = {}
     for row in rows:
         arithmetic = _arithmetic(row)
-        if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
+        sound = row.verdict in ("OK", "NOISY")
+        if row.case.workload == CEILING_WORKLOAD and sound and row.flop_per_second is not None:
             ceilings[arithmetic] = max(ceilings.get(arithmetic, 0.0), row.flop_per_second)
     return [
         msgspec.structs.replace(row, ceiling_fraction=row.flop_per_second / ceiling)

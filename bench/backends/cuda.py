@@ -1,9 +1,9 @@
-"""NVIDIA GPUs through torch.cuda: TF32 set per precision, driver and clocks from NVML."""
+"""NVIDIA GPUs through torch.cuda: TF32 off and recorded, driver and clocks from NVML."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
@@ -167,7 +167,8 @@ class CudaBackend(Backend):
         }
         with _nvml() as nvml:
             if nvml is not None:
-                facts["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
+                with suppress(nvml.NVMLError):  # no reason to lose a device that works
+                    facts["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
         return DeviceInfo(
             backend=self.name,
             index=index,

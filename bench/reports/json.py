@@ -46,6 +46,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "ci_level": interval.level if interval else None,
         "launches": row.launches,
         "excluded_launches": row.excluded,
+        "exclusion": row.exclusion or None,
         "steps": row.steps,
         "flop_per_second": row.flop_per_second,
         "ceiling_fraction": row.ceiling_fraction,

@@ -213,6 +213,8 @@ def _remarks(rows: list[Row]) -> Iterator[Text]:
             parts.append(row.reason)
         elif row.excluded:
             parts.append(f"{row.excluded} of {row.launches + row.excluded} launches failed")
+        if row.exclusion:
+            parts.append(row.exclusion)
         if parts:
             yield _line(str(row.verdict), f"{row.case.label}: {'; '.join(parts)}")
     for flag, meaning in FLAGS.items():
@@ -229,7 +231,8 @@ def _line(word: str, text: str) -> Text:
 
 def next_step(run: RunFile, rows: list[Row]) -> str:
     """One line: the most useful thing to do with this card."""
-    suite = run.run.suite
+    # As it was typed, but for its folder: a suite of one's own is a file.
+    suite = next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)
     bad = [row for row in rows if row.status in ("failed", "void")]
     if bad:
         return (
