@@ -1,11 +1,13 @@
 """Does the harness tell the truth? Its throughput against a bare hand-written loop, interleaved.
 
-    python -m bench.agreement [--pairs 10] [--only 'llama-*']
+    python -m bench.agreement [--launches 6] [--only 'llama-*']
 
-For each case of the suite `quick` that has a bare loop below: one launch by the harness and one
-process of the bare loop, in turn (AB, BA, AB, ...), on the CPU, in the same process environment.
-Prints the ratio harness / bare, a geometric mean over pairs with its 95 % t interval. Launches of
-one and the same program differ by 5 to 10 % on a shared machine: believe the interval, not a pair.
+For each case of `quick` that has a bare loop below, on the CPU: a fresh process builds the
+harness's job and the bare loop's model, and lets them take turns (AB, BA, AB, ...), a block each,
+the one timed by the engine and the other by hand. A launch gives the median over its turns of
+harness / bare throughput; printed is the geometric mean over launches with its 95 % t interval.
+Taking turns within a process, because on a shared machine two processes differ by more than what
+is to be shown.
 
 The bare loops are written against transformers and torch alone, as an engineer would by hand: the
 library's own weights, one batch, one clock reading before and one after. Nothing of the harness.
@@ -15,44 +17,44 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from bench import catalogue, config, launcher, plan, stats
+import msgspec
+
+from bench import catalogue, config, plan, stats
 from bench.case import Case
-from bench.record import Measured, Settings
-from bench.worker import Request
+from bench.measure import Engine, process_usage
+from bench.precision import PRECISIONS
+from bench.record import Settings
+from bench.workload import Site
 
-WARMUP_STEPS = 8
-LEAST_STEPS = 20
-LEAST_SECONDS = 5.0
+WARMUP_TURNS = 4
+TURNS = 12
 
 Parameters = Mapping[str, Any]
 Timed = Callable[[], None]
 
 
-def _time(
-    step: Timed, items: int, before_pass: Timed = lambda: None, steps_a_pass: int = 1
-) -> float:
-    """Items per second. `before_pass` runs untimed before every pass of so many steps."""
-    for _ in range(-(-WARMUP_STEPS // steps_a_pass)):
-        before_pass()
-        for _ in range(steps_a_pass):
-            step()
-    steps, seconds = 0, 0.0
-    while steps < LEAST_STEPS or seconds < LEAST_SECONDS:
-        before_pass()
+class Loop(NamedTuple):
+    """A bare loop: its step, how many make a pass, and what is done, untimed, before a pass."""
+
+    step: Timed
+    steps: int = 1
+    before_pass: Timed = lambda: None
+
+    def seconds(self) -> float:
+        """Times one pass by hand."""
+        self.before_pass()
         start = time.perf_counter()
-        for _ in range(steps_a_pass):
-            step()
-        seconds += time.perf_counter() - start
-        steps += steps_a_pass
-    return items * steps / seconds
+        for _ in range(self.steps):
+            self.step()
+        return time.perf_counter() - start
 
 
 def _resnet50() -> Any:
@@ -62,8 +64,8 @@ def _resnet50() -> Any:
     return ResNetForImageClassification(ResNetConfig(num_labels=1000))
 
 
-def bare_resnet50_infer(p: Parameters) -> float:
-    """Images per second, bfloat16 weights."""
+def bare_resnet50_infer(p: Parameters) -> Loop:
+    """bfloat16 weights."""
     import torch
 
     model = _resnet50().eval().to(torch.bfloat16)
@@ -73,11 +75,11 @@ def bare_resnet50_infer(p: Parameters) -> float:
     def step() -> None:
         model(images)
 
-    return _time(step, p["batch_size"])
+    return Loop(step)
 
 
-def bare_resnet50_train(p: Parameters) -> float:
-    """Images per second, float32 weights under bfloat16 autocast, SGD with momentum."""
+def bare_resnet50_train(p: Parameters) -> Loop:
+    """SGD with momentum."""
     import torch
 
     model = _resnet50().train()
@@ -94,11 +96,11 @@ def bare_resnet50_train(p: Parameters) -> float:
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
 
-    return _time(step, p["batch_size"])
+    return Loop(step)
 
 
-def bare_bert_infer(p: Parameters) -> float:
-    """Sequences per second, BERT base, bfloat16 weights."""
+def bare_bert_infer(p: Parameters) -> Loop:
+    """bfloat16 weights."""
     import torch
     from transformers.models.bert.configuration_bert import BertConfig
     from transformers.models.bert.modeling_bert import BertForQuestionAnswering
@@ -110,7 +112,7 @@ def bare_bert_infer(p: Parameters) -> float:
     def step() -> None:
         model(tokens)
 
-    return _time(step, p["batch_size"])
+    return Loop(step)
 
 
 def _llama(positions: int) -> Any:
@@ -131,8 +133,8 @@ def _llama(positions: int) -> Any:
     return LlamaForCausalLM(shape).eval().to(torch.bfloat16)
 
 
-def bare_llama_prefill(p: Parameters) -> float:
-    """Prompt tokens per second to the first token, into a static cache, bfloat16 weights."""
+def bare_llama_prefill(p: Parameters) -> Loop:
+    """bfloat16 weights."""
     import torch
     from transformers.cache_utils import StaticCache
 
@@ -145,11 +147,11 @@ def bare_llama_prefill(p: Parameters) -> float:
         cache.reset()
         model(prompt, past_key_values=cache, logits_to_keep=1).logits.argmax(-1)
 
-    return _time(step, p["batch_size"] * p["prompt_length"])
+    return Loop(step)
 
 
-def bare_llama_decode(p: Parameters) -> float:
-    """Tokens per second after a prompt, greedy, over a static cache, bfloat16 weights."""
+def bare_llama_decode(p: Parameters) -> Loop:
+    """bfloat16 weights."""
     import torch
     from transformers.cache_utils import StaticCache
 
@@ -169,10 +171,10 @@ def bare_llama_decode(p: Parameters) -> float:
         nonlocal token
         token = model(token, past_key_values=cache).logits.argmax(-1)
 
-    return _time(step, p["batch_size"], before_pass, p["new_tokens"])
+    return Loop(step, p["new_tokens"], before_pass)
 
 
-BARE: dict[str, Callable[[Parameters], float]] = {
+BARE: dict[str, Callable[[Parameters], Loop]] = {
     "resnet50-infer": bare_resnet50_infer,
     "resnet50-train": bare_resnet50_train,
     "bert-infer": bare_bert_infer,
@@ -181,48 +183,51 @@ BARE: dict[str, Callable[[Parameters], float]] = {
 }
 
 
-def _by_harness(case: Case, launch: int, variables: Mapping[str, str]) -> float:
-    settings = Settings(launches=1, steady_limit_seconds=2 * LEAST_SECONDS)
-    request = Request(case=case, backend="cpu", index=0, settings=settings, samples=20, seed=launch)
-    outcome = launcher.launch(request, variables).report.outcome
-    if not isinstance(outcome, Measured):
-        sys.exit(f"{case.label}: the harness did not measure it: {outcome}")
-    return outcome.throughput
+def take_turns(case: Case) -> float:
+    """Median of harness / bare throughput over the turns of this process."""
+    precision = PRECISIONS[case.precision]
+    device = catalogue.backend("cpu").open(0, precision)
+    workload = catalogue.workload(case.workload)
+    site = Site(device=device.torch_device, precision=precision, seed=0)
+    job = workload.build(case.mode, plan.parameters_of(case, workload), site)
+    engine = Engine(job, device, Settings(), usage=process_usage())
+    loop = BARE[case.name](case.parameters)
+
+    def by_harness() -> float:
+        return engine.block(loop.steps).wall_ns / 1e9
+
+    ratios = []
+    for turn in range(WARMUP_TURNS + TURNS):
+        if turn % 2:
+            bare, harness = loop.seconds(), by_harness()
+        else:
+            harness, bare = by_harness(), loop.seconds()
+        ratios.append(bare / harness)
+    return statistics.median(ratios[WARMUP_TURNS:])
 
 
-def _by_hand(case: Case, variables: Mapping[str, str]) -> float:
-    output = subprocess.run(
-        [sys.executable, "-m", "bench.agreement", "--bare", case.name],
-        input=json.dumps(case.parameters),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**variables, **os.environ},
-    ).stdout
-    return float(output.splitlines()[-1])
-
-
-def compare(pairs: int, pattern: str) -> None:
-    """Runs the pairs and prints a line for each case."""
+def compare(launches: int, pattern: str) -> None:
+    """Runs the launches and prints a line for each case."""
     suite = config.read_suite(config.find_suite("quick"))
     cases = [c for c in plan.plan(suite) if c.name in BARE and fnmatch.fnmatchcase(c.name, pattern)]
-    variables = dict(catalogue.backend("cpu").worker_environment())
+    variables = catalogue.backend("cpu").worker_environment()
     ratios: dict[str, list[float]] = {case.name: [] for case in cases}
-    for pair in range(pairs):
+    for launch in range(launches):
         for case in cases:
-            if pair % 2:
-                bare = _by_hand(case, variables)
-                harness = _by_harness(case, pair, variables)
-            else:
-                harness = _by_harness(case, pair, variables)
-                bare = _by_hand(case, variables)
-            ratios[case.name].append(harness / bare)
-            print(f"pair {pair + 1}: {case.name} {harness:.4g} / {bare:.4g}", file=sys.stderr)
+            output = subprocess.run(
+                [sys.executable, "-m", "bench.agreement", "--turns"],
+                input=msgspec.json.encode(case),
+                stdout=subprocess.PIPE,
+                check=True,
+                env={**variables, **os.environ},
+            ).stdout
+            ratios[case.name].append(float(output.splitlines()[-1]))
+            print(f"launch {launch + 1}: {case.name} {ratios[case.name][-1]:.3f}", file=sys.stderr)
     for name, values in ratios.items():
         estimate = stats.log_estimate(values, stats.FIXED_LEVEL)
         spread = f"95 % {estimate.low:.3f} to {estimate.high:.3f}" if estimate else "no interval"
         ratio = stats.geometric_mean(values)
-        print(f"{name}: harness / bare {ratio:.3f} ({spread}, {len(values)} pairs)")
+        print(f"{name}: harness / bare {ratio:.3f} ({spread}, {len(values)} launches)")
 
 
 def main() -> None:
@@ -230,14 +235,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--launches", type=int, default=6)
     parser.add_argument("--only", default="*", metavar="GLOB")
-    parser.add_argument("--bare", choices=BARE, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.bare:
-        print(BARE[arguments.bare](json.load(sys.stdin)))
+    if arguments.turns:
+        print(take_turns(msgspec.json.decode(sys.stdin.buffer.read(), type=Case)))
     else:
-        compare(arguments.pairs, arguments.only)
+        compare(arguments.launches, arguments.only)
 
 
 if __name__ == "__main__":
