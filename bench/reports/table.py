@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -248,7 +249,7 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
             "Next: for intervals of ±2 %, where this machine allows them: "
             f"accelmark run {suite} --launches auto"
         )
-    return f"Next: hand {run.path} to whoever compares; it holds every sample."
+    return f"Next: hand {Path(run.path).name} to whoever compares; it holds every sample."
 
 
 REPORT = TableReport()
