@@ -86,7 +86,7 @@ def bare_resnet50_train(p: Parameters) -> Loop:
     images = torch.randn(p["batch_size"], 3, p["image_size"], p["image_size"])
     labels = torch.randint(0, 1000, (p["batch_size"],))
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True
+        model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=True
     )
 
     def step() -> None:
