@@ -33,6 +33,8 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """None where the device does not say."""
     facts: dict[str, str] = {}
     """Driver, compute capability, ...: what distinguishes this device from its like."""
+    simulated: bool = False
+    """No real device: its figures are never published nor compared."""
 
     @property
     def address(self) -> str:
@@ -77,6 +79,15 @@ class Device(ABC):
     @abstractmethod
     def memory(self) -> Memory:
         """Peak since the last reset, with its scope."""
+
+    def float32_reduced(self) -> bool:
+        """Whether float32 matrix products may now run with a shorter mantissa (TF32 and its like).
+
+        A backend with switches or variables of its own asks those too.
+        """
+        import torch
+
+        return torch.get_float32_matmul_precision() != "highest"
 
     def facts(self) -> dict[str, str]:
         """Switches that were set, clocks, drivers: what the record must say of this device."""

@@ -5,7 +5,8 @@
     |-- UnknownName           a suite, workload, backend, format that is not there
     |-- DeviceUnavailable     a device or its runtime that is not there
     |-- OutputError           a place that cannot be written
-    `-- RecordError           a file that is no record, is cut short, or is from another schema
+    |-- RecordError           a file that is no record, is cut short, or is from another schema
+    `-- ComparisonError       runs that have nothing in common, or options that do not fit them
 
 Every message says what is wrong, where, what is allowed and what to do next.
 """
@@ -18,9 +19,11 @@ from collections.abc import Iterable
 EXIT_OK = 0
 """Every planned case was measured (or skipped because the device cannot do it)."""
 EXIT_INCOMPLETE = 1
-"""The run ended, and at least one planned case has no usable number."""
+"""The run ended, and at least one planned case has no usable number; or nothing was compared."""
 EXIT_BAD_INPUT = 2
 """The command line, a suite, a device, an output folder or a record cannot be used."""
+EXIT_SLOWER = 3
+"""`compare --fail-if-slower`: a case is surely slower, by the percentage given or more."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C or a termination signal: workers ended, what was measured is on disk."""
 
@@ -47,6 +50,10 @@ class OutputError(AccelmarkError):
 
 class RecordError(AccelmarkError):
     """A file that is not a readable accelmark record."""
+
+
+class ComparisonError(AccelmarkError):
+    """Runs that cannot be set side by side at all."""
 
 
 def suggestion(name: str, allowed: Iterable[str]) -> str:

@@ -182,6 +182,8 @@ class Engine:
 
     def _block_steps(self, blocks: list[Block]) -> int:
         """Steps of the next block, from the shortest step seen lately (the first one left out)."""
+        if self.settings.timing == "step":
+            return 1
         recent = blocks[1:][-stats.WINDOW :]
         step_ns = min(b.wall_ns / len(b.step_ns) for b in recent)
         if self._sync_cost_ns is None:

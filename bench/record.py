@@ -283,8 +283,12 @@ class Settings(_Value, frozen=True, kw_only=True):
     """A fixed number (one look, 95 %), or `auto`: looks at 5, 10 and 20 launches (98 %)."""
     target_half_width: float = 0.02
     """Half-width of log throughput at which `auto` stops, and above which a case is NOISY."""
+    timing: Literal["block", "step"] = "block"
+    """Where the device is synchronized: at the edges of a block of steps, as a job that keeps its
+    device busy; or after every step, as one that waits for each result. Other rates, never
+    compared with each other."""
     block_seconds: float = 0.05
-    """Least wall time between two synchronizations."""
+    """Least wall time of a block, where blocks are timed."""
     warmup_seconds: float = 10.0
     """Least time under load before the steady state, on devices that need it (accelerators)."""
     warmup_limit_seconds: float = 120.0
@@ -438,6 +442,7 @@ def read(path: Path) -> RunFile:
         ) from error
     lines = raw.split(b"\n")
     run = _first_line(path, lines[0])
+    seen: set[tuple[str, int]] = set()
     launches: list[Launch] = []
     end: End | None = None
     damage: str | None = None
@@ -455,7 +460,11 @@ def read(path: Path) -> RunFile:
             break
         if isinstance(line, End):
             end = line
+        elif (line.fingerprint, line.launch) in seen:
+            damage = f"{path}, line {number}: launch {line.launch} of {line.case.label} again"
+            break
         else:
+            seen.add((line.fingerprint, line.launch))
             launches.append(line)
     return RunFile(path=str(path), run=run, launches=tuple(launches), end=end, damage=damage)
 
@@ -474,9 +483,15 @@ def _first_line(path: Path, text: bytes) -> Run:
             f"{SCHEMA_VERSION}. Use the accelmark that wrote it, or a newer one."
         )
     try:
-        return msgspec.convert(head, Run)
+        run = msgspec.convert(head, Run)
     except UNREADABLE as error:
         raise RecordError(f"{path}, line 1: not a valid run header ({error}). {advice}") from error
+    planned: set[str] = set()
+    for case in run.plan:
+        if case.fingerprint in planned:
+            raise RecordError(f"{path}, line 1: {case.label} is planned twice. {advice}")
+        planned.add(case.fingerprint)
+    return run
 
 
 def json_schema() -> dict[str, Any]:

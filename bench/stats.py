@@ -52,6 +52,25 @@ class Estimate:
     """Half the interval's width on the log scale: 0.02 reads as about +-2 %."""
 
 
+@dataclass(frozen=True)
+class Welch:
+    """The ratio of two means on the log scale, and the test that it is 1."""
+
+    ratio: Estimate
+    """Second over first."""
+    p_value: float
+    """Two-sided."""
+    freedom: float
+    """Welch-Satterthwaite degrees of freedom."""
+
+
+def t_tail(t: float, freedom: float) -> float:
+    """P(T > t) of Student's t distribution, t >= 0, freedom > 0 degrees of freedom."""
+    if t < 0 or freedom <= 0:
+        raise ValueError(f"no tail of Student's t for {t}, {freedom} degrees")
+    return 0.5 * _incomplete_beta(freedom / (freedom + t * t), freedom / 2)
+
+
 def t_quantile(probability: float, freedom: float) -> float:
     """Quantile of Student's t distribution: P(T <= result) = probability.
 
@@ -65,13 +84,13 @@ def t_quantile(probability: float, freedom: float) -> float:
         return -t_quantile(1 - probability, freedom)
     tail = 1 - probability
     low, high = 0.0, 1.0
-    while 0.5 * _incomplete_beta(freedom / (freedom + high * high), freedom / 2) > tail:
+    while t_tail(high, freedom) > tail:
         low, high = high, high * 2
     for _ in range(200):
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        if 0.5 * _incomplete_beta(freedom / (freedom + middle * middle), freedom / 2) > tail:
+        if t_tail(middle, freedom) > tail:
             low = middle
         else:
             high = middle
@@ -129,6 +148,46 @@ def log_estimate(values: Sequence[float], level: float) -> Estimate | None:
     error = statistics.stdev(logs) / math.sqrt(len(logs))
     half = t_quantile(0.5 + level / 2, len(logs) - 1) * error
     return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), level, half)
+
+
+def welch(first: Sequence[float], second: Sequence[float], level: float) -> Welch | None:
+    """Geometric mean of `second` over that of `first`, unequal variances allowed.
+
+    None for fewer than `MINIMUM_LAUNCHES` values on either side. Where neither side varies at all,
+    the interval is the ratio itself.
+    """
+    if min(len(first), len(second)) < MINIMUM_LAUNCHES:
+        return None
+    logs = [[math.log(v) for v in values] for values in (first, second)]
+    squared = [statistics.variance(side) / len(side) for side in logs]
+    error = math.sqrt(sum(squared))
+    centre = statistics.fmean(logs[1]) - statistics.fmean(logs[0])
+    ratio = math.exp(centre)
+    # Identical launches leave a rounding error in the place of a variance.
+    if error <= 1e-12:
+        freedom = float(len(first) + len(second) - 2)
+        p_value = 1.0 if abs(centre) <= 1e-12 else 0.0
+        return Welch(Estimate(ratio, ratio, ratio, level, 0.0), p_value, freedom)
+    shares = zip(squared, logs, strict=True)
+    freedom = sum(squared) ** 2 / sum(s**2 / (len(side) - 1) for s, side in shares)
+    half = t_quantile(0.5 + level / 2, freedom) * error
+    low, high = math.exp(centre - half), math.exp(centre + half)
+    p_value = 2 * t_tail(abs(centre) / error, freedom)
+    return Welch(Estimate(ratio, low, high, level, half), p_value, freedom)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: below a makes the family-wise error a at most.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    least = 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, p_values[i] * (len(p_values) - rank)))
+        adjusted[i] = least
+    return adjusted
 
 
 def geometric_mean(values: Sequence[float]) -> float:

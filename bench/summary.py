@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from bench import stats
+from bench import chips, stats
 from bench.case import Case
 from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Launch, Measured, RunFile, Settings, Skipped, Void
@@ -18,6 +18,8 @@ INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
 CEILING_WORKLOAD = "gemm"
 """The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
+BANDWIDTH_WORKLOAD = "memory"
+"""The workload whose best throughput is the box's memory bandwidth."""
 
 
 class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     throughput: float | None = None
     """Items/s: geometric mean over launches of items / steady wall seconds."""
     interval: stats.Estimate | None = None
+    rates: tuple[float, ...] = ()
+    """Items/s of each measured launch, in the order they ran."""
     launches: int = 0
     """Measured launches."""
     excluded: int = 0
@@ -70,7 +74,19 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     flop_per_second: float | None = None
     ceiling_fraction: float | None = None
     """Share of the best matmul throughput that this run measured at the same arithmetic."""
+    matmul_ceiling: float | None = None
+    """That best matmul throughput, FLOP/s."""
+    mfu: float | None = None
+    """Model FLOP utilization: share of the chip's published dense peak at the same arithmetic."""
+    mfu_absent: str = ""
+    """Why there is no MFU."""
+    items_per_joule: float | None = None
+    """Over the steady blocks of all launches; None where a launch has no energy figure."""
     bytes_per_second: float | None = None
+    bandwidth_fraction: float | None = None
+    """Share of the best memory bandwidth that this run measured."""
+    bandwidth_ceiling: float | None = None
+    """That best bandwidth, bytes/s."""
     peak_memory_bytes: int | None = None
     memory_scope: str = ""
     cold: Cold = Cold()
@@ -88,7 +104,8 @@ def summarize(run: RunFile) -> list[Row]:
         rows.append(_row(case, launches, run.run.settings, _why_unreached(run)))
     # A launch of a case that was not planned is shown all the same: nothing is dropped.
     rows += [_row(ls[0].case, ls, run.run.settings, "") for ls in by_case.values()]
-    return _with_ceilings(rows)
+    device = str(run.run.device.get("name"))
+    return _with_ceilings([_with_peak(row, device) for row in rows])
 
 
 def _why_unreached(run: RunFile) -> str:
@@ -142,6 +159,7 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         unit=f"{work.unit}/s",
         throughput=throughput,
         interval=interval,
+        rates=tuple(rates),
         launches=len(outcomes),
         excluded=excluded,
         steps=sum(o.steady_steps for o in outcomes),
@@ -160,7 +178,16 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
         memory_scope=outcomes[0].memory.scope,
         cold=_median_cold(launches),
+        items_per_joule=_items_per_joule(outcomes),
     )
+
+
+def _items_per_joule(outcomes: Sequence[Measured]) -> float | None:
+    joules = [o.energy_joules for o in outcomes]
+    known = [j for j in joules if j is not None]
+    if len(known) < len(joules):
+        return None
+    return sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
 
 
 def _relative_sd(values: Sequence[float]) -> float:
@@ -225,20 +252,49 @@ def _median_cold(launches: Sequence[Launch]) -> Cold:
     return Cold(**{field: median(field) for field in Cold.__struct_fields__})
 
 
+def _with_peak(row: Row, device: str) -> Row:
+    """Adds the share of the chip's published peak; more than all of a trusted one is void."""
+    if row.flop_per_second is None:
+        return row
+    chip = chips.find(device)
+    if chip is None:
+        absent = f"no published peak: {device} is not in configs/chips.toml"
+        return msgspec.structs.replace(row, mfu_absent=absent)
+    arithmetic = _arithmetic(row)
+    peak = chip.peak_flop_per_second(arithmetic)
+    if peak is None:
+        absent = f"no published {arithmetic} peak of {chip.name}"
+        return msgspec.structs.replace(row, mfu_absent=absent)
+    mfu = row.flop_per_second / peak
+    if mfu > 1 and chip.trust == "high":
+        reason = f"{mfu:.0%} of the {arithmetic} peak of {chip.name} ({chip.source}): impossible"
+        return Row(case=row.case, status="void", reason=reason)
+    return msgspec.structs.replace(row, mfu=mfu)
+
+
 def _with_ceilings(rows: list[Row]) -> list[Row]:
-    """Adds to each row its share of the box's own measured matmul ceiling."""
-    ceilings: dict[str, float] = {}
+    """Adds to each row its shares of the box's own measured ceilings."""
+    matmul: dict[str, float] = {}
+    bandwidth = 0.0
     for row in rows:
-        arithmetic = _arithmetic(row)
-        sound = row.verdict in ("OK", "NOISY")
-        if row.case.workload == CEILING_WORKLOAD and sound and row.flop_per_second is not None:
-            ceilings[arithmetic] = max(ceilings.get(arithmetic, 0.0), row.flop_per_second)
-    return [
-        msgspec.structs.replace(row, ceiling_fraction=row.flop_per_second / ceiling)
-        if row.flop_per_second is not None and (ceiling := ceilings.get(_arithmetic(row)))
-        else row
-        for row in rows
-    ]
+        if row.verdict not in ("OK", "NOISY"):
+            continue
+        if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
+            arithmetic = _arithmetic(row)
+            matmul[arithmetic] = max(matmul.get(arithmetic, 0.0), row.flop_per_second)
+        if row.case.workload == BANDWIDTH_WORKLOAD and row.bytes_per_second is not None:
+            bandwidth = max(bandwidth, row.bytes_per_second)
+    return [_with_shares(row, matmul.get(_arithmetic(row)), bandwidth or None) for row in rows]
+
+
+def _with_shares(row: Row, matmul: float | None, bandwidth: float | None) -> Row:
+    changes: dict[str, float] = {}
+    if row.flop_per_second is not None and matmul is not None:
+        changes |= {"ceiling_fraction": row.flop_per_second / matmul, "matmul_ceiling": matmul}
+    if row.bytes_per_second is not None and bandwidth is not None:
+        share = row.bytes_per_second / bandwidth
+        changes |= {"bandwidth_fraction": share, "bandwidth_ceiling": bandwidth}
+    return msgspec.structs.replace(row, **changes)
 
 
 def _arithmetic(row: Row) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -52,6 +54,21 @@ def duration(seconds: float) -> str:
     if seconds >= 1e-3:
         return f"{significant(seconds * 1e3)} ms"
     return f"{significant(seconds * 1e6)} us"
+
+
+SYMMETRIC = 0.10
+"""Up to this half-width on the log scale, +-x % says it well enough."""
+
+
+def spread(half_width: float) -> str:
+    """An interval by its half-width on the log scale, on which the two sides differ in percent.
+
+    >>> spread(0.032), spread(0.3)
+    ('±3.2%', '-26% +35%')
+    """
+    if half_width <= SYMMETRIC:
+        return f"±{half_width:.1%}"
+    return f"-{-math.expm1(-half_width):.0%} +{math.expm1(half_width):.0%}"
 
 
 def counted(number: int, noun: str) -> str:

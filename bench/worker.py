@@ -224,6 +224,7 @@ class Launch:
         self.environment.update(environment.stack(self.backend.recorded_variables()))
         self.environment["device"] = msgspec.to_builtins(device.info)
         self.environment["device_state"] = device.facts()
+        self.environment["float32_reduced"] = device.float32_reduced()
 
 
 def _leave_with_parent(stream: BinaryIO) -> None:

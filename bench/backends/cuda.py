@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,13 @@ class CudaDevice(Device):
             host_rss_bytes=int(psutil.Process().memory_info().rss),
             device_used_bytes=total - free,
         )
+
+    def float32_reduced(self) -> bool:
+        """TF32 in cuBLAS or cuDNN, by torch's switches or by the library's own variable."""
+        import torch
+
+        switches = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+        return any(switches) or os.environ.get("NVIDIA_TF32_OVERRIDE") == "1"
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand, the attention kernels allowed, and NVML's clocks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ FLAGS = {
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
 }
 """What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
-SYMMETRIC = 0.10
-"""Up to this half-width on the log scale, +-x % says it well enough."""
 
 
 class TableReport(Report):
@@ -152,12 +149,7 @@ def _interval(row: Row) -> Text:
     launches = units.counted(row.launches, "launch")
     if row.interval is None:
         return Text.assemble("no interval", "\n", (launches, "dim"))
-    half = row.interval.half_width
-    if half <= SYMMETRIC:
-        spread = f"±{half:.1%}"
-    else:  # on the log scale the two sides differ
-        spread = f"-{-math.expm1(-half):.0%} +{math.expm1(half):.0%}"
-    return Text.assemble(spread, "\n", (launches, "dim"))
+    return Text.assemble(units.spread(row.interval.half_width), "\n", (launches, "dim"))
 
 
 def _arithmetic(row: Row) -> Text:

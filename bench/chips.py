@@ -1,0 +1,91 @@
+"""Published peaks of chips, each with its source and trust; `configs/chips.toml` holds them.
+
+A file of the user's own, named by `ACCELMARK_CHIPS`, is asked before ours. A chip that is in
+neither has no peak, hence no MFU: another chip's peak never stands in for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bench.catalogue import configs_folder
+from bench.errors import SuiteError
+
+USER_FILE = "ACCELMARK_CHIPS"
+Trust = Literal["high", "medium", "low"]
+
+
+class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One chip's specification, per device as torch counts devices."""
+
+    name: str
+    match: tuple[str, ...]
+    """Texts of which one must be in the device's name; case and spaces do not matter."""
+    peaks: dict[str, float] = {}
+    """`bf16_tflops`, ...: dense 10^12 FLOP/s at boost clock, by arithmetic."""
+    memory_gb: float | None = None
+    memory_tbps: float | None = None
+    """10^12 bytes/s."""
+    watts: float | None = None
+    source: str
+    trust: Trust
+
+    def __post_init__(self) -> None:
+        if not self.match or not all(text.strip() for text in self.match):
+            raise ValueError(f"chip {self.name}: `match` needs a text")
+        for name, value in self.peaks.items():
+            if not name.endswith("_tflops") or not math.isfinite(value) or value <= 0:
+                raise ValueError(f"chip {self.name}: {name} = {value} is no peak in TFLOP/s")
+
+    def peak_flop_per_second(self, arithmetic: str) -> float | None:
+        """Dense peak at an arithmetic (`bf16`, `fp32`, ...); None where there is no figure."""
+        tflops = self.peaks.get(f"{arithmetic}_tflops")
+        return None if tflops is None else tflops * 1e12
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """Peak memory bandwidth."""
+        return None if self.memory_tbps is None else self.memory_tbps * 1e12
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    chip: tuple[Chip, ...]
+
+
+def chips() -> tuple[Chip, ...]:
+    """Every known chip: the user's file first. `SuiteError` says what is wrong in it."""
+    return _chips(os.environ.get(USER_FILE))
+
+
+@functools.cache
+def _chips(user_file: str | None) -> tuple[Chip, ...]:
+    own = () if user_file is None else _read(Path(user_file))
+    return (*own, *_read(configs_folder() / "chips.toml"))
+
+
+def _read(path: Path) -> tuple[Chip, ...]:
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(content, _File).chip
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise SuiteError(
+            f"{path}: no usable file of chips ({error}). The form is that of configs/chips.toml; "
+            f"{USER_FILE} names a file of your own."
+        ) from error
+
+
+def find(device_name: str) -> Chip | None:
+    """The chip of a device by the name that its driver gives; None if no entry matches."""
+    name = _plain(device_name)
+    return next((c for c in chips() if any(_plain(text) in name for text in c.match)), None)
+
+
+def _plain(text: str) -> str:
+    return "".join(text.lower().split())
