@@ -7,6 +7,7 @@ Everything that is slow to import is imported inside the command that needs it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -14,9 +15,9 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -36,9 +37,11 @@ from bench.errors import (
 )
 
 if TYPE_CHECKING:
+    from bench.backend import DeviceInfo
+    from bench.case import Case
     from bench.record import RunFile, Settings
     from bench.report import Canvas
-    from bench.run import Face
+    from bench.run import Face, Session
 
 AUTO_TARGET = 0.02
 """`--launches auto` aims at this half-width even where the suite is content with more."""
@@ -112,9 +115,9 @@ def run(
     out: Path,
 ) -> None:
     """Measure SUITE (a shipped suite or a .toml file; default: quick) and print its report card."""
-    from bench import catalogue, config, environment, launcher, plan, probe
-    from bench.record import SCHEMA_VERSION, Run, Writer, read
-    from bench.run import Session, run_id, utc_now
+    from bench import config, plan
+    from bench.record import read
+    from bench.run import run_id
     from bench.summary import summarize
 
     read_suite = config.read_suite(config.find_suite(suite))
@@ -122,41 +125,16 @@ def run(
     if only is not None:
         cases = plan.select(cases, only)
     settings = _with_launches(read_suite.settings, launches)
-    chosen, remarks = probe.choose(device)
-    _say(f"device: {chosen.address}, {chosen.name}")
-    for remark in remarks:
-        _say(f"  passed over {remark}")
-
+    side = _SideOptions(device)
+    chosen = _choose(side.device, side.python, side.forced)
     identity = run_id()
     path = out / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
-    writer = Writer(path)
-    header = Run(
-        schema=SCHEMA_VERSION,
-        run_id=identity,
-        suite=read_suite.name,
-        plan=cases,
-        settings=settings,
-        command=("accelmark", *_recorded_arguments()),
-        started_at=utc_now(),
-        host=environment.host(),
-        device=_builtins(chosen),
-    )
-    with _termination_as_interrupt():
-        writer.append(header)
-        with _face(settings) as face:
-            session = Session(
-                cases,
-                settings,
-                chosen,
-                catalogue.backend(chosen.backend),
-                writer,
-                face,
-                launcher.launch_together,
-                None if budget_minutes is None else budget_minutes * 60,
-                together=min(TOGETHER, environment.usable_cores()),
-            )
+    with _termination_as_interrupt(), _face(settings) as face:
+        session = _session(
+            path, identity, read_suite.name, cases, settings, chosen, side, face, budget_minutes
+        )
+        with contextlib.closing(session.writer):
             reason = session.run()
-    writer.close()
     result = read(path)
     click.echo(_render("table", [result]), nl=False)
     _say(f"record: {path}")
@@ -338,6 +316,196 @@ def _whole(path: Path) -> RunFile:
             "in it. Run the rest again, or restore the file."
         )
     return run
+
+
+@commands.command()
+@click.argument("suite", default="quick")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="BACKEND[:INDEX]",
+    help="Once for both sides, or once for each.",
+)
+@click.option(
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set for side B only. May be given several times.",
+)
+@click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    metavar="PATH",
+    help="An interpreter with accelmark installed: once for B, or once for each side.",
+)
+@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+@click.option(
+    "--launches",
+    metavar="N",
+    default="10",
+    show_default=True,
+    help="Processes per case and side, or `auto`.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder for the two records.",
+)
+def ab(
+    suite: str,
+    devices: tuple[str, ...],
+    variables: tuple[str, ...],
+    pythons: tuple[str, ...],
+    only: str | None,
+    launches: str,
+    out: Path,
+) -> None:
+    """Measure SUITE on two sides in turns (ABAB) on this host, and compare B with A.
+
+    The sides differ in --device, --env or --python. With the same --device twice it is an A/A test:
+    what it calls FASTER or SLOWER is this machine's noise.
+    """
+    from bench import compare as comparing
+    from bench import compare_card, config, plan
+    from bench.record import read
+    from bench.run import alternate, run_id
+
+    sides = _sides(devices, variables, pythons)
+    read_suite = config.read_suite(config.find_suite(suite))
+    cases = plan.plan(read_suite)
+    if only is not None:
+        cases = plan.select(cases, only)
+    settings = _with_launches(read_suite.settings, launches)
+    identity = run_id()
+    chosen = [
+        _choose(side.device, side.python, side.forced, f"side {letter}: ")
+        for letter, side in zip("AB", sides, strict=True)
+    ]
+    paths = [
+        out / f"{read_suite.name}-{device.backend}-{identity}-{letter}.jsonl"
+        for letter, device in zip("ab", chosen, strict=True)
+    ]
+    with _termination_as_interrupt(), _face(settings) as face, contextlib.ExitStack() as stack:
+        sessions = []
+        for path, device, side in zip(paths, chosen, sides, strict=True):
+            name = f"{identity}{path.stem[-2:]}"
+            session = _session(path, name, read_suite.name, cases, settings, device, side, face)
+            stack.callback(session.writer.close)
+            sessions.append(session)
+        reason = alternate(*sessions)
+    first, second = (read(path) for path in paths)
+    comparison = comparing.compare(first, second)
+    click.echo(compare_card.render([comparison], _canvas(None)), nl=False)
+    for path in paths:
+        _say(f"record: {path}")
+    if reason == "interrupted":
+        sys.exit(EXIT_INTERRUPTED)
+    judged = all(case.ratio is not None for case in comparison.cases)
+    sys.exit(EXIT_OK if judged else EXIT_INCOMPLETE)
+
+
+class _SideOptions(NamedTuple):
+    """One side of `ab`, or all of `run`."""
+
+    device: str | None = None
+    python: str = sys.executable
+    forced: Mapping[str, str] = {}
+
+
+def _sides(
+    devices: tuple[str, ...], variables: tuple[str, ...], pythons: tuple[str, ...]
+) -> tuple[_SideOptions, _SideOptions]:
+    """What the options of `ab` mean; `ComparisonError` if the two sides are not told apart."""
+    for option, values in (("--device", devices), ("--python", pythons)):
+        if len(values) > 2:
+            raise ComparisonError(f"{option} is given {len(values)} times. Two sides: at most two.")
+    for variable in variables:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", variable, re.DOTALL):
+            raise ComparisonError(f"--env {variable}: write NAME=VALUE, e.g. OMP_NUM_THREADS=1.")
+    if not variables and not pythons and len(devices) < 2:
+        raise ComparisonError(
+            "ab: nothing tells the two sides apart. Give --device twice, --env NAME=VALUE or "
+            "--python PATH; the same --device twice is an A/A test."
+        )
+    for python in pythons:
+        if shutil.which(python) is None:
+            raise ComparisonError(
+                f"--python {python}: no such program. Give the path of an interpreter in whose "
+                "environment accelmark is installed."
+            )
+    device_a, device_b = (devices * 2)[:2] if devices else (None, None)
+    python_a, python_b = pythons if len(pythons) == 2 else (sys.executable, *pythons, "")[:2]
+    forced = dict(variable.split("=", 1) for variable in variables)
+    return (
+        _SideOptions(device_a, python_a),
+        _SideOptions(device_b, python_b or sys.executable, forced),
+    )
+
+
+def _choose(
+    device: str | None, python: str, forced: Mapping[str, str], who: str = ""
+) -> DeviceInfo:
+    """The device, and on stderr which one it is and what was passed over."""
+    from bench import probe
+
+    chosen, remarks = probe.choose(device, python, forced)
+    _say(f"{who}device: {chosen.address}, {chosen.name}")
+    for remark in remarks:
+        _say(f"  passed over {remark}")
+    return chosen
+
+
+def _session(
+    path: Path,
+    identity: str,
+    suite: str,
+    cases: tuple[Case, ...],
+    settings: Settings,
+    chosen: DeviceInfo,
+    side: _SideOptions,
+    face: Face,
+    budget_minutes: float | None = None,
+) -> Session:
+    """A session that is ready to run, its record's header on disk."""
+    from bench import catalogue, environment, launcher
+    from bench.record import SCHEMA_VERSION, Run, Writer
+    from bench.run import Session, utc_now
+
+    writer = Writer(path)
+    writer.append(
+        Run(
+            schema=SCHEMA_VERSION,
+            run_id=identity,
+            suite=suite,
+            plan=cases,
+            settings=settings,
+            command=("accelmark", *_recorded_arguments()),
+            started_at=utc_now(),
+            host=environment.host(),
+            device=_builtins(chosen),
+        )
+    )
+    return Session(
+        cases,
+        settings,
+        chosen,
+        catalogue.backend(chosen.backend),
+        writer,
+        face,
+        functools.partial(
+            launcher.launch_together,
+            command=(side.python, *launcher.COMMAND[1:]),
+            forced=side.forced,
+        ),
+        None if budget_minutes is None else budget_minutes * 60,
+        together=min(TOGETHER, environment.usable_cores()),
+        recorded=tuple(side.forced),
+    )
 
 
 @commands.command()

@@ -44,6 +44,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 COMMAND = (sys.executable, "-m", "bench.worker")
 """A worker."""
+NOTHING: Mapping[str, str] = {}
 IMPORTING: tuple[Phase, ...] = ("start", "import")
 """Phases that may overlap with those of another worker: nothing is timed in them but themselves."""
 
@@ -66,6 +67,7 @@ def launch_together(
     variables: Mapping[str, str],
     listen: Listener = lambda progress: None,
     command: tuple[str, ...] = COMMAND,
+    forced: Mapping[str, str] = NOTHING,
 ) -> Generator[Finished, None, None]:
     """Runs workers to their ends, one after the other; only their imports overlap.
 
@@ -73,13 +75,15 @@ def launch_together(
     workers import first, side by side; none opens the device before all have; then each in turn
     measures alone, while the others wait in the kernel.
 
-    variables: the backend's environment, set unless the user has set them. Never raises for what
-    a worker does. When it is closed, or an exception passes through, no worker is left.
+    variables: the backend's environment, set unless the user has set them; forced: set whatever
+    the user's environment says. Never raises for what a worker does. When it is closed, or an
+    exception passes through, no worker is left.
     """
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
         workers = [
-            stack.enter_context(_Worker(request, variables, command)) for request in requests
+            stack.enter_context(_Worker(request, {**variables, **os.environ, **forced}, command))
+            for request in requests
         ]
         if len(workers) > 1:
             for worker in workers:
@@ -96,7 +100,7 @@ class _Worker:
     """A worker process, and what it has said so far."""
 
     def __init__(
-        self, request: Request, variables: Mapping[str, str], command: tuple[str, ...]
+        self, request: Request, environment: Mapping[str, str], command: tuple[str, ...]
     ) -> None:
         """Starts the process and gives it its request."""
         self._limit = request.settings.launch_limit_seconds
@@ -109,7 +113,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**variables, **os.environ},
+            env=environment,
             start_new_session=True,
         )
         self._send(msgspec.json.encode(request) + b"\n")

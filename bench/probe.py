@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -16,6 +16,7 @@ from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.errors import AccelmarkError, DeviceUnavailable, UnknownName, suggestion
 
+NOTHING: Mapping[str, str] = {}
 LIMIT_SECONDS = 120.0
 """A runtime that takes longer to load is taken for broken."""
 HOST = "cpu"
@@ -30,23 +31,28 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def probe(names: Sequence[str]) -> list[Found]:
-    """Asks the named backends, each in its own child process, all at once."""
-    children = [(name, _start(name)) for name in names]
+def probe(
+    names: Sequence[str], python: str = sys.executable, forced: Mapping[str, str] = NOTHING
+) -> list[Found]:
+    """Asks the named backends, each in its own child process, all at once.
+
+    python: the interpreter that asks; forced: what its environment must say.
+    """
+    children = [(name, _start(name, python, forced)) for name in names]
     return [c if isinstance(c, Found) else _finish(name, c) for name, c in children]
 
 
-def _start(name: str) -> subprocess.Popen[bytes] | Found:
+def _start(name: str, python: str, forced: Mapping[str, str]) -> subprocess.Popen[bytes] | Found:
     try:
         variables = catalogue.backend(name).worker_environment()
     except AccelmarkError as error:  # a package's backend that does not load spoils no other
         return Found(backend=name, reason=str(error))
     return subprocess.Popen(
-        [sys.executable, "-m", "bench.probe", name],
+        [python, "-m", "bench.probe", name],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**variables, **os.environ},
+        env={**variables, **os.environ, **forced},
     )
 
 
@@ -72,7 +78,9 @@ def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
         )
 
 
-def choose(address: str | None) -> tuple[DeviceInfo, list[str]]:
+def choose(
+    address: str | None, python: str = sys.executable, forced: Mapping[str, str] = NOTHING
+) -> tuple[DeviceInfo, list[str]]:
     """The device that `--device` names, and what is to be said of the choice.
 
     address: `BACKEND` or `BACKEND:INDEX`; None takes the first accelerator, else the CPU, and says
@@ -80,7 +88,7 @@ def choose(address: str | None) -> tuple[DeviceInfo, list[str]]:
     """
     known = list(catalogue.plug_ins("backends"))
     if address is None:
-        found = probe(sorted(known, key=lambda name: name == HOST))
+        found = probe(sorted(known, key=lambda name: name == HOST), python, forced)
         for one in found:
             if one.devices:
                 passed_over = [f.reason for f in found[: found.index(one)]]
@@ -93,7 +101,7 @@ def choose(address: str | None) -> tuple[DeviceInfo, list[str]]:
         raise DeviceUnavailable(
             f"--device {address}: `{index_text}` is not a device index. Write {name}:0."
         )
-    (one,) = probe([name])
+    (one,) = probe([name], python, forced)
     if not one.devices:
         raise DeviceUnavailable(f"--device {address}: {one.reason}")
     index = int(index_text or 0)

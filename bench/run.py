@@ -56,8 +56,8 @@ class CaseState:
         return [outcome.throughput for outcome in self.measured]
 
     @property
-    def finished(self) -> bool:
-        """Whether another launch would add nothing.
+    def hopeless(self) -> bool:
+        """Whether what went wrong would go wrong again.
 
         A failure is tried again, since it may be an accident, until there are two and they are
         more than a third of the launches; out of memory, a wrong result and an impossible case
@@ -66,7 +66,12 @@ class CaseState:
         others = [x.outcome for x in self.launches if not isinstance(x.outcome, Measured)]
         if any(not isinstance(o, Failed) or o.kind == "oom" for o in others):
             return True
-        if len(others) > 1 and len(others) > len(self.launches) / 3:
+        return len(others) > 1 and len(others) > len(self.launches) / 3
+
+    @property
+    def finished(self) -> bool:
+        """Whether another launch would add nothing."""
+        if self.hopeless:
             return True
         if self.settings.launches == "auto":
             return stats.enough_launches(self.rates, self.settings.target_half_width)
@@ -108,10 +113,12 @@ class Session:
         budget_seconds: float | None = None,
         together: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        recorded: tuple[str, ...] = (),
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
-        together: how many workers import side by side before they measure in turn.
+        together: how many workers import side by side before they measure in turn; recorded: names
+        of environment variables to record beside the usual ones.
         """
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
@@ -122,6 +129,7 @@ class Session:
         self.launcher = launcher
         self.budget_seconds = budget_seconds
         self.together = together
+        self.recorded = recorded
         self.clock = clock
         self.order = 0
 
@@ -131,8 +139,12 @@ class Session:
             reason = self._rounds()
         except KeyboardInterrupt:
             reason = "interrupted"
-        self.writer.append(End(reason=reason, finished_at=utc_now()))
+        self.end(reason)
         return reason
+
+    def end(self, reason: EndReason) -> None:
+        """Says in the record why no launch follows."""
+        self.writer.append(End(reason=reason, finished_at=utc_now()))
 
     def _rounds(self) -> EndReason:
         """One launch of every unfinished case in turn, so that drift of the machine hits all."""
@@ -141,7 +153,7 @@ class Session:
             before = self.order
             for first in range(0, len(unfinished), self.together):
                 group = unfinished[first : first + self.together]
-                self._launch([state for state in group if self._fits(state, start)])
+                self.launch([state for state in group if self._fits(state, start)])
             if self.order == before:  # nothing that is left fits
                 return "budget"
         return "complete"
@@ -151,7 +163,7 @@ class Session:
         end = self.clock() - start + self._expected(state)
         return self.budget_seconds is None or end <= self.budget_seconds
 
-    def _launch(self, states: Sequence[CaseState]) -> None:
+    def launch(self, states: Sequence[CaseState]) -> None:
         """One launch of each, in turn; each is on disk before the next one measures."""
         requests = [self._request(state) for state in states]
         variables = dict(self.backend.worker_environment())
@@ -170,6 +182,7 @@ class Session:
             settings=self.settings,
             samples=state.samples(),
             seed=self.settings.seed + len(state.launches),
+            recorded=self.recorded,
         )
 
     def _keep(
@@ -205,6 +218,36 @@ class Session:
         if not all(state.launches for state in self.states):
             return None
         return sum(self._expected(state) * state.launches_left() for state in self.states)
+
+
+def alternate(first: Session, second: Session) -> EndReason:
+    """Two sessions of the same cases in turns: AB, BA, AB, ... of each case, round after round.
+
+    What drifts on the host then hits both alike. A case goes on until both have enough launches of
+    it, or one of them is hopeless: then there is nothing to compare.
+    """
+    order = [first, second]
+    reason: EndReason = "complete"
+    try:
+        while True:
+            cases = range(len(first.states))
+            under_way = [k for k in cases if _goes_on(first.states[k], second.states[k])]
+            if not under_way:
+                break
+            for k in under_way:
+                for session in order:
+                    session.launch([session.states[k]])
+            order.reverse()
+    except KeyboardInterrupt:
+        reason = "interrupted"
+    for session in (first, second):
+        session.end(reason)
+    return reason
+
+
+def _goes_on(first: CaseState, second: CaseState) -> bool:
+    enough = first.finished and second.finished
+    return not (enough or first.hopeless or second.hopeless)
 
 
 def utc_now() -> str:

@@ -58,6 +58,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     samples: int
     seed: int
+    recorded: tuple[str, ...] = ()
+    """Environment variables to record beside the usual ones."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_field="line"):
@@ -221,7 +223,8 @@ class Launch:
 
     def _describe(self, device: Device) -> None:
         """The stack and device as they stand now."""
-        self.environment.update(environment.stack(self.backend.recorded_variables()))
+        recorded = (*self.backend.recorded_variables(), *self.request.recorded)
+        self.environment.update(environment.stack(recorded))
         self.environment["device"] = msgspec.to_builtins(device.info)
         self.environment["device_state"] = device.facts()
         self.environment["float32_reduced"] = device.float32_reduced()
