@@ -30,6 +30,7 @@ from bench.errors import (
     EXIT_SLOWER,
     AccelmarkError,
     ComparisonError,
+    OutputError,
     RecordError,
     SuiteError,
     UnknownName,
@@ -220,14 +221,23 @@ def devices(as_json: bool) -> None:
     help="See `accelmark list reports`.",
 )
 @click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there, not to stdout."
+)
+@click.option(
     "--width", type=click.IntRange(60, 500), help="Columns of the table. Default: the terminal's."
 )
-def report(runs: tuple[Path, ...], format_name: str, width: int | None) -> None:
+def report(
+    runs: tuple[Path, ...], format_name: str, output: Path | None, width: int | None
+) -> None:
     """Print the report of one or more runs (a .jsonl file, or the folder it lies in)."""
     from bench.record import read
 
     files = [read(path) for path in runs]
-    click.echo(_render(format_name, files, width), nl=False)
+    text = _render(format_name, files, width)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text)
     damaged = [file.damage for file in files if file.damage]
     if damaged:
         _say(
@@ -235,6 +245,16 @@ def report(runs: tuple[Path, ...], format_name: str, width: int | None) -> None:
             "Run the rest again, or restore the file."
         )
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}). Give a file in a folder that is there."
+        ) from error
+    _say(f"written: {path}")
 
 
 @commands.command()
@@ -506,6 +526,32 @@ def _session(
         together=min(TOGETHER, environment.usable_cores()),
         recorded=tuple(side.forced),
     )
+
+
+@commands.command()
+@click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--name", help="Of the folder. Default: suite and device.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of published runs.",
+)
+def publish(run_path: Path, name: str | None, results: Path) -> None:
+    """Lay RUN among the published results, without what identifies people or machines.
+
+    It must have ten launches of every case, have run to its end, have passed its numerics, and say
+    what it ran on; else every reason is named.
+    """
+    from bench import catalogue
+    from bench import publish as publishing
+    from bench.record import read
+
+    card = catalogue.load("reports", "table")
+    folder = publishing.publish(read(run_path), results, name, card)
+    click.echo((folder / publishing.CARD).read_text(encoding="utf-8"), nl=False)
+    _say(f"published: {folder}, and {results / publishing.INDEX} names it")
 
 
 @commands.command()

@@ -6,7 +6,8 @@
     |-- DeviceUnavailable     a device or its runtime that is not there
     |-- OutputError           a place that cannot be written
     |-- RecordError           a file that is no record, is cut short, or is from another schema
-    `-- ComparisonError       runs that have nothing in common, or options that do not fit them
+    |-- ComparisonError       runs that have nothing in common, or options that do not fit them
+    `-- PublicationError      a run that may not be published, with every reason
 
 Every message says what is wrong, where, what is allowed and what to do next.
 """
@@ -54,6 +55,10 @@ class RecordError(AccelmarkError):
 
 class ComparisonError(AccelmarkError):
     """Runs that cannot be set side by side at all."""
+
+
+class PublicationError(AccelmarkError):
+    """A run that may not stand among the published ones."""
 
 
 def suggestion(name: str, allowed: Iterable[str]) -> str:

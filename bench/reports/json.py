@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
+from bench.flat import flat
 from bench.record import RunFile
 from bench.report import Canvas, Report
-from bench.summary import Row, summarize
+from bench.summary import summarize
 
 
 class JsonReport(Report):
@@ -19,59 +19,6 @@ class JsonReport(Report):
         """Every row of every run, in the order of the plans."""
         rows = [flat(run, row) for run in runs for row in summarize(run)]
         return msgspec.json.format(msgspec.json.encode(rows), indent=2).decode() + "\n"
-
-
-def flat(run: RunFile, row: Row) -> dict[str, Any]:
-    """One row without nesting but for `parameters`; units are in the names."""
-    case, interval, latency = row.case, row.interval, row.latency
-    return {
-        "workload": case.workload,
-        "mode": case.mode,
-        "precision": case.precision,
-        "execution": case.execution,
-        "parameters": case.parameters,
-        "fingerprint": case.fingerprint,
-        "device": run.run.device.get("name"),
-        "backend": run.run.device.get("backend"),
-        "run": run.run.run_id,
-        "suite": run.run.suite,
-        "status": row.status,
-        "reached": row.reached,
-        "reason": row.reason,
-        "verdict": row.verdict,
-        "throughput": row.throughput,
-        "unit": row.unit or None,
-        "ci_low": interval.low if interval else None,
-        "ci_high": interval.high if interval else None,
-        "ci_level": interval.level if interval else None,
-        "launches": row.launches,
-        "excluded_launches": row.excluded,
-        "exclusion": row.exclusion or None,
-        "steps": row.steps,
-        "flop_per_second": row.flop_per_second,
-        "ceiling_fraction": row.ceiling_fraction,
-        "bytes_per_second": row.bytes_per_second,
-        "peak_memory_bytes": row.peak_memory_bytes,
-        "memory_scope": row.memory_scope or None,
-        "latency_name": latency.name if latency else None,
-        "latency_p50_seconds": latency.p50 if latency else None,
-        "latency_p50_low_seconds": latency.p50_low if latency else None,
-        "latency_p50_high_seconds": latency.p50_high if latency else None,
-        "latency_p90_seconds": latency.p90 if latency else None,
-        "latency_p99_seconds": latency.p99 if latency else None,
-        "requests_per_launch": latency.requests if latency else None,
-        "step_median_seconds": row.median_sample,
-        "step_p25_seconds": row.p25_sample,
-        "step_least_seconds": row.least_sample,
-        "within_launch_relative_sd": row.within_sd,
-        "between_launch_relative_sd": row.between_sd,
-        "outliers": row.outliers,
-        "flags": list(row.flags),
-        "import_seconds": row.cold.import_seconds,
-        "numerics_seconds": row.cold.numerics_seconds,
-        "build_seconds": row.cold.build_seconds,
-        "first_step_seconds": row.cold.first_step_seconds,
-    }
 
 
 REPORT = JsonReport()

@@ -25,7 +25,7 @@ LAYERS = (
     ("plug-ins", ("backends.*", "workloads.*")),
     ("planning", ("catalogue", "config", "plan")),
     ("measuring", ("measure", "numerics", "worker")),
-    ("judging", ("chips", "summary", "compare", "compare_card", "reports.*")),
+    ("judging", ("chips", "summary", "compare", "compare_card", "flat", "publish", "reports.*")),
     ("running", ("launcher", "probe", "run")),
     ("face", ("live", "cli", "agreement", "__main__")),
 )

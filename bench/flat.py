@@ -1,0 +1,67 @@
+"""A judged row as one flat object, for the formats that other programs read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.record import RunFile
+from bench.summary import Row
+
+
+def flat(run: RunFile, row: Row) -> dict[str, Any]:
+    """One row without nesting but for `parameters`; units are in the names."""
+    case, interval, latency = row.case, row.interval, row.latency
+    return {
+        "workload": case.workload,
+        "mode": case.mode,
+        "precision": case.precision,
+        "execution": case.execution,
+        "parameters": case.parameters,
+        "fingerprint": case.fingerprint,
+        "device": run.run.device.get("name"),
+        "backend": run.run.device.get("backend"),
+        "run": run.run.run_id,
+        "suite": run.run.suite,
+        "status": row.status,
+        "reached": row.reached,
+        "reason": row.reason,
+        "verdict": row.verdict,
+        "throughput": row.throughput,
+        "unit": row.unit or None,
+        "ci_low": interval.low if interval else None,
+        "ci_high": interval.high if interval else None,
+        "ci_level": interval.level if interval else None,
+        "launches": row.launches,
+        "excluded_launches": row.excluded,
+        "exclusion": row.exclusion or None,
+        "steps": row.steps,
+        "flop_per_second": row.flop_per_second,
+        "ceiling_fraction": row.ceiling_fraction,
+        "matmul_ceiling_flop_per_second": row.matmul_ceiling,
+        "mfu": row.mfu,
+        "mfu_absent": row.mfu_absent or None,
+        "bytes_per_second": row.bytes_per_second,
+        "bandwidth_fraction": row.bandwidth_fraction,
+        "bandwidth_ceiling_bytes_per_second": row.bandwidth_ceiling,
+        "items_per_joule": row.items_per_joule,
+        "peak_memory_bytes": row.peak_memory_bytes,
+        "memory_scope": row.memory_scope or None,
+        "latency_name": latency.name if latency else None,
+        "latency_p50_seconds": latency.p50 if latency else None,
+        "latency_p50_low_seconds": latency.p50_low if latency else None,
+        "latency_p50_high_seconds": latency.p50_high if latency else None,
+        "latency_p90_seconds": latency.p90 if latency else None,
+        "latency_p99_seconds": latency.p99 if latency else None,
+        "requests_per_launch": latency.requests if latency else None,
+        "step_median_seconds": row.median_sample,
+        "step_p25_seconds": row.p25_sample,
+        "step_least_seconds": row.least_sample,
+        "within_launch_relative_sd": row.within_sd,
+        "between_launch_relative_sd": row.between_sd,
+        "outliers": row.outliers,
+        "flags": list(row.flags),
+        "import_seconds": row.cold.import_seconds,
+        "numerics_seconds": row.cold.numerics_seconds,
+        "build_seconds": row.cold.build_seconds,
+        "first_step_seconds": row.cold.first_step_seconds,
+    }

@@ -1,0 +1,52 @@
+"""Comma-separated rows, one per case of each run, with units in the headers; pandas reads it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from bench.flat import flat
+from bench.record import RunFile
+from bench.report import Canvas, Report
+from bench.summary import summarize
+
+HEADERS = {
+    "throughput": "throughput_items_per_second",
+    "ci_low": "ci_low_items_per_second",
+    "ci_high": "ci_high_items_per_second",
+    "unit": "item_unit",
+}
+"""Headers that differ from the keys of the JSON report, where the unit stands in a row's field."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A text that starts so would be run by a spreadsheet."""
+
+
+class CsvReport(Report):
+    """A header line, then rows; a figure that does not exist is an empty field, never zero."""
+
+    def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
+        """Every row of every run, in the order of the plans."""
+        rows = [flat(run, row) for run in runs for row in summarize(run)]
+        output = io.StringIO()
+        writer = csv.writer(output, lineterminator="\n")
+        writer.writerow(HEADERS.get(key, key) for key in (rows[0] if rows else {}))
+        for row in rows:
+            writer.writerow(_cell(value) for value in row.values())
+        return output.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    # A quotation mark before it is what spreadsheets show as plain text.
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+REPORT = CsvReport()

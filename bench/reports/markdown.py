@@ -1,0 +1,119 @@
+"""Markdown tables that paste into a pull request; of several runs, the first is the base."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from bench import units
+from bench.compare import CaseComparison, Comparison, compare
+from bench.errors import ComparisonError
+from bench.record import RunFile
+from bench.report import Canvas, Report
+from bench.summary import Row, summarize
+
+
+class MarkdownReport(Report):
+    """GitHub's dialect: a table per run, then one per comparison with the first."""
+
+    def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
+        """Every row of every run; those without a number with their reason."""
+        lines: list[str] = []
+        for run in runs:
+            lines += _run(run, summarize(run))
+        for other in runs[1:]:
+            try:
+                lines += _comparison(compare(runs[0], other))
+            except ComparisonError as error:
+                lines += ["", f"**Not compared**: {_text(str(error))}"]
+        return "\n".join(lines).strip() + "\n"
+
+
+def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
+    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
+    yield f"\n### accelmark {_text(run.run.suite)} on {_text(device)}\n"
+    counts = f"{units.counted(len(run.launches), 'launch')}, {run.run.started_at[:10]}"
+    yield f"{counts}, run `{_code(run.run.run_id)}`" + ("" if run.end else ", **unfinished**")
+    if run.damage:
+        yield f"\n**Damaged**: {_text(run.damage)}"
+    yield ""
+    yield "| case | throughput | interval | launches | of matmul | peak memory | verdict |"
+    yield "|---|--:|--:|--:|--:|--:|---|"
+    for row in rows:
+        yield _measured(row) if row.status == "measured" else _absent(row)
+
+
+def _measured(row: Row) -> str:
+    assert row.throughput is not None
+    share = "—" if row.ceiling_fraction is None else f"{row.ceiling_fraction:.0%}"
+    spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
+    memory = units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "—"
+    verdict = f"{row.verdict}" + (f": {_text(row.reason)}" if row.reason else "")
+    if row.flags:
+        verdict += f" [{', '.join(row.flags)}]"
+    cells = [
+        _text(row.case.label),
+        _text(units.rate(row.throughput, row.unit.removesuffix("/s"))),
+        *(spread, str(row.launches), share, memory, verdict),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _absent(row: Row) -> str:
+    word = row.status.upper() if row.reached else "UNREACHED"
+    return f"| {_text(row.case.label)} | — | — | — | — | — | **{word}**: {_text(row.reason)} |"
+
+
+def _comparison(comparison: Comparison) -> Iterator[str]:
+    names = [_text(str(r.run.device.get("name"))) for r in (comparison.base, comparison.other)]
+    runs = [_code(r.run.run_id) for r in (comparison.base, comparison.other)]
+    yield f"\n### {names[1]} (`{runs[1]}`) against {names[0]} (`{runs[0]}`)\n"
+    yield "| case | base | other | ratio | interval | verdict |"
+    yield "|---|--:|--:|--:|--:|---|"
+    for case in comparison.cases:
+        cells = [_text(case.case.label), _side(case.base), _side(case.other), *_judgement(case)]
+        yield f"| {' | '.join(cells)} |"
+    mean = comparison.geometric_mean
+    if mean is not None:
+        count = f"{len(comparison.ratios)} of {len(comparison.cases)}"
+        yield f"\nGeometric mean of the ratios of {count} cases (a summary, no verdict): {mean:.3f}"
+    if comparison.differences:
+        yield "\n<details><summary>The runs differ in</summary>\n"
+        yield "| | base | other |"
+        yield "|---|---|---|"
+        for one in comparison.differences:
+            yield f"| {_text(one.name)} | {_text(one.base)} | {_text(one.other)} |"
+        yield "\n</details>"
+
+
+def _side(row: Row | None) -> str:
+    if row is None:
+        return "—"
+    if row.throughput is None:
+        return row.status.upper()
+    return _text(units.rate(row.throughput, row.unit.removesuffix("/s")))
+
+
+def _judgement(case: CaseComparison) -> tuple[str, str, str]:
+    ratio = "—" if case.ratio is None else f"{case.ratio:.3f}"
+    interval = case.interval
+    between = "—" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+    verdict = f"**{case.verdict.replace('_', ' ')}**"
+    if case.verdict == "UNDECIDED" and case.not_excluded is not None:
+        verdict += f": up to {case.not_excluded:.1%} not excluded"
+    if case.reasons:
+        verdict += f": {_text('; '.join(case.reasons))}"
+    return ratio, between, verdict
+
+
+def _text(text: str) -> str:
+    """Plain text within a table's cell: nothing in it is markup, a mention or a new line."""
+    escaped = re.sub(r"([\\`*_\[\]<>#|~&])", r"\\\1", " ".join(text.split()))
+    return escaped.replace("@", "@\u200b")  # a zero-width space ends what would name a person
+
+
+def _code(text: str) -> str:
+    return re.sub(r"[^\w.:+-]", "_", text)
+
+
+REPORT = MarkdownReport()

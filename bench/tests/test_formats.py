@@ -1,0 +1,126 @@
+"""Markdown for a pull request and CSV for a spreadsheet: whole rows, and nothing that runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from bench import catalogue
+from bench.flat import flat
+from bench.record import RunFile, read
+from bench.report import Canvas
+from bench.summary import summarize
+from bench.tests.fakes import failed, make_case, make_file, make_launches, make_measured
+from bench.tests.regenerate import RUN
+from bench.tests.test_cli import Accelmark, accelmark  # noqa: F401 - a fixture
+
+HOSTILE = '=cmd|"/c calc"!A1 | <img src=x onerror=alert(1)> @everyone [x](javascript:1)\n# head'
+
+
+def render(name: str, *runs: RunFile) -> str:
+    text: str = catalogue.load("reports", name).render(runs, Canvas())
+    return text
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def hostile() -> RunFile:
+    case = make_case()
+    device = {"backend": "cpu", "index": 0, "name": HOSTILE, "memory_bytes": None, "facts": {}}
+    return make_file([case], make_launches(case, [failed(message=HOSTILE)] * 2), device=device)
+
+
+def test_csv_has_every_row_and_the_figures_of_the_summary() -> None:
+    run = read(RUN)
+    rows = table(render("csv", run))
+    expected = [flat(run, row) for row in summarize(run)]
+    assert len(rows) == len(expected) == 7
+    for row, figures in zip(rows, expected, strict=True):
+        rate = figures["throughput"]
+        assert row["throughput_items_per_second"] == ("" if rate is None else str(rate))
+        assert row["status"] == figures["status"]
+        assert row["reason"] == figures["reason"]
+    assert {row["status"] for row in rows} == {"measured", "void", "skipped", "failed"}
+
+
+def test_csv_headers_carry_units_and_none_is_named_twice() -> None:
+    headers = render("csv", read(RUN)).splitlines()[0].split(",")
+    assert len(set(headers)) == len(headers)
+    for header in headers:
+        if any(word in header for word in ("throughput", "ci_low", "ci_high")):
+            assert header.endswith("_items_per_second")
+        if header.startswith("latency_p"):
+            assert header.endswith("_seconds")
+
+
+def test_csv_runs_nothing_in_a_spreadsheet() -> None:
+    (row,) = table(render("csv", hostile()))
+    assert row["device"] == "'" + HOSTILE
+    case = make_case()
+    slow = make_file([case], make_launches(case, [make_measured()] * 3))
+    assert not any(cell.startswith("'") for cell in table(render("csv", slow))[0].values())
+
+
+def test_markdown_has_every_row_with_its_reason() -> None:
+    run = read(RUN)
+    text = render("markdown", run)
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 7
+    for status in ("VOID", "SKIPPED", "FAILED", "UNREACHED"):
+        assert f"**{status}**: " in text
+    assert "output off by 0.5" in text and "the time budget was spent" in text
+
+
+def test_every_markdown_row_has_the_columns_of_its_header() -> None:
+    text = render("markdown", read(RUN), hostile())
+    width = None
+    for line in text.splitlines():
+        if line.startswith("|"):
+            bare = line.replace("\\|", "")
+            width = width or bare.count("|")
+            assert bare.count("|") == width, line
+        else:
+            width = None
+
+
+def test_markdown_is_text_whatever_the_record_says() -> None:
+    text = render("markdown", hostile())
+    assert "<img" not in text.replace("\\<img", "")
+    assert "@everyone" not in text
+    assert "\n# head" not in text
+    assert "[x](javascript" not in text.replace("\\[x\\](javascript", "")
+
+
+def test_markdown_of_several_runs_compares_with_the_first() -> None:
+    case = make_case()
+    base = make_file([case], make_launches(case, [make_measured(0.02 + k / 1e4) for k in range(5)]))
+    other = make_file(
+        [case], make_launches(case, [make_measured(0.01 + k / 1e4) for k in range(5)])
+    )
+    text = render("markdown", base, other)
+    assert "**FASTER**" in text and "of 1 of 1 cases" in text
+    nothing = make_file([make_case(workload="bert", mode="infer")], [])
+    assert "**Not compared**" in render("markdown", base, nothing)
+
+
+@pytest.mark.parametrize("name", ["csv", "json", "markdown", "table"])
+def test_a_report_is_written_to_a_file(
+    accelmark: Accelmark,  # noqa: F811
+    tmp_path: Path,
+    name: str,
+) -> None:
+    code, out, err = accelmark("report", str(RUN), "--format", name, "--output", "it.txt")
+    assert (code, out, err) == (0, "", "written: it.txt\n")
+    _, direct, _ = accelmark("report", str(RUN), "--format", name)
+    assert (tmp_path / "it.txt").read_text(encoding="utf-8") == direct
+
+
+def test_a_report_that_cannot_be_written_is_one_message(accelmark: Accelmark) -> None:  # noqa: F811
+    code, out, err = accelmark("report", str(RUN), "--output", "no/such/folder/it.txt")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: no/such/folder/it.txt: cannot be written (No such file")
