@@ -29,6 +29,11 @@ class PlainFace:
     def __init__(self, stream: TextIO, settings: Settings) -> None:
         self.stream = stream
         self.settings = settings
+        self.side = ""
+
+    def turn(self, side: str) -> None:
+        """Remembers it for the line."""
+        self.side = f"{side}: "
 
     def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
         """Nothing: the line is printed when the launch ends."""
@@ -39,8 +44,8 @@ class PlainFace:
     def ends(self, launch: Launch, rates: Sequence[float]) -> None:
         """The launch and what came of it."""
         print(
-            f"{launch.case.label} launch {launch.launch + 1} ({units.duration(launch.seconds)}): "
-            f"{describe(launch, rates, self.settings)}",
+            f"{self.side}{launch.case.label} launch {launch.launch + 1} "
+            f"({units.duration(launch.seconds)}): {describe(launch, rates, self.settings)}",
             file=self.stream,
             flush=True,
         )
@@ -51,7 +56,8 @@ class LiveFace:
 
     def __init__(self, console: Console, settings: Settings) -> None:
         self.settings = settings
-        self.done: dict[str, tuple[Case, str]] = {}
+        self.side = ""
+        self.done: dict[str, tuple[str, str]] = {}
         self.case: Case | None = None
         self.launch = 0
         self.now = Progress(phase="start")
@@ -65,6 +71,10 @@ class LiveFace:
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
+    def turn(self, side: str) -> None:
+        """Remembers it for the lines."""
+        self.side = f"{side}: "
+
     def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
         """Shows the next case as under way."""
         self.case, self.launch, self.seconds_left = case, launch, seconds_left
@@ -77,21 +87,22 @@ class LiveFace:
 
     def ends(self, launch: Launch, rates: Sequence[float]) -> None:
         """Moves the case among the done ones."""
-        self.done.pop(launch.fingerprint, None)
-        text = describe(launch, rates, self.settings)
-        self.done[launch.fingerprint] = (launch.case, text)
+        key = f"{self.side}{launch.fingerprint}"
+        self.done.pop(key, None)
+        name = f"{self.side}{launch.case.name} {launch.case.precision}"
+        self.done[key] = (name, describe(launch, rates, self.settings))
 
     def _screen(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        for case, text in list(self.done.values())[-LINES:]:
-            table.add_row(Text(f"{case.name} {case.precision}"), Text(text, style="dim"))
+        for name, text in list(self.done.values())[-LINES:]:
+            table.add_row(Text(name), Text(text, style="dim"))
         return Group(table, self._under_way())
 
     def _under_way(self) -> Text:
         if self.case is None:
             return Text("starting")
         text = Text.assemble(
-            (f"{self.case.name} {self.case.precision}", "bold cyan"),
+            (f"{self.side}{self.case.name} {self.case.precision}", "bold cyan"),
             f"  launch {self.launch + 1}  {self.now.phase}",
         )
         if self.now.samples:

@@ -27,6 +27,9 @@ Launcher = Callable[
 class Face(Protocol):
     """Who watches a run."""
 
+    def turn(self, side: str) -> None:
+        """Whose turn it is, where two sides are measured."""
+
     def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
         """A worker is being started; seconds_left is an estimate, None while nothing is known."""
 
@@ -236,6 +239,7 @@ def alternate(first: Session, second: Session) -> EndReason:
                 break
             for k in under_way:
                 for session in order:
+                    session.face.turn("A" if session is first else "B")
                     session.launch([session.states[k]])
             order.reverse()
     except KeyboardInterrupt:

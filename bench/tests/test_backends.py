@@ -471,7 +471,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Found]:
         "cpu": Found(backend="cpu", devices=(info("cpu", 0),)),
         "cuda": Found(backend="cuda", devices=(info("cuda", 0), info("cuda", 1))),
     }
-    monkeypatch.setattr(probe, "probe", lambda names: [found[name] for name in names])
+    monkeypatch.setattr(probe, "probe", lambda names, *_: [found[name] for name in names])
     return found
 
 

@@ -131,7 +131,7 @@ def test_devices_are_shown_and_the_missing_ones_explained(
         ),
         probe.Found(backend="cuda", reason="cuda: no driver. Install one."),
     ]
-    monkeypatch.setattr(probe, "probe", lambda names: found)
+    monkeypatch.setattr(probe, "probe", lambda names, *_: found)
     code, out, _ = accelmark("devices")
     assert code == 0
     assert out == "cpu: X, 16.0 GiB (cores 2)\nno cuda: no driver. Install one.\n"
@@ -193,7 +193,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         "cpu": probe.Found(backend="cpu", devices=(cpu,)),
         "cuda": probe.Found(backend="cuda", reason="cuda: no CUDA device. Check nvidia-smi."),
     }
-    monkeypatch.setattr(probe, "probe", lambda names: [found[name] for name in names])
+    monkeypatch.setattr(probe, "probe", lambda names, *_: [found[name] for name in names])
 
 
 SUITES = {
@@ -228,7 +228,7 @@ SUITES = {
         (["run", "smoke", "--budget-minutes", "long"], ["--budget-minutes", "'long'"]),
         (["run", "smoke", "extra"], ["unexpected extra argument", "extra"]),
         (["run", "smoke", "--lunches", "3"], ["No such option", "--lunches", "--launches"]),
-        (["walk"], ["accelmark walk: unknown command. Allowed: devices, list, report, run"]),
+        (["walk"], ["accelmark walk: unknown command. Allowed: ab, compare, devices, list"]),
         # Devices.
         (["run", "smoke", "--device", "gpu"], ["--device gpu", "unknown backend", "cpu, cuda"]),
         (["run", "smoke", "--device", "cpu:3"], ["--device cpu:3", "no such device", "Here: cpu"]),
@@ -286,7 +286,7 @@ def test_a_truncated_record_shows_what_is_whole_and_says_the_rest(
 def test_a_device_whose_runtime_is_broken(
     accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def choose(address: str | None) -> object:
+    def choose(address: str | None, *_: object) -> object:
         raise DeviceUnavailable("no device: cpu: torch does not load")
 
     monkeypatch.setattr(probe, "choose", choose)

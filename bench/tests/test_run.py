@@ -90,6 +90,9 @@ class Stage:
 
     # The face.
 
+    def turn(self, side: str) -> None:
+        """Sees it by the order."""
+
     def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
         self.left.append(seconds_left)
 
