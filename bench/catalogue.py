@@ -39,8 +39,9 @@ def plug_ins(kind: Kind) -> dict[str, PlugIn]:
     found: dict[str, PlugIn] = {}
     for file in sorted((Path(bench.__file__).parent / kind).glob("*.py")):
         if not file.stem.startswith("_"):
-            found[file.stem] = PlugIn(
-                name=file.stem,
+            name = file.stem.replace("_", "-")
+            found[name] = PlugIn(
+                name=name,
                 module=f"bench.{kind}.{file.stem}",
                 attribute=CONSTANTS[kind],
                 summary=_summary(file),

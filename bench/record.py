@@ -475,21 +475,29 @@ def _first_line(path: Path, text: bytes) -> Run:
         head = msgspec.json.decode(text)
     except UNREADABLE as error:
         raise RecordError(f"{path}, line 1: not an accelmark record ({error}). {advice}") from error
+    return header(f"{path}, line 1", head, advice)
+
+
+def header(place: str, head: Any, advice: str) -> Run:
+    """The header of a run from decoded JSON, checked.
+
+    Raises `RecordError`, whose message starts with `place` and ends with `advice`.
+    """
     if not isinstance(head, dict) or head.get("line") != "run":
-        raise RecordError(f"{path}, line 1: JSON, but not the start of a run. {advice}")
+        raise RecordError(f"{place}: JSON, but not the start of a run. {advice}")
     if head.get("schema") != SCHEMA_VERSION:
         raise RecordError(
-            f"{path}, line 1: schema {head.get('schema')!r}; this version reads schema "
+            f"{place}: schema {head.get('schema')!r}; this version reads schema "
             f"{SCHEMA_VERSION}. Use the accelmark that wrote it, or a newer one."
         )
     try:
         run = msgspec.convert(head, Run)
     except UNREADABLE as error:
-        raise RecordError(f"{path}, line 1: not a valid run header ({error}). {advice}") from error
+        raise RecordError(f"{place}: not a valid run header ({error}). {advice}") from error
     planned: set[str] = set()
     for case in run.plan:
         if case.fingerprint in planned:
-            raise RecordError(f"{path}, line 1: {case.label} is planned twice. {advice}")
+            raise RecordError(f"{place}: {case.label} is planned twice. {advice}")
         planned.add(case.fingerprint)
     return run
 

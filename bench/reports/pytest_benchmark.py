@@ -1,0 +1,29 @@
+"""One run as a document of pytest-benchmark, for its `compare` command and its readers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from bench.benchmark_json import to_document
+from bench.errors import ComparisonError
+from bench.record import RunFile
+from bench.report import Canvas, Report
+
+
+class PytestBenchmarkReport(Report):
+    """A round is a launch, and times are seconds per item; see `bench.benchmark_json`."""
+
+    def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
+        """The document of one run; `ComparisonError` for several."""
+        if len(runs) != 1:
+            raise ComparisonError(
+                f"--format pytest-benchmark: a document holds one run, not {len(runs)}. Print one "
+                "for each run, then `pytest-benchmark compare A.json B.json --between=ops`."
+            )
+        document = msgspec.json.encode(to_document(runs[0]))
+        return msgspec.json.format(document, indent=2).decode() + "\n"
+
+
+REPORT = PytestBenchmarkReport()
