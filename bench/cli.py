@@ -230,9 +230,9 @@ def report(
     runs: tuple[Path, ...], format_name: str, output: Path | None, width: int | None
 ) -> None:
     """Print the report of one or more runs (a .jsonl file, or the folder it lies in)."""
-    from bench.record import read
+    from bench.benchmark_json import read_any
 
-    files = [read(path) for path in runs]
+    files = [read_any(path) for path in runs]
     text = _render(format_name, files, width)
     if output is None:
         click.echo(text, nl=False)
@@ -327,9 +327,9 @@ def compare(
 
 def _whole(path: Path) -> RunFile:
     """A run of which every line can be read: a ratio of half a run would pass for the whole."""
-    from bench.record import read
+    from bench.benchmark_json import read_any
 
-    run = read(path)
+    run = read_any(path)
     if run.damage:
         raise RecordError(
             f"{run.damage}. A damaged run is not compared; `accelmark report` shows what is whole "
