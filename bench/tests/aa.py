@@ -2,9 +2,9 @@
 
     python -m bench.tests.aa [--pairs 20] [--launches 5]
 
-Each pair is an `accelmark ab` of the CPU against itself on a small matrix product: whatever it calls
-FASTER or SLOWER is wrong. Exit code 1 if more than one pair in twenty is. A script and no test:
-what it measures is the machine too. Nothing else should run beside it.
+Each pair is an `accelmark ab` of the CPU against itself on a small matrix product: whatever it
+calls FASTER or SLOWER is wrong. Exit code 1 if more than one pair in twenty is. A script and no
+test: what it measures is the machine too. Nothing else should run beside it.
 """
 
 from __future__ import annotations
