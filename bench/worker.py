@@ -148,8 +148,16 @@ class Launch:
 
         channel.enter("import")
         start = time.perf_counter()
-        for library in workload.libraries:
-            importlib.import_module(library)
+        try:
+            for library in workload.libraries:
+                importlib.import_module(library)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing not in workload.optional:
+                raise
+            return Skipped(
+                reason=f"{missing} is not installed: pip install 'accelmark[{workload.extra}]'"
+            )
         self.cold["import_seconds"] = time.perf_counter() - start
 
         channel.enter("open")

@@ -96,6 +96,11 @@ class Workload(ABC):
     preferred_memory_format = "contiguous"
     libraries: tuple[str, ...] = ("torch",)
     """Modules that `build` needs; imported beforehand, so that their cost is a cold figure."""
+    extra: str = ""
+    """The extra of this distribution that installs what a plain installation lacks, if any. Where
+    one of its packages is absent, the workload is skipped and says so; nothing else is."""
+    optional: tuple[str, ...] = ()
+    """Top-level modules of that extra."""
 
     @abstractmethod
     def work(self, mode: str, parameters: Any, precision: Precision) -> Work:
