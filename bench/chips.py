@@ -28,6 +28,8 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: str
     match: tuple[str, ...]
     """Texts of which one must be in the device's name; case and spaces do not matter."""
+    unless: tuple[str, ...] = ()
+    """Texts of which none may be in it: other chips, or slices of this one, with longer names."""
     peaks: dict[str, float] = {}
     """`bf16_tflops`, ...: dense 10^12 FLOP/s at boost clock, by arithmetic."""
     memory_gb: float | None = None
@@ -38,8 +40,14 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     trust: Trust
 
     def __post_init__(self) -> None:
-        if not self.match or not all(text.strip() for text in self.match):
-            raise ValueError(f"chip {self.name}: `match` needs a text")
+        if not self.match or not all(text.strip() for text in (*self.match, *self.unless)):
+            raise ValueError(f"chip {self.name}: `match` needs a text, and no text may be empty")
+        if not self.name.strip() or not self.source.strip():
+            raise ValueError(f"chip {self.name}: a peak needs a name and a source")
+        for name in ("memory_gb", "memory_tbps", "watts"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"chip {self.name}: {name} = {value} is not above zero")
         for name, value in self.peaks.items():
             if not name.endswith("_tflops") or not math.isfinite(value) or value <= 0:
                 raise ValueError(f"chip {self.name}: {name} = {value} is no peak in TFLOP/s")
@@ -48,6 +56,25 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Dense peak at an arithmetic (`bf16`, `fp32`, ...); None where there is no figure."""
         tflops = self.peaks.get(f"{arithmetic}_tflops")
         return None if tflops is None else tflops * 1e12
+
+    def matches(self, device_name: str) -> bool:
+        """Whether a device of this name is this chip."""
+        name = _plain(device_name)
+        return any(_plain(text) in name for text in self.match) and not any(
+            _plain(text) in name for text in self.unless
+        )
+
+    @property
+    def summary(self) -> str:
+        """Its figures, their source and trust, on one line."""
+        name, peak = next(iter(self.peaks.items()), ("", None))
+        arithmetic = name.removesuffix("_tflops")
+        figures = ["no peak" if peak is None else f"{peak:,.0f} TFLOP/s {arithmetic}"]
+        if self.memory_gb is not None:
+            figures.append(f"{self.memory_gb:g} GB")
+        if self.memory_tbps is not None:
+            figures.append(f"{self.memory_tbps:g} TB/s")
+        return f"{', '.join(figures)} ({self.source}; trust {self.trust})"
 
     @property
     def bytes_per_second(self) -> float | None:
@@ -83,8 +110,7 @@ def _read(path: Path) -> tuple[Chip, ...]:
 
 def find(device_name: str) -> Chip | None:
     """The chip of a device by the name that its driver gives; None if no entry matches."""
-    name = _plain(device_name)
-    return next((c for c in chips() if any(_plain(text) in name for text in c.match)), None)
+    return next((chip for chip in chips() if chip.matches(device_name)), None)
 
 
 def _plain(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import io
 import json
 import os
@@ -148,14 +149,14 @@ def run(
     sys.exit(EXIT_OK if usable else EXIT_INCOMPLETE)
 
 
-LISTS = ("workloads", "suites", "backends", "reports", "precisions")
+LISTS = ("workloads", "suites", "backends", "reports", "precisions", "chips")
 
 
 @commands.command("list")
 @click.argument("what", default="all", metavar="[WHAT]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(what: str, as_json: bool) -> None:
-    """List workloads, suites, backends, reports or precisions (default: all of them)."""
+    """List workloads, suites, backends, reports, precisions or chips (default: all of them)."""
     if what not in (*LISTS, "all"):
         raise UnknownName(f"accelmark list {what}: unknown list.{suggestion(what, LISTS)}")
     listed = {name: _listing(name) for name in LISTS if what in (name, "all")}
@@ -170,9 +171,11 @@ def list_command(what: str, as_json: bool) -> None:
 
 
 def _listing(what: str) -> dict[str, str]:
-    from bench import catalogue
+    from bench import catalogue, chips
     from bench.precision import PRECISIONS
 
+    if what == "chips":
+        return {chip.name: chip.summary for chip in chips.chips()}
     if what == "suites":
         return {name: _suite_summary(file) for name, file in catalogue.suites().items()}
     if what == "precisions":
@@ -297,15 +300,16 @@ def compare(
             f"--price is given {len(prices)} times for {len(others) + 1} runs. Give it once for "
             "BASE and once for each OTHER, in their order."
         )
-    first = _whole(base)
-    comparisons = [
-        comparing.compare(
-            first,
-            _whole(other),
-            comparing.Prices(base=prices[0], other=prices[k]) if prices else None,
-        )
-        for k, other in enumerate(others, start=1)
-    ]
+    with _without_collection():
+        first = _whole(base)
+        comparisons = [
+            comparing.compare(
+                first,
+                _whole(other),
+                comparing.Prices(base=prices[0], other=prices[k]) if prices else None,
+            )
+            for k, other in enumerate(others, start=1)
+        ]
     if as_json:
         click.echo(json.dumps([compare_card.flat(one) for one in comparisons], indent=2))
     else:
@@ -323,6 +327,18 @@ def compare(
             sys.exit(EXIT_INCOMPLETE)
     if not any(one.ratios for one in comparisons):
         sys.exit(EXIT_INCOMPLETE)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Large records are nothing but values that stay: looking for garbage doubles the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _whole(path: Path) -> RunFile:

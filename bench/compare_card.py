@@ -15,6 +15,8 @@ from rich.text import Text
 from bench import units
 from bench.compare import (
     COMPARE_LAUNCHES,
+    EQUIVALENCE,
+    LEAST_DIFFERENCE,
     WITNESS_TOLERANCE,
     CaseComparison,
     CompareVerdict,
@@ -35,7 +37,7 @@ WORDS: dict[CompareVerdict, str] = {
     "FASTER": "FASTER",
     "SLOWER": "SLOWER",
     "EQUIVALENT": "EQUIVALENT",
-    "UNDECIDED": "no significant\ndifference",
+    "UNDECIDED": "no significant difference",
     "NO_INTERVAL": "no interval",
     "UNRANKED": "not ranked",
     "INCOMPARABLE": "INCOMPARABLE",
@@ -48,7 +50,7 @@ def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
     output = io.StringIO()
     console = Console(
         file=output,
-        width=max(canvas.width, 60),
+        width=max(canvas.width, 80),  # a figure that is cut off is worse than a line that wraps
         force_terminal=canvas.colour,
         no_color=not canvas.colour,
         highlight=False,
@@ -71,7 +73,7 @@ def _card(console: Console, comparison: Comparison) -> None:
         console.print(_table(compared))
         console.print()
         console.print(_mean(comparison), style="bold")
-        console.print(_legend(compared), style="dim")
+        console.print(_legend(comparison), style="dim")
     for line in _remarks(comparison.cases):
         console.print(line)
     why = [c for c in compared if any(True for _ in _explanations(c))]
@@ -81,7 +83,7 @@ def _card(console: Console, comparison: Comparison) -> None:
             console.print(Text.assemble(f"  {_short(case)}: ", "; ".join(_explanations(case))))
         if any(c.split is not None for c in why):
             console.print(
-                "  Chip: ratio of the ceilings that the two runs measured, matmul or memory "
+                "  Chip: ratio of the ceilings that both runs measured, matmul or memory "
                 "bandwidth, whichever the base is nearer to. Software: ratio of the shares of it "
                 "that the case reaches. Their product is the ratio.",
                 style="dim",
@@ -99,17 +101,20 @@ def _name(who: str, file: RunFile) -> str:
     run = file.run
     device = f"{run.device.get('name')} ({run.device.get('backend')})"
     launches = units.counted(len(file.launches), "launch")
-    return f"{who}  {run.suite} on {device}, {launches}, {run.started_at[:10]}  {run.run_id}"
+    whole = file.end is not None and file.end.reason == "complete"
+    ended = "" if whole else ", UNFINISHED"
+    return f"{who}  {run.suite} on {device}, {launches}{ended}, {run.started_at[:10]}  {run.run_id}"
 
 
 def _table(cases: Sequence[CaseComparison]) -> Table:
     """Two lines a case, as on the report card."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, collapse_padding=True)
-    table.add_column("case", overflow="fold", min_width=18)
+    # No least widths: where they do not fit, rich cuts the last column off.
+    table.add_column("case", overflow="fold")
     table.add_column("base", justify="right", no_wrap=True)
     table.add_column("other", justify="right", no_wrap=True)
     table.add_column("ratio", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", max_width=26, overflow="fold")
     for case in cases:
         table.add_row(_label(case), _side(case.base), _side(case.other), _ratio(case), _word(case))
     return table
@@ -138,11 +143,19 @@ def _ratio(case: CaseComparison) -> Text:
 
 def _word(case: CaseComparison) -> Text:
     words = WORDS[case.verdict]
-    if case.verdict == "UNDECIDED" and case.not_excluded is not None:
-        words += f",\nup to {case.not_excluded:.1%}\nnot excluded"
-    elif case.p_value is not None and case.verdict in ("FASTER", "SLOWER"):
-        words += f"\np = {case.p_value:.2g}" if case.p_value >= 1e-4 else "\np < 0.0001"
-    return Text(words, style=STYLE.get(case.verdict, ""))
+    style = STYLE.get(case.verdict, "")
+    if case.verdict == "UNDECIDED" and case.interval is not None:
+        words += f", up to {case.not_excluded:.1%} not excluded"
+        if not case.interval.low <= 1 <= case.interval.high:  # so why no verdict?
+            words += f", {_p_value(case)}"
+    elif case.verdict in ("FASTER", "SLOWER"):
+        words += f"\n{_p_value(case)}"
+    return Text(words, style=style)
+
+
+def _p_value(case: CaseComparison) -> str:
+    assert case.p_value is not None
+    return f"p = {case.p_value:.2g}" if case.p_value >= 1e-4 else "p < 0.0001"
 
 
 def _mean(comparison: Comparison) -> str:
@@ -152,13 +165,15 @@ def _mean(comparison: Comparison) -> str:
     return f"Geometric mean of the ratios of {count} (a summary, no verdict): {mean:.3f}"
 
 
-def _legend(cases: Sequence[CaseComparison]) -> str:
-    level = next((c.interval.level for c in cases if c.interval), None)
-    interval = f"{level:.0%} Welch interval" if level else "no interval"
+def _legend(comparison: Comparison) -> str:
+    few = f"Under {COMPARE_LAUNCHES} launches a side: no interval."
+    if all(case.interval is None for case in comparison.cases):
+        return f"Ratio: other / base throughput. {few}"
     return (
-        f"Ratio: other / base throughput, {interval} over launches. FASTER, SLOWER: significant at "
-        "5 % over all cases together (Holm; p is adjusted) and 1 % or more. EQUIVALENT: the "
-        f"interval lies within ±2 %. Under {COMPARE_LAUNCHES} launches a side: no interval."
+        f"Ratio: other / base throughput, {comparison.level:.0%} Welch interval over launches. "
+        f"FASTER, SLOWER: significant at {1 - comparison.level:.0%} over all cases together (p is "
+        f"Holm's) and {LEAST_DIFFERENCE:.0%} or more. EQUIVALENT: the interval lies within "
+        f"±{EQUIVALENCE:.0%}. {few}"
     )
 
 
@@ -167,10 +182,12 @@ def _remarks(cases: Sequence[CaseComparison]) -> Iterator[Text]:
         if case.reasons and case.verdict != "NO_INTERVAL":
             word = WORDS[case.verdict]
             yield _line(case.verdict, word, f"{case.case.label}: {'; '.join(case.reasons)}")
-    few = [case for case in cases if case.verdict == "NO_INTERVAL"]
-    if few:
-        names = ", ".join(_short(case) for case in few)
-        yield _line("NO_INTERVAL", "no interval", f"{few[0].reasons[0]}: {names}")
+    few: dict[str, list[str]] = {}
+    for case in cases:
+        if case.verdict == "NO_INTERVAL":
+            few.setdefault("; ".join(case.reasons), []).append(_short(case))
+    for reason, names in few.items():
+        yield _line("NO_INTERVAL", "no interval", f"{', '.join(names)}: {reason}")
     for case in cases:
         if case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE:
             text = (
@@ -195,7 +212,7 @@ def _explanations(case: CaseComparison) -> Iterator[str]:
     assert other is not None
     split = case.split
     if split is not None:
-        shares = " and ".join(f"{share:.0%}" for share in split.shares)
+        shares = " and ".join(_percent(share) for share in split.shares)
         yield (
             f"{case.ratio:.2f} = chip {split.chip:.2f} x software {split.software:.2f} "
             f"({shares} of {split.ceiling})"
@@ -209,6 +226,10 @@ def _explanations(case: CaseComparison) -> Iterator[str]:
         yield f"per currency unit {case.price_ratio:.2f}"
 
 
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+
+
 def _next(comparison: Comparison) -> str:
     verdicts = {case.verdict for case in comparison.cases}
     suite = comparison.base.run.suite
@@ -216,10 +237,18 @@ def _next(comparison: Comparison) -> str:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:
         return f"Next: for verdicts, on both machines: accelmark run {suite} --launches 10"
-    if "UNDECIDED" in verdicts or "UNRANKED" in verdicts:
-        return f"Next: narrower intervals, on both machines: accelmark run {suite} --launches 20"
-    other = Path(comparison.other.path).name
-    return f"Next: the pictures: accelmark report BASE {other} --format html --output compare.html"
+    if "UNRANKED" in verdicts:
+        return "Next: end other work on the machine of what is not ranked, and run it again."
+    if "UNDECIDED" in verdicts:
+        most = max(
+            max(len(row.rates) for row in (c.base, c.other) if row) for c in comparison.cases
+        )
+        more = min(max(20, 2 * most), 1000)
+        return (
+            f"Next: narrower intervals, on both machines: accelmark run {suite} --launches {more}"
+        )
+    paths = " ".join(Path(file.path).name for file in (comparison.base, comparison.other))
+    return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
 
 
 def flat(comparison: Comparison) -> dict[str, Any]:

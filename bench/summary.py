@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Literal
@@ -148,7 +149,8 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
     interval = stats.log_estimate(rates, level)
     throughput = stats.geometric_mean(rates)
     work = outcomes[0].work
-    samples = [s for o in outcomes for s in o.samples]
+    series = [o.samples for o in outcomes]
+    samples = [s for one in series for s in one]
     flags = sorted({flag for o in outcomes for flag in o.flags})
     verdict, reason = _verdict(outcomes, excluded, interval, settings)
     return Row(
@@ -166,9 +168,9 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         median_sample=statistics.median(samples),
         p25_sample=statistics.quantiles(samples, n=4)[0] if len(samples) > 1 else samples[0],
         least_sample=min(samples),
-        within_sd=statistics.fmean(_relative_sd(o.samples) for o in outcomes),
+        within_sd=statistics.fmean(_relative_sd(one) for one in series),
         between_sd=_relative_sd(rates) if len(rates) > 1 else None,
-        outliers=sum(stats.outliers(o.samples) for o in outcomes),
+        outliers=sum(stats.outliers(one) for one in series),
         flags=tuple(flags),
         latency=_latency(outcomes, level),
         flop_per_second=None if work.flop is None else throughput * work.flop / work.items,
@@ -191,7 +193,9 @@ def _items_per_joule(outcomes: Sequence[Measured]) -> float | None:
 
 
 def _relative_sd(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / statistics.fmean(values) if len(values) > 1 else 0.0
+    if len(values) < 2:
+        return 0.0
+    return math.sqrt(stats.variance(values)) / statistics.fmean(values)
 
 
 def _verdict(

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.record import Writer, json_schema
-from bench.tests.fakes import golden_lines
+from bench.record import Line, Writer, json_schema
+from bench.tests.fakes import golden_lines, golden_pair
 
 GOLDEN = Path(__file__).parent / "golden"
 RUN = GOLDEN / "run.jsonl"
+BASE, OTHER = GOLDEN / "base.jsonl", GOLDEN / "other.jsonl"
+PRICES = ("--price", "2.5", "--price", "2")
 SCHEMA = GOLDEN / "schema.json"
 OUTPUTS = {
     "help.txt": ("--help",),
@@ -21,6 +24,10 @@ OUTPUTS = {
     "report-table-80.txt": ("report", RUN.name, "--format", "table", "--width", "80"),
     "report-table-120.txt": ("report", RUN.name, "--format", "table", "--width", "120"),
     "report-json.txt": ("report", RUN.name, "--format", "json"),
+    "list-chips.txt": ("list", "chips"),
+    "compare-80.txt": ("compare", BASE.name, OTHER.name, "--width", "80"),
+    "compare-120.txt": ("compare", BASE.name, OTHER.name, "--width", "120", *PRICES),
+    "compare-json.txt": ("compare", BASE.name, OTHER.name, "--json", *PRICES),
 }
 """Golden file of a command's whole stdout: its arguments, run in the golden folder."""
 
@@ -38,18 +45,20 @@ def command(*arguments: str, folder: Path = GOLDEN) -> subprocess.CompletedProce
     )
 
 
-def write_run(path: Path) -> None:
-    """The golden run, as `accelmark run` would write it."""
+def write_run(path: Path, lines: Sequence[Line] | None = None) -> None:
+    """A golden run, as `accelmark run` would write it."""
+    path.unlink(missing_ok=True)
     writer = Writer(path)
-    for line in golden_lines():
+    for line in golden_lines() if lines is None else lines:
         writer.append(line)
     writer.close()
 
 
 def main() -> None:
     """Rewrites all of them."""
-    RUN.unlink(missing_ok=True)
     write_run(RUN)
+    for path, lines in zip((BASE, OTHER), golden_pair(), strict=True):
+        write_run(path, lines)
     SCHEMA.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
     for name, arguments in OUTPUTS.items():
         (GOLDEN / name).write_text(command(*arguments).stdout, encoding="utf-8")
