@@ -7,6 +7,7 @@
     |-- OutputError           a place that cannot be written
     |-- RecordError           a file that is no record, is cut short, or is from another schema
     |-- ComparisonError       runs that have nothing in common, or options that do not fit them
+    |-- MissingPackage        a package that one report needs and that is not installed
     `-- PublicationError      a run that may not be published, with every reason
 
 Every message says what is wrong, where, what is allowed and what to do next.
@@ -51,6 +52,10 @@ class OutputError(AccelmarkError):
 
 class RecordError(AccelmarkError):
     """A file that is not a readable accelmark record."""
+
+
+class MissingPackage(AccelmarkError):
+    """A package that only this report needs is not installed."""
 
 
 class ComparisonError(AccelmarkError):

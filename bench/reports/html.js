@@ -1,0 +1,439 @@
+"use strict";
+// Draws the plots from the data block, and works the table, the case chooser and the theme button.
+// Every string of the data is another's: it goes into the page as text, and into plotly, which
+// reads a little HTML, only through `safe`.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const RUNS = ["#2f7fd6", "#cf6a12", "#1c9478", "#a35cc9", "#c8508f", "#8a8a2a"];
+  const GREY = "#7d8590";
+  const VERDICTS = {
+    FASTER: ["#1f9254", "triangle-right"],
+    SLOWER: ["#de4b41", "triangle-left"],
+    EQUIVALENT: ["#2f7fd6", "square"],
+    UNDECIDED: [GREY, "circle"],
+    UNRANKED: ["#b07d10", "diamond"],
+    NO_INTERVAL: [GREY, "circle-open"],
+  };
+  const DASHES = ["solid", "dash", "dot", "dashdot"];
+  const FONT = { family: 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif', size: 12 };
+  const LETTER = 6.5; // px, a letter of FONT on average, rather too wide than too narrow
+  const LINE = 20; // px, a bar or a label
+  const PRINT_WIDTH = 680; // px, A4 without margins
+  const PRINT_PANEL = 325;
+  const MANY_LABELS = 12;
+
+  const safe = (text) =>
+    String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const hover = (lines) => lines.filter((line) => line !== "").map(safe).join("<br>");
+  const cut = (text, width) => {
+    const most = Math.max(8, Math.floor(width / LETTER));
+    return text.length > most ? text.slice(0, most - 1) + "…" : text;
+  };
+  const runColour = (run) => RUNS[run % RUNS.length];
+  const many = data.runs.length > 1;
+  const bold = (text) => `<b>${text}</b>`;
+
+  function layout(width, height, extra) {
+    return {
+      width, height, font: FONT, showlegend: false, hovermode: "closest",
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 4, r: 4, t: 4, b: 28 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: GREY, activecolor: RUNS[0] }, ...extra,
+    };
+  }
+  const fixed = { fixedrange: true, zeroline: false };
+  const hidden = { ...fixed, visible: false };
+  const still = { displayModeBar: false };
+  const movable = {
+    displaylogo: false,
+    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+  };
+
+  // Lines of text and marks under each other: y counts pixels from the top. `from` is the share of
+  // the width that labels beside the marks take; 0 where each stands above its marks.
+  function lines(width, height, texts, figures, axis, from = 0) {
+    const need = Math.max(0, ...figures.map((f) => f.text.length)) * LETTER + 8;
+    const split = Math.max(width < 420 ? 0.34 : 0.4, 1 - need / (width - 8));
+    const column = (items, x) => ({
+      type: "scatter", mode: "text", xaxis: x, yaxis: "y", hoverinfo: "skip", cliponaxis: false,
+      x: items.map(() => 0), y: items.map((i) => i.y), text: items.map((i) => i.text),
+      textposition: "middle right",
+    });
+    return {
+      traces: [
+        column(texts, "x3"),
+        column(figures.map((f) => ({ y: f.y, text: safe(cut(f.text, (1 - split) * width)) })), "x2"),
+      ],
+      layout: layout(width, height + 32, {
+        dragmode: false,
+        xaxis: { ...fixed, domain: [from, split - 0.02], ...axis },
+        xaxis2: { ...hidden, domain: [split, 1], range: [0, 1] },
+        xaxis3: from
+          ? { ...hidden, domain: [0, from], range: [0, 1] }
+          : { ...hidden, domain: [0, 1], range: [0, 1], overlaying: "x" },
+        yaxis: { ...hidden, range: [height, 0] },
+      }),
+    };
+  }
+
+  function label(slot, width) {
+    const name = cut(slot.label, width);
+    const rest = width / LETTER - name.length - 3;
+    return bold(safe(name)) + (rest > 8 ? "  " + safe(cut(slot.detail, rest * LETTER)) : "");
+  }
+
+  // Intervals of the marks that have one: plotly would draw a cap for the others too.
+  function whiskers(marks, value) {
+    const known = marks.filter((m) => m.high !== null && m.low !== null);
+    return {
+      type: "scatter", mode: "markers", hoverinfo: "skip", x: known.map(value), y: known.map((m) => m.y),
+      marker: { size: 1, opacity: 0 },
+      error_x: {
+        type: "data", symmetric: false, thickness: 1.5, width: 4,
+        array: known.map((m) => m.high - value(m)), arrayminus: known.map((m) => value(m) - m.low),
+      },
+    };
+  }
+
+  function bars(panel) {
+    return (width) => {
+      const texts = [], figures = [], marks = [];
+      let y = 0;
+      for (const slot of panel.slots) {
+        texts.push({ y: y + LINE / 2, text: label(slot, width - 16) });
+        y += LINE;
+        for (const bar of slot.bars) {
+          const word = bar.word === "OK" ? "" : `, ${bar.word}`;
+          figures.push({ y: y + LINE / 2, text: (many ? `${bar.run + 1}: ` : "") + bar.text + word });
+          marks.push({ ...bar, y: y + LINE / 2 });
+          y += LINE;
+        }
+        y += 6;
+      }
+      const most = Math.max(...marks.map((m) => m.value));
+      // One wild interval must not press every bar of the panel to the left edge.
+      const end = Math.min(2.2 * most, Math.max(most, ...marks.map((m) => m.high ?? 0))) * 1.04;
+      const base = lines(width, y, texts, figures, {
+        range: [0, end], tickformat: "~s", nticks: width < 420 ? 4 : 6,
+      });
+      const bar = {
+        type: "bar", orientation: "h", x: marks.map((m) => m.value), y: marks.map((m) => m.y),
+        width: marks.map(() => 13),
+        marker: {
+          color: marks.map((m) => runColour(m.run)),
+          opacity: marks.map((m) => (m.word === "OK" || m.word === "NOISY" ? 1 : 0.45)),
+        },
+        hovertext: marks.map((m) => hover(m.hover)), hoverinfo: "text",
+      };
+      return [[...base.traces, bar, whiskers(marks, (m) => m.value)], base.layout, still];
+    };
+  }
+
+  // A log axis of less than a decade gets no useful ticks from plotly.
+  function ratioTicks(low, high, most) {
+    const steps = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5];
+    for (const step of steps) {
+      const ticks = [];
+      for (let k = Math.ceil(low / step); k * step <= high && ticks.length <= most; k++) ticks.push(+(k * step).toFixed(3));
+      if (ticks.length <= most && ticks[0] > 0) return ticks.includes(1) ? ticks : [...ticks, 1];
+    }
+    const decades = [];
+    for (let e = -6; e <= 6; e++) for (const m of [1, 2, 5]) decades.push(m * 10 ** e);
+    const inside = decades.filter((d) => d >= low && d <= high);
+    if (inside.length <= most) return inside;
+    const powers = inside.filter((d) => Math.abs(Math.log10(d) % 1) < 1e-9);
+    return powers.length <= most ? powers : powers.filter((d) => Math.round(Math.log10(d)) % 2 === 0);
+  }
+
+  function ratio(cases) {
+    return (width) => {
+      const texts = [], figures = [], marks = [];
+      const from = width > 760 ? 0.36 : 0;
+      let y = 0;
+      for (const c of cases) {
+        texts.push({ y: y + LINE / 2, text: label(c, (from || 1) * width - 16) });
+        if (!from) y += LINE;
+        figures.push({ y: y + LINE / 2, text: c.text });
+        marks.push({ ...c, y: y + LINE / 2 });
+        y += LINE + 6;
+      }
+      const ratios = marks.map((m) => m.ratio);
+      const lows = marks.map((m) => m.low ?? m.ratio), highs = marks.map((m) => m.high ?? m.ratio);
+      const low = Math.max(Math.min(0.98, ...lows), Math.min(1, ...ratios) / 4) / 1.03;
+      const high = Math.min(Math.max(1.02, ...highs), Math.max(1, ...ratios) * 4) * 1.03;
+      const ticks = ratioTicks(low, high, Math.max(4, Math.floor(width / 110)));
+      const base = lines(width, y, texts, figures, {
+        type: "log", range: [Math.log10(low), Math.log10(high)], tickvals: ticks, ticktext: ticks.map(String),
+      }, from);
+      // Equal throughput: interrupted where a label stands.
+      const one = {
+        type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: GREY, width: 2 },
+        x: marks.flatMap(() => [1, 1, null]), y: marks.flatMap((m) => [m.y - LINE * 0.65, m.y + LINE * 0.65, null]),
+      };
+      const points = {
+        type: "scatter", mode: "markers", x: ratios, y: marks.map((m) => m.y),
+        marker: {
+          size: 10, color: marks.map((m) => VERDICTS[m.verdict][0]),
+          symbol: marks.map((m) => VERDICTS[m.verdict][1]),
+          line: { width: 1.5, color: marks.map((m) => VERDICTS[m.verdict][0]) },
+        },
+        hovertext: marks.map((m) => hover(m.hover)), hoverinfo: "text",
+      };
+      return [[...base.traces, one, whiskers(marks, (m) => m.ratio), points], base.layout, still];
+    };
+  }
+
+  // Decades, and 2 and 5 between them where there are few decades, as 200G and 0.5.
+  function decades(low, high) {
+    const ticks = [];
+    for (let e = Math.floor(low); e <= high; e++) {
+      for (const m of high - low < 2.5 ? [1, 2, 5] : [1]) {
+        const at = e + Math.log10(m);
+        if (at >= low && at <= high) ticks.push(m * 10 ** e);
+      }
+    }
+    const prefix = (v) => {
+      const [size, letter] = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [0, ""]].find(([s]) => v >= s * 0.999);
+      return `${+(v / (size || 1)).toPrecision(3)}${letter}`;
+    };
+    return { tickvals: ticks, ticktext: ticks.map(prefix) };
+  }
+
+  function roofline({ points, roofs }) {
+    return (width) => {
+      const ridges = roofs.filter((r) => r.matmul && r.bandwidth).map((r) => r.matmul / r.bandwidth);
+      const places = [...points.map((p) => p.intensity), ...ridges];
+      const left = Math.min(1, ...places) / 3, right = Math.max(10, ...places) * 5;
+      const narrow = width < 560;
+      const floor = [], roofTraces = [], flats = [], slopes = [];
+      const arithmetics = [...new Set(roofs.map((r) => r.arithmetic))];
+      for (const r of roofs) {
+        const at = (x) => Math.min(r.matmul ?? Infinity, (r.bandwidth ?? Infinity) * x);
+        const xs = r.matmul && r.bandwidth ? [left, r.matmul / r.bandwidth, right] : [left, right];
+        const ys = xs.map(at);
+        const who = many ? `${r.run + 1}: ` : "";
+        roofTraces.push({
+          type: "scatter", mode: "lines", x: xs, y: ys, hoverinfo: "text",
+          hovertext: hover([data.runs[r.run], `${r.arithmetic} roof`, r.matmul_text ?? "no matmul ceiling", r.bandwidth_text ?? "no bandwidth ceiling"]),
+          line: { color: runColour(r.run), width: 2, dash: DASHES[arithmetics.indexOf(r.arithmetic) % DASHES.length] },
+        });
+        if (r.matmul) flats.push({ y: r.matmul, text: `${who}${r.arithmetic} matmul ${r.matmul_text}` });
+        if (r.bandwidth && !slopes.some((e) => e.run === r.run)) slopes.push({ run: r.run, bandwidth: r.bandwidth, text: `${who}memory ${r.bandwidth_text}` });
+        floor.push(...ys);
+      }
+      // The highest roof is named above its line and the others below theirs, out of each other's way.
+      flats.sort((a, b) => b.y - a.y);
+      slopes.sort((a, b) => b.bandwidth - a.bandwidth);
+      const middle = left * (Math.min(right, ...ridges) / left) ** 0.75;
+      const ends = [
+        ...flats.map((f, i) => ({ ...f, x: right / 4 ** Math.max(0, i - 1), to: i ? "bottom left" : "top left" })),
+        ...slopes.map((s, i) => ({ x: middle, y: s.bandwidth * middle, text: s.text, to: i ? "bottom right" : "top left" })),
+      ];
+      const labelled = points.length <= MANY_LABELS && !narrow;
+      const heights = [...floor, ...points.map((p) => p.flop)];
+      const axis = { type: "log", zeroline: false };
+      const x0 = Math.log10(left), x1 = Math.log10(right);
+      const y0 = Math.log10(Math.min(...heights)) - 0.35, y1 = Math.log10(Math.max(...heights)) + 0.45;
+      const texts = (items) => ({
+        type: "scatter", mode: "text", hoverinfo: "skip", cliponaxis: false,
+        x: items.map((i) => i.x), y: items.map((i) => i.y), text: items.map((i) => safe(i.text)),
+        textposition: items.map((i) => i.to),
+      });
+      const marks = {
+        type: "scatter", mode: "markers", x: points.map((p) => p.intensity), y: points.map((p) => p.flop),
+        marker: { size: 11, color: points.map((p) => runColour(p.run)), line: { width: 1, color: "#ffffff" } },
+        hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+      };
+      const names = labelled
+        ? points.map((p, i) => ({
+            x: p.intensity, y: p.flop, text: "  " + p.label,
+            to: i % 2 && points.length > 4 ? "bottom right" : "middle right",
+          }))
+        : [];
+      return [
+        [...roofTraces, texts(ends), marks, texts(names)],
+        layout(width, narrow ? 340 : 440, {
+          margin: { l: 62, r: 14, t: 12, b: 48 }, dragmode: narrow ? false : "zoom",
+          xaxis: { ...axis, ...decades(x0, x1), title: { text: "FLOP for each byte moved" }, range: [x0, x1] },
+          yaxis: { ...axis, ...decades(y0, y1), title: { text: "FLOP/s" }, range: [y0, y1] },
+        }),
+        movable,
+      ];
+    };
+  }
+
+  function sweep(panel) {
+    return (width) => {
+      const traces = panel.curves.map(({ run, points }) => ({
+        type: "scatter", mode: "lines+markers+text",
+        x: points.map((p) => p.throughput), y: points.map((p) => p.ms),
+        text: points.map((p) => safe(p.batch)), textposition: "top left",
+        line: { color: runColour(run), width: 2 }, marker: { size: 8, color: runColour(run) },
+        error_x: {
+          type: "data", symmetric: false, thickness: 1, width: 3,
+          array: points.map((p) => (p.high ?? p.throughput) - p.throughput),
+          arrayminus: points.map((p) => p.throughput - (p.low ?? p.throughput)),
+        },
+        error_y: {
+          type: "data", symmetric: false, thickness: 1, width: 3,
+          array: points.map((p) => (p.ms_high ?? p.ms) - p.ms),
+          arrayminus: points.map((p) => p.ms - (p.ms_low ?? p.ms)),
+        },
+        hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+      }));
+      return [
+        traces,
+        layout(width, 300, {
+          margin: { l: 56, r: 14, t: 10, b: 44 }, dragmode: false,
+          xaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.unit) }, nticks: 6 },
+          yaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.latency) + " p50, ms" } },
+        }),
+        still,
+      ];
+    };
+  }
+
+  function trace(chosen) {
+    return (width) => {
+      const warm = { x: [], y: [], t: [] }, steady = { x: [], y: [], t: [], c: [] };
+      const curves = [], ticks = [], names = [], edges = [];
+      let start = 0;
+      for (const launch of chosen.launches) {
+        const all = [...launch.warmup, ...launch.steady];
+        const length = all.length ? all[all.length - 1][0] + 1 : 3;
+        const who = (many ? `run ${launch.run + 1}, ` : "") + `launch ${launch.launch}`;
+        launch.warmup.forEach(([i, ms]) => {
+          warm.x.push(start + i); warm.y.push(ms); warm.t.push(`${who}<br>warm-up sample ${Math.floor(i) + 1}: ${ms} ms`);
+        });
+        launch.steady.forEach(([i, ms]) => {
+          steady.x.push(start + i); steady.y.push(ms); steady.c.push(runColour(launch.run));
+          steady.t.push(`${who}<br>sample ${Math.floor(i) + 1}: ${ms} ms`);
+        });
+        curves.push({
+          type: "scatter", mode: "lines", hoverinfo: "skip", x: launch.steady.map(([i]) => start + i),
+          y: launch.steady.map(([, ms]) => ms), line: { color: runColour(launch.run), width: 1.2 },
+        });
+        ticks.push(start + length / 2 - 0.5);
+        names.push((many ? `${launch.run + 1}/` : "") + launch.launch);
+        start += length + 2;
+        edges.push(start - 1.5);
+      }
+      edges.pop();
+      const narrow = width < 560;
+      const every = Math.ceil(names.length / Math.max(4, Math.floor(width / 45)));
+      const highest = Math.max(...warm.y, ...steady.y);
+      return [
+        [
+          ...curves,
+          { type: "scatter", mode: "markers", x: warm.x, y: warm.y, hovertext: warm.t, hoverinfo: "text", marker: { size: 7, color: GREY, symbol: "circle-open", line: { width: 1.5 } } },
+          { type: "scatter", mode: "markers", x: steady.x, y: steady.y, hovertext: steady.t, hoverinfo: "text", marker: { size: 6, color: steady.c } },
+        ],
+        layout(width, narrow ? 260 : 320, {
+          margin: { l: 58, r: 12, t: 12, b: 44 }, dragmode: narrow ? false : "zoom",
+          xaxis: {
+            zeroline: false, showgrid: false, range: [-1.5, start - 1.5], title: { text: many ? "run / launch, samples in order" : "launch, samples in order" },
+            tickvals: ticks.filter((_, i) => i % every === 0), ticktext: names.filter((_, i) => i % every === 0), tickangle: 0,
+          },
+          yaxis: { zeroline: true, range: [0, highest * 1.08], title: { text: "ms a step" } },
+          shapes: edges.map((x) => ({ type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { width: 1, dash: "dot" } })),
+        }),
+        movable,
+      ];
+    };
+  }
+
+  // Drawing: every plot is a function of its width, called again when that changes.
+  const plots = new Map();
+  const byId = (id) => document.getElementById(id);
+  function draw(element, width) {
+    const [traces, shape, config] = plots.get(element)(Math.max(240, Math.floor(width)));
+    Plotly.react(element, traces, shape, config);
+    element.dataset.width = width;
+  }
+  function drawAll() {
+    const widths = [...plots.keys()].map((element) => [element, element.clientWidth]);
+    for (const [element, width] of widths) if (+element.dataset.width !== width) draw(element, width);
+  }
+  data.ratios.forEach((cases, i) => byId(`ratio-${i}`) && plots.set(byId(`ratio-${i}`), ratio(cases)));
+  data.panels.forEach((panel, i) => plots.set(byId(`panel-${i}`), bars(panel)));
+  if (byId("roofline")) plots.set(byId("roofline"), roofline(data.roofline));
+  data.sweeps.forEach((panel, i) => plots.set(byId(`sweep-${i}`), sweep(panel)));
+
+  const chooser = byId("trace-case");
+  function choose() {
+    const chosen = data.traces[chooser.selectedIndex];
+    const shown = chosen.launches.length;
+    plots.set(byId("trace"), trace(chosen));
+    const words = chosen.launches.map((l) => {
+      const item = document.createElement("li");
+      const name = document.createElement("strong");
+      name.textContent = (many ? `run ${l.run + 1}, ` : "") + `launch ${l.launch}: `;
+      item.append(name, l.words);
+      return item;
+    });
+    if (shown < chosen.total) {
+      const rest = document.createElement("li");
+      rest.textContent = `${shown} of ${chosen.total} launches are shown.`;
+      words.push(rest);
+    }
+    byId("trace-words").replaceChildren(...words);
+  }
+  if (chooser) {
+    for (const { case: text } of data.traces) chooser.add(new Option(text));
+    chooser.addEventListener("change", () => { choose(); draw(byId("trace"), byId("trace").clientWidth); });
+    choose();
+  }
+
+  let waiting;
+  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(drawAll, 150); });
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    opened.forEach((d) => { d.open = true; });
+    for (const element of plots.keys()) draw(element, element.closest(".panels") ? PRINT_PANEL : PRINT_WIDTH);
+  });
+  window.addEventListener("afterprint", () => { opened.forEach((d) => { d.open = false; }); drawAll(); });
+
+  // The table
+  const table = byId("rows"), body = table.tBodies[0], rows = [...body.rows];
+  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    heads.forEach((h) => h.setAttribute("aria-sort", "none"));
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const numeric = head.classList.contains("n");
+    const keys = new Map(rows.map((row) => {
+      const cell = row.cells[column];
+      return [row, numeric ? parseFloat(cell.dataset.v) : cell.textContent.trim()];
+    }));
+    // What has no number stays last either way.
+    const order = (a, b) => {
+      const [x, y] = [keys.get(a), keys.get(b)];
+      if (!numeric) return (up ? 1 : -1) * x.localeCompare(y, "en");
+      return Number.isNaN(x) - Number.isNaN(y) || (up ? x - y : y - x) || 0;
+    };
+    body.append(...[...rows].sort(order));
+  }));
+  byId("filter").addEventListener("input", (event) => {
+    const wanted = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    rows.forEach((row, i) => {
+      row.hidden = !wanted.every((word) => texts[i].includes(word));
+      shown += !row.hidden;
+    });
+    byId("shown").textContent = `${shown} of ${rows.length} rows`;
+  });
+
+  // The theme: the system's until the button is pressed
+  const button = byId("theme"), root = document.documentElement;
+  const system = window.matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+  const name = () => { button.textContent = dark() ? "Light theme" : "Dark theme"; };
+  button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; name(); });
+  system.addEventListener("change", name);
+  name();
+
+  drawAll();
+  document.documentElement.dataset.drawn = "yes";
+})();
