@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,10 +223,18 @@ def _line(word: str, text: str) -> Text:
     return Text.assemble((word, style), " ", text)
 
 
+def _typed_suite(run: RunFile) -> str:
+    """The suite as it was typed, but for its folder: one of the user's own is a file."""
+    words = [word for argument in run.run.command for word in argument.split("=", 1)]
+    if words[:1] == ["pytest"]:
+        options = itertools.pairwise(words)
+        return next((w for o, w in options if o == "--accelmark-suite"), run.run.suite)
+    return next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)
+
+
 def next_step(run: RunFile, rows: list[Row]) -> str:
     """One line: the most useful thing to do with this card."""
-    # As it was typed, but for its folder: a suite of one's own is a file.
-    suite = next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)
+    suite = _typed_suite(run)
     bad = [row for row in rows if row.status in ("failed", "void")]
     if bad:
         return (

@@ -1,0 +1,1 @@
+"""A suite as pytest items: `pytest --pyargs bench.suite --accelmark-suite quick`."""
