@@ -41,7 +41,7 @@ from bench.record import (
     Skipped,
     Void,
 )
-from bench.workload import Job, Site, Workload
+from bench.workload import Job, Site, Unsupported, Workload
 
 PROGRESS_SECONDS = 0.5
 """Least time between two progress lines, so that the parent stays asleep."""
@@ -128,6 +128,8 @@ class Launch:
         outcome: Outcome
         try:
             outcome = self._phases()
+        except Unsupported as reason:
+            outcome = Skipped(reason=str(reason))
         except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
             traceback.print_exc()  # to stderr, whose end the record keeps
             outcome = Failed(

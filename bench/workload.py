@@ -42,6 +42,13 @@ def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}.{suggestion(value, names)}")
 
 
+class Unsupported(Exception):
+    """This device cannot run this case, and that is no fault: it is skipped, with the reason.
+
+    Raised by `Workload.build`.
+    """
+
+
 class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a workload."""
 

@@ -31,7 +31,7 @@ from bench.models import (
     parameter_count,
 )
 from bench.precision import PRECISIONS, REFERENCE, Precision
-from bench.workload import Job, Parameters, Site, Workload
+from bench.workload import Job, Parameters, Site, Unsupported, Workload
 from bench.workloads import bert, llama, resnet50
 
 FP32 = PRECISIONS["fp32"]
@@ -47,6 +47,13 @@ CASES = [
 ]
 TRAINING = [(name, mode) for name, mode in MODES if mode == "train"]
 
+
+def attention_masked(p: Any) -> int:
+    """FLOP of the masked half of the scores and of their product with the values."""
+    flop: int = 2 * p.batch_size * p.heads * p.sequence_length**2 * p.head_dim
+    return flop
+
+
 COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
     # The cache is allocated for the whole window and masked, so the kernel multiplies what no
     # token attends to; the declared FLOP stop at the mean context.
@@ -57,6 +64,9 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
         * llama.SIZES[p.model].layers
         * llama.SIZES[p.model].hidden
     ),
+    # The counter takes the mask for work: T^2 scores, of which half are masked away.
+    ("attention", "forward"): attention_masked,
+    ("attention", "forward-backward"): lambda p: 3 * attention_masked(p),
 }
 """FLOP of a step that the counter sees and `work` leaves out, with the reason."""
 
@@ -250,6 +260,12 @@ def test_training_says_which_optimizer_kernel_it_got(
 
 
 BAD: list[tuple[str, str, dict[str, Any], str]] = [
+    ("attention", "forward", {"batch_size": 0}, "from 1"),
+    ("attention", "forward-backward", {"sequence_length": 1}, "from 2"),
+    ("attention", "forward", {"head_dim": 7}, "from 8"),
+    ("launch", "queue", {"kernels": 0}, "from 1"),
+    ("transfer", "to-host", {"size_bytes": 6}, "multiple of 4"),
+    ("transfer", "to-device", {"memory": "pined"}, "Did you mean `pinned`"),
     ("gemm", "matmul", {"shape": "2048"}, "MxNxK"),
     ("gemm", "matmul", {"shape": "0x1x1"}, "1 to 262144"),
     ("gemm", "matmul", {"shape": "262145x1x1"}, "1 to 262144"),
@@ -422,6 +438,77 @@ def test_memory_does_what_stream_does(mode: str, arrays: int) -> None:
     work = WORKLOADS["memory"].work(mode, small("memory", mode, size_bytes=64), FP32)
     assert (work.items, work.moved_bytes, work.flop) == (arrays * 64, arrays * 64, None)
     assert job._target.numel() * 4 == 64
+
+
+def test_attention_is_what_torch_defines_and_so_are_its_gradients() -> None:
+    job: Any = build("attention", "forward-backward", site())
+    query, key, value, gradient = (t.detach() for t in next(job._operands))
+    again = iter(
+        [
+            tuple(
+                t.clone().requires_grad_(k < 3) for k, t in enumerate((query, key, value, gradient))
+            )
+        ]
+    )
+    job._operands = again
+    job.step()
+    query, key, value = (t.clone().requires_grad_() for t in (query, key, value))
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    output = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value
+    expected = torch.autograd.grad(output, (query, key, value), gradient)
+    torch.testing.assert_close(job._output, output, rtol=1e-4, atol=1e-5)
+    for found, right in zip(job._gradients, expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_counts_the_half_that_the_mask_leaves() -> None:
+    workload = WORKLOADS["attention"]
+    parameters = workload.modes["forward"].parameters()
+    forward = workload.work("forward", parameters, PRECISIONS["bf16"])
+    # FlashAttention's benchmark: 4 T^2 D heads batch, halved for the mask.
+    assert forward.flop == 4 * 512**2 * 128 * 16 / 2
+    assert forward.moved_bytes == 4 * 512 * 128 * 16 * 2
+    both = workload.work("forward-backward", parameters, PRECISIONS["bf16"])
+    assert both.flop == 3 * forward.flop
+    assert both.moved_bytes == 3 * forward.moved_bytes
+
+
+def test_launch_queues_as_many_kernels_as_it_counts() -> None:
+    class Counter(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    for mode, kernels in (("queue", 100), ("single", 1)):
+        job = build("launch", mode, site())
+        counter: Any = Counter()
+        with counter:
+            job.step()
+        workload = WORKLOADS["launch"]
+        assert counter.calls == kernels == workload.work(mode, small("launch", mode), FP32).items
+
+
+def test_a_transfer_arrives_and_overwrites_what_was_there() -> None:
+    for mode in ("to-device", "to-host"):
+        job: Any = build("transfer", mode, site(), size_bytes=64)
+        pairs = [next(job._pairs) for _ in range(4)]
+        assert len({target.data_ptr() for target, _ in pairs}) == 4
+        for target, source in pairs:
+            assert target.data_ptr() != source.data_ptr()
+            assert not target.any() and source.any()
+            job.step()
+            assert torch.equal(target, source)
+            assert target.numel() * target.element_size() == 64
+
+
+def test_pinned_memory_needs_a_device_and_is_skipped_without() -> None:
+    with pytest.raises(Unsupported, match="a device other than the host"):
+        build("transfer", "to-host", site(), memory="pinned")
 
 
 def test_resnet50_costs_what_it_is_known_to_cost() -> None:

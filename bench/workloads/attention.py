@@ -1,0 +1,141 @@
+"""Causal scaled dot-product attention: the ceiling under a transformer's other half."""
+
+from __future__ import annotations
+
+import itertools
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.models import BATCHES, SeededData
+from bench.precision import Precision
+from bench.record import Work
+from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Operands = tuple[Tensor, Tensor, Tensor, Tensor]
+    """query, key, value and the gradient of the output, each [B, H, T, D]."""
+
+FORWARD_TENSORS = 4
+"""Query, key and value are read, the output is written."""
+BACKWARD_TENSORS = 8
+"""Those four and the output's gradient are read, three gradients are written."""
+TWIN_SEQUENCE, TWIN_HEADS = 128, 2
+
+
+class AttentionParameters(Parameters, frozen=True, kw_only=True):
+    """Query, key and value [B, H, T, D]; every head has keys of its own."""
+
+    batch_size: int = 1
+    heads: int = 16
+    head_dim: int = 128
+    sequence_length: int = 512
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        require_within("batch_size", self.batch_size, 1, 65536)
+        require_within("heads", self.heads, 1, 1024)
+        require_within("head_dim", self.head_dim, 8, 512)
+        require_within("sequence_length", self.sequence_length, 2, 2**20)
+
+
+class Attention(Workload):
+    """softmax(Q K^T / sqrt(D), causal) V, by whichever kernel torch chooses."""
+
+    name = "attention"
+    version = 1
+    modes = MappingProxyType(
+        {
+            mode: Mode(parameters=AttentionParameters, precisions=("bf16", "fp16", "fp32"))
+            for mode in ("forward", "forward-backward")
+        }
+    )
+
+    def work(self, mode: str, parameters: AttentionParameters, precision: Precision) -> Work:
+        """2 B H T^2 D FLOP forward: two products of 2 T^2 D, of which the mask leaves half.
+
+        Backward is twice that: four such products. (A kernel that saves memory computes the scores
+        again: FlashAttention's own benchmark counts that as work too, 2.5 times the forward; here,
+        as in an MFU, it is not.) Bytes: each tensor once, [B, H, T, D] elements.
+        Source: Dao, FlashAttention-2, arXiv 2307.08691, section 4.1.
+        """
+        p = parameters
+        elements = p.batch_size * p.heads * p.sequence_length * p.head_dim
+        forward = 2 * elements * p.sequence_length
+        backward = mode == "forward-backward"
+        flop = 3 * forward if backward else forward
+        tensors = FORWARD_TENSORS + (BACKWARD_TENSORS if backward else 0)
+        size = {"bf16": 2, "fp16": 2}.get(precision.name, 4)
+        return Work(items=flop, unit="FLOP", flop=flop, moved_bytes=tensors * elements * size)
+
+    def twin(self, mode: str, parameters: AttentionParameters) -> AttentionParameters:
+        """Two heads of one sequence of 128 at most."""
+        return msgspec.structs.replace(
+            parameters,
+            batch_size=1,
+            heads=min(parameters.heads, TWIN_HEADS),
+            sequence_length=min(parameters.sequence_length, TWIN_SEQUENCE),
+        )
+
+    def build(self, mode: str, parameters: AttentionParameters, site: Site) -> Job:
+        """Normals, as a layer norm leaves them."""
+        data = SeededData(site.seed)
+        p = parameters
+        shape = (p.batch_size, p.heads, p.sequence_length, p.head_dim)
+        backward = mode == "forward-backward"
+
+        def tensor(needs_gradient: bool) -> Tensor:
+            value = data.normal(shape, site.precision.dtype).to(site.device)
+            return value.requires_grad_(needs_gradient)
+
+        operands = [
+            (tensor(backward), tensor(backward), tensor(backward), tensor(False))
+            for _ in range(BATCHES)
+        ]
+        return AttentionJob(operands, backward)
+
+
+class AttentionJob(Job):
+    """One attention, and its gradients if asked; operands rotate."""
+
+    def __init__(self, operands: list[Operands], backward: bool) -> None:
+        """Starts with the first operands."""
+        self._operands = itertools.cycle(operands)
+        self._backward = backward
+        self._gradients: tuple[Tensor, ...] = ()
+        self.facts = {"operand buffers": str(len(operands))}
+
+    def step(self) -> None:
+        """Queues one attention."""
+        import torch
+        from torch.nn import functional
+
+        query, key, value, gradient = next(self._operands)
+        if not self._backward:
+            with torch.inference_mode():
+                self._output = functional.scaled_dot_product_attention(
+                    query, key, value, is_causal=True
+                )
+            return
+        self._output = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        self._gradients = torch.autograd.grad(self._output, (query, key, value), gradient)
+
+    def witness(self) -> float:
+        """Mean of the last output."""
+        return float(self._output.detach().float().mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Output, and the gradients of query, key and value, for the first operands."""
+        import torch
+
+        self.step()
+        found = {"attention": self._output.detach()}
+        if self._gradients:
+            found["gradients"] = torch.stack(self._gradients)
+        return found
+
+
+WORKLOAD = Attention()

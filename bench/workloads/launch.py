@@ -1,0 +1,94 @@
+"""Kernel launches: how fast the host queues work that takes next to no time."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from bench.models import SeededData
+from bench.precision import Precision
+from bench.record import Work
+from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class QueueParameters(Parameters, frozen=True, kw_only=True):
+    """How many kernels a step queues."""
+
+    kernels: int = 100
+    """Enough that the device event after each step is a hundredth of it."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        require_within("kernels", self.kernels, 1, 100_000)
+
+
+class SingleParameters(Parameters, frozen=True, kw_only=True):
+    """Nothing to choose."""
+
+
+class Launch(Workload):
+    """An addition of one element to one element, through torch, as eager code queues it.
+
+    `queue`: a hundred a step; the rate at which a host can feed the device, and on a device whose
+    kernels are slower to start than to queue, the rate of starting them. `single`: one a step; its
+    latency is what it takes to queue one kernel and wait for its end, the synchronization included.
+    """
+
+    name = "launch"
+    version = 1
+    modes = MappingProxyType(
+        {
+            "queue": Mode(parameters=QueueParameters, precisions=("fp32",)),
+            "single": Mode(parameters=SingleParameters, precisions=("fp32",), latency="latency"),
+        }
+    )
+
+    def work(
+        self, mode: str, parameters: QueueParameters | SingleParameters, precision: Precision
+    ) -> Work:
+        """Kernels; arithmetic and bytes are nothing."""
+        kernels = parameters.kernels if isinstance(parameters, QueueParameters) else 1
+        return Work(items=kernels, unit="kernel")
+
+    def twin(
+        self, mode: str, parameters: QueueParameters | SingleParameters
+    ) -> QueueParameters | SingleParameters:
+        """Itself: nothing is smaller, and a hundred additions show each one that is lost."""
+        return parameters
+
+    def build(self, mode: str, parameters: QueueParameters | SingleParameters, site: Site) -> Job:
+        """Two scalars."""
+        kernels = parameters.kernels if isinstance(parameters, QueueParameters) else 1
+        data = SeededData(site.seed)
+        total, addend = (data.normal((1,), site.precision.dtype).to(site.device) for _ in range(2))
+        return LaunchJob(total, addend, kernels)
+
+
+class LaunchJob(Job):
+    """Additions in place, one after the other."""
+
+    def __init__(self, total: Tensor, addend: Tensor, kernels: int) -> None:
+        """total grows by addend, kernels times a step."""
+        self._total, self._addend, self._kernels = total, addend, kernels
+        self.facts = {"kernel": "in-place addition of one element"}
+
+    def step(self) -> None:
+        """Queues the kernels."""
+        add, addend = self._total.add_, self._addend
+        for _ in range(self._kernels):
+            add(addend)
+
+    def witness(self) -> float:
+        """The sum so far."""
+        return float(self._total)
+
+    def probe(self) -> dict[str, Tensor]:
+        """The sum after one step."""
+        self.step()
+        return {"output": self._total}
+
+
+WORKLOAD = Launch()

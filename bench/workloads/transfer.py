@@ -1,0 +1,124 @@
+"""Copies between the host's memory and the device's, from pinned and from pageable memory."""
+
+from __future__ import annotations
+
+import itertools
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.models import SeededData
+from bench.precision import Precision
+from bench.record import Work
+from bench.workload import (
+    Job,
+    Mode,
+    Parameters,
+    Site,
+    Unsupported,
+    Workload,
+    require_one_of,
+    require_within,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ELEMENT_BYTES = 4
+TWIN_BYTES = 2**20
+BUFFERS = 4
+"""Pairs that a job rotates among, so that no cache holds what comes next."""
+
+
+class TransferParameters(Parameters, frozen=True, kw_only=True):
+    """One copy."""
+
+    size_bytes: int = 2**26
+    memory: str = "pageable"
+    """The host's side: `pageable`, as any tensor, or `pinned` (page-locked)."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        require_within("size_bytes", self.size_bytes, ELEMENT_BYTES, 2**40)
+        require_one_of("memory", self.memory, ["pageable", "pinned"])
+        if self.size_bytes % ELEMENT_BYTES:
+            raise ValueError(
+                f"size_bytes must be a multiple of {ELEMENT_BYTES}, not {self.size_bytes}"
+            )
+
+
+class Transfer(Workload):
+    """Bytes a second over the link; on a CPU, where both sides are the host's memory, of a copy."""
+
+    name = "transfer"
+    version = 1
+    modes = MappingProxyType(
+        {
+            mode: Mode(parameters=TransferParameters, precisions=("fp32",))
+            for mode in ("to-device", "to-host")
+        }
+    )
+
+    def work(self, mode: str, parameters: TransferParameters, precision: Precision) -> Work:
+        """The bytes that cross the link, once each."""
+        return Work(items=parameters.size_bytes, unit="B")
+
+    def twin(self, mode: str, parameters: TransferParameters) -> TransferParameters:
+        """1 MiB at most."""
+        return msgspec.structs.replace(
+            parameters, size_bytes=min(parameters.size_bytes, TWIN_BYTES)
+        )
+
+    def build(self, mode: str, parameters: TransferParameters, site: Site) -> Job:
+        """Normals on the side that is read; `Unsupported` where no memory can be pinned."""
+        import torch
+
+        pinned = parameters.memory == "pinned"
+        # The gate's reference runs on the CPU, where a pinned copy is a copy.
+        pins = site.device.type != "cpu"
+        if pinned and not pins and site.precision.name != "fp64":
+            raise Unsupported("pinned memory is for a device other than the host")
+        data = SeededData(site.seed)
+        count = parameters.size_bytes // ELEMENT_BYTES
+        pairs = []
+        for _ in range(BUFFERS):
+            host = data.normal((count,), site.precision.dtype)
+            if pinned and pins:
+                host = host.pin_memory()
+            there = host.to(site.device, copy=True)
+            if mode == "to-device":
+                pairs.append((there.zero_(), host))
+            else:
+                pairs.append((torch.zeros_like(host, pin_memory=pinned and pins), there))
+        return TransferJob(pairs, pinned and pins, parameters.memory)
+
+
+class TransferJob(Job):
+    """One copy into memory that is there; pairs rotate."""
+
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]], queued: bool, memory: str) -> None:
+        """pairs: target and source; queued: the copy may go on while the host does."""
+        self._pairs = itertools.cycle(pairs)
+        self._queued = queued
+        self.facts = {"host memory": memory}
+
+    def step(self) -> None:
+        """Queues one copy; from pageable memory it is over when the call returns."""
+        self._target, self._source = next(self._pairs)
+        self._target.copy_(self._source, non_blocking=self._queued)
+
+    def witness(self) -> float:
+        """Mean of what arrived."""
+        return float(self._target.mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """What arrived."""
+        self.step()
+        # Reading an element of the device's side waits for what was queued there before.
+        for side in (self._target, self._source):
+            float(side[0])
+        return {"output": self._target}
+
+
+WORKLOAD = Transfer()
