@@ -104,7 +104,7 @@ def test_listings_as_json(accelmark: Accelmark) -> None:
     code, out, err = accelmark("list", "--json")
     listed = json.loads(out)
     assert (code, err) == (0, "")
-    assert set(listed) == {"workloads", "suites", "backends", "reports", "precisions"}
+    assert set(listed) == {"workloads", "suites", "backends", "reports", "precisions", "chips"}
     assert {"gemm", "memory", "resnet50", "bert", "llama"} <= set(listed["workloads"])
     assert {"smoke", "quick"} <= set(listed["suites"])
     code, out, _ = accelmark("list", "backends", "--json")
