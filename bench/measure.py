@@ -32,6 +32,9 @@ WARMUP_SAMPLES = 60
 """After this many samples a job that is not steady is measured all the same, and flagged."""
 HOST_GAP_LIMIT = 0.02
 """Relative difference of device-event time and wall time above which a launch is flagged."""
+SHORT_STEP_SECONDS = 1e-4
+"""Where a block holds so many steps that they are shorter than this, the host's usage is not read
+at each of them."""
 BLOCK_STEPS = 100_000
 """Most steps of a block: bounds the memory of a launch whose step takes next to nothing."""
 REQUESTS = 400
@@ -207,7 +210,11 @@ class Engine:
         return self._event_timed(steps)
 
     def _host_timed(self, steps: int) -> Block:
-        step, clock, usage = self.job.step, self.clock, self.usage
+        step, clock = self.job.step, self.clock
+        # Asking the kernel costs a microsecond: nothing to a step of a millisecond, and a third of
+        # one of three microseconds.
+        short = steps * SHORT_STEP_SECONDS >= self.settings.block_seconds
+        usage = None if short else self.usage
         marks = [0] * (steps + 1)
         usages: list[Any] = [None] * (steps + 1)
         self.device.synchronize()

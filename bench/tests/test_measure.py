@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -314,6 +314,25 @@ def test_usage_is_counted_per_step() -> None:
     assert list(block.step_ns) == durations
     assert block.step_cpu_ns == (16 * MS, 8 * MS, 24 * MS)
     assert block.step_switches == (2, 1, 3)
+
+
+def test_usage_is_not_read_at_steps_that_are_shorter_than_reading_it_is_worth() -> None:
+    """A block of 1 ms at the least: ten steps are 100 us each, and eleven would be less."""
+    measuring, _ = engine([MS // 100], usage=lambda clock: (0.0, 0))
+    assert measuring.block(9).step_cpu_ns == (0,) * 9
+    assert measuring.block(10).step_cpu_ns is None
+
+
+# --- Timing mode ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("timing", "steps"), [("block", 50), ("step", 1)])
+def test_where_the_device_is_synchronized(timing: Literal["block", "step"], steps: int) -> None:
+    """Steps of 1 ms in blocks of 50 ms; or each step by itself."""
+    settings = Settings(timing=timing, warmup_seconds=0.0)
+    measuring, _ = engine([MS], synchronous=False, settings=settings)
+    series = measuring.measure()
+    assert {len(block.step_ns) for block in series.steady} == {steps}
 
 
 def test_a_queueing_device_has_no_usage_per_step() -> None:

@@ -21,12 +21,14 @@ from bench.workload import Job, Parameters, Site, Workload
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
+KERNELS = ("attention", "gemm", "launch", "memory", "transfer")
+"""Workloads without a model: each goes wrong in ways of its own, tested by itself."""
 MODEL_CASES = [
     (name, mode, precision)
     for name, mode, precision in CASES
-    if WORKLOADS[name].modes[mode].parameters.__struct_fields__[0] in ("model", "batch_size")
+    if name not in KERNELS
 ]
-MATRIX_CASES = [case for case in CASES if case[0] != "memory"]
+MATRIX_CASES = [case for case in CASES if case[0] not in KERNELS or case[0] == "gemm"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,6 +82,16 @@ def gate_wrong(name: str, mode: str, precision: str, spoil: Callable[[Any], None
 
 # Right numbers
 
+QUANTITIES = {
+    ("gemm", ""): {"output"},
+    ("memory", ""): {"output"},
+    ("launch", ""): {"output"},
+    ("transfer", ""): {"output"},
+    ("attention", "forward"): {"attention"},
+    ("attention", "forward-backward"): {"attention", "gradients"},
+}
+"""What the gate looks at where it is not a model's output; with "", in every mode."""
+
 
 @pytest.mark.parametrize(("name", "mode", "precision"), CASES)
 def test_the_gate_passes_what_is_right(name: str, mode: str, precision: str) -> None:
@@ -88,7 +100,7 @@ def test_the_gate_passes_what_is_right(name: str, mode: str, precision: str) -> 
     )
     assert verdict.passed, verdict.complaint
     assert verdict.reference == "fp64 on cpu"
-    expected = {"output"} if name in ("gemm", "memory") else {"logits"}
+    expected = QUANTITIES.get((name, mode), QUANTITIES.get((name, ""), {"logits"}))
     if mode == "train":
         expected = {"logits", "loss", "gradient_norm", "loss after 2 steps"}
     assert {check.quantity for check in verdict.checks} == expected
@@ -109,6 +121,33 @@ def test_the_twin_is_gone_afterwards() -> None:
 
 
 # Wrong numbers
+
+
+def spoil_operands(job: Any) -> None:
+    """One head's values are off by a tenth."""
+    first = next(job._operands)
+    first[2].data[:, 0] *= 1.1
+    job._operands = iter([first])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("mode", ["forward", "forward-backward"])
+def test_wrong_attention_is_caught(mode: str, precision: str) -> None:
+    assert not gate_wrong("attention", mode, precision, spoil_operands).passed
+
+
+def test_a_lost_kernel_and_a_lost_copy_are_caught() -> None:
+    def lose_one(job: Any) -> None:
+        job._kernels -= 1
+
+    def lose_all(job: Any) -> None:
+        target, source = next(job._pairs)
+        job._pairs = iter([(target, torch.zeros_like(source))])
+
+    assert not gate_wrong("launch", "queue", "fp32", lose_one).passed
+    assert not gate_wrong("launch", "single", "fp32", lose_one).passed
+    for mode in ("to-device", "to-host"):
+        assert not gate_wrong("transfer", mode, "fp32", lose_all).passed
 
 
 def last_matrix(job: Any) -> torch.Tensor:

@@ -478,6 +478,9 @@ def test_launch_queues_as_many_kernels_as_it_counts() -> None:
     class Counter(TorchDispatchMode):
         calls = 0
 
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
