@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bench.language import TWIN_VOCABULARY, twin_name, with_twins
 from bench.models import (
     BATCHES,
     InferenceJob,
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MOST_POSITIONS = 512
-TWIN_SUFFIX = "-2l"
-TWIN_VOCABULARY = 4096
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,15 +50,7 @@ SIZES = {
     ),
 }
 """Devlin et al., arXiv 1810.04805; `tiny` is for tests."""
-SIZES |= {
-    name + TWIN_SUFFIX: msgspec.structs.replace(
-        size,
-        layers=2,
-        vocabulary=min(size.vocabulary, TWIN_VOCABULARY),
-        published_parameters=None,
-    )
-    for name, size in SIZES.items()
-}
+SIZES = with_twins(SIZES, layers=2, vocabulary=TWIN_VOCABULARY)
 
 
 class InferParameters(Parameters, frozen=True, kw_only=True):
@@ -123,7 +114,7 @@ class Bert(Workload):
         """Two layers of the same widths, two sequences of 32 tokens."""
         return msgspec.structs.replace(
             parameters,
-            model=parameters.model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX,
+            model=twin_name(parameters.model),
             batch_size=2,
             sequence_length=min(parameters.sequence_length, 32),
         )

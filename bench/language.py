@@ -1,0 +1,339 @@
+"""What the language models share: parameters, texts, and jobs that train, prefill and decode."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import msgspec
+
+from bench.models import (
+    BATCHES,
+    SeededData,
+    TrainingJob,
+    adamw_learning_rate,
+    model_facts,
+)
+from bench.workload import Job, Parameters, Site, require_one_of, require_within
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Dimensions = TypeVar("Dimensions", bound=msgspec.Struct)
+"""A workload's own struct of the dimensions of one model."""
+
+ATTENTION = "sdpa-maskless"
+"""`sdpa`, registered under a name for which transformers builds no mask.
+
+For plain `sdpa` it asks the device in every training step whether sequences are packed, and waits
+for the answer. Nothing is packed here: without a mask its sdpa is causal, which is right.
+"""
+ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+TWIN_SUFFIX = "-2l"
+"""Ends the name of a model that is cut to two layers for the numerics gate."""
+TWIN_VOCABULARY = 4096
+"""Most tokens that a cut model knows."""
+
+
+def with_twins(sizes: Mapping[str, Dimensions], **most: int) -> dict[str, Dimensions]:
+    """The sizes, and after them each again, cut for the gate: the named fields to at most so much.
+
+    A cut has no published parameter count.
+    """
+    twins = {
+        name + TWIN_SUFFIX: msgspec.structs.replace(
+            size,
+            published_parameters=None,
+            **{field: min(getattr(size, field), value) for field, value in most.items()},
+        )
+        for name, size in sizes.items()
+    }
+    return {**sizes, **twins}
+
+
+def twin_name(model: str) -> str:
+    """The name of a model's cut, which is its own."""
+    return model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX
+
+
+def register_attention() -> None:
+    """Makes ATTENTION known to transformers."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+
+
+class LanguageParameters(Parameters, frozen=True, kw_only=True):
+    """What the modes share. A workload's own subclass has its `sizes` and its default model."""
+
+    sizes: ClassVar[Mapping[str, Any]] = {}
+    """By model name; each has `positions`, the longest sequence that it was made for."""
+
+    model: str
+    batch_size: int = 1
+
+    def _check(self, **lengths: int) -> None:
+        require_one_of("model", self.model, self.sizes)
+        require_within("batch_size", self.batch_size, 1, 65536)
+        for name, length in lengths.items():
+            require_within(name, length, 1, self.sizes[self.model].positions)
+
+
+class TrainParameters(LanguageParameters, frozen=True, kw_only=True):
+    """Next-token prediction over full sequences; AdamW."""
+
+    batch_size: int = 2
+    sequence_length: int = 256
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        self._check(sequence_length=self.sequence_length)
+        require_one_of("optimizer", self.optimizer, ["adamw"])
+
+
+class PrefillParameters(LanguageParameters, frozen=True, kw_only=True):
+    """A prompt to its first token."""
+
+    prompt_length: int = 512
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        self._check(prompt_length=self.prompt_length)
+
+
+class DecodeParameters(LanguageParameters, frozen=True, kw_only=True):
+    """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
+
+    prompt_length: int = 128
+    new_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        self._check(prompt_length=self.prompt_length, new_tokens=self.new_tokens)
+        window = self.prompt_length + self.new_tokens
+        longest = self.sizes[self.model].positions
+        require_within("prompt_length + new_tokens", window, 2, longest)
+
+    @property
+    def context(self) -> float:
+        """Tokens that a new one attends to, itself included: the mean over the window."""
+        return self.prompt_length + (self.new_tokens + 1) / 2
+
+
+def twin_of(parameters: Any) -> Any:
+    """The same mode of the model's twin: at most two short sequences."""
+    cut: dict[str, Any] = {
+        "model": twin_name(parameters.model),
+        "batch_size": min(parameters.batch_size, 2),
+    }
+    for name, most in (("sequence_length", 32), ("prompt_length", 32), ("new_tokens", 4)):
+        if hasattr(parameters, name):
+            cut[name] = min(getattr(parameters, name), most)
+    return msgspec.structs.replace(parameters, **cut)
+
+
+def training_job(
+    model: nn.Module,
+    hidden: int,
+    vocabulary: int,
+    parameters: Any,
+    data: SeededData,
+    site: Site,
+    facts: dict[str, str],
+) -> TrainingJob:
+    """Predicts each token of random texts from those before it; wants `TrainParameters`."""
+    shape = (parameters.batch_size, parameters.sequence_length + 1)
+    texts = [data.integers(0, vocabulary, shape).to(site.device) for _ in range(BATCHES)]
+    batches = [(text[:, :-1].contiguous(), text[:, 1:].contiguous()) for text in texts]
+    return TrainingJob(
+        model,
+        _logits,
+        batches,
+        parameters.optimizer,
+        adamw_learning_rate(hidden),
+        site,
+        {"attention": "sdpa"} | facts,
+    )
+
+
+def generating_job(
+    model: nn.Module,
+    vocabulary: int,
+    cache: CacheShape,
+    parameters: PrefillParameters | DecodeParameters,
+    data: SeededData,
+    site: Site,
+    facts: dict[str, str],
+) -> Job:
+    """Prefill of random prompts, or decode behind one; decode also fills its cache."""
+    shape = (parameters.batch_size, parameters.prompt_length)
+    if isinstance(parameters, PrefillParameters):
+        prompts = [data.integers(0, vocabulary, shape).to(site.device) for _ in range(BATCHES)]
+        return PrefillJob(Generator(model, cache, shape, 0, site, facts), prompts)
+    prompt = data.integers(0, vocabulary, shape).to(site.device)
+    forced = data.integers(0, vocabulary, (shape[0], parameters.new_tokens))
+    generator = Generator(model, cache, shape, parameters.new_tokens, site, facts)
+    return DecodeJob(generator, prompt, forced.to(site.device))
+
+
+def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    """[B, T] to [B, T, V]."""
+    logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits
+
+
+class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
+    """What one layer's cache keeps of a token: heads, and the widths of its two tensors.
+
+    Those are key and value; of latent attention the latent, and the key that carries the position.
+    """
+
+    heads: int
+    first: int
+    second: int
+
+
+class Generator:
+    """A model and its static cache, for one prompt [B, P] and N tokens after it.
+
+    The position is known on the host, from the number of steps, so nothing is asked of the device:
+    position ids and masks are rows of tables made beforehand. The cache keeps its own write
+    position for each layer, on the device; they share one tensor here, set back by one kernel.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cache: CacheShape,
+        prompt: tuple[int, int],
+        new_tokens: int,
+        site: Site,
+        facts: dict[str, str],
+    ) -> None:
+        """Allocates the cache."""
+        import torch
+        from transformers.cache_utils import StaticCache
+
+        batch, self._prompt_length = prompt
+        length = self._prompt_length + new_tokens
+        self._model = model.eval()
+        config: Any = model.config
+        self._cache = StaticCache(config=config, max_cache_len=length)
+        self._written = torch.zeros(len(self._cache.layers), dtype=torch.long, device=site.device)
+        for index, layer in enumerate(self._cache.layers):
+            # The gate would not notice: its reference would write to the wrong place as well.
+            if not hasattr(layer, "cumulative_length"):
+                raise RuntimeError(
+                    "this version of transformers keeps the write position of its static cache "
+                    "elsewhere. Install transformers>=5.6,<6."
+                )
+            first, second = (
+                torch.empty(
+                    (batch, cache.heads, 0, width), dtype=site.precision.dtype, device=site.device
+                )
+                for width in (cache.first, cache.second)
+            )
+            layer.lazy_initialization(first, second)
+            layer.cumulative_length = self._written[index]
+        self._positions = torch.arange(length, device=site.device)[None]
+        # Row i: what the i-th token after the prompt may attend to, itself included.
+        allowed = torch.ones(new_tokens, length, dtype=torch.bool).tril(self._prompt_length)
+        self._masks = allowed[:, None, None, None].to(site.device)
+        self.facts = model_facts(model, site) | facts | {"attention": "sdpa", "cache": "static"}
+
+    def prefill(self, prompt: Tensor) -> Tensor:
+        """Logits [B, 1, V] of the token after the prompt [B, P]; fills the cache from its start."""
+        self._written.zero_()
+        return self._run(prompt, self._positions[:, : self._prompt_length], None)
+
+    def rewind(self) -> None:
+        """Back to the end of the prompt."""
+        self._written.fill_(self._prompt_length)
+
+    def decode(self, tokens: Tensor, index: int) -> Tensor:
+        """Logits [B, 1, V] after tokens [B, 1], the `index`-th behind the prompt."""
+        position = self._prompt_length + index
+        return self._run(tokens, self._positions[:, position : position + 1], self._masks[index])
+
+    def _run(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        import torch
+
+        with torch.inference_mode():
+            logits: Tensor = self._model(
+                input_ids=tokens,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+        return logits
+
+
+class PrefillJob(Job):
+    """One prompt to its first token; prompts rotate."""
+
+    def __init__(self, generator: Generator, prompts: list[Tensor]) -> None:
+        """Starts with the first prompt."""
+        self._generator = generator
+        self._prompts = itertools.cycle(prompts)
+        self.facts = generator.facts
+
+    def step(self) -> None:
+        """Queues one prefill and the choice of its token."""
+        self._logits = self._generator.prefill(next(self._prompts))
+        self._token = self._logits.argmax(-1)
+
+    def witness(self) -> float:
+        """Mean of the last logits."""
+        return float(self._logits.float().mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Logits after the first prompt."""
+        self.step()
+        return {"logits": self._logits}
+
+
+class DecodeJob(Job):
+    """One token for each sequence, greedy, fed back on the device."""
+
+    def __init__(self, generator: Generator, prompt: Tensor, forced: Tensor) -> None:
+        """Fills the cache from the prompt. `forced` [B, N] is what the probe feeds instead."""
+        self._generator = generator
+        self._forced = forced
+        self._new_tokens = forced.shape[1]
+        self._index = 0
+        self._logits = generator.prefill(prompt)
+        self._first_token = self._token = self._logits.argmax(-1)
+        self.facts = generator.facts
+
+    def step(self) -> None:
+        """Queues one token for each sequence."""
+        if self._index == self._new_tokens:
+            self._index = 0
+            self._token = self._first_token
+            self._generator.rewind()
+        self._logits = self._generator.decode(self._token, self._index)
+        self._token = self._logits.argmax(-1)
+        self._index += 1
+
+    def witness(self) -> float:
+        """Mean of the last logits."""
+        return float(self._logits.float().mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Logits after the prompt and after each forced token: [B, 1 + N, V].
+
+        Forced, because one device's choice between two near-equal logits is no error, but all that
+        follows from it would differ.
+        """
+        import torch
+
+        logits = [self._logits]
+        for index in range(self._new_tokens):
+            token = self._forced[:, index : index + 1]
+            logits.append(self._generator.decode(token, index))
+        return {"logits": torch.cat(logits, dim=1)}
