@@ -37,6 +37,8 @@ SHORT_STEP_SECONDS = 1e-4
 at each of them."""
 BLOCK_STEPS = 100_000
 """Most steps of a block: bounds the memory of a launch whose step takes next to nothing."""
+QUEUED_STEPS = 5
+"""Steps whose queueing is timed by itself."""
 REQUESTS = 400
 """Requests of the latency pass: enough for a 99th percentile (368)."""
 
@@ -67,6 +69,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     witness: tuple[float, float]
     flags: tuple[Flag, ...]
     request_ns: tuple[int, ...] | None
+    queue_ns: tuple[int, ...] | None
 
 
 def process_usage() -> Usage | None:
@@ -142,6 +145,7 @@ class Engine:
             progress("measure", steady)
             self._append(steady, size)
         requests = self._requests() if latency and not self.device.synchronous else None
+        queueing = None if self.device.synchronous else self._queueing()
         return Series(
             first_step_ns=blocks[0].wall_ns,
             warmup=tuple(blocks[:steady_from]),
@@ -150,6 +154,7 @@ class Engine:
             witness=(first_witness, self.job.witness()),
             flags=self._flags(start, steady),
             request_ns=requests,
+            queue_ns=queueing,
         )
 
     def _warm_up(self, blocks: list[Block], progress: Listener) -> int | None:
@@ -269,6 +274,17 @@ class Engine:
             request_ns.append(self.clock() - before)
             spent += request_ns[-1]
         return tuple(request_ns)
+
+    def _queueing(self) -> tuple[int, ...]:
+        """Host time to queue one step on an idle device: what the host alone takes for it."""
+        times = []
+        for _ in range(QUEUED_STEPS):
+            self.device.synchronize()
+            before = self.clock()
+            self.job.step()
+            times.append(self.clock() - before)
+        self.device.synchronize()
+        return tuple(times)
 
     def _flags(self, start: int | None, steady: list[Block]) -> tuple[Flag, ...]:
         flags: list[Flag] = []

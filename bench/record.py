@@ -173,6 +173,9 @@ class Measured(_Value, frozen=True, kw_only=True, tag="measured", tag_field="sta
     """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
     request_ns: tuple[int, ...] | None = None
     """Latency pass of asynchronous devices: one synchronized request each."""
+    queue_ns: tuple[int, ...] | None = None
+    """Asynchronous devices: host time to queue one step while the device is idle, several times.
+    As long as the step itself, it is the host that the step waits for."""
     witness: tuple[float, float]
     """Loss, or a checksum of the output, after the first and after the last step."""
     flags: tuple[Flag, ...] = ()
@@ -191,6 +194,8 @@ class Measured(_Value, frozen=True, kw_only=True, tag="measured", tag_field="sta
             raise ValueError("either an energy or the reason there is none")
         if self.energy_joules is not None:
             _positive_and_finite(energy_joules=self.energy_joules)
+        if self.queue_ns is not None and (not self.queue_ns or min(self.queue_ns) < 0):
+            raise ValueError("queueing times must be 0 or more")
         if self.request_ns is not None and self.latency_name is None:
             raise ValueError("latencies without a name")
         if self.request_ns is not None and (not self.request_ns or min(self.request_ns) <= 0):

@@ -226,6 +226,7 @@ class Launch:
             memory=memory,
             latency_name=latency_name,
             request_ns=series.request_ns,
+            queue_ns=series.queue_ns,
             witness=series.witness,
             flags=series.flags,
             energy_absent="energy is not measured by this version",

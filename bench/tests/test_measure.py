@@ -9,7 +9,15 @@ from typing import Any, Literal
 
 import pytest
 
-from bench.measure import BLOCK_STEPS, REQUESTS, WARMUP_SAMPLES, Engine, Series, process_usage
+from bench.measure import (
+    BLOCK_STEPS,
+    QUEUED_STEPS,
+    REQUESTS,
+    WARMUP_SAMPLES,
+    Engine,
+    Series,
+    process_usage,
+)
 from bench.record import Block, Phase, Settings
 from bench.tests.fakes import MS, FakeDevice, FakeEvent, FakeJob, ScriptedClock
 
@@ -81,7 +89,8 @@ def test_as_many_steady_samples_as_asked_for(synchronous: bool, samples: int) ->
     series = measuring.measure(samples=samples)
     assert len(series.steady) == samples
     assert len(series.warmup) == 3
-    assert device.actions.count("s") == 3 + samples, "and not one step more"
+    alone = 0 if synchronous else QUEUED_STEPS
+    assert device.actions.count("s") == 3 + samples + alone, "and not one step more"
 
 
 def test_no_steady_sample_is_taken_after_its_time_limit_once_there_are_ten() -> None:
@@ -229,16 +238,20 @@ def test_a_block_synchronizes_at_its_two_edges_only(synchronous: bool, count: in
 
 @both_kinds
 def test_a_whole_launch_synchronizes_at_block_edges_only(synchronous: bool) -> None:
-    """Twice a block, and five times to learn what a synchronization costs."""
+    """Twice a block, and five times to learn what a synchronization costs.
+
+    And once a step at the end, where a queueing device's host is timed by itself.
+    """
     settings = Settings(block_seconds=0.05, warmup_seconds=0.0)
     measuring, device = engine([10 * MS], synchronous=synchronous, settings=settings)
     series = measuring.measure(samples=25)
     blocks = [*series.warmup, *series.steady]
-    assert device.actions.count("S") == 2 * len(blocks) + 5
+    alone = 0 if synchronous else QUEUED_STEPS
+    assert device.actions.count("S") == 2 * len(blocks) + 5 + (alone + 1 if alone else 0)
     # What lies between two synchronizations is nothing, the witness or the reset of the peak, or
     # the steps of exactly one block: a wait inside a block would cut it in two.
     held = [part.count("s") for part in device.blocks if "s" in part]
-    assert held == steps(tuple(blocks))
+    assert held == steps(tuple(blocks)) + [1] * alone
 
 
 def test_the_wall_time_of_queued_work_is_that_of_the_device() -> None:
@@ -285,7 +298,16 @@ def test_the_latency_pass_synchronizes_every_request() -> None:
     measuring, device = engine([10 * MS], synchronous=False, host_ns=MS)
     series = measuring.measure(latency=True)
     assert series.request_ns == (11 * MS,) * REQUESTS
-    assert device.actions.endswith("SsS" * REQUESTS + "w")
+    assert device.actions.endswith("SsS" * REQUESTS + "Ss" * QUEUED_STEPS + "Sw")
+
+
+def test_what_the_host_takes_to_queue_a_step_is_timed_on_an_idle_device() -> None:
+    """0.1 ms a step, whatever the device takes; a synchronous device has no queue."""
+    for device_ms in (10, 0):
+        measuring, _ = engine([device_ms * MS + 1], synchronous=False, host_ns=MS // 10)
+        assert measuring.measure().queue_ns == (MS // 10,) * QUEUED_STEPS
+    measuring, _ = engine([10 * MS])
+    assert measuring.measure().queue_ns is None
 
 
 def test_the_latency_pass_ends_with_its_time() -> None:
