@@ -43,6 +43,8 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "bytes_per_second": row.bytes_per_second,
         "bandwidth_fraction": row.bandwidth_fraction,
         "bandwidth_ceiling_bytes_per_second": row.bandwidth_ceiling,
+        "host_fraction": row.host_fraction,
+        "limit": row.limit[0] if row.limit else None,
         "items_per_joule": row.items_per_joule,
         "peak_memory_bytes": row.peak_memory_bytes,
         "memory_scope": row.memory_scope or None,

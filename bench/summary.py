@@ -15,6 +15,8 @@ from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Launch, Measured, RunFile, Settings, Skipped, Void
 
 Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
+Ceiling = Literal["matmul", "memory", "host"]
+"""What may limit a case: arithmetic, memory bandwidth, or the host that queues its kernels."""
 INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
 CEILING_WORKLOAD = "gemm"
@@ -77,6 +79,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the best matmul throughput that this run measured at the same arithmetic."""
     matmul_ceiling: float | None = None
     """That best matmul throughput, FLOP/s."""
+    host_fraction: float | None = None
+    """Host time to queue a step over the time of a step; None on synchronous devices."""
     mfu: float | None = None
     """Model FLOP utilization: share of the chip's published dense peak at the same arithmetic."""
     mfu_absent: str = ""
@@ -92,6 +96,21 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     memory_scope: str = ""
     cold: Cold = Cold()
     """Median over launches."""
+
+    @property
+    def limit(self) -> tuple[Ceiling, float] | None:
+        """The measured ceiling that the case is nearest to, and its share of it.
+
+        Of the host the share is the time that it takes to queue a step: at 100 % the device waits
+        for it. None where the run measured no ceiling.
+        """
+        shares: list[tuple[Ceiling, float | None]] = [
+            ("matmul", self.ceiling_fraction),
+            ("memory", self.bandwidth_fraction),
+            ("host", self.host_fraction),
+        ]
+        known = [(name, share) for name, share in shares if share is not None]
+        return max(known, key=lambda pair: pair[1], default=None)
 
 
 def summarize(run: RunFile) -> list[Row]:
@@ -181,7 +200,16 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         memory_scope=outcomes[0].memory.scope,
         cold=_median_cold(launches),
         items_per_joule=_items_per_joule(outcomes),
+        host_fraction=_host_fraction(outcomes, statistics.median(samples)),
     )
+
+
+def _host_fraction(outcomes: Sequence[Measured], step_seconds: float) -> float | None:
+    series = [o.queue_ns for o in outcomes]
+    known = [ns for queued in series if queued is not None for ns in queued]
+    if not known or None in series:
+        return None
+    return statistics.median(known) / 1e9 / step_seconds
 
 
 def _items_per_joule(outcomes: Sequence[Measured]) -> float | None:

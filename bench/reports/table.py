@@ -114,7 +114,7 @@ def _table(rows: list[Row]) -> Table:
     table.add_column("case", ratio=None, overflow="fold", min_width=18)
     table.add_column("throughput", justify="right", no_wrap=True)
     table.add_column("interval", justify="right", no_wrap=True)
-    table.add_column("FLOP/s,\nof matmul", justify="right", no_wrap=True)
+    table.add_column("FLOP/s,\nlimit", justify="right", no_wrap=True)
     table.add_column("peak\nmemory", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for row in rows:
@@ -154,10 +154,11 @@ def _interval(row: Row) -> Text:
 
 
 def _arithmetic(row: Row) -> Text:
-    if row.flop_per_second is None:
-        return Text("—")
-    share = "no ceiling" if row.ceiling_fraction is None else f"{row.ceiling_fraction:.0%}"
-    return Text.assemble(units.prefixed(row.flop_per_second, "FLOP/s"), "\n", (share, "dim"))
+    rate = "—" if row.flop_per_second is None else units.prefixed(row.flop_per_second, "FLOP/s")
+    lines = ["no ceiling" if row.limit is None else f"{row.limit[1]:.0%} {row.limit[0]}"]
+    if row.mfu is not None:
+        lines.append(f"MFU {row.mfu:.0%}")
+    return Text.assemble(rate, *(part for line in lines for part in ("\n", (line, "dim"))))
 
 
 def _memory(row: Row) -> str:
@@ -175,10 +176,16 @@ def _legend(settings: Settings, rows: list[Row]) -> str:
     interval = f"{level:.0%} t interval over launches" if level else "no interval below 3 launches"
     return (
         f"Throughput: geometric mean over launches, {interval}; OK is within "
-        f"±{settings.target_half_width:.0%}, NOISY is not. Latency, TTFT, TPOT: median. Of matmul: "
-        "share of the best matmul that this run measured at the same arithmetic. "
-        f"Peak memory: {rows[0].memory_scope}."
+        f"±{settings.target_half_width:.0%}, NOISY is not. Latency, TTFT, TPOT: median. Limit: the "
+        "ceiling that the case is nearest to, of those that this run measured: the best matmul at "
+        "the same arithmetic, the best memory bandwidth, and the host's time to queue a step."
+        f"{_mfu_legend(rows)} Peak memory: {rows[0].memory_scope}."
     )
+
+
+def _mfu_legend(rows: list[Row]) -> str:
+    known = any(row.mfu is not None for row in rows)
+    return " MFU: share of the chip's published dense peak." if known else ""
 
 
 def _percentiles(rows: list[Row]) -> Iterator[str]:

@@ -353,3 +353,51 @@ def test_the_statistics_of_a_row_are_those_of_the_module() -> None:
     outcomes = [make_measured(s) for s in (0.0100, 0.0103, 0.0098, 0.0101)]
     found = row(outcomes)
     assert found.interval == stats.log_estimate([o.throughput for o in outcomes], 0.95)
+
+
+# --- What limits a case --------------------------------------------------------------------------
+
+
+def limited(queue_ns: tuple[int, ...] | None, moved_bytes: int | None) -> Row:
+    """10 ms and 4 FLOP a step, beside a matmul of 1,000 FLOP/s and a triad of 1,000 B/s."""
+    matmul = make_case(workload="gemm", mode="matmul")
+    triad = make_case(workload="memory", mode="triad", precision="fp32")
+    case = make_case(workload="llama", mode="decode")
+    launches = [
+        *make_launches(matmul, [make_measured(0.01, flop=10)] * 3),
+        *make_launches(triad, [make_measured(0.01, moved_bytes=10)] * 3, 3),
+        *make_launches(
+            case,
+            [make_measured(0.01, flop=4, moved_bytes=moved_bytes, queue_ns=queue_ns)] * 3,
+            6,
+        ),
+    ]
+    return summarize(make_file([matmul, triad, case], launches))[-1]
+
+
+@pytest.mark.parametrize(
+    ("queue_ns", "moved_bytes", "limit"),
+    [
+        (None, None, ("matmul", 0.4)),
+        (None, 3, ("matmul", 0.4)),
+        (None, 8, ("memory", 0.8)),
+        ((9_000_000,) * 5, 8, ("host", 0.9)),
+        ((1_000, 2_000_000, 3_000_000), None, ("matmul", 0.4)),
+    ],
+)
+def test_a_case_is_limited_by_the_ceiling_that_it_is_nearest_to(
+    queue_ns: tuple[int, ...] | None, moved_bytes: int | None, limit: tuple[str, float]
+) -> None:
+    found = limited(queue_ns, moved_bytes).limit
+    assert found is not None
+    assert found[0] == limit[0]
+    assert found[1] == pytest.approx(limit[1])
+
+
+def test_without_a_measured_ceiling_nothing_is_said_of_limits() -> None:
+    assert row([make_measured(0.01, flop=4)], make_case(workload="bert")).limit is None
+
+
+def test_the_hosts_share_is_the_median_of_queueing_over_that_of_steps() -> None:
+    found = limited((1_000, 2_000_000, 3_000_000), None)
+    assert found.host_fraction == pytest.approx(0.2)
