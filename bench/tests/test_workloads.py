@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import importlib
+import itertools
 import math
 import pkgutil
 import subprocess
@@ -22,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import cache_utils
 
 import bench.workloads
+from bench import catalogue
 from bench.models import (
     SeededData,
     TrainingJob,
@@ -32,12 +35,16 @@ from bench.models import (
 )
 from bench.precision import PRECISIONS, REFERENCE, Precision
 from bench.workload import Job, Parameters, Site, Unsupported, Workload
-from bench.workloads import bert, llama, resnet50
+from bench.workloads import bert, dlrm, llama, resnet50, vit_b16
 
 FP32 = PRECISIONS["fp32"]
-NAMES = [module.name for module in pkgutil.iter_modules(bench.workloads.__path__)]
+MODULES = {
+    module.name.replace("_", "-"): f"bench.workloads.{module.name}"
+    for module in pkgutil.iter_modules(bench.workloads.__path__)
+}
+NAMES = list(MODULES)
 WORKLOADS: dict[str, Workload] = {
-    name: importlib.import_module(f"bench.workloads.{name}").WORKLOAD for name in NAMES
+    name: importlib.import_module(module).WORKLOAD for name, module in MODULES.items()
 }
 MODES = [(name, mode) for name, workload in WORKLOADS.items() for mode in workload.modes]
 CASES = [
@@ -122,7 +129,7 @@ class NoQuestions(TorchDispatchMode):
 
 
 def test_importing_a_workload_does_not_import_torch() -> None:
-    names = ", ".join(f"bench.workloads.{name}" for name in NAMES)
+    names = ", ".join(MODULES.values())
     code = f"import sys, {names}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
@@ -133,9 +140,9 @@ def test_importing_a_workload_does_not_import_torch() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_holds_one_workload_of_its_name_with_a_summary(name: str) -> None:
     workload = WORKLOADS[name]
-    assert workload.name == name
+    assert workload.name == name == catalogue.workload(name).name
     assert workload.version >= 1
-    source = Path(str(sys.modules[f"bench.workloads.{name}"].__file__)).read_text("utf-8")
+    source = Path(str(sys.modules[MODULES[name]].__file__)).read_text("utf-8")
     summary = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
     assert 20 < len(summary) < 100
 
@@ -285,6 +292,14 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("llama", "prefill", {"prompt_length": 0}, "from 1"),
     ("llama", "decode", {"prompt_length": 8192}, "to 8192"),
     ("llama", "decode", {"batch_size": -1}, "from 1"),
+    ("vit-b16", "infer", {"image_size": 225}, "multiple of 16, not 225"),
+    ("vit-b16", "infer", {"image_size": 0}, "from 16"),
+    ("vit-b16", "infer", {"layers": 13}, "to 12"),
+    ("vit-b16", "train", {"optimizer": "sgd"}, "Allowed: adamw"),
+    ("dlrm", "infer", {"rows": 1}, "from 2"),
+    ("dlrm", "infer", {"embedding_dim": 0}, "from 4"),
+    ("dlrm", "infer", {"lookups": 0}, "from 1"),
+    ("dlrm", "train", {"optimizer": "adagrad"}, "Allowed: sgd"),
 ]
 
 
@@ -306,6 +321,7 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet50": resnet50._construct,
     "bert": functools.partial(bert._construct, bert.SIZES["tiny"]),
     "llama": functools.partial(llama._construct, llama.SIZES["tiny"]),
+    "vit-b16": functools.partial(vit_b16._construct, 1, 48),
 }
 
 
@@ -363,10 +379,35 @@ def test_rotary_frequencies_keep_float32_and_batch_statistics_follow_the_weights
 def test_an_initialiser_that_is_not_understood_is_not_guessed() -> None:
     def construct() -> torch.nn.Module:
         layer = torch.nn.Linear(4, 4)
-        torch.nn.init.trunc_normal_(layer.weight)
+        torch.nn.init.orthogonal_(layer.weight)
         return layer
 
     with pytest.raises(NotImplementedError, match="goes on with"):
+        build_model(construct, None, SeededData(0), site())
+
+
+@pytest.mark.parametrize("bound", [0.5, 2.0, 100.0])
+def test_a_truncated_normal_is_drawn_as_a_normal_of_its_deviation(bound: float) -> None:
+    def construct() -> torch.nn.Module:
+        layer = torch.nn.Linear(300, 300)
+        torch.nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.02 * bound, b=0.02 * bound)
+        return layer
+
+    library: Any = construct()
+    assert library.weight.abs().max() <= 0.02 * bound  # torch is as it was, before and after
+    ours: Any = build_model(construct, None, SeededData(0), site())
+    assert ours.weight.std().item() == pytest.approx(library.weight.std().item(), rel=0.02)
+    again: Any = construct()
+    assert again.weight.abs().max() <= 0.02 * bound
+
+
+def test_a_truncated_normal_that_is_not_centred_is_not_guessed() -> None:
+    def construct() -> torch.nn.Module:
+        layer = torch.nn.Linear(4, 4)
+        torch.nn.init.trunc_normal_(layer.weight, a=0.0)
+        return layer
+
+    with pytest.raises(NotImplementedError, match=r"around 0.0 from 0.0 to 2.0"):
         build_model(construct, None, SeededData(0), site())
 
 
@@ -629,3 +670,101 @@ def test_loss_is_computed_in_float32_at_least() -> None:
         assert isinstance(job, TrainingJob)
         assert job.probe()["loss"].dtype == dtype
     assert build("llama", "train", site(REFERENCE)).probe()["loss"].dtype == torch.float64
+
+
+def test_vit_b16_has_its_published_parameters_and_cost() -> None:
+    with torch.device("meta"):
+        model = vit_b16._construct(12, 224)
+    assert parameter_count(model) == vit_b16._parameters(vit_b16.InferParameters()) == 86_567_656
+    workload = WORKLOADS["vit-b16"]
+    infer = workload.work("infer", vit_b16.InferParameters(batch_size=3), FP32)
+    assert infer.flop == pytest.approx(3 * 2 * 17.56e9, rel=1e-3)
+
+
+def test_a_cut_vit_lacks_layers_and_positions_only() -> None:
+    cut = vit_b16.InferParameters(layers=2, image_size=48)
+    with torch.device("meta"):
+        model = vit_b16._construct(2, 48)
+    assert parameter_count(model) == vit_b16._parameters(cut)
+    whole = {path: p.shape for path, p in vit_b16._construct(2, 224).named_parameters()}
+    differ = {path for path, p in model.named_parameters() if p.shape != whole[path]}
+    assert differ == {"vit.embeddings.position_embeddings"}
+
+
+def test_vit_b16_does_not_drop_out_and_sees_every_patch() -> None:
+    job: Any = build("vit-b16", "train", site())
+    images, targets = next(job._batches)
+    logits = job._evaluate((images, targets))[0]
+    assert torch.equal(logits, job._evaluate((images, targets))[0])
+    for row in range(0, 48, 16):
+        for column in range(0, 48, 16):
+            changed = images.clone()
+            changed[0, :, row, column] += 1.0
+            others = job._evaluate((changed, targets))[0]
+            assert not torch.equal(others[0], logits[0])
+            assert torch.allclose(others[1], logits[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lookups", [1, 3])
+def test_a_dlrm_step_is_one_of_torchs_embedding_bags_with_sparse_gradients(lookups: int) -> None:
+    job: Any = build("dlrm", "train", site(REFERENCE), batch_size=64, rows=16, lookups=lookups)
+    parts: Any = model_of(job)
+    before = parts["tables"].weight.detach().clone()
+    bag = functools.partial(torch.nn.EmbeddingBag.from_pretrained, mode="sum", sparse=True)
+    bags = [bag(table, freeze=False) for table in before.clone().split(16)]
+    bottom, top = (copy.deepcopy(parts[part]) for part in ("bottom", "top"))
+    weights = [w for module in (*bags, bottom, top) for w in module.parameters()]
+    optimizer = torch.optim.SGD(weights, lr=dlrm.LEARNING_RATE)
+    for _ in range(3):
+        (dense, indices), clicks = next(job._batches)
+        job._batches = itertools.chain([((dense, indices), clicks)], job._batches)
+        job.step()
+        optimizer.zero_grad()
+        first = bottom(dense)
+        vectors = [first, *(table(indices[:, t] - 16 * t) for t, table in enumerate(bags))]
+        products = [(vectors[i] * vectors[j]).sum(-1) for i in range(27) for j in range(i)]
+        chance = top(torch.cat((first, torch.stack(products, 1)), 1)).squeeze(1).sigmoid()
+        loss = -torch.where(clicks == 1, chance, 1 - chance).log().mean()
+        loss.backward()
+        optimizer.step()
+        assert job.witness() == pytest.approx(float(loss.detach()))
+    expected = torch.cat([bag.weight for bag in bags])
+    torch.testing.assert_close(parts["tables"].weight, expected)
+    assert not torch.allclose(before, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(dict(parts["top"].named_parameters()), dict(top.named_parameters()))
+
+
+def test_dlrm_keeps_what_it_does_not_look_up_and_looks_up_every_table() -> None:
+    job: Any = build("dlrm", "train", site(), batch_size=4, rows=100)
+    (_, indices), _ = next(job._batches)
+    job._batches = itertools.repeat(next(job._batches))
+    (_, indices), _ = next(job._batches)
+    assert indices.shape == (4, 26, 1)
+    assert torch.equal(indices // 100, torch.arange(26)[:, None].expand(4, 26, 1))
+    tables: Any = model_of(job)
+    weight = tables["tables"].weight
+    before = weight.detach().clone()
+    job.step()
+    changed = (weight != before).any(1).nonzero().flatten()
+    assert set(changed.tolist()) == set(indices.flatten().tolist())
+    assert weight.grad is None
+
+
+def test_dlrm_counts_flop_and_bytes_as_its_docstring_says() -> None:
+    workload = WORKLOADS["dlrm"]
+    sizes: dict[str, Any] = {"batch_size": 2, "rows": 10**8, "embedding_dim": 8}
+    bottom = 13 * 512 + 512 * 256 + 256 * 8
+    mlps = bottom + (8 + 351) * 1024 + 1024 * 1024 + 1024 * 512 + 512 * 256 + 256
+    flop = 2 * (mlps + 27 * 27 * 8)
+    biases = 512 + 256 + 8 + 1024 + 1024 + 512 + 256 + 1
+    inputs = 2 * (13 * 2 + 26 * 8)
+    rows = 2 * 26 * 8  # of so many, no two are the same
+    infer = workload.work("infer", dlrm.InferParameters(**sizes), PRECISIONS["bf16"])
+    assert infer.flop == 2 * flop
+    assert infer.moved_bytes == 2 * (mlps + biases + rows) + inputs
+    train = workload.work("train", dlrm.TrainParameters(**sizes), PRECISIONS["bf16"])
+    assert train.flop == 2 * (3 * flop - 2 * 13 * 512)
+    assert train.moved_bytes == 4 * (mlps + biases + rows) + inputs
+    few = workload.work("infer", dlrm.InferParameters(batch_size=10**6, rows=2), FP32)
+    assert few.moved_bytes is not None
+    assert few.moved_bytes == pytest.approx(10**6 * (13 * 4 + 26 * 8), rel=0.05)

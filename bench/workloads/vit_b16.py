@@ -1,0 +1,185 @@
+"""ViT-B/16, 86,567,656 parameters: image classification, training and inference."""
+
+from __future__ import annotations
+
+import functools
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.models import (
+    BATCHES,
+    InferenceJob,
+    SeededData,
+    TrainingJob,
+    adamw_learning_rate,
+    build_model,
+    initial_std,
+    place,
+)
+from bench.precision import Precision
+from bench.record import Work
+from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PUBLISHED_PARAMETERS = 86_567_656
+"""At 224x224, with the classifier of 1000 classes. Dosovitskiy et al., table 1: 86 M."""
+PUBLISHED_IMAGE_SIZE = 224
+CLASSES = 1000
+PATCH = 16
+HIDDEN = 768
+HEADS = 12
+FEED_FORWARD = 3072
+LAYERS = 12
+LEARNING_RATE = adamw_learning_rate(HIDDEN) / 4
+"""Two steps lower the loss by 4 %. A choice among 1000 classes is fitted faster than one among the
+tokens of a sequence: at the whole rate the loss falls by 18 %, near what the gate allows bfloat16,
+in which such small updates are lost."""
+LAYER_WEIGHTS = 4 * HIDDEN**2 + 2 * HIDDEN * FEED_FORWARD
+"""Matrices of a layer: query, key, value, output, and the two of the feed-forward."""
+LAYER_PARAMETERS = LAYER_WEIGHTS + 9 * HIDDEN + FEED_FORWARD
+"""With the six biases and the two norms."""
+
+
+class InferParameters(Parameters, frozen=True, kw_only=True):
+    """Square images, cut into patches of 16x16."""
+
+    batch_size: int = 8
+    image_size: int = PUBLISHED_IMAGE_SIZE
+    """A multiple of 16; one position is learned for each patch, so the model has its published
+    size at 224 only, and elsewhere just as many positions more or fewer."""
+    layers: int = LAYERS
+    """12; fewer is no ViT-B, but a cut of it, for the gate and for tests."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        require_within("batch_size", self.batch_size, 1, 65536)
+        require_within("layers", self.layers, 1, LAYERS)
+        require_within("image_size", self.image_size, PATCH, 2048)
+        if self.image_size % PATCH:
+            raise ValueError(f"image_size must be a multiple of {PATCH}, not {self.image_size}")
+
+
+class TrainParameters(InferParameters, frozen=True, kw_only=True):
+    """Square images; AdamW."""
+
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        super().__post_init__()
+        require_one_of("optimizer", self.optimizer, ["adamw"])
+
+
+class ViTB16(Workload):
+    """Dosovitskiy et al., arXiv 2010.11929; the class token's last state is classified."""
+
+    name = "vit-b16"
+    version = 1
+    libraries = ("transformers.models.vit.modeling_vit",)
+    modes = MappingProxyType(
+        {
+            # No fp16 training: it would need loss scaling, which is another step.
+            "train": Mode(parameters=TrainParameters, precisions=("bf16", "bf16-amp", "fp32")),
+            "infer": Mode(
+                parameters=InferParameters, precisions=("bf16", "fp16", "fp32"), latency="latency"
+            ),
+        }
+    )
+
+    def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
+        """2 FLOP for each weight of a matrix and each token, and attention: 4 T^2 d a layer.
+
+        T is the patches and the class token, 197 at 224x224; a patch costs 2 (3 * 16^2) d to
+        embed, and one token an image is classified: 35.1 GFLOP. Training is three times that
+        (gradients of inputs and of weights cost a forward each), less the gradient of the images,
+        which nothing needs.
+        Source: PaLM, arXiv 2204.02311, appendix B (attention in full); torchvision's page of
+        vit_b_16 counts 17.56 G multiply-adds.
+        """
+        patches = _patches(parameters.image_size)
+        tokens = patches + 1
+        embedding = 2 * patches * 3 * PATCH**2 * HIDDEN
+        layer = 2 * tokens * LAYER_WEIGHTS + 4 * tokens**2 * HIDDEN
+        flop = embedding + parameters.layers * layer + 2 * HIDDEN * CLASSES
+        if mode == "train":
+            flop = 3 * flop - embedding
+        batch = parameters.batch_size
+        return Work(items=batch, unit="image", flop=batch * flop)
+
+    def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
+        """Two layers of the same widths, two images of nine patches."""
+        return msgspec.structs.replace(
+            parameters,
+            batch_size=min(parameters.batch_size, 2),
+            image_size=min(parameters.image_size, 3 * PATCH),
+            layers=min(parameters.layers, 2),
+        )
+
+    def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
+        """Images of normals (as normalized images are), random classes."""
+        data = SeededData(site.seed)
+        construct = functools.partial(_construct, parameters.layers, parameters.image_size)
+        model = build_model(construct, _parameters(parameters), data, site)
+        shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
+        images = [place(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
+        facts = {"attention": "sdpa"}
+        if not isinstance(parameters, TrainParameters):
+            return InferenceJob(model, _logits, images, site, facts)
+        batches = [
+            (image, data.integers(0, CLASSES, shape[:1]).to(site.device)) for image in images
+        ]
+        return TrainingJob(
+            model,
+            _logits,
+            batches,
+            parameters.optimizer,
+            LEARNING_RATE,
+            site,
+            facts,
+        )
+
+
+def _patches(image_size: int) -> int:
+    return (image_size // PATCH) ** 2
+
+
+def _parameters(parameters: InferParameters) -> int:
+    """The published count, less the layers that were cut, and with the positions of this size."""
+    positions = _patches(parameters.image_size) - _patches(PUBLISHED_IMAGE_SIZE)
+    cut = (LAYERS - parameters.layers) * LAYER_PARAMETERS
+    return PUBLISHED_PARAMETERS - cut + positions * HIDDEN
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    """[B, 3, S, S] to [B, 1000]."""
+    logits: Tensor = model(images).logits
+    return logits
+
+
+def _construct(layers: int, image_size: int) -> nn.Module:
+    from transformers.models.vit.configuration_vit import ViTConfig
+    from transformers.models.vit.modeling_vit import ViTForImageClassification
+
+    config = ViTConfig(
+        initializer_range=initial_std(HIDDEN),
+        num_labels=CLASSES,
+        image_size=image_size,
+        patch_size=PATCH,
+        hidden_size=HIDDEN,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        intermediate_size=FEED_FORWARD,
+        # No dropout: each device draws its masks in its own way, and the gate compares numbers.
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation="sdpa",
+    )
+    model: nn.Module = ViTForImageClassification(config)
+    return model
+
+
+WORKLOAD = ViTB16()
