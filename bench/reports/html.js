@@ -293,25 +293,29 @@
     };
   }
 
+  // Each point at the middle of its bin: [0-based sample index in the launch, ms].
+  const places = ({ samples, ms }, first) =>
+    ms.map((value, i) => [first + ((i + 0.5) * samples) / ms.length - 0.5, value]);
+
   function trace(chosen) {
     return (width) => {
       const warm = { x: [], y: [], t: [] }, steady = { x: [], y: [], t: [], c: [] };
       const curves = [], ticks = [], names = [], edges = [];
       let start = 0;
       for (const launch of chosen.launches) {
-        const all = [...launch.warmup, ...launch.steady];
-        const length = all.length ? all[all.length - 1][0] + 1 : 3;
+        const early = places(launch.warmup, 0), late = places(launch.steady, launch.warmup.samples);
+        const length = launch.warmup.samples + launch.steady.samples || 3;
         const who = (many ? `run ${launch.run + 1}, ` : "") + `launch ${launch.launch}`;
-        launch.warmup.forEach(([i, ms]) => {
+        early.forEach(([i, ms]) => {
           warm.x.push(start + i); warm.y.push(ms); warm.t.push(`${who}<br>warm-up sample ${Math.floor(i) + 1}: ${ms} ms`);
         });
-        launch.steady.forEach(([i, ms]) => {
+        late.forEach(([i, ms]) => {
           steady.x.push(start + i); steady.y.push(ms); steady.c.push(runColour(launch.run));
           steady.t.push(`${who}<br>sample ${Math.floor(i) + 1}: ${ms} ms`);
         });
         curves.push({
-          type: "scatter", mode: "lines", hoverinfo: "skip", x: launch.steady.map(([i]) => start + i),
-          y: launch.steady.map(([, ms]) => ms), line: { color: runColour(launch.run), width: 1.2 },
+          type: "scatter", mode: "lines", hoverinfo: "skip", x: late.map(([i]) => start + i),
+          y: late.map(([, ms]) => ms), line: { color: runColour(launch.run), width: 1.2 },
         });
         ticks.push(start + length / 2 - 0.5);
         names.push((many ? `${launch.run + 1}/` : "") + launch.launch);

@@ -35,6 +35,7 @@ LAYERS = (
             "flat",
             "publish",
             "benchmark_json",
+            "plots",
             "reports.*",
         ),
     ),
@@ -65,13 +66,13 @@ DISTRIBUTIONS = {
     "plug-ins": {"msgspec", "torch", "transformers", "psutil", "pynvml"},
     "planning": {"msgspec"},
     "measuring": {"msgspec", "torch"},
-    "judging": {"msgspec", "rich"},
+    "judging": {"msgspec", "rich", "plotly", "jinja2"},
     "running": {"msgspec"},
     "face": {"msgspec", "click", "rich", "torch", "transformers", "pytest", "pytest_benchmark"},
 }
 """What each layer uses beside the standard library."""
 
-HEAVY = ("torch", "transformers", "numpy", "scipy")
+HEAVY = ("torch", "transformers", "numpy", "scipy", "plotly", "jinja2")
 """Never imported where a module loads: only in a function, or for the type checker."""
 
 VENDORS = (
