@@ -23,11 +23,7 @@ __all__ = ["one_thread"]  # a fixture, used by being here
 
 KERNELS = ("attention", "gemm", "launch", "memory", "transfer")
 """Workloads without a model: each goes wrong in ways of its own, tested by itself."""
-MODEL_CASES = [
-    (name, mode, precision)
-    for name, mode, precision in CASES
-    if name not in KERNELS
-]
+MODEL_CASES = [(name, mode, precision) for name, mode, precision in CASES if name not in KERNELS]
 MATRIX_CASES = [case for case in CASES if case[0] not in KERNELS or case[0] == "gemm"]
 
 
@@ -274,6 +270,28 @@ def test_a_loss_of_half_the_cache_is_caught() -> None:
 
     verdict = gate_wrong("llama", "decode", "bf16", spoil)
     assert not verdict.passed
+
+
+def test_tables_that_are_not_updated_are_caught() -> None:
+    """What DLRM would do if its rows' gradients went nowhere."""
+
+    def spoil(job: Any) -> None:
+        job._lookup.update = lambda: None
+
+    verdict = gate_wrong("dlrm", "train", "fp32", spoil)
+    assert [check.quantity for check in verdict.checks if not check.passed] == [
+        "loss after 2 steps"
+    ]
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_a_table_read_at_the_wrong_rows_is_caught(mode: str) -> None:
+    def spoil(job: Any) -> None:
+        weight = model_of(job).get_submodule("tables").get_parameter("weight")
+        with torch.no_grad():
+            weight[:64] = weight[:64].roll(1, 0)  # one table of 26
+
+    assert not gate_wrong("dlrm", mode, "bf16", spoil).passed
 
 
 # The measure itself
