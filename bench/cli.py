@@ -16,7 +16,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +41,7 @@ from bench.errors import (
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
     from bench.case import Case
-    from bench.record import RunFile, Settings
+    from bench.record import Launch, RunFile, Settings, Writer
     from bench.report import Canvas
     from bench.run import Face, Session
 
@@ -87,7 +87,7 @@ def commands() -> None:
 
 
 @commands.command()
-@click.argument("suite", default="quick")
+@click.argument("suite", required=False, metavar="[SUITE]")
 @click.option(
     "--device", metavar="BACKEND[:INDEX]", help="Default: the first accelerator, else cpu."
 )
@@ -102,27 +102,41 @@ def commands() -> None:
     help="Start nothing that would end later.",
 )
 @click.option(
+    "--resume",
+    "record",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with a run that ended early; its suite, device and settings are in its record.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder for the run's record.",
+    help="Folder for the run's record.  [default: runs]",
 )
 def run(
-    suite: str,
+    suite: str | None,
     device: str | None,
     only: str | None,
     launches: str | None,
     budget_minutes: float | None,
-    out: Path,
+    record: Path | None,
+    out: Path | None,
 ) -> None:
     """Measure SUITE (a shipped suite or a .toml file; default: quick) and print its report card."""
+    if record is not None:
+        given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
+        wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
+        if wrong:
+            raise RecordError(
+                f"--resume {record}: {', '.join(wrong)} cannot be given with it; the record says "
+                "what is to be done. Leave it out, or start a new run."
+            )
+        _resume(record, budget_minutes)
+        return
     from bench import config, plan
-    from bench.record import read
-    from bench.run import run_id
-    from bench.summary import summarize
+    from bench.run import begin, run_id
 
-    read_suite = config.read_suite(config.find_suite(suite))
+    read_suite = config.read_suite(config.find_suite(suite or "quick"))
     cases = plan.plan(read_suite)
     if only is not None:
         cases = plan.select(cases, only)
@@ -130,13 +144,44 @@ def run(
     side = _SideOptions(device)
     chosen = _choose(side.device, side.python, side.forced)
     identity = run_id()
-    path = out / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
+    path = (out or Path("runs")) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with _termination_as_interrupt(), _face(settings) as face:
-        session = _session(
-            path, identity, read_suite.name, cases, settings, chosen, side, face, budget_minutes
-        )
-        with contextlib.closing(session.writer):
+        writer = begin(path, identity, read_suite.name, cases, settings, chosen, _command())
+        with contextlib.closing(writer):
+            session = _session(writer, cases, settings, chosen, side, face, budget_minutes)
             reason = session.run()
+    _finish(path, reason)
+
+
+def _resume(record: Path, budget_minutes: float | None) -> None:
+    """Measures what a run that ended early has not."""
+    from bench.record import read
+    from bench.run import resume
+
+    file = read(record)
+    if file.end is not None and file.end.reason == "complete":
+        _say(f"{file.path} ran to its end: nothing is left to measure.")
+        _finish(Path(file.path), "complete")
+        return
+    address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
+    side = _SideOptions(address)
+    chosen = _choose(side.device, side.python, side.forced)
+    settings = file.run.settings
+    with _termination_as_interrupt(), _face(settings) as face:
+        writer = resume(file, chosen, _command())
+        with contextlib.closing(writer):
+            session = _session(
+                writer, file.run.plan, settings, chosen, side, face, budget_minutes, file.launches
+            )
+            reason = session.run()
+    _finish(Path(file.path), reason)
+
+
+def _finish(path: Path, reason: str) -> None:
+    """Prints the card of a run that has ended, and leaves with its exit code."""
+    from bench.record import read
+    from bench.summary import summarize
+
     result = read(path)
     click.echo(_render("table", [result]), nl=False)
     _say(f"record: {path}")
@@ -409,7 +454,7 @@ def ab(
     from bench import compare as comparing
     from bench import compare_card, config, plan
     from bench.record import read
-    from bench.run import alternate, run_id
+    from bench.run import alternate, begin, run_id
 
     sides = _sides(devices, variables, pythons)
     read_suite = config.read_suite(config.find_suite(suite))
@@ -430,9 +475,9 @@ def ab(
         sessions = []
         for path, device, side in zip(paths, chosen, sides, strict=True):
             name = f"{identity}{path.stem[-2:]}"
-            session = _session(path, name, read_suite.name, cases, settings, device, side, face)
-            stack.callback(session.writer.close)
-            sessions.append(session)
+            writer = begin(path, name, read_suite.name, cases, settings, device, _command())
+            stack.callback(writer.close)
+            sessions.append(_session(writer, cases, settings, device, side, face))
         reason = alternate(*sessions)
     first, second = (read(path) for path in paths)
     comparison = comparing.compare(first, second)
@@ -497,35 +542,19 @@ def _choose(
 
 
 def _session(
-    path: Path,
-    identity: str,
-    suite: str,
+    writer: Writer,
     cases: tuple[Case, ...],
     settings: Settings,
     chosen: DeviceInfo,
     side: _SideOptions,
     face: Face,
     budget_minutes: float | None = None,
+    done: Sequence[Launch] = (),
 ) -> Session:
-    """A session that is ready to run, its record's header on disk."""
+    """A session that is ready to run."""
     from bench import catalogue, environment, launcher
-    from bench.record import SCHEMA_VERSION, Run, Writer
-    from bench.run import Session, utc_now
+    from bench.run import Session
 
-    writer = Writer(path)
-    writer.append(
-        Run(
-            schema=SCHEMA_VERSION,
-            run_id=identity,
-            suite=suite,
-            plan=cases,
-            settings=settings,
-            command=("accelmark", *_recorded_arguments()),
-            started_at=utc_now(),
-            host=environment.host(),
-            device=_builtins(chosen),
-        )
-    )
     return Session(
         cases,
         settings,
@@ -541,6 +570,7 @@ def _session(
         None if budget_minutes is None else budget_minutes * 60,
         together=min(TOGETHER, environment.usable_cores()),
         recorded=tuple(side.forced),
+        done=done,
     )
 
 
@@ -595,9 +625,9 @@ def _with_launches(settings: Settings, launches: str | None) -> Settings:
         raise SuiteError(f"--launches {launches}: {error}.") from error
 
 
-def _recorded_arguments() -> list[str]:
+def _command() -> list[str]:
     """The command line as typed, without the folders of whoever typed it."""
-    return [re.sub(r"[^=\s]*[/\\]", "", argument) for argument in sys.argv[1:]]
+    return ["accelmark"] + [re.sub(r"[^=\s]*[/\\]", "", argument) for argument in sys.argv[1:]]
 
 
 def _builtins(value: Any) -> Any:

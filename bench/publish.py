@@ -11,15 +11,16 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from bench.errors import OutputError, PublicationError
-from bench.record import Launch, Run, RunFile, Settings, Writer, read
+from bench.record import Launch, Resumed, Run, RunFile, Settings, Writer, read
 from bench.report import Canvas, Report
 from bench.summary import Row, summarize
 
+Header = TypeVar("Header", Run, Resumed)
 PUBLICATION_LAUNCHES = 10
 """Exactly this many launches of every case, one look, a 95 % interval."""
 RECORD, CARD, INDEX = "run.jsonl", "card.txt", "README.md"
@@ -66,6 +67,8 @@ def publish(run: RunFile, results: Path, name: str | None, card: Report) -> Path
     bare = without_private(run)
     writer = Writer(folder / RECORD)
     writer.append(bare.run)
+    for again in bare.resumed:
+        writer.append(again)
     for launch in bare.launches:
         writer.append(launch)
     if bare.end is not None:
@@ -133,13 +136,6 @@ def _launch_refusals(launch: Launch, run: Run) -> Iterator[str]:
 
 def without_private(run: RunFile) -> RunFile:
     """The run without stderr, folders, and facts that identify a machine; samples untouched."""
-    header = msgspec.to_builtins(run.run)
-    for section in ("host", "device"):
-        header[section] = _scrubbed(header[section])
-    system = header["host"].get("system")
-    if isinstance(system, str):
-        header["host"]["system"] = RELEASE.sub(r"\1", system)
-    header["command"] = [_without_folders(word) for word in header["command"]]
     launches = []
     for launch in run.launches:
         fields = msgspec.to_builtins(launch)
@@ -149,7 +145,23 @@ def without_private(run: RunFile) -> RunFile:
                 fields["outcome"][key] = _without_folders(fields["outcome"][key])
         fields["stderr_tail"] = ""
         launches.append(msgspec.convert(fields, Launch))
-    return msgspec.structs.replace(run, run=msgspec.convert(header, Run), launches=tuple(launches))
+    return msgspec.structs.replace(
+        run,
+        run=_without_private(run.run),
+        launches=tuple(launches),
+        resumed=tuple(_without_private(one) for one in run.resumed),
+    )
+
+
+def _without_private(header: Header) -> Header:
+    fields = msgspec.to_builtins(header)
+    for section in ("host", "device"):
+        fields[section] = _scrubbed(fields[section])
+    system = fields["host"].get("system")
+    if isinstance(system, str):
+        fields["host"]["system"] = RELEASE.sub(r"\1", system)
+    fields["command"] = [_without_folders(word) for word in fields["command"]]
+    return msgspec.convert(fields, type(header))
 
 
 def _scrubbed(value: Any) -> Any:

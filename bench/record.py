@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -373,7 +374,17 @@ class End(_Value, frozen=True, kw_only=True, tag="end", tag_field="line"):
     finished_at: str
 
 
-Line = Run | Launch | End
+class Resumed(_Value, frozen=True, kw_only=True, tag="resumed", tag_field="line"):
+    """The run went on here, after it had ended early: what follows was measured later."""
+
+    started_at: str
+    command: tuple[str, ...]
+    host: dict[str, Any]
+    """As in `Run`; what decides whether launches belong together is the same there."""
+    device: dict[str, Any]
+
+
+Line = Run | Launch | End | Resumed
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -383,12 +394,35 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     run: Run
     launches: tuple[Launch, ...]
     end: End | None
+    """None where the run has not ended, or has gone on since."""
+    resumed: tuple[Resumed, ...] = ()
     damage: str | None = None
     """What is wrong with the rest of the file; None if every line was read."""
+    cut_short: bool = False
+    """Whether the damage is a last line that was being written: all before it is whole."""
+    whole_bytes: int = 0
+    """Length of the lines that were read."""
 
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 """What decoding raises for bytes that are no value of ours, however odd."""
+
+
+def _lock(file: FileIO) -> None:
+    """Keeps a second writer out until this process ends; where files can be locked (not Windows).
+
+    Raises BlockingIOError if there is one already.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return
 
 
 class Writer:
@@ -400,11 +434,36 @@ class Writer:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("xb", buffering=0)
+            _lock(self._file)
         except OSError as error:
             raise OutputError(
                 f"{path}: cannot write the run's record there ({error.strerror}). "
                 "Name a folder that you may write to with --out."
             ) from error
+
+    @classmethod
+    def again(cls, run: RunFile) -> Writer:
+        """Opens the file of a run that goes on, and cuts off a line that was never finished.
+
+        `OutputError` if it cannot be written, or if another process is writing it.
+        """
+        writer = cls.__new__(cls)
+        writer.path = Path(run.path)
+        try:
+            writer._file = writer.path.open("r+b", buffering=0)
+            try:
+                _lock(writer._file)
+                writer._file.truncate(run.whole_bytes)
+                writer._file.seek(0, os.SEEK_END)
+            except OSError:
+                writer.close()
+                raise
+        except OSError as error:
+            raise OutputError(
+                f"{run.path}: cannot go on writing there ({error.strerror}). "
+                "End the run that is writing it, or start a new one."
+            ) from error
+        return writer
 
     def append(self, line: Line) -> None:
         """Writes one line and waits until it is on disk."""
@@ -449,15 +508,21 @@ def read(path: Path) -> RunFile:
     run = _first_line(path, lines[0])
     seen: set[tuple[str, int]] = set()
     launches: list[Launch] = []
+    resumed: list[Resumed] = []
     end: End | None = None
     damage: str | None = None
-    decoder = msgspec.json.Decoder(Launch | End)
+    cut_short = False
+    whole_bytes = len(lines[0]) + 1
+    decoder = msgspec.json.Decoder(Launch | End | Resumed)
     for number, text in enumerate(lines[1:], start=2):
-        if not text:
-            continue
         if number == len(lines):  # every whole line ends in a newline
-            damage = f"{path}, line {number}: cut short in the middle of a record"
+            if text:
+                damage = f"{path}, line {number}: cut short in the middle of a record"
+                cut_short = True
             break
+        if not text:
+            whole_bytes += 1
+            continue
         try:
             line = decoder.decode(text)
         except UNREADABLE as error:
@@ -465,13 +530,27 @@ def read(path: Path) -> RunFile:
             break
         if isinstance(line, End):
             end = line
+        elif isinstance(line, Resumed):
+            resumed.append(line)
+            end = None
         elif (line.fingerprint, line.launch) in seen:
             damage = f"{path}, line {number}: launch {line.launch} of {line.case.label} again"
             break
         else:
             seen.add((line.fingerprint, line.launch))
             launches.append(line)
-    return RunFile(path=str(path), run=run, launches=tuple(launches), end=end, damage=damage)
+            end = None
+        whole_bytes += len(text) + 1
+    return RunFile(
+        path=str(path),
+        run=run,
+        launches=tuple(launches),
+        end=end,
+        resumed=tuple(resumed),
+        damage=damage,
+        cut_short=cut_short,
+        whole_bytes=whole_bytes,
+    )
 
 
 def _first_line(path: Path, text: bytes) -> Run:

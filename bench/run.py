@@ -6,15 +6,30 @@ import contextlib
 import secrets
 import statistics
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from bench import stats
+import msgspec
+
+from bench import environment, stats
 from bench.backend import Backend, DeviceInfo
 from bench.case import Case
+from bench.errors import RecordError
 from bench.launcher import Finished
-from bench.record import End, Failed, Launch, Measured, Settings, Writer
+from bench.record import (
+    SCHEMA_VERSION,
+    End,
+    Failed,
+    Launch,
+    Measured,
+    Resumed,
+    Run,
+    RunFile,
+    Settings,
+    Writer,
+)
 from bench.worker import Progress, Request
 
 EndReason = Literal["complete", "budget", "interrupted"]
@@ -117,11 +132,13 @@ class Session:
         together: int = 1,
         clock: Callable[[], float] = time.monotonic,
         recorded: tuple[str, ...] = (),
+        done: Sequence[Launch] = (),
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
         together: how many workers import side by side before they measure in turn; recorded: names
-        of environment variables to record beside the usual ones.
+        of environment variables to record beside the usual ones; done: launches that the record
+        holds already.
         """
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
@@ -134,7 +151,9 @@ class Session:
         self.together = together
         self.recorded = recorded
         self.clock = clock
-        self.order = 0
+        self.order = len(done)
+        for state in self.states:
+            state.launches += [x for x in done if x.fingerprint == state.case.fingerprint]
 
     def run(self) -> EndReason:
         """Runs to the end, the budget's end or Ctrl-C; the record says which."""
@@ -252,6 +271,66 @@ def alternate(first: Session, second: Session) -> EndReason:
 def _goes_on(first: CaseState, second: CaseState) -> bool:
     enough = first.finished and second.finished
     return not (enough or first.hopeless or second.hopeless)
+
+
+HOST_FACTS = ("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores")
+DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
+
+
+def mixture(run: Run, host: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
+    """In what today's host and device are not those of the run: reasons not to go on with it."""
+    pairs = [(name, run.host.get(name), host.get(name)) for name in HOST_FACTS]
+    pairs += [(f"device {name}", run.device.get(name), device.get(name)) for name in DEVICE_FACTS]
+    return [f"{name} was {then}, is {now}" for name, then, now in pairs if then != now]
+
+
+def begin(
+    path: Path,
+    identity: str,
+    suite: str,
+    cases: Sequence[Case],
+    settings: Settings,
+    device: DeviceInfo,
+    command: Sequence[str],
+) -> Writer:
+    """A new record with its header on disk."""
+    writer = Writer(path)
+    writer.append(
+        Run(
+            schema=SCHEMA_VERSION,
+            run_id=identity,
+            suite=suite,
+            plan=tuple(cases),
+            settings=settings,
+            command=tuple(command),
+            started_at=utc_now(),
+            host=environment.host(),
+            device=msgspec.to_builtins(device),
+        )
+    )
+    return writer
+
+
+def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
+    """The record of a run that ended early, open again, a line saying so on disk.
+
+    Raises `RecordError` if the rest of it would be measured under other conditions.
+    """
+    if file.damage and not file.cut_short:
+        raise RecordError(f"{file.damage}. A damaged run does not go on; start a new one.")
+    host, described = environment.host(), msgspec.to_builtins(device)
+    differences = mixture(file.run, host, described)
+    if differences:
+        listed = "".join(f"\n  - {difference}" for difference in differences)
+        raise RecordError(
+            f"{file.path}: launches of two environments do not mix:{listed}\n"
+            "Restore what it was, or start a new run."
+        )
+    writer = Writer.again(file)
+    writer.append(
+        Resumed(started_at=utc_now(), command=tuple(command), host=host, device=described)
+    )
+    return writer
 
 
 def utc_now() -> str:

@@ -76,7 +76,8 @@ def _headline(run: RunFile) -> str:
     launches, cases = len(run.launches), len(run.run.plan)
     counts = f"{units.counted(launches, 'launch')} of {units.counted(cases, 'case')}"
     state = "" if run.end and run.end.reason == "complete" else f", {_ending(run)}"
-    return f"accelmark {run.run.suite} on {device}: {counts}{state}"
+    again = f", resumed {len(run.resumed)}x" if run.resumed else ""
+    return f"accelmark {run.run.suite} on {device}: {counts}{again}{state}"
 
 
 def _ending(run: RunFile) -> str:

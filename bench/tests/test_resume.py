@@ -1,0 +1,246 @@
+"""A run that ended early goes on: nothing lost, nothing twice, nothing mixed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench import environment, run
+from bench.backend import DeviceInfo
+from bench.errors import OutputError, RecordError
+from bench.record import End, Launch, Measured, RunFile, Settings, Writer, read
+from bench.run import EndReason, Session, begin, mixture, resume
+from bench.tests.fakes import FakeBackend, make_case, make_launch, make_measured
+from bench.tests.regenerate import command
+from bench.tests.test_ab import Log, Quiet
+from bench.tests.test_cli import TINY
+
+ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
+SETTINGS = Settings(launches=2)
+DEVICE = FakeBackend().devices()[0]
+HOST: dict[str, Any] = {"accelmark": "0.1.0", "packages": {"torch": "2.13.0"}, "load_1min": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def same_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "host", lambda: dict(HOST))
+
+
+def write(path: Path, launches: list[Launch], end: End | None = None) -> RunFile:
+    """A run of two cases that got so far."""
+    writer = begin(path, "id", "fake", [ONE, TWO], SETTINGS, DEVICE, ["accelmark", "run"])
+    for launch in launches:
+        writer.append(launch)
+    if end is not None:
+        writer.append(end)
+    writer.close()
+    return read(path)
+
+
+def first(count: int) -> list[Launch]:
+    cases = [ONE, TWO, ONE, TWO]
+    return [make_launch(make_measured(), cases[k], k // 2, k) for k in range(count)]
+
+
+def go_on(file: RunFile) -> tuple[str, EndReason, RunFile]:
+    """Resumes with scripted workers; which cases were launched."""
+    log = Log()
+    writer = resume(file, DEVICE, ["accelmark", "run", "--resume"])
+    session = Session(
+        [ONE, TWO],
+        SETTINGS,
+        DEVICE,
+        FakeBackend(),
+        writer,
+        Quiet(),
+        log.launcher("", {}),
+        done=file.launches,
+    )
+    reason = session.run()
+    writer.close()
+    return " ".join(log.words), reason, read(Path(file.path))
+
+
+@pytest.mark.parametrize(
+    ("done", "launched"), [(0, "1 2 1 2"), (1, "1 2 2"), (2, "1 2"), (3, "2"), (4, "")]
+)
+def test_only_what_is_missing_is_measured(tmp_path: Path, done: int, launched: str) -> None:
+    words, reason, file = go_on(write(tmp_path / "run.jsonl", first(done)))
+    assert (words, reason) == (launched, "complete")
+    assert file.damage is None and file.end is not None and len(file.resumed) == 1
+    kept = [(x.fingerprint, x.launch, x.seed) for x in file.launches]
+    assert sorted(kept) == sorted((c.fingerprint, k, k) for c in (ONE, TWO) for k in range(2))
+    assert [x.order for x in file.launches] == list(range(4))
+
+
+@pytest.mark.parametrize("reason", ["interrupted", "budget"])
+def test_a_run_that_said_why_it_ended_goes_on_too(tmp_path: Path, reason: Any) -> None:
+    end = End(reason=reason, finished_at="2026-01-01T00:00:00.000+00:00")
+    words, _, file = go_on(write(tmp_path / "run.jsonl", first(2), end))
+    assert words == "1 2"
+    assert file.end is not None and file.end.reason == "complete"
+
+
+def test_a_run_that_goes_on_has_not_ended(tmp_path: Path) -> None:
+    end = End(reason="budget", finished_at="2026-01-01T00:00:00.000+00:00")
+    file = write(tmp_path / "run.jsonl", first(1), end)
+    resume(file, DEVICE, []).close()
+    assert read(Path(file.path)).end is None
+
+
+def test_a_line_that_was_being_written_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    write(path, first(2))
+    whole = path.read_bytes()
+    path.write_bytes(whole + msgspec.json.encode(first(3)[2])[:-7])
+    file = read(path)
+    assert file.cut_short and file.whole_bytes == len(whole)
+    words, _, file = go_on(file)
+    assert words == "1 2" and file.damage is None
+
+
+def test_damage_in_the_middle_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    write(path, first(2))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"{}\n", *lines[1:]]))
+    before = path.read_bytes()
+    with pytest.raises(RecordError, match="not a record"):
+        resume(read(path), DEVICE, [])
+    assert path.read_bytes() == before
+
+
+CHANGES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (lambda host: host.update(packages={"torch": "2.12.0"}), "packages was {'torch': '2.13.0'}"),
+    (lambda host: host.update(accelmark="0.2.0"), "accelmark was 0.1.0, is 0.2.0"),
+    (lambda host: host.update(git={"commit": "b", "changed": False}), "git was None"),
+    (lambda host: host.update(cpu="Another"), "cpu was None, is Another"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), CHANGES)
+def test_launches_of_two_environments_do_not_mix(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[dict[str, Any]], None],
+    said: str,
+) -> None:
+    file = write(tmp_path / "run.jsonl", first(1))
+    before = Path(file.path).read_bytes()
+    now = dict(HOST)
+    change(now)
+    monkeypatch.setattr(environment, "host", lambda: now)
+    with pytest.raises(RecordError) as caught:
+        resume(file, DEVICE, [])
+    assert said in str(caught.value) and "start a new run" in str(caught.value)
+    assert Path(file.path).read_bytes() == before
+
+
+def test_another_driver_or_device_does_not_mix(tmp_path: Path) -> None:
+    file = write(tmp_path / "run.jsonl", first(1))
+    for other in (
+        msgspec.structs.replace(DEVICE, name="Other"),
+        msgspec.structs.replace(DEVICE, facts={"driver": "2"}),
+    ):
+        described: DeviceInfo = other
+        assert mixture(file.run, HOST, msgspec.to_builtins(described))
+        with pytest.raises(RecordError, match="do not mix"):
+            resume(file, described, [])
+
+
+def test_a_busier_host_is_the_same_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "run.jsonl", first(1))
+    monkeypatch.setattr(environment, "host", lambda: {**HOST, "load_1min": 7.0})
+    resume(file, DEVICE, []).close()
+
+
+def test_two_cannot_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    writer = begin(path, "id", "fake", [ONE], SETTINGS, DEVICE, [])
+    with pytest.raises(OutputError, match="End the run that is writing it"):
+        Writer.again(read(path))
+    writer.close()
+    Writer.again(read(path)).close()
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+def test_a_real_run_is_killed_again_and_again_and_loses_nothing(tmp_path: Path) -> None:
+    """`python -m bench.tests.kills` does it fifty times."""
+    (tmp_path / "tiny.toml").write_text(TINY.format(launches=4))
+    random.seed(7)
+    kill_again_and_again(tmp_path, 3)
+    done = command("run", "--resume", str(record_of(tmp_path)), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    file = read(record_of(tmp_path))
+    assert file.damage is None and file.end is not None and file.end.reason == "complete"
+    assert [x.launch for x in file.launches] == [0, 1, 2, 3]
+    assert all(isinstance(x.outcome, Measured) for x in file.launches)
+    again = command("run", "--resume", str(record_of(tmp_path)), folder=tmp_path)
+    assert again.returncode == 0 and "nothing is left to measure" in again.stderr
+    assert read(record_of(tmp_path)) == file
+
+
+def record_of(folder: Path) -> Path:
+    (found,) = (folder / "out").glob("*.jsonl")
+    return found
+
+
+def kill_again_and_again(folder: Path, times: int, most_seconds: float = 6.0) -> None:
+    """Starts a run, kills it (SIGKILL) at a random moment, resumes it, kills it, ..."""
+    for _ in range(times):
+        there = list((folder / "out").glob("*.jsonl"))
+        arguments = (
+            ["--resume", str(there[0])]
+            if there
+            else ["tiny.toml", "--device", "cpu", "--out", "out"]
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench", "run", *arguments],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        if not there:
+            wait(process, 60.0, lambda: any((folder / "out").glob("*.jsonl")))
+        wait(process, random.uniform(0.0, most_seconds), lambda: False)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if there and process.returncode != -signal.SIGKILL:
+            return  # it came to its end
+
+
+def wait(process: subprocess.Popen[bytes], seconds: float, enough: Callable[[], bool]) -> None:
+    """Until it has ended, or the time has passed, or something is so."""
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end and not enough():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["quick"], "SUITE cannot be given with it"),
+        (["--device", "cpu", "--launches", "3"], "--device, --launches cannot be given with it"),
+        (["--out", "x"], "--out cannot be given with it"),
+    ],
+)
+def test_a_resumed_run_takes_no_other_plan(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = command("run", "--resume", "run.jsonl", *arguments, folder=tmp_path)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_mixture_is_of_what_decides() -> None:
+    assert set(run.HOST_FACTS) >= {"packages", "git", "accelmark"}
