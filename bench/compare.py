@@ -10,7 +10,8 @@ Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stati
 Runs with `launches = "auto"` are judged at 98 % instead of 95 %. They stop when their spread looks
 small, at 5, 10 or 20 launches, so that spread is too small on average: at 95 %, two runs of equal
 speed were told apart in up to 8.9 % of cases, at 98 % in up to 4.6 % (simulated;
-`python -m bench.tests.truth`).
+`python -m bench.tests.truth`). Of two such runs that stopped at different numbers, a drift of the
+machines over the session counts as a difference; `accelmark ab` stops both sides together.
 """
 
 from __future__ import annotations
