@@ -22,7 +22,7 @@ from typing import BinaryIO
 import msgspec
 
 from bench.record import UNREADABLE, Cold, Failed, Phase
-from bench.worker import Progress, Report, Request
+from bench.worker import STACKS_SIGNAL, Progress, Report, Request
 
 STDERR_TAIL_BYTES = 4000
 """How much of the end of a worker's stderr a record keeps."""
@@ -42,6 +42,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     stderr_tail: str
 
 
+STACKS_SECONDS = 0.5
+"""What a worker that hangs gets to write its stacks."""
 COMMAND = (sys.executable, "-m", "bench.worker")
 """A worker."""
 NOTHING: Mapping[str, str] = {}
@@ -163,6 +165,7 @@ class _Worker:
                 left = start + self._limit - time.monotonic()
                 ready = selector.select(left) if left > 0 else []
                 if not ready:
+                    _ask_for_stacks(self._process)
                     message = (
                         f"no report within {self._limit:.0f} s; ended in its {self._phase} phase"
                     )
@@ -193,6 +196,19 @@ class _Worker:
 
     def _epitaph(self) -> str:
         return _epitaph(self._process, self._stderr)
+
+
+def _ask_for_stacks(process: subprocess.Popen[bytes]) -> None:
+    """Has a worker that hangs write its threads' stacks to stderr, even from within a C call.
+
+    One that does not know the signal yet is ended by it, which comes next anyway.
+    """
+    if STACKS_SIGNAL is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(STACKS_SIGNAL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STACKS_SECONDS)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import gc
 import importlib
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -41,10 +42,12 @@ from bench.record import (
     Skipped,
     Void,
 )
-from bench.workload import Job, Site, Unsupported, Workload
+from bench.workload import Job, Mode, Site, Unsupported, Workload
 
 PROGRESS_SECONDS = 0.5
 """Least time between two progress lines, so that the parent stays asleep."""
+STACKS_SIGNAL = getattr(signal, "SIGUSR1", None)
+"""At this a worker writes the stacks of its threads to stderr; None where there is no such."""
 MESSAGE_CHARACTERS = 2000
 """Longest failure message that a record keeps."""
 
@@ -147,19 +150,22 @@ class Launch:
         workload = catalogue.workload(request.case.workload)
         parameters = parameters_of(request.case, workload)
         mode = request.case.mode
+        declared = workload.modes[mode]
 
         channel.enter("import")
         start = time.perf_counter()
         try:
-            for library in workload.libraries:
+            for library in (*workload.libraries, *declared.libraries):
                 importlib.import_module(library)
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
-            if missing not in workload.optional:
-                raise
-            return Skipped(
-                reason=f"{missing} is not installed: pip install 'accelmark[{workload.extra}]'"
-            )
+            needs: Workload | Mode
+            for needs in (workload, declared):
+                if missing in needs.optional:
+                    return Skipped(
+                        reason=f"{missing} is not installed: pip install 'accelmark[{needs.extra}]'"
+                    )
+            raise
         self.cold["import_seconds"] = time.perf_counter() - start
 
         channel.enter("open")
@@ -259,6 +265,8 @@ def main() -> None:
     """The worker process: `python -m bench.worker`."""
     gc.disable()  # a sixth of the import time; the engine wants it off anyway
     faulthandler.enable()  # a segmentation fault leaves its Python stack on stderr
+    if STACKS_SIGNAL is not None:
+        faulthandler.register(STACKS_SIGNAL, all_threads=True)
     private = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)

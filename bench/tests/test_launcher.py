@@ -296,6 +296,28 @@ def test_a_worker_that_hangs_is_ended_with_its_children(tmp_path: Path, stubborn
     wait_until(lambda: not any(alive(pid) for pid in found))
 
 
+def test_a_worker_that_hangs_leaves_its_stack() -> None:
+    code = """
+        import faulthandler
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        def stuck_in_here():
+            time.sleep(60)
+        stuck_in_here()
+    """
+    finished = run(code, limit_seconds=1.5)
+    assert failure(finished).kind == "timeout"
+    assert "in stuck_in_here" in finished.stderr_tail
+
+
+def test_a_real_worker_that_is_too_slow_leaves_its_stack() -> None:
+    """Cut short in a product of 1 TFLOP, of which a launch makes thirteen at the least."""
+    case = make_case(precision="fp32", parameters={"shape": "8192x8192x8192"})
+    slow = msgspec.structs.replace(request(limit_seconds=8.0), case=case)
+    finished = launch(slow, {"OMP_NUM_THREADS": "1"})
+    assert failure(finished).kind == "timeout"
+    assert "worker.py" in finished.stderr_tail and "most recent call first" in finished.stderr_tail
+
+
 def test_the_children_of_a_worker_that_reported_are_ended(tmp_path: Path) -> None:
     family = FAMILY.format(pids=str(tmp_path / "pids"))
     finished = run(f"{textwrap.dedent(family)}\nos.write(1, REPORT)")
