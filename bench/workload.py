@@ -57,6 +57,12 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     executions: tuple[str, ...] = ("eager",)
     latency: str | None = None
     """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
+    libraries: tuple[str, ...] = ()
+    """Modules that this mode's `build` needs besides the workload's."""
+    extra: str = ""
+    """As `Workload.extra`, for what this mode alone needs: without it only this mode is skipped."""
+    optional: tuple[str, ...] = ()
+    """Top-level modules of that extra."""
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):

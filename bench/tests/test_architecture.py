@@ -63,7 +63,7 @@ DISTRIBUTIONS = {
     "values": {"msgspec", "psutil", "torch"},
     "protocols": {"msgspec", "torch"},
     "plug-in helpers": {"msgspec", "torch", "transformers"},
-    "plug-ins": {"msgspec", "torch", "transformers", "psutil", "pynvml"},
+    "plug-ins": {"msgspec", "torch", "transformers", "peft", "psutil", "pynvml"},
     "planning": {"msgspec"},
     "measuring": {"msgspec", "torch"},
     "judging": {"msgspec", "rich", "plotly", "jinja2"},
@@ -72,7 +72,7 @@ DISTRIBUTIONS = {
 }
 """What each layer uses beside the standard library."""
 
-HEAVY = ("torch", "transformers", "numpy", "scipy", "plotly", "jinja2")
+HEAVY = ("torch", "transformers", "peft", "numpy", "scipy", "plotly", "jinja2")
 """Never imported where a module loads: only in a function, or for the type checker."""
 
 VENDORS = (
@@ -201,7 +201,10 @@ def test_every_dependency_is_used_and_declared() -> None:
     if not project.exists():
         pytest.skip("an installed package has no pyproject.toml beside it")
     content = tomllib.loads(project.read_text(encoding="utf-8"))
-    declared = {re.split(r"[<>=~! ]", d)[0] for d in content["project"]["dependencies"]}
+    extras = content["project"]["optional-dependencies"]
+    needed = (d for name, extra in extras.items() if name != "test" for d in extra)
+    given = (*content["project"]["dependencies"], *needed)
+    declared = {re.split(r"[<>=~! ]", d)[0] for d in given}
     modules = {"nvidia-ml-py": "pynvml", "pytest-benchmark": "pytest_benchmark"}
     used = {m.split(".")[0] for file in files() for m, _ in imports(parse(file))}
     known = {modules.get(name, name) for name in declared}

@@ -52,7 +52,7 @@ CASES = [
     for name, mode in MODES
     for precision in WORKLOADS[name].modes[mode].precisions
 ]
-TRAINING = [(name, mode) for name, mode in MODES if mode == "train"]
+TRAINING = [(name, mode) for name, mode in MODES if mode in ("train", "lora")]
 
 
 def attention_masked(p: Any) -> int:
@@ -252,7 +252,13 @@ def test_training_changes_the_weights_and_lowers_the_loss(name: str, mode: str) 
         for key, value in model_of(job).state_dict().items()
         if value.is_floating_point() and torch.equal(value, before[key])
     ]
-    assert unchanged == []
+    frozen = [
+        key
+        for key, value in model_of(job).state_dict(keep_vars=True).items()
+        if isinstance(value, torch.nn.Parameter) and not value.requires_grad
+    ]
+    assert unchanged == frozen
+    assert bool(frozen) == (mode == "lora")
 
 
 @pytest.mark.parametrize(("name", "mode"), TRAINING)
@@ -314,6 +320,9 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("deepseek", "decode", {"prompt_length": 163_840}, "to 163840"),
     ("llama", "train", {"model": "llama-3.2-1B"}, "Did you mean `llama-3.2-1b`"),
     ("llama", "train", {"optimizer": "lion"}, "Allowed: adamw"),
+    ("llama", "lora", {"lora_rank": 0}, "from 1 to 576"),
+    ("llama", "lora", {"model": "tiny", "lora_rank": 65}, "to 64"),
+    ("llama", "lora", {"sequence_length": 8193}, "to 8192"),
     ("llama", "prefill", {"prompt_length": 0}, "from 1"),
     ("llama", "decode", {"prompt_length": 8192}, "to 8192"),
     ("llama", "decode", {"batch_size": -1}, "from 1"),

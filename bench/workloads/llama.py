@@ -1,4 +1,4 @@
-"""Llama language models, 135M to 70B: training, prefill (TTFT) and decode (TPOT)."""
+"""Llama language models, 135M to 70B: training, LoRA, prefill (TTFT) and decode (TPOT)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.language import (
 from bench.models import SeededData, build_model, initial_std
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload
+from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m"
 """A model is a published size, or `tiny`; with `-2l`, cut to 2 layers and 4,096 tokens, for the
 gate."""
+
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""Matrices that get an adapter: those of the attention."""
+ALPHA = 2
+"""What an adapter gives is multiplied by this, its alpha over its rank."""
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +141,17 @@ class TrainParameters(language.TrainParameters, frozen=True, kw_only=True):
     model: str = DEFAULT_MODEL
 
 
+class LoraParameters(TrainParameters, frozen=True, kw_only=True):
+    """As training, but of adapters of this rank alone; their alpha is twice the rank."""
+
+    lora_rank: int = 16
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        super().__post_init__()
+        require_within("lora_rank", self.lora_rank, 1, SIZES[self.model].hidden)
+
+
 class PrefillParameters(language.PrefillParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
@@ -160,6 +176,14 @@ class Llama(Workload):
         {
             # No fp16 training: it would need loss scaling, which is another step.
             "train": Mode(parameters=TrainParameters, precisions=("bf16", "bf16-amp", "fp32")),
+            # No bf16-amp: what it keeps in float32 are the weights that train, and these are here.
+            "lora": Mode(
+                parameters=LoraParameters,
+                precisions=("bf16", "fp32"),
+                libraries=("peft",),
+                extra="lora",
+                optional=("peft",),
+            ),
             "prefill": Mode(
                 parameters=PrefillParameters, precisions=("bf16", "fp16", "fp32"), latency="TTFT"
             ),
@@ -175,11 +199,15 @@ class Llama(Workload):
         T tokens attend to a context of C over heads that are h wide together. Attention counts in
         full, not the causal half. Embeddings, norms and softmax are left out. Training is three
         times the forward; prefill applies the output matrix to its last token only; decode has
-        T = 1 and the mean context of its window.
+        T = 1 and the mean context of its window. LoRA is counted by `_lora_flop`.
         Source: PaLM, arXiv 2204.02311, appendix B.
         """
         size = SIZES[parameters.model]
         batch = parameters.batch_size
+        if mode == "lora":
+            tokens = parameters.sequence_length
+            flop = batch * _lora_flop(size, tokens, parameters.lora_rank)
+            return Work(items=batch * tokens, unit="token", flop=flop)
         if mode == "train":
             tokens = parameters.sequence_length
             flop = 3 * batch * _forward_flop(size, tokens, tokens * tokens, tokens)
@@ -207,18 +235,70 @@ class Llama(Workload):
         data = SeededData(site.seed)
         construct = functools.partial(_construct, size)
         model = build_model(construct, size.published_parameters, data, site)
+        facts: dict[str, str] = {}
+        if isinstance(parameters, LoraParameters):
+            facts = _add_adapters(model, parameters.lora_rank, data, site)
         if isinstance(parameters, TrainParameters):
             return language.training_job(
-                model, size.hidden, size.vocabulary, parameters, data, site, {}
+                model, size.hidden, size.vocabulary, parameters, data, site, facts
             )
         cache = CacheShape(heads=size.key_value_heads, first=size.head, second=size.head)
-        return language.generating_job(model, size.vocabulary, cache, parameters, data, site, {})
+        return language.generating_job(model, size.vocabulary, cache, parameters, data, site, facts)
 
 
 def _forward_flop(size: Size, tokens: int, attended: float, output_tokens: int) -> int:
     """FLOP of one sequence's forward; `attended` counts pairs of a token and one in its context."""
     matrices = 2 * (tokens * size.layers * size.layer_weights + output_tokens * size.head_weights)
     return matrices + round(4 * attended * size.layers * size.heads * size.head)
+
+
+def _lora_flop(size: Size, tokens: int, rank: int) -> int:
+    """FLOP of one sequence's forward and backward where only the adapters train.
+
+    A frozen matrix costs 2 FLOP a weight and token forward and 2 for the gradient of its input, but
+    none for its own: 2/3 of training. The first layer's query, key and value matrices have no
+    gradient at all, for nothing below them trains. Attention has no weights, so it costs its full
+    three times. An adapter of rank r on an m x n matrix has r (m + n) weights, which cost 6, except
+    that the first layer's have no gradient of their input either.
+    Source: LoRA, arXiv 2106.09685, section 4.1, for the adapters; PaLM as above for the rest.
+    """
+    queries = size.heads * size.head
+    keys_values = 2 * size.key_value_heads * size.head
+    frozen = size.layers * size.layer_weights + size.head_weights
+    without_gradient = size.hidden * (queries + keys_values)
+    down = rank * (3 * size.hidden + queries)
+    up = rank * (queries + keys_values + size.hidden)
+    matrices = 2 * tokens * (2 * frozen - without_gradient)
+    adapters = 2 * tokens * (3 * size.layers * (down + up) - 3 * rank * size.hidden)
+    attention = 3 * 4 * tokens * tokens * size.layers * queries
+    return matrices + adapters + attention
+
+
+def _add_adapters(model: nn.Module, rank: int, data: SeededData, site: Site) -> dict[str, str]:
+    """Freezes a model and gives the matrices of its attention adapters, in float32 or wider.
+
+    Their second matrix would start at zero, so that a new adapter changes nothing; then the
+    numerics gate would see neither half of a wrong one, in the logits or in the gradients of the
+    first. Here both matrices keep the size of their input, and an adapter adds as much as what it
+    adapts gives; the work is the same. The library draws on the device: those values are replaced.
+    """
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=ALPHA * rank, lora_dropout=0.0, target_modules=list(ADAPTED)
+    )
+    inject_adapter_in_model(config, model)
+    dtype = torch.promote_types(site.precision.dtype, torch.float32)
+    adapters = 0
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                std = initial_std(parameter.shape[1]) / (ALPHA if ".lora_B." in path else 1)
+                value = data.normal(tuple(parameter.shape), dtype, std).to(site.device)
+                setattr(module, name, torch.nn.Parameter(value))
+                adapters += value.numel()
+    return {"trained": f"{adapters} parameters of adapters, {dtype}".replace("torch.", "")}
 
 
 def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) -> int:
