@@ -30,7 +30,7 @@ import msgspec
 from bench import record
 from bench.case import Case
 from bench.errors import RecordError
-from bench.record import UNREADABLE, End, Launch, Measured, RunFile
+from bench.record import UNREADABLE, End, Launch, Measured, Resumed, RunFile
 from bench.summary import summarize
 
 KEY = "accelmark"
@@ -132,6 +132,7 @@ def envelope(run: RunFile, elsewhere: Collection[str]) -> dict[str, Any]:
     content: dict[str, Any] = msgspec.to_builtins(
         {
             "run": run.run,
+            "resumed": run.resumed,
             "end": run.end,
             "damage": run.damage,
             "order": [(x.fingerprint, x.launch) for x in run.launches],
@@ -263,6 +264,7 @@ def from_document(place: str, document: Any) -> RunFile:
         raise RecordError(f"{place}: JSON, but not a pytest-benchmark run of accelmark. {ADVICE}")
     run = record.header(place, own.get("run"), ADVICE)
     try:
+        resumed = msgspec.convert(own.get("resumed"), tuple[Resumed, ...])
         end = msgspec.convert(own.get("end"), End | None)
         damage = msgspec.convert(own.get("damage"), str | None)
         order = msgspec.convert(own.get("order"), list[tuple[str, int]])
@@ -279,6 +281,7 @@ def from_document(place: str, document: Any) -> RunFile:
         run=run,
         launches=tuple(launches[key] for key in order),
         end=end,
+        resumed=resumed,
         damage=damage,
     )
 

@@ -20,7 +20,7 @@ from bench import benchmark_json, catalogue, record
 from bench.benchmark_json import from_document, names, read_any, seconds_per_item, to_document
 from bench.cli import main
 from bench.errors import ComparisonError, RecordError
-from bench.record import Measured, Outcome, RunFile, Skipped, Void
+from bench.record import Measured, Outcome, Resumed, RunFile, Skipped, Void
 from bench.report import Canvas
 from bench.tests.fakes import (
     failed,
@@ -49,6 +49,7 @@ def saved(folder: Path, document: Any) -> Path:
 
 
 def anonymous(run: RunFile) -> RunFile:
+    """Without what is of its file, not of the run."""
     return msgspec.structs.replace(run, path="", whole_bytes=0)
 
 
@@ -76,7 +77,7 @@ OUTCOMES: list[Sequence[Outcome]] = [
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=4), st.randoms(), st.booleans())
 def test_any_run_comes_back_equal(chosen: list[Sequence[Outcome]], source: Any, cut: bool) -> None:
-    """In whatever order its launches lie, interrupted or not."""
+    """In whatever order its launches lie, interrupted and resumed, or not."""
     cases = [make_case(parameters={"shape": f"{k}x1x1"}) for k in range(1, len(chosen) + 1)]
     launches = [
         x
@@ -86,7 +87,9 @@ def test_any_run_comes_back_equal(chosen: list[Sequence[Outcome]], source: Any, 
     source.shuffle(launches)
     run = make_file(cases, launches, **({"end": None} if cut else {}))
     if cut:
-        run = msgspec.structs.replace(run, damage="fake.jsonl, line 9: cut short")
+        again = Resumed(started_at="later", command=("accelmark",), host={"cpu": "x"}, device={})
+        damage = "fake.jsonl, line 9: cut short"
+        run = msgspec.structs.replace(run, resumed=(again,), damage=damage)
     assert anonymous(from_document("", through_json(run))) == anonymous(run)
 
 
@@ -242,6 +245,7 @@ BAD: list[tuple[str, Callable[[Document], Any], str]] = [
     ("schema", lambda d: changed(d, 99, "accelmark", "run", "schema"), "schema 99; this version"),
     ("header", lambda d: changed(d, 1, "accelmark", "run", "plan"), "not a valid run header"),
     ("end", lambda d: changed(d, {}, "accelmark", "end"), "not a valid run ("),
+    ("resumed", lambda d: changed(d, [1], "accelmark", "resumed"), "not a valid run ("),
     ("order", lambda d: changed(d, [1], "accelmark", "order"), "not a valid run ("),
     ("launches", lambda d: changed(d, None, "accelmark", "launches"), "not a valid run ("),
     ("no launches", lambda d: without(d, *FIRST), "not a valid run ("),
