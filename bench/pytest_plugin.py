@@ -184,6 +184,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--accelmark-suite", metavar="SUITE", help="A shipped suite or a .toml file. [quick]")
     add(
         "--accelmark-device",
+        action="append",
         metavar="BACKEND[:INDEX]",
         help="Default: the first accelerator, else cpu.",
     )
@@ -204,7 +205,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if (given or asked) and _distributed(config):
         raise pytest.UsageError(XDIST)
     if given:
-        _ = config.stash[PLAN].names, config.stash[PLAN].settings
+        _ = config.stash[PLAN].names, config.stash[PLAN].settings, _device(config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -257,6 +258,17 @@ def _benchmarks_disabled(config: pytest.Config) -> bool:
     return bool(disabled and not config.getoption("benchmark_enable", False))
 
 
+def _device(config: pytest.Config) -> str | None:
+    """The one device of this session, as it was named."""
+    named = sorted(set(config.getoption("accelmark_device") or ()))
+    if len(named) > 1:
+        raise pytest.UsageError(
+            f"--accelmark-device {' and '.join(named)}: one session measures on one device. Run "
+            "pytest once for each, with --benchmark-save, and compare: `accelmark compare A B`."
+        )
+    return named[0] if named else None
+
+
 def _distributed(config: pytest.Config) -> bool:
     return config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
 
@@ -302,7 +314,7 @@ def _measure(session: pytest.Session) -> None:
     config = session.config
     plan = config.stash[PLAN]
     lines = Lines(config, plan.settings)
-    device, remarks = probe.choose(config.getoption("accelmark_device"))
+    device, remarks = probe.choose(_device(config))
     lines.say(f"device: {device.address}, {device.name}")
     for remark in remarks:
         lines.say(f"  passed over {_translated(remark)}")

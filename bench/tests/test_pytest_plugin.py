@@ -449,7 +449,16 @@ BAD = [
     (["--accelmark-only", "nix"], {}, "--accelmark-only nix: matches no case."),
     (["--accelmark-launches", "0"], {}, "--accelmark-launches 0: a number from 1 to 1000, or `a"),
     (["--accelmark-device", "nix"], {}, "--accelmark-device nix: unknown backend `nix`. Allowed:"),
-    (["--accelmark-out", "tiny.toml"], {}, "cannot write the run's record there (File exists)."),
+    (
+        ["--accelmark-device", "cpu:1", "--accelmark-device", "cpu:0"],
+        {},
+        "--accelmark-device cpu:0 and cpu:1: one session measures on one device.",
+    ),
+    (
+        ["--accelmark-out", "tiny.toml", "--accelmark-device", "cpu"],
+        {},
+        "cannot write the run's record there (File exists).",
+    ),
     (["-p", "no:benchmark"], {}, "bench.suite needs pytest-benchmark, and it is not installed or"),
     ([], {"PYTEST_XDIST_WORKER": "gw0"}, "accelmark cannot measure under pytest-xdist: items"),
 ]
@@ -460,12 +469,12 @@ def test_what_cannot_be_done_is_said_once(
     tmp_path: Path, arguments: list[str], variables: dict[str, str], text: str
 ) -> None:
     suite(tmp_path, "8x8x8")
-    chosen = ["--accelmark-suite", "tiny.toml", "--accelmark-device", "cpu"]
+    chosen = ["--accelmark-suite", "tiny.toml"]
     run = Run(tmp_path, "--pyargs", "bench.suite", *chosen, *arguments, **variables)
     assert run.code == pytest.ExitCode.USAGE_ERROR, run.out
     (message,) = [line for line in run.err.splitlines() if line]
     assert message.startswith("ERROR: ") and text in message
-    assert "Traceback" not in run.out and "passed" not in run.out
+    assert "Traceback" not in run.out and " passed in " not in run.out
 
 
 # --- Every other pytest run ----------------------------------------------------------------------
