@@ -1,0 +1,204 @@
+"""How any operator runs: its faults, its time on the device's clock, its arithmetic on the CPU.
+
+torch calls one boxed function for every operator that has no kernel of its own here. It makes CPU
+aliases of the arguments, runs torch's CPU kernel on them, and gives back device tensors: an
+argument itself where the operator wrote in place, a view of an argument where the result shares
+its memory, a new device tensor otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from . import _devices, _hf32
+from ._devices import TYPE, Device
+from ._settings import SETTINGS
+from ._stderr import warn_once
+from ._storage import to_device, to_host
+
+CPU_KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+"""Private: redispatched with it, an operator's CPU kernel gets device tensors as they are."""
+CPU_INDICES = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "copy_"})
+"""Operators that take CPU tensors beside those of the device, as on any accelerator."""
+
+
+def run(op: Any, *args: Any, **kwargs: Any) -> Any:
+    """The boxed fallback: any operator, on the device."""
+    name = op.name()
+    device = device_of(args, kwargs)
+    announce(name, device)
+    return on_cpu(base_name(name), op, args, kwargs, _empty_outputs(op, args, kwargs), device)
+
+
+def base_name(name: str) -> str:
+    """`aten::add.Tensor` -> `add`."""
+    return name.rpartition("::")[2].partition(".")[0]
+
+
+def announce(name: str, device: Device) -> None:
+    """Before an operator runs: whatever fault is meant for it, then its time on the device."""
+    base = base_name(name)
+    _devices.operator_may_lose(base, device)
+    if base in SETTINGS.missing:
+        raise NotImplementedError(
+            f"Could not run '{name}' with arguments from the 'PrivateUse1' backend. This could be "
+            "because the operator doesn't exist for this backend, or was omitted during the "
+            "selective/custom build process (if using custom build). [simulated]"
+        )
+    if base in SETTINGS.fallback:
+        _fall_back(name, device)
+    seconds = SETTINGS.operator_microseconds / 1e6 + SETTINGS.slow.get(base, 0.0) / 1e3
+    device.queue(seconds)
+
+
+def _fall_back(name: str, device: Device) -> None:
+    """torch_npu's own fallback to the host: refused, or announced once; it waits for the device."""
+    if os.environ.get("TORCH_NPU_FALLBACK_CPU_DISABLE") == "1":
+        raise RuntimeError(
+            f"The operator '{name}' would execute its main computation on CPU through dispatcher "
+            "backend fallback, but CPU fallback is disabled by TORCH_NPU_FALLBACK_CPU_DISABLE=1.\n"
+            f"[ERROR] (PID:{os.getpid()}, Device:{device.index}, RankID:-1) ERR01007 OPS feature "
+            "not supported"
+        )
+    warn_once(
+        "VariableFallbackKernel.cpp:250",
+        f"CAUTION: The operator '{name}' is not currently supported on the NPU backend and will "
+        "fall back to run on the CPU. This may have performance implications.",
+        "npu_cpu_fallback",
+    )
+    device.wait_for_stream()
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in arguments, however nested."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from tensors_in(inner)
+
+
+def device_of(args: Any, kwargs: dict[str, Any]) -> Device:
+    """Where an operator runs: with its first device tensor, else where it is asked to."""
+    for tensor in tensors_in([args, list(kwargs.values())]):
+        if tensor.device.type == TYPE:
+            return _devices.device(tensor.device)
+    return _devices.device(kwargs.get("device"))
+
+
+def on_cpu(
+    name: str,
+    kernel: Callable[..., Any],
+    args: Any,
+    kwargs: dict[str, Any],
+    outputs: frozenset[int],
+    device: Device,
+) -> Any:
+    """Runs `kernel` on CPU aliases of its arguments, and gives what it returns as the device's.
+
+    name: of the operator, for the faults that change its numbers; outputs: identities of empty
+    `out=` arguments, which the kernel may resize.
+    """
+    arguments = _Arguments(name, outputs, device)
+    aliases = _hf32.operands(name, _map(arguments.lower, args))
+    result = kernel(*aliases, **{k: _map(arguments.lower, v) for k, v in kwargs.items()})
+    if name in SETTINGS.wrong:
+        for tensor in tensors_in(result):
+            if tensor.is_floating_point():
+                tensor.mul_(1.01)
+    arguments.write_outputs()
+    return _map(arguments.lift, result)
+
+
+class _Arguments:
+    """The device tensors of one call and their CPU aliases."""
+
+    def __init__(self, name: str, outputs: frozenset[int], device: Device) -> None:
+        self._name = name
+        self._outputs = outputs
+        self._device = device
+        self._originals: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Identity of an alias -> the argument, and the alias, which must live as long."""
+        self._owners: dict[int, torch.Tensor] = {}
+        """Address of a storage -> an argument that has it."""
+
+    def lower(self, value: Any) -> Any:
+        """An argument for the CPU kernel."""
+        if isinstance(value, torch.device):
+            return torch.device("cpu") if value.type == TYPE else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.device.type != TYPE:
+            if value.dim() and value.device.type == "cpu" and self._name not in CPU_INDICES:
+                self._refuse(value.device)
+            self._originals[id(value)] = (value, value)
+            return value
+        if value.device.index != self._device.index:
+            self._refuse(value.device)
+        if id(value) in self._outputs:
+            alias = torch.empty(0, dtype=value.dtype)
+        else:
+            alias = to_host(value)
+            if address := alias.untyped_storage().data_ptr():
+                self._owners.setdefault(address, value)
+        self._originals[id(alias)] = (value, alias)
+        return alias
+
+    def lift(self, value: Any) -> Any:
+        """What the CPU kernel returned, as the caller is to see it."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        if id(value) in self._originals:
+            return self._originals[id(value)][0]
+        owner = self._owners.get(value.untyped_storage().data_ptr())
+        if owner is None or not value.numel():
+            return to_device(value, self._device.index)
+        offset = (value.data_ptr() - to_host(owner).data_ptr()) // value.element_size()
+        return torch.ops.aten.as_strided.default.redispatch(
+            CPU_KEY, owner, value.shape, value.stride(), owner.storage_offset() + offset
+        )
+
+    def write_outputs(self) -> None:
+        """Gives the empty `out=` arguments what the kernel made in their place."""
+        for original, alias in self._originals.values():
+            if id(original) in self._outputs:
+                assign(original, alias)
+
+    def _refuse(self, other: torch.device) -> None:
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"{TYPE}:{self._device.index} and {other}!"
+        )
+
+
+def assign(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Makes a device tensor hold a CPU tensor's values, with a new storage if its shape differs."""
+    if target.shape == value.shape and target.numel():
+        to_host(target).copy_(value)
+        return target
+    value = value.contiguous()
+    fresh = to_device(value, _devices.index_of(target.device))
+    result: torch.Tensor = torch.ops.aten.set_.source_Storage_storage_offset.redispatch(
+        CPU_KEY, target, fresh.untyped_storage(), 0, value.shape, value.stride()
+    )
+    return result
+
+
+def _empty_outputs(op: Any, args: Any, kwargs: dict[str, Any]) -> frozenset[int]:
+    found = set()
+    for position, argument in enumerate(op._schema.arguments):
+        if argument.is_out:
+            given = kwargs.get(argument.name, args[position] if position < len(args) else None)
+            found |= {id(tensor) for tensor in tensors_in(given) if not tensor.numel()}
+    return frozenset(found)
+
+
+def _map(function: Callable[[Any], Any], value: Any) -> Any:
+    """Applies a function to what is in lists and tuples."""
+    if isinstance(value, list | tuple):
+        return type(value)(_map(function, inner) for inner in value)
+    return function(value)
