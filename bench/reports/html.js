@@ -221,19 +221,22 @@
         if (r.bandwidth && !slopes.some((e) => e.run === r.run)) slopes.push({ run: r.run, bandwidth: r.bandwidth, text: `${who}memory ${r.bandwidth_text}` });
         floor.push(...ys);
       }
+      const heights = [...floor, ...points.map((p) => p.flop)];
+      const axis = { type: "log", zeroline: false };
+      const x0 = Math.log10(left), x1 = Math.log10(right);
+      const y0 = Math.log10(Math.min(...heights)) - 0.35, y1 = Math.log10(Math.max(...heights)) + 0.45;
+      const lower = 10 ** (((y0 - y1) * 6) / 380); // by 6 px, off the line
       // The highest roof is named above its line and the others below theirs, out of each other's way.
       flats.sort((a, b) => b.y - a.y);
       slopes.sort((a, b) => b.bandwidth - a.bandwidth);
       const middle = left * (Math.min(right, ...ridges) / left) ** 0.75;
       const ends = [
-        ...flats.map((f, i) => ({ ...f, x: right / 4 ** Math.max(0, i - 1), to: i ? "bottom left" : "top left" })),
+        ...flats.map((f, i) => ({ text: f.text, y: i ? f.y * lower : f.y, x: right / 4 ** Math.max(0, i - 1), to: i ? "bottom left" : "top left" })),
         ...slopes.map((s, i) => ({ x: middle, y: s.bandwidth * middle, text: s.text, to: i ? "bottom right" : "top left" })),
       ];
-      const labelled = points.length <= MANY_LABELS && !narrow;
-      const heights = [...floor, ...points.map((p) => p.flop)];
-      const axis = { type: "log", zeroline: false };
-      const x0 = Math.log10(left), x1 = Math.log10(right);
-      const y0 = Math.log10(Math.min(...heights)) - 0.35, y1 = Math.log10(Math.max(...heights)) + 0.45;
+      // Of several points of one name in one run, the last bears it.
+      const named = [...new Map(points.map((p) => [`${p.run} ${p.label}`, p])).values()];
+      const labelled = named.length <= MANY_LABELS && !narrow ? named : [];
       const texts = (items) => ({
         type: "scatter", mode: "text", hoverinfo: "skip", cliponaxis: false,
         x: items.map((i) => i.x), y: items.map((i) => i.y), text: items.map((i) => safe(i.text)),
@@ -244,12 +247,10 @@
         marker: { size: 11, color: points.map((p) => runColour(p.run)), line: { width: 1, color: "#ffffff" } },
         hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
       };
-      const names = labelled
-        ? points.map((p, i) => ({
-            x: p.intensity, y: p.flop, text: "  " + p.label,
-            to: i % 2 && points.length > 4 ? "bottom right" : "middle right",
-          }))
-        : [];
+      const names = labelled.map((p, i) => ({
+        x: p.intensity, y: p.flop, text: "  " + p.label,
+        to: i % 2 && labelled.length > 4 ? "bottom right" : "middle right",
+      }));
       return [
         [...roofTraces, texts(ends), marks, texts(names)],
         layout(width, narrow ? 340 : 440, {
@@ -265,7 +266,7 @@
   function sweep(panel) {
     return (width) => {
       const traces = panel.curves.map(({ run, points }) => ({
-        type: "scatter", mode: "lines+markers+text",
+        type: "scatter", mode: "lines+markers+text", cliponaxis: false,
         x: points.map((p) => p.throughput), y: points.map((p) => p.ms),
         text: points.map((p) => safe(p.batch)), textposition: "top left",
         line: { color: runColour(run), width: 2 }, marker: { size: 8, color: runColour(run) },
@@ -284,7 +285,7 @@
       return [
         traces,
         layout(width, 300, {
-          margin: { l: 56, r: 14, t: 10, b: 44 }, dragmode: false,
+          margin: { l: 56, r: 14, t: 18, b: 44 }, dragmode: false,
           xaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.unit) }, nticks: 6 },
           yaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.latency) + " p50, ms" } },
         }),
