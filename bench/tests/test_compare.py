@@ -492,6 +492,22 @@ def test_a_ceiling_is_of_cases_that_both_runs_measured() -> None:
     assert both.cases[0].split is not None and both.cases[0].split.chip == pytest.approx(1)
 
 
+def test_a_ceiling_is_of_the_same_arithmetic() -> None:
+    """The chip's float32 matmul doubles, its bfloat16 one does not."""
+    single = make_case(precision="fp32")
+    base, other = (
+        runs(
+            (FULL, steps([0.01] * 5, flop=10)),
+            (GEMM, steps([0.01] * 5, flop=100)),
+            (single, steps([seconds] * 5, flop=20)),
+        )
+        for seconds in (0.01, 0.005)
+    )
+    split = compare(base, other).cases[0].split
+    assert split is not None and split.chip == pytest.approx(2)
+    assert split.shares == pytest.approx((0.5, 0.25))
+
+
 def test_a_disturbed_matmul_is_no_ceiling() -> None:
     shaky = (GEMM, steps([0.01] * 5, flop=100, flags=("NO_STEADY_STATE",)))
     other = runs((CASE, steps([0.01] * 5, flop=10)), shaky)
