@@ -412,6 +412,16 @@ def test_equal_work_first_then_the_nearest_then_what_is_left() -> None:
     assert [c.verdict for c in found.cases].count("INCOMPARABLE") == 4
 
 
+def test_a_case_stands_beside_one_other_only() -> None:
+    base = runs(*((changed(precision=p), steps(FAST)) for p in ("bf16", "fp16")))
+    other = runs(*((changed(precision=p, execution="compile"), steps(SLOW)) for p in ("bf16",)))
+    found = compare(base, other).cases
+    assert [c.reasons for c in found] == [
+        ("execution differs (eager, compile)",),
+        ("no such case in the other run",),
+    ]
+
+
 def test_nothing_in_common_is_an_error_and_names_both() -> None:
     other = run(SLOW, make_case(workload="memory", mode="copy"))
     with pytest.raises(ComparisonError, match=r"in common: bert-train against memory-copy\. Comp"):
