@@ -224,6 +224,8 @@ def test_faster_with_the_figures_of_scipy() -> None:
 def test_slower() -> None:
     found = only(compare(run(FAST), run(SLOW)))
     assert found.verdict == "SLOWER" and found.ratio == pytest.approx(1 / 1.1, rel=1e-6)
+    assert found.interval is not None
+    assert found.not_excluded == pytest.approx(1 - found.interval.low)
 
 
 @pytest.mark.parametrize(
