@@ -63,7 +63,7 @@ DISTRIBUTIONS = {
     "values": {"msgspec", "psutil", "torch"},
     "protocols": {"msgspec", "torch"},
     "plug-in helpers": {"msgspec", "torch", "transformers"},
-    "plug-ins": {"msgspec", "torch", "transformers", "peft", "psutil", "pynvml"},
+    "plug-ins": {"msgspec", "torch", "transformers", "diffusers", "peft", "psutil", "pynvml"},
     "planning": {"msgspec"},
     "measuring": {"msgspec", "torch"},
     "judging": {"msgspec", "rich", "plotly", "jinja2"},
@@ -72,7 +72,7 @@ DISTRIBUTIONS = {
 }
 """What each layer uses beside the standard library."""
 
-HEAVY = ("torch", "transformers", "peft", "numpy", "scipy", "plotly", "jinja2")
+HEAVY = ("torch", "transformers", "diffusers", "peft", "numpy", "scipy", "plotly", "jinja2")
 """Never imported where a module loads: only in a function, or for the type checker."""
 
 VENDORS = (

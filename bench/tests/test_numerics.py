@@ -294,6 +294,63 @@ def test_a_table_read_at_the_wrong_rows_is_caught(mode: str) -> None:
     assert not gate_wrong("dlrm", mode, "bf16", spoil).passed
 
 
+def wrong_matrix(path: str, precision: str) -> Callable[[Any], None]:
+    """Spoils the weight of that path as `test_a_wrong_weight_is_caught` does."""
+
+    def spoil(job: Any) -> None:
+        with torch.no_grad():
+            matrix = model_of(job).get_parameter(path)
+            if precision == "fp32":
+                matrix.view(-1)[0::2].mul_(1.01)
+            else:
+                matrix.neg_()
+
+    return spoil
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "model.encoder.conv1.weight",
+        "model.encoder.layers.0.self_attn.v_proj.weight",
+        "model.encoder.layers.1.fc2.weight",
+        "model.decoder.layers.0.encoder_attn.k_proj.weight",
+        "model.decoder.layers.1.self_attn.out_proj.weight",
+    ],
+)
+def test_a_wrong_weight_anywhere_in_whisper_is_caught(path: str, precision: str) -> None:
+    assert not gate_wrong("whisper", "infer", precision, wrong_matrix(path, precision)).passed
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "transformer_blocks.0.attn1.to_v.weight",
+        "transformer_blocks.0.norm1.linear.weight",
+        "transformer_blocks.1.ff.net.2.weight",
+    ],
+)
+def test_a_wrong_weight_in_a_block_of_dit_is_caught(path: str, precision: str) -> None:
+    assert not gate_wrong("diffusion", "infer", precision, wrong_matrix(path, precision)).passed
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_unet_passes_the_gate_and_a_wrong_weight_does_not(precision: str) -> None:
+    right, at = WORKLOADS["diffusion"], site(PRECISIONS[precision], seed=5)
+    kind: Any = right.modes["infer"].parameters
+    unet = kind(model="tiny-unet")
+    verdict = gate(right, "infer", unet, at)
+    assert verdict.passed, verdict.complaint
+    for path in (
+        "mid_block.resnets.1.conv2.weight",
+        "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v.weight",
+    ):
+        wrong = Wrong(right, wrong_matrix(path, precision))
+        assert not gate(wrong, "infer", unet, at).passed, path
+
+
 # The measure itself
 
 

@@ -35,7 +35,7 @@ from bench.models import (
 )
 from bench.precision import PRECISIONS, REFERENCE, Precision
 from bench.workload import Job, Parameters, Site, Unsupported, Workload
-from bench.workloads import bert, deepseek, dlrm, llama, resnet50, vit_b16
+from bench.workloads import bert, deepseek, diffusion, dlrm, llama, resnet50, vit_b16, whisper
 
 FP32 = PRECISIONS["fp32"]
 MODULES = {
@@ -83,6 +83,15 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
             * (deepseek.SIZES[p.model].key + deepseek.SIZES[p.model].head)
         )
     ),
+    # As for llama, of the decoder's own cache.
+    ("whisper", "infer"): lambda p: (
+        p.batch_size
+        * 2
+        * (p.new_tokens - 1)
+        * p.new_tokens
+        * whisper.SIZES[p.model].layers
+        * whisper.SIZES[p.model].hidden
+    ),
     # The counter takes the mask for work: T^2 scores, of which half are masked away.
     ("attention", "forward"): attention_masked,
     ("attention", "forward-backward"): lambda p: 3 * attention_masked(p),
@@ -114,12 +123,16 @@ def site(precision: Precision = FP32, seed: int = 0, memory_format: str = "conti
     )
 
 
+SMALLEST = {"whisper": "tiny-2l"}
+"""The model that tests use, if it is not `tiny`: Whisper's own has that name, and takes seconds."""
+
+
 def small(name: str, mode: str, **given: Any) -> Parameters:
     """The twin of the smallest model: what any workload offers that is quick on a CPU."""
     workload = WORKLOADS[name]
     kind = workload.modes[mode].parameters
     if "model" in kind.__struct_fields__:
-        given.setdefault("model", "tiny")
+        given.setdefault("model", SMALLEST.get(name, "tiny"))
     return msgspec.structs.replace(workload.twin(mode, kind()), **given)
 
 
@@ -326,6 +339,13 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("llama", "prefill", {"prompt_length": 0}, "from 1"),
     ("llama", "decode", {"prompt_length": 8192}, "to 8192"),
     ("llama", "decode", {"batch_size": -1}, "from 1"),
+    ("whisper", "infer", {"model": "large"}, "Did you mean `large-v3`"),
+    ("whisper", "infer", {"batch_size": 0}, "from 1"),
+    ("whisper", "infer", {"new_tokens": 449}, "to 448"),
+    ("diffusion", "infer", {"model": "dit-xl"}, "Did you mean `dit-xl-2`"),
+    ("diffusion", "infer", {"batch_size": 0}, "from 1"),
+    ("diffusion", "train", {"model": "sdxl-unet"}, "Allowed: dit-s-2, "),
+    ("diffusion", "train", {"optimizer": "sgd"}, "Allowed: adamw"),
     ("vit-b16", "infer", {"image_size": 225}, "multiple of 16, not 225"),
     ("vit-b16", "infer", {"image_size": 0}, "from 16"),
     ("vit-b16", "infer", {"layers": 13}, "to 12"),
@@ -358,6 +378,8 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "deepseek": functools.partial(deepseek._construct, deepseek.SIZES["tiny"]),
     "deepseek v3": functools.partial(deepseek._construct, deepseek.SIZES["tiny-v3"]),
     "vit-b16": functools.partial(vit_b16._construct, 1, 48),
+    "dit": functools.partial(diffusion._construct, diffusion.DITS["tiny"]),
+    "unet": functools.partial(diffusion._construct, diffusion.UNETS["tiny-unet-2l"]),
 }
 
 
@@ -454,7 +476,7 @@ def test_a_model_that_is_not_the_published_one_is_refused() -> None:
 
 PUBLISHED = [
     (module, name, size.published_parameters)
-    for module in (bert, llama, deepseek)
+    for module in (bert, llama, deepseek, whisper)
     for name, size in module.SIZES.items()
     if size.published_parameters
 ]
@@ -804,3 +826,127 @@ def test_dlrm_counts_flop_and_bytes_as_its_docstring_says() -> None:
     few = workload.work("infer", dlrm.InferParameters(batch_size=10**6, rows=2), FP32)
     assert few.moved_bytes is not None
     assert few.moved_bytes == pytest.approx(10**6 * (13 * 4 + 26 * 8), rel=0.05)
+
+
+def test_whisper_is_greedy_agrees_with_the_full_forward_and_starts_over_each_step() -> None:
+    job: Any = build("whisper", "infer", site(), batch_size=2, new_tokens=5)
+    model: Any = model_of(job)
+    windows = [next(job._windows) for _ in range(4)]
+    for window in windows * 2:
+        job.step()
+        text = job._forced[:, :1]
+        for _ in range(5):
+            with torch.inference_mode():
+                logits = model(
+                    input_features=window, decoder_input_ids=text, use_cache=False
+                ).logits[:, -1:]
+            text = torch.cat((text, logits.argmax(-1)), dim=1)
+        torch.testing.assert_close(job._logits, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_whisper_probe_feeds_fixed_tokens_and_hears_the_whole_window() -> None:
+    jobs: list[Any] = [build("whisper", "infer", site()) for _ in range(3)]
+    jobs[1]._forced = (jobs[1]._forced + torch.tensor([0, 1, 0, 0])) % 4096
+    late = next(jobs[2]._windows).clone()
+    late[..., -2:] = 0.0
+    jobs[2]._windows = itertools.repeat(late)
+    logits, others, deaf = (job.probe()["logits"] for job in jobs)
+    assert logits.shape == (1, 4, 4096)
+    assert torch.equal(logits[:, 0], others[:, 0])
+    assert not torch.equal(logits[:, 1], others[:, 1])
+    assert not torch.equal(logits[:, 0], deaf[:, 0])
+
+
+@pytest.mark.parametrize("name", ["tiny", "large-v3"])
+def test_whisper_costs_what_its_matrices_do(name: str) -> None:
+    size = whisper.SIZES[name]
+    with torch.device("meta"):
+        model = whisper._construct(size)
+    multiply_adds = 0
+    for path, p in model.named_parameters():
+        if p.dim() < 2 or "embed_positions" in path:
+            continue
+        often = "encoder." in path or "encoder_attn.k" in path or "encoder_attn.v" in path
+        multiply_adds += p.numel() * (3000 if "conv1" in path else 1500 if often else 1)
+    multiply_adds += 2 * size.hidden * size.layers * (1500**2 + 1500 + 1)
+    work = WORKLOADS["whisper"].work(
+        "infer", whisper.InferParameters(model=name, batch_size=3, new_tokens=1), FP32
+    )
+    assert (work.items, work.unit, work.flop) == (90, "audio second", 3 * 2 * multiply_adds)
+
+
+def test_a_whisper_cache_of_another_make_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(cache_utils.StaticCache):  # type: ignore[misc]
+        def early_initialization(self, *args: Any, **kwargs: Any) -> None:
+            for layer in self.layers:
+                del layer.cumulative_length
+
+    monkeypatch.setattr(cache_utils, "StaticCache", Other)
+    with pytest.raises(RuntimeError, match=r"Install transformers>=5\.6"):
+        build("whisper", "infer", site())
+
+
+@pytest.mark.parametrize("name", ["dit-s-2", "dit-xl-2", "sdxl-unet", "tiny-unet"])
+def test_diffusion_models_have_their_published_parameters_and_declared_cost(name: str) -> None:
+    unet = diffusion.UNETS.get(name)
+    size = unet or diffusion.DITS[name]
+    counter = FlopCounterMode(display=False)
+    latents = (1, 4, size.latents, size.latents)
+    with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model = diffusion._construct(size)
+        step = torch.zeros(1, dtype=torch.long)
+        inputs = (torch.empty(latents), step)
+        if unet is None:
+            with counter:
+                diffusion._denoise_labelled(model, (*inputs, step))
+        else:
+            added = torch.empty(1, 77, unet.text), torch.empty(1, unet.pooled), step.expand(1, 6)
+            with counter:
+                diffusion._denoise_described(model, (*inputs, *added))
+    assert size.published_parameters in (None, parameter_count(model))
+    workload = WORKLOADS["diffusion"]
+    work = workload.work("infer", diffusion.InferParameters(model=name, batch_size=2), FP32)
+    assert (work.items, work.unit) == (2, "image-step")
+    assert work.flop == 2 * counter.get_total_flops()
+
+
+def test_dit_costs_what_its_paper_says() -> None:
+    workload = WORKLOADS["diffusion"]
+    for name, giga in (("dit-s-2", 6.06), ("dit-xl-2", 118.64)):
+        work = workload.work("infer", diffusion.InferParameters(model=name, batch_size=1), FP32)
+        assert work.flop == pytest.approx(2e9 * giga, rel=0.005)
+
+
+def test_dit_learns_the_noise_that_was_added_and_drops_no_label() -> None:
+    job: Any = build("diffusion", "train", site(), batch_size=2)
+    (latents, timesteps, classes), noise = batch = next(job._batches)
+    assert latents.shape == noise.shape == (2, 4, 16, 16)
+    assert timesteps.shape == classes.shape == (2,)
+    kept = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)[timesteps]
+    rest = latents - (1 - kept).sqrt().view(-1, 1, 1, 1) * noise
+    torch.testing.assert_close(
+        rest.std((1, 2, 3)).double(), kept.sqrt(), rtol=0.1, atol=0.0, check_dtype=False
+    )
+    prediction, loss = job._evaluate(batch)
+    assert prediction.shape == noise.shape
+    assert loss.item() == pytest.approx((prediction - noise).square().mean().item())
+    assert torch.equal(prediction, job._evaluate(batch)[0])
+    others = job._evaluate(((latents, timesteps, (classes + 1) % 1000), noise))[0]
+    assert not torch.equal(prediction, others)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_unet_denoises_by_what_it_is_told(precision: str) -> None:
+    job: Any = build("diffusion", "infer", site(PRECISIONS[precision]), model="tiny-unet-2l")
+    no_questions: Any = NoQuestions
+    with no_questions():
+        job.step()
+    inputs = next(job._inputs)
+    job._inputs = itertools.repeat(inputs)
+    before = job.probe()["logits"]
+    assert before.shape == (2, 4, 16, 16)
+    for index in range(len(inputs)):
+        changed = list(inputs)
+        changed[index] = changed[index] + 1
+        job._inputs = itertools.repeat(tuple(changed))
+        assert not torch.equal(job.probe()["logits"], before), index

@@ -1,0 +1,292 @@
+"""Whisper tiny and large-v3: windows of 30 s of speech into text, greedy."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.models import (
+    BATCHES,
+    SeededData,
+    build_model,
+    initial_std,
+    model_facts,
+    place,
+)
+from bench.precision import Precision
+from bench.record import Work
+from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FRAMES_A_SECOND = 100
+"""Columns of the log-mel spectrogram; the encoder's second convolution halves them."""
+MOST_TOKENS = 448
+"""Positions of the decoder."""
+TWIN_SUFFIX = "-2l"
+TWIN_VOCABULARY = 4096
+TWIN_SECONDS = 2
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """The dimensions of one model; encoder and decoder are equally deep and wide."""
+
+    hidden: int
+    layers: int
+    heads: int
+    mels: int
+    vocabulary: int
+    seconds: int = 30
+    """Length of a window of audio."""
+    published_parameters: int | None = None
+    """None for a size that nobody published."""
+
+    @property
+    def frames(self) -> int:
+        """Columns of a window's spectrogram."""
+        return self.seconds * FRAMES_A_SECOND
+
+    @property
+    def positions(self) -> int:
+        """What the encoder makes of a window."""
+        return self.frames // 2
+
+
+SIZES = {
+    "tiny": Size(
+        hidden=384,
+        layers=4,
+        heads=6,
+        mels=80,
+        vocabulary=51_865,
+        published_parameters=37_760_640,
+    ),
+    "large-v3": Size(
+        hidden=1280,
+        layers=32,
+        heads=20,
+        mels=128,
+        vocabulary=51_866,
+        published_parameters=1_543_490_560,
+    ),
+}
+"""Radford et al., arXiv 2212.04356, table 1; large-v3 as in its published configuration."""
+SIZES |= {
+    name + TWIN_SUFFIX: msgspec.structs.replace(
+        size,
+        layers=2,
+        vocabulary=TWIN_VOCABULARY,
+        seconds=TWIN_SECONDS,
+        published_parameters=None,
+    )
+    for name, size in SIZES.items()
+}
+
+
+class InferParameters(Parameters, frozen=True, kw_only=True):
+    """Full windows of audio, each decoded to the same number of tokens."""
+
+    model: str = "tiny"
+    """`tiny` or `large-v3`; with `-2l`, cut to 2 layers, 4,096 tokens and 2 s, for the gate."""
+    batch_size: int = 1
+    new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        require_one_of("model", self.model, SIZES)
+        require_within("batch_size", self.batch_size, 1, 65536)
+        require_within("new_tokens", self.new_tokens, 1, MOST_TOKENS)
+
+
+class Whisper(Workload):
+    """Radford et al., arXiv 2212.04356."""
+
+    name = "whisper"
+    version = 1
+    libraries = ("transformers.models.whisper.modeling_whisper",)
+    modes = MappingProxyType(
+        {
+            "infer": Mode(
+                parameters=InferParameters, precisions=("bf16", "fp16", "fp32"), latency="latency"
+            ),
+        }
+    )
+
+    def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
+        """2 FLOP for each multiply-add of convolutions, matrices and attention.
+
+        Of a window that gives S positions, for N tokens, with d the width and V the vocabulary:
+        convolutions 3 m d 2S + 3 d^2 S (m mels); an encoder layer 12 d^2 S + 2 S^2 d; keys and
+        values of a decoder layer's cross-attention, once, 2 d^2 S; a decoder layer for each token
+        14 d^2 + 2 d S + 2 d C, with C = (N + 1) / 2 the mean length of what it has written; the
+        output matrix d V for each token. Embeddings, norms and softmax are left out.
+        Source: Radford et al., arXiv 2212.04356, section 2.2, for the shapes.
+        """
+        size = SIZES[parameters.model]
+        wide, positions, tokens = size.hidden, size.positions, parameters.new_tokens
+        convolutions = 3 * size.mels * wide * size.frames + 3 * wide**2 * positions
+        encoder = 12 * wide**2 * positions + 2 * positions**2 * wide
+        cross = 2 * wide**2 * positions
+        decoder = tokens * (14 * wide**2 + 2 * wide * positions) + wide * tokens * (tokens + 1)
+        logits = tokens * wide * size.vocabulary
+        window = 2 * (convolutions + size.layers * (encoder + cross + decoder) + logits)
+        return Work(
+            items=parameters.batch_size * size.seconds,
+            unit="audio second",
+            flop=parameters.batch_size * window,
+        )
+
+    def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
+        """Two layers of the same widths, a vocabulary of 4,096, one window of 2 s, 4 tokens."""
+        return msgspec.structs.replace(
+            parameters,
+            model=parameters.model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX,
+            batch_size=1,
+            new_tokens=min(parameters.new_tokens, 4),
+        )
+
+    def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
+        """Spectrograms of normals (as normalized ones are near), a random first token."""
+        size = SIZES[parameters.model]
+        data = SeededData(site.seed)
+        construct = functools.partial(_construct, size)
+        model = build_model(construct, size.published_parameters, data, site)
+        shape = (parameters.batch_size, size.mels, size.frames)
+        windows = [place(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
+        given = (parameters.batch_size, parameters.new_tokens)
+        forced = data.integers(0, size.vocabulary, given).to(site.device)
+        return TranscriptionJob(model, windows, forced, site)
+
+
+def _construct(size: Size) -> nn.Module:
+    from transformers.models.whisper.configuration_whisper import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperForConditionalGeneration
+
+    config = WhisperConfig(
+        init_std=initial_std(size.hidden),
+        vocab_size=size.vocabulary,
+        num_mel_bins=size.mels,
+        d_model=size.hidden,
+        encoder_layers=size.layers,
+        decoder_layers=size.layers,
+        encoder_attention_heads=size.heads,
+        decoder_attention_heads=size.heads,
+        encoder_ffn_dim=4 * size.hidden,
+        decoder_ffn_dim=4 * size.hidden,
+        max_source_positions=size.positions,
+        max_target_positions=MOST_TOKENS,
+        # No special tokens: nothing is padded or ended, and a cut vocabulary has none of them.
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+        decoder_start_token_id=0,
+        attn_implementation="sdpa",
+    )
+    model: nn.Module = WhisperForConditionalGeneration(config)
+    return model
+
+
+class TranscriptionJob(Job):
+    """One window for each of the batch: encode, then one token after the other, greedy.
+
+    Caches are static. The decoder's own starts empty in each step; cross-attention's keys and
+    values are computed with the first token and read with the others. As in Llama's decode, the
+    position is known on the host, and the caches' write positions are on the device.
+    """
+
+    def __init__(self, model: nn.Module, windows: list[Tensor], forced: Tensor, site: Site) -> None:
+        """Allocates the caches. `forced` [B, N]: the first token, and what the probe feeds."""
+        import torch
+        from transformers.cache_utils import EncoderDecoderCache, StaticCache
+
+        self._model: Any = model.eval()
+        self._windows = itertools.cycle(windows)
+        self._forced = forced
+        batch, self._new_tokens = forced.shape
+        config: Any = model.config
+        own, cross = (
+            StaticCache(config=config, max_cache_len=length)
+            for length in (self._new_tokens, config.max_source_positions)
+        )
+        # Before it is initialized: of a cache that is, it asks the device whether it is filled.
+        self._cache = EncoderDecoderCache(own, cross)
+        heads = config.decoder_attention_heads
+        layers = [*own.layers, *cross.layers]
+        self._written = torch.zeros(len(layers), dtype=torch.long, device=site.device)
+        for cache in (own, cross):
+            cache.early_initialization(
+                batch, heads, config.d_model // heads, site.precision.dtype, site.device
+            )
+        for index, layer in enumerate(layers):
+            # The gate would not notice: its reference would write to the wrong place as well.
+            if not hasattr(layer, "cumulative_length"):
+                raise RuntimeError(
+                    "this version of transformers keeps the write position of its static cache "
+                    "elsewhere. Install transformers>=5.6,<6."
+                )
+            layer.cumulative_length = self._written[index]
+        self._positions = torch.arange(self._new_tokens, device=site.device)[None]
+        # Row i: what the i-th token may attend to among the text, itself included.
+        allowed = torch.ones(self._new_tokens, self._new_tokens, dtype=torch.bool).tril()
+        self._masks = allowed[:, None, None, None].to(site.device)
+        self.facts = model_facts(model, site) | {"attention": "sdpa", "cache": "static"}
+
+    def step(self) -> None:
+        """Queues one batch of windows."""
+        import torch
+
+        with torch.inference_mode():
+            audio = self._encode()
+            token = self._forced[:, :1]
+            for index in range(self._new_tokens):
+                self._logits = self._decode(audio, token, index)
+                token = self._logits.argmax(-1)
+
+    def witness(self) -> float:
+        """Mean of the last logits."""
+        return float(self._logits.float().mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Logits after each forced token: [B, N, V].
+
+        Forced, because one device's choice between two near-equal logits is no error, but all that
+        follows from it would differ.
+        """
+        import torch
+
+        with torch.inference_mode():
+            audio = self._encode()
+            logits = [
+                self._decode(audio, self._forced[:, index : index + 1], index)
+                for index in range(self._new_tokens)
+            ]
+        return {"logits": torch.cat(logits, dim=1)}
+
+    def _encode(self) -> Tensor:
+        """[B, S, d] of the next windows; empties both caches."""
+        self._written.zero_()
+        for layer in self._cache.is_updated:
+            self._cache.is_updated[layer] = False
+        audio: Tensor = self._model.model.encoder(next(self._windows)).last_hidden_state
+        return audio
+
+    def _decode(self, audio: Tensor, token: Tensor, index: int) -> Tensor:
+        """Logits [B, 1, V] after token [B, 1], the `index`-th of the text."""
+        hidden = self._model.model.decoder(
+            input_ids=token,
+            position_ids=self._positions[:, index : index + 1],
+            attention_mask=self._masks[index],
+            encoder_hidden_states=audio,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits: Tensor = self._model.proj_out(hidden)
+        return logits
+
+
+WORKLOAD = Whisper()
