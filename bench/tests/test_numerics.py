@@ -351,6 +351,43 @@ def test_a_unet_passes_the_gate_and_a_wrong_weight_does_not(precision: str) -> N
         assert not gate(wrong, "infer", unet, at).passed, path
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize(
+    ("name", "mode", "part"),
+    [
+        ("llama", "lora", "1.self_attn.v_proj.lora_A"),
+        ("llama", "lora", "1.self_attn.v_proj.lora_B"),
+        ("deepseek", "prefill", "1.mlp.experts.gate_up_proj"),
+        ("deepseek", "prefill", "1.mlp.gate.weight"),
+        ("deepseek", "prefill", "1.self_attn.kv_b_proj"),
+        ("deepseek", "decode", "1.mlp.experts.down_proj"),
+        ("deepseek", "train", "1.mlp.experts.down_proj"),
+    ],
+)
+def test_a_wrong_adapter_router_or_expert_is_caught(
+    name: str, mode: str, part: str, precision: str
+) -> None:
+    """In one expert of four, where the part is the experts'."""
+
+    def spoil(job: Any) -> None:
+        (weight,) = (p for path, p in model_of(job).named_parameters() if part in path)
+        with torch.no_grad():
+            chosen = weight[0] if weight.dim() == 3 else weight
+            if precision == "fp32":
+                chosen.view(-1)[0::2].mul_(1.01)
+            else:
+                chosen.neg_()
+
+    assert not gate_wrong(name, mode, precision, spoil).passed
+
+
+def test_a_lost_latent_is_caught() -> None:
+    def spoil(job: Any) -> None:
+        job._generator._cache.layers[1].keys[:, :, :8] = 0
+
+    assert not gate_wrong("deepseek", "decode", "bf16", spoil).passed
+
+
 # The measure itself
 
 

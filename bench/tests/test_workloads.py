@@ -657,6 +657,94 @@ def test_training_flop_follow_the_palm_formula() -> None:
     assert work.flop == work.items * (6 * weights + 12 * 30 * 576 * 256)
 
 
+def test_lora_trains_float32_adapters_on_frozen_weights_of_the_named_precision() -> None:
+    job: Any = build("llama", "lora", site(PRECISIONS["bf16"]), lora_rank=8)
+    trained = {path for path, p in model_of(job).named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * 4 * 3  # two matrices for each of four in each of three layers
+    for path, parameter in model_of(job).named_parameters():
+        assert ("lora_" in path) == parameter.requires_grad
+        assert parameter.dtype == (torch.float32 if path in trained else torch.bfloat16)
+        assert parameter.count_nonzero() > 0.9 * parameter.numel()
+    job.step()
+    assert sum(len(group["params"]) for group in job._optimizer.param_groups) == len(trained)
+    assert len(job._optimizer.state) == len(trained)
+    assert job.facts["trained"].endswith("parameters of adapters, float32")
+
+
+def test_lora_costs_two_thirds_of_training_and_its_adapters() -> None:
+    workload = WORKLOADS["llama"]
+    given = {"model": "llama-3.1-8b", "batch_size": 1, "sequence_length": 512}
+    lora = workload.work("lora", llama.LoraParameters(**given), FP32).flop  # type: ignore[arg-type]
+    train = workload.work("train", llama.TrainParameters(**given), FP32).flop  # type: ignore[arg-type]
+    assert lora is not None and train is not None
+    assert lora / train == pytest.approx(2 / 3, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "active"), [("v2-lite", 2.4e9), ("v3", 37e9)])
+def test_a_deepseek_token_meets_the_published_active_parameters(name: str, active: float) -> None:
+    size = deepseek.SIZES[name]
+    met = size.layers_weights(size.active) + size.layers * size.expansion_weights
+    # The papers round, and count the output matrix but not the embedding.
+    assert met + size.hidden * size.vocabulary == pytest.approx(active, rel=0.03)
+
+
+def test_deepseek_decode_reads_each_expert_that_the_batch_goes_to_once() -> None:
+    size = deepseek.SIZES["v2-lite"]
+    assert deepseek._experts_touched(size, 1) == pytest.approx(6)
+    assert deepseek._experts_touched(size, 2) == pytest.approx(12 - 36 / 64)
+    assert 63 < deepseek._experts_touched(size, 64) < 64
+    parameters = deepseek.DecodeParameters(model="v2-lite", prompt_length=100, new_tokens=1)
+    work = WORKLOADS["deepseek"].work("decode", parameters, PRECISIONS["bf16"])
+    # All parameters but the experts that are not met and the embedding's other rows; and the cache.
+    idle = 26 * 58 * size.expert_weights + (size.vocabulary - 1) * size.hidden
+    cache = 27 * (512 + 64) * 101
+    assert work.moved_bytes == 2 * (15_706_484_224 - idle + cache)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-v3"])
+def test_grouped_experts_are_those_of_the_loop(name: str) -> None:
+    """With unequal groups and idle experts, which the twin has not."""
+    tokens = torch.randint(0, 512, (2, 9))
+    grouped, loop = (
+        full_forward(
+            build_model(
+                functools.partial(deepseek._construct, deepseek.SIZES[name], experts),
+                None,
+                SeededData(0),
+                site(),
+            ),
+            tokens,
+        )
+        for experts in ("grouped_mm", "eager")
+    )
+    torch.testing.assert_close(grouped, loop, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-v3"])
+def test_deepseek_decodes_from_latents_what_the_full_forward_gives(name: str) -> None:
+    job: Any = build(
+        "deepseek", "decode", site(), model=name, batch_size=2, prompt_length=9, new_tokens=5
+    )
+    layer = job._generator._cache.layers[0]
+    assert (layer.keys.shape, layer.values.shape) == ((2, 1, 14, 32), (2, 1, 14, 8))
+    prompt = torch.randint(0, 512, (2, 9))
+    job = type(job)(job._generator, prompt, job._forced)
+    for _ in range(2):
+        text = torch.cat((prompt, job._first_token), dim=1)
+        for _ in range(5):
+            job.step()
+            expected = full_forward(model_of(job), text)[:, -1:]
+            torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
+            text = torch.cat((text, job._token), dim=1)
+
+
+def test_deepseek_twins_leave_no_choice_among_experts() -> None:
+    for name, size in deepseek.SIZES.items():
+        if name.endswith("-2l"):
+            assert (size.layers, size.dense_layers) == (2, 1)
+            assert size.experts == size.active == 4
+
+
 def full_forward(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
         logits: torch.Tensor = model(input_ids=tokens, use_cache=False).logits

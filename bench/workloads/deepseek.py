@@ -17,8 +17,9 @@ are checked against another implementation of both.
 The twin. Rounding moves the routers' scores, and where two experts are nearly level, the one chosen
 changes: right numbers, another result (with 4 of 8 chosen, bfloat16 alone reached three quarters of
 the tolerance). So the twin has 4 experts and every token goes to all of them: it sees every weight,
-routing weight, sorting and product, whatever the rounding. It does not see a wrong choice of the
-best experts, nor groups of unequal size.
+routing weight, sorting and product, whatever the rounding. Its routing weights add up to 4, so that
+one wrong expert is heard above bfloat16's own error, which at a quarter each it would not be. It
+does not see a wrong choice of the best experts, nor groups of unequal size.
 """
 
 from __future__ import annotations
@@ -360,14 +361,17 @@ def _construct(size: Size, experts: str = "grouped_mm") -> nn.Module:
         "experts_implementation": experts,
     }
     model: nn.Module
+    is_twin = size.active == size.experts
     if size.third_generation:
         # Where all experts are active, no group may be left out.
-        groups, best = (1, 1) if size.active == size.experts else (8, 4)
+        groups, best = (1, 1) if is_twin else (8, 4)
+        scale = float(size.active) if is_twin else 2.5
         options |= {"n_group": groups, "topk_group": best, "num_mtp_layers": 0}
-        model = DeepseekV3ForCausalLM(DeepseekV3Config(routed_scaling_factor=2.5, **options))
+        model = DeepseekV3ForCausalLM(DeepseekV3Config(routed_scaling_factor=scale, **options))
     else:
+        scale = float(size.active) if is_twin else 1.0
         options |= {"topk_method": "greedy"}
-        model = DeepseekV2ForCausalLM(DeepseekV2Config(routed_scaling_factor=1.0, **options))
+        model = DeepseekV2ForCausalLM(DeepseekV2Config(routed_scaling_factor=scale, **options))
     return model
 
 
