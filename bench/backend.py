@@ -9,7 +9,7 @@ is called: the parent process lists backends without it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +31,10 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     memory_bytes: int | None
     """None where the device does not say."""
+    vendor: str = ""
+    """Who made it, where that is not its backend's vendor."""
+    precisions: tuple[str, ...] = ()
+    """Names of those that it runs, as `bench.probe` asked its backend; empty if nobody asked."""
     facts: dict[str, str] = {}
     """Driver, compute capability, ...: what distinguishes this device from its like."""
     simulated: bool = False
@@ -99,6 +103,10 @@ class Backend(ABC):
 
     name: str
     vendor: str
+    """Who makes its devices."""
+    plug_ins: tuple[str, ...] = ()
+    """Modules that register its devices with torch. Where torch loads no plug-in by itself
+    (`TORCH_DEVICE_BACKEND_AUTOLOAD=0`), those of other vendors are hidden from this process."""
 
     def worker_environment(self) -> Mapping[str, str]:
         """Environment variables that a worker on this backend starts with. Recorded.
@@ -109,6 +117,24 @@ class Backend(ABC):
 
     def recorded_variables(self) -> tuple[str, ...]:
         """Environment variables that may change this backend's speed or numbers."""
+        return ()
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """Environment variables that void a measurement when they are switched on, and why.
+
+        On: set, and to something else than nothing or 0.
+        """
+        return {}
+
+    def silencing_variables(self) -> tuple[str, ...]:
+        """Environment variables that a worker unsets: they would hide what must be seen."""
+        return ()
+
+    def fallbacks(self, lines: Iterable[str]) -> tuple[str, ...]:
+        """Operators that ran on the host instead, as the runtime says in these lines.
+
+        lines: of a worker's stderr, C libraries included, or of an exception's message.
+        """
         return ()
 
     @abstractmethod
@@ -122,8 +148,8 @@ class Backend(ABC):
     def open(self, index: int, precision: Precision) -> Device:
         """Makes device `index` current and sets its precision switches for `precision`."""
 
-    def unsupported(self, device: Device, precision: Precision) -> str | None:
-        """Why `device` cannot run `precision`; None if it can."""
+    def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
+        """Why that device cannot run `precision`; None if it can."""
         return None
 
     def memory_format(self, preferred: str) -> str:
@@ -145,9 +171,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def supported_precisions(backend: Backend, device: Device) -> dict[str, str | None]:
-    """For each precision: None if `device` runs it, else why not."""
-    return {name: backend.unsupported(device, p) for name, p in PRECISIONS.items()}
+def supported_precisions(backend: Backend, info: DeviceInfo) -> dict[str, str | None]:
+    """For each precision: None if the device runs it, else why not."""
+    return {name: backend.unsupported(info, p) for name, p in PRECISIONS.items()}
 
 
 __all__ = [

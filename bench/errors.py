@@ -46,6 +46,10 @@ class DeviceUnavailable(AccelmarkError):
     """The device asked for is not here, or its runtime does not load."""
 
 
+class NothingInstalled(DeviceUnavailable):
+    """Nothing here is made for such a device: no news to somebody who did not ask for it."""
+
+
 class OutputError(AccelmarkError):
     """The results cannot be written where they were asked for."""
 

@@ -15,15 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from bench.record import UNREADABLE, Cold, Failed, Phase
+from bench import catalogue
+from bench.record import UNREADABLE, Cold, Failed, Measured, Phase, Void
 from bench.worker import STACKS_SIGNAL, Progress, Report, Request
 
+STDERR_LINE_BYTES = 1 << 16
+"""Longest line of stderr that is looked at in one piece."""
 STDERR_TAIL_BYTES = 4000
 """How much of the end of a worker's stderr a record keeps."""
 GRACE_SECONDS = 3.0
@@ -90,9 +93,10 @@ def launch_together(
         if len(workers) > 1:
             for worker in workers:
                 worker.until_imported(start)
-        for worker in workers:
+        for request, worker in zip(requests, workers, strict=True):
             report = worker.measure(start, listen)
             worker.end()
+            report = _voided_by_fallback(report, request.backend, worker.stderr_lines())
             end = time.monotonic()
             yield Finished(report=report, seconds=end - start, stderr_tail=worker.stderr_tail())
             start = time.monotonic()
@@ -146,6 +150,12 @@ class _Worker:
     def stderr_tail(self) -> str:
         """The end of what it wrote to stderr."""
         return _tail(self._stderr)
+
+    def stderr_lines(self) -> Iterator[str]:
+        """All that it wrote to stderr, however much: what matters may stand at its start."""
+        self._stderr.seek(0)
+        while line := self._stderr.readline(STDERR_LINE_BYTES):
+            yield line.decode("utf-8", errors="replace")
 
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
@@ -222,6 +232,17 @@ def _end_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> Report:
+    """A figure to which the host contributed operators is not the device's."""
+    if not isinstance(report.outcome, Measured):
+        return report
+    operators = catalogue.backend(backend).fallbacks(stderr)
+    if not operators:
+        return report
+    void = Void(reason=f"host fallback: {', '.join(operators)}", numerics=report.outcome.numerics)
+    return msgspec.structs.replace(report, outcome=void)
 
 
 def _failed(kind: str, phase: Phase, message: str) -> Report:

@@ -8,19 +8,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from bench import catalogue
-from bench.backend import DeviceInfo
-from bench.errors import AccelmarkError, DeviceUnavailable, UnknownName, suggestion
+from bench.backend import Backend, DeviceInfo, supported_precisions
+from bench.errors import (
+    AccelmarkError,
+    DeviceUnavailable,
+    NothingInstalled,
+    UnknownName,
+    suggestion,
+)
 
 NOTHING: Mapping[str, str] = {}
 LIMIT_SECONDS = 120.0
 """A runtime that takes longer to load is taken for broken."""
-HOST = "cpu"
-"""The backend of last resort: the default only where no other has a device."""
+LAST = ("generic", "cpu")
+"""Asked last, in this order: a backend made for a device goes before one for any, the host is the
+last resort."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +36,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     devices: tuple[DeviceInfo, ...] = ()
     reason: str = ""
+    installed: bool = True
+    """False where nothing here is made for such a device, which is no news."""
 
 
 def probe(
@@ -84,14 +93,15 @@ def choose(
     """The device that `--device` names, and what is to be said of the choice.
 
     address: `BACKEND` or `BACKEND:INDEX`; None takes the first accelerator, else the CPU, and says
-    why each other backend was passed over. Raises `UnknownName` or `DeviceUnavailable`.
+    why each other backend was passed over for which something is installed. Raises `UnknownName` or
+    `DeviceUnavailable`.
     """
     known = list(catalogue.plug_ins("backends"))
     if address is None:
-        found = probe(sorted(known, key=lambda name: name == HOST), python, forced)
+        found = probe(in_order(known), python, forced)
         for one in found:
             if one.devices:
-                passed_over = [f.reason for f in found[: found.index(one)]]
+                passed_over = [f.reason for f in found[: found.index(one)] if f.installed]
                 return one.devices[0], passed_over
         raise DeviceUnavailable("no device: " + " ".join(f.reason for f in found))
     name, _, index_text = address.partition(":")
@@ -112,11 +122,26 @@ def choose(
     raise DeviceUnavailable(f"--device {address}: there is no such device. Here: {here}.")
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Backends in the order in which the default device is looked for."""
+    return sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)
+
+
 def _answer(name: str) -> Found:
     try:
-        return Found(backend=name, devices=tuple(catalogue.backend(name).devices()))
+        backend = catalogue.backend(name)
+        devices = tuple(_labelled(backend, info) for info in backend.devices())
+        return Found(backend=name, devices=devices)
     except AccelmarkError as error:
-        return Found(backend=name, reason=str(error))
+        installed = not isinstance(error, NothingInstalled)
+        return Found(backend=name, reason=str(error), installed=installed)
+
+
+def _labelled(backend: Backend, info: DeviceInfo) -> DeviceInfo:
+    """With its vendor and its precisions, which only a process with its runtime can tell."""
+    answers = supported_precisions(backend, info)
+    runs = tuple(name for name, reason in answers.items() if reason is None)
+    return msgspec.structs.replace(info, vendor=info.vendor or backend.vendor, precisions=runs)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import importlib
+import importlib.metadata
 import math
 import os
 import signal
@@ -25,7 +26,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from bench import catalogue, environment
-from bench.backend import Device
+from bench.backend import Backend, Device
 from bench.case import Case
 from bench.measure import Engine, process_usage
 from bench.plan import parameters_of
@@ -48,6 +49,8 @@ PROGRESS_SECONDS = 0.5
 """Least time between two progress lines, so that the parent stays asleep."""
 STACKS_SIGNAL = getattr(signal, "SIGUSR1", None)
 """At this a worker writes the stacks of its threads to stderr; None where there is no such."""
+ALLOW_SIMULATED = "ACCELMARK_ALLOW_SIMULATED"
+"""At 1, a simulated device's samples are kept: for this program's own tests."""
 MESSAGE_CHARACTERS = 2000
 """Longest failure message that a record keeps."""
 
@@ -135,12 +138,19 @@ class Launch:
             outcome = Skipped(reason=str(reason))
         except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
             traceback.print_exc()  # to stderr, whose end the record keeps
-            outcome = Failed(
-                kind=self.backend.failure_kind(error),
-                phase=self.channel.phase,
-                message=f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS],
-            )
+            outcome = self._outcome_of(error)
         return Report(outcome=outcome, cold=Cold(**self.cold), environment=self.environment)
+
+    def _outcome_of(self, error: Exception) -> Outcome:
+        """A failure, or void where a runtime that may not fall back says what would have."""
+        operators = self.backend.fallbacks(str(error).splitlines())
+        if operators:
+            return Void(reason=f"host fallback: {', '.join(operators)}")
+        return Failed(
+            kind=self.backend.failure_kind(error),
+            phase=self.channel.phase,
+            message=f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS],
+        )
 
     def _phases(self) -> Outcome:
         from bench import numerics
@@ -151,6 +161,11 @@ class Launch:
         parameters = parameters_of(request.case, workload)
         mode = request.case.mode
         declared = workload.modes[mode]
+
+        harm = harmful(self.backend)  # before any library that sets variables of its own
+        for name in self.backend.silencing_variables():
+            os.environ.pop(name, None)
+        hide_plug_ins(self.backend)
 
         channel.enter("import")
         start = time.perf_counter()
@@ -173,7 +188,9 @@ class Launch:
         device = self.backend.open(request.index, precision)
         # Before anything can fail: a failure's record names its stack too.
         self._describe(device)
-        reason = self.backend.unsupported(device, precision)
+        if harm:
+            return Void(reason=harm)
+        reason = self.backend.unsupported(device.info, precision)
         if reason is not None:
             return Skipped(reason=f"{precision.name}: {reason}")
         site = Site(
@@ -196,7 +213,10 @@ class Launch:
         job = workload.build(mode, parameters, site)
         device.synchronize()
         self.cold["build_seconds"] = time.perf_counter() - start
-        return self._measure(workload, parameters, job, device, verdict)
+        outcome = self._measure(workload, parameters, job, device, verdict)
+        if device.info.simulated and isinstance(outcome, Measured):
+            return simulated(outcome)
+        return outcome
 
     def _measure(
         self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
@@ -245,6 +265,39 @@ class Launch:
         self.environment["device"] = msgspec.to_builtins(device.info)
         self.environment["device_state"] = device.facts()
         self.environment["float32_reduced"] = device.float32_reduced()
+
+
+def harmful(backend: Backend) -> str:
+    """Why this process's environment voids what it would measure; empty if it does not."""
+    return "; ".join(
+        f"{name}={os.environ[name]}: {reason}. Unset it and run again"
+        for name, reason in backend.harmful_variables().items()
+        if os.environ.get(name, "0") not in ("", "0")
+    )
+
+
+def hide_plug_ins(backend: Backend) -> None:
+    """Hides other vendors' plug-ins for torch from libraries that import whichever they find.
+
+    One that is installed without its runtime would make them fail on a device that works. Only
+    where torch itself loads none.
+    """
+    if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") != "0":
+        return
+    own = {name.partition(".")[0] for name in backend.plug_ins}
+    for point in importlib.metadata.entry_points(group="torch.backends"):
+        module = point.module.partition(".")[0]
+        if module not in own and module not in sys.modules:
+            sys.modules[module] = None  # type: ignore[assignment]  # "not there", for an import
+
+
+def simulated(outcome: Measured) -> Outcome:
+    """What a device that is none has measured: void, but for the tests that ask for it."""
+    if os.environ.get(ALLOW_SIMULATED) == "1":
+        return outcome
+    return Void(
+        reason="simulated device: its times are those of a program", numerics=outcome.numerics
+    )
 
 
 def _leave_with_parent(stream: BinaryIO) -> None:

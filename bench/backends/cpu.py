@@ -122,7 +122,7 @@ class CpuBackend(Backend):
         torch.set_float32_matmul_precision("highest")
         return CpuDevice(self.devices()[0])
 
-    def unsupported(self, device: Device, precision: Precision) -> str | None:
+    def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """fp16 needs matrix instructions for it; bf16 runs everywhere (emulated where it must)."""
         if precision.arithmetic == "fp16" and not cpu_flags() & {"avx512_fp16", "amx_fp16", "fphp"}:
             return "this CPU has no fp16 arithmetic (AVX512-FP16, AMX-FP16 or Arm FP16)"

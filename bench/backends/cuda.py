@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from bench.accelerator import TorchDevice
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
+from bench.backends._vendors import compatible_vendor
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
-from bench.record import FailureKind, Memory
+from bench.record import FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import torch
 
 BF16_CAPABILITY = (8, 0)
 """Ampere: the first with bfloat16 tensor cores (NVIDIA A100 whitepaper)."""
@@ -32,60 +32,11 @@ LOST_DEVICE = (
 """CUDA errors after which the process's context is unusable (CUDA runtime API, sticky errors)."""
 
 
-class CudaDevice(Device):
+class CudaDevice(TorchDevice):
     """One GPU, current in this process."""
 
     def __init__(self, info: DeviceInfo) -> None:
-        self.info = info
-
-    @property
-    def torch_device(self) -> torch.device:
-        """`cuda:INDEX`."""
-        import torch
-
-        return torch.device("cuda", self.info.index)
-
-    def synchronize(self) -> None:
-        """Waits for every stream of the device."""
-        import torch
-
-        torch.cuda.synchronize(self.info.index)
-
-    def event(self) -> Any:
-        """A timing event of the current stream."""
-        import torch
-
-        return torch.cuda.Event(enable_timing=True)
-
-    def elapsed_ns(self, start: Any, end: Any) -> int:
-        """CUDA events resolve about half a microsecond."""
-        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
-        return nanoseconds
-
-    def release_memory(self) -> None:
-        """Empties the caching allocator."""
-        import torch
-
-        torch.cuda.empty_cache()
-
-    def reset_peak_memory(self) -> None:
-        """Restarts the allocator's peak counter."""
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(self.info.index)
-
-    def memory(self) -> Memory:
-        """Peak of the caching allocator's allocations, and what the driver says is in use."""
-        import psutil
-        import torch
-
-        free, total = torch.cuda.mem_get_info(self.info.index)
-        return Memory(
-            peak_bytes=torch.cuda.max_memory_allocated(self.info.index),
-            scope="device allocator",
-            host_rss_bytes=int(psutil.Process().memory_info().rss),
-            device_used_bytes=total - free,
-        )
+        super().__init__(info, "cuda")
 
     def float32_reduced(self) -> bool:
         """TF32 in cuBLAS or cuDNN, by torch's switches or by the library's own variable."""
@@ -113,12 +64,13 @@ class CudaDevice(Device):
             ),
             "cudnn_benchmark": str(cudnn.benchmark),
             "sdpa_kernels_enabled": " ".join(k for k, enabled in kernels.items() if enabled),
+            **super().facts(),
             **_nvml_facts(self.info),
         }
 
 
 class CudaBackend(Backend):
-    """NVIDIA's own CUDA devices. (ROCm builds of torch borrow the name; they are not claimed.)"""
+    """NVIDIA's own CUDA devices. (Others borrow the type; they are not claimed.)"""
 
     name = "cuda"
     vendor = "NVIDIA"
@@ -142,6 +94,10 @@ class CudaBackend(Backend):
             "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
         )
 
+    def harmful_variables(self) -> Mapping[str, str]:
+        """What makes the host wait for every kernel."""
+        return {"CUDA_LAUNCH_BLOCKING": "the host waits for every kernel"}
+
     def devices(self) -> list[DeviceInfo]:
         """Every visible GPU with its compute capability and driver."""
         try:
@@ -160,7 +116,14 @@ class CudaBackend(Backend):
                 f"cuda: torch {torch.__version__} sees no CUDA device. Check nvidia-smi, the "
                 "driver and CUDA_VISIBLE_DEVICES, or use --device cpu."
             )
-        return [self._info(index) for index in range(torch.cuda.device_count())]
+        here = [self._info(index) for index in range(torch.cuda.device_count())]
+        found = [info for info in here if compatible_vendor(info.name, os.environ) is None]
+        if not found:
+            vendor = compatible_vendor(here[0].name, os.environ)
+            raise DeviceUnavailable(
+                f"cuda: {here[0].name} is made by {vendor}. Pass --device generic."
+            )
+        return found
 
     def _info(self, index: int) -> DeviceInfo:
         import torch
@@ -192,11 +155,11 @@ class CudaBackend(Backend):
         """
         import torch
 
-        devices = self.devices()
-        if index >= len(devices):
+        devices = {info.index: info for info in self.devices()}
+        if index not in devices:
             raise DeviceUnavailable(
                 f"cuda:{index}: there are {len(devices)} CUDA devices, "
-                f"cuda:0 to cuda:{len(devices) - 1}."
+                f"cuda:{min(devices)} to cuda:{max(devices)}."
             )
         torch.cuda.set_device(index)
         torch.set_float32_matmul_precision("highest")
@@ -204,9 +167,9 @@ class CudaBackend(Backend):
         torch.backends.cudnn.benchmark = True
         return CudaDevice(devices[index])
 
-    def unsupported(self, device: Device, precision: Precision) -> str | None:
+    def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """bfloat16 below Ampere is emulated, and no figure of the chip's."""
-        capability = device.info.facts["compute_capability"]
+        capability = info.facts["compute_capability"]
         major, minor = (int(part) for part in capability.split("."))
         if precision.arithmetic == "bf16" and (major, minor) < BF16_CAPABILITY:
             return f"compute capability {capability} has no bfloat16 (8.0 and above have)"

@@ -122,7 +122,7 @@ def test_facts_are_words(device: Device) -> None:
 def test_every_precision_has_an_answer(backend: Backend, device: Device) -> None:
     import torch
 
-    answers = supported_precisions(backend, device)
+    answers = supported_precisions(backend, device.info)
     assert set(answers) == set(PRECISIONS)
     assert answers["fp32"] is None, "float32 runs everywhere"
     for name, reason in answers.items():
@@ -330,7 +330,7 @@ def test_cuda_has_bfloat16_from_ampere_on(capability: str, lacking: set[str]) ->
         memory_bytes=1,
         facts={"compute_capability": capability},
     )
-    answers = supported_precisions(CudaBackend(), CudaDevice(info))
+    answers = supported_precisions(CudaBackend(), info)
     assert {name for name, reason in answers.items() if reason} == lacking
     for name in lacking:
         assert answers[name] == (
@@ -381,12 +381,12 @@ def test_cpu_refuses_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     device = cpu.CpuDevice(DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1))
     monkeypatch.setattr(cpu, "cpu_flags", lambda: {"avx2"})
-    answers = supported_precisions(cpu.BACKEND, device)
+    answers = supported_precisions(cpu.BACKEND, device.info)
     assert {name for name, reason in answers.items() if reason} == {"fp16"}
     assert "no fp16 arithmetic" in str(answers["fp16"])
     assert device.facts() == {"instructions": "avx2"}
     monkeypatch.setattr(cpu, "cpu_flags", lambda: {"amx_fp16"})
-    assert not any(supported_precisions(cpu.BACKEND, device).values())
+    assert not any(supported_precisions(cpu.BACKEND, device.info).values())
 
 
 def test_cpu_keeps_big_blocks_in_the_heap() -> None:
@@ -466,12 +466,19 @@ def test_the_probe_finds_the_cpu_and_says_what_is_missing() -> None:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Found]:
-    """What each backend finds, by script; the two shipped names."""
+    """What each backend finds, by script; nothing is installed for the others."""
     found = {
         "cpu": Found(backend="cpu", devices=(info("cpu", 0),)),
         "cuda": Found(backend="cuda", devices=(info("cuda", 0), info("cuda", 1))),
     }
-    monkeypatch.setattr(probe, "probe", lambda names, *_: [found[name] for name in names])
+    nothing = "nothing is installed for it"
+    monkeypatch.setattr(
+        probe,
+        "probe",
+        lambda names, *_: [
+            found.get(name, Found(backend=name, reason=nothing, installed=False)) for name in names
+        ],
+    )
     return found
 
 
@@ -486,8 +493,22 @@ def test_the_default_is_an_accelerator_and_else_the_cpu(scripted: dict[str, Foun
     device, remarks = choose(None)
     assert (device.address, remarks) == ("cpu", ["cuda: no driver"])
     scripted["cpu"] = Found(backend="cpu", reason="cpu: torch does not load")
-    with pytest.raises(DeviceUnavailable, match="no device: cuda: no driver cpu: torch does not"):
+    with pytest.raises(DeviceUnavailable, match=r"no device: .*cuda: no driver .*cpu: torch does"):
         choose(None)
+
+
+def test_a_backend_made_for_a_device_goes_before_the_generic_one_and_the_host_comes_last() -> None:
+    order = probe.in_order(["cpu", "cuda", "generic", "xpu", "a-packages-own"])
+    assert order == ["cuda", "xpu", "a-packages-own", "generic", "cpu"]
+
+
+def test_what_is_installed_and_broken_is_said_and_what_is_not_installed_is_not(
+    scripted: dict[str, Found],
+) -> None:
+    scripted["cuda"] = Found(backend="cuda", reason="cuda: nothing", installed=False)
+    scripted["ascend"] = Found(backend="ascend", reason="ascend: CANN is missing")
+    device, remarks = choose(None)
+    assert (device.address, remarks) == ("cpu", ["ascend: CANN is missing"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Any other device that torch names: plug-ins' own types, and CUDA-compatible parts by others."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from contextlib import suppress
+from importlib.metadata import entry_points
+from typing import Any
+
+import msgspec
+
+from bench.accelerator import TorchBackend, TorchDevice, first_line, torch_build
+from bench.backend import Device, DeviceInfo
+from bench.backends._vendors import BY_TYPE, compatible_vendor
+from bench.errors import DeviceUnavailable, NothingInstalled
+from bench.precision import Precision
+
+TAKEN = ("cpu", "cuda", "meta", "mps", "npu", "xpu", "privateuseone")
+"""Types that a backend of their own serves, or that name no device."""
+ELSEWHERE = ("torch_npu",)
+"""Plug-ins that a backend of their own loads."""
+KNOWN_PLUG_INS = ("torch_musa", "torch_mlu", "torch_gcu", "torch_br", "habana_frameworks.torch")
+"""Plug-ins of which some version has no entry point by which torch would load it."""
+
+
+class GenericBackend(TorchBackend):
+    """Whatever device type torch has once the plug-ins that are installed have been loaded."""
+
+    name = "generic"
+    vendor = "named by torch"
+
+    @property
+    def plug_ins(self) -> tuple[str, ...]:  # type: ignore[override]  # looked up, not written down
+        """Those that are installed."""
+        points = [point.module for point in entry_points(group="torch.backends")]
+        here = [n for n in KNOWN_PLUG_INS if importlib.util.find_spec(n.partition(".")[0])]
+        return tuple(n for n in dict.fromkeys((*points, *here)) if n not in ELSEWHERE)
+
+    def devices(self) -> list[DeviceInfo]:
+        """The devices of the first type that torch names and nothing else here serves."""
+        broken = self._load_all()
+        import torch
+
+        device_type = self._type()
+        if device_type is None:
+            raise DeviceUnavailable(
+                " ".join(broken)
+                or "generic: torch names no other device. Check its plug-in and driver, "
+                "or pass --device cpu."
+            )
+        module = torch.get_device_module(device_type)
+        return [
+            info
+            for info in (self._named(module, device_type, i) for i in range(module.device_count()))
+            if info.vendor or device_type != "cuda"
+        ]
+
+    def _load_all(self) -> list[str]:
+        """Loads every plug-in; says which ones do not load, and goes on with the others."""
+        plug_ins = self.plug_ins
+        if not plug_ins and not torch_build().get("cuda"):
+            raise NothingInstalled(
+                "generic: no other plug-in for torch is installed. Install the vendor's, "
+                "or pass --device cpu."
+            )
+        import_error: list[str] = []
+        for name in ("torch", *plug_ins):
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # noqa: BLE001 - a vendor's runtime fails as it likes
+                import_error.append(
+                    f"generic: {name} is installed but does not load ({first_line(error)}). "
+                    "Repair it, or pass --device cpu."
+                )
+        for point in entry_points(group="torch.backends"):
+            if point.module in plug_ins:
+                with suppress(Exception):  # its import has failed, and that is said above
+                    point.load()()
+        return import_error
+
+    def _type(self) -> str | None:
+        """A type with a device that no other backend serves; None if there is none."""
+        import torch
+
+        if torch.version.hip is None and torch.cuda.is_available():
+            names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+            if any(compatible_vendor(name, os.environ) for name in names):
+                return "cuda"
+        own = str(torch._C._get_privateuse1_backend_name())
+        for device_type in (own, *BY_TYPE):
+            module = getattr(torch, device_type, None)
+            available = getattr(module, "is_available", None)
+            if device_type not in TAKEN and available is not None and available():
+                return device_type
+        return None
+
+    def _named(self, module: Any, device_type: str, index: int) -> DeviceInfo:
+        """With its true vendor, and torch's name for it where nothing tells the vendor."""
+        info = self.describe(module, index)
+        vendor = BY_TYPE.get(device_type) or compatible_vendor(info.name, os.environ)
+        if vendor is None and device_type != "cuda":
+            vendor = f"unknown vendor of torch's {device_type}"
+        facts = {**info.facts, "torch_device": device_type}
+        return msgspec.structs.replace(info, vendor=vendor or "", facts=facts)
+
+    def open(self, index: int, precision: Precision) -> Device:
+        """Makes the device current, under the type that torch gives it."""
+        import torch
+
+        info = self.pick(index, self.devices())
+        device_type = info.facts["torch_device"]
+        torch.get_device_module(device_type).set_device(index)
+        torch.set_float32_matmul_precision("highest")
+        if device_type == "cuda":  # the switches come with the type, heeded or not
+            torch.backends.cudnn.allow_tf32 = False
+        return TorchDevice(info, device_type)
+
+
+BACKEND = GenericBackend()

@@ -1,0 +1,104 @@
+"""Apple's GPUs through torch.mps: unified memory, one device, no peak counter."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from bench.accelerator import TorchBackend, TorchDevice
+from bench.backend import Device, DeviceInfo
+from bench.environment import cpu_name
+from bench.errors import DeviceUnavailable, NothingInstalled
+from bench.precision import Precision
+from bench.record import Memory
+
+
+class MpsDevice(TorchDevice):
+    """The one GPU. Its module counts no devices: its calls take no index."""
+
+    def synchronize(self) -> None:
+        """Waits for every stream of the device."""
+        self._module.synchronize()
+
+    def reset_peak_memory(self) -> None:
+        """Hands cached memory back, so that what the driver holds later is what was needed."""
+        self._module.empty_cache()
+
+    def memory(self) -> Memory:
+        """What Metal holds now, caches included: they only grow until they are emptied."""
+        import psutil
+
+        held = int(self._module.driver_allocated_memory())
+        process = int(psutil.Process().memory_info().rss)
+        return Memory(
+            peak_bytes=held or process,
+            scope="held by the driver at the end, cache included" if held else "process RSS",
+            host_rss_bytes=process,
+            device_used_bytes=held or None,
+        )
+
+
+class MpsBackend(TorchBackend):
+    """Apple silicon: the GPU of the chip that the host runs on."""
+
+    name = "mps"
+    vendor = "Apple"
+    device_type = "mps"
+
+    def worker_environment(self) -> Mapping[str, str]:
+        """No fallback, even where a library would switch it on."""
+        return {**super().worker_environment(), "PYTORCH_ENABLE_MPS_FALLBACK": "0"}
+
+    def recorded_variables(self) -> tuple[str, ...]:
+        """What changes kernels or the allocator."""
+        return (
+            "PYTORCH_ENABLE_MPS_FALLBACK",
+            "PYTORCH_MPS_FAST_MATH",
+            "PYTORCH_MPS_HIGH_WATERMARK_RATIO",
+            "PYTORCH_MPS_LOW_WATERMARK_RATIO",
+            "PYTORCH_MPS_PREFER_METAL",
+        )
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """What lets operators run elsewhere, or with fewer bits."""
+        return {
+            "PYTORCH_ENABLE_MPS_FALLBACK": "operators may run on the host",
+            "PYTORCH_MPS_FAST_MATH": "arithmetic is less exact than it is said to be",
+        }
+
+    def silencing_variables(self) -> tuple[str, ...]:
+        """Fallback is announced as a Python warning."""
+        return ("PYTHONWARNINGS",)
+
+    def devices(self) -> list[DeviceInfo]:
+        """The GPU, named as its chip."""
+        if sys.platform != "darwin":
+            raise NothingInstalled("mps: this is no Mac. Pass --device cpu.")
+        module: Any = self.load()
+        import torch
+
+        if not torch.backends.mps.is_available():
+            raise DeviceUnavailable(
+                "mps: torch sees no Metal device. macOS 14 and Apple silicon are needed; "
+                "or pass --device cpu."
+            )
+        return [
+            DeviceInfo(
+                backend=self.name,
+                index=0,
+                name=cpu_name(),
+                memory_bytes=int(module.recommended_max_memory()),
+                facts={"torch": str(torch.__version__)},
+            )
+        ]
+
+    def open(self, index: int, precision: Precision) -> Device:
+        """The device; there is nothing to make current."""
+        import torch
+
+        torch.set_float32_matmul_precision("highest")
+        return MpsDevice(self.pick(index, self.devices()), self.device_type)
+
+
+BACKEND = MpsBackend()

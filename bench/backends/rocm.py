@@ -1,0 +1,72 @@
+"""AMD GPUs, and Hygon's, through a ROCm build of torch, which calls them cuda."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from bench.accelerator import LOST, TorchBackend
+from bench.backend import DeviceInfo
+from bench.backends._vendors import compatible_vendor
+
+
+class RocmBackend(TorchBackend):
+    """Every device of a torch with `torch.version.hip`."""
+
+    name = "rocm"
+    vendor = "AMD"
+    device_type = "cuda"
+    built_for = "hip"
+    install = "Install a ROCm build of torch"
+    lost = re.compile(
+        LOST.pattern + r"|illegal memory access|unspecified launch failure|illegal state"
+        r"|device-side assert|memory access fault|hipErrorIllegalAddress|hipErrorLaunchFailure",
+        re.IGNORECASE,
+    )
+    # Convolutions take channels_last as a copy, unless PYTORCH_MIOPEN_SUGGEST_NHWC=1 is set.
+
+    def recorded_variables(self) -> tuple[str, ...]:
+        """What changes the choice of devices and kernels."""
+        return (
+            "AMD_SERIALIZE_KERNEL",
+            "GPU_MAX_HW_QUEUES",
+            "HIPBLASLT_ALLOW_TF32",
+            "HIP_LAUNCH_BLOCKING",
+            "HIP_VISIBLE_DEVICES",
+            "HSA_OVERRIDE_GFX_VERSION",
+            "MIOPEN_FIND_MODE",
+            "PYTORCH_HIP_ALLOC_CONF",
+            "PYTORCH_MIOPEN_SUGGEST_NHWC",
+            "PYTORCH_TUNABLEOP_ENABLED",
+            "ROCR_VISIBLE_DEVICES",
+            "TORCH_BLAS_PREFER_HIPBLASLT",
+        )
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """What makes the host wait for every kernel."""
+        return dict.fromkeys(
+            ("HIP_LAUNCH_BLOCKING", "CUDA_LAUNCH_BLOCKING", "AMD_SERIALIZE_KERNEL"),
+            "the host waits for every kernel",
+        )
+
+    def describe(self, module: Any, index: int) -> DeviceInfo:
+        """With its architecture and the HIP version."""
+        import torch
+
+        info = super().describe(module, index)
+        properties = module.get_device_properties(index)
+        facts = {
+            **info.facts,
+            "hip": str(torch.version.hip),
+            "architecture": getattr(properties, "gcnArchName", "not available"),
+            "multiprocessors": str(properties.multi_processor_count),
+        }
+        vendor = compatible_vendor(info.name, os.environ) or self.vendor
+        return msgspec.structs.replace(info, facts=facts, vendor=vendor)
+
+
+BACKEND = RocmBackend()

@@ -1,0 +1,45 @@
+"""Intel GPUs through torch.xpu."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.accelerator import TorchBackend
+
+
+class XpuBackend(TorchBackend):
+    """Intel's Arc, Flex and Max GPUs. (Gaudi is `hpu`; a Kunlun's `xpu` is not torch's.)"""
+
+    name = "xpu"
+    vendor = "Intel"
+    device_type = "xpu"
+    built_for = "xpu"
+    install = "Install torch from https://download.pytorch.org/whl/xpu"
+    formats = ("contiguous", "channels_last")
+
+    def worker_environment(self) -> Mapping[str, str]:
+        """No plug-in, and host fallback announced with the operator's name."""
+        return {**super().worker_environment(), "PYTORCH_DEBUG_XPU_FALLBACK": "1"}
+
+    def recorded_variables(self) -> tuple[str, ...]:
+        """What changes the choice of devices, kernels and queues."""
+        return (
+            "IGC_EnableDPEmulation",
+            "ONEAPI_DEVICE_SELECTOR",
+            "PYTORCH_DEBUG_XPU_FALLBACK",
+            "PYTORCH_ENABLE_XPU_FALLBACK",
+            "SYCL_PI_LEVEL_ZERO_USE_IMMEDIATE_COMMANDLISTS",
+            "ZE_AFFINITY_MASK",
+            "ZE_FLAT_DEVICE_HIERARCHY",
+        )
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """Fallback is off unless it is asked for."""
+        return {"PYTORCH_ENABLE_XPU_FALLBACK": "operators may run on the host"}
+
+    def silencing_variables(self) -> tuple[str, ...]:
+        """Fallback is announced as a Python warning."""
+        return ("PYTHONWARNINGS",)
+
+
+BACKEND = XpuBackend()
