@@ -177,7 +177,7 @@ def _without_folders(text: str) -> str:
 
 
 def slug(text: str) -> str:
-    """A folder's name: `quick-NVIDIA H100 80GB HBM3` -> `quick-nvidia-h100-80gb-hbm3`."""
+    """A folder's name: `quick-Acme X100 (80 GB)` -> `quick-acme-x100-80-gb`."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:80] or "run"
 
 
