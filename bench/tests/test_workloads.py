@@ -6,6 +6,7 @@ import ast
 import copy
 import functools
 import importlib
+import io
 import itertools
 import math
 import pkgutil
@@ -24,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import cache_utils
 
 import bench.workloads
-from bench import catalogue
+from bench import catalogue, worker
+from bench.case import Case
 from bench.models import (
     SeededData,
     TrainingJob,
@@ -34,6 +36,7 @@ from bench.models import (
     parameter_count,
 )
 from bench.precision import PRECISIONS, REFERENCE, Precision
+from bench.record import Settings, Skipped
 from bench.workload import Job, Parameters, Site, Unsupported, Workload
 from bench.workloads import bert, deepseek, diffusion, dlrm, llama, resnet50, vit_b16, whisper
 
@@ -669,6 +672,23 @@ def test_lora_trains_float32_adapters_on_frozen_weights_of_the_named_precision()
     assert sum(len(group["params"]) for group in job._optimizer.param_groups) == len(trained)
     assert len(job._optimizer.state) == len(trained)
     assert job.facts["trained"].endswith("parameters of adapters, float32")
+
+
+def test_a_mode_whose_package_is_absent_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
+    case = Case(
+        workload="llama",
+        version=llama.WORKLOAD.version,
+        mode="lora",
+        precision="fp32",
+        execution="eager",
+        parameters=msgspec.to_builtins(small("llama", "lora")),
+    )
+    request = worker.Request(
+        case=case, backend="cpu", index=0, settings=Settings(), samples=10, seed=0
+    )
+    report = worker.Launch(request, worker._Channel(io.BytesIO())).run()
+    assert report.outcome == Skipped(reason="peft is not installed: pip install 'accelmark[lora]'")
 
 
 def test_lora_costs_two_thirds_of_training_and_its_adapters() -> None:
