@@ -7,7 +7,6 @@ Everything that is slow to import is imported inside the command that needs it.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import io
 import json
@@ -16,7 +15,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,23 +32,15 @@ from bench.errors import (
     ComparisonError,
     OutputError,
     RecordError,
-    SuiteError,
     UnknownName,
     suggestion,
 )
 
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
-    from bench.case import Case
-    from bench.record import Launch, RunFile, Settings, Writer
+    from bench.record import RunFile, Settings
     from bench.report import Canvas
-    from bench.run import Face, Session
-
-AUTO_TARGET = 0.02
-"""`--launches auto` aims at this half-width even where the suite is content with more."""
-
-TOGETHER = 2
-"""Workers that import side by side, where there are as many cores."""
+    from bench.run import Face
 
 EXIT_CODES = """\b
 Exit codes:
@@ -134,29 +125,28 @@ def run(
         _resume(record, budget_minutes)
         return
     from bench import config, plan
-    from bench.run import begin, run_id
+    from bench.run import begin, run_id, session
 
     read_suite = config.read_suite(config.find_suite(suite or "quick"))
     cases = plan.plan(read_suite)
     if only is not None:
         cases = plan.select(cases, only)
-    settings = _with_launches(read_suite.settings, launches)
-    side = _SideOptions(device)
-    chosen = _choose(side.device, side.python, side.forced)
+    settings = config.with_launches(read_suite.settings, launches, "--launches")
+    chosen = _choose(_SideOptions(device))
     identity = run_id()
     path = (out or Path("runs")) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with _termination_as_interrupt(), _face(settings) as face:
         writer = begin(path, identity, read_suite.name, cases, settings, chosen, _command())
         with contextlib.closing(writer):
-            session = _session(writer, cases, settings, chosen, side, face, budget_minutes)
-            reason = session.run()
+            budget = None if budget_minutes is None else budget_minutes * 60
+            reason = session(writer, cases, settings, chosen, face, budget).run()
     _finish(path, reason)
 
 
 def _resume(record: Path, budget_minutes: float | None) -> None:
     """Measures what a run that ended early has not."""
     from bench.record import read
-    from bench.run import resume
+    from bench.run import resume, session
 
     file = read(record)
     if file.end is not None and file.end.reason == "complete":
@@ -164,16 +154,15 @@ def _resume(record: Path, budget_minutes: float | None) -> None:
         _finish(Path(file.path), "complete")
         return
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
-    side = _SideOptions(address)
-    chosen = _choose(side.device, side.python, side.forced)
+    chosen = _choose(_SideOptions(address))
     settings = file.run.settings
     with _termination_as_interrupt(), _face(settings) as face:
         writer = resume(file, chosen, _command())
         with contextlib.closing(writer):
-            session = _session(
-                writer, file.run.plan, settings, chosen, side, face, budget_minutes, file.launches
-            )
-            reason = session.run()
+            budget = None if budget_minutes is None else budget_minutes * 60
+            reason = session(
+                writer, file.run.plan, settings, chosen, face, budget, done=file.launches
+            ).run()
     _finish(Path(file.path), reason)
 
 
@@ -454,19 +443,16 @@ def ab(
     from bench import compare as comparing
     from bench import compare_card, config, plan
     from bench.record import read
-    from bench.run import alternate, begin, run_id
+    from bench.run import alternate, begin, run_id, session
 
     sides = _sides(devices, variables, pythons)
     read_suite = config.read_suite(config.find_suite(suite))
     cases = plan.plan(read_suite)
     if only is not None:
         cases = plan.select(cases, only)
-    settings = _with_launches(read_suite.settings, launches)
+    settings = config.with_launches(read_suite.settings, launches, "--launches")
     identity = run_id()
-    chosen = [
-        _choose(side.device, side.python, side.forced, f"side {letter}: ")
-        for letter, side in zip("AB", sides, strict=True)
-    ]
+    chosen = [_choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
     paths = [
         out / f"{read_suite.name}-{device.backend}-{identity}-{letter}.jsonl"
         for letter, device in zip("ab", chosen, strict=True)
@@ -477,7 +463,13 @@ def ab(
             name = f"{identity}{path.stem[-2:]}"
             writer = begin(path, name, read_suite.name, cases, settings, device, _command())
             stack.callback(writer.close)
-            sessions.append(_session(writer, cases, settings, device, side, face))
+            sessions.append(
+                session(
+                    *(writer, cases, settings, device, face),
+                    python=side.python,
+                    forced=side.forced,
+                )
+            )
         reason = alternate(*sessions)
     first, second = (read(path) for path in paths)
     comparison = comparing.compare(first, second)
@@ -528,50 +520,15 @@ def _sides(
     )
 
 
-def _choose(
-    device: str | None, python: str, forced: Mapping[str, str], who: str = ""
-) -> DeviceInfo:
+def _choose(side: _SideOptions, who: str = "") -> DeviceInfo:
     """The device, and on stderr which one it is and what was passed over."""
     from bench import probe
 
-    chosen, remarks = probe.choose(device, python, forced)
+    chosen, remarks = probe.choose(*side)
     _say(f"{who}device: {chosen.address}, {chosen.name}")
     for remark in remarks:
         _say(f"  passed over {remark}")
     return chosen
-
-
-def _session(
-    writer: Writer,
-    cases: tuple[Case, ...],
-    settings: Settings,
-    chosen: DeviceInfo,
-    side: _SideOptions,
-    face: Face,
-    budget_minutes: float | None = None,
-    done: Sequence[Launch] = (),
-) -> Session:
-    """A session that is ready to run."""
-    from bench import catalogue, environment, launcher
-    from bench.run import Session
-
-    return Session(
-        cases,
-        settings,
-        chosen,
-        catalogue.backend(chosen.backend),
-        writer,
-        face,
-        functools.partial(
-            launcher.launch_together,
-            command=(side.python, *launcher.COMMAND[1:]),
-            forced=side.forced,
-        ),
-        None if budget_minutes is None else budget_minutes * 60,
-        together=min(TOGETHER, environment.usable_cores()),
-        recorded=tuple(side.forced),
-        done=done,
-    )
 
 
 @commands.command()
@@ -608,26 +565,10 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
-def _with_launches(settings: Settings, launches: str | None) -> Settings:
-    import msgspec
-
-    if launches is None:
-        return settings
-    if launches != "auto" and not launches.isdecimal():
-        raise SuiteError(f"--launches {launches}: a number from 1 to 1000, or `auto`.")
-    value: int | str = launches if launches == "auto" else int(launches)
-    fields: dict[str, Any] = {**msgspec.to_builtins(settings), "launches": value}
-    if launches == "auto":
-        fields["target_half_width"] = min(settings.target_half_width, AUTO_TARGET)
-    try:
-        return msgspec.convert(fields, type(settings))
-    except msgspec.ValidationError as error:
-        raise SuiteError(f"--launches {launches}: {error}.") from error
-
-
 def _command() -> list[str]:
-    """The command line as typed, without the folders of whoever typed it."""
-    return ["accelmark"] + [re.sub(r"[^=\s]*[/\\]", "", argument) for argument in sys.argv[1:]]
+    from bench.run import command_line
+
+    return command_line("accelmark", sys.argv[1:])
 
 
 def _builtins(value: Any) -> Any:

@@ -22,8 +22,10 @@ import msgspec
 
 from bench.catalogue import suites
 from bench.errors import SuiteError, UnknownName, suggestion
-from bench.record import Settings
+from bench.record import MOST_LAUNCHES, Settings
 
+AUTO_TARGET = 0.02
+"""`--launches auto` aims at this half-width even where the suite is content with more."""
 TOP_KEYS = ("case", "description", "settings")
 
 
@@ -98,3 +100,18 @@ def _settings(source: str, table: Any) -> Settings:
         return msgspec.convert(table, Settings)
     except msgspec.ValidationError as error:
         raise SuiteError(f"{source}, settings: {error}.") from error
+
+
+def with_launches(settings: Settings, launches: str | None, option: str) -> Settings:
+    """The settings with another number of launches, or `auto`; None leaves them.
+
+    option: how the user gave it, for the message of the `SuiteError` about anything else.
+    """
+    if launches is None:
+        return settings
+    if launches == "auto":
+        target = min(settings.target_half_width, AUTO_TARGET)
+        return msgspec.structs.replace(settings, launches="auto", target_half_width=target)
+    if not launches.isdecimal() or not 1 <= int(launches) <= MOST_LAUNCHES:
+        raise SuiteError(f"{option} {launches}: a number from 1 to {MOST_LAUNCHES}, or `auto`.")
+    return msgspec.structs.replace(settings, launches=int(launches))

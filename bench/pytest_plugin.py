@@ -34,7 +34,6 @@ import pytest
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from bench.backend import DeviceInfo
     from bench.case import Case
     from bench.config import Suite
     from bench.record import Launch, RunFile, Settings  # noqa: F401 - RunFile: in a string
@@ -121,25 +120,13 @@ class Plan:
     @functools.cached_property
     def settings(self) -> Settings:
         """How they are measured: the suite's way, but for `--accelmark-launches`."""
-        import msgspec
+        from bench import config
 
-        from bench.cli import AUTO_TARGET
-
-        settings = self.suite.settings
         given = self._config.getoption("accelmark_launches")
-        changes: dict[str, Any] = {}
         if _benchmarks_disabled(self._config):
-            changes["launches"] = 1
-        elif given == "auto":
-            target = min(settings.target_half_width, AUTO_TARGET)
-            changes = {"launches": "auto", "target_half_width": target}
-        elif given is not None:
-            if not given.isdecimal() or not 1 <= int(given) <= 1000:
-                raise pytest.UsageError(
-                    f"--accelmark-launches {given}: a number from 1 to 1000, or `auto`."
-                )
-            changes["launches"] = int(given)
-        return msgspec.structs.replace(settings, **changes)
+            given = "1"
+        with _usage_errors():
+            return config.with_launches(self.suite.settings, given, "--accelmark-launches")
 
 
 class Lines:
@@ -305,11 +292,7 @@ def _measure(session: pytest.Session) -> None:
 
     Raises `KeyboardInterrupt` if it was interrupted: what was measured is on disk by then.
     """
-    from bench import launcher, probe, record
-    from bench.catalogue import backend
-    from bench.cli import TOGETHER
-    from bench.environment import usable_cores
-    from bench.run import Session, run_id
+    from bench import probe, record, run
 
     config = session.config
     plan = config.stash[PLAN]
@@ -320,21 +303,13 @@ def _measure(session: pytest.Session) -> None:
         lines.say(f"  passed over {_translated(remark)}")
     kept = config.getoption("accelmark_out")
     folder = Path(kept or tempfile.mkdtemp(prefix="accelmark-"))
-    identity = run_id()
+    identity = run.run_id()
     path = folder / f"{plan.suite.name}-{device.backend}-{identity}.jsonl"
     cases = tuple({case.fingerprint: case for case in _cases(session)}.values())
-    with contextlib.closing(record.Writer(path)) as writer:
-        writer.append(_header(config, identity, cases, device))
-        reason = Session(
-            cases,
-            plan.settings,
-            device,
-            backend(device.backend),
-            writer,
-            lines,
-            launcher.launch_together,
-            together=min(TOGETHER, usable_cores()),
-        ).run()
+    typed = run.command_line("pytest", [str(word) for word in config.invocation_params.args])
+    writer = run.begin(path, identity, plan.suite.name, cases, plan.settings, device, typed)
+    with contextlib.closing(writer):
+        reason = run.session(writer, cases, plan.settings, device, lines).run()
     config.stash[RUN] = record.read(path)
     if kept or reason == "interrupted":
         config.stash[RECORD] = path
@@ -342,30 +317,6 @@ def _measure(session: pytest.Session) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if reason == "interrupted":
         raise KeyboardInterrupt
-
-
-def _header(
-    config: pytest.Config, identity: str, cases: tuple[Case, ...], device: DeviceInfo
-) -> Any:
-    import msgspec
-
-    from bench import environment
-    from bench.record import SCHEMA_VERSION, Run
-    from bench.run import utc_now
-
-    arguments = [str(argument) for argument in config.invocation_params.args]
-    return Run(
-        schema=SCHEMA_VERSION,
-        run_id=identity,
-        suite=config.stash[PLAN].suite.name,
-        plan=cases,
-        settings=config.stash[PLAN].settings,
-        # Without the folders of whoever typed it.
-        command=("pytest", *(re.sub(r"[^=\s]*[/\\]", "", argument) for argument in arguments)),
-        started_at=utc_now(),
-        host=environment.host(),
-        device=msgspec.to_builtins(device),
-    )
 
 
 def replay(item: pytest.Item, benchmark: BenchmarkFixture) -> None:

@@ -22,6 +22,7 @@ import msgspec
 from bench.case import Case
 from bench.errors import OutputError, RecordError
 
+MOST_LAUNCHES = 1000
 SCHEMA_VERSION = 1
 """Raised when a reader of the old schema could misread a new record."""
 
@@ -307,8 +308,8 @@ class Settings(_Value, frozen=True, kw_only=True):
     """Launch k draws weights and inputs from seed + k, on every device."""
 
     def __post_init__(self) -> None:
-        if self.launches != "auto" and not 1 <= self.launches <= 1000:
-            raise ValueError('launches: a number from 1 to 1000, or "auto"')
+        if self.launches != "auto" and not 1 <= self.launches <= MOST_LAUNCHES:
+            raise ValueError(f'launches: a number from 1 to {MOST_LAUNCHES}, or "auto"')
         for name in ("target_half_width", "block_seconds", "steady_limit_seconds"):
             _positive_and_finite(**{name: getattr(self, name)})
         _positive_and_finite(

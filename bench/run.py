@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import secrets
 import statistics
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from bench import environment, stats
+from bench import catalogue, environment, launcher, stats
 from bench.backend import Backend, DeviceInfo
 from bench.case import Case
 from bench.errors import RecordError
@@ -32,6 +35,8 @@ from bench.record import (
 )
 from bench.worker import Progress, Request
 
+TOGETHER = 2
+"""Workers that import side by side, where there are as many cores."""
 EndReason = Literal["complete", "budget", "interrupted"]
 Launcher = Callable[
     [Sequence[Request], dict[str, str], Callable[[Progress], None]], Generator[Finished, None, None]
@@ -331,6 +336,45 @@ def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
         Resumed(started_at=utc_now(), command=tuple(command), host=host, device=described)
     )
     return writer
+
+
+def session(
+    writer: Writer,
+    cases: Sequence[Case],
+    settings: Settings,
+    device: DeviceInfo,
+    face: Face,
+    budget_seconds: float | None = None,
+    python: str = sys.executable,
+    forced: Mapping[str, str] = launcher.NOTHING,
+    done: Sequence[Launch] = (),
+) -> Session:
+    """A session with real workers.
+
+    python: their interpreter; forced: what their environment must say, which is recorded.
+    """
+    return Session(
+        cases,
+        settings,
+        device,
+        catalogue.backend(device.backend),
+        writer,
+        face,
+        functools.partial(
+            launcher.launch_together,
+            command=(python, *launcher.COMMAND[1:]),
+            forced=forced,
+        ),
+        budget_seconds,
+        together=min(TOGETHER, environment.usable_cores()),
+        recorded=tuple(forced),
+        done=done,
+    )
+
+
+def command_line(program: str, arguments: Sequence[str]) -> list[str]:
+    """A command line as typed, without the folders of whoever typed it."""
+    return [program, *(re.sub(r"[^=\s]*[/\\]", "", argument) for argument in arguments)]
 
 
 def utc_now() -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from bench import chips, stats
+from bench import chips, stats, units
 from bench.case import Case
 from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Launch, Measured, RunFile, Settings, Skipped, Void
@@ -19,6 +21,12 @@ Ceiling = Literal["matmul", "memory", "host"]
 """What may limit a case: arithmetic, memory bandwidth, or the host that queues its kernels."""
 INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
+FLAGS = {
+    "NO_STEADY_STATE": "a launch never became steady",
+    "DRIFT": "step times moved by more than 5 % within a launch",
+    "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
+}
+"""What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
 CEILING_WORKLOAD = "gemm"
 """The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
 BANDWIDTH_WORKLOAD = "memory"
@@ -246,8 +254,8 @@ def _verdict(
         )
     if interval.half_width > settings.target_half_width:
         return "NOISY", (
-            f"interval of +-{interval.half_width:.1%} after {len(outcomes)} launches, "
-            f"target +-{settings.target_half_width:.1%}"
+            f"interval of {units.spread(interval.half_width)} after {len(outcomes)} launches, "
+            f"target ±{settings.target_half_width:.0%}"
         )
     return "OK", ""
 
@@ -333,3 +341,33 @@ def _arithmetic(row: Row) -> str:
     """What shares a ceiling; a precision that only a newer version knows is one of its own."""
     precision = PRECISIONS.get(row.case.precision)
     return row.case.precision if precision is None else precision.arithmetic
+
+
+def next_step(run: RunFile, rows: list[Row]) -> str:
+    """One line: the most useful thing to do with this card."""
+    suite = _typed_suite(run)
+    bad = [row for row in rows if row.status in ("failed", "void")]
+    if bad:
+        return (
+            f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
+            f"accelmark run {suite} --only '{bad[0].case.name}'"
+        )
+    if any(not row.reached for row in rows):
+        return f"Next: not every case was reached; run again with more time: accelmark run {suite}"
+    if any(row.verdict == "NO_STEADY_STATE" for row in rows):
+        return "Next: end other work on this machine and run again: a case never became steady."
+    if any(row.status == "measured" and (row.verdict != "OK" or row.launches < 5) for row in rows):
+        return (
+            "Next: for intervals of ±2 %, where this machine allows them: "
+            f"accelmark run {suite} --launches auto"
+        )
+    return f"Next: hand {Path(run.path).name} to whoever compares; it holds every sample."
+
+
+def _typed_suite(run: RunFile) -> str:
+    """The suite as it was typed, but for its folder: one of the user's own is a file."""
+    words = [word for argument in run.run.command for word in argument.split("=", 1)]
+    if words[:1] == ["pytest"]:
+        options = itertools.pairwise(words)
+        return next((w for o, w in options if o == "--accelmark-suite"), run.run.suite)
+    return next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)

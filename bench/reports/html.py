@@ -25,7 +25,7 @@ from bench.errors import ComparisonError, MissingPackage
 from bench.plots import FLAGS, Side, name_of, spoken, word_of
 from bench.record import RunFile
 from bench.report import Canvas, Report
-from bench.summary import Row
+from bench.summary import Row, next_step
 
 MOST_VALUES = 3
 """A fact that took more values than this within one run is given by its first ones."""
@@ -55,6 +55,7 @@ class HtmlReport(Report):
             title=_title(sides),
             policy=_policy(plotly, script),
             sides=sides,
+            next=next_step(runs[0], sides[0].rows),
             pairs=pairs,
             rows=_in_order(sides),
             plots=drawn,

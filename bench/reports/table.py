@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -16,16 +14,10 @@ from rich.text import Text
 from bench import stats, units
 from bench.record import RunFile, Settings
 from bench.report import Canvas, Report
-from bench.summary import Row, summarize
+from bench.summary import FLAGS, Row, next_step, summarize
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
 STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
-FLAGS = {
-    "NO_STEADY_STATE": "a launch never became steady",
-    "DRIFT": "step times moved by more than 5 % within a launch",
-    "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
-}
-"""What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
 
 
 class TableReport(Report):
@@ -229,36 +221,6 @@ def _remarks(rows: list[Row]) -> Iterator[Text]:
 def _line(word: str, text: str) -> Text:
     style = VERDICT_STYLE.get(word) or STATUS_STYLE.get(word.lower(), "yellow")
     return Text.assemble((word, style), " ", text)
-
-
-def _typed_suite(run: RunFile) -> str:
-    """The suite as it was typed, but for its folder: one of the user's own is a file."""
-    words = [word for argument in run.run.command for word in argument.split("=", 1)]
-    if words[:1] == ["pytest"]:
-        options = itertools.pairwise(words)
-        return next((w for o, w in options if o == "--accelmark-suite"), run.run.suite)
-    return next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)
-
-
-def next_step(run: RunFile, rows: list[Row]) -> str:
-    """One line: the most useful thing to do with this card."""
-    suite = _typed_suite(run)
-    bad = [row for row in rows if row.status in ("failed", "void")]
-    if bad:
-        return (
-            f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
-            f"accelmark run {suite} --only '{bad[0].case.name}'"
-        )
-    if any(not row.reached for row in rows):
-        return f"Next: not every case was reached; run again with more time: accelmark run {suite}"
-    if any(row.verdict == "NO_STEADY_STATE" for row in rows):
-        return "Next: end other work on this machine and run again: a case never became steady."
-    if any(row.status == "measured" and (row.verdict != "OK" or row.launches < 5) for row in rows):
-        return (
-            "Next: for intervals of ±2 %, where this machine allows them: "
-            f"accelmark run {suite} --launches auto"
-        )
-    return f"Next: hand {Path(run.path).name} to whoever compares; it holds every sample."
 
 
 REPORT = TableReport()

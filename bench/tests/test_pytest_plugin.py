@@ -57,7 +57,7 @@ WORDS = {
 }
 
 
-def launch_together(requests, variables, listen):
+def launch_together(requests, variables, listen, **_):
     for request in requests:
         what = SCRIPT[request.case.parameters["shape"]][request.seed]
         if what == "interrupt":

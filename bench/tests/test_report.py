@@ -11,8 +11,8 @@ import pytest
 from bench import catalogue
 from bench.record import Outcome, RunFile, Skipped, Void, read
 from bench.report import Canvas
-from bench.reports.table import REPORT, next_step
-from bench.summary import summarize
+from bench.reports.table import REPORT
+from bench.summary import next_step, summarize
 from bench.tests.fakes import (
     COMPLETE,
     failed,

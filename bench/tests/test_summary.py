@@ -146,7 +146,7 @@ FINE, WIDE = make_measured(0.01), make_measured(0.013)
             # logs 0 0 -log 1.3: SD 0.15148, error 0.08746, times 4.302653
             [FINE, FINE, WIDE],
             "NOISY",
-            "interval of +-37.6% after 3 launches, target +-2.0%",
+            "interval of -31% +46% after 3 launches, target ±2%",
         ),
         (
             [FINE, make_measured(flags=UNSTEADY), make_measured(flags=UNSTEADY)],
