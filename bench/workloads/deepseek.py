@@ -7,10 +7,11 @@ under random tokens load the experts evenly enough. A token's experts are what i
 Experts. The grouped matrix product (`grouped_mm`): tokens sorted by expert on the device, one
 product for each of the two expert matrices, work in proportion to the active experts. Of the others
 that transformers has, the loop (`eager`) asks the device which experts were hit, in every layer of
-every step, and `batched_mm` copies the weights of each expert for each token. The product is native
-to bfloat16 and float32, so no case is float16 (an accelerator's torch would loop over the experts
-there, asking the device where each begins), and none is `bf16-amp`: autocast passes it by, and the
-experts would stay in float32. torch before 2.9 has it on no CPU and falls back to such a loop.
+every step, and `batched_mm` copies the weights of each expert for each token. Accelerators have a
+kernel for the product in bfloat16; where one lacks it, torch loops over the experts and asks the
+device where each begins, which is why no case is float16, and why float32 may be slow there. None
+is `bf16-amp`: autocast passes the product by, and the experts would stay in float32. torch before
+2.9 has it on no CPU, and transformers falls back to such a loop.
 float64 has it nowhere: there the numerics reference takes the loop, so that dispatch and product
 are checked against another implementation of both.
 
