@@ -44,8 +44,8 @@ TOLERANCES: dict[str, dict[str, float]] = {
     },
     # Only the matrix arithmetic is bfloat16; weights and updates are float32.
     "bf16-amp": {
-        "logits": 5e-2,  # measured 2.5e-2 (ResNet), 1.2e-2 (others), coarser as above
-        "loss": 5e-3,  # measured 1.1e-3, coarser 4e-4 to 2e-2
+        "logits": 5e-2,  # measured 2.5e-2 (ResNet), 1.4e-2 (others), coarser as above
+        "loss": 5e-3,  # measured 2.1e-3 (DLRM), coarser 4e-4 to 2e-2
         "gradient_norm": 5e-2,  # measured 1.3e-2, coarser 2e-3 to 3e-2
         # Measured 2.0e-3; without the optimizer's steps it is 1.3e-2 or more.
         "loss after 2 steps": 5e-3,

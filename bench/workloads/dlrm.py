@@ -40,7 +40,7 @@ VECTORS = TABLES + 1
 PAIRS = VECTORS * (VECTORS - 1) // 2
 LEARNING_RATE = 2**-13
 """Two steps lower the loss by 5 %: enough for the numerics gate to see that they were taken."""
-TWIN_BATCH = 32
+TWIN_BATCH = 64
 TWIN_ROWS = 64
 """So few that a batch looks some rows up twice, and their gradients must add up."""
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -91,7 +91,7 @@ class Dlrm(Workload):
     Gradients. A dense gradient of the tables would be zeroed, written and read in full, a hundred
     times the bytes of the rows that matter: nobody trains so. Torch's sparse gradients
     (`EmbeddingBag(sparse=True)`) are what the reference implementation has, but sparse tensors
-    exist on few devices besides the CPU and NVIDIA's. So the step here is spelled out, in
+    are missing from most accelerators' torch builds. So the step here is spelled out, in
     operators that all have: the looked-up rows are gathered as a leaf of their own, get a dense
     gradient, and are updated by one `index_add_`, which adds the updates of a row that was looked
     up twice. Production libraries (FBGEMM's table-batched embeddings) do the same in one kernel,
@@ -149,7 +149,7 @@ class Dlrm(Workload):
         )
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
-        """The same widths, 32 samples, tables of 64 rows."""
+        """The same widths, 64 samples, tables of 64 rows."""
         return msgspec.structs.replace(
             parameters,
             batch_size=min(parameters.batch_size, TWIN_BATCH),

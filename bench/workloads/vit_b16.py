@@ -111,10 +111,10 @@ class ViTB16(Workload):
         return Work(items=batch, unit="image", flop=batch * flop)
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
-        """Two layers of the same widths, two images of nine patches."""
+        """Two layers of the same widths, six images of nine patches."""
         return msgspec.structs.replace(
             parameters,
-            batch_size=min(parameters.batch_size, 2),
+            batch_size=min(parameters.batch_size, 6),
             image_size=min(parameters.image_size, 3 * PATCH),
             layers=min(parameters.layers, 2),
         )
