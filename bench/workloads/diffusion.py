@@ -36,7 +36,11 @@ PATCH = 2
 TEXT_TOKENS = 77
 """Length of a prompt, padded."""
 SLOWER = 4
-"""Of the usual learning rate: the error of few, large outputs falls faster than a choice's does."""
+"""What the usual learning rate is divided by: two steps lower the squared error by 2 to 6 %.
+
+At the whole of it they lower it so far that bfloat16 weights, which lose most of an update, end up
+24 % off; at a quarter, 6 %.
+"""
 TWIN_SUFFIX = "-2l"
 TWIN_LATENTS = 16
 """Enough values that the loss averages over their rounding, and the UNet's last norms too."""
