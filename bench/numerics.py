@@ -35,7 +35,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
         # Measured 1.6e-2 in two transformer layers, 2.7e-2 in ResNet's 50 with batch statistics;
         # coarser 5.9e-2 (BERT) to 2.2e-1 (ResNet).
         "logits": 5e-2,
-        "loss": 1e-2,  # measured 2.1e-3, coarser 4e-4 to 2e-2
+        "loss": 1e-2,  # measured 2.6e-3, coarser 4e-4 to 2e-2
         "gradient_norm": 5e-2,  # measured 9.8e-3, coarser 9e-4 to 4e-2
         # An update below half a unit in the last of 8 bits is lost, so the loss stays where the
         # float64 loss falls, by 1 % (Llama) to 15 % (BERT large): measured 1.5e-1. Only a step
@@ -47,7 +47,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
         "logits": 5e-2,  # measured 2.5e-2 (ResNet), 1.4e-2 (others), coarser as above
         "loss": 5e-3,  # measured 2.1e-3 (DLRM), coarser 4e-4 to 2e-2
         "gradient_norm": 5e-2,  # measured 1.3e-2, coarser 2e-3 to 3e-2
-        # Measured 2.0e-3; without the optimizer's steps it is 1.3e-2 or more.
+        # Measured 2.0e-3, 3.4e-3 in a toy (DiT); without the optimizer's steps it is 1.3e-2 or more.
         "loss after 2 steps": 5e-3,
     },
     # u = 2^-11: float16 keeps 10 bits. Coarser: 7 bits, as bfloat16 has.
@@ -55,7 +55,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
         "output": 1e-3,  # measured 3.6e-4, coarser 2.4e-3
         "attention": 1e-3,  # measured 4.0e-4, coarser 2.6e-3
         "gradients": 1.4e-3,  # measured 5.7e-4, coarser 3.3e-3
-        # Measured 2.1e-3, coarser 1e-2 (Llama), 3.5e-3 at the least (BERT).
+        # Measured 2.2e-3, coarser 1e-2 (Llama), 3.5e-3 at the least (BERT).
         "logits": 4e-3,
     },
     # u = 2^-24: float32 keeps 23 bits. Coarser: 10 bits, as TF32 has, which is not fp32.
@@ -68,7 +68,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
         "logits": 1e-4,
         "loss": 2e-6,  # measured 2e-7, coarser 2.4e-6 to 2e-4
         "gradient_norm": 1e-3,  # measured 3e-5, coarser 4e-6 to 5e-3
-        "loss after 2 steps": 5e-5,  # measured 3.5e-6, coarser 2e-7 to 2e-4
+        "loss after 2 steps": 5e-5,  # measured 3.8e-6, coarser 2e-7 to 2e-4
     },
 }
 
