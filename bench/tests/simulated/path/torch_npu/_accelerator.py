@@ -31,6 +31,7 @@ def register(module: ModuleType) -> None:
     patched: Any = torch
     patched.Event = _substitute(torch.Event, module.Event, accept_device=True)
     patched.Generator = _substitute(torch.Generator, torch.Generator, accept_device=False)
+    patched.Tensor.to = _to_current(torch.Tensor.to)
     sys.modules["torch.npu"] = module
 
 
@@ -80,6 +81,25 @@ def _functions(module: ModuleType) -> dict[str, Any]:
         "resetPeakStats": module.reset_peak_memory_stats,
         "resetAccumulatedStats": module.reset_accumulated_memory_stats,
     }
+
+
+def _to_current(original: Any) -> Any:
+    """`Tensor.to` that takes "npu" for the current device: C++ believes that it is always npu:0."""
+
+    def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        args = tuple(_with_index(value) for value in args)
+        if "device" in kwargs:
+            kwargs["device"] = _with_index(kwargs["device"])
+        result: torch.Tensor = original(self, *args, **kwargs)
+        return result
+
+    return to
+
+
+def _with_index(value: Any) -> Any:
+    if isinstance(value, str | torch.device) and str(value) == TYPE:
+        return torch.device(TYPE, _devices.CURRENT.index)
+    return value
 
 
 def _substitute(original: Any, ours: Any, accept_device: bool) -> Any:

@@ -23,7 +23,7 @@ class Memory:
         self.reserved = self.reserved_peak = 0
         self.out_of_memory = 0
         """How often it was."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a garbage collection within `allocate` may free
 
     def allocate(self, size: int) -> int:
         """Takes a block; gives its rounded size. Raises torch.OutOfMemoryError."""

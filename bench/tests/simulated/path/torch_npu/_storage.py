@@ -9,13 +9,13 @@ Source: dlpack.h, DLManagedTensor; torch 2.13, aten/src/ATen/DLConvertor.cpp.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
+import weakref
 from typing import Any
 
 import torch
 
-from ._devices import DEVICES, TYPE
+from ._devices import TYPE, device
 from ._stderr import warn_once
 
 CPU, EXTENSION = 1, 12
@@ -39,32 +39,12 @@ class _ManagedTensor(ctypes.Structure):
     )
 
 
-_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
-_blocks: dict[int, tuple[int, int, int]] = {}
-"""Address of the structure -> device, bytes, the deleter that torch had put there."""
 
-
-def _free(address: int) -> None:
-    index, block, deleter = _blocks.pop(address)
-    DEVICES[index].memory.free(block)
-    _Deleter(deleter)(address)
-
-
-_free_callback = _Deleter(_free)
-_FREE = ctypes.cast(_free_callback, ctypes.c_void_p).value
-
-
-@atexit.register
-def _leave_no_callbacks() -> None:
-    """What lives longer than the interpreter is freed by torch's own deleter."""
-    for address, (_, _, deleter) in list(_blocks.items()):
-        _structure(address).deleter = deleter
-
-
-def _structure(address: int) -> _ManagedTensor:
+def _structure(capsule: Any) -> _ManagedTensor:
+    address = _pointer_of(capsule, b"dltensor")
     return ctypes.cast(address, ctypes.POINTER(_ManagedTensor)).contents
 
 
@@ -77,13 +57,15 @@ def to_device(tensor: torch.Tensor, index: int) -> torch.Tensor:
             "operator()",
         )
         tensor = tensor.float()
-    block = DEVICES[index].memory.allocate(tensor.untyped_storage().nbytes())
+    memory = device(index).memory
+    storage = tensor.untyped_storage()
+    # torch keeps the Python object of a storage as long as the storage: it ends when the last
+    # tensor that uses the memory ends. (A callback in the structure's deleter could be called with
+    # an exception in flight, which ctypes does not survive.)
+    weakref.finalize(storage, memory.free, memory.allocate(storage.nbytes())).atexit = False
     capsule = _core._to_dlpack(tensor)
-    address = _pointer_of(capsule, b"dltensor")
-    structure = _structure(address)
+    structure = _structure(capsule)
     structure.device_type, structure.device_index = EXTENSION, index
-    _blocks[address] = (index, block, structure.deleter)
-    structure.deleter = _FREE
     result: torch.Tensor = _core._from_dlpack(capsule)
     return result
 
@@ -93,7 +75,7 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.device.type != TYPE:
         return tensor
     capsule = _core._to_dlpack(tensor)
-    structure = _structure(_pointer_of(capsule, b"dltensor"))
+    structure = _structure(capsule)
     structure.device_type, structure.device_index = CPU, 0
     result: torch.Tensor = _core._from_dlpack(capsule)
     return result
