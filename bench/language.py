@@ -29,7 +29,6 @@ ATTENTION = "sdpa-maskless"
 For plain `sdpa` it asks the device in every training step whether sequences are packed, and waits
 for the answer. Nothing is packed here: without a mask its sdpa is causal, which is right.
 """
-ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 TWIN_SUFFIX = "-2l"
 """Ends the name of a model that is cut to two layers for the numerics gate."""
 TWIN_VOCABULARY = 4096

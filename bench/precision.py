@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 
+ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+
+
 class Precision(msgspec.Struct, frozen=True, kw_only=True):
     """How a number format is used in a step."""
 
@@ -33,6 +36,11 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
 
         dtype: torch.dtype = getattr(torch, self.weights)
         return dtype
+
+    @property
+    def element_bytes(self) -> int:
+        """Size of a parameter or an input, known without torch."""
+        return ELEMENT_BYTES[self.weights]
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

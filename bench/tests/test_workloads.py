@@ -528,6 +528,7 @@ def test_gemm_counts_two_flop_a_product() -> None:
     gemm = WORKLOADS["gemm"]
     work = gemm.work("matmul", gemm.modes["matmul"].parameters(), FP32)
     assert work.items == work.flop == 2 * 2048**3
+    assert work.moved_bytes == 3 * 2048**2 * 4
 
 
 @pytest.mark.parametrize(("mode", "arrays"), [("copy", 2), ("scale", 2), ("triad", 3)])

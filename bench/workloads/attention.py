@@ -68,8 +68,8 @@ class Attention(Workload):
         backward = mode == "forward-backward"
         flop = 3 * forward if backward else forward
         tensors = FORWARD_TENSORS + (BACKWARD_TENSORS if backward else 0)
-        size = {"bf16": 2, "fp16": 2}.get(precision.name, 4)
-        return Work(items=flop, unit="FLOP", flop=flop, moved_bytes=tensors * elements * size)
+        moved = tensors * elements * precision.element_bytes
+        return Work(items=flop, unit="FLOP", flop=flop, moved_bytes=moved)
 
     def twin(self, mode: str, parameters: AttentionParameters) -> AttentionParameters:
         """Two heads of one sequence of 128 at most."""

@@ -34,7 +34,6 @@ import msgspec
 from bench import language
 from bench.language import (
     ATTENTION,
-    ELEMENT_BYTES,
     TWIN_VOCABULARY,
     CacheShape,
     register_attention,
@@ -316,7 +315,7 @@ def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) 
     weights += size.layers * size.expansion_weights + size.norm_weights
     weights += size.hidden * size.vocabulary + batch * size.hidden
     cache = batch * context * size.layers * (size.latent + size.rotary)
-    return round((weights + cache) * ELEMENT_BYTES[precision.weights])
+    return round((weights + cache) * precision.element_bytes)
 
 
 def _construct(size: Size, experts: str = "grouped_mm") -> nn.Module:

@@ -43,7 +43,6 @@ LEARNING_RATE = 2**-13
 TWIN_BATCH = 64
 TWIN_ROWS = 64
 """So few that a batch looks some rows up twice, and their gradients must add up."""
-ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 INDEX_BYTES = 8
 
 
@@ -140,7 +139,7 @@ class Dlrm(Workload):
         distinct = parameters.rows * (1 - (1 - 1 / parameters.rows) ** lookups)
         stored = TABLES * distinct * parameters.embedding_dim + weights + biases
         passes = 2 if mode == "train" else 1
-        moved = (passes * stored + batch * DENSE_FEATURES) * ELEMENT_BYTES[precision.weights]
+        moved = (passes * stored + batch * DENSE_FEATURES) * precision.element_bytes
         return Work(
             items=batch,
             unit="sample",

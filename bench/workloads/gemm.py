@@ -60,11 +60,13 @@ class Gemm(Workload):
     def work(self, mode: str, parameters: MatmulParameters, precision: Precision) -> Work:
         """2 M N K FLOP: a multiplication and an addition for each of the M N K products.
 
+        Bytes: both operands are read and the product is written, once each.
         Source: Golub & Van Loan, Matrix Computations, section 1.1.
         """
         m, n, k = parameters.mnk
         flop = 2 * m * n * k
-        return Work(items=flop, unit="FLOP", flop=flop)
+        moved = (m * k + k * n + m * n) * precision.element_bytes
+        return Work(items=flop, unit="FLOP", flop=flop, moved_bytes=moved)
 
     def twin(self, mode: str, parameters: MatmulParameters) -> MatmulParameters:
         """Each dimension cut to 256."""

@@ -11,7 +11,6 @@ import msgspec
 from bench import language
 from bench.language import (
     ATTENTION,
-    ELEMENT_BYTES,
     TWIN_VOCABULARY,
     CacheShape,
     register_attention,
@@ -310,7 +309,7 @@ def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) 
     weights = size.layers * (size.layer_weights + 2 * size.hidden) + size.hidden
     weights += size.head_weights + batch * size.hidden
     cache = 2 * batch * context * size.layers * size.key_value_heads * size.head
-    return round((weights + cache) * ELEMENT_BYTES[precision.weights])
+    return round((weights + cache) * precision.element_bytes)
 
 
 def _construct(size: Size) -> nn.Module:
