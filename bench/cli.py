@@ -243,7 +243,9 @@ def devices(as_json: bool) -> None:
         for device in one.devices:
             memory = units.memory(device.memory_bytes) if device.memory_bytes else "memory unknown"
             facts = ", ".join(f"{key} {value}" for key, value in device.facts.items())
-            click.echo(f"{device.address}: {device.name}, {memory} ({facts})")
+            told = [device.name, device.vendor, memory, " ".join(device.precisions)]
+            told += ["simulated: no measurement"] if device.simulated else []
+            click.echo(f"{device.address}: {', '.join(filter(None, told))} ({facts})")
         if not one.devices:
             click.echo(f"no {one.reason}")
 

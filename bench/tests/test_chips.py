@@ -62,7 +62,16 @@ def test_names_are_unique_and_each_is_found_by_every_one_of_its_texts() -> None:
         ("NVIDIA A100-SXM4-80GB", "A100 SXM 80GB"),
         ("NVIDIA B200", "B200"),
         ("AMD Instinct MI300X", "MI300X"),
-        ("Ascend910B3", "Ascend 910B"),
+        *((f"Ascend910{sku}", "Ascend 910B") for sku in ("B1", "B2", "B2C", "B3", "B4", "B4-1")),
+        *(
+            (f"Ascend910_{sku}", "Ascend 910C, one of its two dies (the torch device)")
+            for sku in (9362, 9363, 9372, 9381, 9382, 9391, 9392)
+        ),
+        ("Ascend950DT_9591", "Ascend 950DT"),
+        ("Ascend950PR_9589", "Ascend 950, other than DT"),
+        ("Ascend310P3", "Ascend 310P"),
+        ("Ascend910", None),
+        ("Ascend910ProB", None),
         # Chips with names that are near and with peaks that are not.
         ("NVIDIA H100 PCIe", None),
         ("NVIDIA H100 NVL", None),

@@ -129,14 +129,33 @@ def test_devices_are_shown_and_the_missing_ones_explained(
                 ),
             ),
         ),
+        probe.Found(
+            backend="some",
+            devices=(
+                DeviceInfo(
+                    backend="some",
+                    index=1,
+                    name="Y",
+                    memory_bytes=None,
+                    vendor="Z",
+                    precisions=("bf16", "fp32"),
+                    facts={"driver": "3"},
+                    simulated=True,
+                ),
+            ),
+        ),
         probe.Found(backend="cuda", reason="cuda: no driver. Install one."),
     ]
     monkeypatch.setattr(probe, "probe", lambda names, *_: found)
     code, out, _ = accelmark("devices")
     assert code == 0
-    assert out == "cpu: X, 16.0 GiB (cores 2)\nno cuda: no driver. Install one.\n"
+    assert out == (
+        "cpu: X, 16.0 GiB (cores 2)\n"
+        "some:1: Y, Z, memory unknown, bf16 fp32, simulated: no measurement (driver 3)\n"
+        "no cuda: no driver. Install one.\n"
+    )
     code, out, _ = accelmark("devices", "--json")
-    assert [one["backend"] for one in json.loads(out)] == ["cpu", "cuda"]
+    assert [one["backend"] for one in json.loads(out)] == ["cpu", "some", "cuda"]
 
 
 def test_what_only_reads_imports_no_torch() -> None:
