@@ -1,5 +1,55 @@
-"""A simulated Ascend plug-in for torch, pure Python: for tests of accelmark, and never a source of
-results. It bears the name of the real one, torch_npu, because torch and transformers look for that.
+"""A simulated Ascend plug-in for torch, in Python: for tests only, never a source of results.
+
+It bears the name of the real one, because torch and transformers look for `torch_npu`; the version
+says `+sim`. It is loaded as the real one is, by `import torch`, through an entry point.
+
+**What is imitated**, each from a fact in the project's notes on backends (`backends.md`, Ascend).
+
+| file | what | fact |
+|---|---|---|
+| `_storage.py` | `device="npu"` tensors, in host memory; float64 becomes float32 | 5 |
+| `_dispatch.py` | any operator, on CPU aliases of its arguments; faults; host fallback | 4 |
+| `_kernels.py` | allocation (no channels_last), copies, convolution, fused attention | 3, 6 |
+| `_autocast.py` | `torch.autocast("npu", torch.bfloat16)` | |
+| `_hf32.py` | `torch.npu.conv.allow_hf32` (on), `torch.npu.matmul.allow_hf32` (off) | 5 |
+| `_timeline.py` | work takes time after the call has returned; who waits, sleeps | |
+| `_memory.py` | a caching allocator with a limit | 8 |
+| `_devices.py` | one or two dies; current device and stream; the lost device | 8, 10, 11 |
+| `_accelerator.py` | torch.accelerator, torch.Event, torch.Generator, `Tensor.to` | |
+| `_stderr.py` | warnings of C++, which Python's `warnings` does not see | 4, 5 |
+| `npu/` | `torch.npu`: devices, memory, streams and events, random numbers, versions | 9, 10 |
+| `../../bin/npu-smi` | the printed samples of A2, A3 and 310P | 12 |
+
+**The variables.** OPERATOR is aten's name without overload, as in `mm` or `convolution_backward`;
+the fused attention is `npu_fusion_attention`, its backward `npu_fusion_attention_grad`, and a copy
+from or to the device `_copy_from`. Lists are separated by commas. A misspelt variable is an error.
+
+| variable | default | what it does |
+|---|---|---|
+| `SIMNPU_DEVICE_NAME` | `Ascend910B2` | the name; `Ascend910_93...` (910C) has two dies |
+| `SIMNPU_DEVICES` | by the name | number of devices; 0: the plug-in loads, and there is no device |
+| `SIMNPU_MEMORY_BYTES` | 64 GiB | memory of each; what is more: torch.OutOfMemoryError |
+| `SIMNPU_OPERATOR_MICROSECONDS` | 10 | device time of every operator |
+| `SIMNPU_SLOW` | | `OPERATOR=MILLISECONDS,...`: device time on top |
+| `SIMNPU_FALLBACK` | | OPERATORs that run on the host: one line on fd 2 each, and the host waits; |
+| | | with `TORCH_NPU_FALLBACK_CPU_DISABLE=1` a RuntimeError instead |
+| `SIMNPU_MISSING` | | OPERATORs that there are not: NotImplementedError |
+| `SIMNPU_WRONG` | | OPERATORs whose results are 1 % too large |
+| `SIMNPU_LOST` | | OPERATOR, or `synchronize`, in which the device is lost: RuntimeError with |
+| | | `error code is 507018`, then and in whatever comes after |
+| `SIMNPU_LOST_AFTER` | 0 | how many calls of it succeed before |
+| `SIMNPU_RUNTIME` | | `missing`: `import torch` fails, as where CANN is not set up |
+| `SIMNPU_SMI` | A2 | which `npu-smi` answers: A2, A3, 310P |
+
+Variables of the real one that are heeded: `ASCEND_LAUNCH_BLOCKING=1` (every operator is waited
+for), `TORCH_NPU_FALLBACK_CPU_DISABLE=1`, `TORCH_NPU_WARNING_DISABLE=1` and
+`TORCH_NPU_DISABLED_WARNING=1` (nothing on fd 2).
+
+**What is not.** Operators run when they are called, so a call takes the CPU's time for it, and the
+device's clock runs on from there. Random numbers are the CPU's. Fused optimizers run; whether each
+does on a real device is not known. torch sees `npu:0` as the current device in C++, so a backward
+on the second die runs in the main thread only. No collectives, no torch.compile, no profiler, no
+sparse tensors, no private formats.
 """
 
 from __future__ import annotations
