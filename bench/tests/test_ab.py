@@ -189,8 +189,8 @@ def test_a_variable_on_one_side_is_set_recorded_and_named(tmp_path: Path) -> Non
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert "OMP_NUM_THREADS: not recorded | 1" in done.stdout
-    assert "MINE: not recorded | x" in done.stdout
+    assert "OMP_NUM_THREADS: absent | 1" in done.stdout
+    assert "MINE: absent | x" in done.stdout
     assert "no interval" in done.stdout and "Geometric mean of the ratios of 1 of 1" in done.stdout
     a, b = (read(path) for path in sorted((tmp_path / "out").glob("*.jsonl")))
     assert a.path.endswith("-a.jsonl") and b.path.endswith("-b.jsonl")
