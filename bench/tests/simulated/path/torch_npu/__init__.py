@@ -15,6 +15,7 @@ says `+sim`. It is loaded as the real one is, by `import torch`, through an entr
 | `_timeline.py` | work takes time after the call has returned; who waits, sleeps | |
 | `_memory.py` | a caching allocator with a limit | 8 |
 | `_devices.py` | one or two dies; current device and stream; the lost device | 8, 10, 11 |
+| `_fused.py` | `torch_npu.npu_geglu` and its like, which libraries call by name | |
 | `_accelerator.py` | torch.accelerator, torch.Event, torch.Generator, `Tensor.to` | |
 | `_stderr.py` | warnings of C++, which Python's `warnings` does not see | 4, 5 |
 | `npu/` | `torch.npu`: devices, memory, streams and events, random numbers, versions | 9, 10 |
@@ -60,6 +61,7 @@ if SETTINGS.runtime == "missing":
     raise ImportError("libhccl.so: cannot open shared object file: No such file or directory")
 
 from . import _accelerator, _autocast, _kernels, npu
+from ._fused import npu_fusion_attention, npu_geglu, npu_rms_norm
 
 __version__ = "2.13.0+sim"
 
@@ -68,10 +70,8 @@ _kernels.register()
 _autocast.register()
 
 
-def npu_fusion_attention(*args: object, **kwargs: object) -> None:
-    """transformers imports the name, for an attention that nobody here asks for."""
-    raise NotImplementedError("npu_fusion_attention [simulated]")
-
-
 def _autoload() -> None:
     """The entry point `torch.backends`: importing was all."""
+
+
+__all__ = ["npu", "npu_fusion_attention", "npu_geglu", "npu_rms_norm"]

@@ -31,7 +31,7 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
     name = op.name()
     device = device_of(args, kwargs)
     announce(name, device)
-    return on_cpu(base_name(name), op, args, kwargs, _empty_outputs(op, args, kwargs), device)
+    return on_cpu(base_name(name), op, args, kwargs, _outputs(op, args, kwargs), device)
 
 
 def base_name(name: str) -> str:
@@ -100,8 +100,9 @@ def on_cpu(
 ) -> Any:
     """Runs `kernel` on CPU aliases of its arguments, and gives what it returns as the device's.
 
-    name: of the operator, for the faults that change its numbers; outputs: identities of empty
-    `out=` arguments, which the kernel may resize.
+    name: of the operator, for the faults that change its numbers; outputs: identities of `out=`
+    arguments. The kernel may resize those, which imported memory does not allow: it gets fresh
+    tensors in their place, whose values are then theirs.
     """
     arguments = _Arguments(name, outputs, device)
     aliases = _hf32.operands(name, _map(arguments.lower, args))
@@ -163,7 +164,7 @@ class _Arguments:
         )
 
     def write_outputs(self) -> None:
-        """Gives the empty `out=` arguments what the kernel made in their place."""
+        """Gives the `out=` arguments what the kernel made in their place."""
         for original, alias in self._originals.values():
             if id(original) in self._outputs:
                 assign(original, alias)
@@ -188,13 +189,14 @@ def assign(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _empty_outputs(op: Any, args: Any, kwargs: dict[str, Any]) -> frozenset[int]:
-    found = set()
+def _outputs(op: Any, args: Any, kwargs: dict[str, Any]) -> frozenset[int]:
+    """Identities of the `out=` arguments that are not read as well."""
+    written: set[int] = set()
+    read: set[int] = set()
     for position, argument in enumerate(op._schema.arguments):
-        if argument.is_out:
-            given = kwargs.get(argument.name, args[position] if position < len(args) else None)
-            found |= {id(tensor) for tensor in tensors_in(given) if not tensor.numel()}
-    return frozenset(found)
+        given = kwargs.get(argument.name, args[position] if position < len(args) else None)
+        (written if argument.is_out else read).update(id(t) for t in tensors_in(given))
+    return frozenset(written - read)
 
 
 def _map(function: Callable[[Any], Any], value: Any) -> Any:

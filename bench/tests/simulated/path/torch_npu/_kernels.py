@@ -16,7 +16,7 @@ from ._storage import to_device, to_host
 
 aten = torch.ops.aten
 VIEWS = (
-    *("as_strided", "view", "_reshape_alias", "unfold"),
+    *("as_strided", "view", "_reshape_alias", "unfold", "view_as_real", "view_as_complex"),
     *("set_.source_Storage", "set_.source_Storage_storage_offset", "set_.source_Tensor"),
 )
 """Metadata only: torch's CPU kernels for them never touch the data, and take no device time."""
@@ -109,6 +109,15 @@ def local_scalar_dense(tensor: torch.Tensor) -> Any:
     announce("aten::_local_scalar_dense", device)
     device.wait_for_stream()
     return to_host(tensor).item()
+
+
+def histc(tensor: torch.Tensor, bins: int = 100, low: float = 0, high: float = 0) -> torch.Tensor:
+    """Of integers too, which the CPU's kernel does not count."""
+    kernel = aten.histc.default
+    result: torch.Tensor = _named(
+        "histc", lambda host: kernel(host.float(), bins, low, high).to(host.dtype), (tensor,)
+    )
+    return result
 
 
 def convolution(*args: Any) -> Any:
@@ -229,6 +238,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "_copy_from": copy_from,
     "_copy_from_and_resize": copy_from_and_resize,
     "_local_scalar_dense": local_scalar_dense,
+    "histc": histc,
     "convolution_overrideable": convolution,
     "convolution_backward_overrideable": convolution_backward,
     "_fused_sdp_choice": fused_sdp_choice,

@@ -1,0 +1,35 @@
+"""Functions of `torch_npu` itself that libraries call where they find it: fused operators.
+
+transformers and diffusers ask only whether torch_npu is there. Made of torch's operators here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+
+def npu_geglu(
+    tensor: torch.Tensor, dim: int = -1, approximate: int = 1, activate_left: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One half times the GELU of the other, and that GELU; `approximate=1` is the tanh formula.
+
+    diffusers asks for the tanh formula here, and for the exact one on every other device.
+    """
+    left, right = tensor.chunk(2, dim)
+    passed, activated = (right, left) if activate_left else (left, right)
+    gelu = functional.gelu(activated, approximate="tanh" if approximate else "none")
+    return passed * gelu, gelu
+
+
+def npu_rms_norm(
+    tensor: torch.Tensor, gamma: torch.Tensor, epsilon: float = 1e-6
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normalised tensor, and the reciprocal of its root mean square, in float32."""
+    scale = tensor.float().square().mean(-1, keepdim=True).add(epsilon).rsqrt()
+    return (tensor.float() * scale).to(tensor.dtype) * gamma, scale
+
+
+def npu_fusion_attention(*args: object, **kwargs: object) -> None:
+    """Imported by transformers, for an attention that is not its default."""
+    raise NotImplementedError("npu_fusion_attention [simulated]")
