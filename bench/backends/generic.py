@@ -65,20 +65,22 @@ class GenericBackend(TorchBackend):
                 "generic: no other plug-in for torch is installed. Install the vendor's, "
                 "or pass --device cpu."
             )
-        import_error: list[str] = []
+        broken: list[str] = []
         for name in ("torch", *plug_ins):
             try:
                 importlib.import_module(name)
-            except Exception as error:  # noqa: BLE001 - a vendor's runtime fails as it likes
-                import_error.append(
+            except Exception as error:  # a vendor's runtime fails as it likes
+                broken.append(
                     f"generic: {name} is installed but does not load ({first_line(error)}). "
                     "Repair it, or pass --device cpu."
                 )
+                if name == "torch":
+                    raise DeviceUnavailable(broken[0]) from error
         for point in entry_points(group="torch.backends"):
             if point.module in plug_ins:
                 with suppress(Exception):  # its import has failed, and that is said above
                     point.load()()
-        return import_error
+        return broken
 
     def _type(self) -> str | None:
         """A type with a device that no other backend serves; None if there is none."""
@@ -88,8 +90,10 @@ class GenericBackend(TorchBackend):
             names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
             if any(compatible_vendor(name, os.environ) for name in names):
                 return "cuda"
-        own = str(torch._C._get_privateuse1_backend_name())
-        for device_type in (own, *BY_TYPE):
+        own = None
+        with suppress(RuntimeError):  # torch 2.6 raises where there is none
+            own = torch.accelerator.current_accelerator()
+        for device_type in (*([own.type] if own else []), *BY_TYPE):
             module = getattr(torch, device_type, None)
             available = getattr(module, "is_available", None)
             if device_type not in TAKEN and available is not None and available():

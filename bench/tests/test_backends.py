@@ -262,7 +262,7 @@ class FakeCuda:
 
 
 @pytest.fixture
-def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """A CUDA build of torch that sees a Turing and an Ampere GPU, without NVML."""
     import pynvml
     import torch
@@ -280,7 +280,9 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         (torch.backends.cudnn, "benchmark"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))
-    return fake
+    torch.get_device_module.cache_clear()
+    yield fake
+    torch.get_device_module.cache_clear()
 
 
 @pytest.mark.usefixtures("fake_cuda")
