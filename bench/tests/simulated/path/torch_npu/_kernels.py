@@ -35,6 +35,8 @@ def register() -> None:
         _library.impl(name, _on_metadata(operator(name)), "PrivateUse1")
     for name, kernel in KERNELS.items():
         _library.impl(name, kernel, "PrivateUse1")
+    for key in ("Conjugate", "Negative"):  # torch would resolve those bits by a copy, for ever
+        _library.impl("_copy_from", torch.library.fallthrough_kernel, key)
 
 
 def operator(name: str) -> Any:

@@ -74,6 +74,11 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
     """A CPU alias of a device tensor; a CPU tensor as it is."""
     if tensor.device.type != TYPE:
         return tensor
+    # Lazy conjugates and negatives are a bit of the tensor, of which DLPack knows nothing.
+    if tensor.is_conj():
+        return to_host(tensor.conj()).conj()
+    if tensor.is_neg():
+        return torch._neg_view(to_host(torch._neg_view(tensor)))
     capsule = _core._to_dlpack(tensor)
     structure = _structure(capsule)
     structure.device_type, structure.device_index = CPU, 0
