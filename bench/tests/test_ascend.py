@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from bench import launcher, worker
@@ -21,10 +22,10 @@ from bench.backends import ascend
 from bench.backends.ascend import AscendBackend, chip_of, parse_common, parse_info, power_of_card
 from bench.case import Case
 from bench.precision import PRECISIONS
-from bench.record import Cold, Failed, Launch, Measured, Outcome, RunFile, Void, read
+from bench.record import Cold, Failed, Launch, Measured, Outcome, RunFile, Settings, Void, read
 from bench.tests import simulated
 from bench.tests.fakes import make_case, make_measured
-from bench.worker import ALLOW_SIMULATED, Report
+from bench.worker import ALLOW_SIMULATED, Report, Request
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
 
@@ -304,6 +305,22 @@ def test_a_fallback_at_the_start_of_a_long_stderr_voids_what_was_measured() -> N
     assert launcher._voided_by_fallback(other, "ascend", lines) is other
 
 
+def test_all_of_stderr_is_looked_at() -> None:
+    """With a worker that says it first and then much else."""
+    report = msgspec.json.encode(Report(outcome=make_measured(), cold=Cold(), environment={}))
+    said = CAUTION.format("cumsum")
+    code = f"""if True:
+        import sys
+        print({said!r}, "x" * 100_000, *["noise"] * 50_000, sep="\\n", file=sys.stderr, flush=True)
+        sys.stdout.buffer.write({report!r} + bytes([10]))
+    """
+    request = Request(
+        case=make_case(), backend="ascend", index=0, settings=Settings(), samples=1, seed=0
+    )
+    outcome = launcher.launch(request, {}, command=(sys.executable, "-c", code)).report.outcome
+    assert isinstance(outcome, Void) and outcome.reason == "host fallback: aten::cumsum"
+
+
 # --- The command on the simulated device ---------------------------------------------------------
 
 SETTINGS = """
@@ -428,9 +445,9 @@ COMMANDS: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
     "announced": (
         "run --device ascend",
-        SCALE + TRIAD + GEMM,
+        SCALE + TRIAD,
         {
-            **device(allowed=False, fallback="mul,add"),
+            **device(fallback="mul,add"),
             "TORCH_NPU_FALLBACK_CPU_DISABLE": "0",
             "TORCH_NPU_WARNING_DISABLE": "1",
         },
@@ -441,6 +458,7 @@ COMMANDS: dict[str, tuple[str, str, dict[str, str]]] = {
         {**device(lost="synchronize", lost_after=2)},
     ),
     "lost in an operator": ("run --device ascend", GEMM + SCALE, device(lost="mm")),
+    "not allowed": ("run --device ascend", GEMM, device(allowed=False)),
     "blocking": ("run --device ascend", GEMM, {**device(), "ASCEND_LAUNCH_BLOCKING": "1"}),
     "devices": ("devices --json", "", DIES),
     "devices, broken": ("devices", "", device(runtime="missing")),
@@ -522,18 +540,23 @@ def test_a_lost_device_is_told_apart_wherever_it_is_lost(commands: Commands) -> 
 
 
 def test_a_fallback_that_was_allowed_voids_and_names_every_operator(commands: Commands) -> None:
-    """Though the user asked torch_npu to keep silent; and nothing simulated is ever a result."""
+    """Though the user asked torch_npu to keep silent."""
     done = commands["announced"].result()
     assert done.code == 1
     for name, operator in (("memory-scale fp32", "mul"), ("memory-triad fp32", "add")):
         launch = done.launches[name][-1]
         assert isinstance(launch.outcome, Void), launch.outcome
+        assert launch.outcome.reason == f"host fallback: aten::{operator}.out"
         variables = launch.environment["variables"]
         assert variables["TORCH_NPU_FALLBACK_CPU_DISABLE"] == "0", "the user's word is kept"
         assert "CAUTION" in launch.stderr_tail and f"aten::{operator}.out" in launch.stderr_tail
-    plain = done.last("gemm-matmul fp32")
-    assert isinstance(plain, Void)
-    assert plain.reason == "simulated device: its times are those of a program"
+
+
+def test_what_is_simulated_is_void(commands: Commands) -> None:
+    done = commands["not allowed"].result()
+    outcome = done.last("gemm-matmul fp32")
+    assert done.code == 1 and isinstance(outcome, Void)
+    assert outcome.reason == "simulated device: its times are those of a program"
 
 
 def test_a_harmful_variable_voids(commands: Commands) -> None:
