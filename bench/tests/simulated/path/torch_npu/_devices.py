@@ -30,18 +30,21 @@ class Device:
             sleep_until(self.timeline.end(stream))
 
     def synchronize(self) -> None:
-        """Waits for every stream; says so if the device was lost, now or before."""
-        if SETTINGS.lost == "synchronize":
+        """Waits for every stream; SIMNPU_LOST may mean this."""
+        if SETTINGS.lost == "synchronize" and not self.lost:
             self.lost = _used_up("synchronize")
-        if self.lost:
-            raise_lost("c10_npu::npuSynchronizeDevice")
-        sleep_until(self.timeline.last_end())
+        self.wait_until(self.timeline.last_end(), "AclrtSynchronizeDeviceWithTimeout")
 
     def wait_for_stream(self) -> None:
         """What a host read does: waits for the current stream."""
+        moment = self.timeline.end(current_stream(self.index))
+        self.wait_until(moment, "AclrtSynchronizeStreamWithTimeout")
+
+    def wait_until(self, moment: float, call: str) -> None:
+        """Blocks the host until then; on a device that was lost, the call that waits says so."""
         if self.lost:
-            raise_lost("AclrtSynchronizeStreamWithTimeout(stream)")
-        sleep_until(self.timeline.end(current_stream(self.index)))
+            raise_lost(call)
+        sleep_until(moment)
 
 
 class _Current(threading.local):
@@ -102,9 +105,9 @@ def _used_up(name: str) -> bool:
 
 
 def raise_lost(call: str) -> NoReturn:
-    """The words of a real one: an aicore that fails takes the process's context with it."""
+    """The words of a real one: a kernel that fails takes the process's context with it."""
     raise RuntimeError(
-        f"{call}:build/CMakeFiles/torch_npu.dir/compiler_depend.ts:513 NPU function error: {call}, "
-        f"error code is 507018\n[ERROR] (PID:{os.getpid()}, Device:0, RankID:-1) ERR00100 PTA call "
-        "acl api failed\n[Error]: The aicpu execution is abnormal. [simulated]"
+        f"Sync:../torch_npu/csrc/framework/OpCommand.cpp:340 NPU function error: {call}, error "
+        f"code is 507018\n[ERROR] (PID:{os.getpid()}, Device:0, RankID:-1) ERR00100 PTA call acl "
+        "api failed\n[Error]: The aicpu execution is abnormal. [simulated]"
     )

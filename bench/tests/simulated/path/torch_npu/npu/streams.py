@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from .. import _devices  # noqa: TID252
-from .._timeline import sleep_until  # noqa: TID252
 
 _next_stream = itertools.count(1)
 
@@ -33,7 +32,8 @@ class Stream:
         return self._device.index
 
     def synchronize(self) -> None:
-        sleep_until(self._device.timeline.end(self.stream_id))
+        moment = self._device.timeline.end(self.stream_id)
+        self._device.wait_until(moment, "AclrtSynchronizeStreamWithTimeout")
 
     def query(self) -> bool:
         return self._device.timeline.end(self.stream_id) <= time.perf_counter()
@@ -64,10 +64,12 @@ class Event:
     ) -> None:
         self._timing = enable_timing
         self._moment: float | None = None
+        self._device: _devices.Device | None = None
 
     def record(self, stream: Stream | None = None) -> None:
         stream = stream or current_stream()
-        self._moment = stream._device.timeline.end(stream.stream_id)
+        self._device = stream._device
+        self._moment = self._device.timeline.end(stream.stream_id)
 
     def wait(self, stream: Stream | None = None) -> None:
         stream = stream or current_stream()
@@ -78,8 +80,8 @@ class Event:
         return self._moment is None or self._moment <= time.perf_counter()
 
     def synchronize(self) -> None:
-        if self._moment is not None:
-            sleep_until(self._moment)
+        if self._device is not None and self._moment is not None:
+            self._device.wait_until(self._moment, "aclrtSynchronizeEvent")
 
     def elapsed_time(self, end: Event) -> float:
         """Milliseconds from this event to another; waits for both, as torch_npu does."""
@@ -87,7 +89,8 @@ class Event:
             raise RuntimeError("Both events must be created with argument 'enable_timing=True'.")
         if self._moment is None or end._moment is None:
             raise RuntimeError("Both events must be recorded before calculating elapsed time.")
-        sleep_until(max(self._moment, end._moment))
+        self.synchronize()
+        end.synchronize()
         return (end._moment - self._moment) * 1e3
 
 
