@@ -22,6 +22,7 @@ SECONDS = 120
 ZYGOTE = """
 import json, os, sys, traceback
 import torch  # once: without the plug-in, which each fork loads with its own variables
+import torch._dynamo  # a second, at the first step of any optimizer
 
 for line in sys.stdin:
     request = json.loads(line)
@@ -333,7 +334,7 @@ def test_without_a_synchronization_the_time_is_far_too_short(processes: Processe
     said = processes.run(
         TIMED
         + """
-short = timed(lambda: None)
+short = min(timed(lambda: None) for _ in range(3))
 torch.npu.synchronize()
 waits = (torch.npu.synchronize, torch.accelerator.synchronize, lambda: x.sum().item(),
          lambda: x.cpu(), torch.npu.current_stream().synchronize)
@@ -379,23 +380,24 @@ def test_streams_run_side_by_side_and_wait_for_each_other(processes: Processes) 
     said = processes.run(
         TIMED
         + """
-def run(wait):
+def lag(wait):
     torch.npu.synchronize()
-    side, start = torch.npu.Stream(), time.perf_counter()
+    side, first, second = torch.npu.Stream(), *(torch.npu.Event(enable_timing=True) for _ in "12")
     x.erfinv()
+    first.record()
     if wait:
         side.wait_stream(torch.npu.current_stream())
     with torch.npu.stream(side):
         x.erfinv()
-    torch.npu.synchronize()
-    return time.perf_counter() - start
+        second.record()
+    return first.elapsed_time(second)
 
-print(json.dumps([run(False), run(True)]))
+print(json.dumps([lag(False), lag(True)]))
 """,
         slow="erfinv=200",
     ).said
     beside, behind = said
-    assert beside < 0.4 <= behind
+    assert beside < 150 < 200 <= behind
 
 
 # --- its memory

@@ -26,7 +26,7 @@ def environment(**faults: object) -> dict[str, str]:
     return {
         "PYTHONPATH": _first("path", "PYTHONPATH"),
         "PATH": _first("bin", "PATH"),
-        # pytest's own setting turns warnings of the subprocess into errors nowhere else.
+        # Said, so that nothing in the tests' own environment can turn it off.
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "1",
         **{f"SIMNPU_{name.upper()}": str(value) for name, value in faults.items()},
     }
