@@ -471,16 +471,16 @@ COMMANDS: dict[str, tuple[str, str, dict[str, str]]] = {
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Done]]]:
     """Every command, under way."""
 
-    def start(command: str, suite: str, variables: dict[str, str]) -> Done:
-        folder = tmp_path_factory.mktemp("command")
+    def start(folder: Path, command: str, suite: str, variables: dict[str, str]) -> Done:
         (folder / "suite.toml").write_text(SETTINGS + suite, encoding="utf-8")
         verb, *rest = command.split()
         if verb == "run":
             rest = ["suite.toml", "--out", "out", *rest]
         return accelmark(folder, (verb, *rest), variables)
 
+    folders = {name: tmp_path_factory.mktemp("command") for name in COMMANDS}  # not thread-safe
     with ThreadPoolExecutor(2) as pool:
-        yield {name: pool.submit(start, *what) for name, what in COMMANDS.items()}
+        yield {name: pool.submit(start, folders[name], *what) for name, what in COMMANDS.items()}
         pool.shutdown(cancel_futures=True)
 
 
