@@ -47,10 +47,11 @@ for), `TORCH_NPU_FALLBACK_CPU_DISABLE=1`, `TORCH_NPU_WARNING_DISABLE=1` and
 `TORCH_NPU_DISABLED_WARNING=1` (nothing on fd 2).
 
 **What is not.** Operators run when they are called, so a call takes the CPU's time for it, and the
-device's clock runs on from there. Random numbers are the CPU's. Fused optimizers run; whether each
-does on a real device is not known. torch sees `npu:0` as the current device in C++, so a backward
-on the second die runs in the main thread only. No collectives, no torch.compile, no profiler, no
-sparse tensors, no private formats.
+device's clock runs on from there. Random numbers are the CPU's; pinned memory is any memory. Fused
+optimizers run; whether each does on a real device is not known here. HF32 is not in the attention.
+torch's C++ takes `npu:0` for the current device, so a backward on the second die runs in the main
+thread only. There are no collectives (hccl), no torch.compile, no graphs, no profiler, no sparse
+tensors, no private formats, no LSTM, and no torch.load to the device.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def register(module: ModuleType) -> None:
     patched.Event = _substitute(torch.Event, module.Event, accept_device=True)
     patched.Generator = _substitute(torch.Generator, torch.Generator, accept_device=False)
     patched.Tensor.to = _to_current(torch.Tensor.to)
-    patched.Tensor.pin_memory = lambda self, device=None: self  # copies take no longer without
+    patched.Tensor.pin_memory = lambda self, device=None: self  # all host memory is alike here
     sys.modules["torch.npu"] = module
 
 
