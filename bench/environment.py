@@ -174,3 +174,11 @@ def stack(recorded: Iterable[str]) -> dict[str, Any]:
         "affinity": usable_cores(),
         "variables": variables([*VARIABLES, *recorded]),
     }
+
+
+def compiler() -> dict[str, int]:
+    """What torch.compile has done in this process: graphs made, and breaks between them."""
+    from torch._dynamo.utils import counters  # no public name; torch's own tutorials read it
+
+    breaks = sum(counters["graph_break"].values())
+    return {"graphs": counters["stats"]["unique_graphs"], "graph_breaks": breaks}

@@ -310,7 +310,7 @@ class TrainingJob(Job):
         loss: Loss = cross_entropy,
     ) -> None:
         """Puts the model into training mode and makes its optimizer."""
-        self._model = model.train()
+        self._model = executed(model.train(), site)
         self._forward = forward
         self._batches = itertools.cycle(batches)
         self._site = site
@@ -373,7 +373,7 @@ class InferenceJob(Job):
         facts: dict[str, str],
     ) -> None:
         """Puts the model into evaluation mode."""
-        self._model = model.eval()
+        self._model = executed(model.eval(), site)
         self._forward = forward
         self._inputs = itertools.cycle(inputs)
         self.facts = model_facts(model, site) | facts
@@ -393,6 +393,17 @@ class InferenceJob(Job):
         """Output for the first input."""
         self.step()
         return {"logits": self._logits}
+
+
+def executed(model: nn.Module, site: Site) -> nn.Module:
+    """The model as the site executes it: compiled in place, or as it is.
+
+    Compiling happens in the first step, whose time is a cold figure. What the compiler cannot do
+    raises: it never falls back to eager without saying so.
+    """
+    if site.execution == "compile":
+        model.compile()
+    return model
 
 
 def model_facts(model: nn.Module, site: Site) -> dict[str, str]:

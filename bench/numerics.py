@@ -82,7 +82,9 @@ def gate(workload: Workload, mode: str, parameters: Any, site: Site) -> Numerics
     import torch
 
     twin = workload.twin(mode, parameters)
-    reference_site = msgspec.structs.replace(site, device=torch.device("cpu"), precision=REFERENCE)
+    reference_site = msgspec.structs.replace(
+        site, device=torch.device("cpu"), precision=REFERENCE, execution="eager"
+    )
     found = _probe(workload, mode, twin, site)
     if site.device.type != "cpu":
         # Frees device memory even where the twin sits in a reference cycle. The host can wait for

@@ -197,6 +197,7 @@ class Launch:
             device=device.torch_device,
             precision=precision,
             seed=request.seed,
+            execution=request.case.execution,
             memory_format=self.backend.memory_format(workload.preferred_memory_format),
         )
 
@@ -237,6 +238,8 @@ class Launch:
         channel.enter("report")
         self._describe(device)
         self.environment["job"] = dict(job.facts)
+        if request.case.execution == "compile":
+            self.environment["compiler"] = environment.compiler()
         if not all(math.isfinite(w) for w in series.witness):
             first, last = series.witness
             return Void(

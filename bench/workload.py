@@ -42,6 +42,10 @@ def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}.{suggestion(value, names)}")
 
 
+EXECUTIONS = ("eager", "compile")
+"""Of a mode whose job runs its model through `bench.models`, which can compile it."""
+
+
 class Unsupported(Exception):
     """This device cannot run this case, and that is no fault: it is skipped, with the reason.
 
@@ -72,6 +76,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     seed: int
     """Weights and inputs come from this seed, generated on the CPU: the same on every device."""
+    execution: str = "eager"
+    """`eager`, or `compile`: the model goes through torch.compile; what that cannot do fails."""
     memory_format: str = "contiguous"
     """`contiguous` or `channels_last`, as the backend allows."""
 

@@ -20,7 +20,16 @@ from bench.models import (
 )
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
+from bench.workload import (
+    EXECUTIONS,
+    Job,
+    Mode,
+    Parameters,
+    Site,
+    Workload,
+    require_one_of,
+    require_within,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,9 +92,16 @@ class ViTB16(Workload):
     modes = MappingProxyType(
         {
             # No fp16 training: it would need loss scaling, which is another step.
-            "train": Mode(parameters=TrainParameters, precisions=("bf16", "bf16-amp", "fp32")),
+            "train": Mode(
+                parameters=TrainParameters,
+                precisions=("bf16", "bf16-amp", "fp32"),
+                executions=EXECUTIONS,
+            ),
             "infer": Mode(
-                parameters=InferParameters, precisions=("bf16", "fp16", "fp32"), latency="latency"
+                parameters=InferParameters,
+                precisions=("bf16", "fp16", "fp32"),
+                executions=EXECUTIONS,
+                latency="latency",
             ),
         }
     )

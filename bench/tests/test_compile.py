@@ -1,0 +1,74 @@
+"""Execution `compile`: the model is compiled, its numbers are checked, and it says what it did."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import catalogue
+from bench.models import executed
+from bench.precision import PRECISIONS
+from bench.record import Measured, read
+from bench.tests.regenerate import command
+from bench.workload import EXECUTIONS, Site
+
+SUITE = """
+[settings]
+launches = 1
+block_seconds = 0.001
+warmup_limit_seconds = 5.0
+steady_limit_seconds = 1.0
+
+[[case]]
+workload = "bert"
+mode = "infer"
+precision = "fp32"
+execution = "compile"
+model = "tiny"
+batch_size = 1
+sequence_length = 16
+"""
+
+
+def site(execution: str) -> Site:
+    return Site(
+        device=torch.device("cpu"), precision=PRECISIONS["fp32"], seed=0, execution=execution
+    )
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_a_model_is_compiled_if_asked_and_only_then(
+    execution: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def ask(model: torch.nn.Module) -> None:
+        asked.append(model)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", ask)
+    model = torch.nn.Linear(2, 2)
+    assert executed(model, site(execution)) is model
+    assert asked == ([model] if execution == "compile" else [])
+
+
+def test_what_can_be_compiled_says_so() -> None:
+    for name, mode in (("resnet50", "train"), ("vit-b16", "infer"), ("bert", "infer")):
+        assert catalogue.workload(name).modes[mode].executions == EXECUTIONS
+    assert catalogue.workload("gemm").modes["matmul"].executions == ("eager",)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+def test_a_compiled_case_is_measured_and_says_what_the_compiler_did(tmp_path: Path) -> None:
+    (tmp_path / "compiled.toml").write_text(SUITE)
+    done = command("run", "compiled.toml", "--device", "cpu", "--out", "out", folder=tmp_path)
+    (path,) = (tmp_path / "out").glob("*.jsonl")
+    (launch,) = read(path).launches
+    assert isinstance(launch.outcome, Measured), launch.outcome
+    assert launch.case.execution == "compile" and "compile" in done.stdout
+    assert launch.outcome.numerics.passed
+    # The gate's twin and the timed model: at least a graph each, and none broken.
+    assert launch.environment["compiler"]["graphs"] >= 2
+    assert launch.environment["compiler"]["graph_breaks"] == 0
