@@ -580,7 +580,8 @@ def test_the_environment_of_a_probe_is_the_backends() -> None:
         environ = Path(f"/proc/{child.pid}/environ")
         if not environ.exists():
             pytest.skip("no /proc")
-        text = environ.read_bytes()
+        while not (text := environ.read_bytes()) and child.poll() is None:
+            pass  # it has not become the new program yet
         if "TORCH_DEVICE_BACKEND_AUTOLOAD" not in os.environ:
             assert b"TORCH_DEVICE_BACKEND_AUTOLOAD=0" in text
     finally:
