@@ -32,7 +32,10 @@ def register(module: ModuleType) -> None:
     patched.Event = _substitute(torch.Event, module.Event, accept_device=True)
     patched.Generator = _substitute(torch.Generator, torch.Generator, accept_device=False)
     patched.Tensor.to = _to_current(torch.Tensor.to)
-    patched.Tensor.pin_memory = lambda self, device=None: self  # all host memory is alike here
+    # All host memory is alike here, and torch has no allocator of pinned memory to ask.
+    patched.Tensor.pin_memory = lambda self, device=None: self
+    for name in ("empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like"):
+        setattr(patched, name, _not_pinned(getattr(torch, name)))
     sys.modules["torch.npu"] = module
 
 
@@ -95,6 +98,16 @@ def _to_current(original: Any) -> Any:
         return result
 
     return to
+
+
+def _not_pinned(original: Any) -> Any:
+    """A factory of torch that takes `pin_memory=True` and does without."""
+
+    def make(*args: Any, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:
+        result: torch.Tensor = original(*args, **kwargs)
+        return result
+
+    return make
 
 
 def _with_index(value: Any) -> Any:
