@@ -73,8 +73,13 @@ class AscendBackend(TorchBackend):
     install = "Install the torch_npu of your torch's version"
     runtime = "CANN"
     repair = "Source CANN's set_env.sh"
-    # 507xxx: errors of the device or its driver, after which the context is dead (CANN, aclError).
-    lost = re.compile(LOST.pattern + r"|error code is 507\d{3}|\b507\d{3}\[", re.IGNORECASE)
+    # 507xxx: errors of the device or its driver, after which the context is dead (CANN, aclError);
+    # the words are those that torch_npu 2.13 has for its own.
+    lost = re.compile(
+        LOST.pattern + r"|error code is 507\d{3}|\b507\d{3}\[|FORCE STOP|HCCS LINK ERROR"
+        r"|HBM MULTI BIT ECC ERROR|UCE ERROR|SUSPECT (?:MEM|REMOTE) ERROR",
+        re.IGNORECASE,
+    )
 
     def worker_environment(self) -> Mapping[str, str]:
         """No fallback to the host: an operator that would fall back raises, and is named.

@@ -83,7 +83,7 @@ class CpuBackend(Backend):
     """The reference backend: always there wherever torch loads."""
 
     name = "cpu"
-    vendor = "host"
+    vendor = ""  # its name says it
 
     def worker_environment(self) -> Mapping[str, str]:
         """Allocator thresholds as good practice demands, and no vendor's plug-in.

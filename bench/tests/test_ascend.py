@@ -183,6 +183,16 @@ def test_fallback_is_found_however_it_is_said() -> None:
         "UserWarning: The operator 'aten::x' is not currently supported on the MPS backend and "
         "will fall back to run on the CPU.": ("aten::x",),
         "The operator 'aten::y on the XPU backend is falling back to run on the CPU.": ("aten::y",),
+        # As in the libraries of torch_npu 2.13.0.
+        "CAUTION: The operator aten::_masked_softmax is currently not supported on the NPU "
+        "backend.Now this operator will fallback to run on the CPU and may have performance "
+        "implications. ": ("aten::_masked_softmax",),
+        "CAUTION: The operator aten::logit, aten::logit_ and aten::logit.out is currently not "
+        "supported on the NPU backend. Now this operator will fallback to run on the CPU and may "
+        "have performance implications.": ("aten::logit",),
+        "CPU fallback is allowed because TORCH_NPU_FALLBACK_CPU_DISABLE=0. Since the NPU interface "
+        "does not support operator 'aten::_sparse_csr_sum.dim_dtype', the operator will fall back "
+        "to CPU.": ("aten::_sparse_csr_sum.dim_dtype",),
         "W1 operator 'aten::z' is not implemented for TPU. Falling back to CPU": ("aten::z",),
         "Aten Op fallback from XPU to CPU happends.": (
             "an operator that the runtime does not name",
@@ -214,6 +224,8 @@ def test_what_did_not_run_did_not_fall_back(text: str) -> None:
             "device_lost",
         ),
         ("device is lost", "device_lost"),
+        ("HBM MULTI BIT ECC ERROR.", "device_lost"),
+        ("FORCE STOP.", "device_lost"),
         ("call aclnnAdd failed, error code is 161002", "error"),
         ("error code is 207001", "error"),
     ],
