@@ -405,7 +405,7 @@ def test_a_real_launch_of_a_tiny_gemm() -> None:
         """
     )
     phases: list[str] = []
-    case = make_case(precision="fp32", parameters={"shape": "64x64x64"})
+    case = make_case(precision="fp32", parameters={"shape": "512x512x512"})
     asked = Request(case=case, backend="cpu", index=0, settings=TINY, samples=12, seed=3)
     finished = launch(
         asked,
@@ -416,7 +416,7 @@ def test_a_real_launch_of_a_tiny_gemm() -> None:
     outcome = finished.report.outcome
     assert isinstance(outcome, Measured), finished
     assert len(outcome.steady) == 12
-    assert outcome.work.unit == "FLOP" and outcome.work.items == 2 * 64**3
+    assert outcome.work.unit == "FLOP" and outcome.work.items == 2 * 512**3
     assert outcome.numerics.passed and outcome.step_clock == "host"
     assert outcome.throughput > 0 and outcome.memory.scope == "process RSS"
     steps = [step for block in outcome.steady for step in (block.step_cpu_ns or ())]
