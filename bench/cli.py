@@ -524,8 +524,9 @@ def _sides(
 
 def _choose(side: _SideOptions, who: str = "") -> DeviceInfo:
     """The device, and on stderr which one it is and what was passed over."""
-    from bench import probe
+    from bench import chips, probe
 
+    chips.chips()  # a bad file of the user's is said now, not after the hours of a run
     chosen, remarks = probe.choose(*side)
     _say(f"{who}device: {chosen.address}, {chosen.name}")
     for remark in remarks:

@@ -302,6 +302,17 @@ def test_a_truncated_record_shows_what_is_whole_and_says_the_rest(
     assert "Traceback" not in err
 
 
+def test_a_bad_file_of_chips_is_said_before_anything_runs(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").write_text("chip = 3\n")
+    monkeypatch.setenv("ACCELMARK_CHIPS", "mine.toml")
+    code, out, err = accelmark("run", "smoke", "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: mine.toml: no usable file of chips")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_device_whose_runtime_is_broken(
     accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
