@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -104,12 +105,14 @@ def _section(facts: dict[str, Any], name: str) -> dict[str, Any]:
 def _table(rows: list[Row]) -> Table:
     """Two lines a case, so that everything fits into 80 columns."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, collapse_padding=True)
-    table.add_column("case", ratio=None, overflow="fold", min_width=18)
+    table.add_column("case", ratio=None, overflow="fold", min_width=17)
     table.add_column("throughput", justify="right", no_wrap=True)
     table.add_column("interval", justify="right", no_wrap=True)
     table.add_column("FLOP/s,\nlimit", justify="right", no_wrap=True)
     table.add_column("peak\nmemory", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    # A verdict is never cut short: the case's name, which folds, makes room for it.
+    longest = max(cell_len(line) for row in rows for line in str(_verdict(row)).splitlines())
+    table.add_column("verdict", no_wrap=True, min_width=longest)
     for row in rows:
         table.add_row(
             _case(row),
