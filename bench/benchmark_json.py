@@ -27,10 +27,11 @@ from typing import Any
 
 import msgspec
 
-from bench import record
+from bench import runfile
 from bench.case import Case
 from bench.errors import RecordError
-from bench.record import UNREADABLE, End, Launch, Measured, Resumed, RunFile
+from bench.record import End, Launch, Measured, Resumed, RunFile
+from bench.runfile import UNREADABLE
 from bench.summary import summarize
 
 KEY = "accelmark"
@@ -46,18 +47,18 @@ ADVICE = (
 
 
 def read_any(path: Path) -> RunFile:
-    """Reads a run from its run file or folder (`bench.record.read`), or from such a document.
+    """Reads a run from its run file or folder (`bench.runfile.read`), or from such a document.
 
     A document is a file that ends in `.json`, or whose first line is a lone brace.
     """
     if path.is_dir():
-        return record.read(path)
+        return runfile.read(path)
     try:
         with path.open("rb") as file:
             document = path.suffix == ".json" or file.readline(3).rstrip() == b"{"
     except OSError:
         document = False  # the reader of run files says why
-    return read(path) if document else record.read(path)
+    return read(path) if document else runfile.read(path)
 
 
 def read(path: Path) -> RunFile:
@@ -262,7 +263,7 @@ def from_document(place: str, document: Any) -> RunFile:
     own = document.get(KEY) if isinstance(document, dict) else None
     if not isinstance(own, dict) or not isinstance(document.get("benchmarks"), list):
         raise RecordError(f"{place}: JSON, but not a pytest-benchmark run of accelmark. {ADVICE}")
-    run = record.header(place, own.get("run"), ADVICE)
+    run = runfile.header(place, own.get("run"), ADVICE)
     try:
         resumed = msgspec.convert(own.get("resumed"), tuple[Resumed, ...])
         end = msgspec.convert(own.get("end"), End | None)

@@ -22,7 +22,8 @@ from typing import BinaryIO
 import msgspec
 
 from bench import catalogue
-from bench.record import UNREADABLE, Cold, Failed, Measured, Phase, Void
+from bench.record import Cold, Failed, Measured, Phase, Void
+from bench.runfile import UNREADABLE
 from bench.worker import STACKS_SIGNAL, Progress, Report, Request
 
 STDERR_LINE_BYTES = 1 << 16

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from bench.errors import OutputError, PublicationError
-from bench.record import Launch, Resumed, Run, RunFile, Settings, Writer, read
+from bench.record import Launch, Resumed, Run, RunFile, Settings
 from bench.report import Canvas, Report
+from bench.runfile import Writer, read
 from bench.summary import Row, summarize
 
 Header = TypeVar("Header", Run, Resumed)

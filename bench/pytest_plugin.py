@@ -292,7 +292,7 @@ def _measure(session: pytest.Session) -> None:
 
     Raises `KeyboardInterrupt` if it was interrupted: what was measured is on disk by then.
     """
-    from bench import probe, record, run
+    from bench import probe, run, runfile
 
     config = session.config
     plan = config.stash[PLAN]
@@ -310,7 +310,7 @@ def _measure(session: pytest.Session) -> None:
     writer = run.begin(path, identity, plan.suite.name, cases, plan.settings, device, typed)
     with contextlib.closing(writer):
         reason = run.session(writer, cases, plan.settings, device, lines).run()
-    config.stash[RUN] = record.read(path)
+    config.stash[RUN] = runfile.read(path)
     if kept or reason == "interrupted":
         config.stash[RECORD] = path
     else:

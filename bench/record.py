@@ -1,26 +1,20 @@
-"""What one launch of one case leaves behind, and the file that holds a run.
+"""What one launch of one case leaves behind, as values.
 
-A run is one JSON Lines file: a `Run` line first, a `Launch` line for every worker process in the
-order they ran, an `End` line last. Each line is appended and fsynced at once, so a crash costs the
-line being written and nothing before it. Raw samples only: throughput, intervals and verdicts are
-computed by `bench.summary` and are never stored, so they cannot contradict the samples.
+Raw samples only: throughput, intervals and verdicts are computed by `bench.summary` and are never
+stored, so they cannot contradict the samples. The file that holds them is `bench.runfile`'s.
 
-msgspec validates every line against these types on reading, in both senses: the JSON types, and the
-rules in `__post_init__` by which nonsense cannot be constructed.
+msgspec validates against these types on reading, in both senses: the JSON types, and the rules in
+`__post_init__` by which nonsense cannot be constructed.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from io import FileIO
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from bench.case import Case
-from bench.errors import OutputError, RecordError
 
 MOST_LAUNCHES = 1000
 SCHEMA_VERSION = 1
@@ -403,195 +397,3 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the damage is a last line that was being written: all before it is whole."""
     whole_bytes: int = 0
     """Length of the lines that were read."""
-
-
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
-"""What decoding raises for bytes that are no value of ours, however odd."""
-
-
-def _lock(file: FileIO) -> None:
-    """Keeps a second writer out until this process ends; where files can be locked (not Windows).
-
-    Raises BlockingIOError if there is one already.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # a file system without locks
-        return
-
-
-class Writer:
-    """Appends lines to a new run file, each on disk before the call returns."""
-
-    def __init__(self, path: Path) -> None:
-        """Creates the file, folders included; `OutputError` if that cannot be done."""
-        self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("xb", buffering=0)
-            _lock(self._file)
-        except OSError as error:
-            raise OutputError(
-                f"{path}: cannot write the run's record there ({error.strerror}). "
-                "Name a folder that you may write to with --out."
-            ) from error
-
-    @classmethod
-    def again(cls, run: RunFile) -> Writer:
-        """Opens the file of a run that goes on, and cuts off a line that was never finished.
-
-        `OutputError` if it cannot be written, or if another process is writing it.
-        """
-        writer = cls.__new__(cls)
-        writer.path = Path(run.path)
-        try:
-            writer._file = writer.path.open("r+b", buffering=0)
-            try:
-                _lock(writer._file)
-                writer._file.truncate(run.whole_bytes)
-                writer._file.seek(0, os.SEEK_END)
-            except OSError:
-                writer.close()
-                raise
-        except OSError as error:
-            raise OutputError(
-                f"{run.path}: cannot go on writing there ({error.strerror}). "
-                "End the run that is writing it, or start a new one."
-            ) from error
-        return writer
-
-    def append(self, line: Line) -> None:
-        """Writes one line and waits until it is on disk."""
-        try:
-            rest = memoryview(msgspec.json.encode(line) + b"\n")
-            while rest:  # a disk that fills up takes a part, and says why only when asked again
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise OutputError(
-                f"{self.path}: cannot write the next record ({error.strerror}). "
-                "The records before it are safe; free some space and run again."
-            ) from error
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
-def read(path: Path) -> RunFile:
-    """Reads a run file, or the one run file in a folder.
-
-    Raises `RecordError` if it is no run file at all. A file whose later lines are damaged (cut
-    short by a crash, say) is returned with what is whole, and `damage` says what is not.
-    """
-    if path.is_dir():
-        found = sorted(path.glob("*.jsonl"))
-        if len(found) != 1:
-            names = ", ".join(f.name for f in found) or "none"
-            raise RecordError(
-                f"{path}: a folder with one run file (*.jsonl) is needed; found {names}."
-            )
-        path = found[0]
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise RecordError(
-            f"{path}: cannot be read ({error.strerror}). Give a run file (*.jsonl) that "
-            "`accelmark run` wrote, or its folder."
-        ) from error
-    lines = raw.split(b"\n")
-    run = _first_line(path, lines[0])
-    seen: set[tuple[str, int]] = set()
-    launches: list[Launch] = []
-    resumed: list[Resumed] = []
-    end: End | None = None
-    damage: str | None = None
-    cut_short = False
-    whole_bytes = len(lines[0]) + 1
-    decoder = msgspec.json.Decoder(Launch | End | Resumed)
-    for number, text in enumerate(lines[1:], start=2):
-        if number == len(lines):  # every whole line ends in a newline
-            if text:
-                damage = f"{path}, line {number}: cut short in the middle of a record"
-                cut_short = True
-            break
-        if not text:
-            whole_bytes += 1
-            continue
-        try:
-            line = decoder.decode(text)
-        except UNREADABLE as error:
-            damage = f"{path}, line {number}: not a record ({error})"
-            break
-        if isinstance(line, End):
-            end = line
-        elif isinstance(line, Resumed):
-            resumed.append(line)
-            end = None
-        elif (line.fingerprint, line.launch) in seen:
-            damage = f"{path}, line {number}: launch {line.launch} of {line.case.label} again"
-            break
-        else:
-            seen.add((line.fingerprint, line.launch))
-            launches.append(line)
-            end = None
-        whole_bytes += len(text) + 1
-    return RunFile(
-        path=str(path),
-        run=run,
-        launches=tuple(launches),
-        end=end,
-        resumed=tuple(resumed),
-        damage=damage,
-        cut_short=cut_short,
-        whole_bytes=whole_bytes,
-    )
-
-
-def _first_line(path: Path, text: bytes) -> Run:
-    advice = "Give a run file (*.jsonl) that `accelmark run` wrote."
-    try:
-        head = msgspec.json.decode(text)
-    except UNREADABLE as error:
-        raise RecordError(f"{path}, line 1: not an accelmark record ({error}). {advice}") from error
-    return header(f"{path}, line 1", head, advice)
-
-
-def header(place: str, head: Any, advice: str) -> Run:
-    """The header of a run from decoded JSON, checked.
-
-    Raises `RecordError`, whose message starts with `place` and ends with `advice`.
-    """
-    if not isinstance(head, dict) or head.get("line") != "run":
-        raise RecordError(f"{place}: JSON, but not the start of a run. {advice}")
-    if head.get("schema") != SCHEMA_VERSION:
-        raise RecordError(
-            f"{place}: schema {head.get('schema')!r}; this version reads schema "
-            f"{SCHEMA_VERSION}. Use the accelmark that wrote it, or a newer one."
-        )
-    try:
-        run = msgspec.convert(head, Run)
-    except UNREADABLE as error:
-        raise RecordError(f"{place}: not a valid run header ({error}). {advice}") from error
-    planned: set[str] = set()
-    for case in run.plan:
-        if case.fingerprint in planned:
-            raise RecordError(f"{place}: {case.label} is planned twice. {advice}")
-        planned.add(case.fingerprint)
-    return run
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of one line of a run file."""
-    schema = msgspec.json.schema(Line)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "accelmark record",
-        **schema,
-    }

@@ -31,8 +31,8 @@ from bench.record import (
     Run,
     RunFile,
     Settings,
-    Writer,
 )
+from bench.runfile import Writer
 from bench.worker import Progress, Request
 
 TOGETHER = 2

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from bench.compare import compare
-from bench.record import read
+from bench.runfile import read
 
 SUITE = """
 description = "A small matrix product"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from bench.record import Measured, read
+from bench.record import Measured
+from bench.runfile import read
 from bench.tests.regenerate import command
 from bench.tests.test_cli import TINY
 from bench.tests.test_resume import kill_again_and_again, record_of

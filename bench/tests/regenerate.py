@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.record import Line, Writer, json_schema
+from bench.record import Line
+from bench.runfile import Writer, json_schema
 from bench.tests.fakes import golden_lines, golden_pair
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,8 +11,9 @@ import pytest
 
 from bench.case import Case
 from bench.launcher import Finished
-from bench.record import Cold, Launch, Measured, Outcome, RunFile, Settings, Skipped, Writer, read
+from bench.record import Cold, Launch, Measured, Outcome, RunFile, Settings, Skipped
 from bench.run import EndReason, Session, alternate
+from bench.runfile import Writer, read
 from bench.tests.fakes import FakeBackend, failed, make_case, make_measured, make_run
 from bench.tests.regenerate import command
 from bench.tests.test_cli import TINY, Accelmark, accelmark  # noqa: F401 - a fixture

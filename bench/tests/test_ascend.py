@@ -22,7 +22,8 @@ from bench.backends import ascend
 from bench.backends.ascend import AscendBackend, chip_of, parse_common, parse_info, power_of_card
 from bench.case import Case
 from bench.precision import PRECISIONS
-from bench.record import Cold, Failed, Launch, Measured, Outcome, RunFile, Settings, Void, read
+from bench.record import Cold, Failed, Launch, Measured, Outcome, RunFile, Settings, Void
+from bench.runfile import read
 from bench.tests import simulated
 from bench.tests.fakes import make_case, make_measured
 from bench.worker import ALLOW_SIMULATED, Report, Request

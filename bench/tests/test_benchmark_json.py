@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pytest_benchmark.stats import Stats
 
-from bench import benchmark_json, catalogue, record
+from bench import benchmark_json, catalogue, runfile
 from bench.benchmark_json import from_document, names, read_any, seconds_per_item, to_document
 from bench.cli import main
 from bench.errors import ComparisonError, RecordError
@@ -58,7 +58,7 @@ def anonymous(run: RunFile) -> RunFile:
 
 def test_a_run_comes_back_equal_whatever_became_of_its_cases(tmp_path: Path) -> None:
     """The golden run has a row of every kind: failed, void, skipped and unreached ones too."""
-    run = record.read(RUN)
+    run = runfile.read(RUN)
     found = read_any(saved(tmp_path, through_json(run)))
     assert anonymous(found) == anonymous(run)
     assert found.path == str(tmp_path / "0001_saved.json")
@@ -100,7 +100,7 @@ def test_a_launch_of_a_case_that_was_not_planned_is_kept() -> None:
 
 
 def test_the_document_has_the_keys_of_pytest_benchmark() -> None:
-    document = through_json(record.read(RUN))
+    document = through_json(runfile.read(RUN))
     assert set(document) == {
         *("machine_info", "commit_info", "benchmarks", "datetime", "version", "accelmark"),
     }
@@ -112,7 +112,7 @@ def test_the_document_has_the_keys_of_pytest_benchmark() -> None:
 
 
 def test_only_cases_with_a_number_are_benchmarks() -> None:
-    document = through_json(record.read(RUN))
+    document = through_json(runfile.read(RUN))
     assert [(b["name"], b["group"]) for b in document["benchmarks"]] == [
         ("gemm-matmul-bf16[1024x1024x1024]", "gemm-matmul, per FLOP"),
         ("llama-decode-bf16[toy-batch_1-context_64]", "llama-decode, per token"),
@@ -123,7 +123,7 @@ def test_only_cases_with_a_number_are_benchmarks() -> None:
 
 
 def test_no_host_name_is_told() -> None:
-    assert "node" not in through_json(record.read(RUN))["machine_info"]
+    assert "node" not in through_json(runfile.read(RUN))["machine_info"]
 
 
 # --- The figures ---------------------------------------------------------------------------------
@@ -206,12 +206,12 @@ def test_the_names_of_every_shipped_suite_are_apart() -> None:
 
 def test_the_reader_goes_by_what_the_file_is(tmp_path: Path) -> None:
     """Run files and folders as ever; documents by `.json`, or by their first line."""
-    assert read_any(RUN) == record.read(RUN)
+    assert read_any(RUN) == runfile.read(RUN)
     (tmp_path / "run.jsonl").write_bytes(RUN.read_bytes())
-    assert read_any(tmp_path).launches == record.read(RUN).launches
-    path = saved(tmp_path, through_json(record.read(RUN)))
+    assert read_any(tmp_path).launches == runfile.read(RUN).launches
+    path = saved(tmp_path, through_json(runfile.read(RUN)))
     other = path.rename(tmp_path / "saved")
-    assert read_any(other).launches == record.read(RUN).launches
+    assert read_any(other).launches == runfile.read(RUN).launches
     with pytest.raises(RecordError, match=r"nowhere\.jsonl: cannot be read"):
         read_any(tmp_path / "nowhere.jsonl")
     with pytest.raises(RecordError, match=r"nowhere\.json: cannot be read"):
@@ -271,7 +271,7 @@ BAD: list[tuple[str, Callable[[Document], Any], str]] = [
 def test_what_is_no_run_of_ours_is_refused(
     tmp_path: Path, spoil: Callable[[Document], Any], complaint: str
 ) -> None:
-    path = saved(tmp_path, spoil(through_json(record.read(RUN))))
+    path = saved(tmp_path, spoil(through_json(runfile.read(RUN))))
     with pytest.raises(RecordError) as caught:
         read_any(path)
     message = str(caught.value)
@@ -288,11 +288,11 @@ def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_another_suite_s_benchmarks_beside_ours_are_passed_over() -> None:
-    document = through_json(record.read(RUN))
+    document = through_json(runfile.read(RUN))
     theirs = copy.deepcopy(document["benchmarks"][0])
     theirs["extra_info"] = {}
     document["benchmarks"] += [theirs, {"name": "bare"}, "nonsense"]
-    assert from_document("", document).launches == record.read(RUN).launches
+    assert from_document("", document).launches == runfile.read(RUN).launches
 
 
 # --- The report and the commands -----------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_another_suite_s_benchmarks_beside_ours_are_passed_over() -> None:
 
 def test_the_report_is_the_document_of_one_run() -> None:
     report = catalogue.load("reports", "pytest-benchmark")
-    run = record.read(RUN)
+    run = runfile.read(RUN)
     text = report.render([run], Canvas())
     assert json.loads(text) == through_json(run)
     assert text.endswith("}\n")
@@ -319,7 +319,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `accelmark report RUN --format pytest-benchmark` prints, in a file."""
     path = tmp_path_factory.mktemp("document") / "golden.json"
     path.write_text(
-        catalogue.load("reports", "pytest-benchmark").render([record.read(RUN)], Canvas())
+        catalogue.load("reports", "pytest-benchmark").render([runfile.read(RUN)], Canvas())
     )
     return path
 
@@ -375,7 +375,7 @@ def test_pytest_benchmark_s_own_command_reads_the_document(document: Path) -> No
 
 def test_the_measured_rounds_are_the_record_s_own(document: Path) -> None:
     content = json.loads(document.read_text())
-    run = record.read(RUN)
+    run = runfile.read(RUN)
     for benchmark in content["benchmarks"]:
         own = benchmark["extra_info"]["accelmark"]["launches"][0]["fingerprint"]
         outcomes = [x.outcome for x in run.launches if x.fingerprint == own]

@@ -18,7 +18,8 @@ import pytest
 from bench import cli, probe
 from bench.backend import DeviceInfo
 from bench.errors import DeviceUnavailable
-from bench.record import Measured, RunFile, json_schema, read
+from bench.record import Measured, RunFile
+from bench.runfile import json_schema, read
 from bench.tests.regenerate import GOLDEN, OUTPUTS, RUN, command
 
 Outcome = tuple[int, str, str]

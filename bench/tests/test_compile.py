@@ -11,7 +11,8 @@ import torch
 from bench import catalogue
 from bench.models import executed
 from bench.precision import PRECISIONS
-from bench.record import Measured, read
+from bench.record import Measured
+from bench.runfile import read
 from bench.tests.regenerate import command
 from bench.workload import EXECUTIONS, Site
 

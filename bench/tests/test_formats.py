@@ -10,8 +10,9 @@ import pytest
 
 from bench import catalogue
 from bench.flat import flat
-from bench.record import RunFile, read
+from bench.record import RunFile
 from bench.report import Canvas
+from bench.runfile import read
 from bench.summary import summarize
 from bench.tests.fakes import failed, make_case, make_file, make_launches, make_measured
 from bench.tests.regenerate import RUN

@@ -22,9 +22,10 @@ from bench import plots
 from bench.case import Case
 from bench.compare_card import WORDS
 from bench.errors import MissingPackage
-from bench.record import Launch, Memory, Outcome, RunFile, Skipped, Void, read
+from bench.record import Launch, Memory, Outcome, RunFile, Skipped, Void
 from bench.report import Canvas
 from bench.reports.html import REPORT
+from bench.runfile import read
 from bench.summary import summarize
 from bench.tests.fakes import failed, make_case, make_file, make_launches, make_measured
 from bench.tests.regenerate import RUN

@@ -12,8 +12,9 @@ import pytest
 from bench import catalogue, publish
 from bench.case import Case
 from bench.errors import OutputError, PublicationError
-from bench.record import Outcome, RunFile, Settings, Skipped, Void, Work, read
+from bench.record import Outcome, RunFile, Settings, Skipped, Void, Work
 from bench.report import Report
+from bench.runfile import read
 from bench.tests.fakes import failed, make_case, make_file, make_launch, make_measured
 
 CASE = make_case()

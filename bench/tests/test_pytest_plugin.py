@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import benchmark_json, catalogue, pytest_plugin, record
+from bench import benchmark_json, catalogue, pytest_plugin, runfile
 from bench.benchmark_json import read_any, seconds_per_item
 from bench.config import read_suite
 from bench.plan import plan
@@ -101,7 +101,7 @@ class Run:
     @property
     def record(self) -> RunFile:
         (path,) = (self.folder / "out").glob("*.jsonl")
-        return record.read(path)
+        return runfile.read(path)
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -346,7 +346,7 @@ def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path) -> None:
     assert run.code == pytest.ExitCode.INTERRUPTED, run.out
     assert "INTERRUPTED" in run.out and "KeyboardInterrupt" in run.out
     path = Path(run.out.split("record: ")[1].split()[0])
-    found = record.read(path)
+    found = runfile.read(path)
     assert [x.case.parameters["shape"] for x in found.launches] == ["8x8x8", "9x9x9"]
     assert found.end is not None and found.end.reason == "interrupted"
     path.unlink()

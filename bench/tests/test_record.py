@@ -32,10 +32,8 @@ from bench.record import (
     Skipped,
     Void,
     Work,
-    Writer,
-    json_schema,
-    read,
 )
+from bench.runfile import Writer, json_schema, read
 from bench.tests.fakes import (
     BAD_NUMERICS,
     COMPLETE,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from bench import catalogue
-from bench.record import Outcome, RunFile, Skipped, Void, read
+from bench.record import Outcome, RunFile, Skipped, Void
 from bench.report import Canvas
 from bench.reports.table import REPORT
+from bench.runfile import read
 from bench.summary import next_step, summarize
 from bench.tests.fakes import (
     COMPLETE,

@@ -8,8 +8,8 @@ import pytest
 
 import bench
 from bench import catalogue, publish
-from bench.record import read
 from bench.report import Canvas
+from bench.runfile import read
 
 RESULTS = Path(bench.__file__).parents[1] / "results"
 FOLDERS = publish.published(RESULTS)

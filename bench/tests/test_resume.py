@@ -17,8 +17,9 @@ import pytest
 from bench import environment, run
 from bench.backend import DeviceInfo
 from bench.errors import OutputError, RecordError
-from bench.record import End, Launch, Measured, RunFile, Settings, Writer, read
+from bench.record import End, Launch, Measured, RunFile, Settings
 from bench.run import EndReason, Session, begin, mixture, resume
+from bench.runfile import Writer, read
 from bench.tests.fakes import FakeBackend, make_case, make_launch, make_measured
 from bench.tests.regenerate import command
 from bench.tests.test_ab import Log, Quiet

@@ -10,19 +10,9 @@ import pytest
 from bench import stats
 from bench.case import Case
 from bench.launcher import Finished
-from bench.record import (
-    Cold,
-    FailureKind,
-    Launch,
-    Outcome,
-    RunFile,
-    Settings,
-    Skipped,
-    Void,
-    Writer,
-    read,
-)
+from bench.record import Cold, FailureKind, Launch, Outcome, RunFile, Settings, Skipped, Void
 from bench.run import CaseState, EndReason, Session, run_id, utc_now
+from bench.runfile import Writer, read
 from bench.tests.fakes import (
     FakeBackend,
     failed,

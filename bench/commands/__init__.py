@@ -1,0 +1,1 @@
+"""One command a file; `bench.cli` gathers them."""

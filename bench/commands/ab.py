@@ -1,0 +1,146 @@
+"""`accelmark ab`: two sides on one host, in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from bench.commands.common import (
+    Side,
+    canvas,
+    choose,
+    face_of,
+    say,
+    termination_as_interrupt,
+    typed,
+)
+from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
+
+
+@click.command()
+@click.argument("suite", default="quick")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="BACKEND[:INDEX]",
+    help="Once for both sides, or once for each.",
+)
+@click.option(
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set for side B only. May be given several times.",
+)
+@click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    metavar="PATH",
+    help="An interpreter with accelmark installed: once for B, or once for each side.",
+)
+@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+@click.option(
+    "--launches",
+    metavar="N",
+    default="10",
+    show_default=True,
+    help="Processes per case and side, or `auto`.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder for the two records.",
+)
+def ab(
+    suite: str,
+    devices: tuple[str, ...],
+    variables: tuple[str, ...],
+    pythons: tuple[str, ...],
+    only: str | None,
+    launches: str,
+    out: Path,
+) -> None:
+    """Measure SUITE on two sides in turns (ABAB) on this host, and compare B with A.
+
+    The sides differ in --device, --env or --python. With the same --device twice it is an A/A test:
+    what it calls FASTER or SLOWER is this machine's noise.
+    """
+    from bench import compare as comparing
+    from bench import compare_card, config, plan
+    from bench.run import alternate, begin, run_id, session
+    from bench.runfile import read
+
+    sides = _sides(devices, variables, pythons)
+    read_suite = config.read_suite(config.find_suite(suite))
+    cases = plan.plan(read_suite)
+    if only is not None:
+        cases = plan.select(cases, only)
+    settings = config.with_launches(read_suite.settings, launches, "--launches")
+    identity = run_id()
+    chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
+    paths = [
+        out / f"{read_suite.name}-{device.backend}-{identity}-{letter}.jsonl"
+        for letter, device in zip("ab", chosen, strict=True)
+    ]
+    with termination_as_interrupt(), face_of(settings) as face, contextlib.ExitStack() as stack:
+        sessions = []
+        for path, device, side in zip(paths, chosen, sides, strict=True):
+            name = f"{identity}{path.stem[-2:]}"
+            writer = begin(path, name, read_suite.name, cases, settings, device, typed())
+            stack.callback(writer.close)
+            sessions.append(
+                session(
+                    *(writer, cases, settings, device, face),
+                    python=side.python,
+                    forced=side.forced,
+                )
+            )
+        reason = alternate(*sessions)
+    first, second = (read(path) for path in paths)
+    comparison = comparing.compare(first, second)
+    click.echo(compare_card.render([comparison], canvas(None)), nl=False)
+    for path in paths:
+        say(f"record: {path}")
+    if reason == "interrupted":
+        sys.exit(EXIT_INTERRUPTED)
+    judged = all(case.ratio is not None for case in comparison.cases)
+    sys.exit(EXIT_OK if judged else EXIT_INCOMPLETE)
+
+
+def _sides(
+    devices: tuple[str, ...], variables: tuple[str, ...], pythons: tuple[str, ...]
+) -> tuple[Side, Side]:
+    """What the options of `ab` mean; `ComparisonError` if the two sides are not told apart."""
+    for option, values in (("--device", devices), ("--python", pythons)):
+        if len(values) > 2:
+            raise ComparisonError(f"{option} is given {len(values)} times. Two sides: at most two.")
+    for variable in variables:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", variable, re.DOTALL):
+            raise ComparisonError(f"--env {variable}: write NAME=VALUE, e.g. OMP_NUM_THREADS=1.")
+    if not variables and not pythons and len(devices) < 2:
+        raise ComparisonError(
+            "ab: nothing tells the two sides apart. Give --device twice, --env NAME=VALUE or "
+            "--python PATH; the same --device twice is an A/A test."
+        )
+    for python in pythons:
+        if shutil.which(python) is None:
+            raise ComparisonError(
+                f"--python {python}: no such program. Give the path of an interpreter in whose "
+                "environment accelmark is installed."
+            )
+    device_a, device_b = (devices * 2)[:2] if devices else (None, None)
+    python_a, python_b = pythons if len(pythons) == 2 else (sys.executable, *pythons, "")[:2]
+    forced = dict(variable.split("=", 1) for variable in variables)
+    return (
+        Side(device_a, python_a),
+        Side(device_b, python_b or sys.executable, forced),
+    )

@@ -1,0 +1,112 @@
+"""What the commands share: what they say, which device they take, how they show and end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from bench.errors import OutputError
+
+if TYPE_CHECKING:
+    from bench.backend import DeviceInfo
+    from bench.record import RunFile, Settings
+    from bench.report import Canvas
+    from bench.run import Face
+
+
+def say(text: str) -> None:
+    """Progress and remarks go to stderr; stdout is for data."""
+    click.echo(text, err=True)
+
+
+class Side(NamedTuple):
+    """One side of `ab`, or all of `run`."""
+
+    device: str | None = None
+    python: str = sys.executable
+    forced: Mapping[str, str] = {}
+
+
+def choose(side: Side, who: str = "") -> DeviceInfo:
+    """The device, and on stderr which one it is and what was passed over."""
+    from bench import chips, probe
+
+    chips.chips()  # a bad file of the user's is said now, not after the hours of a run
+    chosen, remarks = probe.choose(*side)
+    say(f"{who}device: {chosen.address}, {chosen.name}")
+    for remark in remarks:
+        say(f"  passed over {remark}")
+    return chosen
+
+
+def typed() -> list[str]:
+    """The command line, as the record keeps it."""
+    from bench.run import command_line
+
+    return command_line("accelmark", sys.argv[1:])
+
+
+def render(format_name: str, runs: list[RunFile], width: int | None = None) -> str:
+    """Runs as a report of that name."""
+    from bench import catalogue
+
+    renderer = catalogue.load("reports", format_name)
+    text: str = renderer.render(runs, canvas(width))
+    return text
+
+
+def canvas(width: int | None) -> Canvas:
+    """What stdout can show; width: columns, None for the terminal's."""
+    from bench.report import Canvas
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return Canvas(width=width or shutil.get_terminal_size((100, 24)).columns, colour=colour)
+
+
+@contextlib.contextmanager
+def face_of(settings: Settings) -> Iterator[Face]:
+    """The live display where stdout and stderr are a terminal, else plain lines on stderr."""
+    from bench.live import LiveFace, PlainFace
+
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield PlainFace(sys.stderr, settings)
+        return
+    from rich.console import Console
+
+    with LiveFace(Console(stderr=True), settings) as face:
+        yield face
+
+
+@contextlib.contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM and a closed terminal end a run as Ctrl-C does: workers too, nothing lost."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a report; `OutputError` if that cannot be done."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}). Give a file in a folder that is there."
+        ) from error
+    say(f"written: {path}")

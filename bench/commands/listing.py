@@ -1,0 +1,91 @@
+"""`accelmark list`, `devices` and `schema`: what there is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.errors import UnknownName, suggestion
+
+LISTS = ("workloads", "suites", "backends", "reports", "precisions", "chips")
+
+
+@click.command("list")
+@click.argument("what", default="all", metavar="[WHAT]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_command(what: str, as_json: bool) -> None:
+    """List workloads, suites, backends, reports, precisions or chips (default: all of them)."""
+    if what not in (*LISTS, "all"):
+        raise UnknownName(f"accelmark list {what}: unknown list.{suggestion(what, LISTS)}")
+    listed = {name: _listing(name) for name in LISTS if what in (name, "all")}
+    if as_json:
+        click.echo(json.dumps(listed, indent=2))
+        return
+    for name, rows in listed.items():
+        click.echo(f"{name}:")
+        width = max(len(key) for key in rows)
+        for key, summary in rows.items():
+            click.echo(f"  {key.ljust(width)}  {summary}")
+
+
+def _listing(what: str) -> dict[str, str]:
+    from bench import catalogue, chips
+    from bench.precision import PRECISIONS
+
+    if what == "chips":
+        return {chip.name: chip.summary for chip in chips.chips()}
+    if what == "suites":
+        return {name: _suite_summary(file) for name, file in catalogue.suites().items()}
+    if what == "precisions":
+        return {name: precision.summary for name, precision in PRECISIONS.items()}
+    kinds: dict[str, catalogue.Kind] = {
+        "workloads": "workloads",
+        "backends": "backends",
+        "reports": "reports",
+    }
+    return {name: plug_in.summary for name, plug_in in catalogue.plug_ins(kinds[what]).items()}
+
+
+def _suite_summary(file: Path) -> str:
+    from bench.config import read_suite
+
+    suite = read_suite(file)
+    return suite.description
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def devices(as_json: bool) -> None:
+    """Show the devices that are here; for each backend without one, why, and what to do next."""
+    from bench import catalogue, probe, units
+
+    found = probe.probe(list(catalogue.plug_ins("backends")))
+    if as_json:
+        click.echo(json.dumps([_builtins(one) for one in found], indent=2))
+        return
+    for one in found:
+        for device in one.devices:
+            memory = units.memory(device.memory_bytes) if device.memory_bytes else "memory unknown"
+            facts = ", ".join(f"{key} {value}" for key, value in device.facts.items())
+            told = [device.name, device.vendor, memory, " ".join(device.precisions)]
+            told += ["simulated: no measurement"] if device.simulated else []
+            click.echo(f"{device.address}: {', '.join(filter(None, told))} ({facts})")
+        if not one.devices:
+            click.echo(f"no {one.reason}")
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of a record: of each line of a run's file."""
+    from bench.runfile import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def _builtins(value: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(value)

@@ -1,0 +1,47 @@
+"""`accelmark report`: one or more runs, in any format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from bench.commands.common import render, say, write
+from bench.errors import EXIT_BAD_INPUT
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--format",
+    "format_name",
+    default="table",
+    show_default=True,
+    help="See `accelmark list reports`.",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there, not to stdout."
+)
+@click.option(
+    "--width", type=click.IntRange(60, 500), help="Columns of the table. Default: the terminal's."
+)
+def report(
+    runs: tuple[Path, ...], format_name: str, output: Path | None, width: int | None
+) -> None:
+    """Print the report of one or more runs (a .jsonl file, or the folder it lies in)."""
+    from bench.benchmark_json import read_any
+
+    files = [read_any(path) for path in runs]
+    text = render(format_name, files, width)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write(output, text)
+    damaged = [file.damage for file in files if file.damage]
+    if damaged:
+        say(
+            f"error: {damaged[0]}. The report above holds the records before it, which are whole. "
+            "Run the rest again, or restore the file."
+        )
+        sys.exit(EXIT_BAD_INPUT)

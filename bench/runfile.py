@@ -1,0 +1,241 @@
+"""The file that holds a run: its writer, its reader, and its JSON Schema.
+
+One JSON Lines file: a `Run` line first, a `Launch` line for every worker process in the order they
+ran, an `End` line last. Each line is appended and fsynced at once, so a crash costs the line being
+written and nothing before it. msgspec validates every line against `bench.record` on reading.
+"""
+
+from __future__ import annotations
+
+import os
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.errors import OutputError, RecordError
+from bench.record import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+"""What decoding raises for bytes that are no value of ours, however odd."""
+
+
+def _lock(file: FileIO) -> None:
+    """Keeps a second writer out until this process ends; where files can be locked (not Windows).
+
+    Raises BlockingIOError if there is one already.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return
+
+
+class Writer:
+    """Appends lines to a new run file, each on disk before the call returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Creates the file, folders included; `OutputError` if that cannot be done."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("xb", buffering=0)
+            _lock(self._file)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot write the run's record there ({error.strerror}). "
+                "Name a folder that you may write to with --out."
+            ) from error
+
+    @classmethod
+    def again(cls, run: RunFile) -> Writer:
+        """Opens the file of a run that goes on, and cuts off a line that was never finished.
+
+        `OutputError` if it cannot be written, or if another process is writing it.
+        """
+        writer = cls.__new__(cls)
+        writer.path = Path(run.path)
+        try:
+            writer._file = writer.path.open("r+b", buffering=0)
+            try:
+                _lock(writer._file)
+                writer._file.truncate(run.whole_bytes)
+                writer._file.seek(0, os.SEEK_END)
+            except OSError:
+                writer.close()
+                raise
+        except OSError as error:
+            raise OutputError(
+                f"{run.path}: cannot go on writing there ({error.strerror}). "
+                "End the run that is writing it, or start a new one."
+            ) from error
+        return writer
+
+    def append(self, line: Line) -> None:
+        """Writes one line and waits until it is on disk."""
+        try:
+            rest = memoryview(msgspec.json.encode(line) + b"\n")
+            while rest:  # a disk that fills up takes a part, and says why only when asked again
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot write the next record ({error.strerror}). "
+                "The records before it are safe; free some space and run again."
+            ) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read(path: Path) -> RunFile:
+    """Reads a run file, or the one run file in a folder.
+
+    Raises `RecordError` if it is no run file at all. A file whose later lines are damaged (cut
+    short by a crash, say) is returned with what is whole, and `damage` says what is not.
+    """
+    path = _only_run_in(path) if path.is_dir() else path
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecordError(
+            f"{path}: cannot be read ({error.strerror}). Give a run file (*.jsonl) that "
+            "`accelmark run` wrote, or its folder."
+        ) from error
+    first, *others = raw.split(b"\n")
+    reader = _Reader(path, _first_line(path, first), len(first) + 1)
+    for text in others[:-1]:  # every whole line ends in a newline
+        if not reader.take(text):
+            break
+    else:
+        if others and others[-1]:
+            reader.cut_short()
+    return reader.result()
+
+
+def _only_run_in(folder: Path) -> Path:
+    found = sorted(folder.glob("*.jsonl"))
+    if len(found) != 1:
+        names = ", ".join(f.name for f in found) or "none"
+        raise RecordError(
+            f"{folder}: a folder with one run file (*.jsonl) is needed; found {names}."
+        )
+    return found[0]
+
+
+class _Reader:
+    """What the lines after the header have said so far."""
+
+    def __init__(self, path: Path, run: Run, whole_bytes: int) -> None:
+        self.path = path
+        self.run = run
+        self.launches: list[Launch] = []
+        self.resumed: list[Resumed] = []
+        self.end: End | None = None
+        self.damage: str | None = None
+        self.is_cut_short = False
+        self.number = 1
+        self.whole_bytes = whole_bytes
+        self._seen: set[tuple[str, int]] = set()
+        self._decoder = msgspec.json.Decoder(Launch | End | Resumed)
+
+    def take(self, text: bytes) -> bool:
+        """Takes the next whole line; False if it is damaged: nothing after it is read."""
+        self.number += 1
+        if text:
+            try:
+                self._add(self._decoder.decode(text))
+            except UNREADABLE as error:
+                self.damage = f"{self._place}: not a record ({error})"
+            if self.damage:
+                return False
+        self.whole_bytes += len(text) + 1
+        return True
+
+    @property
+    def _place(self) -> str:
+        return f"{self.path}, line {self.number}"
+
+    def _add(self, line: Launch | End | Resumed) -> None:
+        if isinstance(line, End):
+            self.end = line
+            return
+        if isinstance(line, Resumed):
+            self.resumed.append(line)
+        elif (line.fingerprint, line.launch) in self._seen:
+            self.damage = f"{self._place}: launch {line.launch} of {line.case.label} again"
+            return
+        else:
+            self._seen.add((line.fingerprint, line.launch))
+            self.launches.append(line)
+        self.end = None
+
+    def cut_short(self) -> None:
+        """Says that the file ends in the middle of the next line."""
+        self.number += 1
+        self.is_cut_short = True
+        self.damage = f"{self._place}: cut short in the middle of a record"
+
+    def result(self) -> RunFile:
+        """All of it."""
+        return RunFile(
+            path=str(self.path),
+            run=self.run,
+            launches=tuple(self.launches),
+            end=self.end,
+            resumed=tuple(self.resumed),
+            damage=self.damage,
+            cut_short=self.is_cut_short,
+            whole_bytes=self.whole_bytes,
+        )
+
+
+def _first_line(path: Path, text: bytes) -> Run:
+    advice = "Give a run file (*.jsonl) that `accelmark run` wrote."
+    try:
+        head = msgspec.json.decode(text)
+    except UNREADABLE as error:
+        raise RecordError(f"{path}, line 1: not an accelmark record ({error}). {advice}") from error
+    return header(f"{path}, line 1", head, advice)
+
+
+def header(place: str, head: Any, advice: str) -> Run:
+    """The header of a run from decoded JSON, checked.
+
+    Raises `RecordError`, whose message starts with `place` and ends with `advice`.
+    """
+    if not isinstance(head, dict) or head.get("line") != "run":
+        raise RecordError(f"{place}: JSON, but not the start of a run. {advice}")
+    if head.get("schema") != SCHEMA_VERSION:
+        raise RecordError(
+            f"{place}: schema {head.get('schema')!r}; this version reads schema "
+            f"{SCHEMA_VERSION}. Use the accelmark that wrote it, or a newer one."
+        )
+    try:
+        run = msgspec.convert(head, Run)
+    except UNREADABLE as error:
+        raise RecordError(f"{place}: not a valid run header ({error}). {advice}") from error
+    planned: set[str] = set()
+    for case in run.plan:
+        if case.fingerprint in planned:
+            raise RecordError(f"{place}: {case.label} is planned twice. {advice}")
+        planned.add(case.fingerprint)
+    return run
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one line of a run file."""
+    schema = msgspec.json.schema(Line)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "accelmark record",
+        **schema,
+    }
