@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,43 @@ VARIABLES = (
 """Variables that change speed or numbers on any backend. A backend adds its own."""
 
 
-def variables(names: Iterable[str]) -> dict[str, str]:
-    """The set ones among `names`, in alphabetical order. LD_PRELOAD keeps file names only."""
-    found = {name: os.environ[name] for name in sorted(set(names)) if name in os.environ}
+SECRET = re.compile(r"TOKEN|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
+"""Names of variables whose values nobody is told."""
+NOT_RECORDED = "(not recorded)"
+SECRET_CHARACTERS = 6
+"""Shorter values are not looked for in other texts: they would be found in every word."""
+
+
+def variables(names: Iterable[str], given: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The set ones among `names`, in alphabetical order.
+
+    LD_PRELOAD keeps file names only, and what looks like a secret by its name keeps no value.
+    """
+    found = {name: given[name] for name in sorted(set(names)) if name in given}
     if "LD_PRELOAD" in found:
         found["LD_PRELOAD"] = " ".join(Path(p).name for p in found["LD_PRELOAD"].split())
-    return found
+    return {name: NOT_RECORDED if SECRET.search(name) else found[name] for name in found}
+
+
+def worker_variables(
+    backends: Mapping[str, str], forced: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The whole environment of a worker: the user's goes before the backend's, `forced` first."""
+    return {**backends, **os.environ, **(forced or {})}
+
+
+def redacted(argument: str) -> str:
+    """A word of a command line; of NAME=VALUE with a secret's name, the name alone."""
+    found = re.match(r"((?:--\w+=)?([A-Za-z_]\w*)=)", argument)
+    return f"{found[1]}{NOT_RECORDED}" if found and SECRET.search(found[2]) else argument
+
+
+def without_secrets(text: str, given: Mapping[str, str] = os.environ) -> str:
+    """A text for the record, in which no secret of an environment stands."""
+    for name, value in given.items():
+        if SECRET.search(name) and len(value) >= SECRET_CHARACTERS:
+            text = text.replace(value, NOT_RECORDED)
+    return text
 
 
 def package_versions() -> dict[str, str]:
@@ -156,11 +188,8 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def stack(recorded: Iterable[str]) -> dict[str, Any]:
-    """torch as this worker has it: version, threads, libraries, and the variables it started with.
-
-    recorded: names of the backend's own environment variables.
-    """
+def stack() -> dict[str, Any]:
+    """torch as this worker has it: version, threads, libraries."""
     import torch
 
     return {
@@ -172,7 +201,6 @@ def stack(recorded: Iterable[str]) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "mkldnn": torch.backends.mkldnn.is_available(),
         "affinity": usable_cores(),
-        "variables": variables([*VARIABLES, *recorded]),
     }
 
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from bench import catalogue
+from bench import catalogue, environment
 from bench.record import Cold, Failed, Measured, Phase, Void
 from bench.runfile import UNREADABLE
 from bench.worker import STACKS_SIGNAL, Progress, Report, Request
@@ -86,11 +86,9 @@ def launch_together(
     exception passes through, no worker is left.
     """
     start = time.monotonic()
+    given = environment.worker_variables(variables, forced)
     with contextlib.ExitStack() as stack:
-        workers = [
-            stack.enter_context(_Worker(request, {**variables, **os.environ, **forced}, command))
-            for request in requests
-        ]
+        workers = [stack.enter_context(_Worker(request, given, command)) for request in requests]
         if len(workers) > 1:
             for worker in workers:
                 worker.until_imported(start)
@@ -107,9 +105,10 @@ class _Worker:
     """A worker process, and what it has said so far."""
 
     def __init__(
-        self, request: Request, environment: Mapping[str, str], command: tuple[str, ...]
+        self, request: Request, given: Mapping[str, str], command: tuple[str, ...]
     ) -> None:
         """Starts the process and gives it its request."""
+        self._given = given
         self._limit = request.settings.launch_limit_seconds
         self._phase: Phase = "start"
         self._report: Report | None = None
@@ -120,7 +119,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=environment,
+            env=given,
             start_new_session=True,
         )
         self._send(msgspec.json.encode(request) + b"\n")
@@ -150,7 +149,7 @@ class _Worker:
 
     def stderr_tail(self) -> str:
         """The end of what it wrote to stderr."""
-        return _tail(self._stderr)
+        return environment.without_secrets(_tail(self._stderr), self._given)
 
     def stderr_lines(self) -> Iterator[str]:
         """All that it wrote to stderr, however much: what matters may stand at its start."""
@@ -196,7 +195,8 @@ class _Worker:
             try:
                 message = DECODER.decode(line)
             except UNREADABLE as error:
-                text = f"the worker's report is garbled: {error}"
+                text = environment.without_secrets(str(error), self._given)
+                text = f"the worker's report is garbled: {text}"
                 self._report = _failed("crash", self._phase, text)
                 return
             if isinstance(message, Report):
@@ -206,7 +206,7 @@ class _Worker:
             listen(message)
 
     def _epitaph(self) -> str:
-        return _epitaph(self._process, self._stderr)
+        return environment.without_secrets(_epitaph(self._process, self._stderr), self._given)
 
 
 def _ask_for_stacks(process: subprocess.Popen[bytes]) -> None:

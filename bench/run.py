@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from bench import catalogue, environment, launcher, stats
 from bench.backend import Backend, DeviceInfo
 from bench.case import Case
-from bench.errors import RecordError
 from bench.launcher import Finished
 from bench.record import (
     SCHEMA_VERSION,
@@ -27,9 +26,7 @@ from bench.record import (
     Failed,
     Launch,
     Measured,
-    Resumed,
     Run,
-    RunFile,
     Settings,
 )
 from bench.runfile import Writer
@@ -278,17 +275,6 @@ def _goes_on(first: CaseState, second: CaseState) -> bool:
     return not (enough or first.hopeless or second.hopeless)
 
 
-HOST_FACTS = ("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores")
-DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
-
-
-def mixture(run: Run, host: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
-    """In what today's host and device are not those of the run: reasons not to go on with it."""
-    pairs = [(name, run.host.get(name), host.get(name)) for name in HOST_FACTS]
-    pairs += [(f"device {name}", run.device.get(name), device.get(name)) for name in DEVICE_FACTS]
-    return [f"{name} was {then}, is {now}" for name, then, now in pairs if then != now]
-
-
 def begin(
     path: Path,
     identity: str,
@@ -312,28 +298,6 @@ def begin(
             host=environment.host(),
             device=msgspec.to_builtins(device),
         )
-    )
-    return writer
-
-
-def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
-    """The record of a run that ended early, open again, a line saying so on disk.
-
-    Raises `RecordError` if the rest of it would be measured under other conditions.
-    """
-    if file.damage and not file.cut_short:
-        raise RecordError(f"{file.damage}. A damaged run does not go on; start a new one.")
-    host, described = environment.host(), msgspec.to_builtins(device)
-    differences = mixture(file.run, host, described)
-    if differences:
-        listed = "".join(f"\n  - {difference}" for difference in differences)
-        raise RecordError(
-            f"{file.path}: launches of two environments do not mix:{listed}\n"
-            "Restore what it was, or start a new run."
-        )
-    writer = Writer.again(file)
-    writer.append(
-        Resumed(started_at=utc_now(), command=tuple(command), host=host, device=described)
     )
     return writer
 
@@ -373,8 +337,12 @@ def session(
 
 
 def command_line(program: str, arguments: Sequence[str]) -> list[str]:
-    """A command line as typed, without the folders of whoever typed it."""
-    return [program, *(re.sub(r"[^=\s]*[/\\]", "", argument) for argument in arguments)]
+    """A command line as typed, without the folders of whoever typed it and without secrets."""
+    return [program, *(_without_folders(environment.redacted(word)) for word in arguments)]
+
+
+def _without_folders(argument: str) -> str:
+    return re.sub(r"[^=\s]*[/\\]", "", argument)
 
 
 def utc_now() -> str:

@@ -146,10 +146,11 @@ class Launch:
         operators = self.backend.fallbacks(str(error).splitlines())
         if operators:
             return Void(reason=f"host fallback: {', '.join(operators)}")
+        message = f"{type(error).__name__}: {error}"
         return Failed(
             kind=self.backend.failure_kind(error),
             phase=self.channel.phase,
-            message=f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS],
+            message=environment.without_secrets(message)[:MESSAGE_CHARACTERS],
         )
 
     def _phases(self) -> Outcome:
@@ -166,6 +167,8 @@ class Launch:
         for name in self.backend.silencing_variables():
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
+        names = (*self.backend.recorded_variables(), *request.recorded)
+        self.environment["variables"] = environment.variables([*environment.VARIABLES, *names])
 
         channel.enter("import")
         start = time.perf_counter()
@@ -263,8 +266,7 @@ class Launch:
 
     def _describe(self, device: Device) -> None:
         """The stack and device as they stand now."""
-        recorded = (*self.backend.recorded_variables(), *self.request.recorded)
-        self.environment.update(environment.stack(recorded))
+        self.environment.update(environment.stack())
         self.environment["device"] = msgspec.to_builtins(device.info)
         self.environment["device_state"] = device.facts()
         self.environment["float32_reduced"] = device.float32_reduced()

@@ -88,7 +88,8 @@ def run(
 
 def _resume(record: Path, budget_minutes: float | None) -> None:
     """Measures what a run that ended early has not."""
-    from bench.run import resume, session
+    from bench.resume import resume
+    from bench.run import session
     from bench.runfile import read
 
     file = read(record)

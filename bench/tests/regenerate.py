@@ -33,7 +33,9 @@ OUTPUTS = {
 """Golden file of a command's whole stdout: its arguments, run in the golden folder."""
 
 
-def command(*arguments: str, folder: Path = GOLDEN) -> subprocess.CompletedProcess[str]:
+def command(
+    *arguments: str, folder: Path = GOLDEN, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Runs `accelmark` as a user would, in `folder`, on a terminal-less 80 columns."""
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
@@ -41,7 +43,7 @@ def command(*arguments: str, folder: Path = GOLDEN) -> subprocess.CompletedProce
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "COLUMNS": "80"},
+        env={**os.environ, "COLUMNS": "80", **variables},
         timeout=300,
     )
 

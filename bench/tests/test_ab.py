@@ -187,9 +187,17 @@ def test_a_variable_on_one_side_is_set_recorded_and_named(tmp_path: Path) -> Non
     done = command(
         *("ab", "tiny.toml", "--device", "cpu", "--env", "OMP_NUM_THREADS=1"),
         *("--env", "MINE=x", "--launches", "1", "--out", "out"),
+        *("--env", "HF_TOKEN=planted-one", "--env=my_password=planted-two"),
         folder=tmp_path,
+        AWS_SECRET_ACCESS_KEY="planted-three",
+        UNASKED="planted-four",
     )
     assert done.returncode == 0, done.stderr
+    assert "HF_TOKEN: absent | (not recorded)" in done.stdout
+    for path in (tmp_path / "out").glob("*.jsonl"):
+        text = path.read_text(encoding="utf-8")
+        assert "planted" not in text and "UNASKED" not in text and "AWS" not in text
+        assert '"HF_TOKEN=(not recorded)","--env=my_password=(not recorded)"' in text
     assert "OMP_NUM_THREADS: absent | 1" in done.stdout
     assert "MINE: absent | x" in done.stdout
     assert "no interval" in done.stdout and "Geometric mean of the ratios of 1 of 1" in done.stdout

@@ -39,7 +39,7 @@ LAYERS = (
             "reports.*",
         ),
     ),
-    ("running", ("launcher", "probe", "run")),
+    ("running", ("launcher", "probe", "run", "resume")),
     ("face", ("live", "cli", "commands.*", "agreement", "pytest_plugin", "suite.*", "__main__")),
 )
 """Lowest first. A file imports from its own layer and from those below."""

@@ -14,11 +14,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import environment, run
+from bench import environment
+from bench import resume as resuming
 from bench.backend import DeviceInfo
+from bench.backends import cpu
 from bench.errors import OutputError, RecordError
 from bench.record import End, Launch, Measured, RunFile, Settings
-from bench.run import EndReason, Session, begin, mixture, resume
+from bench.resume import mixture, resume
+from bench.run import EndReason, Session, begin
 from bench.runfile import Writer, read
 from bench.tests.fakes import FakeBackend, make_case, make_launch, make_measured
 from bench.tests.regenerate import command
@@ -28,7 +31,14 @@ from bench.tests.test_cli import TINY
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
 SETTINGS = Settings(launches=2)
 DEVICE = FakeBackend().devices()[0]
-HOST: dict[str, Any] = {"accelmark": "0.1.0", "packages": {"torch": "2.13.0"}, "load_1min": 0.5}
+CPU = msgspec.structs.replace(DEVICE, backend="cpu")
+PACKAGES = {"torch": "2.13.0", "transformers": "5.0.0"}
+HOST: dict[str, Any] = {
+    "accelmark": "0.1.0",
+    "packages": PACKAGES,
+    "python": "CPython 3.11.9",
+    "load_1min": 0.5,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +46,11 @@ def same_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "host", lambda: dict(HOST))
 
 
-def write(path: Path, launches: list[Launch], end: End | None = None) -> RunFile:
+def write(
+    path: Path, launches: list[Launch], end: End | None = None, device: DeviceInfo = DEVICE
+) -> RunFile:
     """A run of two cases that got so far."""
-    writer = begin(path, "id", "fake", [ONE, TWO], SETTINGS, DEVICE, ["accelmark", "run"])
+    writer = begin(path, "id", "fake", [ONE, TWO], SETTINGS, device, ["accelmark", "run"])
     for launch in launches:
         writer.append(launch)
     if end is not None:
@@ -121,7 +133,10 @@ def test_damage_in_the_middle_is_not_written_over(tmp_path: Path) -> None:
 
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
-    (lambda host: host.update(packages={"torch": "2.12.0"}), "packages was {'torch': '2.13.0'}"),
+    (
+        lambda host: host.update(packages={"torch": "2.12.0"}),
+        "'5.0.0'}, is {'torch': '2.12.0'}",
+    ),
     (lambda host: host.update(accelmark="0.2.0"), "accelmark was 0.1.0, is 0.2.0"),
     (lambda host: host.update(git={"commit": "b", "changed": False}), "git was None"),
     (lambda host: host.update(cpu="Another"), "cpu was None, is Another"),
@@ -156,6 +171,80 @@ def test_another_driver_or_device_does_not_mix(tmp_path: Path) -> None:
         assert mixture(file.run, HOST, msgspec.to_builtins(described))
         with pytest.raises(RecordError, match="do not mix"):
             resume(file, described, [])
+
+
+def with_environment(**environment: Any) -> list[Launch]:
+    """One launch, and what its worker said of itself."""
+    return [msgspec.structs.replace(first(1)[0], environment=environment)]
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ({"variables": {"OMP_NUM_THREADS": "3"}}, "OMP_NUM_THREADS was 3, is 2"),
+        ({"variables": {}}, "OMP_NUM_THREADS was not set, is 2"),
+        (
+            {"variables": {"OMP_NUM_THREADS": "2", "MINE": "1"}},
+            "variable MINE was 1, is not set",
+        ),
+        ({"packages": {"torch": "2.12.0"}}, "a worker's packages were {'torch': '2.12.0'}"),
+        ({"python": "3.12.1"}, "a worker's python was 3.12.1, is CPython 3.11.9"),
+    ],
+)
+def test_launches_of_another_worker_do_not_mix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: dict[str, Any], said: str
+) -> None:
+    """The parent's host and device look the same."""
+    same_variables(monkeypatch)
+    file = write(tmp_path / "run.jsonl", with_environment(**then), device=CPU)
+    with pytest.raises(RecordError) as caught:
+        resume(file, CPU, [])
+    assert said in str(caught.value) and "do not mix" in str(caught.value)
+
+
+def same_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OMP_NUM_THREADS=2, and no other variable that is recorded."""
+    for name in (*environment.VARIABLES, "MINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(cpu.BACKEND, "worker_environment", dict, raising=False)
+
+
+def test_the_same_worker_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same_variables(monkeypatch)
+    said = {"variables": {"OMP_NUM_THREADS": "2"}, "packages": PACKAGES, "python": "3.11.9"}
+    file = write(tmp_path / "run.jsonl", with_environment(**said), device=CPU)
+    resume(file, CPU, []).close()
+
+
+def test_what_the_backend_sets_is_what_a_worker_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same_variables(monkeypatch)
+    monkeypatch.setattr(
+        cpu.BACKEND, "worker_environment", lambda: {"MALLOC_ARENA_MAX": "7"}, raising=False
+    )
+    then = {"OMP_NUM_THREADS": "2", "MALLOC_ARENA_MAX": "7"}
+    file = write(tmp_path / "run.jsonl", with_environment(variables=then), device=CPU)
+    resume(file, CPU, []).close()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["accelmark", "ab", "quick", "--env", "X=1"], "one side of `accelmark ab`"),
+        (["pytest", "--pyargs", "bench.suite"], "made by `pytest --pyargs`"),
+        ([], "not by `accelmark run`"),
+    ],
+)
+def test_only_a_run_goes_on(tmp_path: Path, command: list[str], said: str) -> None:
+    path = tmp_path / "run.jsonl"
+    begin(path, "id", "fake", [ONE, TWO], SETTINGS, DEVICE, command).close()
+    before = path.read_bytes()
+    with pytest.raises(RecordError) as caught:
+        resume(read(path), DEVICE, [])
+    assert said in str(caught.value)
+    assert path.read_bytes() == before
 
 
 def test_a_busier_host_is_the_same_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +319,38 @@ def wait(process: subprocess.Popen[bytes], seconds: float, enough: Callable[[], 
         time.sleep(0.01)
 
 
+def test_a_side_of_ab_and_another_environment_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY.format(launches=1))
+    done = command(
+        *("ab", "tiny.toml", "--device", "cpu", "--env", "OMP_NUM_THREADS=1", "--out", "out"),
+        *("--launches", "1"),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for path in (tmp_path / "out").glob("*.jsonl"):
+        cut(path)
+        done = command("run", "--resume", str(path), folder=tmp_path)
+        assert done.returncode == 2 and "one side of `accelmark ab`" in done.stderr
+        path.unlink()
+
+    done = command("run", "tiny.toml", "--device", "cpu", "--out", "out", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cut(record_of(tmp_path))
+    before = record_of(tmp_path).read_bytes()
+    again = ("run", "--resume", str(record_of(tmp_path)))
+    done = command(*again, folder=tmp_path, OMP_NUM_THREADS="31")
+    assert done.returncode == 2 and "OMP_NUM_THREADS" in done.stderr and "is 31" in done.stderr
+    assert record_of(tmp_path).read_bytes() == before
+    assert command(*again, folder=tmp_path).returncode == 0
+
+
+def cut(path: Path) -> None:
+    """As if the run had been killed before it could say that it had ended."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert b'"line":"end"' in lines[-1]
+    path.write_bytes(b"".join(lines[:-1]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -244,4 +365,4 @@ def test_a_resumed_run_takes_no_other_plan(tmp_path: Path, arguments: list[str],
 
 
 def test_mixture_is_of_what_decides() -> None:
-    assert set(run.HOST_FACTS) >= {"packages", "git", "accelmark"}
+    assert set(resuming.HOST_FACTS) >= {"packages", "git", "accelmark"}
