@@ -82,6 +82,63 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return None if self.memory_tbps is None else self.memory_tbps * 1e12
 
 
+class Shares(msgspec.Struct, frozen=True, kw_only=True):
+    """What a result is of the published peaks of its chip, and why it is not known."""
+
+    mfu: float | None = None
+    """Model FLOP utilization: of the dense peak at the same arithmetic."""
+    mfu_absent: str = ""
+    mbu: float | None = None
+    """Model bandwidth utilization: the bytes that must move, of the memory bandwidth."""
+    mbu_absent: str = ""
+    impossible: str = ""
+    """Why the result cannot be true; empty if it can."""
+
+
+def shares(
+    device_name: str,
+    arithmetic: str,
+    flop_per_second: float | None,
+    bytes_per_second: float | None,
+    streams: bool,
+) -> Shares:
+    """Shares of the chip that a device is; what is not counted has neither share nor reason.
+
+    streams: whether the work is nothing but traffic with the memory. Only then are more bytes a
+    second than the chip has impossible: any other work may find in a cache what it must move.
+    """
+    chip = find(device_name)
+    if chip is None:
+        absent = f"no published peak: {device_name} is not in configs/chips.toml"
+        return Shares(
+            mfu_absent="" if flop_per_second is None else absent,
+            mbu_absent="" if bytes_per_second is None else absent,
+        )
+    mfu, mfu_absent = _share(
+        flop_per_second, chip.peak_flop_per_second(arithmetic), f"{arithmetic} peak", chip
+    )
+    mbu, mbu_absent = _share(bytes_per_second, chip.bytes_per_second, "memory bandwidth", chip)
+    impossible, whose = "", f"of {chip.name} ({chip.source}): impossible"
+    if chip.trust == "high" and mfu is not None and mfu > 1:
+        impossible = f"{mfu:.0%} of the {arithmetic} peak {whose}"
+    elif chip.trust == "high" and streams and mbu is not None and mbu > 1:
+        impossible = (
+            f"{mbu:.0%} of the memory bandwidth {whose}, unless its arrays fit into a cache"
+        )
+    return Shares(
+        mfu=mfu, mfu_absent=mfu_absent, mbu=mbu, mbu_absent=mbu_absent, impossible=impossible
+    )
+
+
+def _share(
+    rate: float | None, peak: float | None, what: str, chip: Chip
+) -> tuple[float | None, str]:
+    """Of a peak; or why not. Neither where there is no rate."""
+    if rate is None:
+        return None, ""
+    return (None, f"no published {what} of {chip.name}") if peak is None else (rate / peak, "")
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chip: tuple[Chip, ...]
 

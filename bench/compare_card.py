@@ -217,9 +217,10 @@ def _explanations(case: CaseComparison) -> Iterator[str]:
             f"{case.ratio:.2f} = chip {split.chip:.2f} x software {split.software:.2f} "
             f"({shares} of {split.ceiling})"
         )
-    if base.mfu is not None or other.mfu is not None:
-        figures = ["—" if row.mfu is None else f"{row.mfu:.1%}" for row in (base, other)]
-        yield f"MFU {' and '.join(figures)}"
+    for name, pair in (("MFU", (base.mfu, other.mfu)), ("MBU", (base.mbu, other.mbu))):
+        if any(share is not None for share in pair):
+            figures = ["—" if share is None else f"{share:.1%}" for share in pair]
+            yield f"{name} {' and '.join(figures)}"
     if case.joule_ratio is not None:
         yield f"per joule (per watt) {case.joule_ratio:.2f}"
     if case.price_ratio is not None:
@@ -319,5 +320,6 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
         "ceiling_fraction": row.ceiling_fraction,
         "bandwidth_fraction": row.bandwidth_fraction,
         "mfu": row.mfu,
+        "mbu": row.mbu,
         "items_per_joule": row.items_per_joule,
     }

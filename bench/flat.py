@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.record import RunFile
 from bench.summary import Row
+from bench.wording import absent
 
 
 def flat(run: RunFile, row: Row) -> dict[str, Any]:
@@ -40,9 +41,14 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "matmul_ceiling_flop_per_second": row.matmul_ceiling,
         "mfu": row.mfu,
         "mfu_absent": row.mfu_absent or None,
+        "mbu": row.mbu,
+        "mbu_absent": row.mbu_absent or None,
         "bytes_per_second": row.bytes_per_second,
         "bandwidth_fraction": row.bandwidth_fraction,
         "bandwidth_ceiling_bytes_per_second": row.bandwidth_ceiling,
+        "transferred_bytes_per_second": row.transferred_bytes_per_second,
+        "transfer_fraction": row.transfer_fraction,
+        "transfer_ceiling_bytes_per_second": row.transfer_ceiling,
         "host_fraction": row.host_fraction,
         "limit": row.limit[0] if row.limit else None,
         "items_per_joule": row.items_per_joule,
@@ -54,6 +60,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "latency_p50_high_seconds": latency.p50_high if latency else None,
         "latency_p90_seconds": latency.p90 if latency else None,
         "latency_p99_seconds": latency.p99 if latency else None,
+        "latency_absent": absent(latency) if latency else None,
         "requests_per_launch": latency.requests if latency else None,
         "step_median_seconds": row.median_sample,
         "step_p25_seconds": row.p25_sample,

@@ -145,10 +145,12 @@ class Work(_Value, frozen=True, kw_only=True):
     """FLOP of one step; None where the work is not arithmetic."""
     moved_bytes: int | None = None
     """Bytes that one step must move; None where they are not counted."""
+    transferred_bytes: int | None = None
+    """Bytes that one step brings from the host to the device; None where its inputs lie there."""
 
     def __post_init__(self) -> None:
         _positive_and_finite(items=self.items)
-        for value in (self.flop, self.moved_bytes):
+        for value in (self.flop, self.moved_bytes, self.transferred_bytes):
             if value is not None:
                 _positive_and_finite(flop_or_bytes=value)
         if not self.unit:

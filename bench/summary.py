@@ -17,8 +17,9 @@ from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Launch, Measured, RunFile, Settings, Skipped, Void
 
 Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
-Ceiling = Literal["matmul", "memory", "host"]
-"""What may limit a case: arithmetic, memory bandwidth, or the host that queues its kernels."""
+Ceiling = Literal["matmul", "memory", "transfer", "host"]
+"""What may limit a case: arithmetic, memory bandwidth, the link to the host, or the host itself,
+which queues its kernels."""
 INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
 FLAGS = {
@@ -31,6 +32,8 @@ CEILING_WORKLOAD = "gemm"
 """The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
 BANDWIDTH_WORKLOAD = "memory"
 """The workload whose best throughput is the box's memory bandwidth."""
+TRANSFER_CEILING = "transfer-to-device"
+"""The case whose best throughput is the rate at which the host's inputs reach the device."""
 
 
 class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +96,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Model FLOP utilization: share of the chip's published dense peak at the same arithmetic."""
     mfu_absent: str = ""
     """Why there is no MFU."""
+    mbu: float | None = None
+    """Model bandwidth utilization: share of the chip's published memory bandwidth."""
+    mbu_absent: str = ""
+    """Why there is no MBU."""
     items_per_joule: float | None = None
     """Over the steady blocks of all launches; None where a launch has no energy figure."""
     bytes_per_second: float | None = None
@@ -100,6 +107,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the best memory bandwidth that this run measured."""
     bandwidth_ceiling: float | None = None
     """That best bandwidth, bytes/s."""
+    transferred_bytes_per_second: float | None = None
+    """From the host to the device."""
+    transfer_fraction: float | None = None
+    """Share of the best transfer to the device that this run measured."""
+    transfer_ceiling: float | None = None
+    """That best transfer, bytes/s."""
     peak_memory_bytes: int | None = None
     memory_scope: str = ""
     cold: Cold = Cold()
@@ -115,6 +128,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         shares: list[tuple[Ceiling, float | None]] = [
             ("matmul", self.ceiling_fraction),
             ("memory", self.bandwidth_fraction),
+            ("transfer", self.transfer_fraction),
             ("host", self.host_fraction),
         ]
         known = [(name, share) for name, share in shares if share is not None]
@@ -200,16 +214,20 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         outliers=sum(stats.outliers(one) for one in series),
         flags=tuple(flags),
         latency=_latency(outcomes, level),
-        flop_per_second=None if work.flop is None else throughput * work.flop / work.items,
-        bytes_per_second=(
-            None if work.moved_bytes is None else throughput * work.moved_bytes / work.items
-        ),
+        flop_per_second=_rate(throughput, work.items, work.flop),
+        bytes_per_second=_rate(throughput, work.items, work.moved_bytes),
+        transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
         peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
         memory_scope=outcomes[0].memory.scope,
         cold=_median_cold(launches),
         items_per_joule=_items_per_joule(outcomes),
         host_fraction=_host_fraction(outcomes, statistics.median(samples)),
     )
+
+
+def _rate(throughput: float, items: int, count: int | None) -> float | None:
+    """What a step has of something, per second; None where it is not counted."""
+    return None if count is None else throughput * count / items
 
 
 def _host_fraction(outcomes: Sequence[Measured], step_seconds: float) -> float | None:
@@ -293,29 +311,28 @@ def _median_cold(launches: Sequence[Launch]) -> Cold:
 
 
 def _with_peak(row: Row, device: str) -> Row:
-    """Adds the share of the chip's published peak; more than all of a trusted one is void."""
-    if row.flop_per_second is None:
+    """Adds the shares of the chip's published peaks; what a trusted one rules out is void."""
+    if row.status != "measured":
         return row
-    chip = chips.find(device)
-    if chip is None:
-        absent = f"no published peak: {device} is not in configs/chips.toml"
-        return msgspec.structs.replace(row, mfu_absent=absent)
-    arithmetic = _arithmetic(row)
-    peak = chip.peak_flop_per_second(arithmetic)
-    if peak is None:
-        absent = f"no published {arithmetic} peak of {chip.name}"
-        return msgspec.structs.replace(row, mfu_absent=absent)
-    mfu = row.flop_per_second / peak
-    if mfu > 1 and chip.trust == "high":
-        reason = f"{mfu:.0%} of the {arithmetic} peak of {chip.name} ({chip.source}): impossible"
-        return Row(case=row.case, status="void", reason=reason)
-    return msgspec.structs.replace(row, mfu=mfu)
+    streams = row.case.workload == BANDWIDTH_WORKLOAD
+    found = chips.shares(
+        device, _arithmetic(row), row.flop_per_second, row.bytes_per_second, streams
+    )
+    if found.impossible:
+        return Row(case=row.case, status="void", reason=found.impossible)
+    return msgspec.structs.replace(
+        row,
+        mfu=found.mfu,
+        mfu_absent=found.mfu_absent,
+        mbu=found.mbu,
+        mbu_absent=found.mbu_absent,
+    )
 
 
 def _with_ceilings(rows: list[Row]) -> list[Row]:
     """Adds to each row its shares of the box's own measured ceilings."""
     matmul: dict[str, float] = {}
-    bandwidth = 0.0
+    bandwidth = transfer = 0.0
     for row in rows:
         if row.verdict not in ("OK", "NOISY"):
             continue
@@ -324,16 +341,22 @@ def _with_ceilings(rows: list[Row]) -> list[Row]:
             matmul[arithmetic] = max(matmul.get(arithmetic, 0.0), row.flop_per_second)
         if row.case.workload == BANDWIDTH_WORKLOAD and row.bytes_per_second is not None:
             bandwidth = max(bandwidth, row.bytes_per_second)
-    return [_with_shares(row, matmul.get(_arithmetic(row)), bandwidth or None) for row in rows]
+        if row.case.name == TRANSFER_CEILING and row.throughput is not None:
+            transfer = max(transfer, row.throughput)
+    return [_with_shares(row, matmul.get(_arithmetic(row)), bandwidth, transfer) for row in rows]
 
 
-def _with_shares(row: Row, matmul: float | None, bandwidth: float | None) -> Row:
+def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: float) -> Row:
+    """matmul, bandwidth, transfer: the ceilings; nothing or zero where none was measured."""
     changes: dict[str, float] = {}
-    if row.flop_per_second is not None and matmul is not None:
+    if row.flop_per_second is not None and matmul:
         changes |= {"ceiling_fraction": row.flop_per_second / matmul, "matmul_ceiling": matmul}
-    if row.bytes_per_second is not None and bandwidth is not None:
+    if row.bytes_per_second is not None and bandwidth:
         share = row.bytes_per_second / bandwidth
         changes |= {"bandwidth_fraction": share, "bandwidth_ceiling": bandwidth}
+    if row.transferred_bytes_per_second is not None and transfer:
+        share = row.transferred_bytes_per_second / transfer
+        changes |= {"transfer_fraction": share, "transfer_ceiling": transfer}
     return msgspec.structs.replace(row, **changes)
 
 

@@ -26,6 +26,7 @@ from bench.plots import FLAGS, Side, name_of, spoken, word_of
 from bench.record import RunFile
 from bench.report import Canvas, Report
 from bench.summary import Row, next_step
+from bench.wording import tail
 
 MOST_VALUES = 3
 """A fact that took more values than this within one run is given by its first ones."""
@@ -255,12 +256,7 @@ def _interval_cell(_: _Head, row: Row) -> Cell:
 def _latency_cell(_: _Head, row: Row) -> Cell:
     if row.latency is None:
         return Cell(NONE)
-    tail = [
-        f"p{percent} {units.duration(value)}"
-        for percent, value in ((90, row.latency.p90), (99, row.latency.p99))
-        if value is not None
-    ]
-    note = ", ".join([row.latency.name, *tail])
+    note = f"{row.latency.name}, {tail(row.latency)}"
     return Cell(units.duration(row.latency.p50), row.latency.p50, note)
 
 
@@ -272,6 +268,13 @@ def _bytes_cell(_: _Head, row: Row) -> Cell:
     share = row.bandwidth_fraction
     note = "" if share is None else f"{_share(share).text} of bandwidth"
     return _number(row.bytes_per_second, lambda v: units.prefixed(v, "B/s"), note)
+
+
+def _limit_cell(_: _Head, row: Row) -> Cell:
+    if row.limit is None:
+        return Cell(NONE)
+    ceiling, share = row.limit
+    return Cell(_share(share).text, share, ceiling)
 
 
 def _memory_cell(_: _Head, row: Row) -> Cell:
@@ -300,6 +303,8 @@ COLUMNS: tuple[tuple[str, bool, Callable[[_Head, Row], Cell]], ...] = (
     ),
     ("of matmul", True, lambda _, row: _share(row.ceiling_fraction)),
     ("MFU", True, lambda _, row: _share(row.mfu)),
+    ("MBU", True, lambda _, row: _share(row.mbu)),
+    ("limit", True, _limit_cell),
     ("bytes/s", True, _bytes_cell),
     ("peak memory", True, _memory_cell),
     (

@@ -11,6 +11,7 @@ from bench.errors import ComparisonError
 from bench.record import RunFile
 from bench.report import Canvas, Report
 from bench.summary import Row, summarize
+from bench.wording import limits, tail
 
 
 class MarkdownReport(Report):
@@ -37,15 +38,14 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     if run.damage:
         yield f"\n**Damaged**: {_text(run.damage)}"
     yield ""
-    yield "| case | throughput | interval | launches | of matmul | peak memory | verdict |"
-    yield "|---|--:|--:|--:|--:|--:|---|"
+    yield "| case | throughput | interval | launches | latency | limit | peak memory | verdict |"
+    yield "|---|--:|--:|--:|--:|--:|--:|---|"
     for row in rows:
         yield _measured(row) if row.status == "measured" else _absent(row)
 
 
 def _measured(row: Row) -> str:
     assert row.throughput is not None
-    share = "—" if row.ceiling_fraction is None else f"{row.ceiling_fraction:.0%}"
     spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
     memory = units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "—"
     verdict = f"{row.verdict}" + (f": {_text(row.reason)}" if row.reason else "")
@@ -54,14 +54,21 @@ def _measured(row: Row) -> str:
     cells = [
         _text(row.case.label),
         _text(units.rate(row.throughput, row.unit.removesuffix("/s"))),
-        *(spread, str(row.launches), share, memory, verdict),
+        *(spread, str(row.launches), _latency(row), ", ".join(limits(row)), memory, verdict),
     ]
     return f"| {' | '.join(cells)} |"
 
 
+def _latency(row: Row) -> str:
+    latency = row.latency
+    if latency is None:
+        return "—"
+    return f"{latency.name} p50 {units.duration(latency.p50)}, {tail(latency)}"
+
+
 def _absent(row: Row) -> str:
     word = row.status.upper() if row.reached else "UNREACHED"
-    return f"| {_text(row.case.label)} | — | — | — | — | — | **{word}**: {_text(row.reason)} |"
+    return f"| {_text(row.case.label)} | — | — | — | — | — | — | **{word}**: {_text(row.reason)} |"
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench import stats, units
+from bench import units
 from bench.record import RunFile, Settings
 from bench.report import Canvas, Report
 from bench.summary import FLAGS, Row, next_step, summarize
+from bench.wording import limits, tail
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
 STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
@@ -126,9 +127,7 @@ def _table(rows: list[Row]) -> Table:
 
 
 def _case(row: Row) -> Text:
-    execution = "" if row.case.execution == "eager" else f" {row.case.execution}"
-    name = f"{row.case.name} {row.case.precision}{execution}"
-    return Text.assemble((name, "bold"), "\n", (row.case.detail, "dim"))
+    return Text.assemble((_name(row), "bold"), "\n", (row.case.detail, "dim"))
 
 
 def _throughput(row: Row) -> Text:
@@ -151,10 +150,7 @@ def _interval(row: Row) -> Text:
 
 def _arithmetic(row: Row) -> Text:
     rate = "—" if row.flop_per_second is None else units.prefixed(row.flop_per_second, "FLOP/s")
-    lines = ["no ceiling" if row.limit is None else f"{row.limit[1]:.0%} {row.limit[0]}"]
-    if row.mfu is not None:
-        lines.append(f"MFU {row.mfu:.0%}")
-    return Text.assemble(rate, *(part for line in lines for part in ("\n", (line, "dim"))))
+    return Text.assemble(rate, *(part for line in limits(row) for part in ("\n", (line, "dim"))))
 
 
 def _memory(row: Row) -> str:
@@ -174,14 +170,23 @@ def _legend(settings: Settings, rows: list[Row]) -> str:
         f"Throughput: geometric mean over launches, {interval}; OK is within "
         f"±{settings.target_half_width:.0%}, NOISY is not. Latency, TTFT, TPOT: median. Limit: the "
         "ceiling that the case is nearest to, of those that this run measured: the best matmul at "
-        "the same arithmetic, the best memory bandwidth, and the host's time to queue a step."
-        f"{_mfu_legend(rows)} Peak memory: {rows[0].memory_scope}."
+        f"the same arithmetic, the best memory bandwidth,{_link(rows)} and the host's time to "
+        f"queue a step.{_published(rows)} Peak memory: {rows[0].memory_scope}."
     )
 
 
-def _mfu_legend(rows: list[Row]) -> str:
-    known = any(row.mfu is not None for row in rows)
-    return " MFU: share of the chip's published dense peak." if known else ""
+def _link(rows: list[Row]) -> str:
+    known = any(row.transfer_fraction is not None for row in rows)
+    return " the best transfer to the device," if known else ""
+
+
+def _published(rows: list[Row]) -> str:
+    if all(row.mfu is None and row.mbu is None for row in rows):
+        return ""
+    return (
+        " MFU, MBU: share of the chip's published dense peak, or of its memory bandwidth; the "
+        "larger is shown."
+    )
 
 
 def _percentiles(rows: list[Row]) -> Iterator[str]:
@@ -189,17 +194,23 @@ def _percentiles(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         latency = row.latency
         if latency is not None:
-            tail = ", ".join(
-                f"p{percent} {units.duration(value)}"
-                if value is not None
-                else f"p{percent} n/a (needs {stats.PERCENTILE_SAMPLES[percent]} a launch)"
-                for percent, value in ((90, latency.p90), (99, latency.p99))
-            )
             requests = f"{latency.requests} requests a launch"
             yield (
-                f"{latency.name} of {row.case.name} {row.case.precision}: "
-                f"p50 {units.duration(latency.p50)}, {tail}; {requests}"
+                f"{latency.name} of {_short(row, rows)}: "
+                f"p50 {units.duration(latency.p50)}, {tail(latency)}; {requests}"
             )
+
+
+def _short(row: Row, rows: list[Row]) -> str:
+    """A case's name, with its parameters only where another case has the same name."""
+    name = _name(row)
+    alone = [_name(other) for other in rows].count(name) == 1
+    return name if alone else row.case.label
+
+
+def _name(row: Row) -> str:
+    execution = "" if row.case.execution == "eager" else f" {row.case.execution}"
+    return f"{row.case.name} {row.case.precision}{execution}"
 
 
 def _remarks(rows: list[Row]) -> Iterator[Text]:
@@ -216,7 +227,7 @@ def _remarks(rows: list[Row]) -> Iterator[Text]:
             yield _line(str(row.verdict), f"{row.case.label}: {'; '.join(parts)}")
     for flag, meaning in FLAGS.items():
         flagged = [row for row in rows if flag in row.flags and row.verdict != flag]
-        names = [f"{row.case.name} {row.case.precision}" for row in flagged]
+        names = [_short(row, rows) for row in flagged]
         if names:
             yield _line(flag, f"{meaning}: {', '.join(names)}")
 

@@ -220,13 +220,20 @@ def make_measured(
     unit: str = "image",
     flop: int | None = None,
     moved_bytes: int | None = None,
+    transferred_bytes: int | None = None,
     flags: tuple[Flag, ...] = (),
     **changes: Any,
 ) -> Measured:
     """A valid outcome of ten steady one-step samples, or of the samples given (s)."""
     steps = [step_seconds] * 10 if isinstance(step_seconds, float) else list(step_seconds)
     fields: dict[str, Any] = {
-        "work": Work(items=items, unit=unit, flop=flop, moved_bytes=moved_bytes),
+        "work": Work(
+            items=items,
+            unit=unit,
+            flop=flop,
+            moved_bytes=moved_bytes,
+            transferred_bytes=transferred_bytes,
+        ),
         "numerics": NUMERICS,
         "warmup": tuple(make_block(2 * steps[0]) for _ in range(3)),
         "steady": tuple(make_block(s) for s in steps),

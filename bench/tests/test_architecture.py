@@ -32,6 +32,7 @@ LAYERS = (
             "summary",
             "compare",
             "compare_card",
+            "wording",
             "flat",
             "publish",
             "benchmark_json",

@@ -222,6 +222,75 @@ def test_an_impossible_matmul_is_no_ceiling(own: Path) -> None:
     assert summarize(make_file([gemm, CASE], launches))[1].ceiling_fraction is None
 
 
+# --- MBU -----------------------------------------------------------------------------------------
+
+
+def moved(bytes_a_step: int, trust: str, workload: str, mode: str, own: Path) -> Row:
+    """Steps of 10 ms on a chip of 2 TB/s."""
+    text = OWN.format(peak=2, trust=trust) + "memory_tbps = 2\n"
+    own.write_text(text, encoding="utf-8")
+    case = make_case(workload=workload, mode=mode)
+    outcome = make_measured(0.01, moved_bytes=bytes_a_step, items=4)
+    return row(make_file([case], make_launches(case, [outcome] * 3)))
+
+
+def test_mbu_of_a_worked_example(own: Path) -> None:
+    """6 GB in 10 ms are 0.6 TB/s: 30 % of 2 TB/s."""
+    found = moved(6 * 10**9, "high", "llama", "decode", own)
+    assert found.mbu == pytest.approx(0.3) and found.mbu_absent == ""
+    assert (found.mfu, found.mfu_absent) == (None, ""), "no FLOP are counted"
+
+
+STREAM = make_file([CASE], make_launches(CASE, [make_measured(0.01, moved_bytes=10)] * 3))
+
+
+def test_no_mbu_without_a_published_bandwidth(own: Path) -> None:
+    own.write_text(OWN.format(peak=2, trust="high"), encoding="utf-8")
+    assert row(STREAM).mbu_absent == "no published memory bandwidth of Mine"
+    assert (row(measured(10**9)).mbu, row(measured(10**9)).mbu_absent) == (None, "")
+
+
+def test_no_mbu_of_an_unknown_chip() -> None:
+    assert row(STREAM).mbu is None
+    assert row(STREAM).mbu_absent == "no published peak: Fake CPU is not in configs/chips.toml"
+
+
+@pytest.mark.parametrize(
+    ("workload", "mode", "trust", "status"),
+    [
+        ("memory", "triad", "high", "void"),
+        ("memory", "triad", "medium", "measured"),
+        ("llama", "decode", "high", "measured"),  # a cache may hold what it must move
+        ("gemm", "matmul", "high", "measured"),
+    ],
+)
+def test_only_a_stream_above_a_trusted_bandwidth_is_void(
+    own: Path, workload: str, mode: str, trust: str, status: str
+) -> None:
+    """21 GB in 10 ms: 2.1 TB/s, 105 % of 2."""
+    found = moved(21 * 10**9, trust, workload, mode, own)
+    assert found.status == status
+    if status == "void":
+        assert found.throughput is None
+        assert found.reason == (
+            "105% of the memory bandwidth of Mine (my own notes): impossible, unless its arrays "
+            "fit into a cache"
+        )
+    else:
+        assert found.mbu == pytest.approx(1.05)
+    assert moved(20 * 10**9, trust, workload, mode, own).status == "measured", "100 % is possible"
+
+
+def test_an_impossible_stream_is_no_ceiling(own: Path) -> None:
+    own.write_text(OWN.format(peak=2, trust="high") + "memory_tbps = 2\n", encoding="utf-8")
+    triad = make_case(workload="memory", mode="triad")
+    launches = [
+        *make_launches(triad, [make_measured(0.01, moved_bytes=21 * 10**9)]),
+        *make_launches(CASE, [make_measured(0.01, moved_bytes=10**9)]),
+    ]
+    assert summarize(make_file([triad, CASE], launches))[1].bandwidth_fraction is None
+
+
 def test_a_chip_in_one_line() -> None:
     chip = chips.find("NVIDIA H100 80GB HBM3")
     assert chip is not None and chip.summary == (

@@ -77,6 +77,46 @@ def test_markdown_has_every_row_with_its_reason() -> None:
     assert "output off by 0.5" in text and "the time budget was spent" in text
 
 
+@pytest.mark.parametrize(
+    ("requests", "absent", "shown"),
+    [
+        (35, "p90 n/a (needs 36 a launch), p99 n/a (needs 368 a launch)", "p90 n/a (needs 36"),
+        (36, "p99 n/a (needs 368 a launch)", "p90 10.0 ms, p99 n/a (needs 368"),
+        (368, None, "p90 10.0 ms, p99 10.0 ms"),
+    ],
+)
+def test_every_report_has_the_percentiles_or_what_they_need(
+    requests: int, absent: str | None, shown: str
+) -> None:
+    """A sweep of decode: each row names its batch."""
+    cases = [make_case(workload="llama", mode="decode", parameters={"b": b}) for b in (1, 8)]
+    outcome = make_measured([0.01] * requests, latency_name="TPOT", unit="token")
+    launches = [x for case in cases for x in make_launches(case, [outcome] * 3)]
+    run = make_file(cases, launches)
+    for row in summarize(run):
+        figures = flat(run, row)
+        assert figures["latency_p50_seconds"] == pytest.approx(0.01)
+        assert figures["latency_absent"] == absent
+        for percent, needed in ((90, 36), (99, 368)):
+            assert (figures[f"latency_p{percent}_seconds"] is None) == (requests < needed)
+    for name in ("markdown", "html", "table"):
+        text = " ".join(render(name, run).split())
+        assert text.count(shown) >= 2, name
+    assert "TPOT of llama-decode bf16 (b 8): p50 10.0 ms" in text
+
+
+@pytest.mark.parametrize("name", ["markdown", "html", "table"])
+def test_every_report_says_what_limits_a_case(name: str) -> None:
+    matmul, case = make_case(), make_case(workload="bert", mode="infer")
+    launches = [
+        *make_launches(matmul, [make_measured(0.01, flop=100)] * 3),
+        *make_launches(case, [make_measured(0.01, flop=37)] * 3),
+    ]
+    text = " ".join(render(name, make_file([matmul, case], launches)).split())
+    words = "37% <small>matmul</small>" if name == "html" else "37% matmul"
+    assert words in text
+
+
 def test_every_markdown_row_has_the_columns_of_its_header() -> None:
     text = render("markdown", read(RUN), hostile())
     width = None

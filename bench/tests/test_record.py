@@ -97,6 +97,7 @@ NONSENSE: list[tuple[str, Callable[[], Any], str]] = [
     ("item without a name", lambda: Work(items=1, unit=""), "item without a name"),
     ("no FLOP", lambda: Work(items=1, unit="image", flop=0), "flop_or_bytes must be"),
     ("no bytes", lambda: Work(items=1, unit="image", moved_bytes=-1), "flop_or_bytes must be"),
+    ("no link", lambda: Work(items=1, unit="image", transferred_bytes=0), "flop_or_bytes must be"),
     ("void without reason", lambda: Void(reason=""), "must say why"),
     ("skipped without reason", lambda: Skipped(reason=" "), "must say why"),
     (

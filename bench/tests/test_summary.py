@@ -394,6 +394,26 @@ def test_a_case_is_limited_by_the_ceiling_that_it_is_nearest_to(
     assert found[1] == pytest.approx(limit[1])
 
 
+def brought(mode: str) -> Row:
+    """Brings 7 bytes in 10 ms, beside a transfer of 10."""
+    link = make_case(workload="transfer", mode=mode, precision="fp32")
+    case = make_case(workload="resnet50", mode="train")
+    launches = [
+        *make_launches(link, [make_measured(0.01, items=10, unit="B")] * 3),
+        *make_launches(case, [make_measured(0.01, items=4, transferred_bytes=7)] * 3, 3),
+    ]
+    return summarize(make_file([link, case], launches))[-1]
+
+
+def test_a_step_that_brings_its_inputs_may_be_limited_by_the_link() -> None:
+    found = brought("to-device")
+    assert found.limit is not None and found.limit[0] == "transfer"
+    assert found.limit[1] == found.transfer_fraction == pytest.approx(0.7)
+    assert found.transferred_bytes_per_second == pytest.approx(700)
+    assert found.transfer_ceiling == pytest.approx(1000)
+    assert brought("to-host").limit is None, "inputs go the other way"
+
+
 def test_without_a_measured_ceiling_nothing_is_said_of_limits() -> None:
     assert row([make_measured(0.01, flop=4)], make_case(workload="bert")).limit is None
 

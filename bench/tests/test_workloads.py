@@ -649,7 +649,7 @@ def test_llama_135m_decodes_within_the_bytes_of_its_weights_and_cache() -> None:
     workload = WORKLOADS["llama"]
     work = workload.work("decode", llama.DecodeParameters(), PRECISIONS["bf16"])
     weights = 2 * (134_515_008 + 576)
-    cache = 2 * 30 * 3 * 64 * 2 * (128 + 33 / 2)
+    cache = 2 * 30 * 3 * 64 * 2 * (128 + 33 / 2 + 1)  # read, and the new token written
     assert work.moved_bytes == weights + cache
 
 
@@ -716,9 +716,10 @@ def test_deepseek_decode_reads_each_expert_that_the_batch_goes_to_once() -> None
     assert 63 < deepseek._experts_touched(size, 64) < 64
     parameters = deepseek.DecodeParameters(model="v2-lite", prompt_length=100, new_tokens=1)
     work = WORKLOADS["deepseek"].work("decode", parameters, PRECISIONS["bf16"])
-    # All parameters but the experts that are not met and the embedding's other rows; and the cache.
+    # All parameters but the experts that are not met and the embedding's other rows; and the
+    # cache: 100 tokens and the new one read, the new one written.
     idle = 26 * 58 * size.expert_weights + (size.vocabulary - 1) * size.hidden
-    cache = 27 * (512 + 64) * 101
+    cache = 27 * (512 + 64) * (101 + 1)
     assert work.moved_bytes == 2 * (15_706_484_224 - idle + cache)
 
 

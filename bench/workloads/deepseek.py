@@ -304,7 +304,8 @@ def _experts_touched(size: Size, batch: int) -> float:
 
 
 def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) -> int:
-    """Bytes that one decode step must read: the weights that it meets, and the cache of latents.
+    """Bytes that one decode step must move: the weights that it meets, and the cache of latents,
+    which is read once, and to which the new token's are written.
 
     Each expert that a token of the batch goes to is read once, as are all other matrices; of the
     embedding, a row per sequence. The cache keeps the latent and the rotary key of each token, and
@@ -314,7 +315,7 @@ def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) 
     weights = size.layers_weights(_experts_touched(size, batch))
     weights += size.layers * size.expansion_weights + size.norm_weights
     weights += size.hidden * size.vocabulary + batch * size.hidden
-    cache = batch * context * size.layers * (size.latent + size.rotary)
+    cache = batch * (context + 1) * size.layers * (size.latent + size.rotary)
     return round((weights + cache) * precision.element_bytes)
 
 

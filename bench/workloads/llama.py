@@ -301,14 +301,15 @@ def _add_adapters(model: nn.Module, rank: int, data: SeededData, site: Site) -> 
 
 
 def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) -> int:
-    """Bytes that one decode step must read: every weight once, and the cache of every sequence.
+    """Bytes that one decode step must move: every weight and the cache of every sequence are read
+    once, and the new token's keys and values are written.
 
     The cache is counted up to the mean context of the window, though a kernel may read all of its
     allocation. Of an embedding that is not tied to the output matrix, a row per sequence.
     """
     weights = size.layers * (size.layer_weights + 2 * size.hidden) + size.hidden
     weights += size.head_weights + batch * size.hidden
-    cache = 2 * batch * context * size.layers * size.key_value_heads * size.head
+    cache = 2 * batch * (context + 1) * size.layers * size.key_value_heads * size.head
     return round((weights + cache) * precision.element_bytes)
 
 
