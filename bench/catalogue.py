@@ -18,11 +18,14 @@ import msgspec
 import bench
 from bench.backend import Backend
 from bench.errors import UnknownName, suggestion
+from bench.report import Report
 from bench.workload import Workload
 
 Kind = Literal["workloads", "backends", "reports"]
 CONSTANTS: dict[Kind, str] = {"workloads": "WORKLOAD", "backends": "BACKEND", "reports": "REPORT"}
 """The one constant that a plug-in file exposes."""
+PROTOCOLS: dict[Kind, type] = {"workloads": Workload, "backends": Backend, "reports": Report}
+"""What it is an instance of."""
 
 
 class PlugIn(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,12 +73,30 @@ def load(kind: Kind, name: str) -> Any:
         raise UnknownName(f"unknown {kind.removesuffix('s')} `{name}`.{suggestion(name, known)}")
     plug_in = known[name]
     try:
-        return getattr(importlib.import_module(plug_in.module), plug_in.attribute)
-    except Exception as error:  # another's code: whatever it raises means the same
-        raise UnknownName(
-            f"{kind.removesuffix('s')} `{name}` ({plug_in.summary}) does not load: {error}. "
-            "Repair or uninstall that package."
-        ) from error
+        found = getattr(importlib.import_module(plug_in.module), plug_in.attribute)
+        flaw = _flaw(kind, name, found)
+    except (Exception, SystemExit) as error:  # another's code: whatever it raises means the same
+        text = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise _broken(kind, plug_in, f"does not load: {text}") from error
+    if flaw:
+        raise _broken(kind, plug_in, flaw)
+    return found
+
+
+def _flaw(kind: Kind, name: str, found: Any) -> str:
+    """Why a constant is no plug-in of that kind and name; empty if it is one."""
+    protocol = PROTOCOLS[kind]
+    if not isinstance(found, protocol):
+        return f"is {found!r:.60}, no {protocol.__module__}.{protocol.__name__}"
+    own = getattr(found, "name", name)  # reports have none
+    return "" if own == name else f"calls itself `{own}`"
+
+
+def _broken(kind: Kind, plug_in: PlugIn, how: str) -> UnknownName:
+    return UnknownName(
+        f"{kind.removesuffix('s')} `{plug_in.name}` ({plug_in.summary}) {how.rstrip('.')}. "
+        "Repair or uninstall that package."
+    )
 
 
 def workload(name: str) -> Workload:

@@ -25,6 +25,8 @@ from bench.errors import (
 NOTHING: Mapping[str, str] = {}
 LIMIT_SECONDS = 120.0
 """A runtime that takes longer to load is taken for broken."""
+REPAIR = "Repair or uninstall it, or pass --device cpu."
+"""The next act where a runtime fails in a way of its own."""
 LAST = ("generic", "cpu")
 """Asked last, in this order: a backend made for a device goes before one for any, the host is the
 last resort."""
@@ -56,6 +58,8 @@ def _start(name: str, python: str, forced: Mapping[str, str]) -> subprocess.Pope
         variables = catalogue.backend(name).worker_environment()
     except AccelmarkError as error:  # a package's backend that does not load spoils no other
         return Found(backend=name, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - nor does one that fails as soon as it is asked
+        return Found(backend=name, reason=f"{name}: its backend fails ({error}). {REPAIR}")
     return subprocess.Popen(
         [python, "-m", "bench.probe", name],
         stdin=subprocess.DEVNULL,
@@ -72,7 +76,8 @@ def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
         child.kill()
         child.communicate()
         return Found(
-            backend=name, reason=f"{name}: its runtime did not load in {LIMIT_SECONDS:.0f} s"
+            backend=name,
+            reason=f"{name}: its runtime did not load in {LIMIT_SECONDS:.0f} s. {REPAIR}",
         )
     except BaseException:
         child.kill()
@@ -83,7 +88,8 @@ def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
         last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
         said = f": {last[0]}" if last else ""
         return Found(
-            backend=name, reason=f"{name}: its runtime fails (exit {child.returncode}){said}"
+            backend=name,
+            reason=f"{name}: its runtime fails (exit {child.returncode}{said}). {REPAIR}",
         )
 
 

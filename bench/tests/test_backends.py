@@ -431,8 +431,8 @@ def broken_child(code: str) -> Found:
     [
         (
             "raise ImportError('libhccl.so: cannot open shared object file')",
-            "fake: its runtime fails (exit 1): ImportError: libhccl.so: cannot open shared object "
-            "file",
+            "fake: its runtime fails (exit 1: ImportError: libhccl.so: cannot open shared object "
+            "file)",
         ),
         ("import os; os._exit(3)", "fake: its runtime fails (exit 3)"),
         ("import os; os.kill(os.getpid(), 11)", "fake: its runtime fails (exit -11)"),
@@ -442,13 +442,15 @@ def broken_child(code: str) -> Found:
     ids=["import error", "exit", "signal", "chatter", "not UTF-8"],
 )
 def test_a_broken_runtime_is_one_line_with_its_cause(code: str, reason: str) -> None:
-    assert broken_child(code) == Found(backend="fake", reason=reason)
+    assert broken_child(code) == Found(backend="fake", reason=f"{reason}. {probe.REPAIR}")
 
 
 def test_a_runtime_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "LIMIT_SECONDS", 1.0)
     found = broken_child("import time; time.sleep(600)")
-    assert found == Found(backend="fake", reason="fake: its runtime did not load in 1 s")
+    assert found == Found(
+        backend="fake", reason=f"fake: its runtime did not load in 1 s. {probe.REPAIR}"
+    )
 
 
 def test_a_runtime_that_prints_is_understood_all_the_same() -> None:
@@ -569,6 +571,17 @@ def test_a_third_partys_backend_that_does_not_load_spoils_no_other(
     assert not found.devices
     assert found.reason.startswith("backend `broken` (from the package x) does not load: ")
     assert "old version" in found.reason
+
+
+def test_a_third_partys_backend_that_fails_when_asked_spoils_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raising(name: str) -> Backend:
+        raise TypeError("no licence file")
+
+    monkeypatch.setattr(catalogue, "backend", raising)
+    (found,) = probe.probe(["theirs"])
+    assert found.reason == f"theirs: its backend fails (no licence file). {probe.REPAIR}"
 
 
 def test_the_environment_of_a_probe_is_the_backends() -> None:

@@ -40,6 +40,7 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | | | `error code is 507018`, then and in whatever comes after |
 | `SIMNPU_LOST_AFTER` | 0 | how many calls of it succeed before |
 | `SIMNPU_RUNTIME` | | `missing`: `import torch` fails, as where CANN is not set up |
+| `SIMNPU_TYPE` | `npu` | torch's name for the device: another plug-in's, for its tests |
 | `SIMNPU_SMI` | A2 | which `npu-smi` answers: A2, A3, 310P |
 
 Variables of the real one that are heeded: `ASCEND_LAUNCH_BLOCKING=1` (every operator is waited

@@ -36,7 +36,7 @@ def register(module: ModuleType) -> None:
     patched.Tensor.pin_memory = lambda self, device=None: self
     for name in ("empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like"):
         setattr(patched, name, _not_pinned(getattr(torch, name)))
-    sys.modules["torch.npu"] = module
+    sys.modules[f"torch.{TYPE}"] = module
 
 
 class _Hooks(_core._acc.PrivateUse1Hooks):  # type: ignore[misc]

@@ -10,7 +10,7 @@ from ._memory import Memory
 from ._settings import SETTINGS
 from ._timeline import Timeline, sleep_until
 
-TYPE = "npu"
+TYPE = SETTINGS.type
 
 
 class Device:
@@ -70,7 +70,7 @@ def device(of: Any) -> Device:
     index = index_of(of)
     if not 0 <= index < len(DEVICES):
         raise RuntimeError(
-            f"Invalid device ID. [simulated: there are {len(DEVICES)} devices, not npu:{index}]"
+            f"Invalid device ID. [simulated: there are {len(DEVICES)} devices, not {TYPE}:{index}]"
         )
     return DEVICES[index]
 
@@ -81,7 +81,7 @@ def index_of(of: Any) -> int:
         return CURRENT.index if of is None or of < 0 else of
     text = str(of)
     if text.partition(":")[0] != TYPE:
-        raise ValueError(f"Expected a npu device, but got: {text}")
+        raise ValueError(f"Expected a {TYPE} device, but got: {text}")
     return int(text.partition(":")[2]) if ":" in text else CURRENT.index
 
 

@@ -27,6 +27,7 @@ class Settings:
     lost: str
     lost_after: int
     runtime: str
+    type: str
 
 
 def read(variables: Mapping[str, str]) -> Settings:
@@ -48,6 +49,7 @@ def read(variables: Mapping[str, str]) -> Settings:
         lost=given.pop("LOST", ""),
         lost_after=int(given.pop("LOST_AFTER", 0)),
         runtime=given.pop("RUNTIME", ""),
+        type=given.pop("TYPE", "npu"),
     )
     if given:
         known = ", ".join(PREFIX + field.upper() for field in (*Settings.__annotations__, "smi"))

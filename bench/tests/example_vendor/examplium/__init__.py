@@ -1,0 +1,1 @@
+"""Examplium for accelmark: a backend and a workload."""
