@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -15,13 +15,20 @@ from bench.models import (
     adamw_learning_rate,
     model_facts,
 )
-from bench.workload import Job, Parameters, Site, require_one_of, require_within
+from bench.record import Work
+from bench.workload import (
+    AdamW,
+    BatchSize,
+    Job,
+    Parameters,
+    Site,
+    require_one_of,
+    require_within,
+    twin_name,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-Dimensions = TypeVar("Dimensions", bound=msgspec.Struct)
-"""A workload's own struct of the dimensions of one model."""
 
 ATTENTION = "sdpa-maskless"
 """`sdpa`, registered under a name for which transformers builds no mask.
@@ -29,31 +36,6 @@ ATTENTION = "sdpa-maskless"
 For plain `sdpa` it asks the device in every training step whether sequences are packed, and waits
 for the answer. Nothing is packed here: without a mask its sdpa is causal, which is right.
 """
-TWIN_SUFFIX = "-2l"
-"""Ends the name of a model that is cut to two layers for the numerics gate."""
-TWIN_VOCABULARY = 4096
-"""Most tokens that a cut model knows."""
-
-
-def with_twins(sizes: Mapping[str, Dimensions], **most: int) -> dict[str, Dimensions]:
-    """The sizes, and after them each again, cut for the gate: the named fields to at most so much.
-
-    A cut has no published parameter count.
-    """
-    twins = {
-        name + TWIN_SUFFIX: msgspec.structs.replace(
-            size,
-            published_parameters=None,
-            **{field: min(getattr(size, field), value) for field, value in most.items()},
-        )
-        for name, size in sizes.items()
-    }
-    return {**sizes, **twins}
-
-
-def twin_name(model: str) -> str:
-    """The name of a model's cut, which is its own."""
-    return model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX
 
 
 def register_attention() -> None:
@@ -64,6 +46,10 @@ def register_attention() -> None:
     AttentionInterface.register(ATTENTION, sdpa_attention_forward)
 
 
+LENGTHS = {"sequence_length": 32, "prompt_length": 32, "new_tokens": 4}
+"""Parameters that count tokens of a sequence, and how many the twin has at most."""
+
+
 class LanguageParameters(Parameters, frozen=True, kw_only=True):
     """What the modes share. A workload's own subclass has its `sizes` and its default model."""
 
@@ -71,36 +57,29 @@ class LanguageParameters(Parameters, frozen=True, kw_only=True):
     """By model name; each has `positions`, the longest sequence that it was made for."""
 
     model: str
-    batch_size: int = 1
+    batch_size: BatchSize = 1
 
-    def _check(self, **lengths: int) -> None:
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        super().__post_init__()
         require_one_of("model", self.model, self.sizes)
-        require_within("batch_size", self.batch_size, 1, 65536)
-        for name, length in lengths.items():
-            require_within(name, length, 1, self.sizes[self.model].positions)
+        for name in LENGTHS:
+            if hasattr(self, name):
+                require_within(name, getattr(self, name), 1, self.sizes[self.model].positions)
 
 
 class TrainParameters(LanguageParameters, frozen=True, kw_only=True):
     """Next-token prediction over full sequences; AdamW."""
 
-    batch_size: int = 2
+    batch_size: BatchSize = 2
     sequence_length: int = 256
-    optimizer: str = "adamw"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        self._check(sequence_length=self.sequence_length)
-        require_one_of("optimizer", self.optimizer, ["adamw"])
+    optimizer: AdamW = "adamw"
 
 
 class PrefillParameters(LanguageParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
     prompt_length: int = 512
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        self._check(prompt_length=self.prompt_length)
 
 
 class DecodeParameters(LanguageParameters, frozen=True, kw_only=True):
@@ -111,7 +90,7 @@ class DecodeParameters(LanguageParameters, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be."""
-        self._check(prompt_length=self.prompt_length, new_tokens=self.new_tokens)
+        super().__post_init__()
         window = self.prompt_length + self.new_tokens
         longest = self.sizes[self.model].positions
         require_within("prompt_length + new_tokens", window, 2, longest)
@@ -128,10 +107,35 @@ def twin_of(parameters: Any) -> Any:
         "model": twin_name(parameters.model),
         "batch_size": min(parameters.batch_size, 2),
     }
-    for name, most in (("sequence_length", 32), ("prompt_length", 32), ("new_tokens", 4)):
+    for name, most in LENGTHS.items():
         if hasattr(parameters, name):
             cut[name] = min(getattr(parameters, name), most)
     return msgspec.structs.replace(parameters, **cut)
+
+
+def language_work(
+    parameters: Any,
+    forward_flop: Callable[[int, float, int], int],
+    decode_bytes: Callable[[float], int],
+) -> Work:
+    """Work of one step: training is three times the forward, decode has the mean of its contexts.
+
+    forward_flop: of one sequence, from its tokens, the context that each of them attends to, and
+    the number of tokens that the output matrix is applied to.
+    decode_bytes: bytes that must move for one token of each sequence, from its context.
+    """
+    batch = parameters.batch_size
+    if isinstance(parameters, DecodeParameters):
+        context = parameters.context
+        flop = batch * forward_flop(1, context, 1)
+        return Work(items=batch, unit="token", flop=flop, moved_bytes=decode_bytes(context))
+    if isinstance(parameters, PrefillParameters):
+        tokens = parameters.prompt_length
+        flop = batch * forward_flop(tokens, tokens, 1)
+    else:
+        tokens = parameters.sequence_length
+        flop = 3 * batch * forward_flop(tokens, tokens, tokens)
+    return Work(items=batch * tokens, unit="token", flop=flop)
 
 
 def training_job(

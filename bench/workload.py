@@ -7,9 +7,11 @@ plans from it (parameters, modes, counts) without torch.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 
@@ -21,12 +23,60 @@ if TYPE_CHECKING:
     import torch
 
 
-class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of a mode's parameters: fields with defaults, checked in `__post_init__`.
+class Within(msgspec.Struct, frozen=True):
+    """In the type of a parameter: from `low` to `high`, in multiples of `step`."""
 
-    A value that cannot exist raises ValueError with what is allowed. Every field is part of the
-    case's fingerprint, so a field that is added later raises the workload's version.
+    low: int
+    high: int
+    step: int = 1
+
+    def check(self, name: str, value: int) -> None:
+        """Raises ValueError, with what is allowed."""
+        require_within(name, value, self.low, self.high)
+        if value % self.step:
+            raise ValueError(f"{name} must be a multiple of {self.step}, not {value}")
+
+
+class OneOf(msgspec.Struct, frozen=True):
+    """In the type of a parameter: one of these names."""
+
+    names: Collection[str]
+
+    def check(self, name: str, value: str) -> None:
+        """Raises ValueError, with what is allowed."""
+        require_one_of(name, value, self.names)
+
+
+BatchSize = Annotated[int, Within(1, 65536)]
+AdamW = Annotated[str, OneOf(["adamw"])]
+Sgd = Annotated[str, OneOf(["sgd"])]
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a mode's parameters: fields with defaults, whose types say what is allowed.
+
+    `batch_size: BatchSize = 8`, `layers: Annotated[int, Within(1, 12)] = 12`. What depends on two
+    fields is checked in a `__post_init__` of one's own. A value that cannot exist raises ValueError
+    with what is allowed. Every field is part of the case's fingerprint, so a field that is added
+    later raises the workload's version.
     """
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        for name, rule in _rules(type(self)):
+            rule.check(name, getattr(self, name))
+
+
+@functools.cache
+def _rules(kind: type[Parameters]) -> tuple[tuple[str, Within | OneOf], ...]:
+    """What the types of the fields say, field by field."""
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(
+        (name, rule)
+        for name in kind.__struct_fields__
+        for rule in getattr(hints[name], "__metadata__", ())
+        if isinstance(rule, Within | OneOf)
+    )
 
 
 def require_within(name: str, value: int, low: int, high: int) -> None:
@@ -42,6 +92,41 @@ def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}.{suggestion(value, names)}")
 
 
+Dimensions = TypeVar("Dimensions", bound=msgspec.Struct)
+"""A workload's own struct of the dimensions of one model."""
+
+TWIN_SUFFIX = "-2l"
+"""Ends the name of a model that is cut to two layers for the numerics gate."""
+TWIN_VOCABULARY = 4096
+"""Most tokens that a cut model knows."""
+
+
+def with_twins(sizes: Mapping[str, Dimensions], **cut: Any) -> dict[str, Dimensions]:
+    """The sizes, and after them each again, cut for the gate: the named fields to at most so much.
+
+    What is no number is replaced. A cut has no published parameter count.
+    """
+    twins = {
+        name + TWIN_SUFFIX: msgspec.structs.replace(
+            size,
+            published_parameters=None,
+            **{
+                field: min(getattr(size, field), value) if isinstance(value, int) else value
+                for field, value in cut.items()
+            },
+        )
+        for name, size in sizes.items()
+    }
+    return {**sizes, **twins}
+
+
+def twin_name(model: str) -> str:
+    """The name of a model's cut, which is its own."""
+    return model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX
+
+
+TRAINING_PRECISIONS = ("bf16", "bf16-amp", "fp32")
+"""No fp16: it would need loss scaling, which is another step."""
 EXECUTIONS = ("eager", "compile")
 """Of a mode whose job runs its model through `bench.models`, which can compile it."""
 
@@ -67,6 +152,18 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """As `Workload.extra`, for what this mode alone needs: without it only this mode is skipped."""
     optional: tuple[str, ...] = ()
     """Top-level modules of that extra."""
+
+
+def train_and_infer(
+    train: type[Parameters], infer: type[Parameters], executions: tuple[str, ...] = EXECUTIONS
+) -> Mapping[str, Mode]:
+    """The modes of a model that is trained, and gives one answer an input."""
+    return MappingProxyType(
+        {
+            "train": Mode(parameters=train, precisions=TRAINING_PRECISIONS, executions=executions),
+            "infer": Mode(parameters=infer, executions=executions, latency="latency"),
+        }
+    )
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):

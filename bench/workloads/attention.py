@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from bench.models import BATCHES, SeededData
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
+from bench.workload import BatchSize, Job, Mode, Parameters, Site, Within, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,17 +29,10 @@ TWIN_SEQUENCE, TWIN_HEADS = 128, 2
 class AttentionParameters(Parameters, frozen=True, kw_only=True):
     """Query, key and value [B, H, T, D]; every head has keys of its own."""
 
-    batch_size: int = 1
-    heads: int = 16
-    head_dim: int = 128
-    sequence_length: int = 512
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        require_within("batch_size", self.batch_size, 1, 65536)
-        require_within("heads", self.heads, 1, 1024)
-        require_within("head_dim", self.head_dim, 8, 512)
-        require_within("sequence_length", self.sequence_length, 2, 2**20)
+    batch_size: BatchSize = 1
+    heads: Annotated[int, Within(1, 1024)] = 16
+    head_dim: Annotated[int, Within(8, 512)] = 128
+    sequence_length: Annotated[int, Within(2, 2**20)] = 512
 
 
 class Attention(Workload):

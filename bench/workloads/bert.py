@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from bench.language import TWIN_VOCABULARY, twin_name, with_twins
 from bench.models import (
     BATCHES,
     InferenceJob,
@@ -21,14 +19,18 @@ from bench.models import (
 from bench.precision import Precision
 from bench.record import Work
 from bench.workload import (
-    EXECUTIONS,
+    TWIN_VOCABULARY,
+    AdamW,
+    BatchSize,
     Job,
-    Mode,
+    OneOf,
     Parameters,
     Site,
+    Within,
     Workload,
-    require_one_of,
-    require_within,
+    train_and_infer,
+    twin_name,
+    with_twins,
 )
 
 if TYPE_CHECKING:
@@ -65,27 +67,16 @@ SIZES = with_twins(SIZES, layers=2, vocabulary=TWIN_VOCABULARY)
 class InferParameters(Parameters, frozen=True, kw_only=True):
     """Sequences without padding."""
 
-    model: str = "base"
+    model: Annotated[str, OneOf(SIZES)] = "base"
     """`base`, `large` or `tiny`; with `-2l`, cut to 2 layers and 4,096 tokens, for the gate."""
-    batch_size: int = 4
-    sequence_length: int = 128
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        require_one_of("model", self.model, SIZES)
-        require_within("batch_size", self.batch_size, 1, 65536)
-        require_within("sequence_length", self.sequence_length, 1, MOST_POSITIONS)
+    batch_size: BatchSize = 4
+    sequence_length: Annotated[int, Within(1, MOST_POSITIONS)] = 128
 
 
 class TrainParameters(InferParameters, frozen=True, kw_only=True):
     """Sequences without padding; AdamW."""
 
-    optimizer: str = "adamw"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        super().__post_init__()
-        require_one_of("optimizer", self.optimizer, ["adamw"])
+    optimizer: AdamW = "adamw"
 
 
 class Bert(Workload):
@@ -94,22 +85,7 @@ class Bert(Workload):
     name = "bert"
     version = 1
     libraries = ("transformers.models.bert.modeling_bert",)
-    modes = MappingProxyType(
-        {
-            # No fp16 training: it would need loss scaling, which is another step.
-            "train": Mode(
-                parameters=TrainParameters,
-                precisions=("bf16", "bf16-amp", "fp32"),
-                executions=EXECUTIONS,
-            ),
-            "infer": Mode(
-                parameters=InferParameters,
-                precisions=("bf16", "fp16", "fp32"),
-                executions=EXECUTIONS,
-                latency="latency",
-            ),
-        }
-    )
+    modes = train_and_infer(TrainParameters, InferParameters)
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each weight of a matrix and each token, and attention: 4 T^2 d a layer.

@@ -32,17 +32,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench import language
-from bench.language import (
-    ATTENTION,
-    TWIN_VOCABULARY,
-    CacheShape,
-    register_attention,
-    with_twins,
-)
+from bench.language import ATTENTION, CacheShape, register_attention
 from bench.models import SeededData, build_model, initial_std
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload
+from bench.workload import TWIN_VOCABULARY, Job, Mode, Parameters, Site, Workload, with_twins
 
 if TYPE_CHECKING:
     from torch import nn
@@ -247,20 +241,10 @@ class DeepSeek(Workload):
         """
         size = SIZES[parameters.model]
         batch = parameters.batch_size
-        if mode == "train":
-            tokens = parameters.sequence_length
-            flop = 3 * batch * _forward_flop(size, tokens, tokens, tokens)
-            return Work(items=batch * tokens, unit="token", flop=flop)
-        if mode == "prefill":
-            tokens = parameters.prompt_length
-            flop = batch * _forward_flop(size, tokens, tokens, 1)
-            return Work(items=batch * tokens, unit="token", flop=flop)
-        context = parameters.context
-        return Work(
-            items=batch,
-            unit="token",
-            flop=batch * _forward_flop(size, 1, context, 1),
-            moved_bytes=_decode_bytes(size, batch, context, precision),
+        return language.language_work(
+            parameters,
+            functools.partial(_forward_flop, size),
+            lambda context: _decode_bytes(size, batch, context, precision),
         )
 
     def twin(self, mode: str, parameters: Any) -> Parameters:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -21,7 +20,18 @@ from bench.models import (
 )
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
+from bench.workload import (
+    AdamW,
+    BatchSize,
+    Job,
+    OneOf,
+    Parameters,
+    Site,
+    Workload,
+    train_and_infer,
+    twin_name,
+    with_twins,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +51,6 @@ SLOWER = 4
 At the whole of it they lower it so far that bfloat16 weights, which lose most of an update, end up
 24 % off; at a quarter, 6 %.
 """
-TWIN_SUFFIX = "-2l"
 TWIN_LATENTS = 16
 """Enough values that the loss averages over their rounding, and the UNet's last norms too."""
 TWIN_UNET_CHANNELS = (64, 128, 256)
@@ -96,12 +105,7 @@ DITS = {
 
 The counts are those of the authors' code, github.com/facebookresearch/DiT.
 """
-DITS |= {
-    name + TWIN_SUFFIX: msgspec.structs.replace(
-        size, layers=2, latents=min(size.latents, TWIN_LATENTS), published_parameters=None
-    )
-    for name, size in DITS.items()
-}
+DITS = with_twins(DITS, layers=2, latents=TWIN_LATENTS)
 UNETS = {
     "tiny-unet": Unet(
         channels=(64, 128, 256),
@@ -123,42 +127,28 @@ UNETS = {
     ),
 }
 """Podell et al., arXiv 2307.01952, table 1 (2.6 B), as in the published configuration."""
-UNETS |= {
-    name + TWIN_SUFFIX: msgspec.structs.replace(
-        size,
-        transformers=(0, 1, 1),
-        blocks=1,
-        channels=TWIN_UNET_CHANNELS,
-        latents=min(size.latents, TWIN_LATENTS),
-        published_parameters=None,
-    )
-    for name, size in UNETS.items()
-}
+UNETS = with_twins(
+    UNETS,
+    transformers=(0, 1, 1),
+    blocks=1,
+    channels=TWIN_UNET_CHANNELS,
+    latents=TWIN_LATENTS,
+)
 
 
 class InferParameters(Parameters, frozen=True, kw_only=True):
     """Latents of the size that the model was published for."""
 
-    model: str = "dit-s-2"
+    model: Annotated[str, OneOf([*DITS, *UNETS])] = "dit-s-2"
     """`dit-s-2`, `dit-xl-2`, `sdxl-unet`, or a toy; with `-2l`, cut in depth for the gate."""
-    batch_size: int = 2
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        require_one_of("model", self.model, [*DITS, *UNETS])
-        require_within("batch_size", self.batch_size, 1, 65536)
+    batch_size: BatchSize = 2
 
 
 class TrainParameters(InferParameters, frozen=True, kw_only=True):
     """A DiT; AdamW."""
 
-    optimizer: str = "adamw"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        require_one_of("model", self.model, DITS)
-        super().__post_init__()
-        require_one_of("optimizer", self.optimizer, ["adamw"])
+    model: Annotated[str, OneOf(DITS)] = "dit-s-2"
+    optimizer: AdamW = "adamw"
 
 
 class Diffusion(Workload):
@@ -176,15 +166,7 @@ class Diffusion(Workload):
     )
     extra = "diffusion"
     optional = ("diffusers",)
-    modes = MappingProxyType(
-        {
-            # No fp16 training: it would need loss scaling, which is another step.
-            "train": Mode(parameters=TrainParameters, precisions=("bf16", "bf16-amp", "fp32")),
-            "infer": Mode(
-                parameters=InferParameters, precisions=("bf16", "fp16", "fp32"), latency="latency"
-            ),
-        }
-    )
+    modes = train_and_infer(TrainParameters, InferParameters, ("eager",))
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each multiply-add of convolutions, matrices and attention.
@@ -210,7 +192,7 @@ class Diffusion(Workload):
         """The least depth that has every kind of block, two small images; a UNet narrower, too."""
         return msgspec.structs.replace(
             parameters,
-            model=parameters.model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX,
+            model=twin_name(parameters.model),
             batch_size=min(parameters.batch_size, 2),
         )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -20,7 +19,7 @@ from bench.models import (
 )
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
+from bench.workload import Job, Parameters, Sgd, Site, Within, Workload, train_and_infer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,30 +48,18 @@ INDEX_BYTES = 8
 class InferParameters(Parameters, frozen=True, kw_only=True):
     """26 tables of one size; rows drawn uniformly."""
 
-    batch_size: int = 2048
-    rows: int = 20_000
+    batch_size: Annotated[int, Within(1, 2**20)] = 2048
+    rows: Annotated[int, Within(2, 10**8)] = 20_000
     """Of each table."""
-    embedding_dim: int = 128
-    lookups: int = 1
+    embedding_dim: Annotated[int, Within(4, 1024)] = 128
+    lookups: Annotated[int, Within(1, 128)] = 1
     """Rows that a sample looks up in each table; their sum is what interacts."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        require_within("batch_size", self.batch_size, 1, 2**20)
-        require_within("rows", self.rows, 2, 10**8)
-        require_within("embedding_dim", self.embedding_dim, 4, 1024)
-        require_within("lookups", self.lookups, 1, 128)
 
 
 class TrainParameters(InferParameters, frozen=True, kw_only=True):
     """26 tables of one size; rows drawn uniformly; SGD without momentum or decay."""
 
-    optimizer: str = "sgd"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        super().__post_init__()
-        require_one_of("optimizer", self.optimizer, ["sgd"])
+    optimizer: Sgd = "sgd"
 
 
 class Dlrm(Workload):
@@ -104,15 +91,7 @@ class Dlrm(Workload):
 
     name = "dlrm"
     version = 1
-    modes = MappingProxyType(
-        {
-            # No fp16 training: it would need loss scaling, which is another step.
-            "train": Mode(parameters=TrainParameters, precisions=("bf16", "bf16-amp", "fp32")),
-            "infer": Mode(
-                parameters=InferParameters, precisions=("bf16", "fp16", "fp32"), latency="latency"
-            ),
-        }
-    )
+    modes = train_and_infer(TrainParameters, InferParameters, ("eager",))
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each weight of an MLP, and 2 * 27^2 d for the products of every two vectors.

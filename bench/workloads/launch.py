@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from bench.models import SeededData
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
+from bench.workload import Job, Mode, Parameters, Site, Within, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,12 +17,8 @@ if TYPE_CHECKING:
 class QueueParameters(Parameters, frozen=True, kw_only=True):
     """How many kernels a step queues."""
 
-    kernels: int = 100
+    kernels: Annotated[int, Within(1, 100_000)] = 100
     """Enough that the device event after each step is a hundredth of it."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        require_within("kernels", self.kernels, 1, 100_000)
 
 
 class SingleParameters(Parameters, frozen=True, kw_only=True):

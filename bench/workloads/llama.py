@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench import language
-from bench.language import (
-    ATTENTION,
-    TWIN_VOCABULARY,
-    CacheShape,
-    register_attention,
-    with_twins,
-)
+from bench.language import ATTENTION, CacheShape, register_attention
 from bench.models import SeededData, build_model, initial_std
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
+from bench.workload import (
+    TRAINING_PRECISIONS,
+    TWIN_VOCABULARY,
+    Job,
+    Mode,
+    Parameters,
+    Site,
+    Workload,
+    require_within,
+    with_twins,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -173,8 +177,7 @@ class Llama(Workload):
     libraries = ("transformers.models.llama.modeling_llama",)
     modes = MappingProxyType(
         {
-            # No fp16 training: it would need loss scaling, which is another step.
-            "train": Mode(parameters=TrainParameters, precisions=("bf16", "bf16-amp", "fp32")),
+            "train": Mode(parameters=TrainParameters, precisions=TRAINING_PRECISIONS),
             # No bf16-amp: what it keeps in float32 are the weights that train, and these are here.
             "lora": Mode(
                 parameters=LoraParameters,
@@ -183,12 +186,8 @@ class Llama(Workload):
                 extra="lora",
                 optional=("peft",),
             ),
-            "prefill": Mode(
-                parameters=PrefillParameters, precisions=("bf16", "fp16", "fp32"), latency="TTFT"
-            ),
-            "decode": Mode(
-                parameters=DecodeParameters, precisions=("bf16", "fp16", "fp32"), latency="TPOT"
-            ),
+            "prefill": Mode(parameters=PrefillParameters, latency="TTFT"),
+            "decode": Mode(parameters=DecodeParameters, latency="TPOT"),
         }
     )
 
@@ -207,20 +206,10 @@ class Llama(Workload):
             tokens = parameters.sequence_length
             flop = batch * _lora_flop(size, tokens, parameters.lora_rank)
             return Work(items=batch * tokens, unit="token", flop=flop)
-        if mode == "train":
-            tokens = parameters.sequence_length
-            flop = 3 * batch * _forward_flop(size, tokens, tokens * tokens, tokens)
-            return Work(items=batch * tokens, unit="token", flop=flop)
-        if mode == "prefill":
-            tokens = parameters.prompt_length
-            flop = batch * _forward_flop(size, tokens, tokens * tokens, 1)
-            return Work(items=batch * tokens, unit="token", flop=flop)
-        context = parameters.context
-        return Work(
-            items=batch,
-            unit="token",
-            flop=batch * _forward_flop(size, 1, context, 1),
-            moved_bytes=_decode_bytes(size, batch, context, precision),
+        return language.language_work(
+            parameters,
+            functools.partial(_forward_flop, size),
+            lambda context: _decode_bytes(size, batch, context, precision),
         )
 
     def twin(self, mode: str, parameters: Any) -> Parameters:
@@ -245,10 +234,10 @@ class Llama(Workload):
         return language.generating_job(model, size.vocabulary, cache, parameters, data, site, facts)
 
 
-def _forward_flop(size: Size, tokens: int, attended: float, output_tokens: int) -> int:
-    """FLOP of one sequence's forward; `attended` counts pairs of a token and one in its context."""
+def _forward_flop(size: Size, tokens: int, context: float, output_tokens: int) -> int:
+    """FLOP of one sequence's forward; each token attends to `context`."""
     matrices = 2 * (tokens * size.layers * size.layer_weights + output_tokens * size.head_weights)
-    return matrices + round(4 * attended * size.layers * size.heads * size.head)
+    return matrices + round(4 * tokens * context * size.layers * size.heads * size.head)
 
 
 def _lora_flop(size: Size, tokens: int, rank: int) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from bench.models import SeededData
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
+from bench.workload import Job, Mode, Parameters, Site, Within, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,16 +28,8 @@ TWIN_BYTES = 2**20
 class MemoryParameters(Parameters, frozen=True, kw_only=True):
     """Size of each array; a multiple of 8, so that every precision fills it."""
 
-    size_bytes: int = 2**28
+    size_bytes: Annotated[int, Within(WIDEST_BYTES, 2**40, WIDEST_BYTES)] = 2**28
     """256 MiB by default: STREAM asks for at least four times the last-level cache."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError unless the size is a whole number of elements."""
-        require_within("size_bytes", self.size_bytes, WIDEST_BYTES, 2**40)
-        if self.size_bytes % WIDEST_BYTES:
-            raise ValueError(
-                f"size_bytes must be a multiple of {WIDEST_BYTES}, not {self.size_bytes}"
-            )
 
 
 class Memory(Workload):

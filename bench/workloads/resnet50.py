@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from bench.models import BATCHES, InferenceJob, SeededData, TrainingJob, build_model, place
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import (
-    EXECUTIONS,
-    Job,
-    Mode,
-    Parameters,
-    Site,
-    Workload,
-    require_one_of,
-    require_within,
-)
+from bench.workload import BatchSize, Job, Parameters, Sgd, Site, Within, Workload, train_and_infer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,25 +36,16 @@ start at 0 for the same reason, but then the gate would not see the blocks. The 
 class InferParameters(Parameters, frozen=True, kw_only=True):
     """Square images."""
 
-    batch_size: int = 8
-    image_size: int = 224
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for sizes that cannot be."""
-        require_within("batch_size", self.batch_size, 1, 65536)
-        require_within("image_size", self.image_size, 32, 4096)
+    batch_size: BatchSize = 8
+    image_size: Annotated[int, Within(32, 4096)] = 224
 
 
 class TrainParameters(InferParameters, frozen=True, kw_only=True):
     """Square images; SGD with momentum 0.9 and weight decay 1e-4, as He et al. trained it."""
 
-    optimizer: str = "sgd"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        super().__post_init__()
-        require_within("batch_size", self.batch_size, 2, 65536)  # batch statistics
-        require_one_of("optimizer", self.optimizer, ["sgd"])
+    batch_size: Annotated[int, Within(2, 65536)] = 8
+    """At least two: batch statistics."""
+    optimizer: Sgd = "sgd"
 
 
 class ResNet50(Workload):
@@ -73,22 +54,7 @@ class ResNet50(Workload):
     name = "resnet50"
     version = 1
     libraries = ("transformers.models.resnet.modeling_resnet",)
-    modes = MappingProxyType(
-        {
-            # No fp16 training: it would need loss scaling, which is another step.
-            "train": Mode(
-                parameters=TrainParameters,
-                precisions=("bf16", "bf16-amp", "fp32"),
-                executions=EXECUTIONS,
-            ),
-            "infer": Mode(
-                parameters=InferParameters,
-                precisions=("bf16", "fp16", "fp32"),
-                executions=EXECUTIONS,
-                latency="latency",
-            ),
-        }
-    )
+    modes = train_and_infer(TrainParameters, InferParameters)
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each multiply-add of convolutions and classifier; 8.18 GFLOP at 224x224.

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import itertools
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from bench.models import SeededData
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import (
-    Job,
-    Mode,
-    Parameters,
-    Site,
-    Unsupported,
-    Workload,
-    require_one_of,
-    require_within,
-)
+from bench.workload import Job, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,18 +25,9 @@ BUFFERS = 4
 class TransferParameters(Parameters, frozen=True, kw_only=True):
     """One copy."""
 
-    size_bytes: int = 2**26
-    memory: str = "pageable"
+    size_bytes: Annotated[int, Within(ELEMENT_BYTES, 2**40, ELEMENT_BYTES)] = 2**26
+    memory: Annotated[str, OneOf(["pageable", "pinned"])] = "pageable"
     """The host's side: `pageable`, as any tensor, or `pinned` (page-locked)."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        require_within("size_bytes", self.size_bytes, ELEMENT_BYTES, 2**40)
-        require_one_of("memory", self.memory, ["pageable", "pinned"])
-        if self.size_bytes % ELEMENT_BYTES:
-            raise ValueError(
-                f"size_bytes must be a multiple of {ELEMENT_BYTES}, not {self.size_bytes}"
-            )
 
 
 class Transfer(Workload):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -21,14 +20,14 @@ from bench.models import (
 from bench.precision import Precision
 from bench.record import Work
 from bench.workload import (
-    EXECUTIONS,
+    AdamW,
+    BatchSize,
     Job,
-    Mode,
     Parameters,
     Site,
+    Within,
     Workload,
-    require_one_of,
-    require_within,
+    train_and_infer,
 )
 
 if TYPE_CHECKING:
@@ -56,31 +55,18 @@ LAYER_PARAMETERS = LAYER_WEIGHTS + 9 * HIDDEN + FEED_FORWARD
 class InferParameters(Parameters, frozen=True, kw_only=True):
     """Square images, cut into patches of 16x16."""
 
-    batch_size: int = 8
-    image_size: int = PUBLISHED_IMAGE_SIZE
+    batch_size: BatchSize = 8
+    image_size: Annotated[int, Within(PATCH, 2048, PATCH)] = PUBLISHED_IMAGE_SIZE
     """A multiple of 16; one position is learned for each patch, so the model has its published
     size at 224 only, and elsewhere just as many positions more or fewer."""
-    layers: int = LAYERS
+    layers: Annotated[int, Within(1, LAYERS)] = LAYERS
     """12; fewer is no ViT-B, but a cut of it, for the gate and for tests."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        require_within("batch_size", self.batch_size, 1, 65536)
-        require_within("layers", self.layers, 1, LAYERS)
-        require_within("image_size", self.image_size, PATCH, 2048)
-        if self.image_size % PATCH:
-            raise ValueError(f"image_size must be a multiple of {PATCH}, not {self.image_size}")
 
 
 class TrainParameters(InferParameters, frozen=True, kw_only=True):
     """Square images; AdamW."""
 
-    optimizer: str = "adamw"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        super().__post_init__()
-        require_one_of("optimizer", self.optimizer, ["adamw"])
+    optimizer: AdamW = "adamw"
 
 
 class ViTB16(Workload):
@@ -89,22 +75,7 @@ class ViTB16(Workload):
     name = "vit-b16"
     version = 1
     libraries = ("transformers.models.vit.modeling_vit",)
-    modes = MappingProxyType(
-        {
-            # No fp16 training: it would need loss scaling, which is another step.
-            "train": Mode(
-                parameters=TrainParameters,
-                precisions=("bf16", "bf16-amp", "fp32"),
-                executions=EXECUTIONS,
-            ),
-            "infer": Mode(
-                parameters=InferParameters,
-                precisions=("bf16", "fp16", "fp32"),
-                executions=EXECUTIONS,
-                latency="latency",
-            ),
-        }
-    )
+    modes = train_and_infer(TrainParameters, InferParameters)
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each weight of a matrix and each token, and attention: 4 T^2 d a layer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -19,7 +19,19 @@ from bench.models import (
 )
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload, require_one_of, require_within
+from bench.workload import (
+    TWIN_VOCABULARY,
+    BatchSize,
+    Job,
+    Mode,
+    OneOf,
+    Parameters,
+    Site,
+    Within,
+    Workload,
+    twin_name,
+    with_twins,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,8 +40,6 @@ FRAMES_A_SECOND = 100
 """Columns of the log-mel spectrogram; the encoder's second convolution halves them."""
 MOST_TOKENS = 448
 """Positions of the decoder."""
-TWIN_SUFFIX = "-2l"
-TWIN_VOCABULARY = 4096
 TWIN_SECONDS = 2
 
 
@@ -76,31 +86,16 @@ SIZES = {
     ),
 }
 """Radford et al., arXiv 2212.04356, table 1; large-v3 as in its published configuration."""
-SIZES |= {
-    name + TWIN_SUFFIX: msgspec.structs.replace(
-        size,
-        layers=2,
-        vocabulary=TWIN_VOCABULARY,
-        seconds=TWIN_SECONDS,
-        published_parameters=None,
-    )
-    for name, size in SIZES.items()
-}
+SIZES = with_twins(SIZES, layers=2, vocabulary=TWIN_VOCABULARY, seconds=TWIN_SECONDS)
 
 
 class InferParameters(Parameters, frozen=True, kw_only=True):
     """Full windows of audio, each decoded to the same number of tokens."""
 
-    model: str = "tiny"
+    model: Annotated[str, OneOf(SIZES)] = "tiny"
     """`tiny` or `large-v3`; with `-2l`, cut to 2 layers, 4,096 tokens and 2 s, for the gate."""
-    batch_size: int = 1
-    new_tokens: int = 64
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        require_one_of("model", self.model, SIZES)
-        require_within("batch_size", self.batch_size, 1, 65536)
-        require_within("new_tokens", self.new_tokens, 1, MOST_TOKENS)
+    batch_size: BatchSize = 1
+    new_tokens: Annotated[int, Within(1, MOST_TOKENS)] = 64
 
 
 class Whisper(Workload):
@@ -111,9 +106,7 @@ class Whisper(Workload):
     libraries = ("transformers.models.whisper.modeling_whisper",)
     modes = MappingProxyType(
         {
-            "infer": Mode(
-                parameters=InferParameters, precisions=("bf16", "fp16", "fp32"), latency="latency"
-            ),
+            "infer": Mode(parameters=InferParameters, latency="latency"),
         }
     )
 
@@ -145,7 +138,7 @@ class Whisper(Workload):
         """Two layers of the same widths, a vocabulary of 4,096, one window of 2 s, 4 tokens."""
         return msgspec.structs.replace(
             parameters,
-            model=parameters.model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX,
+            model=twin_name(parameters.model),
             batch_size=1,
             new_tokens=min(parameters.new_tokens, 4),
         )
