@@ -14,9 +14,10 @@ from bench.launcher import Finished
 from bench.record import Cold, Launch, Measured, Outcome, RunFile, Settings, Skipped
 from bench.run import EndReason, Session, alternate
 from bench.runfile import Writer, read
+from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend, failed, make_case, make_measured, make_run
 from bench.tests.regenerate import command
-from bench.tests.test_cli import TINY, Accelmark, accelmark  # noqa: F401 - a fixture
+from bench.tests.test_cli import TINY
 from bench.worker import Progress, Report, Request
 
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
@@ -156,7 +157,7 @@ def tiny(folder: Path) -> None:
     ],
 )
 def test_bad_sides_are_one_message(
-    accelmark: Accelmark,  # noqa: F811
+    accelmark: Accelmark,
     tmp_path: Path,
     arguments: list[str],
     said: list[str],
@@ -171,7 +172,7 @@ def test_bad_sides_are_one_message(
 
 
 def test_an_interpreter_without_accelmark_says_so(
-    accelmark: Accelmark,  # noqa: F811
+    accelmark: Accelmark,
     tmp_path: Path,
 ) -> None:
     tiny(tmp_path)

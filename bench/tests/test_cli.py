@@ -8,45 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
 import psutil
 import pytest
 
-from bench import cli, probe
+from bench import probe
 from bench.backend import DeviceInfo
 from bench.errors import DeviceUnavailable
 from bench.record import Measured, RunFile
 from bench.runfile import json_schema, read
+from bench.tests.conftest import Accelmark
 from bench.tests.regenerate import GOLDEN, OUTPUTS, RUN, command
-
-Outcome = tuple[int, str, str]
-Accelmark = Callable[..., Outcome]
-
-
-@pytest.fixture
-def accelmark(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Accelmark:
-    """Runs the command in this process, in an empty folder; its exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["accelmark", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as error:
-            assert isinstance(error.code, int)
-            code = error.code
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return run
-
 
 # --- Whole outputs -------------------------------------------------------------------------------
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from bench import cli
 from bench.case import Case
 from bench.compare import (
     CaseComparison,
@@ -31,6 +29,7 @@ from bench.compare_card import WORDS, render
 from bench.errors import ComparisonError
 from bench.record import End, Measured, Outcome, RunFile, Settings, Void
 from bench.report import Canvas
+from bench.tests.conftest import Accelmark
 from bench.tests.fakes import (
     BAD_NUMERICS,
     failed,
@@ -667,30 +666,6 @@ def test_what_cannot_be_judged() -> None:
 
 
 # --- The command ---------------------------------------------------------------------------------
-
-Accelmark = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def accelmark(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Accelmark:
-    """Runs the command in this process, in an empty folder; its exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run_command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["accelmark", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as error:
-            assert isinstance(error.code, int)
-            code = error.code
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return run_command
 
 
 def write(path: Path, file: RunFile) -> Path:

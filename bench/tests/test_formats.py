@@ -14,9 +14,9 @@ from bench.record import RunFile
 from bench.report import Canvas
 from bench.runfile import read
 from bench.summary import summarize
+from bench.tests.conftest import Accelmark
 from bench.tests.fakes import failed, make_case, make_file, make_launches, make_measured
 from bench.tests.regenerate import RUN
-from bench.tests.test_cli import Accelmark, accelmark  # noqa: F401 - a fixture
 
 HOSTILE = '=cmd|"/c calc"!A1 | <img src=x onerror=alert(1)> @everyone [x](javascript:1)\n# head'
 
@@ -151,7 +151,7 @@ def test_markdown_of_several_runs_compares_with_the_first() -> None:
 
 @pytest.mark.parametrize("name", ["csv", "json", "markdown", "table"])
 def test_a_report_is_written_to_a_file(
-    accelmark: Accelmark,  # noqa: F811
+    accelmark: Accelmark,
     tmp_path: Path,
     name: str,
 ) -> None:
@@ -161,7 +161,7 @@ def test_a_report_is_written_to_a_file(
     assert (tmp_path / "it.txt").read_text(encoding="utf-8") == direct
 
 
-def test_a_report_that_cannot_be_written_is_one_message(accelmark: Accelmark) -> None:  # noqa: F811
+def test_a_report_that_cannot_be_written_is_one_message(accelmark: Accelmark) -> None:
     code, out, err = accelmark("report", str(RUN), "--output", "no/such/folder/it.txt")
     assert (code, out) == (2, "")
     assert err.startswith("error: no/such/folder/it.txt: cannot be written (No such file")

@@ -1,0 +1,37 @@
+"""Fixtures of several test files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+
+Outcome = tuple[int, str, str]
+Accelmark = Callable[..., Outcome]
+"""Runs the command with these arguments: its exit code, stdout and stderr."""
+
+
+@pytest.fixture
+def accelmark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Accelmark:
+    """Runs the command in this process, in an empty folder; its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["accelmark", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            assert isinstance(error.code, int)
+            code = error.code
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run
