@@ -108,10 +108,8 @@ def seconds_per_item(outcome: Measured) -> float:
 def numbered(run: RunFile) -> dict[str, list[Launch]]:
     """The launches of every case that has a number, by fingerprint, in the order of the plan."""
     usable = [row.case.fingerprint for row in summarize(run) if row.status == "measured"]
-    return {
-        fingerprint: [x for x in run.launches if x.fingerprint == fingerprint]
-        for fingerprint in usable
-    }
+    launches = runfile.by_case(run.launches)
+    return {fingerprint: list(launches[fingerprint]) for fingerprint in usable}
 
 
 def to_document(run: RunFile) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from bench import stats
 from bench.case import Case
 from bench.errors import ComparisonError
 from bench.precision import PRECISIONS
-from bench.record import Launch, Measured, RunFile
+from bench.record import Measured, RunFile
+from bench.runfile import by_case
 from bench.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row, summarize
 
 CompareVerdict = Literal[
@@ -162,9 +163,7 @@ class _Side:
     def __init__(self, file: RunFile) -> None:
         self.file = file
         self.rows = {row.case.fingerprint: row for row in summarize(file)}
-        self.launches: dict[str, list[Launch]] = {}
-        for launch in file.launches:
-            self.launches.setdefault(launch.fingerprint, []).append(launch)
+        self.launches = by_case(file.launches)
 
     def environments(self, row: Row) -> list[dict[str, Any]]:
         return [x.environment for x in self.launches.get(row.case.fingerprint, ())]

@@ -18,6 +18,7 @@ from bench.compare import CaseComparison, CompareVerdict
 from bench.compare_card import WORDS
 from bench.precision import PRECISIONS
 from bench.record import Launch, Measured, RunFile
+from bench.runfile import by_case
 from bench.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row, summarize
 
 MANY_CASES = 100
@@ -50,9 +51,7 @@ class Side:
         self.rows = summarize(file)
         self.device = f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
         self.label = f"{number}: {file.run.device.get('name')}"
-        self.launches: dict[str, list[Launch]] = {}
-        for launch in file.launches:
-            self.launches.setdefault(launch.fingerprint, []).append(launch)
+        self.launches = by_case(file.launches)
 
     @property
     def measured(self) -> list[Row]:

@@ -7,6 +7,7 @@ each, so a record that was edited by hand is noticed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bench.errors import OutputError, PublicationError
-from bench.record import Launch, Resumed, Run, RunFile, Settings
+from bench.record import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.report import Canvas, Report
 from bench.runfile import Writer, read
 from bench.summary import Row, summarize
@@ -65,16 +66,9 @@ def publish(run: RunFile, results: Path, name: str | None, card: Report) -> Path
     folder = results / chosen
     if folder.exists():
         raise OutputError(f"{folder} is there already: published runs stay. Give another --name.")
-    bare = without_private(run)
-    writer = Writer(folder / RECORD)
-    writer.append(bare.run)
-    for again in bare.resumed:
-        writer.append(again)
-    for launch in bare.launches:
-        writer.append(launch)
-    if bare.end is not None:
-        writer.append(bare.end)
-    writer.close()
+    with contextlib.closing(Writer(folder / RECORD)) as writer:
+        for line in without_private(run):
+            writer.append(line)
     text = card.render([read(folder)], Canvas(width=CARD_WIDTH))
     (folder / CARD).write_text(text, encoding="utf-8")
     (results / INDEX).write_text(index(results), encoding="utf-8")
@@ -135,9 +129,14 @@ def _launch_refusals(launch: Launch, run: Run) -> Iterator[str]:
         yield f"ran on {devices[1].get('name')}, not on the run's {run.device.get('name')}"
 
 
-def without_private(run: RunFile) -> RunFile:
-    """The run without stderr, folders, and facts that identify a machine; samples untouched."""
-    launches = []
+def without_private(run: RunFile) -> Iterator[Line]:
+    """The lines of a run without stderr, folders, and facts that identify a machine.
+
+    Samples are untouched.
+    """
+    yield _without_private(run.run)
+    for again in run.resumed:
+        yield _without_private(again)
     for launch in run.launches:
         fields = msgspec.to_builtins(launch)
         fields["environment"] = _scrubbed(fields["environment"])
@@ -145,13 +144,9 @@ def without_private(run: RunFile) -> RunFile:
             if key in fields["outcome"]:
                 fields["outcome"][key] = _without_folders(fields["outcome"][key])
         fields["stderr_tail"] = ""
-        launches.append(msgspec.convert(fields, Launch))
-    return msgspec.structs.replace(
-        run,
-        run=_without_private(run.run),
-        launches=tuple(launches),
-        resumed=tuple(_without_private(one) for one in run.resumed),
-    )
+        yield msgspec.convert(fields, Launch)
+    if run.end is not None:
+        yield run.end
 
 
 def _without_private(header: Header) -> Header:

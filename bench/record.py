@@ -10,6 +10,7 @@ msgspec validates against these types on reading, in both senses: the JSON types
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -389,7 +390,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     run: Run
-    launches: tuple[Launch, ...]
+    launches: Sequence[Launch]
+    """In the order they ran; of a large file each is read when it is asked for."""
     end: End | None
     """None where the run has not ended, or has gone on since."""
     resumed: tuple[Resumed, ...] = ()

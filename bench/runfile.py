@@ -3,20 +3,28 @@
 One JSON Lines file: a `Run` line first, a `Launch` line for every worker process in the order they
 ran, an `End` line last. Each line is appended and fsynced at once, so a crash costs the line being
 written and nothing before it. msgspec validates every line against `bench.record` on reading.
+
+Of a file above `LARGE_BYTES` only the places of its launches are kept, and each is read again when
+it is asked for: memory then holds the launches of one case, not those of the run.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import msgspec
 
 from bench.errors import OutputError, RecordError
 from bench.record import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
 
+LARGE_BYTES = 64 << 20
+"""A run file of which the launches stay on disk. As values they take about five times its size."""
+LONGEST_LINE_BYTES = 256 << 20
+"""No launch is longer; a file that is one endless line is not read to its end."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 """What decoding raises for bytes that are no value of ours, however odd."""
 
@@ -104,20 +112,18 @@ def read(path: Path) -> RunFile:
     """
     path = _only_run_in(path) if path.is_dir() else path
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            first = file.readline(LONGEST_LINE_BYTES)
+            large = os.fstat(file.fileno()).st_size > LARGE_BYTES
+            reader = _Reader(path, _first_line(path, first), len(first), large)
+            while text := file.readline(LONGEST_LINE_BYTES):
+                if not reader.take(text):
+                    break
     except OSError as error:
         raise RecordError(
             f"{path}: cannot be read ({error.strerror}). Give a run file (*.jsonl) that "
             "`accelmark run` wrote, or its folder."
         ) from error
-    first, *others = raw.split(b"\n")
-    reader = _Reader(path, _first_line(path, first), len(first) + 1)
-    for text in others[:-1]:  # every whole line ends in a newline
-        if not reader.take(text):
-            break
-    else:
-        if others and others[-1]:
-            reader.cut_short()
     return reader.result()
 
 
@@ -131,13 +137,68 @@ def _only_run_in(folder: Path) -> Path:
     return found[0]
 
 
+class _Place(NamedTuple):
+    """Where a launch lies in its file."""
+
+    fingerprint: str
+    start: int
+    length: int
+
+
+class StoredLaunches(Sequence[Launch]):
+    """Launches that stay in their file: each is read, and checked, when it is asked for."""
+
+    def __init__(self, path: Path, places: Sequence[_Place]) -> None:
+        self.path = path
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Launch: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredLaunches: ...
+    def __getitem__(self, index: int | slice) -> Launch | StoredLaunches:
+        """Raises `RecordError` if the file has changed since it was read."""
+        if isinstance(index, slice):
+            return StoredLaunches(self.path, self.places[index])
+        place = self.places[index]
+        try:
+            with self.path.open("rb") as file:
+                file.seek(place.start)
+                launch = msgspec.json.decode(file.read(place.length), type=Launch)
+        except (OSError, *UNREADABLE) as error:
+            raise RecordError(f"{self.path}: was changed while it was read ({error}).") from error
+        return launch
+
+    def by_case(self) -> dict[str, Sequence[Launch]]:
+        """The launches of each fingerprint."""
+        found: dict[str, list[_Place]] = {}
+        for place in self.places:
+            found.setdefault(place.fingerprint, []).append(place)
+        return {name: StoredLaunches(self.path, places) for name, places in found.items()}
+
+
+def by_case(launches: Sequence[Launch]) -> dict[str, Sequence[Launch]]:
+    """Launches by fingerprint, in the order they ran; those on disk stay there."""
+    if isinstance(launches, StoredLaunches):
+        return launches.by_case()
+    found: dict[str, list[Launch]] = {}
+    for launch in launches:
+        found.setdefault(launch.fingerprint, []).append(launch)
+    return dict(found)
+
+
 class _Reader:
     """What the lines after the header have said so far."""
 
-    def __init__(self, path: Path, run: Run, whole_bytes: int) -> None:
+    def __init__(self, path: Path, run: Run, whole_bytes: int, large: bool) -> None:
         self.path = path
         self.run = run
+        self.large = large
         self.launches: list[Launch] = []
+        self.places: list[_Place] = []
         self.resumed: list[Resumed] = []
         self.end: End | None = None
         self.damage: str | None = None
@@ -148,48 +209,48 @@ class _Reader:
         self._decoder = msgspec.json.Decoder(Launch | End | Resumed)
 
     def take(self, text: bytes) -> bool:
-        """Takes the next whole line; False if it is damaged: nothing after it is read."""
+        """Takes the next line; False if it is damaged: nothing after it is read."""
         self.number += 1
-        if text:
+        if not text.endswith(b"\n"):  # every whole line ends so
+            self.is_cut_short = len(text) < LONGEST_LINE_BYTES
+            self.damage = f"{self._where}: cut short in the middle of a record"
+        elif text != b"\n":
             try:
-                self._add(self._decoder.decode(text))
+                self._add(self._decoder.decode(text), len(text))
             except UNREADABLE as error:
-                self.damage = f"{self._place}: not a record ({error})"
-            if self.damage:
-                return False
-        self.whole_bytes += len(text) + 1
+                self.damage = f"{self._where}: not a record ({error})"
+        if self.damage:
+            return False
+        self.whole_bytes += len(text)
         return True
 
     @property
-    def _place(self) -> str:
+    def _where(self) -> str:
         return f"{self.path}, line {self.number}"
 
-    def _add(self, line: Launch | End | Resumed) -> None:
+    def _add(self, line: Launch | End | Resumed, length: int) -> None:
         if isinstance(line, End):
             self.end = line
             return
         if isinstance(line, Resumed):
             self.resumed.append(line)
         elif (line.fingerprint, line.launch) in self._seen:
-            self.damage = f"{self._place}: launch {line.launch} of {line.case.label} again"
+            self.damage = f"{self._where}: launch {line.launch} of {line.case.label} again"
             return
         else:
             self._seen.add((line.fingerprint, line.launch))
-            self.launches.append(line)
+            if self.large:
+                self.places.append(_Place(line.fingerprint, self.whole_bytes, length))
+            else:
+                self.launches.append(line)
         self.end = None
-
-    def cut_short(self) -> None:
-        """Says that the file ends in the middle of the next line."""
-        self.number += 1
-        self.is_cut_short = True
-        self.damage = f"{self._place}: cut short in the middle of a record"
 
     def result(self) -> RunFile:
         """All of it."""
         return RunFile(
             path=str(self.path),
             run=self.run,
-            launches=tuple(self.launches),
+            launches=StoredLaunches(self.path, self.places) if self.large else tuple(self.launches),
             end=self.end,
             resumed=tuple(self.resumed),
             damage=self.damage,
@@ -200,6 +261,8 @@ class _Reader:
 
 def _first_line(path: Path, text: bytes) -> Run:
     advice = "Give a run file (*.jsonl) that `accelmark run` wrote."
+    if not text.endswith(b"\n"):
+        raise RecordError(f"{path}, line 1: not an accelmark record (cut short). {advice}")
     try:
         head = msgspec.json.decode(text)
     except UNREADABLE as error:

@@ -15,6 +15,7 @@ from bench import chips, stats, units
 from bench.case import Case
 from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Launch, Measured, RunFile, Settings, Skipped, Void
+from bench.runfile import by_case
 
 Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
 Ceiling = Literal["matmul", "memory", "transfer", "host"]
@@ -137,15 +138,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 def summarize(run: RunFile) -> list[Row]:
     """One row per planned case, in the plan's order; cases that were never reached included."""
-    by_case: dict[str, list[Launch]] = {case.fingerprint: [] for case in run.run.plan}
-    for launch in run.launches:
-        by_case.setdefault(launch.fingerprint, []).append(launch)
+    launches = by_case(run.launches)
     rows = []
     for case in run.run.plan:
-        launches = by_case.pop(case.fingerprint)
-        rows.append(_row(case, launches, run.run.settings, _why_unreached(run)))
+        of_case = tuple(launches.pop(case.fingerprint, ()))
+        rows.append(_row(case, of_case, run.run.settings, _why_unreached(run)))
     # A launch of a case that was not planned is shown all the same: nothing is dropped.
-    rows += [_row(ls[0].case, ls, run.run.settings, "") for ls in by_case.values()]
+    rows += [_row(ls[0].case, tuple(ls), run.run.settings, "") for ls in launches.values()]
     device = str(run.run.device.get("name"))
     return _with_ceilings([_with_peak(row, device) for row in rows])
 

@@ -492,6 +492,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def show(browser: Any, tmp_path: Path) -> Iterator[Show]:
     """Opens a page of these runs; whatever the test did, the console must have stayed empty."""
+    from selenium.webdriver.support.ui import WebDriverWait
 
     def open_page(*runs: RunFile, width: int = 1280) -> Any:
         path = tmp_path / "page.html"
@@ -499,7 +500,8 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Show]:
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.get(path.as_uri())
-        assert browser.execute_script("return document.documentElement.dataset.drawn") == "yes"
+        drawn = "return document.documentElement.dataset.drawn === 'yes'"
+        WebDriverWait(browser, 60).until(lambda _: browser.execute_script(drawn))
         return browser
 
     yield open_page

@@ -12,7 +12,7 @@ import pytest
 from bench import catalogue, publish
 from bench.case import Case
 from bench.errors import OutputError, PublicationError
-from bench.record import Outcome, RunFile, Settings, Skipped, Void, Work
+from bench.record import Launch, Outcome, RunFile, Settings, Skipped, Void, Work
 from bench.report import Report
 from bench.runfile import read
 from bench.tests.fakes import failed, make_case, make_file, make_launch, make_measured
@@ -166,7 +166,8 @@ def test_what_is_published_keeps_every_sample_and_nothing_private(tmp_path: Path
 
 def test_reasons_lose_their_folders_too() -> None:
     message = "cannot read /home/someone/.cache/kernels/x.so: image/s and 3/4 stay, ~/y/z.so too"
-    (launch,) = publish.without_private(run([failed("oom", message)])).launches
+    bare = publish.without_private(run([failed("oom", message)]))
+    (launch,) = [line for line in bare if isinstance(line, Launch)]
     outcome = msgspec.to_builtins(launch.outcome)
     assert outcome["message"] == "cannot read x.so: image/s and 3/4 stay, z.so too"
 
