@@ -6,13 +6,13 @@ import contextlib
 import functools
 import re
 import secrets
-import statistics
 import sys
 import time
+from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -57,36 +57,62 @@ class Face(Protocol):
         """A launch is on disk; rates: throughput of every measured launch of its case so far."""
 
 
+class Kept(NamedTuple):
+    """Of a launch that is on disk, what planning the next ones needs: a run may have thousands."""
+
+    seconds: float
+    rate: float | None
+    """Items/s; None unless it was measured."""
+    samples: Sequence[float] = ()
+    """Its steady timing samples, seconds a step."""
+    steady_seconds: float = 0.0
+    hopeless: bool = False
+    """Whether its failure is no accident: out of memory, a wrong result, an impossible case."""
+
+    @classmethod
+    def of(cls, launch: Launch) -> Kept:
+        """The part of a launch that stays in memory."""
+        outcome = launch.outcome
+        if isinstance(outcome, Measured):
+            samples = array("d", outcome.samples)
+            return cls(launch.seconds, outcome.throughput, samples, outcome.steady_seconds)
+        accident = isinstance(outcome, Failed) and outcome.kind != "oom"
+        return cls(launch.seconds, None, hopeless=not accident)
+
+
 class CaseState:
     """What is known of one case while the run goes on."""
 
     def __init__(self, case: Case, settings: Settings) -> None:
         self.case = case
         self.settings = settings
-        self.launches: list[Launch] = []
+        self.launches: list[Kept] = []
+
+    def keep(self, launch: Launch) -> None:
+        """Takes note of a launch that is on disk."""
+        self.launches.append(Kept.of(launch))
 
     @property
-    def measured(self) -> list[Measured]:
-        """Outcomes with samples."""
-        return [x.outcome for x in self.launches if isinstance(x.outcome, Measured)]
+    def measured(self) -> list[Kept]:
+        """Launches with samples."""
+        return [x for x in self.launches if x.rate is not None]
 
     @property
     def rates(self) -> list[float]:
         """Items/s of each measured launch."""
-        return [outcome.throughput for outcome in self.measured]
+        return [x.rate for x in self.launches if x.rate is not None]
 
     @property
     def hopeless(self) -> bool:
         """Whether what went wrong would go wrong again.
 
         A failure is tried again, since it may be an accident, until there are two and they are
-        more than a third of the launches; out of memory, a wrong result and an impossible case
-        are no accidents.
+        more than a third of the launches.
         """
-        others = [x.outcome for x in self.launches if not isinstance(x.outcome, Measured)]
-        if any(not isinstance(o, Failed) or o.kind == "oom" for o in others):
+        failures = len(self.launches) - len(self.rates)
+        if any(x.hopeless for x in self.launches):
             return True
-        return len(others) > 1 and len(others) > len(self.launches) / 3
+        return failures > 1 and failures > len(self.launches) / 3
 
     @property
     def finished(self) -> bool:
@@ -99,14 +125,12 @@ class CaseState:
 
     def samples(self) -> int:
         """Steady samples that the next launch should take."""
-        series = [outcome.samples for outcome in self.measured]
-        overheads = [
-            x.seconds - x.outcome.steady_seconds
-            for x in self.launches
-            if isinstance(x.outcome, Measured)
-        ]
-        costs = [outcome.steady_seconds / len(outcome.steady) for outcome in self.measured]
-        return stats.samples_per_launch(series, overheads, costs)
+        measured = self.measured
+        return stats.samples_per_launch(
+            [x.samples for x in measured],
+            overheads=[x.seconds - x.steady_seconds for x in measured],
+            costs=[x.steady_seconds / len(x.samples) for x in measured],
+        )
 
     def launches_left(self) -> int:
         """How many more are planned; for `auto`, up to the next look."""
@@ -154,8 +178,11 @@ class Session:
         self.recorded = recorded
         self.clock = clock
         self.order = len(done)
-        for state in self.states:
-            state.launches += [x for x in done if x.fingerprint == state.case.fingerprint]
+        states = {state.case.fingerprint: state for state in self.states}
+        for launch in done:
+            if launch.fingerprint in states:
+                states[launch.fingerprint].keep(launch)
+        self._left = _TimeLeft(self.states)
 
     def run(self) -> EndReason:
         """Runs to the end, the budget's end or Ctrl-C; the record says which."""
@@ -184,7 +211,7 @@ class Session:
 
     def _fits(self, state: CaseState, start: float) -> bool:
         """Whether another launch of a case is expected to end within the budget."""
-        end = self.clock() - start + self._expected(state)
+        end = self.clock() - start + self._left.expected(state)
         return self.budget_seconds is None or end <= self.budget_seconds
 
     def launch(self, states: Sequence[CaseState]) -> None:
@@ -194,7 +221,7 @@ class Session:
         launches = self.launcher(requests, variables, self.face.progress)
         with contextlib.closing(launches):
             for state, request in zip(states, requests, strict=True):
-                self.face.starts(state.case, len(state.launches), self._seconds_left())
+                self.face.starts(state.case, len(state.launches), self._left.total())
                 started_at = utc_now()
                 self._keep(state, request, started_at, next(launches))
 
@@ -226,22 +253,46 @@ class Session:
             stderr_tail=finished.stderr_tail,
         )
         self.writer.append(launch)
-        state.launches.append(launch)
+        state.keep(launch)
+        self._left.update(state)
         self.order += 1
         self.face.ends(launch, state.rates)
 
-    def _expected(self, state: CaseState) -> float:
+
+class _TimeLeft:
+    """How long the rest of a plan will take, kept up to date launch by launch."""
+
+    def __init__(self, states: Sequence[CaseState]) -> None:
+        self._unseen = sum(not state.launches for state in states)
+        self._seconds = sum(x.seconds for state in states for x in state.launches)
+        self._launches = sum(len(state.launches) for state in states)
+        self._of_case: dict[str, float] = {}
+        self._total = 0.0
+        for state in states:
+            if state.launches:
+                self._note(state)
+
+    def update(self, state: CaseState) -> None:
+        """Takes note of the last launch of a case."""
+        self._unseen -= len(state.launches) == 1
+        self._seconds += state.launches[-1].seconds
+        self._launches += 1
+        self._note(state)
+
+    def _note(self, state: CaseState) -> None:
+        left = self.expected(state) * state.launches_left()
+        self._total += left - self._of_case.get(state.case.fingerprint, 0.0)
+        self._of_case[state.case.fingerprint] = left
+
+    def expected(self, state: CaseState) -> float:
         """Seconds that the next launch of a case will take: as its last, else as all so far."""
         if state.launches:
             return state.launches[-1].seconds
-        known = [launch.seconds for other in self.states for launch in other.launches]
-        return statistics.fmean(known) if known else 0.0
+        return self._seconds / self._launches if self._launches else 0.0
 
-    def _seconds_left(self) -> float | None:
+    def total(self) -> float | None:
         """Seconds until the plan is done, once every case has run once."""
-        if not all(state.launches for state in self.states):
-            return None
-        return sum(self._expected(state) * state.launches_left() for state in self.states)
+        return None if self._unseen else max(self._total, 0.0)
 
 
 def alternate(first: Session, second: Session) -> EndReason:

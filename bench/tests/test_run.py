@@ -334,7 +334,7 @@ def test_auto_counts_the_time_to_the_next_look(tmp_path: Path) -> None:
     found = []
     for k, outcome in enumerate(noisy[:11]):
         found.append(state.launches_left())
-        state.launches.append(make_launch(outcome, A, launch=k))
+        state.keep(make_launch(outcome, A, launch=k))
     assert found == expected
 
 
