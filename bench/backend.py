@@ -17,6 +17,7 @@ import msgspec
 from bench.errors import DeviceUnavailable
 from bench.precision import PRECISIONS, Precision
 from bench.record import FailureKind, Memory
+from bench.telemetry import NotObservable, Source
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +137,14 @@ class Backend(ABC):
         lines: of a worker's stderr, C libraries included, or of an exception's message.
         """
         return ()
+
+    def telemetry(self, index: int) -> Source:
+        """Where the power, clocks, heat and other users of device `index` can be read.
+
+        Called in a side process, in the environment of a worker, without torch. Raises
+        `NotObservable` with the reason where there is nothing.
+        """
+        raise NotObservable(f"no source of telemetry is known for {self.name} devices")
 
     @abstractmethod
     def devices(self) -> list[DeviceInfo]:

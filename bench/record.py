@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from bench.case import Case
+from bench.observed import Contention, Telemetry
 
 MOST_LAUNCHES = 1000
 SCHEMA_VERSION = 1
@@ -24,8 +25,17 @@ SCHEMA_VERSION = 1
 Phase = Literal["start", "import", "open", "numerics", "build", "warm-up", "measure", "report"]
 """Where a worker is; a failure names the phase in which it happened."""
 FailureKind = Literal["oom", "timeout", "crash", "device_lost", "error"]
-Flag = Literal["NO_STEADY_STATE", "DRIFT", "HOST_GAP"]
-"""What the engine saw wrong with a launch that it measured all the same."""
+Flag = Literal[
+    "NO_STEADY_STATE",
+    "DRIFT",
+    "HOST_GAP",
+    "CONTENDED",
+    "THROTTLED",
+    "POWER_CAPPED",
+    "SHARED_DEVICE",
+    "ENERGY_DISAGREES",
+]
+"""What was seen wrong with a launch that was measured all the same."""
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +57,8 @@ def _said(**texts: str) -> None:
 class Block(_Value, frozen=True, kw_only=True):
     """Consecutive steps between two synchronizations."""
 
+    start_ns: int | None = None
+    """When it began, since the launch's first step did; None in old records."""
     wall_ns: int
     """Host time from the first synchronization to the second."""
     step_ns: tuple[int, ...]
@@ -178,6 +190,10 @@ class Measured(_Value, frozen=True, kw_only=True, tag="measured", tag_field="sta
     witness: tuple[float, float]
     """Loss, or a checksum of the output, after the first and after the last step."""
     flags: tuple[Flag, ...] = ()
+    causes: dict[str, str] = {}
+    """Of flags that name something outside the job: what it was, with its figure."""
+    contention: Contention | None = None
+    """What the host did meanwhile; of devices on which the host computes."""
     energy_joules: float | None = None
     energy_absent: str | None = None
     """Why there is no energy figure; exactly one of the two is given."""
@@ -352,6 +368,10 @@ class Launch(_Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
     environment: dict[str, Any]
     """The stack and device as the worker saw them; see `bench.environment`."""
     outcome: Outcome
+    telemetry: Telemetry | None = None
+    """The device's power, clocks, heat and other users meanwhile."""
+    telemetry_absent: str | None = None
+    """Why there is none; None in records from before telemetry."""
     stderr_tail: str = ""
     """End of what the worker wrote to stderr, C libraries included."""
 

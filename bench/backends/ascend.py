@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,34 +13,20 @@ import msgspec
 
 from bench.accelerator import LOST, TorchBackend, TorchDevice
 from bench.backend import Device, DeviceInfo
+from bench.backends._npu_smi import (
+    Chip,
+    NpuSmiSource,
+    chip_of,
+    npu_smi,
+    number,
+    parse_common,
+    parse_info,
+    power_of_card,
+)
 from bench.precision import Precision
+from bench.telemetry import Source
 
-NPU_SMI_SECONDS = 10.0
-"""npu-smi that takes longer says nothing."""
 NOT_OBSERVABLE = "not observable"
-NO_FIGURE = ("-", "NA", "N/A")
-"""What npu-smi prints for none."""
-
-
-class Chip(msgspec.Struct, frozen=True, kw_only=True):
-    """One row pair of `npu-smi info`: a die, which is what torch calls a device."""
-
-    npu: int
-    """The card, or package: the two dies of a 910C have one number."""
-    chip: int
-    physical: int | None
-    """Phy-ID (A3) or Device (310P); None where npu-smi prints none (A2)."""
-    name: str
-    """`910B4-1`, `310P3`, and `Ascend910` for every 910C: not torch's SoC name."""
-    health: str
-    power_watts: float | None
-    """Of the whole card; None on its second die, which has no figure of its own."""
-    temperature_celsius: float | None
-    memory_used_mb: int | None
-    memory_total_mb: int | None
-    hbm_used_mb: int | None
-    hbm_total_mb: int | None
-    """None where the part has no HBM (310P)."""
 
 
 class AscendDevice(TorchDevice):
@@ -116,10 +100,14 @@ class AscendBackend(TorchBackend):
         """What keeps torch_npu from saying that an operator runs on the host."""
         return ("TORCH_NPU_WARNING_DISABLE", "TORCH_NPU_DISABLED_WARNING")
 
+    def telemetry(self, index: int) -> Source:
+        """npu-smi."""
+        return NpuSmiSource(index)
+
     def devices(self) -> list[DeviceInfo]:
         """Every visible die, with what npu-smi says of the package it is in."""
         found = super().devices()
-        chips = parse_info(_npu_smi("info") or "")
+        chips = parse_info(npu_smi("info") or "")
         return [_placed(info, chips) for info in found]
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
@@ -145,100 +133,22 @@ class AscendBackend(TorchBackend):
         return AscendDevice(info, self.device_type)
 
 
-def parse_info(text: str) -> tuple[Chip, ...]:
-    """The dies in the table of `npu-smi info`, in its order: A2, A3 and 310P print it differently.
-
-    The header names the columns: `Phy-ID` or `Device` beside `Chip`, and HBM, are not always there.
-    """
-    chips = []
-    labelled = has_hbm = False
-    first: list[list[str]] | None = None
-    for line in text.splitlines():
-        cells = [cell.split() for cell in line.strip().strip("|").split("|")]
-        if len(cells) != 3 or not cells[0]:
-            first = None
-        elif cells[0][0] == "Chip":
-            labelled, has_hbm = len(cells[0]) > 1, "HBM-Usage" in line
-        elif not cells[0][0].isdecimal():
-            first = None
-        elif first is None:
-            first = cells
-        else:
-            chips.append(_chip(first, cells, labelled, has_hbm))
-            first = None
-    return tuple(chips)
-
-
-def _chip(first: list[list[str]], second: list[list[str]], labelled: bool, has_hbm: bool) -> Chip:
-    numbers = " ".join(second[2]).replace("/", " ").split()[1:]  # after AICore(%)
-    used, total, *hbm = (_number(n) for n in (*numbers, *["-"] * 4))
-    power, celsius = (_number(n) for n in first[2][:2])
-    return Chip(
-        npu=int(first[0][0]),
-        chip=int(second[0][0]),
-        physical=int(second[0][1]) if labelled and len(second[0]) > 1 else None,
-        name=first[0][1],
-        health=first[1][0],
-        power_watts=power,
-        temperature_celsius=celsius,
-        memory_used_mb=_whole(used),
-        memory_total_mb=_whole(total),
-        hbm_used_mb=_whole(hbm[0]) if has_hbm else None,
-        hbm_total_mb=_whole(hbm[1]) if has_hbm else None,
-    )
-
-
-def parse_common(text: str) -> tuple[dict[str, str], ...]:
-    """`npu-smi info -t common -i CARD`: its `key : value` lines, one dictionary for each chip."""
-    shared: dict[str, str] = {}
-    chips: list[dict[str, str]] = []
-    for line in text.splitlines():
-        key, colon, value = (part.strip() for part in line.partition(":"))
-        if not colon:
-            continue
-        if key == "Chip ID":
-            chips.append(dict(shared))
-        (chips[-1] if chips else shared)[key] = value
-    return tuple(chips)
-
-
-def power_of_card(chips: tuple[Chip, ...], npu: int) -> float | None:
-    """Watts of a card: the one figure that its dies have between them; else None.
-
-    Never halved over the dies, and never added up: a 910C prints it with its first die only.
-    """
-    figures = [c.power_watts for c in chips if c.npu == npu and c.power_watts is not None]
-    return figures[0] if len(figures) == 1 else None
-
-
-def chip_of(chips: tuple[Chip, ...], index: int, visible: str | None) -> Chip | None:
-    """The die that torch counts as `index`, through ASCEND_RT_VISIBLE_DEVICES; None if unclear."""
-    number = index
-    if visible:
-        listed = [part.strip() for part in visible.split(",")]
-        if index >= len(listed) or not listed[index].isdecimal():
-            return None
-        number = int(listed[index])
-    by_number = {i if c.physical is None else c.physical: c for i, c in enumerate(chips)}
-    return by_number.get(number) if len(by_number) == len(chips) else None
-
-
 def smi_facts(info: DeviceInfo) -> dict[str, str]:
     """Health, power, clock and temperature now, from npu-smi; "not observable" where it is mute."""
     facts = dict.fromkeys(("card_power_watts", "temperature_celsius", "aicore_mhz"), NOT_OBSERVABLE)
-    chips = parse_info(_npu_smi("info") or "")
+    chips = parse_info(npu_smi("info") or "")
     chip = chip_of(chips, info.index, os.environ.get("ASCEND_RT_VISIBLE_DEVICES"))
     if chip is None:
         return facts
-    common = parse_common(_npu_smi("info", "-t", "common", "-i", str(chip.npu)) or "")
+    common = parse_common(npu_smi("info", "-t", "common", "-i", str(chip.npu)) or "")
     detail = next((c for c in common if c["Chip ID"] == str(chip.chip)), {})
     power = power_of_card(chips, chip.npu)
     if power is None and sum(c.npu == chip.npu for c in chips) == 1:
-        power = _number(detail.get("NPU Real-time Power(W)", "-"))
+        power = number(detail.get("NPU Real-time Power(W)", "-"))
     found = {
         "card_power_watts": power,
         "temperature_celsius": chip.temperature_celsius,
-        "aicore_mhz": _number(detail.get("Aicore curFreq(MHZ)", "-")),
+        "aicore_mhz": number(detail.get("Aicore curFreq(MHZ)", "-")),
     }
     known = {name: f"{value:g}" for name, value in found.items() if value is not None}
     return {**facts, "health": chip.health, **known}
@@ -259,32 +169,6 @@ def _version_of(module: Any, part: str) -> str:
         return str(module.utils.get_cann_version(part)).strip() or "not available"
     except Exception:  # noqa: BLE001 - no reason to lose a device that works
         return "not available"
-
-
-def _npu_smi(*arguments: str) -> str | None:
-    """What it prints; None where it is not there, fails or hangs."""
-    program = shutil.which("npu-smi")
-    if program is None:
-        return None
-    try:
-        done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=NPU_SMI_SECONDS
-        )
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def _number(text: str) -> float | None:
-    if text in NO_FIGURE:
-        return None
-    with suppress(ValueError):
-        return float(text)
-    return None
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
 
 
 BACKEND = AscendBackend()

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo
+from bench.backends._host import CpuSource
 from bench.environment import cpu_flags, cpu_name, usable_cores
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
 from bench.record import Memory
+from bench.telemetry import Source
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +98,10 @@ class CpuBackend(Backend):
             "MALLOC_TRIM_THRESHOLD_": str(2**32),
             "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
         }
+
+    def telemetry(self, index: int) -> Source:
+        """RAPL, and what the operating system says."""
+        return CpuSource()
 
     def devices(self) -> list[DeviceInfo]:
         """The host, once torch has been seen to load."""

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench.accelerator import TorchDevice
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
+from bench.backends._nvml import NvmlSource
 from bench.backends._vendors import compatible_vendor
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
 from bench.record import FailureKind
+from bench.telemetry import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,6 +99,10 @@ class CudaBackend(Backend):
     def harmful_variables(self) -> Mapping[str, str]:
         """What makes the host wait for every kernel."""
         return {"CUDA_LAUNCH_BLOCKING": "the host waits for every kernel"}
+
+    def telemetry(self, index: int) -> Source:
+        """NVML."""
+        return NvmlSource(index)
 
     def devices(self) -> list[DeviceInfo]:
         """Every visible GPU with its compute capability and driver."""

@@ -12,6 +12,7 @@ from bench.environment import cpu_name
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
 from bench.record import Memory
+from bench.telemetry import NotObservable, Source
 
 
 class MpsDevice(TorchDevice):
@@ -70,6 +71,10 @@ class MpsBackend(TorchBackend):
     def silencing_variables(self) -> tuple[str, ...]:
         """Fallback is announced as a Python warning."""
         return ("PYTHONWARNINGS",)
+
+    def telemetry(self, index: int) -> Source:
+        """None: what there is answers to root only, and nothing here asks for root."""
+        raise NotObservable("powermetrics, the one source of power and clocks, needs root")
 
     def devices(self) -> list[DeviceInfo]:
         """The GPU, named as its chip."""

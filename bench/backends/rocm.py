@@ -11,7 +11,9 @@ import msgspec
 
 from bench.accelerator import LOST, TorchBackend
 from bench.backend import DeviceInfo
+from bench.backends._amd_smi import amd_source
 from bench.backends._vendors import compatible_vendor
+from bench.telemetry import Source
 
 
 class RocmBackend(TorchBackend):
@@ -52,6 +54,10 @@ class RocmBackend(TorchBackend):
             ("HIP_LAUNCH_BLOCKING", "CUDA_LAUNCH_BLOCKING", "AMD_SERIALIZE_KERNEL"),
             "the host waits for every kernel",
         )
+
+    def telemetry(self, index: int) -> Source:
+        """amdsmi, amd-smi or rocm-smi: the first that answers."""
+        return amd_source(index)
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
         """With its architecture and the HIP version."""

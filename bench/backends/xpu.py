@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.accelerator import TorchBackend
+from bench.backends._xpu_smi import XpuSmiSource
+from bench.telemetry import Source
 
 
 class XpuBackend(TorchBackend):
@@ -20,6 +22,10 @@ class XpuBackend(TorchBackend):
     def worker_environment(self) -> Mapping[str, str]:
         """No plug-in, and host fallback announced with the operator's name."""
         return {**super().worker_environment(), "PYTORCH_DEBUG_XPU_FALLBACK": "1"}
+
+    def telemetry(self, index: int) -> Source:
+        """xpu-smi."""
+        return XpuSmiSource(index)
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the choice of devices, kernels and queues."""

@@ -19,7 +19,8 @@ from bench import launcher, worker
 from bench.accelerator import host_fallbacks, missing_library
 from bench.backend import DeviceInfo
 from bench.backends import ascend
-from bench.backends.ascend import AscendBackend, chip_of, parse_common, parse_info, power_of_card
+from bench.backends._npu_smi import chip_of, parse_common, parse_info, power_of_card
+from bench.backends.ascend import AscendBackend
 from bench.case import Case
 from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Launch, Measured, Outcome, RunFile, Settings, Void
@@ -137,7 +138,7 @@ def test_the_die_that_torch_counts(index: int, visible: str | None, physical: in
 def test_what_the_record_says_of_a_die(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
     pages: dict[tuple[str, ...], str] = {("info",): A3}
-    monkeypatch.setattr(ascend, "_npu_smi", lambda *arguments: pages.get(arguments))
+    monkeypatch.setattr(ascend, "npu_smi", lambda *arguments: pages.get(arguments))
     info = DeviceInfo(backend="ascend", index=1, name="Ascend910_9391", memory_bytes=1)
     facts = ascend.smi_facts(info)
     assert facts == {
