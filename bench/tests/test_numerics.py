@@ -16,7 +16,7 @@ from bench import numerics
 from bench.numerics import TOLERANCES, gate, relative_error
 from bench.precision import PRECISIONS, REFERENCE, Precision
 from bench.record import Numerics
-from bench.tests.test_workloads import CASES, TRAINING, WORKLOADS, model_of, one_thread, site
+from bench.tests.workloads import CASES, TRAINING, WORKLOADS, model_of, one_thread, site
 from bench.workload import Job, Parameters, Site, Workload
 
 __all__ = ["one_thread"]  # a fixture, used by being here
