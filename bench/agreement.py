@@ -30,6 +30,7 @@ import msgspec
 from bench import catalogue, config, plan, stats
 from bench.case import Case
 from bench.measure import Engine, process_usage
+from bench.models import with_cache
 from bench.precision import PRECISIONS
 from bench.record import Settings
 from bench.workload import Site
@@ -141,11 +142,12 @@ def bare_llama_prefill(p: Parameters) -> Loop:
     model = _llama(8192)
     prompt = torch.randint(0, 49152, (p["batch_size"], p["prompt_length"]))
     cache = StaticCache(config=model.config, max_cache_len=p["prompt_length"])
+    keywords = with_cache(model, cache)
 
     @torch.inference_mode()
     def step() -> None:
         cache.reset()
-        model(prompt, past_key_values=cache, logits_to_keep=1).logits.argmax(-1)
+        model(prompt, **keywords, logits_to_keep=1).logits.argmax(-1)
 
     return Loop(step)
 
@@ -158,18 +160,19 @@ def bare_llama_decode(p: Parameters) -> Loop:
     model = _llama(8192)
     prompt = torch.randint(0, 49152, (p["batch_size"], p["prompt_length"]))
     cache = StaticCache(config=model.config, max_cache_len=p["prompt_length"] + p["new_tokens"])
+    keywords = with_cache(model, cache)
     token = prompt[:, :1]
 
     @torch.inference_mode()
     def before_pass() -> None:
         nonlocal token
         cache.reset()
-        token = model(prompt, past_key_values=cache, logits_to_keep=1).logits.argmax(-1)
+        token = model(prompt, **keywords, logits_to_keep=1).logits.argmax(-1)
 
     @torch.inference_mode()
     def step() -> None:
         nonlocal token
-        token = model(token, past_key_values=cache).logits.argmax(-1)
+        token = model(token, **keywords).logits.argmax(-1)
 
     return Loop(step, p["new_tokens"], before_pass)
 

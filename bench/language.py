@@ -14,6 +14,7 @@ from bench.models import (
     TrainingJob,
     adamw_learning_rate,
     model_facts,
+    with_cache,
 )
 from bench.record import Work
 from bench.workload import (
@@ -225,6 +226,7 @@ class Generator:
         self._model = model.eval()
         config: Any = model.config
         self._cache = StaticCache(config=config, max_cache_len=length)
+        self._with_cache = with_cache(model, self._cache)
         self._written = torch.zeros(len(self._cache.layers), dtype=torch.long, device=site.device)
         for index, layer in enumerate(self._cache.layers):
             # The gate would not notice: its reference would write to the wrong place as well.
@@ -269,7 +271,7 @@ class Generator:
                 input_ids=tokens,
                 position_ids=positions,
                 attention_mask=mask,
-                past_key_values=self._cache,
+                **self._with_cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits

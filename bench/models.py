@@ -11,6 +11,7 @@ different make may differ in the last bit of a logarithm; gate and reference sha
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -404,6 +405,13 @@ def executed(model: nn.Module, site: Site) -> nn.Module:
     if site.execution == "compile":
         model.compile()
     return model
+
+
+def with_cache(model: nn.Module, cache: object) -> dict[str, object]:
+    """The cache, as the model's forward calls that argument: transformers 5.24 renamed it."""
+    forward: Any = model.forward
+    named = "cache" in inspect.signature(forward).parameters
+    return {"cache" if named else "past_key_values": cache}
 
 
 def model_facts(model: nn.Module, site: Site) -> dict[str, str]:

@@ -16,6 +16,7 @@ from bench.models import (
     initial_std,
     model_facts,
     place,
+    with_cache,
 )
 from bench.precision import Precision
 from bench.record import Work
@@ -208,6 +209,7 @@ class TranscriptionJob(Job):
         )
         # Before it is initialized: of a cache that is, it asks the device whether it is filled.
         self._cache = EncoderDecoderCache(own, cross)
+        self._with_cache = with_cache(model.get_submodule("model.decoder"), self._cache)
         heads = config.decoder_attention_heads
         layers = [*own.layers, *cross.layers]
         self._written = torch.zeros(len(layers), dtype=torch.long, device=site.device)
@@ -275,7 +277,7 @@ class TranscriptionJob(Job):
             position_ids=self._positions[:, index : index + 1],
             attention_mask=self._masks[index],
             encoder_hidden_states=audio,
-            past_key_values=self._cache,
+            **self._with_cache,
             use_cache=True,
         ).last_hidden_state
         logits: Tensor = self._model.proj_out(hidden)
