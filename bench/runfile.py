@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -114,8 +114,8 @@ def read(path: Path) -> RunFile:
     try:
         with path.open("rb") as file:
             first = file.readline(LONGEST_LINE_BYTES)
-            large = os.fstat(file.fileno()).st_size > LARGE_BYTES
-            reader = _Reader(path, _first_line(path, first), len(first), large)
+            stamp = _Stamp.of(file)
+            reader = _Reader(path, _first_line(path, first), len(first), stamp)
             while text := file.readline(LONGEST_LINE_BYTES):
                 if not reader.take(text):
                     break
@@ -145,12 +145,26 @@ class _Place(NamedTuple):
     length: int
 
 
+class _Stamp(NamedTuple):
+    """By which a file is known to be the one that was read."""
+
+    size: int
+    modified_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, file: BufferedReader) -> _Stamp:
+        found = os.fstat(file.fileno())
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
 class StoredLaunches(Sequence[Launch]):
     """Launches that stay in their file: each is read, and checked, when it is asked for."""
 
-    def __init__(self, path: Path, places: Sequence[_Place]) -> None:
+    def __init__(self, path: Path, places: Sequence[_Place], stamp: _Stamp) -> None:
         self.path = path
         self.places = places
+        self.stamp = stamp
 
     def __len__(self) -> int:
         return len(self.places)
@@ -162,22 +176,27 @@ class StoredLaunches(Sequence[Launch]):
     def __getitem__(self, index: int | slice) -> Launch | StoredLaunches:
         """Raises `RecordError` if the file has changed since it was read."""
         if isinstance(index, slice):
-            return StoredLaunches(self.path, self.places[index])
+            return StoredLaunches(self.path, self.places[index], self.stamp)
         place = self.places[index]
         try:
             with self.path.open("rb") as file:
+                stamp = _Stamp.of(file)
                 file.seek(place.start)
-                launch = msgspec.json.decode(file.read(place.length), type=Launch)
-        except (OSError, *UNREADABLE) as error:
-            raise RecordError(f"{self.path}: was changed while it was read ({error}).") from error
-        return launch
+                text = file.read(place.length)
+        except OSError as error:
+            raise RecordError(
+                f"{self.path}: cannot be read any more ({error.strerror})."
+            ) from error
+        if stamp != self.stamp:
+            raise RecordError(f"{self.path}: was changed while it was read. Read it again.")
+        return msgspec.json.decode(text, type=Launch)
 
     def by_case(self) -> dict[str, Sequence[Launch]]:
         """The launches of each fingerprint."""
         found: dict[str, list[_Place]] = {}
         for place in self.places:
             found.setdefault(place.fingerprint, []).append(place)
-        return {name: StoredLaunches(self.path, places) for name, places in found.items()}
+        return {k: StoredLaunches(self.path, of_case, self.stamp) for k, of_case in found.items()}
 
 
 def by_case(launches: Sequence[Launch]) -> dict[str, Sequence[Launch]]:
@@ -193,10 +212,11 @@ def by_case(launches: Sequence[Launch]) -> dict[str, Sequence[Launch]]:
 class _Reader:
     """What the lines after the header have said so far."""
 
-    def __init__(self, path: Path, run: Run, whole_bytes: int, large: bool) -> None:
+    def __init__(self, path: Path, run: Run, whole_bytes: int, stamp: _Stamp) -> None:
         self.path = path
         self.run = run
-        self.large = large
+        self.stamp = stamp
+        self.large = stamp.size > LARGE_BYTES
         self.launches: list[Launch] = []
         self.places: list[_Place] = []
         self.resumed: list[Resumed] = []
@@ -250,7 +270,11 @@ class _Reader:
         return RunFile(
             path=str(self.path),
             run=self.run,
-            launches=StoredLaunches(self.path, self.places) if self.large else tuple(self.launches),
+            launches=(
+                StoredLaunches(self.path, self.places, self.stamp)
+                if self.large
+                else tuple(self.launches)
+            ),
             end=self.end,
             resumed=tuple(self.resumed),
             damage=self.damage,
