@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -199,53 +199,75 @@ def take_turns(case: Case) -> float:
     def by_harness() -> float:
         return engine.block(loop.steps).wall_ns / 1e9
 
+    return median_ratio(by_harness, loop.seconds)
+
+
+def median_ratio(ours: Callable[[], float], theirs: Callable[[], float]) -> float:
+    """Median over turns (AB, BA, AB, ...) of our throughput over theirs, from seconds a turn."""
     ratios = []
     for turn in range(WARMUP_TURNS + TURNS):
         if turn % 2:
-            bare, harness = loop.seconds(), by_harness()
+            their_seconds, our_seconds = theirs(), ours()
         else:
-            harness, bare = by_harness(), loop.seconds()
-        ratios.append(bare / harness)
+            our_seconds, their_seconds = ours(), theirs()
+        ratios.append(their_seconds / our_seconds)
     return statistics.median(ratios[WARMUP_TURNS:])
 
 
-def compare(launches: int, pattern: str) -> None:
-    """Runs the launches and prints a line for each case."""
-    suite = config.read_suite(config.find_suite("quick"))
-    cases = [c for c in plan.plan(suite) if c.name in BARE and fnmatch.fnmatchcase(c.name, pattern)]
+def run_launches(script: str, cases: Sequence[Case], launches: int) -> dict[str, list[float]]:
+    """The ratio of each launch, by case; a launch is a process of the script with `--turns`."""
     variables = catalogue.backend("cpu").worker_environment()
-    ratios: dict[str, list[float]] = {case.name: [] for case in cases}
+    ratios: dict[str, list[float]] = {case.label: [] for case in cases}
     for launch in range(launches):
         for case in cases:
             output = subprocess.run(
-                [sys.executable, "-m", "bench.agreement", "--turns"],
+                [sys.executable, "-m", script, "--turns"],
                 input=msgspec.json.encode(case),
                 stdout=subprocess.PIPE,
                 check=True,
                 env={**variables, **os.environ},
             ).stdout
-            ratios[case.name].append(float(output.splitlines()[-1]))
-            print(f"launch {launch + 1}: {case.name} {ratios[case.name][-1]:.3f}", file=sys.stderr)
-    for name, values in ratios.items():
-        estimate = stats.log_estimate(values, stats.FIXED_LEVEL)
-        spread = f"95 % {estimate.low:.3f} to {estimate.high:.3f}" if estimate else "no interval"
-        ratio = stats.geometric_mean(values)
-        print(f"{name}: harness / bare {ratio:.3f} ({spread}, {len(values)} launches)")
+            ratio = float(output.splitlines()[-1])
+            ratios[case.label].append(ratio)
+            print(f"launch {launch + 1}: {case.label} {ratio:.3f}", file=sys.stderr)
+    return ratios
 
 
-def main() -> None:
-    """The script."""
+def sentence(ratios: Sequence[float]) -> str:
+    """The geometric mean of the launches' ratios, with its interval."""
+    estimate = stats.log_estimate(ratios, stats.FIXED_LEVEL)
+    spread = f"95 % {estimate.low:.3f} to {estimate.high:.3f}" if estimate else "no interval"
+    return f"{stats.geometric_mean(ratios):.3f} ({spread}, {len(ratios)} launches)"
+
+
+def script(
+    name: str, text: str | None, cases: Sequence[Case], turns: Callable[[Case], float]
+) -> None:
+    """A script that compares two sides of each case: its options, and what it prints.
+
+    name: its module; text: its docstring, which ends with what its ratio is; turns: the ratio of
+    one case in this process.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=text, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--launches", type=int, default=6)
     parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.turns:
-        print(take_turns(msgspec.json.decode(sys.stdin.buffer.read(), type=Case)))
-    else:
-        compare(arguments.launches, arguments.only)
+        print(turns(msgspec.json.decode(sys.stdin.buffer.read(), type=Case)))
+        return
+    chosen = [case for case in cases if fnmatch.fnmatchcase(case.label, arguments.only)]
+    for label, ratios in run_launches(name, chosen, arguments.launches).items():
+        print(f"{label}: {sentence(ratios)}")
+
+
+def main() -> None:
+    """The script."""
+    suite = config.read_suite(config.find_suite("quick"))
+    cases = [case for case in plan.plan(suite) if case.name in BARE]
+    script("bench.agreement", __doc__, cases, take_turns)
 
 
 if __name__ == "__main__":

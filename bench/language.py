@@ -223,7 +223,7 @@ class Generator:
 
         batch, self._prompt_length = prompt
         length = self._prompt_length + new_tokens
-        self._model = model.eval()
+        self.model = model.eval()
         config: Any = model.config
         self._cache = StaticCache(config=config, max_cache_len=length)
         self._with_cache = with_cache(model, self._cache)
@@ -267,7 +267,7 @@ class Generator:
         import torch
 
         with torch.inference_mode():
-            logits: Tensor = self._model(
+            logits: Tensor = self.model(
                 input_ids=tokens,
                 position_ids=positions,
                 attention_mask=mask,
@@ -283,14 +283,14 @@ class PrefillJob(Job):
 
     def __init__(self, generator: Generator, prompts: list[Tensor]) -> None:
         """Starts with the first prompt."""
-        self._generator = generator
+        self.generator = generator
         self._prompts = itertools.cycle(prompts)
         self.facts = generator.facts
 
     def step(self) -> None:
         """Queues one prefill and the choice of its token."""
-        self._logits = self._generator.prefill(next(self._prompts))
-        self._token = self._logits.argmax(-1)
+        self._logits = self.generator.prefill(next(self._prompts))
+        self.token = self._logits.argmax(-1)
 
     def witness(self) -> float:
         """Mean of the last logits."""
@@ -307,22 +307,24 @@ class DecodeJob(Job):
 
     def __init__(self, generator: Generator, prompt: Tensor, forced: Tensor) -> None:
         """Fills the cache from the prompt. `forced` [B, N] is what the probe feeds instead."""
-        self._generator = generator
+        self.generator = generator
+        self.prompt = prompt
         self._forced = forced
         self._new_tokens = forced.shape[1]
         self._index = 0
         self._logits = generator.prefill(prompt)
-        self._first_token = self._token = self._logits.argmax(-1)
+        self.first_token = self.token = self._logits.argmax(-1)
+        """[B, 1]: of the prompt, and of the last step."""
         self.facts = generator.facts
 
     def step(self) -> None:
         """Queues one token for each sequence."""
         if self._index == self._new_tokens:
             self._index = 0
-            self._token = self._first_token
-            self._generator.rewind()
-        self._logits = self._generator.decode(self._token, self._index)
-        self._token = self._logits.argmax(-1)
+            self.token = self.first_token
+            self.generator.rewind()
+        self._logits = self.generator.decode(self.token, self._index)
+        self.token = self._logits.argmax(-1)
         self._index += 1
 
     def witness(self) -> float:
@@ -340,5 +342,5 @@ class DecodeJob(Job):
         logits = [self._logits]
         for index in range(self._new_tokens):
             token = self._forced[:, index : index + 1]
-            logits.append(self._generator.decode(token, index))
+            logits.append(self.generator.decode(token, index))
         return {"logits": torch.cat(logits, dim=1)}

@@ -143,17 +143,17 @@ def test_deepseek_decodes_from_latents_what_the_full_forward_gives(name: str) ->
     job: Any = build(
         "deepseek", "decode", site(), model=name, batch_size=2, prompt_length=9, new_tokens=5
     )
-    layer = job._generator._cache.layers[0]
+    layer = job.generator._cache.layers[0]
     assert (layer.keys.shape, layer.values.shape) == ((2, 1, 14, 32), (2, 1, 14, 8))
     prompt = torch.randint(0, 512, (2, 9))
-    job = type(job)(job._generator, prompt, job._forced)
+    job = type(job)(job.generator, prompt, job._forced)
     for _ in range(2):
-        text = torch.cat((prompt, job._first_token), dim=1)
+        text = torch.cat((prompt, job.first_token), dim=1)
         for _ in range(5):
             job.step()
             expected = full_forward(model_of(job), text)[:, -1:]
             torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
-            text = torch.cat((text, job._token), dim=1)
+            text = torch.cat((text, job.token), dim=1)
 
 
 def test_deepseek_twins_leave_no_choice_among_experts() -> None:
@@ -176,7 +176,7 @@ def test_prefill_is_the_full_forward_every_time() -> None:
         job.step()
         expected = full_forward(model_of(job), prompt)[:, -1:]
         torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
-        assert torch.equal(job._token, expected.argmax(-1))
+        assert torch.equal(job.token, expected.argmax(-1))
 
 
 def test_decode_is_greedy_and_agrees_with_the_full_forward() -> None:
@@ -184,9 +184,9 @@ def test_decode_is_greedy_and_agrees_with_the_full_forward() -> None:
     parameters = small("llama", "decode", batch_size=2, prompt_length=9, new_tokens=5)
     workload = WORKLOADS["llama"]
     job: Any = workload.build("decode", parameters, site())
-    job = type(job)(job._generator, prompt, job._forced)
+    job = type(job)(job.generator, prompt, job._forced)
     for _ in range(2):  # the second time from the end of the prompt again
-        text = torch.cat((prompt, job._first_token), dim=1)
+        text = torch.cat((prompt, job.first_token), dim=1)
         for _ in range(5):
             job.step()
             expected = full_forward(model_of(job), text)[:, -1:]

@@ -266,7 +266,7 @@ def test_a_loss_of_half_the_cache_is_caught() -> None:
     """What decode would do if its steps did not see the prompt."""
 
     def spoil(job: Any) -> None:
-        job._generator._masks[..., :8] = False
+        job.generator._masks[..., :8] = False
 
     verdict = gate_wrong("llama", "decode", "bf16", spoil)
     assert not verdict.passed
@@ -383,7 +383,7 @@ def test_a_wrong_adapter_router_or_expert_is_caught(
 
 def test_a_lost_latent_is_caught() -> None:
     def spoil(job: Any) -> None:
-        job._generator._cache.layers[1].keys[:, :, :8] = 0
+        job.generator._cache.layers[1].keys[:, :, :8] = 0
 
     assert not gate_wrong("deepseek", "decode", "bf16", spoil).passed
 

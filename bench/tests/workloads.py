@@ -67,8 +67,7 @@ def build(name: str, mode: str, at: Site, **given: Any) -> Job:
 
 
 def model_of(job: Any) -> torch.nn.Module:
-    holder = job._generator if hasattr(job, "_generator") else job
-    model: torch.nn.Module = holder._model
+    model: torch.nn.Module = job.generator.model if hasattr(job, "generator") else job._model
     return model
 
 
