@@ -22,7 +22,7 @@ from bench.errors import OutputError, RecordError
 from bench.record import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
 
 LARGE_BYTES = 64 << 20
-"""A run file of which the launches stay on disk. As values they take about five times its size."""
+"""A run file of which the launches stay on disk. As values they take two to four times its size."""
 LONGEST_LINE_BYTES = 256 << 20
 """No launch is longer; a file that is one endless line is not read to its end."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
