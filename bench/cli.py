@@ -12,7 +12,7 @@ import sys
 import click
 
 from bench import __version__
-from bench.commands import ab, compare, listing, publish, report, run
+from bench.commands import ab, compare, listing, publish, report, run, verify
 from bench.commands.common import say
 from bench.errors import (
     EXIT_BAD_INPUT,
@@ -58,7 +58,7 @@ def commands() -> None:
 
 
 for command in (
-    *(run.run, compare.compare, ab.ab, report.report, publish.publish),
+    *(run.run, compare.compare, ab.ab, report.report, publish.publish, verify.verify),
     *(listing.list_command, listing.devices, listing.schema),
 ):
     commands.add_command(command)

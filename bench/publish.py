@@ -1,22 +1,22 @@
 """Published runs: which may be, without what identifies people or machines, and their index.
 
-`results/NAME/` holds `run.jsonl`, every sample of it, and `card.txt`, the report card at 100
-columns. The index, `results/README.md`, is generated from the records and names the SHA-256 of
-each, so a record that was edited by hand is noticed.
+`results/NAME/` holds `run.jsonl`, every sample of it, `card.txt`, the report card at 100 columns,
+and `SHA256SUMS`, so that a record that was edited by hand is refused; `SHA256SUMS.sig` if it was
+signed. The index, `results/README.md`, is generated from the records.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from bench.errors import OutputError, PublicationError
+from bench import digests, signing
+from bench.errors import OutputError, PublicationError, RecordError
 from bench.record import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.report import Canvas, Report
 from bench.runfile import Writer, read
@@ -46,10 +46,17 @@ RELEASE = re.compile(r"^(\S+ \d+\.\d+)\S*")
 """An operating system's name and release; what follows may name whoever built the kernel."""
 
 
-def publish(run: RunFile, results: Path, name: str | None, card: Report) -> Path:
+def publish(
+    run: RunFile,
+    results: Path,
+    name: str | None,
+    card: Report,
+    sign: Callable[[Path], object] = lambda folder: None,
+) -> Path:
     """Lays a run into `results` and rewrites the index; gives its folder.
 
     name: of the folder; None makes one of suite and device. card: the report that prints the card.
+    sign: called with the folder once all that is to be signed lies in it.
     Raises `PublicationError` with every reason why the run may not be published, and `OutputError`
     if the folder is there already or cannot be written.
     """
@@ -71,8 +78,35 @@ def publish(run: RunFile, results: Path, name: str | None, card: Report) -> Path
             writer.append(line)
     text = card.render([read(folder)], Canvas(width=CARD_WIDTH))
     (folder / CARD).write_text(text, encoding="utf-8")
+    digests.write(folder, (RECORD, CARD))
+    sign(folder)
     (results / INDEX).write_text(index(results), encoding="utf-8")
     return folder
+
+
+def verify(folder: Path, wanted: str | None) -> tuple[list[str], str]:
+    """What is wrong with a published folder, and who signed it, in words.
+
+    wanted: the fingerprint of the key by which it must be signed; None where anybody's, or
+    nobody's, will do.
+    """
+    complaints = []
+    noted = digests.noted(folder)
+    if RECORD not in noted:
+        complaints.append(f"no {digests.SUMS} says what was published")
+    for name, expected in noted.items():
+        file = folder / Path(name).name
+        if not file.is_file() or digests.sha256(file) != expected:
+            complaints.append(f"{name} is not what was published")
+    if not complaints:
+        complaints += refusals(read(folder))
+    try:
+        key = signing.signer(folder)
+    except RecordError as error:
+        return [*complaints, str(error)], "signature not good"
+    if wanted is not None and key != wanted:
+        complaints.append(f"not signed by {wanted}")
+    return complaints, f"signed by {key}" if key else "not signed"
 
 
 def refusals(run: RunFile) -> Iterator[str]:
@@ -179,8 +213,7 @@ def slug(text: str) -> str:
 
 def digest(folder: Path) -> str:
     """The beginning of the SHA-256 of a published record."""
-    content = (folder / RECORD).read_bytes()
-    return hashlib.sha256(content).hexdigest()[:DIGEST_CHARACTERS]
+    return digests.sha256(folder / RECORD)[:DIGEST_CHARACTERS]
 
 
 def published(results: Path) -> list[Path]:

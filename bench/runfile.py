@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, overload
 
 import msgspec
 
+from bench import digests
 from bench.errors import OutputError, RecordError
 from bench.record import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
 
@@ -107,11 +108,13 @@ class Writer:
 def read(path: Path) -> RunFile:
     """Reads a run file, or the one run file in a folder.
 
-    Raises `RecordError` if it is no run file at all. A file whose later lines are damaged (cut
+    Raises `RecordError` if it is no run file at all, or if it was published and is not what was
+    published. A file whose later lines are damaged (cut
     short by a crash, say) is returned with what is whole, and `damage` says what is not.
     """
     path = _only_run_in(path) if path.is_dir() else path
     try:
+        digests.check(path)
         with path.open("rb") as file:
             first = file.readline(LONGEST_LINE_BYTES)
             stamp = _Stamp.of(file)

@@ -19,17 +19,34 @@ from bench.commands.common import say
     show_default=True,
     help="Folder of published runs.",
 )
-def publish(run_path: Path, name: str | None, results: Path) -> None:
+@click.option(
+    "--sign",
+    "key",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Sign it with this private key (ssh-keygen -t ed25519).",
+)
+def publish(run_path: Path, name: str | None, results: Path, key: Path | None) -> None:
     """Lay RUN among the published results, without what identifies people or machines.
 
     It must have ten launches of every case, have run to its end, have passed its numerics, and say
     what it ran on; else every reason is named.
     """
-    from bench import catalogue
+    from bench import catalogue, signing
     from bench import publish as publishing
     from bench.runfile import read
 
+    passphrase = None
+    if key is not None and signing.needs_passphrase(key):
+        passphrase = click.prompt(f"Passphrase of {key}", hide_input=True, err=True)
+    if key is not None:
+        signing.private_key(key, passphrase)  # before anything is written
+
+    def sign(folder: Path) -> None:
+        if key is not None:
+            say(f"signed by {signing.sign(folder, key, passphrase)}")
+
     card = catalogue.load("reports", "table")
-    folder = publishing.publish(read(run_path), results, name, card)
+    folder = publishing.publish(read(run_path), results, name, card, sign)
     click.echo((folder / publishing.CARD).read_text(encoding="utf-8"), nl=False)
     say(f"published: {folder}, and {results / publishing.INDEX} names it")

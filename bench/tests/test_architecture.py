@@ -19,7 +19,7 @@ PACKAGE = Path(bench.__file__).parent
 
 LAYERS = (
     ("ground", ("errors", "units", "stats")),
-    ("values", ("case", "observed", "record", "runfile", "environment", "precision")),
+    ("values", ("case", "observed", "record", "digests", "runfile", "environment", "precision")),
     ("protocols", ("telemetry", "backend", "workload", "report")),
     ("plug-in helpers", ("models", "language", "accelerator")),
     ("plug-ins", ("backends.*", "workloads.*")),
@@ -35,6 +35,7 @@ LAYERS = (
             "wording",
             "flat",
             "publish",
+            "signing",
             "benchmark_json",
             "plots",
             "reports.*",
@@ -80,13 +81,23 @@ DISTRIBUTIONS = {
     "plug-ins": {"msgspec", "torch", "transformers", "diffusers", "peft", "psutil", "pynvml"},
     "planning": {"msgspec"},
     "measuring": {"msgspec", "torch"},
-    "judging": {"msgspec", "rich", "plotly", "jinja2"},
+    "judging": {"msgspec", "rich", "plotly", "jinja2", "cryptography"},
     "running": {"msgspec"},
     "face": {"msgspec", "click", "rich", "torch", "transformers", "pytest", "pytest_benchmark"},
 }
 """What each layer uses beside the standard library."""
 
-HEAVY = ("torch", "transformers", "diffusers", "peft", "numpy", "scipy", "plotly", "jinja2")
+HEAVY = (
+    "torch",
+    "transformers",
+    "diffusers",
+    "peft",
+    "numpy",
+    "scipy",
+    "plotly",
+    "jinja2",
+    "cryptography",
+)
 """Never imported where a module loads: only in a function, or for the type checker."""
 
 VENDORS = (
@@ -220,7 +231,7 @@ def test_every_dependency_is_used_and_declared() -> None:
     extras = content["project"]["optional-dependencies"]
     needed = (d for name, extra in extras.items() if name not in ("all", "test") for d in extra)
     given = (*content["project"]["dependencies"], *needed)
-    declared = {re.split(r"[<>=~! ]", d)[0] for d in given}
+    declared = {re.split(r"[<>=~! \[]", d)[0] for d in given}
     modules = {"nvidia-ml-py": "pynvml", "pytest-benchmark": "pytest_benchmark"}
     used = {m.split(".")[0] for file in files() for m, _ in imports(parse(file))}
     known = {modules.get(name, name) for name in declared}

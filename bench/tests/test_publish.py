@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import catalogue, publish
+from bench import catalogue, digests, publish
 from bench.case import Case
-from bench.errors import OutputError, PublicationError
+from bench.errors import OutputError, PublicationError, RecordError
 from bench.record import Launch, Outcome, RunFile, Settings, Skipped, Void, Work
 from bench.report import Report
 from bench.runfile import read
@@ -203,6 +203,9 @@ def test_the_index_is_made_of_the_records_and_notices_an_edit(tmp_path: Path) ->
     assert "| 1 OK | 2026-01-01 |" in text
     record = folder / "run.jsonl"
     record.write_bytes(record.read_bytes().replace(b'"peak_bytes":3', b'"peak_bytes":4', 1))
+    with pytest.raises(RecordError, match="was changed after it was published"):
+        publish.index(tmp_path)
+    (folder / digests.SUMS).unlink()
     assert publish.index(tmp_path) != text
 
 

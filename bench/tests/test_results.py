@@ -49,3 +49,8 @@ def test_the_index_is_made_of_the_records() -> None:
     """Its digests too: a record that was edited by hand is another one."""
     index = (RESULTS / publish.INDEX).read_text(encoding="utf-8")
     assert index == publish.index(RESULTS), "accelmark publish writes it"
+
+
+@every_run
+def test_a_published_run_is_as_it_was_published(folder: Path) -> None:
+    assert publish.verify(folder, None)[0] == []

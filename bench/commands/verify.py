@@ -1,0 +1,38 @@
+"""`accelmark verify`: whether published runs are what was published."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from bench.commands.common import say
+from bench.errors import EXIT_INCOMPLETE
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--signer",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Public key (id_ed25519.pub) by which each must be signed.",
+)
+def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
+    """Say whether published FOLDERS are unchanged, may be published, and who signed them.
+
+    A folder of folders (results) stands for each of them. Exit code 1 if one is not as it was.
+    """
+    from bench import publish, signing
+
+    wanted = None if signer is None else signing.fingerprint_of(signer)
+    each = [one for folder in folders for one in publish.published(folder) or [folder]]
+    wrong = 0
+    for folder in each:
+        complaints, signed = publish.verify(folder, wanted)
+        wrong += bool(complaints)
+        click.echo(f"{folder}: {'; '.join(complaints) or 'as published'}; {signed}")
+    if wrong:
+        say(f"{wrong} of {len(each)} are not what was published")
+        sys.exit(EXIT_INCOMPLETE)

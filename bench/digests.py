@@ -1,0 +1,46 @@
+"""What the files of a published folder were when they were published: their SHA-256.
+
+`SHA256SUMS` is in the form of `sha256sum`, which checks it too (`sha256sum -c SHA256SUMS`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.errors import RecordError
+
+SUMS = "SHA256SUMS"
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(folder: Path, names: Iterable[str]) -> None:
+    """Notes the files of a folder as they are now."""
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def noted(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file as it was published; empty where nothing was noted."""
+    try:
+        text = (folder / SUMS).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    pairs = [line.split("  ", 1) for line in text.splitlines()]
+    return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+
+
+def check(path: Path) -> None:
+    """Raises `RecordError` if a file is not what its folder says was published."""
+    expected = noted(path.parent).get(path.name)
+    if expected is not None and sha256(path) != expected:
+        raise RecordError(
+            f"{path}: was changed after it was published: its SHA-256 is not the one in {SUMS}. "
+            "Restore it from where it was published."
+        )
