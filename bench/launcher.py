@@ -22,6 +22,10 @@ from typing import BinaryIO
 import msgspec
 
 from bench import catalogue, environment
+from bench.energy import with_energy
+from bench.flags import with_flags
+from bench.monitor import Monitor
+from bench.observed import Telemetry
 from bench.record import Cold, Failed, Measured, Phase, Void
 from bench.runfile import UNREADABLE
 from bench.worker import STACKS_SIGNAL, Progress, Report, Request
@@ -44,6 +48,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """Its share of the run's time: of workers launched together, the first has the imports."""
     stderr_tail: str
+    telemetry: Telemetry | str = "nobody looked"
+    """What was seen of the device meanwhile, or why nothing was."""
 
 
 STACKS_SECONDS = 0.5
@@ -74,6 +80,7 @@ def launch_together(
     listen: Listener = lambda progress: None,
     command: tuple[str, ...] = COMMAND,
     forced: Mapping[str, str] = NOTHING,
+    monitor: Monitor | None = None,
 ) -> Generator[Finished, None, None]:
     """Runs workers to their ends, one after the other; only their imports overlap.
 
@@ -82,22 +89,35 @@ def launch_together(
     measures alone, while the others wait in the kernel.
 
     variables: the backend's environment, set unless the user has set them; forced: set whatever
-    the user's environment says. Never raises for what a worker does. When it is closed, or an
-    exception passes through, no worker is left.
+    the user's environment says; monitor: what looks at the device meanwhile. Never raises for what
+    a worker does. When it is closed, or an exception passes through, no worker is left.
     """
     start = time.monotonic()
     given = environment.worker_variables(variables, forced)
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(_Worker(request, given, command)) for request in requests]
-        if len(workers) > 1:
+        if monitor is not None:
+            monitor.start()  # it sees the device idle while they import
+        if len(workers) > 1 or monitor is not None:
             for worker in workers:
                 worker.until_imported(start)
         for request, worker in zip(requests, workers, strict=True):
+            if monitor is not None:
+                monitor.lets_go()
             report = worker.measure(start, listen)
             worker.end()
             report = _voided_by_fallback(report, request.backend, worker.stderr_lines())
+            seen: Telemetry | str = "nobody looked"
+            if monitor is not None:
+                seen = monitor.saw(worker.pid, report.first_step_ns)
+                report = _observed(report, seen)
             end = time.monotonic()
-            yield Finished(report=report, seconds=end - start, stderr_tail=worker.stderr_tail())
+            yield Finished(
+                report=report,
+                seconds=end - start,
+                stderr_tail=worker.stderr_tail(),
+                telemetry=seen,
+            )
             start = time.monotonic()
 
 
@@ -123,6 +143,11 @@ class _Worker:
             start_new_session=True,
         )
         self._send(msgspec.json.encode(request) + b"\n")
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def __enter__(self) -> _Worker:
         return self
@@ -244,6 +269,14 @@ def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> 
         return report
     void = Void(reason=f"host fallback: {', '.join(operators)}", numerics=report.outcome.numerics)
     return msgspec.structs.replace(report, outcome=void)
+
+
+def _observed(report: Report, seen: Telemetry | str) -> Report:
+    """With the energy of its steady blocks, and the flags that the device itself raises."""
+    if not isinstance(report.outcome, Measured):
+        return report
+    outcome = with_flags(with_energy(report.outcome, seen), seen)
+    return msgspec.structs.replace(report, outcome=outcome)
 
 
 def _failed(kind: str, phase: Phase, message: str) -> Report:

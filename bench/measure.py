@@ -62,6 +62,8 @@ class Steps(Protocol):
 class Series(msgspec.Struct, frozen=True, kw_only=True):
     """What one launch measured, before it is joined with its numerics and its work."""
 
+    started_ns: int
+    """When the first step began, by the engine's clock."""
     first_step_ns: int
     warmup: tuple[Block, ...]
     steady: tuple[Block, ...]
@@ -105,6 +107,7 @@ class Engine:
         self.clock = clock
         self.usage = usage if device.synchronous else None
         self._sync_cost_ns: int | None = None
+        self._started_ns: int | None = None
 
     def measure(
         self,
@@ -147,6 +150,7 @@ class Engine:
         requests = self._requests() if latency and not self.device.synchronous else None
         queueing = None if self.device.synchronous else self._queueing()
         return Series(
+            started_ns=self._started_ns or 0,
             first_step_ns=blocks[0].wall_ns,
             warmup=tuple(blocks[:steady_from]),
             steady=tuple(steady),
@@ -238,10 +242,12 @@ class Engine:
         self.device.synchronize()
         step_ns = tuple(b - a for a, b in itertools.pairwise(marks))
         wall_ns = marks[-1] - marks[0]
+        start_ns = self._since_first(marks[0])
         if usage is None:
-            return Block(wall_ns=wall_ns, step_ns=step_ns)
+            return Block(start_ns=start_ns, wall_ns=wall_ns, step_ns=step_ns)
         pairs = list(itertools.pairwise(usages))
         return Block(
+            start_ns=start_ns,
             wall_ns=wall_ns,
             step_ns=step_ns,
             step_cpu_ns=tuple(round((b[0] - a[0]) * 1e9) for a, b in pairs),
@@ -260,7 +266,13 @@ class Engine:
         device.synchronize()
         wall_ns = self.clock() - start
         step_ns = tuple(device.elapsed_ns(a, b) for a, b in itertools.pairwise(events))
-        return Block(wall_ns=wall_ns, step_ns=step_ns)
+        return Block(start_ns=self._since_first(start), wall_ns=wall_ns, step_ns=step_ns)
+
+    def _since_first(self, now_ns: int) -> int:
+        """Nanoseconds since the first block began."""
+        if self._started_ns is None:
+            self._started_ns = now_ns
+        return now_ns - self._started_ns
 
     def _requests(self) -> tuple[int, ...]:
         """Times requests one by one, synchronized, for at most a block's limit of time."""

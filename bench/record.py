@@ -195,6 +195,8 @@ class Measured(_Value, frozen=True, kw_only=True, tag="measured", tag_field="sta
     contention: Contention | None = None
     """What the host did meanwhile; of devices on which the host computes."""
     energy_joules: float | None = None
+    energy_method: Literal["counter", "power"] | None = None
+    """A hardware counter's rise over the steady blocks, or sampled power integrated over them."""
     energy_absent: str | None = None
     """Why there is no energy figure; exactly one of the two is given."""
 

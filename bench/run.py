@@ -20,6 +20,7 @@ from bench import catalogue, environment, launcher, stats
 from bench.backend import Backend, DeviceInfo
 from bench.case import Case
 from bench.launcher import Finished
+from bench.monitor import Monitor
 from bench.record import (
     SCHEMA_VERSION,
     End,
@@ -30,6 +31,7 @@ from bench.record import (
     Settings,
 )
 from bench.runfile import Writer
+from bench.sampler import Order
 from bench.worker import Progress, Request
 
 TOGETHER = 2
@@ -159,13 +161,15 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
         recorded: tuple[str, ...] = (),
         done: Sequence[Launch] = (),
+        monitor: Monitor | None = None,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
         together: how many workers import side by side before they measure in turn; recorded: names
         of environment variables to record beside the usual ones; done: launches that the record
-        holds already.
+        holds already; monitor: what looks at the device, ended with the session.
         """
+        self.monitor = monitor
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -186,16 +190,22 @@ class Session:
 
     def run(self) -> EndReason:
         """Runs to the end, the budget's end or Ctrl-C; the record says which."""
-        try:
-            reason = self._rounds()
-        except KeyboardInterrupt:
-            reason = "interrupted"
-        self.end(reason)
+        with contextlib.closing(self):
+            try:
+                reason = self._rounds()
+            except KeyboardInterrupt:
+                reason = "interrupted"
+            self.end(reason)
         return reason
 
     def end(self, reason: EndReason) -> None:
         """Says in the record why no launch follows."""
         self.writer.append(End(reason=reason, finished_at=utc_now()))
+
+    def close(self) -> None:
+        """Nobody looks at the device any more."""
+        if self.monitor is not None:
+            self.monitor.close()
 
     def _rounds(self) -> EndReason:
         """One launch of every unfinished case in turn, so that drift of the machine hits all."""
@@ -250,6 +260,8 @@ class Session:
             cold=finished.report.cold,
             environment=finished.report.environment,
             outcome=finished.report.outcome,
+            telemetry=None if isinstance(finished.telemetry, str) else finished.telemetry,
+            telemetry_absent=finished.telemetry if isinstance(finished.telemetry, str) else None,
             stderr_tail=finished.stderr_tail,
         )
         self.writer.append(launch)
@@ -301,24 +313,26 @@ def alternate(first: Session, second: Session) -> EndReason:
     What drifts on the host then hits both alike. A case goes on until both have enough launches of
     it, or one of them is hopeless: then there is nothing to compare.
     """
-    order = [first, second]
     reason: EndReason = "complete"
-    try:
-        while True:
-            cases = range(len(first.states))
-            under_way = [k for k in cases if _goes_on(first.states[k], second.states[k])]
-            if not under_way:
-                break
-            for k in under_way:
-                for session in order:
-                    session.face.turn("A" if session is first else "B")
-                    session.launch([session.states[k]])
-            order.reverse()
-    except KeyboardInterrupt:
-        reason = "interrupted"
-    for session in (first, second):
-        session.end(reason)
+    with contextlib.closing(first), contextlib.closing(second):
+        try:
+            _take_turns(first, second)
+        except KeyboardInterrupt:
+            reason = "interrupted"
+        for session in (first, second):
+            session.end(reason)
     return reason
+
+
+def _take_turns(first: Session, second: Session) -> None:
+    order = [first, second]
+    cases = range(len(first.states))
+    while under_way := [k for k in cases if _goes_on(first.states[k], second.states[k])]:
+        for k in under_way:
+            for session in order:
+                session.face.turn("A" if session is first else "B")
+                session.launch([session.states[k]])
+        order.reverse()
 
 
 def _goes_on(first: CaseState, second: CaseState) -> bool:
@@ -368,22 +382,27 @@ def session(
 
     python: their interpreter; forced: what their environment must say, which is recorded.
     """
+    backend = catalogue.backend(device.backend)
+    variables = environment.worker_variables(backend.worker_environment(), forced)
+    monitor = Monitor(Order(backend=device.backend, index=device.index), variables)
     return Session(
         cases,
         settings,
         device,
-        catalogue.backend(device.backend),
+        backend,
         writer,
         face,
         functools.partial(
             launcher.launch_together,
             command=(python, *launcher.COMMAND[1:]),
             forced=forced,
+            monitor=monitor,
         ),
         budget_seconds,
         together=min(TOGETHER, environment.usable_cores()),
         recorded=tuple(forced),
         done=done,
+        monitor=monitor,
     )
 
 

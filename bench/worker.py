@@ -83,6 +83,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field=
     outcome: Outcome
     cold: Cold
     environment: dict[str, Any]
+    first_step_ns: int | None = None
+    """`time.perf_counter_ns`, which all processes of a host share, when the first step began."""
 
 
 class _Channel:
@@ -127,6 +129,7 @@ class Launch:
         self.wait = wait
         self.cold: dict[str, float] = {}
         self.environment: dict[str, Any] = {}
+        self.first_step_ns: int | None = None
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -139,7 +142,12 @@ class Launch:
         except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
             traceback.print_exc()  # to stderr, whose end the record keeps
             outcome = self._outcome_of(error)
-        return Report(outcome=outcome, cold=Cold(**self.cold), environment=self.environment)
+        return Report(
+            outcome=outcome,
+            cold=Cold(**self.cold),
+            environment=self.environment,
+            first_step_ns=self.first_step_ns,
+        )
 
     def _outcome_of(self, error: Exception) -> Outcome:
         """A failure, or void where a runtime that may not fall back says what would have."""
@@ -237,6 +245,7 @@ class Launch:
             progress=lambda phase, blocks: channel.blocks(phase, blocks, work.items),
         )
         memory = device.memory()
+        self.first_step_ns = series.started_ns
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         channel.enter("report")
         self._describe(device)
@@ -261,7 +270,7 @@ class Launch:
             queue_ns=series.queue_ns,
             witness=series.witness,
             flags=series.flags,
-            energy_absent="energy is not measured by this version",
+            energy_absent="not observable: nobody looked",
         )
 
     def _describe(self, device: Device) -> None:

@@ -19,12 +19,18 @@ PACKAGE = Path(bench.__file__).parent
 
 LAYERS = (
     ("ground", ("errors", "units", "stats")),
-    ("values", ("case", "observed", "record", "digests", "runfile", "environment", "precision")),
+    (
+        "values",
+        (
+            *("case", "observed", "record", "energy", "flags"),
+            *("digests", "runfile", "environment", "precision"),
+        ),
+    ),
     ("protocols", ("telemetry", "backend", "workload", "report")),
     ("plug-in helpers", ("models", "language", "accelerator")),
     ("plug-ins", ("backends.*", "workloads.*")),
     ("planning", ("catalogue", "config", "plan")),
-    ("measuring", ("measure", "numerics", "worker")),
+    ("measuring", ("measure", "numerics", "worker", "sampler")),
     (
         "judging",
         (
@@ -41,7 +47,7 @@ LAYERS = (
             "reports.*",
         ),
     ),
-    ("running", ("launcher", "probe", "run", "resume")),
+    ("running", ("monitor", "launcher", "probe", "run", "resume")),
     (
         "face",
         (

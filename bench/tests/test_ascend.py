@@ -523,6 +523,25 @@ def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
     assert state["card_power_watts"] == "178.5" and state["aicore_mhz"] == "900"
 
 
+def test_npu_smi_watches_from_a_side_process(commands: Commands) -> None:
+    """The power is that of the card's two dies, and no second is needed to say so."""
+    (run,) = commands["every work"].result().runs
+    watched = [launch.telemetry for launch in run.launches if launch.telemetry is not None]
+    assert watched, [launch.telemetry_absent for launch in run.launches]
+    for telemetry in watched:
+        assert (telemetry.source, telemetry.scope) == ("npu-smi", "package")
+        assert {r.power_watts for r in telemetry.readings} == {71.7}
+        assert {r.clock_mhz for r in telemetry.readings} == {900}
+        assert telemetry.first_step_seconds is not None
+        assert "why a clock is low" in telemetry.absent["reasons"]
+    for launch in run.launches:
+        assert (launch.telemetry is None) == (launch.telemetry_absent is not None)
+        assert isinstance(launch.outcome, Measured) and launch.outcome.energy_joules is None
+        assert "THROTTLED" not in launch.outcome.flags, "not observable is no verdict"
+    reasons = {x.outcome.energy_absent for x in run.launches if isinstance(x.outcome, Measured)}
+    assert any(r is not None and r.startswith("too short: ") for r in reasons), reasons
+
+
 def test_each_fault_has_its_own_outcome_and_the_run_goes_on(commands: Commands) -> None:
     done = commands["faults"].result()
     assert done.code == 1, done.err
