@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import msgspec
 
 from bench import units
 
+_SUFFIXES = re.compile(r"_(size|length|tokens|steps)$")
 ParameterValue = bool | int | float | str
 
 
@@ -50,16 +52,22 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def detail(self) -> str:
-        """The parameters in words: `batch 8, image 224, sgd`; `size 256 MiB`."""
+        """The parameters in words: `batch 8, image 224, sgd`; `size 256 MiB`.
+
+        What is switched off, and one micro-batch a step, goes without saying.
+        """
         words = []
         for key, value in self.parameters.items():
+            if value is False or (key.endswith("_steps") and value == 1):
+                continue
             if isinstance(value, str):
                 words.append(value)
+            elif value is True:
+                words.append(key.replace("_", " "))
             elif key.endswith("_bytes"):
                 words.append(f"{key.removesuffix('_bytes')} {units.memory(int(value))}")
             else:
-                short = key.removesuffix("_size").removesuffix("_length").removesuffix("_tokens")
-                words.append(f"{short} {value}")
+                words.append(f"{_SUFFIXES.sub('', key)} {value}")
         return ", ".join(words)
 
     @property

@@ -13,11 +13,13 @@ from bench.models import (
     SeededData,
     TrainingJob,
     adamw_learning_rate,
+    checkpoint_layers,
     model_facts,
     with_cache,
 )
 from bench.record import Work
 from bench.workload import (
+    AccumulationSteps,
     AdamW,
     BatchSize,
     Job,
@@ -75,6 +77,9 @@ class TrainParameters(LanguageParameters, frozen=True, kw_only=True):
     batch_size: BatchSize = 2
     sequence_length: int = 256
     optimizer: AdamW = "adamw"
+    gradient_checkpointing: bool = False
+    """Layers keep their input only, and are computed again in the backward."""
+    accumulation_steps: AccumulationSteps = 1
 
 
 class PrefillParameters(LanguageParameters, frozen=True, kw_only=True):
@@ -108,7 +113,7 @@ def twin_of(parameters: Any) -> Any:
         "model": twin_name(parameters.model),
         "batch_size": min(parameters.batch_size, 2),
     }
-    for name, most in LENGTHS.items():
+    for name, most in {**LENGTHS, "accumulation_steps": 2}.items():
         if hasattr(parameters, name):
             cut[name] = min(getattr(parameters, name), most)
     return msgspec.structs.replace(parameters, **cut)
@@ -120,6 +125,9 @@ def language_work(
     decode_bytes: Callable[[float], int],
 ) -> Work:
     """Work of one step: training is three times the forward, decode has the mean of its contexts.
+
+    A training step counts all its micro-batches. What gradient checkpointing computes a second time
+    is left out, as an MFU leaves it out: the device does up to four times the forward then.
 
     forward_flop: of one sequence, from its tokens, the context that each of them attends to, and
     the number of tokens that the output matrix is applied to.
@@ -134,6 +142,7 @@ def language_work(
         tokens = parameters.prompt_length
         flop = batch * forward_flop(tokens, tokens, 1)
     else:
+        batch *= parameters.accumulation_steps
         tokens = parameters.sequence_length
         flop = 3 * batch * forward_flop(tokens, tokens, tokens)
     return Work(items=batch * tokens, unit="token", flop=flop)
@@ -149,8 +158,11 @@ def training_job(
     facts: dict[str, str],
 ) -> TrainingJob:
     """Predicts each token of random texts from those before it; wants `TrainParameters`."""
+    if parameters.gradient_checkpointing:
+        checkpoint_layers(model)
     shape = (parameters.batch_size, parameters.sequence_length + 1)
-    texts = [data.integers(0, vocabulary, shape).to(site.device) for _ in range(BATCHES)]
+    count = BATCHES * parameters.accumulation_steps
+    texts = [data.integers(0, vocabulary, shape).to(site.device) for _ in range(count)]
     batches = [(text[:, :-1].contiguous(), text[:, 1:].contiguous()) for text in texts]
     return TrainingJob(
         model,
@@ -160,6 +172,7 @@ def training_job(
         adamw_learning_rate(hidden),
         site,
         {"attention": "sdpa"} | facts,
+        accumulation_steps=parameters.accumulation_steps,
     )
 
 

@@ -296,8 +296,26 @@ def gradient_norm(model: nn.Module, besides: Iterable[Tensor] = ()) -> Tensor:
     return norm
 
 
+def checkpoint_layers(model: nn.Module) -> None:
+    """Has a transformers model keep the inputs of its layers only, and compute the rest again.
+
+    Nothing here draws at random, so no generator's state is kept for the second time.
+    """
+    library: Any = model
+    if hasattr(library, "activation_checkpointing_enable"):  # transformers 5.24 and later
+        enable = library.activation_checkpointing_enable
+    else:
+        enable = library.gradient_checkpointing_enable
+    library.config.use_cache = False  # else it warns that it does not
+    enable({"use_reentrant": False, "preserve_rng_state": False})
+
+
 class TrainingJob(Job):
-    """zero_grad, forward, loss in float32, backward, optimizer step; inputs rotate."""
+    """zero_grad, forward, loss in float32, backward, optimizer step; inputs rotate.
+
+    With accumulation, forward and backward of several micro-batches before one optimizer step; the
+    loss is their mean.
+    """
 
     def __init__(
         self,
@@ -309,11 +327,13 @@ class TrainingJob(Job):
         site: Site,
         facts: dict[str, str],
         loss: Loss = cross_entropy,
+        accumulation_steps: int = 1,
     ) -> None:
         """Puts the model into training mode and makes its optimizer."""
         self._model = executed(model.train(), site)
         self._forward = forward
         self._batches = itertools.cycle(batches)
+        self._accumulation_steps = accumulation_steps
         self._site = site
         self._loss_of = loss
         self._optimizer, description = make_optimizer(optimizer, learning_rate, model)
@@ -321,7 +341,7 @@ class TrainingJob(Job):
 
     def step(self) -> None:
         """Queues one training step."""
-        _, self._loss = self._update(next(self._batches))
+        _, self._loss = self._update(self._next_batches())
         self._optimizer.step()
 
     def witness(self) -> float:
@@ -329,20 +349,25 @@ class TrainingJob(Job):
         return float(self._loss)
 
     def probe(self) -> dict[str, Tensor]:
-        """Two steps and a forward on the same batch."""
-        batch = next(self._batches)
-        logits, loss = self._update(batch)
+        """Two steps and a forward on the same micro-batches; logits of the last of them."""
+        import torch
+
+        batches = self._next_batches()
+        logits, loss = self._update(batches)
         norm = gradient_norm(self._model, self._leaves_besides())
         self._optimizer.step()
-        self._update(batch)
+        self._update(batches)
         self._optimizer.step()
-        _, last = self._evaluate(batch)
+        last = torch.stack([self._evaluate(batch)[1].detach() for batch in batches]).mean()
         return {
             "logits": logits.detach(),
             "loss": loss,
             "gradient_norm": norm,
-            "loss after 2 steps": last.detach(),
+            "loss after 2 steps": last,
         }
+
+    def _next_batches(self) -> list[Batch]:
+        return list(itertools.islice(self._batches, self._accumulation_steps))
 
     def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         inputs, targets = batch
@@ -354,12 +379,20 @@ class TrainingJob(Job):
         """Tensors outside the model's parameters that the last backward gave a gradient."""
         return ()
 
-    def _update(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits, loss, and new gradients in the parameters."""
+    def _update(self, batches: list[Batch]) -> tuple[Tensor, Tensor]:
+        """Logits of the last batch, mean loss, and new gradients in the parameters."""
         self._optimizer.zero_grad(set_to_none=True)
+        *others, last = batches
+        before = [self._accumulate(batch)[1] for batch in others]
+        logits, loss = self._accumulate(last)
+        return logits, sum(before, loss)
+
+    def _accumulate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits, and the batch's share of the mean loss; adds its gradients."""
         logits, loss = self._evaluate(batch)
-        loss.backward()
-        return logits, loss.detach()
+        share = loss / self._accumulation_steps
+        share.backward()
+        return logits, share.detach()
 
 
 class InferenceJob(Job):

@@ -50,6 +50,8 @@ class OneOf(msgspec.Struct, frozen=True):
 BatchSize = Annotated[int, Within(1, 65536)]
 AdamW = Annotated[str, OneOf(["adamw"])]
 Sgd = Annotated[str, OneOf(["sgd"])]
+AccumulationSteps = Annotated[int, Within(1, 1024)]
+"""Micro-batches whose gradients add up before the optimizer takes its step."""
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -69,6 +69,13 @@ def test_a_case_cannot_be_changed() -> None:
         make_case().version = 2  # type: ignore[misc]
 
 
+def test_what_is_off_or_once_goes_without_saying() -> None:
+    off = {"batch_size": 8, "gradient_checkpointing": False, "accumulation_steps": 1}
+    on = {"batch_size": 8, "gradient_checkpointing": True, "accumulation_steps": 4}
+    assert make_case(parameters=off).detail == "batch 8"
+    assert make_case(parameters=on).detail == "batch 8, gradient checkpointing, accumulation 4"
+
+
 def test_names_tell_cases_apart_on_one_line() -> None:
     case = make_case(
         workload="llama",

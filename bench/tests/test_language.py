@@ -41,6 +41,59 @@ def test_bert_does_not_drop_out() -> None:
     assert torch.equal(job._evaluate(batch)[0], job._evaluate(batch)[0])
 
 
+LAYERED = [("llama", "train"), ("llama", "lora"), ("deepseek", "train"), ("bert", "train")]
+
+
+@pytest.mark.parametrize(("name", "mode"), LAYERED)
+def test_checkpointing_computes_each_layer_twice_and_changes_no_number(
+    name: str, mode: str
+) -> None:
+    plain = build(name, mode, site())
+    job = build(name, mode, site(), gradient_checkpointing=True)
+    layers = next(m for m in model_of(job).modules() if isinstance(m, torch.nn.ModuleList))
+    calls: list[int] = []
+    for index, layer in enumerate(layers):
+        inner = next(m for m in layer.modules() if isinstance(m, torch.nn.Linear))
+        inner.register_forward_hook(lambda *_, index=index: calls.append(index))
+    job.step()
+    assert sorted(calls) == sorted(2 * list(range(len(layers))))
+    plain.step()
+    found, expected = job.probe(), plain.probe()
+    for quantity, value in expected.items():
+        torch.testing.assert_close(found[quantity], value, rtol=1e-4, atol=1e-6, msg=quantity)
+
+
+@pytest.mark.parametrize(("name", "mode"), LAYERED)
+def test_micro_batches_add_up_to_one_batch(name: str, mode: str) -> None:
+    whole: Any = build(name, mode, site(), batch_size=4)
+    parts: Any = build(name, mode, site(), batch_size=2, accumulation_steps=2)
+    batches = [next(whole._batches) for _ in range(3)]
+    whole._batches = iter(batches)
+    parts._batches = iter([half for pair in batches for half in halves(pair)])
+    for _ in range(3):
+        whole.step()
+        parts.step()
+        assert parts.witness() == pytest.approx(whole.witness(), rel=1e-4)
+    assert next(parts._batches, None) is None
+    for value, expected in zip(*(model_of(j).parameters() for j in (parts, whole)), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-4)
+
+
+def halves(batch: tuple[torch.Tensor, torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
+    return list(zip(*(part.split(2) for part in batch), strict=True))
+
+
+@pytest.mark.parametrize(("name", "mode"), LAYERED)
+def test_a_step_counts_all_micro_batches_and_nothing_twice(name: str, mode: str) -> None:
+    workload, once = WORKLOADS[name], small(name, mode)
+    thrice: Any = msgspec.structs.replace(once, accumulation_steps=3, gradient_checkpointing=True)
+    one, three = (workload.work(mode, p, FP32) for p in (once, thrice))
+    assert one.flop is not None
+    assert (three.items, three.flop) == (3 * one.items, 3 * one.flop)
+    twin: Any = workload.twin(mode, thrice)
+    assert (twin.accumulation_steps, twin.gradient_checkpointing) == (2, True)
+
+
 def test_llama_135m_decodes_within_the_bytes_of_its_weights_and_cache() -> None:
     workload = WORKLOADS["llama"]
     work = workload.work("decode", llama.DecodeParameters(), PRECISIONS["bf16"])

@@ -45,10 +45,10 @@ def one_reference() -> Iterator[None]:
         yield
 
 
-def parameters(name: str, mode: str) -> Parameters:
+def parameters(name: str, mode: str, **given: Any) -> Parameters:
     """The smallest model, else the defaults; the gate takes its twin by itself."""
     kind = WORKLOADS[name].modes[mode].parameters
-    return kind(**({"model": "tiny"} if "model" in kind.__struct_fields__ else {}))
+    return kind(**({"model": "tiny"} if "model" in kind.__struct_fields__ else {}), **given)
 
 
 class Wrong(Workload):
@@ -71,9 +71,11 @@ class Wrong(Workload):
         return job
 
 
-def gate_wrong(name: str, mode: str, precision: str, spoil: Callable[[Any], None]) -> Numerics:
+def gate_wrong(
+    name: str, mode: str, precision: str, spoil: Callable[[Any], None], **given: Any
+) -> Numerics:
     wrong = Wrong(WORKLOADS[name], spoil)
-    return gate(wrong, mode, parameters(name, mode), site(PRECISIONS[precision], seed=5))
+    return gate(wrong, mode, parameters(name, mode, **given), site(PRECISIONS[precision], seed=5))
 
 
 # Right numbers
@@ -405,3 +407,59 @@ def test_a_lost_latent_is_caught() -> None:
 def test_relative_error(found: list[float], expected: list[float], error: float) -> None:
     as_double = (torch.tensor(values, dtype=torch.float64) for values in (found, expected))
     assert relative_error(*as_double) == pytest.approx(error)
+
+
+# Gradient checkpointing and accumulation
+
+SPLIT: dict[str, Any] = {"gradient_checkpointing": True, "accumulation_steps": 3}
+SPLIT_CASES = [
+    (name, mode, precision)
+    for name, mode, precision in CASES
+    if (name, mode) in TRAINING and name in ("bert", "llama", "deepseek")
+]
+
+
+def compute_again_wrongly(job: Any) -> None:
+    """What a layer computes a second time, for the backward, comes out twice as large."""
+    evaluate, again = job._evaluate, False
+
+    def forward(batch: Any) -> Any:
+        nonlocal again
+        again = False
+        found = evaluate(batch)
+        again = True
+        return found
+
+    job._evaluate = forward
+    layers = next(m for m in model_of(job).modules() if isinstance(m, torch.nn.ModuleList))
+    for inner in (m for m in layers.modules() if isinstance(m, torch.nn.Linear)):
+        inner.register_forward_hook(lambda module, inputs, out: 2 * out if again else out)
+
+
+def forget_the_micro_batch_before(job: Any) -> None:
+    """The gradients of the last micro-batch replace those of the others."""
+    accumulate = job._accumulate
+
+    def alone(batch: Any) -> Any:
+        job._optimizer.zero_grad()
+        return accumulate(batch)
+
+    job._accumulate = alone
+
+
+@pytest.mark.parametrize(("name", "mode", "precision"), SPLIT_CASES)
+def test_the_gate_passes_micro_batches_of_checkpointed_layers(
+    name: str, mode: str, precision: str
+) -> None:
+    verdict = gate_wrong(name, mode, precision, lambda job: None, **SPLIT)
+    assert verdict.passed, verdict.complaint
+
+
+@pytest.mark.parametrize("spoil", [compute_again_wrongly, forget_the_micro_batch_before])
+@pytest.mark.parametrize(("name", "mode", "precision"), SPLIT_CASES)
+def test_the_gate_sees_a_wrong_second_computation_and_a_lost_micro_batch(
+    name: str, mode: str, precision: str, spoil: Callable[[Any], None]
+) -> None:
+    verdict = gate_wrong(name, mode, precision, spoil, **SPLIT)
+    wrong = {check.quantity for check in verdict.checks if not check.passed}
+    assert wrong and wrong <= {"gradient_norm", "loss after 2 steps"}

@@ -210,7 +210,7 @@ def test_gradients_do_not_add_up_over_steps(name: str, mode: str) -> None:
     batch = next(job._batches)
     norms = []
     for _ in range(2):
-        job._update(batch)
+        job._update([batch])
         norms.append(float(gradient_norm(model_of(job))))
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
@@ -263,6 +263,8 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("deepseek", "decode", {"prompt_length": 163_840}, "to 163840"),
     ("llama", "train", {"model": "llama-3.2-1B"}, "Did you mean `llama-3.2-1b`"),
     ("llama", "train", {"optimizer": "lion"}, "Allowed: adamw"),
+    ("llama", "train", {"accumulation_steps": 0}, "from 1 to 1024"),
+    ("bert", "train", {"accumulation_steps": 1025}, "from 1 to 1024"),
     ("llama", "lora", {"lora_rank": 0}, "from 1 to 576"),
     ("llama", "lora", {"model": "tiny", "lora_rank": 65}, "to 64"),
     ("llama", "lora", {"sequence_length": 8193}, "to 8192"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -14,12 +14,14 @@ from bench.models import (
     TrainingJob,
     adamw_learning_rate,
     build_model,
+    checkpoint_layers,
     initial_std,
 )
 from bench.precision import Precision
 from bench.record import Work
 from bench.workload import (
     TWIN_VOCABULARY,
+    AccumulationSteps,
     AdamW,
     BatchSize,
     Job,
@@ -77,13 +79,16 @@ class TrainParameters(InferParameters, frozen=True, kw_only=True):
     """Sequences without padding; AdamW."""
 
     optimizer: AdamW = "adamw"
+    gradient_checkpointing: bool = False
+    """Layers keep their input only, and are computed again in the backward."""
+    accumulation_steps: AccumulationSteps = 1
 
 
 class Bert(Workload):
     """Devlin et al., arXiv 1810.04805, fine-tuned for SQuAD: start and end of an answer."""
 
     name = "bert"
-    version = 1
+    version = 2
     libraries = ("transformers.models.bert.modeling_bert",)
     modes = train_and_infer(TrainParameters, InferParameters)
 
@@ -91,7 +96,8 @@ class Bert(Workload):
         """2 FLOP for each weight of a matrix and each token, and attention: 4 T^2 d a layer.
 
         A layer's matrices are 4 d^2 (query, key, value, output) and 2 d f (feed-forward); the head
-        is 2 d. Embeddings, norms and softmax are left out. Training is three times the forward.
+        is 2 d. Embeddings, norms and softmax are left out. Training is three times the
+        forward, over all micro-batches; what gradient checkpointing computes again is left out.
         Source: PaLM, arXiv 2204.02311, appendix B (attention in full).
         """
         size = SIZES[parameters.model]
@@ -99,17 +105,22 @@ class Bert(Workload):
         layer = 4 * size.hidden**2 + 2 * size.hidden * size.feed_forward
         forward = 2 * tokens * (size.layers * layer + 2 * size.hidden)
         forward += 4 * tokens**2 * size.hidden * size.layers
-        flop = (3 if mode == "train" else 1) * parameters.batch_size * forward
-        return Work(items=parameters.batch_size, unit="sequence", flop=flop)
+        batch = parameters.batch_size
+        if isinstance(parameters, TrainParameters):
+            batch *= parameters.accumulation_steps
+            forward *= 3
+        return Work(items=batch, unit="sequence", flop=batch * forward)
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Two layers of the same widths, two sequences of 32 tokens."""
-        return msgspec.structs.replace(
-            parameters,
-            model=twin_name(parameters.model),
-            batch_size=2,
-            sequence_length=min(parameters.sequence_length, 32),
-        )
+        cut: dict[str, Any] = {
+            "model": twin_name(parameters.model),
+            "batch_size": 2,
+            "sequence_length": min(parameters.sequence_length, 32),
+        }
+        if isinstance(parameters, TrainParameters):
+            cut["accumulation_steps"] = min(parameters.accumulation_steps, 2)
+        return msgspec.structs.replace(parameters, **cut)
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Random tokens (never 0, which is padding), random answers."""
@@ -118,13 +129,15 @@ class Bert(Workload):
         construct = functools.partial(_construct, size)
         model = build_model(construct, size.published_parameters, data, site)
         shape = (parameters.batch_size, parameters.sequence_length)
-        tokens = [data.integers(1, size.vocabulary, shape).to(site.device) for _ in range(BATCHES)]
+        steps = parameters.accumulation_steps if isinstance(parameters, TrainParameters) else 1
+        count = BATCHES * steps
+        tokens = [data.integers(1, size.vocabulary, shape).to(site.device) for _ in range(count)]
         facts = {"attention": "sdpa"}
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, tokens, site, facts)
-        answers = [
-            data.integers(0, shape[1], (shape[0], 2)).to(site.device) for _ in range(BATCHES)
-        ]
+        answers = [data.integers(0, shape[1], (shape[0], 2)).to(site.device) for _ in range(count)]
+        if parameters.gradient_checkpointing:
+            checkpoint_layers(model)
         batches = list(zip(tokens, answers, strict=True))
         return TrainingJob(
             model,
@@ -134,6 +147,7 @@ class Bert(Workload):
             adamw_learning_rate(size.hidden),
             site,
             facts,
+            accumulation_steps=parameters.accumulation_steps,
         )
 
 

@@ -207,7 +207,7 @@ class DeepSeek(Workload):
     """DeepSeek-V2, arXiv 2405.04434, and DeepSeek-V3, arXiv 2412.19437."""
 
     name = "deepseek"
-    version = 1
+    version = 2
     libraries = (
         "transformers.models.deepseek_v2.modeling_deepseek_v2",
         "transformers.models.deepseek_v3.modeling_deepseek_v3",

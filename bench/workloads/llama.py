@@ -173,7 +173,7 @@ class Llama(Workload):
     """Llama, arXiv 2407.21783, and models of its architecture."""
 
     name = "llama"
-    version = 1
+    version = 2
     libraries = ("transformers.models.llama.modeling_llama",)
     modes = MappingProxyType(
         {
@@ -204,6 +204,7 @@ class Llama(Workload):
         batch = parameters.batch_size
         if mode == "lora":
             tokens = parameters.sequence_length
+            batch *= parameters.accumulation_steps
             flop = batch * _lora_flop(size, tokens, parameters.lora_rank)
             return Work(items=batch * tokens, unit="token", flop=flop)
         return language.language_work(
