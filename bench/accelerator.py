@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import trial
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
@@ -235,12 +236,12 @@ class TorchBackend(Backend):
         )
 
     def open(self, index: int, precision: Precision) -> Device:
-        """Makes the device current, with float32 as float32."""
+        """Makes the device current, with float32 as float32, but for `tf32`."""
         import torch
 
         info = self.pick(index, self.devices())
         torch.get_device_module(self.device_type).set_device(index)
-        torch.set_float32_matmul_precision("highest")
+        self.shorten_float32(precision.shortened)
         return TorchDevice(info, self.device_type)
 
     def pick(self, index: int, devices: Iterable[DeviceInfo]) -> DeviceInfo:
@@ -255,10 +256,22 @@ class TorchBackend(Backend):
         )
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
-        """What the runtime says of bfloat16; the other precisions are tried."""
-        if precision.arithmetic == "bf16" and info.facts.get("bfloat16") == "no":
+        """What the runtime says of bfloat16; `tf32`, `fp8` and `int8` by a product on the device.
+
+        The other precisions are tried by the case itself.
+        """
+        import torch
+
+        if (
+            "bfloat16" in (precision.weights, precision.autocast)
+            and info.facts.get("bfloat16") == "no"
+        ):
             return f"{info.name} has no bfloat16, says its runtime"
-        return None
+        return trial.refusal(self, torch.device(self.type_of(info), info.index), precision)
+
+    def type_of(self, info: DeviceInfo) -> str:
+        """Torch's name for the kind of that device."""
+        return self.device_type
 
     def memory_format(self, preferred: str) -> str:
         """`preferred` if it is one of `formats`."""

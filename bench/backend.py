@@ -157,6 +157,15 @@ class Backend(ABC):
     def open(self, index: int, precision: Precision) -> Device:
         """Makes device `index` current and sets its precision switches for `precision`."""
 
+    def shorten_float32(self, shortened: bool) -> None:
+        """Sets every switch by which float32 products get a short mantissa (TF32 and its like).
+
+        A backend with switches of its own sets those too.
+        """
+        import torch
+
+        torch.set_float32_matmul_precision("high" if shortened else "highest")
+
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """Why that device cannot run `precision`; None if it can."""
         return None
@@ -182,7 +191,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def supported_precisions(backend: Backend, info: DeviceInfo) -> dict[str, str | None]:
     """For each precision: None if the device runs it, else why not."""
-    return {name: backend.unsupported(info, p) for name, p in PRECISIONS.items()}
+    return {name: _answer(backend, info, p) for name, p in PRECISIONS.items()}
+
+
+def _answer(backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
+    try:
+        return backend.unsupported(info, precision)
+    except Exception as error:  # noqa: BLE001 - a trial on a device that is full, or lost
+        return f"not known: {error}".splitlines()[0]
 
 
 __all__ = [

@@ -268,8 +268,12 @@ def _disqualified(side: _Side, row: Row) -> Iterator[str]:
     devices = [side.file.run.device, *(e.get("device") for e in environments)]
     if any(isinstance(d, dict) and d.get("simulated") for d in devices):
         yield "a simulated device"
-    if _arithmetic(row.case) == "fp32" and any(e.get("float32_reduced") for e in environments):
+    arithmetic = _arithmetic(row.case)
+    reduced = [e.get("float32_reduced") for e in environments]
+    if arithmetic == "fp32" and any(reduced):
         yield "float32 products were allowed a shorter mantissa (TF32 or its like)"
+    if arithmetic == "tf32" and not all(reduced):
+        yield "float32 products were not allowed the shorter mantissa that the precision asks for"
 
 
 def _arithmetic(case: Case) -> str:

@@ -17,6 +17,7 @@ from bench.models import (
     model_facts,
     with_cache,
 )
+from bench.quantized import products
 from bench.record import Work
 from bench.workload import (
     AccumulationSteps,
@@ -262,6 +263,10 @@ class Generator:
         self._masks = allowed[:, None, None, None].to(site.device)
         self.facts = model_facts(model, site) | facts | {"attention": "sdpa", "cache": "static"}
 
+    def products(self) -> dict[str, Tensor]:
+        """What its quantized layers give for rows of their own; {} if it has none."""
+        return products(self._model)
+
     def prefill(self, prompt: Tensor) -> Tensor:
         """Logits [B, 1, V] of the token after the prompt [B, P]; fills the cache from its start."""
         self._written.zero_()
@@ -312,7 +317,7 @@ class PrefillJob(Job):
     def probe(self) -> dict[str, Tensor]:
         """Logits after the first prompt."""
         self.step()
-        return {"logits": self._logits}
+        return {"logits": self._logits} | self._generator.products()
 
 
 class DecodeJob(Job):
@@ -356,4 +361,4 @@ class DecodeJob(Job):
         for index in range(self._new_tokens):
             token = self._forced[:, index : index + 1]
             logits.append(self.generator.decode(token, index))
-        return {"logits": torch.cat(logits, dim=1)}
+        return {"logits": torch.cat(logits, dim=1)} | self.generator.products()

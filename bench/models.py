@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from bench.quantized import products, quantized_facts
 from bench.workload import Job, Site
 
 if TYPE_CHECKING:
@@ -426,7 +427,7 @@ class InferenceJob(Job):
     def probe(self) -> dict[str, Tensor]:
         """Output for the first input."""
         self.step()
-        return {"logits": self._logits}
+        return {"logits": self._logits} | products(self._model)
 
 
 def executed(model: nn.Module, site: Site) -> nn.Module:
@@ -452,4 +453,5 @@ def model_facts(model: nn.Module, site: Site) -> dict[str, str]:
     return {
         "parameters": str(parameter_count(model)),
         "memory_format": site.memory_format,
+        **quantized_facts(model),
     }

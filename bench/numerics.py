@@ -1,7 +1,8 @@
 """The numerics gate: a device's figure counts only if its numbers are right.
 
 Before timing, the workload's twin (the same code, small) runs where and how the job will be timed,
-and again on the CPU in float64, with the same seeded weights and inputs.
+and again on the CPU in float64, with the same seeded weights and inputs. Where products are
+quantized, each layer's product is compared besides with that of the same 8-bit values in float64.
 """
 
 from __future__ import annotations
@@ -70,6 +71,37 @@ TOLERANCES: dict[str, dict[str, float]] = {
         "gradient_norm": 1e-3,  # measured 3e-5, coarser 4e-6 to 5e-3
         "loss after 2 steps": 5e-5,  # measured 3.8e-6, coarser 2e-7 to 2e-4
     },
+    # The operands of products keep 10 bits, sums and all else 23. No CPU does so: measured with the
+    # operands of each product cut to 10 bits (hardware may cut where a library would round, which
+    # is worth twice the error, to one side). Coarser: 7 bits, as bfloat16 has, rounded.
+    "tf32": {
+        "output": 1.6e-3,  # measured 7.7e-4 (2.9e-4 rounded), coarser 2.3e-3
+        # Measured 5.5e-3 (ResNet's infer, BERT, DLRM), 3e-3 (others); coarser 4e-3 to 1.7e-2.
+        "logits": 1e-2,
+        "loss": 5e-3,  # measured 2.1e-3 (DLRM), coarser 6e-5 to 2e-3
+        "gradient_norm": 2e-2,  # measured 7.7e-3, coarser 8e-5 to 9e-3
+        # Measured 2.2e-3; without the optimizer's steps 1.3e-2 or more.
+        "loss after 2 steps": 5e-3,
+    },
+    # u = 2^-4: e4m3 keeps 3 bits, scaled by rows.
+    "fp8": {
+        # The same 8-bit values multiplied in float64, so all that differs is the sum, in float32,
+        # and the rounding of the result to bfloat16, 1.7e-3: measured 1.7e-3. A scale that is off
+        # by a tenth in one layer of fourteen makes 2.7e-2.
+        "output": 5e-3,
+        "products": 5e-3,
+        # Of the model as it is, not quantized: what 3 bits lose, 2.6e-2 an operand and 3.7e-2 a
+        # product, fourteen times over. Measured 1.7e-1.
+        "logits": 3e-1,
+    },
+    # Steps of 1/127 of the largest value in a row.
+    "int8": {
+        "output": 1e-9,  # sums of integers: exact, or wrong
+        "products": 5e-3,  # as above; measured 1.7e-3
+        # Of the model as it is: steps of 2 to 4 % of a row's deviation, the longer the row the
+        # larger. Measured 2e-2 to 6.5e-2 (Llama, 2,048 wide).
+        "logits": 1.5e-1,
+    },
 }
 
 
@@ -82,8 +114,9 @@ def gate(workload: Workload, mode: str, parameters: Any, site: Site) -> Numerics
     import torch
 
     twin = workload.twin(mode, parameters)
+    exact = msgspec.structs.replace(REFERENCE, quantized=site.precision.quantized)
     reference_site = msgspec.structs.replace(
-        site, device=torch.device("cpu"), precision=REFERENCE, execution="eager"
+        site, device=torch.device("cpu"), precision=exact, execution="eager"
     )
     found = _probe(workload, mode, twin, site)
     if site.device.type != "cpu":

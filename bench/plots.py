@@ -181,12 +181,13 @@ def _bandwidth_ceiling(side: Side) -> float | None:
 
 def _roofs(side: Side) -> Iterator[dict[str, Any]]:
     bandwidth = _bandwidth_ceiling(side)
+    operations = {_arithmetic(row): row.operation for row in side.measured}
     for arithmetic, matmul in _matmul_ceilings(side).items():
         yield {
             "run": side.number - 1,
             "arithmetic": arithmetic,
             "matmul": matmul,
-            "matmul_text": None if matmul is None else units.prefixed(matmul, "FLOP/s"),
+            "matmul_text": None if matmul is None else units.rate(matmul, operations[arithmetic]),
             "bandwidth": bandwidth,
             "bandwidth_text": None if bandwidth is None else units.prefixed(bandwidth, "B/s"),
         }
@@ -219,7 +220,8 @@ def _point(side: Side, row: Row) -> dict[str, Any]:
         "hover": [
             row.case.label,
             side.label,
-            f"{units.prefixed(flop, 'FLOP/s')} at {units.significant(flop / moved)} FLOP/B",
+            f"{units.rate(flop, row.operation)} at "
+            f"{units.significant(flop / moved)} {row.operation}/B",
             word_of(row),
         ],
     }

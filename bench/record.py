@@ -153,9 +153,9 @@ class Work(_Value, frozen=True, kw_only=True):
 
     items: int
     unit: str
-    """The item that throughput counts: `image`, `sequence`, `token`, `FLOP`, `B`."""
+    """The item that throughput counts: `image`, `sequence`, `token`, `FLOP`, `OP`, `B`."""
     flop: int | None = None
-    """FLOP of one step; None where the work is not arithmetic."""
+    """FLOP of one step, or OP where they are of integers; None where it is not arithmetic."""
     moved_bytes: int | None = None
     """Bytes that one step must move; None where they are not counted."""
     transferred_bytes: int | None = None

@@ -120,6 +120,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Median over launches."""
 
     @property
+    def operation(self) -> str:
+        """What `flop_per_second` counts: `FLOP`, or `OP` where they are of integers."""
+        precision = PRECISIONS.get(self.case.precision)
+        return "FLOP" if precision is None else precision.operation
+
+    @property
     def limit(self) -> tuple[Ceiling, float] | None:
         """The measured ceiling that the case is nearest to, and its share of it.
 

@@ -39,10 +39,10 @@ def prefixed(value: float, unit: str) -> str:
 
 
 def rate(value: float, item: str) -> str:
-    """A throughput in `item` per second; FLOP and bytes take an SI prefix, counted items do not."""
-    return (
-        prefixed(value, f"{item}/s") if item in ("FLOP", "B") else f"{significant(value)} {item}/s"
-    )
+    """A throughput in `item` per second; FLOP, OP and bytes take an SI prefix, counts do not."""
+    if item in ("FLOP", "OP", "B"):
+        return prefixed(value, f"{item}/s")
+    return f"{significant(value)} {item}/s"
 
 
 def duration(seconds: float) -> str:

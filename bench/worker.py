@@ -204,6 +204,8 @@ class Launch:
         reason = self.backend.unsupported(device.info, precision)
         if reason is not None:
             return Skipped(reason=f"{precision.name}: {reason}")
+        if precision.shortened and not device.float32_reduced():
+            return Void(reason=f"{precision.name}: its switch was set, and reads back as off")
         site = Site(
             device=device.torch_device,
             precision=precision,

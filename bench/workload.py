@@ -127,8 +127,11 @@ def twin_name(model: str) -> str:
     return model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX
 
 
-TRAINING_PRECISIONS = ("bf16", "bf16-amp", "fp32")
+TRAINING_PRECISIONS = ("bf16", "bf16-amp", "fp32", "tf32")
 """No fp16: it would need loss scaling, which is another step."""
+INFERENCE_PRECISIONS = ("bf16", "fp16", "fp32", "tf32")
+QUANTIZED_PRECISIONS = (*INFERENCE_PRECISIONS, "fp8", "int8")
+"""Of inference whose workload quantizes its layers (`bench.quantized`)."""
 EXECUTIONS = ("eager", "compile")
 """Of a mode whose job runs its model through `bench.models`, which can compile it."""
 
@@ -144,7 +147,7 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a workload."""
 
     parameters: type[Parameters]
-    precisions: tuple[str, ...] = ("bf16", "fp16", "fp32")
+    precisions: tuple[str, ...] = INFERENCE_PRECISIONS
     executions: tuple[str, ...] = ("eager",)
     latency: str | None = None
     """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
@@ -157,13 +160,18 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_and_infer(
-    train: type[Parameters], infer: type[Parameters], executions: tuple[str, ...] = EXECUTIONS
+    train: type[Parameters],
+    infer: type[Parameters],
+    executions: tuple[str, ...] = EXECUTIONS,
+    inference: tuple[str, ...] = INFERENCE_PRECISIONS,
 ) -> Mapping[str, Mode]:
     """The modes of a model that is trained, and gives one answer an input."""
     return MappingProxyType(
         {
             "train": Mode(parameters=train, precisions=TRAINING_PRECISIONS, executions=executions),
-            "infer": Mode(parameters=infer, executions=executions, latency="latency"),
+            "infer": Mode(
+                parameters=infer, precisions=inference, executions=executions, latency="latency"
+            ),
         }
     )
 

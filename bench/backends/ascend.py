@@ -1,4 +1,4 @@
-"""Huawei Ascend through torch_npu: HF32 off and recorded, no host fallback, npu-smi read."""
+"""Huawei Ascend through torch_npu: HF32 set and recorded, no host fallback, npu-smi read."""
 
 from __future__ import annotations
 
@@ -123,14 +123,17 @@ class AscendBackend(TorchBackend):
         return msgspec.structs.replace(info, facts=facts, simulated=version.endswith("+sim"))
 
     def open(self, index: int, precision: Precision) -> Device:
-        """Makes the die current; HF32 is off, for matrix products and for convolutions alike."""
-        info = super().open(index, precision).info
+        """Makes the die current."""
+        return AscendDevice(super().open(index, precision).info, self.device_type)
+
+    def shorten_float32(self, shortened: bool) -> None:
+        """HF32, for matrix products and for convolutions alike."""
         import torch
 
+        super().shorten_float32(shortened)
         for switch in ("matmul", "conv"):
             with suppress(AttributeError):  # an older torch_npu; the record says None
-                getattr(torch.get_device_module("npu"), switch).allow_hf32 = False
-        return AscendDevice(info, self.device_type)
+                getattr(torch.get_device_module("npu"), switch).allow_hf32 = shortened
 
 
 def smi_facts(info: DeviceInfo) -> dict[str, str]:

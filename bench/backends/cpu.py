@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import trial
 from bench.backend import Backend, Device, DeviceInfo
 from bench.backends._host import CpuSource
 from bench.environment import cpu_flags, cpu_name, usable_cores
@@ -120,19 +121,24 @@ class CpuBackend(Backend):
         ]
 
     def open(self, index: int, precision: Precision) -> Device:
-        """The host. float32 stays float32: oneDNN's reduced-precision modes are turned off."""
-        import torch
-
+        """The host. float32 stays float32: oneDNN's reduced modes are off, but for `tf32`."""
         if index != 0:
             raise DeviceUnavailable(f"cpu:{index}: there is one CPU device, cpu. Use --device cpu.")
-        torch.set_float32_matmul_precision("highest")
+        self.shorten_float32(precision.shortened)
         return CpuDevice(self.devices()[0])
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
-        """fp16 needs matrix instructions for it; bf16 runs everywhere (emulated where it must)."""
+        """What needs instructions of its own; bf16 runs everywhere (emulated where it must).
+
+        Without them torch multiplies fp8 by reference code, ten thousand times slower than bf16.
+        """
         if precision.arithmetic == "fp16" and not cpu_flags() & {"avx512_fp16", "amx_fp16", "fphp"}:
             return "this CPU has no fp16 arithmetic (AVX512-FP16, AMX-FP16 or Arm FP16)"
-        return None
+        if precision.arithmetic == "fp8" and not cpu_flags() & {"amx_fp8", "avx10_2"}:
+            return "this CPU has no fp8 arithmetic (AMX-FP8 or AVX10.2)"
+        import torch
+
+        return trial.refusal(self, torch.device("cpu"), precision)
 
 
 def _peak_rss_bytes() -> int | None:

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through torch.cuda: TF32 off and recorded, driver and clocks from NVML."""
+"""NVIDIA GPUs through torch.cuda: TF32 set and recorded, driver and clocks from NVML."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from bench import trial
 from bench.accelerator import TorchDevice
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
 from bench.backends._nvml import NvmlSource
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 BF16_CAPABILITY = (8, 0)
 """Ampere: the first with bfloat16 tensor cores (NVIDIA A100 whitepaper)."""
+TF32_CAPABILITY = (8, 0)
+"""Ampere again."""
+FP8_CAPABILITY = (8, 9)
+"""Ada: the first with fp8 tensor cores (NVIDIA Ada whitepaper)."""
 LOST_DEVICE = (
     "illegal memory access",
     "unspecified launch failure",
@@ -44,6 +49,8 @@ class CudaDevice(TorchDevice):
         """TF32 in cuBLAS or cuDNN, by torch's switches or by the library's own variable."""
         import torch
 
+        if os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+            return False
         switches = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
         return any(switches) or os.environ.get("NVIDIA_TF32_OVERRIDE") == "1"
 
@@ -155,7 +162,7 @@ class CudaBackend(Backend):
         )
 
     def open(self, index: int, precision: Precision) -> Device:
-        """Makes the GPU current; TF32 is off, for matrix products and for convolutions alike.
+        """Makes the GPU current.
 
         cuDNN may choose its algorithms by trial: shapes are fixed, and warm-up pays for it.
         """
@@ -168,18 +175,37 @@ class CudaBackend(Backend):
                 f"cuda:{min(devices)} to cuda:{max(devices)}."
             )
         torch.cuda.set_device(index)
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        self.shorten_float32(precision.shortened)
         torch.backends.cudnn.benchmark = True
         return CudaDevice(devices[index])
 
+    def shorten_float32(self, shortened: bool) -> None:
+        """TF32, for matrix products and for convolutions alike."""
+        import torch
+
+        super().shorten_float32(shortened)
+        torch.backends.cudnn.allow_tf32 = shortened
+
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
-        """bfloat16 below Ampere is emulated, and no figure of the chip's."""
+        """What this compute capability lacks; int8 and fp8, then, by a product on the device.
+
+        bfloat16 below Ampere is emulated, and no figure of the chip's.
+        """
         capability = info.facts["compute_capability"]
         major, minor = (int(part) for part in capability.split("."))
-        if precision.arithmetic == "bf16" and (major, minor) < BF16_CAPABILITY:
-            return f"compute capability {capability} has no bfloat16 (8.0 and above have)"
-        return None
+        for least, what, lacking in (
+            (BF16_CAPABILITY, "bfloat16", precision.arithmetic == "bf16"),
+            (TF32_CAPABILITY, "TF32", precision.shortened),
+            (FP8_CAPABILITY, "fp8", precision.arithmetic == "fp8"),
+        ):
+            if lacking and (major, minor) < least:
+                least_text = ".".join(map(str, least))
+                return (
+                    f"compute capability {capability} has no {what} ({least_text} and above have)"
+                )
+        import torch
+
+        return trial.refusal(self, torch.device("cuda", info.index), precision)
 
     def failure_kind(self, error: BaseException) -> FailureKind:
         """Out of memory is recoverable in a new process; a sticky error is a lost device."""

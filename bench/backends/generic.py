@@ -114,12 +114,21 @@ class GenericBackend(TorchBackend):
         import torch
 
         info = self.pick(index, self.devices())
-        device_type = info.facts["torch_device"]
+        device_type = self.type_of(info)
         torch.get_device_module(device_type).set_device(index)
-        torch.set_float32_matmul_precision("highest")
-        if device_type == "cuda":  # the switches come with the type, heeded or not
-            torch.backends.cudnn.allow_tf32 = False
+        self.shorten_float32(precision.shortened)
         return TorchDevice(info, device_type)
+
+    def type_of(self, info: DeviceInfo) -> str:
+        """As torch named it."""
+        return info.facts["torch_device"]
+
+    def shorten_float32(self, shortened: bool) -> None:
+        """CUDA's switch for convolutions too: it comes with that type, heeded or not."""
+        import torch
+
+        super().shorten_float32(shortened)
+        torch.backends.cudnn.allow_tf32 = shortened
 
 
 BACKEND = GenericBackend()

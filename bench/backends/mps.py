@@ -100,9 +100,7 @@ class MpsBackend(TorchBackend):
 
     def open(self, index: int, precision: Precision) -> Device:
         """The device; there is nothing to make current."""
-        import torch
-
-        torch.set_float32_matmul_precision("highest")
+        self.shorten_float32(precision.shortened)
         return MpsDevice(self.pick(index, self.devices()), self.device_type)
 
 

@@ -13,6 +13,7 @@ from bench.accelerator import LOST, TorchBackend
 from bench.backend import DeviceInfo
 from bench.backends._amd_smi import amd_source
 from bench.backends._vendors import compatible_vendor
+from bench.precision import Precision
 from bench.telemetry import Source
 
 
@@ -30,6 +31,17 @@ class RocmBackend(TorchBackend):
         re.IGNORECASE,
     )
     # Convolutions take channels_last as a copy, unless PYTORCH_MIOPEN_SUGGEST_NHWC=1 is set.
+
+    def worker_environment(self) -> Mapping[str, str]:
+        """With TF32 allowed to hipBLASLt, so that torch's switch decides: without it, never."""
+        return {**super().worker_environment(), "HIPBLASLT_ALLOW_TF32": "1"}
+
+    def shorten_float32(self, shortened: bool) -> None:
+        """MIOpen's convolutions too."""
+        import torch
+
+        super().shorten_float32(shortened)
+        torch.backends.cudnn.allow_tf32 = shortened
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the choice of devices and kernels."""
@@ -73,6 +85,12 @@ class RocmBackend(TorchBackend):
         }
         vendor = compatible_vendor(info.name, os.environ) or self.vendor
         return msgspec.structs.replace(info, facts=facts, vendor=vendor)
+
+    def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
+        """The MI300s have an fp8 of their own, with half the range of the one meant here."""
+        if precision.arithmetic == "fp8" and info.facts["architecture"].startswith("gfx94"):
+            return "gfx94x multiplies e4m3fnuz, not e4m3fn"
+        return super().unsupported(info, precision)
 
 
 BACKEND = RocmBackend()

@@ -299,7 +299,7 @@ COLUMNS: tuple[tuple[str, bool, Callable[[_Head, Row], Cell]], ...] = (
     (
         "FLOP/s",
         True,
-        lambda _, row: _number(row.flop_per_second, lambda v: units.prefixed(v, "FLOP/s")),
+        lambda _, row: _number(row.flop_per_second, lambda v: units.rate(v, row.operation)),
     ),
     ("of matmul", True, lambda _, row: _share(row.ceiling_fraction)),
     ("MFU", True, lambda _, row: _share(row.mfu)),

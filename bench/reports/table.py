@@ -149,7 +149,7 @@ def _interval(row: Row) -> Text:
 
 
 def _arithmetic(row: Row) -> Text:
-    rate = "—" if row.flop_per_second is None else units.prefixed(row.flop_per_second, "FLOP/s")
+    rate = "—" if row.flop_per_second is None else units.rate(row.flop_per_second, row.operation)
     return Text.assemble(rate, *(part for line in limits(row) for part in ("\n", (line, "dim"))))
 
 

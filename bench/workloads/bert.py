@@ -18,8 +18,10 @@ from bench.models import (
     initial_std,
 )
 from bench.precision import Precision
+from bench.quantized import quantize_layers
 from bench.record import Work
 from bench.workload import (
+    QUANTIZED_PRECISIONS,
     TWIN_VOCABULARY,
     AccumulationSteps,
     AdamW,
@@ -90,7 +92,7 @@ class Bert(Workload):
     name = "bert"
     version = 2
     libraries = ("transformers.models.bert.modeling_bert",)
-    modes = train_and_infer(TrainParameters, InferParameters)
+    modes = train_and_infer(TrainParameters, InferParameters, inference=QUANTIZED_PRECISIONS)
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each weight of a matrix and each token, and attention: 4 T^2 d a layer.
@@ -128,6 +130,7 @@ class Bert(Workload):
         data = SeededData(site.seed)
         construct = functools.partial(_construct, size)
         model = build_model(construct, size.published_parameters, data, site)
+        quantize_layers(model.get_submodule("bert.encoder"), site)
         shape = (parameters.batch_size, parameters.sequence_length)
         steps = parameters.accumulation_steps if isinstance(parameters, TrainParameters) else 1
         count = BATCHES * steps

@@ -12,8 +12,10 @@ from bench import language
 from bench.language import ATTENTION, CacheShape, register_attention
 from bench.models import SeededData, build_model, initial_std
 from bench.precision import Precision
+from bench.quantized import SCALE_BYTES, quantize_layers
 from bench.record import Work
 from bench.workload import (
+    QUANTIZED_PRECISIONS,
     TRAINING_PRECISIONS,
     TWIN_VOCABULARY,
     Job,
@@ -66,6 +68,12 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
         """Weights in the matrices of one layer."""
         attention = 2 * self.hidden * self.head * (self.heads + self.key_value_heads)
         return attention + 3 * self.hidden * self.feed_forward
+
+    @property
+    def layer_rows(self) -> int:
+        """Rows of those matrices, each with a scale of its own where it is quantized."""
+        queries_keys_values = self.head * (self.heads + 2 * self.key_value_heads)
+        return queries_keys_values + 2 * self.hidden + 2 * self.feed_forward
 
     @property
     def head_weights(self) -> int:
@@ -181,13 +189,17 @@ class Llama(Workload):
             # No bf16-amp: what it keeps in float32 are the weights that train, and these are here.
             "lora": Mode(
                 parameters=LoraParameters,
-                precisions=("bf16", "fp32"),
+                precisions=("bf16", "fp32", "tf32"),
                 libraries=("peft",),
                 extra="lora",
                 optional=("peft",),
             ),
-            "prefill": Mode(parameters=PrefillParameters, latency="TTFT"),
-            "decode": Mode(parameters=DecodeParameters, latency="TPOT"),
+            "prefill": Mode(
+                parameters=PrefillParameters, precisions=QUANTIZED_PRECISIONS, latency="TTFT"
+            ),
+            "decode": Mode(
+                parameters=DecodeParameters, precisions=QUANTIZED_PRECISIONS, latency="TPOT"
+            ),
         }
     )
 
@@ -224,6 +236,7 @@ class Llama(Workload):
         data = SeededData(site.seed)
         construct = functools.partial(_construct, size)
         model = build_model(construct, size.published_parameters, data, site)
+        quantize_layers(model.get_submodule("model.layers"), site)
         facts: dict[str, str] = {}
         if isinstance(parameters, LoraParameters):
             facts = _add_adapters(model, parameters.lora_rank, data, site)
@@ -295,12 +308,16 @@ def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) 
     once, and the new token's keys and values are written.
 
     The cache is counted up to the mean context of the window, though a kernel may read all of its
-    allocation. Of an embedding that is not tied to the output matrix, a row per sequence.
+    allocation. Of an embedding that is not tied to the output matrix, a row per sequence. Where the
+    layers' matrices are quantized, each of their rows has a scale.
     """
-    weights = size.layers * (size.layer_weights + 2 * size.hidden) + size.hidden
-    weights += size.head_weights + batch * size.hidden
+    others = size.layers * 2 * size.hidden + size.hidden
+    others += size.head_weights + batch * size.hidden
     cache = 2 * batch * (context + 1) * size.layers * size.key_value_heads * size.head
-    return round((weights + cache) * precision.element_bytes)
+    matrices = size.layers * size.layer_weights * precision.matrix_bytes
+    if precision.quantized is not None:
+        matrices += size.layers * size.layer_rows * SCALE_BYTES
+    return round(matrices + (others + cache) * precision.element_bytes)
 
 
 def _construct(size: Size) -> nn.Module:

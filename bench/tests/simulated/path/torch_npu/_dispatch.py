@@ -24,6 +24,8 @@ CPU_KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 """Private: redispatched with it, an operator's CPU kernel gets device tensors as they are."""
 CPU_INDICES = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "copy_"})
 """Operators that take CPU tensors beside those of the device, as on any accelerator."""
+NOT_HERE = frozenset({"_int_mm", "_scaled_mm"})
+"""torch's 8-bit products: torch_npu has its own under other names, so these fall back."""
 
 
 def run(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -49,7 +51,7 @@ def announce(name: str, device: Device) -> None:
             "because the operator doesn't exist for this backend, or was omitted during the "
             "selective/custom build process (if using custom build). [simulated]"
         )
-    if base in SETTINGS.fallback:
+    if base in SETTINGS.fallback | NOT_HERE:
         _fall_back(name, device)
     seconds = SETTINGS.operator_microseconds / 1e6 + SETTINGS.slow.get(base, 0.0) / 1e3
     device.queue(seconds)
