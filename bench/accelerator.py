@@ -267,6 +267,8 @@ class TorchBackend(Backend):
             and info.facts.get("bfloat16") == "no"
         ):
             return f"{info.name} has no bfloat16, says its runtime"
+        if not precision.tried:
+            return None
         return trial.refusal(self, torch.device(self.type_of(info), info.index), precision)
 
     def type_of(self, info: DeviceInfo) -> str:

@@ -317,7 +317,7 @@ class PrefillJob(Job):
     def probe(self) -> dict[str, Tensor]:
         """Logits after the first prompt."""
         self.step()
-        return {"logits": self._logits} | self._generator.products()
+        return {"logits": self._logits} | self.generator.products()
 
 
 class DecodeJob(Job):

@@ -58,6 +58,11 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
         return ELEMENT_BYTES[self.weights]
 
     @property
+    def tried(self) -> bool:
+        """Whether only a product (`bench.trial`) tells that a device has it."""
+        return self.shortened or self.quantized is not None
+
+    @property
     def matrix_bytes(self) -> int:
         """Size of an element of a matrix that this precision quantizes, if it quantizes any."""
         return ELEMENT_BYTES[self.quantized or self.weights]

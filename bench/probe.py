@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -136,18 +136,24 @@ def in_order(names: Iterable[str]) -> list[str]:
 def _answer(name: str) -> Found:
     try:
         backend = catalogue.backend(name)
-        devices = tuple(_labelled(backend, info) for info in backend.devices())
-        return Found(backend=name, devices=devices)
+        return Found(backend=name, devices=tuple(_labelled(backend, backend.devices())))
     except AccelmarkError as error:
         installed = not isinstance(error, NothingInstalled)
         return Found(backend=name, reason=str(error), installed=installed)
 
 
-def _labelled(backend: Backend, info: DeviceInfo) -> DeviceInfo:
-    """With its vendor and its precisions, which only a process with its runtime can tell."""
-    answers = supported_precisions(backend, info)
-    runs = tuple(name for name, reason in answers.items() if reason is None)
-    return msgspec.structs.replace(info, vendor=info.vendor or backend.vendor, precisions=runs)
+def _labelled(backend: Backend, devices: Iterable[DeviceInfo]) -> Iterator[DeviceInfo]:
+    """With vendor and precisions, which only a process with the runtime can tell.
+
+    Of parts with one name the first is asked: to ask may take a product on the device.
+    """
+    runs: dict[str, tuple[str, ...]] = {}
+    for info in devices:
+        if info.name not in runs:
+            answers = supported_precisions(backend, info)
+            runs[info.name] = tuple(name for name, reason in answers.items() if reason is None)
+        vendor = info.vendor or backend.vendor
+        yield msgspec.structs.replace(info, vendor=vendor, precisions=runs[info.name])
 
 
 if __name__ == "__main__":

@@ -208,7 +208,8 @@ class Job(ABC):
         """Runs the job on its inputs and gives what the numerics gate compares, by quantity.
 
         For inference the output (`logits`); for training `logits`, `loss`, `gradient_norm` and
-        `loss after 2 steps`. Called once, on a job of its own that is not timed.
+        `loss after 2 steps`. Of quantized layers also `products`, by `bench.quantized.products`.
+        Called once, on a job of its own that is not timed.
         """
 
 

@@ -138,7 +138,7 @@ class CpuBackend(Backend):
             return "this CPU has no fp8 arithmetic (AMX-FP8 or AVX10.2)"
         import torch
 
-        return trial.refusal(self, torch.device("cpu"), precision)
+        return trial.refusal(self, torch.device("cpu"), precision) if precision.tried else None
 
 
 def _peak_rss_bytes() -> int | None:

@@ -205,7 +205,8 @@ class CudaBackend(Backend):
                 )
         import torch
 
-        return trial.refusal(self, torch.device("cuda", info.index), precision)
+        device = torch.device("cuda", info.index)
+        return trial.refusal(self, device, precision) if precision.tried else None
 
     def failure_kind(self, error: BaseException) -> FailureKind:
         """Out of memory is recoverable in a new process; a sticky error is a lost device."""

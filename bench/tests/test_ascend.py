@@ -23,7 +23,7 @@ from bench.backends._npu_smi import chip_of, parse_common, parse_info, power_of_
 from bench.backends.ascend import AscendBackend
 from bench.case import Case
 from bench.precision import PRECISIONS
-from bench.record import Cold, Failed, Launch, Measured, Outcome, RunFile, Settings, Void
+from bench.record import Cold, Failed, Launch, Measured, Outcome, RunFile, Settings, Skipped, Void
 from bench.runfile import read
 from bench.tests import simulated
 from bench.tests.fakes import make_case, make_measured
@@ -472,6 +472,11 @@ COMMANDS: dict[str, tuple[str, str, dict[str, str]]] = {
         {**device(lost="synchronize", lost_after=2)},
     ),
     "lost in an operator": ("run --device ascend", GEMM + SCALE, device(lost="mm")),
+    "precisions": (
+        "run --device ascend",
+        GEMM.replace('"fp32"', '["tf32", "fp8", "int8"]'),
+        device(),
+    ),
     "not allowed": ("run --device ascend", GEMM, device(allowed=False)),
     "blocking": ("run --device ascend", GEMM, {**device(), "ASCEND_LAUNCH_BLOCKING": "1"}),
     "devices": ("devices --json", "", DIES),
@@ -634,6 +639,26 @@ def test_no_device_is_one_message(commands: Commands) -> None:
     ) in done.err
 
 
+def test_hf32_is_on_for_tf32_and_8_bit_products_that_would_fall_back_are_skipped(
+    commands: Commands,
+) -> None:
+    done = commands["precisions"].result()
+    assert done.code == 0, done.err
+    (launch,) = done.launches["gemm-matmul tf32"]
+    assert isinstance(launch.outcome, Measured), launch.outcome
+    (check,) = launch.outcome.numerics.checks
+    assert check.error is not None and 1e-4 < check.error < 1e-3, "11 bits, neither 23 nor 7"
+    assert launch.environment["float32_reduced"] is True
+    state = launch.environment["device_state"]
+    assert state["hf32_matmul"] == state["hf32_conv"] == "True"
+    for precision, operator in (("fp8", "_scaled_mm"), ("int8", "_int_mm")):
+        outcome = done.last(f"gemm-matmul {precision}")
+        assert isinstance(outcome, Skipped), outcome
+        assert outcome.reason.startswith(
+            f"{precision}: torch has no such product here (The operator 'aten::{operator}"
+        )
+
+
 def test_two_dies_are_two_devices_of_one_card(commands: Commands) -> None:
     found = {one["backend"]: one for one in json.loads(commands["devices"].result().out)}
     first, second = found["ascend"]["devices"]
@@ -641,7 +666,7 @@ def test_two_dies_are_two_devices_of_one_card(commands: Commands) -> None:
     for info in (first, second):
         assert info["name"] == "Ascend910_9391" and info["vendor"] == "Huawei"
         assert info["simulated"] is True and info["facts"]["dies_per_package"] == "2"
-        assert set(info["precisions"]) == set(PRECISIONS)
+        assert set(info["precisions"]) == set(PRECISIONS) - {"fp8", "int8"}
     assert found["generic"]["installed"] is False, "it leaves the NPU to its own backend"
 
 

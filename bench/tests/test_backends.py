@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import catalogue, environment, probe
+from bench import catalogue, environment, probe, trial
 from bench.backend import (
     Backend,
     Device,
@@ -294,7 +294,7 @@ def test_cuda_devices_are_listed() -> None:
     assert "driver" not in ampere.facts, "NVML says nothing: nothing is made up"
 
 
-def test_cuda_opens_the_device_with_tf32_off(fake_cuda: FakeCuda) -> None:
+def test_cuda_opens_the_device_with_tf32_off_but_for_tf32(fake_cuda: FakeCuda) -> None:
     import torch
 
     before = torch.get_float32_matmul_precision()
@@ -305,6 +305,9 @@ def test_cuda_opens_the_device_with_tf32_off(fake_cuda: FakeCuda) -> None:
         assert fake_cuda.current == 1
         assert torch.get_float32_matmul_precision() == "highest"
         assert torch.backends.cudnn.allow_tf32 is False
+        CudaBackend().open(1, PRECISIONS["tf32"])
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32 is True
         assert isinstance(device, CudaDevice) and device.info.index == 1
         assert not device.synchronous and device.needs_warmup_under_load
     finally:
@@ -321,9 +324,18 @@ def test_cuda_refuses_a_device_that_is_not_there() -> None:
 
 @pytest.mark.parametrize(
     ("capability", "lacking"),
-    [("7.0", {"bf16", "bf16-amp"}), ("7.5", {"bf16", "bf16-amp"}), ("8.0", set()), ("9.0", set())],
+    [
+        ("7.0", {"bf16", "bf16-amp", "tf32", "fp8"}),
+        ("7.5", {"bf16", "bf16-amp", "tf32", "fp8"}),
+        ("8.0", {"fp8"}),
+        ("8.9", set()),
+        ("9.0", set()),
+    ],
 )
-def test_cuda_has_bfloat16_from_ampere_on(capability: str, lacking: set[str]) -> None:
+def test_cuda_has_bfloat16_and_tf32_from_ampere_on_and_fp8_from_ada_on(
+    monkeypatch: pytest.MonkeyPatch, capability: str, lacking: set[str]
+) -> None:
+    monkeypatch.setattr(trial, "refusal", lambda *_: None)
     info = DeviceInfo(
         backend="cuda",
         index=0,
@@ -333,10 +345,10 @@ def test_cuda_has_bfloat16_from_ampere_on(capability: str, lacking: set[str]) ->
     )
     answers = supported_precisions(CudaBackend(), info)
     assert {name for name, reason in answers.items() if reason} == lacking
+    said = {"bf16": "bfloat16 (8.0", "bf16-amp": "bfloat16 (8.0", "tf32": "TF32 (8.0"}
     for name in lacking:
-        assert answers[name] == (
-            f"compute capability {capability} has no bfloat16 (8.0 and above have)"
-        )
+        what = said.get(name, "fp8 (8.9")
+        assert answers[name] == f"compute capability {capability} has no {what} and above have)"
 
 
 def test_cuda_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, fake_cuda: FakeCuda) -> None:
@@ -383,11 +395,13 @@ def test_cpu_refuses_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     device = cpu.CpuDevice(DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1))
     monkeypatch.setattr(cpu, "cpu_flags", lambda: {"avx2"})
     answers = supported_precisions(cpu.BACKEND, device.info)
-    assert {name for name, reason in answers.items() if reason} == {"fp16"}
+    assert {name for name, reason in answers.items() if reason} == {"fp16", "tf32", "fp8"}
     assert "no fp16 arithmetic" in str(answers["fp16"])
+    assert "no fp8 arithmetic" in str(answers["fp8"])
     assert device.facts() == {"instructions": "avx2"}
-    monkeypatch.setattr(cpu, "cpu_flags", lambda: {"amx_fp16"})
-    assert not any(supported_precisions(cpu.BACKEND, device.info).values())
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: {"amx_fp16", "amx_fp8"})
+    answers = supported_precisions(cpu.BACKEND, device.info)
+    assert {name for name, reason in answers.items() if reason} == {"tf32"}
 
 
 def test_cpu_keeps_big_blocks_in_the_heap() -> None:

@@ -175,6 +175,11 @@ def test_a_float32_case_with_tf32_on_is_refused_on_either_side() -> None:
     assert only(compare(strict, reduced)).reasons == (f"other: {said}",)
     assert only(compare(reduced, strict)).reasons == (f"base: {said}",)
     assert only(compare(strict, seen({"float32_reduced": False}, FULL))).verdict == "SLOWER"
+    short = msgspec.structs.replace(FULL, precision="tf32")
+    on, off = seen({"float32_reduced": True}, short), seen({"float32_reduced": False}, short)
+    assert only(compare(on, on)).verdict == "EQUIVALENT"
+    said = "float32 products were not allowed the shorter mantissa that the precision asks for"
+    assert only(compare(on, off)).reasons == (f"other: {said}",)
     half = seen({"float32_reduced": True})
     assert only(compare(run(FAST), half)).verdict == "SLOWER", "it has no float32 products"
 
