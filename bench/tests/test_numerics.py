@@ -16,7 +16,7 @@ from bench import numerics
 from bench.numerics import TOLERANCES, gate, relative_error
 from bench.precision import PRECISIONS, REFERENCE, Precision
 from bench.record import Numerics
-from bench.tests.workloads import CASES, TRAINING, WORKLOADS, model_of, one_thread, site
+from bench.tests.workloads import CASES, MODES, TRAINING, WORKLOADS, model_of, one_thread, site
 from bench.workload import Job, Parameters, Site, Workload
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -24,6 +24,12 @@ __all__ = ["one_thread"]  # a fixture, used by being here
 KERNELS = ("attention", "gemm", "launch", "memory", "transfer")
 """Workloads without a model: each goes wrong in ways of its own, tested by itself."""
 MODEL_CASES = [(name, mode, precision) for name, mode, precision in CASES if name not in KERNELS]
+TF32_CASES = [
+    (name, mode, "tf32")
+    for name, mode in MODES
+    if "tf32" in WORKLOADS[name].modes[mode].precisions
+    and (mode != "train" or name in ("llama", "dlrm"))  # the others' training says no more
+]
 MATRIX_CASES = [case for case in CASES if case[0] not in KERNELS or case[0] == "gemm"]
 
 
@@ -160,7 +166,9 @@ def last_matrix(job: Any) -> torch.Tensor:
     return [p for p in model_of(job).parameters() if p.dim() > 1][-2]
 
 
-@pytest.mark.parametrize(("name", "mode", "precision"), MODEL_CASES)
+@pytest.mark.parametrize(
+    ("name", "mode", "precision"), [*MODEL_CASES, *(c for c in TF32_CASES if c[0] not in KERNELS)]
+)
 def test_a_wrong_weight_is_caught(name: str, mode: str, precision: str) -> None:
     def spoil(job: Any) -> None:
         with torch.no_grad():
@@ -218,13 +226,11 @@ def rounded_operands(
 
 COARSER = {"fp32": 10, "tf32": 7, "fp16": 7, "bf16": 3, "bf16-amp": 3}
 """Mantissa bits of what a device may quietly fall back to: TF32, bfloat16, fp8."""
-TELLING = {"fp16": ("gemm", "llama"), "tf32": ("gemm", "bert")}
-"""Workloads whose gate tells a precision from its coarser one, where not all do."""
+TELLING = (("gemm", "fp16"), ("llama", "fp16"))
+"""Workloads whose gate tells float16 from its coarser format."""
 
 
-@pytest.mark.parametrize(
-    ("name", "mode", "precision"), [case for case in MATRIX_CASES if case[2] == "tf32"]
-)
+@pytest.mark.parametrize(("name", "mode", "precision"), TF32_CASES)
 def test_products_of_10_bits_pass_as_tf32(name: str, mode: str, precision: str) -> None:
     """Cut, which is the worst that a device may do to its operands."""
 
@@ -245,12 +251,12 @@ def test_products_of_10_bits_pass_as_tf32(name: str, mode: str, precision: str) 
 
 @pytest.mark.parametrize(
     ("name", "mode", "precision"),
-    # BERT's few logits and ResNet's infer hardly tell bfloat16 from float16, and from TF32 that is
-    # cut and not rounded only gemm and the longest sums tell it.
+    # BERT's few logits and ResNet's infer hardly tell bfloat16 from float16, and no model's logits
+    # tell it from TF32 whose operands are cut, not rounded.
     [
         case
-        for case in MATRIX_CASES
-        if case[0] in TELLING.get(case[2], (case[0],)) and case[2] not in ("fp8", "int8")
+        for case in (*MATRIX_CASES, ("gemm", "matmul", "tf32"))
+        if case[2] not in ("fp8", "int8", "fp16") or case[::2] in TELLING
     ],
 )
 def test_a_coarser_precision_than_asked_for_is_caught(name: str, mode: str, precision: str) -> None:
