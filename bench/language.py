@@ -265,7 +265,7 @@ class Generator:
 
     def products(self) -> dict[str, Tensor]:
         """What its quantized layers give for rows of their own; {} if it has none."""
-        return products(self._model)
+        return products(self.model)
 
     def prefill(self, prompt: Tensor) -> Tensor:
         """Logits [B, 1, V] of the token after the prompt [B, P]; fills the cache from its start."""
