@@ -13,7 +13,7 @@ import click
 
 from bench import __version__
 from bench.commands import ab, compare, listing, publish, report, run, verify
-from bench.commands.common import say
+from bench.commands.common import let_go_of_streams, say, termination_as_interrupt
 from bench.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -70,7 +70,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without ± shows ?, and no traceback
             stream.reconfigure(errors="replace")
     try:
-        commands(prog_name="accelmark", standalone_mode=False)
+        with termination_as_interrupt():
+            commands(prog_name="accelmark", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
@@ -82,3 +83,10 @@ def main() -> None:
     except AccelmarkError as error:
         say(f"error: {error}")
         sys.exit(EXIT_BAD_INPUT)
+    except BrokenPipeError:  # nobody reads on: as if a signal had said so
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        say(f"error: {error}")
+        sys.exit(EXIT_BAD_INPUT)
+    finally:
+        let_go_of_streams()

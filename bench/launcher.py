@@ -24,6 +24,7 @@ import msgspec
 from bench import catalogue, environment
 from bench.energy import with_energy
 from bench.flags import with_flags
+from bench.lifeline import Lifeline
 from bench.monitor import Monitor
 from bench.observed import Telemetry
 from bench.record import Cold, Failed, Measured, Phase, Void
@@ -36,6 +37,21 @@ STDERR_TAIL_BYTES = 4000
 """How much of the end of a worker's stderr a record keeps."""
 GRACE_SECONDS = 3.0
 """Between asking a worker to end and ending it."""
+
+
+SHARES: Mapping[Phase, float] = {
+    "start": 1 / 15,
+    "import": 1 / 6,
+    "open": 1 / 15,
+    "numerics": 1 / 3,
+    "build": 1 / 2,
+    "warm-up": 2 / 3,
+    "measure": 2 / 3,
+    "report": 1 / 15,
+}
+"""How much of a launch's limit each phase may take: what hangs early is ended early."""
+SHORTEST_LIMIT_SECONDS = 120.0
+"""No phase gets less, unless the whole launch does: a loaded machine may import for a minute."""
 
 
 DECODER = msgspec.json.Decoder(Progress | Report)
@@ -95,16 +111,19 @@ def launch_together(
     start = time.monotonic()
     given = environment.worker_variables(variables, forced)
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(request, given, command)) for request in requests]
+        workers: list[_Worker | _NoWorker] = []
+        for request in requests:
+            workers.append(_start(request, given, command))
+            stack.callback(workers[-1].leave)
         if monitor is not None:
             monitor.start()  # it sees the device idle while they import
         if len(workers) > 1 or monitor is not None:
             for worker in workers:
-                worker.until_imported(start)
+                worker.until_imported()
         for request, worker in zip(requests, workers, strict=True):
             if monitor is not None:
                 monitor.lets_go()
-            report = worker.measure(start, listen)
+            report = worker.measure(listen)
             worker.end()
             report = _voided_by_fallback(report, request.backend, worker.stderr_lines())
             seen: Telemetry | str = "nobody looked"
@@ -133,15 +152,14 @@ class _Worker:
         self._phase: Phase = "start"
         self._report: Report | None = None
         self._rest = b""
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env=given,
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as undo:
+            self._stderr = undo.enter_context(tempfile.TemporaryFile())
+            lifeline = Lifeline()
+            self._process = lifeline.start(
+                command, given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+            )
+            undo.callback(lifeline.cut)
+            self._close = undo.pop_all().close
         self._send(msgspec.json.encode(request) + b"\n")
 
     @property
@@ -149,22 +167,20 @@ class _Worker:
         """Its process id."""
         return self._process.pid
 
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """Ends it, and lets go of what belongs to it."""
         self.end()
-        self._stderr.close()
+        self._close()
 
-    def until_imported(self, start: float) -> None:
+    def until_imported(self) -> None:
         """Waits until it has imported its libraries, or has ended."""
-        self._listen(start, lambda: self._phase not in IMPORTING, lambda progress: None)
+        self._listen(lambda: self._phase not in IMPORTING, lambda progress: None)
 
-    def measure(self, start: float, listen: Listener) -> Report:
+    def measure(self, listen: Listener) -> Report:
         """Lets it open the device and go on to its report, its end, or its time limit."""
         if self._report is None:  # else it has ended already
             self._send(b"\n")
-            self._listen(start, lambda: False, listen)
+            self._listen(lambda: False, listen)
         assert self._report is not None
         return self._report
 
@@ -188,28 +204,55 @@ class _Worker:
             self._process.stdin.write(line)
             self._process.stdin.flush()
 
-    def _listen(self, start: float, enough: Callable[[], bool], listen: Listener) -> None:
+    def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
         """Reads what it says until that is enough or there is a report; makes one if it ends."""
+        try:
+            with selectors.DefaultSelector() as selector, _end_of(self._process) as ended:
+                self._listen_with(selector, ended, enough, listen)
+        except OSError as error:  # no descriptors left to listen with
+            self._report = _failed("error", self._phase, f"the worker cannot be heard: {error}")
+
+    def _listen_with(
+        self,
+        selector: selectors.BaseSelector,
+        ended: int | None,
+        enough: Callable[[], bool],
+        listen: Listener,
+    ) -> None:
         stdout = self._process.stdout
         assert stdout is not None
-        with selectors.DefaultSelector() as selector, _end_of(self._process) as ended:
-            selector.register(stdout, selectors.EVENT_READ)
-            if ended is not None:
-                selector.register(ended, selectors.EVENT_READ)
-            while self._report is None and not enough():
-                left = start + self._limit - time.monotonic()
-                ready = selector.select(left) if left > 0 else []
-                if not ready:
-                    _ask_for_stacks(self._process)
-                    message = (
-                        f"no report within {self._limit:.0f} s; ended in its {self._phase} phase"
-                    )
-                    self._report = _failed("timeout", self._phase, message)
-                elif stdout not in (key.fileobj for key, _ in ready):
-                    # It ended, said all it had to say, and left a child that holds its stdout open.
-                    self._report = _failed("crash", self._phase, self._epitaph())
-                else:
-                    self._hear(os.read(stdout.fileno(), 1 << 20), listen)
+        selector.register(stdout, selectors.EVENT_READ)
+        if ended is not None:
+            selector.register(ended, selectors.EVENT_READ)
+        # Nothing is asked of a worker while others take their turns: its time runs from here.
+        launch_end = time.monotonic() + self._limit
+        phase, phase_end = self._phase, self._phase_end()
+        while self._report is None and not enough():
+            if phase != self._phase:
+                phase, phase_end = self._phase, self._phase_end()
+            left = min(launch_end, phase_end) - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
+            if not ready:
+                self._give_up(whole_launch=launch_end <= phase_end)
+            elif stdout not in (key.fileobj for key, _ in ready):
+                # It ended, said all it had to say, and left a child that holds its stdout open.
+                self._report = _failed("crash", self._phase, self._epitaph())
+            else:
+                self._hear(os.read(stdout.fileno(), 1 << 20), listen)
+
+    def _phase_end(self) -> float:
+        return time.monotonic() + phase_limit(self._phase, self._limit)
+
+    def _give_up(self, whole_launch: bool) -> None:
+        """Its time is over: its stacks go to its stderr, and the report says which limit it was."""
+        _ask_for_stacks(self._process)
+        phase = self._phase
+        message = f"no report within {self._limit:.0f} s; ended in its {phase} phase"
+        if not whole_launch:
+            limit = phase_limit(phase, self._limit)
+            message = f"its {phase} phase took more than {limit:.0f} s of the launch's "
+            message += f"{self._limit:.0f} s; ended"
+        self._report = _failed("timeout", phase, message)
 
     def _hear(self, chunk: bytes, listen: Listener) -> None:
         if not chunk:
@@ -232,6 +275,55 @@ class _Worker:
 
     def _epitaph(self) -> str:
         return environment.without_secrets(_epitaph(self._process, self._stderr), self._given)
+
+
+class _NoWorker:
+    """What stands for a worker that could not be started."""
+
+    def __init__(self, error: OSError) -> None:
+        self._report = _failed("error", "start", f"no worker could be started: {error}")
+
+    @property
+    def pid(self) -> int:
+        """No process's."""
+        return 0
+
+    def leave(self) -> None:
+        """Leaves nothing."""
+
+    def until_imported(self) -> None:
+        """Never will."""
+
+    def measure(self, listen: Listener) -> Report:
+        """Why there is none."""
+        return self._report
+
+    def end(self) -> None:
+        """Has none to end."""
+
+    def stderr_tail(self) -> str:
+        """Said nothing."""
+        return ""
+
+    def stderr_lines(self) -> Iterator[str]:
+        """Said nothing."""
+        return iter(())
+
+
+def _start(
+    request: Request, given: Mapping[str, str], command: tuple[str, ...]
+) -> _Worker | _NoWorker:
+    """A worker, or the reason why the system refuses one: no processes, memory, descriptors."""
+    try:
+        return _Worker(request, given, command)
+    except OSError as error:
+        return _NoWorker(error)
+
+
+def phase_limit(phase: Phase, launch_limit_seconds: float) -> float:
+    """Seconds that a phase may take of a launch that has so many in all."""
+    share = SHARES[phase] * launch_limit_seconds
+    return min(launch_limit_seconds, max(SHORTEST_LIMIT_SECONDS, share))
 
 
 def _ask_for_stacks(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ redraws all the time takes a core from the job that it times.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -43,12 +44,13 @@ class PlainFace:
 
     def ends(self, launch: Launch, rates: Sequence[float]) -> None:
         """The launch and what came of it."""
-        print(
-            f"{self.side}{launch.case.label} launch {launch.launch + 1} "
-            f"({units.duration(launch.seconds)}): {describe(launch, rates, self.settings)}",
-            file=self.stream,
-            flush=True,
-        )
+        with contextlib.suppress(OSError):  # nobody reads it: the record is what counts
+            print(
+                f"{self.side}{launch.case.label} launch {launch.launch + 1} "
+                f"({units.duration(launch.seconds)}): {describe(launch, rates, self.settings)}",
+                file=self.stream,
+                flush=True,
+            )
 
 
 class LiveFace:
@@ -65,11 +67,13 @@ class LiveFace:
         self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> LiveFace:
-        self.live.start()
+        with contextlib.suppress(OSError):
+            self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.live.stop()
+        with contextlib.suppress(OSError):  # the terminal is gone
+            self.live.stop()
 
     def turn(self, side: str) -> None:
         """Remembers it for the lines."""
@@ -83,7 +87,8 @@ class LiveFace:
     def progress(self, progress: Progress) -> None:
         """Shows the phase and the throughput so far."""
         self.now = progress
-        self.live.update(self._screen(), refresh=True)
+        with contextlib.suppress(OSError):
+            self.live.update(self._screen(), refresh=True)
 
     def ends(self, launch: Launch, rates: Sequence[float]) -> None:
         """Moves the case among the done ones."""

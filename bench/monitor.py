@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from bench import energy
+from bench.lifeline import Lifeline
 from bench.observed import Reading, Telemetry
 from bench.sampler import Answer, Order
 from bench.telemetry import Process
@@ -40,6 +41,7 @@ class Monitor:
         self._environment = environment
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline = Lifeline()
         self._rest = b""
         self._problem: str | None = None
         self._idle_watts: float | None = None
@@ -52,13 +54,12 @@ class Monitor:
         if self._process is not None or self._problem is not None:
             return
         try:
-            self._process = subprocess.Popen(
+            self._process = self._lifeline.start(
                 self._command,
+                self._environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=dict(self._environment),
-                start_new_session=True,
             )
         except OSError as error:
             self._problem = f"the side process does not start ({error.strerror})"
@@ -121,6 +122,7 @@ class Monitor:
         else:
             process.kill()
         process.wait()
+        self._lifeline.cut()
         if process.stdout is not None:
             process.stdout.close()
 
@@ -139,7 +141,10 @@ class Monitor:
         if self._process is None:
             return Answer(problem=self._problem)
         self._send(b"\n")
-        answer = self._hear()
+        try:
+            answer = self._hear()
+        except OSError as error:  # no descriptors left to listen with
+            answer = Answer(problem=f"the side process cannot be heard ({error.strerror})")
         if answer is None:
             answer = Answer(problem="the side process gave no answer in time")
         if answer.problem is not None and not answer.source:  # it will never have any to give

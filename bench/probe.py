@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from bench.errors import (
     UnknownName,
     suggestion,
 )
+from bench.lifeline import Lifeline, hold
 
 NOTHING: Mapping[str, str] = {}
 LIMIT_SECONDS = 120.0
@@ -49,38 +52,47 @@ def probe(
 
     python: the interpreter that asks; forced: what its environment must say.
     """
-    children = [(name, _start(name, python, forced)) for name in names]
-    return [c if isinstance(c, Found) else _finish(name, c) for name, c in children]
+    with contextlib.ExitStack() as stack:
+        children = [(name, _start(name, python, forced, stack)) for name in names]
+        return [c if isinstance(c, Found) else _finish(name, c) for name, c in children]
 
 
-def _start(name: str, python: str, forced: Mapping[str, str]) -> subprocess.Popen[bytes] | Found:
+def _start(
+    name: str, python: str, forced: Mapping[str, str], stack: contextlib.ExitStack
+) -> subprocess.Popen[bytes] | Found:
+    """A child in a group of its own, which goes with this process; or why there is none."""
     try:
         variables = catalogue.backend(name).worker_environment()
     except AccelmarkError as error:  # a package's backend that does not load spoils no other
         return Found(backend=name, reason=str(error))
     except Exception as error:  # noqa: BLE001 - nor does one that fails as soon as it is asked
         return Found(backend=name, reason=f"{name}: its backend fails ({error}). {REPAIR}")
-    return subprocess.Popen(
-        [python, "-m", "bench.probe", name],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**variables, **os.environ, **forced},
-    )
+    lifeline = Lifeline()
+    stack.callback(lifeline.cut)
+    try:
+        return lifeline.start(
+            [python, "-m", "bench.probe", name],
+            {**variables, **os.environ, **forced},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        return Found(backend=name, reason=f"{name}: no process to ask it in ({error.strerror}).")
 
 
 def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
     try:
         output, complaint = child.communicate(timeout=LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
-        child.kill()
+        _kill(child)
         child.communicate()
         return Found(
             backend=name,
             reason=f"{name}: its runtime did not load in {LIMIT_SECONDS:.0f} s. {REPAIR}",
         )
     except BaseException:
-        child.kill()
+        _kill(child)
         raise
     try:
         return msgspec.json.decode(output.splitlines()[-1] if output else b"", type=Found)
@@ -91,6 +103,13 @@ def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
             backend=name,
             reason=f"{name}: its runtime fails (exit {child.returncode}{said}). {REPAIR}",
         )
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """With its children, which would hold its output open."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
 
 
 def choose(
@@ -157,4 +176,5 @@ def _labelled(backend: Backend, devices: Iterable[DeviceInfo]) -> Iterator[Devic
 
 
 if __name__ == "__main__":
+    hold()
     sys.stdout.buffer.write(msgspec.json.encode(_answer(sys.argv[1])) + b"\n")

@@ -318,7 +318,8 @@ class Settings(_Value, frozen=True, kw_only=True):
     steady_limit_seconds: float = 60.0
     """Time after which no further steady sample is taken, once there are ten."""
     launch_limit_seconds: float = 1800.0
-    """A worker that takes longer is ended: Failed, timeout."""
+    """A worker that takes longer is ended: Failed, timeout. A run with a smaller time budget takes
+    that, or two minutes; each phase has a share (`bench.launcher.SHARES`)."""
     seed: int = 0
     """Launch k draws weights and inputs from seed + k, on every device."""
 

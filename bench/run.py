@@ -240,11 +240,19 @@ class Session:
             case=state.case,
             backend=self.device.backend,
             index=self.device.index,
-            settings=self.settings,
+            settings=self._launch_settings(),
             samples=state.samples(),
             seed=self.settings.seed + len(state.launches),
             recorded=self.recorded,
         )
+
+    def _launch_settings(self) -> Settings:
+        """A launch that hangs ends with the budget, if not with its own limit."""
+        if self.budget_seconds is None:
+            return self.settings
+        limit = max(self.budget_seconds, launcher.SHORTEST_LIMIT_SECONDS)
+        limit = min(limit, self.settings.launch_limit_seconds)
+        return msgspec.structs.replace(self.settings, launch_limit_seconds=limit)
 
     def _keep(
         self, state: CaseState, request: Request, started_at: str, finished: Finished

@@ -10,6 +10,7 @@ it is asked for: memory then holds the launches of one case, not those of the ru
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from io import BufferedReader, FileIO
@@ -55,7 +56,7 @@ class Writer:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("xb", buffering=0)
+            self._file = path.open("x+b", buffering=0)
             _lock(self._file)
         except OSError as error:
             raise OutputError(
@@ -88,17 +89,33 @@ class Writer:
         return writer
 
     def append(self, line: Line) -> None:
-        """Writes one line and waits until it is on disk."""
+        """Writes one line and waits until it is on disk; what was written in part is taken back."""
+        start = self._file.tell()
         try:
+            if os.fstat(self._file.fileno()).st_nlink == 0:
+                self._restore()
             rest = memoryview(msgspec.json.encode(line) + b"\n")
             while rest:  # a disk that fills up takes a part, and says why only when asked again
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(start)
             raise OutputError(
                 f"{self.path}: cannot write the next record ({error.strerror}). "
-                "The records before it are safe; free some space and run again."
+                "The records before it are safe; free some space and go on: "
+                f"accelmark run --resume {self.path}"
             ) from error
+
+    def _restore(self) -> None:
+        """The file was deleted under way: lays it down again, with all that it held."""
+        self._file.seek(0)
+        content = self._file.read()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        deleted, self._file = self._file, self.path.open("x+b", buffering=0)
+        deleted.close()
+        _lock(self._file)
+        self._file.write(content)
 
     def close(self) -> None:
         """Closes the file."""

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from bench import catalogue
+from bench import catalogue, lifeline
 from bench.environment import usable_cores
 from bench.observed import Reading, Scope
 from bench.telemetry import NotObservable, Process, Source
@@ -150,6 +150,7 @@ def _answer_on(state: _State, questions: BinaryIO, answers: BinaryIO) -> None:
 
 def main() -> None:
     """The side process. It leads a group of its own, as whoever starts it must see to."""
+    lifeline.hold()
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a vendor's library prints must not garble an answer
     with contextlib.suppress(OSError, AttributeError):

@@ -9,6 +9,7 @@ is gone and the worker leaves.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import importlib
@@ -25,7 +26,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from bench import catalogue, environment
+from bench import catalogue, environment, lifeline
 from bench.backend import Backend, Device
 from bench.case import Case
 from bench.measure import Engine, process_usage
@@ -140,7 +141,8 @@ class Launch:
         except Unsupported as reason:
             outcome = Skipped(reason=str(reason))
         except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
-            traceback.print_exc()  # to stderr, whose end the record keeps
+            with contextlib.suppress(OSError):  # a full disk is no other outcome
+                traceback.print_exc()  # to stderr, whose end the record keeps
             outcome = self._outcome_of(error)
         return Report(
             outcome=outcome,
@@ -332,6 +334,7 @@ def _wait_for_turn() -> None:
 
 def main() -> None:
     """The worker process: `python -m bench.worker`."""
+    lifeline.hold()
     gc.disable()  # a sixth of the import time; the engine wants it off anyway
     faulthandler.enable()  # a segmentation fault leaves its Python stack on stderr
     if STACKS_SIGNAL is not None:
@@ -343,8 +346,9 @@ def main() -> None:
     channel.send(Launch(request, channel, _wait_for_turn).run())
     private.close()
     # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)
 
 

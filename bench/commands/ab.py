@@ -16,7 +16,6 @@ from bench.commands.common import (
     choose,
     face_of,
     say,
-    termination_as_interrupt,
     typed,
 )
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
@@ -91,7 +90,7 @@ def ab(
         out / f"{read_suite.name}-{device.backend}-{identity}-{letter}.jsonl"
         for letter, device in zip("ab", chosen, strict=True)
     ]
-    with termination_as_interrupt(), face_of(settings) as face, contextlib.ExitStack() as stack:
+    with face_of(settings) as face, contextlib.ExitStack() as stack:
         sessions = []
         for path, device, side in zip(paths, chosen, sides, strict=True):
             name = f"{identity}{path.stem[-2:]}"

@@ -23,8 +23,20 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Progress and remarks go to stderr; stdout is for data."""
-    click.echo(text, err=True)
+    """Progress and remarks go to stderr, if anybody reads it; stdout is for data."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+def show(card: str, path: Path) -> None:
+    """The card on stdout, for as long as that is there: the record is what counts."""
+    try:
+        click.echo(card, nl=False)
+    except OSError as error:
+        say(
+            f"stdout: the card cannot be written ({error.strerror}). The record is whole: "
+            f"`accelmark report {path}` prints it."
+        )
 
 
 class Side(NamedTuple):
@@ -87,18 +99,29 @@ def face_of(settings: Settings) -> Iterator[Face]:
 
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM and a closed terminal end a run as Ctrl-C does: workers too, nothing lost."""
+    """SIGTERM and a closed terminal end a command as Ctrl-C does: workers too, nothing lost."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
     def interrupt(*_: object) -> None:
+        for name in names:  # what ends the terminal ends it more than once
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
     try:
         yield
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
+
+
+def let_go_of_streams() -> None:
+    """What a reader that is gone has not taken is dropped here, not in the interpreter's end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def write(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from bench.commands.common import (
     face_of,
     render,
     say,
-    termination_as_interrupt,
+    show,
     typed,
 )
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
@@ -78,7 +78,7 @@ def run(
     chosen = choose(Side(device))
     identity = run_id()
     path = (out or Path("runs")) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
-    with termination_as_interrupt(), face_of(settings) as face:
+    with face_of(settings) as face:
         writer = begin(path, identity, read_suite.name, cases, settings, chosen, typed())
         with contextlib.closing(writer):
             budget = None if budget_minutes is None else budget_minutes * 60
@@ -100,7 +100,7 @@ def _resume(record: Path, budget_minutes: float | None) -> None:
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
     chosen = choose(Side(address))
     settings = file.run.settings
-    with termination_as_interrupt(), face_of(settings) as face:
+    with face_of(settings) as face:
         writer = resume(file, chosen, typed())
         with contextlib.closing(writer):
             budget = None if budget_minutes is None else budget_minutes * 60
@@ -116,7 +116,7 @@ def _finish(path: Path, reason: str) -> None:
     from bench.summary import summarize
 
     result = read(path)
-    click.echo(render("table", [result]), nl=False)
+    show(render("table", [result]), path)
     say(f"record: {path}")
     if reason == "interrupted":
         sys.exit(EXIT_INTERRUPTED)

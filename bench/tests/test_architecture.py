@@ -18,7 +18,7 @@ from bench.errors import UnknownName
 PACKAGE = Path(bench.__file__).parent
 
 LAYERS = (
-    ("ground", ("errors", "units", "stats")),
+    ("ground", ("errors", "units", "lifeline", "stats")),
     (
         "values",
         (

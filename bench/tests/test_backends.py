@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -600,7 +601,7 @@ def test_a_third_partys_backend_that_fails_when_asked_spoils_no_other(
 
 def test_the_environment_of_a_probe_is_the_backends() -> None:
     """So that no vendor's plug-in is loaded where another's device is looked for."""
-    child = probe._start("cpu", sys.executable, {})
+    child = probe._start("cpu", sys.executable, {}, contextlib.ExitStack())
     assert isinstance(child, subprocess.Popen)
     try:
         environ = Path(f"/proc/{child.pid}/environ")

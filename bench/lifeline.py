@@ -1,0 +1,78 @@
+"""A child process that does not outlive its parent, nor leaves children, however the parent ends.
+
+The parent holds one end of a pipe into which nothing is ever written; the child asks the kernel to
+kill its whole process group when that end closes. No thread of the child has to run for it, so a
+child that hangs in a C call, or before it has imported anything, goes too. Linux only: elsewhere,
+and where a sandbox refuses it, a child has its stdin to watch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+VARIABLE = "ACCELMARK_LIFELINE"
+"""Names the child's end to it."""
+
+
+class Lifeline:
+    """The parent's end."""
+
+    def __init__(self) -> None:
+        self._ends: tuple[int, ...] = ()
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], **streams: int | IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """Starts the child, in a session of its own.
+
+        streams: stdin, stdout and stderr of `subprocess.Popen`. Raises OSError where the system
+        refuses a process or the descriptors for one; then nothing is left open.
+        """
+        self._ends = os.pipe() if sys.platform == "linux" else ()
+        childs = self._ends[:1]
+        variables = {VARIABLE: str(childs[0])} if childs else {}
+        try:
+            return subprocess.Popen(
+                command,
+                env={**environment, **variables},
+                pass_fds=childs,
+                start_new_session=True,
+                **streams,
+            )
+        except BaseException:
+            self.cut()
+            raise
+        finally:
+            for end in self._ends[:1]:  # the child has it: nobody else keeps it
+                os.close(end)
+            self._ends = self._ends[1:]
+
+    def cut(self) -> None:
+        """Kills what is left of the child's process group, if the child holds on."""
+        for end in self._ends:
+            os.close(end)
+        self._ends = ()
+
+
+def hold() -> None:
+    """Called by a child that leads a process group of its own, first of all."""
+    end = os.environ.pop(VARIABLE, "")
+    if sys.platform != "linux" or not end.isdecimal() or os.getpgrp() != os.getpid():
+        return
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        os.set_inheritable(int(end), False)
+        fcntl.fcntl(int(end), fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(int(end), fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(int(end), fcntl.F_GETFL)
+        fcntl.fcntl(int(end), fcntl.F_SETFL, flags | os.O_ASYNC)
+        if select.select([int(end)], [], [], 0)[0]:  # the parent died before all that
+            os.killpg(0, signal.SIGKILL)
