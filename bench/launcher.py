@@ -39,7 +39,7 @@ GRACE_SECONDS = 3.0
 """Between asking a worker to end and ending it."""
 
 
-SHARES: Mapping[Phase, float] = {
+SHARES: dict[Phase, float] = {
     "start": 1 / 15,
     "import": 1 / 6,
     "open": 1 / 15,

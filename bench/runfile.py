@@ -100,7 +100,7 @@ class Writer:
             os.fsync(self._file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):
-                self._file.truncate(start)
+                self._file.truncate(self._file.seek(start))
             raise OutputError(
                 f"{self.path}: cannot write the next record ({error.strerror}). "
                 "The records before it are safe; free some space and go on: "

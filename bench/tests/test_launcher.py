@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import psutil
@@ -18,7 +20,7 @@ import pytest
 
 from bench import launcher
 from bench.launcher import STDERR_TAIL_BYTES, Finished, launch
-from bench.record import Cold, Failed, Measured, Settings
+from bench.record import Cold, Failed, Measured, Phase, Settings
 from bench.tests.fakes import make_case, make_measured
 from bench.worker import Progress, Report, Request
 
@@ -316,6 +318,104 @@ def test_a_real_worker_that_is_too_slow_leaves_its_stack() -> None:
     finished = launch(slow, {"OMP_NUM_THREADS": "1"})
     assert failure(finished).kind == "timeout"
     assert "worker.py" in finished.stderr_tail and "most recent call first" in finished.stderr_tail
+
+
+def test_each_phase_has_a_limit_of_its_own() -> None:
+    """1800 s: five minutes to import; 60 s: no phase less than all of it."""
+    limits = {phase: launcher.phase_limit(phase, 1800.0) for phase in launcher.SHARES}
+    assert limits["import"] == 300.0 and limits["start"] == 120.0 and limits["measure"] == 1200.0
+    assert set(limits) == set(get_args(Phase)) and max(limits.values()) < 1800.0
+    assert {launcher.phase_limit(phase, 60.0) for phase in launcher.SHARES} == {60.0}
+
+
+def test_a_hang_in_a_phase_is_ended_by_the_limit_of_that_phase(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launcher, "SHORTEST_LIMIT_SECONDS", 0.5)
+    monkeypatch.setitem(launcher.SHARES, "start", 1.0)
+    monkeypatch.setitem(launcher.SHARES, "numerics", 0.01)
+    finished = run(
+        'os.write(1, b\'{"line":"progress","phase":"numerics"}\\n\'); time.sleep(600)',
+        limit_seconds=100.0,
+    )
+    outcome = failure(finished)
+    assert (outcome.kind, outcome.phase) == ("timeout", "numerics")
+    assert outcome.message == "its numerics phase took more than 1 s of the launch's 100 s; ended"
+    assert finished.seconds < 60
+
+
+def test_waiting_for_others_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second imports for longer than the limit of the open phase, in which the first waits."""
+    monkeypatch.setattr(launcher, "SHORTEST_LIMIT_SECONDS", 0.7)
+    shares: dict[Phase, float] = {"start": 1.0, "import": 1.0, "open": 0.001}
+    monkeypatch.setattr(launcher, "SHARES", {**launcher.SHARES, **shares})
+    code = """
+        seed = json.loads(sys.stdin.readline())["seed"]
+        time.sleep(1.5 * seed)
+        print('{"line":"progress","phase":"open"}', flush=True)
+        sys.stdin.readline()
+        sys.stdout.buffer.write(REPORT); sys.stdout.flush()
+    """
+    line = msgspec.json.encode(REPORT) + b"\n"
+    head = f"import json, os, sys, time\nREPORT = {line!r}\n"
+    command = (sys.executable, "-c", head + textwrap.dedent(code))
+    requests = [msgspec.structs.replace(request(), seed=seed) for seed in (0, 1)]
+    both = list(launcher.launch_together(requests, {}, command=command))
+    assert [finished.report for finished in both] == [REPORT, REPORT]
+
+
+def test_a_process_that_is_refused_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the worker that was started before goes on."""
+    real = subprocess.Popen
+    started: list[int] = []
+
+    def refuse(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(1)
+        if len(started) == 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real(*arguments, **options)
+
+    line = msgspec.json.encode(REPORT) + b"\n"
+    code = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write({line!r})"
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    both = [request(), request()]
+    before = len([*Path("/proc/self/fd").iterdir()]) if sys.platform == "linux" else 0
+    one, two = launcher.launch_together(both, {}, command=(sys.executable, "-c", code))
+    assert one.report == REPORT
+    assert (failure(two).kind, failure(two).phase) == ("error", "start")
+    assert "no worker could be started" in failure(two).message
+    if sys.platform == "linux":
+        assert len([*Path("/proc/self/fd").iterdir()]) == before, "no descriptor is left open"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal for a closed pipe")
+def test_a_group_goes_with_the_parent_even_from_a_c_call_that_holds_the_interpreter(
+    tmp_path: Path,
+) -> None:
+    child = """
+        import ctypes, os, subprocess, sys
+        from bench import lifeline
+        lifeline.hold()
+        assert lifeline.VARIABLE not in os.environ
+        other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        open("pids.part", "w").write(f"{os.getpid()} {other.pid}")
+        os.rename("pids.part", "pids")
+        ctypes.PyDLL(None).sleep(600)
+    """
+    parent = f"""
+        import os, signal, subprocess, sys, time
+        from bench.lifeline import Lifeline
+        line = Lifeline()
+        subprocess.Popen([sys.executable, "-c", {textwrap.dedent(child)!r}], start_new_session=True,
+                         pass_fds=line.inherited, env={{**os.environ, **line.variables}})
+        line.started()
+        while not os.path.exists("pids"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(parent)], cwd=tmp_path, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    wait_until(lambda: not any(alive(pid) for pid in pids(tmp_path / "pids")))
 
 
 def test_the_children_of_a_worker_that_reported_are_ended(tmp_path: Path) -> None:

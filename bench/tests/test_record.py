@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,10 +332,28 @@ def test_a_full_disk_is_said_and_loses_no_earlier_line(tmp_path: Path) -> None:
             writer.append(make_launch())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    writer.close()
     found = read(tmp_path / "run.jsonl")
     assert found.run == make_run([make_case()])
-    assert found.damage is not None and "cut short" in found.damage
+    assert found.damage is None and found.launches == (), "the half of a line is taken back"
+    writer.append(make_launch())
+    writer.close()
+    assert read(tmp_path / "run.jsonl").launches == (make_launch(),)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="deletes an open file")
+def test_a_record_that_is_deleted_under_way_is_laid_down_again(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "run.jsonl"
+    writer = Writer(path)
+    lines: list[Line] = [make_run([make_case()]), make_launch(), make_launch(launch=1, order=1)]
+    for line in lines:
+        writer.append(line)
+        shutil.rmtree(path.parent)
+    writer.append(COMPLETE)
+    found = read(path)
+    assert (found.run, *found.launches) == tuple(lines) and found.end == COMPLETE
+    with pytest.raises(OutputError, match="End the run that is writing it"):
+        Writer.again(found)
+    writer.close()
 
 
 # --- Reading what is not whole -------------------------------------------------------------------

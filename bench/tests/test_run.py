@@ -341,3 +341,14 @@ def test_auto_counts_the_time_to_the_next_look(tmp_path: Path) -> None:
 def test_names_of_runs_differ_and_times_are_utc() -> None:
     assert len({run_id() for _ in range(50)}) > 45
     assert utc_now().endswith("+00:00")
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit"), [(None, 1800.0), (10.0, 120.0), (600.0, 600.0), (9000.0, 1800.0)]
+)
+def test_a_launch_may_not_take_longer_than_the_budget(
+    tmp_path: Path, budget: float | None, limit: float
+) -> None:
+    """But two minutes, so that a tight budget makes no failure of a slow start."""
+    stage, _, _ = play(tmp_path, {"A": [FINE]}, Settings(launches=1), budget)
+    assert [r.settings.launch_limit_seconds for r in stage.requests] == [limit]
