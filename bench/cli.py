@@ -83,10 +83,10 @@ def main() -> None:
     except AccelmarkError as error:
         say(f"error: {error}")
         sys.exit(EXIT_BAD_INPUT)
-    except BrokenPipeError:  # nobody reads on: as if a signal had said so
-        sys.exit(EXIT_INTERRUPTED)
     except OSError as error:
         say(f"error: {error}")
-        sys.exit(EXIT_BAD_INPUT)
+        # At an interruption click says a word of its own, which a terminal that is gone refuses.
+        interrupted = isinstance(error.__context__, KeyboardInterrupt)
+        sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_BAD_INPUT)
     finally:
         let_go_of_streams()

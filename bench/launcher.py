@@ -210,7 +210,9 @@ class _Worker:
             with selectors.DefaultSelector() as selector, _end_of(self._process) as ended:
                 self._listen_with(selector, ended, enough, listen)
         except OSError as error:  # no descriptors left to listen with
-            self._report = _failed("error", self._phase, f"the worker cannot be heard: {error}")
+            self._report = _failed(
+                "error", self._phase, f"the worker cannot be heard: {error.strerror or error}"
+            )
 
     def _listen_with(
         self,
@@ -281,7 +283,9 @@ class _NoWorker:
     """What stands for a worker that could not be started."""
 
     def __init__(self, error: OSError) -> None:
-        self._report = _failed("error", "start", f"no worker could be started: {error}")
+        self._report = _failed(
+            "error", "start", f"no worker could be started: {error.strerror or error}"
+        )
 
     @property
     def pid(self) -> int:

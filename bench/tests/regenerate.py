@@ -1,4 +1,7 @@
-"""Rewrites the files in `golden/`: `python -m bench.tests.regenerate`, then read the diff."""
+"""Rewrites the files in `golden/`, and the table of faults in `README.md`.
+
+`python -m bench.tests.regenerate`; then read the diff.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from bench.record import Line
 from bench.runfile import Writer, json_schema
+from bench.tests import faults
 from bench.tests.fakes import golden_lines, golden_pair
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -63,6 +67,7 @@ def main() -> None:
     for path, lines in zip((BASE, OTHER), golden_pair(), strict=True):
         write_run(path, lines)
     SCHEMA.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+    faults.README.write_text(faults.table(), encoding="utf-8")
     for name, arguments in OUTPUTS.items():
         (GOLDEN / name).write_text(command(*arguments).stdout, encoding="utf-8")
 

@@ -1,0 +1,217 @@
+"""A backend and a workload that go wrong where they are told to, for tests of the command line.
+
+FAULT=WHAT@WHERE: what is a key of `FAULTS`, where a phase of a worker, or `probe`. The device is
+the CPU. Until it opens the device a worker imports no torch, so most faults take no time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import math
+import os
+import resource
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bench.backend import Device, DeviceInfo
+from bench.backends.cpu import CpuBackend, CpuDevice
+from bench.precision import Precision
+from bench.record import Work
+from bench.workload import Job, Mode, Parameters, Site, Workload
+
+if TYPE_CHECKING:
+    import torch
+
+NOISE_BYTES = 10 * 2**20
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def leave() -> NoReturn:
+    os._exit(3)
+
+
+def fail() -> NoReturn:
+    raise RuntimeError("planted")
+
+
+def hang_in_python() -> None:
+    while True:
+        time.sleep(600)
+
+
+def hang_in_c() -> None:
+    """Holds the interpreter: no other thread of this process runs."""
+    ctypes.PyDLL(None).sleep(600)
+
+
+def hang_and_ignore() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hang_in_python()
+
+
+def wait() -> NoReturn:
+    """Until the test has done its part."""
+    while not Path("go").exists():
+        time.sleep(0.01)
+    leave()
+
+
+def exhaust_memory() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+    bytearray(2**30)
+
+
+def be_killed_for_memory() -> NoReturn:
+    """By the kernel: the test has made a group of processes that may have little."""
+    (Path(os.environ["MEMORY_GROUP"]) / "cgroup.procs").write_text(str(os.getpid()))
+    held = bytearray(2**28)
+    raise RuntimeError(f"the kernel gave {len(held)} bytes")
+
+
+def exhaust_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    Path("/proc/self/stat").read_bytes()
+
+
+def fill_disk() -> NoReturn:
+    """All of it; and the next line of the record will be long."""
+    with Path("out/filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            os.write(2, b"x" * 4096)
+    leave()
+
+
+def be_noisy() -> None:
+    for _ in range(NOISE_BYTES // 2**16):
+        os.write(2, b"x" * (2**16 - 1) + b"\n")
+
+
+def print_garbage() -> None:
+    """As Python, as C and as the shell."""
+    print('{"line":"report"}')
+    ctypes.CDLL(None).puts(b"\xff\x00 garbage")
+    os.write(1, b"\xff\xfe{garbage\n")
+    os.system("echo garbage")
+
+
+def garble_report() -> None:
+    """Into the pipe that the worker kept for itself."""
+    for descriptor in range(3, 64):
+        try:
+            pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+            writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_WRONLY
+        except OSError:
+            continue
+        if pipe and writable:
+            os.write(descriptor, b"garbage\n")
+            time.sleep(600)
+
+
+FAULTS: Mapping[str, Callable[[], None]] = {
+    function.__name__: function
+    for function in (
+        *(kill, segfault, leave, fail, hang_in_python, hang_in_c, hang_and_ignore, wait),
+        *(exhaust_memory, be_killed_for_memory, exhaust_descriptors, fill_disk),
+        *(be_noisy, print_garbage, garble_report),
+    )
+}
+
+
+def reach(where: str) -> None:
+    """Goes wrong, if it is to be here; a file says that it is about to."""
+    what, _, place = os.environ.get("FAULT", "").partition("@")
+    if place == where and what in FAULTS:
+        Path("reached").touch()
+        FAULTS[what]()
+
+
+class Nothing(Parameters, frozen=True, kw_only=True):
+    """None."""
+
+
+class Faulty(Workload):
+    """A step of a few additions."""
+
+    name = "faulty"
+    version = 1
+    modes = MappingProxyType({"run": Mode(parameters=Nothing, precisions=("fp32",))})
+    libraries = ("faulty_library",)
+
+    def __init__(self) -> None:
+        self.builds = 0
+
+    def work(self, mode: str, parameters: Nothing, precision: Precision) -> Work:
+        return Work(items=100, unit="addition")
+
+    def twin(self, mode: str, parameters: Nothing) -> Nothing:
+        return parameters
+
+    def build(self, mode: str, parameters: Nothing, site: Site) -> Job:
+        self.builds += 1  # the gate builds two
+        reach("numerics" if self.builds <= 2 else "build")
+        return FaultyJob()
+
+
+class FaultyJob(Job):
+    def __init__(self) -> None:
+        self.witnesses = 0
+
+    @property
+    def facts(self) -> Mapping[str, str]:  # type: ignore[override]
+        reach("report")
+        return {}
+
+    def step(self) -> None:
+        reach("warm-up")
+        sum(range(100))
+
+    def witness(self) -> float:
+        """The second look at it is at the end of the measurement."""
+        self.witnesses += 1
+        if self.witnesses == 2:
+            reach("measure")
+        return math.nan if os.environ.get("FAULT") == "nan" else 1.0
+
+    def probe(self) -> dict[str, torch.Tensor]:
+        import torch
+
+        return {"output": torch.ones(2)}
+
+
+class FaultyBackend(CpuBackend):
+    name = "faulty"
+
+    def devices(self) -> list[DeviceInfo]:
+        """Without torch: it would take longer than all the rest."""
+        reach("probe")
+        return [DeviceInfo(backend=self.name, index=0, name="Faulty device", memory_bytes=None)]
+
+    def open(self, index: int, precision: Precision) -> Device:
+        reach("open")
+        return CpuDevice(self.devices()[0])
+
+    def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
+        return None
+
+
+WORKLOAD: Any = Faulty()
+BACKEND: Any = FaultyBackend()
+assert sys.platform == "linux"
