@@ -28,12 +28,17 @@ class Lifeline:
         self._ends: tuple[int, ...] = ()
 
     def start(
-        self, command: Sequence[str], environment: Mapping[str, str], **streams: int | IO[bytes]
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | IO[bytes] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Starts the child, in a session of its own.
+        """Starts the child, in a session of its own; its streams are those of `Popen`.
 
-        streams: stdin, stdout and stderr of `subprocess.Popen`. Raises OSError where the system
-        refuses a process or the descriptors for one; then nothing is left open.
+        Raises OSError where the system refuses a process or the descriptors for one; then nothing
+        is left open.
         """
         self._ends = os.pipe() if sys.platform == "linux" else ()
         childs = self._ends[:1]
@@ -44,7 +49,9 @@ class Lifeline:
                 env={**environment, **variables},
                 pass_fds=childs,
                 start_new_session=True,
-                **streams,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
             )
         except BaseException:
             self.cut()

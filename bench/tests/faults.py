@@ -158,7 +158,7 @@ FAULTS = (
         name="accelerator out of memory",
         how="the simulated device has 1 MiB",
         act=stage.simulated_device(memory_bytes=2**20),
-        rows=("FAILED (oom in build): OutOfMemoryError: ...",),
+        rows=("FAILED (oom in numerics): OutOfMemoryError: ...",),
     ),
     Fault(
         name="device lost",

@@ -405,10 +405,7 @@ def test_a_group_goes_with_the_parent_even_from_a_c_call_that_holds_the_interpre
     parent = f"""
         import os, signal, subprocess, sys, time
         from bench.lifeline import Lifeline
-        line = Lifeline()
-        subprocess.Popen([sys.executable, "-c", {textwrap.dedent(child)!r}], start_new_session=True,
-                         pass_fds=line.inherited, env={{**os.environ, **line.variables}})
-        line.started()
+        Lifeline().start([sys.executable, "-c", {textwrap.dedent(child)!r}], os.environ)
         while not os.path.exists("pids"):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
