@@ -142,12 +142,13 @@ class Engine:
         limit_ns = self.settings.steady_limit_seconds * 1e9
         size = self._block_steps(blocks)
         steady = blocks[steady_from:]
-        progress("measure", steady)
+        if len(steady) >= samples:  # nothing is left to take, but witnesses and requests
+            progress("measure", steady)
         while len(steady) < samples:
             if len(steady) >= stats.MINIMUM_SAMPLES and sum(b.wall_ns for b in steady) >= limit_ns:
                 break
-            self._append(steady, size)
             progress("measure", steady)
+            self._append(steady, size)
         requests = self._requests() if latency and not self.device.synchronous else None
         queueing = None if self.device.synchronous else self._queueing()
         return Series(
