@@ -50,6 +50,8 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "transfer_fraction": row.transfer_fraction,
         "transfer_ceiling_bytes_per_second": row.transfer_ceiling,
         "host_fraction": row.host_fraction,
+        "input_wait_fraction": row.input_fraction,
+        "input_wait_seconds": row.input_wait_seconds,
         "limit": row.limit[0] if row.limit else None,
         "items_per_joule": row.items_per_joule,
         "peak_memory_bytes": row.peak_memory_bytes,

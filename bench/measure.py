@@ -216,9 +216,17 @@ class Engine:
 
     def block(self, steps: int) -> Block:
         """Runs `steps` steps between two synchronizations."""
-        if self.device.synchronous:
-            return self._host_timed(steps)
-        return self._event_timed(steps)
+        before = self._waited_ns()
+        block = self._host_timed(steps) if self.device.synchronous else self._event_timed(steps)
+        after = self._waited_ns()
+        if before is None or after is None:
+            return block
+        return msgspec.structs.replace(block, input_wait_ns=after - before)
+
+    def _waited_ns(self) -> int | None:
+        """What the job's steps have waited for inputs so far; None where it has no pipeline."""
+        waited: int | None = getattr(self.job, "input_wait_ns", None)
+        return waited
 
     def _host_timed(self, steps: int) -> Block:
         step, clock = self.job.step, self.clock
@@ -290,13 +298,16 @@ class Engine:
         return tuple(request_ns)
 
     def _queueing(self) -> tuple[int, ...]:
-        """Host time to queue one step on an idle device: what the host alone takes for it."""
+        """Host time to queue one step on an idle device: what the host alone takes for it.
+
+        Less what it waited for inputs, which has a figure of its own.
+        """
         times = []
         for _ in range(QUEUED_STEPS):
             self.device.synchronize()
-            before = self.clock()
+            before, waited = self.clock(), self._waited_ns() or 0
             self.job.step()
-            times.append(self.clock() - before)
+            times.append(self.clock() - before - (self._waited_ns() or 0) + waited)
         self.device.synchronize()
         return tuple(times)
 

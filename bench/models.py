@@ -333,7 +333,7 @@ class TrainingJob(Job):
         """Puts the model into training mode and makes its optimizer."""
         self._model = executed(model.train(), site)
         self._forward = forward
-        self._batches = itertools.cycle(batches)
+        self._batches: Iterator[Batch] = itertools.cycle(batches)
         self._accumulation_steps = accumulation_steps
         self._site = site
         self._loss_of = loss

@@ -67,12 +67,17 @@ class Block(_Value, frozen=True, kw_only=True):
     """CPU time of the process in each step, all threads; None where the host cannot say."""
     step_switches: tuple[int, ...] | None = None
     """Involuntary context switches of the process in each step; None likewise."""
+    input_wait_ns: int | None = None
+    """Host time in which the steps waited for an input pipeline, and the device with them; None
+    where their inputs lie ready."""
 
     def __post_init__(self) -> None:
         if not self.step_ns:
             raise ValueError("a block without steps")
         if self.wall_ns <= 0 or min(self.step_ns) < 0:
             raise ValueError("a block's times must be above zero")
+        if self.input_wait_ns is not None and self.input_wait_ns < 0:
+            raise ValueError("a wait must be 0 or more")
         for series in (self.step_cpu_ns, self.step_switches):
             if series is not None and (len(series) != len(self.step_ns) or min(series) < 0):
                 raise ValueError("a block's per-step series must have one value >= 0 a step")

@@ -18,9 +18,9 @@ from bench.record import Cold, Failed, Launch, Measured, RunFile, Settings, Skip
 from bench.runfile import by_case
 
 Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
-Ceiling = Literal["matmul", "memory", "transfer", "host"]
-"""What may limit a case: arithmetic, memory bandwidth, the link to the host, or the host itself,
-which queues its kernels."""
+Ceiling = Literal["matmul", "memory", "transfer", "host", "input"]
+"""What may limit a case: arithmetic, memory bandwidth, the link to the host, the host itself, which
+queues its kernels, or the input pipeline, for which it waits."""
 INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
 FLAGS = {
@@ -93,6 +93,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """That best matmul throughput, FLOP/s."""
     host_fraction: float | None = None
     """Host time to queue a step over the time of a step; None on synchronous devices."""
+    input_fraction: float | None = None
+    """Share of the steady time in which a step waited for its batch; None without a pipeline."""
+    input_wait_seconds: float | None = None
+    """That wait, a step."""
     mfu: float | None = None
     """Model FLOP utilization: share of the chip's published dense peak at the same arithmetic."""
     mfu_absent: str = ""
@@ -130,13 +134,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         """The measured ceiling that the case is nearest to, and its share of it.
 
         Of the host the share is the time that it takes to queue a step: at 100 % the device waits
-        for it. None where the run measured no ceiling.
+        for it; of an input pipeline, the time that the step waits for its batch. None where the run
+        measured no ceiling.
         """
         shares: list[tuple[Ceiling, float | None]] = [
             ("matmul", self.ceiling_fraction),
             ("memory", self.bandwidth_fraction),
             ("transfer", self.transfer_fraction),
             ("host", self.host_fraction),
+            ("input", self.input_fraction),
         ]
         known = [(name, share) for name, share in shares if share is not None]
         return max(known, key=lambda pair: pair[1], default=None)
@@ -199,6 +205,7 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
     samples = [s for one in series for s in one]
     flags = sorted({flag for o in outcomes for flag in o.flags})
     verdict, reason = _verdict(outcomes, excluded, interval, settings)
+    waited = _waited(outcomes)
     return Row(
         case=case,
         status="measured",
@@ -227,6 +234,8 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         cold=_median_cold(launches),
         items_per_joule=_items_per_joule(outcomes),
         host_fraction=_host_fraction(outcomes, statistics.median(samples)),
+        input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
+        input_wait_seconds=waited and waited / sum(o.steady_steps for o in outcomes),
     )
 
 
@@ -241,6 +250,13 @@ def _host_fraction(outcomes: Sequence[Measured], step_seconds: float) -> float |
     if not known or None in series:
         return None
     return statistics.median(known) / 1e9 / step_seconds
+
+
+def _waited(outcomes: Sequence[Measured]) -> float | None:
+    """Seconds in which steady steps waited for their batches; None where they lay ready."""
+    waits = [block.input_wait_ns for outcome in outcomes for block in outcome.steady]
+    known = [ns for ns in waits if ns is not None]
+    return None if len(known) < len(waits) else sum(known) / 1e9
 
 
 def _items_per_joule(outcomes: Sequence[Measured]) -> float | None:

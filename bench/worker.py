@@ -229,7 +229,10 @@ class Launch:
         job = workload.build(mode, parameters, site)
         device.synchronize()
         self.cold["build_seconds"] = time.perf_counter() - start
-        outcome = self._measure(workload, parameters, job, device, verdict)
+        try:
+            outcome = self._measure(workload, parameters, job, device, verdict)
+        finally:
+            job.close()
         if device.info.simulated and isinstance(outcome, Measured):
             return simulated(outcome)
         return outcome
@@ -319,8 +322,12 @@ def simulated(outcome: Measured) -> Outcome:
 
 
 def _leave_with_parent(stream: BinaryIO) -> None:
-    """Ends this process when the parent's end of stdin closes, however the parent died."""
-    while stream.read(1):
+    """Ends this process when the parent's end of stdin closes, however the parent died.
+
+    Reads below Python's buffer: its lock, held here for ever, would hang a forked process of a
+    job's, which closes its stdin first.
+    """
+    while os.read(stream.fileno(), 1):
         pass
     os._exit(1)
 

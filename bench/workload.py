@@ -195,6 +195,11 @@ class Job(ABC):
     facts: Mapping[str, str]
     """What the record must say of this job: parameter count, memory format, optimizer, ..."""
 
+    @property
+    def input_wait_ns(self) -> int | None:
+        """Host ns that its steps have waited for inputs so far; None where those lie ready."""
+        return None
+
     @abstractmethod
     def step(self) -> None:
         """Queues one step. Never synchronizes with the host."""
@@ -211,6 +216,9 @@ class Job(ABC):
         `loss after 2 steps`. Of quantized layers also `products`, by `bench.quantized.products`.
         Called once, on a job of its own that is not timed.
         """
+
+    def close(self) -> None:  # noqa: B027 - most jobs start nothing
+        """Ends what the job started besides itself: processes, threads."""
 
 
 class Workload(ABC):

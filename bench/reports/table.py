@@ -52,7 +52,7 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
         console.print(_table(measured))
         console.print()
         console.print(_legend(run.run.settings, measured), style="dim")
-        for line in _percentiles(measured):
+        for line in (*_percentiles(measured), *_waits(measured)):
             console.print(line, style="dim")
     for row in rows:
         if row.status != "measured":
@@ -171,13 +171,18 @@ def _legend(settings: Settings, rows: list[Row]) -> str:
         f"±{settings.target_half_width:.0%}, NOISY is not. Latency, TTFT, TPOT: median. Limit: the "
         "ceiling that the case is nearest to, of those that this run measured: the best matmul at "
         f"the same arithmetic, the best memory bandwidth,{_link(rows)} and the host's time to "
-        f"queue a step.{_published(rows)} Peak memory: {rows[0].memory_scope}."
+        f"queue a step{_input(rows)}.{_published(rows)} Peak memory: {rows[0].memory_scope}."
     )
 
 
 def _link(rows: list[Row]) -> str:
     known = any(row.transfer_fraction is not None for row in rows)
     return " the best transfer to the device," if known else ""
+
+
+def _input(rows: list[Row]) -> str:
+    known = any(row.input_fraction is not None for row in rows)
+    return ", or to wait for its batch" if known else ""
 
 
 def _published(rows: list[Row]) -> str:
@@ -198,6 +203,16 @@ def _percentiles(rows: list[Row]) -> Iterator[str]:
             yield (
                 f"{latency.name} of {_short(row, rows)}: "
                 f"p50 {units.duration(latency.p50)}, {tail(latency)}; {requests}"
+            )
+
+
+def _waits(rows: list[Row]) -> Iterator[str]:
+    """How long the steps of an input pipeline waited for it."""
+    for row in rows:
+        if row.input_wait_seconds is not None and row.input_fraction is not None:
+            yield (
+                f"wait for input of {_short(row, rows)}: "
+                f"{units.duration(row.input_wait_seconds)} a step, {row.input_fraction:.0%}"
             )
 
 

@@ -181,7 +181,11 @@ def test_work_does_not_depend_on_how_it_is_computed_but_in_bytes(name: str, mode
     assert (single.items, single.flop, single.unit) == (half.items, half.flop, half.unit)
 
 
-@pytest.mark.parametrize(("name", "mode"), TRAINING)
+ROTATING = [pair for pair in TRAINING if pair != ("resnet50", "train-pipeline")]
+"""Those that see a batch again: no batch of a pipeline comes twice."""
+
+
+@pytest.mark.parametrize(("name", "mode"), ROTATING)
 def test_training_changes_the_weights_and_lowers_the_loss(name: str, mode: str) -> None:
     job = build(name, mode, site())
     before = {key: value.clone() for key, value in model_of(job).state_dict().items()}

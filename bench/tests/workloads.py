@@ -32,7 +32,7 @@ CASES = [
     for precision in WORKLOADS[name].modes[mode].precisions
     if precision != "tf32"  # without the device's switch it is fp32
 ]
-TRAINING = [(name, mode) for name, mode in MODES if mode in ("train", "lora")]
+TRAINING = [(name, mode) for name, mode in MODES if mode in ("train", "train-pipeline", "lora")]
 
 
 @pytest.fixture(autouse=True, scope="module")

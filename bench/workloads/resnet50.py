@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from bench.models import BATCHES, InferenceJob, SeededData, TrainingJob, build_model, place
+from bench.pipeline import (
+    Feed,
+    GeneratedImages,
+    LoaderWorkers,
+    PipelineJob,
+    PrefetchFactor,
+    data_loader,
+    transferred_bytes,
+    without_processes,
+)
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import BatchSize, Job, Parameters, Sgd, Site, Within, Workload, train_and_infer
+from bench.workload import (
+    EXECUTIONS,
+    TRAINING_PRECISIONS,
+    BatchSize,
+    Job,
+    Mode,
+    Parameters,
+    Sgd,
+    Site,
+    Within,
+    Workload,
+    train_and_infer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,13 +71,36 @@ class TrainParameters(InferParameters, frozen=True, kw_only=True):
     optimizer: Sgd = "sgd"
 
 
+class PipelineParameters(TrainParameters, frozen=True, kw_only=True):
+    """As `train`, on images that torch's DataLoader makes and that cross to the device each step.
+
+    The names of its parameters are the DataLoader's.
+    """
+
+    num_workers: LoaderWorkers = 4
+    """Processes that make images; 0: they are made between the steps."""
+    pin_memory: bool = True
+    """Whether batches wait in pinned memory; without effect where the device is the host."""
+    prefetch_factor: PrefetchFactor = 2
+    """Batches that each process keeps ready."""
+
+
 class ResNet50(Workload):
     """He et al., arXiv 1512.03385, with the stride in the 3x3 convolution (v1.5)."""
 
     name = "resnet50"
     version = 1
     libraries = ("transformers.models.resnet.modeling_resnet",)
-    modes = train_and_infer(TrainParameters, InferParameters)
+    modes = MappingProxyType(
+        {
+            **train_and_infer(TrainParameters, InferParameters),
+            "train-pipeline": Mode(
+                parameters=PipelineParameters,
+                precisions=TRAINING_PRECISIONS,
+                executions=EXECUTIONS,
+            ),
+        }
+    )
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each multiply-add of convolutions and classifier; 8.18 GFLOP at 224x224.
@@ -66,26 +112,33 @@ class ResNet50(Workload):
         """
         layers = list(_multiply_adds(parameters.image_size))
         flop = 2 * sum(layers)
-        if mode == "train":
+        if mode != "infer":
             flop = 3 * flop - 2 * layers[0]
         batch = parameters.batch_size
-        return Work(items=batch, unit="image", flop=batch * flop)
+        crossing = None
+        if mode == "train-pipeline":
+            crossing = transferred_bytes(batch, parameters.image_size)
+        return Work(items=batch, unit="image", flop=batch * flop, transferred_bytes=crossing)
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Small images; enough of them that the batch statistics of the last stage mean something.
 
         At 48x48 the last stage is 2x2: with 4 images, 16 values a channel.
         """
+        if isinstance(parameters, PipelineParameters):
+            parameters = without_processes(parameters)
         return msgspec.structs.replace(
             parameters,
-            batch_size=4 if mode == "train" else 2,
+            batch_size=2 if mode == "infer" else 4,
             image_size=min(parameters.image_size, 48),
         )
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
-        """Images of normals (as normalized images are), random classes."""
+        """Images of normals (as normalized images are), random classes; of bytes in a pipeline."""
         data = SeededData(site.seed)
         model = build_model(_construct, PUBLISHED_PARAMETERS, data, site)
+        if isinstance(parameters, PipelineParameters):
+            return _pipeline_job(model, parameters, site)
         shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
         images = [place(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
         if not isinstance(parameters, TrainParameters):
@@ -94,6 +147,12 @@ class ResNet50(Workload):
             (image, data.integers(0, CLASSES, shape[:1]).to(site.device)) for image in images
         ]
         return TrainingJob(model, _logits, batches, parameters.optimizer, LEARNING_RATE, site, {})
+
+
+def _pipeline_job(model: nn.Module, parameters: PipelineParameters, site: Site) -> Job:
+    images = GeneratedImages(site.seed, parameters.image_size, CLASSES)
+    feed = Feed(data_loader(images, parameters.batch_size, parameters, site), site)
+    return PipelineJob(model, _logits, feed, parameters.optimizer, LEARNING_RATE, site)
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
