@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import trial
-from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
+from bench.backend import Backend, Device, DeviceInfo, Recorder, is_out_of_memory
 from bench.errors import DeviceUnavailable, NothingInstalled
+from bench.graphs import recorder
 from bench.precision import Precision
 from bench.record import FailureKind, Memory
 
@@ -47,6 +48,9 @@ class NotAvailable(Exception):
 
 class TorchDevice(Device):
     """One device that torch names, current in this process."""
+
+    graph_type = ""
+    """What its module calls a graph; empty if it has none of its own."""
 
     def __init__(self, info: DeviceInfo, device_type: str) -> None:
         """device_type: torch's name for its kind."""
@@ -110,6 +114,10 @@ class TorchDevice(Device):
             host_rss_bytes=process,
             device_used_bytes=used,
         )
+
+    def recorder(self) -> Recorder | None:
+        """The vendor's own graphs, or torch's."""
+        return recorder(self._module, self.graph_type, self.torch_device)
 
     def facts(self) -> dict[str, str]:
         """The precision switch that all devices share."""

@@ -18,6 +18,7 @@ from bench.errors import DeviceUnavailable
 from bench.precision import PRECISIONS, Precision
 from bench.record import FailureKind, Memory
 from bench.telemetry import NotObservable, Source
+from bench.workload import Queued, Recorder
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +94,15 @@ class Device(ABC):
         import torch
 
         return torch.get_float32_matmul_precision() != "highest"
+
+    def recorder(self) -> Recorder | None:
+        """What records work and gives its replay; None where the device has no graphs.
+
+        It takes the work, which queues the same kernels on the same memory every time, and what is
+        called before each of its runs but the replays. Afterwards the work may or may not have run
+        once more. A replay queues the recorded kernels and nothing else.
+        """
+        return None
 
     def facts(self) -> dict[str, str]:
         """Switches that were set, clocks, drivers: what the record must say of this device."""
@@ -206,6 +216,8 @@ __all__ = [
     "Device",
     "DeviceInfo",
     "DeviceUnavailable",
+    "Queued",
+    "Recorder",
     "is_out_of_memory",
     "supported_precisions",
 ]

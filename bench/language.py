@@ -14,6 +14,7 @@ from bench.models import (
     TrainingJob,
     adamw_learning_rate,
     checkpoint_layers,
+    executed,
     model_facts,
     with_cache,
 )
@@ -25,7 +26,10 @@ from bench.workload import (
     BatchSize,
     Job,
     Parameters,
+    Queued,
+    Recorder,
     Site,
+    Unsupported,
     require_one_of,
     require_within,
     twin_name,
@@ -194,7 +198,13 @@ def generating_job(
     prompt = data.integers(0, vocabulary, shape).to(site.device)
     forced = data.integers(0, vocabulary, (shape[0], parameters.new_tokens))
     generator = Generator(model, cache, shape, parameters.new_tokens, site, facts)
-    return DecodeJob(generator, prompt, forced.to(site.device))
+    if site.execution == "graph":
+        if site.recorder is None:
+            raise Unsupported("this device has no graph replay")
+        return ReplayedDecodeJob(generator, prompt, forced.to(site.device), site.recorder)
+    job = DecodeJob(generator, prompt, forced.to(site.device))
+    executed(model, site)  # the prompt has been read: what is compiled is decode
+    return job
 
 
 def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -281,6 +291,11 @@ class Generator:
         position = self._prompt_length + index
         return self._run(tokens, self._positions[:, position : position + 1], self._masks[index])
 
+    def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
+        """As `decode`, but the index [1] is on the device."""
+        positions = self._positions[:, self._prompt_length :].index_select(1, index)
+        return self._run(tokens, positions, self._masks.index_select(0, index)[0])
+
     def _run(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         import torch
 
@@ -359,6 +374,61 @@ class DecodeJob(Job):
 
         logits = [self._logits]
         for index in range(self._new_tokens):
-            token = self._forced[:, index : index + 1]
-            logits.append(self.generator.decode(token, index))
+            logits.append(self._after(self._forced[:, index : index + 1], index))
         return {"logits": torch.cat(logits, dim=1)} | self.generator.products()
+
+    def _after(self, token: Tensor, index: int) -> Tensor:
+        """Logits after a token [B, 1], the `index`-th behind the prompt."""
+        return self.generator.decode(token, index)
+
+
+class ReplayedDecodeJob(DecodeJob):
+    """Decode whose step is recorded once, in the first one, and replayed from then on.
+
+    A recording has no arguments: the token, its place in the window and the cache lie where they
+    lay, and the step itself counts the place, on the device.
+    """
+
+    def __init__(
+        self, generator: Generator, prompt: Tensor, forced: Tensor, recorder: Recorder
+    ) -> None:
+        """recorder: the device's; see `bench.backend.Device.recorder`."""
+        import torch
+
+        super().__init__(generator, prompt, forced)
+        self.token = self.first_token.clone()
+        self._place = torch.zeros(1, dtype=torch.long, device=prompt.device)
+        self._recorder = recorder
+        self._replay: Queued | None = None
+        self.facts = {**self.facts, "replayed": "one graph a token"}
+
+    def step(self) -> None:
+        """Queues the replay of one token for each sequence."""
+        self._replay_of(None)
+
+    def _after(self, token: Tensor, index: int) -> Tensor:
+        self._replay_of(token)
+        return self._logits.clone()
+
+    def _replay_of(self, forced: Tensor | None) -> None:
+        """One token after the last one chosen, or after the one given."""
+        if self._replay is None:
+            self._replay = self._recorder(self._work, self._rewind)
+            self._rewind()
+        elif self._index == self._new_tokens:
+            self._rewind()
+        if forced is not None:
+            self.token.copy_(forced)
+        self._replay()
+        self._index += 1
+
+    def _work(self) -> None:
+        self._logits = self.generator.decode_at(self.token, self._place)
+        self.token.copy_(self._logits.argmax(-1))
+        self._place.add_(1)
+
+    def _rewind(self) -> None:
+        self._index = 0
+        self._place.zero_()
+        self.token.copy_(self.first_token)
+        self.generator.rewind()

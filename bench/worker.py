@@ -213,6 +213,7 @@ class Launch:
             precision=precision,
             seed=request.seed,
             execution=request.case.execution,
+            recorder=device.recorder() if request.case.execution == "graph" else None,
             memory_format=self.backend.memory_format(workload.preferred_memory_format),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
@@ -134,6 +134,14 @@ QUANTIZED_PRECISIONS = (*INFERENCE_PRECISIONS, "fp8", "int8")
 """Of inference whose workload quantizes its layers (`bench.quantized`)."""
 EXECUTIONS = ("eager", "compile")
 """Of a mode whose job runs its model through `bench.models`, which can compile it."""
+DECODE_EXECUTIONS = (*EXECUTIONS, "graph")
+"""Of a decode whose step takes nothing from the host, so that it can be recorded and replayed."""
+
+
+Queued = Callable[[], None]
+"""Queues something on the device."""
+Recorder = Callable[[Queued, Queued], Queued]
+"""See `bench.backend.Device.recorder`."""
 
 
 class Unsupported(Exception):
@@ -184,7 +192,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     """Weights and inputs come from this seed, generated on the CPU: the same on every device."""
     execution: str = "eager"
-    """`eager`, or `compile`: the model goes through torch.compile; what that cannot do fails."""
+    """`eager`; `compile`: the model goes through torch.compile, and what that cannot do fails;
+    `graph`: the step is recorded once and replayed."""
+    recorder: Recorder | None = None
+    """What records a step, where the device has it; see `bench.backend.Device.recorder`."""
     memory_format: str = "contiguous"
     """`contiguous` or `channels_last`, as the backend allows."""
 

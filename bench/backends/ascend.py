@@ -32,6 +32,8 @@ NOT_OBSERVABLE = "not observable"
 class AscendDevice(TorchDevice):
     """One die, current in this process."""
 
+    graph_type = "NPUGraph"
+
     def float32_reduced(self) -> bool:
         """HF32 in matrix products or convolutions, or torch's own switch."""
         return any(s == "True" for s in self._hf32().values()) or super().float32_reduced()

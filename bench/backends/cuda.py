@@ -42,6 +42,8 @@ LOST_DEVICE = (
 class CudaDevice(TorchDevice):
     """One GPU, current in this process."""
 
+    graph_type = "CUDAGraph"
+
     def __init__(self, info: DeviceInfo) -> None:
         super().__init__(info, "cuda")
 

@@ -27,7 +27,10 @@ LAYERS = (
         ),
     ),
     ("protocols", ("telemetry", "backend", "workload", "report")),
-    ("plug-in helpers", ("quantized", "trial", "models", "language", "pipeline", "accelerator")),
+    (
+        "plug-in helpers",
+        ("quantized", "trial", "models", "language", "pipeline", "graphs", "accelerator"),
+    ),
     ("plug-ins", ("backends.*", "workloads.*")),
     ("planning", ("catalogue", "config", "plan")),
     ("measuring", ("measure", "numerics", "worker", "sampler")),

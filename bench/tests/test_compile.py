@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
-from bench import catalogue
+from bench import catalogue, environment
 from bench.models import executed
 from bench.precision import PRECISIONS
 from bench.record import Measured
@@ -59,6 +60,35 @@ def test_what_can_be_compiled_says_so() -> None:
     for name, mode in (("resnet50", "train"), ("vit-b16", "infer"), ("bert", "infer")):
         assert catalogue.workload(name).modes[mode].executions == EXECUTIONS
     assert catalogue.workload("gemm").modes["matmul"].executions == ("eager",)
+
+
+@pytest.mark.parametrize(("name", "model"), [("llama", "tiny"), ("deepseek", "tiny-v3")])
+def test_decode_is_one_whole_graph_at_every_place_of_its_window(
+    name: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced with the compiler's last part left out, which takes a minute and changes no graph."""
+    compile_model = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda model: compile_model(model, backend="aot_eager", fullgraph=True),
+    )
+    torch._dynamo.reset()
+    workload = catalogue.workload(name)
+    given = {"model": model, "batch_size": 2, "prompt_length": 9, "new_tokens": 4}
+    parameters = msgspec.convert(given, workload.modes["decode"].parameters)
+    eager, compiled = (
+        workload.build("decode", parameters, site(execution)) for execution in EXECUTIONS
+    )
+    before = environment.compiler()
+    for _ in range(9):  # into the third window
+        eager.step()
+        compiled.step()
+        assert torch.equal(eager.token, compiled.token)  # type: ignore[attr-defined]
+    after = environment.compiler()
+    torch._dynamo.reset()
+    assert after["graphs"] - before["graphs"] == 1, "compiled once, for decode and not for prefill"
+    assert after["graph_breaks"] == before["graph_breaks"]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")

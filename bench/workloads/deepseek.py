@@ -36,7 +36,16 @@ from bench.language import ATTENTION, CacheShape, register_attention
 from bench.models import SeededData, build_model, initial_std
 from bench.precision import Precision
 from bench.record import Work
-from bench.workload import TWIN_VOCABULARY, Job, Mode, Parameters, Site, Workload, with_twins
+from bench.workload import (
+    DECODE_EXECUTIONS,
+    TWIN_VOCABULARY,
+    Job,
+    Mode,
+    Parameters,
+    Site,
+    Workload,
+    with_twins,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -221,7 +230,10 @@ class DeepSeek(Workload):
                 parameters=PrefillParameters, precisions=("bf16", "fp32"), latency="TTFT"
             ),
             "decode": Mode(
-                parameters=DecodeParameters, precisions=("bf16", "fp32"), latency="TPOT"
+                parameters=DecodeParameters,
+                precisions=("bf16", "fp32"),
+                executions=DECODE_EXECUTIONS,
+                latency="TPOT",
             ),
         }
     )

@@ -15,6 +15,7 @@ from bench.precision import Precision
 from bench.quantized import SCALE_BYTES, quantize_layers
 from bench.record import Work
 from bench.workload import (
+    DECODE_EXECUTIONS,
     QUANTIZED_PRECISIONS,
     TRAINING_PRECISIONS,
     TWIN_VOCABULARY,
@@ -198,7 +199,10 @@ class Llama(Workload):
                 parameters=PrefillParameters, precisions=QUANTIZED_PRECISIONS, latency="TTFT"
             ),
             "decode": Mode(
-                parameters=DecodeParameters, precisions=QUANTIZED_PRECISIONS, latency="TPOT"
+                parameters=DecodeParameters,
+                precisions=QUANTIZED_PRECISIONS,
+                executions=DECODE_EXECUTIONS,
+                latency="TPOT",
             ),
         }
     )
