@@ -86,6 +86,10 @@ class Device(ABC):
     def memory(self) -> Memory:
         """Peak since the last reset, with its scope."""
 
+    def capacity_bytes(self) -> int | None:
+        """Memory that a job could have here; None where the device does not say."""
+        return self.info.memory_bytes
+
     def float32_reduced(self) -> bool:
         """Whether float32 matrix products may now run with a shorter mantissa (TF32 and its like).
 

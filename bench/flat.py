@@ -56,6 +56,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "items_per_joule": row.items_per_joule,
         "peak_memory_bytes": row.peak_memory_bytes,
         "memory_scope": row.memory_scope or None,
+        "estimated_peak_bytes": row.estimated_peak_bytes,
         "latency_name": latency.name if latency else None,
         "latency_p50_seconds": latency.p50 if latency else None,
         "latency_p50_low_seconds": latency.p50_low if latency else None,

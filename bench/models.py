@@ -56,6 +56,8 @@ class SeededData:
         import torch
 
         result = torch.empty(shape, dtype=dtype)
+        if type(result) is not torch.Tensor:  # a rehearsal: shapes and no values
+            return result
         flat = result.view(-1)
         start = int(torch.randint(POOL_SIZE, (), generator=self._generator))
         done = 0
@@ -134,6 +136,7 @@ def _record_construction(
     aten = torch.ops.aten
     constants = (aten.zero_.default, aten.fill_.Scalar, aten.copy_.default)
     views = (aten.detach.default, aten.alias.default, aten.select.int, aten.slice.Tensor)
+    looks = (torch.ops.prim.device.default,)  # as a rehearsal asks; nothing is read
     stds: dict[Tensor, float] = {}  # keyed by identity; alive, so no identity is used twice
 
     class Recorder(TorchDispatchMode):
@@ -144,7 +147,7 @@ def _record_construction(
                 stds[args[0]] = _std(func is aten.normal_.default, *args[1:])
                 return args[0]
             pending = [arg for arg in args if isinstance(arg, torch.Tensor) and arg in stds]
-            if pending and func not in views:
+            if pending and func not in (*views, *looks):
                 if func not in constants or pending != [args[0]]:
                     raise NotImplementedError(f"an initialiser that draws and goes on with {func}")
                 del stds[args[0]]  # a constant after all: biases are drawn, then zeroed

@@ -382,6 +382,8 @@ class Launch(_Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
     """Why there is none; None in records from before telemetry."""
     stderr_tail: str = ""
     """End of what the worker wrote to stderr, C libraries included."""
+    estimated_peak_bytes: int | None = None
+    """Device memory that the case's tensors need, from shapes; a case's first launch counts it."""
 
     def __post_init__(self) -> None:
         if self.fingerprint != self.case.fingerprint:
@@ -390,6 +392,8 @@ class Launch(_Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
             )
         if self.launch < 0 or self.order < 0:
             raise ValueError("launch and order count from 0")
+        if self.estimated_peak_bytes is not None and self.estimated_peak_bytes < 0:
+            raise ValueError("no tensors need less than no memory")
         _positive_and_finite(seconds=self.seconds)
 
 

@@ -244,6 +244,7 @@ class Session:
             samples=state.samples(),
             seed=self.settings.seed + len(state.launches),
             recorded=self.recorded,
+            rehearse=not state.launches,
         )
 
     def _launch_settings(self) -> Settings:
@@ -271,6 +272,7 @@ class Session:
             telemetry=None if isinstance(finished.telemetry, str) else finished.telemetry,
             telemetry_absent=finished.telemetry if isinstance(finished.telemetry, str) else None,
             stderr_tail=finished.stderr_tail,
+            estimated_peak_bytes=finished.report.estimated_peak_bytes,
         )
         self.writer.append(launch)
         state.keep(launch)

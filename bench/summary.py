@@ -120,6 +120,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """That best transfer, bytes/s."""
     peak_memory_bytes: int | None = None
     memory_scope: str = ""
+    estimated_peak_bytes: int | None = None
+    """What the case's tensors need, from shapes; of a CPU's peak the process itself is a part."""
     cold: Cold = Cold()
     """Median over launches."""
 
@@ -231,6 +233,7 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
         peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
         memory_scope=outcomes[0].memory.scope,
+        estimated_peak_bytes=_estimated_peak_bytes(launches),
         cold=_median_cold(launches),
         items_per_joule=_items_per_joule(outcomes),
         host_fraction=_host_fraction(outcomes, statistics.median(samples)),
@@ -242,6 +245,10 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
 def _rate(throughput: float, items: int, count: int | None) -> float | None:
     """What a step has of something, per second; None where it is not counted."""
     return None if count is None else throughput * count / items
+
+
+def _estimated_peak_bytes(launches: Sequence[Launch]) -> int | None:
+    return next((x.estimated_peak_bytes for x in launches if x.estimated_peak_bytes), None)
 
 
 def _host_fraction(outcomes: Sequence[Measured], step_seconds: float) -> float | None:

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from bench import catalogue, environment, lifeline
+from bench import catalogue, environment, fit, lifeline
 from bench.backend import Backend, Device
 from bench.case import Case
 from bench.measure import Engine, process_usage
@@ -67,6 +67,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     recorded: tuple[str, ...] = ()
     """Environment variables to record beside the usual ones."""
+    rehearse: bool = False
+    """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_field="line"):
@@ -86,6 +88,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field=
     environment: dict[str, Any]
     first_step_ns: int | None = None
     """`time.perf_counter_ns`, which all processes of a host share, when the first step began."""
+    estimated_peak_bytes: int | None = None
 
 
 class _Channel:
@@ -131,6 +134,7 @@ class Launch:
         self.cold: dict[str, float] = {}
         self.environment: dict[str, Any] = {}
         self.first_step_ns: int | None = None
+        self.estimated_peak_bytes: int | None = None
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -149,6 +153,7 @@ class Launch:
             cold=Cold(**self.cold),
             environment=self.environment,
             first_step_ns=self.first_step_ns,
+            estimated_peak_bytes=self.estimated_peak_bytes,
         )
 
     def _outcome_of(self, error: Exception) -> Outcome:
@@ -216,6 +221,9 @@ class Launch:
             recorder=device.recorder() if request.case.execution == "graph" else None,
             memory_format=self.backend.memory_format(workload.preferred_memory_format),
         )
+        if request.rehearse:
+            self.estimated_peak_bytes = fit.estimate(workload, mode, parameters, site)
+            fit.require(self.estimated_peak_bytes, device.capacity_bytes())
 
         channel.enter("numerics")
         start = time.perf_counter()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 
+from bench import rehearsal
 from bench.errors import suggestion
 from bench.precision import Precision
 from bench.record import Work
@@ -259,3 +260,14 @@ class Workload(ABC):
     @abstractmethod
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """Builds model, inputs and optimizer. The same code builds the timed job and the twin."""
+
+    def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
+        """Most device bytes that the job's tensors will hold in a steady step, from shapes.
+
+        Counted by a rehearsal of the job in eager execution (`bench.rehearsal`): compiled it holds
+        less. Raises what `build` and `step` raise there.
+        """
+        import torch
+
+        stage = msgspec.structs.replace(site, device=torch.device("cpu"), execution="eager")
+        return rehearsal.peak_bytes(lambda: self.build(mode, parameters, stage))

@@ -74,6 +74,17 @@ class CpuDevice(Device):
         peak = _peak_rss_bytes() or rss
         return Memory(peak_bytes=max(peak, rss), scope=self._scope, host_rss_bytes=rss)
 
+    def capacity_bytes(self) -> int | None:
+        """What the host has available now, and no more than this container's limit (cgroup v2)."""
+        import psutil
+
+        available = int(psutil.virtual_memory().available)
+        try:
+            limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        except (OSError, ValueError):  # another system, or "max"
+            return available
+        return min(available, limit)
+
     def facts(self) -> dict[str, str]:
         """Which matrix instructions the CPU has: they decide the speed of bf16 and fp16."""
         flags = cpu_flags()

@@ -23,7 +23,7 @@ LAYERS = (
         "values",
         (
             *("case", "observed", "record", "energy", "flags"),
-            *("digests", "runfile", "environment", "precision"),
+            *("digests", "runfile", "environment", "precision", "rehearsal"),
         ),
     ),
     ("protocols", ("telemetry", "backend", "workload", "report")),
@@ -33,7 +33,7 @@ LAYERS = (
     ),
     ("plug-ins", ("backends.*", "workloads.*")),
     ("planning", ("catalogue", "config", "plan")),
-    ("measuring", ("measure", "numerics", "worker", "sampler")),
+    ("measuring", ("measure", "numerics", "fit", "worker", "sampler")),
     (
         "judging",
         (

@@ -352,3 +352,9 @@ def test_a_launch_may_not_take_longer_than_the_budget(
     """But two minutes, so that a tight budget makes no failure of a slow start."""
     stage, _, _ = play(tmp_path, {"A": [FINE]}, Settings(launches=1), budget)
     assert [r.settings.launch_limit_seconds for r in stage.requests] == [limit]
+
+
+def test_the_first_launch_of_a_case_counts_its_memory(tmp_path: Path) -> None:
+    stage, _, _ = play(tmp_path, {"A": [make_measured()], "B": [make_measured()]})
+    asked = [(NAMES[r.case.fingerprint], r.rehearse) for r in stage.requests]
+    assert asked == [("A", True), ("B", True), ("A", False), ("B", False)]

@@ -81,12 +81,17 @@ class Gemm(Workload):
         """
         m, n, k = parameters.mnk
         flop = 2 * m * n * k
-        moved = (m * k + k * n) * precision.matrix_bytes + m * n * _product_bytes(precision)
+        moved = _set_bytes(parameters, precision)
         return Work(items=flop, unit=precision.operation, flop=flop, moved_bytes=moved)
 
     def twin(self, mode: str, parameters: MatmulParameters) -> MatmulParameters:
         """Each dimension cut to 256."""
         return MatmulParameters(shape="x".join(str(min(size, TWIN)) for size in parameters.mnk))
+
+    def peak_bytes(self, mode: str, parameters: MatmulParameters, site: Site) -> int:
+        """All operands and outputs that a job rotates among."""
+        set_bytes = _set_bytes(parameters, site.precision)
+        return _buffers(set_bytes) * set_bytes
 
     def build(self, mode: str, parameters: MatmulParameters, site: Site) -> Job:
         """Operands of normals: zeros would draw less power and run at higher clocks."""
@@ -108,6 +113,12 @@ class Gemm(Workload):
                 for _ in range(buffers)
             ]
         )
+
+
+def _set_bytes(parameters: MatmulParameters, precision: Precision) -> int:
+    """Both operands and the product, once each."""
+    m, n, k = parameters.mnk
+    return (m * k + k * n) * precision.matrix_bytes + m * n * _product_bytes(precision)
 
 
 def _product_bytes(precision: Precision) -> int:

@@ -286,7 +286,8 @@ def _add_adapters(model: nn.Module, rank: int, data: SeededData, site: Site) -> 
     Their second matrix would start at zero, so that a new adapter changes nothing; then the
     numerics gate would see neither half of a wrong one, in the logits or in the gradients of the
     first. Here both matrices keep the size of their input, and an adapter adds as much as what it
-    adapts gives; the work is the same. The library draws on the device: those values are replaced.
+    adapts gives; the work is the same. The library's own adapters, which would be drawn on the
+    device, have no values: they are replaced.
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
@@ -294,7 +295,8 @@ def _add_adapters(model: nn.Module, rank: int, data: SeededData, site: Site) -> 
     config = LoraConfig(
         r=rank, lora_alpha=ALPHA * rank, lora_dropout=0.0, target_modules=list(ADAPTED)
     )
-    inject_adapter_in_model(config, model)
+    with torch.device("meta"):
+        inject_adapter_in_model(config, model)
     dtype = torch.promote_types(site.precision.dtype, torch.float32)
     adapters = 0
     for path, module in model.named_modules():

@@ -55,6 +55,10 @@ class Memory(Workload):
             parameters, size_bytes=min(parameters.size_bytes, TWIN_BYTES)
         )
 
+    def peak_bytes(self, mode: str, parameters: MemoryParameters, site: Site) -> int:
+        """The arrays."""
+        return ARRAYS_MOVED[mode] * parameters.size_bytes
+
     def build(self, mode: str, parameters: MemoryParameters, site: Site) -> Job:
         """Arrays of normals."""
         data = SeededData(site.seed)

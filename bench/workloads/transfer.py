@@ -52,6 +52,11 @@ class Transfer(Workload):
             parameters, size_bytes=min(parameters.size_bytes, TWIN_BYTES)
         )
 
+    def peak_bytes(self, mode: str, parameters: TransferParameters, site: Site) -> int:
+        """The device's side of the pairs; on a CPU both sides are its memory."""
+        sides = 2 if site.device.type == "cpu" else 1
+        return sides * BUFFERS * parameters.size_bytes
+
     def build(self, mode: str, parameters: TransferParameters, site: Site) -> Job:
         """Normals on the side that is read; `Unsupported` where no memory can be pinned."""
         import torch
