@@ -8,6 +8,7 @@ and docstrings only; `load` imports the one that is asked for.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 from pathlib import Path
@@ -39,16 +40,7 @@ class PlugIn(msgspec.Struct, frozen=True, kw_only=True):
 
 def plug_ins(kind: Kind) -> dict[str, PlugIn]:
     """Every plug-in of a kind by name: ours first, then installed packages' in name order."""
-    found: dict[str, PlugIn] = {}
-    for file in sorted((Path(bench.__file__).parent / kind).glob("*.py")):
-        if not file.stem.startswith("_"):
-            name = file.stem.replace("_", "-")
-            found[name] = PlugIn(
-                name=name,
-                module=f"bench.{kind}.{file.stem}",
-                attribute=CONSTANTS[kind],
-                summary=_summary(file),
-            )
+    found = dict(_ours(kind))
     for point in importlib.metadata.entry_points(group=f"accelmark.{kind}"):
         if point.name not in found:
             source = point.dist.name if point.dist else point.module
@@ -61,6 +53,21 @@ def plug_ins(kind: Kind) -> dict[str, PlugIn]:
     return found
 
 
+@functools.cache
+def _ours(kind: Kind) -> dict[str, PlugIn]:
+    found: dict[str, PlugIn] = {}
+    for file in sorted((Path(bench.__file__).parent / kind).glob("*.py")):
+        if not file.stem.startswith("_"):
+            name = file.stem.replace("_", "-")
+            found[name] = PlugIn(
+                name=name,
+                module=f"bench.{kind}.{file.stem}",
+                attribute=CONSTANTS[kind],
+                summary=_summary(file),
+            )
+    return found
+
+
 def _summary(file: Path) -> str:
     doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     return doc.split("\n", 1)[0].rstrip(".")
@@ -68,7 +75,7 @@ def _summary(file: Path) -> str:
 
 def load(kind: Kind, name: str) -> Any:
     """Imports one plug-in and gives its constant; `UnknownName` if there is none of that name."""
-    known = plug_ins(kind)
+    known = _ours(kind) if name in _ours(kind) else plug_ins(kind)
     if name not in known:
         raise UnknownName(f"unknown {kind.removesuffix('s')} `{name}`.{suggestion(name, known)}")
     plug_in = known[name]

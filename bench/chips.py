@@ -158,7 +158,7 @@ def _read(path: Path) -> tuple[Chip, ...]:
     try:
         content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         return msgspec.convert(content, _File).chip
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's and TOML's are ValueErrors
         raise SuiteError(
             f"{path}: no usable file of chips ({error}). The form is that of configs/chips.toml; "
             f"{USER_FILE} names a file of your own."

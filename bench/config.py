@@ -67,7 +67,7 @@ def read_suite(path: Path) -> Suite:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"{source}: cannot be read ({error}).") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOML, or numbers and nesting beyond Python
         raise SuiteError(f"{source}: not valid TOML: {error}.") from error
     for key in content:
         if key not in TOP_KEYS:

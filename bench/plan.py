@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import math
 from typing import Any
 
 import msgspec
@@ -11,10 +12,12 @@ import msgspec
 from bench import catalogue
 from bench.case import Case
 from bench.config import Suite
-from bench.errors import SuiteError, suggestion
+from bench.errors import SuiteError, UnknownName, suggestion
 from bench.precision import PRECISIONS
 from bench.workload import Mode, Workload
 
+MOST_CASES = 10_000
+"""Of one `[[case]]` table: more is a slip of the pen."""
 COMMON_KEYS = ("workload", "mode", "precision", "execution")
 
 
@@ -64,6 +67,11 @@ def _sweep(place: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
         if isinstance(value, list) and not value:
             raise SuiteError(f"{place}: `{key}` is an empty list. Give at least one value.")
         choices.append(value if isinstance(value, list) else [value])
+    count = math.prod(map(len, choices))
+    if count > MOST_CASES:
+        raise SuiteError(
+            f"{place}: its lists make {count} cases; at most {MOST_CASES} are planned."
+        )
     return [dict(zip(entry, values, strict=True)) for values in itertools.product(*choices)]
 
 
@@ -73,7 +81,7 @@ def _case(place: str, values: dict[str, Any]) -> Case:
     name = values.get("mode", next(iter(modes)) if len(modes) == 1 else None)
     if name is None:
         raise SuiteError(f"{place}: {workload.name} needs a `mode`: {', '.join(modes)}.")
-    if name not in modes:
+    if not isinstance(name, str) or name not in modes:
         raise SuiteError(
             f"{place}: unknown mode `{name}` of {workload.name}.{suggestion(str(name), modes)}"
         )
@@ -92,19 +100,20 @@ def _case(place: str, values: dict[str, Any]) -> Case:
 
 
 def _workload(place: str, values: dict[str, Any]) -> Workload:
-    known = catalogue.plug_ins("workloads")
     name = values.get("workload")
     if name is None:
-        raise SuiteError(f"{place}: no `workload`. Allowed: {', '.join(known)}.")
-    if name not in known:
-        raise SuiteError(f"{place}: unknown workload `{name}`.{suggestion(str(name), known)}")
-    return catalogue.workload(name)
+        known = ", ".join(catalogue.plug_ins("workloads"))
+        raise SuiteError(f"{place}: no `workload`. Allowed: {known}.")
+    try:
+        return catalogue.workload(str(name))
+    except UnknownName as error:
+        raise SuiteError(f"{place}: {error}") from error
 
 
 def _choice(place: str, who: str, key: str, value: Any, allowed: tuple[str, ...]) -> str:
     if value in allowed:
         return str(value)
-    if key == "precision" and value in PRECISIONS:
+    if key == "precision" and isinstance(value, str) and value in PRECISIONS:
         raise SuiteError(
             f"{place}: {who} is not defined at precision `{value}`. Allowed: {', '.join(allowed)}."
         )
