@@ -30,6 +30,7 @@ import msgspec
 from bench import runfile
 from bench.case import Case
 from bench.errors import RecordError
+from bench.flags import unhindered
 from bench.record import End, Launch, Measured, Resumed, RunFile
 from bench.runfile import UNREADABLE
 from bench.summary import summarize
@@ -149,7 +150,7 @@ def extra_info(launches: Sequence[Launch]) -> dict[str, Any]:
 
 def _benchmark(name: str, launches: Sequence[Launch]) -> dict[str, Any]:
     case = launches[0].case
-    measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    measured = unhindered([x.outcome for x in launches if isinstance(x.outcome, Measured)])
     rounds = [seconds_per_item(outcome) for outcome in measured]
     return {
         "group": group(case, measured[0].work.unit),

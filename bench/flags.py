@@ -14,6 +14,8 @@ from bench.energy import steady_spans
 from bench.observed import THROTTLING, Reading, Telemetry
 from bench.record import Flag, Launch, Measured
 
+HINDERED: frozenset[Flag] = frozenset({"CONTENDED", "THROTTLED"})
+"""Flags that name a cause outside the job: such a launch is left out of its case's figures."""
 CLOCK_SHARE = 0.95
 """A launch whose clock is below this share of the fastest tenth of its case's is throttled."""
 LEAST_CLOCKS = 10
@@ -28,6 +30,16 @@ def with_flags(outcome: Measured, telemetry: Telemetry | str) -> Measured:
     return msgspec.structs.replace(
         outcome, flags=(*outcome.flags, *found), causes={**outcome.causes, **found}
     )
+
+
+def hindered(outcome: Measured) -> bool:
+    """Whether something outside the job slowed the launch."""
+    return not HINDERED.isdisjoint(outcome.flags)
+
+
+def unhindered(outcomes: Sequence[Measured]) -> list[Measured]:
+    """The launches that make up a figure: those that nothing slowed, or all if none is such."""
+    return [o for o in outcomes if not hindered(o)] or list(outcomes)
 
 
 def steady_readings(outcome: Measured, telemetry: Telemetry) -> list[Reading]:

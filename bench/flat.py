@@ -35,6 +35,8 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "launches": row.launches,
         "excluded_launches": row.excluded,
         "exclusion": row.exclusion or None,
+        "hindered_launches": row.hindered,
+        "hindrance": row.hindrance or None,
         "steps": row.steps,
         "flop_per_second": row.flop_per_second,
         "ceiling_fraction": row.ceiling_fraction,

@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from bench import stats
+from bench import contention, stats
+from bench.contention import Counters
+from bench.environment import usable_cores
+from bench.observed import Contention
 from bench.record import Block, Flag, Phase, Settings
 
 if TYPE_CHECKING:
@@ -72,6 +75,8 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     flags: tuple[Flag, ...]
     request_ns: tuple[int, ...] | None
     queue_ns: tuple[int, ...] | None
+    contention: Contention | None = None
+    """What the host did beside the steady blocks, on devices whose work the host does."""
 
 
 def process_usage() -> Usage | None:
@@ -99,13 +104,20 @@ class Engine:
         settings: Settings,
         clock: Callable[[], int] = time.perf_counter_ns,
         usage: Usage | None = None,
+        host: Callable[[], Counters] | None = None,
+        threads: int = 1,
     ) -> None:
-        """clock: monotonic ns; usage: counters of the host, for synchronous devices."""
+        """clock: monotonic ns; usage, host: counters of the process and of the host, for
+        synchronous devices; threads: how many the job computes with.
+        """
         self.job = job
         self.device = device
         self.settings = settings
         self.clock = clock
         self.usage = usage if device.synchronous else None
+        self.host = host if device.synchronous else None
+        self.threads = threads
+        self._marks: list[Counters] = []
         self._sync_cost_ns: int | None = None
         self._started_ns: int | None = None
 
@@ -149,6 +161,7 @@ class Engine:
                 break
             progress("measure", steady)
             self._append(steady, size)
+        beside = self._contention(steady_from, steady)
         requests = self._requests() if latency and not self.device.synchronous else None
         queueing = None if self.device.synchronous else self._queueing()
         return Series(
@@ -161,7 +174,15 @@ class Engine:
             flags=self._flags(start, steady),
             request_ns=requests,
             queue_ns=queueing,
+            contention=beside,
         )
+
+    def _contention(self, first: int, steady: list[Block]) -> Contention | None:
+        """What the host's counters rose by since before that block; the launch's first has none."""
+        if self.host is None:
+            return None
+        before = self._marks[max(first - 1, 0)]
+        return contention.over(before, self.host(), steady, self.threads, usable_cores())
 
     def _warm_up(self, blocks: list[Block], progress: Listener) -> int | None:
         """Runs until the job is steady; the index of the first steady block, or None.
@@ -192,6 +213,8 @@ class Engine:
 
     def _append(self, blocks: list[Block], steps: int) -> None:
         gc.collect()
+        if self.host is not None:
+            self._marks.append(self.host())
         blocks.append(self.block(steps))
 
     def _block_steps(self, blocks: list[Block]) -> int:

@@ -38,6 +38,11 @@ FLAGS = {
     "NO_STEADY_STATE": "it never became steady",
     "DRIFT": "step times moved by more than 5 %",
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
+    "CONTENDED": "other work on the host slowed it",
+    "THROTTLED": "heat, the power supply or protection slowed it",
+    "POWER_CAPPED": "the device held its clock to its power limit",
+    "SHARED_DEVICE": "others had the device open too",
+    "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
 }
 """What a flag says of the launch that bears it."""
 

@@ -16,9 +16,10 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from bench import catalogue, environment, launcher, stats
+from bench import catalogue, contention, environment, launcher, stats
 from bench.backend import Backend, DeviceInfo
 from bench.case import Case
+from bench.flags import hindered
 from bench.launcher import Finished
 from bench.monitor import Monitor
 from bench.record import (
@@ -68,6 +69,8 @@ class Kept(NamedTuple):
     samples: Sequence[float] = ()
     """Its steady timing samples, seconds a step."""
     steady_seconds: float = 0.0
+    hindered: bool = False
+    """Whether something outside the job slowed it: then it is left out of the figures."""
     hopeless: bool = False
     """Whether its failure is no accident: out of memory, a wrong result, an impossible case."""
 
@@ -77,7 +80,8 @@ class Kept(NamedTuple):
         outcome = launch.outcome
         if isinstance(outcome, Measured):
             samples = array("d", outcome.samples)
-            return cls(launch.seconds, outcome.throughput, samples, outcome.steady_seconds)
+            slowed = hindered(outcome)
+            return cls(launch.seconds, outcome.throughput, samples, outcome.steady_seconds, slowed)
         accident = isinstance(outcome, Failed) and outcome.kind != "oom"
         return cls(launch.seconds, None, hopeless=not accident)
 
@@ -101,8 +105,9 @@ class CaseState:
 
     @property
     def rates(self) -> list[float]:
-        """Items/s of each measured launch."""
-        return [x.rate for x in self.launches if x.rate is not None]
+        """Items/s of each measured launch that nothing slowed from outside; of all if none is."""
+        clean = [x.rate for x in self.measured if not x.hindered and x.rate is not None]
+        return clean or [x.rate for x in self.measured if x.rate is not None]
 
     @property
     def hopeless(self) -> bool:
@@ -111,7 +116,7 @@ class CaseState:
         A failure is tried again, since it may be an accident, until there are two and they are
         more than a third of the launches.
         """
-        failures = len(self.launches) - len(self.rates)
+        failures = len(self.launches) - len(self.measured)
         if any(x.hopeless for x in self.launches):
             return True
         return failures > 1 and failures > len(self.launches) / 3
@@ -122,8 +127,16 @@ class CaseState:
         if self.hopeless:
             return True
         if self.settings.launches == "auto":
-            return stats.enough_launches(self.rates, self.settings.target_half_width)
-        return len(self.rates) >= self.settings.launches
+            enough = stats.enough_launches(self.rates, self.settings.target_half_width)
+            return enough or self._in_vain
+        return len(self.measured) >= self.settings.launches
+
+    @property
+    def _in_vain(self) -> bool:
+        """Whether so many launches were slowed from outside that no further look is worth it."""
+        measured = self.measured
+        slowed = sum(x.hindered for x in measured)
+        return len(measured) >= stats.LOOKS[1] and slowed > len(measured) / 3
 
     def samples(self) -> int:
         """Steady samples that the next launch should take."""
@@ -138,8 +151,9 @@ class CaseState:
         """How many more are planned; for `auto`, up to the next look."""
         if self.finished:
             return 0
-        done = len(self.rates)
+        done = len(self.measured)
         if self.settings.launches == "auto":
+            done = len(self.rates)
             return next(look for look in stats.LOOKS if look > done) - done
         return self.settings.launches - done
 
@@ -370,7 +384,7 @@ def begin(
             settings=settings,
             command=tuple(command),
             started_at=utc_now(),
-            host=environment.host(),
+            host={**environment.host(), "load": contention.load()},
             device=msgspec.to_builtins(device),
         )
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +13,9 @@ import msgspec
 
 from bench import chips, stats, units
 from bench.case import Case
+from bench.flags import HINDERED, slow_clocks, unhindered
 from bench.precision import PRECISIONS
-from bench.record import Cold, Failed, Launch, Measured, RunFile, Settings, Skipped, Void
+from bench.record import Cold, Failed, Flag, Launch, Measured, RunFile, Settings, Skipped, Void
 from bench.runfile import by_case
 
 Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
@@ -27,6 +28,11 @@ FLAGS = {
     "NO_STEADY_STATE": "a launch never became steady",
     "DRIFT": "step times moved by more than 5 % within a launch",
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
+    "CONTENDED": "other work on the host slowed a launch",
+    "THROTTLED": "heat, the power supply or protection slowed a launch",
+    "POWER_CAPPED": "the device held its clock to its power limit, as it does under heavy load",
+    "SHARED_DEVICE": "others had the device open too",
+    "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
 }
 """What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
 CEILING_WORKLOAD = "gemm"
@@ -68,11 +74,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     rates: tuple[float, ...] = ()
     """Items/s of each measured launch, in the order they ran."""
     launches: int = 0
-    """Measured launches."""
+    """Measured launches that the figures are made of."""
     excluded: int = 0
     """Launches that failed beside measured ones."""
     exclusion: str = ""
     """Why the first of those failed."""
+    hindered: int = 0
+    """Measured launches that are left out: something outside the job slowed them, by a flag with
+    its cause. Where that is so of all, all are in the figures, and the verdict says it."""
+    hindrance: str = ""
+    """What slowed the first of those."""
     steps: int = 0
     """Steady steps, all launches."""
     median_sample: float | None = None
@@ -107,6 +118,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no MBU."""
     items_per_joule: float | None = None
     """Over the steady blocks of all launches; None where a launch has no energy figure."""
+    joule_interval: stats.Estimate | None = None
+    """Of the items per joule over launches."""
+    energy_source: str = ""
+    """Who says so, of what, and how: `SOURCE, board, counter`."""
+    energy_absent: str = ""
+    """Why there is no energy figure."""
+    idle_watts: float | None = None
+    """Of the device before the run's first worker had it; no part of the energy above."""
     bytes_per_second: float | None = None
     bandwidth_fraction: float | None = None
     """Share of the best memory bandwidth that this run measured."""
@@ -130,6 +149,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         """What `flop_per_second` counts: `FLOP`, or `OP` where they are of integers."""
         precision = PRECISIONS.get(self.case.precision)
         return "FLOP" if precision is None else precision.operation
+
+    @property
+    def left_out(self) -> str:
+        """Launches that are not in the figures, and why; empty if all are."""
+        total = self.launches + self.hindered + self.excluded
+        parts = []
+        if self.excluded:
+            parts.append(f"{self.excluded} of {total} launches failed: {self.exclusion}")
+        if self.hindrance:
+            count = f"{self.hindered} of {total}" if self.hindered else "all"
+            parts.append(f"{count} launches slowed from outside: {self.hindrance}")
+        return "; ".join(parts)
 
     @property
     def limit(self) -> tuple[Ceiling, float] | None:
@@ -197,7 +228,9 @@ def _why(outcome: Skipped | Failed) -> str:
 
 
 def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings: Settings) -> Row:
-    outcomes = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    slowed = _slowed(launches)
+    measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    outcomes = unhindered([_flagged(x, slowed) for x in launches])
     rates = [o.throughput for o in outcomes]
     level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
     interval = stats.log_estimate(rates, level)
@@ -205,8 +238,8 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
     work = outcomes[0].work
     series = [o.samples for o in outcomes]
     samples = [s for one in series for s in one]
-    flags = sorted({flag for o in outcomes for flag in o.flags})
-    verdict, reason = _verdict(outcomes, excluded, interval, settings)
+    flags = sorted({flag for x in launches for flag in _flagged(x, slowed).flags})
+    verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
     waited = _waited(outcomes)
     return Row(
         case=case,
@@ -219,6 +252,8 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         rates=tuple(rates),
         launches=len(outcomes),
         excluded=excluded,
+        hindered=len(measured) - len(outcomes),
+        hindrance=next(iter(slowed.values()), ("", ""))[1],
         steps=sum(o.steady_steps for o in outcomes),
         median_sample=statistics.median(samples),
         p25_sample=statistics.quantiles(samples, n=4)[0] if len(samples) > 1 else samples[0],
@@ -236,10 +271,36 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         estimated_peak_bytes=_estimated_peak_bytes(launches),
         cold=_median_cold(launches),
         items_per_joule=_items_per_joule(outcomes),
+        joule_interval=_joule_interval(outcomes, level),
+        energy_source=_energy_source(launches),
+        energy_absent=next((o.energy_absent for o in outcomes if o.energy_absent), ""),
+        idle_watts=next((t.idle_watts for t in (x.telemetry for x in launches) if t), None),
         host_fraction=_host_fraction(outcomes, statistics.median(samples)),
         input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
         input_wait_seconds=waited and waited / sum(o.steady_steps for o in outcomes),
     )
+
+
+def _slowed(launches: Sequence[Launch]) -> dict[int, tuple[Flag, str]]:
+    """Of launches that something outside the job slowed: by their numbers, the flag and cause."""
+    found: dict[int, tuple[Flag, str]] = {
+        number: ("THROTTLED", cause) for number, cause in slow_clocks(launches).items()
+    }
+    for launch in launches:
+        if isinstance(launch.outcome, Measured):
+            for flag in sorted(HINDERED.intersection(launch.outcome.flags)):
+                cause = launch.outcome.causes.get(flag, FLAGS[flag])
+                found[launch.launch] = (flag, cause)
+    return dict(sorted(found.items()))
+
+
+def _flagged(launch: Launch, slowed: Mapping[int, tuple[Flag, str]]) -> Measured:
+    """The launch's outcome, with the flag that only the whole case's clocks show."""
+    assert isinstance(launch.outcome, Measured)
+    flag, _ = slowed.get(launch.launch, (None, ""))
+    if flag is None or flag in launch.outcome.flags:
+        return launch.outcome
+    return msgspec.structs.replace(launch.outcome, flags=(*launch.outcome.flags, flag))
 
 
 def _rate(throughput: float, items: int, count: int | None) -> float | None:
@@ -274,6 +335,24 @@ def _items_per_joule(outcomes: Sequence[Measured]) -> float | None:
     return sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
 
 
+def _joule_interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
+    """Of items per joule, a launch each; None where a launch has no energy or they are too few."""
+    joules = [o.energy_joules for o in outcomes]
+    if None in joules:
+        return None
+    pairs = zip(outcomes, joules, strict=True)
+    return stats.log_estimate([o.work.items * o.steady_steps / j for o, j in pairs if j], level)
+
+
+def _energy_source(launches: Sequence[Launch]) -> str:
+    for launch in launches:
+        if isinstance(launch.outcome, Measured) and launch.telemetry is not None:
+            method = launch.outcome.energy_method
+            if method is not None:
+                return f"{launch.telemetry.source}, {launch.telemetry.scope}, {method}"
+    return ""
+
+
 def _relative_sd(values: Sequence[float]) -> float:
     if len(values) < 2:
         return 0.0
@@ -282,14 +361,24 @@ def _relative_sd(values: Sequence[float]) -> float:
 
 def _verdict(
     outcomes: Sequence[Measured],
+    measured: int,
     excluded: int,
+    slowed: Mapping[int, tuple[Flag, str]],
     interval: stats.Estimate | None,
     settings: Settings,
 ) -> tuple[Verdict, str]:
-    """The gravest thing that is wrong, with its figures; later checks assume the earlier passed."""
-    total = len(outcomes) + excluded
-    if excluded > INVALID_SHARE * total:
-        return "INVALID", f"{excluded} of {total} launches failed"
+    """The gravest thing that is wrong, with its figures; later checks assume the earlier passed.
+
+    measured: launches with a number, of which `outcomes` make up the figure.
+    """
+    total = measured + excluded
+    hot = [cause for flag, cause in slowed.values() if flag == "THROTTLED"]
+    if len(hot) > INVALID_SHARE * total:
+        return "THROTTLED", f"{len(hot)} of {total} launches throttled"
+    if excluded + len(slowed) > INVALID_SHARE * total:
+        parts = [f"{excluded} of {total} launches failed"] if excluded else []
+        parts += [f"{len(slowed)} of {total} launches were slowed from outside"] if slowed else []
+        return "INVALID", ", ".join(parts)
     unsteady = sum("NO_STEADY_STATE" in o.flags for o in outcomes)
     if unsteady > INVALID_SHARE * len(outcomes):
         return "NO_STEADY_STATE", f"{unsteady} of {len(outcomes)} launches never became steady"
@@ -405,6 +494,10 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
         )
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; run again with more time: accelmark run {suite}"
+    if any(row.verdict == "THROTTLED" for row in rows):
+        return "Next: cool the device, or lower its power limit, and run again: it throttled."
+    if any(row.verdict == "INVALID" and row.hindrance for row in rows):
+        return "Next: end other work on this machine and run again: it slowed too many launches."
     if any(row.verdict == "NO_STEADY_STATE" for row in rows):
         return "Next: end other work on this machine and run again: a case never became steady."
     if any(row.status == "measured" and (row.verdict != "OK" or row.launches < 5) for row in rows):

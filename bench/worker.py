@@ -29,6 +29,7 @@ import msgspec
 from bench import catalogue, environment, fit, lifeline
 from bench.backend import Backend, Device
 from bench.case import Case
+from bench.contention import HostCounters, cause
 from bench.measure import Engine, process_usage
 from bench.plan import parameters_of
 from bench.precision import PRECISIONS
@@ -254,7 +255,14 @@ class Launch:
         work = workload.work(mode, parameters, PRECISIONS[request.case.precision])
         latency_name = workload.modes[mode].latency
         channel.enter("warm-up")
-        engine = Engine(job, device, request.settings, usage=process_usage())
+        engine = Engine(
+            job,
+            device,
+            request.settings,
+            usage=process_usage(),
+            host=HostCounters().read,
+            threads=int(self.environment["threads"]),
+        )
         series = engine.measure(
             samples=request.samples,
             latency=latency_name is not None,
@@ -274,6 +282,7 @@ class Launch:
                 reason=f"output is not finite: {first} after the first step, {last} after the last",
                 numerics=verdict,
             )
+        slowed = cause(series.contention) if series.contention is not None else ""
         return Measured(
             work=work,
             numerics=verdict,
@@ -285,7 +294,9 @@ class Launch:
             request_ns=series.request_ns,
             queue_ns=series.queue_ns,
             witness=series.witness,
-            flags=series.flags,
+            flags=(*series.flags, "CONTENDED") if slowed else series.flags,
+            causes={"CONTENDED": slowed} if slowed else {},
+            contention=series.contention,
             energy_absent="not observable: nobody looked",
         )
 

@@ -184,9 +184,7 @@ def _looks(row: Row) -> str:
 def _why(row: Row) -> str:
     """Everything that must be known beside the figures of a row."""
     parts = [row.reason]
-    if row.excluded:
-        parts.append(f"{row.excluded} of {row.launches + row.excluded} launches failed")
-    parts.append(row.exclusion)
+    parts.append(row.left_out)
     parts += [flag for flag in row.flags if flag != row.verdict]
     return "; ".join(part for part in dict.fromkeys(parts) if part)
 

@@ -234,10 +234,8 @@ def _remarks(rows: list[Row]) -> Iterator[Text]:
         parts = []
         if row.verdict not in ("OK", "NOISY"):
             parts.append(row.reason)
-        elif row.excluded:
-            parts.append(f"{row.excluded} of {row.launches + row.excluded} launches failed")
-        if row.exclusion:
-            parts.append(row.exclusion)
+        if row.left_out:
+            parts.append(row.left_out)
         if parts:
             yield _line(str(row.verdict), f"{row.case.label}: {'; '.join(parts)}")
     for flag, meaning in FLAGS.items():

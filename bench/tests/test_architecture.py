@@ -22,7 +22,7 @@ LAYERS = (
     (
         "values",
         (
-            *("case", "observed", "record", "energy", "flags"),
+            *("case", "observed", "record", "energy", "flags", "contention"),
             *("digests", "runfile", "environment", "precision", "rehearsal"),
         ),
     ),
