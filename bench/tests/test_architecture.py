@@ -58,6 +58,7 @@ LAYERS = (
             "cli",
             "commands.*",
             "agreement",
+            "bare.*",
             "against_generate",
             "pytest_plugin",
             "suite.*",
@@ -94,7 +95,10 @@ DISTRIBUTIONS = {
     "measuring": {"msgspec", "torch"},
     "judging": {"msgspec", "rich", "plotly", "jinja2", "cryptography"},
     "running": {"msgspec"},
-    "face": {"msgspec", "click", "rich", "torch", "transformers", "pytest", "pytest_benchmark"},
+    "face": {
+        *("msgspec", "click", "rich", "pytest", "pytest_benchmark"),
+        *("torch", "transformers", "diffusers", "peft"),
+    },
 }
 """What each layer uses beside the standard library."""
 

@@ -1,0 +1,63 @@
+"""What a bare loop is, and the training step that most of them have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Parameters = Mapping[str, Any]
+"""Of the case."""
+Timed = Callable[[], None]
+
+
+class Loop(NamedTuple):
+    """A bare loop: its step, how many make a pass, and what is done, untimed, before a pass."""
+
+    step: Timed
+    steps: int = 1
+    before_pass: Timed = lambda: None
+
+    def seconds(self) -> float:
+        """Times one pass by hand."""
+        self.before_pass()
+        start = time.perf_counter()
+        for _ in range(self.steps):
+            self.step()
+        return time.perf_counter() - start
+
+
+def training(optimizer: Any, loss_of: Callable[[], Tensor], autocast: bool = True) -> Loop:
+    """The step of a loop that trains, on a CPU; the loss is computed in float32."""
+    import torch
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = loss_of()
+        loss.backward()
+        optimizer.step()
+
+    return Loop(step)
+
+
+def inference(forward: Callable[[], Any]) -> Loop:
+    """The step of a loop that infers."""
+    import torch
+
+    def step() -> None:
+        with torch.inference_mode():
+            forward()
+
+    return Loop(step)
+
+
+def adamw(model: Any, learning_rate: float) -> Any:
+    """Over what the model trains."""
+    import torch
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.01, fused=True)
