@@ -12,7 +12,7 @@ import sys
 import click
 
 from bench import __version__
-from bench.commands import ab, compare, listing, publish, report, run, verify
+from bench.commands import ab, check_backend, compare, listing, publish, report, run, verify
 from bench.commands.common import let_go_of_streams, say, termination_as_interrupt
 from bench.errors import (
     EXIT_BAD_INPUT,
@@ -26,7 +26,8 @@ EXIT_CODES = """\b
 Exit codes:
   0    every planned case was measured, or skipped because the device cannot do it
   1    the run ended, and at least one case failed, is void or was not reached;
-       compare: no case could be compared, or --fail-if-slower could not judge one
+       compare: no case could be compared, or --fail-if-slower could not judge one;
+       check-backend: a check failed
   2    bad input: the message says what, where, what is allowed and what to do
   3    compare --fail-if-slower: a case is slower
   130  interrupted: workers ended, what was measured is on disk and on the card"""
@@ -59,7 +60,7 @@ def commands() -> None:
 
 for command in (
     *(run.run, compare.compare, ab.ab, report.report, publish.publish, verify.verify),
-    *(listing.list_command, listing.devices, listing.schema),
+    *(listing.list_command, listing.devices, listing.schema, check_backend.check_backend),
 ):
     commands.add_command(command)
 

@@ -21,7 +21,8 @@ from collections.abc import Iterable
 EXIT_OK = 0
 """Every planned case was measured (or skipped because the device cannot do it)."""
 EXIT_INCOMPLETE = 1
-"""The run ended, and at least one planned case has no usable number; or nothing was compared."""
+"""The run ended, and at least one planned case has no usable number; or nothing was compared; or a
+check failed."""
 EXIT_BAD_INPUT = 2
 """The command line, a suite, a device, an output folder or a record cannot be used."""
 EXIT_SLOWER = 3

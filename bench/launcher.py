@@ -10,18 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
-from bench import catalogue, environment
+from bench import catalogue, child, environment
 from bench.energy import with_energy
 from bench.flags import with_flags
 from bench.lifeline import Lifeline
@@ -29,15 +26,10 @@ from bench.monitor import Monitor
 from bench.observed import Telemetry
 from bench.record import Cold, Failed, Measured, Phase, Void
 from bench.runfile import UNREADABLE
-from bench.worker import STACKS_SIGNAL, Progress, Report, Request
+from bench.worker import Progress, Report, Request
 
 STDERR_LINE_BYTES = 1 << 16
 """Longest line of stderr that is looked at in one piece."""
-STDERR_TAIL_BYTES = 4000
-"""How much of the end of a worker's stderr a record keeps."""
-GRACE_SECONDS = 3.0
-"""Between asking a worker to end and ending it."""
-
 
 SHARES: dict[Phase, float] = {
     "start": 1 / 15,
@@ -68,8 +60,6 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of the device meanwhile, or why nothing was."""
 
 
-STACKS_SECONDS = 0.5
-"""What a worker that hangs gets to write its stacks."""
 COMMAND = (sys.executable, "-m", "bench.worker")
 """A worker."""
 NOTHING: Mapping[str, str] = {}
@@ -186,11 +176,11 @@ class _Worker:
 
     def end(self) -> None:
         """Ends its whole process group."""
-        _end(self._process)
+        child.end(self._process)
 
     def stderr_tail(self) -> str:
         """The end of what it wrote to stderr."""
-        return environment.without_secrets(_tail(self._stderr), self._given)
+        return environment.without_secrets(child.tail(self._stderr), self._given)
 
     def stderr_lines(self) -> Iterator[str]:
         """All that it wrote to stderr, however much: what matters may stand at its start."""
@@ -207,7 +197,7 @@ class _Worker:
     def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
         """Reads what it says until that is enough or there is a report; makes one if it ends."""
         try:
-            with selectors.DefaultSelector() as selector, _end_of(self._process) as ended:
+            with selectors.DefaultSelector() as selector, child.end_of(self._process) as ended:
                 self._listen_with(selector, ended, enough, listen)
         except OSError as error:  # no descriptors left to listen with
             self._report = _failed(
@@ -247,7 +237,7 @@ class _Worker:
 
     def _give_up(self, whole_launch: bool) -> None:
         """Its time is over: its stacks go to its stderr, and the report says which limit it was."""
-        _ask_for_stacks(self._process)
+        child.ask_for_stacks(self._process)
         phase = self._phase
         message = f"no report within {self._limit:.0f} s; ended in its {phase} phase"
         if not whole_launch:
@@ -276,7 +266,7 @@ class _Worker:
             listen(message)
 
     def _epitaph(self) -> str:
-        return environment.without_secrets(_epitaph(self._process, self._stderr), self._given)
+        return environment.without_secrets(child.epitaph(self._process, self._stderr), self._given)
 
 
 class _NoWorker:
@@ -330,32 +320,6 @@ def phase_limit(phase: Phase, launch_limit_seconds: float) -> float:
     return min(launch_limit_seconds, max(SHORTEST_LIMIT_SECONDS, share))
 
 
-def _ask_for_stacks(process: subprocess.Popen[bytes]) -> None:
-    """Has a worker that hangs write its threads' stacks to stderr, even from within a C call.
-
-    One that does not know the signal yet is ended by it, which comes next anyway.
-    """
-    if STACKS_SIGNAL is None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(STACKS_SIGNAL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STACKS_SECONDS)
-
-
-@contextlib.contextmanager
-def _end_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
-    """A file descriptor that becomes readable when the process ends (Linux), else None."""
-    if not hasattr(os, "pidfd_open"):
-        yield None
-        return
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> Report:
     """A figure to which the host contributed operators is not the device's."""
     if not isinstance(report.outcome, Measured):
@@ -380,53 +344,3 @@ def _failed(kind: str, phase: Phase, message: str) -> Report:
         {"status": "failed", "kind": kind, "phase": phase, "message": message}, Failed
     )
     return Report(outcome=outcome, cold=Cold(), environment={})
-
-
-def _epitaph(process: subprocess.Popen[bytes], stderr: BinaryIO) -> str:
-    """How a worker without a report ended, and the last thing it said."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE_SECONDS)
-    code = process.returncode
-    if code is None:
-        how = "the worker closed its report without one"
-    elif code < 0:
-        named = -code in {s.value for s in signal.Signals}  # real-time signals have no name
-        name = signal.Signals(-code).name if named else f"signal {-code}"
-        hint = ", perhaps by the kernel for want of memory" if name == "SIGKILL" else ""
-        how = f"the worker was killed by {name}{hint}"
-    else:
-        how = f"the worker left with exit code {code} and no report"
-    last = [line for line in _tail(stderr).splitlines() if line.strip()][-1:]
-    return f"{how}: {last[0].strip()}" if last else how
-
-
-def _tail(stderr: BinaryIO) -> str:
-    size = stderr.seek(0, os.SEEK_END)
-    stderr.seek(max(0, size - STDERR_TAIL_BYTES))
-    text = stderr.read().decode("utf-8", errors="replace")
-    # A record is handed round: tracebacks need not say whose home they are from.
-    for folder, name in ((Path(__file__).parents[1], "."), (Path.home(), "~")):
-        if folder != Path(folder.anchor):
-            text = text.replace(str(folder), name)
-    return text
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the worker's whole process group: politely, then not."""
-    with contextlib.suppress(BrokenPipeError):
-        if process.stdin is not None:
-            process.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.5)
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
-    # What the worker itself started, and left, goes with it.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.stdout is not None:
-        process.stdout.close()

@@ -352,7 +352,7 @@ def _leave_with_parent(stream: BinaryIO) -> None:
     os._exit(1)
 
 
-def _wait_for_turn() -> None:
+def wait_for_turn() -> None:
     """Returns at the parent's next line; from then on this process ends when the parent does."""
     if not sys.stdin.buffer.readline():
         os._exit(1)
@@ -370,7 +370,7 @@ def main() -> None:
     os.dup2(2, 1)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
     channel = _Channel(private)
-    channel.send(Launch(request, channel, _wait_for_turn).run())
+    channel.send(Launch(request, channel, wait_for_turn).run())
     private.close()
     # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.
     with contextlib.suppress(OSError):

@@ -50,7 +50,8 @@ LAYERS = (
             "reports.*",
         ),
     ),
-    ("running", ("monitor", "launcher", "probe", "run", "resume")),
+    ("conformity", ("conformance", "checks.*", "check_worker")),
+    ("running", ("child", "monitor", "launcher", "probe", "run", "resume", "examine")),
     (
         "face",
         (
@@ -94,6 +95,7 @@ DISTRIBUTIONS = {
     "planning": {"msgspec"},
     "measuring": {"msgspec", "torch"},
     "judging": {"msgspec", "rich", "plotly", "jinja2", "cryptography"},
+    "conformity": {"msgspec", "torch"},
     "running": {"msgspec"},
     "face": {
         *("msgspec", "click", "rich", "pytest", "pytest_benchmark"),

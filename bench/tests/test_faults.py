@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.launcher import STDERR_TAIL_BYTES
+from bench.child import STDERR_TAIL_BYTES
 from bench.record import Measured, RunFile
 from bench.tests.faults import FAULTS, README, Fault, identity, table
 from bench.tests.stage import Stage, rows_of, wait_until

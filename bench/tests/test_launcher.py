@@ -18,8 +18,9 @@ import msgspec
 import psutil
 import pytest
 
-from bench import launcher
-from bench.launcher import STDERR_TAIL_BYTES, Finished, launch
+from bench import child, launcher
+from bench.child import STDERR_TAIL_BYTES
+from bench.launcher import Finished, launch
 from bench.record import Cold, Failed, Measured, Phase, Settings
 from bench.tests.fakes import make_case, make_measured
 from bench.worker import Progress, Report, Request
@@ -276,7 +277,7 @@ def pids(path: Path) -> list[int]:
 @pytest.fixture
 def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that ignores SIGTERM is ended after 0.3 s instead of 3."""
-    monkeypatch.setattr(launcher, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(child, "GRACE_SECONDS", 0.3)
 
 
 @pytest.mark.parametrize("stubborn", [False, True], ids=["polite", "stubborn"])

@@ -41,7 +41,24 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `SIMNPU_LOST_AFTER` | 0 | how many calls of it succeed before |
 | `SIMNPU_RUNTIME` | | `missing`: `import torch` fails, as where CANN is not set up |
 | `SIMNPU_TYPE` | `npu` | torch's name for the device: another plug-in's, for its tests |
-| `SIMNPU_SMI` | A2 | which `npu-smi` answers: A2, A3, 310P |
+| `SIMNPU_EVENTS` | 1 | what events count, over the truth |
+| `SIMNPU_BROKEN` | | defects of the device or its software, of those in the table below |
+| `SIMNPU_SMI` | A2 | which `npu-smi` answers: A2, A3, 310P; HOT: an A2 whose figures cannot be |
+
+| defect | what is wrong |
+|---|---|
+| `early-synchronize` | synchronize returns at once |
+| `one-stream` | synchronize waits for the current stream, not for all |
+| `fixed-peaks` | peak counters do not grow |
+| `kept-peaks` | a reset does not reset them |
+| `kept-cache` | empty_cache hands nothing back |
+| `spoilt-by-oom` | after an allocation that failed, every operator fails |
+| `oom-words` | such an allocation fails in words that nobody knows |
+| `hf32` | float32 products have HF32's mantissa, whatever the switches say |
+| `bfloat-for-half` | float16 products have bfloat16's mantissa |
+| `quiet-fallback` | SIMNPU_FALLBACK's operators run on the host without a word, even if refused |
+| `lost-words` | a lost device says so in words that nobody knows |
+| `lost-copies` | a copy to the host that does not wait never arrives |
 
 Variables of the real one that are heeded: `ASCEND_LAUNCH_BLOCKING=1` (every operator is waited
 for), `TORCH_NPU_FALLBACK_CPU_DISABLE=1`, `TORCH_NPU_WARNING_DISABLE=1` and

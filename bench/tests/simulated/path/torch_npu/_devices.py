@@ -33,7 +33,12 @@ class Device:
         """Waits for every stream; SIMNPU_LOST may mean this."""
         if SETTINGS.lost == "synchronize" and not self.lost:
             self.lost = _used_up("synchronize")
-        self.wait_until(self.timeline.last_end(), "AclrtSynchronizeDeviceWithTimeout")
+        moment = self.timeline.last_end()
+        if "early-synchronize" in SETTINGS.broken:
+            moment = 0.0
+        elif "one-stream" in SETTINGS.broken:
+            moment = self.timeline.end(current_stream(self.index))
+        self.wait_until(moment, "AclrtSynchronizeDeviceWithTimeout")
 
     def wait_for_stream(self) -> None:
         """What a host read does: waits for the current stream."""
@@ -106,6 +111,8 @@ def _used_up(name: str) -> bool:
 
 def raise_lost(call: str) -> NoReturn:
     """The words of a real one: a kernel that fails takes the process's context with it."""
+    if "lost-words" in SETTINGS.broken:
+        raise RuntimeError("the thing is gone [simulated]")
     raise RuntimeError(
         f"Sync:../torch_npu/csrc/framework/OpCommand.cpp:340 NPU function error: {call}, error "
         f"code is 507018\n[ERROR] (PID:{os.getpid()}, Device:0, RankID:-1) ERR00100 PTA call acl "

@@ -45,6 +45,8 @@ def announce(name: str, device: Device) -> None:
     """Before an operator runs: whatever fault is meant for it, then its time on the device."""
     base = base_name(name)
     _devices.operator_may_lose(base, device)
+    if "spoilt-by-oom" in SETTINGS.broken and device.memory.out_of_memory:
+        raise RuntimeError(f"{name} failed: the context was spoilt [simulated]")
     if base in SETTINGS.missing:
         raise NotImplementedError(
             f"Could not run '{name}' with arguments from the 'PrivateUse1' backend. This could be "
@@ -59,6 +61,9 @@ def announce(name: str, device: Device) -> None:
 
 def _fall_back(name: str, device: Device) -> None:
     """torch_npu's own fallback to the host: refused, or announced once; it waits for the device."""
+    if "quiet-fallback" in SETTINGS.broken:
+        device.wait_for_stream()
+        return
     if os.environ.get("TORCH_NPU_FALLBACK_CPU_DISABLE") == "1":
         raise RuntimeError(
             f"The operator '{name}' would execute its main computation on CPU through dispatcher "

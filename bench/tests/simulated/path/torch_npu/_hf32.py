@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ._settings import SETTINGS
+
 MANTISSA_BITS = 11
 DROPPED_BITS = 23 - MANTISSA_BITS
 
@@ -37,12 +39,19 @@ def operands(operator: str, arguments: Any) -> Any:
     rounded too, which the real unit does not do: it makes the simulated one no better.
     """
     switch = _SWITCH_OF.get(operator)
-    if switch is None or not switch.allow_hf32:
+    if switch is None:
         return arguments
-    return tuple(
-        round_mantissa(a) if isinstance(a, torch.Tensor) and a.dtype == torch.float32 else a
-        for a in arguments
-    )
+    hf32 = switch.allow_hf32 or "hf32" in SETTINGS.broken
+    return tuple(_read(a, hf32) if isinstance(a, torch.Tensor) else a for a in arguments)
+
+
+def _read(tensor: torch.Tensor, hf32: bool) -> torch.Tensor:
+    """An operand as the matrix unit reads it."""
+    if tensor.dtype == torch.float32 and hf32:
+        return round_mantissa(tensor)
+    if tensor.dtype == torch.float16 and "bfloat-for-half" in SETTINGS.broken:
+        return tensor.bfloat16().half()
+    return tensor
 
 
 def round_mantissa(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,8 @@ import threading
 
 import torch
 
+from ._settings import SETTINGS
+
 BLOCK_BYTES = 512
 
 
@@ -31,12 +33,15 @@ class Memory:
         with self._lock:
             if self.allocated + block > self.total:
                 self.out_of_memory += 1
+                if "oom-words" in SETTINGS.broken:
+                    raise RuntimeError("no room [simulated]")
                 raise torch.OutOfMemoryError(self._full(block))
             self.allocated += block
             # The cache is given up before an allocation fails, so it never counts against one.
             self.reserved = min(max(self.reserved, self.allocated), self.total)
-            self.allocated_peak = max(self.allocated_peak, self.allocated)
-            self.reserved_peak = max(self.reserved_peak, self.reserved)
+            if "fixed-peaks" not in SETTINGS.broken:
+                self.allocated_peak = max(self.allocated_peak, self.allocated)
+                self.reserved_peak = max(self.reserved_peak, self.reserved)
         return block
 
     def free(self, block: int) -> None:
@@ -47,12 +52,14 @@ class Memory:
     def empty_cache(self) -> None:
         """What is free goes back to the system."""
         with self._lock:
-            self.reserved = self.allocated
+            if "kept-cache" not in SETTINGS.broken:
+                self.reserved = self.allocated
 
     def reset_peaks(self) -> None:
         """Peaks start again from what is in use."""
         with self._lock:
-            self.allocated_peak, self.reserved_peak = self.allocated, self.reserved
+            if "kept-peaks" not in SETTINGS.broken:
+                self.allocated_peak, self.reserved_peak = self.allocated, self.reserved
 
     def statistics(self) -> dict[str, int]:
         """In torch's own words, as `torch.accelerator.memory_stats` gives them."""

@@ -11,6 +11,16 @@ DUAL_DIE = "Ascend910_93"
 """Names of the 910C begin so: a package of two dies, each a device of torch's."""
 
 
+DEFECTS = frozenset(
+    (
+        *("early-synchronize", "one-stream", "fixed-peaks", "kept-peaks", "kept-cache"),
+        *("spoilt-by-oom", "oom-words", "hf32", "bfloat-for-half"),
+        *("quiet-fallback", "lost-words", "lost-copies"),
+    )
+)
+"""What SIMNPU_BROKEN may name."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """One field per variable."""
@@ -28,6 +38,10 @@ class Settings:
     lost_after: int
     runtime: str
     type: str
+    events: float
+    """What events count, over the truth."""
+    broken: frozenset[str]
+    """Of `DEFECTS`."""
 
 
 def read(variables: Mapping[str, str]) -> Settings:
@@ -50,7 +64,12 @@ def read(variables: Mapping[str, str]) -> Settings:
         lost_after=int(given.pop("LOST_AFTER", 0)),
         runtime=given.pop("RUNTIME", ""),
         type=given.pop("TYPE", "npu"),
+        events=float(given.pop("EVENTS", 1)),
+        broken=_names(given.pop("BROKEN", "")),
     )
+    if settings.broken - DEFECTS:
+        unknown, known = min(settings.broken - DEFECTS), ", ".join(sorted(DEFECTS))
+        raise ValueError(f"unknown defect {unknown} in {PREFIX}BROKEN. Known: {known}.")
     if given:
         known = ", ".join(PREFIX + field.upper() for field in (*Settings.__annotations__, "smi"))
         raise ValueError(f"unknown variable {PREFIX}{min(given)}. Known: {known}.")

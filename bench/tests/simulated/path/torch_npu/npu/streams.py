@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .. import _devices  # noqa: TID252
+from .._settings import SETTINGS  # noqa: TID252
 
 _next_stream = itertools.count(1)
 
@@ -91,7 +92,7 @@ class Event:
             raise RuntimeError("Both events must be recorded before calculating elapsed time.")
         self.synchronize()
         end.synchronize()
-        return (end._moment - self._moment) * 1e3
+        return (end._moment - self._moment) * 1e3 * SETTINGS.events
 
 
 def current_stream(device: Any = None) -> Stream:

@@ -1,0 +1,167 @@
+"""`accelmark check-backend`: the conformance kit, for whoever brings a chip."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.common import canvas, say
+from bench.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceUnavailable, UnknownName, suggestion
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bench.backend import DeviceInfo
+    from bench.conformance import Check
+    from bench.examine import Examined
+
+WORDS = {"pass": "PASS", "fail": "FAIL", "not observable": "NOT SEEN", "note": "note"}
+"""As the table has the verdicts: the word says it, the colour repeats it."""
+STYLES = {"pass": "green", "fail": "bold red", "not observable": "yellow", "note": "dim"}
+
+
+@click.command("check-backend")
+@click.argument("name", metavar="NAME")
+@click.option("--device", "index", type=click.IntRange(min=0), default=0, metavar="INDEX")
+@click.option("--only", metavar="CHECK", help="Only this check, by its name in the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--width", type=click.IntRange(60, 500), help="Columns of the table. Default: the terminal's."
+)
+def check_backend(
+    name: str, index: int, only: str | None, as_json: bool, width: int | None
+) -> None:
+    """Check that backend NAME does what every measurement relies on; exit 1 if a check fails.
+
+    Each check runs in a process of its own.
+    """
+    from bench.examine import examine
+
+    wanted = _wanted(only)
+    device = _device(name, index)
+    done: list[Examined] = []
+    for one in examine(device, wanted):
+        done.append(one)
+        said = f"{one.failures} failed" if one.failures else "done"
+        say(f"  {one.check}: {said} ({one.seconds:.1f} s)")
+    if as_json:
+        click.echo(json.dumps(_document(device, done), indent=2))
+    else:
+        click.echo(_text(device, done, width), nl=False)
+    sys.exit(EXIT_INCOMPLETE if any(one.failures for one in done) else EXIT_OK)
+
+
+def _device(name: str, index: int) -> DeviceInfo:
+    """The device to check; `UnknownName` or `DeviceUnavailable`, which says what its probe said."""
+    from bench import catalogue, probe
+
+    known = list(catalogue.plug_ins("backends"))
+    if name not in known:
+        raise UnknownName(
+            f"accelmark check-backend {name}: unknown backend.{suggestion(name, known)}"
+        )
+    (found,) = probe.probe([name])
+    for device in found.devices:
+        if device.index == index:
+            say(f"device: {device.address}, {device.name}")
+            return device
+    if not found.devices:
+        raise DeviceUnavailable(f"accelmark check-backend {found.reason}")
+    here = ", ".join(str(device.index) for device in found.devices)
+    raise DeviceUnavailable(
+        f"accelmark check-backend {name}: there is no device {index}. Pass --device one of {here}."
+    )
+
+
+def _wanted(only: str | None) -> tuple[Check, ...]:
+    from bench.examine import all_checks
+
+    known = {check.name: check for check in all_checks()}
+    if only is None:
+        return tuple(known.values())
+    if only not in known:
+        raise UnknownName(f"--only {only}: unknown check.{suggestion(only, known)}")
+    return (known[only],)
+
+
+def _counts(done: Sequence[Examined]) -> dict[str, int]:
+    verdicts = [finding.verdict for one in done for finding in one.findings]
+    return {name: verdicts.count(name) for name in ("pass", "fail", "not observable", "note")}
+
+
+def _document(device: DeviceInfo, done: Sequence[Examined]) -> dict[str, object]:
+    """The whole kit as JSON: `counts` by verdict, and every finding under its check."""
+    import msgspec
+
+    from bench import __version__
+
+    return {
+        "accelmark": __version__,
+        "device": msgspec.to_builtins(device),
+        "counts": _counts(done),
+        "checks": [msgspec.to_builtins(one) for one in done],
+    }
+
+
+def _text(device: DeviceInfo, done: Sequence[Examined], width: int | None) -> str:
+    """For a terminal of 80 columns and up; means the same without colour."""
+    from rich.console import Console
+
+    shown = canvas(width)
+    output = io.StringIO()
+    console = Console(
+        file=output,
+        width=max(shown.width, 60),
+        force_terminal=shown.colour,
+        no_color=not shown.colour,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
+    simulated = ", simulated" if device.simulated else ""
+    torch = device.facts.get("torch", "unknown")
+    console.print(
+        f"accelmark check-backend {device.backend}: {device.name} ({device.address}{simulated}), "
+        f"torch {torch}",
+        style="bold",
+    )
+    console.print()
+    console.print(_table(done))
+    console.print()
+    counts = _counts(done)
+    legend = ": that cannot be told here, and why stands beside it"
+    console.print(
+        f"{counts['pass']} passed, {counts['fail']} failed, {counts['not observable']} not seen"
+        f"{legend if counts['not observable'] else ''}."
+    )
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+
+def _table(done: Sequence[Examined]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table.add_column("verdict", no_wrap=True, min_width=8)
+    table.add_column("check", overflow="fold", ratio=2)
+    table.add_column("observed", overflow="fold", ratio=3)
+    for one in done:
+        table.add_row("", one.check, one.summary, style="bold")
+        for finding in one.findings:
+            said = [
+                finding.observed,
+                f"why: {finding.reason}" if finding.reason else "",
+                f"next: {finding.next}" if finding.next else "",
+            ]
+            table.add_row(
+                Text(WORDS[finding.verdict], style=STYLES[finding.verdict]),
+                f"  {finding.title}",
+                "\n".join(filter(None, said)),
+            )
+    return table
