@@ -326,7 +326,7 @@ def _judge(
         interval=welch.ratio if welch and enough else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
         split=_split(sides, base, other),
-        joule_ratio=_quotient(other.items_per_joule, base.items_per_joule),
+        joule_ratio=_joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
         witness_gap=_witness_gap(sides[0].measured(base), sides[1].measured(other)),
     )
@@ -388,6 +388,13 @@ def _split_by(
         software=shares[1] / shares[0],
         shares=shares,
     )
+
+
+def _joule_ratio(base: Row, other: Row) -> float | None:
+    """Items per joule; None unless both are of a chip, or both of a board, and so on."""
+    if base.energy_scope != other.energy_scope:
+        return None
+    return _quotient(other.items_per_joule, base.items_per_joule)
 
 
 def _quotient(other: float | None, base: float | None) -> float | None:

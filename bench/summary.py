@@ -121,11 +121,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     joule_interval: stats.Estimate | None = None
     """Of the items per joule over launches."""
     energy_source: str = ""
-    """Who says so, of what, and how: `SOURCE, board, counter`."""
+    """Who says so, and how: `SOURCE, counter`, or `SOURCE, power`."""
+    energy_scope: str = ""
+    """Of what: chip, board, package, shared."""
     energy_absent: str = ""
     """Why there is no energy figure."""
     idle_watts: float | None = None
-    """Of the device before the run's first worker had it; no part of the energy above."""
+    """Of the device before the run's first worker had it; the energy above holds it too."""
+    not_observable: dict[str, str] = {}
+    """What nobody could see of the device meanwhile, and why."""
     bytes_per_second: float | None = None
     bandwidth_fraction: float | None = None
     """Share of the best memory bandwidth that this run measured."""
@@ -272,8 +276,10 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         cold=_median_cold(launches),
         items_per_joule=_items_per_joule(outcomes),
         joule_interval=_joule_interval(outcomes, level),
-        energy_source=_energy_source(launches),
+        energy_source=_energy_source(launches)[0],
+        energy_scope=_energy_source(launches)[1],
         energy_absent=next((o.energy_absent for o in outcomes if o.energy_absent), ""),
+        not_observable=_not_observable(launches),
         idle_watts=next((t.idle_watts for t in (x.telemetry for x in launches) if t), None),
         host_fraction=_host_fraction(outcomes, statistics.median(samples)),
         input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
@@ -344,13 +350,23 @@ def _joule_interval(outcomes: Sequence[Measured], level: float) -> stats.Estimat
     return stats.log_estimate([o.work.items * o.steady_steps / j for o, j in pairs if j], level)
 
 
-def _energy_source(launches: Sequence[Launch]) -> str:
+def _energy_source(launches: Sequence[Launch]) -> tuple[str, str]:
+    """Who says the energy and how, and of what."""
     for launch in launches:
         if isinstance(launch.outcome, Measured) and launch.telemetry is not None:
             method = launch.outcome.energy_method
             if method is not None:
-                return f"{launch.telemetry.source}, {launch.telemetry.scope}, {method}"
-    return ""
+                return f"{launch.telemetry.source}, {method}", launch.telemetry.scope
+    return "", ""
+
+
+def _not_observable(launches: Sequence[Launch]) -> dict[str, str]:
+    """By the last launch that was looked at; else why none was."""
+    seen = [x.telemetry for x in launches if x.telemetry is not None]
+    if seen:
+        return seen[-1].absent
+    why = launches[0].telemetry_absent
+    return {"telemetry": why} if why else {}
 
 
 def _relative_sd(values: Sequence[float]) -> float:

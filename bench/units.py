@@ -84,3 +84,17 @@ def memory(size_bytes: int) -> str:
     if size_bytes >= 2**20:
         return f"{size_bytes / 2**20:.0f} MiB"
     return f"{size_bytes / 2**10:.0f} KiB"
+
+
+def joules(each: float, item: str) -> str:
+    """Energy of an item: "12 mJ/image"; of operations and bytes how many a joule buys.
+
+    >>> joules(0.0123, "image"), joules(1e-12, "FLOP")
+    ('12.3 mJ/image', '1.00 TFLOP/J')
+    """
+    if item in ("FLOP", "OP", "B"):
+        return prefixed(1 / each, f"{item}/J")
+    for factor, unit in ((1.0, "J"), (1e-3, "mJ")):
+        if each >= factor:
+            return f"{significant(each / factor)} {unit}/{item}"
+    return f"{significant(each * 1e6)} uJ/{item}"

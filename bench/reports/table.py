@@ -52,7 +52,8 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
         console.print(_table(measured))
         console.print()
         console.print(_legend(run.run.settings, measured), style="dim")
-        for line in (*_percentiles(measured), *_waits(measured)):
+        beside = (*_energy(measured), *_unseen(measured))
+        for line in (*_percentiles(measured), *_waits(measured), *beside):
             console.print(line, style="dim")
     for row in rows:
         if row.status != "measured":
@@ -204,6 +205,31 @@ def _percentiles(rows: list[Row]) -> Iterator[str]:
                 f"{latency.name} of {_short(row, rows)}: "
                 f"p50 {units.duration(latency.p50)}, {tail(latency)}; {requests}"
             )
+
+
+def _energy(rows: list[Row]) -> Iterator[str]:
+    """Joules an item where there are any, with their interval, their source and whose they are."""
+    for row in rows:
+        if row.items_per_joule is None:
+            continue
+        item = row.unit.removesuffix("/s")
+        found = row.joule_interval
+        spread = "no interval" if found is None else units.spread(found.half_width)
+        idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
+        yield (
+            f"energy of {_short(row, rows)}: {units.joules(1 / row.items_per_joule, item)} "
+            f"{spread} ({row.energy_scope}; {row.energy_source}{idle})"
+        )
+
+
+def _unseen(rows: list[Row]) -> Iterator[str]:
+    """What nobody could see of the device, which is not to say that it was well."""
+    whys: dict[str, list[str]] = {}
+    for what, why in next((r.not_observable for r in rows if r.not_observable), {}).items():
+        whys.setdefault(why, []).append(what)
+    parts = [f"{', '.join(whats)} ({why})" for why, whats in whys.items()]
+    if parts:
+        yield f"not observable: {'; '.join(parts)}"
 
 
 def _waits(rows: list[Row]) -> Iterator[str]:

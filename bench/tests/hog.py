@@ -4,10 +4,10 @@
 
 Each turn launches every case once on a quiet machine and once beside a process that does nothing
 but compute, in changing order (ABBA). A launch is *slowed* if its throughput lies more than 10 %
-below the median of the quiet ones of its case and thread count. Printed: how many of the slowed
-launches bear the flag CONTENDED (wanted: 95 % or more), how many of the others do (15 % or less),
-and what a comparison of the quiet run with the other would say. A script and no test: what it
-measures is the machine too.
+below the median of the fastest quarter of its case and thread count. Printed: how many of the
+slowed launches bear the flag CONTENDED (wanted: 95 % or more), how many of the others do (15 % or
+less), and what a comparison of the quiet run with the other would say. A script and no test: what
+it measures is the machine too.
 """
 
 from __future__ import annotations
@@ -71,6 +71,17 @@ class Turn(NamedTuple):
         """Whether it says that other work slowed it."""
         return "CONTENDED" in self.outcome.flags
 
+    @property
+    def words(self) -> str:
+        """Its cause, or what was counted where there is none."""
+        return self.outcome.causes.get("CONTENDED") or str(self.outcome.contention)
+
+
+def fastest(turns: list[Turn]) -> float:
+    """Median of the fastest quarter, items/s."""
+    rates = sorted((t.outcome.throughput for t in turns), reverse=True)
+    return statistics.median(rates[: max(len(rates) // 4, 1)])
+
 
 @contextlib.contextmanager
 def hogs(count: int) -> Iterator[None]:
@@ -108,10 +119,10 @@ def take_turns(cases: list[Case], turns: int, count: int) -> list[Turn]:
                     if outcome is None:
                         continue
                     found.append(Turn(case.name, threads, beside, outcome))
-                    words = outcome.causes.get("CONTENDED", "")
+                    place = "beside a hog" if beside else "quiet"
                     print(
-                        f"{turn + 1}: {case.name} {threads} threads, {'hog' if beside else 'quiet'}"
-                        f": {outcome.throughput:.4g} {words} {outcome.contention}",
+                        f"turn {turn + 1}: {case.name}, {threads} threads, {place}: "
+                        f"{outcome.throughput:.4g} {outcome.causes.get('CONTENDED', '')}",
                         file=sys.stderr,
                         flush=True,
                     )
@@ -155,16 +166,15 @@ def main() -> None:
         suite = config.read_suite(path)
     cases = [c for c in plan.plan(suite) if fnmatch.fnmatchcase(c.name, arguments.only)]
     found = take_turns(cases, arguments.turns, arguments.hogs)
-    quiet: dict[tuple[str, int], float] = {}
-    for turn in found:
-        key = (turn.case, turn.threads)
-        rates = [t.outcome.throughput for t in found if not t.beside_hog and t[:2] == key]
-        quiet[key] = statistics.median(rates) if rates else float("nan")
-    slowed = [t for t in found if t.outcome.throughput < SLOWED * quiet[t[:2]]]
+    best = {key: fastest([t for t in found if t[:2] == key]) for key in {t[:2] for t in found}}
+    slowed = [t for t in found if t.outcome.throughput < SLOWED * best[t[:2]]]
     others = [t for t in found if t not in slowed]
-    print(f"load: {os.getloadavg()}, {len(found)} launches")
+    print(f"load average {os.getloadavg()[0]:.1f}; {len(found)} launches")
     print(f"slowed by more than 10 %: {len(slowed)}, flagged {sum(t.flagged for t in slowed)}")
     print(f"not slowed: {len(others)}, flagged {sum(t.flagged for t in others)}")
+    for turn in (t for t in found if t.flagged != (t in slowed)):
+        share = turn.outcome.throughput / best[turn[:2]]
+        print(f"  {turn.case} {turn.threads} threads, {share:.2f} of the fastest: {turn.words}")
     print("quiet against hog:", *verdicts(cases, found), sep="\n  ")
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
-from bench import energy, flags
+from bench import energy, flags, units
+from bench.compare import compare
 from bench.energy import with_energy
 from bench.flags import slow_clocks, with_flags
+from bench.flat import flat as as_flat
 from bench.observed import Reading, Reason, Telemetry
 from bench.record import Block, Launch, Measured
-from bench.tests.fakes import make_launch, make_measured
+from bench.report import Canvas
+from bench.reports.table import TableReport
+from bench.summary import summarize
+from bench.tests.fakes import make_case, make_file, make_launch, make_measured
+
+CASE = make_case()
 
 FIRST_STEP = 5.0
 """Seconds after the worker was let go."""
@@ -206,3 +214,69 @@ def test_a_clock_held_to_the_power_limit_or_not_of_this_device_is_not_slow() -> 
 
 def test_every_reason_that_throttles_is_one_that_there_is() -> None:
     assert set(flags.THROTTLING) < set(Reason.__args__)  # type: ignore[attr-defined]
+
+
+# --- in the summary, on the card, in a comparison
+
+
+def launches_with_energy(*joules: float | None, scope: str = "board") -> list[Launch]:
+    launches = []
+    for number, amount in enumerate(joules):
+        outcome = steady()
+        if amount is not None:
+            outcome = msgspec.structs.replace(
+                outcome, energy_joules=amount, energy_absent=None, energy_method="counter"
+            )
+        seen_then = seen(scope=scope, idle_watts=71.5, absent={"reasons": "it does not say"})
+        launches.append(make_launch(outcome, CASE, number, number, telemetry=seen_then))
+    return launches
+
+
+def test_joules_an_item_have_an_interval_over_launches_a_source_and_a_scope() -> None:
+    file = make_file([CASE], launches_with_energy(110, 111, 109))
+    (row,) = summarize(file)
+    assert row.items_per_joule == pytest.approx(11 / 110)
+    assert row.joule_interval is not None
+    assert row.joule_interval.low < 0.1 < row.joule_interval.high
+    assert (row.energy_source, row.energy_scope) == ("NVML, counter", "board")
+    card = " ".join(TableReport().render([file], Canvas(width=200, colour=False)).split())
+    assert "energy of gemm-matmul bf16: 10.0 J/image ±2.3% (board; NVML, counter; idle 71.5 W)" in (
+        card
+    )
+    assert "not observable: reasons (it does not say)" in card
+    flat = as_flat(file, row)
+    assert flat["items_per_joule_low"] == row.joule_interval.low
+    assert flat["idle_watts"] == 71.5 and flat["energy_absent"] is None
+
+
+def test_a_launch_without_energy_leaves_no_figure_but_a_reason() -> None:
+    (row,) = summarize(make_file([CASE], launches_with_energy(110, None, 109)))
+    assert (row.items_per_joule, row.joule_interval) == (None, None)
+    assert row.energy_absent == "not measured"
+
+
+def test_a_board_is_not_compared_with_a_package_by_the_joule() -> None:
+    board = make_file([CASE], launches_with_energy(*[110] * 5))
+    other = make_file([CASE], launches_with_energy(*[55] * 5))
+    package = make_file([CASE], launches_with_energy(*[55] * 5, scope="package"))
+    assert compare(board, other).cases[0].joule_ratio == pytest.approx(2)
+    assert compare(board, package).cases[0].joule_ratio is None
+
+
+def test_a_launch_that_nobody_looked_at_says_so_on_the_card() -> None:
+    launch = make_launch(steady(), CASE, telemetry_absent="npu-smi is not on PATH")
+    card = TableReport().render([make_file([CASE], [launch])], Canvas(width=200, colour=False))
+    assert "not observable: telemetry (npu-smi is not on PATH)" in card
+
+
+@pytest.mark.parametrize(
+    "each, item, words",
+    [
+        (12.3, "image", "12.3 J/image"),
+        (0.0123, "token", "12.3 mJ/token"),
+        (1.5e-6, "token", "1.50 uJ/token"),
+        (1e-12, "FLOP", "1.00 TFLOP/J"),
+    ],
+)
+def test_energy_in_words(each: float, item: str, words: str) -> None:
+    assert units.joules(each, item) == words
