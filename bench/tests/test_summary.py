@@ -230,6 +230,23 @@ def test_rows_are_in_the_order_of_the_plan_and_nothing_is_dropped() -> None:
 # --- Shares of the ceiling -----------------------------------------------------------------------
 
 
+def test_short_and_8_bit_arithmetic_have_ceilings_of_their_own_and_integers_are_no_flop() -> None:
+    """gemm at 1,000, 2,000, 3,000 and 4,000 a second; the work at 1,000: each to its own."""
+    names = ("fp32", "tf32", "fp8", "int8")
+    ceilings = [make_case(precision=name) for name in names]
+    work = [make_case(workload="bert", mode="infer", precision=name) for name in names]
+    launches = []
+    for k, case in enumerate(ceilings, start=1):
+        launches += make_launches(case, [make_measured(0.01, items=10 * k, flop=10 * k)])
+    for case in work:
+        launches += make_launches(case, [make_measured(0.01, items=2, flop=10)])
+    found = summarize(make_file([*ceilings, *work], launches))
+    assert [r.ceiling_fraction for r in found[4:]] == [
+        pytest.approx(1 / k) for k in range(1, len(names) + 1)
+    ]
+    assert [r.operation for r in found[4:]] == ["FLOP", "FLOP", "FLOP", "OP"]
+
+
 def test_shares_are_of_the_best_matmul_at_the_same_arithmetic() -> None:
     """Two bf16 shapes at 2,000 and 4,000 FLOP/s and one fp32 at 1,000; the work runs 10 FLOP a step
     of two items, 100 steps a second: 1,000 FLOP/s.

@@ -46,6 +46,7 @@ def test_prefixed(value: float, text: str) -> None:
 def test_rate_prefixes_physical_units_and_leaves_counted_items_alone() -> None:
     assert units.rate(2.5e9, "B") == "2.50 GB/s"
     assert units.rate(2.5e9, "FLOP") == "2.50 GFLOP/s"
+    assert units.rate(2.5e9, "OP") == "2.50 GOP/s"
     assert units.rate(12345.6, "token") == "12,346 token/s"
 
 
