@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from bench.quantized import products, quantized_facts
+from bench.quantized import products, quantize_layer, quantized_facts, quantizes
 from bench.workload import Job, Site
 
 if TYPE_CHECKING:
@@ -76,13 +76,20 @@ class SeededData:
 
 
 def build_model(
-    construct: Callable[[], nn.Module], published: int | None, data: SeededData, site: Site
+    construct: Callable[[], nn.Module],
+    published: int | None,
+    data: SeededData,
+    site: Site,
+    blocks: str = "",
 ) -> nn.Module:
     """A model on the site's device, in its weight dtype, with seeded weights.
 
     Tied weights stay tied. Constants (ones of a norm, zeros of a bias) stay as the constructor set
     them; persistent buffers (batch statistics) get the weight dtype as `Module.to` would give it;
     non-persistent ones (rotary frequencies) keep the dtype they were computed in.
+
+    blocks: the path of the blocks, whose linear layers are quantized where the precision says so,
+    each as soon as it is there: never more than one of them is on the device in full.
 
     Raises RuntimeError if the parameter count is not the `published` one: then the installed
     library builds another model than the name says.
@@ -94,7 +101,7 @@ def build_model(
             f"{type(model).__name__} was built with {count:,} parameters, but the published model "
             f"has {published:,}. Install another version of transformers."
         )
-    _materialise(model, stds, data, site)
+    _materialise(model, stds, data, site, blocks)
     return model
 
 
@@ -200,13 +207,16 @@ def _truncated_normals_as_normals() -> Iterator[None]:
         whole._no_grad_trunc_normal_ = before
 
 
-def _materialise(model: nn.Module, stds: dict[Tensor, float], data: SeededData, site: Site) -> None:
+def _materialise(
+    model: nn.Module, stds: dict[Tensor, float], data: SeededData, site: Site, blocks: str
+) -> None:
     """Replaces each parameter and buffer by its value on the site's device."""
     import torch
 
     persistent = set(model.state_dict())
     placed: dict[Tensor, nn.Parameter] = {}
-    for prefix, module in model.named_modules():
+    for prefix in [path for path, _ in model.named_modules()]:  # which would keep what is replaced
+        module = model.get_submodule(prefix)
         for name, old in module.named_parameters(recurse=False):
             if old not in placed:
                 std = stds.get(old)
@@ -215,10 +225,14 @@ def _materialise(model: nn.Module, stds: dict[Tensor, float], data: SeededData, 
                 )
                 placed[old] = torch.nn.Parameter(place(value.detach(), site))
             setattr(module, name, placed[old])
+            if quantizes(site, blocks, prefix):
+                del placed[old]  # or it would live as long as this loop
         for name, buffer in module.named_buffers(recurse=False):
             path = f"{prefix}.{name}" if prefix else name
             cast = path in persistent
             setattr(module, name, place(buffer, site) if cast else buffer.to(site.device))
+        if quantizes(site, blocks, prefix) and isinstance(module, torch.nn.Linear):
+            quantize_layer(model, prefix, site)
 
 
 def place(value: Tensor, site: Site) -> Tensor:

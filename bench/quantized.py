@@ -61,23 +61,24 @@ def multiply(rows: Tensor, row_scale: Tensor, matrix: Tensor, matrix_scale: Tens
     )
 
 
-def quantize_layers(blocks: nn.Module, site: Site) -> None:
-    """Replaces every linear layer in `blocks` by its 8-bit form, where the precision has one.
+def quantizes(site: Site, blocks: str, path: str) -> bool:
+    """Whether linear layers at this path of a model are quantized: those in `blocks`, if any."""
+    return site.precision.quantized is not None and bool(blocks) and path.startswith(f"{blocks}.")
+
+
+def quantize_layer(model: nn.Module, path: str, site: Site) -> None:
+    """Replaces the linear layer at that path by its 8-bit form.
 
     In the gate's float64 reference the layers compute as they are, and only know what their 8-bit
     form should give.
     """
     import torch
 
-    name = site.precision.quantized
-    if name is None:
-        return
-    dtype = getattr(torch, name)
+    parent_path, _, name = path.rpartition(".")
+    dtype = getattr(torch, str(site.precision.quantized))
     make = _reference_layer() if site.precision.weights == "float64" else _quantized_layer()
-    for parent in list(blocks.modules()):
-        for child_name, child in list(parent.named_children()):
-            if isinstance(child, torch.nn.Linear):
-                setattr(parent, child_name, make(child, dtype))
+    linear = model.get_submodule(path)
+    setattr(model.get_submodule(parent_path), name, make(linear, dtype))
 
 
 def layers_of(model: nn.Module) -> list[Any]:

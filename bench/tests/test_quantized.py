@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +20,7 @@ from bench.errors import SuiteError
 from bench.numerics import gate, relative_error
 from bench.plan import plan
 from bench.precision import PRECISIONS, Precision
-from bench.quantized import layers_of, multiply, products, quantize, quantize_layers
+from bench.quantized import layers_of, multiply, products, quantize, quantize_layer
 from bench.record import Settings, Skipped, Void
 from bench.tests.workloads import (
     WORKLOADS,
@@ -120,12 +122,33 @@ def test_the_blocks_are_quantized_and_nothing_else(name: str, mode: str, precisi
 
 
 @EIGHT_BITS
+def test_a_model_is_never_there_in_full_before_it_is_quantized(precision: str) -> None:
+    """Or one that fits in 8 bits could not be built: whoever builds holds one layer's weights."""
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+    real = quantized.quantize
+
+    def counting(values: torch.Tensor, dtype: torch.dtype) -> Any:
+        nonlocal most
+        if values.dim() == 2 and values.shape[0] >= 32:  # a weight, as it was drawn
+            gc.collect()
+            most = max(most, len(alive))
+            alive.add(values.untyped_storage())
+        return real(values, dtype)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantized, "quantize", counting)
+        build("llama", "prefill", site(PRECISIONS[precision]))
+    assert most <= 1
+
+
+@EIGHT_BITS
 def test_a_layer_gives_what_it_gave_but_for_the_bits(precision: str) -> None:
     torch.manual_seed(2)
     layer = torch.nn.Sequential(torch.nn.Linear(64, 48)).to(torch.bfloat16)
     x = torch.randn(2, 5, 64).to(torch.bfloat16)
     before = layer(x).detach().double()
-    quantize_layers(layer, site(PRECISIONS[precision]))
+    quantize_layer(layer, "0", site(PRECISIONS[precision]))
     after = layer(x).detach()
     assert after.shape == (2, 5, 48) and after.dtype == torch.bfloat16
     assert 1e-3 < relative_error(after.double(), before) < 1.5 * LOSS[precision]
@@ -151,7 +174,7 @@ def test_few_rows_are_padded_where_a_device_refuses_them(
         torch.nn.init.constant_(linear.bias, 1.0)
         torch.nn.init.eye_(linear.weight)
         holder = torch.nn.Sequential(linear.to(torch.bfloat16))
-        quantize_layers(holder, site(PRECISIONS[precision]))
+        quantize_layer(holder, "0", site(PRECISIONS[precision]))
         return holder
 
     x = torch.randn(1, 3, 64).to(torch.bfloat16)

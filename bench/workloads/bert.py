@@ -18,7 +18,6 @@ from bench.models import (
     initial_std,
 )
 from bench.precision import Precision
-from bench.quantized import quantize_layers
 from bench.record import Work
 from bench.workload import (
     QUANTIZED_PRECISIONS,
@@ -129,8 +128,7 @@ class Bert(Workload):
         size = SIZES[parameters.model]
         data = SeededData(site.seed)
         construct = functools.partial(_construct, size)
-        model = build_model(construct, size.published_parameters, data, site)
-        quantize_layers(model.get_submodule("bert.encoder"), site)
+        model = build_model(construct, size.published_parameters, data, site, "bert.encoder")
         shape = (parameters.batch_size, parameters.sequence_length)
         steps = parameters.accumulation_steps if isinstance(parameters, TrainParameters) else 1
         count = BATCHES * steps

@@ -12,7 +12,7 @@ from bench import language
 from bench.language import ATTENTION, CacheShape, register_attention
 from bench.models import SeededData, build_model, initial_std
 from bench.precision import Precision
-from bench.quantized import SCALE_BYTES, quantize_layers
+from bench.quantized import SCALE_BYTES
 from bench.record import Work
 from bench.workload import (
     DECODE_EXECUTIONS,
@@ -239,8 +239,7 @@ class Llama(Workload):
         size = SIZES[parameters.model]
         data = SeededData(site.seed)
         construct = functools.partial(_construct, size)
-        model = build_model(construct, size.published_parameters, data, site)
-        quantize_layers(model.get_submodule("model.layers"), site)
+        model = build_model(construct, size.published_parameters, data, site, "model.layers")
         facts: dict[str, str] = {}
         if isinstance(parameters, LoraParameters):
             facts = _add_adapters(model, parameters.lora_rank, data, site)
