@@ -26,6 +26,7 @@ KNOWN = {
     10: "TF32 or float16",
     11: "HF32",
     15: "two bfloat16 pieces",
+    16: "two bfloat16 pieces",
 }
 """Formats by the bits of their mantissa."""
 DOUBLE_BITS = 52
@@ -37,14 +38,16 @@ class Format(NamedTuple):
 
     dtype: str
     bits: int
+    least: int
+    """Bits that are enough: a fast float32 product, by transforms or from pieces, costs a few."""
     far: float
     far_lost: str
 
 
 FORMATS = {
-    "fp32": Format("float32", 23, 2.0**100, "float16's range"),
-    "bf16": Format("bfloat16", 7, 2.0**100, "float16's range"),
-    "fp16": Format("float16", 10, 2.0**15, "a range below float16's"),
+    "fp32": Format("float32", 23, 20, 2.0**100, "float16's range"),
+    "bf16": Format("bfloat16", 7, 7, 2.0**100, "float16's range"),
+    "fp16": Format("float16", 10, 10, 2.0**15, "a range below float16's"),
 }
 """By the precision that has it."""
 
@@ -132,7 +135,7 @@ def _kept(
     bits = kept_bits(stand, form.dtype, form.bits, product)
     observed = f"{bits} bits of {form.bits}, {form.dtype} out"
     next = "Turn off, in Backend.open, the switch by which the device shortens its operands"
-    if bits < form.bits:
+    if bits < form.least:
         what = KNOWN.get(bits, "a shorter format")
         return failed(title, observed, f"it ran as {what}, not as {name}", next)
     far = torch.eye(SIZE, dtype=getattr(torch, form.dtype)) * form.far

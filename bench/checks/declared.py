@@ -88,7 +88,7 @@ def precisions(stand: Stand) -> Iterator[Finding]:
             observed = f"denied ({denied}), and yet a product in it is right"
             yield note(title, observed, "If it is not emulated, let Backend.unsupported allow it")
         else:
-            yield passed(title, f"denied ({denied}), and refused")
+            yield passed(title, f"denied ({denied[:100]}), and refused")
         if lost:
             return
 
@@ -159,7 +159,7 @@ def switches(stand: Stand) -> Iterator[Finding]:
     observed = f"float32_reduced says {'yes' if said else 'no'}; {told}"
     reason = f"a run would say that float32 was {'not ' if said else ''}float32"
     next = "Let Device.float32_reduced ask every switch that shortens float32"
-    good = said == (min(bits.values()) < form.bits)
+    good = said == (min(bits.values()) < form.least)
     yield judged("float32_reduced says what is computed", good, observed, reason, next)
 
 

@@ -33,6 +33,8 @@ SLOW_SECONDS = 0.1
 """An operator is out of line if it takes both 30 times the median operator's time and 100 ms, for
 some thousand numbers: compiled at each call, or emulated."""
 ROUNDS = 3
+COMPILING_SECONDS = 600.0
+"""Limit where a device may compile each operator at its first call."""
 BLOCKED = 0.5
 """Share of a chain that a call must not wait for."""
 
@@ -232,6 +234,16 @@ def rare(stand: Stand) -> dict[str, Callable[[], object]]:
 
 
 CHECKS = (
-    Check(name="operators", summary="numbers against float64", parts=(numerics, times)),
-    Check(name="host fallback", summary="nothing runs on the host unseen", parts=(fallback,)),
+    Check(
+        name="operators",
+        summary="numbers against float64",
+        parts=(numerics, times),
+        limit_seconds=COMPILING_SECONDS,
+    ),
+    Check(
+        name="host fallback",
+        summary="nothing runs on the host unseen",
+        parts=(fallback,),
+        limit_seconds=COMPILING_SECONDS,
+    ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from bench.conformance import Check, Finding, Stand
 from bench.examine import Examined
 from bench.observed import Reading
 from bench.tests.conftest import Accelmark
-from bench.tests.simulated import environment
+from bench.tests.simulated import FOLDER, environment
 from bench.tests.test_simulated import Processes
 
 SECONDS = 300
@@ -106,6 +107,10 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {"synchronize waits for side streams": "behind the timer"},
     ),
     "events": ({"events": 2}, {"events agree with the clock": "outside 0.9 to 1.02"}),
+    "events, above the peak": (
+        {"events": 1e-8, "device_name": "Ascend910_9382"},
+        {"the rate is below the chip's peak": "no chip does that"},
+    ),
     "memory": (
         {"broken": "fixed-peaks,kept-cache"},
         {
@@ -194,6 +199,13 @@ def test_each_fault_turns_its_own_check_red(processes: Processes, name: str) -> 
     for title, reason in red.items():
         assert reason in failed[title]["reason"]
         assert failed[title]["next"]
+
+
+def test_every_defect_of_the_simulated_device_is_tried() -> None:
+    text = (FOLDER / "path" / "torch_npu" / "__init__.py").read_text(encoding="utf-8")
+    table = text.partition("| defect |")[2].partition("\n\n")[0]
+    tried = {d for faults, _ in FAULTS.values() for d in faults.get("broken", "").split(",") if d}
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", table, re.MULTILINE)) == tried
 
 
 def test_many_faults_at_once_and_no_check_ends_another() -> None:
