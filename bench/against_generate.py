@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench import catalogue, plan
-from bench.agreement import median_ratio, script
+from bench.agreement import TURNS, median_ratio, script
 from bench.case import Case
 from bench.config import Suite
 from bench.language import DecodeJob
@@ -107,7 +107,7 @@ def tokens_of(job: DecodeJob, new_tokens: int) -> Tensor:
     return torch.cat(picked, dim=1)
 
 
-def take_turns(case: Case) -> float:
+def take_turns(case: Case, turns: int = TURNS) -> float:
     """Median of ours / generate over the turns of this process.
 
     Raises RuntimeError if they do not pick the same tokens.
@@ -126,7 +126,7 @@ def take_turns(case: Case) -> float:
         raise RuntimeError(f"{case.label}: {differ} of {ours.numel()} tokens differ")
     engine = Engine(job, device, Settings(), usage=process_usage())
     return median_ratio(
-        lambda: engine.block(parameters.new_tokens).wall_ns / 1e9, lambda: other.run()[1]
+        lambda: engine.block(parameters.new_tokens).wall_ns / 1e9, lambda: other.run()[1], turns
     )
 
 

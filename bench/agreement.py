@@ -39,7 +39,7 @@ BARE = {**vision.BARE, **text.BARE}
 """By the name of the case."""
 
 
-def take_turns(case: Case) -> float:
+def take_turns(case: Case, turns: int = TURNS) -> float:
     """Median of harness / bare throughput over the turns of this process."""
     precision = PRECISIONS[case.precision]
     device = catalogue.backend("cpu").open(0, precision)
@@ -52,13 +52,15 @@ def take_turns(case: Case) -> float:
     def by_harness() -> float:
         return engine.block(loop.steps).wall_ns / 1e9
 
-    return median_ratio(by_harness, loop.seconds)
+    return median_ratio(by_harness, loop.seconds, turns)
 
 
-def median_ratio(ours: Callable[[], float], theirs: Callable[[], float]) -> float:
+def median_ratio(
+    ours: Callable[[], float], theirs: Callable[[], float], turns: int = TURNS
+) -> float:
     """Median over turns (AB, BA, AB, ...) of our throughput over theirs, from seconds a turn."""
     ratios = []
-    for turn in range(WARMUP_TURNS + TURNS):
+    for turn in range(WARMUP_TURNS + turns):
         if turn % 2:
             their_seconds, our_seconds = theirs(), ours()
         else:
@@ -67,14 +69,16 @@ def median_ratio(ours: Callable[[], float], theirs: Callable[[], float]) -> floa
     return statistics.median(ratios[WARMUP_TURNS:])
 
 
-def run_launches(script: str, cases: Sequence[Case], launches: int) -> dict[str, list[float]]:
-    """The ratio of each launch, by case; a launch is a process of the script with `--turns`."""
+def run_launches(
+    script: str, cases: Sequence[Case], launches: int, turns: int
+) -> dict[str, list[float]]:
+    """The ratio of each launch, by case; a launch is a process of the script with `--launch`."""
     variables = catalogue.backend("cpu").worker_environment()
     ratios: dict[str, list[float]] = {case.label: [] for case in cases}
     for launch in range(launches):
         for case in cases:
             output = subprocess.run(
-                [sys.executable, "-m", script, "--turns"],
+                [sys.executable, "-m", script, "--launch", "--turns", str(turns)],
                 input=msgspec.json.encode(case),
                 stdout=subprocess.PIPE,
                 check=True,
@@ -94,25 +98,27 @@ def sentence(ratios: Sequence[float]) -> str:
 
 
 def script(
-    name: str, text: str | None, cases: Sequence[Case], turns: Callable[[Case], float]
+    name: str, text: str | None, cases: Sequence[Case], ratio: Callable[[Case, int], float]
 ) -> None:
     """A script that compares two sides of each case: its options, and what it prints.
 
-    name: its module; text: its docstring, which ends with what its ratio is; turns: the ratio of
-    one case in this process.
+    name: its module; text: its docstring; ratio: of one case in this process, from so many turns.
     """
     parser = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--launches", type=int, default=6)
     parser.add_argument("--only", default="*", metavar="GLOB")
-    parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=int, default=TURNS, help="that count in a launch")
+    parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.turns:
-        print(turns(msgspec.json.decode(sys.stdin.buffer.read(), type=Case)))
+    if arguments.launch:
+        case = msgspec.json.decode(sys.stdin.buffer.read(), type=Case)
+        print(ratio(case, arguments.turns))
         return
     chosen = [case for case in cases if fnmatch.fnmatchcase(case.label, arguments.only)]
-    for label, ratios in run_launches(name, chosen, arguments.launches).items():
+    found = run_launches(name, chosen, arguments.launches, arguments.turns)
+    for label, ratios in found.items():
         print(f"{label}: {sentence(ratios)}")
 
 

@@ -84,4 +84,6 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "numerics_seconds": row.cold.numerics_seconds,
         "build_seconds": row.cold.build_seconds,
         "first_step_seconds": row.cold.first_step_seconds,
+        "compiled_graphs": row.compiler.get("graphs"),
+        "graph_breaks": row.compiler.get("graph_breaks"),
     }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -39,6 +37,8 @@ CEILING_WORKLOAD = "gemm"
 """The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
 BANDWIDTH_WORKLOAD = "memory"
 """The workload whose best throughput is the box's memory bandwidth."""
+COMPILED = ("graphs", "graph_breaks")
+"""What a launch says of its compiler, if it had one; see `bench.environment.compiler`."""
 TRANSFER_CEILING = "transfer-to-device"
 """The case whose best throughput is the rate at which the host's inputs reach the device."""
 
@@ -147,6 +147,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What the case's tensors need, from shapes; of a CPU's peak the process itself is a part."""
     cold: Cold = Cold()
     """Median over launches."""
+    compiler: dict[str, int] = {}
+    """What the compiler did, where it was asked: `graphs` that it made, and `graph_breaks`."""
 
     @property
     def operation(self) -> str:
@@ -274,6 +276,7 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         memory_scope=outcomes[0].memory.scope,
         estimated_peak_bytes=_estimated_peak_bytes(launches),
         cold=_median_cold(launches),
+        compiler=_compiler(launches),
         items_per_joule=_items_per_joule(outcomes),
         joule_interval=_joule_interval(outcomes, level),
         energy_source=_energy_source(launches)[0],
@@ -435,6 +438,16 @@ def _over_launches(series: Sequence[Sequence[float]], percent: int) -> float | N
     return stats.geometric_mean(known) if len(known) == len(values) else None
 
 
+def _compiler(launches: Sequence[Launch]) -> dict[str, int]:
+    """Of the launch with the most breaks; nothing where a launch says it otherwise."""
+    found = []
+    for launch in launches:
+        said = launch.environment.get("compiler")
+        if isinstance(said, dict) and all(isinstance(said.get(name), int) for name in COMPILED):
+            found.append({name: said[name] for name in COMPILED})
+    return max(found, key=lambda one: one["graph_breaks"], default={})
+
+
 def _median_cold(launches: Sequence[Launch]) -> Cold:
     def median(field: str) -> float | None:
         values = [v for v in (getattr(x.cold, field) for x in launches) if v is not None]
@@ -497,37 +510,3 @@ def _arithmetic(row: Row) -> str:
     """What shares a ceiling; a precision that only a newer version knows is one of its own."""
     precision = PRECISIONS.get(row.case.precision)
     return row.case.precision if precision is None else precision.arithmetic
-
-
-def next_step(run: RunFile, rows: list[Row]) -> str:
-    """One line: the most useful thing to do with this card."""
-    suite = _typed_suite(run)
-    bad = [row for row in rows if row.status in ("failed", "void")]
-    if bad:
-        return (
-            f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
-            f"accelmark run {suite} --only '{bad[0].case.name}'"
-        )
-    if any(not row.reached for row in rows):
-        return f"Next: not every case was reached; run again with more time: accelmark run {suite}"
-    if any(row.verdict == "THROTTLED" for row in rows):
-        return "Next: cool the device, or lower its power limit, and run again: it throttled."
-    if any(row.verdict == "INVALID" and row.hindrance for row in rows):
-        return "Next: end other work on this machine and run again: it slowed too many launches."
-    if any(row.verdict == "NO_STEADY_STATE" for row in rows):
-        return "Next: end other work on this machine and run again: a case never became steady."
-    if any(row.status == "measured" and (row.verdict != "OK" or row.launches < 5) for row in rows):
-        return (
-            "Next: for intervals of ±2 %, where this machine allows them: "
-            f"accelmark run {suite} --launches auto"
-        )
-    return f"Next: hand {Path(run.path).name} to whoever compares; it holds every sample."
-
-
-def _typed_suite(run: RunFile) -> str:
-    """The suite as it was typed, but for its folder: one of the user's own is a file."""
-    words = [word for argument in run.run.command for word in argument.split("=", 1)]
-    if words[:1] == ["pytest"]:
-        options = itertools.pairwise(words)
-        return next((w for o, w in options if o == "--accelmark-suite"), run.run.suite)
-    return next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 from bench import stats, units
+from bench.record import RunFile
 from bench.summary import LatencySummary, Row
 
 
@@ -36,3 +40,47 @@ def _absent(percent: int) -> str:
 
 def _percentiles(latency: LatencySummary) -> tuple[tuple[int, float | None], ...]:
     return ((90, latency.p90), (99, latency.p99))
+
+
+def first_step(row: Row) -> str:
+    """What a step that is compiled or recorded costs once; empty for one that is neither."""
+    seconds = row.cold.first_step_seconds
+    if row.case.execution == "eager" or seconds is None:
+        return ""
+    made = row.compiler
+    graphs = f", {made['graphs']} graphs, {made['graph_breaks']} breaks" if made else ""
+    return f"{units.duration(seconds)}{graphs}"
+
+
+def next_step(run: RunFile, rows: list[Row]) -> str:
+    """One line: the most useful thing to do with this card."""
+    suite = _typed_suite(run)
+    bad = [row for row in rows if row.status in ("failed", "void")]
+    if bad:
+        return (
+            f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
+            f"accelmark run {suite} --only '{bad[0].case.name}'"
+        )
+    if any(not row.reached for row in rows):
+        return f"Next: not every case was reached; run again with more time: accelmark run {suite}"
+    if any(row.verdict == "THROTTLED" for row in rows):
+        return "Next: cool the device, or lower its power limit, and run again: it throttled."
+    if any(row.verdict == "INVALID" and row.hindrance for row in rows):
+        return "Next: end other work on this machine and run again: it slowed too many launches."
+    if any(row.verdict == "NO_STEADY_STATE" for row in rows):
+        return "Next: end other work on this machine and run again: a case never became steady."
+    if any(row.status == "measured" and (row.verdict != "OK" or row.launches < 5) for row in rows):
+        return (
+            "Next: for intervals of ±2 %, where this machine allows them: "
+            f"accelmark run {suite} --launches auto"
+        )
+    return f"Next: hand {Path(run.path).name} to whoever compares; it holds every sample."
+
+
+def _typed_suite(run: RunFile) -> str:
+    """The suite as it was typed, but for its folder: one of the user's own is a file."""
+    words = [word for argument in run.run.command for word in argument.split("=", 1)]
+    if words[:1] == ["pytest"]:
+        options = itertools.pairwise(words)
+        return next((w for o, w in options if o == "--accelmark-suite"), run.run.suite)
+    return next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)

@@ -25,8 +25,8 @@ from bench.errors import ComparisonError, MissingPackage
 from bench.plots import FLAGS, Side, name_of, spoken, word_of
 from bench.record import RunFile
 from bench.report import Canvas, Report
-from bench.summary import Row, next_step
-from bench.wording import tail
+from bench.summary import Row
+from bench.wording import first_step, next_step, tail
 
 MOST_VALUES = 3
 """A fact that took more values than this within one run is given by its first ones."""
@@ -268,6 +268,10 @@ def _bytes_cell(_: _Head, row: Row) -> Cell:
     return _number(row.bytes_per_second, lambda v: units.prefixed(v, "B/s"), note)
 
 
+def _first_step_cell(_: _Head, row: Row) -> Cell:
+    return Cell(first_step(row) or NONE, row.cold.first_step_seconds if first_step(row) else None)
+
+
 def _limit_cell(_: _Head, row: Row) -> Cell:
     if row.limit is None:
         return Cell(NONE)
@@ -303,6 +307,7 @@ COLUMNS: tuple[tuple[str, bool, Callable[[_Head, Row], Cell]], ...] = (
     ("MFU", True, lambda _, row: _share(row.mfu)),
     ("MBU", True, lambda _, row: _share(row.mbu)),
     ("limit", True, _limit_cell),
+    ("first step", True, _first_step_cell),
     ("bytes/s", True, _bytes_cell),
     ("peak memory", True, _memory_cell),
     (

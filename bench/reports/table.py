@@ -15,8 +15,8 @@ from rich.text import Text
 from bench import units
 from bench.record import RunFile, Settings
 from bench.report import Canvas, Report
-from bench.summary import FLAGS, Row, next_step, summarize
-from bench.wording import limits, tail
+from bench.summary import FLAGS, Row, summarize
+from bench.wording import first_step, limits, next_step, tail
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
 STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
@@ -52,7 +52,7 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
         console.print(_table(measured))
         console.print()
         console.print(_legend(run.run.settings, measured), style="dim")
-        beside = (*_energy(measured), *_unseen(measured))
+        beside = (*_first_steps(measured), *_energy(measured), *_unseen(measured))
         for line in (*_percentiles(measured), *_waits(measured), *beside):
             console.print(line, style="dim")
     for row in rows:
@@ -240,6 +240,13 @@ def _waits(rows: list[Row]) -> Iterator[str]:
                 f"wait for input of {_short(row, rows)}: "
                 f"{units.duration(row.input_wait_seconds)} a step, {row.input_fraction:.0%}"
             )
+
+
+def _first_steps(rows: list[Row]) -> Iterator[str]:
+    """What is paid once where a step is compiled or recorded."""
+    for row in rows:
+        if first_step(row):
+            yield f"first step of {_short(row, rows)}: {first_step(row)}"
 
 
 def _short(row: Row, rows: list[Row]) -> str:

@@ -10,12 +10,19 @@ import pytest
 
 from bench import catalogue
 from bench.flat import flat
-from bench.record import RunFile
+from bench.record import Cold, RunFile
 from bench.report import Canvas
 from bench.runfile import read
 from bench.summary import summarize
 from bench.tests.conftest import Accelmark
-from bench.tests.fakes import failed, make_case, make_file, make_launches, make_measured
+from bench.tests.fakes import (
+    failed,
+    make_case,
+    make_file,
+    make_launch,
+    make_launches,
+    make_measured,
+)
 from bench.tests.regenerate import RUN
 
 HOSTILE = '=cmd|"/c calc"!A1 | <img src=x onerror=alert(1)> @everyone [x](javascript:1)\n# head'
@@ -103,6 +110,32 @@ def test_every_report_has_the_percentiles_or_what_they_need(
         text = " ".join(render(name, run).split())
         assert text.count(shown) >= 2, name
     assert "TPOT of llama-decode bf16 (b 8): p50 10.0 ms" in text
+
+
+def test_what_is_compiled_says_what_its_first_step_cost() -> None:
+    """As many breaks as in the worst launch; nothing of a launch that says it otherwise."""
+    cases = [make_case(execution=name) for name in ("eager", "compile", "graph")]
+    said = [{"graphs": 2, "graph_breaks": 0}, {"graphs": 3, "graph_breaks": 1}, "none"]
+    launches = [
+        make_launch(
+            make_measured(),
+            case,
+            launch=index,
+            cold=Cold(first_step_seconds=30.0),
+            environment={"compiler": one} if case.execution == "compile" else {},
+        )
+        for case in cases
+        for index, one in enumerate(said)
+    ]
+    run = make_file(cases, launches)
+    found = [flat(run, row) for row in summarize(run)]
+    assert [row["graph_breaks"] for row in found] == [None, 1, None]
+    assert [row["compiled_graphs"] for row in found] == [None, 3, None]
+    card = " ".join(render("table", run).split())
+    assert "first step of gemm-matmul bf16 compile: 30.0 s, 3 graphs, 1 breaks" in card
+    assert "first step of gemm-matmul bf16 graph: 30.0 s" in card
+    assert "first step of gemm-matmul bf16:" not in card
+    assert "30.0 s, 3 graphs, 1 breaks" in render("html", run)
 
 
 @pytest.mark.parametrize("name", ["markdown", "html", "table"])

@@ -13,7 +13,7 @@ from bench.record import Outcome, RunFile, Skipped, Void
 from bench.report import Canvas
 from bench.reports.table import REPORT
 from bench.runfile import read
-from bench.summary import next_step, summarize
+from bench.summary import summarize
 from bench.tests.fakes import (
     COMPLETE,
     failed,
@@ -23,6 +23,7 @@ from bench.tests.fakes import (
     make_measured,
 )
 from bench.tests.regenerate import RUN
+from bench.wording import next_step
 
 FINE = make_measured(0.01)
 
