@@ -13,7 +13,7 @@ import click
 
 from bench import __version__
 from bench.commands import ab, check_backend, compare, listing, publish, report, run, verify
-from bench.commands.common import let_go_of_streams, say, termination_as_interrupt
+from bench.commands.common import say, termination_as_interrupt
 from bench.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -89,5 +89,3 @@ def main() -> None:
         # At an interruption click says a word of its own, which a terminal that is gone refuses.
         interrupted = isinstance(error.__context__, KeyboardInterrupt)
         sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_BAD_INPUT)
-    finally:
-        let_go_of_streams()

@@ -165,6 +165,8 @@ class _Worker:
     def until_imported(self) -> None:
         """Waits until it has imported its libraries, or has ended."""
         self._listen(lambda: self._phase not in IMPORTING, lambda progress: None)
+        if self._report is not None:  # what hangs takes no core from the others
+            self.end()
 
     def measure(self, listen: Listener) -> Report:
         """Lets it open the device and go on to its report, its end, or its time limit."""

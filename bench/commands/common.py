@@ -115,15 +115,6 @@ def termination_as_interrupt() -> Iterator[None]:
             signal.signal(getattr(signal, name), handler)
 
 
-def let_go_of_streams() -> None:
-    """What a reader that is gone has not taken is dropped here, not in the interpreter's end."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def write(path: Path, text: str) -> None:
     """Writes a report; `OutputError` if that cannot be done."""
     try:

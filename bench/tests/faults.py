@@ -137,6 +137,7 @@ FAULTS = (
         rows=("FAILED (timeout in import): no report within 6 s; ended in its import phase",),
         end="budget",
         stderr_tail="in hang_in_python",
+        resumed=True,
     ),
     Fault(
         name="worker hangs in C",
@@ -250,6 +251,13 @@ FAULTS = (
         rows=(LEFT,) * 2,
         said="stdout: the card cannot be written (No space left on device)",
     ),
+    Fault(
+        name="secret in a message",
+        how="a worker's stderr and exception say the value of PLANTED_TOKEN",
+        act=stage.planted_secret,
+        rows=("FAILED (error in import): RuntimeError: no access with (not recorded)",) * 2,
+        stderr_tail="logged in with (not recorded)",
+    ),
     *endings(),
     Fault(
         name="disk full: a limit",
@@ -269,6 +277,7 @@ FAULTS = (
         end="none",
         code=2,
         said="cannot write the next record (No space left on device)",
+        resumed=True,
         needs=stage.no_mounts,
     ),
     Fault(
@@ -279,6 +288,7 @@ FAULTS = (
         end="none",
         code=2,
         said="cannot write the next record (Read-only file system)",
+        resumed=True,
     ),
     Fault(
         name="clock jumps",

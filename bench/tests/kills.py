@@ -2,8 +2,9 @@
 
     python -m bench.tests.kills [--kills 50] [--seed 1]
 
-A real run of a tiny case is ended with SIGKILL again and again. At the end every launch must be in
-the record once, the file must validate, and no worker may be left. Exit code 1 if not.
+A real run of four tiny cases is ended with SIGKILL again and again; after each kill no process of
+it may be left. At the end every launch must be in the record once, measured, and the file must
+validate. Exit code 1 if not.
 """
 
 from __future__ import annotations
@@ -14,13 +15,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-import psutil
-
 from bench.record import Measured
 from bench.runfile import read
 from bench.tests.regenerate import command
-from bench.tests.test_cli import TINY
 from bench.tests.test_resume import kill_again_and_again, record_of
+
+CASES = 4
+SUITE = """
+[settings]
+launches = {launches}
+block_seconds = 0.001
+warmup_seconds = 0.0
+
+[[case]]
+workload = "gemm"
+precision = ["fp32", "bf16"]
+shape = ["32x32x32", "64x64x64"]
+"""
 
 
 def main() -> None:
@@ -32,26 +43,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
-    launches = 2 * arguments.kills
+    launches = -(-2 * arguments.kills // CASES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "tiny.toml").write_text(TINY.format(launches=launches), encoding="utf-8")
-        kill_again_and_again(folder, arguments.kills, most_seconds=4.0)
+        (folder / "tiny.toml").write_text(SUITE.format(launches=launches), encoding="utf-8")
+        kills = kill_again_and_again(folder, arguments.kills, most_seconds=8.0)
         before = len(read(record_of(folder)).launches)
         done = command("run", "--resume", str(record_of(folder)), folder=folder)
         file = read(record_of(folder))
-    numbers = [launch.launch for launch in file.launches]
-    measured = sum(isinstance(launch.outcome, Measured) for launch in file.launches)
-    left = [p.pid for p in psutil.process_iter(["cmdline"]) if _is_worker(p)]
-    print(f"{len(file.resumed)} resumptions; {before} of {launches} launches survived the kills")
-    print(f"{len(numbers)} launches, {measured} measured, {len(set(numbers))} different")
-    print(f"damage: {file.damage}; end: {file.end.reason if file.end else None}; workers: {left}")
-    good = numbers == list(range(launches)) and measured == launches and not left
-    sys.exit(not (good and file.damage is None and done.returncode == 0))
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    return "bench.worker" in (process.info["cmdline"] or [])
+    planned = {(case.fingerprint, k) for case in file.run.plan for k in range(launches)}
+    found = [(x.fingerprint, x.launch) for x in file.launches]
+    measured = sum(isinstance(x.outcome, Measured) for x in file.launches)
+    print(f"{kills} kills, {len(file.resumed)} resumptions; nothing was left after any of them")
+    print(f"{before} of {len(planned)} launches survived the kills")
+    print(f"{len(found)} launches, {measured} measured, {len(set(found))} different")
+    print(f"damage: {file.damage}; end: {file.end.reason if file.end else None}")
+    good = sorted(found) == sorted(planned) and measured == len(planned) and file.damage is None
+    sys.exit(not (good and kills == arguments.kills and done.returncode == 0))
 
 
 if __name__ == "__main__":

@@ -122,14 +122,20 @@ class Stage:
 
     def left(self) -> list[psutil.Process]:
         """Processes that were started here, by whomever, and have not ended."""
-        return [p for p in psutil.process_iter() if self._marked(p)]
+        return marked(self.mark)
 
-    def _marked(self, process: psutil.Process) -> bool:
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Living processes in whose environment FAULT_MARK is that: children inherit it."""
+
+    def bears(process: psutil.Process) -> bool:
         try:
             ended = process.status() == psutil.STATUS_ZOMBIE
-            return not ended and process.environ().get("FAULT_MARK") == self.mark
+            return not ended and process.environ().get("FAULT_MARK") == mark
         except (psutil.Error, OSError):
             return False
+
+    return [process for process in psutil.process_iter() if bears(process)]
 
 
 def wait_until(true: Callable[[], bool], seconds: float = SECONDS) -> None:
@@ -320,6 +326,14 @@ def clock_jumps(stage: Stage) -> int:
     assert 0 < launch.outcome.steady_seconds < launch.seconds < wall
     stamps = {launch.started_at[:10], stage.file.run.started_at[:10]}
     assert len(stamps) == 2, "the time of day did jump"
+    return code
+
+
+def planted_secret(stage: Stage) -> int:
+    """It stands nowhere in what is left, nor in what was said."""
+    secret = uuid.uuid4().hex
+    code = stage.run("tell_secret@import", PLANTED_TOKEN=secret)
+    assert secret not in stage.records[0].read_text(encoding="utf-8") + stage.said
     return code
 
 

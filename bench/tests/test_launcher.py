@@ -365,6 +365,31 @@ def test_waiting_for_others_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> N
     assert [finished.report for finished in both] == [REPORT, REPORT]
 
 
+def test_one_that_hangs_in_its_import_is_gone_when_another_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "SHORTEST_LIMIT_SECONDS", 2.0)
+    monkeypatch.setattr(launcher, "SHARES", dict.fromkeys(launcher.SHARES, 0.01))
+    code = """
+        if json.loads(sys.stdin.readline())["seed"] == 1:
+            open(sys.argv[1] + ".part", "w").write(str(os.getpid()))
+            os.rename(sys.argv[1] + ".part", sys.argv[1])
+            time.sleep(600)
+        print('{"line":"progress","phase":"open"}', flush=True)
+        sys.stdin.readline()
+        hung = psutil.Process(int(open(sys.argv[1]).read()))
+        os.write(2, hung.status().encode())
+        sys.stdout.buffer.write(REPORT); sys.stdout.flush()
+    """
+    line = msgspec.json.encode(REPORT) + b"\n"
+    head = f"import json, os, psutil, sys, time\nREPORT = {line!r}\n"
+    command = (sys.executable, "-c", head + textwrap.dedent(code), str(tmp_path / "pid"))
+    requests = [msgspec.structs.replace(request(), seed=seed) for seed in (0, 1)]
+    one, two = launcher.launch_together(requests, {}, command=command)
+    assert failure(two).kind == "timeout"
+    assert failure(one).kind == "crash" and "NoSuchProcess" in one.stderr_tail, "it looked in vain"
+
+
 def test_a_process_that_is_refused_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the worker that was started before goes on."""
     real = subprocess.Popen

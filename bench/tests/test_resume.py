@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from bench.run import EndReason, Session, begin
 from bench.runfile import Writer, read
 from bench.tests.fakes import FakeBackend, make_case, make_launch, make_measured
 from bench.tests.regenerate import command
+from bench.tests.stage import marked, wait_until
 from bench.tests.test_ab import Log, Quiet
 from bench.tests.test_cli import TINY
 
@@ -269,7 +272,7 @@ def test_a_real_run_is_killed_again_and_again_and_loses_nothing(tmp_path: Path) 
     """`python -m bench.tests.kills` does it fifty times."""
     (tmp_path / "tiny.toml").write_text(TINY.format(launches=4))
     random.seed(7)
-    kill_again_and_again(tmp_path, 3)
+    assert kill_again_and_again(tmp_path, 3) == 3
     done = command("run", "--resume", str(record_of(tmp_path)), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     file = read(record_of(tmp_path))
@@ -286,9 +289,13 @@ def record_of(folder: Path) -> Path:
     return found
 
 
-def kill_again_and_again(folder: Path, times: int, most_seconds: float = 6.0) -> None:
-    """Starts a run, kills it (SIGKILL) at a random moment, resumes it, kills it, ..."""
-    for _ in range(times):
+def kill_again_and_again(folder: Path, times: int, most_seconds: float = 6.0) -> int:
+    """Starts a run, kills it (SIGKILL) at a random moment, resumes it, kills it, ...
+
+    After each kill nothing is left of it. How often it was killed: it may come to its end before.
+    """
+    mark = uuid.uuid4().hex
+    for kills in range(times):
         there = list((folder / "out").glob("*.jsonl"))
         arguments = (
             ["--resume", str(there[0])]
@@ -302,14 +309,17 @@ def kill_again_and_again(folder: Path, times: int, most_seconds: float = 6.0) ->
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env={**os.environ, "FAULT_MARK": mark},
         )
         if not there:
             wait(process, 60.0, lambda: any((folder / "out").glob("*.jsonl")))
         wait(process, random.uniform(0.0, most_seconds), lambda: False)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        if there and process.returncode != -signal.SIGKILL:
-            return  # it came to its end
+        wait_until(lambda: not marked(mark), 30.0)
+        if process.returncode != -signal.SIGKILL:
+            return kills
+    return times
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float, enough: Callable[[], bool]) -> None:

@@ -125,12 +125,17 @@ def garble_report() -> None:
             time.sleep(600)
 
 
+def tell_secret() -> NoReturn:
+    os.write(2, f"logged in with {os.environ['PLANTED_TOKEN']}\n".encode())
+    raise RuntimeError(f"no access with {os.environ['PLANTED_TOKEN']}")
+
+
 FAULTS: Mapping[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
         *(kill, segfault, leave, fail, hang_in_python, hang_in_c, hang_and_ignore, wait),
         *(exhaust_memory, be_killed_for_memory, exhaust_descriptors, fill_disk),
-        *(be_noisy, print_garbage, garble_report),
+        *(be_noisy, print_garbage, garble_report, tell_secret),
     )
 }
 
