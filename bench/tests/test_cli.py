@@ -16,6 +16,7 @@ import pytest
 
 from bench import probe
 from bench.backend import DeviceInfo
+from bench.commands.common import termination_as_interrupt
 from bench.errors import DeviceUnavailable
 from bench.record import Measured, RunFile
 from bench.runfile import json_schema, read
@@ -360,6 +361,18 @@ def test_a_real_run_from_suite_to_card(tmp_path: Path) -> None:
     assert lines[1].startswith("gemm-matmul fp32 (32x32x32) launch 1 (")
     assert lines[-1].startswith("record: out") and len(lines) == 3
     assert str(tmp_path) not in (tmp_path / "out" / Path(found.path).name).read_text()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_terminal_that_goes_may_say_so_twice() -> None:
+    """The second time nothing is interrupted: workers are being ended, and the record."""
+    before = signal.getsignal(signal.SIGHUP)
+    with termination_as_interrupt():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGHUP) == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")

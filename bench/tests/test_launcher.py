@@ -373,6 +373,7 @@ def test_one_that_hangs_in_its_import_is_gone_when_another_measures(
     code = """
         if json.loads(sys.stdin.readline())["seed"] == 1:
             open(sys.argv[1] + ".part", "w").write(str(os.getpid()))
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # no stacks
             os.rename(sys.argv[1] + ".part", sys.argv[1])
             time.sleep(600)
         print('{"line":"progress","phase":"open"}', flush=True)
@@ -382,7 +383,7 @@ def test_one_that_hangs_in_its_import_is_gone_when_another_measures(
         sys.stdout.buffer.write(REPORT); sys.stdout.flush()
     """
     line = msgspec.json.encode(REPORT) + b"\n"
-    head = f"import json, os, psutil, sys, time\nREPORT = {line!r}\n"
+    head = f"import json, os, psutil, signal, sys, time\nREPORT = {line!r}\n"
     command = (sys.executable, "-c", head + textwrap.dedent(code), str(tmp_path / "pid"))
     requests = [msgspec.structs.replace(request(), seed=seed) for seed in (0, 1)]
     one, two = launcher.launch_together(requests, {}, command=command)
