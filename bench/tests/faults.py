@@ -107,6 +107,7 @@ def endings() -> list[Fault]:
         resumed = number in (signal.SIGKILL, None)
         found.append(ended(number, "a worker's import", "hang_in_c@import", resumed))
     found.append(ended(signal.SIGKILL, "a worker's measurement", "hang_in_python@measure"))
+    found.append(ended(signal.SIGKILL, "the telemetry process", "hang_in_c@telemetry"))
     return found
 
 
@@ -137,7 +138,6 @@ FAULTS = (
         rows=("FAILED (timeout in import): no report within 6 s; ended in its import phase",),
         end="budget",
         stderr_tail="in hang_in_python",
-        resumed=True,
     ),
     Fault(
         name="worker hangs in C",
@@ -157,14 +157,14 @@ FAULTS = (
     ),
     Fault(
         name="accelerator out of memory",
-        how="the simulated device has 1 MiB",
-        act=stage.simulated_device(memory_bytes=2**20),
-        rows=("FAILED (oom in numerics): OutOfMemoryError: ...",),
+        how="the plug-in asks the simulated device of 64 MiB for 1 GiB",
+        act=stage.simulated_device("fill_device@build", memory_bytes=2**26),
+        rows=("FAILED (oom in build): OutOfMemoryError: ...",),
     ),
     Fault(
         name="device lost",
         how="the simulated device is lost in its first product",
-        act=stage.simulated_device(lost="mm"),
+        act=stage.simulated_device("", stage.GEMM_CASE, lost="mm"),
         rows=("FAILED (device_lost in numerics): RuntimeError: ...",),
         end="budget",
     ),
@@ -208,6 +208,20 @@ FAULTS = (
         end="no record",
         code=2,
         said="its runtime fails (exit -9)",
+    ),
+    Fault(
+        name="telemetry process killed (SIGKILL)",
+        how="it kills itself; the launch goes on without it",
+        act=plain("kill@telemetry"),
+        rows=("measured",),
+        code=0,
+    ),
+    Fault(
+        name="telemetry process hangs",
+        how="a C call that holds the interpreter; the launch goes on without it",
+        act=plain("hang_in_c@telemetry"),
+        rows=("measured",),
+        code=0,
     ),
     Fault(
         name="10 MB of stderr",

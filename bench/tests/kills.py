@@ -43,11 +43,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
-    launches = -(-2 * arguments.kills // CASES)
+    launches = -(-3 * arguments.kills // CASES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "tiny.toml").write_text(SUITE.format(launches=launches), encoding="utf-8")
-        kills = kill_again_and_again(folder, arguments.kills, most_seconds=8.0)
+        kills = kill_again_and_again(folder, arguments.kills, most_seconds=3.0, most_launches=2)
         before = len(read(record_of(folder)).launches)
         last = [sys.executable, "-m", "bench", "run", "--resume", str(record_of(folder))]
         done = subprocess.run(last, cwd=folder, stdout=subprocess.DEVNULL)

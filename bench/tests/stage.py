@@ -36,7 +36,7 @@ launch_limit_seconds = {limit}
 {case}
 """
 FAULTY_CASE = 'workload = "faulty"\nprecision = "fp32"'
-GEMM_CASE = 'workload = "gemm"\nprecision = "bf16"\nshape = "512x512x512"'
+GEMM_CASE = 'workload = "gemm"\nprecision = "bf16"\nshape = "64x64x64"'
 NONE: Mapping[str, str] = {}
 
 
@@ -337,12 +337,16 @@ def planted_secret(stage: Stage) -> int:
     return code
 
 
-def simulated_device(**faults: object) -> Act:
+def simulated_device(fault: str, case: str = FAULTY_CASE, **faults: object) -> Act:
+    """A run on the simulated accelerator, with faults of its own."""
+
     def act(stage: Stage) -> int:
         stage.device = "ascend"
-        stage.suite(GEMM_CASE)
+        stage.suite(case)
         variables = simulated.environment(**faults)
-        return stage.run("", *ONE_TRY, ACCELMARK_ALLOW_SIMULATED="1", **variables)
+        paths = (variables["PYTHONPATH"], stage.environment("")["PYTHONPATH"])
+        variables["PYTHONPATH"] = os.pathsep.join(paths)
+        return stage.run(fault, *ONE_TRY, ACCELMARK_ALLOW_SIMULATED="1", **variables)
 
     return act
 

@@ -289,10 +289,13 @@ def record_of(folder: Path) -> Path:
     return found
 
 
-def kill_again_and_again(folder: Path, times: int, most_seconds: float = 6.0) -> int:
+def kill_again_and_again(
+    folder: Path, times: int, most_seconds: float = 6.0, most_launches: int = 0
+) -> int:
     """Starts a run, kills it (SIGKILL) at a random moment, resumes it, kills it, ...
 
-    After each kill nothing is left of it. How often it was killed: it may come to its end before.
+    The moment: after up to `most_launches` more launches, and up to `most_seconds` later. After
+    each kill nothing is left of it. How often it was killed: it may come to its end before.
     """
     mark = uuid.uuid4().hex
     for kills in range(times):
@@ -313,6 +316,7 @@ def kill_again_and_again(folder: Path, times: int, most_seconds: float = 6.0) ->
         )
         if not there:
             wait(process, 60.0, lambda: any((folder / "out").glob("*.jsonl")))
+        wait_for_launches(process, folder, random.randint(0, most_launches))
         wait(process, random.uniform(0.0, most_seconds), lambda: False)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -320,6 +324,15 @@ def kill_again_and_again(folder: Path, times: int, most_seconds: float = 6.0) ->
         if process.returncode != -signal.SIGKILL:
             return kills
     return times
+
+
+def wait_for_launches(process: subprocess.Popen[bytes], folder: Path, more: int) -> None:
+    enough = launches_in(folder) + more
+    wait(process, 300.0, lambda: launches_in(folder) >= enough)
+
+
+def launches_in(folder: Path) -> int:
+    return record_of(folder).read_bytes().count(b'{"line":"launch"')
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float, enough: Callable[[], bool]) -> None:

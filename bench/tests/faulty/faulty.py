@@ -1,6 +1,7 @@
 """A backend and a workload that go wrong where they are told to, for tests of the command line.
 
-FAULT=WHAT@WHERE: what is a key of `FAULTS`, where a phase of a worker, or `probe`. The device is
+FAULT=WHAT@WHERE: what is a key of `FAULTS`, where a phase of a worker, `probe` or
+`telemetry`. The device is
 the CPU. Until it opens the device a worker imports no torch, so most faults take no time.
 """
 
@@ -24,6 +25,7 @@ from bench.backend import Device, DeviceInfo
 from bench.backends.cpu import CpuBackend, CpuDevice
 from bench.precision import Precision
 from bench.record import Work
+from bench.telemetry import Source
 from bench.workload import Job, Mode, Parameters, Site, Workload
 
 if TYPE_CHECKING:
@@ -83,6 +85,13 @@ def be_killed_for_memory() -> NoReturn:
     raise RuntimeError(f"the kernel gave {len(held)} bytes")
 
 
+def fill_device() -> None:
+    import torch
+
+    device = torch.accelerator.current_accelerator()
+    torch.empty(2**30, dtype=torch.uint8, device=device)
+
+
 def exhaust_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     Path("/proc/self/stat").read_bytes()
@@ -134,7 +143,7 @@ FAULTS: Mapping[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
         *(kill, segfault, leave, fail, hang_in_python, hang_in_c, hang_and_ignore, wait),
-        *(exhaust_memory, be_killed_for_memory, exhaust_descriptors, fill_disk),
+        *(exhaust_memory, be_killed_for_memory, fill_device, exhaust_descriptors, fill_disk),
         *(be_noisy, print_garbage, garble_report, tell_secret),
     )
 }
@@ -148,8 +157,10 @@ def reach(where: str) -> None:
         FAULTS[what]()
 
 
-class Nothing(Parameters, frozen=True, kw_only=True):
-    """None."""
+class Size(Parameters, frozen=True, kw_only=True):
+    """Only whether it is the small twin of the job."""
+
+    twin: bool = False
 
 
 class Faulty(Workload):
@@ -157,21 +168,21 @@ class Faulty(Workload):
 
     name = "faulty"
     version = 1
-    modes = MappingProxyType({"run": Mode(parameters=Nothing, precisions=("fp32",))})
+    modes = MappingProxyType({"run": Mode(parameters=Size, precisions=("fp32",))})
     libraries = ("faulty_library",)
 
-    def __init__(self) -> None:
-        self.builds = 0
-
-    def work(self, mode: str, parameters: Nothing, precision: Precision) -> Work:
+    def work(self, mode: str, parameters: Size, precision: Precision) -> Work:
         return Work(items=100, unit="addition")
 
-    def twin(self, mode: str, parameters: Nothing) -> Nothing:
-        return parameters
+    def twin(self, mode: str, parameters: Size) -> Size:
+        return Size(twin=True)
 
-    def build(self, mode: str, parameters: Nothing, site: Site) -> Job:
-        self.builds += 1  # the gate builds two
-        reach("numerics" if self.builds <= 2 else "build")
+    def peak_bytes(self, mode: str, parameters: Size, site: Site) -> int:
+        """Next to nothing, and without a rehearsal: no fault is to be met before its time."""
+        return 1
+
+    def build(self, mode: str, parameters: Size, site: Site) -> Job:
+        reach("numerics" if parameters.twin else "build")
         return FaultyJob()
 
 
@@ -212,6 +223,10 @@ class FaultyBackend(CpuBackend):
     def open(self, index: int, precision: Precision) -> Device:
         reach("open")
         return CpuDevice(self.devices()[0])
+
+    def telemetry(self, index: int) -> Source:
+        reach("telemetry")
+        return super().telemetry(index)
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         return None
