@@ -10,6 +10,11 @@ workload = "llama"
 mode = ["prefill", "decode"]
 precision = "bf16"
 batch_size = [1, 8]       # every other key is a parameter of the workload's mode
+
+[[case]]                  # 1, 2, 4, ... until memory runs out: a larger batch is then not tried
+workload = "llama"
+mode = "train"
+batch_size = { from = 1, doubling_to = 4096 }
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from bench import units
+from bench.record import DOES_NOT_FIT
 from bench.workload import Site, Unsupported, Workload
 
 MARGIN = 0.8
@@ -33,5 +34,6 @@ def require(needed: int | None, capacity: int | None) -> None:
     if needed is None or capacity is None or MARGIN * needed <= capacity:
         return
     raise Unsupported(
-        f"does not fit: needs about {units.memory(needed)}, the device has {units.memory(capacity)}"
+        f"{DOES_NOT_FIT}: needs about {units.memory(needed)}, "
+        f"the device has {units.memory(capacity)}"
     )

@@ -14,11 +14,14 @@ from bench.case import Case
 from bench.config import Suite
 from bench.errors import SuiteError, UnknownName, suggestion
 from bench.precision import PRECISIONS
+from bench.sweep import BATCH
 from bench.workload import Mode, Workload
 
 MOST_CASES = 10_000
 """Of one `[[case]]` table: more is a slip of the pen."""
 COMMON_KEYS = ("workload", "mode", "precision", "execution")
+DOUBLING_KEYS = ("from", "doubling_to")
+DOUBLING = f"It doubles until memory runs out: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
 
 
 def plan(suite: Suite) -> tuple[Case, ...]:
@@ -64,15 +67,33 @@ def _sweep(place: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The cartesian product of an entry's lists, the last key varying fastest."""
     choices = []
     for key, value in entry.items():
-        if isinstance(value, list) and not value:
+        values = _doubled(place, key, value) if isinstance(value, dict) else value
+        if values == []:
             raise SuiteError(f"{place}: `{key}` is an empty list. Give at least one value.")
-        choices.append(value if isinstance(value, list) else [value])
+        choices.append(values if isinstance(values, list) else [values])
     count = math.prod(map(len, choices))
     if count > MOST_CASES:
         raise SuiteError(
             f"{place}: its lists make {count} cases; at most {MOST_CASES} are planned."
         )
     return [dict(zip(entry, values, strict=True)) for values in itertools.product(*choices)]
+
+
+def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
+    """`{ from = 1, doubling_to = 100 }`: 1, 2, 4, ... 64."""
+    if key != BATCH:
+        raise SuiteError(f"{place}: `{key}` is a table. Only `{BATCH}` may be one. {DOUBLING}")
+    for name in table:
+        if name not in DOUBLING_KEYS:
+            hint = suggestion(name, DOUBLING_KEYS)
+            raise SuiteError(f"{place}: unknown key `{name}` of `{BATCH}`.{hint}")
+    low, high = (table.get(name) for name in DOUBLING_KEYS)
+    if type(low) is not int or type(high) is not int or not 1 <= low <= high:
+        raise SuiteError(
+            f"{place}: `{BATCH}` doubles from a whole number of 1 or more up to one that is no "
+            f"smaller. {DOUBLING}"
+        )
+    return [low << power for power in range((high // low).bit_length())]
 
 
 def _case(place: str, values: dict[str, Any]) -> Case:

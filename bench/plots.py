@@ -20,6 +20,7 @@ from bench.precision import PRECISIONS
 from bench.record import Launch, Measured, RunFile
 from bench.runfile import by_case
 from bench.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row, summarize
+from bench.sweep import batch_of, without_batch
 
 MANY_CASES = 100
 """A page of more cases than this would grow too large with every launch's trace."""
@@ -238,10 +239,9 @@ def sweeps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     for side in sides:
         for row in side.measured:
             case = row.case
-            if row.latency is None or not isinstance(case.parameters.get("batch_size"), int):
+            if row.latency is None or batch_of(case) is None:
                 continue
-            others = {k: v for k, v in case.parameters.items() if k != "batch_size"}
-            rest = msgspec.structs.replace(case, parameters=others)
+            rest = without_batch(case)
             panel = found.setdefault(
                 rest.fingerprint,
                 {
@@ -269,7 +269,7 @@ def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
     figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
     p50 = f"{latency.name} p50 {units.duration(latency.p50)}"
     return {
-        "batch": row.case.parameters["batch_size"],
+        "batch": batch_of(row.case),
         "throughput": row.throughput,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,

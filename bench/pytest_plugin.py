@@ -330,7 +330,7 @@ def replay(item: pytest.Item, benchmark: BenchmarkFixture) -> None:
         _fail(benchmark, XDIST)
     run, case, clock = item.config.stash[RUN], item.stash[CASE], item.stash[CLOCK]
     row = next(r for r in summarize(run) if r.case.fingerprint == case.fingerprint)
-    if row.status == "skipped":
+    if row.status == "skipped" or row.sweep_end:
         pytest.skip(row.reason)
     if row.status != "measured":
         _fail(benchmark, f"{row.status}: {row.reason}")

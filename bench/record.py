@@ -22,6 +22,9 @@ MOST_LAUNCHES = 1000
 SCHEMA_VERSION = 1
 """Raised when a reader of the old schema could misread a new record."""
 
+DOES_NOT_FIT = "does not fit"
+"""Begins the reason of a case that is skipped because the device has too little memory for it."""
+
 Phase = Literal["start", "import", "open", "numerics", "build", "warm-up", "measure", "report"]
 """Where a worker is; a failure names the phase in which it happened."""
 FailureKind = Literal["oom", "timeout", "crash", "device_lost", "error"]

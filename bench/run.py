@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 from array import array
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -33,6 +33,7 @@ from bench.record import (
 )
 from bench.runfile import Writer
 from bench.sampler import Order
+from bench.sweep import Limits, too_large, without_batch
 from bench.worker import Progress, Request
 
 TOGETHER = 2
@@ -93,6 +94,8 @@ class CaseState:
         self.case = case
         self.settings = settings
         self.launches: list[Kept] = []
+        self.beyond = False
+        """Whether a smaller batch of the same did not fit, so that this one is not tried."""
 
     def keep(self, launch: Launch) -> None:
         """Takes note of a launch that is on disk."""
@@ -117,7 +120,7 @@ class CaseState:
         more than a third of the launches.
         """
         failures = len(self.launches) - len(self.measured)
-        if any(x.hopeless for x in self.launches):
+        if self.beyond or any(x.hopeless for x in self.launches):
             return True
         return failures > 1 and failures > len(self.launches) / 3
 
@@ -197,9 +200,12 @@ class Session:
         self.clock = clock
         self.order = len(done)
         states = {state.case.fingerprint: state for state in self.states}
+        self._limits = Limits()
         for launch in done:
             if launch.fingerprint in states:
                 states[launch.fingerprint].keep(launch)
+            self._limits.note(launch.case, launch.outcome)
+        self._leave_out_what_is_beyond()
         self._left = _TimeLeft(self.states)
 
     def run(self) -> EndReason:
@@ -226,12 +232,33 @@ class Session:
         start = self.clock()
         while unfinished := [state for state in self.states if not state.finished]:
             before = self.order
-            for first in range(0, len(unfinished), self.together):
-                group = unfinished[first : first + self.together]
-                self.launch([state for state in group if self._fits(state, start)])
+            for group in self._groups(unfinished):
+                self.launch([s for s in group if not s.finished and self._fits(s, start)])
             if self.order == before:  # nothing that is left fits
                 return "budget"
         return "complete"
+
+    def _groups(self, states: Sequence[CaseState]) -> Iterator[list[CaseState]]:
+        """Those whose workers import side by side.
+
+        Of a sweep's points that have not run, one: whether it fits decides about the next.
+        """
+        group: list[CaseState] = []
+        sweeps: set[str] = set()
+        for state in states:
+            sweep = without_batch(state.case).fingerprint
+            if len(group) == self.together or (sweep in sweeps and not state.launches):
+                yield group
+                group, sweeps = [], set()
+            group.append(state)
+            sweeps.add(sweep)
+        if group:
+            yield group
+
+    def _leave_out_what_is_beyond(self) -> None:
+        """Takes the points of a sweep that cannot fit out of the plan."""
+        for state in self.states:
+            state.beyond = not state.launches and self._limits.beyond(state.case) is not None
 
     def _fits(self, state: CaseState, start: float) -> bool:
         """Whether another launch of a case is expected to end within the budget."""
@@ -290,8 +317,13 @@ class Session:
         )
         self.writer.append(launch)
         state.keep(launch)
-        self._left.update(state)
+        self._limits.note(launch.case, launch.outcome)
         self.order += 1
+        if too_large(launch.outcome):
+            self._leave_out_what_is_beyond()
+            self._left = _TimeLeft(self.states)
+        else:
+            self._left.update(state)
         self.face.ends(launch, state.rates)
 
 
@@ -299,7 +331,7 @@ class _TimeLeft:
     """How long the rest of a plan will take, kept up to date launch by launch."""
 
     def __init__(self, states: Sequence[CaseState]) -> None:
-        self._unseen = sum(not state.launches for state in states)
+        self._unseen = sum(not (state.launches or state.beyond) for state in states)
         self._seconds = sum(x.seconds for state in states for x in state.launches)
         self._launches = sum(len(state.launches) for state in states)
         self._of_case: dict[str, float] = {}

@@ -15,6 +15,7 @@ from bench.flags import HINDERED, slow_clocks, unhindered
 from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Flag, Launch, Measured, RunFile, Settings, Skipped, Void
 from bench.runfile import by_case
+from bench.sweep import Limits
 
 Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
 Ceiling = Literal["matmul", "memory", "transfer", "host", "input"]
@@ -64,6 +65,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["measured", "void", "skipped", "failed"]
     reason: str
     """Why it is not measured, or why its verdict is not OK; empty where there is nothing to say."""
+    sweep_end: bool = False
+    """Out of memory at a larger batch than one that was measured: an answer, not a fault."""
     reached: bool = True
     """False for a planned case without a launch."""
     verdict: Verdict | None = None
@@ -190,14 +193,28 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 def summarize(run: RunFile) -> list[Row]:
     """One row per planned case, in the plan's order; cases that were never reached included."""
     launches = by_case(run.launches)
+    limits = Limits()
     rows = []
     for case in run.run.plan:
         of_case = tuple(launches.pop(case.fingerprint, ()))
+        for launch in of_case:
+            limits.note(case, launch.outcome)
         rows.append(_row(case, of_case, run.run.settings, _why_unreached(run)))
+    rows = [_within(row, limits) for row in rows]
     # A launch of a case that was not planned is shown all the same: nothing is dropped.
     rows += [_row(ls[0].case, tuple(ls), run.run.settings, "") for ls in launches.values()]
     device = str(run.run.device.get("name"))
     return _with_ceilings([_with_peak(row, device) for row in rows])
+
+
+def _within(row: Row, limits: Limits) -> Row:
+    """Says of a sweep's points which is the first that did not fit, and which lie beyond it."""
+    beyond = None if row.reached else limits.beyond(row.case)
+    if beyond is not None:
+        return msgspec.structs.replace(row, reached=True, reason=beyond)
+    if row.status == "failed" and limits.ends(row.case):
+        return msgspec.structs.replace(row, sweep_end=True)
+    return row
 
 
 def _why_unreached(run: RunFile) -> str:

@@ -55,7 +55,7 @@ def first_step(row: Row) -> str:
 def next_step(run: RunFile, rows: list[Row]) -> str:
     """One line: the most useful thing to do with this card."""
     suite = _typed_suite(run)
-    bad = [row for row in rows if row.status in ("failed", "void")]
+    bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
     if bad:
         return (
             f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "

@@ -121,7 +121,7 @@ def _finish(path: Path, reason: str) -> None:
     if reason == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
     usable = all(
-        row.status == "measured" or (row.status == "skipped" and row.reached)
+        row.status == "measured" or (row.status == "skipped" and row.reached) or row.sweep_end
         for row in summarize(result)
     )
     sys.exit(EXIT_OK if usable else EXIT_INCOMPLETE)

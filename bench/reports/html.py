@@ -21,6 +21,7 @@ import msgspec
 from bench import plots, units
 from bench.compare import CaseComparison, CompareVerdict, Comparison, compare
 from bench.compare_card import WORDS
+from bench.curves import curves
 from bench.errors import ComparisonError, MissingPackage
 from bench.plots import FLAGS, Side, name_of, spoken, word_of
 from bench.record import RunFile
@@ -60,6 +61,11 @@ class HtmlReport(Report):
             pairs=pairs,
             rows=_in_order(sides),
             plots=drawn,
+            curves=[
+                f"{side.label}, {curve.title}: {curve.words}"
+                for side in sides
+                for curve in curves(side.rows)
+            ],
             columns=_columns(sides),
             word=word_of,
             looks=_looks,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from bench import units
 from bench.compare import CaseComparison, Comparison, compare
+from bench.curves import curves
 from bench.errors import ComparisonError
 from bench.record import RunFile
 from bench.report import Canvas, Report
@@ -42,6 +43,8 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
     for row in rows:
         yield _measured(row) if row.status == "measured" else _absent(row)
+    for curve in curves(rows):
+        yield f"\n**Sweep** {_text(curve.title)}: {_text(curve.words)}"
 
 
 def _measured(row: Row) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import units
+from bench.curves import curves
 from bench.record import RunFile, Settings
 from bench.report import Canvas, Report
 from bench.summary import FLAGS, Row, summarize
@@ -55,6 +56,8 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
         beside = (*_first_steps(measured), *_energy(measured), *_unseen(measured))
         for line in (*_percentiles(measured), *_waits(measured), *beside):
             console.print(line, style="dim")
+    for curve in curves(rows):
+        console.print(Text.assemble(("SWEEP", "bold"), f" {curve.title}: {curve.words}"))
     for row in rows:
         if row.status != "measured":
             word = row.status.upper() if row.reached else "UNREACHED"

@@ -23,7 +23,7 @@ LAYERS = (
         "values",
         (
             *("case", "observed", "record", "energy", "flags", "contention"),
-            *("digests", "runfile", "environment", "precision", "rehearsal"),
+            *("digests", "runfile", "environment", "precision", "rehearsal", "sweep"),
         ),
     ),
     ("protocols", ("telemetry", "backend", "workload", "report")),
@@ -42,6 +42,7 @@ LAYERS = (
             "compare",
             "compare_card",
             "wording",
+            "curves",
             "flat",
             "publish",
             "signing",

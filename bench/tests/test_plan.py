@@ -192,7 +192,7 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
         ),
         (
             {"workload": "toy", "mode": "train", "batch_size": {"a": 1}},
-            "toy-train: Expected `int`, got `object` - at `$.batch_size`.",
+            "unknown key `a` of `batch_size`. Allowed: doubling_to, from.",
         ),
         (
             {"workload": "toy", "mode": "train", "batch_size": 0},
