@@ -450,11 +450,15 @@ COMMANDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "missing runtime": ("run", GEMM + PREFILL, device(runtime="missing")),
     "faults": (
         "run --device ascend",
-        SCALE + TRIAD + GEMM.replace("64x64x64", "2048x2048x2048") + GEMM,
+        SCALE
+        + TRIAD
+        + GEMM.replace("64x64x64", "2048x2048x2048")  # 288 MiB: little more than there is
+        + GEMM.replace("64x64x64", "4096x4096x4096")
+        + GEMM,
         device(
             fallback="mul",
             missing="add",
-            memory_bytes=40 * 2**20,
+            memory_bytes=240 * 2**20,
         ),
     ),
     "announced": (
@@ -555,9 +559,11 @@ def test_each_fault_has_its_own_outcome_and_the_run_goes_on(commands: Commands) 
     missing = done.last("memory-triad fp32")
     assert isinstance(missing, Failed) and missing.kind == "error" and missing.phase == "numerics"
     assert "Could not run 'aten::add.out'" in missing.message
-    large, small = (x.outcome for x in done.launches["gemm-matmul fp32"])
+    large, larger, small = (x.outcome for x in done.launches["gemm-matmul fp32"])
     assert isinstance(large, Failed) and large.kind == "oom" and large.phase == "build"
     assert "NPU out of memory" in large.message
+    too_large = "does not fit: needs about 384 MiB, the device has 240 MiB"
+    assert larger == Skipped(reason=too_large)
     assert isinstance(small, Measured), "the run went on"
     for words in ("host fallback: aten::mul.out", "out of memory", "aten::add.out"):
         assert words in done.out.replace("\n", " "), words
