@@ -23,7 +23,7 @@ from bench.observed import Reading, Telemetry
 from bench.sampler import Answer, Order
 from bench.telemetry import Process
 
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
 """A side process that takes longer to answer is ended."""
 GRACE_SECONDS = 1.0
 COMMAND = (sys.executable, "-m", "bench.sampler")

@@ -486,6 +486,17 @@ def test_npu_smi_power_is_the_cards_and_never_halved(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the simulated npu-smi is a shell script")
+def test_two_figures_for_a_card_are_neither_added_nor_chosen_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = npu(monkeypatch, 0, "A3")
+    page = "Chip ID : 0\nNPU Real-time Power(W) : 90\nChip ID : 1\nNPU Real-time Power(W) : 91\n"
+    monkeypatch.setattr(_npu_smi, "said", lambda *_, **__: page)
+    assert source.read().power_watts is None
+    assert source.absent["power"] == "npu-smi has 2 figures for this card"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the simulated npu-smi is a shell script")
 def test_a_die_that_npu_smi_does_not_show_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotObservable, match="which of its dies"):
         npu(monkeypatch, 5, "A2")

@@ -43,6 +43,7 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `SIMNPU_TYPE` | `npu` | torch's name for the device: another plug-in's, for its tests |
 | `SIMNPU_EVENTS` | 1 | what events count, over the truth |
 | `SIMNPU_BROKEN` | | defects of the device or its software, of those in the table below |
+| `SIMNPU_SMI_USERS` | | processes that `npu-smi` lists on card 0: CHIP:PID:MB, or `none` |
 | `SIMNPU_SMI` | A2 | which `npu-smi` answers: A2, A3, 310P; HOT: an A2 whose figures cannot be |
 
 | defect | what is wrong |

@@ -47,7 +47,8 @@ class Settings:
 def read(variables: Mapping[str, str]) -> Settings:
     """Raises ValueError for a variable that there is not: a misspelt fault would test nothing."""
     given = {n.removeprefix(PREFIX): v for n, v in variables.items() if n.startswith(PREFIX)}
-    given.pop("SMI", None)  # the script `npu-smi` reads it
+    for name in ("SMI", "SMI_USERS"):  # the script `npu-smi` reads them
+        given.pop(name, None)
     name = given.pop("DEVICE_NAME", "Ascend910B2")
     settings = Settings(
         device_name=name,
