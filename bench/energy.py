@@ -16,8 +16,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bench import stats
 from bench.observed import Reading, Telemetry
-from bench.record import Measured
+from bench.record import Launch, Measured
 
 LEAST_SECONDS = 20.0
 """Of steady blocks, below which there is no figure."""
@@ -160,3 +161,40 @@ def idle_watts(readings: Sequence[Reading]) -> float | None:
     if not counted or counted[-1][0] - counted[0][0] < 1:
         return None
     return (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0])
+
+
+def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
+    """Over the steady blocks of all these launches; None where one has no energy."""
+    joules = [o.energy_joules for o in outcomes]
+    known = [j for j in joules if j is not None]
+    if len(known) < len(joules):
+        return None
+    return sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
+
+
+def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
+    """Of items per joule, a launch each; None where a launch has no energy or they are too few."""
+    joules = [o.energy_joules for o in outcomes]
+    if None in joules:
+        return None
+    pairs = zip(outcomes, joules, strict=True)
+    return stats.log_estimate([o.work.items * o.steady_steps / j for o, j in pairs if j], level)
+
+
+def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
+    """Who says the energy and how, and of what."""
+    for launch in launches:
+        if isinstance(launch.outcome, Measured) and launch.telemetry is not None:
+            method = launch.outcome.energy_method
+            if method is not None:
+                return f"{launch.telemetry.source}, {method}", launch.telemetry.scope
+    return "", ""
+
+
+def not_observable(launches: Sequence[Launch]) -> dict[str, str]:
+    """What nobody could see of the device, by the last launch looked at; else why none was."""
+    seen = [x.telemetry for x in launches if x.telemetry is not None]
+    if seen:
+        return seen[-1].absent
+    why = launches[0].telemetry_absent
+    return {"telemetry": why} if why else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -101,6 +101,28 @@ def slow_clocks(launches: Sequence[Launch]) -> dict[int, str]:
         for number, clock in medians.items()
         if clock < CLOCK_SHARE * top
     }
+
+
+def slowed_launches(launches: Sequence[Launch]) -> dict[int, tuple[Flag, str]]:
+    """Of launches that something outside the job slowed: by their numbers, the flag and cause."""
+    found: dict[int, tuple[Flag, str]] = {
+        number: ("THROTTLED", cause) for number, cause in slow_clocks(launches).items()
+    }
+    for launch in launches:
+        if isinstance(launch.outcome, Measured):
+            for flag in sorted(HINDERED.intersection(launch.outcome.flags)):
+                cause = launch.outcome.causes.get(flag, flag)
+                found[launch.launch] = (flag, cause)
+    return dict(sorted(found.items()))
+
+
+def flagged(launch: Launch, slowed: Mapping[int, tuple[Flag, str]]) -> Measured:
+    """The launch's outcome, with the flag that only the whole case's clocks show."""
+    assert isinstance(launch.outcome, Measured)
+    flag, _ = slowed.get(launch.launch, (None, ""))
+    if flag is None or flag in launch.outcome.flags:
+        return launch.outcome
+    return msgspec.structs.replace(launch.outcome, flags=(*launch.outcome.flags, flag))
 
 
 def _clocks(launch: Launch) -> list[float]:

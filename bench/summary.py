@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from bench import chips, stats, units
+from bench import chips, energy, stats, units
 from bench.case import Case
-from bench.flags import HINDERED, slow_clocks, unhindered
+from bench.flags import flagged, slowed_launches, unhindered
 from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Flag, Launch, Measured, RunFile, Settings, Skipped, Void
 from bench.runfile import by_case
@@ -251,9 +251,9 @@ def _why(outcome: Skipped | Failed) -> str:
 
 
 def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings: Settings) -> Row:
-    slowed = _slowed(launches)
+    slowed = slowed_launches(launches)
     measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
-    outcomes = unhindered([_flagged(x, slowed) for x in launches])
+    outcomes = unhindered([flagged(x, slowed) for x in launches])
     rates = [o.throughput for o in outcomes]
     level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
     interval = stats.log_estimate(rates, level)
@@ -261,7 +261,7 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
     work = outcomes[0].work
     series = [o.samples for o in outcomes]
     samples = [s for one in series for s in one]
-    flags = sorted({flag for x in launches for flag in _flagged(x, slowed).flags})
+    flags = sorted({flag for x in launches for flag in flagged(x, slowed).flags})
     verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
     waited = _waited(outcomes)
     return Row(
@@ -294,39 +294,17 @@ def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, setting
         estimated_peak_bytes=_estimated_peak_bytes(launches),
         cold=_median_cold(launches),
         compiler=_compiler(launches),
-        items_per_joule=_items_per_joule(outcomes),
-        joule_interval=_joule_interval(outcomes, level),
-        energy_source=_energy_source(launches)[0],
-        energy_scope=_energy_source(launches)[1],
+        items_per_joule=energy.items_per_joule(outcomes),
+        joule_interval=energy.interval(outcomes, level),
+        energy_source=energy.said_by(launches)[0],
+        energy_scope=energy.said_by(launches)[1],
         energy_absent=next((o.energy_absent for o in outcomes if o.energy_absent), ""),
-        not_observable=_not_observable(launches),
+        not_observable=energy.not_observable(launches),
         idle_watts=next((t.idle_watts for t in (x.telemetry for x in launches) if t), None),
         host_fraction=_host_fraction(outcomes, statistics.median(samples)),
         input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
         input_wait_seconds=waited and waited / sum(o.steady_steps for o in outcomes),
     )
-
-
-def _slowed(launches: Sequence[Launch]) -> dict[int, tuple[Flag, str]]:
-    """Of launches that something outside the job slowed: by their numbers, the flag and cause."""
-    found: dict[int, tuple[Flag, str]] = {
-        number: ("THROTTLED", cause) for number, cause in slow_clocks(launches).items()
-    }
-    for launch in launches:
-        if isinstance(launch.outcome, Measured):
-            for flag in sorted(HINDERED.intersection(launch.outcome.flags)):
-                cause = launch.outcome.causes.get(flag, FLAGS[flag])
-                found[launch.launch] = (flag, cause)
-    return dict(sorted(found.items()))
-
-
-def _flagged(launch: Launch, slowed: Mapping[int, tuple[Flag, str]]) -> Measured:
-    """The launch's outcome, with the flag that only the whole case's clocks show."""
-    assert isinstance(launch.outcome, Measured)
-    flag, _ = slowed.get(launch.launch, (None, ""))
-    if flag is None or flag in launch.outcome.flags:
-        return launch.outcome
-    return msgspec.structs.replace(launch.outcome, flags=(*launch.outcome.flags, flag))
 
 
 def _rate(throughput: float, items: int, count: int | None) -> float | None:
@@ -351,42 +329,6 @@ def _waited(outcomes: Sequence[Measured]) -> float | None:
     waits = [block.input_wait_ns for outcome in outcomes for block in outcome.steady]
     known = [ns for ns in waits if ns is not None]
     return None if len(known) < len(waits) else sum(known) / 1e9
-
-
-def _items_per_joule(outcomes: Sequence[Measured]) -> float | None:
-    joules = [o.energy_joules for o in outcomes]
-    known = [j for j in joules if j is not None]
-    if len(known) < len(joules):
-        return None
-    return sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
-
-
-def _joule_interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
-    """Of items per joule, a launch each; None where a launch has no energy or they are too few."""
-    joules = [o.energy_joules for o in outcomes]
-    if None in joules:
-        return None
-    pairs = zip(outcomes, joules, strict=True)
-    return stats.log_estimate([o.work.items * o.steady_steps / j for o, j in pairs if j], level)
-
-
-def _energy_source(launches: Sequence[Launch]) -> tuple[str, str]:
-    """Who says the energy and how, and of what."""
-    for launch in launches:
-        if isinstance(launch.outcome, Measured) and launch.telemetry is not None:
-            method = launch.outcome.energy_method
-            if method is not None:
-                return f"{launch.telemetry.source}, {method}", launch.telemetry.scope
-    return "", ""
-
-
-def _not_observable(launches: Sequence[Launch]) -> dict[str, str]:
-    """By the last launch that was looked at; else why none was."""
-    seen = [x.telemetry for x in launches if x.telemetry is not None]
-    if seen:
-        return seen[-1].absent
-    why = launches[0].telemetry_absent
-    return {"telemetry": why} if why else {}
 
 
 def _relative_sd(values: Sequence[float]) -> float:
