@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench import units
+from bench import stats, units
 from bench.curves import curves
 from bench.record import RunFile, Settings
 from bench.report import Canvas, Report
@@ -20,6 +20,8 @@ from bench.summary import FLAGS, Row, summarize
 from bench.wording import first_step, limits, next_step, tail
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
+MOST_NAMES = 6
+"""Cases that a flag names; of more, it says how many."""
 STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
 
 
@@ -199,15 +201,23 @@ def _published(rows: list[Row]) -> str:
 
 
 def _percentiles(rows: list[Row]) -> Iterator[str]:
-    """The tail of the latency, or how many requests it would need."""
+    """The tail of the latency; where there is none, in one line for all, what it would need."""
+    few = []
     for row in rows:
         latency = row.latency
-        if latency is not None:
-            requests = f"{latency.requests} requests a launch"
-            yield (
-                f"{latency.name} of {_short(row, rows)}: "
-                f"p50 {units.duration(latency.p50)}, {tail(latency)}; {requests}"
-            )
+        if latency is None:
+            continue
+        if latency.p90 is None:
+            few.append(f"{_short(row, rows)} ({latency.requests})")
+            continue
+        requests = f"{latency.requests} requests a launch"
+        yield (
+            f"{latency.name} of {_short(row, rows)}: "
+            f"p50 {units.duration(latency.p50)}, {tail(latency)}; {requests}"
+        )
+    if few:
+        needed = ", ".join(f"p{p}: {n}" for p, n in stats.PERCENTILE_SAMPLES.items() if n > 1)
+        yield f"too few requests a launch for percentiles ({needed}): {', '.join(few)}"
 
 
 def _energy(rows: list[Row]) -> Iterator[str]:
@@ -277,6 +287,8 @@ def _remarks(rows: list[Row]) -> Iterator[Text]:
     for flag, meaning in FLAGS.items():
         flagged = [row for row in rows if flag in row.flags and row.verdict != flag]
         names = [_short(row, rows) for row in flagged]
+        if len(names) > MOST_NAMES:
+            names = [f"{len(names)} of {len(rows)} cases"]
         if names:
             yield _line(flag, f"{meaning}: {', '.join(names)}")
 

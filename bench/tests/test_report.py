@@ -60,6 +60,18 @@ def test_the_way_a_run_ended_is_in_the_headline() -> None:
     assert headline(end=interrupted).endswith(", INTERRUPTED")
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(2, "gemm-matmul bf16 (b 0), gemm-matmul bf16 (b 1)"), (7, "7 of 8 cases")]
+)
+def test_a_flag_names_a_few_cases_and_counts_many(count: int, said: str) -> None:
+    cases = [make_case(parameters={"b": b}) for b in range(count + 1)]
+    flagged = make_measured(0.01, flags=("DRIFT",))
+    launches = [x for case in cases[:-1] for x in make_launches(case, [flagged] * 3)]
+    run = make_file(cases, [*launches, *make_launches(cases[-1], [FINE] * 3)])
+    text = " ".join(REPORT.render([run], Canvas(width=100)).split())
+    assert f"DRIFT step times moved by more than 5 % within a launch: {said}" in text
+
+
 def test_colour_only_where_it_is_asked_for() -> None:
     plain = REPORT.render([file(FINE)], Canvas(width=100))
     coloured = REPORT.render([file(FINE)], Canvas(width=100, colour=True))
