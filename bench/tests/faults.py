@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.tests import stage
+from bench.tests import machine, stage
 from bench.tests.stage import ONE_TRY, Act, hanging, meanwhile, plain, signalled
 
 README = Path(__file__).parent / "README.md"
@@ -177,9 +177,9 @@ FAULTS = (
     Fault(
         name="host out of memory: killed",
         how="the kernel kills it, in a control group of 64 MiB",
-        act=stage.killed_for_memory,
+        act=machine.killed_for_memory,
         rows=(CRASH + "was killed by SIGKILL, perhaps by the kernel for want of memory",) * 2,
-        needs=stage.no_groups,
+        needs=machine.no_groups,
     ),
     Fault(
         name="NaN loss",
@@ -286,13 +286,13 @@ FAULTS = (
     Fault(
         name="disk full",
         how="the output folder is a file system of 64 KiB, which a worker fills",
-        act=stage.small_disk,
+        act=machine.small_disk,
         rows=(),
         end="none",
         code=2,
         said="cannot write the next record (No space left on device)",
         resumed=True,
-        needs=stage.no_mounts,
+        needs=machine.no_mounts,
     ),
     Fault(
         name="output read-only under way",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -349,61 +349,3 @@ def simulated_device(fault: str, case: str = FAULTY_CASE, **faults: object) -> A
         return stage.run(fault, *ONE_TRY, ACCELMARK_ALLOW_SIMULATED="1", **variables)
 
     return act
-
-
-MOUNTED = (
-    "mkdir out && mount -t tmpfs -o size=64k none out || exit 99; "
-    '"$@"; code=$?; rm -f out/filler; cp out/*.jsonl . ; umount out; mv *.jsonl out; exit $code'
-)
-
-
-def small_disk(stage: Stage) -> int:
-    """The folder is a file system of 64 KiB, which a worker fills."""
-    stage.before = ("unshare", "--mount", "sh", "-c", MOUNTED, "sh")
-    code = stage.run("fill_disk@import")
-    stage.before = ()
-    return code
-
-
-def no_mounts() -> str:
-    """Why a small file system cannot be made here."""
-    if shutil.which("unshare") is None:
-        return "no unshare"
-    command = ("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt")
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stderr.strip()
-
-
-GROUPS = (
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
-    (Path("/sys/fs/cgroup"), "memory.max"),
-)
-"""Where memory is limited for a group of processes, by Linux's control groups 1 and 2."""
-
-
-@contextlib.contextmanager
-def memory_group() -> Iterator[Path | None]:
-    """A group of processes that may have 64 MiB together; None where none can be made."""
-    name = f"accelmark-{uuid.uuid4().hex}"
-    group: Path | None = None
-    for root, limit in GROUPS:
-        with contextlib.suppress(OSError):
-            (root / name).mkdir()
-            group = root / name
-            (group / limit).write_text(str(2**26))
-            break
-    try:
-        yield group if group is not None and (group / "cgroup.procs").exists() else None
-    finally:
-        if group is not None:
-            group.rmdir()
-
-
-def no_groups() -> str:
-    with memory_group() as group:
-        return "" if group is not None else "control groups cannot be made"
-
-
-def killed_for_memory(stage: Stage) -> int:
-    with memory_group() as group:
-        return stage.run("be_killed_for_memory@import", MEMORY_GROUP=str(group))
