@@ -194,6 +194,7 @@ def generating_job(
     shape = (parameters.batch_size, parameters.prompt_length)
     if isinstance(parameters, PrefillParameters):
         prompts = [data.integers(0, vocabulary, shape).to(site.device) for _ in range(BATCHES)]
+        model = executed(model, site)
         return PrefillJob(Generator(model, cache, shape, 0, site, facts), prompts)
     prompt = data.integers(0, vocabulary, shape).to(site.device)
     forced = data.integers(0, vocabulary, (shape[0], parameters.new_tokens))

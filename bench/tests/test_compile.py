@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from bench.precision import PRECISIONS
 from bench.record import Measured
 from bench.runfile import read
 from bench.tests.regenerate import command
+from bench.tests.workloads import MODES, WORKLOADS, small
 from bench.workload import EXECUTIONS, Site
 
 SUITE = """
@@ -89,6 +91,34 @@ def test_decode_is_one_whole_graph_at_every_place_of_its_window(
     torch._dynamo.reset()
     assert after["graphs"] - before["graphs"] == 1, "compiled once, for decode and not for prefill"
     assert after["graph_breaks"] == before["graph_breaks"]
+
+
+COMPILED = [
+    (name, mode) for name, mode in MODES if "compile" in WORKLOADS[name].modes[mode].executions
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), COMPILED)
+def test_a_step_runs_what_was_compiled(
+    name: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a job went past the module that it compiled, it would be eager and not say so."""
+    asked: list[torch.nn.Module] = []
+    ran: list[torch.nn.Module] = []
+
+    def record(module: Any) -> None:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            ran.append(module)
+            return module._call_impl(*args, **kwargs)
+
+        asked.append(module)
+        module._compiled_call_impl = call
+
+    monkeypatch.setattr(torch.nn.Module, "compile", record)
+    job = WORKLOADS[name].build(mode, small(name, mode), site("compile"))
+    ran.clear()
+    job.step()
+    assert asked and {id(module) for module in ran} == {id(module) for module in asked}
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")

@@ -166,7 +166,7 @@ class Diffusion(Workload):
     )
     extra = "diffusion"
     optional = ("diffusers",)
-    modes = train_and_infer(TrainParameters, InferParameters, ("eager",))
+    modes = train_and_infer(TrainParameters, InferParameters)
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each multiply-add of convolutions, matrices and attention.

@@ -83,6 +83,8 @@ class Dlrm(Workload):
     up twice. Production libraries (FBGEMM's table-batched embeddings) do the same in one kernel,
     and lay the tables end to end in one tensor, as here: one gather, not 26.
 
+    Execution. Compiled is what follows the lookup: the MLPs and the interaction, in one graph.
+
     Weights. Every matrix keeps the size of its input (He et al., arXiv 1502.01852), and the rows
     are so large that their products are of size 1. At the 1/sqrt(rows) of the reference
     implementation they are 1e-3, and the numerics gate would not see the tables. The work is the
@@ -91,7 +93,7 @@ class Dlrm(Workload):
 
     name = "dlrm"
     version = 1
-    modes = train_and_infer(TrainParameters, InferParameters, ("eager",))
+    modes = train_and_infer(TrainParameters, InferParameters)
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each weight of an MLP, and 2 * 27^2 d for the products of every two vectors.
@@ -165,7 +167,8 @@ class Lookup:
         dense, self._indices = features
         rows = functional.embedding(self._indices, self._tables).requires_grad_()
         self.leaves = [rows]
-        return _interact(model, dense, rows)
+        logits: Tensor = model(dense, rows)
+        return logits
 
     def update(self) -> None:
         """SGD on the rows that have a gradient."""
@@ -240,7 +243,8 @@ def _logits(model: nn.Module, features: Features) -> Tensor:
     """The forward in inference: [B]."""
     parts: Any = model
     dense, indices = features
-    return _interact(model, dense, parts["tables"](indices))
+    logits: Tensor = model(dense, parts["tables"](indices))
+    return logits
 
 
 def _interact(model: nn.Module, dense: Tensor, rows: Tensor) -> Tensor:
@@ -275,7 +279,12 @@ def _construct(parameters: InferParameters) -> nn.Module:
     pairs = nn.Module()
     first, second = torch.tril_indices(VECTORS, VECTORS, offset=-1)
     pairs.register_buffer("indices", first * VECTORS + second, persistent=False)
-    return nn.ModuleDict(
+
+    class Dlrm(nn.ModuleDict):
+        def forward(self, dense: Tensor, rows: Tensor) -> Tensor:
+            return _interact(self, dense, rows)
+
+    return Dlrm(
         {
             "bottom": mlp(_bottom(parameters), nn.ReLU()),
             "tables": tables,

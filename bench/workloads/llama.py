@@ -16,6 +16,7 @@ from bench.quantized import SCALE_BYTES
 from bench.record import Work
 from bench.workload import (
     DECODE_EXECUTIONS,
+    EXECUTIONS,
     QUANTIZED_PRECISIONS,
     TRAINING_PRECISIONS,
     TWIN_VOCABULARY,
@@ -186,7 +187,9 @@ class Llama(Workload):
     libraries = ("transformers.models.llama.modeling_llama",)
     modes = MappingProxyType(
         {
-            "train": Mode(parameters=TrainParameters, precisions=TRAINING_PRECISIONS),
+            "train": Mode(
+                parameters=TrainParameters, precisions=TRAINING_PRECISIONS, executions=EXECUTIONS
+            ),
             # No bf16-amp: what it keeps in float32 are the weights that train, and these are here.
             "lora": Mode(
                 parameters=LoraParameters,
@@ -196,7 +199,10 @@ class Llama(Workload):
                 optional=("peft",),
             ),
             "prefill": Mode(
-                parameters=PrefillParameters, precisions=QUANTIZED_PRECISIONS, latency="TTFT"
+                parameters=PrefillParameters,
+                precisions=QUANTIZED_PRECISIONS,
+                executions=EXECUTIONS,
+                latency="TTFT",
             ),
             "decode": Mode(
                 parameters=DecodeParameters,
