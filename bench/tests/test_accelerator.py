@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench import accelerator, catalogue, worker
+from bench import accelerator, catalogue, trial, worker
 from bench.accelerator import NotAvailable, TorchBackend, TorchDevice, ask, torch_build
 from bench.backend import DeviceInfo
 from bench.backends import generic, mps, rocm
@@ -369,6 +369,17 @@ def test_a_rocm_build_is_claimed_by_rocm_alone(
     first, second = rocm.BACKEND.devices()
     assert (first.vendor, second.vendor) == ("AMD", "Hygon")
     assert first.facts["architecture"] == "gfx942" and first.facts["hip"] == "7.2"
+    asked = []
+    monkeypatch.setattr(trial, "refusal", lambda _, device, precision: asked.append(str(device)))
+    fp8, int8 = PRECISIONS["fp8"], PRECISIONS["int8"]
+    assert rocm.BACKEND.unsupported(first, fp8) == "gfx94x multiplies e4m3fnuz, not e4m3fn"
+    assert rocm.BACKEND.unsupported(second, int8) is None
+    assert rocm.BACKEND.unsupported(second, PRECISIONS["fp16"]) is None
+    assert asked == ["cuda:1"], "by a product on the device, where nothing else tells"
+    assert rocm.BACKEND.open(1, PRECISIONS["tf32"]).float32_reduced()
+    assert torch.backends.cudnn.allow_tf32 is True
+    assert not rocm.BACKEND.open(1, PRECISIONS["fp32"]).float32_reduced()
+    assert torch.backends.cudnn.allow_tf32 is False
     with pytest.raises(DeviceUnavailable, match="built without CUDA"):
         CudaBackend().devices()
     with pytest.raises(DeviceUnavailable, match="generic: torch names no other device"):

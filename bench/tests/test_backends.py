@@ -323,6 +323,19 @@ def test_cuda_refuses_a_device_that_is_not_there() -> None:
         CudaBackend().open(2, PRECISIONS["fp32"])
 
 
+def test_cuda_reads_tf32_back_from_the_librarys_own_variable_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device = CudaDevice.__new__(CudaDevice)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    assert device.float32_reduced()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert not device.float32_reduced(), "off, whatever torch's switches say"
+
+
 @pytest.mark.parametrize(
     ("capability", "lacking"),
     [
