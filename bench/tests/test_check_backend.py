@@ -361,6 +361,32 @@ def test_a_check_whose_reader_is_gone_leaves_no_process() -> None:
     assert children() == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they end with their stdin")
+def test_a_parent_that_is_killed_leaves_no_process() -> None:
+    arguments = ["check-backend", "cpu", "--only", "operators"]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "bench", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    started: list[psutil.Process] = []
+    while not started:
+        assert parent.poll() is None
+        time.sleep(0.05)
+        there = psutil.Process(parent.pid).children(recursive=True)
+        started = [p for p in there if "bench.check_worker" in command_line(p)]
+    parent.kill()
+    parent.wait()
+    assert psutil.wait_procs(started, timeout=60)[1] == []
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it is gone
+        return ""
+
+
 def test_the_parent_imports_no_torch() -> None:
     code = (
         "import sys\nfrom bench import examine\nfrom bench.commands import check_backend\n"
