@@ -155,7 +155,17 @@ def commands(environment: Environment) -> Iterator[dict[str, Done]]:
                 environment.accelmark, *run, "host", "--only", "vector-add", SIMNPU_DEVICES="0"
             ),
             "list": pool.submit(environment.accelmark, "list", "--json"),
+            "check": pool.submit(
+                environment.accelmark, "check-backend", "examplium", "--only", "formats"
+            ),
         }
+
+
+def test_the_conformance_kit_passes(commands: dict[str, Done]) -> None:
+    """It has found a switch of the example's that was left on: float32 convolutions were HF32."""
+    done = commands["check"].result()
+    assert (done.returncode, ", 0 failed, " in done.stdout) == (0, True), done.stdout
+    assert "PASS        fp32 conv2d keeps 23 bits" in done.stdout
 
 
 def test_a_vendors_backend_is_one_short_file() -> None:

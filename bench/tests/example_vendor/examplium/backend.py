@@ -33,6 +33,12 @@ class ExampliumBackend(TorchBackend):
         """What makes every launch wait."""
         return {"EXAMPLIUM_BLOCKING": "the host waits for every operator"}
 
+    def shorten_float32(self, shortened: bool) -> None:
+        """Its own switches too: the one for convolutions is on by default."""
+        super().shorten_float32(shortened)
+        module: Any = importlib.import_module("torch").get_device_module(self.device_type)
+        module.matmul.allow_hf32 = module.conv.allow_hf32 = shortened
+
     def describe(self, module: Any, index: int) -> DeviceInfo:
         """With the version of its driver; a real chip leaves `simulated` out."""
         info = super().describe(module, index)
