@@ -8,6 +8,7 @@ how long any task here waited (pressure-stall information), what a virtual machi
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Sequence
@@ -20,12 +21,17 @@ from bench.observed import Contention
 from bench.record import Block
 
 IDLE_SHARE = 0.02
-"""Of a job with one thread: 1 - CPU time / wall time above this is contention (it caught 38 of 39
-launches slowed by more than 10 %, and 8 of 45 others; 2 cores)."""
+"""Of a job with one thread: waiting for a core for more than this is contention; and 1 - CPU time /
+wall time, where the waiting is not to be had (it caught 38 of 39 launches slowed by more than 10 %,
+and 8 of 45 others; 2 cores)."""
 WAITING_SHARE = 0.05
-"""Waiting of all its threads together over the time: no launch is slowed by more than that."""
+"""Of a job with several: waiting of all together over the time. What they wait at different times
+adds up, and no launch is slowed by more than that."""
 PRESSURE_SHARE = 0.05
 """The same by pressure-stall information, where the threads' own waiting is not to be had."""
+HELPER_SHARE = 0.05
+"""Where processes of the job's own compute for more than this of the time, they are what its
+threads may wait for: their waiting then says nothing of others."""
 STEAL_SHARE = 0.02
 """Of the cores' time, taken by the virtual machine's host."""
 THROTTLED_SHARE = 0.01
@@ -42,12 +48,14 @@ class Counters(NamedTuple):
     pressure_us: float | None
     steal_ticks: int | None
     throttled_us: int | None
+    helper_ticks: int = 0
 
 
 class HostCounters:
     """The counters of this process, its cores and its container; a fraction of a millisecond."""
 
     def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
+        self._proc = proc
         self._tasks = proc / "self/task"
         self._stat = proc / "stat"
         self._cores = {f"cpu{n}" for n in _usable()}
@@ -63,15 +71,25 @@ class HostCounters:
             _after(self._pressure, "some", "total="),
             self._steal(),
             self._throttling(),
+            self._helpers(),
         )
+
+    def _helpers(self) -> int:
+        """CPU ticks of the processes that multiprocessing has started here and that are there."""
+        total = 0
+        for pid in _started():
+            figures = _text(self._proc / str(pid) / "stat").rpartition(")")[2].split()
+            total += sum(int(ticks) for ticks in figures[11:13])
+        return total
 
     def _waiting(self) -> int | None:
         """Second figure of schedstat: nanoseconds on a run queue, of all threads together."""
         total = None
         try:
-            for task in os.scandir(self._tasks):
-                with open(f"{task.path}/schedstat", "rb") as file:  # noqa: PTH123 - a tenth of the time
-                    total = (total or 0) + int(file.read().split()[1])
+            with os.scandir(self._tasks) as tasks:
+                for task in tasks:
+                    with open(f"{task.path}/schedstat", "rb") as file:  # noqa: PTH123 - speed
+                        total = (total or 0) + int(file.read().split()[1])
         except (OSError, ValueError, IndexError):  # no schedstat, or a thread has just ended
             return total
         return total
@@ -118,6 +136,7 @@ def over(
         pressure_seconds=rise("pressure_us", 1e-6),
         steal_seconds=rise("steal_ticks", TICK_SECONDS),
         throttled_seconds=rise("throttled_us", 1e-6),
+        helper_seconds=rise("helper_ticks", TICK_SECONDS),
     )
 
 
@@ -131,20 +150,28 @@ def _idle_share(steady: Sequence[Block]) -> float | None:
 
 def cause(seen: Contention) -> str:
     """What slowed the job, with its figure; empty if nothing did, as far as this host can say."""
-    causes = []
-    for share, limit, words in (
-        (seen.idle_share, IDLE_SHARE, "its one thread did not run for {} of the time"),
-        (_share(seen, seen.waiting_seconds), WAITING_SHARE, "its threads waited {} of the time"),
+    found = [
         (_share(seen, seen.throttled_seconds), THROTTLED_SHARE, "the container's limit held {}"),
         (_steal_share(seen), STEAL_SHARE, "the host of this virtual machine took {}"),
-    ):
-        if share is not None and share > limit:
-            causes.append(words.format(f"{share:.0%}"))
-    if seen.waiting_seconds is None:
-        share = _share(seen, seen.pressure_seconds)
-        if share is not None and share > PRESSURE_SHARE:
-            causes.append(f"tasks waited for a core for {share:.0%} of the time")
-    return "; ".join(causes)
+    ]
+    if (_share(seen, seen.helper_seconds) or 0.0) <= HELPER_SHARE:
+        found.insert(0, _waiting(seen))
+    return "; ".join(
+        words.format(f"{share:.0%}")
+        for share, limit, words in found
+        if share is not None and share > limit
+    )
+
+
+def _waiting(seen: Contention) -> tuple[float | None, float, str]:
+    """How long the job waited for a core, by the most direct figure there is; and the limit."""
+    if seen.waiting_seconds is not None:
+        limit = IDLE_SHARE if seen.threads == 1 else WAITING_SHARE
+        return _share(seen, seen.waiting_seconds), limit, "its threads waited {} of the time"
+    if seen.idle_share is not None:
+        return seen.idle_share, IDLE_SHARE, "its one thread did not run for {} of the time"
+    words = "tasks waited for a core for {} of the time"
+    return _share(seen, seen.pressure_seconds), PRESSURE_SHARE, words
 
 
 def _share(seen: Contention, seconds: float | None) -> float | None:
@@ -166,6 +193,10 @@ def load() -> dict[str, float]:
     if waited is not None:
         found["pressure_percent_10_seconds"] = waited
     return found
+
+
+def _started() -> Sequence[int]:
+    return [p.pid for p in multiprocessing.active_children() if p.pid is not None]
 
 
 def _usable() -> Sequence[int]:

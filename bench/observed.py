@@ -137,6 +137,9 @@ class Contention(_Value, frozen=True, kw_only=True):
     """Time in which any task of the machine waited for a core (pressure-stall information)."""
     steal_seconds: float | None = None
     """Time that the host of this virtual machine gave its cores to others, over these cores."""
+    helper_seconds: float | None = None
+    """CPU time of processes of the job's own, that load its data, say: its threads may be waiting
+    for those."""
     throttled_seconds: float | None = None
     """Time in which the container had used up its share of the CPU."""
 

@@ -58,7 +58,7 @@ def test_counters_of_this_process_its_cores_and_its_container(
 ) -> None:
     monkeypatch.setattr(contention, "_usable", lambda: (0, 1))
     found = proc(tmp_path, LINUX).read()
-    assert found[1:] == (1000, 4321, 21, 777)
+    assert found[1:] == (1000, 4321, 21, 777, 0)
 
 
 def test_an_older_kernel_counts_the_machines_pressure_and_nanoseconds(
@@ -72,7 +72,20 @@ def test_an_older_kernel_counts_the_machines_pressure_and_nanoseconds(
 
 
 def test_a_host_without_such_counters_says_none(tmp_path: Path) -> None:
-    assert HostCounters(tmp_path, tmp_path).read()[1:] == (None, None, None, None)
+    assert HostCounters(tmp_path, tmp_path).read()[1:] == (None, None, None, None, 0)
+
+
+def test_processes_of_the_jobs_own_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contention, "_usable", lambda: (0,))
+    monkeypatch.setattr(contention, "_started", lambda: (21, 22))
+    stat = "{} (pt data) worker) S 1 2 3 4 5 6 7 8 9 10 {} {} 0 0 20 0 1\n"
+    files = {
+        "proc/21/stat": stat.format(21, 300, 40),
+        "proc/22/stat": stat.format(22, 5, 5),
+    }
+    assert proc(tmp_path, {**LINUX, **files}).read().helper_ticks == 350
 
 
 def test_reading_the_counters_of_this_host_is_quick() -> None:
@@ -110,6 +123,7 @@ def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
         pressure_seconds=0.25,
         steal_seconds=0.02,
         throttled_seconds=None,
+        helper_seconds=0.0,
     )
     bare = over(before, after, blocks(None, None), threads=2, cores=2)
     assert (bare.idle_share, bare.switches) == (None, None)
@@ -119,22 +133,32 @@ def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
     "seen, words",
     [
         ({}, ""),
-        ({"idle_share": 0.019, "waiting_seconds": 0.49, "steal_seconds": 0.3}, ""),
-        ({"idle_share": 0.26}, "its one thread did not run for 26% of the time"),
+        ({"threads": 1, "idle_share": 0.019}, ""),
+        ({"threads": 1, "idle_share": 0.26}, "its one thread did not run for 26% of the time"),
+        ({"threads": 1, "idle_share": 0.26, "waiting_seconds": 0.19}, ""),  # it waited for data
+        ({"threads": 1, "waiting_seconds": 0.3}, "its threads waited 3% of the time"),
+        ({"waiting_seconds": 0.49, "steal_seconds": 0.3}, ""),
         ({"waiting_seconds": 1.3}, "its threads waited 13% of the time"),
+        ({"waiting_seconds": 1.3, "helper_seconds": 0.4}, "its threads waited 13% of the time"),
+        ({"waiting_seconds": 1.3, "helper_seconds": 5.0}, ""),  # for its own loaders, perhaps
+        (
+            {"waiting_seconds": 1.3, "helper_seconds": 5.0, "throttled_seconds": 1.0},
+            "the container's limit held 10%",
+        ),
         ({"steal_seconds": 1.0}, "the host of this virtual machine took 5%"),
         ({"throttled_seconds": 0.2}, "the container's limit held 2%"),
         ({"pressure_seconds": 2.0}, "tasks waited for a core for 20% of the time"),
         ({"pressure_seconds": 2.0, "waiting_seconds": 0.0}, ""),
         (
-            {"idle_share": 0.1, "waiting_seconds": 1.0},
-            "its one thread did not run for 10% of the time; its threads waited 10% of the time",
+            {"steal_seconds": 2.0, "waiting_seconds": 1.0},
+            "its threads waited 10% of the time; the host of this virtual machine took 10%",
         ),
     ],
 )
 def test_a_cause_and_its_figure(seen: dict[str, Any], words: str) -> None:
     """Ten seconds on two cores. The threads' own waiting goes before the machine's pressure."""
-    assert cause(Contention(elapsed_seconds=10, threads=1, cores=2, **seen)) == words
+    found = Contention(**{"elapsed_seconds": 10.0, "threads": 2, "cores": 2, **seen})
+    assert cause(found) == words
 
 
 def test_a_tick_of_steal_in_a_short_launch_says_nothing() -> None:
