@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,17 +16,20 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from bench import launcher, worker
+from bench import catalogue, launcher, worker
 from bench.accelerator import host_fallbacks, missing_library
 from bench.backend import DeviceInfo
 from bench.backends import ascend
 from bench.backends._npu_smi import chip_of, parse_common, parse_info, power_of_card
 from bench.backends.ascend import AscendBackend
 from bench.case import Case
+from bench.config import find_suite
+from bench.numerics import TOLERANCES
 from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Launch, Measured, Outcome, RunFile, Settings, Skipped, Void
 from bench.runfile import read
 from bench.tests import simulated
+from bench.tests.conftest import Accelmark
 from bench.tests.fakes import make_case, make_measured
 from bench.worker import ALLOW_SIMULATED, Report, Request
 
@@ -349,52 +353,22 @@ launch_limit_seconds = 200.0
 GEMM = '[[case]]\nworkload = "gemm"\nprecision = "fp32"\nshape = "64x64x64"\n'
 SCALE = '[[case]]\nworkload = "memory"\nmode = "scale"\nprecision = "fp32"\nsize_bytes = 4096\n'
 TRIAD = SCALE.replace("scale", "triad")
-EVERY_WORK = (
-    GEMM
-    + GEMM.replace("fp32", "bf16")
-    + """
-[[case]]
-workload = "resnet50"
-mode = ["train", "infer"]
-precision = "fp32"
-batch_size = 2
-image_size = 64
-
-[[case]]
-workload = "bert"
-mode = "infer"
-precision = "bf16"
-model = "tiny"
-batch_size = 1
-sequence_length = 16
-
-[[case]]
-workload = "llama"
-mode = "train"
-precision = "bf16-amp"
-model = "tiny"
-batch_size = 1
-sequence_length = 16
-
+PREFILL = """
 [[case]]
 workload = "llama"
 mode = "prefill"
 precision = "bf16"
 model = "tiny"
 prompt_length = 16
-
-[[case]]
-workload = "llama"
-mode = "decode"
-precision = "fp32"
-model = "tiny"
-prompt_length = 8
-new_tokens = 2
 """
+SMOKE = "[[case]]" + find_suite("smoke").read_text(encoding="utf-8").partition("[[case]]")[2]
+"""The cases of the shipped suite."""
+TRAINED = "".join(
+    f"[[case]]{entry}"
+    for entry in SMOKE.split("[[case]]")
+    if re.search(r'mode = .*"(train|lora)', entry)
 )
-PREFILL = EVERY_WORK[EVERY_WORK.index('[[case]]\nworkload = "llama"\nmode = "prefill"') :].split(
-    "\n\n"
-)[0]
+"""Those of them that have a loss."""
 
 
 class Done(NamedTuple):
@@ -431,7 +405,7 @@ def accelmark(folder: Path, arguments: tuple[str, ...], variables: Mapping[str, 
         env={**kept, **variables, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     runs = tuple(read(path) for path in sorted((folder / "out").glob("*.jsonl")))
     return Done(done.returncode, done.stdout, done.stderr, runs)
@@ -446,7 +420,8 @@ def device(allowed: bool = True, **faults: object) -> dict[str, str]:
 
 DIES = device(device_name="Ascend910_9391", devices=2, smi="A3", smi_users="0:7:9 1:4242:512")
 COMMANDS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "every work": ("run --device ascend:1", EVERY_WORK, DIES),
+    "every work": ("run --device ascend:1", SMOKE, DIES),
+    "the host": ("run --device cpu", TRAINED, {}),
     "missing runtime": ("run", GEMM + PREFILL, device(runtime="missing")),
     "faults": (
         "run --device ascend",
@@ -514,7 +489,10 @@ def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
     done = commands["every work"].result()
     assert done.code == 0, done.err
     (run,) = done.runs
-    assert len(run.launches) == len(run.run.plan) == 8
+    assert len(run.launches) == len(run.run.plan)
+    workloads = {name: catalogue.workload(name) for name in catalogue.plug_ins("workloads")}
+    every = {(name, mode) for name, workload in workloads.items() for mode in workload.modes}
+    assert {(case.workload, case.mode) for case in run.run.plan} == every
     for launch in run.launches:
         assert isinstance(launch.outcome, Measured), (name_of(launch.case), launch.outcome)
         assert launch.outcome.step_clock == "device event"
@@ -530,6 +508,47 @@ def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
     state = run.launches[0].environment["device_state"]
     assert state["hf32_matmul"] == state["hf32_conv"] == "False"
     assert state["card_power_watts"] == "178.5" and state["aicore_mhz"] == "900"
+
+
+def test_losses_are_those_of_the_cpu(commands: Commands) -> None:
+    """From the same seeds: after the first step, to the tolerance of the gate."""
+    (there,), (here,) = (commands[name].result().runs for name in ("every work", "the host"))
+    losses = [
+        {
+            x.fingerprint: x.outcome.witness[0]
+            for x in run.launches
+            if isinstance(x.outcome, Measured)
+        }
+        for run in (there, here)
+    ]
+    trained = [case for case in here.run.plan if case.mode in ("train", "train-pipeline", "lora")]
+    assert len(trained) >= 8
+    for case in trained:
+        of_device, of_host = (found[case.fingerprint] for found in losses)
+        tolerance = TOLERANCES[case.precision]["loss"]
+        assert of_device == pytest.approx(of_host, rel=tolerance), case.label
+
+
+def test_a_run_of_the_device_and_one_of_the_cpu_are_set_side_by_side(
+    commands: Commands, accelmark: Accelmark, tmp_path: Path
+) -> None:
+    """Refused, because it is simulated, and for that alone: as if it were not, it is compared."""
+    (there,), (here,) = (commands[name].result().runs for name in ("every work", "the host"))
+    common = {case.fingerprint for case in here.run.plan}
+    assert common < {case.fingerprint for case in there.run.plan}
+    text = Path(there.path).read_text(encoding="utf-8")
+    as_if = tmp_path / "as-if.jsonl"
+    as_if.write_text(text.replace('"simulated":true', '"simulated":false'), encoding="utf-8")
+    for other, code, compared in ((Path(there.path), 1, 0), (as_if, 0, len(common))):
+        ended, out, err = accelmark("compare", here.path, str(other), "--json")
+        assert ended == code, err
+        (comparison,) = json.loads(out)
+        assert comparison["cases_compared"] == compared
+        found = {one["fingerprint"]: one for one in comparison["cases"]}
+        for name in common:
+            refused = found[name]["verdict"] == "INCOMPARABLE"
+            assert refused is (found[name]["reasons"] == ["other: a simulated device"])
+            assert refused is (compared == 0)
 
 
 def test_npu_smi_watches_from_a_side_process(commands: Commands) -> None:
