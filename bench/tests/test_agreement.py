@@ -34,7 +34,7 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "resnet50": (vision._resnet50, resnet50._construct),
     "vit-b16": (
         lambda: vision._vit(parameters_of("vit-b16-train")),
-        lambda: vit_b16._construct(12, 224),
+        lambda: vit_b16._construct(12, parameters_of("vit-b16-train")["image_size"]),
     ),
     "diffusion": (
         lambda: vision._dit({"batch_size": 1})[0],

@@ -33,7 +33,7 @@ from bench.tests.fakes import (
     make_measured,
 )
 from bench.tests.workloads import site
-from bench.workloads.resnet50 import WORKLOAD, PipelineParameters
+from bench.workloads.resnet50 import WORKLOAD, PipelineParameters, TrainParameters
 
 SECONDS = 100
 START = """if True:
@@ -239,3 +239,10 @@ def test_a_batch_crosses_in_every_step_and_the_twin_starts_no_process() -> None:
     assert (work.flop, work.items) == (plain.flop, plain.items)
     assert plain.transferred_bytes is None
     assert WORKLOAD.twin("train-pipeline", parameters).num_workers == 0  # type: ignore[attr-defined]
+
+
+def test_its_memory_is_that_of_training() -> None:
+    parameters = PipelineParameters(batch_size=2, image_size=48, num_workers=1)
+    plain = TrainParameters(batch_size=2, image_size=48)
+    found = WORKLOAD.peak_bytes("train-pipeline", parameters, site())
+    assert found == WORKLOAD.peak_bytes("train", plain, site())

@@ -133,6 +133,17 @@ class ResNet50(Workload):
             image_size=min(parameters.image_size, 48),
         )
 
+    def peak_bytes(self, mode: str, parameters: InferParameters, site: Site) -> int:
+        """Of a pipeline, as of training alone: a rehearsal has no images that a process could make.
+
+        The inputs that training rotates stand for the batches that are on their way.
+        """
+        if isinstance(parameters, PipelineParameters):
+            names = TrainParameters.__struct_fields__
+            mode = "train"
+            parameters = TrainParameters(**{name: getattr(parameters, name) for name in names})
+        return super().peak_bytes(mode, parameters, site)
+
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Images of normals (as normalized images are), random classes; of bytes in a pipeline."""
         data = SeededData(site.seed)
