@@ -16,11 +16,15 @@ import pytest
 from bench import contention
 from bench.compare import compare
 from bench.contention import Counters, HostCounters, cause, over
+from bench.measure import Engine
 from bench.observed import Contention, Reading, Telemetry
 from bench.record import Block, Flag, Measured, Settings
 from bench.run import CaseState
 from bench.summary import summarize
 from bench.tests.fakes import (
+    FakeDevice,
+    FakeJob,
+    ScriptedClock,
     failed,
     make_case,
     make_file,
@@ -336,3 +340,46 @@ def test_contention_in_a_record_is_read_back() -> None:
     seen = Contention(elapsed_seconds=1.0, threads=2, cores=2, waiting_seconds=0.5)
     launch = make_launch(make_measured(contention=seen, flags=("CONTENDED",), causes={"a": "b"}))
     assert msgspec.json.decode(msgspec.json.encode(launch), type=type(launch)) == launch
+
+
+# --- the engine
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_the_engine_counts_from_before_the_first_steady_block_and_between_blocks_only(
+    synchronous: bool,
+) -> None:
+    """Ten milliseconds of waiting a step: the warm-up's is not counted."""
+    clock = ScriptedClock()
+    device = FakeDevice(clock, synchronous)
+    job = FakeJob(device, [40_000_000, 20_000_000, *[10_000_000] * 500], witness=(1.0, 0.5))
+    inside = False
+
+    def host() -> Counters:
+        assert not inside
+        return Counters(clock.now, job.steps * 10_000_000, None, None, None)
+
+    engine = Engine(job, device, Settings(block_seconds=0.05), clock=clock, host=host, threads=2)
+    block = engine.block
+
+    def watched(steps: int) -> Block:
+        nonlocal inside
+        inside = True
+        made = block(steps)
+        inside = False
+        return made
+
+    engine.block = watched  # type: ignore[method-assign]
+    series = engine.measure(samples=10)
+    if not synchronous:
+        assert series.contention is None, "its work is not the host's"
+        return
+    assert series.contention is not None
+    steps = sum(len(b.step_ns) for b in series.steady)
+    assert series.contention.waiting_seconds == pytest.approx(steps * 0.01)
+    assert series.contention.elapsed_seconds == pytest.approx(
+        sum(b.wall_ns for b in series.steady) / 1e9
+    )
+    assert series.contention.threads == 2
+    starts = [b.start_ns for b in (*series.warmup, *series.steady)]
+    assert starts[0] == 0 and starts == sorted(starts, key=lambda ns: ns or 0)
