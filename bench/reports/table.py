@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from bench.curves import curves
 from bench.record import RunFile, Settings
 from bench.report import Canvas, Report
 from bench.summary import FLAGS, Row, summarize
+from bench.sweep import batch_of, without_batch
 from bench.wording import first_step, limits, next_step, tail
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
@@ -60,10 +62,8 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
             console.print(line, style="dim")
     for curve in curves(rows):
         console.print(Text.assemble(("SWEEP", "bold"), f" {curve.title}: {curve.words}"))
-    for row in rows:
-        if row.status != "measured":
-            word = row.status.upper() if row.reached else "UNREACHED"
-            console.print(_line(word, f"{row.case.label}: {row.reason}"))
+    for line in _without_number(rows):
+        console.print(line)
     for remark in _remarks(measured):
         console.print(remark)
     if run.damage:
@@ -272,6 +272,18 @@ def _short(row: Row, rows: list[Row]) -> str:
 def _name(row: Row) -> str:
     execution = "" if row.case.execution == "eager" else f" {row.case.execution}"
     return f"{row.case.name} {row.case.precision}{execution}"
+
+
+def _without_number(rows: list[Row]) -> Iterator[Text]:
+    """Every case that has none and why; what is the same of a sweep's batches is said once."""
+    absent = [row for row in rows if row.status != "measured"]
+    for _, group in itertools.groupby(
+        absent, lambda row: (without_batch(row.case).fingerprint, row.status, row.reason)
+    ):
+        row, *others = group
+        word = row.status.upper() if row.reached else "UNREACHED"
+        last = f" to batch {batch_of(others[-1].case)}" if others else ""
+        yield _line(word, f"{row.case.label}{last}: {row.reason}")
 
 
 def _remarks(rows: list[Row]) -> Iterator[Text]:

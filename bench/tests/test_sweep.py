@@ -175,7 +175,7 @@ def test_other_work_is_no_point_of_the_sweep() -> None:
 
 def test_the_card_gives_the_curve_and_its_best_point() -> None:
     outcomes: dict[int, Outcome] = {**FINE, 8: OOM}
-    cases = [point(batch) for batch in (*outcomes, 16)]
+    cases = [point(batch) for batch in (*outcomes, 16, 32, 64)]
     launches = [x for b, o in outcomes.items() for x in make_launches(point(b), [o] * 3)]
     file = make_file(cases, launches)
     (curve,) = curves(summarize(file))
@@ -185,7 +185,7 @@ def test_the_card_gives_the_curve_and_its_best_point() -> None:
     )
     card = REPORT.render([file], Canvas(width=400))
     assert f"SWEEP {curve.title}: {curve.words}\n" in card
-    assert f"SKIPPED llama-train bf16 (toy, batch 16): {BEYOND}\n" in card
+    assert f"SKIPPED llama-train bf16 (toy, batch 16) to batch 64: {BEYOND}\n" in card
 
 
 def test_the_best_point_is_one_whose_figure_may_be_used() -> None:
