@@ -62,8 +62,8 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
             console.print(line, style="dim")
     for curve in curves(rows):
         console.print(Text.assemble(("SWEEP", "bold"), f" {curve.title}: {curve.words}"))
-    for line in _without_number(rows):
-        console.print(line)
+    for absent in _without_number(rows):
+        console.print(absent)
     for remark in _remarks(measured):
         console.print(remark)
     if run.damage:
