@@ -63,6 +63,17 @@ def test_checkpointing_computes_each_layer_twice_and_changes_no_number(
         torch.testing.assert_close(found[quantity], value, rtol=1e-4, atol=1e-6, msg=quantity)
 
 
+def test_checkpointing_halves_the_memory_of_long_batches() -> None:
+    given: dict[str, Any] = {"model": "tiny", "batch_size": 16, "sequence_length": 512}
+    plain, kept = (
+        WORKLOADS["llama"].peak_bytes(
+            "train", llama.TrainParameters(**given, gradient_checkpointing=on), site()
+        )
+        for on in (False, True)
+    )
+    assert kept < 0.7 * plain
+
+
 @pytest.mark.parametrize(("name", "mode"), LAYERED)
 def test_micro_batches_add_up_to_one_batch(name: str, mode: str) -> None:
     whole: Any = build(name, mode, site(), batch_size=4)
