@@ -38,6 +38,7 @@ from bench.precision import Precision
 from bench.record import Work
 from bench.workload import (
     DECODE_EXECUTIONS,
+    EXECUTIONS,
     TWIN_VOCABULARY,
     Job,
     Mode,
@@ -227,7 +228,10 @@ class DeepSeek(Workload):
             # which no tolerance tells from a fault.
             "train": Mode(parameters=TrainParameters, precisions=("bf16", "fp32")),
             "prefill": Mode(
-                parameters=PrefillParameters, precisions=("bf16", "fp32"), latency="TTFT"
+                parameters=PrefillParameters,
+                precisions=("bf16", "fp32"),
+                executions=EXECUTIONS,
+                latency="TTFT",
             ),
             "decode": Mode(
                 parameters=DecodeParameters,
