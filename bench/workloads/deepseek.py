@@ -226,7 +226,9 @@ class DeepSeek(Workload):
         {
             # No tf32: with 10 bits a token in some hundred is given to another expert than with 23,
             # which no tolerance tells from a fault.
-            "train": Mode(parameters=TrainParameters, precisions=("bf16", "fp32")),
+            "train": Mode(
+                parameters=TrainParameters, precisions=("bf16", "fp32"), executions=EXECUTIONS
+            ),
             "prefill": Mode(
                 parameters=PrefillParameters,
                 precisions=("bf16", "fp32"),
