@@ -223,7 +223,10 @@ SUITES = {
         (["run", "smoke", "--budget-minutes", "long"], ["--budget-minutes", "'long'"]),
         (["run", "smoke", "extra"], ["unexpected extra argument", "extra"]),
         (["run", "smoke", "--lunches", "3"], ["No such option", "--lunches", "--launches"]),
-        (["walk"], ["accelmark walk: unknown command. Allowed: ab, compare, devices, list"]),
+        (
+            ["walk"],
+            ["accelmark walk: unknown command. Allowed: ab, check-backend, compare, devices, list"],
+        ),
         # Devices.
         (["run", "smoke", "--device", "gpu"], ["--device gpu", "unknown backend", "cpu, cuda"]),
         (["run", "smoke", "--device", "cpu:3"], ["--device cpu:3", "no such device", "Here: cpu"]),

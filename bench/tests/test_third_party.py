@@ -233,7 +233,7 @@ def test_a_broken_workload_is_refused_before_anything_runs(
     (environment.folder / f"{name}.toml").write_text(f'[[case]]\nworkload = "{name}"\n')
     done = environment.accelmark("run", f"{name}.toml", "--device", "cpu")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {flaw(name, 'workload')}\n"
+    assert done.stderr == f"error: {name}.toml, case 1: {flaw(name, 'workload')}\n"
 
 
 @pytest.mark.parametrize("kind", catalogue.CONSTANTS)
