@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -142,3 +143,11 @@ def test_a_unet_denoises_by_what_it_is_told(precision: str) -> None:
         changed[index] = changed[index] + 1
         job._inputs = itertools.repeat(tuple(changed))
         assert not torch.equal(job.probe()["logits"], before), index
+
+
+@pytest.mark.parametrize("mode", ["train", "train-pipeline", "infer"])
+def test_the_gate_of_a_training_on_tiny_images_has_batch_statistics(mode: str) -> None:
+    workload = WORKLOADS["resnet50"]
+    parameters = msgspec.convert({"image_size": 32}, workload.modes[mode].parameters)
+    twin: Any = workload.twin(mode, parameters)
+    assert twin.image_size == (32 if mode == "infer" else 48)

@@ -123,14 +123,15 @@ class ResNet50(Workload):
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Small images; enough of them that the batch statistics of the last stage mean something.
 
-        At 48x48 the last stage is 2x2: with 4 images, 16 values a channel.
+        At 48x48 the last stage is 2x2: with 4 images, 16 values a channel. Smaller images than that
+        are trained, but not judged by: at 32x32 it is 1x1, and 4 values a channel are all noise.
         """
         if isinstance(parameters, PipelineParameters):
             parameters = without_processes(parameters)
         return msgspec.structs.replace(
             parameters,
             batch_size=2 if mode == "infer" else 4,
-            image_size=min(parameters.image_size, 48),
+            image_size=min(parameters.image_size, 48) if mode == "infer" else 48,
         )
 
     def peak_bytes(self, mode: str, parameters: InferParameters, site: Site) -> int:
