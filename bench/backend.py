@@ -185,7 +185,7 @@ class Backend(ABC):
         return None
 
     def memory_format(self, preferred: str) -> str:
-        """The memory format that a convolutional workload gets when it prefers `preferred`."""
+        """The memory format that work gets which asks for `preferred`: that, or `contiguous`."""
         return preferred
 
     def failure_kind(self, error: BaseException) -> FailureKind:

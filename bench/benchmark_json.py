@@ -34,6 +34,7 @@ from bench.flags import unhindered
 from bench.record import End, Launch, Measured, Resumed, RunFile
 from bench.runfile import UNREADABLE
 from bench.summary import summarize
+from bench.tuning import figures
 
 KEY = "accelmark"
 """Where our part of a document lies: at its top, and in each benchmark's `extra_info`."""
@@ -85,7 +86,7 @@ def names(cases: Iterable[Case]) -> dict[str, str]:
 
 
 def _name(case: Case) -> str:
-    execution = "" if case.execution == "eager" else f"-{case.execution}"
+    execution = case.variant.replace(" ", "-")
     devices = "" if case.devices == 1 else f"-{case.devices}x-{case.parallelism}"
     detail = case.detail.replace(", ", "-").replace(" ", "_")
     return f"{case.name}-{case.precision}{execution}{devices}[{detail}]"
@@ -104,6 +105,12 @@ def group(case: Case, unit: str) -> str:
 def seconds_per_item(outcome: Measured) -> float:
     """One round: the steady wall time of a launch over the items that it did."""
     return outcome.steady_seconds / (outcome.work.items * outcome.steady_steps)
+
+
+def outcomes_of(launches: Sequence[Launch]) -> list[Measured]:
+    """What the rounds of a case are made of: as its figure on the card."""
+    outcomes = [x.outcome for x in figures(launches)]
+    return unhindered([outcome for outcome in outcomes if isinstance(outcome, Measured)])
 
 
 def numbered(run: RunFile) -> dict[str, list[Launch]]:
@@ -150,7 +157,7 @@ def extra_info(launches: Sequence[Launch]) -> dict[str, Any]:
 
 def _benchmark(name: str, launches: Sequence[Launch]) -> dict[str, Any]:
     case = launches[0].case
-    measured = unhindered([x.outcome for x in launches if isinstance(x.outcome, Measured)])
+    measured = outcomes_of(launches)
     rounds = [seconds_per_item(outcome) for outcome in measured]
     return {
         "group": group(case, measured[0].work.unit),

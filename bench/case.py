@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -11,6 +14,14 @@ from bench import units
 
 _SUFFIXES = re.compile(r"_(size|length|tokens|steps)$")
 ParameterValue = bool | int | float | str
+Setting = int | str
+"""A value of something that a tuned case leaves open."""
+Choice = dict[str, Setting]
+"""One setting of all that a tuned case leaves open: `{"batch_size": 64, "execution": "eager"}`."""
+TUNABLE = ("batch_size", "execution", "memory_format")
+"""What a tuned case may leave open: none of it changes what an item is."""
+TUNED = "tuned"
+"""The execution of a tuned case that leaves it open."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,6 +29,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Two records whose cases differ in anything here are not the same work. What may differ between
     two chips (device, driver, memory format, attention kernel) is not here but in the record.
+
+    A case is of the *fixed* track, every parameter as it is named, or of the *tuned* one: then it
+    leaves some settings open within a stated space, and its figure is that of the best of them.
     """
 
     workload: str
@@ -31,6 +45,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     devices: int = 1
     """World size: how many devices work on one step."""
     parallelism: str = "none"
+    tuned: dict[str, tuple[Setting, ...]] | msgspec.UnsetType = msgspec.UNSET
+    """Of a tuned case: the values, in ascending order, of each setting that it leaves open. Absent
+    from the JSON of every other case, whose fingerprint so stays what it was."""
 
     def __post_init__(self) -> None:
         for name in ("workload", "mode", "precision", "execution", "parallelism"):
@@ -38,6 +55,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 raise ValueError(f"case without a {name}")
         if self.version < 1 or self.devices < 1:
             raise ValueError("a case's version and device count start at 1")
+        if self.tuned is not msgspec.UNSET:
+            _check_space(self.tuned, self.parameters)
 
     @property
     def fingerprint(self) -> str:
@@ -51,10 +70,28 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return f"{self.workload}-{self.mode}"
 
     @property
+    def space(self) -> dict[str, tuple[Setting, ...]]:
+        """What a tuned case leaves open; nothing for one of the fixed track."""
+        return {} if self.tuned is msgspec.UNSET else self.tuned
+
+    @property
+    def track(self) -> str:
+        """`fixed` or `tuned`; figures of the two are never compared."""
+        return TUNED if self.space else "fixed"
+
+    @property
+    def variant(self) -> str:
+        """How it is run, where that is not eager and fixed: ` compile`, ` tuned`; else empty."""
+        words = [] if self.execution in ("eager", TUNED) else [self.execution]
+        words += [TUNED] if self.space else []
+        return "".join(f" {word}" for word in words)
+
+    @property
     def detail(self) -> str:
         """The parameters in words: `batch 8, image 224, sgd`; `size 256 MiB`.
 
-        What is switched off, and one micro-batch a step, goes without saying.
+        What is switched off, and one micro-batch a step, goes without saying. A tuned case ends
+        with what it leaves open: `batch 1 to 64, compile or eager`.
         """
         words = []
         for key, value in self.parameters.items():
@@ -68,10 +105,44 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 words.append(f"{key.removesuffix('_bytes')} {units.memory(int(value))}")
             else:
                 words.append(f"{_SUFFIXES.sub('', key)} {value}")
+        words += [_range(key, values) for key, values in self.space.items()]
         return ", ".join(words)
 
     @property
     def label(self) -> str:
         """Everything that tells two cases of one suite apart, on one line."""
-        execution = "" if self.execution == "eager" else f" {self.execution}"
-        return f"{self.name} {self.precision}{execution} ({self.detail})"
+        return f"{self.name} {self.precision}{self.variant} ({self.detail})"
+
+
+def ascending(values: Iterable[Setting]) -> tuple[Setting, ...]:
+    """The values, each once: numbers in their order, then names in theirs."""
+    given = list(values)
+    numbers = sorted({value for value in given if isinstance(value, int)})
+    return (*numbers, *sorted({value for value in given if isinstance(value, str)}))
+
+
+def _check_space(space: dict[str, tuple[Setting, ...]], parameters: dict[str, Any]) -> None:
+    """Raises ValueError for what no tuned case can leave open."""
+    for key, values in space.items():
+        if key not in TUNABLE or key in parameters:
+            raise ValueError(f"a tuned case cannot leave {key} open")
+        kinds = {type(value) for value in values}
+        wanted = int if key == "batch_size" else str
+        if kinds != {wanted} or values != ascending(values):
+            raise ValueError(f"{key}: values of one kind, ascending, each once")
+    if math.prod(len(values) for values in space.values()) < 2:
+        raise ValueError("a tuned case must have something to choose from")
+
+
+def within(space: dict[str, tuple[Setting, ...]], choice: Choice) -> bool:
+    """Whether a choice has one of the allowed values for each setting that is open, and no other.
+
+    A case without open settings has none to choose.
+    """
+    return choice.keys() == space.keys() and all(choice[key] in space[key] for key in space)
+
+
+def _range(key: str, values: tuple[Setting, ...]) -> str:
+    if key != "batch_size":
+        return " or ".join(str(value) for value in values)
+    return f"batch {values[0]}" + (f" to {values[-1]}" if len(values) > 1 else "")

@@ -24,12 +24,13 @@ from typing import Any, Literal
 import msgspec
 
 from bench import stats
-from bench.case import Case
+from bench.case import Case, Setting
 from bench.errors import ComparisonError
 from bench.precision import PRECISIONS
 from bench.record import Measured, RunFile
 from bench.runfile import by_case
 from bench.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row, summarize
+from bench.tuning import figures
 
 CompareVerdict = Literal[
     "FASTER", "SLOWER", "EQUIVALENT", "UNDECIDED", "NO_INTERVAL", "UNRANKED", "INCOMPARABLE"
@@ -169,8 +170,8 @@ class _Side:
         return [x.environment for x in self.launches.get(row.case.fingerprint, ())]
 
     def measured(self, row: Row) -> list[tuple[int, Measured]]:
-        """Seed and outcome of each measured launch."""
-        launches = self.launches.get(row.case.fingerprint, ())
+        """Seed and outcome of each measured launch of the figure."""
+        launches = figures(self.launches.get(row.case.fingerprint, ()))
         return [(x.seed, x.outcome) for x in launches if isinstance(x.outcome, Measured)]
 
     @functools.cached_property
@@ -222,8 +223,8 @@ def _pairs(base: _Side, other: _Side) -> Iterator[tuple[Row | None, Row | None]]
 
 def _fields(case: Case) -> set[Hashable]:
     """What a case says, as a set: the fewer elements two do not share, the nearer they are."""
-    fields = {**msgspec.structs.asdict(case), **case.parameters}
-    del fields["parameters"]
+    fields = {**msgspec.structs.asdict(case), **case.parameters, **case.space}
+    del fields["parameters"], fields["tuned"]
     return {(name, type(value), value) for name, value in fields.items()}
 
 
@@ -235,15 +236,22 @@ def unequal(base: Case, other: Case) -> Iterator[str]:
         ("mode", base.mode, other.mode),
         ("precision", base.precision, other.precision),
         ("execution", base.execution, other.execution),
+        ("track", base.track, other.track),
         ("device count", base.devices, other.devices),
         ("parallelism", base.parallelism, other.parallelism),
     ]
     names = dict.fromkeys((*base.parameters, *other.parameters))
     fields += [(n, base.parameters.get(n, "none"), other.parameters.get(n, "none")) for n in names]
+    opened = dict.fromkeys((*base.space, *other.space)) if base.track == other.track else ()
+    fields += [(f"tuned {n}", _listed(base.space, n), _listed(other.space, n)) for n in opened]
     for name, mine, theirs in fields:
         # 1 == True == 1.0 for Python, and not for the fingerprint.
         if mine != theirs or type(mine) is not type(theirs):
             yield f"{name} differs ({mine}, {theirs})"
+
+
+def _listed(space: Mapping[str, Sequence[Setting]], name: str) -> str:
+    return " ".join(str(value) for value in space.get(name, ())) or "fixed"
 
 
 def _incomparable(sides: tuple[_Side, _Side], base: Row, other: Row) -> Iterator[str]:
@@ -328,7 +336,10 @@ def _judge(
         split=_split(sides, base, other),
         joule_ratio=_joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
-        witness_gap=_witness_gap(sides[0].measured(base), sides[1].measured(other)),
+        # Other batches have other inputs: their outputs differ by rights.
+        witness_gap=None
+        if base.choice != other.choice
+        else _witness_gap(sides[0].measured(base), sides[1].measured(other)),
     )
 
 
@@ -518,6 +529,6 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
         if isinstance(device, dict) and isinstance(device.get("facts"), dict):
             add("", device["facts"])
         job = launch.environment.get("job")
-        if isinstance(job, dict) and launch.case.name in names:
+        if isinstance(job, dict) and launch.case.name in names and not launch.case.space:
             add(f"{launch.case.name} ", job)
     return found

@@ -25,6 +25,7 @@ from bench.compare import (
 from bench.record import RunFile
 from bench.report import Canvas
 from bench.summary import Row
+from bench.tuning import in_words
 
 STYLE: dict[CompareVerdict, str] = {
     "FASTER": "bold green",
@@ -121,8 +122,7 @@ def _table(cases: Sequence[CaseComparison]) -> Table:
 
 
 def _label(case: CaseComparison) -> Text:
-    execution = "" if case.case.execution == "eager" else f" {case.case.execution}"
-    name = f"{case.case.name} {case.case.precision}{execution}"
+    name = f"{case.case.name} {case.case.precision}{case.case.variant}"
     return Text.assemble((name, "bold"), "\n", (case.case.detail, "dim"))
 
 
@@ -189,6 +189,12 @@ def _remarks(cases: Sequence[CaseComparison]) -> Iterator[Text]:
     for reason, names in few.items():
         yield _line("NO_INTERVAL", "no interval", f"{', '.join(names)}: {reason}")
     for case in cases:
+        chosen = [row.choice for row in (case.base, case.other) if row is not None and row.choice]
+        if case.ratio is not None and len(chosen) == 2:
+            base, other = map(in_words, chosen)
+            text = f"{case.case.label}: each side at its best, base {base}; other {other}"
+            yield _line("EQUIVALENT", "TUNED", text)
+    for case in cases:
         if case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE:
             text = (
                 f"{case.case.label}: the outputs after the first step differ by "
@@ -202,7 +208,7 @@ def _line(verdict: CompareVerdict, word: str, text: str) -> Text:
 
 
 def _short(case: CaseComparison) -> str:
-    return f"{case.case.name} {case.case.precision}"
+    return f"{case.case.name} {case.case.precision}{case.case.variant}"
 
 
 def _explanations(case: CaseComparison) -> Iterator[str]:
@@ -285,6 +291,7 @@ def _flat_case(case: CaseComparison) -> dict[str, Any]:
         "precision": case.case.precision,
         "execution": case.case.execution,
         "parameters": case.case.parameters,
+        "track": case.case.track,
         "fingerprint": case.case.fingerprint,
         "verdict": case.verdict,
         "reasons": list(case.reasons),
@@ -317,6 +324,7 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
         "ci_low": interval.low if interval else None,
         "ci_high": interval.high if interval else None,
         "launches": row.launches,
+        "choice": row.choice,
         "ceiling_fraction": row.ceiling_fraction,
         "bandwidth_fraction": row.bandwidth_fraction,
         "mfu": row.mfu,

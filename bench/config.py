@@ -15,6 +15,11 @@ batch_size = [1, 8]       # every other key is a parameter of the workload's mod
 workload = "llama"
 mode = "train"
 batch_size = { from = 1, doubling_to = 4096 }
+
+[[case]]                  # one case of the tuned track: the best of what its table leaves open
+workload = "resnet50"
+mode = "infer"
+tuned = { batch_size = [8, 64], execution = ["eager", "compile"] }
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from rich.text import Text
 
 from bench import stats, units
 from bench.case import Case
-from bench.record import Failed, Launch, Measured, Settings, Skipped, Void
+from bench.record import Failed, Launch, Measured, Outcome, Settings, Skipped, Void
+from bench.tuning import in_words
 from bench.worker import Progress
 
 LINES = 14
@@ -127,8 +128,21 @@ class LiveFace:
 
 
 def describe(launch: Launch, rates: Sequence[float], settings: Settings) -> str:
-    """The outcome of a launch, with the throughput and interval of its case so far."""
+    """The outcome of a launch, with the throughput and interval of its case so far.
+
+    Of a tuned case, with what was chosen for it; one that looks for the best choice has a
+    throughput of its own and no interval.
+    """
     outcome = launch.outcome
+    if launch.choice is not None:
+        said = _described(outcome, [] if launch.search else rates, settings)
+        return f"{'tries' if launch.search else 'best,'} {in_words(launch.choice)}: {said}"
+    return _described(outcome, rates, settings)
+
+
+def _described(outcome: Outcome, rates: Sequence[float], settings: Settings) -> str:
+    if isinstance(outcome, Measured) and not rates:
+        return units.rate(outcome.throughput, outcome.work.unit)
     if isinstance(outcome, Measured):
         level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
         estimate = stats.log_estimate(rates, level)

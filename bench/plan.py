@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bench import catalogue
-from bench.case import Case
+from bench.case import TUNABLE, TUNED, Case, Setting, ascending
 from bench.config import Suite
 from bench.errors import SuiteError, UnknownName, suggestion
 from bench.precision import PRECISIONS
@@ -21,7 +21,13 @@ MOST_CASES = 10_000
 """Of one `[[case]]` table: more is a slip of the pen."""
 COMMON_KEYS = ("workload", "mode", "precision", "execution")
 DOUBLING_KEYS = ("from", "doubling_to")
+MOST_CHOICES = 1000
+"""Of one tuned case: each is a process of its own."""
 DOUBLING = f"It doubles until memory runs out: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
+TUNING = (
+    f"For example: {TUNED} = {{ {BATCH} = {{ from = 1, doubling_to = 4096 }}, "
+    'execution = ["eager", "compile"] }'
+)
 
 
 def plan(suite: Suite) -> tuple[Case, ...]:
@@ -33,8 +39,9 @@ def plan(suite: Suite) -> tuple[Case, ...]:
     seen: dict[str, str] = {}
     for number, entry in enumerate(suite.entries, start=1):
         place = f"{suite.source}, case {number}"
-        for values in _sweep(place, entry):
-            case = _case(place, values)
+        rest = {key: value for key, value in entry.items() if key != TUNED}
+        for values in _sweep(place, rest):
+            case = _case(place, values, entry.get(TUNED))
             if case.fingerprint in seen:
                 raise SuiteError(
                     f"{place}: {case.label} is already in {seen[case.fingerprint]}. Remove one."
@@ -47,15 +54,11 @@ def plan(suite: Suite) -> tuple[Case, ...]:
 def select(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
     """The cases whose workload, name or name and precision match a shell glob.
 
-    `llama`, `llama-*`, `*-train`, `gemm-matmul-bf16`. `SuiteError` if none does.
+    `llama`, `llama-*`, `*-train`, `gemm-matmul-bf16`; `*-tuned` for those of the tuned track.
+    `SuiteError` if none does.
     """
     chosen = tuple(
-        case
-        for case in cases
-        if any(
-            fnmatch.fnmatchcase(text, pattern)
-            for text in (case.workload, case.name, f"{case.name}-{case.precision}")
-        )
+        case for case in cases if any(fnmatch.fnmatchcase(text, pattern) for text in _matched(case))
     )
     if not chosen:
         names = {case.name for case in cases}
@@ -63,20 +66,31 @@ def select(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
     return chosen
 
 
+def _matched(case: Case) -> list[str]:
+    names = [case.workload, case.name, f"{case.name}-{case.precision}"]
+    return [*names, *(f"{name}-{TUNED}" for name in names[1:] if case.space)]
+
+
 def _sweep(place: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The cartesian product of an entry's lists, the last key varying fastest."""
-    choices = []
-    for key, value in entry.items():
-        values = _doubled(place, key, value) if isinstance(value, dict) else value
-        if values == []:
-            raise SuiteError(f"{place}: `{key}` is an empty list. Give at least one value.")
-        choices.append(values if isinstance(values, list) else [values])
+    choices = _sweep_values(place, entry)
     count = math.prod(map(len, choices))
     if count > MOST_CASES:
         raise SuiteError(
             f"{place}: its lists make {count} cases; at most {MOST_CASES} are planned."
         )
     return [dict(zip(entry, values, strict=True)) for values in itertools.product(*choices)]
+
+
+def _sweep_values(place: str, entry: dict[str, Any]) -> list[list[Any]]:
+    """The values of each key: those of a list, of a doubling, or the one that stands there."""
+    choices = []
+    for key, value in entry.items():
+        values = _doubled(place, key, value) if isinstance(value, dict) else value
+        if values == []:
+            raise SuiteError(f"{place}: `{key}` is an empty list. Give at least one value.")
+        choices.append(values if isinstance(values, list) else [values])
+    return choices
 
 
 def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
@@ -96,7 +110,8 @@ def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
     return [low << power for power in range((high // low).bit_length())]
 
 
-def _case(place: str, values: dict[str, Any]) -> Case:
+def _case(place: str, values: dict[str, Any], table: Any) -> Case:
+    """table: what the entry says of `tuned`; None where it does not, and the case is fixed."""
     workload = _workload(place, values)
     modes = workload.modes
     name = values.get("mode", next(iter(modes)) if len(modes) == 1 else None)
@@ -110,13 +125,64 @@ def _case(place: str, values: dict[str, Any]) -> Case:
     who = f"{workload.name}-{name}"
     precision = _choice(place, who, "precision", values.get("precision", "bf16"), mode.precisions)
     execution = _choice(place, who, "execution", values.get("execution", "eager"), mode.executions)
-    return Case(
+    case = Case(
         workload=workload.name,
         version=workload.version,
         mode=name,
         precision=precision,
         execution=execution,
         parameters=_parameters(place, who, mode, values),
+    )
+    if table is None:
+        return case
+    allowed = {"execution": mode.executions, "memory_format": workload.memory_formats}
+    return _tuned(place, who, case, mode, _space(place, who, values, table, allowed))
+
+
+def _space(
+    place: str, who: str, values: dict[str, Any], table: Any, allowed: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[Setting, ...]]:
+    """What a tuned case leaves open, its values ascending. allowed: those that are names."""
+    if not isinstance(table, dict) or not table:
+        raise SuiteError(f"{place}: `{TUNED}` must be a table of what is left open. {TUNING}")
+    for key in table:
+        if key not in TUNABLE:
+            raise SuiteError(
+                f"{place}: `{key}` cannot be tuned; {', '.join(TUNABLE)} can, for they leave an "
+                f"item what it is. Outside `{TUNED}` a list of values is a sweep."
+            )
+        if key in values:
+            raise SuiteError(f"{place}: `{key}` is fixed and in `{TUNED}`. Leave one of them out.")
+    space: dict[str, tuple[Setting, ...]] = {}
+    for key in (name for name in TUNABLE if name in table):
+        (listed,) = _sweep_values(place, {key: table[key]})
+        for value in listed if key in allowed else ():
+            _choice(place, who, key, value, allowed[key])
+        if len(set(map(str, listed))) < len(listed):
+            raise SuiteError(f"{place}: `{TUNED}` names a value of `{key}` twice. Remove one.")
+        space[key] = tuple(listed)
+    count = math.prod(map(len, space.values()))
+    if not 2 <= count <= MOST_CHOICES:
+        raise SuiteError(
+            f"{place}: `{TUNED}` leaves {count} to choose from; from 2 to {MOST_CHOICES} are "
+            f"tried, each in a process of its own. {TUNING}"
+        )
+    return space
+
+
+def _tuned(
+    place: str, who: str, case: Case, mode: Mode, space: dict[str, tuple[Setting, ...]]
+) -> Case:
+    """The case with what the space leaves open taken out of it."""
+    if BATCH in space and BATCH not in mode.parameters.__struct_fields__:
+        raise SuiteError(f"{place}: {who} has no `{BATCH}` to tune. Leave it out of `{TUNED}`.")
+    for batch in space.get(BATCH, ()):
+        _parameters(place, who, mode, {**case.parameters, BATCH: batch})
+    return msgspec.structs.replace(
+        case,
+        execution=TUNED if "execution" in space else case.execution,
+        parameters={key: v for key, v in case.parameters.items() if key not in space},
+        tuned={key: ascending(values) for key, values in space.items()},
     )
 
 

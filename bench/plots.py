@@ -21,6 +21,7 @@ from bench.record import Launch, Measured, RunFile
 from bench.runfile import by_case
 from bench.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row, summarize
 from bench.sweep import batch_of, without_batch
+from bench.tuning import figures
 
 MANY_CASES = 100
 """A page of more cases than this would grow too large with every launch's trace."""
@@ -71,7 +72,7 @@ def name_of(case: Case) -> str:
 
 
 def _variant(case: Case) -> str:
-    return case.precision if case.execution == "eager" else f"{case.precision} {case.execution}"
+    return f"{case.precision}{case.variant}"
 
 
 def word_of(row: Row) -> str:
@@ -288,9 +289,9 @@ def traces(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
         shown = [
             _trace(side, launch, limits.points)
             for side in sides
-            for launch in side.launches.get(fingerprint, [])[: limits.launches]
+            for launch in figures(side.launches.get(fingerprint, []))[: limits.launches]
         ]
-        total = sum(len(side.launches.get(fingerprint, ())) for side in sides)
+        total = sum(len(figures(side.launches.get(fingerprint, ()))) for side in sides)
         if any(trace["steady"]["ms"] for trace in shown):
             yield {"case": case.label, "total": total, "launches": shown}
 

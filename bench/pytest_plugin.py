@@ -322,8 +322,6 @@ def _measure(session: pytest.Session) -> None:
 def replay(item: pytest.Item, benchmark: BenchmarkFixture) -> None:
     """Gives the launches of an item's case to pytest-benchmark, or says why there is no number."""
     from bench import benchmark_json
-    from bench.flags import unhindered
-    from bench.record import Measured
     from bench.summary import summarize
 
     if RUN not in item.config.stash:
@@ -335,7 +333,7 @@ def replay(item: pytest.Item, benchmark: BenchmarkFixture) -> None:
     if row.status != "measured":
         _fail(benchmark, f"{row.status}: {row.reason}")
     launches = [x for x in run.launches if x.fingerprint == case.fingerprint]
-    outcomes = unhindered([x.outcome for x in launches if isinstance(x.outcome, Measured)])
+    outcomes = benchmark_json.outcomes_of(launches)
     clock.load([benchmark_json.seconds_per_item(outcome) for outcome in outcomes])
     benchmark.fullname = benchmark_json.full_name(item.name)
     benchmark.group = benchmark_json.group(case, outcomes[0].work.unit)

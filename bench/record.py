@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bench.case import Case
+from bench.case import Case, Choice, within
 from bench.observed import Contention, Telemetry
 
 MOST_LAUNCHES = 1000
@@ -287,6 +287,11 @@ class Failed(_Value, frozen=True, kw_only=True, tag="failed", tag_field="status"
     def __post_init__(self) -> None:
         _said(message=self.message)
 
+    @property
+    def reason(self) -> str:
+        """Why there is no number, as the others without one say it."""
+        return f"{self.kind} in {self.phase}: {self.message}"
+
 
 Outcome = Measured | Void | Skipped | Failed
 
@@ -387,6 +392,10 @@ class Launch(_Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
     """End of what the worker wrote to stderr, C libraries included."""
     estimated_peak_bytes: int | None = None
     """Device memory that the case's tensors need, from shapes; a case's first launch counts it."""
+    choice: Choice | None = None
+    """Of a tuned case: what was chosen, of all that it leaves open, for this launch."""
+    search: bool = False
+    """Whether it was made to find the best choice: then no figure of the case is made of it."""
 
     def __post_init__(self) -> None:
         if self.fingerprint != self.case.fingerprint:
@@ -395,6 +404,8 @@ class Launch(_Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
             )
         if self.launch < 0 or self.order < 0:
             raise ValueError("launch and order count from 0")
+        if not within(self.case.space, self.choice or {}) or (self.search and not self.choice):
+            raise ValueError(f"the choice {self.choice} is none of {self.case.label}")
         if self.estimated_peak_bytes is not None and self.estimated_peak_bytes < 0:
             raise ValueError("no tensors need less than no memory")
         _positive_and_finite(seconds=self.seconds)

@@ -18,14 +18,13 @@ import msgspec
 
 from bench import catalogue, contention, environment, launcher, stats
 from bench.backend import Backend, DeviceInfo
-from bench.case import Case
+from bench.case import Case, Choice
 from bench.flags import hindered
 from bench.launcher import Finished
 from bench.monitor import Monitor
 from bench.record import (
     SCHEMA_VERSION,
     End,
-    Failed,
     Launch,
     Measured,
     Run,
@@ -34,6 +33,7 @@ from bench.record import (
 from bench.runfile import Writer
 from bench.sampler import Order
 from bench.sweep import Limits, too_large, without_batch
+from bench.tuning import Search, hopeless, memory_format, settled
 from bench.worker import Progress, Request
 
 TOGETHER = 2
@@ -83,8 +83,7 @@ class Kept(NamedTuple):
             samples = array("d", outcome.samples)
             slowed = hindered(outcome)
             return cls(launch.seconds, outcome.throughput, samples, outcome.steady_seconds, slowed)
-        accident = isinstance(outcome, Failed) and outcome.kind != "oom"
-        return cls(launch.seconds, None, hopeless=not accident)
+        return cls(launch.seconds, None, hopeless=hopeless(outcome))
 
 
 class CaseState:
@@ -94,12 +93,32 @@ class CaseState:
         self.case = case
         self.settings = settings
         self.launches: list[Kept] = []
+        """Those that make up its figure."""
+        self.seconds: list[float] = []
+        """Of each launch, those of a search included."""
+        self.search = Search(case)
         self.beyond = False
         """Whether a smaller batch of the same did not fit, so that this one is not tried."""
 
     def keep(self, launch: Launch) -> None:
         """Takes note of a launch that is on disk."""
-        self.launches.append(Kept.of(launch))
+        chosen = self.choice
+        self.seconds.append(launch.seconds)
+        self.search.note(launch)
+        if not launch.search:
+            self.launches.append(Kept.of(launch))
+        if self.choice != chosen:  # another is the best now, or the best failed after all
+            self.launches.clear()
+
+    @property
+    def searching(self) -> bool:
+        """Whether the next launch of a tuned case is to find its best choice."""
+        return self.search.next is not None
+
+    @property
+    def choice(self) -> Choice | None:
+        """What the next launch of a tuned case runs with; None of a fixed one, or if none works."""
+        return self.search.next or self.search.best
 
     @property
     def measured(self) -> list[Kept]:
@@ -119,14 +138,22 @@ class CaseState:
         A failure is tried again, since it may be an accident, until there are two and they are
         more than a third of the launches.
         """
+        if self.searching:
+            return False
         failures = len(self.launches) - len(self.measured)
-        if self.beyond or any(x.hopeless for x in self.launches):
+        if (
+            self.beyond
+            or (self.case.space and self.choice is None)
+            or any(x.hopeless for x in self.launches)
+        ):
             return True
         return failures > 1 and failures > len(self.launches) / 3
 
     @property
     def finished(self) -> bool:
         """Whether another launch would add nothing."""
+        if self.searching:
+            return False
         if self.hopeless:
             return True
         if self.settings.launches == "auto":
@@ -151,12 +178,19 @@ class CaseState:
         )
 
     def launches_left(self) -> int:
-        """How many more are planned; for `auto`, up to the next look."""
+        """How many more are planned; for `auto`, up to the next look.
+
+        Of a tuned case, all choices that are left, and the launches that follow.
+        """
         if self.finished:
             return 0
-        done = len(self.measured)
+        if self.searching:
+            return self.search.left + self._planned(0)
+        auto = self.settings.launches == "auto"
+        return self._planned(len(self.rates if auto else self.measured))
+
+    def _planned(self, done: int) -> int:
         if self.settings.launches == "auto":
-            done = len(self.rates)
             return next(look for look in stats.LOOKS if look > done) - done
         return self.settings.launches - done
 
@@ -247,7 +281,7 @@ class Session:
         sweeps: set[str] = set()
         for state in states:
             sweep = without_batch(state.case).fingerprint
-            if len(group) == self.together or (sweep in sweeps and not state.launches):
+            if len(group) == self.together or (sweep in sweeps and not state.seconds):
                 yield group
                 group, sweeps = [], set()
             group.append(state)
@@ -258,7 +292,7 @@ class Session:
     def _leave_out_what_is_beyond(self) -> None:
         """Takes the points of a sweep that cannot fit out of the plan."""
         for state in self.states:
-            state.beyond = not state.launches and self._limits.beyond(state.case) is not None
+            state.beyond = not state.seconds and self._limits.beyond(state.case) is not None
 
     def _fits(self, state: CaseState, start: float) -> bool:
         """Whether another launch of a case is expected to end within the budget."""
@@ -272,20 +306,22 @@ class Session:
         launches = self.launcher(requests, variables, self.face.progress)
         with contextlib.closing(launches):
             for state, request in zip(states, requests, strict=True):
-                self.face.starts(state.case, len(state.launches), self._left.total())
+                self.face.starts(state.case, len(state.seconds), self._left.total())
                 started_at = utc_now()
                 self._keep(state, request, started_at, next(launches))
 
     def _request(self, state: CaseState) -> Request:
+        choice = state.choice or {}
         return Request(
-            case=state.case,
+            case=settled(state.case, choice),
             backend=self.device.backend,
             index=self.device.index,
             settings=self._launch_settings(),
             samples=state.samples(),
-            seed=self.settings.seed + len(state.launches),
+            seed=self.settings.seed + len(state.seconds),
             recorded=self.recorded,
-            rehearse=not state.launches,
+            memory_format=memory_format(choice),
+            rehearse=state.searching or not state.seconds,
         )
 
     def _launch_settings(self) -> Settings:
@@ -302,7 +338,7 @@ class Session:
         launch = Launch(
             case=state.case,
             fingerprint=state.case.fingerprint,
-            launch=len(state.launches),
+            launch=len(state.seconds),
             order=self.order,
             seed=request.seed,
             started_at=started_at,
@@ -314,6 +350,8 @@ class Session:
             telemetry_absent=finished.telemetry if isinstance(finished.telemetry, str) else None,
             stderr_tail=finished.stderr_tail,
             estimated_peak_bytes=finished.report.estimated_peak_bytes,
+            choice=state.choice,
+            search=state.searching,
         )
         self.writer.append(launch)
         state.keep(launch)
@@ -331,19 +369,19 @@ class _TimeLeft:
     """How long the rest of a plan will take, kept up to date launch by launch."""
 
     def __init__(self, states: Sequence[CaseState]) -> None:
-        self._unseen = sum(not (state.launches or state.beyond) for state in states)
-        self._seconds = sum(x.seconds for state in states for x in state.launches)
-        self._launches = sum(len(state.launches) for state in states)
+        self._unseen = sum(not (state.seconds or state.beyond) for state in states)
+        self._seconds = sum(sum(state.seconds) for state in states)
+        self._launches = sum(len(state.seconds) for state in states)
         self._of_case: dict[str, float] = {}
         self._total = 0.0
         for state in states:
-            if state.launches:
+            if state.seconds:
                 self._note(state)
 
     def update(self, state: CaseState) -> None:
         """Takes note of the last launch of a case."""
-        self._unseen -= len(state.launches) == 1
-        self._seconds += state.launches[-1].seconds
+        self._unseen -= len(state.seconds) == 1
+        self._seconds += state.seconds[-1]
         self._launches += 1
         self._note(state)
 
@@ -354,8 +392,8 @@ class _TimeLeft:
 
     def expected(self, state: CaseState) -> float:
         """Seconds that the next launch of a case will take: as its last, else as all so far."""
-        if state.launches:
-            return state.launches[-1].seconds
+        if state.seconds:
+            return state.seconds[-1]
         return self._seconds / self._launches if self._launches else 0.0
 
     def total(self) -> float | None:

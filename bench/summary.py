@@ -10,12 +10,13 @@ from typing import Literal
 import msgspec
 
 from bench import chips, energy, stats, units
-from bench.case import Case
+from bench.case import Case, Choice
 from bench.flags import flagged, slowed_launches, unhindered
 from bench.precision import PRECISIONS
 from bench.record import Cold, Failed, Flag, Launch, Measured, RunFile, Settings, Skipped, Void
 from bench.runfile import by_case
 from bench.sweep import Limits
+from bench.tuning import Search, Trial, candidates, figures, in_words
 
 Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
 Ceiling = Literal["matmul", "memory", "transfer", "host", "input"]
@@ -152,6 +153,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Median over launches."""
     compiler: dict[str, int] = {}
     """What the compiler did, where it was asked: `graphs` that it made, and `graph_breaks`."""
+    choice: Choice | None = None
+    """Of a tuned case: the choice that the figures are of."""
+    trials: tuple[Trial, ...] = ()
+    """The launches by which that was found, in the order they ran; no figure is made of them."""
+    untried: int = 0
+    """Choices that had no launch yet when the run ended, or that memory ruled out."""
 
     @property
     def operation(self) -> str:
@@ -228,6 +235,34 @@ def _why_unreached(run: RunFile) -> str:
 
 
 def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: str) -> Row:
+    if not case.space:
+        return _judged(case, launches, settings, unreached)
+    search = Search(case, launches)
+    row = _judged(case, figures(launches), settings, unreached)
+    if not row.reached and search.next is None and search.best is None:
+        row = _nothing_worked(case, search.trials)
+    elif not row.reached:
+        tried = f"{len(search.trials)} choices tried, {search.left} left"
+        row = msgspec.structs.replace(row, reason=f"{unreached}; {tried}")
+    final = next((launch.choice for launch in reversed(launches) if not launch.search), None)
+    return msgspec.structs.replace(
+        row,
+        choice=final,
+        trials=tuple(search.trials),
+        untried=len(list(candidates(case))) - len(search.trials),
+    )
+
+
+def _nothing_worked(case: Case, trials: Sequence[Trial]) -> Row:
+    """Of a tuned case no choice of which could be measured: skipped if the device can do none."""
+    failed = [trial for trial in trials if not trial.skipped]
+    first = (failed or trials)[0]
+    reason = f"none of {units.counted(len(trials), 'choice')} ran; {in_words(first.choice)}: "
+    return Row(case=case, status="failed" if failed else "skipped", reason=reason + first.why)
+
+
+def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreached: str) -> Row:
+    """The row that the launches make; those of a search are not among them."""
     voids = [o for o in (x.outcome for x in launches) if isinstance(o, Void)]
     if voids:  # one wrong result is enough: no number of this case is used
         return Row(case=case, status="void", reason=voids[0].reason)
@@ -235,19 +270,13 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
     others = [x.outcome for x in launches if isinstance(x.outcome, Skipped | Failed)]
     if measured:
         row = _measured_row(case, measured, len(others), settings)
-        return msgspec.structs.replace(row, exclusion=_why(others[0]) if others else "")
+        return msgspec.structs.replace(row, exclusion=others[0].reason if others else "")
     if others:
         status: Literal["skipped", "failed"] = (
             "skipped" if isinstance(others[0], Skipped) else "failed"
         )
-        return Row(case=case, status=status, reason=_why(others[0]))
+        return Row(case=case, status=status, reason=others[0].reason)
     return Row(case=case, status="skipped", reason=unreached, reached=False)
-
-
-def _why(outcome: Skipped | Failed) -> str:
-    if isinstance(outcome, Skipped):
-        return outcome.reason
-    return f"{outcome.kind} in {outcome.phase}: {outcome.message}"
 
 
 def _measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings: Settings) -> Row:

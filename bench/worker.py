@@ -68,6 +68,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     recorded: tuple[str, ...] = ()
     """Environment variables to record beside the usual ones."""
+    memory_format: str | None = None
+    """The one that a tuned case tries; None for the workload's own."""
     rehearse: bool = False
     """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
 
@@ -214,13 +216,17 @@ class Launch:
             return Skipped(reason=f"{precision.name}: {reason}")
         if precision.shortened and not device.float32_reduced():
             return Void(reason=f"{precision.name}: its switch was set, and reads back as off")
+        asked = request.memory_format or workload.memory_formats[0]
+        given = self.backend.memory_format(asked)
+        if request.memory_format is not None and given != asked:
+            return Skipped(reason=f"{asked}: the backend {self.backend.name} does not have it")
         site = Site(
             device=device.torch_device,
             precision=precision,
             seed=request.seed,
             execution=request.case.execution,
             recorder=device.recorder() if request.case.execution == "graph" else None,
-            memory_format=self.backend.memory_format(workload.preferred_memory_format),
+            memory_format=given,
         )
         if request.rehearse:
             self.estimated_peak_bytes = fit.estimate(workload, mode, parameters, site)

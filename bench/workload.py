@@ -240,7 +240,9 @@ class Workload(ABC):
     version: int
     """Raised whenever a step changes meaning: records of two versions are not comparable."""
     modes: Mapping[str, Mode]
-    preferred_memory_format = "contiguous"
+    memory_formats: tuple[str, ...] = ("contiguous",)
+    """Layouts of four-dimensional tensors that make a difference to it. A fixed case has the first
+    one; a tuned case may leave open which. `channels_last` for what is made of convolutions."""
     libraries: tuple[str, ...] = ("torch",)
     """Modules that `build` needs; imported beforehand, so that their cost is a cold figure."""
     extra: str = ""

@@ -27,6 +27,7 @@ from bench.plots import FLAGS, Side, name_of, spoken, word_of
 from bench.record import RunFile
 from bench.report import Canvas, Report
 from bench.summary import Row
+from bench.tracks import tuned
 from bench.wording import first_step, next_step, tail
 
 MOST_VALUES = 3
@@ -65,6 +66,11 @@ class HtmlReport(Report):
                 f"{side.label}, {curve.title}: {curve.words}"
                 for side in sides
                 for curve in curves(side.rows)
+            ],
+            tuned=[
+                f"{side.label}, {title}: {words}"
+                for side in sides
+                for title, words in tuned(side.rows)
             ],
             columns=_columns(sides),
             word=word_of,

@@ -12,6 +12,7 @@ from bench.errors import ComparisonError
 from bench.record import RunFile
 from bench.report import Canvas, Report
 from bench.summary import Row, summarize
+from bench.tracks import tuned
 from bench.wording import limits, tail
 
 
@@ -45,6 +46,8 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
         yield _measured(row) if row.status == "measured" else _absent(row)
     for curve in curves(rows):
         yield f"\n**Sweep** {_text(curve.title)}: {_text(curve.words)}"
+    for title, words in tuned(rows):
+        yield f"\n**Tuned** {_text(title)}: {_text(words)}"
 
 
 def _measured(row: Row) -> str:

@@ -19,6 +19,8 @@ from bench.record import RunFile, Settings
 from bench.report import Canvas, Report
 from bench.summary import FLAGS, Row, summarize
 from bench.sweep import batch_of, without_batch
+from bench.tracks import tuned
+from bench.tuning import in_words
 from bench.wording import first_step, limits, next_step, tail
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
@@ -62,6 +64,8 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
             console.print(line, style="dim")
     for curve in curves(rows):
         console.print(Text.assemble(("SWEEP", "bold"), f" {curve.title}: {curve.words}"))
+    for title, words in tuned(rows):
+        console.print(Text.assemble(("TUNED", "bold"), f" {title}: {words}"))
     for absent in _without_number(rows):
         console.print(absent)
     for remark in _remarks(measured):
@@ -133,7 +137,8 @@ def _table(rows: list[Row]) -> Table:
 
 
 def _case(row: Row) -> Text:
-    return Text.assemble((_name(row), "bold"), "\n", (row.case.detail, "dim"))
+    chosen = "" if row.choice is None else f"\nbest: {in_words(row.choice)}"
+    return Text.assemble((_name(row), "bold"), "\n", (row.case.detail + chosen, "dim"))
 
 
 def _throughput(row: Row) -> Text:
@@ -270,8 +275,7 @@ def _short(row: Row, rows: list[Row]) -> str:
 
 
 def _name(row: Row) -> str:
-    execution = "" if row.case.execution == "eager" else f" {row.case.execution}"
-    return f"{row.case.name} {row.case.precision}{execution}"
+    return f"{row.case.name} {row.case.precision}{row.case.variant}"
 
 
 def _without_number(rows: list[Row]) -> Iterator[Text]:

@@ -3,11 +3,15 @@
     python -m bench.tests.hog [--turns 10] [--hogs 1] [--only GLOB]
 
 Each turn launches every case once on a quiet machine and once beside a process that does nothing
-but compute, in changing order (ABBA). A launch is *slowed* if its throughput lies more than 10 %
-below the median of the fastest quarter of its case and thread count. Printed: how many of the
-slowed launches bear the flag CONTENDED (wanted: 95 % or more), how many of the others do (15 % or
-less), and what a comparison of the quiet run with the other would say. A script and no test: what
-it measures is the machine too.
+but compute, in changing order (ABBA), with one thread and with as many as there are cores. A launch
+is *slowed* if its throughput lies more than 10 % below the median of the quiet ones of its case and
+thread count. Printed, for each place and number of threads: how many were slowed, how many of those
+bear the flag CONTENDED (wanted beside the hog: 95 % or more), and how many of the others do (15 %
+or less); then what a comparison of the quiet launches with the others says, all cases together.
+
+A quiet launch that was slowed was not slowed by anything that this machine can see: on a virtual
+one, by a neighbour who takes memory bandwidth or clock. A script and no test: what it measures is
+the machine too.
 """
 
 from __future__ import annotations
@@ -55,6 +59,7 @@ sequence_length = 64
 """
 SETTINGS = Settings(launches=10, warmup_limit_seconds=5.0, steady_limit_seconds=2.0)
 SLOWED = 0.9
+"""Of the quiet launches' median."""
 HOG = "while True: pass"
 
 
@@ -77,10 +82,13 @@ class Turn(NamedTuple):
         return self.outcome.causes.get("CONTENDED") or str(self.outcome.contention)
 
 
-def fastest(turns: list[Turn]) -> float:
-    """Median of the fastest quarter, items/s."""
-    rates = sorted((t.outcome.throughput for t in turns), reverse=True)
-    return statistics.median(rates[: max(len(rates) // 4, 1)])
+def slowed(turns: list[Turn], found: list[Turn]) -> list[Turn]:
+    """Those of `turns` that are slower than the quiet ones of their kind in all that was found."""
+    quiet: dict[tuple[str, int], list[float]] = {}
+    for turn in found:
+        if not turn.beside_hog:
+            quiet.setdefault(turn[:2], []).append(turn.outcome.throughput)
+    return [t for t in turns if t.outcome.throughput < SLOWED * statistics.median(quiet[t[:2]])]
 
 
 @contextlib.contextmanager
@@ -129,26 +137,26 @@ def take_turns(cases: list[Case], turns: int, count: int) -> list[Turn]:
     return found
 
 
-def verdicts(cases: list[Case], found: list[Turn]) -> list[str]:
-    """What a comparison of the quiet launches with the others says, a line a case and threads."""
-    lines = []
-    for case in cases:
-        for threads in sorted({turn.threads for turn in found}):
-            sides = []
-            for beside in (False, True):
-                outcomes = [
-                    t.outcome
-                    for t in found
-                    if (t.case, t.threads, t.beside_hog) == (case.name, threads, beside)
-                ]
-                settings = Settings(launches=max(len(outcomes), 1))
-                sides.append(make_file([case], make_launches(case, outcomes), settings=settings))
-            base, other = sides
-            (row,) = compare(base, other).cases
-            ratio = "" if row.ratio is None else f" ({row.ratio:.3f})"
-            why = "; ".join(row.reasons)
-            lines.append(f"{case.name} {threads} threads: {row.verdict}{ratio} {why}")
-    return lines
+def verdicts(cases: list[Case], found: list[Turn], threads: int) -> list[str]:
+    """What one comparison of the quiet launches with the others says, a line a case."""
+    sides = []
+    for beside in (False, True):
+        chosen = [t for t in found if (t.threads, t.beside_hog) == (threads, beside)]
+        launches = [
+            launch
+            for case in cases
+            for launch in make_launches(case, [t.outcome for t in chosen if t.case == case.name])
+        ]
+        settings = Settings(launches=max(len(chosen) // len(cases), 1))
+        sides.append(make_file(cases, launches, settings=settings))
+    base, other = sides
+    return [
+        f"{row.case.name}: {row.verdict}"
+        + ("" if row.ratio is None else f" {row.ratio:.3f}")
+        + ("" if row.interval is None else f" ({row.interval.low:.3f} to {row.interval.high:.3f})")
+        + f" {'; '.join(row.reasons)}".rstrip()
+        for row in compare(base, other).cases
+    ]
 
 
 def main() -> None:
@@ -166,16 +174,23 @@ def main() -> None:
         suite = config.read_suite(path)
     cases = [c for c in plan.plan(suite) if fnmatch.fnmatchcase(c.name, arguments.only)]
     found = take_turns(cases, arguments.turns, arguments.hogs)
-    best = {key: fastest([t for t in found if t[:2] == key]) for key in {t[:2] for t in found}}
-    slowed = [t for t in found if t.outcome.throughput < SLOWED * best[t[:2]]]
-    others = [t for t in found if t not in slowed]
     print(f"load average {os.getloadavg()[0]:.1f}; {len(found)} launches")
-    print(f"slowed by more than 10 %: {len(slowed)}, flagged {sum(t.flagged for t in slowed)}")
-    print(f"not slowed: {len(others)}, flagged {sum(t.flagged for t in others)}")
-    for turn in (t for t in found if t.flagged != (t in slowed)):
-        share = turn.outcome.throughput / best[turn[:2]]
-        print(f"  {turn.case} {turn.threads} threads, {share:.2f} of the fastest: {turn.words}")
-    print("quiet against hog:", *verdicts(cases, found), sep="\n  ")
+    for threads in sorted({turn.threads for turn in found}):
+        for beside in (False, True):
+            group = [t for t in found if (t.threads, t.beside_hog) == (threads, beside)]
+            slow = slowed(group, found)
+            rest = [t for t in group if t not in slow]
+            place = "beside the hog" if beside else "quiet"
+            print(
+                f"{threads} threads, {place}: {len(group)} launches; {len(slow)} slowed, "
+                f"{sum(t.flagged for t in slow)} of them flagged; {len(rest)} not, "
+                f"{sum(t.flagged for t in rest)} of them flagged"
+            )
+            for turn in (t for t in group if t.flagged != (t in slow)):
+                print(f"  {turn.case}: {turn.words}")
+        print(
+            f"quiet against hog, {threads} threads:", *verdicts(cases, found, threads), sep="\n  "
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ LAYERS = (
         "values",
         (
             *("case", "observed", "record", "energy", "flags", "contention"),
-            *("digests", "runfile", "environment", "precision", "rehearsal", "sweep"),
+            *("digests", "runfile", "environment", "precision", "rehearsal", "sweep", "tuning"),
         ),
     ),
     ("protocols", ("telemetry", "backend", "workload", "report")),
@@ -43,6 +43,7 @@ LAYERS = (
             "compare_card",
             "wording",
             "curves",
+            "tracks",
             "flat",
             "publish",
             "signing",

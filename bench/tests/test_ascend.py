@@ -394,7 +394,7 @@ class Done(NamedTuple):
 
 
 def name_of(case: Case) -> str:
-    return f"{case.name} {case.precision}"
+    return f"{case.name} {case.precision}{case.variant}"
 
 
 def accelmark(folder: Path, arguments: tuple[str, ...], variables: Mapping[str, str]) -> Done:
@@ -485,15 +485,30 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fut
 Commands = dict[str, Future[Done]]
 
 
+def measured(run: RunFile) -> list[Launch]:
+    """The launches that make up figures."""
+    return [launch for launch in run.launches if not launch.search]
+
+
+def test_a_tuned_case_does_without_what_the_device_cannot_do(commands: Commands) -> None:
+    (run,) = commands["every work"].result().runs
+    last, first, again = (launch for launch in run.launches if launch.case.space)
+    assert last.choice == {"memory_format": "channels_last"}
+    assert last.outcome == Skipped(reason="channels_last: the backend ascend does not have it")
+    assert first.choice == again.choice == {"memory_format": "contiguous"}
+    assert isinstance(again.outcome, Measured)
+    assert not again.search
+
+
 def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
     done = commands["every work"].result()
     assert done.code == 0, done.err
     (run,) = done.runs
-    assert len(run.launches) == len(run.run.plan)
+    assert len(measured(run)) == len(run.run.plan)
     workloads = {name: catalogue.workload(name) for name in catalogue.plug_ins("workloads")}
     every = {(name, mode) for name, workload in workloads.items() for mode in workload.modes}
     assert {(case.workload, case.mode) for case in run.run.plan} == every
-    for launch in run.launches:
+    for launch in measured(run):
         assert isinstance(launch.outcome, Measured), (name_of(launch.case), launch.outcome)
         assert launch.outcome.step_clock == "device event"
         assert launch.outcome.memory.scope.startswith("device allocator")
@@ -562,7 +577,7 @@ def test_npu_smi_watches_from_a_side_process(commands: Commands) -> None:
         assert {r.clock_mhz for r in telemetry.readings} == {900}
         assert telemetry.first_step_seconds is not None
         assert "why a clock is low" in telemetry.absent["reasons"]
-    for launch in run.launches:
+    for launch in measured(run):
         assert (launch.telemetry is None) == (launch.telemetry_absent is not None)
         assert isinstance(launch.outcome, Measured)
         assert "THROTTLED" not in launch.outcome.flags, "not observable is no verdict"

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import catalogue
 from bench.models import gradient_norm, make_optimizer
+from bench.numerics import relative_error
 from bench.precision import PRECISIONS
 from bench.tests.workloads import (
     CASES,
@@ -138,6 +139,35 @@ def test_steps_run_and_leave_a_finite_witness(name: str, mode: str, precision: s
         job.step()
     assert math.isfinite(job.witness())
     assert all(isinstance(value, str) and value for value in job.facts.values())
+
+
+FORMATS = [(name, mode) for name, mode in MODES if len(WORKLOADS[name].memory_formats) > 1]
+
+
+@pytest.mark.parametrize(("name", "mode"), FORMATS)
+def test_a_memory_format_is_taken_and_changes_no_result(name: str, mode: str) -> None:
+    """Each is the same work: the gate's quantities agree, and the weights lie as was asked."""
+    found = {}
+    for memory_format in WORKLOADS[name].memory_formats:
+        job = build(name, mode, site(memory_format=memory_format))
+        assert job.facts["memory_format"] == memory_format
+        wide = [p for p in model_of(job).parameters() if p.dim() == 4 and min(p.shape[1:3]) > 1]
+        last = all(p.is_contiguous(memory_format=torch.channels_last) for p in wide)
+        assert last == (memory_format == "channels_last")
+        found[memory_format] = job.probe()
+        job.close()
+    reference, *others = found.values()
+    for quantities in others:
+        for quantity, value in quantities.items():
+            assert relative_error(value, reference[quantity]) < 1e-4, quantity
+
+
+def test_the_first_memory_format_is_what_every_device_has() -> None:
+    assert FORMATS, "nothing to try"
+    for workload in WORKLOADS.values():
+        first, *others = workload.memory_formats
+        assert first == "contiguous"
+        assert others in ([], ["channels_last"])
 
 
 @pytest.mark.parametrize(("name", "mode"), MODES)

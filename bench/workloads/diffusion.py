@@ -160,6 +160,7 @@ class Diffusion(Workload):
 
     name = "diffusion"
     version = 1
+    memory_formats = ("contiguous", "channels_last")
     libraries = (
         "diffusers.models.transformers.dit_transformer_2d",
         "diffusers.models.unets.unet_2d_condition",

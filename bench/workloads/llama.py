@@ -194,6 +194,7 @@ class Llama(Workload):
             "lora": Mode(
                 parameters=LoraParameters,
                 precisions=("bf16", "fp32", "tf32"),
+                executions=EXECUTIONS,
                 libraries=("peft",),
                 extra="lora",
                 optional=("peft",),

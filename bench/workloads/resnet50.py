@@ -90,6 +90,7 @@ class ResNet50(Workload):
 
     name = "resnet50"
     version = 1
+    memory_formats = ("contiguous", "channels_last")
     libraries = ("transformers.models.resnet.modeling_resnet",)
     modes = MappingProxyType(
         {

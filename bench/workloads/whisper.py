@@ -13,6 +13,7 @@ from bench.models import (
     BATCHES,
     SeededData,
     build_model,
+    executed,
     initial_std,
     model_facts,
     place,
@@ -21,6 +22,7 @@ from bench.models import (
 from bench.precision import Precision
 from bench.record import Work
 from bench.workload import (
+    EXECUTIONS,
     TWIN_VOCABULARY,
     BatchSize,
     Job,
@@ -107,7 +109,7 @@ class Whisper(Workload):
     libraries = ("transformers.models.whisper.modeling_whisper",)
     modes = MappingProxyType(
         {
-            "infer": Mode(parameters=InferParameters, latency="latency"),
+            "infer": Mode(parameters=InferParameters, executions=EXECUTIONS, latency="latency"),
         }
     )
 
@@ -199,6 +201,8 @@ class TranscriptionJob(Job):
         from transformers.cache_utils import EncoderDecoderCache, StaticCache
 
         self._model: Any = model.eval()
+        for part in ("model.encoder", "model.decoder", "proj_out"):
+            executed(model.get_submodule(part), site)
         self._windows = itertools.cycle(windows)
         self._forced = forced
         batch, self._new_tokens = forced.shape

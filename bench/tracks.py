@@ -1,0 +1,89 @@
+"""What the tuned track found, in words, and beside it the figures of the fixed one.
+
+Both are shown, and no ratio of them: they are other work. A tuned figure says how far the software
+of a device can be driven; a fixed one, what a given piece of work costs on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bench import units
+from bench.case import TUNED
+from bench.summary import Row
+from bench.sweep import BATCH
+from bench.tuning import Trial, beside, in_words
+
+
+def tuned(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Of each tuned case of a run for which a choice was tried: its label, and what was found."""
+    for row in rows:
+        if row.trials:
+            yield row.case.label, "; ".join((_best(row), *_tried(row), *_fixed(row, rows)))
+
+
+def _best(row: Row) -> str:
+    total = len(row.trials) + row.untried
+    ran = sum(trial.rate is not None for trial in row.trials)
+    searched = f"the best of {units.counted(total, 'choice')}, of which {ran} ran, once each"
+    if row.choice is None or row.throughput is None:
+        return f"no best choice of {total} yet, of which {ran} ran"
+    again = units.counted(row.launches, "launch")
+    return (
+        f"{in_words(row.choice)} is {searched}; measured again, in {again} of its own, it gave "
+        f"{units.rate(row.throughput, row.unit.removesuffix('/s'))}"
+    )
+
+
+def _tried(row: Row) -> Iterator[str]:
+    """A curve over the batch for each other setting, then the first reason for having no number."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in row.trials:
+        groups.setdefault(in_words(beside(trial.choice)), []).append(trial)
+    if BATCH not in row.case.space:
+        points = [f"{name} {_figure(trial)}" for name, (trial,) in groups.items()]
+        yield f"tried: {', '.join(points)}"
+    else:
+        for name, trials in groups.items():
+            points = [f"{trial.choice[BATCH]}: {_figure(trial)}" for trial in trials]
+            yield f"tried{' ' if name else ''}{name}, batch {', '.join(points)}"
+    lost = [trial for trial in row.trials if trial.rate is None and not trial.too_large]
+    if lost:
+        yield f"{len(lost)} without a number, first {in_words(lost[0].choice)}: {lost[0].why}"
+
+
+def _figure(trial: Trial) -> str:
+    if trial.rate is not None:
+        return units.significant(trial.rate)
+    return "does not fit" if trial.too_large else "none"
+
+
+def _fixed(row: Row, rows: Sequence[Row]) -> Iterator[str]:
+    """The fixed figures of the same work at the batches that the run has."""
+    words = [
+        f"{units.rate(other.throughput, other.unit.removesuffix('/s'))} at {_settings(other)}"
+        for other in rows
+        if other.throughput is not None and _same_but_for_tuning(row, other)
+    ]
+    if words:
+        yield f"fixed, beside it: {', '.join(words)}"
+
+
+def _same_but_for_tuning(row: Row, other: Row) -> bool:
+    mine, theirs = row.case, other.case
+    parameters = {name: v for name, v in theirs.parameters.items() if name not in row.case.space}
+    executions = (theirs.execution, TUNED) if "execution" in mine.space else (theirs.execution,)
+    return (
+        not theirs.space
+        and (mine.name, mine.version, mine.precision)
+        == (theirs.name, theirs.version, theirs.precision)
+        and (mine.devices, mine.parallelism) == (theirs.devices, theirs.parallelism)
+        and mine.execution in executions
+        and mine.parameters == parameters
+    )
+
+
+def _settings(row: Row) -> str:
+    batch = row.case.parameters.get(BATCH)
+    words = [] if batch is None else [f"batch {batch}"]
+    return ", ".join([*words, row.case.execution])
