@@ -20,6 +20,8 @@ Choice = dict[str, Setting]
 """One setting of all that a tuned case leaves open: `{"batch_size": 64, "execution": "eager"}`."""
 TUNABLE = ("batch_size", "execution", "memory_format")
 """What a tuned case may leave open: none of it changes what an item is."""
+MOST_CHOICES = 1000
+"""Of one tuned case: each is a process of its own."""
 TUNED = "tuned"
 """The execution of a tuned case that leaves it open."""
 
@@ -130,8 +132,8 @@ def _check_space(space: dict[str, tuple[Setting, ...]], parameters: dict[str, An
         wanted = int if key == "batch_size" else str
         if kinds != {wanted} or values != ascending(values):
             raise ValueError(f"{key}: values of one kind, ascending, each once")
-    if math.prod(len(values) for values in space.values()) < 2:
-        raise ValueError("a tuned case must have something to choose from")
+    if not 2 <= math.prod(len(values) for values in space.values()) <= MOST_CHOICES:
+        raise ValueError(f"a tuned case must have from 2 to {MOST_CHOICES} choices")
 
 
 def within(space: dict[str, tuple[Setting, ...]], choice: Choice) -> bool:

@@ -167,7 +167,9 @@ class _Side:
         self.launches = by_case(file.launches)
 
     def environments(self, row: Row) -> list[dict[str, Any]]:
-        return [x.environment for x in self.launches.get(row.case.fingerprint, ())]
+        """Of each measured launch of the figure."""
+        launches = figures(self.launches.get(row.case.fingerprint, ()))
+        return [x.environment for x in launches if isinstance(x.outcome, Measured)]
 
     def measured(self, row: Row) -> list[tuple[int, Measured]]:
         """Seed and outcome of each measured launch of the figure."""
@@ -369,6 +371,8 @@ def _split(sides: tuple[_Side, _Side], base: Row, other: Row) -> Split | None:
         "memory bandwidth",
         (base.bytes_per_second, other.bytes_per_second),
     )
+    if base.choice != other.choice:  # a larger batch moves fewer bytes an item: no product
+        bandwidth = None
     splits = [s for s in (matmul, bandwidth) if s is not None]
     return max(splits, key=lambda s: s.shares[0], default=None)
 

@@ -142,7 +142,8 @@ def describe(launch: Launch, rates: Sequence[float], settings: Settings) -> str:
 
 def _described(outcome: Outcome, rates: Sequence[float], settings: Settings) -> str:
     if isinstance(outcome, Measured) and not rates:
-        return units.rate(outcome.throughput, outcome.work.unit)
+        flags = f" [{', '.join(outcome.flags)}]" if outcome.flags else ""
+        return f"{units.rate(outcome.throughput, outcome.work.unit)}{flags}"
     if isinstance(outcome, Measured):
         level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
         estimate = stats.log_estimate(rates, level)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bench import catalogue
-from bench.case import TUNABLE, TUNED, Case, Setting, ascending
+from bench.case import MOST_CHOICES, TUNABLE, TUNED, Case, Setting, ascending
 from bench.config import Suite
 from bench.errors import SuiteError, UnknownName, suggestion
 from bench.precision import PRECISIONS
@@ -21,8 +21,6 @@ MOST_CASES = 10_000
 """Of one `[[case]]` table: more is a slip of the pen."""
 COMMON_KEYS = ("workload", "mode", "precision", "execution")
 DOUBLING_KEYS = ("from", "doubling_to")
-MOST_CHOICES = 1000
-"""Of one tuned case: each is a process of its own."""
 DOUBLING = f"It doubles until memory runs out: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
 TUNING = (
     f"For example: {TUNED} = {{ {BATCH} = {{ from = 1, doubling_to = 4096 }}, "
@@ -155,7 +153,7 @@ def _space(
             raise SuiteError(f"{place}: `{key}` is fixed and in `{TUNED}`. Leave one of them out.")
     space: dict[str, tuple[Setting, ...]] = {}
     for key in (name for name in TUNABLE if name in table):
-        (listed,) = _sweep_values(place, {key: table[key]})
+        (listed,) = _sweep_values(f"{place}, {TUNED}", {key: table[key]})
         for value in listed if key in allowed else ():
             _choice(place, who, key, value, allowed[key])
         if len(set(map(str, listed))) < len(listed):
@@ -214,7 +212,9 @@ def _parameters(place: str, who: str, mode: Mode, values: dict[str, Any]) -> dic
     allowed = mode.parameters.__struct_fields__
     for key in given:
         if key not in allowed:
-            hint = suggestion(key, (*allowed, *COMMON_KEYS))
+            hint = suggestion(key, (*allowed, *COMMON_KEYS, TUNED))
+            if key in TUNABLE and key not in allowed:
+                hint = f" Only a table `{TUNED}` may name it; a fixed case has the workload's own."
             raise SuiteError(f"{place}: unknown key `{key}` for {who}.{hint}")
     try:
         parameters = msgspec.convert(given, mode.parameters)

@@ -17,7 +17,7 @@ import msgspec
 
 from bench import digests, signing
 from bench.errors import OutputError, PublicationError, RecordError
-from bench.record import Launch, Line, Resumed, Run, RunFile, Settings
+from bench.record import Launch, Line, Measured, Resumed, Run, RunFile, Settings
 from bench.report import Canvas, Report
 from bench.runfile import Writer, read
 from bench.summary import Row, summarize
@@ -156,6 +156,8 @@ def _launch_refusals(launch: Launch, run: Run) -> Iterator[str]:
     devices = [run.device, device if isinstance(device, dict) else {}]
     if any(one.get("simulated") for one in devices):
         yield "a simulated device"
+    if not isinstance(launch.outcome, Measured):
+        return  # one that failed early had no time to say more
     missing = [name for name in STACK_FACTS if name not in environment]
     if missing:
         yield f"its environment does not say: {', '.join(missing)}"

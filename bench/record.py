@@ -334,7 +334,8 @@ class Settings(_Value, frozen=True, kw_only=True):
     """A worker that takes longer is ended: Failed, timeout. A run with a smaller time budget takes
     that, or two minutes; each phase has a share (`bench.launcher.SHARES`)."""
     seed: int = 0
-    """Launch k draws weights and inputs from seed + k, on every device."""
+    """Launch k of a figure draws weights and inputs from seed + k, on every device; the trials of a
+    tuned case from seed."""
 
     def __post_init__(self) -> None:
         if self.launches != "auto" and not 1 <= self.launches <= MOST_LAUNCHES:

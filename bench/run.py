@@ -33,7 +33,7 @@ from bench.record import (
 from bench.runfile import Writer
 from bench.sampler import Order
 from bench.sweep import Limits, too_large, without_batch
-from bench.tuning import Search, hopeless, memory_format, settled
+from bench.tuning import Key, Search, hopeless, key_of, memory_format, settled, too_many
 from bench.worker import Progress, Request
 
 TOGETHER = 2
@@ -96,6 +96,8 @@ class CaseState:
         """Those that make up its figure."""
         self.seconds: list[float] = []
         """Of each launch, those of a search included."""
+        self._of_choice: dict[Key, float] = {}
+        """Of the last launch of each choice."""
         self.search = Search(case)
         self.beyond = False
         """Whether a smaller batch of the same did not fit, so that this one is not tried."""
@@ -104,6 +106,7 @@ class CaseState:
         """Takes note of a launch that is on disk."""
         chosen = self.choice
         self.seconds.append(launch.seconds)
+        self._of_choice[key_of(launch.choice or {})] = launch.seconds
         self.search.note(launch)
         if not launch.search:
             self.launches.append(Kept.of(launch))
@@ -119,6 +122,13 @@ class CaseState:
     def choice(self) -> Choice | None:
         """What the next launch of a tuned case runs with; None of a fixed one, or if none works."""
         return self.search.next or self.search.best
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """How long its next launch will take: as the last of the same choice, or as the longest of
+        the others; None before the first."""
+        longest = max(self.seconds, default=None)
+        return self._of_choice.get(key_of(self.choice or {}), longest)
 
     @property
     def measured(self) -> list[Kept]:
@@ -147,7 +157,7 @@ class CaseState:
             or any(x.hopeless for x in self.launches)
         ):
             return True
-        return failures > 1 and failures > len(self.launches) / 3
+        return too_many(failures, len(self.launches))
 
     @property
     def finished(self) -> bool:
@@ -318,7 +328,7 @@ class Session:
             index=self.device.index,
             settings=self._launch_settings(),
             samples=state.samples(),
-            seed=self.settings.seed + len(state.seconds),
+            seed=self.settings.seed + len(state.launches),
             recorded=self.recorded,
             memory_format=memory_format(choice),
             rehearse=state.searching or not state.seconds,
@@ -392,8 +402,8 @@ class _TimeLeft:
 
     def expected(self, state: CaseState) -> float:
         """Seconds that the next launch of a case will take: as its last, else as all so far."""
-        if state.seconds:
-            return state.seconds[-1]
+        if state.expected_seconds is not None:
+            return state.expected_seconds
         return self._seconds / self._launches if self._launches else 0.0
 
     def total(self) -> float | None:
@@ -405,7 +415,8 @@ def alternate(first: Session, second: Session) -> EndReason:
     """Two sessions of the same cases in turns: AB, BA, AB, ... of each case, round after round.
 
     What drifts on the host then hits both alike. A case goes on until both have enough launches of
-    it, or one of them is hopeless: then there is nothing to compare.
+    it, or one of them is hopeless: then there is nothing to compare. Of a tuned case each side has
+    found its best choice before either measures it.
     """
     reason: EndReason = "complete"
     with contextlib.closing(first), contextlib.closing(second):
@@ -423,7 +434,8 @@ def _take_turns(first: Session, second: Session) -> None:
     cases = range(len(first.states))
     while under_way := [k for k in cases if _goes_on(first.states[k], second.states[k])]:
         for k in under_way:
-            for session in order:
+            searching = [s for s in order if s.states[k].searching]
+            for session in searching or order:
                 session.face.turn("A" if session is first else "B")
                 session.launch([session.states[k]])
         order.reverse()

@@ -13,10 +13,21 @@ from bench import chips, energy, stats, units
 from bench.case import Case, Choice
 from bench.flags import flagged, slowed_launches, unhindered
 from bench.precision import PRECISIONS
-from bench.record import Cold, Failed, Flag, Launch, Measured, RunFile, Settings, Skipped, Void
+from bench.record import (
+    DOES_NOT_FIT,
+    Cold,
+    Failed,
+    Flag,
+    Launch,
+    Measured,
+    RunFile,
+    Settings,
+    Skipped,
+    Void,
+)
 from bench.runfile import by_case
 from bench.sweep import Limits
-from bench.tuning import Search, Trial, candidates, figures, in_words
+from bench.tuning import Search, Trial, figures, in_words
 
 Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
 Ceiling = Literal["matmul", "memory", "transfer", "host", "input"]
@@ -158,7 +169,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[Trial, ...] = ()
     """The launches by which that was found, in the order they ran; no figure is made of them."""
     untried: int = 0
-    """Choices that had no launch yet when the run ended, or that memory ruled out."""
+    """Choices that had no launch yet when the run ended, or that a smaller batch ruled out."""
 
     @property
     def operation(self) -> str:
@@ -245,20 +256,26 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
         tried = f"{len(search.trials)} choices tried, {search.left} left"
         row = msgspec.structs.replace(row, reason=f"{unreached}; {tried}")
     final = next((launch.choice for launch in reversed(launches) if not launch.search), None)
+    same = [launch for launch in launches if launch.choice == final]
     return msgspec.structs.replace(
         row,
         choice=final,
-        trials=tuple(search.trials),
-        untried=len(list(candidates(case))) - len(search.trials),
+        trials=search.trials,
+        untried=search.choices - len(search.trials),
+        estimated_peak_bytes=_estimated_peak_bytes(same),
     )
 
 
 def _nothing_worked(case: Case, trials: Sequence[Trial]) -> Row:
     """Of a tuned case no choice of which could be measured: skipped if the device can do none."""
-    failed = [trial for trial in trials if not trial.skipped]
-    first = (failed or trials)[0]
+    broken = [trial for trial in trials if trial.status in ("void", "failed")]
+    full = [trial for trial in trials if trial.status == "does not fit"]
+    first = (broken or full or trials)[0]
     reason = f"none of {units.counted(len(trials), 'choice')} ran; {in_words(first.choice)}: "
-    return Row(case=case, status="failed" if failed else "skipped", reason=reason + first.why)
+    if broken:
+        return Row(case=case, status="failed", reason=reason + first.why)
+    fit = f"{DOES_NOT_FIT}: " if full else ""
+    return Row(case=case, status="skipped", reason=fit + reason + first.why)
 
 
 def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreached: str) -> Row:
@@ -453,7 +470,14 @@ def _with_peak(row: Row, device: str) -> Row:
         device, _arithmetic(row), row.flop_per_second, row.bytes_per_second, streams
     )
     if found.impossible:
-        return Row(case=row.case, status="void", reason=found.impossible)
+        return Row(
+            case=row.case,
+            status="void",
+            reason=found.impossible,
+            choice=row.choice,
+            trials=row.trials,
+            untried=row.untried,
+        )
     return msgspec.structs.replace(
         row,
         mfu=found.mfu,

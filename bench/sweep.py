@@ -15,7 +15,10 @@ BATCH = "batch_size"
 
 
 def batch_of(case: Case) -> int | None:
-    """The case's batch; None where it has none."""
+    """The case's batch; None where it has none, and for a tuned case: it is no point of a sweep,
+    for what does not fit there may be one of its choices."""
+    if case.space:
+        return None
     batch = case.parameters.get(BATCH)
     return batch if type(batch) is int else None
 

@@ -7,6 +7,9 @@ of a device can be driven; a fixed one, what a given piece of work costs on it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
 
 from bench import units
 from bench.case import TUNED
@@ -15,17 +18,39 @@ from bench.sweep import BATCH
 from bench.tuning import Trial, beside, in_words
 
 
-def tuned(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """Of each tuned case of a run for which a choice was tried: its label, and what was found."""
+class Found(NamedTuple):
+    """What was found of one tuned case."""
+
+    title: str
+    """The case, without what it leaves open."""
+    best: str
+    """The best choice and its figure."""
+    beside: tuple[str, ...]
+    """The curves of all choices, what has no number, and the fixed figures of the same work."""
+
+    @property
+    def words(self) -> str:
+        """All of it on a line."""
+        return "; ".join((self.best, *self.beside))
+
+
+def tuned(rows: Sequence[Row]) -> Iterator[Found]:
+    """Of each tuned case of a run for which a choice was tried, what was found."""
     for row in rows:
         if row.trials:
-            yield row.case.label, "; ".join((_best(row), *_tried(row), *_fixed(row, rows)))
+            yield Found(_title(row), _best(row), (*_tried(row), *_fixed(row, rows)))
+
+
+def _title(row: Row) -> str:
+    rest = msgspec.structs.replace(row.case, tuned=msgspec.UNSET).detail
+    name = f"{row.case.name} {row.case.precision}"
+    return f"{name} ({rest})" if rest else name
 
 
 def _best(row: Row) -> str:
     total = len(row.trials) + row.untried
     ran = sum(trial.rate is not None for trial in row.trials)
-    searched = f"the best of {units.counted(total, 'choice')}, of which {ran} ran, once each"
+    searched = f"the best of {units.counted(total, 'choice')}, of which {ran} ran"
     if row.choice is None or row.throughput is None:
         return f"no best choice of {total} yet, of which {ran} ran"
     again = units.counted(row.launches, "launch")
@@ -36,30 +61,33 @@ def _best(row: Row) -> str:
 
 
 def _tried(row: Row) -> Iterator[str]:
-    """A curve over the batch for each other setting, then the first reason for having no number."""
+    """A curve over the batch for each other setting; then, of each kind, why there is no number."""
+    unit = f" {row.unit}" if row.unit else ""
     groups: dict[str, list[Trial]] = {}
     for trial in row.trials:
         groups.setdefault(in_words(beside(trial.choice)), []).append(trial)
     if BATCH not in row.case.space:
-        points = [f"{name} {_figure(trial)}" for name, (trial,) in groups.items()]
-        yield f"tried: {', '.join(points)}"
+        points = [f"{name} {_figure(trial)}" for name, trials in groups.items() for trial in trials]
+        yield f"tried: {', '.join(points)}{unit}"
     else:
         for name, trials in groups.items():
             points = [f"{trial.choice[BATCH]}: {_figure(trial)}" for trial in trials]
-            yield f"tried{' ' if name else ''}{name}, batch {', '.join(points)}"
-    lost = [trial for trial in row.trials if trial.rate is None and not trial.too_large]
-    if lost:
-        yield f"{len(lost)} without a number, first {in_words(lost[0].choice)}: {lost[0].why}"
+            yield f"tried {name}{', ' if name else ''}batch {', '.join(points)}{unit}"
+    for status in ("void", "failed", "skipped"):
+        lost = [trial for trial in row.trials if trial.status == status]
+        if lost:
+            first = f"{in_words(lost[0].choice)}: {lost[0].why}"
+            yield f"{status.upper()} {units.counted(len(lost), 'choice')}, first {first}"
 
 
 def _figure(trial: Trial) -> str:
-    if trial.rate is not None:
-        return units.significant(trial.rate)
-    return "does not fit" if trial.too_large else "none"
+    if trial.rate is None:
+        return trial.status if trial.status == "does not fit" else trial.status.upper()
+    return units.significant(trial.rate) + (" (slowed from outside)" if trial.hindered else "")
 
 
 def _fixed(row: Row, rows: Sequence[Row]) -> Iterator[str]:
-    """The fixed figures of the same work at the batches that the run has."""
+    """The fixed figures of the same model and shapes, at the settings that the run has."""
     words = [
         f"{units.rate(other.throughput, other.unit.removesuffix('/s'))} at {_settings(other)}"
         for other in rows

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 from bench import stats, units
+from bench.case import TUNED, Case
 from bench.record import RunFile
 from bench.summary import LatencySummary, Row
 
@@ -45,11 +46,16 @@ def _percentiles(latency: LatencySummary) -> tuple[tuple[int, float | None], ...
 def first_step(row: Row) -> str:
     """What a step that is compiled or recorded costs once; empty for one that is neither."""
     seconds = row.cold.first_step_seconds
-    if row.case.execution == "eager" or seconds is None:
+    if (row.choice or {}).get("execution", row.case.execution) == "eager" or seconds is None:
         return ""
     made = row.compiler
     graphs = f", {made['graphs']} graphs, {made['graph_breaks']} breaks" if made else ""
     return f"{units.duration(seconds)}{graphs}"
+
+
+def alone(case: Case) -> str:
+    """What `--only` takes for a case: its name, or that of the tuned ones of the name."""
+    return case.name + (f"-{TUNED}" if case.space else "")
 
 
 def next_step(run: RunFile, rows: list[Row]) -> str:
@@ -59,7 +65,7 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
     if bad:
         return (
             f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
-            f"accelmark run {suite} --only '{bad[0].case.name}'"
+            f"accelmark run {suite} --only '{alone(bad[0].case)}'"
         )
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; run again with more time: accelmark run {suite}"

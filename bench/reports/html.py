@@ -68,9 +68,9 @@ class HtmlReport(Report):
                 for curve in curves(side.rows)
             ],
             tuned=[
-                f"{side.label}, {title}: {words}"
+                (f"{side.label}, {found.title}: {found.best}", found.beside)
                 for side in sides
-                for title, words in tuned(side.rows)
+                for found in tuned(side.rows)
             ],
             columns=_columns(sides),
             word=word_of,

@@ -46,8 +46,8 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
         yield _measured(row) if row.status == "measured" else _absent(row)
     for curve in curves(rows):
         yield f"\n**Sweep** {_text(curve.title)}: {_text(curve.words)}"
-    for title, words in tuned(rows):
-        yield f"\n**Tuned** {_text(title)}: {_text(words)}"
+    for found in tuned(rows):
+        yield f"\n**Tuned** {_text(found.title)}: {_text(found.words)}"
 
 
 def _measured(row: Row) -> str:

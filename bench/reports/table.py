@@ -10,6 +10,7 @@ from typing import Any
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -64,8 +65,10 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
             console.print(line, style="dim")
     for curve in curves(rows):
         console.print(Text.assemble(("SWEEP", "bold"), f" {curve.title}: {curve.words}"))
-    for title, words in tuned(rows):
-        console.print(Text.assemble(("TUNED", "bold"), f" {title}: {words}"))
+    for found in tuned(rows):
+        console.print(Text.assemble(("TUNED", "bold"), f" {found.title}: {found.best}"))
+        for line in found.beside:
+            console.print(Padding(line, (0, 0, 0, 2)), style="dim")
     for absent in _without_number(rows):
         console.print(absent)
     for remark in _remarks(measured):

@@ -156,7 +156,9 @@ def test_a_tuned_case_survives_its_json() -> None:
         ({"tuned": {"batch": [1, 2]}}, "`batch` cannot be tuned"),
         ({"tuned": {"batch_size": [1, 2]}, "batch_size": 4}, "is fixed and in `tuned`"),
         ({"tuned": {"batch_size": 4}}, "leaves 1 to choose from; from 2"),
-        ({"tuned": {"batch_size": []}}, "is an empty list"),
+        ({"tuned": {"batch_size": []}}, r"s.toml, case 1, tuned: `batch_size` is an empty list"),
+        ({"tune": {"batch_size": [1, 2]}}, "unknown key|Only `batch_size`"),
+        ({"memory_format": "channels_last"}, "Only a table `tuned` may name it"),
         ({"tuned": {"batch_size": [1, 1]}}, "names a value of `batch_size` twice"),
         ({"tuned": {"batch_size": [0, 1]}}, "batch_size must be from 1 to 65536, not 0"),
         ({"tuned": {"batch_size": [1, "2"]}}, "Expected `int`, got `str`"),
@@ -185,7 +187,7 @@ def test_what_cannot_be_left_open_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(SuiteError, match=complaint) as caught:
         planned(**entry)
-    assert str(caught.value).startswith("s.toml, case 1: ")
+    assert str(caught.value).startswith("s.toml, case 1")
 
 
 @pytest.mark.parametrize(
@@ -200,6 +202,7 @@ def test_what_cannot_be_left_open_is_refused_before_anything_runs(
         {"batch_size": (1,)},
         {"batch_size": ()},
         {"image_size": (32, 64)},
+        {"batch_size": tuple(range(1, 1002))},
         {},
     ],
 )
@@ -363,7 +366,7 @@ def test_every_choice_is_tried_once_and_the_best_is_measured_again(tmp_path: Pat
     assert [stage.key(request) for request in stage.requests] == [*KEYS, *[(2, "eager")] * 3]
     assert [launch.search for launch in file.launches] == [True] * 6 + [False] * 3
     assert [launch.launch for launch in file.launches] == list(range(9))
-    assert [launch.seed for launch in file.launches] == list(range(9))
+    assert [launch.seed for launch in file.launches] == [0] * 6 + [0, 1, 2]
     assert {launch.fingerprint for launch in file.launches} == {tuned_case().fingerprint}
     assert file.launches[-1].choice == {"batch_size": 2, "execution": "eager"}
 
@@ -391,7 +394,8 @@ def test_a_batch_beyond_memory_ends_its_own_curve_and_no_other(tmp_path: Path) -
     row = only_row(file)
     assert row.status == "measured"
     assert row.untried == 1
-    ((_, words),) = tuned([row])
+    (found,) = tuned([row])
+    words = found.words
     assert "compile, batch 1: 10.0, 2: does not fit;" in words
     assert "4: does not fit" in words.partition("eager, batch")[2]
 
@@ -400,8 +404,11 @@ def test_what_failed_is_not_the_best_and_says_why(tmp_path: Path) -> None:
     script = {**SCRIPT, (2, "eager"): VOID, (1, "compile"): CRASH}
     row = only_row(play(tmp_path, script)[1])
     assert row.choice == {"batch_size": 4, "execution": "eager"}
-    ((_, words),) = tuned([row])
-    assert "2 without a number, first batch 1, compile: crash in measure: it broke" in words
+    (found,) = tuned([row])
+    words = found.words
+    assert "VOID 1 choice, first batch 2, eager: numerics: logits is off" in words
+    assert "FAILED 1 choice, first batch 1, compile: crash in measure: it broke" in words
+    assert "compile, batch 1: FAILED, 2: 18.0" in words
 
 
 @pytest.mark.parametrize("failure", [OOM, VOID])
@@ -448,6 +455,97 @@ def test_what_the_device_cannot_do_at_all_is_skipped(tmp_path: Path) -> None:
     assert "none of 6 choices ran; batch 1, compile: no C++ compiler" in row.reason
 
 
+def test_what_fits_at_no_choice_is_skipped_as_a_case_that_does_not_fit(tmp_path: Path) -> None:
+    stage, file = play(tmp_path, dict.fromkeys(KEYS, OOM))
+    assert len(stage.requests) == 2, "the smallest batch of each execution"
+    row = only_row(file)
+    assert (row.status, row.reached) == ("skipped", True)
+    assert row.reason.startswith("does not fit: none of 2 choices ran; batch 1, compile: oom in")
+
+
+def test_a_batch_that_takes_too_long_ends_its_curve(tmp_path: Path) -> None:
+    late = Failed(kind="timeout", phase="warm-up", message="no report within 300 s")
+    stage, _ = play(tmp_path, {**SCRIPT, (2, "compile"): late})
+    assert (4, "compile") not in [stage.key(request) for request in stage.requests]
+
+
+def test_a_best_that_keeps_crashing_is_given_up_for_the_next(tmp_path: Path) -> None:
+    script = {**SCRIPT, (2, "eager"): [rated(30, 2), CRASH]}
+    stage, file = play(tmp_path, script)
+    after = [stage.key(request) for request in stage.requests[6:]]
+    assert after == [(2, "eager")] * 2 + [(4, "eager")] * 3
+    assert only_row(file).rates == pytest.approx([19] * 3)
+
+
+def test_a_trial_that_other_work_slowed_is_made_again(tmp_path: Path) -> None:
+    slowed = make_measured(2 / 5, items=2, flags=("CONTENDED",), causes={"CONTENDED": "a hog"})
+    script = {**SCRIPT, (2, "eager"): [slowed, rated(30, 2), rated(20, 2)]}
+    stage, file = play(tmp_path, script)
+    assert [stage.key(request) for request in stage.requests[5:]] == [
+        *((4, "eager"), (2, "eager")),
+        *[(2, "eager")] * 3,
+    ]
+    row = only_row(file)
+    assert row.choice == {"batch_size": 2, "execution": "eager"}
+    assert len(row.trials) == 6
+
+
+def test_a_choice_that_was_slowed_twice_is_marked(tmp_path: Path) -> None:
+    slowed = make_measured(2 / 5, items=2, flags=("CONTENDED",), causes={"CONTENDED": "a hog"})
+    stage, file = play(tmp_path, {**SCRIPT, (2, "eager"): slowed})
+    assert len(stage.requests) == 6 + 1 + 3
+    (found,) = tuned(summarize(file))
+    assert "2: 5.00 (slowed from outside)" in found.words
+
+
+def test_the_next_launch_is_expected_to_last_as_its_choice_did() -> None:
+    state = CaseState(tuned_case(batch_size=(1, 2)), Settings(launches=3))
+    one, two = candidates(state.case)
+    assert state.expected_seconds is None
+    fast, slow = rated(20), rated(10)
+    state.keep(make_launch(fast, state.case, seconds=3.0, choice=one, search=True))
+    assert state.expected_seconds == 3.0
+    state.keep(make_launch(slow, state.case, launch=1, seconds=90.0, choice=two, search=True))
+    assert state.choice == one
+    assert state.expected_seconds == 3.0
+
+
+def test_tuned_cases_of_several_batches_do_not_end_each_other(tmp_path: Path) -> None:
+    """Out of memory in a trial is one choice's, and no sweep's."""
+    small, large = (
+        make_case(
+            workload="resnet50",
+            mode="infer",
+            execution="tuned",
+            parameters={"batch_size": batch},
+            tuned={"execution": ("compile", "eager")},
+        )
+        for batch in (1, 2)
+    )
+    choices = list(candidates(small))
+    launches = [
+        make_launch(OOM, small, launch=0, choice=choices[0], search=True),
+        make_launch(rated(9), small, launch=1, choice=choices[1], search=True),
+        make_launch(rated(9), small, launch=2, choice=choices[1]),
+        make_launch(rated(8), large, launch=0, choice=choices[0], search=True),
+    ]
+    first, second = summarize(make_file([small, large], launches))
+    assert first.status == "measured"
+    assert not second.reached
+    assert "1 choices tried, 1 left" in second.reason
+
+
+def test_a_record_that_tries_a_choice_twice_is_read(tmp_path: Path) -> None:
+    case = tuned_case(execution=("compile", "eager"))
+    choices = list(candidates(case))
+    launches = [
+        make_launch(rated(9), case, launch=k, choice=choices[k % 2], search=True) for k in range(4)
+    ]
+    row = only_row(make_file([case], launches))
+    assert len(row.trials) == 2
+    assert [found.title for found in tuned([row])] == ["resnet50-infer bf16 (image 64, batch 8)"]
+
+
 def test_memory_formats_are_asked_of_the_worker(tmp_path: Path) -> None:
     case = tuned_case(memory_format=("channels_last", "contiguous"))
     script = {(8, "channels_last"): rated(5, 8), (8, "contiguous"): rated(4, 8)}
@@ -456,7 +554,8 @@ def test_memory_formats_are_asked_of_the_worker(tmp_path: Path) -> None:
         *("channels_last", "contiguous"),
         *["channels_last"] * 3,
     ]
-    ((_, words),) = tuned(summarize(file))
+    (found,) = tuned(summarize(file))
+    words = found.words
     assert "tried: channels_last 5.00, contiguous 4.00" in words
 
 
@@ -469,7 +568,8 @@ def test_a_budget_that_ends_in_the_search_says_how_far_it_got(tmp_path: Path) ->
     row = only_row(play(tmp_path, SCRIPT, budget_seconds=4)[1])
     assert not row.reached
     assert row.reason == ("not reached: the time budget was spent; 4 choices tried, 2 left")
-    ((_, words),) = tuned([row])
+    (found,) = tuned([row])
+    words = found.words
     assert words.startswith("no best choice of 6 yet, of which 4 ran")
 
 
@@ -548,6 +648,29 @@ def test_the_same_choices_compare_each_at_its_best(tmp_path: Path) -> None:
     assert case["base"]["choice"] == {"batch_size": 2, "execution": "eager"}
 
 
+def test_bytes_an_item_of_two_batches_are_not_split_into_chip_and_software(tmp_path: Path) -> None:
+    """A larger batch moves fewer bytes an item, so shares of bandwidth make no product."""
+    stream = make_case(workload="memory", mode="copy", parameters={"size_bytes": 1})
+
+    def run_of(winner: tuple[int, str]) -> RunFile:
+        moved = {
+            key: make_measured(0.1 if key == winner else 0.2, items=key[0], moved_bytes=10**9)
+            for key in KEYS
+        }
+        (tmp_path / f"{winner}").mkdir()
+        file = play(tmp_path / f"{winner}", moved, launches=5)[1]
+        ceiling = make_measured(0.1, items=10**10, unit="B", moved_bytes=10**10)
+        box = [make_launch(ceiling, stream, launch=k, order=50 + k) for k in range(5)]
+        cases, launches = [stream, tuned_case()], [*file.launches, *box]
+        return make_file(cases, launches, settings=Settings(launches=5))
+
+    one, other = run_of((2, "eager")), run_of((4, "eager"))
+    splits = {c.case.workload: c.split for c in compare(one, other).cases}
+    assert splits["resnet50"] is None
+    same = {c.case.workload: c.split for c in compare(one, one).cases}
+    assert same["resnet50"] is not None
+
+
 def test_other_choices_are_other_work(tmp_path: Path) -> None:
     base = side(tmp_path, "base", steady((2, "eager"), 20))
     fewer = tuned_case(batch_size=(1, 2), execution=("compile", "eager"))
@@ -572,7 +695,7 @@ def test_the_card_shows_both_tracks_side_by_side_and_no_ratio(tmp_path: Path) ->
         assert "resnet50-infer bf16 tuned" in card
         assert "best: batch 2, eager" in " ".join(card.split())
         words = " ".join(card.split())
-        assert "batch 2, eager is the best of 6 choices, of which 6 ran, once each" in words
+        assert "batch 2, eager is the best of 6 choices, of which 6 ran" in words
         assert "tried eager, batch 1: 9.00, 2: 30.0, 4: 19.0" in words
         assert "fixed, beside it: 9.00 image/s at batch 1, eager" in words
 
@@ -587,8 +710,8 @@ def test_fixed_figures_of_other_work_are_not_beside_it(tmp_path: Path) -> None:
         for x in file.launches
     ]
     rows = summarize(make_file([other, tuned_case()], moved))
-    ((_, words),) = tuned(rows)
-    assert "beside it" not in words
+    (found,) = tuned(rows)
+    assert "beside it" not in found.words
 
 
 def test_the_other_formats_say_what_was_chosen(tmp_path: Path) -> None:
@@ -661,5 +784,5 @@ def test_a_tuned_case_is_measured_by_real_processes(tmp_path: Path) -> None:
     assert row.choice == file.launches[-1].choice
     fastest = max(row.trials, key=lambda trial: trial.rate or 0)
     assert row.choice == fastest.choice
-    assert "is the best of 4 choices, of which 4 ran, once each" in " ".join(done.stdout.split())
+    assert "is the best of 4 choices, of which 4 ran" in " ".join(done.stdout.split())
     assert "tries batch 1, contiguous: " in done.stderr
