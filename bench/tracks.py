@@ -62,17 +62,17 @@ def _best(row: Row) -> str:
 
 def _tried(row: Row) -> Iterator[str]:
     """A curve over the batch for each other setting; then, of each kind, why there is no number."""
-    unit = f" {row.unit}" if row.unit else ""
+    unit = row.unit or "items/s"
     groups: dict[str, list[Trial]] = {}
     for trial in row.trials:
         groups.setdefault(in_words(beside(trial.choice)), []).append(trial)
     if BATCH not in row.case.space:
         points = [f"{name} {_figure(trial)}" for name, trials in groups.items() for trial in trials]
-        yield f"tried: {', '.join(points)}{unit}"
+        yield f"{unit} when tried: {', '.join(points)}"
     else:
         for name, trials in groups.items():
             points = [f"{trial.choice[BATCH]}: {_figure(trial)}" for trial in trials]
-            yield f"tried {name}{', ' if name else ''}batch {', '.join(points)}{unit}"
+            yield f"{name}{', ' if name else ''}{unit} at batch {', '.join(points)}"
     for status in ("void", "failed", "skipped"):
         lost = [trial for trial in row.trials if trial.status == status]
         if lost:

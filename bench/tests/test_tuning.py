@@ -396,8 +396,8 @@ def test_a_batch_beyond_memory_ends_its_own_curve_and_no_other(tmp_path: Path) -
     assert row.untried == 1
     (found,) = tuned([row])
     words = found.words
-    assert "compile, batch 1: 10.0, 2: does not fit;" in words
-    assert "4: does not fit" in words.partition("eager, batch")[2]
+    assert "; compile, image/s at batch 1: 10.0, 2: does not fit;" in words
+    assert "4: does not fit" in words.partition("eager, image/s at batch")[2]
 
 
 def test_what_failed_is_not_the_best_and_says_why(tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_what_failed_is_not_the_best_and_says_why(tmp_path: Path) -> None:
     words = found.words
     assert "VOID 1 choice, first batch 2, eager: numerics: logits is off" in words
     assert "FAILED 1 choice, first batch 1, compile: crash in measure: it broke" in words
-    assert "compile, batch 1: FAILED, 2: 18.0" in words
+    assert "compile, image/s at batch 1: FAILED, 2: 18.0" in words
 
 
 @pytest.mark.parametrize("failure", [OOM, VOID])
@@ -556,7 +556,7 @@ def test_memory_formats_are_asked_of_the_worker(tmp_path: Path) -> None:
     ]
     (found,) = tuned(summarize(file))
     words = found.words
-    assert "tried: channels_last 5.00, contiguous 4.00" in words
+    assert "image/s when tried: channels_last 5.00, contiguous 4.00" in words
 
 
 def test_the_time_left_counts_the_choices_that_are_left(tmp_path: Path) -> None:
@@ -696,7 +696,7 @@ def test_the_card_shows_both_tracks_side_by_side_and_no_ratio(tmp_path: Path) ->
         assert "best: batch 2, eager" in " ".join(card.split())
         words = " ".join(card.split())
         assert "batch 2, eager is the best of 6 choices, of which 6 ran" in words
-        assert "tried eager, batch 1: 9.00, 2: 30.0, 4: 19.0" in words
+        assert "eager, image/s at batch 1: 9.00, 2: 30.0, 4: 19.0" in words
         assert "fixed, beside it: 9.00 image/s at batch 1, eager" in words
 
 
@@ -771,10 +771,15 @@ tuned = { batch_size = [1, 2], memory_format = ["contiguous", "channels_last"] }
 
 def test_a_tuned_case_is_measured_by_real_processes(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(SUITE)
-    done = command("run", "mine.toml", "--device", "cpu", "--out", "out", folder=tmp_path)
+    typed = ("run", "mine.toml", "--device", "cpu", "--out", "out")
+    done = command(*typed, folder=tmp_path, OMP_NUM_THREADS="1")
     (path,) = (tmp_path / "out").glob("*.jsonl")
     file = read(path)
-    assert [launch.search for launch in file.launches] == [True] * 4 + [False]
+    trials, (final,) = file.launches[:-1], file.launches[-1:]
+    assert all(launch.search for launch in trials)
+    assert not final.search
+    # On a machine that is at work for others too, a slowed trial is made again.
+    assert len({str(launch.choice) for launch in trials}) == 4 <= len(trials) <= 8
     for launch in file.launches:
         assert isinstance(launch.outcome, Measured), launch.outcome
         assert launch.choice is not None
