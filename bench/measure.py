@@ -197,10 +197,11 @@ class Engine:
                 self.device.reset_peak_memory()
             size = self._block_steps(blocks) if len(blocks) >= stats.WARMUP_MINIMUM else 1
             self._append(blocks, size)
+            # The first step is a cold figure: one that compiles may outlast every limit by itself.
             elapsed, loaded = 0.0, 0
-            for block in blocks:
+            for number, block in enumerate(blocks):
                 loaded += elapsed < minimum
-                elapsed += block.wall_ns / 1e9
+                elapsed += block.wall_ns / 1e9 if number else 0.0
             if elapsed >= minimum:
                 start = stats.steady_start([b.sample_seconds for b in blocks], first=loaded)
                 if start is not None:

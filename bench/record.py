@@ -327,7 +327,8 @@ class Settings(_Value, frozen=True, kw_only=True):
     warmup_seconds: float = 10.0
     """Least time under load before the steady state, on devices that need it (accelerators)."""
     warmup_limit_seconds: float = 120.0
-    """Time after which a job that is not steady is measured all the same, and flagged."""
+    """Time after its first step after which a job that is not steady is measured all the same, and
+    flagged."""
     steady_limit_seconds: float = 60.0
     """Time after which no further steady sample is taken, once there are ten."""
     launch_limit_seconds: float = 1800.0

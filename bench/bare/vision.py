@@ -148,12 +148,17 @@ def dlrm_train(p: Parameters) -> Loop:
     left, right = torch.tril_indices(27, 27, offset=-1)
     places = left * 27 + right
     dense, clicks = torch.randn(batch, 13), torch.randint(0, 2, (batch,)).float()
-    index = torch.randint(0, rows, (batch, 26, p["lookups"])) + rows * torch.arange(26)[:, None]
+    first = rows * torch.arange(26)[:, None]
+    # Other rows in each step, as in training: those of one batch would stay in the cache.
+    looked_up = itertools.cycle(
+        [torch.randint(0, rows, (batch, 26, p["lookups"])) + first for _ in range(4)]
+    )
     weights = [*bottom.parameters(), *top.parameters()]
     optimizer = torch.optim.SGD(weights, lr=DLRM_RATE, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
+        index = next(looked_up)
         found = functional.embedding(index, tables).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             hidden = bottom(dense)

@@ -116,9 +116,25 @@ def test_a_job_that_is_never_steady_is_measured_after_the_time_limit_and_flagged
     settings = Settings(block_seconds=0.001, warmup_seconds=0.0, warmup_limit_seconds=0.1)
     measuring, _ = engine([round(MS * 1.1**k) for k in range(80)], settings=settings)
     series = measuring.measure()
-    # 1.1^0 + ... + 1.1^(n-1) = 10 (1.1^n - 1) reaches 100 at n = log(11) / log(1.1) = 25.2.
-    assert len(series.warmup) == 26
+    # After the first: 1.1^1 + ... + 1.1^n = 11 (1.1^n - 1) reaches 100 at n = 24.3.
+    assert len(series.warmup) == 1 + 25
     assert "NO_STEADY_STATE" in series.flags
+
+
+def test_a_first_step_that_outlasts_the_limit_is_no_lack_of_steadiness() -> None:
+    """One that compiles may: it is a cold figure, and the limits count after it."""
+    settings = Settings(block_seconds=0.001, warmup_seconds=0.0, warmup_limit_seconds=1.0)
+    measuring, _ = engine([60_000 * MS, 10 * MS], settings=settings)
+    series = measuring.measure()
+    assert series.first_step_ns == 60_000 * MS
+    assert series.flags == ()
+
+
+def test_a_first_step_is_no_time_under_load() -> None:
+    measuring, _ = engine(
+        [60_000 * MS, 500 * MS], settings=UNDER_LOAD, warmup_under_load=True, synchronous=False
+    )
+    assert milliseconds(measuring.measure().warmup) == [60_000, *[500] * 20]
 
 
 @pytest.mark.parametrize(("later_ms", "flags"), [(12, ("DRIFT",)), (10.4, ())])
@@ -134,12 +150,12 @@ UNDER_LOAD = Settings(block_seconds=0.001, warmup_seconds=10.0)
 
 @both_kinds
 def test_a_device_that_needs_load_is_not_steady_before_its_time(synchronous: bool) -> None:
-    """Steps of 0.5 s: the twenty that begin within the first 10 s are warm-up."""
+    """Steps of 0.5 s: the first, and the twenty that begin within 10 s after it, are warm-up."""
     measuring, _ = engine(
         [500 * MS], synchronous=synchronous, settings=UNDER_LOAD, warmup_under_load=True
     )
     series = measuring.measure()
-    assert milliseconds(series.warmup) == [500] * 20
+    assert milliseconds(series.warmup) == [500] * 21
     assert milliseconds(series.steady) == [500] * 10
     assert series.flags == ()
 
@@ -163,10 +179,10 @@ def test_the_time_limit_of_warm_up_counts_after_the_time_under_load() -> None:
 
 
 def test_the_limits_of_warm_up_count_after_the_time_under_load() -> None:
-    """Blocks of 0.125 s for 10 s are 80 samples, more than 60, and yet no failure."""
+    """Blocks of 0.125 s for 10 s are 80 samples and the first, more than 60, and no failure."""
     measuring, _ = engine([125 * MS], settings=UNDER_LOAD, warmup_under_load=True)
     series = measuring.measure()
-    assert len(series.warmup) == 80
+    assert len(series.warmup) == 81
     assert series.flags == ()
 
 
