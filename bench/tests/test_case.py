@@ -43,6 +43,7 @@ def test_fingerprint_changes_with_every_field() -> None:
         {"parameters": {}},
         {"devices": 2},
         {"parallelism": "data"},
+        {"tuned": {"batch_size": (1, 2)}},
     ]
     prints = {make_case(**change).fingerprint for change in changes}
     assert len(prints) == len(changes)
