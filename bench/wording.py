@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from pathlib import Path
 
 from bench import stats, units
@@ -68,7 +69,7 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
             f"accelmark run {suite} --only '{alone(bad[0].case)}'"
         )
     if any(not row.reached for row in rows):
-        return f"Next: not every case was reached; run again with more time: accelmark run {suite}"
+        return f"Next: not every case was reached; {_go_on(run)}"
     if any(row.verdict == "THROTTLED" for row in rows):
         return "Next: cool the device, or lower its power limit, and run again: it throttled."
     if any(row.verdict == "INVALID" and row.hindrance for row in rows):
@@ -81,6 +82,14 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
             f"accelmark run {suite} --launches auto"
         )
     return f"Next: hand {Path(run.path).name} to whoever compares; it holds every sample."
+
+
+def _go_on(run: RunFile) -> str:
+    """How the rest of a plan is measured: by the same record where that can go on."""
+    mixed = run.damage is not None and not run.cut_short
+    if run.run.command[:2] != ("accelmark", "run") or mixed:
+        return f"run again with more time: accelmark run {_typed_suite(run)}"
+    return f"go on with it, where it was made: accelmark run --resume {shlex.quote(run.path)}"
 
 
 def _typed_suite(run: RunFile) -> str:

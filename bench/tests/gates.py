@@ -23,7 +23,7 @@ import msgspec
 from bench import catalogue, config, numerics, plan, units
 from bench.case import Case
 from bench.precision import PRECISIONS
-from bench.workload import Site
+from bench.workload import Site, Unsupported
 
 
 def gates(suites: list[str], pattern: str) -> list[Case]:
@@ -47,13 +47,16 @@ def one(case: Case) -> str:
     precision = PRECISIONS[case.precision]
     (info,) = backend.devices()
     device = backend.open(0, precision)
-    reason = backend.unsupported(info, precision)
-    if reason is not None:
-        return f"skipped: {reason}"
+    refusal = backend.unsupported(info, precision)
+    if refusal is not None:
+        return f"skipped: {refusal}"
     workload = catalogue.workload(case.workload)
     site = Site(device=device.torch_device, precision=precision, seed=0)
     start = time.perf_counter()
-    verdict = numerics.gate(workload, case.mode, plan.parameters_of(case, workload), site)
+    try:
+        verdict = numerics.gate(workload, case.mode, plan.parameters_of(case, workload), site)
+    except Unsupported as reason:
+        return f"skipped: {reason}"
     peak = units.memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     checks = ", ".join(f"{c.quantity} {c.error:.2g} of {c.tolerance:.2g}" for c in verdict.checks)
     word = "passed" if verdict.passed else "FAILED"

@@ -37,7 +37,11 @@ def file(*outcomes: Outcome, **changes: Any) -> RunFile:
     [
         (file(failed(), failed()), "gemm-matmul has no number"),
         (file(Void(reason="wrong")), "gemm-matmul has no number"),
-        (file(end=None), "not every case was reached"),
+        (file(end=None), "where it was made: accelmark run --resume fake.jsonl"),
+        (
+            file(end=None, command=("accelmark", "ab", "quick")),
+            "run again with more time: accelmark run quick",
+        ),
         (file(*[make_measured(flags=("NO_STEADY_STATE",))] * 3), "never became steady"),
         (file(FINE, FINE, FINE), "--launches auto"),
         (file(FINE, FINE), "--launches auto"),
