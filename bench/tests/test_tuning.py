@@ -32,7 +32,7 @@ from bench.record import (
 )
 from bench.report import Canvas
 from bench.reports import markdown, table
-from bench.run import CaseState, Session
+from bench.run import CaseState, Session, alternate
 from bench.runfile import Writer, read
 from bench.summary import Row, summarize
 from bench.tests.fakes import (
@@ -609,6 +609,37 @@ def test_auto_stops_by_the_launches_of_the_best() -> None:
         assert state.choice == {"batch_size": 2}
         state.keep(make_launch(rated(10 + 0.001 * k), case, launch=2 + k, choice=choices[1]))
     assert state.finished
+
+
+def test_two_sides_measure_in_turns_although_their_searches_differ_in_length(
+    tmp_path: Path,
+) -> None:
+    """One side runs out of memory, so it has less to try: it waits for the other."""
+    settings, order = Settings(launches=3), list[str]()
+
+    class Turn(Stage):
+        def turn(self, side: str) -> None:
+            order.append(side)
+
+    sessions = []
+    for name, script in (("a", SCRIPT), ("b", {**SCRIPT, (2, "compile"): OOM})):
+        stage, backend = Turn(script), FakeBackend()
+        writer = Writer(tmp_path / f"{name}.jsonl")
+        writer.append(make_run([tuned_case()], settings=settings))
+        device = backend.devices()[0]
+        sessions.append(
+            Session([tuned_case()], settings, device, backend, writer, stage, stage.launch)
+        )
+    assert alternate(*sessions) == "complete"
+    for session in sessions:
+        session.writer.close()
+    first, second = (read(tmp_path / f"{name}.jsonl") for name in "ab")
+    trials = [sum(launch.search for launch in file.launches) for file in (first, second)]
+    assert trials == [6, 5]
+    assert [len(file.launches) for file in (first, second)] == [9, 8]
+    assert "".join(order[:11]) == "ABBAABBAABA"
+    pairs = {"".join(order[k : k + 2]) for k in (11, 13, 15)}
+    assert pairs == {"AB", "BA"}, "each round has both, in changing order"
 
 
 # --- What is said ---------------------------------------------------------------------------------
