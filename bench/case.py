@@ -23,7 +23,7 @@ TUNABLE = ("batch_size", "execution", "memory_format")
 MOST_CHOICES = 1000
 """Of one tuned case: each is a process of its own."""
 TUNED = "tuned"
-"""The execution of a tuned case that leaves it open."""
+"""The track's name: a key of a suite's table, and the execution of a case that leaves it open."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

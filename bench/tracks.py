@@ -12,7 +12,6 @@ from typing import NamedTuple
 import msgspec
 
 from bench import units
-from bench.case import TUNED
 from bench.summary import Row
 from bench.sweep import BATCH
 from bench.tuning import Trial, beside, in_words
@@ -100,13 +99,12 @@ def _fixed(row: Row, rows: Sequence[Row]) -> Iterator[str]:
 def _same_but_for_tuning(row: Row, other: Row) -> bool:
     mine, theirs = row.case, other.case
     parameters = {name: v for name, v in theirs.parameters.items() if name not in row.case.space}
-    executions = (theirs.execution, TUNED) if "execution" in mine.space else (theirs.execution,)
     return (
         not theirs.space
         and (mine.name, mine.version, mine.precision)
         == (theirs.name, theirs.version, theirs.precision)
         and (mine.devices, mine.parallelism) == (theirs.devices, theirs.parallelism)
-        and mine.execution in executions
+        and ("execution" in mine.space or mine.execution == theirs.execution)
         and mine.parameters == parameters
     )
 

@@ -119,7 +119,6 @@ class Search:
         self._trials: dict[Key, Trial] = {}
         self._finals: dict[Key, tuple[int, int]] = {}
         """Of each choice that was measured again: failures, and launches in all."""
-        self._given_up: set[Key] = set()
         for launch in launches:
             self.note(launch)
 
@@ -133,10 +132,12 @@ class Search:
             return
         key = key_of(choice)
         failures, total = self._finals.get(key, (0, 0))
-        failures, total = failures + (not isinstance(launch.outcome, Measured)), total + 1
+        failed = not isinstance(launch.outcome, Measured)
+        failures, total = failures + failed, total + 1
         self._finals[key] = failures, total
-        if hopeless(launch.outcome) or too_many(failures, total):
-            self._given_up.add(key)
+        if failed and (hopeless(launch.outcome) or too_many(failures, total)):
+            # Given up: what it came to in the end is what is told of it, and not its first reading.
+            self._trials[key] = Trial.of(choice, launch.outcome)
 
     def _tried(self, trial: Trial) -> None:
         key = key_of(trial.choice)
@@ -149,7 +150,8 @@ class Search:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """The choices that were tried, in their order; of two trials of one, the faster."""
+        """The choices that were tried, in their order; of two trials of one, the faster, and of one
+        that failed when it was measured again, the failure."""
         return tuple(self._trials.values())
 
     @property
@@ -165,11 +167,7 @@ class Search:
     @property
     def best(self) -> Choice | None:
         """Of the choices tried, and not given up since, the fastest; None if there is none."""
-        usable = [
-            trial
-            for key, trial in self._trials.items()
-            if trial.rate is not None and key not in self._given_up
-        ]
+        usable = [trial for trial in self._trials.values() if trial.rate is not None]
         return max(usable, key=lambda trial: trial.rate or 0.0).choice if usable else None
 
 

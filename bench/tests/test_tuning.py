@@ -423,6 +423,9 @@ def test_where_the_best_fails_after_all_the_next_one_follows(
     assert row.status == "measured"
     assert row.rates == pytest.approx([19] * 3)
     assert row.choice == {"batch_size": 4, "execution": "eager"}
+    (found,) = tuned([row])
+    assert failure.reason in found.words if failure is VOID else "2: does not fit" in found.words
+    assert "30.0" not in found.words, "the reading by which it was the best is not told as good"
 
 
 def test_where_none_works_in_the_end_the_row_has_the_last_reason(tmp_path: Path) -> None:
