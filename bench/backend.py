@@ -16,8 +16,8 @@ import msgspec
 
 from bench.errors import DeviceUnavailable
 from bench.precision import PRECISIONS, Precision
-from bench.record import FailureKind, Memory
-from bench.telemetry import NotObservable, Source
+from bench.records.outcome import FailureKind, Memory
+from bench.telemetry.source import NotObservable, Source
 from bench.workload import Queued, Recorder
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
     vendor: str = ""
     """Who made it, where that is not its backend's vendor."""
     precisions: tuple[str, ...] = ()
-    """Names of those that it runs, as `bench.probe` asked its backend; empty if nobody asked."""
+    """Names of those that it runs, as `bench.running.probe` asked its backend; empty if nobody
+    asked."""
     facts: dict[str, str] = {}
     """Driver, compute capability, ...: what distinguishes this device from its like."""
     simulated: bool = False

@@ -3,7 +3,7 @@
 A name means one thing on every device: `fp32` has TF32/HF32 off and `tf32` has it on, `bf16` keeps
 weights, activations and optimizer state in bfloat16, `bf16-amp` keeps float32 master weights under
 bfloat16 autocast. `fp8` and `int8` are for inference: the matrices of a model's blocks, and what
-they multiply, are 8 bits wide (`bench.quantized`); all else is as in `bf16`.
+they multiply, are 8 bits wide (`bench.quantized_product`); all else is as in `bf16`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tried(self) -> bool:
-        """Whether only a product (`bench.trial`) tells that a device has it."""
+        """Whether only a product (`bench.backends._trial`) tells that a device has it."""
         return self.shortened or self.quantized is not None
 
     @property

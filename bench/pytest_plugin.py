@@ -34,16 +34,16 @@ import pytest
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from bench.case import Case
-    from bench.config import Suite
-    from bench.record import Launch, RunFile, Settings  # noqa: F401 - RunFile: in a string
-    from bench.worker import Progress
+    from bench.measuring.worker import Progress
+    from bench.planning.suite_file import Suite
+    from bench.records.case import Case
+    from bench.records.run import Launch, RunFile, Settings  # noqa: F401 - RunFile: in a string
 
 FUNCTION = "accelmark_workload"
 """A module's function of this name becomes one item for every case of the suite."""
 DEFAULT_SUITE = "quick"
 KEY = "accelmark"
-"""As in `bench.benchmark_json`, which is not imported before it is needed."""
+"""As in `bench.exchange.benchmark_json`, which is not imported before it is needed."""
 OPTIONS = ("suite", "device", "only", "launches", "out")
 XDIST = (
     "accelmark cannot measure under pytest-xdist: items that run side by side take each other's "
@@ -98,16 +98,17 @@ class Plan:
     @functools.cached_property
     def suite(self) -> Suite:
         """The suite as it stands."""
-        from bench import config
+        from bench.planning import suite_file
 
         name = self._config.getoption("accelmark_suite") or DEFAULT_SUITE
         with _usage_errors():
-            return config.read_suite(config.find_suite(name))
+            return suite_file.read_suite(suite_file.find_suite(name))
 
     @functools.cached_property
     def names(self) -> dict[str, Case]:
         """Every case by the name of its item, in the order of the suite."""
-        from bench import benchmark_json, plan
+        from bench.exchange import benchmark_json
+        from bench.planning import plan
 
         only = self._config.getoption("accelmark_only")
         with _usage_errors():
@@ -120,13 +121,13 @@ class Plan:
     @functools.cached_property
     def settings(self) -> Settings:
         """How they are measured: the suite's way, but for `--accelmark-launches`."""
-        from bench import config
+        from bench.planning import suite_file
 
         given = self._config.getoption("accelmark_launches")
         if _benchmarks_disabled(self._config):
             given = "1"
         with _usage_errors():
-            return config.with_launches(self.suite.settings, given, "--accelmark-launches")
+            return suite_file.with_launches(self.suite.settings, given, "--accelmark-launches")
 
 
 class Lines:
@@ -154,7 +155,8 @@ class Lines:
 
     def ends(self, launch: Launch, rates: Sequence[float]) -> None:
         """The launch and what came of it."""
-        from bench import live, units
+        from bench import units
+        from bench.commands import live
 
         text = live.describe(launch, rates, self._settings)
         seconds = units.duration(launch.seconds)
@@ -292,7 +294,9 @@ def _measure(session: pytest.Session) -> None:
 
     Raises `KeyboardInterrupt` if it was interrupted: what was measured is on disk by then.
     """
-    from bench import probe, run, runfile
+    from bench.records import runfile
+    from bench.running import probe
+    from bench.running.session import begin, command_line, open_session, run_id
 
     config = session.config
     plan = config.stash[PLAN]
@@ -303,13 +307,13 @@ def _measure(session: pytest.Session) -> None:
         lines.say(f"  passed over {_translated(remark)}")
     kept = config.getoption("accelmark_out")
     folder = Path(kept or tempfile.mkdtemp(prefix="accelmark-"))
-    identity = run.run_id()
+    identity = run_id()
     path = folder / f"{plan.suite.name}-{device.backend}-{identity}.jsonl"
     cases = tuple({case.fingerprint: case for case in _cases(session)}.values())
-    typed = run.command_line("pytest", [str(word) for word in config.invocation_params.args])
-    writer = run.begin(path, identity, plan.suite.name, cases, plan.settings, device, typed)
+    typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
+    writer = begin(path, identity, plan.suite.name, cases, plan.settings, device, typed)
     with contextlib.closing(writer):
-        reason = run.session(writer, cases, plan.settings, device, lines).run()
+        reason = open_session(writer, cases, plan.settings, device, lines).run()
     config.stash[RUN] = runfile.read(path)
     if kept or reason == "interrupted":
         config.stash[RECORD] = path
@@ -321,8 +325,8 @@ def _measure(session: pytest.Session) -> None:
 
 def replay(item: pytest.Item, benchmark: BenchmarkFixture) -> None:
     """Gives the launches of an item's case to pytest-benchmark, or says why there is no number."""
-    from bench import benchmark_json
-    from bench.summary import summarize
+    from bench.exchange import benchmark_json
+    from bench.judging.summary import summarize
 
     if RUN not in item.config.stash:
         _fail(benchmark, XDIST)
@@ -388,7 +392,7 @@ def pytest_benchmark_update_json(
     """Adds to a saved document what its benchmarks do not carry: the whole run is then in it."""
     if RUN not in config.stash:
         return
-    from bench import benchmark_json
+    from bench.exchange import benchmark_json
 
     parts = [b["extra_info"].get(KEY) for b in output_json["benchmarks"]]
     elsewhere = {part["launches"][0]["fingerprint"] for part in parts if part is not None}
@@ -405,8 +409,9 @@ def pytest_benchmark_compare_machine_info(
 
 def _refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, Any]) -> None:
     """`pytest.UsageError` for a saved run whose numbers are not of the same work."""
-    from bench import benchmark_json, compare
     from bench.errors import RecordError
+    from bench.exchange import benchmark_json
+    from bench.judging import compare
 
     place = f"--benchmark-compare, run of {document.get('datetime', 'an unknown time')}"
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench.record import RunFile
+from bench.records.run import RunFile
 
 
 class Canvas(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ import msgspec
 from bench import rehearsal
 from bench.errors import suggestion
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 
 if TYPE_CHECKING:
     import torch
@@ -132,9 +132,9 @@ TRAINING_PRECISIONS = ("bf16", "bf16-amp", "fp32", "tf32")
 """No fp16: it would need loss scaling, which is another step."""
 INFERENCE_PRECISIONS = ("bf16", "fp16", "fp32", "tf32")
 QUANTIZED_PRECISIONS = (*INFERENCE_PRECISIONS, "fp8", "int8")
-"""Of inference whose workload quantizes its layers (`bench.quantized`)."""
+"""Of inference whose workload quantizes its layers (`bench.workloads._quantized`)."""
 EXECUTIONS = ("eager", "compile")
-"""Of a mode whose job runs its model through `bench.models`, which can compile it."""
+"""Of a mode whose job runs its model through `bench.workloads._models`, which can compile it."""
 DECODE_EXECUTIONS = (*EXECUTIONS, "graph")
 """Of a decode whose step takes nothing from the host, so that it can be recorded and replayed."""
 
@@ -225,7 +225,7 @@ class Job(ABC):
         """Runs the job on its inputs and gives what the numerics gate compares, by quantity.
 
         For inference the output (`logits`); for training `logits`, `loss`, `gradient_norm` and
-        `loss after 2 steps`. Of quantized layers also `products`, by `bench.quantized.products`.
+        `loss after 2 steps`. Of quantized layers also `products`: what each of them multiplies.
         Called once, on a job of its own that is not timed.
         """
 

@@ -12,8 +12,8 @@ import math
 import os
 from typing import Any
 
-from bench.observed import Reading, Reason
-from bench.telemetry import NotObservable, Process, Source, said
+from bench.records.observed import Reading, Reason
+from bench.telemetry.source import NotObservable, Process, Source, said
 
 ACTIVE: dict[str, Reason] = {
     "active_prochot_thrm": "thermal",

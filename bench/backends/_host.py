@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench.observed import Reading
-from bench.telemetry import Source
+from bench.records.observed import Reading
+from bench.telemetry.source import Source
 
 POWERCAP = Path("/sys/class/powercap")
 CPUS = Path("/sys/devices/system/cpu")

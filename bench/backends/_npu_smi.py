@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import msgspec
 
-from bench.observed import Reading, Scope
-from bench.telemetry import NotObservable, Process, Source, said
+from bench.records.observed import Reading, Scope
+from bench.telemetry.source import NotObservable, Process, Source, said
 
 NO_FIGURE = ("-", "NA", "N/A")
 """What npu-smi prints for none."""

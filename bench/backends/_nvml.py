@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from bench.observed import Reading, Reason
-from bench.telemetry import NotObservable, Process, Source
+from bench.records.observed import Reading, Reason
+from bench.telemetry.source import NotObservable, Process, Source
 
 REASONS: dict[int, Reason] = {
     0x1: "idle",

@@ -6,8 +6,8 @@ import json
 import os
 from typing import Any
 
-from bench.observed import Reading
-from bench.telemetry import NotObservable, Process, Source, said
+from bench.records.observed import Reading
+from bench.telemetry.source import NotObservable, Process, Source, said
 
 
 class XpuSmiSource(Source):

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from bench.accelerator import LOST, TorchBackend, TorchDevice
 from bench.backend import Device, DeviceInfo
 from bench.backends._npu_smi import (
     Chip,
@@ -23,8 +22,9 @@ from bench.backends._npu_smi import (
     parse_info,
     power_of_card,
 )
+from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
 from bench.precision import Precision
-from bench.telemetry import Source
+from bench.telemetry.source import Source
 
 NOT_OBSERVABLE = "not observable"
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import trial
 from bench.backend import Backend, Device, DeviceInfo
+from bench.backends import _trial
 from bench.backends._host import CpuSource
-from bench.environment import cpu_flags, cpu_name, usable_cores
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
-from bench.record import Memory
-from bench.telemetry import Source
+from bench.records.environment import cpu_flags, cpu_name, usable_cores
+from bench.records.outcome import Memory
+from bench.telemetry.source import Source
 
 if TYPE_CHECKING:
     import torch
@@ -149,7 +149,7 @@ class CpuBackend(Backend):
             return "this CPU has no fp8 arithmetic (AMX-FP8 or AVX10.2)"
         import torch
 
-        return trial.refusal(self, torch.device("cpu"), precision) if precision.tried else None
+        return _trial.refusal(self, torch.device("cpu"), precision) if precision.tried else None
 
 
 def _peak_rss_bytes() -> int | None:

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from bench import trial
-from bench.accelerator import TorchDevice
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
+from bench.backends import _trial
 from bench.backends._nvml import NvmlSource
+from bench.backends._torch_device import TorchDevice
 from bench.backends._vendors import compatible_vendor
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
-from bench.record import FailureKind
-from bench.telemetry import Source
+from bench.records.outcome import FailureKind
+from bench.telemetry.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -208,7 +208,7 @@ class CudaBackend(Backend):
         import torch
 
         device = torch.device("cuda", info.index)
-        return trial.refusal(self, device, precision) if precision.tried else None
+        return _trial.refusal(self, device, precision) if precision.tried else None
 
     def failure_kind(self, error: BaseException) -> FailureKind:
         """Out of memory is recoverable in a new process; a sticky error is a lost device."""

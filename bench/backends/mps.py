@@ -6,13 +6,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from bench.accelerator import TorchBackend, TorchDevice
 from bench.backend import Device, DeviceInfo
-from bench.environment import cpu_name
+from bench.backends._torch_device import TorchBackend, TorchDevice
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
-from bench.record import Memory
-from bench.telemetry import NotObservable, Source
+from bench.records.environment import cpu_name
+from bench.records.outcome import Memory
+from bench.telemetry.source import NotObservable, Source
 
 
 class MpsDevice(TorchDevice):

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from bench.accelerator import LOST, TorchBackend
 from bench.backend import DeviceInfo
 from bench.backends._amd_smi import amd_source
+from bench.backends._torch_device import LOST, TorchBackend
 from bench.backends._vendors import compatible_vendor
 from bench.precision import Precision
-from bench.telemetry import Source
+from bench.telemetry.source import Source
 
 
 class RocmBackend(TorchBackend):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.accelerator import TorchBackend
+from bench.backends._torch_device import TorchBackend
 from bench.backends._xpu_smi import XpuSmiSource
-from bench.telemetry import Source
+from bench.telemetry.source import Source
 
 
 class XpuBackend(TorchBackend):

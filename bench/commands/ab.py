@@ -73,17 +73,18 @@ def ab(
     The sides differ in --device, --env or --python. With the same --device twice it is an A/A test:
     what it calls FASTER or SLOWER is this machine's noise.
     """
-    from bench import compare as comparing
-    from bench import compare_card, config, plan
-    from bench.run import alternate, begin, run_id, session
-    from bench.runfile import read
+    from bench.judging import compare as comparing
+    from bench.planning import plan, suite_file
+    from bench.records.runfile import read
+    from bench.reports import _comparison
+    from bench.running.session import alternate, begin, open_session, run_id
 
     sides = _sides(devices, variables, pythons)
-    read_suite = config.read_suite(config.find_suite(suite))
+    read_suite = suite_file.read_suite(suite_file.find_suite(suite))
     cases = plan.plan(read_suite)
     if only is not None:
         cases = plan.select(cases, only)
-    settings = config.with_launches(read_suite.settings, launches, "--launches")
+    settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
     identity = run_id()
     chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
     paths = [
@@ -97,7 +98,7 @@ def ab(
             writer = begin(path, name, read_suite.name, cases, settings, device, typed())
             stack.callback(writer.close)
             sessions.append(
-                session(
+                open_session(
                     *(writer, cases, settings, device, face),
                     python=side.python,
                     forced=side.forced,
@@ -106,7 +107,7 @@ def ab(
         reason = alternate(*sessions)
     first, second = (read(path) for path in paths)
     comparison = comparing.compare(first, second)
-    click.echo(compare_card.render([comparison], canvas(None)), nl=False)
+    click.echo(_comparison.render([comparison], canvas(None)), nl=False)
     for path in paths:
         say(f"record: {path}")
     if reason == "interrupted":

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bench.backend import DeviceInfo
-    from bench.conformance import Check
-    from bench.examine import Examined
+    from bench.conformance.check import Check
+    from bench.conformance.examine import Examined
 
 WORDS = {"pass": "PASS", "fail": "FAIL", "not observable": "NOT SEEN", "note": "note"}
 """As the table has the verdicts: the word says it, the colour repeats it."""
@@ -40,7 +40,7 @@ def check_backend(
 
     Each check runs in a process of its own.
     """
-    from bench.examine import examine
+    from bench.conformance.examine import examine
 
     wanted = _wanted(only)
     device = _device(name, index)
@@ -58,7 +58,8 @@ def check_backend(
 
 def _device(name: str, index: int) -> DeviceInfo:
     """The device to check; `UnknownName` or `DeviceUnavailable`, which says what its probe said."""
-    from bench import catalogue, probe
+    from bench import catalogue
+    from bench.running import probe
 
     known = list(catalogue.plug_ins("backends"))
     if name not in known:
@@ -79,7 +80,7 @@ def _device(name: str, index: int) -> DeviceInfo:
 
 
 def _wanted(only: str | None) -> tuple[Check, ...]:
-    from bench.examine import all_checks
+    from bench.conformance.examine import all_checks
 
     known = {check.name: check for check in all_checks()}
     if only is None:

@@ -17,9 +17,9 @@ from bench.errors import OutputError
 
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
-    from bench.record import RunFile, Settings
+    from bench.records.run import RunFile, Settings
     from bench.report import Canvas
-    from bench.run import Face
+    from bench.running.session import Face
 
 
 def say(text: str) -> None:
@@ -49,7 +49,8 @@ class Side(NamedTuple):
 
 def choose(side: Side, who: str = "") -> DeviceInfo:
     """The device, and on stderr which one it is and what was passed over."""
-    from bench import chips, probe
+    from bench.judging import chips
+    from bench.running import probe
 
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
     chosen, remarks = probe.choose(*side)
@@ -61,7 +62,7 @@ def choose(side: Side, who: str = "") -> DeviceInfo:
 
 def typed() -> list[str]:
     """The command line, as the record keeps it."""
-    from bench.run import command_line
+    from bench.running.session import command_line
 
     return command_line("accelmark", sys.argv[1:])
 
@@ -86,7 +87,7 @@ def canvas(width: int | None) -> Canvas:
 @contextlib.contextmanager
 def face_of(settings: Settings) -> Iterator[Face]:
     """The live display where stdout and stderr are a terminal, else plain lines on stderr."""
-    from bench.live import LiveFace, PlainFace
+    from bench.commands.live import LiveFace, PlainFace
 
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         yield PlainFace(sys.stderr, settings)

@@ -16,7 +16,7 @@ from bench.commands.common import canvas, say
 from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError, RecordError
 
 if TYPE_CHECKING:
-    from bench.record import RunFile
+    from bench.records.run import RunFile
 
 
 @click.command()
@@ -51,8 +51,8 @@ def compare(
     width: int | None,
 ) -> None:
     """Say who is faster than BASE, by how much, how surely; or why that cannot be said."""
-    from bench import compare as comparing
-    from bench import compare_card
+    from bench.judging import compare as comparing
+    from bench.reports import _comparison
 
     if prices and len(prices) != len(others) + 1:
         raise ComparisonError(
@@ -70,9 +70,9 @@ def compare(
             for k, other in enumerate(others, start=1)
         ]
     if as_json:
-        click.echo(json.dumps([compare_card.flat(one) for one in comparisons], indent=2))
+        click.echo(json.dumps([_comparison.flat(one) for one in comparisons], indent=2))
     else:
-        click.echo(compare_card.render(comparisons, canvas(width)), nl=False)
+        click.echo(_comparison.render(comparisons, canvas(width)), nl=False)
     if fail_if_slower is not None:
         slower = [c for one in comparisons for c in comparing.slower_than(one, fail_if_slower)]
         for case in slower:
@@ -102,7 +102,7 @@ def _without_collection() -> Iterator[None]:
 
 def _whole(path: Path) -> RunFile:
     """A run of which every line can be read: a ratio of half a run would pass for the whole."""
-    from bench.benchmark_json import read_any
+    from bench.exchange.benchmark_json import read_any
 
     run = read_any(path)
     if run.damage:

@@ -32,7 +32,8 @@ def list_command(what: str, as_json: bool) -> None:
 
 
 def _listing(what: str) -> dict[str, str]:
-    from bench import catalogue, chips
+    from bench import catalogue
+    from bench.judging import chips
     from bench.precision import PRECISIONS
 
     if what == "chips":
@@ -50,7 +51,7 @@ def _listing(what: str) -> dict[str, str]:
 
 
 def _suite_summary(file: Path) -> str:
-    from bench.config import read_suite
+    from bench.planning.suite_file import read_suite
 
     suite = read_suite(file)
     return suite.description
@@ -60,7 +61,8 @@ def _suite_summary(file: Path) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def devices(as_json: bool) -> None:
     """Show the devices that are here; for each backend without one, why, and what to do next."""
-    from bench import catalogue, probe, units
+    from bench import catalogue, units
+    from bench.running import probe
 
     found = probe.probe(list(catalogue.plug_ins("backends")))
     if as_json:
@@ -80,7 +82,7 @@ def devices(as_json: bool) -> None:
 @click.command()
 def schema() -> None:
     """Print the JSON Schema of a record: of each line of a run's file."""
-    from bench.runfile import json_schema
+    from bench.records.runfile import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 

@@ -32,9 +32,10 @@ def publish(run_path: Path, name: str | None, results: Path, key: Path | None) -
     It must have ten launches of every case, have run to its end, have passed its numerics, and say
     what it ran on; else every reason is named.
     """
-    from bench import catalogue, signing
-    from bench import publish as publishing
-    from bench.runfile import read
+    from bench import catalogue
+    from bench.publishing import publish as publishing
+    from bench.publishing import signing
+    from bench.records.runfile import read
 
     passphrase = None
     if key is not None and signing.needs_passphrase(key):

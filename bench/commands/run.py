@@ -67,14 +67,14 @@ def run(
             )
         _resume(record, budget_minutes)
         return
-    from bench import config, plan
-    from bench.run import begin, run_id, session
+    from bench.planning import plan, suite_file
+    from bench.running.session import begin, open_session, run_id
 
-    read_suite = config.read_suite(config.find_suite(suite or "quick"))
+    read_suite = suite_file.read_suite(suite_file.find_suite(suite or "quick"))
     cases = plan.plan(read_suite)
     if only is not None:
         cases = plan.select(cases, only)
-    settings = config.with_launches(read_suite.settings, launches, "--launches")
+    settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
     chosen = choose(Side(device))
     identity = run_id()
     path = (out or Path("runs")) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
@@ -82,15 +82,15 @@ def run(
         writer = begin(path, identity, read_suite.name, cases, settings, chosen, typed())
         with contextlib.closing(writer):
             budget = None if budget_minutes is None else budget_minutes * 60
-            reason = session(writer, cases, settings, chosen, face, budget).run()
+            reason = open_session(writer, cases, settings, chosen, face, budget).run()
     _finish(path, reason)
 
 
 def _resume(record: Path, budget_minutes: float | None) -> None:
     """Measures what a run that ended early has not."""
-    from bench.resume import resume
-    from bench.run import session
-    from bench.runfile import read
+    from bench.records.runfile import read
+    from bench.running.resume import resume
+    from bench.running.session import open_session
 
     file = read(record)
     if file.end is not None and file.end.reason == "complete":
@@ -104,7 +104,7 @@ def _resume(record: Path, budget_minutes: float | None) -> None:
         writer = resume(file, chosen, typed())
         with contextlib.closing(writer):
             budget = None if budget_minutes is None else budget_minutes * 60
-            reason = session(
+            reason = open_session(
                 writer, file.run.plan, settings, chosen, face, budget, done=file.launches
             ).run()
     _finish(Path(file.path), reason)
@@ -112,8 +112,8 @@ def _resume(record: Path, budget_minutes: float | None) -> None:
 
 def _finish(path: Path, reason: str) -> None:
     """Prints the card of a run that has ended, and leaves with its exit code."""
-    from bench.runfile import read
-    from bench.summary import summarize
+    from bench.judging.summary import summarize
+    from bench.records.runfile import read
 
     result = read(path)
     show(render("table", [result]), path)

@@ -24,7 +24,7 @@ def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
 
     A folder of folders (results) stands for each of them. Exit code 1 if one is not as it was.
     """
-    from bench import publish, signing
+    from bench.publishing import publish, signing
 
     wanted = None if signer is None else signing.fingerprint_of(signer)
     each = [one for folder in folders for one in publish.published(folder) or [folder]]

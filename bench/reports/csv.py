@@ -8,10 +8,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from bench.flat import flat
-from bench.record import RunFile
+from bench.judging.summary import summarize
+from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.summary import summarize
+from bench.reports._flat import flat
 
 HEADERS = {
     "throughput": "throughput_items_per_second",

@@ -18,17 +18,18 @@ from typing import Any
 
 import msgspec
 
-from bench import plots, units
-from bench.compare import CaseComparison, CompareVerdict, Comparison, compare
-from bench.compare_card import WORDS
-from bench.curves import curves
+from bench import units
 from bench.errors import ComparisonError, MissingPackage
-from bench.plots import FLAGS, Side, name_of, spoken, word_of
-from bench.record import RunFile
+from bench.judging.compare import CaseComparison, CompareVerdict, Comparison, compare
+from bench.judging.curves import curves
+from bench.judging.summary import Row
+from bench.judging.tracks import tuned
+from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.summary import Row
-from bench.tracks import tuned
-from bench.wording import first_step, next_step, tail
+from bench.reports import _plots
+from bench.reports._comparison import WORDS
+from bench.reports._plots import FLAGS, Side, name_of, spoken, word_of
+from bench.reports._wording import first_step, next_step, tail
 
 MOST_VALUES = 3
 """A fact that took more values than this within one run is given by its first ones."""
@@ -47,11 +48,11 @@ class HtmlReport(Report):
         pairs = [_Pair(sides[0], other) for other in sides[1:]]
         drawn = {
             "runs": [side.label for side in sides],
-            "panels": list(plots.panels(sides)),
-            "ratios": [[plots.ratio_mark(case) for case in pair.compared] for pair in pairs],
-            "roofline": plots.roofline(sides),
-            "sweeps": list(plots.sweeps(sides)),
-            "traces": list(plots.traces(sides)),
+            "panels": list(_plots.panels(sides)),
+            "ratios": [[_plots.ratio_mark(case) for case in pair.compared] for pair in pairs],
+            "roofline": _plots.roofline(sides),
+            "sweeps": list(_plots.sweeps(sides)),
+            "traces": list(_plots.traces(sides)),
         }
         script = _text("html.js")
         page: str = environment.get_template("html.j2").render(
@@ -77,7 +78,7 @@ class HtmlReport(Report):
             looks=_looks,
             spoken=spoken,
             flags=FLAGS,
-            limits=plots.trace_limits(sides),
+            limits=_plots.trace_limits(sides),
             style=_text("html.css"),
             script=script,
             plotly=plotly,

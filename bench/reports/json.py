@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench.flat import flat
-from bench.record import RunFile
+from bench.judging.summary import summarize
+from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.summary import summarize
+from bench.reports._flat import flat
 
 
 class JsonReport(Report):

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 
 from bench import units
-from bench.compare import CaseComparison, Comparison, compare
-from bench.curves import curves
 from bench.errors import ComparisonError
-from bench.record import RunFile
+from bench.judging.compare import CaseComparison, Comparison, compare
+from bench.judging.curves import curves
+from bench.judging.summary import Row, summarize
+from bench.judging.tracks import tuned
+from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.summary import Row, summarize
-from bench.tracks import tuned
-from bench.wording import limits, tail
+from bench.reports._wording import limits, tail
 
 
 class MarkdownReport(Report):

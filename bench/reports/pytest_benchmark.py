@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench.benchmark_json import to_document
 from bench.errors import ComparisonError
-from bench.record import RunFile
+from bench.exchange.benchmark_json import to_document
+from bench.records.run import RunFile
 from bench.report import Canvas, Report
 
 
 class PytestBenchmarkReport(Report):
-    """A round is a launch, and times are seconds per item; see `bench.benchmark_json`."""
+    """A round is a launch, and times are seconds per item; see `bench.exchange.benchmark_json`."""
 
     def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
         """The document of one run; `ComparisonError` for several."""

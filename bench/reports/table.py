@@ -15,14 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import stats, units
-from bench.curves import curves
-from bench.record import RunFile, Settings
+from bench.judging.curves import curves
+from bench.judging.summary import FLAGS, Row, summarize
+from bench.judging.tracks import tuned
+from bench.planning.sweep import batch_of, without_batch
+from bench.planning.tuning import in_words
+from bench.records.run import RunFile, Settings
 from bench.report import Canvas, Report
-from bench.summary import FLAGS, Row, summarize
-from bench.sweep import batch_of, without_batch
-from bench.tracks import tuned
-from bench.tuning import in_words
-from bench.wording import first_step, limits, next_step, tail
+from bench.reports._wording import first_step, limits, next_step, tail
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
 MOST_NAMES = 6

@@ -1,4 +1,4 @@
 """The tests: exact on any machine, through fakes with scripted clocks (`bench.tests.fakes`).
 
-`python -m bench.tests.regenerate` rewrites the files in `golden/` where a change was meant.
+`python -m bench.tests.scripts.regenerate` rewrites the files in `golden/` where a change was meant.
 """

@@ -9,30 +9,24 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.backend import Backend, Device, DeviceInfo
-from bench.case import Case
 from bench.precision import Precision
-from bench.record import (
-    SCHEMA_VERSION,
+from bench.records.case import Case
+from bench.records.outcome import (
     Block,
     Check,
     Cold,
-    End,
     Failed,
     FailureKind,
     Flag,
-    Launch,
-    Line,
     Measured,
     Memory,
     Numerics,
     Outcome,
-    Run,
-    RunFile,
-    Settings,
     Skipped,
     Void,
     Work,
 )
+from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Run, RunFile, Settings
 
 if TYPE_CHECKING:
     import torch

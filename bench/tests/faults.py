@@ -1,7 +1,7 @@
 """Every fault that was tried on the real command line, and what it must come to.
 
 `FAULTS` is all there is: `test_faults.py` makes each and holds it to its line, and
-`python -m bench.tests.regenerate` writes the table in `README.md` from it.
+`python -m bench.tests.scripts.regenerate` writes the table in `README.md` from it.
 """
 
 from __future__ import annotations
@@ -371,7 +371,7 @@ def identity(fault: Fault) -> str:
 
 HEAD = """# The faults that are tried
 
-Written by `python -m bench.tests.regenerate` from the table `FAULTS` in `faults.py`;
+Written by `python -m bench.tests.scripts.regenerate` from the table `FAULTS` in `faults.py`;
 `test_faults.py` makes each fault on the real command line (`accelmark run`, a suite of one case,
 one launch) and holds it to its line. After every one of them no process that the command started
 is left, grandchildren included; and whatever record there is, is whole. What failed is tried once

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import psutil
 
-from bench.live import describe
-from bench.record import Measured, RunFile
-from bench.runfile import read
+from bench.commands.live import describe
+from bench.records.outcome import Measured
+from bench.records.run import RunFile
+from bench.records.runfile import read
 from bench.tests import simulated
 
 FAULTY = Path(__file__).parent / "faulty"

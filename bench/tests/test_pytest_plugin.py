@@ -16,11 +16,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import benchmark_json, catalogue, pytest_plugin, runfile
-from bench.benchmark_json import read_any, seconds_per_item
-from bench.config import read_suite
-from bench.plan import plan
-from bench.record import Measured, RunFile
+from bench import catalogue, pytest_plugin
+from bench.exchange import benchmark_json
+from bench.exchange.benchmark_json import read_any, seconds_per_item
+from bench.planning.plan import plan
+from bench.planning.suite_file import read_suite
+from bench.records import runfile
+from bench.records.outcome import Measured
+from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.tests.fakes import make_case
 
@@ -44,10 +47,10 @@ import json, os
 
 from bench import launcher, probe
 from bench.backend import DeviceInfo
-from bench.launcher import Finished
-from bench.record import Cold, Skipped, Void
+from bench.running.launcher import Finished
+from bench.records.outcome import Cold, Skipped, Void
 from bench.tests.fakes import failed, make_measured
-from bench.worker import Report
+from bench.measuring.worker import Report
 
 SCRIPT = json.loads(os.environ["SCRIPT"])
 WORDS = {

@@ -20,9 +20,9 @@ import pytest
 import bench
 from bench import catalogue
 from bench.errors import UnknownName
-from bench.record import Measured
-from bench.runfile import read
-from bench.worker import ALLOW_SIMULATED
+from bench.measuring.worker import ALLOW_SIMULATED
+from bench.records.outcome import Measured
+from bench.records.runfile import read
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
 

@@ -3,8 +3,8 @@
 Every figure is of seeded reruns, so a test either always passes or always fails. Its threshold says
 which claim the reruns speak against: a claim "at most 5 %" is refuted by a count that 1 in 1,000
 such claims would reach although they are true, the 99.9 % point of the binomial distribution.
-`python -m bench.tests.truth` measures the same figures, and those that nothing promises, with
-thousands of reruns.
+`python -m bench.tests.scripts.truth` measures the same figures, and those that nothing promises,
+with thousands of reruns.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import math
 import pytest
 from scipy import stats as reference
 
-from bench.compare import CompareVerdict
-from bench.record import Settings
-from bench.tests.truth import AUTO, FIXED, Kind, covered, told_apart, truth, verdicts
+from bench.judging.compare import CompareVerdict
+from bench.records.run import Settings
+from bench.tests.scripts.truth import AUTO, FIXED, Kind, covered, told_apart, truth, verdicts
 
 
 def at_most(share: float, reruns: int) -> float:

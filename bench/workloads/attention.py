@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from bench.models import BATCHES, SeededData
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import BatchSize, Job, Mode, Parameters, Site, Within, Workload
+from bench.workloads._models import BATCHES, SeededData
 
 if TYPE_CHECKING:
     from torch import Tensor

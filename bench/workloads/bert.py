@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from bench.models import (
-    BATCHES,
-    InferenceJob,
-    SeededData,
-    TrainingJob,
-    adamw_learning_rate,
-    build_model,
-    checkpoint_layers,
-    initial_std,
-)
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import (
     QUANTIZED_PRECISIONS,
     TWIN_VOCABULARY,
@@ -34,6 +24,16 @@ from bench.workload import (
     train_and_infer,
     twin_name,
     with_twins,
+)
+from bench.workloads._models import (
+    BATCHES,
+    InferenceJob,
+    SeededData,
+    TrainingJob,
+    adamw_learning_rate,
+    build_model,
+    checkpoint_layers,
+    initial_std,
 )
 
 if TYPE_CHECKING:

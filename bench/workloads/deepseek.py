@@ -31,11 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench import language
-from bench.language import ATTENTION, CacheShape, register_attention
-from bench.models import SeededData, build_model, initial_std
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import (
     DECODE_EXECUTIONS,
     EXECUTIONS,
@@ -47,6 +44,9 @@ from bench.workload import (
     Workload,
     with_twins,
 )
+from bench.workloads import _language
+from bench.workloads._language import ATTENTION, CacheShape, register_attention
+from bench.workloads._models import SeededData, build_model, initial_std
 
 if TYPE_CHECKING:
     from torch import nn
@@ -192,21 +192,21 @@ SIZES = with_twins(
 )
 
 
-class TrainParameters(language.TrainParameters, frozen=True, kw_only=True):
+class TrainParameters(_language.TrainParameters, frozen=True, kw_only=True):
     """Next-token prediction over full sequences; AdamW."""
 
     sizes = SIZES
     model: str = DEFAULT_MODEL
 
 
-class PrefillParameters(language.PrefillParameters, frozen=True, kw_only=True):
+class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
     sizes = SIZES
     model: str = DEFAULT_MODEL
 
 
-class DecodeParameters(language.DecodeParameters, frozen=True, kw_only=True):
+class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
     """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
 
     sizes = SIZES
@@ -261,7 +261,7 @@ class DeepSeek(Workload):
         """
         size = SIZES[parameters.model]
         batch = parameters.batch_size
-        return language.language_work(
+        return _language.language_work(
             parameters,
             functools.partial(_forward_flop, size),
             lambda context: _decode_bytes(size, batch, context, precision),
@@ -269,7 +269,7 @@ class DeepSeek(Workload):
 
     def twin(self, mode: str, parameters: Any) -> Parameters:
         """One dense layer and one of 4 experts, all active, of the same widths; 4,096 tokens."""
-        twin: Parameters = language.twin_of(parameters)
+        twin: Parameters = _language.twin_of(parameters)
         return twin
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
@@ -281,11 +281,13 @@ class DeepSeek(Workload):
         model = build_model(construct, size.published_parameters, data, site)
         facts = {"experts": experts}
         if isinstance(parameters, TrainParameters):
-            return language.training_job(
+            return _language.training_job(
                 model, size.hidden, size.vocabulary, parameters, data, site, facts
             )
         cache = CacheShape(heads=1, first=size.latent, second=size.rotary)
-        return language.generating_job(model, size.vocabulary, cache, parameters, data, site, facts)
+        return _language.generating_job(
+            model, size.vocabulary, cache, parameters, data, site, facts
+        )
 
 
 def _forward_flop(size: Size, tokens: int, context: float, output_tokens: int) -> int:

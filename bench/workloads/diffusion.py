@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from bench.models import (
-    BATCHES,
-    InferenceJob,
-    SeededData,
-    TrainingJob,
-    adamw_learning_rate,
-    build_model,
-    initial_std,
-    place,
-)
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import (
     AdamW,
     BatchSize,
@@ -31,6 +21,16 @@ from bench.workload import (
     train_and_infer,
     twin_name,
     with_twins,
+)
+from bench.workloads._models import (
+    BATCHES,
+    InferenceJob,
+    SeededData,
+    TrainingJob,
+    adamw_learning_rate,
+    build_model,
+    initial_std,
+    place,
 )
 
 if TYPE_CHECKING:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from bench.models import (
+from bench.precision import Precision
+from bench.records.outcome import Work
+from bench.workload import Job, Parameters, Sgd, Site, Within, Workload, train_and_infer
+from bench.workloads._models import (
     BATCHES,
     InferenceJob,
     SeededData,
@@ -17,9 +20,6 @@ from bench.models import (
     build_model,
     place,
 )
-from bench.precision import Precision
-from bench.record import Work
-from bench.workload import Job, Parameters, Sgd, Site, Within, Workload, train_and_infer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

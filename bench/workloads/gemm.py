@@ -11,11 +11,11 @@ import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from bench.models import SeededData
 from bench.precision import PRECISIONS, Precision
-from bench.quantized import quantize
-from bench.record import Work
+from bench.quantized_product import quantize
+from bench.records.outcome import Work
 from bench.workload import Job, Mode, Parameters, Site, Unsupported, Workload
+from bench.workloads._models import SeededData
 
 if TYPE_CHECKING:
     import torch

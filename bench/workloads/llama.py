@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench import language
-from bench.language import ATTENTION, CacheShape, register_attention
-from bench.models import SeededData, build_model, initial_std
 from bench.precision import Precision
-from bench.quantized import SCALE_BYTES
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import (
     DECODE_EXECUTIONS,
     EXECUTIONS,
@@ -28,6 +24,10 @@ from bench.workload import (
     require_within,
     with_twins,
 )
+from bench.workloads import _language
+from bench.workloads._language import ATTENTION, CacheShape, register_attention
+from bench.workloads._models import SeededData, build_model, initial_std
+from bench.workloads._quantized import SCALE_BYTES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,7 +147,7 @@ SIZES = {
 SIZES = with_twins(SIZES, layers=2, vocabulary=TWIN_VOCABULARY)
 
 
-class TrainParameters(language.TrainParameters, frozen=True, kw_only=True):
+class TrainParameters(_language.TrainParameters, frozen=True, kw_only=True):
     """Next-token prediction over full sequences; AdamW."""
 
     sizes = SIZES
@@ -165,14 +165,14 @@ class LoraParameters(TrainParameters, frozen=True, kw_only=True):
         require_within("lora_rank", self.lora_rank, 1, SIZES[self.model].hidden)
 
 
-class PrefillParameters(language.PrefillParameters, frozen=True, kw_only=True):
+class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
     sizes = SIZES
     model: str = DEFAULT_MODEL
 
 
-class DecodeParameters(language.DecodeParameters, frozen=True, kw_only=True):
+class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
     """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
 
     sizes = SIZES
@@ -230,7 +230,7 @@ class Llama(Workload):
             batch *= parameters.accumulation_steps
             flop = batch * _lora_flop(size, tokens, parameters.lora_rank)
             return Work(items=batch * tokens, unit="token", flop=flop)
-        return language.language_work(
+        return _language.language_work(
             parameters,
             functools.partial(_forward_flop, size),
             lambda context: _decode_bytes(size, batch, context, precision),
@@ -238,7 +238,7 @@ class Llama(Workload):
 
     def twin(self, mode: str, parameters: Any) -> Parameters:
         """Two layers of the same widths, a vocabulary of 4,096, at most two short sequences."""
-        twin: Parameters = language.twin_of(parameters)
+        twin: Parameters = _language.twin_of(parameters)
         return twin
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
@@ -251,11 +251,13 @@ class Llama(Workload):
         if isinstance(parameters, LoraParameters):
             facts = _add_adapters(model, parameters.lora_rank, data, site)
         if isinstance(parameters, TrainParameters):
-            return language.training_job(
+            return _language.training_job(
                 model, size.hidden, size.vocabulary, parameters, data, site, facts
             )
         cache = CacheShape(heads=size.key_value_heads, first=size.head, second=size.head)
-        return language.generating_job(model, size.vocabulary, cache, parameters, data, site, facts)
+        return _language.generating_job(
+            model, size.vocabulary, cache, parameters, data, site, facts
+        )
 
 
 def _forward_flop(size: Size, tokens: int, context: float, output_tokens: int) -> int:

@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from bench.models import BATCHES, InferenceJob, SeededData, TrainingJob, build_model, place
-from bench.pipeline import (
-    Feed,
-    GeneratedImages,
-    LoaderWorkers,
-    PipelineJob,
-    PrefetchFactor,
-    data_loader,
-    transferred_bytes,
-    without_processes,
-)
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import (
     EXECUTIONS,
     TRAINING_PRECISIONS,
@@ -33,6 +22,24 @@ from bench.workload import (
     Within,
     Workload,
     train_and_infer,
+)
+from bench.workloads._models import (
+    BATCHES,
+    InferenceJob,
+    SeededData,
+    TrainingJob,
+    build_model,
+    place,
+)
+from bench.workloads._pipeline import (
+    Feed,
+    GeneratedImages,
+    LoaderWorkers,
+    PipelineJob,
+    PrefetchFactor,
+    data_loader,
+    transferred_bytes,
+    without_processes,
 )
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from bench.models import SeededData
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import Job, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
+from bench.workloads._models import SeededData
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from bench.models import (
-    BATCHES,
-    InferenceJob,
-    SeededData,
-    TrainingJob,
-    adamw_learning_rate,
-    build_model,
-    initial_std,
-    place,
-)
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import (
     AdamW,
     BatchSize,
@@ -28,6 +18,16 @@ from bench.workload import (
     Within,
     Workload,
     train_and_infer,
+)
+from bench.workloads._models import (
+    BATCHES,
+    InferenceJob,
+    SeededData,
+    TrainingJob,
+    adamw_learning_rate,
+    build_model,
+    initial_std,
+    place,
 )
 
 if TYPE_CHECKING:

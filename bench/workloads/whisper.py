@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from bench.models import (
-    BATCHES,
-    SeededData,
-    build_model,
-    executed,
-    initial_std,
-    model_facts,
-    place,
-    with_cache,
-)
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import (
     EXECUTIONS,
     TWIN_VOCABULARY,
@@ -34,6 +24,16 @@ from bench.workload import (
     Workload,
     twin_name,
     with_twins,
+)
+from bench.workloads._models import (
+    BATCHES,
+    SeededData,
+    build_model,
+    executed,
+    initial_std,
+    model_facts,
+    place,
+    with_cache,
 )
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bench.backend import Device, DeviceInfo
 from bench.backends.cpu import CpuBackend, CpuDevice
 from bench.precision import Precision
-from bench.record import Work
-from bench.telemetry import Source
+from bench.records.outcome import Work
+from bench.telemetry.source import Source
 from bench.workload import Job, Mode, Parameters, Site, Workload
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from bench.accelerator import TorchBackend
 from bench.backend import DeviceInfo
+from bench.backends._torch_device import TorchBackend
 
 
 class ExampliumBackend(TorchBackend):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from bench.models import SeededData
 from bench.precision import Precision
-from bench.record import Work
+from bench.records.outcome import Work
 from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
+from bench.workloads._models import SeededData
 
 if TYPE_CHECKING:
     from torch import Tensor

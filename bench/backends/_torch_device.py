@@ -1,0 +1,330 @@
+"""Devices that torch names: what torch offers alike on all of them, as the base of their backends.
+
+A call is looked for in torch's module for the device first (`torch.get_device_module`), which is
+the vendor's own word, and then in `torch.accelerator`, which has grown from torch 2.6 on. What
+neither has is not available, and is said to be so; nothing is made up in its place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import runpy
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.backend import Backend, Device, DeviceInfo, Recorder, is_out_of_memory
+from bench.backends import _trial
+from bench.backends._graphs import recorder
+from bench.errors import DeviceUnavailable, NothingInstalled
+from bench.precision import Precision
+from bench.records.outcome import FailureKind, Memory
+
+if TYPE_CHECKING:
+    import torch
+
+AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+"""At 0, `import torch` loads no plug-in by itself: a broken one then spoils no other backend."""
+SHARED_NAMES = {"mem_get_info": "get_memory_info"}
+"""What `torch.accelerator` calls otherwise."""
+FALLBACK = re.compile(
+    r"operator '?(\w+::[\w.]+)'?[^\n]{0,400}?"
+    r"(?:(?:will|would) fall ?back|falling back|would execute its main computation on cpu)",
+    re.IGNORECASE,
+)
+"""How runtimes say that an operator runs on the host (read: torch and three vendors' plug-ins)."""
+UNNAMED_FALLBACK = re.compile(r"op fallback from \w+ to cpu", re.IGNORECASE)
+LOST = re.compile(r"device[ _](?:is |was )?lost|device hung", re.IGNORECASE)
+"""Level Zero, Vulkan and others; vendors have numbers of their own besides."""
+MISSING_LIBRARY = re.compile(r"(\S+\.so[\w.]*): cannot open shared object file")
+
+
+class NotAvailable(Exception):
+    """Neither torch's module for this device nor `torch.accelerator` has the call."""
+
+
+class TorchDevice(Device):
+    """One device that torch names, current in this process."""
+
+    graph_type = ""
+    """What its module calls a graph; empty if it has none of its own."""
+
+    def __init__(self, info: DeviceInfo, device_type: str) -> None:
+        """device_type: torch's name for its kind."""
+        import torch
+
+        self.info = info
+        self._type = device_type
+        self._module = torch.get_device_module(device_type)
+        self._scope = "device allocator since its start"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """`TYPE:INDEX`."""
+        import torch
+
+        return torch.device(self._type, self.info.index)
+
+    def synchronize(self) -> None:
+        """Waits for every stream of the device."""
+        self.ask("synchronize", self.info.index)
+
+    def event(self) -> Any:
+        """A timing event of the current stream: the vendor's own where it has one."""
+        import torch
+
+        own = getattr(self._module, "Event", None)
+        if own is not None:
+            return own(enable_timing=True)
+        return torch.Event(self._type, enable_timing=True)
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        """Events count milliseconds, as floating-point numbers."""
+        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
+        return nanoseconds
+
+    def release_memory(self) -> None:
+        """Empties the caching allocator, where there is one."""
+        with suppress(NotAvailable):
+            self.ask("empty_cache")
+
+    def reset_peak_memory(self) -> None:
+        """Restarts the allocator's peak counter, where it has one."""
+        with suppress(NotAvailable):
+            self.ask("reset_peak_memory_stats", self.info.index)
+            self._scope = "device allocator"
+
+    def memory(self) -> Memory:
+        """Peak of the allocator and what the driver says is in use; else of the host, so named."""
+        import psutil
+
+        process = int(psutil.Process().memory_info().rss)
+        used = peak = None
+        with suppress(NotAvailable):
+            free, total = self.ask("mem_get_info", self.info.index)
+            used = total - free
+        with suppress(NotAvailable):
+            peak = self.ask("max_memory_allocated", self.info.index)
+        return Memory(
+            peak_bytes=peak or process,
+            scope=self._scope if peak else "process RSS (peak device memory: not available)",
+            host_rss_bytes=process,
+            device_used_bytes=used,
+        )
+
+    def recorder(self) -> Recorder | None:
+        """The vendor's own graphs, or torch's."""
+        return recorder(self._module, self.graph_type, self.torch_device)
+
+    def facts(self) -> dict[str, str]:
+        """The precision switch that all devices share."""
+        import torch
+
+        return {"float32_matmul_precision": torch.get_float32_matmul_precision()}
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """What torch says of this device under that name; `NotAvailable` if it cannot."""
+        return ask(self._module, name, *arguments)
+
+
+def ask(module: Any, name: str, *arguments: Any) -> Any:
+    """Calls `name` of a device's module, else of `torch.accelerator`; else `NotAvailable`."""
+    import torch
+
+    own = getattr(module, name, None)
+    if own is not None:
+        try:
+            return own(*arguments)
+        except NotImplementedError as error:
+            raise NotAvailable(name) from error
+    shared = getattr(torch.accelerator, SHARED_NAMES.get(name, name), None)
+    if shared is None:
+        raise NotAvailable(name)
+    try:
+        return shared(*arguments)
+    except RuntimeError as error:  # there, but this device's allocator has no such hook
+        raise NotAvailable(name) from error
+
+
+class TorchBackend(Backend):
+    """Devices of one type of torch's. A plug-in's part needs the attributes below and no more."""
+
+    device_type: str
+    """Torch's name for it: `TYPE` in `torch.device("TYPE:0")`."""
+    plug_ins: tuple[str, ...] = ()
+    """The module whose import makes torch know that type; none where torch itself does."""
+    built_for: str | None = None
+    """The name in `torch.version` that such a build of torch has set; None where any build does."""
+    install = "Install the vendor's plug-in for torch"
+    """The next act where its software is not here."""
+    repair = "Repair or reinstall it"
+    """The next act where its software is here and does not load."""
+    runtime = "what it needs"
+    """What the plug-in needs beside itself, by name."""
+    lost = LOST
+    """Messages after which the process cannot use the device any more."""
+    formats: tuple[str, ...] = ("contiguous",)
+    """Memory formats that its convolutions take."""
+
+    def worker_environment(self) -> Mapping[str, str]:
+        """No plug-in but its own, which it imports itself."""
+        return {AUTOLOAD: "0"}
+
+    def fallbacks(self, lines: Iterable[str]) -> tuple[str, ...]:
+        """As torch and the plug-ins known here announce them."""
+        return host_fallbacks(lines)
+
+    def devices(self) -> list[DeviceInfo]:
+        """Every device of the type."""
+        module = self.load()
+        if not module.is_available() or module.device_count() < 1:
+            raise DeviceUnavailable(
+                f"{self.name}: torch sees no device of type {self.device_type}. Check the driver "
+                "and which devices this process may see, or pass --device cpu."
+            )
+        return [self.describe(module, index) for index in range(module.device_count())]
+
+    def load(self) -> Any:
+        """Torch's module for the device type, after what makes torch know it was imported.
+
+        Raises `NothingInstalled` before anything heavy is imported, or `DeviceUnavailable`.
+        """
+        for name in self.plug_ins:
+            if importlib.util.find_spec(name.partition(".")[0]) is None:
+                raise NothingInstalled(
+                    f"{self.name}: {name} is not installed. {self.install}, or pass --device cpu."
+                )
+        if self.built_for is not None and not torch_build().get(self.built_for):
+            raise NothingInstalled(
+                f"{self.name}: this torch is not built for it. {self.install}, "
+                "or pass --device cpu."
+            )
+        for name in ("torch", *self.plug_ins):
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # a vendor's runtime fails as it likes
+                raise DeviceUnavailable(self._broken(name, error)) from error
+        import torch
+
+        return torch.get_device_module(self.device_type)
+
+    def _broken(self, name: str, error: BaseException) -> str:
+        library = missing_library(error)
+        if library:
+            cause = f"{self.runtime} is not ({library} missing)"
+        else:
+            cause = f"does not load ({first_line(error)})"
+        installed = ", ".join(self.plug_ins) or name
+        return (
+            f"{self.name}: {installed} is installed but {cause}. {self.repair}, "
+            "or pass --device cpu."
+        )
+
+    def describe(self, module: Any, index: int) -> DeviceInfo:
+        """One device, by what its module says."""
+        import torch
+
+        name, memory = f"{module.__name__.rpartition('.')[2]} device", None
+        with suppress(NotAvailable, AttributeError):
+            properties = ask(module, "get_device_properties", index)
+            name, memory = properties.name, int(properties.total_memory)
+        with suppress(NotAvailable):
+            name = ask(module, "get_device_name", index)
+        if memory is None:
+            with suppress(NotAvailable):
+                memory = int(ask(module, "mem_get_info", index)[1])
+        facts = {"torch": str(torch.__version__)}
+        with suppress(NotAvailable, TypeError):
+            facts["bfloat16"] = "yes" if ask(module, "is_bf16_supported") else "no"
+        return DeviceInfo(
+            backend=self.name, index=index, name=name, memory_bytes=memory, facts=facts
+        )
+
+    def open(self, index: int, precision: Precision) -> Device:
+        """Makes the device current, with float32 as float32, but for `tf32`."""
+        import torch
+
+        info = self.pick(index, self.devices())
+        torch.get_device_module(self.device_type).set_device(index)
+        self.shorten_float32(precision.shortened)
+        return TorchDevice(info, self.device_type)
+
+    def pick(self, index: int, devices: Iterable[DeviceInfo]) -> DeviceInfo:
+        """The device of that index; `DeviceUnavailable` with those that there are."""
+        here = list(devices)
+        for info in here:
+            if info.index == index:
+                return info
+        raise DeviceUnavailable(
+            f"{self.name}:{index}: there is no such device. "
+            f"Here: {', '.join(info.address for info in here)}."
+        )
+
+    def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
+        """What the runtime says of bfloat16; `tf32`, `fp8` and `int8` by a product on the device.
+
+        The other precisions are tried by the case itself.
+        """
+        import torch
+
+        if (
+            "bfloat16" in (precision.weights, precision.autocast)
+            and info.facts.get("bfloat16") == "no"
+        ):
+            return f"{info.name} has no bfloat16, says its runtime"
+        if not precision.tried:
+            return None
+        return _trial.refusal(self, torch.device(self.type_of(info), info.index), precision)
+
+    def type_of(self, info: DeviceInfo) -> str:
+        """Torch's name for the kind of that device."""
+        return self.device_type
+
+    def memory_format(self, preferred: str) -> str:
+        """`preferred` if it is one of `formats`."""
+        return preferred if preferred in self.formats else "contiguous"
+
+    def failure_kind(self, error: BaseException) -> FailureKind:
+        """Out of memory, a lost device by `lost`, or an error."""
+        if is_out_of_memory(error):
+            return "oom"
+        return "device_lost" if self.lost.search(str(error)) else "error"
+
+
+def host_fallbacks(lines: Iterable[str]) -> tuple[str, ...]:
+    """Operators that ran on the host, each once, in the order in which a runtime announced them."""
+    found: dict[str, None] = {}
+    for line in lines:
+        for match in FALLBACK.finditer(line):
+            found[match[1]] = None
+        if UNNAMED_FALLBACK.search(line):
+            found["an operator that the runtime does not name"] = None
+    return tuple(found)
+
+
+def torch_build() -> Mapping[str, Any]:
+    """What `torch.version` says, read without importing torch; empty if torch is not here."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return {}
+    file = Path(spec.origin).with_name("version.py")
+    return runpy.run_path(str(file)) if file.exists() else {}
+
+
+def missing_library(error: BaseException | None) -> str | None:
+    """The shared library for want of which an import failed, by the error or one that caused it."""
+    while error is not None:
+        found = MISSING_LIBRARY.search(str(error))
+        if found:
+            return found[1]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line."""
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,65 @@
+"""Whether a device multiplies in a precision, by trying it: for what no runtime can be asked.
+
+A product of numbers whose result is known, so small that it takes no time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench import quantized_product
+from bench.backend import Backend
+from bench.precision import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+SIZE = 1024
+"""Rows and columns: what libraries treat as a matrix product, not as something small."""
+LONG = 4097.0
+"""2^12 + 1, which needs 12 bits of mantissa: float32 holds it, 10 or 11 bits do not."""
+
+
+def refusal(backend: Backend, device: torch.device, precision: Precision) -> str | None:
+    """Why the device does not multiply in `precision`; None if it does.
+
+    Raises what says nothing about the arithmetic: out of memory, device lost.
+    """
+    import torch
+
+    before = torch.get_float32_matmul_precision() != "highest"
+    try:
+        backend.shorten_float32(precision.shortened)
+        if precision.quantized is not None:
+            return _wrong_product(device, precision.quantized)
+        if not shortens(device):
+            return "float32 products keep their whole mantissa here although the switch is on"
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+        if backend.failure_kind(error) != "error":
+            raise
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        return f"torch has no such product here ({said[0][:200]})"
+    finally:
+        backend.shorten_float32(before)
+    return None
+
+
+def shortens(device: torch.device) -> bool:
+    """Whether a float32 product loses the last bits of its operands."""
+    import torch
+
+    long = torch.full((SIZE, SIZE), LONG, device=device)
+    return float((long @ torch.eye(SIZE, device=device))[0, 0]) != LONG
+
+
+def _wrong_product(device: torch.device, name: str) -> str | None:
+    """2 x 3 x 32, with the scales that layers have."""
+    import torch
+
+    rows, matrix = (torch.full((32, 32), value, device=device) for value in (2.0, 3.0))
+    dtype = getattr(torch, name)
+    scales = (torch.full(shape, 0.5, device=device) for shape in ((32, 1), (1, 32)))
+    row_scale, matrix_scale = scales
+    product = quantized_product.multiply(rows.to(dtype), row_scale, matrix.to(dtype), matrix_scale)
+    found = float(product[0, 0])
+    return None if found == 48.0 else f"a product of 48 comes out as {found:g}"

@@ -1,0 +1,1 @@
+"""Whether a backend may be believed: the checks of `accelmark check-backend`."""

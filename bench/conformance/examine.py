@@ -1,0 +1,167 @@
+"""The conformance kit's parent: each check in a process of its own, whatever becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Mapping, Sequence
+
+import msgspec
+
+from bench import catalogue
+from bench.backend import DeviceInfo
+from bench.conformance.check import Check, Finding, failed
+from bench.conformance.worker import Task, checks
+from bench.lifeline import Lifeline
+from bench.records import environment
+from bench.running import child
+
+TOGETHER = 4
+"""Processes that import torch side by side; none opens the device before all of them have."""
+IMPORT_SECONDS = 120.0
+"""A torch that takes longer to import is taken for broken."""
+COMMAND = (sys.executable, "-m", "bench.conformance.worker")
+"""A check's process."""
+DECODER = msgspec.json.Decoder(Finding | None)
+
+
+class Examined(msgspec.Struct, frozen=True, kw_only=True):
+    """What one check found."""
+
+    check: str
+    summary: str
+    findings: tuple[Finding, ...]
+    seconds: float
+
+    @property
+    def failures(self) -> int:
+        """How many of its findings are failures."""
+        return sum(finding.verdict == "fail" for finding in self.findings)
+
+
+def examine(
+    device: DeviceInfo, wanted: Sequence[Check], command: tuple[str, ...] = COMMAND
+) -> Generator[Examined, None, None]:
+    """Runs the checks one after the other; none ends another. Leaves no process behind."""
+    variables = catalogue.backend(device.backend).worker_environment()
+    given = environment.worker_variables(variables)
+    for first in range(0, len(wanted), TOGETHER):
+        yield from _batch(device, wanted[first : first + TOGETHER], given, command)
+
+
+def _batch(
+    device: DeviceInfo, batch: Sequence[Check], given: Mapping[str, str], command: tuple[str, ...]
+) -> Generator[Examined, None, None]:
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(_Running(c, device, given, command)) for c in batch]
+        for one in running:
+            one.until_imported()
+        for one in running:
+            yield one.result()
+
+
+class _Running:
+    """One check's process."""
+
+    def __init__(
+        self, check: Check, device: DeviceInfo, given: Mapping[str, str], command: tuple[str, ...]
+    ) -> None:
+        self._check = check
+        self._given = given
+        self._rest = b""
+        self._end = ""
+        with contextlib.ExitStack() as undo:
+            self._stderr = undo.enter_context(tempfile.TemporaryFile())
+            lifeline = Lifeline()
+            self._process = lifeline.start(
+                command, given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+            )
+            undo.callback(lifeline.cut)
+            self._close = undo.pop_all().close
+        self._tell(
+            msgspec.json.encode(Task(check=check.name, backend=device.backend, index=device.index))
+        )
+
+    def __enter__(self) -> _Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        child.end(self._process)
+        self._close()
+
+    def until_imported(self) -> None:
+        """Waits for torch to be imported, or for the end."""
+        self._line(time.monotonic() + IMPORT_SECONDS)
+
+    def result(self) -> Examined:
+        """Gives it its turn and hears it out."""
+        start = time.monotonic()
+        found = list(self._findings(start + self._check.limit_seconds))
+        child.end(self._process)
+        return Examined(
+            check=self._check.name,
+            summary=self._check.summary,
+            findings=tuple(found),
+            seconds=time.monotonic() - start,
+        )
+
+    def _findings(self, deadline: float) -> Generator[Finding, None, None]:
+        self._tell(b"")
+        while not self._end:
+            line = self._line(deadline)
+            if line is None:
+                break
+            try:
+                finding = DECODER.decode(line)
+            except (msgspec.DecodeError, ValueError) as error:
+                self._end = f"what it said is garbled: {error}"
+                break
+            if finding is None:
+                return
+            yield finding
+        next = "Run the check by hand in a debugger; what it did is in `bench/conformance/checks/`"
+        yield failed(f"{self._check.name}: to its end", "", self._said(), next)
+
+    def _said(self) -> str:
+        return environment.without_secrets(self._end, self._given)
+
+    def _tell(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died: its end is told
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+
+    def _line(self, deadline: float) -> bytes | None:
+        """The next line that it says; None at its end, which `_end` then describes."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        with selectors.DefaultSelector() as selector, child.end_of(self._process) as ended:
+            selector.register(stdout, selectors.EVENT_READ)
+            if ended is not None:
+                selector.register(ended, selectors.EVENT_READ)
+            while b"\n" not in self._rest:
+                left = deadline - time.monotonic()
+                ready = selector.select(left) if left > 0 else []
+                chunk = b""
+                if stdout in (key.fileobj for key, _ in ready):
+                    chunk = os.read(stdout.fileno(), 1 << 16)
+                elif not ready:
+                    child.ask_for_stacks(self._process)
+                    self._end = f"it did not end within {self._check.limit_seconds:.0f} s"
+                    return None
+                if not chunk:
+                    self._end = child.epitaph(self._process, self._stderr)
+                    return None
+                self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+def all_checks() -> tuple[Check, ...]:
+    """The whole kit."""
+    return tuple(checks().values())

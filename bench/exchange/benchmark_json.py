@@ -1,0 +1,317 @@
+"""A run as a document of pytest-benchmark, and back: the same launches in another coat.
+
+pytest-benchmark times rounds of a function. Here a *round* is one launch, a fresh process, and its
+time is the launch's steady seconds per item. So its `Rounds` are launches, its `StdDev` is the
+spread between launches and its `OPS` are items per second, and `pytest-benchmark compare` reads the
+document as it stands.
+
+Its `Mean` is the arithmetic mean of seconds per item, so its `OPS` is the harmonic mean of the
+launches' throughputs. The cards give the geometric mean, which is a little higher: both are the
+same where all launches are.
+
+Nothing is lost: the launches themselves lie in `extra_info["accelmark"]` of each benchmark, and the
+run's header, its end and the launches of cases without a number in the document's own key
+`accelmark`. They do not lie in `machine_info`: pytest-benchmark compares that of two runs and warns
+of any difference, and no two headers are equal. Reading takes the launches and ignores the
+statistics, which are computed from them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.errors import RecordError
+from bench.judging.summary import summarize
+from bench.planning.tuning import figures
+from bench.records import runfile
+from bench.records.case import Case
+from bench.records.outcome import Measured
+from bench.records.run import End, Launch, Resumed, RunFile
+from bench.records.runfile import UNREADABLE
+from bench.telemetry.flags import unhindered
+
+KEY = "accelmark"
+"""Where our part of a document lies: at its top, and in each benchmark's `extra_info`."""
+FORMAT_VERSION = "5.3.1"
+"""The pytest-benchmark whose storage format this is."""
+FILE = "bench/suite/test_workloads.py"
+"""The file part of every `fullname`, wherever a run was started: saved runs then match."""
+ADVICE = (
+    "Give a .json file that `pytest --pyargs bench.suite` saved or that `accelmark report RUN "
+    "--format pytest-benchmark` printed, or the run file (*.jsonl) itself."
+)
+
+
+def read_any(path: Path) -> RunFile:
+    """Reads a run from its run file or folder (`runfile.read`), or from such a document.
+
+    A document is a file that ends in `.json`, or whose first line is a lone brace.
+    """
+    if path.is_dir():
+        return runfile.read(path)
+    try:
+        with path.open("rb") as file:
+            document = path.suffix == ".json" or file.readline(3).rstrip() == b"{"
+    except OSError:
+        document = False  # the reader of run files says why
+    return read(path) if document else runfile.read(path)
+
+
+def read(path: Path) -> RunFile:
+    """Reads a document from a file; `RecordError` if it is none of ours."""
+    try:
+        content = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}). {ADVICE}") from error
+    except UNREADABLE as error:
+        raise RecordError(f"{path}: not JSON ({error}). {ADVICE}") from error
+    return from_document(str(path), content)
+
+
+def names(cases: Iterable[Case]) -> dict[str, str]:
+    """A readable name for each case by fingerprint: `llama-decode-bf16[smollm2-135m-batch_1]`."""
+    cases = list(cases)
+    plain = {case.fingerprint: _name(case) for case in cases}
+    count = Counter(plain.values())
+    return {
+        fingerprint: name if count[name] == 1 else f"{name}-{fingerprint[:6]}"
+        for fingerprint, name in plain.items()
+    }
+
+
+def _name(case: Case) -> str:
+    execution = case.variant.replace(" ", "-")
+    devices = "" if case.devices == 1 else f"-{case.devices}x-{case.parallelism}"
+    detail = case.detail.replace(", ", "-").replace(" ", "_")
+    return f"{case.name}-{case.precision}{execution}{devices}[{detail}]"
+
+
+def full_name(name: str) -> str:
+    """What pytest-benchmark matches saved runs by: the same for one case on any machine."""
+    return f"{FILE}::{name}"
+
+
+def group(case: Case, unit: str) -> str:
+    """The heading of a table: what its rows are, and what their times are times of."""
+    return f"{case.name}, per {unit}"
+
+
+def seconds_per_item(outcome: Measured) -> float:
+    """One round: the steady wall time of a launch over the items that it did."""
+    return outcome.steady_seconds / (outcome.work.items * outcome.steady_steps)
+
+
+def outcomes_of(launches: Sequence[Launch]) -> list[Measured]:
+    """What the rounds of a case are made of: as its figure on the card."""
+    outcomes = [x.outcome for x in figures(launches)]
+    return unhindered([outcome for outcome in outcomes if isinstance(outcome, Measured)])
+
+
+def numbered(run: RunFile) -> dict[str, list[Launch]]:
+    """The launches of every case that has a number, by fingerprint, in the order of the plan."""
+    usable = [row.case.fingerprint for row in summarize(run) if row.status == "measured"]
+    launches = runfile.by_case(run.launches)
+    return {fingerprint: list(launches[fingerprint]) for fingerprint in usable}
+
+
+def to_document(run: RunFile) -> dict[str, Any]:
+    """The whole document, as builtins."""
+    launches = numbered(run)
+    name = names([*run.run.plan, *(x.case for x in run.launches)])
+    return {
+        "machine_info": _machine_info(run.run.host),
+        "commit_info": _commit_info(run.run.host),
+        "benchmarks": [_benchmark(name[f], of_case) for f, of_case in launches.items()],
+        "datetime": run.end.finished_at if run.end else run.run.started_at,
+        "version": FORMAT_VERSION,
+        KEY: envelope(run, launches),
+    }
+
+
+def envelope(run: RunFile, elsewhere: Collection[str]) -> dict[str, Any]:
+    """The document's own part: all but the launches of the cases with a benchmark of their own."""
+    content: dict[str, Any] = msgspec.to_builtins(
+        {
+            "run": run.run,
+            "resumed": run.resumed,
+            "end": run.end,
+            "damage": run.damage,
+            "order": [(x.fingerprint, x.launch) for x in run.launches],
+            "launches": [x for x in run.launches if x.fingerprint not in elsewhere],
+        }
+    )
+    return content
+
+
+def extra_info(launches: Sequence[Launch]) -> dict[str, Any]:
+    """What the benchmark of one case carries: its launches, those that failed included."""
+    content: dict[str, Any] = msgspec.to_builtins({"launches": launches})
+    return content
+
+
+def _benchmark(name: str, launches: Sequence[Launch]) -> dict[str, Any]:
+    case = launches[0].case
+    measured = outcomes_of(launches)
+    rounds = [seconds_per_item(outcome) for outcome in measured]
+    return {
+        "group": group(case, measured[0].work.unit),
+        "name": name,
+        "fullname": full_name(name),
+        "params": dict(case.parameters),
+        "param": case.detail,
+        "extra_info": {KEY: extra_info(launches)},
+        "options": {
+            "disable_gc": False,
+            "timer": "seconds per item",
+            "min_rounds": len(rounds),
+            "max_time": 0.0,
+            "min_time": 0.0,
+            "precision": None,
+            "warmup": False,
+        },
+        "stats": {**statistics_of(rounds), "data": rounds, "iterations": 1},
+    }
+
+
+def statistics_of(rounds: Sequence[float]) -> dict[str, Any]:
+    """The figures that pytest-benchmark computes of its rounds, by its own definitions.
+
+    Quartiles: method 2 of https://en.wikipedia.org/wiki/Quartile for an even number of rounds,
+    method 3 for an odd one. Whiskers: the outermost rounds within 1.5 IQR of the quartiles.
+    """
+    data = sorted(rounds)
+    mean = statistics.mean(data)
+    stddev = statistics.stdev(data) if len(data) > 1 else 0.0
+    q1, q3 = _quartiles(data)
+    low, high = q1 - 1.5 * (q3 - q1), q3 + 1.5 * (q3 - q1)
+    far = sum(not mean - stddev <= x <= mean + stddev for x in data)
+    beyond = sum(not low <= x <= high for x in data)
+    total = sum(rounds)
+    return {
+        "min": data[0],
+        "max": data[-1],
+        "mean": mean,
+        "stddev": stddev,
+        "rounds": len(data),
+        "median": statistics.median(data),
+        "iqr": q3 - q1,
+        "q1": q1,
+        "q3": q3,
+        "iqr_outliers": beyond,
+        "stddev_outliers": far,
+        "outliers": f"{far};{beyond}",
+        "ld15iqr": data[bisect_left(data, low)],
+        "hd15iqr": data[bisect_right(data, high) - 1],
+        "ops": len(data) / total,
+        "total": total,
+    }
+
+
+def _quartiles(data: Sequence[float]) -> tuple[float, float]:
+    count = len(data)
+    if count == 1:
+        return data[0], data[0]
+    if count % 2 == 0:
+        return statistics.median(data[: count // 2]), statistics.median(data[count // 2 :])
+    n = count // 4
+    if count % 4 == 1:
+        return (
+            0.25 * data[n - 1] + 0.75 * data[n],
+            0.75 * data[3 * n] + 0.25 * data[3 * n + 1],
+        )
+    return (
+        0.75 * data[n] + 0.25 * data[n + 1],
+        0.25 * data[3 * n + 1] + 0.75 * data[3 * n + 2],
+    )
+
+
+def _machine_info(host: Mapping[str, Any]) -> dict[str, Any]:
+    """What pytest-benchmark says of a machine, as far as a record knows it; never its host name."""
+    implementation, _, version = str(host.get("python", "")).partition(" ")
+    system, _, release = str(host.get("system", "")).partition(" ")
+    return {
+        "machine": host.get("machine"),
+        "processor": host.get("cpu"),
+        "python_implementation": implementation,
+        "python_implementation_version": version,
+        "python_version": version,
+        "system": system,
+        "release": release,
+        "cpu": {"brand_raw": host.get("cpu"), "count": host.get("logical_cores")},
+    }
+
+
+def _commit_info(host: Mapping[str, Any]) -> dict[str, Any]:
+    """The commit of accelmark, where the run was made from a clone of it."""
+    git = host.get("git")
+    known = git if isinstance(git, dict) else {}
+    return {
+        "id": known.get("commit", "unversioned"),
+        "time": None,
+        "author_time": None,
+        "dirty": bool(known.get("changed", False)),
+        "project": KEY,
+        "branch": "(unknown)",
+    }
+
+
+def from_document(place: str, document: Any) -> RunFile:
+    """The run that a document holds; `RecordError`, starting with `place`, if it holds none.
+
+    Benchmarks that are not ours are passed over: a session may have others beside.
+    """
+    own = document.get(KEY) if isinstance(document, dict) else None
+    if not isinstance(own, dict) or not isinstance(document.get("benchmarks"), list):
+        raise RecordError(f"{place}: JSON, but not a pytest-benchmark run of accelmark. {ADVICE}")
+    run = runfile.header(place, own.get("run"), ADVICE)
+    try:
+        resumed = msgspec.convert(own.get("resumed"), tuple[Resumed, ...])
+        end = msgspec.convert(own.get("end"), End | None)
+        damage = msgspec.convert(own.get("damage"), str | None)
+        order = msgspec.convert(own.get("order"), list[tuple[str, int]])
+        launches = _launches(place, own, document["benchmarks"])
+    except UNREADABLE as error:
+        raise RecordError(f"{place}: not a valid run ({error}). {ADVICE}") from error
+    if len(set(order)) < len(order) or set(order) != set(launches):
+        raise RecordError(
+            f"{place}: holds {len(launches)} launches of the {len(order)} that its run names. "
+            f"Somebody took or added some. {ADVICE}"
+        )
+    return RunFile(
+        path=place,
+        run=run,
+        launches=tuple(launches[key] for key in order),
+        end=end,
+        resumed=resumed,
+        damage=damage,
+    )
+
+
+def _launches(
+    place: str, own: Mapping[str, Any], benchmarks: Sequence[Any]
+) -> dict[tuple[str, int], Launch]:
+    found: dict[tuple[str, int], Launch] = {}
+    for part in (own, *_parts(benchmarks)):
+        for launch in msgspec.convert(part.get("launches"), list[Launch]):
+            key = launch.fingerprint, launch.launch
+            if key in found:
+                again = f"launch {launch.launch} of {launch.case.label} again"
+                raise RecordError(f"{place}: {again}. {ADVICE}")
+            found[key] = launch
+    return found
+
+
+def _parts(benchmarks: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Our part of each benchmark that has one."""
+    for benchmark in benchmarks:
+        extra = benchmark.get("extra_info") if isinstance(benchmark, dict) else None
+        part = extra.get(KEY) if isinstance(extra, dict) else None
+        if isinstance(part, dict):
+            yield part

@@ -1,0 +1,1 @@
+"""What the samples mean: rows, verdicts, shares of ceilings, one run against another."""

@@ -1,0 +1,72 @@
+"""What a sweep over the batch found: throughput and latency at each point, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from bench import units
+from bench.judging.summary import Row
+from bench.planning.sweep import batch_of, without_batch
+from bench.records.outcome import DOES_NOT_FIT
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """The rows of one sweep, smallest batch first."""
+
+    points: tuple[Row, ...]
+
+    @property
+    def best(self) -> Row | None:
+        """The point of the highest throughput, of those that are OK or NOISY."""
+        ranked = [row for row in self.points if row.verdict in ("OK", "NOISY")]
+        return max(ranked, key=lambda row: row.throughput or 0.0, default=None)
+
+    @property
+    def title(self) -> str:
+        """The case without its batch."""
+        return without_batch(self.points[0].case).label
+
+    @property
+    def words(self) -> str:
+        """The curve on a line, and its best point, said as what it is."""
+        points = [f"batch {batch_of(row.case)}: {_point(row)}" for row in self.points]
+        points = [p for row, p in zip(self.points, points, strict=True) if not _untried(row)]
+        best = self.best
+        if best is None:
+            return "; ".join(points)
+        ranked = sum(row.verdict in ("OK", "NOISY") for row in self.points)
+        chosen = f"best of {ranked}: {_rate(best)} at batch {batch_of(best.case)}"
+        caution = ", which reads high where points are nearly level" if ranked > 1 else ""
+        return f"{'; '.join(points)}; {chosen}{caution}"
+
+
+def curves(rows: Sequence[Row]) -> Iterator[Curve]:
+    """The sweeps among a run's rows of which at least one point has a number."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if batch_of(row.case) is not None:
+            found.setdefault(without_batch(row.case).fingerprint, []).append(row)
+    for points in found.values():
+        if len(points) > 1 and any(row.status == "measured" for row in points):
+            yield Curve(tuple(sorted(points, key=lambda row: batch_of(row.case) or 0)))
+
+
+def _untried(row: Row) -> bool:
+    """Whether no launch was made of it: why, its own row says."""
+    return row.status == "skipped" and not row.reason.startswith(DOES_NOT_FIT)
+
+
+def _point(row: Row) -> str:
+    if row.status != "measured":
+        memory = row.sweep_end or row.reason.startswith(DOES_NOT_FIT)
+        return "does not fit" if memory else row.status.upper()
+    if row.latency is None:
+        return _rate(row)
+    return f"{_rate(row)}, {row.latency.name} {units.duration(row.latency.p50)}"
+
+
+def _rate(row: Row) -> str:
+    assert row.throughput is not None
+    return units.rate(row.throughput, row.unit.removesuffix("/s"))

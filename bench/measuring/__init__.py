@@ -1,0 +1,1 @@
+"""How it is timed, in the worker's process."""

@@ -1,0 +1,165 @@
+"""The numerics gate: a device's figure counts only if its numbers are right.
+
+Before timing, the workload's twin (the same code, small) runs where and how the job will be timed,
+and again on the CPU in float64, with the same seeded weights and inputs. Where products are
+quantized, each layer's product is compared besides with that of the same 8-bit values in float64.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.precision import REFERENCE
+from bench.records.outcome import Check, Numerics
+from bench.workload import Site, Workload
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Largest relative error, by precision and quantity. Below, `u` is the unit roundoff of the format,
+# "measured" the worst over all twins on a CPU, two to six seeds each, and "coarser" the range of
+# the same twins when the operands of every product had only the mantissa of a coarser format: what
+# a device does that quietly computes in less than it was asked for. A tolerance lies between the
+# two where it can, at twice the measured error or more, as kernels sum in different orders.
+TOLERANCES: dict[str, dict[str, float]] = {
+    # u = 2^-8: bfloat16 keeps 7 bits of the mantissa. Coarser: 3 bits, as fp8 has.
+    "bf16": {
+        # Three roundings (a, b, c), 1.7e-3 each in root mean square: measured 2.9e-3, coarser 4e-2.
+        "output": 5e-3,
+        # Measured 3.2e-3 and 4.5e-3, coarser 4e-2 and 5e-2; a fused kernel rounds its weights too.
+        "attention": 8e-3,
+        "gradients": 1.2e-2,
+        # Measured 1.6e-2 in two transformer layers, 2.7e-2 in ResNet's 50 with batch statistics;
+        # coarser 5.9e-2 (BERT) to 2.2e-1 (ResNet).
+        "logits": 5e-2,
+        "loss": 1e-2,  # measured 2.6e-3, coarser 4e-4 to 2e-2
+        "gradient_norm": 5e-2,  # measured 9.8e-3, coarser 9e-4 to 4e-2
+        # An update below half a unit in the last of 8 bits is lost, so the loss stays where the
+        # float64 loss falls, by 1 % (Llama) to 15 % (BERT large): measured 1.5e-1. Only a step
+        # that does harm is caught.
+        "loss after 2 steps": 3e-1,
+    },
+    # Only the matrix arithmetic is bfloat16; weights and updates are float32.
+    "bf16-amp": {
+        "logits": 5e-2,  # measured 2.5e-2 (ResNet), 1.4e-2 (others), coarser as above
+        "loss": 5e-3,  # measured 2.1e-3 (DLRM), coarser 4e-4 to 2e-2
+        "gradient_norm": 5e-2,  # measured 1.3e-2, coarser 2e-3 to 3e-2
+        # Measured 2.0e-3, 3.4e-3 in a toy (DiT); without the optimizer's steps 1.3e-2 or more.
+        "loss after 2 steps": 5e-3,
+    },
+    # u = 2^-11: float16 keeps 10 bits. Coarser: 7 bits, as bfloat16 has.
+    "fp16": {
+        "output": 1e-3,  # measured 3.6e-4, coarser 2.4e-3
+        "attention": 1e-3,  # measured 4.0e-4, coarser 2.6e-3
+        "gradients": 1.4e-3,  # measured 5.7e-4, coarser 3.3e-3
+        # Measured 2.2e-3, coarser 1e-2 (Llama), 3.5e-3 at the least (BERT).
+        "logits": 4e-3,
+    },
+    # u = 2^-24: float32 keeps 23 bits. Coarser: 10 bits, as TF32 has, which is not fp32.
+    "fp32": {
+        # Sums of 256 products: measured 2.9e-7, coarser 2.9e-4.
+        "output": 1e-5,
+        "attention": 1e-5,  # measured 2.8e-7, coarser 3.1e-4
+        "gradients": 1e-5,  # measured 4.3e-7, coarser 3.9e-4
+        # Measured 1.8e-6, coarser 4.3e-4; a fast convolution (Winograd) may lose another digit.
+        "logits": 1e-4,
+        "loss": 2e-6,  # measured 2e-7, coarser 2.4e-6 to 2e-4
+        "gradient_norm": 1e-3,  # measured 3e-5, coarser 4e-6 to 5e-3
+        "loss after 2 steps": 5e-5,  # measured 3.8e-6, coarser 2e-7 to 2e-4
+    },
+    # The operands of products keep 10 bits, sums and all else 23. No CPU does so: measured with the
+    # operands of each product cut to 10 bits (hardware may cut where a library would round, which
+    # is worth twice the error, to one side). Coarser: 7 bits, as bfloat16 has, rounded.
+    "tf32": {
+        "output": 1.6e-3,  # measured 7.7e-4 (2.9e-4 rounded), coarser 2.3e-3
+        # Measured 5.5e-3 (ResNet's infer, BERT, DLRM), 3e-3 (others); coarser 4e-3 to 1.7e-2, so
+        # that bfloat16 in TF32's stead is told by gemm alone.
+        "logits": 1e-2,
+        "loss": 5e-3,  # measured 2.1e-3 (DLRM), coarser 6e-5 to 2e-3
+        "gradient_norm": 2e-2,  # measured 7.7e-3, coarser 8e-5 to 9e-3
+        # Measured 2.2e-3; without the optimizer's steps 1.3e-2 or more.
+        "loss after 2 steps": 5e-3,
+    },
+    # u = 2^-4: e4m3 keeps 3 bits, scaled by rows.
+    "fp8": {
+        # The same 8-bit values multiplied in float64, so all that differs is the sum, in float32,
+        # and the rounding of the result to bfloat16, 1.7e-3: measured 1.7e-3. A scale that is off
+        # by a tenth in one layer of fourteen makes 2.7e-2.
+        "output": 5e-3,
+        "products": 5e-3,
+        # Of the model as it is, not quantized: what 3 bits lose, 2.6e-2 an operand and 3.7e-2 a
+        # product, fourteen times over. Measured 1.7e-1.
+        "logits": 3e-1,
+    },
+    # Steps of 1/127 of the largest value in a row.
+    "int8": {
+        "output": 1e-9,  # sums of integers: exact, or wrong
+        "products": 5e-3,  # as above; measured 1.7e-3
+        # Of the model as it is: steps of 2 to 4 % of a row's deviation, the longer the row the
+        # larger. Measured 2e-2 to 6.5e-2 (Llama, 2,048 wide).
+        "logits": 1.5e-1,
+    },
+}
+
+
+def gate(workload: Workload, mode: str, parameters: Any, site: Site) -> Numerics:
+    """Compares the twin at `site` with its float64 reference.
+
+    Relative error of each quantity: norm of the difference over norm of the reference. Raises what
+    the device raises.
+    """
+    import torch
+
+    twin = workload.twin(mode, parameters)
+    exact = msgspec.structs.replace(REFERENCE, quantized=site.precision.quantized)
+    reference_site = msgspec.structs.replace(
+        site, device=torch.device("cpu"), precision=exact, execution="eager"
+    )
+    found = _probe(workload, mode, twin, site)
+    if site.device.type != "cpu":
+        # Frees device memory even where the twin sits in a reference cycle. The host can wait for
+        # the next collection, which takes 0.16 s with transformers loaded.
+        gc.collect()
+    expected = _probe(workload, mode, twin, reference_site)
+    tolerances = TOLERANCES[site.precision.name]
+    checks = tuple(
+        Check(
+            quantity=quantity,
+            error=relative_error(found[quantity], value),
+            tolerance=tolerances[quantity],
+        )
+        for quantity, value in expected.items()
+    )
+    return Numerics(reference=f"{REFERENCE.name} on cpu", checks=checks)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over norm of what is expected; infinite if a value is not finite.
+
+    Infinite, too, where the shapes differ: that is another result.
+    """
+    if found.shape != expected.shape:
+        return math.inf
+    difference = float((found - expected).norm())
+    scale = float(expected.norm())
+    if not math.isfinite(difference):
+        return math.inf
+    if difference == 0.0:
+        return 0.0
+    return difference / scale if scale > 0.0 else math.inf
+
+
+def _probe(workload: Workload, mode: str, twin: Any, site: Site) -> dict[str, Tensor]:
+    """What the twin computes at a site, in float64 on the CPU; the twin is gone afterwards."""
+    import torch
+
+    job = workload.build(mode, twin, site)
+    found = {
+        quantity: value.detach().to("cpu", torch.float64) for quantity, value in job.probe().items()
+    }
+    job.close()
+    return found

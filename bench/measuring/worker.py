@@ -1,0 +1,391 @@
+"""One launch: its own process opens the device, checks the numerics, measures and reports.
+
+Reads one `Request` (a JSON line) from stdin, imports what it needs, and waits for a second line
+before it opens the device, so that several workers may import side by side. Writes `Progress` lines
+and one final `Report` to the stdout that it was started with. Everything else that prints, C
+libraries included, goes to stderr, so nothing can garble the report. When stdin closes, the parent
+is gone and the worker leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import importlib
+import importlib.metadata
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import msgspec
+
+from bench import catalogue, lifeline
+from bench.backend import Backend, Device
+from bench.measuring.engine import Engine, process_usage
+from bench.planning import memory_fit
+from bench.planning.plan import parameters_of
+from bench.precision import PRECISIONS
+from bench.records import environment
+from bench.records.case import Case
+from bench.records.outcome import (
+    Block,
+    Cold,
+    Failed,
+    Measured,
+    Numerics,
+    Outcome,
+    Phase,
+    Skipped,
+    Void,
+)
+from bench.records.run import Settings
+from bench.telemetry.contention import HostCounters, cause
+from bench.workload import Job, Mode, Site, Unsupported, Workload
+
+PROGRESS_SECONDS = 0.5
+"""Least time between two progress lines, so that the parent stays asleep."""
+STACKS_SIGNAL = getattr(signal, "SIGUSR1", None)
+"""At this a worker writes the stacks of its threads to stderr; None where there is no such."""
+ALLOW_SIMULATED = "ACCELMARK_ALLOW_SIMULATED"
+"""At 1, a simulated device's samples are kept: for this program's own tests."""
+MESSAGE_CHARACTERS = 2000
+"""Longest failure message that a record keeps."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parent asks of a worker."""
+
+    case: Case
+    backend: str
+    index: int
+    settings: Settings
+    samples: int
+    seed: int
+    recorded: tuple[str, ...] = ()
+    """Environment variables to record beside the usual ones."""
+    memory_format: str | None = None
+    """The one that a tuned case tries; None for the workload's own."""
+    rehearse: bool = False
+    """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_field="line"):
+    """Where the worker is."""
+
+    phase: Phase
+    samples: int = 0
+    throughput: float | None = None
+    """Items per second so far; None before the steady state."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field="line"):
+    """What came of it."""
+
+    outcome: Outcome
+    cold: Cold
+    environment: dict[str, Any]
+    first_step_ns: int | None = None
+    """`time.perf_counter_ns`, which all processes of a host share, when the first step began."""
+    estimated_peak_bytes: int | None = None
+
+
+class _Channel:
+    """The line to the parent."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._last = 0.0
+        self.phase: Phase = "start"
+
+    def send(self, message: Progress | Report) -> None:
+        self._stream.write(msgspec.json.encode(message) + b"\n")
+        self._stream.flush()
+
+    def enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._last = time.monotonic()
+        self.send(Progress(phase=phase))
+
+    def blocks(self, phase: Phase, blocks: list[Block], items: int) -> None:
+        """Between blocks: sends at most two lines a second."""
+        now = time.monotonic()
+        if phase == self.phase and now - self._last < PROGRESS_SECONDS:
+            return
+        self.phase, self._last = phase, now
+        rate = None
+        if phase == "measure" and blocks:
+            seconds = sum(b.wall_ns for b in blocks) / 1e9
+            rate = items * sum(len(b.step_ns) for b in blocks) / seconds
+        self.send(Progress(phase=phase, samples=len(blocks), throughput=rate))
+
+
+class Launch:
+    """The phases of one launch, in order; whatever happens becomes an outcome."""
+
+    def __init__(
+        self, request: Request, channel: _Channel, wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """wait: called once everything is imported and nothing opened; returns when it may go."""
+        self.request = request
+        self.channel = channel
+        self.wait = wait
+        self.cold: dict[str, float] = {}
+        self.environment: dict[str, Any] = {}
+        self.first_step_ns: int | None = None
+        self.estimated_peak_bytes: int | None = None
+
+    def run(self) -> Report:
+        """Measures, or says why not."""
+        self.backend = catalogue.backend(self.request.backend)
+        outcome: Outcome
+        try:
+            outcome = self._phases()
+        except Unsupported as reason:
+            outcome = Skipped(reason=str(reason))
+        except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
+            with contextlib.suppress(OSError):  # a full disk is no other outcome
+                traceback.print_exc()  # to stderr, whose end the record keeps
+            outcome = self._outcome_of(error)
+        return Report(
+            outcome=outcome,
+            cold=Cold(**self.cold),
+            environment=self.environment,
+            first_step_ns=self.first_step_ns,
+            estimated_peak_bytes=self.estimated_peak_bytes,
+        )
+
+    def _outcome_of(self, error: Exception) -> Outcome:
+        """A failure, or void where a runtime that may not fall back says what would have."""
+        operators = self.backend.fallbacks(str(error).splitlines())
+        if operators:
+            return Void(reason=f"host fallback: {', '.join(operators)}")
+        message = f"{type(error).__name__}: {error}"
+        return Failed(
+            kind=self.backend.failure_kind(error),
+            phase=self.channel.phase,
+            message=environment.without_secrets(message)[:MESSAGE_CHARACTERS],
+        )
+
+    def _phases(self) -> Outcome:
+        from bench.measuring import numerics
+
+        request, channel = self.request, self.channel
+        precision = PRECISIONS[request.case.precision]
+        workload = catalogue.workload(request.case.workload)
+        parameters = parameters_of(request.case, workload)
+        mode = request.case.mode
+        declared = workload.modes[mode]
+
+        harm = harmful(self.backend)  # before any library that sets variables of its own
+        for name in self.backend.silencing_variables():
+            os.environ.pop(name, None)
+        hide_plug_ins(self.backend)
+        names = (*self.backend.recorded_variables(), *request.recorded)
+        self.environment["variables"] = environment.variables([*environment.VARIABLES, *names])
+
+        channel.enter("import")
+        start = time.perf_counter()
+        try:
+            for library in (*workload.libraries, *declared.libraries):
+                importlib.import_module(library)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            needs: Workload | Mode
+            for needs in (workload, declared):
+                if missing in needs.optional:
+                    return Skipped(
+                        reason=f"{missing} is not installed: pip install 'accelmark[{needs.extra}]'"
+                    )
+            raise
+        self.cold["import_seconds"] = time.perf_counter() - start
+
+        channel.enter("open")
+        self.wait()
+        device = self.backend.open(request.index, precision)
+        # Before anything can fail: a failure's record names its stack too.
+        self._describe(device)
+        if harm:
+            return Void(reason=harm)
+        reason = self.backend.unsupported(device.info, precision)
+        if reason is not None:
+            return Skipped(reason=f"{precision.name}: {reason}")
+        if precision.shortened and not device.float32_reduced():
+            return Void(reason=f"{precision.name}: its switch was set, and reads back as off")
+        asked = request.memory_format or workload.memory_formats[0]
+        given = self.backend.memory_format(asked)
+        if request.memory_format is not None and given != asked:
+            return Skipped(reason=f"{asked}: the backend {self.backend.name} does not have it")
+        site = Site(
+            device=device.torch_device,
+            precision=precision,
+            seed=request.seed,
+            execution=request.case.execution,
+            recorder=device.recorder() if request.case.execution == "graph" else None,
+            memory_format=given,
+        )
+        if request.rehearse:
+            self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
+            memory_fit.require(self.estimated_peak_bytes, device.capacity_bytes())
+
+        channel.enter("numerics")
+        start = time.perf_counter()
+        verdict = numerics.gate(workload, mode, parameters, site)
+        device.release_memory()
+        self.cold["numerics_seconds"] = time.perf_counter() - start
+        if not verdict.passed:
+            return Void(reason=f"numerics: {verdict.complaint}", numerics=verdict)
+
+        channel.enter("build")
+        start = time.perf_counter()
+        job = workload.build(mode, parameters, site)
+        device.synchronize()
+        self.cold["build_seconds"] = time.perf_counter() - start
+        try:
+            outcome = self._measure(workload, parameters, job, device, verdict)
+        finally:
+            job.close()
+        if device.info.simulated and isinstance(outcome, Measured):
+            return simulated(outcome)
+        return outcome
+
+    def _measure(
+        self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
+    ) -> Outcome:
+        request, channel = self.request, self.channel
+        mode = request.case.mode
+        work = workload.work(mode, parameters, PRECISIONS[request.case.precision])
+        latency_name = workload.modes[mode].latency
+        channel.enter("warm-up")
+        engine = Engine(
+            job,
+            device,
+            request.settings,
+            usage=process_usage(),
+            host=HostCounters().read,
+            threads=int(self.environment["threads"]),
+        )
+        series = engine.measure(
+            samples=request.samples,
+            latency=latency_name is not None,
+            progress=lambda phase, blocks: channel.blocks(phase, blocks, work.items),
+        )
+        memory = device.memory()
+        self.first_step_ns = series.started_ns
+        self.cold["first_step_seconds"] = series.first_step_ns / 1e9
+        channel.enter("report")
+        self._describe(device)
+        self.environment["job"] = dict(job.facts)
+        if request.case.execution == "compile":
+            self.environment["compiler"] = environment.compiler()
+        if not all(math.isfinite(w) for w in series.witness):
+            first, last = series.witness
+            return Void(
+                reason=f"output is not finite: {first} after the first step, {last} after the last",
+                numerics=verdict,
+            )
+        slowed = cause(series.contention) if series.contention is not None else ""
+        return Measured(
+            work=work,
+            numerics=verdict,
+            warmup=series.warmup,
+            steady=series.steady,
+            step_clock=series.step_clock,
+            memory=memory,
+            latency_name=latency_name,
+            request_ns=series.request_ns,
+            queue_ns=series.queue_ns,
+            witness=series.witness,
+            flags=(*series.flags, "CONTENDED") if slowed else series.flags,
+            causes={"CONTENDED": slowed} if slowed else {},
+            contention=series.contention,
+            energy_absent="not observable: nobody looked",
+        )
+
+    def _describe(self, device: Device) -> None:
+        """The stack and device as they stand now."""
+        self.environment.update(environment.stack())
+        self.environment["device"] = msgspec.to_builtins(device.info)
+        self.environment["device_state"] = device.facts()
+        self.environment["float32_reduced"] = device.float32_reduced()
+
+
+def harmful(backend: Backend) -> str:
+    """Why this process's environment voids what it would measure; empty if it does not."""
+    return "; ".join(
+        f"{name}={os.environ[name]}: {reason}. Unset it and run again"
+        for name, reason in backend.harmful_variables().items()
+        if os.environ.get(name, "0") not in ("", "0")
+    )
+
+
+def hide_plug_ins(backend: Backend) -> None:
+    """Hides other vendors' plug-ins for torch from libraries that import whichever they find.
+
+    One that is installed without its runtime would make them fail on a device that works. Only
+    where torch itself loads none.
+    """
+    if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") != "0":
+        return
+    own = {name.partition(".")[0] for name in backend.plug_ins}
+    for point in importlib.metadata.entry_points(group="torch.backends"):
+        module = point.module.partition(".")[0]
+        if module not in own and module not in sys.modules:
+            sys.modules[module] = None  # type: ignore[assignment]  # "not there", for an import
+
+
+def simulated(outcome: Measured) -> Outcome:
+    """What a device that is none has measured: void, but for the tests that ask for it."""
+    if os.environ.get(ALLOW_SIMULATED) == "1":
+        return outcome
+    return Void(
+        reason="simulated device: its times are those of a program", numerics=outcome.numerics
+    )
+
+
+def _leave_with_parent(stream: BinaryIO) -> None:
+    """Ends this process when the parent's end of stdin closes, however the parent died.
+
+    Reads below Python's buffer: its lock, held here for ever, would hang a forked process of a
+    job's, which closes its stdin first.
+    """
+    while os.read(stream.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def wait_for_turn() -> None:
+    """Returns at the parent's next line; from then on this process ends when the parent does."""
+    if not sys.stdin.buffer.readline():
+        os._exit(1)
+    threading.Thread(target=_leave_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
+
+
+def main() -> None:
+    """The worker process: `python -m bench.measuring.worker`."""
+    lifeline.hold()
+    gc.disable()  # a sixth of the import time; the engine wants it off anyway
+    faulthandler.enable()  # a segmentation fault leaves its Python stack on stderr
+    if STACKS_SIGNAL is not None:
+        faulthandler.register(STACKS_SIGNAL, all_threads=True)
+    private = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
+    channel = _Channel(private)
+    channel.send(Launch(request, channel, wait_for_turn).run())
+    private.close()
+    # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

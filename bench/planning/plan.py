@@ -1,0 +1,229 @@
+"""From a suite to the cases it means: sweeps expanded, defaults written out, nonsense refused."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import math
+from typing import Any
+
+import msgspec
+
+from bench import catalogue
+from bench.errors import SuiteError, UnknownName, suggestion
+from bench.planning.suite_file import Suite
+from bench.planning.sweep import BATCH
+from bench.precision import PRECISIONS
+from bench.records.case import MOST_CHOICES, TUNABLE, TUNED, Case, Setting, ascending
+from bench.workload import Mode, Workload
+
+MOST_CASES = 10_000
+"""Of one `[[case]]` table: more is a slip of the pen."""
+COMMON_KEYS = ("workload", "mode", "precision", "execution")
+DOUBLING_KEYS = ("from", "doubling_to")
+DOUBLING = f"It doubles until memory runs out: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
+TUNING = (
+    f"For example: {TUNED} = {{ {BATCH} = {{ from = 1, doubling_to = 4096 }}, "
+    'execution = ["eager", "compile"] }'
+)
+
+
+def plan(suite: Suite) -> tuple[Case, ...]:
+    """Every case of a suite, in its order, without importing torch.
+
+    Raises `SuiteError` for an unknown key or value, naming the file, the case and what is allowed.
+    """
+    cases: list[Case] = []
+    seen: dict[str, str] = {}
+    for number, entry in enumerate(suite.entries, start=1):
+        place = f"{suite.source}, case {number}"
+        rest = {key: value for key, value in entry.items() if key != TUNED}
+        for values in _sweep(place, rest):
+            case = _case(place, values, entry.get(TUNED))
+            if case.fingerprint in seen:
+                raise SuiteError(
+                    f"{place}: {case.label} is already in {seen[case.fingerprint]}. Remove one."
+                )
+            seen[case.fingerprint] = place
+            cases.append(case)
+    return tuple(cases)
+
+
+def select(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
+    """The cases whose workload, name or name and precision match a shell glob.
+
+    `llama`, `llama-*`, `*-train`, `gemm-matmul-bf16`; `*-tuned` for those of the tuned track.
+    `SuiteError` if none does.
+    """
+    chosen = tuple(
+        case for case in cases if any(fnmatch.fnmatchcase(text, pattern) for text in _matched(case))
+    )
+    if not chosen:
+        names = {case.name for case in cases}
+        raise SuiteError(f"--only {pattern}: matches no case.{suggestion(pattern, names)}")
+    return chosen
+
+
+def _matched(case: Case) -> list[str]:
+    names = [case.workload, case.name, f"{case.name}-{case.precision}"]
+    return [*names, *(f"{name}-{TUNED}" for name in names[1:] if case.space)]
+
+
+def _sweep(place: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cartesian product of an entry's lists, the last key varying fastest."""
+    choices = _sweep_values(place, entry)
+    count = math.prod(map(len, choices))
+    if count > MOST_CASES:
+        raise SuiteError(
+            f"{place}: its lists make {count} cases; at most {MOST_CASES} are planned."
+        )
+    return [dict(zip(entry, values, strict=True)) for values in itertools.product(*choices)]
+
+
+def _sweep_values(place: str, entry: dict[str, Any]) -> list[list[Any]]:
+    """The values of each key: those of a list, of a doubling, or the one that stands there."""
+    choices = []
+    for key, value in entry.items():
+        values = _doubled(place, key, value) if isinstance(value, dict) else value
+        if values == []:
+            raise SuiteError(f"{place}: `{key}` is an empty list. Give at least one value.")
+        choices.append(values if isinstance(values, list) else [values])
+    return choices
+
+
+def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
+    """`{ from = 1, doubling_to = 100 }`: 1, 2, 4, ... 64."""
+    if key != BATCH:
+        raise SuiteError(f"{place}: `{key}` is a table. Only `{BATCH}` may be one. {DOUBLING}")
+    for name in table:
+        if name not in DOUBLING_KEYS:
+            hint = suggestion(name, DOUBLING_KEYS)
+            raise SuiteError(f"{place}: unknown key `{name}` of `{BATCH}`.{hint}")
+    low, high = (table.get(name) for name in DOUBLING_KEYS)
+    if type(low) is not int or type(high) is not int or not 1 <= low <= high:
+        raise SuiteError(
+            f"{place}: `{BATCH}` doubles from a whole number of 1 or more up to one that is no "
+            f"smaller. {DOUBLING}"
+        )
+    return [low << power for power in range((high // low).bit_length())]
+
+
+def _case(place: str, values: dict[str, Any], table: Any) -> Case:
+    """table: what the entry says of `tuned`; None where it does not, and the case is fixed."""
+    workload = _workload(place, values)
+    modes = workload.modes
+    name = values.get("mode", next(iter(modes)) if len(modes) == 1 else None)
+    if name is None:
+        raise SuiteError(f"{place}: {workload.name} needs a `mode`: {', '.join(modes)}.")
+    if not isinstance(name, str) or name not in modes:
+        raise SuiteError(
+            f"{place}: unknown mode `{name}` of {workload.name}.{suggestion(str(name), modes)}"
+        )
+    mode = modes[name]
+    who = f"{workload.name}-{name}"
+    precision = _choice(place, who, "precision", values.get("precision", "bf16"), mode.precisions)
+    execution = _choice(place, who, "execution", values.get("execution", "eager"), mode.executions)
+    case = Case(
+        workload=workload.name,
+        version=workload.version,
+        mode=name,
+        precision=precision,
+        execution=execution,
+        parameters=_parameters(place, who, mode, values),
+    )
+    if table is None:
+        return case
+    allowed = {"execution": mode.executions, "memory_format": workload.memory_formats}
+    return _tuned(place, who, case, mode, _space(place, who, values, table, allowed))
+
+
+def _space(
+    place: str, who: str, values: dict[str, Any], table: Any, allowed: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[Setting, ...]]:
+    """What a tuned case leaves open, its values ascending. allowed: those that are names."""
+    if not isinstance(table, dict) or not table:
+        raise SuiteError(f"{place}: `{TUNED}` must be a table of what is left open. {TUNING}")
+    for key in table:
+        if key not in TUNABLE:
+            raise SuiteError(
+                f"{place}: `{key}` cannot be tuned; {', '.join(TUNABLE)} can, for they leave an "
+                f"item what it is. Outside `{TUNED}` a list of values is a sweep."
+            )
+        if key in values:
+            raise SuiteError(f"{place}: `{key}` is fixed and in `{TUNED}`. Leave one of them out.")
+    space: dict[str, tuple[Setting, ...]] = {}
+    for key in (name for name in TUNABLE if name in table):
+        (listed,) = _sweep_values(f"{place}, {TUNED}", {key: table[key]})
+        for value in listed if key in allowed else ():
+            _choice(place, who, key, value, allowed[key])
+        if len(set(map(str, listed))) < len(listed):
+            raise SuiteError(f"{place}: `{TUNED}` names a value of `{key}` twice. Remove one.")
+        space[key] = tuple(listed)
+    count = math.prod(map(len, space.values()))
+    if not 2 <= count <= MOST_CHOICES:
+        raise SuiteError(
+            f"{place}: `{TUNED}` leaves {count} to choose from; from 2 to {MOST_CHOICES} are "
+            f"tried, each in a process of its own. {TUNING}"
+        )
+    return space
+
+
+def _tuned(
+    place: str, who: str, case: Case, mode: Mode, space: dict[str, tuple[Setting, ...]]
+) -> Case:
+    """The case with what the space leaves open taken out of it."""
+    if BATCH in space and BATCH not in mode.parameters.__struct_fields__:
+        raise SuiteError(f"{place}: {who} has no `{BATCH}` to tune. Leave it out of `{TUNED}`.")
+    for batch in space.get(BATCH, ()):
+        _parameters(place, who, mode, {**case.parameters, BATCH: batch})
+    return msgspec.structs.replace(
+        case,
+        execution=TUNED if "execution" in space else case.execution,
+        parameters={key: v for key, v in case.parameters.items() if key not in space},
+        tuned={key: ascending(values) for key, values in space.items()},
+    )
+
+
+def _workload(place: str, values: dict[str, Any]) -> Workload:
+    name = values.get("workload")
+    if name is None:
+        known = ", ".join(catalogue.plug_ins("workloads"))
+        raise SuiteError(f"{place}: no `workload`. Allowed: {known}.")
+    try:
+        return catalogue.workload(str(name))
+    except UnknownName as error:
+        raise SuiteError(f"{place}: {error}") from error
+
+
+def _choice(place: str, who: str, key: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value in allowed:
+        return str(value)
+    if key == "precision" and isinstance(value, str) and value in PRECISIONS:
+        raise SuiteError(
+            f"{place}: {who} is not defined at precision `{value}`. Allowed: {', '.join(allowed)}."
+        )
+    raise SuiteError(
+        f"{place}: unknown {key} `{value}` for {who}.{suggestion(str(value), allowed)}"
+    )
+
+
+def _parameters(place: str, who: str, mode: Mode, values: dict[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in values.items() if key not in COMMON_KEYS}
+    allowed = mode.parameters.__struct_fields__
+    for key in given:
+        if key not in allowed:
+            hint = suggestion(key, (*allowed, *COMMON_KEYS, TUNED))
+            if key in TUNABLE and key not in allowed:
+                hint = f" Only a table `{TUNED}` may name it; a fixed case has the workload's own."
+            raise SuiteError(f"{place}: unknown key `{key}` for {who}.{hint}")
+    try:
+        parameters = msgspec.convert(given, mode.parameters)
+    except msgspec.ValidationError as error:
+        raise SuiteError(f"{place}: {who}: {error}.") from error
+    complete: dict[str, Any] = msgspec.to_builtins(parameters)
+    return complete
+
+
+def parameters_of(case: Case, workload: Workload) -> Any:
+    """The case's parameters as its workload's own type."""
+    return msgspec.convert(case.parameters, workload.modes[case.mode].parameters)

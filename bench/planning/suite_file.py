@@ -1,0 +1,127 @@
+"""Suites: TOML files that name work and never a device. Read, checked, not yet expanded.
+
+description = "one line"
+
+[settings]                # how it is measured; see `bench.records.outcome.Settings`
+launches = 3
+
+[[case]]                  # what is measured; a list of values means a sweep
+workload = "llama"
+mode = ["prefill", "decode"]
+precision = "bf16"
+batch_size = [1, 8]       # every other key is a parameter of the workload's mode
+
+[[case]]                  # 1, 2, 4, ... until memory runs out: a larger batch is then not tried
+workload = "llama"
+mode = "train"
+batch_size = { from = 1, doubling_to = 4096 }
+
+[[case]]                  # one case of the tuned track: the best of what its table leaves open
+workload = "resnet50"
+mode = "infer"
+tuned = { batch_size = [8, 64], execution = ["eager", "compile"] }
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.catalogue import suites
+from bench.errors import SuiteError, UnknownName, suggestion
+from bench.records.run import MOST_LAUNCHES, Settings
+
+AUTO_TARGET = 0.02
+"""`--launches auto` aims at this half-width even where the suite is content with more."""
+TOP_KEYS = ("case", "description", "settings")
+
+
+class Suite(msgspec.Struct, frozen=True, kw_only=True):
+    """A suite file as it stands."""
+
+    name: str
+    source: str
+    """The file, as messages name it."""
+    description: str
+    settings: Settings
+    entries: tuple[dict[str, Any], ...]
+    """The `[[case]]` tables, sweeps not yet expanded."""
+
+
+def find_suite(name: str) -> Path:
+    """A shipped suite by name, or a file by path (anything with a slash or ending in .toml)."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.parent != Path():
+        if path.is_file():
+            return path
+        raise SuiteError(
+            f"{name}: no such suite file. Give a .toml file, or a shipped suite: "
+            f"{', '.join(suites())}."
+        )
+    known = suites()
+    if name not in known:
+        raise UnknownName(
+            f"unknown suite `{name}`.{suggestion(name, known)} "
+            "A file of your own is given by its path, ending in .toml."
+        )
+    return known[name]
+
+
+def read_suite(path: Path) -> Suite:
+    """Reads a suite; `SuiteError` says where it is wrong and what is allowed."""
+    source = path.name if path.parent.name == "configs" else str(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{source}: cannot be read ({error}).") from error
+    except (ValueError, RecursionError) as error:  # TOML, or numbers and nesting beyond Python
+        raise SuiteError(f"{source}: not valid TOML: {error}.") from error
+    for key in content:
+        if key not in TOP_KEYS:
+            raise SuiteError(f"{source}: unknown key `{key}`.{suggestion(key, TOP_KEYS)}")
+    description = content.get("description", "")
+    if not isinstance(description, str):
+        raise SuiteError(f"{source}: `description` must be a text.")
+    entries = content.get("case", [])
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise SuiteError(f"{source}: `case` must be tables, each headed [[case]].")
+    if not entries:
+        raise SuiteError(f"{source}: no case. Add at least one [[case]] table with a `workload`.")
+    return Suite(
+        name=path.stem,
+        source=source,
+        description=description,
+        settings=_settings(source, content.get("settings", {})),
+        entries=tuple(entries),
+    )
+
+
+def _settings(source: str, table: Any) -> Settings:
+    if not isinstance(table, dict):
+        raise SuiteError(f"{source}: `settings` must be a table, headed [settings].")
+    allowed = Settings.__struct_fields__
+    for key in table:
+        if key not in allowed:
+            raise SuiteError(f"{source}, settings: unknown key `{key}`.{suggestion(key, allowed)}")
+    try:
+        return msgspec.convert(table, Settings)
+    except msgspec.ValidationError as error:
+        raise SuiteError(f"{source}, settings: {error}.") from error
+
+
+def with_launches(settings: Settings, launches: str | None, option: str) -> Settings:
+    """The settings with another number of launches, or `auto`; None leaves them.
+
+    option: how the user gave it, for the message of the `SuiteError` about anything else.
+    """
+    if launches is None:
+        return settings
+    if launches == "auto":
+        target = min(settings.target_half_width, AUTO_TARGET)
+        return msgspec.structs.replace(settings, launches="auto", target_half_width=target)
+    if not launches.isdecimal() or not 1 <= int(launches) <= MOST_LAUNCHES:
+        raise SuiteError(f"{option} {launches}: a number from 1 to {MOST_LAUNCHES}, or `auto`.")
+    return msgspec.structs.replace(settings, launches=int(launches))

@@ -1,0 +1,1 @@
+"""What is handed on: published runs, their digests and signatures."""

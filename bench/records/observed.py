@@ -1,0 +1,146 @@
+"""What was seen beside a launch, as values of its record: power, clocks, heat, other users, load.
+
+A quantity that nobody could read is None, and `Telemetry.absent` says why: not observable is never
+"ok".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from bench.records.value import Value
+
+Scope = Literal["chip", "board", "package", "shared"]
+"""Whose figures they are: of this chip; of the board that it is on; of a package of several dies or
+sockets; of a device that others may be using at the same time (a partition, say)."""
+Reason = Literal[
+    "thermal",
+    "power brake",
+    "hardware slowdown",
+    "current limit",
+    "power cap",
+    "user clocks",
+    "sync boost",
+    "idle",
+    "other",
+]
+"""Why a clock is not higher."""
+THROTTLING: tuple[Reason, ...] = (
+    "thermal",
+    "power brake",
+    "hardware slowdown",
+    "current limit",
+)
+"""Reasons by which a device is slower than it is sold to be: heat, the power supply, protection.
+
+A *power cap* is none of them. Holding the clock to the power limit is how a device runs a heavy
+load at its rated power, all day and in every machine; were it throttling, no large matrix product
+could ever be ranked. It is a word of its own, in the record and on the card.
+"""
+QUANTITIES = ("power", "energy", "clock", "temperature", "utilisation", "memory", "reasons")
+"""What a reading may hold; keys of `Telemetry.absent`, with `processes`."""
+
+
+def _sane(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and 0 or more, not {value}")
+
+
+class Reading(Value, frozen=True, kw_only=True, omit_defaults=True):
+    """One look at the device."""
+
+    at_seconds: float = 0.0
+    """Since the worker was let go (`Telemetry`)."""
+    power_watts: float | None = None
+    energy_joules: float | None = None
+    """The hardware's counter. Only differences mean anything."""
+    clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    temperature_celsius: float | None = None
+    utilisation_percent: float | None = None
+    memory_used_bytes: int | None = None
+    """By all processes."""
+    reasons: tuple[Reason, ...] | None = None
+    """Why the clock is not higher; empty where it is said to be unhindered."""
+
+    def __post_init__(self) -> None:
+        _sane(
+            power_watts=self.power_watts,
+            energy_joules=self.energy_joules,
+            clock_mhz=self.clock_mhz,
+            utilisation_percent=self.utilisation_percent,
+        )
+
+    def has(self, quantity: str) -> bool:
+        """Whether it holds that one of `QUANTITIES`."""
+        value = {
+            "power": self.power_watts,
+            "energy": self.energy_joules,
+            "clock": self.clock_mhz,
+            "temperature": self.temperature_celsius,
+            "utilisation": self.utilisation_percent,
+            "memory": self.memory_used_bytes,
+            "reasons": self.reasons,
+        }[quantity]
+        return value is not None
+
+
+class Telemetry(Value, frozen=True, kw_only=True):
+    """What a side process saw of the device while a launch had it."""
+
+    source: str
+    """Who said so, by the name that its vendor gave it."""
+    scope: Scope
+    interval_seconds: float
+    """Least time between two readings."""
+    first_step_seconds: float | None = None
+    """When the first step began, on the readings' clock; None if there was none."""
+    readings: tuple[Reading, ...] = ()
+    absent: dict[str, str] = msgspec.field(default_factory=dict)
+    """What could not be read, and why."""
+    idle_watts: float | None = None
+    """Median power before any worker of the run had opened the device."""
+    others: int | None = None
+    """Most processes of others that were seen on the device at once; None: not observable."""
+    others_bytes: int | None = None
+    """Device memory that those held; None where that is not said."""
+
+    def __post_init__(self) -> None:
+        _sane(
+            interval_seconds=self.interval_seconds, idle_watts=self.idle_watts, others=self.others
+        )
+
+
+class Contention(Value, frozen=True, kw_only=True):
+    """What the host did beside a job over its steady blocks. None: the host cannot say."""
+
+    elapsed_seconds: float
+    """From before the first steady block to after the last, gaps included: what the others refer
+    to."""
+    threads: int
+    """Threads that the job computes with."""
+    cores: int
+    """Cores that it may use."""
+    idle_share: float | None = None
+    """1 - CPU time / wall time of the steady steps; of jobs with one thread only."""
+    switches: int | None = None
+    """Times that one of its threads was made to leave a core in the steady steps."""
+    waiting_seconds: float | None = None
+    """Time that its threads could have run and waited for a core, added up over the threads."""
+    pressure_seconds: float | None = None
+    """Time in which any task of the machine waited for a core (pressure-stall information)."""
+    steal_seconds: float | None = None
+    """Time that the host of this virtual machine gave its cores to others, over these cores."""
+    helper_seconds: float | None = None
+    """CPU time of processes of the job's own, that load its data, say: its threads may be waiting
+    for those."""
+    throttled_seconds: float | None = None
+    """Time in which the container had used up its share of the CPU."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.elapsed_seconds < math.inf or self.threads < 1 or self.cores < 1:
+            raise ValueError("contention is counted over some time, threads and cores")

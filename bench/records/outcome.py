@@ -1,0 +1,296 @@
+"""What came of one launch: its samples, or why there are none.
+
+Raw samples only: throughput, intervals and verdicts are computed by `bench.judging.summary` and
+are never stored, so they cannot contradict the samples.
+
+msgspec validates against these types on reading, in both senses: the JSON types, and the rules in
+`__post_init__` by which nonsense cannot be constructed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from bench.records.observed import Contention
+from bench.records.value import Value, positive_and_finite
+
+DOES_NOT_FIT = "does not fit"
+"""Begins the reason of a case that is skipped because the device has too little memory for it."""
+
+Phase = Literal["start", "import", "open", "numerics", "build", "warm-up", "measure", "report"]
+"""Where a worker is; a failure names the phase in which it happened."""
+FailureKind = Literal["oom", "timeout", "crash", "device_lost", "error"]
+Flag = Literal[
+    "NO_STEADY_STATE",
+    "DRIFT",
+    "HOST_GAP",
+    "CONTENDED",
+    "THROTTLED",
+    "POWER_CAPPED",
+    "SHARED_DEVICE",
+    "ENERGY_DISAGREES",
+]
+"""What was seen wrong with a launch that was measured all the same."""
+
+
+def _said(**texts: str) -> None:
+    for name, text in texts.items():
+        if not text.strip():
+            raise ValueError(f"an outcome without a number must say why: {name} is empty")
+
+
+class Block(Value, frozen=True, kw_only=True):
+    """Consecutive steps between two synchronizations."""
+
+    start_ns: int | None = None
+    """When it began, since the launch's first step did; None in old records."""
+    wall_ns: int
+    """Host time from the first synchronization to the second."""
+    step_ns: tuple[int, ...]
+    """Each step by the launch's step clock (`Measured.step_clock`)."""
+    step_cpu_ns: tuple[int, ...] | None = None
+    """CPU time of the process in each step, all threads; None where the host cannot say."""
+    step_switches: tuple[int, ...] | None = None
+    """Involuntary context switches of the process in each step; None likewise."""
+    input_wait_ns: int | None = None
+    """Host time in which the steps waited for an input pipeline, and the device with them; None
+    where their inputs lie ready."""
+
+    def __post_init__(self) -> None:
+        if not self.step_ns:
+            raise ValueError("a block without steps")
+        if self.wall_ns <= 0 or min(self.step_ns) < 0:
+            raise ValueError("a block's times must be above zero")
+        if self.input_wait_ns is not None and self.input_wait_ns < 0:
+            raise ValueError("a wait must be 0 or more")
+        for series in (self.step_cpu_ns, self.step_switches):
+            if series is not None and (len(series) != len(self.step_ns) or min(series) < 0):
+                raise ValueError("a block's per-step series must have one value >= 0 a step")
+
+    @property
+    def sample_seconds(self) -> float:
+        """The timing sample: mean seconds of a step in this block."""
+        return self.wall_ns / 1e9 / len(self.step_ns)
+
+
+class Check(Value, frozen=True, kw_only=True):
+    """One quantity of the numerics gate: relative error against the reference, and its limit."""
+
+    quantity: str
+    error: float | None
+    """None where what the device computed is not finite. Given as infinity, which JSON lacks."""
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        positive_and_finite(tolerance=self.tolerance)
+        if self.error is None:
+            return
+        if math.isnan(self.error) or self.error < 0:
+            raise ValueError(f"error of {self.quantity} must be a number >= 0, not {self.error}")
+        if math.isinf(self.error):
+            msgspec.structs.force_setattr(self, "error", None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error lies within the tolerance."""
+        return self.error is not None and self.error <= self.tolerance
+
+    @property
+    def finding(self) -> str:
+        """The quantity, its error and its tolerance in words."""
+        what = "is not finite" if self.error is None else f"off by {self.error:.2g}"
+        return f"{self.quantity} {what} (tolerance {self.tolerance:.2g})"
+
+
+class Numerics(Value, frozen=True, kw_only=True):
+    """The gate's verdict: the timed configuration against a CPU reference of the same weights."""
+
+    reference: str
+    checks: tuple[Check, ...]
+
+    def __post_init__(self) -> None:
+        if not self.checks:
+            raise ValueError("a numerics verdict without a check")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def complaint(self) -> str:
+        """What failed, with its figures; empty if nothing did."""
+        return "; ".join(check.finding for check in self.checks if not check.passed)
+
+
+class Memory(Value, frozen=True, kw_only=True):
+    """Peak memory around the steady state."""
+
+    peak_bytes: int
+    scope: str
+    """What `peak_bytes` counts: `device allocator` or `process RSS`."""
+    host_rss_bytes: int
+    device_used_bytes: int | None = None
+    """Device memory in use, all processes; None where the device cannot say."""
+
+    def __post_init__(self) -> None:
+        if self.peak_bytes <= 0 or self.host_rss_bytes <= 0:
+            raise ValueError("peak memory must be above zero")
+
+
+class Work(Value, frozen=True, kw_only=True):
+    """How much one step does, counted from shapes, never from time."""
+
+    items: int
+    unit: str
+    """The item that throughput counts: `image`, `sequence`, `token`, `FLOP`, `OP`, `B`."""
+    flop: int | None = None
+    """FLOP of one step, or OP where they are of integers; None where it is not arithmetic."""
+    moved_bytes: int | None = None
+    """Bytes that one step must move; None where they are not counted."""
+    transferred_bytes: int | None = None
+    """Bytes that one step brings from the host to the device; None where its inputs lie there."""
+
+    def __post_init__(self) -> None:
+        positive_and_finite(items=self.items)
+        for value in (self.flop, self.moved_bytes, self.transferred_bytes):
+            if value is not None:
+                positive_and_finite(flop_or_bytes=value)
+        if not self.unit:
+            raise ValueError("an item without a name")
+
+
+class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="status"):
+    """It ran, its numerics passed, and these are its samples."""
+
+    work: Work
+    numerics: Numerics
+    warmup: tuple[Block, ...]
+    steady: tuple[Block, ...]
+    step_clock: Literal["host", "device event"]
+    """`host` on synchronous devices, where a step is over when its call returns."""
+    memory: Memory
+    latency_name: str | None = None
+    """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
+    request_ns: tuple[int, ...] | None = None
+    """Latency pass of asynchronous devices: one synchronized request each."""
+    queue_ns: tuple[int, ...] | None = None
+    """Asynchronous devices: host time to queue one step while the device is idle, several times.
+    As long as the step itself, it is the host that the step waits for."""
+    witness: tuple[float, float]
+    """Loss, or a checksum of the output, after the first and after the last step."""
+    flags: tuple[Flag, ...] = ()
+    causes: dict[str, str] = msgspec.field(default_factory=dict)
+    """Of flags that name something outside the job: what it was, with its figure."""
+    contention: Contention | None = None
+    """What the host did meanwhile; of devices on which the host computes."""
+    energy_joules: float | None = None
+    energy_method: Literal["counter", "power"] | None = None
+    """A hardware counter's rise over the steady blocks, or sampled power integrated over them."""
+    energy_absent: str | None = None
+    """Why there is no energy figure; exactly one of the two is given."""
+
+    def __post_init__(self) -> None:
+        if not self.steady:
+            raise ValueError("measured without a steady sample")
+        if not self.numerics.passed:
+            raise ValueError(f"measured, but numerics failed: {self.numerics.complaint}")
+        if not all(math.isfinite(w) for w in self.witness):
+            raise ValueError(f"measured, but the output is not finite: {self.witness}")
+        if (self.energy_joules is None) == (self.energy_absent is None):
+            raise ValueError("either an energy or the reason there is none")
+        if self.energy_joules is not None:
+            positive_and_finite(energy_joules=self.energy_joules)
+        if self.queue_ns is not None and (not self.queue_ns or min(self.queue_ns) < 0):
+            raise ValueError("queueing times must be 0 or more")
+        if self.request_ns is not None and self.latency_name is None:
+            raise ValueError("latencies without a name")
+        if self.request_ns is not None and (not self.request_ns or min(self.request_ns) <= 0):
+            raise ValueError("latencies must be above zero")
+
+    @property
+    def steady_steps(self) -> int:
+        """Steps in the steady blocks."""
+        return sum(len(block.step_ns) for block in self.steady)
+
+    @property
+    def steady_seconds(self) -> float:
+        """Wall seconds of the steady blocks."""
+        return sum(block.wall_ns for block in self.steady) / 1e9
+
+    @property
+    def throughput(self) -> float:
+        """Items per second of steady wall time, of this launch."""
+        return self.work.items * self.steady_steps / self.steady_seconds
+
+    @property
+    def samples(self) -> list[float]:
+        """Steady timing samples, seconds a step."""
+        return [block.sample_seconds for block in self.steady]
+
+    @property
+    def latencies(self) -> list[float] | None:
+        """Seconds of each request; a synchronous device's steps are its requests."""
+        if self.latency_name is None:
+            return None
+        if self.request_ns is not None:
+            return [ns / 1e9 for ns in self.request_ns]
+        if self.step_clock == "host":
+            return [ns / 1e9 for block in self.steady for ns in block.step_ns]
+        return None
+
+
+class Void(Value, frozen=True, kw_only=True, tag="void", tag_field="status"):
+    """It ran, and its number must not be used."""
+
+    reason: str
+    numerics: Numerics | None = None
+
+    def __post_init__(self) -> None:
+        _said(reason=self.reason)
+
+
+class Skipped(Value, frozen=True, kw_only=True, tag="skipped", tag_field="status"):
+    """It cannot run here, and that is no fault."""
+
+    reason: str
+
+    def __post_init__(self) -> None:
+        _said(reason=self.reason)
+
+
+class Failed(Value, frozen=True, kw_only=True, tag="failed", tag_field="status"):
+    """It should have run and did not."""
+
+    kind: FailureKind
+    phase: Phase
+    message: str
+
+    def __post_init__(self) -> None:
+        _said(message=self.message)
+
+    @property
+    def reason(self) -> str:
+        """Why there is no number, as the others without one say it."""
+        return f"{self.kind} in {self.phase}: {self.message}"
+
+
+Outcome = Measured | Void | Skipped | Failed
+
+
+class Cold(Value, frozen=True, kw_only=True):
+    """Seconds before the steady state; None for what a launch did not reach."""
+
+    import_seconds: float | None = None
+    numerics_seconds: float | None = None
+    build_seconds: float | None = None
+    first_step_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and 0 or more, not {value}")

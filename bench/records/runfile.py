@@ -1,0 +1,348 @@
+"""The file that holds a run: its writer, its reader, and its JSON Schema.
+
+One JSON Lines file: a `Run` line first, a `Launch` line for every worker process in the order they
+ran, an `End` line last. Each line is appended and fsynced at once, so a crash costs the line being
+written and nothing before it. msgspec validates every line against `bench.records.run` on reading.
+
+Of a file above `LARGE_BYTES` only the places of its launches are kept, and each is read again when
+it is asked for: memory then holds the launches of one case, not those of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import msgspec
+
+from bench.errors import OutputError, RecordError
+from bench.records import digests
+from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
+
+LARGE_BYTES = 64 << 20
+"""A run file of which the launches stay on disk. As values they take two to four times its size."""
+LONGEST_LINE_BYTES = 256 << 20
+"""No launch is longer; a file that is one endless line is not read to its end."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+"""What decoding raises for bytes that are no value of ours, however odd."""
+
+
+def _lock(file: FileIO) -> None:
+    """Keeps a second writer out until this process ends; where files can be locked (not Windows).
+
+    Raises BlockingIOError if there is one already.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return
+
+
+class Writer:
+    """Appends lines to a new run file, each on disk before the call returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Creates the file, folders included; `OutputError` if that cannot be done."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("x+b", buffering=0)
+            _lock(self._file)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot write the run's record there ({error.strerror}). "
+                "Name a folder that you may write to with --out."
+            ) from error
+
+    @classmethod
+    def again(cls, run: RunFile) -> Writer:
+        """Opens the file of a run that goes on, and cuts off a line that was never finished.
+
+        `OutputError` if it cannot be written, or if another process is writing it.
+        """
+        writer = cls.__new__(cls)
+        writer.path = Path(run.path)
+        try:
+            writer._file = writer.path.open("r+b", buffering=0)
+            try:
+                _lock(writer._file)
+                writer._file.truncate(run.whole_bytes)
+                writer._file.seek(0, os.SEEK_END)
+            except OSError:
+                writer.close()
+                raise
+        except OSError as error:
+            raise OutputError(
+                f"{run.path}: cannot go on writing there ({error.strerror}). "
+                "End the run that is writing it, or start a new one."
+            ) from error
+        return writer
+
+    def append(self, line: Line) -> None:
+        """Writes one line and waits until it is on disk; what was written in part is taken back."""
+        start = self._file.tell()
+        try:
+            if os.fstat(self._file.fileno()).st_nlink == 0:
+                self._restore()
+            rest = memoryview(msgspec.json.encode(line) + b"\n")
+            while rest:  # a disk that fills up takes a part, and says why only when asked again
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._file.seek(start))
+            raise OutputError(
+                f"{self.path}: cannot write the next record ({error.strerror}). "
+                "The records before it are safe; free some space and go on: "
+                f"accelmark run --resume {self.path}"
+            ) from error
+
+    def _restore(self) -> None:
+        """The file was deleted under way: lays it down again, with all that it held."""
+        self._file.seek(0)
+        content = self._file.read()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        deleted, self._file = self._file, self.path.open("x+b", buffering=0)
+        deleted.close()
+        _lock(self._file)
+        self._file.write(content)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read(path: Path) -> RunFile:
+    """Reads a run file, or the one run file in a folder.
+
+    Raises `RecordError` if it is no run file at all, or if it was published and is not what was
+    published. A file whose later lines are damaged (cut
+    short by a crash, say) is returned with what is whole, and `damage` says what is not.
+    """
+    path = _only_run_in(path) if path.is_dir() else path
+    try:
+        digests.check(path)
+        with path.open("rb") as file:
+            first = file.readline(LONGEST_LINE_BYTES)
+            stamp = _Stamp.of(file)
+            reader = _Reader(path, _first_line(path, first), len(first), stamp)
+            while text := file.readline(LONGEST_LINE_BYTES):
+                if not reader.take(text):
+                    break
+    except OSError as error:
+        raise RecordError(
+            f"{path}: cannot be read ({error.strerror}). Give a run file (*.jsonl) that "
+            "`accelmark run` wrote, or its folder."
+        ) from error
+    return reader.result()
+
+
+def _only_run_in(folder: Path) -> Path:
+    found = sorted(folder.glob("*.jsonl"))
+    if len(found) != 1:
+        names = ", ".join(f.name for f in found) or "none"
+        raise RecordError(
+            f"{folder}: a folder with one run file (*.jsonl) is needed; found {names}."
+        )
+    return found[0]
+
+
+class _Place(NamedTuple):
+    """Where a launch lies in its file."""
+
+    fingerprint: str
+    start: int
+    length: int
+
+
+class _Stamp(NamedTuple):
+    """By which a file is known to be the one that was read."""
+
+    size: int
+    modified_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, file: BufferedReader) -> _Stamp:
+        found = os.fstat(file.fileno())
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+class StoredLaunches(Sequence[Launch]):
+    """Launches that stay in their file: each is read, and checked, when it is asked for."""
+
+    def __init__(self, path: Path, places: Sequence[_Place], stamp: _Stamp) -> None:
+        self.path = path
+        self.places = places
+        self.stamp = stamp
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Launch: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredLaunches: ...
+    def __getitem__(self, index: int | slice) -> Launch | StoredLaunches:
+        """Raises `RecordError` if the file has changed since it was read."""
+        if isinstance(index, slice):
+            return StoredLaunches(self.path, self.places[index], self.stamp)
+        place = self.places[index]
+        try:
+            with self.path.open("rb") as file:
+                stamp = _Stamp.of(file)
+                file.seek(place.start)
+                text = file.read(place.length)
+        except OSError as error:
+            raise RecordError(
+                f"{self.path}: cannot be read any more ({error.strerror})."
+            ) from error
+        if stamp != self.stamp:
+            raise RecordError(f"{self.path}: was changed while it was read. Read it again.")
+        return msgspec.json.decode(text, type=Launch)
+
+    def by_case(self) -> dict[str, Sequence[Launch]]:
+        """The launches of each fingerprint."""
+        found: dict[str, list[_Place]] = {}
+        for place in self.places:
+            found.setdefault(place.fingerprint, []).append(place)
+        return {k: StoredLaunches(self.path, of_case, self.stamp) for k, of_case in found.items()}
+
+
+def by_case(launches: Sequence[Launch]) -> dict[str, Sequence[Launch]]:
+    """Launches by fingerprint, in the order they ran; those on disk stay there."""
+    if isinstance(launches, StoredLaunches):
+        return launches.by_case()
+    found: dict[str, list[Launch]] = {}
+    for launch in launches:
+        found.setdefault(launch.fingerprint, []).append(launch)
+    return dict(found)
+
+
+class _Reader:
+    """What the lines after the header have said so far."""
+
+    def __init__(self, path: Path, run: Run, whole_bytes: int, stamp: _Stamp) -> None:
+        self.path = path
+        self.run = run
+        self.stamp = stamp
+        self.large = stamp.size > LARGE_BYTES
+        self.launches: list[Launch] = []
+        self.places: list[_Place] = []
+        self.resumed: list[Resumed] = []
+        self.end: End | None = None
+        self.damage: str | None = None
+        self.is_cut_short = False
+        self.number = 1
+        self.whole_bytes = whole_bytes
+        self._seen: set[tuple[str, int]] = set()
+        self._decoder = msgspec.json.Decoder(Launch | End | Resumed)
+
+    def take(self, text: bytes) -> bool:
+        """Takes the next line; False if it is damaged: nothing after it is read."""
+        self.number += 1
+        if not text.endswith(b"\n"):  # every whole line ends so
+            self.is_cut_short = len(text) < LONGEST_LINE_BYTES
+            self.damage = f"{self._where}: cut short in the middle of a record"
+        elif text != b"\n":
+            try:
+                self._add(self._decoder.decode(text), len(text))
+            except UNREADABLE as error:
+                self.damage = f"{self._where}: not a record ({error})"
+        if self.damage:
+            return False
+        self.whole_bytes += len(text)
+        return True
+
+    @property
+    def _where(self) -> str:
+        return f"{self.path}, line {self.number}"
+
+    def _add(self, line: Launch | End | Resumed, length: int) -> None:
+        if isinstance(line, End):
+            self.end = line
+            return
+        if isinstance(line, Resumed):
+            self.resumed.append(line)
+        elif (line.fingerprint, line.launch) in self._seen:
+            self.damage = f"{self._where}: launch {line.launch} of {line.case.label} again"
+            return
+        else:
+            self._seen.add((line.fingerprint, line.launch))
+            if self.large:
+                self.places.append(_Place(line.fingerprint, self.whole_bytes, length))
+            else:
+                self.launches.append(line)
+        self.end = None
+
+    def result(self) -> RunFile:
+        """All of it."""
+        return RunFile(
+            path=str(self.path),
+            run=self.run,
+            launches=(
+                StoredLaunches(self.path, self.places, self.stamp)
+                if self.large
+                else tuple(self.launches)
+            ),
+            end=self.end,
+            resumed=tuple(self.resumed),
+            damage=self.damage,
+            cut_short=self.is_cut_short,
+            whole_bytes=self.whole_bytes,
+        )
+
+
+def _first_line(path: Path, text: bytes) -> Run:
+    advice = "Give a run file (*.jsonl) that `accelmark run` wrote."
+    if not text.endswith(b"\n"):
+        raise RecordError(f"{path}, line 1: not an accelmark record (cut short). {advice}")
+    try:
+        head = msgspec.json.decode(text)
+    except UNREADABLE as error:
+        raise RecordError(f"{path}, line 1: not an accelmark record ({error}). {advice}") from error
+    return header(f"{path}, line 1", head, advice)
+
+
+def header(place: str, head: Any, advice: str) -> Run:
+    """The header of a run from decoded JSON, checked.
+
+    Raises `RecordError`, whose message starts with `place` and ends with `advice`.
+    """
+    if not isinstance(head, dict) or head.get("line") != "run":
+        raise RecordError(f"{place}: JSON, but not the start of a run. {advice}")
+    if head.get("schema") != SCHEMA_VERSION:
+        raise RecordError(
+            f"{place}: schema {head.get('schema')!r}; this version reads schema "
+            f"{SCHEMA_VERSION}. Use the accelmark that wrote it, or a newer one."
+        )
+    try:
+        run = msgspec.convert(head, Run)
+    except UNREADABLE as error:
+        raise RecordError(f"{place}: not a valid run header ({error}). {advice}") from error
+    planned: set[str] = set()
+    for case in run.plan:
+        if case.fingerprint in planned:
+            raise RecordError(f"{place}: {case.label} is planned twice. {advice}")
+        planned.add(case.fingerprint)
+    return run
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one line of a run file."""
+    schema = msgspec.json.schema(Line)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "accelmark record",
+        **schema,
+    }

@@ -1,0 +1,18 @@
+"""What every value of a record is."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Immutable, keyword-only, and strict about unknown fields."""
+
+
+def positive_and_finite(**values: float) -> None:
+    """Raises ValueError, with the name, for the first that is not."""
+    for name, value in values.items():
+        if not math.isfinite(value) or value <= 0:
+            raise ValueError(f"{name} must be finite and above zero, not {value}")

@@ -1,0 +1,333 @@
+"""A comparison as people read it in a terminal, and as flat rows for other programs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench import units
+from bench.judging.compare import (
+    COMPARE_LAUNCHES,
+    EQUIVALENCE,
+    LEAST_DIFFERENCE,
+    WITNESS_TOLERANCE,
+    CaseComparison,
+    CompareVerdict,
+    Comparison,
+)
+from bench.judging.summary import Row
+from bench.planning.tuning import in_words
+from bench.records.run import RunFile
+from bench.report import Canvas
+
+STYLE: dict[CompareVerdict, str] = {
+    "FASTER": "bold green",
+    "SLOWER": "bold red",
+    "EQUIVALENT": "green",
+    "INCOMPARABLE": "bold yellow",
+    "UNRANKED": "yellow",
+}
+WORDS: dict[CompareVerdict, str] = {
+    "FASTER": "FASTER",
+    "SLOWER": "SLOWER",
+    "EQUIVALENT": "EQUIVALENT",
+    "UNDECIDED": "no significant difference",
+    "NO_INTERVAL": "no interval",
+    "UNRANKED": "not ranked",
+    "INCOMPARABLE": "INCOMPARABLE",
+}
+"""A verdict as it is printed."""
+
+
+def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
+    """One card for each other run; means the same without colour, at 80 columns and up."""
+    output = io.StringIO()
+    console = Console(
+        file=output,
+        width=max(canvas.width, 80),  # a figure that is cut off is worse than a line that wraps
+        force_terminal=canvas.colour,
+        no_color=not canvas.colour,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
+    for number, comparison in enumerate(comparisons):
+        if number:
+            console.print()
+        _card(console, comparison)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+
+def _card(console: Console, comparison: Comparison) -> None:
+    console.print(_name("base ", comparison.base), style="bold")
+    console.print(_name("other", comparison.other), style="bold")
+    compared = [c for c in comparison.cases if c.ratio is not None]
+    if compared:
+        console.print()
+        console.print(_table(compared))
+        console.print()
+        console.print(_mean(comparison), style="bold")
+        console.print(_legend(comparison), style="dim")
+    for line in _remarks(comparison.cases):
+        console.print(line)
+    why = [c for c in compared if any(True for _ in _explanations(c))]
+    if why:
+        console.print("\nChip or software?", style="bold")
+        for case in why:
+            console.print(Text.assemble(f"  {_short(case)}: ", "; ".join(_explanations(case))))
+        if any(c.split is not None for c in why):
+            console.print(
+                "  Chip: ratio of the ceilings that both runs measured, matmul or memory "
+                "bandwidth, whichever the base is nearer to. Software: ratio of the shares of it "
+                "that the case reaches. Their product is the ratio.",
+                style="dim",
+            )
+    console.print(
+        "\nThe runs differ in" if comparison.differences else "\nThe runs differ in nothing else.",
+        style="bold",
+    )
+    for difference in comparison.differences:
+        console.print(f"  {difference.name}: {difference.base} | {difference.other}")
+    console.print(_next(comparison), style="bold")
+
+
+def _name(who: str, file: RunFile) -> str:
+    run = file.run
+    device = f"{run.device.get('name')} ({run.device.get('backend')})"
+    launches = units.counted(len(file.launches), "launch")
+    whole = file.end is not None and file.end.reason == "complete"
+    ended = "" if whole else ", UNFINISHED"
+    return f"{who}  {run.suite} on {device}, {launches}{ended}, {run.started_at[:10]}  {run.run_id}"
+
+
+def _table(cases: Sequence[CaseComparison]) -> Table:
+    """Two lines a case, as on the report card."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, collapse_padding=True)
+    # No least widths: where they do not fit, rich cuts the last column off.
+    table.add_column("case", overflow="fold")
+    table.add_column("base", justify="right", no_wrap=True)
+    table.add_column("other", justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
+    table.add_column("verdict", max_width=26, overflow="fold")
+    for case in cases:
+        table.add_row(_label(case), _side(case.base), _side(case.other), _ratio(case), _word(case))
+    return table
+
+
+def _label(case: CaseComparison) -> Text:
+    name = f"{case.case.name} {case.case.precision}{case.case.variant}"
+    return Text.assemble((name, "bold"), "\n", (case.case.detail, "dim"))
+
+
+def _side(row: Row | None) -> Text:
+    assert row is not None
+    assert row.throughput is not None
+    rate = units.rate(row.throughput, row.unit.removesuffix("/s"))
+    spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
+    return Text.assemble(rate, "\n", (f"{spread}, n={row.launches}", "dim"))
+
+
+def _ratio(case: CaseComparison) -> Text:
+    assert case.ratio is not None
+    interval = case.interval
+    between = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+    return Text.assemble((f"{case.ratio:.3f}", "bold"), "\n", (between, "dim"))
+
+
+def _word(case: CaseComparison) -> Text:
+    words = WORDS[case.verdict]
+    style = STYLE.get(case.verdict, "")
+    if case.verdict == "UNDECIDED" and case.interval is not None:
+        words += f", up to {case.not_excluded:.1%} not excluded"
+        if not case.interval.low <= 1 <= case.interval.high:  # so why no verdict?
+            words += f", {_p_value(case)}"
+    elif case.verdict in ("FASTER", "SLOWER"):
+        words += f"\n{_p_value(case)}"
+    return Text(words, style=style)
+
+
+def _p_value(case: CaseComparison) -> str:
+    assert case.p_value is not None
+    return f"p = {case.p_value:.2g}" if case.p_value >= 1e-4 else "p < 0.0001"
+
+
+def _mean(comparison: Comparison) -> str:
+    mean = comparison.geometric_mean
+    assert mean is not None
+    count = f"{len(comparison.ratios)} of {len(comparison.cases)} cases"
+    return f"Geometric mean of the ratios of {count} (a summary, no verdict): {mean:.3f}"
+
+
+def _legend(comparison: Comparison) -> str:
+    few = f"Under {COMPARE_LAUNCHES} launches a side: no interval."
+    if all(case.interval is None for case in comparison.cases):
+        return f"Ratio: other / base throughput. {few}"
+    return (
+        f"Ratio: other / base throughput, {comparison.level:.0%} Welch interval over launches. "
+        f"FASTER, SLOWER: significant at {1 - comparison.level:.0%} over all cases together (p is "
+        f"Holm's) and {LEAST_DIFFERENCE:.0%} or more. EQUIVALENT: the interval lies within "
+        f"±{EQUIVALENCE:.0%}. {few}"
+    )
+
+
+def _remarks(cases: Sequence[CaseComparison]) -> Iterator[Text]:
+    for case in cases:
+        if case.reasons and case.verdict != "NO_INTERVAL":
+            word = WORDS[case.verdict]
+            yield _line(case.verdict, word, f"{case.case.label}: {'; '.join(case.reasons)}")
+    few: dict[str, list[str]] = {}
+    for case in cases:
+        if case.verdict == "NO_INTERVAL":
+            few.setdefault("; ".join(case.reasons), []).append(_short(case))
+    for reason, names in few.items():
+        yield _line("NO_INTERVAL", "no interval", f"{', '.join(names)}: {reason}")
+    for case in cases:
+        chosen = [row.choice for row in (case.base, case.other) if row is not None and row.choice]
+        if case.ratio is not None and len(chosen) == 2:
+            base, other = map(in_words, chosen)
+            text = f"{case.case.label}: each side at its best, base {base}; other {other}"
+            yield _line("EQUIVALENT", "TUNED", text)
+    for case in cases:
+        if case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE:
+            text = (
+                f"{case.case.label}: the outputs after the first step differ by "
+                f"{case.witness_gap:.0%} between the two runs, at equal seeds"
+            )
+            yield _line("UNRANKED", "CHECK", text)
+
+
+def _line(verdict: CompareVerdict, word: str, text: str) -> Text:
+    return Text.assemble((word, STYLE.get(verdict, "yellow")), "  ", text)
+
+
+def _short(case: CaseComparison) -> str:
+    return f"{case.case.name} {case.case.precision}{case.case.variant}"
+
+
+def _explanations(case: CaseComparison) -> Iterator[str]:
+    """What is behind a ratio, as far as the records say."""
+    base, other = case.base, case.other
+    assert base is not None
+    assert other is not None
+    split = case.split
+    if split is not None:
+        shares = " and ".join(_percent(share) for share in split.shares)
+        yield (
+            f"{case.ratio:.2f} = chip {split.chip:.2f} x software {split.software:.2f} "
+            f"({shares} of {split.ceiling})"
+        )
+    for name, pair in (("MFU", (base.mfu, other.mfu)), ("MBU", (base.mbu, other.mbu))):
+        if any(share is not None for share in pair):
+            figures = ["—" if share is None else f"{share:.1%}" for share in pair]
+            yield f"{name} {' and '.join(figures)}"
+    if case.joule_ratio is not None:
+        yield f"per joule (per watt) {case.joule_ratio:.2f}"
+    if case.price_ratio is not None:
+        yield f"per currency unit {case.price_ratio:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+
+
+def _next(comparison: Comparison) -> str:
+    verdicts = {case.verdict for case in comparison.cases}
+    suite = comparison.base.run.suite
+    if verdicts == {"INCOMPARABLE"}:
+        return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
+    if "NO_INTERVAL" in verdicts:
+        return f"Next: for verdicts, on both machines: accelmark run {suite} --launches 10"
+    if "UNRANKED" in verdicts:
+        return "Next: end other work on the machine of what is not ranked, and run it again."
+    if "UNDECIDED" in verdicts:
+        most = max(
+            max(len(row.rates) for row in (c.base, c.other) if row) for c in comparison.cases
+        )
+        more = min(max(20, 2 * most), 1000)
+        return (
+            f"Next: narrower intervals, on both machines: accelmark run {suite} --launches {more}"
+        )
+    paths = " ".join(Path(file.path).name for file in (comparison.base, comparison.other))
+    return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
+
+
+def flat(comparison: Comparison) -> dict[str, Any]:
+    """For `--json`: a figure that does not exist is null, never zero."""
+    return {
+        "base": _identity(comparison.base),
+        "other": _identity(comparison.other),
+        "geometric_mean_ratio": comparison.geometric_mean,
+        "cases_compared": len(comparison.ratios),
+        "cases": [_flat_case(case) for case in comparison.cases],
+        "differences": [
+            {"name": d.name, "base": d.base, "other": d.other} for d in comparison.differences
+        ],
+    }
+
+
+def _identity(file: RunFile) -> dict[str, Any]:
+    run = file.run
+    return {
+        "run": run.run_id,
+        "suite": run.suite,
+        "device": run.device.get("name"),
+        "backend": run.device.get("backend"),
+        "started_at": run.started_at,
+    }
+
+
+def _flat_case(case: CaseComparison) -> dict[str, Any]:
+    interval = case.interval
+    return {
+        "workload": case.case.workload,
+        "mode": case.case.mode,
+        "precision": case.case.precision,
+        "execution": case.case.execution,
+        "parameters": case.case.parameters,
+        "track": case.case.track,
+        "fingerprint": case.case.fingerprint,
+        "verdict": case.verdict,
+        "reasons": list(case.reasons),
+        "ratio": case.ratio,
+        "ratio_low": interval.low if interval else None,
+        "ratio_high": interval.high if interval else None,
+        "level": interval.level if interval else None,
+        "p_value_adjusted": case.p_value,
+        "not_excluded": case.not_excluded,
+        "ceiling": case.split.ceiling if case.split else None,
+        "chip_ratio": case.split.chip if case.split else None,
+        "software_ratio": case.split.software if case.split else None,
+        "per_joule_ratio": case.joule_ratio,
+        "per_currency_unit_ratio": case.price_ratio,
+        "first_output_gap": case.witness_gap,
+        "base": _flat_side(case.base),
+        "other": _flat_side(case.other),
+    }
+
+
+def _flat_side(row: Row | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    interval = row.interval
+    return {
+        "status": row.status,
+        "verdict": row.verdict,
+        "throughput": row.throughput,
+        "unit": row.unit or None,
+        "ci_low": interval.low if interval else None,
+        "ci_high": interval.high if interval else None,
+        "launches": row.launches,
+        "choice": row.choice,
+        "ceiling_fraction": row.ceiling_fraction,
+        "bandwidth_fraction": row.bandwidth_fraction,
+        "mfu": row.mfu,
+        "mbu": row.mbu,
+        "items_per_joule": row.items_per_joule,
+    }

@@ -1,0 +1,344 @@
+"""What plots of runs show, as plain data: no colours, no sizes, no library.
+
+Every number that a reader sees beside a mark is already text here; `hover` is lines of text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from bench import stats, units
+from bench.judging.compare import CaseComparison, CompareVerdict
+from bench.judging.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row, summarize
+from bench.planning.sweep import batch_of, without_batch
+from bench.planning.tuning import figures
+from bench.precision import PRECISIONS
+from bench.records.case import Case
+from bench.records.outcome import Measured
+from bench.records.run import Launch, RunFile
+from bench.records.runfile import by_case
+from bench.reports._comparison import WORDS
+
+MANY_CASES = 100
+"""A page of more cases than this would grow too large with every launch's trace."""
+
+
+class TraceLimits(msgspec.Struct, frozen=True):
+    """How much of the samples a page holds."""
+
+    points: int
+    """Most points that a launch is drawn with; a longer one is thinned to medians of bins."""
+    launches: int | None
+    """Launches of each case of a run; None for all."""
+
+
+FLAGS = {
+    "NO_STEADY_STATE": "it never became steady",
+    "DRIFT": "step times moved by more than 5 %",
+    "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
+    "CONTENDED": "other work on the host slowed it",
+    "THROTTLED": "heat, the power supply or protection slowed it",
+    "POWER_CAPPED": "the device held its clock to its power limit",
+    "SHARED_DEVICE": "others had the device open too",
+    "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
+}
+"""What a flag says of the launch that bears it."""
+
+
+class Side:
+    """One run, summarized once, with its launches by case."""
+
+    def __init__(self, number: int, file: RunFile) -> None:
+        self.number = number
+        self.file = file
+        self.rows = summarize(file)
+        self.device = f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
+        self.label = f"{number}: {file.run.device.get('name')}"
+        self.launches = by_case(file.launches)
+
+    @property
+    def measured(self) -> list[Row]:
+        """The rows with a number."""
+        return [row for row in self.rows if row.status == "measured"]
+
+
+def name_of(case: Case) -> str:
+    """`resnet50-train bf16`: a case without its parameters."""
+    return f"{case.name} {_variant(case)}"
+
+
+def _variant(case: Case) -> str:
+    return f"{case.precision}{case.variant}"
+
+
+def word_of(row: Row) -> str:
+    """The verdict of a measured row, the status of any other: one word for each row."""
+    if row.status == "measured":
+        return str(row.verdict).replace("_", " ")
+    return row.status.upper() if row.reached else "UNREACHED"
+
+
+def spoken(verdict: CompareVerdict) -> str:
+    """A verdict of a comparison as it is printed."""
+    return WORDS[verdict].replace("\n", " ")
+
+
+def ratio_mark(case: CaseComparison) -> dict[str, Any]:
+    """One line of the ratio plot."""
+    interval = case.interval
+    words = spoken(case.verdict)
+    between = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+    return {
+        "label": name_of(case.case),
+        "detail": case.case.detail,
+        "ratio": case.ratio,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "verdict": case.verdict,
+        "text": f"{case.ratio:.3f} {words}",
+        "hover": [case.case.label, f"{case.ratio:.3f} {between}", words, *case.reasons],
+    }
+
+
+def trace_limits(sides: Sequence[Side]) -> TraceLimits:
+    """All launches at 60 points, unless the page would grow too large."""
+    most = max((len(side.rows) for side in sides), default=0)
+    return TraceLimits(40, 3) if most > MANY_CASES else TraceLimits(60, None)
+
+
+def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """Throughput: a panel for each kind of work, as only there the bars have one unit."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for side in sides:
+        for row in side.measured:
+            slots = found.setdefault((row.case.name, row.unit), {})
+            slot = slots.setdefault(
+                row.case.fingerprint,
+                {"label": _variant(row.case), "detail": row.case.detail, "bars": []},
+            )
+            slot["bars"].append(_bar(side, row))
+    for (name, unit), slots in found.items():
+        yield {"title": name, "unit": unit, "slots": list(slots.values())}
+
+
+def _bar(side: Side, row: Row) -> dict[str, Any]:
+    assert row.throughput is not None
+    interval = row.interval
+    figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
+    spread = "no interval" if interval is None else units.spread(interval.half_width)
+    launches = units.counted(row.launches, "launch")
+    return {
+        "run": side.number - 1,
+        "value": row.throughput,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "text": figure,
+        "word": word_of(row),
+        "hover": [row.case.label, side.label, f"{figure}, {spread}, {launches}", word_of(row)],
+    }
+
+
+def _arithmetic(row: Row) -> str:
+    precision = PRECISIONS.get(row.case.precision)
+    return row.case.precision if precision is None else precision.arithmetic
+
+
+def roofline(sides: Sequence[Side]) -> dict[str, Any]:
+    """Points (FLOP per byte, FLOP/s), roofs, and in words what is missing and why."""
+    points: list[dict[str, Any]] = []
+    unplaced: dict[str, list[str]] = {}
+    for side in sides:
+        for row in side.measured:
+            why = _why_unplaced(row)
+            name = name_of(row.case)
+            if not why:
+                points.append(_point(side, row))
+            elif name not in unplaced.setdefault(why, []):
+                unplaced[why].append(name)
+    roofs = [roof for side in sides for roof in _roofs(side)]
+    return {
+        "points": points,
+        "roofs": [r for r in roofs if r["matmul"] or r["bandwidth"]],
+        "missing": [text for side in sides for text in _missing_ceilings(side)],
+        "unplaced": [{"why": why, "names": names} for why, names in unplaced.items()],
+    }
+
+
+def _why_unplaced(row: Row) -> str:
+    if row.flop_per_second is None:
+        return "its work is not arithmetic, no FLOP are counted"
+    if row.bytes_per_second is None:
+        return "the bytes that a step must move are not counted"
+    return ""
+
+
+def _matmul_ceilings(side: Side) -> dict[str, float | None]:
+    """Of each arithmetic that the run's cases use."""
+    rows = [row for row in side.measured if row.flop_per_second is not None]
+    return {_arithmetic(row): row.matmul_ceiling for row in rows}
+
+
+def _bandwidth_ceiling(side: Side) -> float | None:
+    return next((r.bandwidth_ceiling for r in side.rows if r.bandwidth_ceiling is not None), None)
+
+
+def _roofs(side: Side) -> Iterator[dict[str, Any]]:
+    bandwidth = _bandwidth_ceiling(side)
+    operations = {_arithmetic(row): row.operation for row in side.measured}
+    for arithmetic, matmul in _matmul_ceilings(side).items():
+        yield {
+            "run": side.number - 1,
+            "arithmetic": arithmetic,
+            "matmul": matmul,
+            "matmul_text": None if matmul is None else units.rate(matmul, operations[arithmetic]),
+            "bandwidth": bandwidth,
+            "bandwidth_text": None if bandwidth is None else units.prefixed(bandwidth, "B/s"),
+        }
+
+
+def _missing_ceilings(side: Side) -> Iterator[str]:
+    run = f"Run {side.number}"
+    for arithmetic, matmul in _matmul_ceilings(side).items():
+        if matmul is None:
+            yield (
+                f"{run} has no {arithmetic} matmul ceiling: it measured no usable "
+                f"{CEILING_WORKLOAD} case in that arithmetic."
+            )
+    if side.measured and _bandwidth_ceiling(side) is None:
+        yield (
+            f"{run} has no memory bandwidth ceiling: it measured no usable "
+            f"{BANDWIDTH_WORKLOAD} case."
+        )
+
+
+def _point(side: Side, row: Row) -> dict[str, Any]:
+    flop, moved = row.flop_per_second, row.bytes_per_second
+    assert flop is not None
+    assert moved is not None
+    return {
+        "run": side.number - 1,
+        "intensity": flop / moved,
+        "flop": flop,
+        "label": name_of(row.case),
+        "hover": [
+            row.case.label,
+            side.label,
+            f"{units.rate(flop, row.operation)} at "
+            f"{units.significant(flop / moved)} {row.operation}/B",
+            word_of(row),
+        ],
+    }
+
+
+def sweeps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """Cases of a run that differ in nothing but their batch size."""
+    found: dict[str, dict[str, Any]] = {}
+    for side in sides:
+        for row in side.measured:
+            case = row.case
+            if row.latency is None or batch_of(case) is None:
+                continue
+            rest = without_batch(case)
+            panel = found.setdefault(
+                rest.fingerprint,
+                {
+                    "title": name_of(rest) + (f" ({rest.detail})" if rest.detail else ""),
+                    "unit": row.unit,
+                    "latency": row.latency.name,
+                    "curves": {},
+                },
+            )
+            panel["curves"].setdefault(side.number - 1, []).append(_sweep_point(side, row))
+    for panel in found.values():
+        curves = [
+            {"run": run, "points": sorted(points, key=lambda p: p["batch"])}
+            for run, points in panel["curves"].items()
+            if len(points) > 1
+        ]
+        if curves:
+            yield {**panel, "curves": curves}
+
+
+def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
+    latency, interval = row.latency, row.interval
+    assert latency is not None
+    assert row.throughput is not None
+    figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
+    p50 = f"{latency.name} p50 {units.duration(latency.p50)}"
+    return {
+        "batch": batch_of(row.case),
+        "throughput": row.throughput,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "ms": latency.p50 * 1e3,
+        "ms_low": None if latency.p50_low is None else latency.p50_low * 1e3,
+        "ms_high": None if latency.p50_high is None else latency.p50_high * 1e3,
+        "hover": [row.case.label, side.label, figure, p50, word_of(row)],
+    }
+
+
+def traces(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """For each case with samples: its launches of every run, in the order they ran."""
+    cases = {row.case.fingerprint: row.case for side in sides for row in side.rows}
+    limits = trace_limits(sides)
+    for fingerprint, case in cases.items():
+        shown = [
+            _trace(side, launch, limits.points)
+            for side in sides
+            for launch in figures(side.launches.get(fingerprint, []))[: limits.launches]
+        ]
+        total = sum(len(figures(side.launches.get(fingerprint, ()))) for side in sides)
+        if any(trace["steady"]["ms"] for trace in shown):
+            yield {"case": case.label, "total": total, "launches": shown}
+
+
+def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
+    outcome = launch.outcome
+    trace: dict[str, Any] = {"run": side.number - 1, "launch": launch.launch + 1}
+    if not isinstance(outcome, Measured):
+        status = type(outcome).__name__.upper()
+        why = outcome.message if hasattr(outcome, "message") else outcome.reason
+        none = _thinned([], 0)
+        return {**trace, "warmup": none, "steady": none, "words": f"{status}: {why}"}
+    samples = outcome.samples
+    warmup = [block.sample_seconds for block in outcome.warmup]
+    parts = [
+        f"{len(warmup)} warm-up and {len(samples)} steady samples",
+        f"steady median {units.duration(statistics.median(samples))}",
+        units.counted(stats.outliers(samples), "outlier"),
+        *(f"{flag}: {FLAGS.get(flag, 'flagged')}" for flag in outcome.flags),
+    ]
+    if len(warmup) + len(samples) > points:
+        parts.append(f"drawn as {points} medians of bins")
+    early, late = _shares(len(warmup), len(samples), points)
+    return {
+        **trace,
+        "warmup": _thinned(warmup, early),
+        "steady": _thinned(samples, late),
+        "words": "; ".join(parts),
+    }
+
+
+def _shares(warmup: int, steady: int, points: int) -> tuple[int, int]:
+    """How many of the points each part is drawn with."""
+    total = warmup + steady
+    if total <= points or not warmup:
+        return warmup, min(steady, points)
+    early = min(max(round(points * warmup / total), 1), points - 1)
+    return early, min(steady, points - early)
+
+
+def _thinned(seconds: Sequence[float], points: int) -> dict[str, Any]:
+    """How many samples there were, and the medians, in ms, of `points` equal bins of them.
+
+    Four significant digits: finer than the plot can show, and a third of the bytes.
+    """
+    edges = [i * len(seconds) // points for i in range(points + 1)] if points else []
+    bins = [seconds[low:high] for low, high in itertools.pairwise(edges)]
+    medians = [float(f"{statistics.median(b) * 1e3:.4g}") for b in bins]
+    return {"samples": len(seconds), "ms": medians}

@@ -1,0 +1,101 @@
+"""Parts of a judged row in words, the same in every report."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from pathlib import Path
+
+from bench import stats, units
+from bench.judging.summary import LatencySummary, Row
+from bench.records.case import TUNED, Case
+from bench.records.run import RunFile
+
+
+def limits(row: Row) -> list[str]:
+    """The measured ceiling that a case is nearest to, then the published one, with its shares."""
+    lines = ["no ceiling" if row.limit is None else f"{row.limit[1]:.0%} {row.limit[0]}"]
+    published = [(row.mfu, "MFU"), (row.mbu, "MBU")]
+    known = [(share, name) for share, name in published if share is not None]
+    if known:
+        share, name = max(known)
+        lines.append(f"{name} {share:.0%}")
+    return lines
+
+
+def tail(latency: LatencySummary) -> str:
+    """The slow requests, or how many requests it would take to say."""
+    return ", ".join(
+        _absent(percent) if value is None else f"p{percent} {units.duration(value)}"
+        for percent, value in _percentiles(latency)
+    )
+
+
+def absent(latency: LatencySummary) -> str | None:
+    """The percentiles that have no figure, and what they need; None where all have theirs."""
+    return ", ".join(_absent(p) for p, value in _percentiles(latency) if value is None) or None
+
+
+def _absent(percent: int) -> str:
+    return f"p{percent} n/a (needs {stats.PERCENTILE_SAMPLES[percent]} a launch)"
+
+
+def _percentiles(latency: LatencySummary) -> tuple[tuple[int, float | None], ...]:
+    return ((90, latency.p90), (99, latency.p99))
+
+
+def first_step(row: Row) -> str:
+    """What a step that is compiled or recorded costs once; empty for one that is neither."""
+    seconds = row.cold.first_step_seconds
+    if (row.choice or {}).get("execution", row.case.execution) == "eager" or seconds is None:
+        return ""
+    made = row.compiler
+    graphs = f", {made['graphs']} graphs, {made['graph_breaks']} breaks" if made else ""
+    return f"{units.duration(seconds)}{graphs}"
+
+
+def alone(case: Case) -> str:
+    """What `--only` takes for a case: its name, or that of the tuned ones of the name."""
+    return case.name + (f"-{TUNED}" if case.space else "")
+
+
+def next_step(run: RunFile, rows: list[Row]) -> str:
+    """One line: the most useful thing to do with this card."""
+    suite = _typed_suite(run)
+    bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
+    if bad:
+        return (
+            f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
+            f"accelmark run {suite} --only '{alone(bad[0].case)}'"
+        )
+    if any(not row.reached for row in rows):
+        return f"Next: not every case was reached; {_go_on(run)}"
+    if any(row.verdict == "THROTTLED" for row in rows):
+        return "Next: cool the device, or lower its power limit, and run again: it throttled."
+    if any(row.verdict == "INVALID" and row.hindrance for row in rows):
+        return "Next: end other work on this machine and run again: it slowed too many launches."
+    if any(row.verdict == "NO_STEADY_STATE" for row in rows):
+        return "Next: end other work on this machine and run again: a case never became steady."
+    if any(row.status == "measured" and (row.verdict != "OK" or row.launches < 5) for row in rows):
+        return (
+            "Next: for intervals of ±2 %, where this machine allows them: "
+            f"accelmark run {suite} --launches auto"
+        )
+    return f"Next: hand {Path(run.path).name} to whoever compares; it holds every sample."
+
+
+def _go_on(run: RunFile) -> str:
+    """How the rest of a plan is measured: by the same record where that can go on."""
+    mixed = run.damage is not None and not run.cut_short
+    if run.run.command[:2] != ("accelmark", "run") or mixed:
+        return f"run again with more time: accelmark run {_typed_suite(run)}"
+    return f"go on with it, where it was made: accelmark run --resume {shlex.quote(run.path)}"
+
+
+def _typed_suite(run: RunFile) -> str:
+    """The suite as it was typed, but for its folder: one of the user's own is a file."""
+    words = [word for argument in run.run.command for word in argument.split("=", 1)]
+    if words[:1] == ["pytest"]:
+        options = itertools.pairwise(words)
+        return next((w for o, w in options if o == "--accelmark-suite"), run.run.suite)
+    return next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)

@@ -1,0 +1,1 @@
+"""How launches are started, watched and survived, in the parent."""

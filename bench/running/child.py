@@ -1,0 +1,98 @@
+"""What a parent does with a child process in a group of its own: hear how it ended, and end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import bench
+from bench.measuring.worker import STACKS_SIGNAL
+
+STDERR_TAIL_BYTES = 4000
+"""How much of the end of a child's stderr is kept."""
+GRACE_SECONDS = 3.0
+"""Between asking a child to end and ending it."""
+STACKS_SECONDS = 0.5
+"""What a child that hangs gets to write its stacks."""
+
+
+def ask_for_stacks(process: subprocess.Popen[bytes]) -> None:
+    """Has a worker that hangs write its threads' stacks to stderr, even from within a C call.
+
+    One that does not know the signal yet is ended by it, which comes next anyway.
+    """
+    if STACKS_SIGNAL is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(STACKS_SIGNAL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STACKS_SECONDS)
+
+
+@contextlib.contextmanager
+def end_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
+    """A file descriptor that becomes readable when the process ends (Linux), else None."""
+    if not hasattr(os, "pidfd_open"):
+        yield None
+        return
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def epitaph(process: subprocess.Popen[bytes], stderr: BinaryIO) -> str:
+    """How a worker without a report ended, and the last thing it said."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+    code = process.returncode
+    if code is None:
+        how = "the worker closed its report without one"
+    elif code < 0:
+        named = -code in {s.value for s in signal.Signals}  # real-time signals have no name
+        name = signal.Signals(-code).name if named else f"signal {-code}"
+        hint = ", perhaps by the kernel for want of memory" if name == "SIGKILL" else ""
+        how = f"the worker was killed by {name}{hint}"
+    else:
+        how = f"the worker left with exit code {code} and no report"
+    last = [line for line in tail(stderr).splitlines() if line.strip()][-1:]
+    return f"{how}: {last[0].strip()}" if last else how
+
+
+def tail(stderr: BinaryIO) -> str:
+    """The end of what a worker wrote to stderr, without the names of this machine's folders."""
+    size = stderr.seek(0, os.SEEK_END)
+    stderr.seek(max(0, size - STDERR_TAIL_BYTES))
+    text = stderr.read().decode("utf-8", errors="replace")
+    # A record is handed round: tracebacks need not say whose home they are from.
+    for folder, name in ((Path(bench.__file__).parents[1], "."), (Path.home(), "~")):
+        if folder != Path(folder.anchor):
+            text = text.replace(str(folder), name)
+    return text
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the worker's whole process group: politely, then not."""
+    with contextlib.suppress(BrokenPipeError):
+        if process.stdin is not None:
+            process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+    # What the worker itself started, and left, goes with it.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,180 @@
+"""Which devices are here, asked in child processes: a broken runtime cannot hurt the parent.
+
+`python -m bench.running.probe BACKEND` imports that backend's runtime and prints a `Found` as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from bench import catalogue
+from bench.backend import Backend, DeviceInfo, supported_precisions
+from bench.errors import (
+    AccelmarkError,
+    DeviceUnavailable,
+    NothingInstalled,
+    UnknownName,
+    suggestion,
+)
+from bench.lifeline import Lifeline, hold
+
+NOTHING: Mapping[str, str] = {}
+LIMIT_SECONDS = 120.0
+"""A runtime that takes longer to load is taken for broken."""
+REPAIR = "Repair or uninstall it, or pass --device cpu."
+"""The next act where a runtime fails in a way of its own."""
+LAST = ("generic", "cpu")
+"""Asked last, in this order: a backend made for a device goes before one for any, the host is the
+last resort."""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What one backend found: devices, or the reason there are none and what to do next."""
+
+    backend: str
+    devices: tuple[DeviceInfo, ...] = ()
+    reason: str = ""
+    installed: bool = True
+    """False where nothing here is made for such a device, which is no news."""
+
+
+def probe(
+    names: Sequence[str], python: str = sys.executable, forced: Mapping[str, str] = NOTHING
+) -> list[Found]:
+    """Asks the named backends, each in its own child process, all at once.
+
+    python: the interpreter that asks; forced: what its environment must say.
+    """
+    with contextlib.ExitStack() as stack:
+        children = [(name, _start(name, python, forced, stack)) for name in names]
+        return [c if isinstance(c, Found) else _finish(name, c) for name, c in children]
+
+
+def _start(
+    name: str, python: str, forced: Mapping[str, str], stack: contextlib.ExitStack
+) -> subprocess.Popen[bytes] | Found:
+    """A child in a group of its own, which goes with this process; or why there is none."""
+    try:
+        variables = catalogue.backend(name).worker_environment()
+    except AccelmarkError as error:  # a package's backend that does not load spoils no other
+        return Found(backend=name, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - nor does one that fails as soon as it is asked
+        return Found(backend=name, reason=f"{name}: its backend fails ({error}). {REPAIR}")
+    lifeline = Lifeline()
+    stack.callback(lifeline.cut)
+    try:
+        return lifeline.start(
+            [python, "-m", "bench.running.probe", name],
+            {**variables, **os.environ, **forced},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        return Found(backend=name, reason=f"{name}: no process to ask it in ({error.strerror}).")
+
+
+def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
+    try:
+        output, complaint = child.communicate(timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        _kill(child)
+        child.communicate()
+        return Found(
+            backend=name,
+            reason=f"{name}: its runtime did not load in {LIMIT_SECONDS:.0f} s. {REPAIR}",
+        )
+    except BaseException:
+        _kill(child)
+        raise
+    try:
+        return msgspec.json.decode(output.splitlines()[-1] if output else b"", type=Found)
+    except msgspec.DecodeError:
+        last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
+        said = f": {last[0]}" if last else ""
+        return Found(
+            backend=name,
+            reason=f"{name}: its runtime fails (exit {child.returncode}{said}). {REPAIR}",
+        )
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """With its children, which would hold its output open."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
+
+
+def choose(
+    address: str | None, python: str = sys.executable, forced: Mapping[str, str] = NOTHING
+) -> tuple[DeviceInfo, list[str]]:
+    """The device that `--device` names, and what is to be said of the choice.
+
+    address: `BACKEND` or `BACKEND:INDEX`; None takes the first accelerator, else the CPU, and says
+    why each other backend was passed over for which something is installed. Raises `UnknownName` or
+    `DeviceUnavailable`.
+    """
+    known = list(catalogue.plug_ins("backends"))
+    if address is None:
+        found = probe(in_order(known), python, forced)
+        for one in found:
+            if one.devices:
+                passed_over = [f.reason for f in found[: found.index(one)] if f.installed]
+                return one.devices[0], passed_over
+        raise DeviceUnavailable("no device: " + " ".join(f.reason for f in found))
+    name, _, index_text = address.partition(":")
+    if name not in known:
+        raise UnknownName(f"--device {address}: unknown backend `{name}`.{suggestion(name, known)}")
+    if index_text and not index_text.isdecimal():
+        raise DeviceUnavailable(
+            f"--device {address}: `{index_text}` is not a device index. Write {name}:0."
+        )
+    (one,) = probe([name], python, forced)
+    if not one.devices:
+        raise DeviceUnavailable(f"--device {address}: {one.reason}")
+    index = int(index_text or 0)
+    for device in one.devices:
+        if device.index == index:
+            return device, []
+    here = ", ".join(d.address for d in one.devices)
+    raise DeviceUnavailable(f"--device {address}: there is no such device. Here: {here}.")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Backends in the order in which the default device is looked for."""
+    return sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)
+
+
+def _answer(name: str) -> Found:
+    try:
+        backend = catalogue.backend(name)
+        return Found(backend=name, devices=tuple(_labelled(backend, backend.devices())))
+    except AccelmarkError as error:
+        installed = not isinstance(error, NothingInstalled)
+        return Found(backend=name, reason=str(error), installed=installed)
+
+
+def _labelled(backend: Backend, devices: Iterable[DeviceInfo]) -> Iterator[DeviceInfo]:
+    """With vendor and precisions, which only a process with the runtime can tell.
+
+    Of parts with one name the first is asked: to ask may take a product on the device.
+    """
+    runs: dict[str, tuple[str, ...]] = {}
+    for info in devices:
+        if info.name not in runs:
+            answers = supported_precisions(backend, info)
+            runs[info.name] = tuple(name for name, reason in answers.items() if reason is None)
+        vendor = info.vendor or backend.vendor
+        yield msgspec.structs.replace(info, vendor=vendor, precisions=runs[info.name])
+
+
+if __name__ == "__main__":
+    hold()
+    sys.stdout.buffer.write(msgspec.json.encode(_answer(sys.argv[1])) + b"\n")

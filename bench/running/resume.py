@@ -1,0 +1,101 @@
+"""Going on with a run that ended early: only where nothing would be mixed.
+
+What decides is the host and the device as the parent sees them, and what each launch says of its
+interpreter, its packages and its environment variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bench import catalogue
+from bench.backend import DeviceInfo
+from bench.errors import RecordError
+from bench.records import environment
+from bench.records.run import Launch, Resumed, Run, RunFile
+from bench.records.runfile import Writer
+from bench.running.session import utc_now
+
+HOST_FACTS = ("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores")
+DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
+
+
+def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
+    """The record of a run that ended early, open again, a line saying so on disk.
+
+    Raises `RecordError` if it was not made by `accelmark run`, or if the rest of it would be
+    measured under other conditions.
+    """
+    if file.damage and not file.cut_short:
+        raise RecordError(f"{file.damage}. A damaged run does not go on; start a new one.")
+    require_run(file)
+    host, described = environment.host(), msgspec.to_builtins(device)
+    differences = mixture(file.run, host, described)
+    differences += mixed_launches(file.launches, host, device.backend)
+    if differences:
+        listed = "".join(f"\n  - {difference}" for difference in differences)
+        raise RecordError(
+            f"{file.path}: launches of two environments do not mix:{listed}\n"
+            "Restore what it was, or start a new run."
+        )
+    writer = Writer.again(file)
+    writer.append(
+        Resumed(started_at=utc_now(), command=tuple(command), host=host, device=described)
+    )
+    return writer
+
+
+def require_run(file: RunFile) -> None:
+    """Raises `RecordError` unless the record was made by `accelmark run`, which alone goes on."""
+    command = file.run.command
+    if command[:2] == ("accelmark", "run"):
+        return
+    if command[:2] == ("accelmark", "ab"):
+        raise RecordError(
+            f"{file.path}: one side of `accelmark ab`. The sides took turns, with --env and "
+            "--python of their own; alone, a side cannot go on. Start a new `accelmark ab`."
+        )
+    raise RecordError(
+        f"{file.path}: made by `{' '.join(command[:2])}`, not by `accelmark run`. Only that goes "
+        "on; run the same command again."
+    )
+
+
+def mixture(run: Run, host: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
+    """In what today's host and device are not those of the run: reasons not to go on with it."""
+    pairs = [(name, run.host.get(name), host.get(name)) for name in HOST_FACTS]
+    pairs += [(f"device {name}", run.device.get(name), device.get(name)) for name in DEVICE_FACTS]
+    return [f"{name} was {then}, is {now}" for name, then, now in pairs if then != now]
+
+
+def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend: str) -> list[str]:
+    """In what a worker would now differ from those of the launches that there are.
+
+    A launch that failed before it could say anything of itself says nothing here either.
+    """
+    found: dict[str, None] = {}  # a set that keeps its order
+    for launch in launches:
+        then = launch.environment
+        if "packages" in then and then["packages"] != host.get("packages"):
+            found[f"a worker's packages were {then['packages']}, are {host.get('packages')}"] = None
+        if "python" in then and then["python"] not in str(host.get("python")).split():
+            found[f"a worker's python was {then['python']}, is {host.get('python')}"] = None
+        if isinstance(variables := then.get("variables"), Mapping):
+            found |= dict.fromkeys(_changed_variables(variables, backend))
+    return list(found)
+
+
+def _changed_variables(then: Mapping[str, Any], backend: str) -> list[str]:
+    plug_in = catalogue.backend(backend)
+    given = environment.worker_variables(plug_in.worker_environment())
+    silenced = plug_in.silencing_variables()
+    names = {*environment.VARIABLES, *plug_in.recorded_variables(), *then} - {*silenced}
+    now = environment.variables(names, given)
+    return [
+        f"variable {name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"
+        for name in sorted(names)
+        if then.get(name) != now.get(name)
+    ]

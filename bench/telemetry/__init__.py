@@ -1,0 +1,1 @@
+"""What was seen beside the work: power, energy, clocks, heat, other users, other load."""

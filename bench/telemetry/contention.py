@@ -1,0 +1,234 @@
+"""Whether other work on this host slowed a job that computes on its CPUs.
+
+Counters of the kernel are read between blocks, never inside one, and their rise over the steady
+blocks is recorded: how long the job's own threads could have run and waited for a core (schedstat),
+how long any task here waited (pressure-stall information), what a virtual machine's host took
+(steal) and what the container's limit held back (cpu.stat). What a host cannot say stays None.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from bench.records.observed import Contention
+from bench.records.outcome import Block
+
+IDLE_SHARE = 0.02
+"""Of a job with one thread: waiting for a core for more than this is contention; and 1 - CPU time /
+wall time, where the waiting is not to be had (it caught 38 of 39 launches slowed by more than 10 %,
+and 8 of 45 others; 2 cores)."""
+WAITING_SHARE = 0.05
+"""Of a job with several: waiting of all together over the time. What they wait at different times
+adds up, and no launch is slowed by more than that."""
+PRESSURE_SHARE = 0.05
+"""The same by pressure-stall information, where the threads' own waiting is not to be had."""
+HELPER_SHARE = 0.05
+"""Where processes of the job's own compute for more than this of the time, they are what its
+threads may wait for: their waiting then says nothing of others."""
+STEAL_SHARE = 0.02
+"""Of the cores' time, taken by the virtual machine's host."""
+THROTTLED_SHARE = 0.01
+"""Of the time, in which the container had used up its share."""
+TICK_SECONDS = 0.01
+"""Steal is counted in these: less than two a core says nothing."""
+
+
+class Counters(NamedTuple):
+    """Where the kernel's counters stand."""
+
+    at_ns: int
+    waiting_ns: int | None
+    pressure_us: float | None
+    steal_ticks: int | None
+    throttled_us: int | None
+    helper_ticks: int = 0
+
+
+class HostCounters:
+    """The counters of this process, its cores and its container; a fraction of a millisecond."""
+
+    def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
+        self._proc = proc
+        self._tasks = proc / "self/task"
+        self._stat = proc / "stat"
+        self._cores = {f"cpu{n}" for n in _usable()}
+        own = _own_cgroup(proc, cgroups)
+        self._pressure = _first(own / "cpu.pressure", proc / "pressure/cpu")
+        self._throttled = _first(own / "cpu.stat", cgroups / "cpu/cpu.stat")
+
+    def read(self) -> Counters:
+        """Now."""
+        return Counters(
+            time.perf_counter_ns(),
+            self._waiting(),
+            _after(self._pressure, "some", "total="),
+            self._steal(),
+            self._throttling(),
+            self._helpers(),
+        )
+
+    def _helpers(self) -> int:
+        """CPU ticks of the processes that multiprocessing has started here and that are there."""
+        total = 0
+        for pid in _started():
+            figures = _text(self._proc / str(pid) / "stat").rpartition(")")[2].split()
+            total += sum(int(ticks) for ticks in figures[11:13])
+        return total
+
+    def _waiting(self) -> int | None:
+        """Second figure of schedstat: nanoseconds on a run queue, of all threads together."""
+        total = None
+        try:
+            with os.scandir(self._tasks) as tasks:
+                for task in tasks:
+                    with open(f"{task.path}/schedstat", "rb") as file:  # noqa: PTH123 - speed
+                        total = (total or 0) + int(file.read().split()[1])
+        except (OSError, ValueError, IndexError):  # no schedstat, or a thread has just ended
+            return total
+        return total
+
+    def _steal(self) -> int | None:
+        """Eighth figure of a core's line in /proc/stat."""
+        found = None
+        for line in _text(self._stat).splitlines():
+            name, *ticks = line.split()
+            if not name.startswith("cpu"):
+                break
+            if name in self._cores and len(ticks) >= 8:
+                found = (found or 0) + int(ticks[7])
+        return found
+
+    def _throttling(self) -> int | None:
+        """`throttled_usec` (cgroup v2), or `throttled_time` in nanoseconds (v1)."""
+        for line in _text(self._throttled).splitlines():
+            name, _, value = line.partition(" ")
+            if name == "throttled_usec":
+                return int(value)
+            if name == "throttled_time":
+                return int(value) // 1000
+        return None
+
+
+def over(
+    before: Counters, after: Counters, steady: Sequence[Block], threads: int, cores: int
+) -> Contention:
+    """What the counters rose by from before the first of these blocks to after the last."""
+
+    def rise(name: str, scale: float) -> float | None:
+        a, b = getattr(before, name), getattr(after, name)
+        return None if a is None or b is None else max(b - a, 0) * scale
+
+    switches = [b.step_switches for b in steady]
+    return Contention(
+        elapsed_seconds=(after.at_ns - before.at_ns) / 1e9,
+        threads=threads,
+        cores=cores,
+        idle_share=_idle_share(steady) if threads == 1 else None,
+        switches=None if None in switches else sum(sum(s or ()) for s in switches),
+        waiting_seconds=rise("waiting_ns", 1e-9),
+        pressure_seconds=rise("pressure_us", 1e-6),
+        steal_seconds=rise("steal_ticks", TICK_SECONDS),
+        throttled_seconds=rise("throttled_us", 1e-6),
+        helper_seconds=rise("helper_ticks", TICK_SECONDS),
+    )
+
+
+def _idle_share(steady: Sequence[Block]) -> float | None:
+    series = [b.step_cpu_ns for b in steady]
+    if None in series:
+        return None
+    cpu = sum(sum(s or ()) for s in series)
+    return 1 - cpu / sum(sum(b.step_ns) for b in steady)
+
+
+def cause(seen: Contention) -> str:
+    """What slowed the job, with its figure; empty if nothing did, as far as this host can say."""
+    found = [
+        (_share(seen, seen.throttled_seconds), THROTTLED_SHARE, "the container's limit held {}"),
+        (_steal_share(seen), STEAL_SHARE, "the host of this virtual machine took {}"),
+    ]
+    if (_share(seen, seen.helper_seconds) or 0.0) <= HELPER_SHARE:
+        found.insert(0, _waiting(seen))
+    return "; ".join(
+        words.format(f"{share:.0%}")
+        for share, limit, words in found
+        if share is not None and share > limit
+    )
+
+
+def _waiting(seen: Contention) -> tuple[float | None, float, str]:
+    """How long the job waited for a core, by the most direct figure there is; and the limit."""
+    if seen.waiting_seconds is not None:
+        limit = IDLE_SHARE if seen.threads == 1 else WAITING_SHARE
+        return _share(seen, seen.waiting_seconds), limit, "its threads waited {} of the time"
+    if seen.idle_share is not None:
+        return seen.idle_share, IDLE_SHARE, "its one thread did not run for {} of the time"
+    words = "tasks waited for a core for {} of the time"
+    return _share(seen, seen.pressure_seconds), PRESSURE_SHARE, words
+
+
+def _share(seen: Contention, seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / seen.elapsed_seconds
+
+
+def _steal_share(seen: Contention) -> float | None:
+    if seen.steal_seconds is None or seen.steal_seconds < 2 * TICK_SECONDS * seen.cores:
+        return None
+    return seen.steal_seconds / seen.elapsed_seconds / seen.cores
+
+
+def load() -> dict[str, float]:
+    """How busy this host is now, before anything of ours runs: for the record of a run."""
+    found: dict[str, float] = {}
+    if hasattr(os, "getloadavg"):
+        found["average_1_minute"] = round(os.getloadavg()[0], 2)
+    waited = _after(Path("/proc/pressure/cpu"), "some", "avg10=")
+    if waited is not None:
+        found["pressure_percent_10_seconds"] = waited
+    return found
+
+
+def _started() -> Sequence[int]:
+    return [p.pid for p in multiprocessing.active_children() if p.pid is not None]
+
+
+def _usable() -> Sequence[int]:
+    try:
+        return list(psutil.Process().cpu_affinity())
+    except (AttributeError, OSError, psutil.Error):  # macOS has none
+        return ()
+
+
+def _own_cgroup(proc: Path, cgroups: Path) -> Path:
+    """The folder of this process's own control group (v2)."""
+    for line in _text(proc / "self/cgroup").splitlines():
+        if line.startswith("0::"):
+            return cgroups / line[3:].lstrip("/")
+    return cgroups
+
+
+def _first(*paths: Path) -> Path:
+    return next((path for path in paths if path.exists()), paths[-1])
+
+
+def _after(path: Path, line: str, word: str) -> float | None:
+    """The number behind a word in the line that starts so."""
+    for text in _text(path).splitlines():
+        if text.startswith(line + " ") and word in text:
+            number = text.partition(word)[2].split()[0]
+            return float(number) if "." in number else int(number)
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

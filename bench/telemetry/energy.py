@@ -1,0 +1,201 @@
+"""The energy of a launch: over its steady blocks and nothing else, from a counter or from power.
+
+A hardware counter is preferred: its value is interpolated at the edges of every block, so the gaps
+between blocks do not count. Where there is none, power is integrated over the blocks. Counters move
+about every 100 ms and are read five times a second at most, so less than 20 s of steady blocks
+gives no figure, but says how long it would need.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+from bench import stats
+from bench.records.observed import Reading, Telemetry
+from bench.records.outcome import Measured
+from bench.records.run import Launch
+
+LEAST_SECONDS = 20.0
+"""Of steady blocks, below which there is no figure."""
+LEAST_READINGS = 10
+"""Of power within the steady blocks, below which integrating them says little."""
+LEAST_IDLE_READINGS = 3
+"""Of a device before its first worker, below which its idle power is not known."""
+SILENCE_SECONDS = 6.0
+"""A source that is silent for longer, amid the blocks, has not seen them."""
+DISAGREEMENT = 0.05
+"""Counter and integrated power further apart than this are flagged."""
+Points = Sequence[tuple[float, float]]
+"""(seconds, value), in the order of time."""
+
+
+def with_energy(outcome: Measured, telemetry: Telemetry | str) -> Measured:
+    """The outcome with its energy, or with the reason why there is none."""
+    if isinstance(telemetry, str):
+        return _without(outcome, f"not observable: {telemetry}")
+    spans = steady_spans(outcome, telemetry)
+    if spans is None:
+        return _without(outcome, "not observable: the record does not say when its blocks began")
+    counter = [(r.at_seconds, r.energy_joules) for r in telemetry.readings]
+    power = [(r.at_seconds, r.power_watts) for r in telemetry.readings]
+    counted = [(at, joules) for at, joules in counter if joules is not None]
+    drawn = [(at, watts) for at, watts in power if watts is not None]
+    if not counted and not drawn:
+        why = telemetry.absent.get("energy") or telemetry.absent.get("power") or "no figure"
+        return _without(outcome, f"not observable: {why}")
+    if outcome.steady_seconds < LEAST_SECONDS:
+        return _without(outcome, too_short(outcome))
+    span = telemetry.interval_seconds
+    by_counter = delta(counted, spans, span)
+    by_power = integral(drawn, spans, span)
+    found = by_power if isinstance(by_counter, str) else by_counter
+    if isinstance(found, str):
+        return _without(outcome, f"not observable: {found}")
+    if found <= 0:
+        return _without(outcome, "not observable: the counter does not move")
+    method = "power" if isinstance(by_counter, str) else "counter"
+    outcome = msgspec.structs.replace(
+        outcome, energy_joules=found, energy_absent=None, energy_method=method
+    )
+    if isinstance(by_counter, str) or isinstance(by_power, str):
+        return outcome
+    return _compared(outcome, by_counter, by_power)
+
+
+def _compared(outcome: Measured, counter: float, power: float) -> Measured:
+    apart = power / counter - 1
+    if abs(apart) <= DISAGREEMENT:
+        return outcome
+    cause = f"power integrated gives {power:.4g} J, {apart:+.0%} of the counter's {counter:.4g} J"
+    return msgspec.structs.replace(
+        outcome,
+        flags=(*outcome.flags, "ENERGY_DISAGREES"),
+        causes={**outcome.causes, "ENERGY_DISAGREES": cause},
+    )
+
+
+def _without(outcome: Measured, why: str) -> Measured:
+    return msgspec.structs.replace(outcome, energy_joules=None, energy_absent=why)
+
+
+def too_short(outcome: Measured) -> str:
+    """That the steady blocks were too short for an energy, and what would be long enough."""
+    block = math.ceil(LEAST_SECONDS / len(outcome.steady) * 10) / 10
+    return (
+        f"too short: {outcome.steady_seconds:.1f} s of steady blocks, {LEAST_SECONDS:.0f} s are "
+        f"needed; block_seconds = {block:g} in the suite's settings gives them"
+    )
+
+
+def steady_spans(outcome: Measured, telemetry: Telemetry) -> list[tuple[float, float]] | None:
+    """Start and end of every steady block on the readings' clock, seconds; None if not known."""
+    first = telemetry.first_step_seconds
+    if first is None or any(block.start_ns is None for block in outcome.steady):
+        return None
+    starts = [first + (block.start_ns or 0) / 1e9 for block in outcome.steady]
+    return [(s, s + b.wall_ns / 1e9) for s, b in zip(starts, outcome.steady, strict=True)]
+
+
+def delta(points: Points, spans: Sequence[tuple[float, float]], interval: float) -> float | str:
+    """What a counter rose by over the spans together, interpolated at their edges; or why not."""
+    why = _gap(points, spans, interval)
+    if why:
+        return why
+    return sum(_at(points, end) - _at(points, start) for start, end in spans)
+
+
+def integral(points: Points, spans: Sequence[tuple[float, float]], interval: float) -> float | str:
+    """Joules of the power over the spans together, straight between readings; or why not."""
+    first, last = spans[0][0], spans[-1][1]
+    within = sum(first <= at <= last for at, _ in points)
+    if within < LEAST_READINGS:
+        return f"{within} readings of power in {last - first:.0f} s: {LEAST_READINGS} are needed"
+    why = _gap(points, spans, interval)
+    if why:
+        return why
+    energy = [0.0]
+    for (a, watts_a), (b, watts_b) in itertools.pairwise(points):
+        energy.append(energy[-1] + (b - a) * (watts_a + watts_b) / 2)
+    sums = [(at, joules) for (at, _), joules in zip(points, energy, strict=True)]
+    return sum(_at(sums, end) - _at(sums, start) for start, end in spans)
+
+
+def _gap(points: Points, spans: Sequence[tuple[float, float]], interval: float) -> str:
+    """Why the points do not cover the spans; empty if they do. Two intervals may be missing."""
+    first, last = spans[0][0], spans[-1][1]
+    edge = 2 * interval
+    if len(points) < 2 or points[0][0] > first + edge or points[-1][0] < last - edge:
+        return "the readings do not reach over the steady blocks"
+    silent = max(
+        (b - a for (a, _), (b, _) in itertools.pairwise(points) if b > first and a < last),
+        default=0.0,
+    )
+    if silent > SILENCE_SECONDS:
+        return f"the source was silent for {silent:.0f} s"
+    return ""
+
+
+def _at(points: Points, at: float) -> float:
+    """The value at a time, on the line through its neighbours."""
+    right = min(max(bisect.bisect_left(points, at, key=lambda p: p[0]), 1), len(points) - 1)
+    (a, before), (b, after) = points[right - 1], points[right]
+    return before if b == a else before + (after - before) * (at - a) / (b - a)
+
+
+def idle_watts(readings: Sequence[Reading]) -> float | None:
+    """Power of a device that nobody of ours has open: the median, or a counter's rise.
+
+    None below `LEAST_IDLE_READINGS` of them, or less than a second of a counter.
+    """
+    if len(readings) < LEAST_IDLE_READINGS:
+        return None
+    watts = [r.power_watts for r in readings if r.power_watts is not None]
+    if watts:
+        return statistics.median(watts)
+    counted = [(r.at_seconds, r.energy_joules) for r in readings if r.energy_joules is not None]
+    if not counted or counted[-1][0] - counted[0][0] < 1:
+        return None
+    return (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0])
+
+
+def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
+    """Over the steady blocks of all these launches; None where one has no energy."""
+    joules = [o.energy_joules for o in outcomes]
+    known = [j for j in joules if j is not None]
+    if len(known) < len(joules):
+        return None
+    return sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
+
+
+def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
+    """Of items per joule, a launch each; None where a launch has no energy or they are too few."""
+    joules = [o.energy_joules for o in outcomes]
+    if None in joules:
+        return None
+    pairs = zip(outcomes, joules, strict=True)
+    return stats.log_estimate([o.work.items * o.steady_steps / j for o, j in pairs if j], level)
+
+
+def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
+    """Who says the energy and how, and of what."""
+    for launch in launches:
+        if isinstance(launch.outcome, Measured) and launch.telemetry is not None:
+            method = launch.outcome.energy_method
+            if method is not None:
+                return f"{launch.telemetry.source}, {method}", launch.telemetry.scope
+    return "", ""
+
+
+def not_observable(launches: Sequence[Launch]) -> dict[str, str]:
+    """What nobody could see of the device, by the last launch looked at; else why none was."""
+    seen = [x.telemetry for x in launches if x.telemetry is not None]
+    if seen:
+        return seen[-1].absent
+    why = launches[0].telemetry_absent
+    return {"telemetry": why} if why else {}

@@ -1,0 +1,139 @@
+"""What outside the job slowed a launch: throttling, a power cap, others on the device."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from bench import units
+from bench.records.observed import THROTTLING, Reading, Telemetry
+from bench.records.outcome import Flag, Measured
+from bench.records.run import Launch
+from bench.telemetry.energy import steady_spans
+
+HINDERED: frozenset[Flag] = frozenset({"CONTENDED", "THROTTLED"})
+"""Flags that name a cause outside the job: such a launch is left out of its case's figures."""
+CLOCK_SHARE = 0.95
+"""A launch whose clock is below this share of the fastest tenth of its case's is throttled."""
+LEAST_CLOCKS = 10
+"""Readings of a case's clock, below which there is no fastest tenth."""
+
+
+def with_flags(outcome: Measured, telemetry: Telemetry | str) -> Measured:
+    """The outcome with the flags that its telemetry gives it, each with its cause."""
+    if isinstance(telemetry, str):
+        return outcome
+    found = {**_hindered(steady_readings(outcome, telemetry)), **_shared(telemetry)}
+    return msgspec.structs.replace(
+        outcome, flags=(*outcome.flags, *found), causes={**outcome.causes, **found}
+    )
+
+
+def hindered(outcome: Measured) -> bool:
+    """Whether something outside the job slowed the launch."""
+    return not HINDERED.isdisjoint(outcome.flags)
+
+
+def unhindered(outcomes: Sequence[Measured]) -> list[Measured]:
+    """The launches that make up a figure: those that nothing slowed, or all if none is such."""
+    return [o for o in outcomes if not hindered(o)] or list(outcomes)
+
+
+def steady_readings(outcome: Measured, telemetry: Telemetry) -> list[Reading]:
+    """Those from the first steady block to the last, and the nearest ones before and after."""
+    spans = steady_spans(outcome, telemetry)
+    if spans is None:
+        return []
+    edge = telemetry.interval_seconds
+    first, last = spans[0][0] - edge, spans[-1][1] + edge
+    return [r for r in telemetry.readings if first <= r.at_seconds <= last]
+
+
+def _hindered(readings: Sequence[Reading]) -> dict[Flag, str]:
+    """By the reasons that the device gives. None given is not observable, and flags nothing.
+
+    A slowdown by hardware that is seen once and has no other reason beside it may be a change of
+    clocks on the way to a new state, so it takes two looks.
+    """
+    known = [r for r in readings if r.reasons is not None]
+    counts = Counter(word for r in known for word in r.reasons or ())
+    throttled = [word for word in THROTTLING if counts[word]]
+    if throttled == ["hardware slowdown"] and counts["hardware slowdown"] < 2:
+        throttled = []
+    found: dict[Flag, str] = {}
+    if throttled:
+        words = ", ".join(f"{w} in {counts[w]} of {len(known)} readings" for w in throttled)
+        hottest = max((r.temperature_celsius for r in known if r.temperature_celsius), default=None)
+        found["THROTTLED"] = words + (f", up to {hottest:.0f} °C" if hottest else "")
+    if counts["power cap"]:
+        watts = [r.power_watts for r in known if r.power_watts is not None]
+        at = f", at {statistics.median(watts):.0f} W" if watts else ""
+        found["POWER_CAPPED"] = f"power cap in {counts['power cap']} of {len(known)} readings{at}"
+    return found
+
+
+def _shared(telemetry: Telemetry) -> dict[Flag, str]:
+    if not telemetry.others:
+        return {}
+    held = telemetry.others_bytes
+    memory = "" if held is None else f" with {units.memory(held)}"
+    return {"SHARED_DEVICE": f"other processes on the device: {telemetry.others}{memory}"}
+
+
+def slow_clocks(launches: Sequence[Launch]) -> dict[int, str]:
+    """Launches of one case, by number, whose clock lies below the fastest tenth of the case's.
+
+    Of the same case only: other work runs at other clocks by rights. Readings at which the device
+    held to its power limit, or idled, are left out; and so are clocks that are not of this device
+    alone.
+    """
+    clocks = {launch.launch: _clocks(launch) for launch in launches}
+    all_of_them = sorted(c for series in clocks.values() for c in series)
+    if len(all_of_them) < LEAST_CLOCKS:
+        return {}
+    top = all_of_them[math.floor(0.9 * len(all_of_them))]
+    medians = {number: statistics.median(series) for number, series in clocks.items() if series}
+    return {
+        number: f"clock {clock:.0f} MHz, {clock / top:.0%} of the case's {top:.0f} MHz"
+        for number, clock in medians.items()
+        if clock < CLOCK_SHARE * top
+    }
+
+
+def slowed_launches(launches: Sequence[Launch]) -> dict[int, tuple[Flag, str]]:
+    """Of launches that something outside the job slowed: by their numbers, the flag and cause."""
+    found: dict[int, tuple[Flag, str]] = {
+        number: ("THROTTLED", cause) for number, cause in slow_clocks(launches).items()
+    }
+    for launch in launches:
+        if isinstance(launch.outcome, Measured):
+            for flag in sorted(HINDERED.intersection(launch.outcome.flags)):
+                cause = launch.outcome.causes.get(flag, flag)
+                found[launch.launch] = (flag, cause)
+    return dict(sorted(found.items()))
+
+
+def flagged(launch: Launch, slowed: Mapping[int, tuple[Flag, str]]) -> Measured:
+    """The launch's outcome, with the flag that only the whole case's clocks show."""
+    assert isinstance(launch.outcome, Measured)
+    flag, _ = slowed.get(launch.launch, (None, ""))
+    if flag is None or flag in launch.outcome.flags:
+        return launch.outcome
+    return msgspec.structs.replace(launch.outcome, flags=(*launch.outcome.flags, flag))
+
+
+def _clocks(launch: Launch) -> list[float]:
+    telemetry = launch.telemetry
+    if not isinstance(launch.outcome, Measured) or telemetry is None or telemetry.scope == "shared":
+        return []
+    readings = steady_readings(launch.outcome, telemetry)
+    lawful = {"power cap", "idle"}
+    return [
+        r.clock_mhz
+        for r in readings
+        if r.clock_mhz is not None and not lawful & set(r.reasons or ())
+    ]

@@ -1,0 +1,87 @@
+"""The protocol of a source of telemetry: power, clocks, heat and other users of one device.
+
+A backend gives the source of its devices (`Backend.telemetry`); a side process reads it
+(`bench.running.sampler`), never the process that measures. Nothing here imports torch.
+
+Why not `zeus` (0.16), which many measure energy with: it reads the counters that are read here too,
+of four kinds of chip, but it brings pandas, scikit-learn, pydantic and an HTTP client into every
+installation, it knows no throttle reasons and no other users, and its windows synchronize and read
+in the process that it measures. What is needed of a counter is one call of the vendor's own
+library, made directly.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from bench.records.observed import Reading, Scope
+
+TOOL_SECONDS = 5.0
+"""A vendor's program that takes longer says nothing."""
+
+
+class NotObservable(Exception):
+    """A device that has no telemetry here; the message is the reason."""
+
+
+class Process(NamedTuple):
+    """A process on the device. Whose it is and what it is called is nobody's business."""
+
+    pid: int
+    """As the source counts: inside a container not always as the container does."""
+    memory_bytes: int | None
+
+
+class Source(ABC):
+    """Where the figures of one device come from, opened in the side process."""
+
+    name: str
+    """As its vendor calls it."""
+    scope: Scope = "board"
+    interval_seconds: float = 0.2
+    """Least time between two readings; at least 0.2 s is kept by whoever reads."""
+
+    def __init__(self) -> None:
+        self.absent: dict[str, str] = {}
+        """What this device does not say, and why: by the names of `QUANTITIES`."""
+
+    @abstractmethod
+    def read(self) -> Reading:
+        """The figures now. None for what is not said, with the reason in `absent`.
+
+        Raises `NotObservable` if there is nothing at all.
+        """
+
+    def processes(self) -> tuple[Process, ...] | None:
+        """Processes that have the device open; None where the source cannot say."""
+        return None
+
+
+def said(program: str, *arguments: str, seconds: float = TOOL_SECONDS) -> str:
+    """What a vendor's program prints.
+
+    Raises `NotObservable` where it is not there, fails, or takes longer than `seconds`.
+    """
+    found = shutil.which(program)
+    if found is None:
+        raise NotObservable(f"{program} is not on PATH")
+    try:
+        done = subprocess.run(
+            [found, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise NotObservable(f"{program} did not answer within {seconds:g} s") from None
+    except OSError as error:
+        raise NotObservable(f"{program} does not start ({error.strerror})") from error
+    if done.returncode != 0:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise NotObservable(f"{program} failed: {last[0] if last else f'exit {done.returncode}'}")
+    return done.stdout

@@ -1,0 +1,210 @@
+"""Two sides on one host: in turns, told apart, and compared."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.measuring.worker import Progress, Report, Request
+from bench.records.case import Case
+from bench.records.outcome import Cold, Measured, Outcome, Skipped
+from bench.records.run import Launch, RunFile, Settings
+from bench.records.runfile import Writer, read
+from bench.running.launcher import Finished
+from bench.running.session import EndReason, Session, alternate
+from bench.tests.commands.test_cli import TINY
+from bench.tests.conftest import Accelmark
+from bench.tests.fakes import FakeBackend, failed, make_case, make_measured, make_run
+from bench.tests.scripts.regenerate import command
+
+ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
+FINE = make_measured(0.01)
+Script = dict[str, list[Outcome | type[BaseException]]]
+
+
+class Log:
+    """Whose launch of which case came when: `A1 B1 A2 ...`."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def launcher(self, side: str, script: Script) -> Callable[..., Generator[Finished, None, None]]:
+        def launch(
+            requests: Sequence[Request],
+            variables: dict[str, str],
+            listen: Callable[[Progress], None],
+        ) -> Generator[Finished, None, None]:
+            for request in requests:
+                case = "1" if request.case == ONE else "2"
+                outcomes = script.get(side + case, [FINE])
+                done = self.words.count(side + case)
+                self.words.append(side + case)
+                outcome = outcomes[min(done, len(outcomes) - 1)]
+                if isinstance(outcome, type):
+                    raise outcome
+                report = Report(outcome=outcome, cold=Cold(), environment={})
+                yield Finished(report=report, seconds=1.0, stderr_tail="")
+
+        return launch
+
+
+class Quiet:
+    """A face that nobody looks at."""
+
+    def turn(self, side: str) -> None:
+        assert side in ("A", "B")
+
+    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
+        """Says nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Says nothing."""
+
+    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+        """Says nothing."""
+
+
+def play(folder: Path, script: Script, settings: Settings) -> tuple[str, EndReason, list[RunFile]]:
+    """Two sessions of two cases to their end; who launched what, and both records."""
+    log = Log()
+    backend = FakeBackend()
+    sessions = []
+    for side in "AB":
+        writer = Writer(folder / f"{side}.jsonl")
+        writer.append(make_run([ONE, TWO], settings=settings))
+        sessions.append(
+            Session(
+                [ONE, TWO],
+                settings,
+                backend.devices()[0],
+                backend,
+                writer,
+                Quiet(),
+                log.launcher(side, script),
+            )
+        )
+    reason = alternate(*sessions)
+    for session in sessions:
+        session.writer.close()
+    files = [read(folder / f"{side}.jsonl") for side in "AB"]
+    return " ".join(log.words), reason, files
+
+
+def test_the_sides_take_turns_and_the_first_changes(tmp_path: Path) -> None:
+    words, reason, files = play(tmp_path, {}, Settings(launches=3))
+    assert words == "A1 B1 A2 B2 B1 A1 B2 A2 A1 B1 A2 B2"
+    assert reason == "complete"
+    for file in files:
+        assert file.end is not None and file.end.reason == "complete"
+        assert [x.launch for x in file.launches] == [0, 0, 1, 1, 2, 2]
+        assert [x.seed for x in file.launches] == [0, 0, 1, 1, 2, 2], "equal seeds on both sides"
+
+
+def test_a_side_that_is_sure_goes_on_with_one_that_is_not(tmp_path: Path) -> None:
+    """Both have then as many launches, and what drifted hit both."""
+    wild: list[Outcome | type[BaseException]] = [
+        make_measured(0.01 * (1 + k % 2)) for k in range(5)
+    ]
+    words, _, _ = play(
+        tmp_path, {"B1": [*wild, FINE]}, Settings(launches="auto", target_half_width=0.02)
+    )
+    assert words.count("A1") == words.count("B1") == 20
+    assert words.count("A2") == words.count("B2") == 5
+
+
+def test_a_side_that_cannot_ends_the_case_for_both(tmp_path: Path) -> None:
+    words, reason, _ = play(tmp_path, {"B1": [Skipped(reason="no bf16")]}, Settings(launches=3))
+    assert words.count("A1") == words.count("B1") == 1
+    assert words.count("A2") == words.count("B2") == 3
+    assert reason == "complete"
+
+
+def test_an_accident_costs_a_launch_and_no_more(tmp_path: Path) -> None:
+    words, _, files = play(tmp_path, {"B1": [failed(), FINE]}, Settings(launches=3))
+    measured = [x for x in files[1].launches if isinstance(x.outcome, Measured)]
+    assert len(measured) == 6
+    assert words.count("A1") == words.count("B1") == 4
+
+
+def test_an_interruption_keeps_both_records(tmp_path: Path) -> None:
+    _, reason, files = play(tmp_path, {"B2": [KeyboardInterrupt]}, Settings(launches=3))
+    assert reason == "interrupted"
+    assert [len(file.launches) for file in files] == [2, 1]
+    for file in files:
+        assert file.end is not None and file.end.reason == "interrupted"
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+def tiny(folder: Path) -> None:
+    (folder / "tiny.toml").write_text(TINY.format(launches=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], ["nothing tells the two sides apart", "--device twice", "--env", "--python", "A/A"]),
+        (["--device", "cpu"], ["nothing tells the two sides apart"]),
+        (["--device", "cpu"] * 3, ["--device is given 3 times", "at most two"]),
+        (["--env", "OMP_NUM_THREADS"], ["--env OMP_NUM_THREADS", "NAME=VALUE"]),
+        (["--env", "1X=2"], ["--env 1X=2", "NAME=VALUE"]),
+        (["--python", "no-such-python"], ["--python no-such-python", "no such program"]),
+        (["--device", "cpu", "--device", "cpu:7"], ["--device cpu:7", "Here: cpu"]),
+    ],
+)
+def test_bad_sides_are_one_message(
+    accelmark: Accelmark,
+    tmp_path: Path,
+    arguments: list[str],
+    said: list[str],
+) -> None:
+    tiny(tmp_path)
+    code, out, err = accelmark("ab", "tiny.toml", *arguments)
+    assert (code, out) == (2, "")
+    for text in said:
+        assert text in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_interpreter_without_accelmark_says_so(
+    accelmark: Accelmark,
+    tmp_path: Path,
+) -> None:
+    tiny(tmp_path)
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    code, _, err = accelmark("ab", "tiny.toml", "--device", "cpu", "--python", str(bare))
+    assert code == 2 and "No module named" in err
+
+
+def test_a_variable_on_one_side_is_set_recorded_and_named(tmp_path: Path) -> None:
+    tiny(tmp_path)
+    done = command(
+        *("ab", "tiny.toml", "--device", "cpu", "--env", "OMP_NUM_THREADS=1"),
+        *("--env", "MINE=x", "--launches", "1", "--out", "out"),
+        *("--env", "HF_TOKEN=planted-one", "--env=my_password=planted-two"),
+        folder=tmp_path,
+        AWS_SECRET_ACCESS_KEY="planted-three",
+        UNASKED="planted-four",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "HF_TOKEN: absent | (not recorded)" in done.stdout
+    for path in (tmp_path / "out").glob("*.jsonl"):
+        text = path.read_text(encoding="utf-8")
+        assert "planted" not in text and "UNASKED" not in text and "AWS" not in text
+        assert '"HF_TOKEN=(not recorded)","--env=my_password=(not recorded)"' in text
+    assert "OMP_NUM_THREADS: absent | 1" in done.stdout
+    assert "MINE: absent | x" in done.stdout
+    assert "no interval" in done.stdout and "Geometric mean of the ratios of 1 of 1" in done.stdout
+    a, b = (read(path) for path in sorted((tmp_path / "out").glob("*.jsonl")))
+    assert a.path.endswith("-a.jsonl") and b.path.endswith("-b.jsonl")
+    assert [x.environment["threads"] for x in b.launches] == [1]
+    assert "MINE" not in json.dumps([x.environment for x in a.launches])
+    assert "A: gemm-matmul fp32" in done.stderr and "B: gemm-matmul fp32" in done.stderr

@@ -1,0 +1,302 @@
+"""The published peaks: each with a source, none standing in for another, and what follows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from bench.errors import SuiteError
+from bench.judging import chips
+from bench.judging.chips import Chip
+from bench.judging.chips import chips as all_chips
+from bench.judging.summary import Row, summarize
+from bench.records.run import RunFile
+from bench.tests.fakes import make_case, make_file, make_launches, make_measured
+
+SHIPPED = all_chips()
+OWN = """
+[[chip]]
+name = "Mine"
+match = ["Fake CPU"]
+peaks = {{ bf16_tflops = {peak}, fp32_tflops = 0.5 }}
+source = "my own notes"
+trust = "{trust}"
+"""
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where a file of the user's own may be written."""
+    path = tmp_path / "mine.toml"
+    monkeypatch.setenv(chips.USER_FILE, str(path))
+    return path
+
+
+@pytest.mark.parametrize("chip", SHIPPED, ids=lambda chip: chip.name)
+def test_every_entry_has_a_source_a_trust_and_figures_that_can_be(chip: Chip) -> None:
+    assert chip.source.strip() and chip.trust in ("high", "medium", "low")
+    for name, tflops in chip.peaks.items():
+        assert name.removesuffix("_tflops") in ("bf16", "fp16", "tf32", "fp32", "fp8", "int8")
+        assert 10 < tflops < 10_000, "10^12 FLOP/s"
+    assert chip.memory_gb is not None or not chip.peaks
+    if chip.memory_tbps is not None:
+        assert 0.5 < chip.memory_tbps < 20 and chip.bytes_per_second == chip.memory_tbps * 1e12
+    assert chip.watts is None or 100 < chip.watts < 3000
+
+
+def test_names_are_unique_and_each_is_found_by_every_one_of_its_texts() -> None:
+    assert len({chip.name for chip in SHIPPED}) == len(SHIPPED)
+    for chip in SHIPPED:
+        for text in chip.match:
+            assert chips.find(text) is chip
+            assert chips.find(f"Vendor {text.upper()}  ") is chip
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA H200", "H200 SXM"),
+        ("NVIDIA A100-SXM4-80GB", "A100 SXM 80GB"),
+        ("NVIDIA B200", "B200"),
+        ("AMD Instinct MI300X", "MI300X"),
+        *((f"Ascend910{sku}", "Ascend 910B") for sku in ("B1", "B2", "B2C", "B3", "B4", "B4-1")),
+        *(
+            (f"Ascend910_{sku}", "Ascend 910C, one of its two dies (the torch device)")
+            for sku in (9362, 9363, 9372, 9381, 9382, 9391, 9392)
+        ),
+        ("Ascend950DT_9591", "Ascend 950DT"),
+        ("Ascend950PR_9589", "Ascend 950, other than DT"),
+        ("Ascend310P3", "Ascend 310P"),
+        ("Ascend910", None),
+        ("Ascend910ProB", None),
+        # Chips with names that are near and with peaks that are not.
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA H20", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA GB200", None),
+        ("NVIDIA A100-PCIE-40GB", None),
+        ("NVIDIA A100-SXM4-40GB", None),
+        ("AMD Instinct MI300A", None),
+        ("AMD Instinct MI210", None),
+        # A slice of a chip.
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
+        ("NVIDIA H200 MIG 1g.18gb", None),
+        ("Intel(R) Xeon(R) Processor", None),
+        ("", None),
+    ],
+)
+def test_a_device_finds_its_chip_and_never_another(device: str, name: str | None) -> None:
+    chip = chips.find(device)
+    assert (chip and chip.name) == name
+
+
+def test_a_peak_is_of_one_arithmetic() -> None:
+    chip = chips.find("NVIDIA H100 80GB HBM3")
+    assert chip is not None
+    assert chip.peak_flop_per_second("bf16") == pytest.approx(989.4e12)
+    assert chip.peak_flop_per_second("fp4") is None
+
+
+# --- A file of the user's own --------------------------------------------------------------------
+
+
+def test_the_users_file_comes_first(own: Path) -> None:
+    own.write_text(OWN.format(peak=2, trust="low").replace("Fake CPU", "H100"), encoding="utf-8")
+    chip = chips.find("NVIDIA H100 80GB HBM3")
+    assert chip is not None and chip.name == "Mine" and chip.source == "my own notes"
+    other = chips.find("AMD Instinct MI300X")
+    assert other is not None and other.name == "MI300X", "ours are still there"
+
+
+BAD = {
+    "no such file": (None, "No such file"),
+    "no TOML": ("[[chip]\n", "line 1"),
+    "no chip": ("", "missing required field `chip`"),
+    "unknown key": (OWN.format(peak=1, trust="low") + "flops = 3\n", "unknown field `flops`"),
+    "no source": (OWN.format(peak=1, trust="low").replace("source", "# source"), "field `source`"),
+    "empty source": (OWN.format(peak=1, trust="low").replace("my own notes", " "), "a source"),
+    "no trust": (OWN.format(peak=1, trust="some"), "Invalid enum value 'some'"),
+    "no match": (OWN.format(peak=1, trust="low").replace('"Fake CPU"', ""), "`match` needs a text"),
+    "empty match": (OWN.format(peak=1, trust="low").replace("Fake CPU", " "), "`match` needs"),
+    "empty unless": (OWN.format(peak=1, trust="low") + 'unless = [""]\n', "no text may be empty"),
+    "zero": (OWN.format(peak=0, trust="low"), "bf16_tflops = 0"),
+    "infinite": (OWN.format(peak="inf", trust="low"), "bf16_tflops = inf"),
+    "not a number": (OWN.format(peak="nan", trust="low"), "bf16_tflops = nan"),
+    "unit": (OWN.format(peak=1, trust="low").replace("fp32_tflops", "fp32"), "is no peak in TFL"),
+    "bandwidth": (OWN.format(peak=1, trust="low") + "memory_tbps = 0\n", "memory_tbps = 0"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_of_the_users_is_one_message(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    text, part = BAD[kind]
+    if text is not None:
+        own.write_text(text, encoding="utf-8")
+    with pytest.raises(SuiteError, match="no usable file of chips"):
+        chips.find("anything")
+    monkeypatch.setattr(sys, "argv", ["accelmark", "list", "chips"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    output = capsys.readouterr()
+    assert ended.value.code == 2 and output.out == ""
+    assert output.err.startswith(f"error: {own}: no usable file of chips (")
+    assert part in output.err and "configs/chips.toml" in output.err
+    assert "Traceback" not in output.err
+
+
+# --- MFU -----------------------------------------------------------------------------------------
+
+CASE = make_case(workload="bert", mode="infer")
+
+
+def measured(flop: int, **changes: str) -> RunFile:
+    """Steps of 10 ms of so much work."""
+    case = make_case(workload="bert", mode="infer", **changes)
+    return make_file([case], make_launches(case, [make_measured(0.01, flop=flop, items=4)] * 3))
+
+
+def row(file: RunFile) -> Row:
+    (found,) = summarize(file)
+    return found
+
+
+def test_mfu_of_a_worked_example(own: Path) -> None:
+    """6 GFLOP in 10 ms are 0.6 TFLOP/s: 30 % of 2 TFLOP/s, and above 100 % of nothing."""
+    own.write_text(OWN.format(peak=2, trust="high"), encoding="utf-8")
+    found = row(measured(6 * 10**9))
+    assert found.mfu == pytest.approx(0.3) and found.mfu_absent == ""
+    assert found.status == "measured"
+    assert row(measured(6 * 10**9, precision="bf16-amp")).mfu == pytest.approx(0.3)
+    assert row(measured(10**9, precision="fp32")).mfu == pytest.approx(0.2)
+
+
+def test_no_mfu_without_a_peak_and_the_reason(own: Path) -> None:
+    own.write_text(OWN.format(peak=2, trust="high"), encoding="utf-8")
+    absent = row(measured(10**9, precision="fp16"))
+    assert absent.mfu is None and absent.mfu_absent == "no published fp16 peak of Mine"
+
+
+def test_no_mfu_of_an_unknown_chip() -> None:
+    found = row(measured(10**9))
+    assert found.mfu is None
+    assert found.mfu_absent == "no published peak: Fake CPU is not in configs/chips.toml"
+
+
+def test_no_mfu_of_work_that_is_not_arithmetic(own: Path) -> None:
+    own.write_text(OWN.format(peak=2, trust="high"), encoding="utf-8")
+    found = row(make_file([CASE], make_launches(CASE, [make_measured(0.01, moved_bytes=10)])))
+    assert (found.mfu, found.mfu_absent) == (None, "")
+
+
+def test_more_than_all_of_a_trusted_peak_is_void(own: Path) -> None:
+    """21 GFLOP in 10 ms: 2.1 TFLOP/s, 105 % of 2."""
+    own.write_text(OWN.format(peak=2, trust="high"), encoding="utf-8")
+    found = row(measured(21 * 10**9))
+    assert (found.status, found.throughput, found.verdict) == ("void", None, None)
+    assert found.reason == "105% of the bf16 peak of Mine (my own notes): impossible"
+    assert row(measured(20 * 10**9)).status == "measured", "100 % is possible"
+
+
+@pytest.mark.parametrize("trust", ["medium", "low"])
+def test_more_than_all_of_a_doubtful_peak_is_shown(own: Path, trust: str) -> None:
+    own.write_text(OWN.format(peak=2, trust=trust), encoding="utf-8")
+    found = row(measured(21 * 10**9))
+    assert found.status == "measured" and found.mfu == pytest.approx(1.05)
+
+
+def test_an_impossible_matmul_is_no_ceiling(own: Path) -> None:
+    own.write_text(OWN.format(peak=2, trust="high"), encoding="utf-8")
+    gemm = make_case()
+    launches = [
+        *make_launches(gemm, [make_measured(0.01, flop=21 * 10**9)]),
+        *make_launches(CASE, [make_measured(0.01, flop=10**9)]),
+    ]
+    assert summarize(make_file([gemm, CASE], launches))[1].ceiling_fraction is None
+
+
+# --- MBU -----------------------------------------------------------------------------------------
+
+
+def moved(bytes_a_step: int, trust: str, workload: str, mode: str, own: Path) -> Row:
+    """Steps of 10 ms on a chip of 2 TB/s."""
+    text = OWN.format(peak=2, trust=trust) + "memory_tbps = 2\n"
+    own.write_text(text, encoding="utf-8")
+    case = make_case(workload=workload, mode=mode)
+    outcome = make_measured(0.01, moved_bytes=bytes_a_step, items=4)
+    return row(make_file([case], make_launches(case, [outcome] * 3)))
+
+
+def test_mbu_of_a_worked_example(own: Path) -> None:
+    """6 GB in 10 ms are 0.6 TB/s: 30 % of 2 TB/s."""
+    found = moved(6 * 10**9, "high", "llama", "decode", own)
+    assert found.mbu == pytest.approx(0.3) and found.mbu_absent == ""
+    assert (found.mfu, found.mfu_absent) == (None, ""), "no FLOP are counted"
+
+
+STREAM = make_file([CASE], make_launches(CASE, [make_measured(0.01, moved_bytes=10)] * 3))
+
+
+def test_no_mbu_without_a_published_bandwidth(own: Path) -> None:
+    own.write_text(OWN.format(peak=2, trust="high"), encoding="utf-8")
+    assert row(STREAM).mbu_absent == "no published memory bandwidth of Mine"
+    assert (row(measured(10**9)).mbu, row(measured(10**9)).mbu_absent) == (None, "")
+
+
+def test_no_mbu_of_an_unknown_chip() -> None:
+    assert row(STREAM).mbu is None
+    assert row(STREAM).mbu_absent == "no published peak: Fake CPU is not in configs/chips.toml"
+
+
+@pytest.mark.parametrize(
+    ("workload", "mode", "trust", "status"),
+    [
+        ("memory", "triad", "high", "void"),
+        ("memory", "triad", "medium", "measured"),
+        ("llama", "decode", "high", "measured"),  # a cache may hold what it must move
+        ("gemm", "matmul", "high", "measured"),
+    ],
+)
+def test_only_a_stream_above_a_trusted_bandwidth_is_void(
+    own: Path, workload: str, mode: str, trust: str, status: str
+) -> None:
+    """21 GB in 10 ms: 2.1 TB/s, 105 % of 2."""
+    found = moved(21 * 10**9, trust, workload, mode, own)
+    assert found.status == status
+    if status == "void":
+        assert found.throughput is None
+        assert found.reason == (
+            "105% of the memory bandwidth of Mine (my own notes): impossible, unless its arrays "
+            "fit into a cache"
+        )
+    else:
+        assert found.mbu == pytest.approx(1.05)
+    assert moved(20 * 10**9, trust, workload, mode, own).status == "measured", "100 % is possible"
+
+
+def test_an_impossible_stream_is_no_ceiling(own: Path) -> None:
+    own.write_text(OWN.format(peak=2, trust="high") + "memory_tbps = 2\n", encoding="utf-8")
+    triad = make_case(workload="memory", mode="triad")
+    launches = [
+        *make_launches(triad, [make_measured(0.01, moved_bytes=21 * 10**9)]),
+        *make_launches(CASE, [make_measured(0.01, moved_bytes=10**9)]),
+    ]
+    assert summarize(make_file([triad, CASE], launches))[1].bandwidth_fraction is None
+
+
+def test_a_chip_in_one_line() -> None:
+    chip = chips.find("NVIDIA H100 80GB HBM3")
+    assert chip is not None and chip.summary == (
+        "989 TFLOP/s bf16, 80 GB, 3.35 TB/s (NVIDIA H100 datasheet; architecture white paper; "
+        "trust high)"
+    )
+    bare = Chip(name="X", match=("X",), source="a talk", trust="low")
+    assert bare.summary == "no peak (a talk; trust low)"

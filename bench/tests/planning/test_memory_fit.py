@@ -1,0 +1,199 @@
+"""Memory from shapes: the rehearsal's arithmetic, what it says of real cases, and the refusal."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from bench import catalogue, rehearsal
+from bench.backends.cpu import CpuDevice
+from bench.measuring import worker
+from bench.planning import memory_fit
+from bench.precision import PRECISIONS
+from bench.records.case import Case
+from bench.records.outcome import Skipped
+from bench.records.run import Settings
+from bench.tests.scripts.fit import in_a_fresh_process
+from bench.workload import Site, Unsupported, Workload
+
+CPU = torch.device("cpu")
+FLOAT = 4
+
+
+def site(precision: str = "fp32", device: str = "cpu") -> Site:
+    return Site(device=torch.device(device), precision=PRECISIONS[precision], seed=0)
+
+
+def case_of(name: str, mode: str, precision: str = "fp32", **parameters: Any) -> Case:
+    workload = catalogue.workload(name)
+    given = workload.modes[mode].parameters(**parameters)
+    return Case(
+        workload=name,
+        version=workload.version,
+        mode=mode,
+        precision=precision,
+        parameters=msgspec.to_builtins(given),
+    )
+
+
+class Temporaries:
+    """Holds 1,000 floats; a step adds 500 and 300, of which 200 outlive it from the first on."""
+
+    def __init__(self) -> None:
+        torch.empty(9_000)  # gone before the step
+        self.held = torch.empty(1000)
+        self.kept: torch.Tensor | None = None
+
+    def step(self) -> None:
+        first = torch.empty(500)
+        view = first[:100]  # no bytes of its own
+        second = torch.empty(300)
+        del first, view, second
+        self.kept = torch.empty(200) if self.kept is None else self.kept
+
+
+def test_a_peak_counts_what_lives_together_and_what_the_first_step_leaves() -> None:
+    assert rehearsal.peak_bytes(Temporaries) == FLOAT * (1000 + 200 + 500 + 300)
+
+
+class Regression:
+    """y = W x with SGD and momentum: weight, gradient and momentum are held, and x."""
+
+    def __init__(self) -> None:
+        self.layer = torch.nn.Linear(64, 32, bias=False)
+        self.optimizer = torch.optim.SGD(self.layer.parameters(), momentum=0.9, fused=True)
+        self.inputs = torch.empty(8, 64)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.layer(self.inputs).sum().backward()
+        self.optimizer.step()
+
+
+def test_training_counts_weights_gradients_and_optimizer_state() -> None:
+    weight, inputs, outputs = 64 * 32, 8 * 64, 8 * 32
+    held = FLOAT * (3 * weight + inputs)
+    assert held <= rehearsal.peak_bytes(Regression) <= held + 3 * FLOAT * outputs
+
+
+def test_a_long_loop_is_cut() -> None:
+    class Loop:
+        steps = 0
+
+        def step(self) -> None:
+            for _ in range(10**9):
+                torch.empty(10)
+                self.steps += 1
+
+    job = Loop()
+    assert rehearsal.peak_bytes(lambda: job) == FLOAT * 10
+    assert job.steps == 2 * rehearsal.STEP_OPERATORS
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "given"),
+    [
+        ("gemm", "matmul", {"shape": "96x64x32"}),
+        ("gemm", "matmul", {"shape": "4096x4096x4096"}),
+        ("memory", "triad", {"size_bytes": 2**20}),
+        ("transfer", "to-device", {"size_bytes": 2**20}),
+    ],
+)
+def test_formulas_say_what_a_rehearsal_says(name: str, mode: str, given: Any) -> None:
+    workload = catalogue.workload(name)
+    parameters = workload.modes[mode].parameters(**given)
+    formula = workload.peak_bytes(mode, parameters, site())
+    assert formula == Workload.peak_bytes(workload, mode, parameters, site())
+
+
+def test_a_transfer_takes_one_side_of_a_device() -> None:
+    workload = catalogue.workload("transfer")
+    parameters = workload.modes["to-host"].parameters()
+    there = workload.peak_bytes("to-host", parameters, site(device="meta"))
+    assert 2 * there == workload.peak_bytes("to-host", parameters, site())
+
+
+def test_a_large_model_needs_no_memory_to_be_counted() -> None:
+    workload = catalogue.workload("llama")
+    parameters: Any = workload.modes["decode"].parameters
+    given = parameters(model="llama-3.1-8b", batch_size=8, prompt_length=1024, new_tokens=256)
+    needed = workload.peak_bytes("decode", given, site("bf16"))
+    weights = 2 * 8_030_261_248
+    cache = 2 * 32 * 2 * 8 * 1280 * 8 * 128
+    assert weights + cache < needed < 1.1 * (weights + cache)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case_of("memory", "copy", size_bytes=2**27),
+        case_of("dlrm", "train", batch_size=512, rows=20_000, embedding_dim=64),
+    ],
+    ids=lambda case: str(case.name),
+)
+def test_what_is_measured_is_near(case: Case) -> None:
+    found = in_a_fresh_process(case)
+    assert 0.6 < found.ratio < 1.4
+
+
+def test_what_surely_cannot_fit_is_refused_with_both_figures() -> None:
+    memory_fit.require(100 * 2**30, 80 * 2**30)
+    memory_fit.require(None, 1)
+    memory_fit.require(1, None)
+    with pytest.raises(Unsupported) as refusal:
+        memory_fit.require(int(17.2 * 2**30), int(13.7 * 2**30))
+    assert str(refusal.value) == "does not fit: needs about 17.2 GiB, the device has 13.7 GiB"
+
+
+def report(case: Case, rehearse: bool = True) -> worker.Report:
+    settings = Settings(block_seconds=1e-4, steady_limit_seconds=0.01)
+    request = worker.Request(
+        case=case,
+        backend="cpu",
+        index=0,
+        settings=settings,
+        samples=10,
+        seed=0,
+        rehearse=rehearse,
+    )
+    return worker.Launch(request, worker._Channel(io.BytesIO())).run()
+
+
+TINY = case_of("memory", "copy", size_bytes=2**12)
+
+
+def test_a_case_that_cannot_fit_is_skipped_before_it_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CpuDevice, "capacity_bytes", lambda self: 6 * 2**10)
+    found = report(TINY)
+    reason = "does not fit: needs about 8 KiB, the device has 6 KiB"
+    assert found.outcome == Skipped(reason=reason)
+    assert found.estimated_peak_bytes == 2**13
+    assert found.cold.numerics_seconds is None
+    later = report(TINY, rehearse=False)
+    assert later.estimated_peak_bytes is None and not isinstance(later.outcome, Skipped)
+
+
+def test_without_an_estimate_a_case_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> int:
+        raise RuntimeError("no shapes for this operator")
+
+    monkeypatch.setattr(type(catalogue.workload("memory")), "peak_bytes", broken)
+    found = report(TINY)
+    assert found.estimated_peak_bytes is None
+    assert not isinstance(found.outcome, Skipped)
+    assert "no shapes for this operator" in capsys.readouterr().err
+
+
+def test_the_host_has_what_is_available() -> None:
+    device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
+    capacity, total = device.capacity_bytes(), device.info.memory_bytes
+    assert capacity is not None and total is not None
+    assert 0 < capacity <= total

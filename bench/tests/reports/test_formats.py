@@ -1,0 +1,205 @@
+"""Markdown for a pull request and CSV for a spreadsheet: whole rows, and nothing that runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from bench import catalogue
+from bench.judging.summary import summarize
+from bench.records.outcome import Cold
+from bench.records.run import RunFile
+from bench.records.runfile import read
+from bench.report import Canvas
+from bench.reports._flat import flat
+from bench.tests.conftest import Accelmark
+from bench.tests.fakes import (
+    failed,
+    make_case,
+    make_file,
+    make_launch,
+    make_launches,
+    make_measured,
+)
+from bench.tests.scripts.regenerate import RUN
+
+HOSTILE = '=cmd|"/c calc"!A1 | <img src=x onerror=alert(1)> @everyone [x](javascript:1)\n# head'
+
+
+def render(name: str, *runs: RunFile) -> str:
+    text: str = catalogue.load("reports", name).render(runs, Canvas())
+    return text
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def hostile() -> RunFile:
+    case = make_case()
+    device = {"backend": "cpu", "index": 0, "name": HOSTILE, "memory_bytes": None, "facts": {}}
+    return make_file([case], make_launches(case, [failed(message=HOSTILE)] * 2), device=device)
+
+
+def test_csv_has_every_row_and_the_figures_of_the_summary() -> None:
+    run = read(RUN)
+    rows = table(render("csv", run))
+    expected = [flat(run, row) for row in summarize(run)]
+    assert len(rows) == len(expected) == 7
+    for row, figures in zip(rows, expected, strict=True):
+        rate = figures["throughput"]
+        assert row["throughput_items_per_second"] == ("" if rate is None else str(rate))
+        assert row["status"] == figures["status"]
+        assert row["reason"] == figures["reason"]
+    assert {row["status"] for row in rows} == {"measured", "void", "skipped", "failed"}
+
+
+def test_csv_headers_carry_units_and_none_is_named_twice() -> None:
+    headers = render("csv", read(RUN)).splitlines()[0].split(",")
+    assert len(set(headers)) == len(headers)
+    for header in headers:
+        if any(word in header for word in ("throughput", "ci_low", "ci_high")):
+            assert header.endswith("_items_per_second")
+        if header.startswith("latency_p"):
+            assert header.endswith("_seconds")
+
+
+def test_csv_runs_nothing_in_a_spreadsheet() -> None:
+    (row,) = table(render("csv", hostile()))
+    assert row["device"] == "'" + HOSTILE
+    case = make_case()
+    slow = make_file([case], make_launches(case, [make_measured()] * 3))
+    assert not any(cell.startswith("'") for cell in table(render("csv", slow))[0].values())
+
+
+def test_markdown_has_every_row_with_its_reason() -> None:
+    run = read(RUN)
+    text = render("markdown", run)
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 7
+    for status in ("VOID", "SKIPPED", "FAILED", "UNREACHED"):
+        assert f"**{status}**: " in text
+    assert "output off by 0.5" in text and "the time budget was spent" in text
+
+
+@pytest.mark.parametrize(
+    ("requests", "absent", "shown"),
+    [
+        (35, "p90 n/a (needs 36 a launch), p99 n/a (needs 368 a launch)", "p90 n/a (needs 36"),
+        (36, "p99 n/a (needs 368 a launch)", "p90 10.0 ms, p99 n/a (needs 368"),
+        (368, None, "p90 10.0 ms, p99 10.0 ms"),
+    ],
+)
+def test_every_report_has_the_percentiles_or_what_they_need(
+    requests: int, absent: str | None, shown: str
+) -> None:
+    """A sweep of decode: each row names its batch."""
+    cases = [make_case(workload="llama", mode="decode", parameters={"b": b}) for b in (1, 8)]
+    outcome = make_measured([0.01] * requests, latency_name="TPOT", unit="token")
+    launches = [x for case in cases for x in make_launches(case, [outcome] * 3)]
+    run = make_file(cases, launches)
+    for row in summarize(run):
+        figures = flat(run, row)
+        assert figures["latency_p50_seconds"] == pytest.approx(0.01)
+        assert figures["latency_absent"] == absent
+        for percent, needed in ((90, 36), (99, 368)):
+            assert (figures[f"latency_p{percent}_seconds"] is None) == (requests < needed)
+    for name in ("markdown", "html"):
+        assert " ".join(render(name, run).split()).count(shown) >= 2, name
+    card = " ".join(render("table", run).split())
+    if requests < 36:
+        few = "too few requests a launch for percentiles (p90: 36, p99: 368): llama-decode bf16 "
+        assert f"{few}(b 1) (35), llama-decode bf16 (b 8) (35)" in card
+    else:
+        assert f"TPOT of llama-decode bf16 (b 8): p50 10.0 ms, {shown}" in card
+
+
+def test_what_is_compiled_says_what_its_first_step_cost() -> None:
+    """As many breaks as in the worst launch; nothing of a launch that says it otherwise."""
+    cases = [make_case(execution=name) for name in ("eager", "compile", "graph")]
+    said = [{"graphs": 2, "graph_breaks": 0}, {"graphs": 3, "graph_breaks": 1}, "none"]
+    launches = [
+        make_launch(
+            make_measured(),
+            case,
+            launch=index,
+            cold=Cold(first_step_seconds=30.0),
+            environment={"compiler": one} if case.execution == "compile" else {},
+        )
+        for case in cases
+        for index, one in enumerate(said)
+    ]
+    run = make_file(cases, launches)
+    found = [flat(run, row) for row in summarize(run)]
+    assert [row["graph_breaks"] for row in found] == [None, 1, None]
+    assert [row["compiled_graphs"] for row in found] == [None, 3, None]
+    card = " ".join(render("table", run).split())
+    assert "first step of gemm-matmul bf16 compile: 30.0 s, 3 graphs, 1 breaks" in card
+    assert "first step of gemm-matmul bf16 graph: 30.0 s" in card
+    assert "first step of gemm-matmul bf16:" not in card
+    assert "30.0 s, 3 graphs, 1 breaks" in render("html", run)
+
+
+@pytest.mark.parametrize("name", ["markdown", "html", "table"])
+def test_every_report_says_what_limits_a_case(name: str) -> None:
+    matmul, case = make_case(), make_case(workload="bert", mode="infer")
+    launches = [
+        *make_launches(matmul, [make_measured(0.01, flop=100)] * 3),
+        *make_launches(case, [make_measured(0.01, flop=37)] * 3),
+    ]
+    text = " ".join(render(name, make_file([matmul, case], launches)).split())
+    words = "37% <small>matmul</small>" if name == "html" else "37% matmul"
+    assert words in text
+
+
+def test_every_markdown_row_has_the_columns_of_its_header() -> None:
+    text = render("markdown", read(RUN), hostile())
+    width = None
+    for line in text.splitlines():
+        if line.startswith("|"):
+            bare = line.replace("\\|", "")
+            width = width or bare.count("|")
+            assert bare.count("|") == width, line
+        else:
+            width = None
+
+
+def test_markdown_is_text_whatever_the_record_says() -> None:
+    text = render("markdown", hostile())
+    assert "<img" not in text.replace("\\<img", "")
+    assert "@everyone" not in text
+    assert "\n# head" not in text
+    assert "[x](javascript" not in text.replace("\\[x\\](javascript", "")
+
+
+def test_markdown_of_several_runs_compares_with_the_first() -> None:
+    case = make_case()
+    base = make_file([case], make_launches(case, [make_measured(0.02 + k / 1e4) for k in range(5)]))
+    other = make_file(
+        [case], make_launches(case, [make_measured(0.01 + k / 1e4) for k in range(5)])
+    )
+    text = render("markdown", base, other)
+    assert "**FASTER**" in text and "of 1 of 1 cases" in text
+    nothing = make_file([make_case(workload="bert", mode="infer")], [])
+    assert "**Not compared**" in render("markdown", base, nothing)
+
+
+@pytest.mark.parametrize("name", ["csv", "json", "markdown", "table"])
+def test_a_report_is_written_to_a_file(
+    accelmark: Accelmark,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    code, out, err = accelmark("report", str(RUN), "--format", name, "--output", "it.txt")
+    assert (code, out, err) == (0, "", "written: it.txt\n")
+    _, direct, _ = accelmark("report", str(RUN), "--format", name)
+    assert (tmp_path / "it.txt").read_text(encoding="utf-8") == direct
+
+
+def test_a_report_that_cannot_be_written_is_one_message(accelmark: Accelmark) -> None:
+    code, out, err = accelmark("report", str(RUN), "--output", "no/such/folder/it.txt")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: no/such/folder/it.txt: cannot be written (No such file")

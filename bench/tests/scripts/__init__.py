@@ -1,0 +1,1 @@
+"""What is run by hand: long measurements, and what rewrites the golden files."""

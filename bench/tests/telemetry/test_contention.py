@@ -1,0 +1,387 @@
+"""What the kernel's counters say of other work, and what becomes of launches that it slowed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from bench.judging.compare import compare
+from bench.judging.summary import summarize
+from bench.measuring.engine import Engine
+from bench.records.observed import Contention, Reading, Telemetry
+from bench.records.outcome import Block, Flag, Measured
+from bench.records.run import Settings
+from bench.running.session import CaseState
+from bench.telemetry import contention
+from bench.telemetry.contention import Counters, HostCounters, cause, over
+from bench.tests.fakes import (
+    FakeDevice,
+    FakeJob,
+    ScriptedClock,
+    failed,
+    make_case,
+    make_file,
+    make_launch,
+    make_launches,
+    make_measured,
+)
+
+CASE = make_case()
+
+
+def proc(folder: Path, files: dict[str, str]) -> HostCounters:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return HostCounters(folder / "proc", folder / "cgroup")
+
+
+LINUX = {
+    "proc/self/task/10/schedstat": "5000 700 3\n",
+    "proc/self/task/11/schedstat": "9000 300 8\n",
+    "proc/self/cgroup": "9:name=systemd:/\n0::/user.slice/job\n",
+    "proc/pressure/cpu": "some avg10=1.25 avg60=0.00 avg300=0.00 total=999\n",
+    "proc/stat": "cpu  1 2 3 4 5 6 7 100 0 0\n"
+    + "".join(f"cpu{n} 1 2 3 4 5 6 7 {10 + n} 0 0\n" for n in range(2))
+    + "cpu999 1 2 3 4 5 6 7 5000 0 0\nintr 1\n",
+    "cgroup/user.slice/job/cpu.pressure": "some avg10=0.00 total=4321\nfull avg10=0.00 total=0\n",
+    "cgroup/user.slice/job/cpu.stat": "usage_usec 1\nnr_throttled 2\nthrottled_usec 777\n",
+}
+
+
+def test_counters_of_this_process_its_cores_and_its_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contention, "_usable", lambda: (0, 1))
+    found = proc(tmp_path, LINUX).read()
+    assert found[1:] == (1000, 4321, 21, 777, 0)
+
+
+def test_an_older_kernel_counts_the_machines_pressure_and_nanoseconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contention, "_usable", lambda: (0,))
+    older = {k: v for k, v in LINUX.items() if not k.startswith("cgroup")}
+    older["cgroup/cpu/cpu.stat"] = "nr_periods 0\nthrottled_time 5000\n"
+    found = proc(tmp_path, older).read()
+    assert (found.pressure_us, found.steal_ticks, found.throttled_us) == (999, 10, 5)
+
+
+def test_a_host_without_such_counters_says_none(tmp_path: Path) -> None:
+    assert HostCounters(tmp_path, tmp_path).read()[1:] == (None, None, None, None, 0)
+
+
+def test_processes_of_the_jobs_own_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contention, "_usable", lambda: (0,))
+    monkeypatch.setattr(contention, "_started", lambda: (21, 22))
+    stat = "{} (pt data) worker) S 1 2 3 4 5 6 7 8 9 10 {} {} 0 0 20 0 1\n"
+    files = {
+        "proc/21/stat": stat.format(21, 300, 40),
+        "proc/22/stat": stat.format(22, 5, 5),
+    }
+    assert proc(tmp_path, {**LINUX, **files}).read().helper_ticks == 350
+
+
+def test_reading_the_counters_of_this_host_is_quick() -> None:
+    host = HostCounters()
+    host.read()
+    before = time.process_time()
+    for _ in range(20):
+        host.read()
+    assert (time.process_time() - before) / 20 < 0.02
+
+
+def blocks(cpu: float | None = 1.0, switches: int | None = 2) -> list[Block]:
+    """Two blocks of a second, two steps each; cpu: CPU time over wall time."""
+    return [
+        Block(
+            wall_ns=10**9,
+            step_ns=(5 * 10**8,) * 2,
+            step_cpu_ns=None if cpu is None else (round(5e8 * cpu),) * 2,
+            step_switches=None if switches is None else (switches,) * 2,
+        )
+    ] * 2
+
+
+def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
+    before = Counters(10**9, 10**8, 500, 3, None)
+    after = Counters(3 * 10**9, 6 * 10**8, 250_500, 5, None)
+    found = over(before, after, blocks(), threads=1, cores=2)
+    assert found == Contention(
+        elapsed_seconds=2,
+        threads=1,
+        cores=2,
+        idle_share=0.0,
+        switches=8,
+        waiting_seconds=0.5,
+        pressure_seconds=0.25,
+        steal_seconds=0.02,
+        throttled_seconds=None,
+        helper_seconds=0.0,
+    )
+    bare = over(before, after, blocks(None, None), threads=2, cores=2)
+    assert (bare.idle_share, bare.switches) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "seen, words",
+    [
+        ({}, ""),
+        ({"threads": 1, "idle_share": 0.019}, ""),
+        ({"threads": 1, "idle_share": 0.26}, "its one thread did not run for 26% of the time"),
+        ({"threads": 1, "idle_share": 0.26, "waiting_seconds": 0.19}, ""),  # it waited for data
+        ({"threads": 1, "waiting_seconds": 0.3}, "its threads waited 3% of the time"),
+        ({"waiting_seconds": 0.49, "steal_seconds": 0.3}, ""),
+        ({"waiting_seconds": 1.3}, "its threads waited 13% of the time"),
+        ({"waiting_seconds": 1.3, "helper_seconds": 0.4}, "its threads waited 13% of the time"),
+        ({"waiting_seconds": 1.3, "helper_seconds": 5.0}, ""),  # for its own loaders, perhaps
+        (
+            {"waiting_seconds": 1.3, "helper_seconds": 5.0, "throttled_seconds": 1.0},
+            "the container's limit held 10%",
+        ),
+        ({"steal_seconds": 1.0}, "the host of this virtual machine took 5%"),
+        ({"throttled_seconds": 0.2}, "the container's limit held 2%"),
+        ({"pressure_seconds": 2.0}, "tasks waited for a core for 20% of the time"),
+        ({"pressure_seconds": 2.0, "waiting_seconds": 0.0}, ""),
+        (
+            {"steal_seconds": 2.0, "waiting_seconds": 1.0},
+            "its threads waited 10% of the time; the host of this virtual machine took 10%",
+        ),
+    ],
+)
+def test_a_cause_and_its_figure(seen: dict[str, Any], words: str) -> None:
+    """Ten seconds on two cores. The threads' own waiting goes before the machine's pressure."""
+    found = Contention(**{"elapsed_seconds": 10.0, "threads": 2, "cores": 2, **seen})
+    assert cause(found) == words
+
+
+def test_a_tick_of_steal_in_a_short_launch_says_nothing() -> None:
+    assert not cause(Contention(elapsed_seconds=0.1, threads=1, cores=2, steal_seconds=0.03))
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="schedstat is Linux's")
+def test_a_process_that_shares_its_only_core_is_seen_to_wait() -> None:
+    """The real counters: two that compute on one core wait for each other."""
+    code = (
+        "import os, time\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "print(flush=True)\nend = time.monotonic() + {}\n"
+        "while time.monotonic() < end: pass\n"
+    )
+    hog = subprocess.Popen([sys.executable, "-c", code.replace("{}", "60")], stdout=subprocess.PIPE)
+    with hog:
+        assert hog.stdout is not None
+        hog.stdout.readline()
+        watched = code.replace("{}", "0.5").replace("print(flush=True)", WATCH_BEFORE) + WATCH_AFTER
+        said = subprocess.run(
+            [sys.executable, "-c", watched], capture_output=True, text=True, check=True
+        ).stdout
+        hog.kill()
+    assert "its threads waited" in said
+
+
+WATCH_BEFORE = (
+    "from bench.telemetry.contention import HostCounters, over, cause\n"
+    "from bench.records.outcome import Block\n"
+    "host = HostCounters(); before = host.read()"
+)
+WATCH_AFTER = (
+    "steady = [Block(wall_ns=1, step_ns=(1,))]\n"
+    "print(cause(over(before, host.read(), steady, threads=1, cores=1)))\n"
+)
+
+
+def test_the_load_before_a_run_is_two_numbers_at_most() -> None:
+    found = contention.load()
+    assert set(found) <= {"average_1_minute", "pressure_percent_10_seconds"}
+    assert all(value >= 0 for value in found.values())
+    assert found or not hasattr(os, "getloadavg")
+
+
+def test_the_cores_of_this_process_are_those_it_may_use() -> None:
+    if hasattr(psutil.Process, "cpu_affinity"):
+        assert set(contention._usable()) == set(psutil.Process().cpu_affinity())
+
+
+# --- what becomes of a slowed launch
+
+
+def slowed(seconds: float, flag: Flag = "CONTENDED", cause: str = "it waited 30%") -> Measured:
+    return make_measured(seconds, flags=(flag,), causes={flag: cause})
+
+
+def row_of(*outcomes: Any, launches: int | str = 10) -> Any:
+    settings = Settings(launches=launches)  # type: ignore[arg-type]
+    file = make_file([CASE], make_launches(CASE, outcomes), settings=settings)
+    return summarize(file)[0]
+
+
+def test_a_slowed_launch_is_counted_and_left_out() -> None:
+    clean = [make_measured(0.01 + k * 1e-6) for k in range(9)]
+    row = row_of(*clean[:4], slowed(0.02), *clean[4:])
+    assert row.verdict == "OK"
+    assert (row.launches, row.hindered, len(row.rates)) == (9, 1, 9)
+    assert row.throughput == pytest.approx(100, rel=1e-3)
+    assert row.left_out == "1 of 10 launches slowed from outside: it waited 30%"
+    assert "CONTENDED" in row.flags
+
+
+def test_a_slow_launch_without_a_cause_stays_in_the_figure() -> None:
+    row = row_of(*[make_measured(0.01)] * 9, make_measured(0.02))
+    assert (row.launches, row.hindered, row.verdict) == (10, 0, "NOISY")
+
+
+def test_more_than_a_third_slowed_is_invalid() -> None:
+    row = row_of(*[make_measured(0.01)] * 6, *[slowed(0.02)] * 4)
+    assert row.verdict == "INVALID"
+    assert row.reason == "4 of 10 launches were slowed from outside"
+    assert row.throughput == pytest.approx(100), "of the six that nothing slowed"
+    with_failures = row_of(*[make_measured(0.01)] * 6, *[slowed(0.02)] * 3, failed())
+    assert with_failures.verdict == "INVALID"
+    assert with_failures.reason == (
+        "1 of 10 launches failed, 3 of 10 launches were slowed from outside"
+    )
+
+
+def test_where_all_are_slowed_the_figure_is_of_all_and_invalid() -> None:
+    row = row_of(*[slowed(0.01)] * 3)
+    assert (row.verdict, row.launches, row.hindered) == ("INVALID", 3, 0)
+    assert row.left_out == "all launches slowed from outside: it waited 30%"
+
+
+def test_a_loaded_machine_is_never_ranked_slower() -> None:
+    """Five launches a side, one side beside a hog: without the flags it would be SLOWER."""
+    settings = Settings(launches=5)
+    quiet = [make_measured(0.01 + k * 1e-6) for k in range(5)]
+
+    def verdict(outcomes: list[Measured]) -> str:
+        base, other = (
+            make_file([CASE], make_launches(CASE, o), settings=settings) for o in (quiet, outcomes)
+        )
+        return compare(base, other).cases[0].verdict
+
+    loaded = [0.013 + k * 1e-6 for k in range(5)]
+    assert verdict([make_measured(s) for s in loaded]) == "SLOWER"
+    assert verdict([slowed(s) for s in loaded]) == "UNRANKED"
+
+
+def test_throttled_launches_are_left_out_and_many_are_the_verdict() -> None:
+    hot = slowed(0.02, "THROTTLED", "thermal in 3 of 20 readings")
+    row = row_of(*[make_measured(0.01)] * 9, hot)
+    assert (row.verdict, row.hindered) == ("OK", 1)
+    row = row_of(*[make_measured(0.01)] * 3, *[hot] * 2, launches=5)
+    assert (row.verdict, row.reason) == ("THROTTLED", "2 of 5 launches throttled")
+    assert row.left_out == "2 of 5 launches slowed from outside: thermal in 3 of 20 readings"
+
+
+def test_a_power_cap_is_ranked_and_shown() -> None:
+    row = row_of(*[slowed(0.01, "POWER_CAPPED", "power cap")] * 10)
+    assert (row.verdict, row.hindered, row.flags) == ("OK", 0, ("POWER_CAPPED",))
+
+
+def test_a_launch_whose_clock_fell_is_throttled_though_no_reason_is_given() -> None:
+    def clocked(number: int, clock: float) -> Any:
+        start = [Block(start_ns=k * 10**9, wall_ns=10**9, step_ns=(10**9,)) for k in range(4)]
+        readings = tuple(Reading(at_seconds=k + 0.5, clock_mhz=clock) for k in range(4))
+        telemetry = Telemetry(
+            source="x",
+            scope="board",
+            interval_seconds=0.2,
+            first_step_seconds=0.0,
+            readings=readings,
+        )
+        outcome = make_measured(steady=tuple(start))
+        return make_launch(outcome, CASE, launch=number, order=number, telemetry=telemetry)
+
+    launches = [clocked(k, 1400) for k in range(9)]
+    (row,) = summarize(make_file([CASE], [*launches, clocked(9, 1200)]))
+    assert (row.launches, row.hindered) == (9, 1)
+    assert row.hindrance == "clock 1200 MHz, 86% of the case's 1400 MHz"
+    assert "THROTTLED" in row.flags
+
+
+# --- how long a run goes on
+
+
+def state_of(settings: Settings, *outcomes: Any) -> CaseState:
+    state = CaseState(CASE, settings)
+    for launch in make_launches(CASE, outcomes):
+        state.keep(launch)
+    return state
+
+
+def test_a_fixed_number_of_launches_is_that_number_slowed_or_not() -> None:
+    settings = Settings(launches=3)
+    assert not state_of(settings, slowed(0.02), make_measured(0.01)).finished
+    assert state_of(settings, *[slowed(0.02)] * 3).finished
+    assert state_of(settings, slowed(0.02)).launches_left() == 2
+    assert not state_of(settings, *[slowed(0.02)] * 2).hopeless, "they are no failures"
+
+
+def test_auto_looks_at_launches_that_nothing_slowed() -> None:
+    clean = [make_measured(0.01 + k * 1e-6) for k in range(5)]
+    assert state_of(Settings(), *clean).finished
+    assert not state_of(Settings(), *clean[:4], slowed(0.02)).finished
+    assert state_of(Settings(), slowed(0.02), *clean).finished
+    noisy = [make_measured(0.01 + k * 1e-3) for k in range(6)]
+    assert state_of(Settings(), *noisy, *[slowed(0.02)] * 4).finished, "it is in vain"
+    assert not state_of(Settings(), *noisy, *[slowed(0.02)] * 3).finished
+
+
+def test_contention_in_a_record_is_read_back() -> None:
+    seen = Contention(elapsed_seconds=1.0, threads=2, cores=2, waiting_seconds=0.5)
+    launch = make_launch(make_measured(contention=seen, flags=("CONTENDED",), causes={"a": "b"}))
+    assert msgspec.json.decode(msgspec.json.encode(launch), type=type(launch)) == launch
+
+
+# --- the engine
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_the_engine_counts_from_before_the_first_steady_block_and_between_blocks_only(
+    synchronous: bool,
+) -> None:
+    """Ten milliseconds of waiting a step: the warm-up's is not counted."""
+    clock = ScriptedClock()
+    device = FakeDevice(clock, synchronous)
+    job = FakeJob(device, [40_000_000, 20_000_000, *[10_000_000] * 500], witness=(1.0, 0.5))
+    inside = False
+
+    def host() -> Counters:
+        assert not inside
+        return Counters(clock.now, job.steps * 10_000_000, None, None, None)
+
+    engine = Engine(job, device, Settings(block_seconds=0.05), clock=clock, host=host, threads=2)
+    block = engine.block
+
+    def watched(steps: int) -> Block:
+        nonlocal inside
+        inside = True
+        made = block(steps)
+        inside = False
+        return made
+
+    engine.block = watched  # type: ignore[method-assign]
+    series = engine.measure(samples=10)
+    if not synchronous:
+        assert series.contention is None, "its work is not the host's"
+        return
+    assert series.contention is not None
+    steps = sum(len(b.step_ns) for b in series.steady)
+    assert series.contention.waiting_seconds == pytest.approx(steps * 0.01)
+    assert series.contention.elapsed_seconds == pytest.approx(
+        sum(b.wall_ns for b in series.steady) / 1e9
+    )
+    assert series.contention.threads == 2
+    starts = [b.start_ns for b in (*series.warmup, *series.steady)]
+    assert starts[0] == 0 and starts == sorted(starts, key=lambda ns: ns or 0)

@@ -1,0 +1,1 @@
+"""Whether the harness may be believed: bare loops and libraries beside it."""

@@ -1,0 +1,226 @@
+"""Bare loops of text and speech: BERT, Llama, DeepSeek and Whisper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.validation.bare.loop import Loop, Parameters, adamw, inference, training
+from bench.workloads._models import with_cache
+
+BERT_RATE = 5e-6
+LLAMA_RATE = 7e-6
+DEEPSEEK_RATE = 8e-6
+
+
+def _bert() -> Any:
+    from transformers.models.bert.configuration_bert import BertConfig
+    from transformers.models.bert.modeling_bert import BertForQuestionAnswering
+
+    return BertForQuestionAnswering(
+        BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    )
+
+
+def bert_infer(p: Parameters) -> Loop:
+    """bfloat16 weights."""
+    import torch
+
+    model = _bert().eval().to(torch.bfloat16)
+    tokens = torch.randint(1, 30522, (p["batch_size"], p["sequence_length"]))
+    return inference(lambda: model(tokens))
+
+
+def bert_train(p: Parameters) -> Loop:
+    """AdamW, autocast; start and end of an answer."""
+    import torch
+
+    model = _bert().train()
+    tokens = torch.randint(1, 30522, (p["batch_size"], p["sequence_length"]))
+    starts, ends = torch.randint(0, p["sequence_length"], (2, p["batch_size"]))
+    entropy = torch.nn.functional.cross_entropy
+
+    def loss() -> Any:
+        answer = model(tokens)
+        first, last = answer.start_logits.float(), answer.end_logits.float()
+        return (entropy(first, starts) + entropy(last, ends)) / 2
+
+    return training(adamw(model, BERT_RATE), loss)
+
+
+def _llama() -> Any:
+    """SmolLM2-135M."""
+    from transformers.models.llama.configuration_llama import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+    shape = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(shape)
+
+
+def _deepseek() -> Any:
+    """DeepSeek-V2-Lite, cut: a quarter of each width, 3 layers."""
+    from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
+    from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2ForCausalLM
+
+    shape = DeepseekV2Config(
+        vocab_size=16384,
+        hidden_size=512,
+        intermediate_size=2736,
+        moe_intermediate_size=352,
+        num_hidden_layers=3,
+        first_k_dense_replace=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        q_lora_rank=None,
+        kv_lora_rank=128,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        n_routed_experts=64,
+        num_experts_per_tok=6,
+        n_shared_experts=2,
+        topk_method="greedy",
+        max_position_embeddings=163840,
+        experts_implementation="grouped_mm",
+    )
+    return DeepseekV2ForCausalLM(shape)
+
+
+def _next_token(model: Any, p: Parameters, rate: float, autocast: bool) -> Loop:
+    import torch
+
+    length = p["sequence_length"] + 1
+    text = torch.randint(0, model.config.vocab_size, (p["batch_size"], length))
+    tokens, following = text[:, :-1].contiguous(), text[:, 1:].flatten()
+    entropy = torch.nn.functional.cross_entropy
+
+    def loss() -> Any:
+        logits = model(input_ids=tokens, use_cache=False).logits
+        return entropy(logits.float().flatten(0, 1), following)
+
+    return training(adamw(model, rate), loss, autocast)
+
+
+def llama_train(p: Parameters) -> Loop:
+    """AdamW, autocast."""
+    return _next_token(_llama().train(), p, LLAMA_RATE, autocast=True)
+
+
+def llama_lora(p: Parameters) -> Loop:
+    """bfloat16 weights, frozen; float32 adapters on the attention's matrices."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    rank = p["lora_rank"]
+    matrices = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=matrices)
+    model: Any = get_peft_model(_llama().to(torch.bfloat16), adapters)
+    return _next_token(model.train(), p, LLAMA_RATE, autocast=False)
+
+
+def deepseek_train(p: Parameters) -> Loop:
+    """AdamW; weights and optimizer in bfloat16."""
+    import torch
+
+    return _next_token(_deepseek().train().to(torch.bfloat16), p, DEEPSEEK_RATE, autocast=False)
+
+
+def _prefill(model: Any, p: Parameters) -> Loop:
+    import torch
+    from transformers.cache_utils import StaticCache
+
+    model = model.eval().to(torch.bfloat16)
+    prompt = torch.randint(0, model.config.vocab_size, (p["batch_size"], p["prompt_length"]))
+    cache: Any = StaticCache(config=model.config, max_cache_len=p["prompt_length"])
+    keywords: dict[str, Any] = with_cache(model, cache)
+
+    def forward() -> None:
+        cache.reset()
+        model(prompt, **keywords, logits_to_keep=1).logits.argmax(-1)
+
+    return inference(forward)
+
+
+def _decode(model: Any, p: Parameters) -> Loop:
+    import torch
+    from transformers.cache_utils import StaticCache
+
+    model = model.eval().to(torch.bfloat16)
+    prompt = torch.randint(0, model.config.vocab_size, (p["batch_size"], p["prompt_length"]))
+    length = p["prompt_length"] + p["new_tokens"]
+    cache: Any = StaticCache(config=model.config, max_cache_len=length)
+    keywords: dict[str, Any] = with_cache(model, cache)
+    token = prompt[:, :1]
+
+    @torch.inference_mode()
+    def before_pass() -> None:
+        nonlocal token
+        cache.reset()
+        token = model(prompt, **keywords, logits_to_keep=1).logits.argmax(-1)
+
+    @torch.inference_mode()
+    def step() -> None:
+        nonlocal token
+        token = model(token, **keywords).logits.argmax(-1)
+
+    return Loop(step, p["new_tokens"], before_pass)
+
+
+def whisper_infer(p: Parameters) -> Loop:
+    """Whisper tiny: bfloat16 weights, static caches, greedy."""
+    import torch
+    from transformers.cache_utils import EncoderDecoderCache, StaticCache
+    from transformers.models.whisper.configuration_whisper import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperForConditionalGeneration
+
+    shape = WhisperConfig(
+        vocab_size=51865,
+        d_model=384,
+        encoder_layers=4,
+        decoder_layers=4,
+        encoder_attention_heads=6,
+        decoder_attention_heads=6,
+        encoder_ffn_dim=1536,
+        decoder_ffn_dim=1536,
+    )
+    model: Any = WhisperForConditionalGeneration(shape).eval().to(torch.bfloat16)
+    sound = torch.randn(p["batch_size"], 80, 3000).to(torch.bfloat16)
+    start = torch.randint(0, 51865, (p["batch_size"], 1))
+    cache: Any = EncoderDecoderCache(
+        StaticCache(config=shape, max_cache_len=p["new_tokens"]),
+        StaticCache(config=shape, max_cache_len=1500),
+    )
+    keywords: dict[str, Any] = with_cache(model.model.decoder, cache)
+
+    def forward() -> None:
+        cache.reset()
+        heard = model.model.encoder(sound).last_hidden_state
+        token = start
+        for _ in range(p["new_tokens"]):
+            decoded = model.model.decoder(token, encoder_hidden_states=heard, **keywords)
+            token = model.proj_out(decoded.last_hidden_state).argmax(-1)
+
+    return inference(forward)
+
+
+BARE: dict[str, Callable[[Parameters], Loop]] = {
+    "bert-infer": bert_infer,
+    "bert-train": bert_train,
+    "llama-train": llama_train,
+    "llama-lora": llama_lora,
+    "llama-prefill": lambda p: _prefill(_llama(), p),
+    "llama-decode": lambda p: _decode(_llama(), p),
+    "deepseek-train": deepseek_train,
+    "deepseek-prefill": lambda p: _prefill(_deepseek(), p),
+    "deepseek-decode": lambda p: _decode(_deepseek(), p),
+    "whisper-infer": whisper_infer,
+}

@@ -1,0 +1,184 @@
+"""Bare loops of images and clicks: ResNet-50, ViT-B/16, DiT-S/2 and DLRM."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bench.validation.bare.loop import Loop, Parameters, adamw, inference, training
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RESNET_RATE = 1e-4
+VIT_RATE = 1e-6
+DIT_RATE = 2e-6
+DLRM_RATE = 1e-4
+
+
+def _resnet50() -> Any:
+    from transformers.models.resnet.configuration_resnet import ResNetConfig
+    from transformers.models.resnet.modeling_resnet import ResNetForImageClassification
+
+    return ResNetForImageClassification(ResNetConfig(num_labels=1000))
+
+
+def _images(p: Parameters) -> Tensor:
+    import torch
+
+    return torch.randn(p["batch_size"], 3, p["image_size"], p["image_size"])
+
+
+def resnet50_infer(p: Parameters) -> Loop:
+    """bfloat16 weights."""
+    import torch
+
+    model, images = _resnet50().eval().to(torch.bfloat16), _images(p).to(torch.bfloat16)
+    return inference(lambda: model(images))
+
+
+def resnet50_train(p: Parameters) -> Loop:
+    """SGD with momentum, autocast."""
+    import torch
+
+    model, images = _resnet50().train(), _images(p)
+    labels = torch.randint(0, 1000, (p["batch_size"],))
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=RESNET_RATE, momentum=0.9, weight_decay=1e-4, fused=True
+    )
+    entropy = torch.nn.functional.cross_entropy
+    return training(optimizer, lambda: entropy(model(images).logits.float(), labels))
+
+
+def _vit(p: Parameters) -> Any:
+    from transformers.models.vit.configuration_vit import ViTConfig
+    from transformers.models.vit.modeling_vit import ViTForImageClassification
+
+    return ViTForImageClassification(
+        ViTConfig(num_labels=1000, num_hidden_layers=p["layers"], image_size=p["image_size"])
+    )
+
+
+def vit_infer(p: Parameters) -> Loop:
+    """bfloat16 weights."""
+    import torch
+
+    model, images = _vit(p).eval().to(torch.bfloat16), _images(p).to(torch.bfloat16)
+    return inference(lambda: model(images))
+
+
+def vit_train(p: Parameters) -> Loop:
+    """AdamW, autocast."""
+    import torch
+
+    model, images = _vit(p).train(), _images(p)
+    labels = torch.randint(0, 1000, (p["batch_size"],))
+    entropy = torch.nn.functional.cross_entropy
+    optimizer = adamw(model, VIT_RATE)
+    return training(optimizer, lambda: entropy(model(images).logits.float(), labels))
+
+
+def _dit(p: Parameters) -> tuple[Any, dict[str, Any]]:
+    """The model, and its arguments: latents, timesteps and classes."""
+    import torch
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+
+    model: Any = DiTTransformer2DModel(
+        num_attention_heads=6,
+        attention_head_dim=64,
+        in_channels=4,
+        out_channels=8,
+        num_layers=12,
+        sample_size=32,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+    )
+    for block in model.transformer_blocks:  # one embedding of timestep and class, as published
+        block.norm1.emb = model.transformer_blocks[0].norm1.emb
+    model.transformer_blocks[0].norm1.emb.class_embedder.dropout_prob = 0.0
+    batch = p["batch_size"]
+    return model, {
+        "hidden_states": torch.randn(batch, 4, 32, 32),
+        "timestep": torch.randint(0, 1000, (batch,)),
+        "class_labels": torch.randint(0, 1000, (batch,)),
+    }
+
+
+def dit_infer(p: Parameters) -> Loop:
+    """bfloat16 weights."""
+    import torch
+
+    model, given = _dit(p)
+    model = model.eval().to(torch.bfloat16)
+    given["hidden_states"] = given["hidden_states"].to(torch.bfloat16)
+    return inference(lambda: model(**given).sample)
+
+
+def dit_train(p: Parameters) -> Loop:
+    """AdamW, autocast; the loss leaves the variance out."""
+    import torch
+
+    model, given = _dit(p)
+    model = model.train()
+    noise = torch.randn_like(given["hidden_states"])
+    optimizer, error = adamw(model, DIT_RATE), torch.nn.functional.mse_loss
+    return training(optimizer, lambda: error(model(**given).sample[:, :4].float(), noise))
+
+
+def _mlp(*widths: int, last: Any) -> Any:
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1], last)
+
+
+def dlrm_train(p: Parameters) -> Loop:
+    """Plain SGD, autocast; rows that were looked up are updated by hand, in place."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    batch, rows, wide = p["batch_size"], p["rows"], p["embedding_dim"]
+    tables = torch.randn(26 * rows, wide)
+    bottom = _mlp(13, 512, 256, wide, last=nn.ReLU())
+    top = _mlp(wide + 27 * 13, 1024, 1024, 512, 256, 1, last=nn.Identity())
+    left, right = torch.tril_indices(27, 27, offset=-1)
+    places = left * 27 + right
+    dense, clicks = torch.randn(batch, 13), torch.randint(0, 2, (batch,)).float()
+    first = rows * torch.arange(26)[:, None]
+    # Other rows in each step, as in training: those of one batch would stay in the cache.
+    looked_up = itertools.cycle(
+        [torch.randint(0, rows, (batch, 26, p["lookups"])) + first for _ in range(4)]
+    )
+    weights = [*bottom.parameters(), *top.parameters()]
+    optimizer = torch.optim.SGD(weights, lr=DLRM_RATE, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        index = next(looked_up)
+        found = functional.embedding(index, tables).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = bottom(dense)
+            vectors = torch.cat((hidden[:, None], found.sum(2).to(hidden.dtype)), 1)
+            products = (vectors @ vectors.mT).flatten(1)[:, places]
+            logits = top(torch.cat((hidden, products), 1)).squeeze(1)
+        functional.binary_cross_entropy_with_logits(logits.float(), clicks).backward()
+        optimizer.step()
+        assert found.grad is not None
+        tables.index_add_(0, index.flatten(), found.grad.view(-1, wide), alpha=-DLRM_RATE)
+
+    return Loop(step)
+
+
+BARE: dict[str, Callable[[Parameters], Loop]] = {
+    "resnet50-infer": resnet50_infer,
+    "resnet50-train": resnet50_train,
+    "vit-b16-infer": vit_infer,
+    "vit-b16-train": vit_train,
+    "diffusion-infer": dit_infer,
+    "diffusion-train": dit_train,
+    "dlrm-train": dlrm_train,
+}
