@@ -1,4 +1,4 @@
-"""The layers of the design, read from the imports of every file: they go down only."""
+"""The house: its packages, and their arrows, read from the imports of every file. They go down."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -17,94 +18,92 @@ from bench.errors import UnknownName
 
 PACKAGE = Path(bench.__file__).parent
 
-LAYERS = (
-    ("ground", ("errors", "units", "lifeline", "stats")),
-    (
-        "values",
-        (
-            *("case", "observed", "record", "energy", "flags", "contention"),
-            *("digests", "runfile", "environment", "precision", "rehearsal", "sweep", "tuning"),
-        ),
-    ),
-    ("protocols", ("telemetry", "backend", "workload", "report")),
-    (
-        "plug-in helpers",
-        ("quantized", "trial", "models", "language", "pipeline", "graphs", "accelerator"),
-    ),
-    ("plug-ins", ("backends.*", "workloads.*")),
-    ("planning", ("catalogue", "config", "plan")),
-    ("measuring", ("measure", "numerics", "fit", "worker", "sampler")),
-    (
-        "judging",
-        (
-            "chips",
-            "summary",
-            "compare",
-            "compare_card",
-            "wording",
-            "curves",
-            "tracks",
-            "flat",
-            "publish",
-            "signing",
-            "benchmark_json",
-            "plots",
-            "reports.*",
-        ),
-    ),
-    ("conformity", ("conformance", "checks.*", "check_worker")),
-    ("running", ("child", "monitor", "launcher", "probe", "run", "resume", "examine")),
-    (
-        "face",
-        (
-            "live",
-            "cli",
-            "commands.*",
-            "agreement",
-            "bare.*",
-            "against_generate",
-            "pytest_plugin",
-            "suite.*",
-            "__main__",
-        ),
-    ),
-)
-"""Lowest first. A file imports from its own layer and from those below."""
+HOUSE = """
+room               | sees                                                       | uses
 
-LEVEL = {name: level for level, (_, names) in enumerate(LAYERS) for name in names}
+errors             |                                                            |
+units              |                                                            |
+stats              |                                                            |
+lifeline           |                                                            |
+precision          |                                                            | msgspec torch
+rehearsal          |                                                            | torch
+quantized_product  |                                                            | torch
 
-FORBIDDEN = {
-    "backends.*": ("workload", "workloads.*", "models", "language", "catalogue", "report"),
-    "workloads.*": ("backend", "backends.*", "accelerator", "catalogue", "environment", "report"),
-    "models": ("backend", "backends.*", "accelerator"),
-    "language": ("backend", "backends.*", "accelerator"),
-    "accelerator": ("workload", "models", "language", "report"),
-    "quantized": ("backend", "backends.*", "accelerator"),
-    "trial": ("models", "language", "report"),
-    "reports.*": ("backend", "workload", "measure", "worker", "catalogue"),
-    "summary": ("backend", "workload", "measure", "worker", "catalogue"),
-    "measure": ("catalogue", "plan", "config"),
-    "numerics": ("catalogue", "plan", "config", "backend"),
-}
-"""What a file may not import although it lies below: a plug-in knows its own protocol only."""
+records/           | errors units                                               | msgspec psutil torch
+telemetry/         | records stats units                                        | msgspec psutil
 
-DISTRIBUTIONS = {
-    "ground": set[str](),
-    "values": {"msgspec", "psutil", "torch"},
-    "protocols": {"msgspec", "torch"},
-    "plug-in helpers": {"msgspec", "torch", "transformers", "psutil"},
-    "plug-ins": {"msgspec", "torch", "transformers", "diffusers", "peft", "psutil", "pynvml"},
-    "planning": {"msgspec"},
-    "measuring": {"msgspec", "torch"},
-    "judging": {"msgspec", "rich", "plotly", "jinja2", "cryptography"},
-    "conformity": {"msgspec", "torch"},
-    "running": {"msgspec"},
-    "face": {
-        *("msgspec", "click", "rich", "pytest", "pytest_benchmark"),
-        *("torch", "transformers", "diffusers", "peft"),
-    },
-}
-"""What each layer uses beside the standard library."""
+report             | records                                                    | msgspec
+workload           | errors precision records rehearsal                         | msgspec torch
+backend            | errors precision records telemetry workload                | msgspec torch
+
+backends/          | backend errors precision quantized_product records         | msgspec psutil
+                   | telemetry                                                  | torch pynvml
+workloads/         | precision quantized_product records workload               | msgspec torch
+                   |                                                            | transformers
+                   |                                                            | diffusers peft
+catalogue          | backend errors report workload                             | msgspec
+
+planning/          | catalogue errors precision records telemetry units         | msgspec
+                   | workload                                                   |
+measuring/         | backend catalogue lifeline planning precision records      | msgspec torch
+                   | stats telemetry workload                                   |
+running/           | backend catalogue errors lifeline measuring planning       | msgspec
+                   | records stats telemetry                                    |
+judging/           | catalogue errors planning precision records stats          | msgspec
+                   | telemetry units                                            |
+
+exchange/          | errors judging planning records telemetry                  | msgspec
+reports/           | errors exchange judging planning precision records report  | msgspec rich
+                   | stats units                                                | plotly jinja2
+publishing/        | errors judging records report                              | msgspec
+                   |                                                            | cryptography
+conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
+                   | precision records running telemetry units                  |
+validation/        | catalogue measuring planning precision records stats       | torch peft msgspec
+                   | workload workloads                                         | transformers
+                   |                                                            | diffusers
+
+commands/          | backend catalogue conformance errors exchange judging      | click rich
+                   | measuring planning precision publishing records report     | msgspec
+                   | reports running stats units                                |
+cli                | commands errors                                            | click
+__main__           | cli                                                        |
+pytest_plugin      | catalogue commands errors exchange judging measuring       | pytest
+                   | planning records report running units                      | pytest_benchmark
+suite/             | pytest_plugin                                              | pytest
+                   |                                                            | pytest_benchmark
+"""
+"""From the ground up: every package and every loose file of `bench/`, which rooms below it its
+files import (no others, and none in vain), and which distributions beside the standard library.
+"""
+
+
+class Room(NamedTuple):
+    """A line of HOUSE."""
+
+    package: bool
+    sees: set[str]
+    uses: set[str]
+
+
+def house() -> dict[str, Room]:
+    """HOUSE, read."""
+    rooms: dict[str, Room] = {}
+    name = ""
+    for line in HOUSE.strip().splitlines()[1:]:
+        if not line:
+            continue
+        first, sees, uses = (part.strip() for part in line.split("|"))
+        if first:
+            name = first.removesuffix("/")
+            rooms[name] = Room(first.endswith("/"), set(), set())
+        rooms[name].sees.update(sees.split())
+        rooms[name].uses.update(uses.split())
+    return rooms
+
+
+ROOMS = house()
+ORDER = list(ROOMS)
 
 HEAVY = (
     "torch",
@@ -137,11 +136,9 @@ def name_of(file: Path) -> str:
     return ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def key(name: str) -> str | None:
-    """The entry of LAYERS for a module: None for the package itself and its empty parts."""
-    folder, _, rest = name.partition(".")
-    found = f"{folder}.*" if rest and rest != "__init__" else folder
-    return None if name.endswith("__init__") else found
+def room_of(name: str) -> str | None:
+    """`records` of `records.case`; None for the package itself."""
+    return None if name == "__init__" else name.partition(".")[0]
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -159,12 +156,10 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
                 yield (f"{module}.{alias.name}" if folder else module), node.lineno
 
 
-def own(module: str) -> str | None:
-    """The module of ours that an import names, without the package; None for another's."""
-    if not module.startswith("bench."):
-        return None
-    name = module.removeprefix("bench.")
-    return None if name.startswith("__version") else name
+def seen(module: str) -> str | None:
+    """The room of ours that an import names; None for another's, and for the package itself."""
+    ours, _, name = module.partition(".")
+    return room_of(name) if ours == "bench" and not name.startswith("__") and name else None
 
 
 def parse(file: Path) -> ast.Module:
@@ -190,25 +185,27 @@ def at_load(tree: ast.Module) -> Iterator[ast.stmt]:
 every_file = pytest.mark.parametrize("file", files(), ids=name_of)
 
 
-def test_every_file_has_a_layer() -> None:
-    unknown = [n for n in map(name_of, files()) if key(n) and key(n) not in LEVEL]
-    assert unknown == [], "name them in LAYERS, and in the README"
+def test_every_room_is_in_the_table() -> None:
+    """A loose file is a decision; so is a package."""
+    loose = {f.stem for f in PACKAGE.glob("*.py")} - {"__init__"}
+    packages = {f.relative_to(PACKAGE).parts[0] for f in files() if f.parent != PACKAGE}
+    assert loose == {name for name, room in ROOMS.items() if not room.package}
+    assert packages == {name for name, room in ROOMS.items() if room.package}
 
 
-@every_file
-def test_imports_go_down(file: Path) -> None:
-    mine = key(name_of(file))
-    if mine is None:
-        return
-    wrong = []
-    for module, line in imports(parse(file)):
-        name = own(module)
-        theirs = key(name) if name else None
-        if theirs is None or theirs == mine:
-            continue
-        if LEVEL[theirs] > LEVEL[mine] or theirs in FORBIDDEN.get(mine, ()):
-            wrong.append(f"line {line}: {name}")
-    assert wrong == []
+@pytest.mark.parametrize("name", ORDER)
+def test_a_room_sees_what_the_table_says_and_only_below(name: str) -> None:
+    above = [other for other in ROOMS[name].sees if ORDER.index(other) >= ORDER.index(name)]
+    assert above == [], "arrows go down"
+    found: dict[str, list[str]] = {}
+    for file in files():
+        if room_of(name_of(file)) == name:
+            for module, line in imports(parse(file)):
+                if (room := seen(module)) not in (None, name):
+                    found.setdefault(str(room), []).append(f"{name_of(file)}, line {line}")
+    more = {room: places for room, places in found.items() if room not in ROOMS[name].sees}
+    assert more == {}, "not in the table"
+    assert ROOMS[name].sees == set(found), "an arrow in the table that no file needs"
 
 
 @pytest.mark.parametrize("kind", catalogue.CONSTANTS)
@@ -232,11 +229,11 @@ def test_nothing_heavy_is_imported_where_a_module_loads(file: Path) -> None:
 
 
 @every_file
-def test_each_layer_uses_only_its_distributions(file: Path) -> None:
-    mine = key(name_of(file))
+def test_each_room_uses_only_its_distributions(file: Path) -> None:
+    mine = room_of(name_of(file))
     if mine is None:
         return
-    allowed = {*sys.stdlib_module_names, "bench", *DISTRIBUTIONS[LAYERS[LEVEL[mine]][0]]}
+    allowed = {*sys.stdlib_module_names, "bench", *ROOMS[mine].uses}
     used = {module.split(".")[0] for module, _ in imports(parse(file))}
     assert used <= allowed
 
@@ -273,7 +270,7 @@ def test_no_vendor_is_named_outside_the_backends(file: Path) -> None:
 )
 def test_the_list_of_vendors_would_be_noticed(file: Path) -> None:
     """The check above can fail: the accelerator backends are full of such words."""
-    if file.stem in ("__init__", "cpu", "_host"):
+    if file.stem in ("__init__", "cpu", "_host", "_trial", "_torch_device", "_graphs"):
         return
     text = file.read_text(encoding="utf-8").lower()
     assert any(re.search(rf"\b{word}\b", text) for word in VENDORS)
@@ -281,7 +278,7 @@ def test_the_list_of_vendors_would_be_noticed(file: Path) -> None:
 
 @every_file
 def test_only_the_face_prints(file: Path) -> None:
-    if name_of(file).startswith(("cli", "commands.", "live", "agreement", "against_generate")):
+    if name_of(file).startswith(("cli", "commands.", "validation.")):
         return
     calls = [
         node.lineno
@@ -318,13 +315,16 @@ def test_an_unknown_plug_in_is_refused_with_what_there_is() -> None:
     assert str(caught.value).startswith("unknown report `tabel`. Did you mean `table`? Allowed: ")
 
 
-def test_the_readme_names_every_file() -> None:
-    """Each file of `bench/` in one line, so that its content can be found."""
+def test_the_readme_names_every_room() -> None:
+    """Each room of `bench/` in one line, so that what is in it can be found."""
     readme = PACKAGE.parent / "README.md"
     if not readme.exists():
         pytest.skip("an installed package has no README beside it")
     text = readme.read_text(encoding="utf-8")
-    missing = [f.name for f in files() if not f.stem.startswith("__") and f.name not in text]
+    written = {
+        name: f"`{name}/`" if room.package else f"`{name}.py`" for name, room in ROOMS.items()
+    }
+    missing = [name for name, words in written.items() if words not in text]
     assert missing == []
 
 
