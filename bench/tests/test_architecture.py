@@ -29,7 +29,8 @@ precision          |                                                            
 rehearsal          |                                                            | torch
 quantized_product  |                                                            | torch
 
-records/           | errors units                                               | msgspec psutil torch
+records/           | errors units                                               | msgspec psutil
+                   |                                                            | torch
 telemetry/         | records stats units                                        | msgspec psutil
 
 report             | records                                                    | msgspec

@@ -7,8 +7,8 @@ the side process of `bench.running.monitor` looking and stopped (SIGSTOP), in ch
 block of a second each. Printed: throughput with it over throughput without it, median over the
 turns of a launch, geometric mean over launches with its 95 % t interval (wanted: 0.995 or more),
 and the CPU time of the side process over the time that it was looking. `--backend` names whose
-source is looked at: `cuda` looks at a GPU while the CPU, which then has the driver's work to do, computes. A script
-and no test: what it measures is the machine too.
+source is looked at: `cuda` looks at a GPU while the CPU, which then has the driver's work to do,
+computes. A script and no test: what it measures is the machine too.
 """
 
 from __future__ import annotations
