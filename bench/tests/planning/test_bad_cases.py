@@ -16,7 +16,8 @@ from bench.errors import SuiteError
 from bench.planning.plan import plan
 from bench.planning.suite_file import read_suite
 
-NAMES = [module.name.replace("_", "-") for module in pkgutil.iter_modules(bench.workloads.__path__)]
+MODULES = [module.name for module in pkgutil.iter_modules(bench.workloads.__path__)]
+NAMES = [name.replace("_", "-") for name in MODULES if not name.startswith("_")]
 MODES = [(name, mode) for name in NAMES for mode in catalogue.workload(name).modes]
 
 
