@@ -1,3 +1,69 @@
-"""accelmark: the same step on any accelerator, and who is faster, by how much, how surely."""
+"""accelmark: the same step on any accelerator, and who is faster, by how much, how surely.
+
+`import bench` loads nothing else; each name below is loaded when it is first asked for. They are
+what a program calls (`bench.api`), and the values that those functions take and give.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.api import (
+        AccelmarkError,
+        Case,
+        CaseComparison,
+        Comparison,
+        Failed,
+        Launch,
+        Measured,
+        Prices,
+        Row,
+        RunFile,
+        Settings,
+        Skipped,
+        Void,
+        compare_runs,
+        read_run,
+        render,
+        resume_run,
+        run_suite,
+        summarize_run,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AccelmarkError",
+    "Case",
+    "CaseComparison",
+    "Comparison",
+    "Failed",
+    "Launch",
+    "Measured",
+    "Prices",
+    "Row",
+    "RunFile",
+    "Settings",
+    "Skipped",
+    "Void",
+    "compare_runs",
+    "read_run",
+    "render",
+    "resume_run",
+    "run_suite",
+    "summarize_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from where it is made."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("bench.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -73,10 +73,9 @@ def ab(
     The sides differ in --device, --env or --python. With the same --device twice it is an A/A test:
     what it calls FASTER or SLOWER is this machine's noise.
     """
-    from bench.judging import compare as comparing
+    from bench import api
     from bench.planning import plan, suite_file
     from bench.records.runfile import read
-    from bench.reports import _comparison
     from bench.running.session import alternate, begin, open_session, run_id
 
     sides = _sides(devices, variables, pythons)
@@ -106,8 +105,9 @@ def ab(
             )
         reason = alternate(*sessions)
     first, second = (read(path) for path in paths)
-    comparison = comparing.compare(first, second)
-    click.echo(_comparison.render([comparison], canvas(None)), nl=False)
+    comparison = api.compare_runs(first, second)
+    shown = canvas(None)
+    click.echo(api.render(comparison, width=shown.width, colour=shown.colour), nl=False)
     for path in paths:
         say(f"record: {path}")
     if reason == "interrupted":

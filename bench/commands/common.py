@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +28,7 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
-def show(card: str, path: Path) -> None:
+def show(card: str, path: str) -> None:
     """The card on stdout, for as long as that is there: the record is what counts."""
     try:
         click.echo(card, nl=False)
@@ -54,10 +54,22 @@ def choose(side: Side, who: str = "") -> DeviceInfo:
 
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
     chosen, remarks = probe.choose(*side)
+    _say_chosen(chosen, remarks, who)
+    return chosen
+
+
+def _say_chosen(chosen: DeviceInfo, remarks: Sequence[str], who: str = "") -> None:
     say(f"{who}device: {chosen.address}, {chosen.name}")
     for remark in remarks:
         say(f"  passed over {remark}")
-    return chosen
+
+
+def watching(
+    device: DeviceInfo, remarks: Sequence[str], settings: Settings
+) -> contextlib.AbstractContextManager[Face]:
+    """Who watches a run of `bench.api`: says which device it is, then shows how it goes."""
+    _say_chosen(device, remarks)
+    return face_of(settings)
 
 
 def typed() -> list[str]:
@@ -69,11 +81,10 @@ def typed() -> list[str]:
 
 def render(format_name: str, runs: list[RunFile], width: int | None = None) -> str:
     """Runs as a report of that name."""
-    from bench import catalogue
+    from bench import api
 
-    renderer = catalogue.load("reports", format_name)
-    text: str = renderer.render(runs, canvas(width))
-    return text
+    shown = canvas(width)
+    return api.render(runs, format_name, width=shown.width, colour=shown.colour)
 
 
 def canvas(width: int | None) -> Canvas:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from bench.commands.common import canvas, say
-from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError, RecordError
-
-if TYPE_CHECKING:
-    from bench.records.run import RunFile
+from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 
 
 @click.command()
@@ -51,28 +43,28 @@ def compare(
     width: int | None,
 ) -> None:
     """Say who is faster than BASE, by how much, how surely; or why that cannot be said."""
+    from bench import api
     from bench.judging import compare as comparing
-    from bench.reports import _comparison
 
     if prices and len(prices) != len(others) + 1:
         raise ComparisonError(
             f"--price is given {len(prices)} times for {len(others) + 1} runs. Give it once for "
             "BASE and once for each OTHER, in their order."
         )
-    with _without_collection():
-        first = _whole(base)
-        comparisons = [
-            comparing.compare(
-                first,
-                _whole(other),
-                comparing.Prices(base=prices[0], other=prices[k]) if prices else None,
-            )
-            for k, other in enumerate(others, start=1)
-        ]
-    if as_json:
-        click.echo(json.dumps([_comparison.flat(one) for one in comparisons], indent=2))
-    else:
-        click.echo(_comparison.render(comparisons, canvas(width)), nl=False)
+    first = api.read_run(base)
+    comparisons = [
+        api.compare_runs(
+            first,
+            other,
+            comparing.Prices(base=prices[0], other=prices[k]) if prices else None,
+        )
+        for k, other in enumerate(others, start=1)
+    ]
+    shown = canvas(width)
+    text = api.render(
+        comparisons, "json" if as_json else "table", width=shown.width, colour=shown.colour
+    )
+    click.echo(text, nl=False)
     if fail_if_slower is not None:
         slower = [c for one in comparisons for c in comparing.slower_than(one, fail_if_slower)]
         for case in slower:
@@ -86,28 +78,3 @@ def compare(
             sys.exit(EXIT_INCOMPLETE)
     if not any(one.ratios for one in comparisons):
         sys.exit(EXIT_INCOMPLETE)
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Large records are nothing but values that stay: looking for garbage doubles the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _whole(path: Path) -> RunFile:
-    """A run of which every line can be read: a ratio of half a run would pass for the whole."""
-    from bench.exchange.benchmark_json import read_any
-
-    run = read_any(path)
-    if run.damage:
-        raise RecordError(
-            f"{run.damage}. A damaged run is not compared; `accelmark report` shows what is whole "
-            "in it. Run the rest again, or restore the file."
-        )
-    return run

@@ -30,9 +30,9 @@ def report(
     runs: tuple[Path, ...], format_name: str, output: Path | None, width: int | None
 ) -> None:
     """Print the report of one or more runs (a .jsonl file, or the folder it lies in)."""
-    from bench.exchange.benchmark_json import read_any
+    from bench import api
 
-    files = [read_any(path) for path in runs]
+    files = [api.read_run(path) for path in runs]
     text = render(format_name, files, width)
     if output is None:
         click.echo(text, nl=False)

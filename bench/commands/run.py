@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import (
-    Side,
-    choose,
-    face_of,
-    render,
-    say,
-    show,
-    typed,
-)
+from bench.commands.common import render, say, show, typed, watching
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
+
+if TYPE_CHECKING:
+    from bench.records.run import RunFile
 
 
 @click.command()
@@ -57,6 +52,8 @@ def run(
     out: Path | None,
 ) -> None:
     """Measure SUITE (a shipped suite or a .toml file; default: quick) and print its report card."""
+    from bench import api
+
     if record is not None:
         given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
         wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
@@ -67,61 +64,42 @@ def run(
             )
         _resume(record, budget_minutes)
         return
-    from bench.planning import plan, suite_file
-    from bench.running.session import begin, open_session, run_id
-
-    read_suite = suite_file.read_suite(suite_file.find_suite(suite or "quick"))
-    cases = plan.plan(read_suite)
-    if only is not None:
-        cases = plan.select(cases, only)
-    settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
-    chosen = choose(Side(device))
-    identity = run_id()
-    path = (out or Path("runs")) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
-    with face_of(settings) as face:
-        writer = begin(path, identity, read_suite.name, cases, settings, chosen, typed())
-        with contextlib.closing(writer):
-            budget = None if budget_minutes is None else budget_minutes * 60
-            reason = open_session(writer, cases, settings, chosen, face, budget).run()
-    _finish(path, reason)
+    _finish(
+        api.run_suite(
+            suite or "quick",
+            device=device,
+            only=only,
+            launches=launches,
+            budget_minutes=budget_minutes,
+            out=out or "runs",
+            watch=watching,
+            command=typed(),
+        )
+    )
 
 
 def _resume(record: Path, budget_minutes: float | None) -> None:
     """Measures what a run that ended early has not."""
-    from bench.records.runfile import read
-    from bench.running.resume import resume
-    from bench.running.session import open_session
+    from bench import api
 
-    file = read(record)
-    if file.end is not None and file.end.reason == "complete":
+    file = api.read_run(record)
+    if api.is_complete(file):
         say(f"{file.path} ran to its end: nothing is left to measure.")
-        _finish(Path(file.path), "complete")
+        _finish(file)
         return
-    address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
-    chosen = choose(Side(address))
-    settings = file.run.settings
-    with face_of(settings) as face:
-        writer = resume(file, chosen, typed())
-        with contextlib.closing(writer):
-            budget = None if budget_minutes is None else budget_minutes * 60
-            reason = open_session(
-                writer, file.run.plan, settings, chosen, face, budget, done=file.launches
-            ).run()
-    _finish(Path(file.path), reason)
+    _finish(api.resume_run(record, budget_minutes=budget_minutes, watch=watching, command=typed()))
 
 
-def _finish(path: Path, reason: str) -> None:
+def _finish(result: RunFile) -> None:
     """Prints the card of a run that has ended, and leaves with its exit code."""
-    from bench.judging.summary import summarize
-    from bench.records.runfile import read
+    from bench import api
 
-    result = read(path)
-    show(render("table", [result]), path)
-    say(f"record: {path}")
-    if reason == "interrupted":
+    show(render("table", [result]), result.path)
+    say(f"record: {result.path}")
+    if result.end is not None and result.end.reason == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
     usable = all(
         row.status == "measured" or (row.status == "skipped" and row.reached) or row.sweep_end
-        for row in summarize(result)
+        for row in api.summarize_run(result)
     )
     sys.exit(EXIT_OK if usable else EXIT_INCOMPLETE)

@@ -23,7 +23,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -37,6 +37,9 @@ from bench.records.run import End, Launch, Resumed, RunFile
 from bench.records.runfile import UNREADABLE
 from bench.telemetry.flags import unhindered
 
+if TYPE_CHECKING:
+    from _typeshed import StrPath
+
 KEY = "accelmark"
 """Where our part of a document lies: at its top, and in each benchmark's `extra_info`."""
 FORMAT_VERSION = "5.3.1"
@@ -49,11 +52,12 @@ ADVICE = (
 )
 
 
-def read_any(path: Path) -> RunFile:
+def read_any(path: StrPath) -> RunFile:
     """Reads a run from its run file or folder (`runfile.read`), or from such a document.
 
     A document is a file that ends in `.json`, or whose first line is a lone brace.
     """
+    path = Path(path)
     if path.is_dir():
         return runfile.read(path)
     try:
@@ -64,8 +68,9 @@ def read_any(path: Path) -> RunFile:
     return read(path) if document else runfile.read(path)
 
 
-def read(path: Path) -> RunFile:
+def read(path: StrPath) -> RunFile:
     """Reads a document from a file; `RecordError` if it is none of ours."""
+    path = Path(path)
     try:
         content = msgspec.json.decode(path.read_bytes())
     except OSError as error:

@@ -26,13 +26,16 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bench.catalogue import suites
 from bench.errors import SuiteError, UnknownName, suggestion
 from bench.records.run import MOST_LAUNCHES, Settings
+
+if TYPE_CHECKING:
+    from _typeshed import StrPath
 
 AUTO_TARGET = 0.02
 """`--launches auto` aims at this half-width even where the suite is content with more."""
@@ -51,7 +54,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     """The `[[case]]` tables, sweeps not yet expanded."""
 
 
-def find_suite(name: str) -> Path:
+def find_suite(name: StrPath) -> Path:
     """A shipped suite by name, or a file by path (anything with a slash or ending in .toml)."""
     path = Path(name)
     if path.suffix == ".toml" or path.parent != Path():
@@ -61,7 +64,7 @@ def find_suite(name: str) -> Path:
             f"{name}: no such suite file. Give a .toml file, or a shipped suite: "
             f"{', '.join(suites())}."
         )
-    known = suites()
+    name, known = str(name), suites()
     if name not in known:
         raise UnknownName(
             f"unknown suite `{name}`.{suggestion(name, known)} "
@@ -70,8 +73,9 @@ def find_suite(name: str) -> Path:
     return known[name]
 
 
-def read_suite(path: Path) -> Suite:
+def read_suite(path: StrPath) -> Suite:
     """Reads a suite; `SuiteError` says where it is wrong and what is allowed."""
+    path = Path(path)
     source = path.name if path.parent.name == "configs" else str(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,9 @@ from bench.records.outcome import Measured
 from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.report import Canvas, Report
+
+if TYPE_CHECKING:
+    from _typeshed import StrPath
 
 Header = TypeVar("Header", Run, Resumed)
 PUBLICATION_LAUNCHES = 10
@@ -50,7 +53,7 @@ RELEASE = re.compile(r"^(\S+ \d+\.\d+)\S*")
 
 def publish(
     run: RunFile,
-    results: Path,
+    results: StrPath,
     name: str | None,
     card: Report,
     sign: Callable[[Path], object] = lambda folder: None,
@@ -72,6 +75,7 @@ def publish(
             f"--name {chosen}: small letters, digits, `.`, `_` and `-`, at most 80, beginning with "
             "a letter or digit."
         )
+    results = Path(results)
     folder = results / chosen
     if folder.exists():
         raise OutputError(f"{folder} is there already: published runs stay. Give another --name.")
@@ -86,13 +90,13 @@ def publish(
     return folder
 
 
-def verify(folder: Path, wanted: str | None) -> tuple[list[str], str]:
+def verify(folder: StrPath, wanted: str | None) -> tuple[list[str], str]:
     """What is wrong with a published folder, and who signed it, in words.
 
     wanted: the fingerprint of the key by which it must be signed; None where anybody's, or
     nobody's, will do.
     """
-    complaints = []
+    folder, complaints = Path(folder), []
     noted = digests.noted(folder)
     if RECORD not in noted:
         complaints.append(f"no {digests.SUMS} says what was published")
@@ -215,9 +219,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:80] or "run"
 
 
-def digest(folder: Path) -> str:
+def digest(folder: StrPath) -> str:
     """The beginning of the SHA-256 of a published record."""
-    return digests.sha256(folder / RECORD)[:DIGEST_CHARACTERS]
+    return digests.sha256(Path(folder) / RECORD)[:DIGEST_CHARACTERS]
 
 
 def published(results: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from bench.errors import MissingPackage, PublicationError, RecordError
 from bench.records.digests import SUMS
 
 if TYPE_CHECKING:
+    from _typeshed import StrPath
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIGNATURE = f"{SUMS}.sig"
@@ -30,12 +31,13 @@ KEY_TYPE = b"ssh-ed25519"
 LINE = 70
 
 
-def sign(folder: Path, key_file: Path, passphrase: str | None = None) -> str:
+def sign(folder: StrPath, key_file: StrPath, passphrase: str | None = None) -> str:
     """Signs a published folder; gives the fingerprint of the key.
 
     key_file: a private Ed25519 key as `ssh-keygen -t ed25519` makes it. Raises `PublicationError`
     if it is none, or if the passphrase does not open it.
     """
+    folder = Path(folder)
     key = private_key(key_file, passphrase)
     public = _strings(KEY_TYPE, _raw(key.public_key()))
     message = _message((folder / SUMS).read_bytes())
@@ -46,7 +48,7 @@ def sign(folder: Path, key_file: Path, passphrase: str | None = None) -> str:
     return fingerprint(public)
 
 
-def private_key(key_file: Path, passphrase: str | None) -> Ed25519PrivateKey:
+def private_key(key_file: StrPath, passphrase: str | None) -> Ed25519PrivateKey:
     """The key in a file; `PublicationError` if there is none that can sign."""
     _needs_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -56,7 +58,7 @@ def private_key(key_file: Path, passphrase: str | None) -> Ed25519PrivateKey:
     advice = "Give a private key that `ssh-keygen -t ed25519` made."
     secret = None if passphrase is None else passphrase.encode()
     try:
-        key = load_ssh_private_key(key_file.read_bytes(), secret)
+        key = load_ssh_private_key(Path(key_file).read_bytes(), secret)
     except OSError as error:
         raise PublicationError(
             f"{key_file}: cannot be read ({error.strerror}). {advice}"
@@ -68,13 +70,13 @@ def private_key(key_file: Path, passphrase: str | None) -> Ed25519PrivateKey:
     return key
 
 
-def needs_passphrase(key_file: Path) -> bool:
+def needs_passphrase(key_file: StrPath) -> bool:
     """Whether a private key is locked."""
     _needs_cryptography()
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
     try:
-        load_ssh_private_key(key_file.read_bytes(), None)
+        load_ssh_private_key(Path(key_file).read_bytes(), None)
     except TypeError:
         return True
     except (ValueError, OSError):
@@ -82,12 +84,13 @@ def needs_passphrase(key_file: Path) -> bool:
     return False
 
 
-def signer(folder: Path) -> str | None:
+def signer(folder: StrPath) -> str | None:
     """The fingerprint of the key that signed a folder; None where nobody did.
 
     Raises `RecordError` if what lies there is no good signature over its `SHA256SUMS`. Whose key it
     is must be known from elsewhere.
     """
+    folder = Path(folder)
     file = folder / SIGNATURE
     if not file.exists():
         return None
@@ -107,10 +110,10 @@ def signer(folder: Path) -> str | None:
     return fingerprint(_strings(KEY_TYPE, public))
 
 
-def fingerprint_of(public_key_file: Path) -> str:
+def fingerprint_of(public_key_file: StrPath) -> str:
     """The fingerprint of a public key in a file of OpenSSH's form (`id_ed25519.pub`)."""
     try:
-        kind, blob, *_ = public_key_file.read_text(encoding="utf-8").split()
+        kind, blob, *_ = Path(public_key_file).read_text(encoding="utf-8").split()
         public = base64.b64decode(blob, validate=True)
     except (OSError, ValueError) as error:
         raise RecordError(

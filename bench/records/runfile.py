@@ -15,13 +15,16 @@ import os
 from collections.abc import Sequence
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import msgspec
 
 from bench.errors import OutputError, RecordError
 from bench.records import digests
 from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
+
+if TYPE_CHECKING:
+    from _typeshed import StrPath
 
 LARGE_BYTES = 64 << 20
 """A run file of which the launches stay on disk. As values they take two to four times its size."""
@@ -51,9 +54,9 @@ def _lock(file: FileIO) -> None:
 class Writer:
     """Appends lines to a new run file, each on disk before the call returns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StrPath) -> None:
         """Creates the file, folders included; `OutputError` if that cannot be done."""
-        self.path = path
+        self.path = path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("x+b", buffering=0)
@@ -122,13 +125,14 @@ class Writer:
         self._file.close()
 
 
-def read(path: Path) -> RunFile:
+def read(path: StrPath) -> RunFile:
     """Reads a run file, or the one run file in a folder.
 
     Raises `RecordError` if it is no run file at all, or if it was published and is not what was
     published. A file whose later lines are damaged (cut
     short by a crash, say) is returned with what is whole, and `damage` says what is not.
     """
+    path = Path(path)
     path = _only_run_in(path) if path.is_dir() else path
     try:
         digests.check(path)

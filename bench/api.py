@@ -1,0 +1,284 @@
+"""What a program calls: run a suite, read a run, judge it, compare two, render either.
+
+    import bench
+
+    run = bench.run_suite("smoke", device="cpu", launches=3)
+    print(bench.render(run))
+    for row in bench.summarize_run(run):
+        print(row.case.label, row.throughput, row.unit)
+    comparison = bench.compare_runs("results/quick-cpu-xeon-amx-2core", run)
+    print(bench.render(comparison))
+
+The command `accelmark` calls these, so that both do the same. Wherever a path is taken, a string
+and a `pathlib.Path` will do. What is wrong with what was given raises an `AccelmarkError`, whose
+message is the whole story (`bench.errors`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import catalogue
+from bench.errors import AccelmarkError, ComparisonError, RecordError
+from bench.exchange.benchmark_json import read_any
+from bench.judging import chips
+from bench.judging.compare import CaseComparison, Comparison, Prices, compare
+from bench.judging.summary import Row, summarize
+from bench.planning import plan, suite_file
+from bench.records.case import Case
+from bench.records.outcome import Failed, Measured, Skipped, Void
+from bench.records.run import Launch, RunFile, Settings
+from bench.records.runfile import read
+from bench.report import Canvas, Report
+from bench.running import probe
+from bench.running.resume import resume
+from bench.running.session import begin, open_session, run_id
+
+if TYPE_CHECKING:
+    from _typeshed import StrPath
+
+    from bench.backend import DeviceInfo
+    from bench.measuring.worker import Progress
+    from bench.running.session import Face
+
+    Runs = RunFile | StrPath
+    """A run, or where it lies."""
+    Watch = Callable[[DeviceInfo, Sequence[str], Settings], contextlib.AbstractContextManager[Face]]
+    """Called once the device is chosen, with what is to be said of the choice; gives who watches
+    the run."""
+
+__all__ = [
+    "AccelmarkError",
+    "Case",
+    "CaseComparison",
+    "Comparison",
+    "Failed",
+    "Launch",
+    "Measured",
+    "Prices",
+    "Row",
+    "RunFile",
+    "Settings",
+    "Skipped",
+    "Void",
+    "compare_runs",
+    "read_run",
+    "render",
+    "resume_run",
+    "run_suite",
+    "summarize_run",
+]
+
+COMPARISON_FORMATS = ("table", "json")
+"""What a comparison is rendered as."""
+
+
+class _Nobody:
+    """Nobody watches."""
+
+    def turn(self, side: str) -> None:
+        """Says nothing."""
+
+    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
+        """Says nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Says nothing."""
+
+    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+        """Says nothing."""
+
+
+@contextlib.contextmanager
+def silent(device: DeviceInfo, remarks: Sequence[str], settings: Settings) -> Iterator[Face]:
+    """A watch that says nothing."""
+    yield _Nobody()
+
+
+def run_suite(
+    suite: StrPath = "quick",
+    *,
+    device: str | None = None,
+    only: str | None = None,
+    launches: int | str | None = None,
+    budget_minutes: float | None = None,
+    out: StrPath = "runs",
+    watch: Watch = silent,
+    command: Sequence[str] | None = None,
+) -> RunFile:
+    """Measures a suite, launch by launch, each in a process of its own; gives the run as recorded.
+
+    suite: a shipped suite's name or a .toml file; device: `BACKEND[:INDEX]`, by default the first
+    accelerator, else the CPU; only: a glob over the cases' names; launches: a number, or `auto`;
+    budget_minutes: no launch is started that would end later; out: the folder of the record, which
+    is written line by line and named by the run (`RunFile.path`); watch: who is told how it goes;
+    command: the command line that the record holds, by default the one that does the same.
+
+    The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
+    `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
+    """
+    read_suite = suite_file.read_suite(suite_file.find_suite(suite))
+    cases = plan.plan(read_suite)
+    if only is not None:
+        cases = plan.select(cases, only)
+    wanted = None if launches is None else str(launches)
+    settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
+    chosen, remarks = choose(device)
+    if command is None:
+        command = _as_typed(read_suite.source, device=device, only=only, launches=wanted)
+    identity = run_id()
+    path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
+    with watch(chosen, remarks, settings) as face:
+        writer = begin(path, identity, read_suite.name, cases, settings, chosen, command)
+        with contextlib.closing(writer):
+            open_session(writer, cases, settings, chosen, face, _seconds(budget_minutes)).run()
+    return read(path)
+
+
+def resume_run(
+    record: StrPath,
+    *,
+    budget_minutes: float | None = None,
+    watch: Watch = silent,
+    command: Sequence[str] | None = None,
+) -> RunFile:
+    """Measures what a run that ended early has not; gives the whole run.
+
+    A run that has ended by itself is given as it is. Raises `RecordError` where launches of two
+    environments would mix, or where the record is none of `run_suite`'s.
+    """
+    file = read(record)
+    if is_complete(file):
+        return file
+    address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
+    chosen, remarks = choose(address)
+    settings = file.run.settings
+    typed = command or ("accelmark", "run", "--resume", Path(record).name)
+    with watch(chosen, remarks, settings) as face:
+        writer = resume(file, chosen, typed)
+        with contextlib.closing(writer):
+            budget = _seconds(budget_minutes)
+            session = open_session(
+                *(writer, file.run.plan, settings, chosen, face, budget), done=file.launches
+            )
+            session.run()
+    return read(file.path)
+
+
+def choose(address: str | None) -> tuple[DeviceInfo, list[str]]:
+    """The device of that address, and what is to be said of the choice."""
+    chips.chips()  # a bad file of the user's is said now, not after the hours of a run
+    return probe.choose(address)
+
+
+def is_complete(run: RunFile) -> bool:
+    """Whether a run ended because nothing was left to measure."""
+    return run.end is not None and run.end.reason == "complete"
+
+
+def read_run(path: StrPath) -> RunFile:
+    """A run from its record, from the folder it lies in, or from what pytest-benchmark saved.
+
+    Raises `RecordError` if it is none; of one that is damaged later on, `RunFile.damage` says how.
+    """
+    with _without_collection():
+        return read_any(path)
+
+
+def summarize_run(run: Runs) -> list[Row]:
+    """One judged row for each planned case, in the plan's order, with a number or without."""
+    return summarize(_run(run))
+
+
+def compare_runs(base: Runs, other: Runs, prices: Prices | None = None) -> Comparison:
+    """Each case of `other` against the same of `base`: ratio, interval and verdict, or why none.
+
+    prices: what an hour of each side's device costs. Raises `ComparisonError` if the two have
+    nothing in common, and `RecordError` for a damaged run: a ratio of half a run would pass for the
+    whole.
+    """
+    with _without_collection():
+        return compare(_whole(base), _whole(other), prices)
+
+
+def render(
+    what: Runs | Comparison | Sequence[Runs] | Sequence[Comparison],
+    format: str = "table",
+    *,
+    width: int = 100,
+    colour: bool = False,
+) -> str:
+    """Runs, or comparisons of them, as text that ends in a newline.
+
+    format: of runs one of `accelmark list reports`, of comparisons `table` or `json`; width:
+    columns of a table. Raises `UnknownName` for another format, and `MissingPackage` where a format
+    needs a package that is not installed.
+    """
+    canvas = Canvas(width=width, colour=colour)
+    several: list[Any] = [what] if _is_one(what) else list(what)  # type: ignore[arg-type]
+    comparisons = [one for one in several if isinstance(one, Comparison)]
+    if comparisons and len(comparisons) == len(several):
+        return _compared(comparisons, format, canvas)
+    if comparisons:
+        raise ComparisonError("render: runs or comparisons, not both at once.")
+    report: Report = catalogue.load("reports", format)
+    return report.render([_run(one) for one in several], canvas)
+
+
+def _is_one(what: object) -> bool:
+    return isinstance(what, RunFile | Comparison | str | os.PathLike)
+
+
+def _compared(comparisons: list[Comparison], format_name: str, canvas: Canvas) -> str:
+    from bench.reports import _comparison
+
+    if format_name == "json":
+        return json.dumps([_comparison.flat(one) for one in comparisons], indent=2) + "\n"
+    if format_name == "table":
+        return _comparison.render(comparisons, canvas)
+    raise ComparisonError(
+        f"a comparison as `{format_name}`: allowed are {', '.join(COMPARISON_FORMATS)}."
+    )
+
+
+def _run(run: Runs) -> RunFile:
+    return run if isinstance(run, RunFile) else read_run(run)
+
+
+def _whole(run: Runs) -> RunFile:
+    file = _run(run)
+    if file.damage:
+        raise RecordError(
+            f"{file.damage}. A damaged run is not compared; `accelmark report` shows what is whole "
+            "in it. Run the rest again, or restore the file."
+        )
+    return file
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Large records are nothing but values that stay: looking for garbage doubles the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else minutes * 60
+
+
+def _as_typed(suite: str, **options: str | None) -> tuple[str, ...]:
+    """The command line that does the same."""
+    name = Path(suite).stem if "/" not in suite and suite.endswith(".toml") else suite
+    given = [(f"--{name}", value) for name, value in options.items() if value is not None]
+    return ("accelmark", "run", name, *(word for pair in given for word in pair))
