@@ -6,7 +6,7 @@ what a program calls (`bench.api`), and the values that those functions take and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.api import (
@@ -56,13 +56,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, from where it is made."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # which would take every name for one that is there
 
-    return getattr(import_module("bench.api"), name)
+    def __getattr__(name: str) -> object:
+        """A public name, from where it is made."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module("bench.api"), name)
 
 
 def __dir__() -> list[str]:

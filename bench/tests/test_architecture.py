@@ -25,13 +25,14 @@ errors             |                                                            
 units              |                                                            |
 stats              |                                                            |
 lifeline           |                                                            |
+former             |                                                            |
 precision          |                                                            | msgspec torch
 rehearsal          |                                                            | torch
 quantized_product  |                                                            | torch
 
 records/           | errors units                                               | msgspec psutil
                    |                                                            | torch
-telemetry/         | records stats units                                        | msgspec psutil
+telemetry/         | former records stats units                                    | msgspec psutil
 
 report             | records                                                    | msgspec
 workload           | errors precision records rehearsal                         | msgspec torch
@@ -64,6 +65,11 @@ validation/        | catalogue measuring planning precision records stats       
                    | workload workloads                                         | transformers
                    |                                                            | diffusers
 
+plugins/           | backend backends errors judging precision records report   |
+                   | telemetry units workload workloads                         |
+accelerator        | former                                                     |
+models             | former                                                     |
+record             | former                                                     |
 api                | backend catalogue errors exchange judging measuring        |
                    | planning records report reports running                    |
 commands/          | api backend catalogue conformance errors judging           | click rich

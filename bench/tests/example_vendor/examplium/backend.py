@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bench.backend import DeviceInfo
-from bench.backends._torch_device import TorchBackend
+from bench.plugins.backend import DeviceInfo, TorchBackend
 
 
 class ExampliumBackend(TorchBackend):

@@ -5,10 +5,17 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from bench.precision import Precision
-from bench.records.outcome import Work
-from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
-from bench.workloads._models import SeededData
+from bench.plugins.workload import (
+    Job,
+    Mode,
+    Parameters,
+    Precision,
+    SeededData,
+    Site,
+    Work,
+    Workload,
+    require_within,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

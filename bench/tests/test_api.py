@@ -1,0 +1,194 @@
+"""What a program calls: a real run from a suite to its comparison, and paths as text or as Path."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench
+from bench import api
+from bench.backend import DeviceInfo
+from bench.errors import ComparisonError, RecordError, SuiteError, UnknownName
+from bench.exchange import benchmark_json
+from bench.planning.suite_file import find_suite, read_suite
+from bench.publishing import publish, signing
+from bench.records import digests
+from bench.records.run import Launch, Settings
+from bench.records.runfile import Writer, read
+from bench.running.session import Face
+
+GOLDEN = Path(__file__).parent / "golden"
+BASE, OTHER = GOLDEN / "base.jsonl", GOLDEN / "other.jsonl"
+SUITE = """
+[settings]
+launches = 2
+warmup_seconds = 0.0
+warmup_limit_seconds = 0.2
+block_seconds = 0.001
+steady_limit_seconds = 0.1
+
+[[case]]
+workload = "gemm"
+precision = "fp32"
+shape = ["64x64x64", "32x32x32"]
+"""
+as_given = pytest.mark.parametrize("given", [str, Path], ids=["text", "Path"])
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.toml"
+    path.write_text(SUITE, encoding="utf-8")
+    return path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
+def test_a_suite_is_measured_read_judged_compared_and_shown(suite: Path) -> None:
+    """As the docstring of `bench.api` tells it."""
+    heard: list[str] = []
+
+    class Listener(api._Nobody):
+        def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+            heard.append(launch.case.detail)
+
+    @contextmanager
+    def watch(device: DeviceInfo, remarks: Sequence[str], settings: Settings) -> Iterator[Face]:
+        heard.append(f"{device.address}, {settings.launches} launches")
+        yield Listener()
+
+    run = bench.run_suite(
+        str(suite), device="cpu", only="gemm*", launches=1, out="out", watch=watch
+    )
+    assert heard == ["cpu, 1 launches", "64x64x64", "32x32x32"]
+    assert run.end is not None and run.end.reason == "complete"
+    assert run.run.command == (
+        *("accelmark", "run", "tiny", "--device", "cpu"),
+        *("--only", "gemm*", "--launches", "1"),
+    )
+    (path,) = Path("out").iterdir()
+    assert run.path == str(path)
+    assert [row.status for row in bench.summarize_run(run)] == ["measured"] * 2
+    assert bench.summarize_run(str(path)) == bench.summarize_run(path)
+    assert bench.render(run).startswith("accelmark tiny on ")
+    comparison = bench.compare_runs(run, path)
+    assert [case.ratio for case in comparison.cases] == [1.0, 1.0]
+    assert bench.resume_run(path).launches == run.launches, "nothing is left to measure"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
+def test_a_run_that_ended_early_goes_on(suite: Path) -> None:
+    first = bench.run_suite(suite, device="cpu", budget_minutes=1e-6, out=Path("out"))
+    assert first.end is not None and first.end.reason == "budget"
+    done = len(first.launches)
+    assert done < 4
+    whole = bench.resume_run(first.path)
+    assert whole.end is not None and whole.end.reason == "complete"
+    assert list(whole.launches[:done]) == list(first.launches)
+    assert sorted((x.case.detail, x.launch) for x in whole.launches) == [
+        ("32x32x32", 0),
+        ("32x32x32", 1),
+        ("64x64x64", 0),
+        ("64x64x64", 1),
+    ]
+
+
+def test_bad_input_is_an_error_of_ours_before_anything_is_measured(suite: Path) -> None:
+    with pytest.raises(UnknownName, match=r"unknown suite `qick`\. Did you mean `quick`"):
+        bench.run_suite("qick")
+    with pytest.raises(SuiteError, match="--launches 0: a number from 1 to"):
+        bench.run_suite(suite, launches=0)
+    with pytest.raises(bench.AccelmarkError, match="unknown backend `cpo`"):
+        bench.run_suite(suite, device="cpo")
+    assert not Path("runs").exists()
+
+
+def test_a_damaged_run_is_shown_but_not_compared(tmp_path: Path) -> None:
+    damaged = tmp_path / "run.jsonl"
+    damaged.write_bytes(BASE.read_bytes()[:-40])
+    assert bench.read_run(damaged).damage
+    assert bench.render(damaged)
+    with pytest.raises(RecordError, match="A damaged run is not compared"):
+        bench.compare_runs(BASE, damaged)
+
+
+@as_given
+def test_what_is_rendered(given: Callable[[Path], Any]) -> None:
+    base, other = given(BASE), given(OTHER)
+    assert bench.render(base) == bench.render([bench.read_run(base)])
+    assert json.loads(bench.render([base, other], "json"))
+    comparison = bench.compare_runs(base, other, bench.Prices(base=2.5, other=2))
+    assert bench.render(comparison, width=80) != bench.render(comparison, width=120)
+    (flat,) = json.loads(bench.render([comparison], "json"))
+    assert len(flat["cases"]) == len(comparison.cases)
+    with pytest.raises(ComparisonError, match="a comparison as `html`: allowed are table, json"):
+        bench.render(comparison, "html")
+    with pytest.raises(ComparisonError, match="not both at once"):
+        bench.render([comparison, base])
+    with pytest.raises(UnknownName, match=r"unknown report `tabel`\. Did you mean `table`"):
+        bench.render(base, "tabel")
+
+
+def key_in(folder: Path) -> Path:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    path = folder / "key"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    path.with_suffix(".pub").write_bytes(public)
+    return path
+
+
+@as_given
+def test_wherever_a_path_is_taken_a_text_will_do(
+    given: Callable[[Path], Any], suite: Path, tmp_path: Path
+) -> None:
+    assert read_suite(given(suite)).name == read_suite(find_suite(given(suite))).name == "tiny"
+    assert read_suite(given(suite)).source == str(suite)
+    run = read(given(BASE))
+    assert run.path == str(BASE) == benchmark_json.read_any(given(BASE)).path
+    folder = tmp_path / f"{given.__name__}-folder"
+    writer = Writer(given(folder / "run.jsonl"))
+    writer.append(run.run)
+    writer.close()
+    assert read(given(folder)).run == run.run, "the one run in a folder"
+    document = tmp_path / "saved.json"
+    document.write_text(bench.render(given(BASE), "pytest-benchmark"), encoding="utf-8")
+    assert benchmark_json.read(given(document)).run.plan == run.run.plan
+    digests.write(given(folder), ["run.jsonl"])
+    assert digests.noted(given(folder)) == {
+        "run.jsonl": digests.sha256(given(folder / "run.jsonl"))
+    }
+    digests.check(given(folder / "run.jsonl"))
+    assert publish.digest(given(folder)) == digests.sha256(folder / "run.jsonl")[:16]
+    key = key_in(tmp_path)
+    fingerprint = signing.sign(given(folder), given(key))
+    assert not signing.needs_passphrase(given(key))
+    assert signing.signer(given(folder)) == fingerprint
+    assert signing.fingerprint_of(given(key.with_suffix(".pub"))) == fingerprint
+    complaints, who = publish.verify(given(folder), fingerprint)
+    assert "it did not run to its end" in complaints and fingerprint in who
+
+
+def test_nobody_watches_by_default() -> None:
+    context: AbstractContextManager[Face] = api.silent(
+        DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=None), (), Settings()
+    )
+    with context as face:
+        face.turn("A")
