@@ -38,7 +38,7 @@ from bench.records.runfile import read
 from bench.report import Canvas, Report
 from bench.running import probe
 from bench.running.resume import resume
-from bench.running.session import begin, open_session, run_id
+from bench.running.session import begin, command_line, open_session, run_id
 
 if TYPE_CHECKING:
     from _typeshed import StrPath
@@ -131,7 +131,7 @@ def run_suite(
     settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
     chosen, remarks = choose(device)
     if command is None:
-        command = _as_typed(read_suite.source, device=device, only=only, launches=wanted)
+        command = _as_typed(suite, device=device, only=only, launches=wanted)
     identity = run_id()
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
@@ -159,7 +159,7 @@ def resume_run(
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
     chosen, remarks = choose(address)
     settings = file.run.settings
-    typed = command or ("accelmark", "run", "--resume", Path(record).name)
+    typed = command or command_line("accelmark", ["run", "--resume", str(record)])
     with watch(chosen, remarks, settings) as face:
         writer = resume(file, chosen, typed)
         with contextlib.closing(writer):
@@ -277,8 +277,8 @@ def _seconds(minutes: float | None) -> float | None:
     return None if minutes is None else minutes * 60
 
 
-def _as_typed(suite: str, **options: str | None) -> tuple[str, ...]:
+def _as_typed(suite: StrPath, **options: str | None) -> list[str]:
     """The command line that does the same."""
-    name = Path(suite).stem if "/" not in suite and suite.endswith(".toml") else suite
     given = [(f"--{name}", value) for name, value in options.items() if value is not None]
-    return ("accelmark", "run", name, *(word for pair in given for word in pair))
+    words = ["run", str(suite), *(word for pair in given for word in pair)]
+    return command_line("accelmark", words)

@@ -69,7 +69,7 @@ def test_a_suite_is_measured_read_judged_compared_and_shown(suite: Path) -> None
     assert heard == ["cpu, 1 launches", "64x64x64", "32x32x32"]
     assert run.end is not None and run.end.reason == "complete"
     assert run.run.command == (
-        *("accelmark", "run", "tiny", "--device", "cpu"),
+        *("accelmark", "run", "tiny.toml", "--device", "cpu"),
         *("--only", "gemm*", "--launches", "1"),
     )
     (path,) = Path("out").iterdir()
