@@ -68,7 +68,8 @@ def run(
         _resume(record, budget_minutes)
         return
     from bench.planning import plan, suite_file
-    from bench.running.session import begin, open_session, run_id
+    from bench.running.header import begin, run_id
+    from bench.running.session import open_session
 
     read_suite = suite_file.read_suite(suite_file.find_suite(suite or "quick"))
     cases = plan.plan(read_suite)

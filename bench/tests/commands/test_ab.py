@@ -15,7 +15,8 @@ from bench.records.outcome import Cold, Measured, Outcome, Skipped
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running.launcher import Finished
-from bench.running.session import EndReason, Session, alternate
+from bench.running.session import EndReason, Session
+from bench.running.turns import alternate
 from bench.tests.commands.test_cli import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend, failed, make_case, make_measured, make_run

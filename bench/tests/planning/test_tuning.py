@@ -27,8 +27,10 @@ from bench.report import Canvas
 from bench.reports import markdown, table
 from bench.reports._comparison import flat, render
 from bench.reports._flat import flat as flat_row
+from bench.running.case_state import CaseState
 from bench.running.launcher import Finished
-from bench.running.session import CaseState, Session, alternate
+from bench.running.session import Session
+from bench.running.turns import alternate
 from bench.tests.fakes import (
     BAD_NUMERICS,
     FakeBackend,
