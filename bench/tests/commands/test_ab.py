@@ -19,8 +19,9 @@ from bench.running.session import EndReason, Session
 from bench.running.turns import alternate
 from bench.tests.commands.test_cli import TINY
 from bench.tests.conftest import Accelmark
-from bench.tests.fakes import FakeBackend, failed, make_case, make_measured, make_run
+from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
+from bench.tests.values import failed, make_case, make_measured, make_run
 
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
 FINE = make_measured(0.01)

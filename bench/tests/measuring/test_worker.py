@@ -15,7 +15,7 @@ from bench.measuring.worker import Request
 from bench.records.outcome import Measured
 from bench.records.run import Settings
 from bench.running.launcher import launch
-from bench.tests.fakes import make_case
+from bench.tests.values import make_case
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
 

@@ -15,7 +15,7 @@ from bench.measuring.worker import Progress, Report, Request
 from bench.records.outcome import Cold, Failed
 from bench.records.run import Settings
 from bench.running.launcher import Finished, launch
-from bench.tests.fakes import make_case, make_measured
+from bench.tests.values import make_case, make_measured
 
 REPORT = Report(
     outcome=make_measured(), cold=Cold(build_seconds=0.5), environment={"torch": "2.13.0"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.records.run import Settings
 from bench.running.case_state import CaseState
-from bench.tests.fakes import make_case, make_launch, make_measured
+from bench.tests.values import make_case, make_launch, make_measured
 
 
 def test_auto_counts_the_time_to_the_next_look() -> None:

@@ -29,9 +29,10 @@ from bench.running.resume import mixture, resume
 from bench.running.session import EndReason, Session
 from bench.tests.commands.test_ab import Log, Quiet
 from bench.tests.commands.test_cli import TINY
-from bench.tests.fakes import FakeBackend, make_case, make_launch, make_measured
+from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
 from bench.tests.stage import marked, wait_until
+from bench.tests.values import make_case, make_launch, make_measured
 
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
 SETTINGS = Settings(launches=2)

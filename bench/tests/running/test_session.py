@@ -15,13 +15,8 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running.launcher import Finished
 from bench.running.session import EndReason, Session
-from bench.tests.fakes import (
-    FakeBackend,
-    failed,
-    make_case,
-    make_measured,
-    make_run,
-)
+from bench.tests.fakes import FakeBackend
+from bench.tests.values import failed, make_case, make_measured, make_run
 
 A, B, C = (make_case(parameters={"shape": f"{n}x{n}x{n}"}) for n in (1, 2, 3))
 NAMES = {A.fingerprint: "A", B.fingerprint: "B", C.fingerprint: "C"}

@@ -19,7 +19,6 @@ from bench.records.outcome import Measured, Phase
 from bench.running import child, worker_process
 from bench.running.child import STDERR_TAIL_BYTES
 from bench.running.launcher import launch
-from bench.tests.fakes import make_case
 from bench.tests.running.scripted_workers import (
     FAMILY,
     REPORT,
@@ -30,6 +29,7 @@ from bench.tests.running.scripted_workers import (
     run,
     wait_until,
 )
+from bench.tests.values import make_case
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
 

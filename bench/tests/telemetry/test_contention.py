@@ -22,10 +22,8 @@ from bench.records.run import Settings
 from bench.running.case_state import CaseState
 from bench.telemetry import contention
 from bench.telemetry.contention import Counters, HostCounters, cause, over
-from bench.tests.fakes import (
-    FakeDevice,
-    FakeJob,
-    ScriptedClock,
+from bench.tests.fakes import FakeDevice, FakeJob, ScriptedClock
+from bench.tests.values import (
     failed,
     make_case,
     make_file,
