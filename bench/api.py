@@ -37,8 +37,9 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Canvas, Report
 from bench.running import probe
+from bench.running.header import begin, command_line, run_id
 from bench.running.resume import resume
-from bench.running.session import begin, command_line, open_session, run_id
+from bench.running.session import open_session
 
 if TYPE_CHECKING:
     from _typeshed import StrPath

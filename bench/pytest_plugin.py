@@ -296,7 +296,8 @@ def _measure(session: pytest.Session) -> None:
     """
     from bench.records import runfile
     from bench.running import probe
-    from bench.running.session import begin, command_line, open_session, run_id
+    from bench.running.header import begin, command_line, run_id
+    from bench.running.session import open_session
 
     config = session.config
     plan = config.stash[PLAN]

@@ -76,7 +76,9 @@ def ab(
     from bench import api
     from bench.planning import plan, suite_file
     from bench.records.runfile import read
-    from bench.running.session import alternate, begin, open_session, run_id
+    from bench.running.header import begin, run_id
+    from bench.running.session import open_session
+    from bench.running.turns import alternate
 
     sides = _sides(devices, variables, pythons)
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))

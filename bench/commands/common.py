@@ -74,7 +74,7 @@ def watching(
 
 def typed() -> list[str]:
     """The command line, as the record keeps it."""
-    from bench.running.session import command_line
+    from bench.running.header import command_line
 
     return command_line("accelmark", sys.argv[1:])
 

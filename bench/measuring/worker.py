@@ -28,7 +28,8 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Backend, Device
-from bench.measuring.engine import Engine, process_usage
+from bench.measuring.engine import Engine
+from bench.measuring.usage import process_usage
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS

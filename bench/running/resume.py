@@ -17,7 +17,7 @@ from bench.errors import RecordError
 from bench.records import environment
 from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
-from bench.running.session import utc_now
+from bench.running.header import utc_now
 
 HOST_FACTS = ("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores")
 DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")

@@ -25,7 +25,7 @@ from bench.records import runfile
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.tests.fakes import make_case
+from bench.tests.values import make_case
 
 SUITE = """
 [settings]
@@ -45,11 +45,11 @@ SCRIPTED = '''
 """No worker is started: launch k of a case does what the script says."""
 import json, os
 
-from bench import launcher, probe
+from bench.running import launcher, probe
 from bench.backend import DeviceInfo
 from bench.running.launcher import Finished
 from bench.records.outcome import Cold, Skipped, Void
-from bench.tests.fakes import failed, make_measured
+from bench.tests.values import failed, make_measured
 from bench.measuring.worker import Report
 
 SCRIPT = json.loads(os.environ["SCRIPT"])

@@ -21,7 +21,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench import catalogue
-from bench.measuring.engine import Engine, process_usage
+from bench.measuring.engine import Engine
+from bench.measuring.usage import process_usage
 from bench.planning import plan
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS

@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench import catalogue, stats
-from bench.measuring.engine import Engine, process_usage
+from bench.measuring.engine import Engine
+from bench.measuring.usage import process_usage
 from bench.planning import plan, suite_file
 from bench.precision import PRECISIONS
 from bench.records.case import Case

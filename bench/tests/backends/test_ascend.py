@@ -34,7 +34,7 @@ from bench.records.runfile import read
 from bench.running import launcher
 from bench.tests import simulated
 from bench.tests.conftest import Accelmark
-from bench.tests.fakes import make_case, make_measured
+from bench.tests.values import make_case, make_measured
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
 

@@ -15,11 +15,13 @@ from bench.records.outcome import Cold, Measured, Outcome, Skipped
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running.launcher import Finished
-from bench.running.session import EndReason, Session, alternate
+from bench.running.session import EndReason, Session
+from bench.running.turns import alternate
 from bench.tests.commands.test_cli import TINY
 from bench.tests.conftest import Accelmark
-from bench.tests.fakes import FakeBackend, failed, make_case, make_measured, make_run
+from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
+from bench.tests.values import failed, make_case, make_measured, make_run
 
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
 FINE = make_measured(0.01)

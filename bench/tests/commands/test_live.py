@@ -11,7 +11,7 @@ from bench.commands.live import LiveFace, PlainFace, describe
 from bench.measuring.worker import Progress
 from bench.records.outcome import Skipped, Void
 from bench.records.run import Launch, Settings
-from bench.tests.fakes import failed, make_case, make_launch, make_measured
+from bench.tests.values import failed, make_case, make_launch, make_measured
 
 SETTINGS = Settings(launches=3)
 LLAMA = make_case(workload="llama", mode="decode", parameters={"model": "toy", "batch_size": 1})

@@ -31,7 +31,8 @@ from bench.records import runfile
 from bench.records.outcome import Measured, Outcome, Skipped, Void
 from bench.records.run import Resumed, RunFile
 from bench.report import Canvas
-from bench.tests.fakes import (
+from bench.tests.scripts.regenerate import RUN
+from bench.tests.values import (
     failed,
     make_block,
     make_case,
@@ -40,7 +41,6 @@ from bench.tests.fakes import (
     make_launches,
     make_measured,
 )
-from bench.tests.scripts.regenerate import RUN
 
 Document = dict[str, Any]
 

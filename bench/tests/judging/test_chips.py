@@ -14,7 +14,7 @@ from bench.judging.chips import Chip
 from bench.judging.chips import chips as all_chips
 from bench.judging.summary import Row, summarize
 from bench.records.run import RunFile
-from bench.tests.fakes import make_case, make_file, make_launches, make_measured
+from bench.tests.values import make_case, make_file, make_launches, make_measured
 
 SHIPPED = all_chips()
 OWN = """

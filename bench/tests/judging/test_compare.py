@@ -31,7 +31,8 @@ from bench.records.run import End, RunFile, Settings
 from bench.report import Canvas
 from bench.reports._comparison import WORDS, render
 from bench.tests.conftest import Accelmark
-from bench.tests.fakes import (
+from bench.tests.scripts.regenerate import BASE, GOLDEN, OTHER, OUTPUTS
+from bench.tests.values import (
     BAD_NUMERICS,
     failed,
     make_case,
@@ -40,7 +41,6 @@ from bench.tests.fakes import (
     make_launches,
     make_measured,
 )
-from bench.tests.scripts.regenerate import BASE, GOLDEN, OTHER, OUTPUTS
 
 CASE = make_case(workload="bert", mode="train", parameters={"batch_size": 8, "length": 128})
 FIXED = Settings(launches=10)

@@ -13,7 +13,7 @@ from bench.judging.summary import Row, Verdict, summarize
 from bench.records.case import Case
 from bench.records.outcome import Block, Cold, Flag, Memory, Outcome, Skipped, Void
 from bench.records.run import End, Settings
-from bench.tests.fakes import (
+from bench.tests.values import (
     COMPLETE,
     failed,
     make_block,

@@ -20,7 +20,7 @@ import pytest
 from bench import catalogue
 from bench.measuring.worker import Request
 from bench.records.run import Settings
-from bench.tests.fakes import make_case
+from bench.tests.values import make_case
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -24,15 +24,9 @@ from bench.reports._wording import next_step
 from bench.reports.table import REPORT
 from bench.running.launcher import Finished
 from bench.running.session import Session
-from bench.tests.fakes import (
-    FakeBackend,
-    make_case,
-    make_file,
-    make_launches,
-    make_measured,
-    make_run,
-)
+from bench.tests.fakes import FakeBackend
 from bench.tests.running.test_session import Stage
+from bench.tests.values import make_case, make_file, make_launches, make_measured, make_run
 
 OOM = Failed(kind="oom", phase="warm-up", message="out of memory")
 TOO_LARGE = Skipped(reason="does not fit: needs about 17.2 GiB, the device has 13.7 GiB")

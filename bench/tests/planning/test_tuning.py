@@ -27,11 +27,14 @@ from bench.report import Canvas
 from bench.reports import markdown, table
 from bench.reports._comparison import flat, render
 from bench.reports._flat import flat as flat_row
+from bench.running.case_state import CaseState
 from bench.running.launcher import Finished
-from bench.running.session import CaseState, Session, alternate
-from bench.tests.fakes import (
+from bench.running.session import Session
+from bench.running.turns import alternate
+from bench.tests.fakes import FakeBackend
+from bench.tests.scripts.regenerate import command
+from bench.tests.values import (
     BAD_NUMERICS,
-    FakeBackend,
     failed,
     make_case,
     make_file,
@@ -39,7 +42,6 @@ from bench.tests.fakes import (
     make_measured,
     make_run,
 )
-from bench.tests.scripts.regenerate import command
 
 OOM = Failed(kind="oom", phase="warm-up", message="out of memory")
 CRASH = failed()

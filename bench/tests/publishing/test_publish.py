@@ -18,7 +18,7 @@ from bench.records.outcome import Outcome, Skipped, Void, Work
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Report
-from bench.tests.fakes import failed, make_case, make_file, make_launch, make_measured
+from bench.tests.values import failed, make_case, make_file, make_launch, make_measured
 
 CASE = make_case()
 CARD: Report = catalogue.load("reports", "table")

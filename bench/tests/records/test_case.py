@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.tests.fakes import make_case
+from bench.tests.values import make_case
 
 PARAMETERS = {"batch_size": 8, "rate": 0.5, "shape": "a", "on": True}
 

@@ -21,17 +21,17 @@ from bench.errors import OutputError, RecordError
 from bench.records.outcome import Block, Check, Cold, Failed, Memory, Numerics, Skipped, Void, Work
 from bench.records.run import SCHEMA_VERSION, Launch, Line, RunFile, Settings
 from bench.records.runfile import Writer, json_schema, read
-from bench.tests.fakes import (
+from bench.tests.golden_runs import golden_lines
+from bench.tests.scripts.regenerate import RUN, SCHEMA, write_run
+from bench.tests.values import (
     BAD_NUMERICS,
     COMPLETE,
-    golden_lines,
     make_block,
     make_case,
     make_launch,
     make_measured,
     make_run,
 )
-from bench.tests.scripts.regenerate import RUN, SCHEMA, write_run
 
 # --- Nonsense ------------------------------------------------------------------------------------
 

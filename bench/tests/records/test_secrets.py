@@ -7,7 +7,7 @@ import pytest
 from bench import catalogue
 from bench.records import environment
 from bench.records.environment import NOT_RECORDED, redacted, without_secrets
-from bench.running.session import command_line
+from bench.running.header import command_line
 
 SECRETS = (
     "HF_TOKEN",

@@ -16,7 +16,8 @@ from bench.records.runfile import read
 from bench.report import Canvas
 from bench.reports._flat import flat
 from bench.tests.conftest import Accelmark
-from bench.tests.fakes import (
+from bench.tests.scripts.regenerate import RUN
+from bench.tests.values import (
     failed,
     make_case,
     make_file,
@@ -24,7 +25,6 @@ from bench.tests.fakes import (
     make_launches,
     make_measured,
 )
-from bench.tests.scripts.regenerate import RUN
 
 HOSTILE = '=cmd|"/c calc"!A1 | <img src=x onerror=alert(1)> @everyone [x](javascript:1)\n# head'
 

@@ -28,8 +28,8 @@ from bench.report import Canvas
 from bench.reports import _plots
 from bench.reports._comparison import WORDS
 from bench.reports.html import REPORT
-from bench.tests.fakes import failed, make_case, make_file, make_launches, make_measured
 from bench.tests.scripts.regenerate import RUN
+from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
 
 MIB = 2**20
 

@@ -16,15 +16,8 @@ from bench.records.runfile import read
 from bench.report import Canvas
 from bench.reports._wording import next_step
 from bench.reports.table import REPORT
-from bench.tests.fakes import (
-    COMPLETE,
-    failed,
-    make_case,
-    make_file,
-    make_launches,
-    make_measured,
-)
 from bench.tests.scripts.regenerate import RUN
+from bench.tests.values import COMPLETE, failed, make_case, make_file, make_launches, make_measured
 
 FINE = make_measured(0.01)
 

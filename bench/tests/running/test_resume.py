@@ -24,13 +24,15 @@ from bench.records.outcome import Measured
 from bench.records.run import End, Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running import resume as resuming
+from bench.running.header import begin
 from bench.running.resume import mixture, resume
-from bench.running.session import EndReason, Session, begin
+from bench.running.session import EndReason, Session
 from bench.tests.commands.test_ab import Log, Quiet
 from bench.tests.commands.test_cli import TINY
-from bench.tests.fakes import FakeBackend, make_case, make_launch, make_measured
+from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
 from bench.tests.stage import marked, wait_until
+from bench.tests.values import make_case, make_launch, make_measured
 
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
 SETTINGS = Settings(launches=2)

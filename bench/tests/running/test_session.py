@@ -14,15 +14,9 @@ from bench.records.outcome import Cold, FailureKind, Outcome, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running.launcher import Finished
-from bench.running.session import CaseState, EndReason, Session, run_id, utc_now
-from bench.tests.fakes import (
-    FakeBackend,
-    failed,
-    make_case,
-    make_launch,
-    make_measured,
-    make_run,
-)
+from bench.running.session import EndReason, Session
+from bench.tests.fakes import FakeBackend
+from bench.tests.values import failed, make_case, make_measured, make_run
 
 A, B, C = (make_case(parameters={"shape": f"{n}x{n}x{n}"}) for n in (1, 2, 3))
 NAMES = {A.fingerprint: "A", B.fingerprint: "B", C.fingerprint: "C"}
@@ -326,22 +320,6 @@ def test_time_left_is_said_once_every_case_has_run(tmp_path: Path) -> None:
         tmp_path, {"A": [FINE], "B": [FINE]}, Settings(launches=3), seconds={"B": 20.0}
     )
     assert stage.left == [None, None, 60.0, 50.0, 30.0, 20.0]
-
-
-def test_auto_counts_the_time_to_the_next_look(tmp_path: Path) -> None:
-    state = CaseState(A, Settings(launches="auto"))
-    expected = [5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 10]
-    noisy = rates(*[0.01, 0.02] * 10)
-    found = []
-    for k, outcome in enumerate(noisy[:11]):
-        found.append(state.launches_left())
-        state.keep(make_launch(outcome, A, launch=k))
-    assert found == expected
-
-
-def test_names_of_runs_differ_and_times_are_utc() -> None:
-    assert len({run_id() for _ in range(50)}) > 45
-    assert utc_now().endswith("+00:00")
 
 
 @pytest.mark.parametrize(

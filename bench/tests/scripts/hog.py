@@ -36,7 +36,7 @@ from bench.records.case import Case
 from bench.records.outcome import Measured
 from bench.records.run import Settings
 from bench.running import launcher
-from bench.tests.fakes import make_file, make_launches
+from bench.tests.values import make_file, make_launches
 
 SUITE = """
 description = "Small work of three kinds"

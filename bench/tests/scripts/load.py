@@ -28,14 +28,8 @@ from bench.records.run import Launch, Settings
 from bench.records.runfile import Writer
 from bench.running.launcher import Finished
 from bench.running.session import Session
-from bench.tests.fakes import (
-    COMPLETE,
-    FakeBackend,
-    make_case,
-    make_launch,
-    make_measured,
-    make_run,
-)
+from bench.tests.fakes import FakeBackend
+from bench.tests.values import COMPLETE, make_case, make_launch, make_measured, make_run
 
 SAMPLES = 200
 """Steady samples of a launch: the most that a launch takes."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.records.run import Line
 from bench.records.runfile import Writer, json_schema
 from bench.tests import faults
-from bench.tests.fakes import golden_lines, golden_pair
+from bench.tests.golden_runs import golden_lines, golden_pair
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RUN = GOLDEN / "run.jsonl"

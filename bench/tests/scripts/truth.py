@@ -21,7 +21,7 @@ from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.outcome import Block
 from bench.records.run import Launch, RunFile, Settings
-from bench.tests.fakes import make_case, make_file, make_launch, make_measured
+from bench.tests.values import make_case, make_file, make_launch, make_measured
 
 Kind = Literal["normal", "contaminated", "drift"]
 Population = Callable[[random.Random, int], float]

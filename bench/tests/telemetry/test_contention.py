@@ -19,13 +19,11 @@ from bench.measuring.engine import Engine
 from bench.records.observed import Contention, Reading, Telemetry
 from bench.records.outcome import Block, Flag, Measured
 from bench.records.run import Settings
-from bench.running.session import CaseState
+from bench.running.case_state import CaseState
 from bench.telemetry import contention
 from bench.telemetry.contention import Counters, HostCounters, cause, over
-from bench.tests.fakes import (
-    FakeDevice,
-    FakeJob,
-    ScriptedClock,
+from bench.tests.fakes import FakeDevice, FakeJob, ScriptedClock
+from bench.tests.values import (
     failed,
     make_case,
     make_file,

@@ -20,7 +20,7 @@ from bench.reports.table import TableReport
 from bench.telemetry import energy, flags
 from bench.telemetry.energy import with_energy
 from bench.telemetry.flags import slow_clocks, with_flags
-from bench.tests.fakes import make_case, make_file, make_launch, make_measured
+from bench.tests.values import make_case, make_file, make_launch, make_measured
 
 CASE = make_case()
 

@@ -10,7 +10,7 @@ import torch
 
 from bench import catalogue
 from bench.planning import plan, suite_file
-from bench.tests.fakes import make_case
+from bench.tests.values import make_case
 from bench.validation import agreement
 from bench.validation.bare import text, vision
 from bench.workloads import bert, deepseek, diffusion, llama, resnet50, vit_b16

@@ -22,17 +22,9 @@ from bench.records.outcome import Block
 from bench.records.run import Settings
 from bench.report import Canvas
 from bench.reports import table
-from bench.tests.fakes import (
-    FakeDevice,
-    FakeJob,
-    ScriptedClock,
-    make_block,
-    make_case,
-    make_file,
-    make_launch,
-    make_measured,
-)
+from bench.tests.fakes import FakeDevice, FakeJob, ScriptedClock
 from bench.tests.small_workloads import site
+from bench.tests.values import make_block, make_case, make_file, make_launch, make_measured
 from bench.workloads._pipeline import DEVIATION, MEAN, Endless, Feed, GeneratedImages
 from bench.workloads.resnet50 import WORKLOAD, PipelineParameters, TrainParameters
 

@@ -1,0 +1,50 @@
+"""How many steps a block holds: enough that the clock and the synchronizations do not count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from bench import stats
+from bench.records.outcome import Block
+from bench.records.run import Settings
+
+if TYPE_CHECKING:
+    from bench.backend import Device
+
+SYNC_COST_FACTOR = 1000
+"""A block lasts at least this many times the cost of reading the clock and synchronizing."""
+BLOCK_STEPS = 100_000
+"""Most steps of a block: bounds the memory of a launch whose step takes next to nothing."""
+
+
+class BlockSize:
+    """Sizes the blocks of one launch."""
+
+    def __init__(self, device: Device, settings: Settings, clock: Callable[[], int]) -> None:
+        """clock: monotonic ns."""
+        self.device = device
+        self.settings = settings
+        self.clock = clock
+        self._sync_cost_ns: int | None = None
+
+    def steps(self, blocks: Sequence[Block]) -> int:
+        """Steps of the next block, from the shortest step seen lately (the first one left out)."""
+        if self.settings.timing == "step":
+            return 1
+        recent = blocks[1:][-stats.WINDOW :]
+        step_ns = min(b.wall_ns / len(b.step_ns) for b in recent)
+        if self._sync_cost_ns is None:
+            self._sync_cost_ns = self.sync_cost_ns()
+        least_ns = max(self.settings.block_seconds * 1e9, SYNC_COST_FACTOR * self._sync_cost_ns)
+        return max(1, min(BLOCK_STEPS, math.ceil(least_ns / step_ns)))
+
+    def sync_cost_ns(self) -> int:
+        """Least of five: reading the clock and synchronizing an idle device."""
+        costs = []
+        for _ in range(5):
+            before = self.clock()
+            self.device.synchronize()
+            costs.append(self.clock() - before)
+        return min(costs)

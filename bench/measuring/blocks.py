@@ -1,0 +1,129 @@
+"""Blocks of steps, timed: by the host's clock, or by events of the device.
+
+Within a block nothing waits for the device: it is synchronized before the first step and after the
+last one, so that queueing overlaps with work as it does in a real job. A *timing sample* is a
+block's wall time divided by its steps. On synchronous devices (CPUs) a step is over when its call
+returns, so the host clock also times every step; on others a device event is recorded after each
+step, without synchronizing, and read after the block.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from bench.measuring.usage import Usage
+from bench.records.outcome import Block
+from bench.records.run import Settings
+
+if TYPE_CHECKING:
+    from bench.backend import Device
+
+SHORT_STEP_SECONDS = 1e-4
+"""Where a block holds so many steps that they are shorter than this, the host's usage is not read
+at each of them."""
+
+
+class Steps(Protocol):
+    """What the engine needs of a job."""
+
+    def step(self) -> None:
+        """Queues one step."""
+
+    def witness(self) -> float:
+        """A number computed by the last step."""
+
+
+def waited_ns(job: Steps) -> int | None:
+    """What a job's steps have waited for inputs so far; None where it has no pipeline."""
+    waited: int | None = getattr(job, "input_wait_ns", None)
+    return waited
+
+
+class BlockTimer:
+    """Runs blocks of one job's steps on one device."""
+
+    def __init__(
+        self,
+        job: Steps,
+        device: Device,
+        settings: Settings,
+        clock: Callable[[], int],
+        usage: Usage | None = None,
+    ) -> None:
+        """clock: monotonic ns; usage: counters of the process, for synchronous devices."""
+        self.job = job
+        self.device = device
+        self.settings = settings
+        self.clock = clock
+        self.usage = usage
+        self.started_ns: int | None = None
+        """When the first step began; None before it."""
+
+    def block(self, steps: int) -> Block:
+        """Runs `steps` steps between two synchronizations."""
+        before = waited_ns(self.job)
+        block = self._host_timed(steps) if self.device.synchronous else self._event_timed(steps)
+        after = waited_ns(self.job)
+        if before is None or after is None:
+            return block
+        return msgspec.structs.replace(block, input_wait_ns=after - before)
+
+    def _host_timed(self, steps: int) -> Block:
+        step, clock = self.job.step, self.clock
+        # Asking the kernel costs a microsecond: nothing to a step of a millisecond, and a third of
+        # one of three microseconds.
+        short = steps * SHORT_STEP_SECONDS >= self.settings.block_seconds
+        usage = None if short else self.usage
+        marks = [0] * (steps + 1)
+        usages: list[Any] = [None] * (steps + 1)
+        self.device.synchronize()
+        if usage is None:
+            marks[0] = clock()
+            for i in range(1, steps + 1):
+                step()
+                marks[i] = clock()
+        else:
+            usages[0] = usage()
+            marks[0] = clock()
+            for i in range(1, steps + 1):
+                step()
+                marks[i] = clock()
+                usages[i] = usage()
+        self.device.synchronize()
+        step_ns = tuple(b - a for a, b in itertools.pairwise(marks))
+        wall_ns = marks[-1] - marks[0]
+        start_ns = self._since_first(marks[0])
+        if usage is None:
+            return Block(start_ns=start_ns, wall_ns=wall_ns, step_ns=step_ns)
+        pairs = list(itertools.pairwise(usages))
+        return Block(
+            start_ns=start_ns,
+            wall_ns=wall_ns,
+            step_ns=step_ns,
+            step_cpu_ns=tuple(round((b[0] - a[0]) * 1e9) for a, b in pairs),
+            step_switches=tuple(b[1] - a[1] for a, b in pairs),
+        )
+
+    def _event_timed(self, steps: int) -> Block:
+        step, device = self.job.step, self.device
+        events = [device.event() for _ in range(steps + 1)]
+        device.synchronize()
+        start = self.clock()
+        events[0].record()
+        for i in range(1, steps + 1):
+            step()
+            events[i].record()
+        device.synchronize()
+        wall_ns = self.clock() - start
+        step_ns = tuple(device.elapsed_ns(a, b) for a, b in itertools.pairwise(events))
+        return Block(start_ns=self._since_first(start), wall_ns=wall_ns, step_ns=step_ns)
+
+    def _since_first(self, now_ns: int) -> int:
+        """Nanoseconds since the first block began."""
+        if self.started_ns is None:
+            self.started_ns = now_ns
+        return now_ns - self.started_ns

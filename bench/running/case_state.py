@@ -1,0 +1,158 @@
+"""What is known of one case while the run goes on: how often it has run, and what comes next."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bench import stats
+from bench.planning.tuning import Key, Search, hopeless, key_of, too_many
+from bench.records.case import Case, Choice
+from bench.records.outcome import Measured
+from bench.records.run import Launch, Settings
+from bench.telemetry.flags import hindered
+
+
+class Kept(NamedTuple):
+    """Of a launch that is on disk, what planning the next ones needs: a run may have thousands."""
+
+    seconds: float
+    rate: float | None
+    """Items/s; None unless it was measured."""
+    samples: Sequence[float] = ()
+    """Its steady timing samples, seconds a step."""
+    steady_seconds: float = 0.0
+    hindered: bool = False
+    """Whether something outside the job slowed it: then it is left out of the figures."""
+    hopeless: bool = False
+    """Whether its failure is no accident: out of memory, a wrong result, an impossible case."""
+
+    @classmethod
+    def of(cls, launch: Launch) -> Kept:
+        """The part of a launch that stays in memory."""
+        outcome = launch.outcome
+        if isinstance(outcome, Measured):
+            samples = array("d", outcome.samples)
+            slowed = hindered(outcome)
+            return cls(launch.seconds, outcome.throughput, samples, outcome.steady_seconds, slowed)
+        return cls(launch.seconds, None, hopeless=hopeless(outcome))
+
+
+class CaseState:
+    """What is known of one case while the run goes on."""
+
+    def __init__(self, case: Case, settings: Settings) -> None:
+        self.case = case
+        self.settings = settings
+        self.launches: list[Kept] = []
+        """Those that make up its figure."""
+        self.seconds: list[float] = []
+        """Of each launch, those of a search included."""
+        self._of_choice: dict[Key, float] = {}
+        """Of the last launch of each choice."""
+        self.search = Search(case)
+        self.beyond = False
+        """Whether a smaller batch of the same did not fit, so that this one is not tried."""
+
+    def keep(self, launch: Launch) -> None:
+        """Takes note of a launch that is on disk."""
+        chosen = self.choice
+        self.seconds.append(launch.seconds)
+        self._of_choice[key_of(launch.choice or {})] = launch.seconds
+        self.search.note(launch)
+        if not launch.search:
+            self.launches.append(Kept.of(launch))
+        if self.choice != chosen:  # another is the best now, or the best failed after all
+            self.launches.clear()
+
+    @property
+    def searching(self) -> bool:
+        """Whether the next launch of a tuned case is to find its best choice."""
+        return self.search.next is not None
+
+    @property
+    def choice(self) -> Choice | None:
+        """What the next launch of a tuned case runs with; None of a fixed one, or if none works."""
+        return self.search.next or self.search.best
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """How long its next launch will take: as the last of the same choice, or as the longest of
+        the others; None before the first."""
+        longest = max(self.seconds, default=None)
+        return self._of_choice.get(key_of(self.choice or {}), longest)
+
+    @property
+    def measured(self) -> list[Kept]:
+        """Launches with samples."""
+        return [x for x in self.launches if x.rate is not None]
+
+    @property
+    def rates(self) -> list[float]:
+        """Items/s of each measured launch that nothing slowed from outside; of all if none is."""
+        clean = [x.rate for x in self.measured if not x.hindered and x.rate is not None]
+        return clean or [x.rate for x in self.measured if x.rate is not None]
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether what went wrong would go wrong again.
+
+        A failure is tried again, since it may be an accident, until there are two and they are
+        more than a third of the launches.
+        """
+        if self.searching:
+            return False
+        failures = len(self.launches) - len(self.measured)
+        if (
+            self.beyond
+            or (self.case.space and self.choice is None)
+            or any(x.hopeless for x in self.launches)
+        ):
+            return True
+        return too_many(failures, len(self.launches))
+
+    @property
+    def finished(self) -> bool:
+        """Whether another launch would add nothing."""
+        if self.searching:
+            return False
+        if self.hopeless:
+            return True
+        if self.settings.launches == "auto":
+            enough = stats.enough_launches(self.rates, self.settings.target_half_width)
+            return enough or self._in_vain
+        return len(self.measured) >= self.settings.launches
+
+    @property
+    def _in_vain(self) -> bool:
+        """Whether so many launches were slowed from outside that no further look is worth it."""
+        measured = self.measured
+        slowed = sum(x.hindered for x in measured)
+        return len(measured) >= stats.LOOKS[1] and slowed > len(measured) / 3
+
+    def samples(self) -> int:
+        """Steady samples that the next launch should take."""
+        measured = self.measured
+        return stats.samples_per_launch(
+            [x.samples for x in measured],
+            overheads=[x.seconds - x.steady_seconds for x in measured],
+            costs=[x.steady_seconds / len(x.samples) for x in measured],
+        )
+
+    def launches_left(self) -> int:
+        """How many more are planned; for `auto`, up to the next look.
+
+        Of a tuned case, all choices that are left, and the launches that follow.
+        """
+        if self.finished:
+            return 0
+        if self.searching:
+            return self.search.left + self._planned(0)
+        auto = self.settings.launches == "auto"
+        return self._planned(len(self.rates if auto else self.measured))
+
+    def _planned(self, done: int) -> int:
+        if self.settings.launches == "auto":
+            return next(look for look in stats.LOOKS if look > done) - done
+        return self.settings.launches - done

@@ -1,0 +1,64 @@
+"""The header of a run's record: what the run is called, how it was begun, and when."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from bench.backend import DeviceInfo
+from bench.records import environment
+from bench.records.case import Case
+from bench.records.run import SCHEMA_VERSION, Run, Settings
+from bench.records.runfile import Writer
+from bench.telemetry import contention
+
+
+def begin(
+    path: Path,
+    identity: str,
+    suite: str,
+    cases: Sequence[Case],
+    settings: Settings,
+    device: DeviceInfo,
+    command: Sequence[str],
+) -> Writer:
+    """A new record with its header on disk."""
+    writer = Writer(path)
+    writer.append(
+        Run(
+            schema=SCHEMA_VERSION,
+            run_id=identity,
+            suite=suite,
+            plan=tuple(cases),
+            settings=settings,
+            command=tuple(command),
+            started_at=utc_now(),
+            host={**environment.host(), "load": contention.load()},
+            device=msgspec.to_builtins(device),
+        )
+    )
+    return writer
+
+
+def command_line(program: str, arguments: Sequence[str]) -> list[str]:
+    """A command line as typed, without the folders of whoever typed it and without secrets."""
+    return [program, *(_without_folders(environment.redacted(word)) for word in arguments)]
+
+
+def _without_folders(argument: str) -> str:
+    return re.sub(r"[^=\s]*[/\\]", "", argument)
+
+
+def utc_now() -> str:
+    """The time of day for the record; nothing is measured by it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def run_id() -> str:
+    """A name for a run that no other bears: UTC time and four random hex digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

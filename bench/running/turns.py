@@ -1,0 +1,43 @@
+"""Two sessions of the same cases in turns, for a comparison on one host."""
+
+from __future__ import annotations
+
+import contextlib
+
+from bench.running.case_state import CaseState
+from bench.running.session import EndReason, Session
+
+
+def alternate(first: Session, second: Session) -> EndReason:
+    """Two sessions of the same cases in turns: AB, BA, AB, ... of each case, round after round.
+
+    What drifts on the host then hits both alike. A case goes on until both have enough launches of
+    it, or one of them is hopeless: then there is nothing to compare. Of a tuned case each side has
+    found its best choice before either measures it.
+    """
+    reason: EndReason = "complete"
+    with contextlib.closing(first), contextlib.closing(second):
+        try:
+            _take_turns(first, second)
+        except KeyboardInterrupt:
+            reason = "interrupted"
+        for session in (first, second):
+            session.end(reason)
+    return reason
+
+
+def _take_turns(first: Session, second: Session) -> None:
+    order = [first, second]
+    cases = range(len(first.states))
+    while under_way := [k for k in cases if _goes_on(first.states[k], second.states[k])]:
+        for k in under_way:
+            searching = [s for s in order if s.states[k].searching]
+            for session in searching or order:
+                session.face.turn("A" if session is first else "B")
+                session.launch([session.states[k]])
+        order.reverse()
+
+
+def _goes_on(first: CaseState, second: CaseState) -> bool:
+    enough = first.finished and second.finished
+    return not (enough or first.hopeless or second.hopeless)

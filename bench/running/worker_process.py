@@ -1,0 +1,246 @@
+"""One worker process, as its parent has it: started, listened to, bounded in time, ended whole.
+
+The parent blocks in the kernel while a worker measures: one that polls takes a core from it. The
+worker's stderr goes to a file, so that no amount of it can block the worker, and the parent keeps
+its end. A worker runs in a process group of its own, which is ended whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+
+from bench.lifeline import Lifeline
+from bench.measuring.worker import Progress, Report, Request
+from bench.records import environment
+from bench.records.outcome import Cold, Failed, Phase
+from bench.records.runfile import UNREADABLE
+from bench.running import child
+
+STDERR_LINE_BYTES = 1 << 16
+"""Longest line of stderr that is looked at in one piece."""
+
+SHARES: dict[Phase, float] = {
+    "start": 1 / 15,
+    "import": 1 / 6,
+    "open": 1 / 15,
+    "numerics": 1 / 3,
+    "build": 1 / 2,
+    "warm-up": 2 / 3,
+    "measure": 2 / 3,
+    "report": 1 / 15,
+}
+"""How much of a launch's limit each phase may take: what hangs early is ended early."""
+SHORTEST_LIMIT_SECONDS = 120.0
+"""No phase gets less, unless the whole launch does: a loaded machine may import for a minute."""
+DECODER = msgspec.json.Decoder(Progress | Report)
+IMPORTING: tuple[Phase, ...] = ("start", "import")
+"""Phases that may overlap with those of another worker: nothing is timed in them but themselves."""
+
+Listener = Callable[[Progress], None]
+
+
+def start_worker(
+    request: Request, given: Mapping[str, str], command: tuple[str, ...]
+) -> WorkerProcess | NoWorker:
+    """A worker, or the reason why the system refuses one: no processes, memory, descriptors."""
+    try:
+        return WorkerProcess(request, given, command)
+    except OSError as error:
+        return NoWorker(error)
+
+
+class WorkerProcess:
+    """A worker process, and what it has said so far."""
+
+    def __init__(
+        self, request: Request, given: Mapping[str, str], command: tuple[str, ...]
+    ) -> None:
+        """Starts the process and gives it its request."""
+        self._given = given
+        self._limit = request.settings.launch_limit_seconds
+        self._phase: Phase = "start"
+        self._report: Report | None = None
+        self._rest = b""
+        with contextlib.ExitStack() as undo:
+            self._stderr = undo.enter_context(tempfile.TemporaryFile())
+            lifeline = Lifeline()
+            self._process = lifeline.start(
+                command, given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+            )
+            undo.callback(lifeline.cut)
+            self._close = undo.pop_all().close
+        self._send(msgspec.json.encode(request) + b"\n")
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def leave(self) -> None:
+        """Ends it, and lets go of what belongs to it."""
+        self.end()
+        self._close()
+
+    def until_imported(self) -> None:
+        """Waits until it has imported its libraries, or has ended."""
+        self._listen(lambda: self._phase not in IMPORTING, lambda progress: None)
+        if self._report is not None:  # what hangs takes no core from the others
+            self.end()
+
+    def measure(self, listen: Listener) -> Report:
+        """Lets it open the device and go on to its report, its end, or its time limit."""
+        if self._report is None:  # else it has ended already
+            self._send(b"\n")
+            self._listen(lambda: False, listen)
+        assert self._report is not None
+        return self._report
+
+    def end(self) -> None:
+        """Ends its whole process group."""
+        child.end(self._process)
+
+    def stderr_tail(self) -> str:
+        """The end of what it wrote to stderr."""
+        return environment.without_secrets(child.tail(self._stderr), self._given)
+
+    def stderr_lines(self) -> Iterator[str]:
+        """All that it wrote to stderr, however much: what matters may stand at its start."""
+        self._stderr.seek(0)
+        while line := self._stderr.readline(STDERR_LINE_BYTES):
+            yield line.decode("utf-8", errors="replace")
+
+    def _send(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died: said when its report is missing
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+
+    def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
+        """Reads what it says until that is enough or there is a report; makes one if it ends."""
+        try:
+            with selectors.DefaultSelector() as selector, child.end_of(self._process) as ended:
+                self._listen_with(selector, ended, enough, listen)
+        except OSError as error:  # no descriptors left to listen with
+            self._report = _failed(
+                "error", self._phase, f"the worker cannot be heard: {error.strerror or error}"
+            )
+
+    def _listen_with(
+        self,
+        selector: selectors.BaseSelector,
+        ended: int | None,
+        enough: Callable[[], bool],
+        listen: Listener,
+    ) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None
+        selector.register(stdout, selectors.EVENT_READ)
+        if ended is not None:
+            selector.register(ended, selectors.EVENT_READ)
+        # Nothing is asked of a worker while others take their turns: its time runs from here.
+        launch_end = time.monotonic() + self._limit
+        phase, phase_end = self._phase, self._phase_end()
+        while self._report is None and not enough():
+            if phase != self._phase:
+                phase, phase_end = self._phase, self._phase_end()
+            left = min(launch_end, phase_end) - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
+            if not ready:
+                self._give_up(whole_launch=launch_end <= phase_end)
+            elif stdout not in (key.fileobj for key, _ in ready):
+                # It ended, said all it had to say, and left a child that holds its stdout open.
+                self._report = _failed("crash", self._phase, self._epitaph())
+            else:
+                self._hear(os.read(stdout.fileno(), 1 << 20), listen)
+
+    def _phase_end(self) -> float:
+        return time.monotonic() + phase_limit(self._phase, self._limit)
+
+    def _give_up(self, whole_launch: bool) -> None:
+        """Its time is over: its stacks go to its stderr, and the report says which limit it was."""
+        child.ask_for_stacks(self._process)
+        phase = self._phase
+        message = f"no report within {self._limit:.0f} s; ended in its {phase} phase"
+        if not whole_launch:
+            limit = phase_limit(phase, self._limit)
+            message = f"its {phase} phase took more than {limit:.0f} s of the launch's "
+            message += f"{self._limit:.0f} s; ended"
+        self._report = _failed("timeout", phase, message)
+
+    def _hear(self, chunk: bytes, listen: Listener) -> None:
+        if not chunk:
+            self._report = _failed("crash", self._phase, self._epitaph())
+            return
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            try:
+                message = DECODER.decode(line)
+            except UNREADABLE as error:
+                text = environment.without_secrets(str(error), self._given)
+                text = f"the worker's report is garbled: {text}"
+                self._report = _failed("crash", self._phase, text)
+                return
+            if isinstance(message, Report):
+                self._report = message
+                return
+            self._phase = message.phase
+            listen(message)
+
+    def _epitaph(self) -> str:
+        return environment.without_secrets(child.epitaph(self._process, self._stderr), self._given)
+
+
+class NoWorker:
+    """What stands for a worker that could not be started."""
+
+    def __init__(self, error: OSError) -> None:
+        self._report = _failed(
+            "error", "start", f"no worker could be started: {error.strerror or error}"
+        )
+
+    @property
+    def pid(self) -> int:
+        """No process's."""
+        return 0
+
+    def leave(self) -> None:
+        """Leaves nothing."""
+
+    def until_imported(self) -> None:
+        """Never will."""
+
+    def measure(self, listen: Listener) -> Report:
+        """Why there is none."""
+        return self._report
+
+    def end(self) -> None:
+        """Has none to end."""
+
+    def stderr_tail(self) -> str:
+        """Said nothing."""
+        return ""
+
+    def stderr_lines(self) -> Iterator[str]:
+        """Said nothing."""
+        return iter(())
+
+
+def phase_limit(phase: Phase, launch_limit_seconds: float) -> float:
+    """Seconds that a phase may take of a launch that has so many in all."""
+    share = SHARES[phase] * launch_limit_seconds
+    return min(launch_limit_seconds, max(SHORTEST_LIMIT_SECONDS, share))
+
+
+def _failed(kind: str, phase: Phase, message: str) -> Report:
+    outcome = msgspec.convert(
+        {"status": "failed", "kind": kind, "phase": phase, "message": message}, Failed
+    )
+    return Report(outcome=outcome, cold=Cold(), environment={})
