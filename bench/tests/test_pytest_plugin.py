@@ -45,7 +45,7 @@ SCRIPTED = '''
 """No worker is started: launch k of a case does what the script says."""
 import json, os
 
-from bench import launcher, probe
+from bench.running import launcher, probe
 from bench.backend import DeviceInfo
 from bench.running.launcher import Finished
 from bench.records.outcome import Cold, Skipped, Void
