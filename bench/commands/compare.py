@@ -52,7 +52,8 @@ def compare(
 ) -> None:
     """Say who is faster than BASE, by how much, how surely; or why that cannot be said."""
     from bench.judging import compare as comparing
-    from bench.reports import _comparison
+    from bench.reports._comparison import render
+    from bench.reports._flat_comparison import flat
 
     if prices and len(prices) != len(others) + 1:
         raise ComparisonError(
@@ -70,9 +71,9 @@ def compare(
             for k, other in enumerate(others, start=1)
         ]
     if as_json:
-        click.echo(json.dumps([_comparison.flat(one) for one in comparisons], indent=2))
+        click.echo(json.dumps([flat(one) for one in comparisons], indent=2))
     else:
-        click.echo(_comparison.render(comparisons, canvas(width)), nl=False)
+        click.echo(render(comparisons, canvas(width)), nl=False)
     if fail_if_slower is not None:
         slower = [c for one in comparisons for c in comparing.slower_than(one, fail_if_slower)]
         for case in slower:

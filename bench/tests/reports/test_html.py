@@ -25,7 +25,7 @@ from bench.records.outcome import Memory, Outcome, Skipped, Void
 from bench.records.run import Launch, RunFile
 from bench.records.runfile import read
 from bench.report import Canvas
-from bench.reports import _plots
+from bench.reports import _html_plots as _plots
 from bench.reports._comparison import WORDS
 from bench.reports.html import REPORT
 from bench.tests.fakes import failed, make_case, make_file, make_launches, make_measured
