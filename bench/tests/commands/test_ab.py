@@ -16,7 +16,7 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running.launcher import Finished
 from bench.running.session import EndReason, Session, alternate
-from bench.tests.commands.test_cli import TINY
+from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend, failed, make_case, make_measured, make_run
 from bench.tests.scripts.regenerate import command

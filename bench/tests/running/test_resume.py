@@ -27,7 +27,7 @@ from bench.running import resume as resuming
 from bench.running.resume import mixture, resume
 from bench.running.session import EndReason, Session, begin
 from bench.tests.commands.test_ab import Log, Quiet
-from bench.tests.commands.test_cli import TINY
+from bench.tests.commands.tiny import TINY
 from bench.tests.fakes import FakeBackend, make_case, make_launch, make_measured
 from bench.tests.scripts.regenerate import command
 from bench.tests.stage import marked, wait_until
