@@ -237,12 +237,14 @@ def _is_one(what: object) -> bool:
 
 
 def _compared(comparisons: list[Comparison], format_name: str, canvas: Canvas) -> str:
-    from bench.reports import _comparison
-
     if format_name == "json":
-        return json.dumps([_comparison.flat(one) for one in comparisons], indent=2) + "\n"
+        from bench.reports._flat_comparison import flat
+
+        return json.dumps([flat(one) for one in comparisons], indent=2) + "\n"
     if format_name == "table":
-        return _comparison.render(comparisons, canvas)
+        from bench.reports._comparison import render as render_table
+
+        return render_table(comparisons, canvas)
     raise ComparisonError(
         f"a comparison as `{format_name}`: allowed are {', '.join(COMPARISON_FORMATS)}."
     )

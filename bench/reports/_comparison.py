@@ -1,11 +1,10 @@
-"""A comparison as people read it in a terminal, and as flat rows for other programs."""
+"""A comparison as people read it in a terminal."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -256,78 +255,3 @@ def _next(comparison: Comparison) -> str:
         )
     paths = " ".join(Path(file.path).name for file in (comparison.base, comparison.other))
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
-
-
-def flat(comparison: Comparison) -> dict[str, Any]:
-    """For `--json`: a figure that does not exist is null, never zero."""
-    return {
-        "base": _identity(comparison.base),
-        "other": _identity(comparison.other),
-        "geometric_mean_ratio": comparison.geometric_mean,
-        "cases_compared": len(comparison.ratios),
-        "cases": [_flat_case(case) for case in comparison.cases],
-        "differences": [
-            {"name": d.name, "base": d.base, "other": d.other} for d in comparison.differences
-        ],
-    }
-
-
-def _identity(file: RunFile) -> dict[str, Any]:
-    run = file.run
-    return {
-        "run": run.run_id,
-        "suite": run.suite,
-        "device": run.device.get("name"),
-        "backend": run.device.get("backend"),
-        "started_at": run.started_at,
-    }
-
-
-def _flat_case(case: CaseComparison) -> dict[str, Any]:
-    interval = case.interval
-    return {
-        "workload": case.case.workload,
-        "mode": case.case.mode,
-        "precision": case.case.precision,
-        "execution": case.case.execution,
-        "parameters": case.case.parameters,
-        "track": case.case.track,
-        "fingerprint": case.case.fingerprint,
-        "verdict": case.verdict,
-        "reasons": list(case.reasons),
-        "ratio": case.ratio,
-        "ratio_low": interval.low if interval else None,
-        "ratio_high": interval.high if interval else None,
-        "level": interval.level if interval else None,
-        "p_value_adjusted": case.p_value,
-        "not_excluded": case.not_excluded,
-        "ceiling": case.split.ceiling if case.split else None,
-        "chip_ratio": case.split.chip if case.split else None,
-        "software_ratio": case.split.software if case.split else None,
-        "per_joule_ratio": case.joule_ratio,
-        "per_currency_unit_ratio": case.price_ratio,
-        "first_output_gap": case.witness_gap,
-        "base": _flat_side(case.base),
-        "other": _flat_side(case.other),
-    }
-
-
-def _flat_side(row: Row | None) -> dict[str, Any] | None:
-    if row is None:
-        return None
-    interval = row.interval
-    return {
-        "status": row.status,
-        "verdict": row.verdict,
-        "throughput": row.throughput,
-        "unit": row.unit or None,
-        "ci_low": interval.low if interval else None,
-        "ci_high": interval.high if interval else None,
-        "launches": row.launches,
-        "choice": row.choice,
-        "ceiling_fraction": row.ceiling_fraction,
-        "bandwidth_fraction": row.bandwidth_fraction,
-        "mfu": row.mfu,
-        "mbu": row.mbu,
-        "items_per_joule": row.items_per_joule,
-    }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.pytest_plugin import replay
+from bench.pytest_plugin.replay import replay
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -77,7 +77,7 @@ commands/          | api backend catalogue conformance errors judging           
                    | running stats units                                        |
 cli                | commands errors                                            | click
 __main__           | cli                                                        |
-pytest_plugin      | catalogue commands errors exchange judging measuring       | pytest
+pytest_plugin/     | catalogue commands errors exchange judging measuring       | pytest
                    | planning records report running units                      | pytest_benchmark
 suite/             | pytest_plugin                                              | pytest
                    |                                                            | pytest_benchmark

@@ -14,17 +14,10 @@ from typing import Any
 import pytest
 
 from bench import catalogue
-from bench.backend import (
-    Backend,
-    Device,
-    DeviceInfo,
-    DeviceUnavailable,
-    is_out_of_memory,
-    supported_precisions,
-)
+from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory, supported_precisions
 from bench.backends import _trial
 from bench.backends.cuda import CudaBackend, CudaDevice
-from bench.errors import UnknownName
+from bench.errors import DeviceUnavailable, UnknownName
 from bench.precision import PRECISIONS
 from bench.records import environment
 from bench.running import probe

@@ -17,7 +17,7 @@ from bench.records.runfile import Writer, read
 from bench.running.launcher import Finished
 from bench.running.session import EndReason, Session
 from bench.running.turns import alternate
-from bench.tests.commands.test_cli import TINY
+from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command

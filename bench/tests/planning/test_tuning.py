@@ -25,8 +25,9 @@ from bench.records.run import End, Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.report import Canvas
 from bench.reports import markdown, table
-from bench.reports._comparison import flat, render
+from bench.reports._comparison import render
 from bench.reports._flat import flat as flat_row
+from bench.reports._flat_comparison import flat
 from bench.running.case_state import CaseState
 from bench.running.launcher import Finished
 from bench.running.session import Session

@@ -28,7 +28,7 @@ from bench.running.header import begin
 from bench.running.resume import mixture, resume
 from bench.running.session import EndReason, Session
 from bench.tests.commands.test_ab import Log, Quiet
-from bench.tests.commands.test_cli import TINY
+from bench.tests.commands.tiny import TINY
 from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
 from bench.tests.stage import marked, wait_until

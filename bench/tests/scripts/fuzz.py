@@ -32,7 +32,8 @@ from bench.records.outcome import Measured
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.report import Canvas
-from bench.reports._comparison import flat, render
+from bench.reports._comparison import render
+from bench.reports._flat_comparison import flat
 from bench.tests.scripts.regenerate import BASE, OTHER, RUN
 
 SOURCES = (RUN, OTHER)

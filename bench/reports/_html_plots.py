@@ -13,16 +13,15 @@ from typing import Any
 import msgspec
 
 from bench import stats, units
-from bench.judging.compare import CaseComparison, CompareVerdict
-from bench.judging.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row, summarize
+from bench.judging.compare import CaseComparison
+from bench.judging.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row
 from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import figures
 from bench.precision import PRECISIONS
-from bench.records.case import Case
 from bench.records.outcome import Measured
-from bench.records.run import Launch, RunFile
-from bench.records.runfile import by_case
-from bench.reports._comparison import WORDS
+from bench.records.run import Launch
+from bench.reports._html_pair import spoken
+from bench.reports._html_side import Side, name_of, variant, word_of
 
 MANY_CASES = 100
 """A page of more cases than this would grow too large with every launch's trace."""
@@ -48,44 +47,6 @@ FLAGS = {
     "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
 }
 """What a flag says of the launch that bears it."""
-
-
-class Side:
-    """One run, summarized once, with its launches by case."""
-
-    def __init__(self, number: int, file: RunFile) -> None:
-        self.number = number
-        self.file = file
-        self.rows = summarize(file)
-        self.device = f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
-        self.label = f"{number}: {file.run.device.get('name')}"
-        self.launches = by_case(file.launches)
-
-    @property
-    def measured(self) -> list[Row]:
-        """The rows with a number."""
-        return [row for row in self.rows if row.status == "measured"]
-
-
-def name_of(case: Case) -> str:
-    """`resnet50-train bf16`: a case without its parameters."""
-    return f"{case.name} {_variant(case)}"
-
-
-def _variant(case: Case) -> str:
-    return f"{case.precision}{case.variant}"
-
-
-def word_of(row: Row) -> str:
-    """The verdict of a measured row, the status of any other: one word for each row."""
-    if row.status == "measured":
-        return str(row.verdict).replace("_", " ")
-    return row.status.upper() if row.reached else "UNREACHED"
-
-
-def spoken(verdict: CompareVerdict) -> str:
-    """A verdict of a comparison as it is printed."""
-    return WORDS[verdict].replace("\n", " ")
 
 
 def ratio_mark(case: CaseComparison) -> dict[str, Any]:
@@ -119,7 +80,7 @@ def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
             slots = found.setdefault((row.case.name, row.unit), {})
             slot = slots.setdefault(
                 row.case.fingerprint,
-                {"label": _variant(row.case), "detail": row.case.detail, "bars": []},
+                {"label": variant(row.case), "detail": row.case.detail, "bars": []},
             )
             slot["bars"].append(_bar(side, row))
     for (name, unit), slots in found.items():

@@ -1,0 +1,38 @@
+"""A suite as pytest items, each launch as a round of pytest-benchmark.
+
+    pytest --pyargs bench.suite --accelmark-suite quick --benchmark-autosave
+
+Launches of different cases must take turns, or drift of the machine would hit one and spare
+another. So nothing is measured item by item: before the first item runs, one session measures every
+case that was selected, as `accelmark run` does, and says so line by line. Each item then replays
+its own launches to pytest-benchmark on a clock that only they move: a round is a launch, and its
+time is seconds per item of work. pytest-benchmark's table, its saved files, `--benchmark-compare`
+and `--benchmark-compare-fail` work unmodified, and `accelmark compare` reads the saved files.
+
+`Mean` is the arithmetic mean of seconds per item over launches, so `OPS` is the harmonic mean of
+their throughputs; accelmark's own card, printed below, gives the geometric mean, a little higher.
+
+In every other pytest run this plugin does nothing, and imports nothing of accelmark but itself.
+PYTEST_DONT_REWRITE
+"""
+
+from bench.pytest_plugin.items import pytest_collection_finish, pytest_pycollect_makeitem
+from bench.pytest_plugin.measure import pytest_runtest_protocol, pytest_terminal_summary
+from bench.pytest_plugin.options import pytest_addoption, pytest_configure
+from bench.pytest_plugin.saved import (
+    pytest_benchmark_compare_machine_info,
+    pytest_benchmark_update_json,
+)
+from bench.pytest_plugin.scale import pytest_benchmark_scale_unit
+
+__all__ = [
+    "pytest_addoption",
+    "pytest_benchmark_compare_machine_info",
+    "pytest_benchmark_scale_unit",
+    "pytest_benchmark_update_json",
+    "pytest_collection_finish",
+    "pytest_configure",
+    "pytest_pycollect_makeitem",
+    "pytest_runtest_protocol",
+    "pytest_terminal_summary",
+]

@@ -1,0 +1,62 @@
+"""The cases of a suite as items: what is collected, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.pytest_plugin.keys import CASE, CLOCK, COMPARED, PLAN
+from bench.pytest_plugin.options import XDIST, distributed
+from bench.pytest_plugin.replay import ItemClock
+from bench.pytest_plugin.saved import refuse_incomparable
+
+if TYPE_CHECKING:
+    from bench.records.case import Case
+
+FUNCTION = "accelmark_workload"
+"""A module's function of this name becomes one item for every case of the suite."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> list[pytest.Item] | None:
+    """One item for every case of the suite."""
+    if name != FUNCTION:
+        return None
+    items: list[pytest.Item] = []
+    for case_name, case in collector.config.stash[PLAN].names.items():
+        item = pytest.Function.from_parent(collector, name=case_name, callobj=obj)
+        item.stash[CASE] = case
+        item.stash[CLOCK] = ItemClock()
+        if collector.config.pluginmanager.hasplugin("benchmark"):
+            item.add_marker(pytest.mark.benchmark(timer=item.stash[CLOCK]))
+        items.append(item)
+    return items
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuses what would end in a number that means something else."""
+    config = session.config
+    cases = cases_of(session)
+    if not cases or config.getoption("collectonly") or hasattr(config, "workerinput"):
+        return
+    if not config.pluginmanager.hasplugin("benchmark"):
+        raise pytest.UsageError(
+            "bench.suite needs pytest-benchmark, and it is not installed or is switched off "
+            "(-p no:benchmark). Install or allow it, or use `accelmark run`."
+        )
+    if distributed(config):
+        raise pytest.UsageError(XDIST)
+    for document in config.stash.get(COMPARED, ()):
+        refuse_incomparable(config.stash[PLAN], cases, document)
+
+
+def cases_of(session: pytest.Session) -> list[Case]:
+    """The cases of the items that will run."""
+    return [
+        item.stash[CASE]
+        for item in session.items
+        if CASE in item.stash and item.get_closest_marker("skip") is None
+    ]

@@ -1,0 +1,26 @@
+"""Under what the hooks leave things for each other: in pytest's stash, and in saved files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from bench.pytest_plugin.options import Plan
+    from bench.pytest_plugin.replay import ItemClock
+    from bench.records.case import Case
+    from bench.records.run import RunFile
+
+KEY = "accelmark"
+"""As in `bench.exchange.benchmark_json`, which is not imported before it is needed."""
+
+CASE: pytest.StashKey[Case] = pytest.StashKey()
+CLOCK: pytest.StashKey[ItemClock] = pytest.StashKey()
+PLAN: pytest.StashKey[Plan] = pytest.StashKey()
+RUN: pytest.StashKey[RunFile] = pytest.StashKey()
+COMPARED: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+"""The saved runs that `--benchmark-compare` names."""
+RECORD: pytest.StashKey[Path] = pytest.StashKey()
+"""The run's record, where it is kept."""

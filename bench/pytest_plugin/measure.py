@@ -1,0 +1,121 @@
+"""The session that measures all items before the first of them runs, and its card at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.pytest_plugin.items import cases_of
+from bench.pytest_plugin.keys import CASE, PLAN, RECORD, RUN
+from bench.pytest_plugin.options import device, distributed, translated, usage_errors
+
+if TYPE_CHECKING:
+    from bench.measuring.worker import Progress
+    from bench.records.case import Case
+    from bench.records.run import Launch, Settings
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """Before the first item of ours: everything is measured, one launch of each case in turn."""
+    ours = CASE in item.stash and item.get_closest_marker("skip") is None
+    if ours and RUN not in item.config.stash and not distributed(item.config):
+        with usage_errors():
+            _measure(item.session)
+
+
+def _measure(session: pytest.Session) -> None:
+    """Runs the session of this pytest run and keeps what came of it.
+
+    Raises `KeyboardInterrupt` if it was interrupted: what was measured is on disk by then.
+    """
+    from bench.records import runfile
+    from bench.running import probe
+    from bench.running.header import begin, command_line, run_id
+    from bench.running.session import open_session
+
+    config = session.config
+    plan = config.stash[PLAN]
+    lines = Lines(config, plan.settings)
+    chosen, remarks = probe.choose(device(config))
+    lines.say(f"device: {chosen.address}, {chosen.name}")
+    for remark in remarks:
+        lines.say(f"  passed over {translated(remark)}")
+    kept = config.getoption("accelmark_out")
+    folder = Path(kept or tempfile.mkdtemp(prefix="accelmark-"))
+    identity = run_id()
+    path = folder / f"{plan.suite.name}-{chosen.backend}-{identity}.jsonl"
+    cases = tuple({case.fingerprint: case for case in cases_of(session)}.values())
+    typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
+    writer = begin(path, identity, plan.suite.name, cases, plan.settings, chosen, typed)
+    with contextlib.closing(writer):
+        reason = open_session(writer, cases, plan.settings, chosen, lines).run()
+    config.stash[RUN] = runfile.read(path)
+    if kept or reason == "interrupted":
+        config.stash[RECORD] = path
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    if reason == "interrupted":
+        raise KeyboardInterrupt
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None, None, None]:
+    """Prints accelmark's own card below the table, also where a regression was found."""
+    try:
+        return (yield)
+    finally:
+        if RUN in config.stash:
+            from bench import catalogue
+            from bench.report import Canvas
+
+            width = shutil.get_terminal_size((100, 24)).columns
+            card = catalogue.load("reports", "table").render(
+                [config.stash[RUN]], Canvas(width=max(width, 60))
+            )
+            terminalreporter.section("accelmark")
+            for line in card.splitlines():
+                terminalreporter.write_line(line)
+            if RECORD in config.stash:
+                terminalreporter.write_line(f"record: {config.stash[RECORD]}")
+
+
+class Lines:
+    """A line for each launch, as `accelmark run` prints where there is no terminal."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+
+    def say(self, text: str) -> None:
+        """Prints a line, wherever the dots of pytest stand."""
+        reporter = self._config.pluginmanager.getplugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(text)
+
+    def turn(self, side: str) -> None:
+        """Nothing: there is one side."""
+
+    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
+        """Nothing: the line is printed when the launch ends."""
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing: a log is not a screen."""
+
+    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+        """The launch and what came of it."""
+        from bench import units
+        from bench.commands import live
+
+        text = live.describe(launch, rates, self._settings)
+        seconds = units.duration(launch.seconds)
+        self.say(f"{launch.case.label} launch {launch.launch + 1} ({seconds}): {text}")

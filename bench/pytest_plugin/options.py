@@ -1,0 +1,136 @@
+"""The options of a pytest run, and the cases, the settings and the device that they name."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.pytest_plugin.keys import PLAN
+
+if TYPE_CHECKING:
+    from bench.planning.suite_file import Suite
+    from bench.records.case import Case
+    from bench.records.run import Settings
+
+DEFAULT_SUITE = "quick"
+OPTIONS = ("suite", "device", "only", "launches", "out")
+XDIST = (
+    "accelmark cannot measure under pytest-xdist: items that run side by side take each other's "
+    "cores and device, and pytest-benchmark disables itself. Run without -n, or with -n 0."
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of `accelmark run`, under a prefix."""
+    group = parser.getgroup("accelmark", "accelmark: cases of a suite as benchmarks")
+    add = group.addoption
+    add("--accelmark-suite", metavar="SUITE", help="A shipped suite or a .toml file. [quick]")
+    add(
+        "--accelmark-device",
+        action="append",
+        metavar="BACKEND[:INDEX]",
+        help="Default: the first accelerator, else cpu.",
+    )
+    add("--accelmark-only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+    add(
+        "--accelmark-launches",
+        metavar="N",
+        help="Processes per case, or `auto`: until the interval is narrow.",
+    )
+    add("--accelmark-out", metavar="DIR", help="Keep the run's record (.jsonl) in this folder.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Reads what the options name, if there are any: what is wrong is said before all else."""
+    config.stash[PLAN] = Plan(config)
+    given = [name for name in OPTIONS if config.getoption(f"accelmark_{name}") is not None]
+    asked = any(re.search(r"bench[./\\]suite\b", argument) for argument in config.args)
+    if (given or asked) and distributed(config):
+        raise pytest.UsageError(XDIST)
+    if given:
+        _ = config.stash[PLAN].names, config.stash[PLAN].settings, device(config)
+
+
+class Plan:
+    """The cases that the options name; the suite is read when it is first asked for."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @functools.cached_property
+    def suite(self) -> Suite:
+        """The suite as it stands."""
+        from bench.planning import suite_file
+
+        name = self._config.getoption("accelmark_suite") or DEFAULT_SUITE
+        with usage_errors():
+            return suite_file.read_suite(suite_file.find_suite(name))
+
+    @functools.cached_property
+    def names(self) -> dict[str, Case]:
+        """Every case by the name of its item, in the order of the suite."""
+        from bench.exchange import benchmark_json
+        from bench.planning import plan
+
+        only = self._config.getoption("accelmark_only")
+        with usage_errors():
+            cases = plan.plan(self.suite)
+            if only is not None:
+                cases = plan.select(cases, only)
+        names = benchmark_json.names(cases)
+        return {names[case.fingerprint]: case for case in cases}
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """How they are measured: the suite's way, but for `--accelmark-launches`."""
+        from bench.planning import suite_file
+
+        given = self._config.getoption("accelmark_launches")
+        if _benchmarks_disabled(self._config):
+            given = "1"
+        with usage_errors():
+            return suite_file.with_launches(self.suite.settings, given, "--accelmark-launches")
+
+
+def _benchmarks_disabled(config: pytest.Config) -> bool:
+    """`--benchmark-disable`: run everything once, measure nothing."""
+    disabled = config.getoption("benchmark_disable", False)
+    return bool(disabled and not config.getoption("benchmark_enable", False))
+
+
+def device(config: pytest.Config) -> str | None:
+    """The one device of this session, as it was named."""
+    named = sorted(set(config.getoption("accelmark_device") or ()))
+    if len(named) > 1:
+        raise pytest.UsageError(
+            f"--accelmark-device {' and '.join(named)}: one session measures on one device. Run "
+            "pytest once for each, with --benchmark-save, and compare: `accelmark compare A B`."
+        )
+    return named[0] if named else None
+
+
+def distributed(config: pytest.Config) -> bool:
+    """Whether pytest-xdist spreads the items over processes, or this is one of them."""
+    return config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Bad input is one message of pytest's, in the words of this command line."""
+    from bench.errors import AccelmarkError
+
+    try:
+        yield
+    except AccelmarkError as error:
+        raise pytest.UsageError(translated(str(error))) from None
+
+
+def translated(text: str) -> str:
+    """A message of the command line in the words of this one."""
+    return re.sub(rf"--({'|'.join(OPTIONS)})\b", r"--accelmark-\1", text)

@@ -1,0 +1,73 @@
+"""The base and one other run of the page, compared; or why that is not possible."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from bench import units
+from bench.errors import ComparisonError
+from bench.judging.compare import CaseComparison, CompareVerdict, Comparison, compare
+from bench.reports._comparison import WORDS
+from bench.reports._html_side import Side
+
+JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
+"""The verdicts that say something of the two devices."""
+
+
+class Pair:
+    """The base and one other run, compared; or why that is not possible."""
+
+    def __init__(self, base: Side, other: Side) -> None:
+        self.base, self.other = base, other
+        self.comparison: Comparison | None = None
+        self.refusal = ""
+        try:
+            self.comparison = compare(base.file, other.file)
+        except ComparisonError as error:
+            self.refusal = str(error)
+
+    @property
+    def compared(self) -> list[CaseComparison]:
+        """Cases with a ratio."""
+        cases = self.comparison.cases if self.comparison else ()
+        return [c for c in cases if c.ratio is not None]
+
+    @property
+    def refused(self) -> list[CaseComparison]:
+        """Cases without a ratio."""
+        cases = self.comparison.cases if self.comparison else ()
+        return [c for c in cases if c.ratio is None]
+
+    @property
+    def sentence(self) -> str:
+        """Who is faster, in how many cases; or that it cannot be said."""
+        if self.comparison is None:
+            return f"Run {self.other.number} cannot be compared with run {self.base.number}."
+        counts = Counter(c.verdict for c in self.comparison.cases)
+        total = units.counted(len(self.comparison.cases), "case")
+        who = f"Run {self.other.number} ({self.other.file.run.device.get('name')})"
+        said = [f"{spoken(verdict)} in {counts[verdict]}" for verdict in WORDS if counts[verdict]]
+        if any(counts[verdict] for verdict in JUDGED):
+            return f"{who} against run {self.base.number}, {total}: {', '.join(said)}."
+        few = next((c.reasons[0] for c in self.comparison.cases if c.verdict == "NO_INTERVAL"), "")
+        return (
+            f"Whether run {self.other.number} or run {self.base.number} is faster cannot be said "
+            f"of any of {total}: {', '.join(said)}{f' ({few})' if few else ''}."
+        )
+
+    @property
+    def mean(self) -> str:
+        """The geometric mean of the ratios, which is no verdict."""
+        mean = self.comparison.geometric_mean if self.comparison else None
+        if mean is None:
+            return ""
+        cases = units.counted(len(self.compared), "case")
+        return (
+            f"Geometric mean of the throughput ratios of {cases}: {mean:.3f} "
+            "(a summary, no verdict)."
+        )
+
+
+def spoken(verdict: CompareVerdict) -> str:
+    """A verdict of a comparison as it is printed."""
+    return WORDS[verdict].replace("\n", " ")

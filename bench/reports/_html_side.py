@@ -1,0 +1,85 @@
+"""One run of the page: its rows, and what is said of them in a word."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from bench import units
+from bench.judging.summary import Row, summarize
+from bench.records.case import Case
+from bench.records.run import RunFile
+from bench.records.runfile import by_case
+
+NONE = "—"
+"""Stands where there is nothing to show."""
+
+
+class Side:
+    """One run, summarized once, with its launches by case."""
+
+    def __init__(self, number: int, file: RunFile) -> None:
+        self.number = number
+        self.file = file
+        self.rows = summarize(file)
+        self.device = f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
+        self.label = f"{number}: {file.run.device.get('name')}"
+        self.launches = by_case(file.launches)
+
+    @property
+    def measured(self) -> list[Row]:
+        """The rows with a number."""
+        return [row for row in self.rows if row.status == "measured"]
+
+    @property
+    def ending(self) -> str:
+        """How the run ended, where it did not do all that was planned."""
+        if self.file.end is None:
+            return "unfinished: the record stops before the end"
+        reasons = {"budget": "ended by its time budget", "interrupted": "interrupted"}
+        return reasons.get(self.file.end.reason, "")
+
+    @property
+    def counts(self) -> str:
+        """`27 launches of 9 cases, 2026-11-21`."""
+        launches = units.counted(len(self.file.launches), "launch")
+        cases = units.counted(len(self.rows), "case")
+        return f"{launches} of {cases}, {self.file.run.started_at[:10]}"
+
+    @property
+    def words(self) -> list[tuple[str, int, str]]:
+        """Each verdict with its number of cases and its class of looks, in the rows' order."""
+        found = Counter((word_of(row), looks_of(row)) for row in self.rows)
+        return [(word, count, looks) for (word, looks), count in found.items()]
+
+    @property
+    def outcome(self) -> str:
+        """What came of the run, as a sentence."""
+        cases = units.counted(len(self.rows), "case")
+        said = ", ".join(f"{count} {word}" for word, count, _ in self.words)
+        return f"{len(self.measured)} of {cases} measured: {said}."
+
+
+def name_of(case: Case) -> str:
+    """`resnet50-train bf16`: a case without its parameters."""
+    return f"{case.name} {variant(case)}"
+
+
+def variant(case: Case) -> str:
+    """`bf16`, and what else tells apart cases of one name but for their parameters."""
+    return f"{case.precision}{case.variant}"
+
+
+def word_of(row: Row) -> str:
+    """The verdict of a measured row, the status of any other: one word for each row."""
+    if row.status == "measured":
+        return str(row.verdict).replace("_", " ")
+    return row.status.upper() if row.reached else "UNREACHED"
+
+
+def looks_of(row: Row) -> str:
+    """CSS class of a row: how grave it is."""
+    if row.status == "skipped":
+        return "warn"
+    if row.status != "measured":
+        return "bad"
+    return {"OK": "good", "NOISY": "warn"}.get(str(row.verdict), "bad")

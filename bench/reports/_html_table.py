@@ -1,0 +1,149 @@
+"""The table of the page: every row of every run, and what each column shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from bench import units
+from bench.judging.summary import Row
+from bench.reports._html_side import NONE, Side, looks_of, name_of, word_of
+from bench.reports._wording import first_step, tail
+
+ALWAYS = ("case", "verdict", "throughput")
+"""Columns that are there even where no row has anything to show."""
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """What a cell shows, and by what its column sorts: the number, or else the text."""
+
+    text: str
+    value: float | None = None
+    note: str = ""
+    looks: str = ""
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column of the table: its head and its cell for each row of the page."""
+
+    title: str
+    numeric: bool
+    cells: list[Cell]
+
+
+def columns(sides: Sequence[Side]) -> list[Column]:
+    """The columns in which any row has something to show."""
+    rows = in_order(sides)
+    found = []
+    for title, numeric, cell in COLUMNS:
+        cells = [cell(side, row) for side, row in rows]
+        if title in ALWAYS or any(c.text != NONE for c in cells):
+            found.append(Column(title, numeric, cells))
+    return found if len(sides) > 1 else [column for column in found if column.title != "run"]
+
+
+def in_order(sides: Sequence[Side]) -> list[tuple[Side, Row]]:
+    """Every row of every run; the runs' rows of one case lie beside each other."""
+    place: dict[str, int] = {}
+    rows = [(side, row) for side in sides for row in side.rows]
+    for _, row in rows:
+        place.setdefault(row.case.fingerprint, len(place))
+    return sorted(rows, key=lambda pair: (place[pair[1].case.fingerprint], pair[0].number))
+
+
+def _number(value: float | None, text: Callable[[float], str], note: str = "") -> Cell:
+    return Cell(NONE) if value is None else Cell(text(value), value, note)
+
+
+def _case_cell(_: Side, row: Row) -> Cell:
+    return Cell(name_of(row.case), note=f"({row.case.detail})")
+
+
+def _throughput_cell(_: Side, row: Row) -> Cell:
+    item = row.unit.removesuffix("/s")
+    return _number(row.throughput, lambda v: units.rate(v, item))
+
+
+def _interval_cell(_: Side, row: Row) -> Cell:
+    if row.throughput is None:
+        return Cell(NONE)
+    note = units.counted(row.launches, "launch")
+    if row.interval is None:
+        return Cell("no interval", note=note)
+    return Cell(units.spread(row.interval.half_width), row.interval.half_width, note)
+
+
+def _latency_cell(_: Side, row: Row) -> Cell:
+    if row.latency is None:
+        return Cell(NONE)
+    note = f"{row.latency.name}, {tail(row.latency)}"
+    return Cell(units.duration(row.latency.p50), row.latency.p50, note)
+
+
+def _share(value: float | None) -> Cell:
+    return _number(value, lambda v: f"{v:.0%}" if v >= 0.1 else f"{v:.1%}")
+
+
+def _bytes_cell(_: Side, row: Row) -> Cell:
+    share = row.bandwidth_fraction
+    note = "" if share is None else f"{_share(share).text} of bandwidth"
+    return _number(row.bytes_per_second, lambda v: units.prefixed(v, "B/s"), note)
+
+
+def _first_step_cell(_: Side, row: Row) -> Cell:
+    return Cell(first_step(row) or NONE, row.cold.first_step_seconds if first_step(row) else None)
+
+
+def _limit_cell(_: Side, row: Row) -> Cell:
+    if row.limit is None:
+        return Cell(NONE)
+    ceiling, share = row.limit
+    return Cell(_share(share).text, share, ceiling)
+
+
+def _memory_cell(_: Side, row: Row) -> Cell:
+    if row.peak_memory_bytes is None:
+        return Cell(NONE)
+    return Cell(units.memory(row.peak_memory_bytes), row.peak_memory_bytes, row.memory_scope)
+
+
+def _why(row: Row) -> str:
+    """Everything that must be known beside the figures of a row."""
+    parts = [row.reason]
+    parts.append(row.left_out)
+    parts += [flag for flag in row.flags if flag != row.verdict]
+    return "; ".join(part for part in dict.fromkeys(parts) if part)
+
+
+COLUMNS: tuple[tuple[str, bool, Callable[[Side, Row], Cell]], ...] = (
+    ("case", False, _case_cell),
+    (
+        "run",
+        False,
+        lambda side, row: Cell(
+            str(side.number), side.number, str(side.file.run.device.get("name"))
+        ),
+    ),
+    ("verdict", False, lambda _, row: Cell(word_of(row), note=_why(row), looks=looks_of(row))),
+    ("throughput", True, _throughput_cell),
+    ("interval", True, _interval_cell),
+    ("p50", True, _latency_cell),
+    (
+        "FLOP/s",
+        True,
+        lambda _, row: _number(row.flop_per_second, lambda v: units.rate(v, row.operation)),
+    ),
+    ("of matmul", True, lambda _, row: _share(row.ceiling_fraction)),
+    ("MFU", True, lambda _, row: _share(row.mfu)),
+    ("MBU", True, lambda _, row: _share(row.mbu)),
+    ("limit", True, _limit_cell),
+    ("first step", True, _first_step_cell),
+    ("bytes/s", True, _bytes_cell),
+    ("peak memory", True, _memory_cell),
+    (
+        "items per joule",
+        True,
+        lambda _, row: _number(row.items_per_joule, units.significant),
+    ),
+)

@@ -1,0 +1,70 @@
+"""`accelmark list`, `devices` and `schema`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench.backend import DeviceInfo
+from bench.records.runfile import json_schema
+from bench.running import probe
+from bench.tests.conftest import Accelmark
+
+
+def test_listings_as_json(accelmark: Accelmark) -> None:
+    code, out, err = accelmark("list", "--json")
+    listed = json.loads(out)
+    assert (code, err) == (0, "")
+    assert set(listed) == {"workloads", "suites", "backends", "reports", "precisions", "chips"}
+    assert {"gemm", "memory", "resnet50", "bert", "llama"} <= set(listed["workloads"])
+    assert {"smoke", "quick"} <= set(listed["suites"])
+    code, out, _ = accelmark("list", "backends", "--json")
+    assert set(json.loads(out)) == {"backends"}
+
+
+def test_the_schema_is_printed(accelmark: Accelmark) -> None:
+    code, out, _ = accelmark("schema")
+    assert code == 0
+    assert json.loads(out) == json.loads(json.dumps(json_schema()))
+
+
+def test_devices_are_shown_and_the_missing_ones_explained(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        probe.Found(
+            backend="cpu",
+            devices=(
+                DeviceInfo(
+                    backend="cpu", index=0, name="X", memory_bytes=2**34, facts={"cores": "2"}
+                ),
+            ),
+        ),
+        probe.Found(
+            backend="some",
+            devices=(
+                DeviceInfo(
+                    backend="some",
+                    index=1,
+                    name="Y",
+                    memory_bytes=None,
+                    vendor="Z",
+                    precisions=("bf16", "fp32"),
+                    facts={"driver": "3"},
+                    simulated=True,
+                ),
+            ),
+        ),
+        probe.Found(backend="cuda", reason="cuda: no driver. Install one."),
+    ]
+    monkeypatch.setattr(probe, "probe", lambda names, *_: found)
+    code, out, _ = accelmark("devices")
+    assert code == 0
+    assert out == (
+        "cpu: X, 16.0 GiB (cores 2)\n"
+        "some:1: Y, Z, memory unknown, bf16 fp32, simulated: no measurement (driver 3)\n"
+        "no cuda: no driver. Install one.\n"
+    )
+    code, out, _ = accelmark("devices", "--json")
+    assert [one["backend"] for one in json.loads(out)] == ["cpu", "some", "cuda"]

@@ -1,0 +1,78 @@
+"""`accelmark report`: the card, the flat rows, and records that are not whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.tests.conftest import Accelmark
+from bench.tests.scripts.regenerate import GOLDEN, RUN
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_card_fits_its_width_and_has_no_trailing_blanks(width: int) -> None:
+    for line in (GOLDEN / f"report-table-{width}.txt").read_text(encoding="utf-8").splitlines():
+        assert len(line) <= width and line == line.rstrip()
+
+
+def test_the_card_shows_every_case_and_why_it_has_no_number() -> None:
+    card = " ".join((GOLDEN / "report-table-80.txt").read_text(encoding="utf-8").split())
+    for text in (
+        *("gemm-matmul", "llama-decode", "resnet50-train", "bert-infer", "bert-train"),
+        *("memory-copy", "memory-triad", "215 GFLOP/s", "TPOT", "3 launches", "NOISY"),
+        *("output off by 0.5 (tolerance 0.01)", "no fp16 arithmetic", "it broke"),
+        *("the time budget was spent", "1 of 4 launches failed", "Next: "),
+    ):
+        assert text in card
+
+
+def test_flat_rows_have_every_key_of_the_issue() -> None:
+    rows = json.loads((GOLDEN / "report-json.txt").read_text(encoding="utf-8"))
+    assert len(rows) == 7
+    needed = (
+        "workload, mode, precision, execution, parameters, fingerprint, device, backend, status, "
+        "reason, verdict, throughput, unit, ci_low, ci_high, launches, steps, flop_per_second, "
+        "ceiling_fraction, peak_memory_bytes"
+    )
+    for row in rows:
+        assert set(needed.split(", ")) <= set(row)
+        nested = {key for key, value in row.items() if isinstance(value, dict)}
+        assert nested == {"parameters"}, "rows are flat"
+    assert [row["status"] for row in rows] == [
+        *("measured", "measured", "measured", "void", "skipped", "failed", "skipped"),
+    ]
+    for row in rows:
+        if row["status"] != "measured":
+            assert row["throughput"] is None and row["reason"], "null, and never zero"
+
+
+def test_several_runs_in_one_report(accelmark: Accelmark) -> None:
+    code, out, _ = accelmark("report", str(RUN), str(RUN), "--format", "json")
+    assert code == 0 and len(json.loads(out)) == 14
+
+
+def test_a_card_on_a_terminal_without_its_characters() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "report", RUN.name],
+        cwd=GOLDEN,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert done.returncode == 0 and done.stderr == b""
+    assert "±2.5%" in done.stdout.decode("latin-1")
+
+
+def test_a_truncated_record_shows_what_is_whole_and_says_the_rest(
+    accelmark: Accelmark, tmp_path: Path
+) -> None:
+    (tmp_path / "cut.jsonl").write_bytes(RUN.read_bytes()[:20_000])
+    code, out, err = accelmark("report", "cut.jsonl")
+    assert code == 2
+    assert "gemm-matmul" in out and "UNFINISHED" in out and "DAMAGED" in out
+    assert err.startswith("error: cut.jsonl, line ") and "cut short" in err
+    assert "Traceback" not in err

@@ -1,0 +1,42 @@
+"""Two runs that several tests look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.tests.pytest_plugin.inner import COLUMNS, SHAPES, Run, scripted, suite
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two launches of one small product on this CPU, by the real engine."""
+    folder = tmp_path_factory.mktemp("real")
+    suite(folder, "32x32x32")
+    return Run(
+        folder,
+        *("-W", "error", "--pyargs", "bench.suite", "--accelmark-suite=tiny.toml"),
+        *("--accelmark-device", "cpu", "--accelmark-out", "out", COLUMNS),
+        *("--benchmark-autosave", f"--benchmark-json={folder / 'run.json'}"),
+    )
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two good cases, one that breaks, one that is wrong, one that cannot run; and a stranger."""
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "test_own.py").write_text("def test_own(benchmark): benchmark(len, '')\n")
+    times: list[list[Any]] = [
+        [0.010, 0.020],
+        ["failed", "failed"],
+        ["void"],
+        ["skipped"],
+        [0.5, 0.5],
+    ]
+    return scripted(
+        folder,
+        dict(zip(SHAPES, times, strict=True)),
+        *("test_own.py", "-W", "error", "--accelmark-out", "out", COLUMNS, "-rfs"),
+        *("--benchmark-json=run.json", "--benchmark-max-time=0.01"),
+    )

@@ -1,0 +1,44 @@
+"""A pytest run that is none of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import pytest_plugin
+from bench.tests.pytest_plugin.inner import Run
+
+MODULES = sorted(file.stem for file in Path(pytest_plugin.__file__).parent.glob("[!_]*.py"))
+OURS = ["bench", "bench.pytest_plugin", *(f"bench.pytest_plugin.{name}" for name in MODULES)]
+"""The plug-in's own modules: all of accelmark that is imported."""
+
+PLAIN = """
+import sys
+
+def pytest_unconfigure():
+    heavy = [m for m in sys.modules if m.split(".")[0] in ("torch", "transformers", "bench")]
+    with open("modules.txt", "w") as file:
+        file.write(" ".join(sorted(heavy)))
+"""
+
+
+@pytest.mark.parametrize("off", [(), ("-p", "no:benchmark")], ids=["with", "without"])
+def test_a_run_of_something_else_is_left_alone(tmp_path: Path, off: tuple[str, ...]) -> None:
+    """No import, no word, nothing in saved files; and no need of pytest-benchmark."""
+    (tmp_path / "conftest.py").write_text(PLAIN)
+    use = "benchmark" if not off else ""
+    (tmp_path / "test_own.py").write_text(
+        f"def test_own({use}): {use or 'len'}({'len, ' * (not off)}'')\n"
+    )
+    options = () if off else ("--benchmark-json=own.json", "--benchmark-max-time=0.01")
+    run = Run(tmp_path, "-W", "error", *off, *options)
+    assert run.code == 0 and run.outcomes == {"passed": 1}, run.out
+    assert (tmp_path / "modules.txt").read_text().split() == OURS
+    words = [line for line in run.out.splitlines() if "accelmark" in line]
+    assert all(line.startswith("plugins: ") for line in words)
+    if not off:
+        assert "accelmark" not in (tmp_path / "own.json").read_text()
+        again = Run(tmp_path, "--benchmark-compare=own.json", "--benchmark-max-time=0.01")
+        assert again.code == 0, again.out + again.err
+        assert (tmp_path / "modules.txt").read_text().split() == OURS

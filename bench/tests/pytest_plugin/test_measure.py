@@ -1,0 +1,50 @@
+"""The session before the first item, its lines, its record and its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import catalogue
+from bench.records import runfile
+from bench.report import Canvas
+from bench.tests.pytest_plugin.inner import SHAPES, Run, scripted
+
+
+def test_the_run_is_announced_line_by_line_and_ends_in_the_card(real: Run) -> None:
+    lines = real.out.splitlines()
+    assert any(line.startswith("device: cpu, ") for line in lines)
+    launches = [line for line in lines if line.startswith("gemm-matmul fp32 (32x32x32) launch ")]
+    assert len(launches) == 2 and all("FLOP/s (no interval yet)" in line for line in launches)
+    card = catalogue.load("reports", "table").render([real.record], Canvas(width=100))
+    assert card in real.out
+    assert "record: out/tiny-cpu-" in real.out
+    assert real.out.index("Legend:") < real.out.index("= accelmark =")
+
+
+def test_the_record_says_what_was_typed_and_no_folder(real: Run) -> None:
+    run = real.record.run
+    assert run.command[:3] == ("pytest", "-p", "no:cacheprovider")
+    assert "--benchmark-json=run.json" in run.command
+    assert run.suite == "tiny"
+    (path,) = (real.folder / "out").glob("*.jsonl")
+    assert str(real.folder) not in path.read_text()
+
+
+def test_launches_of_different_cases_take_turns(mixed: Run) -> None:
+    shapes = [x.case.parameters["shape"] for x in mixed.record.launches]
+    assert shapes == [*SHAPES, SHAPES[0], SHAPES[1], SHAPES[4]]
+
+
+def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path) -> None:
+    """In a folder that it names, though none was asked for."""
+    run = scripted(tmp_path, {"8x8x8": [0.01, "interrupt"], "9x9x9": [0.02, 0.02]})
+    assert run.code == pytest.ExitCode.INTERRUPTED, run.out
+    assert "INTERRUPTED" in run.out and "KeyboardInterrupt" in run.out
+    path = Path(run.out.split("record: ")[1].split()[0])
+    found = runfile.read(path)
+    assert [x.case.parameters["shape"] for x in found.launches] == ["8x8x8", "9x9x9"]
+    assert found.end is not None and found.end.reason == "interrupted"
+    path.unlink()
+    path.parent.rmdir()

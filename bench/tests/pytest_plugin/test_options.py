@@ -1,0 +1,48 @@
+"""The options: what they name, and what cannot be done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.tests.pytest_plugin.inner import Run, scripted, suite
+
+BAD = [
+    (["--accelmark-suite", "nonsense"], {}, "unknown suite `nonsense`. Allowed: "),
+    (["--accelmark-only", "nix"], {}, "--accelmark-only nix: matches no case."),
+    (["--accelmark-launches", "0"], {}, "--accelmark-launches 0: a number from 1 to 1000, or `a"),
+    (["--accelmark-device", "nix"], {}, "--accelmark-device nix: unknown backend `nix`. Allowed:"),
+    (
+        ["--accelmark-device", "cpu:1", "--accelmark-device", "cpu:0"],
+        {},
+        "--accelmark-device cpu:0 and cpu:1: one session measures on one device.",
+    ),
+    (
+        ["--accelmark-out", "tiny.toml", "--accelmark-device", "cpu"],
+        {},
+        "cannot write the run's record there (File exists).",
+    ),
+    (["-p", "no:benchmark"], {}, "bench.suite needs pytest-benchmark, and it is not installed or"),
+    ([], {"PYTEST_XDIST_WORKER": "gw0"}, "accelmark cannot measure under pytest-xdist: items"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "variables", "text"), BAD, ids=[b[2][:30] for b in BAD])
+def test_what_cannot_be_done_is_said_once(
+    tmp_path: Path, arguments: list[str], variables: dict[str, str], text: str
+) -> None:
+    suite(tmp_path, "8x8x8")
+    chosen = ["--accelmark-suite", "tiny.toml"]
+    run = Run(tmp_path, "--pyargs", "bench.suite", *chosen, *arguments, **variables)
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.out
+    (message,) = [line for line in run.err.splitlines() if line]
+    assert message.startswith("ERROR: ") and text in message
+    assert "Traceback" not in run.out and " passed in " not in run.out
+
+
+def test_disabled_benchmarks_run_once_without_a_table(tmp_path: Path) -> None:
+    run = scripted(tmp_path, {"8x8x8": [0.01]}, "--benchmark-disable", "-W", "error")
+    assert run.code == 0 and run.outcomes == {"passed": 1}, run.out
+    assert "Name (time" not in run.out and "1 launch of 1 case" in run.out
+    assert "record:" not in run.out, "kept only where --accelmark-out says so"

@@ -1,0 +1,155 @@
+"""Files of pytest-benchmark: what is saved, and what it is compared with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.exchange import benchmark_json
+from bench.exchange.benchmark_json import read_any, seconds_per_item
+from bench.records.outcome import Measured
+from bench.tests.pytest_plugin.inner import NAME, Run, anonymous, saved, scripted
+from bench.tests.values import make_case
+
+
+def test_saved_files_hold_the_whole_run(real: Run) -> None:
+    """The same as the record, bit by bit; and the rounds are its launches', unrounded."""
+    (autosaved,) = (real.folder / ".benchmarks").rglob("*.json")
+    expected = anonymous(real.record)
+    for path in (autosaved, real.folder / "run.json"):
+        assert anonymous(read_any(path)) == expected
+    (benchmark,) = saved(real.folder / "run.json")["benchmarks"]
+    outcomes = [x.outcome for x in real.record.launches]
+    rounds = [seconds_per_item(o) for o in outcomes if isinstance(o, Measured)]
+    assert benchmark["stats"]["data"] == rounds
+    ours = benchmark_json.to_document(real.record)["benchmarks"][0]
+    for key in ("name", "fullname", "group", "params", "param", "extra_info"):
+        assert benchmark[key] == json.loads(json.dumps(ours[key]))
+    assert benchmark["stats"] == ours["stats"]
+
+
+def test_both_compare_commands_read_the_saved_file(real: Run) -> None:
+    (autosaved,) = (real.folder / ".benchmarks").rglob("*.json")
+    (own,) = (real.folder / "out").glob("*.jsonl")
+
+    def output(module: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", module, "compare", *arguments],
+            cwd=real.folder,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    between = output("pytest_benchmark", "run.json", str(autosaved), "--between=ops")
+    assert NAME in between and "+0.0%" in between and "2 sources" in between
+    (comparison,) = json.loads(output("bench", "run.json", str(own), "--json"))
+    assert [case["ratio"] for case in comparison["cases"]] == [1.0]
+
+
+def test_a_saved_session_holds_every_case_and_the_strangers_apart(mixed: Run) -> None:
+    document = saved(mixed.folder / "run.json")
+    names = [benchmark["name"] for benchmark in document["benchmarks"]]
+    assert sorted(names) == [
+        "gemm-matmul-fp32[12x12x12]",
+        "gemm-matmul-fp32[8x8x8]",
+        "test_own",
+    ]
+    assert document["benchmarks"][names.index("test_own")]["extra_info"] == {}
+    assert anonymous(read_any(mixed.folder / "run.json")) == anonymous(mixed.record)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved run of 10 ms a step: 10 us an item."""
+    folder = tmp_path_factory.mktemp("base")
+    run = scripted(folder, {"8x8x8": [0.01, 0.01]}, "--benchmark-json=base.json")
+    assert run.code == 0, run.out
+    return folder / "base.json"
+
+
+def compare(folder: Path, with_: Path, seconds: float, *arguments: str) -> Run:
+    return scripted(
+        folder,
+        {"8x8x8": [seconds, seconds]},
+        *(f"--benchmark-compare={with_}", "--benchmark-compare-fail=mean:5%", *arguments),
+    )
+
+
+def test_a_regression_fails_the_run_and_an_equal_one_does_not(base: Path, tmp_path: Path) -> None:
+    same = compare(tmp_path, base, 0.0104)
+    assert same.code == 0, same.out + same.err
+    assert "(NOW)" in same.out and "(base)" in same.out.replace("/base)", "(base)")
+    slower = compare(tmp_path, base, 0.0106)
+    assert slower.code != 0
+    assert "Performance has regressed" in slower.out + slower.err
+    assert "PercentageRegressionCheck: 6.0000" in slower.out + slower.err
+    assert "= accelmark =" in slower.out, "the card is printed all the same"
+
+
+def edited(change: Callable[[Any], object]) -> Callable[[Any], Any]:
+    def edit(document: Any) -> Any:
+        change(document)
+        return document
+
+    return edit
+
+
+def with_another_version(document: Any) -> None:
+    """The same work by name, whose step has changed its meaning."""
+    (case,) = document["accelmark"]["run"]["plan"]
+    case["version"] += 1
+    fingerprint = msgspec.convert(case, type(make_case())).fingerprint
+    for launch in document["benchmarks"][0]["extra_info"]["accelmark"]["launches"]:
+        launch |= {"case": case, "fingerprint": fingerprint}
+    for pair in document["accelmark"]["order"]:
+        pair[0] = fingerprint
+
+
+REFUSED = [
+    ("foreign", edited(lambda d: d.pop("accelmark")), "not a pytest-benchmark run of accelmark"),
+    (
+        "schema",
+        edited(lambda d: d["accelmark"]["run"].update(schema=99)),
+        "schema 99; this version reads schema 1",
+    ),
+    (
+        "timing",
+        edited(lambda d: d["accelmark"]["run"]["settings"].update(timing="step")),
+        "timing mode differs (step, block)",
+    ),
+    (
+        "version",
+        edited(with_another_version),
+        "gemm-matmul-fp32[8x8x8]: workload version differs (2, 1)",
+    ),
+    (
+        "nothing in common",
+        edited(lambda d: d["benchmarks"][0].update(fullname="test_own.py::test_own")),
+        "it measured none of these cases",
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "reason"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_a_saved_run_that_is_not_comparable_is_refused(
+    base: Path, tmp_path: Path, edit: Callable[[Any], Any], reason: str
+) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(edit(saved(base))))
+    run = compare(tmp_path, path, 0.01)
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.out
+    (message,) = [line for line in run.err.splitlines() if line.startswith("ERROR: ")]
+    assert message.startswith("ERROR: not comparable: --benchmark-compare, run of 20")
+    assert reason in message
+    assert "Traceback" not in run.out + run.err and "launch 1" not in run.out

@@ -1,0 +1,282 @@
+"""The HTML report in a real browser: what it draws, what can be done with it, what never runs."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.judging.summary import summarize
+from bench.records.outcome import Outcome
+from bench.records.run import RunFile
+from bench.records.runfile import read
+from bench.tests.reports.pages import a_sweep, five_hundred, hostile, many_cases, render
+from bench.tests.scripts.regenerate import RUN
+from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
+
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--window-size=1280,900",
+)
+ENTER, DOWN = "\ue007", "\ue015"
+"""Keys, as WebDriver names them."""
+Show = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real Chromium, headless, with a profile of its own."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver on this machine")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all pages: the browser compiles the script of a page that it has seen there once."""
+    return tmp_path_factory.mktemp("pages") / "page.html"
+
+
+@pytest.fixture
+def show(browser: Any, place: Path) -> Iterator[Show]:
+    """Opens a page, of these runs; whatever the test did, the console must have stayed empty."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def open_page(*runs: RunFile, text: str = "", width: int = 1280) -> Any:
+        place.write_text(text or render(*runs), encoding="utf-8")
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get(place.as_uri())
+        drawn = "return document.documentElement.dataset.drawn === 'yes'"
+        WebDriverWait(browser, 60).until(lambda _: browser.execute_script(drawn))
+        return browser
+
+    yield open_page
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def count(page: Any, selector: str) -> int:
+    return int(page.execute_script(f"return document.querySelectorAll({selector!r}).length"))
+
+
+def cells(page: Any, column: int) -> list[str]:
+    script = (
+        "return [...document.querySelectorAll('#rows tbody tr')].filter(r => !r.hidden)"
+        f".map(r => r.cells[{column}].innerText.trim())"
+    )
+    found: list[str] = page.execute_script(script)
+    return found
+
+
+def test_every_plot_draws_its_marks(show: Show) -> None:
+    page = show(a_sweep(), a_sweep(1.5))
+    assert count(page, "[id^=panel-] .bars .point path") == 12
+    assert count(page, "[id^=panel-] .xerror") == 12
+    assert count(page, "#ratio-0 .points path.point") == 6 + 6  # marks, and whiskers' own points
+    assert count(page, "#ratio-0 .xerror") == 6
+    assert "1.500 FASTER" in page.find_element("id", "ratio-0").text
+    assert count(page, "#roofline path.js-line") == 2
+    assert count(page, "#roofline .points path.point") == 2
+    assert count(page, "#sweep-0 path.js-line") == 2
+    assert count(page, "#sweep-0 .points path.point") == 6
+    batches = page.execute_script(
+        "return [...document.querySelectorAll('#sweep-0 .textpoint')].map(e => e.textContent)"
+    )
+    assert batches == ["1", "2", "4", "1", "2", "4"]
+    assert count(page, "#trace .points path.point") == 2 * 5 * (3 + 10)
+
+
+def test_a_ratio_stands_where_its_number_says(show: Show) -> None:
+    page = show(a_sweep(), a_sweep(2.0), a_sweep(0.5))
+    script = """
+        const plot = document.getElementById(arguments[0]);
+        const marks = [...plot.querySelectorAll('.points path.point')].slice(-6);
+        return [plot._fullLayout.xaxis.type, plot._fullLayout.xaxis.d2p(1),
+          ...marks.map(m => +m.getAttribute('transform').match(/[\\d.]+/)[0])]"""
+    kind, one, *faster = page.execute_script(script, "ratio-0")
+    assert kind == "log" and len(faster) == 6 and all(x > one for x in faster)
+    _, one, *slower = page.execute_script(script, "ratio-1")
+    assert all(x < one for x in slower)
+
+
+def test_the_chooser_draws_another_case(show: Show) -> None:
+    page = show(read(RUN))
+    select = page.find_element("id", "trace-case")
+    labels = [option.text for option in select.find_elements("tag name", "option")]
+    assert labels == [r.case.label for r in summarize(read(RUN)) if r.status == "measured"]
+    before = count(page, "#trace .points path.point")
+    select.send_keys(DOWN)
+    assert page.execute_script("return arguments[0].selectedIndex", select) == 1
+    assert (before, count(page, "#trace .points path.point")) == (3 * 13, 3 * 43)
+    assert "40 steady samples" in page.find_element("id", "trace-words").text
+    select.send_keys(DOWN)  # resnet50: one launch failed
+    assert "killed by SIGKILL" in page.find_element("id", "trace-words").text
+
+
+def test_the_table_sorts_by_number_and_by_text(show: Show) -> None:
+    cases = [make_case(workload=w, parameters={}) for w in ("d", "b", "c", "a")]
+    outcomes: list[Outcome] = [failed(), make_measured(0.1), failed(), make_measured(0.002)]
+    pairs = list(zip(cases, outcomes, strict=True))
+    page = show(make_file(cases, [x for c, o in pairs for x in make_launches(c, [o] * 3)]))
+    heads = page.find_elements("css selector", "#rows thead th")
+    column = [head.text.split()[0] for head in heads].index("throughput")
+    assert cells(page, column) == ["—", "10.0 image/s", "—", "500 image/s"], "as planned, at first"
+    button = heads[column].find_element("tag name", "button")
+    button.click()
+    assert cells(page, column) == ["10.0 image/s", "500 image/s", "—", "—"]
+    assert heads[column].get_attribute("aria-sort") == "ascending"
+    button.send_keys(ENTER)
+    assert cells(page, column) == ["500 image/s", "10.0 image/s", "—", "—"], "no number: last"
+    assert heads[column].get_attribute("aria-sort") == "descending"
+    heads[0].find_element("tag name", "button").click()
+    assert heads[column].get_attribute("aria-sort") == "none"
+    assert [text[0] for text in cells(page, 0)] == ["a", "b", "c", "d"]
+
+
+def test_the_filter_keeps_rows_with_every_word(show: Show) -> None:
+    page = show(read(RUN))
+    field = page.find_element("id", "filter")
+    field.send_keys("MEMORY unreached")
+    assert len(cells(page, 0)) == 1 and cells(page, 0)[0].startswith("memory-triad")
+    assert page.find_element("id", "shown").text == "1 of 7 rows"
+    field.clear()
+    field.send_keys("it broke")
+    assert [c.split()[0] for c in cells(page, 0)] == ["memory-copy"]
+    field.clear()
+    field.send_keys("x\b")
+    assert len(cells(page, 0)) == 7
+
+
+def test_a_hostile_record_runs_nothing(show: Show) -> None:
+    page = show(hostile(), hostile())
+    page.find_element("id", "filter").send_keys("{{7*7}}")
+    assert page.execute_script("return window.pwned") is None
+    assert count(page, "img, a[href^=javascript], iframe, svg a, svg image") == 0
+    assert count(page, "script") == 3
+    # Tags of plotly's own little HTML are shown, not obeyed.
+    labels = page.execute_script(
+        "return [...document.querySelectorAll('#ratio-0 .textpoint')].map(e => e.textContent)"
+    )
+    assert any("</script>" in text for text in labels)
+    point = "document.querySelector('#roofline .nsewdrag')"
+    page.execute_script(f"{point}.scrollIntoView({{block: 'center'}})")
+    page.execute_script("Plotly.Fx.hover('roofline', [{curveNumber: 3, pointNumber: 0}])")
+    page.execute_script("Plotly.Fx.hover('panel-0', [{curveNumber: 2, pointNumber: 0}])")
+    hover = page.execute_script("return document.querySelector('#panel-0 .hoverlayer').textContent")
+    assert "</script><script>window.pwned=1</script>" in hover
+    assert page.execute_script("return window.pwned") is None
+
+
+def test_an_injected_script_would_not_run_either(show: Show, browser: Any) -> None:
+    """The second wall: the policy stops scripts and loads even in a page that was broken into."""
+    page = show(read(RUN))
+    page.execute_script(
+        "const s = document.createElement('script'); s.textContent = 'window.pwned = 1';"
+        "document.body.append(s); const i = new Image(); i.src = 'http://127.0.0.1:9/x.png';"
+        "const h = document.createElement('div'); h.setAttribute('onclick', 'window.pwned = 2');"
+        "document.body.append(h); h.click();"
+    )
+    assert page.execute_script("return window.pwned") is None
+    blocked = [entry["message"] for entry in browser.get_log("browser")]
+    assert len(blocked) == 3 and all("Content Security Policy" in text for text in blocked)
+
+
+def test_the_theme_follows_the_system_until_the_button_is_pressed(show: Show) -> None:
+    page = show(read(RUN))
+
+    def paper() -> str:
+        return str(page.execute_script("return getComputedStyle(document.body).backgroundColor"))
+
+    def ink() -> str:
+        script = "return getComputedStyle(document.querySelector('#panel-0 text')).fill"
+        return str(page.execute_script(script))
+
+    light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 28)"
+
+    def system(scheme: str) -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    system("dark")
+    assert (paper(), ink()) == (dark, "rgb(232, 234, 237)")
+    system("light")
+    assert (paper(), ink()) == (light, "rgb(26, 29, 33)")
+    button = page.find_element("id", "theme")
+    assert button.text == "Dark theme"
+    button.click()
+    assert (paper(), ink(), button.text) == (dark, "rgb(232, 234, 237)", "Light theme")
+    button.click()
+    assert paper() == light
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_does_not_scroll_sideways(show: Show, width: int) -> None:
+    page = show(a_sweep(), read(RUN), hostile(), width=width)
+    inner = page.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert inner[0] <= inner[1] <= width
+
+
+def test_a_page_of_another_width_is_drawn_anew(show: Show) -> None:
+    page = show(read(RUN), width=1280)
+    script = "return document.querySelector('#roofline .main-svg').clientWidth"
+    wide = page.execute_script(script)
+    metrics = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    page.execute_async_script("setTimeout(arguments[0], 400)")
+    assert page.execute_script(script) < 400 < wide
+
+
+def test_print_has_every_row_and_no_controls(show: Show) -> None:
+    page = show(read(RUN))
+    page.find_element("id", "filter").send_keys("nothing has this")
+    page.find_element("id", "theme").click()
+    assert cells(page, 0) == []
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        shown = page.execute_script(
+            "return [...document.querySelectorAll('#rows tbody tr')]"
+            ".filter(r => getComputedStyle(r).display === 'table-row').length"
+        )
+        assert shown == 7
+        assert not page.find_element("id", "theme").is_displayed()
+        assert not page.find_element("id", "filter").is_displayed()
+        paper = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert paper == "rgb(255, 255, 255)"
+        printed = page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+        assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    folded = page.execute_script("return document.querySelectorAll('details[open]').length")
+    assert folded == 0, "opened for the print, and closed again"
+
+
+def test_five_hundred_cases_are_drawn(show: Show) -> None:
+    page = show(text=five_hundred())
+    assert count(page, "[id^=panel-] .bars .point path") == 1000
+    assert count(page, "#rows tbody tr") == 1000
+    print(f"drawn after {page.execute_script('return performance.now()'):.0f} ms")
+
+
+def test_odd_runs_are_drawn_without_complaint(show: Show) -> None:
+    case = make_case()
+    nothing = make_file([case], make_launches(case, [failed()] * 2))
+    one = make_file([case], make_launches(case, [make_measured(0.01)]))
+    for runs in ((nothing,), (one,), (one, one), (nothing, one), (many_cases(2, launches=20),)):
+        show(*runs)

@@ -1,0 +1,109 @@
+"""What the plots are given."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from bench.records.outcome import Outcome, Skipped
+from bench.records.run import RunFile
+from bench.records.runfile import read
+from bench.reports import _html_plots
+from bench.reports._html_side import Side
+from bench.tests.reports.pages import Page, a_sweep, render, sweep_case
+from bench.tests.scripts.regenerate import RUN
+from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
+
+
+def sides(*runs: RunFile) -> list[Side]:
+    return [Side(number, run) for number, run in enumerate(runs, start=1)]
+
+
+def test_a_point_of_the_roofline_lies_where_its_counts_say() -> None:
+    drawn = _html_plots.roofline(sides(a_sweep()))
+    (point,) = drawn["points"]
+    assert math.isclose(point["intensity"], 1.0)
+    assert math.isclose(point["flop"], 1e10, rel_tol=0.01)
+    (roof,) = drawn["roofs"]
+    assert math.isclose(roof["matmul"], 1e11, rel_tol=0.01)
+    assert math.isclose(roof["bandwidth"], 1e10, rel_tol=0.01)
+    assert drawn["missing"] == []
+    why = {group["why"]: group["names"] for group in drawn["unplaced"]}
+    assert why["its work is not arithmetic, no FLOP are counted"] == [
+        "memory-triad bf16",
+        "bert-infer bf16",
+    ]
+    assert why["the bytes that a step must move are not counted"] == ["gemm-matmul bf16"]
+
+
+def test_a_missing_ceiling_is_said() -> None:
+    page = Page(render(read(RUN)))
+    assert "Run 1 has no memory bandwidth ceiling" in page.text
+    drawn = _html_plots.roofline(sides(make_file([sweep_case(1)], [])))
+    assert drawn == {"points": [], "roofs": [], "missing": [], "unplaced": []}
+    case = make_case(workload="bert", precision="fp32")
+    alone = make_file([case], make_launches(case, [make_measured(flop=9, moved_bytes=3)] * 3))
+    drawn = _html_plots.roofline(sides(alone))
+    assert len(drawn["points"]) == 1 and drawn["roofs"] == []
+    assert "Run 1 has no fp32 matmul ceiling" in drawn["missing"][0]
+
+
+def test_a_sweep_is_one_curve_in_the_order_of_batches() -> None:
+    (panel,) = _html_plots.sweeps(sides(a_sweep(), a_sweep(2.0)))
+    assert panel["title"] == "bert-infer bf16 (base)"
+    assert [curve["run"] for curve in panel["curves"]] == [0, 1]
+    points = panel["curves"][0]["points"]
+    assert [p["batch"] for p in points] == [1, 2, 4]
+    assert math.isclose(points[2]["ms"], 20, rel_tol=0.01)
+    assert math.isclose(points[2]["throughput"], 200, rel_tol=0.01)
+    assert points[2]["ms_low"] < points[2]["ms"] < points[2]["ms_high"]
+
+
+def test_one_batch_size_is_no_sweep() -> None:
+    assert list(_html_plots.sweeps(sides(read(RUN)))) == []
+    assert "No sweep" in Page(render(read(RUN))).text
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steady", "points"),
+    [
+        (3, 10, (3, 10)),
+        (20, 40, (20, 40)),
+        (20, 100, (10, 50)),
+        (0, 100, (0, 60)),
+        (2, 999, (1, 59)),
+    ],
+)
+def test_a_long_launch_is_thinned_to_medians(
+    warmup: int, steady: int, points: tuple[int, int]
+) -> None:
+    block = make_measured(0.001).steady[0]
+    outcome = make_measured(
+        [0.001 * (k + 1) for k in range(steady)], warmup=(block,) * warmup, latency_name=None
+    )
+    case = make_case()
+    (trace,) = _html_plots.traces(sides(make_file([case], make_launches(case, [outcome]))))
+    (launch,) = trace["launches"]
+    assert (len(launch["warmup"]["ms"]), len(launch["steady"]["ms"])) == points
+    assert (launch["warmup"]["samples"], launch["steady"]["samples"]) == (warmup, steady)
+    assert ("medians of bins" in launch["words"]) == (warmup + steady > 60)
+    # Sample k takes k + 1 ms: the median of a bin says where its middle lies.
+    width = steady / points[1]
+    for i, ms in enumerate(launch["steady"]["ms"]):
+        assert abs(ms - (i + 0.5) * width - 0.5) <= 1
+
+
+def test_a_trace_says_outliers_flags_and_failures() -> None:
+    steps = [0.01, 0.0101, 0.0099, 0.0102, 0.01, 0.0098, 0.5]
+    outcomes: list[Outcome] = [
+        make_measured(steps, flags=("DRIFT",)),
+        failed(message="it broke"),
+        Skipped(reason="no bf16"),
+    ]
+    case = make_case()
+    (trace,) = _html_plots.traces(sides(make_file([case], make_launches(case, outcomes))))
+    words = [launch["words"] for launch in trace["launches"]]
+    assert "3 warm-up and 7 steady samples" in words[0] and "1 outlier;" in words[0]
+    assert "DRIFT: step times moved" in words[0]
+    assert words[1:] == ["FAILED: it broke", "SKIPPED: no bf16"]
