@@ -73,7 +73,7 @@ def ab(
     The sides differ in --device, --env or --python. With the same --device twice it is an A/A test:
     what it calls FASTER or SLOWER is this machine's noise.
     """
-    from bench.judging import compare as comparing
+    from bench.judging.compare import compare
     from bench.planning import plan, suite_file
     from bench.records.runfile import read
     from bench.reports import _comparison
@@ -106,7 +106,7 @@ def ab(
             )
         reason = alternate(*sessions)
     first, second = (read(path) for path in paths)
-    comparison = comparing.compare(first, second)
+    comparison = compare(first, second)
     click.echo(_comparison.render([comparison], canvas(None)), nl=False)
     for path in paths:
         say(f"record: {path}")

@@ -52,6 +52,7 @@ def compare(
 ) -> None:
     """Say who is faster than BASE, by how much, how surely; or why that cannot be said."""
     from bench.judging import compare as comparing
+    from bench.judging import verdicts
     from bench.reports import _comparison
 
     if prices and len(prices) != len(others) + 1:
@@ -74,12 +75,12 @@ def compare(
     else:
         click.echo(_comparison.render(comparisons, canvas(width)), nl=False)
     if fail_if_slower is not None:
-        slower = [c for one in comparisons for c in comparing.slower_than(one, fail_if_slower)]
+        slower = [c for one in comparisons for c in verdicts.slower_than(one, fail_if_slower)]
         for case in slower:
             say(f"slower by {1 - (case.ratio or 0):.1%}: {case.case.label}")
         if slower:
             sys.exit(EXIT_SLOWER)
-        unjudged = [c for one in comparisons for c in comparing.undecidable(one)]
+        unjudged = [c for one in comparisons for c in verdicts.undecidable(one)]
         for case in unjudged:
             say(f"not judged ({case.verdict}): {case.case.label}")
         if unjudged:

@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from bench import stats, units
-from bench.judging.compare import CaseComparison, CompareVerdict
-from bench.judging.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row, summarize
+from bench.judging.ceilings import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD
+from bench.judging.comparison import CaseComparison, CompareVerdict
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import figures
 from bench.precision import PRECISIONS

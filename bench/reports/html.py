@@ -20,9 +20,10 @@ import msgspec
 
 from bench import units
 from bench.errors import ComparisonError, MissingPackage
-from bench.judging.compare import CaseComparison, CompareVerdict, Comparison, compare
+from bench.judging.compare import compare
+from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.curves import curves
-from bench.judging.summary import Row
+from bench.judging.row import Row
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report

@@ -15,16 +15,10 @@ from hypothesis import strategies as st
 from scipy import stats as reference
 
 from bench.errors import ComparisonError
-from bench.judging.compare import (
-    CaseComparison,
-    CompareVerdict,
-    Comparison,
-    Prices,
-    compare,
-    slower_than,
-    undecidable,
-    unequal,
-)
+from bench.judging.comparability import unequal
+from bench.judging.compare import Prices, compare
+from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.verdicts import slower_than, undecidable
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
 from bench.records.run import End, RunFile, Settings

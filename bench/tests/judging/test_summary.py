@@ -9,7 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from bench import stats
-from bench.judging.summary import Row, Verdict, summarize
+from bench.judging.row import Row, Verdict
+from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.outcome import Block, Cold, Flag, Memory, Outcome, Skipped, Void
 from bench.records.run import End, Settings

@@ -13,7 +13,8 @@ from bench.commands.live import describe
 from bench.errors import SuiteError
 from bench.exchange import benchmark_json
 from bench.judging.compare import compare
-from bench.judging.summary import Row, summarize
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.measuring.worker import Report, Request
 from bench.planning import plan
