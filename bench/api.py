@@ -28,8 +28,10 @@ from bench import catalogue
 from bench.errors import AccelmarkError, ComparisonError, RecordError
 from bench.exchange.benchmark_json import read_any
 from bench.judging import chips
-from bench.judging.compare import CaseComparison, Comparison, Prices, compare
-from bench.judging.summary import Row, summarize
+from bench.judging.compare import Prices, compare
+from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.planning import plan, suite_file
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void

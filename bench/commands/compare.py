@@ -44,7 +44,8 @@ def compare(
 ) -> None:
     """Say who is faster than BASE, by how much, how surely; or why that cannot be said."""
     from bench import api
-    from bench.judging import compare as comparing
+    from bench.judging import verdicts
+    from bench.judging.compare import Prices
 
     if prices and len(prices) != len(others) + 1:
         raise ComparisonError(
@@ -56,7 +57,7 @@ def compare(
         api.compare_runs(
             first,
             other,
-            comparing.Prices(base=prices[0], other=prices[k]) if prices else None,
+            Prices(base=prices[0], other=prices[k]) if prices else None,
         )
         for k, other in enumerate(others, start=1)
     ]
@@ -66,12 +67,12 @@ def compare(
     )
     click.echo(text, nl=False)
     if fail_if_slower is not None:
-        slower = [c for one in comparisons for c in comparing.slower_than(one, fail_if_slower)]
+        slower = [c for one in comparisons for c in verdicts.slower_than(one, fail_if_slower)]
         for case in slower:
             say(f"slower by {1 - (case.ratio or 0):.1%}: {case.case.label}")
         if slower:
             sys.exit(EXIT_SLOWER)
-        unjudged = [c for one in comparisons for c in comparing.undecidable(one)]
+        unjudged = [c for one in comparisons for c in verdicts.undecidable(one)]
         for case in unjudged:
             say(f"not judged ({case.verdict}): {case.case.label}")
         if unjudged:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from bench import units
-from bench.judging.summary import Row
+from bench.judging.row import Row
 from bench.planning.sweep import batch_of, without_batch
 from bench.records.outcome import DOES_NOT_FIT
 

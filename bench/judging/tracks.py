@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench import units
-from bench.judging.summary import Row
+from bench.judging.row import Row
 from bench.planning.sweep import BATCH
 from bench.planning.tuning import Trial, beside, in_words
 

@@ -5,8 +5,10 @@ by case, `bench.units` writes numbers as every other report does.
 """
 
 from bench import units
-from bench.judging.compare import CaseComparison, Comparison, compare
-from bench.judging.summary import Row, summarize
+from bench.judging.compare import compare
+from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import End, Launch, Run, RunFile, Settings

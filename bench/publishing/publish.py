@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from bench.errors import OutputError, PublicationError, RecordError
-from bench.judging.summary import Row, summarize
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.publishing import signing
 from bench.records import digests
 from bench.records.outcome import Measured

@@ -40,7 +40,7 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
     """`pytest.UsageError` for a saved run whose numbers are not of the same work."""
     from bench.errors import RecordError
     from bench.exchange import benchmark_json
-    from bench.judging import compare
+    from bench.judging.comparability import unequal
 
     place = f"--benchmark-compare, run of {document.get('datetime', 'an unknown time')}"
     try:
@@ -64,7 +64,7 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
         other = by_name.get(benchmark_json.full_name(name))
         met = met or other is not None
         if other is not None and other.fingerprint != case.fingerprint:
-            reasons.append(f"{name}: " + "; ".join(compare.unequal(other, case)))
+            reasons.append(f"{name}: " + "; ".join(unequal(other, case)))
     if not met:
         reasons.append("it measured none of these cases")
     if reasons:

@@ -12,16 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import units
-from bench.judging.compare import (
-    COMPARE_LAUNCHES,
-    EQUIVALENCE,
-    LEAST_DIFFERENCE,
-    WITNESS_TOLERANCE,
-    CaseComparison,
-    CompareVerdict,
-    Comparison,
-)
-from bench.judging.summary import Row
+from bench.judging.compare import WITNESS_TOLERANCE
+from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.row import Row
+from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile
 from bench.report import Canvas

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.judging.summary import Row
+from bench.judging.row import Row
 from bench.records.run import RunFile
 from bench.reports._wording import absent
 

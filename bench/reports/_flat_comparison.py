@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.judging.compare import CaseComparison, Comparison
-from bench.judging.summary import Row
+from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.row import Row
 from bench.records.run import RunFile
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 
 from bench import units
 from bench.errors import ComparisonError
-from bench.judging.compare import CaseComparison, CompareVerdict, Comparison, compare
+from bench.judging.compare import compare
+from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.reports._comparison import WORDS
 from bench.reports._html_side import Side
 

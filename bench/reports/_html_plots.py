@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from bench import stats, units
-from bench.judging.compare import CaseComparison
-from bench.judging.summary import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD, Row
+from bench.judging.ceilings import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD
+from bench.judging.comparison import CaseComparison
+from bench.judging.row import Row
 from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import figures
 from bench.precision import PRECISIONS

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from bench import units
-from bench.judging.summary import Row, summarize
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.records.runfile import by_case

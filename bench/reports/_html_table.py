@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench import units
-from bench.judging.summary import Row
+from bench.judging.row import Row
 from bench.reports._html_side import NONE, Side, looks_of, name_of, word_of
 from bench.reports._wording import first_step, tail
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from bench import stats, units
-from bench.judging.summary import LatencySummary, Row
+from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
 from bench.records.run import RunFile
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from bench import units
 from bench.errors import ComparisonError
-from bench.judging.compare import CaseComparison, Comparison, compare
+from bench.judging.compare import compare
+from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.curves import curves
-from bench.judging.summary import Row, summarize
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report

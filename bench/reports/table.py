@@ -16,7 +16,8 @@ from rich.text import Text
 
 from bench import stats, units
 from bench.judging.curves import curves
-from bench.judging.summary import FLAGS, Row, summarize
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import in_words
@@ -27,6 +28,17 @@ from bench.reports._wording import first_step, limits, next_step, tail
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
 MOST_NAMES = 6
 """Cases that a flag names; of more, it says how many."""
+FLAGS = {
+    "NO_STEADY_STATE": "a launch never became steady",
+    "DRIFT": "step times moved by more than 5 % within a launch",
+    "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
+    "CONTENDED": "other work on the host slowed a launch",
+    "THROTTLED": "heat, the power supply or protection slowed a launch",
+    "POWER_CAPPED": "the device held its clock to its power limit, as it does under heavy load",
+    "SHARED_DEVICE": "others had the device open too",
+    "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
+}
+"""What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
 STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
 
 

@@ -14,7 +14,7 @@ import math
 import pytest
 from scipy import stats as reference
 
-from bench.judging.compare import CompareVerdict
+from bench.judging.comparison import CompareVerdict
 from bench.records.run import Settings
 from bench.tests.scripts.truth import AUTO, FIXED, Kind, covered, told_apart, truth, verdicts
 

@@ -12,7 +12,8 @@ from bench.errors import SuiteError
 from bench.judging import chips
 from bench.judging.chips import Chip
 from bench.judging.chips import chips as all_chips
-from bench.judging.summary import Row, summarize
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.records.run import RunFile
 from bench.tests.values import make_case, make_file, make_launches, make_measured
 

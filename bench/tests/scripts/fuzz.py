@@ -27,7 +27,8 @@ from bench import catalogue
 from bench.errors import AccelmarkError
 from bench.exchange.benchmark_json import read_any
 from bench.judging.compare import compare
-from bench.judging.summary import Row, summarize
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
 from bench.records.runfile import read

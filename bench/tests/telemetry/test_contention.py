@@ -1,4 +1,4 @@
-"""What the kernel's counters say of other work, and what becomes of launches that it slowed."""
+"""What the kernel's counters say of other work, and how the engine reads them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,14 @@ import msgspec
 import psutil
 import pytest
 
-from bench.judging.compare import compare
-from bench.judging.summary import summarize
 from bench.measuring.engine import Engine
-from bench.records.observed import Contention, Reading, Telemetry
-from bench.records.outcome import Block, Flag, Measured
+from bench.records.observed import Contention
+from bench.records.outcome import Block
 from bench.records.run import Settings
-from bench.running.case_state import CaseState
 from bench.telemetry import contention
 from bench.telemetry.contention import Counters, HostCounters, cause, over
 from bench.tests.fakes import FakeDevice, FakeJob, ScriptedClock
-from bench.tests.values import (
-    failed,
-    make_case,
-    make_file,
-    make_launch,
-    make_launches,
-    make_measured,
-)
+from bench.tests.values import make_case, make_launch, make_measured
 
 CASE = make_case()
 
@@ -211,138 +201,10 @@ def test_the_cores_of_this_process_are_those_it_may_use() -> None:
         assert set(contention._usable()) == set(psutil.Process().cpu_affinity())
 
 
-# --- what becomes of a slowed launch
-
-
-def slowed(seconds: float, flag: Flag = "CONTENDED", cause: str = "it waited 30%") -> Measured:
-    return make_measured(seconds, flags=(flag,), causes={flag: cause})
-
-
-def row_of(*outcomes: Any, launches: int | str = 10) -> Any:
-    settings = Settings(launches=launches)  # type: ignore[arg-type]
-    file = make_file([CASE], make_launches(CASE, outcomes), settings=settings)
-    return summarize(file)[0]
-
-
-def test_a_slowed_launch_is_counted_and_left_out() -> None:
-    clean = [make_measured(0.01 + k * 1e-6) for k in range(9)]
-    row = row_of(*clean[:4], slowed(0.02), *clean[4:])
-    assert row.verdict == "OK"
-    assert (row.launches, row.hindered, len(row.rates)) == (9, 1, 9)
-    assert row.throughput == pytest.approx(100, rel=1e-3)
-    assert row.left_out == "1 of 10 launches slowed from outside: it waited 30%"
-    assert "CONTENDED" in row.flags
-
-
-def test_a_slow_launch_without_a_cause_stays_in_the_figure() -> None:
-    row = row_of(*[make_measured(0.01)] * 9, make_measured(0.02))
-    assert (row.launches, row.hindered, row.verdict) == (10, 0, "NOISY")
-
-
-def test_more_than_a_third_slowed_is_invalid() -> None:
-    row = row_of(*[make_measured(0.01)] * 6, *[slowed(0.02)] * 4)
-    assert row.verdict == "INVALID"
-    assert row.reason == "4 of 10 launches were slowed from outside"
-    assert row.throughput == pytest.approx(100), "of the six that nothing slowed"
-    with_failures = row_of(*[make_measured(0.01)] * 6, *[slowed(0.02)] * 3, failed())
-    assert with_failures.verdict == "INVALID"
-    assert with_failures.reason == (
-        "1 of 10 launches failed, 3 of 10 launches were slowed from outside"
-    )
-
-
-def test_where_all_are_slowed_the_figure_is_of_all_and_invalid() -> None:
-    row = row_of(*[slowed(0.01)] * 3)
-    assert (row.verdict, row.launches, row.hindered) == ("INVALID", 3, 0)
-    assert row.left_out == "all launches slowed from outside: it waited 30%"
-
-
-def test_a_loaded_machine_is_never_ranked_slower() -> None:
-    """Five launches a side, one side beside a hog: without the flags it would be SLOWER."""
-    settings = Settings(launches=5)
-    quiet = [make_measured(0.01 + k * 1e-6) for k in range(5)]
-
-    def verdict(outcomes: list[Measured]) -> str:
-        base, other = (
-            make_file([CASE], make_launches(CASE, o), settings=settings) for o in (quiet, outcomes)
-        )
-        return compare(base, other).cases[0].verdict
-
-    loaded = [0.013 + k * 1e-6 for k in range(5)]
-    assert verdict([make_measured(s) for s in loaded]) == "SLOWER"
-    assert verdict([slowed(s) for s in loaded]) == "UNRANKED"
-
-
-def test_throttled_launches_are_left_out_and_many_are_the_verdict() -> None:
-    hot = slowed(0.02, "THROTTLED", "thermal in 3 of 20 readings")
-    row = row_of(*[make_measured(0.01)] * 9, hot)
-    assert (row.verdict, row.hindered) == ("OK", 1)
-    row = row_of(*[make_measured(0.01)] * 3, *[hot] * 2, launches=5)
-    assert (row.verdict, row.reason) == ("THROTTLED", "2 of 5 launches throttled")
-    assert row.left_out == "2 of 5 launches slowed from outside: thermal in 3 of 20 readings"
-
-
-def test_a_power_cap_is_ranked_and_shown() -> None:
-    row = row_of(*[slowed(0.01, "POWER_CAPPED", "power cap")] * 10)
-    assert (row.verdict, row.hindered, row.flags) == ("OK", 0, ("POWER_CAPPED",))
-
-
-def test_a_launch_whose_clock_fell_is_throttled_though_no_reason_is_given() -> None:
-    def clocked(number: int, clock: float) -> Any:
-        start = [Block(start_ns=k * 10**9, wall_ns=10**9, step_ns=(10**9,)) for k in range(4)]
-        readings = tuple(Reading(at_seconds=k + 0.5, clock_mhz=clock) for k in range(4))
-        telemetry = Telemetry(
-            source="x",
-            scope="board",
-            interval_seconds=0.2,
-            first_step_seconds=0.0,
-            readings=readings,
-        )
-        outcome = make_measured(steady=tuple(start))
-        return make_launch(outcome, CASE, launch=number, order=number, telemetry=telemetry)
-
-    launches = [clocked(k, 1400) for k in range(9)]
-    (row,) = summarize(make_file([CASE], [*launches, clocked(9, 1200)]))
-    assert (row.launches, row.hindered) == (9, 1)
-    assert row.hindrance == "clock 1200 MHz, 86% of the case's 1400 MHz"
-    assert "THROTTLED" in row.flags
-
-
-# --- how long a run goes on
-
-
-def state_of(settings: Settings, *outcomes: Any) -> CaseState:
-    state = CaseState(CASE, settings)
-    for launch in make_launches(CASE, outcomes):
-        state.keep(launch)
-    return state
-
-
-def test_a_fixed_number_of_launches_is_that_number_slowed_or_not() -> None:
-    settings = Settings(launches=3)
-    assert not state_of(settings, slowed(0.02), make_measured(0.01)).finished
-    assert state_of(settings, *[slowed(0.02)] * 3).finished
-    assert state_of(settings, slowed(0.02)).launches_left() == 2
-    assert not state_of(settings, *[slowed(0.02)] * 2).hopeless, "they are no failures"
-
-
-def test_auto_looks_at_launches_that_nothing_slowed() -> None:
-    clean = [make_measured(0.01 + k * 1e-6) for k in range(5)]
-    assert state_of(Settings(), *clean).finished
-    assert not state_of(Settings(), *clean[:4], slowed(0.02)).finished
-    assert state_of(Settings(), slowed(0.02), *clean).finished
-    noisy = [make_measured(0.01 + k * 1e-3) for k in range(6)]
-    assert state_of(Settings(), *noisy, *[slowed(0.02)] * 4).finished, "it is in vain"
-    assert not state_of(Settings(), *noisy, *[slowed(0.02)] * 3).finished
-
-
 def test_contention_in_a_record_is_read_back() -> None:
     seen = Contention(elapsed_seconds=1.0, threads=2, cores=2, waiting_seconds=0.5)
     launch = make_launch(make_measured(contention=seen, flags=("CONTENDED",), causes={"a": "b"}))
     assert msgspec.json.decode(msgspec.json.encode(launch), type=type(launch)) == launch
-
-
-# --- the engine
 
 
 @pytest.mark.parametrize("synchronous", [True, False])

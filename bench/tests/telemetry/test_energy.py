@@ -1,9 +1,8 @@
-"""Energy over the steady blocks, and the flags that the device's own figures raise."""
+"""The energy of a launch over its steady blocks; in the summary, on the card, in a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -11,53 +10,17 @@ import pytest
 from bench import units
 from bench.judging.compare import compare
 from bench.judging.summary import summarize
-from bench.records.observed import Reading, Reason, Telemetry
-from bench.records.outcome import Block, Measured
+from bench.records.observed import Reading, Telemetry
 from bench.records.run import Launch
 from bench.report import Canvas
 from bench.reports._flat import flat as as_flat
 from bench.reports.table import TableReport
-from bench.telemetry import energy, flags
+from bench.telemetry import energy
 from bench.telemetry.energy import with_energy
-from bench.telemetry.flags import slow_clocks, with_flags
-from bench.tests.values import make_case, make_file, make_launch, make_measured
+from bench.tests.telemetry.launches import FIRST_STEP, seen, steady
+from bench.tests.values import make_case, make_file, make_launch
 
 CASE = make_case()
-
-FIRST_STEP = 5.0
-"""Seconds after the worker was let go."""
-
-
-def steady(blocks: int = 11, seconds: float = 2.0, gap: float = 0.0) -> Measured:
-    """Blocks of one step each, with a gap after each; the first steady one is the launch's fourth,
-    10 s after the first step."""
-    made = []
-    for k in range(blocks):
-        start = 10.0 + k * (seconds + gap)
-        wall = round(seconds * 1e9)
-        made.append(Block(start_ns=round(start * 1e9), wall_ns=wall, step_ns=(wall,)))
-    return make_measured(steady=tuple(made), work=make_measured().work)
-
-
-def seen(
-    power: Callable[[float], float | None] = lambda at: None,
-    counter: Callable[[float], float | None] = lambda at: None,
-    until: float = 60.0,
-    **changes: Any,
-) -> Telemetry:
-    """Five readings a second from the first moment on."""
-    times = [k / 5 for k in range(round(until * 5) + 1)]
-    readings = tuple(
-        Reading(at_seconds=at, power_watts=power(at), energy_joules=counter(at)) for at in times
-    )
-    fields: dict[str, Any] = {
-        "source": "NVML",
-        "scope": "board",
-        "interval_seconds": 0.2,
-        "first_step_seconds": FIRST_STEP,
-        "readings": readings,
-    }
-    return Telemetry(**{**fields, **changes})
 
 
 def test_a_counters_rise_over_the_blocks_and_not_over_the_gaps() -> None:
@@ -141,84 +104,7 @@ def test_idle_power_is_a_median_or_a_counters_rise() -> None:
     assert energy.idle_watts(readings(at_seconds=times)) is None
 
 
-# --- flags
-
-
-def hindered(*reasons: tuple[Reason, ...] | None, **changes: Any) -> Measured:
-    """A launch whose readings, a second apart amid its steady blocks, gave these reasons."""
-    readings = tuple(
-        Reading(at_seconds=16.0 + k, reasons=r, temperature_celsius=88, power_watts=700)
-        for k, r in enumerate(reasons)
-    )
-    return with_flags(steady(), seen(**{"readings": readings, **changes}))
-
-
-def test_heat_and_the_power_brake_throttle_and_a_power_cap_is_a_word_of_its_own() -> None:
-    hot = hindered(("thermal",), (), ("thermal", "power cap"))
-    assert hot.flags == ("THROTTLED", "POWER_CAPPED")
-    assert hot.causes["THROTTLED"] == "thermal in 2 of 3 readings, up to 88 °C"
-    assert hot.causes["POWER_CAPPED"] == "power cap in 1 of 3 readings, at 700 W"
-    assert hindered(("power brake",)).flags == ("THROTTLED",)
-    assert hindered(("power cap",)).flags == ("POWER_CAPPED",)
-    assert hindered(("idle",), ("sync boost",), ("user clocks",), ()).flags == ()
-
-
-def test_a_slowdown_seen_once_may_be_a_change_of_clocks() -> None:
-    assert hindered(("hardware slowdown",), ()).flags == ()
-    assert hindered(("hardware slowdown",), ("hardware slowdown",)).flags == ("THROTTLED",)
-    assert hindered(("hardware slowdown", "thermal"), ()).flags == ("THROTTLED",)
-
-
-def test_what_cannot_be_read_flags_nothing_and_is_not_called_good() -> None:
-    assert hindered(None, None).flags == ()
-    assert with_flags(steady(), "no tool").flags == ()
-
-
-def test_heat_before_the_steady_blocks_does_not_count() -> None:
-    early = Reading(at_seconds=9.0, reasons=("thermal",))
-    assert with_flags(steady(), seen(readings=(early,))).flags == ()
-
-
-def test_others_on_the_device_are_flagged_with_their_number_and_memory() -> None:
-    shared = with_flags(steady(), seen(others=2, others_bytes=3 * 2**30))
-    assert shared.flags == ("SHARED_DEVICE",)
-    assert shared.causes["SHARED_DEVICE"] == "other processes on the device: 2 with 3.0 GiB"
-    assert with_flags(steady(), seen(others=0)).flags == ()
-    assert with_flags(steady(), seen(others=None)).flags == ()
-
-
-def clocked(number: int, *clocks: float, reasons: tuple[Reason, ...] | None = None) -> Launch:
-    readings = tuple(
-        Reading(at_seconds=16.0 + k, clock_mhz=c, reasons=reasons) for k, c in enumerate(clocks)
-    )
-    return make_launch(steady(), launch=number, telemetry=seen(readings=readings))
-
-
-def test_a_clock_below_the_fastest_tenth_of_its_case_is_slow() -> None:
-    fast = [clocked(k, 1400, 1410, 1400, 1405) for k in range(3)]
-    assert slow_clocks([*fast, clocked(3, 1300, 1310, 1290)]) == {
-        3: "clock 1300 MHz, 92% of the case's 1410 MHz"
-    }
-    assert slow_clocks([*fast, clocked(3, 1345, 1345)]) == {}
-    assert slow_clocks([clocked(0, 1400), clocked(1, 1000)]) == {}, "too few to know"
-
-
-def test_a_clock_held_to_the_power_limit_or_not_of_this_device_is_not_slow() -> None:
-    fast = [clocked(k, 1400, 1410, 1400, 1405) for k in range(3)]
-    assert slow_clocks([*fast, clocked(3, 1000, 1000, reasons=("power cap",))]) == {}
-    hosts = make_launch(
-        steady(),
-        launch=3,
-        telemetry=seen(readings=(Reading(at_seconds=16.0, clock_mhz=900),) * 3, scope="shared"),
-    )
-    assert slow_clocks([*fast, hosts]) == {}
-
-
-def test_every_reason_that_throttles_is_one_that_there_is() -> None:
-    assert set(flags.THROTTLING) < set(Reason.__args__)  # type: ignore[attr-defined]
-
-
-# --- in the summary, on the card, in a comparison
+# --- In the summary, on the card, in a comparison ------------------------------------------------
 
 
 def launches_with_energy(*joules: float | None, scope: str = "board") -> list[Launch]:

@@ -14,7 +14,8 @@ import psutil
 import pytest
 import torch
 
-from bench.judging import summary
+from bench.judging.row import Row
+from bench.judging.summary import summarize
 from bench.measuring.engine import Engine
 from bench.precision import PRECISIONS
 from bench.records.case import Case
@@ -195,12 +196,12 @@ def test_a_wait_counts_where_the_device_waits_too(idle: bool, counted: bool) -> 
     assert marks == ["recorded"]
 
 
-def measured_case(case: Case, waits: list[int | None]) -> summary.Row:
+def measured_case(case: Case, waits: list[int | None]) -> Row:
     blocks = tuple(
         Block(wall_ns=10**7, step_ns=(5 * 10**6,) * 2, input_wait_ns=wait) for wait in waits
     )
     outcome = make_measured(steady=blocks, warmup=(make_block(0.01),))
-    (row,) = summary.summarize(make_file([case], [make_launch(outcome, case)]))
+    (row,) = summarize(make_file([case], [make_launch(outcome, case)]))
     return row
 
 

@@ -1,0 +1,90 @@
+"""A row beside what its device can do: the box's own measured ceilings, and published peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from bench.judging import chips
+from bench.judging.row import Row
+
+CEILING_WORKLOAD = "gemm"
+"""The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
+BANDWIDTH_WORKLOAD = "memory"
+"""The workload whose best throughput is the box's memory bandwidth."""
+TRANSFER_CEILING = "transfer-to-device"
+"""The case whose best throughput is the rate at which the host's inputs reach the device."""
+
+
+class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a run: each rate, by the fingerprint of its case, that a ceiling may be the best of."""
+
+    matmul: dict[str, dict[str, float]]
+    """FLOP/s, apart by arithmetic."""
+    bandwidth: dict[str, float]
+    """Bytes/s of memory."""
+    transfer: dict[str, float]
+    """Bytes/s from the host to the device."""
+
+
+def ceilings(rows: Iterable[Row]) -> Ceilings:
+    """Of the rows of a run that are OK or NOISY."""
+    found = Ceilings(matmul={}, bandwidth={}, transfer={})
+    for row in rows:
+        if row.verdict not in ("OK", "NOISY"):
+            continue
+        if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
+            found.matmul.setdefault(row.arithmetic, {})[row.case.fingerprint] = row.flop_per_second
+        if row.case.workload == BANDWIDTH_WORKLOAD and row.bytes_per_second is not None:
+            found.bandwidth[row.case.fingerprint] = row.bytes_per_second
+        if row.case.name == TRANSFER_CEILING and row.throughput is not None:
+            found.transfer[row.case.fingerprint] = row.throughput
+    return found
+
+
+def with_ceilings(rows: Sequence[Row]) -> list[Row]:
+    """Adds to each row its shares of the box's own measured ceilings."""
+    found = ceilings(rows)
+    matmul = {arithmetic: max(rates.values()) for arithmetic, rates in found.matmul.items()}
+    bandwidth = max(found.bandwidth.values(), default=0.0)
+    transfer = max(found.transfer.values(), default=0.0)
+    return [_with_shares(row, matmul.get(row.arithmetic), bandwidth, transfer) for row in rows]
+
+
+def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: float) -> Row:
+    """matmul, bandwidth, transfer: the ceilings; nothing or zero where none was measured."""
+    changes: dict[str, float] = {}
+    if row.flop_per_second is not None and matmul:
+        changes |= {"ceiling_fraction": row.flop_per_second / matmul, "matmul_ceiling": matmul}
+    if row.bytes_per_second is not None and bandwidth:
+        share = row.bytes_per_second / bandwidth
+        changes |= {"bandwidth_fraction": share, "bandwidth_ceiling": bandwidth}
+    if row.transferred_bytes_per_second is not None and transfer:
+        share = row.transferred_bytes_per_second / transfer
+        changes |= {"transfer_fraction": share, "transfer_ceiling": transfer}
+    return msgspec.structs.replace(row, **changes)
+
+
+def with_peak(row: Row, device: str) -> Row:
+    """Adds the shares of the chip's published peaks; what a trusted one rules out is void."""
+    if row.status != "measured":
+        return row
+    streams = row.case.workload == BANDWIDTH_WORKLOAD
+    found = chips.shares(device, row.arithmetic, row.flop_per_second, row.bytes_per_second, streams)
+    if found.impossible:
+        return Row(
+            case=row.case,
+            status="void",
+            reason=found.impossible,
+            choice=row.choice,
+            trials=row.trials,
+            untried=row.untried,
+        )
+    return msgspec.structs.replace(
+        row,
+        mfu=found.mfu,
+        mfu_absent=found.mfu_absent,
+        mbu=found.mbu,
+        mbu_absent=found.mbu_absent,
+    )

@@ -1,0 +1,73 @@
+"""The comparison of two runs, as values: of each case its ratio, with all that is said of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bench import stats
+from bench.judging.differences import Difference
+from bench.judging.row import Row
+from bench.judging.split import Split
+from bench.records.case import Case
+from bench.records.run import RunFile
+
+CompareVerdict = Literal[
+    "FASTER", "SLOWER", "EQUIVALENT", "UNDECIDED", "NO_INTERVAL", "UNRANKED", "INCOMPARABLE"
+]
+
+
+class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """One case of the base beside the same of the other, or what stands nearest to it."""
+
+    case: Case
+    base: Row | None
+    """None where the base has no such case."""
+    other: Row | None
+    verdict: CompareVerdict
+    reasons: tuple[str, ...] = ()
+    """Why there is no verdict; empty where there is one."""
+    ratio: float | None = None
+    """Other / base throughput; None where the two are not comparable."""
+    interval: stats.Estimate | None = None
+    """Welch-Satterthwaite interval of the ratio."""
+    p_value: float | None = None
+    """Two-sided, of equal throughput; adjusted over the comparison by Holm's method."""
+    split: Split | None = None
+    """The ratio, split into chip and software; None where the runs share no measured ceiling."""
+    joule_ratio: float | None = None
+    """Other / base items per joule."""
+    price_ratio: float | None = None
+    """Other / base items per currency unit, at the prices given."""
+    witness_gap: float | None = None
+    """Largest relative difference of the output after the first step, over launches of equal seed
+    (weights and inputs are then the same); None where no seed is in both."""
+
+    @property
+    def not_excluded(self) -> float | None:
+        """Largest relative difference, either way, that the interval does not exclude."""
+        if self.interval is None:
+            return None
+        return max(abs(self.interval.low - 1), abs(self.interval.high - 1))
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """One other run against the base."""
+
+    base: RunFile
+    other: RunFile
+    level: float
+    """Of the intervals; 1 - level is the family-wise error rate over the cases (Holm)."""
+    cases: tuple[CaseComparison, ...]
+    differences: tuple[Difference, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Of the cases that both measured and that are the same work."""
+        return [c.ratio for c in self.cases if c.ratio is not None]
+
+    @property
+    def geometric_mean(self) -> float | None:
+        """Of `ratios`, a figure beside the table and never instead of it."""
+        return stats.geometric_mean(self.ratios) if self.ratios else None

@@ -1,0 +1,83 @@
+"""In what two runs differ beside their figures: devices, settings, hosts, software."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import msgspec
+
+from bench.records.run import RunFile
+
+NOT_COMPARED = ("load_1min", "memory_bytes", "git", "packages", "sm_clock_mhz", "memory_clock_mhz")
+"""Facts that differ between any two runs, or are listed in another form."""
+FLATTENED = ("device_state", "variables")
+"""Sections whose keys are clear without the section's name."""
+MOST_VALUES = 3
+"""A fact that took more values than this within one run is given by its first ones."""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Something in which the two runs differ, and may."""
+
+    name: str
+    base: str
+    other: str
+
+
+def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
+    """Each fact that took other values in one run than in the other."""
+    names = {x.case.name for x in base.launches} & {x.case.name for x in other.launches}
+    mine, theirs = (_facts(file, names) for file in (base, other))
+    for name in dict.fromkeys((*mine, *theirs)):
+        values = mine.get(name, []), theirs.get(name, [])
+        if set(values[0]) != set(values[1]):
+            yield Difference(name=name, base=_in_words(values[0]), other=_in_words(values[1]))
+
+
+def _in_words(values: Sequence[str]) -> str:
+    more = ", ..." if len(values) > MOST_VALUES else ""
+    return ", ".join(values[:MOST_VALUES]) + more if values else "absent"
+
+
+def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
+    """What a run was made on and with, flat: every value that a fact took, in order.
+
+    names: the kinds of work of which it is told how they were run, as both runs have them.
+    """
+    found: dict[str, list[str]] = {}
+
+    def add(prefix: str, facts: Mapping[str, Any]) -> None:
+        for key, value in facts.items():
+            name = f"{prefix}{key}"
+            if key in NOT_COMPARED:
+                continue
+            if isinstance(value, dict):
+                inner = "" if key in FLATTENED else f"{key} "
+                add(inner, value)
+            elif value is not None:
+                values = found.setdefault(name, [])
+                if str(value) not in values:
+                    values.append(str(value))
+
+    add("", {"device": file.run.device.get("name"), "backend": file.run.device.get("backend")})
+    commit = file.run.host.get("git")
+    if isinstance(commit, dict):
+        changed = " with changes" if commit.get("changed") else ""
+        add("", {"accelmark commit": f"{str(commit.get('commit'))[:12]}{changed}"})
+    settings: dict[str, Any] = msgspec.to_builtins(file.run.settings)
+    add("setting ", {k: v for k, v in settings.items() if k != "timing"})
+    add("host ", {k: v for k, v in file.run.host.items() if not isinstance(v, dict)})
+    for launch in file.launches:
+        environment = {k: v for k, v in launch.environment.items() if k not in ("device", "job")}
+        add("", environment)
+        packages = launch.environment.get("packages")
+        if isinstance(packages, dict):
+            add("", packages)
+        device = launch.environment.get("device")
+        if isinstance(device, dict) and isinstance(device.get("facts"), dict):
+            add("", device["facts"])
+        job = launch.environment.get("job")
+        if isinstance(job, dict) and launch.case.name in names and not launch.case.space:
+            add(f"{launch.case.name} ", job)
+    return found

@@ -1,0 +1,187 @@
+"""The row of a case that was measured: its launches' figures, their interval and the verdict."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from bench import stats, units
+from bench.judging.row import LatencySummary, Row, Verdict
+from bench.records.case import Case
+from bench.records.outcome import Cold, Flag, Measured
+from bench.records.run import Launch, Settings
+from bench.telemetry import energy
+from bench.telemetry.flags import flagged, slowed_launches, unhindered
+
+INVALID_SHARE = 1 / 3
+"""A case is INVALID when more than this share of its launches is excluded."""
+COMPILED = ("graphs", "graph_breaks")
+"""What a launch says of its compiler, if it had one; see `bench.records.environment.compiler`."""
+
+
+def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings: Settings) -> Row:
+    """Of measured launches of one case; excluded: how many failed beside them."""
+    slowed = slowed_launches(launches)
+    measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    outcomes = unhindered([flagged(x, slowed) for x in launches])
+    rates = [o.throughput for o in outcomes]
+    level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
+    interval = stats.log_estimate(rates, level)
+    throughput = stats.geometric_mean(rates)
+    work = outcomes[0].work
+    series = [o.samples for o in outcomes]
+    samples = [s for one in series for s in one]
+    flags = sorted({flag for x in launches for flag in flagged(x, slowed).flags})
+    verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
+    waited = _waited(outcomes)
+    return Row(
+        case=case,
+        status="measured",
+        verdict=verdict,
+        reason=reason,
+        unit=f"{work.unit}/s",
+        throughput=throughput,
+        interval=interval,
+        rates=tuple(rates),
+        launches=len(outcomes),
+        excluded=excluded,
+        hindered=len(measured) - len(outcomes),
+        hindrance=next(iter(slowed.values()), ("", ""))[1],
+        steps=sum(o.steady_steps for o in outcomes),
+        median_sample=statistics.median(samples),
+        p25_sample=statistics.quantiles(samples, n=4)[0] if len(samples) > 1 else samples[0],
+        least_sample=min(samples),
+        within_sd=statistics.fmean(_relative_sd(one) for one in series),
+        between_sd=_relative_sd(rates) if len(rates) > 1 else None,
+        outliers=sum(stats.outliers(one) for one in series),
+        flags=tuple(flags),
+        latency=_latency(outcomes, level),
+        flop_per_second=_rate(throughput, work.items, work.flop),
+        bytes_per_second=_rate(throughput, work.items, work.moved_bytes),
+        transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
+        peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
+        memory_scope=outcomes[0].memory.scope,
+        estimated_peak_bytes=estimated_peak_bytes(launches),
+        cold=_median_cold(launches),
+        compiler=_compiler(launches),
+        items_per_joule=energy.items_per_joule(outcomes),
+        joule_interval=energy.interval(outcomes, level),
+        energy_source=energy.said_by(launches)[0],
+        energy_scope=energy.said_by(launches)[1],
+        energy_absent=next((o.energy_absent for o in outcomes if o.energy_absent), ""),
+        not_observable=energy.not_observable(launches),
+        idle_watts=next((t.idle_watts for t in (x.telemetry for x in launches) if t), None),
+        host_fraction=_host_fraction(outcomes, statistics.median(samples)),
+        input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
+        input_wait_seconds=waited and waited / sum(o.steady_steps for o in outcomes),
+    )
+
+
+def _rate(throughput: float, items: int, count: int | None) -> float | None:
+    """What a step has of something, per second; None where it is not counted."""
+    return None if count is None else throughput * count / items
+
+
+def estimated_peak_bytes(launches: Sequence[Launch]) -> int | None:
+    """What the case's tensors need, from shapes; None where no launch says it."""
+    return next((x.estimated_peak_bytes for x in launches if x.estimated_peak_bytes), None)
+
+
+def _host_fraction(outcomes: Sequence[Measured], step_seconds: float) -> float | None:
+    series = [o.queue_ns for o in outcomes]
+    known = [ns for queued in series if queued is not None for ns in queued]
+    if not known or None in series:
+        return None
+    return statistics.median(known) / 1e9 / step_seconds
+
+
+def _waited(outcomes: Sequence[Measured]) -> float | None:
+    """Seconds in which steady steps waited for their batches; None where they lay ready."""
+    waits = [block.input_wait_ns for outcome in outcomes for block in outcome.steady]
+    known = [ns for ns in waits if ns is not None]
+    return None if len(known) < len(waits) else sum(known) / 1e9
+
+
+def _relative_sd(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    return math.sqrt(stats.variance(values)) / statistics.fmean(values)
+
+
+def _verdict(
+    outcomes: Sequence[Measured],
+    measured: int,
+    excluded: int,
+    slowed: Mapping[int, tuple[Flag, str]],
+    interval: stats.Estimate | None,
+    settings: Settings,
+) -> tuple[Verdict, str]:
+    """The gravest thing that is wrong, with its figures; later checks assume the earlier passed.
+
+    measured: launches with a number, of which `outcomes` make up the figure.
+    """
+    total = measured + excluded
+    hot = [cause for flag, cause in slowed.values() if flag == "THROTTLED"]
+    if len(hot) > INVALID_SHARE * total:
+        return "THROTTLED", f"{len(hot)} of {total} launches throttled"
+    if excluded + len(slowed) > INVALID_SHARE * total:
+        parts = [f"{excluded} of {total} launches failed"] if excluded else []
+        parts += [f"{len(slowed)} of {total} launches were slowed from outside"] if slowed else []
+        return "INVALID", ", ".join(parts)
+    unsteady = sum("NO_STEADY_STATE" in o.flags for o in outcomes)
+    if unsteady > INVALID_SHARE * len(outcomes):
+        return "NO_STEADY_STATE", f"{unsteady} of {len(outcomes)} launches never became steady"
+    if interval is None:
+        return (
+            "NOISY",
+            f"no interval: {len(outcomes)} of at least {stats.MINIMUM_LAUNCHES} launches",
+        )
+    if interval.half_width > settings.target_half_width:
+        return "NOISY", (
+            f"interval of {units.spread(interval.half_width)} after {len(outcomes)} launches, "
+            f"target ±{settings.target_half_width:.0%}"
+        )
+    return "OK", ""
+
+
+def _latency(outcomes: Sequence[Measured], level: float) -> LatencySummary | None:
+    launches = [o.latencies for o in outcomes]
+    series = [s for s in launches if s is not None]
+    if not series or len(series) < len(launches):
+        return None
+    medians = [statistics.median(s) for s in series]
+    p50 = stats.log_estimate(medians, level)
+    return LatencySummary(
+        name=outcomes[0].latency_name or "",
+        requests=min(len(s) for s in series),
+        p50=stats.geometric_mean(medians),
+        p50_low=p50.low if p50 else None,
+        p50_high=p50.high if p50 else None,
+        p90=_over_launches(series, 90),
+        p99=_over_launches(series, 99),
+    )
+
+
+def _over_launches(series: Sequence[Sequence[float]], percent: int) -> float | None:
+    values = [stats.percentile(s, percent) for s in series]
+    known = [v for v in values if v is not None]
+    return stats.geometric_mean(known) if len(known) == len(values) else None
+
+
+def _compiler(launches: Sequence[Launch]) -> dict[str, int]:
+    """Of the launch with the most breaks; nothing where a launch says it otherwise."""
+    found = []
+    for launch in launches:
+        said = launch.environment.get("compiler")
+        if isinstance(said, dict) and all(isinstance(said.get(name), int) for name in COMPILED):
+            found.append({name: said[name] for name in COMPILED})
+    return max(found, key=lambda one: one["graph_breaks"], default={})
+
+
+def _median_cold(launches: Sequence[Launch]) -> Cold:
+    def median(field: str) -> float | None:
+        values = [v for v in (getattr(x.cold, field) for x in launches) if v is not None]
+        return statistics.median(values) if values else None
+
+    return Cold(**{field: median(field) for field in Cold.__struct_fields__})

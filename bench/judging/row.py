@@ -1,0 +1,176 @@
+"""The row: one case of one run, judged. A value; `bench.judging.summary` makes it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bench import stats
+from bench.planning.tuning import Trial
+from bench.precision import PRECISIONS
+from bench.records.case import Case, Choice
+from bench.records.outcome import Cold
+
+Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
+Limit = Literal["matmul", "memory", "transfer", "host", "input"]
+"""What may limit a case: arithmetic, memory bandwidth, the link to the host, the host itself, which
+queues its kernels, or the input pipeline, for which it waits."""
+
+
+class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Request latency over launches, seconds. A percentile without enough samples is None."""
+
+    name: str
+    """`latency`, `TTFT`, `TPOT`."""
+    requests: int
+    """Fewest requests of any launch."""
+    p50: float
+    p50_low: float | None
+    p50_high: float | None
+    p90: float | None
+    p99: float | None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One case of one run, judged."""
+
+    case: Case
+    status: Literal["measured", "void", "skipped", "failed"]
+    reason: str
+    """Why it is not measured, or why its verdict is not OK; empty where there is nothing to say."""
+    sweep_end: bool = False
+    """Out of memory at a larger batch than one that was measured: an answer, not a fault."""
+    reached: bool = True
+    """False for a planned case without a launch."""
+    verdict: Verdict | None = None
+    unit: str = ""
+    throughput: float | None = None
+    """Items/s: geometric mean over launches of items / steady wall seconds."""
+    interval: stats.Estimate | None = None
+    rates: tuple[float, ...] = ()
+    """Items/s of each measured launch, in the order they ran."""
+    launches: int = 0
+    """Measured launches that the figures are made of."""
+    excluded: int = 0
+    """Launches that failed beside measured ones."""
+    exclusion: str = ""
+    """Why the first of those failed."""
+    hindered: int = 0
+    """Measured launches that are left out: something outside the job slowed them, by a flag with
+    its cause. Where that is so of all, all are in the figures, and the verdict says it."""
+    hindrance: str = ""
+    """What slowed the first of those."""
+    steps: int = 0
+    """Steady steps, all launches."""
+    median_sample: float | None = None
+    """Seconds a step: median, 25th percentile and least of all steady samples."""
+    p25_sample: float | None = None
+    least_sample: float | None = None
+    within_sd: float | None = None
+    """Relative standard deviation of samples within a launch (mean over launches)."""
+    between_sd: float | None = None
+    """Relative standard deviation between launches; None below two."""
+    outliers: int = 0
+    flags: tuple[str, ...] = ()
+    latency: LatencySummary | None = None
+    flop_per_second: float | None = None
+    ceiling_fraction: float | None = None
+    """Share of the best matmul throughput that this run measured at the same arithmetic."""
+    matmul_ceiling: float | None = None
+    """That best matmul throughput, FLOP/s."""
+    host_fraction: float | None = None
+    """Host time to queue a step over the time of a step; None on synchronous devices."""
+    input_fraction: float | None = None
+    """Share of the steady time in which a step waited for its batch; None without a pipeline."""
+    input_wait_seconds: float | None = None
+    """That wait, a step."""
+    mfu: float | None = None
+    """Model FLOP utilization: share of the chip's published dense peak at the same arithmetic."""
+    mfu_absent: str = ""
+    """Why there is no MFU."""
+    mbu: float | None = None
+    """Model bandwidth utilization: share of the chip's published memory bandwidth."""
+    mbu_absent: str = ""
+    """Why there is no MBU."""
+    items_per_joule: float | None = None
+    """Over the steady blocks of all launches; None where a launch has no energy figure."""
+    joule_interval: stats.Estimate | None = None
+    """Of the items per joule over launches."""
+    energy_source: str = ""
+    """Who says so, and how: `SOURCE, counter`, or `SOURCE, power`."""
+    energy_scope: str = ""
+    """Of what: chip, board, package, shared."""
+    energy_absent: str = ""
+    """Why there is no energy figure."""
+    idle_watts: float | None = None
+    """Of the device before the run's first worker had it; the energy above holds it too."""
+    not_observable: dict[str, str] = {}
+    """What nobody could see of the device meanwhile, and why."""
+    bytes_per_second: float | None = None
+    bandwidth_fraction: float | None = None
+    """Share of the best memory bandwidth that this run measured."""
+    bandwidth_ceiling: float | None = None
+    """That best bandwidth, bytes/s."""
+    transferred_bytes_per_second: float | None = None
+    """From the host to the device."""
+    transfer_fraction: float | None = None
+    """Share of the best transfer to the device that this run measured."""
+    transfer_ceiling: float | None = None
+    """That best transfer, bytes/s."""
+    peak_memory_bytes: int | None = None
+    memory_scope: str = ""
+    estimated_peak_bytes: int | None = None
+    """What the case's tensors need, from shapes; of a CPU's peak the process itself is a part."""
+    cold: Cold = Cold()
+    """Median over launches."""
+    compiler: dict[str, int] = {}
+    """What the compiler did, where it was asked: `graphs` that it made, and `graph_breaks`."""
+    choice: Choice | None = None
+    """Of a tuned case: the choice that the figures are of."""
+    trials: tuple[Trial, ...] = ()
+    """The launches by which that was found, in the order they ran; no figure is made of them."""
+    untried: int = 0
+    """Choices that had no launch yet when the run ended, or that a smaller batch ruled out."""
+
+    @property
+    def arithmetic(self) -> str:
+        """What shares a ceiling; a precision that only a newer version knows is one of its own."""
+        precision = PRECISIONS.get(self.case.precision)
+        return self.case.precision if precision is None else precision.arithmetic
+
+    @property
+    def operation(self) -> str:
+        """What `flop_per_second` counts: `FLOP`, or `OP` where they are of integers."""
+        precision = PRECISIONS.get(self.case.precision)
+        return "FLOP" if precision is None else precision.operation
+
+    @property
+    def left_out(self) -> str:
+        """Launches that are not in the figures, and why; empty if all are."""
+        total = self.launches + self.hindered + self.excluded
+        parts = []
+        if self.excluded:
+            parts.append(f"{self.excluded} of {total} launches failed: {self.exclusion}")
+        if self.hindrance:
+            count = f"{self.hindered} of {total}" if self.hindered else "all"
+            parts.append(f"{count} launches slowed from outside: {self.hindrance}")
+        return "; ".join(parts)
+
+    @property
+    def limit(self) -> tuple[Limit, float] | None:
+        """The measured ceiling that the case is nearest to, and its share of it.
+
+        Of the host the share is the time that it takes to queue a step: at 100 % the device waits
+        for it; of an input pipeline, the time that the step waits for its batch. None where the run
+        measured no ceiling.
+        """
+        shares: list[tuple[Limit, float | None]] = [
+            ("matmul", self.ceiling_fraction),
+            ("memory", self.bandwidth_fraction),
+            ("transfer", self.transfer_fraction),
+            ("host", self.host_fraction),
+            ("input", self.input_fraction),
+        ]
+        known = [(name, share) for name, share in shares if share is not None]
+        return max(known, key=lambda pair: pair[1], default=None)

@@ -1,0 +1,92 @@
+"""The verdict on a ratio: how sure, how large, over all cases of a comparison together.
+
+Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+Statistics 6 (1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from bench import stats
+from bench.errors import ComparisonError
+from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.row import Row
+
+COMPARE_LAUNCHES = 5
+"""Fewer launches on either side give a ratio without an interval, and no verdict."""
+LEAST_DIFFERENCE = 0.01
+"""A smaller difference is nobody's reason to choose, however sure it is. Of the faster over the
+slower: which of the two is called base must not change a verdict."""
+EQUIVALENCE = 0.02
+"""An interval of the ratio from 1/1.02 to 1.02 says that the two are equivalent."""
+
+
+def enough(base: Row, other: Row) -> bool:
+    """Whether both sides have the launches that an interval and a verdict need."""
+    return min(base.launches, other.launches) >= COMPARE_LAUNCHES
+
+
+def preliminary(base: Row, other: Row, tested: bool) -> tuple[CompareVerdict, tuple[str, ...]]:
+    """Why two rows have no verdict; UNDECIDED, and no reason, where it is the test that decides."""
+    disturbed = tuple(_disturbed(base, other))
+    if not tested:
+        return "NO_INTERVAL", (_too_few(base, other), *disturbed)
+    return ("UNRANKED", disturbed) if disturbed else ("UNDECIDED", ())
+
+
+def _too_few(base: Row, other: Row) -> str:
+    return (
+        f"{base.launches} and {other.launches} launches: a verdict needs {COMPARE_LAUNCHES} of "
+        "each (--launches 10)"
+    )
+
+
+def _disturbed(base: Row, other: Row) -> Iterator[str]:
+    """A wide interval is part of the test; a launch that was disturbed is not."""
+    for who, row in (("base", base), ("other", other)):
+        if row.verdict not in ("OK", "NOISY"):
+            yield f"{who} is {row.verdict}: {row.reason}"
+
+
+def with_verdicts(cases: Sequence[CaseComparison], significance: float) -> Iterator[CaseComparison]:
+    """Holm over the ranked cases, then each one's verdict."""
+    ranked = [c.p_value for c in cases if c.p_value is not None]
+    adjusted = iter(stats.holm(ranked))
+    for case in cases:
+        if case.p_value is None:
+            yield case
+        else:
+            p_value = next(adjusted)
+            verdict = _verdict(case, p_value, significance)
+            yield msgspec.structs.replace(case, p_value=p_value, verdict=verdict)
+
+
+def _verdict(case: CaseComparison, p_value: float, significance: float) -> CompareVerdict:
+    ratio, interval = case.ratio, case.interval
+    assert ratio is not None
+    assert interval is not None
+    if p_value < significance and max(ratio, 1 / ratio) >= 1 + LEAST_DIFFERENCE:
+        return "FASTER" if ratio > 1 else "SLOWER"
+    if max(interval.high, 1 / interval.low) <= 1 + EQUIVALENCE:
+        return "EQUIVALENT"
+    return "UNDECIDED"
+
+
+def slower_than(comparison: Comparison, percent: float) -> list[CaseComparison]:
+    """Cases that are surely slower, and by at least `percent`: the test of a CI."""
+    if not 0 <= percent <= 100:  # not a number is neither
+        raise ComparisonError(f"--fail-if-slower {percent}: a percentage from 0 to 100.")
+    limit = 1 - percent / 100
+    return [
+        c
+        for c in comparison.cases
+        if c.verdict == "SLOWER" and c.ratio is not None and c.ratio <= limit
+    ]
+
+
+def undecidable(comparison: Comparison) -> list[CaseComparison]:
+    """Cases about which nothing can be said: a CI that let them pass would test nothing."""
+    return [c for c in comparison.cases if c.verdict in ("NO_INTERVAL", "UNRANKED", "INCOMPARABLE")]

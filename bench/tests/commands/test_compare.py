@@ -1,0 +1,147 @@
+"""`accelmark compare`: exit codes, output, and what it says of bad files and options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.records.run import RunFile
+from bench.tests.conftest import Accelmark
+from bench.tests.judging.two_runs import CASE, FAST, GEMM, REFUSED, SLOW, run, runs, steps, ten
+from bench.tests.scripts.regenerate import BASE, OTHER, OUTPUTS
+from bench.tests.values import failed, make_case
+
+
+def write(path: Path, file: RunFile) -> Path:
+    """The file as `accelmark run` would have written it."""
+    lines = [file.run, *file.launches, *([file.end] if file.end else [])]
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("other", "code", "said"),
+    [
+        (run(SLOW), 3, "slower by 9.1%: bert-train bf16 (batch 8, length 128)"),
+        (run(ten(0.0101, 0.03)), 0, ""),
+        (run(ten(0.0104, 0.01)), 0, ""),  # slower, and by less than 5 %
+        (run(ten(0.009, 0.01)), 0, ""),
+        (run(SLOW[:4]), 1, "not judged (NO_INTERVAL): bert-train bf16 (batch 8, length 128)"),
+        (REFUSED["batch"][0], 1, "not judged (INCOMPARABLE): bert-train"),
+    ],
+)
+def test_fail_if_slower(
+    accelmark: Accelmark, tmp_path: Path, other: RunFile, code: int, said: str
+) -> None:
+    write(tmp_path / "a.jsonl", run(FAST))
+    write(tmp_path / "b.jsonl", other)
+    found, out, err = accelmark("compare", "a.jsonl", "b.jsonl", "--fail-if-slower", "5")
+    assert found == code and err.startswith(said) and bool(err) == bool(said)
+    assert out.startswith("base   fake on Fake CPU (cpu)")
+
+
+def test_one_slower_case_outweighs_one_that_cannot_be_judged(
+    accelmark: Accelmark, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.jsonl", runs((CASE, steps(FAST)), (GEMM, steps(FAST))))
+    write(tmp_path / "b.jsonl", runs((CASE, steps(SLOW)), (GEMM, [failed()])))
+    assert accelmark("compare", "a.jsonl", "b.jsonl", "--fail-if-slower", "5")[0] == 3
+    assert accelmark("compare", "a.jsonl", "b.jsonl")[0] == 0
+    assert accelmark("compare", "b.jsonl", "a.jsonl", "--fail-if-slower", "5")[0] == 1
+
+
+def test_nothing_that_could_be_compared_is_exit_code_1(
+    accelmark: Accelmark, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.jsonl", run(FAST))
+    write(tmp_path / "b.jsonl", REFUSED["precision"][0])
+    code, out, err = accelmark("compare", "a.jsonl", "b.jsonl")
+    assert (code, err) == (1, "")
+    assert "INCOMPARABLE  bert-train bf16" in out and "precision differs (bf16, fp16)" in out
+    assert "Geometric mean" not in out and "ratio" not in out
+
+
+def test_several_others_have_a_card_each(accelmark: Accelmark, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", run(FAST))
+    write(tmp_path / "b.jsonl", run(SLOW))
+    prices = [x for p in ("1", "2", "4") for x in ("--price", p)]
+    code, out, _ = accelmark("compare", "a.jsonl", "b.jsonl", "a.jsonl", "--json", *prices)
+    found = json.loads(out)
+    assert code == 0 and [x["cases"][0]["verdict"] for x in found] == ["SLOWER", "EQUIVALENT"]
+    ratios = [x["cases"][0]["per_currency_unit_ratio"] for x in found]
+    assert ratios == pytest.approx([1 / 2.2, 1 / 4], rel=1e-6)
+
+
+def bad_files(folder: Path) -> None:
+    good = write(folder / "good.jsonl", run(FAST)).read_bytes()
+    lines = good.splitlines(keepends=True)
+    (folder / "text.jsonl").write_text("no record\n")
+    (folder / "cut.jsonl").write_bytes(good[: len(good) // 2])
+    newer = json.loads(lines[0]) | {"schema": 99}
+    (folder / "newer.jsonl").write_bytes(json.dumps(newer).encode() + b"\n")
+    twice = json.loads(lines[0])
+    twice["plan"] *= 2
+    (folder / "planned.jsonl").write_bytes(
+        b"".join([json.dumps(twice).encode(), b"\n", *lines[1:]])
+    )
+    (folder / "again.jsonl").write_bytes(b"".join([*lines[:3], lines[1]]))
+    write(folder / "foreign.jsonl", run(FAST, make_case(workload="memory", mode="copy")))
+
+
+BAD = {
+    "text.jsonl": ["text.jsonl", "line 1", "Give a run file"],
+    "cut.jsonl": ["cut.jsonl, line 6: cut short", "not compared", "accelmark report"],
+    "newer.jsonl": ["newer.jsonl, line 1: schema 99", "reads schema 1", "Use the accelmark"],
+    "planned.jsonl": ["planned.jsonl, line 1: bert-train bf16", "is planned twice"],
+    "again.jsonl": ["again.jsonl, line 4: launch 0 of bert-train", "again", "not compared"],
+    "foreign.jsonl": ["nothing in common", "bert-train", "memory-copy", "same suite"],
+    "nowhere.jsonl": ["nowhere.jsonl", "No such file"],
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_message(
+    accelmark: Accelmark, tmp_path: Path, name: str, first: bool
+) -> None:
+    bad_files(tmp_path)
+    code, out, err = accelmark(
+        "compare", *((name, "good.jsonl") if first else ("good.jsonl", name))
+    )
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
+    for part in BAD[name]:
+        assert part in err
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--price", "1"], "--price is given 1 times for 2 runs"),
+        (["--price", "1"] * 3, "--price is given 3 times for 2 runs"),
+        (["--price", "0", "--price", "1"], "--price"),
+        (["--price", "nan", "--price", "1"], "a price must be finite"),
+        (["--price", "1", "--price", "inf"], "a price must be finite"),
+        (["--fail-if-slower", "nan"], "--fail-if-slower nan"),
+        (["--fail-if-slower", "101"], "--fail-if-slower"),
+        (["--fail-if-slower", "-1"], "--fail-if-slower"),
+    ],
+)
+def test_bad_options(accelmark: Accelmark, tmp_path: Path, options: list[str], part: str) -> None:
+    write(tmp_path / "a.jsonl", run(FAST))
+    code, _, err = accelmark("compare", "a.jsonl", "a.jsonl", *options)
+    assert code == 2 and part in err and "Traceback" not in err
+
+
+def test_both_files_are_needed(accelmark: Accelmark) -> None:
+    code, out, err = accelmark("compare", str(BASE))
+    assert (code, out) == (2, "") and "Missing argument 'OTHER...'" in err
+
+
+def test_the_golden_runs_compare_with_themselves(accelmark: Accelmark) -> None:
+    code, out, _ = accelmark("compare", str(OTHER), str(OTHER))
+    assert code == 0 and "FASTER\n" not in out and "SLOWER\n" not in out
+    assert {"compare-80.txt", "compare-120.txt", "compare-json.txt"} <= set(OUTPUTS)

@@ -1,0 +1,168 @@
+"""Shares of the box's own ceilings, and what limits a case."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.judging.row import Row
+from bench.judging.summary import summarize
+from bench.records.outcome import Void
+from bench.tests.judging.rows import CASE, row
+from bench.tests.values import make_case, make_file, make_launches, make_measured
+
+# --- Shares of the ceiling -----------------------------------------------------------------------
+
+
+def test_short_and_8_bit_arithmetic_have_ceilings_of_their_own_and_integers_are_no_flop() -> None:
+    """gemm at 1,000, 2,000, 3,000 and 4,000 a second; the work at 1,000: each to its own."""
+    names = ("fp32", "tf32", "fp8", "int8")
+    ceilings = [make_case(precision=name) for name in names]
+    work = [make_case(workload="bert", mode="infer", precision=name) for name in names]
+    launches = []
+    for k, case in enumerate(ceilings, start=1):
+        launches += make_launches(case, [make_measured(0.01, items=10 * k, flop=10 * k)])
+    for case in work:
+        launches += make_launches(case, [make_measured(0.01, items=2, flop=10)])
+    found = summarize(make_file([*ceilings, *work], launches))
+    assert [r.ceiling_fraction for r in found[4:]] == [
+        pytest.approx(1 / k) for k in range(1, len(names) + 1)
+    ]
+    assert [r.operation for r in found[4:]] == ["FLOP", "FLOP", "FLOP", "OP"]
+
+
+def test_shares_are_of_the_best_matmul_at_the_same_arithmetic() -> None:
+    """Two bf16 shapes at 2,000 and 4,000 FLOP/s and one fp32 at 1,000; the work runs 10 FLOP a step
+    of two items, 100 steps a second: 1,000 FLOP/s.
+    """
+    slow, fast = (make_case(parameters={"shape": s}) for s in ("1x1x1", "2x2x2"))
+    single = make_case(precision="fp32")
+    half = make_case(workload="bert", mode="infer")
+    mixed = make_case(workload="bert", mode="train", precision="bf16-amp")
+    full = make_case(workload="bert", mode="infer", precision="fp32")
+    odd = make_case(workload="bert", mode="infer", precision="fp16")
+    ceilings = {slow.fingerprint: 20, fast.fingerprint: 40, single.fingerprint: 10}
+    launches = []
+    for case in (slow, fast, single, half, mixed, full, odd):
+        flop = ceilings.get(case.fingerprint, 10)
+        items = flop if case.workload == "gemm" else 2
+        outcome = make_measured(0.01, items=items, flop=flop)
+        launches += make_launches(case, [outcome])
+    found = summarize(make_file([slow, fast, single, half, mixed, full, odd], launches))
+    assert [r.flop_per_second for r in found] == pytest.approx(
+        [2000, 4000, 1000, 1000, 1000, 1000, 1000]
+    )
+    assert [r.ceiling_fraction for r in found] == [
+        pytest.approx(0.5),
+        pytest.approx(1.0),
+        pytest.approx(1.0),
+        pytest.approx(0.25),
+        pytest.approx(0.25),
+        pytest.approx(1.0),
+        None,
+    ]
+
+
+def test_a_precision_of_a_newer_version_is_a_ceiling_of_its_own() -> None:
+    newer = make_case(precision="fp4")
+    other = make_case(workload="bert", mode="infer", precision="fp4")
+    launches = [
+        *make_launches(newer, [make_measured(0.01, flop=20)]),
+        *make_launches(other, [make_measured(0.01, flop=10)]),
+        *make_launches(CASE, [make_measured(0.01, flop=10)]),
+    ]
+    found = summarize(make_file([newer, other, CASE], launches))
+    assert [r.ceiling_fraction for r in found] == pytest.approx([1.0, 0.5, 1.0])
+
+
+def test_a_share_above_the_ceiling_is_shown_as_it_is() -> None:
+    other = make_case(workload="resnet50", mode="infer")
+    launches = [
+        *make_launches(CASE, [make_measured(0.01, items=10, flop=10)]),
+        *make_launches(other, [make_measured(0.01, flop=13)]),
+    ]
+    found = summarize(make_file([CASE, other], launches))
+    assert found[1].ceiling_fraction == pytest.approx(1.3)
+
+
+def test_a_void_matmul_is_no_ceiling() -> None:
+    other = make_case(workload="bert", mode="infer")
+    launches = [
+        *make_launches(CASE, [make_measured(0.01, flop=10), Void(reason="wrong")]),
+        *make_launches(other, [make_measured(0.01, flop=10)]),
+    ]
+    assert summarize(make_file([CASE, other], launches))[1].ceiling_fraction is None
+
+
+def test_work_without_arithmetic_has_no_flop_and_bytes_have_their_rate() -> None:
+    """12 bytes a step of 3 items, 100 steps a second."""
+    found = row([make_measured(0.01, items=3, moved_bytes=12)])
+    assert found.flop_per_second is None and found.ceiling_fraction is None
+    assert found.bytes_per_second == pytest.approx(1200)
+
+
+# --- What limits a case --------------------------------------------------------------------------
+
+
+def limited(queue_ns: tuple[int, ...] | None, moved_bytes: int | None) -> Row:
+    """10 ms and 4 FLOP a step, beside a matmul of 1,000 FLOP/s and a triad of 1,000 B/s."""
+    matmul = make_case(workload="gemm", mode="matmul")
+    triad = make_case(workload="memory", mode="triad", precision="fp32")
+    case = make_case(workload="llama", mode="decode")
+    launches = [
+        *make_launches(matmul, [make_measured(0.01, flop=10)] * 3),
+        *make_launches(triad, [make_measured(0.01, moved_bytes=10)] * 3, 3),
+        *make_launches(
+            case,
+            [make_measured(0.01, flop=4, moved_bytes=moved_bytes, queue_ns=queue_ns)] * 3,
+            6,
+        ),
+    ]
+    return summarize(make_file([matmul, triad, case], launches))[-1]
+
+
+@pytest.mark.parametrize(
+    ("queue_ns", "moved_bytes", "limit"),
+    [
+        (None, None, ("matmul", 0.4)),
+        (None, 3, ("matmul", 0.4)),
+        (None, 8, ("memory", 0.8)),
+        ((9_000_000,) * 5, 8, ("host", 0.9)),
+        ((1_000, 2_000_000, 3_000_000), None, ("matmul", 0.4)),
+    ],
+)
+def test_a_case_is_limited_by_the_ceiling_that_it_is_nearest_to(
+    queue_ns: tuple[int, ...] | None, moved_bytes: int | None, limit: tuple[str, float]
+) -> None:
+    found = limited(queue_ns, moved_bytes).limit
+    assert found is not None
+    assert found[0] == limit[0]
+    assert found[1] == pytest.approx(limit[1])
+
+
+def brought(mode: str) -> Row:
+    """Brings 7 bytes in 10 ms, beside a transfer of 10."""
+    link = make_case(workload="transfer", mode=mode, precision="fp32")
+    case = make_case(workload="resnet50", mode="train")
+    launches = [
+        *make_launches(link, [make_measured(0.01, items=10, unit="B")] * 3),
+        *make_launches(case, [make_measured(0.01, items=4, transferred_bytes=7)] * 3, 3),
+    ]
+    return summarize(make_file([link, case], launches))[-1]
+
+
+def test_a_step_that_brings_its_inputs_may_be_limited_by_the_link() -> None:
+    found = brought("to-device")
+    assert found.limit is not None and found.limit[0] == "transfer"
+    assert found.limit[1] == found.transfer_fraction == pytest.approx(0.7)
+    assert found.transferred_bytes_per_second == pytest.approx(700)
+    assert found.transfer_ceiling == pytest.approx(1000)
+    assert brought("to-host").limit is None, "inputs go the other way"
+
+
+def test_without_a_measured_ceiling_nothing_is_said_of_limits() -> None:
+    assert row([make_measured(0.01, flop=4)], make_case(workload="bert")).limit is None
+
+
+def test_the_hosts_share_is_the_median_of_queueing_over_that_of_steps() -> None:
+    found = limited((1_000, 2_000_000, 3_000_000), None)
+    assert found.host_fraction == pytest.approx(0.2)

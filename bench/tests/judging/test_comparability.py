@@ -1,0 +1,80 @@
+"""What may not be compared, and every reason why."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from bench.judging.comparability import unequal
+from bench.judging.compare import compare
+from bench.records.run import Settings
+from bench.tests.judging.two_runs import (
+    CASE,
+    FAST,
+    FULL,
+    REFUSED,
+    SIMULATED,
+    SLOW,
+    changed,
+    only,
+    run,
+    seen,
+)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_unequal_work_is_refused_with_its_reason(kind: str) -> None:
+    other, reason = REFUSED[kind]
+    found = only(compare(run(FAST), other))
+    assert (found.verdict, found.reasons) == ("INCOMPARABLE", (reason,))
+    assert found.ratio is None and found.interval is None and found.p_value is None
+    assert found.split is None and found.not_excluded is None
+    assert compare(run(FAST), other).geometric_mean is None
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refusal_does_not_depend_on_which_is_the_base(kind: str) -> None:
+    other, reason = REFUSED[kind]
+    found = only(compare(other, run(FAST)))
+    assert found.verdict == "INCOMPARABLE" and found.ratio is None
+    (turned,) = found.reasons
+    words = set(turned.replace("base", "other").translate(str.maketrans("(),:", "    ")).split())
+    assert words == set(reason.translate(str.maketrans("(),:", "    ")).split())
+
+
+def test_a_float32_case_with_tf32_on_is_refused_on_either_side() -> None:
+    strict = run(FAST, FULL)
+    reduced = seen({"float32_reduced": True}, FULL)
+    said = "float32 products were allowed a shorter mantissa (TF32 or its like)"
+    assert only(compare(strict, reduced)).reasons == (f"other: {said}",)
+    assert only(compare(reduced, strict)).reasons == (f"base: {said}",)
+    assert only(compare(strict, seen({"float32_reduced": False}, FULL))).verdict == "SLOWER"
+    short = msgspec.structs.replace(FULL, precision="tf32")
+    on, off = seen({"float32_reduced": True}, short), seen({"float32_reduced": False}, short)
+    assert only(compare(on, on)).verdict == "EQUIVALENT"
+    said = "float32 products were not allowed the shorter mantissa that the precision asks for"
+    assert only(compare(on, off)).reasons == (f"other: {said}",)
+    half = seen({"float32_reduced": True})
+    assert only(compare(run(FAST), half)).verdict == "SLOWER", "it has no float32 products"
+
+
+def test_every_reason_is_given() -> None:
+    other = run(
+        SLOW,
+        changed(precision="fp32", execution="compile", parameters={"batch_size": 8, "length": 512}),
+        device=SIMULATED,
+        schema=2,
+        settings=Settings(timing="step"),
+    )
+    assert only(compare(run(FAST), other)).reasons == (
+        "precision differs (bf16, fp32)",
+        "execution differs (eager, compile)",
+        "length differs (128, 512)",
+        "record schema differs (1, 2)",
+        "timing mode differs (block, step)",
+        "other: a simulated device",
+    )
+
+
+def test_equal_cases_have_no_difference() -> None:
+    assert list(unequal(CASE, changed())) == []

@@ -1,0 +1,249 @@
+"""Every verdict by arithmetic, beside the figures of scipy; and what a CI makes of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as reference
+
+from bench.errors import ComparisonError
+from bench.judging.compare import compare
+from bench.judging.comparison import CompareVerdict
+from bench.judging.verdicts import slower_than, undecidable
+from bench.records.outcome import Measured
+from bench.records.run import RunFile, Settings
+from bench.tests.judging.two_runs import (
+    AUTO,
+    CASE,
+    FAST,
+    FIXED,
+    NEAR,
+    REFUSED,
+    SLOW,
+    changed,
+    only,
+    run,
+    runs,
+    steps,
+    ten,
+)
+from bench.tests.values import failed, make_case, make_file
+
+
+def by_scipy(base: RunFile, other: RunFile, level: float) -> tuple[float, float, float, float]:
+    """Ratio, its interval and p, by an implementation that is not ours."""
+    logs = [
+        [math.log(x.outcome.throughput) for x in file.launches if isinstance(x.outcome, Measured)]
+        for file in (other, base)
+    ]
+    test = reference.ttest_ind(*logs, equal_var=False)
+    interval = test.confidence_interval(level)
+    ratio = math.exp(sum(logs[0]) / len(logs[0]) - sum(logs[1]) / len(logs[1]))
+    return ratio, math.exp(interval.low), math.exp(interval.high), float(test.pvalue)
+
+
+def test_faster_with_the_figures_of_scipy() -> None:
+    """11 ms against 10 ms a step, launches spread by 1 %: other does 1.100 of base."""
+    base, other = run(SLOW), run(FAST)
+    found = only(compare(base, other))
+    ratio, low, high, p_value = by_scipy(base, other, 0.95)
+    assert found.verdict == "FASTER" and found.reasons == ()
+    assert found.interval is not None
+    assert found.ratio == pytest.approx(1.1, rel=1e-6)
+    assert found.ratio == pytest.approx(ratio, rel=1e-12)
+    assert found.interval.value == pytest.approx(ratio, rel=1e-12)
+    assert found.interval.low == pytest.approx(low, rel=1e-9)
+    assert found.interval.high == pytest.approx(high, rel=1e-9)
+    assert found.p_value == pytest.approx(p_value, rel=1e-6)
+    assert found.not_excluded == pytest.approx(high - 1)
+
+
+def test_slower() -> None:
+    found = only(compare(run(FAST), run(SLOW)))
+    assert found.verdict == "SLOWER" and found.ratio == pytest.approx(1 / 1.1, rel=1e-6)
+    assert found.interval is not None
+    assert found.not_excluded == pytest.approx(1 - found.interval.low)
+
+
+@pytest.mark.parametrize(
+    ("factor", "spread", "verdict"),
+    [
+        # Ten launches a side: the interval's half-width is 0.85 of the spread.
+        (1.000, 0.010, "EQUIVALENT"),
+        (1.008, 0.004, "EQUIVALENT"),  # surely faster, and by less than 1 %
+        (1.009, 0.015, "UNDECIDED"),  # 0.996 to 1.022
+        (1.000, 0.030, "UNDECIDED"),  # 0.975 to 1.026
+        (1.015, 0.005, "FASTER"),  # within 2 %, but surely more than 1 %
+        (1.019, 0.030, "UNDECIDED"),  # 0.993 to 1.045
+        (0.985, 0.005, "SLOWER"),
+        (0.978, 0.030, "UNDECIDED"),
+        (0.930, 0.030, "SLOWER"),
+    ],
+)
+def test_verdicts(factor: float, spread: float, verdict: str) -> None:
+    base, other = run(ten(0.01, spread)), run(ten(0.01 / factor, spread))
+    found = only(compare(base, other))
+    _, low, high, p_value = by_scipy(base, other, 0.95)
+    assert found.verdict == verdict, (low, high, p_value)
+    assert found.interval is not None and found.interval.low == pytest.approx(low, rel=1e-9)
+    if verdict == "EQUIVALENT":
+        assert low >= 1 / 1.02 and high <= 1.02
+    elif verdict == "UNDECIDED":
+        assert p_value >= 0.05 and (low < 1 / 1.02 or high > 1.02)
+    else:
+        assert p_value < 0.05
+
+
+@pytest.mark.parametrize(
+    ("step", "verdict"),
+    [(9_900_991, "EQUIVALENT"), (9_900_989, "FASTER"), (10_100_001, "SLOWER")],
+)
+def test_less_than_1_percent_is_no_difference_however_sure(step: int, verdict: str) -> None:
+    """10 ms over 1.01 is 9.900990 ms. No launch varies: the interval is the ratio itself."""
+    found = only(compare(run([0.01] * 5), run([step / 1e9] * 5)))
+    assert found.interval is not None and found.interval.half_width == 0
+    assert found.p_value == 0.0 and found.verdict == verdict
+
+
+def test_sides_that_do_not_vary_at_all() -> None:
+    same = only(compare(run([0.01] * 5), run([0.01] * 5)))
+    assert (same.verdict, same.ratio, same.p_value) == ("EQUIVALENT", 1.0, 1.0)
+    one = only(compare(run([0.01] * 10), run(SLOW)))
+    assert one.verdict == "SLOWER"
+
+
+@pytest.mark.parametrize("launches", [(4, 10), (10, 4), (4, 4), (1, 5)])
+def test_fewer_than_five_launches_have_a_ratio_and_nothing_else(
+    launches: tuple[int, int],
+) -> None:
+    found = only(compare(run(FAST[: launches[0]]), run(SLOW[: launches[1]])))
+    assert found.verdict == "NO_INTERVAL"
+    assert found.ratio is not None and found.interval is None and found.p_value is None
+    assert found.reasons == (
+        f"{launches[0]} and {launches[1]} launches: a verdict needs 5 of each (--launches 10)",
+    )
+
+
+def test_five_launches_a_side_are_enough() -> None:
+    assert only(compare(run(FAST[:5]), run(SLOW[:5]))).verdict == "SLOWER"
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_disturbed_launches_are_shown_and_not_ranked(side: int) -> None:
+    unsteady = runs((CASE, steps(SLOW, flags=("NO_STEADY_STATE",))))
+    pair = (unsteady, run(FAST)) if side == 0 else (run(FAST), unsteady)
+    found = only(compare(*pair))
+    assert found.verdict == "UNRANKED"
+    assert found.ratio is not None and found.interval is not None and found.p_value is None
+    who = ("base", "other")[side]
+    assert found.reasons == (f"{who} is NO_STEADY_STATE: 10 of 10 launches never became steady",)
+
+
+def test_an_invalid_row_is_not_ranked_and_does_not_weigh_on_the_others() -> None:
+    """Holm counts the ranked cases only: p stays what it is."""
+    invalid = make_case()
+    base = runs((CASE, steps(FAST)), (invalid, steps(FAST)))
+    other = runs((CASE, steps(SLOW)), (invalid, [*steps(SLOW), *[failed()] * 6]))
+    first, second = compare(base, other).cases
+    assert second.verdict == "UNRANKED"
+    assert second.reasons == ("other is INVALID: 6 of 16 launches failed",)
+    assert first.p_value == pytest.approx(by_scipy(run(FAST), run(SLOW), 0.95)[3])
+
+
+def test_too_few_and_disturbed_says_both() -> None:
+    unsteady = runs((CASE, steps(SLOW[:4], flags=("NO_STEADY_STATE",))))
+    found = only(compare(run(FAST), unsteady))
+    assert found.verdict == "NO_INTERVAL" and len(found.reasons) == 2
+
+
+def test_a_noisy_row_is_ranked_since_its_noise_is_in_the_interval() -> None:
+    base, other = run(ten(0.010, 0.05)), run(ten(0.012, 0.05))
+    found = only(compare(base, other))
+    assert found.base is not None and found.base.verdict == "NOISY"
+    assert found.verdict == "SLOWER"
+
+
+@pytest.mark.parametrize(("beside", "verdict"), [(0, "FASTER"), (1, "UNDECIDED"), (7, "UNDECIDED")])
+def test_the_more_cases_the_surer_each_must_be(beside: int, verdict: str) -> None:
+    """Holm: the least p is multiplied by the number of cases."""
+    others = [
+        (changed(parameters={"batch_size": 100 + k, "length": 1}), steps(ten(0.01, 0.03)))
+        for k in range(beside)
+    ]
+    base = runs((CASE, steps(ten(0.01, 0.03))), *others)
+    found = compare(base, runs((CASE, steps(NEAR)), *others)).cases[0]
+    alone = by_scipy(run(ten(0.01, 0.03)), run(NEAR), 0.95)[3]
+    assert 0.025 < alone < 0.05
+    assert found.p_value == pytest.approx(min(1.0, alone * (beside + 1)), rel=1e-6)
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize("adaptive", [(AUTO, FIXED), (FIXED, AUTO), (AUTO, AUTO)])
+def test_a_run_that_stopped_when_it_looked_narrow_is_judged_at_98_percent(
+    adaptive: tuple[Settings, Settings],
+) -> None:
+    plain = run(ten(0.01, 0.03)), run(NEAR)
+    base, other = (
+        make_file([CASE], file.launches, settings=s)
+        for file, s in zip(plain, adaptive, strict=True)
+    )
+    found = compare(base, other)
+    case = only(found)
+    ratio, low, high, p_value = by_scipy(*plain, 0.98)
+    assert found.level == 0.98 and case.interval is not None and case.interval.level == 0.98
+    assert (case.interval.low, case.interval.high) == pytest.approx((low, high), rel=1e-9)
+    assert 0.02 < p_value < 0.05 and case.verdict == "UNDECIDED"
+    assert compare(*plain).level == 0.95 and only(compare(*plain)).verdict == "FASTER"
+    assert ratio == pytest.approx(case.ratio)
+
+
+NANOSECONDS = st.integers(9_000_000, 9_400_000)
+LAUNCHES = st.lists(NANOSECONDS, min_size=3, max_size=8)
+TURNED: dict[CompareVerdict, CompareVerdict] = {"FASTER": "SLOWER", "SLOWER": "FASTER"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(LAUNCHES, LAUNCHES, st.sampled_from([1.0, 1.01, 1.02, 1.1]))
+def test_which_is_called_base_only_turns_the_ratio_over(
+    mine: list[int], theirs: list[int], factor: float
+) -> None:
+    one, two = run([n / 1e9 for n in mine]), run([n * factor / 1e9 for n in theirs])
+    forth, back = only(compare(one, two)), only(compare(two, one))
+    assert back.verdict == TURNED.get(forth.verdict, forth.verdict)
+    assert forth.ratio is not None and back.ratio == pytest.approx(1 / forth.ratio)
+    assert back.p_value == pytest.approx(forth.p_value)
+    if forth.interval is not None and back.interval is not None:
+        assert back.interval.low == pytest.approx(1 / forth.interval.high)
+        assert back.interval.high == pytest.approx(1 / forth.interval.low)
+
+
+def test_a_verdict_at_the_edge_does_not_depend_on_the_base() -> None:
+    """1 / 1.01 = 0.990099: less than 1 % below, although it is 1 % the other way."""
+    one, two = run([0.0101] * 5), run([0.0100] * 5)
+    assert only(compare(one, two)).verdict == "FASTER"
+    assert only(compare(two, one)).verdict == "SLOWER"
+    # 0.9801 to 1.00: within 2 % below; the other way it reaches 1.0203.
+    one, two = run([0.01] * 5), run([0.01 / 0.9903] * 4 + [0.0100])
+    assert only(compare(one, two)).verdict == only(compare(two, one)).verdict
+
+
+# --- For a CI ------------------------------------------------------------------------------------
+
+
+def test_slower_than_counts_sure_cases_by_their_ratio() -> None:
+    found = compare(run(FAST), run(SLOW))  # 0.909: 9.1 % slower
+    assert [len(slower_than(found, p)) for p in (0, 5, 9, 9.2, 50, 100)] == [1, 1, 1, 0, 0, 0]
+    unsure = compare(run(ten(0.01, 0.1)), run(ten(0.0104, 0.1)))
+    assert slower_than(unsure, 0) == [] and undecidable(unsure) == []
+    assert slower_than(compare(run(SLOW), run(FAST)), 0) == []
+    with pytest.raises(ComparisonError, match="percentage"):
+        slower_than(found, math.nan)
+
+
+def test_what_cannot_be_judged() -> None:
+    assert [c.verdict for c in undecidable(compare(run(FAST), run(SLOW[:4])))] == ["NO_INTERVAL"]
+    other, _ = REFUSED["batch"]
+    assert [c.verdict for c in undecidable(compare(run(FAST), other))] == ["INCOMPARABLE"]

@@ -1,0 +1,112 @@
+"""The card of a comparison, and its flat rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import get_args
+
+import pytest
+
+from bench.judging.compare import compare
+from bench.judging.comparison import CompareVerdict
+from bench.records.run import RunFile
+from bench.report import Canvas
+from bench.reports._comparison import WORDS, render
+from bench.tests.judging.two_runs import (
+    CASE,
+    FAST,
+    GEMM,
+    NEAR,
+    REFUSED,
+    SLOW,
+    run,
+    runs,
+    steps,
+    ten,
+)
+from bench.tests.scripts.regenerate import GOLDEN
+from bench.tests.values import make_case
+
+FIGURES = ("ratio", "ratio_low", "ratio_high", "level", "p_value_adjusted", "not_excluded")
+
+
+def test_flat_rows_have_nulls_and_never_zeros() -> None:
+    (found,) = json.loads((GOLDEN / "compare-json.txt").read_text(encoding="utf-8"))
+    assert found["cases_compared"] == 7 and len(found["cases"]) == 10
+    assert {c["verdict"] for c in found["cases"]} == set(get_args(CompareVerdict))
+    for case in found["cases"]:
+        assert case["verdict"] in WORDS and isinstance(case["reasons"], list)
+        have = {name for name in FIGURES if case[name] is not None}
+        assert have == {
+            "INCOMPARABLE": set(),
+            "NO_INTERVAL": {"ratio"},
+            "UNRANKED": set(FIGURES) - {"p_value_adjusted"},
+        }.get(case["verdict"], set(FIGURES))
+        assert bool(case["reasons"]) == (
+            case["verdict"] in ("INCOMPARABLE", "NO_INTERVAL", "UNRANKED")
+        )
+        for name in (*FIGURES, "chip_ratio", "software_ratio", "per_joule_ratio"):
+            assert case[name] is None or 0 < case[name] < math.inf
+        for side in ("base", "other"):
+            if case[side] is not None and case[side]["status"] != "measured":
+                assert case[side]["throughput"] is None and case[side]["ci_low"] is None
+
+
+def test_the_cards_have_every_word_and_fit() -> None:
+    for width in (80, 120):
+        card = (GOLDEN / f"compare-{width}.txt").read_text(encoding="utf-8")
+        text = " ".join(card.split())
+        for word in WORDS.values():
+            assert word in text or word.split()[0] in text, word
+        for part in ("MFU 61.7% and 58.4%", "of memory bandwidth", "driver: 580.1 | 7.2"):
+            assert part in text
+        for line in card.splitlines():
+            assert len(line) <= width and line == line.rstrip()
+    assert "per currency unit" in text and "no significant difference,\n" in card
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_figure_is_cut_off(width: int) -> None:
+    """Long rates and long names: lines are folded."""
+    long = make_case(workload="w" * 30, mode="train", parameters={"name": "n" * 50})
+    quick = ten(8.12e-7, 0.05)
+    base, other = (runs((long, steps(quick, unit="sequence"))) for _ in range(2))
+    text = render([compare(base, other)], Canvas(width=width))
+    assert text.count("1,23") == 2 and text.count(" sequence/s") == 2
+    assert "EQUIVALENT" in text or "excluded" in text
+
+
+def test_colour_is_not_needed() -> None:
+    found = compare(run(FAST), run(SLOW))
+    coloured = render([found], Canvas(width=100, colour=True))
+    assert "\x1b[" in coloured and "\x1b" not in render([found], Canvas(width=100))
+
+
+def test_why_a_clear_interval_may_have_no_verdict() -> None:
+    """Two cases: the interval of one excludes 1, and Holm's p does not fall below 5 %."""
+    beside = (GEMM, steps(ten(0.01, 0.03)))
+    base = runs((CASE, steps(ten(0.01, 0.03))), beside)
+    card = render([compare(base, runs((CASE, steps(NEAR)), beside))], Canvas(width=120))
+    assert "not excluded, p = 0.06" in " ".join(card.split())
+
+
+def test_a_run_that_did_not_end_by_itself_says_so() -> None:
+    half = compare(run(FAST), run(SLOW, end=None))
+    first, second = render([half], Canvas(width=120)).splitlines()[:2]
+    assert "UNFINISHED" in second and "UNFINISHED" not in first
+
+
+@pytest.mark.parametrize(
+    ("other", "step"),
+    [
+        (run(SLOW), "the pictures"),
+        (run(SLOW[:4]), "for verdicts, on both machines: accelmark run fake --launches 10"),
+        (run(ten(0.0101, 0.03)), "narrower intervals, on both machines: accelmark run fake --l"),
+        (REFUSED["batch"][0], "run the same suite on both"),
+        (runs((CASE, steps(SLOW, flags=("NO_STEADY_STATE",)))), "end other work"),
+    ],
+)
+def test_the_next_step(other: RunFile, step: str) -> None:
+    last = render([compare(run(FAST), other)], Canvas(width=200)).splitlines()[-1]
+    assert last.startswith(f"Next: {step}")
