@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
-from bench.measuring import worker
-from bench.planning.tuning import candidates, in_words, memory_format, settled
+from bench.planning.tuning import candidates
 from bench.records.case import Choice
-from bench.records.outcome import Failed, Measured, Outcome, Skipped
+from bench.records.outcome import Failed, Outcome, Skipped
 from bench.records.run import Settings
 from bench.records.runfile import Writer, read
 from bench.running.case_state import CaseState
@@ -33,11 +30,7 @@ from bench.tests.planning.tuned_runs import (
     rated,
     tuned_case,
 )
-from bench.tests.scripts.regenerate import command
-from bench.tests.small_workloads import one_thread
 from bench.tests.values import make_case, make_file, make_launch, make_measured, make_run
-
-__all__ = ["one_thread"]  # a fixture, used by being here
 
 
 def test_every_choice_is_tried_once_and_the_best_is_measured_again(tmp_path: Path) -> None:
@@ -322,80 +315,3 @@ def test_two_sides_measure_in_turns_although_their_searches_differ_in_length(
     assert "".join(order[:11]) == "ABBAABBAABA"
     pairs = {"".join(order[k : k + 2]) for k in (11, 13, 15)}
     assert pairs == {"AB", "BA"}, "each round has both, in changing order"
-
-
-# --- By real workers -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "choice",
-    [
-        {"batch_size": 1, "memory_format": "channels_last"},
-        {"batch_size": 2, "memory_format": "contiguous"},
-    ],
-    ids=in_words,
-)
-def test_a_worker_measures_the_choice_that_it_is_given(choice: Choice) -> None:
-    case = tuned_case(batch_size=(1, 2), memory_format=("channels_last", "contiguous"))
-    case = msgspec.structs.replace(case, precision="fp32", parameters={"image_size": 32})
-    request = worker.Request(
-        case=settled(case, choice),
-        backend="cpu",
-        index=0,
-        settings=Settings(
-            block_seconds=1e-4,
-            warmup_seconds=0.0,
-            warmup_limit_seconds=0.1,
-            steady_limit_seconds=0.01,
-        ),
-        samples=10,
-        seed=0,
-        memory_format=memory_format(choice),
-    )
-    report = worker.Launch(request, worker._Channel(io.BytesIO())).run()
-    assert isinstance(report.outcome, Measured), report.outcome
-    assert report.environment["job"]["memory_format"] == choice["memory_format"]
-    assert report.outcome.work.items == choice["batch_size"]
-
-
-SUITE = """
-[settings]
-launches = 1
-warmup_seconds = 0.0
-warmup_limit_seconds = 0.2
-block_seconds = 0.001
-steady_limit_seconds = 0.2
-
-[[case]]
-workload = "resnet50"
-mode = "infer"
-precision = "fp32"
-image_size = 32
-batch_size = 2
-tuned = { memory_format = ["contiguous", "channels_last"] }
-"""
-"""Two choices and no more: every launch of one is a process that imports torch."""
-
-
-def test_a_tuned_case_is_measured_by_real_processes(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(SUITE)
-    typed = ("run", "mine.toml", "--device", "cpu", "--out", "out")
-    done = command(*typed, folder=tmp_path, OMP_NUM_THREADS="1")
-    (path,) = (tmp_path / "out").glob("*.jsonl")
-    file = read(path)
-    trials, (final,) = file.launches[:-1], file.launches[-1:]
-    assert all(launch.search for launch in trials)
-    assert not final.search
-    # On a machine that is at work for others too, a slowed trial is made again.
-    assert len({str(launch.choice) for launch in trials}) == 2 <= len(trials) <= 4
-    for launch in file.launches:
-        assert isinstance(launch.outcome, Measured), launch.outcome
-        assert launch.choice is not None
-        assert launch.environment["job"]["memory_format"] == launch.choice["memory_format"]
-        assert launch.outcome.work.items == 2
-    row = only_row(file)
-    assert row.choice == file.launches[-1].choice
-    fastest = max(row.trials, key=lambda trial: trial.rate or 0)
-    assert row.choice == fastest.choice
-    assert "is the best of 2 choices, of which 2 ran" in " ".join(done.stdout.split())
-    assert "tries contiguous: " in done.stderr
