@@ -18,7 +18,6 @@ from bench.judging.comparison import CaseComparison
 from bench.judging.row import Row
 from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import figures
-from bench.precision import PRECISIONS
 from bench.records.outcome import Measured
 from bench.records.run import Launch
 from bench.reports._html_pair import spoken
@@ -105,11 +104,6 @@ def _bar(side: Side, row: Row) -> dict[str, Any]:
     }
 
 
-def _arithmetic(row: Row) -> str:
-    precision = PRECISIONS.get(row.case.precision)
-    return row.case.precision if precision is None else precision.arithmetic
-
-
 def roofline(sides: Sequence[Side]) -> dict[str, Any]:
     """Points (FLOP per byte, FLOP/s), roofs, and in words what is missing and why."""
     points: list[dict[str, Any]] = []
@@ -142,7 +136,7 @@ def _why_unplaced(row: Row) -> str:
 def _matmul_ceilings(side: Side) -> dict[str, float | None]:
     """Of each arithmetic that the run's cases use."""
     rows = [row for row in side.measured if row.flop_per_second is not None]
-    return {_arithmetic(row): row.matmul_ceiling for row in rows}
+    return {row.arithmetic: row.matmul_ceiling for row in rows}
 
 
 def _bandwidth_ceiling(side: Side) -> float | None:
@@ -151,7 +145,7 @@ def _bandwidth_ceiling(side: Side) -> float | None:
 
 def _roofs(side: Side) -> Iterator[dict[str, Any]]:
     bandwidth = _bandwidth_ceiling(side)
-    operations = {_arithmetic(row): row.operation for row in side.measured}
+    operations = {row.arithmetic: row.operation for row in side.measured}
     for arithmetic, matmul in _matmul_ceilings(side).items():
         yield {
             "run": side.number - 1,

@@ -17,6 +17,8 @@ from bench import catalogue
 from bench.errors import UnknownName
 
 PACKAGE = Path(bench.__file__).parent
+TESTS = PACKAGE / "tests"
+MOST_LINES = 400
 
 HOUSE = """
 room               | sees                                                       | uses
@@ -55,8 +57,8 @@ judging/           | catalogue errors planning precision records stats          
                    | telemetry units                                            |
 
 exchange/          | errors judging planning records telemetry                  | msgspec
-reports/           | errors exchange judging planning precision records report  | msgspec rich
-                   | stats units                                                | plotly jinja2
+reports/           | errors exchange judging planning records report stats      | msgspec rich
+                   | units                                                      | plotly jinja2
 publishing/        | errors judging records report                              | msgspec
                    |                                                            | cryptography
 conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
@@ -283,6 +285,31 @@ def test_the_list_of_vendors_would_be_noticed(file: Path) -> None:
         return
     text = file.read_text(encoding="utf-8").lower()
     assert any(re.search(rf"\b{word}\b", text) for word in VENDORS)
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_a_long_file_says_why(file: Path) -> None:
+    """In its docstring: `Long because ...`."""
+    text = file.read_text(encoding="utf-8")
+    if len(text.splitlines()) > MOST_LINES:
+        reason = re.search(r"\bLong because ([^.]+)\.", ast.get_docstring(ast.parse(text)) or "")
+        assert reason, f"more than {MOST_LINES} lines: carve it, or say why not"
+        assert len(reason[1].split()) >= 5
+
+
+def test_nothing_imports_the_tests() -> None:
+    """They are not in the wheel."""
+    found = [
+        name_of(f) for f in files() for m, _ in imports(parse(f)) if m.startswith("bench.tests")
+    ]
+    assert found == []
+
+
+def test_tests_lie_as_the_packages_do() -> None:
+    """A folder of tests is that of a package, or of what tests share."""
+    folders = {f.relative_to(TESTS).parts[0] for f in TESTS.rglob("test_*.py") if f.parent != TESTS}
+    assert folders <= {name for name, room in ROOMS.items() if room.package}
+    assert folders >= {name for name, room in ROOMS.items() if room.package} - {"plugins", "suite"}
 
 
 @every_file
