@@ -7,22 +7,14 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import pytest
 
 from bench import catalogue
-from bench.backend import DeviceInfo
 from bench.conformance import examine
-from bench.conformance.check import Check, Finding, Stand
-from bench.conformance.checks.arithmetic import kept_bits, matmul
-from bench.conformance.checks.telemetry import backwards, implausible
-from bench.conformance.examine import Examined
-from bench.records.observed import Reading
 from bench.tests.backends.test_simulated import Processes
 from bench.tests.conftest import Accelmark
 from bench.tests.simulated import FOLDER, environment
@@ -302,146 +294,6 @@ def test_bad_input(accelmark: Accelmark, arguments: tuple[str, ...], said: str) 
     code, out, err = accelmark("check-backend", *arguments)
     assert (code, out) == (2, "")
     assert said in err
-
-
-# --- its processes
-
-CPU = DeviceInfo(backend="cpu", index=0, name="a CPU", memory_bytes=None)
-
-
-def nothing(stand: Stand) -> Iterator[Finding]:
-    yield from ()
-
-
-def run(code: str, limit: float = 60.0) -> list[Examined]:
-    """Two checks whose processes run this code, after reading what they are asked."""
-    wanted = [Check(name=name, summary="s", parts=(nothing,), limit_seconds=limit) for name in "ab"]
-    prefix = "import sys, os, time\ntask = sys.stdin.readline()\nfirst = '\"a\"' in task\n"
-    prefix += "def say(text):\n    print(text, flush=True)\n"
-    prefix += "say('true')\nsys.stdin.readline()\n"
-    return list(examine.examine(CPU, wanted, (sys.executable, "-c", prefix + code)))
-
-
-def children() -> set[int]:
-    """Processes of this one, the zygote among them."""
-    return {process.pid for process in psutil.Process().children(recursive=True)}
-
-
-GOOD = 'say(\'{"title": "t", "verdict": "pass", "observed": "o"}\')\n'
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("os.kill(os.getpid(), 11)", "the worker was killed by SIGSEGV"),
-        ("sys.exit('CANNOT')", "the worker left with exit code 1 and no report: CANNOT"),
-        ("say('{')", "what it said is garbled"),
-        ("time.sleep(60)", "it did not end within 1 s"),
-        ("if os.fork() == 0: time.sleep(60)\nos._exit(3)", "left with exit code 3"),
-    ],
-)
-def test_whatever_becomes_of_a_check_the_others_go_on(code: str, reason: str) -> None:
-    start, before = time.monotonic(), children()
-    bad = "".join(f"    {line}\n" for line in code.splitlines())
-    first, second = run(f"{GOOD}if first:\n{bad}{GOOD}say('null')\n", limit=1.0)
-    assert [f.verdict for f in first.findings] == ["pass", "fail"]
-    assert first.findings[1].title == "a: to its end"
-    assert reason in first.findings[1].reason
-    assert (second.failures, len(second.findings)) == (0, 2)
-    assert time.monotonic() - start < 50
-    assert children() == before
-
-
-def test_a_check_whose_reader_is_gone_leaves_no_process() -> None:
-    before = children()
-    going = examine.examine(
-        CPU, [Check(name="a", summary="s", parts=(nothing,))] * 3, (sys.executable, "-c", "input()")
-    )
-    next(going)
-    going.close()
-    assert children() == before
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they end with their stdin")
-def test_a_parent_that_is_killed_leaves_no_process() -> None:
-    arguments = ["check-backend", "cpu", "--only", "operators"]
-    parent = subprocess.Popen(
-        [sys.executable, "-m", "bench", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    started: list[psutil.Process] = []
-    while not started:
-        assert parent.poll() is None
-        time.sleep(0.05)
-        there = psutil.Process(parent.pid).children(recursive=True)
-        started = [p for p in there if "bench.conformance.worker" in command_line(p)]
-    parent.kill()
-    parent.wait()
-    assert psutil.wait_procs(started, timeout=60)[1] == []
-
-
-def command_line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it is gone
-        return ""
-
-
-def test_the_parent_imports_no_torch() -> None:
-    code = (
-        "import sys\nfrom bench.conformance import examine\n"
-        "from bench.commands import check_backend\n"
-        "assert len(examine.all_checks()) > 10\nprint('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-
-
-def test_every_check_is_named_once_and_says_what_it_is() -> None:
-    found = examine.all_checks()
-    assert len({check.name for check in found}) == len(found)
-    for check in found:
-        assert check.summary and check.parts and check.limit_seconds <= 600
-
-
-@pytest.mark.parametrize(
-    ("finding", "complaint"),
-    [
-        ({"title": "t", "verdict": "fail", "reason": "r"}, "without its reason and the next act"),
-        ({"title": "t", "verdict": "fail", "next": "n"}, "without its reason and the next act"),
-        ({"title": "t", "verdict": "not observable"}, "no reason"),
-        ({"title": "t", "verdict": "pass"}, "nothing was observed"),
-    ],
-)
-def test_a_finding_that_says_nothing_cannot_be_made(
-    finding: dict[str, Any], complaint: str
-) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        Finding(**finding)
-
-
-def test_a_result_of_another_dtype_is_refused() -> None:
-    stand = Stand(catalogue.backend("cpu"), 0)
-    assert kept_bits(stand, "bfloat16", 7, matmul) == 7
-    assert kept_bits(stand, "float32", 23, lambda a, b: (a.bfloat16() @ b.bfloat16()).float()) == 7
-    with pytest.raises(TypeError, match=r"torch.bfloat16 asked for, torch.float32 given"):
-        kept_bits(stand, "bfloat16", 7, lambda a, b: (a @ b).float())
-
-
-def test_readings_that_cannot_be() -> None:
-    assert implausible(Reading(power_watts=500, temperature_celsius=90), 300, None) == []
-    assert implausible(Reading(power_watts=700, clock_mhz=20_000), 300, None) == [
-        "power 700 W is outside 0 to 600",
-        "clock 20,000 MHz is outside 0 to 10,000",
-    ]
-    assert implausible(Reading(utilisation_percent=101, memory_used_bytes=9), None, 8) == [
-        "utilisation 101 % is outside 0 to 100",
-        "memory 9 B is outside 0 to 8",
-    ]
-    fell = backwards(Reading(energy_joules=5), Reading(energy_joules=4))
-    assert fell == ["the energy counter fell from 5 to 4 J"]
-    assert backwards(Reading(energy_joules=5), Reading()) == []
 
 
 def test_a_check_leaves_nothing_in_the_folder(accelmark: Accelmark) -> None:

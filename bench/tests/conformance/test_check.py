@@ -1,0 +1,60 @@
+"""What a check is, what a finding must say, and what single readings give away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench import catalogue
+from bench.conformance import examine
+from bench.conformance.check import Finding, Stand
+from bench.conformance.checks.arithmetic import kept_bits, matmul
+from bench.conformance.checks.telemetry import backwards, implausible
+from bench.records.observed import Reading
+
+
+def test_every_check_is_named_once_and_says_what_it_is() -> None:
+    found = examine.all_checks()
+    assert len({check.name for check in found}) == len(found)
+    for check in found:
+        assert check.summary and check.parts and check.limit_seconds <= 600
+
+
+@pytest.mark.parametrize(
+    ("finding", "complaint"),
+    [
+        ({"title": "t", "verdict": "fail", "reason": "r"}, "without its reason and the next act"),
+        ({"title": "t", "verdict": "fail", "next": "n"}, "without its reason and the next act"),
+        ({"title": "t", "verdict": "not observable"}, "no reason"),
+        ({"title": "t", "verdict": "pass"}, "nothing was observed"),
+    ],
+)
+def test_a_finding_that_says_nothing_cannot_be_made(
+    finding: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Finding(**finding)
+
+
+def test_a_result_of_another_dtype_is_refused() -> None:
+    stand = Stand(catalogue.backend("cpu"), 0)
+    assert kept_bits(stand, "bfloat16", 7, matmul) == 7
+    assert kept_bits(stand, "float32", 23, lambda a, b: (a.bfloat16() @ b.bfloat16()).float()) == 7
+    with pytest.raises(TypeError, match=r"torch.bfloat16 asked for, torch.float32 given"):
+        kept_bits(stand, "bfloat16", 7, lambda a, b: (a @ b).float())
+
+
+def test_readings_that_cannot_be() -> None:
+    assert implausible(Reading(power_watts=500, temperature_celsius=90), 300, None) == []
+    assert implausible(Reading(power_watts=700, clock_mhz=20_000), 300, None) == [
+        "power 700 W is outside 0 to 600",
+        "clock 20,000 MHz is outside 0 to 10,000",
+    ]
+    assert implausible(Reading(utilisation_percent=101, memory_used_bytes=9), None, 8) == [
+        "utilisation 101 % is outside 0 to 100",
+        "memory 9 B is outside 0 to 8",
+    ]
+    fell = backwards(Reading(energy_joules=5), Reading(energy_joules=4))
+    assert fell == ["the energy counter fell from 5 to 4 J"]
+    assert backwards(Reading(energy_joules=5), Reading()) == []
