@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,13 @@ from bench import cli
 Outcome = tuple[int, str, str]
 Accelmark = Callable[..., Outcome]
 """Runs the command with these arguments: its exit code, stdout and stderr."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Beside another process of pytest-xdist: what a test starts does not hear of that."""
+    if hasattr(config, "workerinput"):
+        for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+            del os.environ[name]
 
 
 @pytest.fixture
