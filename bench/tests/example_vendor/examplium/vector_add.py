@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import Job, Mode, Parameters, Site, Workload, require_within
-from bench.workloads._models import SeededData
+from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
     from torch import Tensor
