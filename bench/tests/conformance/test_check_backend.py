@@ -23,9 +23,9 @@ from bench.conformance.checks.arithmetic import kept_bits, matmul
 from bench.conformance.checks.telemetry import backwards, implausible
 from bench.conformance.examine import Examined
 from bench.records.observed import Reading
-from bench.tests.backends.test_simulated import Processes
 from bench.tests.conftest import Accelmark
 from bench.tests.simulated import FOLDER, environment
+from bench.tests.simulated.processes import Processes
 
 SECONDS = 300
 SMALL = {"slow": "mm=20", "memory_bytes": 2**30}
