@@ -134,7 +134,7 @@ INFERENCE_PRECISIONS = ("bf16", "fp16", "fp32", "tf32")
 QUANTIZED_PRECISIONS = (*INFERENCE_PRECISIONS, "fp8", "int8")
 """Of inference whose workload quantizes its layers (`bench.workloads._quantized`)."""
 EXECUTIONS = ("eager", "compile")
-"""Of a mode whose job runs its model through `bench.workloads._models`, which can compile it."""
+"""Of a mode whose job runs its model through `bench.workloads._jobs`, which can compile it."""
 DECODE_EXECUTIONS = (*EXECUTIONS, "graph")
 """Of a decode whose step takes nothing from the host, so that it can be recorded and replayed."""
 

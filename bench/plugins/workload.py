@@ -28,25 +28,20 @@ from bench.workload import (
     twin_name,
     with_twins,
 )
-from bench.workloads._models import (
+from bench.workloads._jobs import (
     BATCHES,
     InferenceJob,
-    SeededData,
     TrainingJob,
     adamw_learning_rate,
     autocast,
-    build_model,
-    checkpoint_layers,
     cross_entropy,
     executed,
     gradient_norm,
-    initial_std,
     make_optimizer,
     model_facts,
-    parameter_count,
-    place,
-    with_cache,
 )
+from bench.workloads._seeded import SeededData, build_model, initial_std, parameter_count, place
+from bench.workloads._transformers import checkpoint_layers, with_cache
 
 __all__ = [
     "BATCHES",

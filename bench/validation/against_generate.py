@@ -30,7 +30,7 @@ from bench.records.case import Case
 from bench.records.run import Settings
 from bench.validation.agreement import TURNS, median_ratio, script
 from bench.workload import Site
-from bench.workloads._language import DecodeJob
+from bench.workloads._generation import DecodeJob
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from bench.workload import Site, Within
-from bench.workloads._models import TrainingJob, place
+from bench.workloads._jobs import TrainingJob
+from bench.workloads._seeded import place
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from bench.workloads._models import Batch, Forward
+    from bench.workloads._jobs import Batch, Forward
 
 MARGIN = 7
 """Images are made larger by one in so many than what is cropped: 256 for 224, as the field does."""

@@ -11,7 +11,8 @@ import msgspec
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import BatchSize, Job, Mode, Parameters, Site, Within, Workload
-from bench.workloads._models import BATCHES, SeededData
+from bench.workloads._jobs import BATCHES
+from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,16 +25,9 @@ from bench.workload import (
     twin_name,
     with_twins,
 )
-from bench.workloads._models import (
-    BATCHES,
-    InferenceJob,
-    SeededData,
-    TrainingJob,
-    adamw_learning_rate,
-    build_model,
-    checkpoint_layers,
-    initial_std,
-)
+from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
+from bench.workloads._seeded import SeededData, build_model, initial_std
+from bench.workloads._transformers import checkpoint_layers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

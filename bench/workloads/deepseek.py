@@ -45,8 +45,9 @@ from bench.workload import (
     with_twins,
 )
 from bench.workloads import _language
-from bench.workloads._language import ATTENTION, CacheShape, register_attention
-from bench.workloads._models import SeededData, build_model, initial_std
+from bench.workloads._generation import CacheShape
+from bench.workloads._seeded import SeededData, build_model, initial_std
+from bench.workloads._transformers import ATTENTION, register_attention
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,14 +12,8 @@ import msgspec
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import Job, Parameters, Sgd, Site, Within, Workload, train_and_infer
-from bench.workloads._models import (
-    BATCHES,
-    InferenceJob,
-    SeededData,
-    TrainingJob,
-    build_model,
-    place,
-)
+from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
+from bench.workloads._seeded import SeededData, build_model, place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ from bench.precision import PRECISIONS, Precision
 from bench.quantized_product import quantize
 from bench.records.outcome import Work
 from bench.workload import Job, Mode, Parameters, Site, Unsupported, Workload
-from bench.workloads._models import SeededData
+from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
     import torch

@@ -23,14 +23,7 @@ from bench.workload import (
     Workload,
     train_and_infer,
 )
-from bench.workloads._models import (
-    BATCHES,
-    InferenceJob,
-    SeededData,
-    TrainingJob,
-    build_model,
-    place,
-)
+from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
 from bench.workloads._pipeline import (
     Feed,
     GeneratedImages,
@@ -41,6 +34,7 @@ from bench.workloads._pipeline import (
     transferred_bytes,
     without_processes,
 )
+from bench.workloads._seeded import SeededData, build_model, place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

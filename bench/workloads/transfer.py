@@ -11,7 +11,7 @@ import msgspec
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import Job, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
-from bench.workloads._models import SeededData
+from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,16 +19,8 @@ from bench.workload import (
     Workload,
     train_and_infer,
 )
-from bench.workloads._models import (
-    BATCHES,
-    InferenceJob,
-    SeededData,
-    TrainingJob,
-    adamw_learning_rate,
-    build_model,
-    initial_std,
-    place,
-)
+from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
+from bench.workloads._seeded import SeededData, build_model, initial_std, place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

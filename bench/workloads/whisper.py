@@ -25,16 +25,9 @@ from bench.workload import (
     twin_name,
     with_twins,
 )
-from bench.workloads._models import (
-    BATCHES,
-    SeededData,
-    build_model,
-    executed,
-    initial_std,
-    model_facts,
-    place,
-    with_cache,
-)
+from bench.workloads._jobs import BATCHES, executed, model_facts
+from bench.workloads._seeded import SeededData, build_model, initial_std, place
+from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

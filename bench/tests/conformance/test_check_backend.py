@@ -15,9 +15,9 @@ import pytest
 
 from bench import catalogue
 from bench.conformance import examine
-from bench.tests.backends.test_simulated import Processes
 from bench.tests.conftest import Accelmark
 from bench.tests.simulated import FOLDER, environment
+from bench.tests.simulated.processes import Processes
 
 SECONDS = 300
 SMALL = {"slow": "mm=20", "memory_bytes": 2**30}

@@ -13,8 +13,8 @@ from bench.planning import plan, suite_file
 from bench.tests.values import make_case
 from bench.validation import agreement
 from bench.validation.bare import text, vision
-from bench.workloads import bert, deepseek, diffusion, llama, resnet50, vit_b16
-from bench.workloads._models import parameter_count
+from bench.workloads import _denoisers, bert, deepseek, llama, resnet50, vit_b16
+from bench.workloads._seeded import parameter_count
 
 KERNELS = ("gemm", "memory", "attention", "launch", "transfer")
 """Workloads without a model: what they do is one call of torch."""
@@ -40,7 +40,7 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "diffusion": (
         lambda: vision._dit({"batch_size": 1})[0],
-        lambda: diffusion._construct(diffusion.DITS["dit-s-2"]),
+        lambda: _denoisers.construct(_denoisers.DITS["dit-s-2"]),
     ),
     "bert": (text._bert, lambda: bert._construct(bert.SIZES["base"])),
     "llama": (text._llama, lambda: llama._construct(llama.SIZES["smollm2-135m"])),

@@ -18,7 +18,7 @@ from bench.records.runfile import read
 from bench.tests.scripts.regenerate import command
 from bench.tests.small_workloads import MODES, WORKLOADS, small
 from bench.workload import EXECUTIONS, Site
-from bench.workloads._models import executed
+from bench.workloads._jobs import executed
 
 SUITE = """
 [settings]

@@ -20,7 +20,8 @@ from bench.records.outcome import Skipped
 from bench.records.run import Settings
 from bench.tests.small_workloads import FP32, WORKLOADS, build, model_of, one_thread, site, small
 from bench.workloads import bert, deepseek, llama, whisper
-from bench.workloads._models import SeededData, TrainingJob, build_model
+from bench.workloads._jobs import TrainingJob
+from bench.workloads._seeded import SeededData, build_model
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 

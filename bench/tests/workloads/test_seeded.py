@@ -11,8 +11,8 @@ import torch
 
 from bench.precision import PRECISIONS, REFERENCE
 from bench.tests.small_workloads import FP32, one_thread, site
-from bench.workloads import bert, deepseek, diffusion, llama, resnet50, vit_b16, whisper
-from bench.workloads._models import SeededData, build_model, parameter_count
+from bench.workloads import _denoisers, bert, deepseek, llama, resnet50, vit_b16, whisper
+from bench.workloads._seeded import SeededData, build_model, parameter_count
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
@@ -22,8 +22,8 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "deepseek": functools.partial(deepseek._construct, deepseek.SIZES["tiny"]),
     "deepseek v3": functools.partial(deepseek._construct, deepseek.SIZES["tiny-v3"]),
     "vit-b16": functools.partial(vit_b16._construct, 1, 48),
-    "dit": functools.partial(diffusion._construct, diffusion.DITS["tiny"]),
-    "unet": functools.partial(diffusion._construct, diffusion.UNETS["tiny-unet-2l"]),
+    "dit": functools.partial(_denoisers.construct, _denoisers.DITS["tiny"]),
+    "unet": functools.partial(_denoisers.construct, _denoisers.UNETS["tiny-unet-2l"]),
 }
 
 

@@ -21,8 +21,8 @@ from bench.tests.small_workloads import (
     one_thread,
     site,
 )
-from bench.workloads import diffusion, resnet50, vit_b16
-from bench.workloads._models import parameter_count
+from bench.workloads import _denoisers, diffusion, resnet50, vit_b16
+from bench.workloads._seeded import parameter_count
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -89,21 +89,21 @@ def test_vit_b16_does_not_drop_out_and_sees_every_patch() -> None:
 
 @pytest.mark.parametrize("name", ["dit-s-2", "dit-xl-2", "sdxl-unet", "tiny-unet"])
 def test_diffusion_models_have_their_published_parameters_and_declared_cost(name: str) -> None:
-    unet = diffusion.UNETS.get(name)
-    size = unet or diffusion.DITS[name]
+    unet = _denoisers.UNETS.get(name)
+    size = unet or _denoisers.DITS[name]
     counter = FlopCounterMode(display=False)
     latents = (1, 4, size.latents, size.latents)
     with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model = diffusion._construct(size)
+        model = _denoisers.construct(size)
         step = torch.zeros(1, dtype=torch.long)
         inputs = (torch.empty(latents), step)
         if unet is None:
             with counter:
-                diffusion._denoise_labelled(model, (*inputs, step))
+                _denoisers.denoise_labelled(model, (*inputs, step))
         else:
             added = torch.empty(1, 77, unet.text), torch.empty(1, unet.pooled), step.expand(1, 6)
             with counter:
-                diffusion._denoise_described(model, (*inputs, *added))
+                _denoisers.denoise_described(model, (*inputs, *added))
     assert size.published_parameters in (None, parameter_count(model))
     workload = WORKLOADS["diffusion"]
     work = workload.work("infer", diffusion.InferParameters(model=name, batch_size=2), FP32)

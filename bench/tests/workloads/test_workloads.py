@@ -35,7 +35,7 @@ from bench.tests.small_workloads import (
     small,
 )
 from bench.workloads import deepseek, llama, whisper
-from bench.workloads._models import gradient_norm, make_optimizer
+from bench.workloads._jobs import gradient_norm, make_optimizer
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.validation.bare.loop import Loop, Parameters, adamw, inference, training
-from bench.workloads._models import with_cache
+from bench.workloads._transformers import with_cache
 
 BERT_RATE = 5e-6
 LLAMA_RATE = 7e-6

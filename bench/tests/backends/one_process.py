@@ -1,0 +1,45 @@
+"""The command, whose launches all happen in its own process: what they import, it imports once.
+
+`python -m bench.tests.backends.one_process run --device ascend`. A launch takes three samples, as
+soon as it can, and nobody looks at the device.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from bench import cli
+from bench.measuring import worker
+from bench.records import environment
+from bench.running import launcher
+
+SAMPLES = 3
+WARMUP_SECONDS = 0.02
+
+
+def launch_here(
+    requests: Sequence[worker.Request], variables: Mapping[str, str], *_: Any, **__: Any
+) -> Iterator[launcher.Finished]:
+    """As `launcher.launch_together`."""
+    os.environ.update(environment.worker_variables(variables))
+    for request in requests:
+        start = time.monotonic()
+        gc.freeze()  # or each launch would look through what all before it have imported
+        settings = msgspec.structs.replace(request.settings, warmup_limit_seconds=WARMUP_SECONDS)
+        short = msgspec.structs.replace(request, settings=settings, samples=SAMPLES)
+        report = worker.Launch(short, worker._Channel(io.BytesIO())).run()
+        yield launcher.Finished(report=report, seconds=time.monotonic() - start, stderr_tail="")
+
+
+if __name__ == "__main__":
+    gc.disable()  # as a worker does
+    with mock.patch.object(launcher, "launch_together", launch_here):
+        cli.main()

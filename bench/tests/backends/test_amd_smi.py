@@ -1,0 +1,179 @@
+"""AMD's tools: what amd-smi and rocm-smi print, and amdsmi by a fake."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.backends import _amd_smi
+from bench.records.observed import Reading
+from bench.telemetry.source import NotObservable, Process, Source
+
+AMD_SMI = """WARNING: User is missing the following required groups: render
+{"gpu_data": [
+ {"gpu": 0, "usage": {"gfx_activity": {"value": 87, "unit": "%"}},
+  "power": {"socket_power": {"value": 542, "unit": "W"}, "gfx_voltage": "N/A"},
+  "clock": {"gfx_0": {"clk": {"value": 1930, "unit": "MHz"}},
+            "mem_0": {"clk": {"value": 1300, "unit": "MHz"}}},
+  "temperature": {"edge": "N/A", "hotspot": {"value": 71, "unit": "C"}},
+  "energy": {"total_energy_consumption": {"value": 98765.43, "unit": "J"}},
+  "mem_usage": {"used_vram": {"value": 121344, "unit": "MB"}}},
+ {"gpu": 1, "power": {"socket_power": "N/A", "average_socket_power": {"value": 141, "unit": "W"}},
+  "temperature": {"edge": {"value": 38, "unit": "C"}, "hotspot": "N/A"}}]}
+"""
+ROCM_SMI = """{"card0": {"GPU use (%)": "61", "Energy counter": "6122129286992",
+ "Accumulated Energy (uJ)": "93668579250000.0", "Average Graphics Package Power (W)": "89.0",
+ "Temperature (Sensor edge) (C)": "33.0", "Temperature (Sensor junction) (C)": "35.0",
+ "sclk clock speed:": "(1700Mhz)", "mclk clock speed:": "(1600Mhz)",
+ "VRAM Total Used Memory (B)": "11579392"}, "system": {"Driver version": "5.18.13"}}"""
+
+
+def test_amd_smi_json() -> None:
+    assert _amd_smi.parse_amd_smi(AMD_SMI, 0) == Reading(
+        power_watts=542,
+        energy_joules=98765.43,
+        clock_mhz=1930,
+        memory_clock_mhz=1300,
+        temperature_celsius=71,
+        utilisation_percent=87,
+        memory_used_bytes=121344 * 2**20,
+    )
+    other = _amd_smi.parse_amd_smi(AMD_SMI, 1)
+    assert (other.power_watts, other.temperature_celsius, other.clock_mhz) == (141, 38, None)
+    bare = _amd_smi.parse_amd_smi('[{"gpu": 0, "power": {"socket_power": 90}}]', 0)
+    assert bare == Reading(power_watts=90)
+
+
+def test_rocm_smi_json() -> None:
+    assert _amd_smi.parse_rocm_smi(ROCM_SMI, 0) == Reading(
+        power_watts=89,
+        energy_joules=93668579.25,
+        clock_mhz=1700,
+        memory_clock_mhz=1600,
+        temperature_celsius=35,
+        utilisation_percent=61,
+        memory_used_bytes=11579392,
+    )
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        lambda: _amd_smi.parse_amd_smi(AMD_SMI, 7),
+        lambda: _amd_smi.parse_amd_smi("no devices", 0),
+        lambda: _amd_smi.parse_amd_smi('{"gpu_data": [', 0),
+        lambda: _amd_smi.parse_rocm_smi(ROCM_SMI, 1),
+        lambda: _amd_smi.parse_rocm_smi("[]", 0),
+    ],
+)
+def test_an_answer_without_the_device_is_a_reason(parse: Callable[[], object]) -> None:
+    with pytest.raises(NotObservable):
+        parse()
+
+
+class FakeAmdSmi(SimpleNamespace):
+    """As much of amdsmi 7.0 as is used: an MI300X, with HIP counting backwards."""
+
+    AmdSmiTemperatureType = SimpleNamespace(HOTSPOT=1)
+    AmdSmiTemperatureMetric = SimpleNamespace(CURRENT=0)
+    AmdSmiClkType = SimpleNamespace(GFX=1, MEM=5)
+
+    def amdsmi_init(self) -> None:
+        pass
+
+    def amdsmi_get_processor_handles(self) -> list[str]:
+        return ["bus 0", "bus 1"]
+
+    def amdsmi_get_gpu_enumeration_info(self, handle: str) -> dict[str, int]:
+        return {"hip_id": {"bus 0": 1, "bus 1": 0}[handle]}
+
+    def amdsmi_get_power_info(self, handle: str) -> dict[str, Any]:
+        return {"socket_power": 0, "current_socket_power": 750, "average_socket_power": "N/A"}
+
+    def amdsmi_get_energy_count(self, handle: str) -> dict[str, Any]:
+        return {"energy_accumulator": 10**9, "counter_resolution": 15.259, "timestamp": 1}
+
+    def amdsmi_get_clock_info(self, handle: str, kind: int) -> dict[str, Any]:
+        return {"clk": {1: 2100, 5: 1300}[kind], "max_clk": "N/A"}
+
+    def amdsmi_get_temp_metric(self, handle: str, sensor: int, metric: int) -> int:
+        return 77
+
+    def amdsmi_get_gpu_activity(self, handle: str) -> dict[str, Any]:
+        return {"gfx_activity": 100, "umc_activity": "N/A"}
+
+    def amdsmi_get_gpu_vram_usage(self, handle: str) -> dict[str, int]:
+        return {"vram_total": 196592, "vram_used": 1024}
+
+    def amdsmi_get_violation_status(self, handle: str) -> dict[str, Any]:
+        return {"active_ppt_pwr": True, "active_socket_thrm": False, "active_hbm_thrm": "N/A"}
+
+    def amdsmi_get_gpu_process_list(self, handle: str) -> list[dict[str, Any]]:
+        return [{"pid": 7, "name": "N/A", "memory_usage": {"vram_mem": 2**20}}]
+
+
+def amd(monkeypatch: pytest.MonkeyPatch, smi: Any, index: int = 0, **variables: str) -> Source:
+    for name in ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "amdsmi", smi)
+    return _amd_smi.amd_source(index)
+
+
+def test_amdsmi_figures_are_in_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = amd(monkeypatch, FakeAmdSmi())
+    assert isinstance(source, _amd_smi.AmdSmiSource)
+    assert source._handle == "bus 1", "HIP's count, not the bus's"
+    assert source.read() == Reading(
+        power_watts=750,
+        energy_joules=15259.0,
+        clock_mhz=2100,
+        memory_clock_mhz=1300,
+        temperature_celsius=77,
+        utilisation_percent=100,
+        memory_used_bytes=2**30,
+        reasons=("power cap",),
+    )
+    assert source.absent == {}
+    assert source.processes() == (Process(7, 2**20),)
+
+
+def test_an_older_amdsmi_says_less_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No enumeration, no violations, and the die of a pair that has no power of its own."""
+
+    class Older(FakeAmdSmi):
+        def amdsmi_get_gpu_enumeration_info(self, handle: str) -> Any:
+            raise AttributeError("no such call")
+
+        def amdsmi_get_violation_status(self, handle: str) -> Any:
+            raise RuntimeError("not supported")
+
+        def amdsmi_get_power_info(self, handle: str) -> dict[str, Any]:
+            return {"average_socket_power": 0, "current_socket_power": "N/A"}
+
+    source = amd(monkeypatch, Older(), 1)
+    reading = source.read()
+    assert (reading.power_watts, reading.reasons) == (None, None)
+    assert source.absent["power"] == "this die has no power of its own"
+    assert "amdsmi" in source.absent["reasons"]
+
+
+def test_without_any_of_amds_tools_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(NotObservable, match=r"amdsmi does not load.*amd-smi is not.*rocm-smi is"):
+        amd(monkeypatch, None)
+
+
+def test_devices_hidden_from_rocm(monkeypatch: pytest.MonkeyPatch) -> None:
+    amd(monkeypatch, FakeAmdSmi(), ROCR_VISIBLE_DEVICES="1,0")
+    assert _amd_smi.physical(0) == 1
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1")
+    assert _amd_smi.physical(0) == 0
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "GPU-deadbeef,GPU-1")
+    with pytest.raises(NotObservable, match="does not number device 1"):
+        _amd_smi.physical(0)

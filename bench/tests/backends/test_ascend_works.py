@@ -1,0 +1,124 @@
+"""Every work on the simulated Ascend device: measured on its second die, as on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import catalogue
+from bench.backends._torch_device import host_fallbacks
+from bench.measuring.numerics import TOLERANCES
+from bench.planning.suite_file import find_suite
+from bench.records.outcome import Measured, Skipped
+from bench.records.run import Launch, RunFile
+from bench.tests.backends.simulated_commands import DIES, Command, Commands, name_of, under_way
+from bench.tests.conftest import Accelmark
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
+
+SMOKE = "[[case]]" + find_suite("smoke").read_text(encoding="utf-8").partition("[[case]]")[2]
+"""The cases of the shipped suite."""
+TRAINED = "".join(
+    f"[[case]]{entry}"
+    for entry in SMOKE.split("[[case]]")
+    if re.search(r'mode = .*"(train|lora)', entry)
+)
+"""Those of them that have a loss."""
+COMMANDS = {
+    "every work": Command("run --device ascend:1", SMOKE, DIES, "bench.tests.backends.one_process"),
+    "the host": Command("run --device cpu", TRAINED, {}, "bench.tests.backends.one_process"),
+}
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Both, under way."""
+    with under_way(COMMANDS, tmp_path_factory) as found:
+        yield found
+
+
+def measured(run: RunFile) -> list[Launch]:
+    """The launches that make up figures."""
+    return [launch for launch in run.launches if not launch.search]
+
+
+def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
+    done = commands["every work"].result()
+    assert done.code == 0, done.err
+    assert host_fallbacks(done.err.splitlines()) == ()
+    (run,) = done.runs
+    assert len(measured(run)) == len(run.run.plan)
+    workloads = {name: catalogue.workload(name) for name in catalogue.plug_ins("workloads")}
+    every = {(name, mode) for name, workload in workloads.items() for mode in workload.modes}
+    assert {(case.workload, case.mode) for case in run.run.plan} == every
+    for launch in measured(run):
+        assert isinstance(launch.outcome, Measured), (name_of(launch.case), launch.outcome)
+        assert launch.outcome.step_clock == "device event"
+        assert launch.outcome.memory.scope.startswith("device allocator")
+        assert launch.environment["float32_reduced"] is False
+        assert launch.environment["variables"]["TORCH_NPU_FALLBACK_CPU_DISABLE"] == "1"
+        assert launch.environment["job"].get("memory_format", "contiguous") == "contiguous"
+    described = run.launches[0].environment["device"]
+    assert described["index"] == 1 and described["simulated"] is True
+    facts = described["facts"]
+    assert facts["torch_npu"].endswith("+sim") and facts["cann"] and facts["driver"]
+    assert (facts["card"], facts["die"], facts["dies_per_package"]) == ("0", "1", "2")
+    state = run.launches[0].environment["device_state"]
+    assert state["hf32_matmul"] == state["hf32_conv"] == "False"
+    assert state["card_power_watts"] == "178.5" and state["aicore_mhz"] == "900"
+
+
+def test_a_tuned_case_does_without_what_the_device_cannot_do(commands: Commands) -> None:
+    (run,) = commands["every work"].result().runs
+    last, first, again = (launch for launch in run.launches if launch.case.space)
+    assert last.choice == {"memory_format": "channels_last"}
+    assert last.outcome == Skipped(reason="channels_last: the backend ascend does not have it")
+    assert first.choice == again.choice == {"memory_format": "contiguous"}
+    assert isinstance(again.outcome, Measured)
+    assert not again.search
+
+
+def test_losses_are_those_of_the_cpu(commands: Commands) -> None:
+    """From the same seeds: after the first step, to the tolerance of the gate."""
+    (there,), (here,) = (commands[name].result().runs for name in ("every work", "the host"))
+    losses = [
+        {
+            x.fingerprint: x.outcome.witness[0]
+            for x in run.launches
+            if isinstance(x.outcome, Measured)
+        }
+        for run in (there, here)
+    ]
+    trained = [case for case in here.run.plan if case.mode in ("train", "train-pipeline", "lora")]
+    assert len(trained) >= 8
+    for case in trained:
+        of_device, of_host = (found[case.fingerprint] for found in losses)
+        tolerance = TOLERANCES[case.precision]["loss"]
+        assert of_device == pytest.approx(of_host, rel=tolerance), case.label
+
+
+def test_a_run_of_the_device_and_one_of_the_cpu_are_set_side_by_side(
+    commands: Commands, accelmark: Accelmark, tmp_path: Path
+) -> None:
+    """Refused, because it is simulated, and for that alone: as if it were not, it is compared."""
+    (there,), (here,) = (commands[name].result().runs for name in ("every work", "the host"))
+    common = {case.fingerprint for case in here.run.plan}
+    assert common < {case.fingerprint for case in there.run.plan}
+    text = Path(there.path).read_text(encoding="utf-8")
+    as_if = tmp_path / "as-if.jsonl"
+    as_if.write_text(text.replace('"simulated":true', '"simulated":false'), encoding="utf-8")
+    for other, code, compared in ((Path(there.path), 1, 0), (as_if, 0, len(common))):
+        ended, out, err = accelmark("compare", here.path, str(other), "--json")
+        assert ended == code, err
+        (comparison,) = json.loads(out)
+        assert comparison["cases_compared"] == compared
+        found = {one["fingerprint"]: one for one in comparison["cases"]}
+        for name in common:
+            refused = found[name]["verdict"] == "INCOMPARABLE"
+            assert refused is (found[name]["reasons"] == ["other: a simulated device"])
+            assert refused is (compared == 0)

@@ -1,0 +1,48 @@
+"""The CPU: what it lacks, how its memory is kept and its peak read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import catalogue
+from bench.backend import DeviceInfo, supported_precisions
+
+
+def test_cpu_refuses_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.backends import cpu
+
+    device = cpu.CpuDevice(DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1))
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: {"avx2"})
+    answers = supported_precisions(cpu.BACKEND, device.info)
+    assert {name for name, reason in answers.items() if reason} == {"fp16", "tf32", "fp8"}
+    assert "no fp16 arithmetic" in str(answers["fp16"])
+    assert "no fp8 arithmetic" in str(answers["fp8"])
+    assert device.facts() == {"instructions": "avx2"}
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: {"amx_fp16", "amx_fp8"})
+    answers = supported_precisions(cpu.BACKEND, device.info)
+    assert {name for name, reason in answers.items() if reason} == {"tf32"}
+
+
+def test_cpu_keeps_big_blocks_in_the_heap() -> None:
+    """Or page faults cost ResNet-50 half its speed; the torch plug-ins of vendors stay away."""
+    found = catalogue.backend("cpu").worker_environment()
+    assert int(found["MALLOC_MMAP_THRESHOLD_"]) >= 2**30
+    assert int(found["MALLOC_TRIM_THRESHOLD_"]) > int(found["MALLOC_MMAP_THRESHOLD_"])
+    assert found["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"
+
+
+def test_a_peak_that_cannot_be_reset_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container without /proc/self/clear_refs, or another system."""
+    from bench.backends import cpu
+
+    device = cpu.CpuDevice(DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1))
+
+    def refused(*_: Any) -> int:
+        raise PermissionError("clear_refs")
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    device.reset_peak_memory()
+    assert device.memory().scope == "process RSS since its start"

@@ -1,0 +1,185 @@
+"""CUDA on a fake runtime: its devices, precisions, switches, failures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.backend import DeviceInfo, DeviceUnavailable, supported_precisions
+from bench.backends import _trial
+from bench.backends.cuda import CudaBackend, CudaDevice
+from bench.precision import PRECISIONS
+
+
+class FakeCuda:
+    """What the backend asks of `torch.cuda`."""
+
+    def __init__(self, capabilities: list[tuple[int, int]]) -> None:
+        self.capabilities = capabilities
+        self.current: int | None = None
+
+    def is_available(self) -> bool:
+        return bool(self.capabilities)
+
+    def device_count(self) -> int:
+        return len(self.capabilities)
+
+    def set_device(self, index: int) -> None:
+        self.current = index
+
+    def get_device_properties(self, index: int) -> Any:
+        major, minor = self.capabilities[index]
+        return SimpleNamespace(
+            name=f"Fake GPU {index}",
+            major=major,
+            minor=minor,
+            multi_processor_count=80,
+            total_memory=16 * 2**30,
+            uuid=f"0000-{index}",
+        )
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """A CUDA build of torch that sees a Turing and an Ampere GPU, without NVML."""
+    import pynvml
+    import torch
+
+    fake = FakeCuda([(7, 5), (8, 0)])
+    monkeypatch.setattr(torch, "cuda", fake)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+
+    def broken() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", broken)
+    for module, name in (
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cudnn, "benchmark"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    torch.get_device_module.cache_clear()
+    yield fake
+    torch.get_device_module.cache_clear()
+
+
+@pytest.mark.usefixtures("fake_cuda")
+def test_cuda_devices_are_listed() -> None:
+    turing, ampere = CudaBackend().devices()
+    assert (turing.address, turing.name) == ("cuda:0", "Fake GPU 0")
+    assert (ampere.address, ampere.index) == ("cuda:1", 1)
+    assert turing.facts["compute_capability"] == "7.5"
+    assert ampere.facts["cuda"] == "12.8" and ampere.memory_bytes == 16 * 2**30
+    assert "driver" not in ampere.facts, "NVML says nothing: nothing is made up"
+
+
+def test_cuda_opens_the_device_with_tf32_off_but_for_tf32(fake_cuda: FakeCuda) -> None:
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    try:
+        device = CudaBackend().open(1, PRECISIONS["fp32"])
+        assert fake_cuda.current == 1
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.cudnn.allow_tf32 is False
+        CudaBackend().open(1, PRECISIONS["tf32"])
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32 is True
+        assert isinstance(device, CudaDevice) and device.info.index == 1
+        assert not device.synchronous and device.needs_warmup_under_load
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("fake_cuda")
+def test_cuda_refuses_a_device_that_is_not_there() -> None:
+    with pytest.raises(
+        DeviceUnavailable, match="cuda:2: there are 2 CUDA devices, cuda:0 to cuda:1"
+    ):
+        CudaBackend().open(2, PRECISIONS["fp32"])
+
+
+def test_cuda_reads_tf32_back_from_the_librarys_own_variable_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device = CudaDevice.__new__(CudaDevice)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    assert device.float32_reduced()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert not device.float32_reduced(), "off, whatever torch's switches say"
+
+
+@pytest.mark.parametrize(
+    ("capability", "lacking"),
+    [
+        ("7.0", {"bf16", "bf16-amp", "tf32", "fp8"}),
+        ("7.5", {"bf16", "bf16-amp", "tf32", "fp8"}),
+        ("8.0", {"fp8"}),
+        ("8.9", set()),
+        ("9.0", set()),
+    ],
+)
+def test_cuda_has_bfloat16_and_tf32_from_ampere_on_and_fp8_from_ada_on(
+    monkeypatch: pytest.MonkeyPatch, capability: str, lacking: set[str]
+) -> None:
+    monkeypatch.setattr(_trial, "refusal", lambda *_: None)
+    info = DeviceInfo(
+        backend="cuda",
+        index=0,
+        name="x",
+        memory_bytes=1,
+        facts={"compute_capability": capability},
+    )
+    answers = supported_precisions(CudaBackend(), info)
+    assert {name for name, reason in answers.items() if reason} == lacking
+    said = {"bf16": "bfloat16 (8.0", "bf16-amp": "bfloat16 (8.0", "tf32": "TF32 (8.0"}
+    for name in lacking:
+        what = said.get(name, "fp8 (8.9")
+        assert answers[name] == f"compute capability {capability} has no {what} and above have)"
+
+
+def test_cuda_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, fake_cuda: FakeCuda) -> None:
+    import torch
+
+    fake_cuda.capabilities = []
+    with pytest.raises(DeviceUnavailable, match=r"cuda: .* sees no CUDA device\. Check nvidia-smi"):
+        CudaBackend().devices()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(DeviceUnavailable, match=r"cuda: this torch .* is built without CUDA\. Ins"):
+        CudaBackend().devices()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(DeviceUnavailable, match="cuda: torch does not load"):
+        CudaBackend().devices()
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", "oom"),
+        ("CUDA error: an illegal memory access was encountered", "device_lost"),
+        ("CUDA error: unspecified launch failure", "device_lost"),
+        ("CUDA error: device-side assert triggered", "device_lost"),
+        ("CUDA error: an illegal instruction was encountered", "device_lost"),
+        ("CUDA error: uncorrectable ECC error encountered", "device_lost"),
+        ("GPU has fallen off the bus", "device_lost"),
+        ("mat1 and mat2 shapes cannot be multiplied", "error"),
+        ("CUDA error: invalid argument", "error"),
+    ],
+)
+def test_cuda_failures_are_sorted(message: str, kind: str) -> None:
+    assert CudaBackend().failure_kind(RuntimeError(message)) == kind
+
+
+def test_cuda_events_are_milliseconds() -> None:
+    device = CudaDevice(DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=1))
+    start = SimpleNamespace(elapsed_time=lambda end: 1.5)
+    assert device.elapsed_ns(start, None) == 1_500_000

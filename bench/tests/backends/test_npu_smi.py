@@ -1,0 +1,204 @@
+"""npu-smi: what real ones print, which die is meant, whose power it says."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from bench.backend import DeviceInfo
+from bench.backends import _npu_smi, ascend
+from bench.backends._npu_smi import chip_of, parse_common, parse_info, power_of_card
+from bench.telemetry.source import NotObservable, Process, Source
+from bench.tests import simulated
+
+A3 = """\
+| NPU   Name       | Health       | Power(W)  Temp(C)          Hugepages-Usage(page)|
+| Chip  Phy-ID     | Bus-Id       | AICore(%) Memory-Usage(MB) HBM-Usage(MB)        |
++==================+==============+=================================================+
+| 0     Ascend910  | OK           | 178.5     36               0    / 0             |
+| 0     0          | 0000:9D:00.0 | 0         0    / 0         3416 / 65536         |
++------------------+--------------+-------------------------------------------------+
+| 0     Ascend910  | OK           | -         36               0    / 0             |
+| 1     1          | 0000:9F:00.0 | 0         0    / 0         3195 / 65536         |
++==================+==============+=================================================+
+| 1     Ascend910  | OK           | 181.0     37               0    / 0             |
+| 0     2          | 0000:A0:00.0 | 0         0    / 0         3416 / 65536         |
+| 1     Ascend910  | Warning      | -         38               0    / 0             |
+| 1     3          | 0000:A2:00.0 | 0         0    / 0         3195 / 65536         |
++---------------------------+---------------+-------------------------------------------+
+| NPU     Chip              | Process id    | Process name             | Process memory(MB)      |
+| No running processes found in NPU 0                                                              |
+"""
+A2 = """\
+| npu-smi 24.1.rc2                 Version: 24.1.rc2                                 |
+| NPU   Name       | Health       | Power(W)  Temp(C)          Hugepages-Usage(page)|
+| Chip             | Bus-Id       | AICore(%) Memory-Usage(MB) HBM-Usage(MB)        |
++==================+==============+=================================================+
+| 0     910B4-1    | OK           | 91.3      33               0    / 0             |
+| 0                | 0000:C1:00.0 | 12        0    / 0         2836 / 65536         |
+"""
+P310 = """\
+| NPU   Name       | Health       | Power(W)  Temp(C)          Hugepages-Usage(page)|
+| Chip  Device     | Bus-Id       | AICore(%) Memory-Usage(MB)                      |
++==================+==============+=================================================+
+| 2     310P3      | OK           | NA        47               0    / 0             |
+| 0     0          | 0000:02:00.0 | 0         1603 / 44216                          |
+| 2     310P3      | OK           | NA        46               0    / 0             |
+| 1     1          | 0000:02:00.0 | 0         1604 / 43757                          |
+"""
+COMMON = """\
+\tNPU ID : 0
+\tChip Count : 1
+
+\tChip ID : 0
+\tMemory Usage Rate(%) : 6
+\tHBM Usage Rate(%) : 0
+\tAicore Usage Rate(%) : 0
+\tAicore Freq(MHZ) : 900
+\tAicore curFreq(MHZ) : 900
+\tAicore Count : 30
+\tTemperature(C) : 41
+\tNPU Real-time Power(W) : 71.7
+"""
+
+
+def test_a_910c_is_two_dies_and_its_power_is_the_cards() -> None:
+    chips = parse_info(A3)
+    assert [(c.npu, c.chip, c.physical) for c in chips] == [
+        (0, 0, 0),
+        (0, 1, 1),
+        (1, 0, 2),
+        (1, 1, 3),
+    ]
+    assert [c.power_watts for c in chips] == [178.5, None, 181.0, None]
+    assert power_of_card(chips, 0) == 178.5, "never halved, and the `-` never added"
+    assert power_of_card(chips, 1) == 181.0
+    assert chips[1].hbm_used_mb == 3195 and chips[1].hbm_total_mb == 65536
+    assert chips[1].memory_total_mb == 0 and chips[3].health == "Warning"
+    assert chips[3].temperature_celsius == 38 and chips[0].name == "Ascend910"
+
+
+def test_a_910b_has_no_physical_number_and_a_310p_no_power_and_no_hbm() -> None:
+    (one,) = parse_info(A2)
+    assert (one.npu, one.chip, one.physical, one.name) == (0, 0, None, "910B4-1")
+    assert (one.power_watts, one.hbm_used_mb, one.hbm_total_mb) == (91.3, 2836, 65536)
+    first, second = parse_info(P310)
+    assert (first.npu, first.physical, second.chip, second.physical) == (2, 0, 1, 1)
+    assert first.power_watts is None and first.hbm_total_mb is None
+    assert (first.memory_used_mb, first.memory_total_mb) == (1603, 44216)
+    assert power_of_card((first, second), 2) is None
+
+
+@pytest.mark.parametrize("text", ["", "dcmi module initialize failed", "| 0 | 1 | 2 |"])
+def test_what_is_no_table_has_no_chips(text: str) -> None:
+    assert parse_info(text) == () and parse_common(text) == ()
+
+
+def test_the_common_page_is_one_dictionary_a_chip() -> None:
+    (chip,) = parse_common(COMMON)
+    assert chip["NPU Real-time Power(W)"] == "71.7" and chip["Aicore curFreq(MHZ)"] == "900"
+    assert chip["NPU ID"] == "0" and chip["Chip Count"] == "1"
+    two = parse_common(COMMON + "\tChip ID : 1\n\tNPU Real-time Power(W) : -\n")
+    assert [c["Chip ID"] for c in two] == ["0", "1"] and two[1]["NPU ID"] == "0"
+    assert two[0]["NPU Real-time Power(W)"] == "71.7" and two[1]["NPU Real-time Power(W)"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("index", "visible", "physical"),
+    [(0, None, 0), (3, None, 3), (0, "2,3", 2), (1, "2, 3", 3), (2, "2,3", None), (0, "x", None)],
+)
+def test_the_die_that_torch_counts(index: int, visible: str | None, physical: int | None) -> None:
+    chip = chip_of(parse_info(A3), index, visible)
+    assert (chip and chip.physical) == physical
+    assert chip_of((), 0, None) is None
+
+
+def test_what_the_record_says_of_a_die(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+    pages: dict[tuple[str, ...], str] = {("info",): A3}
+    monkeypatch.setattr(ascend, "npu_smi", lambda *arguments: pages.get(arguments))
+    info = DeviceInfo(backend="ascend", index=1, name="Ascend910_9391", memory_bytes=1)
+    facts = ascend.smi_facts(info)
+    assert facts == {
+        "health": "OK",
+        "card_power_watts": "178.5",
+        "temperature_celsius": "36",
+        "aicore_mhz": "not observable",
+    }
+    placed = ascend._placed(info, parse_info(A3)).facts
+    assert placed == {"card": "0", "die": "1", "dies_per_package": "2"}
+    pages = {("info",): A2, ("info", "-t", "common", "-i", "0"): COMMON}
+    one = DeviceInfo(backend="ascend", index=0, name="Ascend910B4", memory_bytes=1)
+    assert ascend.smi_facts(one)["aicore_mhz"] == "900"
+    assert ascend._placed(one, parse_info(A2)).facts["dies_per_package"] == "1"
+    pages = {}
+    assert set(ascend.smi_facts(one).values()) == {"not observable"}
+    assert ascend._placed(one, ()).facts == {"dies_per_package": "not observable"}
+
+
+PROCESSES = """\
+| NPU     Chip              | Process id    | Process name             | Process memory(MB)      |
++===========================+===============+====================================================+
+| 0       0                 | 48988         | python                   | 13330                   |
+| 0       1                 | 907864        |                          | 134                     |
++===========================+===============+====================================================+
+| No running processes found in NPU 1                                                            |
+"""
+WITH_CONTAINER = """\
+| NPU     Chip       | Process id    | Process name| Process memory(MB) |Process id in container|
+| 2       0          | 77            | python      | 100                | 9                     |
+"""
+
+
+def test_npu_smi_processes() -> None:
+    assert _npu_smi.parse_processes(PROCESSES) == (
+        (0, 0, Process(48988, 13330 * 2**20)),
+        (0, 1, Process(907864, 134 * 2**20)),
+    )
+    assert _npu_smi.parse_processes(WITH_CONTAINER) == ((2, 0, Process(77, 100 * 2**20)),)
+
+
+def npu(monkeypatch: pytest.MonkeyPatch, index: int, model: str) -> Source:
+    for name, value in simulated.environment(smi=model).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+    return _npu_smi.NpuSmiSource(index)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the simulated npu-smi is a shell script")
+@pytest.mark.parametrize(
+    "index, model, scope, watts",
+    [
+        (0, "A2", "board", 71.7),
+        (0, "A3", "package", 71.7),
+        (1, "A3", "package", 71.7),
+        (0, "310P", "board", None),
+    ],
+)
+def test_npu_smi_power_is_the_cards_and_never_halved(
+    index: int, model: str, scope: str, watts: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = npu(monkeypatch, index, model)
+    reading = source.read()
+    assert source.scope == scope
+    assert (reading.power_watts, reading.clock_mhz, reading.temperature_celsius) == (watts, 900, 41)
+    assert ("power" in source.absent) == (watts is None)
+    assert reading.reasons is None and "reasons" in source.absent
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the simulated npu-smi is a shell script")
+def test_two_figures_for_a_card_are_neither_added_nor_chosen_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = npu(monkeypatch, 0, "A3")
+    page = "Chip ID : 0\nNPU Real-time Power(W) : 90\nChip ID : 1\nNPU Real-time Power(W) : 91\n"
+    monkeypatch.setattr(_npu_smi, "said", lambda *_, **__: page)
+    assert source.read().power_watts is None
+    assert source.absent["power"] == "npu-smi has 2 figures for this card"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the simulated npu-smi is a shell script")
+def test_a_die_that_npu_smi_does_not_show_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotObservable, match="which of its dies"):
+        npu(monkeypatch, 5, "A2")

@@ -1,0 +1,196 @@
+"""NVML, by a fake of pynvml: its figures, its reasons, and which device torch's index is."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.backends import _nvml
+from bench.records.observed import Reading
+from bench.telemetry.source import NotObservable, Process
+
+
+class NvmlError(Exception):
+    pass
+
+
+class FakeNvml(SimpleNamespace):
+    """As much of pynvml as is used; figures of an H100 as its documentation gives them."""
+
+    NVMLError = NvmlError
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    def __init__(self, count: int = 1, broken: dict[str, str] | None = None) -> None:
+        super().__init__()
+        self.count = count
+        self.broken = broken or {}
+        self.bits = 0x4
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("nvml") and name in object.__getattribute__(self, "broken"):
+            message = object.__getattribute__(self, "broken")[name]
+
+            def fail(*_: Any) -> Any:
+                raise NvmlError(message)
+
+            return fail
+        return super().__getattribute__(name)
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return self.count
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return f"GPU-{index}abc"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        return f"part {uuid}"
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, part: str) -> str:  # noqa: N802
+        return f"whole of {part}"
+
+    def nvmlDeviceGetUUID(self, handle: str) -> bytes:  # noqa: N802
+        return handle.encode()
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:  # noqa: N802
+        return 698_123
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
+        return 123_456_789
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:  # noqa: N802
+        return SimpleNamespace(gpu=99, memory=40)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
+        return SimpleNamespace(used=2**34, total=85_520_809_984)
+
+    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
+        return {1: 1410, 2: 2619}[kind]
+
+    def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> int:  # noqa: N802
+        return 61
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:  # noqa: N802
+        return self.bits
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:  # noqa: N802
+        return 0x40
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
+        return [SimpleNamespace(pid=4242, usedGpuMemory=2**30)]
+
+
+NVML_WORDS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+
+
+def nvml_source(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeNvml, index: int = 0, **variables: str
+) -> _nvml.NvmlSource:
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    for name in NVML_WORDS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return _nvml.NvmlSource(index)
+
+
+def test_nvml_figures_are_in_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = nvml_source(monkeypatch, FakeNvml())
+    assert source.read() == Reading(
+        power_watts=698.123,
+        energy_joules=123_456.789,
+        clock_mhz=1410,
+        memory_clock_mhz=2619,
+        temperature_celsius=61,
+        utilisation_percent=99,
+        memory_used_bytes=2**34,
+        reasons=("power cap",),
+    )
+    assert source.absent == {}
+    assert source.processes() == (Process(4242, 2**30),)
+
+
+def test_what_nvml_does_not_say_is_absent_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = {
+        "nvmlDeviceGetTotalEnergyConsumption": "Not Supported",
+        "nvmlDeviceGetCurrentClocksEventReasons": "Function Not Found",
+        "nvmlDeviceGetComputeRunningProcesses": "Insufficient Permissions",
+    }
+    source = nvml_source(monkeypatch, FakeNvml(broken=silent))
+    reading = source.read()
+    assert reading.energy_joules is None
+    assert source.absent == {"energy": "NVML: Not Supported"}
+    assert reading.reasons == ("thermal",), "the older call, by its older name"
+    assert source.processes() is None
+    assert source.absent["processes"] == "NVML: Insufficient Permissions"
+
+
+def test_a_device_that_nvml_has_lost_is_not_observable(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [n for n in dir(FakeNvml) if n.startswith("nvmlDeviceGet")]
+    lost = FakeNvml()
+    source = nvml_source(monkeypatch, lost)
+    lost.broken = dict.fromkeys(calls, "GPU is lost")
+    with pytest.raises(NotObservable, match="GPU is lost"):
+        source.read()
+
+
+def test_without_nvml_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotObservable, match=r"does not load \(Shared Library Not Found\)"):
+        nvml_source(monkeypatch, FakeNvml(broken={"nvmlInit": "Shared Library Not Found"}))
+
+
+@pytest.mark.parametrize(
+    "bits, words",
+    [
+        (0, ()),
+        (0x1, ("idle",)),
+        (0x4, ("power cap",)),
+        (0x20 | 0x40 | 0x80, ("thermal", "power brake")),
+        (0x8, ("hardware slowdown",)),
+        (0x2 | 0x400, ("user clocks", "other")),
+    ],
+)
+def test_reasons_by_bit(bits: int, words: tuple[str, ...]) -> None:
+    assert _nvml.reasons_of(bits) == words
+
+
+@pytest.mark.parametrize(
+    "count, index, variables, handle",
+    [
+        (1, 0, {}, "GPU-0abc"),
+        (8, 3, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, "GPU-3abc"),
+        (8, 1, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "6, 2"}, "GPU-2abc"),
+        (8, 0, {"CUDA_VISIBLE_DEVICES": "GPU-5"}, "GPU-5abc"),
+        (8, 0, {"CUDA_VISIBLE_DEVICES": "MIG-7f"}, "whole of part MIG-7f"),
+    ],
+)
+def test_torchs_index_is_nvmls_device(
+    count: int,
+    index: int,
+    variables: dict[str, str],
+    handle: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = nvml_source(monkeypatch, FakeNvml(count), index, **variables)
+    assert source._handle == handle
+    assert source.scope == ("shared" if "MIG" in handle else "board")
+
+
+@pytest.mark.parametrize(
+    "index, variables, why",
+    [
+        (1, {}, "CUDA_DEVICE_ORDER is FASTEST_FIRST"),
+        (2, {"CUDA_VISIBLE_DEVICES": "0,1"}, "has no device 2"),
+        (0, {"CUDA_VISIBLE_DEVICES": "GPU-"}, "names 8 devices"),
+    ],
+)
+def test_an_unclear_device_is_not_guessed(
+    index: int, variables: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotObservable, match=why):
+        nvml_source(monkeypatch, FakeNvml(8), index, **variables)

@@ -1,0 +1,57 @@
+"""xpu-smi: what it prints, and whether a device is a card or a tile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.backends import _xpu_smi
+from bench.records.observed import Reading
+from bench.telemetry.source import NotObservable, Process
+from bench.tests.backends.vendor_tool import tool
+
+XPU_STATS = """{"device_id": 0, "device_level": [
+ {"metrics_type": "XPUM_STATS_POWER", "value": 44.69},
+ {"metrics_type": "XPUM_STATS_GPU_FREQUENCY", "value": 1550},
+ {"metrics_type": "XPUM_STATS_GPU_CORE_TEMPERATURE", "value": 53.0},
+ {"metrics_type": "XPUM_STATS_MEMORY_USED", "value": 229.1875},
+ {"metrics_type": "XPUM_STATS_GPU_UTILIZATION", "value": "N/A"}]}"""
+XPU_PS = """{"device_util_by_proc_list": [
+ {"device_id": 0, "mem_size": 5726404, "process_id": 768707, "process_name": "python"},
+ {"device_id": 0, "mem_size": 1507, "process_id": 99, "process_name": "xpu-smi"},
+ {"device_id": 1, "mem_size": 1507, "process_id": 5225, "process_name": "slurmd"}]}"""
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        lambda: _xpu_smi.parse_stats("{}"),
+        lambda: _xpu_smi.parse_stats("Error"),
+        lambda: _xpu_smi.parse_ps('{"error": "Device not found"}', 0),
+    ],
+)
+def test_an_answer_without_the_device_is_a_reason(parse: Callable[[], object]) -> None:
+    with pytest.raises(NotObservable):
+        parse()
+
+
+def test_xpu_smi_json() -> None:
+    assert _xpu_smi.parse_stats(XPU_STATS) == Reading(
+        power_watts=44.69, clock_mhz=1550, temperature_celsius=53
+    )
+    assert _xpu_smi.parse_ps(XPU_PS, 0) == (Process(768707, 5726404 * 1000),)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+def test_tiles_are_not_taken_for_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool(tmp_path, """echo '{"device_level": [], "tile_level": [{}, {}]}'""", "xpu-smi")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    monkeypatch.delenv("ZE_AFFINITY_MASK", raising=False)
+    monkeypatch.delenv("ZE_FLAT_DEVICE_HIERARCHY", raising=False)
+    with pytest.raises(NotObservable, match="tiles are devices of their own"):
+        _xpu_smi.XpuSmiSource(0)
+    monkeypatch.setenv("ZE_FLAT_DEVICE_HIERARCHY", "COMPOSITE")
+    assert _xpu_smi.XpuSmiSource(0).scope == "board"

@@ -1,0 +1,203 @@
+"""Probing, with runtimes that break in every way; and which device is chosen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import catalogue
+from bench.backend import Backend, DeviceInfo, DeviceUnavailable
+from bench.errors import UnknownName
+from bench.running import probe
+from bench.running.probe import Found, choose
+
+
+def broken_child(code: str) -> Found:
+    """What is found of a backend whose runtime is this code."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    return probe._finish("fake", child)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (
+            "raise ImportError('libhccl.so: cannot open shared object file')",
+            "fake: its runtime fails (exit 1: ImportError: libhccl.so: cannot open shared object "
+            "file)",
+        ),
+        ("import os; os._exit(3)", "fake: its runtime fails (exit 3)"),
+        ("import os; os.kill(os.getpid(), 11)", "fake: its runtime fails (exit -11)"),
+        ("print('hello')", "fake: its runtime fails (exit 0)"),
+        ("import sys; sys.stdout.buffer.write(b'\"\\xff\"')", "fake: its runtime fails (exit 0)"),
+    ],
+    ids=["import error", "exit", "signal", "chatter", "not UTF-8"],
+)
+def test_a_broken_runtime_is_one_line_with_its_cause(code: str, reason: str) -> None:
+    assert broken_child(code) == Found(backend="fake", reason=f"{reason}. {probe.REPAIR}")
+
+
+def test_a_runtime_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "LIMIT_SECONDS", 1.0)
+    found = broken_child("import time; time.sleep(600)")
+    assert found == Found(
+        backend="fake", reason=f"fake: its runtime did not load in 1 s. {probe.REPAIR}"
+    )
+
+
+def test_a_runtime_that_prints_is_understood_all_the_same() -> None:
+    line = '{"backend": "fake", "reason": "fake: none here"}'
+    found = broken_child(f"print('Vendor runtime 1.2'); print({line!r})")
+    assert found == Found(backend="fake", reason="fake: none here")
+
+
+def test_the_probe_finds_the_cpu_and_says_what_is_missing() -> None:
+    """Two real children, at once."""
+    found = {one.backend: one for one in probe.probe(["cpu", "cuda"])}
+    (cpu,) = found["cpu"].devices
+    assert cpu.address == "cpu" and cpu.facts["torch"]
+    assert found["cuda"].devices or found["cuda"].reason.startswith("cuda: ")
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Found]:
+    """What each backend finds, by script; nothing is installed for the others."""
+    found = {
+        "cpu": Found(backend="cpu", devices=(info("cpu", 0),)),
+        "cuda": Found(backend="cuda", devices=(info("cuda", 0), info("cuda", 1))),
+    }
+    nothing = "nothing is installed for it"
+    monkeypatch.setattr(
+        probe,
+        "probe",
+        lambda names, *_: [
+            found.get(name, Found(backend=name, reason=nothing, installed=False)) for name in names
+        ],
+    )
+    return found
+
+
+def info(backend: str, index: int) -> DeviceInfo:
+    return DeviceInfo(backend=backend, index=index, name="x", memory_bytes=1)
+
+
+def test_the_default_is_an_accelerator_and_else_the_cpu(scripted: dict[str, Found]) -> None:
+    device, remarks = choose(None)
+    assert (device.address, remarks) == ("cuda:0", [])
+    scripted["cuda"] = Found(backend="cuda", reason="cuda: no driver")
+    device, remarks = choose(None)
+    assert (device.address, remarks) == ("cpu", ["cuda: no driver"])
+    scripted["cpu"] = Found(backend="cpu", reason="cpu: torch does not load")
+    with pytest.raises(DeviceUnavailable, match=r"no device: .*cuda: no driver .*cpu: torch does"):
+        choose(None)
+
+
+def test_a_backend_made_for_a_device_goes_before_the_generic_one_and_the_host_comes_last() -> None:
+    order = probe.in_order(["cpu", "cuda", "generic", "xpu", "a-packages-own"])
+    assert order == ["cuda", "xpu", "a-packages-own", "generic", "cpu"]
+
+
+def test_what_is_installed_and_broken_is_said_and_what_is_not_installed_is_not(
+    scripted: dict[str, Found],
+) -> None:
+    scripted["cuda"] = Found(backend="cuda", reason="cuda: nothing", installed=False)
+    scripted["ascend"] = Found(backend="ascend", reason="ascend: CANN is missing")
+    device, remarks = choose(None)
+    assert (device.address, remarks) == ("cpu", ["ascend: CANN is missing"])
+
+
+@pytest.mark.parametrize(
+    ("address", "chosen"),
+    [("cpu", "cpu"), ("cpu:0", "cpu"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")],
+)
+@pytest.mark.usefixtures("scripted")
+def test_a_device_by_its_address(address: str, chosen: str) -> None:
+    assert choose(address)[0].address == chosen
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("cud", UnknownName, "--device cud: unknown backend `cud`. Did you mean `cuda`? Allowed: "),
+        ("", UnknownName, "--device : unknown backend ``."),
+        ("cuda:x", DeviceUnavailable, "--device cuda:x: `x` is not a device index. Write cuda:0."),
+        ("cuda:-1", DeviceUnavailable, "--device cuda:-1: `-1` is not a device index."),
+        (
+            "cuda:2",
+            DeviceUnavailable,
+            "--device cuda:2: there is no such device. Here: cuda:0, cuda:1.",
+        ),
+        ("cpu:1", DeviceUnavailable, "--device cpu:1: there is no such device. Here: cpu."),
+    ],
+)
+@pytest.mark.usefixtures("scripted")
+def test_a_device_that_is_not_there(address: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        choose(address)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_backend_without_a_device_says_why(scripted: dict[str, Found]) -> None:
+    scripted["cuda"] = Found(backend="cuda", reason="cuda: no driver. Install it.")
+    with pytest.raises(DeviceUnavailable) as caught:
+        choose("cuda:0")
+    assert str(caught.value) == "--device cuda:0: cuda: no driver. Install it."
+
+
+def test_a_third_partys_backend_that_does_not_load_spoils_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`accelmark devices` names it and goes on."""
+    (tmp_path / "broken_backend.py").write_text("raise RuntimeError('old version')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    real = catalogue.plug_ins
+    extra = catalogue.PlugIn(
+        name="broken", module="broken_backend", attribute="BACKEND", summary="from the package x"
+    )
+    monkeypatch.setattr(
+        catalogue,
+        "plug_ins",
+        lambda kind: {**real(kind), **({"broken": extra} if kind == "backends" else {})},
+    )
+    (found,) = probe.probe(["broken"])
+    assert not found.devices
+    assert found.reason.startswith("backend `broken` (from the package x) does not load: ")
+    assert "old version" in found.reason
+
+
+def test_a_third_partys_backend_that_fails_when_asked_spoils_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raising(name: str) -> Backend:
+        raise TypeError("no licence file")
+
+    monkeypatch.setattr(catalogue, "backend", raising)
+    (found,) = probe.probe(["theirs"])
+    assert found.reason == f"theirs: its backend fails (no licence file). {probe.REPAIR}"
+
+
+def test_the_environment_of_a_probe_is_the_backends() -> None:
+    """So that no vendor's plug-in is loaded where another's device is looked for."""
+    child = probe._start("cpu", sys.executable, {}, contextlib.ExitStack())
+    assert isinstance(child, subprocess.Popen)
+    try:
+        environ = Path(f"/proc/{child.pid}/environ")
+        if not environ.exists():
+            pytest.skip("no /proc")
+        while not (text := environ.read_bytes()) and child.poll() is None:
+            pass  # it has not become the new program yet
+        if "TORCH_DEVICE_BACKEND_AUTOLOAD" not in os.environ:
+            assert b"TORCH_DEVICE_BACKEND_AUTOLOAD=0" in text
+    finally:
+        child.kill()
+        child.communicate()

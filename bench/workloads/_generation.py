@@ -1,0 +1,237 @@
+"""Models that generate: one with its static cache, and the jobs that prefill and decode with it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.workload import Job, Queued, Recorder, Site
+from bench.workloads._jobs import model_facts
+from bench.workloads._quantized import products
+from bench.workloads._transformers import with_cache
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
+    """What one layer's cache keeps of a token: heads, and the widths of its two tensors.
+
+    Those are key and value; of latent attention the latent, and the key that carries the position.
+    """
+
+    heads: int
+    first: int
+    second: int
+
+
+class Generator:
+    """A model and its static cache, for one prompt [B, P] and N tokens after it.
+
+    The position is known on the host, from the number of steps, so nothing is asked of the device:
+    position ids and masks are rows of tables made beforehand. The cache keeps its own write
+    position for each layer, on the device; they share one tensor here, set back by one kernel.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cache: CacheShape,
+        prompt: tuple[int, int],
+        new_tokens: int,
+        site: Site,
+        facts: dict[str, str],
+    ) -> None:
+        """Allocates the cache."""
+        import torch
+        from transformers.cache_utils import StaticCache
+
+        batch, self._prompt_length = prompt
+        length = self._prompt_length + new_tokens
+        self.model = model.eval()
+        config: Any = model.config
+        self._cache = StaticCache(config=config, max_cache_len=length)
+        self._with_cache = with_cache(model, self._cache)
+        self._written = torch.zeros(len(self._cache.layers), dtype=torch.long, device=site.device)
+        for index, layer in enumerate(self._cache.layers):
+            # The gate would not notice: its reference would write to the wrong place as well.
+            if not hasattr(layer, "cumulative_length"):
+                raise RuntimeError(
+                    "this version of transformers keeps the write position of its static cache "
+                    "elsewhere. Install transformers>=5.6,<6."
+                )
+            first, second = (
+                torch.empty(
+                    (batch, cache.heads, 0, width), dtype=site.precision.dtype, device=site.device
+                )
+                for width in (cache.first, cache.second)
+            )
+            layer.lazy_initialization(first, second)
+            layer.cumulative_length = self._written[index]
+        self._positions = torch.arange(length, device=site.device)[None]
+        # Row i: what the i-th token after the prompt may attend to, itself included.
+        allowed = torch.ones(new_tokens, length, dtype=torch.bool).tril(self._prompt_length)
+        self._masks = allowed[:, None, None, None].to(site.device)
+        self.facts = model_facts(model, site) | facts | {"attention": "sdpa", "cache": "static"}
+
+    def products(self) -> dict[str, Tensor]:
+        """What its quantized layers give for rows of their own; {} if it has none."""
+        return products(self.model)
+
+    def prefill(self, prompt: Tensor) -> Tensor:
+        """Logits [B, 1, V] of the token after the prompt [B, P]; fills the cache from its start."""
+        self._written.zero_()
+        return self._run(prompt, self._positions[:, : self._prompt_length], None)
+
+    def rewind(self) -> None:
+        """Back to the end of the prompt."""
+        self._written.fill_(self._prompt_length)
+
+    def decode(self, tokens: Tensor, index: int) -> Tensor:
+        """Logits [B, 1, V] after tokens [B, 1], the `index`-th behind the prompt."""
+        position = self._prompt_length + index
+        return self._run(tokens, self._positions[:, position : position + 1], self._masks[index])
+
+    def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
+        """As `decode`, but the index [1] is on the device."""
+        positions = self._positions[:, self._prompt_length :].index_select(1, index)
+        return self._run(tokens, positions, self._masks.index_select(0, index)[0])
+
+    def _run(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        import torch
+
+        with torch.inference_mode():
+            logits: Tensor = self.model(
+                input_ids=tokens,
+                position_ids=positions,
+                attention_mask=mask,
+                **self._with_cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+        return logits
+
+
+class PrefillJob(Job):
+    """One prompt to its first token; prompts rotate."""
+
+    def __init__(self, generator: Generator, prompts: list[Tensor]) -> None:
+        """Starts with the first prompt."""
+        self.generator = generator
+        self._prompts = itertools.cycle(prompts)
+        self.facts = generator.facts
+
+    def step(self) -> None:
+        """Queues one prefill and the choice of its token."""
+        self._logits = self.generator.prefill(next(self._prompts))
+        self.token = self._logits.argmax(-1)
+
+    def witness(self) -> float:
+        """Mean of the last logits."""
+        return float(self._logits.float().mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Logits after the first prompt."""
+        self.step()
+        return {"logits": self._logits} | self.generator.products()
+
+
+class DecodeJob(Job):
+    """One token for each sequence, greedy, fed back on the device."""
+
+    def __init__(self, generator: Generator, prompt: Tensor, forced: Tensor) -> None:
+        """Fills the cache from the prompt. `forced` [B, N] is what the probe feeds instead."""
+        self.generator = generator
+        self.prompt = prompt
+        self._forced = forced
+        self._new_tokens = forced.shape[1]
+        self._index = 0
+        self._logits = generator.prefill(prompt)
+        self.first_token = self.token = self._logits.argmax(-1)
+        """[B, 1]: of the prompt, and of the last step."""
+        self.facts = generator.facts
+
+    def step(self) -> None:
+        """Queues one token for each sequence."""
+        if self._index == self._new_tokens:
+            self._index = 0
+            self.token = self.first_token
+            self.generator.rewind()
+        self._logits = self.generator.decode(self.token, self._index)
+        self.token = self._logits.argmax(-1)
+        self._index += 1
+
+    def witness(self) -> float:
+        """Mean of the last logits."""
+        return float(self._logits.float().mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Logits after the prompt and after each forced token: [B, 1 + N, V].
+
+        Forced, because one device's choice between two near-equal logits is no error, but all that
+        follows from it would differ.
+        """
+        import torch
+
+        logits = [self._logits]
+        for index in range(self._new_tokens):
+            logits.append(self._after(self._forced[:, index : index + 1], index))
+        return {"logits": torch.cat(logits, dim=1)} | self.generator.products()
+
+    def _after(self, token: Tensor, index: int) -> Tensor:
+        """Logits after a token [B, 1], the `index`-th behind the prompt."""
+        return self.generator.decode(token, index)
+
+
+class ReplayedDecodeJob(DecodeJob):
+    """Decode whose step is recorded once, in the first one, and replayed from then on.
+
+    A recording has no arguments: the token, its place in the window and the cache lie where they
+    lay, and the step itself counts the place, on the device.
+    """
+
+    def __init__(
+        self, generator: Generator, prompt: Tensor, forced: Tensor, recorder: Recorder
+    ) -> None:
+        """recorder: the device's; see `bench.backend.Device.recorder`."""
+        import torch
+
+        super().__init__(generator, prompt, forced)
+        self.token = self.first_token.clone()
+        self._place = torch.zeros(1, dtype=torch.long, device=prompt.device)
+        self._recorder = recorder
+        self._replay: Queued | None = None
+        self.facts = {**self.facts, "replayed": "one graph a token"}
+
+    def step(self) -> None:
+        """Queues the replay of one token for each sequence."""
+        self._replay_of(None)
+
+    def _after(self, token: Tensor, index: int) -> Tensor:
+        self._replay_of(token)
+        return self._logits.clone()
+
+    def _replay_of(self, forced: Tensor | None) -> None:
+        """One token after the last one chosen, or after the one given."""
+        if self._replay is None:
+            self._replay = self._recorder(self._work, self._rewind)
+            self._rewind()
+        elif self._index == self._new_tokens:
+            self._rewind()
+        if forced is not None:
+            self.token.copy_(forced)
+        self._replay()
+        self._index += 1
+
+    def _work(self) -> None:
+        self._logits = self.generator.decode_at(self.token, self._place)
+        self.token.copy_(self._logits.argmax(-1))
+        self._place.add_(1)
+
+    def _rewind(self) -> None:
+        self._index = 0
+        self._place.zero_()
+        self.token.copy_(self.first_token)
+        self.generator.rewind()

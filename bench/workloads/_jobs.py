@@ -1,0 +1,246 @@
+"""A model's jobs: one training step, one forward; how it is executed, and what the record says.
+
+The models that generate have jobs of their own: `bench.workloads._generation`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from bench.workload import Job, Site
+from bench.workloads._quantized import products, quantized_facts
+from bench.workloads._seeded import parameter_count
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    Forward = Callable[[nn.Module, Any], Tensor]
+    """Runs a model on one input: a tensor, or whatever its workload calls an input."""
+    Loss = Callable[[Tensor, Tensor], Tensor]
+    """Mean loss of what the forward returned and the targets."""
+    Batch = tuple[Any, Tensor]
+    """Input and targets."""
+
+BATCHES = 4
+"""Inputs that a job rotates among, so that no step finds its input where the last one left it."""
+
+
+def autocast(site: Site) -> AbstractContextManager[object]:
+    """The autocast that the site's precision asks for, if any."""
+    import torch
+
+    dtype = site.precision.autocast_dtype
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(site.device.type, dtype)
+
+
+def make_optimizer(
+    name: str, learning_rate: float, model: nn.Module
+) -> tuple[torch.optim.Optimizer, str]:
+    """The named optimizer over what the model trains, and what the record says of it.
+
+    Fused where torch has a fused kernel for the device (one launch instead of one per tensor; 0.3 s
+    of a 1.7 s step on a CPU), else as torch does by default; the same arithmetic either way.
+    """
+    import torch
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    makers: dict[str, Callable[[bool], torch.optim.Optimizer]] = {
+        "adamw": lambda fused: torch.optim.AdamW(
+            trained, lr=learning_rate, weight_decay=0.01, fused=fused
+        ),
+        "sgd": lambda fused: torch.optim.SGD(
+            trained, lr=learning_rate, momentum=0.9, weight_decay=1e-4, fused=fused
+        ),
+        "plain-sgd": lambda fused: torch.optim.SGD(
+            model.parameters(), lr=learning_rate, fused=fused
+        ),
+    }
+    try:
+        optimizer, fused = makers[name](True), True
+    except RuntimeError:  # torch's word for: no fused kernel on this device
+        optimizer, fused = makers[name](False), False
+    return optimizer, f"{type(optimizer).__name__}(fused={fused})"
+
+
+def adamw_learning_rate(hidden: int) -> float:
+    """Learning rate at which two steps lower a transformer's loss by some percent, at any width.
+
+    Enough for the numerics gate to see that the steps were taken, too little for the loss to reach
+    zero. AdamW moves every weight by about as much as this, and the effect adds up over the width.
+    Source: Yang et al., Tensor Programs V, arXiv 2203.03466 (1 / width).
+    """
+    return 2**-8 / hidden
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of logits [..., classes] and targets [...], in float32 or wider."""
+    import torch
+    from torch.nn import functional
+
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss: Tensor = functional.cross_entropy(wide.flatten(0, -2), targets.flatten())
+    return loss
+
+
+def gradient_norm(model: nn.Module, besides: Iterable[Tensor] = ()) -> Tensor:
+    """Euclidean norm of all gradients together, the model's and those of the leaves `besides`.
+
+    Waits for the device.
+
+    On the CPU in float64: a float32 sum of ten million squares is off by 1e-4, more than the
+    gradients are.
+    """
+    import torch
+
+    norms = [
+        torch.linalg.vector_norm(p.grad.to("cpu", torch.float64))
+        for p in (*model.parameters(), *besides)
+        if p.grad is not None
+    ]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
+
+
+class TrainingJob(Job):
+    """zero_grad, forward, loss in float32, backward, optimizer step; inputs rotate.
+
+    With accumulation, forward and backward of several micro-batches before one optimizer step; the
+    loss is their mean.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Forward,
+        batches: list[Batch],
+        optimizer: str,
+        learning_rate: float,
+        site: Site,
+        facts: dict[str, str],
+        loss: Loss = cross_entropy,
+        accumulation_steps: int = 1,
+    ) -> None:
+        """Puts the model into training mode and makes its optimizer."""
+        self._model = executed(model.train(), site)
+        self._forward = forward
+        self._batches: Iterator[Batch] = itertools.cycle(batches)
+        self._accumulation_steps = accumulation_steps
+        self._site = site
+        self._loss_of = loss
+        self._optimizer, description = make_optimizer(optimizer, learning_rate, model)
+        self.facts = model_facts(model, site) | facts | {"optimizer": description}
+
+    def step(self) -> None:
+        """Queues one training step."""
+        _, self._loss = self._update(self._next_batches())
+        self._optimizer.step()
+
+    def witness(self) -> float:
+        """Loss of the last step."""
+        return float(self._loss)
+
+    def probe(self) -> dict[str, Tensor]:
+        """Two steps and a forward on the same micro-batches; logits of the last of them."""
+        import torch
+
+        batches = self._next_batches()
+        logits, loss = self._update(batches)
+        norm = gradient_norm(self._model, self._leaves_besides())
+        self._optimizer.step()
+        self._update(batches)
+        self._optimizer.step()
+        last = torch.stack([self._evaluate(batch)[1].detach() for batch in batches]).mean()
+        return {
+            "logits": logits.detach(),
+            "loss": loss,
+            "gradient_norm": norm,
+            "loss after 2 steps": last,
+        }
+
+    def _next_batches(self) -> list[Batch]:
+        return list(itertools.islice(self._batches, self._accumulation_steps))
+
+    def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs, targets = batch
+        with autocast(self._site):
+            logits = self._forward(self._model, inputs)
+            return logits, self._loss_of(logits, targets)
+
+    def _leaves_besides(self) -> Iterable[Tensor]:
+        """Tensors outside the model's parameters that the last backward gave a gradient."""
+        return ()
+
+    def _update(self, batches: list[Batch]) -> tuple[Tensor, Tensor]:
+        """Logits of the last batch, mean loss, and new gradients in the parameters."""
+        self._optimizer.zero_grad(set_to_none=True)
+        *others, last = batches
+        before = [self._accumulate(batch)[1] for batch in others]
+        logits, loss = self._accumulate(last)
+        return logits, sum(before, loss)
+
+    def _accumulate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits, and the batch's share of the mean loss; adds its gradients."""
+        logits, loss = self._evaluate(batch)
+        share = loss / self._accumulation_steps
+        share.backward()
+        return logits, share.detach()
+
+
+class InferenceJob(Job):
+    """One forward; inputs rotate."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Forward,
+        inputs: list[Any],
+        site: Site,
+        facts: dict[str, str],
+    ) -> None:
+        """Puts the model into evaluation mode."""
+        self._model = executed(model.eval(), site)
+        self._forward = forward
+        self._inputs = itertools.cycle(inputs)
+        self.facts = model_facts(model, site) | facts
+
+    def step(self) -> None:
+        """Queues one forward."""
+        import torch
+
+        with torch.inference_mode():
+            self._logits = self._forward(self._model, next(self._inputs))
+
+    def witness(self) -> float:
+        """Mean of the last output."""
+        return float(self._logits.float().mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Output for the first input."""
+        self.step()
+        return {"logits": self._logits} | products(self._model)
+
+
+def executed(model: nn.Module, site: Site) -> nn.Module:
+    """The model as the site executes it: compiled in place, or as it is.
+
+    Compiling happens in the first step, whose time is a cold figure. What the compiler cannot do
+    raises: it never falls back to eager without saying so.
+    """
+    if site.execution == "compile":
+        model.compile()
+    return model
+
+
+def model_facts(model: nn.Module, site: Site) -> dict[str, str]:
+    """What the record says of any model."""
+    return {
+        "parameters": str(parameter_count(model)),
+        "memory_format": site.memory_format,
+        **quantized_facts(model),
+    }
