@@ -2,7 +2,7 @@
 
 description = "one line"
 
-[settings]                # how it is measured; see `bench.records.outcome.Settings`
+[settings]                # how it is measured; see `bench.records.run.Settings`
 launches = 3
 
 [[case]]                  # what is measured; a list of values means a sweep

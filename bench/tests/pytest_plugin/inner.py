@@ -37,7 +37,7 @@ from bench.running import launcher, probe
 from bench.backend import DeviceInfo
 from bench.running.launcher import Finished
 from bench.records.outcome import Cold, Skipped, Void
-from bench.tests.fakes import failed, make_measured
+from bench.tests.values import failed, make_measured
 from bench.measuring.worker import Report
 
 SCRIPT = json.loads(os.environ["SCRIPT"])
