@@ -1,7 +1,7 @@
 """The command, whose launches all happen in its own process: what they import, it imports once.
 
 `python -m bench.tests.backends.one_process run --device ascend`. A launch takes three samples, as
-soon as it can, and nobody looks at the device.
+soon as it can; no memory is counted beforehand, and nobody looks at the device.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def launch_here(
         start = time.monotonic()
         gc.freeze()  # or each launch would look through what all before it have imported
         settings = msgspec.structs.replace(request.settings, warmup_limit_seconds=WARMUP_SECONDS)
-        short = msgspec.structs.replace(request, settings=settings, samples=SAMPLES)
+        short = msgspec.structs.replace(request, settings=settings, samples=SAMPLES, rehearse=False)
         report = worker.Launch(short, worker._Channel(io.BytesIO())).run()
         yield launcher.Finished(report=report, seconds=time.monotonic() - start, stderr_tail="")
 
