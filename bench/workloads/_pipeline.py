@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import itertools
+import os
 import random
 import signal
 import time
@@ -98,7 +100,7 @@ def data_loader(images: GeneratedImages, batch_size: int, loader: Any, site: Sit
     if loader.num_workers:
         processes = {
             "prefetch_factor": loader.prefetch_factor,
-            "worker_init_fn": _end_with_launch,
+            "worker_init_fn": functools.partial(_end_with_launch, os.getpid()),
         }
     return DataLoader(
         source,
@@ -110,13 +112,16 @@ def data_loader(images: GeneratedImages, batch_size: int, loader: Any, site: Sit
     )
 
 
-def _end_with_launch(_: int) -> None:
+def _end_with_launch(parent: int, _: int) -> None:
     """Has the kernel end this process with the one that started it, however that ends (Linux).
 
-    Elsewhere torch looks every five seconds whether it is still there.
+    parent: the process that started it, which may be gone before the kernel is told. Elsewhere
+    torch looks every five seconds whether it is still there.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Feed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -240,3 +241,20 @@ def test_its_memory_is_that_of_training() -> None:
     plain = TrainParameters(batch_size=2, image_size=48)
     found = WORKLOAD.peak_bytes("train-pipeline", parameters, site())
     assert found == WORKLOAD.peak_bytes("train", plain, site())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death")
+def test_a_loader_whose_parent_is_gone_already_ends() -> None:
+    """The parent may die before the child has asked the kernel for its signal."""
+    code = (
+        "from bench.workloads._pipeline import _end_with_launch\n"
+        "import os\n_end_with_launch(int(os.environ['PARENT']), 0)\nprint('goes on')"
+    )
+    for parent, ended in ((os.getpid(), (0, "goes on\n")), (1, (-signal.SIGKILL, ""))):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PARENT": str(parent)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == ended, done.stderr
