@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from bench.records.observed import Reading, Reason
+from bench.telemetry.figures import ALL_ONES, Sheet, figure
 from bench.telemetry.source import NotObservable, Process, Source
 
 REASONS: dict[int, Reason] = {
@@ -73,56 +73,57 @@ class NvmlSource(Source):
 
     def read(self) -> Reading:
         """Every figure that this GPU has. Power is NVML's: on many chips the mean of a second."""
-        nvml, gpu = self._nvml, self._handle
-        self.absent.clear()
-        milliwatts = self._ask("power", nvml.nvmlDeviceGetPowerUsage, gpu)
-        millijoules = self._ask("energy", nvml.nvmlDeviceGetTotalEnergyConsumption, gpu)
-        busy = self._ask("utilisation", nvml.nvmlDeviceGetUtilizationRates, gpu)
-        memory = self._ask("memory", nvml.nvmlDeviceGetMemoryInfo, gpu)
-        reading = Reading(
-            power_watts=None if milliwatts is None else milliwatts / 1000,
-            energy_joules=None if millijoules is None else millijoules / 1000,
-            clock_mhz=self._ask("clock", nvml.nvmlDeviceGetClockInfo, gpu, nvml.NVML_CLOCK_SM),
-            memory_clock_mhz=self._ask(
-                "memory clock", nvml.nvmlDeviceGetClockInfo, gpu, nvml.NVML_CLOCK_MEM
-            ),
-            temperature_celsius=self._ask(
-                "temperature", nvml.nvmlDeviceGetTemperature, gpu, nvml.NVML_TEMPERATURE_GPU
-            ),
-            utilisation_percent=None if busy is None else busy.gpu,
-            memory_used_bytes=None if memory is None else int(memory.used),
-            reasons=self._reasons(),
-        )
+        nvml = self._nvml
+        self.absent = {}
+        sheet = Sheet(self.name)
+        sheet.take("power", [self._ask("power", "nvmlDeviceGetPowerUsage")], "mW")
+        sheet.take("energy", [self._ask("energy", "nvmlDeviceGetTotalEnergyConsumption")], "mJ")
+        clocks = {"clock": nvml.NVML_CLOCK_SM, "memory clock": nvml.NVML_CLOCK_MEM}
+        for quantity, kind in clocks.items():
+            sheet.take(quantity, [self._ask(quantity, "nvmlDeviceGetClockInfo", kind)], "MHz")
+        heat = self._ask("temperature", "nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)
+        sheet.take("temperature", [heat], "C")
+        busy = self._ask("utilisation", "nvmlDeviceGetUtilizationRates")
+        sheet.take("utilisation", [getattr(busy, "gpu", None)], "%")
+        memory = self._ask("memory", "nvmlDeviceGetMemoryInfo")
+        sheet.take("memory", [getattr(memory, "used", None)], "B")
+        reading = sheet.reading(reasons=self._reasons())
+        self.absent = {**sheet.absent, **self.absent}  # a call that failed is the better reason
         if reading == Reading():
             raise NotObservable(f"NVML says nothing of this device ({self.absent['power']})")
         return reading
 
     def _reasons(self) -> tuple[Reason, ...] | None:
-        nvml = self._nvml
-        ask = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)  # since driver 535
-        bits = None if ask is None else self._ask("reasons", ask, self._handle)
+        bits = self._ask("reasons", "nvmlDeviceGetCurrentClocksEventReasons")  # since driver 535
         if bits is None:
-            bits = self._ask(
-                "reasons", nvml.nvmlDeviceGetCurrentClocksThrottleReasons, self._handle
-            )
-        return None if bits is None else reasons_of(bits)
+            bits = self._ask("reasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+        if not isinstance(bits, int) or float(bits) in ALL_ONES:
+            self.absent.setdefault("reasons", "NVML: all bits are set: no figure")
+            return None
+        return reasons_of(bits)
 
     def processes(self) -> tuple[Process, ...] | None:
         """Those that compute; a desktop's are no load to speak of."""
-        nvml = self._nvml
-        found = self._ask("processes", nvml.nvmlDeviceGetComputeRunningProcesses, self._handle)
+        found = self._ask("processes", "nvmlDeviceGetComputeRunningProcesses")
         if found is None:
             return None
-        return tuple(Process(p.pid, p.usedGpuMemory) for p in found)
+        return tuple(Process(p.pid, _held(p.usedGpuMemory)) for p in found)
 
-    def _ask(self, quantity: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    def _ask(self, quantity: str, name: str, *arguments: Any) -> Any:
+        """What a call says of this GPU; None where it fails, which costs that quantity alone."""
         try:
-            answer = call(*arguments)
-        except self._nvml.NVMLError as error:
+            answer = getattr(self._nvml, name)(self._handle, *arguments)
+        except Exception as error:  # noqa: BLE001 - older versions lack calls
             self.absent[quantity] = f"NVML: {error}"
             return None
         self.absent.pop(quantity, None)
         return answer
+
+
+def _held(memory: Any) -> int | None:
+    """Bytes of device memory that a process has; None where it is not said."""
+    found = figure("memory", memory)
+    return None if isinstance(found, str) else int(found)
 
 
 def reasons_of(bits: int) -> tuple[Reason, ...]:

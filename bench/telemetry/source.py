@@ -12,10 +12,11 @@ library, made directly.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.records.observed import Reading, Scope
 
@@ -85,3 +86,25 @@ def said(program: str, *arguments: str, seconds: float = TOOL_SECONDS) -> str:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise NotObservable(f"{program} failed: {last[0] if last else f'exit {done.returncode}'}")
     return done.stdout
+
+
+def printed_json(text: str, program: str) -> Any:
+    """The JSON that a vendor's program has printed, past the lines of a log before it and after.
+
+    Raises `NotObservable` where there is none, or not to its end.
+    """
+    decoder = json.JSONDecoder()
+    at = 0
+    for line in text.splitlines(keepends=True):
+        bare = line.strip()
+        if bare.startswith(("{", "[")):
+            try:
+                found, end = decoder.raw_decode(text, at + line.index(bare[0]))
+            except (ValueError, RecursionError) as error:
+                if bare[0] == "{" or bare[1:2] in ("", "{", "[", '"', "]"):  # no `[WARNING] ...`
+                    raise NotObservable(f"{program} printed no whole JSON ({error})") from error
+            else:
+                if not text[end:].partition("\n")[0].strip():
+                    return found
+        at += len(line)
+    raise NotObservable(f"{program} printed no JSON")

@@ -33,7 +33,7 @@ ROCM_SMI = """{"card0": {"GPU use (%)": "61", "Energy counter": "6122129286992",
 
 
 def test_amd_smi_json() -> None:
-    assert _amd_smi.parse_amd_smi(AMD_SMI, 0) == Reading(
+    assert _amd_smi.parse_amd_smi(AMD_SMI, 0).reading() == Reading(
         power_watts=542,
         energy_joules=98765.43,
         clock_mhz=1930,
@@ -42,14 +42,14 @@ def test_amd_smi_json() -> None:
         utilisation_percent=87,
         memory_used_bytes=121344 * 2**20,
     )
-    other = _amd_smi.parse_amd_smi(AMD_SMI, 1)
+    other = _amd_smi.parse_amd_smi(AMD_SMI, 1).reading()
     assert (other.power_watts, other.temperature_celsius, other.clock_mhz) == (141, 38, None)
-    bare = _amd_smi.parse_amd_smi('[{"gpu": 0, "power": {"socket_power": 90}}]', 0)
+    bare = _amd_smi.parse_amd_smi('[{"gpu": 0, "power": {"socket_power": 90}}]', 0).reading()
     assert bare == Reading(power_watts=90)
 
 
 def test_rocm_smi_json() -> None:
-    assert _amd_smi.parse_rocm_smi(ROCM_SMI, 0) == Reading(
+    assert _amd_smi.parse_rocm_smi(ROCM_SMI, 0).reading() == Reading(
         power_watts=89,
         energy_joules=93668579.25,
         clock_mhz=1700,

@@ -39,7 +39,7 @@ def test_an_answer_without_the_device_is_a_reason(parse: Callable[[], object]) -
 
 
 def test_xpu_smi_json() -> None:
-    assert _xpu_smi.parse_stats(XPU_STATS) == Reading(
+    assert _xpu_smi.parse_stats(XPU_STATS).reading() == Reading(
         power_watts=44.69, clock_mhz=1550, temperature_celsius=53
     )
     assert _xpu_smi.parse_ps(XPU_PS, 0) == (Process(768707, 5726404 * 1000),)
