@@ -28,6 +28,8 @@ SCALES = {
 }
 """By which a register is divided, or a memory multiplied, on its way to the unit."""
 NUMBER = re.compile(r"\s*\(?\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\s\d)]*)\s*\)?\s*")
+MOST_WATTS = 10_000.0
+"""Of any board."""
 BINARY = {f"{p}{i}B": 2.0 ** (10 * k) for k, p in enumerate("KMGT", 1) for i in ("", "i")}
 """Tools that say MB of memory count in 1024, all those that are known."""
 
@@ -46,7 +48,7 @@ class Quantity(NamedTuple):
 
 QUANTITIES = {
     "power": Quantity(
-        "power_watts", "W", 10_000.0, {"kW": 1e3, "mW": 1e-3, "uW": 1e-6, "µW": 1e-6}, True
+        "power_watts", "W", MOST_WATTS, {"kW": 1e3, "mW": 1e-3, "uW": 1e-6, "µW": 1e-6}, True
     ),
     "energy": Quantity(
         *("energy_joules", "J", 1e13),
