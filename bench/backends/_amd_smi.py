@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+from contextlib import suppress
 from typing import Any
 
-from bench.records.observed import Reading, Reason
+from bench.records.observed import Reading, Reason, Scope
 from bench.telemetry.figures import Sheet, figure
 from bench.telemetry.source import NotObservable, Process, Source, printed_json, said
 
@@ -87,7 +88,7 @@ class AmdSmiSource(Source):
     """amdsmi, the library."""
 
     name = "amdsmi"
-    scope = "package"
+    scope: Scope = "package"
 
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -97,6 +98,11 @@ class AmdSmiSource(Source):
         except Exception as error:  # a vendor's library fails as it likes
             raise NotObservable(f"amdsmi does not load ({error})") from error
         self._handle = self._find(physical(index))
+        self.is_part(partitioned(self._get("partition", "amdsmi_get_gpu_compute_partition")))
+        mode = self._get("partition", "amdsmi_get_gpu_virtualization_mode")
+        mode = mode.get("mode") if isinstance(mode, dict) else mode
+        if "GUEST" in str(getattr(mode, "name", mode)).upper():
+            self.scope = "shared"  # of a virtual function it is not said how much of it this is
 
     def _find(self, index: int) -> Any:
         handles = self._ask("device", "amdsmi_get_processor_handles") or []
@@ -189,12 +195,16 @@ class AmdSmiProgram(Source):
     """`amd-smi metric --json`: a program each time, so looked at once a second at most."""
 
     name = "amd-smi"
-    scope = "package"
+    scope: Scope = "package"
     interval_seconds = 1.0
 
     def __init__(self, index: int) -> None:
         super().__init__()
         self._index = physical(index)
+        with suppress(NotObservable):  # older ones do not know the option, nor partitions
+            words = said("amd-smi", "static", "--partition", "--json")
+            found = card_of(words, self._index).get("partition")
+            self.is_part(partitioned(*_fields(found, "accelerator_partition", "compute_partition")))
 
     def read(self) -> Reading:
         """The figures of one GPU."""
@@ -207,18 +217,32 @@ class RocmSmiProgram(Source):
     """`rocm-smi --json`, of older ROCm."""
 
     name = "rocm-smi"
-    scope = "package"
+    scope: Scope = "package"
     interval_seconds = 1.0
 
     def __init__(self, index: int) -> None:
         super().__init__()
         self._index = physical(index)
+        with suppress(NotObservable):  # likewise
+            found = printed_json(said("rocm-smi", "--showcomputepartition", "--json"), self.name)
+            card = found.get(f"card{self._index}") if isinstance(found, dict) else None
+            self.is_part(partitioned(*_fields(card, "Compute Partition")))
 
     def read(self) -> Reading:
         """The figures of one GPU."""
         sheet = parse_rocm_smi(said("rocm-smi", *ROCM_SMI), self._index)
         self.absent = {**sheet.absent, "reasons": "rocm-smi does not say them"}
         return sheet.reading()
+
+
+def partitioned(*modes: Any) -> str:
+    """What makes of a device a part, by the words for its compute partition; empty if it is whole.
+
+    SPX is the whole; DPX, TPX, QPX and CPX are halves, thirds, quarters and single dies.
+    """
+    words = [str(mode).strip().upper() for mode in modes]
+    parts = [word for word in words if word.endswith("PX") and word != "SPX"]
+    return f"its compute partition is {parts[0]}" if parts else ""
 
 
 def parse_amd_smi(text: str, index: int) -> Sheet:

@@ -14,6 +14,8 @@ from bench.telemetry.source import NotObservable, Process, Source, said
 
 TWO_DIES = "Ascend910"
 """What npu-smi calls each die of a 910C, and nothing else."""
+RUNTIME_OPTIONS = "ASCEND_RUNTIME_OPTIONS"
+"""VIRTUAL in a container that has a virtual NPU, whose template (`vir04`) is in its name."""
 SHARED = ("NPU ID", "Chip Count")
 """What the common page says of the card, before its chips."""
 COMMON = {
@@ -292,6 +294,8 @@ class NpuSmiSource(Source):
             raise NotObservable("npu-smi does not show which of its dies this is")
         self._chip = chip
         self.scope: Scope = "board" if dies_of(chips, chip) == 1 else "package"
+        if "vir" in chip.name.lower() or "VIRTUAL" in os.environ.get(RUNTIME_OPTIONS, ""):
+            self.is_part("it is a virtual NPU")
 
     def read(self) -> Reading:
         """Power, clock, temperature and use of the die's memory, to a hundredth of it."""

@@ -22,10 +22,13 @@ REASONS: dict[int, Reason] = {
 }
 """nvmlClocksEventReasons (NVML API reference); 0x20 is heat seen by software, 0x40 by hardware.
 Bits that are not here are "other"."""
+VIRTUAL = (2, 3, 4)
+"""NVML_GPU_VIRTUALIZATION_MODE_VGPU, _HOST_VGPU and _HOST_VSGA; passed through (1) it is whole."""
+MPS_SHARE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 
 
 class NvmlSource(Source):
-    """One GPU. A partition of one (MIG) has the power and clocks of the whole: scope `shared`."""
+    """One GPU. A part of one (MIG, vGPU, a share of MPS) has no power of its own."""
 
     name = "NVML"
 
@@ -43,6 +46,7 @@ class NvmlSource(Source):
             self._handle = self._find(index)
         except pynvml.NVMLError as error:
             raise NotObservable(f"NVML does not know this device ({error})") from error
+        self.is_part(self.part or self._partition())
 
     def _find(self, index: int) -> Any:
         nvml = self._nvml
@@ -55,7 +59,7 @@ class NvmlSource(Source):
                 raise NotObservable(f"CUDA_VISIBLE_DEVICES={visible} has no device {index}")
             word = listed[index]
         if word.startswith("MIG-"):
-            self.scope = "shared"
+            self.is_part("it is a MIG instance")
             part = nvml.nvmlDeviceGetHandleByUUID(word)
             return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
         if not word.isdecimal():  # a UUID, or as much of one as tells it from the others
@@ -70,6 +74,32 @@ class NvmlSource(Source):
                 f"CUDA_DEVICE_ORDER is {order}: NVML counts otherwise. Set it to PCI_BUS_ID"
             )
         return nvml.nvmlDeviceGetHandleByIndex(int(word))
+
+    def _partition(self) -> str:
+        """What makes of this GPU a part, by its driver and by MPS; empty if nothing does."""
+        share = os.environ.get(MPS_SHARE, "")
+        mig = self._state("nvmlDeviceGetMigMode")
+        if isinstance(mig, str):
+            return f"NVML does not say whether MIG is on ({mig})"
+        if self._state("nvmlDeviceIsMigDeviceHandle") == 1:
+            return "it is a MIG instance"
+        if mig and mig[0] == 1:  # now; the second is from the next reset on
+            return "MIG is on, and CUDA has one of its instances"
+        if self._state("nvmlDeviceGetVirtualizationMode") in VIRTUAL:
+            return "it is a virtual GPU, or serves some"
+        if share and share not in ("100", "100.0"):
+            return f"{MPS_SHARE}={share}"
+        return ""
+
+    def _state(self, name: str) -> Any:
+        """What a call says of this GPU; None where the GPU or its driver has no such thing; a text
+        if the driver should know and does not say."""
+        try:
+            return getattr(self._nvml, name)(self._handle)
+        except AttributeError:
+            return None
+        except Exception as error:  # noqa: BLE001 - a vendor's library fails as it likes
+            return None if str(error) in ("Not Supported", "Function Not Found") else str(error)
 
     def read(self) -> Reading:
         """Every figure that this GPU has. Power is NVML's: on many chips the mean of a second."""
@@ -105,8 +135,13 @@ class NvmlSource(Source):
     def processes(self) -> tuple[Process, ...] | None:
         """Those that compute; a desktop's are no load to speak of."""
         found = self._ask("processes", "nvmlDeviceGetComputeRunningProcesses")
-        if found is None:
+        if not isinstance(found, list):
             return None
+        clients = self._state("nvmlDeviceGetMPSComputeRunningProcesses")
+        if clients and isinstance(clients, list):
+            self.scope = "shared"
+            there = {p.pid for p in found}
+            found = [*found, *(p for p in clients if p.pid not in there)]
         return tuple(Process(p.pid, _held(p.usedGpuMemory)) for p in found)
 
     def _ask(self, quantity: str, name: str, *arguments: Any) -> Any:

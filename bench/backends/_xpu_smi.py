@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 from bench.records.observed import Reading
@@ -39,6 +40,11 @@ class XpuSmiSource(Source):
                 "this card's tiles are devices of their own; xpu-smi numbers cards. "
                 "ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE makes a card one device"
             )
+
+        with suppress(NotObservable):  # older ones do not say
+            about = _object(said("xpu-smi", "discovery", "-d", str(self._card), "-j"))
+            if about.get("device_function_type") == "virtual":
+                self.is_part("it is a virtual function")
 
     def _stats(self) -> str:
         return said("xpu-smi", "stats", "-d", str(self._card), "-j")

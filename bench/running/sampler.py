@@ -25,7 +25,7 @@ from bench import catalogue, lifeline
 from bench.records.environment import usable_cores
 from bench.records.observed import Reading, Scope
 from bench.telemetry import figures
-from bench.telemetry.source import NotObservable, Process, Source
+from bench.telemetry.source import NotObservable, Process, Source, of_this_device
 
 LEAST_INTERVAL_SECONDS = 0.2
 MOST_INTERVAL_SECONDS = 5.0
@@ -155,13 +155,16 @@ class _State:
 def look(source: Source, with_users: bool) -> tuple[Seen, dict[str, str]]:
     """One look, its time that of its middle; and what it did not see, with the reasons.
 
-    Whatever cannot be is left out. with_users: whether to ask who else is there as well.
+    Whatever cannot be is left out, and so are the whole's power and energy where this is a part.
+    with_users: whether to ask who else is there as well.
     """
     before = time.perf_counter_ns()
     reading = source.read()
     at_ns = (before + time.perf_counter_ns()) // 2
     reading, wrong = figures.possible(reading)
-    absent = {**source.absent, **{q: f"{source.name}: {why}" for q, why in wrong.items()}}
+    reading, whole = of_this_device(source, reading)
+    wrongs = {quantity: f"{source.name}: {why}" for quantity, why in wrong.items()}
+    absent = {**source.absent, **wrongs, **whole}
     users = None
     if with_users:
         try:

@@ -265,9 +265,9 @@ def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
 
 
 def not_observable(launches: Sequence[Launch]) -> dict[str, str]:
-    """What nobody could see of the device, by the last launch looked at; else why none was."""
+    """What nobody could see of the device in some launch, by the last such; else why none was."""
     seen = [x.telemetry for x in launches if x.telemetry is not None]
     if seen:
-        return seen[-1].absent
+        return {what: why for telemetry in seen for what, why in telemetry.absent.items()}
     why = launches[0].telemetry_absent
     return {"telemetry": why} if why else {}

@@ -18,6 +18,8 @@ import subprocess
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import msgspec
+
 from bench.records.observed import Reading, Scope
 
 TOOL_SECONDS = 5.0
@@ -45,9 +47,18 @@ class Source(ABC):
     interval_seconds: float = 0.2
     """Least time between two readings; at least 0.2 s is kept by whoever reads."""
 
+    part: str = ""
+    """Where this device is a part of what the figures are of: what makes it one. The whole's power
+    and energy are then nobody's figure of the part, and whoever reads leaves them out."""
+
     def __init__(self) -> None:
         self.absent: dict[str, str] = {}
         """What this device does not say, and why: by the names of `QUANTITIES`."""
+
+    def is_part(self, why: str) -> None:
+        """Says that this device is a part of what the figures are of, and why; "": it is not."""
+        if why:
+            self.part, self.scope = why, "shared"
 
     @abstractmethod
     def read(self) -> Reading:
@@ -59,6 +70,15 @@ class Source(ABC):
     def processes(self) -> tuple[Process, ...] | None:
         """Processes that have the device open; None where the source cannot say."""
         return None
+
+
+def of_this_device(source: Source, reading: Reading) -> tuple[Reading, dict[str, str]]:
+    """The reading without the power and energy of a whole of which this is a part; and why not."""
+    if not source.part:
+        return reading, {}
+    why = f"{source.name} counts the whole device, of which this is a part: {source.part}"
+    gone = {"power_watts": None, "energy_joules": None}
+    return msgspec.structs.replace(reading, **gone), dict.fromkeys(("power", "energy"), why)
 
 
 def said(program: str, *arguments: str, seconds: float = TOOL_SECONDS) -> str:

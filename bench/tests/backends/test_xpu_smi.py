@@ -55,3 +55,16 @@ def test_tiles_are_not_taken_for_cards(tmp_path: Path, monkeypatch: pytest.Monke
         _xpu_smi.XpuSmiSource(0)
     monkeypatch.setenv("ZE_FLAT_DEVICE_HIERARCHY", "COMPOSITE")
     assert _xpu_smi.XpuSmiSource(0).scope == "board"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.parametrize("kind, scope", [("physical", "board"), ("virtual", "shared")])
+def test_a_virtual_function_is_a_part(
+    kind: str, scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = f'{{"device_function_type": "{kind}", "device_level": []}}'
+    tool(tmp_path, f"echo '{answer}'", "xpu-smi")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    monkeypatch.delenv("ZE_AFFINITY_MASK", raising=False)
+    source = _xpu_smi.XpuSmiSource(0)
+    assert (source.scope, bool(source.part)) == (scope, kind == "virtual")

@@ -203,6 +203,24 @@ def test_joules_an_item_have_an_interval_over_launches_a_source_and_a_scope() ->
     assert flat["idle_watts"] == 71.5 and flat["energy_absent"] is None
 
 
+def test_whose_energy_it_is_is_said_in_words() -> None:
+    for scope, words in (
+        ("package", "(the whole package; NVML, counter"),
+        ("shared", "(the whole device, which others may use; NVML, counter"),
+    ):
+        file = make_file([CASE], launches_with_energy(110, 111, 109, scope=scope))
+        card = " ".join(TableReport().render([file], Canvas(width=200, colour=False)).split())
+        assert words in card
+
+
+def test_what_one_launch_missed_is_on_the_card_though_the_last_missed_nothing() -> None:
+    launches = launches_with_energy(110, 111)
+    missed = seen(absent={"looks": "3 of 40 failed: busy"})
+    launches[0] = msgspec.structs.replace(launches[0], telemetry=missed)
+    card = TableReport().render([make_file([CASE], launches)], Canvas(width=200, colour=False))
+    assert "looks (3 of 40 failed: busy)" in " ".join(card.split())
+
+
 def test_a_launch_without_energy_leaves_no_figure_but_a_reason() -> None:
     (row,) = summarize(make_file([CASE], launches_with_energy(110, None, 109)))
     assert (row.items_per_joule, row.joule_interval) == (None, None)
