@@ -145,7 +145,7 @@ class Sheet:
             if isinstance(found, str):
                 why = found
             elif found == 0 and QUANTITIES[quantity].none_at_zero:
-                why = f"0 {QUANTITIES[quantity].unit} is no figure of a device that is on"
+                why = refused(quantity, found)
             else:
                 self._found[quantity] = found
                 return
@@ -175,17 +175,26 @@ def impossible(
     found = {}
     for quantity, about in QUANTITIES.items():
         value = getattr(reading, about.field)
-        limit = about.most if most.get(quantity) is None else most[quantity]
-        assert limit is not None
-        if value is None:
-            continue
-        if not 0 <= value <= limit:
-            found[quantity] = f"{value:,g} {about.unit} is outside 0 to {limit:,g}"
-        elif _scaled_ones(quantity, value):
-            found[quantity] = f"{value:,.6f} {about.unit} is all ones of a register: no figure"
-        elif value == 0 and about.none_at_zero:
-            found[quantity] = f"0 {about.unit} is no figure of a device that is on"
+        why = "" if value is None else refused(quantity, value, most.get(quantity))
+        if why:
+            found[quantity] = why
     return found
+
+
+def refused(quantity: str, value: float, most: float | None = None) -> str:
+    """Why a value, in the unit of its quantity, cannot be; empty if it can.
+
+    most: of this device, where that is known.
+    """
+    about = QUANTITIES[quantity]
+    most = about.most if most is None else most
+    if not 0 <= value <= most:
+        return f"{value:,g} {about.unit} is outside 0 to {most:,g}"
+    if _scaled_ones(quantity, value):
+        return f"{value:,.6f} {about.unit} is all ones of a register: no figure"
+    if value == 0 and about.none_at_zero:
+        return f"0 {about.unit} is no figure of a device that is on"
+    return ""
 
 
 def _scaled_ones(quantity: str, value: float) -> bool:
