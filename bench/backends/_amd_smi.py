@@ -7,13 +7,13 @@ Fields as amdsmi 7.0 and the JSON of amd-smi and rocm-smi name them.
 from __future__ import annotations
 
 import importlib
-import json
-import math
 import os
+from contextlib import suppress
 from typing import Any
 
-from bench.records.observed import Reading, Reason
-from bench.telemetry.source import NotObservable, Process, Source, said
+from bench.records.observed import Reading, Reason, Scope
+from bench.telemetry.figures import Sheet, figure
+from bench.telemetry.source import NotObservable, Process, Source, printed_json, said
 
 ACTIVE: dict[str, Reason] = {
     "active_prochot_thrm": "thermal",
@@ -23,6 +23,25 @@ ACTIVE: dict[str, Reason] = {
     "active_ppt_pwr": "power cap",
 }
 """amdsmi_violation_status_t: package power tracking (PPT) is the power limit, the others heat."""
+POWER_FIELDS = ("current_socket_power", "average_socket_power", "socket_power")
+NO_POWER = (0, "N/A")
+"""What the second of two dies says of its power."""
+ROCM_FIELDS = (
+    (
+        *("power", "W"),
+        ("Current Socket Graphics Package Power (W)", "Average Graphics Package Power (W)"),
+    ),
+    ("energy", "uJ", ("Accumulated Energy (uJ)",)),
+    ("clock", None, ("sclk clock speed:",)),
+    ("memory clock", None, ("mclk clock speed:",)),
+    (
+        *("temperature", "C"),
+        ("Temperature (Sensor junction) (C)", "Temperature (Sensor edge) (C)"),
+    ),
+    ("utilisation", "%", ("GPU use (%)",)),
+    ("memory", "B", ("VRAM Total Used Memory (B)",)),
+)
+"""Quantity, the unit that the names hold, and the names, best first; clocks are `(1700Mhz)`."""
 ROCM_SMI = (
     *("--showpower", "--showuse", "--showtemp", "--showclocks", "--showenergycounter"),
     *("--showmeminfo", "vram", "--json"),
@@ -69,7 +88,7 @@ class AmdSmiSource(Source):
     """amdsmi, the library."""
 
     name = "amdsmi"
-    scope = "package"
+    scope: Scope = "package"
 
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -79,6 +98,11 @@ class AmdSmiSource(Source):
         except Exception as error:  # a vendor's library fails as it likes
             raise NotObservable(f"amdsmi does not load ({error})") from error
         self._handle = self._find(physical(index))
+        self.is_part(partitioned(self._get("partition", "amdsmi_get_gpu_compute_partition")))
+        mode = self._get("partition", "amdsmi_get_gpu_virtualization_mode")
+        mode = mode.get("mode") if isinstance(mode, dict) else mode
+        if "GUEST" in str(getattr(mode, "name", mode)).upper():
+            self.scope = "shared"  # of a virtual function it is not said how much of it this is
 
     def _find(self, index: int) -> Any:
         handles = self._ask("device", "amdsmi_get_processor_handles") or []
@@ -97,62 +121,62 @@ class AmdSmiSource(Source):
     def read(self) -> Reading:
         """The package's figures; the second die of an MI250 has no power of its own."""
         smi = self._smi
+        self.absent.clear()
+        sheet = Sheet(self.name)
         power = self._get("power", "amdsmi_get_power_info")
-        watts = first_number(power, "current_socket_power", "average_socket_power", "socket_power")
+        sheet.take("power", _fields(power, *POWER_FIELDS))
+        self._energy(sheet)
+        self._clock(sheet, "clock", "GFX")
+        self._clock(sheet, "memory clock", "MEM")
+        kinds = smi.AmdSmiTemperatureType.HOTSPOT, smi.AmdSmiTemperatureMetric.CURRENT
+        sheet.take("temperature", [self._get("temperature", "amdsmi_get_temp_metric", *kinds)])
         activity = self._get("utilisation", "amdsmi_get_gpu_activity")
+        sheet.take("utilisation", _fields(activity, "gfx_activity"))
         memory = self._get("memory", "amdsmi_get_gpu_vram_usage")
-        used = first_number(memory, "vram_used")
-        reading = Reading(
-            power_watts=watts or None,
-            energy_joules=self._energy(),
-            clock_mhz=self._clock("clock", "GFX"),
-            memory_clock_mhz=self._clock("memory clock", "MEM"),
-            temperature_celsius=number(
-                self._get(
-                    "temperature",
-                    "amdsmi_get_temp_metric",
-                    smi.AmdSmiTemperatureType.HOTSPOT,
-                    smi.AmdSmiTemperatureMetric.CURRENT,
-                )
-            ),
-            utilisation_percent=first_number(activity, "gfx_activity"),
-            memory_used_bytes=None if used is None else int(used) * 2**20,
-            reasons=self._reasons(),
-        )
+        sheet.take("memory", _fields(memory, "vram_used"), "MB")
+        reading = sheet.reading(reasons=self._reasons())
         if reading == Reading():
             raise NotObservable("amdsmi says nothing of this device")
-        if reading.power_watts is None:
-            self.absent.setdefault("power", "this die has no power of its own")
+        if power is not None and all(v in NO_POWER for v in _fields(power, *POWER_FIELDS)):
+            sheet.refuse("power", "this die has no power of its own")
+        self.absent = {**sheet.absent, **self.absent}  # a call that failed is the better reason
         return reading
 
-    def _energy(self) -> float | None:
-        """The accumulator times its resolution is microjoules."""
+    def _energy(self, sheet: Sheet) -> None:
+        """The accumulator times its resolution is microjoules; all ones are asked for before."""
         count = self._get("energy", "amdsmi_get_energy_count")
-        ticks = first_number(count, "energy_accumulator", "power")
-        resolution = first_number(count, "counter_resolution")
-        return ticks * resolution / 1e6 if ticks and resolution else None
+        for ticks in _fields(count, "energy_accumulator", "power"):
+            raw = figure("energy", ticks)
+            each = figure("energy", next(iter(_fields(count, "counter_resolution")), None))
+            if isinstance(raw, str) or isinstance(each, str) or not raw or not each:
+                sheet.refuse("energy", "amdsmi: the accumulator or its resolution is no figure")
+            else:
+                sheet.take("energy", [raw * each], "uJ")
+            return
+        sheet.take("energy", ())
 
-    def _clock(self, quantity: str, kind: str) -> float | None:
+    def _clock(self, sheet: Sheet, quantity: str, kind: str) -> None:
         clock_type = getattr(self._smi.AmdSmiClkType, kind)
-        return first_number(
-            self._get(quantity, "amdsmi_get_clock_info", clock_type), "clk", "cur_clk"
-        )
+        found = self._get(quantity, "amdsmi_get_clock_info", clock_type)
+        sheet.take(quantity, _fields(found, "clk", "cur_clk"))
 
     def _reasons(self) -> tuple[Reason, ...] | None:
         """MI300 and later; older ones do not say."""
         status = self._get("reasons", "amdsmi_get_violation_status")
-        if status is None or all(status.get(name) in (None, "N/A") for name in ACTIVE):
+        told = status if isinstance(status, dict) else {}
+        known = [name for name in ACTIVE if told.get(name) in (0, 1)]  # or booleans
+        if not known:
             self.absent.setdefault("reasons", "amdsmi: this device does not say")
             return None
-        found = {word: None for name, word in ACTIVE.items() if status.get(name) is True}
-        return tuple(found)
+        return tuple(dict.fromkeys(ACTIVE[name] for name in known if told[name] == 1))
 
     def processes(self) -> tuple[Process, ...] | None:
         """Those that have the device open."""
         found = self._get("processes", "amdsmi_get_gpu_process_list")
-        if found is None:
+        if not isinstance(found, list):
             return None
-        return tuple(Process(p["pid"], p["memory_usage"]["vram_mem"]) for p in found)
+        known = [p for p in found if isinstance(p, dict) and isinstance(p.get("pid"), int)]
+        return tuple(Process(p["pid"], _held(p.get("memory_usage"))) for p in known)
 
     def _get(self, quantity: str, name: str, *arguments: Any) -> Any:
         return self._ask(quantity, name, self._handle, *arguments)
@@ -171,125 +195,114 @@ class AmdSmiProgram(Source):
     """`amd-smi metric --json`: a program each time, so looked at once a second at most."""
 
     name = "amd-smi"
-    scope = "package"
+    scope: Scope = "package"
     interval_seconds = 1.0
 
     def __init__(self, index: int) -> None:
         super().__init__()
         self._index = physical(index)
+        with suppress(NotObservable):  # older ones do not know the option, nor partitions
+            words = said("amd-smi", "static", "--partition", "--json")
+            found = card_of(words, self._index).get("partition")
+            self.is_part(partitioned(*_fields(found, "accelerator_partition", "compute_partition")))
 
     def read(self) -> Reading:
         """The figures of one GPU."""
-        self.absent = {"reasons": "amd-smi does not say them in one word"}
-        return parse_amd_smi(said("amd-smi", "metric", "--json"), self._index)
+        sheet = parse_amd_smi(said("amd-smi", "metric", "--json"), self._index)
+        self.absent = {**sheet.absent, "reasons": "amd-smi does not say them in one word"}
+        return sheet.reading()
 
 
 class RocmSmiProgram(Source):
     """`rocm-smi --json`, of older ROCm."""
 
     name = "rocm-smi"
-    scope = "package"
+    scope: Scope = "package"
     interval_seconds = 1.0
 
     def __init__(self, index: int) -> None:
         super().__init__()
         self._index = physical(index)
+        with suppress(NotObservable):  # likewise
+            found = printed_json(said("rocm-smi", "--showcomputepartition", "--json"), self.name)
+            card = found.get(f"card{self._index}") if isinstance(found, dict) else None
+            self.is_part(partitioned(*_fields(card, "Compute Partition")))
 
     def read(self) -> Reading:
         """The figures of one GPU."""
-        self.absent = {"reasons": "rocm-smi does not say them"}
-        return parse_rocm_smi(said("rocm-smi", *ROCM_SMI), self._index)
+        sheet = parse_rocm_smi(said("rocm-smi", *ROCM_SMI), self._index)
+        self.absent = {**sheet.absent, "reasons": "rocm-smi does not say them"}
+        return sheet.reading()
 
 
-def parse_amd_smi(text: str, index: int) -> Reading:
-    """`amd-smi metric --json`: a list, or one under `gpu_data`; `{"value": 142, "unit": "W"}`.
+def partitioned(*modes: Any) -> str:
+    """What makes of a device a part, by the words for its compute partition; empty if it is whole.
 
-    A warning may stand before the JSON. Raises `NotObservable`.
+    SPX is the whole; DPX, TPX, QPX and CPX are halves, thirds, quarters and single dies.
     """
-    found = _json(text, "amd-smi")
-    cards = found.get("gpu_data", []) if isinstance(found, dict) else found
-    card = next((c for c in cards if isinstance(c, dict) and c.get("gpu") == index), None)
-    if card is None:
-        raise NotObservable(f"amd-smi says nothing of GPU {index}")
-
-    def at(*path: str) -> float | None:
-        here: Any = card
-        for name in path:
-            here = here.get(name) if isinstance(here, dict) else None
-        return number(here)
-
-    used = at("mem_usage", "used_vram")
-    return Reading(
-        power_watts=at("power", "socket_power") or at("power", "average_socket_power"),
-        energy_joules=at("energy", "total_energy_consumption"),
-        clock_mhz=at("clock", "gfx_0", "clk") or at("clock", "gfx", "clk"),
-        memory_clock_mhz=at("clock", "mem_0", "clk") or at("clock", "mem", "clk"),
-        temperature_celsius=_first(at("temperature", "hotspot"), at("temperature", "edge")),
-        utilisation_percent=at("usage", "gfx_activity"),
-        memory_used_bytes=None if used is None else int(used) * 2**20,
-    )
+    words = [str(mode).strip().upper() for mode in modes]
+    parts = [word for word in words if word.endswith("PX") and word != "SPX"]
+    return f"its compute partition is {parts[0]}" if parts else ""
 
 
-def parse_rocm_smi(text: str, index: int) -> Reading:
-    """`rocm-smi --json`: texts under `cardN`; power is "Current Socket" or "Average", by age.
+def parse_amd_smi(text: str, index: int) -> Sheet:
+    """`amd-smi metric --json`: a list, or one under `gpu_data`; `{"value": 142, "unit": "W"}`.
 
     Raises `NotObservable`.
     """
-    found = _json(text, "rocm-smi")
+    card = card_of(text, index)
+
+    def at(*path: str) -> Any:
+        here: Any = card
+        for name in path:
+            here = here.get(name) if isinstance(here, dict) else None
+        return here
+
+    sheet = Sheet("amd-smi")
+    power = at("power", "socket_power"), at("power", "average_socket_power")
+    sheet.take("power", power)
+    sheet.take("energy", [at("energy", "total_energy_consumption")])
+    sheet.take("clock", [at("clock", "gfx_0", "clk"), at("clock", "gfx", "clk")])
+    sheet.take("memory clock", [at("clock", "mem_0", "clk"), at("clock", "mem", "clk")])
+    sheet.take("temperature", [at("temperature", "hotspot"), at("temperature", "edge")])
+    sheet.take("utilisation", [at("usage", "gfx_activity")])
+    sheet.take("memory", [at("mem_usage", "used_vram")], "MB")
+    return sheet
+
+
+def card_of(text: str, index: int) -> dict[str, Any]:
+    """What amd-smi's JSON says of one GPU. Raises `NotObservable`."""
+    found = printed_json(text, "amd-smi")
+    cards = found.get("gpu_data") if isinstance(found, dict) else found
+    for card in cards if isinstance(cards, list) else ():
+        if isinstance(card, dict) and card.get("gpu") == index:
+            return card
+    raise NotObservable(f"amd-smi says nothing of GPU {index}")
+
+
+def parse_rocm_smi(text: str, index: int) -> Sheet:
+    """`rocm-smi --json`: texts under `cardN`; power is "Current Socket" or "Average", by age.
+
+    The names hold the units. Raises `NotObservable`.
+    """
+    found = printed_json(text, "rocm-smi")
     card = found.get(f"card{index}") if isinstance(found, dict) else None
     if not isinstance(card, dict):
         raise NotObservable(f"rocm-smi says nothing of card{index}")
-
-    def at(*names: str) -> float | None:
-        return _first(*(number(card.get(name)) for name in names))
-
-    def clock(name: str) -> float | None:
-        """`(1700Mhz)`."""
-        return number(str(card.get(f"{name} clock speed:", "")).strip("()").removesuffix("Mhz"))
-
-    used, microjoules = at("VRAM Total Used Memory (B)"), at("Accumulated Energy (uJ)")
-    return Reading(
-        power_watts=at(
-            "Current Socket Graphics Package Power (W)", "Average Graphics Package Power (W)"
-        ),
-        energy_joules=None if microjoules is None else microjoules / 1e6,
-        clock_mhz=clock("sclk"),
-        memory_clock_mhz=clock("mclk"),
-        temperature_celsius=at(
-            "Temperature (Sensor junction) (C)", "Temperature (Sensor edge) (C)"
-        ),
-        utilisation_percent=at("GPU use (%)"),
-        memory_used_bytes=None if used is None else int(used),
-    )
+    sheet = Sheet("rocm-smi")
+    for quantity, unit, names in ROCM_FIELDS:
+        sheet.take(quantity, _fields(card, *names), unit)
+    return sheet
 
 
-def number(value: Any) -> float | None:
-    """A figure, alone or as `{"value": 1, "unit": "W"}`; None for `N/A` and the like."""
-    if isinstance(value, dict):
-        value = value.get("value")
-    if isinstance(value, bool) or value is None:
-        return None
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        return None
-    return found if math.isfinite(found) and found < 0xFFFF_FFFF_FFFF_FFFF else None
+def _held(usage: Any) -> int | None:
+    """Bytes of device memory that a process has; None where it is not said."""
+    found = figure("memory", usage.get("vram_mem") if isinstance(usage, dict) else None)
+    return None if isinstance(found, str) else int(found)
 
 
-def first_number(holder: Any, *names: str) -> float | None:
-    """The first of the named fields that has a figure."""
+def _fields(holder: Any, *names: str) -> list[Any]:
+    """Of the named fields, those that are there."""
     if not isinstance(holder, dict):
-        return None
-    return _first(*(number(holder.get(name)) for name in names))
-
-
-def _first(*values: float | None) -> float | None:
-    return next((v for v in values if v is not None), None)
-
-
-def _json(text: str, program: str) -> Any:
-    starts = [i for i in (text.find("{"), text.find("[")) if i >= 0]
-    try:
-        return json.loads(text[min(starts) :]) if starts else {}
-    except ValueError as error:
-        raise NotObservable(f"{program} printed no JSON ({error})") from error
+        return []
+    return [holder[name] for name in names if holder.get(name) is not None]

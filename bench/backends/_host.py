@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.records.observed import Reading
+from bench.telemetry.figures import ALL_ONES, figure
 from bench.telemetry.source import Source
 
 POWERCAP = Path("/sys/class/powercap")
@@ -54,52 +56,78 @@ class CpuSource(Source):
         import psutil
 
         self.absent.clear()
-        hertz = [f for f in map(_integer, self._clocks) if f is not None]
+        hertz = _figures("clock", self._clocks, "kHz")
         if not hertz:
             self.absent["clock"] = "no cpufreq here"
-        heat = [t for t in map(_integer, self._heat) if t is not None]
+        heat = _figures("temperature", self._heat, "mC")
         if not heat:
             self.absent["temperature"] = "no sensor of a CPU here"
-        throttled = self._count_throttled()
-        if throttled is None:
+        counts = self._count_throttled()
+        if not counts:
             self.absent["reasons"] = "no thermal_throttle counter here"
-        hotter = throttled is not None and throttled > (self._throttled or 0)
-        self._throttled = throttled
+        hotter = any(now > self._throttled.get(path, now) for path, now in counts.items())
+        self._throttled.update(counts)
+        used = self._asked("memory", lambda: int(psutil.virtual_memory().used))
         return Reading(
             energy_joules=self._energy(),
-            clock_mhz=sum(hertz) / len(hertz) / 1000 if hertz else None,
-            temperature_celsius=max(heat) / 1000 if heat else None,
-            utilisation_percent=psutil.cpu_percent(),
-            memory_used_bytes=int(psutil.virtual_memory().used),
-            reasons=None if throttled is None else ("thermal",) if hotter else (),
+            clock_mhz=sum(hertz) / len(hertz) if hertz else None,
+            temperature_celsius=max(heat, default=None),
+            utilisation_percent=self._asked("utilisation", psutil.cpu_percent),
+            memory_used_bytes=None if used is None else int(used),
+            reasons=None if not counts else ("thermal",) if hotter else (),
         )
 
+    def _asked(self, quantity: str, call: Callable[[], float]) -> float | None:
+        """What psutil says; None where it fails, which costs that quantity alone."""
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - its files are the kernel's, and may be none
+            self.absent[quantity] = f"psutil: {type(error).__name__}: {error}"
+            return None
+
     def _energy(self) -> float | None:
-        """Joules of all packages since the source was opened, across wraps of the counters."""
+        """Joules of all packages since the source was opened, across wraps of the counters.
+
+        A counter that falls and does not say where it wraps has lost what it counted: all begin
+        anew, which whoever takes differences sees as a fall.
+        """
         if not self._packages:
             why = "powermetrics needs root" if sys.platform == "darwin" else "no RAPL here"
             self.absent["energy"] = self.absent["power"] = why
             return None
         for path, span in self._packages.items():
             now = _integer(path / "energy_uj")
-            if now is None:
+            if now is None or float(now) in ALL_ONES:
                 why = "RAPL is for root here: /sys/class/powercap/*/energy_uj"
+                if now is not None:
+                    why = f"RAPL: {now:,} uJ is all ones of a register: no figure"
                 self.absent["energy"] = self.absent["power"] = why
                 return None
             before = self._last.get(path, now)
-            self._counted += now - before if now >= before else now - before + span
+            if now >= before:
+                self._counted += now - before
+            elif before <= span:
+                self._counted += now - before + span
+            else:
+                self._counted = 0
             self._last[path] = now
         self.absent["power"] = "RAPL counts energy"
         return self._counted / 1e6
 
-    def _count_throttled(self) -> int | None:
-        counts = [c for c in map(_integer, self._throttle) if c is not None]
-        return sum(counts) if counts else None
+    def _count_throttled(self) -> dict[Path, int]:
+        """Of each core that says it: a file that cannot be read once is no change of the sum."""
+        return {path: n for path in self._throttle if (n := _integer(path)) is not None}
+
+
+def _figures(quantity: str, paths: Iterable[Path], unit: str) -> list[float]:
+    """Of the files that hold one."""
+    found = [figure(quantity, _integer(path), unit) for path in paths]
+    return [value for value in found if not isinstance(value, str)]
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""
 

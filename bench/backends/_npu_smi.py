@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from contextlib import suppress
 
 import msgspec
 
 from bench.records.observed import Reading, Scope
+from bench.telemetry.figures import Sheet, figure
 from bench.telemetry.source import NotObservable, Process, Source, said
 
-NO_FIGURE = ("-", "NA", "N/A")
-"""What npu-smi prints for none."""
+TWO_DIES = "Ascend910"
+"""What npu-smi calls each die of a 910C, and nothing else."""
+RUNTIME_OPTIONS = "ASCEND_RUNTIME_OPTIONS"
+"""VIRTUAL in a container that has a virtual NPU, whose template (`vir04`) is in its name."""
+SHARED = ("NPU ID", "Chip Count")
+"""What the common page says of the card, before its chips."""
+COMMON = {
+    "clock": "Aicore curFreq",
+    "temperature": "Temperature",
+    "utilisation": "Aicore Usage Rate",
+}
+"""What the common page calls a chip's figures."""
 NPU_SMI_SECONDS = 10.0
 """npu-smi that takes longer says nothing."""
 
@@ -20,9 +31,10 @@ NPU_SMI_SECONDS = 10.0
 class Chip(msgspec.Struct, frozen=True, kw_only=True):
     """One row pair of `npu-smi info`: a die, which is what torch calls a device."""
 
-    npu: int
-    """The card, or package: the two dies of a 910C have one number."""
-    chip: int
+    npu: int | None
+    """The card, or package: the two dies of a 910C have one number. None of a row that cannot be
+    read."""
+    chip: int | None
     physical: int | None
     """Phy-ID (A3) or Device (310P); None where npu-smi prints none (A2)."""
     name: str
@@ -38,61 +50,156 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True):
     """None where the part has no HBM (310P)."""
 
 
+UNREADABLE = Chip(
+    **dict.fromkeys(("npu", "chip", "physical", "power_watts", "temperature_celsius")),
+    **dict.fromkeys(("memory_used_mb", "memory_total_mb", "hbm_used_mb", "hbm_total_mb")),
+    name="",
+    health="",
+)
+"""In the place of a die whose rows in the table cannot be read."""
+COLUMNS = {
+    "Power": "power",
+    "Temp": "temperature",
+    "Memory-Usage": "memory",
+    "HBM-Usage": "memory",
+}
+"""Of the table, by their names without the unit: what they hold."""
+
+
 def parse_info(text: str) -> tuple[Chip, ...]:
     """The dies in the table of `npu-smi info`, in its order: A2, A3 and 310P print it differently.
 
-    The header names the columns: `Phy-ID` or `Device` beside `Chip`, and HBM, are not always there.
+    The header names the columns and their units: `Phy-ID` or `Device` beside `Chip`, and HBM, are
+    not always there. Two rows are a die. Where one cannot be read, `UNREADABLE` holds the die's
+    place; where a cell of figures is blank, which is which is unclear, and the row's are None.
     """
-    chips = []
-    labelled = has_hbm = False
-    first: list[list[str]] | None = None
+    chips: list[Chip] = []
+    names: list[list[str]] = [[], []]
+    labelled = False
+    upper: list[str] | None = None
+    """The first of two rows; [] where it cannot be read."""
     for line in text.splitlines():
-        cells = [cell.split() for cell in line.strip().strip("|").split("|")]
-        if len(cells) != 3 or not cells[0]:
-            first = None
-        elif cells[0][0] == "Chip":
-            labelled, has_hbm = len(cells[0]) > 1, "HBM-Usage" in line
-        elif not cells[0][0].isdecimal():
-            first = None
-        elif first is None:
-            first = cells
-        else:
-            chips.append(_chip(first, cells, labelled, has_hbm))
-            first = None
-    return tuple(chips)
+        cells = _cells(line)
+        if len(cells) > 3:  # the processes
+            break
+        kind = _kind(cells, all(names))
+        if upper is not None and kind in ("upper", "header", ""):
+            chips.append(UNREADABLE)
+            upper = None
+        if kind == "header":
+            below = cells[0].startswith("Chip")
+            names[below] = cells[2].split()
+            labelled = len(cells[0].split()) > 1 if below else labelled
+        elif kind == "upper":
+            upper = cells
+        elif upper is not None or kind == "lower":
+            chips.append(_chip(upper, cells, names, labelled) if upper and cells else UNREADABLE)
+            upper = None
+        elif kind == "unreadable":
+            upper = []
+    return tuple(chips) if upper is None else (*chips, UNREADABLE)
 
 
-def _chip(first: list[list[str]], second: list[list[str]], labelled: bool, has_hbm: bool) -> Chip:
-    numbers = " ".join(second[2]).replace("/", " ").split()[1:]  # after AICore(%)
-    used, total, *hbm = (number(n) for n in (*numbers, *["-"] * 4))
-    power, celsius = (number(n) for n in first[2][:2])
+def _cells(line: str) -> list[str]:
+    """The cells of a whole line of a table; of one that is cut off, [""]; none of any other."""
+    bare = line.strip()
+    if not bare.startswith("|"):
+        return []
+    return [cell.strip() for cell in bare[1:-1].split("|")] if bare.endswith("|") else [""]
+
+
+def _kind(cells: list[str], begun: bool) -> str:
+    """Of a line: header, upper or lower row of a die, unreadable, or "" for none of them.
+
+    begun: whether both lines of the header have been.
+    """
+    if len(cells) != 3:
+        return "unreadable" if cells and begun else ""
+    words = cells[0].split()
+    if words[:1] == ["Chip"] or words[:2] == ["NPU", "Name"]:
+        return "header"
+    if not begun:
+        return ""
+    numbers = [word.isdecimal() for word in words]
+    if ":" in cells[1] and numbers and all(numbers):
+        return "lower"
+    is_upper = cells[1] and ":" not in cells[1] and numbers[:1] == [True] and not all(numbers[1:2])
+    return "upper" if is_upper or (cells[1].isalpha() and numbers == [True]) else "unreadable"
+
+
+def _chip(upper: list[str], lower: list[str], names: list[list[str]], labelled: bool) -> Chip:
+    numbers = [int(word) for word in lower[0].split() if word.isdecimal()]
+    if _kind(lower, True) != "lower" or len(numbers) != 1 + labelled:
+        return UNREADABLE
+    card, *name = upper[0].split()
+    figures = {**_figures(names[0], upper[2]), **_figures(names[1], lower[2])}
     return Chip(
-        npu=int(first[0][0]),
-        chip=int(second[0][0]),
-        physical=int(second[0][1]) if labelled and len(second[0]) > 1 else None,
-        name=first[0][1],
-        health=first[1][0],
-        power_watts=power,
-        temperature_celsius=celsius,
-        memory_used_mb=_whole(used),
-        memory_total_mb=_whole(total),
-        hbm_used_mb=_whole(hbm[0]) if has_hbm else None,
-        hbm_total_mb=_whole(hbm[1]) if has_hbm else None,
+        npu=int(card),
+        chip=numbers[0],
+        physical=numbers[1] if labelled else None,
+        name=" ".join(name),
+        health=upper[1],
+        power_watts=figures.get("Power"),
+        temperature_celsius=figures.get("Temp"),
+        memory_used_mb=_whole(figures.get("Memory-Usage used")),
+        memory_total_mb=_whole(figures.get("Memory-Usage")),
+        hbm_used_mb=_whole(figures.get("HBM-Usage used")),
+        hbm_total_mb=_whole(figures.get("HBM-Usage")),
     )
 
 
+def _figures(names: list[str], cell: str) -> dict[str, float]:
+    """A cell's figures by the names of its columns; empty if they are not as many.
+
+    `Memory-Usage(MB)` over `3416 / 65536` is `Memory-Usage used` and `Memory-Usage`, in MB.
+    """
+    words = re.sub(r"(\S+)[ \t]*/[ \t]*(\S+)", r"\1/\2", cell).split()
+    if len(words) != len(names) or any(w.startswith("/") or w.endswith("/") for w in words):
+        return {}
+    found = {}
+    for title, word in zip(names, words, strict=True):
+        name, _, unit = title.rstrip(")").partition("(")
+        quantity = COLUMNS.get(name)
+        used, slash, total = word.partition("/")
+        if quantity is None or bool(slash) != (quantity == "memory"):
+            continue
+        for key, text in ((f"{name} used", used), (name, total)) if slash else ((name, used),):
+            value = figure(quantity, text, unit)
+            if not isinstance(value, str):
+                found[key] = value / 2**20 if quantity == "memory" else value
+    return found
+
+
 def parse_common(text: str) -> tuple[dict[str, str], ...]:
-    """`npu-smi info -t common -i CARD`: its `key : value` lines, one dictionary for each chip."""
+    """`npu-smi info -t common -i CARD`: its `key : value` lines, one dictionary for each chip.
+
+    What stands there twice is unclear and empty; a line that is cut off is none; of chips that are
+    not in order it is unclear whose lines are whose, and there are none.
+    """
     shared: dict[str, str] = {}
     chips: list[dict[str, str]] = []
-    for line in text.splitlines():
+    for line in text.splitlines(keepends=True):
         key, colon, value = (part.strip() for part in line.partition(":"))
-        if not colon:
+        if not colon or not line.endswith("\n"):
             continue
         if key == "Chip ID":
             chips.append(dict(shared))
-        (chips[-1] if chips else shared)[key] = value
-    return tuple(chips)
+        elif not chips and key not in SHARED:
+            continue
+        here = chips[-1] if chips else shared
+        here[key] = "" if key in here and here[key] != value else value
+    numbers = [chip["Chip ID"] for chip in chips]
+    in_order = all(n.isdecimal() for n in numbers) and numbers == sorted(set(numbers), key=int)
+    return tuple(chips) if in_order else ()
+
+
+def common_figure(page: Mapping[str, str], quantity: str, name: str) -> float | str:
+    """A figure of `parse_common` by its name without the unit, which is read; or why none."""
+    for key, text in page.items():
+        title, _, unit = key.rstrip(")").partition("(")
+        if title.strip() == name:
+            return figure(quantity, text, unit)
+    return "it does not say"
 
 
 def power_of_card(chips: tuple[Chip, ...], npu: int) -> float | None:
@@ -112,16 +219,25 @@ def chip_of(chips: tuple[Chip, ...], index: int, visible: str | None) -> Chip | 
         if index >= len(listed) or not listed[index].isdecimal():
             return None
         number = int(listed[index])
-    by_number = {i if c.physical is None else c.physical: c for i, c in enumerate(chips)}
-    return by_number.get(number) if len(by_number) == len(chips) else None
+    numbered = enumerate(chips)
+    known = [(i if c.physical is None else c.physical, c) for i, c in numbered if readable(c)]
+    by_number = dict(known)
+    return by_number.get(number) if len(by_number) == len(known) else None
 
 
-def number(text: str) -> float | None:
-    if text in NO_FIGURE:
-        return None
-    with suppress(ValueError):
-        return float(text)
-    return None
+def readable(chip: Chip) -> bool:
+    """Whether the table says which die it is."""
+    return chip.npu is not None
+
+
+def dies_of(chips: tuple[Chip, ...], chip: Chip) -> int | None:
+    """Dies on a die's card; None where the table does not show all of them.
+
+    A container may see one die of a 910C: its number, or the name of the package, gives it away.
+    """
+    dies = sum(other.npu == chip.npu for other in chips)
+    alone = dies == 1 and (chip.chip != 0 or chip.name == TWO_DIES)
+    return None if alone or not all(map(readable, chips)) else dies
 
 
 def _whole(value: float | None) -> int | None:
@@ -134,17 +250,20 @@ def parse_processes(text: str) -> tuple[tuple[int, int, Process], ...]:
     A name may be empty, and a container's own numbers may stand in a fifth column.
     """
     found = []
-    listed = False
+    titles: list[str] = []
     for line in text.splitlines():
-        cells = [cell.split() for cell in line.strip().strip("|").split("|")]
+        cells = _cells(line)
         if "Process id" in line:
-            listed = True
-        elif listed and len(cells) >= 4 and len(cells[0]) >= 2:
-            npu, chip, pid = cells[0][0], cells[0][1], (cells[1] or [""])[0]
-            if npu.isdecimal() and chip.isdecimal() and pid.isdecimal():
-                memory = number((cells[3] or ["-"])[0])
-                used = None if memory is None else int(memory) * 2**20
-                found.append((int(npu), int(chip), Process(int(pid), used)))
+            titles = [" ".join(cell.partition("(")[0].split()) for cell in cells]
+            unit = line.partition("Process memory(")[2].partition(")")[0]
+        elif len(cells) == len(titles) > 1:
+            row = dict(zip(titles, cells, strict=True))
+            numbers = [row.get("NPU Chip", ""), row.get("Process id", "")]
+            words = " ".join(numbers).split()
+            if len(words) == 3 and all(word.isdecimal() for word in words):
+                held = figure("memory", row.get("Process memory"), unit or "MB")
+                used = None if isinstance(held, str) else int(held)
+                found.append((int(words[0]), int(words[1]), Process(int(words[2]), used)))
     return tuple(found)
 
 
@@ -174,41 +293,45 @@ class NpuSmiSource(Source):
         if chip is None:
             raise NotObservable("npu-smi does not show which of its dies this is")
         self._chip = chip
-        dies = sum(other.npu == chip.npu for other in chips)
-        self.scope: Scope = "package" if dies > 1 else "board"
+        self.scope: Scope = "board" if dies_of(chips, chip) == 1 else "package"
+        if "vir" in chip.name.lower() or "VIRTUAL" in os.environ.get(RUNTIME_OPTIONS, ""):
+            self.is_part("it is a virtual NPU")
 
     def read(self) -> Reading:
         """Power, clock, temperature and use of the die's memory, to a hundredth of it."""
         card = str(self._chip.npu)
         pages = said("npu-smi", "info", "-t", "common", "-i", card, seconds=NPU_SMI_SECONDS)
         chips = parse_common(pages)
-        mine = next((c for c in chips if c.get("Chip ID") == str(self._chip.chip)), None)
-        if mine is None:
+        mine = [c for c in chips if c.get("Chip ID") == str(self._chip.chip)]
+        if len(mine) != 1:
             raise NotObservable("npu-smi says nothing of this die")
-        watts = [number(c.get("NPU Real-time Power(W)", "-")) for c in chips]
-        figures = [w for w in watts if w is not None]
+        sheet = Sheet(self.name)
+        watts = [common_figure(c, "power", "NPU Real-time Power") for c in chips]
+        figures = [w for w in watts if not isinstance(w, str)]
+        sheet.take("power", figures)
+        if len(figures) != 1:
+            sheet.refuse("power", f"npu-smi has {len(figures)} figures for this card")
+        for quantity, name in COMMON.items():
+            found = common_figure(mine[0], quantity, name)
+            if isinstance(found, str):
+                sheet.refuse(quantity, f"npu-smi: {found}")
+            else:
+                sheet.take(quantity, [found])
+        sheet.take("memory", [self._memory(mine[0])])
         self.absent = {
+            **sheet.absent,
             "energy": "npu-smi has no energy counter",
             "reasons": "npu-smi does not say why a clock is low",
         }
-        if len(figures) != 1:
-            self.absent["power"] = f"npu-smi has {len(figures)} figures for this card"
-        return Reading(
-            power_watts=figures[0] if len(figures) == 1 else None,
-            clock_mhz=number(mine.get("Aicore curFreq(MHZ)", "-")),
-            temperature_celsius=number(mine.get("Temperature(C)", "-")),
-            utilisation_percent=number(mine.get("Aicore Usage Rate(%)", "-")),
-            memory_used_bytes=self._memory(mine),
-        )
+        return sheet.reading()
 
-    def _memory(self, page: Mapping[str, str]) -> int | None:
+    def _memory(self, page: Mapping[str, str]) -> float | None:
+        """Bytes in use; None where that is not said."""
         hbm = self._chip.hbm_total_mb
         total = self._chip.memory_total_mb if hbm is None else hbm
-        share = number(
-            page.get("Memory Usage Rate(%)" if hbm is None else "HBM Usage Rate(%)", "-")
-        )
-        if total is None or share is None:
-            self.absent["memory"] = "npu-smi does not say"
+        which = "Memory Usage Rate" if hbm is None else "HBM Usage Rate"
+        share = common_figure(page, "utilisation", which)
+        if total is None or isinstance(share, str) or share > 100:
             return None
         return int(share / 100 * total * 2**20)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from bench.records.observed import Reading, Reason
+from bench.telemetry.figures import ALL_ONES, Sheet, figure
 from bench.telemetry.source import NotObservable, Process, Source
 
 REASONS: dict[int, Reason] = {
@@ -22,10 +22,13 @@ REASONS: dict[int, Reason] = {
 }
 """nvmlClocksEventReasons (NVML API reference); 0x20 is heat seen by software, 0x40 by hardware.
 Bits that are not here are "other"."""
+VIRTUAL = (2, 3, 4)
+"""NVML_GPU_VIRTUALIZATION_MODE_VGPU, _HOST_VGPU and _HOST_VSGA; passed through (1) it is whole."""
+MPS_SHARE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 
 
 class NvmlSource(Source):
-    """One GPU. A partition of one (MIG) has the power and clocks of the whole: scope `shared`."""
+    """One GPU. A part of one (MIG, vGPU, a share of MPS) has no power of its own."""
 
     name = "NVML"
 
@@ -43,6 +46,7 @@ class NvmlSource(Source):
             self._handle = self._find(index)
         except pynvml.NVMLError as error:
             raise NotObservable(f"NVML does not know this device ({error})") from error
+        self.is_part(self.part or self._partition())
 
     def _find(self, index: int) -> Any:
         nvml = self._nvml
@@ -55,7 +59,7 @@ class NvmlSource(Source):
                 raise NotObservable(f"CUDA_VISIBLE_DEVICES={visible} has no device {index}")
             word = listed[index]
         if word.startswith("MIG-"):
-            self.scope = "shared"
+            self.is_part("it is a MIG instance")
             part = nvml.nvmlDeviceGetHandleByUUID(word)
             return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
         if not word.isdecimal():  # a UUID, or as much of one as tells it from the others
@@ -71,58 +75,90 @@ class NvmlSource(Source):
             )
         return nvml.nvmlDeviceGetHandleByIndex(int(word))
 
+    def _partition(self) -> str:
+        """What makes of this GPU a part, by its driver and by MPS; empty if nothing does."""
+        share = os.environ.get(MPS_SHARE, "")
+        mig = self._state("nvmlDeviceGetMigMode")
+        if isinstance(mig, str):
+            return f"NVML does not say whether MIG is on ({mig})"
+        if self._state("nvmlDeviceIsMigDeviceHandle") == 1:
+            return "it is a MIG instance"
+        if mig and mig[0] == 1:  # now; the second is from the next reset on
+            return "MIG is on, and CUDA has one of its instances"
+        if self._state("nvmlDeviceGetVirtualizationMode") in VIRTUAL:
+            return "it is a virtual GPU, or serves some"
+        if share and share not in ("100", "100.0"):
+            return f"{MPS_SHARE}={share}"
+        return ""
+
+    def _state(self, name: str) -> Any:
+        """What a call says of this GPU; None where the GPU or its driver has no such thing; a text
+        if the driver should know and does not say."""
+        try:
+            return getattr(self._nvml, name)(self._handle)
+        except AttributeError:
+            return None
+        except Exception as error:  # noqa: BLE001 - a vendor's library fails as it likes
+            return None if str(error) in ("Not Supported", "Function Not Found") else str(error)
+
     def read(self) -> Reading:
         """Every figure that this GPU has. Power is NVML's: on many chips the mean of a second."""
-        nvml, gpu = self._nvml, self._handle
-        self.absent.clear()
-        milliwatts = self._ask("power", nvml.nvmlDeviceGetPowerUsage, gpu)
-        millijoules = self._ask("energy", nvml.nvmlDeviceGetTotalEnergyConsumption, gpu)
-        busy = self._ask("utilisation", nvml.nvmlDeviceGetUtilizationRates, gpu)
-        memory = self._ask("memory", nvml.nvmlDeviceGetMemoryInfo, gpu)
-        reading = Reading(
-            power_watts=None if milliwatts is None else milliwatts / 1000,
-            energy_joules=None if millijoules is None else millijoules / 1000,
-            clock_mhz=self._ask("clock", nvml.nvmlDeviceGetClockInfo, gpu, nvml.NVML_CLOCK_SM),
-            memory_clock_mhz=self._ask(
-                "memory clock", nvml.nvmlDeviceGetClockInfo, gpu, nvml.NVML_CLOCK_MEM
-            ),
-            temperature_celsius=self._ask(
-                "temperature", nvml.nvmlDeviceGetTemperature, gpu, nvml.NVML_TEMPERATURE_GPU
-            ),
-            utilisation_percent=None if busy is None else busy.gpu,
-            memory_used_bytes=None if memory is None else int(memory.used),
-            reasons=self._reasons(),
-        )
+        nvml = self._nvml
+        self.absent = {}
+        sheet = Sheet(self.name)
+        sheet.take("power", [self._ask("power", "nvmlDeviceGetPowerUsage")], "mW")
+        sheet.take("energy", [self._ask("energy", "nvmlDeviceGetTotalEnergyConsumption")], "mJ")
+        clocks = {"clock": nvml.NVML_CLOCK_SM, "memory clock": nvml.NVML_CLOCK_MEM}
+        for quantity, kind in clocks.items():
+            sheet.take(quantity, [self._ask(quantity, "nvmlDeviceGetClockInfo", kind)], "MHz")
+        heat = self._ask("temperature", "nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)
+        sheet.take("temperature", [heat], "C")
+        busy = self._ask("utilisation", "nvmlDeviceGetUtilizationRates")
+        sheet.take("utilisation", [getattr(busy, "gpu", None)], "%")
+        memory = self._ask("memory", "nvmlDeviceGetMemoryInfo")
+        sheet.take("memory", [getattr(memory, "used", None)], "B")
+        reading = sheet.reading(reasons=self._reasons())
+        self.absent = {**sheet.absent, **self.absent}  # a call that failed is the better reason
         if reading == Reading():
             raise NotObservable(f"NVML says nothing of this device ({self.absent['power']})")
         return reading
 
     def _reasons(self) -> tuple[Reason, ...] | None:
-        nvml = self._nvml
-        ask = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)  # since driver 535
-        bits = None if ask is None else self._ask("reasons", ask, self._handle)
+        bits = self._ask("reasons", "nvmlDeviceGetCurrentClocksEventReasons")  # since driver 535
         if bits is None:
-            bits = self._ask(
-                "reasons", nvml.nvmlDeviceGetCurrentClocksThrottleReasons, self._handle
-            )
-        return None if bits is None else reasons_of(bits)
+            bits = self._ask("reasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+        if not isinstance(bits, int) or float(bits) in ALL_ONES:
+            self.absent.setdefault("reasons", "NVML: all bits are set: no figure")
+            return None
+        return reasons_of(bits)
 
     def processes(self) -> tuple[Process, ...] | None:
         """Those that compute; a desktop's are no load to speak of."""
-        nvml = self._nvml
-        found = self._ask("processes", nvml.nvmlDeviceGetComputeRunningProcesses, self._handle)
-        if found is None:
+        found = self._ask("processes", "nvmlDeviceGetComputeRunningProcesses")
+        if not isinstance(found, list):
             return None
-        return tuple(Process(p.pid, p.usedGpuMemory) for p in found)
+        clients = self._state("nvmlDeviceGetMPSComputeRunningProcesses")
+        if clients and isinstance(clients, list):
+            self.scope = "shared"
+            there = {p.pid for p in found}
+            found = [*found, *(p for p in clients if p.pid not in there)]
+        return tuple(Process(p.pid, _held(p.usedGpuMemory)) for p in found)
 
-    def _ask(self, quantity: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    def _ask(self, quantity: str, name: str, *arguments: Any) -> Any:
+        """What a call says of this GPU; None where it fails, which costs that quantity alone."""
         try:
-            answer = call(*arguments)
-        except self._nvml.NVMLError as error:
+            answer = getattr(self._nvml, name)(self._handle, *arguments)
+        except Exception as error:  # noqa: BLE001 - older versions lack calls
             self.absent[quantity] = f"NVML: {error}"
             return None
         self.absent.pop(quantity, None)
         return answer
+
+
+def _held(memory: Any) -> int | None:
+    """Bytes of device memory that a process has; None where it is not said."""
+    found = figure("memory", memory)
+    return None if isinstance(found, str) else int(found)
 
 
 def reasons_of(bits: int) -> tuple[Reason, ...]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
+from contextlib import suppress
 from typing import Any
 
 from bench.records.observed import Reading
-from bench.telemetry.source import NotObservable, Process, Source, said
+from bench.telemetry.figures import Sheet, figure
+from bench.telemetry.source import NotObservable, Process, Source, printed_json, said
+
+FIELDS = {
+    "power": "POWER",
+    "clock": "GPU_FREQUENCY",
+    "temperature": "GPU_CORE_TEMPERATURE",
+    "utilisation": "GPU_UTILIZATION",
+}
+"""What xpu-smi calls the quantities that are taken from it."""
 
 
 class XpuSmiSource(Source):
@@ -25,11 +34,17 @@ class XpuSmiSource(Source):
             raise NotObservable(f"ZE_AFFINITY_MASK={mask} does not number device {index}")
         self._card = int(listed[index]) if listed else index
         composite = os.environ.get("ZE_FLAT_DEVICE_HIERARCHY") == "COMPOSITE"
-        if not composite and len(_json(self._stats()).get("tile_level") or []) > 1:
+        tiles = _object(self._stats()).get("tile_level")
+        if not composite and isinstance(tiles, list) and len(tiles) > 1:
             raise NotObservable(
                 "this card's tiles are devices of their own; xpu-smi numbers cards. "
                 "ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE makes a card one device"
             )
+
+        with suppress(NotObservable):  # older ones do not say
+            about = _object(said("xpu-smi", "discovery", "-d", str(self._card), "-j"))
+            if about.get("device_function_type") == "virtual":
+                self.is_part("it is a virtual function")
 
     def _stats(self) -> str:
         return said("xpu-smi", "stats", "-d", str(self._card), "-j")
@@ -39,12 +54,14 @@ class XpuSmiSource(Source):
 
         Its energy is left alone: the versions differ in its unit. So do they for memory.
         """
+        sheet = parse_stats(self._stats())
         self.absent = {
+            **sheet.absent,
             "energy": "xpu-smi: its unit is not the same in all versions",
             "memory": "xpu-smi: its unit is not the same in all versions",
             "reasons": "xpu-smi stats does not say why a clock is low",
         }
-        return parse_stats(self._stats())
+        return sheet.reading()
 
     def processes(self) -> tuple[Process, ...] | None:
         """Those that have the card open, without xpu-smi itself."""
@@ -55,48 +72,38 @@ class XpuSmiSource(Source):
             return None
 
 
-def parse_stats(text: str) -> Reading:
-    """`xpu-smi stats -d N -j`: `device_level`, one entry a metric.
+def parse_stats(text: str) -> Sheet:
+    """`xpu-smi stats -d N -j`: `device_level`, one entry a metric; W, MHz, C and % without a word.
 
     Raises `NotObservable`.
     """
-    entries = _json(text).get("device_level")
+    entries = _object(text).get("device_level")
     if not isinstance(entries, list):
         raise NotObservable("xpu-smi says nothing of this card")
-    values = {e.get("metrics_type"): e.get("value") for e in entries if isinstance(e, dict)}
-
-    def at(name: str) -> float | None:
-        value = values.get(f"XPUM_STATS_{name}")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number else None  # type: ignore[arg-type]
-
-    return Reading(
-        power_watts=at("POWER"),
-        clock_mhz=at("GPU_FREQUENCY"),
-        temperature_celsius=at("GPU_CORE_TEMPERATURE"),
-        utilisation_percent=at("GPU_UTILIZATION"),
-    )
+    values = {str(e.get("metrics_type")): e for e in entries if isinstance(e, dict)}
+    sheet = Sheet("xpu-smi")
+    for quantity, name in FIELDS.items():
+        sheet.take(quantity, [values.get(f"XPUM_STATS_{name}")])
+    return sheet
 
 
 def parse_ps(text: str, card: int) -> tuple[Process, ...]:
     """`xpu-smi ps -j`: memory in kB. Raises `NotObservable`."""
-    rows = _json(text).get("device_util_by_proc_list")
+    rows = _object(text).get("device_util_by_proc_list")
     if not isinstance(rows, list):
         raise NotObservable("xpu-smi lists no processes")
-    return tuple(
-        Process(int(row["process_id"]), int(row["mem_size"]) * 1000 if "mem_size" in row else None)
-        for row in rows
-        if isinstance(row, dict)
-        and row.get("device_id") == card
-        and row.get("process_name") != "xpu-smi"
-    )
+    found = []
+    for row in rows:
+        if not isinstance(row, dict) or row.get("device_id") != card:
+            continue
+        pid, held = row.get("process_id"), figure("memory", row.get("mem_size"))
+        if isinstance(pid, int) and row.get("process_name") != "xpu-smi":
+            found.append(Process(pid, None if isinstance(held, str) else int(held) * 1000))
+    return tuple(found)
 
 
-def _json(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise NotObservable(f"xpu-smi printed no JSON ({error})") from error
+def _object(text: str) -> dict[str, Any]:
+    found = printed_json(text, "xpu-smi")
     if not isinstance(found, dict):
         raise NotObservable("xpu-smi printed no object")
     return found

@@ -16,14 +16,17 @@ from bench.backends._npu_smi import (
     Chip,
     NpuSmiSource,
     chip_of,
+    common_figure,
+    dies_of,
     npu_smi,
-    number,
     parse_common,
     parse_info,
     power_of_card,
 )
 from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
 from bench.precision import Precision
+from bench.records.observed import Reading
+from bench.telemetry.figures import possible
 from bench.telemetry.source import Source
 
 NOT_OBSERVABLE = "not observable"
@@ -147,16 +150,28 @@ def smi_facts(info: DeviceInfo) -> dict[str, str]:
         return facts
     common = parse_common(npu_smi("info", "-t", "common", "-i", str(chip.npu)) or "")
     detail = next((c for c in common if c["Chip ID"] == str(chip.chip)), {})
+    assert chip.npu is not None
     power = power_of_card(chips, chip.npu)
-    if power is None and sum(c.npu == chip.npu for c in chips) == 1:
-        power = number(detail.get("NPU Real-time Power(W)", "-"))
+    if power is None and dies_of(chips, chip) == 1:
+        power = _known(common_figure(detail, "power", "NPU Real-time Power"))
+    seen, _ = possible(
+        Reading(
+            power_watts=power,
+            temperature_celsius=chip.temperature_celsius,
+            clock_mhz=_known(common_figure(detail, "clock", "Aicore curFreq")),
+        )
+    )
     found = {
-        "card_power_watts": power,
-        "temperature_celsius": chip.temperature_celsius,
-        "aicore_mhz": number(detail.get("Aicore curFreq(MHZ)", "-")),
+        "card_power_watts": seen.power_watts,
+        "temperature_celsius": seen.temperature_celsius,
+        "aicore_mhz": seen.clock_mhz,
     }
     known = {name: f"{value:g}" for name, value in found.items() if value is not None}
-    return {**facts, "health": chip.health, **known}
+    return {**facts, "health": chip.health or NOT_OBSERVABLE, **known}
+
+
+def _known(found: float | str) -> float | None:
+    return None if isinstance(found, str) else found
 
 
 def _placed(info: DeviceInfo, chips: tuple[Chip, ...]) -> DeviceInfo:
@@ -164,8 +179,9 @@ def _placed(info: DeviceInfo, chips: tuple[Chip, ...]) -> DeviceInfo:
     chip = chip_of(chips, info.index, os.environ.get("ASCEND_RT_VISIBLE_DEVICES"))
     place = {"dies_per_package": NOT_OBSERVABLE}
     if chip is not None:
-        dies = sum(other.npu == chip.npu for other in chips)
-        place = {"card": str(chip.npu), "die": str(chip.chip), "dies_per_package": str(dies)}
+        dies = dies_of(chips, chip)
+        count = NOT_OBSERVABLE if dies is None else str(dies)
+        place = {"card": str(chip.npu), "die": str(chip.chip), "dies_per_package": count}
     return msgspec.structs.replace(info, facts={**info.facts, **place})
 
 

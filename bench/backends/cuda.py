@@ -15,6 +15,7 @@ from bench.backends._vendors import compatible_vendor
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
 from bench.records.outcome import FailureKind
+from bench.telemetry.figures import refused
 from bench.telemetry.source import Source
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ LOST_DEVICE = (
     "fallen off the bus",
 )
 """CUDA errors after which the process's context is unusable (CUDA runtime API, sticky errors)."""
+
+QUANTITY_OF = {"_mhz": "memory clock", "_watts": "power", "_celsius": "temperature"}
+"""Of facts, by the end of their names: what can be (`bench.telemetry.figures`); a memory clock, as
+the higher of two, for all clocks."""
 
 
 class CudaDevice(TorchDevice):
@@ -260,9 +265,13 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
             return dict.fromkeys(readings, f"not observable: {error}")
         for name, read in readings.items():
             try:
-                facts[name] = str(read(nvml, handle))
+                value = read(nvml, handle)
             except pynvml.NVMLError as error:
                 facts[name] = f"not observable: {error}"
+                continue
+            quantity = next((q for unit, q in QUANTITY_OF.items() if name.endswith(unit)), None)
+            why = refused(quantity, value) if quantity else ""
+            facts[name] = f"not observable: {why}" if why else str(value)
     return facts
 
 

@@ -69,7 +69,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         joule_interval=energy.interval(outcomes, level),
         energy_source=energy.said_by(launches)[0],
         energy_scope=energy.said_by(launches)[1],
-        energy_absent=next((o.energy_absent for o in outcomes if o.energy_absent), ""),
+        energy_absent=energy.why_absent(outcomes),
         not_observable=energy.not_observable(launches),
         idle_watts=next((t.idle_watts for t in (x.telemetry for x in launches) if t), None),
         host_fraction=_host_fraction(outcomes, statistics.median(samples)),

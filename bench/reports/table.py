@@ -39,6 +39,11 @@ FLAGS = {
     "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
 }
 """What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
+WHOSE = {
+    "package": "the whole package",
+    "shared": "the whole device, which others may use",
+}
+"""Whose energy it is, where it is not the device's own alone."""
 STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
 
 
@@ -249,9 +254,10 @@ def _energy(rows: list[Row]) -> Iterator[str]:
         found = row.joule_interval
         spread = "no interval" if found is None else units.spread(found.half_width)
         idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
+        whose = WHOSE.get(row.energy_scope, row.energy_scope)
         yield (
             f"energy of {_short(row, rows)}: {units.joules(1 / row.items_per_joule, item)} "
-            f"{spread} ({row.energy_scope}; {row.energy_source}{idle})"
+            f"{spread} ({whose}; {row.energy_source}{idle})"
         )
 
 

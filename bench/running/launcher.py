@@ -16,7 +16,7 @@ from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Void
 from bench.running.monitor import Monitor
 from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker
-from bench.telemetry.energy import with_energy
+from bench.telemetry.energy import with_energy, with_fault
 from bench.telemetry.flags import with_flags
 
 
@@ -86,7 +86,7 @@ def launch_together(
             seen: Telemetry | str = "nobody looked"
             if monitor is not None:
                 seen = monitor.saw(worker.pid, report.first_step_ns)
-                report = _observed(report, seen)
+                report, seen = _observed(report, seen)
             end = time.monotonic()
             yield Finished(
                 report=report,
@@ -108,9 +108,12 @@ def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> 
     return msgspec.structs.replace(report, outcome=void)
 
 
-def _observed(report: Report, seen: Telemetry | str) -> Report:
-    """With the energy of its steady blocks, and the flags that the device itself raises."""
+def _observed(report: Report, seen: Telemetry | str) -> tuple[Report, Telemetry | str]:
+    """With the energy of its steady blocks, and the flags that the device itself raises; and what
+    was seen, with the reason where its counter cannot be believed."""
     if not isinstance(report.outcome, Measured):
-        return report
+        return report, seen
+    if isinstance(seen, Telemetry):
+        seen = with_fault(report.outcome, seen)
     outcome = with_flags(with_energy(report.outcome, seen), seen)
-    return msgspec.structs.replace(report, outcome=outcome)
+    return msgspec.structs.replace(report, outcome=outcome), seen

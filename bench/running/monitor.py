@@ -85,7 +85,8 @@ class Monitor:
         answer = self._ask()
         readings = self._readings(answer)
         if not readings:
-            return answer.problem or "the launch was over before the device was looked at"
+            nothing = "the launch was over before the device was looked at"
+            return answer.problem or answer.trouble or nothing
         absent = dict(answer.absent)
         if answer.problem is not None:
             absent["later readings"] = answer.problem

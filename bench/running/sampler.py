@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import msgspec
@@ -23,7 +24,8 @@ import msgspec
 from bench import catalogue, lifeline
 from bench.records.environment import usable_cores
 from bench.records.observed import Reading, Scope
-from bench.telemetry.source import NotObservable, Process, Source
+from bench.telemetry import figures
+from bench.telemetry.source import NotObservable, Process, Source, of_this_device
 
 LEAST_INTERVAL_SECONDS = 0.2
 MOST_INTERVAL_SECONDS = 5.0
@@ -32,6 +34,12 @@ HOST_SHARE = 0.005
 """Share of the usable cores that looking may take."""
 USERS_SECONDS = 2.0
 """Least time between two looks at who else is there."""
+OPENINGS = 3
+"""A source that does not open so many times, does not open."""
+OPENING_SECONDS = 1.0
+"""Between two of them."""
+FAILED_LOOKS = 5
+"""After so many that failed one after the other, there is one every `MOST_INTERVAL_SECONDS`."""
 PATIENCE_SECONDS = 12.0
 """After this long a look that has not ended is said to hang."""
 MOST_READINGS = 50_000
@@ -64,8 +72,40 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     interval_seconds: float = LEAST_INTERVAL_SECONDS
     seen: tuple[Seen, ...] = ()
     absent: dict[str, str] = {}
+    """What could not be read, why, and in how many looks if not in all; `looks`: those that failed
+    altogether."""
+    trouble: str | None = None
+    """Why the last look that failed did; there will be others."""
     problem: str | None = None
     """Why there is nothing, or nothing any more."""
+
+
+class _Tally:
+    """What was missed since the last answer."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.failed = 0
+        self.trouble: str | None = None
+        self.lost: dict[str, tuple[int, str]] = {}
+
+    def add(self, absent: Mapping[str, str]) -> None:
+        """Of one look."""
+        self.looks += 1
+        for quantity, why in absent.items():
+            self.lost[quantity] = (self.lost.get(quantity, (0, ""))[0] + 1, why)
+
+    def absent(self) -> dict[str, str]:
+        """As `Answer` has it. Others on the device are not asked for at every look: no number."""
+        found = {
+            quantity: why
+            if times == self.looks or quantity == "processes"
+            else f"{why} (in {times} of {self.looks} looks)"
+            for quantity, (times, why) in self.lost.items()
+        }
+        if self.failed:
+            found["looks"] = f"{self.failed} of {self.looks + self.failed} failed: {self.trouble}"
+        return found
 
 
 class _State:
@@ -76,31 +116,70 @@ class _State:
         self.seen: deque[Seen] = deque(maxlen=MOST_READINGS)
         self.problem: str | None = None
         self.busy_since: float | None = None
+        self._tally = _Tally()
+        self._lock = threading.Lock()
+
+    def saw(self, seen: Seen, absent: Mapping[str, str]) -> None:
+        """A look, and what it did not see."""
+        with self._lock:
+            self.seen.append(seen)
+            self._tally.add(absent)
+
+    def missed(self, why: str) -> None:
+        """A look that failed."""
+        with self._lock:
+            self._tally.failed += 1
+            self._tally.trouble = why
 
     def answer(self) -> Answer:
-        seen = tuple(self.seen.popleft() for _ in range(len(self.seen)))
+        with self._lock:
+            seen = tuple(self.seen.popleft() for _ in range(len(self.seen)))
+            tally, self._tally = self._tally, _Tally()
         problem = self.problem
         since = self.busy_since
         if problem is None and since is not None and time.monotonic() - since > PATIENCE_SECONDS:
             problem = f"its source has not answered for {time.monotonic() - since:.0f} s"
         if self.source is None:
-            return Answer(problem=problem)
+            return Answer(problem=problem, trouble=tally.trouble)
         return Answer(
             source=self.source.name,
             scope=self.source.scope,
             interval_seconds=max(self.source.interval_seconds, LEAST_INTERVAL_SECONDS),
             seen=seen,
-            absent=dict(self.source.absent),
+            absent=tally.absent(),
+            trouble=tally.trouble,
             problem=problem,
         )
 
 
-def look(source: Source, with_users: bool) -> Seen:
-    """One reading, timed in its middle: a program may take a while to say it."""
+def look(source: Source, with_users: bool) -> tuple[Seen, dict[str, str]]:
+    """One look, its time that of its middle; and what it did not see, with the reasons.
+
+    Whatever cannot be is left out, and so are the whole's power and energy where this is a part.
+    with_users: whether to ask who else is there as well.
+    """
     before = time.perf_counter_ns()
     reading = source.read()
     at_ns = (before + time.perf_counter_ns()) // 2
-    return Seen(at_ns=at_ns, reading=reading, users=source.processes() if with_users else None)
+    reading, wrong = figures.possible(reading)
+    reading, whole = of_this_device(source, reading)
+    wrongs = {quantity: f"{source.name}: {why}" for quantity, why in wrong.items()}
+    absent = {**source.absent, **wrongs, **whole}
+    users = None
+    if with_users:
+        try:
+            users = source.processes()
+        except Exception as error:  # noqa: BLE001 - costs this one quantity
+            absent["processes"] = reason_of(error)
+        else:
+            if "processes" in source.absent:
+                absent["processes"] = source.absent["processes"]
+    return Seen(at_ns=at_ns, reading=reading, users=users), absent
+
+
+def reason_of(error: Exception) -> str:
+    """An exception in words."""
+    return str(error) if isinstance(error, NotObservable) else f"{type(error).__name__}: {error}"
 
 
 def pause_seconds(cpu_seconds: float, interval_seconds: float, cores: int) -> float:
@@ -116,25 +195,47 @@ def _cpu_seconds() -> float:
 
 
 def _look_on(state: _State, order: Order) -> None:
-    """Looks until there is nothing more to see; then the problem says why."""
+    """Looks for as long as it is let; a look that fails is counted, and there is another."""
     cores = usable_cores()
+    source = _opened(state, order)
+    if source is None:
+        return
     asked_users = -USERS_SECONDS
-    try:
+    failed = 0
+    while True:
+        before, cpu_before = time.monotonic(), _cpu_seconds()
+        with_users = before - asked_users >= USERS_SECONDS
+        asked_users = before if with_users else asked_users
+        state.busy_since = before
+        try:
+            state.saw(*look(source, with_users))
+            failed = 0
+        except Exception as error:  # noqa: BLE001 - a vendor's library fails as it likes
+            state.missed(reason_of(error))
+            failed += 1
+        state.source, state.busy_since = source, None
+        pause = pause_seconds(_cpu_seconds() - cpu_before, source.interval_seconds, cores)
+        pause = pause if failed < FAILED_LOOKS else MOST_INTERVAL_SECONDS
+        time.sleep(max(0.0, pause - (time.monotonic() - before)))
+
+
+def _opened(state: _State, order: Order) -> Source | None:
+    """The source of the device; None, with the problem said, where it does not open at last."""
+    for attempt in range(1, OPENINGS + 1):
         state.busy_since = time.monotonic()
-        source = catalogue.backend(order.backend).telemetry(order.index)
-        while True:
-            before, cpu_before = time.monotonic(), _cpu_seconds()
-            with_users = before - asked_users >= USERS_SECONDS
-            asked_users = before if with_users else asked_users
-            state.busy_since = before
-            state.seen.append(look(source, with_users))
-            state.source, state.busy_since = source, None
-            pause = pause_seconds(_cpu_seconds() - cpu_before, source.interval_seconds, cores)
-            time.sleep(max(0.0, pause - (time.monotonic() - before)))
-    except NotObservable as why:
-        state.problem = str(why)
-    except Exception as error:  # noqa: BLE001 - a vendor's library fails as it likes
-        state.problem = f"{type(error).__name__}: {error}"
+        try:
+            source = catalogue.backend(order.backend).telemetry(order.index)
+        except Exception as error:  # noqa: BLE001 - a vendor's library fails as it likes
+            why = reason_of(error)
+        else:
+            return source
+        state.busy_since = None
+        if attempt == OPENINGS:
+            state.problem = why
+            break
+        state.missed(why)
+        time.sleep(OPENING_SECONDS)
+    return None
 
 
 def _answer_on(state: _State, questions: BinaryIO, answers: BinaryIO) -> None:

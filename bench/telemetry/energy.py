@@ -1,7 +1,8 @@
 """The energy of a launch: over its steady blocks and nothing else, from a counter or from power.
 
 A hardware counter is preferred: its value is interpolated at the edges of every block, so the gaps
-between blocks do not count. Where there is none, power is integrated over the blocks. Counters move
+between blocks do not count. Where there is none, or it falls or stands still, power is integrated
+over the blocks; where both can be had and disagree, neither is a figure. Counters move
 about every 100 ms and are read five times a second at most, so less than 20 s of steady blocks
 gives no figure, but says how long it would need.
 """
@@ -20,6 +21,7 @@ from bench import stats
 from bench.records.observed import Reading, Telemetry
 from bench.records.outcome import Measured
 from bench.records.run import Launch
+from bench.telemetry.figures import MOST_WATTS
 
 LEAST_SECONDS = 20.0
 """Of steady blocks, below which there is no figure."""
@@ -30,21 +32,31 @@ LEAST_IDLE_READINGS = 3
 SILENCE_SECONDS = 6.0
 """A source that is silent for longer, amid the blocks, has not seen them."""
 DISAGREEMENT = 0.05
-"""Counter and integrated power further apart than this are flagged."""
+"""Counter and integrated power further apart than this are flagged, and neither is a figure."""
 Points = Sequence[tuple[float, float]]
 """(seconds, value), in the order of time."""
 
 
+COUNTER = "energy counter"
+"""In `Telemetry.absent`: why a counter that there is was not believed."""
+STILL_SECONDS = 3.0
+"""A counter that shows the same for longer, amid the steady blocks, is stuck: whatever computes
+draws power, and counters move about every 100 ms."""
+
+
 def with_energy(outcome: Measured, telemetry: Telemetry | str) -> Measured:
-    """The outcome with its energy, or with the reason why there is none."""
+    """The outcome with its energy, or with the reason why there is none.
+
+    A counter that cannot be believed gives way to the power; where both can be and they disagree,
+    there is no figure.
+    """
     if isinstance(telemetry, str):
         return _without(outcome, f"not observable: {telemetry}")
     spans = steady_spans(outcome, telemetry)
     if spans is None:
         return _without(outcome, "not observable: the record does not say when its blocks began")
-    counter = [(r.at_seconds, r.energy_joules) for r in telemetry.readings]
     power = [(r.at_seconds, r.power_watts) for r in telemetry.readings]
-    counted = [(at, joules) for at, joules in counter if joules is not None]
+    counted = _counted(telemetry.readings)
     drawn = [(at, watts) for at, watts in power if watts is not None]
     if not counted and not drawn:
         why = telemetry.absent.get("energy") or telemetry.absent.get("power") or "no figure"
@@ -52,29 +64,74 @@ def with_energy(outcome: Measured, telemetry: Telemetry | str) -> Measured:
     if outcome.steady_seconds < LEAST_SECONDS:
         return _without(outcome, too_short(outcome))
     span = telemetry.interval_seconds
-    by_counter = delta(counted, spans, span)
+    fault = counter_fault(counted, spans, span)
+    by_counter = fault or delta(counted, spans, span)
     by_power = integral(drawn, spans, span)
+    if by_counter == 0:
+        by_counter = fault = "the counter does not move"
+    if not isinstance(by_counter, str) and not isinstance(by_power, str):
+        apart = by_power / by_counter - 1
+        if abs(apart) > DISAGREEMENT:
+            return _disagreeing(outcome, by_counter, by_power)
     found = by_power if isinstance(by_counter, str) else by_counter
     if isinstance(found, str):
-        return _without(outcome, f"not observable: {found}")
+        why = f"{fault}; {found}" if fault and drawn else fault or found
+        return _without(outcome, f"not observable: {why}")
     if found <= 0:
-        return _without(outcome, "not observable: the counter does not move")
+        return _without(outcome, "not observable: no power is drawn, by what it says")
     method = "power" if isinstance(by_counter, str) else "counter"
-    outcome = msgspec.structs.replace(
+    return msgspec.structs.replace(
         outcome, energy_joules=found, energy_absent=None, energy_method=method
     )
-    if isinstance(by_counter, str) or isinstance(by_power, str):
-        return outcome
-    return _compared(outcome, by_counter, by_power)
 
 
-def _compared(outcome: Measured, counter: float, power: float) -> Measured:
+def with_fault(outcome: Measured, telemetry: Telemetry) -> Telemetry:
+    """The telemetry, with the reason in its `absent` where its counter cannot be believed."""
+    spans = steady_spans(outcome, telemetry)
+    fault = spans and counter_fault(_counted(telemetry.readings), spans, telemetry.interval_seconds)
+    if not fault:
+        return telemetry
+    why = f"{telemetry.source}: {fault}"
+    return msgspec.structs.replace(telemetry, absent={**telemetry.absent, COUNTER: why})
+
+
+def counter_fault(points: Points, spans: Sequence[tuple[float, float]], interval: float) -> str:
+    """Why a counter cannot be believed over the spans and the gaps between them; empty if it can.
+
+    One that falls was reset, or wrapped at a value that nobody knows: what it should have counted
+    is not to be had from it.
+    """
+    first, last = spans[0][0], spans[-1][1]
+    still = first
+    count = 0
+    for (a, before), (b, after) in itertools.pairwise(points):
+        if b <= first or a >= last:
+            continue
+        if after < before:
+            return (
+                f"the counter fell from {before:.6g} to {after:.6g} J at {b:.1f} s: it was reset, "
+                "or wrapped"
+            )
+        if after - before > MOST_WATTS * (b - a):
+            return f"the counter rose by {after - before:.4g} J in {b - a:.1f} s"
+        if after > before:
+            still, count = b, 0
+            continue
+        count += 1
+        if count >= 2 and min(b, last) - still > max(STILL_SECONDS, 3 * interval):
+            return f"the counter stood still at {after:.6g} J for {min(b, last) - still:.1f} s"
+    return ""
+
+
+def _counted(readings: Sequence[Reading]) -> list[tuple[float, float]]:
+    return [(r.at_seconds, r.energy_joules) for r in readings if r.energy_joules is not None]
+
+
+def _disagreeing(outcome: Measured, counter: float, power: float) -> Measured:
     apart = power / counter - 1
-    if abs(apart) <= DISAGREEMENT:
-        return outcome
     cause = f"power integrated gives {power:.4g} J, {apart:+.0%} of the counter's {counter:.4g} J"
     return msgspec.structs.replace(
-        outcome,
+        _without(outcome, f"neither is believed: {cause}"),
         flags=(*outcome.flags, "ENERGY_DISAGREES"),
         causes={**outcome.causes, "ENERGY_DISAGREES": cause},
     )
@@ -158,15 +215,30 @@ def idle_watts(readings: Sequence[Reading]) -> float | None:
     watts = [r.power_watts for r in readings if r.power_watts is not None]
     if watts:
         return statistics.median(watts)
-    counted = [(r.at_seconds, r.energy_joules) for r in readings if r.energy_joules is not None]
+    counted = _counted(readings)
     if not counted or counted[-1][0] - counted[0][0] < 1:
         return None
+    if any(b < a for (_, a), (_, b) in itertools.pairwise(counted)):
+        return None  # reset, or wrapped: no figure, and least of all one below zero
     return (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0])
+
+
+def _believed(outcome: Measured) -> float | None:
+    """Its energy; None where its two sources disagree, as in records that kept the counter's."""
+    return None if "ENERGY_DISAGREES" in outcome.flags else outcome.energy_joules
+
+
+def why_absent(outcomes: Sequence[Measured]) -> str:
+    """Why a launch has no energy, of the first that has none; empty if all have it."""
+    for outcome in outcomes:
+        if _believed(outcome) is None:
+            return outcome.energy_absent or outcome.causes.get("ENERGY_DISAGREES", "")
+    return ""
 
 
 def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
     """Over the steady blocks of all these launches; None where one has no energy."""
-    joules = [o.energy_joules for o in outcomes]
+    joules = [_believed(o) for o in outcomes]
     known = [j for j in joules if j is not None]
     if len(known) < len(joules):
         return None
@@ -175,7 +247,7 @@ def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
 
 def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
     """Of items per joule, a launch each; None where a launch has no energy or they are too few."""
-    joules = [o.energy_joules for o in outcomes]
+    joules = [_believed(o) for o in outcomes]
     if None in joules:
         return None
     pairs = zip(outcomes, joules, strict=True)
@@ -193,9 +265,9 @@ def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
 
 
 def not_observable(launches: Sequence[Launch]) -> dict[str, str]:
-    """What nobody could see of the device, by the last launch looked at; else why none was."""
+    """What nobody could see of the device in some launch, by the last such; else why none was."""
     seen = [x.telemetry for x in launches if x.telemetry is not None]
     if seen:
-        return seen[-1].absent
+        return {what: why for telemetry in seen for what, why in telemetry.absent.items()}
     why = launches[0].telemetry_absent
     return {"telemetry": why} if why else {}

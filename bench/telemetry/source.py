@@ -12,10 +12,13 @@ library, made directly.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from bench.records.observed import Reading, Scope
 
@@ -44,9 +47,18 @@ class Source(ABC):
     interval_seconds: float = 0.2
     """Least time between two readings; at least 0.2 s is kept by whoever reads."""
 
+    part: str = ""
+    """Where this device is a part of what the figures are of: what makes it one. The whole's power
+    and energy are then nobody's figure of the part, and whoever reads leaves them out."""
+
     def __init__(self) -> None:
         self.absent: dict[str, str] = {}
         """What this device does not say, and why: by the names of `QUANTITIES`."""
+
+    def is_part(self, why: str) -> None:
+        """Says that this device is a part of what the figures are of, and why; "": it is not."""
+        if why:
+            self.part, self.scope = why, "shared"
 
     @abstractmethod
     def read(self) -> Reading:
@@ -58,6 +70,15 @@ class Source(ABC):
     def processes(self) -> tuple[Process, ...] | None:
         """Processes that have the device open; None where the source cannot say."""
         return None
+
+
+def of_this_device(source: Source, reading: Reading) -> tuple[Reading, dict[str, str]]:
+    """The reading without the power and energy of a whole of which this is a part; and why not."""
+    if not source.part:
+        return reading, {}
+    why = f"{source.name} counts the whole device, of which this is a part: {source.part}"
+    gone = {"power_watts": None, "energy_joules": None}
+    return msgspec.structs.replace(reading, **gone), dict.fromkeys(("power", "energy"), why)
 
 
 def said(program: str, *arguments: str, seconds: float = TOOL_SECONDS) -> str:
@@ -85,3 +106,25 @@ def said(program: str, *arguments: str, seconds: float = TOOL_SECONDS) -> str:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise NotObservable(f"{program} failed: {last[0] if last else f'exit {done.returncode}'}")
     return done.stdout
+
+
+def printed_json(text: str, program: str) -> Any:
+    """The JSON that a vendor's program has printed, past the lines of a log before it and after.
+
+    Raises `NotObservable` where there is none, or not to its end.
+    """
+    decoder = json.JSONDecoder()
+    at = 0
+    for line in text.splitlines(keepends=True):
+        bare = line.strip()
+        if bare.startswith(("{", "[")):
+            try:
+                found, end = decoder.raw_decode(text, at + line.index(bare[0]))
+            except (ValueError, RecursionError) as error:
+                if bare[0] == "{" or bare[1:2] in ("", "{", "[", '"', "]"):  # no `[WARNING] ...`
+                    raise NotObservable(f"{program} printed no whole JSON ({error})") from error
+            else:
+                if not text[end:].partition("\n")[0].strip():
+                    return found
+        at += len(line)
+    raise NotObservable(f"{program} printed no JSON")

@@ -9,14 +9,11 @@ from bench import units
 from bench.conformance.check import Check, Finding, Stand, failed, judged, passed, unseen
 from bench.judging import chips
 from bench.records.observed import QUANTITIES, Reading
+from bench.telemetry import figures
 from bench.telemetry.source import NotObservable, Source
 
-HOTTEST_CELSIUS = 120.0
-MOST_WATTS = 10_000.0
-"""Of a board whose limit nobody knows."""
 LIMIT_FACTOR = 2.0
 """Times the board's limit: short peaks go above it."""
-FASTEST_MHZ = 10_000.0
 APART_SECONDS = 0.5
 """Between two readings, so that counters move."""
 
@@ -53,19 +50,9 @@ def readings(stand: Stand) -> Iterator[Finding]:
 
 def implausible(reading: Reading, limit_watts: float | None, memory_bytes: int | None) -> list[str]:
     """What in a reading cannot be; limit_watts: of the board, None where it is not known."""
-    most_watts = MOST_WATTS if limit_watts is None else LIMIT_FACTOR * limit_watts
-    allowed = (
-        ("power", reading.power_watts, most_watts, "W"),
-        ("temperature", reading.temperature_celsius, HOTTEST_CELSIUS, "C"),
-        ("clock", reading.clock_mhz, FASTEST_MHZ, "MHz"),
-        ("utilisation", reading.utilisation_percent, 100.0, "%"),
-        ("memory", reading.memory_used_bytes, memory_bytes, "B"),
-    )
-    return [
-        f"{name} {value:,g} {unit} is outside 0 to {most:,g}"
-        for name, value, most, unit in allowed
-        if value is not None and most is not None and not 0 <= value <= most
-    ]
+    most_watts = None if limit_watts is None else LIMIT_FACTOR * limit_watts
+    found = figures.impossible(reading, most_watts, memory_bytes)
+    return [f"{quantity} {why}" for quantity, why in found.items()]
 
 
 def backwards(first: Reading, second: Reading) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 
 from bench.backends import _amd_smi
 from bench.records.observed import Reading
-from bench.telemetry.source import NotObservable, Process, Source
+from bench.telemetry.source import NotObservable, Process, Source, of_this_device
+from bench.tests.backends.vendor_tool import tool
 
 AMD_SMI = """WARNING: User is missing the following required groups: render
 {"gpu_data": [
@@ -33,7 +36,7 @@ ROCM_SMI = """{"card0": {"GPU use (%)": "61", "Energy counter": "6122129286992",
 
 
 def test_amd_smi_json() -> None:
-    assert _amd_smi.parse_amd_smi(AMD_SMI, 0) == Reading(
+    assert _amd_smi.parse_amd_smi(AMD_SMI, 0).reading() == Reading(
         power_watts=542,
         energy_joules=98765.43,
         clock_mhz=1930,
@@ -42,14 +45,14 @@ def test_amd_smi_json() -> None:
         utilisation_percent=87,
         memory_used_bytes=121344 * 2**20,
     )
-    other = _amd_smi.parse_amd_smi(AMD_SMI, 1)
+    other = _amd_smi.parse_amd_smi(AMD_SMI, 1).reading()
     assert (other.power_watts, other.temperature_celsius, other.clock_mhz) == (141, 38, None)
-    bare = _amd_smi.parse_amd_smi('[{"gpu": 0, "power": {"socket_power": 90}}]', 0)
+    bare = _amd_smi.parse_amd_smi('[{"gpu": 0, "power": {"socket_power": 90}}]', 0).reading()
     assert bare == Reading(power_watts=90)
 
 
 def test_rocm_smi_json() -> None:
-    assert _amd_smi.parse_rocm_smi(ROCM_SMI, 0) == Reading(
+    assert _amd_smi.parse_rocm_smi(ROCM_SMI, 0).reading() == Reading(
         power_watts=89,
         energy_joules=93668579.25,
         clock_mhz=1700,
@@ -177,3 +180,43 @@ def test_devices_hidden_from_rocm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "GPU-deadbeef,GPU-1")
     with pytest.raises(NotObservable, match="does not number device 1"):
         _amd_smi.physical(0)
+
+
+@pytest.mark.parametrize(
+    "mode, part",
+    [("SPX", ""), ("N/A", ""), (None, ""), ("CPX", "its compute partition is CPX")],
+)
+def test_a_partition_is_a_part_and_has_none_of_the_packages_power(
+    mode: str | None, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeAmdSmi()
+    if mode is not None:
+        fake.amdsmi_get_gpu_compute_partition = lambda handle: mode
+    source = amd(monkeypatch, fake)
+    assert (source.part, source.scope) == (part, "shared" if part else "package")
+    reading, absent = of_this_device(source, source.read())
+    assert (reading.power_watts, reading.clock_mhz) == (None if part else 750, 2100)
+    assert set(absent) == ({"power", "energy"} if part else set())
+
+
+def test_a_virtual_function_is_told_as_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeAmdSmi()
+    guest = SimpleNamespace(name="AMDSMI_VIRTUALIZATION_MODE_GUEST")
+    fake.amdsmi_get_gpu_virtualization_mode = lambda handle: {"mode": guest}
+    assert amd(monkeypatch, fake).scope == "shared"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.parametrize("mode, part", [("SPX", ""), ("DPX", "its compute partition is DPX")])
+def test_the_programs_say_their_partition(
+    mode: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = f'[{{"gpu": 0, "partition": {{"accelerator_partition": "{mode}"}}}}]'
+    older = f'{{"card0": {{"Compute Partition": "{mode}"}}}}'
+    for name, text in (("amd-smi", newer), ("rocm-smi", older)):
+        tool(tmp_path, f"echo '{text}'", name)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    for name in ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for source in (_amd_smi.AmdSmiProgram(0), _amd_smi.RocmSmiProgram(0)):
+        assert (source.part, source.scope) == (part, "shared" if part else "package")

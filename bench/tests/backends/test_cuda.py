@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.backend import DeviceInfo, DeviceUnavailable, supported_precisions
-from bench.backends import _trial
+from bench.backends import _trial, cuda
 from bench.backends.cuda import CudaBackend, CudaDevice
 from bench.precision import PRECISIONS
 
@@ -183,3 +183,33 @@ def test_cuda_events_are_milliseconds() -> None:
     device = CudaDevice(DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=1))
     start = SimpleNamespace(elapsed_time=lambda end: 1.5)
     assert device.elapsed_ns(start, None) == 1_500_000
+
+
+@pytest.mark.usefixtures("fake_cuda")
+def test_facts_that_cannot_be_are_not_observable(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynvml
+
+    answers = {
+        "nvmlInit": None,
+        "nvmlShutdown": None,
+        "nvmlDeviceGetHandleByUUID": "gpu",
+        "nvmlDeviceGetClockInfo": 65535,
+        "nvmlDeviceGetMaxClockInfo": 14001,
+        "nvmlDeviceGetEnforcedPowerLimit": 2**32 - 1,
+        "nvmlDeviceGetTemperature": 255,
+        "nvmlDeviceGetPersistenceMode": 1,
+        "nvmlDeviceGetComputeRunningProcesses": [],
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, lambda *_, answer=answer: answer)
+    facts = cuda._nvml_facts(DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=1))
+    assert facts == {
+        "sm_clock_mhz": "not observable: 65,535 MHz is outside 0 to 50,000",
+        "sm_clock_max_mhz": "14001",
+        "memory_clock_mhz": "not observable: 65,535 MHz is outside 0 to 50,000",
+        "memory_clock_max_mhz": "14001",
+        "power_limit_watts": "not observable: 4.29497e+06 W is outside 0 to 10,000",
+        "temperature_celsius": "not observable: 255 C is outside 0 to 120",
+        "persistence_mode": "1",
+        "processes_on_device": "0",
+    }

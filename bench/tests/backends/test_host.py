@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.backends import _host
+from bench.telemetry.energy import counter_fault
 
 
 def sysfs(folder: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> _host.CpuSource:
@@ -66,3 +68,45 @@ def test_a_virtual_machine_has_no_rapl(tmp_path: Path, monkeypatch: pytest.Monke
     assert (reading.energy_joules, reading.clock_mhz, reading.reasons) == (None, None, None)
     assert source.absent["energy"] == source.absent["power"] == "no RAPL here"
     assert reading.utilisation_percent is not None and reading.memory_used_bytes
+
+
+def test_a_counter_that_falls_and_does_not_say_where_it_wraps_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lost 262 kJ: what it counts then is seen as a fall, and refused."""
+    files = {n: t for n, t in BARE_METAL.items() if "max_energy_range" not in n}
+    source = sysfs(tmp_path, files, monkeypatch)
+    counter = tmp_path / "powercap/intel-rapl:0/energy_uj"
+    joules = [source.read().energy_joules]
+    for microjoules in (262143300000, 1000000, 3000000):
+        counter.write_text(f"{microjoules}\n")
+        joules.append(source.read().energy_joules)
+    assert joules == [0, 0.3, 0, 2]
+    points = [(float(at), j) for at, j in enumerate(joules) if j is not None]
+    assert "fell from 0.3 to 0 J" in counter_fault(points, [(0.0, 3.0)], 0.5)
+
+
+def test_a_file_that_cannot_be_read_once_is_no_throttling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "cpu/cpu1/thermal_throttle/package_throttle_count"
+    source = sysfs(tmp_path, {**BARE_METAL, name: "9"}, monkeypatch)
+    (tmp_path / name).write_text("")
+    assert source.read().reasons == ()
+    (tmp_path / name).write_text("9")
+    assert source.read().reasons == (), "9 after nothing is not hotter"
+    (tmp_path / name).write_text("10")
+    assert source.read().reasons == ("thermal",)
+
+
+def test_psutil_that_fails_costs_its_own_quantity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise OSError("no /proc")
+
+    monkeypatch.setattr(psutil, "virtual_memory", fails)
+    source = sysfs(tmp_path, BARE_METAL, monkeypatch)
+    reading = source.read()
+    assert (reading.memory_used_bytes, reading.clock_mhz) == (None, 3200)
+    assert source.absent["memory"] == "psutil: OSError: no /proc"

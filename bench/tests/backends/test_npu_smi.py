@@ -202,3 +202,26 @@ def test_two_figures_for_a_card_are_neither_added_nor_chosen_from(
 def test_a_die_that_npu_smi_does_not_show_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotObservable, match="which of its dies"):
         npu(monkeypatch, 5, "A2")
+
+
+def test_one_die_of_a_910c_in_a_container_has_the_power_of_its_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The table of a container shows the dies that it was given, and the power of both."""
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+    rows = A3.splitlines(keepends=True)
+    for table in ("".join(rows[:5]), "".join(rows[:3] + rows[6:8])):
+        monkeypatch.setattr(_npu_smi, "said", lambda *_, table=table, **__: table)
+        (chip,) = parse_info(table)
+        monkeypatch.setattr(_npu_smi, "chip_of", lambda *_, chip=chip: chip)
+        assert _npu_smi.NpuSmiSource(0).scope == "package"
+
+
+@pytest.mark.parametrize("name, options", [("910B4-vir05", ""), ("910B4-1", "VIRTUAL")])
+def test_a_virtual_npu_is_a_part(name: str, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_npu_smi, "said", lambda *_, **__: A2.replace("910B4-1   ", f"{name:10}"))
+    for variable in ("ASCEND_RT_VISIBLE_DEVICES", _npu_smi.RUNTIME_OPTIONS):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(_npu_smi.RUNTIME_OPTIONS, options)
+    source = _npu_smi.NpuSmiSource(0)
+    assert (source.scope, source.part) == ("shared", "it is a virtual NPU")

@@ -10,6 +10,7 @@ import pytest
 
 from bench.backends import _nvml
 from bench.records.observed import Reading
+from bench.running.sampler import look
 from bench.telemetry.source import NotObservable, Process
 
 
@@ -85,7 +86,10 @@ class FakeNvml(SimpleNamespace):
         return [SimpleNamespace(pid=4242, usedGpuMemory=2**30)]
 
 
-NVML_WORDS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+NVML_WORDS = (
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
+    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
+)
 
 
 def nvml_source(
@@ -194,3 +198,73 @@ def test_an_unclear_device_is_not_guessed(
 ) -> None:
     with pytest.raises(NotObservable, match=why):
         nvml_source(monkeypatch, FakeNvml(8), index, **variables)
+
+
+def mig(*modes: int) -> Any:
+    """A driver that knows of MIG: on now, and from the next reset on."""
+    return lambda handle: list(modes)
+
+
+@pytest.mark.parametrize(
+    "calls, variables, part",
+    [
+        ({}, {}, ""),
+        ({"nvmlDeviceGetMigMode": mig(0, 1)}, {}, ""),
+        ({"nvmlDeviceGetMigMode": mig(1, 1)}, {}, "MIG is on, and CUDA has one of its instances"),
+        (
+            {"nvmlDeviceGetMigMode": mig(1, 0)},
+            {"CUDA_VISIBLE_DEVICES": "0"},
+            "MIG is on, and CUDA has one of its instances",
+        ),
+        ({}, {"CUDA_VISIBLE_DEVICES": "MIG-7f"}, "it is a MIG instance"),
+        ({"nvmlDeviceIsMigDeviceHandle": lambda handle: 1}, {}, "it is a MIG instance"),
+        ({"nvmlDeviceGetMigMode": "Not Supported"}, {}, ""),
+        (
+            {"nvmlDeviceGetMigMode": "Unknown Error"},
+            {},
+            "NVML does not say whether MIG is on (Unknown Error)",
+        ),
+        ({"nvmlDeviceGetVirtualizationMode": lambda handle: 1}, {}, ""),
+        (
+            {"nvmlDeviceGetVirtualizationMode": lambda handle: 2},
+            {},
+            "it is a virtual GPU, or serves some",
+        ),
+        (
+            {},
+            {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "30"},
+            "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=30",
+        ),
+        ({}, {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "100"}, ""),
+    ],
+)
+def test_a_part_of_a_gpu_has_none_of_its_power(
+    calls: dict[str, Any],
+    variables: dict[str, str],
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = {name: call for name, call in calls.items() if isinstance(call, str)}
+    fake = FakeNvml(broken=broken)
+    for name, call in calls.items():
+        if name not in broken:
+            setattr(fake, name, call)
+    source = nvml_source(monkeypatch, fake, 0, **variables)
+    assert (source.part, source.scope) == (part, "shared" if part else "board")
+    seen, absent = look(source, with_users=False)
+    assert seen.reading.clock_mhz == 1410
+    if not part:
+        assert (seen.reading.power_watts, absent) == (698.123, {})
+        return
+    why = f"NVML counts the whole device, of which this is a part: {part}"
+    assert (seen.reading.power_watts, seen.reading.energy_joules) == (None, None)
+    assert absent == {"power": why, "energy": why}
+
+
+def test_clients_of_mps_are_users_of_the_gpu_and_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml()
+    both = [SimpleNamespace(pid=4242, usedGpuMemory=1), SimpleNamespace(pid=7, usedGpuMemory=None)]
+    fake.nvmlDeviceGetMPSComputeRunningProcesses = lambda handle: both
+    source = nvml_source(monkeypatch, fake)
+    assert source.processes() == (Process(4242, 2**30), Process(7, None))
+    assert source.scope == "shared"

@@ -39,7 +39,7 @@ def test_an_answer_without_the_device_is_a_reason(parse: Callable[[], object]) -
 
 
 def test_xpu_smi_json() -> None:
-    assert _xpu_smi.parse_stats(XPU_STATS) == Reading(
+    assert _xpu_smi.parse_stats(XPU_STATS).reading() == Reading(
         power_watts=44.69, clock_mhz=1550, temperature_celsius=53
     )
     assert _xpu_smi.parse_ps(XPU_PS, 0) == (Process(768707, 5726404 * 1000),)
@@ -55,3 +55,16 @@ def test_tiles_are_not_taken_for_cards(tmp_path: Path, monkeypatch: pytest.Monke
         _xpu_smi.XpuSmiSource(0)
     monkeypatch.setenv("ZE_FLAT_DEVICE_HIERARCHY", "COMPOSITE")
     assert _xpu_smi.XpuSmiSource(0).scope == "board"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.parametrize("kind, scope", [("physical", "board"), ("virtual", "shared")])
+def test_a_virtual_function_is_a_part(
+    kind: str, scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = f'{{"device_function_type": "{kind}", "device_level": []}}'
+    tool(tmp_path, f"echo '{answer}'", "xpu-smi")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    monkeypatch.delenv("ZE_AFFINITY_MASK", raising=False)
+    source = _xpu_smi.XpuSmiSource(0)
+    assert (source.scope, bool(source.part)) == (scope, kind == "virtual")

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.records.outcome import Phase
+from bench.records.observed import Telemetry
+from bench.records.outcome import Measured, Phase
 from bench.running import launcher, worker_process
 from bench.tests.running.scripted_workers import REPORT, failure, request, scripted
+from bench.tests.telemetry.launches import seen, steady
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
 
@@ -122,3 +124,15 @@ def test_a_process_that_is_refused_is_an_outcome(monkeypatch: pytest.MonkeyPatch
     assert "no worker could be started" in failure(two).message
     if sys.platform == "linux":
         assert len([*Path("/proc/self/fd").iterdir()]) == before, "no descriptor is left open"
+
+
+def test_a_counter_that_is_not_believed_is_named_in_the_record() -> None:
+    """The launch keeps what was seen, and why its energy is the power's."""
+    report = msgspec.structs.replace(REPORT, outcome=steady())
+    fell = seen(power=lambda at: 300.0, counter=lambda at: 300.0 * (at % 20))
+    observed, telemetry = launcher._observed(report, fell)
+    assert isinstance(observed.outcome, Measured) and isinstance(telemetry, Telemetry)
+    assert observed.outcome.energy_method == "power"
+    assert telemetry.absent["energy counter"].startswith("NVML: the counter fell from 5940 to 0 J")
+    assert telemetry.readings == fell.readings
+    assert launcher._observed(report, "no tool")[1] == "no tool"

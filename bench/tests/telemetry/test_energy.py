@@ -65,7 +65,8 @@ def test_less_than_twenty_seconds_is_too_short_and_says_what_is_enough() -> None
         (seen(power=lambda at: 1.0, until=30.0), "do not reach over the steady blocks"),
         (seen(power=lambda at: 1.0 if at < 20 or at > 28 else None), "was silent for 8 s"),
         (seen(power=lambda at: 1.0 if at % 5 == 0 else None), "5 readings of power in 22 s"),
-        (seen(counter=lambda at: 7.0), "the counter does not move"),
+        (seen(counter=lambda at: 7.0), "the counter stood still at 7 J for"),
+        (seen(power=lambda at: 0.0), "no power is drawn"),
     ],
 )
 def test_no_figure_is_a_reason(telemetry: Telemetry | str, why: str) -> None:
@@ -81,14 +82,77 @@ def test_a_counter_that_is_silent_gives_way_to_the_power() -> None:
     assert found.energy_method == "power" and found.energy_joules == pytest.approx(220)
 
 
-@pytest.mark.parametrize("factor, flagged", [(1.04, False), (1.06, True), (0.93, True)])
-def test_counter_and_power_that_disagree_are_flagged(factor: float, flagged: bool) -> None:
+@pytest.mark.parametrize("factor, disagree", [(1.04, False), (1.06, True), (0.93, True)])
+def test_of_counter_and_power_that_disagree_neither_is_a_figure(
+    factor: float, disagree: bool
+) -> None:
     found = with_energy(
         steady(), seen(power=lambda at: 300.0 * factor, counter=lambda at: 300.0 * at)
     )
-    assert found.energy_joules == pytest.approx(6600)
-    assert ("ENERGY_DISAGREES" in found.flags) == flagged
-    assert ("ENERGY_DISAGREES" in found.causes) == flagged
+    assert ("ENERGY_DISAGREES" in found.flags) == disagree
+    assert ("ENERGY_DISAGREES" in found.causes) == disagree
+    if not disagree:
+        assert found.energy_joules == pytest.approx(6600)
+        return
+    assert found.energy_joules is None and found.energy_method is None
+    assert found.energy_absent == f"neither is believed: {found.causes['ENERGY_DISAGREES']}"
+
+
+def counter(at: float, fault: str) -> float:
+    """300 W, and what may become of a counter of them; the blocks are from 15 to 37 s."""
+    true = 300.0 * at
+    return {
+        "reset": true if at < 20 else true - 6000,
+        "reset early": true if at < 15.1 else true - 4530,
+        "wrap": true % 7500,
+        "stuck": 300.0 * min(at, 20.0),
+        "stuck for a while": true if not 20 < at < 25 else 6000.0,
+        "jump": true if at < 20 else true + 1e6,
+        "before": true if at > 10 else true + 1e6,
+        "after": true if at < 40 else 0.0,
+        "steps of a second": 300.0 * int(at),
+    }[fault]
+
+
+@pytest.mark.parametrize(
+    "fault, why",
+    [
+        ("reset", "NVML: the counter fell from 5940 to 0 J at 20.0 s: it was reset, or wrapped"),
+        ("reset early", "NVML: the counter fell from"),
+        ("wrap", "NVML: the counter fell from"),
+        ("stuck", "NVML: the counter stood still at 6000 J for"),
+        ("stuck for a while", "NVML: the counter stood still at 6000 J for"),
+        ("jump", "NVML: the counter rose by"),
+        ("before", None),
+        ("after", None),
+        ("steps of a second", None),
+    ],
+)
+def test_a_counter_that_cannot_be_believed_gives_way_to_the_power(
+    fault: str, why: str | None
+) -> None:
+    both = seen(power=lambda at: 300.0, counter=lambda at: counter(at, fault))
+    found = with_energy(steady(), both)
+    assert found.energy_joules == pytest.approx(6600, rel=0.02)
+    assert found.energy_method == ("counter" if why is None else "power")
+    assert found.flags == ()
+    said = energy.with_fault(steady(), both).absent.get(energy.COUNTER)
+    assert said is None if why is None else said is not None and said.startswith(why)
+    alone = with_energy(steady(), seen(counter=lambda at: counter(at, fault)))
+    assert (alone.energy_joules is None) == (why is not None)
+    if why is not None:
+        assert str(alone.energy_absent).startswith(why.replace("NVML", "not observable"))
+
+
+def test_a_record_that_kept_the_counters_figure_beside_another_has_no_figure_either() -> None:
+    launches = launches_with_energy(110, 111)
+    flagged = msgspec.structs.replace(
+        launches[1].outcome, flags=("ENERGY_DISAGREES",), causes={"ENERGY_DISAGREES": "50 % apart"}
+    )
+    launches[1] = msgspec.structs.replace(launches[1], outcome=flagged)
+    (row,) = summarize(make_file([CASE], launches))
+    assert (row.items_per_joule, row.joule_interval) == (None, None)
+    assert row.energy_absent == "50 % apart"
 
 
 def test_idle_power_is_a_median_or_a_counters_rise() -> None:
@@ -102,6 +166,8 @@ def test_idle_power_is_a_median_or_a_counters_rise() -> None:
     counted = readings(at_seconds=times, energy_joules=(100.0, 130.0, 160.0))
     assert energy.idle_watts(counted) == pytest.approx(50)
     assert energy.idle_watts(readings(at_seconds=times)) is None
+    fell = readings(at_seconds=times, energy_joules=(100.0, 130.0, 0.0))
+    assert energy.idle_watts(fell) is None, "no power below zero"
 
 
 # --- In the summary, on the card, in a comparison ------------------------------------------------
@@ -135,6 +201,24 @@ def test_joules_an_item_have_an_interval_over_launches_a_source_and_a_scope() ->
     flat = as_flat(file, row)
     assert flat["items_per_joule_low"] == row.joule_interval.low
     assert flat["idle_watts"] == 71.5 and flat["energy_absent"] is None
+
+
+def test_whose_energy_it_is_is_said_in_words() -> None:
+    for scope, words in (
+        ("package", "(the whole package; NVML, counter"),
+        ("shared", "(the whole device, which others may use; NVML, counter"),
+    ):
+        file = make_file([CASE], launches_with_energy(110, 111, 109, scope=scope))
+        card = " ".join(TableReport().render([file], Canvas(width=200, colour=False)).split())
+        assert words in card
+
+
+def test_what_one_launch_missed_is_on_the_card_though_the_last_missed_nothing() -> None:
+    launches = launches_with_energy(110, 111)
+    missed = seen(absent={"looks": "3 of 40 failed: busy"})
+    launches[0] = msgspec.structs.replace(launches[0], telemetry=missed)
+    card = TableReport().render([make_file([CASE], launches)], Canvas(width=200, colour=False))
+    assert "looks (3 of 40 failed: busy)" in " ".join(card.split())
 
 
 def test_a_launch_without_energy_leaves_no_figure_but_a_reason() -> None:
