@@ -21,6 +21,7 @@ import msgspec
 
 from bench.errors import OutputError, RecordError
 from bench.records import digests
+from bench.records.encoding import encoded
 from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Writer:
         try:
             if os.fstat(self._file.fileno()).st_nlink == 0:
                 self._restore()
-            rest = memoryview(msgspec.json.encode(line) + b"\n")
+            rest = memoryview(encoded(line) + b"\n")
             while rest:  # a disk that fills up takes a part, and says why only when asked again
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
