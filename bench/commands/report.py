@@ -39,10 +39,10 @@ def report(
         (put_card if format_name == "table" else put_file)(text)
     else:
         write(output, text)
-    damaged = [file.damage for file in files if file.damage]
+    damaged = [file for file in files if file.damage]
     if damaged:
         say(
-            f"error: {damaged[0]}. The report above holds the records before it, which are whole. "
-            "Run the rest again, or restore the file."
+            f"error: {damaged[0].damage}. The report above holds the records before it, which are "
+            f"whole. {damaged[0].remedy}"
         )
         sys.exit(EXIT_BAD_INPUT)
