@@ -40,7 +40,7 @@ from bench.records.runfile import read
 from bench.report import Canvas, Report
 from bench.running import probe
 from bench.running.header import begin, command_line, run_id
-from bench.running.resume import resume
+from bench.running.resume import require_run, resume
 from bench.running.session import open_session
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def resume_run(
     file = read(record)
     if is_complete(file):
         return file
+    require_run(file)
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
     chosen, remarks = choose(address)
     settings = file.run.settings
@@ -203,7 +204,8 @@ def compare_runs(base: Runs, other: Runs, prices: Prices | None = None) -> Compa
     """Each case of `other` against the same of `base`: ratio, interval and verdict, or why none.
 
     prices: what an hour of each side's device costs. Raises `ComparisonError` if the two have
-    nothing in common, and `RecordError` for a damaged run: a ratio of half a run would pass for the
+    nothing in common, or are the same run: one compared with its own copy is EQUIVALENT whatever
+    it measured. Raises `RecordError` for a damaged run: a ratio of half a run would pass for the
     whole.
     """
     with _without_collection():
@@ -260,8 +262,8 @@ def _whole(run: Runs) -> RunFile:
     file = _run(run)
     if file.damage:
         raise RecordError(
-            f"{file.damage}. A damaged run is not compared; `accelmark report` shows what is whole "
-            "in it. Run the rest again, or restore the file."
+            f"{file.damage}. Half of a run is not compared; `accelmark report` shows what is whole "
+            f"in it. {file.remedy}"
         )
     return file
 

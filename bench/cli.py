@@ -6,13 +6,22 @@ Everything that is slow to import is imported inside the command that needs it.
 
 from __future__ import annotations
 
-import io
 import sys
 
 import click
 
 from bench import __version__
-from bench.commands import ab, check_backend, compare, listing, publish, report, run, verify
+from bench.commands import (
+    ab,
+    check_backend,
+    compare,
+    listing,
+    publish,
+    report,
+    run,
+    streams,
+    verify,
+)
 from bench.commands.common import say, termination_as_interrupt
 from bench.errors import (
     EXIT_BAD_INPUT,
@@ -67,16 +76,14 @@ for command in (
 
 def main() -> None:
     """The console script: bad input is one message and exit code 2, never a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without ± shows ?, and no traceback
-            stream.reconfigure(errors="replace")
+    streams.prepare()
     try:
         with termination_as_interrupt():
             commands(prog_name="accelmark", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        error.show(sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         say("interrupted")

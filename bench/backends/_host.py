@@ -127,7 +127,7 @@ def _figures(quantity: str, paths: Iterable[Path], unit: str) -> list[float]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 

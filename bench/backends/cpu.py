@@ -62,7 +62,7 @@ class CpuDevice(Device):
         """Restarts the kernel's peak counter (Linux, where the container allows it)."""
         if sys.platform == "linux":
             with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
+                Path("/proc/self/clear_refs").write_bytes(b"5")
                 self._scope = "process RSS"
 
     def memory(self) -> Memory:
@@ -80,7 +80,7 @@ class CpuDevice(Device):
 
         available = int(psutil.virtual_memory().available)
         try:
-            limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+            limit = int(Path("/sys/fs/cgroup/memory.max").read_bytes())
         except (OSError, ValueError):  # another system, or "max"
             return available
         return min(available, limit)
@@ -154,8 +154,8 @@ class CpuBackend(Backend):
 
 def _peak_rss_bytes() -> int | None:
     if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+        for line in Path("/proc/self/status").read_bytes().splitlines():
+            if line.startswith(b"VmHWM:"):
                 return int(line.split()[1]) * 1024
         return None
     if sys.platform == "darwin":

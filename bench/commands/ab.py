@@ -18,6 +18,7 @@ from bench.commands.common import (
     say,
     typed,
 )
+from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
 
 
@@ -109,7 +110,7 @@ def ab(
     first, second = (read(path) for path in paths)
     comparison = api.compare_runs(first, second)
     shown = canvas(None)
-    click.echo(api.render(comparison, width=shown.width, colour=shown.colour), nl=False)
+    put_card(api.render(comparison, width=shown.width, colour=shown.colour))
     for path in paths:
         say(f"record: {path}")
     if reason == "interrupted":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import canvas, say
+from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceUnavailable, UnknownName, suggestion
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def check_backend(
         said = f"{one.failures} failed" if one.failures else "done"
         say(f"  {one.check}: {said} ({one.seconds:.1f} s)")
     if as_json:
-        click.echo(json.dumps(_document(device, done), indent=2))
+        put_file(json.dumps(_document(device, done), indent=2) + "\n")
     else:
-        click.echo(_text(device, done, width), nl=False)
+        put_card(_text(device, done, width))
     sys.exit(EXIT_INCOMPLETE if any(one.failures for one in done) else EXIT_OK)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from bench.commands.streams import is_plain, put_card
 from bench.errors import OutputError
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 def say(text: str) -> None:
     """Progress and remarks go to stderr, if anybody reads it; stdout is for data."""
     with contextlib.suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(text, file=sys.stderr)
 
 
 def show(card: str, path: str) -> None:
     """The card on stdout, for as long as that is there: the record is what counts."""
     try:
-        click.echo(card, nl=False)
+        put_card(card)
     except OSError as error:
         say(
             f"stdout: the card cannot be written ({error.strerror}). The record is whole: "
@@ -92,7 +93,8 @@ def canvas(width: int | None) -> Canvas:
     from bench.report import Canvas
 
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return Canvas(width=width or shutil.get_terminal_size((100, 24)).columns, colour=colour)
+    columns = width or shutil.get_terminal_size((100, 24)).columns
+    return Canvas(width=columns - is_plain(), colour=colour)  # a stand-in may take one more
 
 
 @contextlib.contextmanager
@@ -130,7 +132,7 @@ def termination_as_interrupt() -> Iterator[None]:
 def write(path: Path, text: str) -> None:
     """Writes a report; `OutputError` if that cannot be done."""
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}). Give a file in a folder that is there."

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bench.commands.common import canvas, say
+from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 
 
@@ -65,7 +66,7 @@ def compare(
     text = api.render(
         comparisons, "json" if as_json else "table", width=shown.width, colour=shown.colour
     )
-    click.echo(text, nl=False)
+    (put_file if as_json else put_card)(text)
     if fail_if_slower is not None:
         slower = [c for one in comparisons for c in verdicts.slower_than(one, fail_if_slower)]
         for case in slower:

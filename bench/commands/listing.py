@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bench.commands.streams import put, put_file
 from bench.errors import UnknownName, suggestion
 
 LISTS = ("workloads", "suites", "backends", "reports", "precisions", "chips")
@@ -22,13 +23,13 @@ def list_command(what: str, as_json: bool) -> None:
         raise UnknownName(f"accelmark list {what}: unknown list.{suggestion(what, LISTS)}")
     listed = {name: _listing(name) for name in LISTS if what in (name, "all")}
     if as_json:
-        click.echo(json.dumps(listed, indent=2))
+        put_file(json.dumps(listed, indent=2) + "\n")
         return
     for name, rows in listed.items():
-        click.echo(f"{name}:")
+        put(f"{name}:\n")
         width = max(len(key) for key in rows)
         for key, summary in rows.items():
-            click.echo(f"  {key.ljust(width)}  {summary}")
+            put(f"  {key.ljust(width)}  {summary}\n")
 
 
 def _listing(what: str) -> dict[str, str]:
@@ -66,7 +67,7 @@ def devices(as_json: bool) -> None:
 
     found = probe.probe(list(catalogue.plug_ins("backends")))
     if as_json:
-        click.echo(json.dumps([_builtins(one) for one in found], indent=2))
+        put_file(json.dumps([_builtins(one) for one in found], indent=2) + "\n")
         return
     for one in found:
         for device in one.devices:
@@ -74,9 +75,9 @@ def devices(as_json: bool) -> None:
             facts = ", ".join(f"{key} {value}" for key, value in device.facts.items())
             told = [device.name, device.vendor, memory, " ".join(device.precisions)]
             told += ["simulated: no measurement"] if device.simulated else []
-            click.echo(f"{device.address}: {', '.join(filter(None, told))} ({facts})")
+            put(f"{device.address}: {', '.join(filter(None, told))} ({facts})\n")
         if not one.devices:
-            click.echo(f"no {one.reason}")
+            put(f"no {one.reason}\n")
 
 
 @click.command()
@@ -84,7 +85,7 @@ def schema() -> None:
     """Print the JSON Schema of a record: of each line of a run's file."""
     from bench.records.runfile import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    put_file(json.dumps(json_schema(), indent=2) + "\n")
 
 
 def _builtins(value: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bench.commands.common import say
+from bench.commands.streams import put_card
 
 
 @click.command()
@@ -49,5 +50,5 @@ def publish(run_path: Path, name: str | None, results: Path, key: Path | None) -
 
     card = catalogue.load("reports", "table")
     folder = publishing.publish(read(run_path), results, name, card, sign)
-    click.echo((folder / publishing.CARD).read_text(encoding="utf-8"), nl=False)
+    put_card((folder / publishing.CARD).read_text(encoding="utf-8"))
     say(f"published: {folder}, and {results / publishing.INDEX} names it")

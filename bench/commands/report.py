@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bench.commands.common import render, say, write
+from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_BAD_INPUT
 
 
@@ -35,13 +36,13 @@ def report(
     files = [api.read_run(path) for path in runs]
     text = render(format_name, files, width)
     if output is None:
-        click.echo(text, nl=False)
+        (put_card if format_name == "table" else put_file)(text)
     else:
         write(output, text)
-    damaged = [file.damage for file in files if file.damage]
+    damaged = [file for file in files if file.damage]
     if damaged:
         say(
-            f"error: {damaged[0]}. The report above holds the records before it, which are whole. "
-            "Run the rest again, or restore the file."
+            f"error: {damaged[0].damage}. The report above holds the records before it, which are "
+            f"whole. {damaged[0].remedy}"
         )
         sys.exit(EXIT_BAD_INPUT)

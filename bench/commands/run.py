@@ -81,8 +81,11 @@ def run(
 def _resume(record: Path, budget_minutes: float | None) -> None:
     """Measures what a run that ended early has not."""
     from bench import api
+    from bench.running.resume import require_run
 
     file = api.read_run(record)
+    if file.passing or not api.is_complete(file):
+        require_run(file)  # before it is read again, which a pipe cannot be
     if api.is_complete(file):
         say(f"{file.path} ran to its end: nothing is left to measure.")
         _finish(file)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bench.commands.common import say
+from bench.commands.streams import put
 from bench.errors import EXIT_INCOMPLETE
 
 
@@ -32,7 +33,7 @@ def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
     for folder in each:
         complaints, signed = publish.verify(folder, wanted)
         wrong += bool(complaints)
-        click.echo(f"{folder}: {'; '.join(complaints) or 'as published'}; {signed}")
+        put(f"{folder}: {'; '.join(complaints) or 'as published'}; {signed}\n")
     if wrong:
         say(f"{wrong} of {len(each)} are not what was published")
         sys.exit(EXIT_INCOMPLETE)

@@ -23,6 +23,7 @@ import bench
 from bench import catalogue, lifeline
 from bench.conformance.check import Check, Finding, Stand, after
 from bench.measuring.worker import STACKS_SIGNAL, hide_plug_ins, wait_for_turn
+from bench.records.encoding import encoded, never_refusing
 
 FIRST = ("declared", "timing", "memory", "arithmetic", "operators", "failures")
 """Files of checks in the order of the table; others come after them."""
@@ -74,6 +75,7 @@ def main() -> None:
         faulthandler.register(STACKS_SIGNAL, all_threads=True)
     private = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    never_refusing(sys.stdout)
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
     backend = catalogue.backend(task.backend)
     for name in backend.silencing_variables():
@@ -92,7 +94,7 @@ def main() -> None:
 
 
 def _say(stream: BinaryIO, message: Finding | bool | None) -> None:
-    stream.write(msgspec.json.encode(message) + b"\n")
+    stream.write(encoded(message) + b"\n")
     stream.flush()
 
 

@@ -30,8 +30,9 @@ import msgspec
 from bench.errors import RecordError
 from bench.judging.summary import summarize
 from bench.planning.tuning import figures
-from bench.records import runfile
+from bench.records import digests, runfile
 from bench.records.case import Case
+from bench.records.opened import Opened, opened
 from bench.records.outcome import Measured
 from bench.records.run import End, Launch, Resumed, RunFile
 from bench.records.runfile import UNREADABLE
@@ -60,24 +61,38 @@ def read_any(path: StrPath) -> RunFile:
     path = Path(path)
     if path.is_dir():
         return runfile.read(path)
+    digests.check(path)
     try:
-        with path.open("rb") as file:
-            document = path.suffix == ".json" or file.readline(3).rstrip() == b"{"
-    except OSError:
-        document = False  # the reader of run files says why
-    return read(path) if document else runfile.read(path)
+        with opened(path) as source:
+            start = source.file.readline(3)
+            source.file.seek(0)
+            document = ".json" in path.suffixes or start.rstrip() == b"{"
+            return _read_opened(source) if document else runfile.read_opened(source)
+    except OSError as error:
+        raise RecordError(
+            f"{path}: cannot be read ({error.strerror or error}). {ADVICE}"
+        ) from error
 
 
 def read(path: StrPath) -> RunFile:
     """Reads a document from a file; `RecordError` if it is none of ours."""
-    path = Path(path)
     try:
-        content = msgspec.json.decode(path.read_bytes())
+        with opened(path) as source:
+            return _read_opened(source)
     except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror}). {ADVICE}") from error
+        raise RecordError(
+            f"{path}: cannot be read ({error.strerror or error}). {ADVICE}"
+        ) from error
+
+
+def _read_opened(source: Opened) -> RunFile:
+    try:
+        content = msgspec.json.decode(source.file.read())
     except UNREADABLE as error:
-        raise RecordError(f"{path}: not JSON ({error}). {ADVICE}") from error
-    return from_document(str(path), content)
+        cut = "truncated" in str(error)
+        advice = f"It is cut short: copy it again, whole. {ADVICE}" if cut else ADVICE
+        raise RecordError(f"{source.name}: not JSON ({error}). {advice}") from error
+    return from_document(source.name, content)
 
 
 def names(cases: Iterable[Case]) -> dict[str, str]:

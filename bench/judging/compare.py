@@ -50,7 +50,16 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comparison:
-    """Judges every case of both runs; `ComparisonError` if they have no kind of work in common."""
+    """Judges every case of both runs.
+
+    Raises `ComparisonError` if they are one run, or have no kind of work in common.
+    """
+    if base.run.run_id == other.run.run_id:
+        raise ComparisonError(
+            f"{base.path} and {other.path} are the same run, or a copy of it ({base.run.run_id}): "
+            "a run is EQUIVALENT to itself, whatever it measured. Give two runs; `accelmark ab` "
+            "with the same --device twice says how alike two runs of one machine are."
+        )
     sides = Side(base), Side(other)
     paired = list(pairs(*(side.rows for side in sides)))
     if not any(a is not None and b is not None for a, b in paired):

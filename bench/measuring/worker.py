@@ -35,6 +35,7 @@ from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
 from bench.records import environment
 from bench.records.case import Case
+from bench.records.encoding import encoded, never_refusing
 from bench.records.outcome import (
     Block,
     Cold,
@@ -106,7 +107,7 @@ class _Channel:
         self.phase: Phase = "start"
 
     def send(self, message: Progress | Report) -> None:
-        self._stream.write(msgspec.json.encode(message) + b"\n")
+        self._stream.write(encoded(message) + b"\n")
         self._stream.flush()
 
     def enter(self, phase: Phase) -> None:
@@ -377,6 +378,7 @@ def main() -> None:
         faulthandler.register(STACKS_SIGNAL, all_threads=True)
     private = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    never_refusing(sys.stdout)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
     channel = _Channel(private)
     channel.send(Launch(request, channel, wait_for_turn).run())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
+from bench.records.encoding import readable
 
 PACKAGES = ("torch", "transformers", "numpy", "triton", "accelmark")
 """Distributions whose versions every record names; absent ones are left out."""
@@ -56,7 +57,7 @@ def variables(names: Iterable[str], given: Mapping[str, str] = os.environ) -> di
 
     LD_PRELOAD keeps file names only, and what looks like a secret by its name keeps no value.
     """
-    found = {name: given[name] for name in sorted(set(names)) if name in given}
+    found = {name: readable(given[name]) for name in sorted(set(names)) if name in given}
     if "LD_PRELOAD" in found:
         found["LD_PRELOAD"] = " ".join(Path(p).name for p in found["LD_PRELOAD"].split())
     return {name: NOT_RECORDED if SECRET.search(name) else found[name] for name in found}
@@ -131,7 +132,10 @@ def cpu_name() -> str:
             return line.split(":", 1)[1].strip()
     if sys.platform == "darwin":
         brand = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True
+            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",
         ).stdout.strip()
         if brand:
             return brand
@@ -175,7 +179,8 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(
         ["git", "-C", str(folder), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="backslashreplace",
         timeout=10,
         check=True,
     ).stdout.strip()
@@ -183,7 +188,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8", errors="backslashreplace").strip()
     except OSError:
         return None
 

@@ -18,6 +18,8 @@ from bench.records.outcome import Cold, Outcome
 from bench.records.value import Value, positive_and_finite
 
 MOST_LAUNCHES = 1000
+RESTORE = "Restore the file from where it was made, or leave out what was changed in it."
+"""What to do about a record that is damaged, and nobody knows by what."""
 SCHEMA_VERSION = 1
 """Raised when a reader of the old schema could misread a new record."""
 
@@ -156,7 +158,16 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     resumed: tuple[Resumed, ...] = ()
     damage: str | None = None
     """What is wrong with the rest of the file; None if every line was read."""
-    cut_short: bool = False
-    """Whether the damage is a last line that was being written: all before it is whole."""
+    flaw: Literal["damaged", "cut short", "newer", "two runs"] = "damaged"
+    """Of which kind the damage is; what is cut short is whole up to its last line."""
+    remedy: str = RESTORE
+    """What to do about the damage."""
+    passing: bool = False
+    """Whether it came through a pipe or out of a compressed file: nothing can be appended to it."""
     whole_bytes: int = 0
     """Length of the lines that were read."""
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the damage is a last line that was being written: all before it is whole."""
+        return self.damage is not None and self.flaw == "cut short"

@@ -13,14 +13,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from io import BufferedReader, FileIO
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, overload
 
 import msgspec
 
 from bench.errors import OutputError, RecordError
-from bench.records import digests
+from bench.records import digests, flaws
+from bench.records.encoding import encoded
+from bench.records.flaws import HEADER, Flaw, newer
+from bench.records.opened import LONGEST_LINE_BYTES, Opened, opened
 from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
 
 if TYPE_CHECKING:
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
 
 LARGE_BYTES = 64 << 20
 """A run file of which the launches stay on disk. As values they take two to four times its size."""
-LONGEST_LINE_BYTES = 256 << 20
-"""No launch is longer; a file that is one endless line is not read to its end."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 """What decoding raises for bytes that are no value of ours, however odd."""
 
@@ -97,7 +98,7 @@ class Writer:
         try:
             if os.fstat(self._file.fileno()).st_nlink == 0:
                 self._restore()
-            rest = memoryview(msgspec.json.encode(line) + b"\n")
+            rest = memoryview(encoded(line) + b"\n")
             while rest:  # a disk that fills up takes a part, and says why only when asked again
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
@@ -136,23 +137,29 @@ def read(path: StrPath) -> RunFile:
     path = _only_run_in(path) if path.is_dir() else path
     try:
         digests.check(path)
-        with path.open("rb") as file:
-            first = file.readline(LONGEST_LINE_BYTES)
-            stamp = _Stamp.of(file)
-            reader = _Reader(path, _first_line(path, first), len(first), stamp)
-            while text := file.readline(LONGEST_LINE_BYTES):
-                if not reader.take(text):
-                    break
+        with opened(path) as source:
+            return read_opened(source)
     except OSError as error:
         raise RecordError(
-            f"{path}: cannot be read ({error.strerror}). Give a run file (*.jsonl) that "
+            f"{path}: cannot be read ({error.strerror or error}). Give a run file (*.jsonl) that "
             "`accelmark run` wrote, or its folder."
         ) from error
+
+
+def read_opened(source: Opened) -> RunFile:
+    """`read`, of what is open already."""
+    file, path = source.file, Path(source.name)
+    first = file.readline(LONGEST_LINE_BYTES)
+    run = _first_line(path, first)
+    reader = _Reader(path, run, len(first), _Stamp.of(file), passing=not source.stays)
+    while text := file.readline(LONGEST_LINE_BYTES):
+        if not reader.take(text):
+            break
     return reader.result()
 
 
 def _only_run_in(folder: Path) -> Path:
-    found = sorted(folder.glob("*.jsonl"))
+    found = sorted(folder.glob("*.jsonl")) or sorted(folder.glob("*.jsonl.*"))
     if len(found) != 1:
         names = ", ".join(f.name for f in found) or "none"
         raise RecordError(
@@ -177,7 +184,7 @@ class _Stamp(NamedTuple):
     inode: int
 
     @classmethod
-    def of(cls, file: BufferedReader) -> _Stamp:
+    def of(cls, file: IO[bytes]) -> _Stamp:
         found = os.fstat(file.fileno())
         return cls(found.st_size, found.st_mtime_ns, found.st_ino)
 
@@ -236,17 +243,20 @@ def by_case(launches: Sequence[Launch]) -> dict[str, Sequence[Launch]]:
 class _Reader:
     """What the lines after the header have said so far."""
 
-    def __init__(self, path: Path, run: Run, whole_bytes: int, stamp: _Stamp) -> None:
+    def __init__(
+        self, path: Path, run: Run, whole_bytes: int, stamp: _Stamp, passing: bool
+    ) -> None:
+        """passing: whether there is no file in which its launches could stay."""
         self.path = path
         self.run = run
         self.stamp = stamp
-        self.large = stamp.size > LARGE_BYTES
+        self.passing = passing
+        self.large = stamp.size > LARGE_BYTES and not passing
         self.launches: list[Launch] = []
         self.places: list[_Place] = []
         self.resumed: list[Resumed] = []
         self.end: End | None = None
-        self.damage: str | None = None
-        self.is_cut_short = False
+        self.flaw: Flaw | None = None
         self.number = 1
         self.whole_bytes = whole_bytes
         self._seen: set[tuple[str, int]] = set()
@@ -255,22 +265,22 @@ class _Reader:
     def take(self, text: bytes) -> bool:
         """Takes the next line; False if it is damaged: nothing after it is read."""
         self.number += 1
+        path = str(self.path)
         if not text.endswith(b"\n"):  # every whole line ends so
-            self.is_cut_short = len(text) < LONGEST_LINE_BYTES
-            self.damage = f"{self._where}: cut short in the middle of a record"
+            self.flaw = flaws.second_run(path, text, self.whole_bytes)
+            self.flaw = self.flaw or flaws.cut_short(path, self.run)
+            if len(text) >= LONGEST_LINE_BYTES:
+                self.flaw = Flaw("damaged", "a line without an end")
         elif text != b"\n":
             try:
                 self._add(self._decoder.decode(text), len(text))
             except UNREADABLE as error:
-                self.damage = f"{self._where}: not a record ({error})"
-        if self.damage:
+                self.flaw = flaws.second_run(path, text, self.whole_bytes)
+                self.flaw = self.flaw or flaws.of_line(error, self.run)
+        if self.flaw is not None:
             return False
         self.whole_bytes += len(text)
         return True
-
-    @property
-    def _where(self) -> str:
-        return f"{self.path}, line {self.number}"
 
     def _add(self, line: Launch | End | Resumed, length: int) -> None:
         if isinstance(line, End):
@@ -279,7 +289,7 @@ class _Reader:
         if isinstance(line, Resumed):
             self.resumed.append(line)
         elif (line.fingerprint, line.launch) in self._seen:
-            self.damage = f"{self._where}: launch {line.launch} of {line.case.label} again"
+            self.flaw = Flaw("damaged", f"launch {line.launch} of {line.case.label} again")
             return
         else:
             self._seen.add((line.fingerprint, line.launch))
@@ -291,6 +301,8 @@ class _Reader:
 
     def result(self) -> RunFile:
         """All of it."""
+        flaw = self.flaw or Flaw("damaged", "")
+        damaged = f"{self.path}, line {self.number}: {flaw.what}"
         return RunFile(
             path=str(self.path),
             run=self.run,
@@ -301,8 +313,10 @@ class _Reader:
             ),
             end=self.end,
             resumed=tuple(self.resumed),
-            damage=self.damage,
-            cut_short=self.is_cut_short,
+            damage=None if self.flaw is None else damaged,
+            flaw=flaw.kind,
+            remedy=flaw.remedy,
+            passing=self.passing,
             whole_bytes=self.whole_bytes,
         )
 
@@ -310,7 +324,10 @@ class _Reader:
 def _first_line(path: Path, text: bytes) -> Run:
     advice = "Give a run file (*.jsonl) that `accelmark run` wrote."
     if not text.endswith(b"\n"):
-        raise RecordError(f"{path}, line 1: not an accelmark record (cut short). {advice}")
+        why = "it is empty" if not text else "cut short"
+        if HEADER.match(text):
+            why, advice = "a header that is cut short", f"Copy it again, whole. {advice}"
+        raise RecordError(f"{path}, line 1: not an accelmark record ({why}). {advice}")
     try:
         head = msgspec.json.decode(text)
     except UNREADABLE as error:
@@ -326,14 +343,16 @@ def header(place: str, head: Any, advice: str) -> Run:
     if not isinstance(head, dict) or head.get("line") != "run":
         raise RecordError(f"{place}: JSON, but not the start of a run. {advice}")
     if head.get("schema") != SCHEMA_VERSION:
+        remedy = newer("unknown field", head.get("host"))
         raise RecordError(
             f"{place}: schema {head.get('schema')!r}; this version reads schema "
-            f"{SCHEMA_VERSION}. Use the accelmark that wrote it, or a newer one."
+            f"{SCHEMA_VERSION}. {remedy}"
         )
     try:
         run = msgspec.convert(head, Run)
     except UNREADABLE as error:
-        raise RecordError(f"{place}: not a valid run header ({error}). {advice}") from error
+        remedy = newer(str(error), head.get("host")) or advice
+        raise RecordError(f"{place}: not a valid run header ({error}). {remedy}") from error
     planned: set[str] = set()
     for case in run.plan:
         if case.fingerprint in planned:

@@ -247,5 +247,6 @@ def _next(comparison: Comparison) -> str:
         return (
             f"Next: narrower intervals, on both machines: accelmark run {suite} --launches {more}"
         )
-    paths = " ".join(Path(file.path).name for file in (comparison.base, comparison.other))
+    sides = (comparison.base, comparison.other)
+    paths = " ".join("RUN" if file.passing else Path(file.path).name for file in sides)
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"

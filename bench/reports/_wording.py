@@ -61,6 +61,8 @@ def alone(case: Case) -> str:
 
 def next_step(run: RunFile, rows: list[Row]) -> str:
     """One line: the most useful thing to do with this card."""
+    if run.damage:
+        return f"Next: {run.remedy[:1].lower()}{run.remedy[1:]}"
     suite = _typed_suite(run)
     bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
     if bad:
@@ -81,15 +83,16 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
             "Next: for intervals of ±2 %, where this machine allows them: "
             f"accelmark run {suite} --launches auto"
         )
-    return f"Next: hand {Path(run.path).name} to whoever compares; it holds every sample."
+    name = "the record" if run.passing else Path(run.path).name
+    return f"Next: hand {name} to whoever compares; it holds every sample."
 
 
 def _go_on(run: RunFile) -> str:
     """How the rest of a plan is measured: by the same record where that can go on."""
-    mixed = run.damage is not None and not run.cut_short
-    if run.run.command[:2] != ("accelmark", "run") or mixed:
+    if run.run.command[:2] != ("accelmark", "run"):
         return f"run again with more time: accelmark run {_typed_suite(run)}"
-    return f"go on with it, where it was made: accelmark run --resume {shlex.quote(run.path)}"
+    path = "RECORD" if run.passing else shlex.quote(run.path)
+    return f"go on with it, where it was made: accelmark run --resume {path}"
 
 
 def _typed_suite(run: RunFile) -> str:

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench.errors import MissingPackage
 from bench.judging.curves import curves
 from bench.judging.tracks import tuned
+from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _html_plots
@@ -144,7 +143,7 @@ def _policy(*scripts: str) -> str:
 
 def _json(value: Any) -> str:
     """JSON that cannot end the script element it lies in, nor begin another."""
-    text = msgspec.json.encode(value).decode()
+    text = encoded(value).decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from bench.judging.summary import summarize
+from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports._flat import flat
@@ -18,7 +19,7 @@ class JsonReport(Report):
     def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
         """Every row of every run, in the order of the plans."""
         rows = [flat(run, row) for run in runs for row in summarize(run)]
-        return msgspec.json.format(msgspec.json.encode(rows), indent=2).decode() + "\n"
+        return msgspec.json.format(encoded(rows), indent=2).decode() + "\n"
 
 
 REPORT = JsonReport()

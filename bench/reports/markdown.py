@@ -40,7 +40,7 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     counts = f"{units.counted(len(run.launches), 'launch')}, {run.run.started_at[:10]}"
     yield f"{counts}, run `{_code(run.run.run_id)}`" + ("" if run.end else ", **unfinished**")
     if run.damage:
-        yield f"\n**Damaged**: {_text(run.damage)}"
+        yield f"\n**{run.flaw.capitalize()}**: {_text(run.damage)}. {_text(run.remedy)}"
     yield ""
     yield "| case | throughput | interval | launches | latency | limit | peak memory | verdict |"
     yield "|---|--:|--:|--:|--:|--:|--:|---|"

@@ -8,6 +8,7 @@ import msgspec
 
 from bench.errors import ComparisonError
 from bench.exchange.benchmark_json import to_document
+from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 
@@ -22,7 +23,7 @@ class PytestBenchmarkReport(Report):
                 f"--format pytest-benchmark: a document holds one run, not {len(runs)}. Print one "
                 "for each run, then `pytest-benchmark compare A.json B.json --between=ops`."
             )
-        document = msgspec.json.encode(to_document(runs[0]))
+        document = encoded(to_document(runs[0]))
         return msgspec.json.format(document, indent=2).decode() + "\n"
 
 

@@ -91,7 +91,7 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
     for remark in _remarks(measured):
         console.print(remark)
     if run.damage:
-        console.print(f"DAMAGED  {run.damage}", style="bold red")
+        console.print(f"{run.flaw.upper()}  {run.damage}", style="bold red")
     console.print(next_step(run, rows), style="bold")
 
 

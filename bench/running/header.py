@@ -13,6 +13,7 @@ import msgspec
 from bench.backend import DeviceInfo
 from bench.records import environment
 from bench.records.case import Case
+from bench.records.encoding import readable
 from bench.records.run import SCHEMA_VERSION, Run, Settings
 from bench.records.runfile import Writer
 from bench.telemetry import contention
@@ -47,7 +48,8 @@ def begin(
 
 def command_line(program: str, arguments: Sequence[str]) -> list[str]:
     """A command line as typed, without the folders of whoever typed it and without secrets."""
-    return [program, *(_without_folders(environment.redacted(word)) for word in arguments)]
+    words = (_without_folders(environment.redacted(word)) for word in arguments)
+    return [program, *map(readable, words)]
 
 
 def _without_folders(argument: str) -> str:

@@ -24,6 +24,7 @@ from bench.errors import (
     suggestion,
 )
 from bench.lifeline import Lifeline, hold
+from bench.records.encoding import encoded
 
 NOTHING: Mapping[str, str] = {}
 LIMIT_SECONDS = 120.0
@@ -177,4 +178,4 @@ def _labelled(backend: Backend, devices: Iterable[DeviceInfo]) -> Iterator[Devic
 
 if __name__ == "__main__":
     hold()
-    sys.stdout.buffer.write(msgspec.json.encode(_answer(sys.argv[1])) + b"\n")
+    sys.stdout.buffer.write(encoded(_answer(sys.argv[1])) + b"\n")

@@ -29,8 +29,6 @@ def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
     Raises `RecordError` if it was not made by `accelmark run`, or if the rest of it would be
     measured under other conditions.
     """
-    if file.damage and not file.cut_short:
-        raise RecordError(f"{file.damage}. A damaged run does not go on; start a new one.")
     require_run(file)
     host, described = environment.host(), msgspec.to_builtins(device)
     differences = mixture(file.run, host, described)
@@ -49,7 +47,17 @@ def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
 
 
 def require_run(file: RunFile) -> None:
-    """Raises `RecordError` unless the record was made by `accelmark run`, which alone goes on."""
+    """Raises `RecordError` unless the record can go on.
+
+    It must be made by `accelmark run`, lie in a file of its own, and be whole up to its last line.
+    """
+    if file.passing:
+        raise RecordError(
+            f"{file.path}: came through a pipe, or out of a compressed file, to which nothing can "
+            "be appended. Lay it down as a plain .jsonl file, and go on with that."
+        )
+    if file.damage and not file.cut_short:
+        raise RecordError(f"{file.damage}. Such a record does not go on. {file.remedy}")
     command = file.run.command
     if command[:2] == ("accelmark", "run"):
         return

@@ -22,6 +22,7 @@ from typing import BinaryIO
 import msgspec
 
 from bench import catalogue, lifeline
+from bench.records.encoding import encoded, never_refusing
 from bench.records.environment import usable_cores
 from bench.records.observed import Reading, Scope
 from bench.telemetry import figures
@@ -242,7 +243,7 @@ def _answer_on(state: _State, questions: BinaryIO, answers: BinaryIO) -> None:
     """Answers until the parent is gone; then ends this process and what it has started."""
     with contextlib.suppress(OSError, ValueError):
         while questions.readline():
-            answers.write(msgspec.json.encode(state.answer()) + b"\n")
+            answers.write(encoded(state.answer()) + b"\n")
             answers.flush()
     if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
@@ -254,6 +255,7 @@ def main() -> None:
     lifeline.hold()
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a vendor's library prints must not garble an answer
+    never_refusing(sys.stdout)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICENESS)
     order = msgspec.json.decode(questions.readline(), type=Order)

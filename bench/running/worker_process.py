@@ -20,6 +20,7 @@ import msgspec
 from bench.lifeline import Lifeline
 from bench.measuring.worker import Progress, Report, Request
 from bench.records import environment
+from bench.records.encoding import encoded
 from bench.records.outcome import Cold, Failed, Phase
 from bench.records.runfile import UNREADABLE
 from bench.running import child
@@ -77,7 +78,7 @@ class WorkerProcess:
             )
             undo.callback(lifeline.cut)
             self._close = undo.pop_all().close
-        self._send(msgspec.json.encode(request) + b"\n")
+        self._send(encoded(request) + b"\n")
 
     @property
     def pid(self) -> int:

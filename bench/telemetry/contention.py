@@ -229,6 +229,6 @@ def _after(path: Path, line: str, word: str) -> float | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

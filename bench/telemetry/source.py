@@ -94,7 +94,7 @@ def said(program: str, *arguments: str, seconds: float = TOOL_SECONDS) -> str:
             [found, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=seconds,
         )

@@ -22,6 +22,7 @@ from bench.records import digests
 from bench.records.run import Launch, Settings
 from bench.records.runfile import Writer, read
 from bench.running.session import Face
+from bench.tests.values import another
 
 GOLDEN = Path(__file__).parent / "golden"
 BASE, OTHER = GOLDEN / "base.jsonl", GOLDEN / "other.jsonl"
@@ -77,7 +78,9 @@ def test_a_suite_is_measured_read_judged_compared_and_shown(suite: Path) -> None
     assert [row.status for row in bench.summarize_run(run)] == ["measured"] * 2
     assert bench.summarize_run(str(path)) == bench.summarize_run(path)
     assert bench.render(run).startswith("accelmark tiny on ")
-    comparison = bench.compare_runs(run, path)
+    with pytest.raises(ComparisonError, match=r"are the same run, or a copy of it"):
+        bench.compare_runs(run, path)
+    comparison = bench.compare_runs(another(run), path)
     assert [case.ratio for case in comparison.cases] == [1.0, 1.0]
     assert bench.resume_run(path).launches == run.launches, "nothing is left to measure"
 
@@ -114,7 +117,7 @@ def test_a_damaged_run_is_shown_but_not_compared(tmp_path: Path) -> None:
     damaged.write_bytes(BASE.read_bytes()[:-40])
     assert bench.read_run(damaged).damage
     assert bench.render(damaged)
-    with pytest.raises(RecordError, match="A damaged run is not compared"):
+    with pytest.raises(RecordError, match=r"Half of a run is not compared.*copy it again"):
         bench.compare_runs(BASE, damaged)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from bench.records.case import Case
 from bench.records.outcome import (
@@ -136,16 +139,22 @@ def make_run(cases: Sequence[Case], **changes: Any) -> Run:
     return Run(**{**fields, **changes})
 
 
+NUMBERS = itertools.count()
 COMPLETE = End(reason="complete", finished_at="2026-01-01T00:01:00.000+00:00")
 
 
 def make_file(
     cases: Sequence[Case], launches: Sequence[Launch], end: End | None = COMPLETE, **changes: Any
 ) -> RunFile:
-    """A run as read back; changes: fields of its header."""
-    return RunFile(
-        path="fake.jsonl", run=make_run(cases, **changes), launches=tuple(launches), end=end
-    )
+    """A run as read back, by a name that no other bears; changes: fields of its header."""
+    header = make_run(cases, **{"run_id": f"20260101T000000Z-{next(NUMBERS):04x}", **changes})
+    return RunFile(path="fake.jsonl", run=header, launches=tuple(launches), end=end)
+
+
+def another(run: RunFile) -> RunFile:
+    """The same launches, as if a run of another name had made them."""
+    header = msgspec.structs.replace(run.run, run_id=f"{run.run.run_id}-again")
+    return msgspec.structs.replace(run, run=header)
 
 
 def make_launches(case: Case, outcomes: Sequence[Outcome], first_order: int = 0) -> list[Launch]:

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from bench.records.run import RunFile
+from bench.records.runfile import read
 from bench.tests.conftest import Accelmark
 from bench.tests.judging.two_runs import CASE, FAST, GEMM, REFUSED, SLOW, run, runs, steps, ten
 from bench.tests.scripts.regenerate import BASE, OTHER, OUTPUTS
-from bench.tests.values import failed, make_case
+from bench.tests.values import another, failed, make_case
 
 
 def write(path: Path, file: RunFile) -> Path:
@@ -67,8 +68,9 @@ def test_nothing_that_could_be_compared_is_exit_code_1(
 def test_several_others_have_a_card_each(accelmark: Accelmark, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", run(FAST))
     write(tmp_path / "b.jsonl", run(SLOW))
+    write(tmp_path / "c.jsonl", run(FAST))
     prices = [x for p in ("1", "2", "4") for x in ("--price", p)]
-    code, out, _ = accelmark("compare", "a.jsonl", "b.jsonl", "a.jsonl", "--json", *prices)
+    code, out, _ = accelmark("compare", "a.jsonl", "b.jsonl", "c.jsonl", "--json", *prices)
     found = json.loads(out)
     assert code == 0 and [x["cases"][0]["verdict"] for x in found] == ["SLOWER", "EQUIVALENT"]
     ratios = [x["cases"][0]["per_currency_unit_ratio"] for x in found]
@@ -94,7 +96,11 @@ def bad_files(folder: Path) -> None:
 BAD = {
     "text.jsonl": ["text.jsonl", "line 1", "Give a run file"],
     "cut.jsonl": ["cut.jsonl, line 6: cut short", "not compared", "accelmark report"],
-    "newer.jsonl": ["newer.jsonl, line 1: schema 99", "reads schema 1", "Use the accelmark"],
+    "newer.jsonl": [
+        "newer.jsonl, line 1: schema 99",
+        "reads schema 1",
+        "Read it with the accelmark that",
+    ],
     "planned.jsonl": ["planned.jsonl, line 1: bert-train bf16", "is planned twice"],
     "again.jsonl": ["again.jsonl, line 4: launch 0 of bert-train", "again", "not compared"],
     "foreign.jsonl": ["nothing in common", "bert-train", "memory-copy", "same suite"],
@@ -132,7 +138,8 @@ def test_a_bad_file_is_one_message(
 )
 def test_bad_options(accelmark: Accelmark, tmp_path: Path, options: list[str], part: str) -> None:
     write(tmp_path / "a.jsonl", run(FAST))
-    code, _, err = accelmark("compare", "a.jsonl", "a.jsonl", *options)
+    write(tmp_path / "b.jsonl", run(FAST))
+    code, _, err = accelmark("compare", "a.jsonl", "b.jsonl", *options)
     assert code == 2 and part in err and "Traceback" not in err
 
 
@@ -141,7 +148,24 @@ def test_both_files_are_needed(accelmark: Accelmark) -> None:
     assert (code, out) == (2, "") and "Missing argument 'OTHER...'" in err
 
 
-def test_the_golden_runs_compare_with_themselves(accelmark: Accelmark) -> None:
-    code, out, _ = accelmark("compare", str(OTHER), str(OTHER))
+def test_a_run_is_not_compared_with_itself_or_a_copy(accelmark: Accelmark, tmp_path: Path) -> None:
+    """It would be EQUIVALENT to itself, whatever it measured."""
+    copied = tmp_path / "copy.jsonl"
+    copied.write_bytes(OTHER.read_bytes())
+    for path in (str(OTHER), "copy.jsonl"):
+        for option in ([], ["--json"], ["--fail-if-slower", "5"]):
+            code, out, err = accelmark("compare", str(OTHER), path, *option)
+            assert (code, out) == (2, "")
+            assert f"{path} are the same run, or a copy of it" in err and "Give two runs" in err
+    for name in ("html", "markdown"):
+        _, out, _ = accelmark("report", str(OTHER), "copy.jsonl", "--format", name)
+        assert "are the same run, or a copy of it" in out
+
+
+def test_a_golden_run_and_its_like_are_told_from_a_pair(
+    accelmark: Accelmark, tmp_path: Path
+) -> None:
+    write(tmp_path / "like.jsonl", another(read(OTHER)))
+    code, out, _ = accelmark("compare", str(OTHER), "like.jsonl")
     assert code == 0 and "FASTER\n" not in out and "SLOWER\n" not in out
     assert {"compare-80.txt", "compare-120.txt", "compare-json.txt"} <= set(OUTPUTS)

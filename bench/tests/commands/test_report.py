@@ -73,6 +73,7 @@ def test_a_truncated_record_shows_what_is_whole_and_says_the_rest(
     (tmp_path / "cut.jsonl").write_bytes(RUN.read_bytes()[:20_000])
     code, out, err = accelmark("report", "cut.jsonl")
     assert code == 2
-    assert "gemm-matmul" in out and "UNFINISHED" in out and "DAMAGED" in out
+    assert "gemm-matmul" in out and "UNFINISHED" in out and "CUT SHORT" in out
+    assert "copy it again" in out and "run again" not in out.lower()
     assert err.startswith("error: cut.jsonl, line ") and "cut short" in err
     assert "Traceback" not in err

@@ -288,7 +288,7 @@ def test_what_is_no_run_of_ours_is_refused(
     assert "accelmark" in message and "\n" not in message and len(message) < 1000
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'"\xff"'])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'"\xff"'])
 def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "saved.json"
     path.write_bytes(content)
@@ -348,6 +348,11 @@ def test_report_and_compare_read_documents(
     rows = json.loads(capsys.readouterr().out)
     assert accelmark(monkeypatch, "report", str(document), "--format", "json") == 0
     assert json.loads(capsys.readouterr().out) == rows
+    assert accelmark(monkeypatch, "compare", str(RUN), str(document), "--json") == 2
+    assert "the same run, or a copy" in capsys.readouterr().err
+    content = json.loads(document.read_text())
+    content["accelmark"]["run"]["run_id"] = "another"
+    document.write_text(json.dumps(content))
     assert accelmark(monkeypatch, "compare", str(RUN), str(document), "--json") == 0
     (comparison,) = json.loads(capsys.readouterr().out)
     ratios = [case["ratio"] for case in comparison["cases"]]

@@ -108,7 +108,8 @@ def test_a_hostile_record_is_text_and_nothing_else() -> None:
 
 
 def test_the_same_runs_give_the_same_bytes() -> None:
-    assert render(a_sweep(), a_sweep(1.2)) == render(a_sweep(), a_sweep(1.2))
+    runs = a_sweep(), a_sweep(1.2)
+    assert render(*runs) == render(*runs)
 
 
 def test_five_hundred_cases_fit_into_eight_megabytes() -> None:

@@ -1,0 +1,97 @@
+"""Words on stdout and stderr as these can say them: no locale and no code page loses one."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import sys
+
+import click
+
+STAND_INS = {
+    "±": "+-",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "—": "-",
+    "\N{EN DASH}": "-",
+    "─": "-",
+    "━": "-",
+    "│": "|",
+    "…": "~",
+    "µ": "u",
+    "μ": "u",
+    "≥": ">=",
+    "≤": "<=",
+}
+"""What is written for a character where the stream's encoding has none."""
+HANDLER = "accelmark"
+"""The name by which the codecs know `_stand_in`."""
+
+
+def _stand_in(error: UnicodeError) -> tuple[bytes, int]:
+    """For what a stream cannot say: another character, the bytes that were typed, or a number.
+
+    What was typed in UTF-8 where the locale says otherwise goes out as it came in, so that a path
+    can be copied; bytes that are no UTF-8 are named by their numbers.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    refused = "".join(STAND_INS.get(c, c) for c in error.object[error.start : error.end])
+    try:
+        typed = refused.encode("ascii", "surrogateescape")
+        typed.decode("utf-8")
+    except UnicodeError:
+        typed = refused.encode("ascii", "backslashreplace")
+    return typed, error.end
+
+
+codecs.register_error(HANDLER, _stand_in)
+
+
+def prepare() -> None:
+    """Has stdout and stderr refuse nothing, whatever their encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=HANDLER)
+
+
+def put(text: str) -> None:
+    """Text on stdout, as it can say it."""
+    click.echo(text, file=sys.stdout, nl=False)
+
+
+def put_file(text: str) -> None:
+    """A document on stdout: byte for byte as it lies in a file, for what reads it expects UTF-8.
+
+    On a terminal it is text like any other.
+    """
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+        stream.flush()
+        stream.buffer.write(text.encode("utf-8", "backslashreplace"))
+        stream.buffer.flush()
+    else:
+        put(text)
+
+
+def put_card(card: str) -> None:
+    """A card on stdout; its columns stay in line where a character has a longer stand-in."""
+    put(in_line(card, getattr(sys.stdout, "encoding", None) or "utf-8"))
+
+
+def in_line(card: str, encoding: str) -> str:
+    """The card with what the encoding cannot say replaced; a blank before makes room for it."""
+    for character, word in STAND_INS.items():
+        try:
+            character.encode(encoding)
+        except UnicodeEncodeError:
+            room = " " * (len(word) - 1)
+            card = re.sub(f"(?<= ){room}{character}", word, card)
+            card = card.replace(character, word)
+    return card
+
+
+def is_plain() -> bool:
+    """Whether stdout lacks a character for which a longer word is written."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return in_line("±", encoding) != "±"

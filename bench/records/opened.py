@@ -1,0 +1,149 @@
+"""A record as bytes that can be read from any place: out of a file, a pipe, a compressed one.
+
+What comes through a pipe or out of a compressed file is laid into a temporary file first: whoever
+looks at its beginning takes nothing from whoever reads it.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import importlib
+import lzma
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from bench.errors import RecordError
+
+if TYPE_CHECKING:
+    from _typeshed import StrPath
+
+STDIN = "-"
+CHUNK_BYTES = 1 << 20
+LONGEST_LINE_BYTES = 256 << 20
+"""No launch is longer; a file that is one endless line is not read to its end."""
+ZSTD_PACKAGES = ("compression.zstd", "backports.zstd", "zstandard", "pyzstd")
+"""Any of these reads zstd: the first is Python's own from 3.14."""
+MARKS = {
+    b"\xef\xbb\xbf": "UTF-8 with a byte order mark",
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"{\x00": "UTF-16",
+    b"\x00{": "UTF-16",
+}
+"""First bytes of a text that is not plain UTF-8, the longer ones before those they begin with."""
+
+
+class Opened(NamedTuple):
+    """An open record."""
+
+    file: IO[bytes]
+    """Binary and seekable, at its start."""
+    name: str
+    """As messages call it."""
+    stays: bool
+    """Whether it is a plain file, which can be read again, by place, and appended to."""
+
+
+@contextlib.contextmanager
+def opened(path: StrPath) -> Iterator[Opened]:
+    """Opens a record, or stdin at `-`, and decompresses it (gzip, bzip2, xz, zstd).
+
+    Raises `RecordError` for another encoding than UTF-8, for a compressed file that is not whole,
+    and where zstd needs a package; OSError where the file cannot be read.
+    """
+    name = "stdin" if os.fspath(path) == STDIN else str(path)
+    with contextlib.ExitStack() as stack:
+        file: IO[bytes]
+        if name == "stdin":
+            file, plain = sys.stdin.buffer, False
+        else:
+            file = stack.enter_context(Path(path).open("rb"))
+            plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        if not plain:
+            file = stack.enter_context(_spooled(file))
+        start = _start(file)
+        for magic, (kind, opener) in COMPRESSED.items():
+            if start.startswith(magic):
+                file, plain = stack.enter_context(_decompressed(name, kind, opener, file)), False
+                start = _start(file)
+        for mark, encoding in MARKS.items():
+            if start.startswith(mark):
+                raise RecordError(
+                    f"{name}: not an accelmark record as it was written: it is {encoding}, which "
+                    "editors and PowerShell's `>` make of it. Give the file as accelmark wrote it, "
+                    "or save it as UTF-8 without a byte order mark."
+                )
+        yield Opened(file, name, plain)
+
+
+def _start(file: IO[bytes]) -> bytes:
+    start = file.read(max(map(len, (*COMPRESSED, *MARKS))))
+    file.seek(0)
+    return start
+
+
+def _spooled(file: IO[bytes]) -> IO[bytes]:
+    """All of it, in a temporary file; but for the end of a line without one."""
+    with contextlib.ExitStack() as undo:
+        spool = undo.enter_context(tempfile.TemporaryFile())
+        line = 0
+        while line < LONGEST_LINE_BYTES and (chunk := file.read(CHUNK_BYTES)):
+            spool.write(chunk)
+            end = chunk.rfind(b"\n")
+            line = line + len(chunk) if end < 0 else len(chunk) - end - 1
+        spool.seek(0)
+        undo.pop_all()  # whoever asked for it closes it
+        return spool
+
+
+def _decompressed(
+    name: str, kind: str, opener: Callable[[IO[bytes]], Any], file: IO[bytes]
+) -> IO[bytes]:
+    try:
+        with opener(file) as content:
+            return _spooled(content)
+    except RecordError as error:
+        raise RecordError(f"{name}: {error}") from error
+    except Exception as error:  # each kind of compression has errors of its own
+        raise RecordError(
+            f"{name}: compressed by {kind}, and cut short or damaged ({error}). Copy it again from "
+            "where it was made."
+        ) from error
+
+
+def _zstd(file: IO[bytes]) -> IO[bytes]:
+    """Raises `RecordError` where no package is installed that reads it."""
+    for package in ZSTD_PACKAGES:
+        try:
+            found: Any = importlib.import_module(package)
+        except ImportError:
+            continue
+        content: IO[bytes] = found.open(file, "rb")
+        return content
+    raise RecordError(
+        "compressed by zstd, which needs Python 3.14 or a package. Install it: pip install "
+        "zstandard; or decompress it first: zstd -dc FILE | accelmark report -"
+    )
+
+
+def _zip(file: IO[bytes]) -> IO[bytes]:
+    raise RecordError("a zip archive, not a record. Unpack it, and give the .jsonl file in it.")
+
+
+COMPRESSED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bzip2", bz2.open),
+    b"\xfd7zXZ\x00": ("xz", lzma.open),
+    b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
+    b"PK\x03\x04": ("zip", _zip),
+}
+"""How each kind begins, what it is called, and what opens it."""

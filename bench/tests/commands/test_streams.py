@@ -1,0 +1,145 @@
+"""No locale, code page or odd byte of a name loses a record, or breaks a card, message or page."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.commands.streams import in_line
+from bench.records.runfile import read
+from bench.tests.commands.tiny import TINY
+from bench.tests.scripts.regenerate import GOLDEN, RUN
+
+C = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+LOCALES = {
+    "C": C,
+    "coerced": {"LANG": "C", "PYTHONUTF8": "0"},
+    "strict": {**C, "PYTHONIOENCODING": "ascii:strict"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "cp437": {"PYTHONIOENCODING": "cp437"},
+    "utf-8": {"PYTHONIOENCODING": "utf-8"},
+}
+posix = pytest.mark.skipif(os.name != "posix", reason="names of files in bytes")
+
+
+def accelmark(
+    locale: str, *arguments: str | bytes | Path, folder: Path = GOLDEN
+) -> subprocess.CompletedProcess[bytes]:
+    """The command in that locale; stdin is closed, and nothing may end in a traceback."""
+    known = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHONIO"))}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "bench", *arguments],
+        env={**known, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **LOCALES[locale]},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode("utf-8", "replace")
+    return done
+
+
+# --- Cards ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("locale", ["C", "strict"])
+def test_a_card_in_ascii_says_the_same_in_the_same_columns(locale: str) -> None:
+    done = accelmark(locale, "report", RUN.name, "--width", "81")
+    lines = done.stdout.decode("ascii").splitlines()
+    golden = (GOLDEN / "report-table-80.txt").read_text(encoding="utf-8").splitlines()
+    assert (done.returncode, len(lines)) == (0, len(golden))
+    for line, expected in zip(lines, golden, strict=True):
+        said = expected.replace("─", "-").replace("—", "-").replace("±", "+-")
+        assert line.split() == said.split()
+        if "─" in expected or expected.endswith(("OK", "NOISY", "INVALID")):
+            assert len(line) == len(expected), "the columns stand where they stood"
+    assert "?" not in done.stdout.decode("ascii")
+
+
+@pytest.mark.parametrize("locale", ["C", "coerced", "latin-1", "cp437"])
+@pytest.mark.parametrize(
+    "arguments", [["report", RUN.name], ["compare", "base.jsonl", "other.jsonl"], ["list"]]
+)
+def test_every_command_that_reads_says_the_same_in_every_locale(
+    locale: str, arguments: list[str]
+) -> None:
+    encoding = {"C": "ascii", "coerced": "utf-8"}.get(locale, locale)
+    done, expected = accelmark(locale, *arguments), accelmark("utf-8", *arguments)
+    said = in_line(expected.stdout.decode("utf-8"), encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    words = done.stdout.decode(encoding).replace("-", "").split()
+    assert sorted(words) == sorted(said.replace("-", "").split()), "a column less may fold them"
+
+
+def test_only_what_cannot_be_said_is_replaced() -> None:
+    card = "a  ±2%  1 kB/s\n──────\n(±2% of —)"
+    assert in_line(card, "utf-8") == card
+    assert in_line(card, "cp1252") == "a  ±2%  1 kB/s\n------\n(±2% of —)"
+    assert in_line(card, "ascii") == "a +-2%  1 kB/s\n------\n(+-2% of -)"
+
+
+# --- Documents -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["html", "markdown", "csv", "json", "pytest-benchmark"])
+@pytest.mark.parametrize("locale", ["C", "cp1252"])
+def test_a_document_on_stdout_is_the_same_bytes_everywhere(name: str, locale: str) -> None:
+    """A page whose scripts were changed by a code page runs none of them."""
+    expected = accelmark("utf-8", "report", RUN.name, "--format", name)
+    done = accelmark(locale, "report", RUN.name, "--format", name)
+    assert done.stdout == expected.stdout
+    assert (done.returncode, done.stderr) == (0, b"")
+    done.stdout.decode("utf-8")
+
+
+# --- Names ---------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("locale", ["strict", "cp1252", "utf-8"])
+def test_a_message_about_a_name_that_is_no_text(locale: str) -> None:
+    done = accelmark(locale, "report", b"nowhere \xff \xc3\xbc")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: nowhere ")
+    assert b"cannot be read (No such file or directory)" in done.stderr
+    done = accelmark(locale, b"walk\xff\xc3\xbc")
+    assert (done.returncode, done.stdout) == (2, b"") and b"unknown command" in done.stderr
+    done = accelmark(locale, "report", b"--widt\xff")
+    assert (done.returncode, done.stdout) == (2, b"") and b"No such option" in done.stderr
+
+
+@posix
+@pytest.mark.parametrize("locale", ["C", "utf-8"])
+def test_reports_of_a_file_whose_name_is_no_text(locale: str, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/r \xff \xc3\xbc.jsonl"
+    Path(os.fsdecode(path)).write_bytes(RUN.read_bytes()[:-20])
+    for name in ("table", "html", "markdown", "csv", "json", "pytest-benchmark"):
+        done = accelmark(
+            locale, "report", path, "--format", name, "--output", f"{name}.out", folder=tmp_path
+        )
+        assert done.returncode == 2 and b"cut short" in done.stderr, "it is damaged, and says so"
+        (tmp_path / f"{name}.out").read_text(encoding="utf-8")
+        assert accelmark(locale, "report", path, "--format", name).stdout
+
+
+@posix
+def test_a_run_whose_every_name_is_odd_is_recorded_and_shown(tmp_path: Path) -> None:
+    """In a locale that can say none of them: suite, folder of the record, a variable's value."""
+    suite = os.fsencode(tmp_path) + b"/s\xff \xc3\xbc.toml"
+    Path(os.fsdecode(suite)).write_text(TINY.format(launches=1), encoding="utf-8")
+    done = accelmark(
+        *("C", "run", suite, "--device", "cpu", "--out", b"r 4 \xc3\xbc", "--launches", "1"),
+        folder=tmp_path,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    record = next(Path(os.fsdecode(os.fsencode(tmp_path) + b"/r 4 \xc3\xbc")).glob("*.jsonl"))
+    assert b"record: r 4 \xc3\xbc/" in done.stderr, "as it was typed, so that it can be copied"
+    found = read(record)
+    assert found.damage is None and found.end is not None
+    assert found.run.suite == "s\\xff ü"
+    assert found.run.command[-3:] == ("r 4 ü", "--launches", "1")
+    assert b"accelmark s\\xff" in done.stdout
