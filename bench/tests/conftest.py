@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Callable
@@ -22,14 +21,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
             del os.environ[name]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections() -> None:
-    """What is there already, torch and the model libraries above all, is not looked through again
-    whenever a test, the engine or a rehearsal collects garbage: that takes half a second."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture
