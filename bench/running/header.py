@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ import msgspec
 from bench.backend import DeviceInfo
 from bench.records import environment
 from bench.records.case import Case
+from bench.records.private import cleaned_argument
 from bench.records.run import SCHEMA_VERSION, Run, Settings
 from bench.records.runfile import Writer
 from bench.telemetry import contention
@@ -46,12 +46,8 @@ def begin(
 
 
 def command_line(program: str, arguments: Sequence[str]) -> list[str]:
-    """A command line as typed, without the folders of whoever typed it and without secrets."""
-    return [program, *(_without_folders(environment.redacted(word)) for word in arguments)]
-
-
-def _without_folders(argument: str) -> str:
-    return re.sub(r"[^=\s]*[/\\]", "", argument)
+    """A command line as typed, without what tells who typed it (`records.private`) and secrets."""
+    return [program, *(cleaned_argument(environment.redacted(word)) for word in arguments)]
 
 
 def utc_now() -> str:
