@@ -228,7 +228,7 @@ def _cleaned(value: Any, own: Sequence[str] = ()) -> Any:
             private.cleaned(name): _cleaned(one, private.own_names() if name in SENTENCES else own)
             for name, one in value.items()
         }
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         numbers = value and isinstance(value[0], int | float)  # a series, and it may be long
         return value if numbers else [_cleaned(one, own) for one in value]
     return private.cleaned(value, own=own) if isinstance(value, str) else value

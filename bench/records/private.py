@@ -38,11 +38,11 @@ _PATH = re.compile(
     (?P<quantity> (?<![\w/\\.~-]){_QUANTITY} )
   | (?<!\w)(?P<quote>["'`])(?P<quoted>(?:(?!(?P=quote))[^\n])*?[/\\](?:(?!(?P=quote))[^\n])*)
     (?P=quote)(?!\w)
-  | (?P<url> [A-Za-z][A-Za-z0-9+.-]*://[^\s/\\"'`<>]* )
+  | (?P<url> (?<![A-Za-z0-9+.-])[A-Za-z0-9][A-Za-z0-9+.-]*://[^\s/\\"'`<>]* )
     (?P<url_folders> {_SLASHES}(?:{_FOLDER_NAME}{_SLASHES})* )?(?P<page> {_LAST_NAME} )
   | (?P<root> (?<![A-Za-z])[A-Za-z]:{_SLASHES}    # a drive, in Windows' form
-      | [\w.-]+:(?=/[^\s/])/                      # a host's, as scp and NFS name it
-      | ~[\w.-]*{_SLASHES} | [/\\]+(?=[^\s/\\])
+      | (?<![\w.-])[\w.-]+:(?=/[^\s/])/                      # a host's, as scp and NFS name it
+      | ~[\w.-]*{_SLASHES} | (?<![/\\])[/\\]+(?=[^\s/\\])
       | {_TOKEN_START}[^\s"'`=:,;()\[\]{{}}<>|/\\]+{_SLASHES} )
     (?P<folders> (?:{_FOLDER_NAME}{_SLASHES})* )(?P<last> {_LAST_NAME} )
   | (?P<home> (?<![\w/\\.~])~[A-Za-z_][\w.-]* )
@@ -66,7 +66,8 @@ _ADDRESS = re.compile(
     r"(?:\.\d{1,3}){0,3})(?:%\w+)?(?![\w]|\.\d)"
 )
 """What may be an IP address; whether it is, is asked."""
-_ACCOUNT = re.compile(r"[^\s\"'`<>()\[\]{},;:=@/\\|]+@(?:[\w.-]*\w|\[[^\]\s]*\])")
+_NO_ACCOUNT = r"\s\"'`<>()\[\]{},;:=@/\\|"
+_ACCOUNT = re.compile(rf"(?<![^{_NO_ACCOUNT}])[^{_NO_ACCOUNT}]+@(?:[\w.-]*\w|\[[^\]\s]*\])")
 """`user@host`, and mail."""
 _DOMAIN = re.compile(
     r"(?<![\w.-])(?:[A-Za-z0-9_-]+\.)+(?:com|org|net|edu|gov|mil|int|lan|local|localdomain|internal"

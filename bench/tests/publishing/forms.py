@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 FORMS = (
     "../../{0}/secret {0}/x.toml",
     "{0}/suites of {0}/x.toml",
@@ -81,4 +83,9 @@ def forms() -> list[tuple[str, str]]:
     """Pairs: a text, and what of it must be gone; `zqxword` is the planted word."""
     word = "zqxword"
     planted = [(form.format(word), word) for form in FORMS]
-    return planted + [(one, one.strip("[]").split("]")[0].split("%")[0]) for one in IDENTIFIERS]
+    return planted + [(one, bare(one)) for one in IDENTIFIERS]
+
+
+def bare(identifier: str) -> str:
+    """An identifier without its brackets, port, zone or mask."""
+    return re.split(r"[]%]|/24$|(?<=\.99):", identifier.strip("["))[0]
