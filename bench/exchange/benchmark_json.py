@@ -1,7 +1,9 @@
 """A run as a document of pytest-benchmark, and back: the same launches in another coat.
 
 pytest-benchmark times rounds of a function. Here a *round* is one launch, a fresh process, and its
-time is the launch's steady seconds per item. So its `Rounds` are launches, its `StdDev` is the
+time is the launch's steady seconds per item, or per 10^9 of them where an item is one operation or
+one byte: its table shows four decimals of a nanosecond, and an operation takes a femtosecond. The
+group names the unit. So its `Rounds` are launches, its `StdDev` is the
 spread between launches and its `OPS` are items per second, and `pytest-benchmark compare` reads the
 document as it stands.
 
@@ -47,6 +49,9 @@ FORMAT_VERSION = "5.3.1"
 """The pytest-benchmark whose storage format this is."""
 FILE = "bench/suite/test_workloads.py"
 """The file part of every `fullname`, wherever a run was started: saved runs then match."""
+PER = ", per "
+GIGA_UNITS = {"FLOP": "GFLOP", "OP": "GOP", "B": "GB"}
+"""Items too small for pytest-benchmark's table, and what it counts instead: 10^9 of them."""
 ADVICE = (
     "Give a .json file that `pytest --pyargs bench.suite` saved or that `accelmark report RUN "
     "--format pytest-benchmark` printed, or the run file (*.jsonl) itself."
@@ -119,13 +124,23 @@ def full_name(name: str) -> str:
 
 
 def group(case: Case, unit: str) -> str:
-    """The heading of a table: what its rows are, and what their times are times of."""
-    return f"{case.name}, per {unit}"
+    """The heading of a table: what its rows are, and what their times are times of.
+
+    unit: the item that throughput counts (`Work.unit`).
+    """
+    return f"{case.name}{PER}{GIGA_UNITS.get(unit, unit)}"
 
 
-def seconds_per_item(outcome: Measured) -> float:
-    """One round: the steady wall time of a launch over the items that it did."""
-    return outcome.steady_seconds / (outcome.work.items * outcome.steady_steps)
+def timed_unit(named: object) -> str:
+    """What the times of a group are times of; `something unnamed` where it does not say."""
+    return str(named).rpartition(PER)[2] if PER in str(named) else "something unnamed"
+
+
+def round_seconds(outcome: Measured) -> float:
+    """One round: the steady wall time of a launch (s) over what it did, in the group's unit."""
+    work = outcome.work
+    many = 10**9 if work.unit in GIGA_UNITS else 1
+    return outcome.steady_seconds * many / (work.items * outcome.steady_steps)
 
 
 def outcomes_of(launches: Sequence[Launch]) -> list[Measured]:
@@ -179,7 +194,7 @@ def extra_info(launches: Sequence[Launch]) -> dict[str, Any]:
 def _benchmark(name: str, launches: Sequence[Launch]) -> dict[str, Any]:
     case = launches[0].case
     measured = outcomes_of(launches)
-    rounds = [seconds_per_item(outcome) for outcome in measured]
+    rounds = [round_seconds(outcome) for outcome in measured]
     return {
         "group": group(case, measured[0].work.unit),
         "name": name,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,8 @@ from bench.errors import OutputError, PublicationError, RecordError
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.publishing import signing
-from bench.records import digests
+from bench.publishing.command import allowed
+from bench.records import digests, private
 from bench.records.outcome import Measured
 from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.records.runfile import Writer, read
@@ -44,12 +46,12 @@ HOST_FACTS = (
 STACK_FACTS = ("device", "device_state", "float32_reduced", "packages", "threads", "torch")
 """What the header and every measured launch must say of where they come from."""
 
-PRIVATE = re.compile(r"uuid|serial|hostname|user|(^|_)bus(_|$)|(^|_)pci(_|$)|\bpath", re.IGNORECASE)
-"""Names of facts that tell one machine, or its owner, from others like it."""
-FOLDERS = re.compile(r"(?<![\w/.~])~?(?:/[\w.+@-]+)+/(?=[\w.+@-])")
-"""The folders of a path within a text."""
-RELEASE = re.compile(r"^(\S+ \d+\.\d+)\S*")
+RELEASE = re.compile(r"[A-Za-z]+ \d+(?:\.\d+)?")
 """An operating system's name and release; what follows may name whoever built the kernel."""
+AS_IT_IS = ("line", "plan", "settings", "case", "fingerprint", "choice")
+"""Parts of a line that are published as they are: one that says something private is refused."""
+SENTENCES = ("message", "reason", "causes", "absent", "telemetry_absent", "energy_absent")
+"""What is said in anybody's words: there whoever publishes is looked for by name too."""
 
 
 def publish(
@@ -70,7 +72,10 @@ def publish(
     if reasons:
         listed = "".join(f"\n  - {reason}" for reason in reasons)
         raise PublicationError(f"{run.path} is not published:{listed}")
-    chosen = name or slug(f"{run.run.suite}-{run.run.device.get('name')}")
+    lines = without_private(run)
+    header = next(lines)
+    assert isinstance(header, Run)  # for the type checker
+    chosen = name or slug(f"{header.suite}-{header.device.get('name')}")
     if not NAME.fullmatch(chosen):
         raise PublicationError(
             f"--name {chosen}: small letters, digits, `.`, `_` and `-`, at most 80, beginning with "
@@ -81,7 +86,7 @@ def publish(
     if folder.exists():
         raise OutputError(f"{folder} is there already: published runs stay. Give another --name.")
     with contextlib.closing(Writer(folder / RECORD)) as writer:
-        for line in without_private(run):
+        for line in (header, *lines):
             writer.append(line)
     text = card.render([read(folder)], Canvas(width=CARD_WIDTH))
     (folder / CARD).write_text(text, encoding="utf-8")
@@ -133,6 +138,10 @@ def refusals(run: RunFile) -> Iterator[str]:
     missing = [name for name in HOST_FACTS if not run.run.host.get(name)]
     if missing:
         yield f"its header does not say: {', '.join(missing)}"
+    cases = (*run.run.plan, *(launch.case for launch in run.launches))
+    for case in {case.fingerprint: case for case in cases}.values():
+        if (fields := msgspec.to_builtins(case)) != _cleaned(fields):
+            yield f"{case.label}: its work is named by a path, an address or somebody's name"
     for row in summarize(run):
         yield from (
             f"{row.case.label}: {reason}" for reason in _row_refusals(row, run.run.settings)
@@ -173,46 +182,64 @@ def _launch_refusals(launch: Launch, run: Run) -> Iterator[str]:
 
 
 def without_private(run: RunFile) -> Iterator[Line]:
-    """The lines of a run without stderr, folders, and facts that identify a machine.
+    """The lines of a run without stderr and without what tells whose it is (`records.private`).
 
-    Samples are untouched.
+    Of the command line nothing is left but what the record says elsewhere. Samples are untouched.
     """
-    yield _without_private(run.run)
+    header = _header(run.run, run.run)
+    yield header
     for again in run.resumed:
-        yield _without_private(again)
+        yield _header(again, run.run)
     for launch in run.launches:
-        fields = msgspec.to_builtins(launch)
-        fields["environment"] = _scrubbed(fields["environment"])
-        for key in ("message", "reason"):
-            if key in fields["outcome"]:
-                fields["outcome"][key] = _without_folders(fields["outcome"][key])
+        fields = _said(launch)
+        fields["environment"] = private.cleaned_facts(launch.environment)
         fields["stderr_tail"] = ""
         yield msgspec.convert(fields, Launch)
     if run.end is not None:
-        yield run.end
+        yield msgspec.structs.replace(run.end, finished_at=_time(run.end.finished_at))
 
 
-def _without_private(header: Header) -> Header:
-    fields = msgspec.to_builtins(header)
+def _header(header: Header, run: Run) -> Header:
+    fields = _said(header)
     for section in ("host", "device"):
-        fields[section] = _scrubbed(fields[section])
+        fields[section] = private.cleaned_facts(getattr(header, section))
     system = fields["host"].get("system")
     if isinstance(system, str):
-        fields["host"]["system"] = RELEASE.sub(r"\1", system)
-    fields["command"] = [_without_folders(word) for word in fields["command"]]
+        release = RELEASE.match(system)
+        fields["host"]["system"] = release[0] if release else private.PRIVATE
+    fields["command"] = list(allowed(header.command, run))
     return msgspec.convert(fields, type(header))
 
 
-def _scrubbed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _scrubbed(v) for k, v in value.items() if not PRIVATE.search(str(k))}
-    if isinstance(value, list):
-        return [_scrubbed(one) for one in value]
-    return _without_folders(value) if isinstance(value, str) else value
+def _said(line: Line) -> dict[str, Any]:
+    """A line as builtins, every text in it cleaned but for what must be as it is."""
+    fields: dict[str, Any] = msgspec.to_builtins(line)
+    for name, value in fields.items():
+        if name.endswith("_at"):
+            fields[name] = _time(value)
+        elif name not in AS_IT_IS:
+            fields |= _cleaned({name: value})
+    return fields
 
 
-def _without_folders(text: str) -> str:
-    return FOLDERS.sub("", text)
+def _cleaned(value: Any, own: Sequence[str] = ()) -> Any:
+    if isinstance(value, dict):
+        return {
+            private.cleaned(name): _cleaned(one, private.own_names() if name in SENTENCES else own)
+            for name, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        numbers = value and isinstance(value[0], int | float)  # a series, and it may be long
+        return value if numbers else [_cleaned(one, own) for one in value]
+    return private.cleaned(value, own=own) if isinstance(value, str) else value
+
+
+def _time(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return private.PRIVATE
+    return text
 
 
 def slug(text: str) -> str:

@@ -6,8 +6,9 @@ Launches of different cases must take turns, or drift of the machine would hit o
 another. So nothing is measured item by item: before the first item runs, one session measures every
 case that was selected, as `accelmark run` does, and says so line by line. Each item then replays
 its own launches to pytest-benchmark on a clock that only they move: a round is a launch, and its
-time is seconds per item of work. pytest-benchmark's table, its saved files, `--benchmark-compare`
-and `--benchmark-compare-fail` work unmodified, and `accelmark compare` reads the saved files.
+time is seconds per item of work, or per 10^9 where that is one operation or byte; the table's
+heading says which. pytest-benchmark's table, its saved files, `--benchmark-compare` and
+`--benchmark-compare-fail` work unmodified, and `accelmark compare` reads the saved files.
 
 `Mean` is the arithmetic mean of seconds per item over launches, so `OPS` is the harmonic mean of
 their throughputs; accelmark's own card, printed below, gives the geometric mean, a little higher.
@@ -23,12 +24,10 @@ from bench.pytest_plugin.saved import (
     pytest_benchmark_compare_machine_info,
     pytest_benchmark_update_json,
 )
-from bench.pytest_plugin.scale import pytest_benchmark_scale_unit
 
 __all__ = [
     "pytest_addoption",
     "pytest_benchmark_compare_machine_info",
-    "pytest_benchmark_scale_unit",
     "pytest_benchmark_update_json",
     "pytest_collection_finish",
     "pytest_configure",

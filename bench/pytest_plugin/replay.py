@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ItemClock:
-    """Seconds that pass only by what a launch took for one item of its work."""
+    """Seconds that pass only by what a launch took for one unit of its work."""
 
     __name__ = "seconds per item"
 
@@ -57,7 +57,7 @@ def replay(item: pytest.Item, benchmark: BenchmarkFixture) -> None:
         _fail(benchmark, f"{row.status}: {row.reason}")
     launches = [x for x in run.launches if x.fingerprint == case.fingerprint]
     outcomes = benchmark_json.outcomes_of(launches)
-    clock.load([benchmark_json.seconds_per_item(outcome) for outcome in outcomes])
+    clock.load([benchmark_json.round_seconds(outcome) for outcome in outcomes])
     benchmark.fullname = benchmark_json.full_name(item.name)
     benchmark.group = benchmark_json.group(case, outcomes[0].work.unit)
     benchmark.param, benchmark.params = case.detail, dict(case.parameters)

@@ -12,6 +12,7 @@ from bench.pytest_plugin.keys import COMPARED, KEY, RUN
 if TYPE_CHECKING:
     from bench.pytest_plugin.options import Plan
     from bench.records.case import Case
+    from bench.records.run import Launch
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -41,6 +42,7 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
     from bench.errors import RecordError
     from bench.exchange import benchmark_json
     from bench.judging.comparability import unequal
+    from bench.records import runfile
 
     place = f"--benchmark-compare, run of {document.get('datetime', 'an unknown time')}"
     try:
@@ -50,21 +52,27 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
     reasons = []
     if saved.run.settings.timing != plan.settings.timing:
         reasons.append(f"timing mode differs ({saved.run.settings.timing}, {plan.settings.timing})")
+    numbered = runfile.by_case(saved.launches)
     names = {case.fingerprint: name for name, case in plan.names.items()}
     entries = {
-        part["launches"][0]["fingerprint"]: benchmark["fullname"]
+        benchmark["fullname"]: (
+            benchmark.get("group"),
+            numbered[part["launches"][0]["fingerprint"]],
+        )
         for benchmark in document["benchmarks"]
         if (part := benchmark["extra_info"].get(KEY)) is not None
     }
-    theirs = {x.fingerprint: x.case for x in saved.launches}
-    by_name = {full_name: theirs[fingerprint] for fingerprint, full_name in entries.items()}
     met = False
     for case in cases:
         name = names[case.fingerprint]
-        other = by_name.get(benchmark_json.full_name(name))
-        met = met or other is not None
-        if other is not None and other.fingerprint != case.fingerprint:
+        heading, launches = entries.get(benchmark_json.full_name(name), (None, []))
+        if not launches:
+            continue
+        met, other = True, launches[0].case
+        if other.fingerprint != case.fingerprint:
             reasons.append(f"{name}: " + "; ".join(unequal(other, case)))
+            continue
+        reasons += [f"{name}: {reason}" for reason in _other_units(heading, launches)]
     if not met:
         reasons.append("it measured none of these cases")
     if reasons:
@@ -72,3 +80,18 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
             f"not comparable: {place}: {'. '.join(reasons)}. Compare with a run of the same suite "
             "and version, or drop --benchmark-compare."
         )
+
+
+def _other_units(heading: object, launches: Sequence[Launch]) -> list[str]:
+    """Why the times of a saved group are not of the unit that they would be of now."""
+    from bench.exchange import benchmark_json
+
+    then = benchmark_json.timed_unit(heading)
+    units = {outcome.work.unit for outcome in benchmark_json.outcomes_of(launches)}
+    groups = [benchmark_json.group(launches[0].case, unit) for unit in sorted(units)]
+    return [
+        f"its times are seconds per {then}, and would be compared with seconds per {now}; "
+        "`accelmark compare` reads both"
+        for now in map(benchmark_json.timed_unit, groups)
+        if now != then
+    ]

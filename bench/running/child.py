@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import bench
 from bench.measuring.worker import STACKS_SIGNAL
+from bench.records import private
 
 STDERR_TAIL_BYTES = 4000
 """How much of the end of a child's stderr is kept."""
@@ -66,15 +69,21 @@ def epitaph(process: subprocess.Popen[bytes], stderr: BinaryIO) -> str:
 
 
 def tail(stderr: BinaryIO) -> str:
-    """The end of what a worker wrote to stderr, without the names of this machine's folders."""
+    """The end of what a worker wrote to stderr, without what tells whose machine it was."""
     size = stderr.seek(0, os.SEEK_END)
     stderr.seek(max(0, size - STDERR_TAIL_BYTES))
     text = stderr.read().decode("utf-8", errors="replace")
     # A record is handed round: tracebacks need not say whose home they are from.
-    for folder, name in ((Path(bench.__file__).parents[1], "."), (Path.home(), "~")):
-        if folder != Path(folder.anchor):
-            text = text.replace(str(folder), name)
-    return text
+    return private.cleaned(text, _public_folders(), private.own_names())
+
+
+@functools.cache
+def _public_folders() -> dict[str, str]:
+    """Folders that are alike for everybody: below them a traceback may name its files in full."""
+    paths = sysconfig.get_paths()
+    folders = [(Path(bench.__file__).parents[1], ".")]
+    folders += [(Path(paths[name]), Path(paths[name]).name) for name in ("stdlib", "purelib")]
+    return {str(folder): name for folder, name in folders if folder != Path(folder.anchor)}
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from bench.backend import DeviceInfo
 from bench.records import environment
 from bench.records.case import Case
 from bench.records.encoding import readable
+from bench.records.private import cleaned_argument
 from bench.records.run import SCHEMA_VERSION, Run, Settings
 from bench.records.runfile import Writer
 from bench.telemetry import contention
@@ -47,13 +47,9 @@ def begin(
 
 
 def command_line(program: str, arguments: Sequence[str]) -> list[str]:
-    """A command line as typed, without the folders of whoever typed it and without secrets."""
-    words = (_without_folders(environment.redacted(word)) for word in arguments)
+    """A command line as typed, without what tells who typed it (`records.private`) and secrets."""
+    words = (cleaned_argument(environment.redacted(word)) for word in arguments)
     return [program, *map(readable, words)]
-
-
-def _without_folders(argument: str) -> str:
-    return re.sub(r"[^=\s]*[/\\]", "", argument)
 
 
 def utc_now() -> str:

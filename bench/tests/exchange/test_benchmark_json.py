@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from bench.exchange.benchmark_json import (
     from_document,
     names,
     read_any,
-    seconds_per_item,
+    round_seconds,
     to_document,
 )
 from bench.records import runfile
@@ -123,7 +122,7 @@ def test_the_document_has_the_keys_of_pytest_benchmark() -> None:
 def test_only_cases_with_a_number_are_benchmarks() -> None:
     document = through_json(runfile.read(RUN))
     assert [(b["name"], b["group"]) for b in document["benchmarks"]] == [
-        ("gemm-matmul-bf16[1024x1024x1024]", "gemm-matmul, per FLOP"),
+        ("gemm-matmul-bf16[1024x1024x1024]", "gemm-matmul, per GFLOP"),
         ("llama-decode-bf16[toy-batch_1-context_64]", "llama-decode, per token"),
         ("resnet50-train-bf16[batch_8-image_224]", "resnet50-train, per image"),
     ]
@@ -175,9 +174,16 @@ def test_the_statistics_are_those_of_pytest_benchmark(rounds: list[float], again
     assert benchmark_json.statistics_of(rounds) == theirs.as_dict()
 
 
-def test_seconds_per_item_is_one_over_throughput() -> None:
-    measured = make_measured([0.011, 0.013], items=3)
-    assert seconds_per_item(measured) == pytest.approx(1 / measured.throughput, rel=1e-15)
+@pytest.mark.parametrize(
+    ("unit", "shown", "many"),
+    [("image", "image", 1), ("FLOP", "GFLOP", 1e9), ("OP", "GOP", 1e9), ("B", "GB", 1e9)],
+)
+def test_a_round_is_one_over_throughput_in_the_unit_of_its_group(
+    unit: str, shown: str, many: float
+) -> None:
+    measured = make_measured([0.011, 0.013], items=3, unit=unit)
+    assert round_seconds(measured) == pytest.approx(many / measured.throughput, rel=1e-15)
+    assert benchmark_json.group(make_case(), unit) == f"gemm-matmul, per {shown}"
 
 
 # --- Names ---------------------------------------------------------------------------------------
@@ -323,16 +329,6 @@ def test_the_report_is_named_with_a_hyphen() -> None:
     assert "pytest_benchmark" not in found
 
 
-@pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `accelmark report RUN --format pytest-benchmark` prints, in a file."""
-    path = tmp_path_factory.mktemp("document") / "golden.json"
-    path.write_text(
-        catalogue.load("reports", "pytest-benchmark").render([runfile.read(RUN)], Canvas())
-    )
-    return path
-
-
 def accelmark(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     monkeypatch.setattr(sys, "argv", ["accelmark", *arguments])
     with pytest.raises(SystemExit) as left:
@@ -359,34 +355,6 @@ def test_report_and_compare_read_documents(
     assert [r for r in ratios if r is not None] == [1.0, 1.0, 1.0]
 
 
-def test_pytest_benchmark_s_own_command_reads_the_document(document: Path) -> None:
-    """Unmodified: its table, its sorting, and its comparison of two files."""
-    slower = json.loads(document.read_text())
-    for benchmark in slower["benchmarks"]:
-        stats = benchmark["stats"]
-        stats |= {"ops": stats["ops"] / 2, "mean": stats["mean"] * 2}
-    other = document.with_name("slower.json")
-    other.write_text(json.dumps(slower))
-
-    def compare(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest_benchmark", "compare", *arguments],
-            cwd=document.parent,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    table = compare("golden.json", "--columns=mean,ops,rounds", "--sort=mean", "--group-by=group")
-    assert "benchmark 'llama-decode, per token': 1 tests" in table
-    row = next(line for line in table.splitlines() if line.startswith("resnet50-train-bf16"))
-    assert row.split()[-2:] == ["16.0000", "3"], "8 images in 0.5 s; one of 4 launches failed"
-    between = compare("golden.json", "slower.json", "--between=ops")
-    assert between.count("-50.0%") == 3
-
-
 def test_the_measured_rounds_are_the_record_s_own(document: Path) -> None:
     content = json.loads(document.read_text())
     run = runfile.read(RUN)
@@ -394,4 +362,4 @@ def test_the_measured_rounds_are_the_record_s_own(document: Path) -> None:
         own = benchmark["extra_info"]["accelmark"]["launches"][0]["fingerprint"]
         outcomes = [x.outcome for x in run.launches if x.fingerprint == own]
         measured = [o for o in outcomes if isinstance(o, Measured)]
-        assert benchmark["stats"]["data"] == [seconds_per_item(o) for o in measured]
+        assert benchmark["stats"]["data"] == [round_seconds(o) for o in measured]

@@ -152,13 +152,14 @@ def test_all_reasons_are_given_at_once() -> None:
 
 
 def test_what_is_published_keeps_every_sample_and_nothing_private(tmp_path: Path) -> None:
-    original = run(command=("accelmark", "run", "/home/someone/suites/mine.toml"))
+    typed = ("accelmark", "run", "/home/someone/suites/mine.toml", "--launches", "10")
+    original = run(command=typed)
     folder = publish.publish(original, tmp_path, None, CARD)
     assert folder == tmp_path / "fake-fake-cpu"
     text = (folder / "run.jsonl").read_text(encoding="utf-8")
-    for private in ("someone", "acme", "GPU-1234", "0000:01", "S-77", "says hi", "secret"):
+    for private in ("someone", "acme", "GPU-1234", "0000:01", "S-77", "says hi", "secret", "mine"):
         assert private not in text
-    for kept in ("Linux 6.1", "x.conf", "libjemalloc.so", "mine.toml", "1980", '"1.2"'):
+    for kept in ("Linux 6.1", "x.conf", "libjemalloc.so", '"10"', "1980", '"1.2"'):
         assert kept in text
     found = read(folder)
     assert [x.outcome for x in found.launches] == [x.outcome for x in original.launches]

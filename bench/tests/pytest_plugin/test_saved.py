@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from bench.exchange import benchmark_json
-from bench.exchange.benchmark_json import read_any, seconds_per_item
+from bench.exchange.benchmark_json import read_any, round_seconds
 from bench.records.outcome import Measured
 from bench.tests.pytest_plugin.inner import NAME, Run, anonymous, saved, scripted
 from bench.tests.values import make_case
@@ -27,7 +27,7 @@ def test_saved_files_hold_the_whole_run(real: Run) -> None:
         assert anonymous(read_any(path)) == expected
     (benchmark,) = saved(real.folder / "run.json")["benchmarks"]
     outcomes = [x.outcome for x in real.record.launches]
-    rounds = [seconds_per_item(o) for o in outcomes if isinstance(o, Measured)]
+    rounds = [round_seconds(o) for o in outcomes if isinstance(o, Measured)]
     assert benchmark["stats"]["data"] == rounds
     ours = benchmark_json.to_document(real.record)["benchmarks"][0]
     for key in ("name", "fullname", "group", "params", "param", "extra_info"):
@@ -71,7 +71,7 @@ def test_a_saved_session_holds_every_case_and_the_strangers_apart(mixed: Run) ->
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved run of 10 ms a step: 10 us an item."""
+    """A saved run of 10 ms a step, which is a GFLOP."""
     folder = tmp_path_factory.mktemp("base")
     run = scripted(folder, {"8x8x8": [0.01, 0.01]}, "--benchmark-json=base.json")
     assert run.code == 0, run.out
@@ -132,6 +132,17 @@ REFUSED = [
         "version",
         edited(with_another_version),
         "gemm-matmul-fp32[8x8x8]: workload version differs (2, 1)",
+    ),
+    (
+        "per FLOP, as earlier versions saved",
+        edited(lambda d: d["benchmarks"][0].update(group="gemm-matmul, per FLOP")),
+        "gemm-matmul-fp32[8x8x8]: its times are seconds per FLOP, and would be compared with "
+        "seconds per GFLOP; `accelmark compare` reads both",
+    ),
+    (
+        "no group",
+        edited(lambda d: d["benchmarks"][0].update(group=None)),
+        "its times are seconds per something unnamed, and would be",
     ),
     (
         "nothing in common",
