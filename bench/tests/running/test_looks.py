@@ -1,4 +1,4 @@
-"""A look that fails, or sees what cannot be, in the side process: what is lost by it, and counted."""
+"""A look that fails, or sees what cannot be, in the side process: what it costs is counted."""
 
 from __future__ import annotations
 
