@@ -26,6 +26,9 @@ from bench.telemetry.source import Process
 ANSWER_SECONDS = 10.0
 """A side process that takes longer to answer is ended."""
 GRACE_SECONDS = 1.0
+DEATHS = 3
+"""A side process that did not answer so many times is not started again; up to then the next launch
+has a new one."""
 COMMAND = (sys.executable, "-m", "bench.running.sampler")
 DECODER = msgspec.json.Decoder(Answer)
 
@@ -44,6 +47,9 @@ class Monitor:
         self._lifeline = Lifeline()
         self._rest = b""
         self._problem: str | None = None
+        self._deaths = 0
+        self._lost: str | None = None
+        """Why nobody answers of this launch, though somebody may of the next."""
         self._idle_watts: float | None = None
         self._fresh = True
         self._before: frozenset[int] = frozenset()
@@ -68,6 +74,7 @@ class Monitor:
 
     def lets_go(self) -> None:
         """A worker is about to open the device: what was seen until now was not its doing."""
+        self._lost = None
         answer = self._ask()
         self._let_go_ns = time.perf_counter_ns()
         if self._fresh:
@@ -86,7 +93,7 @@ class Monitor:
         readings = self._readings(answer)
         if not readings:
             nothing = "the launch was over before the device was looked at"
-            return answer.problem or answer.trouble or nothing
+            return answer.problem or answer.trouble or self._lost or nothing
         absent = dict(answer.absent)
         if answer.problem is not None:
             absent["later readings"] = answer.problem
@@ -110,6 +117,7 @@ class Monitor:
     def close(self) -> None:
         """Ends the side process and whatever it has started."""
         process, self._process = self._process, None
+        self._rest = b""
         if process is None:
             return
         with contextlib.suppress(OSError):
@@ -144,10 +152,15 @@ class Monitor:
         self._send(b"\n")
         try:
             answer = self._hear()
+            lost = "the side process gave no answer in time"
         except OSError as error:  # no descriptors left to listen with
-            answer = Answer(problem=f"the side process cannot be heard ({error.strerror})")
+            answer, lost = None, f"the side process cannot be heard ({error.strerror})"
         if answer is None:
-            answer = Answer(problem="the side process gave no answer in time")
+            self._deaths += 1
+            self._lost = lost
+            self._problem = lost if self._deaths >= DEATHS else None
+            self.close()
+            return Answer(problem=lost)
         if answer.problem is not None and not answer.source:  # it will never have any to give
             self._problem = answer.problem
             self.close()

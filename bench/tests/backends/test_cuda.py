@@ -189,7 +189,7 @@ def test_cuda_events_are_milliseconds() -> None:
 def test_facts_that_cannot_be_are_not_observable(monkeypatch: pytest.MonkeyPatch) -> None:
     import pynvml
 
-    answers: dict[str, object] = {
+    answers: dict[str, Any] = {
         "nvmlInit": None,
         "nvmlShutdown": None,
         "nvmlDeviceGetHandleByUUID": "gpu",

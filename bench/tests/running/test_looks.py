@@ -1,0 +1,136 @@
+"""A look that fails, or sees what cannot be, in the side process: what it costs is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import pytest
+
+from bench import catalogue
+from bench.records.observed import Reading
+from bench.running import sampler
+from bench.running.sampler import Answer, Order
+from bench.telemetry.source import NotObservable, Process, Source
+
+CPU = Order(backend="cpu", index=0)
+
+
+class Flaky(Source):
+    """Fails as told: what each look does, in order; the last for ever."""
+
+    name = "flaky"
+
+    def __init__(self, *looks: Reading | Exception) -> None:
+        super().__init__()
+        self._looks = list(looks)
+        self.users: Exception | None = None
+
+    def read(self) -> Reading:
+        found = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
+        if isinstance(found, Exception):
+            raise found
+        self.absent = {} if found.power_watts else {"power": "flaky: it says nothing"}
+        return found
+
+    def processes(self) -> tuple[Process, ...] | None:
+        if self.users is not None:
+            raise self.users
+        return ()
+
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch, source: Callable[[], Source], looks: int
+) -> tuple[sampler._State, Answer]:
+    """What the looking thread has to say after so many pauses."""
+
+    class Enough(BaseException):
+        pass
+
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) >= looks:
+            raise Enough
+
+    class Backend:
+        def telemetry(self, index: int) -> Source:
+            return source()
+
+    monkeypatch.setattr(catalogue, "backend", lambda name: Backend())
+    monkeypatch.setattr(time, "sleep", pause)
+    state = sampler._State()
+    with contextlib.suppress(Enough):
+        sampler._look_on(state, CPU)
+    assert max(pauses) <= sampler.MOST_INTERVAL_SECONDS
+    return state, state.answer()
+
+
+@pytest.mark.parametrize("error", [NotObservable("it hiccuped"), RuntimeError("boom")])
+def test_a_look_that_fails_is_counted_and_there_is_another(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Reading(power_watts=5.0)
+    source = Flaky(good, error, error, good)
+    state, answer = watched(monkeypatch, lambda: source, 5)
+    assert [look.reading for look in answer.seen] == [good] * 3
+    assert (answer.problem, answer.source) == (None, "flaky")
+    assert answer.absent == {"looks": f"2 of 5 failed: {sampler.reason_of(error)}"}
+    assert state.answer().absent == {}, "counted once"
+
+
+def test_a_source_that_opens_at_the_second_try_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def opened() -> Source:
+        tries.append(1)
+        if len(tries) < 2:
+            raise NotObservable("busy")
+        return Flaky(Reading(power_watts=5.0))
+
+    _, answer = watched(monkeypatch, opened, 3)
+    assert len(answer.seen) == 2 and answer.problem is None
+
+
+def test_a_source_that_never_opens_is_a_problem_after_three_tries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def opened() -> Source:
+        raise NotObservable("no such tool")
+
+    _, answer = watched(monkeypatch, opened, 99)
+    assert (answer.problem, answer.source) == ("no such tool", "")
+
+
+def test_a_device_that_never_answers_again_is_asked_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state, answer = watched(monkeypatch, lambda: Flaky(RuntimeError("lost")), 20)
+    assert (answer.seen, answer.trouble, answer.problem) == ((), "RuntimeError: lost", None)
+    assert answer.absent == {"looks": "20 of 20 failed: RuntimeError: lost"}
+    assert state.busy_since is None
+
+
+def test_one_quantity_that_is_missed_costs_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And how often it was, so that a figure of three looks is not taken for one of all."""
+    source = Flaky(Reading(power_watts=5.0, clock_mhz=9), Reading(clock_mhz=9))
+    source.users = RuntimeError("no permission")
+    _, answer = watched(monkeypatch, lambda: source, 4)
+    assert [look.reading.clock_mhz for look in answer.seen] == [9] * 4
+    assert answer.absent == {
+        "power": "flaky: it says nothing (in 3 of 4 looks)",
+        "processes": "RuntimeError: no permission",
+    }
+    assert answer.seen[0].users is None
+
+
+def test_what_cannot_be_is_left_out_whoever_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    impossible = Reading(power_watts=65535.0, clock_mhz=1410, temperature_celsius=255)
+    _, answer = watched(monkeypatch, lambda: Flaky(impossible), 2)
+    assert [look.reading for look in answer.seen] == [Reading(clock_mhz=1410)] * 2
+    assert answer.absent == {
+        "power": "flaky: 65,535 W is outside 0 to 10,000",
+        "temperature": "flaky: 255 C is outside 0 to 120",
+    }
