@@ -62,7 +62,7 @@ class CpuDevice(Device):
         """Restarts the kernel's peak counter (Linux, where the container allows it)."""
         if sys.platform == "linux":
             with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_bytes(b"5")
+                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
                 self._scope = "process RSS"
 
     def memory(self) -> Memory:

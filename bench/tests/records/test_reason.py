@@ -1,8 +1,9 @@
-"""Why something failed: the last line is kept, the folders are not, and shared memory has a size."""
+"""Why something failed: its last line is kept, its folders are not; shared memory has a size."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,6 @@ def test_no_length_is_exceeded(length: int, room: int) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ('File "/home/NAME/secret project/x.py", line 3', 'File "NAME/secret project/x.py"'),
         ("no such file: /home/NAME/model/x.toml", "no such file: x.toml"),
         ("~/models/x.bin is not there", "x.bin is not there"),
         (r"cannot open C:\Users\NAME\x.toml", "cannot open x.toml"),
@@ -51,9 +51,6 @@ def test_no_length_is_exceeded(length: int, room: int) -> None:
     ],
 )
 def test_no_folder_is_told(given: str, said: str) -> None:
-    if "secret project" in given:  # a name with a blank is cut at the blank
-        assert "/home" not in reason(given, {})
-        return
     assert reason(given, {}).startswith(said)
 
 
@@ -96,9 +93,9 @@ def test_an_exception_names_its_cause() -> None:
 def test_the_size_of_shared_memory_is_named_where_it_may_be_the_cause(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr(reason_module.shutil, "disk_usage", lambda _: Disk(65536, 65536, 0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(65536, 61440, 4096))
     said = reason(text, {})
-    assert "/dev/shm has 64 KiB, 0 B of it free now" in said.replace("0 KiB", "0 B")
+    assert "/dev/shm has 64 KiB, 4 KiB of it free now" in said
     assert "--shm-size" in said.splitlines()[-1]
     assert len(said) <= REASON_CHARACTERS and text[-15:].strip() in said
     assert "/dev/shm" not in reason("out of memory", {})
@@ -141,8 +138,6 @@ def test_of_a_fatal_error_the_reason_is_told_not_the_end_of_its_stack() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_the_last_line_is_told_however_much_came_before_or_blank_after() -> None:
-    code = (
-        "import sys; sys.stderr.write('x' * 99 + '\\n'); sys.stderr.write('why\\n\\n \\n'); exit(3)"
-    )
+    code = r"import sys; sys.stderr.write('x' * 99999 + '\nwhy\n\n \n'); exit(3)"
     assert epitaph(code) == "the worker left with exit code 3 and no report: why"
     assert epitaph("exit(3)") == "the worker left with exit code 3 and no report"
