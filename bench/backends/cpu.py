@@ -62,7 +62,7 @@ class CpuDevice(Device):
         """Restarts the kernel's peak counter (Linux, where the container allows it)."""
         if sys.platform == "linux":
             with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_bytes(b"5")
+                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
                 self._scope = "process RSS"
 
     def memory(self) -> Memory:
@@ -126,7 +126,15 @@ class CpuBackend(Backend):
         import psutil
 
         facts = {"torch": str(torch.__version__), "usable_cores": str(usable_cores())}
-        memory = int(psutil.virtual_memory().total)
+        try:
+            memory = int(psutil.virtual_memory().total)
+            _peak_rss_bytes()
+        except OSError as error:
+            raise DeviceUnavailable(
+                f"cpu: the system does not say what memory there is ({error.filename}: "
+                f"{error.strerror}), and every figure of memory comes from there. Mount it (mount "
+                "-t proc proc /proc), or start the container or chroot with it."
+            ) from error
         return [
             DeviceInfo(backend="cpu", index=0, name=cpu_name(), memory_bytes=memory, facts=facts)
         ]

@@ -32,7 +32,7 @@ STYLES = {"pass": "green", "fail": "bold red", "not observable": "yellow", "note
 @click.option("--only", metavar="CHECK", help="Only this check, by its name in the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--width", type=click.IntRange(60, 500), help="Columns of the table. Default: the terminal's."
+    "--width", type=click.IntRange(40, 500), help="Columns of the table. Default: the terminal's."
 )
 def check_backend(
     name: str, index: int, only: str | None, as_json: bool, width: int | None
@@ -111,14 +111,14 @@ def _document(device: DeviceInfo, done: Sequence[Examined]) -> dict[str, object]
 
 
 def _text(device: DeviceInfo, done: Sequence[Examined], width: int | None) -> str:
-    """For a terminal of 80 columns and up; means the same without colour."""
+    """For a terminal of any width; means the same without colour."""
     from rich.console import Console
 
     shown = canvas(width)
     output = io.StringIO()
     console = Console(
         file=output,
-        width=max(shown.width, 60),
+        width=max(shown.width, 40),
         force_terminal=shown.colour,
         no_color=not shown.colour,
         highlight=False,

@@ -33,7 +33,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--width", type=click.IntRange(60, 500), help="Columns of the table. Default: the terminal's."
+    "--width", type=click.IntRange(40, 500), help="Columns of the table. Default: the terminal's."
 )
 def compare(
     base: Path,

@@ -25,7 +25,7 @@ from bench.errors import EXIT_BAD_INPUT
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there, not to stdout."
 )
 @click.option(
-    "--width", type=click.IntRange(60, 500), help="Columns of the table. Default: the terminal's."
+    "--width", type=click.IntRange(40, 500), help="Columns of the table. Default: the terminal's."
 )
 def report(
     runs: tuple[Path, ...], format_name: str, output: Path | None, width: int | None

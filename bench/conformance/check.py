@@ -137,6 +137,8 @@ def after(title: str, backend: Backend, error: BaseException) -> Finding:
     """What an exception that nobody expected means for the check in which it was raised."""
     lines = str(error).strip().splitlines() or [""]
     said = f"{type(error).__name__}: {lines[0]}"
+    if len(lines) > 1:  # the first line says what failed, the last one why
+        said += f" [...] {lines[-1].strip()}"
     operators = backend.fallbacks(str(error).splitlines())
     if operators:
         reason = f"host fallback: {', '.join(operators)}"

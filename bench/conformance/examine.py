@@ -19,6 +19,7 @@ from bench.conformance.check import Check, Finding, failed
 from bench.conformance.worker import Task, checks
 from bench.lifeline import Lifeline
 from bench.records import environment
+from bench.records.reason import reason
 from bench.running import child
 
 TOGETHER = 4
@@ -128,7 +129,7 @@ class _Running:
         yield failed(f"{self._check.name}: to its end", "", self._said(), next)
 
     def _said(self) -> str:
-        return environment.without_secrets(self._end, self._given)
+        return reason(self._end, self._given)
 
     def _tell(self, line: bytes) -> None:
         assert self._process.stdin is not None

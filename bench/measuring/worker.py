@@ -47,6 +47,7 @@ from bench.records.outcome import (
     Skipped,
     Void,
 )
+from bench.records.reason import of_error, reason
 from bench.records.run import Settings
 from bench.telemetry.contention import HostCounters, cause
 from bench.workload import Job, Mode, Site, Unsupported, Workload
@@ -57,8 +58,6 @@ STACKS_SIGNAL = getattr(signal, "SIGUSR1", None)
 """At this a worker writes the stacks of its threads to stderr; None where there is no such."""
 ALLOW_SIMULATED = "ACCELMARK_ALLOW_SIMULATED"
 """At 1, a simulated device's samples are kept: for this program's own tests."""
-MESSAGE_CHARACTERS = 2000
-"""Longest failure message that a record keeps."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,8 +148,8 @@ class Launch:
         outcome: Outcome
         try:
             outcome = self._phases()
-        except Unsupported as reason:
-            outcome = Skipped(reason=str(reason))
+        except Unsupported as why:
+            outcome = Skipped(reason=str(why))
         except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
             with contextlib.suppress(OSError):  # a full disk is no other outcome
                 traceback.print_exc()  # to stderr, whose end the record keeps
@@ -168,11 +167,10 @@ class Launch:
         operators = self.backend.fallbacks(str(error).splitlines())
         if operators:
             return Void(reason=f"host fallback: {', '.join(operators)}")
-        message = f"{type(error).__name__}: {error}"
         return Failed(
             kind=self.backend.failure_kind(error),
             phase=self.channel.phase,
-            message=environment.without_secrets(message)[:MESSAGE_CHARACTERS],
+            message=reason(of_error(error)),
         )
 
     def _phases(self) -> Outcome:
@@ -215,9 +213,9 @@ class Launch:
         self._describe(device)
         if harm:
             return Void(reason=harm)
-        reason = self.backend.unsupported(device.info, precision)
-        if reason is not None:
-            return Skipped(reason=f"{precision.name}: {reason}")
+        lacking = self.backend.unsupported(device.info, precision)
+        if lacking is not None:
+            return Skipped(reason=f"{precision.name}: {lacking}")
         if precision.shortened and not device.float32_reduced():
             return Void(reason=f"{precision.name}: its switch was set, and reads back as off")
         asked = request.memory_format or workload.memory_formats[0]

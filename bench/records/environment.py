@@ -13,7 +13,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,10 @@ def host() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "cpu": cpu_name(),
-        "physical_cores": psutil.cpu_count(logical=False),
-        "logical_cores": psutil.cpu_count(),
+        "physical_cores": _told(lambda: psutil.cpu_count(logical=False)),
+        "logical_cores": _told(psutil.cpu_count),
         "usable_cores": usable_cores(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": _told(lambda: psutil.virtual_memory().total),
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "container": container(),
@@ -184,6 +184,14 @@ def _git(folder: Path, *arguments: str) -> str:
         timeout=10,
         check=True,
     ).stdout.strip()
+
+
+def _told(ask: Callable[[], Any]) -> Any:
+    """What the system says; None where it does not, as without /proc."""
+    try:
+        return ask()
+    except OSError:
+        return None
 
 
 def _read(path: Path) -> str | None:

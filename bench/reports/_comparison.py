@@ -19,6 +19,7 @@ from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFEREN
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile
 from bench.report import Canvas
+from bench.reports._narrow import LEAST_WIDTH, fitting
 
 STYLE: dict[CompareVerdict, str] = {
     "FASTER": "bold green",
@@ -40,11 +41,11 @@ WORDS: dict[CompareVerdict, str] = {
 
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
-    """One card for each other run; means the same without colour, at 80 columns and up."""
+    """One card for each other run; means the same without colour."""
     output = io.StringIO()
     console = Console(
         file=output,
-        width=max(canvas.width, 80),  # a figure that is cut off is worse than a line that wraps
+        width=max(canvas.width, LEAST_WIDTH),
         force_terminal=canvas.colour,
         no_color=not canvas.colour,
         highlight=False,
@@ -64,7 +65,7 @@ def _card(console: Console, comparison: Comparison) -> None:
     compared = [c for c in comparison.cases if c.ratio is not None]
     if compared:
         console.print()
-        console.print(_table(compared))
+        console.print(fitting(console, _table(compared)))
         console.print()
         console.print(_mean(comparison), style="bold")
         console.print(_legend(comparison), style="dim")

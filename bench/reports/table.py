@@ -23,6 +23,7 @@ from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile, Settings
 from bench.report import Canvas, Report
+from bench.reports._narrow import LEAST_WIDTH, fitting
 from bench.reports._wording import first_step, limits, next_step, tail
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
@@ -48,14 +49,14 @@ STATUS_STYLE = {"void": "bold red", "failed": "bold red", "skipped": "yellow"}
 
 
 class TableReport(Report):
-    """For a terminal of 80 columns and up; means the same without colour."""
+    """For a terminal of any width; means the same without colour."""
 
     def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
         """One card per run."""
         output = io.StringIO()
         console = Console(
             file=output,
-            width=max(canvas.width, 60),
+            width=max(canvas.width, LEAST_WIDTH),
             force_terminal=canvas.colour,
             no_color=not canvas.colour,
             highlight=False,
@@ -74,7 +75,7 @@ def _card(console: Console, run: RunFile, rows: list[Row]) -> None:
     measured = [row for row in rows if row.status == "measured"]
     if measured:
         console.print()
-        console.print(_table(measured))
+        console.print(fitting(console, _table(measured)))
         console.print()
         console.print(_legend(run.run.settings, measured), style="dim")
         beside = (*_first_steps(measured), *_energy(measured), *_unseen(measured))

@@ -18,6 +18,10 @@ from bench.records import private
 
 STDERR_TAIL_BYTES = 4000
 """How much of the end of a child's stderr is kept."""
+LINE_BYTES = 1 << 16
+"""Longest line of a child's stderr that is looked at in one piece."""
+FATAL = b"Fatal Python error:"
+"""How `faulthandler` begins."""
 GRACE_SECONDS = 3.0
 """Between asking a child to end and ending it."""
 STACKS_SECONDS = 0.5
@@ -64,16 +68,35 @@ def epitaph(process: subprocess.Popen[bytes], stderr: BinaryIO) -> str:
         how = f"the worker was killed by {name}{hint}"
     else:
         how = f"the worker left with exit code {code} and no report"
-    last = [line for line in tail(stderr).splitlines() if line.strip()][-1:]
-    return f"{how}: {last[0].strip()}" if last else how
+    last = _last_words(stderr)
+    return f"{how}: {last}" if last else how
+
+
+def _last_words(stderr: BinaryIO) -> str:
+    """The last line; where Python's own account of a fatal error follows it, that one's first too.
+
+    The account ends with the stack and every extension module there is, which nobody asked for.
+    """
+    stderr.seek(0)
+    last = before = fatal = b""
+    for line in iter(lambda: stderr.readline(LINE_BYTES), b""):
+        if line.startswith(FATAL):
+            before, fatal = last, line
+        last = (line.strip() and line) or last
+    words = [before, fatal] if fatal else [last]
+    said = ": ".join(w.decode("utf-8", errors="replace").strip() for w in words if w.strip())
+    return _cleaned(said)
 
 
 def tail(stderr: BinaryIO) -> str:
     """The end of what a worker wrote to stderr, without what tells whose machine it was."""
     size = stderr.seek(0, os.SEEK_END)
     stderr.seek(max(0, size - STDERR_TAIL_BYTES))
-    text = stderr.read().decode("utf-8", errors="replace")
-    # A record is handed round: tracebacks need not say whose home they are from.
+    return _cleaned(stderr.read().decode("utf-8", errors="replace"))
+
+
+def _cleaned(text: str) -> str:
+    """A record is handed round: tracebacks need not say whose home they are from."""
     return private.cleaned(text, _public_folders(), private.own_names())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,10 @@ LIMIT_SECONDS = 120.0
 """A runtime that takes longer to load is taken for broken."""
 REPAIR = "Repair or uninstall it, or pass --device cpu."
 """The next act where a runtime fails in a way of its own."""
-LAST = ("generic", "cpu")
+TO_THE_HOST = re.compile(r",? or (?:pass|use) --device cpu| (?:Pass|Use) --device cpu\.")
+"""Advice that helps nobody where the CPU is what failed."""
+HOST = "cpu"
+LAST = ("generic", HOST)
 """Asked last, in this order: a backend made for a device goes before one for any, the host is the
 last resort."""
 
@@ -55,7 +59,14 @@ def probe(
     """
     with contextlib.ExitStack() as stack:
         children = [(name, _start(name, python, forced, stack)) for name in names]
-        return [c if isinstance(c, Found) else _finish(name, c) for name, c in children]
+        found = [c if isinstance(c, Found) else _finish(name, c) for name, c in children]
+    if any(one.backend == HOST and not one.devices for one in found):
+        return [_not_to_the_host(one) for one in found]
+    return found
+
+
+def _not_to_the_host(found: Found) -> Found:
+    return msgspec.structs.replace(found, reason=TO_THE_HOST.sub("", found.reason))
 
 
 def _start(

@@ -22,6 +22,7 @@ from bench.measuring.worker import Progress, Report, Request
 from bench.records import environment
 from bench.records.encoding import encoded
 from bench.records.outcome import Cold, Failed, Phase
+from bench.records.reason import reason
 from bench.records.runfile import UNREADABLE
 from bench.running import child
 
@@ -185,8 +186,7 @@ class WorkerProcess:
             try:
                 message = DECODER.decode(line)
             except UNREADABLE as error:
-                text = environment.without_secrets(str(error), self._given)
-                text = f"the worker's report is garbled: {text}"
+                text = reason(f"the worker's report is garbled: {error}", self._given)
                 self._report = _failed("crash", self._phase, text)
                 return
             if isinstance(message, Report):
@@ -196,7 +196,7 @@ class WorkerProcess:
             listen(message)
 
     def _epitaph(self) -> str:
-        return environment.without_secrets(child.epitaph(self._process, self._stderr), self._given)
+        return reason(child.epitaph(self._process, self._stderr), self._given)
 
 
 class NoWorker:

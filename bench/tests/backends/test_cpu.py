@@ -40,7 +40,7 @@ def test_a_peak_that_cannot_be_reset_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
     device = cpu.CpuDevice(DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1))
 
-    def refused(*_: Any) -> int:
+    def refused(*_: Any, **__: Any) -> int:
         raise PermissionError("clear_refs")
 
     monkeypatch.setattr(Path, "write_text", refused)

@@ -126,7 +126,7 @@ SUITES = {
         (["report", "foreign.jsonl"], ["foreign.jsonl, line 1: JSON, but not the start of a run"]),
         (["report", "newer.jsonl"], ["newer.jsonl, line 1: schema 99", "reads schema 1"]),
         (["report", str(RUN), "--format", "tabel"], ["`tabel`", "Did you mean `table`?", "json"]),
-        (["report", str(RUN), "--width", "5"], ["--width", "60<=x<=500"]),
+        (["report", str(RUN), "--width", "5"], ["--width", "40<=x<=500"]),
         (["list", "workload"], ["list workload", "Did you mean `workloads`?", "suites"]),
     ],
     ids=lambda value: " ".join(v for v in value if v != str(RUN)) if value[0].islower() else None,
