@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -15,14 +15,17 @@ from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceUnavailable, UnknownName, suggestion
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from bench.backend import DeviceInfo
-    from bench.conformance.check import Check
+    from bench.conformance.check import Check, Finding
     from bench.conformance.examine import Examined
 
 WORDS = {"pass": "PASS", "fail": "FAIL", "not observable": "NOT SEEN", "note": "note"}
 """As the table has the verdicts: the word says it, the colour repeats it."""
+TABLE_WIDTH = 60
+"""Columns below which a table would cut its words: then one finding stands below the other."""
 STYLES = {"pass": "green", "fail": "bold red", "not observable": "yellow", "note": "dim"}
 
 
@@ -133,7 +136,11 @@ def _text(device: DeviceInfo, done: Sequence[Examined], width: int | None) -> st
         style="bold",
     )
     console.print()
-    console.print(_table(done))
+    if console.width >= TABLE_WIDTH:
+        console.print(_table(done))
+    else:
+        for line in _lines(done):
+            console.print(line)
     console.print()
     counts = _counts(done)
     legend = ": that cannot be told here, and why stands beside it"
@@ -156,14 +163,32 @@ def _table(done: Sequence[Examined]) -> Table:
     for one in done:
         table.add_row("", one.check, one.summary, style="bold")
         for finding in one.findings:
-            said = [
-                finding.observed,
-                f"why: {finding.reason}" if finding.reason else "",
-                f"next: {finding.next}" if finding.next else "",
-            ]
             table.add_row(
                 Text(WORDS[finding.verdict], style=STYLES[finding.verdict]),
                 f"  {finding.title}",
-                "\n".join(filter(None, said)),
+                "\n".join(_said(finding)),
             )
     return table
+
+
+def _lines(done: Sequence[Examined]) -> Iterator[RenderableType]:
+    """What the table says, for a terminal too narrow for it."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for one in done:
+        yield Text(f"{one.check}: {one.summary}", style="bold")
+        for finding in one.findings:
+            word = (WORDS[finding.verdict], STYLES[finding.verdict])
+            yield Text.assemble(word, f" {finding.title}")
+            for said in _said(finding):
+                yield Padding(Text(said), (0, 0, 0, 2))
+
+
+def _said(finding: Finding) -> list[str]:
+    said = [
+        finding.observed,
+        f"why: {finding.reason}" if finding.reason else "",
+        f"next: {finding.next}" if finding.next else "",
+    ]
+    return [line for line in said if line]

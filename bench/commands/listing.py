@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench.commands.streams import put, put_file
+from bench.commands.streams import folded, put, put_file
 from bench.errors import UnknownName, suggestion
 
 LISTS = ("workloads", "suites", "backends", "reports", "precisions", "chips")
@@ -29,7 +29,7 @@ def list_command(what: str, as_json: bool) -> None:
         put(f"{name}:\n")
         width = max(len(key) for key in rows)
         for key, summary in rows.items():
-            put(f"  {key.ljust(width)}  {summary}\n")
+            put(folded(f"  {key.ljust(width)}  {summary}", width + 4))
 
 
 def _listing(what: str) -> dict[str, str]:
@@ -75,9 +75,9 @@ def devices(as_json: bool) -> None:
             facts = ", ".join(f"{key} {value}" for key, value in device.facts.items())
             told = [device.name, device.vendor, memory, " ".join(device.precisions)]
             told += ["simulated: no measurement"] if device.simulated else []
-            put(f"{device.address}: {', '.join(filter(None, told))} ({facts})\n")
+            put(folded(f"{device.address}: {', '.join(filter(None, told))} ({facts})", 4))
         if not one.devices:
-            put(f"no {one.reason}\n")
+            put(folded(f"no {one.reason}", 4))
 
 
 @click.command()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import io
 import re
+import shutil
 import sys
+import textwrap
 
 import click
 
@@ -58,6 +60,29 @@ def prepare() -> None:
 def put(text: str) -> None:
     """Text on stdout, as it can say it."""
     click.echo(text, file=sys.stdout, nl=False)
+
+
+def folded(line: str, indent: int) -> str:
+    """A line for stdout; on a terminal as many as show it without breaking a word.
+
+    indent: of what follows the first; more than a third of the terminal's columns is too much.
+    """
+    if not stdout_is_terminal():
+        return f"{line}\n"  # for programs: one line stays one line
+    width = shutil.get_terminal_size((100, 24)).columns
+    lines = textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=" " * (indent if indent <= width // 3 else 4),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines) + "\n"
+
+
+def stdout_is_terminal() -> bool:
+    """Whether a person looks at it."""
+    return sys.stdout.isatty()
 
 
 def put_file(text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bench.commands.common import say
-from bench.commands.streams import put
+from bench.commands.streams import folded, put
 from bench.errors import EXIT_INCOMPLETE
 
 
@@ -33,7 +33,7 @@ def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
     for folder in each:
         complaints, signed = publish.verify(folder, wanted)
         wrong += bool(complaints)
-        put(f"{folder}: {'; '.join(complaints) or 'as published'}; {signed}\n")
+        put(folded(f"{folder}: {'; '.join(complaints) or 'as published'}; {signed}", 4))
     if wrong:
         say(f"{wrong} of {len(each)} are not what was published")
         sys.exit(EXIT_INCOMPLETE)

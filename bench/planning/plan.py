@@ -41,8 +41,12 @@ def plan(suite: Suite) -> tuple[Case, ...]:
         for values in _sweep(place, rest):
             case = _case(place, values, entry.get(TUNED))
             if case.fingerprint in seen:
+                there = seen[case.fingerprint]
                 raise SuiteError(
-                    f"{place}: {case.label} is already in {seen[case.fingerprint]}. Remove one."
+                    f"{place}: {case.label} is already in {there}. Remove one."
+                    if there != place
+                    else f"{place}: {case.label} stands twice in this one table: one of its lists "
+                    "names a value twice. Remove one."
                 )
             seen[case.fingerprint] = place
             cases.append(case)

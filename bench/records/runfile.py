@@ -353,11 +353,12 @@ def header(place: str, head: Any, advice: str) -> Run:
     except UNREADABLE as error:
         remedy = newer(str(error), head.get("host")) or advice
         raise RecordError(f"{place}: not a valid run header ({error}). {remedy}") from error
-    planned: set[str] = set()
-    for case in run.plan:
-        if case.fingerprint in planned:
-            raise RecordError(f"{place}: {case.label} is planned twice. {advice}")
-        planned.add(case.fingerprint)
+    planned: dict[str, int] = {}
+    for number, case in enumerate(run.plan, start=1):
+        first = planned.setdefault(case.fingerprint, number)
+        if first != number:
+            which = f"as cases {first} and {number}"
+            raise RecordError(f"{place}: {case.label} is planned twice, {which}. {advice}")
     return run
 
 

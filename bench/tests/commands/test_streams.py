@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.commands import streams
 from bench.commands.streams import in_line
 from bench.records.runfile import read
+from bench.running import probe
 from bench.tests.commands.tiny import TINY
+from bench.tests.conftest import Accelmark
 from bench.tests.scripts.regenerate import GOLDEN, RUN
 
 C = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -27,7 +30,7 @@ LOCALES = {
 posix = pytest.mark.skipif(os.name != "posix", reason="names of files in bytes")
 
 
-def accelmark(
+def command(
     locale: str, *arguments: str | bytes | Path, folder: Path = GOLDEN
 ) -> subprocess.CompletedProcess[bytes]:
     """The command in that locale; stdin is closed, and nothing may end in a traceback."""
@@ -48,7 +51,7 @@ def accelmark(
 
 @pytest.mark.parametrize("locale", ["C", "strict"])
 def test_a_card_in_ascii_says_the_same_in_the_same_columns(locale: str) -> None:
-    done = accelmark(locale, "report", RUN.name, "--width", "81")
+    done = command(locale, "report", RUN.name, "--width", "81")
     lines = done.stdout.decode("ascii").splitlines()
     golden = (GOLDEN / "report-table-80.txt").read_text(encoding="utf-8").splitlines()
     assert (done.returncode, len(lines)) == (0, len(golden))
@@ -68,7 +71,7 @@ def test_every_command_that_reads_says_the_same_in_every_locale(
     locale: str, arguments: list[str]
 ) -> None:
     encoding = {"C": "ascii", "coerced": "utf-8"}.get(locale, locale)
-    done, expected = accelmark(locale, *arguments), accelmark("utf-8", *arguments)
+    done, expected = command(locale, *arguments), command("utf-8", *arguments)
     said = in_line(expected.stdout.decode("utf-8"), encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     words = done.stdout.decode(encoding).replace("-", "").split()
@@ -82,6 +85,26 @@ def test_only_what_cannot_be_said_is_replaced() -> None:
     assert in_line(card, "ascii") == "a +-2%  1 kB/s\n------\n(+-2% of -)"
 
 
+@pytest.mark.parametrize("width", [40, 60, 79, 80, 81, 120, 200, 400])
+@pytest.mark.parametrize("arguments", [["list"], ["devices"]])
+def test_lists_on_a_terminal_break_no_word(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, arguments: list[str], width: int
+) -> None:
+    """Elsewhere one item is one line."""
+    reason = "fake: its runtime is not installed. Install what its vendor gives for it, or another"
+    found = [probe.Found(backend="fake", reason=reason)]
+    monkeypatch.setattr(probe, "probe", lambda *_: found)
+    _, plain, _ = accelmark(*arguments)
+    monkeypatch.setattr(streams, "stdout_is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, out, _ = accelmark(*arguments)
+    assert out.split() == plain.split()
+    assert max(map(len, out.splitlines())) <= max(width, max(map(len, plain.split())) + 4)
+    assert (len(out.splitlines()) > len(plain.splitlines())) == (
+        max(map(len, plain.splitlines())) > width
+    )
+
+
 # --- Documents -----------------------------------------------------------------------------------
 
 
@@ -89,8 +112,8 @@ def test_only_what_cannot_be_said_is_replaced() -> None:
 @pytest.mark.parametrize("locale", ["C", "cp1252"])
 def test_a_document_on_stdout_is_the_same_bytes_everywhere(name: str, locale: str) -> None:
     """A page whose scripts were changed by a code page runs none of them."""
-    expected = accelmark("utf-8", "report", RUN.name, "--format", name)
-    done = accelmark(locale, "report", RUN.name, "--format", name)
+    expected = command("utf-8", "report", RUN.name, "--format", name)
+    done = command(locale, "report", RUN.name, "--format", name)
     assert done.stdout == expected.stdout
     assert (done.returncode, done.stderr) == (0, b"")
     done.stdout.decode("utf-8")
@@ -102,13 +125,13 @@ def test_a_document_on_stdout_is_the_same_bytes_everywhere(name: str, locale: st
 @posix
 @pytest.mark.parametrize("locale", ["strict", "cp1252", "utf-8"])
 def test_a_message_about_a_name_that_is_no_text(locale: str) -> None:
-    done = accelmark(locale, "report", b"nowhere \xff \xc3\xbc")
+    done = command(locale, "report", b"nowhere \xff \xc3\xbc")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"error: nowhere ")
     assert b"cannot be read (No such file or directory)" in done.stderr
-    done = accelmark(locale, b"walk\xff\xc3\xbc")
+    done = command(locale, b"walk\xff\xc3\xbc")
     assert (done.returncode, done.stdout) == (2, b"") and b"unknown command" in done.stderr
-    done = accelmark(locale, "report", b"--widt\xff")
+    done = command(locale, "report", b"--widt\xff")
     assert (done.returncode, done.stdout) == (2, b"") and b"No such option" in done.stderr
 
 
@@ -118,12 +141,12 @@ def test_reports_of_a_file_whose_name_is_no_text(locale: str, tmp_path: Path) ->
     path = os.fsencode(tmp_path) + b"/r \xff \xc3\xbc.jsonl"
     Path(os.fsdecode(path)).write_bytes(RUN.read_bytes()[:-20])
     for name in ("table", "html", "markdown", "csv", "json", "pytest-benchmark"):
-        done = accelmark(
+        done = command(
             locale, "report", path, "--format", name, "--output", f"{name}.out", folder=tmp_path
         )
         assert done.returncode == 2 and b"cut short" in done.stderr, "it is damaged, and says so"
         (tmp_path / f"{name}.out").read_text(encoding="utf-8")
-        assert accelmark(locale, "report", path, "--format", name).stdout
+        assert command(locale, "report", path, "--format", name).stdout
 
 
 @posix
@@ -131,7 +154,7 @@ def test_a_run_whose_every_name_is_odd_is_recorded_and_shown(tmp_path: Path) -> 
     """In a locale that can say none of them: suite, folder of the record, a variable's value."""
     suite = os.fsencode(tmp_path) + b"/s\xff \xc3\xbc.toml"
     Path(os.fsdecode(suite)).write_text(TINY.format(launches=1), encoding="utf-8")
-    done = accelmark(
+    done = command(
         *("C", "run", suite, "--device", "cpu", "--out", b"r 4 \xc3\xbc", "--launches", "1"),
         folder=tmp_path,
     )

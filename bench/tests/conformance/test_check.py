@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from bench import catalogue
+from bench.backend import DeviceInfo
+from bench.commands import check_backend
 from bench.conformance import examine
-from bench.conformance.check import Finding, Stand
+from bench.conformance.check import Finding, Stand, failed, note, passed, unseen
 from bench.conformance.checks.arithmetic import kept_bits, matmul
 from bench.conformance.checks.telemetry import backwards, implausible
+from bench.conformance.examine import Examined
 from bench.records.observed import Reading
 
 
@@ -58,3 +62,22 @@ def test_readings_that_cannot_be() -> None:
     fell = backwards(Reading(energy_joules=5), Reading(energy_joules=4))
     assert fell == ["the energy counter fell from 5 to 4 J"]
     assert backwards(Reading(energy_joules=5), Reading()) == []
+
+
+@pytest.mark.parametrize("width", [40, 60, 79, 80, 81, 120, 200, 400])
+def test_the_card_of_the_kit_at_every_width(width: int) -> None:
+    findings = (
+        passed("synchronize waits for every stream", "12.3 ms of 12.5 ms"),
+        failed(
+            "events agree with the clock", "ratio 0.5", "half the time is missing", "Look at it"
+        ),
+        unseen("device_lost is told from other failures", "nothing to break here"),
+        note("bandwidth", "1.23 TB/s"),
+    )
+    done = [Examined(check="timing", summary="clocks tell the truth", findings=findings, seconds=1)]
+    info = DeviceInfo(backend="fake", index=0, name="Fake X1", memory_bytes=1)
+    card = check_backend._text(info, done, width)
+    assert max(map(len, card.splitlines())) <= width
+    expected = re.sub("─+", "", check_backend._text(info, done, 400)).split()
+    found = re.sub("─+", "", card).split()
+    assert set(expected) - {"verdict", "check", "observed", "timing"} <= set(found)

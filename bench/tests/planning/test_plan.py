@@ -205,8 +205,8 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
         ),
         (
             {"workload": "toy", "mode": "train", "batch_size": [1, 1]},
-            "toy-train bf16 (batch 1, rate 0.5, plain) is already in configs/mine.toml, case 2. "
-            "Remove one.",
+            "toy-train bf16 (batch 1, rate 0.5, plain) stands twice in this one table: one of its "
+            "lists names a value twice. Remove one.",
         ),
         (
             {"workload": "single", "batch_size": 9},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from bench import catalogue
 from bench.backend import Backend, DeviceInfo, DeviceUnavailable
 from bench.errors import UnknownName
+from bench.records import environment
 from bench.running import probe
 from bench.running.probe import Found, choose
 
@@ -201,3 +204,59 @@ def test_the_environment_of_a_probe_is_the_backends() -> None:
     finally:
         child.kill()
         child.communicate()
+
+
+# --- Where the CPU is what failed ----------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is in /proc")
+def test_a_machine_without_proc_is_not_sent_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor by any other backend, whose advice is the CPU where that is there."""
+    import psutil
+
+    from bench.backends.cpu import BACKEND
+
+    def missing() -> object:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", missing)
+    with pytest.raises(DeviceUnavailable, match=r"cpu: .*/proc/meminfo.* Mount it \(mount -t proc"):
+        BACKEND.devices()
+    assert environment.host()["memory_bytes"] is None, "a device's run goes on without"
+
+
+BROKEN = Found(backend="cpu", reason=f"cpu: its runtime fails (exit 1). {probe.REPAIR}")
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("x: none here. Check it, or pass --device cpu.", "x: none here. Check it."),
+        ("x: none here. Install it, or use --device cpu.", "x: none here. Install it."),
+        ("x: this is no Mac. Pass --device cpu.", "x: this is no Mac."),
+        ("x: none here. Install it.", "x: none here. Install it."),
+    ],
+)
+def test_nobody_is_sent_to_a_cpu_that_failed(
+    monkeypatch: pytest.MonkeyPatch, said: str, left: str
+) -> None:
+    host = DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1)
+    answers = {"x": Found(backend="x", reason=said), "cpu": BROKEN}
+    monkeypatch.setattr(probe, "_start", lambda name, *_: answers[name])
+    other, cpu = probe.probe(["x", "cpu"])
+    assert (other.reason, cpu.reason) == (
+        left,
+        "cpu: its runtime fails (exit 1). Repair or uninstall it.",
+    )
+    answers["cpu"] = Found(backend="cpu", devices=(host,))
+    assert probe.probe(["x", "cpu"])[0].reason == said
+
+
+@pytest.mark.parametrize("name", [n for n in catalogue.plug_ins("backends") if n != "cpu"])
+def test_no_backend_words_that_advice_otherwise(name: str) -> None:
+    """What it says here, and what its file may say elsewhere."""
+    (found,) = probe.probe([name])
+    assert "--device cpu" not in probe._not_to_the_host(found).reason
+    backend = Path(inspect.getfile(type(catalogue.backend(name))))
+    advice = re.findall(r"(\w+) --device cpu", backend.read_text(encoding="utf-8"))
+    assert set(advice) <= {"pass", "use", "Pass", "Use"}
