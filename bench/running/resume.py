@@ -19,7 +19,10 @@ from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
 from bench.running.header import utc_now
 
-HOST_FACTS = ("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores")
+HOST_FACTS = (
+    *("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores"),
+    "cpu_quota_cores",
+)
 DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
 
 
@@ -92,10 +95,10 @@ def _changed_variables(then: Mapping[str, Any], backend: str) -> list[str]:
     plug_in = catalogue.backend(backend)
     given = environment.worker_variables(plug_in.worker_environment())
     silenced = plug_in.silencing_variables()
-    names = {*environment.VARIABLES, *plug_in.recorded_variables(), *then} - {*silenced}
-    now = environment.variables(names, given)
+    words = environment.looked_for(plug_in.recorded_variables(), then)
+    now = environment.variables(words, given)
     return [
         f"variable {name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"
-        for name in sorted(names)
-        if then.get(name) != now.get(name)
+        for name in sorted({*then, *now} - {*silenced})
+        if then.get(name) != now.get(name) and environment.may_change_speed(name)
     ]

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import msgspec
 
 from bench import catalogue, lifeline
-from bench.records.environment import usable_cores
+from bench.records.cpu_limits import usable_cores
 from bench.records.observed import Reading, Scope
 from bench.telemetry.source import NotObservable, Process, Source
 
