@@ -51,18 +51,15 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
             named = ", ".join(f"{d.name} ({d.base}, {d.other})" for d in self.settings)
             return f"a setting may be the cause: {named}"
         if self.not_recorded:
-            return f"a setting may be the cause: {'; '.join(self.not_recorded)}"
+            return f"whether a setting is the cause is not known: {'; '.join(self.not_recorded)}"
         return ""
 
 
 def configured(base: RunFile, other: RunFile, differences: Sequence[Difference]) -> Configured:
     """Of two runs, with all in which they differ."""
     files = (base, other)
-    unsaid = tuple(
-        f"the {who}'s variables were looked for by a list of names (an older version)"
-        for who, file in zip(("base", "other"), files, strict=True)
-        if not _says_all(file)
-    )
+    sides = zip(("base", "other"), files, strict=True)
+    unsaid = tuple(f"{who}: {words}" for who, file in sides if (words := _unsaid(file)))
     return Configured(
         settings=tuple(_settings(files, differences)),
         compared=_compared(files),
@@ -70,10 +67,14 @@ def configured(base: RunFile, other: RunFile, differences: Sequence[Difference])
     )
 
 
-def _says_all(file: RunFile) -> bool:
-    """Whether every launch that said anything of its variables says which families it saw."""
+def _unsaid(file: RunFile) -> str:
+    """What a run does not say of its environment variables; empty where it says all."""
     said = [x.environment for x in file.launches if x.environment]
-    return bool(said) and all("variables_looked_for" in one for one in said)
+    if not said:
+        return "no launch says its environment variables"
+    if all("variables_looked_for" in one for one in said):
+        return ""
+    return "an older version, which recorded environment variables by a list of names only"
 
 
 def _settings(

@@ -307,7 +307,7 @@ class Launch:
             queue_ns=series.queue_ns,
             witness=series.witness,
             flags=(*series.flags, *slowed),
-            causes=dict(slowed),
+            causes={str(flag): cause for flag, cause in slowed.items()},
             contention=series.contention,
             energy_absent="not observable: nobody looked",
         )
