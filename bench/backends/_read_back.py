@@ -12,11 +12,16 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 INSTRUCTIONS = "instructions_used"
 ABSENT = "not observable"
+LOOP_SECONDS = 0.1
+SETTLE_SECONDS = 0.02
+LEAST_SHARE = 0.1
+"""A thread that ran for less than this share of what the busiest did had no part in the loop."""
 PRIMITIVE = re.compile(r"^onednn_verbose,.*?exec,cpu,(matmul|convolution|inner_product),([^,]*),")
 SOURCE = re.compile(r"[, ]src(?:_|:)(\w+?):")
 """The type of what a primitive reads, in versions 2 (`src_f32::`) and 3 (`src:f32::`)."""
@@ -33,20 +38,15 @@ def libraries() -> dict[str, str]:
     product and a convolution of each precision; changes this
     process's stdout meanwhile.
     """
-    import torch  # noqa: F401 - what it starts as it loads is no thread of the job's
-
     found: dict[str, str] = {}
-    before = _threads()
     try:
         found |= instructions(_said_of_a_small_job())
     except Exception as error:  # noqa: BLE001 - whatever a library does, it is no figure
         found[INSTRUCTIONS] = f"{ABSENT}: {type(error).__name__}: {error}".splitlines()[0]
-    after = _threads()
-    if before is not None and after is not None:
-        # The pool of the parallel loops is made by the first one: this thread, and the new ones.
-        found["threads_used"] = str(1 + max(after - before, 0))
-    else:
-        found["threads_used"] = f"{ABSENT}: no /proc here"
+    try:
+        found["threads_used"] = str(_threads_of_a_loop())
+    except (OSError, ValueError, IndexError, ImportError):
+        found["threads_used"] = f"{ABSENT}: this system does not say how long each thread ran"
     return found
 
 
@@ -85,8 +85,24 @@ def _said_of_a_small_job() -> list[str]:
                 torch.mm(square, square)
                 images = torch.ones(4, 32, 16, 16, dtype=dtype)
                 torch.conv2d(images, torch.ones(32, 32, 3, 3, dtype=dtype))
-        torch.ones(2**20).add_(1)  # a loop of torch's own, long enough for every thread
     return lines
+
+
+def _threads_of_a_loop() -> int:
+    """How many threads had a share in a loop of torch's own, by the time that each ran.
+
+    Every thread of such a loop has the same to do. Pools may have been made before, and not for it.
+    """
+    import torch
+
+    values = torch.ones(2**22)
+    before = _ran_ns()
+    end = time.monotonic() + LOOP_SECONDS
+    while time.monotonic() < end:
+        values.add_(1)
+    time.sleep(SETTLE_SECONDS)  # a thread that spins until now is counted at the kernel's next tick
+    rises = [ran - before.get(thread, 0) for thread, ran in _ran_ns().items()]
+    return sum(rise > LEAST_SHARE * max(rises) for rise in rises)
 
 
 @contextlib.contextmanager
@@ -109,7 +125,7 @@ def _stdout() -> Iterator[list[str]]:
             lines += file.read().decode("utf-8", errors="replace").splitlines()
 
 
-def _threads() -> int | None:
-    """Threads of this process; None where the system does not show them."""
+def _ran_ns() -> dict[str, int]:
+    """First figure of schedstat, of each thread of this process: nanoseconds that it ran."""
     tasks = Path("/proc/self/task")
-    return sum(1 for _ in tasks.iterdir()) if tasks.is_dir() else None
+    return {t.name: int((t / "schedstat").read_text().split()[0]) for t in tasks.iterdir()}

@@ -23,6 +23,8 @@ HOST_FACTS = (
     *("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores"),
     "cpu_quota_cores",
 )
+COUNTED = ("threads_used", "read_back")
+"""Facts of a device that are counted anew each time; what makes them is compared itself."""
 DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
 
 
@@ -70,8 +72,16 @@ def require_run(file: RunFile) -> None:
 def mixture(run: Run, host: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
     """In what today's host and device are not those of the run: reasons not to go on with it."""
     pairs = [(name, run.host.get(name), host.get(name)) for name in HOST_FACTS]
-    pairs += [(f"device {name}", run.device.get(name), device.get(name)) for name in DEVICE_FACTS]
+    described = [_without_counted(one) for one in (run.device, device)]
+    pairs += [(f"device {name}", *(d.get(name) for d in described)) for name in DEVICE_FACTS]
     return [f"{name} was {then}, is {now}" for name, then, now in pairs if then != now]
+
+
+def _without_counted(device: Mapping[str, Any]) -> dict[str, Any]:
+    facts = device.get("facts")
+    if not isinstance(facts, Mapping):
+        return dict(device)
+    return {**device, "facts": {k: v for k, v in facts.items() if k not in COUNTED}}
 
 
 def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend: str) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from bench.backends import _read_back
 from bench.backends._read_back import instructions
+from bench.records.cpu_limits import affinity_cores
 
 DONE = "onednn_verbose,v1,primitive,exec,cpu,"
 SAID_BY_3 = [
@@ -78,7 +79,7 @@ def test_a_variable_that_forbids_instructions_is_seen_in_what_ran() -> None:
 def test_the_threads_that_ran_are_counted_and_not_believed() -> None:
     """OMP_THREAD_LIMIT keeps one from running of which torch counts two."""
     assert read_back(OMP_NUM_THREADS="1")["threads_used"] == "1"
-    if (os.cpu_count() or 1) > 1:
+    if affinity_cores() > 1:
         assert read_back(OMP_NUM_THREADS="2")["threads_used"] == "2"
         limited = read_back(OMP_NUM_THREADS="2", OMP_THREAD_LIMIT="1")
         assert limited["threads_used"] == "1"

@@ -128,6 +128,15 @@ def test_every_backend_declares_its_vendors_families() -> None:
         assert all(len(word.rstrip("*")) >= 3 for word in words)
 
 
+def test_what_a_backend_sets_or_forbids_is_recorded() -> None:
+    """Of every backend, its runtime here or not."""
+    for name in catalogue.plug_ins("backends"):
+        backend = catalogue.backend(name)
+        words = environment.looked_for(backend.recorded_variables())
+        set_here = {*backend.worker_environment(), *backend.harmful_variables()}
+        assert set(environment.variables(words, dict.fromkeys(set_here, "1"))) == set_here, name
+
+
 def test_preloaded_libraries_are_named_without_their_folders(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -90,7 +90,8 @@ def test_what_the_libraries_did_is_a_fact_of_the_device(monkeypatch: pytest.Monk
     device, _ = choose("cpu")
     assert device.facts["instructions_used"] and device.facts["threads_used"] == "1"
     forced, _ = choose("cpu", forced={"OMP_NUM_THREADS": "2"})
-    assert forced.facts["threads_used"] in ("2", "1")  # of one core, one
+    if cpu_limits.affinity_cores() > 1:
+        assert forced.facts["threads_used"] == "2", "other loops had made the pool before"
 
 
 def test_threads_beyond_the_quota_are_said_before_anything_is_measured(

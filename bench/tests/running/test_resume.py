@@ -220,24 +220,6 @@ def same_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu.BACKEND, "worker_environment", dict, raising=False)
 
 
-@pytest.mark.parametrize(
-    "name", ["DNNL_MAX_CPU_ISA", "TORCHDYNAMO_DISABLE", "PYTHONOPTIMIZE", "MALLOC_X_OF_TOMORROW"]
-)
-def test_a_variable_of_any_family_that_is_new_does_not_mix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """`run --resume` under DNNL_MAX_CPU_ISA=SSE41 once mixed two speeds in one figure."""
-    same_variables(monkeypatch)
-    then = {"variables": {"OMP_NUM_THREADS": "2"}}
-    file = write(tmp_path / "run.jsonl", with_environment(**then), device=CPU)
-    monkeypatch.setenv(name, "1")
-    with pytest.raises(RecordError, match=f"variable {name} was not set, is 1"):
-        resume(file, CPU, [])
-    monkeypatch.delenv(name)
-    monkeypatch.setenv("TORCH_HOME", "/somewhere")
-    resume(file, CPU, []).close()
-
-
 def test_the_same_worker_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     same_variables(monkeypatch)
     said = {"variables": {"OMP_NUM_THREADS": "2"}, "packages": PACKAGES, "python": "3.11.9"}
