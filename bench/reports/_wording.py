@@ -74,10 +74,12 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
         return f"Next: not every case was reached; {_go_on(run)}"
     if any(row.verdict == "THROTTLED" for row in rows):
         return "Next: cool the device, or lower its power limit, and run again: it throttled."
-    if any(row.verdict == "INVALID" and "QUOTA" in row.flags for row in rows):
+    held = [row for row in rows if row.verdict == "INVALID" and "QUOTA" in row.flags]
+    if held:
+        too = " And end other work." if any("CONTENDED" in row.flags for row in held) else ""
         return (
             "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
-            "quota: it held back too many launches."
+            f"quota: it held back too many launches.{too}"
         )
     if any(row.verdict == "INVALID" and row.hindrance for row in rows):
         return "Next: end other work on this machine and run again: it slowed too many launches."

@@ -72,8 +72,8 @@ def require_run(file: RunFile) -> None:
 def mixture(run: Run, host: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
     """In what today's host and device are not those of the run: reasons not to go on with it."""
     pairs = [(name, run.host.get(name), host.get(name)) for name in HOST_FACTS]
-    described = [_without_counted(one) for one in (run.device, device)]
-    pairs += [(f"device {name}", *(d.get(name) for d in described)) for name in DEVICE_FACTS]
+    before, after = _without_counted(run.device), _without_counted(device)
+    pairs += [(f"device {name}", before.get(name), after.get(name)) for name in DEVICE_FACTS]
     return [f"{name} was {then}, is {now}" for name, then, now in pairs if then != now]
 
 
