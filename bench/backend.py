@@ -132,8 +132,20 @@ class Backend(ABC):
         return {}
 
     def recorded_variables(self) -> tuple[str, ...]:
-        """Environment variables that may change this backend's speed or numbers."""
+        """Environment variables that may change this backend's speed or numbers.
+
+        Names, and families of names with a * at their end (`VENDOR_*`), which are better: nobody
+        knows every name. Those of `bench.records.environment.VARIABLES` are recorded anyway.
+        """
         return ()
+
+    def read_back(self, index: int) -> Mapping[str, str]:
+        """What the libraries chose here, as they say themselves: facts of device `index`.
+
+        Asked once before a run, in a child process with a worker's environment and nothing to
+        time. What is assumed from the machine instead is wrong as soon as a variable forbids it.
+        """
+        return {}
 
     def harmful_variables(self) -> Mapping[str, str]:
         """Environment variables that void a measurement when they are switched on, and why.

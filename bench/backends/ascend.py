@@ -83,18 +83,9 @@ class AscendBackend(TorchBackend):
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes queues, memory, numbers or collectives."""
-        hccl = tuple(sorted(name for name in os.environ if name.startswith("HCCL_")))
         return (
-            "ASCEND_LAUNCH_BLOCKING",
-            "ASCEND_RT_VISIBLE_DEVICES",
-            "CPU_AFFINITY_CONF",
-            "INF_NAN_MODE_ENABLE",
-            "MULTI_STREAM_MEMORY_REUSE",
-            "PYTORCH_NPU_ALLOC_CONF",
-            "TASK_QUEUE_ENABLE",
-            "TORCH_NPU_FALLBACK_CPU_DISABLE",
-            "TORCH_TRANSFER_TO_NPU",
-            *hccl,
+            *("ASCEND_*", "ACL*", "HCCL_*", "NPU_*", "TASK_QUEUE_ENABLE", "CPU_AFFINITY_CONF"),
+            *("INF_NAN_MODE_*", "MULTI_STREAM_*", "COMBINED_ENABLE", "OPS_*", "TE_*", "ATB_*"),
         )
 
     def harmful_variables(self) -> Mapping[str, str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo
-from bench.backends import _trial
+from bench.backends import _read_back, _trial
 from bench.backends._host import CpuSource
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
-from bench.records.environment import cpu_flags, cpu_name, usable_cores
+from bench.records.cpu_limits import groups, usable_cores
+from bench.records.environment import cpu_flags, cpu_name
 from bench.records.outcome import Memory
 from bench.telemetry.source import Source
 
@@ -75,18 +76,18 @@ class CpuDevice(Device):
         return Memory(peak_bytes=max(peak, rss), scope=self._scope, host_rss_bytes=rss)
 
     def capacity_bytes(self) -> int | None:
-        """What the host has available now, and no more than this container's limit (cgroup v2)."""
+        """What the host has available now, and no more than the limit of any control group."""
         import psutil
 
-        available = int(psutil.virtual_memory().available)
-        try:
-            limit = int(Path("/sys/fs/cgroup/memory.max").read_bytes())
-        except (OSError, ValueError):  # another system, or "max"
-            return available
-        return min(available, limit)
+        limits = [int(psutil.virtual_memory().available)]
+        for _, folder in groups("memory"):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                with contextlib.suppress(OSError, ValueError):  # the other version, or "max"
+                    limits.append(int((folder / name).read_bytes()))
+        return min(limits)
 
     def facts(self) -> dict[str, str]:
-        """Which matrix instructions the CPU has: they decide the speed of bf16 and fp16."""
+        """Which matrix instructions the CPU has; which of them ran, `read_back` says."""
         flags = cpu_flags()
         known = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
         present = [f for f in (*known, "bf16", "i8mm", "sve") if f in flags]
@@ -114,6 +115,10 @@ class CpuBackend(Backend):
     def telemetry(self, index: int) -> Source:
         """RAPL, and what the operating system says."""
         return CpuSource()
+
+    def read_back(self, index: int) -> Mapping[str, str]:
+        """The instructions that the libraries chose and the threads that ran."""
+        return _read_back.libraries()
 
     def devices(self) -> list[DeviceInfo]:
         """The host, once torch has been seen to load."""

@@ -97,18 +97,7 @@ class CudaBackend(Backend):
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the speed or the numbers of CUDA kernels."""
-        return (
-            "CUBLASLT_WORKSPACE_SIZE",
-            "CUBLAS_WORKSPACE_CONFIG",
-            "CUDA_DEVICE_MAX_CONNECTIONS",
-            "CUDA_DEVICE_ORDER",
-            "CUDA_LAUNCH_BLOCKING",
-            "CUDA_MODULE_LOADING",
-            "CUDA_VISIBLE_DEVICES",
-            "NVIDIA_TF32_OVERRIDE",
-            "PYTORCH_CUDA_ALLOC_CONF",
-            "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-        )
+        return ("CUDA_*", "NVIDIA_*", "NCCL_*", "CUBLAS*", "CUDNN_*", "CUTLASS_*", "NVTE_*")
 
     def harmful_variables(self) -> Mapping[str, str]:
         """What makes the host wait for every kernel."""

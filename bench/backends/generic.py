@@ -23,6 +23,14 @@ ELSEWHERE = ("torch_npu",)
 """Plug-ins that a backend of their own loads."""
 KNOWN_PLUG_INS = ("torch_musa", "torch_mlu", "torch_gcu", "torch_br", "habana_frameworks.torch")
 """Plug-ins of which some version has no entry point by which torch would load it."""
+FAMILIES = (
+    *("CUDA_*", "NVIDIA_*", "NCCL_*", "CUBLAS*", "CUDNN_*", "GPU_*"),
+    *("HABANA_*", "HCL_*", "PT_HPU_*", "GAUDI_*"),
+    *("CNCL_*", "CNNL_*", "CNRT_*", "MLU_*", "NEUWARE_*"),
+    *("MCCL_*", "MUBLAS_*", "MUDNN_*", "MUSA_*"),
+    *("MACA_*", "MCBLAS_*", "MCDNN_*", "IXCCL_*", "IX_*", "PPU_*", "XPU_*", "HSA_*", "HIP_*"),
+    *("ECCL_*", "GCU_*", "TOPS_*", "BR_*", "SUPA_*", "SUCCL_*", "MTIA_*"),
+)
 
 
 class GenericBackend(TorchBackend):
@@ -37,6 +45,10 @@ class GenericBackend(TorchBackend):
         points = [point.module for point in entry_points(group="torch.backends")]
         here = [n for n in KNOWN_PLUG_INS if importlib.util.find_spec(n.partition(".")[0])]
         return tuple(n for n in dict.fromkeys((*points, *here)) if n not in ELSEWHERE)
+
+    def recorded_variables(self) -> tuple[str, ...]:
+        """The families of every vendor that may be behind it, and of the type that many borrow."""
+        return FAMILIES
 
     def devices(self) -> list[DeviceInfo]:
         """The devices of the first type that torch names and nothing else here serves."""

@@ -53,13 +53,7 @@ class MpsBackend(TorchBackend):
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes kernels or the allocator."""
-        return (
-            "PYTORCH_ENABLE_MPS_FALLBACK",
-            "PYTORCH_MPS_FAST_MATH",
-            "PYTORCH_MPS_HIGH_WATERMARK_RATIO",
-            "PYTORCH_MPS_LOW_WATERMARK_RATIO",
-            "PYTORCH_MPS_PREFER_METAL",
-        )
+        return ("METAL_*", "MTL_*", "MPS_*")
 
     def harmful_variables(self) -> Mapping[str, str]:
         """What lets operators run elsewhere, or with fewer bits."""

@@ -46,18 +46,9 @@ class RocmBackend(TorchBackend):
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the choice of devices and kernels."""
         return (
-            "AMD_SERIALIZE_KERNEL",
-            "GPU_MAX_HW_QUEUES",
-            "HIPBLASLT_ALLOW_TF32",
-            "HIP_LAUNCH_BLOCKING",
-            "HIP_VISIBLE_DEVICES",
-            "HSA_OVERRIDE_GFX_VERSION",
-            "MIOPEN_FIND_MODE",
-            "PYTORCH_HIP_ALLOC_CONF",
-            "PYTORCH_MIOPEN_SUGGEST_NHWC",
-            "PYTORCH_TUNABLEOP_ENABLED",
-            "ROCR_VISIBLE_DEVICES",
-            "TORCH_BLAS_PREFER_HIPBLASLT",
+            *("HSA_*", "HIP_*", "ROCR_*", "ROCM_*", "ROCBLAS_*", "ROCSOLVER_*", "ROCSPARSE_*"),
+            *("AMD_*", "HIPBLAS*", "MIOPEN_*", "TENSILE_*", "NCCL_*", "RCCL_*", "GPU_*"),
+            "CUDA_*",  # HIP heeds some of them
         )
 
     def harmful_variables(self) -> Mapping[str, str]:

@@ -30,13 +30,8 @@ class XpuBackend(TorchBackend):
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the choice of devices, kernels and queues."""
         return (
-            "IGC_EnableDPEmulation",
-            "ONEAPI_DEVICE_SELECTOR",
-            "PYTORCH_DEBUG_XPU_FALLBACK",
-            "PYTORCH_ENABLE_XPU_FALLBACK",
-            "SYCL_PI_LEVEL_ZERO_USE_IMMEDIATE_COMMANDLISTS",
-            "ZE_AFFINITY_MASK",
-            "ZE_FLAT_DEVICE_HIERARCHY",
+            *("ZE_*", "ZET_*", "ZES_*", "UR_*", "SYCL_*", "ONEAPI_*", "OCL_*", "IGC_*", "NEO*"),
+            *("IPEX_*", "CCL_*", "I_MPI_*", "ITEX_*"),
         )
 
     def harmful_variables(self) -> Mapping[str, str]:

@@ -60,9 +60,13 @@ def choose(side: Side, who: str = "") -> DeviceInfo:
 
 
 def _say_chosen(chosen: DeviceInfo, remarks: Sequence[str], who: str = "") -> None:
+    from bench.running import probe
+
     say(f"{who}device: {chosen.address}, {chosen.name}")
     for remark in remarks:
         say(f"  passed over {remark}")
+    if held_back := probe.held_back(chosen):
+        say(f"  {held_back}")
 
 
 def watching(

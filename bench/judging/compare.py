@@ -24,6 +24,7 @@ from bench import stats
 from bench.errors import ComparisonError
 from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.configured import configured
 from bench.judging.differences import differences
 from bench.judging.pairing import pairs
 from bench.judging.row import Row
@@ -70,12 +71,14 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
     adaptive = "auto" in (base.run.settings.launches, other.run.settings.launches)
     level = stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
     cases = [_judge(sides, a, b, level, prices) for a, b in paired]
+    differing = tuple(differences(base, other))
     return Comparison(
         base=base,
         other=other,
         level=level,
         cases=tuple(with_verdicts(cases, 1 - level)),
-        differences=tuple(differences(base, other)),
+        differences=differing,
+        configured=configured(base, other, differing),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from bench import stats
+from bench.judging.configured import Configured
 from bench.judging.differences import Difference
 from bench.judging.row import Row
 from bench.judging.split import Split
@@ -35,7 +36,8 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     p_value: float | None = None
     """Two-sided, of equal throughput; adjusted over the comparison by Holm's method."""
     split: Split | None = None
-    """The ratio, split into chip and software; None where the runs share no measured ceiling."""
+    """The ratio, split into chip and software; None where the runs share no measured ceiling. Not
+    the chip's where `Configured.chip_doubt` says why."""
     joule_ratio: float | None = None
     """Other / base items per joule."""
     price_ratio: float | None = None
@@ -61,6 +63,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Of the intervals; 1 - level is the family-wise error rate over the cases (Holm)."""
     cases: tuple[CaseComparison, ...]
     differences: tuple[Difference, ...]
+    configured: Configured = Configured()
+    """Of the differences, the settings that may be why one is faster, and what is not known."""
 
     @property
     def ratios(self) -> list[float]:

@@ -9,7 +9,10 @@ import msgspec
 
 from bench.records.run import RunFile
 
-NOT_COMPARED = ("load_1min", "memory_bytes", "git", "packages", "sm_clock_mhz", "memory_clock_mhz")
+NOT_COMPARED = (
+    *("load_1min", "memory_bytes", "git", "packages", "sm_clock_mhz", "memory_clock_mhz"),
+    *("cpu_limits", "variables_looked_for", "variables_compared"),
+)
 """Facts that differ between any two runs, or are listed in another form."""
 FLATTENED = ("device_state", "variables")
 """Sections whose keys are clear without the section's name."""
@@ -65,6 +68,9 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
     if isinstance(commit, dict):
         changed = " with changes" if commit.get("changed") else ""
         add("", {"accelmark commit": f"{str(commit.get('commit'))[:12]}{changed}"})
+    facts = file.run.device.get("facts")
+    if isinstance(facts, dict):
+        add("", facts)
     settings: dict[str, Any] = msgspec.to_builtins(file.run.settings)
     add("setting ", {k: v for k, v in settings.items() if k != "timing"})
     add("host ", {k: v for k, v in file.run.host.items() if not isinstance(v, dict)})

@@ -18,7 +18,7 @@ from bench.measuring.block_size import BlockSize
 from bench.measuring.blocks import BlockTimer, Steps
 from bench.measuring.usage import Usage
 from bench.measuring.warm_up import WarmedUp, warmed_up
-from bench.records.environment import usable_cores
+from bench.records.cpu_limits import affinity_cores
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Flag, Phase
 from bench.records.run import Settings
@@ -167,7 +167,7 @@ class Engine:
         if self.host is None:
             return None
         before = self._marks[max(first - 1, 0)]
-        return contention.over(before, self.host(), steady, self.threads, usable_cores())
+        return contention.over(before, self.host(), steady, self.threads, affinity_cores())
 
     def _requests(self) -> tuple[int, ...]:
         limit_seconds = self.settings.steady_limit_seconds

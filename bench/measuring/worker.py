@@ -49,7 +49,7 @@ from bench.records.outcome import (
 )
 from bench.records.reason import of_error, reason
 from bench.records.run import Settings
-from bench.telemetry.contention import HostCounters, cause
+from bench.telemetry.contention import HostCounters, causes
 from bench.workload import Job, Mode, Site, Unsupported, Workload
 
 PROGRESS_SECONDS = 0.5
@@ -187,8 +187,11 @@ class Launch:
         for name in self.backend.silencing_variables():
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
-        names = (*self.backend.recorded_variables(), *request.recorded)
-        self.environment["variables"] = environment.variables([*environment.VARIABLES, *names])
+        words = environment.looked_for(self.backend.recorded_variables(), request.recorded)
+        self.environment["variables"] = environment.variables(words)
+        self.environment["variables_looked_for"] = words
+        if request.recorded:
+            self.environment["variables_compared"] = list(request.recorded)
 
         channel.enter("import")
         start = time.perf_counter()
@@ -290,7 +293,7 @@ class Launch:
                 reason=f"output is not finite: {first} after the first step, {last} after the last",
                 numerics=verdict,
             )
-        slowed = cause(series.contention) if series.contention is not None else ""
+        slowed = causes(series.contention) if series.contention is not None else {}
         return Measured(
             work=work,
             numerics=verdict,
@@ -302,8 +305,8 @@ class Launch:
             request_ns=series.request_ns,
             queue_ns=series.queue_ns,
             witness=series.witness,
-            flags=(*series.flags, "CONTENDED") if slowed else series.flags,
-            causes={"CONTENDED": slowed} if slowed else {},
+            flags=(*series.flags, *slowed),
+            causes={str(flag): cause for flag, cause in slowed.items()},
             contention=series.contention,
             energy_absent="not observable: nobody looked",
         )

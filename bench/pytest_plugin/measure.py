@@ -47,6 +47,8 @@ def _measure(session: pytest.Session) -> None:
     lines.say(f"device: {chosen.address}, {chosen.name}")
     for remark in remarks:
         lines.say(f"  passed over {translated(remark)}")
+    if held_back := probe.held_back(chosen):
+        lines.say(f"  {held_back}")
     kept = config.getoption("accelmark_out")
     folder = Path(kept or tempfile.mkdtemp(prefix="accelmark-"))
     identity = run_id()

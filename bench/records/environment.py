@@ -2,7 +2,7 @@
 
 The host is captured once by the parent, without torch. The stack is captured by every worker, after
 its run, so that it describes the configuration that was timed. Environment variables are recorded
-by an allow-list of names: never a user name, a host name, a path of the user's or a secret.
+by an allow-list of families: never a user name, a host name, a path of the user's or a secret.
 """
 
 from __future__ import annotations
@@ -17,50 +17,82 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import bench
+from bench.records import cpu_limits
+from bench.records.cpu_limits import affinity_cores, usable_cores
 from bench.records.encoding import readable
+from bench.records.paths import without_paths
 
 PACKAGES = ("torch", "transformers", "numpy", "triton", "accelmark")
 """Distributions whose versions every record names; absent ones are left out."""
 
 VARIABLES = (
-    "GOMP_CPU_AFFINITY",
-    "KMP_AFFINITY",
-    "KMP_BLOCKTIME",
-    "LD_PRELOAD",
-    "MALLOC_ARENA_MAX",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TRIM_THRESHOLD_",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "OMP_PLACES",
-    "OMP_PROC_BIND",
-    "OMP_WAIT_POLICY",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "ONEDNN_MAX_CPU_ISA",
-    "PYTHONHASHSEED",
-    "PYTORCH_ALLOC_CONF",
-    "TORCH_DEVICE_BACKEND_AUTOLOAD",
+    # How many threads compute, where they lie and how they wait.
+    *("OMP_*", "GOMP_*", "KMP_*", "TBB_*", "GOTO_NUM_THREADS", "VECLIB_*"),
+    # Which instructions and kernels the libraries of a CPU choose.
+    *("MKL_*", "DNNL_*", "ONEDNN_*", "OPENBLAS_*", "BLIS_*", "XNNPACK_*", "ATEN_*"),
+    *("TORCH*", "PYTORCH_*", "TRITON_*", "LRU_CACHE_CAPACITY", "THP_MEM_ALLOC_ENABLE"),
+    *("DIFFUSERS_*", "FLASH_ATTENTION_*", "TRANSFORMERS_*", "XFORMERS_*"),
+    # Where memory comes from, and what is put in the place of a library's functions.
+    *("GLIBC_TUNABLES", "MALLOC_*", "MIMALLOC_*", "TCMALLOC_*", "LD_BIND_NOW", "LD_PRELOAD"),
+    # Of Python's own, those that change how a program runs.
+    *("PYTHONDEVMODE", "PYTHONHASHSEED", "PYTHONMALLOC", "PYTHONMALLOCSTATS", "PYTHONOPTIMIZE"),
+    *("PYTHONPERFSUPPORT", "PYTHONTRACEMALLOC", "PYTHON_CPU_COUNT", "PYTHON_GIL", "PYTHON_JIT"),
 )
-"""Variables that change speed or numbers on any backend. A backend adds its own."""
+"""Variables that may change speed or numbers on any backend: names, and families that begin so.
+A backend adds its own (`Backend.recorded_variables`). A list of names alone is never whole: one
+that nobody thought of has made a chip three hundred times slower."""
+FURNITURE = re.compile(
+    r"(_VERSION|_HOME|_ROOT|(?<!DB)_PATH|_DIR|_CACHE|_ARCH|_ARCH_LIST|_CAPABILITIES)$|_REQUIRE_"
+)
+"""Names that tell where software lies, which it is, or what an image wants of its machine: recorded
+with their families, and no cause of another speed."""
 
 
 SECRET = re.compile(r"TOKEN|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
 """Names of variables whose values nobody is told."""
+WHERE = re.compile(r"(^|_)(ADDR|ADDRESS|COMM_ID|ENDPOINT|HOST|IFNAME|IP|URI|URL|USER)$")
+"""Names of variables whose values say who or where somebody is."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""
 
 
-def variables(names: Iterable[str], given: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The set ones among `names`, in alphabetical order.
+def variables(words: Iterable[str], given: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The set ones among `words`, which are names or, with a * at their end, families of names.
 
-    LD_PRELOAD keeps file names only, and what looks like a secret by its name keeps no value.
+    In alphabetical order. Of a path its last name is kept, and of what looks like a secret by its
+    name no value; a family leaves that out.
     """
-    found = {name: readable(given[name]) for name in sorted(set(names)) if name in given}
-    if "LD_PRELOAD" in found:
-        found["LD_PRELOAD"] = " ".join(Path(p).name for p in found["LD_PRELOAD"].split())
-    return {name: NOT_RECORDED if SECRET.search(name) else found[name] for name in found}
+    asked = set(words)
+    names = {n for n in given if n in asked or (is_among(n, asked) and not SECRET.search(n))}
+    return {n: _told(n, given[n]) for n in sorted(names)}
+
+
+def looked_for(*more: Iterable[str]) -> list[str]:
+    """`VARIABLES` and these words besides, each once."""
+    return sorted({*VARIABLES, *(word for words in more for word in words)})
+
+
+def is_among(name: str, words: Iterable[str]) -> bool:
+    """Whether a variable is one of these names, or of one of these families."""
+    return any(name == w or (w.endswith("*") and name.startswith(w[:-1])) for w in words)
+
+
+def may_change_speed(name: str) -> bool:
+    """Whether a recorded variable may be why two runs differ."""
+    return not FURNITURE.search(name)
+
+
+def _told(name: str, value: str) -> str:
+    """A variable's value as a record has it."""
+    return (
+        NOT_RECORDED
+        if SECRET.search(name) or WHERE.search(name)
+        else without_paths(readable(value))
+    )
 
 
 def worker_variables(
@@ -107,21 +139,17 @@ def host() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "cpu": cpu_name(),
-        "physical_cores": _told(lambda: psutil.cpu_count(logical=False)),
-        "logical_cores": _told(psutil.cpu_count),
+        "physical_cores": _asked(lambda: psutil.cpu_count(logical=False)),
+        "logical_cores": _asked(psutil.cpu_count),
         "usable_cores": usable_cores(),
-        "memory_bytes": _told(lambda: psutil.virtual_memory().total),
+        "affinity_cores": affinity_cores(),
+        "cpu_quota_cores": cpu_limits.quota_cores(),
+        "cpu_limits": msgspec.to_builtins(cpu_limits.levels()),
+        "memory_bytes": _asked(lambda: psutil.virtual_memory().total),
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "container": container(),
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on (affinity), which containers and schedulers cut down."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
@@ -186,7 +214,7 @@ def _git(folder: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def _told(ask: Callable[[], Any]) -> Any:
+def _asked(ask: Callable[[], Any]) -> Any:
     """What the system says; None where it does not, as without /proc."""
     try:
         return ask()
@@ -213,7 +241,7 @@ def stack() -> dict[str, Any]:
         "interop_threads": torch.get_num_interop_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "mkldnn": torch.backends.mkldnn.is_available(),
-        "affinity": usable_cores(),
+        "affinity": affinity_cores(),
     }
 
 

@@ -140,6 +140,9 @@ class Contention(Value, frozen=True, kw_only=True):
     for those."""
     throttled_seconds: float | None = None
     """Time in which the container had used up its share of the CPU."""
+    quota_cores: float | None = None
+    """That share: the least CPU quota of any control group that it lies in. None: no quota, or a
+    record from before it was asked for."""
 
     def __post_init__(self) -> None:
         if not 0 < self.elapsed_seconds < math.inf or self.threads < 1 or self.cores < 1:

@@ -28,6 +28,7 @@ Flag = Literal[
     "DRIFT",
     "HOST_GAP",
     "CONTENDED",
+    "QUOTA",
     "THROTTLED",
     "POWER_CAPPED",
     "SHARED_DEVICE",

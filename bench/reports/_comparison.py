@@ -63,33 +63,55 @@ def _card(console: Console, comparison: Comparison) -> None:
     console.print(_name("base ", comparison.base), style="bold")
     console.print(_name("other", comparison.other), style="bold")
     compared = [c for c in comparison.cases if c.ratio is not None]
+    for line in _configured(comparison):
+        console.print(line)
     if compared:
         console.print()
-        console.print(fitting(console, _table(compared)))
+        table = _table(compared, settings_differ=bool(comparison.configured.unintended))
+        console.print(fitting(console, table))
         console.print()
         console.print(_mean(comparison), style="bold")
         console.print(_legend(comparison), style="dim")
     for line in _remarks(comparison.cases):
         console.print(line)
-    why = [c for c in compared if any(True for _ in _explanations(c))]
+    doubt = comparison.configured.chip_doubt
+    words = ("ceiling", "share") if doubt else ("chip", "software")
+    why = [c for c in compared if any(True for _ in _explanations(c, words))]
     if why:
-        console.print("\nChip or software?", style="bold")
+        console.print(f"\nChip{', setting' if doubt else ''} or software?", style="bold")
         for case in why:
-            console.print(Text.assemble(f"  {_short(case)}: ", "; ".join(_explanations(case))))
+            parts = "; ".join(_explanations(case, words))
+            console.print(Text.assemble(f"  {_short(case)}: ", parts))
         if any(c.split is not None for c in why):
+            of, reached = (word.capitalize() for word in words)
             console.print(
-                "  Chip: ratio of the ceilings that both runs measured, matmul or memory "
-                "bandwidth, whichever the base is nearer to. Software: ratio of the shares of it "
+                f"  {of}: ratio of the ceilings that both runs measured, matmul or memory "
+                f"bandwidth, whichever the base is nearer to. {reached}: ratio of the shares of it "
                 "that the case reaches. Their product is the ratio.",
                 style="dim",
             )
-    console.print(
-        "\nThe runs differ in" if comparison.differences else "\nThe runs differ in nothing else.",
-        style="bold",
-    )
+            if doubt:
+                console.print(f"  No verdict on the chip: {doubt}.", style="yellow")
+    unsaid = comparison.configured.not_recorded
+    if comparison.differences:
+        console.print("\nThe runs differ in", style="bold")
+    else:
+        nothing = "nothing that both recorded" if unsaid else "nothing else"
+        console.print(f"\nThe runs differ in {nothing}.", style="bold")
     for difference in comparison.differences:
         console.print(f"  {difference.name}: {difference.base} | {difference.other}")
+    for words_of_it in unsaid:
+        console.print(f"  not known: {words_of_it}")
     console.print(_next(comparison), style="bold")
+
+
+def _configured(comparison: Comparison) -> Iterator[Text]:
+    """Settings in which the runs differ, before any figure."""
+    found = comparison.configured
+    for one in found.settings:
+        on_purpose = one.name in found.compared
+        word, style = ("COMPARED", "bold") if on_purpose else ("SETTINGS DIFFER", "bold yellow")
+        yield Text.assemble((word, style), f"  {one.name}: {one.base} | {one.other}")
 
 
 def _name(who: str, file: RunFile) -> str:
@@ -101,7 +123,7 @@ def _name(who: str, file: RunFile) -> str:
     return f"{who}  {run.suite} on {device}, {launches}{ended}, {run.started_at[:10]}  {run.run_id}"
 
 
-def _table(cases: Sequence[CaseComparison]) -> Table:
+def _table(cases: Sequence[CaseComparison], settings_differ: bool) -> Table:
     """Two lines a case, as on the report card."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, collapse_padding=True)
     # No least widths: where they do not fit, rich cuts the last column off.
@@ -111,7 +133,8 @@ def _table(cases: Sequence[CaseComparison]) -> Table:
     table.add_column("ratio", justify="right", no_wrap=True)
     table.add_column("verdict", max_width=26, overflow="fold")
     for case in cases:
-        table.add_row(_label(case), _side(case.base), _side(case.other), _ratio(case), _word(case))
+        verdict = _word(case, settings_differ)
+        table.add_row(_label(case), _side(case.base), _side(case.other), _ratio(case), verdict)
     return table
 
 
@@ -135,7 +158,7 @@ def _ratio(case: CaseComparison) -> Text:
     return Text.assemble((f"{case.ratio:.3f}", "bold"), "\n", (between, "dim"))
 
 
-def _word(case: CaseComparison) -> Text:
+def _word(case: CaseComparison, settings_differ: bool) -> Text:
     words = WORDS[case.verdict]
     style = STYLE.get(case.verdict, "")
     if case.verdict == "UNDECIDED" and case.interval is not None:
@@ -143,7 +166,7 @@ def _word(case: CaseComparison) -> Text:
         if not case.interval.low <= 1 <= case.interval.high:  # so why no verdict?
             words += f", {_p_value(case)}"
     elif case.verdict in ("FASTER", "SLOWER"):
-        words += f"\n{_p_value(case)}"
+        words += f"\n{_p_value(case)}" + ("\nsettings differ" if settings_differ else "")
     return Text(words, style=style)
 
 
@@ -205,8 +228,8 @@ def _short(case: CaseComparison) -> str:
     return f"{case.case.name} {case.case.precision}{case.case.variant}"
 
 
-def _explanations(case: CaseComparison) -> Iterator[str]:
-    """What is behind a ratio, as far as the records say."""
+def _explanations(case: CaseComparison, words: tuple[str, str]) -> Iterator[str]:
+    """What is behind a ratio, as far as the records say; words: for the two parts of a split."""
     base, other = case.base, case.other
     assert base is not None
     assert other is not None
@@ -214,7 +237,7 @@ def _explanations(case: CaseComparison) -> Iterator[str]:
     if split is not None:
         shares = " and ".join(_percent(share) for share in split.shares)
         yield (
-            f"{case.ratio:.2f} = chip {split.chip:.2f} x software {split.software:.2f} "
+            f"{case.ratio:.2f} = {words[0]} {split.chip:.2f} x {words[1]} {split.software:.2f} "
             f"({shares} of {split.ceiling})"
         )
     for name, pair in (("MFU", (base.mfu, other.mfu)), ("MBU", (base.mbu, other.mbu))):
@@ -231,6 +254,12 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
 
 
+def _unranked(comparison: Comparison) -> Iterator[Row]:
+    for case in comparison.cases:
+        if case.verdict == "UNRANKED":
+            yield from (row for row in (case.base, case.other) if row is not None)
+
+
 def _next(comparison: Comparison) -> str:
     verdicts = {case.verdict for case in comparison.cases}
     suite = comparison.base.run.suite
@@ -238,6 +267,14 @@ def _next(comparison: Comparison) -> str:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:
         return f"Next: for verdicts, on both machines: accelmark run {suite} --launches 10"
+    if comparison.configured.unintended:
+        names = ", ".join(d.name for d in comparison.configured.unintended)
+        return f"Next: for a verdict on the chips, run both under the same settings: {names}"
+    if any("QUOTA" in row.flags for row in _unranked(comparison)):
+        return (
+            "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
+            "quota, on the machine of what is not ranked; run it again."
+        )
     if "UNRANKED" in verdicts:
         return "Next: end other work on the machine of what is not ranked, and run it again."
     if "UNDECIDED" in verdicts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.configured import Configured
+from bench.judging.differences import Difference
 from bench.judging.row import Row
 from bench.records.run import RunFile
 
@@ -14,13 +16,19 @@ def flat(comparison: Comparison) -> dict[str, Any]:
     return {
         "base": _identity(comparison.base),
         "other": _identity(comparison.other),
+        "settings_that_differ": [_flat_difference(d) for d in comparison.configured.settings],
+        "settings_compared": list(comparison.configured.compared),
+        "settings_not_recorded": list(comparison.configured.not_recorded),
+        "chip_doubt": comparison.configured.chip_doubt or None,
         "geometric_mean_ratio": comparison.geometric_mean,
         "cases_compared": len(comparison.ratios),
-        "cases": [_flat_case(case) for case in comparison.cases],
-        "differences": [
-            {"name": d.name, "base": d.base, "other": d.other} for d in comparison.differences
-        ],
+        "cases": [_flat_case(case, comparison.configured) for case in comparison.cases],
+        "differences": [_flat_difference(d) for d in comparison.differences],
     }
+
+
+def _flat_difference(one: Difference) -> dict[str, str]:
+    return {"name": one.name, "base": one.base, "other": one.other}
 
 
 def _identity(file: RunFile) -> dict[str, Any]:
@@ -34,8 +42,10 @@ def _identity(file: RunFile) -> dict[str, Any]:
     }
 
 
-def _flat_case(case: CaseComparison) -> dict[str, Any]:
+def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
     interval = case.interval
+    split = case.split
+    chip = None if configured.chip_doubt else split
     return {
         "workload": case.case.workload,
         "mode": case.case.mode,
@@ -52,9 +62,12 @@ def _flat_case(case: CaseComparison) -> dict[str, Any]:
         "level": interval.level if interval else None,
         "p_value_adjusted": case.p_value,
         "not_excluded": case.not_excluded,
-        "ceiling": case.split.ceiling if case.split else None,
-        "chip_ratio": case.split.chip if case.split else None,
-        "software_ratio": case.split.software if case.split else None,
+        "settings_differ": bool(configured.unintended),
+        "ceiling": split.ceiling if split else None,
+        "ceiling_ratio": split.chip if split else None,
+        "share_ratio": split.software if split else None,
+        "chip_ratio": chip.chip if chip else None,
+        "software_ratio": chip.software if chip else None,
         "per_joule_ratio": case.joule_ratio,
         "per_currency_unit_ratio": case.price_ratio,
         "first_output_gap": case.witness_gap,

@@ -57,6 +57,19 @@ class Pair:
         )
 
     @property
+    def settings(self) -> list[str]:
+        """Settings in which the two differ, and what is not known of them: before any figure."""
+        if self.comparison is None:
+            return []
+        found = self.comparison.configured
+        lines = [
+            f"{'Compared' if one.name in found.compared else 'Settings differ'}: {one.name} "
+            f"({one.base}, {one.other})."
+            for one in found.settings
+        ]
+        return [*lines, *(f"Not known: {unsaid}." for unsaid in found.not_recorded)]
+
+    @property
     def mean(self) -> str:
         """The geometric mean of the ratios, which is no verdict."""
         mean = self.comparison.geometric_mean if self.comparison else None

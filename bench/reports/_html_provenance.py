@@ -38,7 +38,11 @@ def provenance(side: Side) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     yield "Host", _facts([run.host])
     environments = [launch.environment for launch in launches]
     stack = [
-        {k: v for k, v in environment.items() if k not in ("variables", "device")}
+        {
+            k: v
+            for k, v in environment.items()
+            if k not in ("variables", "variables_looked_for", "device")
+        }
         for environment in environments
     ]
     yield "Stack, as the launches saw it", _facts(stack)

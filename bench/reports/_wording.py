@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bench import stats, units
 from bench.judging.row import LatencySummary, Row
@@ -74,6 +76,13 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
         return f"Next: not every case was reached; {_go_on(run)}"
     if any(row.verdict == "THROTTLED" for row in rows):
         return "Next: cool the device, or lower its power limit, and run again: it throttled."
+    held = [row for row in rows if row.verdict == "INVALID" and "QUOTA" in row.flags]
+    if held:
+        too = " And end other work." if any("CONTENDED" in row.flags for row in held) else ""
+        return (
+            "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
+            f"quota: it held back too many launches.{too}"
+        )
     if any(row.verdict == "INVALID" and row.hindrance for row in rows):
         return "Next: end other work on this machine and run again: it slowed too many launches."
     if any(row.verdict == "NO_STEADY_STATE" for row in rows):
@@ -85,6 +94,25 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
         )
     name = "the record" if run.passing else Path(run.path).name
     return f"Next: hand {name} to whoever compares; it holds every sample."
+
+
+def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
+    """The threads of a launch: what torch counts, and what ran or was asked for where that differs.
+
+    facts: of the device, among them what was read back of it.
+    """
+    counted = stack.get("threads")
+    if counted is None:
+        return None
+    variables = stack.get("variables")
+    asked = variables.get("OMP_NUM_THREADS", "") if isinstance(variables, Mapping) else ""
+    asked, ran = str(asked).split(",")[0].strip(), str(facts.get("threads_used", ""))
+    beside = []
+    if ran.isdecimal() and ran != str(counted):
+        beside.append(f"{ran} ran")
+    if asked.isdecimal() and asked != str(counted):
+        beside.append(f"OMP_NUM_THREADS asks for {asked}")
+    return f"{counted} ({', '.join(beside)})" if beside else str(counted)
 
 
 def _go_on(run: RunFile) -> str:

@@ -83,10 +83,21 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
     names = [_text(str(r.run.device.get("name"))) for r in (comparison.base, comparison.other)]
     runs = [_code(r.run.run_id) for r in (comparison.base, comparison.other)]
     yield f"\n### {names[1]} (`{runs[1]}`) against {names[0]} (`{runs[0]}`)\n"
+    for one in comparison.configured.settings:
+        word = "Compared" if one.name in comparison.configured.compared else "Settings differ"
+        yield f"**{word}**: {_text(one.name)}: {_text(one.base)} | {_text(one.other)}\n"
+    for unsaid in comparison.configured.not_recorded:
+        yield f"Not known: {_text(unsaid)}\n"
+    settings_differ = bool(comparison.configured.unintended)
     yield "| case | base | other | ratio | interval | verdict |"
     yield "|---|--:|--:|--:|--:|---|"
     for case in comparison.cases:
-        cells = [_text(case.case.label), _side(case.base), _side(case.other), *_judgement(case)]
+        cells = [
+            _text(case.case.label),
+            _side(case.base),
+            _side(case.other),
+            *_judgement(case, settings_differ),
+        ]
         yield f"| {' | '.join(cells)} |"
     mean = comparison.geometric_mean
     if mean is not None:
@@ -109,13 +120,15 @@ def _side(row: Row | None) -> str:
     return _text(units.rate(row.throughput, row.unit.removesuffix("/s")))
 
 
-def _judgement(case: CaseComparison) -> tuple[str, str, str]:
+def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, str]:
     ratio = "—" if case.ratio is None else f"{case.ratio:.3f}"
     interval = case.interval
     between = "—" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
     verdict = f"**{case.verdict.replace('_', ' ')}**"
     if case.verdict == "UNDECIDED" and case.not_excluded is not None:
         verdict += f": up to {case.not_excluded:.1%} not excluded"
+    if settings_differ and case.verdict in ("FASTER", "SLOWER"):
+        verdict += ": settings differ"
     if case.reasons:
         verdict += f": {_text('; '.join(case.reasons))}"
     return ratio, between, verdict

@@ -24,7 +24,7 @@ from bench.planning.tuning import in_words
 from bench.records.run import RunFile, Settings
 from bench.report import Canvas, Report
 from bench.reports._narrow import LEAST_WIDTH, fitting
-from bench.reports._wording import first_step, limits, next_step, tail
+from bench.reports._wording import first_step, limits, next_step, tail, threads
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
 MOST_NAMES = 6
@@ -34,6 +34,7 @@ FLAGS = {
     "DRIFT": "step times moved by more than 5 % within a launch",
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
     "CONTENDED": "other work on the host slowed a launch",
+    "QUOTA": "the CPU quota of this container held a launch back",
     "THROTTLED": "heat, the power supply or protection slowed a launch",
     "POWER_CAPPED": "the device held its clock to its power limit, as it does under heavy load",
     "SHARED_DEVICE": "others had the device open too",
@@ -119,11 +120,13 @@ def _stack(run: RunFile) -> str:
     shown = {
         "torch": stack.get("torch"),
         "transformers": _section(stack, "packages").get("transformers"),
-        "threads": stack.get("threads"),
+        "threads": threads(stack, facts),
         "driver": facts.get("driver"),
         "compute capability": facts.get("compute_capability"),
         "SM clock MHz": facts.get("sm_clock_max_mhz"),
-        "instructions": facts.get("instructions"),
+        # What ran, where it was read back; in older records, what the machine has.
+        "instructions": facts.get("instructions_used", facts.get("read_back"))
+        or facts.get("instructions"),
     }
     return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
 

@@ -1,6 +1,7 @@
 """Which devices are here, asked in child processes: a broken runtime cannot hurt the parent.
 
-`python -m bench.running.probe BACKEND` imports that backend's runtime and prints a `Found` as JSON.
+`python -m bench.running.probe BACKEND` imports that backend's runtime and prints a `Found` as JSON;
+of devices that are here a second one, with what a small job on them showed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bench.errors import (
     suggestion,
 )
 from bench.lifeline import Lifeline, hold
+from bench.records import cpu_limits
 from bench.records.encoding import encoded
 
 NOTHING: Mapping[str, str] = {}
@@ -94,27 +96,38 @@ def _start(
 
 
 def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
+    late = False
     try:
         output, complaint = child.communicate(timeout=LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
         _kill(child)
-        child.communicate()
+        output, complaint = child.communicate()
+        late = True
+    except BaseException:
+        _kill(child)
+        raise
+    for line in reversed(output.splitlines()):  # the last one says most
+        with contextlib.suppress(msgspec.DecodeError):
+            found = msgspec.json.decode(line, type=Found)
+            ended = f"{LIMIT_SECONDS:.0f} s were over" if late else f"exit {child.returncode}"
+            return _not_read_back(found, ended) if late or child.returncode else found
+    if late:
         return Found(
             backend=name,
             reason=f"{name}: its runtime did not load in {LIMIT_SECONDS:.0f} s. {REPAIR}",
         )
-    except BaseException:
-        _kill(child)
-        raise
-    try:
-        return msgspec.json.decode(output.splitlines()[-1] if output else b"", type=Found)
-    except msgspec.DecodeError:
-        last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
-        said = f": {last[0]}" if last else ""
-        return Found(
-            backend=name,
-            reason=f"{name}: its runtime fails (exit {child.returncode}{said}). {REPAIR}",
-        )
+    last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
+    said = f": {last[0]}" if last else ""
+    return Found(
+        backend=name, reason=f"{name}: its runtime fails (exit {child.returncode}{said}). {REPAIR}"
+    )
+
+
+def _not_read_back(found: Found, ended: str) -> Found:
+    """Its devices, and that the job that was to show what the libraries do ended the process."""
+    facts = {"read_back": f"not observable: a small job on it ended its process ({ended})"}
+    devices = (msgspec.structs.replace(d, facts={**d.facts, **facts}) for d in found.devices)
+    return msgspec.structs.replace(found, devices=tuple(devices))
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
@@ -187,6 +200,42 @@ def _labelled(backend: Backend, devices: Iterable[DeviceInfo]) -> Iterator[Devic
         yield msgspec.structs.replace(info, vendor=vendor, precisions=runs[info.name])
 
 
-if __name__ == "__main__":
+def _with_read_back(found: Found) -> Found:
+    """With what the libraries did on each device: its last, as it may end this process."""
+    backend = catalogue.backend(found.backend)
+    devices = []
+    for info in found.devices:
+        try:
+            facts = dict(backend.read_back(info.index))
+        except Exception as error:  # noqa: BLE001 - a device that is there, and says no more
+            facts = {"read_back": f"not observable: {error}".splitlines()[0]}
+        devices.append(msgspec.structs.replace(info, facts={**info.facts, **facts}))
+    return msgspec.structs.replace(found, devices=tuple(devices))
+
+
+def _say(found: Found) -> None:
+    sys.stdout.buffer.write(encoded(found) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    """The child: `python -m bench.running.probe BACKEND`. A line with what is here, and where
+    there are devices a second one that says more of them."""
     hold()
-    sys.stdout.buffer.write(encoded(_answer(sys.argv[1])) + b"\n")
+    found = _answer(sys.argv[1])
+    _say(found)
+    if found.devices:
+        _say(_with_read_back(found))
+
+
+def held_back(device: DeviceInfo) -> str:
+    """That the threads on this device exceed this process's CPU quota, and what helps; or nothing.
+
+    Known of devices that say their threads: of those that are the host itself.
+    """
+    threads = device.facts.get("threads_used", "")
+    return cpu_limits.warning(int(threads)) if threads.isdecimal() else ""
+
+
+if __name__ == "__main__":
+    main()

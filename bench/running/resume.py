@@ -19,7 +19,12 @@ from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
 from bench.running.header import utc_now
 
-HOST_FACTS = ("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores")
+HOST_FACTS = (
+    *("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores"),
+    "cpu_quota_cores",
+)
+COUNTED = ("threads_used", "read_back")
+"""Facts of a device that are counted anew each time; what makes them is compared itself."""
 DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
 
 
@@ -75,8 +80,16 @@ def require_run(file: RunFile) -> None:
 def mixture(run: Run, host: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
     """In what today's host and device are not those of the run: reasons not to go on with it."""
     pairs = [(name, run.host.get(name), host.get(name)) for name in HOST_FACTS]
-    pairs += [(f"device {name}", run.device.get(name), device.get(name)) for name in DEVICE_FACTS]
+    before, after = _without_counted(run.device), _without_counted(device)
+    pairs += [(f"device {name}", before.get(name), after.get(name)) for name in DEVICE_FACTS]
     return [f"{name} was {then}, is {now}" for name, then, now in pairs if then != now]
+
+
+def _without_counted(device: Mapping[str, Any]) -> dict[str, Any]:
+    facts = device.get("facts")
+    if not isinstance(facts, Mapping):
+        return dict(device)
+    return {**device, "facts": {k: v for k, v in facts.items() if k not in COUNTED}}
 
 
 def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend: str) -> list[str]:
@@ -100,10 +113,10 @@ def _changed_variables(then: Mapping[str, Any], backend: str) -> list[str]:
     plug_in = catalogue.backend(backend)
     given = environment.worker_variables(plug_in.worker_environment())
     silenced = plug_in.silencing_variables()
-    names = {*environment.VARIABLES, *plug_in.recorded_variables(), *then} - {*silenced}
-    now = environment.variables(names, given)
+    words = environment.looked_for(plug_in.recorded_variables(), then)
+    now = environment.variables(words, given)
     return [
         f"variable {name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"
-        for name in sorted(names)
-        if then.get(name) != now.get(name)
+        for name in sorted({*then, *now} - {*silenced})
+        if then.get(name) != now.get(name) and environment.may_change_speed(name)
     ]

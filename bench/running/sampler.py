@@ -22,8 +22,8 @@ from typing import BinaryIO
 import msgspec
 
 from bench import catalogue, lifeline
+from bench.records.cpu_limits import usable_cores
 from bench.records.encoding import encoded, never_refusing
-from bench.records.environment import usable_cores
 from bench.records.observed import Reading, Scope
 from bench.telemetry import figures
 from bench.telemetry.source import NotObservable, Process, Source, of_this_device

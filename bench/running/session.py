@@ -18,6 +18,7 @@ from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
 from bench.records import environment
 from bench.records.case import Case
+from bench.records.cpu_limits import usable_cores
 from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
 from bench.running import launcher
@@ -261,7 +262,7 @@ def open_session(
             monitor=monitor,
         ),
         budget_seconds,
-        together=min(TOGETHER, environment.usable_cores()),
+        together=min(TOGETHER, usable_cores()),
         recorded=tuple(forced),
         done=done,
         monitor=monitor,

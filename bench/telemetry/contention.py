@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import psutil
 
+from bench import units
+from bench.records import cpu_limits
 from bench.records.observed import Contention
-from bench.records.outcome import Block
+from bench.records.outcome import Block, Flag
 
 IDLE_SHARE = 0.02
 """Of a job with one thread: waiting for a core for more than this is contention; and 1 - CPU time /
@@ -49,6 +51,8 @@ class Counters(NamedTuple):
     steal_ticks: int | None
     throttled_us: int | None
     helper_ticks: int = 0
+    quota_cores: float | None = None
+    """Not a counter: the least quota of this process's control groups."""
 
 
 class HostCounters:
@@ -59,9 +63,12 @@ class HostCounters:
         self._tasks = proc / "self/task"
         self._stat = proc / "stat"
         self._cores = {f"cpu{n}" for n in _usable()}
-        own = _own_cgroup(proc, cgroups)
-        self._pressure = _first(own / "cpu.pressure", proc / "pressure/cpu")
-        self._throttled = _first(own / "cpu.stat", cgroups / "cpu/cpu.stat")
+        folders = [folder for _, folder in cpu_limits.groups("cpu", proc, cgroups)]
+        own = [folder / "cpu.pressure" for folder in reversed(folders)]
+        self._pressure = _first(*own, proc / "pressure/cpu")
+        # Each group counts what its own quota held back, and any of them may have one.
+        self._throttled = [folder / "cpu.stat" for folder in folders]
+        self._quota = cpu_limits.quota_cores(proc, cgroups)
 
     def read(self) -> Counters:
         """Now."""
@@ -72,6 +79,7 @@ class HostCounters:
             self._steal(),
             self._throttling(),
             self._helpers(),
+            self._quota,
         )
 
     def _helpers(self) -> int:
@@ -106,14 +114,15 @@ class HostCounters:
         return found
 
     def _throttling(self) -> int | None:
-        """`throttled_usec` (cgroup v2), or `throttled_time` in nanoseconds (v1)."""
-        for line in _text(self._throttled).splitlines():
-            name, _, value = line.partition(" ")
-            if name == "throttled_usec":
-                return int(value)
-            if name == "throttled_time":
-                return int(value) // 1000
-        return None
+        """`throttled_usec` (cgroup v2), or `throttled_time` in nanoseconds (v1), of all levels."""
+        found = None
+        for path in self._throttled:
+            for line in _text(path).splitlines():
+                name, _, value = line.partition(" ")
+                if name in ("throttled_usec", "throttled_time"):
+                    unit = 1 if name == "throttled_usec" else 1000
+                    found = (found or 0) + int(value) // unit
+        return found
 
 
 def over(
@@ -137,6 +146,7 @@ def over(
         steal_seconds=rise("steal_ticks", TICK_SECONDS),
         throttled_seconds=rise("throttled_us", 1e-6),
         helper_seconds=rise("helper_ticks", TICK_SECONDS),
+        quota_cores=after.quota_cores,
     )
 
 
@@ -148,18 +158,40 @@ def _idle_share(steady: Sequence[Block]) -> float | None:
     return 1 - cpu / sum(sum(b.step_ns) for b in steady)
 
 
-def cause(seen: Contention) -> str:
-    """What slowed the job, with its figure; empty if nothing did, as far as this host can say."""
-    found = [
-        (_share(seen, seen.throttled_seconds), THROTTLED_SHARE, "the container's limit held {}"),
-        (_steal_share(seen), STEAL_SHARE, "the host of this virtual machine took {}"),
-    ]
-    if (_share(seen, seen.helper_seconds) or 0.0) <= HELPER_SHARE:
+def causes(seen: Contention) -> dict[Flag, str]:
+    """What slowed the job, with its figure; empty if nothing did, as far as this host can say.
+
+    A thread that a quota holds back waits for its core as one does that others keep from it: where
+    there was a quota, the waiting says nothing of others.
+    """
+    held = _share(seen, seen.throttled_seconds) or 0.0
+    found = [(_steal_share(seen), STEAL_SHARE, "the host of this virtual machine took {}")]
+    helpers = _share(seen, seen.helper_seconds) or 0.0
+    if helpers <= HELPER_SHARE and held <= THROTTLED_SHARE:
         found.insert(0, _waiting(seen))
-    return "; ".join(
+    others = "; ".join(
         words.format(f"{share:.0%}")
         for share, limit, words in found
         if share is not None and share > limit
+    )
+    flags: dict[Flag, str] = {"CONTENDED": others} if others else {}
+    if held > THROTTLED_SHARE:
+        flags["QUOTA"] = _held_back(seen, held)
+    return flags
+
+
+def _held_back(seen: Contention, share: float) -> str:
+    """How long a quota held the job back, and what helps."""
+    quota = seen.quota_cores
+    if quota is None:
+        return f"the container's CPU quota held it back {share:.0%} of the time: raise the quota"
+    helps = (
+        cpu_limits.advice(seen.threads, quota)
+        or "something else in the group uses it: raise the quota"
+    )
+    return (
+        f"the CPU quota of {quota:g} cores held its {units.counted(seen.threads, 'thread')} back "
+        f"{share:.0%} of the time: {helps}"
     )
 
 
@@ -204,14 +236,6 @@ def _usable() -> Sequence[int]:
         return list(psutil.Process().cpu_affinity())
     except (AttributeError, OSError, psutil.Error):  # macOS has none
         return ()
-
-
-def _own_cgroup(proc: Path, cgroups: Path) -> Path:
-    """The folder of this process's own control group (v2)."""
-    for line in _text(proc / "self/cgroup").splitlines():
-        if line.startswith("0::"):
-            return cgroups / line[3:].lstrip("/")
-    return cgroups
 
 
 def _first(*paths: Path) -> Path:

@@ -15,7 +15,7 @@ from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.telemetry.energy import steady_spans
 
-HINDERED: frozenset[Flag] = frozenset({"CONTENDED", "THROTTLED"})
+HINDERED: frozenset[Flag] = frozenset({"CONTENDED", "QUOTA", "THROTTLED"})
 """Flags that name a cause outside the job: such a launch is left out of its case's figures."""
 CLOCK_SHARE = 0.95
 """A launch whose clock is below this share of the fastest tenth of its case's is throttled."""

@@ -72,3 +72,32 @@ def no_groups() -> str:
 def killed_for_memory(stage: Stage) -> int:
     with memory_group() as group:
         return stage.run("be_killed_for_memory@import", MEMORY_GROUP=str(group))
+
+
+@contextlib.contextmanager
+def cpu_group(cores: float) -> Iterator[Path | None]:
+    """A group of processes that may have so much of the CPUs; None where none can be made."""
+    limits = (
+        (Path("/sys/fs/cgroup/cpu"), "cpu.cfs_quota_us", f"{cores * 1e5:.0f}"),
+        (Path("/sys/fs/cgroup"), "cpu.max", f"{cores * 1e5:.0f} 100000"),
+    )
+    limited: Path | None = None
+    made: list[Path] = []
+    for root, name, text in limits:
+        with contextlib.suppress(OSError):
+            group = root / f"accelmark-{uuid.uuid4().hex}"
+            group.mkdir()
+            made.append(group)
+            (group / name).write_text(text)
+            limited = group
+            break
+    try:
+        yield limited
+    finally:
+        for group in made:
+            group.rmdir()
+
+
+def no_cpu_groups() -> str:
+    with cpu_group(1.0) as group:
+        return "" if group is not None else "control groups of CPUs cannot be made"

@@ -14,6 +14,7 @@ from bench.backends.ascend import AscendBackend
 from bench.measuring import worker
 from bench.measuring.worker import ALLOW_SIMULATED
 from bench.precision import PRECISIONS
+from bench.records import environment
 from bench.records.outcome import Void
 from bench.tests.values import make_case, make_measured
 
@@ -77,8 +78,10 @@ def test_only_contiguous_memory_and_every_variable_is_recorded(
     monkeypatch.setenv("HCCL_BUFFSIZE", "200")
     backend = AscendBackend()
     assert backend.memory_format("channels_last") == "contiguous"
+    monkeypatch.setenv("TASK_QUEUE_ENABLE", "2")
+    monkeypatch.setenv("ASCEND_LAUNCH_BLOCKING", "1")
     assert {"HCCL_BUFFSIZE", "TASK_QUEUE_ENABLE", "ASCEND_LAUNCH_BLOCKING"} <= set(
-        backend.recorded_variables()
+        environment.variables(backend.recorded_variables())
     )
 
 

@@ -133,10 +133,11 @@ def test_a_device_that_is_not_there_is_refused(backend: Backend) -> None:
 
 def test_its_environment_and_its_memory_formats(backend: Backend) -> None:
     assert all(isinstance(v, str) for v in backend.worker_environment().values())
-    assert set(backend.worker_environment()) <= {
-        *environment.VARIABLES,
-        *backend.recorded_variables(),
-    }, "what a backend sets, the record must show"
+    words = environment.looked_for(backend.recorded_variables())
+    shown = {*backend.worker_environment(), *backend.harmful_variables()}
+    assert set(environment.variables(words, dict.fromkeys(shown, "1"))) == shown, (
+        "what a backend sets, and what voids a figure on it, the record must show"
+    )
     for preferred in ("contiguous", "channels_last"):
         assert backend.memory_format(preferred) in ("contiguous", "channels_last")
 

@@ -50,7 +50,12 @@ def test_what_differs_is_listed_and_what_is_equal_is_not() -> None:
         "bert-train memory_format": ("channels_last", "contiguous"),
     }
     assert differences(base, another(base)) == {}
-    assert "The runs differ in nothing else." in render([compare(base, another(base))], Canvas())
+    said = render([compare(base, another(base))], Canvas())
+    assert "The runs differ in nothing that both recorded." in said
+    assert "not known: base: an older version" in said and "nothing else" not in said
+    whole = seen({"variables": {}, "variables_looked_for": ["OMP_*"]})
+    said = render([compare(whole, another(whole))], Canvas())
+    assert "The runs differ in nothing else." in said and "not known" not in said
 
 
 def test_device_host_commit_and_settings() -> None:

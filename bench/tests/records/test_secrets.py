@@ -27,6 +27,7 @@ def test_no_variable_of_the_allow_list_looks_like_a_secret() -> None:
     for name in catalogue.plug_ins("backends"):
         backend = catalogue.backend(name)
         names |= {*backend.recorded_variables(), *backend.worker_environment()}
+        names |= set(backend.harmful_variables())
     assert names and not [name for name in names if environment.SECRET.search(name)]
 
 

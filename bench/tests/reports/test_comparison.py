@@ -105,6 +105,7 @@ def test_a_run_that_did_not_end_by_itself_says_so() -> None:
         (run(ten(0.0101, 0.03)), "narrower intervals, on both machines: accelmark run fake --l"),
         (REFUSED["batch"][0], "run the same suite on both"),
         (runs((CASE, steps(SLOW, flags=("NO_STEADY_STATE",)))), "end other work"),
+        (runs((CASE, steps(SLOW, flags=("QUOTA",)))), "no more threads than the CPU quota has"),
     ],
 )
 def test_the_next_step(other: RunFile, step: str) -> None:

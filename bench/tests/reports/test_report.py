@@ -17,9 +17,18 @@ from bench.report import Canvas
 from bench.reports._wording import next_step
 from bench.reports.table import REPORT
 from bench.tests.scripts.regenerate import RUN
-from bench.tests.values import COMPLETE, failed, make_case, make_file, make_launches, make_measured
+from bench.tests.values import (
+    COMPLETE,
+    failed,
+    make_case,
+    make_file,
+    make_launch,
+    make_launches,
+    make_measured,
+)
 
 FINE = make_measured(0.01)
+HELD = make_measured(flags=("QUOTA",), causes={"QUOTA": "held back: set OMP_NUM_THREADS=1"})
 
 
 def file(*outcomes: Outcome, **changes: Any) -> RunFile:
@@ -37,6 +46,8 @@ def file(*outcomes: Outcome, **changes: Any) -> RunFile:
             "run again with more time: accelmark run quick",
         ),
         (file(*[make_measured(flags=("NO_STEADY_STATE",))] * 3), "never became steady"),
+        (file(*[HELD] * 3), "no more threads than the CPU quota has cores (OMP_NUM_THREADS)"),
+        (file(*[make_measured(flags=("CONTENDED",))] * 3), "end other work on this machine"),
         (file(FINE, FINE, FINE), "--launches auto"),
         (file(FINE, FINE), "--launches auto"),
         (file(*[FINE] * 5), "hand fake.jsonl to whoever compares"),
@@ -46,6 +57,40 @@ def file(*outcomes: Outcome, **changes: Any) -> RunFile:
 def test_the_next_step_is_the_most_useful_one(run: RunFile, text: str) -> None:
     step = next_step(run, summarize(run))
     assert step.startswith("Next: ") and text in step and "\n" not in step
+
+
+def test_a_quota_is_named_on_the_card_with_what_helps_and_no_other_work() -> None:
+    text = " ".join(REPORT.render([file(*[HELD] * 3)], Canvas(width=100)).split())
+    assert "INVALID" in text and "held back: set OMP_NUM_THREADS=1" in text
+    assert "QUOTA the CPU quota of this container held a launch back" in text
+    assert "other work" not in text
+
+
+@pytest.mark.parametrize(
+    ("facts", "environment", "said"),
+    [
+        ({"instructions_used": "bf16 sse41"}, {}, "threads 2, instructions bf16 sse41"),
+        ({"read_back": "not observable: it"}, {}, "instructions not observable: it"),
+        ({}, {}, "threads 2, instructions avx512f"),  # an older record: what the machine has
+        ({"threads_used": "2"}, {}, "threads 2, "),
+        ({"threads_used": "1"}, {}, "threads 2 (1 ran), "),
+        ({"threads_used": "not observable: x"}, {}, "threads 2, "),
+        ({}, {"variables": {"OMP_NUM_THREADS": "2,1"}}, "threads 2, "),
+        (
+            {"threads_used": "1"},
+            {"variables": {"OMP_NUM_THREADS": "4"}},
+            "threads 2 (1 ran, OMP_NUM_THREADS asks for 4), ",
+        ),
+    ],
+)
+def test_the_stack_says_what_ran_and_not_what_the_machine_has(
+    facts: dict[str, str], environment: dict[str, Any], said: str
+) -> None:
+    told = {"threads": 2, "device_state": {"instructions": "avx512f"}, **environment}
+    launches = [make_launch(FINE, make_case(), environment=told)]
+    device = {"backend": "cpu", "index": 0, "name": "Fake CPU", "facts": facts}
+    card = REPORT.render([make_file([make_case()], launches, device=device)], Canvas(width=120))
+    assert said in card.splitlines()[1] + ", "
 
 
 def test_the_way_a_run_ended_is_in_the_headline() -> None:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench import catalogue
 from bench.backend import Backend, DeviceInfo, DeviceUnavailable
 from bench.errors import UnknownName
-from bench.records import environment
+from bench.records import cpu_limits, environment
 from bench.running import probe
 from bench.running.probe import Found, choose
 
@@ -62,6 +63,50 @@ def test_a_runtime_that_prints_is_understood_all_the_same() -> None:
     line = '{"backend": "fake", "reason": "fake: none here"}'
     found = broken_child(f"print('Vendor runtime 1.2'); print({line!r})")
     assert found == Found(backend="fake", reason="fake: none here")
+
+
+FIRST = '{"backend":"fake","devices":[{"backend":"fake","index":0,"name":"x","memory_bytes":1}]}'
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        ("import os; os.kill(os.getpid(), 4)", "exit -4"),
+        ("import time; time.sleep(600)", "5 s were over"),
+    ],
+    ids=["crash", "hang"],
+)
+def test_a_job_that_ends_the_probe_costs_no_device(
+    monkeypatch: pytest.MonkeyPatch, end: str, why: str
+) -> None:
+    monkeypatch.setattr(probe, "LIMIT_SECONDS", 5.0)
+    (device,) = broken_child(f"print({FIRST!r}, flush=True); {end}").devices
+    assert device.facts["read_back"] == (
+        f"not observable: a small job on it ended its process ({why})"
+    )
+
+
+def test_what_the_libraries_did_is_a_fact_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a worker's environment, by a real child; once, and not where a worker measures."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    device, _ = choose("cpu")
+    assert device.facts["instructions_used"] and device.facts["threads_used"] == "1"
+    forced, _ = choose("cpu", forced={"OMP_NUM_THREADS": "2"})
+    if cpu_limits.affinity_cores() > 1:
+        assert forced.facts["threads_used"] == "2", "other loops had made the pool before"
+
+
+def test_threads_beyond_the_quota_are_said_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu_limits, "quota_cores", lambda *_: 1.5)
+    many = msgspec.structs.replace(info("cpu", 0), facts={"threads_used": "4"})
+    assert probe.held_back(many) == (
+        "4 threads on a CPU quota of 1.5 cores: every launch will be held back. To avoid that, "
+        "set OMP_NUM_THREADS=1, or raise the quota to 4 or more."
+    )
+    one = msgspec.structs.replace(many, facts={"threads_used": "1"})
+    assert probe.held_back(one) == "" == probe.held_back(info("cuda", 0))
 
 
 def test_the_probe_finds_the_cpu_and_says_what_is_missing() -> None:

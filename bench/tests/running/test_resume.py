@@ -193,6 +193,10 @@ def with_environment(**environment: Any) -> list[Launch]:
             {"variables": {"OMP_NUM_THREADS": "2", "MINE": "1"}},
             "variable MINE was 1, is not set",
         ),
+        (
+            {"variables": {"OMP_NUM_THREADS": "2", "DNNL_MAX_CPU_ISA": "SSE41"}},
+            "variable DNNL_MAX_CPU_ISA was SSE41, is not set",
+        ),
         ({"packages": {"torch": "2.12.0"}}, "a worker's packages were {'torch': '2.12.0'}"),
         ({"python": "3.12.1"}, "a worker's python was 3.12.1, is CPython 3.11.9"),
     ],
@@ -210,7 +214,7 @@ def test_launches_of_another_worker_do_not_mix(
 
 def same_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """OMP_NUM_THREADS=2, and no other variable that is recorded."""
-    for name in (*environment.VARIABLES, "MINE"):
+    for name in (*environment.variables(environment.VARIABLES), "MINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(cpu.BACKEND, "worker_environment", dict, raising=False)

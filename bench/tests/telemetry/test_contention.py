@@ -18,7 +18,7 @@ from bench.records.observed import Contention
 from bench.records.outcome import Block
 from bench.records.run import Settings
 from bench.telemetry import contention
-from bench.telemetry.contention import Counters, HostCounters, cause, over
+from bench.telemetry.contention import Counters, HostCounters, causes, over
 from bench.tests.fakes import FakeDevice, FakeJob, ScriptedClock
 from bench.tests.values import make_case, make_launch, make_measured
 
@@ -51,7 +51,7 @@ def test_counters_of_this_process_its_cores_and_its_container(
 ) -> None:
     monkeypatch.setattr(contention, "_usable", lambda: (0, 1))
     found = proc(tmp_path, LINUX).read()
-    assert found[1:] == (1000, 4321, 21, 777, 0)
+    assert found[1:] == (1000, 4321, 21, 777, 0, None)
 
 
 def test_an_older_kernel_counts_the_machines_pressure_and_nanoseconds(
@@ -59,13 +59,14 @@ def test_an_older_kernel_counts_the_machines_pressure_and_nanoseconds(
 ) -> None:
     monkeypatch.setattr(contention, "_usable", lambda: (0,))
     older = {k: v for k, v in LINUX.items() if not k.startswith("cgroup")}
+    older["proc/self/cgroup"] = "3:cpu:/\n"
     older["cgroup/cpu/cpu.stat"] = "nr_periods 0\nthrottled_time 5000\n"
     found = proc(tmp_path, older).read()
     assert (found.pressure_us, found.steal_ticks, found.throttled_us) == (999, 10, 5)
 
 
 def test_a_host_without_such_counters_says_none(tmp_path: Path) -> None:
-    assert HostCounters(tmp_path, tmp_path).read()[1:] == (None, None, None, None, 0)
+    assert HostCounters(tmp_path, tmp_path).read()[1:] == (None, None, None, None, 0, None)
 
 
 def test_processes_of_the_jobs_own_are_counted(
@@ -117,6 +118,7 @@ def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
         steal_seconds=0.02,
         throttled_seconds=None,
         helper_seconds=0.0,
+        quota_cores=None,
     )
     bare = over(before, after, blocks(None, None), threads=2, cores=2)
     assert (bare.idle_share, bare.switches) == (None, None)
@@ -134,12 +136,7 @@ def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
         ({"waiting_seconds": 1.3}, "its threads waited 13% of the time"),
         ({"waiting_seconds": 1.3, "helper_seconds": 0.4}, "its threads waited 13% of the time"),
         ({"waiting_seconds": 1.3, "helper_seconds": 5.0}, ""),  # for its own loaders, perhaps
-        (
-            {"waiting_seconds": 1.3, "helper_seconds": 5.0, "throttled_seconds": 1.0},
-            "the container's limit held 10%",
-        ),
         ({"steal_seconds": 1.0}, "the host of this virtual machine took 5%"),
-        ({"throttled_seconds": 0.2}, "the container's limit held 2%"),
         ({"pressure_seconds": 2.0}, "tasks waited for a core for 20% of the time"),
         ({"pressure_seconds": 2.0, "waiting_seconds": 0.0}, ""),
         (
@@ -151,11 +148,80 @@ def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
 def test_a_cause_and_its_figure(seen: dict[str, Any], words: str) -> None:
     """Ten seconds on two cores. The threads' own waiting goes before the machine's pressure."""
     found = Contention(**{"elapsed_seconds": 10.0, "threads": 2, "cores": 2, **seen})
-    assert cause(found) == words
+    assert causes(found) == ({"CONTENDED": words} if words else {})
+
+
+HELD = "the CPU quota of {} cores held its 2 threads back {} of the time: "
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        ({"throttled_seconds": 0.05}, ""),
+        (
+            {"throttled_seconds": 0.2},
+            "the container's CPU quota held it back 2% of the time: raise the quota",
+        ),
+        (
+            {"throttled_seconds": 5.0, "quota_cores": 1.0},
+            HELD.format(1, "50%") + "set OMP_NUM_THREADS=1, or raise the quota to 2 or more",
+        ),
+        (
+            {"throttled_seconds": 5.0, "quota_cores": 1.5},
+            HELD.format(1.5, "50%") + "set OMP_NUM_THREADS=1, or raise the quota to 2 or more",
+        ),
+        (
+            {"throttled_seconds": 5.0, "quota_cores": 0.5, "threads": 1},
+            "the CPU quota of 0.5 cores held its 1 thread back 50% of the time: "
+            "raise the quota to 1 core",
+        ),
+        (
+            {"throttled_seconds": 5.0, "quota_cores": 4.0},
+            HELD.format(4, "50%") + "something else in the group uses it: raise the quota",
+        ),
+    ],
+)
+def test_a_quota_is_no_other_work_and_says_what_helps(seen: dict[str, Any], words: str) -> None:
+    """`end other work` never helps there: moby 38839, oneTBB 190."""
+    found = Contention(**{"elapsed_seconds": 10.0, "threads": 2, "cores": 2, **seen})
+    assert causes(found) == ({"QUOTA": words} if words else {})
+
+
+def test_what_waits_for_a_quota_waits_for_no_other_work() -> None:
+    """A thread that is held back stands on its run queue: ten seconds of two threads' twenty."""
+    seen: dict[str, Any] = {
+        "waiting_seconds": 10.0,
+        "pressure_seconds": 5.0,
+        "throttled_seconds": 5.0,
+    }
+    host: dict[str, Any] = {"elapsed_seconds": 10.0, "threads": 2, "cores": 2}
+    assert set(causes(Contention(**host, **seen, quota_cores=1.0))) == {"QUOTA"}
+    stolen = Contention(**host, **seen, quota_cores=1.0, steal_seconds=2.0)
+    assert causes(stolen)["CONTENDED"] == "the host of this virtual machine took 10%"
+    assert set(causes(Contention(**host, **{**seen, "throttled_seconds": 0.0}))) == {"CONTENDED"}
+
+
+def test_a_quota_of_any_level_is_seen_to_hold_back(tmp_path: Path) -> None:
+    """It is counted where it was set, which need not be this process's own group."""
+    files = {
+        "cgroup/user.slice/cpu.stat": "usage_usec 9\nthrottled_usec 500000\n",
+        "cgroup/user.slice/cpu.max": "150000 100000\n",
+        "cgroup/user.slice/job/cpu.max": "max 100000\n",
+    }
+    found = proc(tmp_path, {**LINUX, **files}).read()
+    assert found.throttled_us == 500_777 and found.quota_cores == 1.5
+    v1 = {
+        "proc/self/cgroup": "4:memory:/x\n1:cpu,cpuacct:/docker/1f\n0::/\n",
+        "cgroup/cpu,cpuacct/docker/1f/cpu.stat": "nr_throttled 3\nthrottled_time 7000\n",
+        "cgroup/cpu,cpuacct/docker/1f/cpu.cfs_quota_us": "50000\n",
+        "cgroup/cpu,cpuacct/docker/1f/cpu.cfs_period_us": "100000\n",
+    }
+    found = proc(tmp_path / "v1", v1).read()
+    assert found.throttled_us == 7 and found.quota_cores == 0.5
 
 
 def test_a_tick_of_steal_in_a_short_launch_says_nothing() -> None:
-    assert not cause(Contention(elapsed_seconds=0.1, threads=1, cores=2, steal_seconds=0.03))
+    assert not causes(Contention(elapsed_seconds=0.1, threads=1, cores=2, steal_seconds=0.03))
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="schedstat is Linux's")
@@ -179,13 +245,13 @@ def test_a_process_that_shares_its_only_core_is_seen_to_wait() -> None:
 
 
 WATCH_BEFORE = (
-    "from bench.telemetry.contention import HostCounters, over, cause\n"
+    "from bench.telemetry.contention import HostCounters, over, causes\n"
     "from bench.records.outcome import Block\n"
     "host = HostCounters(); before = host.read()"
 )
 WATCH_AFTER = (
     "steady = [Block(wall_ns=1, step_ns=(1,))]\n"
-    "print(cause(over(before, host.read(), steady, threads=1, cores=1)))\n"
+    "print(causes(over(before, host.read(), steady, threads=1, cores=1)))\n"
 )
 
 

@@ -1,0 +1,156 @@
+"""Settings in which two runs differ, and that may be why one is faster: then no chip is judged.
+
+A ratio of measured ceilings is one of chips only where nothing else can have made it: a variable
+that forbids instructions makes a ceiling three hundred times lower on the same chip. What a record
+does not say is not known: one from before families of variables were recorded may hide any.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bench import catalogue
+from bench.errors import AccelmarkError
+from bench.judging.differences import Difference
+from bench.records.environment import may_change_speed
+from bench.records.run import Launch, RunFile
+
+HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
+"""Facts of a host that somebody sets, and that slow what computes on it."""
+DEVICE_SETTINGS = re.compile(r"limit|_max_mhz|_mode$|^ecc")
+"""Facts of a device that somebody sets; told as such between devices of one name."""
+STACK_SETTINGS = ("threads", "cpu_capability", "mkldnn")
+"""The same of torch on a host."""
+SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_ORDER)$")
+"""Variables that choose which device it is; its name says what came of that."""
+
+
+class Configured(msgspec.Struct, frozen=True, kw_only=True):
+    """In what two runs are configured differently, as far as their records say."""
+
+    settings: tuple[Difference, ...] = ()
+    """Those that may change speed."""
+    compared: tuple[str, ...] = ()
+    """Names of those in which `ab --env` made the sides differ."""
+    not_recorded: tuple[str, ...] = ()
+    """What a side's record does not say, in words; empty where both say all."""
+
+    @property
+    def unintended(self) -> tuple[Difference, ...]:
+        """Those that are not what was to be compared."""
+        return tuple(one for one in self.settings if one.name not in self.compared)
+
+    @property
+    def chip_doubt(self) -> str:
+        """Why a ratio of ceilings is not one of chips; empty where nothing speaks against it."""
+        if self.settings:
+            named = ", ".join(f"{d.name} ({d.base}, {d.other})" for d in self.settings)
+            return f"a setting may be the cause: {named}"
+        if self.not_recorded:
+            return f"whether a setting is the cause is not known: {'; '.join(self.not_recorded)}"
+        return ""
+
+
+def configured(base: RunFile, other: RunFile, differences: Sequence[Difference]) -> Configured:
+    """Of two runs, with all in which they differ."""
+    files = (base, other)
+    sides = zip(("base", "other"), files, strict=True)
+    unsaid = tuple(f"{who}: {words}" for who, file in sides if (words := _unsaid(file)))
+    return Configured(
+        settings=tuple(_settings(files, differences)),
+        compared=_compared(files),
+        not_recorded=unsaid,
+    )
+
+
+def _unsaid(file: RunFile) -> str:
+    """What a run does not say of its environment variables; empty where it says all."""
+    said = [x.environment for x in file.launches if x.environment]
+    if not said:
+        return "no launch says its environment variables"
+    if all("variables_looked_for" in one for one in said):
+        return ""
+    return "an older version, which recorded environment variables by a list of names only"
+
+
+def _settings(
+    files: tuple[RunFile, RunFile], differences: Sequence[Difference]
+) -> Iterator[Difference]:
+    devices = [file.run.device for file in files]
+    alike = devices[0].get("name") == devices[1].get("name")
+    on_hosts = any(device.get("backend") == "cpu" for device in devices)
+    variables = [_variables(file) for file in files]
+    switches = {k for file in files for x in file.launches for k in _section(x, "device_state")}
+    for one in differences:
+        host = one.name.removeprefix("host ")
+        if any(one.name in names for names in variables):
+            if _counts(one.name, files, variables):
+                yield one
+        elif (
+            (on_hosts and one.name != host and host in HOST_SETTINGS)
+            or (alike and one.name in switches and DEVICE_SETTINGS.search(one.name))
+            or (alike and one.name in STACK_SETTINGS)
+        ):
+            yield one
+
+
+def _counts(
+    name: str, files: tuple[RunFile, RunFile], variables: Sequence[Mapping[str, set[str]]]
+) -> bool:
+    """Whether a variable may be why two runs differ.
+
+    One that a backend itself sets on every machine is part of that backend, and no setting where
+    the other run is of another.
+    """
+    if SELECTS.search(name) or not may_change_speed(name):
+        return False
+    backends = [str(file.run.device.get("backend")) for file in files]
+    defaults = [_set_by(backend).get(name) for backend in backends]
+    own = all(
+        values.get(name, set()) <= {default}
+        for values, default in zip(variables, defaults, strict=True)
+    )
+    return not (own and backends[0] != backends[1])
+
+
+def _set_by(backend: str) -> Mapping[str, str]:
+    try:
+        return catalogue.backend(backend).worker_environment()
+    except AccelmarkError:  # of a package that is not here
+        return {}
+
+
+def _variables(file: RunFile) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for launch in file.launches:
+        for name, value in _section(launch, "variables").items():
+            found.setdefault(name, set()).add(str(value))
+    return found
+
+
+def _compared(files: tuple[RunFile, RunFile]) -> tuple[str, ...]:
+    """Where both are sides of one `ab`: the variables that side B alone was given."""
+    ids = [file.run.run_id for file in files]
+    if len({run_id[:-2] for run_id in ids}) > 1 or {run_id[-2:] for run_id in ids} != {"-a", "-b"}:
+        return ()
+    names = {
+        str(name)
+        for file in files
+        for launch in file.launches
+        for name in _list(launch.environment.get("variables_compared"))
+    }
+    return tuple(sorted(names))
+
+
+def _section(launch: Launch, name: str) -> Mapping[str, Any]:
+    """Part of a free-form description, which another version may have written otherwise."""
+    found = launch.environment.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()

@@ -1,0 +1,173 @@
+"""Settings that may be why one run is faster: named before any figure, and no chip judged by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.judging.compare import compare
+from bench.judging.comparison import Comparison
+from bench.records.run import RunFile
+from bench.report import Canvas
+from bench.reports._comparison import render
+from bench.reports._flat_comparison import flat
+from bench.reports._html_pair import Pair
+from bench.reports._html_side import Side
+from bench.reports.markdown import REPORT as MARKDOWN
+from bench.tests.judging.two_runs import FIXED, GEMM, steps
+from bench.tests.values import make_file, make_launch
+
+FAMILIES = ["DNNL_*", "OMP_*"]
+CPU = {"backend": "cpu", "index": 0, "name": "Fake CPU"}
+
+
+def ran(
+    seconds: float = 0.01,
+    variables: dict[str, str] | None = None,
+    device: dict[str, Any] = CPU,
+    run: dict[str, Any] | None = None,
+    **environment: Any,
+) -> RunFile:
+    """A run of one matrix product, in five launches, that says which families it looked for."""
+    told = {"variables": variables or {}, "variables_looked_for": FAMILIES, **environment}
+    told = {name: value for name, value in told.items() if value is not None}
+    launches = [
+        make_launch(outcome, GEMM, launch=k, order=k, environment=told)
+        for k, outcome in enumerate(steps([seconds + k * 1e-6 for k in range(5)], flop=100))
+    ]
+    return make_file([GEMM], launches, settings=FIXED, device=device, **(run or {}))
+
+
+def said(comparison: Comparison) -> str:
+    """The card, its lines as one text."""
+    return " ".join(render([comparison], Canvas(width=100)).split())
+
+
+def test_a_setting_that_differs_is_named_before_the_ratio_and_is_not_the_chip() -> None:
+    """769 and 2.73 GFLOP/s of one CPU: once `chip 0.00 x software 1.00`."""
+    found = compare(ran(), ran(2.8, {"DNNL_MAX_CPU_ISA": "SSE41"}))
+    card = said(found)
+    named = "SETTINGS DIFFER DNNL_MAX_CPU_ISA: absent | SSE41"
+    assert 0 < card.index(named) < card.index("0.004 SLOWER")
+    assert "p < 0.0001" in card and card.count("settings differ") == 1, "the verdict stays, marked"
+    assert "chip 0.00" not in card and "0.00 = ceiling 0.00 x share 1.00" in card
+    assert (
+        "No verdict on the chip: a setting may be the cause: DNNL_MAX_CPU_ISA (absent, SSE41)"
+        in card
+    )
+    assert "run both under the same settings: DNNL_MAX_CPU_ISA" in card
+    row = flat(found)
+    (case,) = row["cases"]
+    assert (case["chip_ratio"], case["software_ratio"]) == (None, None)
+    assert case["settings_differ"] and case["ceiling_ratio"] == pytest.approx(0.01 / 2.8, rel=0.01)
+    assert row["settings_that_differ"] == [
+        {"name": "DNNL_MAX_CPU_ISA", "base": "absent", "other": "SSE41"}
+    ]
+    assert "a setting may be the cause" in row["chip_doubt"]
+
+
+def test_other_reports_name_it_too() -> None:
+    base, other = ran(), ran(2.8, {"DNNL_MAX_CPU_ISA": "SSE41"})
+    text = MARKDOWN.render([base, other], Canvas())
+    assert text.index("**Settings differ**") < text.index("| case | base | other")
+    assert "**SLOWER**: settings differ" in text
+    pair = Pair(Side(0, base), Side(1, other))
+    assert pair.settings == ["Settings differ: DNNL_MAX_CPU_ISA (absent, SSE41)."]
+
+
+def test_without_a_difference_the_chip_is_judged() -> None:
+    same = {"DNNL_MAX_CPU_ISA": "AVX2"}
+    found = compare(ran(0.01, same), ran(0.005, same))
+    assert not found.configured.settings and not found.configured.chip_doubt
+    card = said(found)
+    assert "2.00 = chip 2.00 x software 1.00" in card and "settings differ" not in card
+    assert flat(found)["cases"][0]["chip_ratio"] == pytest.approx(2, rel=0.01)
+
+
+@pytest.mark.parametrize("old", ["base", "other", "both"])
+def test_what_an_older_version_did_not_look_for_is_not_known(old: str) -> None:
+    sides = [ran(0.01), ran(0.005)]
+    for index, who in enumerate(("base", "other")):
+        if old in (who, "both"):
+            sides[index] = ran(0.01 / (index + 1), variables_looked_for=None)
+    found = compare(sides[0], sides[1])
+    card = said(found)
+    assert "differ in nothing else" not in card and "chip 2.00" not in card
+    assert "No verdict on the chip: whether a setting is the cause is not known" in card
+    assert flat(found)["cases"][0]["chip_ratio"] is None
+    assert len(found.configured.not_recorded) == (2 if old == "both" else 1)
+
+
+def test_launches_that_say_nothing_are_no_older_version() -> None:
+    silent = ran(variables_looked_for=None)
+    launches = [msgspec.structs.replace(x, environment={}) for x in silent.launches]
+    found = compare(msgspec.structs.replace(silent, launches=launches), ran())
+    assert found.configured.not_recorded == ("base: no launch says its environment variables",)
+
+
+@pytest.mark.parametrize(
+    "name", ["CUDA_VERSION", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "ROCR_VISIBLE_DEVICES"]
+)
+def test_furniture_and_the_choice_of_a_device_are_listed_and_no_cause(name: str) -> None:
+    found = compare(ran(0.01), ran(0.005, {name: "1"}))
+    assert [d.name for d in found.differences] == [name] and not found.configured.settings
+
+
+def test_what_a_backend_sets_itself_is_no_setting_against_another_backend() -> None:
+    own = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+    device = {"backend": "unheard of", "index": 0, "name": "Other"}
+    assert not compare(ran(0.01, own), ran(0.005, device=device)).configured.settings
+    users = {**own, "MALLOC_MMAP_THRESHOLD_": "1"}
+    (found,) = compare(ran(0.01, users), ran(0.005, device=device)).configured.settings
+    assert (found.name, found.base, found.other) == ("MALLOC_MMAP_THRESHOLD_", "1", "absent")
+    assert compare(ran(0.01, own), ran(0.01)).configured.settings, "on one backend it is one"
+
+
+AB = {"run": {"run_id": "20260101T000000Z-abcd-a"}}, {"run": {"run_id": "20260101T000000Z-abcd-b"}}
+ONE = {"OMP_NUM_THREADS": "1"}
+COMPARED: dict[str, Any] = {"variables_compared": ["OMP_NUM_THREADS"]}
+
+
+def test_the_variable_of_an_ab_is_what_is_compared() -> None:
+    found = compare(ran(0.01, **AB[0]), ran(0.02, ONE, **AB[1], **COMPARED))
+    assert found.configured.compared == ("OMP_NUM_THREADS",) and not found.configured.unintended
+    card = said(found)
+    assert "COMPARED OMP_NUM_THREADS: absent | 1" in card and "SETTINGS DIFFER" not in card
+    assert "settings differ" not in card and "chip 0.50" not in card
+    alone = compare(ran(0.01), ran(0.02, ONE, **AB[1], **COMPARED))
+    assert "SETTINGS DIFFER OMP_NUM_THREADS" in said(alone), "another run is no side of that ab"
+
+
+def host(**facts: Any) -> dict[str, Any]:
+    return {"run": {"host": facts}}
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "name"),
+    [
+        (host(), host(cpu_quota_cores=0.5), "host cpu_quota_cores"),
+        (host(affinity_cores=8), host(affinity_cores=1), "host affinity_cores"),
+        (host(governor="performance"), host(governor="powersave"), "host governor"),
+        (
+            {"device_state": {"power_limit_watts": "700"}},
+            {"device_state": {"power_limit_watts": "500"}},
+            "power_limit_watts",
+        ),
+        ({"threads": 8}, {"threads": 1}, "threads"),
+        ({"cpu_capability": "AVX512"}, {"cpu_capability": "DEFAULT"}, "cpu_capability"),
+    ],
+)
+def test_other_settings_than_variables(
+    base: dict[str, Any], other: dict[str, Any], name: str
+) -> None:
+    found = compare(ran(0.01, **base), ran(0.02, **other))
+    assert [d.name for d in found.configured.settings] == [name]
+    assert "chip 0.50" not in said(found)
+
+
+@pytest.mark.parametrize("odd", [[], None, 3, "x", {"facts": 3}], ids=repr)
+def test_descriptions_of_another_version_are_borne(odd: Any) -> None:
+    odd_one = ran(0.01, device_state=odd, variables_compared=odd, variables_looked_for=odd)
+    render([compare(odd_one, ran(variables={"A": "1"}))], Canvas())
