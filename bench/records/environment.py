@@ -44,6 +44,8 @@ VARIABLES = (
 """Variables that change speed or numbers on any backend. A backend adds its own."""
 
 
+LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
+"""How the compiler says that it gives a function up: it has been compiled too often."""
 SECRET = re.compile(r"TOKEN|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
 """Names of variables whose values nobody is told."""
 NOT_RECORDED = "(not recorded)"
@@ -205,8 +207,15 @@ def stack() -> dict[str, Any]:
 
 
 def compiler() -> dict[str, int]:
-    """What torch.compile has done in this process: graphs made, and breaks between them."""
+    """What torch.compile has done in this process: graphs made, breaks between them, and functions
+    that it compiled too often and runs eagerly since.
+    """
     from torch._dynamo.utils import counters  # no public name; torch's own tutorials read it
 
     breaks = sum(counters["graph_break"].values())
-    return {"graphs": counters["stats"]["unique_graphs"], "graph_breaks": breaks}
+    limits = sum(n for why, n in counters["unimplemented"].items() if LIMIT.search(why))
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": breaks,
+        "limits": limits,
+    }
