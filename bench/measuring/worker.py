@@ -30,7 +30,7 @@ from bench.backend import Device
 from bench.measuring import asked
 from bench.measuring.engine import Engine
 from bench.measuring.surroundings import harmful, hide_plug_ins
-from bench.measuring.usage import process_usage
+from bench.measuring.usage import process_usage, suspended_ns
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
@@ -40,6 +40,7 @@ from bench.records.outcome import (
     Block,
     Cold,
     Failed,
+    Flag,
     Measured,
     Numerics,
     Outcome,
@@ -279,6 +280,7 @@ class Launch:
             usage=process_usage(),
             host=HostCounters().read,
             threads=int(self.environment["threads"]),
+            suspended=suspended_ns,
         )
         series = engine.measure(
             samples=request.samples,
@@ -307,6 +309,8 @@ class Launch:
         if unasked := asked.complaint(looks):
             return Void(reason=unasked, numerics=verdict)
         slowed = cause(series.contention) if series.contention is not None else ""
+        seen: dict[Flag, str] = {"CONTENDED": slowed, "STOPPED": series.stopped}
+        flags = [flag for flag, why in seen.items() if why]
         return Measured(
             work=work,
             numerics=verdict,
@@ -318,8 +322,8 @@ class Launch:
             request_ns=series.request_ns,
             queue_ns=series.queue_ns,
             witness=series.witness,
-            flags=(*series.flags, "CONTENDED") if slowed else series.flags,
-            causes={"CONTENDED": slowed} if slowed else {},
+            flags=(*series.flags, *flags),
+            causes={flag: seen[flag] for flag in flags},
             contention=series.contention,
             energy_absent="not observable: nobody looked",
         )

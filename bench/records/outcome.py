@@ -28,6 +28,7 @@ Flag = Literal[
     "DRIFT",
     "HOST_GAP",
     "CONTENDED",
+    "STOPPED",
     "THROTTLED",
     "POWER_CAPPED",
     "SHARED_DEVICE",

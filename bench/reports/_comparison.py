@@ -19,6 +19,7 @@ from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFEREN
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile
 from bench.report import Canvas
+from bench.reports._wording import STOPPERS
 
 STYLE: dict[CompareVerdict, str] = {
     "FASTER": "bold green",
@@ -237,6 +238,9 @@ def _next(comparison: Comparison) -> str:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:
         return f"Next: for verdicts, on both machines: accelmark run {suite} --launches 10"
+    rows = [row for case in comparison.cases for row in (case.base, case.other) if row]
+    if "UNRANKED" in verdicts and any("STOPPED" in row.flags for row in rows):
+        return f"Next: find what {STOPPERS}, and run what is not ranked again."
     if "UNRANKED" in verdicts:
         return "Next: end other work on the machine of what is not ranked, and run it again."
     if "UNDECIDED" in verdicts:
