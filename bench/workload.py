@@ -201,6 +201,16 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """`contiguous` or `channels_last`, as the backend allows."""
 
 
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was asked for, and what was seen when it was looked up."""
+
+    what: str
+    asked: str
+    seen: str
+    then: str = "Correct it, or ask for what was seen, and run again"
+    """What to do next where the two differ."""
+
+
 class Job(ABC):
     """A workload on a device, ready to step."""
 
@@ -228,6 +238,15 @@ class Job(ABC):
         `loss after 2 steps`. Of quantized layers also `products`: what each of them multiplies.
         Called once, on a job of its own that is not timed.
         """
+
+    def looks(self) -> Iterable[Look]:
+        """What it was asked for and what there is: layouts, devices, attention, modes.
+
+        Called once, after all timing and after the last witness, so it may step again. Where the
+        two differ, nothing of the launch is kept. What torch or a library chose by itself is no
+        Look: that belongs into `facts`, which are read after this.
+        """
+        return ()
 
     def close(self) -> None:  # noqa: B027 - most jobs start nothing
         """Ends what the job started besides itself: processes, threads."""

@@ -22,7 +22,8 @@ import msgspec
 import bench
 from bench import catalogue, lifeline
 from bench.conformance.check import Check, Finding, Stand, after
-from bench.measuring.worker import STACKS_SIGNAL, hide_plug_ins, wait_for_turn
+from bench.measuring.surroundings import hide_plug_ins
+from bench.measuring.worker import STACKS_SIGNAL, wait_for_turn
 from bench.records.encoding import encoded, never_refusing
 
 FIRST = ("declared", "timing", "memory", "arithmetic", "operators", "failures")

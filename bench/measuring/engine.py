@@ -22,7 +22,7 @@ from bench.records.cpu_limits import affinity_cores
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Flag, Phase
 from bench.records.run import Settings
-from bench.telemetry import contention
+from bench.telemetry import contention, standstill
 from bench.telemetry.contention import Counters
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     queue_ns: tuple[int, ...] | None
     contention: Contention | None = None
     """What the host did beside the steady blocks, on devices whose work the host does."""
+    stopped: str = ""
+    """How long the process or the machine stood still in them; empty if neither did."""
 
 
 class Engine:
@@ -64,9 +66,11 @@ class Engine:
         usage: Usage | None = None,
         host: Callable[[], Counters] | None = None,
         threads: int = 1,
+        suspended: Callable[[], int] = lambda: 0,
     ) -> None:
-        """clock: monotonic ns; usage, host: counters of the process and of the host, for
-        synchronous devices; threads: how many the job computes with.
+        """clock: monotonic ns; usage: counters of the process; host: counters of the host, for
+        synchronous devices; threads: how many the job computes with; suspended: ns that the
+        machine was suspended, from any moment on.
         """
         self.job = job
         self.device = device
@@ -76,7 +80,13 @@ class Engine:
         self.threads = threads
         self._timer = BlockTimer(job, device, settings, clock, usage)
         self._size = BlockSize(device, settings, clock)
+        self.usage = usage
+        self.suspended = suspended
         self._marks: list[Counters] = []
+        self._cpu_ns: list[int] = []
+        """Of each block but the first, where the host can say."""
+        self._suspended: list[int] = []
+        """Before each block but the first."""
 
     def measure(
         self,
@@ -123,6 +133,7 @@ class Engine:
             request_ns=requests,
             queue_ns=queueing,
             contention=beside,
+            stopped=self._stopped(warm.steady_from, steady, beside, requests or ()),
         )
 
     def _warm_up(self, blocks: list[Block], progress: Listener) -> WarmedUp:
@@ -156,7 +167,11 @@ class Engine:
         gc.collect()
         if self.host is not None:
             self._marks.append(self.host())
+        self._suspended.append(self.suspended())
+        before = self.usage() if self.usage is not None else None
         blocks.append(self.block(steps))
+        if self.usage is not None and before is not None:
+            self._cpu_ns.append(round((self.usage()[0] - before[0]) * 1e9))
 
     def block(self, steps: int) -> Block:
         """Runs `steps` steps between two synchronizations."""
@@ -168,6 +183,20 @@ class Engine:
             return None
         before = self._marks[max(first - 1, 0)]
         return contention.over(before, self.host(), steady, self.threads, affinity_cores())
+
+    def _stopped(
+        self,
+        first: int,
+        steady: list[Block],
+        beside: Contention | None,
+        requests: tuple[int, ...],
+    ) -> str:
+        """What stood still since before that block, in words."""
+        index = max(first - 1, 0)
+        cpu = self._cpu_ns[index : index + len(steady)] if first else []
+        suspended = self.suspended() - self._suspended[index]
+        known = cpu if len(cpu) == len(steady) else None
+        return standstill.seen(steady, beside, known, requests, suspended)
 
     def _requests(self) -> tuple[int, ...]:
         limit_seconds = self.settings.steady_limit_seconds

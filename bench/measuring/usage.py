@@ -1,9 +1,12 @@
-"""What this process has used of the host so far: CPU time and context switches."""
+"""What this process has used of the host so far, and how long the machine was suspended."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
+MACOS = (("CLOCK_MONOTONIC", "CLOCK_UPTIME_RAW"),)
+"""There the monotonic clock is the one that runs on."""
 Usage = Callable[[], tuple[float, int]]
 """CPU seconds of the process so far, all threads, and its involuntary context switches."""
 
@@ -21,3 +24,15 @@ def process_usage() -> Usage | None:
         return now.ru_utime + now.ru_stime, now.ru_nivcsw
 
     return usage
+
+
+def suspended_ns() -> int:
+    """How far the clock that runs on in a suspended machine is beyond the one that does not.
+
+    Only differences mean anything. 0 where the system has no two such clocks (Windows).
+    """
+    for running, standing in (("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"), *MACOS):
+        if hasattr(time, running) and hasattr(time, standing):
+            first, second = getattr(time, running), getattr(time, standing)
+            return time.clock_gettime_ns(first) - time.clock_gettime_ns(second)
+    return 0

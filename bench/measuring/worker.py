@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import gc
 import importlib
-import importlib.metadata
 import math
 import os
 import signal
@@ -27,9 +26,11 @@ from typing import Any, BinaryIO
 import msgspec
 
 from bench import catalogue, lifeline
-from bench.backend import Backend, Device
+from bench.backend import Device
+from bench.measuring import asked
 from bench.measuring.engine import Engine
-from bench.measuring.usage import process_usage
+from bench.measuring.surroundings import harmful, hide_plug_ins
+from bench.measuring.usage import process_usage, suspended_ns
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
@@ -50,7 +51,7 @@ from bench.records.outcome import (
 from bench.records.reason import of_error, reason
 from bench.records.run import Settings
 from bench.telemetry.contention import HostCounters, causes
-from bench.workload import Job, Mode, Site, Unsupported, Workload
+from bench.workload import Job, Look, Mode, Site, Unsupported, Workload
 
 PROGRESS_SECONDS = 0.5
 """Least time between two progress lines, so that the parent stays asleep."""
@@ -141,6 +142,7 @@ class Launch:
         self.environment: dict[str, Any] = {}
         self.first_step_ns: int | None = None
         self.estimated_peak_bytes: int | None = None
+        self.watched: asked.Watched | None = None
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -219,18 +221,20 @@ class Launch:
         lacking = self.backend.unsupported(device.info, precision)
         if lacking is not None:
             return Skipped(reason=f"{precision.name}: {lacking}")
-        if precision.shortened and not device.float32_reduced():
-            return Void(reason=f"{precision.name}: its switch was set, and reads back as off")
-        asked = request.memory_format or workload.memory_formats[0]
-        given = self.backend.memory_format(asked)
-        if request.memory_format is not None and given != asked:
-            return Skipped(reason=f"{asked}: the backend {self.backend.name} does not have it")
+        if unasked := asked.complaint(asked.switches(device, precision)):
+            return Void(reason=unasked)
+        wanted = request.memory_format or workload.memory_formats[0]
+        given = self.backend.memory_format(wanted)
+        if request.memory_format is not None and given != wanted:
+            return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
+        recorder = device.recorder() if request.case.execution == "graph" else None
+        self.watched = asked.Watched(recorder) if recorder is not None else None
         site = Site(
             device=device.torch_device,
             precision=precision,
             seed=request.seed,
             execution=request.case.execution,
-            recorder=device.recorder() if request.case.execution == "graph" else None,
+            recorder=self.watched,
             memory_format=given,
         )
         if request.rehearse:
@@ -244,6 +248,10 @@ class Launch:
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if not verdict.passed:
             return Void(reason=f"numerics: {verdict.complaint}", numerics=verdict)
+        if unasked := asked.complaint(self._executed()):
+            return Void(reason=unasked, numerics=verdict)
+        if self.watched is not None:
+            self.watched.timed()
 
         channel.enter("build")
         start = time.perf_counter()
@@ -273,6 +281,7 @@ class Launch:
             usage=process_usage(),
             host=HostCounters().read,
             threads=int(self.environment["threads"]),
+            suspended=suspended_ns,
         )
         series = engine.measure(
             samples=request.samples,
@@ -283,17 +292,26 @@ class Launch:
         self.first_step_ns = series.started_ns
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         channel.enter("report")
+        before = dict(self.environment)
         self._describe(device)
+        looks = [
+            *asked.unmoved(before, self.environment),
+            *asked.switches(device, PRECISIONS[request.case.precision]),
+            *self._executed(),
+            *job.looks(),
+        ]
         self.environment["job"] = dict(job.facts)
-        if request.case.execution == "compile":
-            self.environment["compiler"] = environment.compiler()
         if not all(math.isfinite(w) for w in series.witness):
             first, last = series.witness
             return Void(
                 reason=f"output is not finite: {first} after the first step, {last} after the last",
                 numerics=verdict,
             )
-        slowed = causes(series.contention) if series.contention is not None else {}
+        if unasked := asked.complaint(looks):
+            return Void(reason=unasked, numerics=verdict)
+        slowed = {} if series.contention is None else dict(causes(series.contention))
+        if series.stopped:
+            slowed["STOPPED"] = series.stopped
         return Measured(
             work=work,
             numerics=verdict,
@@ -311,36 +329,19 @@ class Launch:
             energy_absent="not observable: nobody looked",
         )
 
+    def _executed(self) -> list[Look]:
+        """Whether the execution is the case's, as far as it has come."""
+        if self.request.case.execution == "compile":
+            self.environment["compiler"] = environment.compiler()
+            return asked.compiled(self.environment["compiler"])
+        return asked.replayed(self.watched) if self.request.case.execution == "graph" else []
+
     def _describe(self, device: Device) -> None:
         """The stack and device as they stand now."""
         self.environment.update(environment.stack())
         self.environment["device"] = msgspec.to_builtins(device.info)
         self.environment["device_state"] = device.facts()
         self.environment["float32_reduced"] = device.float32_reduced()
-
-
-def harmful(backend: Backend) -> str:
-    """Why this process's environment voids what it would measure; empty if it does not."""
-    return "; ".join(
-        f"{name}={os.environ[name]}: {reason}. Unset it and run again"
-        for name, reason in backend.harmful_variables().items()
-        if os.environ.get(name, "0") not in ("", "0")
-    )
-
-
-def hide_plug_ins(backend: Backend) -> None:
-    """Hides other vendors' plug-ins for torch from libraries that import whichever they find.
-
-    One that is installed without its runtime would make them fail on a device that works. Only
-    where torch itself loads none.
-    """
-    if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") != "0":
-        return
-    own = {name.partition(".")[0] for name in backend.plug_ins}
-    for point in importlib.metadata.entry_points(group="torch.backends"):
-        module = point.module.partition(".")[0]
-        if module not in own and module not in sys.modules:
-            sys.modules[module] = None  # type: ignore[assignment]  # "not there", for an import
 
 
 def simulated(outcome: Measured) -> Outcome:

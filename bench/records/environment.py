@@ -51,6 +51,8 @@ FURNITURE = re.compile(
 with their families, and no cause of another speed."""
 
 
+LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
+"""How the compiler says that it gives a function up: it has been compiled too often."""
 SECRET = re.compile(r"TOKEN|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
 """Names of variables whose values nobody is told."""
 WHERE = re.compile(r"(^|_)(ADDR|ADDRESS|COMM_ID|ENDPOINT|HOST|IFNAME|IP|URI|URL|USER)$")
@@ -246,8 +248,15 @@ def stack() -> dict[str, Any]:
 
 
 def compiler() -> dict[str, int]:
-    """What torch.compile has done in this process: graphs made, and breaks between them."""
+    """What torch.compile has done in this process: graphs made, breaks between them, and functions
+    that it compiled too often and runs eagerly since.
+    """
     from torch._dynamo.utils import counters  # no public name; torch's own tutorials read it
 
     breaks = sum(counters["graph_break"].values())
-    return {"graphs": counters["stats"]["unique_graphs"], "graph_breaks": breaks}
+    limits = sum(n for why, n in counters["unimplemented"].items() if LIMIT.search(why))
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": breaks,
+        "limits": limits,
+    }

@@ -29,6 +29,7 @@ Flag = Literal[
     "HOST_GAP",
     "CONTENDED",
     "QUOTA",
+    "STOPPED",
     "THROTTLED",
     "POWER_CAPPED",
     "SHARED_DEVICE",

@@ -20,6 +20,7 @@ from bench.planning.tuning import in_words
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._narrow import LEAST_WIDTH, fitting
+from bench.reports._wording import STOPPERS
 
 STYLE: dict[CompareVerdict, str] = {
     "FASTER": "bold green",
@@ -275,6 +276,8 @@ def _next(comparison: Comparison) -> str:
             "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
             "quota, on the machine of what is not ranked; run it again."
         )
+    if any("STOPPED" in row.flags for row in _unranked(comparison)):
+        return f"Next: find what {STOPPERS}, and run what is not ranked again."
     if "UNRANKED" in verdicts:
         return "Next: end other work on the machine of what is not ranked, and run it again."
     if "UNDECIDED" in verdicts:

@@ -42,6 +42,7 @@ FLAGS = {
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
     "CONTENDED": "other work on the host slowed it",
     "QUOTA": "the CPU quota of the container held it back",
+    "STOPPED": "its process, or the machine, stood still while it was timed",
     "THROTTLED": "heat, the power supply or protection slowed it",
     "POWER_CAPPED": "the device held its clock to its power limit",
     "SHARED_DEVICE": "others had the device open too",

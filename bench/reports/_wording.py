@@ -13,6 +13,12 @@ from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
 from bench.records.run import RunFile
 
+STOPPERS = (
+    "stops this process or suspends this machine (a debugger, a job scheduler, a limiter of CPU "
+    "time, a hypervisor, sleep, swapping)"
+)
+"""What may have a process stand still, as far as it can be named."""
+
 
 def limits(row: Row) -> list[str]:
     """The measured ceiling that a case is nearest to, then the published one, with its shares."""
@@ -83,6 +89,8 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
             "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
             f"quota: it held back too many launches.{too}"
         )
+    if any(row.verdict == "INVALID" and "STOPPED" in row.flags for row in rows):
+        return f"Next: find what {STOPPERS}, and run again without it."
     if any(row.verdict == "INVALID" and row.hindrance for row in rows):
         return "Next: end other work on this machine and run again: it slowed too many launches."
     if any(row.verdict == "NO_STEADY_STATE" for row in rows):

@@ -35,6 +35,7 @@ FLAGS = {
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
     "CONTENDED": "other work on the host slowed a launch",
     "QUOTA": "the CPU quota of this container held a launch back",
+    "STOPPED": "a launch's process, or the machine, stood still while it was timed",
     "THROTTLED": "heat, the power supply or protection slowed a launch",
     "POWER_CAPPED": "the device held its clock to its power limit, as it does under heavy load",
     "SHARED_DEVICE": "others had the device open too",

@@ -13,9 +13,10 @@ from bench import units
 from bench.records.observed import THROTTLING, Reading, Telemetry
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
+from bench.telemetry import standstill
 from bench.telemetry.energy import steady_spans
 
-HINDERED: frozenset[Flag] = frozenset({"CONTENDED", "QUOTA", "THROTTLED"})
+HINDERED: frozenset[Flag] = frozenset({"CONTENDED", "QUOTA", "STOPPED", "THROTTLED"})
 """Flags that name a cause outside the job: such a launch is left out of its case's figures."""
 CLOCK_SHARE = 0.95
 """A launch whose clock is below this share of the fastest tenth of its case's is throttled."""
@@ -35,7 +36,7 @@ def with_flags(outcome: Measured, telemetry: Telemetry | str) -> Measured:
 
 def hindered(outcome: Measured) -> bool:
     """Whether something outside the job slowed the launch."""
-    return not HINDERED.isdisjoint(outcome.flags)
+    return not HINDERED.isdisjoint(outcome.flags) or bool(standstill.recorded(outcome))
 
 
 def unhindered(outcomes: Sequence[Measured]) -> list[Measured]:
@@ -111,6 +112,8 @@ def slowed_launches(launches: Sequence[Launch]) -> dict[int, tuple[Flag, str]]:
     }
     for launch in launches:
         if isinstance(launch.outcome, Measured):
+            if stopped := standstill.recorded(launch.outcome):
+                found[launch.launch] = ("STOPPED", stopped)
             for flag in sorted(HINDERED.intersection(launch.outcome.flags)):
                 cause = launch.outcome.causes.get(flag, flag)
                 found[launch.launch] = (flag, cause)
@@ -118,7 +121,7 @@ def slowed_launches(launches: Sequence[Launch]) -> dict[int, tuple[Flag, str]]:
 
 
 def flagged(launch: Launch, slowed: Mapping[int, tuple[Flag, str]]) -> Measured:
-    """The launch's outcome, with the flag that only the whole case's clocks show."""
+    """The launch's outcome, with the flag that only the whole case, or its samples, show."""
     assert isinstance(launch.outcome, Measured)
     flag, _ = slowed.get(launch.launch, (None, ""))
     if flag is None or flag in launch.outcome.flags:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.workload import Job, Queued, Recorder, Site
+from bench.workload import Job, Look, Queued, Recorder, Site
+from bench.workloads import _looks
 from bench.workloads._jobs import model_facts
 from bench.workloads._quantized import products
 from bench.workloads._transformers import with_cache
@@ -51,6 +53,7 @@ class Generator:
         batch, self._prompt_length = prompt
         length = self._prompt_length + new_tokens
         self.model = model.eval()
+        self._site = site
         config: Any = model.config
         self._cache = StaticCache(config=config, max_cache_len=length)
         self._with_cache = with_cache(model, self._cache)
@@ -79,6 +82,15 @@ class Generator:
     def products(self) -> dict[str, Tensor]:
         """What its quantized layers give for rows of their own; {} if it has none."""
         return products(self.model)
+
+    def looks(self, prompt: Tensor) -> Iterator[Look]:
+        """At the model, what it reads, its cache and its attention."""
+        caches = [(layer.keys, layer.values) for layer in self._cache.layers]
+        yield from _looks.placed(self.model, prompt, self._site)
+        yield from _looks.cached(caches, self._site)
+        yield _looks.mode(self.model, training=False)
+        yield from _looks.attention(self.model, self.facts)
+        yield from _looks.experts(self.model, self.facts)
 
     def prefill(self, prompt: Tensor) -> Tensor:
         """Logits [B, 1, V] of the token after the prompt [B, P]; fills the cache from its start."""
@@ -137,6 +149,10 @@ class PrefillJob(Job):
         self.step()
         return {"logits": self._logits} | self.generator.products()
 
+    def looks(self) -> Iterator[Look]:
+        """At the generator and a prompt."""
+        return self.generator.looks(next(self._prompts))
+
 
 class DecodeJob(Job):
     """One token for each sequence, greedy, fed back on the device."""
@@ -179,6 +195,10 @@ class DecodeJob(Job):
         for index in range(self._new_tokens):
             logits.append(self._after(self._forced[:, index : index + 1], index))
         return {"logits": torch.cat(logits, dim=1)} | self.generator.products()
+
+    def looks(self) -> Iterator[Look]:
+        """At the generator and the prompt."""
+        return self.generator.looks(self.prompt)
 
     def _after(self, token: Tensor, index: int) -> Tensor:
         """Logits after a token [B, 1], the `index`-th behind the prompt."""

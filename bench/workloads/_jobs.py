@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from bench.workload import Job, Site
+from bench.workload import Job, Look, Site
+from bench.workloads import _looks
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._seeded import parameter_count
 
@@ -65,7 +66,12 @@ def make_optimizer(
         optimizer, fused = makers[name](True), True
     except RuntimeError:  # torch's word for: no fused kernel on this device
         optimizer, fused = makers[name](False), False
-    return optimizer, f"{type(optimizer).__name__}(fused={fused})"
+    return optimizer, described(optimizer, fused)
+
+
+def described(optimizer: torch.optim.Optimizer, fused: bool) -> str:
+    """What the record says of an optimizer."""
+    return f"{type(optimizer).__name__}(fused={fused})"
 
 
 def adamw_learning_rate(hidden: int) -> float:
@@ -163,6 +169,18 @@ class TrainingJob(Job):
             "loss after 2 steps": last,
         }
 
+    def looks(self) -> Iterator[Look]:
+        """At model, batches, autocast and attention; and which kernels the optimizer takes."""
+        yield from _looks.placed(self._model, self._next_batches(), self._site)
+        yield _looks.mode(self._model, training=True)
+        yield from _looks.computed_again(self._model, self.facts)
+        yield from _looks.experts(self._model, self.facts)
+        yield from _looks.autocasting(autocast(self._site), self._site)
+        yield from _looks.attention(self._model, self.facts)
+        # Its kernels are torch's choice, and the case asks for none: the record says what ran.
+        fused = _looks.fused(self._optimizer.step)
+        self.facts = {**self.facts, "optimizer": described(self._optimizer, fused)}
+
     def _next_batches(self) -> list[Batch]:
         return list(itertools.islice(self._batches, self._accumulation_steps))
 
@@ -206,6 +224,7 @@ class InferenceJob(Job):
         """Puts the model into evaluation mode."""
         self._model = executed(model.eval(), site)
         self._forward = forward
+        self._site = site
         self._inputs = itertools.cycle(inputs)
         self.facts = model_facts(model, site) | facts
 
@@ -224,6 +243,12 @@ class InferenceJob(Job):
         """Output for the first input."""
         self.step()
         return {"logits": self._logits} | products(self._model)
+
+    def looks(self) -> Iterator[Look]:
+        """At model, inputs and attention."""
+        yield from _looks.placed(self._model, next(self._inputs), self._site)
+        yield _looks.mode(self._model, training=False)
+        yield from _looks.attention(self._model, self.facts)
 
 
 def executed(model: nn.Module, site: Site) -> nn.Module:

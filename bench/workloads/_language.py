@@ -145,6 +145,7 @@ def training_job(
     """Predicts each token of random texts from those before it; wants `TrainParameters`."""
     if parameters.gradient_checkpointing:
         checkpoint_layers(model)
+        facts = {**facts, "gradient checkpointing": "on"}
     shape = (parameters.batch_size, parameters.sequence_length + 1)
     count = BATCHES * parameters.accumulation_steps
     texts = [data.integers(0, vocabulary, shape).to(site.device) for _ in range(count)]

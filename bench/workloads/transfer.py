@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import msgspec
 
 from bench.precision import Precision
 from bench.records.outcome import Work
-from bench.workload import Job, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
+from bench.workload import Job, Look, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -106,6 +107,13 @@ class TransferJob(Job):
         for side in (self._target, self._source):
             float(side[0])
         return {"output": self._target}
+
+    def looks(self) -> Iterator[Look]:
+        """At the host's side: whether it is pinned."""
+        target, source = next(self._pairs)
+        host = source if source.device.type == "cpu" else target
+        seen = "pinned" if host.is_pinned() else "pageable"
+        yield Look(what="host memory", asked=self.facts["host memory"], seen=seen)
 
 
 WORKLOAD = Transfer()

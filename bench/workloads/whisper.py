@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from bench.workload import (
     TWIN_VOCABULARY,
     BatchSize,
     Job,
+    Look,
     Mode,
     OneOf,
     Parameters,
@@ -25,6 +27,7 @@ from bench.workload import (
     twin_name,
     with_twins,
 )
+from bench.workloads import _looks
 from bench.workloads._jobs import BATCHES, executed, model_facts
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
 from bench.workloads._transformers import with_cache
@@ -208,7 +211,8 @@ class TranscriptionJob(Job):
         self._cache = EncoderDecoderCache(own, cross)
         self._with_cache = with_cache(model.get_submodule("model.decoder"), self._cache)
         heads = config.decoder_attention_heads
-        layers = [*own.layers, *cross.layers]
+        layers = self._layers = [*own.layers, *cross.layers]
+        self._site = site
         self._written = torch.zeros(len(layers), dtype=torch.long, device=site.device)
         for cache in (own, cross):
             cache.early_initialization(
@@ -258,6 +262,14 @@ class TranscriptionJob(Job):
                 for index in range(self._new_tokens)
             ]
         return {"logits": torch.cat(logits, dim=1)}
+
+    def looks(self) -> Iterator[Look]:
+        """At the model, its windows, its cache and its attention."""
+        caches = [(x.keys, x.values) for x in self._layers]
+        yield from _looks.placed(self._model, next(self._windows), self._site)
+        yield from _looks.cached(caches, self._site)
+        yield _looks.mode(self._model, training=False)
+        yield from _looks.attention(self._model, self.facts)
 
     def _encode(self) -> Tensor:
         """[B, S, d] of the next windows; empties both caches."""

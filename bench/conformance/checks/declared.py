@@ -19,7 +19,7 @@ from bench.conformance.check import (
 )
 from bench.conformance.checks.arithmetic import FORMATS, PRODUCTS, kept_bits
 from bench.judging import chips
-from bench.measuring.worker import harmful
+from bench.measuring.surroundings import harmful
 from bench.precision import PRECISIONS, Precision
 
 LEAST_BYTES, MOST_BYTES = 2**28, 2**44

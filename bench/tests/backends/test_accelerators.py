@@ -13,7 +13,7 @@ import pytest
 from bench import catalogue
 from bench.backends import _torch_device
 from bench.backends._torch_device import torch_build
-from bench.measuring import worker
+from bench.measuring import surroundings
 
 ACCELERATORS = sorted(set(catalogue.plug_ins("backends")) - {"cpu"})
 
@@ -61,9 +61,9 @@ def test_what_voids_a_measurement(
 ) -> None:
     backend = catalogue.backend(name)
     monkeypatch.delenv(variable, raising=False)
-    assert worker.harmful(backend) == ""
+    assert surroundings.harmful(backend) == ""
     monkeypatch.setenv(variable, "1")
-    assert worker.harmful(backend).startswith(f"{variable}=1: ")
+    assert surroundings.harmful(backend).startswith(f"{variable}=1: ")
 
 
 def test_other_vendors_plug_ins_are_hidden_where_torch_loads_none(
@@ -76,10 +76,10 @@ def test_other_vendors_plug_ins_are_hidden_where_torch_loads_none(
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
     before = set(sys.modules)
     monkeypatch.setenv(_torch_device.AUTOLOAD, "1")
-    worker.hide_plug_ins(catalogue.backend("ascend"))
+    surroundings.hide_plug_ins(catalogue.backend("ascend"))
     assert set(sys.modules) == before
     monkeypatch.setenv(_torch_device.AUTOLOAD, "0")
-    worker.hide_plug_ins(catalogue.backend("ascend"))
+    surroundings.hide_plug_ins(catalogue.backend("ascend"))
     try:
         assert set(sys.modules) - before == {"torch_some_vendor"}
         assert importlib.util.find_spec("torch_some_vendor") is None

@@ -11,7 +11,7 @@ from bench.backend import DeviceInfo
 from bench.backends import ascend
 from bench.backends._torch_device import missing_library
 from bench.backends.ascend import AscendBackend
-from bench.measuring import worker
+from bench.measuring import surroundings, worker
 from bench.measuring.worker import ALLOW_SIMULATED
 from bench.precision import PRECISIONS
 from bench.records import environment
@@ -93,7 +93,7 @@ def test_a_variable_that_makes_the_host_wait_is_harm(
     monkeypatch.delenv(name, raising=False)
     if value is not None:
         monkeypatch.setenv(name, value)
-    said = worker.harmful(AscendBackend())
+    said = surroundings.harmful(AscendBackend())
     assert bool(said) is harm
     if harm:
         assert said == (f"{name}=1: the host waits for every operator. Unset it and run again")

@@ -1,0 +1,33 @@
+"""What a worker has around it: variables that void its figures, other vendors' plug-ins."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+
+from bench.backend import Backend
+
+
+def harmful(backend: Backend) -> str:
+    """Why this process's environment voids what it would measure; empty if it does not."""
+    return "; ".join(
+        f"{name}={os.environ[name]}: {reason}. Unset it and run again"
+        for name, reason in backend.harmful_variables().items()
+        if os.environ.get(name, "0") not in ("", "0")
+    )
+
+
+def hide_plug_ins(backend: Backend) -> None:
+    """Hides other vendors' plug-ins for torch from libraries that import whichever they find.
+
+    One that is installed without its runtime would make them fail on a device that works. Only
+    where torch itself loads none.
+    """
+    if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") != "0":
+        return
+    own = {name.partition(".")[0] for name in backend.plug_ins}
+    for point in importlib.metadata.entry_points(group="torch.backends"):
+        module = point.module.partition(".")[0]
+        if module not in own and module not in sys.modules:
+            sys.modules[module] = None  # type: ignore[assignment]  # "not there", for an import

@@ -1,0 +1,253 @@
+"""A process that stood still is told from one that computed, waited for a core, or was slow."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.judging.measured import measured_row
+from bench.measuring.usage import suspended_ns
+from bench.measuring.worker import Request
+from bench.records.observed import Contention
+from bench.records.outcome import Block, Measured
+from bench.records.run import Settings
+from bench.records.runfile import read
+from bench.reports._wording import next_step
+from bench.running.launcher import launch
+from bench.telemetry import flags, standstill
+from bench.tests.publishing.test_results import FOLDERS
+from bench.tests.values import make_case, make_file, make_launches, make_measured
+
+QUIET = Contention(elapsed_seconds=30.0, threads=2, cores=2, waiting_seconds=0.01)
+WAITED = Contention(elapsed_seconds=30.0, threads=2, cores=2, waiting_seconds=25.0)
+STOLEN = Contention(
+    elapsed_seconds=30.0, threads=2, cores=2, waiting_seconds=0.0, steal_seconds=21.0
+)
+UNKNOWN = Contention(elapsed_seconds=30.0, threads=2, cores=2)
+
+
+def block(seconds: Sequence[float], beside: float = 0.0) -> Block:
+    steps = tuple(round(s * 1e9) for s in seconds)
+    return Block(wall_ns=sum(steps) + round(beside * 1e9), step_ns=steps)
+
+
+def series(step: float = 0.1, stop: float = 0.0, beside: float = 0.0) -> list[Block]:
+    """Ten blocks of five steps; the fourth has a stop in its third step, or behind its last."""
+    blocks = [block([step] * 5) for _ in range(10)]
+    blocks[3] = block([step, step, step + stop, step, step], beside)
+    return blocks
+
+
+def computed(blocks: Sequence[Block], step: float = 0.1, more: float = 0.0) -> list[int]:
+    """CPU ns of each block on two threads, with `more` seconds of both in the fourth."""
+    found = [round(2 * step * len(b.step_ns) * 1e9) for b in blocks]
+    found[3] += round(2 * more * 1e9)
+    return found
+
+
+# --- What is a stop, and what is none -------------------------------------------------------------
+
+
+def test_a_stop_within_a_step() -> None:
+    blocks = series(stop=20.0)
+    said = standstill.seen(blocks, QUIET, computed(blocks))
+    assert said == "the process stood still for 20 s in 1 of 10 blocks without CPU time"
+
+
+def test_a_stop_behind_the_last_event_of_a_device_that_queues() -> None:
+    said = standstill.seen(series(beside=3.0), None)
+    assert said == "the process stood still for 3 s in 1 of 10 blocks"
+
+
+@pytest.mark.parametrize("contention", [QUIET, UNKNOWN, None])
+def test_a_long_stop_needs_no_counters(contention: Contention | None) -> None:
+    assert standstill.seen(series(stop=20.0), contention)
+
+
+def test_a_stop_of_a_long_step_is_seen_by_the_cpu_time_that_it_lacks() -> None:
+    """Three times the usual step: far beyond the rest only where the rest is accounted for."""
+    blocks = series(step=5.0, stop=10.0)
+    assert standstill.seen(blocks, QUIET, computed(blocks, step=5.0))
+    assert not standstill.seen(blocks, UNKNOWN, computed(blocks, step=5.0))
+    assert not standstill.seen(blocks, QUIET)
+
+
+def test_a_step_that_computed_longer_is_none() -> None:
+    """A search for a kernel, say: the job's own."""
+    blocks = series(stop=20.0)
+    assert not standstill.seen(blocks, QUIET, computed(blocks, more=20.0))
+
+
+@pytest.mark.parametrize("contention", [WAITED, STOLEN], ids=["waited", "stolen"])
+def test_a_step_that_waited_for_a_core_is_contention(contention: Contention) -> None:
+    blocks = series(stop=20.0)
+    assert not standstill.seen(blocks, contention, computed(blocks))
+
+
+def test_a_step_that_waited_for_its_input_is_none() -> None:
+    blocks = series(stop=20.0)
+    blocks[3] = msgspec.structs.replace(blocks[3], input_wait_ns=20 * 10**9)
+    assert not standstill.seen(blocks, QUIET, computed(blocks))
+
+
+@pytest.mark.parametrize(
+    ("step", "stop", "told"), [(0.1, 0.4, False), (0.1, 0.6, True), (20.0, 9.0, False)]
+)
+def test_a_stop_that_changes_no_figure_is_left(step: float, stop: float, told: bool) -> None:
+    blocks = series(step=step, stop=stop)
+    assert bool(standstill.seen(blocks, QUIET, computed(blocks, step))) is told
+
+
+def test_stops_in_most_blocks() -> None:
+    blocks = [block([0.1, 0.1, 2.1]) if k % 5 < 3 else block([0.1] * 3) for k in range(10)]
+    cpu = [round(0.6e9)] * 10
+    assert "12 s in 6 of 10 blocks" in standstill.seen(blocks, QUIET, cpu)
+
+
+def test_a_suspended_machine_has_its_clocks_apart() -> None:
+    said = standstill.seen(series(), QUIET, suspended_ns=2_500_000_000)
+    assert said == "the machine was suspended for 2.5 s"
+    assert not standstill.seen(series(), QUIET, suspended_ns=1_000_000)
+
+
+def test_a_stop_between_requests() -> None:
+    requests = [10_000_000] * 100
+    assert not standstill.seen(series(), None, requests_ns=requests)
+    requests[50] += 3 * 10**9
+    assert "3 s in 1 of 100 requests" in standstill.seen(series(), None, requests_ns=requests)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"idle_share": 0.5}, True),
+        ({"idle_share": 0.05}, False),
+        ({"idle_share": 0.5, "waiting_seconds": 14.0}, False),
+        ({"idle_share": 0.5, "helper_seconds": 9.0}, False),
+        ({"idle_share": 0.5, "waiting_seconds": None}, False),
+    ],
+)
+def test_stops_too_short_to_see_add_up_for_one_thread(changes: dict[str, Any], told: bool) -> None:
+    """As a limiter of CPU time makes them, ten a second."""
+    one = msgspec.structs.replace(QUIET, threads=1, **changes)
+    assert ("neither ran nor waited" in standstill.seen(series(), one)) is told
+    fed = [msgspec.structs.replace(b, input_wait_ns=10**8) for b in series()]
+    assert not standstill.seen(fed, one)
+
+
+# --- Honest noise ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_is_no_stop(seed: int) -> None:
+    """Steps of a millisecond to ten seconds: a heavy tail, drift, half the steps twice as long."""
+    dice = random.Random(seed)
+    step = 10 ** dice.uniform(-3, 1)
+    kinds: dict[str, Callable[[int], float]] = {
+        "tail": lambda k: step * dice.lognormvariate(0, 0.3),
+        "drift": lambda k: step * (1 + 0.1 * k),
+        "two levels": lambda k: step * dice.choice((1, 1.9)),
+        "one slow": lambda k: step * (1.9 if k == 4 else 1),
+    }
+    for kind, of in kinds.items():
+        blocks = [block([of(k) for _ in range(5)]) for k in range(12)]
+        cpu = [2 * b.wall_ns for b in blocks]
+        assert not standstill.seen(blocks, QUIET, cpu), kind
+        assert not standstill.seen(blocks, None), kind
+
+
+@pytest.mark.parametrize("path", FOLDERS, ids=lambda path: path.name)
+def test_no_published_launch_stood_still(path: Any) -> None:
+    measured = [x.outcome for x in read(path).launches if isinstance(x.outcome, Measured)]
+    assert len(measured) > 100
+    assert [said for said in map(standstill.recorded, measured) if said] == []
+
+
+# --- What is made of it ---------------------------------------------------------------------------
+
+
+def stood(seconds: float = 20.0) -> Measured:
+    """As an edited record of before: no flag, and one step of ten with a stop."""
+    return make_measured([0.1] * 9 + [0.1 + seconds])
+
+
+def test_a_launch_that_stood_still_is_left_out_and_counted() -> None:
+    case = make_case()
+    launches = make_launches(case, [make_measured(0.1)] * 5 + [stood()])
+    row = measured_row(case, launches, 0, Settings())
+    assert (row.launches, row.hindered, row.verdict) == (5, 1, "OK")
+    assert row.throughput == pytest.approx(make_measured(0.1).throughput)
+    assert "STOPPED" in row.flags
+    assert row.left_out == (
+        "1 of 6 launches slowed from outside: the process stood still for 20 s in 1 of 10 blocks"
+    )
+    assert flags.hindered(stood()) and not flags.hindered(make_measured(0.1))
+
+
+def test_a_case_that_stood_still_throughout_has_no_ok() -> None:
+    """Five times too slow, and each launch alike: an interval of nothing."""
+    case = make_case()
+    row = measured_row(case, make_launches(case, [stood(4.0)] * 5), 0, Settings())
+    assert row.verdict == "INVALID" and row.hindrance
+    said = next_step(make_file([case], make_launches(case, [stood(4.0)] * 5)), [row])
+    assert "stops this process or suspends this machine" in said and "end other work" not in said
+
+
+def test_the_flag_of_a_worker_says_why() -> None:
+    outcome = make_measured(0.1, flags=("STOPPED",), causes={"STOPPED": "the machine was"})
+    ((number, found),) = flags.slowed_launches(make_launches(make_case(), [outcome])).items()
+    assert (number, found) == (0, ("STOPPED", "the machine was"))
+
+
+# --- For real -------------------------------------------------------------------------------------
+
+
+def test_the_machines_two_clocks_agree_while_it_runs() -> None:
+    before = suspended_ns()
+    assert abs(suspended_ns() - before) < standstill.SUSPENDED_SECONDS * 1e9
+
+
+STOPPING = """
+import os, signal, subprocess
+from bench.measuring import engine, worker
+from bench.workloads import gemm
+take, step, armed = engine.Engine._take, gemm.MatmulJob.step, []
+def taking(*arguments):
+    armed.append(True)
+    return take(*arguments)
+def stopping(job):
+    if armed == [True]:
+        armed.append(True)
+        subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {os.getpid()}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+    step(job)
+engine.Engine._take, gemm.MatmulJob.step = taking, stopping
+worker.main()
+"""
+"""A worker that stops in the first step behind its warm-up, until another lets it go on."""
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="POSIX")
+def test_a_worker_that_is_stopped_says_so() -> None:
+    """Its blocks are short, so that what it waits for on a busy host explains no stop."""
+    asked = Request(
+        case=make_case(precision="fp32", parameters={"shape": "256x256x256"}),
+        backend="cpu",
+        index=0,
+        settings=Settings(launches=1, block_seconds=0.005, launch_limit_seconds=120.0),
+        samples=20,
+        seed=0,
+    )
+    command = (sys.executable, "-c", STOPPING)
+    outcome = launch(asked, {"OMP_NUM_THREADS": "1"}, command=command).report.outcome
+    assert isinstance(outcome, Measured), outcome
+    assert "STOPPED" in outcome.flags
+    assert "in 1 of 20 blocks without CPU time" in outcome.causes["STOPPED"]
+    assert flags.hindered(outcome)

@@ -1,0 +1,220 @@
+"""Each job looks once at what it steps with: what is not as it was asked for is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers.modeling_utils import AttentionInterface
+
+from bench.measuring.asked import complaint
+from bench.precision import PRECISIONS
+from bench.tests.small_workloads import (
+    MODES,
+    TRAINING,
+    WORKLOADS,
+    build,
+    model_of,
+    one_thread,
+    site,
+    small,
+)
+from bench.workload import Look
+from bench.workloads import _looks
+from bench.workloads._jobs import autocast
+from bench.workloads._transformers import ATTENTION
+from bench.workloads.transfer import TransferJob
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+ATTENDING = ("llama", "deepseek", "bert", "vit-b16", "whisper", "diffusion")
+
+
+def looks(job: Any) -> dict[str, Look]:
+    found = list(job.looks())
+    assert len({look.what for look in found}) == len(found)
+    return {look.what: look for look in found}
+
+
+def told(job: Any) -> str:
+    return complaint(job.looks())
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_a_job_is_as_it_was_asked_for(name: str, mode: str) -> None:
+    for memory_format in WORKLOADS[name].memory_formats:
+        job = build(name, mode, site(memory_format=memory_format))
+        job.step()
+        found = looks(job)
+        job.close()
+        assert complaint(found.values()) == ""
+        assert ("attention" in found) == (name in ATTENDING)
+        if hasattr(job, "generator") or hasattr(job, "_model"):
+            assert found["memory format of the weights"].asked == memory_format
+            assert {"device of the weights", "mode of the model"} <= set(found)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-amp", "int8"])
+def test_other_precisions_are_as_they_were_asked_for_too(precision: str) -> None:
+    mode = "prefill" if precision == "int8" else "train"
+    job = build("llama", mode, site(PRECISIONS[precision]))
+    job.step()
+    assert told(job) == ""
+
+
+# --- What a job must notice, one wrong thing at a time -------------------------------------------
+
+
+def images(memory_format: str = "channels_last") -> Any:
+    return build("resnet50", "infer", site(memory_format=memory_format))
+
+
+def test_weights_in_another_layout() -> None:
+    job = images()
+    job._model.to(memory_format=torch.contiguous_format)
+    assert "memory format of the weights: channels_last was asked for, and contiguous" in told(job)
+    job = images("contiguous")
+    job._model.to(memory_format=torch.channels_last)
+    assert "memory format of the weights: contiguous was asked for, and channels_last" in told(job)
+
+
+def test_inputs_in_another_layout() -> None:
+    job = images()
+    job._inputs = iter([next(job._inputs).contiguous()])
+    assert "memory format of the inputs: channels_last was asked for, and contiguous" in told(job)
+
+
+def test_a_layout_that_is_neither() -> None:
+    job = images()
+    job._inputs = iter([next(job._inputs)[..., ::2]])
+    assert "and strides of (" in told(job)
+
+
+def test_weights_on_another_device() -> None:
+    job = images()
+    job._model.classifier.to("meta")
+    assert "device of the weights: cpu was asked for, and meta" in told(job)
+
+
+def test_wider_weights_than_asked_for() -> None:
+    job: Any = build("bert", "infer", site(PRECISIONS["bf16"]))
+    job._model.float()
+    assert "dtype of the weights: torch.bfloat16 was asked for, and torch.float32" in told(job)
+
+
+def test_a_wider_cache_than_asked_for() -> None:
+    job: Any = build("llama", "decode", site(PRECISIONS["bf16"]))
+    layer = job.generator._cache.layers[1]
+    layer.keys = layer.keys.float()
+    assert "dtype of the cache: torch.bfloat16 was asked for, and torch.float32" in told(job)
+
+
+@pytest.mark.parametrize(("name", "mode"), [*TRAINING, ("bert", "infer"), ("llama", "decode")])
+def test_one_module_in_the_other_mode(name: str, mode: str) -> None:
+    if mode == "train-pipeline":
+        return  # as training
+    job = build(name, mode, site())
+    job.step()
+    last = list(model_of(job).modules())[-1]
+    last.train(not last.training)
+    assert "mode of the model" in told(job)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("llama", "train"), ("llama", "decode"), ("bert", "infer")]
+)
+def test_attention_by_another_name(name: str, mode: str) -> None:
+    job = build(name, mode, site())
+    job.step()
+    model: Any = model_of(job)
+    model.config._attn_implementation = "eager"
+    assert "attention: sdpa was asked for, and eager is what was seen" in told(job)
+
+
+def test_the_same_name_for_another_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = build("llama", "prefill", site())
+    monkeypatch.setitem(AttentionInterface._global_mapping, ATTENTION, lambda *_: None)
+    assert f"attention: sdpa was asked for, and {ATTENTION} is what was seen" in told(job)
+
+
+def test_another_attention_of_a_denoiser() -> None:
+    job = build("diffusion", "infer", site())
+    modules: list[Any] = list(model_of(job).modules())
+    for module in modules:
+        if hasattr(module, "set_processor"):
+            from diffusers.models.attention_processor import AttnProcessor
+
+            module.set_processor(AttnProcessor())
+            break
+    assert "attention: sdpa was asked for, and AttnProcessor is what was seen" in told(job)
+
+
+def test_other_experts_than_asked_for() -> None:
+    job = build("deepseek", "prefill", site())
+    model: Any = model_of(job)
+    model.config._experts_implementation = "eager"
+    assert "experts: grouped_mm was asked for, and eager is what was seen" in told(job)
+
+
+def test_activations_that_are_kept_although_they_were_not_to_be() -> None:
+    parameters = small("llama", "train", gradient_checkpointing=True)
+    job = WORKLOADS["llama"].build("train", parameters, site())
+    job.step()
+    assert looks(job)["gradient checkpointing"].seen == "on"
+    for module in model_of(job).modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = False  # type: ignore[assignment]
+    assert "gradient checkpointing: on was asked for, and off" in told(job)
+    plain = build("llama", "train", site())
+    plain.step()
+    assert "gradient checkpointing" not in looks(plain)
+
+
+@pytest.mark.filterwarnings("ignore:.*autocast.*:UserWarning")
+def test_an_autocast_that_torch_disables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does, with no more than a warning, for a dtype that a device does not have."""
+    at = site(PRECISIONS["bf16-amp"])
+    assert complaint(_looks.autocasting(autocast(at), at)) == ""
+    off = torch.autocast("cpu", torch.bfloat16, enabled=False)
+    said = complaint(_looks.autocasting(off, at))
+    assert said.startswith("autocast: torch.bfloat16 was asked for, and no autocast is what")
+    half = torch.autocast("cpu", torch.float16)
+    assert "and torch.float16 is what" in complaint(_looks.autocasting(half, at))
+
+
+def test_memory_that_is_not_pinned() -> None:
+    pair = (torch.zeros(4, device="meta"), torch.zeros(4))
+    assert "host memory: pinned was asked for, and pageable" in told(
+        TransferJob([pair], True, "pinned")
+    )
+    assert told(TransferJob([pair], False, "pageable")) == ""
+
+
+# --- An optimizer's kernels, which the record tells -----------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bert", "resnet50", "dlrm"])
+def test_the_record_says_which_optimizer_ran(name: str) -> None:
+    job = build(name, "train", site())
+    job.step()
+    assert told(job) == ""
+    assert job.facts["optimizer"].endswith("(fused=True)")
+
+    job = build(name, "train", site())
+    job.step()
+    optimizer: Any = job._optimizer  # type: ignore[attr-defined]
+    for group in optimizer.param_groups:
+        group["fused"] = False
+    assert told(job) == ""
+    assert job.facts["optimizer"].endswith("(fused=False)")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [lambda: torch.ones(2).add_(1), lambda: torch._foreach_add_([torch.ones(2)], 1)],
+    ids=["one by one", "foreach"],
+)
+def test_kernels_that_are_not_fused(step: Callable[[], object]) -> None:
+    assert not _looks.fused(step)
