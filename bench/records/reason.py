@@ -41,7 +41,8 @@ def of_error(error: BaseException) -> str:
     said: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(said) < 4:  # no circle, and no endless chain
-        said.append(f"{type(cause).__name__}: {cause}")
+        words = str(cause)
+        said.append(f"{type(cause).__name__}: {words}" if words else type(cause).__name__)
         cause = cause.__cause__
     return "\nbecause of ".join(said)
 

@@ -53,7 +53,10 @@ def test_both_compare_commands_read_the_saved_file(real: Run) -> None:
 
     between = output("pytest_benchmark", "run.json", str(autosaved), "--between=ops")
     assert NAME in between and "+0.0%" in between and "2 sources" in between
-    (comparison,) = json.loads(output("bench", "run.json", str(own), "--json"))
+    content = own.read_text(encoding="utf-8")
+    renamed = own.with_name("renamed")  # a run is not compared with a copy of itself
+    renamed.write_text(content.replace(read_any(own).run.run_id, "another", 1), encoding="utf-8")
+    (comparison,) = json.loads(output("bench", "run.json", str(renamed), "--json"))
     assert [case["ratio"] for case in comparison["cases"]] == [1.0]
 
 

@@ -36,6 +36,7 @@ from bench.report import Canvas
 from bench.reports._comparison import render
 from bench.reports._flat_comparison import flat
 from bench.tests.scripts.regenerate import BASE, OTHER, RUN
+from bench.tests.values import another
 
 SOURCES = (RUN, OTHER)
 QUICK_REPORTS = ("table", "markdown", "csv", "json", "pytest-benchmark")
@@ -153,7 +154,7 @@ def judge(path: Path, base: RunFile, html: bool) -> str:
             text = catalogue.load("reports", name).render([run], Canvas(width=100))
             text.encode("utf-8")
         if not run.damage:
-            comparison = compare(base, run)
+            comparison = compare(another(base), run)
             render([comparison], Canvas(width=100)).encode("utf-8")
             msgspec.json.encode(flat(comparison))
     except AccelmarkError as error:
