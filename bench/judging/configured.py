@@ -24,7 +24,7 @@ HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
 DEVICE_SETTINGS = re.compile(r"limit|_max_mhz|_mode$|^ecc")
 """Facts of a device that somebody sets; told as such between devices of one name."""
 STACK_SETTINGS = ("threads", "cpu_capability", "mkldnn")
-"""The same of torch on a host."""
+"""What torch made of its settings on a host; told where no variable that differs explains it."""
 SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_ORDER)$")
 """Variables that choose which device it is; its name says what came of that."""
 
@@ -85,15 +85,20 @@ def _settings(
     on_hosts = any(device.get("backend") == "cpu" for device in devices)
     variables = [_variables(file) for file in files]
     switches = {k for file in files for x in file.launches for k in _section(x, "device_state")}
+    set_apart = [
+        one
+        for one in differences
+        if any(one.name in names for names in variables) and _counts(one.name, files, variables)
+    ]
+    yield from set_apart
     for one in differences:
         host = one.name.removeprefix("host ")
         if any(one.name in names for names in variables):
-            if _counts(one.name, files, variables):
-                yield one
-        elif (
+            continue
+        if (
             (on_hosts and one.name != host and host in HOST_SETTINGS)
             or (alike and one.name in switches and DEVICE_SETTINGS.search(one.name))
-            or (alike and one.name in STACK_SETTINGS)
+            or (alike and one.name in STACK_SETTINGS and not set_apart)
         ):
             yield one
 

@@ -167,6 +167,11 @@ def test_other_settings_than_variables(
     assert "chip 0.50" not in said(found)
 
 
+def test_what_a_variable_explains_is_no_second_setting() -> None:
+    found = compare(ran(0.01, threads=2), ran(0.02, ONE, threads=1))
+    assert [d.name for d in found.configured.settings] == ["OMP_NUM_THREADS"]
+
+
 @pytest.mark.parametrize("odd", [[], None, 3, "x", {"facts": 3}], ids=repr)
 def test_descriptions_of_another_version_are_borne(odd: Any) -> None:
     odd_one = ran(0.01, device_state=odd, variables_compared=odd, variables_looked_for=odd)
