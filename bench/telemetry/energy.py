@@ -57,6 +57,8 @@ def with_energy(outcome: Measured, telemetry: Telemetry | str) -> Measured:
     found = by_power if isinstance(by_counter, str) else by_counter
     if isinstance(found, str):
         return _without(outcome, f"not observable: {found}")
+    if not math.isfinite(found):
+        return _without(outcome, "not observable: the readings add up to no number")
     if found <= 0:
         return _without(outcome, "not observable: the counter does not move")
     method = "power" if isinstance(by_counter, str) else "counter"
@@ -170,7 +172,9 @@ def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
     known = [j for j in joules if j is not None]
     if len(known) < len(joules):
         return None
-    return sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
+    found = sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
+    # Its reciprocal is shown too; both are numbers, or neither is one.
+    return found if found and math.isfinite(found) and math.isfinite(1 / found) else None
 
 
 def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
@@ -179,7 +183,8 @@ def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | Non
     if None in joules:
         return None
     pairs = zip(outcomes, joules, strict=True)
-    return stats.log_estimate([o.work.items * o.steady_steps / j for o, j in pairs if j], level)
+    each = [o.work.items * o.steady_steps / j for o, j in pairs if j]
+    return stats.log_estimate(each, level) if all(0 < x < math.inf for x in each) else None
 
 
 def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
