@@ -124,6 +124,11 @@ class Backend(ABC):
     """Modules that register its devices with torch. Where torch loads no plug-in by itself
     (`TORCH_DEVICE_BACKEND_AUTOLOAD=0`), those of other vendors are hidden from this process."""
 
+    library_switches: tuple[str, ...] = ()
+    """Names of functions by which libraries ask whether its software is installed, and then call
+    that whatever device their tensors are on. While the numerics gate's reference runs, on the CPU,
+    each answers no."""
+
     def worker_environment(self) -> Mapping[str, str]:
         """Environment variables that a worker on this backend starts with. Recorded.
 

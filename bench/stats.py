@@ -144,6 +144,14 @@ def _beta_fraction(x: float, a: float, b: float) -> float:
     return front * (fraction - 1)
 
 
+def exp(logarithm: float) -> float:
+    """e to that power; infinite where no number is so large."""
+    try:
+        return math.exp(logarithm)
+    except OverflowError:
+        return math.inf
+
+
 def variance(values: Sequence[float]) -> float:
     """Sample variance of two values or more: as `statistics.variance`, in a tenth of its time."""
     centre = statistics.fmean(values)
@@ -161,7 +169,7 @@ def log_estimate(values: Sequence[float], level: float) -> Estimate | None:
     centre = statistics.fmean(logs)
     error = math.sqrt(variance(logs) / len(logs))
     half = t_quantile(0.5 + level / 2, len(logs) - 1) * error
-    return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), level, half)
+    return Estimate(exp(centre), exp(centre - half), exp(centre + half), level, half)
 
 
 def welch(first: Sequence[float], second: Sequence[float], level: float) -> Welch | None:
@@ -176,7 +184,7 @@ def welch(first: Sequence[float], second: Sequence[float], level: float) -> Welc
     squared = [variance(side) / len(side) for side in logs]
     error = math.sqrt(sum(squared))
     centre = statistics.fmean(logs[1]) - statistics.fmean(logs[0])
-    ratio = math.exp(centre)
+    ratio = exp(centre)
     # Identical launches leave a rounding error in the place of a variance.
     if error <= 1e-12:
         freedom = float(len(first) + len(second) - 2)
@@ -185,7 +193,7 @@ def welch(first: Sequence[float], second: Sequence[float], level: float) -> Welc
     shares = zip(squared, logs, strict=True)
     freedom = sum(squared) ** 2 / sum(s**2 / (len(side) - 1) for s, side in shares)
     half = t_quantile(0.5 + level / 2, freedom) * error
-    low, high = math.exp(centre - half), math.exp(centre + half)
+    low, high = exp(centre - half), exp(centre + half)
     p_value = 2 * t_tail(abs(centre) / error, freedom)
     return Welch(Estimate(ratio, low, high, level, half), p_value, freedom)
 
@@ -205,7 +213,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Mean on the log scale; defined for one value too."""
+    """Mean on the log scale of values above zero; defined for one value too."""
     return math.exp(statistics.fmean(math.log(v) for v in values))
 
 

@@ -47,6 +47,8 @@ def rate(value: float, item: str) -> str:
 
 def duration(seconds: float) -> str:
     """A time with its natural unit: 0.0123 -> "12.3 ms", 75 -> "1 min 15 s"."""
+    if not math.isfinite(seconds):
+        return f"{seconds} s"
     if seconds >= 60:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
     if seconds >= 1:
@@ -60,6 +62,10 @@ SYMMETRIC = 0.10
 """Up to this half-width on the log scale, +-x % says it well enough."""
 
 
+WIDEST = 16.0
+"""From this half-width on, percents have more digits than anybody reads."""
+
+
 def spread(half_width: float) -> str:
     """An interval by its half-width on the log scale, on which the two sides differ in percent.
 
@@ -68,6 +74,8 @@ def spread(half_width: float) -> str:
     """
     if half_width <= SYMMETRIC:
         return f"±{half_width:.1%}"
+    if half_width > WIDEST:
+        return f"-100% +{half_width / math.log(10):.0f} orders of magnitude"
     return f"-{-math.expm1(-half_width):.0%} +{math.expm1(half_width):.0%}"
 
 

@@ -59,6 +59,7 @@ class AscendBackend(TorchBackend):
     vendor = "Huawei"
     device_type = "npu"
     plug_ins = ("torch_npu",)
+    library_switches = ("is_torch_npu_available",)
     install = "Install the torch_npu of your torch's version"
     runtime = "CANN"
     repair = "Source CANN's set_env.sh"

@@ -46,6 +46,7 @@ class MpsBackend(TorchBackend):
     name = "mps"
     vendor = "Apple"
     device_type = "mps"
+    library_switches = ("is_torch_mps_available",)
 
     def worker_environment(self) -> Mapping[str, str]:
         """No fallback, even where a library would switch it on."""

@@ -17,6 +17,7 @@ class XpuBackend(TorchBackend):
     device_type = "xpu"
     built_for = "xpu"
     install = "Install torch from https://download.pytorch.org/whl/xpu"
+    library_switches = ("is_torch_xpu_available",)
     formats = ("contiguous", "channels_last")
 
     def worker_environment(self) -> Mapping[str, str]:

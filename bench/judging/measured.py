@@ -151,6 +151,8 @@ def _latency(outcomes: Sequence[Measured], level: float) -> LatencySummary | Non
     if not series or len(series) < len(launches):
         return None
     medians = [statistics.median(s) for s in series]
+    if min(medians) <= 0:  # shorter than the clock can tell
+        return None
     p50 = stats.log_estimate(medians, level)
     return LatencySummary(
         name=outcomes[0].latency_name or "",
@@ -165,7 +167,7 @@ def _latency(outcomes: Sequence[Measured], level: float) -> LatencySummary | Non
 
 def _over_launches(series: Sequence[Sequence[float]], percent: int) -> float | None:
     values = [stats.percentile(s, percent) for s in series]
-    known = [v for v in values if v is not None]
+    known = [v for v in values if v]
     return stats.geometric_mean(known) if len(known) == len(values) else None
 
 
@@ -182,6 +184,7 @@ def _compiler(launches: Sequence[Launch]) -> dict[str, int]:
 def _median_cold(launches: Sequence[Launch]) -> Cold:
     def median(field: str) -> float | None:
         values = [v for v in (getattr(x.cold, field) for x in launches) if v is not None]
-        return statistics.median(values) if values else None
+        # The mean of the two in the middle may be too large for a number; no value is.
+        return min(statistics.median(values), max(values)) if values else None
 
     return Cold(**{field: median(field) for field in Cold.__struct_fields__})

@@ -70,7 +70,7 @@ def _verdict(case: CaseComparison, p_value: float, significance: float) -> Compa
     assert interval is not None
     if p_value < significance and max(ratio, 1 / ratio) >= 1 + LEAST_DIFFERENCE:
         return "FASTER" if ratio > 1 else "SLOWER"
-    if max(interval.high, 1 / interval.low) <= 1 + EQUIVALENCE:
+    if interval.low > 0 and max(interval.high, 1 / interval.low) <= 1 + EQUIVALENCE:
         return "EQUIVALENT"
     return "UNDECIDED"
 

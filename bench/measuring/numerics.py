@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench.measuring.library_switches import answered_no
 from bench.precision import REFERENCE
 from bench.records.outcome import Check, Numerics
 from bench.workload import Site, Workload
@@ -106,8 +108,13 @@ TOLERANCES: dict[str, dict[str, float]] = {
 }
 
 
-def gate(workload: Workload, mode: str, parameters: Any, site: Site) -> Numerics:
+def gate(
+    workload: Workload, mode: str, parameters: Any, site: Site, switches: Collection[str] = ()
+) -> Numerics:
     """Compares the twin at `site` with its float64 reference.
+
+    switches: libraries' questions after a vendor's software, which the reference must not call; see
+    `bench.backend.Backend.library_switches`.
 
     Relative error of each quantity: norm of the difference over norm of the reference. Raises what
     the device raises.
@@ -124,7 +131,8 @@ def gate(workload: Workload, mode: str, parameters: Any, site: Site) -> Numerics
         # Frees device memory even where the twin sits in a reference cycle. The host can wait for
         # the next collection, which takes 0.16 s with transformers loaded.
         gc.collect()
-    expected = _probe(workload, mode, twin, reference_site)
+    with answered_no(switches):
+        expected = _probe(workload, mode, twin, reference_site)
     tolerances = TOLERANCES[site.precision.name]
     checks = tuple(
         Check(

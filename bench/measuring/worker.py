@@ -243,7 +243,7 @@ class Launch:
 
         channel.enter("numerics")
         start = time.perf_counter()
-        verdict = numerics.gate(workload, mode, parameters, site)
+        verdict = numerics.gate(workload, mode, parameters, site, self.backend.library_switches)
         device.release_memory()
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if not verdict.passed:

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import bench
 from bench.measuring.worker import STACKS_SIGNAL
-from bench.records import private
+from bench.records import environment, private
 
 STDERR_TAIL_BYTES = 4000
 """How much of the end of a child's stderr is kept."""
@@ -54,8 +54,13 @@ def end_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def epitaph(process: subprocess.Popen[bytes], stderr: BinaryIO) -> str:
-    """How a worker without a report ended, and the last thing it said."""
+def epitaph(
+    process: subprocess.Popen[bytes], stderr: BinaryIO, given: Mapping[str, str] = os.environ
+) -> str:
+    """How a worker without a report ended, and the last thing it said.
+
+    given: the environment whose secrets are not told.
+    """
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
     code = process.returncode
@@ -68,11 +73,11 @@ def epitaph(process: subprocess.Popen[bytes], stderr: BinaryIO) -> str:
         how = f"the worker was killed by {name}{hint}"
     else:
         how = f"the worker left with exit code {code} and no report"
-    last = _last_words(stderr)
+    last = _last_words(stderr, given)
     return f"{how}: {last}" if last else how
 
 
-def _last_words(stderr: BinaryIO) -> str:
+def _last_words(stderr: BinaryIO, given: Mapping[str, str]) -> str:
     """The last line; where Python's own account of a fatal error follows it, that one's first too.
 
     The account ends with the stack and every extension module there is, which nobody asked for.
@@ -85,18 +90,25 @@ def _last_words(stderr: BinaryIO) -> str:
         last = (line.strip() and line) or last
     words = [before, fatal] if fatal else [last]
     said = ": ".join(w.decode("utf-8", errors="replace").strip() for w in words if w.strip())
-    return _cleaned(said)
+    return _cleaned(said, given)
 
 
-def tail(stderr: BinaryIO) -> str:
-    """The end of what a worker wrote to stderr, without what tells whose machine it was."""
+def tail(stderr: BinaryIO, given: Mapping[str, str] = os.environ) -> str:
+    """The end of what a worker wrote to stderr, without what tells whose machine it was.
+
+    given: the environment whose secrets are not told.
+    """
     size = stderr.seek(0, os.SEEK_END)
     stderr.seek(max(0, size - STDERR_TAIL_BYTES))
-    return _cleaned(stderr.read().decode("utf-8", errors="replace"))
+    return _cleaned(stderr.read().decode("utf-8", errors="replace"), given)
 
 
-def _cleaned(text: str) -> str:
-    """A record is handed round: tracebacks need not say whose home they are from."""
+def _cleaned(text: str, given: Mapping[str, str]) -> str:
+    """A record is handed round: tracebacks need not say whose home they are from.
+
+    Secrets go first: of one that looks like a path the cleaner would leave a part.
+    """
+    text = environment.without_secrets(text, given)
     return private.cleaned(text, _public_folders(), private.own_names())
 
 

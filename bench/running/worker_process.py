@@ -19,7 +19,6 @@ import msgspec
 
 from bench.lifeline import Lifeline
 from bench.measuring.worker import Progress, Report, Request
-from bench.records import environment
 from bench.records.encoding import encoded
 from bench.records.outcome import Cold, Failed, Phase
 from bench.records.reason import reason
@@ -111,7 +110,7 @@ class WorkerProcess:
 
     def stderr_tail(self) -> str:
         """The end of what it wrote to stderr."""
-        return environment.without_secrets(child.tail(self._stderr), self._given)
+        return child.tail(self._stderr, self._given)
 
     def stderr_lines(self) -> Iterator[str]:
         """All that it wrote to stderr, however much: what matters may stand at its start."""
@@ -196,7 +195,7 @@ class WorkerProcess:
             listen(message)
 
     def _epitaph(self) -> str:
-        return reason(child.epitaph(self._process, self._stderr), self._given)
+        return reason(child.epitaph(self._process, self._stderr, self._given), self._given)
 
 
 class NoWorker:

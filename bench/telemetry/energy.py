@@ -77,6 +77,8 @@ def with_energy(outcome: Measured, telemetry: Telemetry | str) -> Measured:
     if isinstance(found, str):
         why = f"{fault}; {found}" if fault and drawn else fault or found
         return _without(outcome, f"not observable: {why}")
+    if not math.isfinite(found):
+        return _without(outcome, "not observable: the readings add up to no number")
     if found <= 0:
         return _without(outcome, "not observable: no power is drawn, by what it says")
     method = "power" if isinstance(by_counter, str) else "counter"
@@ -242,7 +244,9 @@ def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
     known = [j for j in joules if j is not None]
     if len(known) < len(joules):
         return None
-    return sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
+    found = sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
+    # Its reciprocal is shown too; both are numbers, or neither is one.
+    return found if found and math.isfinite(found) and math.isfinite(1 / found) else None
 
 
 def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
@@ -251,7 +255,8 @@ def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | Non
     if None in joules:
         return None
     pairs = zip(outcomes, joules, strict=True)
-    return stats.log_estimate([o.work.items * o.steady_steps / j for o, j in pairs if j], level)
+    each = [o.work.items * o.steady_steps / j for o, j in pairs if j]
+    return stats.log_estimate(each, level) if all(0 < x < math.inf for x in each) else None
 
 
 def said_by(launches: Sequence[Launch]) -> tuple[str, str]:

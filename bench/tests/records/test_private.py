@@ -172,3 +172,9 @@ def test_the_end_of_stderr_names_no_folder_but_the_project_s(
         f"open x.toml by {PRIVATE} on {PRIVATE}",
         "y.py",
     ]
+
+
+def test_a_secret_that_looks_like_a_path_is_gone_whole() -> None:
+    given = {"REGISTRY_TOKEN": "abcdef/ghijkl/mnopqr"}
+    said = child.tail(io.BytesIO(b"no access with abcdef/ghijkl/mnopqr to it"), given)
+    assert said == "no access with (not recorded) to it"

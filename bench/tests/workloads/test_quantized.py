@@ -394,4 +394,7 @@ def test_a_switch_that_reads_back_as_off_voids(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(_trial, "shortens", lambda device: True)
     monkeypatch.setattr(CpuDevice, "float32_reduced", lambda self: False)
     void = launch(tf32)
-    assert void == Void(reason="tf32: its switch was set, and reads back as off")
+    assert isinstance(void, Void)
+    assert void.reason.startswith(
+        "products of tf32: a short mantissa was asked for, and a full mantissa is what was seen."
+    )

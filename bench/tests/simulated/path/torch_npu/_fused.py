@@ -1,12 +1,16 @@
 """Functions of `torch_npu` itself that libraries call where they find it: fused operators.
 
-transformers and diffusers ask only whether torch_npu is there. Made of torch's operators here.
+transformers and diffusers ask only whether torch_npu is there, whatever device their tensors are
+on; the real ones have no kernel for any device but their own, and refuse. Made of torch's operators
+here.
 """
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional
+
+from ._devices import TYPE
 
 
 def npu_geglu(
@@ -16,6 +20,7 @@ def npu_geglu(
 
     diffusers asks for the tanh formula here, and for the exact one on every other device.
     """
+    _refuse_others("npu_geglu", tensor)
     left, right = tensor.chunk(2, dim)
     passed, activated = (right, left) if activate_left else (left, right)
     gelu = functional.gelu(activated, approximate="tanh" if approximate else "none")
@@ -26,6 +31,7 @@ def npu_rms_norm(
     tensor: torch.Tensor, gamma: torch.Tensor, epsilon: float = 1e-6
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The normalised tensor, and the reciprocal of its root mean square, in float32."""
+    _refuse_others("npu_rms_norm", tensor)
     scale = tensor.float().square().mean(-1, keepdim=True).add(epsilon).rsqrt()
     return (tensor.float() * scale).to(tensor.dtype) * gamma, scale
 
@@ -33,3 +39,12 @@ def npu_rms_norm(
 def npu_fusion_attention(*args: object, **kwargs: object) -> None:
     """Imported by transformers, for an attention that is not its default."""
     raise NotImplementedError("npu_fusion_attention [simulated]")
+
+
+def _refuse_others(name: str, tensor: torch.Tensor) -> None:
+    """As torch does where an operator has no kernel for the device of its tensors."""
+    if tensor.device.type != TYPE:
+        raise NotImplementedError(
+            f"Could not run 'npu::{name}' with arguments from the '{tensor.device.type.upper()}' "
+            "backend. This could be because the operator doesn't exist for this backend [simulated]"
+        )
