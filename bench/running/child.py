@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import subprocess
@@ -109,16 +108,20 @@ def _cleaned(text: str, given: Mapping[str, str]) -> str:
     Secrets go first: of one that looks like a path the cleaner would leave a part.
     """
     text = environment.without_secrets(text, given)
-    return private.cleaned(text, _public_folders(), private.own_names())
+    return private.cleaned(text, PUBLIC_FOLDERS, OWN_NAMES)
 
 
-@functools.cache
 def _public_folders() -> dict[str, str]:
     """Folders that are alike for everybody: below them a traceback may name its files in full."""
     paths = sysconfig.get_paths()
     folders = [(Path(bench.__file__).parents[1], ".")]
     folders += [(Path(paths[name]), Path(paths[name]).name) for name in ("stdlib", "purelib")]
     return {str(folder): name for folder, name in folders if folder != Path(folder.anchor)}
+
+
+# Asked while there are descriptors to ask with: a launch may end for want of them.
+PUBLIC_FOLDERS = _public_folders()
+OWN_NAMES = private.own_names()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
