@@ -23,6 +23,34 @@ def pytest_configure(config: pytest.Config) -> None:
             del os.environ[name]
 
 
+LONG = (
+    "backends/test_ascend_works.py",
+    "running/test_faults.py",
+    "conformance/test_check_backend.py",
+    "running/test_resume.py",
+    "commands/test_streams.py",
+    "reports/test_html_browser.py",
+    "test_third_party.py",
+    "planning/test_search_workers.py",
+    "pytest_plugin/",
+    "commands/",
+    "running/",
+    "backends/",
+    "measuring/",
+)
+"""Files that take long or wait for processes, first: two at a time, none is left for the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the long ones first (`--no-loadscope-reorder` keeps them there)."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((k for k, start in enumerate(LONG) if path.startswith(start)), len(LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture
 def accelmark(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

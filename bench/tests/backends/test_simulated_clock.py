@@ -11,6 +11,7 @@ from bench.tests.simulated.processes import TIMED, Processes
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="each test is a forked process")
 
 
+@pytest.mark.alone
 def test_without_a_synchronization_the_time_is_far_too_short(processes: Processes) -> None:
     said = processes.run(
         TIMED

@@ -79,6 +79,7 @@ def held(code: str, folder: Path, given: bytes = b"", peak: bool = False) -> int
     return int(found[1]) * 1024
 
 
+@pytest.mark.alone
 def test_the_harness_holds_little_over_what_the_workload_does(tmp_path: Path) -> None:
     (tmp_path / "suite.toml").write_text(SUITE, encoding="utf-8")
     request = Request(

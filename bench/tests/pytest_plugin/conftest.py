@@ -40,3 +40,10 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Run:
         *("test_own.py", "-W", "error", "--accelmark-out", "out", COLUMNS, "-rfs"),
         *("--benchmark-json=run.json", "--benchmark-max-time=0.01"),
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at a real run wants each of its launches: none slowed by another test."""
+    for item in items:
+        if "real" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.alone)

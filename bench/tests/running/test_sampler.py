@@ -105,6 +105,7 @@ def test_the_interval_is_kept_and_no_more_than_a_share_of_the_host_is_taken() ->
     assert pause_seconds(9.0, 0.2, cores=2) == 5.0
 
 
+@pytest.mark.alone
 def test_looking_at_a_cpu_takes_less_than_a_hundredth_of_a_core(watches: list[Monitor]) -> None:
     watch = Monitor(CPU, os.environ)
     watches.append(watch)

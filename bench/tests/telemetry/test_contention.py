@@ -82,6 +82,7 @@ def test_processes_of_the_jobs_own_are_counted(
     assert proc(tmp_path, {**LINUX, **files}).read().helper_ticks == 350
 
 
+@pytest.mark.alone
 def test_reading_the_counters_of_this_host_is_quick() -> None:
     host = HostCounters()
     host.read()
@@ -201,6 +202,7 @@ def test_what_waits_for_a_quota_waits_for_no_other_work() -> None:
     assert set(causes(Contention(**host, **{**seen, "throttled_seconds": 0.0}))) == {"CONTENDED"}
 
 
+@pytest.mark.alone
 def test_a_quota_of_any_level_is_seen_to_hold_back(tmp_path: Path) -> None:
     """It is counted where it was set, which need not be this process's own group."""
     files = {
@@ -224,6 +226,7 @@ def test_a_tick_of_steal_in_a_short_launch_says_nothing() -> None:
     assert not causes(Contention(elapsed_seconds=0.1, threads=1, cores=2, steal_seconds=0.03))
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="schedstat is Linux's")
 def test_a_process_that_shares_its_only_core_is_seen_to_wait() -> None:
     """The real counters: two that compute on one core wait for each other."""

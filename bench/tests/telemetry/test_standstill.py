@@ -208,6 +208,7 @@ def test_the_flag_of_a_worker_says_why() -> None:
 # --- For real -------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_the_machines_two_clocks_agree_while_it_runs() -> None:
     before = suspended_ns()
     assert abs(suspended_ns() - before) < standstill.SUSPENDED_SECONDS * 1e9
@@ -233,6 +234,7 @@ worker.main()
 """A worker that stops in the first step behind its warm-up, until another lets it go on."""
 
 
+@pytest.mark.alone
 @pytest.mark.alone
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="POSIX")
 def test_a_worker_that_is_stopped_says_so() -> None:
