@@ -78,10 +78,14 @@ class Command(NamedTuple):
     variables: Mapping[str, str] = {}
     module: str = "bench"
     """What Python runs."""
+    block_seconds: str = "0.001"
 
     def run(self, folder: Path) -> Done:
         """In a folder of its own; a run's suite and its record lie there."""
-        (folder / "suite.toml").write_text(SETTINGS + self.suite, encoding="utf-8")
+        settings = SETTINGS.replace(
+            "block_seconds = 0.001", f"block_seconds = {self.block_seconds}"
+        )
+        (folder / "suite.toml").write_text(settings + self.suite, encoding="utf-8")
         verb, *rest = self.line.split()
         if verb == "run":
             rest = ["suite.toml", "--out", "out", *rest]
