@@ -96,11 +96,16 @@ def _settings(
         if any(one.name in names for names in variables):
             continue
         if (
-            (on_hosts and one.name != host and host in HOST_SETTINGS)
+            (on_hosts and one.name != host and host in HOST_SETTINGS and _both_say(files, host))
             or (alike and one.name in switches and DEVICE_SETTINGS.search(one.name))
             or (alike and one.name in STACK_SETTINGS and not set_apart)
         ):
             yield one
+
+
+def _both_say(files: tuple[RunFile, RunFile], fact: str) -> bool:
+    """Whether both versions looked for a fact of the host: what one did not is no difference."""
+    return all(fact in file.run.host for file in files)
 
 
 def _counts(

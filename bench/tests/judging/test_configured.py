@@ -147,7 +147,7 @@ def host(**facts: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("base", "other", "name"),
     [
-        (host(), host(cpu_quota_cores=0.5), "host cpu_quota_cores"),
+        (host(cpu_quota_cores=None), host(cpu_quota_cores=0.5), "host cpu_quota_cores"),
         (host(affinity_cores=8), host(affinity_cores=1), "host affinity_cores"),
         (host(governor="performance"), host(governor="powersave"), "host governor"),
         (
@@ -176,3 +176,11 @@ def test_what_a_variable_explains_is_no_second_setting() -> None:
 def test_descriptions_of_another_version_are_borne(odd: Any) -> None:
     odd_one = ran(0.01, device_state=odd, variables_compared=odd, variables_looked_for=odd)
     render([compare(odd_one, ran(variables={"A": "1"}))], Canvas())
+
+
+def test_what_an_older_version_did_not_ask_of_the_host_is_no_setting_that_differs() -> None:
+    """Its record lacks the fact; that is not another value of it."""
+    new = host(affinity_cores=2, cpu_quota_cores=0.5)
+    found = compare(ran(**host()), ran(**new))
+    assert found.configured.settings == ()
+    assert compare(ran(**new), ran(**host())).configured.settings == ()
