@@ -1,12 +1,14 @@
-"""What a worker has around it: variables that void its figures, other vendors' plug-ins."""
+"""What a worker has around it: variables that void its figures, plug-ins, the work's libraries."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import sys
 
 from bench.backend import Backend
+from bench.workload import Mode, Workload
 
 
 def harmful(backend: Backend) -> str:
@@ -31,3 +33,21 @@ def hide_plug_ins(backend: Backend) -> None:
         module = point.module.partition(".")[0]
         if module not in own and module not in sys.modules:
             sys.modules[module] = None  # type: ignore[assignment]  # "not there", for an import
+
+
+def import_libraries(workload: Workload, mode: Mode) -> str:
+    """Imports what the work needs; why it cannot be done where an extra is not installed.
+
+    Raises ModuleNotFoundError for what no extra brings.
+    """
+    try:
+        for library in (*workload.libraries, *mode.libraries):
+            importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        needs: Workload | Mode
+        for needs in (workload, mode):
+            if missing in needs.optional:
+                return f"{missing} is not installed: pip install 'accelmark[{needs.extra}]'"
+        raise
+    return ""

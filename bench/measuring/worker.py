@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
-import importlib
 import math
 import os
 import signal
@@ -29,7 +28,7 @@ from bench import catalogue, lifeline
 from bench.backend import Device
 from bench.measuring import asked
 from bench.measuring.engine import Engine
-from bench.measuring.surroundings import harmful, hide_plug_ins
+from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
 from bench.measuring.usage import process_usage, suspended_ns
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
@@ -51,7 +50,7 @@ from bench.records.outcome import (
 from bench.records.reason import of_error, reason
 from bench.records.run import Settings
 from bench.telemetry.contention import HostCounters, causes
-from bench.workload import Job, Look, Mode, Site, Unsupported, Workload
+from bench.workload import Job, Look, Site, Unsupported, Workload
 
 PROGRESS_SECONDS = 0.5
 """Least time between two progress lines, so that the parent stays asleep."""
@@ -189,26 +188,12 @@ class Launch:
         for name in self.backend.silencing_variables():
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
-        words = environment.looked_for(self.backend.recorded_variables(), request.recorded)
-        self.environment["variables"] = environment.variables(words)
-        self.environment["variables_looked_for"] = words
-        if request.recorded:
-            self.environment["variables_compared"] = list(request.recorded)
+        self._note_variables()
 
         channel.enter("import")
         start = time.perf_counter()
-        try:
-            for library in (*workload.libraries, *declared.libraries):
-                importlib.import_module(library)
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").partition(".")[0]
-            needs: Workload | Mode
-            for needs in (workload, declared):
-                if missing in needs.optional:
-                    return Skipped(
-                        reason=f"{missing} is not installed: pip install 'accelmark[{needs.extra}]'"
-                    )
-            raise
+        if absent := import_libraries(workload, declared):
+            return Skipped(reason=absent)
         self.cold["import_seconds"] = time.perf_counter() - start
 
         channel.enter("open")
@@ -265,6 +250,14 @@ class Launch:
         if device.info.simulated and isinstance(outcome, Measured):
             return simulated(outcome)
         return outcome
+
+    def _note_variables(self) -> None:
+        request = self.request
+        words = environment.looked_for(self.backend.recorded_variables(), request.recorded)
+        self.environment["variables"] = environment.variables(words)
+        self.environment["variables_looked_for"] = words
+        if request.recorded:
+            self.environment["variables_compared"] = list(request.recorded)
 
     def _measure(
         self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
