@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceUnavailable, UnknownName, suggestion
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
     from bench.backend import DeviceInfo
@@ -115,19 +115,12 @@ def _document(device: DeviceInfo, done: Sequence[Examined]) -> dict[str, object]
 
 def _text(device: DeviceInfo, done: Sequence[Examined], width: int | None) -> str:
     """For a terminal of any width; means the same without colour."""
-    from rich.console import Console
+    from bench.reports._drawn import drawn
 
-    shown = canvas(width)
-    output = io.StringIO()
-    console = Console(
-        file=output,
-        width=max(shown.width, 40),
-        force_terminal=shown.colour,
-        no_color=not shown.colour,
-        highlight=False,
-        emoji=False,
-        markup=False,
-    )
+    return drawn(canvas(width), functools.partial(_draw, device, done))
+
+
+def _draw(device: DeviceInfo, done: Sequence[Examined], console: Console) -> None:
     simulated = ", simulated" if device.simulated else ""
     torch = device.facts.get("torch", "unknown")
     console.print(
@@ -148,7 +141,6 @@ def _text(device: DeviceInfo, done: Sequence[Examined], width: int | None) -> st
         f"{counts['pass']} passed, {counts['fail']} failed, {counts['not observable']} not seen"
         f"{legend if counts['not observable'] else ''}."
     )
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
 
 
 def _table(done: Sequence[Examined]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFEREN
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._narrow import LEAST_WIDTH, fitting
+from bench.reports._drawn import drawn
+from bench.reports._narrow import fitting
 from bench.reports._wording import STOPPERS
 
 STYLE: dict[CompareVerdict, str] = {
@@ -43,21 +43,14 @@ WORDS: dict[CompareVerdict, str] = {
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
     """One card for each other run; means the same without colour."""
-    output = io.StringIO()
-    console = Console(
-        file=output,
-        width=max(canvas.width, LEAST_WIDTH),
-        force_terminal=canvas.colour,
-        no_color=not canvas.colour,
-        highlight=False,
-        emoji=False,
-        markup=False,
-    )
-    for number, comparison in enumerate(comparisons):
-        if number:
-            console.print()
-        _card(console, comparison)
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+    def draw(console: Console) -> None:
+        for number, comparison in enumerate(comparisons):
+            if number:
+                console.print()
+            _card(console, comparison)
+
+    return drawn(canvas, draw)
 
 
 def _card(console: Console, comparison: Comparison) -> None:

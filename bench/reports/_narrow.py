@@ -10,8 +10,6 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-LEAST_WIDTH = 40
-"""Columns of the narrowest card."""
 LONGEST_WORD = 24
 """A longer one of a column that wraps is cut, and makes no block of a table."""
 

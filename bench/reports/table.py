@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,7 +22,8 @@ from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile, Settings
 from bench.report import Canvas, Report
-from bench.reports._narrow import LEAST_WIDTH, fitting
+from bench.reports._drawn import drawn
+from bench.reports._narrow import fitting
 from bench.reports._wording import first_step, limits, next_step, tail, threads
 
 VERDICT_STYLE = {"OK": "green", "NOISY": "yellow"}
@@ -55,20 +55,12 @@ class TableReport(Report):
 
     def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
         """One card per run."""
-        output = io.StringIO()
-        console = Console(
-            file=output,
-            width=max(canvas.width, LEAST_WIDTH),
-            force_terminal=canvas.colour,
-            no_color=not canvas.colour,
-            highlight=False,
-            emoji=False,
-            markup=False,
-        )
-        for run in runs:
-            _card(console, run, summarize(run))
-        # Trailing blanks only hurt whoever pastes the card.
-        return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+        def draw(console: Console) -> None:
+            for run in runs:
+                _card(console, run, summarize(run))
+
+        return drawn(canvas, draw)
 
 
 def _card(console: Console, run: RunFile, rows: list[Row]) -> None:

@@ -76,7 +76,7 @@ api                | backend catalogue errors exchange judging measuring        
                    | planning records report reports running                    |
 commands/          | api backend catalogue conformance errors judging           | click rich
                    | measuring planning precision publishing records report     | msgspec
-                   | running stats units                                        |
+                   | reports running stats units                                |
 cli                | commands errors                                            | click
 __main__           | cli                                                        |
 pytest_plugin/     | catalogue commands errors exchange judging measuring       | pytest

@@ -62,7 +62,7 @@ def test_what_is_not_private_stays(text: str) -> None:
         ("/home/me", "~"),
         ("see /tmp/me/x.txt.", "see x.txt."),
         ('File "/srv/me/a b/x.py", line 3, in f', 'File "x.py", line 3, in f'),
-        ("from /work/of me/", "from (folder)"),
+        ("from /srv/of me/", "from (folder)"),
         ("me@node7", PRIVATE),
     ],
 )
