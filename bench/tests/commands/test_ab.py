@@ -23,6 +23,8 @@ from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
 from bench.tests.values import failed, make_case, make_measured, make_run
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
 FINE = make_measured(0.01)
 Script = dict[str, list[Outcome | type[BaseException]]]

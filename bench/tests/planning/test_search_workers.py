@@ -18,6 +18,8 @@ from bench.tests.planning.tuned_runs import only_row, tuned_case
 from bench.tests.scripts.regenerate import command
 from bench.tests.small_workloads import one_thread
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 __all__ = ["one_thread"]  # a fixture, used by being here
 
 
