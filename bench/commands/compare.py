@@ -75,7 +75,7 @@ def compare(
             sys.exit(EXIT_SLOWER)
         unjudged = [c for one in comparisons for c in verdicts.undecidable(one)]
         for case in unjudged:
-            say(f"not judged ({case.verdict}): {case.case.label}")
+            say(f"not judged ({case.verdict}, {', '.join(case.codes)}): {case.case.label}")
         if unjudged:
             sys.exit(EXIT_INCOMPLETE)
     if not any(one.ratios for one in comparisons):

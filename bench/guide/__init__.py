@@ -62,12 +62,16 @@ def search(word: str) -> list[Hit]:
 
 
 def _hits(one: Page, sought: str) -> list[Hit]:
+    """A phrase counts where it begins, though it may end on the next line."""
     found, heading, fenced = [], "", False
-    for line in one.text.splitlines():
+    lines = one.text.splitlines()
+    for number, line in enumerate(lines):
         if line.startswith("```"):
             fenced = not fenced
         elif line.startswith("#") and not fenced:
             heading = line.lstrip("# ")
-        if sought in line.casefold():
+        following = " ".join(lines[number + 1 : number + 2]).casefold()
+        here = f"{line.casefold()} {following}"
+        if sought in here and not (sought in following and sought not in line.casefold()):
             found.append(Hit(page=one.name, heading=heading, line=line.strip()))
     return found

@@ -30,8 +30,12 @@ def write(path: Path, file: RunFile) -> Path:
         (run(ten(0.0101, 0.03)), 0, ""),
         (run(ten(0.0104, 0.01)), 0, ""),  # slower, and by less than 5 %
         (run(ten(0.009, 0.01)), 0, ""),
-        (run(SLOW[:4]), 1, "not judged (NO_INTERVAL): bert-train bf16 (batch 8, length 128)"),
-        (REFUSED["batch"][0], 1, "not judged (INCOMPARABLE): bert-train"),
+        (
+            run(SLOW[:4]),
+            1,
+            "not judged (NO_INTERVAL, few-launches): bert-train bf16 (batch 8",
+        ),
+        (REFUSED["batch"][0], 1, "not judged (INCOMPARABLE, other-parameter): bert-train"),
     ],
 )
 def test_fail_if_slower(
