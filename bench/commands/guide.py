@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.commands.common import canvas, say
 from bench.commands.streams import folded, is_plain, put, put_file
 from bench.errors import EXIT_INCOMPLETE
-from bench.report import Canvas
+
+if TYPE_CHECKING:
+    from bench.report import Canvas
 
 LINK = re.compile(r"\[([^\]]+)\]\(([a-z-]+)\.md(?:#[a-z0-9-]+)?\)")
 """To another page."""

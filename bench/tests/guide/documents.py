@@ -26,7 +26,7 @@ BLOCK = re.compile(
 )
 NOT_RUN = "not run: "
 """A mark before a block that no test runs begins so, and goes on with the reason."""
-CARD = re.compile(r"(?<=<!-- the report card -->\n```text\n).*?(?=```\n)", re.DOTALL)
+CARD = re.compile(r"(?<=<!-- the report card -->\n```text\n)(?:(?!```).*\n)*")
 CARD_RUN = CLONE / "results" / "quick-cpu-xeon-amx-2core"
 CARD_WIDTH = 80
 CARD_CASES = (

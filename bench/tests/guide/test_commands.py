@@ -52,7 +52,7 @@ def all_blocks(language: str) -> list[Block]:
 
 def lines(block: Block) -> Iterator[list[str]]:
     """The words of each of its commands."""
-    for line in block.text.splitlines():
+    for line in block.text.replace("\\\n", "").splitlines():
         for command in line.split(" && "):
             words = shlex.split(command, comments=True)
             if words:

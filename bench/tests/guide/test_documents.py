@@ -57,12 +57,21 @@ def test_readme_is_read_in_five_minutes() -> None:
     assert len(text.splitlines()) <= MOST_LINES
     (shown,) = [b.text for b in blocks(README, "text") if b.mark == "the report card"]
     assert len(shown.splitlines()) <= SCREEN_LINES
+    (ten,) = re.findall(r"## Ten things people do\n\n```sh\n(.*?)```", text, re.DOTALL)
+    assert re.findall(r"# (\d+)\. ", ten) == [str(k) for k in range(1, 11)]
 
 
 def test_readme_shows_the_card_that_the_code_prints() -> None:
     """Else: `python -m bench.tests.scripts.regenerate`."""
     found = CARD.search(README.read_text(encoding="utf-8"))
     assert found and found[0] == card()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda d: str(d.name))
+def test_no_line_of_a_block_is_broken_at_80_columns(page: Path) -> None:
+    """Where it could not be copied. rich leaves a column free on each side."""
+    shown = [block.text for k in ("sh", "python", "toml", "text") for block in blocks(page, k)]
+    assert [line for text in shown for line in text.splitlines() if len(line) > 78] == []
 
 
 @every_document
