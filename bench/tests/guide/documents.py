@@ -12,7 +12,7 @@ import msgspec
 import bench
 from bench import catalogue
 from bench.records.runfile import read
-from bench.report import Canvas
+from bench.report import Canvas, Report
 
 PACKAGE = Path(bench.__file__).parent
 CLONE = PACKAGE.parent
@@ -70,7 +70,7 @@ def card() -> str:
         run=msgspec.structs.replace(whole.run, plan=chosen),
         launches=tuple(x for x in whole.launches if x.fingerprint in names),
     )
-    report = catalogue.load("reports", "table")
+    report: Report = catalogue.load("reports", "table")
     return report.render([run], Canvas(width=CARD_WIDTH))
 
 

@@ -37,7 +37,7 @@ FILES = {
     "BASE.jsonl": BASE,
     "OTHER.jsonl": OTHER,
     "runs/mine.jsonl": EPYC,
-    "results": CLONE / "results",
+    **{f"results/{run.name}": run for run in (CLONE / "results").iterdir() if run.is_dir()},
 }
 """What the names in the documents stand for."""
 RUN_HERE = ("list", "schema", "guide", "report", "compare", "publish", "verify")
