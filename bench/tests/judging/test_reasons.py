@@ -19,6 +19,7 @@ from bench.records.outcome import Skipped
 from bench.records.run import RunFile, Settings
 from bench.report import Canvas
 from bench.reports._flat_comparison import flat
+from bench.reports.html import REPORT as HTML
 from bench.reports.markdown import REPORT as MARKDOWN
 from bench.tests.judging.test_configured import ran
 from bench.tests.judging.two_runs import (
@@ -170,6 +171,8 @@ def test_every_reason_has_its_own_code_in_their_order() -> None:
     assert [r.words for r in case.because] == list(case.reasons)
     text = MARKDOWN.render([run(FAST), other], Canvas())
     assert "(`other-version`, `other-precision`, `other-timing`)" in text
+    page = HTML.render([run(FAST), other], Canvas())
+    assert "<code>other-version, other-precision, other-timing</code>" in page
 
 
 def test_a_verdict_of_a_side_is_either_ranked_or_has_a_code() -> None:
