@@ -15,6 +15,8 @@ from bench.errors import EXIT_INCOMPLETE
 if TYPE_CHECKING:
     from bench.report import Canvas
 
+WIDEST = 100
+"""Columns of the longest lines: longer ones are hard to read."""
 LINK = re.compile(r"\[([^\]]+)\]\(([a-z-]+)\.md(?:#[a-z0-9-]+)?\)")
 """To another page."""
 
@@ -40,6 +42,7 @@ def guide(name: str | None, word: str | None) -> None:
     else:
         for page in written.pages().values():
             put(folded(f"{page.name:14}{page.summary}", 14))
+        say("\naccelmark guide PAGE shows one; accelmark guide --search WORD finds a word.")
 
 
 def _search(word: str, name: str | None) -> None:
@@ -59,11 +62,13 @@ def _search(word: str, name: str | None) -> None:
 
 
 def rendered(text: str, shown: Canvas) -> str:
-    """A page as a terminal of that width shows it."""
+    """A page as a terminal of that width shows it; its lines grow no longer than `WIDEST`."""
     from rich.markdown import Markdown
 
+    from bench.report import Canvas
     from bench.reports._drawn import drawn
 
     # A terminal cannot follow a link to another page: the command that shows it stands instead.
     typed = LINK.sub(r"\1 (`accelmark guide \2`)", text)
-    return drawn(shown, lambda console: console.print(Markdown(typed, code_theme="ansi_dark")))
+    narrower = Canvas(width=min(shown.width, WIDEST), colour=shown.colour)
+    return drawn(narrower, lambda console: console.print(Markdown(typed, code_theme="ansi_dark")))

@@ -73,5 +73,5 @@ def _hits(one: Page, sought: str) -> list[Hit]:
         following = " ".join(lines[number + 1 : number + 2]).casefold()
         here = f"{line.casefold()} {following}"
         if sought in here and not (sought in following and sought not in line.casefold()):
-            found.append(Hit(page=one.name, heading=heading, line=line.strip()))
+            found.append(Hit(page=one.name, heading=heading, line=line.strip("| ")))
     return found
