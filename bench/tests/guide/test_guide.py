@@ -98,11 +98,11 @@ def test_what_is_nowhere_is_said_to_be(accelmark: Accelmark) -> None:
     assert "no line of any page holds `xyzzy`" in err and "accelmark guide" in err
 
 
-def test_a_heading_of_a_block_is_no_heading() -> None:
-    assert {hit.heading for hit in guide.search('launches = "auto"')} <= {
-        "One of your own",
-        "Settings",
-    }
+def test_a_comment_of_a_block_is_no_heading(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "# Title\n\n```sh\n# a comment\nsought\n```\n\n## Then\n\nsought\n"
+    page = guide.Page(name="one", text=text)
+    monkeypatch.setattr(guide, "pages", lambda: {"one": page})
+    assert [hit.heading for hit in guide.search("sought")] == ["Title", "Then"]
 
 
 def test_reading_loads_nothing_heavy() -> None:
