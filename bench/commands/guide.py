@@ -19,6 +19,8 @@ WIDEST = 100
 """Columns of the longest lines: longer ones are hard to read."""
 LINK = re.compile(r"\[([^\]]+)\]\(([a-z-]+)\.md(?:#[a-z0-9-]+)?\)")
 """To another page."""
+FILE_LINK = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")
+"""To a file of a clone, whose path is the text."""
 
 
 @click.command()
@@ -69,6 +71,6 @@ def rendered(text: str, shown: Canvas) -> str:
     from bench.reports._drawn import drawn
 
     # A terminal cannot follow a link to another page: the command that shows it stands instead.
-    typed = LINK.sub(r"\1 (`accelmark guide \2`)", text)
+    typed = FILE_LINK.sub(r"\1", LINK.sub(r"\1 (`accelmark guide \2`)", text))
     narrower = Canvas(width=min(shown.width, WIDEST), colour=shown.colour)
     return drawn(narrower, lambda console: console.print(Markdown(typed, code_theme="ansi_dark")))

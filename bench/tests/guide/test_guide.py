@@ -60,6 +60,8 @@ def test_no_word_of_a_command_is_lost_at_any_width(page: guide.Page, width: int)
     text = command.rendered(page.text, Canvas(width=width))
     assert max(map(len, text.splitlines())) <= min(width, command.WIDEST)
     assert "…" not in text
+    coloured = command.rendered(page.text, Canvas(width=width, colour=True))
+    assert "\x1b]8;" not in coloured, "a link that a terminal cannot follow"
 
 
 def test_an_unknown_page_is_refused_with_the_nearest(accelmark: Accelmark) -> None:
