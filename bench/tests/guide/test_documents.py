@@ -36,7 +36,7 @@ PATH = re.compile(
 """In backquotes: what has a slash, or ends as files of ours do."""
 ROOTS = (CLONE, PACKAGE, PACKAGE / "tests")
 """Where a file that is named may lie."""
-STANDS_FOR = {"runs/", "bench/guide/NAME.md"}
+STANDS_FOR = {"runs/", "runs/mine.jsonl", "bench/guide/NAME.md"}
 """What a command makes, and what may have any name."""
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.name))
 
