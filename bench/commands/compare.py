@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -54,14 +56,15 @@ def compare(
             "BASE and once for each OTHER, in their order."
         )
     first = api.read_run(base)
-    comparisons = [
-        api.compare_runs(
-            first,
-            other,
-            Prices(base=prices[0], other=prices[k]) if prices else None,
-        )
-        for k, other in enumerate(others, start=1)
-    ]
+    each = [Prices(base=prices[0], other=price) for price in prices[1:]]
+    pairs = itertools.zip_longest(others, each)  # no price at all, or one for each
+    try:
+        comparisons = [api.compare_runs(first, *pair) for pair in pairs]
+    except ComparisonError as error:
+        if as_json and error.code:
+            refused = {"refused": {"code": error.code, "reason": str(error)}}
+            put_file(json.dumps([refused], indent=2) + "\n")
+        raise
     shown = canvas(width)
     text = api.render(
         comparisons, "json" if as_json else "table", width=shown.width, colour=shown.colour
@@ -75,7 +78,7 @@ def compare(
             sys.exit(EXIT_SLOWER)
         unjudged = [c for one in comparisons for c in verdicts.undecidable(one)]
         for case in unjudged:
-            say(f"not judged ({case.verdict}): {case.case.label}")
+            say(f"not judged ({case.verdict}, {', '.join(case.codes)}): {case.case.label}")
         if unjudged:
             sys.exit(EXIT_INCOMPLETE)
     if not any(one.ratios for one in comparisons):

@@ -27,6 +27,7 @@ from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
 from bench.judging.differences import differences
 from bench.judging.pairing import pairs
+from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.judging.split import split
@@ -59,14 +60,16 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
         raise ComparisonError(
             f"{base.path} and {other.path} are the same run, or a copy of it ({base.run.run_id}): "
             "a run is EQUIVALENT to itself, whatever it measured. Give two runs; `accelmark ab` "
-            "with the same --device twice says how alike two runs of one machine are."
+            "with the same --device twice says how alike two runs of one machine are.",
+            code=Code.SAME_RUN,
         )
     sides = Side(base), Side(other)
     paired = list(pairs(*(side.rows for side in sides)))
     if not any(a is not None and b is not None for a, b in paired):
         raise ComparisonError(
             f"{base.path} and {other.path} have nothing in common: {_works(sides[0])} against "
-            f"{_works(sides[1])}. Compare runs of the same suite."
+            f"{_works(sides[1])}. Compare runs of the same suite.",
+            code=Code.NOTHING_IN_COMMON,
         )
     adaptive = "auto" in (base.run.settings.launches, other.run.settings.launches)
     level = stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
@@ -97,21 +100,22 @@ def _judge(
     if base is None or other is None:
         present = base or other
         assert present is not None
+        code = Code.NOT_IN_OTHER if other is None else Code.NOT_IN_BASE
         missing = "other" if other is None else "base"
         return CaseComparison(
             case=present.case,
             base=base,
             other=other,
             verdict="INCOMPARABLE",
-            reasons=(f"no such case in the {missing} run",),
+            because=(Reason(code, f"no such case in the {missing} run"),),
         )
-    reasons = tuple(incomparable(sides, base, other))
-    if reasons:
+    because = tuple(incomparable(sides, base, other))
+    if because:
         return CaseComparison(
-            case=base.case, base=base, other=other, verdict="INCOMPARABLE", reasons=reasons
+            case=base.case, base=base, other=other, verdict="INCOMPARABLE", because=because
         )
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
-    verdict, reasons = preliminary(base, other, tested=welch is not None)
+    verdict, because = preliminary(base, other, tested=welch is not None)
     assert base.throughput is not None
     assert other.throughput is not None
     ratio = other.throughput / base.throughput
@@ -120,7 +124,7 @@ def _judge(
         base=base,
         other=other,
         verdict=verdict,
-        reasons=reasons,
+        because=because,
         ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,

@@ -9,6 +9,7 @@ import msgspec
 from bench import stats
 from bench.judging.configured import Configured
 from bench.judging.differences import Difference
+from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.split import Split
 from bench.records.case import Case
@@ -27,7 +28,7 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """None where the base has no such case."""
     other: Row | None
     verdict: CompareVerdict
-    reasons: tuple[str, ...] = ()
+    because: tuple[Reason, ...] = ()
     """Why there is no verdict; empty where there is one."""
     ratio: float | None = None
     """Other / base throughput; None where the two are not comparable."""
@@ -45,6 +46,16 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     witness_gap: float | None = None
     """Largest relative difference of the output after the first step, over launches of equal seed
     (weights and inputs are then the same); None where no seed is in both."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """`because`, in words."""
+        return tuple(reason.words for reason in self.because)
+
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """Of the rules that gave the verdict: of each reason, or the verdict's own."""
+        return tuple(reason.code for reason in self.because) or (Code(self.verdict.lower()),)
 
     @property
     def not_excluded(self) -> float | None:

@@ -70,7 +70,7 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
             continue
         met, other = True, launches[0].case
         if other.fingerprint != case.fingerprint:
-            reasons.append(f"{name}: " + "; ".join(unequal(other, case)))
+            reasons.append(f"{name}: " + "; ".join(one.words for one in unequal(other, case)))
             continue
         reasons += [f"{name}: {reason}" for reason in _other_units(heading, launches)]
     if not met:

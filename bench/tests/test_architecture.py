@@ -72,9 +72,10 @@ plugins/           | backend backends errors judging precision records report   
 accelerator        | former                                                     |
 models             | former                                                     |
 record             | former                                                     |
+guide/             | errors                                                     | msgspec
 api                | backend catalogue errors exchange judging measuring        |
                    | planning records report reports running                    |
-commands/          | api backend catalogue conformance errors judging           | click rich
+commands/          | api backend catalogue conformance errors guide judging     | click rich
                    | measuring planning precision publishing records report     | msgspec
                    | reports running stats units                                |
 cli                | commands errors                                            | click

@@ -1,4 +1,4 @@
-"""Rewrites the files in `golden/`, and the table of faults in `README.md`.
+"""Rewrites the files in `golden/`, the table of faults in `README.md`, and the card in README.
 
 `python -m bench.tests.scripts.regenerate`; then read the diff.
 """
@@ -16,6 +16,7 @@ from bench.records.run import Line
 from bench.records.runfile import Writer, json_schema
 from bench.tests import faults
 from bench.tests.golden_runs import golden_lines, golden_pair
+from bench.tests.guide import documents
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RUN = GOLDEN / "run.jsonl"
@@ -68,6 +69,8 @@ def main() -> None:
         write_run(path, lines)
     SCHEMA.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
     faults.README.write_text(faults.table(), encoding="utf-8")
+    readme = documents.README.read_text(encoding="utf-8")
+    documents.README.write_text(documents.with_card(readme), encoding="utf-8")
     for name, arguments in OUTPUTS.items():
         (GOLDEN / name).write_text(command(*arguments).stdout, encoding="utf-8")
 
