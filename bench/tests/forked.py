@@ -175,10 +175,16 @@ def serve(place: str) -> NoReturn:
                 listener.close()
                 _wait_for_one(connection)
             connection.close()
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+            _reap()
+    _reap()
     os._exit(0)
+
+
+def _reap() -> None:
+    """Waiters that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _wait_for_one(connection: socket.socket) -> NoReturn:
