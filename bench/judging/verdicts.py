@@ -13,7 +13,7 @@ import msgspec
 from bench import stats
 from bench.errors import ComparisonError
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.judging.row import Row
+from bench.judging.row import UNDISTURBED, Row
 
 COMPARE_LAUNCHES = 5
 """Fewer launches on either side give a ratio without an interval, and no verdict."""
@@ -47,7 +47,7 @@ def _too_few(base: Row, other: Row) -> str:
 def _disturbed(base: Row, other: Row) -> Iterator[str]:
     """A wide interval is part of the test; a launch that was disturbed is not."""
     for who, row in (("base", base), ("other", other)):
-        if row.verdict not in ("OK", "NOISY"):
+        if row.verdict not in UNDISTURBED:
             yield f"{who} is {row.verdict}: {row.reason}"
 
 

@@ -10,6 +10,7 @@ from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.records.runfile import by_case
+from bench.reports._wording import word_of
 
 NONE = "—"
 """Stands where there is nothing to show."""
@@ -70,17 +71,10 @@ def variant(case: Case) -> str:
     return f"{case.precision}{case.variant}"
 
 
-def word_of(row: Row) -> str:
-    """The verdict of a measured row, the status of any other: one word for each row."""
-    if row.status == "measured":
-        return str(row.verdict).replace("_", " ")
-    return row.status.upper() if row.reached else "UNREACHED"
-
-
 def looks_of(row: Row) -> str:
     """CSS class of a row: how grave it is."""
     if row.status == "skipped":
         return "warn"
     if row.status != "measured":
         return "bad"
-    return {"OK": "good", "NOISY": "warn"}.get(str(row.verdict), "bad")
+    return {"OK": "good", "NOISY": "warn", "FEW_LAUNCHES": "warn"}.get(str(row.verdict), "bad")

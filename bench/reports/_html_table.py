@@ -8,8 +8,8 @@ import msgspec
 
 from bench import units
 from bench.judging.row import Row
-from bench.reports._html_side import NONE, Side, looks_of, name_of, word_of
-from bench.reports._wording import first_step, tail
+from bench.reports._html_side import NONE, Side, looks_of, name_of
+from bench.reports._wording import first_step, tail, word_of
 
 ALWAYS = ("case", "verdict", "throughput")
 """Columns that are there even where no row has anything to show."""

@@ -121,7 +121,7 @@
         width: marks.map(() => 13),
         marker: {
           color: marks.map((m) => runColour(m.run)),
-          opacity: marks.map((m) => (m.word === "OK" || m.word === "NOISY" ? 1 : 0.45)),
+          opacity: marks.map((m) => (["OK", "NOISY", "FEW LAUNCHES"].includes(m.word) ? 1 : 0.45)),
         },
         hovertext: marks.map((m) => hover(m.hover)), hoverinfo: "text",
       };

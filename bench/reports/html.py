@@ -24,9 +24,9 @@ from bench.report import Canvas, Report
 from bench.reports import _html_plots
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_provenance import provenance
-from bench.reports._html_side import Side, looks_of, word_of
+from bench.reports._html_side import Side, looks_of
 from bench.reports._html_table import columns, in_order
-from bench.reports._wording import next_step
+from bench.reports._wording import next_step, word_of
 
 
 class HtmlReport(Report):

@@ -15,7 +15,7 @@ from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports._wording import limits, tail
+from bench.reports._wording import limit, tail, word_of
 
 
 class MarkdownReport(Report):
@@ -56,13 +56,13 @@ def _measured(row: Row) -> str:
     assert row.throughput is not None
     spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
     memory = units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "—"
-    verdict = f"{row.verdict}" + (f": {_text(row.reason)}" if row.reason else "")
+    verdict = word_of(row) + (f": {_text(row.reason)}" if row.reason else "")
     if row.flags:
         verdict += f" [{', '.join(row.flags)}]"
     cells = [
         _text(row.case.label),
         _text(units.rate(row.throughput, row.unit.removesuffix("/s"))),
-        *(spread, str(row.launches), _latency(row), ", ".join(limits(row)), memory, verdict),
+        *(spread, str(row.launches), _latency(row), limit(row) or "—", memory, verdict),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -75,7 +75,7 @@ def _latency(row: Row) -> str:
 
 
 def _absent(row: Row) -> str:
-    word = row.status.upper() if row.reached else "UNREACHED"
+    word = word_of(row)
     return f"| {_text(row.case.label)} | — | — | — | — | — | — | **{word}**: {_text(row.reason)} |"
 
 

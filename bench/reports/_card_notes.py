@@ -1,0 +1,164 @@
+"""What is said below a report card: why there is no figure, what was flagged, what the words mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from bench import stats, units
+from bench.judging.curves import curves
+from bench.judging.row import UNDISTURBED, Row
+from bench.judging.tracks import tuned
+from bench.planning.tuning import in_words
+from bench.records.run import RunFile
+from bench.reports._labels import Label, listed
+from bench.reports._notes import Note, grouped
+from bench.reports._wording import WHOSE, first_step, word_of
+
+FLAGS = {
+    "NO_STEADY_STATE": "a launch never became steady",
+    "DRIFT": "step times moved by more than 5 % within a launch",
+    "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
+    "CONTENDED": "other work on the host slowed a launch",
+    "QUOTA": "the CPU quota of this container held a launch back",
+    "STOPPED": "a launch's process, or the machine, stood still while it was timed",
+    "THROTTLED": "heat, the power supply or protection slowed a launch",
+    "POWER_CAPPED": "the device held its clock to its power limit, as it does under heavy load",
+    "SHARED_DEVICE": "others had the device open too",
+    "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
+}
+"""What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
+GRAVE = "bold red"
+
+
+def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
+    """The gravest first. wide: with what else is found of sweeps and tuned cases."""
+    measured = [row for row in rows if row.status == "measured"]
+    yield from _without_number(rows, names)
+    for said, some in grouped(measured, lambda r: f"{r.verdict}\n{_disturbed(r)}"):
+        if reason := said.partition("\n")[2]:
+            yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
+    for said, some in grouped(measured, lambda r: r.left_out):
+        yield Note("LEFT OUT", f"{said}: {_called(some, names)}")
+    for flag, meaning in FLAGS.items():
+        flagged = [row for row in measured if flag in row.flags and row.verdict != flag]
+        if flagged:
+            yield Note(flag, f"{meaning}: {_called(flagged, names)}")
+    yield from _found(rows, names, wide=wide)
+    yield from _asides(measured, names, wide=wide)
+
+
+def _called(rows: Sequence[Row], names: Mapping[str, Label]) -> str:
+    return listed([names[row.case.fingerprint].text for row in rows])
+
+
+def _without_number(rows: Sequence[Row], names: Mapping[str, Label]) -> Iterator[Note]:
+    """Why; what is not reached comes last, for it is nobody's fault."""
+    absent = [row for row in rows if row.status != "measured"]
+    for late in (False, True):
+        some = [row for row in absent if row.reached is not late]
+        for said, of_it in grouped(some, lambda row: f"{word_of(row)}\n{row.reason}"):
+            word, _, reason = said.partition("\n")
+            style = GRAVE if word in ("FAILED", "VOID") else "yellow"
+            yield Note(word, f"{_called(of_it, names)}: {reason}", style)
+
+
+def _disturbed(row: Row) -> str:
+    return "" if row.verdict in UNDISTURBED else row.reason
+
+
+def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
+    """What sweeps and tuned cases came to."""
+    found = list(curves(rows))
+    if wide:
+        yield from (Note("SWEEP", f"{curve.title}: {curve.words}", "bold") for curve in found)
+        for one in tuned(rows):
+            yield Note("TUNED", f"{one.title}: {one.words}", "bold")
+        return
+    best = [curve.best for curve in found]
+    parts = [
+        f"{names[row.case.fingerprint].text} (best of {len(curve.points)}: {_rate(row)})"
+        for curve, row in zip(found, best, strict=True)
+        if row is not None
+    ]
+    if parts:
+        yield Note("SWEEP", f"the fastest batch, which reads high: {', '.join(parts)}", "bold")
+    parts = [
+        f"{names[row.case.fingerprint].text}: {in_words(row.choice)}"
+        for row in rows
+        if row.choice is not None
+    ]
+    if parts:
+        yield Note("TUNED", f"the best choice of {'; of '.join(parts)}", "bold")
+
+
+def _rate(row: Row) -> str:
+    assert row.throughput is not None
+    return units.rate(row.throughput, row.unit.removesuffix("/s"))
+
+
+def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
+    """What is paid once, whose the energy is, and what nobody could see of the device."""
+    first = [
+        f"{names[row.case.fingerprint].text} {first_step(row)}" for row in rows if first_step(row)
+    ]
+    if first and not wide:  # there it stands with each case
+        yield Note("first step:", listed(first), dim=True)
+    for said, _ in grouped(rows, _energy_source):
+        yield Note("energy:", said, dim=True)
+    whys: dict[str, list[str]] = {}
+    for what, why in next((r.not_observable for r in rows if r.not_observable), {}).items():
+        whys.setdefault(why, []).append(what)
+    if whys:
+        parts = [f"{', '.join(whats)} ({why})" for why, whats in whys.items()]
+        yield Note("not observable:", "; ".join(parts), dim=True)
+
+
+def _energy_source(row: Row) -> str:
+    if row.items_per_joule is None:
+        return ""
+    idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
+    return f"{WHOSE.get(row.energy_scope, row.energy_scope)}; {row.energy_source}{idle}"
+
+
+def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: bool) -> str:
+    """What the words of the card mean, as far as they stand on it, and where the rest is."""
+    measured = [row for row in rows if row.status == "measured"]
+    words = {row.limit[0] for row in measured if row.limit}
+    parts = []
+    if words:
+        ceilings = "matmul at its arithmetic, memory bandwidth"
+        ceilings += ", transfer" if any(r.transfer_fraction is not None for r in rows) else ""
+        parts.append(f"Limit: what a case reaches of the ceiling this run measured ({ceilings})")
+        parts += [text for word, text in LIMITS.items() if word in words]
+    level = next((row.interval.level for row in measured if row.interval), None)
+    if measured:
+        parts.append(_interval(run, level, {word_of(row) for row in measured}))
+    if any(row.latency for row in measured):
+        parts.append("latency, TTFT, TPOT: median")
+    if measured:
+        parts.append(f"memory: peak, {measured[0].memory_scope}")
+    text = "; ".join(parts)
+    if wide:
+        return f"{text}." if text else ""
+    hidden = ", ".join([*left_out, f"parameters that are those of `{run.run.suite}`"])
+    return f"{text}. Not shown: {hidden} (--wide)." if text else ""
+
+
+LIMITS = {
+    "kernels": "kernels: none by half, so they are what to improve",
+    "power": "power: matmul, at the device's power limit",
+    "host": "host: its time to queue a step, of the step",
+    "input": "input: the share of the time that a step waits for it",
+}
+"""What a word for a limit means, other than a ceiling."""
+
+
+def _interval(run: RunFile, level: float | None, verdicts: set[str]) -> str:
+    target = f"{run.run.settings.target_half_width:.0%}"
+    words = [f"OK: within ±{target}"]
+    if "NOISY" in verdicts:
+        words.append("NOISY: wider")
+    if "FEW LAUNCHES" in verdicts:
+        words.append(f"FEW LAUNCHES: under {stats.MINIMUM_LAUNCHES}, no interval")
+    which = "interval" if level is None else f"interval: {level:.0%} t over launches"
+    return f"{which}; {', '.join(words)}"
