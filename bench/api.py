@@ -225,8 +225,8 @@ def render(
 
     format: of runs one of `accelmark list reports`, of comparisons `table` or `json`; width:
     columns of a table; wide: everything of every case, rather than a line; beside_record: for who
-    typed the records' paths, so that a command to type next has them. Raises `UnknownName` for another format, and `MissingPackage` where a format
-    needs a package that is not installed.
+    typed the records' paths, so that a command to type next has them. Raises `UnknownName` for
+    another format, and `MissingPackage` where a format needs a package that is not installed.
     """
     canvas = Canvas(width=width, colour=colour, wide=wide, beside_record=beside_record)
     several: list[Any] = [what] if _is_one(what) else list(what)  # type: ignore[arg-type]

@@ -39,6 +39,11 @@ def unusual(suite: str, case: Case) -> tuple[str, ...]:
     return tuple(name for name, value in given(case).items() if usual.get(name) != {repr(value)})
 
 
+def usual_of(suite: str) -> str:
+    """What those parameters are called that are left out."""
+    return f"parameters as in suite {suite}" if _of_suite(suite) else "default parameters"
+
+
 @functools.cache
 def _of_suite(suite: str) -> dict[Kind, dict[str, set[str]]]:
     """Of each kind of a shipped suite the values of each parameter; nothing for any other suite."""

@@ -1,14 +1,15 @@
-"""What is said below a report card: why there is no figure, what was flagged, what the words mean."""
+"""What is said below a report card: why there is no figure, what was flagged, what words mean."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench import stats, units
-from bench.judging.curves import curves
+from bench.judging.curves import Curve, curves
 from bench.judging.row import UNDISTURBED, Row
 from bench.judging.tracks import tuned
 from bench.planning.tuning import in_words
+from bench.planning.usual import usual_of
 from bench.records.run import RunFile
 from bench.reports._labels import Label, listed
 from bench.reports._notes import Note, grouped
@@ -28,6 +29,8 @@ FLAGS = {
 }
 """What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
 GRAVE = "bold red"
+LATE = "not reached: "
+"""Before a reason of what is called UNREACHED already."""
 
 
 def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
@@ -48,7 +51,7 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
 
 
 def _called(rows: Sequence[Row], names: Mapping[str, Label]) -> str:
-    return listed([names[row.case.fingerprint].text for row in rows])
+    return listed([names[row.case.fingerprint].short for row in rows])
 
 
 def _without_number(rows: Sequence[Row], names: Mapping[str, Label]) -> Iterator[Note]:
@@ -59,7 +62,7 @@ def _without_number(rows: Sequence[Row], names: Mapping[str, Label]) -> Iterator
         for said, of_it in grouped(some, lambda row: f"{word_of(row)}\n{row.reason}"):
             word, _, reason = said.partition("\n")
             style = GRAVE if word in ("FAILED", "VOID") else "yellow"
-            yield Note(word, f"{_called(of_it, names)}: {reason}", style)
+            yield Note(word, f"{_called(of_it, names)}: {reason.removeprefix(LATE)}", style)
 
 
 def _disturbed(row: Row) -> str:
@@ -68,7 +71,7 @@ def _disturbed(row: Row) -> str:
 
 def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
     """What sweeps and tuned cases came to."""
-    found = list(curves(rows))
+    found = [curve for curve in curves(rows) if wide or _measured(curve) > 1]
     if wide:
         yield from (Note("SWEEP", f"{curve.title}: {curve.words}", "bold") for curve in found)
         for one in tuned(rows):
@@ -76,19 +79,23 @@ def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> It
         return
     best = [curve.best for curve in found]
     parts = [
-        f"{names[row.case.fingerprint].text} (best of {len(curve.points)}: {_rate(row)})"
+        f"{names[row.case.fingerprint].short} (best of {len(curve.points)}: {_rate(row)})"
         for curve, row in zip(found, best, strict=True)
         if row is not None
     ]
     if parts:
         yield Note("SWEEP", f"the fastest batch, which reads high: {', '.join(parts)}", "bold")
     parts = [
-        f"{names[row.case.fingerprint].text}: {in_words(row.choice)}"
+        f"{names[row.case.fingerprint].short}: {in_words(row.choice)}"
         for row in rows
         if row.choice is not None
     ]
     if parts:
         yield Note("TUNED", f"the best choice of {'; of '.join(parts)}", "bold")
+
+
+def _measured(curve: Curve) -> int:
+    return sum(row.status == "measured" for row in curve.points)
 
 
 def _rate(row: Row) -> str:
@@ -99,7 +106,7 @@ def _rate(row: Row) -> str:
 def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
     """What is paid once, whose the energy is, and what nobody could see of the device."""
     first = [
-        f"{names[row.case.fingerprint].text} {first_step(row)}" for row in rows if first_step(row)
+        f"{names[row.case.fingerprint].short} {first_step(row)}" for row in rows if first_step(row)
     ]
     if first and not wide:  # there it stands with each case
         yield Note("first step:", listed(first), dim=True)
@@ -110,6 +117,8 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
         whys.setdefault(why, []).append(what)
     if whys:
         parts = [f"{', '.join(whats)} ({why})" for why, whats in whys.items()]
+        if len(parts) > 1 and not wide:
+            parts = [", ".join(what for whats in whys.values() for what in whats)]
         yield Note("not observable:", "; ".join(parts), dim=True)
 
 
@@ -124,41 +133,43 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
     """What the words of the card mean, as far as they stand on it, and where the rest is."""
     measured = [row for row in rows if row.status == "measured"]
     words = {row.limit[0] for row in measured if row.limit}
-    parts = []
+    sentences = []
     if words:
-        ceilings = "matmul at its arithmetic, memory bandwidth"
-        ceilings += ", transfer" if any(r.transfer_fraction is not None for r in rows) else ""
-        parts.append(f"Limit: what a case reaches of the ceiling this run measured ({ceilings})")
-        parts += [text for word, text in LIMITS.items() if word in words]
-    level = next((row.interval.level for row in measured if row.interval), None)
+        links = ["transfer"] if any(r.transfer_fraction is not None for r in measured) else []
+        ceilings = ", ".join(["matmul", "memory", *links])
+        said = [text for word, text in LIMITS.items() if word in words]
+        sentences.append(
+            "; ".join(
+                [f"Limit: share of the nearest ceiling this run measured ({ceilings})", *said]
+            )
+        )
     if measured:
-        parts.append(_interval(run, level, {word_of(row) for row in measured}))
-    if any(row.latency for row in measured):
-        parts.append("latency, TTFT, TPOT: median")
-    if measured:
-        parts.append(f"memory: peak, {measured[0].memory_scope}")
-    text = "; ".join(parts)
-    if wide:
-        return f"{text}." if text else ""
-    hidden = ", ".join([*left_out, f"parameters that are those of `{run.run.suite}`"])
-    return f"{text}. Not shown: {hidden} (--wide)." if text else ""
+        sentences.append(_verdicts(run, measured))
+    if "latency" not in left_out and any(row.latency for row in measured):
+        sentences.append("Latency, TTFT, TPOT: median")
+    if "memory" not in left_out and measured:
+        sentences.append(f"Memory: peak, {measured[0].memory_scope}")
+    if not wide:
+        sentences.append(f"Not shown: {', '.join([*left_out, usual_of(run.run.suite)])} (--wide)")
+    return "".join(f"{one}. " for one in sentences).rstrip()
 
 
 LIMITS = {
-    "kernels": "kernels: none by half, so they are what to improve",
+    "kernels": "kernels: under half of every one, so they are what is slow",
     "power": "power: matmul, at the device's power limit",
-    "host": "host: its time to queue a step, of the step",
-    "input": "input: the share of the time that a step waits for it",
+    "host": "host: time to queue a step, over that of the step",
+    "input": "input: the time that a step waits for it",
 }
 """What a word for a limit means, other than a ceiling."""
 
 
-def _interval(run: RunFile, level: float | None, verdicts: set[str]) -> str:
-    target = f"{run.run.settings.target_half_width:.0%}"
-    words = [f"OK: within ±{target}"]
+def _verdicts(run: RunFile, rows: Sequence[Row]) -> str:
+    level = next((row.interval.level for row in rows if row.interval), stats.FIXED_LEVEL)
+    target = f"±{run.run.settings.target_half_width:.0%}"
+    words = [f"OK: {level:.0%} interval over launches within {target}"]
+    verdicts = {row.verdict for row in rows}
     if "NOISY" in verdicts:
         words.append("NOISY: wider")
-    if "FEW LAUNCHES" in verdicts:
-        words.append(f"FEW LAUNCHES: under {stats.MINIMUM_LAUNCHES}, no interval")
-    which = "interval" if level is None else f"interval: {level:.0%} t over launches"
-    return f"{which}; {', '.join(words)}"
+    if "FEW_LAUNCHES" in verdicts:
+        words.append(f"FEW LAUNCHES: under {stats.MINIMUM_LAUNCHES}")
+    return "; ".join(words)

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from bench.reports._labels import Label, cut, fitted
+from bench.reports._labels import Label, fitted
 
 ONE_LINE = 100
 """Columns of a terminal from which on a case has one line, whatever it is called."""

@@ -10,7 +10,7 @@ from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.records.runfile import by_case
-from bench.reports._wording import word_of
+from bench.reports._wording import handed_on, word_of
 
 NONE = "—"
 """Stands where there is nothing to show."""
@@ -39,6 +39,11 @@ class Side:
             return "unfinished: the record stops before the end"
         reasons = {"budget": "ended by its time budget", "interrupted": "interrupted"}
         return reasons.get(self.file.end.reason, "")
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with the record; empty where every line was read."""
+        return handed_on(self.file.damage or "", self.file)
 
     @property
     def counts(self) -> str:

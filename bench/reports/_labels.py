@@ -19,7 +19,7 @@ from bench.records.case import Case
 MORE = "…"
 """Stands where something was cut off."""
 MARK_DIGITS = 6
-MOST_NAMES = 6
+MOST_NAMES = 4
 """Cases that a note names; of more, it says how many."""
 INVISIBLE = ("Cc", "Cf", "Zl", "Zp")
 """Categories of Unicode that move what stands beside them, or break a line."""
@@ -32,11 +32,20 @@ class Label(NamedTuple):
     parameters: tuple[str, ...]
     mark: str
     """The beginning of the case's fingerprint."""
+    apart: int = 0
+    """How many of the parameters tell it from others of its name: the first ones."""
 
     @property
     def text(self) -> str:
         """All of it: `llama-decode bf16 graph, batch 8, llama-3.1-8b`."""
         return ", ".join((self.name, *self.parameters))
+
+    @property
+    def short(self) -> str:
+        """What tells it from the others: `llama-decode bf16 graph (batch 8)`."""
+        return (
+            f"{self.name} ({', '.join(self.parameters[: self.apart])})" if self.apart else self.name
+        )
 
     def fitted(self, width: int) -> str:
         """Within so many columns: parameters are left out from the end, then the name is cut."""
@@ -81,7 +90,9 @@ def labels(suite: str, cases: Sequence[Case]) -> dict[str, Label]:
         for case in alike:
             shown = dict.fromkeys((*differing, *unusual(suite, case)))
             words = tuple(plain(word) for word in case.worded(shown))
-            found[case.fingerprint] = Label(name_of(case), words, case.fingerprint[:MARK_DIGITS])
+            mark = case.fingerprint[:MARK_DIGITS]
+            apart = len(case.worded(differing))
+            found[case.fingerprint] = Label(name_of(case), words, mark, apart)
     texts = Counter(label.text for label in found.values())
     return {
         fingerprint: _marked(label) if texts[label.text] > 1 else label
@@ -90,7 +101,7 @@ def labels(suite: str, cases: Sequence[Case]) -> dict[str, Label]:
 
 
 def _marked(label: Label) -> Label:
-    return label._replace(parameters=(label.mark, *label.parameters))
+    return label._replace(parameters=(label.mark, *label.parameters), apart=label.apart + 1)
 
 
 def fitted(labels: Sequence[Label], width: int) -> list[str]:
@@ -103,6 +114,6 @@ def fitted(labels: Sequence[Label], width: int) -> list[str]:
     ]
 
 
-def listed(names: Sequence[str], most: int = MOST_NAMES) -> str:
-    """Some cases by name; of more than `most`, how many."""
-    return ", ".join(names) if len(names) <= most else f"{len(names)} cases"
+def listed(names: Sequence[str]) -> str:
+    """Some cases by name; of more than `MOST_NAMES`, how many."""
+    return ", ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} cases"

@@ -9,13 +9,12 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from bench import units
 from bench.reports._grid import TWO_LINES
 from bench.reports._labels import MORE, plain
 
 MOST_LINES = 8
-"""Of notes and legend together, from `TWO_LINES` columns on."""
-LEAST_LINES = 4
-"""Of the notes, however long the legend is."""
+"""Of all notes, from `TWO_LINES` columns on."""
 MOST_LINES_A_NOTE = 2
 
 One = TypeVar("One")
@@ -45,23 +44,21 @@ def grouped(some: Iterable[One], key: Callable[[One], str]) -> Iterator[tuple[st
     yield from groups.items()
 
 
-def within(console: Console, notes: Sequence[Note], legend: Text) -> Iterator[Text]:
-    """The first notes, each cut where it is long, as far as there is room; then the legend.
+def within(console: Console, notes: Sequence[Note]) -> Iterator[Text]:
+    """The first notes, each cut where it is long, as far as there is room.
 
     A narrow terminal has more lines, for as many words.
     """
     factor = 1 if console.width >= TWO_LINES else -(-TWO_LINES // console.width)
-    below = _wrapped(console, legend)
-    room = max(MOST_LINES * factor - len(below), LEAST_LINES * factor)
     lines: list[Text] = []
     for number, note in enumerate(notes):
         drawn = _cut(console, _wrapped(console, note.line), MOST_LINES_A_NOTE * factor)
         left = len(notes) - number
-        if len(lines) + len(drawn) > (room if left == 1 else room - 1):
-            lines.append(Text(f"{left} more notes: --wide", "dim"))
+        if len(lines) + len(drawn) > MOST_LINES * factor - (left > 1):
+            lines.append(Text(f"{units.counted(left, 'more note')}: --wide", "dim"))
             break
         lines += drawn
-    return iter([*lines, *below])
+    yield from lines
 
 
 def _cut(console: Console, lines: list[Text], most: int) -> list[Text]:

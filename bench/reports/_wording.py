@@ -32,6 +32,14 @@ def limit(row: Row) -> str:
     return "" if row.limit is None else f"{row.limit[0]} {whole(row.limit[1])}"
 
 
+def handed_on(text: str, *runs: RunFile) -> str:
+    """A text without the folders of these runs' files, which lead nowhere for another reader."""
+    for run in runs:
+        if run.path != Path(run.path).name:
+            text = text.replace(run.path, Path(run.path).name)
+    return text
+
+
 def whole(value: float) -> str:
     """A share in whole percents, where one is not too much."""
     return f"{value:.0%}" if value >= 0.0095 else f"{value:.1%}"
@@ -91,7 +99,8 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     beside_record: whether its reader typed the record's path, so that a command may have it.
     """
     if run.damage:
-        return f"Next: {run.remedy[:1].lower()}{run.remedy[1:]}"
+        remedy = run.remedy if beside_record else handed_on(run.remedy, run)
+        return f"Next: {remedy[:1].lower()}{remedy[1:]}"
     suite = _typed_suite(run)
     bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
     if bad:

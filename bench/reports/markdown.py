@@ -15,7 +15,7 @@ from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports._wording import limit, tail, word_of
+from bench.reports._wording import handed_on, limit, tail, word_of
 
 
 class MarkdownReport(Report):
@@ -30,7 +30,7 @@ class MarkdownReport(Report):
             try:
                 lines += _comparison(compare(runs[0], other))
             except ComparisonError as error:
-                lines += ["", f"**Not compared**: {_text(str(error))}"]
+                lines += ["", f"**Not compared**: {_text(handed_on(str(error), runs[0], other))}"]
         return "\n".join(lines).strip() + "\n"
 
 
@@ -40,7 +40,8 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     counts = f"{units.counted(len(run.launches), 'launch')}, {run.run.started_at[:10]}"
     yield f"{counts}, run `{_code(run.run.run_id)}`" + ("" if run.end else ", **unfinished**")
     if run.damage:
-        yield f"\n**{run.flaw.capitalize()}**: {_text(run.damage)}. {_text(run.remedy)}"
+        damage, remedy = (_text(handed_on(text, run)) for text in (run.damage, run.remedy))
+        yield f"\n**{run.flaw.capitalize()}**: {damage}. {remedy}"
     yield ""
     yield "| case | throughput | interval | launches | latency | limit | peak memory | verdict |"
     yield "|---|--:|--:|--:|--:|--:|--:|---|"

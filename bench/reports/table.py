@@ -23,7 +23,7 @@ from bench.reports._drawn import drawn
 from bench.reports._grid import INDENT, Column, grid
 from bench.reports._labels import Label, labels, name_of, plain
 from bench.reports._notes import within
-from bench.reports._wording import limit, next_step, share, threads, whole, word_of
+from bench.reports._wording import handed_on, limit, next_step, share, threads, whole, word_of
 
 STYLE = {
     "OK": "green",
@@ -60,19 +60,15 @@ def _card(console: Console, run: RunFile, rows: list[Row], canvas: Canvas) -> No
         console.print(line)
     console.print(plain(_stack(run)), style="dim")
     if run.damage:
-        console.print(Text(f"{run.flaw.upper()}  {plain(run.damage)}", "bold red"))
+        console.print(Text(f"{run.flaw.upper()}  {plain(_damage(run, canvas))}", "bold red"))
     console.print()
     left_out = _table(console, rows, names, wide=canvas.wide)
     console.print()
     found = list(notes(rows, names, wide=canvas.wide))
-    below = Text(legend(run, rows, left_out, wide=canvas.wide), "dim")
-    if canvas.wide:
-        for note in found:
-            console.print(note.line)
-        console.print(below)
-    else:
-        for line in within(console, found, below):
-            console.print(line)
+    for line in (note.line for note in found) if canvas.wide else within(console, found):
+        console.print(line)
+    if below := legend(run, rows, left_out, wide=canvas.wide):
+        console.print(below, style="dim")
     console.print(next_step(run, rows, canvas.beside_record), style="bold")
 
 
@@ -83,6 +79,11 @@ def _headline(run: RunFile) -> str:
     state = "" if run.end and run.end.reason == "complete" else f", {_ending(run)}"
     again = f", resumed {len(run.resumed)}x" if run.resumed else ""
     return f"accelmark {run.run.suite} on {device}: {counts}{again}{state}"
+
+
+def _damage(run: RunFile, canvas: Canvas) -> str:
+    damage = str(run.damage)
+    return damage if canvas.beside_record else handed_on(damage, run)
 
 
 def _ending(run: RunFile) -> str:
@@ -108,34 +109,34 @@ def _outcome(rows: Sequence[Row]) -> Iterator[Text]:
             held.setdefault(row.limit[0], []).append(row.limit[1])
     parts = [_held(word, held[word]) for word in sorted(held, key=lambda word: -len(held[word]))]
     if parts:
-        yield Text(f"Held back by {', '.join(parts)}")
+        yield Text(f"Held back {', '.join(parts)}")
     elif work:
         yield Text(
             "What holds them back is not known: with the workloads gemm and memory in the suite, "
             "this machine's ceilings are measured beside them"
         )
     if peak := _published(measured):
-        yield Text(f"Of the chip's published peaks, at best: {peak}")
+        yield Text(f"Published peaks: at best {peak}")
 
 
 def _held(word: str, shares: Sequence[float]) -> str:
     what = "kernels below their ceilings" if word == "kernels" else word
     low, high = whole(min(shares)), whole(max(shares))
     between = low if low == high else f"{low} to {high}"
-    return f"{what} in {units.counted(len(shares), 'case')} ({between})"
+    return f"by {what} in {units.counted(len(shares), 'case')} ({between})"
 
 
 def _published(rows: Sequence[Row]) -> str:
     """The best shares of published peaks, here and nowhere else: of a case they say little."""
     parts = []
-    for name, what, shares in (
-        ("MFU", "arithmetic", [(row.mfu, row) for row in rows if row.mfu is not None]),
-        ("MBU", "memory bandwidth", [(row.mbu, row) for row in rows if row.mbu is not None]),
+    for name, shares in (
+        ("MFU", [(row.mfu, row) for row in rows if row.mfu is not None]),
+        ("MBU", [(row.mbu, row) for row in rows if row.mbu is not None]),
     ):
         if shares:
             value, row = max(shares, key=lambda pair: pair[0])
-            parts.append(f"{name} ({what}) {share(value)}, {name_of(row.case)}")
-    return "; ".join(parts)
+            parts.append(f"{name} {share(value)} ({name_of(row.case)})")
+    return ", ".join(parts)
 
 
 def _stack(run: RunFile) -> str:

@@ -12,7 +12,8 @@ from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._comparison import WORDS, render
+from bench.reports._comparison import render
+from bench.reports._comparison_notes import WORDS
 from bench.tests.judging.two_runs import (
     CASE,
     FAST,
