@@ -29,7 +29,7 @@ from bench.reports._comparison_notes import (
 )
 from bench.reports._drawn import drawn
 from bench.reports._grid import INDENT, Column, grid
-from bench.reports._labels import Label, labels, plain
+from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._wording import STOPPERS
 
@@ -65,7 +65,7 @@ def _card(console: Console, comparison: Comparison, canvas: Canvas) -> None:
     console.print(heading, style="bold")
     for note in others:
         console.print(Padding(note.line, (0, 0, 0, INDENT)))
-    console.print(_next(comparison, canvas), style="bold")
+    console.print(visible(_next(comparison, canvas)), style="bold")
 
 
 def _name(file: RunFile) -> str:

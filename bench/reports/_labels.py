@@ -65,10 +65,14 @@ def cut(text: str, width: int) -> str:
     return set_cell_size(text, max(width - 1, 0)).rstrip() + MORE
 
 
+def visible(text: object) -> str:
+    """Another's text without what would move the rest of the card."""
+    return "".join(" " if unicodedata.category(c) in INVISIBLE else c for c in str(text))
+
+
 def plain(text: object) -> str:
     """Another's text on one line, without what would move the rest of the card."""
-    kept = (" " if unicodedata.category(c) in INVISIBLE else c for c in str(text))
-    return " ".join("".join(kept).split())
+    return " ".join(visible(text).split())
 
 
 def name_of(case: Case) -> str:

@@ -21,7 +21,7 @@ from bench.reports._card_notes import legend, notes
 from bench.reports._details import details
 from bench.reports._drawn import drawn
 from bench.reports._grid import INDENT, Column, grid
-from bench.reports._labels import Label, labels, name_of, plain
+from bench.reports._labels import Label, labels, name_of, plain, visible
 from bench.reports._notes import within
 from bench.reports._wording import handed_on, limit, next_step, share, threads, whole, word_of
 
@@ -68,8 +68,8 @@ def _card(console: Console, run: RunFile, rows: list[Row], canvas: Canvas) -> No
     for line in (note.line for note in found) if canvas.wide else within(console, found):
         console.print(line)
     if below := legend(run, rows, left_out, wide=canvas.wide):
-        console.print(below, style="dim")
-    console.print(next_step(run, rows, canvas.beside_record), style="bold")
+        console.print(plain(below), style="dim")
+    console.print(visible(next_step(run, rows, canvas.beside_record)), style="bold")
 
 
 def _headline(run: RunFile) -> str:
