@@ -132,12 +132,11 @@ def _energy_source(row: Row) -> str:
 def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: bool) -> str:
     """What the words of the card mean, as far as they stand on it, and where the rest is."""
     measured = [row for row in rows if row.status == "measured"]
-    words = {row.limit[0] for row in measured if row.limit}
     sentences = []
-    if words:
+    if any(row.limit for row in measured):
         links = ["transfer"] if any(r.transfer_fraction is not None for r in measured) else []
         ceilings = ", ".join(["matmul", "memory", *links])
-        said = [text for word, text in LIMITS.items() if word in words]
+        said = limit_words(measured)
         sentences.append(
             "; ".join(
                 [f"Limit: share of the nearest ceiling this run measured ({ceilings})", *said]
@@ -152,6 +151,12 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
     if not wide:
         sentences.append(f"Not shown: {', '.join([*left_out, usual_of(run.run.suite)])} (--wide)")
     return "".join(f"{one}. " for one in sentences).rstrip()
+
+
+def limit_words(rows: Sequence[Row]) -> list[str]:
+    """What the words for limits mean that are on the card."""
+    words = {row.limit[0] for row in rows if row.limit}
+    return [text for word, text in LIMITS.items() if word in words]
 
 
 LIMITS = {

@@ -10,6 +10,7 @@ from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.records.runfile import by_case
+from bench.reports._summary import summary
 from bench.reports._wording import handed_on, word_of
 
 NONE = "—"
@@ -59,11 +60,9 @@ class Side:
         return [(word, count, looks) for (word, looks), count in found.items()]
 
     @property
-    def outcome(self) -> str:
-        """What came of the run, as a sentence."""
-        cases = units.counted(len(self.rows), "case")
-        said = ", ".join(f"{count} {word}" for word, count, _ in self.words)
-        return f"{len(self.measured)} of {cases} measured: {said}."
+    def outcome(self) -> list[str]:
+        """What came of the run, in a few sentences."""
+        return [f"{line}." for line in summary(self.rows)]
 
 
 def name_of(case: Case) -> str:

@@ -29,6 +29,7 @@
     const most = Math.max(8, Math.floor(width / LETTER));
     return text.length > most ? text.slice(0, most - 1) + "…" : text;
   };
+  const breadth = (text) => LETTER * (text.length + 0.4 * (text.match(/[A-Z]/g) || []).length);
   const runColour = (run) => RUNS[run % RUNS.length];
   const many = data.runs.length > 1;
   const bold = (text) => `<b>${text}</b>`;
@@ -52,7 +53,7 @@
   // Lines of text and marks under each other: y counts pixels from the top. `from` is the share of
   // the width that labels beside the marks take; 0 where each stands above its marks.
   function lines(width, height, texts, figures, axis, from = 0) {
-    const need = Math.max(0, ...figures.map((f) => f.text.length)) * LETTER + 8;
+    const need = Math.max(0, ...figures.map((f) => breadth(f.text))) + 8;
     const split = Math.max(width < 420 ? 0.34 : 0.4, 1 - need / (width - 8));
     const column = (items, x) => ({
       type: "scatter", mode: "text", xaxis: x, yaxis: "y", hoverinfo: "skip", cliponaxis: false,

@@ -22,6 +22,7 @@ from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _html_plots
+from bench.reports._card_notes import limit_words
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_provenance import provenance
 from bench.reports._html_side import Side, looks_of
@@ -70,6 +71,7 @@ class HtmlReport(Report):
             provenance=provenance,
             spoken=spoken,
             flags=_html_plots.FLAGS,
+            words=limit_words([row for side in sides for row in side.rows]),
             limits=_html_plots.trace_limits(sides),
             style=_text("html.css"),
             script=script,

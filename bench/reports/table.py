@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,9 +20,10 @@ from bench.reports._card_notes import legend, notes
 from bench.reports._details import details
 from bench.reports._drawn import drawn
 from bench.reports._grid import INDENT, Column, grid
-from bench.reports._labels import Label, labels, name_of, plain, visible
+from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
-from bench.reports._wording import handed_on, limit, next_step, share, threads, whole, word_of
+from bench.reports._summary import summary
+from bench.reports._wording import handed_on, limit, next_step, threads, word_of
 
 STYLE = {
     "OK": "green",
@@ -34,8 +34,6 @@ STYLE = {
 }
 GRAVE = "bold red"
 """Of every other verdict."""
-YARDSTICKS = ("gemm", "memory")
-"""Workloads of which the ceilings are made: how far they come from those says nothing."""
 
 
 class TableReport(Report):
@@ -56,8 +54,9 @@ class TableReport(Report):
 def _card(console: Console, run: RunFile, rows: list[Row], canvas: Canvas) -> None:
     names = labels(run.run.suite, [row.case for row in rows])
     console.print(plain(_headline(run)), style="bold")
-    for line in _outcome(rows):
-        console.print(line)
+    good = all(row.verdict == "OK" for row in rows)
+    for number, line in enumerate(summary(rows)):
+        console.print(line, style="" if number else "bold green" if good else "bold")
     console.print(plain(_stack(run)), style="dim")
     if run.damage:
         console.print(Text(f"{run.flaw.upper()}  {plain(_damage(run, canvas))}", "bold red"))
@@ -92,51 +91,6 @@ def _ending(run: RunFile) -> str:
     return {"budget": "ended by its time budget", "interrupted": "INTERRUPTED"}.get(
         run.end.reason, ""
     )
-
-
-def _outcome(rows: Sequence[Row]) -> Iterator[Text]:
-    """How many cases are good, what the others are, and how far all are from what they could do."""
-    count = Counter(map(word_of, rows))
-    good = count.pop("OK", 0)
-    others = f": {', '.join(f'{n} {word}' for word, n in count.items())}" if count else ""
-    style = "bold green" if not count else "bold"
-    yield Text(f"{good} of {units.counted(len(rows), 'case')} OK{others}", style)
-    measured = [row for row in rows if row.status == "measured"]
-    work = [row for row in measured if row.case.workload not in YARDSTICKS]
-    held: dict[str, list[float]] = {}
-    for row in work:
-        if row.limit is not None:
-            held.setdefault(row.limit[0], []).append(row.limit[1])
-    parts = [_held(word, held[word]) for word in sorted(held, key=lambda word: -len(held[word]))]
-    if parts:
-        yield Text(f"Held back {', '.join(parts)}")
-    elif work:
-        yield Text(
-            "What holds them back is not known: with the workloads gemm and memory in the suite, "
-            "this machine's ceilings are measured beside them"
-        )
-    if peak := _published(measured):
-        yield Text(f"Published peaks: at best {peak}")
-
-
-def _held(word: str, shares: Sequence[float]) -> str:
-    what = "kernels below their ceilings" if word == "kernels" else word
-    low, high = whole(min(shares)), whole(max(shares))
-    between = low if low == high else f"{low} to {high}"
-    return f"by {what} in {units.counted(len(shares), 'case')} ({between})"
-
-
-def _published(rows: Sequence[Row]) -> str:
-    """The best shares of published peaks, here and nowhere else: of a case they say little."""
-    parts = []
-    for name, shares in (
-        ("MFU", [(row.mfu, row) for row in rows if row.mfu is not None]),
-        ("MBU", [(row.mbu, row) for row in rows if row.mbu is not None]),
-    ):
-        if shares:
-            value, row = max(shares, key=lambda pair: pair[0])
-            parts.append(f"{name} {share(value)} ({name_of(row.case)})")
-    return ", ".join(parts)
 
 
 def _stack(run: RunFile) -> str:
