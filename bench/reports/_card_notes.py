@@ -171,7 +171,9 @@ LIMITS = {
 def _verdicts(run: RunFile, rows: Sequence[Row]) -> str:
     level = next((row.interval.level for row in rows if row.interval), stats.FIXED_LEVEL)
     target = f"±{run.run.settings.target_half_width:.0%}"
-    words = [f"OK: {level:.0%} interval over launches within {target}"]
+    count = {row.launches for row in rows}
+    launches = units.counted(*count, "launch") if len(count) == 1 else "launches"
+    words = [f"OK: {level:.0%} interval over {launches} within {target}"]
     verdicts = {row.verdict for row in rows}
     if "NOISY" in verdicts:
         words.append("NOISY: wider")

@@ -60,7 +60,8 @@ def _card(console: Console, comparison: Comparison, canvas: Canvas) -> None:
     found = list(notes(comparison, names))
     for line in (note.line for note in found) if canvas.wide else within(console, found):
         console.print(line)
-    console.print(legend(comparison, left_out, wide=canvas.wide), style="dim")
+    if below := legend(comparison, left_out, wide=canvas.wide):
+        console.print(below, style="dim")
     heading, others = after(comparison, wide=canvas.wide)
     console.print(heading, style="bold")
     for note in others:
@@ -118,7 +119,7 @@ def _columns(comparison: Comparison) -> list[Column]:
     return [
         column("base", (_side(case.base) for case in cases), drops=2),
         column("other", (_side(case.other) for case in cases), drops=2),
-        column("ratio", map(_ratio_cell, cases), most=12),
+        column("ratio", map(_ratio_cell, cases if comparison.ratios else ()), most=12),
         column("interval", map(_interval, cases), most=16),
         column(f"{chip} x {software}", map(_split, cases), drops=1, most=16),
         column("per joule", (_quotient(case.joule_ratio) for case in cases), drops=4, most=12),

@@ -132,7 +132,7 @@ def legend(comparison: Comparison, left_out: Sequence[str], *, wide: bool) -> st
     """What the words of the table mean, as far as they stand there."""
     few = f"Under {COMPARE_LAUNCHES} launches a side: no interval"
     shown = {case.verdict for case in comparison.cases}
-    sentences = ["Ratio: other / base throughput"]
+    sentences = ["Ratio: other / base throughput"] if comparison.ratios else []
     if any(case.interval is not None for case in comparison.cases):
         sentences[0] += f", {comparison.level:.0%} Welch interval over launches"
         sentences.append(

@@ -6,6 +6,7 @@ import json
 import math
 from typing import get_args
 
+import msgspec
 import pytest
 
 from bench.judging.compare import compare
@@ -81,6 +82,36 @@ def test_no_figure_is_cut_off(width: int) -> None:
         assert max(map(len, text.splitlines())) <= width
         assert " 1.000" in text and "undecided" in text
     assert text.count("1,23") >= 2 and " ".join(text.split()).count(" sequence/s") >= 2
+
+
+def test_each_reason_is_said_once_with_the_cases_that_it_is_of() -> None:
+    """Six cases of another batch, one of which is not in the other run at all."""
+    cases = [make_case(workload=f"work{k}", parameters={"batch_size": 1}) for k in range(6)]
+    theirs = [msgspec.structs.replace(case, parameters={"batch_size": 8}) for case in cases[:-1]]
+    both = make_case(workload="both")
+    found = compare(
+        runs(*((case, steps(FAST)) for case in (*cases, both))),
+        runs(*((case, steps(FAST)) for case in (*theirs, both))),
+    )
+    card = render([found], Canvas(width=100))
+    assert card.count("batch_size differs (1, 8)") == 1
+    assert "INCOMPARABLE batch_size differs (1, 8): 5 cases\n" in card
+    assert "INCOMPARABLE no such case in the other run: work5-matmul bf16\n" in card
+    wide = render([found], Canvas(width=100, wide=True))
+    assert wide.count("batch_size differs (1, 8)") == 6, "and with each case"
+
+
+def test_what_differs_and_explains_nothing_comes_after_the_table() -> None:
+    other = msgspec.structs.replace
+    first, second = run(FAST), run(SLOW)
+    hosts = [{**one.run.host, "python": name} for one, name in ((first, "3.11"), (second, "3.12"))]
+    first, second = (
+        other(one, run=other(one.run, host=host))
+        for one, host in zip((first, second), hosts, strict=True)
+    )
+    card = render([compare(first, second)], Canvas(width=100))
+    assert card.index(" SLOWER") < card.index("host python: 3.11 | 3.12")
+    assert "MAY EXPLAIN IT" not in card and "\nThe runs differ in\n" in card
 
 
 def test_colour_is_not_needed() -> None:

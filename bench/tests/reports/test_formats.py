@@ -155,6 +155,33 @@ def test_every_report_says_what_limits_a_case(name: str) -> None:
         assert "matmul 37%" not in text and "host" not in text and "MFU" not in text
 
 
+@pytest.mark.parametrize("name", ["table", "markdown", "html", "csv", "json"])
+def test_a_row_of_too_few_launches_is_not_called_noisy(name: str) -> None:
+    """Two launches, equal to the nanosecond: nothing is known of their noise."""
+    case = make_case()
+    run = make_file([case], make_launches(case, [make_measured()] * 2))
+    (row,) = summarize(run)
+    assert (row.status, row.verdict, row.interval) == ("measured", "FEW_LAUNCHES", None)
+    text = render(name, run)
+    page = text[: text.index('id="data"')] if name == "html" else text  # not its script
+    word = "FEW_LAUNCHES" if name in ("csv", "json") else "FEW LAUNCHES"
+    assert word in page and "NOISY" not in page
+    if name == "html":
+        assert f'class="badge warn">{word}' in page
+
+
+def test_a_figure_of_few_launches_is_still_a_ceiling() -> None:
+    """As it was while it was called NOISY: what is not known is its spread."""
+    matmul, case = make_case(), make_case(workload="bert", mode="infer")
+    launches = [
+        *make_launches(matmul, [make_measured(0.01, flop=100)]),
+        *make_launches(case, [make_measured(0.01, flop=60)]),
+    ]
+    rows = summarize(make_file([matmul, case], launches))
+    assert [row.verdict for row in rows] == ["FEW_LAUNCHES"] * 2
+    assert rows[1].limit == ("matmul", pytest.approx(0.6))
+
+
 def test_every_markdown_row_has_the_columns_of_its_header() -> None:
     text = render("markdown", read(RUN), hostile())
     width = None
