@@ -109,9 +109,9 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
         f"{names[row.case.fingerprint].short} {first_step(row)}" for row in rows if first_step(row)
     ]
     if first and not wide:  # there it stands with each case
-        yield Note("first step:", listed(first), dim=True)
+        yield Note("first step", listed(first), dim=True)
     for said, _ in grouped(rows, _energy_source):
-        yield Note("energy:", said, dim=True)
+        yield Note("energy", said, dim=True)
     whys: dict[str, list[str]] = {}
     for what, why in next((r.not_observable for r in rows if r.not_observable), {}).items():
         whys.setdefault(why, []).append(what)
@@ -119,7 +119,7 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
         parts = [f"{', '.join(whats)} ({why})" for why, whats in whys.items()]
         if len(parts) > 1 and not wide:
             parts = [", ".join(what for whats in whys.values() for what in whats)]
-        yield Note("not observable:", "; ".join(parts), dim=True)
+        yield Note("not observable", "; ".join(parts), dim=True)
 
 
 def _energy_source(row: Row) -> str:

@@ -76,7 +76,7 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
     """What the chip may not be blamed for, what is odd, and why cases have no verdict."""
     cases = comparison.cases
     if (doubt := comparison.configured.chip_doubt) and any(c.split for c in cases):
-        yield Note("No verdict on the chip:", doubt)
+        yield Note("No verdict on the chip", doubt)
     odd = [
         f"{_name(case, names)} {case.witness_gap:.0%}"
         for case in cases
@@ -120,11 +120,11 @@ def after(comparison: Comparison, *, wide: bool) -> tuple[str, list[Note]]:
     heading = f"The runs{also} differ in" if rest else f"The runs differ in {nothing}."
     if not rest and also:
         heading = "Of what both recorded, nothing else differs."
-    lines = [Note(f"{one.name}:", f"{one.base} | {one.other}", "") for one in rest]
+    lines = [Note(one.name, f"{one.base} | {one.other}", "") for one in rest]
     if len(lines) > MOST_DIFFERENCES and not wide:
         more = len(lines) - MOST_DIFFERENCES + 1
-        lines = [*lines[:-more], Note(f"{more} more:", "--wide", dim=True)]
-    lines += [Note(f"not known of {' and '.join(w)}:", what, "") for what, w in unsaid.items()]
+        lines = [*lines[:-more], Note(f"{more} more", "--wide", dim=True)]
+    lines += [Note(f"not known of {' and '.join(w)}", what, "") for what, w in unsaid.items()]
     return heading, lines
 
 
@@ -142,7 +142,7 @@ def legend(comparison: Comparison, left_out: Sequence[str], *, wide: bool) -> st
     if "EQUIVALENT" in shown:
         sentences.append(f"EQUIVALENT: the interval lies within ±{EQUIVALENCE:.0%}")
     if "UNDECIDED" in shown:
-        sentences.append("undecided: no significant difference, none in the interval excluded")
+        sentences.append("undecided: no significant difference, any in the interval possible")
     if "NO_INTERVAL" in shown:
         sentences.append(few)
     chip, software = parts(comparison)

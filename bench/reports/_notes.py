@@ -30,9 +30,13 @@ class Note(msgspec.Struct, frozen=True):
 
     @property
     def line(self) -> Text:
-        """All of it."""
-        word = (self.word, "dim" if self.dim else self.style)
-        return Text.assemble(word, " ", (plain(self.text), "dim" if self.dim else ""))
+        """All of it; a word that is not in capitals is told from the rest by a colon."""
+        word = plain(self.word) + ("" if self.word.isupper() else ":")
+        return Text.assemble(
+            (word, "dim" if self.dim else self.style),
+            " ",
+            (plain(self.text), "dim" if self.dim else ""),
+        )
 
 
 def grouped(some: Iterable[One], key: Callable[[One], str]) -> Iterator[tuple[str, list[One]]]:

@@ -61,7 +61,7 @@ def test_the_outputs_of_equal_seeds_are_compared() -> None:
     found = compare(base, other)
     assert only(found).witness_gap == pytest.approx(0.2)
     card = render([found], Canvas(width=200))
-    assert "outputs after the first step differ at equal seeds: gemm-matmul bf16 20%" in card
+    assert "outputs after the first step differ at equal seeds: bert-train bf16 20%" in card
     later = [msgspec.structs.replace(x, seed=x.seed + 10) for x in other.launches]
     assert only(compare(base, make_file([CASE], later))).witness_gap is None
     zero = runs((CASE, [make_measured([0.01], witness=(0.0, 0.0)) for _ in range(5)]))
