@@ -160,7 +160,7 @@ def limit_words(rows: Sequence[Row]) -> list[str]:
 
 
 LIMITS = {
-    "kernels": "kernels: under half of every one, so they are what is slow",
+    "kernels": "kernels: under half of each, so the kernels are what is slow",
     "power": "power: matmul, at the device's power limit",
     "host": "host: time to queue a step, over that of the step",
     "input": "input: the time that a step waits for it",
@@ -172,7 +172,8 @@ def _verdicts(run: RunFile, rows: Sequence[Row]) -> str:
     level = next((row.interval.level for row in rows if row.interval), stats.FIXED_LEVEL)
     target = f"±{run.run.settings.target_half_width:.0%}"
     count = {row.launches for row in rows}
-    launches = units.counted(*count, "launch") if len(count) == 1 else "launches"
+    each = min(count) if len(count) == 1 else 0
+    launches = f"{each} launches" if each >= stats.MINIMUM_LAUNCHES else "launches"
     words = [f"OK: {level:.0%} interval over {launches} within {target}"]
     verdicts = {row.verdict for row in rows}
     if "NOISY" in verdicts:

@@ -117,8 +117,8 @@ def _columns(comparison: Comparison) -> list[Column]:
     chip, software = parts(comparison)
     marked = bool(comparison.configured.unintended)
     return [
-        column("base", (_side(case.base) for case in cases), drops=2),
-        column("other", (_side(case.other) for case in cases), drops=2),
+        column("base", (_side(case, case.base) for case in cases), drops=2),
+        column("other", (_side(case, case.other) for case in cases), drops=2),
         column("ratio", map(_ratio_cell, cases if comparison.ratios else ()), most=12),
         column("interval", map(_interval, cases), most=16),
         column(f"{chip} x {software}", map(_split, cases), drops=1, most=16),
@@ -128,11 +128,12 @@ def _columns(comparison: Comparison) -> list[Column]:
     ]
 
 
-def _side(row: Row | None) -> Text:
-    if row is None:
-        return Text("—", "dim")
-    if row.throughput is None:
+def _side(case: CaseComparison, row: Row | None) -> Text:
+    """Nothing of what is not the same work: its figures must not be read side by side."""
+    if row is not None and row.throughput is None:
         return Text(row.status.upper(), "dim")
+    if row is None or case.ratio is None:
+        return Text()
     return Text(units.rate(row.throughput, plain(row.unit.removesuffix("/s"))))
 
 

@@ -75,7 +75,10 @@ def _sides(one: Difference) -> str:
 def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
     """What the chip may not be blamed for, what is odd, and why cases have no verdict."""
     cases = comparison.cases
-    if (doubt := comparison.configured.chip_doubt) and any(c.split for c in cases):
+    if comparison.configured.chip_doubt and any(case.split for case in cases):
+        unknown = "whether a setting is the cause is not known, as said below"
+        settings = comparison.configured.settings
+        doubt = comparison.configured.chip_doubt if settings else unknown
         yield Note("No verdict on the chip", doubt)
     odd = [
         f"{_name(case, names)} {case.witness_gap:.0%}"

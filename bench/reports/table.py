@@ -64,8 +64,8 @@ def _card(console: Console, run: RunFile, rows: list[Row], canvas: Canvas) -> No
     left_out = _table(console, rows, names, wide=canvas.wide)
     console.print()
     found = list(notes(rows, names, wide=canvas.wide))
-    for line in (note.line for note in found) if canvas.wide else within(console, found):
-        console.print(line)
+    for text in (note.line for note in found) if canvas.wide else within(console, found):
+        console.print(text)
     if below := legend(run, rows, left_out, wide=canvas.wide):
         console.print(plain(below), style="dim")
     console.print(visible(next_step(run, rows, canvas.beside_record)), style="bold")

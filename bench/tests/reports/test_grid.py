@@ -10,6 +10,7 @@ from rich.cells import cell_len
 
 from bench import api, units
 from bench.records.case import Case
+from bench.records.outcome import Outcome
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison import render as render_comparison
@@ -38,7 +39,7 @@ def hostile() -> RunFile:
         make_case(workload="same", parameters={"b": "8"}),
         make_case(workload="broken", parameters={}),
     ]
-    outcomes = [
+    outcomes: list[Outcome] = [
         *[make_measured([1e-9], items=2**62, unit="sequence" * 9, flop=10**12)] * 3,
         *[make_measured(s, unit=ODD, latency_name=ODD) for s in (0.01, 3.0)],
         *[make_measured([0.01])] * 2,

@@ -6,7 +6,7 @@ import pytest
 
 from bench import api
 from bench.judging.row import Limit
-from bench.records.outcome import Flag, Skipped, Void
+from bench.records.outcome import Flag, Outcome, Skipped, Void
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports.table import REPORT
@@ -64,7 +64,7 @@ def test_wide_says_all_of_them_each_once() -> None:
 
 def test_a_reason_that_two_kinds_share_is_said_of_each() -> None:
     cases = [make_case(workload=name) for name in ("a", "b")]
-    outcomes = [Void(reason="wrong"), Skipped(reason="wrong")]
+    outcomes: list[Outcome] = [Void(reason="wrong"), Skipped(reason="wrong")]
     launches = [x for c, o in zip(cases, outcomes, strict=True) for x in make_launches(c, [o])]
     run = make_file(cases, launches)
     lines = REPORT.render([run], Canvas(width=100)).splitlines()
