@@ -132,7 +132,7 @@ def _side(case: CaseComparison, row: Row | None) -> Text:
     """Nothing of what is not the same work: its figures must not be read side by side."""
     if row is not None and row.throughput is None:
         return Text(row.status.upper(), "dim")
-    if row is None or case.ratio is None:
+    if row is None or row.throughput is None or case.ratio is None:
         return Text()
     return Text(units.rate(row.throughput, plain(row.unit.removesuffix("/s"))))
 

@@ -97,6 +97,9 @@ def test_each_reason_is_said_once_with_the_cases_that_it_is_of() -> None:
     assert card.count("batch_size differs (1, 8)") == 1
     assert "INCOMPARABLE batch_size differs (1, 8): 5 cases\n" in card
     assert "INCOMPARABLE no such case in the other run: work5-matmul bf16\n" in card
+    for line in card.splitlines():
+        if line.endswith("INCOMPARABLE"):
+            assert "/s" not in line, "other work's figures are not put side by side"
     wide = render([found], Canvas(width=100, wide=True))
     assert wide.count("batch_size differs (1, 8)") == 6, "and with each case"
 
