@@ -15,6 +15,7 @@ from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
+from bench.reports._summary import summary
 from bench.reports._wording import handed_on, limit, tail, word_of
 
 
@@ -42,7 +43,7 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     if run.damage:
         damage, remedy = (_text(handed_on(text, run)) for text in (run.damage, run.remedy))
         yield f"\n**{run.flaw.capitalize()}**: {damage}. {remedy}"
-    yield ""
+    yield f"\n{_text('. '.join(summary(rows)))}.\n"
     yield "| case | throughput | interval | launches | latency | limit | peak memory | verdict |"
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
     for row in rows:
