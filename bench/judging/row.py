@@ -175,8 +175,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         Of a ceiling of the device that this run measured, the share that the case reaches. Of the
         host, the time that it takes to queue a step over that of a step: while the device is busy
         for longer it is hidden, so it counts from `HOST_BOUND` on. Of input, the share of the time
-        that a step waits for it. Of kernels, the share of the nearest ceiling. None where no
-        ceiling was measured and neither host nor input is it.
+        that a step waits for it. Of kernels, the share of the nearest ceiling; what of a step is
+        not counted (often the bytes that it moves) is not among the ceilings. None where no ceiling
+        was measured and neither host nor input is it.
         """
         power = "POWER_CAPPED" in self.flags
         ceilings: list[tuple[Limit, float | None]] = [

@@ -160,7 +160,7 @@ def limit_words(rows: Sequence[Row]) -> list[str]:
 
 
 LIMITS = {
-    "kernels": "kernels: under half of each, so the kernels are what is slow",
+    "kernels": "kernels: under half of each that is counted for it, so look at its kernels",
     "power": "power: matmul, at the device's power limit",
     "host": "host: time to queue a step, over that of the step",
     "input": "input: the time that a step waits for it",

@@ -173,7 +173,7 @@ def details(case: CaseComparison, names: tuple[str, str]) -> Iterator[str]:
         if row is not None:
             yield f"{who}: {_figures(row)}"
     said = [f"p = {case.p_value:.2g}"] if case.p_value is not None else []
-    if case.interval is not None and case.not_excluded is not None:
+    if case.verdict == "UNDECIDED" and case.not_excluded is not None:
         said.append(f"up to {case.not_excluded:.1%} not excluded")
     split = case.split
     if split is not None and case.ratio is not None:
