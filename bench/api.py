@@ -218,14 +218,17 @@ def render(
     *,
     width: int = 100,
     colour: bool = False,
+    wide: bool = False,
+    beside_record: bool = False,
 ) -> str:
     """Runs, or comparisons of them, as text that ends in a newline.
 
     format: of runs one of `accelmark list reports`, of comparisons `table` or `json`; width:
-    columns of a table. Raises `UnknownName` for another format, and `MissingPackage` where a format
-    needs a package that is not installed.
+    columns of a table; wide: everything of every case, rather than a line; beside_record: for who
+    typed the records' paths, so that a command to type next has them. Raises `UnknownName` for
+    another format, and `MissingPackage` where a format needs a package that is not installed.
     """
-    canvas = Canvas(width=width, colour=colour)
+    canvas = Canvas(width=width, colour=colour, wide=wide, beside_record=beside_record)
     several: list[Any] = [what] if _is_one(what) else list(what)  # type: ignore[arg-type]
     comparisons = [one for one in several if isinstance(one, Comparison)]
     if comparisons and len(comparisons) == len(several):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import canvas, say
+from bench.commands.common import WIDE, canvas, say
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 
@@ -37,6 +37,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 @click.option(
     "--width", type=click.IntRange(40, 500), help="Columns of the table. Default: the terminal's."
 )
+@WIDE
 def compare(
     base: Path,
     others: tuple[Path, ...],
@@ -44,6 +45,7 @@ def compare(
     fail_if_slower: float | None,
     as_json: bool,
     width: int | None,
+    wide: bool,
 ) -> None:
     """Say who is faster than BASE, by how much, how surely; or why that cannot be said."""
     from bench import api
@@ -67,7 +69,11 @@ def compare(
         raise
     shown = canvas(width)
     text = api.render(
-        comparisons, "json" if as_json else "table", width=shown.width, colour=shown.colour
+        *(comparisons, "json" if as_json else "table"),
+        width=shown.width,
+        colour=shown.colour,
+        wide=wide,
+        beside_record=True,
     )
     (put_file if as_json else put_card)(text)
     if fail_if_slower is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from bench.judging import chips
-from bench.judging.row import Row
+from bench.judging.row import UNDISTURBED, Row
 
 CEILING_WORKLOAD = "gemm"
 """The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
@@ -29,10 +29,10 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ceilings(rows: Iterable[Row]) -> Ceilings:
-    """Of the rows of a run that are OK or NOISY."""
+    """Of the rows of a run that nothing disturbed."""
     found = Ceilings(matmul={}, bandwidth={}, transfer={})
     for row in rows:
-        if row.verdict not in ("OK", "NOISY"):
+        if row.verdict not in UNDISTURBED:
             continue
         if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
             found.matmul.setdefault(row.arithmetic, {})[row.case.fingerprint] = row.flop_per_second

@@ -133,10 +133,8 @@ def _verdict(
     if unsteady > INVALID_SHARE * len(outcomes):
         return "NO_STEADY_STATE", f"{unsteady} of {len(outcomes)} launches never became steady"
     if interval is None:
-        return (
-            "NOISY",
-            f"no interval: {len(outcomes)} of at least {stats.MINIMUM_LAUNCHES} launches",
-        )
+        few = f"no interval: {len(outcomes)} of at least {stats.MINIMUM_LAUNCHES} launches"
+        return "FEW_LAUNCHES", few
     if interval.half_width > settings.target_half_width:
         return "NOISY", (
             f"interval of {units.spread(interval.half_width)} after {len(outcomes)} launches, "

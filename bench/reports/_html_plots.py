@@ -21,7 +21,8 @@ from bench.planning.tuning import figures
 from bench.records.outcome import Measured
 from bench.records.run import Launch
 from bench.reports._html_pair import spoken
-from bench.reports._html_side import Side, name_of, variant, word_of
+from bench.reports._html_side import Side, name_of, variant
+from bench.reports._wording import word_of
 
 MANY_CASES = 100
 """A page of more cases than this would grow too large with every launch's trace."""

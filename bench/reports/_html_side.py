@@ -10,6 +10,8 @@ from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.records.runfile import by_case
+from bench.reports._summary import summary
+from bench.reports._wording import handed_on, word_of
 
 NONE = "—"
 """Stands where there is nothing to show."""
@@ -40,6 +42,11 @@ class Side:
         return reasons.get(self.file.end.reason, "")
 
     @property
+    def damage(self) -> str:
+        """What is wrong with the record; empty where every line was read."""
+        return handed_on(self.file.damage or "", self.file)
+
+    @property
     def counts(self) -> str:
         """`27 launches of 9 cases, 2026-11-21`."""
         launches = units.counted(len(self.file.launches), "launch")
@@ -53,11 +60,9 @@ class Side:
         return [(word, count, looks) for (word, looks), count in found.items()]
 
     @property
-    def outcome(self) -> str:
-        """What came of the run, as a sentence."""
-        cases = units.counted(len(self.rows), "case")
-        said = ", ".join(f"{count} {word}" for word, count, _ in self.words)
-        return f"{len(self.measured)} of {cases} measured: {said}."
+    def outcome(self) -> list[str]:
+        """What came of the run, in a few sentences."""
+        return [f"{line}." for line in summary(self.rows)]
 
 
 def name_of(case: Case) -> str:
@@ -70,17 +75,10 @@ def variant(case: Case) -> str:
     return f"{case.precision}{case.variant}"
 
 
-def word_of(row: Row) -> str:
-    """The verdict of a measured row, the status of any other: one word for each row."""
-    if row.status == "measured":
-        return str(row.verdict).replace("_", " ")
-    return row.status.upper() if row.reached else "UNREACHED"
-
-
 def looks_of(row: Row) -> str:
     """CSS class of a row: how grave it is."""
     if row.status == "skipped":
         return "warn"
     if row.status != "measured":
         return "bad"
-    return {"OK": "good", "NOISY": "warn"}.get(str(row.verdict), "bad")
+    return {"OK": "good", "NOISY": "warn", "FEW_LAUNCHES": "warn"}.get(str(row.verdict), "bad")

@@ -45,7 +45,7 @@ def test_fail_if_slower(
     write(tmp_path / "b.jsonl", other)
     found, out, err = accelmark("compare", "a.jsonl", "b.jsonl", "--fail-if-slower", "5")
     assert found == code and err.startswith(said) and bool(err) == bool(said)
-    assert out.startswith("base   fake on Fake CPU (cpu)")
+    assert out.startswith("base   Fake CPU (cpu): fake, 10 launches")
 
 
 def test_one_slower_case_outweighs_one_that_cannot_be_judged(
@@ -65,7 +65,7 @@ def test_nothing_that_could_be_compared_is_exit_code_1(
     write(tmp_path / "b.jsonl", REFUSED["precision"][0])
     code, out, err = accelmark("compare", "a.jsonl", "b.jsonl")
     assert (code, err) == (1, "")
-    assert "INCOMPARABLE  bert-train bf16" in out and "precision differs (bf16, fp16)" in out
+    assert "INCOMPARABLE precision differs (bf16, fp16): bert-train bf16\n" in out
     assert "Geometric mean" not in out and "ratio" not in out
 
 

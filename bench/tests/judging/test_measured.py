@@ -62,7 +62,7 @@ def test_many_samples_of_one_launch_are_no_interval() -> None:
     found = row([make_measured([0.01] * 200)] * 2)
     assert found.interval is None
     assert found.launches == 2 and found.steps == 400
-    assert found.verdict == "NOISY"
+    assert found.verdict == "FEW_LAUNCHES"
     assert found.reason == "no interval: 2 of at least 3 launches"
 
 
@@ -131,7 +131,7 @@ WIDE = make_measured(0.013)
     ("outcomes", "verdict", "reason"),
     [
         ([FINE] * 3, "OK", ""),
-        ([FINE, FINE], "NOISY", "no interval: 2 of at least 3 launches"),
+        ([FINE, FINE], "FEW_LAUNCHES", "no interval: 2 of at least 3 launches"),
         (
             # logs 0 0 -log 1.3: SD 0.15148, error 0.08746, times 4.302653
             [FINE, FINE, WIDE],
@@ -146,7 +146,7 @@ WIDE = make_measured(0.013)
         ([FINE, FINE, make_measured(flags=UNSTEADY)], "OK", ""),
         ([FINE, failed(), FINE, FINE], "OK", ""),
         ([FINE, failed(), failed()], "INVALID", "2 of 3 launches failed"),
-        ([FINE, FINE, failed()], "NOISY", "no interval: 2 of at least 3 launches"),
+        ([FINE, FINE, failed()], "FEW_LAUNCHES", "no interval: 2 of at least 3 launches"),
         # The gravest comes first.
         ([make_measured(flags=UNSTEADY), failed()], "INVALID", "1 of 2 launches failed"),
     ],

@@ -13,7 +13,7 @@ from bench.errors import ComparisonError
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict, Comparison
 from bench.judging.reasons import Code
-from bench.judging.row import Verdict
+from bench.judging.row import UNDISTURBED, Verdict
 from bench.judging.verdicts import DISTURBED
 from bench.records.outcome import Skipped
 from bench.records.run import RunFile, Settings
@@ -177,7 +177,7 @@ def test_every_reason_has_its_own_code_in_their_order() -> None:
 
 def test_a_verdict_of_a_side_is_either_ranked_or_has_a_code() -> None:
     """A new one must be put on one side or the other."""
-    assert set(get_args(Verdict)) - set(DISTURBED) == {"OK", "NOISY"}
+    assert set(get_args(Verdict)) - set(DISTURBED) == set(UNDISTURBED)
 
 
 def test_the_page_lists_each_code_with_its_verdict() -> None:
