@@ -152,6 +152,13 @@ class Unsupported(Exception):
     """
 
 
+class Wrong(Exception):
+    """What this device computes is wrong, by a trial: nothing that it measures may be used.
+
+    Raised by `Workload.build`; the launch is void, with the reason.
+    """
+
+
 class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a workload."""
 

@@ -16,6 +16,8 @@ from bench.telemetry.flags import flagged, slowed_launches, unhindered
 
 INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
+PASSED_OVER = "optimizer passed over"
+"""What a job says where an implementation of its optimizer is wrong on the device."""
 COMPILED = ("graphs", "graph_breaks")
 """What a launch says of its compiler, if it had one; see `bench.records.environment.compiler`."""
 
@@ -65,6 +67,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         estimated_peak_bytes=estimated_peak_bytes(launches),
         cold=_median_cold(launches),
         compiler=_compiler(launches),
+        optimizer_passed_over=_passed_over(launches),
         items_per_joule=energy.items_per_joule(outcomes),
         joule_interval=energy.interval(outcomes, level),
         energy_source=energy.said_by(launches)[0],
@@ -179,6 +182,12 @@ def _compiler(launches: Sequence[Launch]) -> dict[str, int]:
         if isinstance(said, dict) and all(isinstance(said.get(name), int) for name in COMPILED):
             found.append({name: said[name] for name in COMPILED})
     return max(found, key=lambda one: one["graph_breaks"], default={})
+
+
+def _passed_over(launches: Sequence[Launch]) -> str:
+    jobs = (launch.environment.get("job") for launch in launches)
+    said = (job.get(PASSED_OVER) for job in jobs if isinstance(job, dict))
+    return next((str(words) for words in said if words), "")
 
 
 def _median_cold(launches: Sequence[Launch]) -> Cold:

@@ -126,6 +126,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Median over launches."""
     compiler: dict[str, int] = {}
     """What the compiler did, where it was asked: `graphs` that it made, and `graph_breaks`."""
+    optimizer_passed_over: str = ""
+    """Which implementation of the optimizer is wrong on the device, with its figures, and what ran
+    in its place; empty if none is known to be."""
     choice: Choice | None = None
     """Of a tuned case: the choice that the figures are of."""
     trials: tuple[Trial, ...] = ()

@@ -325,6 +325,10 @@ def _remarks(rows: list[Row]) -> Iterator[Text]:
             names = [f"{len(names)} of {len(rows)} cases"]
         if names:
             yield _line(flag, f"{meaning}: {', '.join(names)}")
+    for said in dict.fromkeys(row.optimizer_passed_over for row in rows):
+        names = [_short(row, rows) for row in rows if row.optimizer_passed_over == said]
+        if said:
+            yield _line("OPTIMIZER", f"{said}: {', '.join(names)}")
 
 
 def _line(word: str, text: str) -> Text:
