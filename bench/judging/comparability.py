@@ -38,7 +38,7 @@ def _listed(space: Mapping[str, Sequence[Setting]], name: str) -> str:
 
 def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[str]:
     """Every reason why two rows may not be compared; nothing where they may."""
-    yield from unequal(base.case, other.case)
+    yield from unequal(base.work, other.work)
     mine, theirs = (side.file.run for side in sides)
     if mine.schema != theirs.schema:
         yield f"record schema differs ({mine.schema}, {theirs.schema})"

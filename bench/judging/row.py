@@ -8,6 +8,7 @@ import msgspec
 
 from bench import stats
 from bench.planning.tuning import Trial
+from bench.planning.versions import today
 from bench.precision import PRECISIONS
 from bench.records.case import Case, Choice
 from bench.records.outcome import Cold
@@ -135,6 +136,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """The launches by which that was found, in the order they ran; no figure is made of them."""
     untried: int = 0
     """Choices that had no launch yet when the run ended, or that a smaller batch ruled out."""
+
+    @property
+    def work(self) -> Case:
+        """The case as this release plans the same work: what two runs are compared by."""
+        return today(self.case)
 
     @property
     def arithmetic(self) -> str:
