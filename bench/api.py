@@ -138,7 +138,7 @@ def run_suite(
     identity = run_id()
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
-        writer = begin(path, identity, read_suite.name, cases, settings, chosen, command)
+        writer = begin(path, identity, read_suite.title, cases, settings, chosen, command)
         with contextlib.closing(writer):
             open_session(writer, cases, settings, chosen, face, _seconds(budget_minutes)).run()
     return read(path)

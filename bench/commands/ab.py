@@ -97,7 +97,7 @@ def ab(
         sessions = []
         for path, device, side in zip(paths, chosen, sides, strict=True):
             name = f"{identity}{path.stem[-2:]}"
-            writer = begin(path, name, read_suite.name, cases, settings, device, typed())
+            writer = begin(path, name, read_suite.title, cases, settings, device, typed())
             stack.callback(writer.close)
             sessions.append(
                 open_session(

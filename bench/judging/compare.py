@@ -30,6 +30,7 @@ from bench.judging.pairing import pairs
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.judging.split import split
+from bench.judging.suites import command_for_the_rest, suite_of
 from bench.judging.verdicts import enough, preliminary, with_verdicts
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
@@ -70,15 +71,18 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
         )
     adaptive = "auto" in (base.run.settings.launches, other.run.settings.launches)
     level = stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
-    cases = [_judge(sides, a, b, level, prices) for a, b in paired]
+    judged = [_judge(sides, a, b, level, prices) for a, b in paired]
+    cases = tuple(with_verdicts(judged, 1 - level))
     differing = tuple(differences(base, other))
     return Comparison(
         base=base,
         other=other,
         level=level,
-        cases=tuple(with_verdicts(cases, 1 - level)),
+        cases=cases,
         differences=differing,
         configured=configured(base, other, differing),
+        suite=suite_of(base.run) or base.run.suite,
+        command_for_the_rest=command_for_the_rest(base.run, cases),
     )
 
 

@@ -65,6 +65,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[Difference, ...]
     configured: Configured = Configured()
     """Of the differences, the settings that may be why one is faster, and what is not known."""
+    suite: str = ""
+    """Of the base: a shipped one's name and number (`bench.judging.suites`), or as it says."""
+    command_for_the_rest: str = ""
+    """What measures, on the other's device, those of the base's cases that it has not; or empty."""
 
     @property
     def ratios(self) -> list[float]:

@@ -55,18 +55,23 @@ def plan(suite: Suite) -> tuple[Case, ...]:
 
 
 def select(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
-    """The cases whose workload, name or name and precision match a shell glob.
+    """The cases whose workload, name or name and precision match one of some shell globs.
 
-    `llama`, `llama-*`, `*-train`, `gemm-matmul-bf16`; `*-tuned` for those of the tuned track.
-    `SuiteError` if none does.
+    `llama`, `llama-*`, `*-train`, `gemm-matmul-bf16`; `*-tuned` for those of the tuned track;
+    several with commas between. `SuiteError` if one of them matches none.
     """
-    chosen = tuple(
-        case for case in cases if any(fnmatch.fnmatchcase(text, pattern) for text in _matched(case))
-    )
-    if not chosen:
-        names = {case.name for case in cases}
-        raise SuiteError(f"--only {pattern}: matches no case.{suggestion(pattern, names)}")
-    return chosen
+    chosen: set[str] = set()
+    for glob in pattern.split(","):
+        found = {
+            case.fingerprint
+            for case in cases
+            if any(fnmatch.fnmatchcase(text, glob.strip()) for text in _matched(case))
+        }
+        if not found:
+            names = {case.name for case in cases}
+            raise SuiteError(f"--only {glob}: matches no case.{suggestion(glob, names)}")
+        chosen |= found
+    return tuple(case for case in cases if case.fingerprint in chosen)
 
 
 def _matched(case: Case) -> list[str]:

@@ -96,6 +96,10 @@ def _card(console: Console, comparison: Comparison) -> None:
         console.print(f"  {difference.name}: {difference.base} | {difference.other}")
     for words_of_it in unsaid:
         console.print(f"  not known: {words_of_it}")
+    if comparison.command_for_the_rest:
+        console.print(
+            f"What the other has not measured, on its device: {comparison.command_for_the_rest}"
+        )
     console.print(_next(comparison), style="bold")
 
 
@@ -256,7 +260,7 @@ def _unranked(comparison: Comparison) -> Iterator[Row]:
 
 def _next(comparison: Comparison) -> str:
     verdicts = {case.verdict for case in comparison.cases}
-    suite = comparison.base.run.suite
+    suite = comparison.suite
     if verdicts == {"INCOMPARABLE"}:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:

@@ -22,6 +22,7 @@ def flat(comparison: Comparison) -> dict[str, Any]:
         "chip_doubt": comparison.configured.chip_doubt or None,
         "geometric_mean_ratio": comparison.geometric_mean,
         "cases_compared": len(comparison.ratios),
+        "command_for_the_rest": comparison.command_for_the_rest or None,
         "cases": [_flat_case(case, comparison.configured) for case in comparison.cases],
         "differences": [_flat_difference(d) for d in comparison.differences],
     }

@@ -157,8 +157,8 @@ def trial(name: str, how: str, dtype: torch.dtype, device: torch.device) -> Tria
     worst = 0.0
     for index, after in enumerate(found):
         expected = predicted(name, settings, weights[index], [g[index] for g in gradients])
-        error = float((after - expected).abs().max())
-        worst = max(worst, error) if math.isfinite(error) else math.inf
+        off = float((after - expected).abs().max())
+        worst = max(worst, off) if math.isfinite(off) else math.inf
     return Trial(worst, tolerance)
 
 
