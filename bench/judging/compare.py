@@ -25,6 +25,7 @@ from bench.errors import ComparisonError
 from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
+from bench.judging.cycles import per_cycle
 from bench.judging.differences import differences
 from bench.judging.pairing import pairs
 from bench.judging.row import Row
@@ -128,6 +129,7 @@ def _judge(
         ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        per_cycle=per_cycle(sides, base, other, level) if welch else None,
         split=split(sides, base, other),
         joule_ratio=_joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,

@@ -12,7 +12,7 @@ from bench.records.case import Case
 from bench.records.outcome import Cold, Flag, Measured
 from bench.records.run import Launch, Settings
 from bench.telemetry import energy
-from bench.telemetry.flags import flagged, slowed_launches, unhindered
+from bench.telemetry.flags import flagged, observed_clock, slowed_launches, unhindered
 
 INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
@@ -26,7 +26,9 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     """Of measured launches of one case; excluded: how many failed beside them."""
     slowed = slowed_launches(launches)
     measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
-    outcomes = unhindered([flagged(x, slowed) for x in launches])
+    flagged_outcomes = [flagged(x, slowed) for x in launches]
+    outcomes = unhindered(flagged_outcomes)
+    kept = {id(outcome) for outcome in outcomes}
     rates = [o.throughput for o in outcomes]
     level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
     interval = stats.log_estimate(rates, level)
@@ -46,6 +48,11 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         throughput=throughput,
         interval=interval,
         rates=tuple(rates),
+        clocks_mhz=tuple(
+            observed_clock(launch)
+            for launch, outcome in zip(launches, flagged_outcomes, strict=True)
+            if id(outcome) in kept
+        ),
         launches=len(outcomes),
         excluded=excluded,
         hindered=len(measured) - len(outcomes),

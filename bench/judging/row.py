@@ -51,6 +51,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     interval: stats.Estimate | None = None
     rates: tuple[float, ...] = ()
     """Items/s of each measured launch, in the order they ran."""
+    clocks_mhz: tuple[float | None, ...] = ()
+    """The device's clock in each of those launches; None where that was not observable."""
     launches: int = 0
     """Measured launches that the figures are made of."""
     excluded: int = 0

@@ -165,6 +165,7 @@ def _word(case: CaseComparison, settings_differ: bool) -> Text:
             words += f", {_p_value(case)}"
     elif case.verdict in ("FASTER", "SLOWER"):
         words += f"\n{_p_value(case)}" + ("\nsettings differ" if settings_differ else "")
+        words += f"\n{case.clock_remark}" if case.clock_remark else ""
     return Text(words, style=style)
 
 

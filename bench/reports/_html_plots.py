@@ -54,7 +54,7 @@ FLAGS = {
 def ratio_mark(case: CaseComparison) -> dict[str, Any]:
     """One line of the ratio plot."""
     interval = case.interval
-    words = spoken(case.verdict)
+    words = ", ".join(filter(None, (spoken(case.verdict), case.clock_remark)))
     between = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
     return {
         "label": name_of(case.case),
