@@ -1,6 +1,6 @@
 """What every command says of the first run of an accelerator: one launch a case, ended early.
 
-A real NVIDIA H200, as `golden/h200.jsonl.gz` keeps it (without what `publish` leaves out). Held here
+A real NVIDIA H200, as `golden/h200.jsonl.gz` keeps it, without what `publish` leaves out. Held here
 are the facts, not the cards.
 """
 
