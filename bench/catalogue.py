@@ -144,7 +144,7 @@ def releases() -> dict[str, Path]:
             numbered.setdefault(name, {})[int(number)] = file
         elif file.stem != "chips":
             newest[name] = file
-    found = {}
+    found: dict[str, Path] = {}
     for name in sorted(newest):
         older = numbered.get(name, {})
         last = max(older, default=0) + 1

@@ -16,7 +16,7 @@ of the machines over the session counts as a difference; `accelmark ab` stops bo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -26,7 +26,7 @@ from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
 from bench.judging.cycles import per_cycle
-from bench.judging.differences import differences
+from bench.judging.differences import Difference, differences
 from bench.judging.pairing import pairs
 from bench.judging.row import Row
 from bench.judging.side import Side
@@ -74,7 +74,7 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
     level = stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
     judged = [_judge(sides, a, b, level, prices) for a, b in paired]
     cases = tuple(with_verdicts(judged, 1 - level))
-    differing = tuple(differences(base, other))
+    differing = (*differences(base, other), *_versions(paired))
     return Comparison(
         base=base,
         other=other,
@@ -85,6 +85,19 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
         suite=suite_of(base.run) or base.run.suite,
         command_for_the_rest=command_for_the_rest(base.run, cases),
     )
+
+
+def _versions(paired: Sequence[tuple[Row | None, Row | None]]) -> Iterator[Difference]:
+    """Versions by which one work is called: that they are the same is a declaration to be known."""
+    called = {
+        (base.case.workload, base.case.version, other.case.version): None
+        for base, other in paired
+        if base is not None and other is not None and base.work == other.work
+    }
+    for workload, mine, theirs in called:
+        if mine != theirs:
+            name = f"{workload} version (declared to be the same work)"
+            yield Difference(name=name, base=str(mine), other=str(theirs))
 
 
 def _works(side: Side) -> str:

@@ -65,7 +65,7 @@ def per_cycle(sides: tuple[Side, Side], base: Row, other: Row, level: float) -> 
     ]
     if not all(0 < rate < math.inf for side in cycled for rate in side):
         return None  # of a record whose figures no number holds
-    welch = stats.welch(*cycled, level)
+    welch = stats.welch(cycled[0], cycled[1], level)
     if welch is None:
         return None
     return PerCycle(

@@ -123,6 +123,10 @@ def test_across_numbers_the_rest_is_told_with_its_command() -> None:
     older, newer = of(published(EPYC), "quick"), of(cases("quick@2"), "quick@2")
     found = compare(older, newer)
     assert len(found.ratios) == 19
+    told = {one.name: (one.base, one.other) for one in found.differences}
+    same = "version (declared to be the same work)"
+    assert [told[f"{name} {same}"] for name in ("llama", "deepseek")] == [("1", "2")] * 2
+    assert f"attention {same}" not in told
     command = f"accelmark run quick@1 --only '{REST}'"
     assert (found.suite, found.command_for_the_rest) == ("quick@1", command)
     back = compare(newer, of(published(EPYC), "quick"))
