@@ -45,7 +45,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonE
     metavar="PATH",
     help="An interpreter with accelmark installed: once for B, or once for each side.",
 )
-@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
 @click.option(
     "--launches",
     metavar="N",
