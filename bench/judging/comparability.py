@@ -66,8 +66,8 @@ def _disqualified(side: Side, row: Row) -> Iterator[str]:
         yield "float32 products were not allowed the shorter mantissa that the precision asks for"
     if row.case.precision == "bf16" and any(map(_left_weights, environments)):
         yield (
-            "its weights did not train: the fused SGD of torch 2.13 leaves bfloat16 weights as they "
-            "are on a CPU (pytorch 191763). Measure it again"
+            "its weights did not train: the fused SGD of torch 2.13 leaves bfloat16 weights as "
+            "they are on a CPU (pytorch 191763). Measure it again"
         )
 
 
