@@ -109,7 +109,7 @@ def choose(name: str, learning_rate: float, weights: Iterable[Tensor]) -> Chosen
     for how in IMPLEMENTATIONS:
         tried = {kind: trial(name, how, *kind) for kind in kinds}
         if all(found.passed for found in tried.values()):
-            instead = f"{'; '.join(wrong)}: {how} is used" if wrong else ""
+            instead = f"{'; '.join(wrong)}; {how} is used" if wrong else ""
             made = make(name, how, trained, learning_rate, SETTINGS[name])
             return Chosen(made, how, instead)
         refusal = refusal or next(

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import api
+from bench import api, catalogue
 from bench.judging.compare import compare
 from bench.judging.comparison import CaseComparison
 from bench.judging.cycles import BY_ITS_CLOCK, UNSURE
@@ -17,6 +17,7 @@ from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.observed import Reading
 from bench.records.run import RunFile
+from bench.report import Canvas
 from bench.tests.judging.two_runs import FIXED, TEN, only
 from bench.tests.telemetry.launches import seen, steady
 from bench.tests.values import make_case, make_file, make_launch
@@ -78,6 +79,9 @@ def test_a_difference_that_is_the_clocks_says_so() -> None:
     comparison = compare(BASE, hotter)
     for width in (60, 100):
         assert "by its clock" in api.render(comparison, width=width)
+    for format_name in ("markdown", "html"):
+        runs = catalogue.load("reports", format_name).render([BASE, hotter], Canvas())
+        assert BY_ITS_CLOCK in runs, format_name
     (only_one,) = json.loads(api.render(comparison, "json"))
     (flat,) = only_one["cases"]
     assert (flat["verdict"], flat["clock_remark"]) == ("SLOWER", BY_ITS_CLOCK)

@@ -231,7 +231,7 @@ def test_the_statistics_of_a_row_are_those_of_the_module() -> None:
 
 
 def test_an_optimizer_that_was_passed_over_is_in_the_row_the_card_and_the_json() -> None:
-    said = "fused SGD is wrong here in bfloat16: weights off by 2.4: foreach is used"
+    said = "fused SGD is wrong here in bfloat16: weights off by 2.4; foreach is used"
     environments: list[Any] = [{}, {"job": "of another version"}, {"job": {PASSED_OVER: said}}]
     launches = [
         make_launch(case=CASE, launch=k, order=k, environment=environment)

@@ -105,6 +105,12 @@ def test_a_later_parameter_is_in_a_case_only_where_it_is_not_its_default() -> No
     assert today(as_a_flag) == as_a_flag, "1 == True for Python, and not for a fingerprint"
 
 
+def test_one_device_and_no_parallelism_stay_written() -> None:
+    written = json.loads(msgspec.json.encode(planned("new")))
+    assert (written["devices"], written["parallelism"]) == (1, "none")
+    assert {"dropped", "groups"}.isdisjoint(written["parameters"])
+
+
 # --- Of another -----------------------------------------------------------------------------------
 
 

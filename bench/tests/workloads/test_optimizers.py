@@ -134,7 +134,7 @@ def test_the_first_that_is_right_is_chosen(monkeypatch: pytest.MonkeyPatch) -> N
     chosen = choose("sgd", 0.1, weights)
     assert chosen.optimizer.defaults["foreach"] is True
     assert chosen.passed_over == (
-        "fused SGD is wrong here in float32: weights off by 2 after 2 steps (tolerance 1): "
+        "fused SGD is wrong here in float32: weights off by 2 after 2 steps (tolerance 1); "
         "foreach is used"
     )
     found_by(monkeypatch, fused=OFF, foreach=OFF)
