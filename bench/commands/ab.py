@@ -46,7 +46,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonE
     metavar="PATH",
     help="An interpreter with accelmark installed: once for B, or once for each side.",
 )
-@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
 @click.option(
     "--launches",
     metavar="N",
@@ -100,7 +100,7 @@ def ab(
         sessions = []
         for path, device, side in zip(paths, chosen, sides, strict=True):
             name = f"{identity}{path.stem[-2:]}"
-            writer = begin(path, name, read_suite.name, cases, settings, device, typed())
+            writer = begin(path, name, read_suite.title, cases, settings, device, typed())
             stack.callback(writer.close)
             sessions.append(
                 open_session(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--device", metavar="BACKEND[:INDEX]", help="Default: the first accelerator, else cpu."
 )
-@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
 @click.option(
     "--launches", metavar="N", help="Processes per case, or `auto`: until the interval is narrow."
 )
@@ -53,7 +53,7 @@ def run(
     out: Path | None,
     wide: bool,
 ) -> None:
-    """Measure SUITE (a shipped suite or a .toml file; default: quick) and print its report card."""
+    """Measure SUITE (quick, quick@1, a .toml file; default: quick) and print its report card."""
     from bench import api
 
     if record is not None:

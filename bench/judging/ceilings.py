@@ -18,7 +18,7 @@ TRANSFER_CEILING = "transfer-to-device"
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a run: each rate, by the fingerprint of its case, that a ceiling may be the best of."""
+    """Of a run: each rate, by the fingerprint of its work, that a ceiling may be the best of."""
 
     matmul: dict[str, dict[str, float]]
     """FLOP/s, apart by arithmetic."""
@@ -35,11 +35,11 @@ def ceilings(rows: Iterable[Row]) -> Ceilings:
         if row.verdict not in UNDISTURBED:
             continue
         if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
-            found.matmul.setdefault(row.arithmetic, {})[row.case.fingerprint] = row.flop_per_second
+            found.matmul.setdefault(row.arithmetic, {})[row.work.fingerprint] = row.flop_per_second
         if row.case.workload == BANDWIDTH_WORKLOAD and row.bytes_per_second is not None:
-            found.bandwidth[row.case.fingerprint] = row.bytes_per_second
+            found.bandwidth[row.work.fingerprint] = row.bytes_per_second
         if row.case.name == TRANSFER_CEILING and row.throughput is not None:
-            found.transfer[row.case.fingerprint] = row.throughput
+            found.transfer[row.work.fingerprint] = row.throughput
     return found
 
 

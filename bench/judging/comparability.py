@@ -41,7 +41,7 @@ def _listed(space: Mapping[str, Sequence[Setting]], name: str) -> str:
 
 def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
     """Every reason why two rows may not be compared; nothing where they may."""
-    yield from unequal(base.case, other.case)
+    yield from unequal(base.work, other.work)
     mine, theirs = (side.file.run for side in sides)
     if mine.schema != theirs.schema:
         words = f"record schema differs ({mine.schema}, {theirs.schema})"
@@ -73,3 +73,21 @@ def _disqualified(side: Side, row: Row) -> Iterator[Reason]:
     if arithmetic == "tf32" and not all(reduced):
         words = "float32 products were not allowed the shorter mantissa that the precision asks for"
         yield Reason(Code.FULL_MANTISSA, words)
+    if row.case.precision == "bf16" and any(map(_left_weights, environments)):
+        words = (
+            "its weights did not train: the fused SGD of torch 2.13 leaves bfloat16 weights as "
+            "they are on a CPU (pytorch 191763). Measure it again"
+        )
+        yield Reason(Code.UNTRAINED, words)
+
+
+def _left_weights(environment: Mapping[str, Any]) -> bool:
+    """Whether a record from before optimizers were tried used one that is known to be wrong."""
+    device, job = environment.get("device"), environment.get("job")
+    return (
+        isinstance(device, Mapping)
+        and isinstance(job, Mapping)
+        and device.get("backend") == "cpu"
+        and job.get("optimizer") == "SGD(fused=True)"
+        and str(environment.get("torch")).startswith("2.13.")
+    )

@@ -16,7 +16,7 @@ of the machines over the session counts as a difference; `accelmark ab` stops bo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -25,12 +25,14 @@ from bench.errors import ComparisonError
 from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
-from bench.judging.differences import differences
+from bench.judging.cycles import per_cycle
+from bench.judging.differences import Difference, differences
 from bench.judging.pairing import pairs
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.judging.split import split
+from bench.judging.suites import command_for_the_rest, suite_of
 from bench.judging.verdicts import enough, preliminary, with_verdicts
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
@@ -73,16 +75,32 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
         )
     adaptive = "auto" in (base.run.settings.launches, other.run.settings.launches)
     level = stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
-    cases = [_judge(sides, a, b, level, prices) for a, b in paired]
-    differing = tuple(differences(base, other))
+    judged = [_judge(sides, a, b, level, prices) for a, b in paired]
+    cases = tuple(with_verdicts(judged, 1 - level))
+    differing = (*differences(base, other), *_versions(paired))
     return Comparison(
         base=base,
         other=other,
         level=level,
-        cases=tuple(with_verdicts(cases, 1 - level)),
+        cases=cases,
         differences=differing,
         configured=configured(base, other, differing),
+        suite=suite_of(base.run) or base.run.suite,
+        command_for_the_rest=command_for_the_rest(base.run, cases),
     )
+
+
+def _versions(paired: Sequence[tuple[Row | None, Row | None]]) -> Iterator[Difference]:
+    """Versions by which one work is called: that they are the same is a declaration to be known."""
+    called = {
+        (base.case.workload, base.case.version, other.case.version): None
+        for base, other in paired
+        if base is not None and other is not None and base.work == other.work
+    }
+    for workload, mine, theirs in called:
+        if mine != theirs:
+            name = f"{workload} version (declared to be the same work)"
+            yield Difference(name=name, base=str(mine), other=str(theirs))
 
 
 def _works(side: Side) -> str:
@@ -128,6 +146,7 @@ def _judge(
         ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        per_cycle=per_cycle(sides, base, other, level) if welch else None,
         split=split(sides, base, other),
         joule_ratio=_joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,

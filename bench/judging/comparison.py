@@ -8,6 +8,7 @@ import msgspec
 
 from bench import stats
 from bench.judging.configured import Configured
+from bench.judging.cycles import PerCycle
 from bench.judging.differences import Difference
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
@@ -36,6 +37,10 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Welch-Satterthwaite interval of the ratio."""
     p_value: float | None = None
     """Two-sided, of equal throughput; adjusted over the comparison by Holm's method."""
+    per_cycle: PerCycle | None = None
+    """The ratio per cycle of the device; None where its clock was not observable."""
+    clock_remark: str = ""
+    """Of FASTER and SLOWER: that it does not hold per cycle; empty where it does, or who knows."""
     split: Split | None = None
     """The ratio, split into chip and software; None where the runs share no measured ceiling. Not
     the chip's where `Configured.chip_doubt` says why."""
@@ -76,6 +81,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[Difference, ...]
     configured: Configured = Configured()
     """Of the differences, the settings that may be why one is faster, and what is not known."""
+    suite: str = ""
+    """Of the base: a shipped one's name and number (`bench.judging.suites`), or as it says."""
+    command_for_the_rest: str = ""
+    """What measures, on the other's device, those of the base's cases that it has not; or empty."""
 
     @property
     def ratios(self) -> list[float]:

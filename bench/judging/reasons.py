@@ -42,6 +42,7 @@ class Code(StrEnum):
     SIMULATED = "simulated"
     SHORT_MANTISSA = "short-mantissa"
     FULL_MANTISSA = "full-mantissa"
+    UNTRAINED = "weights-not-trained"
     # NO_INTERVAL.
     FEW_LAUNCHES = "few-launches"
     # UNRANKED, and beside NO_INTERVAL.

@@ -8,6 +8,7 @@ import msgspec
 
 from bench import stats
 from bench.planning.tuning import Trial
+from bench.planning.versions import today
 from bench.precision import PRECISIONS
 from bench.records.case import Case, Choice
 from bench.records.outcome import Cold
@@ -61,6 +62,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     interval: stats.Estimate | None = None
     rates: tuple[float, ...] = ()
     """Items/s of each measured launch, in the order they ran."""
+    clocks_mhz: tuple[float | None, ...] = ()
+    """The device's clock in each of those launches; None where that was not observable."""
     launches: int = 0
     """Measured launches that the figures are made of."""
     excluded: int = 0
@@ -137,12 +140,20 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Median over launches."""
     compiler: dict[str, int] = {}
     """What the compiler did, where it was asked: `graphs` that it made, and `graph_breaks`."""
+    optimizer_passed_over: str = ""
+    """Which implementation of the optimizer is wrong on the device, with its figures, and what ran
+    in its place; empty if none is known to be."""
     choice: Choice | None = None
     """Of a tuned case: the choice that the figures are of."""
     trials: tuple[Trial, ...] = ()
     """The launches by which that was found, in the order they ran; no figure is made of them."""
     untried: int = 0
     """Choices that had no launch yet when the run ended, or that a smaller batch ruled out."""
+
+    @property
+    def work(self) -> Case:
+        """The case as this release plans the same work: what two runs are compared by."""
+        return today(self.case)
 
     @property
     def arithmetic(self) -> str:

@@ -71,7 +71,12 @@ def with_verdicts(cases: Sequence[CaseComparison], significance: float) -> Itera
         else:
             p_value = next(adjusted)
             verdict = _verdict(case, p_value, significance)
-            yield msgspec.structs.replace(case, p_value=p_value, verdict=verdict)
+            remark = ""
+            if verdict in ("FASTER", "SLOWER") and case.per_cycle and case.ratio:
+                remark = case.per_cycle.remark(case.ratio, LEAST_DIFFERENCE)
+            yield msgspec.structs.replace(
+                case, p_value=p_value, verdict=verdict, clock_remark=remark
+            )
 
 
 def _verdict(case: CaseComparison, p_value: float, significance: float) -> CompareVerdict:

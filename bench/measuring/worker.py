@@ -50,7 +50,7 @@ from bench.records.outcome import (
 from bench.records.reason import of_error, reason
 from bench.records.run import Settings
 from bench.telemetry.contention import HostCounters, causes
-from bench.workload import Job, Look, Site, Unsupported, Workload
+from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
 
 PROGRESS_SECONDS = 0.5
 """Least time between two progress lines, so that the parent stays asleep."""
@@ -151,6 +151,8 @@ class Launch:
             outcome = self._phases()
         except Unsupported as why:
             outcome = Skipped(reason=str(why))
+        except Wrong as why:
+            outcome = Void(reason=f"numerics: {why}")
         except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
             with contextlib.suppress(OSError):  # a full disk is no other outcome
                 traceback.print_exc()  # to stderr, whose end the record keeps

@@ -38,7 +38,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     workload: str
     version: int
-    """The workload's own version: raised whenever its step changes meaning."""
+    """The mode's own version: raised whenever its step changes meaning."""
     mode: str
     """`train`, `infer`, `prefill`, `decode`, `matmul`, `copy`, ... as the workload names them."""
     precision: str

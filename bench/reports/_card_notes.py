@@ -46,6 +46,8 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
         flagged = [row for row in measured if flag in row.flags and row.verdict != flag]
         if flagged:
             yield Note(flag, f"{meaning}: {_called(flagged, names)}")
+    for said, some in grouped(measured, lambda r: r.optimizer_passed_over):
+        yield Note("OPTIMIZER", f"{said}: {_called(some, names)}")
     yield from _found(rows, names, wide=wide)
     yield from _asides(measured, names, wide=wide)
 

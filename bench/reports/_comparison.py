@@ -66,6 +66,9 @@ def _card(console: Console, comparison: Comparison, canvas: Canvas) -> None:
     console.print(heading, style="bold")
     for note in others:
         console.print(Padding(note.line, (0, 0, 0, INDENT)))
+    if comparison.command_for_the_rest:
+        rest = f"What the other has not measured, on its device: {comparison.command_for_the_rest}"
+        console.print(visible(rest))
     console.print(visible(_next(comparison, canvas)), style="bold")
 
 
@@ -183,7 +186,7 @@ def _unranked(comparison: Comparison) -> Iterator[Row]:
 
 def _next(comparison: Comparison, canvas: Canvas) -> str:
     verdicts = {case.verdict for case in comparison.cases}
-    suite = comparison.base.run.suite
+    suite = comparison.suite
     if verdicts == {"INCOMPARABLE"}:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:

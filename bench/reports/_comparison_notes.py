@@ -87,6 +87,8 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
     ]
     if odd:
         yield Note("CHECK", f"outputs after the first step differ at equal seeds: {listed(odd)}")
+    for said, some in grouped(cases, lambda case: case.clock_remark):
+        yield Note("CLOCK", f"{said}: {listed([_name(case, names) for case in some])}")
     for verdict in ("UNRANKED", "NO_INTERVAL", "INCOMPARABLE"):
         some = [case for case in cases if case.verdict == verdict]
         reasons = [(reason, case) for case in some for reason in case.reasons]

@@ -91,4 +91,5 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "first_step_seconds": row.cold.first_step_seconds,
         "compiled_graphs": row.compiler.get("graphs"),
         "graph_breaks": row.compiler.get("graph_breaks"),
+        "optimizer_passed_over": row.optimizer_passed_over or None,
     }

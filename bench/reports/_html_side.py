@@ -6,6 +6,7 @@ from collections import Counter
 
 from bench import units
 from bench.judging.row import Row
+from bench.judging.side import by_work
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile
@@ -26,7 +27,12 @@ class Side:
         self.rows = summarize(file)
         self.device = f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
         self.label = f"{number}: {file.run.device.get('name')}"
-        self.launches = by_case(file.launches)
+        launches = by_case(file.launches)
+        self.works = by_work(self.rows)
+        """The rows by the fingerprint of their work, by which those of two runs meet."""
+        self.launches = {
+            key: launches.get(row.case.fingerprint, ()) for key, row in self.works.items()
+        }
 
     @property
     def measured(self) -> list[Row]:

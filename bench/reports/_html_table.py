@@ -48,8 +48,8 @@ def in_order(sides: Sequence[Side]) -> list[tuple[Side, Row]]:
     place: dict[str, int] = {}
     rows = [(side, row) for side in sides for row in side.rows]
     for _, row in rows:
-        place.setdefault(row.case.fingerprint, len(place))
-    return sorted(rows, key=lambda pair: (place[pair[1].case.fingerprint], pair[0].number))
+        place.setdefault(row.work.fingerprint, len(place))
+    return sorted(rows, key=lambda pair: (place[pair[1].work.fingerprint], pair[0].number))
 
 
 def _number(value: float | None, text: Callable[[float], str], note: str = "") -> Cell:

@@ -131,6 +131,8 @@ def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, s
         verdict += f": up to {case.not_excluded:.1%} not excluded"
     if settings_differ and case.verdict in ("FASTER", "SLOWER"):
         verdict += ": settings differ"
+    if case.clock_remark:
+        verdict += f": {case.clock_remark}"
     if case.because:
         verdict += f": {_text('; '.join(case.reasons))} (`{'`, `'.join(case.codes)}`)"
     return ratio, between, verdict

@@ -62,7 +62,8 @@ reports/           | errors exchange judging planning records report stats      
 publishing/        | errors judging records report                              | msgspec
                    |                                                            | cryptography
 conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
-                   | precision records running telemetry units                  |
+                   | precision records running telemetry units workload         |
+                   | workloads                                                  |
 validation/        | catalogue measuring planning precision records stats       | torch peft msgspec
                    | workload workloads                                         | transformers
                    |                                                            | diffusers

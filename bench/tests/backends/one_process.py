@@ -24,8 +24,6 @@ from bench.running import launcher
 
 SAMPLES = 1
 WARMUP_SECONDS = 0.02
-FEW = {"QUEUED_STEPS": 1, "REQUESTS": 1}
-"""Steps that `single_steps` times one by one."""
 
 
 def launch_here(
@@ -46,6 +44,6 @@ if __name__ == "__main__":
     gc.disable()  # as a worker does
     with (
         mock.patch.object(launcher, "launch_together", launch_here),
-        mock.patch.multiple(single_steps, **FEW),
+        mock.patch.multiple(single_steps, QUEUED_STEPS=1, REQUESTS=1),
     ):
         cli.main()

@@ -141,6 +141,13 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {"broken": "lost-copies"},
         {"copies to and fro change no bit": "other bits came back: float32 not waiting"},
     ),
+    "optimizers": (
+        {"broken": "lost-updates"},
+        {
+            f"{name}, weights in bfloat16": "moves the weights as its formula says"
+            for name in ("adamw", "sgd", "plain-sgd")
+        },
+    ),
     "telemetry": (
         {"smi": "HOT"},
         {"its telemetry is plausible": "temperature 410 C is outside"},

@@ -14,7 +14,7 @@ from bench.judging.comparison import CompareVerdict
 from bench.judging.row import Verdict
 from bench.records.flaws import Kind
 from bench.records.outcome import Flag
-from bench.reports._comparison import WORDS
+from bench.reports._comparison_notes import WORDS
 from bench.tests.guide.documents import (
     BLOCK,
     CARD,

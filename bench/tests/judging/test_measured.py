@@ -7,11 +7,13 @@ from typing import Any, get_args
 
 import pytest
 
-from bench import stats
+from bench import catalogue, stats
+from bench.judging.measured import PASSED_OVER
 from bench.judging.row import Verdict
 from bench.judging.summary import summarize
 from bench.records.outcome import Block, Cold, Flag, Memory, Outcome
 from bench.records.run import Settings
+from bench.report import Canvas
 from bench.tests.judging.rows import CASE, FINE, row
 from bench.tests.values import (
     failed,
@@ -223,3 +225,23 @@ def test_the_statistics_of_a_row_are_those_of_the_module() -> None:
     outcomes = [make_measured(s) for s in (0.0100, 0.0103, 0.0098, 0.0101)]
     found = row(outcomes)
     assert found.interval == stats.log_estimate([o.throughput for o in outcomes], 0.95)
+
+
+# --- What ran -------------------------------------------------------------------------------------
+
+
+def test_an_optimizer_that_was_passed_over_is_in_the_row_the_card_and_the_json() -> None:
+    said = "fused SGD is wrong here in bfloat16: weights off by 2.4; foreach is used"
+    environments: list[Any] = [{}, {"job": "of another version"}, {"job": {PASSED_OVER: said}}]
+    launches = [
+        make_launch(case=CASE, launch=k, order=k, environment=environment)
+        for k, environment in enumerate(environments)
+    ]
+    (found,) = summarize(make_file([CASE], launches))
+    assert found.optimizer_passed_over == said
+    file = make_file([CASE], launches)
+    for format_name in ("table", "json"):
+        text = catalogue.load("reports", format_name).render([file], Canvas(width=200))
+        assert said in text, format_name
+    (none,) = summarize(make_file([CASE], launches[:2]))
+    assert none.optimizer_passed_over == ""

@@ -100,6 +100,17 @@ PAIRS: dict[Code, Callable[[], Pair]] = {
         seen({"float32_reduced": True}, SHORT),
         seen({"float32_reduced": False}, SHORT),
     ),
+    Code.UNTRAINED: lambda: (
+        run(FAST),
+        seen(
+            {
+                "torch": "2.13.0+cpu",
+                "device": {"backend": "cpu"},
+                "job": {"optimizer": "SGD(fused=True)"},
+            },
+            CASE,
+        ),
+    ),
     Code.FEW_LAUNCHES: lambda: beside(run(SLOW[:4])),
     Code.UNSTEADY: lambda: flagged("NO_STEADY_STATE"),
     Code.THROTTLED: lambda: flagged("THROTTLED"),

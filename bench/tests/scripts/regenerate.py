@@ -1,4 +1,5 @@
-"""Rewrites the files in `golden/`, the table of faults in `README.md`, and the card in README.
+"""Rewrites the files in `golden/`, the table of faults in `README.md` and the card in README; adds
+new suites to `planning/released_suites.json`.
 
 `python -m bench.tests.scripts.regenerate`; then read the diff.
 """
@@ -12,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import catalogue
+from bench.planning import plan, suite_file
 from bench.records.run import Line
 from bench.records.runfile import Writer, json_schema
 from bench.tests import faults
@@ -22,6 +25,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 RUN = GOLDEN / "run.jsonl"
 BASE, OTHER = GOLDEN / "base.jsonl", GOLDEN / "other.jsonl"
 PRICES = ("--price", "2.5", "--price", "2")
+RELEASED = Path(__file__).parents[1] / "planning" / "released_suites.json"
 SCHEMA = GOLDEN / "schema.json"
 OUTPUTS = {
     "help.txt": ("--help",),
@@ -62,8 +66,19 @@ def write_run(path: Path, lines: Sequence[Line] | None = None) -> None:
     writer.close()
 
 
+def add_releases() -> None:
+    """Adds the suites that are new; what was released stays as it is, whatever became of it."""
+    known = json.loads(RELEASED.read_text(encoding="utf-8")) if RELEASED.exists() else {}
+    for title, file in catalogue.releases().items():
+        if title not in known:
+            known[title] = [case.fingerprint for case in plan.plan(suite_file.read_suite(file))]
+    ordered = {title: known[title] for title in catalogue.releases()}
+    RELEASED.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Rewrites all of them."""
+    add_releases()
     write_run(RUN)
     for path, lines in zip((BASE, OTHER), golden_pair(), strict=True):
         write_run(path, lines)
