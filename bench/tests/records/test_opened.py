@@ -24,6 +24,8 @@ from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.tests.scripts.regenerate import BASE, OTHER, RUN
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
