@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -140,6 +141,7 @@ VENDORS = (
 """Words that only a backend may know."""
 
 
+@functools.cache
 def files() -> list[Path]:
     return sorted(p for p in PACKAGE.rglob("*.py") if "tests" not in p.relative_to(PACKAGE).parts)
 
@@ -175,6 +177,7 @@ def seen(module: str) -> str | None:
     return room_of(name) if ours == "bench" and not name.startswith("__") and name else None
 
 
+@functools.cache
 def parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
@@ -195,7 +198,10 @@ def at_load(tree: ast.Module) -> Iterator[ast.stmt]:
                 waiting += inner.body if isinstance(inner, ast.ExceptHandler) else [inner]
 
 
-every_file = pytest.mark.parametrize("file", files(), ids=name_of)
+def offenders(look: Callable[[Path], object], some: Iterable[Path] | None = None) -> dict[str, Any]:
+    """By name, what is wrong with each file that has anything wrong."""
+    found = ((name_of(file), look(file)) for file in (files() if some is None else some))
+    return {name: wrong for name, wrong in found if wrong}
 
 
 def test_every_room_is_in_the_table() -> None:
@@ -229,26 +235,28 @@ def test_no_plug_in_imports_another(kind: str) -> None:
         assert others == [], file.name
 
 
-@every_file
-def test_nothing_heavy_is_imported_where_a_module_loads(file: Path) -> None:
-    found = [
-        module
-        for node in at_load(parse(file))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for module, _ in imports(node)
-        if module.split(".")[0] in HEAVY
-    ]
-    assert found == []
+def test_nothing_heavy_is_imported_where_a_module_loads() -> None:
+    def heavy(file: Path) -> list[str]:
+        return [
+            module
+            for node in at_load(parse(file))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for module, _ in imports(node)
+            if module.split(".")[0] in HEAVY
+        ]
+
+    assert offenders(heavy) == {}
 
 
-@every_file
-def test_each_room_uses_only_its_distributions(file: Path) -> None:
-    mine = room_of(name_of(file))
-    if mine is None:
-        return
-    allowed = {*sys.stdlib_module_names, "_typeshed", "bench", *ROOMS[mine].uses}
-    used = {module.split(".")[0] for module, _ in imports(parse(file))}
-    assert used <= allowed
+def test_each_room_uses_only_its_distributions() -> None:
+    def others(file: Path) -> set[str]:
+        mine = room_of(name_of(file))
+        if mine is None:
+            return set()
+        allowed = {*sys.stdlib_module_names, "_typeshed", "bench", *ROOMS[mine].uses}
+        return {module.split(".")[0] for module, _ in imports(parse(file))} - allowed
+
+    assert offenders(others) == {}
 
 
 def test_every_dependency_is_used_and_declared() -> None:
@@ -269,42 +277,39 @@ def test_every_dependency_is_used_and_declared() -> None:
     assert others <= known
 
 
-@pytest.mark.parametrize(
-    "file", [f for f in files() if f.parent != PACKAGE / "backends"], ids=name_of
-)
-def test_no_vendor_is_named_outside_the_backends(file: Path) -> None:
-    words = set(re.findall(r"[a-z0-9]+(?:_[a-z0-9]+)*", file.read_text(encoding="utf-8").lower()))
-    parts = {part for word in words for part in (word, *word.split("_"))}
-    assert parts & set(VENDORS) == set()
+def test_no_vendor_is_named_outside_the_backends() -> None:
+    def vendors(file: Path) -> set[str]:
+        text = file.read_text(encoding="utf-8").lower()
+        words = set(re.findall(r"[a-z0-9]+(?:_[a-z0-9]+)*", text))
+        return {part for word in words for part in (word, *word.split("_"))} & set(VENDORS)
+
+    assert offenders(vendors, (f for f in files() if f.parent != PACKAGE / "backends")) == {}
 
 
-@pytest.mark.parametrize(
-    "file", [f for f in files() if f.parent == PACKAGE / "backends"], ids=name_of
-)
-def test_the_list_of_vendors_would_be_noticed(file: Path) -> None:
+def test_the_list_of_vendors_would_be_noticed() -> None:
     """The check above can fail: the accelerator backends are full of such words."""
-    if file.stem in (
-        "__init__",
-        "cpu",
-        "_host",
-        "_read_back",
-        "_trial",
-        "_torch_device",
-        "_graphs",
-    ):
-        return
-    text = file.read_text(encoding="utf-8").lower()
-    assert any(re.search(rf"\b{word}\b", text) for word in VENDORS)
+    of_all = ("__init__", "cpu", "_host", "_read_back", "_trial", "_torch_device", "_graphs")
+
+    def silent(file: Path) -> bool:
+        text = file.read_text(encoding="utf-8").lower()
+        return not any(re.search(rf"\b{word}\b", text) for word in VENDORS)
+
+    backends = [f for f in files() if f.parent == PACKAGE / "backends" and f.stem not in of_all]
+    assert backends and offenders(silent, backends) == {}
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
-def test_a_long_file_says_why(file: Path) -> None:
-    """In its docstring: `Long because ...`."""
-    text = file.read_text(encoding="utf-8")
-    if len(text.splitlines()) > MOST_LINES:
+def test_a_long_file_says_why() -> None:
+    """In its docstring: `Long because ...`. Else carve it."""
+
+    def too_long(file: Path) -> int:
+        text = file.read_text(encoding="utf-8")
+        lines = len(text.splitlines())
+        if lines <= MOST_LINES:
+            return 0
         reason = re.search(r"\bLong because ([^.]+)\.", ast.get_docstring(ast.parse(text)) or "")
-        assert reason, f"more than {MOST_LINES} lines: carve it, or say why not"
-        assert len(reason[1].split()) >= 5
+        return 0 if reason and len(reason[1].split()) >= 5 else lines
+
+    assert offenders(too_long, sorted(PACKAGE.rglob("*.py"))) == {}
 
 
 def test_nothing_imports_the_tests() -> None:
@@ -322,24 +327,31 @@ def test_tests_lie_as_the_packages_do() -> None:
     assert folders >= {name for name, room in ROOMS.items() if room.package} - {"plugins", "suite"}
 
 
-@every_file
-def test_only_the_face_prints(file: Path) -> None:
-    if name_of(file).startswith(("cli", "commands.", "validation.")):
-        return
-    calls = [
-        node.lineno
-        for node in ast.walk(parse(file))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo")
-    ]
-    assert calls == []
+def test_only_the_face_prints() -> None:
+    def printing(file: Path) -> list[int]:
+        if name_of(file).startswith(("cli", "commands.", "validation.")):
+            return []
+        return [
+            node.lineno
+            for node in ast.walk(parse(file))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo")
+        ]
+
+    assert offenders(printing) == {}
 
 
-@every_file
-def test_nothing_is_asserted_of_what_users_give(file: Path) -> None:
+def test_nothing_is_asserted_of_what_users_give() -> None:
     """An assert is for the type checker: `is not None` and `isinstance` of our own values only."""
-    for node in ast.walk(parse(file)):
-        if isinstance(node, ast.Assert):
-            assert re.search(r"is not None|isinstance\(", ast.unparse(node.test)), node.lineno
+
+    def asserting(file: Path) -> list[int]:
+        return [
+            node.lineno
+            for node in ast.walk(parse(file))
+            if isinstance(node, ast.Assert)
+            and not re.search(r"is not None|isinstance\(", ast.unparse(node.test))
+        ]
+
+    assert offenders(asserting) == {}
 
 
 @pytest.mark.parametrize("kind", catalogue.CONSTANTS)
