@@ -39,6 +39,7 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Canvas, Report
 from bench.running import probe
+from bench.running.face import Face, Nobody
 from bench.running.header import begin, command_line, run_id
 from bench.running.resume import require_run, resume
 from bench.running.session import open_session
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from _typeshed import StrPath
 
     from bench.backend import DeviceInfo
-    from bench.measuring.worker import Progress
-    from bench.running.session import Face
 
     Runs = RunFile | StrPath
     """A run, or where it lies."""
@@ -82,26 +81,10 @@ COMPARISON_FORMATS = ("table", "json")
 """What a comparison is rendered as."""
 
 
-class _Nobody:
-    """Nobody watches."""
-
-    def turn(self, side: str) -> None:
-        """Says nothing."""
-
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        """Says nothing."""
-
-    def progress(self, progress: Progress) -> None:
-        """Says nothing."""
-
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
-        """Says nothing."""
-
-
 @contextlib.contextmanager
 def silent(device: DeviceInfo, remarks: Sequence[str], settings: Settings) -> Iterator[Face]:
     """A watch that says nothing."""
-    yield _Nobody()
+    yield Nobody()
 
 
 def run_suite(

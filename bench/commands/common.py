@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.backend import DeviceInfo
     from bench.records.run import RunFile, Settings
     from bench.report import Canvas
-    from bench.running.session import Face
+    from bench.running.face import Face
 
 
 def say(text: str) -> None:
@@ -103,16 +103,19 @@ def canvas(width: int | None) -> Canvas:
 
 @contextlib.contextmanager
 def face_of(settings: Settings) -> Iterator[Face]:
-    """The live display where stdout and stderr are a terminal, else plain lines on stderr."""
-    from bench.commands.live import LiveFace, PlainFace
-
-    if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        yield PlainFace(sys.stderr, settings)
-        return
+    """The live display where stderr is a terminal that can show it, else lines on stderr."""
     from rich.console import Console
 
-    with LiveFace(Console(stderr=True), settings) as face:
-        yield face
+    console = Console(stderr=True)
+    if sys.stderr.isatty() and not console.is_dumb_terminal:
+        from bench.commands.live import LiveFace
+
+        with LiveFace(console, settings) as face:
+            yield face
+        return
+    from bench.commands.plain import PlainFace
+
+    yield PlainFace(say, settings)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from bench.publishing import publish, signing
 from bench.records import digests
 from bench.records.run import Launch, Settings
 from bench.records.runfile import Writer, read
-from bench.running.session import Face
+from bench.running.face import Face, Nobody
 from bench.tests.values import another
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -55,8 +55,8 @@ def test_a_suite_is_measured_read_judged_compared_and_shown(suite: Path) -> None
     """As the docstring of `bench.api` tells it."""
     heard: list[str] = []
 
-    class Listener(api._Nobody):
-        def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+    class Listener(Nobody):
+        def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
             heard.append(launch.case.detail)
 
     @contextmanager

@@ -12,8 +12,9 @@ import pytest
 from bench.measuring.worker import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold, Measured, Outcome, Skipped
-from bench.records.run import Launch, RunFile, Settings
+from bench.records.run import RunFile, Settings
 from bench.records.runfile import Writer, read
+from bench.running.face import Ahead, Face, Nobody, Start
 from bench.running.launcher import Finished
 from bench.running.session import EndReason, Session
 from bench.running.turns import alternate
@@ -54,23 +55,25 @@ class Log:
         return launch
 
 
-class Quiet:
-    """A face that nobody looks at."""
+class Sides(Nobody):
+    """Whose turn it was at each call."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
 
     def turn(self, side: str) -> None:
-        assert side in ("A", "B")
+        self.side = side
 
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        """Says nothing."""
+    def begins(self, plan: Sequence[Case], ahead: Ahead) -> None:
+        self.heard.append(f"{self.side} plans {ahead.left}")
 
-    def progress(self, progress: Progress) -> None:
-        """Says nothing."""
-
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
-        """Says nothing."""
+    def starts(self, start: Start, ahead: Ahead) -> None:
+        self.heard.append(f"{self.side}{start.number}")
 
 
-def play(folder: Path, script: Script, settings: Settings) -> tuple[str, EndReason, list[RunFile]]:
+def play(
+    folder: Path, script: Script, settings: Settings, face: Face | None = None
+) -> tuple[str, EndReason, list[RunFile]]:
     """Two sessions of two cases to their end; who launched what, and both records."""
     log = Log()
     backend = FakeBackend()
@@ -85,7 +88,7 @@ def play(folder: Path, script: Script, settings: Settings) -> tuple[str, EndReas
                 backend.devices()[0],
                 backend,
                 writer,
-                Quiet(),
+                face or Nobody(),
                 log.launcher(side, script),
             )
         )
@@ -104,6 +107,12 @@ def test_the_sides_take_turns_and_the_first_changes(tmp_path: Path) -> None:
         assert file.end is not None and file.end.reason == "complete"
         assert [x.launch for x in file.launches] == [0, 0, 1, 1, 2, 2]
         assert [x.seed for x in file.launches] == [0, 0, 1, 1, 2, 2], "equal seeds on both sides"
+
+
+def test_each_side_says_its_plan_before_the_first_launch(tmp_path: Path) -> None:
+    sides = Sides()
+    play(tmp_path, {}, Settings(launches=1), sides)
+    assert sides.heard == ["A plans 2", "B plans 2", "A1", "B1", "A1", "B1"]
 
 
 def test_a_side_that_is_sure_goes_on_with_one_that_is_not(tmp_path: Path) -> None:

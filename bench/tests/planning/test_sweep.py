@@ -91,7 +91,7 @@ class Doubling(Stage):
             report = Report(outcome=self.outcomes[batch], cold=Cold(), environment={})
             yield Finished(report=report, seconds=1.0, stderr_tail="")
 
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+    def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
         """Nothing to note."""
 
 

@@ -24,10 +24,11 @@ from bench.records.outcome import Measured
 from bench.records.run import End, Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running import resume as resuming
+from bench.running.face import Nobody
 from bench.running.header import begin
 from bench.running.resume import mixture, resume
 from bench.running.session import EndReason, Session
-from bench.tests.commands.test_ab import Log, Quiet
+from bench.tests.commands.test_ab import Log
 from bench.tests.commands.tiny import TINY
 from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
@@ -80,7 +81,7 @@ def go_on(file: RunFile) -> tuple[str, EndReason, RunFile]:
         DEVICE,
         FakeBackend(),
         writer,
-        Quiet(),
+        Nobody(),
         log.launcher("", {}),
         done=file.launches,
     )
