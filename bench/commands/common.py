@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.commands.streams import is_plain, put_card
+from bench.commands.streams import folded, is_plain, put_card
 from bench.errors import OutputError
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def _say_chosen(chosen: DeviceInfo, remarks: Sequence[str], who: str = "") -> No
     from bench.running import probe
 
     say(f"{who}device: {chosen.address}, {chosen.name}")
-    for remark in remarks:
-        say(f"  passed over {remark}")
-    if held_back := probe.held_back(chosen):
-        say(f"  {held_back}")
+    about = [f"passed over {remark}" for remark in remarks]
+    for line in (*about, probe.held_back(chosen)):
+        if line:
+            say(folded(f"  {line}", 4, sys.stderr.isatty()).removesuffix("\n"))
 
 
 def watching(

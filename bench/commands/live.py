@@ -18,7 +18,7 @@ from rich.control import Control
 from rich.segment import ControlType
 from rich.text import Text
 
-from bench.commands.under_way import describe, doing, how_far, which
+from bench.commands.under_way import chosen, describe, doing, how_far, which
 from bench.measuring.worker import Progress
 from bench.planning.sweep import Limits
 from bench.records.case import Case
@@ -174,7 +174,7 @@ class LiveFace:
         following = "" if start.next is None else f"next  {start.next.label}"
         return [
             Text.assemble("now   ", (f"{self.side}{start.case.label}", "bold cyan")),
-            Text(f"      {which(start)} {doing(self._progress)}"),
+            Text(f"      {which(start)}: {doing(self._progress)}{chosen(start)}"),
             Text(following, style="dim"),
             Text(),
         ]
@@ -190,10 +190,10 @@ class LiveFace:
     def _row(self, place: int, column: int) -> Text:
         row = self._plan[place]
         said = self._said.get((row.side, row.fingerprint))
+        under_way = self._now is not None and place == self._here
         if said is None:
             beyond = self._limits[row.side].beyond(row.case)
-            said = "waiting" if beyond is None else f"SKIPPED: {beyond}"
-        under_way = self._now is not None and place == self._here
+            said = f"SKIPPED: {beyond}" if beyond else "under way" if under_way else "waiting"
         name = shown(row.label, column).ljust(column + GAP)
         return Text.assemble((name, "bold cyan" if under_way else ""), (said, "dim"))
 

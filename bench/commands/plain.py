@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bench import units
-from bench.commands.under_way import describe, doing, how_far, which
+from bench.commands.under_way import chosen, describe, doing, how_far, which
 from bench.measuring.worker import Progress
 from bench.records.case import Case
 from bench.records.outcome import Failed
@@ -45,12 +45,13 @@ class PlainFace:
 
     def starts(self, start: Start, ahead: Ahead) -> None:
         """Nothing, unless nothing has been said for long."""
-        self._now = f"{how_far(ahead)}; now {self.side}{start.case.label}, {which(start)}"
+        case = f"{self.side}{start.case.label}"
+        self._now = f"{how_far(ahead)}; now {case}, {which(start)}{chosen(start)}"
         self._break_silence("")
 
     def progress(self, progress: Progress) -> None:
         """Nothing, unless nothing has been said for long."""
-        self._break_silence(f", {doing(progress)}")
+        self._break_silence(f": {doing(progress)}")
 
     def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
         """What came of a case after its last launch; of a failure at once."""

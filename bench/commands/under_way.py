@@ -75,10 +75,14 @@ def _said(rounded: float) -> str:
 
 
 def which(start: Start) -> str:
-    """`launch 3 of 10`; `choice 4 of 28: batch 64, compile` while the best is looked for."""
-    number = f"{start.number} of {start.of}{'+' if start.more else ''}"
-    choice = "" if start.choice is None else f": {in_words(start.choice)}"
-    return f"choice {number}{choice}" if start.search else f"launch {number}{choice}"
+    """`launch 3 of 10`; `choice 4 of 28` while the best is looked for."""
+    kind = "choice" if start.search else "launch"
+    return f"{kind} {start.number} of {start.of}{'+' if start.more else ''}"
+
+
+def chosen(start: Start) -> str:
+    """` (batch 64, compile)` of a tuned case, else nothing."""
+    return "" if start.choice is None else f" ({in_words(start.choice)})"
 
 
 def doing(progress: Progress) -> str:

@@ -114,10 +114,10 @@ def test_it_shows_what_runs_now_what_comes_and_the_time_left() -> None:
         assert screen(face) == [
             "2 of 6 launches, about 2 min left",
             "now   llama-decode bf16 (toy, batch 1)",
-            "      launch 2 of 3 measures, 7 samples, 123 token/s",
+            "      launch 2 of 3: measures, 7 samples, 123 token/s",
             "next  llama-decode bf16 (llama-3.1-8b, batch 1)",
             "",
-            "llama-decode bf16 (toy, batch 1)           waiting",
+            "llama-decode bf16 (toy, batch 1)           under way",
             "llama-decode bf16 (llama-3.1-8b, batch 1)  waiting",
         ]
 
@@ -127,7 +127,7 @@ def test_a_worker_of_an_older_version_does_not_say_what_it_counts() -> None:
         face.begins([LLAMA], ahead(0, 3))
         face.starts(start(), ahead(0, 3))
         face.progress(Progress(phase="measure", samples=1, throughput=123.4))
-        assert "      launch 1 of 3 measures, 1 sample, 123 item/s" in screen(face)
+        assert "      launch 1 of 3: measures, 1 sample, 123 item/s" in screen(face)
 
 
 def test_a_case_keeps_its_row_and_has_one() -> None:

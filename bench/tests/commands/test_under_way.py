@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.commands.under_way import describe, doing, how_far, time_left, which
+from bench.commands.under_way import chosen, describe, doing, how_far, time_left, which
 from bench.measuring.worker import Progress
 from bench.records.case import Choice
 from bench.records.outcome import Skipped, Void
@@ -80,9 +80,8 @@ def test_how_far_and_which() -> None:
     assert which(start) == "launch 3 of 10"
     assert which(start._replace(more=True)) == "launch 3 of 10+"
     choice: Choice = {"batch_size": 64, "execution": "compile"}
-    assert which(start._replace(choice=choice)) == "launch 3 of 10: batch 64, compile"
-    searching = start._replace(choice=choice, search=True)
-    assert which(searching) == "choice 3 of 10: batch 64, compile"
+    assert chosen(start._replace(choice=choice)) == " (batch 64, compile)" and chosen(start) == ""
+    assert which(start._replace(choice=choice, search=True)) == "choice 3 of 10"
 
 
 def test_doing() -> None:

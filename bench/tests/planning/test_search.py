@@ -238,8 +238,11 @@ def test_the_time_left_counts_the_choices_that_are_left(tmp_path: Path) -> None:
     stage, _ = play(tmp_path, SCRIPT)
     assert [span.least for span in stage.left[1:]] == [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
     assert all(span.most == span.least for span in stage.left[1:]), "there is no other case"
-    assert stage.said[:2] == ["choice 1 of 6: batch 1, compile", "choice 2 of 6: batch 2, compile"]
-    assert stage.said[-1] == "launch 3 of 3: batch 2, eager"
+    assert stage.said[:2] == [
+        "choice 1 of 6 (batch 1, compile)",
+        "choice 2 of 6 (batch 2, compile)",
+    ]
+    assert stage.said[-1] == "launch 3 of 3 (batch 2, eager)"
 
 
 def test_a_budget_that_ends_in_the_search_says_how_far_it_got(tmp_path: Path) -> None:

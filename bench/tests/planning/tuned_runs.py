@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
-from bench.commands.under_way import describe, which
+from bench.commands.under_way import chosen, describe, which
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.measuring.worker import Report, Request
@@ -87,7 +87,7 @@ class Stage(Nobody):
 
     def starts(self, start: Start, ahead: Ahead) -> None:
         self.left.append(ahead.seconds)
-        self.said.append(which(start))
+        self.said.append(which(start) + chosen(start))
 
     def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
         assert describe(launch, rates, Settings(launches=3))
