@@ -23,6 +23,7 @@ from bench.commands import (
     verify,
 )
 from bench.commands.common import say, termination_as_interrupt
+from bench.commands.options import HELP, complaint
 from bench.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -83,7 +84,10 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show(sys.stderr)
+        if isinstance(error, HELP):
+            error.show(sys.stderr)
+        else:
+            say(f"error: {complaint(error)}")
         sys.exit(EXIT_BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         say("interrupted")

@@ -35,8 +35,8 @@ def show(card: str, path: str) -> None:
         put_card(card)
     except OSError as error:
         say(
-            f"stdout: the card cannot be written ({error.strerror}). The record is whole: "
-            f"`accelmark report {path}` prints it."
+            f"stdout: the card cannot be written ({error.strerror}). The record is whole. Print it "
+            f"again: accelmark report {path}"
         )
 
 
@@ -142,6 +142,6 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror}). Give a file in a folder that is there."
+            f"{path}: cannot be written ({error.strerror}). Give a file in a folder that exists."
         ) from error
     say(f"written: {path}")

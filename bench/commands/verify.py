@@ -12,18 +12,18 @@ from bench.commands.streams import folded, put
 from bench.errors import EXIT_INCOMPLETE
 
 
-@click.command()
+@click.command(short_help="Check published runs and their signatures.")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--signer",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Public key (id_ed25519.pub) by which each must be signed.",
+    help="Public key (id_ed25519.pub) that must have signed each of them.",
 )
 def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
-    """Say whether published FOLDERS are unchanged, may be published, and who signed them.
+    """Check that published FOLDERS are unchanged and may be published, and say who signed them.
 
-    A folder of folders (results) stands for each of them. Exit code 1 if one is not as it was.
+    A folder of folders, such as results, stands for all of them. Exit code 1 if one was changed.
     """
     from bench.publishing import publish, signing
 

@@ -323,7 +323,7 @@ FAULTS = (
         act=stage.resumed_under_way,
         rows=(LEFT,) * 2,
         code=2,
-        said="End the run that is writing it",
+        said="End the run that writes it now",
     ),
     Fault(
         name="results folder deleted",

@@ -227,9 +227,9 @@ def test_the_reader_goes_by_what_the_file_is(tmp_path: Path) -> None:
     path = saved(tmp_path, through_json(runfile.read(RUN)))
     other = path.rename(tmp_path / "saved")
     assert read_any(other).launches == runfile.read(RUN).launches
-    with pytest.raises(RecordError, match=r"nowhere\.jsonl: cannot be read"):
+    with pytest.raises(RecordError, match=r"nowhere\.jsonl: there is no such file"):
         read_any(tmp_path / "nowhere.jsonl")
-    with pytest.raises(RecordError, match=r"nowhere\.json: cannot be read"):
+    with pytest.raises(RecordError, match=r"nowhere\.json: there is no such file"):
         read_any(tmp_path / "nowhere.json")
 
 
@@ -256,7 +256,7 @@ BAD: list[tuple[str, Callable[[Document], Any], str]] = [
     ("foreign", lambda d: without(d, "accelmark"), "JSON, but not a pytest-benchmark run of"),
     ("no table", lambda d: without(d, "benchmarks"), "JSON, but not a pytest-benchmark run of"),
     ("text", lambda d: changed(d, "yes", "accelmark"), "JSON, but not a pytest-benchmark run of"),
-    ("no header", lambda d: without(d, "accelmark", "run"), "JSON, but not the start of a run"),
+    ("no header", lambda d: without(d, "accelmark", "run"), "JSON, but not the start of a record"),
     ("schema", lambda d: changed(d, 99, "accelmark", "run", "schema"), "schema 99; this version"),
     ("header", lambda d: changed(d, 1, "accelmark", "run", "plan"), "not a valid run header"),
     ("end", lambda d: changed(d, {}, "accelmark", "end"), "not a valid run ("),

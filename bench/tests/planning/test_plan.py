@@ -149,10 +149,10 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
             "unknown key `batchsize` for toy-train. Did you mean `batch_size`? Allowed: "
             "batch_size, execution, kind, mode, precision, rate, tuned, workload.",
         ),
-        ({"mode": "train"}, "no `workload`. Allowed: "),
+        ({"mode": "train"}, "it has no `workload`. Allowed: "),
         ({"workload": "tony", "mode": "train"}, "unknown workload `tony`. Did you mean `toy`?"),
         ({"workload": 7}, "unknown workload `7`. Allowed: "),
-        ({"workload": "toy"}, "toy needs a `mode`: train, infer."),
+        ({"workload": "toy"}, "toy needs a `mode`. Allowed: train, infer."),
         (
             {"workload": "toy", "mode": "trian"},
             "unknown mode `trian` of toy. Did you mean `train`? Allowed: infer, train.",
@@ -165,7 +165,7 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
         ),
         (
             {"workload": "toy", "mode": "train", "precision": "fp16"},
-            "toy-train is not defined at precision `fp16`. Allowed: bf16, bf16-amp, fp32.",
+            "toy-train has no precision `fp16`. Allowed: bf16, bf16-amp, fp32.",
         ),
         (
             {"workload": "toy", "mode": "train", "precision": "fp64"},

@@ -46,8 +46,8 @@ def test_a_shipped_suite_is_found_by_name_and_named_shortly() -> None:
     [
         ("smok", UnknownName, ["unknown suite `smok`", "Did you mean `smoke`?", "quick", ".toml"]),
         ("xyz", UnknownName, ["unknown suite `xyz`. Allowed: ", "smoke"]),
-        ("mine.toml", SuiteError, ["mine.toml: no such suite file", "shipped suite", "smoke"]),
-        ("my/smoke", SuiteError, ["my/smoke: no such suite file", "smoke"]),
+        ("mine.toml", SuiteError, ["mine.toml: there is no such file", "shipped suite", "smoke"]),
+        ("my/smoke", SuiteError, ["my/smoke: there is no such file", "smoke"]),
     ],
 )
 def test_a_suite_that_is_not_there(
@@ -69,11 +69,11 @@ def test_a_suite_that_is_not_there(
     [
         ("[[case]\n", "not valid TOML: "),
         ("a = 1\na = 2\n" + MINIMAL, "not valid TOML: Cannot overwrite a value"),
-        ("", "no case. Add at least one [[case]] table with a `workload`."),
-        ("case = []\n", "no case. Add"),
-        ("case = 3\n", "`case` must be tables, each headed [[case]]."),
-        ("[case]\nworkload = 'gemm'\n", "`case` must be tables, each headed [[case]]."),
-        ("case = [1, 2]\n", "`case` must be tables"),
+        ("", "it has no case. Add a [[case]] table with a `workload`."),
+        ("case = []\n", "it has no case. Add"),
+        ("case = 3\n", "each case must be a table headed [[case]]."),
+        ("[case]\nworkload = 'gemm'\n", "each case must be a table headed [[case]]."),
+        ("case = [1, 2]\n", "each case must be a table"),
         (
             "setings = 1\n" + MINIMAL,
             "unknown key `setings`. Did you mean `settings`? Allowed: case, description, settings.",

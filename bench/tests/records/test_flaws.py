@@ -108,7 +108,7 @@ def test_a_copy_that_is_not_whole_is_copied_again(accelmark: Accelmark, tmp_path
         return err
 
     err = said(RUN.read_bytes()[:-40])
-    assert "cut short in the middle of a record" in err
+    assert "cut short in the middle of the line" in err
     assert "If it is a copy, copy it again; where it was made, go on with it: accelmark" in err
     assert "a header that is cut short). Copy it again, whole" in said(LINES[0][:300])
     assert "line 1: not an accelmark record (it is empty)" in said(b"")

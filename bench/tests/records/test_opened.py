@@ -199,5 +199,5 @@ def test_what_another_program_made_of_it_is_told(
     path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     with pytest.raises(RecordError) as caught:
         api.read_run(path)
-    assert str(caught.value).startswith(f"{path}: not an accelmark record as it was written: ")
+    assert str(caught.value).startswith(f"{path}: this record was changed: ")
     assert f"it is {word}, which" in str(caught.value) and "as UTF-8" in str(caught.value)

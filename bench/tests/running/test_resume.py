@@ -267,7 +267,7 @@ def test_a_busier_host_is_the_same_host(tmp_path: Path, monkeypatch: pytest.Monk
 def test_two_cannot_write_one_file(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     writer = begin(path, "id", "fake", [ONE], SETTINGS, DEVICE, [])
-    with pytest.raises(OutputError, match="End the run that is writing it"):
+    with pytest.raises(OutputError, match="End the run that writes it now"):
         Writer.again(read(path))
     writer.close()
     Writer.again(read(path)).close()
