@@ -69,8 +69,8 @@ def run(
         wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
         if wrong:
             raise RecordError(
-                f"--resume {record}: the record says what to measure. Leave {', '.join(wrong)} out, "
-                "or start a new run without --resume."
+                f"--resume {record}: the record says what to measure. Leave out "
+                f"{', '.join(wrong)}, or start a new run without --resume."
             )
         _resume(record, budget_minutes)
         return

@@ -99,7 +99,7 @@ BAD = {
     "newer.jsonl": [
         "newer.jsonl, line 1: schema 99",
         "reads schema 1",
-        "Read it with the accelmark that",
+        "Read it with the version that",
     ],
     "planned.jsonl": ["planned.jsonl, line 1: bert-train bf16", "is planned twice"],
     "again.jsonl": ["again.jsonl, line 4: launch 0 of bert-train", "again", "not compared"],

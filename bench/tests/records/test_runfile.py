@@ -259,7 +259,9 @@ def test_a_folder_without_exactly_one_run_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
     for name in ("b.jsonl", "a.jsonl"):
         (tmp_path / name).write_bytes(header())
-    with pytest.raises(RecordError, match=r"found a\.jsonl, b\.jsonl"):
+    with pytest.raises(
+        RecordError, match=r"holds 2 records\. Give one of them: a\.jsonl, b\.jsonl"
+    ):
         read(tmp_path)
 
 

@@ -134,7 +134,7 @@ def test_damage_in_the_middle_is_not_written_over(tmp_path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], b"{}\n", *lines[1:]]))
     before = path.read_bytes()
-    with pytest.raises(RecordError, match="not a record"):
+    with pytest.raises(RecordError, match="not a line of a record"):
         resume(read(path), DEVICE, [])
     assert path.read_bytes() == before
 
