@@ -214,7 +214,7 @@ def render(
     if comparisons and len(comparisons) == len(several):
         return _compared(comparisons, format, canvas)
     if comparisons:
-        raise ComparisonError("render: runs or comparisons, not both at once.")
+        raise ComparisonError("render: give runs or comparisons, not both.")
     report: Report = catalogue.load("reports", format)
     return report.render([_run(one) for one in several], canvas)
 
@@ -233,7 +233,7 @@ def _compared(comparisons: list[Comparison], format_name: str, canvas: Canvas) -
 
         return render_table(comparisons, canvas)
     raise ComparisonError(
-        f"a comparison as `{format_name}`: allowed are {', '.join(COMPARISON_FORMATS)}."
+        f"no comparison is rendered as `{format_name}`. Allowed: {', '.join(COMPARISON_FORMATS)}."
     )
 
 
@@ -245,8 +245,8 @@ def _whole(run: Runs) -> RunFile:
     file = _run(run)
     if file.damage:
         raise RecordError(
-            f"{file.damage}. Half of a run is not compared; `accelmark report` shows what is whole "
-            f"in it. {file.remedy}"
+            f"{file.damage}. A run that is not whole is not compared; `accelmark report` shows "
+            f"what is left of it. {file.remedy}"
         )
     return file
 

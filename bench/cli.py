@@ -96,7 +96,8 @@ def main() -> None:
         say(f"error: {error}")
         sys.exit(EXIT_BAD_INPUT)
     except OSError as error:
-        say(f"error: {error}")
+        known = error.filename is not None and error.strerror
+        say(f"error: {f'{error.filename}: {error.strerror}.' if known else error}")
         # At an interruption click says a word of its own, which a terminal that is gone refuses.
         interrupted = isinstance(error.__context__, KeyboardInterrupt)
         sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_BAD_INPUT)

@@ -9,7 +9,7 @@ import click
 
 from bench.commands.common import say
 from bench.commands.streams import folded, put
-from bench.errors import EXIT_INCOMPLETE
+from bench.errors import EXIT_INCOMPLETE, RecordError
 
 
 @click.command(short_help="Check published runs and their signatures.")
@@ -28,6 +28,9 @@ def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
     from bench.publishing import publish, signing
 
     wanted = None if signer is None else signing.fingerprint_of(signer)
+    for folder in folders:
+        if not folder.is_dir():
+            raise RecordError(f"{folder}: there is no such folder. Give one of published runs.")
     each = [one for folder in folders for one in publish.published(folder) or [folder]]
     wrong = 0
     for folder in each:
@@ -35,5 +38,5 @@ def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
         wrong += bool(complaints)
         put(folded(f"{folder}: {'; '.join(complaints) or 'as published'}; {signed}", 4))
     if wrong:
-        say(f"{wrong} of {len(each)} are not what was published")
+        say(f"{wrong} of {len(each)} are not what was published.")
         sys.exit(EXIT_INCOMPLETE)

@@ -62,7 +62,7 @@ def require_run(file: RunFile) -> None:
             "compressed file. Save it as a plain .jsonl file, then go on with that."
         )
     if file.damage and not file.cut_short:
-        raise RecordError(f"{file.damage}. A damaged record cannot go on. {file.remedy}")
+        raise RecordError(f"{file.damage}. This record cannot go on. {file.remedy}")
     command = file.run.command
     if command[:2] == ("accelmark", "run"):
         return

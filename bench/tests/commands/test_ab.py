@@ -159,12 +159,12 @@ def tiny(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], ["nothing tells the two sides apart", "--device twice", "--env", "--python", "A/A"]),
-        (["--device", "cpu"], ["nothing tells the two sides apart"]),
-        (["--device", "cpu"] * 3, ["--device is given 3 times", "at most two"]),
+        ([], ["the two sides are the same", "--device twice", "--env", "--python", "A/A"]),
+        (["--device", "cpu"], ["the two sides are the same"]),
+        (["--device", "cpu"] * 3, ["--device is given 3 times", "at most twice"]),
         (["--env", "OMP_NUM_THREADS"], ["--env OMP_NUM_THREADS", "NAME=VALUE"]),
         (["--env", "1X=2"], ["--env 1X=2", "NAME=VALUE"]),
-        (["--python", "no-such-python"], ["--python no-such-python", "no such program"]),
+        (["--python", "no-such-python"], ["--python no-such-python", "there is no such program"]),
         (["--device", "cpu", "--device", "cpu:7"], ["--device cpu:7", "Here: cpu"]),
     ],
 )

@@ -31,7 +31,7 @@ def test_a_bad_file_of_chips_is_said_before_anything_runs(
     monkeypatch.setenv("ACCELMARK_CHIPS", "mine.toml")
     code, out, err = accelmark("run", "smoke", "--device", "cpu")
     assert (code, out) == (2, "")
-    assert err.startswith("error: mine.toml: no usable file of chips")
+    assert err.startswith("error: mine.toml: this file of chips cannot be used")
     assert not (tmp_path / "runs").exists()
 
 
@@ -39,11 +39,15 @@ def test_a_device_whose_runtime_is_broken(
     accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def choose(address: str | None, *_: object) -> object:
-        raise DeviceUnavailable("no device: cpu: torch does not load")
+        raise DeviceUnavailable("no device can be used:\n  - cpu: torch does not load")
 
     monkeypatch.setattr(probe, "choose", choose)
     code, out, err = accelmark("run", "smoke")
-    assert (code, out, err) == (2, "", "error: no device: cpu: torch does not load\n")
+    assert (code, out, err) == (
+        2,
+        "",
+        "error: no device can be used:\n  - cpu: torch does not load\n",
+    )
 
 
 def start(folder: Path, launches: int) -> subprocess.Popen[str]:

@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Callable[[], RunFile], str]] = {
         lambda: run(host=changed(HOST, git={"commit": "a", "changed": True})),
         "uncommitted changes",
     ),
-    "no cpu named": (lambda: run(host=without(HOST, "cpu")), "its header does not say: cpu"),
+    "no cpu named": (lambda: run(host=without(HOST, "cpu")), "its record does not say: cpu"),
     "no torch named": (
         lambda: run(environment=without(STACK, "torch")),
         "launch 1: its environment does not say: torch",

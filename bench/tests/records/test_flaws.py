@@ -56,7 +56,7 @@ def test_lines_of_a_newer_version(accelmark: Accelmark, tmp_path: Path, content:
         assert not any(word in text.lower() for word in WRONG_WORDS)
     code, out, err = accelmark("compare", str(BASE), "r.jsonl")
     assert (code, out) == (2, "") and "version that wrote it" in err
-    with pytest.raises(RecordError, match=r"does not go on.*version that wrote it"):
+    with pytest.raises(RecordError, match=r"cannot go on.*version that wrote it"):
         require_run(found)
 
 
@@ -128,7 +128,7 @@ def test_only_what_a_run_left_behind_goes_on(tmp_path: Path) -> None:
 
     def refused(*lines: bytes) -> RunFile:
         found = read(written(tmp_path, *lines))
-        with pytest.raises(RecordError, match="A damaged record cannot go on"):
+        with pytest.raises(RecordError, match="This record cannot go on"):
             require_run(found)
         return found
 

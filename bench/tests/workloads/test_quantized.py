@@ -396,5 +396,5 @@ def test_a_switch_that_reads_back_as_off_voids(monkeypatch: pytest.MonkeyPatch) 
     void = launch(tf32)
     assert isinstance(void, Void)
     assert void.reason.startswith(
-        "products of tf32: a short mantissa was asked for, and a full mantissa is what was seen."
+        "products of tf32: asked for a short mantissa, got a full mantissa."
     )
