@@ -67,7 +67,7 @@ class Writer:
         except OSError as error:
             raise OutputError(
                 f"{path}: the record cannot be written there ({error.strerror}). "
-                "Give a folder that you may write to: --out FOLDER."
+                "Give a folder that you may write to: --out of a run, --results of publish."
             ) from error
 
     @classmethod

@@ -105,7 +105,7 @@ def test_a_run_that_ended_early_goes_on(suite: Path) -> None:
 def test_bad_input_is_an_error_of_ours_before_anything_is_measured(suite: Path) -> None:
     with pytest.raises(UnknownName, match=r"unknown suite `qick`\. Did you mean `quick`"):
         bench.run_suite("qick")
-    with pytest.raises(SuiteError, match="--launches 0: a number from 1 to"):
+    with pytest.raises(SuiteError, match="--launches 0: give a number from 1 to"):
         bench.run_suite(suite, launches=0)
     with pytest.raises(bench.AccelmarkError, match="unknown backend `cpo`"):
         bench.run_suite(suite, device="cpo")
@@ -133,7 +133,7 @@ def test_what_is_rendered(given: Callable[[Path], Any]) -> None:
     (flat,) = json.loads(bench.render([comparison], "json"))
     assert len(flat["cases"]) == len(comparison.cases)
     with pytest.raises(
-        ComparisonError, match="no comparison is rendered as `html`. Allowed: table, json"
+        ComparisonError, match=r"no comparison is rendered as `html`\. Allowed: table, json"
     ):
         bench.render(comparison, "html")
     with pytest.raises(ComparisonError, match="give runs or comparisons, not both"):

@@ -89,7 +89,7 @@ def test_inputs_in_another_layout() -> None:
 def test_a_layout_that_is_neither() -> None:
     job = images()
     job._inputs = iter([next(job._inputs)[..., ::2]])
-    assert "and strides of (" in told(job)
+    assert "got strides of (" in told(job)
 
 
 def test_weights_on_another_device() -> None:

@@ -102,8 +102,7 @@ def test_8_bits_are_for_inference() -> None:
             )
         )
     assert str(caught.value) == (
-        "mine.toml, case 1: bert-train is not defined at precision `fp8`. "
-        "Allowed: bf16, bf16-amp, fp32, tf32."
+        "mine.toml, case 1: bert-train has no precision `fp8`. Allowed: bf16, bf16-amp, fp32, tf32."
     )
 
 
