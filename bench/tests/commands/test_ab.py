@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.backend import DeviceInfo
 from bench.measuring.worker import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold, Measured, Outcome, Skipped
 from bench.records.run import RunFile, Settings
 from bench.records.runfile import Writer, read
+from bench.running import probe, turns
 from bench.running.face import Ahead, Face, Nobody, Start
 from bench.running.launcher import Finished
 from bench.running.session import EndReason, Session
@@ -22,7 +24,7 @@ from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
-from bench.tests.values import failed, make_case, make_measured, make_run
+from bench.tests.values import failed, make_case, make_launch, make_measured, make_run
 
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
 FINE = make_measured(0.01)
@@ -181,6 +183,33 @@ def test_bad_sides_are_one_message(
         assert text in err
     assert "Traceback" not in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_what_it_prints_is_no_wider_than_asked(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int
+) -> None:
+    """Two sides that are scripted: no worker is started."""
+
+    def alternate(*sessions: Session) -> EndReason:
+        for side, session in enumerate(sessions):
+            for k in range(10):
+                outcome = make_measured(0.01 * (1 + side / 5) + k / 1e5)
+                case = session.states[0].case
+                session.writer.append(make_launch(outcome, case, launch=k, order=k))
+            session.end("complete")
+            session.close()
+        return "complete"
+
+    device = DeviceInfo(backend="cpu", index=0, name="A CPU of some length", memory_bytes=1)
+    monkeypatch.setattr(probe, "probe", lambda *_: [probe.Found(backend="cpu", devices=(device,))])
+    monkeypatch.setattr(turns, "alternate", alternate)
+    monkeypatch.setenv("COLUMNS", str(width))
+    tiny(tmp_path)
+    code, out, err = accelmark("ab", "tiny.toml", "--device", "cpu", "--device", "cpu")
+    assert code == 0 and "SLOWER" in out
+    assert max(map(len, out.splitlines())) <= width
+    assert err.count("record: runs/tiny-cpu-") == 2
 
 
 def test_an_interpreter_without_accelmark_says_so(

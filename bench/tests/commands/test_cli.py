@@ -80,6 +80,8 @@ SUITES = {
     "value": '[[case]]\nworkload = "gemm"\nshape = 3\n',
     "empty": "",
     "toml": "[[case]\n",
+    "bare": "[[case]]\nworkload = gemm\n",
+    "setting": '[settings]\nlaunches = "ten"\n[[case]]\nworkload = "gemm"\n',
 }
 
 
@@ -96,6 +98,11 @@ SUITES = {
         (["run", "value.toml"], ["value.toml, case 1", "`shape` must be a text, not 3"]),
         (["run", "empty.toml"], ["empty.toml: it has no case", "[[case]]"]),
         (["run", "toml.toml"], ["toml.toml: not valid TOML", "line 1"]),
+        (
+            ["run", "bare.toml"],
+            ["bare.toml: not valid TOML", "A text stands in quotes: mode ="],
+        ),
+        (["run", "setting.toml"], ["setting.toml, settings: `launches` must be a whole number or"]),
         (["run", "smoke", "--only", "lama-*"], ["--only lama-*: matches no case", "llama-train"]),
         # Options.
         (["run", "smoke", "--launches", "many"], ["--launches many", "1 to 1000", "auto"]),
@@ -128,6 +135,9 @@ SUITES = {
         (["report"], ["missing argument 'RUN...'", "report --help"]),
         (["report", "nowhere.jsonl"], ["nowhere.jsonl: there is no such file", "`accelmark run`"]),
         (["report", "."], [".: no record (*.jsonl) lies in this folder", "`accelmark run`"]),
+        (["run", "--resume", "nowhere.jsonl"], ["nowhere.jsonl: there is no such file"]),
+        (["compare", str(RUN), str(RUN)], ["are the same run", "Give two runs", "accelmark ab"]),
+        (["verify", "nowhere"], ["nowhere: there is no such folder"]),
         (["report", "key.toml"], ["key.toml, line 1: not an accelmark record"]),
         (
             ["report", "foreign.jsonl"],

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.commands import streams
+from bench.backend import DeviceInfo
+from bench.commands import common, streams
 from bench.commands.streams import in_line
 from bench.records.runfile import read
 from bench.running import probe
@@ -86,11 +87,16 @@ def test_only_what_cannot_be_said_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 60, 79, 80, 81, 120, 200, 400])
-@pytest.mark.parametrize("arguments", [["list"], ["devices"]])
+@pytest.mark.parametrize("arguments", [["list"], ["devices"], ["verify", ".", "folder"]])
 def test_lists_on_a_terminal_break_no_word(
-    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, arguments: list[str], width: int
+    accelmark: Accelmark,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    width: int,
 ) -> None:
     """Elsewhere one item is one line."""
+    (tmp_path / "folder").mkdir()
     reason = "fake: its runtime is not installed. Install what its vendor gives for it, or another"
     found = [probe.Found(backend="fake", reason=reason)]
     monkeypatch.setattr(probe, "probe", lambda *_: found)
@@ -103,6 +109,25 @@ def test_lists_on_a_terminal_break_no_word(
     assert (len(out.splitlines()) > len(plain.splitlines())) == (
         max(map(len, plain.splitlines())) > width
     )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_what_is_said_of_the_device_breaks_no_word_of_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(
+        probe, "held_back", lambda device: "8 threads on a CPU quota of 2 cores. " * 4
+    )
+    device = DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1)
+    remarks = ["cuda: this torch is built without CUDA. " * 3]
+    common._say_chosen(device, remarks)
+    plain = capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    common._say_chosen(device, remarks)
+    folded = capsys.readouterr().err
+    assert plain.split() == folded.split()
+    assert len(plain.splitlines()) == 3 and max(map(len, folded.splitlines())) <= width
 
 
 # --- Documents -----------------------------------------------------------------------------------
