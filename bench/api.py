@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     Runs = RunFile | StrPath
     """A run, or where it lies."""
+    Looking = Callable[[], contextlib.AbstractContextManager[object]]
     Watch = Callable[[DeviceInfo, Sequence[str], Settings], contextlib.AbstractContextManager[Face]]
     """Called once the device is chosen, with what is to be said of the choice; gives who watches
     the run."""
@@ -95,6 +96,7 @@ def run_suite(
     launches: int | str | None = None,
     budget_minutes: float | None = None,
     out: StrPath = "runs",
+    looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
     command: Sequence[str] | None = None,
 ) -> RunFile:
@@ -103,8 +105,9 @@ def run_suite(
     suite: a shipped suite's name or a .toml file; device: `BACKEND[:INDEX]`, by default the first
     accelerator, else the CPU; only: a glob over the cases' names; launches: a number, or `auto`;
     budget_minutes: no launch is started that would end later; out: the folder of the record, which
-    is written line by line and named by the run (`RunFile.path`); watch: who is told how it goes;
-    command: the command line that the record holds, by default the one that does the same.
+    is written line by line and named by the run (`RunFile.path`); looking: entered while devices
+    are looked for, which may take a while; watch: who is told how it goes; command: the command
+    line that the record holds, by default the one that does the same.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
@@ -115,7 +118,8 @@ def run_suite(
         cases = plan.select(cases, only)
     wanted = None if launches is None else str(launches)
     settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
-    chosen, remarks = choose(device)
+    with looking():
+        chosen, remarks = choose(device)
     if command is None:
         command = _as_typed(suite, device=device, only=only, launches=wanted)
     identity = run_id()
@@ -131,6 +135,7 @@ def resume_run(
     record: StrPath,
     *,
     budget_minutes: float | None = None,
+    looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
     command: Sequence[str] | None = None,
 ) -> RunFile:
@@ -144,7 +149,8 @@ def resume_run(
         return file
     require_run(file)
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
-    chosen, remarks = choose(address)
+    with looking():
+        chosen, remarks = choose(address)
     settings = file.run.settings
     typed = command or command_line("accelmark", ["run", "--resume", str(record)])
     with watch(chosen, remarks, settings) as face:

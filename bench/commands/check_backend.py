@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import canvas, say
+from bench.commands.common import canvas, looking, say
 from bench.commands.options import INDEX, width_option
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceUnavailable, UnknownName, suggestion
@@ -76,7 +76,8 @@ def _device(name: str, index: int) -> DeviceInfo:
         raise UnknownName(
             f"accelmark check-backend {name}: unknown backend.{suggestion(name, known)}"
         )
-    (found,) = probe.probe([name])
+    with looking():
+        (found,) = probe.probe([name])
     for device in found.devices:
         if device.index == index:
             say(f"device: {device.address}, {device.name}")

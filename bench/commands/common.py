@@ -40,6 +40,20 @@ def show(card: str, path: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """Says on a terminal that devices are looked for, for as long as that takes: two minutes, where
+    a vendor's runtime hangs."""
+    words = "looking for devices ..." if sys.stderr.isatty() else ""
+    with contextlib.suppress(OSError):
+        click.echo(words, file=sys.stderr, nl=False)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            click.echo(f"\r{' ' * len(words)}\r" if words else "", file=sys.stderr, nl=False)
+
+
 class Side(NamedTuple):
     """One side of `ab`, or all of `run`."""
 
@@ -54,7 +68,8 @@ def choose(side: Side, who: str = "") -> DeviceInfo:
     from bench.running import probe
 
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
-    chosen, remarks = probe.choose(*side)
+    with looking():
+        chosen, remarks = probe.choose(*side)
     _say_chosen(chosen, remarks, who)
     return chosen
 

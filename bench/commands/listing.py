@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bench.commands.common import looking
 from bench.commands.streams import folded, put, put_file
 from bench.errors import UnknownName, suggestion
 
@@ -65,7 +66,8 @@ def devices(as_json: bool) -> None:
     from bench import catalogue, units
     from bench.running import probe
 
-    found = probe.probe(list(catalogue.plug_ins("backends")))
+    with looking():
+        found = probe.probe(list(catalogue.plug_ins("backends")))
     if as_json:
         put_file(json.dumps([_builtins(one) for one in found], indent=2) + "\n")
         return

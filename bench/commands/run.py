@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import render, say, show, typed, watching
+from bench.commands.common import looking, render, say, show, typed, watching
 from bench.commands.options import ABOVE_ZERO
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
@@ -82,6 +82,7 @@ def run(
             launches=launches,
             budget_minutes=budget_minutes,
             out=out or "runs",
+            looking=looking,
             watch=watching,
             command=typed(),
         )
@@ -100,7 +101,15 @@ def _resume(record: Path, budget_minutes: float | None) -> None:
         say(f"{file.path}: this run is complete. Nothing is left to measure.")
         _finish(file)
         return
-    _finish(api.resume_run(record, budget_minutes=budget_minutes, watch=watching, command=typed()))
+    _finish(
+        api.resume_run(
+            record,
+            budget_minutes=budget_minutes,
+            looking=looking,
+            watch=watching,
+            command=typed(),
+        )
+    )
 
 
 def _finish(result: RunFile) -> None:

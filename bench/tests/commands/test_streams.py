@@ -11,7 +11,11 @@ import pytest
 
 from bench.backend import DeviceInfo
 from bench.commands import common, streams
+from bench.commands.live import LiveFace
+from bench.commands.plain import PlainFace
 from bench.commands.streams import in_line
+from bench.errors import DeviceUnavailable
+from bench.records.run import Settings
 from bench.records.runfile import read
 from bench.running import probe
 from bench.tests.commands.tiny import TINY
@@ -109,6 +113,33 @@ def test_lists_on_a_terminal_break_no_word(
     assert (len(out.splitlines()) > len(plain.splitlines())) == (
         max(map(len, plain.splitlines())) > width
     )
+
+
+def test_while_devices_are_looked_for_a_terminal_says_so_and_nothing_else_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with common.looking():
+        assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(DeviceUnavailable), common.looking():
+        said = capsys.readouterr().err
+        raise DeviceUnavailable("none")
+    assert said == "looking for devices ..."
+    assert capsys.readouterr().err == f"\r{' ' * len(said)}\r", "nothing of it is left"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "term", "face"),
+    [(True, "xterm", LiveFace), (True, "dumb", PlainFace), (False, "xterm", PlainFace)],
+)
+def test_what_shows_a_run_goes_by_stderr(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, term: str, face: type
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with common.face_of(Settings()) as found:
+        assert type(found) is face
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
