@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    Kind = click.ParamType[float]
+else:
+    Kind = click.ParamType  # which older versions of click cannot be asked of what
 
-class Number(click.ParamType):
+
+class Number(Kind):
     """A number within limits."""
 
     name = "number"

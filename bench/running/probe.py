@@ -161,7 +161,10 @@ def choose(
         raise DeviceUnavailable(f"no device can be used:{listed}")
     name, _, index_text = address.partition(":")
     if name not in known:
-        raise UnknownName(f"--device {address}: unknown backend `{name}`.{suggestion(name, known)}")
+        raise UnknownName(
+            f"--device {address}: unknown backend `{name}`.{suggestion(name, known)} "
+            "`accelmark devices` shows what is here."
+        )
     if index_text and not index_text.isdecimal():
         raise DeviceUnavailable(
             f"--device {address}: `{index_text}` is not a device index. Write {name}:0."

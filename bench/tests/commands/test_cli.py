@@ -123,7 +123,10 @@ SUITES = {
             ["accelmark walk: unknown command. Allowed: ab, check-backend, compare, devices, list"],
         ),
         # Devices.
-        (["run", "smoke", "--device", "gpu"], ["--device gpu", "unknown backend", "cpu, cuda"]),
+        (
+            ["run", "smoke", "--device", "gpu"],
+            ["--device gpu", "unknown backend `gpu`. Allowed", "cpu, cuda"],
+        ),
         (["run", "smoke", "--device", "cpu:3"], ["--device cpu:3", "no such device", "Here: cpu"]),
         (["run", "smoke", "--device", "cuda"], ["--device cuda", "Check nvidia-smi"]),
         # Output.
