@@ -251,8 +251,8 @@ def _whole(run: Runs) -> RunFile:
     file = _run(run)
     if file.damage:
         raise RecordError(
-            f"{file.damage}. A run that is not whole is not compared; `accelmark report` shows "
-            f"what is left of it. {file.remedy}"
+            f"{file.damage}. An incomplete run is not compared. `accelmark report` shows what is "
+            f"left of it. {file.remedy}"
         )
     return file
 

@@ -35,8 +35,8 @@ def show(card: str, path: str) -> None:
         put_card(card)
     except OSError as error:
         say(
-            f"stdout: the card cannot be written ({error.strerror}). The record is whole. Print it "
-            f"again: accelmark report {path}"
+            f"stdout: the card cannot be written ({error.strerror}). The record is complete. Print "
+            f"the card again: accelmark report {path}"
         )
 
 

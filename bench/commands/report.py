@@ -32,7 +32,7 @@ from bench.errors import EXIT_BAD_INPUT
 def report(
     runs: tuple[Path, ...], format_name: str, output: Path | None, width: int | None
 ) -> None:
-    """Print the report of one or more RUNs: records (*.jsonl), or the folders they lie in."""
+    """Print the report of one or more RUNs: records (*.jsonl), or their folders."""
     from bench import api
 
     files = [api.read_run(path) for path in runs]
@@ -45,6 +45,6 @@ def report(
     if damaged:
         say(
             f"error: {damaged[0].damage}. The report above holds the lines before it, which are "
-            f"whole. {damaged[0].remedy}"
+            f"good. {damaged[0].remedy}"
         )
         sys.exit(EXIT_BAD_INPUT)

@@ -91,7 +91,7 @@ def _read_opened(source: Opened) -> RunFile:
         content = msgspec.json.decode(source.file.read())
     except UNREADABLE as error:
         cut = "truncated" in str(error)
-        advice = f"It is cut short: copy it again, whole. {ADVICE}" if cut else ADVICE
+        advice = f"It is cut short: copy all of it again. {ADVICE}" if cut else ADVICE
         raise RecordError(f"{source.name}: not JSON ({error}). {advice}") from error
     return from_document(source.name, content)
 

@@ -104,7 +104,7 @@ def signer(folder: StrPath) -> str | None:
         key.verify(signature, _message((folder / SUMS).read_bytes()))
     except (OSError, ValueError, struct.error, InvalidSignature) as error:
         raise RecordError(
-            f"{file}: this signature is not of what lies there now ({error or 'it does not fit'}). "
+            f"{file}: this signature does not fit the folder as it is now ({error or 'changed'}). "
             "Copy the folder again from where it was published."
         ) from error
     return fingerprint(_strings(KEY_TYPE, public))

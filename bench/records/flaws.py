@@ -72,9 +72,9 @@ def newer(complaint: str, host: Any) -> str | None:
     if not UNKNOWN.search(complaint) and _numbers(theirs) <= _numbers(bench.__version__):
         return None
     return (
-        f"accelmark {theirs or 'of an unknown version'} wrote it; this is {bench.__version__}. It "
-        "may well be whole. Read it with the version that wrote it, or update this one: pip "
-        "install --upgrade accelmark"
+        f"accelmark {theirs or 'of an unknown version'} wrote it; this is {bench.__version__}. The "
+        "record itself may be good. Read it with the version that wrote it, or update this one: "
+        "pip install --upgrade accelmark"
     )
 
 

@@ -29,7 +29,7 @@ from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, R
 if TYPE_CHECKING:
     from _typeshed import StrPath
 
-ADVICE = "Give a record (*.jsonl) that `accelmark run` wrote, or the folder it lies in."
+ADVICE = "Give a record (*.jsonl) that `accelmark run` wrote, or its folder."
 """What to do where something else was given."""
 LARGE_BYTES = 64 << 20
 """A record of which the launches stay on disk. As values they take two to four times its size."""
@@ -168,7 +168,7 @@ def _only_run_in(folder: Path) -> Path:
     found = sorted(folder.glob("*.jsonl")) or sorted(folder.glob("*.jsonl.*"))
     if len(found) != 1:
         if not found:
-            raise RecordError(f"{folder}: no record (*.jsonl) lies in this folder. {ADVICE}")
+            raise RecordError(f"{folder}: this folder has no record (*.jsonl). {ADVICE}")
         names = ", ".join(f.name for f in found)
         raise RecordError(f"{folder}: holds {len(found)} records. Give one of them: {names}.")
     return found[0]
@@ -334,7 +334,7 @@ def _first_line(path: Path, text: bytes) -> Run:
     if not text.endswith(b"\n"):
         why = "it is empty" if not text else "cut short"
         if HEADER.match(text):
-            why, advice = "a header that is cut short", f"Copy it again, whole. {advice}"
+            why, advice = "a header that is cut short", f"Copy all of it again. {advice}"
         raise RecordError(f"{path}, line 1: not an accelmark record ({why}). {advice}")
     try:
         head = msgspec.json.decode(text)

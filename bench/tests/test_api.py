@@ -117,9 +117,7 @@ def test_a_damaged_run_is_shown_but_not_compared(tmp_path: Path) -> None:
     damaged.write_bytes(BASE.read_bytes()[:-40])
     assert bench.read_run(damaged).damage
     assert bench.render(damaged)
-    with pytest.raises(
-        RecordError, match=r"A run that is not whole is not compared.*copy it again"
-    ):
+    with pytest.raises(RecordError, match=r"An incomplete run is not compared.*copy it again"):
         bench.compare_runs(BASE, damaged)
 
 

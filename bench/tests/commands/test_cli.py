@@ -137,7 +137,7 @@ SUITES = {
         # Records.
         (["report"], ["missing argument 'RUN...'", "report --help"]),
         (["report", "nowhere.jsonl"], ["nowhere.jsonl: there is no such file", "`accelmark run`"]),
-        (["report", "."], [".: no record (*.jsonl) lies in this folder", "`accelmark run`"]),
+        (["report", "."], [".: this folder has no record (*.jsonl)", "`accelmark run`"]),
         (["run", "--resume", "nowhere.jsonl"], ["nowhere.jsonl: there is no such file"]),
         (["compare", str(RUN), str(RUN)], ["are the same run", "Give two runs", "accelmark ab"]),
         (["verify", "nowhere"], ["nowhere: there is no such folder"]),

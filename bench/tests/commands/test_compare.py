@@ -104,7 +104,7 @@ BAD = {
     "planned.jsonl": ["planned.jsonl, line 1: bert-train bf16", "is planned twice"],
     "again.jsonl": ["again.jsonl, line 4: launch 0 of bert-train", "again", "not compared"],
     "foreign.jsonl": ["nothing in common", "bert-train", "memory-copy", "same suite"],
-    "nowhere.jsonl": ["nowhere.jsonl", "No such file"],
+    "nowhere.jsonl": ["nowhere.jsonl", "there is no such file"],
 }
 
 

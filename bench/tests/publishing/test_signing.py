@@ -85,7 +85,7 @@ def test_digests_that_were_made_to_fit_break_the_signature(folder: Path) -> None
     complaints, signed = publish.verify(folder, None)
     assert (
         signed == "signature not good"
-        and "this signature is not of what lies there now" in complaints[-1]
+        and "this signature does not fit the folder as it is now" in complaints[-1]
     )
 
 
@@ -128,7 +128,7 @@ def test_a_spoiled_signature_is_no_signature(folder: Path, spoil: object) -> Non
     file = folder / signing.SIGNATURE
     assert callable(spoil)
     file.write_text(spoil(file.read_text(encoding="ascii")), encoding="utf-8")
-    with pytest.raises(RecordError, match="this signature is not of what lies there now"):
+    with pytest.raises(RecordError, match="this signature does not fit the folder as it is now"):
         signing.signer(folder)
 
 

@@ -110,7 +110,7 @@ def test_a_copy_that_is_not_whole_is_copied_again(accelmark: Accelmark, tmp_path
     err = said(RUN.read_bytes()[:-40])
     assert "cut short in the middle of the line" in err
     assert "If it is a copy, copy it again. Where it was made, go on with it: accelmark" in err
-    assert "a header that is cut short). Copy it again, whole" in said(LINES[0][:300])
+    assert "a header that is cut short). Copy all of it again" in said(LINES[0][:300])
     assert "line 1: not an accelmark record (it is empty)" in said(b"")
 
 
@@ -118,7 +118,7 @@ def test_a_document_that_is_cut_short_is_copied_again(accelmark: Accelmark, tmp_
     _, document, _ = accelmark("report", str(RUN), "--format", "pytest-benchmark")
     (tmp_path / "d.json").write_text(document[: len(document) // 2])
     code, _, err = accelmark("report", "d.json")
-    assert code == 2 and "It is cut short: copy it again, whole" in err
+    assert code == 2 and "It is cut short: copy all of it again" in err
 
 
 def test_only_what_a_run_left_behind_goes_on(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_the_schema_version_is_the_tested_one() -> None:
 
 
 def test_a_folder_without_exactly_one_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"no record \(\*\.jsonl\) lies in this folder"):
+    with pytest.raises(RecordError, match=r"this folder has no record \(\*\.jsonl\)"):
         read(tmp_path)
     for name in ("b.jsonl", "a.jsonl"):
         (tmp_path / name).write_bytes(header())
