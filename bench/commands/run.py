@@ -98,7 +98,7 @@ def _resume(record: Path, budget_minutes: float | None) -> None:
     if file.passing or not api.is_complete(file):
         require_run(file)  # before it is read again, which a pipe cannot be
     if api.is_complete(file):
-        say(f"{file.path}: this run is complete. Nothing is left to measure.")
+        say(f"{file.path}: this run is complete: nothing is left to measure.")
         _finish(file)
         return
     _finish(

@@ -87,7 +87,7 @@ def publish(
         raise OutputError(
             f"{folder}: it exists already, and published runs stay. Give another --name."
         )
-    with contextlib.closing(Writer(folder / RECORD)) as writer:
+    with contextlib.closing(Writer(folder / RECORD, "--results")) as writer:
         for line in (header, *lines):
             writer.append(line)
     text = card.render([read(folder)], Canvas(width=CARD_WIDTH))

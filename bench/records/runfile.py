@@ -57,8 +57,11 @@ def _lock(file: FileIO) -> None:
 class Writer:
     """Appends lines to a new record, each on disk before the call returns."""
 
-    def __init__(self, path: StrPath) -> None:
-        """Creates the file, folders included; `OutputError` if that cannot be done."""
+    def __init__(self, path: StrPath, option: str = "--out") -> None:
+        """Creates the file, folders included; `OutputError` if that cannot be done.
+
+        option: by which another folder is given.
+        """
         self.path = path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +70,7 @@ class Writer:
         except OSError as error:
             raise OutputError(
                 f"{path}: the record cannot be written there ({error.strerror}). "
-                "Give a folder that you may write to: --out of a run, --results of publish."
+                f"Give a folder that you may write to: {option} FOLDER."
             ) from error
 
     @classmethod
