@@ -74,7 +74,7 @@ class PublicationError(AccelmarkError):
 def suggestion(name: str, allowed: Iterable[str]) -> str:
     """`Did you mean ...?` where something is near, and what is allowed, as a sentence tail."""
     names = sorted(allowed)
-    # Of three letters one that differs is a third: `gpu` is no slip for `xpu`, and `cup` for `cpu`.
+    # In a name of three letters another letter is another name; two that changed places are a slip.
     swapped = [known for known in names if sorted(known) == sorted(name)]
     near = swapped or difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     hint = f" Did you mean `{near[0]}`?" if near else ""
