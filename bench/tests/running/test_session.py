@@ -16,6 +16,7 @@ from bench.records.runfile import Writer, read
 from bench.running.face import Ahead, Nobody, Start
 from bench.running.launcher import Finished
 from bench.running.session import EndReason, Session
+from bench.running.time_left import Span
 from bench.tests.fakes import FakeBackend
 from bench.tests.values import failed, make_case, make_measured, make_run
 
@@ -332,6 +333,23 @@ def test_who_watches_hears_the_plan_and_what_comes_next(tmp_path: Path) -> None:
     assert stage.finished == "ACB"
     assert [(a.done, a.left) for a in stage.ahead] == [
         *[(0, 6), (0, 6), (1, 5), (2, 5), (3, 4), (4, 3), (5, 2), (6, 1)]
+    ]
+
+
+def test_the_time_left_is_never_more_than_the_budget(tmp_path: Path) -> None:
+    """Launches of 10 s each; without a budget, 60 s after one of each of two cases."""
+    script: Script = {"A": [FINE], "B": [FINE]}
+    settings = Settings(launches=4, block_seconds=1.0)
+    stage, reason, _ = play(tmp_path, script, settings, budget_seconds=35.0)
+    assert reason == "budget" and stage.order == "ABA"
+    assert [ahead.seconds for ahead in stage.ahead] == [
+        # Eight launches of ten samples, each of a second at least.
+        *[Span(35.0, 35.0), Span(35.0, 35.0)],
+        *[Span(25.0, 25.0), Span(15.0, 15.0)],
+    ]
+    stage, _, _ = play(tmp_path / "free", script, settings)
+    assert [ahead.seconds for ahead in stage.ahead[:4]] == [
+        *[Span(80.0, None), Span(80.0, None), Span(70.0, None), Span(60.0, 60.0)]
     ]
 
 
