@@ -199,9 +199,9 @@ class LiveFace:
 
 
 def shown(label: str, width: int) -> str:
-    """A case in so many columns: of a longer one the middle is left out, for sweeps differ at the
-    end."""
+    """A case in so many columns: of a longer one something is left out before its end, by which
+    those of a sweep may differ."""
     if len(label) <= width:
         return label
-    end = (width - 1) // 2
+    end = (width - 1) // 3
     return f"{label[: width - 1 - end]}…{label[len(label) - end :] if end else ''}"

@@ -39,16 +39,17 @@ def how_far(ahead: Ahead) -> str:
 def time_left(seconds: Span) -> str:
     """An estimate as sharp as it is: `about 5 min left`, `2 to 20 min left`, `at least 4 min left`.
 
-    One that says nothing is not made: `time left not known yet`.
+    One that says nothing is not made: `time left unknown`.
     """
     least, most = _rounded(seconds.least), None if seconds.most is None else _rounded(seconds.most)
     if most is None:
-        return f"at least {_said(least)} left" if least else "time left not known yet"
+        return f"at least {_said(least)} left" if least else "time left unknown"
     if not most:
         return "under 10 s left"
     if not least:
         return f"up to {_said(most)} left"
-    if seconds.most is not None and seconds.most <= LEVEL * seconds.least:
+    level = seconds.most is not None and seconds.most <= LEVEL * seconds.least
+    if seconds.most is not None and (level or least == most):
         return f"about {_said(_rounded((seconds.least + seconds.most) / 2))} left"
     first, last = _said(least), _said(most)
     number, _, unit = first.partition(" ")

@@ -106,7 +106,7 @@ def test_it_shows_what_runs_now_what_comes_and_the_time_left() -> None:
     with make_face() as face:
         face.begins([LLAMA, *SWEEP[:1]], ahead(0, 6))
         assert screen(face)[:2] == [
-            "0 of 6 launches, time left not known yet",
+            "0 of 6 launches, time left unknown",
             "now   the first launch starts",
         ]
         face.starts(start(number=2, next=SWEEP[0]), ahead(2, 4, 90.0, 100.0))
@@ -199,7 +199,7 @@ def test_a_long_plan_shows_the_page_on_which_it_works() -> None:
 
 def test_of_a_name_too_long_the_end_stays_which_tells_a_sweep_apart() -> None:
     assert shown("llama-decode bf16 (toy, batch 1)", 32) == "llama-decode bf16 (toy, batch 1)"
-    assert shown("llama-decode bf16 (toy, batch 1)", 21) == "llama-deco…, batch 1)"
+    assert shown("llama-decode bf16 (toy, batch 1)", 21) == "llama-decode b…tch 1)"
     assert [shown("abc", n) for n in (3, 2, 1)] == ["abc", "a…", "…"]
 
 

@@ -89,7 +89,6 @@ def test_a_minute_without_a_line_is_worth_one() -> None:
     log.now = 121.0
     log.face.starts(start(2), ahead(1, Span(120.0, 200.0)))
     assert log.lines[1:] == [
-        f"0 of 3 launches, time left not known yet; now {LABEL}, launch 1 of 3: "
-        "warms up, 12 samples",
+        f"0 of 3 launches, time left unknown; now {LABEL}, launch 1 of 3: warms up, 12 samples",
         f"1 of 3 launches, 2 to 3 min left; now {LABEL}, launch 2 of 3",
     ]

@@ -93,7 +93,7 @@ def test_a_real_run_from_suite_to_card(tmp_path: Path) -> None:
     assert "gemm-matmul fp32" in out and "no interval" in out and "1 launch" in out
     lines = err.splitlines()
     assert lines[0].startswith("device: cpu, ")
-    assert lines[1] == "1 case, 0 of 1 launches, time left not known yet"
+    assert lines[1] == "1 case, 0 of 1 launches, time left unknown"
     assert lines[2].startswith("gemm-matmul fp32 (32x32x32), 1 launch: ")
     assert lines[-1].startswith("record: out") and len(lines) == 4
     assert str(tmp_path) not in (tmp_path / "out" / Path(found.path).name).read_text()

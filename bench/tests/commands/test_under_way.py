@@ -53,8 +53,8 @@ def test_a_wide_interval_is_said_as_the_card_says_it() -> None:
 @pytest.mark.parametrize(
     ("span", "said"),
     [
-        (Span(0.0, None), "time left not known yet"),
-        (Span(9.9, None), "time left not known yet"),
+        (Span(0.0, None), "time left unknown"),
+        (Span(9.9, None), "time left unknown"),
         (Span(131.0, None), "at least 2 min left"),
         (Span(0.0, 9.0), "under 10 s left"),
         (Span(0.0, 0.0), "under 10 s left"),
@@ -62,6 +62,7 @@ def test_a_wide_interval_is_said_as_the_card_says_it() -> None:
         (Span(44.0, 46.0), "about 45 s left"),
         (Span(100.0, 120.0), "about 2 min left"),
         (Span(20.0, 60.0), "20 to 60 s left"),
+        (Span(95.0, 149.0), "about 2 min left"),
         (Span(45.0, 240.0), "45 s to 4 min left"),
         (Span(120.0, 1200.0), "2 to 20 min left"),
         (Span(3000.0, 9000.0), "50 min to 2.5 h left"),
