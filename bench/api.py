@@ -39,6 +39,7 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Canvas, Report
 from bench.running import probe
+from bench.running.face import Face, Nobody
 from bench.running.header import begin, command_line, run_id
 from bench.running.resume import require_run, resume
 from bench.running.session import open_session
@@ -47,11 +48,10 @@ if TYPE_CHECKING:
     from _typeshed import StrPath
 
     from bench.backend import DeviceInfo
-    from bench.measuring.worker import Progress
-    from bench.running.session import Face
 
     Runs = RunFile | StrPath
     """A run, or where it lies."""
+    Looking = Callable[[], contextlib.AbstractContextManager[object]]
     Watch = Callable[[DeviceInfo, Sequence[str], Settings], contextlib.AbstractContextManager[Face]]
     """Called once the device is chosen, with what is to be said of the choice; gives who watches
     the run."""
@@ -82,26 +82,10 @@ COMPARISON_FORMATS = ("table", "json")
 """What a comparison is rendered as."""
 
 
-class _Nobody:
-    """Nobody watches."""
-
-    def turn(self, side: str) -> None:
-        """Says nothing."""
-
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        """Says nothing."""
-
-    def progress(self, progress: Progress) -> None:
-        """Says nothing."""
-
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
-        """Says nothing."""
-
-
 @contextlib.contextmanager
 def silent(device: DeviceInfo, remarks: Sequence[str], settings: Settings) -> Iterator[Face]:
     """A watch that says nothing."""
-    yield _Nobody()
+    yield Nobody()
 
 
 def run_suite(
@@ -112,6 +96,7 @@ def run_suite(
     launches: int | str | None = None,
     budget_minutes: float | None = None,
     out: StrPath = "runs",
+    looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
     command: Sequence[str] | None = None,
 ) -> RunFile:
@@ -120,9 +105,9 @@ def run_suite(
     suite: a shipped suite's name or a .toml file; device: `BACKEND[:INDEX]`, by default the first
     accelerator, else the CPU; only: globs over the cases' names, with commas between; launches: a
     number, or `auto`; budget_minutes: no launch is started that would end later; out: the folder of
-    the record, which is written line by line and named by the run (`RunFile.path`); watch: who is
-    told how it goes; command: the command line that the record holds, by default the one that does
-    the same.
+    the record, which is written line by line and named by the run (`RunFile.path`); looking:
+    entered while devices are looked for, which may take a while; watch: who is told how it goes;
+    command: the command line that the record holds, by default the one that does the same.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
@@ -133,7 +118,8 @@ def run_suite(
         cases = plan.select(cases, only)
     wanted = None if launches is None else str(launches)
     settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
-    chosen, remarks = choose(device)
+    with looking():
+        chosen, remarks = choose(device)
     if command is None:
         command = _as_typed(suite, device=device, only=only, launches=wanted)
     identity = run_id()
@@ -149,6 +135,7 @@ def resume_run(
     record: StrPath,
     *,
     budget_minutes: float | None = None,
+    looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
     command: Sequence[str] | None = None,
 ) -> RunFile:
@@ -162,7 +149,8 @@ def resume_run(
         return file
     require_run(file)
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
-    chosen, remarks = choose(address)
+    with looking():
+        chosen, remarks = choose(address)
     settings = file.run.settings
     typed = command or command_line("accelmark", ["run", "--resume", str(record)])
     with watch(chosen, remarks, settings) as face:
@@ -235,7 +223,7 @@ def render(
     if comparisons and len(comparisons) == len(several):
         return _compared(comparisons, format, canvas)
     if comparisons:
-        raise ComparisonError("render: runs or comparisons, not both at once.")
+        raise ComparisonError("render: give runs or comparisons, not both.")
     report: Report = catalogue.load("reports", format)
     return report.render([_run(one) for one in several], canvas)
 
@@ -254,7 +242,7 @@ def _compared(comparisons: list[Comparison], format_name: str, canvas: Canvas) -
 
         return render_table(comparisons, canvas)
     raise ComparisonError(
-        f"a comparison as `{format_name}`: allowed are {', '.join(COMPARISON_FORMATS)}."
+        f"no comparison is rendered as `{format_name}`. Allowed: {', '.join(COMPARISON_FORMATS)}."
     )
 
 
@@ -266,8 +254,8 @@ def _whole(run: Runs) -> RunFile:
     file = _run(run)
     if file.damage:
         raise RecordError(
-            f"{file.damage}. Half of a run is not compared; `accelmark report` shows what is whole "
-            f"in it. {file.remedy}"
+            f"{file.damage}. An incomplete run is not compared. `accelmark report` shows what is "
+            f"left of it. {file.remedy}"
         )
     return file
 

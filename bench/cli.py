@@ -24,6 +24,7 @@ from bench.commands import (
     verify,
 )
 from bench.commands.common import say, termination_as_interrupt
+from bench.commands.options import HELP, complaint
 from bench.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -85,7 +86,10 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show(sys.stderr)
+        if isinstance(error, HELP):
+            error.show(sys.stderr)
+        else:
+            say(f"error: {complaint(error)}")
         sys.exit(EXIT_BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         say("interrupted")
@@ -94,7 +98,8 @@ def main() -> None:
         say(f"error: {error}")
         sys.exit(EXIT_BAD_INPUT)
     except OSError as error:
-        say(f"error: {error}")
+        known = error.filename is not None and error.strerror
+        say(f"error: {f'{error.filename}: {error.strerror}.' if known else error}")
         # At an interruption click says a word of its own, which a terminal that is gone refuses.
         interrupted = isinstance(error.__context__, KeyboardInterrupt)
         sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_BAD_INPUT)

@@ -82,6 +82,8 @@ class PublicationError(AccelmarkError):
 def suggestion(name: str, allowed: Iterable[str]) -> str:
     """`Did you mean ...?` where something is near, and what is allowed, as a sentence tail."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    # In a name of three letters another letter is another name; two that changed places are a slip.
+    swapped = [known for known in names if sorted(known) == sorted(name)]
+    near = swapped or difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     hint = f" Did you mean `{near[0]}`?" if near else ""
     return f"{hint} Allowed: {', '.join(names) or 'nothing'}."

@@ -122,7 +122,7 @@ def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     """Raises ValueError, with what is allowed, unless `value` is one of them."""
     names = list(allowed)
     if value not in names:
-        raise ValueError(f"unknown {name} {value!r}.{suggestion(value, names)}")
+        raise ValueError(f"unknown {name} `{value}`.{suggestion(value, names)}")
 
 
 Dimensions = TypeVar("Dimensions", bound=msgspec.Struct)

@@ -126,7 +126,7 @@ class CpuBackend(Backend):
             import torch
         except ImportError as error:
             raise DeviceUnavailable(
-                f"cpu: torch does not load ({error}). Install it: pip install torch==2.13.0"
+                f"cpu: torch does not load ({error}). Install it: pip install torch==2.13.0."
             ) from error
         import psutil
 
@@ -136,9 +136,9 @@ class CpuBackend(Backend):
             _peak_rss_bytes()
         except OSError as error:
             raise DeviceUnavailable(
-                f"cpu: the system does not say what memory there is ({error.filename}: "
-                f"{error.strerror}), and every figure of memory comes from there. Mount it (mount "
-                "-t proc proc /proc), or start the container or chroot with it."
+                f"cpu: the system does not say how much memory there is ({error.filename}: "
+                f"{error.strerror}). Mount it (mount -t proc proc /proc), or start the container "
+                "or chroot with it."
             ) from error
         return [
             DeviceInfo(backend="cpu", index=0, name=cpu_name(), memory_bytes=memory, facts=facts)

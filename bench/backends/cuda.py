@@ -118,12 +118,12 @@ class CudaBackend(Backend):
         if torch.version.cuda is None:
             raise DeviceUnavailable(
                 f"cuda: this torch ({torch.__version__}) is built without CUDA. "
-                "Install a CUDA build of torch, or use --device cpu."
+                "Install a CUDA build of torch, or pass --device cpu."
             )
         if not torch.cuda.is_available():
             raise DeviceUnavailable(
                 f"cuda: torch {torch.__version__} sees no CUDA device. Check nvidia-smi, the "
-                "driver and CUDA_VISIBLE_DEVICES, or use --device cpu."
+                "driver and CUDA_VISIBLE_DEVICES, or pass --device cpu."
             )
         here = [self._info(index) for index in range(torch.cuda.device_count())]
         found = [info for info in here if compatible_vendor(info.name, os.environ) is None]
@@ -167,8 +167,8 @@ class CudaBackend(Backend):
         devices = {info.index: info for info in self.devices()}
         if index not in devices:
             raise DeviceUnavailable(
-                f"cuda:{index}: there are {len(devices)} CUDA devices, "
-                f"cuda:{min(devices)} to cuda:{max(devices)}."
+                f"cuda:{index}: there is no such device. "
+                f"Here: {', '.join(info.address for info in devices.values())}."
             )
         torch.cuda.set_device(index)
         self.shorten_float32(precision.shortened)

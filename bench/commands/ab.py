@@ -23,36 +23,36 @@ from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
 
 
-@click.command()
+@click.command(short_help="Measure a suite on two sides, and compare them.")
 @click.argument("suite", default="quick")
 @click.option(
     "--device",
     "devices",
     multiple=True,
     metavar="BACKEND[:INDEX]",
-    help="Once for both sides, or once for each.",
+    help="Give it once for both sides, or once for each side.",
 )
 @click.option(
     "--env",
     "variables",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Set for side B only. May be given several times.",
+    help="Environment of side B only. May be given several times.",
 )
 @click.option(
     "--python",
     "pythons",
     multiple=True,
     metavar="PATH",
-    help="An interpreter with accelmark installed: once for B, or once for each side.",
+    help="A Python with accelmark installed. Give it once for side B, or once for each side.",
 )
-@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
+@click.option("--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'.")
 @click.option(
     "--launches",
     metavar="N",
     default="10",
     show_default=True,
-    help="Processes per case and side, or `auto`.",
+    help="Launches of each case on each side, or `auto`.",
 )
 @click.option(
     "--out",
@@ -72,10 +72,10 @@ def ab(
     out: Path,
     wide: bool,
 ) -> None:
-    """Measure SUITE on two sides in turns (ABAB) on this host, and compare B with A.
+    """Measure SUITE on two sides in turns on this host, and compare side B with side A.
 
-    The sides differ in --device, --env or --python. With the same --device twice it is an A/A test:
-    what it calls FASTER or SLOWER is this machine's noise.
+    The sides differ in --device, --env or --python. The same --device twice is an A/A test: what it
+    then calls FASTER or SLOWER is noise of this machine.
     """
     from bench import api
     from bench.planning import plan, suite_file
@@ -132,20 +132,22 @@ def _sides(
     """What the options of `ab` mean; `ComparisonError` if the two sides are not told apart."""
     for option, values in (("--device", devices), ("--python", pythons)):
         if len(values) > 2:
-            raise ComparisonError(f"{option} is given {len(values)} times. Two sides: at most two.")
+            raise ComparisonError(
+                f"{option} is given {len(values)} times. Give it at most twice: once for each side."
+            )
     for variable in variables:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", variable, re.DOTALL):
             raise ComparisonError(f"--env {variable}: write NAME=VALUE, e.g. OMP_NUM_THREADS=1.")
     if not variables and not pythons and len(devices) < 2:
         raise ComparisonError(
-            "ab: nothing tells the two sides apart. Give --device twice, --env NAME=VALUE or "
-            "--python PATH; the same --device twice is an A/A test."
+            "accelmark ab: the two sides are the same. Give --device twice, --env NAME=VALUE or "
+            "--python PATH. For an A/A test, give the same --device twice."
         )
     for python in pythons:
         if shutil.which(python) is None:
             raise ComparisonError(
-                f"--python {python}: no such program. Give the path of an interpreter in whose "
-                "environment accelmark is installed."
+                f"--python {python}: there is no such program. Give the path of a Python that has "
+                "accelmark installed."
             )
     device_a, device_b = (devices * 2)[:2] if devices else (None, None)
     python_a, python_b = pythons if len(pythons) == 2 else (sys.executable, *pythons, "")[:2]

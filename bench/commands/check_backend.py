@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import canvas, say
+from bench.commands.common import canvas, looking, say
+from bench.commands.options import INDEX, width_option
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceUnavailable, UnknownName, suggestion
 
@@ -29,14 +30,19 @@ TABLE_WIDTH = 60
 STYLES = {"pass": "green", "fail": "bold red", "not observable": "yellow", "note": "dim"}
 
 
-@click.command("check-backend")
+@click.command("check-backend", short_help="Check a backend, for whoever brings a chip.")
 @click.argument("name", metavar="NAME")
-@click.option("--device", "index", type=click.IntRange(min=0), default=0, metavar="INDEX")
-@click.option("--only", metavar="CHECK", help="Only this check, by its name in the table.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--width", type=click.IntRange(40, 500), help="Columns of the table. Default: the terminal's."
+    "--device",
+    "index",
+    type=INDEX,
+    default=0,
+    metavar="INDEX",
+    help="Which of its devices. Default: 0.",
 )
+@click.option("--only", metavar="CHECK", help="Only this check. Its name is in the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@width_option
 def check_backend(
     name: str, index: int, only: str | None, as_json: bool, width: int | None
 ) -> None:
@@ -70,7 +76,8 @@ def _device(name: str, index: int) -> DeviceInfo:
         raise UnknownName(
             f"accelmark check-backend {name}: unknown backend.{suggestion(name, known)}"
         )
-    (found,) = probe.probe([name])
+    with looking():
+        (found,) = probe.probe([name])
     for device in found.devices:
         if device.index == index:
             say(f"device: {device.address}, {device.name}")
@@ -79,7 +86,7 @@ def _device(name: str, index: int) -> DeviceInfo:
         raise DeviceUnavailable(f"accelmark check-backend {found.reason}")
     here = ", ".join(str(device.index) for device in found.devices)
     raise DeviceUnavailable(
-        f"accelmark check-backend {name}: there is no device {index}. Pass --device one of {here}."
+        f"accelmark check-backend {name}: there is no device {index}. Allowed: --device {here}."
     )
 
 
@@ -136,7 +143,7 @@ def _draw(device: DeviceInfo, done: Sequence[Examined], console: Console) -> Non
             console.print(line)
     console.print()
     counts = _counts(done)
-    legend = ": that cannot be told here, and why stands beside it"
+    legend = " (it cannot be told here; the line says why)"
     console.print(
         f"{counts['pass']} passed, {counts['fail']} failed, {counts['not observable']} not seen"
         f"{legend if counts['not observable'] else ''}."

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.commands.streams import is_plain, put_card
+from bench.commands.streams import folded, is_plain, put_card
 from bench.errors import OutputError
 
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
     from bench.records.run import RunFile, Settings
     from bench.report import Canvas
-    from bench.running.session import Face
+    from bench.running.face import Face
 
 
 def say(text: str) -> None:
@@ -35,9 +35,23 @@ def show(card: str, path: str) -> None:
         put_card(card)
     except OSError as error:
         say(
-            f"stdout: the card cannot be written ({error.strerror}). The record is whole: "
-            f"`accelmark report {path}` prints it."
+            f"stdout: the card cannot be written ({error.strerror}). The record is complete. Print "
+            f"the card again: accelmark report {path}"
         )
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """Says on a terminal that devices are looked for, for as long as that takes: two minutes, where
+    a vendor's runtime hangs."""
+    words = "looking for devices ..." if sys.stderr.isatty() else ""
+    with contextlib.suppress(OSError):
+        click.echo(words, file=sys.stderr, nl=False)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            click.echo(f"\r{' ' * len(words)}\r" if words else "", file=sys.stderr, nl=False)
 
 
 class Side(NamedTuple):
@@ -54,7 +68,8 @@ def choose(side: Side, who: str = "") -> DeviceInfo:
     from bench.running import probe
 
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
-    chosen, remarks = probe.choose(*side)
+    with looking():
+        chosen, remarks = probe.choose(*side)
     _say_chosen(chosen, remarks, who)
     return chosen
 
@@ -63,10 +78,10 @@ def _say_chosen(chosen: DeviceInfo, remarks: Sequence[str], who: str = "") -> No
     from bench.running import probe
 
     say(f"{who}device: {chosen.address}, {chosen.name}")
-    for remark in remarks:
-        say(f"  passed over {remark}")
-    if held_back := probe.held_back(chosen):
-        say(f"  {held_back}")
+    about = [f"passed over {remark}" for remark in remarks]
+    for line in (*about, probe.held_back(chosen)):
+        if line:
+            say(folded(f"  {line}", 4, sys.stderr.isatty()).removesuffix("\n"))
 
 
 def watching(
@@ -122,16 +137,19 @@ def canvas(width: int | None) -> Canvas:
 
 @contextlib.contextmanager
 def face_of(settings: Settings) -> Iterator[Face]:
-    """The live display where stdout and stderr are a terminal, else plain lines on stderr."""
-    from bench.commands.live import LiveFace, PlainFace
-
-    if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        yield PlainFace(sys.stderr, settings)
-        return
+    """The live display where stderr is a terminal that can show it, else lines on stderr."""
     from rich.console import Console
 
-    with LiveFace(Console(stderr=True), settings) as face:
-        yield face
+    console = Console(stderr=True)
+    if sys.stderr.isatty() and not console.is_dumb_terminal:
+        from bench.commands.live import LiveFace
+
+        with LiveFace(console, settings) as face:
+            yield face
+        return
+    from bench.commands.plain import PlainFace
+
+    yield PlainFace(say, settings)
 
 
 @contextlib.contextmanager
@@ -158,6 +176,6 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror}). Give a file in a folder that is there."
+            f"{path}: cannot be written ({error.strerror}). Give a file in a folder that exists."
         ) from error
     say(f"written: {path}")

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 
+from bench import units
 from bench.commands.common import WIDE, canvas, say
+from bench.commands.options import ABOVE_ZERO, PERCENT, width_option
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 
 
-@click.command()
+@click.command(short_help="Say who is faster, or why that is open.")
 @click.argument("base", type=click.Path(path_type=Path), metavar="BASE")
 @click.argument(
     "others", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="OTHER..."
@@ -22,21 +24,19 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 @click.option(
     "--price",
     "prices",
-    type=click.FloatRange(min=0, min_open=True),
+    type=ABOVE_ZERO,
     multiple=True,
     metavar="P",
-    help="What an hour of a device costs: once for BASE and once for each OTHER, in order.",
+    help="What an hour of a device costs. Give it once for each run, BASE first.",
 )
 @click.option(
     "--fail-if-slower",
-    type=click.FloatRange(min=0, max=100),
+    type=PERCENT,
     metavar="PERCENT",
-    help="Exit 3 if a case is surely slower, by PERCENT or more; 1 if one cannot be judged.",
+    help="Exit 3 if a case is surely slower, by PERCENT or more; exit 1 if one cannot be judged.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--width", type=click.IntRange(40, 500), help="Columns of the table. Default: the terminal's."
-)
+@width_option
 @WIDE
 def compare(
     base: Path,
@@ -54,8 +54,8 @@ def compare(
 
     if prices and len(prices) != len(others) + 1:
         raise ComparisonError(
-            f"--price is given {len(prices)} times for {len(others) + 1} runs. Give it once for "
-            "BASE and once for each OTHER, in their order."
+            f"--price is given {units.counted(len(prices), 'time')} for {len(others) + 1} runs. "
+            "Give it once for each run, BASE first, in their order."
         )
     first = api.read_run(base)
     each = [Prices(base=prices[0], other=price) for price in prices[1:]]

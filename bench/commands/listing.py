@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from bench.commands.common import looking
 from bench.commands.streams import folded, put, put_file
 from bench.errors import UnknownName, suggestion
 
 LISTS = ("workloads", "suites", "backends", "reports", "precisions", "chips")
 
 
-@click.command("list")
+@click.command("list", short_help="List workloads, suites, backends, chips, ...")
 @click.argument("what", default="all", metavar="[WHAT]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(what: str, as_json: bool) -> None:
@@ -58,14 +59,15 @@ def _suite_summary(file: Path) -> str:
     return suite.description
 
 
-@click.command()
+@click.command(short_help="Show the devices that are here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def devices(as_json: bool) -> None:
-    """Show the devices that are here; for each backend without one, why, and what to do next."""
+    """Show the devices that are here. For a backend without one: why, and what to do next."""
     from bench import catalogue, units
     from bench.running import probe
 
-    found = probe.probe(list(catalogue.plug_ins("backends")))
+    with looking():
+        found = probe.probe(list(catalogue.plug_ins("backends")))
     if as_json:
         put_file(json.dumps([_builtins(one) for one in found], indent=2) + "\n")
         return
@@ -80,9 +82,9 @@ def devices(as_json: bool) -> None:
             put(folded(f"no {one.reason}", 4))
 
 
-@click.command()
+@click.command(short_help="Print the JSON Schema of a record.")
 def schema() -> None:
-    """Print the JSON Schema of a record: of each line of a run's file."""
+    """Print the JSON Schema of a record: of each of its lines."""
     from bench.records.runfile import json_schema
 
     put_file(json.dumps(json_schema(), indent=2) + "\n")

@@ -1,160 +1,207 @@
-"""What a person sees while a run goes on: a live display on a terminal, plain lines elsewhere.
+"""What a person sees while a run goes on: on a terminal, a display that stands still.
 
-Drawn only when a worker says something (twice a second at most), never by a timer: a parent that
-redraws all the time takes a core from the job that it times.
+It has as many lines from the first to the last, none wider than the terminal, and each case keeps
+its place: what changes is what is new. A line is written over itself, never wiped first as
+`rich.live` does it, which flickers. Drawn only when a worker says something (twice a second at
+most), never by a timer: a parent that redraws all the time takes a core from the job that it times.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import TextIO
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
+from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from rich.text import Text
 
-from bench import stats, units
+from bench.commands.under_way import chosen, describe, doing, how_far, which
 from bench.measuring.worker import Progress
-from bench.planning.tuning import in_words
+from bench.planning.sweep import Limits
 from bench.records.case import Case
-from bench.records.outcome import Failed, Measured, Outcome, Skipped, Void
 from bench.records.run import Launch, Settings
+from bench.running.face import Ahead, Start
+from bench.running.time_left import Span
 
-LINES = 14
-"""Cases that the live display lists at once: the latest ones."""
+ROWS = 14
+"""Most cases that are listed at once."""
+HEAD = 5
+"""Lines above them: how far the run is, what runs now (two), what comes next, nothing."""
+ERASE_REST = Control((ControlType.ERASE_IN_LINE, 0))
+SHARE = 0.45
+"""Of the width, at most so much for a case's name."""
+GAP = 2
+"""Columns between a case and what came of it."""
 
 
-class PlainFace:
-    """One line per launch."""
+class Row(NamedTuple):
+    """A case of a side, in its place."""
 
-    def __init__(self, stream: TextIO, settings: Settings) -> None:
-        self.stream = stream
-        self.settings = settings
-        self.side = ""
+    number: int
+    side: str
+    case: Case
+    fingerprint: str
 
-    def turn(self, side: str) -> None:
-        """Remembers it for the line."""
-        self.side = f"{side}: "
-
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        """Nothing: the line is printed when the launch ends."""
-
-    def progress(self, progress: Progress) -> None:
-        """Nothing: a log is not a screen."""
-
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
-        """The launch and what came of it."""
-        with contextlib.suppress(OSError):  # nobody reads it: the record is what counts
-            print(
-                f"{self.side}{launch.case.label} launch {launch.launch + 1} "
-                f"({units.duration(launch.seconds)}): {describe(launch, rates, self.settings)}",
-                file=self.stream,
-                flush=True,
-            )
+    @property
+    def label(self) -> str:
+        """As it is called."""
+        return f"{self.side}{self.case.label}"
 
 
 class LiveFace:
-    """A table that grows, the case under way with its phase and throughput, and the time left."""
+    """How far the run is, the launch under way, the case that follows, and a row for each case."""
 
-    def __init__(self, console: Console, settings: Settings) -> None:
+    def __init__(
+        self, console: Console, settings: Settings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.settings = settings
+        self.console = console
+        self.clock = clock
         self.side = ""
-        self.done: dict[str, tuple[str, str]] = {}
-        self.case: Case | None = None
-        self.launch = 0
-        self.now = Progress(phase="start")
-        self.seconds_left: float | None = None
-        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self._ahead: dict[str, Ahead] = {}
+        """Of each side."""
+        self._plan: list[Row] = []
+        self._place: dict[tuple[str, str], int] = {}
+        """Of each row, by side and fingerprint."""
+        self._longest = 0
+        """Columns of the longest label."""
+        self._said: dict[tuple[str, str], str] = {}
+        """What came of each, by side and fingerprint."""
+        self._limits: dict[str, Limits] = {}
+        """Which batches fit, on each side."""
+        self._now: Start | None = None
+        self._here = 0
+        """Place of the row that is under way."""
+        self._since = 0.0
+        self._progress = Progress(phase="start")
+        self._drawn = 0
+        """Lines that stand above the cursor."""
 
     def __enter__(self) -> LiveFace:
         with contextlib.suppress(OSError):
-            self.live.start()
+            self.console.show_cursor(False)
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Leaves the terminal as it was: what was measured follows as the card."""
         with contextlib.suppress(OSError):  # the terminal is gone
-            self.live.stop()
+            drawn = self._drawn
+            self._put([])
+            self.console.control(Control.move(0, -drawn))
+            self.console.show_cursor(True)
 
     def turn(self, side: str) -> None:
         """Remembers it for the lines."""
         self.side = f"{side}: "
 
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        """Shows the next case as under way."""
-        self.case, self.launch, self.seconds_left = case, launch, seconds_left
+    def begins(self, plan: Sequence[Case], ahead: Ahead) -> None:
+        """Gives each case its row; those of two sides stand together."""
+        self._ahead[self.side] = ahead
+        self._limits[self.side] = Limits()
+        self._plan += [Row(k, self.side, case, case.fingerprint) for k, case in enumerate(plan)]
+        self._plan.sort(key=lambda row: row[:2])
+        self._place = {(row.side, row.fingerprint): k for k, row in enumerate(self._plan)}
+        self._longest = max((len(row.label) for row in self._plan), default=0)
+        self._draw()
+
+    def starts(self, start: Start, ahead: Ahead) -> None:
+        """Shows the next launch as under way."""
+        self._now, self._ahead[self.side], self._since = start, ahead, self.clock()
+        self._here = self._place.get((self.side, start.case.fingerprint), 0)
         self.progress(Progress(phase="start"))
 
     def progress(self, progress: Progress) -> None:
         """Shows the phase and the throughput so far."""
-        self.now = progress
+        self._progress = progress
+        self._draw()
+
+    def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
+        """Says in its row what came of the case so far."""
+        said = describe(launch, rates, self.settings)
+        self._said[self.side, launch.fingerprint] = said
+        self._limits[self.side].note(launch.case, launch.outcome)
+
+    def _draw(self) -> None:
         with contextlib.suppress(OSError):
-            self.live.update(self._screen(), refresh=True)
+            self._put(self.screen())
 
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
-        """Moves the case among the done ones."""
-        key = f"{self.side}{launch.fingerprint}"
-        self.done.pop(key, None)
-        name = f"{self.side}{launch.case.name} {launch.case.precision}"
-        self.done[key] = (name, describe(launch, rates, self.settings))
+    def _put(self, lines: list[Text]) -> None:
+        """Writes them over those that stand there."""
+        lines = lines + [Text()] * (self._drawn - len(lines))
+        with self.console:  # in one piece
+            self.console.control(Control.move_to_column(0, -self._drawn))
+            for line in lines:
+                self.console.print(line, end="")
+                self.console.control(ERASE_REST)
+                self.console.line()
+        self._drawn = len(lines)
 
-    def _screen(self) -> Group:
-        table = Table.grid(padding=(0, 2))
-        for name, text in list(self.done.values())[-LINES:]:
-            table.add_row(Text(name), Text(text, style="dim"))
-        return Group(table, self._under_way())
+    def screen(self) -> list[Text]:
+        """The display as it is now, no line wider than the terminal."""
+        width, height = self.console.size
+        width = max(width - 1, 1)  # one column is left for a character that has a longer stand-in
+        rows = max(min(ROWS, height - HEAD - 1, len(self._plan)), 0)
+        lines = [Text(how_far(self._sum()), style="bold"), *self._under_way()]
+        lines = lines[: max(height - 1, 1)] + self._rows(rows, width)
+        for line in lines:
+            line.truncate(width, overflow="ellipsis")
+            line.no_wrap = True
+        return lines
 
-    def _under_way(self) -> Text:
-        if self.case is None:
-            return Text("starting")
-        text = Text.assemble(
-            (f"{self.side}{self.case.name} {self.case.precision}", "bold cyan"),
-            f"  launch {self.launch + 1}  {self.now.phase}",
+    def _sum(self) -> Ahead:
+        """Of both sides together; less the time that the launch under way has taken."""
+        each = list(self._ahead.values())
+        least = sum(ahead.seconds.least for ahead in each)
+        mosts = [ahead.seconds.most for ahead in each]
+        most = None if None in mosts else sum(most for most in mosts if most is not None)
+        if self._now is not None:
+            passed = min(self.clock() - self._since, self._now.seconds)
+            least, most = max(least - passed, 0.0), None if most is None else max(most - passed, 0)
+        return Ahead(
+            sum(ahead.done for ahead in each),
+            sum(ahead.left for ahead in each),
+            any(ahead.more for ahead in each),
+            Span(least, most),
         )
-        if self.now.samples:
-            text.append(f"  {self.now.samples} samples")
-        if self.now.throughput is not None:
-            text.append(f"  {units.significant(self.now.throughput)} items/s so far")
-        left = self.seconds_left
-        text.append(
-            "  time left: "
-            + (
-                f"about {units.duration(left)}"
-                if left is not None
-                else "known after the first round"
-            )
-        )
-        return text
+
+    def _under_way(self) -> list[Text]:
+        start = self._now
+        if start is None:
+            return [Text("now   the first launch starts"), Text(), Text(), Text()]
+        following = "" if start.next is None else f"next  {start.next.label}"
+        return [
+            Text.assemble("now   ", (f"{self.side}{start.case.label}", "bold cyan")),
+            Text(f"      {which(start)}: {doing(self._progress)}{chosen(start)}"),
+            Text(following, style="dim"),
+            Text(),
+        ]
+
+    def _rows(self, count: int, width: int) -> list[Text]:
+        """The page of the plan on which the case under way stands."""
+        if not count:
+            return []
+        first = min(self._here - self._here % count, len(self._plan) - count)
+        column = min(self._longest, int(width * SHARE))
+        return [self._row(place, column) for place in range(first, first + count)]
+
+    def _row(self, place: int, column: int) -> Text:
+        row = self._plan[place]
+        said = self._said.get((row.side, row.fingerprint))
+        under_way = self._now is not None and place == self._here
+        if said is None:
+            beyond = self._limits[row.side].beyond(row.case)
+            said = f"SKIPPED: {beyond}" if beyond else "under way" if under_way else "waiting"
+        name = shown(row.label, column).ljust(column + GAP)
+        return Text.assemble((name, "bold cyan" if under_way else ""), (said, "dim"))
 
 
-def describe(launch: Launch, rates: Sequence[float], settings: Settings) -> str:
-    """The outcome of a launch, with the throughput and interval of its case so far.
-
-    Of a tuned case, with what was chosen for it; one that looks for the best choice has a
-    throughput of its own and no interval.
-    """
-    outcome = launch.outcome
-    if launch.choice is not None:
-        said = _described(outcome, [] if launch.search else rates, settings)
-        return f"{'tries' if launch.search else 'best,'} {in_words(launch.choice)}: {said}"
-    return _described(outcome, rates, settings)
-
-
-def _described(outcome: Outcome, rates: Sequence[float], settings: Settings) -> str:
-    if isinstance(outcome, Measured) and not rates:
-        flags = f" [{', '.join(outcome.flags)}]" if outcome.flags else ""
-        return f"{units.rate(outcome.throughput, outcome.work.unit)}{flags}"
-    if isinstance(outcome, Measured):
-        level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
-        estimate = stats.log_estimate(rates, level)
-        spread = f"±{estimate.half_width:.1%}" if estimate else "no interval yet"
-        flags = f" [{', '.join(outcome.flags)}]" if outcome.flags else ""
-        mean = stats.geometric_mean(rates)
-        return f"{units.rate(mean, outcome.work.unit)} ({spread}){flags}"
-    if isinstance(outcome, Failed):
-        return f"FAILED ({outcome.kind} in {outcome.phase}): {outcome.message}"
-    if isinstance(outcome, Void):
-        return f"VOID: {outcome.reason}"
-    assert isinstance(outcome, Skipped)
-    return f"skipped: {outcome.reason}"
+def shown(label: str, width: int) -> str:
+    """A case in so many columns: of a longer one something is left out before its end, by which
+    those of a sweep may differ."""
+    if len(label) <= width:
+        return label
+    end = (width - 1) // 3
+    return f"{label[: width - 1 - end]}…{label[len(label) - end :] if end else ''}"

@@ -10,9 +10,9 @@ from bench.commands.common import say
 from bench.commands.streams import put_card
 
 
-@click.command()
+@click.command(short_help="Copy a run to the published results.")
 @click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
-@click.option("--name", help="Of the folder. Default: suite and device.")
+@click.option("--name", help="Name of its folder. Default: suite and device.")
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
@@ -28,10 +28,10 @@ from bench.commands.streams import put_card
     help="Sign it with this private key (ssh-keygen -t ed25519).",
 )
 def publish(run_path: Path, name: str | None, results: Path, key: Path | None) -> None:
-    """Lay RUN among the published results, without what identifies people or machines.
+    """Copy RUN to the published results, without what identifies people or machines.
 
-    It must have ten launches of every case, have run to its end, have passed its numerics, and say
-    what it ran on; else every reason is named.
+    A published run is complete, has ten launches of every case, correct numbers, and says what it
+    ran on. If RUN is not so, every reason is named and nothing is written.
     """
     from bench import catalogue
     from bench.publishing import publish as publishing

@@ -8,30 +8,32 @@ from pathlib import Path
 import click
 
 from bench.commands.common import WIDE, render, say, write
+from bench.commands.options import width_option
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_BAD_INPUT
 
 
-@click.command()
+@click.command(short_help="Print the report of runs, in any format.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
     "--format",
     "format_name",
     default="table",
     show_default=True,
-    help="See `accelmark list reports`.",
+    help="One of `accelmark list reports`.",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there, not to stdout."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to this file, not to stdout.",
 )
-@click.option(
-    "--width", type=click.IntRange(40, 500), help="Columns of the table. Default: the terminal's."
-)
+@width_option
 @WIDE
 def report(
     runs: tuple[Path, ...], format_name: str, output: Path | None, width: int | None, wide: bool
 ) -> None:
-    """Print the report of one or more runs (a .jsonl file, or the folder it lies in)."""
+    """Print the report of one or more RUNs: records (*.jsonl), or their folders."""
     from bench import api
 
     files = [api.read_run(path) for path in runs]
@@ -43,7 +45,7 @@ def report(
     damaged = [file for file in files if file.damage]
     if damaged:
         say(
-            f"error: {damaged[0].damage}. The report above holds the records before it, which are "
-            f"whole. {damaged[0].remedy}"
+            f"error: {damaged[0].damage}. The report above holds the lines before it, which are "
+            f"good. {damaged[0].remedy}"
         )
         sys.exit(EXIT_BAD_INPUT)

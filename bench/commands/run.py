@@ -8,39 +8,44 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import WIDE, render, say, show, typed, watching
+from bench.commands.common import WIDE, looking, render, say, show, typed, watching
+from bench.commands.options import ABOVE_ZERO
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
 if TYPE_CHECKING:
     from bench.records.run import RunFile
 
 
-@click.command()
+@click.command(short_help="Measure a suite and print its card.")
 @click.argument("suite", required=False, metavar="[SUITE]")
 @click.option(
-    "--device", metavar="BACKEND[:INDEX]", help="Default: the first accelerator, else cpu."
+    "--device",
+    metavar="BACKEND[:INDEX]",
+    help="See `accelmark devices`. Default: the first accelerator, else cpu.",
 )
-@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
+@click.option("--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'.")
 @click.option(
-    "--launches", metavar="N", help="Processes per case, or `auto`: until the interval is narrow."
+    "--launches",
+    metavar="N",
+    help="Launches of each case, or `auto`: until the interval is narrow.",
 )
 @click.option(
     "--budget-minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=ABOVE_ZERO,
     metavar="M",
-    help="Start nothing that would end later.",
+    help="Start no launch that would end later.",
 )
 @click.option(
     "--resume",
     "record",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Go on with a run that ended early; its suite, device and settings are in its record.",
+    help="Go on with a run that ended early. Its record says what is left to measure.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the run's record.  [default: runs]",
+    help="Folder for the record.  [default: runs]",
 )
 @WIDE
 def run(
@@ -53,7 +58,10 @@ def run(
     out: Path | None,
     wide: bool,
 ) -> None:
-    """Measure SUITE (quick, quick@1, a .toml file; default: quick) and print its report card."""
+    """Measure SUITE and print its report card.
+
+    SUITE: a name from `accelmark list suites` (quick, quick@1), or a .toml file. Default: quick.
+    """
     from bench import api
 
     if record is not None:
@@ -61,8 +69,8 @@ def run(
         wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
         if wrong:
             raise RecordError(
-                f"--resume {record}: {', '.join(wrong)} cannot be given with it; the record says "
-                "what is to be done. Leave it out, or start a new run."
+                f"--resume {record}: the record says what to measure. Leave out "
+                f"{', '.join(wrong)}, or start a new run without --resume."
             )
         _resume(record, budget_minutes, wide=wide)
         return
@@ -74,6 +82,7 @@ def run(
             launches=launches,
             budget_minutes=budget_minutes,
             out=out or "runs",
+            looking=looking,
             watch=watching,
             command=typed(),
         ),
@@ -90,10 +99,16 @@ def _resume(record: Path, budget_minutes: float | None, *, wide: bool) -> None:
     if file.passing or not api.is_complete(file):
         require_run(file)  # before it is read again, which a pipe cannot be
     if api.is_complete(file):
-        say(f"{file.path} ran to its end: nothing is left to measure.")
+        say(f"{file.path}: this run is complete: nothing is left to measure.")
         _finish(file, wide=wide)
         return
-    result = api.resume_run(record, budget_minutes=budget_minutes, watch=watching, command=typed())
+    result = api.resume_run(
+        record,
+        budget_minutes=budget_minutes,
+        looking=looking,
+        watch=watching,
+        command=typed(),
+    )
     _finish(result, wide=wide)
 
 

@@ -62,12 +62,13 @@ def put(text: str) -> None:
     click.echo(text, file=sys.stdout, nl=False)
 
 
-def folded(line: str, indent: int) -> str:
-    """A line for stdout; on a terminal as many as show it without breaking a word.
+def folded(line: str, indent: int, terminal: bool | None = None) -> str:
+    """A line; on a terminal as many as show it without breaking a word.
 
-    indent: of what follows the first; more than a third of the terminal's columns is too much.
+    indent: of what follows the first; more than a third of the terminal's columns is too much;
+    terminal: whether it goes to one; None asks stdout.
     """
-    if not stdout_is_terminal():
+    if not (stdout_is_terminal() if terminal is None else terminal):
         return f"{line}\n"  # for programs: one line stays one line
     width = shutil.get_terminal_size((100, 24)).columns
     lines = textwrap.wrap(

@@ -9,25 +9,28 @@ import click
 
 from bench.commands.common import say
 from bench.commands.streams import folded, put
-from bench.errors import EXIT_INCOMPLETE
+from bench.errors import EXIT_INCOMPLETE, RecordError
 
 
-@click.command()
+@click.command(short_help="Check published runs and their signatures.")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--signer",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Public key (id_ed25519.pub) by which each must be signed.",
+    help="Public key (id_ed25519.pub) that must have signed each of them.",
 )
 def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
-    """Say whether published FOLDERS are unchanged, may be published, and who signed them.
+    """Check that published FOLDERS are unchanged and may be published, and say who signed them.
 
-    A folder of folders (results) stands for each of them. Exit code 1 if one is not as it was.
+    A folder of folders, such as results, stands for all of them. Exit code 1 if one was changed.
     """
     from bench.publishing import publish, signing
 
     wanted = None if signer is None else signing.fingerprint_of(signer)
+    for folder in folders:
+        if not folder.is_dir():
+            raise RecordError(f"{folder}: there is no such folder. Give one of published runs.")
     each = [one for folder in folders for one in publish.published(folder) or [folder]]
     wrong = 0
     for folder in each:
@@ -35,5 +38,5 @@ def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
         wrong += bool(complaints)
         put(folded(f"{folder}: {'; '.join(complaints) or 'as published'}; {signed}", 4))
     if wrong:
-        say(f"{wrong} of {len(each)} are not what was published")
+        say(f"{wrong} of {len(each)} are not what was published.")
         sys.exit(EXIT_INCOMPLETE)

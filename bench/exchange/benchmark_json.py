@@ -53,13 +53,13 @@ PER = ", per "
 GIGA_UNITS = {"FLOP": "GFLOP", "OP": "GOP", "B": "GB"}
 """Items too small for pytest-benchmark's table, and what it counts instead: 10^9 of them."""
 ADVICE = (
-    "Give a .json file that `pytest --pyargs bench.suite` saved or that `accelmark report RUN "
-    "--format pytest-benchmark` printed, or the run file (*.jsonl) itself."
+    "Give a record (*.jsonl), or a .json file that `pytest --pyargs bench.suite` saved or "
+    "`accelmark report RUN --format pytest-benchmark` printed."
 )
 
 
 def read_any(path: StrPath) -> RunFile:
-    """Reads a run from its run file or folder (`runfile.read`), or from such a document.
+    """Reads a run from its record or folder (`runfile.read`), or from such a document.
 
     A document is a file that ends in `.json`, or whose first line is a lone brace.
     """
@@ -74,9 +74,7 @@ def read_any(path: StrPath) -> RunFile:
             document = ".json" in path.suffixes or start.rstrip() == b"{"
             return _read_opened(source) if document else runfile.read_opened(source)
     except OSError as error:
-        raise RecordError(
-            f"{path}: cannot be read ({error.strerror or error}). {ADVICE}"
-        ) from error
+        raise runfile.unreadable(path, error) from error
 
 
 def read(path: StrPath) -> RunFile:
@@ -85,9 +83,7 @@ def read(path: StrPath) -> RunFile:
         with opened(path) as source:
             return _read_opened(source)
     except OSError as error:
-        raise RecordError(
-            f"{path}: cannot be read ({error.strerror or error}). {ADVICE}"
-        ) from error
+        raise runfile.unreadable(Path(path), error) from error
 
 
 def _read_opened(source: Opened) -> RunFile:
@@ -95,7 +91,7 @@ def _read_opened(source: Opened) -> RunFile:
         content = msgspec.json.decode(source.file.read())
     except UNREADABLE as error:
         cut = "truncated" in str(error)
-        advice = f"It is cut short: copy it again, whole. {ADVICE}" if cut else ADVICE
+        advice = f"It is cut short: copy all of it again. {ADVICE}" if cut else ADVICE
         raise RecordError(f"{source.name}: not JSON ({error}). {advice}") from error
     return from_document(source.name, content)
 
@@ -313,11 +309,11 @@ def from_document(place: str, document: Any) -> RunFile:
         order = msgspec.convert(own.get("order"), list[tuple[str, int]])
         launches = _launches(place, own, document["benchmarks"])
     except UNREADABLE as error:
-        raise RecordError(f"{place}: not a valid run ({error}). {ADVICE}") from error
+        raise RecordError(f"{place}: not a valid record ({error}). {ADVICE}") from error
     if len(set(order)) < len(order) or set(order) != set(launches):
         raise RecordError(
-            f"{place}: holds {len(launches)} launches of the {len(order)} that its run names. "
-            f"Somebody took or added some. {ADVICE}"
+            f"{place}: its run names {len(order)} launches, and it holds {len(launches)}. "
+            f"It was changed by hand. {ADVICE}"
         )
     return RunFile(
         path=place,
@@ -337,7 +333,7 @@ def _launches(
         for launch in msgspec.convert(part.get("launches"), list[Launch]):
             key = launch.fingerprint, launch.launch
             if key in found:
-                again = f"launch {launch.launch} of {launch.case.label} again"
+                again = f"holds launch {launch.launch + 1} of {launch.case.label} twice"
                 raise RecordError(f"{place}: {again}. {ADVICE}")
             found[key] = launch
     return found

@@ -160,8 +160,8 @@ def _read(path: Path) -> tuple[Chip, ...]:
         return msgspec.convert(content, _File).chip
     except (OSError, ValueError, RecursionError) as error:  # msgspec's and TOML's are ValueErrors
         raise SuiteError(
-            f"{path}: no usable file of chips ({error}). The form is that of configs/chips.toml; "
-            f"{USER_FILE} names a file of your own."
+            f"{path}: this file of chips cannot be used ({error}). Write it like "
+            f"configs/chips.toml, or take {USER_FILE}, which names it, out of the environment."
         ) from error
 
 

@@ -50,7 +50,7 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for price in (self.base, self.other):
             if not math.isfinite(price) or price <= 0:
-                raise ComparisonError(f"a price must be finite and above zero, not {price}.")
+                raise ComparisonError(f"a price must be a number above 0, not {price}.")
 
 
 def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comparison:
@@ -60,9 +60,9 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
     """
     if base.run.run_id == other.run.run_id:
         raise ComparisonError(
-            f"{base.path} and {other.path} are the same run, or a copy of it ({base.run.run_id}): "
-            "a run is EQUIVALENT to itself, whatever it measured. Give two runs; `accelmark ab` "
-            "with the same --device twice says how alike two runs of one machine are.",
+            f"{base.path} and {other.path} are the same run, or a copy of it ({base.run.run_id}). "
+            "Compared with itself, any run is EQUIVALENT. Give two runs. For the noise of one "
+            "machine: `accelmark ab`, the same --device twice.",
             code=Code.SAME_RUN,
         )
     sides = Side(base), Side(other)

@@ -34,7 +34,7 @@ STANDING = {
 def complaint(looks: Iterable[Look]) -> str:
     """What is not as it was asked for, with what to do next; empty if all is."""
     return "; ".join(
-        f"{look.what}: {look.asked} was asked for, and {look.seen} is what was seen. {look.then}"
+        f"{look.what}: asked for {look.asked}, got {look.seen}. {look.then}"
         for look in looks
         if look.asked != look.seen
     )

@@ -46,6 +46,7 @@ from bench.records.outcome import (
     Phase,
     Skipped,
     Void,
+    Work,
 )
 from bench.records.reason import of_error, reason
 from bench.records.run import Settings
@@ -84,6 +85,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_fi
     samples: int = 0
     throughput: float | None = None
     """Items per second so far; None before the steady state."""
+    unit: str = ""
+    """What an item is; empty from a worker of an older version."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field="line"):
@@ -114,7 +117,7 @@ class _Channel:
         self._last = time.monotonic()
         self.send(Progress(phase=phase))
 
-    def blocks(self, phase: Phase, blocks: list[Block], items: int) -> None:
+    def blocks(self, phase: Phase, blocks: list[Block], work: Work) -> None:
         """Between blocks: sends at most two lines a second."""
         now = time.monotonic()
         if phase == self.phase and now - self._last < PROGRESS_SECONDS:
@@ -123,8 +126,8 @@ class _Channel:
         rate = None
         if phase == "measure" and blocks:
             seconds = sum(b.wall_ns for b in blocks) / 1e9
-            rate = items * sum(len(b.step_ns) for b in blocks) / seconds
-        self.send(Progress(phase=phase, samples=len(blocks), throughput=rate))
+            rate = work.items * sum(len(b.step_ns) for b in blocks) / seconds
+        self.send(Progress(phase=phase, samples=len(blocks), throughput=rate, unit=work.unit))
 
 
 class Launch:
@@ -281,7 +284,7 @@ class Launch:
         series = engine.measure(
             samples=request.samples,
             latency=latency_name is not None,
-            progress=lambda phase, blocks: channel.blocks(phase, blocks, work.items),
+            progress=lambda phase, blocks: channel.blocks(phase, blocks, work),
         )
         memory = device.memory()
         self.first_step_ns = series.started_ns

@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from bench import catalogue
+from bench import catalogue, units
 from bench.errors import SuiteError, UnknownName, suggestion
 from bench.planning.suite_file import Suite
 from bench.planning.sweep import BATCH
 from bench.planning.versions import require_known
+from bench.planning.wrong_value import wrong_value
 from bench.precision import PRECISIONS
 from bench.records.case import MOST_CHOICES, TUNABLE, TUNED, Case, Setting, ascending
 from bench.workload import Mode, Workload
@@ -22,7 +23,7 @@ MOST_CASES = 10_000
 """Of one `[[case]]` table: more is a slip of the pen."""
 COMMON_KEYS = ("workload", "mode", "precision", "execution")
 DOUBLING_KEYS = ("from", "doubling_to")
-DOUBLING = f"It doubles until memory runs out: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
+DOUBLING = f"For example: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
 TUNING = (
     f"For example: {TUNED} = {{ {BATCH} = {{ from = 1, doubling_to = 4096 }}, "
     'execution = ["eager", "compile"] }'
@@ -44,10 +45,10 @@ def plan(suite: Suite) -> tuple[Case, ...]:
             if case.fingerprint in seen:
                 there = seen[case.fingerprint]
                 raise SuiteError(
-                    f"{place}: {case.label} is already in {there}. Remove one."
+                    f"{place}: {case.label} is already in {there}. Remove one of them."
                     if there != place
-                    else f"{place}: {case.label} stands twice in this one table: one of its lists "
-                    "names a value twice. Remove one."
+                    else f"{place}: {case.label} is planned twice: a list in this table names a "
+                    "value twice. Remove one of them."
                 )
             seen[case.fingerprint] = place
             cases.append(case)
@@ -85,7 +86,8 @@ def _sweep(place: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
     count = math.prod(map(len, choices))
     if count > MOST_CASES:
         raise SuiteError(
-            f"{place}: its lists make {count} cases; at most {MOST_CASES} are planned."
+            f"{place}: its lists make {count} cases. At most {MOST_CASES} are allowed: shorten "
+            "the lists."
         )
     return [dict(zip(entry, values, strict=True)) for values in itertools.product(*choices)]
 
@@ -104,7 +106,7 @@ def _sweep_values(place: str, entry: dict[str, Any]) -> list[list[Any]]:
 def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
     """`{ from = 1, doubling_to = 100 }`: 1, 2, 4, ... 64."""
     if key != BATCH:
-        raise SuiteError(f"{place}: `{key}` is a table. Only `{BATCH}` may be one. {DOUBLING}")
+        raise SuiteError(f"{place}: `{key}` is a table. Only `{BATCH}` can be one. {DOUBLING}")
     for name in table:
         if name not in DOUBLING_KEYS:
             hint = suggestion(name, DOUBLING_KEYS)
@@ -112,8 +114,8 @@ def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
     low, high = (table.get(name) for name in DOUBLING_KEYS)
     if type(low) is not int or type(high) is not int or not 1 <= low <= high:
         raise SuiteError(
-            f"{place}: `{BATCH}` doubles from a whole number of 1 or more up to one that is no "
-            f"smaller. {DOUBLING}"
+            f"{place}: `{BATCH}` needs `from` and `doubling_to`: whole numbers from 1 up, the "
+            f"second no smaller. {DOUBLING}"
         )
     return [low << power for power in range((high // low).bit_length())]
 
@@ -124,7 +126,7 @@ def _case(place: str, values: dict[str, Any], table: Any) -> Case:
     modes = workload.modes
     name = values.get("mode", next(iter(modes)) if len(modes) == 1 else None)
     if name is None:
-        raise SuiteError(f"{place}: {workload.name} needs a `mode`: {', '.join(modes)}.")
+        raise SuiteError(f"{place}: {workload.name} needs a `mode`. Allowed: {', '.join(modes)}.")
     if not isinstance(name, str) or name not in modes:
         raise SuiteError(
             f"{place}: unknown mode `{name}` of {workload.name}.{suggestion(str(name), modes)}"
@@ -152,28 +154,34 @@ def _space(
 ) -> dict[str, tuple[Setting, ...]]:
     """What a tuned case leaves open, its values ascending. allowed: those that are names."""
     if not isinstance(table, dict) or not table:
-        raise SuiteError(f"{place}: `{TUNED}` must be a table of what is left open. {TUNING}")
+        raise SuiteError(
+            f"{place}: `{TUNED}` must be a table that says what may be chosen. {TUNING}"
+        )
     for key in table:
         if key not in TUNABLE:
             raise SuiteError(
-                f"{place}: `{key}` cannot be tuned; {', '.join(TUNABLE)} can, for they leave an "
-                f"item what it is. Outside `{TUNED}` a list of values is a sweep."
+                f"{place}: `{key}` cannot be tuned. Allowed: {', '.join(TUNABLE)}. For a sweep, "
+                f"write the list outside `{TUNED}`."
             )
         if key in values:
-            raise SuiteError(f"{place}: `{key}` is fixed and in `{TUNED}`. Leave one of them out.")
+            raise SuiteError(
+                f"{place}: `{key}` is in the case and in its `{TUNED}`. Remove one of them."
+            )
     space: dict[str, tuple[Setting, ...]] = {}
     for key in (name for name in TUNABLE if name in table):
         (listed,) = _sweep_values(f"{place}, {TUNED}", {key: table[key]})
         for value in listed if key in allowed else ():
             _choice(place, who, key, value, allowed[key])
         if len(set(map(str, listed))) < len(listed):
-            raise SuiteError(f"{place}: `{TUNED}` names a value of `{key}` twice. Remove one.")
+            raise SuiteError(
+                f"{place}: `{TUNED}` names a value of `{key}` twice. Remove one of them."
+            )
         space[key] = tuple(listed)
     count = math.prod(map(len, space.values()))
     if not 2 <= count <= MOST_CHOICES:
         raise SuiteError(
-            f"{place}: `{TUNED}` leaves {count} to choose from; from 2 to {MOST_CHOICES} are "
-            f"tried, each in a process of its own. {TUNING}"
+            f"{place}: `{TUNED}` gives {units.counted(count, 'choice')}. Allowed: 2 to "
+            f"{MOST_CHOICES}, for each takes a launch. {TUNING}"
         )
     return space
 
@@ -183,7 +191,7 @@ def _tuned(
 ) -> Case:
     """The case with what the space leaves open taken out of it."""
     if BATCH in space and BATCH not in mode.parameters.__struct_fields__:
-        raise SuiteError(f"{place}: {who} has no `{BATCH}` to tune. Leave it out of `{TUNED}`.")
+        raise SuiteError(f"{place}: {who} has no `{BATCH}`. Remove it from `{TUNED}`.")
     for batch in space.get(BATCH, ()):
         _parameters(place, who, mode, {**case.parameters, BATCH: batch})
     return msgspec.structs.replace(
@@ -198,7 +206,7 @@ def _workload(place: str, values: dict[str, Any]) -> Workload:
     name = values.get("workload")
     if name is None:
         known = ", ".join(catalogue.plug_ins("workloads"))
-        raise SuiteError(f"{place}: no `workload`. Allowed: {known}.")
+        raise SuiteError(f"{place}: it has no `workload`. Allowed: {known}.")
     try:
         return catalogue.workload(str(name))
     except UnknownName as error:
@@ -210,7 +218,7 @@ def _choice(place: str, who: str, key: str, value: Any, allowed: tuple[str, ...]
         return str(value)
     if key == "precision" and isinstance(value, str) and value in PRECISIONS:
         raise SuiteError(
-            f"{place}: {who} is not defined at precision `{value}`. Allowed: {', '.join(allowed)}."
+            f"{place}: {who} has no precision `{value}`. Allowed: {', '.join(allowed)}."
         )
     raise SuiteError(
         f"{place}: unknown {key} `{value}` for {who}.{suggestion(str(value), allowed)}"
@@ -224,12 +232,14 @@ def _parameters(place: str, who: str, mode: Mode, values: dict[str, Any]) -> dic
         if key not in allowed:
             hint = suggestion(key, (*allowed, *COMMON_KEYS, TUNED))
             if key in TUNABLE and key not in allowed:
-                hint = f" Only a table `{TUNED}` may name it; a fixed case has the workload's own."
+                hint = f" Only a table `{TUNED}` may name it: a fixed case has the workload's own."
             raise SuiteError(f"{place}: unknown key `{key}` for {who}.{hint}")
     try:
         parameters = msgspec.convert(given, mode.parameters)
     except msgspec.ValidationError as error:
-        raise SuiteError(f"{place}: {who}: {error}.") from error
+        raise SuiteError(
+            f"{place}: {who}: {wrong_value(error, mode.parameters, given)}."
+        ) from error
     return mode.parameters.written(msgspec.to_builtins(parameters))
 
 

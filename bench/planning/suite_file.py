@@ -36,6 +36,7 @@ import msgspec
 
 from bench.catalogue import releases, suites
 from bench.errors import SuiteError, UnknownName, suggestion
+from bench.planning.wrong_value import wrong_value
 from bench.records.run import MOST_LAUNCHES, Settings
 
 if TYPE_CHECKING:
@@ -76,16 +77,16 @@ def find_suite(name: StrPath) -> Path:
         if path.is_file():
             return path
         raise SuiteError(
-            f"{name}: no such suite file. Give a .toml file, or a shipped suite: "
-            f"{', '.join(suites())}."
+            f"{name}: there is no such file. Give a .toml file, or the name of a suite: "
+            f"{', '.join(sorted(suites()))}."
         )
     name, known = str(name), suites()
     if "@" in name:
         known = releases()
     if name not in known:
         raise UnknownName(
-            f"unknown suite `{name}`.{suggestion(name, known)} "
-            "A file of your own is given by its path, ending in .toml."
+            f"unknown suite `{name}`.{suggestion(name, known)} A suite of your own: give its .toml "
+            "file."
         )
     return known[name]
 
@@ -97,9 +98,15 @@ def read_suite(path: StrPath) -> Suite:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{source}: cannot be read ({error}).") from error
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SuiteError(
+            f"{source}: cannot be read ({why}). Give a .toml file in UTF-8."
+        ) from error
     except (ValueError, RecursionError) as error:  # TOML, or numbers and nesting beyond Python
-        raise SuiteError(f"{source}: not valid TOML: {error}.") from error
+        quotes = (
+            ' A text stands in quotes: mode = "train".' if "Invalid value" in str(error) else ""
+        )
+        raise SuiteError(f"{source}: not valid TOML: {error}.{quotes}") from error
     for key in content:
         if key not in TOP_KEYS:
             raise SuiteError(f"{source}: unknown key `{key}`.{suggestion(key, TOP_KEYS)}")
@@ -108,9 +115,9 @@ def read_suite(path: StrPath) -> Suite:
         raise SuiteError(f"{source}: `description` must be a text.")
     entries = content.get("case", [])
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        raise SuiteError(f"{source}: `case` must be tables, each headed [[case]].")
+        raise SuiteError(f"{source}: each case must be a table headed [[case]].")
     if not entries:
-        raise SuiteError(f"{source}: no case. Add at least one [[case]] table with a `workload`.")
+        raise SuiteError(f"{source}: it has no case. Add a [[case]] table with a `workload`.")
     name, number = _title(path)
     return Suite(
         name=name,
@@ -145,7 +152,7 @@ def _settings(source: str, table: Any) -> Settings:
     try:
         return msgspec.convert(table, Settings)
     except msgspec.ValidationError as error:
-        raise SuiteError(f"{source}, settings: {error}.") from error
+        raise SuiteError(f"{source}, settings: {wrong_value(error, Settings, table)}.") from error
 
 
 def with_launches(settings: Settings, launches: str | None, option: str) -> Settings:
@@ -159,5 +166,5 @@ def with_launches(settings: Settings, launches: str | None, option: str) -> Sett
         target = min(settings.target_half_width, AUTO_TARGET)
         return msgspec.structs.replace(settings, launches="auto", target_half_width=target)
     if not launches.isdecimal() or not 1 <= int(launches) <= MOST_LAUNCHES:
-        raise SuiteError(f"{option} {launches}: a number from 1 to {MOST_LAUNCHES}, or `auto`.")
+        raise SuiteError(f"{option} {launches}: give a number from 1 to {MOST_LAUNCHES} or `auto`.")
     return msgspec.structs.replace(settings, launches=int(launches))

@@ -78,14 +78,16 @@ def publish(
     chosen = name or slug(f"{header.suite}-{header.device.get('name')}")
     if not NAME.fullmatch(chosen):
         raise PublicationError(
-            f"--name {chosen}: small letters, digits, `.`, `_` and `-`, at most 80, beginning with "
+            f"--name {chosen}: give small letters, digits, `.`, `_` and `-`; at most 80, the first "
             "a letter or digit."
         )
     results = Path(results)
     folder = results / chosen
     if folder.exists():
-        raise OutputError(f"{folder} is there already: published runs stay. Give another --name.")
-    with contextlib.closing(Writer(folder / RECORD)) as writer:
+        raise OutputError(
+            f"{folder}: it exists already, and published runs stay. Give another --name."
+        )
+    with contextlib.closing(Writer(folder / RECORD, "--results")) as writer:
         for line in (header, *lines):
             writer.append(line)
     text = card.render([read(folder)], Canvas(width=CARD_WIDTH))
@@ -129,15 +131,15 @@ def refusals(run: RunFile) -> Iterator[str]:
         yield "it did not run to its end"
     if run.run.settings.launches != PUBLICATION_LAUNCHES:
         yield (
-            f"published runs have {PUBLICATION_LAUNCHES} launches of every case, fixed beforehand "
-            f"(--launches {PUBLICATION_LAUNCHES}), not {run.run.settings.launches}"
+            f"it was measured with --launches {run.run.settings.launches}; a published run needs "
+            f"--launches {PUBLICATION_LAUNCHES}"
         )
     git = run.run.host.get("git")
     if isinstance(git, dict) and git.get("changed"):
         yield "the code that made it had uncommitted changes"
     missing = [name for name in HOST_FACTS if not run.run.host.get(name)]
     if missing:
-        yield f"its header does not say: {', '.join(missing)}"
+        yield f"its record does not say: {', '.join(missing)}"
     cases = (*run.run.plan, *(launch.case for launch in run.launches))
     for case in {case.fingerprint: case for case in cases}.values():
         if (fields := msgspec.to_builtins(case)) != _cleaned(fields):

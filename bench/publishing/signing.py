@@ -104,8 +104,8 @@ def signer(folder: StrPath) -> str | None:
         key.verify(signature, _message((folder / SUMS).read_bytes()))
     except (OSError, ValueError, struct.error, InvalidSignature) as error:
         raise RecordError(
-            f"{file}: not a good signature of what lies there now ({error or 'it does not fit'}). "
-            "Restore the folder from where it was published."
+            f"{file}: this signature does not fit the folder as it is now ({error or 'changed'}). "
+            "Copy the folder again from where it was published."
         ) from error
     return fingerprint(_strings(KEY_TYPE, public))
 
@@ -117,11 +117,13 @@ def fingerprint_of(public_key_file: StrPath) -> str:
         public = base64.b64decode(blob, validate=True)
     except (OSError, ValueError) as error:
         raise RecordError(
-            f"{public_key_file}: not a public key of OpenSSH's form ({error}). Give a file such as "
+            f"{public_key_file}: this is no public key of OpenSSH ({error}). Give a file such as "
             "id_ed25519.pub."
         ) from error
     if kind != KEY_TYPE.decode():
-        raise RecordError(f"{public_key_file}: {kind}; only {KEY_TYPE.decode()} keys sign here.")
+        raise RecordError(
+            f"{public_key_file}: a key of kind {kind}. Give one of kind {KEY_TYPE.decode()}."
+        )
     return fingerprint(public)
 
 
@@ -182,6 +184,6 @@ def _needs_cryptography() -> None:
         import cryptography  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingPackage(
-            "Signatures need the package cryptography: pip install 'accelmark[sign]', or "
-            "pip install -e '.[sign]' in a clone."
+            "signatures need the package cryptography. Install it: pip install 'accelmark[sign]', "
+            "or in a clone: pip install -e '.[sign]'."
         ) from error

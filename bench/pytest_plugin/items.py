@@ -44,8 +44,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError(
-            "bench.suite needs pytest-benchmark, and it is not installed or is switched off "
-            "(-p no:benchmark). Install or allow it, or use `accelmark run`."
+            "bench.suite needs pytest-benchmark, which is not installed or is switched off "
+            "(-p no:benchmark). Install it, leave that option out, or use `accelmark run`."
         )
     if distributed(config):
         raise pytest.UsageError(XDIST)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from bench.pytest_plugin.items import cases_of
 from bench.pytest_plugin.keys import CASE, PLAN, RECORD, RUN
 from bench.pytest_plugin.options import device, distributed, translated, usage_errors
-
-if TYPE_CHECKING:
-    from bench.measuring.worker import Progress
-    from bench.records.case import Case
-    from bench.records.run import Launch, Settings
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,6 +30,7 @@ def _measure(session: pytest.Session) -> None:
 
     Raises `KeyboardInterrupt` if it was interrupted: what was measured is on disk by then.
     """
+    from bench.commands.plain import PlainFace
     from bench.records import runfile
     from bench.running import probe
     from bench.running.header import begin, command_line, run_id
@@ -42,13 +38,13 @@ def _measure(session: pytest.Session) -> None:
 
     config = session.config
     plan = config.stash[PLAN]
-    lines = Lines(config, plan.settings)
+    say = functools.partial(_say, config)
     chosen, remarks = probe.choose(device(config))
-    lines.say(f"device: {chosen.address}, {chosen.name}")
+    say(f"device: {chosen.address}, {chosen.name}")
     for remark in remarks:
-        lines.say(f"  passed over {translated(remark)}")
+        say(f"  passed over {translated(remark)}")
     if held_back := probe.held_back(chosen):
-        lines.say(f"  {held_back}")
+        say(f"  {held_back}")
     kept = config.getoption("accelmark_out")
     folder = Path(kept or tempfile.mkdtemp(prefix="accelmark-"))
     identity = run_id()
@@ -57,7 +53,9 @@ def _measure(session: pytest.Session) -> None:
     typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
     writer = begin(path, identity, plan.suite.title, cases, plan.settings, chosen, typed)
     with contextlib.closing(writer):
-        reason = open_session(writer, cases, plan.settings, chosen, lines).run()
+        reason = open_session(
+            writer, cases, plan.settings, chosen, PlainFace(say, plan.settings)
+        ).run()
     config.stash[RUN] = runfile.read(path)
     if kept or reason == "interrupted":
         config.stash[RECORD] = path
@@ -90,34 +88,9 @@ def pytest_terminal_summary(
                 terminalreporter.write_line(f"record: {config.stash[RECORD]}")
 
 
-class Lines:
-    """A line for each launch, as `accelmark run` prints where there is no terminal."""
-
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        self._config = config
-        self._settings = settings
-
-    def say(self, text: str) -> None:
-        """Prints a line, wherever the dots of pytest stand."""
-        reporter = self._config.pluginmanager.getplugin("terminalreporter")
-        if reporter is not None:
-            reporter.ensure_newline()
-            reporter.write_line(text)
-
-    def turn(self, side: str) -> None:
-        """Nothing: there is one side."""
-
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        """Nothing: the line is printed when the launch ends."""
-
-    def progress(self, progress: Progress) -> None:
-        """Nothing: a log is not a screen."""
-
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
-        """The launch and what came of it."""
-        from bench import units
-        from bench.commands import live
-
-        text = live.describe(launch, rates, self._settings)
-        seconds = units.duration(launch.seconds)
-        self.say(f"{launch.case.label} launch {launch.launch + 1} ({seconds}): {text}")
+def _say(config: pytest.Config, text: str) -> None:
+    """Prints a line, wherever the dots of pytest stand."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.write_line(text)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 DEFAULT_SUITE = "quick"
 OPTIONS = ("suite", "device", "only", "launches", "out")
 XDIST = (
-    "accelmark cannot measure under pytest-xdist: items that run side by side take each other's "
-    "cores and device, and pytest-benchmark disables itself. Run without -n, or with -n 0."
+    "accelmark cannot measure under pytest-xdist: tests that run side by side slow each other, and "
+    "pytest-benchmark disables itself. Run without -n, or with -n 0."
 )
 
 
@@ -30,20 +30,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of `accelmark run`, under a prefix."""
     group = parser.getgroup("accelmark", "accelmark: cases of a suite as benchmarks")
     add = group.addoption
-    add("--accelmark-suite", metavar="SUITE", help="A shipped suite or a .toml file. [quick]")
+    add("--accelmark-suite", metavar="SUITE", help="A suite's name or a .toml file. [quick]")
     add(
         "--accelmark-device",
         action="append",
         metavar="BACKEND[:INDEX]",
         help="Default: the first accelerator, else cpu.",
     )
-    add("--accelmark-only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
+    add(
+        "--accelmark-only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'."
+    )
     add(
         "--accelmark-launches",
         metavar="N",
-        help="Processes per case, or `auto`: until the interval is narrow.",
+        help="Of each case; or `auto`: until the interval is narrow.",
     )
-    add("--accelmark-out", metavar="DIR", help="Keep the run's record (.jsonl) in this folder.")
+    add("--accelmark-out", metavar="DIR", help="Keep the record (.jsonl) in this folder.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -110,7 +112,7 @@ def device(config: pytest.Config) -> str | None:
     if len(named) > 1:
         raise pytest.UsageError(
             f"--accelmark-device {' and '.join(named)}: one session measures on one device. Run "
-            "pytest once for each, with --benchmark-save, and compare: `accelmark compare A B`."
+            "pytest once for each with --benchmark-save. Then compare: accelmark compare A B."
         )
     return named[0] if named else None
 

@@ -79,7 +79,7 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
     if reasons:
         raise pytest.UsageError(
             f"not comparable: {place}: {'. '.join(reasons)}. Compare with a run of the same suite "
-            "and version, or drop --benchmark-compare."
+            "and version, or leave out --benchmark-compare."
         )
 
 

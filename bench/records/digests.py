@@ -47,6 +47,6 @@ def check(path: StrPath) -> None:
     expected = noted(path.parent).get(path.name)
     if expected is not None and sha256(path) != expected:
         raise RecordError(
-            f"{path}: was changed after it was published: its SHA-256 is not the one in {SUMS}. "
-            "Restore it from where it was published."
+            f"{path}: it was changed after it was published: its SHA-256 is not the one in {SUMS}. "
+            "Copy it again from where it was published."
         )

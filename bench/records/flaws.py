@@ -37,7 +37,7 @@ def second_run(path: str, text: bytes, start: int) -> Flaw | None:
     at, name = start + found.start(), shlex.quote(path)
     return Flaw(
         "two runs",
-        "another run begins here: two files were put together",
+        "another run begins here: two records were put together",
         f"Take them apart: head -c {at} {name} > first.jsonl; tail -c +{at + 1} {name} > "
         "second.jsonl",
     )
@@ -50,8 +50,8 @@ def cut_short(path: str, run: Run) -> Flaw:
         go_on = f"go on with it: accelmark run --resume {shlex.quote(path)}"
     return Flaw(
         "cut short",
-        "cut short in the middle of a record",
-        f"If it is a copy, copy it again; where it was made, {go_on}",
+        "cut short in the middle of the line",
+        f"If it is a copy, copy it again. Where it was made, {go_on}",
     )
 
 
@@ -59,8 +59,8 @@ def of_line(error: Exception, run: Run) -> Flaw:
     """A line that cannot be decoded."""
     remedy = newer(str(error), run.host)
     if remedy is not None:
-        return Flaw("newer", f"more than this version can read ({error})", remedy)
-    return Flaw("damaged", f"not a record ({error})")
+        return Flaw("newer", f"holds more than this version can read ({error})", remedy)
+    return Flaw("damaged", f"not a line of a record ({error})")
 
 
 def newer(complaint: str, host: Any) -> str | None:
@@ -72,9 +72,9 @@ def newer(complaint: str, host: Any) -> str | None:
     if not UNKNOWN.search(complaint) and _numbers(theirs) <= _numbers(bench.__version__):
         return None
     return (
-        f"It was written by accelmark {theirs or 'of an unknown version'}, and this is "
-        f"{bench.__version__}: nothing need be wrong with it. Read it with the accelmark that "
-        "wrote it, or update this one: pip install --upgrade accelmark"
+        f"accelmark {theirs or 'of an unknown version'} wrote it; this is {bench.__version__}. The "
+        "record itself may be good. Read it with the version that wrote it, or update this one: "
+        "pip install --upgrade accelmark"
     )
 
 

@@ -78,9 +78,9 @@ def opened(path: StrPath) -> Iterator[Opened]:
         for mark, encoding in MARKS.items():
             if start.startswith(mark):
                 raise RecordError(
-                    f"{name}: not an accelmark record as it was written: it is {encoding}, which "
-                    "editors and PowerShell's `>` make of it. Give the file as accelmark wrote it, "
-                    "or save it as UTF-8 without a byte order mark."
+                    f"{name}: this record was changed: it is {encoding}, as an editor or "
+                    "PowerShell's `>` saves it. Give the file that accelmark wrote, or save it as "
+                    "UTF-8 without a byte order mark."
                 )
         yield Opened(file, name, plain)
 
@@ -115,8 +115,8 @@ def _decompressed(
         raise RecordError(f"{name}: {error}") from error
     except Exception as error:  # each kind of compression has errors of its own
         raise RecordError(
-            f"{name}: compressed by {kind}, and cut short or damaged ({error}). Copy it again from "
-            "where it was made."
+            f"{name}: this {kind} file is cut short or damaged ({error}). Copy it again from where "
+            "it was made."
         ) from error
 
 
@@ -130,13 +130,13 @@ def _zstd(file: IO[bytes]) -> IO[bytes]:
         content: IO[bytes] = found.open(file, "rb")
         return content
     raise RecordError(
-        "compressed by zstd, which needs Python 3.14 or a package. Install it: pip install "
-        "zstandard; or decompress it first: zstd -dc FILE | accelmark report -"
+        "compressed by zstd, which this Python cannot read. Install a package: pip install "
+        "zstandard. Or decompress it first: zstd -dc FILE | accelmark report -"
     )
 
 
 def _zip(file: IO[bytes]) -> IO[bytes]:
-    raise RecordError("a zip archive, not a record. Unpack it, and give the .jsonl file in it.")
+    raise RecordError("a zip archive, not a record. Unpack it and give the .jsonl file in it.")
 
 
 COMPRESSED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {

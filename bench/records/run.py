@@ -18,7 +18,7 @@ from bench.records.outcome import Cold, Outcome
 from bench.records.value import Value, positive_and_finite
 
 MOST_LAUNCHES = 1000
-RESTORE = "Restore the file from where it was made, or leave out what was changed in it."
+RESTORE = "Copy the record again from where it was made, or take back what was changed in it."
 """What to do about a record that is damaged, and nobody knows by what."""
 SCHEMA_VERSION = 1
 """Raised when a reader of the old schema could misread a new record."""

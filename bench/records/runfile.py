@@ -29,8 +29,10 @@ from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, R
 if TYPE_CHECKING:
     from _typeshed import StrPath
 
+ADVICE = "Give a record (*.jsonl) that `accelmark run` wrote, or its folder."
+"""What to do where something else was given."""
 LARGE_BYTES = 64 << 20
-"""A run file of which the launches stay on disk. As values they take two to four times its size."""
+"""A record of which the launches stay on disk. As values they take two to four times its size."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 """What decoding raises for bytes that are no value of ours, however odd."""
 
@@ -53,10 +55,13 @@ def _lock(file: FileIO) -> None:
 
 
 class Writer:
-    """Appends lines to a new run file, each on disk before the call returns."""
+    """Appends lines to a new record, each on disk before the call returns."""
 
-    def __init__(self, path: StrPath) -> None:
-        """Creates the file, folders included; `OutputError` if that cannot be done."""
+    def __init__(self, path: StrPath, option: str = "--out") -> None:
+        """Creates the file, folders included; `OutputError` if that cannot be done.
+
+        option: by which another folder is given.
+        """
         self.path = path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +69,8 @@ class Writer:
             _lock(self._file)
         except OSError as error:
             raise OutputError(
-                f"{path}: cannot write the run's record there ({error.strerror}). "
-                "Name a folder that you may write to with --out."
+                f"{path}: the record cannot be written there ({error.strerror}). "
+                f"Give a folder that you may write to: {option} FOLDER."
             ) from error
 
     @classmethod
@@ -87,8 +92,8 @@ class Writer:
                 raise
         except OSError as error:
             raise OutputError(
-                f"{run.path}: cannot go on writing there ({error.strerror}). "
-                "End the run that is writing it, or start a new one."
+                f"{run.path}: the record cannot be written any more ({error.strerror}). "
+                "End the run that writes it now, or start a new run."
             ) from error
         return writer
 
@@ -106,8 +111,8 @@ class Writer:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._file.seek(start))
             raise OutputError(
-                f"{self.path}: cannot write the next record ({error.strerror}). "
-                "The records before it are safe; free some space and go on: "
+                f"{self.path}: the next line cannot be written ({error.strerror}). "
+                "The lines before it are safe. Free some space, then go on: "
                 f"accelmark run --resume {self.path}"
             ) from error
 
@@ -127,9 +132,9 @@ class Writer:
 
 
 def read(path: StrPath) -> RunFile:
-    """Reads a run file, or the one run file in a folder.
+    """Reads a record, or the one record in a folder.
 
-    Raises `RecordError` if it is no run file at all, or if it was published and is not what was
+    Raises `RecordError` if it is no record at all, or if it was published and is not what was
     published. A file whose later lines are damaged (cut
     short by a crash, say) is returned with what is whole, and `damage` says what is not.
     """
@@ -140,10 +145,14 @@ def read(path: StrPath) -> RunFile:
         with opened(path) as source:
             return read_opened(source)
     except OSError as error:
-        raise RecordError(
-            f"{path}: cannot be read ({error.strerror or error}). Give a run file (*.jsonl) that "
-            "`accelmark run` wrote, or its folder."
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> RecordError:
+    """What to raise where a record cannot be opened."""
+    gone = isinstance(error, FileNotFoundError)
+    why = "there is no such file" if gone else f"cannot be read ({error.strerror or error})"
+    return RecordError(f"{path}: {why}. {ADVICE}")
 
 
 def read_opened(source: Opened) -> RunFile:
@@ -161,10 +170,10 @@ def read_opened(source: Opened) -> RunFile:
 def _only_run_in(folder: Path) -> Path:
     found = sorted(folder.glob("*.jsonl")) or sorted(folder.glob("*.jsonl.*"))
     if len(found) != 1:
-        names = ", ".join(f.name for f in found) or "none"
-        raise RecordError(
-            f"{folder}: a folder with one run file (*.jsonl) is needed; found {names}."
-        )
+        if not found:
+            raise RecordError(f"{folder}: this folder has no record (*.jsonl). {ADVICE}")
+        names = ", ".join(f.name for f in found)
+        raise RecordError(f"{folder}: holds {len(found)} records. Give one of them: {names}.")
     return found[0]
 
 
@@ -216,10 +225,12 @@ class StoredLaunches(Sequence[Launch]):
                 text = file.read(place.length)
         except OSError as error:
             raise RecordError(
-                f"{self.path}: cannot be read any more ({error.strerror})."
+                f"{self.path}: cannot be read any more ({error.strerror}). Lay it there again."
             ) from error
         if stamp != self.stamp:
-            raise RecordError(f"{self.path}: was changed while it was read. Read it again.")
+            raise RecordError(
+                f"{self.path}: it was changed while it was read. Run the command again."
+            )
         return msgspec.json.decode(text, type=Launch)
 
     def by_case(self) -> dict[str, Sequence[Launch]]:
@@ -322,11 +333,11 @@ class _Reader:
 
 
 def _first_line(path: Path, text: bytes) -> Run:
-    advice = "Give a run file (*.jsonl) that `accelmark run` wrote."
+    advice = ADVICE
     if not text.endswith(b"\n"):
         why = "it is empty" if not text else "cut short"
         if HEADER.match(text):
-            why, advice = "a header that is cut short", f"Copy it again, whole. {advice}"
+            why, advice = "a header that is cut short", f"Copy all of it again. {advice}"
         raise RecordError(f"{path}, line 1: not an accelmark record ({why}). {advice}")
     try:
         head = msgspec.json.decode(text)
@@ -341,7 +352,7 @@ def header(place: str, head: Any, advice: str) -> Run:
     Raises `RecordError`, whose message starts with `place` and ends with `advice`.
     """
     if not isinstance(head, dict) or head.get("line") != "run":
-        raise RecordError(f"{place}: JSON, but not the start of a run. {advice}")
+        raise RecordError(f"{place}: JSON, but not the start of a record. {advice}")
     if head.get("schema") != SCHEMA_VERSION:
         remedy = newer("unknown field", head.get("host"))
         raise RecordError(
@@ -363,7 +374,7 @@ def header(place: str, head: Any, advice: str) -> Run:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of one line of a run file."""
+    """JSON Schema (2020-12) of one line of a record."""
     schema = msgspec.json.schema(Line)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -140,19 +140,24 @@ class CaseState:
             costs=[x.steady_seconds / len(x.samples) for x in measured],
         )
 
-    def launches_left(self) -> int:
-        """How many more are planned; for `auto`, up to the next look.
+    def launches_left(self, to_the_last_look: bool = False) -> int:
+        """How many more are planned; for `auto`, up to the next look, or to the last one.
 
         Of a tuned case, all choices that are left, and the launches that follow.
         """
         if self.finished:
             return 0
         if self.searching:
-            return self.search.left + self._planned(0)
-        auto = self.settings.launches == "auto"
-        return self._planned(len(self.rates if auto else self.measured))
+            return self.search.left + self._planned(0, to_the_last_look)
+        done = len(self.rates if self._auto else self.measured)
+        return self._planned(done, to_the_last_look)
 
-    def _planned(self, done: int) -> int:
+    def _planned(self, done: int, to_the_last_look: bool) -> int:
         if self.settings.launches == "auto":
-            return next(look for look in stats.LOOKS if look > done) - done
+            looks = stats.LOOKS[-1:] if to_the_last_look else stats.LOOKS
+            return next(look for look in looks if look > done) - done
         return self.settings.launches - done
+
+    @property
+    def _auto(self) -> bool:
+        return self.settings.launches == "auto"

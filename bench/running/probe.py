@@ -92,7 +92,11 @@ def _start(
             stderr=subprocess.PIPE,
         )
     except OSError as error:
-        return Found(backend=name, reason=f"{name}: no process to ask it in ({error.strerror}).")
+        return Found(
+            backend=name,
+            reason=f"{name}: no process starts that asks it ({error.strerror}). End other work and "
+            "run again.",
+        )
 
 
 def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
@@ -153,10 +157,14 @@ def choose(
             if one.devices:
                 passed_over = [f.reason for f in found[: found.index(one)] if f.installed]
                 return one.devices[0], passed_over
-        raise DeviceUnavailable("no device: " + " ".join(f.reason for f in found))
+        listed = "".join(f"\n  - {one.reason}" for one in found if one.installed)
+        raise DeviceUnavailable(f"no device can be used:{listed}")
     name, _, index_text = address.partition(":")
     if name not in known:
-        raise UnknownName(f"--device {address}: unknown backend `{name}`.{suggestion(name, known)}")
+        raise UnknownName(
+            f"--device {address}: unknown backend `{name}`.{suggestion(name, known)} "
+            "`accelmark devices` shows what is here."
+        )
     if index_text and not index_text.isdecimal():
         raise DeviceUnavailable(
             f"--device {address}: `{index_text}` is not a device index. Write {name}:0."

@@ -50,7 +50,7 @@ def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
         listed = "".join(f"\n  - {difference}" for difference in differences)
         raise RecordError(
             f"{file.path}: launches of two environments do not mix:{listed}\n"
-            "Restore what it was, or start a new run."
+            "Restore what was there, or start a new run."
         )
     writer = Writer.again(file)
     writer.append(
@@ -66,22 +66,22 @@ def require_run(file: RunFile) -> None:
     """
     if file.passing:
         raise RecordError(
-            f"{file.path}: came through a pipe, or out of a compressed file, to which nothing can "
-            "be appended. Lay it down as a plain .jsonl file, and go on with that."
+            f"{file.path}: nothing can be added to a record that came through a pipe or out of a "
+            "compressed file. Save it as a plain .jsonl file, then go on with that."
         )
     if file.damage and not file.cut_short:
-        raise RecordError(f"{file.damage}. Such a record does not go on. {file.remedy}")
+        raise RecordError(f"{file.damage}. This record cannot go on. {file.remedy}")
     command = file.run.command
     if command[:2] == ("accelmark", "run"):
         return
     if command[:2] == ("accelmark", "ab"):
         raise RecordError(
-            f"{file.path}: one side of `accelmark ab`. The sides took turns, with --env and "
-            "--python of their own; alone, a side cannot go on. Start a new `accelmark ab`."
+            f"{file.path}: one side of `accelmark ab`. The sides take turns, so one alone cannot "
+            "go on. Start a new `accelmark ab`."
         )
     raise RecordError(
-        f"{file.path}: made by `{' '.join(command[:2])}`, not by `accelmark run`. Only that goes "
-        "on; run the same command again."
+        f"{file.path}: `{' '.join(command[:2])}` made it, and only a run of `accelmark run` can go "
+        "on. Run the same command again."
     )
 
 
@@ -109,9 +109,9 @@ def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend:
     for launch in launches:
         then = launch.environment
         if "packages" in then and then["packages"] != host.get("packages"):
-            found[f"a worker's packages were {then['packages']}, are {host.get('packages')}"] = None
+            found[f"a launch's packages were {then['packages']}, are {host.get('packages')}"] = None
         if "python" in then and then["python"] not in str(host.get("python")).split():
-            found[f"a worker's python was {then['python']}, is {host.get('python')}"] = None
+            found[f"a launch's python was {then['python']}, is {host.get('python')}"] = None
         if isinstance(variables := then.get("variables"), Mapping):
             found |= dict.fromkeys(_changed_variables(variables, backend))
     return list(found)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
-from bench import catalogue
+from bench import catalogue, stats
 from bench.backend import Backend, DeviceInfo
 from bench.measuring.worker import Progress, Request
 from bench.planning.sweep import Limits, too_large, without_batch
@@ -23,11 +25,12 @@ from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
 from bench.running import launcher
 from bench.running.case_state import CaseState
+from bench.running.face import Ahead, Face, Start
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
-from bench.running.time_left import TimeLeft
+from bench.running.time_left import Span, TimeLeft
 from bench.running.worker_process import SHORTEST_LIMIT_SECONDS
 
 TOGETHER = 2
@@ -37,22 +40,6 @@ Launcher = Callable[
     [Sequence[Request], dict[str, str], Callable[[Progress], None]], Generator[Finished, None, None]
 ]
 """`bench.running.launcher.launch_together`, or a script of it in tests."""
-
-
-class Face(Protocol):
-    """Who watches a run."""
-
-    def turn(self, side: str) -> None:
-        """Whose turn it is, where two sides are measured."""
-
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        """A worker is being started; seconds_left is an estimate, None while nothing is known."""
-
-    def progress(self, progress: Progress) -> None:
-        """The worker says where it is."""
-
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
-        """A launch is on disk; rates: throughput of every measured launch of its case so far."""
 
 
 class Session:
@@ -93,19 +80,28 @@ class Session:
         self.recorded = recorded
         self.clock = clock
         self.order = len(done)
-        states = {state.case.fingerprint: state for state in self.states}
+        self._place = {case.fingerprint: k for k, case in enumerate(cases)}
         self._limits = Limits()
         for launch in done:
-            if launch.fingerprint in states:
-                states[launch.fingerprint].keep(launch)
+            if launch.fingerprint in self._place:
+                self.states[self._place[launch.fingerprint]].keep(launch)
             self._limits.note(launch.case, launch.outcome)
         self._leave_out_what_is_beyond()
-        self._left = TimeLeft(self.states)
+        self._left = self._time_left()
+        self._start: float | None = None
+        """By the clock, when its first launch was planned."""
+
+    def begin(self) -> None:
+        """Tells who watches what is to come."""
+        self._start = self.clock()
+        plan = [state.case for state in self.states if not state.finished]
+        self.face.begins(plan, self._ahead())
 
     def run(self) -> EndReason:
         """Runs to the end, the budget's end or Ctrl-C; the record says which."""
         with contextlib.closing(self):
             try:
+                self.begin()
                 reason = self._rounds()
             except KeyboardInterrupt:
                 reason = "interrupted"
@@ -114,11 +110,10 @@ class Session:
 
     def _rounds(self) -> EndReason:
         """One launch of every unfinished case in turn, so that drift of the machine hits all."""
-        start = self.clock()
         while unfinished := [state for state in self.states if not state.finished]:
             before = self.order
             for group in self._groups(unfinished):
-                self.launch([s for s in group if not s.finished and self._fits(s, start)])
+                self.launch([s for s in group if not s.finished and self._fits(s)])
             if self.order == before:  # nothing that is left fits
                 return "budget"
         return "complete"
@@ -130,7 +125,7 @@ class Session:
         launches = self.launcher(requests, variables, self.face.progress)
         with contextlib.closing(launches):
             for state, request in zip(states, requests, strict=True):
-                self.face.starts(state.case, len(state.seconds), self._left.total())
+                self.face.starts(self._start_of(state), self._ahead())
                 started_at = utc_now()
                 finished = next(launches)
                 self._keep(state, self._launch_of(state, request.seed, started_at, finished))
@@ -152,10 +147,56 @@ class Session:
         if group:
             yield group
 
-    def _fits(self, state: CaseState, start: float) -> bool:
+    def _fits(self, state: CaseState) -> bool:
         """Whether another launch of a case is expected to end within the budget."""
-        end = self.clock() - start + self._left.expected(state)
-        return self.budget_seconds is None or end <= self.budget_seconds
+        return self._left.expected(state) <= self._budget_left()
+
+    def _budget_left(self) -> float:
+        """Seconds until the budget is spent; endless without one."""
+        if self.budget_seconds is None:
+            return math.inf
+        return self.budget_seconds - (0 if self._start is None else self.clock() - self._start)
+
+    def _time_left(self) -> TimeLeft:
+        """An estimate that begins with the suite's own times: ten samples of a block each."""
+        settings = self.settings
+        seconds = stats.MINIMUM_SAMPLES * settings.block_seconds
+        return TimeLeft(self.states, seconds if settings.timing == "block" else 0.0)
+
+    def _ahead(self) -> Ahead:
+        left, end = self._left.total(), max(self._budget_left(), 0.0)
+        most = end if left.most is None else min(left.most, end)
+        span = Span(min(left.least, end), None if most == math.inf else most)
+        return Ahead(self.order, self._left.launches, self._left.more, span)
+
+    def _start_of(self, state: CaseState) -> Start:
+        """What is said of a launch as it starts."""
+        search = state.search
+        left = state.launches_left()
+        if state.searching:
+            number, of, more = search.choices - search.left + 1, search.choices, False
+        else:
+            number, of = len(state.launches) + 1, len(state.launches) + left
+            more = state.launches_left(to_the_last_look=True) > left
+        return Start(
+            state.case,
+            number,
+            max(number, of),  # a side goes on with the other, though it has enough itself
+            more,
+            state.choice,
+            state.searching,
+            self._left.expected(state),
+            self._next(state),
+        )
+
+    def _next(self, state: CaseState) -> Case | None:
+        """The case whose launch is expected after this one's."""
+        here = self._place[state.case.fingerprint]
+        others = itertools.chain(self.states[here + 1 :], self.states[:here])
+        found = next((other for other in others if not other.finished), None)
+        if found is None and state.launches_left() > 1:
+            found = state
+        return None if found is None else found.case
 
     def _request(self, state: CaseState) -> Request:
         choice = state.choice or {}
@@ -210,10 +251,10 @@ class Session:
         self.order += 1
         if too_large(launch.outcome):
             self._leave_out_what_is_beyond()
-            self._left = TimeLeft(self.states)
+            self._left = self._time_left()
         else:
             self._left.update(state)
-        self.face.ends(launch, state.rates)
+        self.face.ends(launch, state.rates, state.finished)
 
     def _leave_out_what_is_beyond(self) -> None:
         """Takes the points of a sweep that cannot fit out of the plan."""

@@ -18,6 +18,9 @@ def alternate(first: Session, second: Session) -> EndReason:
     reason: EndReason = "complete"
     with contextlib.closing(first), contextlib.closing(second):
         try:
+            for side, session in (("A", first), ("B", second)):
+                session.face.turn(side)
+                session.begin()
             _take_turns(first, second)
         except KeyboardInterrupt:
             reason = "interrupted"

@@ -165,7 +165,9 @@ def causes(seen: Contention) -> dict[Flag, str]:
     there was a quota, the waiting says nothing of others.
     """
     held = _share(seen, seen.throttled_seconds) or 0.0
-    found = [(_steal_share(seen), STEAL_SHARE, "the host of this virtual machine took {}")]
+    found = [
+        (_steal_share(seen), STEAL_SHARE, "the host of this virtual machine took {} of its time")
+    ]
     helpers = _share(seen, seen.helper_seconds) or 0.0
     if helpers <= HELPER_SHARE and held <= THROTTLED_SHARE:
         found.insert(0, _waiting(seen))
@@ -199,7 +201,11 @@ def _waiting(seen: Contention) -> tuple[float | None, float, str]:
     """How long the job waited for a core, by the most direct figure there is; and the limit."""
     if seen.waiting_seconds is not None:
         limit = IDLE_SHARE if seen.threads == 1 else WAITING_SHARE
-        return _share(seen, seen.waiting_seconds), limit, "its threads waited {} of the time"
+        return (
+            _share(seen, seen.waiting_seconds),
+            limit,
+            "its threads waited for a core {} of the time",
+        )
     if seen.idle_share is not None:
         return seen.idle_share, IDLE_SHARE, "its one thread did not run for {} of the time"
     words = "tasks waited for a core for {} of the time"

@@ -280,7 +280,7 @@ FAULTS = (
         rows=(),
         end="none",
         code=2,
-        said="cannot write the next record (File too large)",
+        said="the next line cannot be written (File too large)",
         resumed=True,
     ),
     Fault(
@@ -290,7 +290,7 @@ FAULTS = (
         rows=(),
         end="none",
         code=2,
-        said="cannot write the next record (No space left on device)",
+        said="the next line cannot be written (No space left on device)",
         resumed=True,
         needs=machine.no_mounts,
     ),
@@ -301,7 +301,7 @@ FAULTS = (
         rows=(),
         end="none",
         code=2,
-        said="cannot write the next record (Read-only file system)",
+        said="the next line cannot be written (Read-only file system)",
         resumed=True,
     ),
     Fault(
@@ -323,7 +323,7 @@ FAULTS = (
         act=stage.resumed_under_way,
         rows=(LEFT,) * 2,
         code=2,
-        said="End the run that is writing it",
+        said="End the run that writes it now",
     ),
     Fault(
         name="results folder deleted",

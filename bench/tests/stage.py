@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.commands.live import describe
+from bench.commands.under_way import describe
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
 from bench.records.runfile import read

@@ -21,7 +21,7 @@ from bench.publishing import publish, signing
 from bench.records import digests
 from bench.records.run import Launch, Settings
 from bench.records.runfile import Writer, read
-from bench.running.session import Face
+from bench.running.face import Face, Nobody
 from bench.tests.values import another
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -57,8 +57,8 @@ def test_a_suite_is_measured_read_judged_compared_and_shown(suite: Path) -> None
     """As the docstring of `bench.api` tells it."""
     heard: list[str] = []
 
-    class Listener(api._Nobody):
-        def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+    class Listener(Nobody):
+        def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
             heard.append(launch.case.detail)
 
     @contextmanager
@@ -107,7 +107,7 @@ def test_a_run_that_ended_early_goes_on(suite: Path) -> None:
 def test_bad_input_is_an_error_of_ours_before_anything_is_measured(suite: Path) -> None:
     with pytest.raises(UnknownName, match=r"unknown suite `qick`\. Did you mean `quick`"):
         bench.run_suite("qick")
-    with pytest.raises(SuiteError, match="--launches 0: a number from 1 to"):
+    with pytest.raises(SuiteError, match="--launches 0: give a number from 1 to"):
         bench.run_suite(suite, launches=0)
     with pytest.raises(bench.AccelmarkError, match="unknown backend `cpo`"):
         bench.run_suite(suite, device="cpo")
@@ -119,7 +119,7 @@ def test_a_damaged_run_is_shown_but_not_compared(tmp_path: Path) -> None:
     damaged.write_bytes(BASE.read_bytes()[:-40])
     assert bench.read_run(damaged).damage
     assert bench.render(damaged)
-    with pytest.raises(RecordError, match=r"Half of a run is not compared.*copy it again"):
+    with pytest.raises(RecordError, match=r"An incomplete run is not compared.*copy it again"):
         bench.compare_runs(BASE, damaged)
 
 
@@ -132,9 +132,11 @@ def test_what_is_rendered(given: Callable[[Path], Any]) -> None:
     assert bench.render(comparison, width=80) != bench.render(comparison, width=120)
     (flat,) = json.loads(bench.render([comparison], "json"))
     assert len(flat["cases"]) == len(comparison.cases)
-    with pytest.raises(ComparisonError, match="a comparison as `html`: allowed are table, json"):
+    with pytest.raises(
+        ComparisonError, match=r"no comparison is rendered as `html`\. Allowed: table, json"
+    ):
         bench.render(comparison, "html")
-    with pytest.raises(ComparisonError, match="not both at once"):
+    with pytest.raises(ComparisonError, match="give runs or comparisons, not both"):
         bench.render([comparison, base])
     with pytest.raises(UnknownName, match=r"unknown report `tabel`\. Did you mean `table`"):
         bench.render(base, "tabel")

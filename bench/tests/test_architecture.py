@@ -75,15 +75,15 @@ accelerator        | former                                                     
 models             | former                                                     |
 record             | former                                                     |
 guide/             | errors                                                     | msgspec
-api                | backend catalogue errors exchange judging measuring        |
-                   | planning records report reports running                    |
+api                | backend catalogue errors exchange judging planning         |
+                   | records report reports running                             |
 commands/          | api backend catalogue conformance errors guide judging     | click rich
                    | measuring planning precision publishing records report     | msgspec
                    | reports running stats units                                |
 cli                | commands errors                                            | click
 __main__           | cli                                                        |
-pytest_plugin/     | catalogue commands errors exchange judging measuring       | pytest
-                   | planning records report running units                      | pytest_benchmark
+pytest_plugin/     | catalogue commands errors exchange judging planning        | pytest
+                   | records report running                                     | pytest_benchmark
 suite/             | pytest_plugin                                              | pytest
                    |                                                            | pytest_benchmark
 """

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.backend import DeviceInfo
 from bench.measuring.worker import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold, Measured, Outcome, Skipped
-from bench.records.run import Launch, RunFile, Settings
+from bench.records.run import RunFile, Settings
 from bench.records.runfile import Writer, read
+from bench.running import probe, turns
+from bench.running.face import Ahead, Face, Nobody, Start
 from bench.running.launcher import Finished
 from bench.running.session import EndReason, Session
 from bench.running.turns import alternate
@@ -21,7 +24,7 @@ from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
-from bench.tests.values import failed, make_case, make_measured, make_run
+from bench.tests.values import failed, make_case, make_launch, make_measured, make_run
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -56,23 +59,25 @@ class Log:
         return launch
 
 
-class Quiet:
-    """A face that nobody looks at."""
+class Sides(Nobody):
+    """Whose turn it was at each call."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
 
     def turn(self, side: str) -> None:
-        assert side in ("A", "B")
+        self.side = side
 
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        """Says nothing."""
+    def begins(self, plan: Sequence[Case], ahead: Ahead) -> None:
+        self.heard.append(f"{self.side} plans {ahead.left}")
 
-    def progress(self, progress: Progress) -> None:
-        """Says nothing."""
-
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
-        """Says nothing."""
+    def starts(self, start: Start, ahead: Ahead) -> None:
+        self.heard.append(f"{self.side}{start.number}")
 
 
-def play(folder: Path, script: Script, settings: Settings) -> tuple[str, EndReason, list[RunFile]]:
+def play(
+    folder: Path, script: Script, settings: Settings, face: Face | None = None
+) -> tuple[str, EndReason, list[RunFile]]:
     """Two sessions of two cases to their end; who launched what, and both records."""
     log = Log()
     backend = FakeBackend()
@@ -87,7 +92,7 @@ def play(folder: Path, script: Script, settings: Settings) -> tuple[str, EndReas
                 backend.devices()[0],
                 backend,
                 writer,
-                Quiet(),
+                face or Nobody(),
                 log.launcher(side, script),
             )
         )
@@ -106,6 +111,12 @@ def test_the_sides_take_turns_and_the_first_changes(tmp_path: Path) -> None:
         assert file.end is not None and file.end.reason == "complete"
         assert [x.launch for x in file.launches] == [0, 0, 1, 1, 2, 2]
         assert [x.seed for x in file.launches] == [0, 0, 1, 1, 2, 2], "equal seeds on both sides"
+
+
+def test_each_side_says_its_plan_before_the_first_launch(tmp_path: Path) -> None:
+    sides = Sides()
+    play(tmp_path, {}, Settings(launches=1), sides)
+    assert sides.heard == ["A plans 2", "B plans 2", "A1", "B1", "A1", "B1"]
 
 
 def test_a_side_that_is_sure_goes_on_with_one_that_is_not(tmp_path: Path) -> None:
@@ -152,12 +163,12 @@ def tiny(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], ["nothing tells the two sides apart", "--device twice", "--env", "--python", "A/A"]),
-        (["--device", "cpu"], ["nothing tells the two sides apart"]),
-        (["--device", "cpu"] * 3, ["--device is given 3 times", "at most two"]),
+        ([], ["the two sides are the same", "--device twice", "--env", "--python", "A/A"]),
+        (["--device", "cpu"], ["the two sides are the same"]),
+        (["--device", "cpu"] * 3, ["--device is given 3 times", "at most twice"]),
         (["--env", "OMP_NUM_THREADS"], ["--env OMP_NUM_THREADS", "NAME=VALUE"]),
         (["--env", "1X=2"], ["--env 1X=2", "NAME=VALUE"]),
-        (["--python", "no-such-python"], ["--python no-such-python", "no such program"]),
+        (["--python", "no-such-python"], ["--python no-such-python", "there is no such program"]),
         (["--device", "cpu", "--device", "cpu:7"], ["--device cpu:7", "Here: cpu"]),
     ],
 )
@@ -174,6 +185,33 @@ def test_bad_sides_are_one_message(
         assert text in err
     assert "Traceback" not in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_what_it_prints_is_no_wider_than_asked(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int
+) -> None:
+    """Two sides that are scripted: no worker is started."""
+
+    def alternate(*sessions: Session) -> EndReason:
+        for side, session in enumerate(sessions):
+            for k in range(10):
+                outcome = make_measured(0.01 * (1 + side / 5) + k / 1e5)
+                case = session.states[0].case
+                session.writer.append(make_launch(outcome, case, launch=k, order=k))
+            session.end("complete")
+            session.close()
+        return "complete"
+
+    device = DeviceInfo(backend="cpu", index=0, name="A CPU of some length", memory_bytes=1)
+    monkeypatch.setattr(probe, "probe", lambda *_: [probe.Found(backend="cpu", devices=(device,))])
+    monkeypatch.setattr(turns, "alternate", alternate)
+    monkeypatch.setenv("COLUMNS", str(width))
+    tiny(tmp_path)
+    code, out, err = accelmark("ab", "tiny.toml", "--device", "cpu", "--device", "cpu")
+    assert code == 0 and "SLOWER" in out
+    assert max(map(len, out.splitlines())) <= width
+    assert err.count("record: runs/tiny-cpu-") == 2
 
 
 def test_an_interpreter_without_accelmark_says_so(

@@ -80,6 +80,8 @@ SUITES = {
     "value": '[[case]]\nworkload = "gemm"\nshape = 3\n',
     "empty": "",
     "toml": "[[case]\n",
+    "bare": "[[case]]\nworkload = gemm\n",
+    "setting": '[settings]\nlaunches = "ten"\n[[case]]\nworkload = "gemm"\n',
 }
 
 
@@ -89,44 +91,64 @@ SUITES = {
     [
         # Suites.
         (["run", "quik"], ["unknown suite `quik`", "Did you mean `quick`?", "smoke"]),
-        (["run", "nowhere.toml"], ["nowhere.toml: no such suite file", "quick"]),
+        (["run", "nowhere.toml"], ["nowhere.toml: there is no such file", "quick"]),
         (["run", "key.toml"], ["key.toml, case 1: unknown key `shap`", "Did you mean `shape`?"]),
         (["run", "workload.toml"], ["workload.toml, case 1", "`gem`", "Did you mean `gemm`?"]),
         (["run", "precision.toml"], ["precision.toml, case 1", "`fp61`", "bf16"]),
-        (["run", "value.toml"], ["value.toml, case 1", "Expected `str`, got `int`", "$.shape"]),
-        (["run", "empty.toml"], ["empty.toml: no case", "[[case]]"]),
+        (["run", "value.toml"], ["value.toml, case 1", "`shape` must be a text, not 3"]),
+        (["run", "empty.toml"], ["empty.toml: it has no case", "[[case]]"]),
         (["run", "toml.toml"], ["toml.toml: not valid TOML", "line 1"]),
+        (
+            ["run", "bare.toml"],
+            ["bare.toml: not valid TOML", "A text stands in quotes: mode ="],
+        ),
+        (["run", "setting.toml"], ["setting.toml, settings: `launches` must be a whole number or"]),
         (["run", "smoke", "--only", "lama-*"], ["--only lama-*: matches no case", "llama-train"]),
         # Options.
         (["run", "smoke", "--launches", "many"], ["--launches many", "1 to 1000", "auto"]),
         (["run", "smoke", "--launches", "0"], ["--launches 0", "1 to 1000"]),
         (["run", "smoke", "--launches", "-3"], ["--launches -3", "1 to 1000"]),
-        (["run", "smoke", "--budget-minutes", "0"], ["--budget-minutes", "x>0"]),
-        (["run", "smoke", "--budget-minutes", "long"], ["--budget-minutes", "'long'"]),
+        (
+            ["run", "smoke", "--budget-minutes", "0"],
+            ["--budget-minutes 0: give a number above 0", "run --help"],
+        ),
+        (["run", "smoke", "--budget-minutes", "long"], ["--budget-minutes long: give a number"]),
         (["run", "smoke", "extra"], ["unexpected extra argument", "extra"]),
-        (["run", "smoke", "--lunches", "3"], ["No such option", "--lunches", "--launches"]),
+        (
+            ["run", "smoke", "--lunches", "3"],
+            ["no such option '--lunches'", "'--launches'", "run --help"],
+        ),
         (
             ["walk"],
             ["accelmark walk: unknown command. Allowed: ab, check-backend, compare, devices, "],
         ),
         # Devices.
-        (["run", "smoke", "--device", "gpu"], ["--device gpu", "unknown backend", "cpu, cuda"]),
+        (
+            ["run", "smoke", "--device", "gpu"],
+            ["--device gpu", "unknown backend `gpu`. Allowed", "cpu, cuda"],
+        ),
         (["run", "smoke", "--device", "cpu:3"], ["--device cpu:3", "no such device", "Here: cpu"]),
         (["run", "smoke", "--device", "cuda"], ["--device cuda", "Check nvidia-smi"]),
         # Output.
         (
             ["run", "smoke", "--out", "file"],
-            ["file/smoke-cpu-", "cannot write", "Name a folder", "--out"],
+            ["file/smoke-cpu-", "cannot be written", "Give a folder", "--out"],
         ),
         # Records.
-        (["report"], ["Missing argument 'RUN...'"]),
-        (["report", "nowhere.jsonl"], ["nowhere.jsonl: cannot be read", "No such file"]),
-        (["report", "."], [".: a folder with one run file", "found none"]),
+        (["report"], ["missing argument 'RUN...'", "report --help"]),
+        (["report", "nowhere.jsonl"], ["nowhere.jsonl: there is no such file", "`accelmark run`"]),
+        (["report", "."], [".: this folder has no record (*.jsonl)", "`accelmark run`"]),
+        (["run", "--resume", "nowhere.jsonl"], ["nowhere.jsonl: there is no such file"]),
+        (["compare", str(RUN), str(RUN)], ["are the same run", "Give two runs", "accelmark ab"]),
+        (["verify", "nowhere"], ["nowhere: there is no such folder"]),
         (["report", "key.toml"], ["key.toml, line 1: not an accelmark record"]),
-        (["report", "foreign.jsonl"], ["foreign.jsonl, line 1: JSON, but not the start of a run"]),
+        (
+            ["report", "foreign.jsonl"],
+            ["foreign.jsonl, line 1: JSON, but not the start of a record"],
+        ),
         (["report", "newer.jsonl"], ["newer.jsonl, line 1: schema 99", "reads schema 1"]),
         (["report", str(RUN), "--format", "tabel"], ["`tabel`", "Did you mean `table`?", "json"]),
-        (["report", str(RUN), "--width", "5"], ["--width", "40<=x<=500"]),
+        (["report", str(RUN), "--width", "5"], ["--width 5: give a whole number from 40 to 500"]),
         (["list", "workload"], ["list workload", "Did you mean `workloads`?", "suites"]),
     ],
     ids=lambda value: " ".join(v for v in value if v != str(RUN)) if value[0].islower() else None,

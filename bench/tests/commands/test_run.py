@@ -31,7 +31,7 @@ def test_a_bad_file_of_chips_is_said_before_anything_runs(
     monkeypatch.setenv("ACCELMARK_CHIPS", "mine.toml")
     code, out, err = accelmark("run", "smoke", "--device", "cpu")
     assert (code, out) == (2, "")
-    assert err.startswith("error: mine.toml: no usable file of chips")
+    assert err.startswith("error: mine.toml: this file of chips cannot be used")
     assert not (tmp_path / "runs").exists()
 
 
@@ -39,11 +39,15 @@ def test_a_device_whose_runtime_is_broken(
     accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def choose(address: str | None, *_: object) -> object:
-        raise DeviceUnavailable("no device: cpu: torch does not load")
+        raise DeviceUnavailable("no device can be used:\n  - cpu: torch does not load")
 
     monkeypatch.setattr(probe, "choose", choose)
     code, out, err = accelmark("run", "smoke")
-    assert (code, out, err) == (2, "", "error: no device: cpu: torch does not load\n")
+    assert (code, out, err) == (
+        2,
+        "",
+        "error: no device can be used:\n  - cpu: torch does not load\n",
+    )
 
 
 def start(folder: Path, launches: int) -> subprocess.Popen[str]:
@@ -89,8 +93,9 @@ def test_a_real_run_from_suite_to_card(tmp_path: Path) -> None:
     assert "gemm-matmul fp32" in out and " none " in out and "1 launch of 1 case" in out
     lines = err.splitlines()
     assert lines[0].startswith("device: cpu, ")
-    assert lines[1].startswith("gemm-matmul fp32 (32x32x32) launch 1 (")
-    assert lines[-1].startswith("record: out") and len(lines) == 3
+    assert lines[1] == "1 case, 0 of 1 launches, time left unknown"
+    assert lines[2].startswith("gemm-matmul fp32 (32x32x32), 1 launch: ")
+    assert lines[-1].startswith("record: out") and len(lines) == 4
     assert str(tmp_path) not in (tmp_path / "out" / Path(found.path).name).read_text()
 
 

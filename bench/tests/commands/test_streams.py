@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.commands import streams
+from bench.backend import DeviceInfo
+from bench.commands import common, streams
+from bench.commands.live import LiveFace
+from bench.commands.plain import PlainFace
 from bench.commands.streams import in_line
+from bench.errors import DeviceUnavailable
+from bench.records.run import Settings
 from bench.records.runfile import read
 from bench.running import probe
 from bench.tests.commands.tiny import TINY
@@ -93,11 +98,16 @@ def test_only_what_cannot_be_said_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 60, 79, 80, 81, 120, 200, 400])
-@pytest.mark.parametrize("arguments", [["list"], ["devices"]])
+@pytest.mark.parametrize("arguments", [["list"], ["devices"], ["verify", ".", "folder"]])
 def test_lists_on_a_terminal_break_no_word(
-    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, arguments: list[str], width: int
+    accelmark: Accelmark,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    width: int,
 ) -> None:
     """Elsewhere one item is one line."""
+    (tmp_path / "folder").mkdir()
     reason = "fake: its runtime is not installed. Install what its vendor gives for it, or another"
     found = [probe.Found(backend="fake", reason=reason)]
     monkeypatch.setattr(probe, "probe", lambda *_: found)
@@ -110,6 +120,52 @@ def test_lists_on_a_terminal_break_no_word(
     assert (len(out.splitlines()) > len(plain.splitlines())) == (
         max(map(len, plain.splitlines())) > width
     )
+
+
+def test_while_devices_are_looked_for_a_terminal_says_so_and_nothing_else_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with common.looking():
+        assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(DeviceUnavailable), common.looking():
+        said = capsys.readouterr().err
+        raise DeviceUnavailable("none")
+    assert said == "looking for devices ..."
+    assert capsys.readouterr().err == f"\r{' ' * len(said)}\r", "nothing of it is left"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "term", "face"),
+    [(True, "xterm", LiveFace), (True, "dumb", PlainFace), (False, "xterm", PlainFace)],
+)
+def test_what_shows_a_run_goes_by_stderr(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, term: str, face: type
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with common.face_of(Settings()) as found:
+        assert type(found) is face
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_what_is_said_of_the_device_breaks_no_word_of_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(
+        probe, "held_back", lambda device: "8 threads on a CPU quota of 2 cores. " * 4
+    )
+    device = DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1)
+    remarks = ["cuda: this torch is built without CUDA. " * 3]
+    common._say_chosen(device, remarks)
+    plain = capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    common._say_chosen(device, remarks)
+    folded = capsys.readouterr().err
+    assert plain.split() == folded.split()
+    assert len(plain.splitlines()) == 3 and max(map(len, folded.splitlines())) <= width
 
 
 # --- Documents -----------------------------------------------------------------------------------
@@ -135,11 +191,11 @@ def test_a_message_about_a_name_that_is_no_text(locale: str) -> None:
     done = command(locale, "report", b"nowhere \xff \xc3\xbc")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"error: nowhere ")
-    assert b"cannot be read (No such file or directory)" in done.stderr
+    assert b"there is no such file" in done.stderr
     done = command(locale, b"walk\xff\xc3\xbc")
     assert (done.returncode, done.stdout) == (2, b"") and b"unknown command" in done.stderr
     done = command(locale, "report", b"--widt\xff")
-    assert (done.returncode, done.stdout) == (2, b"") and b"No such option" in done.stderr
+    assert (done.returncode, done.stdout) == (2, b"") and b"no such option" in done.stderr
 
 
 @posix

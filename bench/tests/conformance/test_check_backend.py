@@ -287,7 +287,7 @@ def test_the_command_on_the_cpu(accelmark: Accelmark) -> None:
     ("arguments", "said"),
     [
         (("cup",), "accelmark check-backend cup: unknown backend. Did you mean `cpu`?"),
-        (("cpu", "--device", "7"), "there is no device 7. Pass --device one of 0."),
+        (("cpu", "--device", "7"), "there is no device 7. Allowed: --device 0."),
         (("cpu", "--only", "strems"), "--only strems: unknown check. Did you mean `streams`?"),
     ],
 )

@@ -227,9 +227,9 @@ def test_the_reader_goes_by_what_the_file_is(tmp_path: Path) -> None:
     path = saved(tmp_path, through_json(runfile.read(RUN)))
     other = path.rename(tmp_path / "saved")
     assert read_any(other).launches == runfile.read(RUN).launches
-    with pytest.raises(RecordError, match=r"nowhere\.jsonl: cannot be read"):
+    with pytest.raises(RecordError, match=r"nowhere\.jsonl: there is no such file"):
         read_any(tmp_path / "nowhere.jsonl")
-    with pytest.raises(RecordError, match=r"nowhere\.json: cannot be read"):
+    with pytest.raises(RecordError, match=r"nowhere\.json: there is no such file"):
         read_any(tmp_path / "nowhere.json")
 
 
@@ -256,23 +256,31 @@ BAD: list[tuple[str, Callable[[Document], Any], str]] = [
     ("foreign", lambda d: without(d, "accelmark"), "JSON, but not a pytest-benchmark run of"),
     ("no table", lambda d: without(d, "benchmarks"), "JSON, but not a pytest-benchmark run of"),
     ("text", lambda d: changed(d, "yes", "accelmark"), "JSON, but not a pytest-benchmark run of"),
-    ("no header", lambda d: without(d, "accelmark", "run"), "JSON, but not the start of a run"),
+    ("no header", lambda d: without(d, "accelmark", "run"), "JSON, but not the start of a record"),
     ("schema", lambda d: changed(d, 99, "accelmark", "run", "schema"), "schema 99; this version"),
     ("header", lambda d: changed(d, 1, "accelmark", "run", "plan"), "not a valid run header"),
-    ("end", lambda d: changed(d, {}, "accelmark", "end"), "not a valid run ("),
-    ("resumed", lambda d: changed(d, [1], "accelmark", "resumed"), "not a valid run ("),
-    ("order", lambda d: changed(d, [1], "accelmark", "order"), "not a valid run ("),
-    ("launches", lambda d: changed(d, None, "accelmark", "launches"), "not a valid run ("),
-    ("no launches", lambda d: without(d, *FIRST), "not a valid run ("),
-    ("nonsense", lambda d: changed(d, -1, *FIRST, 0, "seconds"), "not a valid run ("),
-    ("another case's", lambda d: changed(d, "0", *FIRST, 0, "fingerprint"), "not a valid run ("),
-    ("taken", lambda d: without(d, *FIRST, 0), "holds 13 launches of the 14"),
-    ("table cut", lambda d: without(d, "benchmarks", 0), "holds 11 launches of the 14"),
-    ("order cut", lambda d: without(d, "accelmark", "order", 0), "holds 14 launches of the 13"),
+    ("end", lambda d: changed(d, {}, "accelmark", "end"), "not a valid record ("),
+    ("resumed", lambda d: changed(d, [1], "accelmark", "resumed"), "not a valid record ("),
+    ("order", lambda d: changed(d, [1], "accelmark", "order"), "not a valid record ("),
+    ("launches", lambda d: changed(d, None, "accelmark", "launches"), "not a valid record ("),
+    ("no launches", lambda d: without(d, *FIRST), "not a valid record ("),
+    ("nonsense", lambda d: changed(d, -1, *FIRST, 0, "seconds"), "not a valid record ("),
+    ("another case's", lambda d: changed(d, "0", *FIRST, 0, "fingerprint"), "not a valid record ("),
+    ("taken", lambda d: without(d, *FIRST, 0), "its run names 14 launches, and it holds 13"),
+    (
+        "table cut",
+        lambda d: without(d, "benchmarks", 0),
+        "its run names 14 launches, and it holds 11",
+    ),
+    (
+        "order cut",
+        lambda d: without(d, "accelmark", "order", 0),
+        "its run names 13 launches, and it holds 14",
+    ),
     (
         "launch twice",
         lambda d: changed(d, d["benchmarks"][0], "benchmarks", 1),
-        "launch 0 of gemm-matmul bf16 (1024x1024x1024) again",
+        "holds launch 1 of gemm-matmul bf16 (1024x1024x1024) twice",
     ),
     (
         "case twice",

@@ -142,14 +142,14 @@ def test_a_bad_file_of_the_users_is_one_message(
     text, part = BAD[kind]
     if text is not None:
         own.write_text(text, encoding="utf-8")
-    with pytest.raises(SuiteError, match="no usable file of chips"):
+    with pytest.raises(SuiteError, match="this file of chips cannot be used"):
         chips.find("anything")
     monkeypatch.setattr(sys, "argv", ["accelmark", "list", "chips"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     output = capsys.readouterr()
     assert ended.value.code == 2 and output.out == ""
-    assert output.err.startswith(f"error: {own}: no usable file of chips (")
+    assert output.err.startswith(f"error: {own}: this file of chips cannot be used (")
     assert part in output.err and "configs/chips.toml" in output.err
     assert "Traceback" not in output.err
 

@@ -50,7 +50,7 @@ def test_per_joule_and_per_currency_unit() -> None:
 
 @pytest.mark.parametrize("price", [0, -1, math.inf, math.nan])
 def test_a_price_is_above_zero(price: float) -> None:
-    with pytest.raises(ComparisonError, match="above zero"):
+    with pytest.raises(ComparisonError, match="a number above 0"):
         Prices(base=1.0, other=price)
 
 

@@ -72,7 +72,7 @@ def test_a_compiler_that_is_switched_off_voids_what_was_to_be_compiled() -> None
     )
     outcome = finished.report.outcome
     assert isinstance(outcome, Void), outcome
-    for words in ("compile was asked for", "TORCHDYNAMO_DISABLE=1", "it ran eagerly", "Unset"):
+    for words in ("asked for compile", "TORCHDYNAMO_DISABLE=1", "it ran eagerly", "Unset"):
         assert words in outcome.reason
     assert finished.report.environment["compiler"]["graphs"] == 0
 
@@ -137,7 +137,7 @@ def test_a_recording_that_nothing_replays_is_no_replay(monkeypatch: pytest.Monke
     monkeypatch.setattr(ReplayedDecodeJob, "_replay_of", eager)
     outcome = launch("llama", "decode", "fp32", "graph")
     assert isinstance(outcome, Void), outcome
-    assert "graph was asked for, and 1 recordings and 0 replays" in outcome.reason
+    assert "asked for graph, got 1 recordings and 0 replays" in outcome.reason
 
 
 def test_a_device_without_graphs_replays_nothing() -> None:
@@ -234,15 +234,15 @@ def test_a_launch_under_a_switch_is_void_before_it_measures() -> None:
     with switched(torch.use_deterministic_algorithms):
         outcome = launch("gemm", "matmul")
     assert isinstance(outcome, Void) and outcome.numerics is None
-    assert outcome.reason.startswith("deterministic algorithms: off was asked for, and on is what")
+    assert outcome.reason.startswith("deterministic algorithms: asked for off, got on")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda: torch.set_num_threads(3), "threads, as before the measurement: 1 was asked for"),
+        (lambda: torch.set_num_threads(3), "threads, as before the measurement: asked for 1"),
         (lambda: torch.set_float32_matmul_precision("high"), "a short mantissa"),
-        (lambda: torch.autograd.set_detect_anomaly(True), "anomaly detection: off was asked for"),
+        (lambda: torch.autograd.set_detect_anomaly(True), "anomaly detection: asked for off"),
     ],
 )
 def test_what_changes_while_it_is_measured_voids_it(
@@ -287,7 +287,7 @@ def test_threads_are_those_that_were_asked_for(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     words = asked.complaint(asked.threads(seen))
-    assert words.startswith("threads: 4 was asked for, and 2 is what was seen") is said
+    assert words.startswith("threads: asked for 4, got 2") is said
     assert bool(words) is said
 
 
@@ -295,9 +295,9 @@ def test_threads_are_those_that_were_asked_for(
     ("precision", "reduced", "said"),
     [
         ("fp32", False, ""),
-        ("fp32", True, "a full mantissa was asked for, and a short mantissa"),
+        ("fp32", True, "asked for a full mantissa, got a short mantissa"),
         ("tf32", True, ""),
-        ("tf32", False, "a short mantissa was asked for, and a full mantissa"),
+        ("tf32", False, "asked for a short mantissa, got a full mantissa"),
         ("bf16", True, ""),
         ("bf16-amp", True, ""),
     ],
@@ -310,9 +310,7 @@ def test_products_of_float32_are_as_long_as_asked(precision: str, reduced: bool,
 def test_each_look_says_what_was_asked_what_was_seen_and_what_to_do() -> None:
     same = Look(what="colour", asked="red", seen="red")
     other = Look(what="shape", asked="round", seen="flat", then="Inflate it")
-    assert asked.complaint([same, other]) == (
-        "shape: round was asked for, and flat is what was seen. Inflate it"
-    )
+    assert asked.complaint([same, other]) == ("shape: asked for round, got flat. Inflate it")
     assert asked.complaint([same]) == ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -11,16 +12,31 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.measuring.worker import Request
-from bench.records.outcome import Measured
+from bench.measuring import worker
+from bench.measuring.worker import Progress, Request
+from bench.records.outcome import Measured, Work
 from bench.records.run import Settings
 from bench.running.launcher import launch
-from bench.tests.values import make_case
+from bench.tests.values import make_block, make_case
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
 
 
 TINY = Settings(launches=1, block_seconds=0.001, warmup_seconds=0.0, launch_limit_seconds=120.0)
+
+
+def test_progress_says_the_throughput_and_what_it_counts() -> None:
+    """Two steps of half a second, ten tokens each; nothing is said of a warm-up's throughput."""
+    stream = io.BytesIO()
+    channel = worker._Channel(stream)
+    work = Work(items=10, unit="token")
+    channel.blocks("warm-up", [make_block(0.5, steps=2)], work)
+    channel.blocks("measure", [make_block(0.5, steps=2)], work)
+    said = [msgspec.json.decode(x, type=Progress) for x in stream.getvalue().splitlines()]
+    assert said == [
+        Progress(phase="warm-up", samples=1, unit="token"),
+        Progress(phase="measure", samples=1, throughput=20.0, unit="token"),
+    ]
 
 
 def test_a_real_launch_of_a_tiny_gemm() -> None:

@@ -126,9 +126,9 @@ def test_counts_have_limits_and_name_them(
 @pytest.mark.parametrize(("name", "mode", "field"), with_field(*COUNTED))
 def test_a_count_is_a_whole_number(name: str, mode: str, field: str, tmp_path: Path) -> None:
     precision = catalogue.workload(name).modes[mode].precisions[0]
-    for value, kind in (("8", "str"), (8.5, "float"), (True, "bool")):
+    for value, shown in (("8", '"8"'), (8.5, "8.5"), (True, "true")):
         said = refusal(tmp_path, workload=name, mode=mode, precision=precision, **{field: value})
-        assert said == f"{name}-{mode}: Expected `int`, got `{kind}` - at `$.{field}`."
+        assert said == f"{name}-{mode}: `{field}` must be a whole number, not {shown}."
 
 
 @pytest.mark.parametrize(("name", "mode", "field"), with_field("model", "optimizer"))
@@ -139,7 +139,7 @@ def test_an_unknown_name_gets_the_known_ones(
     known = getattr(declared.parameters(), field)
     given = {field: "no-such-name"}
     said = refusal(tmp_path, workload=name, mode=mode, precision=declared.precisions[0], **given)
-    assert said.startswith(f"{name}-{mode}: unknown {field} 'no-such-name'. Allowed: ")
+    assert said.startswith(f"{name}-{mode}: unknown {field} `no-such-name`. Allowed: ")
     assert known in said
 
 

@@ -149,10 +149,10 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
             "unknown key `batchsize` for toy-train. Did you mean `batch_size`? Allowed: "
             "batch_size, execution, kind, mode, precision, rate, tuned, workload.",
         ),
-        ({"mode": "train"}, "no `workload`. Allowed: "),
+        ({"mode": "train"}, "it has no `workload`. Allowed: "),
         ({"workload": "tony", "mode": "train"}, "unknown workload `tony`. Did you mean `toy`?"),
         ({"workload": 7}, "unknown workload `7`. Allowed: "),
-        ({"workload": "toy"}, "toy needs a `mode`: train, infer."),
+        ({"workload": "toy"}, "toy needs a `mode`. Allowed: train, infer."),
         (
             {"workload": "toy", "mode": "trian"},
             "unknown mode `trian` of toy. Did you mean `train`? Allowed: infer, train.",
@@ -165,7 +165,7 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
         ),
         (
             {"workload": "toy", "mode": "train", "precision": "fp16"},
-            "toy-train is not defined at precision `fp16`. Allowed: bf16, bf16-amp, fp32.",
+            "toy-train has no precision `fp16`. Allowed: bf16, bf16-amp, fp32.",
         ),
         (
             {"workload": "toy", "mode": "train", "precision": "fp64"},
@@ -181,15 +181,15 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
         ),
         (
             {"workload": "toy", "mode": "train", "batch_size": "8"},
-            "toy-train: Expected `int`, got `str` - at `$.batch_size`.",
+            'toy-train: `batch_size` must be a whole number, not "8".',
         ),
         (
             {"workload": "toy", "mode": "train", "batch_size": 2.5},
-            "toy-train: Expected `int`, got `float` - at `$.batch_size`.",
+            "toy-train: `batch_size` must be a whole number, not 2.5.",
         ),
         (
             {"workload": "toy", "mode": "train", "batch_size": True},
-            "toy-train: Expected `int`, got `bool` - at `$.batch_size`.",
+            "toy-train: `batch_size` must be a whole number, not true.",
         ),
         (
             {"workload": "toy", "mode": "train", "batch_size": {"a": 1}},
@@ -205,8 +205,8 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
         ),
         (
             {"workload": "toy", "mode": "train", "batch_size": [1, 1]},
-            "toy-train bf16 (batch 1, rate 0.5, plain) stands twice in this one table: one of its "
-            "lists names a value twice. Remove one.",
+            "toy-train bf16 (batch 1, rate 0.5, plain) is planned twice: a list in this table "
+            "names a value twice. Remove one of them.",
         ),
         (
             {"workload": "single", "batch_size": 9},

@@ -236,7 +236,13 @@ def test_memory_formats_are_asked_of_the_worker(tmp_path: Path) -> None:
 
 def test_the_time_left_counts_the_choices_that_are_left(tmp_path: Path) -> None:
     stage, _ = play(tmp_path, SCRIPT)
-    assert stage.left == [None, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    assert [span.least for span in stage.left[1:]] == [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    assert all(span.most == span.least for span in stage.left[1:]), "there is no other case"
+    assert stage.said[:2] == [
+        "choice 1 of 6 (batch 1, compile)",
+        "choice 2 of 6 (batch 2, compile)",
+    ]
+    assert stage.said[-1] == "launch 3 of 3 (batch 2, eager)"
 
 
 def test_a_budget_that_ends_in_the_search_says_how_far_it_got(tmp_path: Path) -> None:
@@ -312,6 +318,7 @@ def test_two_sides_measure_in_turns_although_their_searches_differ_in_length(
     trials = [sum(launch.search for launch in file.launches) for file in (first, second)]
     assert trials == [6, 5]
     assert [len(file.launches) for file in (first, second)] == [9, 8]
-    assert "".join(order[:11]) == "ABBAABBAABA"
+    assert "".join(order[:2]) == "AB", "each says its plan"
+    assert "".join(order[2:13]) == "ABBAABBAABA"
     pairs = {"".join(order[k : k + 2]) for k in (11, 13, 15)}
     assert pairs == {"AB", "BA"}, "each round has both, in changing order"

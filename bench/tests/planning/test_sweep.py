@@ -58,9 +58,9 @@ def test_a_batch_doubles_as_far_as_it_may(low: int, high: int, batches: list[int
 @pytest.mark.parametrize(
     ("value", "key", "complaint"),
     [
-        ({"from": 1}, "batch_size", "a whole number of 1 or more"),
+        ({"from": 1}, "batch_size", "whole numbers from 1 up"),
         ({"from": 8, "doubling_to": 4}, "batch_size", "no smaller"),
-        ({"from": True, "doubling_to": 4}, "batch_size", "a whole number"),
+        ({"from": True, "doubling_to": 4}, "batch_size", "whole numbers"),
         ({"from": 1, "doubling_too": 4}, "batch_size", "Did you mean `doubling_to`"),
         ({"from": 32, "doubling_to": 64}, "image_size", "Only `batch_size`"),
         ({"from": 1, "doubling_to": 10**6}, "batch_size", "must be from 1 to 65536"),
@@ -91,7 +91,7 @@ class Doubling(Stage):
             report = Report(outcome=self.outcomes[batch], cold=Cold(), environment={})
             yield Finished(report=report, seconds=1.0, stderr_tail="")
 
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+    def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
         """Nothing to note."""
 
 

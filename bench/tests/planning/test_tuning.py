@@ -80,20 +80,23 @@ def test_a_tuned_case_survives_its_json() -> None:
 @pytest.mark.parametrize(
     ("entry", "complaint"),
     [
-        ({"tuned": {}}, "must be a table of what is left open. For example: tuned ="),
+        ({"tuned": {}}, "must be a table .*what may be chosen. For example: tuned ="),
         ({"tuned": True}, "must be a table"),
         ({"tuned": [{"batch_size": [1, 2]}]}, "must be a table"),
-        ({"tuned": {"image_size": [32, 64]}}, "`image_size` cannot be tuned; batch_size, exec"),
+        (
+            {"tuned": {"image_size": [32, 64]}},
+            "`image_size` cannot be tuned. Allowed: batch_size, exec",
+        ),
         ({"tuned": {"batch": [1, 2]}}, "`batch` cannot be tuned"),
-        ({"tuned": {"batch_size": [1, 2]}, "batch_size": 4}, "is fixed and in `tuned`"),
-        ({"tuned": {"batch_size": 4}}, "leaves 1 to choose from; from 2"),
+        ({"tuned": {"batch_size": [1, 2]}, "batch_size": 4}, "is in the case and in its `tuned`"),
+        ({"tuned": {"batch_size": 4}}, "gives 1 choice. Allowed: 2 to 1000"),
         ({"tuned": {"batch_size": []}}, r"s.toml, case 1, tuned: `batch_size` is an empty list"),
         ({"tune": {"batch_size": [1, 2]}}, "unknown key|Only `batch_size`"),
         ({"memory_format": "channels_last"}, "Only a table `tuned` may name it"),
         ({"tuned": {"batch_size": [1, 1]}}, "names a value of `batch_size` twice"),
         ({"tuned": {"batch_size": [0, 1]}}, "batch_size must be from 1 to 65536, not 0"),
-        ({"tuned": {"batch_size": [1, "2"]}}, "Expected `int`, got `str`"),
-        ({"tuned": {"batch_size": [1, True]}}, "names a value|Expected `int`, got `bool`"),
+        ({"tuned": {"batch_size": [1, "2"]}}, "`batch_size` must be a whole number, not .2."),
+        ({"tuned": {"batch_size": [1, True]}}, "names a value|must be a whole number, not true"),
         ({"tuned": {"batch_size": {"from": 4, "doubling_to": 1}}}, "no smaller"),
         ({"tuned": {"execution": ["eager", "compiled"]}}, "unknown execution `compiled`.*compile"),
         ({"tuned": {"execution": ["eager", "graph"]}}, "unknown execution `graph`"),
@@ -108,9 +111,9 @@ def test_a_tuned_case_survives_its_json() -> None:
         ),
         (
             {"workload": "gemm", "mode": "matmul", "tuned": {"batch_size": [1, 2]}},
-            "gemm-matmul has no `batch_size` to tune",
+            "gemm-matmul has no `batch_size`. Remove it",
         ),
-        ({"tuned": {"batch_size": list(range(1, 1002))}}, "leaves 1001 to choose from"),
+        ({"tuned": {"batch_size": list(range(1, 1002))}}, "gives 1001 choices"),
     ],
 )
 def test_what_cannot_be_left_open_is_refused_before_anything_runs(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from bench.commands.live import describe
+from bench.commands.under_way import chosen, describe, which
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.measuring.worker import Report, Request
@@ -14,8 +13,10 @@ from bench.records.case import Case
 from bench.records.outcome import Cold, Failed, Outcome, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
+from bench.running.face import Ahead, Nobody, Start
 from bench.running.launcher import Finished
 from bench.running.session import Session
+from bench.running.time_left import Span
 from bench.tests.fakes import FakeBackend
 from bench.tests.values import BAD_NUMERICS, failed, make_case, make_measured, make_run
 
@@ -56,13 +57,14 @@ Script = Mapping[tuple[int, str], Outcome | Sequence[Outcome]]
 """Outcomes of the launches by batch and execution, or memory format; the last one repeats."""
 
 
-class Stage:
+class Stage(Nobody):
     """A launcher and a face that follow a script."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.requests: list[Request] = []
-        self.left: list[float | None] = []
+        self.left: list[Span] = []
+        self.said: list[str] = []
 
     def launch(
         self, requests: Sequence[Request], variables: dict[str, str], listen: Callable[..., None]
@@ -83,16 +85,11 @@ class Stage:
         assert isinstance(batch, int)
         return batch, request.memory_format or request.case.execution
 
-    def turn(self, side: str) -> None:
-        """There is one."""
+    def starts(self, start: Start, ahead: Ahead) -> None:
+        self.left.append(ahead.seconds)
+        self.said.append(which(start) + chosen(start))
 
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        self.left.append(seconds_left)
-
-    def progress(self, progress: Any) -> None:
-        """Says nothing."""
-
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+    def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
         assert describe(launch, rates, Settings(launches=3))
 
 

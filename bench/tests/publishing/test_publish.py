@@ -87,15 +87,18 @@ REFUSED: dict[str, tuple[Callable[[], RunFile], str]] = {
     "unfinished": (lambda: msgspec.structs.replace(run(), end=None), "run to its end"),
     "three launches": (
         lambda: run([make_measured()] * 3, settings=Settings(launches=3)),
-        "published runs have 10 launches of every case, fixed beforehand (--launches 10), not 3",
+        "it was measured with --launches 3; a published run needs --launches 10",
     ),
-    "adaptive": (lambda: run(settings=Settings(launches="auto")), "not auto"),
+    "adaptive": (
+        lambda: run(settings=Settings(launches="auto")),
+        "--launches auto; a published run needs --launches 10",
+    ),
     "nine of ten": (lambda: run([make_measured()] * 9), "9 measured launches of 10"),
     "uncommitted code": (
         lambda: run(host=changed(HOST, git={"commit": "a", "changed": True})),
         "uncommitted changes",
     ),
-    "no cpu named": (lambda: run(host=without(HOST, "cpu")), "its header does not say: cpu"),
+    "no cpu named": (lambda: run(host=without(HOST, "cpu")), "its record does not say: cpu"),
     "no torch named": (
         lambda: run(environment=without(STACK, "torch")),
         "launch 1: its environment does not say: torch",
@@ -215,5 +218,5 @@ def test_the_index_is_made_of_the_records_and_notices_an_edit(tmp_path: Path) ->
 
 def test_an_unwritable_place_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match=r"cannot be written there .*--results"):
         publish.publish(run(), tmp_path / "file", None, CARD)

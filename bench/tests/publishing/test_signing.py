@@ -83,7 +83,10 @@ def test_digests_that_were_made_to_fit_break_the_signature(folder: Path) -> None
     edit(folder / "run.jsonl")
     digests.write(folder, ("run.jsonl", "card.txt"))
     complaints, signed = publish.verify(folder, None)
-    assert signed == "signature not good" and "not a good signature" in complaints[-1]
+    assert (
+        signed == "signature not good"
+        and "this signature does not fit the folder as it is now" in complaints[-1]
+    )
 
 
 def test_another_key_is_not_the_one_wanted(folder: Path, tmp_path: Path) -> None:
@@ -125,7 +128,7 @@ def test_a_spoiled_signature_is_no_signature(folder: Path, spoil: object) -> Non
     file = folder / signing.SIGNATURE
     assert callable(spoil)
     file.write_text(spoil(file.read_text(encoding="ascii")), encoding="utf-8")
-    with pytest.raises(RecordError, match="not a good signature"):
+    with pytest.raises(RecordError, match="this signature does not fit the folder as it is now"):
         signing.signer(folder)
 
 

@@ -11,7 +11,11 @@ from bench.tests.pytest_plugin.inner import Run, scripted, suite
 BAD = [
     (["--accelmark-suite", "nonsense"], {}, "unknown suite `nonsense`. Allowed: "),
     (["--accelmark-only", "nix"], {}, "--accelmark-only nix: matches no case."),
-    (["--accelmark-launches", "0"], {}, "--accelmark-launches 0: a number from 1 to 1000, or `a"),
+    (
+        ["--accelmark-launches", "0"],
+        {},
+        "--accelmark-launches 0: give a number from 1 to 1000 or `a",
+    ),
     (["--accelmark-device", "nix"], {}, "--accelmark-device nix: unknown backend `nix`. Allowed:"),
     (
         ["--accelmark-device", "cpu:1", "--accelmark-device", "cpu:0"],
@@ -21,10 +25,10 @@ BAD = [
     (
         ["--accelmark-out", "tiny.toml", "--accelmark-device", "cpu"],
         {},
-        "cannot write the run's record there (File exists).",
+        "the record cannot be written there (File exists).",
     ),
-    (["-p", "no:benchmark"], {}, "bench.suite needs pytest-benchmark, and it is not installed or"),
-    ([], {"PYTEST_XDIST_WORKER": "gw0"}, "accelmark cannot measure under pytest-xdist: items"),
+    (["-p", "no:benchmark"], {}, "bench.suite needs pytest-benchmark, which is not installed or"),
+    ([], {"PYTEST_XDIST_WORKER": "gw0"}, "accelmark cannot measure under pytest-xdist: tests"),
 ]
 
 

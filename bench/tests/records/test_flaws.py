@@ -50,13 +50,13 @@ def test_lines_of_a_newer_version(accelmark: Accelmark, tmp_path: Path, content:
     found = read(tmp_path / "r.jsonl")
     assert (found.flaw, len(found.launches), found.cut_short) == ("newer", 1, False)
     code, out, err = accelmark("report", "r.jsonl")
-    assert code == 2 and "NEWER  r.jsonl, line 3: more than this version can read" in out
+    assert code == 2 and "NEWER  r.jsonl, line 3: holds more than this version can read" in out
     for text in (out, err):
-        assert "accelmark that wrote it" in " ".join(text.split())
+        assert "version that wrote it" in " ".join(text.split())
         assert not any(word in text.lower() for word in WRONG_WORDS)
     code, out, err = accelmark("compare", str(BASE), "r.jsonl")
-    assert (code, out) == (2, "") and "accelmark that wrote it" in err
-    with pytest.raises(RecordError, match=r"does not go on.*accelmark that wrote it"):
+    assert (code, out) == (2, "") and "version that wrote it" in err
+    with pytest.raises(RecordError, match=r"cannot go on.*version that wrote it"):
         require_run(found)
 
 
@@ -72,15 +72,15 @@ def test_lines_of_a_newer_version(accelmark: Accelmark, tmp_path: Path, content:
 def test_a_header_of_a_newer_version(tmp_path: Path, first: bytes) -> None:
     with pytest.raises(RecordError) as caught:
         read(written(tmp_path, first))
-    assert "Read it with the accelmark that wrote it, or update this one" in str(caught.value)
+    assert "Read it with the version that wrote it, or update this one" in str(caught.value)
     assert not any(word in str(caught.value).lower() for word in WRONG_WORDS)
 
 
 def test_a_broken_line_of_this_or_an_older_version_is_no_newer_one(tmp_path: Path) -> None:
     for version in (bench.__version__, "0.0.9", "?", "9" * 5000):
         found = read(written(tmp_path, header(version), changed(LINES[1], seed="x")))
-        assert found.flaw == "damaged" and "not a record" in str(found.damage)
-        assert "Restore the file" in found.remedy
+        assert found.flaw == "damaged" and "not a line of a record" in str(found.damage)
+        assert "Copy the record again" in found.remedy
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "the first without its end"])
@@ -93,7 +93,7 @@ def test_two_files_put_together_can_be_taken_apart(
     assert found.flaw == "two runs"
     code, out, err = accelmark("report", "r.jsonl")
     assert code == 2 and "TWO RUNS  r.jsonl, line " in out
-    assert "another run begins here: two files were put together" in err
+    assert "another run begins here: two records were put together" in err
     assert not any(word in (out + err).lower() for word in WRONG_WORDS)
     at = len(first)
     assert f"head -c {at} r.jsonl > first.jsonl; tail -c +{at + 1} r.jsonl > second.jsonl" in err
@@ -108,9 +108,9 @@ def test_a_copy_that_is_not_whole_is_copied_again(accelmark: Accelmark, tmp_path
         return err
 
     err = said(RUN.read_bytes()[:-40])
-    assert "cut short in the middle of a record" in err
-    assert "If it is a copy, copy it again; where it was made, go on with it: accelmark" in err
-    assert "a header that is cut short). Copy it again, whole" in said(LINES[0][:300])
+    assert "cut short in the middle of the line" in err
+    assert "If it is a copy, copy it again. Where it was made, go on with it: accelmark" in err
+    assert "a header that is cut short). Copy all of it again" in said(LINES[0][:300])
     assert "line 1: not an accelmark record (it is empty)" in said(b"")
 
 
@@ -118,7 +118,7 @@ def test_a_document_that_is_cut_short_is_copied_again(accelmark: Accelmark, tmp_
     _, document, _ = accelmark("report", str(RUN), "--format", "pytest-benchmark")
     (tmp_path / "d.json").write_text(document[: len(document) // 2])
     code, _, err = accelmark("report", "d.json")
-    assert code == 2 and "It is cut short: copy it again, whole" in err
+    assert code == 2 and "It is cut short: copy all of it again" in err
 
 
 def test_only_what_a_run_left_behind_goes_on(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_only_what_a_run_left_behind_goes_on(tmp_path: Path) -> None:
 
     def refused(*lines: bytes) -> RunFile:
         found = read(written(tmp_path, *lines))
-        with pytest.raises(RecordError, match="Such a record does not go on"):
+        with pytest.raises(RecordError, match="This record cannot go on"):
             require_run(found)
         return found
 

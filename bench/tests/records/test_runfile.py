@@ -109,7 +109,9 @@ def test_every_line_is_on_disk_before_the_next(
 def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     path.write_text("precious")
-    with pytest.raises(OutputError, match=r"run\.jsonl: cannot write.*File exists.*--out"):
+    with pytest.raises(
+        OutputError, match=r"run\.jsonl: the record cannot be written there.*File exists.*--out"
+    ):
         Writer(path)
     assert path.read_text() == "precious"
 
@@ -117,7 +119,7 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"cannot write.*Name a folder"):
+    with pytest.raises(OutputError, match=r"cannot be written there.*Give a folder"):
         Writer(tmp_path / "file" / "run.jsonl")
     if os.geteuid() == 0:
         return  # permissions do not bind root
@@ -137,7 +139,7 @@ def test_a_full_disk_is_said_and_loses_no_earlier_line(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-        with pytest.raises(OutputError, match=r"cannot write the next record.*are safe"):
+        with pytest.raises(OutputError, match=r"the next line cannot be written.*are safe"):
             writer.append(make_launch())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -160,7 +162,7 @@ def test_a_record_that_is_deleted_under_way_is_laid_down_again(tmp_path: Path) -
     writer.append(COMPLETE)
     found = read(path)
     assert (found.run, *found.launches) == tuple(lines) and found.end == COMPLETE
-    with pytest.raises(OutputError, match="End the run that is writing it"):
+    with pytest.raises(OutputError, match="End the run that writes it now"):
         Writer.again(found)
     writer.close()
 
@@ -190,7 +192,7 @@ def test_a_last_line_that_is_cut_short_costs_only_itself(tmp_path: Path) -> None
     assert found.launches == read(RUN).launches[:3]
     assert found.end is None
     assert found.damage == (
-        f"{tmp_path / 'run.jsonl'}, line 5: cut short in the middle of a record"
+        f"{tmp_path / 'run.jsonl'}, line 5: cut short in the middle of the line"
     )
 
 
@@ -212,7 +214,7 @@ def test_a_garbled_line_is_named_and_ends_the_reading(tmp_path: Path, garbage: b
     found = read(written(tmp_path, header() + launch + garbage + b"\n" + launch))
     assert len(found.launches) == 1
     assert found.damage is not None
-    assert found.damage.startswith(f"{tmp_path / 'run.jsonl'}, line 3: not a record (")
+    assert found.damage.startswith(f"{tmp_path / 'run.jsonl'}, line 3: not a line of a record (")
 
 
 @pytest.mark.parametrize(
@@ -225,10 +227,10 @@ def test_a_garbled_line_is_named_and_ends_the_reading(tmp_path: Path, garbage: b
         (b'"\xff\xfe"', "line 1: not an accelmark record"),
         (b"[" * 100_000, "line 1: not an accelmark record"),
         (b"1" * 5_000, "line 1:"),
-        (b"{}\n", "line 1: JSON, but not the start of a run"),
-        (b"[1, 2]\n", "line 1: JSON, but not the start of a run"),
-        (b'{"benchmarks": []}\n', "line 1: JSON, but not the start of a run"),
-        (line(make_launch()), "line 1: JSON, but not the start of a run"),
+        (b"{}\n", "line 1: JSON, but not the start of a record"),
+        (b"[1, 2]\n", "line 1: JSON, but not the start of a record"),
+        (b'{"benchmarks": []}\n', "line 1: JSON, but not the start of a record"),
+        (line(make_launch()), "line 1: JSON, but not the start of a record"),
         (header(schema=2), "line 1: schema 2; this version reads schema 1"),
         (header(schema="1"), "line 1: schema '1'; this version reads schema 1"),
         (b'{"line":"run"}\n', "line 1: schema None; this version reads schema 1"),
@@ -253,16 +255,18 @@ def test_the_schema_version_is_the_tested_one() -> None:
 
 
 def test_a_folder_without_exactly_one_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"a folder with one run file .* found none"):
+    with pytest.raises(RecordError, match=r"this folder has no record \(\*\.jsonl\)"):
         read(tmp_path)
     for name in ("b.jsonl", "a.jsonl"):
         (tmp_path / name).write_bytes(header())
-    with pytest.raises(RecordError, match=r"found a\.jsonl, b\.jsonl"):
+    with pytest.raises(
+        RecordError, match=r"holds 2 records\. Give one of them: a\.jsonl, b\.jsonl"
+    ):
         read(tmp_path)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"nowhere: cannot be read \(No such file.*accelmark run"):
+    with pytest.raises(RecordError, match=r"nowhere: there is no such file\..*accelmark run"):
         read(tmp_path / "nowhere")
 
 

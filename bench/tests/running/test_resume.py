@@ -24,10 +24,11 @@ from bench.records.outcome import Measured
 from bench.records.run import End, Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running import resume as resuming
+from bench.running.face import Nobody
 from bench.running.header import begin
 from bench.running.resume import mixture, resume
 from bench.running.session import EndReason, Session
-from bench.tests.commands.test_ab import Log, Quiet
+from bench.tests.commands.test_ab import Log
 from bench.tests.commands.tiny import TINY
 from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
@@ -82,7 +83,7 @@ def go_on(file: RunFile) -> tuple[str, EndReason, RunFile]:
         DEVICE,
         FakeBackend(),
         writer,
-        Quiet(),
+        Nobody(),
         log.launcher("", {}),
         done=file.launches,
     )
@@ -135,7 +136,7 @@ def test_damage_in_the_middle_is_not_written_over(tmp_path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], b"{}\n", *lines[1:]]))
     before = path.read_bytes()
-    with pytest.raises(RecordError, match="not a record"):
+    with pytest.raises(RecordError, match="not a line of a record"):
         resume(read(path), DEVICE, [])
     assert path.read_bytes() == before
 
@@ -199,8 +200,8 @@ def with_environment(**environment: Any) -> list[Launch]:
             {"variables": {"OMP_NUM_THREADS": "2", "DNNL_MAX_CPU_ISA": "SSE41"}},
             "variable DNNL_MAX_CPU_ISA was SSE41, is not set",
         ),
-        ({"packages": {"torch": "2.12.0"}}, "a worker's packages were {'torch': '2.12.0'}"),
-        ({"python": "3.12.1"}, "a worker's python was 3.12.1, is CPython 3.11.9"),
+        ({"packages": {"torch": "2.12.0"}}, "a launch's packages were {'torch': '2.12.0'}"),
+        ({"python": "3.12.1"}, "a launch's python was 3.12.1, is CPython 3.11.9"),
     ],
 )
 def test_launches_of_another_worker_do_not_mix(
@@ -245,8 +246,8 @@ def test_what_the_backend_sets_is_what_a_worker_gets(
     ("command", "said"),
     [
         (["accelmark", "ab", "quick", "--env", "X=1"], "one side of `accelmark ab`"),
-        (["pytest", "--pyargs", "bench.suite"], "made by `pytest --pyargs`"),
-        ([], "not by `accelmark run`"),
+        (["pytest", "--pyargs", "bench.suite"], "`pytest --pyargs` made it"),
+        ([], "only a run of `accelmark run` can go on"),
     ],
 )
 def test_only_a_run_goes_on(tmp_path: Path, command: list[str], said: str) -> None:
@@ -268,7 +269,7 @@ def test_a_busier_host_is_the_same_host(tmp_path: Path, monkeypatch: pytest.Monk
 def test_two_cannot_write_one_file(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     writer = begin(path, "id", "fake", [ONE], SETTINGS, DEVICE, [])
-    with pytest.raises(OutputError, match="End the run that is writing it"):
+    with pytest.raises(OutputError, match="End the run that writes it now"):
         Writer.again(read(path))
     writer.close()
     Writer.again(read(path)).close()
@@ -386,9 +387,9 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["quick"], "SUITE cannot be given with it"),
-        (["--device", "cpu", "--launches", "3"], "--device, --launches cannot be given with it"),
-        (["--out", "x"], "--out cannot be given with it"),
+        (["quick"], "Leave out SUITE, or start a new run"),
+        (["--device", "cpu", "--launches", "3"], "Leave out --device, --launches, or"),
+        (["--out", "x"], "Leave out --out, or"),
     ],
 )
 def test_a_resumed_run_takes_no_other_plan(tmp_path: Path, arguments: list[str], said: str) -> None:

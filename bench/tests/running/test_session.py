@@ -13,8 +13,10 @@ from bench.records.case import Case
 from bench.records.outcome import Cold, FailureKind, Outcome, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
+from bench.running.face import Ahead, Nobody, Start
 from bench.running.launcher import Finished
 from bench.running.session import EndReason, Session
+from bench.running.time_left import Span
 from bench.tests.fakes import FakeBackend
 from bench.tests.values import failed, make_case, make_measured, make_run
 
@@ -25,7 +27,7 @@ Script = Mapping[str, Sequence[Outcome | type[BaseException]]]
 """What each launch of a case comes to, by the case's letter; the last one repeats."""
 
 
-class Stage:
+class Stage(Nobody):
     """A launcher, a face and a clock that follow a script."""
 
     def __init__(self, script: Script, seconds: Mapping[str, float] | None = None) -> None:
@@ -34,7 +36,10 @@ class Stage:
         self.now = 100.0
         self.requests: list[Request] = []
         self.variables: list[dict[str, str]] = []
-        self.left: list[float | None] = []
+        self.plan = ""
+        self.ahead: list[Ahead] = []
+        self.started: list[str] = []
+        self.finished = ""
         self.ended: list[tuple[str, int]] = []
         self.groups: list[str] = []
 
@@ -75,17 +80,21 @@ class Stage:
 
     # The face.
 
-    def turn(self, side: str) -> None:
-        """Sees it by the order."""
+    def begins(self, plan: Sequence[Case], ahead: Ahead) -> None:
+        self.plan = "".join(NAMES.get(case.fingerprint, "?") for case in plan)
+        self.ahead.append(ahead)
 
-    def starts(self, case: Case, launch: int, seconds_left: float | None) -> None:
-        self.left.append(seconds_left)
+    def starts(self, start: Start, ahead: Ahead) -> None:
+        here, following = (
+            "" if case is None else NAMES.get(case.fingerprint, "?")
+            for case in (start.case, start.next)
+        )
+        self.started.append(f"{here}{start.number}/{start.of}{'+' * start.more}{following}")
+        self.ahead.append(ahead)
 
-    def progress(self, progress: Progress) -> None:
-        """Says nothing."""
-
-    def ends(self, launch: Launch, rates: Sequence[float]) -> None:
+    def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
         self.ended.append((NAMES[launch.fingerprint], len(rates)))
+        self.finished += NAMES[launch.fingerprint] * finished
 
 
 def play(
@@ -315,11 +324,41 @@ def test_the_samples_of_a_launch_come_from_those_before_it(tmp_path: Path) -> No
     assert asked[2] == expected == 15
 
 
-def test_time_left_is_said_once_every_case_has_run(tmp_path: Path) -> None:
-    stage, _, _ = play(
-        tmp_path, {"A": [FINE], "B": [FINE]}, Settings(launches=3), seconds={"B": 20.0}
-    )
-    assert stage.left == [None, None, 60.0, 50.0, 30.0, 20.0]
+def test_who_watches_hears_the_plan_and_what_comes_next(tmp_path: Path) -> None:
+    script: Script = {"A": [FINE], "B": [failed(), FINE], "C": [FINE]}
+    stage, _, _ = play(tmp_path, script, Settings(launches=2))
+    assert stage.plan == "ABC"
+    # Case, launch, of so many; the next case. What failed is done once more.
+    assert stage.started == ["A1/2B", "B1/2C", "C1/2A", "A2/2B", "B2/3C", "C2/2B", "B3/3"]
+    assert stage.finished == "ACB"
+    assert [(a.done, a.left) for a in stage.ahead] == [
+        *[(0, 6), (0, 6), (1, 5), (2, 5), (3, 4), (4, 3), (5, 2), (6, 1)]
+    ]
+
+
+def test_the_time_left_is_never_more_than_the_budget(tmp_path: Path) -> None:
+    """Launches of 10 s each; without a budget, 60 s after one of each of two cases."""
+    script: Script = {"A": [FINE], "B": [FINE]}
+    settings = Settings(launches=4, block_seconds=1.0)
+    stage, reason, _ = play(tmp_path, script, settings, budget_seconds=35.0)
+    assert reason == "budget" and stage.order == "ABA"
+    assert [ahead.seconds for ahead in stage.ahead] == [
+        # Eight launches of ten samples, each of a second at least.
+        *[Span(35.0, 35.0), Span(35.0, 35.0)],
+        *[Span(25.0, 25.0), Span(15.0, 15.0)],
+    ]
+    stage, _, _ = play(tmp_path / "free", script, settings)
+    assert [ahead.seconds for ahead in stage.ahead[:4]] == [
+        *[Span(80.0, None), Span(80.0, None), Span(70.0, None), Span(60.0, 60.0)]
+    ]
+
+
+def test_auto_says_that_more_may_follow(tmp_path: Path) -> None:
+    wild = [make_measured(0.01 * (1 + k % 2)) for k in range(20)]
+    stage, _, _ = play(tmp_path, {"A": wild}, Settings(launches="auto"))
+    assert stage.started[:6] == ["A1/5+A", "A2/5+A", "A3/5+A", "A4/5+A", "A5/5+", "A6/10+A"]
+    assert stage.started[-1] == "A20/20"
+    assert stage.ahead[1].more and not stage.ahead[-1].more
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ memory is the operating system's figure. Nothing here is timed for a verdict.
 from __future__ import annotations
 
 import argparse
-import io
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.commands.live import PlainFace
+from bench.commands.plain import PlainFace
 from bench.measuring.worker import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold
@@ -61,7 +60,7 @@ class Harness:
             backend.devices()[0],
             backend,
             self.writer,
-            PlainFace(io.StringIO(), settings),
+            PlainFace(lambda line: None, settings),
             self._launch,
         )
 

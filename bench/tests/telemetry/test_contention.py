@@ -132,17 +132,21 @@ def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
         ({"threads": 1, "idle_share": 0.019}, ""),
         ({"threads": 1, "idle_share": 0.26}, "its one thread did not run for 26% of the time"),
         ({"threads": 1, "idle_share": 0.26, "waiting_seconds": 0.19}, ""),  # it waited for data
-        ({"threads": 1, "waiting_seconds": 0.3}, "its threads waited 3% of the time"),
+        ({"threads": 1, "waiting_seconds": 0.3}, "its threads waited for a core 3% of the time"),
         ({"waiting_seconds": 0.49, "steal_seconds": 0.3}, ""),
-        ({"waiting_seconds": 1.3}, "its threads waited 13% of the time"),
-        ({"waiting_seconds": 1.3, "helper_seconds": 0.4}, "its threads waited 13% of the time"),
+        ({"waiting_seconds": 1.3}, "its threads waited for a core 13% of the time"),
+        (
+            {"waiting_seconds": 1.3, "helper_seconds": 0.4},
+            "its threads waited for a core 13% of the time",
+        ),
         ({"waiting_seconds": 1.3, "helper_seconds": 5.0}, ""),  # for its own loaders, perhaps
-        ({"steal_seconds": 1.0}, "the host of this virtual machine took 5%"),
+        ({"steal_seconds": 1.0}, "the host of this virtual machine took 5% of its time"),
         ({"pressure_seconds": 2.0}, "tasks waited for a core for 20% of the time"),
         ({"pressure_seconds": 2.0, "waiting_seconds": 0.0}, ""),
         (
             {"steal_seconds": 2.0, "waiting_seconds": 1.0},
-            "its threads waited 10% of the time; the host of this virtual machine took 10%",
+            "its threads waited for a core 10% of the time; "
+            "the host of this virtual machine took 10% of its time",
         ),
     ],
 )
@@ -198,7 +202,7 @@ def test_what_waits_for_a_quota_waits_for_no_other_work() -> None:
     host: dict[str, Any] = {"elapsed_seconds": 10.0, "threads": 2, "cores": 2}
     assert set(causes(Contention(**host, **seen, quota_cores=1.0))) == {"QUOTA"}
     stolen = Contention(**host, **seen, quota_cores=1.0, steal_seconds=2.0)
-    assert causes(stolen)["CONTENDED"] == "the host of this virtual machine took 10%"
+    assert causes(stolen)["CONTENDED"] == "the host of this virtual machine took 10% of its time"
     assert set(causes(Contention(**host, **{**seen, "throttled_seconds": 0.0}))) == {"CONTENDED"}
 
 

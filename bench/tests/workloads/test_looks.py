@@ -74,41 +74,41 @@ def images(memory_format: str = "channels_last") -> Any:
 def test_weights_in_another_layout() -> None:
     job = images()
     job._model.to(memory_format=torch.contiguous_format)
-    assert "memory format of the weights: channels_last was asked for, and contiguous" in told(job)
+    assert "memory format of the weights: asked for channels_last, got contiguous" in told(job)
     job = images("contiguous")
     job._model.to(memory_format=torch.channels_last)
-    assert "memory format of the weights: contiguous was asked for, and channels_last" in told(job)
+    assert "memory format of the weights: asked for contiguous, got channels_last" in told(job)
 
 
 def test_inputs_in_another_layout() -> None:
     job = images()
     job._inputs = iter([next(job._inputs).contiguous()])
-    assert "memory format of the inputs: channels_last was asked for, and contiguous" in told(job)
+    assert "memory format of the inputs: asked for channels_last, got contiguous" in told(job)
 
 
 def test_a_layout_that_is_neither() -> None:
     job = images()
     job._inputs = iter([next(job._inputs)[..., ::2]])
-    assert "and strides of (" in told(job)
+    assert "got strides of (" in told(job)
 
 
 def test_weights_on_another_device() -> None:
     job = images()
     job._model.classifier.to("meta")
-    assert "device of the weights: cpu was asked for, and meta" in told(job)
+    assert "device of the weights: asked for cpu, got meta" in told(job)
 
 
 def test_wider_weights_than_asked_for() -> None:
     job: Any = build("bert", "infer", site(PRECISIONS["bf16"]))
     job._model.float()
-    assert "dtype of the weights: torch.bfloat16 was asked for, and torch.float32" in told(job)
+    assert "dtype of the weights: asked for torch.bfloat16, got torch.float32" in told(job)
 
 
 def test_a_wider_cache_than_asked_for() -> None:
     job: Any = build("llama", "decode", site(PRECISIONS["bf16"]))
     layer = job.generator._cache.layers[1]
     layer.keys = layer.keys.float()
-    assert "dtype of the cache: torch.bfloat16 was asked for, and torch.float32" in told(job)
+    assert "dtype of the cache: asked for torch.bfloat16, got torch.float32" in told(job)
 
 
 @pytest.mark.parametrize(("name", "mode"), [*TRAINING, ("bert", "infer"), ("llama", "decode")])
@@ -130,13 +130,13 @@ def test_attention_by_another_name(name: str, mode: str) -> None:
     job.step()
     model: Any = model_of(job)
     model.config._attn_implementation = "eager"
-    assert "attention: sdpa was asked for, and eager is what was seen" in told(job)
+    assert "attention: asked for sdpa, got eager" in told(job)
 
 
 def test_the_same_name_for_another_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     job = build("llama", "prefill", site())
     monkeypatch.setitem(AttentionInterface._global_mapping, ATTENTION, lambda *_: None)
-    assert f"attention: sdpa was asked for, and {ATTENTION} is what was seen" in told(job)
+    assert f"attention: asked for sdpa, got {ATTENTION}" in told(job)
 
 
 def test_another_attention_of_a_denoiser() -> None:
@@ -148,14 +148,14 @@ def test_another_attention_of_a_denoiser() -> None:
 
             module.set_processor(AttnProcessor())
             break
-    assert "attention: sdpa was asked for, and AttnProcessor is what was seen" in told(job)
+    assert "attention: asked for sdpa, got AttnProcessor" in told(job)
 
 
 def test_other_experts_than_asked_for() -> None:
     job = build("deepseek", "prefill", site())
     model: Any = model_of(job)
     model.config._experts_implementation = "eager"
-    assert "experts: grouped_mm was asked for, and eager is what was seen" in told(job)
+    assert "experts: asked for grouped_mm, got eager" in told(job)
 
 
 def test_activations_that_are_kept_although_they_were_not_to_be() -> None:
@@ -166,7 +166,7 @@ def test_activations_that_are_kept_although_they_were_not_to_be() -> None:
     for module in model_of(job).modules():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = False  # type: ignore[assignment]
-    assert "gradient checkpointing: on was asked for, and off" in told(job)
+    assert "gradient checkpointing: asked for on, got off" in told(job)
     plain = build("llama", "train", site())
     plain.step()
     assert "gradient checkpointing" not in looks(plain)
@@ -179,14 +179,14 @@ def test_an_autocast_that_torch_disables(monkeypatch: pytest.MonkeyPatch) -> Non
     assert complaint(_looks.autocasting(autocast(at), at)) == ""
     off = torch.autocast("cpu", torch.bfloat16, enabled=False)
     said = complaint(_looks.autocasting(off, at))
-    assert said.startswith("autocast: torch.bfloat16 was asked for, and no autocast is what")
+    assert said.startswith("autocast: asked for torch.bfloat16, got no autocast")
     half = torch.autocast("cpu", torch.float16)
-    assert "and torch.float16 is what" in complaint(_looks.autocasting(half, at))
+    assert "got torch.float16" in complaint(_looks.autocasting(half, at))
 
 
 def test_memory_that_is_not_pinned() -> None:
     pair = (torch.zeros(4, device="meta"), torch.zeros(4))
-    assert "host memory: pinned was asked for, and pageable" in told(
+    assert "host memory: asked for pinned, got pageable" in told(
         TransferJob([pair], True, "pinned")
     )
     assert told(TransferJob([pair], False, "pageable")) == ""

@@ -1,0 +1,68 @@
+"""Options that several commands have, and numbers whose messages say what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    Kind = click.ParamType[float]
+else:
+    Kind = click.ParamType  # which older versions of click cannot be asked of what
+
+
+class Number(Kind):
+    """A number within limits."""
+
+    name = "number"
+
+    def __init__(
+        self, kind: type[int] | type[float], allowed: str, allows: Callable[[float], bool]
+    ) -> None:
+        """allowed: what `allows` lets pass, in words."""
+        self.kind = kind
+        self.allowed = allowed
+        self.allows = allows
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; `click.UsageError`, which says what is allowed, if it is none of those."""
+        try:
+            number = self.kind(str(value))
+        except ValueError:
+            number = None
+        if number is None or not self.allows(number):
+            option = "" if param is None else f"{param.opts[0]} "
+            raise click.UsageError(f"{option}{value}: give {self.allowed}", ctx)
+        return number
+
+
+COLUMNS = Number(int, "a whole number from 40 to 500", lambda n: 40 <= n <= 500)
+ABOVE_ZERO = Number(float, "a number above 0", lambda n: 0 < n < math.inf)
+PERCENT = Number(float, "a number from 0 to 100", lambda n: 0 <= n <= 100)
+INDEX = Number(int, "a whole number from 0 up", lambda n: n >= 0)
+
+width_option = click.option(
+    "--width",
+    type=COLUMNS,
+    metavar="COLUMNS",
+    help="Of the table, 40 to 500. Default: the terminal's.",
+)
+
+
+HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What click raises to show help; older versions raise nothing."""
+
+
+def complaint(error: click.ClickException) -> str:
+    """What click says of a command line, as our own messages say it: one line, with what to do."""
+    said = error.format_message().rstrip(".")
+    said = said if said.startswith("-") else said[:1].lower() + said[1:]
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = "accelmark" if context is None else context.command_path
+    end = "" if said.endswith("?") else "."
+    return f"{said}{end} See `{path} --help`."
