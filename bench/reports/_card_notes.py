@@ -14,6 +14,7 @@ from bench.records.run import RunFile
 from bench.reports._labels import Label, listed
 from bench.reports._notes import Note, grouped
 from bench.reports._wording import WHOSE, first_step, word_of
+from bench.telemetry.flags import HINDERED
 
 FLAGS = {
     "NO_STEADY_STATE": "a launch never became steady",
@@ -40,15 +41,18 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
     for said, some in grouped(measured, lambda r: f"{r.verdict}\n{_disturbed(r)}"):
         if reason := said.partition("\n")[2]:
             yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
+    yield from _found(rows, names, wide=wide)
     for said, some in grouped(measured, lambda r: r.left_out):
         yield Note("LEFT OUT", f"{said}: {_called(some, names)}")
     for flag, meaning in FLAGS.items():
-        flagged = [row for row in measured if flag in row.flags and row.verdict != flag]
+        told = [
+            row for row in measured if row.verdict == flag or (flag in HINDERED and row.hindrance)
+        ]
+        flagged = [row for row in measured if flag in row.flags and row not in told]
         if flagged:
             yield Note(flag, f"{meaning}: {_called(flagged, names)}")
     for said, some in grouped(measured, lambda r: r.optimizer_passed_over):
         yield Note("OPTIMIZER", f"{said}: {_called(some, names)}")
-    yield from _found(rows, names, wide=wide)
     yield from _asides(measured, names, wide=wide)
 
 

@@ -59,7 +59,7 @@ judging/           | catalogue errors planning precision records stats          
 
 exchange/          | errors judging planning records telemetry                  | msgspec
 reports/           | errors exchange judging planning records report stats      | msgspec rich
-                   | units                                                      | plotly jinja2
+                   | telemetry units                                            | plotly jinja2
 publishing/        | errors judging records report                              | msgspec
                    |                                                            | cryptography
 conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch

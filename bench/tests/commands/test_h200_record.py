@@ -144,7 +144,7 @@ def test_it_is_not_published_and_each_reason_is_told(accelmark: Accelmark, tmp_p
     code, out, err = accelmark("publish", str(H200), "--results", str(tmp_path / "results"))
     assert (code, out) == (2, "")
     assert "it did not run to its end" in err
-    assert "published runs have 10 launches of every case" in err
+    assert "a published run needs --launches 10" in err
     assert err.count(UNREACHED) == 4
     assert list(tmp_path.iterdir()) == []
 

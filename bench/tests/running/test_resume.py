@@ -310,11 +310,8 @@ def kill_again_and_again(
     mark = uuid.uuid4().hex
     for kills in range(times):
         there = list((folder / "out").glob("*.jsonl"))
-        arguments = (
-            ["--resume", str(there[0])]
-            if there
-            else ["tiny.toml", "--device", "cpu", "--out", "out"]
-        )
+        new = ["tiny.toml", "--device", "cpu", "--out", "out"]
+        arguments = ["--resume", str(there[0])] if there else new
         process = subprocess.Popen(
             [sys.executable, "-m", "bench", "run", *arguments],
             cwd=folder,
