@@ -42,8 +42,9 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
         if reason := said.partition("\n")[2]:
             yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
     yield from _found(rows, names, wide=wide)
-    for said, some in grouped(measured, lambda r: r.left_out):
-        yield Note("LEFT OUT", f"{said}: {_called(some, names)}")
+    for said, some in grouped(measured, _left_out):
+        word, _, why = said.partition("\n")
+        yield Note(word, f"{why}: {_called(some, names)}")
     for flag, meaning in FLAGS.items():
         told = [
             row for row in measured if row.verdict == flag or (flag in HINDERED and row.hindrance)
@@ -69,6 +70,12 @@ def _without_number(rows: Sequence[Row], names: Mapping[str, Label]) -> Iterator
             word, _, reason = said.partition("\n")
             style = GRAVE if word in ("FAILED", "VOID") else "yellow"
             yield Note(word, f"{_called(of_it, names)}: {reason.removeprefix(LATE)}", style)
+
+
+def _left_out(row: Row) -> str:
+    """By the flags for which it was, so that they can be looked up."""
+    words = [flag for flag in FLAGS if flag in HINDERED and flag in row.flags and row.hindrance]
+    return f"{', '.join(words) or 'LEFT OUT'}\n{row.left_out}" if row.left_out else ""
 
 
 def _disturbed(row: Row) -> str:

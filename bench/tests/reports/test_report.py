@@ -62,7 +62,7 @@ def test_the_next_step_is_the_most_useful_one(run: RunFile, text: str) -> None:
 def test_a_quota_is_named_on_the_card_with_what_helps_and_no_other_work() -> None:
     text = " ".join(REPORT.render([file(*[HELD] * 3)], Canvas(width=100)).split())
     assert "INVALID" in text and "held back: set OMP_NUM_THREADS=1" in text
-    assert "QUOTA the CPU quota of this container held a launch back" in text
+    assert "QUOTA all launches slowed from outside: " in text
     assert "other work" not in text
 
 
