@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.judging.equal_work import refused
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.records.case import Case, Setting
@@ -50,6 +51,7 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[st
         if row.status != "measured":
             yield f"{who} is {row.status}: {row.reason}"
         yield from (f"{who}: {reason}" for reason in _disqualified(side, row))
+    yield from refused(sides, base, other)
 
 
 def _disqualified(side: Side, row: Row) -> Iterator[str]:

@@ -26,6 +26,7 @@ from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
 from bench.judging.differences import differences
+from bench.judging.equal_work import equal_work
 from bench.judging.pairing import pairs
 from bench.judging.row import Row
 from bench.judging.side import Side
@@ -106,9 +107,15 @@ def _judge(
             reasons=(f"no such case in the {missing} run",),
         )
     reasons = tuple(incomparable(sides, base, other))
+    same_work = equal_work(sides, base, other)
     if reasons:
         return CaseComparison(
-            case=base.case, base=base, other=other, verdict="INCOMPARABLE", reasons=reasons
+            case=base.case,
+            base=base,
+            other=other,
+            verdict="INCOMPARABLE",
+            reasons=reasons,
+            same_work=same_work,
         )
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     verdict, reasons = preliminary(base, other, tested=welch is not None)
@@ -127,9 +134,10 @@ def _judge(
         split=split(sides, base, other),
         joule_ratio=_joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
+        same_work=same_work,
         # Other batches have other inputs: their outputs differ by rights.
         witness_gap=None
-        if base.choice != other.choice
+        if (same_work is not None and same_work.proved) or base.choice != other.choice
         else _witness_gap(sides[0].measured(base), sides[1].measured(other)),
     )
 

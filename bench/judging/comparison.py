@@ -9,6 +9,7 @@ import msgspec
 from bench import stats
 from bench.judging.configured import Configured
 from bench.judging.differences import Difference
+from bench.judging.equal_work import EqualWork
 from bench.judging.row import Row
 from bench.judging.split import Split
 from bench.records.case import Case
@@ -42,9 +43,12 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Other / base items per joule."""
     price_ratio: float | None = None
     """Other / base items per currency unit, at the prices given."""
+    same_work: EqualWork | None = None
+    """Whether the two did the same work; None where that is no question."""
     witness_gap: float | None = None
-    """Largest relative difference of the output after the first step, over launches of equal seed
-    (weights and inputs are then the same); None where no seed is in both."""
+    """Of records without a witness: largest relative difference of the output after the first step,
+    over launches of equal seed (weights and inputs are then the same); None where no seed is in
+    both."""
 
     @property
     def not_excluded(self) -> float | None:

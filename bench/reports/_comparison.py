@@ -205,6 +205,16 @@ def _remarks(cases: Sequence[CaseComparison]) -> Iterator[Text]:
             base, other = map(in_words, chosen)
             text = f"{case.case.label}: each side at its best, base {base}; other {other}"
             yield _line("EQUIVALENT", "TUNED", text)
+    said: dict[str, list[str]] = {}
+    for case in cases:
+        if case.same_work is None or case.ratio is None:
+            continue
+        if case.same_work.absent:
+            said.setdefault(case.same_work.words, []).append(_short(case))
+        else:
+            yield _line("EQUIVALENT", "PROVED", f"{_short(case)}: {case.same_work.words}")
+    for words, names in said.items():
+        yield _line("NO_INTERVAL", "NOT PROVED", f"{', '.join(names)}: {words}")
     for case in cases:
         if case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE:
             text = (

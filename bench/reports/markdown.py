@@ -131,6 +131,8 @@ def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, s
         verdict += ": settings differ"
     if case.reasons:
         verdict += f": {_text('; '.join(case.reasons))}"
+    if case.same_work is not None and case.ratio is not None:
+        verdict += f"; {_text(case.same_work.words)}"
     return ratio, between, verdict
 
 
