@@ -193,8 +193,8 @@ def judged(base: Proofs, other: Proofs, precision: str) -> EqualWork:
             known = worst.get(finding.quantity)
             if known is None or finding.error / finding.most > known.error / known.most:
                 worst[finding.quantity] = finding
-    order = [WORDS[OUTPUT], WORDS[GRADIENTS], NORM, *WORDS.values()]
-    found = sorted(worst.values(), key=lambda finding: order.index(finding.quantity))
+    telling = dict.fromkeys([WORDS[OUTPUT], WORDS[GRADIENTS], NORM, *WORDS.values(), *worst])
+    found = [worst[quantity] for quantity in telling if quantity in worst]
     return EqualWork(findings=tuple(found), seeds=len(shared))
 
 
