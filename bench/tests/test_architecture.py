@@ -63,8 +63,8 @@ publishing/        | errors judging records report                              
                    |                                                            | cryptography
 conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
                    | precision records running telemetry units                  |
-validation/        | catalogue measuring planning precision records stats       | torch peft msgspec
-                   | workload workloads                                         | transformers
+validation/        | catalogue judging measuring planning precision records     | torch peft msgspec
+                   | stats workload workloads                                   | transformers
                    |                                                            | diffusers
 
 plugins/           | backend backends errors judging precision records report   |

@@ -170,7 +170,8 @@ def update_skipped(job: Any) -> None:
 
 def output_cached(job: Any) -> None:
     """Only the first step is done."""
-    real, done = job.step, []
+    real = job.step
+    done: list[bool] = []
 
     def step() -> None:
         if not done:
