@@ -41,8 +41,8 @@ another order err by some units, and where a maximum is taken (ReLU, pooling) on
 other side counts for a thousand: at one unit none does in most launches, at 64 some do in each."""
 ALONE = 4
 """A step that takes this many times as long alone as in a block was left out of the block."""
-ALONE_SECONDS = 1e-3
-"""Shorter steps are queued, and waited for, as long as they take."""
+ALONE_SECONDS = 2e-4
+"""Shorter steps may take longer alone by rights, of which the most part is to queue them."""
 ALONE_TRIES = 30
 """More steps alone before that is said, where other work may have slowed the first."""
 
@@ -247,6 +247,10 @@ class Watch:
         return alone
 
     def _timed(self, step: Callable[[], object]) -> float:
+        """Seconds that a step takes, beyond those that it takes to wait for nothing."""
+        return self._between(step) - self._between(lambda: None)
+
+    def _between(self, step: Callable[[], object]) -> float:
         self._device.synchronize()
         before = self._clock()
         step()

@@ -19,11 +19,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import functools
 import math
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -39,13 +41,17 @@ from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.proof import Proof
 from bench.records.run import Settings
-from bench.validation.planted import FAULTS, NOT_TOLD, Absent, Fault, only_the_last_step
+from bench.validation.planted import FAULTS, LAZY, NOT_TOLD, Absent, Fault, OnlyTheLast
 from bench.workload import Job, Site, Unsupported
 
 LEVEL = 0.95
+SHORTEST_SECONDS = 0.001
+"""A shorter step may be left out of a block unseen, and is nobody's benchmark."""
 REFUSED, CAUGHT = 0.001, 0.99
 """Most honest pairs refused; least faults caught."""
-BLOCKS = Settings(block_seconds=0.004, warmup_seconds=0.0, steady_limit_seconds=1.0)
+BLOCKS = Settings(
+    block_seconds=0.002, warmup_seconds=0.0, warmup_limit_seconds=0.1, steady_limit_seconds=0.1
+)
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,10 +93,11 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     noise: bool = False
 
 
-def watched(ask: Ask, fault: Fault | None = None) -> Told:
+def watched(ask: Ask, fault: Fault | None = None, lazy: bool = False) -> Told:
     """The first three steps of a case under watch, and what follows the timing.
 
-    Raises Unsupported where the stack cannot run it, and `Absent` of the fault.
+    lazy: on a device that does the last step of a block only. Raises Unsupported where the stack
+    cannot run it, and `Absent` of the fault, or where a step is too short to be missed.
     """
     import torch
 
@@ -116,7 +123,10 @@ def watched(ask: Ask, fault: Fault | None = None) -> Told:
     )
     before = torch.get_num_threads()
     torch.set_num_threads(stack.threads or 1)
-    job = workload.build(case.mode, plan.parameters_of(case, workload), site)
+    build = functools.partial(workload.build, case.mode, plan.parameters_of(case, workload), site)
+    if lazy:
+        _require_long(build(), device)
+    job = build()
     try:
         if fault is not None:
             torch.manual_seed(ask.seed)
@@ -124,22 +134,34 @@ def watched(ask: Ask, fault: Fault | None = None) -> Told:
                 fault(job)
         watch = Watch(job, device, precision, ask.seed, ask.noise)
         watch.start()
-        _run(job, device, watch, blocks=fault is only_the_last_step)
+        if lazy:
+            _run_lazily(job, device, watch)
+        else:
+            for step in (1, 2, 3):
+                job.step()
+                device.synchronize()
+                watch.after(step)
+            watch.finish(math.inf)
         return Told(proof=watch.proof, complaint=watch.complaint)
     finally:
         job.close()
         torch.set_num_threads(before)
 
 
-def _run(job: Job, device: Any, watch: Watch, blocks: bool) -> None:
-    """blocks: as the engine measures, for what shows in its blocks only."""
-    if not blocks:
-        for step in (1, 2, 3):
-            job.step()
-            device.synchronize()
-            watch.after(step)
-        watch.finish(math.inf)
-        return
+def _require_long(job: Job, device: Any) -> None:
+    """Raises Absent where a step is too short to be missed."""
+    job.step()
+    start = time.perf_counter()
+    job.step()
+    device.synchronize()
+    job.close()
+    if time.perf_counter() - start < SHORTEST_SECONDS:
+        raise Absent
+
+
+def _run_lazily(job: Job, device: Any, watch: Watch) -> None:
+    """As the engine measures, for it shows in blocks only."""
+    OnlyTheLast(job, device)
     series = Engine(job, device, BLOCKS, watch=watch.after).measure(samples=10)
     watch.finish(statistics.median(block.sample_seconds for block in series.steady))
 
@@ -292,7 +314,7 @@ def planted(
             for name, fault in faults.items():
                 there = msgspec.structs.replace(ask, device=device, noise=False)
                 with contextlib.suppress(Absent, Unsupported):
-                    other = watched(there, fault)
+                    other = watched(there, fault, lazy=name == LAZY)
                     said = refusal_of(first, base, other, number, case.precision)
                     counted.add(name, f"{case.label} seed {number}", said, worth_saying=False)
         print(f"{case.label}: {counted.told} of {counted.total} faults", file=sys.stderr)
@@ -326,7 +348,8 @@ def main() -> None:
     chosen = list(cases(arguments.suite, arguments.only))
     stacks = {name: STACKS[name] for name in arguments.stacks.split(",")}
     good = honest(chosen, stacks, arguments.pairs, arguments.seed, arguments.device)
-    bad = planted(chosen, FAULTS, arguments.faults, arguments.seed, arguments.device)
+    every = {**FAULTS, LAZY: lambda job: None}
+    bad = planted(chosen, every, arguments.faults, arguments.seed, arguments.device)
     small = planted(chosen, NOT_TOLD, min(arguments.faults, 1), arguments.seed, arguments.device)
     print(sentence("honest pairs refused", good.told, good.total), *good.lines(), sep="\n")
     print(sentence("faults caught", bad.told, bad.total), *bad.lines(), sep="\n")

@@ -6,6 +6,7 @@ that could go wrong in that way.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -181,25 +182,37 @@ def output_cached(job: Any) -> None:
     job.step = step
 
 
-def only_the_last_step(job: Any) -> None:
-    """Of some steps without a reading between them only the last is done, when it is read."""
-    pending: list[bool] = []
-    real = job.step
+class OnlyTheLast:
+    """A lazy device: of the steps between two synchronizations it does the last one only.
 
-    def read(name: str) -> None:
-        inner = getattr(job, name)
+    The inputs go on as they should, so the last output is the right one.
+    """
 
-        def outer(*arguments: Any) -> Any:
-            if pending:
-                pending.clear()
-                real()
-            return inner(*arguments)
+    def __init__(self, job: Any, device: Any) -> None:
+        """Takes the place of both's own."""
+        self._step, self._synchronize = job.step, device.synchronize
+        self._job = job
+        self._left_out = 0
+        self._pending = False
+        job.step = self.step
+        device.synchronize = self.synchronize
 
-        setattr(job, name, outer)
+    def step(self) -> None:
+        """Queues it, in place of what was queued before."""
+        self._left_out += self._pending
+        self._pending = True
 
-    for name in ("witness", "outputs", "forced"):
-        read(name)
-    job.step = lambda: pending.append(True)
+    def synchronize(self) -> None:
+        """Does the last step."""
+        if self._pending:
+            rotation = None
+            with contextlib.suppress(Absent):
+                rotation = _rotation(self._job)
+            for _ in range(self._left_out if rotation is not None else 0):
+                next(rotation)
+            self._left_out, self._pending = 0, False
+            self._step()
+        self._synchronize()
 
 
 def epsilon(job: Any) -> None:
@@ -231,8 +244,9 @@ FAULTS: Mapping[str, Fault] = {
     "momentum off": momentum_off,
     "update skipped": update_skipped,
     "a cached output": output_cached,
-    "only the last step of a block": only_the_last_step,
 }
 """Of a size that matters."""
+LAZY = "only the last step of a block"
+"""See `OnlyTheLast`."""
 NOT_TOLD: Mapping[str, Fault] = {"epsilon x 10": epsilon, "weight decay off": decay_off}
 """What no witness tells apart: too small, or the same but for rounding."""
