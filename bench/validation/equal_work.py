@@ -130,8 +130,7 @@ def watched(ask: Ask, fault: Fault | None = None, lazy: bool = False) -> Told:
     try:
         if fault is not None:
             torch.manual_seed(ask.seed)
-            with torch.no_grad():
-                fault(job)
+            fault(job)
         watch = Watch(job, device, precision, ask.seed, ask.noise)
         watch.start()
         if lazy:

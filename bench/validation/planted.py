@@ -21,7 +21,7 @@ class Absent(Exception):
 
 
 def _need(part: Any) -> Any:
-    if part is None or (hasattr(part, "__len__") and not len(part)):
+    if part is None or (isinstance(part, list) and not part):
         raise Absent
     return part
 

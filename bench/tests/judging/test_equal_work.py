@@ -44,8 +44,8 @@ def told(base: Proof, other: Proof, precision: str = "bf16") -> EqualWork:
     [
         (None, 0.08),  # as wide as honest work has been
         (0.001, 0.02),  # no narrower than rounding is known to be
-        (0.05, 0.05),  # its own
-        (0.5, 0.08),  # and no wider than a layer that is left out
+        (0.05, 0.03),  # its own
+        (0.5, 0.16),  # and no wider than what matters
     ],
 )
 def test_the_tolerance_is_the_cases_own(noise: float | None, most: float) -> None:
