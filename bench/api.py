@@ -118,10 +118,11 @@ def run_suite(
     """Measures a suite, launch by launch, each in a process of its own; gives the run as recorded.
 
     suite: a shipped suite's name or a .toml file; device: `BACKEND[:INDEX]`, by default the first
-    accelerator, else the CPU; only: a glob over the cases' names; launches: a number, or `auto`;
-    budget_minutes: no launch is started that would end later; out: the folder of the record, which
-    is written line by line and named by the run (`RunFile.path`); watch: who is told how it goes;
-    command: the command line that the record holds, by default the one that does the same.
+    accelerator, else the CPU; only: globs over the cases' names, with commas between; launches: a
+    number, or `auto`; budget_minutes: no launch is started that would end later; out: the folder of
+    the record, which is written line by line and named by the run (`RunFile.path`); watch: who is
+    told how it goes; command: the command line that the record holds, by default the one that does
+    the same.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
@@ -138,7 +139,7 @@ def run_suite(
     identity = run_id()
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
-        writer = begin(path, identity, read_suite.name, cases, settings, chosen, command)
+        writer = begin(path, identity, read_suite.title, cases, settings, chosen, command)
         with contextlib.closing(writer):
             open_session(writer, cases, settings, chosen, face, _seconds(budget_minutes)).run()
     return read(path)
@@ -218,14 +219,17 @@ def render(
     *,
     width: int = 100,
     colour: bool = False,
+    wide: bool = False,
+    beside_record: bool = False,
 ) -> str:
     """Runs, or comparisons of them, as text that ends in a newline.
 
     format: of runs one of `accelmark list reports`, of comparisons `table` or `json`; width:
-    columns of a table. Raises `UnknownName` for another format, and `MissingPackage` where a format
-    needs a package that is not installed.
+    columns of a table; wide: everything of every case, rather than a line; beside_record: for who
+    typed the records' paths, so that a command to type next has them. Raises `UnknownName` for
+    another format, and `MissingPackage` where a format needs a package that is not installed.
     """
-    canvas = Canvas(width=width, colour=colour)
+    canvas = Canvas(width=width, colour=colour, wide=wide, beside_record=beside_record)
     several: list[Any] = [what] if _is_one(what) else list(what)  # type: ignore[arg-type]
     comparisons = [one for one in several if isinstance(one, Comparison)]
     if comparisons and len(comparisons) == len(several):

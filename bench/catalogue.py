@@ -126,7 +126,27 @@ def configs_folder() -> Path:
 
 
 def suites() -> dict[str, Path]:
-    """Every shipped suite by name."""
-    return {
-        file.stem: file for file in sorted(configs_folder().glob("*.toml")) if file.stem != "chips"
-    }
+    """Every shipped suite by name: of each the newest."""
+    return {title.partition("@")[0]: file for title, file in releases().items()}
+
+
+def releases() -> dict[str, Path]:
+    """Every shipped suite by name and number, the oldest of a name first: `quick@1`, `quick@2`.
+
+    What was released does not change: an idea that is new is a number more. The newest lies in
+    `NAME.toml`, those before it in `NAME@NUMBER.toml`.
+    """
+    numbered: dict[str, dict[int, Path]] = {}
+    newest: dict[str, Path] = {}
+    for file in configs_folder().glob("*.toml"):
+        name, _, number = file.stem.partition("@")
+        if number.isdecimal():
+            numbered.setdefault(name, {})[int(number)] = file
+        elif file.stem != "chips":
+            newest[name] = file
+    found: dict[str, Path] = {}
+    for name in sorted(newest):
+        older = numbered.get(name, {})
+        last = max(older, default=0) + 1
+        found |= {f"{name}@{n}": file for n, file in sorted({**older, last: newest[name]}.items())}
+    return found

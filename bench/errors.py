@@ -64,7 +64,15 @@ class MissingPackage(AccelmarkError):
 
 
 class ComparisonError(AccelmarkError):
-    """Runs that cannot be set side by side at all."""
+    """Runs that cannot be set side by side at all.
+
+    code: of the rule that forbids it (`bench.judging.reasons`), named at the end of the message;
+    empty where the options are at fault, not the runs.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(f"{message} [{code}]" if code else message)
+        self.code = code
 
 
 class PublicationError(AccelmarkError):

@@ -15,6 +15,11 @@ class Canvas(msgspec.Struct, frozen=True, kw_only=True):
 
     width: int = 100
     colour: bool = False
+    wide: bool = False
+    """Whether everything is shown of every case, rather than a line."""
+    beside_record: bool = False
+    """Whether it is read where the record lies, by who typed its path: then a command to type next
+    has that path. What is handed on names a file by its last name only."""
 
 
 class Report(ABC):

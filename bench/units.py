@@ -7,6 +7,10 @@ import math
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
+LONGEST = 1e15
+"""A number of more digits than anybody reads has an exponent."""
+
+
 def significant(value: float, digits: int = 3) -> str:
     """`value` in `digits` significant digits, without an exponent where it is readable.
 
@@ -16,6 +20,8 @@ def significant(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     magnitude = abs(value)
+    if magnitude >= LONGEST:
+        return f"{value:.{digits - 1}e}"
     if magnitude >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     if magnitude < 1e-4:

@@ -11,13 +11,14 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import msgspec
 
 from bench import rehearsal
 from bench.errors import suggestion
 from bench.precision import Precision
+from bench.records.case import ParameterValue
 from bench.records.outcome import Work
 
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ class OneOf(msgspec.Struct, frozen=True):
         require_one_of(name, value, self.names)
 
 
+class Later(msgspec.Struct, frozen=True):
+    """In the type of a parameter: it came after cases of its mode had been measured.
+
+    Its default means what was done before. A case has it only where it is something else, so that
+    what was measured before keeps its fingerprint.
+    """
+
+
 BatchSize = Annotated[int, Within(1, 65536)]
 AdamW = Annotated[str, OneOf(["adamw"])]
 Sgd = Annotated[str, OneOf(["sgd"])]
@@ -61,14 +70,35 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `batch_size: BatchSize = 8`, `layers: Annotated[int, Within(1, 12)] = 12`. What depends on two
     fields is checked in a `__post_init__` of one's own. A value that cannot exist raises ValueError
-    with what is allowed. Every field is part of the case's fingerprint, so a field that is added
-    later raises the workload's version.
+    with what is allowed. Every field is part of the case's fingerprint; one that is added later is
+    marked so, `Annotated[bool, Later()] = False`, and leaves the cases before it what they were.
+    """
+
+    earlier: ClassVar[Mapping[int, Mapping[str, ParameterValue]]] = {}
+    """Earlier versions of the mode whose step was the same, by number: of each, the parameters that
+    it had not, at the values which say what was done then. Their figures are compared with today's.
     """
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be."""
         for name, rule in _rules(type(self)):
             rule.check(name, getattr(self, name))
+
+    @classmethod
+    def written(cls, values: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
+        """The values as a case has them: in the fields' order, without a later one's default."""
+        fields = {f.name: f for f in msgspec.structs.fields(cls)}
+        hints = get_type_hints(cls, include_extras=True)
+        return {
+            name: values[name]
+            for name, field in fields.items()
+            if name in values
+            and not (
+                any(isinstance(rule, Later) for rule in getattr(hints[name], "__metadata__", ()))
+                and values[name] == field.default
+                and type(values[name]) is type(field.default)
+            )
+        }
 
 
 @functools.cache
@@ -153,10 +183,19 @@ class Unsupported(Exception):
     """
 
 
+class Wrong(Exception):
+    """What this device computes is wrong, by a trial: nothing that it measures may be used.
+
+    Raised by `Workload.build`; the launch is void, with the reason.
+    """
+
+
 class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a workload."""
 
     parameters: type[Parameters]
+    version: int | None = None
+    """Raised whenever this mode's step changes meaning; None for the workload's."""
     precisions: tuple[str, ...] = INFERENCE_PRECISIONS
     executions: tuple[str, ...] = ("eager",)
     latency: str | None = None
@@ -310,7 +349,8 @@ class Workload(ABC):
 
     name: str
     version: int
-    """Raised whenever a step changes meaning: records of two versions are not comparable."""
+    """Of every mode that has none of its own (`Mode.version`). Raised whenever a step changes
+    meaning: records of two versions are compared only where `Parameters.earlier` says why."""
     modes: Mapping[str, Mode]
     memory_formats: tuple[str, ...] = ("contiguous",)
     """Layouts of four-dimensional tensors that make a difference to it. A fixed case has the first
@@ -322,6 +362,10 @@ class Workload(ABC):
     one of its packages is absent, the workload is skipped and says so; nothing else is."""
     optional: tuple[str, ...] = ()
     """Top-level modules of that extra."""
+
+    def version_of(self, mode: str) -> int:
+        """The version of a mode, which its cases bear."""
+        return self.modes[mode].version or self.version
 
     @abstractmethod
     def work(self, mode: str, parameters: Any, precision: Precision) -> Work:

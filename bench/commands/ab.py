@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from bench.commands.common import (
+    WIDE,
     Side,
     canvas,
     choose,
@@ -45,7 +46,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonE
     metavar="PATH",
     help="An interpreter with accelmark installed: once for B, or once for each side.",
 )
-@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
 @click.option(
     "--launches",
     metavar="N",
@@ -60,6 +61,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonE
     show_default=True,
     help="Folder for the two records.",
 )
+@WIDE
 def ab(
     suite: str,
     devices: tuple[str, ...],
@@ -68,6 +70,7 @@ def ab(
     only: str | None,
     launches: str,
     out: Path,
+    wide: bool,
 ) -> None:
     """Measure SUITE on two sides in turns (ABAB) on this host, and compare B with A.
 
@@ -97,7 +100,7 @@ def ab(
         sessions = []
         for path, device, side in zip(paths, chosen, sides, strict=True):
             name = f"{identity}{path.stem[-2:]}"
-            writer = begin(path, name, read_suite.name, cases, settings, device, typed())
+            writer = begin(path, name, read_suite.title, cases, settings, device, typed())
             stack.callback(writer.close)
             sessions.append(
                 open_session(
@@ -110,7 +113,11 @@ def ab(
     first, second = (read(path) for path in paths)
     comparison = api.compare_runs(first, second)
     shown = canvas(None)
-    put_card(api.render(comparison, width=shown.width, colour=shown.colour))
+    put_card(
+        api.render(
+            comparison, width=shown.width, colour=shown.colour, wide=wide, beside_record=True
+        )
+    )
     for path in paths:
         say(f"record: {path}")
     if reason == "interrupted":

@@ -84,12 +84,31 @@ def typed() -> list[str]:
     return command_line("accelmark", sys.argv[1:])
 
 
-def render(format_name: str, runs: list[RunFile], width: int | None = None) -> str:
-    """Runs as a report of that name."""
+WIDE = click.option(
+    "--wide", is_flag=True, help="Everything of every case, below its line on the card."
+)
+"""Of every command that prints a card."""
+
+
+def render(
+    format_name: str,
+    runs: list[RunFile],
+    width: int | None = None,
+    *,
+    wide: bool = False,
+    handed_on: bool = False,
+) -> str:
+    """Runs as a report of that name; handed_on: whether it is written to a file."""
     from bench import api
 
     shown = canvas(width)
-    return api.render(runs, format_name, width=shown.width, colour=shown.colour)
+    return api.render(
+        *(runs, format_name),
+        width=shown.width,
+        colour=shown.colour,
+        wide=wide,
+        beside_record=not handed_on,
+    )
 
 
 def canvas(width: int | None) -> Canvas:

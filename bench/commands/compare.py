@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import sys
 from pathlib import Path
 
 import click
 
-from bench.commands.common import canvas, say
+from bench.commands.common import WIDE, canvas, say
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 
@@ -35,6 +37,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 @click.option(
     "--width", type=click.IntRange(40, 500), help="Columns of the table. Default: the terminal's."
 )
+@WIDE
 def compare(
     base: Path,
     others: tuple[Path, ...],
@@ -42,6 +45,7 @@ def compare(
     fail_if_slower: float | None,
     as_json: bool,
     width: int | None,
+    wide: bool,
 ) -> None:
     """Say who is faster than BASE, by how much, how surely; or why that cannot be said."""
     from bench import api
@@ -54,17 +58,22 @@ def compare(
             "BASE and once for each OTHER, in their order."
         )
     first = api.read_run(base)
-    comparisons = [
-        api.compare_runs(
-            first,
-            other,
-            Prices(base=prices[0], other=prices[k]) if prices else None,
-        )
-        for k, other in enumerate(others, start=1)
-    ]
+    each = [Prices(base=prices[0], other=price) for price in prices[1:]]
+    pairs = itertools.zip_longest(others, each)  # no price at all, or one for each
+    try:
+        comparisons = [api.compare_runs(first, *pair) for pair in pairs]
+    except ComparisonError as error:
+        if as_json and error.code:
+            refused = {"refused": {"code": error.code, "reason": str(error)}}
+            put_file(json.dumps([refused], indent=2) + "\n")
+        raise
     shown = canvas(width)
     text = api.render(
-        comparisons, "json" if as_json else "table", width=shown.width, colour=shown.colour
+        *(comparisons, "json" if as_json else "table"),
+        width=shown.width,
+        colour=shown.colour,
+        wide=wide,
+        beside_record=True,
     )
     (put_file if as_json else put_card)(text)
     if fail_if_slower is not None:
@@ -75,7 +84,7 @@ def compare(
             sys.exit(EXIT_SLOWER)
         unjudged = [c for one in comparisons for c in verdicts.undecidable(one)]
         for case in unjudged:
-            say(f"not judged ({case.verdict}): {case.case.label}")
+            say(f"not judged ({case.verdict}, {', '.join(case.codes)}): {case.case.label}")
         if unjudged:
             sys.exit(EXIT_INCOMPLETE)
     if not any(one.ratios for one in comparisons):

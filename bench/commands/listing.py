@@ -40,7 +40,7 @@ def _listing(what: str) -> dict[str, str]:
     if what == "chips":
         return {chip.name: chip.summary for chip in chips.chips()}
     if what == "suites":
-        return {name: _suite_summary(file) for name, file in catalogue.suites().items()}
+        return {name: _suite_summary(file) for name, file in catalogue.releases().items()}
     if what == "precisions":
         return {name: precision.summary for name, precision in PRECISIONS.items()}
     kinds: dict[str, catalogue.Kind] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import render, say, write
+from bench.commands.common import WIDE, render, say, write
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_BAD_INPUT
 
@@ -27,14 +27,15 @@ from bench.errors import EXIT_BAD_INPUT
 @click.option(
     "--width", type=click.IntRange(40, 500), help="Columns of the table. Default: the terminal's."
 )
+@WIDE
 def report(
-    runs: tuple[Path, ...], format_name: str, output: Path | None, width: int | None
+    runs: tuple[Path, ...], format_name: str, output: Path | None, width: int | None, wide: bool
 ) -> None:
     """Print the report of one or more runs (a .jsonl file, or the folder it lies in)."""
     from bench import api
 
     files = [api.read_run(path) for path in runs]
-    text = render(format_name, files, width)
+    text = render(format_name, files, width, wide=wide, handed_on=output is not None)
     if output is None:
         (put_card if format_name == "table" else put_file)(text)
     else:

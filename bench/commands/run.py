@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import render, say, show, typed, watching
+from bench.commands.common import WIDE, render, say, show, typed, watching
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--device", metavar="BACKEND[:INDEX]", help="Default: the first accelerator, else cpu."
 )
-@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+@click.option("--only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
 @click.option(
     "--launches", metavar="N", help="Processes per case, or `auto`: until the interval is narrow."
 )
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Folder for the run's record.  [default: runs]",
 )
+@WIDE
 def run(
     suite: str | None,
     device: str | None,
@@ -50,8 +51,9 @@ def run(
     budget_minutes: float | None,
     record: Path | None,
     out: Path | None,
+    wide: bool,
 ) -> None:
-    """Measure SUITE (a shipped suite or a .toml file; default: quick) and print its report card."""
+    """Measure SUITE (quick, quick@1, a .toml file; default: quick) and print its report card."""
     from bench import api
 
     if record is not None:
@@ -62,7 +64,7 @@ def run(
                 f"--resume {record}: {', '.join(wrong)} cannot be given with it; the record says "
                 "what is to be done. Leave it out, or start a new run."
             )
-        _resume(record, budget_minutes)
+        _resume(record, budget_minutes, wide=wide)
         return
     _finish(
         api.run_suite(
@@ -74,11 +76,12 @@ def run(
             out=out or "runs",
             watch=watching,
             command=typed(),
-        )
+        ),
+        wide=wide,
     )
 
 
-def _resume(record: Path, budget_minutes: float | None) -> None:
+def _resume(record: Path, budget_minutes: float | None, *, wide: bool) -> None:
     """Measures what a run that ended early has not."""
     from bench import api
     from bench.running.resume import require_run
@@ -88,16 +91,17 @@ def _resume(record: Path, budget_minutes: float | None) -> None:
         require_run(file)  # before it is read again, which a pipe cannot be
     if api.is_complete(file):
         say(f"{file.path} ran to its end: nothing is left to measure.")
-        _finish(file)
+        _finish(file, wide=wide)
         return
-    _finish(api.resume_run(record, budget_minutes=budget_minutes, watch=watching, command=typed()))
+    result = api.resume_run(record, budget_minutes=budget_minutes, watch=watching, command=typed())
+    _finish(result, wide=wide)
 
 
-def _finish(result: RunFile) -> None:
+def _finish(result: RunFile, *, wide: bool) -> None:
     """Prints the card of a run that has ended, and leaves with its exit code."""
     from bench import api
 
-    show(render("table", [result]), result.path)
+    show(render("table", [result], wide=wide), result.path)
     say(f"record: {result.path}")
     if result.end is not None and result.end.reason == "interrupted":
         sys.exit(EXIT_INTERRUPTED)

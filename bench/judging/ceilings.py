@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from bench.judging import chips
-from bench.judging.row import Row
+from bench.judging.row import UNDISTURBED, Row
 
 CEILING_WORKLOAD = "gemm"
 """The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
@@ -18,7 +18,7 @@ TRANSFER_CEILING = "transfer-to-device"
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a run: each rate, by the fingerprint of its case, that a ceiling may be the best of."""
+    """Of a run: each rate, by the fingerprint of its work, that a ceiling may be the best of."""
 
     matmul: dict[str, dict[str, float]]
     """FLOP/s, apart by arithmetic."""
@@ -29,17 +29,17 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ceilings(rows: Iterable[Row]) -> Ceilings:
-    """Of the rows of a run that are OK or NOISY."""
+    """Of the rows of a run that nothing disturbed."""
     found = Ceilings(matmul={}, bandwidth={}, transfer={})
     for row in rows:
-        if row.verdict not in ("OK", "NOISY"):
+        if row.verdict not in UNDISTURBED:
             continue
         if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
-            found.matmul.setdefault(row.arithmetic, {})[row.case.fingerprint] = row.flop_per_second
+            found.matmul.setdefault(row.arithmetic, {})[row.work.fingerprint] = row.flop_per_second
         if row.case.workload == BANDWIDTH_WORKLOAD and row.bytes_per_second is not None:
-            found.bandwidth[row.case.fingerprint] = row.bytes_per_second
+            found.bandwidth[row.work.fingerprint] = row.bytes_per_second
         if row.case.name == TRANSFER_CEILING and row.throughput is not None:
-            found.transfer[row.case.fingerprint] = row.throughput
+            found.transfer[row.work.fingerprint] = row.throughput
     return found
 
 

@@ -6,63 +6,90 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.judging.equal_work import refused
+from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.records.case import Case, Setting
 
 
-def unequal(base: Case, other: Case) -> Iterator[str]:
-    """Every way in which two cases are not the same work, in words."""
-    fields: list[tuple[str, Any, Any]] = [
-        ("workload", base.workload, other.workload),
-        ("workload version", base.version, other.version),
-        ("mode", base.mode, other.mode),
-        ("precision", base.precision, other.precision),
-        ("execution", base.execution, other.execution),
-        ("track", base.track, other.track),
-        ("device count", base.devices, other.devices),
-        ("parallelism", base.parallelism, other.parallelism),
+def unequal(base: Case, other: Case) -> Iterator[Reason]:
+    """Every way in which two cases are not the same work."""
+    fields: list[tuple[Code, str, Any, Any]] = [
+        (Code.WORKLOAD, "workload", base.workload, other.workload),
+        (Code.VERSION, "workload version", base.version, other.version),
+        (Code.MODE, "mode", base.mode, other.mode),
+        (Code.PRECISION, "precision", base.precision, other.precision),
+        (Code.EXECUTION, "execution", base.execution, other.execution),
+        (Code.TRACK, "track", base.track, other.track),
+        (Code.DEVICE_COUNT, "device count", base.devices, other.devices),
+        (Code.PARALLELISM, "parallelism", base.parallelism, other.parallelism),
     ]
-    names = dict.fromkeys((*base.parameters, *other.parameters))
-    fields += [(n, base.parameters.get(n, "none"), other.parameters.get(n, "none")) for n in names]
-    opened = dict.fromkeys((*base.space, *other.space)) if base.track == other.track else ()
-    fields += [(f"tuned {n}", _listed(base.space, n), _listed(other.space, n)) for n in opened]
-    for name, mine, theirs in fields:
+    for name in dict.fromkeys((*base.parameters, *other.parameters)):
+        mine, theirs = (case.parameters.get(name, "none") for case in (base, other))
+        fields.append((Code.PARAMETER, name, mine, theirs))
+    for name in dict.fromkeys((*base.space, *other.space)) if base.track == other.track else ():
+        mine, theirs = (_listed(case.space, name) for case in (base, other))
+        fields.append((Code.CHOICES, f"tuned {name}", mine, theirs))
+    for code, name, mine, theirs in fields:
         # 1 == True == 1.0 for Python, and not for the fingerprint.
         if mine != theirs or type(mine) is not type(theirs):
-            yield f"{name} differs ({mine}, {theirs})"
+            yield Reason(code, f"{name} differs ({mine}, {theirs})")
 
 
 def _listed(space: Mapping[str, Sequence[Setting]], name: str) -> str:
     return " ".join(str(value) for value in space.get(name, ())) or "fixed"
 
 
-def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[str]:
+def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
     """Every reason why two rows may not be compared; nothing where they may."""
-    yield from unequal(base.case, other.case)
+    yield from unequal(base.work, other.work)
     mine, theirs = (side.file.run for side in sides)
     if mine.schema != theirs.schema:
-        yield f"record schema differs ({mine.schema}, {theirs.schema})"
+        words = f"record schema differs ({mine.schema}, {theirs.schema})"
+        yield Reason(Code.SCHEMA, words)
     if mine.settings.timing != theirs.settings.timing:
-        yield f"timing mode differs ({mine.settings.timing}, {theirs.settings.timing})"
+        words = f"timing mode differs ({mine.settings.timing}, {theirs.settings.timing})"
+        yield Reason(Code.TIMING, words)
     if base.unit and other.unit and base.unit != other.unit:
-        yield f"unit of throughput differs ({base.unit}, {other.unit})"
+        yield Reason(Code.UNIT, f"unit of throughput differs ({base.unit}, {other.unit})")
     for who, side, row in zip(("base", "other"), sides, (base, other), strict=True):
         if row.status != "measured":
-            yield f"{who} is {row.status}: {row.reason}"
-        yield from (f"{who}: {reason}" for reason in _disqualified(side, row))
+            code = Code(row.status) if row.reached else Code.NOT_REACHED
+            yield Reason(code, f"{who} is {row.status}: {row.reason}")
+        for reason in _disqualified(side, row):
+            yield Reason(reason.code, f"{who}: {reason.words}")
     yield from refused(sides, base, other)
 
 
-def _disqualified(side: Side, row: Row) -> Iterator[str]:
+def _disqualified(side: Side, row: Row) -> Iterator[Reason]:
     """What makes a row unfit for any comparison although it has a number."""
     environments = side.environments(row)
     devices = [side.file.run.device, *(e.get("device") for e in environments)]
     if any(isinstance(d, dict) and d.get("simulated") for d in devices):
-        yield "a simulated device"
+        yield Reason(Code.SIMULATED, "a simulated device")
     arithmetic = row.arithmetic
     reduced = [e.get("float32_reduced") for e in environments]
     if arithmetic == "fp32" and any(reduced):
-        yield "float32 products were allowed a shorter mantissa (TF32 or its like)"
+        words = "float32 products were allowed a shorter mantissa (TF32 or its like)"
+        yield Reason(Code.SHORT_MANTISSA, words)
     if arithmetic == "tf32" and not all(reduced):
-        yield "float32 products were not allowed the shorter mantissa that the precision asks for"
+        words = "float32 products were not allowed the shorter mantissa that the precision asks for"
+        yield Reason(Code.FULL_MANTISSA, words)
+    if row.case.precision == "bf16" and any(map(_left_weights, environments)):
+        words = (
+            "its weights did not train: the fused SGD of torch 2.13 leaves bfloat16 weights as "
+            "they are on a CPU (pytorch 191763). Measure it again"
+        )
+        yield Reason(Code.UNTRAINED, words)
+
+
+def _left_weights(environment: Mapping[str, Any]) -> bool:
+    """Whether a record from before optimizers were tried used one that is known to be wrong."""
+    device, job = environment.get("device"), environment.get("job")
+    return (
+        isinstance(device, Mapping)
+        and isinstance(job, Mapping)
+        and device.get("backend") == "cpu"
+        and job.get("optimizer") == "SGD(fused=True)"
+        and str(environment.get("torch")).startswith("2.13.")
+    )

@@ -16,7 +16,7 @@ of the machines over the session counts as a difference; `accelmark ab` stops bo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -25,12 +25,15 @@ from bench.errors import ComparisonError
 from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
-from bench.judging.differences import differences
+from bench.judging.cycles import per_cycle
+from bench.judging.differences import Difference, differences
 from bench.judging.equal_work import equal_work
 from bench.judging.pairing import pairs
+from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.judging.split import split
+from bench.judging.suites import command_for_the_rest, suite_of
 from bench.judging.verdicts import enough, preliminary, with_verdicts
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
@@ -60,27 +63,45 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
         raise ComparisonError(
             f"{base.path} and {other.path} are the same run, or a copy of it ({base.run.run_id}): "
             "a run is EQUIVALENT to itself, whatever it measured. Give two runs; `accelmark ab` "
-            "with the same --device twice says how alike two runs of one machine are."
+            "with the same --device twice says how alike two runs of one machine are.",
+            code=Code.SAME_RUN,
         )
     sides = Side(base), Side(other)
     paired = list(pairs(*(side.rows for side in sides)))
     if not any(a is not None and b is not None for a, b in paired):
         raise ComparisonError(
             f"{base.path} and {other.path} have nothing in common: {_works(sides[0])} against "
-            f"{_works(sides[1])}. Compare runs of the same suite."
+            f"{_works(sides[1])}. Compare runs of the same suite.",
+            code=Code.NOTHING_IN_COMMON,
         )
     adaptive = "auto" in (base.run.settings.launches, other.run.settings.launches)
     level = stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
-    cases = [_judge(sides, a, b, level, prices) for a, b in paired]
-    differing = tuple(differences(base, other))
+    judged = [_judge(sides, a, b, level, prices) for a, b in paired]
+    cases = tuple(with_verdicts(judged, 1 - level))
+    differing = (*differences(base, other), *_versions(paired))
     return Comparison(
         base=base,
         other=other,
         level=level,
-        cases=tuple(with_verdicts(cases, 1 - level)),
+        cases=cases,
         differences=differing,
         configured=configured(base, other, differing),
+        suite=suite_of(base.run) or base.run.suite,
+        command_for_the_rest=command_for_the_rest(base.run, cases),
     )
+
+
+def _versions(paired: Sequence[tuple[Row | None, Row | None]]) -> Iterator[Difference]:
+    """Versions by which one work is called: that they are the same is a declaration to be known."""
+    called = {
+        (base.case.workload, base.case.version, other.case.version): None
+        for base, other in paired
+        if base is not None and other is not None and base.work == other.work
+    }
+    for workload, mine, theirs in called:
+        if mine != theirs:
+            name = f"{workload} version (declared to be the same work)"
+            yield Difference(name=name, base=str(mine), other=str(theirs))
 
 
 def _works(side: Side) -> str:
@@ -98,27 +119,28 @@ def _judge(
     if base is None or other is None:
         present = base or other
         assert present is not None
+        code = Code.NOT_IN_OTHER if other is None else Code.NOT_IN_BASE
         missing = "other" if other is None else "base"
         return CaseComparison(
             case=present.case,
             base=base,
             other=other,
             verdict="INCOMPARABLE",
-            reasons=(f"no such case in the {missing} run",),
+            because=(Reason(code, f"no such case in the {missing} run"),),
         )
-    reasons = tuple(incomparable(sides, base, other))
+    because = tuple(incomparable(sides, base, other))
     same_work = equal_work(sides, base, other)
-    if reasons:
+    if because:
         return CaseComparison(
             case=base.case,
             base=base,
             other=other,
             verdict="INCOMPARABLE",
-            reasons=reasons,
+            because=because,
             same_work=same_work,
         )
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
-    verdict, reasons = preliminary(base, other, tested=welch is not None)
+    verdict, because = preliminary(base, other, tested=welch is not None)
     assert base.throughput is not None
     assert other.throughput is not None
     ratio = other.throughput / base.throughput
@@ -127,10 +149,11 @@ def _judge(
         base=base,
         other=other,
         verdict=verdict,
-        reasons=reasons,
+        because=because,
         ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        per_cycle=per_cycle(sides, base, other, level) if welch else None,
         split=split(sides, base, other),
         joule_ratio=_joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,

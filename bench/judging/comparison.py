@@ -8,8 +8,10 @@ import msgspec
 
 from bench import stats
 from bench.judging.configured import Configured
+from bench.judging.cycles import PerCycle
 from bench.judging.differences import Difference
 from bench.judging.equal_work import EqualWork
+from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.split import Split
 from bench.records.case import Case
@@ -28,7 +30,7 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """None where the base has no such case."""
     other: Row | None
     verdict: CompareVerdict
-    reasons: tuple[str, ...] = ()
+    because: tuple[Reason, ...] = ()
     """Why there is no verdict; empty where there is one."""
     ratio: float | None = None
     """Other / base throughput; None where the two are not comparable."""
@@ -36,6 +38,10 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Welch-Satterthwaite interval of the ratio."""
     p_value: float | None = None
     """Two-sided, of equal throughput; adjusted over the comparison by Holm's method."""
+    per_cycle: PerCycle | None = None
+    """The ratio per cycle of the device; None where its clock was not observable."""
+    clock_remark: str = ""
+    """Of FASTER and SLOWER: that it does not hold per cycle; empty where it does, or who knows."""
     split: Split | None = None
     """The ratio, split into chip and software; None where the runs share no measured ceiling. Not
     the chip's where `Configured.chip_doubt` says why."""
@@ -49,6 +55,16 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Of records without a witness: largest relative difference of the output after the first step,
     over launches of equal seed (weights and inputs are then the same); None where no seed is in
     both."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """`because`, in words."""
+        return tuple(reason.words for reason in self.because)
+
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """Of the rules that gave the verdict: of each reason, or the verdict's own."""
+        return tuple(reason.code for reason in self.because) or (Code(self.verdict.lower()),)
 
     @property
     def not_excluded(self) -> float | None:
@@ -69,6 +85,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[Difference, ...]
     configured: Configured = Configured()
     """Of the differences, the settings that may be why one is faster, and what is not known."""
+    suite: str = ""
+    """Of the base: a shipped one's name and number (`bench.judging.suites`), or as it says."""
+    command_for_the_rest: str = ""
+    """What measures, on the other's device, those of the base's cases that it has not; or empty."""
 
     @property
     def ratios(self) -> list[float]:

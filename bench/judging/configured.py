@@ -16,6 +16,7 @@ import msgspec
 from bench import catalogue
 from bench.errors import AccelmarkError
 from bench.judging.differences import Difference
+from bench.judging.reasons import Code
 from bench.records.environment import may_change_speed
 from bench.records.run import Launch, RunFile
 
@@ -53,6 +54,13 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
         if self.not_recorded:
             return f"whether a setting is the cause is not known: {'; '.join(self.not_recorded)}"
         return ""
+
+    @property
+    def doubt_code(self) -> Code | None:
+        """The rule behind `chip_doubt`."""
+        if self.settings:
+            return Code.SETTINGS_DIFFER
+        return Code.SETTINGS_UNKNOWN if self.not_recorded else None
 
 
 def configured(base: RunFile, other: RunFile, differences: Sequence[Difference]) -> Configured:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from bench import units
-from bench.judging.row import Row
+from bench.judging.row import UNDISTURBED, Row
 from bench.planning.sweep import batch_of, without_batch
 from bench.records.outcome import DOES_NOT_FIT
 
@@ -19,8 +19,8 @@ class Curve(msgspec.Struct, frozen=True):
 
     @property
     def best(self) -> Row | None:
-        """The point of the highest throughput, of those that are OK or NOISY."""
-        ranked = [row for row in self.points if row.verdict in ("OK", "NOISY")]
+        """The point of the highest throughput, of those that nothing disturbed."""
+        ranked = [row for row in self.points if row.verdict in UNDISTURBED]
         return max(ranked, key=lambda row: row.throughput or 0.0, default=None)
 
     @property
@@ -36,7 +36,7 @@ class Curve(msgspec.Struct, frozen=True):
         best = self.best
         if best is None:
             return "; ".join(points)
-        ranked = sum(row.verdict in ("OK", "NOISY") for row in self.points)
+        ranked = sum(row.verdict in UNDISTURBED for row in self.points)
         chosen = f"best of {ranked}: {_rate(best)} at batch {batch_of(best.case)}"
         caution = ", which reads high where points are nearly level" if ranked > 1 else ""
         return f"{'; '.join(points)}; {chosen}{caution}"

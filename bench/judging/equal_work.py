@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.records.proof import GRADIENTS, LOSS, OUTPUT, UPDATE, WEIGHTS, Noise, Proof, Vector
@@ -140,6 +141,11 @@ class EqualWork(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def unproved(self) -> str:
+        """Why it is not known; empty where it is."""
+        return self.words if self.absent else ""
+
+    @property
     def proved(self) -> bool:
         """Whether every quantity agrees, and there is one."""
         return not self.absent and all(finding.agrees for finding in self.findings)
@@ -156,7 +162,7 @@ def equal_work(sides: tuple[Side, Side], base: Row, other: Row) -> EqualWork | N
 
     None where it is no question: of two cases, or where one was not measured.
     """
-    if base.case.fingerprint != other.case.fingerprint:
+    if base.work.fingerprint != other.work.fingerprint:
         return None
     if not base.status == other.status == "measured":
         return None
@@ -266,8 +272,10 @@ def _turned(noise: Noise | None, bounds: Mapping[str, Bounds]) -> bool:
     return FACTOR[GRADIENTS] * noise.error > NORM_ONLY
 
 
-def refused(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[str]:
+def refused(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
     """Why two rows are not the same work; nothing where nothing says so."""
     found = equal_work(sides, base, other)
     if found is not None:
-        yield from (finding.refusal for finding in found.findings if not finding.agrees)
+        for finding in found.findings:
+            if not finding.agrees:
+                yield Reason(Code.OTHER_WORK, finding.refusal)

@@ -12,10 +12,12 @@ from bench.records.case import Case
 from bench.records.outcome import Cold, Flag, Measured
 from bench.records.run import Launch, Settings
 from bench.telemetry import energy
-from bench.telemetry.flags import flagged, slowed_launches, unhindered
+from bench.telemetry.flags import flagged, observed_clock, slowed_launches, unhindered
 
 INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
+PASSED_OVER = "optimizer passed over"
+"""What a job says where an implementation of its optimizer is wrong on the device."""
 COMPILED = ("graphs", "graph_breaks")
 """What a launch says of its compiler, if it had one; see `bench.records.environment.compiler`."""
 
@@ -24,7 +26,9 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     """Of measured launches of one case; excluded: how many failed beside them."""
     slowed = slowed_launches(launches)
     measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
-    outcomes = unhindered([flagged(x, slowed) for x in launches])
+    flagged_outcomes = [flagged(x, slowed) for x in launches]
+    outcomes = unhindered(flagged_outcomes)
+    kept = {id(outcome) for outcome in outcomes}
     rates = [o.throughput for o in outcomes]
     level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
     interval = stats.log_estimate(rates, level)
@@ -44,6 +48,11 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         throughput=throughput,
         interval=interval,
         rates=tuple(rates),
+        clocks_mhz=tuple(
+            observed_clock(launch)
+            for launch, outcome in zip(launches, flagged_outcomes, strict=True)
+            if id(outcome) in kept
+        ),
         launches=len(outcomes),
         excluded=excluded,
         hindered=len(measured) - len(outcomes),
@@ -65,6 +74,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         estimated_peak_bytes=estimated_peak_bytes(launches),
         cold=_median_cold(launches),
         compiler=_compiler(launches),
+        optimizer_passed_over=_passed_over(launches),
         items_per_joule=energy.items_per_joule(outcomes),
         joule_interval=energy.interval(outcomes, level),
         energy_source=energy.said_by(launches)[0],
@@ -133,10 +143,8 @@ def _verdict(
     if unsteady > INVALID_SHARE * len(outcomes):
         return "NO_STEADY_STATE", f"{unsteady} of {len(outcomes)} launches never became steady"
     if interval is None:
-        return (
-            "NOISY",
-            f"no interval: {len(outcomes)} of at least {stats.MINIMUM_LAUNCHES} launches",
-        )
+        few = f"no interval: {len(outcomes)} of at least {stats.MINIMUM_LAUNCHES} launches"
+        return "FEW_LAUNCHES", few
     if interval.half_width > settings.target_half_width:
         return "NOISY", (
             f"interval of {units.spread(interval.half_width)} after {len(outcomes)} launches, "
@@ -179,6 +187,12 @@ def _compiler(launches: Sequence[Launch]) -> dict[str, int]:
         if isinstance(said, dict) and all(isinstance(said.get(name), int) for name in COMPILED):
             found.append({name: said[name] for name in COMPILED})
     return max(found, key=lambda one: one["graph_breaks"], default={})
+
+
+def _passed_over(launches: Sequence[Launch]) -> str:
+    jobs = (launch.environment.get("job") for launch in launches)
+    said = (job.get(PASSED_OVER) for job in jobs if isinstance(job, dict))
+    return next((str(words) for words in said if words), "")
 
 
 def _median_cold(launches: Sequence[Launch]) -> Cold:

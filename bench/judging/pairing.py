@@ -10,11 +10,11 @@ from bench.judging.row import Row
 from bench.records.case import Case
 
 Rows = Mapping[str, Row]
-"""By fingerprint."""
+"""By the fingerprint of its work (`Row.work`)."""
 
 
 def pairs(base: Rows, other: Rows) -> Iterator[tuple[Row | None, Row | None]]:
-    """Equal fingerprints; then, of the same workload and mode, the nearest; then what is left."""
+    """Equal work; then, of the same workload and mode, the nearest; then what is left."""
     left = dict(other)
     alone: list[Row] = []
     for fingerprint, row in base.items():
@@ -24,11 +24,11 @@ def pairs(base: Rows, other: Rows) -> Iterator[tuple[Row | None, Row | None]]:
             alone.append(row)
     near: dict[str, dict[str, set[Hashable]]] = {}
     for fingerprint, row in left.items():
-        near.setdefault(row.case.name, {})[fingerprint] = _fields(row.case)
+        near.setdefault(row.case.name, {})[fingerprint] = _fields(row.work)
     for row in alone:
         candidates = near.get(row.case.name)
         if candidates:
-            mine = _fields(row.case)
+            mine = _fields(row.work)
             chosen = min(candidates, key=lambda f: len(mine ^ candidates[f]))
             del candidates[chosen]
             yield row, left.pop(chosen)

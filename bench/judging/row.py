@@ -8,14 +8,26 @@ import msgspec
 
 from bench import stats
 from bench.planning.tuning import Trial
+from bench.planning.versions import today
 from bench.precision import PRECISIONS
 from bench.records.case import Case, Choice
 from bench.records.outcome import Cold
 
-Verdict = Literal["OK", "NOISY", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
-Limit = Literal["matmul", "memory", "transfer", "host", "input"]
-"""What may limit a case: arithmetic, memory bandwidth, the link to the host, the host itself, which
-queues its kernels, or the input pipeline, for which it waits."""
+Verdict = Literal["OK", "NOISY", "FEW_LAUNCHES", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
+"""Of a measured case. `FEW_LAUNCHES`: nothing is wrong but that there are too few launches for an
+interval (documents made before it was a word of its own say `NOISY`, with `ci_low` null)."""
+UNDISTURBED: tuple[Verdict, ...] = ("OK", "NOISY", "FEW_LAUNCHES")
+"""Verdicts whose figure is the device's: how surely it is known is another question."""
+Limit = Literal["matmul", "memory", "transfer", "power", "host", "input", "kernels"]
+"""What holds a case back: arithmetic, memory bandwidth, the link to the host, the power that the
+device may draw for its arithmetic, the host, which queues its kernels, the input pipeline, for
+which it waits; or its own kernels, which reach none of these by half."""
+REACHED = 0.5
+"""From this share of a ceiling on, it is the ceiling that holds a case back; below, its kernels."""
+HOST_BOUND = 0.8
+"""From this share of a step on, the host's time to queue it has nothing left to hide behind."""
+INPUT_BOUND = 0.2
+"""From this share of the time on, waiting for input is what to look at first."""
 
 
 class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +62,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     interval: stats.Estimate | None = None
     rates: tuple[float, ...] = ()
     """Items/s of each measured launch, in the order they ran."""
+    clocks_mhz: tuple[float | None, ...] = ()
+    """The device's clock in each of those launches; None where that was not observable."""
     launches: int = 0
     """Measured launches that the figures are made of."""
     excluded: int = 0
@@ -126,12 +140,20 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Median over launches."""
     compiler: dict[str, int] = {}
     """What the compiler did, where it was asked: `graphs` that it made, and `graph_breaks`."""
+    optimizer_passed_over: str = ""
+    """Which implementation of the optimizer is wrong on the device, with its figures, and what ran
+    in its place; empty if none is known to be."""
     choice: Choice | None = None
     """Of a tuned case: the choice that the figures are of."""
     trials: tuple[Trial, ...] = ()
     """The launches by which that was found, in the order they ran; no figure is made of them."""
     untried: int = 0
     """Choices that had no launch yet when the run ended, or that a smaller batch ruled out."""
+
+    @property
+    def work(self) -> Case:
+        """The case as this release plans the same work: what two runs are compared by."""
+        return today(self.case)
 
     @property
     def arithmetic(self) -> str:
@@ -159,18 +181,28 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def limit(self) -> tuple[Limit, float] | None:
-        """The measured ceiling that the case is nearest to, and its share of it.
+        """What holds the case back, and how far it came: one word and one share.
 
-        Of the host the share is the time that it takes to queue a step: at 100 % the device waits
-        for it; of an input pipeline, the time that the step waits for its batch. None where the run
-        measured no ceiling.
+        Of a ceiling of the device that this run measured, the share that the case reaches. Of the
+        host, the time that it takes to queue a step over that of a step: while the device is busy
+        for longer it is hidden, so it counts from `HOST_BOUND` on. Of input, the share of the time
+        that a step waits for it. Of kernels, the share of the nearest ceiling; what of a step is
+        not counted (often the bytes that it moves) is not among the ceilings. None where no ceiling
+        was measured and neither host nor input is it.
         """
-        shares: list[tuple[Limit, float | None]] = [
-            ("matmul", self.ceiling_fraction),
+        power = "POWER_CAPPED" in self.flags
+        ceilings: list[tuple[Limit, float | None]] = [
+            ("power" if power else "matmul", self.ceiling_fraction),
             ("memory", self.bandwidth_fraction),
             ("transfer", self.transfer_fraction),
-            ("host", self.host_fraction),
-            ("input", self.input_fraction),
         ]
-        known = [(name, share) for name, share in shares if share is not None]
-        return max(known, key=lambda pair: pair[1], default=None)
+        nearest = max((share for _, share in ceilings if share is not None), default=None)
+        found = [(name, share) for name, share in ceilings if share is not None]
+        found = [(name, share) for name, share in found if share >= REACHED]
+        if self.host_fraction is not None and self.host_fraction >= HOST_BOUND:
+            found.append(("host", self.host_fraction))
+        if self.input_fraction is not None and self.input_fraction >= INPUT_BOUND:
+            found.append(("input", self.input_fraction))
+        if found:
+            return max(found, key=lambda pair: pair[1])
+        return None if nearest is None else ("kernels", nearest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from bench.judging.ceilings import Ceilings, ceilings
@@ -14,12 +15,26 @@ from bench.records.run import RunFile
 from bench.records.runfile import by_case
 
 
+def by_work(rows: Sequence[Row]) -> dict[str, Row]:
+    """By the fingerprint of each row's work: its case in today's form.
+
+    By the case's own where another row has that work: a run may have measured it by two names.
+    """
+    own = {row.case.fingerprint for row in rows}
+    found: dict[str, Row] = {}
+    for row in rows:
+        fingerprint = row.work.fingerprint
+        taken = fingerprint in own or fingerprint in found
+        found[row.case.fingerprint if taken else fingerprint] = row
+    return found
+
+
 class Side:
     """One run of two."""
 
     def __init__(self, file: RunFile) -> None:
         self.file = file
-        self.rows = {row.case.fingerprint: row for row in summarize(file)}
+        self.rows = by_work(summarize(file))
         self._launches = by_case(file.launches)
 
     def environments(self, row: Row) -> list[dict[str, Any]]:

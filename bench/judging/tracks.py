@@ -97,8 +97,8 @@ def _fixed(row: Row, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _same_but_for_tuning(row: Row, other: Row) -> bool:
-    mine, theirs = row.case, other.case
-    parameters = {name: v for name, v in theirs.parameters.items() if name not in row.case.space}
+    mine, theirs = row.work, other.work
+    parameters = {name: v for name, v in theirs.parameters.items() if name not in mine.space}
     return (
         not theirs.space
         and (mine.name, mine.version, mine.precision)

@@ -13,7 +13,8 @@ import msgspec
 from bench import stats
 from bench.errors import ComparisonError
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.judging.row import Row
+from bench.judging.reasons import Code, Reason
+from bench.judging.row import Row, Verdict
 
 COMPARE_LAUNCHES = 5
 """Fewer launches on either side give a ratio without an interval, and no verdict."""
@@ -29,7 +30,7 @@ def enough(base: Row, other: Row) -> bool:
     return min(base.launches, other.launches) >= COMPARE_LAUNCHES
 
 
-def preliminary(base: Row, other: Row, tested: bool) -> tuple[CompareVerdict, tuple[str, ...]]:
+def preliminary(base: Row, other: Row, tested: bool) -> tuple[CompareVerdict, tuple[Reason, ...]]:
     """Why two rows have no verdict; UNDECIDED, and no reason, where it is the test that decides."""
     disturbed = tuple(_disturbed(base, other))
     if not tested:
@@ -37,18 +38,27 @@ def preliminary(base: Row, other: Row, tested: bool) -> tuple[CompareVerdict, tu
     return ("UNRANKED", disturbed) if disturbed else ("UNDECIDED", ())
 
 
-def _too_few(base: Row, other: Row) -> str:
-    return (
+def _too_few(base: Row, other: Row) -> Reason:
+    return Reason(
+        Code.FEW_LAUNCHES,
         f"{base.launches} and {other.launches} launches: a verdict needs {COMPARE_LAUNCHES} of "
-        "each (--launches 10)"
+        "each (--launches 10)",
     )
 
 
-def _disturbed(base: Row, other: Row) -> Iterator[str]:
-    """A wide interval is part of the test; a launch that was disturbed is not."""
+DISTURBED: dict[Verdict | None, Code] = {
+    "NO_STEADY_STATE": Code.UNSTEADY,
+    "THROTTLED": Code.THROTTLED,
+    "INVALID": Code.INVALID,
+}
+"""Verdicts of a side with which it is not ranked. A wide interval is part of the test, and no such
+verdict; a launch that was disturbed is not."""
+
+
+def _disturbed(base: Row, other: Row) -> Iterator[Reason]:
     for who, row in (("base", base), ("other", other)):
-        if row.verdict not in ("OK", "NOISY"):
-            yield f"{who} is {row.verdict}: {row.reason}"
+        if row.verdict in DISTURBED:
+            yield Reason(DISTURBED[row.verdict], f"{who} is {row.verdict}: {row.reason}")
 
 
 def with_verdicts(cases: Sequence[CaseComparison], significance: float) -> Iterator[CaseComparison]:
@@ -61,7 +71,12 @@ def with_verdicts(cases: Sequence[CaseComparison], significance: float) -> Itera
         else:
             p_value = next(adjusted)
             verdict = _verdict(case, p_value, significance)
-            yield msgspec.structs.replace(case, p_value=p_value, verdict=verdict)
+            remark = ""
+            if verdict in ("FASTER", "SLOWER") and case.per_cycle and case.ratio:
+                remark = case.per_cycle.remark(case.ratio, LEAST_DIFFERENCE)
+            yield msgspec.structs.replace(
+                case, p_value=p_value, verdict=verdict, clock_remark=remark
+            )
 
 
 def _verdict(case: CaseComparison, p_value: float, significance: float) -> CompareVerdict:

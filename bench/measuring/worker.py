@@ -52,7 +52,7 @@ from bench.records.outcome import (
 from bench.records.reason import of_error, reason
 from bench.records.run import Settings
 from bench.telemetry.contention import HostCounters, causes
-from bench.workload import Job, Look, Site, Unsupported, Workload
+from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
 
 PROGRESS_SECONDS = 0.5
 """Least time between two progress lines, so that the parent stays asleep."""
@@ -155,6 +155,8 @@ class Launch:
             outcome = self._phases()
         except Unsupported as why:
             outcome = Skipped(reason=str(why))
+        except Wrong as why:
+            outcome = Void(reason=f"numerics: {why}")
         except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
             with contextlib.suppress(OSError):  # a full disk is no other outcome
                 traceback.print_exc()  # to stderr, whose end the record keeps
@@ -267,8 +269,7 @@ class Launch:
         self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
     ) -> Outcome:
         request, channel = self.request, self.channel
-        mode = request.case.mode
-        precision = PRECISIONS[request.case.precision]
+        mode, precision = request.case.mode, PRECISIONS[request.case.precision]
         work = workload.work(mode, parameters, precision)
         latency_name = workload.modes[mode].latency
         watch = Watch(job, device, precision, request.seed, request.noise)

@@ -13,6 +13,7 @@ from bench import catalogue
 from bench.errors import SuiteError, UnknownName, suggestion
 from bench.planning.suite_file import Suite
 from bench.planning.sweep import BATCH
+from bench.planning.versions import require_known
 from bench.precision import PRECISIONS
 from bench.records.case import MOST_CHOICES, TUNABLE, TUNED, Case, Setting, ascending
 from bench.workload import Mode, Workload
@@ -54,18 +55,23 @@ def plan(suite: Suite) -> tuple[Case, ...]:
 
 
 def select(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
-    """The cases whose workload, name or name and precision match a shell glob.
+    """The cases whose workload, name or name and precision match one of some shell globs.
 
-    `llama`, `llama-*`, `*-train`, `gemm-matmul-bf16`; `*-tuned` for those of the tuned track.
-    `SuiteError` if none does.
+    `llama`, `llama-*`, `*-train`, `gemm-matmul-bf16`; `*-tuned` for those of the tuned track;
+    several with commas between. `SuiteError` if one of them matches none.
     """
-    chosen = tuple(
-        case for case in cases if any(fnmatch.fnmatchcase(text, pattern) for text in _matched(case))
-    )
-    if not chosen:
-        names = {case.name for case in cases}
-        raise SuiteError(f"--only {pattern}: matches no case.{suggestion(pattern, names)}")
-    return chosen
+    chosen: set[str] = set()
+    for glob in pattern.split(","):
+        found = {
+            case.fingerprint
+            for case in cases
+            if any(fnmatch.fnmatchcase(text, glob.strip()) for text in _matched(case))
+        }
+        if not found:
+            names = {case.name for case in cases}
+            raise SuiteError(f"--only {glob}: matches no case.{suggestion(glob, names)}")
+        chosen |= found
+    return tuple(case for case in cases if case.fingerprint in chosen)
 
 
 def _matched(case: Case) -> list[str]:
@@ -129,7 +135,7 @@ def _case(place: str, values: dict[str, Any], table: Any) -> Case:
     execution = _choice(place, who, "execution", values.get("execution", "eager"), mode.executions)
     case = Case(
         workload=workload.name,
-        version=workload.version,
+        version=workload.version_of(name),
         mode=name,
         precision=precision,
         execution=execution,
@@ -224,10 +230,13 @@ def _parameters(place: str, who: str, mode: Mode, values: dict[str, Any]) -> dic
         parameters = msgspec.convert(given, mode.parameters)
     except msgspec.ValidationError as error:
         raise SuiteError(f"{place}: {who}: {error}.") from error
-    complete: dict[str, Any] = msgspec.to_builtins(parameters)
-    return complete
+    return mode.parameters.written(msgspec.to_builtins(parameters))
 
 
 def parameters_of(case: Case, workload: Workload) -> Any:
-    """The case's parameters as its workload's own type."""
-    return msgspec.convert(case.parameters, workload.modes[case.mode].parameters)
+    """The case's parameters as its workload's own type.
+
+    Raises `SuiteError` for a case of a version that this release does not run.
+    """
+    parameters = require_known(case).parameters
+    return msgspec.convert(parameters, workload.modes[case.mode].parameters)

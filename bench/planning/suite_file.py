@@ -1,5 +1,8 @@
 """Suites: TOML files that name work and never a device. Read, checked, not yet expanded.
 
+Those that are shipped (`configs/`) have numbers: `quick@1` stays what it was when it was released,
+and runnable; `quick` is the newest of them. A file of somebody's own has none.
+
 description = "one line"
 
 [settings]                # how it is measured; see `bench.records.run.Settings`
@@ -24,13 +27,14 @@ tuned = { batch_size = [8, 64], execution = ["eager", "compile"] }
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.catalogue import suites
+from bench.catalogue import releases, suites
 from bench.errors import SuiteError, UnknownName, suggestion
 from bench.records.run import MOST_LAUNCHES, Settings
 
@@ -48,14 +52,25 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     source: str
     """The file, as messages name it."""
+    number: int | None = None
+    """Of a shipped suite, which never changes: a new idea has the next one. None for a file of
+    somebody's own."""
     description: str
     settings: Settings
     entries: tuple[dict[str, Any], ...]
     """The `[[case]]` tables, sweeps not yet expanded."""
 
+    @property
+    def title(self) -> str:
+        """What the record calls it: `quick@2`; `mine` where it has no number."""
+        return self.name if self.number is None else f"{self.name}@{self.number}"
+
 
 def find_suite(name: StrPath) -> Path:
-    """A shipped suite by name, or a file by path (anything with a slash or ending in .toml)."""
+    """A shipped suite by name, or a file by path (anything with a slash or ending in .toml).
+
+    A name alone is the newest of that name; `quick@1` is that number of it.
+    """
     path = Path(name)
     if path.suffix == ".toml" or path.parent != Path():
         if path.is_file():
@@ -65,6 +80,8 @@ def find_suite(name: StrPath) -> Path:
             f"{', '.join(suites())}."
         )
     name, known = str(name), suites()
+    if "@" in name:
+        known = releases()
     if name not in known:
         raise UnknownName(
             f"unknown suite `{name}`.{suggestion(name, known)} "
@@ -94,13 +111,28 @@ def read_suite(path: StrPath) -> Suite:
         raise SuiteError(f"{source}: `case` must be tables, each headed [[case]].")
     if not entries:
         raise SuiteError(f"{source}: no case. Add at least one [[case]] table with a `workload`.")
+    name, number = _title(path)
     return Suite(
-        name=path.stem,
+        name=name,
+        number=number,
         source=source,
         description=description,
         settings=_settings(source, content.get("settings", {})),
         entries=tuple(entries),
     )
+
+
+def _title(path: Path) -> tuple[str, int | None]:
+    """The name in a file's name, and the number of a shipped one."""
+    for title, file in releases().items():
+        if file.resolve() == path.resolve():
+            name, _, number = title.partition("@")
+            return name, int(number)
+    if re.search(r"@\d*$", path.stem):
+        raise SuiteError(
+            f"{path}: only suites that are shipped have a number (`{path.stem}`). Rename the file."
+        )
+    return path.stem, None
 
 
 def _settings(source: str, table: Any) -> Settings:

@@ -20,7 +20,8 @@ def _never(value: str, run: Run) -> bool:
 
 
 def _suite(value: str, run: Run) -> bool:
-    return value.removesuffix(".toml") == run.suite == cleaned(run.suite)
+    known = (run.suite, run.suite.partition("@")[0])
+    return run.suite == cleaned(run.suite) and value.removesuffix(".toml") in known
 
 
 def _device(value: str, run: Run) -> bool:
@@ -31,7 +32,7 @@ def _device(value: str, run: Run) -> bool:
 def _only(value: str, run: Run) -> bool:
     """Whether every word of a glob is one of the cases' own."""
     names = [f"{case.name}-{case.precision}-{case.track}" for case in run.plan]
-    words = re.findall(r"[^-*?!\[\]]+", value)
+    words = re.findall(r"[^-*?!\[\],]+", value)
     return all(any(word in name for name in names) for word in words)
 
 

@@ -55,7 +55,7 @@ def _measure(session: pytest.Session) -> None:
     path = folder / f"{plan.suite.name}-{chosen.backend}-{identity}.jsonl"
     cases = tuple({case.fingerprint: case for case in cases_of(session)}.values())
     typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
-    writer = begin(path, identity, plan.suite.name, cases, plan.settings, chosen, typed)
+    writer = begin(path, identity, plan.suite.title, cases, plan.settings, chosen, typed)
     with contextlib.closing(writer):
         reason = open_session(writer, cases, plan.settings, chosen, lines).run()
     config.stash[RUN] = runfile.read(path)

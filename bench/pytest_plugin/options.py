@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="BACKEND[:INDEX]",
         help="Default: the first accelerator, else cpu.",
     )
-    add("--accelmark-only", metavar="GLOB", help="Only these cases, e.g. 'llama-*' or '*-train'.")
+    add("--accelmark-only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
     add(
         "--accelmark-launches",
         metavar="N",

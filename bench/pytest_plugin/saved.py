@@ -42,6 +42,7 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
     from bench.errors import RecordError
     from bench.exchange import benchmark_json
     from bench.judging.comparability import unequal
+    from bench.planning.versions import today
     from bench.records import runfile
 
     place = f"--benchmark-compare, run of {document.get('datetime', 'an unknown time')}"
@@ -68,9 +69,9 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
         heading, launches = entries.get(benchmark_json.full_name(name), (None, []))
         if not launches:
             continue
-        met, other = True, launches[0].case
+        met, other = True, today(launches[0].case)
         if other.fingerprint != case.fingerprint:
-            reasons.append(f"{name}: " + "; ".join(unequal(other, case)))
+            reasons.append(f"{name}: " + "; ".join(one.words for one in unequal(other, case)))
             continue
         reasons += [f"{name}: {reason}" for reason in _other_units(heading, launches)]
     if not met:

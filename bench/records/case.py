@@ -38,7 +38,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     workload: str
     version: int
-    """The workload's own version: raised whenever its step changes meaning."""
+    """The mode's own version: raised whenever its step changes meaning."""
     mode: str
     """`train`, `infer`, `prefill`, `decode`, `matmul`, `copy`, ... as the workload names them."""
     precision: str
@@ -95,20 +95,20 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         What is switched off, and one micro-batch a step, goes without saying. A tuned case ends
         with what it leaves open: `batch 1 to 64, compile or eager`.
         """
+        return ", ".join(self.worded((*self.parameters, *self.space)))
+
+    def worded(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Some of its parameters in words, and of what it leaves open, in the order of the names.
+
+        A name that the case does not have has no words, nor has what goes without saying.
+        """
         words = []
-        for key, value in self.parameters.items():
-            if value is False or (key.endswith("_steps") and value == 1):
-                continue
-            if isinstance(value, str):
-                words.append(value)
-            elif value is True:
-                words.append(key.replace("_", " "))
-            elif key.endswith("_bytes"):
-                words.append(f"{key.removesuffix('_bytes')} {units.memory(int(value))}")
-            else:
-                words.append(f"{_SUFFIXES.sub('', key)} {value}")
-        words += [_range(key, values) for key, values in self.space.items()]
-        return ", ".join(words)
+        for key in names:
+            if key in self.space:
+                words.append(_range(key, self.space[key]))
+            elif key in self.parameters:
+                words.append(_setting(key, self.parameters[key]))
+        return tuple(word for word in words if word)
 
     @property
     def label(self) -> str:
@@ -142,6 +142,19 @@ def within(space: dict[str, tuple[Setting, ...]], choice: Choice) -> bool:
     A case without open settings has none to choose.
     """
     return choice.keys() == space.keys() and all(choice[key] in space[key] for key in space)
+
+
+def _setting(key: str, value: ParameterValue) -> str:
+    """A parameter in words; empty for what is switched off, and for one micro-batch a step."""
+    if value is False or (key.endswith("_steps") and value == 1):
+        return ""
+    if isinstance(value, str):
+        return value
+    if value is True:
+        return key.replace("_", " ")
+    if key.endswith("_bytes"):
+        return f"{key.removesuffix('_bytes')} {units.memory(int(value))}"
+    return f"{_SUFFIXES.sub('', key)} {value}"
 
 
 def _range(key: str, values: tuple[Setting, ...]) -> str:

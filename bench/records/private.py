@@ -67,8 +67,10 @@ _ADDRESS = re.compile(
 )
 """What may be an IP address; whether it is, is asked."""
 _NO_ACCOUNT = r"\s\"'`<>()\[\]{},;:=@/\\|"
-_ACCOUNT = re.compile(rf"(?<![^{_NO_ACCOUNT}])[^{_NO_ACCOUNT}]+@(?:[\w.-]*\w|\[[^\]\s]*\])")
-"""`user@host`, and mail."""
+_ACCOUNT = re.compile(
+    rf"(?<![^{_NO_ACCOUNT}])[^{_NO_ACCOUNT}]+@(?!\d{{1,3}}(?![\w.-]))(?:[\w.-]*\w|\[[^\]\s]*\])"
+)
+"""`user@host`, and mail. (No host is called by a small number: `quick@2` is a suite.)"""
 _DOMAIN = re.compile(
     r"(?<![\w.-])(?:[A-Za-z0-9_-]+\.)+(?:com|org|net|edu|gov|mil|int|lan|local|localdomain|internal"
     r"|intranet|corp|home\.arpa)(?![\w(-]|\.\w)"

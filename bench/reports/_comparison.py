@@ -1,44 +1,37 @@
-"""A comparison as people read it in a terminal."""
+"""A comparison as people read it in a terminal: one line a case."""
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from bench import units
-from bench.judging.compare import WITNESS_TOLERANCE
-from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
-from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
-from bench.planning.tuning import in_words
 from bench.records.run import RunFile
 from bench.report import Canvas
+from bench.reports._comparison_notes import (
+    CELLS,
+    STYLE,
+    after,
+    before,
+    details,
+    legend,
+    notes,
+    parts,
+)
 from bench.reports._drawn import drawn
-from bench.reports._narrow import fitting
+from bench.reports._grid import INDENT, Column, grid
+from bench.reports._labels import Label, labels, plain, visible
+from bench.reports._notes import within
 from bench.reports._wording import STOPPERS
-
-STYLE: dict[CompareVerdict, str] = {
-    "FASTER": "bold green",
-    "SLOWER": "bold red",
-    "EQUIVALENT": "green",
-    "INCOMPARABLE": "bold yellow",
-    "UNRANKED": "yellow",
-}
-WORDS: dict[CompareVerdict, str] = {
-    "FASTER": "FASTER",
-    "SLOWER": "SLOWER",
-    "EQUIVALENT": "EQUIVALENT",
-    "UNDECIDED": "no significant difference",
-    "NO_INTERVAL": "no interval",
-    "UNRANKED": "not ranked",
-    "INCOMPARABLE": "INCOMPARABLE",
-}
-"""A verdict as it is printed."""
 
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
@@ -48,214 +41,141 @@ def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
         for number, comparison in enumerate(comparisons):
             if number:
                 console.print()
-            _card(console, comparison)
+            _card(console, comparison, canvas)
 
     return drawn(canvas, draw)
 
 
-def _card(console: Console, comparison: Comparison) -> None:
-    console.print(_name("base ", comparison.base), style="bold")
-    console.print(_name("other", comparison.other), style="bold")
-    compared = [c for c in comparison.cases if c.ratio is not None]
-    for line in _configured(comparison):
+def _card(console: Console, comparison: Comparison, canvas: Canvas) -> None:
+    console.print(f"base   {plain(_name(comparison.base))}", style="bold")
+    console.print(f"other  {plain(_name(comparison.other))}", style="bold")
+    for line in _outcome(comparison):
         console.print(line)
-    if compared:
-        console.print()
-        table = _table(compared, settings_differ=bool(comparison.configured.unintended))
-        console.print(fitting(console, table))
-        console.print()
-        console.print(_mean(comparison), style="bold")
-        console.print(_legend(comparison), style="dim")
-    for line in _remarks(comparison.cases):
+    for note in before(comparison):
+        console.print(note.line)
+    console.print()
+    names = labels(comparison.base.run.suite, [case.case for case in comparison.cases])
+    left_out = _table(console, comparison, names, wide=canvas.wide)
+    console.print()
+    found = list(notes(comparison, names))
+    for line in (note.line for note in found) if canvas.wide else within(console, found):
         console.print(line)
-    doubt = comparison.configured.chip_doubt
-    words = ("ceiling", "share") if doubt else ("chip", "software")
-    why = [c for c in compared if any(True for _ in _explanations(c, words))]
-    if why:
-        console.print(f"\nChip{', setting' if doubt else ''} or software?", style="bold")
-        for case in why:
-            parts = "; ".join(_explanations(case, words))
-            console.print(Text.assemble(f"  {_short(case)}: ", parts))
-        if any(c.split is not None for c in why):
-            of, reached = (word.capitalize() for word in words)
-            console.print(
-                f"  {of}: ratio of the ceilings that both runs measured, matmul or memory "
-                f"bandwidth, whichever the base is nearer to. {reached}: ratio of the shares of it "
-                "that the case reaches. Their product is the ratio.",
-                style="dim",
-            )
-            if doubt:
-                console.print(f"  No verdict on the chip: {doubt}.", style="yellow")
-    unsaid = comparison.configured.not_recorded
-    if comparison.differences:
-        console.print("\nThe runs differ in", style="bold")
-    else:
-        nothing = "nothing that both recorded" if unsaid else "nothing else"
-        console.print(f"\nThe runs differ in {nothing}.", style="bold")
-    for difference in comparison.differences:
-        console.print(f"  {difference.name}: {difference.base} | {difference.other}")
-    for words_of_it in unsaid:
-        console.print(f"  not known: {words_of_it}")
-    console.print(_next(comparison), style="bold")
+    if below := legend(comparison, left_out, wide=canvas.wide):
+        console.print(below, style="dim")
+    heading, others = after(comparison, wide=canvas.wide)
+    console.print(heading, style="bold")
+    for note in others:
+        console.print(Padding(note.line, (0, 0, 0, INDENT)))
+    if comparison.command_for_the_rest:
+        rest = f"What the other has not measured, on its device: {comparison.command_for_the_rest}"
+        console.print(visible(rest))
+    console.print(visible(_next(comparison, canvas)), style="bold")
 
 
-def _configured(comparison: Comparison) -> Iterator[Text]:
-    """Settings in which the runs differ, before any figure."""
-    found = comparison.configured
-    for one in found.settings:
-        on_purpose = one.name in found.compared
-        word, style = ("COMPARED", "bold") if on_purpose else ("SETTINGS DIFFER", "bold yellow")
-        yield Text.assemble((word, style), f"  {one.name}: {one.base} | {one.other}")
-
-
-def _name(who: str, file: RunFile) -> str:
+def _name(file: RunFile) -> str:
     run = file.run
     device = f"{run.device.get('name')} ({run.device.get('backend')})"
     launches = units.counted(len(file.launches), "launch")
     whole = file.end is not None and file.end.reason == "complete"
     ended = "" if whole else ", UNFINISHED"
-    return f"{who}  {run.suite} on {device}, {launches}{ended}, {run.started_at[:10]}  {run.run_id}"
+    return f"{device}: {run.suite}, {launches}{ended}, {run.started_at[:10]}, {run.run_id}"
 
 
-def _table(cases: Sequence[CaseComparison], settings_differ: bool) -> Table:
-    """Two lines a case, as on the report card."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, collapse_padding=True)
-    # No least widths: where they do not fit, rich cuts the last column off.
-    table.add_column("case", overflow="fold")
-    table.add_column("base", justify="right", no_wrap=True)
-    table.add_column("other", justify="right", no_wrap=True)
-    table.add_column("ratio", justify="right", no_wrap=True)
-    table.add_column("verdict", max_width=26, overflow="fold")
-    for case in cases:
-        verdict = _word(case, settings_differ)
-        table.add_row(_label(case), _side(case.base), _side(case.other), _ratio(case), verdict)
-    return table
-
-
-def _label(case: CaseComparison) -> Text:
-    name = f"{case.case.name} {case.case.precision}{case.case.variant}"
-    return Text.assemble((name, "bold"), "\n", (case.case.detail, "dim"))
-
-
-def _side(row: Row | None) -> Text:
-    assert row is not None
-    assert row.throughput is not None
-    rate = units.rate(row.throughput, row.unit.removesuffix("/s"))
-    spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
-    return Text.assemble(rate, "\n", (f"{spread}, n={row.launches}", "dim"))
-
-
-def _ratio(case: CaseComparison) -> Text:
-    assert case.ratio is not None
-    interval = case.interval
-    between = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
-    return Text.assemble((f"{case.ratio:.3f}", "bold"), "\n", (between, "dim"))
-
-
-def _word(case: CaseComparison, settings_differ: bool) -> Text:
-    words = WORDS[case.verdict]
-    style = STYLE.get(case.verdict, "")
-    if case.verdict == "UNDECIDED" and case.interval is not None:
-        words += f", up to {case.not_excluded:.1%} not excluded"
-        if not case.interval.low <= 1 <= case.interval.high:  # so why no verdict?
-            words += f", {_p_value(case)}"
-    elif case.verdict in ("FASTER", "SLOWER"):
-        words += f"\n{_p_value(case)}" + ("\nsettings differ" if settings_differ else "")
-    return Text(words, style=style)
-
-
-def _p_value(case: CaseComparison) -> str:
-    assert case.p_value is not None
-    return f"p = {case.p_value:.2g}" if case.p_value >= 1e-4 else "p < 0.0001"
-
-
-def _mean(comparison: Comparison) -> str:
+def _outcome(comparison: Comparison) -> Iterator[Text]:
+    """How many cases are judged, and how; then the mean, which is no verdict."""
+    count = Counter(case.verdict for case in comparison.cases)
+    said = ", ".join(f"{count[verdict]} {CELLS[verdict]}" for verdict in CELLS if count[verdict])
+    cases = units.counted(len(comparison.cases), "case")
+    yield Text(f"other against base, {cases}: {said}", "bold")
     mean = comparison.geometric_mean
-    assert mean is not None
-    count = f"{len(comparison.ratios)} of {len(comparison.cases)} cases"
-    return f"Geometric mean of the ratios of {count} (a summary, no verdict): {mean:.3f}"
+    if mean is not None:
+        of = f"{len(comparison.ratios)} of {cases}"
+        yield Text(f"Geometric mean of the ratios of {of} (a summary, no verdict): {_ratio(mean)}")
 
 
-def _legend(comparison: Comparison) -> str:
-    few = f"Under {COMPARE_LAUNCHES} launches a side: no interval."
-    if all(case.interval is None for case in comparison.cases):
-        return f"Ratio: other / base throughput. {few}"
-    return (
-        f"Ratio: other / base throughput, {comparison.level:.0%} Welch interval over launches. "
-        f"FASTER, SLOWER: significant at {1 - comparison.level:.0%} over all cases together (p is "
-        f"Holm's) and {LEAST_DIFFERENCE:.0%} or more. EQUIVALENT: the interval lies within "
-        f"±{EQUIVALENCE:.0%}. {few}"
-    )
+def _table(
+    console: Console, comparison: Comparison, names: dict[str, Label], *, wide: bool
+) -> list[str]:
+    """Prints a line a case, and what is behind it where that is wanted; what is left out."""
+    cases = comparison.cases
+    called = [names[case.case.fingerprint] for case in cases]
+    styles = ["bold" if case.ratio is not None else "" for case in cases]
+    found = grid(console, called, _columns(comparison), styles)
+    for number, line in enumerate(found.head):
+        console.print(line, style="" if number else "bold", no_wrap=True, overflow="ignore")
+    for case, lines in zip(cases, found.rows, strict=True):
+        for line in lines:
+            console.print(line, no_wrap=True, overflow="ignore", crop=False)
+        for text in details(case, parts(comparison)) if wide else ():
+            console.print(Padding(Text(plain(text)), (0, 0, 0, INDENT)), style="dim")
+    return found.left_out
 
 
-def _remarks(cases: Sequence[CaseComparison]) -> Iterator[Text]:
-    for case in cases:
-        if case.reasons and case.verdict != "NO_INTERVAL":
-            word = WORDS[case.verdict]
-            yield _line(case.verdict, word, f"{case.case.label}: {'; '.join(case.reasons)}")
-    few: dict[str, list[str]] = {}
-    for case in cases:
-        if case.verdict == "NO_INTERVAL":
-            few.setdefault("; ".join(case.reasons), []).append(_short(case))
-    for reason, names in few.items():
-        yield _line("NO_INTERVAL", "no interval", f"{', '.join(names)}: {reason}")
-    for case in cases:
-        chosen = [row.choice for row in (case.base, case.other) if row is not None and row.choice]
-        if case.ratio is not None and len(chosen) == 2:
-            base, other = map(in_words, chosen)
-            text = f"{case.case.label}: each side at its best, base {base}; other {other}"
-            yield _line("EQUIVALENT", "TUNED", text)
-    said: dict[str, list[str]] = {}
-    for case in cases:
-        if case.same_work is None or case.ratio is None:
-            continue
-        if case.same_work.absent:
-            said.setdefault(case.same_work.words, []).append(_short(case))
-        else:
-            yield _line("EQUIVALENT", "PROVED", f"{_short(case)}: {case.same_work.words}")
-    for words, names in said.items():
-        yield _line("NO_INTERVAL", "NOT PROVED", f"{', '.join(names)}: {words}")
-    for case in cases:
-        if case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE:
-            text = (
-                f"{case.case.label}: the outputs after the first step differ by "
-                f"{case.witness_gap:.0%} between the two runs, at equal seeds"
-            )
-            yield _line("UNRANKED", "CHECK", text)
+def _columns(comparison: Comparison) -> list[Column]:
+    cases = comparison.cases
+
+    def column(heading: str, cells: Iterator[Text], **changes: Any) -> Column:
+        return Column(heading=heading, cells=list(cells), **changes)
+
+    chip, software = parts(comparison)
+    marked = bool(comparison.configured.unintended)
+    return [
+        column("base", (_side(case, case.base) for case in cases), drops=2),
+        column("other", (_side(case, case.other) for case in cases), drops=2),
+        column("ratio", map(_ratio_cell, cases if comparison.ratios else ()), most=12),
+        column("interval", map(_interval, cases), most=16),
+        column(f"{chip} x {software}", map(_split, cases), drops=1, most=16),
+        column("per joule", (_quotient(case.joule_ratio) for case in cases), drops=4, most=12),
+        column("per price", (_quotient(case.price_ratio) for case in cases), drops=3, most=12),
+        column("verdict", (_word(case, marked) for case in cases), right=False, most=20),
+    ]
 
 
-def _line(verdict: CompareVerdict, word: str, text: str) -> Text:
-    return Text.assemble((word, STYLE.get(verdict, "yellow")), "  ", text)
+def _side(case: CaseComparison, row: Row | None) -> Text:
+    """Nothing of what is not the same work: its figures must not be read side by side."""
+    if row is not None and row.throughput is None:
+        return Text(row.status.upper(), "dim")
+    if row is None or row.throughput is None or case.ratio is None:
+        return Text()
+    return Text(units.rate(row.throughput, plain(row.unit.removesuffix("/s"))))
 
 
-def _short(case: CaseComparison) -> str:
-    return f"{case.case.name} {case.case.precision}{case.case.variant}"
+def _ratio_cell(case: CaseComparison) -> Text:
+    return Text("—", "dim") if case.ratio is None else Text(_ratio(case.ratio), "bold")
 
 
-def _explanations(case: CaseComparison, words: tuple[str, str]) -> Iterator[str]:
-    """What is behind a ratio, as far as the records say; words: for the two parts of a split."""
-    base, other = case.base, case.other
-    assert base is not None
-    assert other is not None
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.3f}" if 1e-3 <= ratio < 1e5 else f"{ratio:.2g}"
+
+
+def _interval(case: CaseComparison) -> Text:
+    found = case.interval
+    if found is None:
+        return Text()
+    return Text(f"{_ratio(found.low)}\N{EN DASH}{_ratio(found.high)}")
+
+
+def _split(case: CaseComparison) -> Text:
     split = case.split
-    if split is not None:
-        shares = " and ".join(_percent(share) for share in split.shares)
-        yield (
-            f"{case.ratio:.2f} = {words[0]} {split.chip:.2f} x {words[1]} {split.software:.2f} "
-            f"({shares} of {split.ceiling})"
-        )
-    for name, pair in (("MFU", (base.mfu, other.mfu)), ("MBU", (base.mbu, other.mbu))):
-        if any(share is not None for share in pair):
-            figures = ["—" if share is None else f"{share:.1%}" for share in pair]
-            yield f"{name} {' and '.join(figures)}"
-    if case.joule_ratio is not None:
-        yield f"per joule (per watt) {case.joule_ratio:.2f}"
-    if case.price_ratio is not None:
-        yield f"per currency unit {case.price_ratio:.2f}"
+    return Text() if split is None else Text(f"{split.chip:.2f} x {split.software:.2f}")
 
 
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+def _quotient(ratio: float | None) -> Text:
+    return Text() if ratio is None else Text(f"{ratio:.2f}" if ratio < 1e5 else f"{ratio:.2g}")
+
+
+def _word(case: CaseComparison, marked: bool) -> Text:
+    """marked: settings differ, so who is faster is no verdict on the chips."""
+    word = CELLS[case.verdict]
+    if case.verdict in ("FASTER", "SLOWER") and marked:
+        word += "*"
+    elif case.verdict == "UNDECIDED" and _excludes_one(case):  # so why no verdict?
+        word += f", p = {case.p_value:.2g}"
+    return Text(word, STYLE.get(case.verdict, ""))
+
+
+def _excludes_one(case: CaseComparison) -> bool:
+    return case.interval is not None and not case.interval.low <= 1 <= case.interval.high
 
 
 def _unranked(comparison: Comparison) -> Iterator[Row]:
@@ -264,9 +184,9 @@ def _unranked(comparison: Comparison) -> Iterator[Row]:
             yield from (row for row in (case.base, case.other) if row is not None)
 
 
-def _next(comparison: Comparison) -> str:
+def _next(comparison: Comparison, canvas: Canvas) -> str:
     verdicts = {case.verdict for case in comparison.cases}
-    suite = comparison.base.run.suite
+    suite = comparison.suite
     if verdicts == {"INCOMPARABLE"}:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:
@@ -292,5 +212,11 @@ def _next(comparison: Comparison) -> str:
             f"Next: narrower intervals, on both machines: accelmark run {suite} --launches {more}"
         )
     sides = (comparison.base, comparison.other)
-    paths = " ".join("RUN" if file.passing else Path(file.path).name for file in sides)
+    paths = " ".join(_path(file, canvas) for file in sides)
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
+
+
+def _path(file: RunFile, canvas: Canvas) -> str:
+    if file.passing:
+        return "RUN"
+    return shlex.quote(file.path if canvas.beside_record else Path(file.path).name)

@@ -59,6 +59,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "input_wait_fraction": row.input_fraction,
         "input_wait_seconds": row.input_wait_seconds,
         "limit": row.limit[0] if row.limit else None,
+        "limit_fraction": row.limit[1] if row.limit else None,
         "items_per_joule": row.items_per_joule,
         "items_per_joule_low": row.joule_interval.low if row.joule_interval else None,
         "items_per_joule_high": row.joule_interval.high if row.joule_interval else None,
@@ -90,4 +91,5 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "first_step_seconds": row.cold.first_step_seconds,
         "compiled_graphs": row.compiler.get("graphs"),
         "graph_breaks": row.compiler.get("graph_breaks"),
+        "optimizer_passed_over": row.optimizer_passed_over or None,
     }

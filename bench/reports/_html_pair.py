@@ -8,8 +8,9 @@ from bench import units
 from bench.errors import ComparisonError
 from bench.judging.compare import compare
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.reports._comparison import WORDS
+from bench.reports._comparison_notes import WORDS
 from bench.reports._html_side import Side
+from bench.reports._wording import handed_on
 
 JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
 """The verdicts that say something of the two devices."""
@@ -25,7 +26,7 @@ class Pair:
         try:
             self.comparison = compare(base.file, other.file)
         except ComparisonError as error:
-            self.refusal = str(error)
+            self.refusal = handed_on(str(error), base.file, other.file)
 
     @property
     def compared(self) -> list[CaseComparison]:

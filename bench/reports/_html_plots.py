@@ -21,7 +21,8 @@ from bench.planning.tuning import figures
 from bench.records.outcome import Measured
 from bench.records.run import Launch
 from bench.reports._html_pair import spoken
-from bench.reports._html_side import Side, name_of, variant, word_of
+from bench.reports._html_side import Side, name_of, variant
+from bench.reports._wording import word_of
 
 MANY_CASES = 100
 """A page of more cases than this would grow too large with every launch's trace."""
@@ -54,7 +55,7 @@ FLAGS = {
 def ratio_mark(case: CaseComparison) -> dict[str, Any]:
     """One line of the ratio plot."""
     interval = case.interval
-    words = spoken(case.verdict)
+    words = ", ".join(filter(None, (spoken(case.verdict), case.clock_remark)))
     between = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
     return {
         "label": name_of(case.case),
@@ -81,7 +82,7 @@ def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
         for row in side.measured:
             slots = found.setdefault((row.case.name, row.unit), {})
             slot = slots.setdefault(
-                row.case.fingerprint,
+                row.work.fingerprint,
                 {"label": variant(row.case), "detail": row.case.detail, "bars": []},
             )
             slot["bars"].append(_bar(side, row))
@@ -198,7 +199,7 @@ def sweeps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for side in sides:
         for row in side.measured:
-            case = row.case
+            case = row.work
             if row.latency is None or batch_of(case) is None:
                 continue
             rest = without_batch(case)
@@ -242,7 +243,7 @@ def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
 
 def traces(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     """For each case with samples: its launches of every run, in the order they ran."""
-    cases = {row.case.fingerprint: row.case for side in sides for row in side.rows}
+    cases = {key: row.case for side in sides for key, row in side.works.items()}
     limits = trace_limits(sides)
     for fingerprint, case in cases.items():
         shown = [

@@ -28,7 +28,7 @@ def provenance(side: Side) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             ("started", run.started_at),
             ("finished", side.file.end.finished_at if side.file.end else NONE),
             ("ended", side.ending or "complete"),
-            ("damage", side.file.damage or "none"),
+            ("damage", side.damage or "none"),
             ("seeds of the launches", ", ".join(seeds) or NONE),
             ("record schema", str(run.schema)),
         ],

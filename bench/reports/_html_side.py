@@ -6,10 +6,13 @@ from collections import Counter
 
 from bench import units
 from bench.judging.row import Row
+from bench.judging.side import by_work
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.records.runfile import by_case
+from bench.reports._summary import summary
+from bench.reports._wording import handed_on, word_of
 
 NONE = "—"
 """Stands where there is nothing to show."""
@@ -24,7 +27,12 @@ class Side:
         self.rows = summarize(file)
         self.device = f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
         self.label = f"{number}: {file.run.device.get('name')}"
-        self.launches = by_case(file.launches)
+        launches = by_case(file.launches)
+        self.works = by_work(self.rows)
+        """The rows by the fingerprint of their work, by which those of two runs meet."""
+        self.launches = {
+            key: launches.get(row.case.fingerprint, ()) for key, row in self.works.items()
+        }
 
     @property
     def measured(self) -> list[Row]:
@@ -40,6 +48,11 @@ class Side:
         return reasons.get(self.file.end.reason, "")
 
     @property
+    def damage(self) -> str:
+        """What is wrong with the record; empty where every line was read."""
+        return handed_on(self.file.damage or "", self.file)
+
+    @property
     def counts(self) -> str:
         """`27 launches of 9 cases, 2026-11-21`."""
         launches = units.counted(len(self.file.launches), "launch")
@@ -53,11 +66,9 @@ class Side:
         return [(word, count, looks) for (word, looks), count in found.items()]
 
     @property
-    def outcome(self) -> str:
-        """What came of the run, as a sentence."""
-        cases = units.counted(len(self.rows), "case")
-        said = ", ".join(f"{count} {word}" for word, count, _ in self.words)
-        return f"{len(self.measured)} of {cases} measured: {said}."
+    def outcome(self) -> list[str]:
+        """What came of the run, in a few sentences."""
+        return [f"{line}." for line in summary(self.rows)]
 
 
 def name_of(case: Case) -> str:
@@ -70,17 +81,10 @@ def variant(case: Case) -> str:
     return f"{case.precision}{case.variant}"
 
 
-def word_of(row: Row) -> str:
-    """The verdict of a measured row, the status of any other: one word for each row."""
-    if row.status == "measured":
-        return str(row.verdict).replace("_", " ")
-    return row.status.upper() if row.reached else "UNREACHED"
-
-
 def looks_of(row: Row) -> str:
     """CSS class of a row: how grave it is."""
     if row.status == "skipped":
         return "warn"
     if row.status != "measured":
         return "bad"
-    return {"OK": "good", "NOISY": "warn"}.get(str(row.verdict), "bad")
+    return {"OK": "good", "NOISY": "warn", "FEW_LAUNCHES": "warn"}.get(str(row.verdict), "bad")

@@ -8,8 +8,8 @@ import msgspec
 
 from bench import units
 from bench.judging.row import Row
-from bench.reports._html_side import NONE, Side, looks_of, name_of, word_of
-from bench.reports._wording import first_step, tail
+from bench.reports._html_side import NONE, Side, looks_of, name_of
+from bench.reports._wording import first_step, share, tail, word_of
 
 ALWAYS = ("case", "verdict", "throughput")
 """Columns that are there even where no row has anything to show."""
@@ -48,8 +48,8 @@ def in_order(sides: Sequence[Side]) -> list[tuple[Side, Row]]:
     place: dict[str, int] = {}
     rows = [(side, row) for side in sides for row in side.rows]
     for _, row in rows:
-        place.setdefault(row.case.fingerprint, len(place))
-    return sorted(rows, key=lambda pair: (place[pair[1].case.fingerprint], pair[0].number))
+        place.setdefault(row.work.fingerprint, len(place))
+    return sorted(rows, key=lambda pair: (place[pair[1].work.fingerprint], pair[0].number))
 
 
 def _number(value: float | None, text: Callable[[float], str], note: str = "") -> Cell:
@@ -82,7 +82,7 @@ def _latency_cell(_: Side, row: Row) -> Cell:
 
 
 def _share(value: float | None) -> Cell:
-    return _number(value, lambda v: f"{v:.0%}" if v >= 0.1 else f"{v:.1%}")
+    return _number(value, share)
 
 
 def _bytes_cell(_: Side, row: Row) -> Cell:
@@ -128,6 +128,7 @@ COLUMNS: tuple[tuple[str, bool, Callable[[Side, Row], Cell]], ...] = (
     ("verdict", False, lambda _, row: Cell(word_of(row), note=_why(row), looks=looks_of(row))),
     ("throughput", True, _throughput_cell),
     ("interval", True, _interval_cell),
+    ("held back by", True, _limit_cell),
     ("p50", True, _latency_cell),
     (
         "FLOP/s",
@@ -137,7 +138,6 @@ COLUMNS: tuple[tuple[str, bool, Callable[[Side, Row], Cell]], ...] = (
     ("of matmul", True, lambda _, row: _share(row.ceiling_fraction)),
     ("MFU", True, lambda _, row: _share(row.mfu)),
     ("MBU", True, lambda _, row: _share(row.mbu)),
-    ("limit", True, _limit_cell),
     ("first step", True, _first_step_cell),
     ("bytes/s", True, _bytes_cell),
     ("peak memory", True, _memory_cell),

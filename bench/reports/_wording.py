@@ -20,15 +20,41 @@ STOPPERS = (
 """What may have a process stand still, as far as it can be named."""
 
 
-def limits(row: Row) -> list[str]:
-    """The measured ceiling that a case is nearest to, then the published one, with its shares."""
-    lines = ["no ceiling" if row.limit is None else f"{row.limit[1]:.0%} {row.limit[0]}"]
-    published = [(row.mfu, "MFU"), (row.mbu, "MBU")]
-    known = [(share, name) for share, name in published if share is not None]
-    if known:
-        share, name = max(known)
-        lines.append(f"{name} {share:.0%}")
-    return lines
+WHOSE = {
+    "package": "the whole package",
+    "shared": "the whole device, which others may use",
+}
+"""Whose energy it is, where it is not the device's own alone."""
+
+
+def limit(row: Row) -> str:
+    """What holds a case back, and how far it came: one word, one figure; empty if not known."""
+    return "" if row.limit is None else f"{row.limit[0]} {whole(row.limit[1])}"
+
+
+def handed_on(text: str, *runs: RunFile) -> str:
+    """A text without the folders of these runs' files, which lead nowhere for another reader."""
+    for run in runs:
+        if run.path != Path(run.path).name:
+            text = text.replace(run.path, Path(run.path).name)
+    return text
+
+
+def whole(value: float) -> str:
+    """A share in whole percents, where one is not too much."""
+    return f"{value:.0%}" if value >= 0.0095 else f"{value:.1%}"
+
+
+def share(value: float) -> str:
+    """A share in percent, of two digits or more."""
+    return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+
+
+def word_of(row: Row) -> str:
+    """The verdict of a measured row, the status of any other: one word for each row."""
+    if row.status == "measured":
+        return str(row.verdict).replace("_", " ")
+    return row.status.upper() if row.reached else "UNREACHED"
 
 
 def tail(latency: LatencySummary) -> str:
@@ -67,10 +93,14 @@ def alone(case: Case) -> str:
     return case.name + (f"-{TUNED}" if case.space else "")
 
 
-def next_step(run: RunFile, rows: list[Row]) -> str:
-    """One line: the most useful thing to do with this card."""
+def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str:
+    """One line: the most useful thing to do with this card.
+
+    beside_record: whether its reader typed the record's path, so that a command may have it.
+    """
     if run.damage:
-        return f"Next: {run.remedy[:1].lower()}{run.remedy[1:]}"
+        remedy = run.remedy if beside_record else handed_on(run.remedy, run)
+        return f"Next: {remedy[:1].lower()}{remedy[1:]}"
     suite = _typed_suite(run)
     bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
     if bad:
@@ -79,7 +109,7 @@ def next_step(run: RunFile, rows: list[Row]) -> str:
             f"accelmark run {suite} --only '{alone(bad[0].case)}'"
         )
     if any(not row.reached for row in rows):
-        return f"Next: not every case was reached; {_go_on(run)}"
+        return f"Next: not every case was reached; {_go_on(run, beside_record)}"
     if any(row.verdict == "THROTTLED" for row in rows):
         return "Next: cool the device, or lower its power limit, and run again: it throttled."
     held = [row for row in rows if row.verdict == "INVALID" and "QUOTA" in row.flags]
@@ -123,12 +153,13 @@ def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
     return f"{counted} ({', '.join(beside)})" if beside else str(counted)
 
 
-def _go_on(run: RunFile) -> str:
+def _go_on(run: RunFile, beside_record: bool) -> str:
     """How the rest of a plan is measured: by the same record where that can go on."""
     if run.run.command[:2] != ("accelmark", "run"):
         return f"run again with more time: accelmark run {_typed_suite(run)}"
-    path = "RECORD" if run.passing else shlex.quote(run.path)
-    return f"go on with it, where it was made: accelmark run --resume {path}"
+    path = run.path if beside_record else Path(run.path).name
+    typed = "RECORD" if run.passing else shlex.quote(path)
+    return f"go on with it, where it was made: accelmark run --resume {typed}"
 
 
 def _typed_suite(run: RunFile) -> str:

@@ -29,6 +29,7 @@
     const most = Math.max(8, Math.floor(width / LETTER));
     return text.length > most ? text.slice(0, most - 1) + "…" : text;
   };
+  const breadth = (text) => LETTER * (text.length + 0.4 * (text.match(/[A-Z]/g) || []).length);
   const runColour = (run) => RUNS[run % RUNS.length];
   const many = data.runs.length > 1;
   const bold = (text) => `<b>${text}</b>`;
@@ -52,7 +53,7 @@
   // Lines of text and marks under each other: y counts pixels from the top. `from` is the share of
   // the width that labels beside the marks take; 0 where each stands above its marks.
   function lines(width, height, texts, figures, axis, from = 0) {
-    const need = Math.max(0, ...figures.map((f) => f.text.length)) * LETTER + 8;
+    const need = Math.max(0, ...figures.map((f) => breadth(f.text))) + 8;
     const split = Math.max(width < 420 ? 0.34 : 0.4, 1 - need / (width - 8));
     const column = (items, x) => ({
       type: "scatter", mode: "text", xaxis: x, yaxis: "y", hoverinfo: "skip", cliponaxis: false,
@@ -121,7 +122,7 @@
         width: marks.map(() => 13),
         marker: {
           color: marks.map((m) => runColour(m.run)),
-          opacity: marks.map((m) => (m.word === "OK" || m.word === "NOISY" ? 1 : 0.45)),
+          opacity: marks.map((m) => (["OK", "NOISY", "FEW LAUNCHES"].includes(m.word) ? 1 : 0.45)),
         },
         hovertext: marks.map((m) => hover(m.hover)), hoverinfo: "text",
       };

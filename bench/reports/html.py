@@ -22,11 +22,12 @@ from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _html_plots
+from bench.reports._card_notes import limit_words
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_provenance import provenance
-from bench.reports._html_side import Side, looks_of, word_of
+from bench.reports._html_side import Side, looks_of
 from bench.reports._html_table import columns, in_order
-from bench.reports._wording import next_step
+from bench.reports._wording import next_step, word_of
 
 
 class HtmlReport(Report):
@@ -70,6 +71,7 @@ class HtmlReport(Report):
             provenance=provenance,
             spoken=spoken,
             flags=_html_plots.FLAGS,
+            words=limit_words([row for side in sides for row in side.rows]),
             limits=_html_plots.trace_limits(sides),
             style=_text("html.css"),
             script=script,

@@ -15,7 +15,8 @@ from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports._wording import limits, tail
+from bench.reports._summary import summary
+from bench.reports._wording import handed_on, limit, tail, word_of
 
 
 class MarkdownReport(Report):
@@ -30,7 +31,7 @@ class MarkdownReport(Report):
             try:
                 lines += _comparison(compare(runs[0], other))
             except ComparisonError as error:
-                lines += ["", f"**Not compared**: {_text(str(error))}"]
+                lines += ["", f"**Not compared**: {_text(handed_on(str(error), runs[0], other))}"]
         return "\n".join(lines).strip() + "\n"
 
 
@@ -40,8 +41,9 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     counts = f"{units.counted(len(run.launches), 'launch')}, {run.run.started_at[:10]}"
     yield f"{counts}, run `{_code(run.run.run_id)}`" + ("" if run.end else ", **unfinished**")
     if run.damage:
-        yield f"\n**{run.flaw.capitalize()}**: {_text(run.damage)}. {_text(run.remedy)}"
-    yield ""
+        damage, remedy = (_text(handed_on(text, run)) for text in (run.damage, run.remedy))
+        yield f"\n**{run.flaw.capitalize()}**: {damage}. {remedy}"
+    yield f"\n{_text('. '.join(summary(rows)))}.\n"
     yield "| case | throughput | interval | launches | latency | limit | peak memory | verdict |"
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
     for row in rows:
@@ -56,13 +58,13 @@ def _measured(row: Row) -> str:
     assert row.throughput is not None
     spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
     memory = units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "—"
-    verdict = f"{row.verdict}" + (f": {_text(row.reason)}" if row.reason else "")
+    verdict = word_of(row) + (f": {_text(row.reason)}" if row.reason else "")
     if row.flags:
         verdict += f" [{', '.join(row.flags)}]"
     cells = [
         _text(row.case.label),
         _text(units.rate(row.throughput, row.unit.removesuffix("/s"))),
-        *(spread, str(row.launches), _latency(row), ", ".join(limits(row)), memory, verdict),
+        *(spread, str(row.launches), _latency(row), limit(row) or "—", memory, verdict),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -75,7 +77,7 @@ def _latency(row: Row) -> str:
 
 
 def _absent(row: Row) -> str:
-    word = row.status.upper() if row.reached else "UNREACHED"
+    word = word_of(row)
     return f"| {_text(row.case.label)} | — | — | — | — | — | — | **{word}**: {_text(row.reason)} |"
 
 
@@ -129,8 +131,10 @@ def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, s
         verdict += f": up to {case.not_excluded:.1%} not excluded"
     if settings_differ and case.verdict in ("FASTER", "SLOWER"):
         verdict += ": settings differ"
-    if case.reasons:
-        verdict += f": {_text('; '.join(case.reasons))}"
+    if case.clock_remark:
+        verdict += f": {case.clock_remark}"
+    if case.because:
+        verdict += f": {_text('; '.join(case.reasons))} (`{'`, `'.join(case.codes)}`)"
     if case.same_work is not None and case.ratio is not None:
         verdict += f"; {_text(case.same_work.words)}"
     return ratio, between, verdict

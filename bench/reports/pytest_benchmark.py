@@ -11,6 +11,7 @@ from bench.exchange.benchmark_json import to_document
 from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
+from bench.reports._wording import handed_on
 
 
 class PytestBenchmarkReport(Report):
@@ -23,7 +24,9 @@ class PytestBenchmarkReport(Report):
                 f"--format pytest-benchmark: a document holds one run, not {len(runs)}. Print one "
                 "for each run, then `pytest-benchmark compare A.json B.json --between=ops`."
             )
-        document = encoded(to_document(runs[0]))
+        (run,) = runs
+        damage = None if run.damage is None else handed_on(run.damage, run)
+        document = encoded(to_document(msgspec.structs.replace(run, damage=damage)))
         return msgspec.json.format(document, indent=2).decode() + "\n"
 
 

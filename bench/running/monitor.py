@@ -26,6 +26,9 @@ from bench.telemetry.source import Process
 ANSWER_SECONDS = 10.0
 """A side process that takes longer to answer is ended."""
 GRACE_SECONDS = 1.0
+FIRST_LOOK_SECONDS = 2.0
+"""How long the first worker waits for the first look: who came with it is told by who was there."""
+AGAIN_SECONDS = 0.05
 DEATHS = 3
 """A side process that did not answer so many times is not started again; up to then the next launch
 has a new one."""
@@ -52,7 +55,7 @@ class Monitor:
         """Why nobody answers of this launch, though somebody may of the next."""
         self._idle_watts: float | None = None
         self._fresh = True
-        self._before: frozenset[int] = frozenset()
+        self._before: frozenset[int] | None = None
         self._let_go_ns = 0
 
     def start(self) -> None:
@@ -76,6 +79,14 @@ class Monitor:
         """A worker is about to open the device: what was seen until now was not its doing."""
         self._lost = None
         answer = self._ask()
+        end = time.monotonic() + FIRST_LOOK_SECONDS
+        while (
+            self._fresh
+            and time.monotonic() < end
+            and not (answer.seen or answer.trouble or answer.problem)
+        ):
+            time.sleep(AGAIN_SECONDS)
+            answer = self._ask()
         self._let_go_ns = time.perf_counter_ns()
         if self._fresh:
             self._idle_watts = energy.idle_watts(self._readings(answer))
@@ -97,9 +108,12 @@ class Monitor:
         absent = dict(answer.absent)
         if answer.problem is not None:
             absent["later readings"] = answer.problem
-        others = strangers([look.users for look in answer.seen], worker, self._before)
+        looks = [look.users for look in answer.seen]
+        others = strangers(looks, worker, self._before)
         if others is None:
-            absent.setdefault("processes", f"{answer.source} does not say who is there")
+            silent = f"{answer.source} does not say who is there"
+            late = "nobody looked who was there before the worker came"
+            absent.setdefault("processes", late if any(looks) else silent)
         memory = [p.memory_bytes for p in others or ()]
         known = [m for m in memory if m is not None]
         return Telemetry(
@@ -194,12 +208,13 @@ class Monitor:
 
 
 def strangers(
-    looks: Sequence[tuple[Process, ...] | None], worker: int, before: Collection[int]
+    looks: Sequence[tuple[Process, ...] | None], worker: int, before: Collection[int] | None
 ) -> tuple[Process, ...] | None:
-    """Who else was on the device, at the look that saw most of them; None if none could see.
+    """Who else was on the device, at the look that saw most of them; None if that cannot be told.
 
-    before: process ids that were there before the worker was. In a container the source may count
-    otherwise than the worker does; whoever came with it then is taken for the worker.
+    before: process ids that were there before the worker was; None if nobody looked. In a container
+    the source may count otherwise than the worker does; whoever came with it then is taken for the
+    worker.
     """
     known = [users for users in looks if users is not None]
     if not known:
@@ -207,7 +222,9 @@ def strangers(
     found = []
     for users in known:
         others = [p for p in users if p.pid != worker]
-        came = [p for p in others if p.pid not in before]
+        if before is None and others and len(others) == len(users):
+            return None
+        came = [p for p in others if p.pid not in (before or ())]
         if len(others) == len(users) and came:
             others.remove(came[0])
         found.append(tuple(others))

@@ -14,6 +14,7 @@ import msgspec
 from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.errors import RecordError
+from bench.planning import versions
 from bench.records import environment
 from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
@@ -35,6 +36,13 @@ def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
     measured under other conditions.
     """
     require_run(file)
+    whys = [(case.label, versions.unknown(case)) for case in file.run.plan]
+    if any(why for _, why in whys):
+        listed = "".join(f"\n  - {label}: {why}" for label, why in whys if why)
+        raise RecordError(
+            f"{file.path}: this release does not run all that was planned:{listed}\n"
+            "Go on with the accelmark that planned it, or start a new run."
+        )
     host, described = environment.host(), msgspec.to_builtins(device)
     differences = mixture(file.run, host, described)
     differences += mixed_launches(file.launches, host, device.backend)

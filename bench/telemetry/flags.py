@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bench import units
-from bench.records.observed import THROTTLING, Reading, Telemetry
+from bench.records.observed import THROTTLING, Reading, Reason, Telemetry
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.telemetry import standstill
 from bench.telemetry.energy import steady_spans
+from bench.telemetry.figures import refused
 
 HINDERED: frozenset[Flag] = frozenset({"CONTENDED", "QUOTA", "STOPPED", "THROTTLED"})
 """Flags that name a cause outside the job: such a launch is left out of its case's figures."""
@@ -22,6 +23,8 @@ CLOCK_SHARE = 0.95
 """A launch whose clock is below this share of the fastest tenth of its case's is throttled."""
 LEAST_CLOCKS = 10
 """Readings of a case's clock, below which there is no fastest tenth."""
+LEAST_CLOCKS_OF_LAUNCH = 3
+"""Readings of a launch's clock, below which it is not known."""
 
 
 def with_flags(outcome: Measured, telemetry: Telemetry | str) -> Measured:
@@ -129,12 +132,26 @@ def flagged(launch: Launch, slowed: Mapping[int, tuple[Flag, str]]) -> Measured:
     return msgspec.structs.replace(launch.outcome, flags=(*launch.outcome.flags, flag))
 
 
-def _clocks(launch: Launch) -> list[float]:
+def observed_clock(launch: Launch) -> float | None:
+    """MHz that the device ran at while a launch was measured, the median; None if not observable.
+
+    At a power limit too: it is the clock that the work had. A device that idles has no clock of the
+    work's, and one that is shared none of its own.
+    """
+    clocks = _clocks(launch, lawful=frozenset({"idle"}))
+    clocks = [mhz for mhz in clocks if mhz > 0 and not refused("clock", mhz)]
+    return statistics.median(clocks) if len(clocks) >= LEAST_CLOCKS_OF_LAUNCH else None
+
+
+LAWFUL: frozenset[Reason] = frozenset({"power cap", "idle"})
+"""Reasons for a low clock that are no throttling."""
+
+
+def _clocks(launch: Launch, lawful: frozenset[Reason] = LAWFUL) -> list[float]:
     telemetry = launch.telemetry
     if not isinstance(launch.outcome, Measured) or telemetry is None or telemetry.scope == "shared":
         return []
     readings = steady_readings(launch.outcome, telemetry)
-    lawful = {"power cap", "idle"}
     return [
         r.clock_mhz
         for r in readings

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bench import cli
+from bench.tests import forked as forking
+from bench.tests.simulated.processes import Processes
 
 Outcome = tuple[int, str, str]
 Accelmark = Callable[..., Outcome]
@@ -71,3 +74,28 @@ def accelmark(
         return code, output.out, output.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[None]:
+    """The process that has imported torch once, for all tests of this one."""
+    with forking.nursery():
+        yield
+
+
+@pytest.fixture(scope="module")
+def forked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What this module's tests start as Python processes is forked; see `forked.py`."""
+    if not forking.AVAILABLE:
+        yield
+        return
+    request.getfixturevalue("nursery")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", forking.Popen)
+        yield
+
+
+@pytest.fixture
+def processes(nursery: None) -> Processes:
+    """Runs code with the simulated device."""
+    return Processes()

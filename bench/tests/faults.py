@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.tests import machine, stage
-from bench.tests.stage import ONE_TRY, Act, hanging, meanwhile, plain, signalled
+from bench.tests.stage import ONE_TRY, Act, by_link, hanging, meanwhile, plain, signalled
 
 README = Path(__file__).parent / "README.md"
 CRASH = "FAILED (crash in import): the worker "
@@ -115,13 +115,13 @@ FAULTS = (
     Fault(
         name="worker killed (SIGKILL)",
         how="it kills itself, as the kernel would",
-        act=plain("kill@import"),
+        act=by_link(plain("kill@import")),
         rows=(CRASH + "was killed by SIGKILL, perhaps by the kernel for want of memory",) * 2,
     ),
     Fault(
         name="worker killed (SIGSEGV)",
         how="it reads address 0",
-        act=plain("segfault@import"),
+        act=by_link(plain("segfault@import")),
         rows=(CRASH + "was killed by SIGSEGV: ...",) * 2,
         stderr_tail="Fatal Python error: Segmentation fault",
     ),
@@ -307,7 +307,7 @@ FAULTS = (
     Fault(
         name="clock jumps",
         how="the time of day of every process jumps by a day, back and forth, at each look",
-        act=stage.clock_jumps,
+        act=by_link(stage.clock_jumps),
         rows=("measured",),
         code=0,
     ),
@@ -352,7 +352,7 @@ FAULTS = (
     Fault(
         name="no descriptors: the command",
         how="it may open no more than it has (RLIMIT_NOFILE), while a worker is under way",
-        act=meanwhile(stage.few_descriptors),
+        act=by_link(meanwhile(stage.few_descriptors)),
         rows=(LEFT, REFUSED + "Too many open files"),
     ),
     Fault(

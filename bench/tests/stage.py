@@ -47,6 +47,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.mark = uuid.uuid4().hex
+        self.variables = dict(os.environ)  # pytest's own change while others are under way
         self.device = "faulty"
         self.python = sys.executable
         self.before: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ class Stage:
 
     def environment(self, fault: str) -> dict[str, str]:
         return {
-            **os.environ,
+            **self.variables,
             "PYTHONPATH": os.pathsep.join([str(FAULTY), *filter(None, sys.path)]),
             "FAULT": fault,
             "FAULT_MARK": self.mark,
@@ -123,16 +124,21 @@ class Stage:
 
     def left(self) -> list[psutil.Process]:
         """Processes that were started here, by whomever, and have not ended."""
-        return marked(self.mark)
+        return marked(self.mark, self.folder)
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """Living processes in whose environment FAULT_MARK is that: children inherit it."""
+def marked(mark: str, folder: Path) -> list[psutil.Process]:
+    """Living processes in whose environment FAULT_MARK is that, or that are in the folder.
+
+    Children inherit both; a forked one's environment is not to be seen from outside.
+    """
 
     def bears(process: psutil.Process) -> bool:
         try:
-            ended = process.status() == psutil.STATUS_ZOMBIE
-            return not ended and process.environ().get("FAULT_MARK") == mark
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            there = Path(process.cwd()) == folder
+            return there or process.environ().get("FAULT_MARK") == mark
         except (psutil.Error, OSError):
             return False
 
@@ -255,16 +261,21 @@ def folder_deleted(stage: Stage, parent: psutil.Process) -> None:
     shutil.rmtree(stage.folder / "out")
 
 
-def own_interpreter(do: Callable[[Path], None]) -> Act:
-    """The command runs by a link to the interpreter, to which something is done under way."""
+def by_link(act: Act) -> Act:
+    """By a link to the interpreter: every process is then a real one, and none is forked."""
 
-    def act(stage: Stage) -> int:
+    def linked(stage: Stage) -> int:
         link = stage.folder / "python"
         link.symlink_to(sys.executable)
         stage.python = str(link)
-        return meanwhile(lambda stage, parent: do(link))(stage)
+        return act(stage)
 
-    return act
+    return linked
+
+
+def own_interpreter(do: Callable[[Path], None]) -> Act:
+    """Something is done to the link under way."""
+    return by_link(meanwhile(lambda stage, parent: do(Path(stage.python))))
 
 
 def not_a_program(link: Path) -> None:

@@ -24,6 +24,8 @@ from bench.records.runfile import Writer, read
 from bench.running.session import Face
 from bench.tests.values import another
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 GOLDEN = Path(__file__).parent / "golden"
 BASE, OTHER = GOLDEN / "base.jsonl", GOLDEN / "other.jsonl"
 SUITE = """

@@ -62,7 +62,8 @@ reports/           | errors exchange judging planning records report stats      
 publishing/        | errors judging records report                              | msgspec
                    |                                                            | cryptography
 conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
-                   | precision records running telemetry units                  |
+                   | precision records running telemetry units workload         |
+                   | workloads                                                  |
 validation/        | catalogue judging measuring planning precision records     | torch peft msgspec
                    | stats workload workloads                                   | transformers
                    |                                                            | diffusers
@@ -72,9 +73,10 @@ plugins/           | backend backends errors judging precision records report   
 accelerator        | former                                                     |
 models             | former                                                     |
 record             | former                                                     |
+guide/             | errors                                                     | msgspec
 api                | backend catalogue errors exchange judging measuring        |
                    | planning records report reports running                    |
-commands/          | api backend catalogue conformance errors judging           | click rich
+commands/          | api backend catalogue conformance errors guide judging     | click rich
                    | measuring planning precision publishing records report     | msgspec
                    | reports running stats units                                |
 cli                | commands errors                                            | click

@@ -25,7 +25,7 @@ NothingInstalled PRECISIONS Precision Process Queued Reading Reason Recorder Sco
 TorchBackend TorchDevice host_fallbacks is_out_of_memory said
 """
 WORKLOAD = """
-BATCHES DECODE_EXECUTIONS EXECUTIONS INFERENCE_PRECISIONS InferenceJob Job Look Mode OneOf
+BATCHES DECODE_EXECUTIONS EXECUTIONS INFERENCE_PRECISIONS InferenceJob Job Later Look Mode OneOf
 PRECISIONS Parameters Precision QUANTIZED_PRECISIONS Recorder SeededData Site TRAINING_PRECISIONS
 TrainingJob Unsupported Within Work Workload adamw_learning_rate autocast build_model
 checkpoint_layers cross_entropy executed gradient_norm initial_std make_optimizer model_facts

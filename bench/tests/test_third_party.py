@@ -24,7 +24,10 @@ from bench.measuring.worker import ALLOW_SIMULATED
 from bench.records.outcome import Measured
 from bench.records.runfile import read
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups"),
+    pytest.mark.usefixtures("forked"),
+]
 
 EXAMPLE = Path(__file__).parent / "example_vendor"
 MOST_LINES = 60
@@ -110,10 +113,15 @@ class Environment:
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
         (info / "entry_points.txt").write_text("\n".join(lines))
 
-    def accelmark(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def accelmark(
+        self, *arguments: str, python: str = sys.executable, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """The command, by its own interpreter or by this one, with what is installed there."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELMARK", "TORCH_"))}
+        if python == sys.executable:
+            kept["PYTHONPATH"] = str(self.packages)
         return subprocess.run(
-            [str(self.python), "-m", "bench", *arguments],
+            [python, "-m", "bench", *arguments],
             cwd=self.folder,
             env={
                 **kept,
@@ -154,7 +162,9 @@ def commands(environment: Environment) -> Iterator[dict[str, Done]]:
             "default": pool.submit(
                 environment.accelmark, *run, "host", "--only", "vector-add", SIMNPU_DEVICES="0"
             ),
-            "list": pool.submit(environment.accelmark, "list", "--json"),
+            "list": pool.submit(
+                environment.accelmark, "list", "--json", python=str(environment.python)
+            ),
             "check": pool.submit(
                 environment.accelmark, "check-backend", "examplium", "--only", "formats"
             ),

@@ -52,7 +52,8 @@ def test_drift_over_the_session_widens_the_interval() -> None:
 
 def test_ten_launches_of_which_one_in_ten_is_slow_cover_less_than_they_say() -> None:
     """A limit, stated: with 1 % of spread a third of all sessions of ten launches has no slow one
-    at all (0.9^10 = 35 %), and knows nothing of them. About 65 % are covered; see README.
+    at all (0.9^10 = 35 %), and knows nothing of them. About 65 % are covered: see
+    `accelmark guide statistics`.
     """
     assert 0.55 < covered(13, "contaminated", 0.01, FIXED, 500) < 0.75
 

@@ -205,7 +205,7 @@ class OnlyTheLast:
     def synchronize(self) -> None:
         """Does the last step."""
         if self._pending:
-            rotation = None
+            rotation: Any = None
             with contextlib.suppress(Absent):
                 rotation = _rotation(self._job)
             for _ in range(self._left_out if rotation is not None else 0):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from bench.records.proof import GRADIENTS, LOSS, OUTPUT
 from bench.workload import Job, Look, Site, Training
 from bench.workloads import _looks
+from bench.workloads._optimizers import Chosen, choose
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._seeded import parameter_count
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     Batch = tuple[Any, Tensor]
     """Input and targets."""
 
+PASSED_OVER = "optimizer passed over"
+"""The fact that says which implementation of the optimizer is wrong on the device."""
 Item = TypeVar("Item")
 BATCHES = 4
 """Inputs that a job rotates among, so that no step finds its input where the last one left it."""
@@ -81,33 +84,26 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, str]:
     """The named optimizer over what the model trains, and what the record says of it.
 
-    Fused where torch has a fused kernel for the device (one launch instead of one per tensor; 0.3 s
-    of a 1.7 s step on a CPU), else as torch does by default; the same arithmetic either way.
+    Of torch's implementations the fastest that a trial finds right on the device: fused is one
+    launch instead of one per tensor, 0.3 s of a 1.7 s step on a CPU. It is the same arithmetic
+    whichever it is, and so the same work; which it was, two records differ in.
+
+    Raises `bench.workload.Wrong` where none is right.
     """
-    import torch
-
-    trained = [p for p in model.parameters() if p.requires_grad]
-    makers: dict[str, Callable[[bool], torch.optim.Optimizer]] = {
-        "adamw": lambda fused: torch.optim.AdamW(
-            trained, lr=learning_rate, weight_decay=0.01, fused=fused
-        ),
-        "sgd": lambda fused: torch.optim.SGD(
-            trained, lr=learning_rate, momentum=0.9, weight_decay=1e-4, fused=fused
-        ),
-        "plain-sgd": lambda fused: torch.optim.SGD(
-            model.parameters(), lr=learning_rate, fused=fused
-        ),
-    }
-    try:
-        optimizer, fused = makers[name](True), True
-    except RuntimeError:  # torch's word for: no fused kernel on this device
-        optimizer, fused = makers[name](False), False
-    return optimizer, described(optimizer, fused)
+    chosen = chosen_optimizer(name, learning_rate, model)
+    description = described(chosen.optimizer, chosen.implementation)
+    return chosen.optimizer, ": ".join(filter(None, (description, chosen.passed_over)))
 
 
-def described(optimizer: torch.optim.Optimizer, fused: bool) -> str:
-    """What the record says of an optimizer."""
-    return f"{type(optimizer).__name__}(fused={fused})"
+def chosen_optimizer(name: str, learning_rate: float, model: nn.Module) -> Chosen:
+    """`make_optimizer`, with what was passed over apart."""
+    return choose(name, learning_rate, [p for p in model.parameters() if p.requires_grad])
+
+
+def described(optimizer: torch.optim.Optimizer, implementation: str) -> str:
+    """What the record says of an optimizer; implementation: of `IMPLEMENTATIONS`."""
+    how = {"fused": "fused=True", "foreach": "foreach=True"}.get(implementation, "fused=False")
+    return f"{type(optimizer).__name__}({how})"
 
 
 def adamw_learning_rate(hidden: int) -> float:
@@ -176,12 +172,16 @@ class TrainingJob(Job):
         self._accumulation_steps = accumulation_steps
         self._site = site
         self._loss_of = loss
-        self._optimizer, description = make_optimizer(optimizer, learning_rate, model)
+        chosen = chosen_optimizer(optimizer, learning_rate, model)
+        self._optimizer, self._implementation = chosen.optimizer, chosen.implementation
         # As asked: what changes a group of the optimizer later must not change this.
-        (group,) = self._optimizer.param_groups
+        (group,) = chosen.optimizer.param_groups
         asked = {name: value for name, value in group.items() if name != "params"}
         self._settings = {**asked, "lr": learning_rate}
-        self.facts = model_facts(model, site) | facts | {"optimizer": description}
+        self.facts = model_facts(model, site) | facts
+        self.facts |= {"optimizer": described(chosen.optimizer, chosen.implementation)}
+        if chosen.passed_over:
+            self.facts |= {PASSED_OVER: chosen.passed_over}
 
     def step(self) -> None:
         """Queues one training step."""
@@ -219,8 +219,10 @@ class TrainingJob(Job):
         yield from _looks.autocasting(autocast(self._site), self._site)
         yield from _looks.attention(self._model, self.facts)
         # Its kernels are torch's choice, and the case asks for none: the record says what ran.
-        fused = _looks.fused(self._optimizer.step)
-        self.facts = {**self.facts, "optimizer": described(self._optimizer, fused)}
+        ran = _looks.optimizer_kernels(self._optimizer.step)
+        self.facts = {**self.facts, "optimizer": described(self._optimizer, ran)}
+        if PASSED_OVER in self.facts:
+            yield Look(what="kernels of the optimizer", asked=self._implementation, seen=ran)
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
         """Loss, and the gradients of all that have one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -38,6 +39,12 @@ LENGTHS = {"sequence_length": 32, "prompt_length": 32, "new_tokens": 4}
 """Parameters that count tokens of a sequence, and how many the twin has at most."""
 
 
+BEFORE_CHECKPOINTING = MappingProxyType(
+    {1: MappingProxyType({"gradient_checkpointing": False, "accumulation_steps": 1})}
+)
+"""`Parameters.earlier` of what trains; these two parameters were all that raised the version."""
+
+
 class LanguageParameters(Parameters, frozen=True, kw_only=True):
     """What the modes share. A workload's own subclass has its `sizes` and its default model."""
 
@@ -46,6 +53,8 @@ class LanguageParameters(Parameters, frozen=True, kw_only=True):
 
     model: str
     batch_size: BatchSize = 1
+    earlier = MappingProxyType({1: MappingProxyType({})})
+    """It was training alone that changed, and the version was the whole workload's."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be."""
@@ -65,6 +74,7 @@ class TrainParameters(LanguageParameters, frozen=True, kw_only=True):
     gradient_checkpointing: bool = False
     """Layers keep their input only, and are computed again in the backward."""
     accumulation_steps: AccumulationSteps = 1
+    earlier = BEFORE_CHECKPOINTING
 
 
 class PrefillParameters(LanguageParameters, frozen=True, kw_only=True):

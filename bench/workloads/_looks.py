@@ -108,8 +108,8 @@ def computed_again(model: nn.Module, facts: Mapping[str, str]) -> Iterator[Look]
         yield Look(what="gradient checkpointing", asked="on", seen="on" if on else "off")
 
 
-def fused(step: Callable[[], object]) -> bool:
-    """Whether an optimizer's step goes through one of torch's fused kernels; takes that step."""
+def optimizer_kernels(step: Callable[[], object]) -> str:
+    """Which of `_optimizers.IMPLEMENTATIONS` an optimizer's step is; takes that step."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     names: set[str] = set()
@@ -124,7 +124,8 @@ def fused(step: Callable[[], object]) -> bool:
     watch: Any = Watch
     with watch():
         step()
-    return any("_fused_" in name for name in names)
+    found = (how for how in ("fused", "foreach") if any(f"_{how}_" in name for name in names))
+    return next(found, "loop")
 
 
 def _all(what: str, asked: str, seen: Iterable[str]) -> Look:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -26,6 +27,7 @@ from bench.workload import (
     with_twins,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
+from bench.workloads._language import BEFORE_CHECKPOINTING
 from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._transformers import checkpoint_layers
 
@@ -67,6 +69,8 @@ class InferParameters(Parameters, frozen=True, kw_only=True):
     """`base`, `large` or `tiny`; with `-2l`, cut to 2 layers and 4,096 tokens, for the gate."""
     batch_size: BatchSize = 4
     sequence_length: Annotated[int, Within(1, MOST_POSITIONS)] = 128
+    earlier = MappingProxyType({1: MappingProxyType({})})
+    """It was training alone that changed, and the version was the whole workload's."""
 
 
 class TrainParameters(InferParameters, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ class TrainParameters(InferParameters, frozen=True, kw_only=True):
     gradient_checkpointing: bool = False
     """Layers keep their input only, and are computed again in the backward."""
     accumulation_steps: AccumulationSteps = 1
+    earlier = BEFORE_CHECKPOINTING
 
 
 class Bert(Workload):

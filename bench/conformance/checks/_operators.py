@@ -113,6 +113,18 @@ def _embedding_inputs(generator: Generator) -> Inputs:
     return [table], [torch.randint(0, 50, (8, 16), generator=generator)]
 
 
+def _index_add(table: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+    """The update of looked-up rows: those that come twice must move twice."""
+    return (table.clone().index_add_(0, rows, values, alpha=-0.5),)
+
+
+def _index_add_inputs(generator: Generator) -> Inputs:
+    import torch
+
+    floats = [torch.randn(shape, generator=generator) for shape in ((50, 32), (64, 32))]
+    return floats, [torch.randint(0, 50, (64,), generator=generator)]
+
+
 def _cross_entropy(logits: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
     import torch
 
@@ -149,6 +161,7 @@ OPERATORS = (
     Operator("batch_norm", _batch_norm, _randn((8, 6, 10, 10), (6,), (6,))),
     Operator("gelu", _gelu, _randn((32, 64))),
     Operator("embedding", _embedding, _embedding_inputs),
+    Operator("index_add", _index_add, _index_add_inputs),
     Operator("cross_entropy", _cross_entropy, _cross_entropy_inputs),
     Operator("sum", _sum, _randn((32, 512))),
     Operator("cumsum", _cumsum, _randn((32, 64))),

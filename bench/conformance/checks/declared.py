@@ -47,7 +47,9 @@ def identity(stand: Stand) -> Iterator[Finding]:
     chip = chips.find(info.name)
     title = "an entry in configs/chips.toml"
     if chip is None:
-        yield note(title, f"none is named in {info.name!r}: no MFU", "Add one; see README")
+        yield note(
+            title, f"none is named in {info.name!r}: no MFU", "Add one: accelmark guide new-backend"
+        )
     else:
         yield note(title, f"{chip.name}: {chip.summary}")
 

@@ -1,7 +1,8 @@
 """The command, whose launches all happen in its own process: what they import, it imports once.
 
-`python -m bench.tests.backends.one_process run --device ascend`. A launch takes three samples, as
-soon as it can; no memory is counted beforehand, and nobody looks at the device.
+`python -m bench.tests.backends.one_process run --device ascend`. A launch takes as few samples,
+requests and queued steps as it may, as soon as it can; no memory is counted beforehand, and nobody
+looks at the device.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from unittest import mock
 import msgspec
 
 from bench import cli
-from bench.measuring import worker
+from bench.measuring import single_steps, worker
 from bench.records import environment
 from bench.running import launcher
 
-SAMPLES = 3
+SAMPLES = 1
 WARMUP_SECONDS = 0.02
 
 
@@ -41,5 +42,8 @@ def launch_here(
 
 if __name__ == "__main__":
     gc.disable()  # as a worker does
-    with mock.patch.object(launcher, "launch_together", launch_here):
+    with (
+        mock.patch.object(launcher, "launch_together", launch_here),
+        mock.patch.multiple(single_steps, QUEUED_STEPS=1, REQUESTS=1),
+    ):
         cli.main()

@@ -20,7 +20,10 @@ from bench.tests.backends.simulated_commands import (
     under_way,
 )
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups"),
+    pytest.mark.usefixtures("forked"),
+]
 
 TRIAD = SCALE.replace("scale", "triad")
 PREFILL = """

@@ -19,7 +19,10 @@ from bench.records.run import Launch, RunFile
 from bench.tests.backends.simulated_commands import DIES, Command, Commands, name_of, under_way
 from bench.tests.conftest import Accelmark
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups"),
+    pytest.mark.usefixtures("forked"),
+]
 
 SMOKE = "[[case]]" + find_suite("smoke").read_text(encoding="utf-8").partition("[[case]]")[2]
 """The cases of the shipped suite."""

@@ -23,6 +23,8 @@ from bench.tests.fakes import FakeBackend
 from bench.tests.scripts.regenerate import command
 from bench.tests.values import failed, make_case, make_measured, make_run
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
 FINE = make_measured(0.01)
 Script = dict[str, list[Outcome | type[BaseException]]]
@@ -210,6 +212,6 @@ def test_a_variable_on_one_side_is_set_recorded_and_named(tmp_path: Path) -> Non
     assert [x.environment["threads"] for x in b.launches] == [1]
     assert "MINE" not in json.dumps([x.environment for x in a.launches])
     assert b.launches[0].environment["variables_compared"][0] == "OMP_NUM_THREADS"
-    assert "COMPARED  OMP_NUM_THREADS: " in done.stdout and "SETTINGS DIFFER" not in done.stdout
+    assert "COMPARED OMP_NUM_THREADS: " in done.stdout and "SETTINGS DIFFER" not in done.stdout
     assert a.run.device["facts"]["threads_used"] and "threads_used" in b.run.device["facts"]
     assert "A: gemm-matmul fp32" in done.stderr and "B: gemm-matmul fp32" in done.stderr

@@ -30,8 +30,12 @@ def write(path: Path, file: RunFile) -> Path:
         (run(ten(0.0101, 0.03)), 0, ""),
         (run(ten(0.0104, 0.01)), 0, ""),  # slower, and by less than 5 %
         (run(ten(0.009, 0.01)), 0, ""),
-        (run(SLOW[:4]), 1, "not judged (NO_INTERVAL): bert-train bf16 (batch 8, length 128)"),
-        (REFUSED["batch"][0], 1, "not judged (INCOMPARABLE): bert-train"),
+        (
+            run(SLOW[:4]),
+            1,
+            "not judged (NO_INTERVAL, few-launches): bert-train bf16 (batch 8",
+        ),
+        (REFUSED["batch"][0], 1, "not judged (INCOMPARABLE, other-parameter): bert-train"),
     ],
 )
 def test_fail_if_slower(
@@ -41,7 +45,7 @@ def test_fail_if_slower(
     write(tmp_path / "b.jsonl", other)
     found, out, err = accelmark("compare", "a.jsonl", "b.jsonl", "--fail-if-slower", "5")
     assert found == code and err.startswith(said) and bool(err) == bool(said)
-    assert out.startswith("base   fake on Fake CPU (cpu)")
+    assert out.startswith("base   Fake CPU (cpu): fake, 10 launches")
 
 
 def test_one_slower_case_outweighs_one_that_cannot_be_judged(
@@ -61,8 +65,20 @@ def test_nothing_that_could_be_compared_is_exit_code_1(
     write(tmp_path / "b.jsonl", REFUSED["precision"][0])
     code, out, err = accelmark("compare", "a.jsonl", "b.jsonl")
     assert (code, err) == (1, "")
-    assert "INCOMPARABLE  bert-train bf16" in out and "precision differs (bf16, fp16)" in out
+    assert "INCOMPARABLE precision differs (bf16, fp16): bert-train bf16\n" in out
     assert "Geometric mean" not in out and "ratio" not in out
+
+
+def test_a_refusal_of_the_whole_is_in_json_too(accelmark: Accelmark, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", run(FAST))
+    write(tmp_path / "b.jsonl", runs((GEMM, steps(FAST))))
+    for other, refusal in (("a.jsonl", "same-run"), ("b.jsonl", "nothing-in-common")):
+        code, out, err = accelmark("compare", "a.jsonl", other, "--json")
+        (found,) = json.loads(out)
+        assert code == 2 and found["refused"]["code"] == refusal
+        assert err == f"error: {found['refused']['reason']}\n" and f"[{refusal}]" in err
+    code, out, _ = accelmark("compare", "a.jsonl", "b.jsonl", "--json", "--price", "1")
+    assert (code, out) == (2, ""), "of the options, not of the runs"
 
 
 def test_several_others_have_a_card_each(accelmark: Accelmark, tmp_path: Path) -> None:
@@ -155,7 +171,7 @@ def test_a_run_is_not_compared_with_itself_or_a_copy(accelmark: Accelmark, tmp_p
     for path in (str(OTHER), "copy.jsonl"):
         for option in ([], ["--json"], ["--fail-if-slower", "5"]):
             code, out, err = accelmark("compare", str(OTHER), path, *option)
-            assert (code, out) == (2, "")
+            assert code == 2 and bool(out) == (option == ["--json"])
             assert f"{path} are the same run, or a copy of it" in err and "Give two runs" in err
     for name in ("html", "markdown"):
         _, out, _ = accelmark("report", str(OTHER), "copy.jsonl", "--format", name)

@@ -18,7 +18,7 @@ def test_listings_as_json(accelmark: Accelmark) -> None:
     assert (code, err) == (0, "")
     assert set(listed) == {"workloads", "suites", "backends", "reports", "precisions", "chips"}
     assert {"gemm", "memory", "resnet50", "bert", "llama"} <= set(listed["workloads"])
-    assert {"smoke", "quick"} <= set(listed["suites"])
+    assert {"smoke@1", "quick@1", "quick@2"} <= set(listed["suites"])
     code, out, _ = accelmark("list", "backends", "--json")
     assert set(json.loads(out)) == {"backends"}
 

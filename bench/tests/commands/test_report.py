@@ -21,7 +21,7 @@ def test_the_card_fits_its_width_and_has_no_trailing_blanks(width: int) -> None:
 
 
 def test_the_card_shows_every_case_and_why_it_has_no_number() -> None:
-    card = " ".join((GOLDEN / "report-table-80.txt").read_text(encoding="utf-8").split())
+    card = " ".join((GOLDEN / "report-table-120.txt").read_text(encoding="utf-8").split())
     for text in (
         *("gemm-matmul", "llama-decode", "resnet50-train", "bert-infer", "bert-train"),
         *("memory-copy", "memory-triad", "215 GFLOP/s", "TPOT", "3 launches", "NOISY"),
@@ -49,6 +49,20 @@ def test_flat_rows_have_every_key_of_the_issue() -> None:
     for row in rows:
         if row["status"] != "measured":
             assert row["throughput"] is None and row["reason"], "null, and never zero"
+
+
+def test_wide_shows_the_full_case_where_the_card_leaves_out_what_is_usual(
+    accelmark: Accelmark,
+) -> None:
+    base, other = str(GOLDEN / "base.jsonl"), str(GOLDEN / "other.jsonl")
+    for command in (["report", base], ["compare", base, other]):
+        _, card, _ = accelmark(*command, "--width", "100")
+        code, wide, err = accelmark(*command, "--width", "100", "--wide")
+        assert code == accelmark(*command)[0] and err == ""
+        full, print_ = "batch 64, image 224, sgd", "81a7ab7b109f763c"
+        assert full not in card and print_ not in card and "(--wide)" in card
+        assert full in wide and print_ in wide and "(--wide)" not in wide
+    assert "--wide" in accelmark("run", "--help")[1] and "--wide" in accelmark("ab", "--help")[1]
 
 
 def test_several_runs_in_one_report(accelmark: Accelmark) -> None:

@@ -86,7 +86,7 @@ def test_a_real_run_from_suite_to_card(tmp_path: Path) -> None:
     assert found.run.command == (
         *("accelmark", "run", "tiny.toml", "--device", "cpu", "--out", "out"),
     )
-    assert "gemm-matmul fp32" in out and "no interval" in out and "1 launch" in out
+    assert "gemm-matmul fp32" in out and " none " in out and "1 launch of 1 case" in out
     lines = err.splitlines()
     assert lines[0].startswith("device: cpu, ")
     assert lines[1].startswith("gemm-matmul fp32 (32x32x32) launch 1 (")

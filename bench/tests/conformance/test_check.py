@@ -13,9 +13,11 @@ from bench.commands import check_backend
 from bench.conformance import examine
 from bench.conformance.check import Finding, Stand, failed, note, passed, unseen
 from bench.conformance.checks.arithmetic import kept_bits, matmul
+from bench.conformance.checks.memory import keeps
 from bench.conformance.checks.telemetry import backwards, implausible
 from bench.conformance.examine import Examined
 from bench.records.observed import Reading
+from bench.records.outcome import Memory
 
 
 def test_every_check_is_named_once_and_says_what_it_is() -> None:
@@ -81,3 +83,12 @@ def test_the_card_of_the_kit_at_every_width(width: int) -> None:
     expected = re.sub("─+", "", check_backend._text(info, done, 400)).split()
     found = re.sub("─+", "", card).split()
     assert set(expected) - {"verdict", "check", "observed", "timing"} <= set(found)
+
+
+@pytest.mark.parametrize(("fallen", "verdict"), [(0, "pass"), (2, "pass"), (64, "fail")])
+def test_a_peak_that_falls_with_what_is_freed_is_none(fallen: int, verdict: str) -> None:
+    """An operating system's counter may seem to fall by a few pages."""
+    full, lower = (
+        Memory(peak_bytes=n * 2**20, scope="s", host_rss_bytes=1) for n in (300, 300 - fallen)
+    )
+    assert keeps(full, lower, 64 * 2**20).verdict == verdict

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ from bench.conformance import examine
 from bench.tests.conftest import Accelmark
 from bench.tests.simulated import FOLDER, environment
 from bench.tests.simulated.processes import Processes
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 SECONDS = 300
 SMALL = {"slow": "mm=20", "memory_bytes": 2**30}
@@ -140,6 +141,13 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {"broken": "lost-copies"},
         {"copies to and fro change no bit": "other bits came back: float32 not waiting"},
     ),
+    "optimizers": (
+        {"broken": "lost-updates"},
+        {
+            f"{name}, weights in bfloat16": "moves the weights as its formula says"
+            for name in ("adamw", "sgd", "plain-sgd")
+        },
+    ),
     "telemetry": (
         {"smi": "HOT"},
         {"its telemetry is plausible": "temperature 410 C is outside"},
@@ -157,13 +165,6 @@ from bench.conformance.worker import Task, findings
 found = findings(Task(check={check!r}, backend="ascend", index=0))
 print(json.dumps([msgspec.to_builtins(finding) for finding in found]))
 """
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    found = Processes(tmp_path_factory.mktemp("checks"))
-    with found.zygote:
-        yield found
 
 
 def test_a_device_without_a_fault_passes() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from bench.judging.row import Row
@@ -103,7 +106,12 @@ def test_work_without_arithmetic_has_no_flop_and_bytes_have_their_rate() -> None
 # --- What limits a case --------------------------------------------------------------------------
 
 
-def limited(queue_ns: tuple[int, ...] | None, moved_bytes: int | None) -> Row:
+def limited(
+    queue_ns: tuple[int, ...] | None = None,
+    moved_bytes: int | None = None,
+    flop: int = 4,
+    **changes: Any,
+) -> Row:
     """10 ms and 4 FLOP a step, beside a matmul of 1,000 FLOP/s and a triad of 1,000 B/s."""
     matmul = make_case(workload="gemm", mode="matmul")
     triad = make_case(workload="memory", mode="triad", precision="fp32")
@@ -113,7 +121,8 @@ def limited(queue_ns: tuple[int, ...] | None, moved_bytes: int | None) -> Row:
         *make_launches(triad, [make_measured(0.01, moved_bytes=10)] * 3, 3),
         *make_launches(
             case,
-            [make_measured(0.01, flop=4, moved_bytes=moved_bytes, queue_ns=queue_ns)] * 3,
+            [make_measured(0.01, flop=flop, moved_bytes=moved_bytes, queue_ns=queue_ns, **changes)]
+            * 3,
             6,
         ),
     ]
@@ -123,20 +132,53 @@ def limited(queue_ns: tuple[int, ...] | None, moved_bytes: int | None) -> Row:
 @pytest.mark.parametrize(
     ("queue_ns", "moved_bytes", "limit"),
     [
-        (None, None, ("matmul", 0.4)),
-        (None, 3, ("matmul", 0.4)),
+        (None, None, ("kernels", 0.4)),
+        (None, 3, ("kernels", 0.4)),
         (None, 8, ("memory", 0.8)),
         ((9_000_000,) * 5, 8, ("host", 0.9)),
-        ((1_000, 2_000_000, 3_000_000), None, ("matmul", 0.4)),
+        ((15_100_000,) * 5, 8, ("host", 1.51)),
+        ((7_000_000,) * 5, None, ("kernels", 0.4)),  # hidden behind the device's own time
+        ((7_000_000,) * 5, 6, ("memory", 0.6)),
+        ((1_000, 2_000_000, 3_000_000), None, ("kernels", 0.4)),
     ],
 )
-def test_a_case_is_limited_by_the_ceiling_that_it_is_nearest_to(
+def test_a_case_is_held_back_by_the_ceiling_that_it_is_nearest_to_or_by_its_kernels(
     queue_ns: tuple[int, ...] | None, moved_bytes: int | None, limit: tuple[str, float]
 ) -> None:
     found = limited(queue_ns, moved_bytes).limit
     assert found is not None
     assert found[0] == limit[0]
     assert found[1] == pytest.approx(limit[1])
+
+
+def test_arithmetic_at_the_devices_power_limit_is_held_back_by_power() -> None:
+    """Only where it is near the ceiling of arithmetic: a low clock does not slow memory."""
+    capped: dict[str, Any] = {"flags": ("POWER_CAPPED",)}
+    for found, word, share in (
+        (limited(flop=7, **capped).limit, "power", 0.7),
+        (limited(flop=7).limit, "matmul", 0.7),
+        (limited(moved_bytes=8, **capped).limit, "memory", 0.8),
+        (limited(flop=1, **capped).limit, "kernels", 0.1),
+    ):
+        assert found is not None
+        assert (found[0], round(found[1], 6)) == (word, share)
+
+
+@pytest.mark.parametrize(
+    ("flop", "waits", "limit"),
+    [(3, 0.4, ("input", 0.4)), (6, 0.4, ("matmul", 0.6)), (3, 0.1, ("kernels", 0.3))],
+)
+def test_waiting_for_input_is_lost_time_and_named_before_slow_kernels(
+    flop: int, waits: float, limit: tuple[str, float]
+) -> None:
+    outcome = make_measured(0.01, flop=flop)
+    blocks = [
+        msgspec.structs.replace(block, input_wait_ns=round(waits * block.wall_ns))
+        for block in outcome.steady
+    ]
+    found = limited(flop=flop, steady=tuple(blocks)).limit
+    assert found is not None
+    assert (found[0], round(found[1], 6)) == limit
 
 
 def brought(mode: str) -> Row:
@@ -164,5 +206,5 @@ def test_without_a_measured_ceiling_nothing_is_said_of_limits() -> None:
 
 
 def test_the_hosts_share_is_the_median_of_queueing_over_that_of_steps() -> None:
-    found = limited((1_000, 2_000_000, 3_000_000), None)
+    found = limited((1_000, 2_000_000, 3_000_000))
     assert found.host_fraction == pytest.approx(0.2)

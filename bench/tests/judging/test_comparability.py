@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -57,6 +59,31 @@ def test_a_float32_case_with_tf32_on_is_refused_on_either_side() -> None:
     assert only(compare(on, off)).reasons == (f"other: {said}",)
     half = seen({"float32_reduced": True})
     assert only(compare(run(FAST), half)).verdict == "SLOWER", "it has no float32 products"
+
+
+LEFT = {
+    "device": {"backend": "cpu"},
+    "job": {"optimizer": "SGD(fused=True)"},
+    "torch": "2.13.0+cpu",
+}
+"""What a record says of a bf16 training whose weights torch left as they were."""
+
+
+def test_a_training_whose_weights_did_not_move_is_refused() -> None:
+    found = only(compare(run(FAST), seen(LEFT)))
+    assert found.verdict == "INCOMPARABLE"
+    assert found.reasons[0].startswith("other: its weights did not train: the fused SGD of torch")
+    others: list[dict[str, Any]] = [
+        {"device": {"backend": "fake"}},
+        {"job": {"optimizer": "SGD(foreach=True)"}},
+        {"job": {"optimizer": "AdamW(fused=True)"}},
+        {"torch": "2.14.1"},
+        {"job": "of another version"},
+    ]
+    for change in others:
+        assert only(compare(run(FAST), seen({**LEFT, **change}))).verdict == "SLOWER", change
+    full = only(compare(run(FAST, FULL), seen(LEFT, FULL)))
+    assert full.verdict == "SLOWER", "float32 weights it moves"
 
 
 def test_every_reason_is_given() -> None:

@@ -60,7 +60,8 @@ def test_the_outputs_of_equal_seeds_are_compared() -> None:
     other = runs((CASE, [make_measured([0.01], witness=(w, 9.0)) for w in (4.0, 4.1, 5.0, 4, 4)]))
     found = compare(base, other)
     assert only(found).witness_gap == pytest.approx(0.2)
-    assert "the outputs after the first step differ by 20%" in render([found], Canvas(width=200))
+    card = render([found], Canvas(width=200))
+    assert "outputs after the first step differ at equal seeds: bert-train bf16 20%" in card
     later = [msgspec.structs.replace(x, seed=x.seed + 10) for x in other.launches]
     assert only(compare(base, make_file([CASE], later))).witness_gap is None
     zero = runs((CASE, [make_measured([0.01], witness=(0.0, 0.0)) for _ in range(5)]))

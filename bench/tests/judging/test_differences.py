@@ -52,7 +52,7 @@ def test_what_differs_is_listed_and_what_is_equal_is_not() -> None:
     assert differences(base, another(base)) == {}
     said = render([compare(base, another(base))], Canvas())
     assert "The runs differ in nothing that both recorded." in said
-    assert "not known: base: an older version" in said and "nothing else" not in said
+    assert "not known of base and other: an older version" in said and "nothing else" not in said
     whole = seen({"variables": {}, "variables_looked_for": ["OMP_*"]})
     said = render([compare(whole, another(whole))], Canvas())
     assert "The runs differ in nothing else." in said and "not known" not in said

@@ -86,7 +86,7 @@ def test_an_update_is_compared_by_length() -> None:
     ],
 )
 def test_other_elements_are_other_work(base: dict[str, Vector], other: dict[str, Vector]) -> None:
-    found = told(proof(**base), proof(**other))
+    found = told(proof(None, **base), proof(None, **other))
     assert not found.proved and "have other elements after step 1 at seed 0" in found.words
 
 

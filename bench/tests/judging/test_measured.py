@@ -7,11 +7,13 @@ from typing import Any, get_args
 
 import pytest
 
-from bench import stats
+from bench import catalogue, stats
+from bench.judging.measured import PASSED_OVER
 from bench.judging.row import Verdict
 from bench.judging.summary import summarize
 from bench.records.outcome import Block, Cold, Flag, Memory, Outcome
 from bench.records.run import Settings
+from bench.report import Canvas
 from bench.tests.judging.rows import CASE, FINE, row
 from bench.tests.values import (
     failed,
@@ -62,7 +64,7 @@ def test_many_samples_of_one_launch_are_no_interval() -> None:
     found = row([make_measured([0.01] * 200)] * 2)
     assert found.interval is None
     assert found.launches == 2 and found.steps == 400
-    assert found.verdict == "NOISY"
+    assert found.verdict == "FEW_LAUNCHES"
     assert found.reason == "no interval: 2 of at least 3 launches"
 
 
@@ -131,7 +133,7 @@ WIDE = make_measured(0.013)
     ("outcomes", "verdict", "reason"),
     [
         ([FINE] * 3, "OK", ""),
-        ([FINE, FINE], "NOISY", "no interval: 2 of at least 3 launches"),
+        ([FINE, FINE], "FEW_LAUNCHES", "no interval: 2 of at least 3 launches"),
         (
             # logs 0 0 -log 1.3: SD 0.15148, error 0.08746, times 4.302653
             [FINE, FINE, WIDE],
@@ -146,7 +148,7 @@ WIDE = make_measured(0.013)
         ([FINE, FINE, make_measured(flags=UNSTEADY)], "OK", ""),
         ([FINE, failed(), FINE, FINE], "OK", ""),
         ([FINE, failed(), failed()], "INVALID", "2 of 3 launches failed"),
-        ([FINE, FINE, failed()], "NOISY", "no interval: 2 of at least 3 launches"),
+        ([FINE, FINE, failed()], "FEW_LAUNCHES", "no interval: 2 of at least 3 launches"),
         # The gravest comes first.
         ([make_measured(flags=UNSTEADY), failed()], "INVALID", "1 of 2 launches failed"),
     ],
@@ -223,3 +225,23 @@ def test_the_statistics_of_a_row_are_those_of_the_module() -> None:
     outcomes = [make_measured(s) for s in (0.0100, 0.0103, 0.0098, 0.0101)]
     found = row(outcomes)
     assert found.interval == stats.log_estimate([o.throughput for o in outcomes], 0.95)
+
+
+# --- What ran -------------------------------------------------------------------------------------
+
+
+def test_an_optimizer_that_was_passed_over_is_in_the_row_the_card_and_the_json() -> None:
+    said = "fused SGD is wrong here in bfloat16: weights off by 2.4; foreach is used"
+    environments: list[Any] = [{}, {"job": "of another version"}, {"job": {PASSED_OVER: said}}]
+    launches = [
+        make_launch(case=CASE, launch=k, order=k, environment=environment)
+        for k, environment in enumerate(environments)
+    ]
+    (found,) = summarize(make_file([CASE], launches))
+    assert found.optimizer_passed_over == said
+    file = make_file([CASE], launches)
+    for format_name in ("table", "json"):
+        text = catalogue.load("reports", format_name).render([file], Canvas(width=200))
+        assert said in text, format_name
+    (none,) = summarize(make_file([CASE], launches[:2]))
+    assert none.optimizer_passed_over == ""

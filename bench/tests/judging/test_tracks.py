@@ -61,7 +61,7 @@ def test_the_same_choices_compare_each_at_its_best(tmp_path: Path) -> None:
     assert found.ratio == pytest.approx(1.5)
     assert found.witness_gap is None  # other inputs have other outputs
     card = " ".join(render([comparison], Canvas(width=100)).split())
-    assert "each side at its best, base batch 2, eager; other batch 4, compile" in card
+    assert "each side at its best: base batch 2, eager; other batch 4, compile" in card
     (case,) = flat(comparison)["cases"]
     assert case["track"] == "tuned"
     assert case["base"]["choice"] == {"batch_size": 2, "execution": "eager"}
@@ -112,8 +112,11 @@ def test_the_card_shows_both_tracks_side_by_side_and_no_ratio(tmp_path: Path) ->
     for width in (80, 120):
         card = table.REPORT.render([file], Canvas(width=width))
         assert "resnet50-infer bf16 tuned" in card
-        assert "best: batch 2, eager" in " ".join(card.split())
+        found = "TUNED the best choice of resnet50-infer bf16 tuned: batch 2, eager"
+        assert found in " ".join(card.split())
+        card = table.REPORT.render([file], Canvas(width=width, wide=True))
         words = " ".join(card.split())
+        assert "best: batch 2, eager" in words
         assert "batch 2, eager is the best of 6 choices, of which 6 ran" in words
         assert "eager, image/s at batch 1: 9.00, 2: 30.0, 4: 19.0" in words
         assert "fixed, beside it: 9.00 image/s at batch 1, eager" in words

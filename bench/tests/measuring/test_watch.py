@@ -13,9 +13,9 @@ import torch
 
 from bench import catalogue
 from bench.judging.equal_work import judged
-from bench.measuring import watch as watch_module
 from bench.measuring.engine import Engine
 from bench.measuring.watch import READ_AFTER, Watch
+from bench.measuring.witness import Sample
 from bench.precision import PRECISIONS
 from bench.records.proof import Proof
 from bench.records.run import Settings
@@ -122,7 +122,7 @@ def test_what_a_device_cannot_do_is_no_fault_of_the_work(monkeypatch: pytest.Mon
     def refuse(*_: Any) -> None:
         raise NotImplementedError("no such operator on this device")
 
-    monkeypatch.setattr(watch_module.Sample, "gather", refuse)
+    monkeypatch.setattr(Sample, "gather", refuse)
     watch = watched("gemm", "matmul")
     assert watch.proof.absent == (
         "the device could not be read: NotImplementedError: no such operator on this device"
@@ -187,7 +187,12 @@ def test_readings_lie_outside_blocks_and_before_the_peak_is_reset() -> None:
     device: Any = catalogue.backend("cpu").open(0, how)
     device.reset_peak_memory = lambda: order.append("reset")
     real = job.step
-    job.step = lambda: (order.append("step"), real())  # type: ignore[method-assign,assignment]
+
+    def step() -> None:
+        order.append("step")
+        real()
+
+    job.step = step  # type: ignore[method-assign]
     settings = Settings(block_seconds=0.0001)
     engine = Engine(job, device, settings, watch=lambda step: order.append(f"watch {step}"))
     engine.measure(samples=10)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bench.judging.tracks import tuned
 from bench.measuring import worker
 from bench.planning.tuning import in_words, memory_format, settled
 from bench.records.case import Choice
@@ -17,6 +18,8 @@ from bench.records.runfile import read
 from bench.tests.planning.tuned_runs import only_row, tuned_case
 from bench.tests.scripts.regenerate import command
 from bench.tests.small_workloads import one_thread
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -91,5 +94,7 @@ def test_a_tuned_case_is_measured_by_real_processes(tmp_path: Path) -> None:
     assert row.choice == file.launches[-1].choice
     fastest = max(row.trials, key=lambda trial: trial.rate or 0)
     assert row.choice == fastest.choice
-    assert "is the best of 2 choices, of which 2 ran" in " ".join(done.stdout.split())
+    (found,) = tuned([row])
+    assert "is the best of 2 choices, of which 2 ran" in found.words
+    assert "TUNED the best choice of resnet50-infer" in " ".join(done.stdout.split())
     assert "tries contiguous: " in done.stderr

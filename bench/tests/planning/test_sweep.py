@@ -178,9 +178,15 @@ def test_the_card_gives_the_curve_and_its_best_point() -> None:
         "batch 1: 100 image/s; batch 2: 200 image/s; batch 4: 400 image/s; batch 8: does not fit; "
         "best of 3: 400 image/s at batch 4, which reads high where points are nearly level"
     )
+    wide = REPORT.render([file], Canvas(width=400, wide=True))
+    assert f"SWEEP {curve.title}: {curve.words}\n" in wide
     card = REPORT.render([file], Canvas(width=400))
-    assert f"SWEEP {curve.title}: {curve.words}\n" in card
-    assert f"SKIPPED llama-train bf16 (toy, batch 16) to batch 64: {BEYOND}\n" in card
+    best = "llama-train bf16 (batch 4) (best of 7: 400 image/s)"
+    assert f"SWEEP the fastest batch, which reads high: {best}\n" in card
+    (line,) = [text for text in card.splitlines() if text.endswith("  SKIPPED")]
+    assert line.startswith("llama-train bf16, batch 16 to 64, toy "), "one line for all"
+    assert "SKIPPED llama-train bf16 (batch 16), llama-train bf16 (batch 32), " in card
+    assert f"llama-train bf16 (batch 64): {BEYOND}\n" in card
 
 
 def test_the_best_point_is_one_whose_figure_may_be_used() -> None:

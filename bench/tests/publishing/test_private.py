@@ -250,12 +250,16 @@ def test_a_case_that_says_it_is_refused(text: str, gone: str, where: str) -> Non
 
 # --- The command line ----------------------------------------------------------------------------
 
-RAN = examples.run(suite="tuned-quick", settings=Settings(launches=10)).run
+RAN = examples.run(suite="tuned-quick@3", settings=Settings(launches=10)).run
 
 COMMANDS = [
     ("accelmark run tuned-quick --launches 10", "accelmark run tuned-quick --launches 10"),
     ("accelmark run tuned-quick.toml", "accelmark run tuned-quick.toml"),
     ("accelmark run me.toml", "accelmark run (private)"),
+    ("accelmark run tuned-quick@3", "accelmark run tuned-quick@3"),
+    ("accelmark run tuned-quick@2", "accelmark run (private)"),
+    ("accelmark run --only gemm-*,gemm", "accelmark run --only gemm-*,gemm"),
+    ("accelmark run --only gemm-*,me", "accelmark run --only (private)"),
     ("me run tuned-quick", "(private) run tuned-quick"),
     ("accelmark run --device fake:0", "accelmark run --device fake:0"),
     ("accelmark run --device=fake", "accelmark run --device=fake"),

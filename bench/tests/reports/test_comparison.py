@@ -6,13 +6,15 @@ import json
 import math
 from typing import get_args
 
+import msgspec
 import pytest
 
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._comparison import WORDS, render
+from bench.reports._comparison import render
+from bench.reports._comparison_notes import WORDS
 from bench.tests.judging.two_runs import (
     CASE,
     FAST,
@@ -59,11 +61,13 @@ def test_the_cards_have_every_word_and_fit() -> None:
         text = " ".join(card.split())
         for word in WORDS.values():
             assert word in text or word.split()[0] in text, word
-        for part in ("MFU 61.7% and 58.4%", "of memory bandwidth", "driver: 580.1 | 7.2"):
-            assert part in text
+        may, table = text.index("MAY EXPLAIN IT"), text.index(" ratio ")
+        assert may < text.index("driver: 580.1 | 7.2") < table, "what may explain it comes first"
+        assert text.index("SETTINGS DIFFER OMP_NUM_THREADS: 8 | absent") < may
+        assert "MFU" not in text, "one figure a case for what holds it back"
         for line in card.splitlines():
             assert len(line) <= width and line == line.rstrip()
-    assert "per currency unit" in text and "no significant difference,\n" in card
+    assert "per price" in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -72,9 +76,45 @@ def test_no_figure_is_cut_off(width: int) -> None:
     long = make_case(workload="w" * 30, mode="train", parameters={"name": "n" * 50})
     quick = ten(8.12e-7, 0.05)
     base, other = (runs((long, steps(quick, unit="sequence"))) for _ in range(2))
-    text = render([compare(base, other)], Canvas(width=width))
-    assert text.count("1,23") == 2 and text.count(" sequence/s") == 2
-    assert "EQUIVALENT" in text or "excluded" in text
+    found = compare(base, other)
+    for wide in (False, True):
+        text = render([found], Canvas(width=width, wide=wide))
+        assert max(map(len, text.splitlines())) <= width
+        assert " 1.000" in text and "undecided" in text
+    assert text.count("1,23") >= 2 and " ".join(text.split()).count(" sequence/s") >= 2
+
+
+def test_each_reason_is_said_once_with_the_cases_that_it_is_of() -> None:
+    """Six cases of another batch, one of which is not in the other run at all."""
+    cases = [make_case(workload=f"work{k}", parameters={"batch_size": 1}) for k in range(6)]
+    theirs = [msgspec.structs.replace(case, parameters={"batch_size": 8}) for case in cases[:-1]]
+    both = make_case(workload="both")
+    found = compare(
+        runs(*((case, steps(FAST)) for case in (*cases, both))),
+        runs(*((case, steps(FAST)) for case in (*theirs, both))),
+    )
+    card = render([found], Canvas(width=100))
+    assert card.count("batch_size differs (1, 8)") == 1
+    assert "INCOMPARABLE batch_size differs (1, 8): 5 cases\n" in card
+    assert "INCOMPARABLE no such case in the other run: work5-matmul bf16\n" in card
+    for line in card.splitlines():
+        if line.endswith("INCOMPARABLE"):
+            assert "/s" not in line, "other work's figures are not put side by side"
+    wide = render([found], Canvas(width=100, wide=True))
+    assert wide.count("batch_size differs (1, 8)") == 6, "and with each case"
+
+
+def test_what_differs_and_explains_nothing_comes_after_the_table() -> None:
+    other = msgspec.structs.replace
+    first, second = run(FAST), run(SLOW)
+    hosts = [{**one.run.host, "python": name} for one, name in ((first, "3.11"), (second, "3.12"))]
+    first, second = (
+        other(one, run=other(one.run, host=host))
+        for one, host in zip((first, second), hosts, strict=True)
+    )
+    card = render([compare(first, second)], Canvas(width=100))
+    assert card.index(" SLOWER") < card.index("host python: 3.11 | 3.12")
+    assert "MAY EXPLAIN IT" not in card and "\nThe runs differ in\n" in card
 
 
 def test_colour_is_not_needed() -> None:
@@ -88,7 +128,7 @@ def test_why_a_clear_interval_may_have_no_verdict() -> None:
     beside = (GEMM, steps(ten(0.01, 0.03)))
     base = runs((CASE, steps(ten(0.01, 0.03))), beside)
     card = render([compare(base, runs((CASE, steps(NEAR)), beside))], Canvas(width=120))
-    assert "not excluded, p = 0.06" in " ".join(card.split())
+    assert "undecided, p = 0.06" in " ".join(card.split())
 
 
 def test_a_run_that_did_not_end_by_itself_says_so() -> None:

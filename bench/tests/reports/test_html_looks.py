@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from bench.reports import _html_plots
-from bench.reports._comparison import WORDS
+from bench.reports._comparison_notes import WORDS
 
 
 def test_every_verdict_has_its_colour_and_symbol() -> None:

@@ -16,7 +16,10 @@ from bench.running.child import STDERR_TAIL_BYTES
 from bench.tests.faults import FAULTS, README, Fault, identity, table
 from bench.tests.stage import Stage, rows_of, wait_until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="made with /proc and limits")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="made with /proc and limits"),
+    pytest.mark.usefixtures("forked"),
+]
 AT_ONCE = 4
 """Faults that are made side by side: most of them wait, or start an interpreter."""
 

@@ -20,6 +20,8 @@ from bench.records import cpu_limits, environment
 from bench.running import probe
 from bench.running.probe import Found, choose
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 def broken_child(code: str) -> Found:
     """What is found of a backend whose runtime is this code."""

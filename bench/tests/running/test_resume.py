@@ -34,6 +34,8 @@ from bench.tests.scripts.regenerate import command
 from bench.tests.stage import marked, wait_until
 from bench.tests.values import make_case, make_launch, make_measured
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 ONE, TWO = make_case(precision="bf16"), make_case(precision="fp32")
 SETTINGS = Settings(launches=2)
 DEVICE = FakeBackend().devices()[0]
@@ -327,7 +329,7 @@ def kill_again_and_again(
         wait(process, random.uniform(0.0, most_seconds), lambda: False)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        wait_until(lambda: not marked(mark), 30.0)
+        wait_until(lambda: not marked(mark, folder), 30.0)
         if process.returncode != -signal.SIGKILL:
             return kills
     return times

@@ -151,6 +151,10 @@ def test_in_a_container_the_one_that_came_is_the_worker() -> None:
     assert strangers([(Process(4001, 1),)], 7, ()) == ()
     assert strangers([(Process(3000, 1), Process(4001, 2))], 7, {3000}) == (Process(3000, 1),)
     assert strangers([(Process(3000, 1),)], 7, {3000}) == (Process(3000, 1),)
+    # Nobody looked before: one of them may be the worker, or a stranger.
+    assert strangers([(Process(4001, 1),)], 7, None) is None
+    assert strangers([(Process(7, 1), Process(4001, 2))], 7, None) == (Process(4001, 2),)
+    assert strangers([()], 7, None) == ()
 
 
 # --- it hurts nobody

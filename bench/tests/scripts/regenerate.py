@@ -1,4 +1,5 @@
-"""Rewrites the files in `golden/`, and the table of faults in `README.md`.
+"""Rewrites the files in `golden/`, the table of faults in `README.md` and the card in README; adds
+new suites to `planning/released_suites.json`.
 
 `python -m bench.tests.scripts.regenerate`; then read the diff.
 """
@@ -12,15 +13,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import catalogue
+from bench.planning import plan, suite_file
 from bench.records.run import Line
 from bench.records.runfile import Writer, json_schema
 from bench.tests import faults
 from bench.tests.golden_runs import golden_lines, golden_pair
+from bench.tests.guide import documents
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RUN = GOLDEN / "run.jsonl"
 BASE, OTHER = GOLDEN / "base.jsonl", GOLDEN / "other.jsonl"
 PRICES = ("--price", "2.5", "--price", "2")
+RELEASED = Path(__file__).parents[1] / "planning" / "released_suites.json"
 SCHEMA = GOLDEN / "schema.json"
 OUTPUTS = {
     "help.txt": ("--help",),
@@ -61,13 +66,26 @@ def write_run(path: Path, lines: Sequence[Line] | None = None) -> None:
     writer.close()
 
 
+def add_releases() -> None:
+    """Adds the suites that are new; what was released stays as it is, whatever became of it."""
+    known = json.loads(RELEASED.read_text(encoding="utf-8")) if RELEASED.exists() else {}
+    for title, file in catalogue.releases().items():
+        if title not in known:
+            known[title] = [case.fingerprint for case in plan.plan(suite_file.read_suite(file))]
+    ordered = {title: known[title] for title in catalogue.releases()}
+    RELEASED.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Rewrites all of them."""
+    add_releases()
     write_run(RUN)
     for path, lines in zip((BASE, OTHER), golden_pair(), strict=True):
         write_run(path, lines)
     SCHEMA.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
     faults.README.write_text(faults.table(), encoding="utf-8")
+    readme = documents.README.read_text(encoding="utf-8")
+    documents.README.write_text(documents.with_card(readme), encoding="utf-8")
     for name, arguments in OUTPUTS.items():
         (GOLDEN / name).write_text(command(*arguments).stdout, encoding="utf-8")
 

@@ -11,7 +11,7 @@ from bench import units
 from bench.judging.compare import compare
 from bench.judging.summary import summarize
 from bench.records.observed import Reading, Telemetry
-from bench.records.run import Launch
+from bench.records.run import Launch, RunFile
 from bench.report import Canvas
 from bench.reports._flat import flat as as_flat
 from bench.reports.table import TableReport
@@ -186,6 +186,11 @@ def launches_with_energy(*joules: float | None, scope: str = "board") -> list[La
     return launches
 
 
+def said(file: RunFile, *, wide: bool = False) -> str:
+    """The card, its lines as one text."""
+    return " ".join(TableReport().render([file], Canvas(width=200, wide=wide)).split())
+
+
 def test_joules_an_item_have_an_interval_over_launches_a_source_and_a_scope() -> None:
     file = make_file([CASE], launches_with_energy(110, 111, 109))
     (row,) = summarize(file)
@@ -193,10 +198,9 @@ def test_joules_an_item_have_an_interval_over_launches_a_source_and_a_scope() ->
     assert row.joule_interval is not None
     assert row.joule_interval.low < 0.1 < row.joule_interval.high
     assert (row.energy_source, row.energy_scope) == ("NVML, counter", "board")
-    card = " ".join(TableReport().render([file], Canvas(width=200, colour=False)).split())
-    assert "energy of gemm-matmul bf16: 10.0 J/image ±2.3% (board; NVML, counter; idle 71.5 W)" in (
-        card
-    )
+    card = said(file)
+    assert " 10.0 J/image " in card and "energy: board; NVML, counter; idle 71.5 W" in card
+    assert "energy 10.0 J/image ±2.3% (board; NVML, counter; idle 71.5 W)" in said(file, wide=True)
     assert "not observable: reasons (it does not say)" in card
     flat = as_flat(file, row)
     assert flat["items_per_joule_low"] == row.joule_interval.low
@@ -205,20 +209,20 @@ def test_joules_an_item_have_an_interval_over_launches_a_source_and_a_scope() ->
 
 def test_whose_energy_it_is_is_said_in_words() -> None:
     for scope, words in (
-        ("package", "(the whole package; NVML, counter"),
-        ("shared", "(the whole device, which others may use; NVML, counter"),
+        ("package", "energy: the whole package; NVML, counter"),
+        ("shared", "energy: the whole device, which others may use; NVML, counter"),
     ):
         file = make_file([CASE], launches_with_energy(110, 111, 109, scope=scope))
-        card = " ".join(TableReport().render([file], Canvas(width=200, colour=False)).split())
-        assert words in card
+        assert words in said(file)
 
 
 def test_what_one_launch_missed_is_on_the_card_though_the_last_missed_nothing() -> None:
     launches = launches_with_energy(110, 111)
     missed = seen(absent={"looks": "3 of 40 failed: busy"})
     launches[0] = msgspec.structs.replace(launches[0], telemetry=missed)
-    card = TableReport().render([make_file([CASE], launches)], Canvas(width=200, colour=False))
-    assert "looks (3 of 40 failed: busy)" in " ".join(card.split())
+    file = make_file([CASE], launches)
+    assert "looks (3 of 40 failed: busy)" in said(file, wide=True)
+    assert "not observable: looks" in said(file)
 
 
 def test_a_launch_without_energy_leaves_no_figure_but_a_reason() -> None:
@@ -237,7 +241,7 @@ def test_a_board_is_not_compared_with_a_package_by_the_joule() -> None:
 
 def test_a_launch_that_nobody_looked_at_says_so_on_the_card() -> None:
     launch = make_launch(steady(), CASE, telemetry_absent="npu-smi is not on PATH")
-    card = TableReport().render([make_file([CASE], [launch])], Canvas(width=200, colour=False))
+    card = said(make_file([CASE], [launch]))
     assert "not observable: telemetry (npu-smi is not on PATH)" in card
 
 

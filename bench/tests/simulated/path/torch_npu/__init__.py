@@ -60,6 +60,7 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `quiet-fallback` | SIMNPU_FALLBACK's operators run on the host without a word, even if refused |
 | `lost-words` | a lost device says so in words that nobody knows |
 | `lost-copies` | a copy to the host that does not wait never arrives |
+| `lost-updates` | what changes bfloat16 tensors in place changes nothing |
 
 Variables of the real one that are heeded: `ASCEND_LAUNCH_BLOCKING=1` (every operator is waited
 for), `TORCH_NPU_FALLBACK_CPU_DISABLE=1`, `TORCH_NPU_WARNING_DISABLE=1` and
@@ -67,7 +68,8 @@ for), `TORCH_NPU_FALLBACK_CPU_DISABLE=1`, `TORCH_NPU_WARNING_DISABLE=1` and
 
 **What is not.** Operators run when they are called, so a call takes the CPU's time for it, and the
 device's clock runs on from there. Random numbers are the CPU's; pinned memory is any memory. Fused
-optimizers run; whether each does on a real device is not known here. HF32 is not in the attention.
+optimizers run, with the CPU's kernels and their faults (torch 2.13's SGD leaves bfloat16 weights as
+they are); whether each does on a real device is not known here. HF32 is not in the attention.
 torch's C++ takes `npu:0` for the current device, so a backward on the second die runs in the main
 thread only. There are no collectives (hccl), no torch.compile, no graphs, no profiler, no sparse
 tensors, no private formats, no LSTM, and no torch.load to the device.

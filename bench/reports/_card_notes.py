@@ -1,0 +1,185 @@
+"""What is said below a report card: why there is no figure, what was flagged, what words mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from bench import stats, units
+from bench.judging.curves import Curve, curves
+from bench.judging.row import UNDISTURBED, Row
+from bench.judging.tracks import tuned
+from bench.planning.tuning import in_words
+from bench.planning.usual import usual_of
+from bench.records.run import RunFile
+from bench.reports._labels import Label, listed
+from bench.reports._notes import Note, grouped
+from bench.reports._wording import WHOSE, first_step, word_of
+
+FLAGS = {
+    "NO_STEADY_STATE": "a launch never became steady",
+    "DRIFT": "step times moved by more than 5 % within a launch",
+    "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
+    "CONTENDED": "other work on the host slowed a launch",
+    "QUOTA": "the CPU quota of this container held a launch back",
+    "STOPPED": "a launch's process, or the machine, stood still while it was timed",
+    "THROTTLED": "heat, the power supply or protection slowed a launch",
+    "POWER_CAPPED": "the device held its clock to its power limit, as it does under heavy load",
+    "SHARED_DEVICE": "others had the device open too",
+    "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
+}
+"""What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
+GRAVE = "bold red"
+LATE = "not reached: "
+"""Before a reason of what is called UNREACHED already."""
+
+
+def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
+    """The gravest first. wide: with what else is found of sweeps and tuned cases."""
+    measured = [row for row in rows if row.status == "measured"]
+    yield from _without_number(rows, names)
+    for said, some in grouped(measured, lambda r: f"{r.verdict}\n{_disturbed(r)}"):
+        if reason := said.partition("\n")[2]:
+            yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
+    for said, some in grouped(measured, lambda r: r.left_out):
+        yield Note("LEFT OUT", f"{said}: {_called(some, names)}")
+    for flag, meaning in FLAGS.items():
+        flagged = [row for row in measured if flag in row.flags and row.verdict != flag]
+        if flagged:
+            yield Note(flag, f"{meaning}: {_called(flagged, names)}")
+    for said, some in grouped(measured, lambda r: r.optimizer_passed_over):
+        yield Note("OPTIMIZER", f"{said}: {_called(some, names)}")
+    yield from _found(rows, names, wide=wide)
+    yield from _asides(measured, names, wide=wide)
+
+
+def _called(rows: Sequence[Row], names: Mapping[str, Label]) -> str:
+    return listed([names[row.case.fingerprint].short for row in rows])
+
+
+def _without_number(rows: Sequence[Row], names: Mapping[str, Label]) -> Iterator[Note]:
+    """Why; what is not reached comes last, for it is nobody's fault."""
+    absent = [row for row in rows if row.status != "measured"]
+    for late in (False, True):
+        some = [row for row in absent if row.reached is not late]
+        for said, of_it in grouped(some, lambda row: f"{word_of(row)}\n{row.reason}"):
+            word, _, reason = said.partition("\n")
+            style = GRAVE if word in ("FAILED", "VOID") else "yellow"
+            yield Note(word, f"{_called(of_it, names)}: {reason.removeprefix(LATE)}", style)
+
+
+def _disturbed(row: Row) -> str:
+    return "" if row.verdict in UNDISTURBED else row.reason
+
+
+def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
+    """What sweeps and tuned cases came to."""
+    found = [curve for curve in curves(rows) if wide or _measured(curve) > 1]
+    if wide:
+        yield from (Note("SWEEP", f"{curve.title}: {curve.words}", "bold") for curve in found)
+        for one in tuned(rows):
+            yield Note("TUNED", f"{one.title}: {one.words}", "bold")
+        return
+    best = [curve.best for curve in found]
+    parts = [
+        f"{names[row.case.fingerprint].short} (best of {len(curve.points)}: {_rate(row)})"
+        for curve, row in zip(found, best, strict=True)
+        if row is not None
+    ]
+    if parts:
+        yield Note("SWEEP", f"the fastest batch, which reads high: {', '.join(parts)}", "bold")
+    parts = [
+        f"{names[row.case.fingerprint].short}: {in_words(row.choice)}"
+        for row in rows
+        if row.choice is not None
+    ]
+    if parts:
+        yield Note("TUNED", f"the best choice of {'; of '.join(parts)}", "bold")
+
+
+def _measured(curve: Curve) -> int:
+    return sum(row.status == "measured" for row in curve.points)
+
+
+def _rate(row: Row) -> str:
+    assert row.throughput is not None
+    return units.rate(row.throughput, row.unit.removesuffix("/s"))
+
+
+def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
+    """What is paid once, whose the energy is, and what nobody could see of the device."""
+    first = [
+        f"{names[row.case.fingerprint].short} {first_step(row)}" for row in rows if first_step(row)
+    ]
+    if first and not wide:  # there it stands with each case
+        yield Note("first step", listed(first), dim=True)
+    for said, _ in grouped(rows, _energy_source):
+        yield Note("energy", said, dim=True)
+    whys: dict[str, list[str]] = {}
+    for what, why in next((r.not_observable for r in rows if r.not_observable), {}).items():
+        whys.setdefault(why, []).append(what)
+    if whys:
+        parts = [f"{', '.join(whats)} ({why})" for why, whats in whys.items()]
+        if len(parts) > 1 and not wide:
+            parts = [", ".join(what for whats in whys.values() for what in whats)]
+        yield Note("not observable", "; ".join(parts), dim=True)
+
+
+def _energy_source(row: Row) -> str:
+    if row.items_per_joule is None:
+        return ""
+    idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
+    return f"{WHOSE.get(row.energy_scope, row.energy_scope)}; {row.energy_source}{idle}"
+
+
+def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: bool) -> str:
+    """What the words of the card mean, as far as they stand on it, and where the rest is."""
+    measured = [row for row in rows if row.status == "measured"]
+    sentences = []
+    if any(row.limit for row in measured):
+        links = ["transfer"] if any(r.transfer_fraction is not None for r in measured) else []
+        ceilings = ", ".join(["matmul", "memory", *links])
+        said = limit_words(measured)
+        sentences.append(
+            "; ".join(
+                [f"Limit: share of the nearest ceiling this run measured ({ceilings})", *said]
+            )
+        )
+    if measured:
+        sentences.append(_verdicts(run, measured))
+    if "latency" not in left_out and any(row.latency for row in measured):
+        sentences.append("Latency, TTFT, TPOT: median")
+    if "memory" not in left_out and measured:
+        sentences.append(f"Memory: peak, {measured[0].memory_scope}")
+    if not wide:
+        sentences.append(f"Not shown: {', '.join([*left_out, usual_of(run.run.suite)])} (--wide)")
+    return "".join(f"{one}. " for one in sentences).rstrip()
+
+
+def limit_words(rows: Sequence[Row]) -> list[str]:
+    """What the words for limits mean that are on the card."""
+    words = {row.limit[0] for row in rows if row.limit}
+    return [text for word, text in LIMITS.items() if word in words]
+
+
+LIMITS = {
+    "kernels": "kernels: under half of each that is counted for it, so look at its kernels",
+    "power": "power: matmul, at the device's power limit",
+    "host": "host: time to queue a step, over that of the step",
+    "input": "input: the time that a step waits for it",
+}
+"""What a word for a limit means, other than a ceiling."""
+
+
+def _verdicts(run: RunFile, rows: Sequence[Row]) -> str:
+    level = next((row.interval.level for row in rows if row.interval), stats.FIXED_LEVEL)
+    target = f"±{run.run.settings.target_half_width:.0%}"
+    count = {row.launches for row in rows}
+    each = min(count) if len(count) == 1 else 0
+    launches = f"{each} launches" if each >= stats.MINIMUM_LAUNCHES else "launches"
+    words = [f"OK: {level:.0%} interval over {launches} within {target}"]
+    verdicts = {row.verdict for row in rows}
+    if "NOISY" in verdicts:
+        words.append("NOISY: wider")
+    if "FEW_LAUNCHES" in verdicts:
+        words.append(f"FEW LAUNCHES: under {stats.MINIMUM_LAUNCHES}")
+    return "; ".join(words)

@@ -1,0 +1,215 @@
+"""What is said beside a comparison's table: what may explain it before, the rest after."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from bench import units
+from bench.judging.compare import WITNESS_TOLERANCE
+from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.differences import Difference
+from bench.judging.row import Row
+from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
+from bench.planning.tuning import in_words
+from bench.reports._labels import Label, listed
+from bench.reports._notes import Note, grouped
+from bench.reports._wording import share
+
+STYLE: dict[CompareVerdict, str] = {
+    "FASTER": "bold green",
+    "SLOWER": "bold red",
+    "EQUIVALENT": "green",
+    "INCOMPARABLE": "bold yellow",
+    "UNRANKED": "yellow",
+}
+WORDS: dict[CompareVerdict, str] = {
+    "FASTER": "FASTER",
+    "SLOWER": "SLOWER",
+    "EQUIVALENT": "EQUIVALENT",
+    "UNDECIDED": "no significant difference",
+    "NO_INTERVAL": "no interval",
+    "UNRANKED": "not ranked",
+    "INCOMPARABLE": "INCOMPARABLE",
+}
+"""A verdict in words."""
+CELLS: dict[CompareVerdict, str] = {**WORDS, "UNDECIDED": "undecided"}
+"""A verdict in a line of the table."""
+EXPLAINS = re.compile(
+    r"^(torch|transformers|driver|runtime|threads|threads_used|instructions|"
+    r"instructions_used|cpu_capability|mkldnn|compute_capability)$"
+    r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|fused|precision|reduced"
+)
+"""Names of facts by which one run may be faster than another on one chip."""
+HEAD = ("device", "backend")
+"""Differences that the first two lines of the card show."""
+MOST_DIFFERENCES = 8
+
+
+def explaining(comparison: Comparison) -> tuple[list[Difference], list[Difference]]:
+    """The differences that may explain a ratio, settings left out, and all others."""
+    said = {one.name for one in comparison.configured.settings}
+    rest = [one for one in comparison.differences if one.name not in {*said, *HEAD}]
+    return (
+        [one for one in rest if EXPLAINS.search(one.name)],
+        [one for one in rest if not EXPLAINS.search(one.name)],
+    )
+
+
+def before(comparison: Comparison) -> Iterator[Note]:
+    """What must be known before any figure is read."""
+    found = comparison.configured
+    for one in found.settings:
+        on_purpose = one.name in found.compared
+        word, style = ("COMPARED", "bold") if on_purpose else ("SETTINGS DIFFER", "bold yellow")
+        yield Note(word, _sides(one), style)
+    may, _ = explaining(comparison)
+    if may:
+        yield Note("MAY EXPLAIN IT", "; ".join(map(_sides, may)), "bold")
+
+
+def _sides(one: Difference) -> str:
+    return f"{one.name}: {one.base} | {one.other}"
+
+
+def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
+    """What the chip may not be blamed for, what is odd, and why cases have no verdict."""
+    cases = comparison.cases
+    if comparison.configured.chip_doubt and any(case.split for case in cases):
+        unknown = "whether a setting is the cause is not known, as said below"
+        settings = comparison.configured.settings
+        doubt = comparison.configured.chip_doubt if settings else unknown
+        yield Note("No verdict on the chip", doubt)
+    proofs = [case for case in cases if case.same_work is not None and case.ratio is not None]
+    agree = [case for case in proofs if case.same_work is not None and case.same_work.proved]
+    if agree:
+        told = (f"{_name(c, names)}: {c.same_work.words}" for c in agree if c.same_work)
+        yield Note("PROVED", "; ".join(told), "green")
+    for said, some in grouped(proofs, lambda c: c.same_work.unproved if c.same_work else ""):
+        yield Note("NOT PROVED", f"{said}: {listed([_name(c, names) for c in some])}", dim=True)
+    odd = [
+        f"{_name(case, names)} {case.witness_gap:.0%}"
+        for case in cases
+        if case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE
+    ]
+    if odd:
+        yield Note("CHECK", f"outputs after the first step differ at equal seeds: {listed(odd)}")
+    for said, some in grouped(cases, lambda case: case.clock_remark):
+        yield Note("CLOCK", f"{said}: {listed([_name(case, names) for case in some])}")
+    for verdict in ("UNRANKED", "NO_INTERVAL", "INCOMPARABLE"):
+        some = [case for case in cases if case.verdict == verdict]
+        reasons = [(reason, case) for case in some for reason in case.reasons]
+        found = list(grouped(reasons, lambda pair: pair[0]))
+        for reason, of_it in sorted(found, key=lambda pair: -len(pair[1])):
+            called = listed([_name(case, names) for _, case in of_it])
+            yield Note(CELLS[verdict], f"{reason}: {called}", STYLE.get(verdict, "yellow"))
+    yield from _chosen(cases, names)
+
+
+def _chosen(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> Iterator[Note]:
+    """Tuned cases: what each side was at its best with."""
+    for case in cases:
+        chosen = [row.choice for row in (case.base, case.other) if row is not None and row.choice]
+        if case.ratio is not None and len(chosen) == 2:
+            base, other = map(in_words, chosen)
+            text = f"each side at its best: base {base}; other {other}: {_name(case, names)}"
+            yield Note("TUNED", text, "bold")
+
+
+def _name(case: CaseComparison, names: Mapping[str, Label]) -> str:
+    return names[case.case.fingerprint].short
+
+
+def after(comparison: Comparison, *, wide: bool) -> tuple[str, list[Note]]:
+    """In what else the runs differ, and what is not known of them: a heading and its lines."""
+    may, rest = explaining(comparison)
+    unsaid: dict[str, list[str]] = {}
+    for words in comparison.configured.not_recorded:
+        who, _, what = words.partition(": ")
+        unsaid.setdefault(what, []).append(who)
+    nothing = "nothing that both recorded" if unsaid else "nothing else"
+    also = " also" if may or comparison.configured.settings else ""
+    heading = f"The runs{also} differ in" if rest else f"The runs differ in {nothing}."
+    if not rest and also:
+        heading = "Of what both recorded, nothing else differs."
+    lines = [Note(one.name, f"{one.base} | {one.other}", "") for one in rest]
+    if len(lines) > MOST_DIFFERENCES and not wide:
+        more = len(lines) - MOST_DIFFERENCES + 1
+        lines = [*lines[:-more], Note(f"{more} more", "--wide", dim=True)]
+    lines += [Note(f"not known of {' and '.join(w)}", what, "") for what, w in unsaid.items()]
+    return heading, lines
+
+
+def legend(comparison: Comparison, left_out: Sequence[str], *, wide: bool) -> str:
+    """What the words of the table mean, as far as they stand there."""
+    few = f"Under {COMPARE_LAUNCHES} launches a side: no interval"
+    shown = {case.verdict for case in comparison.cases}
+    sentences = ["Ratio: other / base throughput"] if comparison.ratios else []
+    if any(case.interval is not None for case in comparison.cases):
+        sentences[0] += f", {comparison.level:.0%} Welch interval over launches"
+        sentences.append(
+            f"FASTER, SLOWER: significant at {1 - comparison.level:.0%} over all cases together "
+            f"(Holm) and {LEAST_DIFFERENCE:.0%} or more"
+        )
+    if "EQUIVALENT" in shown:
+        sentences.append(f"EQUIVALENT: the interval lies within ±{EQUIVALENCE:.0%}")
+    if "UNDECIDED" in shown:
+        sentences.append("undecided: no significant difference, any in the interval possible")
+    if "NO_INTERVAL" in shown:
+        sentences.append(few)
+    chip, software = parts(comparison)
+    if any(case.split for case in comparison.cases) and f"{chip} x {software}" not in left_out:
+        sentences.append(
+            f"{chip} x {software}: the ratio, as that of the ceilings that both measured times "
+            "that of the shares reached"
+        )
+    if comparison.configured.unintended and shown & {"FASTER", "SLOWER"}:
+        sentences.append("*: settings differ")
+    if left_out and not wide:
+        sentences.append(f"Not shown: {', '.join(left_out)} (--wide)")
+    return "".join(f"{one}. " for one in sentences).rstrip()
+
+
+def parts(comparison: Comparison) -> tuple[str, str]:
+    """What the two factors of a ratio are called: the chip's only where nothing else can be it."""
+    return ("ceiling", "share") if comparison.configured.chip_doubt else ("chip", "software")
+
+
+def details(case: CaseComparison, names: tuple[str, str]) -> Iterator[str]:
+    """What is behind a ratio, as far as the records say; names: of the two parts of a split."""
+    yield "; ".join(part for part in (case.case.detail, case.case.fingerprint) if part)
+    for who, row in (("base", case.base), ("other", case.other)):
+        if row is not None:
+            yield f"{who}: {_figures(row)}"
+    said = [f"p = {case.p_value:.2g}"] if case.p_value is not None else []
+    if case.verdict == "UNDECIDED" and case.not_excluded is not None:
+        said.append(f"up to {case.not_excluded:.1%} not excluded")
+    split = case.split
+    if split is not None and case.ratio is not None:
+        shares = " and ".join(share(one) for one in split.shares)
+        said.append(
+            f"{case.ratio:.2f} = {names[0]} {split.chip:.2f} x {names[1]} {split.software:.2f} "
+            f"({shares} of {split.ceiling})"
+        )
+    if case.joule_ratio is not None:
+        said.append(f"per joule (per watt) {case.joule_ratio:.2f}")
+    if case.price_ratio is not None:
+        said.append(f"per currency unit {case.price_ratio:.2f}")
+    if said:
+        yield "; ".join(said)
+    if case.reasons:
+        yield "; ".join(case.reasons)
+
+
+def _figures(row: Row) -> str:
+    if row.throughput is None:
+        return f"{row.status}: {row.reason}"
+    spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
+    rate = units.rate(row.throughput, row.unit.removesuffix("/s"))
+    shares = [
+        f"{name} {share(value)}"
+        for name, value in (("MFU", row.mfu), ("MBU", row.mbu))
+        if value is not None
+    ]
+    verdict = str(row.verdict).replace("_", " ")
+    return ", ".join([f"{rate} {spread}", units.counted(row.launches, "launch"), *shares, verdict])

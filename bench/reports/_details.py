@@ -1,0 +1,81 @@
+"""Everything that is known of a case, in words: what `--wide` shows below its line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench import units
+from bench.judging.row import Row
+from bench.planning.tuning import in_words
+from bench.reports._labels import plain
+from bench.reports._wording import WHOSE, first_step, share, tail
+
+
+def details(row: Row) -> Iterator[str]:
+    """Lines of text: the case, what came of it, its shares of ceilings, its costs."""
+    case = row.case
+    chosen = [] if row.choice is None else [f"best: {in_words(row.choice)}"]
+    yield plain("; ".join([part for part in (case.detail, *chosen) if part] + [case.fingerprint]))
+    if row.status == "measured":
+        for parts in (_figures(row), _shares(row), _costs(row)):
+            if found := "; ".join(parts):
+                yield plain(found)
+    said = "; ".join(part for part in (row.reason, row.left_out, ", ".join(row.flags)) if part)
+    if said:
+        yield plain(said)
+
+
+def _figures(row: Row) -> Iterator[str]:
+    yield f"{units.counted(row.launches, 'launch')}, {units.counted(row.steps, 'step')}"
+    item = row.unit.removesuffix("/s")
+    if row.flop_per_second is not None and item != row.operation:
+        yield units.rate(row.flop_per_second, row.operation)
+    if row.bytes_per_second is not None and item != "B":
+        yield units.prefixed(row.bytes_per_second, "B/s")
+    latency = row.latency
+    if latency is not None:
+        yield (
+            f"{latency.name} p50 {units.duration(latency.p50)}, {tail(latency)}, "
+            f"{latency.requests} requests a launch"
+        )
+
+
+def _shares(row: Row) -> Iterator[str]:
+    """Of every ceiling, measured and published."""
+    known = [
+        (row.ceiling_fraction, "of the best matmul"),
+        (row.bandwidth_fraction, "of the best memory bandwidth"),
+        (row.transfer_fraction, "of the best transfer"),
+        (row.host_fraction, "of a step to queue it"),
+        (row.input_fraction, "of the time waiting for input"),
+    ]
+    parts = [f"{share(value)} {words}" for value, words in known if value is not None]
+    if parts:
+        yield ", ".join(parts)
+    for value, name, why in (
+        (row.mfu, "MFU", row.mfu_absent),
+        (row.mbu, "MBU", row.mbu_absent),
+    ):
+        if value is not None:
+            yield f"{name} {share(value)}"
+        elif why:
+            yield f"no {name}: {why}"
+
+
+def _costs(row: Row) -> Iterator[str]:
+    if row.peak_memory_bytes:
+        yield f"{units.memory(row.peak_memory_bytes)} {row.memory_scope}"
+    if first_step(row):
+        yield f"first step {first_step(row)}"
+    if row.input_wait_seconds is not None:
+        yield f"{units.duration(row.input_wait_seconds)} a step waiting for input"
+    if row.items_per_joule is None:
+        if row.energy_absent:
+            yield f"no energy: {row.energy_absent}"
+        return
+    found = row.joule_interval
+    spread = "no interval" if found is None else units.spread(found.half_width)
+    energy = units.joules(1 / row.items_per_joule, row.unit.removesuffix("/s"))
+    idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
+    whose = WHOSE.get(row.energy_scope, row.energy_scope)
+    yield f"energy {energy} {spread} ({whose}; {row.energy_source}{idle})"

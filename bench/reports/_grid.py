@@ -1,0 +1,165 @@
+"""One line a case, as wide as the terminal is; where that is too narrow, two.
+
+At `ONE_LINE` columns and more every case has one line. Where not all columns fit, the less needed
+ones are left out, and named; only then is a case's name cut. Below, a case whose name would have to
+be cut has a line for its name and verdict, and one for its figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from bench.reports._labels import Label, fitted
+
+ONE_LINE = 100
+"""Columns of a terminal from which on a case has one line, whatever it is called."""
+TWO_LINES = 80
+"""Columns from which on a case has two lines at most."""
+INDENT = 2
+FIRST = "case"
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """Beside the case: a heading, and a cell for each case, empty where it has nothing to show."""
+
+    heading: str
+    cells: Sequence[Text]
+    right: bool = True
+    drops: int = 0
+    """What is left out first where not all fits: the highest. Columns of 0 stay."""
+    most: int = 24
+    """Cells; a longer text is cut. No figure of a real device is so long."""
+
+    @property
+    def width(self) -> int:
+        """Cells that it takes."""
+        longest = max((cell_len(cell.plain) for cell in self.cells), default=0)
+        return max(cell_len(self.heading), min(longest, self.most))
+
+    def drawn(self, cell: Text, width: int) -> Text:
+        """A cell, as wide as its column."""
+        text = cell.copy()
+        text.truncate(width, overflow="ellipsis")
+        text.align("right" if self.right else "left", width)
+        return text
+
+
+class Grid(NamedTuple):
+    """What is printed: the lines of the head, those of each case, and the headings left out."""
+
+    head: list[Text]
+    rows: list[list[Text]]
+    left_out: list[str]
+
+
+def grid(
+    console: Console, labels: Sequence[Label], columns: Sequence[Column], styles: Sequence[str]
+) -> Grid:
+    """The cases in a table as wide as the console; styles: of each case's name.
+
+    The last column is the verdict, which stands beside the name where a case has two lines.
+    """
+    width = console.width
+    shown = [column for column in columns if any(cell.plain for cell in column.cells)]
+    longest = max((cell_len(label.text) for label in labels), default=0)
+    longest = max(longest, cell_len(FIRST))
+    choice = next(
+        (chosen for chosen in _choices(shown) if _need(chosen, 1) + longest <= width), None
+    )
+    if choice is None and width < ONE_LINE:
+        return _stacked(console, labels, shown, styles)
+    chosen = _choices(shown)[-1] if choice is None else choice
+    gap = 2 if _need(chosen, 2) + longest <= width else 1
+    first = min(longest, width - _need(chosen, gap))
+    lines = [
+        _joined([Text(name, style), *cells], [first, *_widths(chosen)], chosen, gap)
+        for name, style, *cells in zip(
+            fitted(labels, first), styles, *(column.cells for column in chosen), strict=True
+        )
+    ]
+    head = _joined(
+        [Text(FIRST), *(Text(column.heading) for column in chosen)],
+        [first, *_widths(chosen)],
+        chosen,
+        gap,
+    )
+    rule = Text("─" * (first + _need(chosen, gap)))
+    left_out = [column.heading for column in shown if column not in chosen]
+    return Grid([head, rule], [[line] for line in lines], left_out)
+
+
+def _choices(columns: Sequence[Column]) -> list[list[Column]]:
+    """All of them, then ever fewer."""
+    ranks = sorted({column.drops for column in columns} - {0}, reverse=True)
+    return [[column for column in columns if column.drops <= most] for most in (*ranks, 0)]
+
+
+def _widths(columns: Sequence[Column]) -> list[int]:
+    return [column.width for column in columns]
+
+
+def _need(columns: Sequence[Column], gap: int) -> int:
+    """Cells that columns take, each with the gap before it."""
+    return sum(_widths(columns)) + gap * len(columns)
+
+
+def _joined(
+    cells: Sequence[Text], widths: Sequence[int], columns: Sequence[Column], gap: int
+) -> Text:
+    """A line: the first cell, then one of each column."""
+    first = cells[0].copy()
+    first.align("left", widths[0])
+    drawn = [
+        column.drawn(cell, width)
+        for column, cell, width in zip(columns, cells[1:], widths[1:], strict=True)
+    ]
+    return Text(" " * gap).join([first, *drawn])
+
+
+def _stacked(
+    console: Console, labels: Sequence[Label], columns: Sequence[Column], styles: Sequence[str]
+) -> Grid:
+    """Name and verdict, and the figures below them."""
+    width = console.width
+    *figures, verdict = columns
+    first = width - verdict.width - 1
+    room = width - INDENT
+    choices = _choices(figures)
+    chosen = next((some for some in choices if _need(some, 1) - 1 <= room), None)
+    aligned = chosen is not None
+    chosen = choices[-1] if chosen is None else chosen
+    names = fitted(labels, first) if width >= TWO_LINES else [label.text for label in labels]
+    rows = []
+    for number, (name, style) in enumerate(zip(names, styles, strict=True)):
+        lines = list(Text(name, style).wrap(console, first))
+        lines[0] = _joined([lines[0], verdict.cells[number]], [first, verdict.width], [verdict], 1)
+        cells = [column.cells[number] for column in chosen]
+        if any(cell.plain.strip("—") for cell in cells):
+            lines += _figures(console, chosen, cells, aligned)
+        rows.append(lines)
+    head = [_joined([Text(FIRST), Text(verdict.heading)], [first, verdict.width], [verdict], 1)]
+    head += _figures(console, chosen, [Text(column.heading) for column in chosen], aligned)
+    left_out = [column.heading for column in figures if column not in chosen]
+    return Grid([*head, Text("─" * width)], rows, left_out)
+
+
+def _figures(
+    console: Console, columns: Sequence[Column], cells: Sequence[Text], aligned: bool
+) -> Iterator[Text]:
+    """The figures of a case, or their headings: each in its column, or one after the other."""
+    indent = Text(" " * INDENT)
+    if aligned:
+        widths = _widths(columns)
+        first = columns[0].drawn(cells[0], widths[0])
+        yield indent + _joined([first, *cells[1:]], widths, columns[1:], 1)
+        return
+    said = [cell for cell in cells if cell.plain]
+    yield from (
+        indent + line for line in Text(", ").join(said).wrap(console, console.width - INDENT)
+    )

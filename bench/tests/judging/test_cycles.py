@@ -1,0 +1,160 @@
+"""FASTER and SLOWER must hold per cycle too, where a clock was observable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench import api, catalogue
+from bench.judging.compare import compare
+from bench.judging.comparison import CaseComparison
+from bench.judging.cycles import BY_ITS_CLOCK, UNSURE
+from bench.judging.summary import summarize
+from bench.records.case import Case
+from bench.records.observed import Reading
+from bench.records.run import RunFile
+from bench.report import Canvas
+from bench.tests.judging.two_runs import FIXED, TEN, only
+from bench.tests.telemetry.launches import seen, steady
+from bench.tests.values import make_case, make_file, make_launch
+
+CASE = make_case(workload="bert", mode="train", parameters={"batch_size": 8})
+COPY = make_case(workload="memory", mode="copy", precision="fp32", parameters={})
+QUIET = [1 + 0.001 * z for z in TEN]
+"""Ten launches' steps, spread by a tenth of a per cent."""
+
+
+def clocked(
+    clocks: Sequence[float | None],
+    seconds: Sequence[float],
+    case: Case = CASE,
+    **telemetry: Any,
+) -> list[Any]:
+    """A launch for each clock, in MHz, with steps of so many seconds."""
+    return [
+        make_launch(
+            steady(seconds=step),
+            case,
+            launch=k,
+            order=k,
+            telemetry=seen(
+                **{
+                    "readings": tuple(
+                        Reading(at_seconds=16.0 + n, clock_mhz=mhz, reasons=()) for n in range(5)
+                    ),
+                    **telemetry,
+                }
+            ),
+        )
+        for k, (mhz, step) in enumerate(zip(clocks, seconds, strict=True))
+    ]
+
+
+def run(mhz: float | None, seconds: float, **changes: Any) -> RunFile:
+    launches = clocked([mhz] * 10, [seconds * q for q in QUIET])
+    return make_file([CASE], launches, settings=FIXED, **changes)
+
+
+BASE = run(1980.0, 2.0)
+"""A step of 2 s at 1980 MHz."""
+
+
+def against(other: RunFile, base: RunFile = BASE) -> CaseComparison:
+    return only(compare(base, other))
+
+
+def test_a_difference_that_is_the_clocks_says_so() -> None:
+    hotter = run(1800.0, 2.0 * 1.1)
+    found = against(hotter)
+    assert (found.verdict, found.clock_remark) == ("SLOWER", BY_ITS_CLOCK)
+    assert found.per_cycle is not None
+    assert found.per_cycle.ratio.value == pytest.approx(1.0, rel=1e-3)
+    assert found.per_cycle.clock == pytest.approx(1800 / 1980)
+    back = against(BASE, hotter)
+    assert (back.verdict, back.clock_remark) == ("FASTER", BY_ITS_CLOCK), "whoever is the base"
+    comparison = compare(BASE, hotter)
+    for width in (60, 100):
+        assert "by its clock" in api.render(comparison, width=width)
+    for format_name in ("markdown", "html"):
+        runs = catalogue.load("reports", format_name).render([BASE, hotter], Canvas())
+        assert BY_ITS_CLOCK in runs, format_name
+    (only_one,) = json.loads(api.render(comparison, "json"))
+    (flat,) = only_one["cases"]
+    assert (flat["verdict"], flat["clock_remark"]) == ("SLOWER", BY_ITS_CLOCK)
+    assert flat["per_cycle_low"] < 1 < flat["per_cycle_high"]
+
+
+@pytest.mark.parametrize(
+    ("mhz", "seconds", "verdict", "remark"),
+    [
+        (1980.0, 2.2, "SLOWER", ""),  # other work at the same clock
+        (1980.0, 1.8, "FASTER", ""),
+        (1800.0, 2.5, "SLOWER", ""),  # by its clock and by its work: it holds per cycle
+        (1800.0, 1.9, "FASTER", ""),  # though its clock is lower
+        (2178.0, 1.9, "FASTER", BY_ITS_CLOCK),  # faster by less than its clock is
+        (1900.0, 2.0 * 1980 / 1900 * 1.005, "SLOWER", BY_ITS_CLOCK),  # half a per cent of its own
+        (1800.0, 2.0, "EQUIVALENT", ""),
+    ],
+)
+def test_what_holds_per_cycle(mhz: float, seconds: float, verdict: str, remark: str) -> None:
+    found = against(run(mhz, seconds))
+    assert (found.verdict, found.clock_remark) == (verdict, remark)
+
+
+def test_clocks_that_wander_make_it_unsure_and_are_not_blamed() -> None:
+    """Slower by 1 %, at clocks that are the same on average and spread by more."""
+    clocks = [1980.0 * (1 + 0.0165 * z) for z in TEN]
+    launches = clocked(clocks, [2.0 * 1.0102 * q for q in QUIET])
+    found = against(make_file([CASE], launches, settings=FIXED))
+    assert (found.verdict, found.clock_remark) == ("SLOWER", UNSURE)
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (run(None, 2.2), "nobody could see it"),
+        (run(0.0, 2.2), "no clock"),
+        (run(65535.0, 2.2), "all ones of a register"),
+        (run(1800.0, 2.2, device={**BASE.run.device, "name": "Another"}), "another's cycles"),
+    ],
+)
+def test_where_no_clock_can_tell_nothing_is_said(other: RunFile, why: str) -> None:
+    found = against(other)
+    assert (found.verdict, found.per_cycle, found.clock_remark) == ("SLOWER", None, ""), why
+
+
+def test_what_memory_limits_is_not_counted_in_cycles() -> None:
+    def copying(mhz: float, seconds: float) -> RunFile:
+        launches = clocked([mhz] * 10, [seconds * q for q in QUIET], COPY)
+        moving = [msgspec.structs.replace(x, outcome=with_bytes(x.outcome)) for x in launches]
+        return make_file([COPY], moving, settings=FIXED)
+
+    found = against(copying(1800.0, 2.2), copying(1980.0, 2.0))
+    assert found.base is not None and found.base.limit == ("memory", 1.0)
+    assert (found.verdict, found.per_cycle) == ("SLOWER", None)
+
+
+def with_bytes(outcome: Any) -> Any:
+    work = msgspec.structs.replace(outcome.work, moved_bytes=10**9, unit="B")
+    return msgspec.structs.replace(outcome, work=work)
+
+
+def test_each_launch_of_the_figure_has_its_clock() -> None:
+    """Those that were left out have none in the row; nor has what was seen while it idled."""
+    launches = clocked([1980.0, 1970.0, 1200.0], [2.0, 2.0, 3.0])
+    mixed = (Reading(at_seconds=16.0, clock_mhz=345.0, reasons=("idle",)),)
+    capped = tuple(
+        Reading(at_seconds=17.0 + k, clock_mhz=1700.0, reasons=("power cap",)) for k in range(3)
+    )
+    launches += clocked([None], [2.0], readings=(*mixed, *capped))
+    launches += clocked([None], [2.0], readings=capped[:2])
+    launches += clocked([1980.0], [2.0], scope="shared")
+    numbered = [msgspec.structs.replace(x, launch=k, order=k) for k, x in enumerate(launches)]
+    (row,) = summarize(make_file([CASE], numbered, settings=FIXED))
+    assert row.hindered == 1, "the one of 1200 MHz throttled"
+    assert row.clocks_mhz == (1980.0, 1970.0, 1700.0, None, None)
+    assert len(row.clocks_mhz) == len(row.rates)

@@ -1,0 +1,199 @@
+"""Each code of a verdict or refusal is given by two runs that deserve it, and is on its page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from bench import guide
+from bench.errors import ComparisonError
+from bench.judging.compare import compare
+from bench.judging.comparison import CompareVerdict, Comparison
+from bench.judging.reasons import Code
+from bench.judging.row import UNDISTURBED, Verdict
+from bench.judging.verdicts import DISTURBED
+from bench.records.outcome import Skipped
+from bench.records.run import RunFile, Settings
+from bench.report import Canvas
+from bench.reports._flat_comparison import flat
+from bench.reports.html import REPORT as HTML
+from bench.reports.markdown import REPORT as MARKDOWN
+from bench.tests.judging.test_configured import ran
+from bench.tests.judging.two_runs import (
+    CASE,
+    FAST,
+    FIXED,
+    FULL,
+    REFUSED,
+    SLOW,
+    changed,
+    only,
+    run,
+    runs,
+    seen,
+    steps,
+    ten,
+)
+from bench.tests.values import another, failed, make_case, make_file, make_launch
+
+NAMED_ALIKE = [
+    run(FAST, changed(workload=workload, mode=mode))
+    for workload, mode in (("vit", "b16-train"), ("vit-b16", "train"))
+]
+"""Two workloads whose names, with their modes, read alike."""
+SHORT = changed(precision="tf32")
+Pair = tuple[RunFile, RunFile]
+
+
+def beside(other: RunFile) -> Pair:
+    return run(FAST), other
+
+
+def refused(kind: str) -> Pair:
+    return beside(REFUSED[kind][0])
+
+
+def tuned(*batches: int) -> RunFile:
+    """A run of the tuned track: the best of these batches is 1."""
+    case = changed(parameters={"length": 128}, tuned={"batch_size": batches})
+    launches = [
+        make_launch(outcome, case, launch=k, order=k, choice={"batch_size": 1})
+        for k, outcome in enumerate(steps(FAST))
+    ]
+    return make_file([case], launches, settings=FIXED)
+
+
+def flagged(flag: Any) -> Pair:
+    return beside(runs((CASE, steps(SLOW, flags=(flag,)))))
+
+
+def more(*cases: Any) -> RunFile:
+    return runs((CASE, steps(FAST)), *cases)
+
+
+PAIRS: dict[Code, Callable[[], Pair]] = {
+    Code.NOT_IN_BASE: lambda: beside(more((make_case(), steps(FAST)))),
+    Code.NOT_IN_OTHER: lambda: (more((make_case(), steps(FAST))), run(SLOW)),
+    Code.WORKLOAD: lambda: (NAMED_ALIKE[0], NAMED_ALIKE[1]),
+    Code.MODE: lambda: (NAMED_ALIKE[0], NAMED_ALIKE[1]),
+    Code.VERSION: lambda: refused("version"),
+    Code.PRECISION: lambda: refused("precision"),
+    Code.EXECUTION: lambda: refused("execution"),
+    Code.TRACK: lambda: beside(tuned(1, 2)),
+    Code.DEVICE_COUNT: lambda: refused("world size"),
+    Code.PARALLELISM: lambda: refused("parallelism"),
+    Code.PARAMETER: lambda: refused("batch"),
+    Code.CHOICES: lambda: (tuned(1, 2), tuned(1, 4)),
+    Code.SCHEMA: lambda: refused("record schema"),
+    Code.TIMING: lambda: refused("timing mode"),
+    Code.UNIT: lambda: refused("unit"),
+    Code.VOID: lambda: refused("numerics"),
+    Code.FAILED: lambda: refused("out of memory"),
+    Code.SKIPPED: lambda: beside(runs((CASE, [Skipped(reason="no bf16 here")]))),
+    Code.NOT_REACHED: lambda: refused("never reached"),
+    Code.SIMULATED: lambda: refused("simulated worker"),
+    Code.SHORT_MANTISSA: lambda: (run(FAST, FULL), seen({"float32_reduced": True}, FULL)),
+    Code.FULL_MANTISSA: lambda: (
+        seen({"float32_reduced": True}, SHORT),
+        seen({"float32_reduced": False}, SHORT),
+    ),
+    Code.UNTRAINED: lambda: (
+        run(FAST),
+        seen(
+            {
+                "torch": "2.13.0+cpu",
+                "device": {"backend": "cpu"},
+                "job": {"optimizer": "SGD(fused=True)"},
+            },
+            CASE,
+        ),
+    ),
+    Code.FEW_LAUNCHES: lambda: beside(run(SLOW[:4])),
+    Code.UNSTEADY: lambda: flagged("NO_STEADY_STATE"),
+    Code.THROTTLED: lambda: flagged("THROTTLED"),
+    Code.INVALID: lambda: beside(runs((CASE, [*steps(SLOW), *[failed()] * 6]))),
+    Code.FASTER: lambda: (run(SLOW), run(FAST)),
+    Code.SLOWER: lambda: (run(FAST), run(SLOW)),
+    Code.EQUIVALENT: lambda: (run(FAST), another(run(FAST))),
+    Code.UNDECIDED: lambda: (run(ten(0.01, 0.03)), another(run(ten(0.01, 0.03)))),
+}
+"""Two runs that are judged so."""
+VERDICTS: dict[Code, CompareVerdict] = {
+    **dict.fromkeys(PAIRS, "INCOMPARABLE"),
+    Code.FEW_LAUNCHES: "NO_INTERVAL",
+    **dict.fromkeys((Code.UNSTEADY, Code.THROTTLED, Code.INVALID), "UNRANKED"),
+    Code.FASTER: "FASTER",
+    Code.SLOWER: "SLOWER",
+    Code.EQUIVALENT: "EQUIVALENT",
+    Code.UNDECIDED: "UNDECIDED",
+}
+REFUSALS: dict[Code, Callable[[], Pair]] = {
+    Code.SAME_RUN: lambda: (NAMED_ALIKE[0], NAMED_ALIKE[0]),
+    Code.NOTHING_IN_COMMON: lambda: beside(run(FAST, make_case())),
+}
+"""Two runs that are not set side by side at all."""
+DOUBTS: dict[Code, Callable[[], Pair]] = {
+    Code.SETTINGS_DIFFER: lambda: (ran(), ran(variables={"OMP_NUM_THREADS": "1"})),
+    Code.SETTINGS_UNKNOWN: lambda: (ran(), ran(variables_looked_for=None)),
+}
+"""Two runs of which no chip is judged."""
+
+
+def found(comparison: Comparison, code: Code) -> Any:
+    """The case with this code, as JSON has it."""
+    (case,) = [case for case in flat(comparison)["cases"] if code in case["codes"]]
+    return case
+
+
+def test_every_code_is_tried() -> None:
+    assert {*PAIRS, *REFUSALS, *DOUBTS} == set(Code)
+
+
+@pytest.mark.parametrize("code", PAIRS)
+def test_a_case_is_given_the_code_and_its_verdict(code: Code) -> None:
+    comparison = compare(*PAIRS[code]())
+    case = found(comparison, code)
+    assert case["verdict"] == VERDICTS[code]
+    assert len(case["codes"]) == max(1, len(case["reasons"]))
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_a_refusal_of_the_whole_names_its_code(code: Code) -> None:
+    with pytest.raises(ComparisonError) as caught:
+        compare(*REFUSALS[code]())
+    assert caught.value.code == code and str(caught.value).endswith(f" [{code}]")
+
+
+@pytest.mark.parametrize("code", DOUBTS)
+def test_a_doubt_about_the_chip_names_its_code(code: Code) -> None:
+    comparison = compare(*DOUBTS[code]())
+    assert comparison.configured.chip_doubt
+    assert flat(comparison)["chip_doubt_code"] == code
+    assert flat(compare(ran(), another(ran())))["chip_doubt_code"] is None
+
+
+def test_every_reason_has_its_own_code_in_their_order() -> None:
+    other = run(SLOW, changed(precision="fp32", version=2), settings=Settings(timing="step"))
+    case = only(compare(run(FAST), other))
+    assert case.codes == ("other-version", "other-precision", "other-timing")
+    assert [r.words for r in case.because] == list(case.reasons)
+    text = MARKDOWN.render([run(FAST), other], Canvas())
+    assert "(`other-version`, `other-precision`, `other-timing`)" in text
+    page = HTML.render([run(FAST), other], Canvas())
+    assert "<code>other-version, other-precision, other-timing</code>" in page
+
+
+def test_a_verdict_of_a_side_is_either_ranked_or_has_a_code() -> None:
+    """A new one must be put on one side or the other."""
+    assert set(get_args(Verdict)) - set(DISTURBED) == set(UNDISTURBED)
+
+
+def test_the_page_lists_each_code_with_its_verdict() -> None:
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| ([^|]+) \|", guide.page("comparability").text, re.M)
+    listed = {code: verdict.strip() for code, verdict in rows}
+    assert len(rows) == len(listed)
+    refused, doubted = dict.fromkeys(REFUSALS, "refused"), dict.fromkeys(DOUBTS, "chip not judged")
+    assert listed == {**VERDICTS, **refused, **doubted}

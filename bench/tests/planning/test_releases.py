@@ -1,0 +1,161 @@
+"""Suites with numbers: what was released never changes, and stays runnable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import api, catalogue
+from bench.errors import SuiteError, UnknownName
+from bench.judging.compare import compare
+from bench.judging.suites import suite_of
+from bench.planning import plan
+from bench.planning.suite_file import find_suite, read_suite
+from bench.planning.versions import today
+from bench.records.case import Case
+from bench.records.run import RunFile, Settings
+from bench.tests.planning.test_versions import EPYC, XEON, published
+from bench.tests.values import make_file, make_launches, make_measured, make_run
+
+RELEASED: dict[str, list[str]] = json.loads(
+    (Path(__file__).parent / "released_suites.json").read_text(encoding="utf-8")
+)
+"""By name and number: the fingerprints of a suite's cases. Only ever added to
+(`python -m bench.tests.scripts.regenerate` adds what is new)."""
+REST = "bert-train,bert-infer,llama-train,llama-prefill,vit-b16-train"
+"""What `quick@1` has and `quick@2` has otherwise."""
+
+
+def cases(title: str) -> tuple[Case, ...]:
+    return plan.plan(read_suite(find_suite(title)))
+
+
+def prints(given: Sequence[Case]) -> list[str]:
+    return [today(case).fingerprint for case in given]
+
+
+@pytest.mark.parametrize("title", RELEASED)
+def test_a_released_suite_is_what_it_was(title: str) -> None:
+    """Give the new idea the next number: `git mv configs/NAME.toml configs/NAME@NUMBER.toml`."""
+    assert [case.fingerprint for case in cases(title)] == RELEASED[title]
+
+
+def test_every_suite_is_released_with_a_number() -> None:
+    assert list(catalogue.releases()) == list(RELEASED)
+    assert {"quick@1", "quick@2", "smoke@1"} <= set(RELEASED)
+
+
+def test_what_was_published_is_of_a_released_suite() -> None:
+    assert prints(published(EPYC)) == RELEASED["quick@1"]
+    assert prints(published(XEON)) == RELEASED["quick@2"]
+
+
+# --- By name -------------------------------------------------------------------------------------
+
+
+def test_a_name_alone_is_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in (
+        "mine.toml",
+        "mine@2.toml",
+        "mine@10.toml",
+        "other.toml",
+        "chips.toml",
+        "gone@1.toml",
+    ):
+        (tmp_path / file).write_text('[[case]]\nworkload = "gemm"\n', encoding="utf-8")
+    monkeypatch.setattr(catalogue, "configs_folder", lambda: tmp_path)
+    found = {title: file.name for title, file in catalogue.releases().items()}
+    assert found == {
+        "mine@2": "mine@2.toml",
+        "mine@10": "mine@10.toml",
+        "mine@11": "mine.toml",
+        "other@1": "other.toml",
+    }
+    assert list(found) == ["mine@2", "mine@10", "mine@11", "other@1"]
+    assert find_suite("mine") == find_suite("mine@11") == tmp_path / "mine.toml"
+    assert read_suite(find_suite("mine@2")).title == "mine@2"
+    assert read_suite(find_suite("mine")).title == "mine@11"
+    assert read_suite(find_suite("mine")).name == "mine", "as the record's file is called"
+    with pytest.raises(UnknownName, match=r"unknown suite `mine@3`.*mine@10"):
+        find_suite("mine@3")
+
+
+def test_a_file_of_ones_own_has_no_number(tmp_path: Path) -> None:
+    own = tmp_path / "quick.toml"
+    own.write_text('[[case]]\nworkload = "gemm"\n', encoding="utf-8")
+    assert (read_suite(own).title, read_suite(own).number) == ("quick", None)
+    with pytest.raises(SuiteError, match="only suites that are shipped have a number"):
+        read_suite(own.rename(tmp_path / "quick@7.toml"))
+
+
+def test_the_record_names_the_number(tmp_path: Path) -> None:
+    """Of a run that no time is left for."""
+    run = api.run_suite("quick@1", device="cpu", only="gemm", budget_minutes=1e-6, out=tmp_path)
+    assert run.run.suite == "quick@1"
+    assert Path(run.path).name.startswith("quick-cpu-")
+
+
+# --- Across numbers ------------------------------------------------------------------------------
+
+
+def of(given: Sequence[Case], suite: str) -> RunFile:
+    launches = [x for case in given for x in make_launches(case, [make_measured()])]
+    return make_file(given, launches, suite=suite, settings=Settings(launches=1))
+
+
+def test_a_run_is_of_the_suite_whose_cases_it_has() -> None:
+    assert suite_of(make_run(published(EPYC), suite="quick")) == "quick@1", "by its cases"
+    assert suite_of(make_run(published(XEON), suite="quick")) == "quick@2"
+    part = [case for case in published(EPYC) if case.workload == "gemm"]
+    assert suite_of(make_run(part, suite="quick")) == "quick@2", "the newest that has them"
+    assert suite_of(make_run(part, suite="quick@1")) == "quick@1", "but for what it says"
+    assert suite_of(make_run(published(EPYC), suite="quick@2")) == "quick@1", "and not so"
+    other = msgspec.structs.replace(part[0], precision="fp16")
+    assert suite_of(make_run([other], suite="quick")) is None
+    assert suite_of(make_run(part, suite="mine")) is None
+
+
+def test_across_numbers_the_rest_is_told_with_its_command() -> None:
+    older, newer = of(published(EPYC), "quick"), of(cases("quick@2"), "quick@2")
+    found = compare(older, newer)
+    assert len(found.ratios) == 19
+    told = {one.name: (one.base, one.other) for one in found.differences}
+    same = "version (declared to be the same work)"
+    assert [told[f"{name} {same}"] for name in ("llama", "deepseek")] == [("1", "2")] * 2
+    assert f"attention {same}" not in told
+    command = f"accelmark run quick@1 --only '{REST}'"
+    assert (found.suite, found.command_for_the_rest) == ("quick@1", command)
+    back = compare(newer, of(published(EPYC), "quick"))
+    assert back.command_for_the_rest == command.replace("@1", "@2")
+    measured = of([*cases("quick@2"), *plan.select(cases("quick@1"), REST)], "quick@2")
+    done = compare(older, measured)
+    assert len(done.ratios) == 24 and done.command_for_the_rest == ""
+    assert compare(older, of(cases("quick@1"), "quick@1")).command_for_the_rest == ""
+
+
+def test_the_rest_is_what_was_not_asked_for_and_no_more() -> None:
+    """What the other could not measure, and what the base has not, is not asked for again."""
+    (case, void) = plan.select(cases("quick"), "resnet50")
+    base = of((case, void), "quick")
+    other = make_file([case], make_launches(case, [make_measured()]))
+    assert (
+        compare(base, other).command_for_the_rest == "accelmark run quick@2 --only 'resnet50-infer'"
+    )
+    unmeasured = make_file([case, void], make_launches(case, [make_measured()]))
+    assert "resnet50-infer" in compare(base, unmeasured).command_for_the_rest, "never reached"
+    assert compare(unmeasured, base).command_for_the_rest == ""
+    own = make_file([case, void], base.launches, suite="mine")
+    assert compare(own, other).command_for_the_rest == ""
+
+
+def test_only_takes_several_globs() -> None:
+    found = plan.select(cases("quick@1"), REST)
+    assert [case.name for case in found] == [
+        *("bert-train", "bert-infer", "llama-train", "llama-prefill", "vit-b16-train")
+    ]
+    with pytest.raises(SuiteError, match="--only lama-train: matches no case"):
+        plan.select(cases("quick"), "bert-*,lama-train")

@@ -1,0 +1,129 @@
+"""What is said below a card: the gravest first, each thing once, and no more than eight lines."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import api
+from bench.judging.row import Limit
+from bench.records.outcome import Flag, Outcome, Skipped, Void
+from bench.records.run import RunFile
+from bench.report import Canvas
+from bench.reports.table import REPORT
+from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
+
+ALL_FLAGS: tuple[Flag, ...] = ("DRIFT", "HOST_GAP", "POWER_CAPPED", "SHARED_DEVICE")
+WHY = "of a reason that is told at some length, so that it takes more than a line of a card " * 5
+
+
+def trouble() -> RunFile:
+    """Nine that failed, each by its own reason; six without arithmetic; three that are flagged."""
+    broken = [make_case(workload=f"broken{k}") for k in range(9)]
+    absent = [make_case(workload=f"absent{k}") for k in range(6)]
+    flagged = [make_case(workload=f"fine{k}") for k in range(3)]
+    launches = [
+        *(
+            x
+            for k, c in enumerate(broken)
+            for x in make_launches(c, [failed(message=f"{k} {WHY}")])
+        ),
+        *(x for c in absent for x in make_launches(c, [Skipped(reason="no such arithmetic")])),
+        *(x for c in flagged for x in make_launches(c, [make_measured(flags=ALL_FLAGS)] * 3)),
+    ]
+    return make_file([*broken, *absent, *flagged], launches)
+
+
+def notes(card: str) -> list[str]:
+    """The lines between the table and the legend."""
+    lines = card.splitlines()
+    start = len(lines) - lines[::-1].index("")
+    (end,) = (k for k, line in enumerate(lines) if line.startswith("OK: 95% interval"))
+    return lines[start:end]
+
+
+@pytest.mark.parametrize("width", [80, 99, 100, 160, 400])
+def test_there_are_at_most_eight_lines_and_the_rest_is_counted(width: int) -> None:
+    found = notes(REPORT.render([trouble()], Canvas(width=width)))
+    assert len(found) <= 8
+    assert found[0].startswith("FAILED broken0-matmul bf16: crash in measure: 0 of a reason")
+    said = sum(line.startswith("FAILED") for line in found)
+    left = 9 - said + 1 + len(ALL_FLAGS)
+    assert found[-1] == f"{left} more notes: --wide"
+
+
+def test_wide_says_all_of_them_each_once() -> None:
+    card = REPORT.render([trouble()], Canvas(width=400, wide=True))
+    found = notes(card)
+    assert sum(line.startswith("FAILED broken") for line in found) == 9
+    assert "SKIPPED 6 cases: no such arithmetic" in found, "one reason, one line"
+    for flag in ALL_FLAGS:
+        (line,) = (line for line in found if line.startswith(f"{flag} "))
+        assert line.endswith("fine0-matmul bf16, fine1-matmul bf16, fine2-matmul bf16")
+    assert "more notes" not in card
+
+
+def test_a_reason_that_two_kinds_share_is_said_of_each() -> None:
+    cases = [make_case(workload=name) for name in ("a", "b")]
+    outcomes: list[Outcome] = [Void(reason="wrong"), Skipped(reason="wrong")]
+    launches = [x for c, o in zip(cases, outcomes, strict=True) for x in make_launches(c, [o])]
+    run = make_file(cases, launches)
+    lines = REPORT.render([run], Canvas(width=100)).splitlines()
+    assert "VOID a-matmul bf16: wrong" in lines and "SKIPPED b-matmul bf16: wrong" in lines
+
+
+def held(*words: Limit) -> RunFile:
+    """Cases held back by each of these, beside the ceilings of matmul and memory."""
+    gemm, triad = make_case(), make_case(workload="memory", mode="triad")
+    made = {
+        "kernels": make_measured(flop=300),
+        "matmul": make_measured(flop=900),
+        "power": make_measured(flop=700, flags=("POWER_CAPPED",)),
+        "memory": make_measured(moved_bytes=800),
+        "host": make_measured(flop=300, queue_ns=(15_000_000,)),
+    }
+    cases = [make_case(workload=f"work-{word}") for word in words]
+    launches = [
+        *make_launches(gemm, [make_measured(flop=1000, unit="FLOP")] * 3),
+        *make_launches(triad, [make_measured(moved_bytes=1000, unit="B")] * 3),
+        *(x for c, w in zip(cases, words, strict=True) for x in make_launches(c, [made[w]] * 3)),
+    ]
+    return make_file([gemm, triad, *cases], launches)
+
+
+def test_the_summary_says_how_many_are_good_and_how_far_all_are_from_what_they_could_do() -> None:
+    lines = REPORT.render([held("kernels", "host", "power")], Canvas(width=120)).splitlines()
+    assert lines[1] == "5 of 5 cases OK"
+    assert lines[2] == (
+        "Held back by kernels below their ceilings in 1 case (30%), by host in 1 case (150%), "
+        "by power in 1 case (70%)"
+    )
+    one = REPORT.render([held("memory")], Canvas(width=120)).splitlines()
+    assert one[2] == "Held back by memory in 1 case (80%)", "the yardsticks are none of the cases"
+
+
+def test_each_case_has_one_word_and_one_figure_for_what_holds_it_back() -> None:
+    words: tuple[Limit, ...] = ("kernels", "matmul", "power", "memory", "host")
+    card = REPORT.render([held(*words)], Canvas(width=100))
+    shares = {"kernels": "30%", "matmul": "90%", "power": "70%", "memory": "80%", "host": "150%"}
+    for word in words:
+        (line,) = (x for x in card.splitlines() if x.startswith(f"work-{word}-") and "±" in x)
+        assert f" {word} {shares[word]} " in line
+        assert line.count("%") == 2, "its own, and that of the interval"
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_published_peaks_stand_in_one_place(width: int) -> None:
+    """A third and two thirds of an H100's arithmetic."""
+    cases = [make_case(parameters={"shape": shape}) for shape in ("1x1x1", "2x2x2")]
+    flops = [int(989.4e12 * share / 300) for share in (1, 2)]
+    launches = [
+        x
+        for case, flop in zip(cases, flops, strict=True)
+        for x in make_launches(case, [make_measured(0.01, items=flop, unit="FLOP", flop=flop)] * 3)
+    ]
+    device = {"backend": "cuda", "index": 0, "name": "NVIDIA H100 80GB HBM3"}
+    run = make_file(cases, launches, device=device)
+    card = REPORT.render([run], Canvas(width=width))
+    assert card.count("MFU") == 1 and "Published peaks: at best MFU 67% (gemm-matmul bf16)" in card
+    wide = REPORT.render([run], Canvas(width=width, wide=True))
+    assert "MFU 33%" in wide and api.summarize_run(run)[0].mfu == pytest.approx(1 / 3)
