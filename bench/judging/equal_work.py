@@ -234,7 +234,9 @@ def _compared(
         )
     readings = {reading.step: reading.quantities for reading in other.readings}
     for reading in base.readings:
-        theirs = readings.get(reading.step, {})
+        if reading.step not in readings:  # a warm-up that its limit ended before the third step
+            continue
+        theirs = readings[reading.step]
         for name in dict.fromkeys((*reading.quantities, *theirs)):
             pair = reading.quantities.get(name), theirs.get(name)
             words, error, most = _one(name, pair, precision, noise)

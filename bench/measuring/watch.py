@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bench.measuring.law import Law
 from bench.measuring.witness import Sample
 from bench.precision import Precision
-from bench.records.proof import OUTPUT, UPDATE, WEIGHTS, Noise, Proof, Reading, Vector
+from bench.records.proof import OUTPUT, UPDATE, WEIGHTS, Noise, Proof, StepReading, Vector
 from bench.records.reason import of_error, reason
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Watch:
         self._absent = ""
         self._weights: Vector | None = None
         self._before: Tensor | None = None
-        self._readings: list[Reading] = []
+        self._readings: list[StepReading] = []
         self._noise: dict[str, Noise] = {}
         self._law: Law | None = None
         self._errors: list[float] = []
@@ -153,7 +153,7 @@ class Watch:
             if update is not None:
                 found[UPDATE] = update
         if found:
-            self._readings.append(Reading(step=step, quantities=found))
+            self._readings.append(StepReading(step=step, quantities=found))
 
     def _vector(self, what: str, tensors: Sequence[Tensor]) -> Vector | None:
         name = what.partition(" ")[0]

@@ -63,7 +63,7 @@ class Vector(Value, frozen=True, kw_only=True):
         return difference / max(abs(self.norm), abs(other.norm)) if difference else 0.0
 
 
-class Reading(Value, frozen=True, kw_only=True):
+class StepReading(Value, frozen=True, kw_only=True):
     """The quantities after one step."""
 
     step: int
@@ -91,10 +91,10 @@ class Proof(Value, frozen=True, kw_only=True):
     """The work of one launch, read outside the clock."""
 
     absent: str = ""
-    """Why there is no reading; empty where there is one."""
+    """Why there is none that may be used; empty where there is."""
     weights: Vector | None = None
     """Before the first step; None where the work has none."""
-    readings: tuple[Reading, ...] = ()
+    readings: tuple[StepReading, ...] = ()
     noise: dict[str, Noise] = msgspec.field(default_factory=dict)
     """By quantity; one launch of a case takes it."""
     recomputed: float | None = None
@@ -104,5 +104,5 @@ class Proof(Value, frozen=True, kw_only=True):
     """Error of an optimizer's step against its formula, at the start and after the timing."""
 
     def __post_init__(self) -> None:
-        if bool(self.absent) == bool(self.readings):
-            raise ValueError("either a reading or the reason there is none")
+        if not self.absent and not self.readings:
+            raise ValueError("no reading, and no reason why there is none")

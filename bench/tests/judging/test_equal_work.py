@@ -10,7 +10,7 @@ import pytest
 from bench.judging.compare import compare
 from bench.judging.equal_work import BOUNDS, EqualWork, judged, percent
 from bench.precision import PRECISIONS
-from bench.records.proof import PROJECTIONS, Noise, Proof, Reading, Vector
+from bench.records.proof import PROJECTIONS, Noise, Proof, StepReading, Vector
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison import render
@@ -32,7 +32,7 @@ def number(value: float, size: int = 1) -> Vector:
 
 
 def proof(noise: dict[str, Noise] | None = None, **quantities: Vector) -> Proof:
-    return Proof(readings=(Reading(step=1, quantities=quantities),), noise=noise or {})
+    return Proof(readings=(StepReading(step=1, quantities=quantities),), noise=noise or {})
 
 
 def told(base: Proof, other: Proof, precision: str = "bf16") -> EqualWork:
@@ -88,6 +88,16 @@ def test_an_update_is_compared_by_length() -> None:
 def test_other_elements_are_other_work(base: dict[str, Vector], other: dict[str, Vector]) -> None:
     found = told(proof(None, **base), proof(None, **other))
     assert not found.proved and "have other elements after step 1 at seed 0" in found.words
+
+
+def test_a_step_that_only_one_side_read_is_no_question() -> None:
+    """A slow launch, whose warm-up ended at its limit after two steps."""
+    first = proof(output=vector()).readings[0]
+    third = StepReading(step=3, quantities={"output": vector()})
+    whole, short = Proof(readings=(first, third)), Proof(readings=(first,))
+    for base, other in ((whole, short), (short, whole)):
+        found = told(base, other)
+        assert found.proved and {finding.step for finding in found.findings} == {1}
 
 
 @pytest.mark.parametrize(
