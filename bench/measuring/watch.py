@@ -56,12 +56,13 @@ class Watch:
         device: Device,
         precision: Precision,
         seed: int,
-        noise: bool = False,
+        thorough: bool = False,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        """noise: whether the job's own noise is taken, for two steps; clock: ns."""
+        """thorough: for three steps more the job's own noise is taken, and an input is altered:
+        one launch of a case is enough; clock: ns."""
         self._job, self._device, self._precision, self._seed = job, device, precision, seed
-        self._takes_noise = noise
+        self._thorough = thorough
         self._clock = clock
         self._absent = ""
         self._weights: Vector | None = None
@@ -104,7 +105,7 @@ class Watch:
             self._try(self._expect)
         elif step == 2:
             self._try(self._judge)
-        elif step == READ_AFTER[-1] and self._takes_noise and not self._absent:
+        elif step == READ_AFTER[-1] and self._thorough and not self._absent:
             # Without it the tolerance is as wide as its precision's; the readings stand.
             with contextlib.suppress(RuntimeError):
                 self._take_noise()
@@ -208,13 +209,15 @@ class Watch:
         return self._vector(OUTPUT, self._job.outputs()[OUTPUT])
 
     def _recompute(self, inputs: Sequence[Tensor]) -> list[float]:
-        """The last output against the same computed again; in between from another input, in the
-        same place, which must show. Gives the seconds of each step."""
+        """The last output against the same computed again; of one launch in between from another
+        input, in the same place, which must show. Gives the seconds of each step."""
         before = self._output()
         alone = []
-        with _altered(inputs[0]) as altered:
-            alone.append(self._timed(self._job.again))
-            between = self._output()
+        altered, between = False, None
+        if self._thorough:
+            with _altered(inputs[0]) as altered:
+                alone.append(self._timed(self._job.again))
+                between = self._output()
         alone.append(self._timed(self._job.again))
         after = self._output()
         if before is None or after is None:

@@ -75,8 +75,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Environment variables to record beside the usual ones."""
     memory_format: str | None = None
     """The one that a tuned case tries; None for the workload's own."""
-    noise: bool = False
-    """Whether the job's own noise is taken; see `bench.measuring.watch`."""
+    thorough: bool = False
+    """Whether it is looked at as one launch of a case must be; see `bench.measuring.watch`."""
     rehearse: bool = False
     """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
 
@@ -272,7 +272,7 @@ class Launch:
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
         work = workload.work(mode, parameters, precision)
         latency_name = workload.modes[mode].latency
-        watch = Watch(job, device, precision, request.seed, request.noise)
+        watch = Watch(job, device, precision, request.seed, request.thorough)
         watch.start()
         channel.enter("warm-up")
         engine = Engine(

@@ -166,7 +166,7 @@ class Session:
             settings=self._launch_settings(),
             samples=state.samples(),
             seed=self.settings.seed + len(state.launches),
-            noise=not state.measured,
+            thorough=not state.measured,
             recorded=self.recorded,
             memory_format=memory_format(choice),
             rehearse=state.searching or not state.seconds,

@@ -90,7 +90,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     stack: Stack
     device: str
-    noise: bool = False
+    thorough: bool = False
 
 
 def watched(ask: Ask, fault: Fault | None = None, lazy: bool = False) -> Told:
@@ -131,7 +131,7 @@ def watched(ask: Ask, fault: Fault | None = None, lazy: bool = False) -> Told:
         if fault is not None:
             torch.manual_seed(ask.seed)
             fault(job)
-        watch = Watch(job, device, precision, ask.seed, ask.noise)
+        watch = Watch(job, device, precision, ask.seed, ask.thorough)
         watch.start()
         if lazy:
             _run_lazily(job, device, watch)
@@ -165,20 +165,36 @@ def _run_lazily(job: Job, device: Any, watch: Watch) -> None:
     watch.finish(statistics.median(block.sample_seconds for block in series.steady))
 
 
+@functools.cache
+def _beside(variables: tuple[tuple[str, str], ...]) -> subprocess.Popen[bytes]:
+    """A process of this script with these variables, which answers a line with a line."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench.validation.equal_work", "--answer"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **dict(variables)},
+    )
+
+
 def other_side(ask: Ask) -> Told | None:
     """The other stack's launch, in a process of its own where it must be; None if it cannot run."""
     if not ask.stack.environment:
-        with contextlib.suppress(Unsupported):
-            return watched(ask)
-        return None
-    done = subprocess.run(
-        [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--launch"],
-        input=msgspec.json.encode(ask),
-        stdout=subprocess.PIPE,
-        check=True,
-        env={**os.environ, **ask.stack.environment},
-    )
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Told | None)
+        return _maybe(ask)
+    process = _beside(tuple(ask.stack.environment.items()))
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(msgspec.json.encode(ask) + b"\n")
+    process.stdin.flush()
+    return msgspec.json.decode(process.stdout.readline(), type=Told | None)
+
+
+def answer() -> None:
+    """Such a process: whatever libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer:
+        answers.write(msgspec.json.encode(_maybe(msgspec.json.decode(line, type=Ask))) + b"\n")
+        answers.flush()
 
 
 def cases(suite: str, only: str) -> Iterator[Case]:
@@ -278,13 +294,13 @@ def honest(
         before = counted.total
         for case in chosen:
             key = case.fingerprint
-            ask = Ask(case=case, seed=seed, stack=Stack(), device="cpu", noise=key not in first)
+            ask = Ask(case=case, seed=seed, stack=Stack(), device="cpu", thorough=key not in first)
             base = _maybe(ask)
             if base is None:
                 continue
             first.setdefault(key, base)
             for name, stack in stacks.items():
-                there = msgspec.structs.replace(ask, stack=stack, device=device, noise=False)
+                there = msgspec.structs.replace(ask, stack=stack, device=device, thorough=False)
                 other = other_side(there)
                 if other is None or counted.total >= pairs:
                     continue
@@ -305,13 +321,13 @@ def planted(
     for case in chosen:
         first: Told | None = None
         for number in range(seed, seed + seeds):
-            ask = Ask(case=case, seed=number, stack=Stack(), device="cpu", noise=first is None)
+            ask = Ask(case=case, seed=number, stack=Stack(), device="cpu", thorough=first is None)
             base = _maybe(ask)
             if base is None or base.complaint:  # what is wrong already says nothing of a fault
                 continue
             first = first or base
             for name, fault in faults.items():
-                there = msgspec.structs.replace(ask, device=device, noise=False)
+                there = msgspec.structs.replace(ask, device=device, thorough=False)
                 with contextlib.suppress(Absent, Unsupported):
                     other = watched(there, fault, lazy=name == LAZY)
                     said = refusal_of(first, base, other, number, case.precision)
@@ -338,11 +354,10 @@ def main() -> None:
     parser.add_argument("--only", default="*", metavar="GLOB", help="of 'WORKLOAD-MODE PRECISION'")
     parser.add_argument("--stacks", default="again,threads,layout", help=", ".join(STACKS))
     parser.add_argument("--device", default="cpu", help="of the other side, and of the faults")
-    parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.launch:
-        ask = msgspec.json.decode(sys.stdin.buffer.read(), type=Ask)
-        print(msgspec.json.encode(_maybe(ask)).decode())
+    if arguments.answer:
+        answer()
         return
     chosen = list(cases(arguments.suite, arguments.only))
     stacks = {name: STACKS[name] for name in arguments.stacks.split(",")}

@@ -36,7 +36,7 @@ def watched(
     *,
     seed: int = 1,
     spoil: Spoil = lambda job: None,
-    noise: bool = False,
+    thorough: bool = True,
     memory_format: str = "contiguous",
     late: Spoil = lambda job: None,
 ) -> Watch:
@@ -44,7 +44,7 @@ def watched(
     how = PRECISIONS[precision]
     job = build(name, mode, site(how, seed=seed, memory_format=memory_format))
     spoil(job)
-    watch = Watch(job, catalogue.backend("cpu").open(0, how), how, seed, noise)
+    watch = Watch(job, catalogue.backend("cpu").open(0, how), how, seed, thorough)
     watch.start()
     for step in (1, 2, 3):
         job.step()
@@ -78,7 +78,7 @@ HONEST = [
 
 @pytest.mark.parametrize(("name", "mode", "precision"), HONEST)
 def test_honest_work_is_proved(name: str, mode: str, precision: str) -> None:
-    found = proof(name, mode, precision, noise=True)
+    found = proof(name, mode, precision)
     assert [reading.step for reading in found.readings] == [*READ_AFTER]
     names = set(found.readings[0].quantities)
     trains = mode == "train"
@@ -109,7 +109,7 @@ def test_a_workload_without_outputs_is_not_proved() -> None:
             return {}
 
     how = PRECISIONS["fp32"]
-    watch = Watch(Bare(), catalogue.backend("cpu").open(0, how), how, 0, noise=True)
+    watch = Watch(Bare(), catalogue.backend("cpu").open(0, how), how, 0, thorough=True)
     watch.start()
     for step in (1, 2, 3):
         watch.after(step)
@@ -142,7 +142,7 @@ def test_the_job_is_left_as_it_was(name: str, mode: str, precision: str) -> None
     """Weights and inputs to the bit, noise taken and inputs altered; nothing is held on."""
     how = PRECISIONS[precision]
     job = build(name, mode, site(how, seed=1))
-    watch = Watch(job, catalogue.backend("cpu").open(0, how), how, 1, noise=True)
+    watch = Watch(job, catalogue.backend("cpu").open(0, how), how, 1, thorough=True)
     watch.start()
     job.step()
     watch.after(1)
@@ -170,7 +170,7 @@ def test_the_weights_next_to_a_watch_are_those_without() -> None:
     for noise in (None, True):
         how = PRECISIONS["fp32"]
         job = build("llama", "train", site(how, seed=2))
-        watch = Watch(job, catalogue.backend("cpu").open(0, how), how, 2, noise=True)
+        watch = Watch(job, catalogue.backend("cpu").open(0, how), how, 2, thorough=True)
         for step in range(1, 6):
             job.step()
             if noise:
@@ -262,7 +262,7 @@ def test_gradients_that_are_not_finite_are_told() -> None:
         real = job.outputs
         job.outputs = lambda: {**real(), "gradients": [torch.tensor([math.inf, 1.0])]}
 
-    said = watched("llama", "train", spoil=spoil).complaint
+    said = watched("llama", "train", spoil=spoil, thorough=False).complaint
     assert said == "gradients after step 1: not all values are finite; " + (
         "gradients after step 3: not all values are finite"
     )
@@ -301,7 +301,7 @@ PLANTED: dict[str, tuple[str, str, Spoil]] = {
 def test_other_work_is_refused(fault: str, precision: str) -> None:
     """Against the honest one, by the tolerances of the case's own noise."""
     name, mode, spoil = PLANTED[fault]
-    base = [(1, proof(name, mode, precision, noise=True))]
+    base = [(1, proof(name, mode, precision))]
     other = [(1, watched(name, mode, precision, spoil=spoil).proof)]
     told = judged(base, other, precision)
     assert not told.proved and told.words.startswith("not the same work: the ")
@@ -310,7 +310,7 @@ def test_other_work_is_refused(fault: str, precision: str) -> None:
 
 def test_a_memory_format_is_the_same_work() -> None:
     """Other kernels, and batch norms in which rounding alone turns the gradients: by length."""
-    base = watched("resnet50", "train", "bf16-amp", noise=True).proof
+    base = watched("resnet50", "train", "bf16-amp").proof
     other = watched("resnet50", "train", "bf16-amp", memory_format="channels_last").proof
     told = judged([(1, base)], [(1, other)], "bf16-amp")
     assert told.proved and told.words.startswith("same work: lengths of the gradients agree to ")
