@@ -327,7 +327,7 @@ def planted(
                 continue
             first = first or base
             for name, fault in faults.items():
-                there = msgspec.structs.replace(ask, device=device, thorough=False)
+                there = msgspec.structs.replace(ask, device=device, thorough=True)
                 with contextlib.suppress(Absent, Unsupported):
                     other = watched(there, fault, lazy=name == LAZY)
                     said = refusal_of(first, base, other, number, case.precision)

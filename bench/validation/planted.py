@@ -60,7 +60,8 @@ def _optimizer(job: Any) -> Any:
 
 def _floats(job: Any) -> Iterator[Tensor]:
     """What it computes with, in floating point of 16 bits or more, as it may be written to."""
-    held = [w.detach() for w in job.weights() if w.is_floating_point() and w.itemsize > 1]
+    wide = [w for w in job.weights() if w.is_floating_point() and w.itemsize > 1]
+    held = [w.detach() for w in wide if w.numel() > 1]
     yield from _need(held)
 
 
@@ -125,9 +126,8 @@ def stale_checkpoint(job: Any) -> None:
 
     generator = torch.Generator().manual_seed(1)
     for weight in _floats(job):
-        if weight.numel() > 1:
-            noise = torch.randn(weight.shape, generator=generator).to(weight.device)
-            weight.add_((0.01 * weight.float().std() * noise).to(weight.dtype))
+        noise = torch.randn(weight.shape, generator=generator).to(weight.device)
+        weight.add_((0.01 * weight.float().std() * noise).to(weight.dtype))
     job.again()
 
 
