@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_type_hints
 
@@ -23,6 +23,7 @@ from bench.records.outcome import Work
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 class Within(msgspec.Struct, frozen=True):
@@ -250,8 +251,22 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What to do next where the two differ."""
 
 
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job's steps move its weights: what one update can be predicted from."""
+
+    optimizer: torch.optim.Optimizer
+    """Its state, and which weights it moves."""
+    settings: Mapping[str, Any]
+    """As the workload asked for them, by torch's names: `lr`, `weight_decay`, and `betas` and `eps`
+    of AdamW or `momentum` of SGD."""
+
+
 class Job(ABC):
-    """A workload on a device, ready to step."""
+    """A workload on a device, ready to step.
+
+    The methods from `outputs` to `training` let the harness prove that the work was done. None is
+    called within a block; a job without them is measured all the same, as not proved.
+    """
 
     facts: Mapping[str, str]
     """What the record must say of this job: parameter count, memory format, optimizer, ..."""
@@ -277,6 +292,44 @@ class Job(ABC):
         `loss after 2 steps`. Of quantized layers also `products`: what each of them multiplies.
         Called once, on a job of its own that is not timed.
         """
+
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """What the last step computed, by quantity; no copies, and no sums.
+
+        `output` of inference; `loss` and `gradients` of training.
+        """
+        return {}
+
+    def forced(self) -> Mapping[str, Sequence[Tensor]]:
+        """The `outputs` that other devices have too, computed for this; by default the same.
+
+        Of text whose tokens are fed back, the logits after given tokens: one device's choice
+        between two near-equal logits is no error, but all that follows from it would differ.
+        """
+        return self.outputs()
+
+    def weights(self) -> Sequence[Tensor]:
+        """What it computes with, as it was built and as its steps move it: parameters, tables."""
+        return ()
+
+    def inputs(self) -> Sequence[Tensor]:
+        """What the last step read besides; the first is changed in place for a moment after timing.
+
+        Nothing of a job whose steps build on one another.
+        """
+        return ()
+
+    def again(self) -> bool:
+        """Has the last step's `outputs` computed anew, from the same inputs and the weights as they
+        are now; moves on nothing. False where that cannot be done.
+
+        By another `step`, where steps repeat; of training without the optimizer's.
+        """
+        return False
+
+    def training(self) -> Training | None:
+        """How its steps move its weights; None where they do not."""
+        return None
 
     def looks(self) -> Iterable[Look]:
         """What it was asked for and what there is: layouts, devices, attention, modes.

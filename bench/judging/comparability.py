@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.judging.equal_work import refused
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
@@ -57,6 +58,7 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Re
             yield Reason(code, f"{who} is {row.status}: {row.reason}")
         for reason in _disqualified(side, row):
             yield Reason(reason.code, f"{who}: {reason.words}")
+    yield from refused(sides, base, other)
 
 
 def _disqualified(side: Side, row: Row) -> Iterator[Reason]:

@@ -27,6 +27,7 @@ from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
 from bench.judging.cycles import per_cycle
 from bench.judging.differences import Difference, differences
+from bench.judging.equal_work import equal_work
 from bench.judging.pairing import pairs
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
@@ -128,9 +129,15 @@ def _judge(
             because=(Reason(code, f"no such case in the {missing} run"),),
         )
     because = tuple(incomparable(sides, base, other))
+    same_work = equal_work(sides, base, other)
     if because:
         return CaseComparison(
-            case=base.case, base=base, other=other, verdict="INCOMPARABLE", because=because
+            case=base.case,
+            base=base,
+            other=other,
+            verdict="INCOMPARABLE",
+            because=because,
+            same_work=same_work,
         )
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     verdict, because = preliminary(base, other, tested=welch is not None)
@@ -150,9 +157,10 @@ def _judge(
         split=split(sides, base, other),
         joule_ratio=_joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
+        same_work=same_work,
         # Other batches have other inputs: their outputs differ by rights.
         witness_gap=None
-        if base.choice != other.choice
+        if (same_work is not None and same_work.proved) or base.choice != other.choice
         else _witness_gap(sides[0].measured(base), sides[1].measured(other)),
     )
 

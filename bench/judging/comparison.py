@@ -10,6 +10,7 @@ from bench import stats
 from bench.judging.configured import Configured
 from bench.judging.cycles import PerCycle
 from bench.judging.differences import Difference
+from bench.judging.equal_work import EqualWork
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.split import Split
@@ -48,9 +49,12 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Other / base items per joule."""
     price_ratio: float | None = None
     """Other / base items per currency unit, at the prices given."""
+    same_work: EqualWork | None = None
+    """Whether the two did the same work; None where that is no question."""
     witness_gap: float | None = None
-    """Largest relative difference of the output after the first step, over launches of equal seed
-    (weights and inputs are then the same); None where no seed is in both."""
+    """Of records without a witness: largest relative difference of the output after the first step,
+    over launches of equal seed (weights and inputs are then the same); None where no seed is in
+    both."""
 
     @property
     def reasons(self) -> tuple[str, ...]:

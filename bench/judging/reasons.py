@@ -30,6 +30,7 @@ class Code(StrEnum):
     PARALLELISM = "other-parallelism"
     PARAMETER = "other-parameter"
     CHOICES = "other-choices"
+    OTHER_WORK = "other-work"
     # INCOMPARABLE: not measured alike.
     SCHEMA = "other-schema"
     TIMING = "other-timing"

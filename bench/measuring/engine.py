@@ -67,10 +67,12 @@ class Engine:
         host: Callable[[], Counters] | None = None,
         threads: int = 1,
         suspended: Callable[[], int] = lambda: 0,
+        watch: Callable[[int], None] = lambda step: None,
     ) -> None:
         """clock: monotonic ns; usage: counters of the process; host: counters of the host, for
         synchronous devices; threads: how many the job computes with; suspended: ns that the
-        machine was suspended, from any moment on.
+        machine was suspended, from any moment on; watch: called after each of the first three
+        steps with their number, outside any block and before the peak of memory is reset.
         """
         self.job = job
         self.device = device
@@ -82,6 +84,7 @@ class Engine:
         self._size = BlockSize(device, settings, clock)
         self.usage = usage
         self.suspended = suspended
+        self.watch = watch
         self._marks: list[Counters] = []
         self._cpu_ns: list[int] = []
         """Of each block but the first, where the host can say."""
@@ -143,6 +146,8 @@ class Engine:
         """
         while True:
             progress("warm-up", blocks)
+            if len(blocks) <= stats.WARMUP_MINIMUM:
+                self.watch(len(blocks))
             if len(blocks) == stats.WARMUP_MINIMUM:
                 # From here on: what the first steps alone allocate (algorithm search) is not it.
                 self.device.reset_peak_memory()

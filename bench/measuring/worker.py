@@ -15,6 +15,7 @@ import gc
 import math
 import os
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from bench.measuring import asked
 from bench.measuring.engine import Engine
 from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
 from bench.measuring.usage import process_usage, suspended_ns
+from bench.measuring.watch import Watch
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
@@ -74,6 +76,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Environment variables to record beside the usual ones."""
     memory_format: str | None = None
     """The one that a tuned case tries; None for the workload's own."""
+    thorough: bool = False
+    """Whether it is looked at as one launch of a case must be; see `bench.measuring.watch`."""
     rehearse: bool = False
     """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
 
@@ -268,9 +272,11 @@ class Launch:
         self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
     ) -> Outcome:
         request, channel = self.request, self.channel
-        mode = request.case.mode
-        work = workload.work(mode, parameters, PRECISIONS[request.case.precision])
+        mode, precision = request.case.mode, PRECISIONS[request.case.precision]
+        work = workload.work(mode, parameters, precision)
         latency_name = workload.modes[mode].latency
+        watch = Watch(job, device, precision, request.seed, request.thorough)
+        watch.start()
         channel.enter("warm-up")
         engine = Engine(
             job,
@@ -280,6 +286,7 @@ class Launch:
             host=HostCounters().read,
             threads=int(self.environment["threads"]),
             suspended=suspended_ns,
+            watch=watch.after,
         )
         series = engine.measure(
             samples=request.samples,
@@ -290,11 +297,12 @@ class Launch:
         self.first_step_ns = series.started_ns
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         channel.enter("report")
+        watch.finish(statistics.median(block.sample_seconds for block in series.steady))
         before = dict(self.environment)
         self._describe(device)
         looks = [
             *asked.unmoved(before, self.environment),
-            *asked.switches(device, PRECISIONS[request.case.precision]),
+            *asked.switches(device, precision),
             *self._executed(),
             *job.looks(),
         ]
@@ -305,8 +313,8 @@ class Launch:
                 reason=f"output is not finite: {first} after the first step, {last} after the last",
                 numerics=verdict,
             )
-        if unasked := asked.complaint(looks):
-            return Void(reason=unasked, numerics=verdict)
+        if wrong := asked.complaint(looks) or watch.complaint:
+            return Void(reason=wrong, numerics=verdict)
         slowed = {} if series.contention is None else dict(causes(series.contention))
         if series.stopped:
             slowed["STOPPED"] = series.stopped
@@ -324,6 +332,7 @@ class Launch:
             flags=(*series.flags, *slowed),
             causes={str(flag): cause for flag, cause in slowed.items()},
             contention=series.contention,
+            proof=watch.proof,
             energy_absent="not observable: nobody looked",
         )
 

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from bench.records.observed import Contention
+from bench.records.proof import Proof
 from bench.records.value import Value, positive_and_finite
 
 DOES_NOT_FIT = "does not fit"
@@ -184,6 +185,8 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     As long as the step itself, it is the host that the step waits for."""
     witness: tuple[float, float]
     """Loss, or a checksum of the output, after the first and after the last step."""
+    proof: Proof | None = None
+    """What was read of the work itself; None in old records: not proved."""
     flags: tuple[Flag, ...] = ()
     causes: dict[str, str] = msgspec.field(default_factory=dict)
     """Of flags that name something outside the job: what it was, with its figure."""

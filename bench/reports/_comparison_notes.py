@@ -80,6 +80,13 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         settings = comparison.configured.settings
         doubt = comparison.configured.chip_doubt if settings else unknown
         yield Note("No verdict on the chip", doubt)
+    proofs = [case for case in cases if case.same_work is not None and case.ratio is not None]
+    agree = [case for case in proofs if case.same_work is not None and case.same_work.proved]
+    if agree:
+        told = (f"{_name(c, names)}: {c.same_work.words}" for c in agree if c.same_work)
+        yield Note("PROVED", "; ".join(told), "green")
+    for said, some in grouped(proofs, lambda c: c.same_work.unproved if c.same_work else ""):
+        yield Note("NOT PROVED", f"{said}: {listed([_name(c, names) for c in some])}", dim=True)
     odd = [
         f"{_name(case, names)} {case.witness_gap:.0%}"
         for case in cases

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import Configured
 from bench.judging.differences import Difference
+from bench.judging.equal_work import EqualWork
 from bench.judging.row import Row
 from bench.records.run import RunFile
 
@@ -78,9 +80,29 @@ def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
         "software_ratio": chip.software if chip else None,
         "per_joule_ratio": case.joule_ratio,
         "per_currency_unit_ratio": case.price_ratio,
+        "same_work": _flat_work(case.same_work),
         "first_output_gap": case.witness_gap,
         "base": _flat_side(case.base),
         "other": _flat_side(case.other),
+    }
+
+
+def _flat_work(work: EqualWork | None) -> dict[str, Any] | None:
+    if work is None:
+        return None
+    return {
+        "proved": work.proved,
+        "absent": work.absent or None,
+        "seeds": work.seeds,
+        "quantities": {
+            finding.quantity: {
+                "error": finding.error if math.isfinite(finding.error) else None,
+                "most": finding.most,
+                "seed": finding.seed,
+                "step": finding.step,
+            }
+            for finding in work.findings
+        },
     }
 
 

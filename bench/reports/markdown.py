@@ -135,6 +135,8 @@ def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, s
         verdict += f": {case.clock_remark}"
     if case.because:
         verdict += f": {_text('; '.join(case.reasons))} (`{'`, `'.join(case.codes)}`)"
+    if case.same_work is not None and case.ratio is not None:
+        verdict += f"; {_text(case.same_work.words)}"
     return ratio, between, verdict
 
 

@@ -207,6 +207,7 @@ class Session:
             settings=self._launch_settings(),
             samples=state.samples(),
             seed=self.settings.seed + len(state.launches),
+            thorough=not state.measured,
             recorded=self.recorded,
             memory_format=memory_format(choice),
             rehearse=state.searching or not state.seconds,

@@ -65,8 +65,8 @@ publishing/        | errors judging records report                              
 conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
                    | precision records running telemetry units workload         |
                    | workloads                                                  |
-validation/        | catalogue measuring planning precision records stats       | torch peft msgspec
-                   | workload workloads                                         | transformers
+validation/        | catalogue judging measuring planning precision records     | torch peft msgspec
+                   | stats workload workloads                                   | transformers
                    |                                                            | diffusers
 
 plugins/           | backend backends errors judging precision records report   |

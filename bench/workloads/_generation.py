@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Queued, Recorder, Site
 from bench.workloads import _looks
-from bench.workloads._jobs import model_facts
+from bench.workloads._jobs import Rotation, model_facts
 from bench.workloads._quantized import products
 from bench.workloads._transformers import with_cache
 
@@ -132,7 +132,7 @@ class PrefillJob(Job):
     def __init__(self, generator: Generator, prompts: list[Tensor]) -> None:
         """Starts with the first prompt."""
         self.generator = generator
-        self._prompts = itertools.cycle(prompts)
+        self._prompts = Rotation(prompts)
         self.facts = generator.facts
 
     def step(self) -> None:
@@ -148,6 +148,24 @@ class PrefillJob(Job):
         """Logits after the first prompt."""
         self.step()
         return {"logits": self._logits} | self.generator.products()
+
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """The last logits."""
+        return {OUTPUT: [self._logits]}
+
+    def weights(self) -> Sequence[Tensor]:
+        """Its parameters, quantized ones too."""
+        return [*self.generator.model.parameters()]
+
+    def inputs(self) -> Sequence[Tensor]:
+        """The last prompt."""
+        return [self._prompts.last]
+
+    def again(self) -> bool:
+        """A step on the last prompt."""
+        self._prompts.back()
+        self.step()
+        return True
 
     def looks(self) -> Iterator[Look]:
         """At the generator and a prompt."""
@@ -172,9 +190,7 @@ class DecodeJob(Job):
     def step(self) -> None:
         """Queues one token for each sequence."""
         if self._index == self._new_tokens:
-            self._index = 0
-            self.token = self.first_token
-            self.generator.rewind()
+            self._rewind()
         self._logits = self.generator.decode(self.token, self._index)
         self.token = self._logits.argmax(-1)
         self._index += 1
@@ -196,6 +212,31 @@ class DecodeJob(Job):
             logits.append(self._after(self._forced[:, index : index + 1], index))
         return {"logits": torch.cat(logits, dim=1)} | self.generator.products()
 
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """The last logits."""
+        return {OUTPUT: [self._logits]}
+
+    def forced(self) -> Mapping[str, Sequence[Tensor]]:
+        """Logits after as many forced tokens as there were steps; the steps then start over."""
+        count = max(self._index, 1)
+        self._rewind()
+        for index in range(count):
+            logits = self._after(self._forced[:, index : index + 1], index)
+        self._rewind()
+        return {OUTPUT: [logits]}
+
+    def weights(self) -> Sequence[Tensor]:
+        """Its parameters, quantized ones too."""
+        return [*self.generator.model.parameters()]
+
+    def again(self) -> bool:
+        """Fills the cache from the prompt anew, for `forced`; the first token stays what it was."""
+        import torch
+
+        with torch.compiler.set_stance("force_eager"):  # as it was filled: only decode is compiled
+            self.generator.prefill(self.prompt)
+        return True
+
     def looks(self) -> Iterator[Look]:
         """At the generator and the prompt."""
         return self.generator.looks(self.prompt)
@@ -203,6 +244,11 @@ class DecodeJob(Job):
     def _after(self, token: Tensor, index: int) -> Tensor:
         """Logits after a token [B, 1], the `index`-th behind the prompt."""
         return self.generator.decode(token, index)
+
+    def _rewind(self) -> None:
+        self._index = 0
+        self.token = self.first_token
+        self.generator.rewind()
 
 
 class ReplayedDecodeJob(DecodeJob):
@@ -228,6 +274,10 @@ class ReplayedDecodeJob(DecodeJob):
     def step(self) -> None:
         """Queues the replay of one token for each sequence."""
         self._replay_of(None)
+
+    def forced(self) -> Mapping[str, Sequence[Tensor]]:
+        """By replays; nothing where no step was recorded, which a reading must not make up for."""
+        return super().forced() if self._replay is not None else {}
 
     def _after(self, token: Tensor, index: int) -> Tensor:
         self._replay_of(token)

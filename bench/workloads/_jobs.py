@@ -6,11 +6,12 @@ The models that generate have jobs of their own: `bench.workloads._generation`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from bench.workload import Job, Look, Site
+from bench.records.proof import GRADIENTS, LOSS, OUTPUT
+from bench.workload import Job, Look, Site, Training
 from bench.workloads import _looks
 from bench.workloads._optimizers import Chosen, choose
 from bench.workloads._quantized import products, quantized_facts
@@ -29,8 +30,43 @@ if TYPE_CHECKING:
 
 PASSED_OVER = "optimizer passed over"
 """The fact that says which implementation of the optimizer is wrong on the device."""
+Item = TypeVar("Item")
 BATCHES = 4
 """Inputs that a job rotates among, so that no step finds its input where the last one left it."""
+
+
+class Rotation(Generic[Item]):
+    """Gives its items in turn, for ever."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        """Starts with the first of them."""
+        self.items = items
+        self._next = 0
+
+    def __iter__(self) -> Rotation[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        item = self.items[self._next]
+        self._next = (self._next + 1) % len(self.items)
+        return item
+
+    @property
+    def last(self) -> Item:
+        """The item that was given last."""
+        return self.items[self._next - 1]
+
+    def back(self) -> None:
+        """Has the last item given once more."""
+        self._next = (self._next - 1) % len(self.items)
+
+
+def leaves(inputs: Any) -> list[Tensor]:
+    """Tensors of what a workload calls an input: one, or tuples, lists and dicts of them."""
+    import torch
+    from torch.utils import _pytree
+
+    return [x for x in _pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
 
 
 def autocast(site: Site) -> AbstractContextManager[object]:
@@ -131,12 +167,17 @@ class TrainingJob(Job):
         """Puts the model into training mode and makes its optimizer."""
         self._model = executed(model.train(), site)
         self._forward = forward
-        self._batches: Iterator[Batch] = itertools.cycle(batches)
+        self._batches: Iterator[Batch] = Rotation(batches)
+        self._taken: list[Batch] = []
         self._accumulation_steps = accumulation_steps
         self._site = site
         self._loss_of = loss
         chosen = chosen_optimizer(optimizer, learning_rate, model)
         self._optimizer, self._implementation = chosen.optimizer, chosen.implementation
+        # As asked: what changes a group of the optimizer later must not change this.
+        (group,) = chosen.optimizer.param_groups
+        asked = {name: value for name, value in group.items() if name != "params"}
+        self._settings = {**asked, "lr": learning_rate}
         self.facts = model_facts(model, site) | facts
         self.facts |= {"optimizer": described(chosen.optimizer, chosen.implementation)}
         if chosen.passed_over:
@@ -183,8 +224,29 @@ class TrainingJob(Job):
         if PASSED_OVER in self.facts:
             yield Look(what="kernels of the optimizer", asked=self._implementation, seen=ran)
 
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """Loss, and the gradients of all that have one."""
+        held = (*self._model.parameters(), *self._leaves_besides())
+        gradients = [leaf.grad for leaf in held if leaf.grad is not None]
+        return {LOSS: [self._loss], GRADIENTS: gradients}
+
+    def weights(self) -> Sequence[Tensor]:
+        """All parameters, those that are not trained too."""
+        return [*self._model.parameters()]
+
+    def again(self) -> bool:
+        """Gradients of the last batches; no update."""
+        if self._taken:
+            _, self._loss = self._update(self._taken)
+        return bool(self._taken)
+
+    def training(self) -> Training:
+        """Its optimizer, with the learning rate that it was given."""
+        return Training(optimizer=self._optimizer, settings=self._settings)
+
     def _next_batches(self) -> list[Batch]:
-        return list(itertools.islice(self._batches, self._accumulation_steps))
+        self._taken = list(itertools.islice(self._batches, self._accumulation_steps))
+        return self._taken
 
     def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         inputs, targets = batch
@@ -227,7 +289,7 @@ class InferenceJob(Job):
         self._model = executed(model.eval(), site)
         self._forward = forward
         self._site = site
-        self._inputs = itertools.cycle(inputs)
+        self._inputs = Rotation(inputs)
         self.facts = model_facts(model, site) | facts
 
     def step(self) -> None:
@@ -245,6 +307,24 @@ class InferenceJob(Job):
         """Output for the first input."""
         self.step()
         return {"logits": self._logits} | products(self._model)
+
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """The last output."""
+        return {OUTPUT: [self._logits]}
+
+    def weights(self) -> Sequence[Tensor]:
+        """Its parameters, quantized ones too."""
+        return [*self._model.parameters()]
+
+    def inputs(self) -> Sequence[Tensor]:
+        """The tensors of the last input."""
+        return leaves(self._inputs.last)
+
+    def again(self) -> bool:
+        """A step on the last input."""
+        self._inputs.back()
+        self.step()
+        return True
 
     def looks(self) -> Iterator[Look]:
         """At model, inputs and attention."""

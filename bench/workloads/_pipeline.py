@@ -215,6 +215,11 @@ class PipelineJob(TrainingJob):
         """Ends the loader's processes."""
         self._feed.close()
 
+    def _next_batches(self) -> list[Batch]:
+        batches = super()._next_batches()
+        self._taken = []  # kept, a batch would stay in memory while the next is brought there
+        return batches
+
 
 def without_processes(parameters: Any) -> Any:
     """The same images, made in the process itself: for the twin of the numerics gate."""

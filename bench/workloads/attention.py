@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +10,9 @@ import msgspec
 
 from bench.precision import Precision
 from bench.records.outcome import Work
+from bench.records.proof import GRADIENTS, OUTPUT
 from bench.workload import BatchSize, Job, Mode, Parameters, Site, Within, Workload
-from bench.workloads._jobs import BATCHES
+from bench.workloads._jobs import BATCHES, Rotation
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class AttentionJob(Job):
 
     def __init__(self, operands: list[Operands], backward: bool) -> None:
         """Starts with the first operands."""
-        self._operands = itertools.cycle(operands)
+        self._operands = Rotation(operands)
         self._backward = backward
         self._gradients: tuple[Tensor, ...] = ()
         self.facts = {"operand buffers": str(len(operands))}
@@ -130,6 +131,25 @@ class AttentionJob(Job):
         if self._gradients:
             found["gradients"] = torch.stack(self._gradients)
         return found
+
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """The last output, and the gradients that it has."""
+        found: dict[str, Sequence[Tensor]] = {OUTPUT: [self._output]}
+        return found | {GRADIENTS: self._gradients} if self._gradients else found
+
+    def weights(self) -> Sequence[Tensor]:
+        """All operands."""
+        return [operand for operands in self._operands.items for operand in operands]
+
+    def inputs(self) -> Sequence[Tensor]:
+        """The last query."""
+        return [self._operands.last[0]]
+
+    def again(self) -> bool:
+        """The last attention once more."""
+        self._operands.back()
+        self.step()
+        return True
 
 
 WORKLOAD = Attention()

@@ -6,15 +6,17 @@ bfloat16, int8 its exact sums in int32.
 
 from __future__ import annotations
 
-import itertools
 import re
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.precision import PRECISIONS, Precision
 from bench.quantized_product import quantize
 from bench.records.outcome import Work
+from bench.records.proof import OUTPUT
 from bench.workload import Job, Mode, Parameters, Site, Unsupported, Workload
+from bench.workloads._jobs import Rotation
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -160,20 +162,11 @@ def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype)
     return ScaledMatmulJob(operands)
 
 
-class MatmulJob(Job):
-    """One multiplication into a buffer that is there; operands rotate."""
+class _ProductJob(Job):
+    """What the products of both widths share: operands that rotate, and the last product."""
 
-    def __init__(self, operands: list[Operands]) -> None:
-        """Starts with the first operands."""
-        self._operands = itertools.cycle(operands)
-        self.facts = {"operand buffers": str(len(operands))}
-
-    def step(self) -> None:
-        """Queues one matmul."""
-        import torch
-
-        a, b, self._output = next(self._operands)
-        torch.matmul(a, b, out=self._output)
+    _operands: Rotation[Any]
+    _output: Tensor
 
     def witness(self) -> float:
         """Mean of the last product."""
@@ -184,13 +177,47 @@ class MatmulJob(Job):
         self.step()
         return {"output": self._output}
 
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """The last product."""
+        return {OUTPUT: [self._output]}
 
-class ScaledMatmulJob(Job):
+    def weights(self) -> Sequence[Tensor]:
+        """All operands."""
+        return [operand for a, b, *_ in self._operands.items for operand in (a, b)]
+
+    def inputs(self) -> Sequence[Tensor]:
+        """The first operand of the last product."""
+        return [self._operands.last[0]]
+
+    def again(self) -> bool:
+        """The last product once more."""
+        self._operands.back()
+        self.step()
+        return True
+
+
+class MatmulJob(_ProductJob):
+    """One multiplication into a buffer that is there; operands rotate."""
+
+    def __init__(self, operands: list[Operands]) -> None:
+        """Starts with the first operands."""
+        self._operands = Rotation(operands)
+        self.facts = {"operand buffers": str(len(operands))}
+
+    def step(self) -> None:
+        """Queues one matmul."""
+        import torch
+
+        a, b, self._output = next(self._operands)
+        torch.matmul(a, b, out=self._output)
+
+
+class ScaledMatmulJob(_ProductJob):
     """As `MatmulJob`, in 8 bits. The scales of int8 operands are not applied to its sums."""
 
     def __init__(self, operands: list[Scaled]) -> None:
         """Starts with the first operands."""
-        self._operands = itertools.cycle(operands)
+        self._operands = Rotation(operands)
         self.facts = {"operand buffers": str(len(operands)), "scales": "one for each operand"}
 
     def step(self) -> None:
@@ -208,15 +235,6 @@ class ScaledMatmulJob(Job):
                 out_dtype=self._output.dtype,
                 out=self._output,
             )
-
-    def witness(self) -> float:
-        """Mean of the last product."""
-        return float(self._output.float().mean())
-
-    def probe(self) -> dict[str, Tensor]:
-        """The first product."""
-        self.step()
-        return {"output": self._output}
 
 
 WORKLOAD = Gemm()

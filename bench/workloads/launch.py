@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 from bench.precision import Precision
 from bench.records.outcome import Work
+from bench.records.proof import OUTPUT
 from bench.workload import Job, Mode, Parameters, Site, Within, Workload
 from bench.workloads._seeded import SeededData
 
@@ -85,6 +87,14 @@ class LaunchJob(Job):
         """The sum after one step."""
         self.step()
         return {"output": self._total}
+
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """The sum so far: no addition can be left out."""
+        return {OUTPUT: [self._total]}
+
+    def weights(self) -> Sequence[Tensor]:
+        """What is added."""
+        return [self._addend]
 
 
 WORKLOAD = Launch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import msgspec
 
 from bench.precision import Precision
 from bench.records.outcome import Work
+from bench.records.proof import OUTPUT
 from bench.workload import Job, Mode, Parameters, Site, Within, Workload
 from bench.workloads._seeded import SeededData
 
@@ -104,6 +106,23 @@ class MemoryJob(Job):
         self.step()
         size_bytes = self._target.numel() * self._target.element_size()
         return {"output": self._target[: size_bytes // WIDEST_BYTES]}
+
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """The array that was written."""
+        return {OUTPUT: [self._target]}
+
+    def weights(self) -> Sequence[Tensor]:
+        """The arrays that are read."""
+        return self._sources
+
+    def inputs(self) -> Sequence[Tensor]:
+        """The same."""
+        return self._sources
+
+    def again(self) -> bool:
+        """A step: all are alike."""
+        self.step()
+        return True
 
 
 WORKLOAD = Memory()

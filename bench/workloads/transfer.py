@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,9 @@ import msgspec
 
 from bench.precision import Precision
 from bench.records.outcome import Work
+from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
+from bench.workloads._jobs import Rotation
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class TransferJob(Job):
 
     def __init__(self, pairs: list[tuple[Tensor, Tensor]], queued: bool, memory: str) -> None:
         """pairs: target and source; queued: the copy may go on while the host does."""
-        self._pairs = itertools.cycle(pairs)
+        self._pairs = Rotation(pairs)
         self._queued = queued
         self.facts = {"host memory": memory}
 
@@ -107,6 +108,24 @@ class TransferJob(Job):
         for side in (self._target, self._source):
             float(side[0])
         return {"output": self._target}
+
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """What arrived."""
+        return {OUTPUT: [self._target]}
+
+    def weights(self) -> Sequence[Tensor]:
+        """All that is copied."""
+        return [source for _, source in self._pairs.items]
+
+    def inputs(self) -> Sequence[Tensor]:
+        """What was copied."""
+        return [self._source]
+
+    def again(self) -> bool:
+        """The last copy once more."""
+        self._pairs.back()
+        self.step()
+        return True
 
     def looks(self) -> Iterator[Look]:
         """At the host's side: whether it is pinned."""

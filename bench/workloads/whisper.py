@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import msgspec
 
 from bench.precision import Precision
 from bench.records.outcome import Work
+from bench.records.proof import OUTPUT
 from bench.workload import (
     EXECUTIONS,
     TWIN_VOCABULARY,
@@ -28,7 +28,7 @@ from bench.workload import (
     with_twins,
 )
 from bench.workloads import _looks
-from bench.workloads._jobs import BATCHES, executed, model_facts
+from bench.workloads._jobs import BATCHES, Rotation, executed, model_facts
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
 from bench.workloads._transformers import with_cache
 
@@ -199,7 +199,7 @@ class TranscriptionJob(Job):
         self._model: Any = model.eval()
         for part in ("model.encoder", "model.decoder", "proj_out"):
             executed(model.get_submodule(part), site)
-        self._windows = itertools.cycle(windows)
+        self._windows = Rotation(windows)
         self._forced = forced
         batch, self._new_tokens = forced.shape
         config: Any = model.config
@@ -262,6 +262,35 @@ class TranscriptionJob(Job):
                 for index in range(self._new_tokens)
             ]
         return {"logits": torch.cat(logits, dim=1)}
+
+    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """The last logits."""
+        return {OUTPUT: [self._logits]}
+
+    def forced(self) -> Mapping[str, Sequence[Tensor]]:
+        """Logits after the first two forced tokens, of the last window."""
+        import torch
+
+        self._windows.back()
+        with torch.inference_mode():
+            audio = self._encode()
+            for index in range(min(2, self._new_tokens)):
+                logits = self._decode(audio, self._forced[:, index : index + 1], index)
+        return {OUTPUT: [logits]}
+
+    def weights(self) -> Sequence[Tensor]:
+        """Its parameters."""
+        return [*self._model.parameters()]
+
+    def inputs(self) -> Sequence[Tensor]:
+        """The last window."""
+        return [self._windows.last]
+
+    def again(self) -> bool:
+        """A step on the last window."""
+        self._windows.back()
+        self.step()
+        return True
 
     def looks(self) -> Iterator[Look]:
         """At the model, its windows, its cache and its attention."""

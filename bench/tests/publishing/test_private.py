@@ -20,6 +20,7 @@ from bench.publishing.command import allowed
 from bench.records.observed import Contention, Reading, Telemetry
 from bench.records.outcome import Block, Cold, Outcome, Skipped, Void
 from bench.records.private import PRIVATE
+from bench.records.proof import Noise, Proof, StepReading, Vector
 from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.report import Canvas
@@ -43,7 +44,12 @@ OUTCOMES: tuple[Outcome, ...] = (
         0.01, latency_name="latency", causes={"CONTENDED": "another process"},
         contention=Contention(elapsed_seconds=1.0, threads=1, cores=2),
         warmup=(Block(wall_ns=5, step_ns=(5,)),),
+        proof=Proof(
+            readings=(StepReading(step=1, quantities={"output": Vector(size=1, norm=1.0)}),),
+            noise={"output": Noise(error=0.1, norm_error=0.1)},
+        ),
     ),
+    make_measured(0.01, proof=Proof(absent="x")),
     failed("oom", "out of memory"),
     Void(reason="numerics: off", numerics=NUMERICS),
     Skipped(reason="no fp16 here"),

@@ -1,0 +1,283 @@
+"""Whether two launches of one seed did the same work, by what was read of it outside the clock.
+
+Two stacks that do the same work in the same precision agree up to rounding, which depends on the
+job: its depth, its batch norms, how many sums it takes. So the tolerance is the case's own, from
+its own noise (`bench.records.proof.Noise`), within bounds for its precision; of a case without it
+the bound is the widest that honest work has shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from bench.judging.reasons import Code, Reason
+from bench.judging.row import Row
+from bench.judging.side import Side
+from bench.records.proof import GRADIENTS, LOSS, OUTPUT, UPDATE, WEIGHTS, Noise, Proof, Vector
+
+WORDS = {
+    OUTPUT: "outputs",
+    GRADIENTS: "gradients",
+    LOSS: "losses",
+    UPDATE: "lengths of the update",
+    WEIGHTS: "weights before the first step",
+}
+NORM = "lengths of the gradients"
+NORM_ONLY = 0.4
+"""Gradients that rounding alone turns by more than this are compared by their length only."""
+
+
+class Bounds(NamedTuple):
+    """Of a tolerance."""
+
+    least: float
+    """No noise makes it less."""
+    most: float
+    """Where there is no noise to tell; a case's own makes it twice that at the most."""
+
+
+# Largest errors of honest pairs (eager against compile, threads, memory formats, instruction sets,
+# two releases of torch; twins and full size, 4,372 comparisons) and of planted faults decide. The
+# least is twice or more what two layers have shown, the most twice what thirty layers have. Not all
+# of it is smooth: a router that chooses another expert moves an output by more than a rounding.
+_WEIGHTS = {"fp32": 1e-5, "tf32": 1e-5, "bf16-amp": 1e-5, "fp8": 2e-3, "int8": 2e-3}
+"""Seen 2e-7, and 2e-5 in bf16: normals differ in the last bit between CPUs. Weights that went
+through int8 make 1e-3 or more; other weights 1.1."""
+_WEIGHTS_NARROW = 2e-4
+_NARROW = {  # of bfloat16, where nothing else is said
+    OUTPUT: Bounds(2e-2, 8e-2),  # seen 1.5e-2 in twins, 4.1e-2 in thirty layers; a layer less 0.13
+    GRADIENTS: Bounds(3e-2, NORM_ONLY),  # seen 2.9e-2, DLRM 0.1, BERT-base 0.27, ResNet 0.45
+    LOSS: Bounds(1.5e-2, 5e-2),  # seen 1e-2, DLRM 3.7e-2
+    UPDATE: Bounds(3e-2, 0.3),  # seen 1e-2, ResNet 0.17; a doubled rate makes 0.5
+    NORM: Bounds(5e-2, 0.3),  # seen 8e-2 (ResNet)
+}
+BOUNDS: dict[str, dict[str, Bounds]] = {
+    "bf16": _NARROW,
+    "bf16-amp": {
+        **_NARROW,
+        LOSS: Bounds(5e-3, 2e-2),  # seen 2.6e-3
+        UPDATE: Bounds(5e-3, 0.15),  # seen 1.8e-3, ResNet 4.8e-2
+    },
+    "fp16": {OUTPUT: Bounds(3e-3, 1e-2), GRADIENTS: Bounds(3e-3, 1e-2)},
+    "fp32": {
+        OUTPUT: Bounds(1e-4, 1e-3),  # seen 2.4e-6; a short mantissa makes 1e-3
+        GRADIENTS: Bounds(1e-4, 5e-2),  # seen 2e-6, ResNet 2e-2
+        LOSS: Bounds(5e-6, 1e-4),  # seen 1.1e-6
+        UPDATE: Bounds(1e-3, 1e-2),  # seen 7e-5, ResNet 7.6e-4
+        NORM: Bounds(1e-3, 1e-2),
+    },
+    "tf32": {
+        OUTPUT: Bounds(3e-3, 2e-2),
+        GRADIENTS: Bounds(5e-3, NORM_ONLY),
+        LOSS: Bounds(2e-3, 1e-2),
+        UPDATE: Bounds(3e-3, 5e-2),
+        NORM: Bounds(1e-2, 0.1),
+    },
+    "fp8": {OUTPUT: Bounds(5e-2, 0.3)},
+    "int8": {OUTPUT: Bounds(3e-2, 0.15)},
+}
+FACTOR = {OUTPUT: 0.6, GRADIENTS: 1.5, LOSS: 2.0}
+"""Of the noise, in whose terms honest outputs came to 0.1 to 0.4 (a last place is up to two
+roundings), DLRM's to 0.6, gradients to 1.2; and a layer less of a model of 135 M to 0.8."""
+NORM_FACTOR = 3.0
+"""Of a length, whose noise is a single number that may happen to be small."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One quantity of two launches of one seed."""
+
+    quantity: str
+    """In words, plural."""
+    seed: int
+    step: int
+    """After which it was read; 0 before the first."""
+    error: float
+    """Norm of the difference over the larger norm; infinite where there are other elements."""
+    most: float
+    """The case's tolerance."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.most
+
+    @property
+    def refusal(self) -> str:
+        """Why the two are not the same work."""
+        when = f" after step {self.step}" if self.step else ""
+        if math.isinf(self.error):
+            differ = "have other elements"
+        else:
+            differ = f"differ by {percent(self.error)}"
+        return (
+            f"not the same work: the {self.quantity} {differ}{when} at seed {self.seed} (rounding "
+            f"explains at most {percent(self.most)})"
+        )
+
+
+class EqualWork(msgspec.Struct, frozen=True, kw_only=True):
+    """What two rows' launches say of each other's work."""
+
+    absent: str = ""
+    """Why it is not proved; empty where there are findings."""
+    findings: tuple[Finding, ...] = ()
+    """Of each quantity the worst, over steps and seeds; the one that says most first."""
+    seeds: int = 0
+    """Launches of equal seed."""
+
+    @property
+    def words(self) -> str:
+        """For a reader."""
+        if self.absent:
+            return f"work not proved: {self.absent}"
+        refused = [finding.refusal for finding in self.findings if not finding.agrees]
+        first = self.findings[0]
+        return "; ".join(refused) or (
+            f"same work: {first.quantity} agree to {percent(first.error)}"
+        )
+
+    @property
+    def unproved(self) -> str:
+        """Why it is not known; empty where it is."""
+        return self.words if self.absent else ""
+
+    @property
+    def proved(self) -> bool:
+        """Whether every quantity agrees, and there is one."""
+        return not self.absent and all(finding.agrees for finding in self.findings)
+
+
+def percent(error: float) -> str:
+    """An error with two digits."""
+    figure = f"{100 * error:.2g}" if error < 1 else f"{100 * error:.0f}"
+    return f"{figure} %" if "e" not in figure else f"{error:.1g}"
+
+
+def equal_work(sides: tuple[Side, Side], base: Row, other: Row) -> EqualWork | None:
+    """What the launches of two rows say of each other's work.
+
+    None where it is no question: of two cases, or where one was not measured.
+    """
+    if base.work.fingerprint != other.work.fingerprint:
+        return None
+    if not base.status == other.status == "measured":
+        return None
+    if base.choice != other.choice:
+        return EqualWork(absent="each side was tuned to settings, and so to inputs, of its own")
+    mine, theirs = (
+        [(seed, outcome.proof) for seed, outcome in side.measured(row)]
+        for side, row in zip(sides, (base, other), strict=True)
+    )
+    for who, proofs in (("base", mine), ("other", theirs)):
+        if not any(proof and not proof.absent for _, proof in proofs):
+            said = next(
+                (proof.absent for _, proof in proofs if proof), "its record is an older one"
+            )
+            return EqualWork(absent=f"{who} has no witness ({said})")
+    return judged(mine, theirs, base.case.precision)
+
+
+Proofs = Sequence[tuple[int, Proof | None]]
+"""Seed and proof of each launch."""
+
+
+def judged(base: Proofs, other: Proofs, precision: str) -> EqualWork:
+    """Of two sides' launches of one case."""
+    held = {seed: proof for seed, proof in other if proof is not None and not proof.absent}
+    shared = [
+        (seed, proof, held[seed])
+        for seed, proof in base
+        if seed in held and proof is not None and not proof.absent
+    ]
+    if not shared:
+        return EqualWork(absent="no launch of the one has the seed of one of the other")
+    proofs = [proof for _, proof in (*base, *other) if proof is not None]
+    noise = loudest(proof.noise for proof in proofs)
+    worst: dict[str, Finding] = {}
+    for seed, one, two in shared:
+        for finding in _compared(seed, one, two, precision, noise):
+            known = worst.get(finding.quantity)
+            if known is None or finding.error / finding.most > known.error / known.most:
+                worst[finding.quantity] = finding
+    telling = dict.fromkeys([WORDS[OUTPUT], WORDS[GRADIENTS], NORM, *WORDS.values(), *worst])
+    found = [worst[quantity] for quantity in telling if quantity in worst]
+    return EqualWork(findings=tuple(found), seeds=len(shared))
+
+
+def loudest(noises: Iterable[Mapping[str, Noise]]) -> dict[str, Noise]:
+    """Of each quantity the largest noise that a launch has."""
+    found: dict[str, Noise] = {}
+    for noise in noises:
+        for name, mine in noise.items():
+            other = found.get(name, mine)
+            found[name] = Noise(
+                error=max(mine.error, other.error),
+                norm_error=max(mine.norm_error, other.norm_error),
+            )
+    return found
+
+
+def _compared(
+    seed: int, base: Proof, other: Proof, precision: str, noise: Mapping[str, Noise]
+) -> Iterator[Finding]:
+    if base.weights is not None and other.weights is not None:
+        yield Finding(
+            quantity=WORDS[WEIGHTS],
+            seed=seed,
+            step=0,
+            error=base.weights.error(other.weights),
+            most=_WEIGHTS.get(precision, _WEIGHTS_NARROW),
+        )
+    readings = {reading.step: reading.quantities for reading in other.readings}
+    for reading in base.readings:
+        if reading.step not in readings:  # a warm-up that its limit ended before the third step
+            continue
+        theirs = readings[reading.step]
+        for name in dict.fromkeys((*reading.quantities, *theirs)):
+            pair = reading.quantities.get(name), theirs.get(name)
+            words, error, most = _one(name, pair, precision, noise)
+            yield Finding(quantity=words, seed=seed, step=reading.step, error=error, most=most)
+
+
+def _one(
+    name: str,
+    pair: tuple[Vector | None, Vector | None],
+    precision: str,
+    noise: Mapping[str, Noise],
+) -> tuple[str, float, float]:
+    """A quantity in words, its error and its tolerance; a quantity of one side only is infinite."""
+    base, other = pair
+    bounds = BOUNDS.get(precision, _NARROW)
+    own = noise.get(GRADIENTS if name == UPDATE else name)
+    by_norm = name == UPDATE or (name == GRADIENTS and _turned(own, bounds))
+    key = NORM if by_norm and name == GRADIENTS else name if name in WORDS else OUTPUT
+    least, most = bounds.get(key, bounds[OUTPUT])
+    if own is not None:
+        # Two vectors that differ by a share e, in any direction, differ by e^2 / 2 in length.
+        turned = max(NORM_FACTOR * own.norm_error, own.error**2 / 2)
+        wanted = turned if by_norm else FACTOR.get(name, 1.0) * own.error
+        most = min(max(wanted, least), 2 * most)
+    words = NORM if key == NORM else WORDS.get(name, name)
+    if base is None or other is None:
+        return words, math.inf, most
+    return words, base.norm_error(other) if by_norm else base.error(other), most
+
+
+def _turned(noise: Noise | None, bounds: Mapping[str, Bounds]) -> bool:
+    """Whether gradients say something by their length only."""
+    if noise is None:
+        return bounds.get(GRADIENTS, Bounds(0, 0)).most >= NORM_ONLY
+    return FACTOR[GRADIENTS] * noise.error > NORM_ONLY
+
+
+def refused(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
+    """Why two rows are not the same work; nothing where nothing says so."""
+    found = equal_work(sides, base, other)
+    if found is not None:
+        for finding in found.findings:
+            if not finding.agrees:
+                yield Reason(Code.OTHER_WORK, finding.refusal)

@@ -1,0 +1,348 @@
+"""Whether the work was done: a job read before it steps, after its first steps, and after timing.
+
+Nothing here happens within a block. What is read in the warm-up is read before the peak of memory
+is reset, what is computed after the timing comes after the peak was read; nothing stays on the
+device, so an allocator holds afterwards what it held before; and what a reading puts into a cache
+is gone after the steps that follow it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from bench.measuring.law import Law
+from bench.measuring.witness import Sample
+from bench.precision import Precision
+from bench.records.proof import OUTPUT, UPDATE, WEIGHTS, Noise, Proof, StepReading, Vector
+from bench.records.reason import of_error, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.backend import Device
+    from bench.workload import Job
+
+READ_AFTER = (1, 3)
+"""Steps after which the work is read; of training the first says what it computes, and the third
+whether that took effect."""
+NO_OUTPUTS = "the workload gives no outputs"
+RECOMPUTED = {"fp32": 1e-3, "tf32": 2e-2}
+"""Largest error of an output against the same computed again: no kernel need be deterministic."""
+RECOMPUTED_NARROW = 0.1
+"""Of the other precisions: measured of 30 layers 4e-2, between two machines."""
+AUTOCAST_BIT, SHORT_BIT = 16, 13
+"""Of a float32 weight, the last bit of bfloat16, and of a mantissa of 10 bits."""
+FULL_BIT = 6
+"""Of a float32 weight otherwise: 64 units in the last place. Sums of thousands of products in
+another order err by some units, and where a maximum is taken (ReLU, pooling) one that falls to the
+other side counts for a thousand: at one unit none does in most launches, at 64 some do in each."""
+ALONE = 4
+"""A step that takes this many times as long alone as in a block was left out of the block."""
+ALONE_SECONDS = 2e-4
+"""Shorter steps may take longer alone by rights, of which the most part is to queue them."""
+ALONE_TRIES = 30
+"""More steps alone before that is said, where other work may have slowed the first."""
+
+
+class Watch:
+    """Reads one job of one launch."""
+
+    def __init__(
+        self,
+        job: Job,
+        device: Device,
+        precision: Precision,
+        seed: int,
+        thorough: bool = False,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        """thorough: for three steps more the job's own noise is taken, and an input is altered:
+        one launch of a case is enough; clock: ns."""
+        self._job, self._device, self._precision, self._seed = job, device, precision, seed
+        self._thorough = thorough
+        self._clock = clock
+        self._absent = ""
+        self._weights: Vector | None = None
+        self._before: Tensor | None = None
+        self._readings: list[StepReading] = []
+        self._noise: dict[str, Noise] = {}
+        self._law: Law | None = None
+        self._errors: list[float] = []
+        self._recomputed: float | None = None
+        self._complaints: list[str] = []
+
+    @property
+    def complaint(self) -> str:
+        """What was not done, or not as it was asked for, with figures; empty if all was."""
+        return "; ".join(dict.fromkeys(self._complaints))
+
+    @property
+    def proof(self) -> Proof:
+        """What the record keeps."""
+        absent = self._absent or ("" if self._readings else NO_OUTPUTS)
+        if absent:
+            return Proof(absent=absent)
+        return Proof(
+            weights=self._weights,
+            readings=tuple(self._readings),
+            noise=self._noise,
+            recomputed=self._recomputed,
+            law=tuple(self._errors),
+        )
+
+    def start(self) -> None:
+        """Before the first step: the weights as they were built."""
+        self._try(self._start)
+
+    def after(self, step: int) -> None:
+        """After one of the first steps, numbered from 1, between blocks."""
+        if step in READ_AFTER:
+            self._try(lambda: self._read(step))
+        if step == 1:
+            self._try(self._expect)
+        elif step == 2:
+            self._try(self._judge)
+        elif step == READ_AFTER[-1] and self._thorough and not self._absent:
+            # Without it the tolerance is as wide as its precision's; the readings stand.
+            with contextlib.suppress(RuntimeError):
+                self._take_noise()
+
+    def finish(self, step_seconds: float) -> None:
+        """After the timing and after memory was read; may step. step_seconds: in a steady block."""
+        if self._readings:
+            self._try(lambda: self._finish(step_seconds))
+
+    def _start(self) -> None:
+        if weights := list(self._job.weights()):
+            self._weights = self._vector(WEIGHTS, weights)
+        if trained := self._trained():
+            self._before = Sample(self._seed, UPDATE, trained).gather(trained)
+
+    def _finish(self, step_seconds: float) -> None:
+        if self._job.training() is not None:
+            self._expect()
+            alone = [self._timed(self._job.step)]
+            self._judge()
+        elif OUTPUT not in self._job.outputs():
+            return
+        elif inputs := self._job.inputs():
+            alone = self._recompute(inputs)
+        else:
+            alone = self._move_on()
+        self._compare_alone(step_seconds, alone)
+
+    def _trained(self) -> list[Tensor]:
+        training = self._job.training()
+        if training is None:
+            return []
+        return [p for group in training.optimizer.param_groups for p in group["params"]]
+
+    def _read(self, step: int) -> None:
+        found = {
+            name: vector
+            for name, tensors in self._job.forced().items()
+            if tensors and (vector := self._vector(f"{name} after step {step}", tensors))
+        }
+        if self._before is not None:
+            trained = self._trained()
+            sample = Sample(self._seed, UPDATE, trained)
+            moved = sample.gather(trained) - self._before
+            update = sample.vector(moved, whole=False)
+            if update is not None:
+                found[UPDATE] = update
+        if found:
+            self._readings.append(StepReading(step=step, quantities=found))
+
+    def _vector(self, what: str, tensors: Sequence[Tensor]) -> Vector | None:
+        name = what.partition(" ")[0]
+        sample = Sample(self._seed, name, tensors)
+        vector = sample.vector(sample.gather(tensors))
+        if vector is None:
+            self._complaints.append(f"{what}: not all values are finite")
+        return vector
+
+    def _expect(self) -> None:
+        """Before a step whose update is then held to the optimizer's law."""
+        if (training := self._job.training()) is not None:
+            self._law = Law(training, self._seed)
+            self._law.before()
+
+    def _judge(self) -> None:
+        found = [] if self._law is None else list(self._law.findings())
+        self._errors += [finding.error for finding in found if finding.quantity == WEIGHTS]
+        self._complaints += [finding.complaint for finding in found if finding.complaint]
+
+    def _take_noise(self) -> None:
+        """How far one rounding of each weight moves what the last step computed."""
+        job = self._job
+        if job.training() is not None and not job.again():
+            return
+        before = self._computed()
+        with _nudged(job.weights(), self._precision):
+            if not job.again():
+                return
+            self._device.synchronize()
+            after = self._computed()
+        if job.training() is None:
+            job.again()
+        self._device.synchronize()
+        self._noise = {
+            name: Noise(
+                error=_figure(before[name].error(after[name])),
+                norm_error=_figure(before[name].norm_error(after[name])),
+            )
+            for name in before
+            if name in after
+        }
+
+    def _computed(self) -> dict[str, Vector]:
+        """What there is of the last step, for given tokens where it chose its own."""
+        given = self._job.forced().items()
+        vectors = {name: self._vector(name, tensors) for name, tensors in given}
+        return {name: vector for name, vector in vectors.items() if vector is not None}
+
+    def _output(self) -> Vector | None:
+        """What the last step gave; None, and said, where it is not finite."""
+        return self._vector(OUTPUT, self._job.outputs()[OUTPUT])
+
+    def _recompute(self, inputs: Sequence[Tensor]) -> list[float]:
+        """The last output against the same computed again; of one launch in between from another
+        input, in the same place, which must show. Gives the seconds of each step."""
+        before = self._output()
+        alone = []
+        altered, between = False, None
+        if self._thorough:
+            with _altered(inputs[0]) as altered:
+                alone.append(self._timed(self._job.again))
+                between = self._output()
+        alone.append(self._timed(self._job.again))
+        after = self._output()
+        if before is None or after is None:
+            return alone
+        error = before.error(after)
+        self._recomputed = _figure(error)
+        if altered and between is not None and before.error(between) == 0.0:
+            self._complaints.append(
+                "a step on an input that was changed gave the output of the one before: it was "
+                "not computed, but kept"
+            )
+        most = RECOMPUTED.get(self._precision.name, RECOMPUTED_NARROW)
+        if error > most:
+            self._complaints.append(
+                f"the last output differs by {error:.2g} from the same computed again (at most "
+                f"{most:.2g})"
+            )
+        return alone
+
+    def _move_on(self) -> list[float]:
+        """Of steps that build on one another: they must not give the same thing."""
+        first = self._output()
+        alone = []
+        for _ in range(3):
+            alone.append(self._timed(self._job.step))
+            later = self._output()
+            if first is None or later is None or first.size == 1 or first.error(later):
+                return alone
+        self._complaints.append("steps that build on one another all gave the same output")
+        return alone
+
+    def _timed(self, step: Callable[[], object]) -> float:
+        """Seconds that a step takes, beyond those that it takes to wait for nothing."""
+        return self._between(step) - self._between(lambda: None)
+
+    def _between(self, step: Callable[[], object]) -> float:
+        self._device.synchronize()
+        before = self._clock()
+        step()
+        self._device.synchronize()
+        return (self._clock() - before) / 1e9
+
+    def _compare_alone(self, step_seconds: float, alone: list[float]) -> None:
+        """Whether steps take as long in a block as they do alone."""
+        for _ in range(ALONE_TRIES):
+            least = min(alone)
+            if least < max(ALONE_SECONDS, ALONE * step_seconds):
+                return
+            alone.append(self._timed(self._job.step))
+        self._complaints.append(
+            f"a step takes {min(alone):.2g} s alone and {step_seconds:.2g} s in a block: not every "
+            "step of a block was done"
+        )
+
+    def _try(self, look: Callable[[], None]) -> None:
+        """What a device cannot do for a witness is no fault of the work: it is not proved."""
+        if self._absent:
+            return
+        try:
+            look()
+        except (RuntimeError, MemoryError) as error:
+            self._absent = f"the device could not be read: {reason(of_error(error))}"
+
+
+def _figure(value: float) -> float:
+    """Two digits; what is infinite as a figure that no tolerance reaches."""
+    return float(f"{min(value, 1e9):.1e}")
+
+
+@contextlib.contextmanager
+def _nudged(weights: Sequence[Tensor], precision: Precision) -> Iterator[None]:
+    """Moves each weight by one rounding, there and exactly back, in place.
+
+    The last bit that the precision's products see is turned over: up or down as the bit was, so at
+    random. Weights of 8 bits stay, as what they multiply does not.
+    """
+    import torch
+
+    wide = SHORT_BIT if precision.shortened else AUTOCAST_BIT if precision.autocast else FULL_BIT
+    ways = {2: (torch.int16, 1), 4: (torch.int32, 1 << wide)}
+
+    def turn() -> None:
+        with torch.no_grad():
+            for weight in weights:
+                if weight.is_floating_point() and weight.itemsize in ways:
+                    word, bit = ways[weight.itemsize]
+                    weight.detach().view(word).bitwise_xor_(bit)
+
+    turn()
+    try:
+        yield
+    finally:
+        turn()
+
+
+@contextlib.contextmanager
+def _altered(tensor: Tensor) -> Iterator[bool]:
+    """Another input in the same place, and exactly back: negated, or integers in reverse order.
+
+    Gives whether there is a difference.
+    """
+    import torch
+
+    def turn() -> None:
+        with torch.no_grad():
+            held = tensor.detach()
+            if held.is_floating_point() and held.itemsize == 1:
+                held.view(torch.uint8).bitwise_xor_(128)
+            elif held.is_floating_point() or (held.is_signed() and held.itemsize == 1):
+                held.neg_()
+            else:
+                held.copy_(held.flip(-1))
+
+    if tensor.dim() == 0:
+        yield False
+        return
+    before = tensor.detach()[:1].clone()
+    turn()
+    try:
+        yield not torch.equal(_bits(before), _bits(tensor.detach()[:1]))
+    finally:
+        turn()
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    import torch
+
+    return tensor.contiguous().view(torch.uint8)

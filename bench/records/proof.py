@@ -1,0 +1,108 @@
+"""What a launch keeps of the work that it did: enough to tell other work, small enough for a file.
+
+Of each quantity (the outputs of a step, say) 64 sums of its values with random signs, and their
+norm. Such sums keep distances: the norm of the difference of two quantities, over their norm, is
+that of their sums, within about a tenth.
+Source: Achlioptas, "Database-friendly random projections", J. Comput. Syst. Sci. 66 (2003).
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from bench.records.value import Value
+
+PROJECTIONS = 64
+"""Sums of a quantity."""
+WEIGHTS = "weights"
+OUTPUT = "output"
+GRADIENTS = "gradients"
+LOSS = "loss"
+UPDATE = "update"
+"""The quantities by name; of the update, how far the weights are from those before step 1, there
+is the norm only."""
+
+
+class Vector(Value, frozen=True, kw_only=True):
+    """One quantity, at one moment."""
+
+    size: int
+    """Elements of the whole quantity: half a batch has half of them."""
+    norm: float
+    """Euclidean; of a single number, the number with its sign."""
+    projections: tuple[float, ...] = ()
+    """Empty where the norm is all there is."""
+
+    def __post_init__(self) -> None:
+        if self.size <= 0:
+            raise ValueError("a quantity without elements")
+        if not all(map(math.isfinite, (self.norm, *self.projections))):
+            raise ValueError("a quantity that is not finite")
+        if len(self.projections) not in (0, PROJECTIONS):
+            raise ValueError(f"{len(self.projections)} projections; there are {PROJECTIONS} or 0")
+
+    def error(self, other: Vector) -> float:
+        """Norm of the difference over the larger norm: 0 the same, 1.4 unrelated, 2 the opposite.
+
+        Infinite where there are other elements, or more of them: that is another quantity.
+        """
+        if self.size != other.size or len(self.projections) != len(other.projections):
+            return math.inf
+        mine = self.projections or (self.norm,)
+        theirs = other.projections or (other.norm,)
+        difference = math.dist(mine, theirs)
+        return difference / max(math.hypot(*mine), math.hypot(*theirs)) if difference else 0.0
+
+    def norm_error(self, other: Vector) -> float:
+        """Of the norms alone: what the direction does not matter for."""
+        if self.size != other.size:
+            return math.inf
+        difference = abs(self.norm - other.norm)
+        return difference / max(abs(self.norm), abs(other.norm)) if difference else 0.0
+
+
+class StepReading(Value, frozen=True, kw_only=True):
+    """The quantities after one step."""
+
+    step: int
+    """Counted from 1."""
+    quantities: dict[str, Vector]
+
+    def __post_init__(self) -> None:
+        if self.step < 1 or not self.quantities:
+            raise ValueError("a reading is of step 1 or a later one, and of one quantity at least")
+
+
+class Noise(Value, frozen=True, kw_only=True):
+    """How far rounding alone moves a quantity of this job: each weight moved by one rounding."""
+
+    error: float
+    norm_error: float
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and 0 or more, not {getattr(self, name)}")
+
+
+class Proof(Value, frozen=True, kw_only=True):
+    """The work of one launch, read outside the clock."""
+
+    absent: str = ""
+    """Why there is none that may be used; empty where there is."""
+    weights: Vector | None = None
+    """Before the first step; None where the work has none."""
+    readings: tuple[StepReading, ...] = ()
+    noise: dict[str, Noise] = msgspec.field(default_factory=dict)
+    """By quantity; one launch of a case takes it."""
+    recomputed: float | None = None
+    """Error of the last output against the same, computed again after the timing; None where each
+    step builds on the one before."""
+    law: tuple[float, ...] = ()
+    """Error of an optimizer's step against its formula, at the start and after the timing."""
+
+    def __post_init__(self) -> None:
+        if not self.absent and not self.readings:
+            raise ValueError("no reading, and no reason why there is none")

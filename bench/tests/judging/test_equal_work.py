@@ -1,0 +1,183 @@
+"""The rule by which two rows are the same work: tolerances of the case's own, and what is said."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from bench.judging.compare import compare
+from bench.judging.equal_work import BOUNDS, EqualWork, judged, percent
+from bench.precision import PRECISIONS
+from bench.records.proof import PROJECTIONS, Noise, Proof, StepReading, Vector
+from bench.records.run import RunFile
+from bench.report import Canvas
+from bench.reports._comparison import render
+from bench.reports._flat_comparison import flat
+from bench.tests.judging.two_runs import CASE, only, run, runs
+from bench.tests.values import another, failed, make_measured
+
+
+def vector(error: float = 0.0, *, size: int = 1000, length: float = 1.0) -> Vector:
+    """A unit vector, turned by so much; of that error against the one that is not."""
+    turn = 2 * math.asin(error / 2)
+    others = (0.0,) * (PROJECTIONS - 2)
+    sums = tuple(length * x for x in (math.cos(turn), math.sin(turn), *others))
+    return Vector(size=size, norm=length, projections=sums)
+
+
+def number(value: float, size: int = 1) -> Vector:
+    return Vector(size=size, norm=value)
+
+
+def proof(noise: dict[str, Noise] | None = None, **quantities: Vector) -> Proof:
+    return Proof(readings=(StepReading(step=1, quantities=quantities),), noise=noise or {})
+
+
+def told(base: Proof, other: Proof, precision: str = "bf16") -> EqualWork:
+    return judged([(0, base)], [(0, other)], precision)
+
+
+@pytest.mark.parametrize(
+    ("noise", "most"),
+    [
+        (None, 0.08),  # as wide as honest work has been
+        (0.001, 0.02),  # no narrower than rounding is known to be
+        (0.05, 0.03),  # its own
+        (0.5, 0.16),  # and no wider than what matters
+    ],
+)
+def test_the_tolerance_is_the_cases_own(noise: float | None, most: float) -> None:
+    loud = None if noise is None else {"output": Noise(error=noise, norm_error=noise)}
+    measured = proof(loud, output=vector())
+    inside, beyond = (proof(output=vector(most * part)) for part in (0.99, 1.01))
+    for base, other in ((measured, inside), (inside, measured)):  # whichever took the noise
+        assert told(base, other).proved
+        assert told(base, other).findings[0].most == pytest.approx(most)
+    assert not told(measured, beyond).proved
+
+
+def test_gradients_that_rounding_turns_are_compared_by_length() -> None:
+    """Noise 0.5: its half square is the tolerance of the length, and no direction counts."""
+    base = proof({"gradients": Noise(error=0.5, norm_error=0.01)}, gradients=vector())
+    found = told(base, proof(gradients=vector(1.0, length=1.1)))
+    assert found.proved and found.findings[0].quantity == "lengths of the gradients"
+    assert found.findings[0].error == pytest.approx(0.1 / 1.1)
+    assert found.findings[0].most == pytest.approx(0.125)
+    assert not told(base, proof(gradients=vector(length=1.2))).proved
+    calm = proof({"gradients": Noise(error=0.02, norm_error=0.01)}, gradients=vector())
+    assert not told(calm, proof(gradients=vector(1.0))).proved
+
+
+def test_an_update_is_compared_by_length() -> None:
+    calm = {"gradients": Noise(error=0.02, norm_error=0.001)}
+    base = proof(calm, update=number(1.0, 9))
+    for other, proved in ((1.02, True), (1.2, False), (2.0, False), (0.0, False)):
+        assert told(base, proof(update=number(other, 9))).proved is proved
+
+
+@pytest.mark.parametrize(
+    ("base", "other"),
+    [
+        ({"output": vector()}, {"output": vector(size=500)}),  # half a batch
+        ({"output": vector()}, {"logits": vector()}),
+        ({"loss": number(1.0), "output": vector()}, {"output": vector()}),
+    ],
+)
+def test_other_elements_are_other_work(base: dict[str, Vector], other: dict[str, Vector]) -> None:
+    found = told(proof(None, **base), proof(None, **other))
+    assert not found.proved and "have other elements after step 1 at seed 0" in found.words
+
+
+def test_a_step_that_only_one_side_read_is_no_question() -> None:
+    """A slow launch, whose warm-up ended at its limit after two steps."""
+    first = proof(output=vector()).readings[0]
+    third = StepReading(step=3, quantities={"output": vector()})
+    whole, short = Proof(readings=(first, third)), Proof(readings=(first,))
+    for base, other in ((whole, short), (short, whole)):
+        found = told(base, other)
+        assert found.proved and {finding.step for finding in found.findings} == {1}
+
+
+@pytest.mark.parametrize(
+    ("precision", "error", "proved"),
+    [("fp32", 2e-7, True), ("fp32", 2e-3, False), ("bf16", 2e-5, True), ("bf16", 1e-3, False)],
+)
+def test_weights_before_the_first_step(precision: str, error: float, proved: bool) -> None:
+    """Normals that differ in the last bit between CPUs, and weights that went through 8 bits."""
+    readings = proof(output=vector()).readings
+    base, other = (Proof(weights=w, readings=readings) for w in (vector(), vector(error)))
+    assert told(base, other, precision).proved is proved
+
+
+def test_every_precision_has_its_bounds() -> None:
+    assert set(BOUNDS) == set(PRECISIONS)
+    for bounds in BOUNDS.values():
+        assert "output" in bounds
+        assert all(0 < one.least < one.most < 1 for one in bounds.values())
+
+
+def test_an_error_in_words() -> None:
+    errors = (0.0, 2.4e-6, 0.0091, 0.17, 1.4)
+    assert [percent(x) for x in errors] == ["0 %", "0.00024 %", "0.91 %", "17 %", "140 %"]
+
+
+def proved_run(*proofs: Proof | None) -> RunFile:
+    """Five launches, of seeds 0 to 4; the last proof is that of all that follow."""
+    given = [*proofs, *([proofs[-1]] * (5 - len(proofs)))]
+    return runs((CASE, [make_measured([0.01], proof=one, witness=(0.1, 0.1)) for one in given]))
+
+
+def card(base: RunFile, other: RunFile) -> tuple[Any, str]:
+    found = compare(base, other)
+    return only(found), render([found], Canvas(width=200))
+
+
+GOOD = proof(output=vector())
+
+
+def test_compare_says_that_it_is_the_same_work() -> None:
+    near = proof(output=vector(0.009))
+    case, said = card(proved_run(GOOD), proved_run(GOOD, near))
+    assert "same work: outputs agree to 0.9 %" in said and case.ratio is not None
+    assert case.same_work.seeds == 5 and case.witness_gap is None
+    found = flat(compare(proved_run(GOOD), proved_run(near)))["cases"][0]["same_work"]
+    assert found["proved"] and found["quantities"]["outputs"]["error"] == pytest.approx(0.009)
+
+
+def test_compare_refuses_other_work_and_gives_no_ratio() -> None:
+    far = proof(output=vector(0.17))
+    case, said = card(proved_run(GOOD), proved_run(GOOD, GOOD, far, GOOD))
+    assert case.verdict == "INCOMPARABLE" and case.ratio is None and case.interval is None
+    assert (
+        "not the same work: the outputs differ by 17 % after step 1 at seed 2 (rounding explains "
+        "at most 8 %)"
+    ) in said
+    other = proof(output=vector(size=7))
+    found = flat(compare(proved_run(GOOD), proved_run(other)))["cases"][0]["same_work"]
+    assert not found["proved"] and found["quantities"]["outputs"]["error"] is None
+
+
+def test_older_records_compare_as_before_and_are_not_proved() -> None:
+    """The remark on the mean of the outputs is theirs alone."""
+    older = runs((CASE, [make_measured([0.01], witness=(0.2, 0.1)) for _ in range(5)]))
+    case, said = card(proved_run(GOOD), older)
+    assert case.ratio is not None and case.witness_gap == pytest.approx(0.5)
+    assert "work not proved: other has no witness (its record is an older one)" in said
+    assert "outputs after the first step differ at equal seeds: bert-train bf16 50%" in said
+    _, said = card(older, another(older))
+    assert "work not proved: base has no witness (its record is an older one)" in said
+    bare = proved_run(Proof(absent="the workload gives no outputs"))
+    _, said = card(bare, another(bare))
+    assert "work not proved: base has no witness (the workload gives no outputs)" in said
+
+
+def test_only_launches_of_one_seed_are_compared() -> None:
+    assert judged([(1, GOOD)], [(2, proof(output=vector(1.0)))], "bf16").absent == (
+        "no launch of the one has the seed of one of the other"
+    )
+
+
+def test_of_what_was_not_measured_it_is_no_question() -> None:
+    assert only(compare(run([0.01] * 5), runs((CASE, [failed()])))).same_work is None

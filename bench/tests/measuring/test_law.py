@@ -1,0 +1,138 @@
+"""One update against the prediction: honest ones, and every way in which it goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bench.measuring.law import Finding, Law
+from bench.tests.small_workloads import one_thread
+from bench.workload import Training
+
+__all__ = ["one_thread"]
+
+ADAMW = {"lr": 1e-2, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8}
+SGD = {"lr": 1e-2, "weight_decay": 1e-4, "momentum": 0.9}
+PLAIN = {"lr": 1e-2, "weight_decay": 0, "momentum": 0}
+MAKERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, ADAMW),
+    "sgd": (torch.optim.SGD, SGD),
+    "plain": (torch.optim.SGD, PLAIN),
+}
+
+
+def findings(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    fused: bool = False,
+    spoil: Callable[[Any], object] = lambda optimizer: None,
+    steps: int = 2,
+) -> list[Finding]:
+    """Of the last of some steps; the optimizer is spoiled after it was made and described."""
+    kind, settings = MAKERS[name]
+    generator = torch.Generator().manual_seed(0)
+    weights = [
+        torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
+        for shape in ((300, 100), (77,))
+    ]
+    never = torch.nn.Parameter(torch.ones(5))
+    optimizer = kind([*weights, never], fused=fused, **settings)
+    spoil(optimizer)
+    law = Law(Training(optimizer=optimizer, settings=settings), seed=1)
+    for step in range(steps):
+        if step == steps - 1:
+            law.before()
+        for weight in weights:
+            weight.grad = torch.randn(weight.shape, generator=generator).to(dtype)
+        optimizer.step()
+    return list(law.findings())
+
+
+def complaints(found: list[Finding]) -> str:
+    return "; ".join(x.complaint for x in found if x.complaint)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("steps", [2, 7])
+def test_honest_steps(name: str, dtype: torch.dtype, steps: int) -> None:
+    found = findings(name, dtype, steps=steps)
+    assert complaints(found) == ""
+    kept = {"adamw": ["mean of the gradients", "mean of their squares"], "sgd": ["momentum"]}
+    assert [x.quantity for x in found] == ["weights", *kept.get(name, [])]
+    if dtype is torch.float32:
+        assert max(x.error for x in found) < 1e-3
+
+
+def scaled(factor: float) -> Callable[[Any], None]:
+    def spoil(optimizer: Any) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+
+    return spoil
+
+
+def skipped(optimizer: Any) -> None:
+    real, taken = optimizer.step, iter([True])
+    optimizer.step = lambda: real() if next(taken, False) else None
+
+
+def forgetful(optimizer: Any) -> None:
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (0.0, 0.999)
+        else:
+            group["momentum"] = 0.0
+
+
+WRONG = {
+    "doubled": (scaled(2.0), ("adamw", "sgd", "plain"), "weights"),
+    "a tenth more": (scaled(1.1), ("adamw", "sgd", "plain"), "weights"),
+    "skipped": (skipped, ("adamw", "sgd", "plain"), "weights"),
+    "no momentum": (forgetful, ("adamw", "sgd"), "m"),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "name", "dtype"),
+    [
+        (fault, name, dtype)
+        for fault, (_, names, _) in WRONG.items()
+        for name in names
+        for dtype in (torch.float32, torch.bfloat16)
+        # Not to be told in 16 bits: most weights move by one rounding, or not at all.
+        if fault != "a tenth more" or dtype is torch.float32
+    ],
+)
+def test_wrong_steps(fault: str, name: str, dtype: torch.dtype) -> None:
+    spoil, _, quantity = WRONG[fault]
+    found = findings(name, dtype, spoil=spoil)
+    said = complaints(found)
+    assert "the optimizer's step is not what was asked for" in said
+    assert any(x.complaint and x.quantity.startswith(quantity) for x in found)
+    if fault == "skipped":
+        assert found[0].error == pytest.approx(1, abs=0.01)
+        assert "its weights went astray by 1 of what they had to change" in said
+
+
+def test_what_no_step_gave_a_gradient_is_not_looked_at() -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    law = Law(Training(optimizer=torch.optim.SGD([parameter]), settings=PLAIN), seed=0)
+    law.before()
+    assert list(law.findings()) == []
+
+
+def test_the_fused_kernel_that_moves_no_weight_is_found() -> None:
+    """torch 2.13's fused SGD on the CPU leaves full vectors of bfloat16 as they were (pytorch
+    191763). Nothing here knows of it; where torch is mended, the same step is right.
+    """
+    weight = torch.nn.Parameter(torch.ones(64, dtype=torch.bfloat16))
+    weight.grad = torch.ones_like(weight)
+    torch.optim.SGD([weight], lr=0.5, fused=True).step()
+    moves = bool((weight != 1).all())
+    assert (complaints(findings("plain", torch.bfloat16, fused=True)) == "") is moves
+    assert complaints(findings("plain", torch.bfloat16, fused=False)) == ""
