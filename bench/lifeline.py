@@ -14,8 +14,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
-from typing import IO
+from typing import IO, BinaryIO
 
 VARIABLE = "ACCELMARK_LIFELINE"
 """Names the child's end to it."""
@@ -83,3 +84,21 @@ def hold() -> None:
         fcntl.fcntl(int(end), fcntl.F_SETFL, flags | os.O_ASYNC)
         if select.select([int(end)], [], [], 0)[0]:  # the parent died before all that
             os.killpg(0, signal.SIGKILL)
+
+
+def leave_with_parent(stream: BinaryIO) -> None:
+    """Ends this process when the parent's end of stdin closes, however the parent died.
+
+    Reads below Python's buffer: its lock, held here for ever, would hang a forked process of a
+    job's, which closes its stdin first.
+    """
+    while os.read(stream.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def wait_for_turn() -> None:
+    """Returns at the parent's next line; from then on this process ends when the parent does."""
+    if not sys.stdin.buffer.readline():
+        os._exit(1)
+    threading.Thread(target=leave_with_parent, args=(sys.stdin.buffer,), daemon=True).start()

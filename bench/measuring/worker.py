@@ -17,7 +17,6 @@ import os
 import signal
 import statistics
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -360,24 +359,6 @@ def simulated(outcome: Measured) -> Outcome:
     )
 
 
-def _leave_with_parent(stream: BinaryIO) -> None:
-    """Ends this process when the parent's end of stdin closes, however the parent died.
-
-    Reads below Python's buffer: its lock, held here for ever, would hang a forked process of a
-    job's, which closes its stdin first.
-    """
-    while os.read(stream.fileno(), 1):
-        pass
-    os._exit(1)
-
-
-def wait_for_turn() -> None:
-    """Returns at the parent's next line; from then on this process ends when the parent does."""
-    if not sys.stdin.buffer.readline():
-        os._exit(1)
-    threading.Thread(target=_leave_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
-
-
 def main() -> None:
     """The worker process: `python -m bench.measuring.worker`."""
     lifeline.hold()
@@ -390,7 +371,7 @@ def main() -> None:
     never_refusing(sys.stdout)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
     channel = _Channel(private)
-    channel.send(Launch(request, channel, wait_for_turn).run())
+    channel.send(Launch(request, channel, lifeline.wait_for_turn).run())
     private.close()
     # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.
     with contextlib.suppress(OSError):

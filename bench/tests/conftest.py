@@ -20,8 +20,12 @@ Accelmark = Callable[..., Outcome]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Beside another process of pytest-xdist: what a test starts does not hear of that."""
+    """Beside another process of pytest-xdist: one thread each, or each step waits for a core; and
+    what a test starts does not hear of that."""
     if hasattr(config, "workerinput"):
+        import torch
+
+        torch.set_num_threads(1)
         for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
             del os.environ[name]
 

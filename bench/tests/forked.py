@@ -6,7 +6,8 @@ the processes that are started so, asks a nursery for a fork instead of starting
 fork gets the streams, folder, variables, session and arguments that the process would have had;
 `import torch`, of which nothing is seen before, then only loads the plug-ins that the variables
 name. What an interpreter or a library reads from its variables when it is loaded (encodings,
-OpenMP's but for the number of threads) is the nursery's: tests of that start real ones. Linux only.
+OpenMP's but for the number of threads, one by default) is the nursery's: tests of that start real
+ones. Linux only.
 """
 
 from __future__ import annotations
@@ -313,9 +314,6 @@ class _Loaded(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: types.ModuleType) -> None:
         sys.meta_path.remove(self)
         threads = os.environ.get("OMP_NUM_THREADS", "")
-        if threads.isdecimal():
-            module.set_num_threads(int(threads))
-        else:
-            module.set_num_threads(len(os.sched_getaffinity(0)))
+        module.set_num_threads(int(threads) if threads.isdecimal() else 1)
         if module._is_device_backend_autoload_enabled():
             module._import_device_backends()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from bench import guide
@@ -16,6 +17,7 @@ from bench.judging.reasons import Code
 from bench.judging.row import UNDISTURBED, Verdict
 from bench.judging.verdicts import DISTURBED
 from bench.records.outcome import Skipped
+from bench.records.proof import Proof, StepReading, Vector
 from bench.records.run import RunFile, Settings
 from bench.report import Canvas
 from bench.reports._flat_comparison import flat
@@ -66,6 +68,14 @@ def tuned(*batches: int) -> RunFile:
     return make_file([case], launches, settings=FIXED)
 
 
+def witnessed(norm: float) -> RunFile:
+    """A run of which the outputs' length was read."""
+    output = Vector(size=2, norm=norm)
+    reading = StepReading(step=1, quantities={"output": output})
+    proved = [msgspec.structs.replace(x, proof=Proof(readings=(reading,))) for x in steps(FAST)]
+    return runs((CASE, proved))
+
+
 def flagged(flag: Any) -> Pair:
     return beside(runs((CASE, steps(SLOW, flags=(flag,)))))
 
@@ -111,6 +121,7 @@ PAIRS: dict[Code, Callable[[], Pair]] = {
             CASE,
         ),
     ),
+    Code.OTHER_WORK: lambda: (witnessed(1.0), witnessed(2.0)),
     Code.FEW_LAUNCHES: lambda: beside(run(SLOW[:4])),
     Code.UNSTEADY: lambda: flagged("NO_STEADY_STATE"),
     Code.THROTTLED: lambda: flagged("THROTTLED"),

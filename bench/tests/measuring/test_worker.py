@@ -22,7 +22,13 @@ from bench.tests.values import make_block, make_case
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
 
 
-TINY = Settings(launches=1, block_seconds=0.001, warmup_seconds=0.0, launch_limit_seconds=120.0)
+TINY = Settings(
+    launches=1,
+    block_seconds=0.001,
+    warmup_seconds=0.0,
+    warmup_limit_seconds=0.5,
+    launch_limit_seconds=120.0,
+)
 
 
 def test_progress_says_the_throughput_and_what_it_counts() -> None:
@@ -62,7 +68,7 @@ def test_a_real_launch_of_a_tiny_gemm() -> None:
     asked = Request(case=case, backend="cpu", index=0, settings=TINY, samples=12, seed=3)
     finished = launch(
         asked,
-        {"MALLOC_ARENA_MAX": "7"},
+        {"MALLOC_ARENA_MAX": "7", "OMP_NUM_THREADS": "1"},
         lambda progress: phases.append(progress.phase),
         (sys.executable, "-c", noisy),
     )
@@ -90,8 +96,8 @@ def test_a_worker_whose_parent_is_gone_leaves(tmp_path: Path) -> None:
     code = textwrap.dedent(
         """
         import os, sys, threading, time
-        from bench.measuring import worker
-        threading.Thread(target=worker._leave_with_parent, args=(sys.stdin.buffer,)).start()
+        from bench import lifeline
+        threading.Thread(target=lifeline.leave_with_parent, args=(sys.stdin.buffer,)).start()
         print("ready", flush=True)
         time.sleep(600)
         """

@@ -35,7 +35,7 @@ START = """if True:
     import json, sys, threading, warnings
     import psutil, torch
     from types import SimpleNamespace
-    from bench.measuring import worker
+    from bench import lifeline
     from bench.workloads._pipeline import Feed, GeneratedImages, data_loader
     from bench.precision import PRECISIONS
     from bench.workload import Site
@@ -44,7 +44,7 @@ START = """if True:
     torch.set_num_threads(1)
     # As in a worker: a thread that holds stdin when the loader's processes are forked.
     stdin = sys.stdin.buffer
-    threading.Thread(target=worker._leave_with_parent, args=(stdin,), daemon=True).start()
+    threading.Thread(target=lifeline.leave_with_parent, args=(stdin,), daemon=True).start()
     at = Site(device=torch.device("cpu"), precision=PRECISIONS["fp32"], seed=3)
 
     def feed(processes):
@@ -222,8 +222,8 @@ def test_the_card_says_it_too() -> None:
     blocks = (Block(wall_ns=10**7, step_ns=(5 * 10**6,) * 2, input_wait_ns=7 * 10**6),)
     launch = make_launch(make_measured(steady=blocks), case)
     text = table.REPORT.render([make_file([case], [launch])], Canvas(width=200))
-    assert "wait for input of resnet50-train-pipeline bf16: 3.50 ms a step, 70%" in text
-    assert "70% input" in text and "or to wait for its batch" in text
+    assert "input 70%" in text and "Held back by input in 1 case (70%)" in text
+    assert "input: the time that a step waits for it" in " ".join(text.split())
 
 
 def test_a_batch_crosses_in_every_step_and_the_twin_starts_no_process() -> None:
