@@ -23,7 +23,7 @@ import bench
 from bench import catalogue, lifeline
 from bench.conformance.check import Check, Finding, Stand, after
 from bench.measuring.surroundings import hide_plug_ins
-from bench.measuring.worker import STACKS_SIGNAL, wait_for_turn
+from bench.measuring.worker import STACKS_SIGNAL
 from bench.records.encoding import encoded, never_refusing
 
 FIRST = ("declared", "timing", "memory", "arithmetic", "operators", "optimizers", "failures")
@@ -85,7 +85,7 @@ def main() -> None:
     importlib.import_module("torch")
     gc.enable()
     _say(private, True)
-    wait_for_turn()
+    lifeline.wait_for_turn()
     for finding in findings(task):
         _say(private, finding)
     _say(private, None)

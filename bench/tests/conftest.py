@@ -20,9 +20,11 @@ Accelmark = Callable[..., Outcome]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Beside another process of pytest-xdist: one thread each, or each step waits for a core; and
-    what a test starts does not hear of that."""
+    """Beside another process of pytest-xdist: threads that wait for one another give up the core,
+    and here there is one, or each step of a job would wait for a core that another test has. What
+    a test starts does not hear of the other process."""
     if hasattr(config, "workerinput"):
+        os.environ["GOMP_SPINCOUNT"] = "0"
         import torch
 
         torch.set_num_threads(1)
