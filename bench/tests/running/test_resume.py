@@ -280,14 +280,14 @@ def test_two_cannot_write_one_file(tmp_path: Path) -> None:
 
 def test_a_real_run_is_killed_again_and_again_and_loses_nothing(tmp_path: Path) -> None:
     """`python -m bench.tests.scripts.kills` does it fifty times."""
-    (tmp_path / "tiny.toml").write_text(TINY.format(launches=8))
+    (tmp_path / "tiny.toml").write_text(TINY.format(launches=16))
     random.seed(7)
-    assert kill_again_and_again(tmp_path, 3, most_seconds=2.0) == 3
+    assert kill_again_and_again(tmp_path, 3, most_seconds=0.5) == 3
     done = command("run", "--resume", str(record_of(tmp_path)), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     file = read(record_of(tmp_path))
     assert file.damage is None and file.end is not None and file.end.reason == "complete"
-    assert [x.launch for x in file.launches] == list(range(8))
+    assert [x.launch for x in file.launches] == list(range(16))
     assert all(isinstance(x.outcome, Measured) for x in file.launches)
     again = command("run", "--resume", str(record_of(tmp_path)), folder=tmp_path)
     assert again.returncode == 0 and "nothing is left to measure" in again.stderr
