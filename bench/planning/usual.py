@@ -47,7 +47,7 @@ def usual_of(suite: str) -> str:
 @functools.cache
 def _of_suite(suite: str) -> dict[Kind, dict[str, set[str]]]:
     """Of each kind of a shipped suite the values of each parameter; nothing for any other suite."""
-    path = catalogue.suites().get(suite)
+    path = {**catalogue.releases(), **catalogue.suites()}.get(suite)
     if path is None:
         return {}
     found: dict[Kind, dict[str, set[str]]] = {}

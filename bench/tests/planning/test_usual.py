@@ -56,3 +56,10 @@ def test_of_a_workload_that_is_not_here_everything_is_unusual() -> None:
 def test_an_open_setting_is_a_parameter_like_any_other() -> None:
     case = make_case(execution="tuned", parameters={}, tuned={"execution": ("compile", "eager")})
     assert unusual("mine", case) == ("execution",)
+
+
+@pytest.mark.parametrize("name", ["quick@1", "quick@2"])
+def test_a_numbered_suite_has_parameters_of_its_own(name: str) -> None:
+    """As a record names it: its cases say nothing that the suite does not."""
+    assert usual_of(name) == f"parameters as in suite {name}"
+    assert {unusual(name, case) for case in plan(read_suite(find_suite(name)))} == {()}
