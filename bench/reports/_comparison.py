@@ -28,7 +28,7 @@ from bench.reports._comparison_notes import (
     parts,
 )
 from bench.reports._drawn import drawn
-from bench.reports._grid import INDENT, Column, grid
+from bench.reports._grid import INDENT, Column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._wording import STOPPERS
@@ -101,13 +101,8 @@ def _table(
     called = [names[case.case.fingerprint] for case in cases]
     styles = ["bold" if case.ratio is not None else "" for case in cases]
     found = grid(console, called, _columns(comparison), styles)
-    for number, line in enumerate(found.head):
-        console.print(line, style="" if number else "bold", no_wrap=True, overflow="ignore")
-    for case, lines in zip(cases, found.rows, strict=True):
-        for line in lines:
-            console.print(line, no_wrap=True, overflow="ignore", crop=False)
-        for text in details(case, parts(comparison)) if wide else ():
-            console.print(Padding(Text(plain(text)), (0, 0, 0, INDENT)), style="dim")
+    behind = (map(plain, details(case, parts(comparison))) if wide else () for case in cases)
+    put(console, found, behind)
     return found.left_out
 
 

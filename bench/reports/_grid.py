@@ -7,12 +7,13 @@ be cut has a line for its name and verdict, and one for its figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from bench.reports._labels import Label, fitted
@@ -56,6 +57,17 @@ class Grid(NamedTuple):
     head: list[Text]
     rows: list[list[Text]]
     left_out: list[str]
+
+
+def put(console: Console, found: Grid, behind: Iterable[Iterable[str]]) -> None:
+    """Prints it; behind: of each case the lines that come below its own, on one line each."""
+    for number, line in enumerate(found.head):
+        console.print(line, style="" if number else "bold", no_wrap=True, overflow="ignore")
+    for lines, below in zip(found.rows, behind, strict=True):
+        for line in lines:
+            console.print(line, no_wrap=True, overflow="ignore", crop=False)
+        for text in below:
+            console.print(Padding(Text(text), (0, 0, 0, INDENT)), style="dim")
 
 
 def grid(

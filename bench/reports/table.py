@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from bench import units
@@ -19,7 +18,7 @@ from bench.report import Canvas, Report
 from bench.reports._card_notes import legend, notes
 from bench.reports._details import details
 from bench.reports._drawn import drawn
-from bench.reports._grid import INDENT, Column, grid
+from bench.reports._grid import Column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._summary import summary
@@ -127,13 +126,7 @@ def _table(
     shown, called = [row for row, _ in lines], [label for _, label in lines]
     styles = ["bold" if row.status == "measured" else "" for row in shown]
     found = grid(console, called, _columns(shown), styles)
-    for number, line in enumerate(found.head):
-        console.print(line, style="" if number else "bold", no_wrap=True, overflow="ignore")
-    for row, drawn_row in zip(shown, found.rows, strict=True):
-        for line in drawn_row:
-            console.print(line, no_wrap=True, overflow="ignore", crop=False)
-        for text in details(row) if wide else ():
-            console.print(Padding(Text(text), (0, 0, 0, INDENT)), style="dim")
+    put(console, found, (details(row) if wide else () for row in shown))
     return found.left_out
 
 
