@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import catalogue
-from bench.errors import AccelmarkError, ComparisonError, RecordError
+from bench.errors import AccelmarkError, ComparisonError, RecordError, SuiteError
 from bench.exchange.benchmark_json import read_any
 from bench.judging import chips
 from bench.judging.compare import Prices, compare
@@ -33,12 +33,13 @@ from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.planning import plan, suite_file
+from bench.planning.spread import FEWEST
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Canvas, Report
-from bench.running import probe
+from bench.running import probe, world
 from bench.running.face import Face, Nobody
 from bench.running.header import begin, command_line, run_id
 from bench.running.resume import require_run, resume
@@ -93,6 +94,7 @@ def run_suite(
     *,
     device: str | None = None,
     only: str | None = None,
+    devices: int | None = None,
     launches: int | str | None = None,
     budget_minutes: float | None = None,
     out: StrPath = "runs",
@@ -103,31 +105,36 @@ def run_suite(
     """Measures a suite, launch by launch, each in a process of its own; gives the run as recorded.
 
     suite: a shipped suite's name or a .toml file; device: `BACKEND[:INDEX]`, by default the first
-    accelerator, else the CPU; only: globs over the cases' names, with commas between; launches: a
-    number, or `auto`; budget_minutes: no launch is started that would end later; out: the folder of
-    the record, which is written line by line and named by the run (`RunFile.path`); looking:
-    entered while devices are looked for, which may take a while; watch: who is told how it goes;
-    command: the command line that the record holds, by default the one that does the same.
+    accelerator, else the CPU; only: globs over the cases' names, with commas between; devices:
+    over how many of this host the cases are spread that leave it open, by default all of an
+    accelerator host's, and two ranks on a CPU; launches: a number, or `auto`; budget_minutes: no
+    launch is started that would end later; out: the folder of the record, which is written line by
+    line and named by the run (`RunFile.path`); looking: entered while devices are looked for,
+    which may take a while; watch: who is told how it goes; command: the command line that the
+    record holds, by default the one that does the same.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
     """
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
-    cases = plan.plan(read_suite)
-    if only is not None:
-        cases = plan.select(cases, only)
+    cases = _planned(read_suite, only, devices)
     wanted = None if launches is None else str(launches)
     settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
     with looking():
-        chosen, remarks = choose(device)
+        chosen, remarks, here = choose(device)
+    if plan.leaves_devices_open(read_suite):
+        cases = _planned(read_suite, only, world.size(devices, chosen, here))
     if command is None:
-        command = _as_typed(suite, device=device, only=only, launches=wanted)
+        many = None if devices is None else str(devices)
+        command = _as_typed(suite, device=device, only=only, devices=many, launches=wanted)
     identity = run_id()
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
         writer = begin(path, identity, read_suite.title, cases, settings, chosen, command)
         with contextlib.closing(writer):
-            open_session(writer, cases, settings, chosen, face, _seconds(budget_minutes)).run()
+            open_session(
+                *(writer, cases, settings, chosen, face, _seconds(budget_minutes)), here=here
+            ).run()
     return read(path)
 
 
@@ -150,7 +157,7 @@ def resume_run(
     require_run(file)
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
     with looking():
-        chosen, remarks = choose(address)
+        chosen, remarks, here = choose(address)
     settings = file.run.settings
     typed = command or command_line("accelmark", ["run", "--resume", str(record)])
     with watch(chosen, remarks, settings) as face:
@@ -158,16 +165,29 @@ def resume_run(
         with contextlib.closing(writer):
             budget = _seconds(budget_minutes)
             session = open_session(
-                *(writer, file.run.plan, settings, chosen, face, budget), done=file.launches
+                *(writer, file.run.plan, settings, chosen, face, budget),
+                done=file.launches,
+                here=here,
             )
             session.run()
     return read(file.path)
 
 
-def choose(address: str | None) -> tuple[DeviceInfo, list[str]]:
-    """The device of that address, and what is to be said of the choice."""
+def _planned(suite: suite_file.Suite, only: str | None, devices: int | None) -> tuple[Case, ...]:
+    """The cases of a run that takes so many devices; None where it does not say."""
+    if devices is not None and not plan.leaves_devices_open(suite):
+        raise SuiteError(
+            f"--devices {devices}: every case of {suite.name} says itself how many devices it "
+            'takes. Leave it out, or give a suite whose cases leave it open (parallelism = "dp").'
+        )
+    cases = plan.plan(suite, devices or FEWEST)
+    return cases if only is None else plan.select(cases, only)
+
+
+def choose(address: str | None) -> probe.Chosen:
+    """The device of that address, what is to be said of the choice, and how many there are."""
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
-    return probe.choose(address)
+    return probe.choose_of(address)
 
 
 def is_complete(run: RunFile) -> bool:

@@ -124,6 +124,8 @@ class Backend(ABC):
     """Modules that register its devices with torch. Where torch loads no plug-in by itself
     (`TORCH_DEVICE_BACKEND_AUTOLOAD=0`), those of other vendors are hidden from this process."""
 
+    is_host = False
+    """Whether its device is the host itself: there is one, and ranks share its cores."""
     library_switches: tuple[str, ...] = ()
     """Names of functions by which libraries ask whether its software is installed, and then call
     that whatever device their tensors are on. While the numerics gate's reference runs, on the CPU,
@@ -197,6 +199,22 @@ class Backend(ABC):
         import torch
 
         torch.set_float32_matmul_precision("high" if shortened else "highest")
+
+    def collective_library(self, device_type: str) -> str:
+        """What carries collectives between devices, by torch.distributed's name: the
+        vendor's library, or `gloo`.
+
+        device_type: torch's name for the kind of device; a vendor's plug-in registers its library
+        for it. Raises ValueError where there is none.
+        """
+        from torch import distributed
+
+        return str(distributed.get_default_backend_for_device(device_type))
+
+    def fabric(self, devices: int) -> Mapping[str, str]:
+        """Facts of what joins devices 0 to `devices` - 1 of this host: the library's version
+        (`library_version`), and the links between them (`topology`)."""
+        return {}
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """Why that device cannot run `precision`; None if it can."""

@@ -35,8 +35,9 @@ class Lifeline:
         stdin: int | None = None,
         stdout: int | None = None,
         stderr: int | IO[bytes] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Starts the child, in a session of its own; its streams are those of `Popen`.
+        """Starts the child, in a session of its own; streams and descriptors are `Popen`'s.
 
         Raises OSError where the system refuses a process or the descriptors for one; then nothing
         is left open.
@@ -48,7 +49,7 @@ class Lifeline:
             return subprocess.Popen(
                 command,
                 env={**environment, **variables},
-                pass_fds=childs,
+                pass_fds=(*childs, *pass_fds),
                 start_new_session=True,
                 stdin=stdin,
                 stdout=stdout,

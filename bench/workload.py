@@ -18,6 +18,7 @@ import msgspec
 from bench import rehearsal
 from bench.errors import suggestion
 from bench.precision import Precision
+from bench.ranks import Ranks
 from bench.records.case import ParameterValue
 from bench.records.outcome import Work
 
@@ -202,6 +203,10 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
     libraries: tuple[str, ...] = ()
     """Modules that this mode's `build` needs besides the workload's."""
+    schemes: tuple[str, ...] = ("none",)
+    """How its work may be spread over devices; see `bench.records.parallelism`."""
+    together: bool = False
+    """Whether it is what two or more devices do together, however many, and nothing for one."""
     extra: str = ""
     """As `Workload.extra`, for what this mode alone needs: without it only this mode is skipped."""
     optional: tuple[str, ...] = ()
@@ -239,6 +244,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """What records a step, where the device has it; see `bench.backend.Device.recorder`."""
     memory_format: str = "contiguous"
     """`contiguous` or `channels_last`, as the backend allows."""
+    ranks: Ranks | None = None
+    """The processes that do the step together, where there are several."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):

@@ -99,6 +99,7 @@ class CpuBackend(Backend):
 
     name = "cpu"
     vendor = ""  # its name says it
+    is_host = True
 
     def worker_environment(self) -> Mapping[str, str]:
         """Allocator thresholds as good practice demands, and no vendor's plug-in.

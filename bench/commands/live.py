@@ -19,7 +19,7 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from bench.commands.under_way import chosen, describe, doing, how_far, which
-from bench.measuring.worker import Progress
+from bench.measuring.messages import Progress
 from bench.planning.sweep import Limits
 from bench.records.case import Case
 from bench.records.run import Launch, Settings

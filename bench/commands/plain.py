@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from bench import units
 from bench.commands.under_way import chosen, describe, doing, how_far, which
-from bench.measuring.worker import Progress
+from bench.measuring.messages import Progress
 from bench.records.case import Case
 from bench.records.outcome import Failed
 from bench.records.run import Launch, Settings

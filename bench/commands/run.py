@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import WIDE, looking, render, say, show, typed, watching
-from bench.commands.options import ABOVE_ZERO
+from bench.commands.options import ABOVE_ZERO, DEVICES
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     help="See `accelmark devices`. Default: the first accelerator, else cpu.",
 )
 @click.option("--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'.")
+@click.option(
+    "--devices",
+    type=DEVICES,
+    metavar="N",
+    help="Spread over N devices of this host the cases that leave it open. Default: all; cpu: 2.",
+)
 @click.option(
     "--launches",
     metavar="N",
@@ -52,6 +58,7 @@ def run(
     suite: str | None,
     device: str | None,
     only: str | None,
+    devices: int | None,
     launches: str | None,
     budget_minutes: float | None,
     record: Path | None,
@@ -66,6 +73,7 @@ def run(
 
     if record is not None:
         given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
+        given["--devices"] = None if devices is None else str(devices)
         wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
         if wrong:
             raise RecordError(
@@ -79,6 +87,7 @@ def run(
             suite or "quick",
             device=device,
             only=only,
+            devices=devices,
             launches=launches,
             budget_minutes=budget_minutes,
             out=out or "runs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench import stats, units
-from bench.measuring.worker import Progress
+from bench.measuring.messages import Progress
 from bench.planning.tuning import in_words
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
 from bench.records.reason import shortened

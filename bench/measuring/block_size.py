@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bench import stats
+from bench.measuring.edges import SINGLE, Edges
 from bench.records.outcome import Block
 from bench.records.run import Settings
 
@@ -22,11 +23,18 @@ BLOCK_STEPS = 100_000
 class BlockSize:
     """Sizes the blocks of one launch."""
 
-    def __init__(self, device: Device, settings: Settings, clock: Callable[[], int]) -> None:
-        """clock: monotonic ns."""
+    def __init__(
+        self,
+        device: Device,
+        settings: Settings,
+        clock: Callable[[], int],
+        edges: Edges = SINGLE,
+    ) -> None:
+        """clock: monotonic ns; edges: where several processes do the step."""
         self.device = device
         self.settings = settings
         self.clock = clock
+        self.edges = edges
         self._sync_cost_ns: int | None = None
 
     def steps(self, blocks: Sequence[Block]) -> int:
@@ -36,7 +44,7 @@ class BlockSize:
         recent = blocks[1:][-stats.WINDOW :]
         step_ns = min(b.wall_ns / len(b.step_ns) for b in recent)
         if self._sync_cost_ns is None:
-            self._sync_cost_ns = self.sync_cost_ns()
+            self._sync_cost_ns = self.edges.slowest(self.sync_cost_ns())
         least_ns = max(self.settings.block_seconds * 1e9, SYNC_COST_FACTOR * self._sync_cost_ns)
         return max(1, min(BLOCK_STEPS, math.ceil(least_ns / step_ns)))
 

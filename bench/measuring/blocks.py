@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.usage import Usage
 from bench.records.outcome import Block
 from bench.records.run import Settings
@@ -53,20 +54,30 @@ class BlockTimer:
         settings: Settings,
         clock: Callable[[], int],
         usage: Usage | None = None,
+        edges: Edges = SINGLE,
     ) -> None:
-        """clock: monotonic ns; usage: counters of the process, for synchronous devices."""
+        """clock: monotonic ns; usage: counters of the process, for synchronous devices; edges:
+        where several processes do the step."""
         self.job = job
         self.device = device
         self.settings = settings
         self.clock = clock
         self.usage = usage
+        self.edges = edges
+        self.busy_ns: list[int] = []
+        """Of every block so far, this process's own time."""
         self.started_ns: int | None = None
         """When the first step began; None before it."""
 
     def block(self, steps: int) -> Block:
-        """Runs `steps` steps between two synchronizations."""
+        """Runs `steps` steps between two synchronizations; of several processes the slowest's."""
         before = waited_ns(self.job)
+        self.edges.meet()
         block = self._host_timed(steps) if self.device.synchronous else self._event_timed(steps)
+        self.busy_ns.append(block.wall_ns)
+        slowest = self.edges.slowest(block.wall_ns)
+        if slowest != block.wall_ns:
+            block = msgspec.structs.replace(block, wall_ns=slowest)
         after = waited_ns(self.job)
         if before is None or after is None:
             return block

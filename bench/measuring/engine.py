@@ -16,6 +16,7 @@ from bench import stats
 from bench.measuring import single_steps
 from bench.measuring.block_size import BlockSize
 from bench.measuring.blocks import BlockTimer, Steps
+from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.usage import Usage
 from bench.measuring.warm_up import WarmedUp, warmed_up
 from bench.records.cpu_limits import affinity_cores
@@ -48,6 +49,8 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     flags: tuple[Flag, ...]
     request_ns: tuple[int, ...] | None
     queue_ns: tuple[int, ...] | None
+    busy_ns: tuple[int, ...] = ()
+    """This process's own time in each steady block; the block's is the slowest process's."""
     contention: Contention | None = None
     """What the host did beside the steady blocks, on devices whose work the host does."""
     stopped: str = ""
@@ -68,11 +71,13 @@ class Engine:
         threads: int = 1,
         suspended: Callable[[], int] = lambda: 0,
         watch: Callable[[int], None] = lambda step: None,
+        edges: Edges = SINGLE,
     ) -> None:
         """clock: monotonic ns; usage: counters of the process; host: counters of the host, for
         synchronous devices; threads: how many the job computes with; suspended: ns that the
         machine was suspended, from any moment on; watch: called after each of the first three
-        steps with their number, outside any block and before the peak of memory is reset.
+        steps with their number, outside any block and before the peak of memory is reset; edges:
+        where several processes do the step.
         """
         self.job = job
         self.device = device
@@ -80,11 +85,12 @@ class Engine:
         self.clock = clock
         self.host = host if device.synchronous else None
         self.threads = threads
-        self._timer = BlockTimer(job, device, settings, clock, usage)
-        self._size = BlockSize(device, settings, clock)
+        self._timer = BlockTimer(job, device, settings, clock, usage, edges)
+        self._size = BlockSize(device, settings, clock, edges)
         self.usage = usage
         self.suspended = suspended
         self.watch = watch
+        self.edges = edges
         self._marks: list[Counters] = []
         self._cpu_ns: list[int] = []
         """Of each block but the first, where the host can say."""
@@ -135,6 +141,7 @@ class Engine:
             flags=self._flags(warm, steady),
             request_ns=requests,
             queue_ns=queueing,
+            busy_ns=tuple(self._timer.busy_ns[warm.steady_from :][: len(steady)]),
             contention=beside,
             stopped=self._stopped(warm.steady_from, steady, beside, requests or ()),
         )
@@ -205,7 +212,7 @@ class Engine:
 
     def _requests(self) -> tuple[int, ...]:
         limit_seconds = self.settings.steady_limit_seconds
-        return single_steps.requests(self.job, self.device, self.clock, limit_seconds)
+        return single_steps.requests(self.job, self.device, self.clock, limit_seconds, self.edges)
 
     def _queueing(self) -> tuple[int, ...]:
         return single_steps.queueing(self.job, self.device, self.clock)

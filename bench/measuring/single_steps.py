@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bench.measuring.blocks import Steps, waited_ns
+from bench.measuring.edges import SINGLE, Edges
 
 if TYPE_CHECKING:
     from bench.backend import Device
@@ -17,17 +18,25 @@ REQUESTS = 400
 
 
 def requests(
-    job: Steps, device: Device, clock: Callable[[], int], limit_seconds: float
+    job: Steps,
+    device: Device,
+    clock: Callable[[], int],
+    limit_seconds: float,
+    edges: Edges = SINGLE,
 ) -> tuple[int, ...]:
-    """Times requests one by one, synchronized, for at most a limit of time."""
+    """Times requests one by one, synchronized, for at most a limit of time.
+
+    Where several processes do the step, a request takes as long as the slowest.
+    """
     request_ns: list[int] = []
     spent = 0
     while len(request_ns) < REQUESTS and spent < limit_seconds * 1e9:
         device.synchronize()
+        edges.meet()
         before = clock()
         job.step()
         device.synchronize()
-        request_ns.append(clock() - before)
+        request_ns.append(edges.slowest(clock() - before))
         spent += request_ns[-1]
     return tuple(request_ns)
 

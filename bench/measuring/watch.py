@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.law import Law
 from bench.measuring.witness import Sample
 from bench.precision import Precision
@@ -61,12 +62,15 @@ class Watch:
         seed: int,
         thorough: bool = False,
         clock: Callable[[], int] = time.perf_counter_ns,
+        edges: Edges = SINGLE,
     ) -> None:
         """thorough: for three steps more the job's own noise is taken, and an input is altered:
-        one launch of a case is enough; clock: ns."""
+        one launch of a case is enough; clock: ns; edges: where several processes do the step,
+        which must all take as many."""
         self._job, self._device, self._precision, self._seed = job, device, precision, seed
         self._thorough = thorough
         self._clock = clock
+        self._edges = edges
         self._absent = ""
         self._weights: Vector | None = None
         self._before: Tensor | None = None
@@ -247,7 +251,8 @@ class Watch:
         for _ in range(3):
             alone.append(self._timed(self._job.step))
             later = self._output()
-            if first is None or later is None or first.size == 1 or first.error(later):
+            moved = first is None or later is None or first.size == 1 or bool(first.error(later))
+            if self._edges.all(moved):
                 return alone
         self._complaints.append("steps that build on one another all gave the same output")
         return alone
@@ -261,7 +266,7 @@ class Watch:
         before = self._clock()
         step()
         self._device.synchronize()
-        return (self._clock() - before) / 1e9
+        return self._edges.slowest(self._clock() - before) / 1e9
 
     def _compare_alone(self, step_seconds: float, alone: list[float]) -> None:
         """Whether steps take as long in a block as they do alone.

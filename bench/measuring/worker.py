@@ -20,124 +20,49 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import asked
+from bench.measuring import asked, joining
+from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
+from bench.measuring.messages import Channel, Report, Request
 from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
 from bench.measuring.usage import process_usage, suspended_ns
 from bench.measuring.watch import Watch
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
+from bench.ranks import Ranks
 from bench.records import environment
-from bench.records.case import Case
-from bench.records.encoding import encoded, never_refusing
+from bench.records.encoding import never_refusing
 from bench.records.outcome import (
-    Block,
     Cold,
     Failed,
     Measured,
     Numerics,
     Outcome,
-    Phase,
     Skipped,
     Void,
-    Work,
 )
 from bench.records.reason import of_error, reason
-from bench.records.run import Settings
 from bench.telemetry.contention import HostCounters, causes
 from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
 
-PROGRESS_SECONDS = 0.5
-"""Least time between two progress lines, so that the parent stays asleep."""
 STACKS_SIGNAL = getattr(signal, "SIGUSR1", None)
 """At this a worker writes the stacks of its threads to stderr; None where there is no such."""
 ALLOW_SIMULATED = "ACCELMARK_ALLOW_SIMULATED"
 """At 1, a simulated device's samples are kept: for this program's own tests."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What the parent asks of a worker."""
-
-    case: Case
-    backend: str
-    index: int
-    settings: Settings
-    samples: int
-    seed: int
-    recorded: tuple[str, ...] = ()
-    """Environment variables to record beside the usual ones."""
-    memory_format: str | None = None
-    """The one that a tuned case tries; None for the workload's own."""
-    thorough: bool = False
-    """Whether it is looked at as one launch of a case must be; see `bench.measuring.watch`."""
-    rehearse: bool = False
-    """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_field="line"):
-    """Where the worker is."""
-
-    phase: Phase
-    samples: int = 0
-    throughput: float | None = None
-    """Items per second so far; None before the steady state."""
-    unit: str = ""
-    """What an item is; empty from a worker of an older version."""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field="line"):
-    """What came of it."""
-
-    outcome: Outcome
-    cold: Cold
-    environment: dict[str, Any]
-    first_step_ns: int | None = None
-    """`time.perf_counter_ns`, which all processes of a host share, when the first step began."""
-    estimated_peak_bytes: int | None = None
-
-
-class _Channel:
-    """The line to the parent."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._last = 0.0
-        self.phase: Phase = "start"
-
-    def send(self, message: Progress | Report) -> None:
-        self._stream.write(encoded(message) + b"\n")
-        self._stream.flush()
-
-    def enter(self, phase: Phase) -> None:
-        self.phase = phase
-        self._last = time.monotonic()
-        self.send(Progress(phase=phase))
-
-    def blocks(self, phase: Phase, blocks: list[Block], work: Work) -> None:
-        """Between blocks: sends at most two lines a second."""
-        now = time.monotonic()
-        if phase == self.phase and now - self._last < PROGRESS_SECONDS:
-            return
-        self.phase, self._last = phase, now
-        rate = None
-        if phase == "measure" and blocks:
-            seconds = sum(b.wall_ns for b in blocks) / 1e9
-            rate = work.items * sum(len(b.step_ns) for b in blocks) / seconds
-        self.send(Progress(phase=phase, samples=len(blocks), throughput=rate, unit=work.unit))
-
-
 class Launch:
     """The phases of one launch, in order; whatever happens becomes an outcome."""
 
     def __init__(
-        self, request: Request, channel: _Channel, wait: Callable[[], None] = lambda: None
+        self, request: Request, channel: Channel, wait: Callable[[], None] = lambda: None
     ) -> None:
         """wait: called once everything is imported and nothing opened; returns when it may go."""
         self.request = request
@@ -148,6 +73,10 @@ class Launch:
         self.first_step_ns: int | None = None
         self.estimated_peak_bytes: int | None = None
         self.watched: asked.Watched | None = None
+        self.ranks: Ranks | None = None
+        self.edges: Edges = SINGLE
+        self.busy_ns: tuple[int, ...] = ()
+        self.blames_peer = False
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -169,10 +98,13 @@ class Launch:
             environment=self.environment,
             first_step_ns=self.first_step_ns,
             estimated_peak_bytes=self.estimated_peak_bytes,
+            busy_ns=self.busy_ns,
+            blames_peer=self.blames_peer,
         )
 
     def _outcome_of(self, error: Exception) -> Outcome:
         """A failure, or void where a runtime that may not fall back says what would have."""
+        self.blames_peer = self.ranks is not None and joining.blames_peer(error)
         operators = self.backend.fallbacks(str(error).splitlines())
         if operators:
             return Void(reason=f"host fallback: {', '.join(operators)}")
@@ -220,6 +152,7 @@ class Launch:
         given = self.backend.memory_format(wanted)
         if request.memory_format is not None and given != wanted:
             return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
+        self._join(device)
         recorder = device.recorder() if request.case.execution == "graph" else None
         self.watched = asked.Watched(recorder) if recorder is not None else None
         site = Site(
@@ -229,6 +162,7 @@ class Launch:
             execution=request.case.execution,
             recorder=self.watched,
             memory_format=given,
+            ranks=self.ranks,
         )
         if request.rehearse:
             self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
@@ -259,6 +193,16 @@ class Launch:
             return simulated(outcome)
         return outcome
 
+    def _join(self, device: Device) -> None:
+        """Meets the other ranks, where several do the step."""
+        place = self.request.place
+        if place is None:
+            return
+        limit = self.request.settings.launch_limit_seconds
+        self.ranks = joining.join(place, self.backend, device, limit)
+        self.edges = Together(self.ranks)
+        self.environment["world"] = joining.described(place, self.backend, device)
+
     def _note_variables(self) -> None:
         request = self.request
         words = environment.looked_for(self.backend.recorded_variables(), request.recorded)
@@ -274,7 +218,8 @@ class Launch:
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
         work = workload.work(mode, parameters, precision)
         latency_name = workload.modes[mode].latency
-        watch = Watch(job, device, precision, request.seed, request.thorough)
+        seed, edges = request.seed, self.edges
+        watch = Watch(job, device, precision, seed, request.thorough, edges=edges)
         watch.start()
         channel.enter("warm-up")
         engine = Engine(
@@ -282,10 +227,12 @@ class Launch:
             device,
             request.settings,
             usage=process_usage(),
-            host=HostCounters().read,
+            # The other ranks' work on this host is no other job's.
+            host=HostCounters().read if self.ranks is None else None,
             threads=int(self.environment["threads"]),
             suspended=suspended_ns,
             watch=watch.after,
+            edges=edges,
         )
         series = engine.measure(
             samples=request.samples,
@@ -293,7 +240,7 @@ class Launch:
             progress=lambda phase, blocks: channel.blocks(phase, blocks, work),
         )
         memory = device.memory()
-        self.first_step_ns = series.started_ns
+        self.first_step_ns, self.busy_ns = series.started_ns, series.busy_ns
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         channel.enter("report")
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
@@ -370,7 +317,7 @@ def main() -> None:
     os.dup2(2, 1)
     never_refusing(sys.stdout)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
-    channel = _Channel(private)
+    channel = Channel(private)
     channel.send(Launch(request, channel, lifeline.wait_for_turn).run())
     private.close()
     # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from bench import catalogue, units
 from bench.errors import SuiteError, UnknownName, suggestion
+from bench.planning.spread import FEWEST, KEYS, is_open, spread
 from bench.planning.suite_file import Suite
 from bench.planning.sweep import BATCH
 from bench.planning.versions import require_known
@@ -21,7 +23,7 @@ from bench.workload import Mode, Workload
 
 MOST_CASES = 10_000
 """Of one `[[case]]` table: more is a slip of the pen."""
-COMMON_KEYS = ("workload", "mode", "precision", "execution")
+COMMON_KEYS = ("workload", "mode", "precision", "execution", *KEYS)
 DOUBLING_KEYS = ("from", "doubling_to")
 DOUBLING = f"For example: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
 TUNING = (
@@ -30,18 +32,19 @@ TUNING = (
 )
 
 
-def plan(suite: Suite) -> tuple[Case, ...]:
+def plan(suite: Suite, devices: int = FEWEST) -> tuple[Case, ...]:
     """Every case of a suite, in its order, without importing torch.
+
+    devices: how many the run takes, for cases that leave it open.
 
     Raises `SuiteError` for an unknown key or value, naming the file, the case and what is allowed.
     """
     cases: list[Case] = []
     seen: dict[str, str] = {}
-    for number, entry in enumerate(suite.entries, start=1):
-        place = f"{suite.source}, case {number}"
+    for place, entry in _entries(suite):
         rest = {key: value for key, value in entry.items() if key != TUNED}
         for values in _sweep(place, rest):
-            case = _case(place, values, entry.get(TUNED))
+            case = _case(place, values, entry.get(TUNED), devices)
             if case.fingerprint in seen:
                 there = seen[case.fingerprint]
                 raise SuiteError(
@@ -53,6 +56,21 @@ def plan(suite: Suite) -> tuple[Case, ...]:
             seen[case.fingerprint] = place
             cases.append(case)
     return tuple(cases)
+
+
+def _entries(suite: Suite) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each case table, with the place that messages name."""
+    for number, entry in enumerate(suite.entries, start=1):
+        yield f"{suite.source}, case {number}", entry
+
+
+def leaves_devices_open(suite: Suite) -> bool:
+    """Whether any case of a suite leaves to the run how many devices it takes."""
+    return any(
+        is_open(values, _mode(place, values)[1])
+        for place, entry in _entries(suite)
+        for values in _sweep(place, {key: v for key, v in entry.items() if key != TUNED})
+    )
 
 
 def select(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
@@ -120,8 +138,36 @@ def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
     return [low << power for power in range((high // low).bit_length())]
 
 
-def _case(place: str, values: dict[str, Any], table: Any) -> Case:
+def _case(place: str, values: dict[str, Any], table: Any, devices: int) -> Case:
     """table: what the entry says of `tuned`; None where it does not, and the case is fixed."""
+    workload, mode, name = _mode(place, values)
+    who = f"{workload.name}-{name}"
+    precision = _choice(place, who, "precision", values.get("precision", "bf16"), mode.precisions)
+    execution = _choice(place, who, "execution", values.get("execution", "eager"), mode.executions)
+    parameters = _parameters(place, who, mode, values)
+    over = spread(place, who, mode, {**values, **parameters}, devices)
+    case = Case(
+        workload=workload.name,
+        version=workload.version_of(name),
+        mode=name,
+        precision=precision,
+        execution=execution,
+        parameters=parameters,
+        devices=over.devices,
+        parallelism=over.parallelism,
+    )
+    if table is None:
+        return case
+    if case.devices > 1:
+        raise SuiteError(
+            f"{place}: {who}: nothing is tuned over {case.devices} devices yet. Leave out "
+            f"`{TUNED}`, or `parallelism`."
+        )
+    allowed = {"execution": mode.executions, "memory_format": workload.memory_formats}
+    return _tuned(place, who, case, mode, _space(place, who, values, table, allowed))
+
+
+def _mode(place: str, values: dict[str, Any]) -> tuple[Workload, Mode, str]:
     workload = _workload(place, values)
     modes = workload.modes
     name = values.get("mode", next(iter(modes)) if len(modes) == 1 else None)
@@ -131,22 +177,7 @@ def _case(place: str, values: dict[str, Any], table: Any) -> Case:
         raise SuiteError(
             f"{place}: unknown mode `{name}` of {workload.name}.{suggestion(str(name), modes)}"
         )
-    mode = modes[name]
-    who = f"{workload.name}-{name}"
-    precision = _choice(place, who, "precision", values.get("precision", "bf16"), mode.precisions)
-    execution = _choice(place, who, "execution", values.get("execution", "eager"), mode.executions)
-    case = Case(
-        workload=workload.name,
-        version=workload.version_of(name),
-        mode=name,
-        precision=precision,
-        execution=execution,
-        parameters=_parameters(place, who, mode, values),
-    )
-    if table is None:
-        return case
-    allowed = {"execution": mode.executions, "memory_format": workload.memory_formats}
-    return _tuned(place, who, case, mode, _space(place, who, values, table, allowed))
+    return workload, modes[name], name
 
 
 def _space(

@@ -144,6 +144,24 @@ class Memory(Value, frozen=True, kw_only=True):
             raise ValueError("peak memory must be above zero")
 
 
+class Share(Value, frozen=True, kw_only=True):
+    """One rank's part in a launch of several."""
+
+    rank: int
+    device: int
+    """Index of its device."""
+    busy_ns: tuple[int, ...]
+    """Of each steady block, until its own work was done; the rest of the block it waited for the
+    slowest. (What it waited for within collectives is its work's.)"""
+    memory: Memory
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.device < 0:
+            raise ValueError("ranks and devices count from 0")
+        if not self.busy_ns or min(self.busy_ns) <= 0:
+            raise ValueError("a rank's times must be above zero")
+
+
 class Work(Value, frozen=True, kw_only=True):
     """How much one step does, counted from shapes, never from time."""
 
@@ -187,6 +205,9 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     """Loss, or a checksum of the output, after the first and after the last step."""
     proof: Proof | None = None
     """What was read of the work itself; None in old records: not proved."""
+    ranks: tuple[Share, ...] = ()
+    """Of each rank its part, in their order, where several devices did the step; the blocks are
+    the slowest's, the rest rank 0's."""
     flags: tuple[Flag, ...] = ()
     causes: dict[str, str] = msgspec.field(default_factory=dict)
     """Of flags that name something outside the job: what it was, with its figure."""
@@ -209,12 +230,22 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
             raise ValueError("either an energy or the reason there is none")
         if self.energy_joules is not None:
             positive_and_finite(energy_joules=self.energy_joules)
+        self._check_ranks()
         if self.queue_ns is not None and (not self.queue_ns or min(self.queue_ns) < 0):
             raise ValueError("queueing times must be 0 or more")
         if self.request_ns is not None and self.latency_name is None:
             raise ValueError("latencies without a name")
         if self.request_ns is not None and (not self.request_ns or min(self.request_ns) <= 0):
             raise ValueError("latencies must be above zero")
+
+    def _check_ranks(self) -> None:
+        if [share.rank for share in self.ranks] != list(range(len(self.ranks))):
+            raise ValueError("ranks must be all there, in their order")
+        for share in self.ranks:
+            if len(share.busy_ns) != len(self.steady) or any(
+                busy > block.wall_ns for busy, block in zip(share.busy_ns, self.steady, strict=True)
+            ):
+                raise ValueError(f"rank {share.rank}: one time a steady block, no longer than it")
 
     @property
     def steady_steps(self) -> int:

@@ -32,12 +32,18 @@ def ask_for_stacks(process: subprocess.Popen[bytes]) -> None:
 
     One that does not know the signal yet is ended by it, which comes next anyway.
     """
+    if signal_for_stacks(process):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STACKS_SECONDS)
+
+
+def signal_for_stacks(process: subprocess.Popen[bytes]) -> bool:
+    """The asking alone, which waits for nothing; whether the system can."""
     if STACKS_SIGNAL is None:
-        return
+        return False
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(STACKS_SIGNAL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STACKS_SECONDS)
+    return True
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from bench.measuring.worker import Progress
+from bench.measuring.messages import Progress
 from bench.records.case import Case, Choice
 from bench.records.run import Launch
 from bench.running.time_left import Span

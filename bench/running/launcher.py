@@ -10,12 +10,14 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 import msgspec
 
 from bench import catalogue
-from bench.measuring.worker import Report, Request
+from bench.measuring.messages import Report, Request
 from bench.records import environment
 from bench.records.observed import Telemetry
-from bench.records.outcome import Measured, Void
+from bench.records.outcome import Measured, Skipped, Void
+from bench.running import world
 from bench.running.monitor import Monitor
 from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker
+from bench.running.world import World
 from bench.telemetry.energy import with_energy, with_fault
 from bench.telemetry.flags import with_flags
 
@@ -68,9 +70,9 @@ def launch_together(
     start = time.monotonic()
     given = environment.worker_variables(variables, forced)
     with contextlib.ExitStack() as stack:
-        workers: list[WorkerProcess | NoWorker] = []
+        workers: list[WorkerProcess | World | NoWorker] = []
         for request in requests:
-            workers.append(start_worker(request, given, command))
+            workers.append(_started(request, given, command))
             stack.callback(workers[-1].leave)
         if monitor is not None:
             monitor.start()  # it sees the device idle while they import
@@ -95,6 +97,18 @@ def launch_together(
                 telemetry=seen,
             )
             start = time.monotonic()
+
+
+def _started(
+    request: Request, given: Mapping[str, str], command: tuple[str, ...]
+) -> WorkerProcess | World | NoWorker:
+    """A worker, or as many as the case takes devices."""
+    if request.case.devices == 1:
+        return start_worker(WorkerProcess, request, given, command)
+    if lacking := world.lacking(request):
+        return NoWorker(Skipped(reason=lacking))
+    many = {**world.variables_of(request), **given}
+    return start_worker(World, request, many, command)
 
 
 def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> Report:

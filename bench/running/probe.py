@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -144,6 +145,22 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 def choose(
     address: str | None, python: str = sys.executable, forced: Mapping[str, str] = NOTHING
 ) -> tuple[DeviceInfo, list[str]]:
+    """`choose_of`, without how many devices there are."""
+    device, remarks, _ = choose_of(address, python, forced)
+    return device, remarks
+
+
+class Chosen(NamedTuple):
+    """A device, what is to be said of the choice, and how many there are of its kind."""
+
+    device: DeviceInfo
+    remarks: list[str]
+    here: int
+
+
+def choose_of(
+    address: str | None, python: str = sys.executable, forced: Mapping[str, str] = NOTHING
+) -> Chosen:
     """The device that `--device` names, and what is to be said of the choice.
 
     address: `BACKEND` or `BACKEND:INDEX`; None takes the first accelerator, else the CPU, and says
@@ -156,7 +173,7 @@ def choose(
         for one in found:
             if one.devices:
                 passed_over = [f.reason for f in found[: found.index(one)] if f.installed]
-                return one.devices[0], passed_over
+                return Chosen(one.devices[0], passed_over, len(one.devices))
         listed = "".join(f"\n  - {one.reason}" for one in found if one.installed)
         raise DeviceUnavailable(f"no device can be used:{listed}")
     name, _, index_text = address.partition(":")
@@ -175,7 +192,7 @@ def choose(
     index = int(index_text or 0)
     for device in one.devices:
         if device.index == index:
-            return device, []
+            return Chosen(device, [], len(one.devices))
     here = ", ".join(d.address for d in one.devices)
     raise DeviceUnavailable(f"--device {address}: there is no such device. Here: {here}.")
 

@@ -15,7 +15,7 @@ import msgspec
 
 from bench import catalogue, stats
 from bench.backend import Backend, DeviceInfo
-from bench.measuring.worker import Progress, Request
+from bench.measuring.messages import Progress, Request
 from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
 from bench.records import environment
@@ -60,14 +60,17 @@ class Session:
         recorded: tuple[str, ...] = (),
         done: Sequence[Launch] = (),
         monitor: Monitor | None = None,
+        here: int = 1,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
         together: how many workers import side by side before they measure in turn; recorded: names
         of environment variables to record beside the usual ones; done: launches that the record
-        holds already; monitor: what looks at the device, ended with the session.
+        holds already; monitor: what looks at the device, ended with the session; here: how many
+        devices of its kind there are.
         """
         self.monitor = monitor
+        self.here = here
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -139,6 +142,10 @@ class Session:
         sweeps: set[str] = set()
         for state in states:
             sweep = without_batch(state.case).fingerprint
+            alone = state.case.devices > 1
+            if group and (alone or group[-1].case.devices > 1):
+                yield group
+                group, sweeps = [], set()
             if len(group) == self.together or (sweep in sweeps and not state.seconds):
                 yield group
                 group, sweeps = [], set()
@@ -210,6 +217,7 @@ class Session:
             thorough=not state.measured,
             recorded=self.recorded,
             memory_format=memory_format(choice),
+            here=self.here,
             rehearse=state.searching or not state.seconds,
         )
 
@@ -282,10 +290,12 @@ def open_session(
     python: str = sys.executable,
     forced: Mapping[str, str] = launcher.NOTHING,
     done: Sequence[Launch] = (),
+    here: int = 1,
 ) -> Session:
     """A session with real workers.
 
-    python: their interpreter; forced: what their environment must say, which is recorded.
+    here: how many devices of this kind there are; python: their interpreter; forced: what their
+    environment must say, which is recorded.
     """
     backend = catalogue.backend(device.backend)
     variables = environment.worker_variables(backend.worker_environment(), forced)
@@ -308,4 +318,5 @@ def open_session(
         recorded=tuple(forced),
         done=done,
         monitor=monitor,
+        here=here,
     )

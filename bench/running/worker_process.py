@@ -14,13 +14,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import IO, TypeVar
 
 import msgspec
 
 from bench.lifeline import Lifeline
-from bench.measuring.worker import Progress, Report, Request
+from bench.measuring.messages import Progress, Report, Request
 from bench.records.encoding import encoded
-from bench.records.outcome import Cold, Failed, Phase
+from bench.records.outcome import Cold, Failed, Phase, Skipped
 from bench.records.reason import reason
 from bench.records.runfile import UNREADABLE
 from bench.running import child
@@ -48,12 +49,18 @@ IMPORTING: tuple[Phase, ...] = ("start", "import")
 Listener = Callable[[Progress], None]
 
 
+Started = TypeVar("Started")
+
+
 def start_worker(
-    request: Request, given: Mapping[str, str], command: tuple[str, ...]
-) -> WorkerProcess | NoWorker:
+    kind: Callable[[Request, Mapping[str, str], tuple[str, ...]], Started],
+    request: Request,
+    given: Mapping[str, str],
+    command: tuple[str, ...],
+) -> Started | NoWorker:
     """A worker, or the reason why the system refuses one: no processes, memory, descriptors."""
     try:
-        return WorkerProcess(request, given, command)
+        return kind(request, given, command)
     except OSError as error:
         return NoWorker(error)
 
@@ -62,19 +69,30 @@ class WorkerProcess:
     """A worker process, and what it has said so far."""
 
     def __init__(
-        self, request: Request, given: Mapping[str, str], command: tuple[str, ...]
+        self,
+        request: Request,
+        given: Mapping[str, str],
+        command: tuple[str, ...],
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
-        """Starts the process and gives it its request."""
+        """Starts the process and gives it its request. pass_fds: descriptors that it gets too."""
         self._given = given
         self._limit = request.settings.launch_limit_seconds
-        self._phase: Phase = "start"
-        self._report: Report | None = None
+        self.phase: Phase = "start"
+        self.report: Report | None = None
+        self.died = False
+        """Whether it ended without a report."""
         self._rest = b""
         with contextlib.ExitStack() as undo:
             self._stderr = undo.enter_context(tempfile.TemporaryFile())
             lifeline = Lifeline()
-            self._process = lifeline.start(
-                command, given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+            self.process = lifeline.start(
+                command,
+                given,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                pass_fds=pass_fds,
             )
             undo.callback(lifeline.cut)
             self._close = undo.pop_all().close
@@ -83,7 +101,19 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         """Its process id."""
-        return self._process.pid
+        return self.process.pid
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """What it says."""
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def hang_up(self) -> None:
+        """Closes its stdin, at which it leaves."""
+        with contextlib.suppress(BrokenPipeError):
+            if self.process.stdin is not None:
+                self.process.stdin.close()
 
     def leave(self) -> None:
         """Ends it, and lets go of what belongs to it."""
@@ -92,21 +122,25 @@ class WorkerProcess:
 
     def until_imported(self) -> None:
         """Waits until it has imported its libraries, or has ended."""
-        self._listen(lambda: self._phase not in IMPORTING, lambda progress: None)
-        if self._report is not None:  # what hangs takes no core from the others
+        self._listen(lambda: self.phase not in IMPORTING, lambda progress: None)
+        if self.report is not None:  # what hangs takes no core from the others
             self.end()
 
     def measure(self, listen: Listener) -> Report:
         """Lets it open the device and go on to its report, its end, or its time limit."""
-        if self._report is None:  # else it has ended already
-            self._send(b"\n")
+        if self.report is None:  # else it has ended already
+            self.let_go()
             self._listen(lambda: False, listen)
-        assert self._report is not None
-        return self._report
+        assert self.report is not None
+        return self.report
+
+    def let_go(self) -> None:
+        """Lets it open the device, when it has imported its libraries."""
+        self._send(b"\n")
 
     def end(self) -> None:
         """Ends its whole process group."""
-        child.end(self._process)
+        child.end(self.process)
 
     def stderr_tail(self) -> str:
         """The end of what it wrote to stderr."""
@@ -118,20 +152,29 @@ class WorkerProcess:
         while line := self._stderr.readline(STDERR_LINE_BYTES):
             yield line.decode("utf-8", errors="replace")
 
+    def stderr_size(self) -> int:
+        """Bytes that it has written to stderr."""
+        return os.fstat(self._stderr.fileno()).st_size
+
+    def stderr_from(self, start: int) -> str:
+        """What it has written to stderr from a byte on."""
+        size = self.stderr_size() - start
+        return os.pread(self._stderr.fileno(), size, start).decode("utf-8", errors="replace")
+
     def _send(self, line: bytes) -> None:
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died: said when its report is missing
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
 
     def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
         """Reads what it says until that is enough or there is a report; makes one if it ends."""
         try:
-            with selectors.DefaultSelector() as selector, child.end_of(self._process) as ended:
+            with selectors.DefaultSelector() as selector, child.end_of(self.process) as ended:
                 self._listen_with(selector, ended, enough, listen)
         except OSError as error:  # no descriptors left to listen with
-            self._report = _failed(
-                "error", self._phase, f"the worker cannot be heard: {error.strerror or error}"
+            self.report = failed(
+                "error", self.phase, f"the worker cannot be heard: {error.strerror or error}"
             )
 
     def _listen_with(
@@ -141,44 +184,46 @@ class WorkerProcess:
         enough: Callable[[], bool],
         listen: Listener,
     ) -> None:
-        stdout = self._process.stdout
+        stdout = self.process.stdout
         assert stdout is not None
         selector.register(stdout, selectors.EVENT_READ)
         if ended is not None:
             selector.register(ended, selectors.EVENT_READ)
         # Nothing is asked of a worker while others take their turns: its time runs from here.
         launch_end = time.monotonic() + self._limit
-        phase, phase_end = self._phase, self._phase_end()
-        while self._report is None and not enough():
-            if phase != self._phase:
-                phase, phase_end = self._phase, self._phase_end()
+        phase, phase_end = self.phase, self._phase_end()
+        while self.report is None and not enough():
+            if phase != self.phase:
+                phase, phase_end = self.phase, self._phase_end()
             left = min(launch_end, phase_end) - time.monotonic()
             ready = selector.select(left) if left > 0 else []
             if not ready:
                 self._give_up(whole_launch=launch_end <= phase_end)
             elif stdout not in (key.fileobj for key, _ in ready):
                 # It ended, said all it had to say, and left a child that holds its stdout open.
-                self._report = _failed("crash", self._phase, self._epitaph())
+                self.report = failed("crash", self.phase, self._epitaph())
             else:
-                self._hear(os.read(stdout.fileno(), 1 << 20), listen)
+                self.hear(os.read(stdout.fileno(), 1 << 20), listen)
 
     def _phase_end(self) -> float:
-        return time.monotonic() + phase_limit(self._phase, self._limit)
+        return time.monotonic() + phase_limit(self.phase, self._limit)
 
     def _give_up(self, whole_launch: bool) -> None:
         """Its time is over: its stacks go to its stderr, and the report says which limit it was."""
-        child.ask_for_stacks(self._process)
-        phase = self._phase
+        child.ask_for_stacks(self.process)
+        phase = self.phase
         message = f"no report within {self._limit:.0f} s; ended in its {phase} phase"
         if not whole_launch:
             limit = phase_limit(phase, self._limit)
             message = f"its {phase} phase took more than {limit:.0f} s of the launch's "
             message += f"{self._limit:.0f} s; ended"
-        self._report = _failed("timeout", phase, message)
+        self.report = failed("timeout", phase, message)
 
-    def _hear(self, chunk: bytes, listen: Listener) -> None:
+    def hear(self, chunk: bytes, listen: Listener) -> None:
+        """Takes what it said; nothing is its end."""
         if not chunk:
-            self._report = _failed("crash", self._phase, self._epitaph())
+            self.died = True
+            self.report = failed("crash", self.phase, self._epitaph())
             return
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
@@ -186,25 +231,27 @@ class WorkerProcess:
                 message = DECODER.decode(line)
             except UNREADABLE as error:
                 text = reason(f"the worker's report is garbled: {error}", self._given)
-                self._report = _failed("crash", self._phase, text)
+                self.report = failed("crash", self.phase, text)
                 return
             if isinstance(message, Report):
-                self._report = message
+                self.report = message
                 return
-            self._phase = message.phase
+            self.phase = message.phase
             listen(message)
 
     def _epitaph(self) -> str:
-        return reason(child.epitaph(self._process, self._stderr, self._given), self._given)
+        return reason(child.epitaph(self.process, self._stderr, self._given), self._given)
 
 
 class NoWorker:
-    """What stands for a worker that could not be started."""
+    """What stands for a worker that could not be started, or need not be."""
 
-    def __init__(self, error: OSError) -> None:
-        self._report = _failed(
-            "error", "start", f"no worker could be started: {error.strerror or error}"
-        )
+    def __init__(self, why: OSError | Skipped) -> None:
+        if isinstance(why, Skipped):
+            self.report = Report(outcome=why, cold=Cold(), environment={})
+        else:
+            message = f"no worker could be started: {why.strerror or why}"
+            self.report = failed("error", "start", message)
 
     @property
     def pid(self) -> int:
@@ -219,7 +266,7 @@ class NoWorker:
 
     def measure(self, listen: Listener) -> Report:
         """Why there is none."""
-        return self._report
+        return self.report
 
     def end(self) -> None:
         """Has none to end."""
@@ -239,7 +286,8 @@ def phase_limit(phase: Phase, launch_limit_seconds: float) -> float:
     return min(launch_limit_seconds, max(SHORTEST_LIMIT_SECONDS, share))
 
 
-def _failed(kind: str, phase: Phase, message: str) -> Report:
+def failed(kind: str, phase: Phase, message: str) -> Report:
+    """The report of a worker that makes none."""
     outcome = msgspec.convert(
         {"status": "failed", "kind": kind, "phase": phase, "message": message}, Failed
     )

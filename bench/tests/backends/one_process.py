@@ -18,7 +18,7 @@ from unittest import mock
 import msgspec
 
 from bench import cli
-from bench.measuring import single_steps, worker
+from bench.measuring import messages, single_steps, worker
 from bench.records import environment
 from bench.running import launcher
 
@@ -27,7 +27,7 @@ WARMUP_SECONDS = 0.02
 
 
 def launch_here(
-    requests: Sequence[worker.Request], variables: Mapping[str, str], *_: Any, **__: Any
+    requests: Sequence[messages.Request], variables: Mapping[str, str], *_: Any, **__: Any
 ) -> Iterator[launcher.Finished]:
     """As `launcher.launch_together`."""
     os.environ.update(environment.worker_variables(variables))
@@ -37,7 +37,7 @@ def launch_here(
         few: dict[str, Any] = {"samples": SAMPLES, "rehearse": False, "thorough": False}
         settings = msgspec.structs.replace(request.settings, warmup_limit_seconds=WARMUP_SECONDS)
         short = msgspec.structs.replace(request, settings=settings, **few)
-        report = worker.Launch(short, worker._Channel(io.BytesIO())).run()
+        report = worker.Launch(short, messages.Channel(io.BytesIO())).run()
         yield launcher.Finished(report=report, seconds=time.monotonic() - start, stderr_tail="")
 
 

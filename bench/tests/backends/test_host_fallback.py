@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bench.backends._torch_device import host_fallbacks
-from bench.measuring.worker import Report, Request
+from bench.measuring.messages import Report, Request
 from bench.records.outcome import Cold, Failed, Void
 from bench.records.run import Settings
 from bench.running import launcher

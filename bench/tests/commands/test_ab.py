@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.backend import DeviceInfo
-from bench.measuring.worker import Progress, Report, Request
+from bench.measuring.messages import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold, Measured, Outcome, Skipped
 from bench.records.run import RunFile, Settings

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from bench.commands.live import LiveFace, shown
-from bench.measuring.worker import Progress
+from bench.measuring.messages import Progress
 from bench.records.case import Case
 from bench.records.outcome import Failed
 from bench.records.run import Launch, Settings

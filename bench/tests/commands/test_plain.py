@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.commands.plain import PlainFace
-from bench.measuring.worker import Progress
+from bench.measuring.messages import Progress
 from bench.records.run import Settings
 from bench.running.face import Ahead, Start
 from bench.running.time_left import Span

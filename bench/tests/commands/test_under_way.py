@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.commands.under_way import chosen, describe, doing, how_far, time_left, which
-from bench.measuring.worker import Progress
+from bench.measuring.messages import Progress
 from bench.records.case import Choice
 from bench.records.outcome import Skipped, Void
 from bench.records.run import Launch, Settings

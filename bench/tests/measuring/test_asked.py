@@ -15,8 +15,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bench.backends.cpu import CpuDevice
-from bench.measuring import asked, worker
-from bench.measuring.worker import Request
+from bench.measuring import asked, messages, worker
+from bench.measuring.messages import Request
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
@@ -53,7 +53,7 @@ def request(workload: str, mode: str, precision: str = "fp32", execution: str = 
 
 
 def launch(*names: str) -> Outcome:
-    return worker.Launch(request(*names), worker._Channel(io.BytesIO())).run().outcome
+    return worker.Launch(request(*names), messages.Channel(io.BytesIO())).run().outcome
 
 
 @pytest.fixture(autouse=True)

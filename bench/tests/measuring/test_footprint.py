@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from bench import catalogue
-from bench.measuring.worker import Request
+from bench.measuring.messages import Request
 from bench.records.run import Settings
 from bench.tests.values import make_case
 
@@ -49,7 +49,7 @@ PARENT = f"""if True:
 """
 WORKER = f"""if True:
     import sys, msgspec
-    from bench.measuring import worker
+    from bench.measuring import messages, worker
 
     def stop():
         {TELL}
@@ -57,8 +57,8 @@ WORKER = f"""if True:
         worker.os._exit(0)
 
     worker.gc.disable()
-    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=worker.Request)
-    worker.Launch(request, worker._Channel(sys.stderr.buffer), stop).run()
+    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=messages.Request)
+    worker.Launch(request, messages.Channel(sys.stderr.buffer), stop).run()
 """
 
 

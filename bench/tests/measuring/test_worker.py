@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.measuring import worker
-from bench.measuring.worker import Progress, Request
+from bench.measuring import messages
+from bench.measuring.messages import Progress, Request
 from bench.records.outcome import Measured, Work
 from bench.records.run import Settings
 from bench.running.launcher import launch
@@ -34,7 +34,7 @@ TINY = Settings(
 def test_progress_says_the_throughput_and_what_it_counts() -> None:
     """Two steps of half a second, ten tokens each; nothing is said of a warm-up's throughput."""
     stream = io.BytesIO()
-    channel = worker._Channel(stream)
+    channel = messages.Channel(stream)
     work = Work(items=10, unit="token")
     channel.blocks("warm-up", [make_block(0.5, steps=2)], work)
     channel.blocks("measure", [make_block(0.5, steps=2)], work)
@@ -50,7 +50,7 @@ def test_a_real_launch_of_a_tiny_gemm() -> None:
     noisy = textwrap.dedent(
         """
         import ctypes, os, sys
-        from bench.measuring import worker
+        from bench.measuring import messages, worker
         from bench.workloads import gemm
         build = gemm.Gemm.build
         def chatty(*arguments):

@@ -55,6 +55,7 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("gemm", "matmul", {"shape": "0x1x1"}, "1 to 262144"),
     ("gemm", "matmul", {"shape": "262145x1x1"}, "1 to 262144"),
     ("gemm", "matmul", {"shape": "8x8x8x8"}, "MxNxK"),
+    ("collective", "all-reduce", {"size_bytes": 12}, "multiple of 8"),
     ("memory", "copy", {"size_bytes": 0}, "from 8"),
     ("memory", "triad", {"size_bytes": 12}, "multiple of 8"),
     ("resnet50", "infer", {"batch_size": 0}, "from 1"),

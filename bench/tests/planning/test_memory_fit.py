@@ -11,7 +11,7 @@ import torch
 
 from bench import catalogue, rehearsal
 from bench.backends.cpu import CpuDevice
-from bench.measuring import worker
+from bench.measuring import messages, worker
 from bench.planning import memory_fit
 from bench.precision import PRECISIONS
 from bench.records.case import Case
@@ -149,9 +149,9 @@ def test_what_surely_cannot_fit_is_refused_with_both_figures() -> None:
     assert str(refusal.value) == "does not fit: needs about 17.2 GiB, the device has 13.7 GiB"
 
 
-def report(case: Case, rehearse: bool = True) -> worker.Report:
+def report(case: Case, rehearse: bool = True) -> messages.Report:
     settings = Settings(block_seconds=1e-4, steady_limit_seconds=0.01)
-    request = worker.Request(
+    request = messages.Request(
         case=case,
         backend="cpu",
         index=0,
@@ -160,7 +160,7 @@ def report(case: Case, rehearse: bool = True) -> worker.Report:
         seed=0,
         rehearse=rehearse,
     )
-    return worker.Launch(request, worker._Channel(io.BytesIO())).run()
+    return worker.Launch(request, messages.Channel(io.BytesIO())).run()
 
 
 TINY = case_of("memory", "copy", size_bytes=2**12)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bench.judging.tracks import tuned
-from bench.measuring import worker
+from bench.measuring import messages, worker
 from bench.planning.tuning import in_words, memory_format, settled
 from bench.records.case import Choice
 from bench.records.outcome import Measured
@@ -35,7 +35,7 @@ __all__ = ["one_thread"]  # a fixture, used by being here
 def test_a_worker_measures_the_choice_that_it_is_given(choice: Choice) -> None:
     case = tuned_case(batch_size=(1, 2), memory_format=("channels_last", "contiguous"))
     case = msgspec.structs.replace(case, precision="fp32", parameters={"image_size": 32})
-    request = worker.Request(
+    request = messages.Request(
         case=settled(case, choice),
         backend="cpu",
         index=0,
@@ -49,7 +49,7 @@ def test_a_worker_measures_the_choice_that_it_is_given(choice: Choice) -> None:
         seed=0,
         memory_format=memory_format(choice),
     )
-    report = worker.Launch(request, worker._Channel(io.BytesIO())).run()
+    report = worker.Launch(request, messages.Channel(io.BytesIO())).run()
     assert isinstance(report.outcome, Measured), report.outcome
     assert report.environment["job"]["memory_format"] == choice["memory_format"]
     assert report.outcome.work.items == choice["batch_size"]

@@ -11,7 +11,7 @@ import pytest
 from bench.errors import SuiteError
 from bench.judging.curves import curves
 from bench.judging.summary import summarize
-from bench.measuring.worker import Report, Request
+from bench.measuring.messages import Report, Request
 from bench.planning import plan
 from bench.planning.suite_file import Suite
 from bench.planning.sweep import Limits

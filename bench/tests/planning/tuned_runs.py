@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.commands.under_way import chosen, describe, which
 from bench.judging.row import Row
 from bench.judging.summary import summarize
-from bench.measuring.worker import Report, Request
+from bench.measuring.messages import Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold, Failed, Outcome, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings

@@ -38,7 +38,7 @@ from bench.backend import DeviceInfo
 from bench.running.launcher import Finished
 from bench.records.outcome import Cold, Skipped, Void
 from bench.tests.values import failed, make_measured
-from bench.measuring.worker import Report
+from bench.measuring.messages import Report
 
 SCRIPT = json.loads(os.environ["SCRIPT"])
 WORDS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from bench.measuring.worker import Progress, Report, Request
+from bench.measuring.messages import Progress, Report, Request
 from bench.records.outcome import Cold, Failed
 from bench.records.run import Settings
 from bench.running.launcher import Finished, launch

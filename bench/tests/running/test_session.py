@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import stats
-from bench.measuring.worker import Progress, Report, Request
+from bench.measuring.messages import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold, FailureKind, Outcome, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings

@@ -14,7 +14,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from bench.measuring.worker import Progress, Request
+from bench.measuring.messages import Progress, Request
 from bench.records.outcome import Measured, Phase
 from bench.running import child, worker_process
 from bench.running.child import STDERR_TAIL_BYTES

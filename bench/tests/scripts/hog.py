@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from bench import catalogue
 from bench.judging.compare import compare
-from bench.measuring.worker import Request
+from bench.measuring.messages import Request
 from bench.planning import plan, suite_file
 from bench.records.case import Case
 from bench.records.outcome import Measured

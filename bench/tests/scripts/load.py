@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from bench.commands.plain import PlainFace
-from bench.measuring.worker import Progress, Report, Request
+from bench.measuring.messages import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold
 from bench.records.run import Launch, Settings

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from bench.judging.measured import measured_row
+from bench.measuring.messages import Request
 from bench.measuring.usage import suspended_ns
-from bench.measuring.worker import Request
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Measured
 from bench.records.run import Settings

@@ -13,7 +13,7 @@ import torch
 from bench import catalogue
 from bench.backends import _graphs
 from bench.backends.cpu import CpuDevice
-from bench.measuring import numerics, worker
+from bench.measuring import messages, numerics, worker
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Skipped
 from bench.records.run import Settings
@@ -105,10 +105,10 @@ def launch(execution: str) -> Outcome:
         parameters=msgspec.to_builtins(small("llama", "decode")),
     )
     settings = Settings(block_seconds=0.001, warmup_limit_seconds=5.0, steady_limit_seconds=0.5)
-    request = worker.Request(
+    request = messages.Request(
         case=case, backend="cpu", index=0, settings=settings, samples=10, seed=0
     )
-    return worker.Launch(request, worker._Channel(io.BytesIO())).run().outcome
+    return worker.Launch(request, messages.Channel(io.BytesIO())).run().outcome
 
 
 def test_without_graphs_it_is_skipped() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import cache_utils
 
-from bench.measuring import worker
+from bench.measuring import messages, worker
 from bench.precision import PRECISIONS, REFERENCE
 from bench.records.case import Case
 from bench.records.outcome import Skipped
@@ -147,10 +147,10 @@ def test_a_mode_whose_package_is_absent_is_skipped(monkeypatch: pytest.MonkeyPat
         execution="eager",
         parameters=msgspec.to_builtins(small("llama", "lora")),
     )
-    request = worker.Request(
+    request = messages.Request(
         case=case, backend="cpu", index=0, settings=Settings(), samples=10, seed=0
     )
-    report = worker.Launch(request, worker._Channel(io.BytesIO())).run()
+    report = worker.Launch(request, messages.Channel(io.BytesIO())).run()
     assert report.outcome == Skipped(reason="peft is not installed: pip install 'accelmark[lora]'")
 
 

@@ -16,7 +16,7 @@ from bench import quantized_product
 from bench.backends import _trial
 from bench.backends.cpu import BACKEND, CpuDevice
 from bench.errors import SuiteError
-from bench.measuring import worker
+from bench.measuring import messages, worker
 from bench.measuring.numerics import gate, relative_error
 from bench.planning.plan import plan
 from bench.planning.suite_file import Suite
@@ -376,12 +376,12 @@ def launch(precision: Precision) -> Any:
         execution="eager",
         parameters=msgspec.to_builtins(gemm.MatmulParameters(shape="32x32x32")),
     )
-    request = worker.Request(
+    request = messages.Request(
         case=case, backend="cpu", index=0, settings=Settings(), samples=10, seed=0
     )
     before = torch.get_float32_matmul_precision()
     try:
-        return worker.Launch(request, worker._Channel(io.BytesIO())).run().outcome
+        return worker.Launch(request, messages.Channel(io.BytesIO())).run().outcome
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -1,0 +1,112 @@
+"""What a worker and its parent say to each other: JSON lines over the worker's stdin and stdout."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, BinaryIO
+
+import msgspec
+
+from bench.records.case import Case
+from bench.records.encoding import encoded
+from bench.records.outcome import Block, Cold, Outcome, Phase, Work
+from bench.records.run import Settings
+
+PROGRESS_SECONDS = 0.5
+"""Least time between two progress lines, so that the parent stays asleep."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's place in a launch of several."""
+
+    rank: int
+    """0-based; on an accelerator host the device's index too."""
+    size: int
+    parallelism: str
+    """Of the case; see `bench.records.parallelism`."""
+    address: str
+    port: int
+    """Where rank 0 serves the store that they meet at."""
+    listener: int | None = None
+    """Rank 0's open socket, as a descriptor, so that no other program can take the port."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parent asks of a worker."""
+
+    case: Case
+    backend: str
+    index: int
+    settings: Settings
+    samples: int
+    seed: int
+    recorded: tuple[str, ...] = ()
+    """Environment variables to record beside the usual ones."""
+    memory_format: str | None = None
+    """The one that a tuned case tries; None for the workload's own."""
+    thorough: bool = False
+    """Whether it is looked at as one launch of a case must be; see `bench.measuring.watch`."""
+    here: int = 1
+    """How many devices of this kind the host has."""
+    place: Place | None = None
+    """None where one device does the work."""
+    rehearse: bool = False
+    """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_field="line"):
+    """Where the worker is."""
+
+    phase: Phase
+    samples: int = 0
+    throughput: float | None = None
+    """Items per second so far; None before the steady state."""
+    unit: str = ""
+    """What an item is; empty from a worker of an older version."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field="line"):
+    """What came of it."""
+
+    outcome: Outcome
+    cold: Cold
+    environment: dict[str, Any]
+    first_step_ns: int | None = None
+    """`time.perf_counter_ns`, which all processes of a host share, when the first step began."""
+    estimated_peak_bytes: int | None = None
+    busy_ns: tuple[int, ...] = ()
+    """Of a rank: its own time in each steady block, which the slowest rank's ends."""
+    blames_peer: bool = False
+    """Whether it failed of another rank's end, as a library says it."""
+
+
+class Channel:
+    """The line to the parent."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._last = 0.0
+        self.phase: Phase = "start"
+
+    def send(self, message: Progress | Report) -> None:
+        """Writes a line, at once."""
+        self._stream.write(encoded(message) + b"\n")
+        self._stream.flush()
+
+    def enter(self, phase: Phase) -> None:
+        """Says that a phase begins, or that it goes on."""
+        self.phase = phase
+        self._last = time.monotonic()
+        self.send(Progress(phase=phase))
+
+    def blocks(self, phase: Phase, blocks: list[Block], work: Work) -> None:
+        """Between blocks: sends at most two lines a second."""
+        now = time.monotonic()
+        if phase == self.phase and now - self._last < PROGRESS_SECONDS:
+            return
+        self.phase, self._last = phase, now
+        rate = None
+        if phase == "measure" and blocks:
+            seconds = sum(b.wall_ns for b in blocks) / 1e9
+            rate = work.items * sum(len(b.step_ns) for b in blocks) / seconds
+        self.send(Progress(phase=phase, samples=len(blocks), throughput=rate, unit=work.unit))

@@ -1,0 +1,87 @@
+"""What a workload sees of the processes that do its step together: a rank each, and its groups.
+
+The harness joins them (`bench.measuring.ranks`); a workload that can be spread finds them at its
+site (`Site.ranks`) and leaves them alone where there are none. torch.distributed does the work.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.records.parallelism import Parallelism
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+
+class Ranks(msgspec.Struct, frozen=True, kw_only=True):
+    """The group of one launch, as one of its ranks has it."""
+
+    rank: int
+    """0-based."""
+    size: int
+    parallelism: Parallelism
+    group: ProcessGroup
+    """Carries the work and nothing else: on it every collective is a part of the step."""
+    control: ProcessGroup
+    """Of the hosts (gloo): what the harness and its proofs exchange, never the work."""
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """Every rank but this one."""
+        return tuple(rank for rank in range(self.size) if rank != self.rank)
+
+    def part(self, count: int) -> slice:
+        """This rank's part of so many rows of a global batch. Raises ValueError if they divide not.
+
+        Ranks take consecutive rows in their order.
+        """
+        if count % self.size:
+            raise ValueError(f"{count} rows do not divide over {self.size} ranks")
+        each = count // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of every rank's tensor, in float64 on the host; over the control group."""
+        import torch
+        import torch.distributed as dist
+
+        total = value.detach().to("cpu", torch.float64).clone()
+        dist.all_reduce(total, group=self.control)
+        return total / self.size
+
+    def rows(self, value: Tensor) -> Tensor:
+        """Every rank's rows, one below the other, in float64 on the host; over the control group.
+
+        Of ranks that each have as many.
+        """
+        import torch
+        import torch.distributed as dist
+
+        mine = value.detach().to("cpu", torch.float64).contiguous()
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(every, mine, group=self.control)
+        return torch.cat(every)
+
+    def told(self, value: Any) -> list[Any]:
+        """What each rank says, in their order: small values; over the control group."""
+        import torch.distributed as dist
+
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, value, group=self.control)
+        return every
+
+
+def on_host(ranks: Ranks) -> Ranks:
+    """The same ranks where the hosts do the work too: of a reference in float64."""
+    return msgspec.structs.replace(ranks, group=ranks.control)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What of a tensor lies here: of one that is sharded (DTensor) this rank's shard."""
+    found: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return found

@@ -1,0 +1,110 @@
+"""How a step's work is spread over devices: `none`, `dp8`, `fsdp8`, `hsdp2x4`, `replicas8`.
+
+One canonical grammar, parsed to a value that cannot be nonsense. A suite may leave the number open
+(`dp`); then it is that of the devices which a run takes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal, get_args
+
+import msgspec
+
+Scheme = Literal["none", "dp", "fsdp", "hsdp", "replicas", "dlrm-hybrid"]
+SCHEMES: tuple[str, ...] = get_args(Scheme)
+MEANING = {
+    "none": "one device, or a workload that says itself what its devices do together",
+    "dp": "every device holds the whole model and takes its part of the batch (DDP)",
+    "fsdp": "weights, gradients and optimizer state are sharded over all devices (FSDP2)",
+    "hsdp": "replicas of groups that shard: hsdp2x4 is 2 replicas of 4 shards",
+    "replicas": "independent copies of inference, each with its part of the batch",
+    "dlrm-hybrid": "embedding tables are sharded over the devices, MLPs are replicated",
+}
+LATER = {
+    "tp": "tensor parallelism",
+    "pp": "pipeline parallelism",
+    "ep": "expert parallelism",
+    "cp": "context parallelism",
+}
+"""Schemes that people ask for, and that this release does not run."""
+MOST_DEVICES = 65_536
+ALLOWED = "Allowed: none, dp8, fsdp8, hsdp2x4, replicas8, dlrm-hybrid4, with any number from 2 up."
+_GRAMMAR = re.compile(r"([a-z][a-z-]*?)([1-9]\d*(?:x[1-9]\d*)*)?")
+
+
+class Parallelism(msgspec.Struct, frozen=True):
+    """A scheme and the sizes of its dimensions, outermost first."""
+
+    scheme: Scheme = "none"
+    sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        dimensions = {"none": 0, "hsdp": 2}.get(self.scheme, 1)
+        if len(self.sizes) != dimensions or any(size < 2 for size in self.sizes):
+            wanted = ("no number", "one number from 2 up", "two numbers from 2 up")[dimensions]
+            raise ValueError(f"parallelism {self}: {self.scheme} takes {wanted}. {ALLOWED}")
+        if self.devices > MOST_DEVICES:
+            raise ValueError(f"parallelism {self}: at most {MOST_DEVICES} devices")
+
+    def __str__(self) -> str:
+        return self.scheme + "x".join(map(str, self.sizes))
+
+    @property
+    def devices(self) -> int:
+        """How many devices it takes; of `none` it does not say, which is 1."""
+        return math.prod(self.sizes)
+
+
+NONE = Parallelism()
+
+
+def parse(text: str, devices: int | None = None) -> Parallelism:
+    """The parallelism that a text names: `fsdp8`; `fsdp` where `devices` says how many.
+
+    Raises ValueError, with what is allowed, for anything else, and where the two contradict.
+    """
+    found = _GRAMMAR.fullmatch(text)
+    scheme, numbers = (found[1], found[2]) if found else (text, None)
+    if scheme in LATER or any(part in LATER for part in re.findall(r"[a-z]+", text)):
+        named = next(w for w in (scheme, *re.findall(r"[a-z]+", text)) if w in LATER)
+        raise ValueError(
+            f"parallelism `{text}`: {LATER[named]} ({named}) is not measured by this release. "
+            f"{ALLOWED}"
+        )
+    if scheme not in SCHEMES:
+        raise ValueError(f"unknown parallelism `{text}`. {ALLOWED}")
+    if scheme == "none":
+        if numbers:
+            raise ValueError(f"parallelism `{text}`: none takes no number. {ALLOWED}")
+        return NONE
+    if numbers is None:
+        if devices is None:
+            raise ValueError(f"parallelism `{text}` says no number of devices: {text}8. {ALLOWED}")
+        return _filled(scheme, devices)
+    return Parallelism(scheme, tuple(map(int, numbers.split("x"))))  # type: ignore[arg-type]
+
+
+def is_open(text: str) -> bool:
+    """Whether a suite's text leaves the number of devices to the run."""
+    return text in SCHEMES and text != "none"
+
+
+def _filled(scheme: str, devices: int) -> Parallelism:
+    if scheme != "hsdp":
+        return Parallelism(scheme, (devices,))  # type: ignore[arg-type]
+    if devices < 4 or devices % 2:
+        raise ValueError(
+            f"parallelism `hsdp` on {devices} devices: it takes two numbers whose product they "
+            f"are, e.g. hsdp2x{max(2, devices // 2)}."
+        )
+    return Parallelism("hsdp", (2, devices // 2))
+
+
+def nearest(batch: int, devices: int) -> tuple[int, ...]:
+    """The nearest numbers of devices, below and above, over which a batch divides evenly."""
+    fits = [n for n in range(2, batch + 1) if batch % n == 0]
+    below = [n for n in fits if n < devices][-1:]
+    above = [n for n in fits if n > devices][:1]
+    return (*below, *above)

@@ -1,0 +1,203 @@
+"""Who of the ranks that stand still is to be named: by how far each has come, and by its stack.
+
+A launcher that blames whoever times out first blames those who wait. Whoever is late while all
+others have gone on is named; where all stand still, who stands elsewhere than all others. Two that
+wait for each other are both shown, and nobody is blamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+from bench.records.outcome import Phase
+from bench.running import child
+
+if TYPE_CHECKING:
+    from bench.running.worker_process import WorkerProcess
+
+QUIET_SECONDS = 40.0
+"""All ranks silent for so long, and idle: they wait for each other."""
+LATE_SECONDS = 20.0
+"""A rank that is a phase behind all others for longer than this, and than `LATE_FACTOR` times what
+the slowest of them took for that phase, stands still."""
+LATE_FACTOR = 3.0
+BUSY = 0.2
+"""Share of one core above which a silent rank may still be at work: it compiles, or builds."""
+PHASES: tuple[Phase, ...] = get_args(Phase)
+TIMED: tuple[Phase, ...] = ("measure", "report")
+"""Phases whose steps are known: one that is silent for so long in them is not at work."""
+FIRST_STEPS = 2
+"""Lines of a warm-up before which its first step, which may compile, is not over."""
+STACK_SECONDS = 0.5
+FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+
+
+class Watched:
+    """When one rank was heard last, and what it has used of its cores since."""
+
+    def __init__(self, pid: int, now: float) -> None:
+        """now: monotonic seconds."""
+        self._pid = pid
+        self.phase: Phase = "start"
+        self.entered = now
+        """When it entered its phase."""
+        self.took: dict[Phase, float] = {}
+        """Seconds that each phase before took."""
+        self.lines = 0
+        self._heard = now
+        self._said = 0
+        """Lines in its phase."""
+        self._longest = 0.0
+        """Silence between two lines while it stepped."""
+        self._cpu: tuple[float, float] | None = None
+        """Seconds of CPU at a moment since it was heard."""
+
+    def begins(self, now: float) -> None:
+        """Nothing was asked of it until now."""
+        self.entered = self._heard = now
+        self._cpu = None
+
+    def heard(self, phase: Phase, now: float) -> None:
+        """It said where it is."""
+        self.lines += 1
+        if self._steps():
+            self._longest = max(self._longest, now - self._heard)
+        self._heard, self._cpu = now, None
+        if phase != self.phase:
+            self.took[self.phase] = now - self.entered
+            self.phase, self.entered = phase, now
+            self._said = 0
+        self._said += 1
+
+    def quiet(self, now: float) -> bool:
+        """Whether it has been silent for long, and idle where it may be at work."""
+        if self._cpu is None:
+            self._cpu = (now, self._cpu_seconds())
+        if now - self._heard < max(QUIET_SECONDS, LATE_FACTOR * self._longest):
+            return False
+        if self._steps():
+            return True
+        since, before = self._cpu
+        return now - since > QUIET_SECONDS / 2 and self._cpu_seconds() - before < BUSY * (
+            now - since
+        )
+
+    def _steps(self) -> bool:
+        """Whether it repeats steps whose time is known."""
+        return self.phase in TIMED or (self.phase == "warm-up" and self._said > FIRST_STEPS)
+
+    def _cpu_seconds(self) -> float:
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(self._pid).cpu_times()
+            return float(times.user + times.system)
+        return 0.0
+
+
+class Suspect(NamedTuple):
+    """Who stands still, and how one knows."""
+
+    rank: int
+    rule: str
+
+
+Stack = tuple[str, ...]
+"""Places of a thread, the innermost first: `file.py:12 in step`."""
+
+
+def late(watches: Sequence[Watched], phases: Mapping[int, Phase], now: float) -> Suspect | None:
+    """The one rank that is in an earlier phase than all others, for long; None if there is none."""
+    if len(watches) < 2:
+        return None
+    places = [PHASES.index(watch.phase) for watch in watches]
+    last = min(places)
+    behind = [rank for rank, place in enumerate(places) if place == last]
+    if len(behind) != 1 or behind[0] not in phases:
+        return None
+    (rank,) = behind
+    phase = watches[rank].phase
+    others = [watch for number, watch in enumerate(watches) if number != rank]
+    since = max(watch.entered for watch in others if watch.phase != phase)
+    allowed = max(LATE_SECONDS, LATE_FACTOR * max(watch.took.get(phase, 0.0) for watch in others))
+    if now - since <= allowed:
+        return None
+    return Suspect(rank, f"still in its {phase} phase {now - since:.0f} s after all others")
+
+
+def all_quiet(watches: Sequence[Watched], phases: Mapping[int, Phase], now: float) -> bool:
+    """Whether every rank that has not reported is silent, and none of them is at work."""
+    quiet = [watches[rank].quiet(now) for rank in phases]  # each notes what it sees
+    return bool(quiet) and all(quiet)
+
+
+def stacks(workers: Sequence[tuple[int, WorkerProcess]]) -> dict[int, Stack]:
+    """The main thread's stack of each rank; empty of one that gives none."""
+    before = {rank: worker.stderr_size() for rank, worker in workers}
+    for _, worker in workers:
+        child.signal_for_stacks(worker.process)
+    time.sleep(STACK_SECONDS)
+    return {rank: frames(worker.stderr_from(before[rank])) for rank, worker in workers}
+
+
+def frames(text: str) -> Stack:
+    """Places of the oldest thread in what `faulthandler` wrote, the innermost first."""
+    main = re.split(r"(?:Current t|T)hread 0x", text)[-1]
+    return tuple(f"{_short(file)}:{line} in {name}" for file, line, name in FRAME.findall(main))
+
+
+def stands_alone(stacks: Mapping[int, Stack], lines: Mapping[int, int]) -> Suspect | None:
+    """Who of those that all stand still stands elsewhere; None where nobody can be told.
+
+    lines: how much each has said.
+    """
+    shared = Counter(stacks.values())
+    common = {stack for stack, count in shared.items() if count > 1}
+    rules = {
+        "gives no stack": [rank for rank in stacks if not stacks[rank]],
+        "stands where no other does": [
+            rank for rank in stacks if stacks[rank] not in common and len(common) == 1
+        ],
+        "waits for nobody": [rank for rank in stacks if not waits(stacks[rank])],
+        "is behind": [rank for rank in stacks if lines[rank] == min(lines.values())],
+    }
+    for rule, found in rules.items():
+        if len(found) == 1 and len(stacks) > 1:
+            return Suspect(found[0], rule)
+    return None
+
+
+def waits(stack: Stack) -> bool:
+    """Whether a stack is in a collective, or in autograd's engine, which waits for one."""
+    inner = stack[0] if stack else ""
+    return "_engine_run_backward" in inner or any("/distributed/" in place for place in stack[:6])
+
+
+def said(
+    suspect: Suspect | None,
+    stacks: Mapping[int, Stack],
+    size: int,
+    *,
+    over: bool,
+    limit: float,
+) -> str:
+    """What the record says of ranks that stood still."""
+    if suspect is not None:
+        where = (stacks.get(suspect.rank) or ("no Python frame",))[0]
+        return f"rank {suspect.rank} of {size} hangs: {suspect.rule}; it stands at {where}"
+    how = f"no report within {limit:.0f} s" if over else "all ranks stand still"
+    at = "; ".join(f"rank {rank} at {(stacks[rank] or ('?',))[0]}" for rank in sorted(stacks))
+    return f"{how}, and none can be told from the others: {at}"
+
+
+def _short(path: str) -> str:
+    """A path from the package that it is of."""
+    for mark in ("/site-packages/", "/lib/python3"):
+        if mark in path:
+            return path.partition(mark)[2] if mark.endswith("s/") else path.rpartition("/")[2]
+    return "/".join(path.split("/")[-2:])

@@ -1,0 +1,361 @@
+"""One launch of many ranks on this host: started together, listened to together, ended together.
+
+Each rank is a worker process as any other. The parent sleeps in the kernel until one of them says
+something or ends. As long as all is well their reports become one; else the launch is what went
+wrong with the rank that was first, by its name: its peers fail of its closed connections within a
+millisecond, and say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from bench import catalogue
+from bench.backend import DeviceInfo
+from bench.errors import DeviceUnavailable
+from bench.measuring import joining
+from bench.measuring.messages import Place, Report, Request
+from bench.planning.spread import FEWEST
+from bench.records.cpu_limits import usable_cores
+from bench.records.outcome import Failed, Measured, Outcome, Phase, Share, Skipped, Void
+from bench.records.reason import reason
+from bench.running import blame, child
+from bench.running.worker_process import (
+    IMPORTING,
+    Listener,
+    WorkerProcess,
+    failed,
+    phase_limit,
+)
+
+HOST = "127.0.0.1"
+"""Where ranks of one host meet."""
+GRACE_SECONDS = 1.0
+"""After the first bad news the others get so long to say whether theirs is the same."""
+MOST_ON_A_HOST = 64
+"""Ranks that share a host's cores: enough to try any parallelism."""
+POLL_SECONDS = 1.0
+"""Between looks at who is quiet."""
+
+
+class World:
+    """The ranks of one launch, as `WorkerProcess` is one worker's."""
+
+    def __init__(
+        self, request: Request, given: Mapping[str, str], command: tuple[str, ...]
+    ) -> None:
+        """Starts every rank. Raises OSError where the system refuses one; then none is left."""
+        self._limit = request.settings.launch_limit_seconds
+        self._given = given
+        self._request = request
+        self._own_devices = not catalogue.backend(request.backend).is_host
+        """Whether each rank has a device of its own; ranks of a host that computes share it."""
+        self._reports: dict[int, Report] = {}
+        self._bad_since: float | None = None
+        self._order: list[int] = []
+        """Ranks in the order of their reports or ends."""
+        size = request.case.devices
+        with contextlib.ExitStack() as undo:
+            listener = undo.enter_context(socket.create_server((HOST, 0)))
+            self.workers: list[WorkerProcess] = []
+            for rank in range(size):
+                held = (listener.fileno(),) if rank == 0 else ()
+                place = Place(
+                    rank=rank,
+                    size=size,
+                    parallelism=request.case.parallelism,
+                    address=HOST,
+                    port=listener.getsockname()[1],
+                    listener=held[0] if held else None,
+                )
+                index = rank if self._own_devices else request.index
+                own = msgspec.structs.replace(request, place=place, index=index)
+                self.workers.append(WorkerProcess(own, given, command, pass_fds=held))
+                undo.callback(self.workers[-1].leave)
+            listener.close()  # rank 0 has it
+            self._leave = undo.pop_all().close
+        now = time.monotonic()
+        self._watches = [blame.Watched(worker.pid, now) for worker in self.workers]
+        self._named = 0
+        """The rank whose words are the launch's."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of rank 0."""
+        return self.workers[0].pid
+
+    def leave(self) -> None:
+        """Ends all, and lets go of what belongs to them."""
+        for worker in self.workers:
+            worker.hang_up()
+        self._leave()
+
+    def end(self) -> None:
+        """Ends every rank's whole process group."""
+        for worker in self.workers:
+            worker.hang_up()
+        for worker in self.workers:
+            worker.end()
+
+    def until_imported(self) -> None:
+        """Waits until all have imported their libraries, or one has ended."""
+        self._listen(
+            lambda: all(worker.phase not in IMPORTING for worker in self.workers),
+            lambda progress: None,
+        )
+        if self._bad_since is not None:
+            self._hear_the_others()
+            self.end()
+
+    def measure(self, listen: Listener) -> Report:
+        """Lets them open their devices and go on to their reports, an end, or a time limit."""
+        if self._bad_since is None:
+            for worker in self.workers:
+                worker.let_go()
+            self._listen(lambda: False, listen)
+            self._hear_the_others()
+        return self._joined()
+
+    def stderr_tail(self) -> str:
+        """The end of what the rank wrote to stderr whose words are the launch's."""
+        return self.workers[self._named].stderr_tail()
+
+    def stderr_lines(self) -> Iterator[str]:
+        """All that they wrote to stderr, rank after rank."""
+        for worker in self.workers:
+            yield from worker.stderr_lines()
+
+    def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
+        """Reads what they say until that is enough, all have reported, or one has bad news."""
+        launch_end = time.monotonic() + self._limit
+        now = time.monotonic()
+        for watch in self._watches:
+            watch.begins(now)
+        with self._ears() as ears:
+            while not enough() and self._bad_since is None and self._waiting():
+                self._hear(ears, POLL_SECONDS, listen)
+                if self._bad_since is None and not enough():
+                    self._look(launch_end)
+
+    def _hear_the_others(self) -> None:
+        """Whatever comes within the grace after bad news."""
+        if self._bad_since is None:
+            return
+        with self._ears() as ears:
+            while (
+                self._waiting() and (left := self._bad_since + GRACE_SECONDS - time.monotonic()) > 0
+            ):
+                self._hear(ears, left, lambda progress: None)
+
+    def _waiting(self) -> list[int]:
+        """Ranks that have not reported."""
+        return [rank for rank in range(len(self.workers)) if rank not in self._reports]
+
+    @contextlib.contextmanager
+    def _ears(self) -> Iterator[selectors.BaseSelector]:
+        """What wakes us: a line, or an end."""
+        with contextlib.ExitStack() as stack:
+            ears = stack.enter_context(selectors.DefaultSelector())
+            for rank in self._waiting():
+                worker = self.workers[rank]
+                ears.register(worker.stdout, selectors.EVENT_READ, (rank, True))
+                ended = stack.enter_context(child.end_of(worker.process))
+                if ended is not None:
+                    ears.register(ended, selectors.EVENT_READ, (rank, False))
+            yield ears
+
+    def _hear(self, ears: selectors.BaseSelector, seconds: float, listen: Listener) -> None:
+        ready = [key.data for key, _ in ears.select(seconds)]
+        said = {rank for rank, speaks in ready if speaks}
+        for rank in said | {rank for rank, _ in ready}:
+            if rank in self._reports:
+                continue
+            worker = self.workers[rank]
+            if rank in said:
+                chunk = os.read(worker.stdout.fileno(), 1 << 20)
+                worker.hear(chunk, listen if rank == 0 else lambda progress: None)
+            else:  # it ended, said all it had to say, and left a child that holds its stdout
+                worker.hear(b"", listen)
+            self._watches[rank].heard(worker.phase, time.monotonic())
+            if worker.report is not None:
+                self._take(rank, worker.report)
+                for key in [k for k in ears.get_map().values() if k.data[0] == rank]:
+                    ears.unregister(key.fileobj)
+
+    def _take(self, rank: int, report: Report) -> None:
+        self._reports[rank] = report
+        self._order.append(rank)
+        if not isinstance(report.outcome, Measured) and self._bad_since is None:
+            self._bad_since = time.monotonic()
+
+    def _look(self, launch_end: float) -> None:
+        """Whether somebody stands still, or a time limit is over; then that is the news."""
+        now = time.monotonic()
+        phases: dict[int, Phase] = {rank: self.workers[rank].phase for rank in self._waiting()}
+        late = blame.late(self._watches, phases, now)
+        over = now >= launch_end or any(
+            now - self._watches[rank].entered > phase_limit(phase, self._limit)
+            for rank, phase in phases.items()
+        )
+        if late is None and not over and not blame.all_quiet(self._watches, phases, now):
+            return
+        waiting = sorted(phases)
+        stacks = blame.stacks([(rank, self.workers[rank]) for rank in waiting])
+        behind = {rank: self._watches[rank].lines for rank in waiting}
+        found = blame.stands_alone(stacks, behind) if late is None else late
+        message = blame.said(found, stacks, len(self.workers), over=over, limit=self._limit)
+        blamed = waiting[0] if found is None else found.rank
+        self._bad_since = now
+        self._named = blamed
+        report = failed("timeout", phases.get(blamed, "start"), message)
+        # Of all that stand still nobody's later word is the cause.
+        self._reports = {**self._reports, **dict.fromkeys(waiting, report)}
+        self._order += [blamed, *(rank for rank in waiting if rank != blamed)]
+
+    def _joined(self) -> Report:
+        """Their reports as one."""
+        if self._bad_since is None:
+            return self._merged()
+        rank = first(self._ends())
+        self._named = rank
+        report = self._reports[rank]
+        alike = {_reason(self._reports[r].outcome) for r in self._reports}
+        if len(alike) == 1 and len(self._reports) == len(self.workers) and not _hung(report):
+            return report  # all say the same: no rank's fault
+        return msgspec.structs.replace(report, outcome=self._signed(rank, report.outcome))
+
+    def _ends(self) -> list[End]:
+        """How each of those ended that did, in their order."""
+        return [
+            End(rank, self._reports[rank], self.workers[rank].died)
+            for rank in self._order
+            if not isinstance(self._reports[rank].outcome, Measured)
+        ]
+
+    def _signed(self, rank: int, outcome: Outcome) -> Outcome:
+        """An outcome with the rank and device whose it is."""
+        if _hung(self._reports[rank]):
+            return outcome  # says so itself
+        who = self._who(rank)
+        if isinstance(outcome, Failed):
+            return msgspec.structs.replace(outcome, message=f"{who}: {outcome.message}")
+        if isinstance(outcome, Void | Skipped):
+            return msgspec.structs.replace(outcome, reason=f"{who}: {outcome.reason}")
+        return outcome
+
+    def _who(self, rank: int) -> str:
+        index = f":{rank}" if self._own_devices else ""
+        return f"rank {rank} ({self._request.backend}{index})"
+
+    def _merged(self) -> Report:
+        """Rank 0's report with every rank's part in it."""
+        first_report = self._reports[0]
+        measured = {
+            rank: report.outcome
+            for rank, report in sorted(self._reports.items())
+            if isinstance(report.outcome, Measured)
+        }
+        outcome = measured[0]
+        counts = {rank: len(self._reports[rank].busy_ns) for rank in measured}
+        if len(set(counts.values())) > 1:
+            text = reason(f"the ranks took other numbers of blocks: {counts}", self._given)
+            return failed("error", "report", text)
+        own = self._own_devices
+        shares = tuple(
+            Share(
+                rank=rank,
+                device=rank if own else self._request.index,
+                busy_ns=self._reports[rank].busy_ns,
+                memory=one.memory,
+            )
+            for rank, one in measured.items()
+        )
+        flags = dict.fromkeys(flag for one in measured.values() for flag in one.flags)
+        causes: dict[str, str] = {}
+        for rank, one in measured.items():
+            for flag, cause in one.causes.items():
+                causes.setdefault(flag, f"rank {rank}: {cause}")
+        most = max(measured.values(), key=lambda one: one.memory.peak_bytes)
+        joined = msgspec.structs.replace(
+            outcome, ranks=shares, flags=tuple(flags), causes=causes, memory=most.memory
+        )
+        return msgspec.structs.replace(first_report, outcome=joined)
+
+
+def size(asked: int | None, device: DeviceInfo, here: int) -> int:
+    """Over how many devices a run goes. asked: as the user says; here: devices of its kind.
+
+    Raises `DeviceUnavailable` where there are not so many. On the host itself any number of ranks
+    share its cores, so that everything can be tried anywhere.
+    """
+    if catalogue.backend(device.backend).is_host:
+        most = MOST_ON_A_HOST
+        if asked is not None and asked > most:
+            raise DeviceUnavailable(
+                f"--devices {asked}: at most {most} ranks share the cores of one host. Give a "
+                f"number from 2 to {most}."
+            )
+        return asked or FEWEST
+    if device.index and (asked or here) > 1:
+        raise DeviceUnavailable(
+            f"--device {device.address}: a run over {asked or here} devices takes the first ones. "
+            f"Write --device {device.backend}, or --devices 1."
+        )
+    if asked is not None and asked > here:
+        raise DeviceUnavailable(
+            f"--devices {asked}: there are {here} here: {device.backend}:0 to "
+            f"{device.backend}:{here - 1}. Give a number up to {here}, or leave it out for all."
+        )
+    return asked or here
+
+
+def lacking(request: Request) -> str:
+    """Why a case cannot be run for want of devices; empty where there are enough."""
+    if catalogue.backend(request.backend).is_host or request.case.devices <= request.here:
+        return ""
+    here = f"{request.here} {'is' if request.here == 1 else 'are'} here"
+    return f"it takes {request.case.devices} {request.backend} devices; {here}"
+
+
+def variables_of(request: Request) -> dict[str, str]:
+    """What the environment of each rank says besides, where the user does not."""
+    shared = catalogue.backend(request.backend).is_host
+    return joining.variables(request.case.devices, usable_cores(), shared)
+
+
+class End(NamedTuple):
+    """How a rank ended that has not measured."""
+
+    rank: int
+    report: Report
+    died: bool
+    """Whether its process ended without a report."""
+
+
+def first(ends: list[End]) -> int:
+    """Whose end was the cause, of those that are given in their order.
+
+    Who died without a word; else who failed of something of its own; else the earliest.
+    """
+    ranked = [
+        [end for end in ends if end.died],
+        [end for end in ends if not end.report.blames_peer],
+        ends,
+    ]
+    return next(group[0].rank for group in ranked if group)
+
+
+def _reason(outcome: Outcome) -> str:
+    return "" if isinstance(outcome, Measured) else outcome.reason
+
+
+def _hung(report: Report) -> bool:
+    return isinstance(report.outcome, Failed) and report.outcome.kind == "timeout"
