@@ -209,8 +209,7 @@ class World:
             return
         waiting = sorted(phases)
         stacks = blame.stacks([(rank, self.workers[rank]) for rank in waiting])
-        behind = {rank: self._watches[rank].lines for rank in waiting}
-        found = blame.stands_alone(stacks, behind) if late is None else late
+        found = blame.stands_alone(stacks) if late is None else late
         message = blame.said(found, stacks, len(self.workers), over=over, limit=self._limit)
         blamed = waiting[0] if found is None else found.rank
         self._bad_since = now
