@@ -152,7 +152,8 @@ class Launch:
         given = self.backend.memory_format(wanted)
         if request.memory_format is not None and given != wanted:
             return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
-        self._join(device)
+        if unlike := self._join(device):
+            return Void(reason=unlike)
         recorder = device.recorder() if request.case.execution == "graph" else None
         self.watched = asked.Watched(recorder) if recorder is not None else None
         site = Site(
@@ -193,15 +194,16 @@ class Launch:
             return simulated(outcome)
         return outcome
 
-    def _join(self, device: Device) -> None:
-        """Meets the other ranks, where several do the step."""
+    def _join(self, device: Device) -> str:
+        """Meets the other ranks, where several do the step; in what one differs from the rest."""
         place = self.request.place
         if place is None:
-            return
+            return ""
         limit = self.request.settings.launch_limit_seconds
         self.ranks = joining.join(place, self.backend, device, limit)
         self.edges = Together(self.ranks)
         self.environment["world"] = joining.described(place, self.backend, device)
+        return joining.unlike(self.ranks, self.environment, device.info.name)
 
     def _note_variables(self) -> None:
         request = self.request

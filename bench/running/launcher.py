@@ -88,7 +88,7 @@ def launch_together(
             seen: Telemetry | str = "nobody looked"
             if monitor is not None:
                 seen = monitor.saw(worker.pid, report.first_step_ns)
-                report, seen = _observed(report, seen)
+                report, seen = _observed(report, seen, world.seen_of(request))
             end = time.monotonic()
             yield Finished(
                 report=report,
@@ -107,8 +107,7 @@ def _started(
         return start_worker(WorkerProcess, request, given, command)
     if lacking := world.lacking(request):
         return NoWorker(Skipped(reason=lacking))
-    many = {**world.variables_of(request), **given}
-    return start_worker(World, request, many, command)
+    return start_worker(World, request, given, command)
 
 
 def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> Report:
@@ -122,12 +121,21 @@ def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> 
     return msgspec.structs.replace(report, outcome=void)
 
 
-def _observed(report: Report, seen: Telemetry | str) -> tuple[Report, Telemetry | str]:
+def _observed(
+    report: Report, seen: Telemetry | str, one_of: str = ""
+) -> tuple[Report, Telemetry | str]:
     """With the energy of its steady blocks, and the flags that the device itself raises; and what
-    was seen, with the reason where its counter cannot be believed."""
+    was seen, with the reason where its counter cannot be believed.
+
+    one_of: why what was seen is no whole, where it is one of several devices.
+    """
     if not isinstance(report.outcome, Measured):
         return report, seen
     if isinstance(seen, Telemetry):
         seen = with_fault(report.outcome, seen)
+    if one_of:
+        # Of one of the devices, whose energy is not that of the work.
+        outcome = with_flags(msgspec.structs.replace(report.outcome, energy_absent=one_of), seen)
+        return msgspec.structs.replace(report, outcome=outcome), seen
     outcome = with_flags(with_energy(report.outcome, seen), seen)
     return msgspec.structs.replace(report, outcome=outcome), seen

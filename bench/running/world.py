@@ -78,7 +78,8 @@ class World:
                 )
                 index = rank if self._own_devices else request.index
                 own = msgspec.structs.replace(request, place=place, index=index)
-                self.workers.append(WorkerProcess(own, given, command, pass_fds=held))
+                variables = joining.variables(given, place, usable_cores(), not self._own_devices)
+                self.workers.append(WorkerProcess(own, variables, command, pass_fds=held))
                 undo.callback(self.workers[-1].leave)
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
@@ -324,10 +325,12 @@ def lacking(request: Request) -> str:
     return f"it takes {request.case.devices} {request.backend} devices; {here}"
 
 
-def variables_of(request: Request) -> dict[str, str]:
-    """What the environment of each rank says besides, where the user does not."""
-    shared = catalogue.backend(request.backend).is_host
-    return joining.variables(request.case.devices, usable_cores(), shared)
+def seen_of(request: Request) -> str:
+    """Why telemetry, which looks at one device, has no energy of a launch; empty if it has."""
+    count = request.case.devices
+    if count == 1 or catalogue.backend(request.backend).is_host:
+        return ""
+    return f"not observable: one of {count} devices was looked at"
 
 
 class End(NamedTuple):
