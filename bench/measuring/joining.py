@@ -122,5 +122,5 @@ def described(place: Place, backend: Backend, device: Device) -> dict[str, Any]:
         "devices": place.size,
         "library": backend.collective_library(kind),
         "shared_host": device.synchronous,
-        **backend.fabric(place.size),
+        **backend.fabric(kind, place.size),
     }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome
 from bench.records.run import Settings
 from bench.running import blame, child
-from bench.running.launcher import launch
+from bench.running.launcher import launch_together
 from bench.tests.stage import FAULTY
 
 pytestmark = [
@@ -82,8 +83,10 @@ def made(kind: Kind, limit_seconds: float = 60.0) -> Outcome:
     )
     request = Request(case=case, backend="faulty", index=0, settings=settings, samples=10, seed=1)
     fault = f"{kind.what}@{kind.phase}:{kind.bad}" if kind.what else ""
-    variables = {"PYTHONPATH": os.pathsep.join([str(FAULTY), *filter(None, sys.path)])}
-    return launch(request, {**variables, "FAULT": fault}).report.outcome
+    path = os.pathsep.join([str(FAULTY), *filter(None, sys.path)])
+    forced = {"PYTHONPATH": path, "FAULT": fault}
+    with contextlib.closing(launch_together([request], {}, forced=forced)) as finished:
+        return next(finished).report.outcome
 
 
 def expected(kind: Kind) -> str:
