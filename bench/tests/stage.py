@@ -36,7 +36,9 @@ launch_limit_seconds = {limit}
 [[case]]
 {case}
 """
-FAULTY_CASE = 'workload = "faulty"\nprecision = "fp32"'
+FAULTY_CASE = 'workload = "faulty"\nmode = "run"\nprecision = "fp32"'
+RANKS_CASE = 'workload = "faulty"\nmode = "many"\nprecision = "fp32"'
+"""Of two ranks, which is what goes without saying on a CPU."""
 GEMM_CASE = 'workload = "gemm"\nprecision = "bf16"\nshape = "64x64x64"'
 NONE: Mapping[str, str] = {}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -15,17 +16,18 @@ import msgspec
 import pytest
 
 from bench import catalogue
+from bench.errors import EXIT_INTERRUPTED
 from bench.measuring.messages import Request
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome
 from bench.records.run import Settings
 from bench.running import blame, child
 from bench.running.launcher import launch_together
-from bench.tests.stage import FAULTY
+from bench.tests.stage import FAULTY, RANKS_CASE, Stage, wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the faulty plug-in is of Linux"),
-    pytest.mark.usefixtures("forked", "short"),
+    pytest.mark.usefixtures("forked", "plugged"),
 ]
 
 
@@ -94,12 +96,11 @@ def expected(kind: Kind) -> str:
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The plug-in is here, in an empty folder; patience is short."""
+def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The plug-in is here, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(FAULTY))
     monkeypatch.delenv("FAULT", raising=False)
-    impatient(monkeypatch)
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
-def test_the_guilty_rank_is_named(kind: Kind) -> None:
+def test_the_guilty_rank_is_named(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient(monkeypatch)
     outcome = made(kind)
     assert not isinstance(outcome, Measured)
     assert outcome.reason.startswith(expected(kind)), outcome.reason
@@ -119,3 +121,20 @@ def test_without_a_fault_it_is_measured() -> None:
     outcome = made(Kind("", "", 2, 0, ""))
     assert isinstance(outcome, Measured), outcome
     assert [share.rank for share in outcome.ranks] == [0, 1]
+
+
+def test_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
+    """Ctrl-C while ranks wait for one that hangs: all end, what was measured stays."""
+    folder = tmp_path / "stage"  # in which this process is not
+    folder.mkdir()
+    stage = Stage(folder)
+    stage.suite(RANKS_CASE, launches=2)
+    process = stage.start("hang_in_python@build:1")
+    stage.wait_for("reached")
+    process.send_signal(signal.SIGINT)
+    assert stage.end(process) == EXIT_INTERRUPTED
+    wait_until(lambda: not stage.left())
+    assert stage.file is not None and not stage.file.launches
+    assert stage.run("", "--resume", str(stage.records[0])) == 0, stage.said
+    assert [type(launch.outcome) for launch in stage.file.launches] == [Measured, Measured]
+    assert stage.file.run.plan[0].devices == 2
