@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import msgspec
@@ -18,7 +17,7 @@ import msgspec
 from bench import rehearsal
 from bench.errors import suggestion
 from bench.precision import Precision
-from bench.ranks import Ranks
+from bench.ranks import Part, Ranks
 from bench.records.case import ParameterValue
 from bench.records.outcome import Work
 
@@ -213,23 +212,6 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """Top-level modules of that extra."""
 
 
-def train_and_infer(
-    train: type[Parameters],
-    infer: type[Parameters],
-    executions: tuple[str, ...] = EXECUTIONS,
-    inference: tuple[str, ...] = INFERENCE_PRECISIONS,
-) -> Mapping[str, Mode]:
-    """The modes of a model that is trained, and gives one answer an input."""
-    return MappingProxyType(
-        {
-            "train": Mode(parameters=train, precisions=TRAINING_PRECISIONS, executions=executions),
-            "infer": Mode(
-                parameters=infer, precisions=inference, executions=executions, latency="latency"
-            ),
-        }
-    )
-
-
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """Where and how a job is built."""
 
@@ -266,6 +248,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Any]
     """As the workload asked for them, by torch's names: `lr`, `weight_decay`, and `betas` and `eps`
     of AdamW or `momentum` of SGD."""
+    parts: tuple[Part, ...] = ()
+    """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
+    lie here of all."""
 
 
 class Job(ABC):

@@ -26,7 +26,7 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import asked, joining
+from bench.measuring import agreed, asked, joining
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
 from bench.measuring.messages import Channel, Report, Request
@@ -115,7 +115,7 @@ class Launch:
         )
 
     def _phases(self) -> Outcome:
-        from bench.measuring import numerics
+        from bench.measuring import numerics, rank_numerics
 
         request, channel = self.request, self.channel
         precision = PRECISIONS[request.case.precision]
@@ -171,11 +171,16 @@ class Launch:
 
         channel.enter("numerics")
         start = time.perf_counter()
-        verdict = numerics.gate(workload, mode, parameters, site, self.backend.library_switches)
+        given = (workload, mode, parameters, site, self.backend.library_switches)
+        if self.ranks is None or declared.together:
+            verdict = numerics.gate(*given)
+            wrong = verdict.complaint
+        else:
+            verdict, wrong = rank_numerics.gate(*given)
         device.release_memory()
         self.cold["numerics_seconds"] = time.perf_counter() - start
-        if not verdict.passed:
-            return Void(reason=f"numerics: {verdict.complaint}", numerics=verdict)
+        if wrong:
+            return Void(reason=f"numerics: {wrong}", numerics=verdict)
         if unasked := asked.complaint(self._executed()):
             return Void(reason=unasked, numerics=verdict)
         if self.watched is not None:
@@ -255,13 +260,11 @@ class Launch:
             *job.looks(),
         ]
         self.environment["job"] = dict(job.facts)
+        wrong = asked.complaint(looks) or watch.complaint
         if not all(math.isfinite(w) for w in series.witness):
             first, last = series.witness
-            return Void(
-                reason=f"output is not finite: {first} after the first step, {last} after the last",
-                numerics=verdict,
-            )
-        if wrong := asked.complaint(looks) or watch.complaint:
+            wrong = f"output is not finite: {first} after the first step, {last} after the last"
+        if wrong := agreed.of_all(self.ranks, wrong, job):
             return Void(reason=wrong, numerics=verdict)
         slowed = {} if series.contention is None else dict(causes(series.contention))
         if series.stopped:
