@@ -41,7 +41,7 @@ def test_a_device_whose_runtime_is_broken(
     def choose(address: str | None, *_: object) -> object:
         raise DeviceUnavailable("no device can be used:\n  - cpu: torch does not load")
 
-    monkeypatch.setattr(probe, "choose", choose)
+    monkeypatch.setattr(probe, "choose_of", choose)
     code, out, err = accelmark("run", "smoke")
     assert (code, out, err) == (
         2,

@@ -60,7 +60,9 @@ def launch_together(requests, variables, listen, **_):
 
 launcher.launch_together = launch_together
 info = DeviceInfo(backend="cpu", index=0, name="Fake CPU", memory_bytes=None)
-probe.choose = lambda address: (info, ["cuda: none here, or pass --device cpu"])
+probe.choose_of = lambda address: probe.Chosen(
+    info, ["cuda: none here, or pass --device cpu"], 1
+)
 '''.replace("cuda", "other")
 
 
