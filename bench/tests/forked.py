@@ -32,6 +32,7 @@ import threading
 import traceback
 import types
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,8 +44,14 @@ FREE = 200
 """File descriptors from here on are nobody's."""
 ALREADY = (
     *("torch._dynamo", "numpy", "psutil", "typer", "rich.live", "rich.table"),
-    *("bench.cli", "bench.api", "bench.commands.run", "bench.running.sampler"),
-    *("bench.measuring.worker", "bench.conformance.worker"),
+    *("bench.cli", "bench.api", "bench.commands.run", "bench.reports.table"),
+    *(
+        "bench.running.probe",
+        "bench.running.sampler",
+        "bench.backends.cpu",
+        "bench.backends.ascend",
+    ),
+    *("bench.measuring.worker", "bench.conformance.worker", "bench.workloads.gemm"),
 )
 """What a nursery has imported. (The first step of any optimizer imports torch._dynamo.)"""
 HEAVY = "torch"
@@ -159,6 +166,8 @@ def serve(place: str) -> NoReturn:
     """The nursery, until its stdin ends: forks a waiter for each request."""
     for name in ALREADY:
         importlib.import_module(name)
+    for finalizer in weakref.finalize._registry.values():  # type: ignore[attr-defined]
+        finalizer.atexit = False  # torch's own, 30 ms of each fork that ends
     gc.collect()
     gc.freeze()
     own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
