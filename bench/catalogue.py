@@ -144,9 +144,14 @@ def releases() -> dict[str, Path]:
     What was released does not change: an idea that is new is a number more. The newest lies in
     `NAME.toml`, those before it in `NAME@NUMBER.toml`.
     """
+    return dict(_releases(configs_folder()))
+
+
+@functools.cache
+def _releases(folder: Path) -> dict[str, Path]:
     numbered: dict[str, dict[int, Path]] = {}
     newest: dict[str, Path] = {}
-    for file in configs_folder().glob("*.toml"):
+    for file in folder.glob("*.toml"):
         name, _, number = file.stem.partition("@")
         if number.isdecimal():
             numbered.setdefault(name, {})[int(number)] = file
