@@ -5,9 +5,9 @@ While the fixture `forked` holds, `subprocess.Popen` of this interpreter (`-m` o
 the processes that are started so, asks a nursery for a fork instead of starting an interpreter. The
 fork gets the streams, folder, variables, session and arguments that the process would have had;
 `import torch`, of which nothing is seen before, then only loads the plug-ins that the variables
-name. What an interpreter or a library reads from its variables when it is loaded (encodings,
-OpenMP's but for the number of threads, one by default) is the nursery's: tests of that start real
-ones. Linux only.
+name. What an interpreter or a library reads from its variables when it is loaded (the locale,
+OpenMP's but for the number of threads, one by default) is the nursery's, but for PYTHONIOENCODING:
+tests of that start real ones (`Real`). Linux only.
 """
 
 from __future__ import annotations
@@ -250,12 +250,13 @@ def _become(request: dict[str, Any], received: Sequence[int]) -> NoReturn:
 
 def _run(words: list[str]) -> int:
     """As the interpreter does with its arguments; the exit code."""
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = open(  # noqa: SIM115 - as long as the process
             number,
             "w" if number else "r",
-            encoding="utf-8",
-            errors="backslashreplace" if number == 2 else "strict",
+            encoding=encoding or "utf-8",
+            errors="backslashreplace" if number == 2 else errors or "strict",
             closefd=False,
             buffering=1 if number == 2 or os.isatty(number) else -1,
         )
