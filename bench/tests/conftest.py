@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from bench import cli
 from bench.tests import forked as forking
 from bench.tests.simulated.processes import Processes
+from bench.tests.values import SMALL_RESNET
 
 Outcome = tuple[int, str, str]
 Accelmark = Callable[..., Outcome]
@@ -58,6 +60,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((k for k, start in enumerate(LONG) if path.startswith(start)), len(LONG))
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="session")
+def freeze() -> Iterator[Callable[[], None]]:
+    """`gc.freeze`; what an engine freezes stays as it is, or its end would undo that of the tests'
+    own, and each launch look through torch and what all tests have imported."""
+    freeze, unfreeze = gc.freeze, gc.unfreeze
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "freeze", lambda: None)
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield freeze
+    unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect(freeze: Callable[[], None]) -> None:
+    """What was there before is not looked through: a launch collects garbage after each block."""
+    gc.collect()
+    freeze()
+
+
+@pytest.fixture
+def small_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-50 has 1 of its 26 million parameters."""
+    from bench.workloads import resnet50
+
+    for name, value in SMALL_RESNET.items():
+        monkeypatch.setattr(resnet50, name, value)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import bench.workloads
 from bench.precision import PRECISIONS, Precision
 from bench.workload import Job, Parameters, Site, Workload
-from bench.workloads import resnet50
 
 FP32 = PRECISIONS["fp32"]
 MODULES = {
@@ -44,16 +43,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def small_resnet() -> Iterator[None]:
-    """One block of ResNet-50 in each stage, a quarter as wide: 1 of its 26 million parameters."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet50, "DEPTHS", (1, 1, 1, 1))
-        patch.setattr(resnet50, "WIDTHS", tuple(width // 4 for width in resnet50.WIDTHS))
-        patch.setattr(resnet50, "PUBLISHED_PARAMETERS", None)
-        yield
 
 
 def site(precision: Precision = FP32, seed: int = 0, memory_format: str = "contiguous") -> Site:

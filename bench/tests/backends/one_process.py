@@ -21,15 +21,11 @@ from bench import cli
 from bench.measuring import single_steps, worker
 from bench.records import environment
 from bench.running import launcher
+from bench.tests.values import SMALL_RESNET
 from bench.workloads import resnet50
 
 SAMPLES = 1
 WARMUP_SECONDS = 0.02
-SMALL_RESNET: dict[str, Any] = {
-    "DEPTHS": (1, 1, 1, 1),
-    "WIDTHS": (64, 128, 256, 512),
-    "PUBLISHED_PARAMETERS": None,
-}
 
 
 def launch_here(

@@ -26,16 +26,10 @@ from bench.tests.small_workloads import (
     model_of,
     one_thread,
     site,
-    small_resnet,
 )
 from bench.workload import Job
 
-__all__ = [
-    "one_reference",
-    "one_thread",
-    "small_pipeline",
-    "small_resnet",
-]  # fixtures, used by being here
+__all__ = ["one_reference", "one_thread", "small_pipeline"]  # fixtures, used by being here
 
 MODEL_CASES = [(name, mode, precision) for name, mode, precision in CASES if name not in KERNELS]
 

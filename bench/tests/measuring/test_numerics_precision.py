@@ -17,14 +17,9 @@ from bench.tests.measuring.wrong_workloads import (
     one_reference,
     small_pipeline,
 )
-from bench.tests.small_workloads import CASES, one_thread, small_resnet
+from bench.tests.small_workloads import CASES, one_thread
 
-__all__ = [
-    "one_reference",
-    "one_thread",
-    "small_pipeline",
-    "small_resnet",
-]  # fixtures, used by being here
+__all__ = ["one_reference", "one_thread", "small_pipeline"]  # fixtures, used by being here
 
 MATRIX_CASES = [case for case in CASES if case[0] not in KERNELS or case[0] == "gemm"]
 

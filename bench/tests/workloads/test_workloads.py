@@ -33,12 +33,11 @@ from bench.tests.small_workloads import (
     one_thread,
     site,
     small,
-    small_resnet,
 )
 from bench.workloads import _optimizers, deepseek, llama, whisper
 from bench.workloads._jobs import gradient_norm, make_optimizer
 
-__all__ = ["one_thread", "small_resnet"]  # fixtures, used by being here
+__all__ = ["one_thread"]  # a fixture, used by being here
 
 
 @pytest.fixture(autouse=True)
