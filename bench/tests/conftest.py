@@ -34,6 +34,20 @@ def pytest_configure(config: pytest.Config) -> None:
             del os.environ[name]
 
 
+def _may_be_alone(file: Path) -> bool:
+    """Whether a test of that file may have the mark `alone`, by what it says, or its folder's
+    conftest."""
+    here = (file, file.with_name("conftest.py"))
+    return any("mark.alone" in one.read_text("utf-8") for one in here if one.exists())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m alone` imports no file that has none: all others take longer than the tests."""
+    if config.getoption("markexpr") != "alone" or not collection_path.match("test_*.py"):
+        return None
+    return None if _may_be_alone(collection_path) else True
+
+
 LONG = (
     "backends/test_ascend_works.py",
     "running/test_faults.py",
@@ -60,6 +74,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((k for k, start in enumerate(LONG) if path.startswith(start)), len(LONG))
 
     items.sort(key=place)
+    for path in {item.path for item in items if item.get_closest_marker("alone")}:
+        assert _may_be_alone(path), f"{path} does not say mark.alone: `-m alone` passes it over"
 
 
 @pytest.fixture(scope="session")
