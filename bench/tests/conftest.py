@@ -148,6 +148,14 @@ def forked(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
+def forked_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this test alone starts as Python processes is forked."""
+    if forking.AVAILABLE:
+        request.getfixturevalue("nursery")
+        monkeypatch.setattr(subprocess, "Popen", forking.Popen)
+
+
+@pytest.fixture
 def processes(nursery: None) -> Processes:
     """Runs code with the simulated device."""
     return Processes()

@@ -20,7 +20,6 @@ from bench.records.outcome import Measured
 from bench.records.run import RunFile
 from bench.records.runfile import json_schema, read
 from bench.running import probe
-from bench.tests import forked
 from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.stage import marked
@@ -52,10 +51,10 @@ def test_a_device_whose_runtime_is_broken(
     )
 
 
-def start(folder: Path, launches: int, start: type[subprocess.Popen[str]]) -> subprocess.Popen[str]:
+def start(folder: Path, launches: int) -> subprocess.Popen[str]:
     """`accelmark run` of a tiny case, its record in the folder `out`."""
     (folder / "tiny.toml").write_text(TINY.format(launches=launches))
-    return start(
+    return subprocess.Popen(
         [
             *(sys.executable, "-W", "error", "-m", "bench", "run", "tiny.toml"),
             *("--device", "cpu", "--out", "out"),
@@ -82,7 +81,7 @@ def record(folder: Path) -> RunFile:
 
 
 def test_a_real_run_from_suite_to_card(tmp_path: Path) -> None:
-    process = start(tmp_path, 1, forked.Real)
+    process = start(tmp_path, 1)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     found = record(tmp_path)
@@ -114,13 +113,13 @@ def test_a_terminal_that_goes_may_say_so_twice() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-@pytest.mark.usefixtures("forked")
+@pytest.mark.usefixtures("forked_here")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path, number: signal.Signals) -> None:
     def children() -> list[psutil.Process]:
         return [one for one in marked("", tmp_path) if one.pid != process.pid]
 
-    process = start(tmp_path, 1000, subprocess.Popen)
+    process = start(tmp_path, 1000)
     try:
         deadline = time.monotonic() + 120
         while (

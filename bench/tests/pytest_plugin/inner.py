@@ -64,8 +64,11 @@ probe.choose = lambda address: (info, ["cuda: none here, or pass --device cpu"])
 '''.replace("cuda", "other")
 
 
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
-"""Without plugins that are nothing to us and slow to load."""
+QUICK = (
+    *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio"),
+    "--assert=plain",
+)
+"""Without plugins that are nothing to us and slow to load; no assertion is looked at."""
 
 
 class Run:
