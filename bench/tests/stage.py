@@ -202,9 +202,10 @@ def signalled(number: signal.Signals, fault: str) -> Act:
 
 
 OWN_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "runpy.run_module('bench', run_name='__main__', alter_sys=True)"
 )
+"""Python that is the command, on the terminal that is its stdin."""
 
 
 def terminal_closed(fault: str) -> Act:
@@ -214,7 +215,7 @@ def terminal_closed(fault: str) -> Act:
         master, slave = os.openpty()
         os.set_blocking(master, False)
         process = subprocess.Popen(
-            [sys.executable, "-c", OWN_TERMINAL, *stage.command()],
+            [sys.executable, "-c", OWN_TERMINAL, *stage.command()[3:]],
             cwd=stage.folder,
             env=stage.environment(fault),
             stdin=slave,

@@ -80,7 +80,9 @@ def test_training_counts_weights_gradients_and_optimizer_state() -> None:
     assert held <= rehearsal.peak_bytes(Regression) <= held + 3 * FLOAT * outputs
 
 
-def test_a_long_loop_is_cut() -> None:
+def test_a_long_loop_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "STEP_OPERATORS", 2_000)
+
     class Loop:
         steps = 0
 

@@ -66,8 +66,11 @@ probe.choose_of = lambda address: probe.Chosen(
 '''.replace("cuda", "other")
 
 
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
-"""Without plugins that are nothing to us and slow to load."""
+QUICK = (
+    *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio"),
+    "--assert=plain",
+)
+"""Without plugins that are nothing to us and slow to load; no assertion is looked at."""
 
 
 class Run:
