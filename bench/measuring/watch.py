@@ -9,6 +9,7 @@ is gone after the steps that follow it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -278,14 +279,15 @@ class Watch:
         """
         if self._device.synchronous:
             return
-        together = 0.0
+        together = math.inf
         for _ in range(ALONE_TRIES):
-            in_block = max(step_seconds, together)
-            if min(alone) < max(ALONE_SECONDS, ALONE * in_block):
+            if min(alone) < max(ALONE_SECONDS, ALONE * step_seconds):
                 return
-            block = self._timed(self._short_block) / SHORT_BLOCK
-            together = min(together or block, block)
+            together = min(together, self._timed(self._short_block) / SHORT_BLOCK)
             alone.append(self._timed(self._job.step))
+        in_block = max(step_seconds, together)  # only now: a short block, too, may be held up once
+        if min(alone) < max(ALONE_SECONDS, ALONE * in_block):
+            return
         self._complaints.append(
             f"a step takes {min(alone):.2g} s alone and {in_block:.2g} s in a block: not every "
             "step of a block was done"

@@ -240,10 +240,10 @@ def main() -> None:
     device, seed, seeds = arguments.device, arguments.seed, arguments.faults
     if device != "cpu":
         stacks[device] = Stack(device=device)
-    launches = Launches(arguments.keep)
-    good = honest(chosen, stacks, arguments.pairs, seed, launches)
-    bad = planted(chosen, [*FAULTS, LAZY], seeds, seed, device, launches)
-    small = planted(chosen, [*NOT_TOLD], min(seeds, 1), seed, device, launches)
+    with Launches(arguments.keep) as launches:
+        good = honest(chosen, stacks, arguments.pairs, seed, launches)
+        bad = planted(chosen, [*FAULTS, LAZY], seeds, seed, device, launches)
+        small = planted(chosen, [*NOT_TOLD], min(seeds, 1), seed, device, launches)
     print(sentence("honest pairs refused", good.told, good.total))
     print(f"  alike to the last digit that is kept: {good.alike}; no pairs: {good.voided}")
     print(*good.lines(), sep="\n")

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -101,6 +101,7 @@ class Launches:
         """kept: a file of JSON lines; what it holds is not done again, what is done is added."""
         self._file = kept
         self._told: dict[bytes, Told | None] = {}
+        self._beside: dict[bytes, subprocess.Popen[bytes]] = {}
         if kept is not None and kept.exists():
             for line in kept.read_bytes().splitlines():
                 ask, told = msgspec.json.decode(line, type=tuple[msgspec.Raw, Told | None])
@@ -119,12 +120,32 @@ class Launches:
     def _do(self, ask: Ask, asked: bytes) -> Told | None:
         if not ask.stack.environment:
             return _maybe(ask)
-        process = _beside(tuple(ask.stack.environment.items()))
+        process = self._process(ask.stack.environment)
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(asked + b"\n")
         process.stdin.flush()
         return msgspec.json.decode(process.stdout.readline(), type=Told | None)
+
+    def _process(self, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """One that has these variables, and answers a line with a line."""
+        key = msgspec.json.encode(variables)
+        if key not in self._beside:
+            self._beside[key] = subprocess.Popen(
+                [sys.executable, "-c", f"import {__name__} as launches; launches.answer()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **variables},
+            )
+        return self._beside[key]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the processes."""
+        for process in self._beside.values():
+            process.communicate()
 
 
 def answer() -> None:
@@ -134,16 +155,6 @@ def answer() -> None:
     for line in sys.stdin.buffer:
         answers.write(msgspec.json.encode(_maybe(msgspec.json.decode(line, type=Ask))) + b"\n")
         answers.flush()
-
-
-@functools.cache
-def _beside(variables: tuple[tuple[str, str], ...]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", f"import {__name__} as launches; launches.answer()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **dict(variables)},
-    )
 
 
 def _maybe(ask: Ask) -> Told | None:

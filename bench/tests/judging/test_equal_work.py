@@ -102,6 +102,13 @@ def test_a_side_that_differs_from_itself_does_not_widen_its_tolerance() -> None:
     assert told(proof(gradients=vector()), wild).findings[0].quantity == "lengths of the gradients"
 
 
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 0.06), ("bf16", 0.03)])
+def test_noise_in_float32_may_have_none_of_the_jumps(precision: str, most: float) -> None:
+    base = proof({"gradients": Noise(error=0.01, norm_error=0.01)}, gradients=vector())
+    found = told(base, proof(gradients=vector(0.061)), precision)
+    assert not found.proved and found.findings[0].most == pytest.approx(most)
+
+
 def test_a_tolerance_that_no_device_measured_is_said() -> None:
     loud = {"output": Noise(error=0.05, norm_error=0.05)}
     measured, older = proof(loud, output=vector()), proof(output=vector())

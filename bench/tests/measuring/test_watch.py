@@ -369,3 +369,35 @@ def drops_later(job: Any) -> None:
         return done
 
     job.again = again
+
+
+def test_a_short_block_that_is_held_up_once_acquits_nobody() -> None:
+    """Alone 10 ms; the first eight together take 100 ms, the others 10."""
+    how = PRECISIONS["fp32"]
+    took = {1: 10_000_000, 8: 10_000_000, 0: 0}
+    held_up, now, steps = [100_000_000], [0], [0]
+
+    def clock() -> int:
+        count, steps[0] = steps[0], 0
+        extra = held_up.pop() if count == 8 and held_up else 0
+        now[0] += took.get(count, 0) + extra
+        return now[0]
+
+    job = build("gemm", "matmul", site(how))
+    device: Any = catalogue.backend("cpu").open(0, how)
+    device.synchronous = False
+    watch = Watch(job, device, how, 0, clock=clock)
+    job.step()
+    watch.after(1)
+    real = job.step
+    count_step(job, real, steps)
+    watch.finish(0.001)
+    assert "not every step of a block was done" in watch.complaint and not held_up
+
+
+def count_step(job: Any, real: Callable[[], None], steps: list[int]) -> None:
+    def step() -> None:
+        steps[0] += 1
+        real()
+
+    job.step = step
