@@ -41,8 +41,8 @@ READ_AFTER = (1, 3)
 """Steps after which the work is read; of training the first says what it computes, and the third
 whether that took effect."""
 DRAWN = (
-    "a step drew random numbers, so that none computes what another did: dropout, or another layer "
-    "that is for training only, is left on"
+    "a step drew random numbers, so that none computes what another did: switch off dropout, or "
+    "what else draws them"
 )
 NO_OUTPUTS = "the workload gives no outputs"
 CANNOT_REPEAT = "the job cannot repeat a step"

@@ -92,7 +92,7 @@ def test_the_script_prints_both_rates(
 
     monkeypatch.undo()
     monkeypatch.setattr(equal_work, "FAULTS", {"none": nothing})
-    monkeypatch.setitem(planted.FAULTS, "none", nothing)  # type: ignore[arg-type]
+    monkeypatch.setitem(planted.FAULTS, "none", nothing)
     assert script(monkeypatch, "--pairs", "0") == 1
     assert "none: gemm-matmul fp32" in capsys.readouterr().out
 
