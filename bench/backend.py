@@ -100,6 +100,10 @@ class Device(ABC):
 
         return torch.get_float32_matmul_precision() != "highest"
 
+    def random_state(self) -> bytes | None:
+        """State of the generator that its steps would draw from; None where it does not say."""
+        return None
+
     def recorder(self) -> Recorder | None:
         """What records work and gives its replay; None where the device has no graphs.
 

@@ -257,7 +257,8 @@ class Job(ABC):
     """A workload on a device, ready to step.
 
     The methods from `outputs` to `training` let the harness prove that the work was done. None is
-    called within a block; a job without them is measured all the same, as not proved.
+    called within a block; a job without them is measured all the same, as not proved. A step of a
+    job that has them draws no random numbers: at equal seeds devices draw others.
     """
 
     facts: Mapping[str, str]

@@ -115,6 +115,12 @@ class TorchDevice(Device):
             device_used_bytes=used,
         )
 
+    def random_state(self) -> bytes | None:
+        """Of its own generator, seed and offset, where torch's module for it tells."""
+        with suppress(NotAvailable, RuntimeError):
+            return bytes(self.ask("get_rng_state").tolist())
+        return None
+
     def recorder(self) -> Recorder | None:
         """The vendor's own graphs, or torch's."""
         return recorder(self._module, self.graph_type, self.torch_device)
