@@ -129,5 +129,11 @@ def _observed(report: Report, seen: Telemetry | str) -> tuple[Report, Telemetry 
         return report, seen
     if isinstance(seen, Telemetry):
         seen = with_fault(report.outcome, seen)
-    outcome = with_flags(with_energy(report.outcome, seen), seen)
+    flagged = with_flags(report.outcome, seen)
+    devices = {share.device for share in report.outcome.ranks}
+    if len(devices) > 1:  # an energy of one of them is none of the step's
+        why = f"one of {len(devices)} devices was watched"
+        outcome = msgspec.structs.replace(flagged, energy_absent=why)
+    else:
+        outcome = with_energy(flagged, seen)
     return msgspec.structs.replace(report, outcome=outcome), seen
