@@ -26,9 +26,8 @@ from bench.measuring import numerics
 from bench.measuring.agreed import apart, digests_of, named
 from bench.measuring.library_switches import answered_no
 from bench.precision import REFERENCE
-from bench.ranks import WHOLE, Part, Ranks, local
+from bench.ranks import WHOLE, Part, Ranks, each_alone, local
 from bench.records.outcome import Check, Numerics
-from bench.records.parallelism import Parallelism
 from bench.workload import Job, Site, Workload
 
 if TYPE_CHECKING:
@@ -136,9 +135,8 @@ def _training(
 ) -> tuple[tuple[Check, ...], Between]:
     ranks = site.ranks
     assert ranks is not None
-    copies = msgspec.structs.replace(ranks, parallelism=Parallelism("replicas", (ranks.size,)))
     at_one = msgspec.structs.replace(site, ranks=None)
-    at_own = msgspec.structs.replace(site, ranks=copies)
+    at_own = msgspec.structs.replace(site, ranks=each_alone(ranks))
     seen = read(workload, mode, twin, site)
     own = read(workload, mode, twin, at_own, first_step=True)
     alone = read(workload, mode, twin, at_one)

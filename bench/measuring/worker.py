@@ -167,16 +167,20 @@ class Launch:
         )
         if request.rehearse:
             self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
-            memory_fit.require(self.estimated_peak_bytes, device.capacity_bytes())
+            capacity = device.capacity_bytes()
+            memory_fit.require(
+                *(self.estimated_peak_bytes, capacity),
+                lambda: memory_fit.more_devices(workload, mode, parameters, site, capacity),
+            )
 
         channel.enter("numerics")
         start = time.perf_counter()
-        given = (workload, mode, parameters, site, self.backend.library_switches)
+        asking = (workload, mode, parameters, site, self.backend.library_switches)
         if self.ranks is None or declared.together:
-            verdict = numerics.gate(*given)
+            verdict = numerics.gate(*asking)
             wrong = verdict.complaint
         else:
-            verdict, wrong = rank_numerics.gate(*given)
+            verdict, wrong = rank_numerics.gate(*asking)
         device.release_memory()
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:

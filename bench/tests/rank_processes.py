@@ -44,7 +44,7 @@ def main(target: str, folder: str, size: str, rank: str, *words: str) -> None:
     """One rank."""
     import torch.distributed as dist
 
-    store = dist.FileStore(f"{folder}/store", int(size))
+    store = dist.FileStore(f"{folder}/store", int(size))  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=int(rank), world_size=int(size))
     control = dist.new_group(backend="gloo")
     assert dist.group.WORLD is not None
