@@ -107,18 +107,24 @@ def part(tensor: Tensor) -> Part:
     """
     if not hasattr(tensor, "to_local"):
         return WHOLE
-    found = [(dim, place) for dim, place in enumerate(tensor.placements) if place.is_shard()]
+    sharded: Any = tensor
+    found = [(dim, place) for dim, place in enumerate(sharded.placements) if place.is_shard()]
     if not found:
         return WHOLE
     if len(found) > 1 or not found[0][1].is_shard(0):
-        raise NotImplementedError(f"a tensor that is sharded as {tensor.placements}")
-    mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
+        raise NotImplementedError(f"a tensor that is sharded as {sharded.placements}")
+    mesh = sharded.device_mesh
     return Part(mesh.get_local_rank(found[0][0]), mesh.size(found[0][0]))
 
 
 def on_host(ranks: Ranks) -> Ranks:
     """The same ranks where the hosts do the work too: of a reference in float64."""
     return msgspec.structs.replace(ranks, group=ranks.control)
+
+
+def each_alone(ranks: Ranks) -> Ranks:
+    """The same ranks where each computes its rows by itself, and nothing is exchanged."""
+    return msgspec.structs.replace(ranks, parallelism=Parallelism("replicas", (ranks.size,)))
 
 
 def local(tensor: Tensor) -> Tensor:

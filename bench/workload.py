@@ -17,9 +17,10 @@ import msgspec
 from bench import rehearsal
 from bench.errors import suggestion
 from bench.precision import Precision
-from bench.ranks import Part, Ranks
+from bench.ranks import Part, Ranks, each_alone
 from bench.records.case import ParameterValue
 from bench.records.outcome import Work
+from bench.records.parallelism import NONE
 
 if TYPE_CHECKING:
     import torch
@@ -324,6 +325,10 @@ class Job(ABC):
         """How its steps move its weights; None where they do not."""
         return None
 
+    def held(self) -> rehearsal.Held | None:
+        """What of its memory ranks can share among them; None where that is not counted."""
+        return None
+
     def looks(self) -> Iterable[Look]:
         """What it was asked for and what there is: layouts, devices, attention, modes.
 
@@ -376,9 +381,15 @@ class Workload(ABC):
         """Most device bytes that the job's tensors will hold in a steady step, from shapes.
 
         Counted by a rehearsal of the job in eager execution (`bench.rehearsal`): compiled it holds
-        less. Raises what `build` and `step` raise there.
+        less; of ranks, on one of them. Raises what `build` and `step` raise there, and
+        NotImplementedError where ranks share what is not counted.
         """
         import torch
 
-        stage = msgspec.structs.replace(site, device=torch.device("cpu"), execution="eager")
-        return rehearsal.peak_bytes(lambda: self.build(mode, parameters, stage))
+        alone = None if site.ranks is None else each_alone(site.ranks)
+        stage = msgspec.structs.replace(
+            site, device=torch.device("cpu"), execution="eager", ranks=alone
+        )
+        spread = NONE if site.ranks is None else site.ranks.parallelism
+        building = functools.partial(self.build, mode, parameters, stage)
+        return rehearsal.peak_bytes(building, spread, lambda job: job.held())

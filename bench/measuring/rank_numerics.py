@@ -26,9 +26,8 @@ from bench.measuring import numerics
 from bench.measuring.agreed import apart, digests_of, named
 from bench.measuring.library_switches import answered_no
 from bench.precision import REFERENCE
-from bench.ranks import WHOLE, Part, Ranks, local
+from bench.ranks import WHOLE, Part, Ranks, each_alone, local
 from bench.records.outcome import Check, Numerics
-from bench.records.parallelism import Parallelism
 from bench.workload import Job, Site, Workload
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ EXACT = 1e-10
 SHORT = 2e-6
 """Of what a library computes in float32 whatever it is given: measured 2e-7."""
 IN_FLOAT64 = "in float64 "
+OF_ALL = ("loss", "gradient_norm", "loss after 2 steps")
+"""Quantities that are means or sums over the ranks: the same on all."""
 TIMES_ALONE = 2.0
 """How much larger than one device's error that of several may be: measured 0.7 to 1.3."""
 LOST = 0.5
@@ -92,30 +93,50 @@ def gate(
     twin = msgspec.structs.replace(twin, batch_size=twin.batch_size * ranks.size)
     if ranks.parallelism.scheme == "replicas":
         verdict = numerics.compare(workload, mode, twin, site, switches)
-        checks, blamed = list(verdict.checks), ""
-        wrong = [verdict.complaint]
+        checks, between = verdict.checks, Between()
     else:
-        checks, wrong, blamed = _training(workload, mode, twin, site, switches)
-    return _judged(ranks, checks, [*wrong, misplaced(ranks, site)], blamed)
+        checks, between = _training(workload, mode, twin, site, switches)
+    return _judged(ranks, checks, between, misplaced(ranks, site))
 
 
-def _judged(ranks: Ranks, checks: list[Check], wrong: Sequence[str], blamed: str) -> Judged:
-    mine = Numerics(reference=f"{REFERENCE.name} on cpu", checks=tuple(checks))
-    told = ranks.told(("; ".join(dict.fromkeys(filter(None, wrong))), mine))
-    complaint = named([words for words, _ in told])
-    verdict = next((one for words, one in told if words), told[0][1])
-    return Judged(verdict, "; ".join(filter(None, (blamed, complaint))))
+def _judged(ranks: Ranks, checks: tuple[Check, ...], between: Between, place: str) -> Judged:
+    """What all are told. Blamed is who is wrong by itself: a sum over all is wrong on all."""
+    mine = Numerics(reference=f"{REFERENCE.name} on cpu", checks=checks)
+    own, shared = _findings(checks, of_all=False), _findings(checks, of_all=True)
+    own = "; ".join(filter(None, (own, between.misplaced, place)))
+    told = ranks.told((own, shared, mine))
+    owns, shares = [one[0] for one in told], [one[1] for one in told]
+    complaint = named(owns) or between.apart or named(shares)
+    guilty = next((rank for rank, said in enumerate(owns) if said), 0)
+    return Judged(told[guilty][2], "; ".join(filter(None, (between.blamed, complaint))))
+
+
+def _findings(checks: Sequence[Check], of_all: bool) -> str:
+    return "; ".join(
+        check.finding
+        for check in checks
+        if not check.passed and (check.quantity.removeprefix(IN_FLOAT64) in OF_ALL) == of_all
+    )
+
+
+class Between(NamedTuple):
+    """What no check of one rank says; empty where all is right."""
+
+    misplaced: str = ""
+    """Of this rank: where its weights lie, if that is elsewhere."""
+    blamed: str = ""
+    """Whose part a sum lacks; the same on all ranks, as is the next."""
+    apart: str = ""
+    """Which replicas differ."""
 
 
 def _training(
     workload: Workload, mode: str, twin: Any, site: Site, switches: Collection[str]
-) -> tuple[list[Check], list[str], str]:
-    """Checks and complaints of this rank, and whom all ranks blame."""
+) -> tuple[tuple[Check, ...], Between]:
     ranks = site.ranks
     assert ranks is not None
-    copies = msgspec.structs.replace(ranks, parallelism=Parallelism("replicas", (ranks.size,)))
     at_one = msgspec.structs.replace(site, ranks=None)
-    at_own = msgspec.structs.replace(site, ranks=copies)
+    at_own = msgspec.structs.replace(site, ranks=each_alone(ranks))
     seen = read(workload, mode, twin, site)
     own = read(workload, mode, twin, at_own, first_step=True)
     alone = read(workload, mode, twin, at_one)
@@ -142,15 +163,13 @@ def _training(
     off = _worst(seen.gradients, _cut(mean, seen.parts), usual(mean))
     tolerance = WIRE[seen.dtype] * ranks.size**0.5
     checks.append(Check(quantity="reduced gradients", error=off, tolerance=tolerance))
-    wrong = [check.finding for check in checks if not check.passed]
     strays = [device for device in seen.devices if device != _full(site)]
-    if strays:
-        wrong.append(f"its weights lie on {strays[0]}, not on {_full(site)}")
-    blamed = ""
-    if all(ranks.told(off > tolerance)):
-        blamed = _lost_or_doubled(ranks, seen, own, mean)
-    differ = apart(ranks.told(seen.digests)) or apart(ranks.told(exact.digests))
-    return checks, wrong, "; ".join(filter(None, (blamed, differ)))
+    off_everywhere = all(ranks.told(off > tolerance))
+    return tuple(checks), Between(
+        misplaced=f"its weights lie on {strays[0]}, not on {_full(site)}" if strays else "",
+        blamed=_lost_or_doubled(ranks, seen, own, mean) if off_everywhere else "",
+        apart=apart(ranks.told(seen.digests)) or apart(ranks.told(exact.digests)),
+    )
 
 
 def _by_rows(checks: Sequence[Check], exact: Reading, mean: Sequence[Tensor | None]) -> list[Check]:

@@ -303,8 +303,12 @@ class Watch:
             self._job.step()
 
     def _try(self, look: Callable[[], None]) -> None:
-        """What a device cannot do for a witness is no fault of the work: it is not proved."""
-        if self._absent:
+        """What a device cannot do for a witness is no fault of the work: it is not proved.
+
+        Nor is it on any rank then, for what a look computes all of them compute together.
+        """
+        if not self._edges.all(not self._absent):
+            self._absent = self._absent or "the device of another rank could not be read"
             return
         try:
             look()

@@ -47,6 +47,7 @@ from bench.records.outcome import (
     Outcome,
     Skipped,
     Void,
+    Work,
 )
 from bench.records.reason import of_error, reason
 from bench.telemetry.contention import HostCounters, causes
@@ -167,16 +168,20 @@ class Launch:
         )
         if request.rehearse:
             self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
-            memory_fit.require(self.estimated_peak_bytes, device.capacity_bytes())
+            capacity = device.capacity_bytes()
+            memory_fit.require(
+                *(self.estimated_peak_bytes, capacity),
+                lambda: memory_fit.more_devices(workload, mode, parameters, site, capacity),
+            )
 
         channel.enter("numerics")
         start = time.perf_counter()
-        given = (workload, mode, parameters, site, self.backend.library_switches)
+        asking = (workload, mode, parameters, site, self.backend.library_switches)
         if self.ranks is None or declared.together:
-            verdict = numerics.gate(*given)
+            verdict = numerics.gate(*asking)
             wrong = verdict.complaint
         else:
-            verdict, wrong = rank_numerics.gate(*given)
+            verdict, wrong = rank_numerics.gate(*asking)
         device.release_memory()
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:
@@ -223,7 +228,7 @@ class Launch:
     ) -> Outcome:
         request, channel = self.request, self.channel
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
-        work = workload.work(mode, parameters, precision)
+        work = self._work(workload, parameters)
         latency_name = workload.modes[mode].latency
         seed, edges = request.seed, self.edges
         watch = Watch(job, device, precision, seed, request.thorough, edges=edges)
@@ -286,6 +291,20 @@ class Launch:
             proof=watch.proof,
             energy_absent="not observable: nobody looked",
         )
+
+    def _work(self, workload: Workload, parameters: Any) -> Work:
+        """Of a step of all ranks. Bytes: each copy of a model reads its own weights."""
+        mode, precision = self.request.case.mode, PRECISIONS[self.request.case.precision]
+        work = workload.work(mode, parameters, precision)
+        if self.ranks is None or work.moved_bytes is None or workload.modes[mode].together:
+            return work
+        moved = None
+        if self.ranks.parallelism.scheme == "replicas":
+            rows = parameters.batch_size // self.ranks.size
+            each = msgspec.structs.replace(parameters, batch_size=rows)
+            of_one = workload.work(mode, each, precision).moved_bytes
+            moved = None if of_one is None else self.ranks.size * of_one
+        return msgspec.structs.replace(work, moved_bytes=moved)
 
     def _executed(self) -> list[Look]:
         """Whether the execution is the case's, as far as it has come."""

@@ -34,6 +34,11 @@ class Spread(NamedTuple):
     devices: int = 1
     parallelism: str = "none"
 
+    @property
+    def joined(self) -> bool:
+        """Whether several devices compute one model together."""
+        return not self.parallelism.startswith(("none", "replicas"))
+
 
 def is_open(entry: Mapping[str, Any], mode: Mode) -> bool:
     """Whether an entry's values leave the number of devices to the run."""

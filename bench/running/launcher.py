@@ -88,7 +88,7 @@ def launch_together(
             seen: Telemetry | str = "nobody looked"
             if monitor is not None:
                 seen = monitor.saw(worker.pid, report.first_step_ns)
-                report, seen = _observed(report, seen, world.seen_of(request))
+                report, seen = _observed(report, seen)
             end = time.monotonic()
             yield Finished(
                 report=report,
@@ -121,21 +121,18 @@ def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> 
     return msgspec.structs.replace(report, outcome=void)
 
 
-def _observed(
-    report: Report, seen: Telemetry | str, one_of: str = ""
-) -> tuple[Report, Telemetry | str]:
+def _observed(report: Report, seen: Telemetry | str) -> tuple[Report, Telemetry | str]:
     """With the energy of its steady blocks, and the flags that the device itself raises; and what
-    was seen, with the reason where its counter cannot be believed.
-
-    one_of: why what was seen is no whole, where it is one of several devices.
-    """
+    was seen, with the reason where its counter cannot be believed."""
     if not isinstance(report.outcome, Measured):
         return report, seen
     if isinstance(seen, Telemetry):
         seen = with_fault(report.outcome, seen)
-    if one_of:
-        # Of one of the devices, whose energy is not that of the work.
-        outcome = with_flags(msgspec.structs.replace(report.outcome, energy_absent=one_of), seen)
-        return msgspec.structs.replace(report, outcome=outcome), seen
-    outcome = with_flags(with_energy(report.outcome, seen), seen)
+    devices = {share.device for share in report.outcome.ranks}
+    if len(devices) > 1:  # an energy of one of them is none of the step's
+        why = f"not observable: one of {len(devices)} devices was watched"
+        outcome = msgspec.structs.replace(report.outcome, energy_absent=why)
+    else:
+        outcome = with_energy(report.outcome, seen)
+    outcome = with_flags(outcome, seen)
     return msgspec.structs.replace(report, outcome=outcome), seen

@@ -325,14 +325,6 @@ def lacking(request: Request) -> str:
     return f"it takes {request.case.devices} {request.backend} devices; {here}"
 
 
-def seen_of(request: Request) -> str:
-    """Why telemetry, which looks at one device, has no energy of a launch; empty if it has."""
-    count = request.case.devices
-    if count == 1 or catalogue.backend(request.backend).is_host:
-        return ""
-    return f"not observable: one of {count} devices was looked at"
-
-
 class End(NamedTuple):
     """How a rank ended that has not measured."""
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench.ranks import local, part
 from bench.records.proof import GRADIENTS, LOSS, OUTPUT
+from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
 from bench.workloads import _looks
 from bench.workloads._optimizers import Chosen, choose
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._seeded import parameter_count
-from bench.workloads._sharded import spread
+from bench.workloads._sharded import gathered_bytes, spread
 
 if TYPE_CHECKING:
     import torch
@@ -264,6 +265,13 @@ class TrainingJob(Job):
             parts=tuple(part(weight) for weight in group["params"]),
         )
 
+    def held(self) -> Held:
+        """Its weights, and what its optimizer keeps of them."""
+        kept = self._optimizer.state.values()
+        weights = sum(w.nbytes for g in self._optimizer.param_groups for w in g["params"])
+        states = sum(v.nbytes for of_one in kept for v in of_one.values() if _is_large(v))
+        return Held(weights, round(states / max(1, weights)), gathered_bytes(self._model))
+
     def _next_batches(self) -> list[Batch]:
         self._taken = list(itertools.islice(self._batches, self._accumulation_steps))
         return self._taken
@@ -300,6 +308,11 @@ class TrainingJob(Job):
         share = loss / self._accumulation_steps
         share.backward()
         return logits, share.detach()
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is a tensor of as many values as a weight, and no count."""
+    return hasattr(value, "nbytes") and bool(value.dim())
 
 
 class InferenceJob(Job):

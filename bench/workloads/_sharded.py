@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ class Spread:
         """model: as it is executed."""
         self.module = model
         """What a forward calls."""
-        self.facts: Mapping[str, str] = {}
+        self.facts: dict[str, str] = {}
         """What the record says of it."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
@@ -135,6 +134,15 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
     lists = [module for module in model.modules() if isinstance(module, ModuleList)]
     return [*max(lists, key=len)] if lists else []
+
+
+def gathered_bytes(model: nn.Module) -> int:
+    """Of a model that is sharded what is whole at a time: the root and its gradients, a block and
+    its, and the block that is gathered meanwhile."""
+    inner = blocks(model)
+    sizes = [sum(p.nbytes for p in block.parameters()) for block in inner]
+    root = sum(p.nbytes for p in model.parameters()) - sum(sizes)
+    return 2 * root + 3 * max(sizes, default=0)
 
 
 def rows(value: Tensor, site: Site) -> Tensor:
