@@ -82,9 +82,9 @@ class Formula(Job):
 
         layout, found = self._layout, []
         for piece in layout.gets:
-            share = operands.Share(piece.source, piece.target, 0, 0, piece.count)
+            share = operands.Share(piece.source, piece.target, 0, 0, piece.length)
             period = operands.small(share, layout.sums, layout.ranks)
-            found.append(period[: min(self._sampled, piece.count)])
+            found.append(period[: min(self._sampled, piece.length)])
         return {OUTPUT: torch.cat(found).to(torch.float64)}
 
 
@@ -112,7 +112,7 @@ class Exchange(Job):
             return torch.zeros(count, dtype=dtype, device=site.device)
 
         self._ring = zeros(layout.got * self._rings)
-        self._slots = self._ring.split(layout.got)
+        self._slots: tuple[Tensor, ...] = tuple(self._ring.split(layout.got))
         self._given = self._slots[0] if layout.in_place else zeros(layout.given)
         self._between = zeros(layout.got) if chained > 1 and not layout.in_place else None
         self._call = operation(layout, self._ranks)
@@ -130,8 +130,8 @@ class Exchange(Job):
         self.facts = {
             "operation": layout.mode,
             "dtype": operands.name_of(dtype),
-            "elements_sent": " ".join(str(piece.count) for piece in layout.gives),
-            "elements_received": " ".join(str(piece.count) for piece in layout.gets),
+            "elements_sent": " ".join(str(piece.length) for piece in layout.gives),
+            "elements_received": " ".join(str(piece.length) for piece in layout.gets),
         }
 
     @property
@@ -167,13 +167,13 @@ class Exchange(Job):
             raise Wrong(said)
         layout = self._layout
         for piece in layout.gives:
-            share = operands.Share(piece.source, piece.target, 0, 0, piece.count)
+            share = operands.Share(piece.source, piece.target, 0, 0, piece.length)
             values = operands.small(share, layout.sums, layout.ranks)
             period = operands.as_format(values, self._given.dtype).to(self._given.device)
-            operands.spread(self._given[piece.start : piece.start + piece.count], period)
+            operands.spread(self._given[piece.start : piece.start + piece.length], period)
         held = self._slots[0]
         self._call(self._given, held, 0)
-        starts = [held[p.start :][: min(self._sampled, p.count)] for p in layout.gets]
+        starts = [held[p.start :][: min(self._sampled, p.length)] for p in layout.gets]
         return {OUTPUT: torch.cat([part.cpu().to(torch.float64) for part in starts])}
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
@@ -231,7 +231,7 @@ class Exchange(Job):
         if self._lasting is None:
             for piece in self._layout.gives:
                 period = self._proof.period(piece, self._salt, timed=True).to(self._given.device)
-                part = self._given[piece.start : piece.start + piece.count]
+                part = self._given[piece.start : piece.start + piece.length]
                 operands.spread(part, period)
             return
         used = min(self._steps or self._rings, self._rings) * self._layout.got
@@ -284,8 +284,8 @@ def operation(layout: Layout, ranks: Ranks) -> Call:
     new: Any = dist  # names since torch 2.13; the old ones will go
     gather = getattr(new, "all_gather_single", None) or new.all_gather_into_tensor
     scatter = getattr(new, "reduce_scatter_single", None) or new.reduce_scatter_tensor
-    sent = [piece.count for piece in layout.gives]
-    received = [piece.count for piece in layout.gets]
+    sent = [piece.length for piece in layout.gives]
+    received = [piece.length for piece in layout.gets]
     right, left = (ranks.rank + 1) % ranks.size, (ranks.rank - 1) % ranks.size
 
     def exchange(given: Tensor, held: Tensor, turn: int) -> None:

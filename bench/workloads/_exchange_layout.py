@@ -28,7 +28,7 @@ class Piece(NamedTuple):
     """Consecutive elements of a buffer."""
 
     start: int
-    count: int
+    length: int
     source: int
     """The rank that they come from; `BOTH` of a sum."""
     target: int
@@ -62,12 +62,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def given(self) -> int:
         """Elements of the buffer that is read."""
-        return sum(piece.count for piece in self.gives)
+        return sum(piece.length for piece in self.gives)
 
     @property
     def got(self) -> int:
         """Elements of the one that is written."""
-        return sum(piece.count for piece in self.gets)
+        return sum(piece.length for piece in self.gets)
 
 
 def bus_factor(mode: str, ranks: int) -> Fraction:

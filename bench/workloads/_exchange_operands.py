@@ -78,15 +78,15 @@ class Share(NamedTuple):
     salt: int
     shift: int
     """Of the position, so that in tiny buffers every rank's turn comes."""
-    count: int = PERIOD
+    length: int = PERIOD
     """Elements that are wanted; no more than a period is made."""
 
     @property
-    def index(self) -> Tensor:
+    def positions(self) -> Tensor:
         """Positions: int64, of one period or as many as are wanted."""
         import torch
 
-        return torch.arange(min(self.count, PERIOD)) + self.shift
+        return torch.arange(min(self.length, PERIOD)) + self.shift
 
     @property
     def mixed(self) -> int:
@@ -96,7 +96,7 @@ class Share(NamedTuple):
 
 def summed(share: Share, ranks: int, most: int) -> Tensor:
     """One period of what `share.source` gives to a sum, or of the sum: int64."""
-    index = share.index
+    index = share.positions
     a, b = addends(index, share.mixed, most)
     if share.source == BOTH:
         return a + b
@@ -110,7 +110,7 @@ def marked(share: Share, dtype: torch.dtype) -> Tensor:
     Of a float the highest bit of the exponent is 0 and the next one 1: finite, below 2, and no
     subnormal.
     """
-    mixed = share.index * 2_654_435_761 + (share.source + 1) * 40_503 + share.mixed * 97
+    mixed = share.positions * 2_654_435_761 + (share.source + 1) * 40_503 + share.mixed * 97
     mixed = mixed ^ (mixed >> 15) ^ (mixed >> 31)
     if dtype.is_floating_point:
         top = 8 * dtype.itemsize - 2
@@ -122,7 +122,7 @@ def small(share: Share, sums: bool, ranks: int) -> Tensor:
     """One period of whole numbers up to 6, which every format holds: int64."""
     if sums:
         return summed(share, ranks, most=4)
-    return 1 + (share.index * 7 + share.source * 3 + share.target * 5) % 6
+    return 1 + (share.positions * 7 + share.source * 3 + share.target * 5) % 6
 
 
 def as_format(values: Tensor, dtype: torch.dtype, power: int = 0) -> Tensor:

@@ -41,7 +41,7 @@ class Proof:
     @property
     def passes(self) -> int:
         """As many as let every rank hold something, in a buffer of a few elements too."""
-        least = min(piece.count for piece in self._layout.gives if piece.count)
+        least = min(piece.length for piece in self._layout.gives if piece.length)
         return max(PASSES, -(-2 * self._layout.ranks // least))
 
     def period(self, piece: Piece, salt: int, timed: bool = False) -> Tensor:
@@ -49,7 +49,7 @@ class Proof:
 
         timed: so small that it may grow (`operands.Format.scale`).
         """
-        share = Share(piece.source, piece.target, salt, salt * piece.count, piece.count)
+        share = Share(piece.source, piece.target, salt, salt * piece.length, piece.length)
         if not self._layout.sums:
             return operands.marked(share, self._dtype)
         power = operands.FORMATS[operands.name_of(self._dtype)].scale if timed else 0
@@ -60,7 +60,7 @@ class Proof:
         """Gives this rank its operands of a repetition."""
         for piece in self._layout.gives:
             period = self.period(piece, salt).to(given.device)
-            operands.spread(given[piece.start : piece.start + piece.count], period)
+            operands.spread(given[piece.start : piece.start + piece.length], period)
 
     def wrong(self, held: Tensor, salt: int) -> Seen:
         """What of a result [n] is wrong. The device only copies; the host compares."""
@@ -68,7 +68,7 @@ class Proof:
         whose = [0] * ranks
         count = 0
         for piece in self._layout.gets:
-            part = held[piece.start : piece.start + piece.count]
+            part = held[piece.start : piece.start + piece.length]
             period = self.period(piece, salt)
             found = operands.unequal(part, period)
             count += len(found)
@@ -100,7 +100,7 @@ class Proof:
         wrong = wrong[:JUDGED]
         ranks = self._layout.ranks
         at = wrong % len(period)
-        share = Share(BOTH, piece.target, salt, shift=salt * piece.count)
+        share = Share(BOTH, piece.target, salt, shift=salt * piece.length)
         index = at + share.shift
         a, b = operands.addends(index, share.mixed, self._most)
         p, q = operands.holders(index, ranks)

@@ -50,6 +50,19 @@ class Routed(Parameters, frozen=True, kw_only=True):
     """Hundredths of the exponent of Zipf's law by which experts are chosen; 0: all alike."""
 
 
+PARAMETERS: dict[str, type[Parameters]] = {
+    "all-reduce": Chained,
+    "all-gather": Exchanged,
+    "reduce-scatter": Exchanged,
+    "all-to-all": Chained,
+    "broadcast": Chained,
+    "send-receive": Chained,
+    "dispatch": Routed,
+    "combine": Routed,
+}
+"""Of each mode."""
+
+
 class Collective(Workload):
     """One operation of all devices together."""
 
@@ -58,16 +71,7 @@ class Collective(Workload):
     modes = MappingProxyType(
         {
             name: Mode(parameters=kind, precisions=DTYPES, together=True, multiplies=False)
-            for name, kind in {
-                "all-reduce": Chained,
-                "all-gather": Exchanged,
-                "reduce-scatter": Exchanged,
-                "all-to-all": Chained,
-                "broadcast": Chained,
-                "send-receive": Chained,
-                "dispatch": Routed,
-                "combine": Routed,
-            }.items()
+            for name, kind in PARAMETERS.items()
         }
     )
 

@@ -58,7 +58,7 @@ class Library:
             if self.fault == "stale" and rank == self.at:
                 continue
             for piece in layout.gets:
-                whole = self.held[rank][piece.start : piece.start + piece.count]
+                whole = self.held[rank][piece.start : piece.start + piece.length]
                 if piece.source == BOTH:
                     parts = [self._part(sent[r], r, piece.target) for r in range(len(sent))]
                     whole.copy_(_added(parts[rank:] + parts[:rank]))  # in another order everywhere
@@ -70,7 +70,7 @@ class Library:
     def _part(self, sent: Tensor, source: int, target: int) -> Tensor:
         gives = self.ranks[source].gives
         piece = gives[0] if len(gives) == 1 else gives[target]
-        return sent[piece.start : piece.start + piece.count]
+        return sent[piece.start : piece.start + piece.length]
 
 
 def _added(parts: list[Tensor]) -> Tensor:
