@@ -97,6 +97,8 @@ def memory(size_bytes: int) -> str:
         return f"{size_bytes / 2**30:.1f} GiB"
     if size_bytes >= 2**20:
         return f"{size_bytes / 2**20:.0f} MiB"
+    if size_bytes < 2**10:
+        return f"{size_bytes} B"
     return f"{size_bytes / 2**10:.0f} KiB"
 
 

@@ -2,7 +2,8 @@
 
 A workload is one file in `bench/workloads/` (or an entry point in `accelmark.workloads`) that
 exposes one constant, `WORKLOAD`. The file imports torch only inside functions: the parent process
-plans from it (parameters, modes, counts) without torch.
+plans from it (parameters, modes, counts) without torch. Long because whoever writes a workload
+finds all that it may say in one place.
 """
 
 from __future__ import annotations
@@ -207,6 +208,9 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """How its work may be spread over devices; see `bench.records.parallelism`."""
     together: bool = False
     """Whether it is what two or more devices do together, however many, and nothing for one."""
+    multiplies: bool = True
+    """Whether a device must have its precision's arithmetic; what only moves or adds values is
+    tried, and its job says where a library does not take them."""
     extra: str = ""
     """As `Workload.extra`, for what this mode alone needs: without it only this mode is skipped."""
     optional: tuple[str, ...] = ()
@@ -264,6 +268,18 @@ class Job(ABC):
 
     facts: Mapping[str, str]
     """What the record must say of this job: parameter count, memory format, optimizer, ..."""
+
+    own_work: Work | None = None
+    """What a step does, where the number of devices has a say in it; else `Workload.work` says it
+    all."""
+
+    @property
+    def most_steps(self) -> int | None:
+        """Most steps of a block, where steps use their operands up; None where any number goes."""
+        return None
+
+    def refill(self) -> None:  # noqa: B027 - the steps of most jobs leave their inputs alone
+        """Makes the operands anew that steps use up. Before each block, outside the clock."""
 
     @property
     def input_wait_ns(self) -> int | None:

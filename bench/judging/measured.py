@@ -69,6 +69,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         latency=_latency(outcomes, level),
         flop_per_second=_rate(throughput, work.items, work.flop),
         bytes_per_second=_rate(throughput, work.items, work.moved_bytes),
+        bus_bytes_per_second=_rate(throughput, work.items, work.bus_bytes),
+        operation_seconds=work.operations and work.items / throughput / work.operations,
         transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
         peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
         memory_scope=outcomes[0].memory.scope,

@@ -44,6 +44,31 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
     p99: float | None
 
 
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """A mean over launches, with its t interval; without one where there are too few."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """What joins the devices, by a collective's times over sizes; see `bench.judging.links`."""
+
+    latency: Interval
+    """Seconds of an operation of no bytes."""
+    bandwidth: Interval
+    """Bytes/s that bus bandwidth rises to."""
+    launches: int
+    least_bytes: int
+    most_bytes: int
+    """Smallest and largest size of the sweep."""
+    miss: float
+    """How far the line misses a measured time, relatively, where it does so most."""
+    missed_bytes: int
+    """That size."""
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One case of one run, judged."""
 
@@ -129,6 +154,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the best memory bandwidth that this run measured."""
     bandwidth_ceiling: float | None = None
     """That best bandwidth, bytes/s."""
+    bus_bytes_per_second: float | None = None
+    """Of a collective: bus bandwidth, as nccl-tests defines it. Its throughput is algorithm
+    bandwidth: of each rank's buffer, not of all of them."""
+    operation_seconds: float | None = None
+    """Of a collective: mean time of one operation."""
+    link: Link | None = None
+    """Of a collective in a sweep over sizes."""
     transferred_bytes_per_second: float | None = None
     """From the host to the device."""
     transfer_fraction: float | None = None

@@ -29,8 +29,11 @@ class BlockSize:
         settings: Settings,
         clock: Callable[[], int],
         edges: Edges = SINGLE,
+        most: int | None = None,
     ) -> None:
-        """clock: monotonic ns; edges: where several processes do the step."""
+        """clock: monotonic ns; edges: where several processes do the step; most: steps of a block
+        at most, where the job says so."""
+        self._most = BLOCK_STEPS if most is None else min(BLOCK_STEPS, most)
         self.device = device
         self.settings = settings
         self.clock = clock
@@ -46,7 +49,7 @@ class BlockSize:
         if self._sync_cost_ns is None:
             self._sync_cost_ns = self.edges.slowest(self.sync_cost_ns())
         least_ns = max(self.settings.block_seconds * 1e9, SYNC_COST_FACTOR * self._sync_cost_ns)
-        return max(1, min(BLOCK_STEPS, math.ceil(least_ns / step_ns)))
+        return max(1, min(self._most, math.ceil(least_ns / step_ns)))
 
     def sync_cost_ns(self) -> int:
         """Least of five: reading the clock and synchronizing an idle device."""

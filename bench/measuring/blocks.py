@@ -44,6 +44,14 @@ def waited_ns(job: Steps) -> int | None:
     return waited
 
 
+def refilled(job: Steps, device: Device) -> None:
+    """Has the operands made anew that a job's steps use up, if they do: outside the clock."""
+    refill = getattr(job, "refill", None)
+    if refill is not None:
+        refill()
+        device.synchronize()
+
+
 class BlockTimer:
     """Runs blocks of one job's steps on one device."""
 
@@ -72,6 +80,7 @@ class BlockTimer:
     def block(self, steps: int) -> Block:
         """Runs `steps` steps between two synchronizations; of several processes the slowest's."""
         before = waited_ns(self.job)
+        refilled(self.job, self.device)
         self.edges.meet()
         block = self._host_timed(steps) if self.device.synchronous else self._event_timed(steps)
         self.busy_ns.append(block.wall_ns)

@@ -86,7 +86,8 @@ class Engine:
         self.host = host if device.synchronous else None
         self.threads = threads
         self._timer = BlockTimer(job, device, settings, clock, usage, edges)
-        self._size = BlockSize(device, settings, clock, edges)
+        most = getattr(job, "most_steps", None)
+        self._size = BlockSize(device, settings, clock, edges, most)
         self.usage = usage
         self.suspended = suspended
         self.watch = watch

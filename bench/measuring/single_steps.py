@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bench.measuring.blocks import Steps, waited_ns
+from bench.measuring.blocks import Steps, refilled, waited_ns
 from bench.measuring.edges import SINGLE, Edges
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def requests(
     request_ns: list[int] = []
     spent = 0
     while len(request_ns) < REQUESTS and spent < limit_seconds * 1e9:
+        refilled(job, device)
         device.synchronize()
         edges.meet()
         before = clock()
@@ -48,6 +49,7 @@ def queueing(job: Steps, device: Device, clock: Callable[[], int]) -> tuple[int,
     """
     times = []
     for _ in range(QUEUED_STEPS):
+        refilled(job, device)
         device.synchronize()
         before, waited = clock(), waited_ns(job) or 0
         job.step()

@@ -144,7 +144,7 @@ class Launch:
         self._describe(device)
         if harm:
             return Void(reason=harm)
-        lacking = self.backend.unsupported(device.info, precision)
+        lacking = self.backend.unsupported(device.info, precision) if declared.multiplies else None
         if lacking is not None:
             return Skipped(reason=f"{precision.name}: {lacking}")
         if unasked := asked.complaint(asked.switches(device, precision)):
@@ -228,7 +228,7 @@ class Launch:
     ) -> Outcome:
         request, channel = self.request, self.channel
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
-        work = self._work(workload, parameters)
+        work = job.own_work or self._work(workload, parameters)
         latency_name = workload.modes[mode].latency
         seed, edges = request.seed, self.edges
         watch = Watch(job, device, precision, seed, request.thorough, edges=edges)

@@ -24,6 +24,7 @@ from bench.workload import Mode, Workload
 MOST_CASES = 10_000
 """Of one `[[case]]` table: more is a slip of the pen."""
 COMMON_KEYS = ("workload", "mode", "precision", "execution", *KEYS)
+DOUBLED = (BATCH, "size_bytes")
 DOUBLING_KEYS = ("from", "doubling_to")
 DOUBLING = f"For example: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
 TUNING = (
@@ -123,16 +124,17 @@ def _sweep_values(place: str, entry: dict[str, Any]) -> list[list[Any]]:
 
 def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
     """`{ from = 1, doubling_to = 100 }`: 1, 2, 4, ... 64."""
-    if key != BATCH:
-        raise SuiteError(f"{place}: `{key}` is a table. Only `{BATCH}` can be one. {DOUBLING}")
+    if key not in DOUBLED:
+        either = " and ".join(f"`{name}`" for name in DOUBLED)
+        raise SuiteError(f"{place}: `{key}` is a table. Only {either} can be one. {DOUBLING}")
     for name in table:
         if name not in DOUBLING_KEYS:
             hint = suggestion(name, DOUBLING_KEYS)
-            raise SuiteError(f"{place}: unknown key `{name}` of `{BATCH}`.{hint}")
+            raise SuiteError(f"{place}: unknown key `{name}` of `{key}`.{hint}")
     low, high = (table.get(name) for name in DOUBLING_KEYS)
     if type(low) is not int or type(high) is not int or not 1 <= low <= high:
         raise SuiteError(
-            f"{place}: `{BATCH}` needs `from` and `doubling_to`: whole numbers from 1 up, the "
+            f"{place}: `{key}` needs `from` and `doubling_to`: whole numbers from 1 up, the "
             f"second no smaller. {DOUBLING}"
         )
     return [low << power for power in range((high // low).bit_length())]

@@ -149,8 +149,9 @@ def within(space: dict[str, tuple[Setting, ...]], choice: Choice) -> bool:
 
 
 def _setting(key: str, value: ParameterValue) -> str:
-    """A parameter in words; empty for what is switched off, and for one micro-batch a step."""
-    if value is False or (key.endswith("_steps") and value == 1):
+    """A parameter in words; empty for what is switched off, and for one micro-batch a step or one
+    operation a chain."""
+    if value is False or (value == 1 and (key.endswith("_steps") or key == "chained")):
         return ""
     if isinstance(value, str):
         return value

@@ -174,10 +174,16 @@ class Work(Value, frozen=True, kw_only=True):
     """Bytes that one step must move; None where they are not counted."""
     transferred_bytes: int | None = None
     """Bytes that one step brings from the host to the device; None where its inputs lie there."""
+    bus_bytes: int | None = None
+    """Of a collective: bytes of one step that cross each device's link, as nccl-tests counts bus
+    bandwidth; None of other work."""
+    operations: int | None = None
+    """Of a collective: how many operations one step does, one after the other."""
 
     def __post_init__(self) -> None:
         positive_and_finite(items=self.items)
-        for value in (self.flop, self.moved_bytes, self.transferred_bytes):
+        counted = (self.flop, self.moved_bytes, self.transferred_bytes, self.bus_bytes)
+        for value in (*counted, self.operations):
             if value is not None:
                 positive_and_finite(flop_or_bytes=value)
         if not self.unit:

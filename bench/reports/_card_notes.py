@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from bench import stats, units
 from bench.judging.curves import Curve, curves
+from bench.judging.links import in_words as in_words_of_link
+from bench.judging.links import sweeps
 from bench.judging.row import UNDISTURBED, Row
 from bench.judging.tracks import tuned
 from bench.planning.tuning import in_words
 from bench.planning.usual import usual_of
 from bench.records.run import RunFile
-from bench.reports._labels import Label, listed
+from bench.reports._labels import Label, listed, name_of
 from bench.reports._notes import Note, grouped
 from bench.reports._wording import WHOSE, first_step, word_of
 from bench.telemetry.flags import HINDERED
@@ -30,6 +32,10 @@ FLAGS = {
 }
 """What a launch's flag means. NO_STEADY_STATE of many launches is the verdict, said before."""
 GRAVE = "bold red"
+COLLECTIVES = (
+    "Collectives: throughput is algorithm bandwidth, bus is bus bandwidth (both as in nccl-tests), "
+    "latency is the mean time of one"
+)
 LATE = "not reached: "
 """Before a reason of what is called UNREACHED already."""
 
@@ -41,6 +47,7 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
     for said, some in grouped(measured, lambda r: f"{r.verdict}\n{_disturbed(r)}"):
         if reason := said.partition("\n")[2]:
             yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
+    yield from _links(rows)
     yield from _found(rows, names, wide=wide)
     for said, some in grouped(measured, _left_out):
         word, _, why = said.partition("\n")
@@ -80,6 +87,13 @@ def _left_out(row: Row) -> str:
 
 def _disturbed(row: Row) -> str:
     return "" if row.verdict in UNDISTURBED else row.reason
+
+
+def _links(rows: Sequence[Row]) -> Iterator[Note]:
+    """What joins the devices: a line for each sweep of a collective over sizes."""
+    for _, sweep in sweeps(rows):
+        if (link := sweep[0].link) is not None:
+            yield Note("LINK", f"{name_of(sweep[0].case)}: {in_words_of_link(link)}", "bold")
 
 
 def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
@@ -163,6 +177,8 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
         sentences.append(_verdicts(run, measured))
     if "latency" not in left_out and any(row.latency for row in measured):
         sentences.append("Latency, TTFT, TPOT: median")
+    if any(row.operation_seconds for row in measured):
+        sentences.append(COLLECTIVES)
     if "memory" not in left_out and measured:
         sentences.append(f"Memory: peak, {measured[0].memory_scope}")
     if not wide:

@@ -36,6 +36,9 @@ def _figures(row: Row) -> Iterator[str]:
         yield units.rate(row.flop_per_second, row.operation)
     if row.bytes_per_second is not None and item != "B":
         yield units.prefixed(row.bytes_per_second, "B/s")
+    if row.operation_seconds is not None and row.bus_bytes_per_second is not None:
+        yield f"{units.prefixed(row.bus_bytes_per_second, 'B/s')} bus bandwidth"
+        yield f"{units.duration(row.operation_seconds)} an operation"
     latency = row.latency
     if latency is not None:
         yield (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.judging.row import Row
+from bench.judging.row import Link, Row
 from bench.records.run import RunFile
 from bench.reports._wording import absent
 
@@ -56,6 +56,9 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "bytes_per_second": row.bytes_per_second,
         "bandwidth_fraction": row.bandwidth_fraction,
         "bandwidth_ceiling_bytes_per_second": row.bandwidth_ceiling,
+        "bus_bytes_per_second": row.bus_bytes_per_second,
+        "operation_seconds": row.operation_seconds,
+        **_of_link(row.link),
         "transferred_bytes_per_second": row.transferred_bytes_per_second,
         "transfer_fraction": row.transfer_fraction,
         "transfer_ceiling_bytes_per_second": row.transfer_ceiling,
@@ -96,4 +99,18 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "compiled_graphs": row.compiler.get("graphs"),
         "graph_breaks": row.compiler.get("graph_breaks"),
         "optimizer_passed_over": row.optimizer_passed_over or None,
+    }
+
+
+def _of_link(link: Link | None) -> dict[str, float | None]:
+    """The line of a collective's sweep over sizes, in each of its rows."""
+    latency, bandwidth = (None, None) if link is None else (link.latency, link.bandwidth)
+    return {
+        "link_latency_seconds": latency and latency.value,
+        "link_latency_low_seconds": latency and latency.low,
+        "link_latency_high_seconds": latency and latency.high,
+        "link_bus_bytes_per_second": bandwidth and bandwidth.value,
+        "link_bus_low_bytes_per_second": bandwidth and bandwidth.low,
+        "link_bus_high_bytes_per_second": bandwidth and bandwidth.high,
+        "link_largest_miss": link and link.miss,
     }

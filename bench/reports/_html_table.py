@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench import units
+from bench.judging.links import in_words
 from bench.judging.row import Row
 from bench.reports._html_side import NONE, Side, looks_of, name_of
 from bench.reports._wording import first_step, share, tail, word_of
@@ -81,6 +82,11 @@ def _latency_cell(_: Side, row: Row) -> Cell:
     return Cell(units.duration(row.latency.p50), row.latency.p50, note)
 
 
+def _operation_cell(_: Side, row: Row) -> Cell:
+    note = "" if row.link is None else in_words(row.link)
+    return _number(row.operation_seconds, units.duration, note)
+
+
 def _share(value: float | None) -> Cell:
     return _number(value, share)
 
@@ -128,6 +134,12 @@ COLUMNS: tuple[tuple[str, bool, Callable[[Side, Row], Cell]], ...] = (
     ("verdict", False, lambda _, row: Cell(word_of(row), note=_why(row), looks=looks_of(row))),
     ("throughput", True, _throughput_cell),
     ("interval", True, _interval_cell),
+    (
+        "bus bandwidth",
+        True,
+        lambda _, row: _number(row.bus_bytes_per_second, lambda v: units.prefixed(v, "B/s")),
+    ),
+    ("an operation", True, _operation_cell),
     ("held back by", True, _limit_cell),
     ("p50", True, _latency_cell),
     (

@@ -10,8 +10,8 @@ from bench.judging.row import Row
 from bench.reports._labels import name_of
 from bench.reports._wording import share, whole, word_of
 
-YARDSTICKS = ("gemm", "memory")
-"""Workloads of which the ceilings are made: how far they come from those says nothing."""
+YARDSTICKS = ("gemm", "memory", "collective")
+"""Workloads that ceilings are made of, or that have none here: how far they come says nothing."""
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:

@@ -159,6 +159,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     apart = len(launches) > 1
     return [
         column("throughput", map(_throughput, rows)),
+        column("bus", map(_bus, rows)),
         column("interval", map(_interval, rows), most=12),
         column(
             "launches", (Text(str(row.launches or "") if apart else "") for row in rows), drops=3
@@ -178,6 +179,11 @@ def _throughput(row: Row) -> Text:
     return Text(units.rate(row.throughput, plain(row.unit.removesuffix("/s"))), "bold")
 
 
+def _bus(row: Row) -> Text:
+    bus = row.bus_bytes_per_second
+    return Text("" if bus is None else units.prefixed(bus, "B/s"))
+
+
 def _interval(row: Row) -> Text:
     if row.throughput is None:
         return Text()
@@ -186,6 +192,8 @@ def _interval(row: Row) -> Text:
 
 def _latency(row: Row) -> Text:
     latency = row.latency
+    if row.operation_seconds is not None:
+        return Text(units.duration(row.operation_seconds))
     if latency is None:
         return Text()
     name = "" if latency.name == "latency" else f"{plain(latency.name)} "

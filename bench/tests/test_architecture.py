@@ -44,7 +44,7 @@ backend            | errors precision records telemetry workload                
 
 backends/          | backend errors precision quantized_product records         | msgspec psutil
                    | telemetry                                                  | torch pynvml
-workloads/         | precision quantized_product ranks records workload         | msgspec torch
+workloads/         | precision quantized_product ranks records units workload   | msgspec torch
                    |                                                            | transformers
                    |                                                            | diffusers peft
 catalogue          | backend errors report workload                             | msgspec

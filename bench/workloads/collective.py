@@ -1,29 +1,66 @@
-"""Collectives: what devices do together, and nothing beside it."""
+"""Collectives: what devices do together, proved exact; experts' tokens there and back too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
+from bench import units
 from bench.precision import Precision
 from bench.records.outcome import Work
-from bench.records.proof import OUTPUT
 from bench.workload import Job, Mode, Parameters, Site, Within, Workload
+from bench.workloads import _exchange
+from bench.workloads._exchange_layout import Layout, even, routed, uneven
 
-if TYPE_CHECKING:
-    from torch import Tensor
+MOST_BYTES = 2**34
+MOST_CHAINED = 64
+DTYPES = ("fp32", "bf16", "fp16", "fp8", "int8")
+"""By precision: what is exchanged has the narrowest format that the precision has."""
+REFERENCE_BYTES = 8
+"""Of an element of the gate's float64 reference."""
+EXPERTS = ("dispatch", "combine")
 
-    from bench.ranks import Ranks
 
-MOST_BYTES = 2**32
-
-
-class CollectiveParameters(Parameters, frozen=True, kw_only=True):
+class Exchanged(Parameters, frozen=True, kw_only=True):
     """How much there is to exchange."""
 
-    size_bytes: Annotated[int, Within(8, MOST_BYTES, 8)] = 2**20
+    size_bytes: Annotated[int, Within(8, MOST_BYTES, 8)] = 2**26
     """Of the largest buffer of a rank, as nccl-tests counts."""
+
+
+class Chained(Exchanged, frozen=True, kw_only=True):
+    """The same, of what can go on with what it gave."""
+
+    chained: Annotated[int, Within(1, MOST_CHAINED)] = 1
+    """Operations in a step, each on the result of the one before: none can begin earlier."""
+
+
+class Routed(Parameters, frozen=True, kw_only=True):
+    """Tokens on their way to the experts that a router chose for them."""
+
+    tokens: Annotated[int, Within(1, 2**20)] = 128
+    """Of each rank."""
+    hidden: Annotated[int, Within(8, 2**16, 8)] = 7168
+    """Elements of a token."""
+    experts: Annotated[int, Within(2, 2**12)] = 256
+    """Of all ranks together, which have as many each."""
+    top_k: Annotated[int, Within(1, 64)] = 8
+    """Experts of a token: so many copies of it are sent."""
+    skew_percent: Annotated[int, Within(0, 400)] = 0
+    """Hundredths of the exponent of Zipf's law by which experts are chosen; 0: all alike."""
+
+
+PARAMETERS: dict[str, type[Parameters]] = {
+    "all-reduce": Chained,
+    "all-gather": Exchanged,
+    "reduce-scatter": Exchanged,
+    "all-to-all": Chained,
+    "broadcast": Chained,
+    "send-receive": Chained,
+    "dispatch": Routed,
+    "combine": Routed,
+}
+"""Of each mode."""
 
 
 class Collective(Workload):
@@ -33,56 +70,60 @@ class Collective(Workload):
     version = 1
     modes = MappingProxyType(
         {
-            "all-reduce": Mode(
-                parameters=CollectiveParameters, precisions=("fp32", "bf16"), together=True
-            )
+            name: Mode(parameters=kind, precisions=DTYPES, together=True, multiplies=False)
+            for name, kind in PARAMETERS.items()
         }
     )
 
-    def work(self, mode: str, parameters: CollectiveParameters, precision: Precision) -> Work:
-        """Bytes of the buffer: algorithm bandwidth, as nccl-tests defines it."""
-        return Work(items=parameters.size_bytes, unit="B")
+    def work(self, mode: str, parameters: Any, precision: Precision) -> Work:
+        """Bytes of the largest buffer: algorithm bandwidth, as nccl-tests defines it. Of routed
+        tokens those that a rank sends. What crosses a link, the job says, which knows the ranks.
 
-    def twin(self, mode: str, parameters: CollectiveParameters) -> CollectiveParameters:
-        """At most 64 KiB."""
-        return CollectiveParameters(size_bytes=min(parameters.size_bytes, 65536))
+        Source: nccl-tests, doc/PERFORMANCE.md.
+        """
+        if mode in EXPERTS:
+            tokens = parameters.tokens * parameters.top_k
+            return Work(items=tokens * parameters.hidden * precision.matrix_bytes, unit="B")
+        return Work(items=parameters.size_bytes * getattr(parameters, "chained", 1), unit="B")
 
-    def build(self, mode: str, parameters: CollectiveParameters, site: Site) -> Job:
-        """The buffers of this rank."""
+    def twin(self, mode: str, parameters: Any) -> Any:
+        """The same: a library treats each size in its own way, and the reference is a formula."""
+        return parameters
+
+    def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
+        """Its buffers; ranks that share a host share its memory."""
         assert site.ranks is not None
-        return AllReduce(site.ranks, parameters.size_bytes // 8, site)
+        width = site.precision.matrix_bytes
+        layout = _layout(mode, parameters, site, width)
+        held = _exchange.held_bytes(layout, width, getattr(parameters, "chained", 1))
+        return held * (site.ranks.size if site.device.type == "cpu" else 1)
+
+    def build(self, mode: str, parameters: Any, site: Site) -> Job:
+        """The buffers of this rank; in float64, the formula. Raises ValueError without ranks."""
+        if site.ranks is None:
+            raise ValueError("a collective needs the ranks of its launch")
+        sampled = _exchange.SAMPLED
+        if mode not in EXPERTS:
+            least = parameters.size_bytes // REFERENCE_BYTES // site.ranks.size
+            sampled = max(1, min(sampled, least))
+        if site.precision.weights == "float64":
+            return _exchange.Formula(_layout(mode, parameters, site, 1), sampled)
+        layout = _layout(mode, parameters, site, site.precision.matrix_bytes)
+        size = units.memory(layout.counted * site.precision.matrix_bytes)
+        what = f"{mode} of {size} in {site.precision.name}"
+        chained = getattr(parameters, "chained", 1)
+        return _exchange.Exchange(layout, site, what, sampled, chained)
 
 
-class AllReduce(Job):
-    """A sum over all ranks, in place."""
-
-    def __init__(self, ranks: Ranks, count: int, site: Site) -> None:
-        import torch
-
-        self._ranks = ranks
-        self._given = torch.ones(count, dtype=site.precision.dtype, device=site.device)
-        self._held = self._given.clone()
-        self.facts = {"operation": "all_reduce"}
-
-    def step(self) -> None:
-        """Queues one operation."""
-        import torch.distributed as dist
-
-        dist.all_reduce(self._held, group=self._ranks.group)
-        self._held.mul_(1 / self._ranks.size)
-
-    def witness(self) -> float:
-        """The mean of the sum."""
-        return float(self._held.mean())
-
-    def probe(self) -> dict[str, Tensor]:
-        """The sum."""
-        self.step()
-        return {"output": self._held}
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The sum."""
-        return {OUTPUT: [self._held]}
+def _layout(mode: str, parameters: Any, site: Site, element_bytes: int) -> Layout:
+    """This rank's view."""
+    assert site.ranks is not None
+    rank, size = site.ranks.rank, site.ranks.size
+    if mode not in EXPERTS:
+        return even(mode, parameters.size_bytes, element_bytes, rank, size)
+    p: Routed = parameters
+    copies = routed(size, p.tokens, p.experts, p.top_k, p.skew_percent)
+    return uneven(mode, copies, p.hidden, rank)
 
 
 WORKLOAD = Collective()

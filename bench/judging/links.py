@@ -1,0 +1,149 @@
+"""What a collective's times over sizes say of what joins the devices: a latency and a bandwidth.
+
+The time of an operation is taken for a line: t = latency + bytes / bandwidth, bytes being those
+that cross each device's link as nccl-tests counts bus bandwidth. So the latency is that of an
+operation of no bytes, all its messages included, and the bandwidth is what bus bandwidth rises to.
+Sizes span many powers of ten, so relative residuals are squared. Libraries go about it in another
+way from some sizes on; how far the line then misses is said beside it.
+Source: Hockney, "The communication challenge for MPP", Parallel Computing 20 (1994).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from bench import stats, units
+from bench.judging.row import UNDISTURBED, Interval, Link, Row
+
+SIZE = "size_bytes"
+FEWEST_SIZES = 3
+"""Two make any line."""
+Point = tuple[float, float]
+"""Bytes that cross a link, and the seconds of the operation."""
+
+
+def with_links(rows: Sequence[Row]) -> list[Row]:
+    """Gives each row of a sweep over sizes the line of its sweep."""
+    found: dict[str, Link] = {}
+    for rest, sweep in sweeps(rows):
+        if (link := link_of(sweep)) is not None:
+            found[rest] = link
+    return [
+        msgspec.structs.replace(row, link=found[key])
+        if (key := without_size(row)) in found and row.operation_seconds is not None
+        else row
+        for row in rows
+    ]
+
+
+def sweeps(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows of collectives that differ in nothing but their size, smallest first."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        known = row.operation_seconds is not None and row.verdict in UNDISTURBED
+        if known and (key := without_size(row)):
+            found.setdefault(key, []).append(row)
+    return [
+        (key, sorted(sweep, key=lambda row: row.case.parameters[SIZE]))
+        for key, sweep in found.items()
+    ]
+
+
+def without_size(row: Row) -> str:
+    """What the points of a sweep share; empty for a case without a size."""
+    parameters = dict(row.case.parameters)
+    if type(parameters.pop(SIZE, None)) is not int:
+        return ""
+    return msgspec.structs.replace(row.case, parameters=parameters).fingerprint
+
+
+def link_of(sweep: Sequence[Row]) -> Link | None:
+    """The line through a sweep; None for too few sizes, or where it is no line that rises.
+
+    Each launch of each size has its own processes and groups; the k-th of all sizes make one line,
+    and the interval is over those.
+    """
+    if len(sweep) < FEWEST_SIZES:
+        return None
+    points = [_points(row) for row in sweep]
+    count = min(map(len, points))
+    lines = [line([series[k] for series in points]) for k in range(count)]
+    level = next((row.interval.level for row in sweep if row.interval), stats.FIXED_LEVEL)
+    latency = _interval([one[0] for one in lines], level)
+    slope = _interval([one[1] for one in lines], level)
+    if slope.value <= 0.0 or latency.value <= 0.0:
+        return None
+    means = [(series[0][0], statistics.fmean(t for _, t in series[:count])) for series in points]
+    misses = [(latency.value + slope.value * bytes_) / t - 1 for bytes_, t in means]
+    sizes = [int(row.case.parameters[SIZE]) for row in sweep]
+    worst = max(range(len(misses)), key=lambda k: abs(misses[k]))
+    return Link(
+        latency=latency,
+        bandwidth=_inverse(slope),
+        launches=count,
+        least_bytes=sizes[0],
+        most_bytes=sizes[-1],
+        miss=abs(misses[worst]),
+        missed_bytes=sizes[worst],
+    )
+
+
+def line(points: Sequence[Point]) -> tuple[float, float]:
+    """Intercept and slope of t(bytes), least squares of relative residuals. Two points at least,
+    of different bytes."""
+    a = sum(1 / t**2 for _, t in points)
+    b = sum(x / t**2 for x, t in points)
+    c = sum((x / t) ** 2 for x, t in points)
+    d, e = sum(1 / t for _, t in points), sum(x / t for x, t in points)
+    determinant = a * c - b * b
+    return (d * c - e * b) / determinant, (e * a - d * b) / determinant
+
+
+def _points(row: Row) -> list[Point]:
+    """Of each launch."""
+    assert row.throughput is not None
+    assert row.operation_seconds is not None
+    assert row.bus_bytes_per_second is not None
+    crossing = row.bus_bytes_per_second * row.operation_seconds
+    return [(crossing, row.operation_seconds * row.throughput / rate) for rate in row.rates]
+
+
+def _interval(values: Sequence[float], level: float) -> Interval:
+    """The mean with its two-sided t interval; without one below three values."""
+    mean = statistics.fmean(values)
+    if len(values) < stats.MINIMUM_LAUNCHES:
+        return Interval(value=mean)
+    error = math.sqrt(stats.variance(values) / len(values))
+    half = stats.t_quantile(0.5 + level / 2, len(values) - 1) * error
+    return Interval(value=mean, low=mean - half, high=mean + half)
+
+
+def _inverse(slope: Interval) -> Interval:
+    """Bytes/s of seconds a byte; no upper end where the slope may be none."""
+    if slope.low is None or slope.high is None:
+        return Interval(value=1 / slope.value)
+    high = 1 / slope.low if slope.low > 0 else None
+    return Interval(value=1 / slope.value, low=1 / slope.high, high=high)
+
+
+def in_words(link: Link) -> str:
+    """The line in a line."""
+    parts = [
+        f"latency {_said(link.latency, units.duration)}",
+        f"bus bandwidth {_said(link.bandwidth, lambda v: units.prefixed(v, 'B/s'))}",
+    ]
+    between = f"{units.memory(link.least_bytes)} to {units.memory(link.most_bytes)}"
+    miss = f"off by {link.miss:.0%} at {units.memory(link.missed_bytes)}, at most"
+    return f"{', '.join(parts)} ({between}; {miss})"
+
+
+def _said(interval: Interval, text: Callable[[float], str]) -> str:
+    value = text(interval.value)
+    if interval.low is None:
+        return value
+    high = "?" if interval.high is None else text(interval.high)
+    return f"{value} ({text(max(0.0, interval.low))} to {high})"

@@ -1,0 +1,136 @@
+"""Whether a collective gives every rank what it must, exactly; and if not, who it looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.workloads import _exchange_operands as operands
+from bench.workloads._exchange_layout import Layout, Piece
+from bench.workloads._exchange_operands import BOTH, Share
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+PASSES = 3
+"""Repetitions at least: each with other values, so that the last one's result is wrong in this."""
+JUDGED = 65_536
+"""Wrong elements of a piece whose origin is looked for."""
+MAJORITY = 0.5
+"""Of the wrong elements, from which share on they are one sender's."""
+
+
+class Seen(NamedTuple):
+    """What one rank found wrong in what it got."""
+
+    wrong: int
+    of: int
+    """Elements that were compared, in all repetitions."""
+    whose: tuple[int, ...]
+    """How many of the wrong ones look like the doing of each rank, as a sender."""
+
+
+class Proof:
+    """Of one collective on one rank."""
+
+    def __init__(self, layout: Layout, dtype: torch.dtype) -> None:
+        self._layout, self._dtype = layout, dtype
+        self._most = operands.FORMATS[operands.name_of(dtype)].most
+
+    @property
+    def passes(self) -> int:
+        """As many as let every rank hold something, in a buffer of a few elements too."""
+        least = min(piece.length for piece in self._layout.gives if piece.length)
+        return max(PASSES, -(-2 * self._layout.ranks // least))
+
+    def period(self, piece: Piece, salt: int, timed: bool = False) -> Tensor:
+        """What a piece is filled with, or must have become: on the host.
+
+        timed: so small that it may grow (`operands.Format.scale`).
+        """
+        share = Share(piece.source, piece.target, salt, salt * piece.length, piece.length)
+        if not self._layout.sums:
+            return operands.marked(share, self._dtype)
+        power = operands.FORMATS[operands.name_of(self._dtype)].scale if timed else 0
+        values = operands.summed(share, self._layout.ranks, self._most)
+        return operands.as_format(values, self._dtype, power)
+
+    def fill(self, given: Tensor, salt: int) -> None:
+        """Gives this rank its operands of a repetition."""
+        for piece in self._layout.gives:
+            period = self.period(piece, salt).to(given.device)
+            operands.spread(given[piece.start : piece.start + piece.length], period)
+
+    def wrong(self, held: Tensor, salt: int) -> Seen:
+        """What of a result [n] is wrong. The device only copies; the host compares."""
+        ranks = self._layout.ranks
+        whose = [0] * ranks
+        count = 0
+        for piece in self._layout.gets:
+            part = held[piece.start : piece.start + piece.length]
+            period = self.period(piece, salt)
+            found = operands.unequal(part, period)
+            count += len(found)
+            if piece.source != BOTH:
+                whose[piece.source] += len(found)
+            elif len(found):
+                for rank, number in enumerate(self._origins(part, period, found, piece, salt)):
+                    whose[rank] += number
+        return Seen(count, self._layout.got, tuple(whose))
+
+    def prove(self, given: Tensor, held: Tensor, step: Callable[[], None], first: int) -> Seen:
+        """Repeats one operation with operands of its own. first: salt of the first repetition."""
+        ranks = self._layout.ranks
+        seen = Seen(0, 0, (0,) * ranks)
+        for salt in range(first, first + self.passes):
+            self.fill(given, salt)
+            step()
+            found = self.wrong(held, salt)
+            whose = tuple(a + b for a, b in zip(seen.whose, found.whose, strict=True))
+            seen = Seen(seen.wrong + found.wrong, seen.of + found.of, whose)
+        return seen
+
+    def _origins(
+        self, part: Tensor, period: Tensor, wrong: Tensor, piece: Piece, salt: int
+    ) -> list[int]:
+        """By how much a sum is off says which addend is missing, or there twice."""
+        import torch
+
+        wrong = wrong[:JUDGED]
+        ranks = self._layout.ranks
+        at = wrong % len(period)
+        share = Share(BOTH, piece.target, salt, shift=salt * piece.length)
+        index = at + share.shift
+        a, b = operands.addends(index, share.mixed, self._most)
+        p, q = operands.holders(index, ranks)
+        found = part[wrong.to(part.device)].cpu().to(torch.float64)
+        off = (found - period[at].to(torch.float64)).abs()
+        counts = torch.bincount(p[off == a], minlength=ranks)
+        counts += torch.bincount(q[off == b], minlength=ranks)
+        return [int(count) for count in counts]
+
+
+def complaint(what: str, seen: Sequence[Seen], ranks: int) -> str:
+    """What is wrong, and which rank looks guilty; empty if nothing is. seen: of each rank."""
+    wrong = [rank for rank, one in enumerate(seen) if one.wrong]
+    if not wrong:
+        return ""
+    count, total = sum(one.wrong for one in seen), sum(one.of for one in seen)
+    on = f"rank {wrong[0]}" if len(wrong) == 1 else f"ranks {', '.join(map(str, wrong))}"
+    return f"{what}: {count:,} of {total:,} elements are wrong, on {on}; {_guilty(seen, wrong)}"
+
+
+def _guilty(seen: Sequence[Seen], wrong: Sequence[int]) -> str:
+    """One that received wrongly, or one whose part all others miss; else the wire."""
+    votes = [sum(one.whose[rank] for one in seen) for rank in range(len(seen))]
+    count = sum(min(one.wrong, JUDGED) if sum(one.whose) < one.wrong else one.wrong for one in seen)
+    most = max(votes)
+    senders = [rank for rank, number in enumerate(votes) if number == most]
+    one_sender = len(senders) == 1 and most > MAJORITY * count
+    if len(wrong) == 1:
+        sent = f", in what rank {senders[0]} sent" if one_sender and senders[0] != wrong[0] else ""
+        return f"only rank {wrong[0]} has it wrong{sent}"
+    if one_sender:
+        return f"what rank {senders[0]} gave to it is wrong"
+    return "no rank stands out, so look at what joins them"
