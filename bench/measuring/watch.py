@@ -152,7 +152,7 @@ class Watch:
         try:
             self._noise = noise.taken(self._job, self._device, self._precision, self._seed)
         except (RuntimeError, MemoryError) as error:
-            self._no_noise = reason(of_error(error))
+            self._no_noise = f"the device refused it: {reason(of_error(error))}"
         else:
             self._no_noise = "" if self._noise else CANNOT_REPEAT
 

@@ -330,7 +330,7 @@ def test_a_device_that_refuses_the_noise_says_so(error: Exception) -> None:
 
     watch = watched("launch", "queue", spoil=refuse)
     assert watch.proof.readings and not watch.proof.noise
-    assert watch.proof.no_noise.startswith(type(error).__name__)
+    assert f"the device refused it: {type(error).__name__}" in watch.proof.no_noise
     unable = watched("launch", "queue", spoil=lambda job: setattr(job, "again", lambda: False))
     assert unable.proof.no_noise == "the job cannot repeat a step"
     assert watched("launch", "queue", thorough=False).proof.no_noise == ""
