@@ -85,16 +85,14 @@ def verdict(ranks: list[Layout], dtype: torch.dtype, fault: str = "", at: int = 
     library = Library(ranks, dtype, fault, at)
     proofs = [Proof(one, dtype) for one in ranks]
     nothing = (0,) * len(ranks)
-    seen = [Seen(0, 0, nothing) for _ in ranks]
+    seen = [Seen(0, 0, 0, nothing) for _ in ranks]
     for salt in range(proofs[0].passes):
         for proof, given in zip(proofs, library.given, strict=True):
             proof.fill(given, salt)
         library.run()
         for rank, proof in enumerate(proofs):
-            found = proof.wrong(library.held[rank], salt)
-            whose = tuple(a + b for a, b in zip(seen[rank].whose, found.whose, strict=True))
-            seen[rank] = Seen(seen[rank].wrong + found.wrong, seen[rank].of + found.of, whose)
-    return complaint("x", seen, len(ranks))
+            seen[rank] = seen[rank] + proof.wrong(library.held[rank], salt)
+    return complaint("x", seen, ranks[0].sums)
 
 
 def dtypes() -> list[torch.dtype]:
@@ -160,7 +158,7 @@ def test_one_wrong_element_of_many_is_found() -> None:
     proof = Proof(layout, torch.float32)
     held = torch.zeros(200_000)
     operands.spread(held, proof.period(layout.gets[0], 7))
-    assert proof.wrong(held, 7) == Seen(0, 200_000, (0, 0))
+    assert proof.wrong(held, 7) == Seen(0, 200_000, 0, (0, 0))
     held[70_001] += 1
     assert proof.wrong(held, 7).wrong == 1
     assert proof.wrong(held, 8).wrong > 199_000, "of another repetition nearly all differ"
