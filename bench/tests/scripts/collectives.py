@@ -24,6 +24,7 @@ from pathlib import Path
 from bench import api
 from bench.judging.summary import summarize
 from bench.records.outcome import Void
+from bench.records.run import RunFile
 from bench.tests import forked
 
 FOLDER = Path(__file__).parents[1] / "fabric"
@@ -65,7 +66,7 @@ def joined_by(fabric: Fabric) -> Iterator[None]:
         os.environ.update(before)
 
 
-def run(folder: Path, mode: str, fabric: Fabric, ranks: int, launches: int, *sizes: int):  # type: ignore[no-untyped-def]
+def run(folder: Path, mode: str, fabric: Fabric, ranks: int, launches: int, *sizes: int) -> RunFile:
     """The run of one operation over sizes."""
     suite = folder / "suite.toml"
     suite.write_text(
