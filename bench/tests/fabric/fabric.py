@@ -44,7 +44,7 @@ class FabricBackend(CpuBackend):
         return (VARIABLE,)
 
     def collective_library(self, device_type: str) -> str:
-        import fabric_library
+        import fabric_library  # type: ignore[import-not-found]
 
         return str(fabric_library.register(os.environ.get(VARIABLE, "{}")))
 

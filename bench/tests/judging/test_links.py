@@ -60,6 +60,7 @@ def rows(sizes: Sequence[int] = SIZES, launches: int = 5, error: float = 0.0) ->
 
 def test_bus_bandwidth_and_the_time_of_one_operation() -> None:
     large = rows()[-1]
+    assert large.operation_seconds is not None
     assert large.operation_seconds == pytest.approx(LATENCY + 1.75 * 2**30 / BANDWIDTH, rel=1e-6)
     assert large.bus_bytes_per_second == pytest.approx(
         1.75 * 2**30 / large.operation_seconds, rel=1e-9
@@ -85,8 +86,8 @@ def test_the_intervals_cover_the_truth() -> None:
         assert found.low is not None and found.high is not None
         assert found.low < truth < found.high
         assert 0.005 < (found.high - found.low) / truth < 0.1
-    assert rows(launches=2)[0].link is not None
-    assert rows(launches=2)[0].link.latency.low is None, "two launches have no interval"
+    of_two = rows(launches=2)[0].link
+    assert of_two is not None and of_two.latency.low is None, "two launches have no interval"
 
 
 def test_a_line_needs_three_sizes_and_rises() -> None:

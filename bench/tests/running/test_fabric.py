@@ -12,7 +12,7 @@ import pytest
 from bench.judging.summary import summarize
 from bench.records.outcome import Measured, Void
 from bench.tests import forked
-from bench.tests.scripts.collectives import LATE, Fabric, run
+from bench.tests.scripts.collectives import LATE, planted_by, run
 
 pytestmark = [
     pytest.mark.usefixtures("forked"),
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def test_a_collective_takes_what_its_wire_takes(tmp_path: Path) -> None:
-    fabric = Fabric(latency=0.02, bandwidth=1e8)
+    fabric = planted_by(latency=0.02, bandwidth=1e8)
     found = run(tmp_path, "all-reduce", fabric, 2, 1, 2**20)
     (launch,) = found.launches
     outcome = launch.outcome
@@ -42,7 +42,7 @@ def test_a_collective_takes_what_its_wire_takes(tmp_path: Path) -> None:
 
 
 def test_a_fault_that_begins_in_the_timing_is_found_and_named(tmp_path: Path) -> None:
-    planted = Fabric(fault="stale", rank=2, after=LATE)
+    planted = planted_by(fault="stale", rank=2, after=LATE)
     (launch,) = run(tmp_path, "all-to-all", planted, 3, 1, 2**16).launches
     outcome = launch.outcome
     assert isinstance(outcome, Void), outcome

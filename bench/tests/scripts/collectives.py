@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bench import api
 from bench.judging.summary import summarize
@@ -51,6 +52,11 @@ mode = "{mode}"
 precision = "fp32"
 size_bytes = {sizes}
 """
+
+
+def planted_by(**given: Any) -> Fabric:
+    """A fabric of that description."""
+    return Fabric(**given)
 
 
 @contextlib.contextmanager
