@@ -117,13 +117,13 @@ def run_suite(
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
     """
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
-    cases = _planned(read_suite, only, devices)
+    cases = planned(read_suite, only, devices)
     wanted = None if launches is None else str(launches)
     settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
     with looking():
         chosen, remarks, here = choose(device)
     if plan.leaves_devices_open(read_suite):
-        cases = _planned(read_suite, only, world.size(devices, chosen, here))
+        cases = planned(read_suite, only, world.size(devices, chosen, here))
     if command is None:
         many = None if devices is None else str(devices)
         command = _as_typed(suite, device=device, only=only, devices=many, launches=wanted)
@@ -173,7 +173,7 @@ def resume_run(
     return read(file.path)
 
 
-def _planned(suite: suite_file.Suite, only: str | None, devices: int | None) -> tuple[Case, ...]:
+def planned(suite: suite_file.Suite, only: str | None, devices: int | None) -> tuple[Case, ...]:
     """The cases of a run that takes so many devices; None where it does not say."""
     if devices is not None and not plan.leaves_devices_open(suite):
         raise SuiteError(

@@ -100,6 +100,10 @@ class Device(ABC):
 
         return torch.get_float32_matmul_precision() != "highest"
 
+    def random_state(self) -> bytes | None:
+        """State of the generator that its steps would draw from; None where it does not say."""
+        return None
+
     def recorder(self) -> Recorder | None:
         """What records work and gives its replay; None where the device has no graphs.
 
@@ -211,9 +215,12 @@ class Backend(ABC):
 
         return str(distributed.get_default_backend_for_device(device_type))
 
-    def fabric(self, devices: int) -> Mapping[str, str]:
+    def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
         """Facts of what joins devices 0 to `devices` - 1 of this host: the library's version
-        (`library_version`), and the links between them (`topology`)."""
+        (`library_version`), and the links between them (`topology`).
+
+        device_type: torch's name for the kind of device.
+        """
         return {}
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:

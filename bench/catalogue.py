@@ -30,12 +30,27 @@ PROTOCOLS: dict[Kind, type] = {"workloads": Workload, "backends": Backend, "repo
 
 
 class PlugIn(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a name comes from, and its one-line summary."""
+    """Where a name comes from."""
 
     name: str
     module: str
     attribute: str
-    summary: str
+    package: str = ""
+    """The installed one that brings it; empty for ours."""
+
+    @property
+    def source(self) -> str:
+        """Where to look when it fails."""
+        return f"from the package {self.package}" if self.package else self.module
+
+    @property
+    def summary(self) -> str:
+        """One line: the first of our file's docstring, which is read only when it is asked for."""
+        if self.package:
+            return self.source
+        file = Path(bench.__file__).parent.parent / f"{self.module.replace('.', '/')}.py"
+        doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        return doc.split("\n", 1)[0].rstrip(".")
 
 
 def plug_ins(kind: Kind) -> dict[str, PlugIn]:
@@ -43,12 +58,11 @@ def plug_ins(kind: Kind) -> dict[str, PlugIn]:
     found = dict(_ours(kind))
     for point in importlib.metadata.entry_points(group=f"accelmark.{kind}"):
         if point.name not in found:
-            source = point.dist.name if point.dist else point.module
             found[point.name] = PlugIn(
                 name=point.name,
                 module=point.module,
                 attribute=point.attr or CONSTANTS[kind],
-                summary=f"from the package {source}",
+                package=point.dist.name if point.dist else point.module,
             )
     return found
 
@@ -63,14 +77,8 @@ def _ours(kind: Kind) -> dict[str, PlugIn]:
                 name=name,
                 module=f"bench.{kind}.{file.stem}",
                 attribute=CONSTANTS[kind],
-                summary=_summary(file),
             )
     return found
-
-
-def _summary(file: Path) -> str:
-    doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    return doc.split("\n", 1)[0].rstrip(".")
 
 
 def load(kind: Kind, name: str) -> Any:
@@ -101,7 +109,7 @@ def _flaw(kind: Kind, name: str, found: Any) -> str:
 
 def _broken(kind: Kind, plug_in: PlugIn, how: str) -> UnknownName:
     return UnknownName(
-        f"{kind.removesuffix('s')} `{plug_in.name}` ({plug_in.summary}) {how.rstrip('.')}. "
+        f"{kind.removesuffix('s')} `{plug_in.name}` ({plug_in.source}) {how.rstrip('.')}. "
         "Repair or uninstall that package."
     )
 
@@ -136,9 +144,14 @@ def releases() -> dict[str, Path]:
     What was released does not change: an idea that is new is a number more. The newest lies in
     `NAME.toml`, those before it in `NAME@NUMBER.toml`.
     """
+    return dict(_releases(configs_folder()))
+
+
+@functools.cache
+def _releases(folder: Path) -> dict[str, Path]:
     numbered: dict[str, dict[int, Path]] = {}
     newest: dict[str, Path] = {}
-    for file in configs_folder().glob("*.toml"):
+    for file in folder.glob("*.toml"):
         name, _, number = file.stem.partition("@")
         if number.isdecimal():
             numbered.setdefault(name, {})[int(number)] = file

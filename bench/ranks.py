@@ -76,9 +76,55 @@ class Ranks(msgspec.Struct, frozen=True, kw_only=True):
         return every
 
 
+class Part(msgspec.Struct, frozen=True):
+    """Which rows of a tensor lie on a rank: one of so many parts, as even as can be."""
+
+    index: int = 0
+    count: int = 1
+    unit: int = 1
+    """Rows that are never divided."""
+
+    def __str__(self) -> str:
+        return "whole" if self.count == 1 else f"part {self.index + 1} of {self.count}"
+
+    def rows(self, count: int) -> slice:
+        """Which of so many rows: the last parts have fewer, or none."""
+        each = -(-count // self.unit // self.count) * self.unit
+        return slice(min(self.index * each, count), min((self.index + 1) * each, count))
+
+    def of(self, whole: Tensor) -> Tensor:
+        """Those rows of the whole [R, ...], where they lie."""
+        return whole if self.count == 1 else whole[self.rows(len(whole))]
+
+
+WHOLE = Part()
+
+
+def part(tensor: Tensor) -> Part:
+    """Which rows of a tensor lie here: of one that is sharded (DTensor), by its first dimension.
+
+    Raises NotImplementedError where it is sharded otherwise.
+    """
+    if not hasattr(tensor, "to_local"):
+        return WHOLE
+    sharded: Any = tensor
+    found = [(dim, place) for dim, place in enumerate(sharded.placements) if place.is_shard()]
+    if not found:
+        return WHOLE
+    if len(found) > 1 or not found[0][1].is_shard(0):
+        raise NotImplementedError(f"a tensor that is sharded as {sharded.placements}")
+    mesh = sharded.device_mesh
+    return Part(mesh.get_local_rank(found[0][0]), mesh.size(found[0][0]))
+
+
 def on_host(ranks: Ranks) -> Ranks:
     """The same ranks where the hosts do the work too: of a reference in float64."""
     return msgspec.structs.replace(ranks, group=ranks.control)
+
+
+def each_alone(ranks: Ranks) -> Ranks:
+    """The same ranks where each computes its rows by itself, and nothing is exchanged."""
+    return msgspec.structs.replace(ranks, parallelism=Parallelism("replicas", (ranks.size,)))
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -13,11 +13,22 @@ import math
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 STEP_OPERATORS = 20_000
 """After so many the rehearsal of a step ends. The longest forward, backward and update has about
 half of them; a step of more is a loop over the tokens of a text, and its first tokens will do."""
+
+
+class Held(NamedTuple):
+    """Bytes that a training job holds from step to step, as one process has them."""
+
+    weights: int
+    """Of what it trains; its gradients are as large."""
+    states: int
+    """How many times as much its optimizer keeps besides."""
+    gathered: int
+    """Of the weights, and of their gradients, what is whole at a time where the rest is sharded."""
 
 
 class Steps(Protocol):
@@ -27,14 +38,37 @@ class Steps(Protocol):
         """Queues one step."""
 
 
-def peak_bytes(build: Callable[[], Steps]) -> int:
+Stepping = TypeVar("Stepping", bound=Steps)
+
+
+class Spread(Protocol):
+    """How ranks share a job; see `bench.records.parallelism`."""
+
+    @property
+    def scheme(self) -> str:
+        """`none`, `replicas`, `dp`, ..."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The last one shards."""
+
+
+def peak_bytes(
+    build: Callable[[], Stepping],
+    spread: Spread | None = None,
+    held: Callable[[Stepping], Held | None] = lambda job: None,
+) -> int:
     """Most bytes that the job's tensors hold at a time in its second step.
 
     In the second one gradients and optimizer state are there beside the activations. `build` must
     put the job on the CPU: autocast, the choice of a fused attention and its like are torch's own
     there. Not counted is what no tensor shows: a kernel's scratch space, an allocator's rounding.
 
-    Raises what building and stepping raise.
+    spread: how ranks share the job, which is built as if this one were alone with its rows; held:
+    what of it they can share, None where that is not counted.
+
+    Raises what building and stepping raise; NotImplementedError where they share what is not
+    counted.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -45,7 +79,26 @@ def peak_bytes(build: Callable[[], Steps]) -> int:
         gc.collect()  # what cycles keep alive of the construction is no part of the step
         ledger.peak = ledger.held
         ledger.follow(job.step)
-    return ledger.peak
+    if spread is None or spread.scheme in ("none", "replicas"):
+        return ledger.peak
+    shared = held(job)
+    if shared is None:
+        raise NotImplementedError(f"{spread}: what ranks share of its memory is not counted")
+    if spread.scheme == "dp":
+        return ledger.peak + shared.weights  # the buckets that gradients lie in from step to step
+    return sharded_bytes(ledger.peak, shared, spread.sizes[-1])
+
+
+def sharded_bytes(peak: int, held: Held, shards: int) -> int:
+    """`peak_bytes` where weights, gradients and optimizer state are sharded over so many ranks.
+
+    peak: of one process with one rank's rows. It is reached where the backward begins, with all
+    activations and no gradient, or where it ends: of the second there is no telling how much is
+    activations, and they are left out.
+    """
+    beside = peak - (1 + held.states) * held.weights
+    activations = beside if beside > held.weights else 0
+    return activations + -(-(2 + held.states) * held.weights // shards) + held.gathered
 
 
 class _LongEnough(Exception):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import msgspec
@@ -19,9 +18,10 @@ import msgspec
 from bench import rehearsal
 from bench.errors import suggestion
 from bench.precision import Precision
-from bench.ranks import Ranks
+from bench.ranks import Part, Ranks, each_alone
 from bench.records.case import ParameterValue
 from bench.records.outcome import Work
+from bench.records.parallelism import NONE
 
 if TYPE_CHECKING:
     import torch
@@ -217,23 +217,6 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """Top-level modules of that extra."""
 
 
-def train_and_infer(
-    train: type[Parameters],
-    infer: type[Parameters],
-    executions: tuple[str, ...] = EXECUTIONS,
-    inference: tuple[str, ...] = INFERENCE_PRECISIONS,
-) -> Mapping[str, Mode]:
-    """The modes of a model that is trained, and gives one answer an input."""
-    return MappingProxyType(
-        {
-            "train": Mode(parameters=train, precisions=TRAINING_PRECISIONS, executions=executions),
-            "infer": Mode(
-                parameters=infer, precisions=inference, executions=executions, latency="latency"
-            ),
-        }
-    )
-
-
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """Where and how a job is built."""
 
@@ -270,13 +253,17 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Any]
     """As the workload asked for them, by torch's names: `lr`, `weight_decay`, and `betas` and `eps`
     of AdamW or `momentum` of SGD."""
+    parts: tuple[Part, ...] = ()
+    """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
+    lie here of all."""
 
 
 class Job(ABC):
     """A workload on a device, ready to step.
 
     The methods from `outputs` to `training` let the harness prove that the work was done. None is
-    called within a block; a job without them is measured all the same, as not proved.
+    called within a block; a job without them is measured all the same, as not proved. A step of a
+    job that has them draws no random numbers: at equal seeds devices draw others.
     """
 
     facts: Mapping[str, str]
@@ -354,6 +341,10 @@ class Job(ABC):
         """How its steps move its weights; None where they do not."""
         return None
 
+    def held(self) -> rehearsal.Held | None:
+        """What of its memory ranks can share among them; None where that is not counted."""
+        return None
+
     def looks(self) -> Iterable[Look]:
         """What it was asked for and what there is: layouts, devices, attention, modes.
 
@@ -406,9 +397,15 @@ class Workload(ABC):
         """Most device bytes that the job's tensors will hold in a steady step, from shapes.
 
         Counted by a rehearsal of the job in eager execution (`bench.rehearsal`): compiled it holds
-        less. Raises what `build` and `step` raise there.
+        less; of ranks, on one of them. Raises what `build` and `step` raise there, and
+        NotImplementedError where ranks share what is not counted.
         """
         import torch
 
-        stage = msgspec.structs.replace(site, device=torch.device("cpu"), execution="eager")
-        return rehearsal.peak_bytes(lambda: self.build(mode, parameters, stage))
+        alone = None if site.ranks is None else each_alone(site.ranks)
+        stage = msgspec.structs.replace(
+            site, device=torch.device("cpu"), execution="eager", ranks=alone
+        )
+        spread = NONE if site.ranks is None else site.ranks.parallelism
+        building = functools.partial(self.build, mode, parameters, stage)
+        return rehearsal.peak_bytes(building, spread, lambda job: job.held())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
+from bench.backends import _links
 from bench.records.observed import Reading, Reason
 from bench.telemetry.figures import ALL_ONES, Sheet, figure
 from bench.telemetry.source import NotObservable, Process, Source
@@ -24,6 +26,15 @@ REASONS: dict[int, Reason] = {
 Bits that are not here are "other"."""
 VIRTUAL = (2, 3, 4)
 """NVML_GPU_VIRTUALIZATION_MODE_VGPU, _HOST_VGPU and _HOST_VSGA; passed through (1) it is whole."""
+PCIE_LEVELS = {
+    0: "one board",
+    10: "one PCIe switch",
+    20: "several PCIe switches",
+    30: "a PCIe host bridge",
+    40: "one NUMA node",
+    50: "the link between sockets",
+}
+"""nvmlGpuTopologyLevel_t (NVML API reference), in words."""
 MPS_SHARE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 
 
@@ -153,6 +164,41 @@ class NvmlSource(Source):
             return None
         self.absent.pop(quantity, None)
         return answer
+
+
+def links(nvml: Any, uuids: Sequence[str]) -> str:
+    """How GPUs are joined: NVLinks that are up, and pairs by NVLink or by their PCIe ancestor.
+
+    nvml: pynvml, initialised. Source: NVML API reference, nvmlGpuTopologyLevel_t and
+    nvmlDeviceGetP2PStatus.
+    """
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
+        up = [_active_links(nvml, handle) for handle in handles]
+        found = []
+        for first, second in _links.pairs(len(handles)):
+            pair = handles[first], handles[second]
+            status = nvml.nvmlDeviceGetP2PStatus(*pair, nvml.NVML_P2P_CAPS_INDEX_NVLINK)
+            if status == nvml.NVML_P2P_STATUS_OK:
+                found.append("NVLink")
+                continue
+            level = nvml.nvmlDeviceGetTopologyCommonAncestor(*pair)
+            found.append(PCIE_LEVELS.get(int(level), f"PCIe level {level}"))
+    except nvml.NVMLError as error:
+        return f"links not observable: {error}"
+    count = f"{min(up)} to {max(up)}" if min(up) != max(up) else str(up[0])
+    return f"{_links.kinds(found)}; {count} NVLinks up on each"
+
+
+def _active_links(nvml: Any, handle: Any) -> int:
+    """NVLinks of one GPU that are up; none where it has none."""
+    active = 0
+    for link in range(nvml.NVML_NVLINK_MAX_LINKS):
+        try:
+            active += nvml.nvmlDeviceGetNvLinkState(handle, link) == nvml.NVML_FEATURE_ENABLED
+        except nvml.NVMLError:  # no such link
+            break
+    return active
 
 
 def _held(memory: Any) -> int | None:

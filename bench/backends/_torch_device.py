@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, Recorder, is_out_of_memory
-from bench.backends import _trial
+from bench.backends import _links, _trial
 from bench.backends._graphs import recorder
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
@@ -114,6 +114,12 @@ class TorchDevice(Device):
             host_rss_bytes=process,
             device_used_bytes=used,
         )
+
+    def random_state(self) -> bytes | None:
+        """Of its own generator, seed and offset, where torch's module for it tells."""
+        with suppress(NotAvailable, RuntimeError):
+            return bytes(self.ask("get_rng_state").tolist())
+        return None
 
     def recorder(self) -> Recorder | None:
         """The vendor's own graphs, or torch's."""
@@ -262,6 +268,15 @@ class TorchBackend(Backend):
             f"{self.name}:{index}: there is no such device. "
             f"Here: {', '.join(info.address for info in here)}."
         )
+
+    def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
+        """Peer access, and the library's version, where torch has them."""
+        import torch
+
+        module = torch.get_device_module(device_type)
+        found = {"topology": _links.peers(module, devices)}
+        number = _links.version(module)
+        return {**found, "library_version": number} if number else found
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """What the runtime says of bfloat16; `tf32`, `fp8` and `int8` by a product on the device.

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from bench.backend import Device, DeviceInfo
+from bench.backends import _links
 from bench.backends._npu_smi import (
     Chip,
     NpuSmiSource,
@@ -119,6 +120,11 @@ class AscendBackend(TorchBackend):
         }
         return msgspec.structs.replace(info, facts=facts, simulated=version.endswith("+sim"))
 
+    def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
+        """With what AscendCL says joins each two dies; HCCL's version is CANN's."""
+        found = super().fabric(device_type, devices)
+        return {**found, "topology": "; ".join((found["topology"], acl_links(devices)))}
+
     def open(self, index: int, precision: Precision) -> Device:
         """Makes the die current."""
         return AscendDevice(super().open(index, precision).info, self.device_type)
@@ -160,6 +166,29 @@ def smi_facts(info: DeviceInfo) -> dict[str, str]:
     }
     known = {name: f"{value:g}" for name, value in found.items() if value is not None}
     return {**facts, "health": chip.health or NOT_OBSERVABLE, **known}
+
+
+LINKS = {
+    0x01: "HCCS",
+    0x02: "one PCIe switch",
+    0x08: "a PCIe host bridge",
+    0x10: "SMP between NUMA nodes",
+    0x20: "SIO (one package)",
+    0x40: "an HCCS switch",
+}
+"""ACL_RT_DEVS_TOPOLOGY_* (CANN 8.5, AscendCL API reference, aclrtGetDevicesTopo)."""
+
+
+def acl_links(devices: int) -> str:
+    """What joins each two of the first dies, by pyACL, which is a part of CANN."""
+    try:
+        runtime = importlib.import_module("acl").rt
+        answers = [runtime.get_devices_topo(*pair) for pair in _links.pairs(devices)]
+    except Exception as error:  # noqa: BLE001 - a CANN without it, or without devices
+        return f"links not observable: {error}".splitlines()[0]
+    if failed := [code for _, code in answers if code != 0]:
+        return f"links not observable: aclrtGetDevicesTopo gives {failed[0]}"
+    return _links.kinds(LINKS.get(int(value), f"link {value}") for value, _ in answers)
 
 
 def _known(found: float | str) -> float | None:

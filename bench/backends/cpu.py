@@ -86,6 +86,12 @@ class CpuDevice(Device):
                     limits.append(int((folder / name).read_bytes()))
         return min(limits)
 
+    def random_state(self) -> bytes | None:
+        """Of torch's one generator of the host."""
+        import torch
+
+        return bytes(torch.get_rng_state().tolist())
+
     def facts(self) -> dict[str, str]:
         """Which matrix instructions the CPU has; which of them ran, `read_back` says."""
         flags = cpu_flags()

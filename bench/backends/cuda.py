@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
-from bench.backends import _trial
-from bench.backends._nvml import NvmlSource
+from bench.backends import _links, _trial
+from bench.backends._nvml import NvmlSource, links
 from bench.backends._torch_device import TorchDevice
 from bench.backends._vendors import compatible_vendor
 from bench.errors import DeviceUnavailable
@@ -182,6 +182,16 @@ class CudaBackend(Backend):
         super().shorten_float32(shortened)
         torch.backends.cudnn.allow_tf32 = shortened
 
+    def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
+        """NCCL's version, peer access, and NVML's NVLinks and PCIe levels between the devices."""
+        import torch
+
+        found = [_links.peers(torch.cuda, devices), _nvml_links(devices)]
+        return {
+            "library_version": _links.version(torch.cuda),
+            "topology": "; ".join(filter(None, found)),
+        }
+
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """What this compute capability lacks; int8 and fp8, then, by a product on the device.
 
@@ -262,6 +272,15 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
             why = refused(quantity, value) if quantity else ""
             facts[name] = f"not observable: {why}" if why else str(value)
     return facts
+
+
+def _nvml_links(devices: int) -> str:
+    """As NVML sees the first so many devices of torch's."""
+    import torch
+
+    uuids = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(devices)]
+    with _nvml() as nvml:
+        return "links not observable: NVML does not load" if nvml is None else links(nvml, uuids)
 
 
 def _text(value: str | bytes) -> str:

@@ -19,6 +19,7 @@ from bench.commands.common import (
     say,
     typed,
 )
+from bench.commands.options import SPREAD
 from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
 
@@ -47,6 +48,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonE
     help="A Python with accelmark installed. Give it once for side B, or once for each side.",
 )
 @click.option("--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'.")
+@SPREAD
 @click.option(
     "--launches",
     metavar="N",
@@ -68,6 +70,7 @@ def ab(
     variables: tuple[str, ...],
     pythons: tuple[str, ...],
     only: str | None,
+    spread: int | None,
     launches: str,
     out: Path,
     wide: bool,
@@ -80,25 +83,27 @@ def ab(
     from bench import api
     from bench.planning import plan, suite_file
     from bench.records.runfile import read
+    from bench.running import world
     from bench.running.header import begin, run_id
     from bench.running.session import open_session
     from bench.running.turns import alternate
 
     sides = _sides(devices, variables, pythons)
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
-    cases = plan.plan(read_suite)
-    if only is not None:
-        cases = plan.select(cases, only)
+    cases = api.planned(read_suite, only, spread)
     settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
     identity = run_id()
     chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
+    if plan.leaves_devices_open(read_suite):
+        count = min(world.size(spread, one.device, one.here) for one in chosen)
+        cases = api.planned(read_suite, only, count)
     paths = [
-        out / f"{read_suite.name}-{device.backend}-{identity}-{letter}.jsonl"
-        for letter, device in zip("ab", chosen, strict=True)
+        out / f"{read_suite.name}-{one.device.backend}-{identity}-{letter}.jsonl"
+        for letter, one in zip("ab", chosen, strict=True)
     ]
     with face_of(settings) as face, contextlib.ExitStack() as stack:
         sessions = []
-        for path, device, side in zip(paths, chosen, sides, strict=True):
+        for path, (device, _, here), side in zip(paths, chosen, sides, strict=True):
             name = f"{identity}{path.stem[-2:]}"
             writer = begin(path, name, read_suite.title, cases, settings, device, typed())
             stack.callback(writer.close)
@@ -107,6 +112,7 @@ def ab(
                     *(writer, cases, settings, device, face),
                     python=side.python,
                     forced=side.forced,
+                    here=here,
                 )
             )
         reason = alternate(*sessions)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.records.run import RunFile, Settings
     from bench.report import Canvas
     from bench.running.face import Face
+    from bench.running.probe import Chosen
 
 
 def say(text: str) -> None:
@@ -62,15 +63,15 @@ class Side(NamedTuple):
     forced: Mapping[str, str] = {}
 
 
-def choose(side: Side, who: str = "") -> DeviceInfo:
+def choose(side: Side, who: str = "") -> Chosen:
     """The device, and on stderr which one it is and what was passed over."""
     from bench.judging import chips
     from bench.running import probe
 
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
     with looking():
-        chosen, remarks = probe.choose(*side)
-    _say_chosen(chosen, remarks, who)
+        chosen = probe.choose_of(*side)
+    _say_chosen(chosen.device, chosen.remarks, who)
     return chosen
 
 

@@ -45,6 +45,13 @@ COLUMNS = Number(int, "a whole number from 40 to 500", lambda n: 40 <= n <= 500)
 ABOVE_ZERO = Number(float, "a number above 0", lambda n: 0 < n < math.inf)
 PERCENT = Number(float, "a number from 0 to 100", lambda n: 0 <= n <= 100)
 DEVICES = Number(int, "a whole number from 1 up", lambda n: n >= 1)
+SPREAD = click.option(
+    "--devices",
+    "spread",
+    type=DEVICES,
+    metavar="N",
+    help="Spread over N devices of this host the cases that leave it open. Default: all; cpu: 2.",
+)
 INDEX = Number(int, "a whole number from 0 up", lambda n: n >= 0)
 
 width_option = click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import WIDE, looking, render, say, show, typed, watching
-from bench.commands.options import ABOVE_ZERO, DEVICES
+from bench.commands.options import ABOVE_ZERO, SPREAD
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
 if TYPE_CHECKING:
@@ -24,12 +24,7 @@ if TYPE_CHECKING:
     help="See `accelmark devices`. Default: the first accelerator, else cpu.",
 )
 @click.option("--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'.")
-@click.option(
-    "--devices",
-    type=DEVICES,
-    metavar="N",
-    help="Spread over N devices of this host the cases that leave it open. Default: all; cpu: 2.",
-)
+@SPREAD
 @click.option(
     "--launches",
     metavar="N",
@@ -58,7 +53,7 @@ def run(
     suite: str | None,
     device: str | None,
     only: str | None,
-    devices: int | None,
+    spread: int | None,
     launches: str | None,
     budget_minutes: float | None,
     record: Path | None,
@@ -73,7 +68,7 @@ def run(
 
     if record is not None:
         given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
-        given["--devices"] = None if devices is None else str(devices)
+        given["--devices"] = None if spread is None else str(spread)
         wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
         if wrong:
             raise RecordError(
@@ -87,7 +82,7 @@ def run(
             suite or "quick",
             device=device,
             only=only,
-            devices=devices,
+            devices=spread,
             launches=launches,
             budget_minutes=budget_minutes,
             out=out or "runs",

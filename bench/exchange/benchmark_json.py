@@ -109,9 +109,8 @@ def names(cases: Iterable[Case]) -> dict[str, str]:
 
 def _name(case: Case) -> str:
     execution = case.variant.replace(" ", "-")
-    devices = "" if case.devices == 1 else f"-{case.devices}x-{case.parallelism}"
     detail = case.detail.replace(", ", "-").replace(" ", "_")
-    return f"{case.name}-{case.precision}{execution}{devices}[{detail}]"
+    return f"{case.name}-{case.precision}{execution}[{detail}]"
 
 
 def full_name(name: str) -> str:

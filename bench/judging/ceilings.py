@@ -16,6 +16,9 @@ BANDWIDTH_WORKLOAD = "memory"
 TRANSFER_CEILING = "transfer-to-device"
 """The case whose best throughput is the rate at which the host's inputs reach the device."""
 
+SHARED_HOST = "its ranks share the cores of one host"
+"""Why nothing is said of how well several devices do together."""
+
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     """Of a run: each rate, by the fingerprint of its work, that a ceiling may be the best of."""
@@ -44,7 +47,7 @@ def ceilings(rows: Iterable[Row]) -> Ceilings:
 
 
 def with_ceilings(rows: Sequence[Row]) -> list[Row]:
-    """Adds to each row its shares of the box's own measured ceilings."""
+    """Adds to each row its shares of the box's own measured ceilings, which are one device's."""
     found = ceilings(rows)
     matmul = {arithmetic: max(rates.values()) for arithmetic, rates in found.matmul.items()}
     bandwidth = max(found.bandwidth.values(), default=0.0)
@@ -54,24 +57,44 @@ def with_ceilings(rows: Sequence[Row]) -> list[Row]:
 
 def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: float) -> Row:
     """matmul, bandwidth, transfer: the ceilings; nothing or zero where none was measured."""
+    if row.shared_host:
+        return row
     changes: dict[str, float] = {}
+    devices = row.case.devices
     if row.flop_per_second is not None and matmul:
-        changes |= {"ceiling_fraction": row.flop_per_second / matmul, "matmul_ceiling": matmul}
+        share = row.flop_per_second / devices / matmul
+        changes |= {"ceiling_fraction": share, "matmul_ceiling": matmul}
     if row.bytes_per_second is not None and bandwidth:
-        share = row.bytes_per_second / bandwidth
+        share = row.bytes_per_second / devices / bandwidth
         changes |= {"bandwidth_fraction": share, "bandwidth_ceiling": bandwidth}
     if row.transferred_bytes_per_second is not None and transfer:
-        share = row.transferred_bytes_per_second / transfer
+        share = row.transferred_bytes_per_second / devices / transfer
         changes |= {"transfer_fraction": share, "transfer_ceiling": transfer}
     return msgspec.structs.replace(row, **changes)
 
 
+def _each(row: Row, rate: float | None) -> float | None:
+    """What each of its devices has of a rate."""
+    return None if rate is None else rate / row.case.devices
+
+
 def with_peak(row: Row, device: str) -> Row:
-    """Adds the shares of the chip's published peaks; what a trusted one rules out is void."""
+    """Adds the shares of the chip's published peaks; what a trusted one rules out is void.
+
+    Of several devices each has its part of the work; the ranks of a shared host have no share.
+    """
     if row.status != "measured":
         return row
+    if row.shared_host:
+        why = SHARED_HOST
+        return msgspec.structs.replace(
+            row,
+            mfu_absent="" if row.flop_per_second is None else why,
+            mbu_absent="" if row.bytes_per_second is None else why,
+        )
     streams = row.case.workload == BANDWIDTH_WORKLOAD
-    found = chips.shares(device, row.arithmetic, row.flop_per_second, row.bytes_per_second, streams)
+    each = (_each(row, row.flop_per_second), _each(row, row.bytes_per_second))
+    found = chips.shares(device, row.arithmetic, *each, streams)
     if found.impossible:
         return Row(
             case=row.case,

@@ -170,5 +170,6 @@ def find(device_name: str) -> Chip | None:
     return next((chip for chip in chips() if chip.matches(device_name)), None)
 
 
+@functools.cache
 def _plain(text: str) -> str:
     return "".join(text.lower().split())

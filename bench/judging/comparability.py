@@ -52,6 +52,11 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Re
         yield Reason(Code.TIMING, words)
     if base.unit and other.unit and base.unit != other.unit:
         yield Reason(Code.UNIT, f"unit of throughput differs ({base.unit}, {other.unit})")
+    shared = [_shares(side, row) for side, row in zip(sides, (base, other), strict=True)]
+    if base.status == other.status == "measured" and shared[0] != shared[1]:
+        who = "base" if shared[0] else "other"
+        words = f"{who}: its {base.case.devices} ranks share one host, the other side's none"
+        yield Reason(Code.SHARED_HOST, words)
     for who, side, row in zip(("base", "other"), sides, (base, other), strict=True):
         if row.status != "measured":
             code = Code(row.status) if row.reached else Code.NOT_REACHED
@@ -59,6 +64,12 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Re
         for reason in _disqualified(side, row):
             yield Reason(reason.code, f"{who}: {reason.words}")
     yield from refused(sides, base, other)
+
+
+def _shares(side: Side, row: Row) -> bool:
+    """Whether ranks of the row shared the cores of one host: its figure is not one of devices."""
+    worlds = [environment.get("world") for environment in side.environments(row)]
+    return any(isinstance(world, Mapping) and bool(world.get("shared_host")) for world in worlds)
 
 
 def _disqualified(side: Side, row: Row) -> Iterator[Reason]:

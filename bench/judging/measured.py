@@ -65,6 +65,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         between_sd=_relative_sd(rates) if len(rates) > 1 else None,
         outliers=sum(stats.outliers(one) for one in series),
         flags=tuple(flags),
+        shared_host=case.devices > 1 and any(_shares_a_host(launch) for launch in launches),
         latency=_latency(outcomes, level),
         flop_per_second=_rate(throughput, work.items, work.flop),
         bytes_per_second=_rate(throughput, work.items, work.moved_bytes),
@@ -88,6 +89,11 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
         input_wait_seconds=waited and waited / sum(o.steady_steps for o in outcomes),
     )
+
+
+def _shares_a_host(launch: Launch) -> bool:
+    world = launch.environment.get("world")
+    return isinstance(world, Mapping) and world.get("shared_host") is True
 
 
 def _rate(throughput: float, items: int, count: int | None) -> float | None:

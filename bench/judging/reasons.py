@@ -43,6 +43,7 @@ class Code(StrEnum):
     SIMULATED = "simulated"
     SHORT_MANTISSA = "short-mantissa"
     FULL_MANTISSA = "full-mantissa"
+    SHARED_HOST = "shared-host"
     UNTRAINED = "weights-not-trained"
     # NO_INTERVAL.
     FEW_LAUNCHES = "few-launches"

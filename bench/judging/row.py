@@ -112,6 +112,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Relative standard deviation between launches; None below two."""
     outliers: int = 0
     flags: tuple[str, ...] = ()
+    shared_host: bool = False
+    """Whether its ranks compute on the cores of one host: then they are one device, and nothing is
+    said of how well several would do together."""
     latency: LatencySummary | None = None
     flop_per_second: float | None = None
     ceiling_fraction: float | None = None
@@ -127,7 +130,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     mfu: float | None = None
     """Model FLOP utilization: share of the chip's published dense peak at the same arithmetic."""
     mfu_absent: str = ""
-    """Why there is no MFU."""
+    """Why there is no MFU. Of several devices it is each one's share."""
     mbu: float | None = None
     """Model bandwidth utilization: share of the chip's published memory bandwidth."""
     mbu_absent: str = ""
@@ -186,6 +189,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     def work(self) -> Case:
         """The case as this release plans the same work: what two runs are compared by."""
         return today(self.case)
+
+    @property
+    def throughput_per_device(self) -> float | None:
+        """Items/s of each of its devices; None where ranks share a host, and without a figure."""
+        if self.throughput is None or self.shared_host:
+            return None
+        return self.throughput / self.case.devices
 
     @property
     def arithmetic(self) -> str:

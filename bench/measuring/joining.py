@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import traceback
+from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from bench.records.parallelism import parse
 if TYPE_CHECKING:
     from bench.backend import Backend, Device
 
-LAUNCHERS = ("TORCHELASTIC_", "GROUP_", "ROLE_", "LOCAL_WORLD_SIZE", "LOCAL_RANK")
+LAUNCHERS = ("TORCHELASTIC_", "GROUP_", "ROLE_")
 """Variables of the launcher around us, which a fresh group must not take for its own."""
 CLOSED = re.compile(
     r"closed by peer|connection (reset|refused|was closed|closed)|broken pipe|timed out|socket|"
@@ -24,18 +25,30 @@ CLOSED = re.compile(
     re.IGNORECASE,
 )
 """What a collective library says when somebody else is gone."""
+OWN = ("RANK", "LOCAL_RANK")
+"""Variables in which ranks differ by rights."""
 JOIN_SECONDS = 45.0
 """Within which all ranks must have come: those that wait longer say so."""
 
 
-def variables(size: int, cores: int, shared: bool) -> dict[str, str]:
-    """Environment of each of `size` ranks on one host. shared: they compute on its cores.
+def variables(given: Mapping[str, str], place: Place, cores: int, shared: bool) -> dict[str, str]:
+    """The environment of one of the ranks of one host, from a worker's.
 
-    Raises nothing. What the user has set goes before it.
+    shared: they compute on the host's cores. What the user has set stays, but for what a launcher
+    says of its own ranks.
     """
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // size))} if shared else {}
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    return threads | ({"GLOO_SOCKET_IFNAME": loopback} if loopback else {})
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // place.size))} if shared else {}
+    wanted = threads | ({"GLOO_SOCKET_IFNAME": loopback} if loopback else {})
+    rank, size = str(place.rank), str(place.size)
+    return {
+        **wanted,
+        **{name: value for name, value in given.items() if not name.startswith(LAUNCHERS)},
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+    }
 
 
 def join(place: Place, backend: Backend, device: Device, limit_seconds: float) -> Ranks:
@@ -45,8 +58,6 @@ def join(place: Place, backend: Backend, device: Device, limit_seconds: float) -
     """
     import torch.distributed as dist
 
-    for name in [n for n in os.environ if n.startswith(LAUNCHERS)]:
-        del os.environ[name]
     own: dict[str, Any] = {}
     if place.listener is not None:
         own["master_listen_fd"] = place.listener
@@ -71,6 +82,32 @@ def join(place: Place, backend: Backend, device: Device, limit_seconds: float) -
     )
 
 
+SAME = ("torch", "python", "packages", "threads", "interop_threads", "cpu_capability")
+"""What a worker's environment says that must be the same of all ranks of a launch."""
+
+
+def unlike(ranks: Ranks, environment: Mapping[str, Any], device: str) -> str:
+    """Which rank has another environment or device than most, and in what; empty if none has.
+
+    A figure of unlike devices, or of two versions of a library, would be nobody's. All ranks say
+    the same.
+    """
+    variables = {k: v for k, v in environment["variables"].items() if k not in OWN}
+    same = {name: environment.get(name) for name in SAME}
+    mine = {"device": device, **same, "variables": variables}
+    told = ranks.told(mine)
+    for name in mine:
+        values = [repr(facts[name]) for facts in told]
+        usual, count = Counter(values).most_common(1)[0]
+        if count < len(values):
+            rank = next(k for k, value in enumerate(values) if value != usual)
+            return (
+                f"rank {rank} differs in its {name}: {values[rank]}, the others {usual}. Give all "
+                "ranks the same, and run again"
+            )
+    return ""
+
+
 def blames_peer(error: BaseException) -> bool:
     """Whether an error is what a rank sees of another's end, and none of its own."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -85,5 +122,5 @@ def described(place: Place, backend: Backend, device: Device) -> dict[str, Any]:
         "devices": place.size,
         "library": backend.collective_library(kind),
         "shared_host": device.synchronous,
-        **backend.fabric(place.size),
+        **backend.fabric(kind, place.size),
     }

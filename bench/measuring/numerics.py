@@ -16,6 +16,7 @@ import msgspec
 
 from bench.measuring.library_switches import answered_no
 from bench.precision import REFERENCE
+from bench.ranks import on_host
 from bench.records.outcome import Check, Numerics
 from bench.workload import Site, Workload
 
@@ -119,13 +120,27 @@ def gate(
     Relative error of each quantity: norm of the difference over norm of the reference. Raises what
     the device raises.
     """
+    return compare(workload, mode, workload.twin(mode, parameters), site, switches)
+
+
+def reference_of(site: Site) -> Site:
+    """The site of the reference: eager, in float64, on the host; of ranks, theirs."""
     import torch
 
-    twin = workload.twin(mode, parameters)
-    exact = msgspec.structs.replace(REFERENCE, quantized=site.precision.quantized)
-    reference_site = msgspec.structs.replace(
-        site, device=torch.device("cpu"), precision=exact, execution="eager"
+    return msgspec.structs.replace(
+        site,
+        device=torch.device("cpu"),
+        precision=msgspec.structs.replace(REFERENCE, quantized=site.precision.quantized),
+        execution="eager",
+        ranks=None if site.ranks is None else on_host(site.ranks),
     )
+
+
+def compare(
+    workload: Workload, mode: str, twin: Any, site: Site, switches: Collection[str] = ()
+) -> Numerics:
+    """`gate` of that twin."""
+    reference_site = reference_of(site)
     found = _probe(workload, mode, twin, site)
     if site.device.type != "cpu":
         # Frees device memory even where the twin sits in a reference cycle. The host can wait for

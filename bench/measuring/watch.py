@@ -9,15 +9,27 @@ is gone after the steps that follow it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from bench.measuring import noise
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.law import Law
+from bench.measuring.noise import figure
 from bench.measuring.witness import Sample
 from bench.precision import Precision
-from bench.records.proof import OUTPUT, UPDATE, WEIGHTS, Noise, Proof, StepReading, Vector
+from bench.records.proof import (
+    OUTPUT,
+    UPDATE,
+    WEIGHTS,
+    WIDE_WEIGHTS,
+    Noise,
+    Proof,
+    StepReading,
+    Vector,
+)
 from bench.records.reason import of_error, reason
 
 if TYPE_CHECKING:
@@ -29,17 +41,16 @@ if TYPE_CHECKING:
 READ_AFTER = (1, 3)
 """Steps after which the work is read; of training the first says what it computes, and the third
 whether that took effect."""
+DRAWN = (
+    "a step drew random numbers, so that none computes what another did: switch off dropout, or "
+    "what else draws them"
+)
 NO_OUTPUTS = "the workload gives no outputs"
+CANNOT_REPEAT = "the job cannot repeat a step"
 RECOMPUTED = {"fp32": 1e-3, "tf32": 2e-2}
 """Largest error of an output against the same computed again: no kernel need be deterministic."""
 RECOMPUTED_NARROW = 0.1
 """Of the other precisions: measured of 30 layers 4e-2, between two machines."""
-AUTOCAST_BIT, SHORT_BIT = 16, 13
-"""Of a float32 weight, the last bit of bfloat16, and of a mantissa of 10 bits."""
-FULL_BIT = 6
-"""Of a float32 weight otherwise: 64 units in the last place. Sums of thousands of products in
-another order err by some units, and where a maximum is taken (ReLU, pooling) one that falls to the
-other side counts for a thousand: at one unit none does in most launches, at 64 some do in each."""
 ALONE = 4
 """A step that takes this many times as long alone as in a block was left out of the block."""
 ALONE_SECONDS = 2e-4
@@ -73,13 +84,16 @@ class Watch:
         self._edges = edges
         self._absent = ""
         self._weights: Vector | None = None
+        self._wide_weights: Vector | None = None
         self._before: Tensor | None = None
         self._readings: list[StepReading] = []
         self._noise: dict[str, Noise] = {}
+        self._no_noise = ""
         self._law: Law | None = None
         self._errors: list[float] = []
         self._recomputed: float | None = None
         self._complaints: list[str] = []
+        self._random: bytes | None = None
 
     @property
     def complaint(self) -> str:
@@ -94,8 +108,10 @@ class Watch:
             return Proof(absent=absent)
         return Proof(
             weights=self._weights,
+            wide_weights=self._wide_weights,
             readings=tuple(self._readings),
             noise=self._noise,
+            no_noise=self._no_noise,
             recomputed=self._recomputed,
             law=tuple(self._errors),
         )
@@ -112,21 +128,42 @@ class Watch:
             self._try(self._expect)
         elif step == 2:
             self._try(self._judge)
-        elif step == READ_AFTER[-1] and self._thorough and not self._absent:
-            # Without it the tolerance is as wide as its precision's; the readings stand.
-            with contextlib.suppress(RuntimeError):
+            self._random = self._device.random_state()  # not sooner: a compiler may draw at first
+        elif step == READ_AFTER[-1]:
+            self._require_undrawn()
+            if self._thorough and not self._absent:
                 self._take_noise()
 
     def finish(self, step_seconds: float) -> None:
         """After the timing and after memory was read; may step. step_seconds: in a steady block."""
         if self._readings:
+            self._random = self._device.random_state()
             self._try(lambda: self._finish(step_seconds))
+            self._require_undrawn()
 
     def _start(self) -> None:
         if weights := list(self._job.weights()):
             self._weights = self._vector(WEIGHTS, weights)
+            wide = [weight for weight in weights if weight.itemsize > 1]
+            if 0 < len(wide) < len(weights):
+                self._wide_weights = self._vector(WIDE_WEIGHTS, wide)
         if trained := self._trained():
             self._before = Sample(self._seed, UPDATE, trained).gather(trained)
+
+    def _take_noise(self) -> None:
+        """Without it the tolerance is as wide as its precision's; the readings stand."""
+        try:
+            self._noise = noise.taken(self._job, self._device, self._precision, self._seed)
+        except (RuntimeError, MemoryError) as error:
+            self._no_noise = reason(of_error(error))
+        else:
+            self._no_noise = "" if self._noise else CANNOT_REPEAT
+
+    def _require_undrawn(self) -> None:
+        """Of a job that gives outputs: those of one seed must be the same on every device."""
+        now = self._device.random_state()
+        if self._readings and now is not None and self._random not in (None, now):
+            self._complaints.append(DRAWN)
 
     def _finish(self, step_seconds: float) -> None:
         if self._job.training() is not None:
@@ -182,35 +219,6 @@ class Watch:
         self._errors += [finding.error for finding in found if finding.quantity == WEIGHTS]
         self._complaints += [finding.complaint for finding in found if finding.complaint]
 
-    def _take_noise(self) -> None:
-        """How far one rounding of each weight moves what the last step computed."""
-        job = self._job
-        if job.training() is not None and not job.again():
-            return
-        before = self._computed()
-        with _nudged(job.weights(), self._precision):
-            if not job.again():
-                return
-            self._device.synchronize()
-            after = self._computed()
-        if job.training() is None:
-            job.again()
-        self._device.synchronize()
-        self._noise = {
-            name: Noise(
-                error=_figure(before[name].error(after[name])),
-                norm_error=_figure(before[name].norm_error(after[name])),
-            )
-            for name in before
-            if name in after
-        }
-
-    def _computed(self) -> dict[str, Vector]:
-        """What there is of the last step, for given tokens where it chose its own."""
-        given = self._job.forced().items()
-        vectors = {name: self._vector(name, tensors) for name, tensors in given}
-        return {name: vector for name, vector in vectors.items() if vector is not None}
-
     def _output(self) -> Vector | None:
         """What the last step gave; None, and said, where it is not finite."""
         return self._vector(OUTPUT, self._job.outputs()[OUTPUT])
@@ -230,7 +238,7 @@ class Watch:
         if before is None or after is None:
             return alone
         error = before.error(after)
-        self._recomputed = _figure(error)
+        self._recomputed = figure(error)
         if altered and between is not None and before.error(between) == 0.0:
             self._complaints.append(
                 "a step on an input that was changed gave the output of the one before: it was "
@@ -276,14 +284,15 @@ class Watch:
         """
         if self._device.synchronous:
             return
-        together = 0.0
+        together = math.inf
         for _ in range(ALONE_TRIES):
-            in_block = max(step_seconds, together)
-            if min(alone) < max(ALONE_SECONDS, ALONE * in_block):
+            if min(alone) < max(ALONE_SECONDS, ALONE * step_seconds):
                 return
-            block = self._timed(self._short_block) / SHORT_BLOCK
-            together = min(together or block, block)
+            together = min(together, self._timed(self._short_block) / SHORT_BLOCK)
             alone.append(self._timed(self._job.step))
+        in_block = max(step_seconds, together)  # only now: a short block, too, may be held up once
+        if min(alone) < max(ALONE_SECONDS, ALONE * in_block):
+            return
         self._complaints.append(
             f"a step takes {min(alone):.2g} s alone and {in_block:.2g} s in a block: not every "
             "step of a block was done"
@@ -294,44 +303,17 @@ class Watch:
             self._job.step()
 
     def _try(self, look: Callable[[], None]) -> None:
-        """What a device cannot do for a witness is no fault of the work: it is not proved."""
-        if self._absent:
+        """What a device cannot do for a witness is no fault of the work: it is not proved.
+
+        Nor is it on any rank then, for what a look computes all of them compute together.
+        """
+        if not self._edges.all(not self._absent):
+            self._absent = self._absent or "the device of another rank could not be read"
             return
         try:
             look()
         except (RuntimeError, MemoryError) as error:
             self._absent = f"the device could not be read: {reason(of_error(error))}"
-
-
-def _figure(value: float) -> float:
-    """Two digits; what is infinite as a figure that no tolerance reaches."""
-    return float(f"{min(value, 1e9):.1e}")
-
-
-@contextlib.contextmanager
-def _nudged(weights: Sequence[Tensor], precision: Precision) -> Iterator[None]:
-    """Moves each weight by one rounding, there and exactly back, in place.
-
-    The last bit that the precision's products see is turned over: up or down as the bit was, so at
-    random. Weights of 8 bits stay, as what they multiply does not.
-    """
-    import torch
-
-    wide = SHORT_BIT if precision.shortened else AUTOCAST_BIT if precision.autocast else FULL_BIT
-    ways = {2: (torch.int16, 1), 4: (torch.int32, 1 << wide)}
-
-    def turn() -> None:
-        with torch.no_grad():
-            for weight in weights:
-                if weight.is_floating_point() and weight.itemsize in ways:
-                    word, bit = ways[weight.itemsize]
-                    weight.detach().view(word).bitwise_xor_(bit)
-
-    turn()
-    try:
-        yield
-    finally:
-        turn()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.ranks import local
 from bench.records.proof import PROJECTIONS, Vector
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ class Sample:
     """
 
     def __init__(self, seed: int, label: str, tensors: Sequence[Tensor]) -> None:
-        """tensors: one at least, each with a value; only their shapes are kept."""
+        """tensors: one at least; only the shapes are kept of what lies here of them."""
         self._seed, self._label = seed, label
+        tensors = [local(tensor) for tensor in tensors]
         self._shapes = [tuple(t.shape) for t in tensors]
         self._sizes = [t.numel() for t in tensors]
         self.counts = counts(self._sizes)
@@ -92,10 +94,11 @@ class Sample:
 
         parts = []
         described = zip(tensors, self._shapes, self.counts, strict=True)
-        for number, (tensor, shape, count) in enumerate(described):
-            if tensor is None:
+        for number, (given, shape, count) in enumerate(described):
+            if given is None:
                 parts.append(torch.zeros(count, dtype=torch.float64))
                 continue
+            tensor = local(given)
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{self._label} {number}: {tuple(tensor.shape)}, not {shape}")
             label = f"{self._label}/{number}/{'x'.join(map(str, shape))}"
@@ -113,7 +116,8 @@ class Sample:
     def weighted(self, values: Tensor) -> Tensor:
         """The values that `gather` gave, each times the root of how many it stands for."""
         sizes = zip(self._sizes, self.counts, strict=True)
-        return values * self.spread([(size / count) ** 0.5 for size, count in sizes])
+        # A rank may have none of a tensor that has fewer rows than there are ranks.
+        return values * self.spread([(size / max(count, 1)) ** 0.5 for size, count in sizes])
 
     def vector(self, values: Tensor, whole: bool = True) -> Vector | None:
         """What is kept of the values that `gather` gave; None where one of them is not finite.

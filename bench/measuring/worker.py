@@ -26,7 +26,7 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import asked, joining
+from bench.measuring import agreed, asked, joining
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
 from bench.measuring.messages import Channel, Report, Request
@@ -47,6 +47,7 @@ from bench.records.outcome import (
     Outcome,
     Skipped,
     Void,
+    Work,
 )
 from bench.records.reason import of_error, reason
 from bench.telemetry.contention import HostCounters, causes
@@ -115,7 +116,7 @@ class Launch:
         )
 
     def _phases(self) -> Outcome:
-        from bench.measuring import numerics
+        from bench.measuring import numerics, rank_numerics
 
         request, channel = self.request, self.channel
         precision = PRECISIONS[request.case.precision]
@@ -152,7 +153,8 @@ class Launch:
         given = self.backend.memory_format(wanted)
         if request.memory_format is not None and given != wanted:
             return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
-        self._join(device)
+        if unlike := self._join(device):
+            return Void(reason=unlike)
         recorder = device.recorder() if request.case.execution == "graph" else None
         self.watched = asked.Watched(recorder) if recorder is not None else None
         site = Site(
@@ -166,15 +168,24 @@ class Launch:
         )
         if request.rehearse:
             self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
-            memory_fit.require(self.estimated_peak_bytes, device.capacity_bytes())
+            capacity = device.capacity_bytes()
+            memory_fit.require(
+                *(self.estimated_peak_bytes, capacity),
+                lambda: memory_fit.more_devices(workload, mode, parameters, site, capacity),
+            )
 
         channel.enter("numerics")
         start = time.perf_counter()
-        verdict = numerics.gate(workload, mode, parameters, site, self.backend.library_switches)
+        asking = (workload, mode, parameters, site, self.backend.library_switches)
+        if self.ranks is None or declared.together:
+            verdict = numerics.gate(*asking)
+            wrong = verdict.complaint
+        else:
+            verdict, wrong = rank_numerics.gate(*asking)
         device.release_memory()
         self.cold["numerics_seconds"] = time.perf_counter() - start
-        if not verdict.passed:
-            return Void(reason=f"numerics: {verdict.complaint}", numerics=verdict)
+        if wrong:
+            return Void(reason=f"numerics: {wrong}", numerics=verdict)
         if unasked := asked.complaint(self._executed()):
             return Void(reason=unasked, numerics=verdict)
         if self.watched is not None:
@@ -193,15 +204,16 @@ class Launch:
             return simulated(outcome)
         return outcome
 
-    def _join(self, device: Device) -> None:
-        """Meets the other ranks, where several do the step."""
+    def _join(self, device: Device) -> str:
+        """Meets the other ranks, where several do the step; in what one differs from the rest."""
         place = self.request.place
         if place is None:
-            return
+            return ""
         limit = self.request.settings.launch_limit_seconds
         self.ranks = joining.join(place, self.backend, device, limit)
         self.edges = Together(self.ranks)
         self.environment["world"] = joining.described(place, self.backend, device)
+        return joining.unlike(self.ranks, self.environment, device.info.name)
 
     def _note_variables(self) -> None:
         request = self.request
@@ -216,7 +228,7 @@ class Launch:
     ) -> Outcome:
         request, channel = self.request, self.channel
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
-        work = job.own_work or workload.work(mode, parameters, precision)
+        work = job.own_work or self._work(workload, parameters)
         latency_name = workload.modes[mode].latency
         seed, edges = request.seed, self.edges
         watch = Watch(job, device, precision, seed, request.thorough, edges=edges)
@@ -253,13 +265,11 @@ class Launch:
             *job.looks(),
         ]
         self.environment["job"] = dict(job.facts)
+        wrong = asked.complaint(looks) or watch.complaint
         if not all(math.isfinite(w) for w in series.witness):
             first, last = series.witness
-            return Void(
-                reason=f"output is not finite: {first} after the first step, {last} after the last",
-                numerics=verdict,
-            )
-        if wrong := asked.complaint(looks) or watch.complaint:
+            wrong = f"output is not finite: {first} after the first step, {last} after the last"
+        if wrong := agreed.of_all(self.ranks, wrong, job):
             return Void(reason=wrong, numerics=verdict)
         slowed = {} if series.contention is None else dict(causes(series.contention))
         if series.stopped:
@@ -281,6 +291,20 @@ class Launch:
             proof=watch.proof,
             energy_absent="not observable: nobody looked",
         )
+
+    def _work(self, workload: Workload, parameters: Any) -> Work:
+        """Of a step of all ranks. Bytes: each copy of a model reads its own weights."""
+        mode, precision = self.request.case.mode, PRECISIONS[self.request.case.precision]
+        work = workload.work(mode, parameters, precision)
+        if self.ranks is None or work.moved_bytes is None or workload.modes[mode].together:
+            return work
+        moved = None
+        if self.ranks.parallelism.scheme == "replicas":
+            rows = parameters.batch_size // self.ranks.size
+            each = msgspec.structs.replace(parameters, batch_size=rows)
+            of_one = workload.work(mode, each, precision).moved_bytes
+            moved = None if of_one is None else self.ranks.size * of_one
+        return msgspec.structs.replace(work, moved_bytes=moved)
 
     def _executed(self) -> list[Look]:
         """Whether the execution is the case's, as far as it has come."""

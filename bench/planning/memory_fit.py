@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import traceback
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from bench import units
+from bench.planning.sweep import BATCH
 from bench.records.outcome import DOES_NOT_FIT
+from bench.records.parallelism import MOST_DEVICES, NONE, Parallelism
 from bench.workload import Site, Unsupported, Workload
 
 MARGIN = 0.8
@@ -29,11 +35,47 @@ def estimate(workload: Workload, mode: str, parameters: Any, site: Site) -> int 
         return None
 
 
-def require(needed: int | None, capacity: int | None) -> None:
-    """Raises `Unsupported`, with both figures, if so many bytes cannot fit into so many."""
+def require(
+    needed: int | None, capacity: int | None, remedy: Callable[[], str] = lambda: ""
+) -> None:
+    """Raises `Unsupported`, with both figures, if so many bytes cannot fit into so many.
+
+    remedy: what to do about it, if anything.
+    """
     if needed is None or capacity is None or MARGIN * needed <= capacity:
         return
     raise Unsupported(
         f"{DOES_NOT_FIT}: needs about {units.memory(needed)}, "
-        f"the device has {units.memory(capacity)}"
+        f"the device has {units.memory(capacity)}{remedy()}"
     )
+
+
+def more_devices(
+    workload: Workload, mode: str, parameters: Any, site: Site, capacity: int | None
+) -> str:
+    """Over how many devices it would fit, the fewest of which the batch is a multiple; empty where
+    there is no such number, or none is known."""
+    ranks = site.ranks
+    if ranks is None or capacity is None or not hasattr(parameters, BATCH):
+        return ""
+    for size in range(ranks.size + 1, min(parameters.batch_size, MOST_DEVICES) + 1):
+        kind = _wider(ranks.parallelism, size)
+        if kind is None or parameters.batch_size % size:
+            continue
+        wider = msgspec.structs.replace(ranks, rank=0, size=size, parallelism=kind)
+        there = msgspec.structs.replace(site, ranks=wider)
+        needed = estimate(workload, mode, parameters, there)
+        if needed is None:
+            return ""
+        if MARGIN * needed <= capacity:
+            return f". Over {size} devices ({kind}) it would fit: --devices {size}"
+    return ""
+
+
+def _wider(kind: Parallelism, size: int) -> Parallelism | None:
+    """The same scheme over so many; None where its replicas do not divide them."""
+    *replicas, _ = kind.sizes or (1,)
+    shards, rest = divmod(size, math.prod(replicas))
+    if kind == NONE or rest or shards < kind.sizes[-1]:
+        return None
+    return Parallelism(kind.scheme, (*replicas, shards))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bench.errors import SuiteError, suggestion
+from bench.errors import SuiteError
 from bench.planning.sweep import BATCH
 from bench.records import parallelism
 from bench.records.parallelism import MOST_DEVICES, NONE, Parallelism
@@ -33,6 +33,11 @@ class Spread(NamedTuple):
 
     devices: int = 1
     parallelism: str = "none"
+
+    @property
+    def joined(self) -> bool:
+        """Whether several devices compute one model together."""
+        return not self.parallelism.startswith(("none", "replicas"))
 
 
 def is_open(entry: Mapping[str, Any], mode: Mode) -> bool:
@@ -53,14 +58,11 @@ def spread(place: str, who: str, mode: Mode, values: Mapping[str, Any], devices:
     try:
         found = parallelism.parse(str(text), devices)
     except ValueError as error:
-        raise SuiteError(f"{place}: {who}: {error}") from error
+        allowed = parallelism.allowed(mode.schemes)
+        raise SuiteError(f"{place}: {who}: {error}. {allowed}") from error
     if found.scheme not in mode.schemes:
-        allowed = ", ".join(mode.schemes)
-        raise SuiteError(
-            f"{place}: {who} has no parallelism `{text}`.{suggestion(found.scheme, mode.schemes)}"
-            if len(mode.schemes) > 1
-            else f"{place}: {who} runs on one device: no parallelism `{text}`. Allowed: {allowed}."
-        )
+        allowed = parallelism.allowed(mode.schemes)
+        raise SuiteError(f"{place}: {who} has no parallelism `{text}`. {allowed}")
     _agrees(place, who, values, found)
     if found != NONE:
         _divides(place, who, values, found)

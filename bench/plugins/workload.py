@@ -26,7 +26,6 @@ from bench.workload import (
     Workload,
     require_one_of,
     require_within,
-    train_and_infer,
     twin_name,
     with_twins,
 )
@@ -42,6 +41,7 @@ from bench.workloads._jobs import (
     make_optimizer,
     model_facts,
 )
+from bench.workloads._modes import train_and_infer
 from bench.workloads._seeded import SeededData, build_model, initial_std, parameter_count, place
 from bench.workloads._transformers import checkpoint_layers, with_cache
 

@@ -39,7 +39,7 @@ def _measure(session: pytest.Session) -> None:
     config = session.config
     plan = config.stash[PLAN]
     say = functools.partial(_say, config)
-    chosen, remarks = probe.choose(device(config))
+    chosen, remarks, here = probe.choose_of(device(config))
     say(f"device: {chosen.address}, {chosen.name}")
     for remark in remarks:
         say(f"  passed over {translated(remark)}")
@@ -54,7 +54,7 @@ def _measure(session: pytest.Session) -> None:
     writer = begin(path, identity, plan.suite.title, cases, plan.settings, chosen, typed)
     with contextlib.closing(writer):
         reason = open_session(
-            writer, cases, plan.settings, chosen, PlainFace(say, plan.settings)
+            writer, cases, plan.settings, chosen, PlainFace(say, plan.settings), here=here
         ).run()
     config.stash[RUN] = runfile.read(path)
     if kept or reason == "interrupted":

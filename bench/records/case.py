@@ -83,8 +83,12 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def variant(self) -> str:
-        """How it is run, where that is not eager and fixed: ` compile`, ` tuned`; else empty."""
+        """How it is run, where that is not eager, fixed and on one device: ` compile`, ` tuned`,
+        ` dp8`, ` 8 devices`; else empty."""
         words = [] if self.execution in ("eager", TUNED) else [self.execution]
+        if self.devices > 1:
+            together = f"{self.devices} devices"
+            words.append(together if self.parallelism == "none" else self.parallelism)
         words += [TUNED] if self.space else []
         return "".join(f" {word}" for word in words)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import Literal, get_args
 
 import msgspec
@@ -30,7 +31,7 @@ LATER = {
 }
 """Schemes that people ask for, and that this release does not run."""
 MOST_DEVICES = 65_536
-ALLOWED = "Allowed: none, dp8, fsdp8, hsdp2x4, replicas8, dlrm-hybrid4, with any number from 2 up."
+EXAMPLES = {"hsdp": "hsdp2x4", "none": "none"}
 _GRAMMAR = re.compile(r"([a-z][a-z-]*?)([1-9]\d*(?:x[1-9]\d*)*)?")
 
 
@@ -44,9 +45,9 @@ class Parallelism(msgspec.Struct, frozen=True):
         dimensions = {"none": 0, "hsdp": 2}.get(self.scheme, 1)
         if len(self.sizes) != dimensions or any(size < 2 for size in self.sizes):
             wanted = ("no number", "one number from 2 up", "two numbers from 2 up")[dimensions]
-            raise ValueError(f"parallelism {self}: {self.scheme} takes {wanted}. {ALLOWED}")
+            raise ValueError(f"parallelism `{self}`: {self.scheme} takes {wanted}")
         if self.devices > MOST_DEVICES:
-            raise ValueError(f"parallelism {self}: at most {MOST_DEVICES} devices")
+            raise ValueError(f"parallelism `{self}`: at most {MOST_DEVICES} devices")
 
     def __str__(self) -> str:
         return self.scheme + "x".join(map(str, self.sizes))
@@ -60,28 +61,34 @@ class Parallelism(msgspec.Struct, frozen=True):
 NONE = Parallelism()
 
 
+def allowed(schemes: Collection[str] = SCHEMES) -> str:
+    """What may be written, of some schemes: `Allowed: none, dp8, fsdp8, with any number ...`."""
+    examples = ", ".join(EXAMPLES.get(scheme, f"{scheme}8") for scheme in schemes)
+    numbers = ", with any number from 2 up" if set(schemes) - {"none"} else ""
+    return f"Allowed: {examples}{numbers}."
+
+
 def parse(text: str, devices: int | None = None) -> Parallelism:
     """The parallelism that a text names: `fsdp8`; `fsdp` where `devices` says how many.
 
-    Raises ValueError, with what is allowed, for anything else, and where the two contradict.
+    Raises ValueError for anything else, and for sizes that no scheme has (`allowed` says which).
     """
     found = _GRAMMAR.fullmatch(text)
     scheme, numbers = (found[1], found[2]) if found else (text, None)
-    if scheme in LATER or any(part in LATER for part in re.findall(r"[a-z]+", text)):
-        named = next(w for w in (scheme, *re.findall(r"[a-z]+", text)) if w in LATER)
-        raise ValueError(
-            f"parallelism `{text}`: {LATER[named]} ({named}) is not measured by this release. "
-            f"{ALLOWED}"
-        )
+    for word in re.findall(r"[a-z-]+", text):
+        if word in LATER:
+            raise ValueError(
+                f"parallelism `{text}`: {LATER[word]} ({word}) is not measured by this release"
+            )
     if scheme not in SCHEMES:
-        raise ValueError(f"unknown parallelism `{text}`. {ALLOWED}")
+        raise ValueError(f"unknown parallelism `{text}`")
     if scheme == "none":
         if numbers:
-            raise ValueError(f"parallelism `{text}`: none takes no number. {ALLOWED}")
+            raise ValueError(f"parallelism `{text}`: none takes no number")
         return NONE
     if numbers is None:
         if devices is None:
-            raise ValueError(f"parallelism `{text}` says no number of devices: {text}8. {ALLOWED}")
+            raise ValueError(f"parallelism `{text}` says no number of devices")
         return _filled(scheme, devices)
     return Parallelism(scheme, tuple(map(int, numbers.split("x"))))  # type: ignore[arg-type]
 
@@ -96,8 +103,8 @@ def _filled(scheme: str, devices: int) -> Parallelism:
         return Parallelism(scheme, (devices,))  # type: ignore[arg-type]
     if devices < 4 or devices % 2:
         raise ValueError(
-            f"parallelism `hsdp` on {devices} devices: it takes two numbers whose product they "
-            f"are, e.g. hsdp2x{max(2, devices // 2)}."
+            f"parallelism `hsdp` on {devices} devices: it takes two numbers, whose product they "
+            f"are, e.g. hsdp2x{max(2, devices // 2)}"
         )
     return Parallelism("hsdp", (2, devices // 2))
 

@@ -17,6 +17,7 @@ from bench.records.value import Value
 PROJECTIONS = 64
 """Sums of a quantity."""
 WEIGHTS = "weights"
+WIDE_WEIGHTS = "wide_weights"
 OUTPUT = "output"
 GRADIENTS = "gradients"
 LOSS = "loss"
@@ -94,9 +95,13 @@ class Proof(Value, frozen=True, kw_only=True):
     """Why there is none that may be used; empty where there is."""
     weights: Vector | None = None
     """Before the first step; None where the work has none."""
+    wide_weights: Vector | None = None
+    """Those of 16 bits or more of a job that has narrower ones, whose integers drown them."""
     readings: tuple[StepReading, ...] = ()
     noise: dict[str, Noise] = msgspec.field(default_factory=dict)
     """By quantity; one launch of a case takes it."""
+    no_noise: str = ""
+    """Why the launch that should have taken it did not; empty where it did, and of the others."""
     recomputed: float | None = None
     """Error of the last output against the same, computed again after the timing; None where each
     step builds on the one before."""

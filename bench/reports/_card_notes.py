@@ -131,7 +131,11 @@ def _rate(row: Row) -> str:
 
 
 def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
-    """What is paid once, whose the energy is, and what nobody could see of the device."""
+    """What is paid once, who shares what, whose the energy is, and what nobody could see."""
+    shared = [row for row in rows if row.shared_host]
+    if shared:
+        said = f"ranks compute on the cores of one host, as one device: {_called(shared, names)}"
+        yield Note("shared host", said, dim=True)
     first = [
         f"{names[row.case.fingerprint].short} {first_step(row)}" for row in rows if first_step(row)
     ]

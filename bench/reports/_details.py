@@ -28,6 +28,10 @@ def details(row: Row) -> Iterator[str]:
 def _figures(row: Row) -> Iterator[str]:
     yield f"{units.counted(row.launches, 'launch')}, {units.counted(row.steps, 'step')}"
     item = row.unit.removesuffix("/s")
+    if row.case.devices > 1:
+        each = row.throughput_per_device
+        said = "shared host" if each is None else f"{units.rate(each, item)} each"
+        yield f"{row.case.devices} devices, {said}"
     if row.flop_per_second is not None and item != row.operation:
         yield units.rate(row.flop_per_second, row.operation)
     if row.bytes_per_second is not None and item != "B":

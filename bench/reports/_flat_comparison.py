@@ -94,6 +94,7 @@ def _flat_work(work: EqualWork | None) -> dict[str, Any] | None:
         "proved": work.proved,
         "absent": work.absent or None,
         "seeds": work.seeds,
+        "tolerance_not_measured": work.unmeasured or None,
         "quantities": {
             finding.quantity: {
                 "error": finding.error if math.isfinite(finding.error) else None,

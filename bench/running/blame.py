@@ -48,7 +48,6 @@ class Watched:
         """When it entered its phase."""
         self.took: dict[Phase, float] = {}
         """Seconds that each phase before took."""
-        self.lines = 0
         self._heard = now
         self._said = 0
         """Lines in its phase."""
@@ -64,7 +63,6 @@ class Watched:
 
     def heard(self, phase: Phase, now: float) -> None:
         """It said where it is."""
-        self.lines += 1
         if self._steps():
             self._longest = max(self._longest, now - self._heard)
         self._heard, self._cpu = now, None
@@ -151,11 +149,8 @@ def frames(text: str) -> Stack:
     return tuple(f"{_short(file)}:{line} in {name}" for file, line, name in FRAME.findall(main))
 
 
-def stands_alone(stacks: Mapping[int, Stack], lines: Mapping[int, int]) -> Suspect | None:
-    """Who of those that all stand still stands elsewhere; None where nobody can be told.
-
-    lines: how much each has said.
-    """
+def stands_alone(stacks: Mapping[int, Stack]) -> Suspect | None:
+    """Who of those that all stand still stands elsewhere; None where nobody can be told."""
     shared = Counter(stacks.values())
     common = {stack for stack, count in shared.items() if count > 1}
     rules = {
@@ -164,7 +159,6 @@ def stands_alone(stacks: Mapping[int, Stack], lines: Mapping[int, int]) -> Suspe
             rank for rank in stacks if stacks[rank] not in common and len(common) == 1
         ],
         "waits for nobody": [rank for rank in stacks if not waits(stacks[rank])],
-        "is behind": [rank for rank in stacks if lines[rank] == min(lines.values())],
     }
     for rule, found in rules.items():
         if len(found) == 1 and len(stacks) > 1:

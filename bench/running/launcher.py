@@ -107,8 +107,7 @@ def _started(
         return start_worker(WorkerProcess, request, given, command)
     if lacking := world.lacking(request):
         return NoWorker(Skipped(reason=lacking))
-    many = {**world.variables_of(request), **given}
-    return start_worker(World, request, many, command)
+    return start_worker(World, request, given, command)
 
 
 def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> Report:
@@ -129,5 +128,11 @@ def _observed(report: Report, seen: Telemetry | str) -> tuple[Report, Telemetry 
         return report, seen
     if isinstance(seen, Telemetry):
         seen = with_fault(report.outcome, seen)
-    outcome = with_flags(with_energy(report.outcome, seen), seen)
+    devices = {share.device for share in report.outcome.ranks}
+    if len(devices) > 1:  # an energy of one of them is none of the step's
+        why = f"not observable: one of {len(devices)} devices was watched"
+        outcome = msgspec.structs.replace(report.outcome, energy_absent=why)
+    else:
+        outcome = with_energy(report.outcome, seen)
+    outcome = with_flags(outcome, seen)
     return msgspec.structs.replace(report, outcome=outcome), seen

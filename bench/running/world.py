@@ -78,7 +78,8 @@ class World:
                 )
                 index = rank if self._own_devices else request.index
                 own = msgspec.structs.replace(request, place=place, index=index)
-                self.workers.append(WorkerProcess(own, given, command, pass_fds=held))
+                variables = joining.variables(given, place, usable_cores(), not self._own_devices)
+                self.workers.append(WorkerProcess(own, variables, command, pass_fds=held))
                 undo.callback(self.workers[-1].leave)
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
@@ -209,8 +210,7 @@ class World:
             return
         waiting = sorted(phases)
         stacks = blame.stacks([(rank, self.workers[rank]) for rank in waiting])
-        behind = {rank: self._watches[rank].lines for rank in waiting}
-        found = blame.stands_alone(stacks, behind) if late is None else late
+        found = blame.stands_alone(stacks) if late is None else late
         message = blame.said(found, stacks, len(self.workers), over=over, limit=self._limit)
         blamed = waiting[0] if found is None else found.rank
         self._bad_since = now
@@ -323,12 +323,6 @@ def lacking(request: Request) -> str:
         return ""
     here = f"{request.here} {'is' if request.here == 1 else 'are'} here"
     return f"it takes {request.case.devices} {request.backend} devices; {here}"
-
-
-def variables_of(request: Request) -> dict[str, str]:
-    """What the environment of each rank says besides, where the user does not."""
-    shared = catalogue.backend(request.backend).is_host
-    return joining.variables(request.case.devices, usable_cores(), shared)
 
 
 class End(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from bench import cli
 from bench.tests import forked as forking
 from bench.tests.simulated.processes import Processes
+from bench.tests.values import SMALL_RESNET
 
 Outcome = tuple[int, str, str]
 Accelmark = Callable[..., Outcome]
@@ -30,6 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
         for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
             del os.environ[name]
+
+
+def _may_be_alone(file: Path) -> bool:
+    """Whether a test of that file may have the mark `alone`, by what it says, or its folder's
+    conftest."""
+    here = (file, file.with_name("conftest.py"))
+    return any("mark.alone" in one.read_text("utf-8") for one in here if one.exists())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m alone` imports no file that has none: all others take longer than the tests."""
+    if config.getoption("markexpr") != "alone" or not collection_path.match("test_*.py"):
+        return None
+    return None if _may_be_alone(collection_path) else True
 
 
 LONG = (
@@ -58,6 +74,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((k for k, start in enumerate(LONG) if path.startswith(start)), len(LONG))
 
     items.sort(key=place)
+    for path in {item.path for item in items if item.get_closest_marker("alone")}:
+        assert _may_be_alone(path), f"{path} does not say mark.alone: `-m alone` passes it over"
+
+
+@pytest.fixture(scope="session")
+def freeze() -> Iterator[Callable[[], None]]:
+    """`gc.freeze`; what an engine freezes stays as it is, or its end would undo that of the tests'
+    own, and each launch look through torch and what all tests have imported."""
+    freeze, unfreeze = gc.freeze, gc.unfreeze
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "freeze", lambda: None)
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield freeze
+    unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect(freeze: Callable[[], None]) -> None:
+    """What was there before is not looked through: a launch collects garbage after each block."""
+    gc.collect()
+    freeze()
+
+
+@pytest.fixture
+def small_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-50 has 1 of its 26 million parameters."""
+    from bench.workloads import resnet50
+
+    for name, value in SMALL_RESNET.items():
+        monkeypatch.setattr(resnet50, name, value)
 
 
 @pytest.fixture
@@ -99,6 +145,14 @@ def forked(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", forking.Popen)
         yield
+
+
+@pytest.fixture
+def forked_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this test alone starts as Python processes is forked."""
+    if forking.AVAILABLE:
+        request.getfixturevalue("nursery")
+        monkeypatch.setattr(subprocess, "Popen", forking.Popen)
 
 
 @pytest.fixture

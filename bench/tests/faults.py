@@ -115,13 +115,13 @@ FAULTS = (
     Fault(
         name="worker killed (SIGKILL)",
         how="it kills itself, as the kernel would",
-        act=by_link(plain("kill@import")),
+        act=plain("kill@import"),
         rows=(CRASH + "was killed by SIGKILL, perhaps by the kernel for want of memory",) * 2,
     ),
     Fault(
         name="worker killed (SIGSEGV)",
         how="it reads address 0",
-        act=by_link(plain("segfault@import")),
+        act=plain("segfault@import"),
         rows=(CRASH + "was killed by SIGSEGV: ...",) * 2,
         stderr_tail="Fatal Python error: Segmentation fault",
     ),

@@ -5,9 +5,9 @@ While the fixture `forked` holds, `subprocess.Popen` of this interpreter (`-m` o
 the processes that are started so, asks a nursery for a fork instead of starting an interpreter. The
 fork gets the streams, folder, variables, session and arguments that the process would have had;
 `import torch`, of which nothing is seen before, then only loads the plug-ins that the variables
-name. What an interpreter or a library reads from its variables when it is loaded (encodings,
-OpenMP's but for the number of threads, one by default) is the nursery's: tests of that start real
-ones. Linux only.
+name. What an interpreter or a library reads from its variables when it is loaded (the locale,
+OpenMP's but for the number of threads, one by default) is the nursery's, but for PYTHONIOENCODING:
+tests of that start real ones (`Real`). Linux only.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import threading
 import traceback
 import types
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,8 +44,14 @@ FREE = 200
 """File descriptors from here on are nobody's."""
 ALREADY = (
     *("torch._dynamo", "numpy", "psutil", "typer", "rich.live", "rich.table"),
-    *("bench.cli", "bench.api", "bench.commands.run", "bench.running.sampler"),
-    *("bench.measuring.worker", "bench.conformance.worker"),
+    *("bench.cli", "bench.api", "bench.commands.run", "bench.reports.table"),
+    *(
+        "bench.running.probe",
+        "bench.running.sampler",
+        "bench.backends.cpu",
+        "bench.backends.ascend",
+    ),
+    *("bench.measuring.worker", "bench.conformance.worker", "bench.workloads.gemm"),
 )
 """What a nursery has imported. (The first step of any optimizer imports torch._dynamo.)"""
 HEAVY = "torch"
@@ -159,6 +166,8 @@ def serve(place: str) -> NoReturn:
     """The nursery, until its stdin ends: forks a waiter for each request."""
     for name in ALREADY:
         importlib.import_module(name)
+    for finalizer in weakref.finalize._registry.values():  # type: ignore[attr-defined]
+        finalizer.atexit = False  # torch's own, 30 ms of each fork that ends
     gc.collect()
     gc.freeze()
     own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -241,12 +250,13 @@ def _become(request: dict[str, Any], received: Sequence[int]) -> NoReturn:
 
 def _run(words: list[str]) -> int:
     """As the interpreter does with its arguments; the exit code."""
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = open(  # noqa: SIM115 - as long as the process
             number,
             "w" if number else "r",
-            encoding="utf-8",
-            errors="backslashreplace" if number == 2 else "strict",
+            encoding=encoding or "utf-8",
+            errors="backslashreplace" if number == 2 else errors or "strict",
             closefd=False,
             buffering=1 if number == 2 or os.isatty(number) else -1,
         )

@@ -36,7 +36,9 @@ launch_limit_seconds = {limit}
 [[case]]
 {case}
 """
-FAULTY_CASE = 'workload = "faulty"\nprecision = "fp32"'
+FAULTY_CASE = 'workload = "faulty"\nmode = "run"\nprecision = "fp32"'
+RANKS_CASE = 'workload = "faulty"\nmode = "many"\nprecision = "fp32"'
+"""Of two ranks, which is what goes without saying on a CPU."""
 GEMM_CASE = 'workload = "gemm"\nprecision = "bf16"\nshape = "64x64x64"'
 NONE: Mapping[str, str] = {}
 
@@ -200,9 +202,10 @@ def signalled(number: signal.Signals, fault: str) -> Act:
 
 
 OWN_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "runpy.run_module('bench', run_name='__main__', alter_sys=True)"
 )
+"""Python that is the command, on the terminal that is its stdin."""
 
 
 def terminal_closed(fault: str) -> Act:
@@ -212,7 +215,7 @@ def terminal_closed(fault: str) -> Act:
         master, slave = os.openpty()
         os.set_blocking(master, False)
         process = subprocess.Popen(
-            [sys.executable, "-c", OWN_TERMINAL, *stage.command()],
+            [sys.executable, "-c", OWN_TERMINAL, *stage.command()[3:]],
             cwd=stage.folder,
             env=stage.environment(fault),
             stdin=slave,

@@ -66,8 +66,8 @@ publishing/        | errors judging records report                              
 conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
                    | precision records running telemetry units workload         |
                    | workloads                                                  |
-validation/        | catalogue judging measuring planning precision records     | torch peft msgspec
-                   | stats workload workloads                                   | transformers
+validation/        | backend catalogue judging measuring planning precision     | torch peft msgspec
+                   | records stats workload workloads                           | transformers
                    |                                                            | diffusers
 
 plugins/           | backend backends errors judging precision records report   |

@@ -253,7 +253,7 @@ def test_a_constant_of_the_wrong_type_is_no_plug_in(
     """Of one's own file too: a class where an instance belongs is the common slip."""
     protocol = catalogue.PROTOCOLS[kind]
     wrong = catalogue.PlugIn(
-        name="x", module=protocol.__module__, attribute=protocol.__name__, summary="here"
+        name="x", module=protocol.__module__, attribute=protocol.__name__, package="here"
     )
     monkeypatch.setattr(catalogue, "plug_ins", lambda kind: {"x": wrong})
     with pytest.raises(UnknownName, match=rf"is <class .*, no {protocol.__module__}\."):

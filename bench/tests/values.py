@@ -37,6 +37,14 @@ def make_case(**changes: Any) -> Case:
     return Case(**{**fields, **changes})
 
 
+SMALL_RESNET: dict[str, Any] = {
+    "DEPTHS": (1, 1, 1, 1),
+    "WIDTHS": (64, 128, 256, 512),
+    "PUBLISHED_PARAMETERS": None,
+}
+"""Of `bench.workloads.resnet50`: one block in each stage, a quarter as wide. It has all that a step
+of the whole has."""
+
 NUMERICS = Numerics(
     reference="fp64 on cpu", checks=(Check(quantity="output", error=0.001, tolerance=0.01),)
 )

@@ -1,13 +1,15 @@
 """Does the proof of equal work tell honest work from other work? Both error rates, counted.
 
     python -m bench.validation.equal_work [--pairs 300] [--seed 1000] [--faults 1]
-        [--suite smoke] [--only 'llama-*'] [--stacks threads,layout] [--device cpu]
+        [--suite smoke] [--only 'llama-*'] [--stacks eager,layout,avx2] [--device cpu] [--keep FILE]
 
-Honest pairs: the same case and seed under two stacks, eager against each of `--stacks` (see
-`STACKS`), as two records of a run would hold them; instruction sets are limited in processes of
-their own. Planted: each fault of `bench.validation.planted`, `--faults` seeds a case, against the
-honest step. Cases are those of the suite, each at every precision that it is made for and that the
-device has. `--device` runs the other side of every pair, and the faults, on another device.
+Honest pairs: the same case and seed under each two of `--stacks` (see `STACKS`), as two records of
+a run of two launches would hold them, of which the first takes the noise. What the numerics gate
+makes void on one stack has no figure there, so there is no pair: counted apart, and said. Planted:
+each fault of `bench.validation.planted`, `--faults` seeds a case, against the honest step. Cases
+are those of the suite, each at every precision that it is made for and that the device has.
+`--device` is one more stack, and where the faults are. `--keep`: what that file holds is not done
+again.
 
 Printed are both rates, with the exact (Clopper-Pearson) 95 % intervals, and what was refused or
 missed. The exit code is 1 where more than one honest pair in a thousand was refused, or less than
@@ -17,185 +19,28 @@ missed. The exit code is 1 where more than one honest pair in a thousand was ref
 from __future__ import annotations
 
 import argparse
-import contextlib
 import fnmatch
-import functools
+import itertools
 import math
-import os
-import statistics
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 import msgspec
 
 from bench import catalogue
-from bench.judging.equal_work import EqualWork, judged
-from bench.measuring.engine import Engine
-from bench.measuring.watch import Watch
+from bench.judging.equal_work import judged
 from bench.planning import plan, suite_file
-from bench.precision import PRECISIONS
 from bench.records.case import Case
-from bench.records.proof import Proof
-from bench.records.run import Settings
-from bench.validation.planted import FAULTS, LAZY, NOT_TOLD, Absent, Fault, OnlyTheLast
-from bench.workload import Job, Site, Unsupported
+from bench.validation.launches import STACKS, Ask, Launches, Stack, Told
+from bench.validation.planted import FAULTS, LAZY, NOT_TOLD
 
 LEVEL = 0.95
-SHORTEST_SECONDS = 0.001
-"""A shorter step may be left out of a block unseen, and is nobody's benchmark."""
 REFUSED, CAUGHT = 0.001, 0.99
 """Most honest pairs refused; least faults caught."""
-BLOCKS = Settings(
-    block_seconds=0.002, warmup_seconds=0.0, warmup_limit_seconds=0.1, steady_limit_seconds=0.1
-)
-
-
-class Stack(msgspec.Struct, frozen=True, kw_only=True):
-    """How the other side of a pair runs."""
-
-    execution: str = "eager"
-    threads: int | None = None
-    layout: bool = False
-    """In the workload's other memory format."""
-    environment: dict[str, str] = {}
-    """Of a process of its own, for what a library reads once."""
-
-
-STACKS = {
-    "again": Stack(),
-    "threads": Stack(threads=2),
-    "layout": Stack(layout=True),
-    "compile": Stack(execution="compile"),
-    "graph": Stack(execution="graph"),
-    "avx2": Stack(environment={"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}),
-    "plain": Stack(environment={"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}),
-}
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What one launch says of itself."""
-
-    proof: Proof
-    complaint: str = ""
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """One launch, for a process of its own."""
-
-    case: Case
-    seed: int
-    stack: Stack
-    device: str
-    thorough: bool = False
-
-
-def watched(ask: Ask, fault: Fault | None = None, lazy: bool = False) -> Told:
-    """The first three steps of a case under watch, and what follows the timing.
-
-    lazy: on a device that does the last step of a block only. Raises Unsupported where the stack
-    cannot run it, and `Absent` of the fault, or where a step is too short to be missed.
-    """
-    import torch
-
-    case, stack = ask.case, ask.stack
-    precision = PRECISIONS[case.precision]
-    backend = catalogue.backend(ask.device)
-    device = backend.open(0, precision)
-    if lacking := backend.unsupported(device.info, precision):
-        raise Unsupported(lacking)
-    workload = catalogue.workload(case.workload)
-    formats = workload.memory_formats
-    if stack.layout and len(formats) < 2:
-        raise Unsupported("one memory format")
-    if stack.execution not in workload.modes[case.mode].executions:
-        raise Unsupported(stack.execution)
-    site = Site(
-        device=device.torch_device,
-        precision=precision,
-        seed=ask.seed,
-        execution=stack.execution,
-        recorder=device.recorder() if stack.execution == "graph" else None,
-        memory_format=formats[1] if stack.layout else formats[0],
-    )
-    before = torch.get_num_threads()
-    torch.set_num_threads(stack.threads or 1)
-    build = functools.partial(workload.build, case.mode, plan.parameters_of(case, workload), site)
-    if lazy:
-        _require_long(build(), device)
-    job = build()
-    try:
-        if fault is not None:
-            torch.manual_seed(ask.seed)
-            fault(job)
-        watch = Watch(job, device, precision, ask.seed, ask.thorough)
-        watch.start()
-        if lazy:
-            _run_lazily(job, device, watch)
-        else:
-            for step in (1, 2, 3):
-                job.step()
-                device.synchronize()
-                watch.after(step)
-            watch.finish(math.inf)
-        return Told(proof=watch.proof, complaint=watch.complaint)
-    finally:
-        job.close()
-        torch.set_num_threads(before)
-
-
-def _require_long(job: Job, device: Any) -> None:
-    """Raises Absent where a step is too short to be missed."""
-    job.step()
-    start = time.perf_counter()
-    job.step()
-    device.synchronize()
-    job.close()
-    if time.perf_counter() - start < SHORTEST_SECONDS:
-        raise Absent
-
-
-def _run_lazily(job: Job, device: Any, watch: Watch) -> None:
-    """As the engine measures, for it shows in blocks only."""
-    OnlyTheLast(job, device)
-    series = Engine(job, device, BLOCKS, watch=watch.after).measure(samples=10)
-    device.synchronous = False  # what leaves steps for later queues
-    watch.finish(statistics.median(block.sample_seconds for block in series.steady))
-
-
-@functools.cache
-def _beside(variables: tuple[tuple[str, str], ...]) -> subprocess.Popen[bytes]:
-    """A process of this script with these variables, which answers a line with a line."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench.validation.equal_work", "--answer"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **dict(variables)},
-    )
-
-
-def other_side(ask: Ask) -> Told | None:
-    """The other stack's launch, in a process of its own where it must be; None if it cannot run."""
-    if not ask.stack.environment:
-        return _maybe(ask)
-    process = _beside(tuple(ask.stack.environment.items()))
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(msgspec.json.encode(ask) + b"\n")
-    process.stdin.flush()
-    return msgspec.json.decode(process.stdout.readline(), type=Told | None)
-
-
-def answer() -> None:
-    """Such a process: whatever libraries print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    for line in sys.stdin.buffer:
-        answers.write(msgspec.json.encode(_maybe(msgspec.json.decode(line, type=Ask))) + b"\n")
-        answers.flush()
+RUN = 2
+"""Launches of a run."""
 
 
 def cases(suite: str, only: str) -> Iterator[Case]:
@@ -214,9 +59,13 @@ class Counted:
     """What came of the pairs or of the faults."""
 
     def __init__(self) -> None:
-        self.total = self.told = 0
+        self.total = self.told = self.alike = 0
         self.kinds: Counter[str] = Counter()
         self.found: list[str] = []
+        self.void: dict[tuple[str, str], str] = {}
+        """By case and stack: why there is no figure."""
+        self.voided = 0
+        """Pairs that are none for it."""
         self.noted: Counter[tuple[str, bool]] = Counter()
 
     def add(self, kind: str, name: str, refusal: str, worth_saying: bool) -> None:
@@ -233,16 +82,27 @@ class Counted:
         for kind in self.kinds:
             yield f"  {kind}: {self.noted[kind, True]} of {self.kinds[kind]}"
         yield from self.found
+        for (case, stack), why in self.void.items():
+            yield f"  no pair: {case} is void on {stack}: {why}"
 
 
-def refusal_of(first: Told, base: Told, other: Told, seed: int, precision: str) -> str:
-    """Why `other` is not the work of `base`; first: the case's first launch, which took noise."""
-    if other.complaint:
-        return other.complaint
-    told: EqualWork = judged(
-        [(-1, first.proof), (seed, base.proof)], [(seed, other.proof)], precision
+class Side(msgspec.Struct, frozen=True):
+    """What one stack says of a case: at the seed in question, and in the run's first launch."""
+
+    told: Told
+    first: Told
+
+
+def refusal_of(base: Side, other: Side, seed: int, precision: str) -> str:
+    """Why `other` is not the work of `base`; each side's tolerance is its first launch's."""
+    if complaint := base.told.complaint or other.told.complaint:
+        return complaint
+    found = judged(
+        [(-1, base.first.proof), (seed, base.told.proof)],
+        [(-2, other.first.proof), (seed, other.told.proof)],
+        precision,
     )
-    return "" if told.proved else told.words
+    return "" if found.proved else found.words
 
 
 def exact(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
@@ -286,61 +146,79 @@ def sentence(what: str, count: int, total: int) -> str:
 
 
 def honest(
-    chosen: Sequence[Case], stacks: Mapping[str, Stack], pairs: int, seed: int, device: str
+    chosen: Sequence[Case],
+    stacks: Mapping[str, Stack],
+    pairs: int,
+    seed: int,
+    launches: Launches,
 ) -> Counted:
-    """So many pairs, cases and stacks in turn, on fresh seeds."""
+    """So many pairs, runs and cases and stacks in turn, on fresh seeds."""
     counted = Counted()
-    first: dict[str, Told] = {}
     while counted.total < pairs:
         before = counted.total
         for case in chosen:
-            key = case.fingerprint
-            ask = Ask(case=case, seed=seed, stack=Stack(), device="cpu", thorough=key not in first)
-            base = _maybe(ask)
-            if base is None:
-                continue
-            first.setdefault(key, base)
-            for name, stack in stacks.items():
-                there = msgspec.structs.replace(ask, stack=stack, device=device, thorough=False)
-                other = other_side(there)
-                if other is None or counted.total >= pairs:
-                    continue
-                said = refusal_of(first[key], base, other, seed, case.precision)
-                counted.add(name, f"{case.label} seed {seed}", said, worth_saying=True)
-        print(f"seed {seed}: {counted.total} pairs", file=sys.stderr)
-        seed += 1
+            found = {name: _run_of(case, stack, seed, launches) for name, stack in stacks.items()}
+            there = {name: sides for name, sides in found.items() if sides}
+            for (one, base), (two, other) in itertools.combinations(there.items(), 2):
+                _add_pairs(counted, case, seed, {one: base, two: other}, pairs)
+        print(f"seed {seed}: {counted.told} of {counted.total} pairs", file=sys.stderr)
+        seed += RUN
         if counted.total == before:
             break
     return counted
 
 
+def _run_of(case: Case, stack: Stack, seed: int, launches: Launches) -> list[Side]:
+    """A run's launches of a case; none where the stack cannot run it."""
+    told = [
+        launches.told(Ask(case=case, seed=seed + number, stack=stack, thorough=number == 0))
+        for number in range(RUN)
+    ]
+    return [Side(one, told[0]) for one in told if one is not None and told[0] is not None]
+
+
+def _add_pairs(
+    counted: Counted, case: Case, seed: int, sides: Mapping[str, Sequence[Side]], most: int
+) -> None:
+    """Those of two stacks, launch by launch; none where the gate makes one of them void."""
+    void = {name: side[0].first.gate for name, side in sides.items() if side[0].first.gate}
+    for name, why in void.items():
+        counted.void.setdefault((case.label, name), why)
+    for number, (base, other) in enumerate(zip(*sides.values(), strict=False)):
+        if void:
+            counted.voided += 1
+        elif counted.total < most:
+            said = refusal_of(base, other, seed + number, case.precision)
+            name = f"{case.label} seed {seed + number}"
+            counted.add("/".join(sides), name, said, worth_saying=True)
+            counted.alike += base.told.proof.readings == other.told.proof.readings
+
+
 def planted(
-    chosen: Sequence[Case], faults: Mapping[str, Fault], seeds: int, seed: int, device: str
+    chosen: Sequence[Case],
+    faults: Sequence[str],
+    seeds: int,
+    seed: int,
+    device: str,
+    launches: Launches,
 ) -> Counted:
     """Every fault that a case can have, on so many seeds."""
     counted = Counted()
     for case in chosen:
-        first: Told | None = None
-        for number in range(seed, seed + seeds):
-            ask = Ask(case=case, seed=number, stack=Stack(), device="cpu", thorough=first is None)
-            base = _maybe(ask)
-            if base is None or base.complaint:  # what is wrong already says nothing of a fault
+        for number in range(seed, seed + RUN * seeds, RUN):
+            ask = Ask(case=case, seed=number, thorough=True)
+            base = launches.told(ask)
+            if base is None or base.complaint or base.gate:  # wrong already: it says nothing
                 continue
-            first = first or base
-            for name, fault in faults.items():
-                there = msgspec.structs.replace(ask, device=device, thorough=True)
-                with contextlib.suppress(Absent, Unsupported):
-                    other = watched(there, fault, lazy=name == LAZY)
-                    said = refusal_of(first, base, other, number, case.precision)
+            for name in faults:
+                there = msgspec.structs.replace(ask, stack=Stack(device=device), fault=name)
+                other = launches.told(there)
+                if other is not None:
+                    sides = Side(base, base), Side(other, other)
+                    said = refusal_of(*sides, number, case.precision)
                     counted.add(name, f"{case.label} seed {number}", said, worth_saying=False)
         print(f"{case.label}: {counted.told} of {counted.total} faults", file=sys.stderr)
     return counted
-
-
-def _maybe(ask: Ask) -> Told | None:
-    with contextlib.suppress(Unsupported):
-        return watched(ask)
-    return None
 
 
 def main() -> None:
@@ -348,25 +226,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=300, help="honest pairs, at least")
+    parser.add_argument("--pairs", type=int, default=300, help="honest pairs, at most")
     parser.add_argument("--faults", type=int, default=1, help="seeds of each planted fault")
     parser.add_argument("--seed", type=int, default=1000, help="the first")
     parser.add_argument("--suite", default="smoke")
     parser.add_argument("--only", default="*", metavar="GLOB", help="of 'WORKLOAD-MODE PRECISION'")
-    parser.add_argument("--stacks", default="again,threads,layout", help=", ".join(STACKS))
-    parser.add_argument("--device", default="cpu", help="of the other side, and of the faults")
-    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--stacks", default="eager,layout,avx2,plain", help=", ".join(STACKS))
+    parser.add_argument("--device", default="cpu", help="one more stack, and where the faults are")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="of launches, as JSON lines")
     arguments = parser.parse_args()
-    if arguments.answer:
-        answer()
-        return
     chosen = list(cases(arguments.suite, arguments.only))
     stacks = {name: STACKS[name] for name in arguments.stacks.split(",")}
-    good = honest(chosen, stacks, arguments.pairs, arguments.seed, arguments.device)
-    every = {**FAULTS, LAZY: lambda job: None}
-    bad = planted(chosen, every, arguments.faults, arguments.seed, arguments.device)
-    small = planted(chosen, NOT_TOLD, min(arguments.faults, 1), arguments.seed, arguments.device)
-    print(sentence("honest pairs refused", good.told, good.total), *good.lines(), sep="\n")
+    device, seed, seeds = arguments.device, arguments.seed, arguments.faults
+    if device != "cpu":
+        stacks[device] = Stack(device=device)
+    with Launches(arguments.keep) as launches:
+        good = honest(chosen, stacks, arguments.pairs, seed, launches)
+        bad = planted(chosen, [*FAULTS, LAZY], seeds, seed, device, launches)
+        small = planted(chosen, [*NOT_TOLD], min(seeds, 1), seed, device, launches)
+    print(sentence("honest pairs refused", good.told, good.total))
+    print(f"  alike to the last digit that is kept: {good.alike}; no pairs: {good.voided}")
+    print(*good.lines(), sep="\n")
     print(sentence("faults caught", bad.told, bad.total), *bad.lines(), sep="\n")
     print(sentence("not to be told, and told", small.told, small.total))
     sys.exit(int(good.told > REFUSED * good.total or bad.told < CAUGHT * bad.total))

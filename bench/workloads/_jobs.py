@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from bench.ranks import local, part
 from bench.records.proof import GRADIENTS, LOSS, OUTPUT
+from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
 from bench.workloads import _looks
 from bench.workloads._optimizers import Chosen, choose
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._seeded import parameter_count
+from bench.workloads._sharded import gathered_bytes, spread
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +132,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def gradient_norm(model: nn.Module, besides: Iterable[Tensor] = ()) -> Tensor:
     """Euclidean norm of all gradients together, the model's and those of the leaves `besides`.
 
-    Waits for the device.
+    Of what lies here of them, where the model is sharded. Waits for the device.
 
     On the CPU in float64: a float32 sum of ten million squares is off by 1e-4, more than the
     gradients are.
@@ -137,7 +140,7 @@ def gradient_norm(model: nn.Module, besides: Iterable[Tensor] = ()) -> Tensor:
     import torch
 
     norms = [
-        torch.linalg.vector_norm(p.grad.to("cpu", torch.float64))
+        torch.linalg.vector_norm(local(p.grad).to("cpu", torch.float64))
         for p in (*model.parameters(), *besides)
         if p.grad is not None
     ]
@@ -150,6 +153,9 @@ class TrainingJob(Job):
 
     With accumulation, forward and backward of several micro-batches before one optimizer step; the
     loss is their mean.
+
+    On several ranks each takes its rows of the batches, and they average their gradients; what the
+    record and the gate are told of the loss is the mean over the global batch.
     """
 
     def __init__(
@@ -164,8 +170,12 @@ class TrainingJob(Job):
         loss: Loss = cross_entropy,
         accumulation_steps: int = 1,
     ) -> None:
-        """Puts the model into training mode and makes its optimizer."""
+        """Puts the model into training mode, spreads it, and makes its optimizer.
+
+        batches: this rank's rows.
+        """
         self._model = executed(model.train(), site)
+        self._spread = spread(self._model, site)
         self._forward = forward
         self._batches: Iterator[Batch] = Rotation(batches)
         self._taken: list[Batch] = []
@@ -178,7 +188,9 @@ class TrainingJob(Job):
         (group,) = chosen.optimizer.param_groups
         asked = {name: value for name, value in group.items() if name != "params"}
         self._settings = {**asked, "lr": learning_rate}
-        self.facts = model_facts(model, site) | facts
+        self.facts = model_facts(model, site) | facts | self._spread.facts
+        if self._spread.facts and accumulation_steps > 1:
+            self.facts |= {"accumulation": "reduced once a step, after its last micro-batch"}
         self.facts |= {"optimizer": described(chosen.optimizer, chosen.implementation)}
         if chosen.passed_over:
             self.facts |= {PASSED_OVER: chosen.passed_over}
@@ -189,25 +201,29 @@ class TrainingJob(Job):
         self._optimizer.step()
 
     def witness(self) -> float:
-        """Loss of the last step."""
-        return float(self._loss)
+        """Loss of the last step, over the global batch."""
+        return float(self._mean(self._loss))
 
     def probe(self) -> dict[str, Tensor]:
-        """Two steps and a forward on the same micro-batches; logits of the last of them."""
+        """Two steps and a forward on the same micro-batches; logits of the last of them.
+
+        On several ranks the logits are of its own rows, and all else of the global batch.
+        """
         import torch
 
         batches = self._next_batches()
         logits, loss = self._update(batches)
-        norm = gradient_norm(self._model, self._leaves_besides())
+        norm = self._spread.norm(gradient_norm(self._model, self._leaves_besides()))
         self._optimizer.step()
         self._update(batches)
         self._optimizer.step()
         last = torch.stack([self._evaluate(batch)[1].detach() for batch in batches]).mean()
+        self._spread.settle()
         return {
             "logits": logits.detach(),
-            "loss": loss,
+            "loss": self._mean(loss),
             "gradient_norm": norm,
-            "loss after 2 steps": last,
+            "loss after 2 steps": self._mean(last),
         }
 
     def looks(self) -> Iterator[Look]:
@@ -225,14 +241,14 @@ class TrainingJob(Job):
             yield Look(what="kernels of the optimizer", asked=self._implementation, seen=ran)
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """Loss, and the gradients of all that have one."""
+        """Loss, and the gradients of all that have one; of this rank's rows, and its shards."""
         held = (*self._model.parameters(), *self._leaves_besides())
-        gradients = [leaf.grad for leaf in held if leaf.grad is not None]
+        gradients = [local(leaf.grad) for leaf in held if leaf.grad is not None]
         return {LOSS: [self._loss], GRADIENTS: gradients}
 
     def weights(self) -> Sequence[Tensor]:
-        """All parameters, those that are not trained too."""
-        return [*self._model.parameters()]
+        """All parameters, those that are not trained too; this rank's shards of them."""
+        return [local(parameter) for parameter in self._model.parameters()]
 
     def again(self) -> bool:
         """Gradients of the last batches; no update."""
@@ -242,7 +258,19 @@ class TrainingJob(Job):
 
     def training(self) -> Training:
         """Its optimizer, with the learning rate that it was given."""
-        return Training(optimizer=self._optimizer, settings=self._settings)
+        (group,) = self._optimizer.param_groups
+        return Training(
+            optimizer=self._optimizer,
+            settings=self._settings,
+            parts=tuple(part(weight) for weight in group["params"]),
+        )
+
+    def held(self) -> Held:
+        """Its weights, and what its optimizer keeps of them."""
+        kept = self._optimizer.state.values()
+        weights = sum(w.nbytes for g in self._optimizer.param_groups for w in g["params"])
+        states = sum(v.nbytes for of_one in kept for v in of_one.values() if _is_large(v))
+        return Held(weights, round(states / max(1, weights)), gathered_bytes(self._model))
 
     def _next_batches(self) -> list[Batch]:
         self._taken = list(itertools.islice(self._batches, self._accumulation_steps))
@@ -251,8 +279,12 @@ class TrainingJob(Job):
     def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         inputs, targets = batch
         with autocast(self._site):
-            logits = self._forward(self._model, inputs)
+            logits = self._forward(self._spread.module, inputs)
             return logits, self._loss_of(logits, targets)
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """The mean over the ranks, in their order; waits for them, outside the clock."""
+        return value if self._site.ranks is None else self._site.ranks.mean(value)
 
     def _leaves_besides(self) -> Iterable[Tensor]:
         """Tensors outside the model's parameters that the last backward gave a gradient."""
@@ -262,8 +294,12 @@ class TrainingJob(Job):
         """Logits of the last batch, mean loss, and new gradients in the parameters."""
         self._optimizer.zero_grad(set_to_none=True)
         *others, last = batches
-        before = [self._accumulate(batch)[1] for batch in others]
-        logits, loss = self._accumulate(last)
+        before = []
+        for batch in others:
+            with self._spread.micro_batch(last=False):
+                before.append(self._accumulate(batch)[1])
+        with self._spread.micro_batch(last=True):
+            logits, loss = self._accumulate(last)
         return logits, sum(before, loss)
 
     def _accumulate(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -272,6 +308,11 @@ class TrainingJob(Job):
         share = loss / self._accumulation_steps
         share.backward()
         return logits, share.detach()
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is a tensor of as many values as a weight, and no count."""
+    return hasattr(value, "nbytes") and bool(value.dim())
 
 
 class InferenceJob(Job):

@@ -30,6 +30,7 @@ from bench.workloads._generation import (
 )
 from bench.workloads._jobs import BATCHES, TrainingJob, adamw_learning_rate, executed
 from bench.workloads._seeded import SeededData
+from bench.workloads._sharded import rows
 from bench.workloads._transformers import checkpoint_layers
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def training_job(
         facts = {**facts, "gradient checkpointing": "on"}
     shape = (parameters.batch_size, parameters.sequence_length + 1)
     count = BATCHES * parameters.accumulation_steps
-    texts = [data.integers(0, vocabulary, shape).to(site.device) for _ in range(count)]
+    texts = [rows(data.integers(0, vocabulary, shape), site).to(site.device) for _ in range(count)]
     batches = [(text[:, :-1].contiguous(), text[:, 1:].contiguous()) for text in texts]
     return TrainingJob(
         model,
@@ -182,19 +183,23 @@ def generating_job(
     facts: dict[str, str],
 ) -> Job:
     """Prefill of random prompts, or decode behind one; decode also fills its cache."""
-    shape = (parameters.batch_size, parameters.prompt_length)
+    batch, length = parameters.batch_size, parameters.prompt_length
+
+    def drawn(length: int) -> Tensor:
+        return rows(data.integers(0, vocabulary, (batch, length)), site).to(site.device)
+
+    shape = (batch if site.ranks is None else batch // site.ranks.size, length)
     if isinstance(parameters, PrefillParameters):
-        prompts = [data.integers(0, vocabulary, shape).to(site.device) for _ in range(BATCHES)]
+        prompts = [drawn(length) for _ in range(BATCHES)]
         model = executed(model, site)
         return PrefillJob(Generator(model, cache, shape, 0, site, facts), prompts)
-    prompt = data.integers(0, vocabulary, shape).to(site.device)
-    forced = data.integers(0, vocabulary, (shape[0], parameters.new_tokens))
+    prompt, forced = drawn(length), drawn(parameters.new_tokens)
     generator = Generator(model, cache, shape, parameters.new_tokens, site, facts)
     if site.execution == "graph":
         if site.recorder is None:
             raise Unsupported("this device has no graph replay")
-        return ReplayedDecodeJob(generator, prompt, forced.to(site.device), site.recorder)
-    job = DecodeJob(generator, prompt, forced.to(site.device))
+        return ReplayedDecodeJob(generator, prompt, forced, site.recorder)
+    job = DecodeJob(generator, prompt, forced)
     executed(model, site)  # the prompt has been read: what is compiled is decode
     return job
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench.ranks import local
 from bench.workload import Look, Site
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ def placed(model: nn.Module, inputs: Any, site: Site) -> Iterator[Look]:
 
     leaves = [x for x in _pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
     for what, tensors in (
-        ("weights", [*model.parameters(), *model.buffers()]),
+        ("weights", [local(t) for t in (*model.parameters(), *model.buffers())]),
         ("inputs", leaves),
     ):
-        yield _all(f"device of the {what}", site.device.type, (t.device.type for t in tensors))
+        yield _all(f"device of the {what}", *_device(site, (t.device for t in tensors)))
         yield _all(
             f"memory format of the {what}",
             site.memory_format,
@@ -126,6 +127,13 @@ def optimizer_kernels(step: Callable[[], object]) -> str:
         step()
     found = (how for how in ("fused", "foreach") if any(f"_{how}_" in name for name in names))
     return next(found, "loop")
+
+
+def _device(site: Site, seen: Iterable[torch.device]) -> tuple[str, list[str]]:
+    """The site's device and those that are seen: by their kind, of a rank by their number too."""
+    if site.ranks is None or site.device.index is None:
+        return site.device.type, [device.type for device in seen]
+    return str(site.device), [str(device) for device in seen]
 
 
 def _all(what: str, asked: str, seen: Iterable[str]) -> Look:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.ranks import local
 from bench.workload import Wrong
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def choose(name: str, learning_rate: float, weights: Iterable[Tensor]) -> Chosen
     Raises `Wrong`, with the figures, where there is none; where none runs, what the runtime raised.
     """
     trained = list(weights)
-    kinds = dict.fromkeys((w.dtype, w.device) for w in trained if not _has_no_values(w))
+    held = [local(weight) for weight in trained]
+    kinds = dict.fromkeys((w.dtype, w.device) for w in held if not _has_no_values(w))
     wrong: list[str] = []
     refusal: RuntimeError | None = None
     for how in IMPLEMENTATIONS:

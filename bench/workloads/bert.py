@@ -22,13 +22,14 @@ from bench.workload import (
     Site,
     Within,
     Workload,
-    train_and_infer,
     twin_name,
     with_twins,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
 from bench.workloads._language import BEFORE_CHECKPOINTING
+from bench.workloads._modes import COPIES, SHARDED, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, initial_std
+from bench.workloads._sharded import rows
 from bench.workloads._transformers import checkpoint_layers
 
 if TYPE_CHECKING:
@@ -89,7 +90,13 @@ class Bert(Workload):
     name = "bert"
     version = 2
     libraries = ("transformers.models.bert.modeling_bert",)
-    modes = train_and_infer(TrainParameters, InferParameters, inference=QUANTIZED_PRECISIONS)
+    modes = train_and_infer(
+        TrainParameters,
+        InferParameters,
+        inference=QUANTIZED_PRECISIONS,
+        together=SHARDED,
+        copies=COPIES,
+    )
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each weight of a matrix and each token, and attention: 4 T^2 d a layer.
@@ -130,11 +137,13 @@ class Bert(Workload):
         shape = (parameters.batch_size, parameters.sequence_length)
         steps = parameters.accumulation_steps if isinstance(parameters, TrainParameters) else 1
         count = BATCHES * steps
-        tokens = [data.integers(1, size.vocabulary, shape).to(site.device) for _ in range(count)]
+        drawn = [data.integers(1, size.vocabulary, shape) for _ in range(count)]
+        tokens = [rows(one, site).to(site.device) for one in drawn]
         facts = {"attention": "sdpa"}
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, tokens, site, facts)
-        answers = [data.integers(0, shape[1], (shape[0], 2)).to(site.device) for _ in range(count)]
+        drawn = [data.integers(0, shape[1], (shape[0], 2)) for _ in range(count)]
+        answers = [rows(one, site).to(site.device) for one in drawn]
         if parameters.gradient_checkpointing:
             checkpoint_layers(model)
         batches = list(zip(tokens, answers, strict=True))

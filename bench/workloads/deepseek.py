@@ -46,6 +46,7 @@ from bench.workload import (
 )
 from bench.workloads import _language
 from bench.workloads._generation import CacheShape
+from bench.workloads._modes import COPIES, SHARDED
 from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._transformers import ATTENTION, register_attention
 
@@ -228,19 +229,24 @@ class DeepSeek(Workload):
             # No tf32: with 10 bits a token in some hundred is given to another expert than with 23,
             # which no tolerance tells from a fault.
             "train": Mode(
-                parameters=TrainParameters, precisions=("bf16", "fp32"), executions=EXECUTIONS
+                parameters=TrainParameters,
+                precisions=("bf16", "fp32"),
+                executions=EXECUTIONS,
+                schemes=SHARDED,
             ),
             "prefill": Mode(
                 parameters=PrefillParameters,
                 precisions=("bf16", "fp32"),
                 executions=EXECUTIONS,
                 latency="TTFT",
+                schemes=COPIES,
             ),
             "decode": Mode(
                 parameters=DecodeParameters,
                 precisions=("bf16", "fp32"),
                 executions=DECODE_EXECUTIONS,
                 latency="TPOT",
+                schemes=COPIES,
             ),
         }
     )

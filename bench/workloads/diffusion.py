@@ -17,7 +17,6 @@ from bench.workload import (
     Parameters,
     Site,
     Workload,
-    train_and_infer,
     twin_name,
 )
 from bench.workloads._denoisers import (
@@ -35,7 +34,9 @@ from bench.workloads._denoisers import (
     unet_multiply_adds,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
+from bench.workloads._modes import COPIES, REPLICATED, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, place
+from bench.workloads._sharded import rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +81,7 @@ class Diffusion(Workload):
     )
     extra = "diffusion"
     optional = ("diffusers",)
-    modes = train_and_infer(TrainParameters, InferParameters)
+    modes = train_and_infer(TrainParameters, InferParameters, together=REPLICATED, copies=COPIES)
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each multiply-add of convolutions, matrices and attention.
@@ -172,7 +173,8 @@ def _batch(
         pixels = 8 * size.latents
         sizes = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]])
         inputs.append(sizes.expand(batch, -1).contiguous())
-    return tuple(place(value, site) for value in inputs), place(noise, site)
+    mine = tuple(place(rows(value, site), site) for value in inputs)
+    return mine, place(rows(noise, site), site)
 
 
 WORKLOAD = Diffusion()

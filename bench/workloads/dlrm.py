@@ -11,8 +11,9 @@ import msgspec
 
 from bench.precision import Precision
 from bench.records.outcome import Work
-from bench.workload import Job, Parameters, Sgd, Site, Within, Workload, train_and_infer
+from bench.workload import Job, Parameters, Sgd, Site, Within, Workload
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
+from bench.workloads._modes import train_and_infer
 from bench.workloads._seeded import SeededData, build_model, place
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from bench.workload import (
 )
 from bench.workloads import _language
 from bench.workloads._generation import CacheShape
+from bench.workloads._modes import COPIES, SHARDED
 from bench.workloads._quantized import SCALE_BYTES
 from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._transformers import ATTENTION, register_attention
@@ -189,7 +190,10 @@ class Llama(Workload):
     modes = MappingProxyType(
         {
             "train": Mode(
-                parameters=TrainParameters, precisions=TRAINING_PRECISIONS, executions=EXECUTIONS
+                parameters=TrainParameters,
+                precisions=TRAINING_PRECISIONS,
+                executions=EXECUTIONS,
+                schemes=SHARDED,
             ),
             # No bf16-amp: what it keeps in float32 are the weights that train, and these are here.
             "lora": Mode(
@@ -205,12 +209,14 @@ class Llama(Workload):
                 precisions=QUANTIZED_PRECISIONS,
                 executions=EXECUTIONS,
                 latency="TTFT",
+                schemes=COPIES,
             ),
             "decode": Mode(
                 parameters=DecodeParameters,
                 precisions=QUANTIZED_PRECISIONS,
                 executions=DECODE_EXECUTIONS,
                 latency="TPOT",
+                schemes=COPIES,
             ),
         }
     )

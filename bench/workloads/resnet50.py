@@ -21,9 +21,9 @@ from bench.workload import (
     Site,
     Within,
     Workload,
-    train_and_infer,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
+from bench.workloads._modes import train_and_infer
 from bench.workloads._pipeline import (
     Feed,
     GeneratedImages,

@@ -17,10 +17,11 @@ from bench.workload import (
     Site,
     Within,
     Workload,
-    train_and_infer,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
+from bench.workloads._modes import COPIES, SHARDED, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
+from bench.workloads._sharded import rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,7 +68,7 @@ class ViTB16(Workload):
     name = "vit-b16"
     version = 1
     libraries = ("transformers.models.vit.modeling_vit",)
-    modes = train_and_infer(TrainParameters, InferParameters)
+    modes = train_and_infer(TrainParameters, InferParameters, together=SHARDED, copies=COPIES)
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each weight of a matrix and each token, and attention: 4 T^2 d a layer.
@@ -104,12 +105,14 @@ class ViTB16(Workload):
         construct = functools.partial(_construct, parameters.layers, parameters.image_size)
         model = build_model(construct, _parameters(parameters), data, site)
         shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
-        images = [place(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
+        drawn = [data.normal(shape, site.precision.dtype) for _ in range(BATCHES)]
+        images = [place(rows(one, site), site) for one in drawn]
         facts = {"attention": "sdpa"}
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, images, site, facts)
         batches = [
-            (image, data.integers(0, CLASSES, shape[:1]).to(site.device)) for image in images
+            (image, rows(data.integers(0, CLASSES, shape[:1]), site).to(site.device))
+            for image in images
         ]
         return TrainingJob(
             model,

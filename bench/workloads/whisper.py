@@ -29,7 +29,9 @@ from bench.workload import (
 )
 from bench.workloads import _looks
 from bench.workloads._jobs import BATCHES, Rotation, executed, model_facts
+from bench.workloads._modes import COPIES
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
+from bench.workloads._sharded import rows
 from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
@@ -105,7 +107,12 @@ class Whisper(Workload):
     libraries = ("transformers.models.whisper.modeling_whisper",)
     modes = MappingProxyType(
         {
-            "infer": Mode(parameters=InferParameters, executions=EXECUTIONS, latency="latency"),
+            "infer": Mode(
+                parameters=InferParameters,
+                executions=EXECUTIONS,
+                latency="latency",
+                schemes=COPIES,
+            ),
         }
     )
 
@@ -149,9 +156,10 @@ class Whisper(Workload):
         construct = functools.partial(_construct, size)
         model = build_model(construct, size.published_parameters, data, site)
         shape = (parameters.batch_size, size.mels, size.frames)
-        windows = [place(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
+        drawn = [data.normal(shape, site.precision.dtype) for _ in range(BATCHES)]
+        windows = [place(rows(one, site), site) for one in drawn]
         given = (parameters.batch_size, parameters.new_tokens)
-        forced = data.integers(0, size.vocabulary, given).to(site.device)
+        forced = rows(data.integers(0, size.vocabulary, given), site).to(site.device)
         return TranscriptionJob(model, windows, forced, site)
 
 

@@ -2,7 +2,7 @@
 
 `python -m bench.tests.backends.one_process run --device ascend`. A launch takes as few samples,
 requests and queued steps as it may, as soon as it can; no memory is counted beforehand, and nobody
-looks at the device.
+looks at the device. ResNet-50 has a block a stage, which has all its operators.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from bench import cli
 from bench.measuring import messages, single_steps, worker
 from bench.records import environment
 from bench.running import launcher
+from bench.tests.values import SMALL_RESNET
+from bench.workloads import resnet50
 
 SAMPLES = 1
 WARMUP_SECONDS = 0.02
@@ -46,5 +48,6 @@ if __name__ == "__main__":
     with (
         mock.patch.object(launcher, "launch_together", launch_here),
         mock.patch.multiple(single_steps, QUEUED_STEPS=1, REQUESTS=1),
+        mock.patch.multiple(resnet50, **SMALL_RESNET),
     ):
         cli.main()

@@ -8,8 +8,12 @@ import sys
 import textwrap
 from typing import Any
 
+import pytest
+
 from bench.backends import _torch_device
 from bench.tests import simulated
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 VENDORS_FILE = '''\
 """The NPU of Somebody's, through torch_npu."""

@@ -16,6 +16,7 @@ from bench.tests.scripts.regenerate import GOLDEN, OUTPUTS, RUN, command
 # --- Whole outputs -------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("forked_here")
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_the_whole_output_is_the_golden_one(name: str) -> None:
     """If a change was meant: `python -m bench.tests.scripts.regenerate`, and read the diff."""

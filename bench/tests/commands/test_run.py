@@ -22,6 +22,7 @@ from bench.records.runfile import json_schema, read
 from bench.running import probe
 from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
+from bench.tests.stage import marked
 
 
 def test_a_bad_file_of_chips_is_said_before_anything_runs(
@@ -41,7 +42,7 @@ def test_a_device_whose_runtime_is_broken(
     def choose(address: str | None, *_: object) -> object:
         raise DeviceUnavailable("no device can be used:\n  - cpu: torch does not load")
 
-    monkeypatch.setattr(probe, "choose", choose)
+    monkeypatch.setattr(probe, "choose_of", choose)
     code, out, err = accelmark("run", "smoke")
     assert (code, out, err) == (
         2,
@@ -51,7 +52,7 @@ def test_a_device_whose_runtime_is_broken(
 
 
 def start(folder: Path, launches: int) -> subprocess.Popen[str]:
-    """A real `accelmark run` of a tiny case, its record in the folder `out`."""
+    """`accelmark run` of a tiny case, its record in the folder `out`."""
     (folder / "tiny.toml").write_text(TINY.format(launches=launches))
     return subprocess.Popen(
         [
@@ -80,7 +81,7 @@ def record(folder: Path) -> RunFile:
 
 
 def test_a_real_run_from_suite_to_card(tmp_path: Path) -> None:
-    process = start(tmp_path, launches=1)
+    process = start(tmp_path, 1)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     found = record(tmp_path)
@@ -112,23 +113,26 @@ def test_a_terminal_that_goes_may_say_so_twice() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.usefixtures("forked_here")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path, number: signal.Signals) -> None:
-    process = start(tmp_path, launches=1000)
+    def children() -> list[psutil.Process]:
+        return [one for one in marked("", tmp_path) if one.pid != process.pid]
+
+    process = start(tmp_path, 1000)
     try:
-        parent = psutil.Process(process.pid)
         deadline = time.monotonic() + 120
         while (
             not [  # the header and one launch on disk, and the next worker under way
                 p for p in tmp_path.glob("out/*.jsonl") if p.read_bytes().count(b"\n") >= 2
             ]
-            or not parent.children()
+            or not children()
         ):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.5)  # not in the middle of starting it, when it would end by itself
-        children = parent.children(recursive=True)
-        assert children
+        begun = children()
+        assert begun
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
@@ -143,5 +147,5 @@ def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path, number: sign
     assert "INTERRUPTED" in out and "gemm-matmul fp32" in out
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("record: out")
-    _, living = psutil.wait_procs(children, timeout=20)
+    _, living = psutil.wait_procs(begun, timeout=20)
     assert living == [], "no worker outlives its run"

@@ -19,6 +19,7 @@ from bench.errors import DeviceUnavailable
 from bench.records.run import Settings
 from bench.records.runfile import read
 from bench.running import probe
+from bench.tests import forked
 from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.scripts.regenerate import GOLDEN, RUN
@@ -33,6 +34,9 @@ LOCALES = {
     "cp437": {"PYTHONIOENCODING": "cp437"},
     "utf-8": {"PYTHONIOENCODING": "utf-8"},
 }
+LOADED = ("C", "coerced", "strict")
+"""Of these an interpreter asks more when it starts than PYTHONIOENCODING: real ones are started."""
+pytestmark = pytest.mark.usefixtures("forked")
 posix = pytest.mark.skipif(os.name != "posix", reason="names of files in bytes")
 
 
@@ -41,15 +45,17 @@ def command(
 ) -> subprocess.CompletedProcess[bytes]:
     """The command in that locale; stdin is closed, and nothing may end in a traceback."""
     known = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHONIO"))}
-    done = subprocess.run(
+    with (forked.Real if locale in LOADED else subprocess.Popen)(
         [sys.executable, "-W", "error", "-m", "bench", *arguments],
         env={**known, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **LOCALES[locale]},
         cwd=folder,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-    )
-    assert b"Traceback" not in done.stderr, done.stderr.decode("utf-8", "replace")
-    return done
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        out, err = process.communicate()
+    assert b"Traceback" not in err, err.decode("utf-8", "replace")
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 @functools.cache

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,6 +158,36 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 """By the check that must turn red: faults, and of each line that must, a part of the reason."""
 
 
+BROKEN = ("one-stream", "fixed-peaks", "oom-words", "hf32", "lost-copies", "lost-words")
+COMMANDS: dict[str, Callable[[], Ended]] = {
+    "test_a_device_without_a_fault_passes": lambda: command("ascend", "--json"),
+    "test_many_faults_at_once_and_no_check_ends_another": lambda: command(
+        *("ascend", "--json"),
+        broken=",".join(BROKEN),
+        events=2,
+        missing="topk",
+        lost="_assert_async",
+        smi="HOT",
+    ),
+    "test_the_command_on_the_cpu": lambda: command("cpu", "--width", "80"),
+}
+"""Every check, one after the other: by the test that looks at what they found."""
+
+
+@pytest.fixture(scope="module")
+def commands(forked: None, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
+    """Those that are asked for, at once: most of the time they wait for a simulated device."""
+    asked = {item.name for item in request.session.items}
+    with ThreadPoolExecutor(len(COMMANDS)) as pool:
+        yield {name: pool.submit(run) for name, run in COMMANDS.items() if name in asked}
+
+
+@pytest.fixture
+def done(commands: dict[str, Future[Ended]], request: pytest.FixtureRequest) -> Ended:
+    """What the command of this test left behind."""
+    return commands[request.node.name].result()
+
+
 IN_A_FORK = """
 import os, tempfile
 with tempfile.TemporaryFile() as file:
@@ -167,8 +199,7 @@ print(json.dumps([msgspec.to_builtins(finding) for finding in found]))
 """
 
 
-def test_a_device_without_a_fault_passes() -> None:
-    done = command("ascend", "--json")
+def test_a_device_without_a_fault_passes(done: Ended) -> None:
     assert done.failed == {}
     assert (done.code, json.loads(done.out)["counts"]["fail"]) == (0, 0)
     assert json.loads(done.out)["device"]["simulated"] is True
@@ -202,17 +233,8 @@ def test_every_defect_of_the_simulated_device_is_tried() -> None:
     assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", table, re.MULTILINE)) == tried
 
 
-def test_many_faults_at_once_and_no_check_ends_another() -> None:
+def test_many_faults_at_once_and_no_check_ends_another(done: Ended) -> None:
     """The command line, each check red for its own reason."""
-    broken = ("one-stream", "fixed-peaks", "oom-words", "hf32", "lost-copies", "lost-words")
-    done = command(
-        *("ascend", "--json"),
-        broken=",".join(broken),
-        events=2,
-        missing="topk",
-        lost="_assert_async",
-        smi="HOT",
-    )
     assert done.code == 1
     assert {
         "float32_reduced says what is computed",
@@ -274,8 +296,8 @@ def test_a_missing_runtime_and_no_device_are_bad_input() -> None:
     assert "ascend: torch sees no device of type npu." in done.err
 
 
-def test_the_command_on_the_cpu(accelmark: Accelmark) -> None:
-    code, out, err = accelmark("check-backend", "cpu", "--width", "80")
+def test_the_command_on_the_cpu(done: Ended) -> None:
+    code, out, err = done
     assert code == 0, out
     assert max(map(len, out.splitlines())) <= 80
     assert "FAIL" not in out and ", 0 failed, " in out

@@ -199,7 +199,7 @@ def test_names_are_readable_and_apart() -> None:
     assert list(given_names.values()) == [
         "gemm-matmul-bf16[64x64x64]",
         "gemm-matmul-bf16-compile[64x64x64]",
-        "gemm-matmul-bf16-2x-data[64x64x64]",
+        "gemm-matmul-bf16-data[64x64x64]",
         f"memory-copy-bf16[size_256_MiB]-{memory.fingerprint[:6]}",
         f"memory-copy-bf16[size_256_MiB]-{nearly.fingerprint[:6]}",
     ]

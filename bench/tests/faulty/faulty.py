@@ -1,8 +1,8 @@
 """A backend and a workload that go wrong where they are told to, for tests of the command line.
 
-FAULT=WHAT@WHERE: what is a key of `FAULTS`, where a phase of a worker, `probe` or
-`telemetry`. The device is
-the CPU. Until it opens the device a worker imports no torch, so most faults take no time.
+FAULT=WHAT@WHERE: what is a key of `FAULTS`, where a phase of a worker, `probe` or `telemetry`; of
+several ranks WHERE:RANK. The device is the CPU. Until it opens the device a worker imports no
+torch, so most faults take no time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 from bench.backend import Device, DeviceInfo
 from bench.backends.cpu import CpuBackend, CpuDevice
 from bench.precision import Precision
+from bench.ranks import Ranks
 from bench.records.outcome import Work
 from bench.telemetry.source import Source
 from bench.workload import Job, Mode, Parameters, Site, Workload
@@ -53,6 +56,27 @@ def fail() -> NoReturn:
 def hang_in_python() -> None:
     while True:
         time.sleep(600)
+
+
+def spin() -> NoReturn:
+    while True:
+        pass
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def want_memory() -> NoReturn:
+    raise MemoryError("planted")
+
+
+def skip() -> None:
+    """Nothing goes wrong but that a collective is left out (`ManyJob.step`)."""
+
+
+def differ() -> None:
+    """Nothing goes wrong but that the device is another (`FaultyBackend.open`)."""
 
 
 def hang_in_c() -> None:
@@ -143,18 +167,22 @@ FAULTS: Mapping[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
         *(kill, segfault, leave, fail, hang_in_python, hang_in_c, hang_and_ignore, wait),
+        *(spin, stop, want_memory, skip, differ),
         *(exhaust_memory, be_killed_for_memory, fill_device, exhaust_descriptors, fill_disk),
         *(be_noisy, print_garbage, garble_report, tell_secret),
     )
 }
 
 
-def reach(where: str) -> None:
-    """Goes wrong, if it is to be here; a file says that it is about to."""
+def reach(where: str) -> str:
+    """Goes wrong, if it is to be here; a file says that it is about to. Gives what it was."""
     what, _, place = os.environ.get("FAULT", "").partition("@")
-    if place == where and what in FAULTS:
+    phase, _, rank = place.partition(":")
+    if phase == where and what in FAULTS and rank in ("", os.environ.get("RANK")):
         Path("reached").touch()
         FAULTS[what]()
+        return what
+    return ""
 
 
 class Size(Parameters, frozen=True, kw_only=True):
@@ -168,7 +196,12 @@ class Faulty(Workload):
 
     name = "faulty"
     version = 1
-    modes = MappingProxyType({"run": Mode(parameters=Size, precisions=("fp32",))})
+    modes = MappingProxyType(
+        {
+            "run": Mode(parameters=Size, precisions=("fp32",)),
+            "many": Mode(parameters=Size, precisions=("fp32",), together=True),
+        }
+    )
     libraries = ("faulty_library",)
 
     def work(self, mode: str, parameters: Size, precision: Precision) -> Work:
@@ -183,7 +216,7 @@ class Faulty(Workload):
 
     def build(self, mode: str, parameters: Size, site: Site) -> Job:
         reach("numerics" if parameters.twin else "build")
-        return FaultyJob()
+        return FaultyJob() if site.ranks is None else ManyJob(site.ranks)
 
 
 class FaultyJob(Job):
@@ -212,6 +245,31 @@ class FaultyJob(Job):
         return {"output": torch.ones(2)}
 
 
+class ManyJob(FaultyJob):
+    """A sum over all ranks, of ones."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        import torch
+
+        super().__init__()
+        self._ranks = ranks
+        self._ones = torch.ones(4)
+
+    def step(self) -> None:
+        if reach("warm-up") != "skip":
+            self._add()
+
+    def probe(self) -> dict[str, torch.Tensor]:
+        self._add()
+        return super().probe()
+
+    def _add(self) -> None:
+        from torch import distributed
+
+        distributed.all_reduce(self._ones, group=self._ranks.group)
+        self._ones.fill_(1.0)
+
+
 class FaultyBackend(CpuBackend):
     name = "faulty"
 
@@ -221,8 +279,10 @@ class FaultyBackend(CpuBackend):
         return [DeviceInfo(backend=self.name, index=0, name="Faulty device", memory_bytes=None)]
 
     def open(self, index: int, precision: Precision) -> Device:
-        reach("open")
-        return CpuDevice(self.devices()[0])
+        info = self.devices()[0]
+        if reach("open") == "differ":
+            info = msgspec.structs.replace(info, name="Another device")
+        return CpuDevice(info)
 
     def telemetry(self, index: int) -> Source:
         reach("telemetry")
@@ -230,6 +290,10 @@ class FaultyBackend(CpuBackend):
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         return None
+
+    def read_back(self, index: int) -> Mapping[str, str]:
+        """Nothing: a loop that is watched for its threads would take longer than all the rest."""
+        return {}
 
 
 WORKLOAD: Any = Faulty()

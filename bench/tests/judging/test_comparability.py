@@ -106,3 +106,15 @@ def test_every_reason_is_given() -> None:
 
 def test_equal_cases_have_no_difference() -> None:
     assert list(unequal(CASE, changed())) == []
+
+
+def test_ranks_that_share_a_host_are_no_devices() -> None:
+    """Two such runs compare; one of them with devices that are two does not."""
+    case = changed(devices=2, parallelism="dp2")
+    shared, apart = (seen({"world": {"shared_host": one}}, case) for one in (True, False))
+    said = "its 2 ranks share one host, the other side's none"
+    assert only(compare(shared, apart)).reasons == (f"base: {said}",)
+    assert only(compare(apart, shared)).reasons == (f"other: {said}",)
+    assert only(compare(apart, shared)).codes == ("shared-host",)
+    assert only(compare(shared, another(shared))).verdict == "EQUIVALENT"
+    assert only(compare(apart, another(apart))).verdict == "EQUIVALENT"

@@ -84,6 +84,7 @@ def more(*cases: Any) -> RunFile:
     return runs((CASE, steps(FAST)), *cases)
 
 
+TWO = changed(devices=2, parallelism="dp2")
 PAIRS: dict[Code, Callable[[], Pair]] = {
     Code.NOT_IN_BASE: lambda: beside(more((make_case(), steps(FAST)))),
     Code.NOT_IN_OTHER: lambda: (more((make_case(), steps(FAST))), run(SLOW)),
@@ -109,6 +110,10 @@ PAIRS: dict[Code, Callable[[], Pair]] = {
     Code.FULL_MANTISSA: lambda: (
         seen({"float32_reduced": True}, SHORT),
         seen({"float32_reduced": False}, SHORT),
+    ),
+    Code.SHARED_HOST: lambda: (
+        seen({"world": {"shared_host": True}}, TWO),
+        seen({"world": {"shared_host": False}}, TWO),
     ),
     Code.UNTRAINED: lambda: (
         run(FAST),

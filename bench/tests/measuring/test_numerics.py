@@ -17,11 +17,19 @@ from bench.tests.measuring.wrong_workloads import (
     gate_wrong,
     one_reference,
     parameters,
+    small_pipeline,
 )
-from bench.tests.small_workloads import CASES, TRAINING, WORKLOADS, model_of, one_thread, site
+from bench.tests.small_workloads import (
+    CASES,
+    TRAINING,
+    WORKLOADS,
+    model_of,
+    one_thread,
+    site,
+)
 from bench.workload import Job
 
-__all__ = ["one_reference", "one_thread"]  # fixtures, used by being here
+__all__ = ["one_reference", "one_thread", "small_pipeline"]  # fixtures, used by being here
 
 MODEL_CASES = [(name, mode, precision) for name, mode, precision in CASES if name not in KERNELS]
 

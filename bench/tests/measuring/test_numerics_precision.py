@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,10 +10,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.tests.measuring.wrong_workloads import KERNELS, TF32_CASES, gate_wrong, one_reference
+from bench.tests.measuring.wrong_workloads import (
+    KERNELS,
+    TF32_CASES,
+    gate_wrong,
+    one_reference,
+    small_pipeline,
+)
 from bench.tests.small_workloads import CASES, one_thread
 
-__all__ = ["one_reference", "one_thread"]  # fixtures, used by being here
+__all__ = ["one_reference", "one_thread", "small_pipeline"]  # fixtures, used by being here
 
 MATRIX_CASES = [case for case in CASES if case[0] not in KERNELS or case[0] == "gemm"]
 
@@ -25,10 +31,9 @@ TELLING = (("gemm", "fp16"), ("llama", "fp16"))
 
 
 @contextmanager
-def rounded_operands(
-    mantissa_bits: int, rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round
-) -> Iterator[None]:
-    """Gives every matrix product and convolution its operands with fewer bits of mantissa."""
+def rounded_operands(mantissa_bits: int, cut: bool = False) -> Iterator[None]:
+    """Gives every matrix product and convolution its operands with fewer bits of mantissa: rounded
+    to the nearest, of two the even one, or cut."""
     aten = torch.ops.aten
     products = (
         aten.mm.default,
@@ -47,12 +52,16 @@ def rounded_operands(
         aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
     )
 
+    shift = 23 - mantissa_bits
+
     def rounded(value: Any) -> Any:
+        """On the bits of a float32: a carry out of the mantissa goes into the exponent."""
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             return value
-        mantissa, exponent = torch.frexp(value.float())
-        scale = 2.0 ** (mantissa_bits + 1)  # frexp's mantissa lies in [0.5, 1)
-        return torch.ldexp(rounding(mantissa * scale) / scale, exponent).to(value.dtype)
+        bits = value.to(torch.float32, copy=True).view(torch.int32)
+        if not cut:  # half a unit more, less a bit where the last one kept is even
+            bits.add_((bits >> shift).bitwise_and_(1)).add_((1 << (shift - 1)) - 1)
+        return bits.bitwise_and_(-1 << shift).view(torch.float32).to(value.dtype)
 
     class Rounding(TorchDispatchMode):
         def __torch_dispatch__(
@@ -67,6 +76,17 @@ def rounded_operands(
         yield
 
 
+def test_operands_are_rounded_to_the_nearest_and_to_even_or_cut() -> None:
+    values = torch.tensor([1.0625, 1.1875, 1.07, -1.07, 1.99, 0.0])
+    eye = torch.eye(6)
+    for cut, expected in (
+        (False, [1.0, 1.25, 1.125, -1.125, 2.0, 0.0]),
+        (True, [1.0, 1.125, 1.0, -1.0, 1.875, 0.0]),
+    ):
+        with rounded_operands(3, cut):
+            assert torch.mm(values.diag(), eye).diag().tolist() == expected
+
+
 @pytest.mark.parametrize(("name", "mode", "precision"), TF32_CASES)
 def test_products_of_10_bits_pass_as_tf32(name: str, mode: str, precision: str) -> None:
     """Cut, which is the worst that a device may do to its operands."""
@@ -75,7 +95,7 @@ def test_products_of_10_bits_pass_as_tf32(name: str, mode: str, precision: str) 
         probe = job.probe
 
         def short_probe() -> dict[str, torch.Tensor]:
-            with rounded_operands(10, torch.trunc):
+            with rounded_operands(10, cut=True):
                 values: dict[str, torch.Tensor] = probe()
             return values
 

@@ -316,3 +316,83 @@ def test_a_memory_format_is_the_same_work() -> None:
     other = watched("resnet50", "train", "bf16-amp", memory_format="channels_last").proof
     told = judged([(1, base)], [(1, other)], "bf16-amp")
     assert told.proved and told.words.startswith("same work: lengths of the gradients agree to ")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such operator"), MemoryError()])
+def test_a_device_that_refuses_the_noise_says_so(error: Exception) -> None:
+    """The readings stand."""
+
+    def refuse(job: Any) -> None:
+        def again() -> bool:
+            raise error
+
+        job.again = again
+
+    watch = watched("launch", "queue", spoil=refuse)
+    assert watch.proof.readings and not watch.proof.noise
+    assert watch.proof.no_noise.startswith(type(error).__name__)
+    unable = watched("launch", "queue", spoil=lambda job: setattr(job, "again", lambda: False))
+    assert unable.proof.no_noise == "the job cannot repeat a step"
+    assert watched("launch", "queue", thorough=False).proof.no_noise == ""
+
+
+def test_wide_weights_are_kept_beside_narrow_ones() -> None:
+    found, plain = proof("llama", "prefill", "int8"), proof("llama", "prefill", "bf16")
+    assert found.wide_weights is not None and found.weights is not None
+    assert found.wide_weights.size < found.weights.size and plain.wide_weights is None
+
+
+def drops(job: Any) -> None:
+    """A tenth of what leaves the first layer, of a model in training."""
+    layer = job._model.model.layers[0]
+    layer.register_forward_hook(lambda m, given, result: torch.dropout(result, 0.1, True))
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+def test_a_step_that_draws_random_numbers_is_told_by_its_own_launch(thorough: bool) -> None:
+    """Whatever the noise: there it is as large as what dropout does."""
+    said = watched("llama", "train", "bf16", spoil=drops, thorough=thorough).complaint
+    assert said.startswith("a step drew random numbers") and "dropout" in said
+    late = watched("llama", "prefill", "bf16", late=drops_later).complaint
+    assert "a step drew random numbers" in late
+
+
+def drops_later(job: Any) -> None:
+    """After the timing, in inference."""
+    real = job.again
+
+    def again() -> bool:
+        torch.rand(1)
+        done: bool = real()
+        return done
+
+    job.again = again
+
+
+def test_a_short_block_that_is_held_up_once_acquits_nobody() -> None:
+    """Alone 10 ms; the first eight together take 100 ms, the others 10."""
+    how = PRECISIONS["fp32"]
+    took = {1: 10_000_000, 8: 10_000_000, 0: 0}
+    held_up, now, steps = [100_000_000], [0], [0]
+
+    def clock() -> int:
+        count, steps[0] = steps[0], 0
+        extra = held_up.pop() if count == 8 and held_up else 0
+        now[0] += took.get(count, 0) + extra
+        return now[0]
+
+    job: Any = build("gemm", "matmul", site(how))
+    device: Any = catalogue.backend("cpu").open(0, how)
+    device.synchronous = False
+    watch = Watch(job, device, how, 0, clock=clock)
+    job.step()
+    watch.after(1)
+    real = job.step
+
+    def step() -> None:
+        steps[0] += 1
+        real()
+
+    job.step = step
+    watch.finish(0.001)
+    assert "not every step of a block was done" in watch.complaint and not held_up

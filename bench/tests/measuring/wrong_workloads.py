@@ -46,6 +46,14 @@ def one_reference() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def small_pipeline(request: pytest.FixtureRequest) -> None:
+    """ResNet-50 whole is trained by `train`; the pipeline brings other batches to the same job."""
+    spec = getattr(request.node, "callspec", None)
+    if spec is not None and spec.params.get("mode") == "train-pipeline":
+        request.getfixturevalue("small_resnet")
+
+
 def parameters(name: str, mode: str, **given: Any) -> Parameters:
     """The smallest model, else the defaults; the gate takes its twin by itself."""
     kind = WORKLOADS[name].modes[mode].parameters

@@ -14,6 +14,8 @@ from bench.backends.cpu import CpuDevice
 from bench.measuring import messages, worker
 from bench.planning import memory_fit
 from bench.precision import PRECISIONS
+from bench.ranks import Ranks
+from bench.records import parallelism
 from bench.records.case import Case
 from bench.records.outcome import Skipped
 from bench.records.run import Settings
@@ -80,7 +82,71 @@ def test_training_counts_weights_gradients_and_optimizer_state() -> None:
     assert held <= rehearsal.peak_bytes(Regression) <= held + 3 * FLOAT * outputs
 
 
-def test_a_long_loop_is_cut() -> None:
+@pytest.mark.parametrize(
+    ("spread", "held", "expected"),
+    [
+        ("none", None, 100),
+        ("replicas2", None, 100),
+        ("dp4", rehearsal.Held(weights=20, states=2, gathered=7), 120),
+        # 40 beside weights and state: activations. Then 80 / 4 of weight, gradient and state.
+        ("fsdp4", rehearsal.Held(weights=20, states=2, gathered=7), 40 + 20 + 7),
+        ("hsdp2x4", rehearsal.Held(weights=20, states=2, gathered=7), 40 + 20 + 7),
+        # Those 25 may be the gradients, at the end of the backward.
+        ("fsdp4", rehearsal.Held(weights=25, states=2, gathered=7), 25 + 7),
+    ],
+)
+def test_ranks_hold_their_share(spread: str, held: rehearsal.Held | None, expected: int) -> None:
+    class Job:
+        def __init__(self) -> None:
+            self.kept = torch.empty(25)
+
+        def step(self) -> None:
+            self.kept.add_(1)
+
+    found = rehearsal.peak_bytes(Job, parallelism.parse(spread), lambda job: held)
+    assert found == expected
+
+
+def test_what_ranks_share_and_nobody_counts_is_not_estimated() -> None:
+    with pytest.raises(NotImplementedError, match="not counted"):
+        rehearsal.peak_bytes(Temporaries, parallelism.parse("fsdp2"))
+
+
+class Shared(Workload):
+    """Needs 90 bytes over all its ranks."""
+
+    name, version, modes = "shared", 1, {}
+    work = twin = build = None  # type: ignore[assignment]
+
+    def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
+        assert site.ranks is not None
+        return 90 // site.ranks.parallelism.sizes[-1]
+
+
+@pytest.mark.parametrize(
+    ("spread", "batch", "remedy"),
+    [
+        ("fsdp2", 12, ". Over 6 devices (fsdp6) it would fit: --devices 6"),
+        ("fsdp2", 10, ". Over 10 devices (fsdp10) it would fit: --devices 10"),
+        ("hsdp2x2", 12, ". Over 12 devices (hsdp2x6) it would fit: --devices 12"),
+        ("fsdp2", 4, ""),
+    ],
+)
+def test_the_devices_that_would_fit_are_named(spread: str, batch: int, remedy: str) -> None:
+    kind = parallelism.parse(spread)
+    ranks: Any = {"rank": 1, "size": kind.devices, "group": None, "control": None}
+    at = msgspec.structs.replace(site(), ranks=Ranks(parallelism=kind, **ranks))
+    given = catalogue.workload("bert").modes["train"].parameters(batch_size=batch)
+    with pytest.raises(Unsupported, match="fit") as raised:
+        memory_fit.require(
+            45, 16, lambda: memory_fit.more_devices(Shared(), "train", given, at, 16)
+        )
+    assert str(raised.value).endswith(f"the device has 0 KiB{remedy}")
+
+
+def test_a_long_loop_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "STEP_OPERATORS", 2_000)
+
     class Loop:
         steps = 0
 

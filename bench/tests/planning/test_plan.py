@@ -68,7 +68,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def plug_ins(kind: catalogue.Kind) -> dict[str, catalogue.PlugIn]:
         extra = {
-            name: catalogue.PlugIn(name=name, module="x", attribute="WORKLOAD", summary="a toy")
+            name: catalogue.PlugIn(name=name, module="x", attribute="WORKLOAD", package="toy")
             for name in made
         }
         return {**real_plug_ins(kind), **(extra if kind == "workloads" else {})}

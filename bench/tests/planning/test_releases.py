@@ -92,6 +92,7 @@ def test_a_file_of_ones_own_has_no_number(tmp_path: Path) -> None:
         read_suite(own.rename(tmp_path / "quick@7.toml"))
 
 
+@pytest.mark.usefixtures("forked_here")
 def test_the_record_names_the_number(tmp_path: Path) -> None:
     run = api.run_suite("smoke@1", device="cpu", only="memory-copy", launches=1, out=tmp_path)
     assert run.run.suite == "smoke@1"

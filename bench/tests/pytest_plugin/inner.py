@@ -60,12 +60,17 @@ def launch_together(requests, variables, listen, **_):
 
 launcher.launch_together = launch_together
 info = DeviceInfo(backend="cpu", index=0, name="Fake CPU", memory_bytes=None)
-probe.choose = lambda address: (info, ["cuda: none here, or pass --device cpu"])
+probe.choose_of = lambda address: probe.Chosen(
+    info, ["cuda: none here, or pass --device cpu"], 1
+)
 '''.replace("cuda", "other")
 
 
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
-"""Without plugins that are nothing to us and slow to load."""
+QUICK = (
+    *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio"),
+    "--assert=plain",
+)
+"""Without plugins that are nothing to us and slow to load; no assertion is looked at."""
 
 
 class Run:

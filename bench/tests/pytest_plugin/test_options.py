@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.tests.pytest_plugin.inner import Run, scripted, suite
+from bench.tests.pytest_plugin.inner import SCRIPTED, Run, scripted, suite
 
 BAD = [
     (["--accelmark-suite", "nonsense"], {}, "unknown suite `nonsense`. Allowed: "),
@@ -23,8 +23,8 @@ BAD = [
         "--accelmark-device cpu:0 and cpu:1: one session measures on one device.",
     ),
     (
-        ["--accelmark-out", "tiny.toml", "--accelmark-device", "cpu"],
-        {},
+        ["-p", "scripted", "--accelmark-out", "tiny.toml"],
+        {"SCRIPT": "{}"},
         "the record cannot be written there (File exists).",
     ),
     (["-p", "no:benchmark"], {}, "bench.suite needs pytest-benchmark, which is not installed or"),
@@ -37,6 +37,7 @@ def test_what_cannot_be_done_is_said_once(
     tmp_path: Path, arguments: list[str], variables: dict[str, str], text: str
 ) -> None:
     suite(tmp_path, "8x8x8")
+    (tmp_path / "scripted.py").write_text(SCRIPTED)
     chosen = ["--accelmark-suite", "tiny.toml"]
     run = Run(tmp_path, "--pyargs", "bench.suite", *chosen, *arguments, **variables)
     assert run.code == pytest.ExitCode.USAGE_ERROR, run.out

@@ -215,7 +215,7 @@ def test_a_third_partys_backend_that_does_not_load_spoils_no_other(
     monkeypatch.syspath_prepend(str(tmp_path))
     real = catalogue.plug_ins
     extra = catalogue.PlugIn(
-        name="broken", module="broken_backend", attribute="BACKEND", summary="from the package x"
+        name="broken", module="broken_backend", attribute="BACKEND", package="x"
     )
     monkeypatch.setattr(
         catalogue,

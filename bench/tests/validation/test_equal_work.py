@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import catalogue
 from bench.precision import PRECISIONS
+from bench.records.proof import Proof, StepReading, Vector
 from bench.tests.small_workloads import build, one_thread, site
 from bench.validation import equal_work, planted
-from bench.validation.equal_work import Counted, cases, exact, sentence
+from bench.validation.equal_work import Counted, cases, exact, honest, sentence
+from bench.validation.launches import STACKS, Ask, Launches, Stack, Told, watched
 from bench.validation.planted import FAULTS, NOT_TOLD, Absent
 
 __all__ = ["one_thread"]
@@ -61,38 +64,91 @@ def test_every_fault_can_be_planted_somewhere(fault: str) -> None:
     assert done
 
 
+def script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Its exit code."""
+    monkeypatch.setattr(sys, "argv", ["equal_work", "--only", "gemm-matmul fp32", *arguments])
+    with pytest.raises(SystemExit) as left:
+        equal_work.main()
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
 def test_the_script_prints_both_rates(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """One case, in this process: all is told apart, and the exit code says so."""
-    given = ["--only", "gemm-matmul fp32", "--pairs", "2", "--stacks", "again,threads"]
-    monkeypatch.setattr(sys, "argv", ["equal_work", *given])
-    with pytest.raises(SystemExit) as left:
-        equal_work.main()
-    said = capsys.readouterr().out
-    assert "honest pairs refused: 0 of 2 = 0.00% (95 % 0.00% to 84.19%)" in said
-    assert "faults caught: 5 of 5 = 100.00%" in said and "  a cached output: 1 of 1" in said
-    assert left.value.code == 0
+    """One case, in this process: all is told apart, and the exit code says so. What is kept is not
+    done again."""
+    monkeypatch.setitem(STACKS, "again", Stack(threads=2))
+    kept = str(tmp_path / "kept")
+    asked = ("--pairs", "3", "--stacks", "eager,again", "--keep", kept)
+    for _ in range(2):
+        assert script(monkeypatch, *asked) == 0
+        said = capsys.readouterr().out
+        assert "honest pairs refused: 0 of 3 = 0.00% (95 % 0.00% to 70.76%)" in said
+        assert "alike to the last digit that is kept: 3; no pairs: 0" in said
+        assert "eager/again: 0 of 3" in said
+        assert "faults caught: 5 of 5 = 100.00%" in said and "  a cached output: 1 of 1" in said
+        monkeypatch.setattr("bench.validation.launches.watched", None)
 
-    def nothing(job: Any) -> None:
-        """A fault that is none."""
-
+    monkeypatch.undo()
     monkeypatch.setattr(equal_work, "FAULTS", {"none": nothing})
-    with pytest.raises(SystemExit) as left:
-        equal_work.main()
-    assert left.value.code == 1 and "none: gemm-matmul fp32" in capsys.readouterr().out
+    monkeypatch.setitem(planted.FAULTS, "none", nothing)
+    assert script(monkeypatch, "--pairs", "0") == 1
+    assert "none: gemm-matmul fp32" in capsys.readouterr().out
+
+
+def nothing(job: Any) -> None:
+    """A fault that is none."""
+
+
+class Scripted(Launches):
+    """Three stacks: one that the gate makes void, and two of which one is other work."""
+
+    def told(self, ask: Ask) -> Told:
+        """By the number of threads."""
+        output = {"output": Vector(size=1, norm=1.0 + (ask.stack.threads == 2))}
+        proof = Proof(readings=(StepReading(step=1, quantities=output),))
+        void = ask.stack.threads == 3 and ask.thorough
+        return Told(proof=proof, gate="products off by 0.055" if void else "")
+
+
+def test_what_the_gate_makes_void_is_no_pair(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each two of three stacks: two launches of one pair are compared, of two pairs none is."""
+    stacks = {name: Stack(threads=n) for n, name in enumerate(("one", "two", "void"), start=1)}
+    (case,) = cases("smoke", "gemm-matmul fp32")
+    found = honest([case], stacks, pairs=2, seed=5, launches=Scripted())
+    assert (found.told, found.total, found.voided) == (2, 2, 4)
+    said = [*found.lines()]
+    assert "one/two: gemm-matmul fp32 (256x256x256) seed 6: not the same" in said[2]
+    assert said[-1] == (
+        "  no pair: gemm-matmul fp32 (256x256x256) is void on void: products off by 0.055"
+    )
+    assert "seed 5: 2 of 2 pairs" in capsys.readouterr().err
+
+
+def test_a_stack_of_other_instructions_answers_from_a_process_of_its_own() -> None:
+    """Without the instructions that are made for it an int8 product saturates (oneDNN, which adds
+    pairs in 16 bits there), and the gate says so."""
+    (case,) = cases("smoke", "gemm-matmul int8")
+    with Launches() as launches:
+        told = launches.told(Ask(case=case, seed=1, thorough=True))
+        other = launches.told(Ask(case=case, seed=1, stack=STACKS["plain"], thorough=True))
+    assert told is not None and other is not None
+    if other.proof.readings != told.proof.readings:
+        assert other.gate.startswith("output off by ")
 
 
 def test_a_lazy_device_gives_the_right_output_and_is_found() -> None:
     """Llama's prefill: a step of some milliseconds, of which a block does the last only."""
     (case,) = cases("smoke", "llama-prefill fp32")
-    ask = equal_work.Ask(case=case, seed=1, stack=equal_work.Stack(), device="cpu")
-    told = equal_work.watched(ask, lazy=True)
+    told = watched(Ask(case=case, seed=1, fault=planted.LAZY))
     assert "s in a block: not every step of a block was done" in told.complaint
-    honest = equal_work.watched(ask)
+    honest = watched(Ask(case=case, seed=1))
     assert honest.proof.readings == told.proof.readings and honest.complaint == ""
 
 
 def test_a_job_without_the_part_has_not_the_fault() -> None:
     with pytest.raises(Absent):
         planted.rate_doubled(build("gemm", "matmul", site(PRECISIONS["fp32"])))
+    (case,) = cases("smoke", "gemm-matmul fp32")
+    assert Launches().told(Ask(case=case, seed=1, fault="learning rate doubled")) is None

@@ -99,6 +99,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.usefixtures("small_resnet")
 @pytest.mark.parametrize(("name", "mode"), COMPILED)
 def test_a_step_runs_what_was_compiled(
     name: str, mode: str, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,8 @@ from bench.workloads.transfer import TransferJob
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
+pytestmark = pytest.mark.usefixtures("small_resnet")
+
 ATTENDING = ("llama", "deepseek", "bert", "vit-b16", "whisper", "diffusion")
 
 

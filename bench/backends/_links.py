@@ -1,0 +1,48 @@
+"""What joins the devices of one host, in words: facts of a launch of many ranks."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Pair = tuple[int, int]
+
+
+def pairs(devices: int) -> list[Pair]:
+    """Each two of devices 0 to `devices` - 1, once."""
+    return list(itertools.combinations(range(devices), 2))
+
+
+def peers(module: Any, devices: int) -> str:
+    """How many pairs reach each other's memory, as torch's module of the device says.
+
+    module: `torch.cuda` and its like.
+    """
+    ask: Callable[[int, int], bool] | None = getattr(module, "can_device_access_peer", None)
+    if ask is None:
+        return "peer access not observable: torch does not say"
+    reached = 0
+    for first, second in pairs(devices):
+        try:
+            reached += bool(ask(first, second)) and bool(ask(second, first))
+        except (RuntimeError, AssertionError) as error:  # whatever a runtime raises
+            return f"peer access not observable: {error}".splitlines()[0]
+    return f"peer access in {reached} of {len(pairs(devices))} pairs"
+
+
+def kinds(links: Iterable[str]) -> str:
+    """What the pairs are joined by, the most frequent first: `HCCS in 12 pairs, SYS in 16`."""
+    counted = Counter(links).most_common()
+    if not counted:
+        return ""
+    (first, count), *rest = counted
+    return ", ".join([f"{first} in {count} pairs", *(f"{kind} in {n}" for kind, n in rest)])
+
+
+def version(module: Any) -> str:
+    """The collective library's, where torch's module of the device has it: `2.27.5`."""
+    library = getattr(module, "nccl", None)
+    found = getattr(library, "version", lambda: None)()
+    return ".".join(map(str, found)) if isinstance(found, tuple) else str(found or "")

@@ -1,0 +1,372 @@
+"""The numerics gate of a twin that several ranks compute together; on every one of them.
+
+Of training, each rank compares what lies on it:
+
+- the sharded twin in float64, on the hosts, with one process: to 1e-10, so the split is right;
+- the sharded twin in the timed precision on the timed devices: as near to float64 as one device
+  comes by itself, within twice its error;
+- the gradients that the devices have reduced, with the mean of what each rank computes of its own
+  rows without the others: so what went over the wire is neither lost, doubled nor narrowed;
+- the bits of what several ranks hold alike, after two steps.
+
+Of copies of inference each its own rows, as one device does. All ranks then have one verdict, which
+names the rank whose fault it is.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from bench.measuring import numerics
+from bench.measuring.agreed import apart, digests_of, named
+from bench.measuring.library_switches import answered_no
+from bench.precision import REFERENCE
+from bench.ranks import WHOLE, Part, Ranks, each_alone, local
+from bench.records.outcome import Check, Numerics
+from bench.workload import Job, Site, Workload
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXACT = 1e-10
+"""Of the sharded twin in float64: sums in another order, of thousands of values. Measured 2e-12."""
+SHORT = 2e-6
+"""Of what a library computes in float32 whatever it is given: measured 2e-7."""
+IN_FLOAT64 = "in float64 "
+OF_ALL = ("loss", "gradient_norm", "loss after 2 steps")
+"""Quantities that are means or sums over the ranks: the same on all."""
+TIMES_ALONE = 2.0
+"""How much larger than one device's error that of several may be: measured 0.7 to 1.3."""
+LOST = 0.5
+"""An update, or a gradient, that is missing makes 1."""
+NEARLY_NONE = 0.1
+"""Of the usual gradient: what is smaller is rounding. A bias of keys has no gradient at all (the
+softmax does not see it), and Adam makes full steps of what is left there."""
+WIRE = {"float64": 1e-10, "float32": 5e-4, "bfloat16": 4e-3, "float16": 1e-3}
+"""Largest error of reduced gradients against the mean of the ranks' own, by their dtype: that of a
+sum, which is rounded once a rank (so times the root of their number). A wire of bfloat16 makes
+1.7e-3; the same kernels for the same rows make at most some last bits' difference."""
+
+
+class Judged(NamedTuple):
+    """A verdict that all ranks have alike."""
+
+    numerics: Numerics
+    """Of the first rank that failed, else of the first."""
+    complaint: str
+    """Empty where all passed."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a twin computed, float64 on the host: of what lies on this rank."""
+
+    found: dict[str, Tensor]
+    """What its probe gives."""
+    gradients: list[Tensor | None]
+    """Of the first step, of each weight that the optimizer moves."""
+    update: list[Tensor]
+    """What that step did to them."""
+    parts: tuple[Part, ...]
+    digests: dict[str, str]
+    """After the last step; see `bench.measuring.agreed.digests`."""
+    devices: tuple[str, ...]
+    """Where the weights lie."""
+    dtype: str
+    """Of the gradients."""
+
+
+def gate(
+    workload: Workload, mode: str, parameters: Any, site: Site, switches: Collection[str] = ()
+) -> Judged:
+    """Compares the twin at this rank's site, and exchanges verdicts. As `numerics.gate`.
+
+    Each rank has as many rows as one device's twin has.
+    """
+    ranks = site.ranks
+    assert ranks is not None
+    twin: Any = workload.twin(mode, parameters)
+    twin = msgspec.structs.replace(twin, batch_size=twin.batch_size * ranks.size)
+    if ranks.parallelism.scheme == "replicas":
+        verdict = numerics.compare(workload, mode, twin, site, switches)
+        checks, between = verdict.checks, Between()
+    else:
+        checks, between = _training(workload, mode, twin, site, switches)
+    return _judged(ranks, checks, between, misplaced(ranks, site))
+
+
+def _judged(ranks: Ranks, checks: tuple[Check, ...], between: Between, place: str) -> Judged:
+    """What all are told. Blamed is who is wrong by itself: a sum over all is wrong on all."""
+    mine = Numerics(reference=f"{REFERENCE.name} on cpu", checks=checks)
+    own, shared = _findings(checks, of_all=False), _findings(checks, of_all=True)
+    own = "; ".join(filter(None, (own, between.misplaced, place)))
+    told = ranks.told((own, shared, mine))
+    owns, shares = [one[0] for one in told], [one[1] for one in told]
+    complaint = named(owns) or between.apart or named(shares)
+    guilty = next((rank for rank, said in enumerate(owns) if said), 0)
+    return Judged(told[guilty][2], "; ".join(filter(None, (between.blamed, complaint))))
+
+
+def _findings(checks: Sequence[Check], of_all: bool) -> str:
+    return "; ".join(
+        check.finding
+        for check in checks
+        if not check.passed and (check.quantity.removeprefix(IN_FLOAT64) in OF_ALL) == of_all
+    )
+
+
+class Between(NamedTuple):
+    """What no check of one rank says; empty where all is right."""
+
+    misplaced: str = ""
+    """Of this rank: where its weights lie, if that is elsewhere."""
+    blamed: str = ""
+    """Whose part a sum lacks; the same on all ranks, as is the next."""
+    apart: str = ""
+    """Which replicas differ."""
+
+
+def _training(
+    workload: Workload, mode: str, twin: Any, site: Site, switches: Collection[str]
+) -> tuple[tuple[Check, ...], Between]:
+    ranks = site.ranks
+    assert ranks is not None
+    at_one = msgspec.structs.replace(site, ranks=None)
+    at_own = msgspec.structs.replace(site, ranks=each_alone(ranks))
+    seen = read(workload, mode, twin, site)
+    own = read(workload, mode, twin, at_own, first_step=True)
+    alone = read(workload, mode, twin, at_one)
+    with answered_no(switches):
+        truth = read(workload, mode, twin, numerics.reference_of(at_one))
+        exact = read(workload, mode, twin, numerics.reference_of(site))
+        checks = _against(exact, truth, ranks, dict.fromkeys(truth.found, EXACT), IN_FLOAT64)
+        checks += [
+            Check(quantity=f"{IN_FLOAT64}{what}", error=error, tolerance=EXACT)
+            for what, error in errors(exact, truth, exact.parts).items()
+        ]
+        if any(ranks.told(any(not check.passed for check in checks))):
+            rows = read(workload, mode, twin, numerics.reference_of(at_own), first_step=True)
+            checks = _by_rows(checks, exact, _mean(ranks, rows.gradients))
+    checks += _against(seen, truth, ranks, numerics.TOLERANCES[site.precision.name], "")
+    by_one = errors(alone, truth, seen.parts, cut=True)
+    to_truth, to_one = (errors(seen, one, seen.parts) for one in (truth, alone))
+    for what, by_itself in by_one.items():
+        limit = allowed(by_itself, seen.dtype)
+        # A narrow weight keeps little of an update: then it is held to what one device keeps.
+        error, limit = (to_truth[what], limit) if limit < LOST else (to_one[what], LOST)
+        checks.append(Check(quantity=what, error=error, tolerance=limit))
+    mean = _mean(ranks, own.gradients)
+    off = _worst(seen.gradients, _cut(mean, seen.parts), usual(mean))
+    tolerance = WIRE[seen.dtype] * ranks.size**0.5
+    checks.append(Check(quantity="reduced gradients", error=off, tolerance=tolerance))
+    strays = [device for device in seen.devices if device != _full(site)]
+    off_everywhere = all(ranks.told(off > tolerance))
+    return tuple(checks), Between(
+        misplaced=f"its weights lie on {strays[0]}, not on {_full(site)}" if strays else "",
+        blamed=_lost_or_doubled(ranks, seen, own, mean) if off_everywhere else "",
+        apart=apart(ranks.told(seen.digests)) or apart(ranks.told(exact.digests)),
+    )
+
+
+def _by_rows(checks: Sequence[Check], exact: Reading, mean: Sequence[Tensor | None]) -> list[Check]:
+    """Where a library sums in float32 whatever it is given (a router's scores), float64 is not
+    exact for another split of the batch; for the same one it is, and so gradients are held to it.
+    """
+    off = _worst(exact.gradients, _cut(mean, exact.parts), usual(mean))
+    tolerance = SHORT if off <= EXACT else EXACT
+    return [
+        *(msgspec.structs.replace(check, tolerance=tolerance) for check in checks),
+        Check(quantity=f"{IN_FLOAT64}gradients by rows", error=off, tolerance=EXACT),
+    ]
+
+
+def read(workload: Workload, mode: str, twin: Any, site: Site, first_step: bool = False) -> Reading:
+    """Builds the twin at a site and runs its probe; the twin is gone afterwards.
+
+    first_step: its gradients alone.
+    """
+    job = workload.build(mode, twin, site)
+    reading = _observed(job, site, first_step)
+    job.close()
+    del job
+    if site.device.type != "cpu":  # see `bench.measuring.numerics.compare`
+        gc.collect()
+    return reading
+
+
+def _observed(job: Job, site: Site, first_step: bool) -> Reading:
+    training = job.training()
+    assert training is not None, "a job that is spread says how it trains"
+    weights = [weight for group in training.optimizer.param_groups for weight in group["params"]]
+    before: list[Tensor] = []
+    gradients: list[Tensor | None] = []
+    update: list[Tensor] = []
+
+    def note(*_: object) -> None:
+        if not gradients:
+            before.extend(() if first_step else (_host(weight) for weight in weights))
+            gradients.extend(None if w.grad is None else _host(w.grad) for w in weights)
+
+    def compare(*_: object) -> None:
+        if before and not update:
+            pairs = zip(weights, before, strict=True)
+            update.extend(_host(weight) - was for weight, was in pairs)
+
+    training.optimizer.register_step_pre_hook(note)
+    training.optimizer.register_step_post_hook(compare)
+    found: dict[str, Tensor] = {}
+    if first_step:
+        job.step()
+    else:
+        found = {name: _host(value) for name, value in job.probe().items()}
+    return Reading(
+        found=found,
+        gradients=gradients,
+        update=update,
+        parts=training.parts or (WHOLE,) * len(weights),
+        digests={} if first_step or site.ranks is None else digests_of(job),
+        devices=tuple(dict.fromkeys(_place(weight.device, site) for weight in weights)),
+        dtype=str(weights[0].dtype).removeprefix("torch."),
+    )
+
+
+def errors(
+    seen: Reading, truth: Reading, parts: Sequence[Part], cut: bool = False
+) -> dict[str, float]:
+    """Of gradients and update, element by element: the largest relative error of any tensor.
+
+    parts: of the tensors that are compared; cut: whether `seen` is whole and to be cut first.
+    """
+    least = usual(truth.gradients)
+    expected = _cut(truth.gradients, parts)
+    moved = _cut(truth.update, parts)
+    gradients = _cut(seen.gradients, parts) if cut else seen.gradients
+    update = _cut(seen.update, parts) if cut else seen.update
+    real = [None if g is None else g.abs() > least for g in expected]
+    return {
+        "gradients": _worst(gradients, expected, least),
+        "update": _worst(_only(update, real), _only(moved, real), 0.0),
+    }
+
+
+def usual(gradients: Sequence[Tensor | None]) -> float:
+    """What no gradient counts as smaller than: a share of their root mean square."""
+    there = [g for g in gradients if g is not None]
+    squares = sum(float(g.square().sum()) for g in there)
+    return NEARLY_NONE * math.sqrt(squares / max(1, sum(g.numel() for g in there)))
+
+
+def allowed(alone: float, dtype: str) -> float:
+    """Error that several devices may have where one has this; some last bits in any case."""
+    import torch
+
+    return max(TIMES_ALONE * alone, 8 * torch.finfo(getattr(torch, dtype)).eps)
+
+
+def misplaced(ranks: Ranks, site: Site) -> str:
+    """Whether this rank has a device that is another's; of a host all share one."""
+    place = _full(site)
+    told = ranks.told(place)
+    first = told.index(place)
+    if site.device.type == "cpu" or first == ranks.rank:
+        return ""
+    return f"it is on {place}, which is the device of rank {first}"
+
+
+def _against(
+    seen: Reading, truth: Reading, ranks: Ranks, tolerances: dict[str, float], words: str
+) -> list[Check]:
+    """Of what the probe gives; logits of this rank's own rows."""
+    found = []
+    for quantity, value in truth.found.items():
+        mine = value[ranks.part(len(value))] if quantity == "logits" else value
+        error = numerics.relative_error(seen.found[quantity], mine)
+        tolerance = tolerances[quantity]
+        found.append(Check(quantity=f"{words}{quantity}", error=error, tolerance=tolerance))
+    return found
+
+
+def _worst(
+    found: Sequence[Tensor | None], expected: Sequence[Tensor | None], least: float
+) -> float:
+    """Largest relative error, in norm, of any tensor; infinite where one is not finite or lacks.
+
+    least: root mean square that no tensor counts as smaller than.
+    """
+    worst = 0.0
+    for one, right in zip(found, expected, strict=True):
+        if one is None or right is None:
+            if one is not right:
+                return math.inf
+            continue
+        if one.shape != right.shape:
+            return math.inf
+        off = float((one - right).norm())
+        size = max(float(right.norm()), least * right.numel() ** 0.5)
+        if not math.isfinite(off):  # max() would let NaN pass
+            return math.inf
+        if off:
+            worst = max(worst, off / size if size else math.inf)
+    return worst
+
+
+def _only(tensors: Sequence[Tensor | None], where: Sequence[Tensor | None]) -> list[Tensor | None]:
+    pairs = zip(tensors, where, strict=True)
+    return [t if t is None or mask is None else t[mask] for t, mask in pairs]
+
+
+def _cut(whole: Sequence[Tensor | None], parts: Sequence[Part]) -> list[Tensor | None]:
+    pairs = zip(whole, parts, strict=True)
+    return [None if tensor is None else part.of(tensor) for tensor, part in pairs]
+
+
+def _mean(ranks: Ranks, own: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The mean over the ranks of what each computed of its own rows."""
+    return [None if tensor is None else ranks.mean(tensor) for tensor in own]
+
+
+def _lost_or_doubled(
+    ranks: Ranks, seen: Reading, own: Reading, mean: Sequence[Tensor | None]
+) -> str:
+    """Whose gradients the sum lacks, or has twice: told by what is over or missing of it."""
+    import torch
+
+    over, mine = [], []
+    for reduced, part, right, ours in zip(
+        seen.gradients, seen.parts, mean, own.gradients, strict=True
+    ):
+        if reduced is None or right is None or ours is None:
+            continue
+        excess = torch.zeros_like(right)
+        part.of(excess).copy_((reduced - part.of(right)) * part.count)
+        over.append(ranks.mean(excess).flatten() * ranks.size)
+        mine.append(ours.flatten())
+    excess, ours = torch.cat(over), torch.cat(mine)
+    times = float(excess @ ours / (ours @ ours).clamp_min(1e-300))
+    rest = float((excess - times * ours).norm() / excess.norm().clamp_min(1e-300))
+    told = ranks.told((rest if math.isfinite(rest) else math.inf, times))
+    rest, rank = min((one[0], rank) for rank, one in enumerate(told))
+    if rest > 0.1:
+        return ""
+    times = 1 + told[rank][1]
+    words = "missing from" if abs(times) < 0.5 else f"{times:.2g} times in"
+    return f"the gradients of rank {rank} are {words} the sum"
+
+
+def _host(tensor: Tensor) -> Tensor:
+    import torch
+
+    return local(tensor.detach()).to("cpu", torch.float64, copy=True)
+
+
+def _full(site: Site) -> str:
+    return _place(site.device, site)
+
+
+def _place(device: Any, site: Site) -> str:
+    """A device, with its number where the site has one."""
+    return device.type if site.device.index is None else str(device)

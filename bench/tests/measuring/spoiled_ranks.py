@@ -1,0 +1,171 @@
+"""The numerics gate on ranks, with faults that are planted in one of them: run by each rank.
+
+The twin of the tiny Llama in float32; `test_rank_numerics.py` reads what comes of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from bench.measuring import agreed, rank_numerics
+from bench.precision import PRECISIONS, REFERENCE
+from bench.ranks import Ranks
+from bench.records.parallelism import parse
+from bench.tests.measuring.wrong_workloads import Wrong, parameters
+from bench.tests.small_workloads import WORKLOADS, site
+from bench.workload import Job, Site
+
+GUILTY = 1
+Plant = Callable[[Any, Ranks], None]
+
+
+def wrong_sum(job: Any, ranks: Ranks) -> None:
+    """The rank gets another sum than the others."""
+
+    def change(*_: object) -> None:
+        for parameter in job._model.parameters():
+            parameter.grad.mul_(1.5)
+
+    if ranks.rank == GUILTY:
+        job._optimizer.register_step_pre_hook(change)
+
+
+def not_finite(job: Any, ranks: Ranks) -> None:
+    """One value that the rank gets is NaN."""
+
+    def change(*_: object) -> None:
+        last = [*job._model.parameters()][-1].grad
+        getattr(last, "_local_tensor", last).view(-1)[:1] = float("nan")
+
+    if ranks.rank == GUILTY:
+        job._optimizer.register_step_pre_hook(change)
+
+
+def lost_gradient(job: Any, ranks: Ranks) -> None:
+    """What the rank has computed does not get into the sum."""
+    loss_of = job._loss_of
+
+    def none(logits: Any, targets: Any) -> Any:
+        loss = loss_of(logits, targets)
+        return 0 * loss + loss.detach()
+
+    if ranks.rank == GUILTY:
+        job._loss_of = none
+
+
+def stale_replica(job: Any, ranks: Ranks) -> None:
+    """The rank's weights stay what they were."""
+    before = [parameter.detach().clone() for parameter in job._model.parameters()]
+
+    def restore(*_: object) -> None:
+        with torch.no_grad():
+            for parameter, was in zip(job._model.parameters(), before, strict=True):
+                parameter.copy_(was)
+
+    if ranks.rank == GUILTY:
+        job._optimizer.register_step_post_hook(restore)
+
+
+def narrow_wire(job: Any, ranks: Ranks) -> None:
+    """Gradients travel as bfloat16."""
+    import torch.distributed as dist
+
+    def send(group, bucket):  # type: ignore[no-untyped-def]  # torch compares types, not words
+        sent = bucket.buffer().bfloat16().float()
+        work = dist.all_reduce(sent, group=group, async_op=True)
+        return work.get_future().then(lambda done: done.value()[0].div(ranks.size))
+
+    job._spread.module.register_comm_hook(ranks.group, send)
+
+
+def last_bit(job: Any, ranks: Ranks) -> None:
+    """The rank's first weight is one bit off, from the start."""
+    if ranks.rank == GUILTY:
+        first = next(job._model.parameters()).detach()
+        getattr(first, "_local_tensor", first).view(torch.int32).view(-1)[0] ^= 1
+
+
+PLANTS: dict[str, Plant] = {
+    plant.__name__: plant
+    for plant in (wrong_sum, not_finite, lost_gradient, stale_replica, narrow_wire, last_bit)
+}
+SCHEMES = {"dp2": (None, *PLANTS), "fsdp2": (None, "wrong_sum", "not_finite", "stale_replica")}
+
+
+class Spoiled(Wrong):
+    """Goes wrong where the ranks compute together in the timed precision."""
+
+    def __init__(self, plant: Plant | None) -> None:
+        super().__init__(WORKLOADS["llama"], lambda job: None)
+        self._plant = plant
+
+    def build(self, mode: str, parameters: Any, at: Site) -> Job:
+        job = self._right.build(mode, parameters, at)
+        together = at.ranks is not None and at.ranks.parallelism.scheme != "replicas"
+        if self._plant is not None and together and at.precision.name != REFERENCE.name:
+            assert at.ranks is not None
+            self._plant(job, at.ranks)
+        return job
+
+
+def verdicts(ranks: Ranks) -> dict[str, Any]:
+    """Of each scheme and plant the complaint, and the errors of the checks."""
+    found: dict[str, Any] = {}
+    for scheme, plants in SCHEMES.items():
+        there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
+        at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
+        with remembered():
+            for name in plants:
+                plant = None if name is None else PLANTS[name]
+                given = parameters("llama", "train")
+                judged = rank_numerics.gate(Spoiled(plant), "train", given, at)
+                errors = {check.quantity: check.error for check in judged.numerics.checks}
+                found[f"{scheme} {name or 'right'}"] = [judged.complaint, errors]
+    found["copies"] = _copies(ranks)
+    found["after timing"] = _after_timing(ranks)
+    return found
+
+
+def _copies(ranks: Ranks) -> str:
+    there = msgspec.structs.replace(ranks, parallelism=parse("replicas2"))
+    at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
+    given = parameters("llama", "prefill")
+    return rank_numerics.gate(WORKLOADS["llama"], "prefill", given, at).complaint
+
+
+def _after_timing(ranks: Ranks) -> list[str]:
+    """What is said of a job that is right, and of one whose replica went astray later."""
+    at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=ranks)
+    job: Any = WORKLOADS["llama"].build("train", parameters("llama", "train", batch_size=4), at)
+    job.step()
+    said = [agreed.of_all(ranks, "", job)]
+    last_bit(job, ranks)
+    said.append(agreed.of_all(ranks, "", job))
+    said.append(agreed.of_all(ranks, "its work is wrong" if ranks.rank == GUILTY else "", job))
+    return said
+
+
+@contextlib.contextmanager
+def remembered() -> Iterator[None]:
+    """What is the same for each plant is computed once."""
+    real = rank_numerics.read
+    known: dict[Any, Any] = {}
+
+    def read(workload: Any, mode: str, twin: Any, at: Site, first_step: bool = False) -> Any:
+        spread = at.ranks is not None and at.ranks.parallelism.scheme != "replicas"
+        if spread and at.precision.name != REFERENCE.name:
+            return real(workload, mode, twin, at, first_step)
+        key = (at.precision.name, at.ranks and at.ranks.parallelism)
+        if key not in known:
+            known[key] = real(workload, mode, twin, at, first_step)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rank_numerics, "read", read)
+        yield

@@ -1,0 +1,48 @@
+"""A job's own noise: two draws, of the even rows and of the odd ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bench import catalogue
+from bench.measuring import noise
+from bench.precision import PRECISIONS
+
+
+class Sums:
+    """Gives its weights as they are, and notes them."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        self.held, self.seen = weights, [weights.clone()]
+
+    def training(self) -> None:
+        return None
+
+    def weights(self) -> list[torch.Tensor]:
+        return [self.held]
+
+    def again(self) -> bool:
+        self.seen.append(self.held.clone())
+        return True
+
+    def forced(self) -> dict[str, list[torch.Tensor]]:
+        return {"output": [self.held]}
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3)])
+def test_each_row_is_moved_by_one_rounding_once(shape: tuple[int, ...]) -> None:
+    how = PRECISIONS["bf16"]
+    job: Any = Sums(torch.full(shape, 1.0, dtype=torch.bfloat16))
+    device: Any = catalogue.backend("cpu").open(0, how)
+    found = noise.taken(job, device, how, 0)["output"]
+    before, even, odd, after = (x.view(torch.int16) for x in job.seen)
+    assert torch.equal(before, after)
+    if shape:
+        assert (even != before)[0::2].all() and not (even != before)[1::2].any()
+        assert (odd != before)[1::2].all() and not (odd != before)[0::2].any()
+        assert found.error == pytest.approx(2**-7, rel=0.2)  # both draws together: every row
+    else:
+        assert (even != before).all() and (odd != before).all()

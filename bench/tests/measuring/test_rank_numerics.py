@@ -1,0 +1,146 @@
+"""The gate on every rank: what is right passes, and of what is wrong the reason names the rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.measuring.agreed import apart, digests, named
+from bench.measuring.rank_numerics import allowed
+from bench.ranks import WHOLE, Part
+from bench.tests.measuring.spoiled_ranks import SCHEMES
+from bench.tests.rank_processes import together
+
+TARGET = "bench.tests.measuring.spoiled_ranks:verdicts"
+
+
+@pytest.fixture(scope="module")
+def said(forked: None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks was told of every plant."""
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    return together(2, TARGET, folder)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_is_right_passes_on_every_rank(said: list[dict[str, Any]], scheme: str) -> None:
+    for rank in said:
+        complaint, errors = rank[f"{scheme} right"]
+        assert complaint == ""
+        assert errors["in float64 gradients"] < 1e-12
+        assert errors["in float64 update"] < 1e-12
+        assert 0 < errors["gradients"] < 1e-5
+        assert errors["reduced gradients"] < 1e-6
+
+
+WORDS = {
+    "dp2 wrong_sum": "rank 1 of 2: gradients off by",
+    "dp2 not_finite": "rank 1 of 2: gradients is not finite",
+    "dp2 lost_gradient": "the gradients of rank 1 are missing from the sum; every rank",
+    "dp2 stale_replica": "rank 1 of 2: update off by",
+    "dp2 narrow_wire": "every rank: gradients off by",
+    "dp2 last_bit": "replicas differ: ranks 0, 1 hold not the same weights",
+    "fsdp2 wrong_sum": "rank 1 of 2: gradients off by",
+    "fsdp2 not_finite": "rank 1 of 2: gradients is not finite",
+    "fsdp2 stale_replica": "rank 1 of 2: update off by",
+}
+
+
+@pytest.mark.parametrize("planted", WORDS)
+def test_a_planted_fault_is_named_on_every_rank(said: list[dict[str, Any]], planted: str) -> None:
+    first, second = (rank[planted][0] for rank in said)
+    assert first == second
+    assert WORDS[planted] in first
+
+
+def test_every_plant_is_tried(said: list[dict[str, Any]]) -> None:
+    tried = {f"{scheme} {name}" for scheme, names in SCHEMES.items() for name in names if name}
+    assert tried == WORDS.keys()
+
+
+def test_copies_of_inference_are_gated_each(said: list[dict[str, Any]]) -> None:
+    assert [rank["copies"] for rank in said] == ["", ""]
+
+
+def test_replicas_must_agree_after_the_timing_too(said: list[dict[str, Any]]) -> None:
+    for rank in said:
+        right, astray, wrong = rank["after timing"]
+        assert right == ""
+        assert astray == "replicas differ: ranks 0, 1 hold not the same weights"
+        assert wrong == f"rank 1 of 2: its work is wrong; {astray}"
+
+
+# The values by themselves
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (["", ""], ""),
+        (["", "off"], "rank 1 of 2: off"),
+        (["off by 1", "off by 1"], "every rank: off by 1"),
+        (["off by 1", "off by 2"], "every rank, the others likewise: off by 1"),
+        (["a", "", "b"], "rank 0 of 3: a; rank 2 of 3: b"),
+        (["", *"abcd"], "rank 1 of 5: a; rank 2 of 5: b; rank 3 of 5: c; and 1 more ranks"),
+    ],
+)
+def test_the_guilty_are_named(told: list[str], words: str) -> None:
+    assert named(told) == words
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ([{"whole": "a"}] * 3, ""),
+        ([{"part 1 of 2": "a"}, {"part 2 of 2": "b"}], ""),
+        ([{"whole": "a"}, {"whole": "b"}, {"whole": "a"}], "rank 1 holds not the weights"),
+        ([{"whole": "a"}, {"whole": "b"}], "ranks 0, 1 hold not the same weights"),
+        (
+            [{"part 1 of 2": "a"}, {"part 2 of 2": "b"}] * 2
+            + [{"part 1 of 2": "a"}, {"part 2 of 2": "c"}],
+            "rank 5 holds not the weights",
+        ),
+    ],
+)
+def test_ranks_with_the_same_part_must_agree(told: list[dict[str, str]], words: str) -> None:
+    found = apart(told)
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_a_digest_sees_one_bit_and_is_of_a_part() -> None:
+    weights = [torch.arange(6.0).view(2, 3), torch.ones(0, 3, dtype=torch.bfloat16)]
+    parts = [Part(0, 2), WHOLE]
+    before = digests(weights, parts)
+    assert before.keys() == {"part 1 of 2", "whole"}
+    weights[0].view(torch.int32)[1, 2] ^= 1
+    after = digests(weights, parts)
+    assert after["part 1 of 2"] != before["part 1 of 2"]
+    assert after["whole"] == before["whole"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "unit", "sizes"),
+    [
+        (8, 2, 1, [4, 4]),
+        (5, 2, 1, [3, 2]),
+        (2, 4, 1, [1, 1, 0, 0]),
+        (9, 4, 1, [3, 3, 3, 0]),
+        (26, 4, 2, [8, 8, 8, 2]),
+    ],
+)
+def test_parts_are_torchs_own_chunks(rows: int, count: int, unit: int, sizes: list[int]) -> None:
+    whole = torch.arange(rows)
+    parts = [Part(index, count, unit).of(whole) for index in range(count)]
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat(parts), whole)
+    if unit == 1:
+        chunks = whole.chunk(count)
+        assert all(torch.equal(a, b) for a, b in zip(parts, chunks, strict=False))
+
+
+def test_a_tolerance_follows_one_devices_error() -> None:
+    assert allowed(1e-3, "float32") == 2e-3
+    assert allowed(0.0, "float32") == 8 * 2**-23

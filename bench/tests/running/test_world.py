@@ -1,0 +1,284 @@
+"""Ranks of one launch, scripted: who is named when one goes wrong, and that none is left."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import catalogue
+from bench.backend import DeviceInfo
+from bench.errors import DeviceUnavailable
+from bench.measuring.messages import Place, Progress, Request
+from bench.records.outcome import Block, Failed, Measured, Skipped, Void
+from bench.running import blame, child, world
+from bench.running.launcher import Finished, launch
+from bench.tests.running.scripted_workers import REPORT, alive, request, scripted, wait_until
+from bench.tests.values import make_case
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
+
+HEAD = """
+    asked = json.loads(sys.stdin.readline())
+    place = asked["place"]
+    rank, size = place["rank"], place["size"]
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    def say(phase): os.write(1, b'{"line":"progress","phase":"%s"}\\n' % phase.encode())
+    def report(**outcome):
+        made = json.loads(REPORT)
+        made.update({"busy_ns": [9_000_000 + rank] * 10})
+        if outcome:
+            made.update({"outcome": outcome, "blames_peer": outcome.pop("peer", False)})
+        os.write(1, json.dumps(made).encode() + b"\\n")
+    def fail(message, peer=False):
+        report(status="failed", kind="error", phase="measure", message=message, peer=peer)
+        os._exit(0)
+    def wait_for_nobody(): time.sleep(600)
+    def wait_for_others(): time.sleep(600)
+    open(f"pid{rank}", "w").write(str(os.getpid()))
+    say("import")
+    say("open")
+    sys.stdin.readline()
+    say("numerics")
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of its own, short patience, and no process left behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(blame, "QUIET_SECONDS", 0.8)
+    monkeypatch.setattr(blame, "LATE_SECONDS", 0.8)
+    monkeypatch.setattr(blame, "STACK_SECONDS", 0.3)
+    monkeypatch.setattr(world, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(world, "GRACE_SECONDS", 0.6)
+    monkeypatch.setattr(child, "GRACE_SECONDS", 0.3)
+    yield
+    for path in tmp_path.glob("pid*"):
+        wait_until(lambda path=path: not alive(int(path.read_text())))  # type: ignore[misc]
+
+
+def of(devices: int, limit_seconds: float = 30.0, **fields: object) -> Request:
+    case = msgspec.structs.replace(make_case(), devices=devices, parallelism=f"dp{devices}")
+    asked = msgspec.structs.replace(request(limit_seconds), case=case)
+    return msgspec.structs.replace(asked, **fields)
+
+
+def run(code: str, devices: int = 3, limit_seconds: float = 30.0) -> Finished:
+    """A launch whose ranks are this code."""
+    body = textwrap.dedent(HEAD) + textwrap.dedent(code)
+    command = scripted("import faulthandler\n" + body)
+    return launch(of(devices, limit_seconds), {}, command=command)
+
+
+def failed(finished: Finished) -> Failed:
+    assert isinstance(finished.report.outcome, Failed), finished
+    return finished.report.outcome
+
+
+# --- All is well ----------------------------------------------------------------------------------
+
+
+def test_reports_become_one() -> None:
+    heard: list[Progress] = []
+    code = textwrap.dedent(HEAD) + 'say("measure"); report()'
+    command = scripted("import faulthandler\n" + code)
+    outcome = launch(of(3), {}, heard.append, command).report.outcome
+    assert isinstance(outcome, Measured)
+    assert [share.rank for share in outcome.ranks] == [0, 1, 2]
+    assert [share.busy_ns[0] for share in outcome.ranks] == [9_000_000, 9_000_001, 9_000_002]
+    assert [progress.phase for progress in heard] == ["import", "open", "numerics", "measure"]
+
+
+def test_each_rank_has_its_place(tmp_path: Path) -> None:
+    run('open(f"place{rank}", "w").write(json.dumps(place)); report()', devices=2)
+    first, second = (
+        msgspec.json.decode((tmp_path / f"place{rank}").read_bytes(), type=Place) for rank in (0, 1)
+    )
+    assert (first.rank, second.rank, first.size, first.parallelism) == (0, 1, 2, "dp2")
+    assert first.port == second.port
+    assert first.listener is not None
+    assert second.listener is None
+
+
+def test_rank_0_holds_the_socket_that_all_meet_at() -> None:
+    finished = run(
+        """
+        import socket
+        if rank == 0:
+            held = socket.socket(fileno=place["listener"])
+            met, _ = held.accept()
+            met.sendall(b"here")
+        else:
+            with socket.create_connection((place["address"], place["port"])) as met:
+                assert met.recv(4) == b"here"
+        report()
+        """,
+        devices=2,
+    )
+    assert isinstance(finished.report.outcome, Measured)
+
+
+# --- One goes wrong -------------------------------------------------------------------------------
+
+PEERS = 'time.sleep(0.1); fail("Connection closed by peer [127.0.0.1]:1", peer=True)'
+"""What the others see of a rank that is gone."""
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
+        ("os._exit(137)", "left with exit code 137 and no report"),
+        ("time.sleep(0.2); os.abort()", "was killed by SIGABRT"),
+        ('time.sleep(0.3); fail("RuntimeError: planted")', "RuntimeError: planted"),
+        ('os.write(1, b"garbage\\n"); time.sleep(9)', "report is garbled"),
+    ],
+)
+def test_the_rank_that_ends_is_named(bad: int, fault: str, said: str) -> None:
+    """Whoever's words come first: the others' are of its closed connections."""
+    finished = run(f"if rank == {bad}:\n    {fault}\nelse:\n    {PEERS}")
+    assert failed(finished).message.startswith(f"rank {bad} (cpu): ")
+    assert said in failed(finished).message
+
+
+def test_a_rank_that_dies_while_it_imports_is_named() -> None:
+    """The others wait for their turn, which never comes."""
+    code = 'if asked["place"]["rank"] == 1: os._exit(7)'
+    command = scripted("import faulthandler\nasked = json.loads(sys.stdin.readline())\n" + code)
+    outcome = launch(of(2), {}, command=command).report.outcome
+    assert isinstance(outcome, Failed)
+    assert "left with exit code" in outcome.message
+
+
+def test_what_all_say_is_no_ranks_fault() -> None:
+    finished = run('report(status="skipped", reason="bf16: not here")')
+    assert finished.report.outcome == Skipped(reason="bf16: not here")
+
+
+def test_what_one_says_alone_has_its_name() -> None:
+    finished = run(
+        'if rank == 2: report(status="void", reason="numerics: loss off", numerics=None)\n'
+        "else: wait_for_others()"
+    )
+    assert finished.report.outcome == Void(reason="rank 2 (cpu): numerics: loss off")
+
+
+def test_the_words_kept_are_those_of_the_named_rank() -> None:
+    finished = run('os.write(2, b"I am %d\\n" % rank)\nif rank == 1: os._exit(3)\n' + PEERS)
+    assert finished.stderr_tail == "I am 1\n"
+
+
+def test_other_numbers_of_blocks_are_no_figure() -> None:
+    code = 'made = json.loads(REPORT); made["busy_ns"] = [1] * (10 - rank)\n'
+    finished = run(code + 'os.write(1, json.dumps(made).encode() + b"\\n")', devices=2)
+    assert "other numbers of blocks" in failed(finished).message
+
+
+# --- One stands still -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "fault", "rule"),
+    [
+        (0, "wait_for_nobody()", "stands where no other does"),
+        (2, "os.kill(os.getpid(), signal.SIGSTOP)", "gives no stack"),
+    ],
+)
+def test_who_stands_elsewhere_is_named(bad: int, fault: str, rule: str) -> None:
+    finished = run(f'say("measure")\nif rank == {bad}: {fault}\nelse: wait_for_others()')
+    assert failed(finished).kind == "timeout"
+    assert failed(finished).message.startswith(f"rank {bad} of 3 hangs: {rule}; it stands at ")
+
+
+def test_who_is_a_phase_behind_is_named_though_it_is_busy() -> None:
+    finished = run('if rank == 1:\n    while True: pass\nsay("build")\nwait_for_others()')
+    assert failed(finished).message.startswith("rank 1 of 3 hangs: still in its numerics phase ")
+    assert failed(finished).phase == "numerics"
+
+
+def test_of_two_that_wait_for_each_other_both_are_shown() -> None:
+    finished = run('say("measure")\nwait_for_others()', devices=2)
+    message = failed(finished).message
+    assert message.startswith("all ranks stand still, and none can be told from the others: ")
+    assert message.count("in wait_for_others") == 2
+
+
+def test_a_silent_rank_that_computes_is_let_be() -> None:
+    """It compiles: no step of its is known yet."""
+    finished = run(
+        "end = time.monotonic() + 2\nwhile time.monotonic() < end: pass\nreport()", devices=2
+    )
+    assert isinstance(finished.report.outcome, Measured)
+
+
+def test_the_launchs_limit_ends_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blame, "QUIET_SECONDS", 1e6)
+    finished = run('say("measure")\nwait_for_others()', devices=2, limit_seconds=1.0)
+    assert failed(finished).message.startswith("no report within 1 s, and none can be told")
+
+
+def test_an_interrupt_leaves_nobody(tmp_path: Path) -> None:
+    """Nor does whatever else comes: the fixture waits for all of them to be gone."""
+
+    def interrupt() -> None:
+        wait_until(lambda: len(list(tmp_path.glob("pid*"))) == 3)
+        os.kill(os.getpid(), 2)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run("wait_for_others()")
+
+
+# --- How many -------------------------------------------------------------------------------------
+
+CPU = DeviceInfo(backend="cpu", index=0, name="CPU", memory_bytes=None)
+GPU = DeviceInfo(backend="cuda", index=0, name="GPU", memory_bytes=None)
+
+
+def test_a_run_takes_all_that_there_are() -> None:
+    assert world.size(None, GPU, 8) == 8
+    assert world.size(4, GPU, 8) == 4
+    assert world.size(None, CPU, 1) == 2
+    assert world.size(8, CPU, 1) == 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "here", "message"),
+    [
+        (9, GPU, 8, "--devices 9: there are 8 here: cuda:0 to cuda:7. Give a number up to 8"),
+        (65, CPU, 1, "--devices 65: at most 64 ranks share the cores of one host"),
+        (2, msgspec.structs.replace(GPU, index=3), 8, "--device cuda:3: a run over 2 devices"),
+    ],
+)
+def test_more_than_there_are_is_refused(
+    asked: int, device: DeviceInfo, here: int, message: str
+) -> None:
+    with pytest.raises(DeviceUnavailable) as caught:
+        world.size(asked, device, here)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_case_for_more_devices_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue.backend("cpu").__class__, "is_host", False)
+    asked = of(4, here=2)
+    outcome = launch(asked, {}, command=scripted("os._exit(1)")).report.outcome
+    assert outcome == Skipped(reason="it takes 4 cpu devices; 2 are here")
+
+
+def test_the_slowest_is_the_figure() -> None:
+    """A rank's own time cannot be longer than its block's."""
+    outcome = REPORT.outcome
+    assert isinstance(outcome, Measured)
+    share = run("report()").report.outcome
+    assert isinstance(share, Measured)
+    late = msgspec.structs.replace(share.ranks[1], busy_ns=(10**12,) * 10)
+    with pytest.raises(ValueError, match="no longer than it"):
+        msgspec.structs.replace(share, ranks=(share.ranks[0], late, share.ranks[2])).__post_init__()
+    assert all(isinstance(block, Block) for block in share.steady)

@@ -1,0 +1,52 @@
+"""The modes that most models have, and how the work of a mode may be spread over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from bench.workload import (
+    EXECUTIONS,
+    INFERENCE_PRECISIONS,
+    TRAINING_PRECISIONS,
+    Mode,
+    Parameters,
+)
+
+ALONE = ("none",)
+COPIES = ("none", "replicas")
+"""Of inference whose job takes its rank's rows."""
+REPLICATED = ("none", "dp")
+SHARDED = ("none", "dp", "fsdp", "hsdp")
+"""Of a model that `bench.workloads._jobs.TrainingJob` trains on its rank's rows."""
+
+
+def train_and_infer(
+    train: type[Parameters],
+    infer: type[Parameters],
+    executions: tuple[str, ...] = EXECUTIONS,
+    inference: tuple[str, ...] = INFERENCE_PRECISIONS,
+    together: tuple[str, ...] = ALONE,
+    copies: tuple[str, ...] = ALONE,
+) -> Mapping[str, Mode]:
+    """The modes of a model that is trained, and gives one answer an input.
+
+    together: how training may be spread over devices; copies: how inference may.
+    """
+    return MappingProxyType(
+        {
+            "train": Mode(
+                parameters=train,
+                precisions=TRAINING_PRECISIONS,
+                executions=executions,
+                schemes=together,
+            ),
+            "infer": Mode(
+                parameters=infer,
+                precisions=inference,
+                executions=executions,
+                latency="latency",
+                schemes=copies,
+            ),
+        }
+    )

@@ -1,0 +1,178 @@
+"""A model on ranks that train it together: whole on each (DDP), or sharded over them (FSDP2).
+
+torch does the work. Ranks average their gradients, which are then those of the mean loss over the
+global batch, of which each rank takes as many rows. Weights come from the seed on every rank, so
+nothing is sent to make them alike: whether they are is for the numerics gate to see.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from bench.ranks import Ranks
+from bench.workload import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.distributed import ProcessGroup
+
+BUCKET_MIB = 25
+"""Of gradients that DDP reduces at once, while the backward goes on: torch's own default."""
+
+
+class Spread:
+    """A model that one process runs by itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """model: as it is executed."""
+        self.module = model
+        """What a forward calls."""
+        self.facts: dict[str, str] = {}
+        """What the record says of it."""
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """Around forward and backward of a micro-batch. last: of its step."""
+        return nullcontext()
+
+    def norm(self, of_shards: Tensor) -> Tensor:
+        """The norm of all gradients, from that of the gradients that lie here."""
+        return of_shards
+
+    def settle(self) -> None:
+        """After a forward without a backward: back to what a step leaves."""
+
+
+class Replicated(Spread):
+    """Every rank has all of it."""
+
+    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+        """No buffer is sent at every forward, for none changes that a step reads."""
+        from torch.nn.parallel import DistributedDataParallel
+
+        named = inspect.signature(DistributedDataParallel).parameters
+        # torch 2.13 renamed it, and warns of its old name.
+        sent = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
+        options: dict[str, Any] = {sent: False}
+        self._ddp = DistributedDataParallel(
+            model,
+            process_group=ranks.group,
+            init_sync=False,  # it would hide that a rank began with other weights
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=BUCKET_MIB,
+            **options,
+        )
+        super().__init__(self._ddp)
+        self.facts = {
+            "parallelism": f"{ranks.parallelism}: DDP, buckets of {BUCKET_MIB} MiB",
+            "gradients reduced as": _dtypes(p for p in model.parameters() if p.requires_grad),
+        }
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """The last one's backward reduces what all have added."""
+        return nullcontext() if last else self._ddp.no_sync()
+
+
+class Sharded(Spread):
+    """Each rank has a part of every weight, of its gradient and of the optimizer's state.
+
+    Each block is gathered before it runs and let go afterwards, and the rest of the model (the
+    embedding and the head) once a step.
+    """
+
+    def __init__(self, model: nn.Module, ranks: Ranks, device_type: str) -> None:
+        """In place: what is in the model afterwards are its shards."""
+        from torch.distributed.fsdp import fully_shard
+
+        self._ranks = ranks
+        mesh = _mesh(ranks.group, ranks.parallelism.sizes, device_type)
+        dtypes = _dtypes(model.parameters())
+        inner = blocks(model)
+        kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in inner))
+        for block in inner:
+            fully_shard(block, mesh=mesh)
+        self._fsdp: Any = fully_shard(model, mesh=mesh)
+        super().__init__(model)
+        self.facts = {
+            "parallelism": f"{ranks.parallelism}: FSDP2, root and {len(inner)} {kinds}".rstrip(),
+            "weights gathered as": dtypes,
+            "gradients reduced as": dtypes,
+        }
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """The last one's backward reduces what all have added, whole until then."""
+        self._fsdp.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def norm(self, of_shards: Tensor) -> Tensor:
+        """Over all ranks; replicas of a shard count once."""
+        replicas = math.prod(self._ranks.parallelism.sizes[:-1])
+        total = self._ranks.mean(of_shards**2) * self._ranks.size / replicas
+        return total.sqrt()
+
+    def settle(self) -> None:
+        """The root stays whole after a forward, for the backward that it expects."""
+        self._fsdp.reshard()
+
+
+def spread(model: nn.Module, site: Site) -> Spread:
+    """The model as the ranks of its site train it; to be called before its optimizer is made."""
+    ranks = site.ranks
+    if ranks is None or ranks.parallelism.scheme in ("none", "replicas"):
+        return Spread(model)
+    if ranks.parallelism.scheme in ("fsdp", "hsdp"):
+        return Sharded(model, ranks, site.device.type)
+    return Replicated(model, ranks)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """What is gathered by itself: the members of the longest list of modules."""
+    from torch.nn import ModuleList
+
+    lists = [module for module in model.modules() if isinstance(module, ModuleList)]
+    return [*max(lists, key=len)] if lists else []
+
+
+def gathered_bytes(model: nn.Module) -> int:
+    """Of a model that is sharded what is whole at a time: the root and its gradients, a block and
+    its, and the block that is gathered meanwhile."""
+    inner = blocks(model)
+    sizes = [sum(p.nbytes for p in block.parameters()) for block in inner]
+    root = sum(p.nbytes for p in model.parameters()) - sum(sizes)
+    return 2 * root + 3 * max(sizes, default=0)
+
+
+def rows(value: Tensor, site: Site) -> Tensor:
+    """What of a global batch [B, ...] is this rank's; all of it where there is one process."""
+    if site.ranks is None:
+        return value
+    return value[site.ranks.part(len(value))].clone()  # what is not its own need not be kept
+
+
+@functools.cache
+def _mesh(group: ProcessGroup, sizes: tuple[int, ...], device_type: str) -> Any:
+    """The ranks in so many dimensions, outermost first, the last the one that shards.
+
+    Its groups are the launch's own, or are made here, once: every rank must come.
+    """
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
+
+    if len(sizes) == 1:
+        return DeviceMesh.from_group(group, device_type)
+    ranks = torch.arange(math.prod(sizes)).view(sizes)
+    library, here = dist.get_backend(group), dist.get_rank()
+    own = []
+    for lists in (ranks.T.tolist(), ranks.tolist()):
+        made = [(members, dist.new_group(members, backend=library)) for members in lists]
+        own.append(next(new for members, new in made if here in members))
+    names = ("replicate", "shard")
+    return DeviceMesh.from_group(own, device_type, mesh=ranks, mesh_dim_names=names)
+
+
+def _dtypes(tensors: Any) -> str:
+    return ", ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors))
