@@ -36,6 +36,7 @@ class Alike(msgspec.Struct):
     rank: int = 0
     size: int = 4
     group: Any = None
+    control: Any = None
 
     def told(self, value: Any) -> list[Any]:
         return [value] * self.size
