@@ -59,9 +59,9 @@ class Simulated(dist.ProcessGroup):
         come = torch.tensor(time.monotonic(), dtype=torch.float64)
         self.clock.allreduce([come], MAX).wait()
         start = float(come)
-        work = self.spoilt(given, held, call, words)
+        self.spoilt(given, held, call, words)
         self.until(start, size_of(counted) * LINKS[kind](self.size()))
-        return work
+        return Done()
 
     def until(self, start: float, crossing: float) -> None:
         """Waits until the wire has carried so many bytes."""
@@ -82,8 +82,7 @@ class Simulated(dist.ProcessGroup):
         if fault == "narrow":
             for one in given:
                 one.copy_(one.to(torch.bfloat16))
-        work = call(*words)
-        work.wait()
+        call(*words).wait()
         for one, was in zip(given, kept, strict=True):
             if not any(one is other for other in held):
                 one.copy_(was)
@@ -93,7 +92,6 @@ class Simulated(dist.ProcessGroup):
         if fault == "bit" and mine:
             for one in held:
                 one.view(-1).view(torch.uint8)[-1].bitwise_xor_(1)
-        return work
 
     def allreduce(self, tensors, opts=None):
         words = (tensors, opts or dist.AllreduceOptions())
@@ -132,6 +130,13 @@ class Simulated(dist.ProcessGroup):
     def recv(self, tensors, source: int, tag: int):
         into = torch.empty_like(tensors[0])
         return Received(self, tensors, self.data.recv([into], source, tag), into)
+
+
+class Done(dist._Work):
+    """What has been carried. (gloo's own may write its result once more when it is waited for.)"""
+
+    def wait(self, timeout=None) -> bool:
+        return True
 
 
 class Sent(dist._Work):

@@ -36,7 +36,7 @@ MODES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast"
 FAULTS = ("lost", "doubled", "stale", "bit", "narrow")
 LATENCY, BANDWIDTH = 0.010, 1e8
 WITHIN = 0.05
-SIZES = (8, 2**19, 2**22)
+SIZES = (1024, 2**19, 2**22)
 LATE = 40
 """Operations that go well before a late fault: more than the gate's."""
 SUITE = """
