@@ -22,6 +22,8 @@ from bench.judging.row import UNDISTURBED, Interval, Link, Row
 SIZE = "size_bytes"
 FEWEST_SIZES = 3
 """Two make any line."""
+FAR = 0.1
+"""From this relative miss on a line is hardly one."""
 Point = tuple[float, float]
 """Bytes that cross a link, and the seconds of the operation."""
 
@@ -128,6 +130,13 @@ def _inverse(slope: Interval) -> Interval:
         return Interval(value=1 / slope.value)
     high = 1 / slope.low if slope.low > 0 else None
     return Interval(value=1 / slope.value, low=1 / slope.high, high=high)
+
+
+def in_short(link: Link) -> str:
+    """The line in a few words; how far it misses, where that is far."""
+    found = f"{units.duration(link.latency.value)}, {units.prefixed(link.bandwidth.value, 'B/s')}"
+    size = units.memory(link.missed_bytes)
+    return found if link.miss <= FAR else f"{found} (off by {link.miss:.0%} at {size})"
 
 
 def in_words(link: Link) -> str:

@@ -192,8 +192,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def throughput_per_device(self) -> float | None:
-        """Items/s of each of its devices; None where ranks share a host, and without a figure."""
-        if self.throughput is None or self.shared_host:
+        """Items/s of each of its devices; None where ranks share a host, and without a figure.
+
+        Nor has a collective any: its items are those of one device already.
+        """
+        if self.throughput is None or self.shared_host or self.operation_seconds is not None:
             return None
         return self.throughput / self.case.devices
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench import stats, units
+from bench.judging import links
 from bench.judging.curves import Curve, curves
-from bench.judging.links import in_words as in_words_of_link
 from bench.judging.links import sweeps
 from bench.judging.row import UNDISTURBED, Row
 from bench.judging.tracks import tuned
@@ -47,7 +47,7 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
     for said, some in grouped(measured, lambda r: f"{r.verdict}\n{_disturbed(r)}"):
         if reason := said.partition("\n")[2]:
             yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
-    yield from _links(rows)
+    yield from _links(rows, wide=wide)
     yield from _found(rows, names, wide=wide)
     for said, some in grouped(measured, _left_out):
         word, _, why = said.partition("\n")
@@ -89,11 +89,15 @@ def _disturbed(row: Row) -> str:
     return "" if row.verdict in UNDISTURBED else row.reason
 
 
-def _links(rows: Sequence[Row]) -> Iterator[Note]:
-    """What joins the devices: a line for each sweep of a collective over sizes."""
-    for _, sweep in sweeps(rows):
-        if (link := sweep[0].link) is not None:
-            yield Note("LINK", f"{name_of(sweep[0].case)}: {in_words_of_link(link)}", "bold")
+def _links(rows: Sequence[Row], *, wide: bool) -> Iterator[Note]:
+    """What joins the devices, by each sweep of a collective over sizes."""
+    found = [(sweep[0].case, link) for _, sweep in sweeps(rows) if (link := sweep[0].link)]
+    if wide:
+        for case, link in found:
+            yield Note("LINK", f"{name_of(case)}: {links.in_words(link)}", "bold")
+    elif found:
+        parts = [f"{name_of(case)} {links.in_short(link)}" for case, link in found]
+        yield Note("LINK", f"latency and bus bandwidth over sizes: {'; '.join(parts)}", "bold")
 
 
 def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:

@@ -30,8 +30,9 @@ def _figures(row: Row) -> Iterator[str]:
     item = row.unit.removesuffix("/s")
     if row.case.devices > 1:
         each = row.throughput_per_device
-        said = "shared host" if each is None else f"{units.rate(each, item)} each"
-        yield f"{row.case.devices} devices, {said}"
+        alone = [] if each is None else [f"{units.rate(each, item)} each"]
+        shared = ["shared host"] if row.shared_host else []
+        yield ", ".join([f"{row.case.devices} devices", *alone, *shared])
     if row.flop_per_second is not None and item != row.operation:
         yield units.rate(row.flop_per_second, row.operation)
     if row.bytes_per_second is not None and item != "B":

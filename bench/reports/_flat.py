@@ -104,13 +104,12 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
 
 def _of_link(link: Link | None) -> dict[str, float | None]:
     """The line of a collective's sweep over sizes, in each of its rows."""
-    latency, bandwidth = (None, None) if link is None else (link.latency, link.bandwidth)
     return {
-        "link_latency_seconds": latency and latency.value,
-        "link_latency_low_seconds": latency and latency.low,
-        "link_latency_high_seconds": latency and latency.high,
-        "link_bus_bytes_per_second": bandwidth and bandwidth.value,
-        "link_bus_low_bytes_per_second": bandwidth and bandwidth.low,
-        "link_bus_high_bytes_per_second": bandwidth and bandwidth.high,
-        "link_largest_miss": link and link.miss,
+        "link_latency_seconds": None if link is None else link.latency.value,
+        "link_latency_low_seconds": None if link is None else link.latency.low,
+        "link_latency_high_seconds": None if link is None else link.latency.high,
+        "link_bus_bytes_per_second": None if link is None else link.bandwidth.value,
+        "link_bus_low_bytes_per_second": None if link is None else link.bandwidth.low,
+        "link_bus_high_bytes_per_second": None if link is None else link.bandwidth.high,
+        "link_largest_miss": None if link is None else link.miss,
     }

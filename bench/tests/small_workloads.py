@@ -26,7 +26,12 @@ NAMES = list(MODULES)
 WORKLOADS: dict[str, Workload] = {
     name: importlib.import_module(module).WORKLOAD for name, module in MODULES.items()
 }
-MODES = [(name, mode) for name, workload in WORKLOADS.items() for mode in workload.modes]
+MODES = [
+    (name, mode)
+    for name, workload in WORKLOADS.items()
+    for mode, declared in workload.modes.items()
+    if not declared.together  # nothing for one device; `test_collective` has those
+]
 CASES = [
     (name, mode, precision)
     for name, mode in MODES

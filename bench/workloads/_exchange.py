@@ -258,7 +258,7 @@ class Exchange(Job):
             self._given, held, lambda: self._call(self._given, held, 0), self._salt + 1
         )
         every = [Seen(*found) for found in self._ranks.told(tuple(seen))]
-        return complaint(self._what, every, self._layout.ranks)
+        return complaint(self._what, every, self._layout.sums)
 
     def _require_accepted(self) -> None:
         """Raises Unsupported where the library says on all ranks that it cannot."""

@@ -27,8 +27,15 @@ class Seen(NamedTuple):
     wrong: int
     of: int
     """Elements that were compared, in all repetitions."""
+    judged: int
+    """Wrong ones whose origin was looked for."""
     whose: tuple[int, ...]
-    """How many of the wrong ones look like the doing of each rank, as a sender."""
+    """How many of those look like the doing of each rank, as a sender."""
+
+    def __add__(self, other: Seen) -> Seen:  # type: ignore[override]
+        """Of both together."""
+        whose = tuple(a + b for a, b in zip(self.whose, other.whose, strict=True))
+        return Seen(self.wrong + other.wrong, self.of + other.of, self.judged + other.judged, whose)
 
 
 class Proof:
@@ -66,29 +73,27 @@ class Proof:
         """What of a result [n] is wrong. The device only copies; the host compares."""
         ranks = self._layout.ranks
         whose = [0] * ranks
-        count = 0
+        count = judged = 0
         for piece in self._layout.gets:
             part = held[piece.start : piece.start + piece.length]
             period = self.period(piece, salt)
             found = operands.unequal(part, period)
             count += len(found)
+            judged += len(found) if piece.source != BOTH else min(len(found), JUDGED)
             if piece.source != BOTH:
                 whose[piece.source] += len(found)
             elif len(found):
                 for rank, number in enumerate(self._origins(part, period, found, piece, salt)):
                     whose[rank] += number
-        return Seen(count, self._layout.got, tuple(whose))
+        return Seen(count, self._layout.got, judged, tuple(whose))
 
     def prove(self, given: Tensor, held: Tensor, step: Callable[[], None], first: int) -> Seen:
         """Repeats one operation with operands of its own. first: salt of the first repetition."""
-        ranks = self._layout.ranks
-        seen = Seen(0, 0, (0,) * ranks)
+        seen = Seen(0, 0, 0, (0,) * self._layout.ranks)
         for salt in range(first, first + self.passes):
             self.fill(given, salt)
             step()
-            found = self.wrong(held, salt)
-            whose = tuple(a + b for a, b in zip(seen.whose, found.whose, strict=True))
-            seen = Seen(seen.wrong + found.wrong, seen.of + found.of, whose)
+            seen = seen + self.wrong(held, salt)
         return seen
 
     def _origins(
@@ -111,26 +116,32 @@ class Proof:
         return [int(count) for count in counts]
 
 
-def complaint(what: str, seen: Sequence[Seen], ranks: int) -> str:
-    """What is wrong, and which rank looks guilty; empty if nothing is. seen: of each rank."""
+def complaint(what: str, seen: Sequence[Seen], sums: bool) -> str:
+    """What is wrong, and which rank looks guilty; empty if nothing is.
+
+    seen: of each rank; sums: whether values were added.
+    """
     wrong = [rank for rank, one in enumerate(seen) if one.wrong]
     if not wrong:
         return ""
     count, total = sum(one.wrong for one in seen), sum(one.of for one in seen)
     on = f"rank {wrong[0]}" if len(wrong) == 1 else f"ranks {', '.join(map(str, wrong))}"
-    return f"{what}: {count:,} of {total:,} elements are wrong, on {on}; {_guilty(seen, wrong)}"
+    return (
+        f"{what}: {count:,} of {total:,} elements are wrong, on {on}; {_guilty(seen, wrong, sums)}"
+    )
 
 
-def _guilty(seen: Sequence[Seen], wrong: Sequence[int]) -> str:
+def _guilty(seen: Sequence[Seen], wrong: Sequence[int], sums: bool) -> str:
     """One that received wrongly, or one whose part all others miss; else the wire."""
     votes = [sum(one.whose[rank] for one in seen) for rank in range(len(seen))]
-    count = sum(min(one.wrong, JUDGED) if sum(one.whose) < one.wrong else one.wrong for one in seen)
-    most = max(votes)
-    senders = [rank for rank, number in enumerate(votes) if number == most]
-    one_sender = len(senders) == 1 and most > MAJORITY * count
+    *others, most = sorted(votes)
+    sender = votes.index(most)
+    one_sender = most > MAJORITY * sum(one.judged for one in seen) and most > 2 * others[-1]
     if len(wrong) == 1:
-        sent = f", in what rank {senders[0]} sent" if one_sender and senders[0] != wrong[0] else ""
-        return f"only rank {wrong[0]} has it wrong{sent}"
+        # What is missing of a sum may as well have been lost where it was added.
+        sent = one_sender and not sums and sender != wrong[0]
+        of_whom = f", in what rank {sender} sent" if sent else ""
+        return f"only rank {wrong[0]} has it wrong{of_whom}"
     if one_sender:
-        return f"what rank {senders[0]} gave to it is wrong"
+        return f"what rank {sender} gave to it is wrong"
     return "no rank stands out, so look at what joins them"

@@ -60,6 +60,7 @@ def rows(sizes: Sequence[int] = SIZES, launches: int = 5, error: float = 0.0) ->
 
 def test_bus_bandwidth_and_the_time_of_one_operation() -> None:
     large = rows()[-1]
+    assert large.operation_seconds is not None
     assert large.operation_seconds == pytest.approx(LATENCY + 1.75 * 2**30 / BANDWIDTH, rel=1e-6)
     assert large.bus_bytes_per_second == pytest.approx(
         1.75 * 2**30 / large.operation_seconds, rel=1e-9
@@ -85,8 +86,8 @@ def test_the_intervals_cover_the_truth() -> None:
         assert found.low is not None and found.high is not None
         assert found.low < truth < found.high
         assert 0.005 < (found.high - found.low) / truth < 0.1
-    assert rows(launches=2)[0].link is not None
-    assert rows(launches=2)[0].link.latency.low is None, "two launches have no interval"
+    of_two = rows(launches=2)[0].link
+    assert of_two is not None and of_two.latency.low is None, "two launches have no interval"
 
 
 def test_a_line_needs_three_sizes_and_rises() -> None:
@@ -114,13 +115,18 @@ def test_the_card_says_it_and_so_do_json_and_page() -> None:
         x for c, s in zip(cases, SIZES, strict=True) for x in make_launches(c, [outcome(s)] * 3)
     ]
     run = make_file(cases, made, settings=Settings(launches=3))
-    card = REPORT.render([run], Canvas(width=120))
+    short = " ".join(REPORT.render([run], Canvas(width=120)).split())
+    name = "collective-all-reduce fp32 8 devices"
+    assert f"LINK latency and bus bandwidth over sizes: {name} 20.0 us, 50.0 GB/s" in short
+    card = REPORT.render([run], Canvas(width=160, wide=True))
     assert "LINK collective-all-reduce fp32" in card
+    assert "8 devices; " in card and "each" not in card and "shared host" not in card
     assert "latency 20.0 us (20.0 us to 20.0 us), bus bandwidth 50.0 GB/s" in card
     assert "(8 B to 1.0 GiB; off by 0% at" in card
     assert " bus " in card.splitlines()[4] or "bus" in card
     assert "Collectives: throughput is algorithm bandwidth" in " ".join(card.split())
     row = summarize(run)[0]
+    assert row.throughput_per_device is None, "it is of one buffer already"
     flat = _flat.flat(run, row)
     assert flat["link_latency_seconds"] == pytest.approx(LATENCY, rel=1e-3)
     assert flat["link_bus_bytes_per_second"] == pytest.approx(BANDWIDTH, rel=1e-3)

@@ -8,7 +8,8 @@ import pytest
 
 from bench.measuring.engine import Engine
 from bench.measuring.usage import process_usage
-from bench.tests.fakes import MS, FakeDevice, FakeEvent, ScriptedClock
+from bench.records.run import Settings
+from bench.tests.fakes import MS, FakeDevice, FakeEvent, FakeJob, ScriptedClock
 from bench.tests.measuring.scripted_engine import SINGLE, both_kinds, engine
 
 # --- Waiting for the device -----------------------------------------------------------------------
@@ -46,6 +47,29 @@ def test_every_step_of_queued_work_is_timed_by_events() -> None:
     assert list(block.step_ns) == durations
     assert block.wall_ns == sum(durations)
     assert block.step_cpu_ns is None and block.step_switches is None
+
+
+class UsedUp(FakeJob):
+    """Makes its operands anew in half a second of the device."""
+
+    most_steps = 7
+
+    def refill(self) -> None:
+        self.device.log.append("f")
+        self.device.work(500 * MS)
+
+
+@both_kinds
+def test_operands_that_are_used_up_are_made_anew_before_the_clock_starts(synchronous: bool) -> None:
+    device = FakeDevice(ScriptedClock(), synchronous)
+    settings = Settings(block_seconds=0.05, warmup_seconds=0.0)
+    measuring = Engine(UsedUp(device, [MS]), device, settings, clock=device.clock)
+    block = measuring.block(3)
+    assert block.wall_ns == sum(block.step_ns) == 3 * MS
+    assert device.actions.startswith("fSS"), "and done before any rank begins"
+    assert {len(one.step_ns) for one in measuring.measure().steady} == {7}
+    queued = device.actions.rpartition("w")[0].rpartition("e")[2]
+    assert synchronous or queued.count("fS") >= 5, "nor is queueing timed on what has grown"
 
 
 # --- Usage of the host ----------------------------------------------------------------------------
