@@ -44,8 +44,8 @@ backend            | errors precision records telemetry workload                
 
 backends/          | backend errors precision quantized_product records         | msgspec psutil
                    | telemetry                                                  | torch pynvml
-workloads/         | precision quantized_product ranks records workload         | msgspec torch
-                   |                                                            | transformers
+workloads/         | precision quantized_product ranks records rehearsal        | msgspec torch
+                   | workload                                                   | transformers
                    |                                                            | diffusers peft
 catalogue          | backend errors report workload                             | msgspec
 
