@@ -136,7 +136,7 @@ def _training(
 ) -> tuple[tuple[Check, ...], Between]:
     ranks = site.ranks
     assert ranks is not None
-    at_one = msgspec.structs.replace(site, ranks=None)
+    at_one = msgspec.structs.replace(site, ranks=None, as_ranks=ranks.size)
     at_own = msgspec.structs.replace(site, ranks=each_alone(ranks))
     seen = read(workload, mode, twin, site)
     own = read(workload, mode, twin, at_own, first_step=True)
