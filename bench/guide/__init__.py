@@ -12,7 +12,7 @@ from bench.errors import UnknownName, suggestion
 
 ORDER = (
     *("first-steps", "catalogue", "suites", "tracks", "reports", "statistics", "comparability"),
-    *("evidence", "parallel-training", "telemetry", "pytest", "api", "publishing", "trouble"),
+    *("evidence", "telemetry", "pytest", "api", "publishing", "trouble"),
     *("new-backend", "new-workload", "contributing", "words"),
 )
 """Names of all pages: of `NAME.md` beside this file."""
