@@ -64,6 +64,7 @@ class Law:
         if training.settings.get("momentum"):
             self._kept = MOMENTUM
         self._seed = seed
+        self._sample: Sample | None = None
         self._trained: list[Tensor] = []
         self._before: dict[str, Tensor] = {}
 
@@ -71,20 +72,23 @@ class Law:
         """Notes weights and state of what the last step gave a gradient."""
         groups = self._optimizer.param_groups
         self._trained = [p for g in groups for p in g["params"] if p.grad is not None]
-        if self._trained:
-            self._before = self._state(self._sample())
+        if not self._trained:
+            return
+        if self._sample is None or self._sample.shapes != [tuple(p.shape) for p in self._trained]:
+            self._sample = Sample(self._seed, "law", self._trained)
+        self._before = self._state(self._sample)
 
     def findings(self) -> Iterator[Finding]:
         """What the step since `before` did; nothing where it trains nothing."""
-        if not self._trained:
+        if not self._trained or self._sample is None:
             return
-        sample = self._sample()
+        sample = self._sample
         gradients = sample.gather([p.grad for p in self._trained])
         steps = sample.spread([self._steps(p) for p in self._trained])
         must = predicted(self._before, gradients, steps, self._settings)
         after = self._state(sample)
         for name, words in {"weights": "weights", **self._kept}.items():
-            held = self._held(must[name], name)
+            held = self._held(must[name], name, sample.counts)
             yield self._finding(words, sample, self._before[name], after[name], held)
 
     def _finding(
@@ -100,9 +104,6 @@ class Law:
         error = difference / length if length else math.inf if difference else 0.0
         return Finding(words, error, most)
 
-    def _sample(self) -> Sample:
-        return Sample(self._seed, "law", self._trained)
-
     def _state(self, sample: Sample) -> dict[str, Tensor]:
         """The sampled weights, and what the optimizer keeps of them."""
         state = self._optimizer.state
@@ -111,16 +112,16 @@ class Law:
             found[name] = sample.gather([state.get(p, {}).get(name) for p in self._trained])
         return found
 
-    def _held(self, values: Tensor, name: str) -> Tensor:
+    def _held(self, values: Tensor, name: str, counts: list[int]) -> Tensor:
         """The values as what holds them can: rounded once."""
         import torch
 
-        parts = torch.split(values, self._sample().counts)
-        rounded = []
-        for parameter, part in zip(self._trained, parts, strict=True):
-            kept = self._optimizer.state.get(parameter, {}).get(name)
-            rounded.append(part.to((parameter if kept is None else kept).dtype))
-        return torch.cat([part.to(torch.float64) for part in rounded])
+        state = self._optimizer.state
+        dtypes = [state.get(p, {}).get(name, p).dtype for p in self._trained]
+        if len(set(dtypes)) == 1:
+            return values.to(dtypes[0]).to(torch.float64)
+        parts = zip(values.split(counts), dtypes, strict=True)
+        return torch.cat([part.to(dtype).to(torch.float64) for part, dtype in parts])
 
     def _steps(self, parameter: Tensor) -> float:
         """Steps that this weight has had, the last one included."""
