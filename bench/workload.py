@@ -300,13 +300,14 @@ class Job(ABC):
         """
         return {}
 
-    def forced(self) -> Mapping[str, Sequence[Tensor]]:
-        """The `outputs` that other devices have too, computed for this; by default the same.
+    def force(self, on: bool) -> bool:
+        """Has the steps from here on be the same on every device, or again as they are timed.
 
-        Of text whose tokens are fed back, the logits after given tokens: one device's choice
-        between two near-equal logits is no error, but all that follows from it would differ.
+        Where tokens of text are fed back, they are given ones while it is on: one device's choice
+        between two near-equal logits is no error, but all that follows from it would differ. Gives
+        whether that makes a difference to its steps.
         """
-        return self.outputs()
+        return False
 
     def weights(self) -> Sequence[Tensor]:
         """What it computes with, as it was built and as its steps move it: parameters, tables."""

@@ -68,11 +68,13 @@ class Engine:
         threads: int = 1,
         suspended: Callable[[], int] = lambda: 0,
         watch: Callable[[int], None] = lambda step: None,
+        before: Callable[[int, bool], None] = lambda steps, last: None,
     ) -> None:
         """clock: monotonic ns; usage: counters of the process; host: counters of the host, for
         synchronous devices; threads: how many the job computes with; suspended: ns that the
         machine was suspended, from any moment on; watch: called after each of the first three
-        steps with their number, outside any block and before the peak of memory is reset.
+        steps with their number, outside any block and before the peak of memory is reset; before:
+        called before each block but the first with its steps, and whether it may be the last one.
         """
         self.job = job
         self.device = device
@@ -85,6 +87,7 @@ class Engine:
         self.usage = usage
         self.suspended = suspended
         self.watch = watch
+        self.before = before
         self._marks: list[Counters] = []
         self._cpu_ns: list[int] = []
         """Of each block but the first, where the host can say."""
@@ -119,7 +122,7 @@ class Engine:
     def _measure(self, samples: int, latency: bool, progress: Listener) -> Series:
         blocks = [self.block(1)]
         first_witness = self.job.witness()
-        warm = self._warm_up(blocks, progress)
+        warm = self._warm_up(blocks, samples, progress)
         steady = blocks[warm.steady_from :]
         self._take(steady, samples, self._size.steps(blocks), progress)
         beside = self._contention(warm.steady_from, steady)
@@ -139,7 +142,7 @@ class Engine:
             stopped=self._stopped(warm.steady_from, steady, beside, requests or ()),
         )
 
-    def _warm_up(self, blocks: list[Block], progress: Listener) -> WarmedUp:
+    def _warm_up(self, blocks: list[Block], samples: int, progress: Listener) -> WarmedUp:
         """Runs until the job is steady, or a limit is reached.
 
         The first three blocks are single steps: from the second on they size the block.
@@ -152,7 +155,8 @@ class Engine:
                 # From here on: what the first steps alone allocate (algorithm search) is not it.
                 self.device.reset_peak_memory()
             sized = len(blocks) >= stats.WARMUP_MINIMUM
-            self._append(blocks, self._size.steps(blocks) if sized else 1)
+            last = len(blocks) + 1 >= stats.WARMUP_MINIMUM + samples
+            self._append(blocks, self._size.steps(blocks) if sized else 1, last)
             warm = warmed_up(blocks, self.settings, self.device.needs_warmup_under_load)
             if warm is not None:
                 return warm
@@ -163,13 +167,17 @@ class Engine:
         if len(steady) >= samples:  # nothing is left to take, but witnesses and requests
             progress("measure", steady)
         while len(steady) < samples:
-            if len(steady) >= stats.MINIMUM_SAMPLES and sum(b.wall_ns for b in steady) >= limit_ns:
+            spent = sum(b.wall_ns for b in steady)
+            if len(steady) >= stats.MINIMUM_SAMPLES and spent >= limit_ns:
                 break
             progress("measure", steady)
-            self._append(steady, steps)
+            enough = len(steady) + 1 >= stats.MINIMUM_SAMPLES
+            ends = enough and spent + steady[-1].wall_ns >= limit_ns if steady else False
+            self._append(steady, steps, ends or len(steady) + 1 >= samples)
 
-    def _append(self, blocks: list[Block], steps: int) -> None:
+    def _append(self, blocks: list[Block], steps: int, last: bool) -> None:
         gc.collect()
+        self.before(steps, last)
         if self.host is not None:
             self._marks.append(self.host())
         self._suspended.append(self.suspended())

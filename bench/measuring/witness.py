@@ -53,7 +53,7 @@ def positions(seed: int, label: str, size: int, count: int) -> Tensor:
 
 
 def signs(seed: int, label: str, size: int) -> list[Tensor]:
-    """Of 64 sums of so many values, the sign of each: bits [64, octets], uint8, a tensor a chunk."""
+    """Of 64 sums of so many values, the signs as bits: [64, octets], uint8, of each chunk."""
     import torch
 
     found = []

@@ -286,6 +286,7 @@ class Launch:
             threads=int(self.environment["threads"]),
             suspended=suspended_ns,
             watch=watch.after,
+            before=watch.before,
         )
         series = engine.measure(
             samples=request.samples,
