@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bench.measuring import left_out
+from bench.measuring import left_out, operators
 from bench.measuring.in_place import altered, nudged
 from bench.measuring.law import Law
 from bench.measuring.witness import Sample
 from bench.precision import Precision
+from bench.records.executed import Executed
 from bench.records.proof import OUTPUT, UPDATE, WEIGHTS, Noise, Proof, StepReading, Vector
 from bench.records.reason import of_error, reason
 
@@ -49,12 +50,16 @@ class Watch:
         precision: Precision,
         seed: int,
         thorough: bool = False,
+        execution: str = "eager",
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        """thorough: for three steps more the job's own noise is taken, and an input is altered:
-        one launch of a case is enough; clock: ns."""
+        """thorough: for three steps more the job's own noise is taken, it is seen which operators a
+        step runs through, and an input is altered: one launch of a case is enough; clock: ns."""
         self._job, self._device, self._precision, self._seed = job, device, precision, seed
         self._thorough = thorough
+        self._execution = execution
+        self.executed: Executed | None = None
+        """What a step ran through; None where nobody looked."""
         self._clock = clock
         self._absent = ""
         self._weights: Vector | None = None
@@ -219,7 +224,7 @@ class Watch:
         job = self._job
         before = self._readings[-1].quantities
         if job.training() is not None:  # whose weights have moved since
-            job.again()
+            self._see(job.again)
             before = self._computed()
         with nudged(job.weights(), self._precision):
             if not job.again():
@@ -228,6 +233,9 @@ class Watch:
             after = self._computed()
         if self._moves_on:  # what its later steps read was computed with those weights
             job.again()
+            self._see(job.step)
+        elif job.training() is None:
+            self._see(job.again)
         self._device.synchronize()
         self._noise = {
             name: Noise(
@@ -237,6 +245,14 @@ class Watch:
             for name in before
             if name in after
         }
+
+    def _see(self, step: Callable[[], object]) -> None:
+        """Takes a step, and notes what it runs through."""
+        if why := operators.NOT_OBSERVABLE.get(self._execution):
+            self.executed = Executed(absent=why)
+            step()
+        else:
+            self.executed = operators.executed(step, self._device.torch_device.type)
 
     def _computed(self) -> Mapping[str, Vector]:
         """What there is of the last step."""

@@ -274,7 +274,9 @@ class Launch:
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
         work = workload.work(mode, parameters, precision)
         latency_name = workload.modes[mode].latency
-        watch = Watch(job, device, precision, request.seed, request.thorough)
+        watch = Watch(
+            job, device, precision, request.seed, request.thorough, request.case.execution
+        )
         watch.start()
         channel.enter("warm-up")
         engine = Engine(
@@ -305,6 +307,7 @@ class Launch:
             *asked.switches(device, precision),
             *self._executed(),
             *job.looks(),
+            *asked.implementations(watch.executed, job.facts),
         ]
         self.environment["job"] = dict(job.facts)
         if not all(math.isfinite(w) for w in series.witness):
@@ -333,6 +336,7 @@ class Launch:
             causes={str(flag): cause for flag, cause in slowed.items()},
             contention=series.contention,
             proof=watch.proof,
+            executed=watch.executed,
             energy_absent="not observable: nobody looked",
         )
 

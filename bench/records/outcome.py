@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from bench.records.executed import Executed
 from bench.records.observed import Contention
 from bench.records.proof import Proof
 from bench.records.value import Value, positive_and_finite
@@ -187,6 +188,8 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     """Loss, or a checksum of the output, after the first and after the last step."""
     proof: Proof | None = None
     """What was read of the work itself; None in old records: not proved."""
+    executed: Executed | None = None
+    """Which implementations a step ran through; one launch of a case looks."""
     flags: tuple[Flag, ...] = ()
     causes: dict[str, str] = msgspec.field(default_factory=dict)
     """Of flags that name something outside the job: what it was, with its figure."""
