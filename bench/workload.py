@@ -251,6 +251,19 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What to do next where the two differ."""
 
 
+class LookedUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of tables that a step has read, and has updated beside its optimizer."""
+
+    tables: Tensor
+    """[R, d], as they are now."""
+    rows: Tensor
+    """[N], integers: one may be there several times, and its gradients then add up."""
+    before: Tensor
+    """[N, d]: the values that were read."""
+    gradients: Tensor
+    """[N, d]."""
+
+
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """How a job's steps move its weights: what one update can be predicted from."""
 
@@ -259,6 +272,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Any]
     """As the workload asked for them, by torch's names: `lr`, `weight_decay`, and `betas` and `eps`
     of AdamW or `momentum` of SGD."""
+    looked_up: Callable[[], LookedUp | None] = lambda: None
+    """What the last step looked up, by the same settings; None where it has no such tables."""
 
 
 class Job(ABC):
