@@ -70,8 +70,10 @@ class Watch:
         self._samples: dict[object, Sample] = {}
         self._known: list[tuple[Sequence[Tensor], Vector]] = []
         """What came of the first inputs."""
-        self._forced = False
+        self._forcing = False
         """Whether the steps are others than those that are timed: with given tokens."""
+        self._other = False
+        """Whether what there is came of such a step, or of nudged weights."""
         self._armed = False
         """Whether weights and state before the last step are noted: the law is held to that."""
         self._errors: list[float] = []
@@ -110,17 +112,18 @@ class Watch:
                 with contextlib.suppress(RuntimeError):
                     self._take_noise()
             self._job.force(False)
-            self._forced = False
+            self._forcing, self._other = False, True
 
     def before(self, steps: int, last: bool) -> None:
         """Before each block of so many steps; last: whether it may be the launch's last one.
 
-        Where a block is a single step, what is noted before the last one costs no step after it.
-        Of a device that queues, whose allocator would show it, nothing is.
+        Where a block is a single step, what is noted before one costs no step after the last. Of a
+        device that queues, whose allocator would show it, nothing is.
         """
         self._armed = False
-        if last and steps == 1 and self._device.synchronous and self._readings:
-            self._try(self._before_last)
+        if steps == 1 and self._device.synchronous and self._readings:
+            self._try(lambda: self._before_step(last))
+        self._other = self._forcing
 
     def finish(self, step_seconds: float) -> None:
         """After the timing and after memory was read; may step. step_seconds: in a steady block."""
@@ -132,7 +135,7 @@ class Watch:
             self._weights = self._vector(WEIGHTS, weights)
         if trained := self._trained():
             self._before = self._sample(UPDATE, trained).gather(trained)
-        self._forced = self._job.force(True)
+        self._forcing = self._other = self._job.force(True)
 
     def _after(self, step: int) -> None:
         found = self._read(step) if step in READ_AFTER else {}
@@ -142,12 +145,12 @@ class Watch:
             self._judge()
         self._learn(found.get(OUTPUT))
 
-    def _before_last(self) -> None:
-        if self._job.training() is not None:
+    def _before_step(self, last: bool) -> None:
+        if self._job.training() is None:
+            self._learn()
+        elif last:
             self._expect()
             self._armed = True
-        else:
-            self._learn()
 
     def _finish(self, step_seconds: float) -> None:
         if self._job.training() is not None:
@@ -232,6 +235,7 @@ class Watch:
             self._device.synchronize()
             after = self._computed()
         if self._moves_on:  # what its later steps read was computed with those weights
+            job.force(True)
             job.again()
             self._see(job.step)
         elif job.training() is None:
@@ -267,7 +271,7 @@ class Watch:
     def _learn(self, output: Vector | None = None) -> None:
         """What came of the last input, if that is not known; output: where it has been read."""
         inputs = self._job.inputs()
-        if not inputs or self._forced or len(self._known) >= KNOWN or self._of(inputs):
+        if not inputs or self._other or len(self._known) >= KNOWN or self._of(inputs):
             return
         if output := output or self._output():
             self._known.append((inputs, output))
