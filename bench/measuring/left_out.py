@@ -124,18 +124,19 @@ class _Otherwise:
 
     def _pairs(self, waits: bool) -> list[_Outcome]:
         found = []
-        for _ in range(SHORT_BLOCK):
-            self._job.step()
-            for changed in (False, True):
-                (first, *_) = self._job.inputs()
-                if changed:
-                    turn(first)
-                    self._job.again()
-                found.append(_Outcome((id(first), changed), self._total()))
-                if changed:
-                    turn(first)
-                if waits:
-                    self._device.synchronize()
+        for number in range(2 * SHORT_BLOCK):
+            changed = number % 2 == 1
+            if changed:  # the input of the step before
+                turn(self._job.inputs()[0])
+                self._job.again()
+            else:
+                self._job.step()
+            if waits:
+                self._device.synchronize()
+            first = self._job.inputs()[0]
+            found.append(_Outcome((id(first), changed), self._total()))
+            if changed:
+                turn(first)
         return found
 
     def _steps(self, count: int, read: bool = False) -> None:
