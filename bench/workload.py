@@ -252,16 +252,12 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LookedUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of tables that a step has read, and has updated beside its optimizer."""
+    """Rows [N] of tables [R, d], updated beside an optimizer; their values and gradients [N, d]."""
 
     tables: Tensor
-    """[R, d], as they are now."""
     rows: Tensor
-    """[N], integers: one may be there several times, and its gradients then add up."""
     before: Tensor
-    """[N, d]: the values that were read."""
     gradients: Tensor
-    """[N, d]."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,7 +269,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     """As the workload asked for them, by torch's names: `lr`, `weight_decay`, and `betas` and `eps`
     of AdamW or `momentum` of SGD."""
     looked_up: Callable[[], LookedUp | None] = lambda: None
-    """What the last step looked up, by the same settings; None where it has no such tables."""
+    """Of the last step, if it updates such rows; by the same settings."""
 
 
 class Job(ABC):
@@ -316,12 +312,8 @@ class Job(ABC):
         return {}
 
     def force(self, on: bool) -> bool:
-        """Has the steps from here on be the same on every device, or again as they are timed.
-
-        Where tokens of text are fed back, they are given ones while it is on: one device's choice
-        between two near-equal logits is no error, but all that follows from it would differ. Gives
-        whether that makes a difference to its steps.
-        """
+        """Feeds back given tokens of text, or again those chosen; gives whether there are any: a
+        choice between two near-equal logits is no error, but all after it would differ."""
         return False
 
     def weights(self) -> Sequence[Tensor]:
