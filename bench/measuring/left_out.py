@@ -58,7 +58,7 @@ def complaints(
 class _Outcome(NamedTuple):
     """What a step gave."""
 
-    key: tuple[int, bool]
+    key: object
     """Which input it read, and whether that was changed."""
     total: Tensor
 

@@ -79,7 +79,7 @@ def _watch_type() -> Any:
 
     class Watch(TorchDispatchMode):
         def __init__(self, device_type: str) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.key = str(torch._C._dispatch_key_for_device(device_type))
             self.found: dict[str, set[str]] = {kind: set() for kind in KINDS}
             self.softmax: set[str] = set()

@@ -225,7 +225,7 @@ class Watch:
     def _take_noise(self) -> None:
         """How far one rounding of each weight moves what the last step computed."""
         job = self._job
-        before = self._readings[-1].quantities
+        before: Mapping[str, Vector] = self._readings[-1].quantities
         if job.training() is not None:  # whose weights have moved since
             self._see(job.again)
             before = self._computed()

@@ -49,7 +49,12 @@ def test_each_value_has_a_sign_in_each_sum(size: int) -> None:
 def test_what_is_drawn_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     real = witness.random_bytes
-    monkeypatch.setattr(witness, "random_bytes", lambda *a: drawn.append(a[2]) or real(*a))
+
+    def counted(seed: int, label: str, count: int) -> bytearray:
+        drawn.append(count)
+        return real(seed, label, count)
+
+    monkeypatch.setattr(witness, "random_bytes", counted)
     values = [torch.randn(100_000), torch.randn(50, 2000).t()]
     sample = Sample(0, "x", values)
     first = sample.vector(sample.gather(values))
