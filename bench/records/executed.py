@@ -20,7 +20,5 @@ class Executed(Value, frozen=True, kw_only=True):
     experts could not be seen."""
 
     def __post_init__(self) -> None:
-        if self.absent and (self.operators or self.expert_tokens):
-            raise ValueError("operators, and a reason why none could be seen")
         if any(tokens < 0 for tokens in self.expert_tokens):
             raise ValueError("an expert with fewer than no tokens")

@@ -127,8 +127,6 @@ def test_an_operator_that_was_asked_for_and_not_called_is_told() -> None:
     assert asked.implementations(None, facts) == []
 
 
-def test_a_record_says_operators_or_why_not() -> None:
-    with pytest.raises(ValueError, match="a reason why none could be seen"):
-        Executed(absent="not observable", expert_tokens=(1,))
+def test_an_experts_tokens_are_a_count() -> None:
     with pytest.raises(ValueError, match="fewer than no tokens"):
         Executed(expert_tokens=(-1, 2))
