@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -155,7 +155,7 @@ class Engine:
                 # From here on: what the first steps alone allocate (algorithm search) is not it.
                 self.device.reset_peak_memory()
             sized = len(blocks) >= stats.WARMUP_MINIMUM
-            last = len(blocks) + 1 >= stats.WARMUP_MINIMUM + samples
+            last = self._may_end(blocks[stats.WARMUP_MINIMUM :], samples)
             self._append(blocks, self._size.steps(blocks) if sized else 1, last)
             warm = warmed_up(blocks, self.settings, self.device.needs_warmup_under_load)
             if warm is not None:
@@ -167,13 +167,19 @@ class Engine:
         if len(steady) >= samples:  # nothing is left to take, but witnesses and requests
             progress("measure", steady)
         while len(steady) < samples:
-            spent = sum(b.wall_ns for b in steady)
-            if len(steady) >= stats.MINIMUM_SAMPLES and spent >= limit_ns:
+            if len(steady) >= stats.MINIMUM_SAMPLES and sum(b.wall_ns for b in steady) >= limit_ns:
                 break
             progress("measure", steady)
-            enough = len(steady) + 1 >= stats.MINIMUM_SAMPLES
-            ends = enough and spent + steady[-1].wall_ns >= limit_ns if steady else False
-            self._append(steady, steps, ends or len(steady) + 1 >= samples)
+            self._append(steady, steps, self._may_end(steady, samples))
+
+    def _may_end(self, steady: Sequence[Block], samples: int) -> bool:
+        """Whether a launch may end with the block after these, if they are its steady ones."""
+        if not steady:
+            return False
+        spent = sum(b.wall_ns for b in steady) + steady[-1].wall_ns
+        late = spent >= self.settings.steady_limit_seconds * 1e9
+        count = len(steady) + 1
+        return count >= samples or (late and count >= stats.MINIMUM_SAMPLES)
 
     def _append(self, blocks: list[Block], steps: int, last: bool) -> None:
         gc.collect()
