@@ -98,7 +98,7 @@ class Proof(Value, frozen=True, kw_only=True):
     noise: dict[str, Noise] = msgspec.field(default_factory=dict)
     """By quantity; one launch of a case takes it."""
     recomputed: float | None = None
-    """Error of the last output against the same, computed again after the timing; None where each
+    """Error of the last output against the same, computed another time; None where each
     step builds on the one before."""
     law: tuple[float, ...] = ()
     """Error of an optimizer's step against its formula, at the start and after the timing."""
