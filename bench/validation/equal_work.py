@@ -41,12 +41,12 @@ from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.proof import Proof
 from bench.records.run import Settings
-from bench.validation.planted import FAULTS, LAZY, NOT_TOLD, Absent, Fault
+from bench.validation.planted import FAULTS, LAZY, NOT_TOLD, Absent, Fault, OnlyTheLast
 from bench.workload import Job, Site, Unsupported
 
 LEVEL = 0.95
 SHORTEST_SECONDS = 0.001
-"""A shorter step that builds on the one before, or trains, may be left out of a block unseen."""
+"""A shorter step may be left out of a block unseen, and is nobody's benchmark."""
 REFUSED, CAUGHT = 0.001, 0.99
 """Most honest pairs refused; least faults caught."""
 BLOCKS = Settings(
@@ -93,13 +93,11 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     thorough: bool = False
 
 
-def watched(
-    ask: Ask, fault: Fault | None = None, lazy: Callable[[Any, Any], object] | None = None
-) -> Told:
+def watched(ask: Ask, fault: Fault | None = None, lazy: bool = False) -> Told:
     """The first three steps of a case under watch, and what follows the timing.
 
-    lazy: of `LAZY`. Raises Unsupported where the stack cannot run it, and `Absent` of the fault, or
-    where a step is too short to be missed.
+    lazy: on a device that does the last step of a block only. Raises Unsupported where the stack
+    cannot run it, and `Absent` of the fault, or where a step is too short to be missed.
     """
     import torch
 
@@ -136,7 +134,7 @@ def watched(
         watch = Watch(job, device, precision, ask.seed, ask.thorough)
         watch.start()
         if lazy:
-            _run_lazily(job, device, watch, lazy)
+            _run_lazily(job, device, watch)
         else:
             for step in (1, 2, 3):
                 job.step()
@@ -155,15 +153,14 @@ def _require_long(job: Job, device: Any) -> None:
     start = time.perf_counter()
     job.step()
     device.synchronize()
-    repeats = job.training() is None and bool(job.inputs())
     job.close()
-    if not repeats and time.perf_counter() - start < SHORTEST_SECONDS:
+    if time.perf_counter() - start < SHORTEST_SECONDS:
         raise Absent
 
 
-def _run_lazily(job: Job, device: Any, watch: Watch, lazy: Callable[[Any, Any], object]) -> None:
+def _run_lazily(job: Job, device: Any, watch: Watch) -> None:
     """As the engine measures, for it shows in blocks only."""
-    lazy(job, device)
+    OnlyTheLast(job, device)
     series = Engine(job, device, BLOCKS, watch=watch.after).measure(samples=10)
     device.synchronous = False  # what leaves steps for later queues
     watch.finish(statistics.median(block.sample_seconds for block in series.steady))
@@ -333,7 +330,7 @@ def planted(
             for name, fault in faults.items():
                 there = msgspec.structs.replace(ask, device=device, thorough=True)
                 with contextlib.suppress(Absent, Unsupported):
-                    other = watched(there, fault, lazy=LAZY.get(name))
+                    other = watched(there, fault, lazy=name == LAZY)
                     said = refusal_of(first, base, other, number, case.precision)
                     counted.add(name, f"{case.label} seed {number}", said, worth_saying=False)
         print(f"{case.label}: {counted.told} of {counted.total} faults", file=sys.stderr)
@@ -366,7 +363,7 @@ def main() -> None:
     chosen = list(cases(arguments.suite, arguments.only))
     stacks = {name: STACKS[name] for name in arguments.stacks.split(",")}
     good = honest(chosen, stacks, arguments.pairs, arguments.seed, arguments.device)
-    every = {**FAULTS, **dict.fromkeys(LAZY, lambda job: None)}
+    every = {**FAULTS, LAZY: lambda job: None}
     bad = planted(chosen, every, arguments.faults, arguments.seed, arguments.device)
     small = planted(chosen, NOT_TOLD, min(arguments.faults, 1), arguments.seed, arguments.device)
     print(sentence("honest pairs refused", good.told, good.total), *good.lines(), sep="\n")

@@ -284,10 +284,7 @@ FAULTS: Mapping[str, Fault] = {
     "a cached output": output_cached,
 }
 """Of a size that matters."""
-LAZY: Mapping[str, Callable[[Any, Any], object]] = {
-    "only the last step of a block": OnlyTheLast,
-    "only what is read": Unread,
-}
-"""Of a job and its device, which do less than they are told."""
+LAZY = "only the last step of a block"
+"""See `OnlyTheLast`."""
 NOT_TOLD: Mapping[str, Fault] = {"epsilon x 10": epsilon, "weight decay off": decay_off}
 """What no witness tells apart: too small, or the same but for rounding."""
