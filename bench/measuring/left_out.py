@@ -83,15 +83,15 @@ class _Otherwise:
         """The shortest step otherwise; and the one in a block where the other takes too long.
 
         least: seconds below which it does not."""
-        taken, together = [otherwise()], 0.0
+        taken, together = [otherwise()], math.inf
         for _ in range(TRIES):
-            in_block = max(self._step_seconds, together)
-            if min(taken) < max(least, MOST * in_block):
+            if min(taken) < max(least, MOST * self._step_seconds):
                 return min(taken), None
-            block = self.timed(lambda: self._steps(steps)) / steps
-            together = min(together or block, block)
+            together = min(together, self.timed(lambda: self._steps(steps)) / steps)
             taken.append(otherwise())
-        return min(taken), in_block
+        in_block = max(self._step_seconds, together)  # only now: a block, too, may be held up once
+        left_out = min(taken) >= max(least, MOST * in_block)
+        return min(taken), in_block if left_out else None
 
     def unread(self) -> Iterator[str]:
         """Where nobody reads its output, a step may be left out."""
