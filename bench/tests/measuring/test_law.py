@@ -120,19 +120,23 @@ def test_wrong_steps(fault: str, name: str, dtype: torch.dtype) -> None:
 
 
 RATE = 2.0**-4
+TINY = 2.0**-23
+"""A rate at which an update is about the last place of what it moves."""
 
 
-def looked_up(update: Callable[..., object], dtype: torch.dtype = torch.float32) -> Finding:
+def looked_up(
+    update: Callable[..., object], dtype: torch.dtype = torch.float32, rate: float = RATE
+) -> Finding:
     """Of 300 rows of a table of 200 that a step looked up, and updated in that way."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(200, 16, generator=generator).to(dtype)
     rows = torch.randint(0, 200, (300,), generator=generator)
     gradients = torch.randn(300, 16, generator=generator).to(dtype)
     found = LookedUp(tables=table, rows=rows, before=table[rows], gradients=gradients)
-    update(table, rows, gradients)
+    update(table, rows, gradients * (rate / RATE))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))])
     optimizer.param_groups[0]["params"][0].grad = torch.zeros(3)
-    settings = {**PLAIN, "lr": RATE}
+    settings = {**PLAIN, "lr": rate}
     law = Law(Training(optimizer=optimizer, settings=settings, looked_up=lambda: found), seed=1)
     law.before()
     *_, last = law.findings()
@@ -162,6 +166,7 @@ ROWS_WRONG: dict[str, Callable[..., object]] = {
 def test_rows_that_a_step_looked_up_are_held_to_the_law(dtype: torch.dtype) -> None:
     assert looked_up(added, dtype).complaint == ""
     assert dtype is torch.bfloat16 or looked_up(added).error < 1e-6
+    assert looked_up(added, dtype, TINY).complaint == "", "each of several is rounded"
     for name, update in ROWS_WRONG.items():
         if dtype is torch.float32 or name in ("skipped", "doubled", "the neighbour's"):
             assert "its looked-up rows went astray" in looked_up(update, dtype).complaint, name
