@@ -78,6 +78,10 @@ def _watch_type() -> Any:
     has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
 
     class Watch(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # nothing is compiled here, and its compiler takes a second to import
+
         def __init__(self, device_type: str) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
             self.key = str(torch._C._dispatch_key_for_device(device_type))
