@@ -255,8 +255,12 @@ class Watch:
         if why := operators.NOT_OBSERVABLE.get(self._execution):
             self.executed = Executed(absent=why)
             step()
-        else:
+            return
+        try:
             self.executed = operators.executed(step, self._device.torch_device.type)
+        except RuntimeError as error:  # what cannot be seen can be done
+            self.executed = Executed(absent=f"not observable: {reason(of_error(error))}")
+            step()
 
     def _computed(self) -> Mapping[str, Vector]:
         """What there is of the last step."""

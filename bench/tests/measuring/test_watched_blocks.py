@@ -62,14 +62,16 @@ def test_where_a_step_takes_long_the_last_one_timed_is_the_one_looked_at(
 def test_nothing_that_came_of_nudged_weights_is_learned(
     name: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even where the step after them fails."""
+    """Not even where the step after them is none that can be looked at."""
 
     def fail(*_: Any) -> None:
         raise RuntimeError("no such mode here")
 
     monkeypatch.setattr(operators, "executed", fail)
     timed = Timed(name, mode, 11, thorough=True)
-    assert timed.finish() == "" and timed.watch.proof.recomputed == 0.0
+    assert timed.finish() == "" and timed.watch.proof.recomputed == 0.0 and timed.watch.proof.noise
+    assert timed.watch.executed is not None
+    assert timed.watch.executed.absent == "not observable: RuntimeError: no such mode here"
 
 
 def test_a_last_step_timed_that_was_not_taken_is_told() -> None:
