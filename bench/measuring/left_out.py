@@ -69,6 +69,7 @@ class _Otherwise:
     ) -> None:
         self._job, self._device, self._clock = job, device, clock
         self._step_seconds = step_seconds
+        self._wait = math.inf
 
     def repeats(self) -> bool:
         """Whether steps repeat one another, on inputs and to outputs that the device has."""
@@ -83,13 +84,14 @@ class _Otherwise:
         """The shortest step otherwise; and the one in a block where the other takes too long.
 
         least: seconds below which it does not."""
-        taken, together = [otherwise()], math.inf
+        taken, blocks = [otherwise()], []
         for _ in range(TRIES):
             if min(taken) < max(least, MOST * self._step_seconds):
                 return min(taken), None
-            together = min(together, self.timed(lambda: self._steps(steps)) / steps)
+            blocks.append(self.timed(lambda: self._steps(steps)) / steps)
             taken.append(otherwise())
-        in_block = max(self._step_seconds, together)  # only now: a block, too, may be held up once
+        # The least of each, and only now: any of them may have been held up.
+        in_block = max(self._step_seconds, min(blocks))
         left_out = min(taken) >= max(least, MOST * in_block)
         return min(taken), in_block if left_out else None
 
@@ -153,8 +155,10 @@ class _Otherwise:
         return output.detach().sum(dtype=torch.float32)
 
     def timed(self, work: Callable[[], object]) -> float:
-        """Seconds that work takes, beyond those that it takes to wait for nothing."""
-        return self._between(work) - self._between(lambda: None)
+        """Seconds that work takes, beyond the least that it has taken to wait for nothing."""
+        seconds = self._between(work)
+        self._wait = min(self._wait, self._between(lambda: None))
+        return seconds - self._wait
 
     def _between(self, work: Callable[[], object]) -> float:
         self._device.synchronize()
