@@ -292,6 +292,8 @@ class Watch:
     def _recompute(self) -> None:
         """The last output against the same computed another time: in one of the first steps, or
         now; of one launch in between from another input, in its place, which must show."""
+        if self._other:
+            self._job.again()
         inputs = self._job.inputs()
         known, last = self._of(inputs), self._output()
         if self._thorough:

@@ -49,6 +49,7 @@ def watched(
     for step in (1, 2, 3):
         job.step()
         watch.after(step)
+    watch.before(1, False)
     job.step()
     late(job)
     watch.finish(step_seconds=1.0)

@@ -74,6 +74,12 @@ def test_nothing_that_came_of_nudged_weights_is_learned(
     assert timed.watch.executed.absent == "not observable: RuntimeError: no such mode here"
 
 
+def test_what_came_of_given_tokens_is_not_held_against_what_did_not() -> None:
+    """Where no block follows the third step, as in a script."""
+    timed = Timed("whisper", "infer", 3, thorough=True)
+    assert timed.finish() == "" and timed.watch.proof.recomputed == 0.0
+
+
 def test_a_last_step_timed_that_was_not_taken_is_told() -> None:
     timed = Timed("llama", "train", 4)
     timed.watch.before(1, True)
