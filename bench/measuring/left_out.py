@@ -44,7 +44,7 @@ def complaints(
 ) -> Iterator[str]:
     """What was not done, with figures. Takes steps. step_seconds: in a steady block; clock: ns."""
     found = _Otherwise(job, device, step_seconds, clock)
-    alone, block = found.turns(lambda: found.timed(job.step), SHORT_BLOCK, ALONE_SECONDS)
+    alone, block = found.turns(job.step, 1, lambda: None, SHORT_BLOCK, ALONE_SECONDS)
     if block is not None:
         yield (
             f"a step takes {alone:.2g} s alone and {block:.2g} s in a block: not every step of a "
@@ -69,7 +69,7 @@ class _Otherwise:
     ) -> None:
         self._job, self._device, self._clock = job, device, clock
         self._step_seconds = step_seconds
-        self._wait = math.inf
+        self._waits: list[float] = []
 
     def repeats(self) -> bool:
         """Whether steps repeat one another, on inputs and to outputs that the device has."""
@@ -79,32 +79,42 @@ class _Otherwise:
         return bool(held) and all(x.device.type == here and x.dim() for x in held)
 
     def turns(
-        self, otherwise: Callable[[], float], steps: int, least: float
+        self,
+        work: Callable[[], object],
+        count: int,
+        beside: Callable[[], object],
+        steps: int,
+        least: float,
     ) -> tuple[float, float | None]:
-        """The shortest step otherwise; and the one in a block where the other takes too long.
+        """A step of work; and one in a block of so many, where the first takes too long.
 
-        least: seconds below which it does not."""
-        taken, blocks = [otherwise()], []
+        count: steps of work; beside: what work does besides them; least: seconds below which a step
+        does not take too long.
+        """
+        taken, extra, blocks = [self._between(work)], [self._between(beside)], []
         for _ in range(TRIES):
-            if min(taken) < max(least, MOST * self._step_seconds):
-                return min(taken), None
-            blocks.append(self.timed(lambda: self._steps(steps)) / steps)
-            taken.append(otherwise())
+            if min(taken) / count < max(least, MOST * self._step_seconds):
+                return min(taken) / count, None
+            blocks.append(self._between(lambda: self._steps(steps)))
+            self._waits.append(self._between(lambda: None))
+            taken.append(self._between(work))
+            extra.append(self._between(beside))
         # The least of each, and only now: any of them may have been held up.
-        in_block = max(self._step_seconds, min(blocks))
-        left_out = min(taken) >= max(least, MOST * in_block)
-        return min(taken), in_block if left_out else None
+        otherwise = (min(taken) - min(extra)) / count
+        in_block = max(self._step_seconds, (min(blocks) - min(self._waits)) / steps)
+        return otherwise, in_block if otherwise >= max(least, MOST * in_block) else None
 
     def unread(self) -> Iterator[str]:
         """Where nobody reads its output, a step may be left out."""
         wanted = math.ceil(READ_SECONDS / max(self._step_seconds, 1e-9))
         steps = min(max(wanted, SHORT_BLOCK), MOST_READ)
-        reading = self.timed(lambda: [self._total() for _ in range(steps)])
-
-        def read() -> float:
-            return (self.timed(lambda: self._steps(steps, read=True)) - reading) / steps
-
-        taken, block = self.turns(read, steps, 0.0)
+        taken, block = self.turns(
+            lambda: self._steps(steps, read=True),
+            steps,
+            lambda: [self._total() for _ in range(steps)],
+            steps,
+            0.0,
+        )
         if block is not None:
             yield (
                 f"a step takes {taken:.2g} s in a block of which every output is read, and "
@@ -154,13 +164,8 @@ class _Otherwise:
         (output, *_) = self._job.outputs()[OUTPUT]
         return output.detach().sum(dtype=torch.float32)
 
-    def timed(self, work: Callable[[], object]) -> float:
-        """Seconds that work takes, beyond the least that it has taken to wait for nothing."""
-        seconds = self._between(work)
-        self._wait = min(self._wait, self._between(lambda: None))
-        return seconds - self._wait
-
     def _between(self, work: Callable[[], object]) -> float:
+        """Seconds until work is done."""
         self._device.synchronize()
         before = self._clock()
         work()
