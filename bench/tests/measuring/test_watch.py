@@ -146,10 +146,9 @@ def test_the_job_is_left_as_it_was(name: str, mode: str, precision: str) -> None
     job = build(name, mode, site(how, seed=1))
     watch = Watch(job, catalogue.backend("cpu").open(0, how), how, 1, thorough=True)
     watch.start()
-    job.step()
-    watch.after(1)
-    job.step()
-    watch.after(2)
+    for step in (1, 2):
+        job.step()
+        watch.after(step)
     job.step()
     before = [t.clone() for t in (*job.weights(), *job.inputs())]
     watch.after(3)
