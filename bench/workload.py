@@ -248,6 +248,15 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What to do next where the two differ."""
 
 
+class LookedUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows [N] of tables [R, d], updated beside an optimizer; their values and gradients [N, d]."""
+
+    tables: Tensor
+    rows: Tensor
+    before: Tensor
+    gradients: Tensor
+
+
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """How a job's steps move its weights: what one update can be predicted from."""
 
@@ -259,6 +268,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
     lie here of all."""
+    looked_up: Callable[[], LookedUp | None] = lambda: None
+    """Of the last step, if it updates such rows; by the same settings."""
 
 
 class Job(ABC):
@@ -313,13 +324,10 @@ class Job(ABC):
         """
         return {}
 
-    def forced(self) -> Mapping[str, Sequence[Tensor]]:
-        """The `outputs` that other devices have too, computed for this; by default the same.
-
-        Of text whose tokens are fed back, the logits after given tokens: one device's choice
-        between two near-equal logits is no error, but all that follows from it would differ.
-        """
-        return self.outputs()
+    def force(self, on: bool) -> bool:
+        """Feeds back given tokens of text, or again those chosen; gives whether there are any: a
+        choice between two near-equal logits is no error, but all after it would differ."""
+        return False
 
     def weights(self) -> Sequence[Tensor]:
         """What it computes with, as it was built and as its steps move it: parameters, tables."""
