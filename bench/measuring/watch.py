@@ -57,8 +57,9 @@ ALONE_SECONDS = 2e-4
 ALONE_TRIES = 10
 """Before that is said, steps alone and short blocks take so many turns: other work may have slowed
 the first, and slows both."""
-SHORT_BLOCK = 8
-"""Steps of a short block."""
+SHORT_BLOCK = 16
+"""Steps of a short block: four times what decides, as on a host at work all of them may be held
+up."""
 
 
 class Watch:
