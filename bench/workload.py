@@ -233,6 +233,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """`contiguous` or `channels_last`, as the backend allows."""
     ranks: Ranks | None = None
     """The processes that do the step together, where there are several."""
+    as_ranks: int = 1
+    """Of a reference by one process: of how many ranks it does the work, each with its rows. Only
+    what depends on which rows come together (batch statistics) need look at it."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):

@@ -152,7 +152,7 @@ class EqualWork(msgspec.Struct, frozen=True, kw_only=True):
     seeds: int = 0
     """Launches of equal seed."""
     unmeasured: str = ""
-    """On which side's device no tolerance was measured, and why; empty where it was on both."""
+    """On which side no tolerance was measured, and why; empty where it was on both."""
 
     @property
     def words(self) -> str:
@@ -220,7 +220,6 @@ def judged(base: Proofs, other: Proofs, precision: str) -> EqualWork:
     if not shared:
         return EqualWork(absent="no launch of the one has the seed of one of the other")
     sides = {"base": [proof for _, proof in base], "other": [proof for _, proof in other]}
-    quiet = [f"{who} ({why})" for who, proofs in sides.items() if (why := _no_noise(proofs))]
     noise = settled(*(loudest(p.noise for p in proofs if p) for proofs in sides.values()))
     worst: dict[str, Finding] = {}
     for seed, one, two in shared:
@@ -230,8 +229,19 @@ def judged(base: Proofs, other: Proofs, precision: str) -> EqualWork:
                 worst[finding.quantity] = finding
     telling = dict.fromkeys([WORDS[OUTPUT], WORDS[GRADIENTS], NORM, *WORDS.values(), *worst])
     found = [worst[quantity] for quantity in telling if quantity in worst]
-    unmeasured = f"tolerance not measured on this device: {', '.join(quiet)}" if quiet else ""
-    return EqualWork(findings=tuple(found), seeds=len(shared), unmeasured=unmeasured)
+    return EqualWork(findings=tuple(found), seeds=len(shared), unmeasured=_unmeasured(sides))
+
+
+def _unmeasured(sides: Mapping[str, Sequence[Proof | None]]) -> str:
+    """Where no launch has the job's own noise, and why; empty where each side has it."""
+    why = {who: said for who, proofs in sides.items() if (said := _no_noise(proofs))}
+    if not why:
+        return ""
+    if len(why) == len(sides) and len(set(why.values())) == 1:
+        return f"tolerance not measured on either side: {next(iter(why.values()))}"
+    return "tolerance not measured on " + ", on ".join(
+        f"{who}: {said}" for who, said in why.items()
+    )
 
 
 def _no_noise(proofs: Iterable[Proof | None]) -> str:

@@ -45,8 +45,9 @@ TIMES_ALONE = 2.0
 LOST = 0.5
 """An update, or a gradient, that is missing makes 1."""
 NEARLY_NONE = 0.1
-"""Of the usual gradient: what is smaller is rounding. A bias of keys has no gradient at all (the
-softmax does not see it), and Adam makes full steps of what is left there."""
+"""Of the usual gradient: the update of an element whose gradient is smaller is not compared. A bias
+of keys has no gradient at all (the softmax does not see it), and of the rounding that is there Adam
+makes full steps."""
 WIRE = {"float64": 1e-10, "float32": 5e-4, "bfloat16": 4e-3, "float16": 1e-3}
 """Largest error of reduced gradients against the mean of the ranks' own, by their dtype: that of a
 sum, which is rounded once a rank (so times the root of their number). A wire of bfloat16 makes
@@ -135,7 +136,7 @@ def _training(
 ) -> tuple[tuple[Check, ...], Between]:
     ranks = site.ranks
     assert ranks is not None
-    at_one = msgspec.structs.replace(site, ranks=None)
+    at_one = msgspec.structs.replace(site, ranks=None, as_ranks=ranks.size)
     at_own = msgspec.structs.replace(site, ranks=each_alone(ranks))
     seen = read(workload, mode, twin, site)
     own = read(workload, mode, twin, at_own, first_step=True)
@@ -152,7 +153,7 @@ def _training(
             rows = read(workload, mode, twin, numerics.reference_of(at_own), first_step=True)
             checks = _by_rows(checks, exact, _mean(ranks, rows.gradients))
     checks += _against(seen, truth, ranks, numerics.TOLERANCES[site.precision.name], "")
-    by_one = errors(alone, truth, seen.parts, cut=True)
+    by_one = errors(alone, truth, (WHOLE,) * len(seen.parts))
     to_truth, to_one = (errors(seen, one, seen.parts) for one in (truth, alone))
     for what, by_itself in by_one.items():
         limit = allowed(by_itself, seen.dtype)
@@ -234,30 +235,26 @@ def _observed(job: Job, site: Site, first_step: bool) -> Reading:
     )
 
 
-def errors(
-    seen: Reading, truth: Reading, parts: Sequence[Part], cut: bool = False
-) -> dict[str, float]:
+def errors(seen: Reading, truth: Reading, parts: Sequence[Part]) -> dict[str, float]:
     """Of gradients and update, element by element: the largest relative error of any tensor.
 
-    parts: of the tensors that are compared; cut: whether `seen` is whole and to be cut first.
+    truth: whole; parts: of each tensor what `seen` has.
     """
     least = usual(truth.gradients)
     expected = _cut(truth.gradients, parts)
     moved = _cut(truth.update, parts)
-    gradients = _cut(seen.gradients, parts) if cut else seen.gradients
-    update = _cut(seen.update, parts) if cut else seen.update
-    real = [None if g is None else g.abs() > least for g in expected]
+    real = [None if g is None else g.abs() > NEARLY_NONE * least for g in expected]
     return {
-        "gradients": _worst(gradients, expected, least),
-        "update": _worst(_only(update, real), _only(moved, real), 0.0),
+        "gradients": _worst(seen.gradients, expected, least),
+        "update": _worst(_only(seen.update, real), _only(moved, real), 0.0),
     }
 
 
 def usual(gradients: Sequence[Tensor | None]) -> float:
-    """What no gradient counts as smaller than: a share of their root mean square."""
+    """What no gradient counts as smaller than: the root mean square of them all."""
     there = [g for g in gradients if g is not None]
     squares = sum(float(g.square().sum()) for g in there)
-    return NEARLY_NONE * math.sqrt(squares / max(1, sum(g.numel() for g in there)))
+    return math.sqrt(squares / max(1, sum(g.numel() for g in there)))
 
 
 def allowed(alone: float, dtype: str) -> float:

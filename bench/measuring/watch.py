@@ -94,6 +94,7 @@ class Watch:
         self._recomputed: float | None = None
         self._complaints: list[str] = []
         self._random: bytes | None = None
+        self._wait = math.inf
 
     @property
     def complaint(self) -> str:
@@ -155,7 +156,7 @@ class Watch:
         try:
             self._noise = noise.taken(self._job, self._device, self._precision, self._seed)
         except (RuntimeError, MemoryError) as error:
-            self._no_noise = reason(of_error(error))
+            self._no_noise = f"the device refused it: {reason(of_error(error))}"
         else:
             self._no_noise = "" if self._noise else CANNOT_REPEAT
 
@@ -216,7 +217,7 @@ class Watch:
 
     def _judge(self) -> None:
         found = [] if self._law is None else list(self._law.findings())
-        self._errors += [finding.error for finding in found if finding.quantity == WEIGHTS]
+        self._errors += [figure(finding.error) for finding in found if finding.quantity == WEIGHTS]
         self._complaints += [finding.complaint for finding in found if finding.complaint]
 
     def _output(self) -> Vector | None:
@@ -266,8 +267,10 @@ class Watch:
         return alone
 
     def _timed(self, step: Callable[[], object]) -> float:
-        """Seconds that a step takes, beyond those that it takes to wait for nothing."""
-        return self._between(step) - self._between(lambda: None)
+        """Seconds until a step is done; notes what it takes to wait for nothing, at the least."""
+        seconds = self._between(step)
+        self._wait = min(self._wait, self._between(lambda: None))
+        return seconds
 
     def _between(self, step: Callable[[], object]) -> float:
         self._device.synchronize()
@@ -284,17 +287,19 @@ class Watch:
         """
         if self._device.synchronous:
             return
-        together = math.inf
+        blocks = []
         for _ in range(ALONE_TRIES):
             if min(alone) < max(ALONE_SECONDS, ALONE * step_seconds):
                 return
-            together = min(together, self._timed(self._short_block) / SHORT_BLOCK)
+            blocks.append(self._timed(self._short_block))
             alone.append(self._timed(self._job.step))
-        in_block = max(step_seconds, together)  # only now: a short block, too, may be held up once
-        if min(alone) < max(ALONE_SECONDS, ALONE * in_block):
+        # The least of each, and only now: any of them may have been held up.
+        lone = min(alone) - self._wait
+        in_block = max(step_seconds, (min(blocks) - self._wait) / SHORT_BLOCK)
+        if lone < max(ALONE_SECONDS, ALONE * in_block):
             return
         self._complaints.append(
-            f"a step takes {min(alone):.2g} s alone and {in_block:.2g} s in a block: not every "
+            f"a step takes {lone:.2g} s alone and {in_block:.2g} s in a block: not every "
             "step of a block was done"
         )
 

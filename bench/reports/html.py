@@ -35,7 +35,7 @@ class HtmlReport(Report):
 
     def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
         """The page as text; `MissingPackage` without plotly or jinja2."""
-        plotly, environment = _plotly(), _jinja()
+        plotly, template = _plotly(), _template()
         sides = [Side(number, run) for number, run in enumerate(runs, start=1)]
         pairs = [Pair(sides[0], other) for other in sides[1:]]
         drawn = {
@@ -48,7 +48,7 @@ class HtmlReport(Report):
             "traces": list(_html_plots.traces(sides)),
         }
         script = _text("html.js")
-        page: str = environment.get_template("html.j2").render(
+        page: str = template.render(
             title=_title(sides),
             policy=_policy(plotly, script),
             sides=sides,
@@ -104,18 +104,25 @@ def _plotly_source() -> str:
     return _one_newline(get_plotlyjs())
 
 
-def _jinja() -> Any:
+def _template() -> Any:
     try:
         import jinja2
     except ImportError as error:
         raise _missing(error) from error
-    return jinja2.Environment(
+    return _compiled(jinja2)
+
+
+@functools.cache
+def _compiled(jinja2: Any) -> Any:
+    """The page; to compile it takes longer than to fill it."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template("html.j2")
 
 
 def _missing(error: ImportError) -> MissingPackage:
@@ -136,12 +143,16 @@ def _one_newline(text: str) -> str:
 
 def _policy(*scripts: str) -> str:
     """Content-Security-Policy: nothing is loaded, and no script runs but these."""
-    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
-    allowed = " ".join(f"'sha256-{h}'" for h in hashes)
+    allowed = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
+
+
+@functools.cache
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _json(value: Any) -> str:

@@ -157,6 +157,8 @@ def honest(
     while counted.total < pairs:
         before = counted.total
         for case in chosen:
+            if counted.total >= pairs:
+                break
             found = {name: _run_of(case, stack, seed, launches) for name, stack in stacks.items()}
             there = {name: sides for name, sides in found.items() if sides}
             for (one, base), (two, other) in itertools.combinations(there.items(), 2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +24,7 @@ from bench.workload import (
     Workload,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
-from bench.workloads._modes import train_and_infer
+from bench.workloads._modes import COPIES, REPLICATED, train_and_infer
 from bench.workloads._pipeline import (
     Feed,
     GeneratedImages,
@@ -35,6 +36,7 @@ from bench.workloads._pipeline import (
     without_processes,
 )
 from bench.workloads._seeded import SeededData, build_model, place
+from bench.workloads._sharded import rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,7 +89,12 @@ class PipelineParameters(TrainParameters, frozen=True, kw_only=True):
 
 
 class ResNet50(Workload):
-    """He et al., arXiv 1512.03385, with the stride in the 3x3 convolution (v1.5)."""
+    """He et al., arXiv 1512.03385, with the stride in the 3x3 convolution (v1.5).
+
+    On several devices each normalizes by the statistics of its own images, as Goyal et al., arXiv
+    1706.02677, section 3, train it: they depend on how many images a device has, and nothing of
+    them is sent.
+    """
 
     name = "resnet50"
     version = 1
@@ -95,7 +102,7 @@ class ResNet50(Workload):
     libraries = ("transformers.models.resnet.modeling_resnet",)
     modes = MappingProxyType(
         {
-            **train_and_infer(TrainParameters, InferParameters),
+            **train_and_infer(TrainParameters, InferParameters, together=REPLICATED, copies=COPIES),
             "train-pipeline": Mode(
                 parameters=PipelineParameters,
                 precisions=TRAINING_PRECISIONS,
@@ -154,13 +161,18 @@ class ResNet50(Workload):
         if isinstance(parameters, PipelineParameters):
             return _pipeline_job(model, parameters, site)
         shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
-        images = [place(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
+        drawn = [data.normal(shape, site.precision.dtype) for _ in range(BATCHES)]
+        images = [place(rows(one, site), site) for one in drawn]
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, images, site, {})
         batches = [
-            (image, data.integers(0, CLASSES, shape[:1]).to(site.device)) for image in images
+            (image, rows(data.integers(0, CLASSES, shape[:1]), site).to(site.device))
+            for image in images
         ]
-        return TrainingJob(model, _logits, batches, parameters.optimizer, LEARNING_RATE, site, {})
+        facts = {} if site.ranks is None else {"batch statistics": "of each device's own images"}
+        forward = _logits if site.as_ranks == 1 else functools.partial(_in_parts, site.as_ranks)
+        optimizer = parameters.optimizer
+        return TrainingJob(model, forward, batches, optimizer, LEARNING_RATE, site, facts)
 
 
 def _pipeline_job(model: nn.Module, parameters: PipelineParameters, site: Site) -> Job:
@@ -173,6 +185,13 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     """[B, 3, S, S] to [B, 1000]."""
     logits: Tensor = model(images).logits
     return logits
+
+
+def _in_parts(count: int, model: nn.Module, images: Tensor) -> Tensor:
+    """As so many ranks see them: each part of the images has statistics of its own."""
+    import torch
+
+    return torch.cat([_logits(model, part) for part in images.chunk(count)])
 
 
 def _construct() -> nn.Module:

@@ -129,3 +129,17 @@ def test_torchs_build_is_read_without_torch() -> None:
     code += "assert 'torch' not in sys.modules; print(b['__version__'], b.get('hip'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == f"{torch.__version__} {torch.version.hip}\n", done.stderr
+
+
+def test_random_numbers_state_is_the_devices_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And unknown where it does not say, or cannot."""
+    import torch
+
+    def broken() -> None:
+        raise RuntimeError("no generator")
+
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace())
+    state = torch.tensor([1, 2], dtype=torch.uint8)
+    assert device(module(get_rng_state=lambda: state)).random_state() == b"\1\2"
+    assert device(module()).random_state() is None
+    assert device(module(get_rng_state=broken)).random_state() is None

@@ -113,21 +113,21 @@ def test_what_ranks_share_and_nobody_counts_is_not_estimated() -> None:
 
 
 class Shared(Workload):
-    """Needs 90 bytes over all its ranks."""
+    """Needs 90 MiB over all its ranks."""
 
     name, version, modes = "shared", 1, {}
     work = twin = build = None  # type: ignore[assignment]
 
     def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
         assert site.ranks is not None
-        return 90 // site.ranks.parallelism.sizes[-1]
+        return 90 * 2**20 // site.ranks.parallelism.sizes[-1]
 
 
 @pytest.mark.parametrize(
     ("spread", "batch", "remedy"),
     [
         ("fsdp2", 12, ". Over 6 devices (fsdp6) it would fit: --devices 6"),
-        ("fsdp2", 10, ". Over 10 devices (fsdp10) it would fit: --devices 10"),
+        ("fsdp2", 14, ". Over 7 devices (fsdp7) it would fit: --devices 7"),
         ("hsdp2x2", 12, ". Over 12 devices (hsdp2x6) it would fit: --devices 12"),
         ("fsdp2", 4, ""),
     ],
@@ -136,12 +136,13 @@ def test_the_devices_that_would_fit_are_named(spread: str, batch: int, remedy: s
     kind = parallelism.parse(spread)
     ranks: Any = {"rank": 1, "size": kind.devices, "group": None, "control": None}
     at = msgspec.structs.replace(site(), ranks=Ranks(parallelism=kind, **ranks))
+    room = 16 * 2**20
     given = catalogue.workload("bert").modes["train"].parameters(batch_size=batch)
     with pytest.raises(Unsupported, match="fit") as raised:
         memory_fit.require(
-            45, 16, lambda: memory_fit.more_devices(Shared(), "train", given, at, 16)
+            45 * 2**20, room, lambda: memory_fit.more_devices(Shared(), "train", given, at, room)
         )
-    assert str(raised.value).endswith(f"the device has 0 KiB{remedy}")
+    assert str(raised.value).endswith(f"the device has 16 MiB{remedy}")
 
 
 def test_a_long_loop_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

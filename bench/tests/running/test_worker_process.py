@@ -216,10 +216,11 @@ def test_a_worker_that_hangs_leaves_its_stack() -> None:
     assert "in stuck_in_here" in finished.stderr_tail
 
 
+@pytest.mark.usefixtures("forked_here")
 def test_a_real_worker_that_is_too_slow_leaves_its_stack() -> None:
     """Cut short in a product of 1 TFLOP, of which a launch makes thirteen at the least."""
     case = make_case(precision="fp32", parameters={"shape": "8192x8192x8192"})
-    slow = msgspec.structs.replace(request(limit_seconds=8.0), case=case)
+    slow = msgspec.structs.replace(request(limit_seconds=2.0), case=case)
     finished = launch(slow, {"OMP_NUM_THREADS": "1"})
     assert failure(finished).kind == "timeout"
     assert "worker.py" in finished.stderr_tail and "most recent call first" in finished.stderr_tail

@@ -1,0 +1,96 @@
+"""Is a model on several ranks the same model? Each family and parallelism, at 2 and at 4 ranks.
+
+    python -m bench.tests.scripts.sharded [--ranks 2,4] [--only 'llama fsdp*'] [--precision fp32]
+
+Every rank passes the numerics gate on the smallest model of each family: in float64 within 1e-10 of
+one process, element by element; in the given precision no further from float64 than twice what one
+process is. Printed are the worst of all ranks, and 1 is the exit code where any of them failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench import units
+from bench.measuring import rank_numerics
+from bench.precision import PRECISIONS
+from bench.ranks import Ranks
+from bench.records import parallelism
+from bench.tests.measuring.wrong_workloads import parameters
+from bench.tests.rank_processes import together
+from bench.tests.small_workloads import WORKLOADS, site
+
+SHOWN = (
+    *(
+        "in float64 loss",
+        "in float64 gradients",
+        "in float64 update",
+        "in float64 gradients by rows",
+    ),
+    *("gradients", "update", "reduced gradients"),
+)
+SEED = 5
+
+
+def tried(ranks: int) -> list[str]:
+    """`llama fsdp2`: every family that trains over so many ranks, and how."""
+    found = []
+    for name, workload in WORKLOADS.items():
+        schemes = workload.modes["train"].schemes if "train" in workload.modes else ()
+        for scheme in schemes[1:]:
+            if scheme != "hsdp" or ranks >= 4:
+                found.append(f"{name} {parallelism.parse(scheme, ranks)}")
+    return found
+
+
+def gates(ranks: Ranks, precision: str, *cases: str) -> dict[str, Any]:
+    """Of each case what one rank was told, and its own checks."""
+    found = {}
+    for case in cases:
+        name, how = case.split()
+        there = msgspec.structs.replace(ranks, parallelism=parallelism.parse(how))
+        at = msgspec.structs.replace(site(PRECISIONS[precision], seed=SEED), ranks=there)
+        given = parameters(name, "train")
+        judged = rank_numerics.gate(WORKLOADS[name], "train", given, at)
+        checks = {
+            check.quantity: (check.error, check.tolerance) for check in judged.numerics.checks
+        }
+        found[case] = (judged.complaint, checks)
+    return found
+
+
+def main() -> int:
+    """Prints a line a case."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ranks", default="2,4")
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--precision", default="fp32")
+    arguments = parser.parse_args()
+    wrong = 0
+    for size in map(int, arguments.ranks.split(",")):
+        cases = [case for case in tried(size) if fnmatch.fnmatchcase(case, arguments.only)]
+        target = "bench.tests.scripts.sharded:gates"
+        with tempfile.TemporaryDirectory() as folder:
+            told = together(size, target, Path(folder), arguments.precision, *cases)
+        for case in cases:
+            complaint, checks = told[0][case]
+            shown = [
+                f"{quantity} {checks[quantity][0]:.1e} of {checks[quantity][1]:.1e}"
+                for quantity in SHOWN
+                if quantity in checks and checks[quantity][0] is not None
+            ]
+            print(f"{case}: {complaint or 'right'}; {', '.join(shown)}", flush=True)
+            wrong += bool(complaint)
+    print(f"wrong: {units.counted(wrong, 'case')}")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
