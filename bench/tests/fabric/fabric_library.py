@@ -30,7 +30,7 @@ LINKS = {
     "broadcast": lambda n: 1.0,
 }
 """Share of the largest buffer that crosses each rank's link, of n ranks."""
-AT_ONCE = 5e-3
+AT_ONCE = 2e-3
 """Seconds after an operation within which the next one counts as queued."""
 MAX = dist.AllreduceOptions()
 MAX.reduceOp = dist.ReduceOp.MAX
