@@ -10,122 +10,32 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_type_hints
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from bench import rehearsal
-from bench.errors import suggestion
+from bench.parameters import (
+    AccumulationSteps,
+    AdamW,
+    BatchSize,
+    Later,
+    OneOf,
+    Parameters,
+    Sgd,
+    Within,
+    require_one_of,
+    require_within,
+)
 from bench.precision import Precision
 from bench.ranks import Part, Ranks, each_alone
-from bench.records.case import ParameterValue
 from bench.records.outcome import Work
 from bench.records.parallelism import NONE
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-
-class Within(msgspec.Struct, frozen=True):
-    """In the type of a parameter: from `low` to `high`, in multiples of `step`."""
-
-    low: int
-    high: int
-    step: int = 1
-
-    def check(self, name: str, value: int) -> None:
-        """Raises ValueError, with what is allowed."""
-        require_within(name, value, self.low, self.high)
-        if value % self.step:
-            raise ValueError(f"{name} must be a multiple of {self.step}, not {value}")
-
-
-class OneOf(msgspec.Struct, frozen=True):
-    """In the type of a parameter: one of these names."""
-
-    names: Collection[str]
-
-    def check(self, name: str, value: str) -> None:
-        """Raises ValueError, with what is allowed."""
-        require_one_of(name, value, self.names)
-
-
-class Later(msgspec.Struct, frozen=True):
-    """In the type of a parameter: it came after cases of its mode had been measured.
-
-    Its default means what was done before. A case has it only where it is something else, so that
-    what was measured before keeps its fingerprint.
-    """
-
-
-BatchSize = Annotated[int, Within(1, 65536)]
-AdamW = Annotated[str, OneOf(["adamw"])]
-Sgd = Annotated[str, OneOf(["sgd"])]
-AccumulationSteps = Annotated[int, Within(1, 1024)]
-"""Micro-batches whose gradients add up before the optimizer takes its step."""
-
-
-class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of a mode's parameters: fields with defaults, whose types say what is allowed.
-
-    `batch_size: BatchSize = 8`, `layers: Annotated[int, Within(1, 12)] = 12`. What depends on two
-    fields is checked in a `__post_init__` of one's own. A value that cannot exist raises ValueError
-    with what is allowed. Every field is part of the case's fingerprint; one that is added later is
-    marked so, `Annotated[bool, Later()] = False`, and leaves the cases before it what they were.
-    """
-
-    earlier: ClassVar[Mapping[int, Mapping[str, ParameterValue]]] = {}
-    """Earlier versions of the mode whose step was the same, by number: of each, the parameters that
-    it had not, at the values which say what was done then. Their figures are compared with today's.
-    """
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be."""
-        for name, rule in _rules(type(self)):
-            rule.check(name, getattr(self, name))
-
-    @classmethod
-    def written(cls, values: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
-        """The values as a case has them: in the fields' order, without a later one's default."""
-        fields = {f.name: f for f in msgspec.structs.fields(cls)}
-        hints = get_type_hints(cls, include_extras=True)
-        return {
-            name: values[name]
-            for name, field in fields.items()
-            if name in values
-            and not (
-                any(isinstance(rule, Later) for rule in getattr(hints[name], "__metadata__", ()))
-                and values[name] == field.default
-                and type(values[name]) is type(field.default)
-            )
-        }
-
-
-@functools.cache
-def _rules(kind: type[Parameters]) -> tuple[tuple[str, Within | OneOf], ...]:
-    """What the types of the fields say, field by field."""
-    hints = get_type_hints(kind, include_extras=True)
-    return tuple(
-        (name, rule)
-        for name in kind.__struct_fields__
-        for rule in getattr(hints[name], "__metadata__", ())
-        if isinstance(rule, Within | OneOf)
-    )
-
-
-def require_within(name: str, value: int, low: int, high: int) -> None:
-    """Raises ValueError, with what is allowed, unless `low` <= `value` <= `high`."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low} to {high}, not {value}")
-
-
-def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
-    """Raises ValueError, with what is allowed, unless `value` is one of them."""
-    names = list(allowed)
-    if value not in names:
-        raise ValueError(f"unknown {name} `{value}`.{suggestion(value, names)}")
 
 
 Dimensions = TypeVar("Dimensions", bound=msgspec.Struct)
@@ -248,6 +158,15 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What to do next where the two differ."""
 
 
+class LookedUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows [N] of tables [R, d], updated beside an optimizer; their values and gradients [N, d]."""
+
+    tables: Tensor
+    rows: Tensor
+    before: Tensor
+    gradients: Tensor
+
+
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """How a job's steps move its weights: what one update can be predicted from."""
 
@@ -259,6 +178,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
     lie here of all."""
+    looked_up: Callable[[], LookedUp | None] = lambda: None
+    """Of the last step, if it updates such rows; by the same settings."""
 
 
 class Job(ABC):
@@ -313,13 +234,10 @@ class Job(ABC):
         """
         return {}
 
-    def forced(self) -> Mapping[str, Sequence[Tensor]]:
-        """The `outputs` that other devices have too, computed for this; by default the same.
-
-        Of text whose tokens are fed back, the logits after given tokens: one device's choice
-        between two near-equal logits is no error, but all that follows from it would differ.
-        """
-        return self.outputs()
+    def force(self, on: bool) -> bool:
+        """Feeds back given tokens of text, or again those chosen; gives whether there are any: a
+        choice between two near-equal logits is no error, but all after it would differ."""
+        return False
 
     def weights(self) -> Sequence[Tensor]:
         """What it computes with, as it was built and as its steps move it: parameters, tables."""
@@ -412,3 +330,38 @@ class Workload(ABC):
         spread = NONE if site.ranks is None else site.ranks.parallelism
         building = functools.partial(self.build, mode, parameters, stage)
         return rehearsal.peak_bytes(building, spread, lambda job: job.held())
+
+
+__all__ = [
+    "DECODE_EXECUTIONS",
+    "EXECUTIONS",
+    "INFERENCE_PRECISIONS",
+    "QUANTIZED_PRECISIONS",
+    "TRAINING_PRECISIONS",
+    "TWIN_SUFFIX",
+    "TWIN_VOCABULARY",
+    "AccumulationSteps",
+    "AdamW",
+    "BatchSize",
+    "Dimensions",
+    "Job",
+    "Later",
+    "Look",
+    "LookedUp",
+    "Mode",
+    "OneOf",
+    "Parameters",
+    "Queued",
+    "Recorder",
+    "Sgd",
+    "Site",
+    "Training",
+    "Unsupported",
+    "Within",
+    "Workload",
+    "Wrong",
+    "require_one_of",
+    "require_within",
+    "twin_name",
+    "with_twins",
+]

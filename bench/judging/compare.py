@@ -28,6 +28,7 @@ from bench.judging.configured import configured
 from bench.judging.cycles import per_cycle
 from bench.judging.differences import Difference, differences
 from bench.judging.equal_work import equal_work
+from bench.judging.implementations import experts_differ, operators_differ
 from bench.judging.pairing import pairs
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
@@ -78,7 +79,7 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
     level = stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
     judged = [_judge(sides, a, b, level, prices) for a, b in paired]
     cases = tuple(with_verdicts(judged, 1 - level))
-    differing = (*differences(base, other), *_versions(paired))
+    differing = (*differences(base, other), *operators_differ(paired), *_versions(paired))
     return Comparison(
         base=base,
         other=other,
@@ -158,6 +159,7 @@ def _judge(
         joule_ratio=_joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
         same_work=same_work,
+        experts_remark=experts_differ(sides, base, other),
         # Other batches have other inputs: their outputs differ by rights.
         witness_gap=None
         if (same_work is not None and same_work.proved) or base.choice != other.choice

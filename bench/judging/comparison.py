@@ -51,6 +51,8 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Other / base items per currency unit, at the prices given."""
     same_work: EqualWork | None = None
     """Whether the two did the same work; None where that is no question."""
+    experts_remark: str = ""
+    """How many tokens went to other experts; empty where none did, or nobody looked."""
     witness_gap: float | None = None
     """Of records without a witness: largest relative difference of the output after the first step,
     over launches of equal seed (weights and inputs are then the same); None where no seed is in

@@ -78,6 +78,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         cold=_median_cold(launches),
         compiler=_compiler(launches),
         optimizer_passed_over=_passed_over(launches),
+        executed=next((x.executed for x in measured if x.executed), None),
         items_per_joule=energy.items_per_joule(outcomes),
         joule_interval=energy.interval(outcomes, level),
         energy_source=energy.said_by(launches)[0],

@@ -11,6 +11,7 @@ from bench.planning.tuning import Trial
 from bench.planning.versions import today
 from bench.precision import PRECISIONS
 from bench.records.case import Case, Choice
+from bench.records.executed import Executed
 from bench.records.outcome import Cold
 
 Verdict = Literal["OK", "NOISY", "FEW_LAUNCHES", "NO_STEADY_STATE", "THROTTLED", "INVALID"]
@@ -178,6 +179,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     optimizer_passed_over: str = ""
     """Which implementation of the optimizer is wrong on the device, with its figures, and what ran
     in its place; empty if none is known to be."""
+    executed: Executed | None = None
+    """Which implementations a step ran through; None where no launch looked."""
     choice: Choice | None = None
     """Of a tuned case: the choice that the figures are of."""
     trials: tuple[Trial, ...] = ()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.precision import Precision
 from bench.records import environment
+from bench.records.executed import Executed
 from bench.workload import Look, Queued, Recorder
 
 if TYPE_CHECKING:
@@ -127,6 +128,18 @@ def compiled(compiler: dict[str, int]) -> list[Look]:
         then = 'See TORCH_LOGS=recompiles for the reason, or ask for execution = "eager"'
         return [Look(what="execution", asked="compile", seen=seen, then=then)]
     return []
+
+
+def implementations(executed: Executed | None, facts: Mapping[str, str]) -> list[Look]:
+    """Whether a step ran through an operator of each kind that a job's facts name."""
+    if executed is None or executed.absent:
+        return []
+    then = "A library went another way than it was told: see its own words, or try another version"
+    return [
+        Look(what=kind, asked=facts[kind], seen="no operator of that kind in a step", then=then)
+        for kind in ("attention", "experts")
+        if kind in facts and not executed.operators.get(kind)
+    ]
 
 
 class Watched:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -72,12 +72,14 @@ class Engine:
         suspended: Callable[[], int] = lambda: 0,
         watch: Callable[[int], None] = lambda step: None,
         edges: Edges = SINGLE,
+        before: Callable[[int, bool], None] = lambda steps, last: None,
     ) -> None:
         """clock: monotonic ns; usage: counters of the process; host: counters of the host, for
         synchronous devices; threads: how many the job computes with; suspended: ns that the
         machine was suspended, from any moment on; watch: called after each of the first three
-        steps with their number, outside any block and before the peak of memory is reset; edges:
-        where several processes do the step.
+        steps with their number, outside any block and before the peak of memory is reset; before:
+        called before each block but the first with its steps, and whether it may be the last one;
+        edges: where several processes do the step.
         """
         self.job = job
         self.device = device
@@ -92,6 +94,7 @@ class Engine:
         self.suspended = suspended
         self.watch = watch
         self.edges = edges
+        self.before = before
         self._marks: list[Counters] = []
         self._cpu_ns: list[int] = []
         """Of each block but the first, where the host can say."""
@@ -126,7 +129,7 @@ class Engine:
     def _measure(self, samples: int, latency: bool, progress: Listener) -> Series:
         blocks = [self.block(1)]
         first_witness = self.job.witness()
-        warm = self._warm_up(blocks, progress)
+        warm = self._warm_up(blocks, samples, progress)
         steady = blocks[warm.steady_from :]
         self._take(steady, samples, self._size.steps(blocks), progress)
         beside = self._contention(warm.steady_from, steady)
@@ -147,7 +150,7 @@ class Engine:
             stopped=self._stopped(warm.steady_from, steady, beside, requests or ()),
         )
 
-    def _warm_up(self, blocks: list[Block], progress: Listener) -> WarmedUp:
+    def _warm_up(self, blocks: list[Block], samples: int, progress: Listener) -> WarmedUp:
         """Runs until the job is steady, or a limit is reached.
 
         The first three blocks are single steps: from the second on they size the block.
@@ -160,7 +163,8 @@ class Engine:
                 # From here on: what the first steps alone allocate (algorithm search) is not it.
                 self.device.reset_peak_memory()
             sized = len(blocks) >= stats.WARMUP_MINIMUM
-            self._append(blocks, self._size.steps(blocks) if sized else 1)
+            last = self._may_end(blocks[stats.WARMUP_MINIMUM :], samples)
+            self._append(blocks, self._size.steps(blocks) if sized else 1, last)
             warm = warmed_up(blocks, self.settings, self.device.needs_warmup_under_load)
             if warm is not None:
                 return warm
@@ -174,10 +178,20 @@ class Engine:
             if len(steady) >= stats.MINIMUM_SAMPLES and sum(b.wall_ns for b in steady) >= limit_ns:
                 break
             progress("measure", steady)
-            self._append(steady, steps)
+            self._append(steady, steps, self._may_end(steady, samples))
 
-    def _append(self, blocks: list[Block], steps: int) -> None:
+    def _may_end(self, steady: Sequence[Block], samples: int) -> bool:
+        """Whether a launch may end with the block after these, if they are its steady ones."""
+        if not steady:
+            return False
+        spent = sum(b.wall_ns for b in steady) + steady[-1].wall_ns
+        late = spent >= self.settings.steady_limit_seconds * 1e9
+        count = len(steady) + 1
+        return count >= samples or (late and count >= stats.MINIMUM_SAMPLES)
+
+    def _append(self, blocks: list[Block], steps: int, last: bool) -> None:
         gc.collect()
+        self.before(steps, last)
         if self.host is not None:
             self._marks.append(self.host())
         self._suspended.append(self.suspended())

@@ -14,12 +14,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.measuring.witness import Sample
+from bench.measuring.witness import Sample, positions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.workload import Training
+    from bench.workload import LookedUp, Training
 
 CLOSE = 0.05
 """Largest error. A step that was not taken makes 1, a rate that is a tenth too high makes 0.1.
@@ -27,6 +27,8 @@ Measured of six models: float32 weights 4e-3, what an optimizer keeps 6e-3."""
 CLOSE_NARROW = 0.6
 """Of 16-bit weights, of which a step moves few, by one rounding each, and the others not at all: a
 rate that is a tenth too high is not to be told. Measured: 3e-2 fused, 0.33 otherwise."""
+ROWS, MOST_LOOKUPS = 256, 4096
+"""Rows of tables that are looked at, and how often they may have been looked up in all."""
 STATE = {"exp_avg": "mean of the gradients", "exp_avg_sq": "mean of their squares"}
 MOMENTUM = {"momentum_buffer": "momentum"}
 """What optimizers keep of each weight, by torch's names, and in words."""
@@ -60,10 +62,12 @@ class Law:
         """training: of a job that has taken a step, so that its optimizer has a state."""
         self._optimizer = training.optimizer
         self._settings = training.settings
+        self._looked_up = training.looked_up
         self._kept = STATE if "betas" in training.settings else {}
         if training.settings.get("momentum"):
             self._kept = MOMENTUM
         self._seed = seed
+        self._sample: Sample | None = None
         self._trained: list[Tensor] = []
         self._before: dict[str, Tensor] = {}
 
@@ -71,37 +75,62 @@ class Law:
         """Notes weights and state of what the last step gave a gradient."""
         groups = self._optimizer.param_groups
         self._trained = [p for g in groups for p in g["params"] if p.grad is not None]
-        if self._trained:
-            self._before = self._state(self._sample())
+        if not self._trained:
+            return
+        if self._sample is None or self._sample.shapes != [tuple(p.shape) for p in self._trained]:
+            self._sample = Sample(self._seed, "law", self._trained)
+        self._before = self._state(self._sample)
 
     def findings(self) -> Iterator[Finding]:
         """What the step since `before` did; nothing where it trains nothing."""
-        if not self._trained:
+        if not self._trained or self._sample is None:
             return
-        sample = self._sample()
+        sample = self._sample
         gradients = sample.gather([p.grad for p in self._trained])
         steps = sample.spread([self._steps(p) for p in self._trained])
         must = predicted(self._before, gradients, steps, self._settings)
         after = self._state(sample)
         for name, words in {"weights": "weights", **self._kept}.items():
-            held = self._held(must[name], name)
-            yield self._finding(words, sample, self._before[name], after[name], held)
+            held = self._held(must[name], name, sample.counts)
+            before = sample.weighted(self._before[name])
+            off = sample.weighted(after[name] - held)
+            narrow = any(p.itemsize < 4 for p in self._trained)
+            wide = CLOSE_NARROW if narrow and name == "weights" else CLOSE
+            yield _finding(words, sample.weighted(held) - before, off, narrow, wide)
+        if (looked_up := self._looked_up()) is not None:
+            yield self._rows(looked_up)
 
-    def _finding(
-        self, words: str, sample: Sample, before: Tensor, after: Tensor, must: Tensor
-    ) -> Finding:
-        moves = int((must != before).sum())
-        length = float(sample.weighted(must - before).norm())
-        difference = float(sample.weighted(after - must).norm())
-        narrow = any(p.itemsize < 4 for p in self._trained)
-        most = CLOSE_NARROW if narrow and words == "weights" else CLOSE
-        if narrow and moves:  # a rounding to the other side counts for more, the fewer there are
-            most += moves**-0.5
-        error = difference / length if length else math.inf if difference else 0.0
-        return Finding(words, error, most)
+    def _rows(self, found: LookedUp) -> Finding:
+        """Of some rows that a step looked up; where one was several times, its gradients add up."""
+        import torch
 
-    def _sample(self) -> Sample:
-        return Sample(self._seed, "law", self._trained)
+        every = found.rows.cpu()
+        drawn = positions(self._seed, "law/rows", every.numel(), ROWS)
+        rows, times = every[drawn].unique(), every.bincount()
+        rows = rows[: max(1, int((times[rows].cumsum(0) <= MOST_LOOKUPS).sum()))]
+        lookups = torch.isin(every, rows).nonzero().flatten()
+        which = torch.searchsorted(rows, every[lookups])
+
+        def values(tensor: Tensor, index: Tensor) -> Tensor:
+            return tensor.index_select(0, index.to(tensor.device)).cpu().to(torch.float64)
+
+        gradients = values(found.gradients, lookups)
+        total = torch.zeros(len(rows), gradients.shape[1], dtype=torch.float64)
+        total.index_add_(0, which, gradients)
+        before = torch.empty_like(total)
+        before[which] = values(found.before, lookups)
+        settings = self._settings
+        must = predicted({"weights": before}, total, torch.ones(()), settings)["weights"]
+        dtype = found.tables.dtype
+        held = must.to(dtype).to(torch.float64)
+        # Added one after the other, each is rounded to what holds the sum.
+        times = times[rows, None]
+        last_place = torch.finfo(dtype).eps * 2.0 ** (torch.frexp(held).exponent - 1)
+        rounded = torch.where(times > 1, times * last_place, 0.0)
+        off = ((values(found.tables, rows) - held).abs() - rounded).clamp_min(0.0)
+        narrow = dtype.itemsize < 4
+        wide = CLOSE_NARROW if narrow else CLOSE
+        return _finding("looked-up rows", held - before, off, narrow, wide)
 
     def _state(self, sample: Sample) -> dict[str, Tensor]:
         """The sampled weights, and what the optimizer keeps of them."""
@@ -111,20 +140,30 @@ class Law:
             found[name] = sample.gather([state.get(p, {}).get(name) for p in self._trained])
         return found
 
-    def _held(self, values: Tensor, name: str) -> Tensor:
+    def _held(self, values: Tensor, name: str, counts: list[int]) -> Tensor:
         """The values as what holds them can: rounded once."""
         import torch
 
-        parts = torch.split(values, self._sample().counts)
-        rounded = []
-        for parameter, part in zip(self._trained, parts, strict=True):
-            kept = self._optimizer.state.get(parameter, {}).get(name)
-            rounded.append(part.to((parameter if kept is None else kept).dtype))
-        return torch.cat([part.to(torch.float64) for part in rounded])
+        state = self._optimizer.state
+        dtypes = [state.get(p, {}).get(name, p).dtype for p in self._trained]
+        if len(set(dtypes)) == 1:
+            return values.to(dtypes[0]).to(torch.float64)
+        parts = zip(values.split(counts), dtypes, strict=True)
+        return torch.cat([part.to(dtype).to(torch.float64) for part, dtype in parts])
 
     def _steps(self, parameter: Tensor) -> float:
         """Steps that this weight has had, the last one included."""
         return float(self._optimizer.state.get(parameter, {}).get("step", 0))
+
+
+def _finding(quantity: str, move: Tensor, off: Tensor, narrow: bool, most: float) -> Finding:
+    """Of a change that was to be `move`, and is off by `off`; narrow: held in 16 bits."""
+    length, difference = float(move.norm()), float(off.norm())
+    moves = int((move != 0).sum())
+    if narrow and moves:  # a rounding to the other side counts for more, the fewer there are
+        most += moves**-0.5
+    error = difference / length if length else math.inf if difference else 0.0
+    return Finding(quantity, error, most)
 
 
 def predicted(

@@ -8,18 +8,18 @@ is gone after the steps that follow it.
 
 from __future__ import annotations
 
-import contextlib
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bench.measuring import noise
+from bench.measuring import left_out, noise, operators
 from bench.measuring.edges import SINGLE, Edges
+from bench.measuring.in_place import altered
 from bench.measuring.law import Law
 from bench.measuring.noise import figure
 from bench.measuring.witness import Sample
 from bench.precision import Precision
+from bench.records.executed import Executed
 from bench.records.proof import (
     OUTPUT,
     UPDATE,
@@ -51,15 +51,8 @@ RECOMPUTED = {"fp32": 1e-3, "tf32": 2e-2}
 """Largest error of an output against the same computed again: no kernel need be deterministic."""
 RECOMPUTED_NARROW = 0.1
 """Of the other precisions: measured of 30 layers 4e-2, between two machines."""
-ALONE = 4
-"""A step that takes this many times as long alone as in a block was left out of the block."""
-ALONE_SECONDS = 2e-4
-"""Shorter steps may take longer alone by rights, of which the most part is to queue them."""
-ALONE_TRIES = 10
-"""Before that is said, steps alone and short blocks take so many turns: other work may have slowed
-the first, and slows both."""
-SHORT_BLOCK = 8
-"""Steps of a short block."""
+KNOWN = 4
+"""Inputs of which it is kept what came of them."""
 
 
 class Watch:
@@ -72,14 +65,18 @@ class Watch:
         precision: Precision,
         seed: int,
         thorough: bool = False,
+        execution: str = "eager",
         clock: Callable[[], int] = time.perf_counter_ns,
         edges: Edges = SINGLE,
     ) -> None:
-        """thorough: for three steps more the job's own noise is taken, and an input is altered:
-        one launch of a case is enough; clock: ns; edges: where several processes do the step,
-        which must all take as many."""
+        """thorough: for three steps more the job's own noise is taken, it is seen which operators a
+        step runs through, and an input is altered: one launch of a case is enough; clock: ns;
+        edges: where several processes do the step, which must all take as many."""
         self._job, self._device, self._precision, self._seed = job, device, precision, seed
         self._thorough = thorough
+        self._execution = execution
+        self.executed: Executed | None = None
+        """What a step ran through; None where nobody looked."""
         self._clock = clock
         self._edges = edges
         self._absent = ""
@@ -90,11 +87,19 @@ class Watch:
         self._noise: dict[str, Noise] = {}
         self._no_noise = ""
         self._law: Law | None = None
+        self._samples: dict[object, Sample] = {}
+        self._known: list[tuple[Sequence[Tensor], Vector]] = []
+        """What came of the first inputs."""
+        self._forcing = False
+        """Whether the steps are others than those that are timed: with given tokens."""
+        self._other = False
+        """Whether what there is came of such a step, or of nudged weights."""
+        self._armed = False
+        """Whether weights and state before the last step are noted: the law is held to that."""
         self._errors: list[float] = []
         self._recomputed: float | None = None
         self._complaints: list[str] = []
         self._random: bytes | None = None
-        self._wait = math.inf
 
     @property
     def complaint(self) -> str:
@@ -123,24 +128,32 @@ class Watch:
 
     def after(self, step: int) -> None:
         """After one of the first steps, numbered from 1, between blocks."""
-        if step in READ_AFTER:
-            self._try(lambda: self._read(step))
-        if step == 1:
-            self._try(self._expect)
-        elif step == 2:
-            self._try(self._judge)
+        self._try(lambda: self._after(step))
+        if step == 2:
             self._random = self._device.random_state()  # not sooner: a compiler may draw at first
         elif step == READ_AFTER[-1]:
             self._require_undrawn()
-            if self._thorough and not self._absent:
+            if self._thorough and self._edges.all(bool(self._readings) and not self._absent):
                 self._take_noise()
+            self._job.force(False)
+            self._forcing, self._other = False, True
+
+    def before(self, steps: int, last: bool) -> None:
+        """Before each block of so many steps; last: whether it may be the launch's last one.
+
+        Where a block is a single step, what is noted before one costs no step after the last. Of a
+        device that queues, whose allocator would show it, nothing is.
+        """
+        self._armed = False
+        if steps == 1 and self._device.synchronous:
+            self._try(lambda: self._before_step(last))
+        self._other = self._forcing
 
     def finish(self, step_seconds: float) -> None:
         """After the timing and after memory was read; may step. step_seconds: in a steady block."""
-        if self._readings:
-            self._random = self._device.random_state()
-            self._try(lambda: self._finish(step_seconds))
-            self._require_undrawn()
+        self._random = self._device.random_state()
+        self._try(lambda: self._finish(step_seconds))
+        self._require_undrawn()
 
     def _start(self) -> None:
         if weights := list(self._job.weights()):
@@ -149,16 +162,25 @@ class Watch:
             if 0 < len(wide) < len(weights):
                 self._wide_weights = self._vector(WIDE_WEIGHTS, wide)
         if trained := self._trained():
-            self._before = Sample(self._seed, UPDATE, trained).gather(trained)
+            self._before = self._sample(UPDATE, trained).gather(trained)
+        self._forcing = self._other = self._job.force(True)
 
-    def _take_noise(self) -> None:
-        """Without it the tolerance is as wide as its precision's; the readings stand."""
-        try:
-            self._noise = noise.taken(self._job, self._device, self._precision, self._seed)
-        except (RuntimeError, MemoryError) as error:
-            self._no_noise = f"the device refused it: {reason(of_error(error))}"
-        else:
-            self._no_noise = "" if self._noise else CANNOT_REPEAT
+    def _after(self, step: int) -> None:
+        found = self._read(step) if step in READ_AFTER else {}
+        if step == 1:
+            self._expect()
+        elif step == 2:
+            self._judge()
+        self._learn(found.get(OUTPUT))
+
+    def _before_step(self, last: bool) -> None:
+        if not self._readings:
+            return
+        if self._job.training() is None:
+            self._learn()
+        elif last:
+            self._expect()
+            self._armed = True
 
     def _require_undrawn(self) -> None:
         """Of a job that gives outputs: those of one seed must be the same on every device."""
@@ -167,17 +189,28 @@ class Watch:
             self._complaints.append(DRAWN)
 
     def _finish(self, step_seconds: float) -> None:
+        if not self._readings:
+            return
         if self._job.training() is not None:
-            self._expect()
-            alone = [self._timed(self._job.step)]
+            if not self._armed:
+                self._expect()
+                self._job.step()
             self._judge()
         elif OUTPUT not in self._job.outputs():
             return
-        elif inputs := self._job.inputs():
-            alone = self._recompute(inputs)
+        elif self._moves_on:
+            self._move_on()
         else:
-            alone = self._move_on()
-        self._compare_alone(step_seconds, alone)
+            self._recompute()
+        if not self._device.synchronous:
+            self._complaints += left_out.complaints(
+                self._job, self._device, step_seconds, self._clock, self._edges
+            )
+
+    @property
+    def _moves_on(self) -> bool:
+        """Whether a step builds on the one before, and trains nothing."""
+        return self._job.training() is None and not self._job.inputs()
 
     def _trained(self) -> list[Tensor]:
         training = self._job.training()
@@ -185,25 +218,32 @@ class Watch:
             return []
         return [p for group in training.optimizer.param_groups for p in group["params"]]
 
-    def _read(self, step: int) -> None:
+    def _sample(self, label: str, tensors: Sequence[Tensor]) -> Sample:
+        """The same one for the same shapes: what is drawn is drawn once."""
+        key = label, *(tuple(t.shape) for t in tensors)
+        if key not in self._samples:
+            self._samples[key] = Sample(self._seed, label, tensors)
+        return self._samples[key]
+
+    def _read(self, step: int) -> dict[str, Vector]:
         found = {
             name: vector
-            for name, tensors in self._job.forced().items()
+            for name, tensors in self._job.outputs().items()
             if tensors and (vector := self._vector(f"{name} after step {step}", tensors))
         }
         if self._before is not None:
             trained = self._trained()
-            sample = Sample(self._seed, UPDATE, trained)
+            sample = self._sample(UPDATE, trained)
             moved = sample.gather(trained) - self._before
             update = sample.vector(moved, whole=False)
             if update is not None:
                 found[UPDATE] = update
         if found:
             self._readings.append(StepReading(step=step, quantities=found))
+        return found
 
     def _vector(self, what: str, tensors: Sequence[Tensor]) -> Vector | None:
-        name = what.partition(" ")[0]
-        sample = Sample(self._seed, name, tensors)
+        sample = self._sample(what.partition(" ")[0], tensors)
         vector = sample.vector(sample.gather(tensors))
         if vector is None:
             self._complaints.append(f"{what}: not all values are finite")
@@ -212,7 +252,7 @@ class Watch:
     def _expect(self) -> None:
         """Before a step whose update is then held to the optimizer's law."""
         if (training := self._job.training()) is not None:
-            self._law = Law(training, self._seed)
+            self._law = self._law or Law(training, self._seed)
             self._law.before()
 
     def _judge(self) -> None:
@@ -220,92 +260,109 @@ class Watch:
         self._errors += [figure(finding.error) for finding in found if finding.quantity == WEIGHTS]
         self._complaints += [finding.complaint for finding in found if finding.complaint]
 
+    def _take_noise(self) -> None:
+        """Without it the tolerance is as wide as its precision's; the readings stand."""
+        job = self._job
+        try:
+            before: Mapping[str, Vector] = self._readings[-1].quantities
+            if job.training() is not None:  # whose weights have moved since
+                self._see(job.again)
+                before = self._computed()
+            found = noise.taken(job, self._device, self._precision, before, self._computed)
+            if found is not None and self._moves_on:
+                job.force(True)  # what its later steps read was computed with those weights
+                job.again()
+                self._see(job.step)
+            elif found is not None and job.training() is None:
+                self._see(job.again)
+            self._device.synchronize()
+        except (RuntimeError, MemoryError) as error:
+            self._no_noise = f"the device refused it: {reason(of_error(error))}"
+        else:
+            self._noise = found or {}
+            self._no_noise = "" if self._noise else CANNOT_REPEAT
+
+    def _see(self, step: Callable[[], object]) -> None:
+        """Takes a step, and notes what it runs through."""
+        if why := operators.NOT_OBSERVABLE.get(self._execution):
+            self.executed = Executed(absent=why)
+            step()
+            return
+        try:
+            self.executed = operators.executed(step, self._device.torch_device.type)
+        except RuntimeError as error:  # what cannot be seen can be done
+            self.executed = Executed(absent=f"not observable: {reason(of_error(error))}")
+            step()
+
+    def _computed(self) -> Mapping[str, Vector]:
+        """What there is of the last step, where it is finite."""
+        found = {}
+        for name, tensors in self._job.outputs().items():
+            sample = self._sample(name, tensors)
+            found[name] = sample.vector(sample.gather(tensors))
+        return {name: vector for name, vector in found.items() if vector is not None}
+
     def _output(self) -> Vector | None:
         """What the last step gave; None, and said, where it is not finite."""
         return self._vector(OUTPUT, self._job.outputs()[OUTPUT])
 
-    def _recompute(self, inputs: Sequence[Tensor]) -> list[float]:
-        """The last output against the same computed again; of one launch in between from another
-        input, in the same place, which must show. Gives the seconds of each step."""
-        before = self._output()
-        alone = []
-        altered, between = False, None
+    def _learn(self, output: Vector | None = None) -> None:
+        """What came of the last input, if that is not known; output: where it has been read."""
+        inputs = self._job.inputs()
+        if not inputs or self._other or len(self._known) >= KNOWN or self._of(inputs):
+            return
+        if output := output or self._output():
+            self._known.append((inputs, output))
+
+    def _of(self, inputs: Sequence[Tensor]) -> Vector | None:
+        """What is known to come of these inputs."""
+        found = (
+            vector
+            for known, vector in self._known
+            if all(one is other for one, other in zip(known, inputs, strict=True))
+        )
+        return next(found, None)
+
+    def _recompute(self) -> None:
+        """The last output against the same computed another time: in one of the first steps, or
+        now; of one launch in between from another input, in its place, which must show."""
+        if self._other:
+            self._job.again()
+        inputs = self._job.inputs()
+        known, last = self._of(inputs), self._output()
         if self._thorough:
-            with _altered(inputs[0]) as altered:
-                alone.append(self._timed(self._job.again))
+            with altered(inputs[0]) as differs:
+                self._job.again()
                 between = self._output()
-        alone.append(self._timed(self._job.again))
-        after = self._output()
-        if before is None or after is None:
-            return alone
-        error = before.error(after)
+            if differs and last and between and last.error(between) == 0.0:
+                self._complaints.append(
+                    "a step on an input that was changed gave the output of the one before: it was "
+                    "not computed, but kept"
+                )
+        if known is None:
+            self._job.again()
+            known = self._output()
+        if last is None or known is None:
+            return
+        error = last.error(known)
         self._recomputed = figure(error)
-        if altered and between is not None and before.error(between) == 0.0:
-            self._complaints.append(
-                "a step on an input that was changed gave the output of the one before: it was "
-                "not computed, but kept"
-            )
         most = RECOMPUTED.get(self._precision.name, RECOMPUTED_NARROW)
         if error > most:
             self._complaints.append(
-                f"the last output differs by {error:.2g} from the same computed again (at most "
-                f"{most:.2g})"
+                f"the last output differs by {error:.2g} from the same computed another time (at "
+                f"most {most:.2g})"
             )
-        return alone
 
-    def _move_on(self) -> list[float]:
+    def _move_on(self) -> None:
         """Of steps that build on one another: they must not give the same thing."""
         first = self._output()
-        alone = []
         for _ in range(3):
-            alone.append(self._timed(self._job.step))
+            self._job.step()
             later = self._output()
             moved = first is None or later is None or first.size == 1 or bool(first.error(later))
             if self._edges.all(moved):
-                return alone
-        self._complaints.append("steps that build on one another all gave the same output")
-        return alone
-
-    def _timed(self, step: Callable[[], object]) -> float:
-        """Seconds until a step is done; notes what it takes to wait for nothing, at the least."""
-        seconds = self._between(step)
-        self._wait = min(self._wait, self._between(lambda: None))
-        return seconds
-
-    def _between(self, step: Callable[[], object]) -> float:
-        self._device.synchronize()
-        before = self._clock()
-        step()
-        self._device.synchronize()
-        return self._edges.slowest(self._clock() - before) / 1e9
-
-    def _compare_alone(self, step_seconds: float, alone: list[float]) -> None:
-        """Whether steps take as long in a block as they do alone.
-
-        Of a device that queues: another has done a step when its call returns, and on a host that
-        is at work for others a step alone may wait for a core that a block keeps.
-        """
-        if self._device.synchronous:
-            return
-        blocks = []
-        for _ in range(ALONE_TRIES):
-            if min(alone) < max(ALONE_SECONDS, ALONE * step_seconds):
                 return
-            blocks.append(self._timed(self._short_block))
-            alone.append(self._timed(self._job.step))
-        # The least of each, and only now: any of them may have been held up.
-        lone = min(alone) - self._wait
-        in_block = max(step_seconds, (min(blocks) - self._wait) / SHORT_BLOCK)
-        if lone < max(ALONE_SECONDS, ALONE * in_block):
-            return
-        self._complaints.append(
-            f"a step takes {lone:.2g} s alone and {in_block:.2g} s in a block: not every "
-            "step of a block was done"
-        )
-
-    def _short_block(self) -> None:
-        for _ in range(SHORT_BLOCK):
-            self._job.step()
+        self._complaints.append("steps that build on one another all gave the same output")
 
     def _try(self, look: Callable[[], None]) -> None:
         """What a device cannot do for a witness is no fault of the work: it is not proved.
@@ -319,38 +376,3 @@ class Watch:
             look()
         except (RuntimeError, MemoryError) as error:
             self._absent = f"the device could not be read: {reason(of_error(error))}"
-
-
-@contextlib.contextmanager
-def _altered(tensor: Tensor) -> Iterator[bool]:
-    """Another input in the same place, and exactly back: negated, or integers in reverse order.
-
-    Gives whether there is a difference.
-    """
-    import torch
-
-    def turn() -> None:
-        with torch.no_grad():
-            held = tensor.detach()
-            if held.is_floating_point() and held.itemsize == 1:
-                held.view(torch.uint8).bitwise_xor_(128)
-            elif held.is_floating_point() or (held.is_signed() and held.itemsize == 1):
-                held.neg_()
-            else:
-                held.copy_(held.flip(-1))
-
-    if tensor.dim() == 0:
-        yield False
-        return
-    before = tensor.detach()[:1].clone()
-    turn()
-    try:
-        yield not torch.equal(_bits(before), _bits(tensor.detach()[:1]))
-    finally:
-        turn()
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    import torch
-
-    return tensor.contiguous().view(torch.uint8)

@@ -9,10 +9,11 @@ clock, and nothing stays on the device.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import groupby, repeat
+from typing import TYPE_CHECKING
 
 from bench.ranks import local
 from bench.records.proof import PROJECTIONS, Vector
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 POSITIONS = 65_536
 """Most values of a quantity that are looked at."""
 CHUNK = 2_048
-"""Values summed at once: 1 MiB of signs in float64."""
+"""Values summed at once; a multiple of 8."""
 DIGITS = 7
 """Significant digits that are kept of a sum, as many as float32 has; of a single number two more,
 as its tolerance is the narrowest."""
@@ -52,19 +53,33 @@ def positions(seed: int, label: str, size: int, count: int) -> Tensor:
     return (drawn % size).sort().values
 
 
-def project(values: Tensor, seed: int, label: str) -> list[float]:
-    """Values [n], float64 on the host, as 64 sums with random signs, each over 8."""
+def signs(seed: int, label: str, size: int) -> list[Tensor]:
+    """Of 64 sums of so many values, the signs as bits: [64, octets], uint8, of each chunk."""
     import torch
 
-    sums = torch.zeros(PROJECTIONS, dtype=torch.float64)
-    bits = torch.arange(8, dtype=torch.uint8)
-    for start in range(0, values.numel(), CHUNK):
-        part = values[start : start + CHUNK]
-        octets = -(-part.numel() // 8)
+    found = []
+    for start in range(0, size, CHUNK):
+        octets = -(-min(CHUNK, size - start) // 8)
         drawn = random_bytes(seed, f"{label}/signs/{start}", PROJECTIONS * octets)
-        rows = torch.frombuffer(drawn, dtype=torch.uint8).view(PROJECTIONS, octets, 1)
-        signs = ((rows >> bits) & 1).view(PROJECTIONS, 8 * octets)[:, : part.numel()]
-        sums += (signs.to(torch.float64) * 2 - 1) @ part
+        found.append(torch.frombuffer(drawn, dtype=torch.uint8).view(PROJECTIONS, octets))
+    return found
+
+
+def project(values: Tensor, drawn: Sequence[Tensor]) -> list[float]:
+    """Values [n], float64 on the host, as 64 sums with random signs, each over 8.
+
+    drawn: the `signs` of so many. Of each eight values there are 256 sums, which are computed once;
+    each of the 64 takes one of them.
+    """
+    import torch
+    from torch.nn import functional
+
+    bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
+    patterns = (2 * bits - 1).to(torch.float64).t()
+    sums = torch.zeros(PROJECTIONS, dtype=torch.float64)
+    for rows, part in zip(drawn, values.split(CHUNK), strict=True):
+        eights = functional.pad(part, (0, -part.numel() % 8)).view(-1, 8)
+        sums += (eights @ patterns).gather(1, rows.t().long()).sum(0)
     found: list[float] = (sums / PROJECTIONS**0.5).tolist()
     return found
 
@@ -73,17 +88,38 @@ class Sample:
     """The same positions of tensors of the same shapes, whenever it is asked.
 
     Positions are those of the values, not of memory, so a memory format makes no difference. Each
-    value is weighted by the root of how many it stands for: the norm is that of the whole.
+    value is weighted by the root of how many it stands for: the norm is that of the whole. What is
+    drawn is drawn once, and lies on the host.
     """
 
     def __init__(self, seed: int, label: str, tensors: Sequence[Tensor]) -> None:
         """tensors: one at least; only the shapes are kept of what lies here of them."""
         self._seed, self._label = seed, label
         tensors = [local(tensor) for tensor in tensors]
-        self._shapes = [tuple(t.shape) for t in tensors]
+        self.shapes = [tuple(t.shape) for t in tensors]
         self._sizes = [t.numel() for t in tensors]
         self.counts = counts(self._sizes)
         self.size = sum(self._sizes)
+
+    @functools.cached_property
+    def _positions(self) -> Tensor:
+        """Of all tensors, one after the other. To draw them takes longer than to gather."""
+        import torch
+
+        labels = [f"{self._label}/{i}/{'x'.join(map(str, s))}" for i, s in enumerate(self.shapes)]
+        drawn = map(positions, repeat(self._seed), labels, self._sizes, self.counts)
+        return torch.cat([*drawn])
+
+    @functools.cached_property
+    def _signs(self) -> list[Tensor]:
+        return signs(self._seed, self._label, sum(self.counts))
+
+    @functools.cached_property
+    def _roots(self) -> Tensor:
+        """Of how many values each one stands for."""
+        sizes = zip(self._sizes, self.counts, strict=True)
+        # A rank may have none of a tensor that has fewer rows than there are ranks.
+        return self.spread([(size / max(count, 1)) ** 0.5 for size, count in sizes])
 
     def gather(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Copies of the values [n] on the host, in float64. None stands for zeros: no gradient.
@@ -92,8 +128,9 @@ class Sample:
         """
         import torch
 
+        places: dict[object, Sequence[Tensor]] = {}
         parts = []
-        described = zip(tensors, self._shapes, self.counts, strict=True)
+        described = zip(tensors, self.shapes, self.counts, strict=True)
         for number, (given, shape, count) in enumerate(described):
             if given is None:
                 parts.append(torch.zeros(count, dtype=torch.float64))
@@ -101,10 +138,12 @@ class Sample:
             tensor = local(given)
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{self._label} {number}: {tuple(tensor.shape)}, not {shape}")
-            label = f"{self._label}/{number}/{'x'.join(map(str, shape))}"
-            wanted = positions(self._seed, label, math.prod(shape), count)
-            parts.append(_picked(tensor, wanted))
-        return torch.cat(parts)
+            if tensor.device not in places:
+                places[tensor.device] = self._positions.to(tensor.device).split(self.counts)
+            parts.append(_picked(tensor, places[tensor.device][number]))
+        # One copy to the host for all that are alike.
+        alike = groupby(parts, key=lambda part: (part.device, part.dtype))
+        return torch.cat([_on_host([*group]) for _, group in alike])
 
     def spread(self, values: Sequence[float]) -> Tensor:
         """One value a tensor, as often as that tensor is looked at: [n], float64."""
@@ -115,9 +154,7 @@ class Sample:
 
     def weighted(self, values: Tensor) -> Tensor:
         """The values that `gather` gave, each times the root of how many it stands for."""
-        sizes = zip(self._sizes, self.counts, strict=True)
-        # A rank may have none of a tensor that has fewer rows than there are ranks.
-        return values * self.spread([(size / max(count, 1)) ** 0.5 for size, count in sizes])
+        return values * self._roots
 
     def vector(self, values: Tensor, whole: bool = True) -> Vector | None:
         """What is kept of the values that `gather` gave; None where one of them is not finite.
@@ -131,7 +168,7 @@ class Sample:
         weighted = self.weighted(values)
         if self.size == 1:
             return Vector(size=1, norm=rounded(float(weighted), DIGITS + 2))
-        sums = project(weighted, self._seed, self._label) if whole else []
+        sums = project(weighted, self._signs) if whole else []
         return Vector(
             size=self.size,
             norm=rounded(float(weighted.norm()), DIGITS),
@@ -145,7 +182,7 @@ def rounded(value: float, digits: int) -> float:
 
 
 def _picked(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """The values at these positions, gathered where the tensor lies; float64 on the host."""
+    """The values at these positions, gathered where the tensor lies."""
     import torch
 
     with torch.no_grad():
@@ -153,11 +190,20 @@ def _picked(tensor: Tensor, wanted: Tensor) -> Tensor:
         narrow = tensor.dtype if tensor.is_floating_point() and tensor.itemsize == 1 else None
         if narrow is not None:  # few devices index 8-bit floats: as bytes they are copied exactly
             tensor = tensor.view(torch.uint8)
-        index: Any
-        if tensor.is_contiguous():
-            picked = tensor.view(-1).index_select(0, wanted.to(tensor.device))
+        if wanted.numel() == tensor.numel():
+            picked = tensor.reshape(-1)
+        elif tensor.is_contiguous():
+            picked = tensor.view(-1).index_select(0, wanted)
         else:
-            index = torch.unravel_index(wanted, tensor.shape)
-            picked = tensor[tuple(i.to(tensor.device) for i in index)]
-        picked = picked.cpu()
-        return (picked if narrow is None else picked.view(narrow)).to(torch.float64)
+            picked = tensor[torch.unravel_index(wanted, tensor.shape)]
+        return picked if narrow is None else picked.view(narrow)
+
+
+def _on_host(alike: list[Tensor]) -> Tensor:
+    """Values of one device and dtype, one after the other, in float64 on the host."""
+    import torch
+
+    dtype = alike[0].dtype
+    if dtype.is_floating_point and dtype.itemsize == 1:
+        return torch.cat([x.view(torch.uint8) for x in alike]).cpu().view(dtype).to(torch.float64)
+    return torch.cat(alike).cpu().to(torch.float64)

@@ -230,8 +230,8 @@ class Launch:
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
         work = job.own_work or self._work(workload, parameters)
         latency_name = workload.modes[mode].latency
-        seed, edges = request.seed, self.edges
-        watch = Watch(job, device, precision, seed, request.thorough, edges=edges)
+        seed, edges, execution = request.seed, self.edges, request.case.execution
+        watch = Watch(*(job, device, precision, seed, request.thorough, execution), edges=edges)
         watch.start()
         channel.enter("warm-up")
         engine = Engine(
@@ -245,6 +245,7 @@ class Launch:
             suspended=suspended_ns,
             watch=watch.after,
             edges=edges,
+            before=watch.before,
         )
         series = engine.measure(
             samples=request.samples,
@@ -263,6 +264,7 @@ class Launch:
             *asked.switches(device, precision),
             *self._executed(),
             *job.looks(),
+            *asked.implementations(watch.executed, job.facts),
         ]
         self.environment["job"] = dict(job.facts)
         wrong = asked.complaint(looks)  # which may know who did it
@@ -290,6 +292,7 @@ class Launch:
             causes={str(flag): cause for flag, cause in slowed.items()},
             contention=series.contention,
             proof=watch.proof,
+            executed=watch.executed,
             energy_absent="not observable: nobody looked",
         )
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from bench.records.executed import Executed
 from bench.records.observed import Contention
 from bench.records.proof import Proof
 from bench.records.value import Value, positive_and_finite
@@ -214,6 +215,8 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     ranks: tuple[Share, ...] = ()
     """Of each rank its part, in their order, where several devices did the step; the blocks are
     the slowest's, the rest rank 0's."""
+    executed: Executed | None = None
+    """Which implementations a step ran through; one launch of a case looks."""
     flags: tuple[Flag, ...] = ()
     causes: dict[str, str] = msgspec.field(default_factory=dict)
     """Of flags that name something outside the job: what it was, with its figure."""

@@ -103,7 +103,7 @@ class Proof(Value, frozen=True, kw_only=True):
     no_noise: str = ""
     """Why the launch that should have taken it did not; empty where it did, and of the others."""
     recomputed: float | None = None
-    """Error of the last output against the same, computed again after the timing; None where each
+    """Error of the last output against the same, computed another time; None where each
     step builds on the one before."""
     law: tuple[float, ...] = ()
     """Error of an optimizer's step against its formula, at the start and after the timing."""

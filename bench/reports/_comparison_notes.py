@@ -38,7 +38,7 @@ CELLS: dict[CompareVerdict, str] = {**WORDS, "UNDECIDED": "undecided"}
 EXPLAINS = re.compile(
     r"^(torch|transformers|driver|runtime|threads|threads_used|instructions|"
     r"instructions_used|cpu_capability|mkldnn|compute_capability)$"
-    r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|fused|precision|reduced"
+    r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|operators|fused|precision|reduced"
 )
 """Names of facts by which one run may be faster than another on one chip."""
 HEAD = ("device", "backend")
@@ -94,6 +94,8 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
     ]
     if odd:
         yield Note("CHECK", f"outputs after the first step differ at equal seeds: {listed(odd)}")
+    for said, some in grouped(cases, lambda case: case.experts_remark):
+        yield Note("EXPERTS", f"{said}: {listed([_name(case, names) for case in some])}", dim=True)
     for said, some in grouped(cases, lambda case: case.clock_remark):
         yield Note("CLOCK", f"{said}: {listed([_name(case, names) for case in some])}")
     for verdict in ("UNRANKED", "NO_INTERVAL", "INCOMPARABLE"):

@@ -17,7 +17,7 @@ def details(row: Row) -> Iterator[str]:
     chosen = [] if row.choice is None else [f"best: {in_words(row.choice)}"]
     yield plain("; ".join([part for part in (case.detail, *chosen) if part] + [case.fingerprint]))
     if row.status == "measured":
-        for parts in (_figures(row), _shares(row), _costs(row)):
+        for parts in (_figures(row), _shares(row), _ran(row), _costs(row)):
             if found := "; ".join(parts):
                 yield plain(found)
     said = "; ".join(part for part in (row.reason, row.left_out, ", ".join(row.flags)) if part)
@@ -68,6 +68,19 @@ def _shares(row: Row) -> Iterator[str]:
             yield f"{name} {share(value)}"
         elif why:
             yield f"no {name}: {why}"
+
+
+def _ran(row: Row) -> Iterator[str]:
+    """Which implementations a step ran through, and how evenly its experts were loaded."""
+    if row.executed is None:
+        return
+    if row.executed.absent:
+        yield f"operators {row.executed.absent}"
+    for kind, operators in row.executed.operators.items():
+        yield f"{kind}: {', '.join(operators)}"
+    if tokens := row.executed.expert_tokens:
+        even = units.significant(sum(tokens) / len(tokens))
+        yield f"tokens an expert: {min(tokens)} to {max(tokens)}, {even} if even"
 
 
 def _costs(row: Row) -> Iterator[str]:

@@ -99,6 +99,9 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "compiled_graphs": row.compiler.get("graphs"),
         "graph_breaks": row.compiler.get("graph_breaks"),
         "optimizer_passed_over": row.optimizer_passed_over or None,
+        "operators": (row.executed and row.executed.operators) or None,
+        "operators_absent": (row.executed and row.executed.absent) or None,
+        "expert_tokens": list(row.executed.expert_tokens) or None if row.executed else None,
     }
 
 

@@ -81,6 +81,7 @@ def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
         "per_joule_ratio": case.joule_ratio,
         "per_currency_unit_ratio": case.price_ratio,
         "same_work": _flat_work(case.same_work),
+        "experts_remark": case.experts_remark or None,
         "first_output_gap": case.witness_gap,
         "base": _flat_side(case.base),
         "other": _flat_side(case.other),

@@ -39,7 +39,8 @@ telemetry/         | former records stats units                                 
 
 report             | records                                                    | msgspec
 ranks              | records                                                    | msgspec torch
-workload           | errors precision ranks records rehearsal                   | msgspec torch
+parameters         | errors records                                             | msgspec
+workload           | parameters precision ranks records rehearsal               | msgspec torch
 backend            | errors precision records telemetry workload                | msgspec torch
 
 backends/          | backend errors precision quantized_product records         | msgspec psutil
@@ -272,8 +273,7 @@ def test_every_dependency_is_used_and_declared() -> None:
     modules = {"nvidia-ml-py": "pynvml", "pytest-benchmark": "pytest_benchmark"}
     used = {m.split(".")[0] for file in files() for m, _ in imports(parse(file))}
     assert (known := {modules.get(name, name) for name in declared}) <= used
-    others = used - sys.stdlib_module_names - {"bench", "_typeshed"}
-    assert others <= known
+    assert used - sys.stdlib_module_names - {"bench", "_typeshed"} <= known
 
 
 def test_no_vendor_is_named_outside_the_backends() -> None:

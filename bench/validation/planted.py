@@ -203,7 +203,7 @@ class OnlyTheLast:
         self._pending = True
 
     def synchronize(self) -> None:
-        """Does the last step."""
+        """Does the last step, and puts the inputs where they would be."""
         if self._pending:
             rotation: Any = None
             with contextlib.suppress(Absent):
@@ -213,6 +213,44 @@ class OnlyTheLast:
             self._left_out, self._pending = 0, False
             self._step()
         self._synchronize()
+
+
+class Unread:
+    """A lazy device: it does a step when its output is read, and the last one when it must."""
+
+    def __init__(self, job: Any, device: Any) -> None:
+        """Takes the place of both's own. Raises `Absent` where steps build on one another."""
+        self._step, self._outputs, self._synchronize = job.step, job.outputs, device.synchronize
+        _need([*job.inputs()])
+        self._rotation: Any = None
+        with contextlib.suppress(Absent):
+            self._rotation = _rotation(job)
+        self._pending = False
+        job.step, job.outputs = self.step, self.outputs
+        device.synchronize = self.synchronize
+
+    def step(self) -> None:
+        """Puts it off, and forgets the one before."""
+        self._pending = True
+        if self._rotation is not None:
+            next(self._rotation)
+
+    def outputs(self) -> Any:
+        """Of the last step, which is now done."""
+        self._catch_up()
+        return self._outputs()
+
+    def synchronize(self) -> None:
+        """Waits for what was done."""
+        self._catch_up()
+        self._synchronize()
+
+    def _catch_up(self) -> None:
+        if self._pending:
+            self._pending = False
+            if self._rotation is not None:
+                self._rotation.back()
+            self._step()
 
 
 def epsilon(job: Any) -> None:

@@ -182,6 +182,7 @@ class DecodeJob(Job):
         self._forced = forced
         self._new_tokens = forced.shape[1]
         self._index = 0
+        self._forcing = False
         self._logits = generator.prefill(prompt)
         self.first_token = self.token = self._logits.argmax(-1)
         """[B, 1]: of the prompt, and of the last step."""
@@ -191,6 +192,8 @@ class DecodeJob(Job):
         """Queues one token for each sequence."""
         if self._index == self._new_tokens:
             self._rewind()
+        if self._forcing:
+            self.token = self._given(self._index)
         self._logits = self.generator.decode(self.token, self._index)
         self.token = self._logits.argmax(-1)
         self._index += 1
@@ -209,37 +212,43 @@ class DecodeJob(Job):
 
         logits = [self._logits]
         for index in range(self._new_tokens):
-            logits.append(self._after(self._forced[:, index : index + 1], index))
+            logits.append(self._after(self._given(index), index))
         return {"logits": torch.cat(logits, dim=1)} | self.generator.products()
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
         """The last logits."""
         return {OUTPUT: [self._logits]}
 
-    def forced(self) -> Mapping[str, Sequence[Tensor]]:
-        """Logits after as many forced tokens as there were steps; the steps then start over."""
-        count = max(self._index, 1)
+    def force(self, on: bool) -> bool:
+        """Feeds the given tokens in place of its own; the steps start over."""
+        self._forcing = on
         self._rewind()
-        for index in range(count):
-            logits = self._after(self._forced[:, index : index + 1], index)
-        self._rewind()
-        return {OUTPUT: [logits]}
+        return True
 
     def weights(self) -> Sequence[Tensor]:
         """Its parameters, quantized ones too."""
         return [*self.generator.model.parameters()]
 
     def again(self) -> bool:
-        """Fills the cache from the prompt anew, for `forced`; the first token stays what it was."""
+        """Fills the cache from the prompt anew, and takes its steps since then, if with given
+        tokens; the first token stays what it was."""
         import torch
 
         with torch.compiler.set_stance("force_eager"):  # as it was filled: only decode is compiled
             self.generator.prefill(self.prompt)
+        taken = self._index
+        self._rewind()
+        for _ in range(taken if self._forcing else 0):
+            self.step()
         return True
 
     def looks(self) -> Iterator[Look]:
         """At the generator and the prompt."""
         return self.generator.looks(self.prompt)
+
+    def _given(self, index: int) -> Tensor:
+        """[B, 1], laid out as what a step chooses."""
+        return self._forced[:, index : index + 1].contiguous()
 
     def _after(self, token: Tensor, index: int) -> Tensor:
         """Logits after a token [B, 1], the `index`-th behind the prompt."""
@@ -273,11 +282,7 @@ class ReplayedDecodeJob(DecodeJob):
 
     def step(self) -> None:
         """Queues the replay of one token for each sequence."""
-        self._replay_of(None)
-
-    def forced(self) -> Mapping[str, Sequence[Tensor]]:
-        """By replays; nothing where no step was recorded, which a reading must not make up for."""
-        return super().forced() if self._replay is not None else {}
+        self._replay_of(self._given(self._index % self._new_tokens) if self._forcing else None)
 
     def _after(self, token: Tensor, index: int) -> Tensor:
         self._replay_of(token)

@@ -11,7 +11,16 @@ import msgspec
 
 from bench.precision import Precision
 from bench.records.outcome import Work
-from bench.workload import Job, Parameters, Sgd, Site, Within, Workload
+from bench.workload import (
+    Job,
+    LookedUp,
+    Parameters,
+    Sgd,
+    Site,
+    Training,
+    Within,
+    Workload,
+)
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
 from bench.workloads._modes import train_and_infer
 from bench.workloads._seeded import SeededData, build_model, place
@@ -165,6 +174,18 @@ class Lookup:
         logits: Tensor = model(dense, rows)
         return logits
 
+    def looked_up(self) -> LookedUp | None:
+        """The rows of the last step, as they were, with their gradients."""
+        for rows in self.leaves:
+            if rows.grad is not None:
+                return LookedUp(
+                    tables=self._tables,
+                    rows=self._indices.flatten(),
+                    before=rows.detach().flatten(0, -2),
+                    gradients=rows.grad.flatten(0, -2),
+                )
+        return None
+
     def update(self) -> None:
         """SGD on the rows that have a gradient."""
         for rows in self.leaves:
@@ -193,6 +214,10 @@ class ClickTrainingJob(TrainingJob):
             loss=binary_cross_entropy,
         )
         self._optimizer.register_step_post_hook(lambda *_: self._lookup.update())
+
+    def training(self) -> Training:
+        """With the rows, which have no optimizer."""
+        return msgspec.structs.replace(super().training(), looked_up=self._lookup.looked_up)
 
     def _leaves_besides(self) -> Iterable[Tensor]:
         return self._lookup.leaves

@@ -209,6 +209,7 @@ class TranscriptionJob(Job):
             executed(model.get_submodule(part), site)
         self._windows = Rotation(windows)
         self._forced = forced
+        self._forcing = False
         batch, self._new_tokens = forced.shape
         config: Any = model.config
         own, cross = (
@@ -250,6 +251,8 @@ class TranscriptionJob(Job):
             for index in range(self._new_tokens):
                 self._logits = self._decode(audio, token, index)
                 token = self._logits.argmax(-1)
+                if self._forcing:
+                    token = self._forced[:, index : index + 1].contiguous()
 
     def witness(self) -> float:
         """Mean of the last logits."""
@@ -275,16 +278,10 @@ class TranscriptionJob(Job):
         """The last logits."""
         return {OUTPUT: [self._logits]}
 
-    def forced(self) -> Mapping[str, Sequence[Tensor]]:
-        """Logits after the first two forced tokens, of the last window."""
-        import torch
-
-        self._windows.back()
-        with torch.inference_mode():
-            audio = self._encode()
-            for index in range(min(2, self._new_tokens)):
-                logits = self._decode(audio, self._forced[:, index : index + 1], index)
-        return {OUTPUT: [logits]}
+    def force(self, on: bool) -> bool:
+        """Feeds the given tokens in place of its own."""
+        self._forcing = on
+        return True
 
     def weights(self) -> Sequence[Tensor]:
         """Its parameters."""

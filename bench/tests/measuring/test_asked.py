@@ -15,10 +15,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bench.backends.cpu import CpuDevice
-from bench.measuring import asked, messages, worker
+from bench.measuring import asked, messages, operators, worker
 from bench.measuring.messages import Request
 from bench.precision import PRECISIONS
 from bench.records.case import Case
+from bench.records.executed import Executed
 from bench.records.outcome import Measured, Outcome, Void
 from bench.records.run import Settings
 from bench.running.launcher import launch as launch_process
@@ -52,13 +53,33 @@ def request(workload: str, mode: str, precision: str = "fp32", execution: str = 
     return Request(case=case, backend="cpu", index=0, settings=SETTINGS, samples=10, seed=0)
 
 
-def launch(*names: str) -> Outcome:
-    return worker.Launch(request(*names), messages.Channel(io.BytesIO())).run().outcome
+def launch(*names: str, thorough: bool = False) -> Outcome:
+    asked_for = msgspec.structs.replace(request(*names), thorough=thorough)
+    return worker.Launch(asked_for, messages.Channel(io.BytesIO())).run().outcome
 
 
 @pytest.fixture(autouse=True)
 def nothing_asked_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def test_a_thorough_launch_records_what_ran_and_holds_it_to_what_was_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcome = launch("bert", "infer", thorough=True)
+    assert isinstance(outcome, Measured) and outcome.executed is not None
+    assert [*outcome.executed.operators] == ["attention"]
+
+    def none_seen(step: Callable[[], object], device_type: str) -> Executed:
+        step()
+        return Executed()
+
+    monkeypatch.setattr(operators, "executed", none_seen)
+    outcome = launch("bert", "infer", thorough=True)
+    assert isinstance(outcome, Void)
+    assert "attention: asked for sdpa, got no operator of that kind in a step" in outcome.reason
+    outcome = launch("bert", "infer")
+    assert isinstance(outcome, Measured) and outcome.executed is None
 
 
 # --- Executions ----------------------------------------------------------------------------------

@@ -43,6 +43,32 @@ def test_no_steady_sample_is_taken_after_its_time_limit_once_there_are_ten() -> 
     assert len(quicker.measure(samples=50).steady) == 15, "15 samples of 0.2 s are 3 s"
 
 
+@pytest.mark.parametrize(
+    ("samples", "step_ms", "at_most"),
+    [(10, [10], 1), (37, [10], 1), (50, [1000], 1), (50, [200], 1), (10, [10, 10, 90, 10, 60], 48)],
+    ids=["in the warm-up", "asked for", "least", "time", "never steady"],
+)
+def test_of_the_last_block_it_is_said_before_that_it_may_be_it(
+    samples: int, step_ms: list[int], at_most: int
+) -> None:
+    """Each block but the first is announced with its steps; few that are not the last may be."""
+    settings = Settings(block_seconds=0.001, warmup_seconds=0.0, steady_limit_seconds=3.0)
+    measuring, device = engine([ms * MS for ms in step_ms] * 15, settings=settings)
+    announced: list[tuple[int, bool]] = []
+
+    def before(steps: int, last: bool) -> None:
+        device.log.append("b")
+        announced.append((steps, last))
+
+    measuring.before = before
+    series = measuring.measure(samples=samples)
+    blocks = (*series.warmup, *series.steady)
+    assert [steps for steps, _ in announced] == steps(blocks)[1:]
+    assert announced[-1][1] and sum(last for _, last in announced) <= at_most
+    assert "sb" in device.actions.replace("S", "").replace("w", "").replace("r", "")
+    assert all("b" not in block or "s" not in block for block in device.blocks)
+
+
 @both_kinds
 def test_a_whole_launch_synchronizes_at_block_edges_only(synchronous: bool) -> None:
     """Twice a block, and five times to learn what a synchronization costs.

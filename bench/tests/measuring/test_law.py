@@ -10,7 +10,7 @@ import torch
 
 from bench.measuring.law import Finding, Law
 from bench.tests.small_workloads import one_thread
-from bench.workload import Training
+from bench.workload import LookedUp, Training
 
 __all__ = ["one_thread"]
 
@@ -117,6 +117,79 @@ def test_wrong_steps(fault: str, name: str, dtype: torch.dtype) -> None:
     if fault == "skipped":
         assert found[0].error == pytest.approx(1, abs=0.01)
         assert "its weights went astray by 1 of what they had to change" in said
+
+
+RATE = 2.0**-4
+TINY = 2.0**-23
+"""A rate at which an update is about the last place of what it moves."""
+
+
+def looked_up(
+    update: Callable[..., object], dtype: torch.dtype = torch.float32, rate: float = RATE
+) -> Finding:
+    """Of 300 rows of a table of 200 that a step looked up, and updated in that way."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(200, 16, generator=generator).to(dtype)
+    rows = torch.randint(0, 200, (300,), generator=generator)
+    gradients = torch.randn(300, 16, generator=generator).to(dtype)
+    found = LookedUp(tables=table, rows=rows, before=table[rows], gradients=gradients)
+    update(table, rows, gradients * (rate / RATE))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))])
+    optimizer.param_groups[0]["params"][0].grad = torch.zeros(3)
+    settings = {**PLAIN, "lr": rate}
+    law = Law(Training(optimizer=optimizer, settings=settings, looked_up=lambda: found), seed=1)
+    law.before()
+    *_, last = law.findings()
+    assert last.quantity == "looked-up rows"
+    return last
+
+
+def added(table: torch.Tensor, rows: torch.Tensor, gradients: torch.Tensor) -> None:
+    table.index_add_(0, rows, gradients, alpha=-RATE)
+
+
+def kept_last(table: torch.Tensor, rows: torch.Tensor, gradients: torch.Tensor) -> None:
+    table[rows] = table[rows] - RATE * gradients
+
+
+ROWS_WRONG: dict[str, Callable[..., object]] = {
+    "skipped": lambda table, rows, gradients: None,
+    "doubled": lambda table, rows, gradients: added(table, rows, 2 * gradients),
+    "a tenth more": lambda table, rows, gradients: added(table, rows, 1.1 * gradients),
+    "not added up": kept_last,
+    "half of them": lambda table, rows, gradients: added(table, rows[:150], gradients[:150]),
+    "the neighbour's": lambda table, rows, gradients: added(table, (rows + 1) % 200, gradients),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_rows_that_a_step_looked_up_are_held_to_the_law(dtype: torch.dtype) -> None:
+    assert looked_up(added, dtype).complaint == ""
+    assert dtype is torch.bfloat16 or looked_up(added).error < 1e-6
+    assert looked_up(added, dtype, TINY).complaint == "", "each of several is rounded"
+    for name, update in ROWS_WRONG.items():
+        if dtype is torch.float32 or name in ("skipped", "doubled", "the neighbour's"):
+            assert "its looked-up rows went astray" in looked_up(update, dtype).complaint, name
+
+
+def test_rows_looked_up_very_often_are_looked_at_all_the_same() -> None:
+    """Of a table of one row every lookup is of that one; not more are gathered than must be."""
+    table = torch.ones(1, 4)
+    rows, gradients = torch.zeros(10_000, dtype=torch.long), torch.full((10_000, 4), 1e-4)
+    found = LookedUp(tables=table, rows=rows, before=table[rows], gradients=gradients)
+    table.sub_(RATE)
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.zeros(3)
+    law = Law(
+        Training(
+            optimizer=torch.optim.SGD([parameter]),
+            settings={**PLAIN, "lr": RATE},
+            looked_up=lambda: found,
+        ),
+        seed=1,
+    )
+    law.before()
+    assert list(law.findings())[-1].complaint == ""
 
 
 def test_what_no_step_gave_a_gradient_is_not_looked_at() -> None:

@@ -9,7 +9,9 @@ import torch
 
 from bench import catalogue
 from bench.measuring import noise
+from bench.measuring.witness import Sample
 from bench.precision import PRECISIONS
+from bench.records.proof import Vector
 
 
 class Sums:
@@ -28,8 +30,11 @@ class Sums:
         self.seen.append(self.held.clone())
         return True
 
-    def forced(self) -> dict[str, list[torch.Tensor]]:
-        return {"output": [self.held]}
+    def computed(self) -> dict[str, Vector]:
+        sample = Sample(0, "output", [self.held])
+        vector = sample.vector(sample.gather([self.held]))
+        assert vector is not None
+        return {"output": vector}
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (4, 3)])
@@ -37,8 +42,10 @@ def test_each_row_is_moved_by_one_rounding_once(shape: tuple[int, ...]) -> None:
     how = PRECISIONS["bf16"]
     job: Any = Sums(torch.full(shape, 1.0, dtype=torch.bfloat16))
     device: Any = catalogue.backend("cpu").open(0, how)
-    found = noise.taken(job, device, how, 0)["output"]
-    before, even, odd, after = (x.view(torch.int16) for x in job.seen)
+    taken = noise.taken(job, device, how, job.computed(), job.computed)
+    assert taken is not None
+    found = taken["output"]
+    before, even, odd, after = (x.view(torch.int16) for x in (*job.seen, job.held))
     assert torch.equal(before, after)
     if shape:
         assert (even != before)[0::2].all() and not (even != before)[1::2].any()

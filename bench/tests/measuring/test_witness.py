@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.measuring import witness
-from bench.measuring.witness import POSITIONS, Sample, counts, positions, project
+from bench.measuring.witness import POSITIONS, Sample, counts, positions, project, signs
 from bench.records.proof import Vector
 
 
@@ -29,8 +29,37 @@ def test_the_positions_and_signs_are_those_of_the_standard() -> None:
     assert expected == [184013, 336160, 363036, 948956, 977353]
     assert positions(7, "any", 4, 5).tolist() == [0, 1, 2, 3]
     octets = hashlib.shake_256(b"accelmark/7/output/signs/0").digest(64)
-    signs = [1 if octet & 1 else -1 for octet in octets]
-    assert project(torch.tensor([8.0], dtype=torch.float64), 7, "output") == signs
+    expected_signs = [1 if octet & 1 else -1 for octet in octets]
+    one = torch.tensor([8.0], dtype=torch.float64)
+    assert project(one, signs(7, "output", 1)) == expected_signs
+
+
+@pytest.mark.parametrize("size", [1, 13, 2048, 5003])
+def test_each_value_has_a_sign_in_each_sum(size: int) -> None:
+    """Against the sums as they are written: a bit is a sign, of the first value the lowest."""
+    values = torch.randn(size, dtype=torch.float64)
+    drawn = signs(3, "x", size)
+    bits = torch.cat(
+        [(r[:, :, None] >> torch.arange(8)).flatten(1)[:, :2048] & 1 for r in drawn], 1
+    )
+    whole = (bits[:, :size].double() * 2 - 1) @ values / 8
+    assert project(values, drawn) == pytest.approx(whole.tolist(), rel=1e-9)
+
+
+def test_what_is_drawn_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    real = witness.random_bytes
+
+    def counted(seed: int, label: str, count: int) -> bytearray:
+        drawn.append(count)
+        return real(seed, label, count)
+
+    monkeypatch.setattr(witness, "random_bytes", counted)
+    values = [torch.randn(100_000), torch.randn(50, 2000).t()]
+    sample = Sample(0, "x", values)
+    first = sample.vector(sample.gather(values))
+    count = len(drawn)
+    assert sample.vector(sample.gather(values)) == first and len(drawn) == count
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from bench import catalogue
 from bench.errors import PublicationError
 from bench.publishing import publish
 from bench.publishing.command import allowed
+from bench.records.executed import Executed
 from bench.records.observed import Contention, Reading, Telemetry
 from bench.records.outcome import Block, Cold, Outcome, Skipped, Void
 from bench.records.private import PRIVATE
@@ -49,7 +50,8 @@ OUTCOMES: tuple[Outcome, ...] = (
             noise={"output": Noise(error=0.1, norm_error=0.1)},
         ),
     ),
-    make_measured(0.01, proof=Proof(absent="x")),
+    make_measured(0.01, proof=Proof(absent="x"), executed=Executed(absent="x")),
+    make_measured(0.01, executed=Executed(operators={"attention": ("x",)}, expert_tokens=(1,))),
     failed("oom", "out of memory"),
     Void(reason="numerics: off", numerics=NUMERICS),
     Skipped(reason="no fp16 here"),

@@ -1,0 +1,86 @@
+"""A job's weights or input changed in place for a moment, and exactly back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from bench.precision import Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AUTOCAST_BIT, SHORT_BIT = 16, 13
+"""Of a float32 weight, the last bit of bfloat16, and of a mantissa of 10 bits."""
+FULL_BIT = 6
+"""Of a float32 weight otherwise: 64 units in the last place. Sums of thousands of products in
+another order err by some units, and where a maximum is taken (ReLU, pooling) one that falls to the
+other side counts for a thousand: at one unit none does in most launches, at 64 some do in each."""
+
+
+@contextlib.contextmanager
+def nudged(weights: Sequence[Tensor], precision: Precision, rows: int) -> Iterator[None]:
+    """Moves each weight of the even rows (0) or the odd ones (1) by one rounding, there and exactly
+    back, in place.
+
+    The last bit that the precision's products see is turned over: up or down as the bit was, so at
+    random. Weights of 8 bits stay, as what they multiply does not.
+    """
+    import torch
+
+    wide = SHORT_BIT if precision.shortened else AUTOCAST_BIT if precision.autocast else FULL_BIT
+    ways = {2: (torch.int16, 1), 4: (torch.int32, 1 << wide)}
+
+    def turn() -> None:
+        with torch.no_grad():
+            for weight in weights:
+                if weight.is_floating_point() and weight.itemsize in ways:
+                    word, bit = ways[weight.itemsize]
+                    bits = weight.detach().view(word)
+                    (bits[rows::2] if bits.dim() else bits).bitwise_xor_(bit)
+
+    turn()
+    try:
+        yield
+    finally:
+        turn()
+
+
+@contextlib.contextmanager
+def altered(tensor: Tensor) -> Iterator[bool]:
+    """Another input in the same place, and exactly back: see `turn`.
+
+    Gives whether there is a difference.
+    """
+    import torch
+
+    if tensor.dim() == 0:
+        yield False
+        return
+    before = tensor.detach()[:1].clone()
+    turn(tensor)
+    try:
+        yield not torch.equal(_bits(before), _bits(tensor.detach()[:1]))
+    finally:
+        turn(tensor)
+
+
+def turn(tensor: Tensor) -> None:
+    """Negates it, or puts integers in reverse order; done twice, it is what it was."""
+    import torch
+
+    with torch.no_grad():
+        held = tensor.detach()
+        if held.is_floating_point() and held.itemsize == 1:
+            held.view(torch.uint8).bitwise_xor_(128)
+        elif held.is_floating_point() or (held.is_signed() and held.itemsize == 1):
+            held.neg_()
+        else:
+            held.copy_(held.flip(-1))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    import torch
+
+    return tensor.contiguous().view(torch.uint8)

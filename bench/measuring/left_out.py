@@ -1,0 +1,202 @@
+"""Whether every step of a block is done, of a device that queues.
+
+By the time that a step takes otherwise: alone, or in a block of which each output is read, so that
+what computes only what somebody reads computes all. And by what comes of steps that are told from
+one another by their inputs. Of a host it is not asked: it has done a step when its call returns,
+and while it is at work for others a step alone may wait for a core that a block keeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.measuring.edges import SINGLE, Edges
+from bench.measuring.in_place import turn
+from bench.records.proof import OUTPUT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.backend import Device
+    from bench.workload import Job
+
+MOST = 4
+"""A step that takes this many times as long otherwise as in a block was left out of the block."""
+ALONE_SECONDS = 2e-4
+"""Shorter steps may take longer alone by rights, of which the most part is to queue them."""
+SHORT_SECONDS = 2e-3
+"""Steps that are shorter alone are looked at in a block that is read."""
+TRIES = 10
+"""Before a step is said to be left out, both take so many turns: other work may have slowed the
+first, and slows both."""
+SHORT_BLOCK = 8
+"""Steps of a short block, at least."""
+READ_SECONDS, MOST_READ = 1e-3, 256
+"""A block that is read takes so long, by what a step takes in a block, or has so many steps."""
+
+ALIKE = 0.01
+"""Sums of outputs that are this near to one another may differ by rounding."""
+
+
+def complaints(
+    job: Job,
+    device: Device,
+    step_seconds: float,
+    clock: Callable[[], int],
+    edges: Edges = SINGLE,
+) -> Iterator[str]:
+    """What was not done, with figures. Takes steps.
+
+    step_seconds: in a steady block; clock: ns; edges: where several processes do the step.
+    """
+    found = _Otherwise(job, device, step_seconds, clock, edges)
+    alone, block = found.turns(job.step, 1, lambda: None, SHORT_BLOCK, ALONE_SECONDS)
+    if block is not None:
+        yield (
+            f"a step takes {alone:.2g} s alone and {block:.2g} s in a block: not every step of a "
+            "block was done"
+        )
+    elif alone < SHORT_SECONDS and found.repeats():
+        yield from found.unread()
+        yield from found.untrue()
+
+
+class _Outcome(NamedTuple):
+    """What a step gave."""
+
+    key: object
+    """Which input it read, and whether that was changed."""
+    total: Tensor
+
+
+class _Otherwise:
+    def __init__(
+        self,
+        job: Job,
+        device: Device,
+        step_seconds: float,
+        clock: Callable[[], int],
+        edges: Edges,
+    ) -> None:
+        self._job, self._device, self._clock = job, device, clock
+        self._step_seconds = step_seconds
+        self._edges = edges
+        self._waits: list[float] = []
+
+    def repeats(self) -> bool:
+        """Whether steps repeat one another, on inputs and to outputs that the device has."""
+        job, here = self._job, self._device.torch_device.type
+        outputs = job.outputs().get(OUTPUT, ())
+        held = [*job.inputs(), *outputs] if job.training() is None and job.inputs() else []
+        return bool(held) and all(x.device.type == here and x.dim() for x in held)
+
+    def turns(
+        self,
+        work: Callable[[], object],
+        count: int,
+        beside: Callable[[], object],
+        steps: int,
+        least: float,
+    ) -> tuple[float, float | None]:
+        """A step of work; and one in a block of so many, where the first takes too long.
+
+        count: steps of work; beside: what work does besides them; least: seconds below which a step
+        does not take too long.
+        """
+        taken, extra, blocks = [self._between(work)], [self._between(beside)], []
+        for _ in range(TRIES):
+            if min(taken) / count < max(least, MOST * self._step_seconds):
+                return min(taken) / count, None
+            blocks.append(self._between(lambda: self._steps(steps)))
+            self._waits.append(self._between(lambda: None))
+            taken.append(self._between(work))
+            extra.append(self._between(beside))
+        # The least of each, and only now: any of them may have been held up.
+        otherwise = (min(taken) - min(extra)) / count
+        in_block = max(self._step_seconds, (min(blocks) - min(self._waits)) / steps)
+        return otherwise, in_block if otherwise >= max(least, MOST * in_block) else None
+
+    def unread(self) -> Iterator[str]:
+        """Where nobody reads its output, a step may be left out."""
+        wanted = math.ceil(READ_SECONDS / max(self._step_seconds, 1e-9))
+        steps = min(max(wanted, SHORT_BLOCK), MOST_READ)
+        taken, block = self.turns(
+            lambda: self._steps(steps, read=True),
+            steps,
+            lambda: [self._total() for _ in range(steps)],
+            steps,
+            0.0,
+        )
+        if block is not None:
+            yield (
+                f"a step takes {taken:.2g} s in a block of which every output is read, and "
+                f"{block:.2g} s in one of which none is: not every step of a block was done"
+            )
+
+    def untrue(self) -> Iterator[str]:
+        """In a block, steps give what they give apart; the second of two of a changed input."""
+        apart = {key: float(total) for key, total in self._pairs(waits=True)}
+        together = self._pairs(waits=False)
+        self._device.synchronize()
+        told = Told(apart)
+        wrong = sum(told.of_another(key, float(total)) for key, total in together)
+        if wrong:
+            yield (
+                f"{wrong} of {len(together)} steps of a block gave what comes of another input: "
+                "not every step of a block was done"
+            )
+
+    def _pairs(self, waits: bool) -> list[_Outcome]:
+        found = []
+        for number in range(2 * SHORT_BLOCK):
+            changed = number % 2 == 1
+            if changed:  # the input of the step before
+                turn(self._job.inputs()[0])
+                self._job.again()
+            else:
+                self._job.step()
+            if waits:
+                self._device.synchronize()
+            first = self._job.inputs()[0]
+            found.append(_Outcome((id(first), changed), self._total()))
+            if changed:
+                turn(first)
+        return found
+
+    def _steps(self, count: int, read: bool = False) -> None:
+        for _ in range(count):
+            self._job.step()
+            if read:
+                self._total()
+
+    def _total(self) -> Tensor:
+        """Of the last output, without waiting for it."""
+        import torch
+
+        (output, *_) = self._job.outputs()[OUTPUT]
+        return output.detach().sum(dtype=torch.float32)
+
+    def _between(self, work: Callable[[], object]) -> float:
+        """Seconds until work is done, by the slowest process."""
+        self._device.synchronize()
+        before = self._clock()
+        work()
+        self._device.synchronize()
+        return self._edges.slowest(self._clock() - before) / 1e9
+
+
+class Told:
+    """Sums by input, as far as they tell inputs from one another."""
+
+    def __init__(self, sums: Mapping[object, float]) -> None:
+        self._sums = sums
+        spread = max(sums.values()) - min(sums.values())
+        self._apart = spread / MOST if spread > ALIKE * max(map(abs, sums.values())) else math.inf
+
+    def of_another(self, key: object, total: float) -> bool:
+        """Whether a sum is far from its own input's, and far nearer to another's."""
+        off = abs(total - self._sums.get(key, total))
+        others = (abs(total - one) for other, one in self._sums.items() if other != key)
+        return off > self._apart and MOST * min(others, default=math.inf) < off

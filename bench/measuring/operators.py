@@ -1,0 +1,130 @@
+"""Which of several implementations a step runs through: seen in one step that nobody times.
+
+torch's dispatcher names what it calls. An operator that a device lacks is made of others: where it
+is one of those that are looked for, it is followed down to what the device has.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.records.executed import Executed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = {
+    "attention": r"attention|flash",
+    "experts": r"grouped_|moe",
+    "convolution": r"conv(olution|_|\d|$)",
+    "scan": r"scan",
+}
+"""Parts of the names of operators, by what they do; whoever's they are."""
+LEFT_OUT = r"backward|choice"
+"""Parts of names that tell no implementation."""
+SOFTMAX = r"::_?(safe_)?softmax"
+"""What is seen of attention that has no operator of its own, between its two products."""
+PRODUCT = r"mm|matmul"
+"""Of what an operator is made, those that are named."""
+COMPOSITE = ("CompositeImplicitAutograd", "CompositeExplicitAutograd")
+"""torch's words for an operator that is made of others: always, and where a device has none."""
+NOT_OBSERVABLE = {
+    "compile": "not observable: compiled code calls no operators",
+    "graph": "not observable: a recording is replayed without calling operators",
+}
+"""By execution."""
+
+
+def executed(step: Callable[[], object], device_type: str) -> Executed:
+    """What a step runs through; takes it. device_type: torch's name for the kind of device."""
+    watch = _watch_type()(device_type)
+    with watch:
+        step()
+    found = {kind: tuple(sorted(names)) for kind, names in watch.found.items() if names}
+    if "attention" not in found and watch.softmax:
+        # torch's own attention takes the safe one; others may be of routers or outputs.
+        safe = {name for name in watch.softmax if "safe" in name} or watch.softmax
+        found["attention"] = (f"no operator of its own ({', '.join(sorted(safe))})",)
+    return Executed(operators=found, expert_tokens=_tokens(watch.ends))
+
+
+def kind_of(name: str) -> str | None:
+    """What an operator is an implementation of; None of all others."""
+    if re.search(LEFT_OUT, name):
+        return None
+    return next((kind for kind, part in KINDS.items() if re.search(part, name)), None)
+
+
+def _tokens(ends: Sequence[Tensor]) -> tuple[int, ...]:
+    """Of each expert, over all products; ends: where in the tokens each expert's come to an end."""
+    if not ends or len({x.numel() for x in ends}) > 1:
+        return ()
+    import torch
+
+    counts = [torch.diff(x.cpu(), prepend=torch.zeros(1, dtype=x.dtype)) for x in ends]
+    found: list[int] = torch.stack(counts).sum(0).tolist()
+    return tuple(found)
+
+
+@functools.cache
+def _watch_type() -> Any:
+    """The mode that sees every operator, made when torch is there."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+
+    class Watch(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # nothing is compiled here, and its compiler takes a second to import
+
+        def __init__(self, device_type: str) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.key = str(torch._C._dispatch_key_for_device(device_type))
+            self.found: dict[str, set[str]] = {kind: set() for kind in KINDS}
+            self.softmax: set[str] = set()
+            self.ends: list[Tensor] = []
+            self.parts: list[set[str]] = []
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            name, kwargs = func.name(), kwargs or {}
+            kind = kind_of(name)
+            for parts in self.parts:
+                parts.add(name)
+            if kind is None:
+                if re.search(SOFTMAX, name) and not re.search(LEFT_OUT, name):
+                    self.softmax.add(name)
+                return func(*args, **kwargs)
+            if kind == "experts":
+                self.note(args, kwargs)
+            made_by = next((key for key in (self.key, *COMPOSITE) if has(name, key)), self.key)
+            if made_by == self.key:
+                self.found[kind].add(name)
+                return func(*args, **kwargs)
+            self.parts.append(set())
+            try:
+                with self:
+                    result = func._op_dk(getattr(torch._C.DispatchKey, made_by), *args, **kwargs)
+            finally:
+                parts = self.parts.pop()
+            # What is always made of others is none itself; of the rest the innermost tells.
+            if made_by != COMPOSITE[0] and not any(kind_of(part) == kind for part in parts):
+                products = ", ".join(sorted(p for p in parts if re.search(PRODUCT, p)))
+                self.found[kind].add(f"{name} ({products})" if products else name)
+            return result
+
+        def note(self, args: Sequence[Any], kwargs: Any) -> None:
+            """One layer's several products, and their gradients, share what says whose is what."""
+            held = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+            for x in held:
+                known = any(x.data_ptr() == one.data_ptr() for one in self.ends)
+                if x.dim() == 1 and x.dtype == torch.int32 and not known:
+                    self.ends.append(x.detach())
+
+    return Watch

@@ -1,0 +1,112 @@
+"""Parameters of a workload's modes: typed fields with defaults, whose types say what is allowed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, ClassVar, get_type_hints
+
+import msgspec
+
+from bench.errors import suggestion
+from bench.records.case import ParameterValue
+
+
+class Within(msgspec.Struct, frozen=True):
+    """In the type of a parameter: from `low` to `high`, in multiples of `step`."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    def check(self, name: str, value: int) -> None:
+        """Raises ValueError, with what is allowed."""
+        require_within(name, value, self.low, self.high)
+        if value % self.step:
+            raise ValueError(f"{name} must be a multiple of {self.step}, not {value}")
+
+
+class OneOf(msgspec.Struct, frozen=True):
+    """In the type of a parameter: one of these names."""
+
+    names: Collection[str]
+
+    def check(self, name: str, value: str) -> None:
+        """Raises ValueError, with what is allowed."""
+        require_one_of(name, value, self.names)
+
+
+class Later(msgspec.Struct, frozen=True):
+    """In the type of a parameter: it came after cases of its mode had been measured.
+
+    Its default means what was done before. A case has it only where it is something else, so that
+    what was measured before keeps its fingerprint.
+    """
+
+
+BatchSize = Annotated[int, Within(1, 65536)]
+AdamW = Annotated[str, OneOf(["adamw"])]
+Sgd = Annotated[str, OneOf(["sgd"])]
+AccumulationSteps = Annotated[int, Within(1, 1024)]
+"""Micro-batches whose gradients add up before the optimizer takes its step."""
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a mode's parameters: fields with defaults, whose types say what is allowed.
+
+    `batch_size: BatchSize = 8`, `layers: Annotated[int, Within(1, 12)] = 12`. What depends on two
+    fields is checked in a `__post_init__` of one's own. A value that cannot exist raises ValueError
+    with what is allowed. Every field is part of the case's fingerprint; one that is added later is
+    marked so, `Annotated[bool, Later()] = False`, and leaves the cases before it what they were.
+    """
+
+    earlier: ClassVar[Mapping[int, Mapping[str, ParameterValue]]] = {}
+    """Earlier versions of the mode whose step was the same, by number: of each, the parameters that
+    it had not, at the values which say what was done then. Their figures are compared with today's.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        for name, rule in _rules(type(self)):
+            rule.check(name, getattr(self, name))
+
+    @classmethod
+    def written(cls, values: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
+        """The values as a case has them: in the fields' order, without a later one's default."""
+        fields = {f.name: f for f in msgspec.structs.fields(cls)}
+        hints = get_type_hints(cls, include_extras=True)
+        return {
+            name: values[name]
+            for name, field in fields.items()
+            if name in values
+            and not (
+                any(isinstance(rule, Later) for rule in getattr(hints[name], "__metadata__", ()))
+                and values[name] == field.default
+                and type(values[name]) is type(field.default)
+            )
+        }
+
+
+@functools.cache
+def _rules(kind: type[Parameters]) -> tuple[tuple[str, Within | OneOf], ...]:
+    """What the types of the fields say, field by field."""
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(
+        (name, rule)
+        for name in kind.__struct_fields__
+        for rule in getattr(hints[name], "__metadata__", ())
+        if isinstance(rule, Within | OneOf)
+    )
+
+
+def require_within(name: str, value: int, low: int, high: int) -> None:
+    """Raises ValueError, with what is allowed, unless `low` <= `value` <= `high`."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, not {value}")
+
+
+def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises ValueError, with what is allowed, unless `value` is one of them."""
+    names = list(allowed)
+    if value not in names:
+        raise ValueError(f"unknown {name} `{value}`.{suggestion(value, names)}")

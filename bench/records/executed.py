@@ -1,0 +1,24 @@
+"""Which implementations a job's step ran through, as torch's dispatcher names them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bench.records.value import Value
+
+
+class Executed(Value, frozen=True, kw_only=True):
+    """The operators of one untimed step, of what has several implementations."""
+
+    absent: str = ""
+    """Why they could not be seen; empty where they were looked at."""
+    operators: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """By kind: attention, experts, convolution, scan. A kind that the step has not is not there.
+    In brackets what an operator is made of where the device has none of its own for it."""
+    expert_tokens: tuple[int, ...] = ()
+    """Tokens that went to each expert, over all layers; empty where there are none, or a token's
+    experts could not be seen."""
+
+    def __post_init__(self) -> None:
+        if any(tokens < 0 for tokens in self.expert_tokens):
+            raise ValueError("an expert with fewer than no tokens")

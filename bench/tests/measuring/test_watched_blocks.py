@@ -1,0 +1,98 @@
+"""A job under watch between the blocks of an engine: the last step timed is the one looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.measuring import operators
+from bench.tests.measuring.watching import opened
+from bench.tests.small_workloads import one_thread
+
+__all__ = ["one_thread"]
+
+
+class Timed:
+    """A job under watch as an engine times it on a host: in blocks of one step."""
+
+    def __init__(self, name: str, mode: str, blocks: int, thorough: bool = False) -> None:
+        self.watch, self.job = opened(name, mode, thorough=thorough)
+        self.steps = 0
+        real = self.job.step
+
+        def step() -> None:
+            self.steps += 1
+            real()
+
+        self.job.step = step
+        for number in range(1, blocks + 1):
+            if number > 1:
+                self.watch.before(1, number > 3)
+            self.job.step()
+            if number <= 3:
+                self.watch.after(number)
+
+    def finish(self) -> str:
+        self.watch.finish(step_seconds=1.0)
+        return self.watch.complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "blocks"),
+    [
+        ("llama", "train", 4),
+        ("bert", "infer", 5),  # the first input comes again
+        ("bert", "infer", 8),  # what came of the fourth was read before a later block
+        ("memory", "copy", 4),
+        ("whisper", "infer", 8),  # whose first steps are others: with given tokens
+    ],
+)
+def test_where_a_step_takes_long_the_last_one_timed_is_the_one_looked_at(
+    name: str, mode: str, blocks: int
+) -> None:
+    timed = Timed(name, mode, blocks)
+    assert timed.finish() == "" and timed.steps == blocks
+    assert len(timed.watch.proof.law) == (2 if mode == "train" else 0)
+    if mode != "train":
+        assert timed.watch.proof.recomputed == 0.0
+
+
+@pytest.mark.parametrize(("name", "mode"), [("bert", "infer"), ("whisper", "infer")])
+def test_nothing_that_came_of_nudged_weights_is_learned(
+    name: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where the step after them is none that can be looked at."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no such mode here")
+
+    monkeypatch.setattr(operators, "executed", fail)
+    timed = Timed(name, mode, 11, thorough=True)
+    assert timed.finish() == "" and timed.watch.proof.recomputed == 0.0 and timed.watch.proof.noise
+    assert timed.watch.executed is not None
+    assert timed.watch.executed.absent == "not observable: RuntimeError: no such mode here"
+
+
+def test_what_came_of_given_tokens_is_not_held_against_what_did_not() -> None:
+    """Where no block follows the third step, as in a script."""
+    timed = Timed("whisper", "infer", 3, thorough=True)
+    assert timed.finish() == "" and timed.watch.proof.recomputed == 0.0
+
+
+def test_a_last_step_timed_that_was_not_taken_is_told() -> None:
+    timed = Timed("llama", "train", 4)
+    timed.watch.before(1, True)
+    assert "its weights went astray by 1 of" in timed.finish() and timed.steps == 4
+    timed = Timed("bert", "infer", 4)
+    timed.watch.before(1, True)
+    next(timed.job._inputs)
+    assert "from the same computed another time" in timed.finish() and timed.steps == 4
+
+
+def test_what_is_noted_before_a_block_that_was_not_the_last_is_noted_again() -> None:
+    """Else two steps would be held to the law of one."""
+    timed = Timed("llama", "train", 4)
+    timed.watch.before(1, False)
+    timed.job.step()
+    assert timed.finish() == "" and timed.steps == 6
