@@ -267,10 +267,11 @@ class Launch:
             *asked.implementations(watch.executed, job.facts),
         ]
         self.environment["job"] = dict(job.facts)
-        wrong = asked.complaint(looks) or watch.complaint
-        if not all(math.isfinite(w) for w in series.witness):
+        wrong = asked.complaint(looks)  # which may know who did it
+        if not wrong and not all(math.isfinite(w) for w in series.witness):
             first, last = series.witness
             wrong = f"output is not finite: {first} after the first step, {last} after the last"
+        wrong = wrong or watch.complaint
         if wrong := agreed.of_all(self.ranks, wrong, job):
             return Void(reason=wrong, numerics=verdict)
         slowed = {} if series.contention is None else dict(causes(series.contention))

@@ -295,6 +295,29 @@
     };
   }
 
+  function link(panel) {
+    return (width) => {
+      const all = panel.curves.flatMap((c) => c.points);
+      const range = (values) => [Math.log10(Math.min(...values)) - 0.3, Math.log10(Math.max(...values)) + 0.3];
+      const axis = { ...fixed, type: "log", zeroline: false };
+      const x = range(all.map((p) => p.size)), y = range(all.map((p) => p.bus));
+      const traces = panel.curves.map(({ run, points }) => ({
+        type: "scatter", mode: "lines+markers", x: points.map((p) => p.size), y: points.map((p) => p.bus),
+        line: { color: runColour(run), width: 2 }, marker: { size: 8, color: runColour(run) },
+        hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+      }));
+      return [
+        traces,
+        layout(width, 300, {
+          margin: { l: 56, r: 14, t: 18, b: 44 }, dragmode: false,
+          xaxis: { ...axis, ...decades(...x), range: x, title: { text: "size, B" } },
+          yaxis: { ...axis, ...decades(...y), range: y, title: { text: "bus bandwidth, B/s" } },
+        }),
+        still,
+      ];
+    };
+  }
+
   // Each point at the middle of its bin: [0-based sample index in the launch, ms].
   const places = ({ samples, ms }, first) =>
     ms.map((value, i) => [first + ((i + 0.5) * samples) / ms.length - 0.5, value]);
@@ -363,6 +386,7 @@
   data.ratios.forEach((cases, i) => byId(`ratio-${i}`) && plots.set(byId(`ratio-${i}`), ratio(cases)));
   data.panels.forEach((panel, i) => plots.set(byId(`panel-${i}`), bars(panel)));
   if (byId("roofline")) plots.set(byId("roofline"), roofline(data.roofline));
+  data.links.forEach((panel, i) => plots.set(byId(`link-${i}`), link(panel)));
   data.sweeps.forEach((panel, i) => plots.set(byId(`sweep-${i}`), sweep(panel)));
 
   const chooser = byId("trace-case");

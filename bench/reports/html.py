@@ -44,6 +44,7 @@ class HtmlReport(Report):
             "ratios": [[_html_plots.ratio_mark(case) for case in pair.compared] for pair in pairs],
             "roofline": _html_plots.roofline(sides),
             "sweeps": list(_html_plots.sweeps(sides)),
+            "links": list(_html_plots.over_sizes(sides)),
             "traces": list(_html_plots.traces(sides)),
         }
         script = _text("html.js")

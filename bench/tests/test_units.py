@@ -69,7 +69,13 @@ def test_duration(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("size_bytes", "text"),
-    [(1610612736, "1.5 GiB"), (3 * 2**20, "3 MiB"), (2048, "2 KiB"), (2**30, "1.0 GiB")],
+    [
+        (1610612736, "1.5 GiB"),
+        (3 * 2**20, "3 MiB"),
+        (2048, "2 KiB"),
+        (8, "8 B"),
+        (2**30, "1.0 GiB"),
+    ],
 )
 def test_memory(size_bytes: int, text: str) -> None:
     assert units.memory(size_bytes) == text

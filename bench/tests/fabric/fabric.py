@@ -43,6 +43,10 @@ class FabricBackend(CpuBackend):
     def recorded_variables(self) -> tuple[str, ...]:
         return (VARIABLE,)
 
+    def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
+        """Nothing that only moves or adds values is skipped for it."""
+        return "fabric devices multiply nothing"
+
     def collective_library(self, device_type: str) -> str:
         import fabric_library  # type: ignore[import-not-found]
 

@@ -133,4 +133,5 @@ def test_the_card_says_it_and_so_do_json_and_page() -> None:
     assert flat["operation_seconds"] == row.operation_seconds
     assert row.link is not None
     page = HTML.render([run], Canvas())
-    assert "bus bandwidth" in page and in_words(row.link) in page
+    assert "What joins the devices" in page and f"<figcaption>{in_words(row.link)}<" in page
+    assert "What joins the devices" not in HTML.render([make_file([make_case()], [])], Canvas())

@@ -55,6 +55,17 @@ def test_a_batch_doubles_as_far_as_it_may(low: int, high: int, batches: list[int
     assert planned({"from": low, "doubling_to": high}) == batches
 
 
+def test_so_does_the_size_of_a_collective() -> None:
+    entry = {
+        "workload": "collective",
+        "mode": "all-gather",
+        "size_bytes": {"from": 8, "doubling_to": 2**30},
+    }
+    suite = Suite(name="s", source="s.toml", description="", settings=Settings(), entries=(entry,))
+    sizes = [case.parameters["size_bytes"] for case in plan.plan(suite)]
+    assert sizes == [8 << k for k in range(28)]
+
+
 @pytest.mark.parametrize(
     ("value", "key", "complaint"),
     [
@@ -62,7 +73,7 @@ def test_a_batch_doubles_as_far_as_it_may(low: int, high: int, batches: list[int
         ({"from": 8, "doubling_to": 4}, "batch_size", "no smaller"),
         ({"from": True, "doubling_to": 4}, "batch_size", "whole numbers"),
         ({"from": 1, "doubling_too": 4}, "batch_size", "Did you mean `doubling_to`"),
-        ({"from": 32, "doubling_to": 64}, "image_size", "Only `batch_size`"),
+        ({"from": 32, "doubling_to": 64}, "image_size", "Only `batch_size` and `size_bytes`"),
         ({"from": 1, "doubling_to": 10**6}, "batch_size", "must be from 1 to 65536"),
     ],
 )

@@ -74,6 +74,8 @@ def test_what_is_off_or_once_goes_without_saying() -> None:
     off = {"batch_size": 8, "gradient_checkpointing": False, "accumulation_steps": 1}
     on = {"batch_size": 8, "gradient_checkpointing": True, "accumulation_steps": 4}
     assert make_case(parameters=off).detail == "batch 8"
+    assert make_case(parameters={"size_bytes": 8, "chained": 1}).detail == "size 8 B"
+    assert make_case(parameters={"size_bytes": 8, "chained": 2}).detail == "size 8 B, chained 2"
     assert make_case(parameters=on).detail == "batch 8, gradient checkpointing, accumulation 4"
 
 

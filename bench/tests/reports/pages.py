@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bench.records.case import Case
-from bench.records.outcome import Memory, Outcome, Void
+from bench.records.outcome import Memory, Outcome, Void, Work
 from bench.records.run import Launch, RunFile
 from bench.report import Canvas
 from bench.reports.html import REPORT
@@ -170,3 +170,16 @@ def five_hundred() -> str:
     """The page of two runs of as many cases."""
     run = many_cases(500)
     return render(run, run)
+
+
+def over_sizes(speed: float = 1.0) -> RunFile:
+    """A collective of 10 us and 1 GB/s over three sizes."""
+    cases, launches = [], []
+    for size in (MIB, 8, 1024):
+        parameters = {"size_bytes": size, "chained": 1}
+        case = make_case(workload="collective", mode="all-reduce", parameters=parameters, devices=2)
+        work = Work(items=size, unit="B", bus_bytes=size, operations=1)
+        seconds = (1e-5 + size / 1e9) / speed
+        cases.append(case)
+        launches += make_launches(case, [make_measured(seconds, work=work)] * 3)
+    return make_file(cases, launches)

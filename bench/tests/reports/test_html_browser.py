@@ -14,7 +14,14 @@ from bench.judging.summary import summarize
 from bench.records.outcome import Outcome
 from bench.records.run import RunFile
 from bench.records.runfile import read
-from bench.tests.reports.pages import a_sweep, five_hundred, hostile, many_cases, render
+from bench.tests.reports.pages import (
+    a_sweep,
+    five_hundred,
+    hostile,
+    many_cases,
+    over_sizes,
+    render,
+)
 from bench.tests.scripts.regenerate import RUN
 from bench.tests.values import another, failed, make_case, make_file, make_launches, make_measured
 
@@ -99,6 +106,13 @@ def test_every_plot_draws_its_marks(show: Show) -> None:
     )
     assert batches == ["1", "2", "4", "1", "2", "4"]
     assert count(page, "#trace .points path.point") == 2 * 5 * (3 + 10)
+
+
+def test_bus_bandwidth_is_drawn_over_sizes(show: Show) -> None:
+    page = show(over_sizes(), over_sizes(2.0))
+    assert count(page, "#link-0 path.js-line") == 2
+    assert count(page, "#link-0 .points path.point") == 6
+    assert "latency 10.0 us" in page.find_element("css selector", "#link-0 ~ figcaption").text
 
 
 def test_a_ratio_stands_where_its_number_says(show: Show) -> None:

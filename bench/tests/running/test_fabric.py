@@ -30,13 +30,14 @@ def test_a_collective_takes_what_its_wire_takes(tmp_path: Path) -> None:
     assert (work.items, work.bus_bytes, work.operations) == (2**20, 2**20, 1)
     (row,) = summarize(found)
     assert row.operation_seconds is not None
-    assert row.operation_seconds > 0.98 * (0.02 + 2**20 / 1e8), "no step was left out"
+    wire = 0.02 + 2**20 / 1e8
+    assert row.operation_seconds > 0.95 * wire, "no step was left out"
     assert len(outcome.ranks) == 2
     assert outcome.proof is not None and outcome.proof.recomputed == 0.0
     assert launch.environment["world"]["library"] == "simulated"
     assert launch.environment["job"]["operation"] == "all-reduce"
-    for block in outcome.steady:
-        assert block.wall_ns >= len(block.step_ns) * 0.98e9 * (0.02 + 2**20 / 1e8)
+    for block in outcome.steady:  # the first operation may be queued behind what came before
+        assert block.wall_ns / 1e9 > len(block.step_ns) * wire - 2e-3
 
 
 def test_a_fault_that_begins_in_the_timing_is_found_and_named(tmp_path: Path) -> None:

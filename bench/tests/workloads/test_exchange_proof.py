@@ -147,8 +147,26 @@ def test_a_narrower_wire_shows_and_blames_nobody(mode: str, ranks: int) -> None:
 
     said = verdict(layouts(mode, ranks), torch.float32, "narrow")
     assert "elements are wrong" in said
-    if mode in ("all-reduce", "all-to-all", "reduce-scatter", "all-gather"):
+    if mode != "broadcast":  # all of it is the first rank's
         assert said.endswith("no rank stands out, so look at what joins them")
+
+
+def test_one_element_more_makes_nobody_guilty() -> None:
+    both = [Seen(3, 4, 3, (0, 3)), Seen(4, 4, 4, (4, 0))]
+    assert complaint("x", both, sums=False).endswith(
+        "7 of 8 elements are wrong, on ranks 0, 1; no rank stands out, so look at what joins them"
+    )
+    one = [Seen(3, 4, 3, (0, 3)), Seen(4, 4, 4, (0, 4))]
+    assert complaint("x", one, sums=False).endswith("what rank 1 gave to it is wrong")
+    assert complaint("x", [Seen(0, 4, 0, (0, 0))] * 2, sums=True) == ""
+
+
+def test_every_rank_has_its_turn_in_a_buffer_of_one_element() -> None:
+    import torch
+
+    for at in range(8):
+        said = verdict(layouts("all-reduce", 8, 1), torch.float32, "lost", at)
+        assert said.endswith(f"what rank {at} gave to it is wrong"), said
 
 
 def test_one_wrong_element_of_many_is_found() -> None:
