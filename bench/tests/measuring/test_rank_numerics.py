@@ -60,6 +60,10 @@ def test_every_plant_is_tried(said: list[dict[str, Any]]) -> None:
     assert tried == WORDS.keys()
 
 
+def test_a_step_never_asks_the_device(said: list[dict[str, Any]]) -> None:
+    assert [rank["asked"] for rank in said] == [[False, False]] * 2
+
+
 def test_copies_of_inference_are_gated_each(said: list[dict[str, Any]]) -> None:
     assert [rank["copies"] for rank in said] == ["", ""]
 
