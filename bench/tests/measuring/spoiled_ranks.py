@@ -127,10 +127,19 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
                 judged = rank_numerics.gate(Spoiled(plant), "train", given, at)
                 errors = {check.quantity: check.error for check in judged.numerics.checks}
                 found[f"{scheme} {name or 'right'}"] = [judged.complaint, errors]
+    found["amp narrow_wire"] = [_narrow_of_wide(ranks), {}]
     found["asked"] = [_asks(ranks, scheme) for scheme in SCHEMES]
     found["copies"] = _copies(ranks)
     found["after timing"] = _after_timing(ranks)
     return found
+
+
+def _narrow_of_wide(ranks: Ranks) -> str:
+    """Products are bfloat16 anyway: a wire of bfloat16 moves nothing beyond their error."""
+    there = msgspec.structs.replace(ranks, parallelism=parse("dp2"))
+    at = msgspec.structs.replace(site(PRECISIONS["bf16-amp"], seed=5), ranks=there)
+    spoiled = Spoiled(narrow_wire)
+    return rank_numerics.gate(spoiled, "train", parameters("llama", "train"), at).complaint
 
 
 def _asks(ranks: Ranks, scheme: str) -> bool:
