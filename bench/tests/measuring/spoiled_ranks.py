@@ -150,7 +150,7 @@ def _asks(ranks: Ranks, scheme: str) -> bool:
     job = WORKLOADS["llama"].build("train", parameters("llama", "train", **split), at)
     job.step()
     try:
-        with NoQuestions():
+        with NoQuestions():  # type: ignore[no-untyped-call]
             job.step()
     except AssertionError:
         return True

@@ -7,7 +7,7 @@ import msgspec
 from bench.measuring.messages import Report
 from bench.records.outcome import Cold, Measured, Share
 from bench.running.launcher import _observed
-from bench.tests.telemetry.test_energy import seen, steady
+from bench.tests.telemetry.launches import seen, steady
 
 
 def joules(*devices: int) -> tuple[float | None, str | None]:
