@@ -82,7 +82,7 @@ def peak_bytes(
     if spread is None or spread.scheme in ("none", "replicas"):
         return ledger.peak
     shared = held(job)
-    if shared is None:
+    if shared is None or spread.scheme not in ("dp", "fsdp", "hsdp"):
         raise NotImplementedError(f"{spread}: what ranks share of its memory is not counted")
     if spread.scheme == "dp":
         return ledger.peak + shared.weights  # the buckets that gradients lie in from step to step

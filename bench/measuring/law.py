@@ -106,10 +106,13 @@ class Law:
 
         every = found.rows.cpu()
         drawn = positions(self._seed, "law/rows", every.numel(), ROWS)
-        rows, times = every[drawn].unique(), every.bincount()
-        rows = rows[: max(1, int((times[rows].cumsum(0) <= MOST_LOOKUPS).sum()))]
+        rows = every[drawn].unique()
         lookups = torch.isin(every, rows).nonzero().flatten()
         which = torch.searchsorted(rows, every[lookups])
+        times = which.bincount(minlength=len(rows))
+        kept = max(1, int((times.cumsum(0) <= MOST_LOOKUPS).sum()))
+        rows, times = rows[:kept], times[:kept, None]
+        lookups, which = lookups[which < kept], which[which < kept]
 
         def values(tensor: Tensor, index: Tensor) -> Tensor:
             return tensor.index_select(0, index.to(tensor.device)).cpu().to(torch.float64)
@@ -124,7 +127,6 @@ class Law:
         dtype = found.tables.dtype
         held = must.to(dtype).to(torch.float64)
         # Added one after the other, each is rounded to what holds the sum.
-        times = times[rows, None]
         last_place = torch.finfo(dtype).eps * 2.0 ** (torch.frexp(held).exponent - 1)
         rounded = torch.where(times > 1, times * last_place, 0.0)
         off = ((values(found.tables, rows) - held).abs() - rounded).clamp_min(0.0)

@@ -31,8 +31,9 @@ SHORT_SECONDS = 2e-3
 TRIES = 10
 """Before a step is said to be left out, both take so many turns: other work may have slowed the
 first, and slows both."""
-SHORT_BLOCK = 8
-"""Steps of a short block, at least."""
+SHORT_BLOCK = 16
+"""Steps of a short block, at least: four times what decides, as on a host at work all of them may
+be held up."""
 READ_SECONDS, MOST_READ = 1e-3, 256
 """A block that is read takes so long, by what a step takes in a block, or has so many steps."""
 

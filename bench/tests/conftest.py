@@ -62,6 +62,10 @@ LONG = (
     "running/",
     "backends/",
     "measuring/",
+    "workloads/",
+    "test_truth.py",
+    "planning/test_memory_fit.py",
+    "publishing/",
 )
 """Files that take long or wait for processes, first: two at a time, none is left for the end."""
 

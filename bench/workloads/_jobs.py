@@ -213,7 +213,7 @@ class TrainingJob(Job):
 
         batches = self._next_batches()
         logits, loss = self._update(batches)
-        norm = self._spread.norm(gradient_norm(self._model, self._leaves_besides()))
+        norm = self._gradient_norm()
         self._optimizer.step()
         self._update(batches)
         self._optimizer.step()
@@ -285,6 +285,10 @@ class TrainingJob(Job):
     def _mean(self, value: Tensor) -> Tensor:
         """The mean over the ranks, in their order; waits for them, outside the clock."""
         return value if self._site.ranks is None else self._site.ranks.mean(value)
+
+    def _gradient_norm(self) -> Tensor:
+        """Of all gradients, the leaves' besides too; of the global batch."""
+        return self._spread.norm(gradient_norm(self._model, self._leaves_besides()))
 
     def _leaves_besides(self) -> Iterable[Tensor]:
         """Tensors outside the model's parameters that the last backward gave a gradient."""

@@ -70,6 +70,7 @@ def build_model(
     data: SeededData,
     site: Site,
     blocks: str = "",
+    cut: Callable[[str, Tensor], Tensor] = lambda path, value: value,
 ) -> nn.Module:
     """A model on the site's device, in its weight dtype, with seeded weights.
 
@@ -79,6 +80,7 @@ def build_model(
 
     blocks: the path of the blocks, whose linear layers are quantized where the precision says so,
     each as soon as it is there: never more than one of them is on the device in full.
+    cut: what of a parameter, by its path, belongs on this device at all.
 
     Raises RuntimeError if the parameter count is not the `published` one: then the installed
     library builds another model than the name says.
@@ -90,7 +92,7 @@ def build_model(
             f"{type(model).__name__} was built with {count:,} parameters, but the published model "
             f"has {published:,}. Install another version of transformers."
         )
-    _materialise(model, stds, data, site, blocks)
+    _materialise(model, stds, data, site, blocks, cut)
     return model
 
 
@@ -187,7 +189,12 @@ def _truncated_normals_as_normals() -> Iterator[None]:
 
 
 def _materialise(
-    model: nn.Module, stds: dict[Tensor, float], data: SeededData, site: Site, blocks: str
+    model: nn.Module,
+    stds: dict[Tensor, float],
+    data: SeededData,
+    site: Site,
+    blocks: str,
+    cut: Callable[[str, Tensor], Tensor],
 ) -> None:
     """Replaces each parameter and buffer by its value on the site's device."""
     import torch
@@ -202,7 +209,8 @@ def _materialise(
                 value = (
                     old if std is None else data.normal(tuple(old.shape), site.precision.dtype, std)
                 )
-                placed[old] = torch.nn.Parameter(place(value.detach(), site))
+                value = cut(f"{prefix}.{name}", value.detach())
+                placed[old] = torch.nn.Parameter(place(value, site))
             setattr(module, name, placed[old])
             if quantizes(site, blocks, prefix):
                 del placed[old]  # or it would live as long as this loop

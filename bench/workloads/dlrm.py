@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from bench.precision import Precision
+from bench.ranks import WHOLE, Part
 from bench.records.outcome import Work
 from bench.workload import (
     Job,
-    LookedUp,
     Parameters,
     Sgd,
     Site,
-    Training,
+    Unsupported,
     Within,
     Workload,
 )
-from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
-from bench.workloads._modes import train_and_infer
+from bench.workloads._clicks import (
+    TABLES,
+    TABLES_PATH,
+    ClickTrainingJob,
+    HybridClickTrainingJob,
+    Lookup,
+    table_of,
+)
+from bench.workloads._jobs import BATCHES, InferenceJob
+from bench.workloads._modes import COPIES, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, place
+from bench.workloads._sharded import rows as rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    Features = tuple[Tensor, Tensor]
-    """Dense features [B, 13] and rows of the tables to look up [B, 26, L], int64."""
+    from bench.workloads._clicks import Features
 
-TABLES = 26
-"""Categorical features of the Criteo data set, and so of every DLRM benchmark."""
 DENSE_FEATURES = 13
 BOTTOM = (DENSE_FEATURES, 512, 256)
 """Widths of the bottom MLP; it ends at the embedding dimension."""
@@ -41,12 +46,11 @@ TOP = (1024, 1024, 512, 256, 1)
 VECTORS = TABLES + 1
 """What interacts: one vector a table, and what the bottom MLP makes of the dense features."""
 PAIRS = VECTORS * (VECTORS - 1) // 2
-LEARNING_RATE = 2**-13
-"""Two steps lower the loss by 5 %: enough for the numerics gate to see that they were taken."""
 TWIN_BATCH = 64
 TWIN_ROWS = 64
 """So few that a batch looks some rows up twice, and their gradients must add up."""
 INDEX_BYTES = 8
+HYBRID = "dlrm-hybrid"
 
 
 class InferParameters(Parameters, frozen=True, kw_only=True):
@@ -87,6 +91,11 @@ class Dlrm(Workload):
     up twice. Production libraries (FBGEMM's table-batched embeddings) do the same in one kernel,
     and lay the tables end to end in one tensor, as here: one gather, not 26.
 
+    Several devices. The tables are sharded over them, whole ones, and the MLPs are replicated, as
+    its users run it: section 4 of the paper. A device looks up the rows of the whole batch in its
+    tables, whose indices it has, and one all-to-all gives each device the sums for its samples;
+    another takes their gradients back.
+
     Execution. Compiled is what follows the lookup: the MLPs and the interaction, in one graph.
 
     Weights. Every matrix keeps the size of its input (He et al., arXiv 1502.01852), and the rows
@@ -97,7 +106,9 @@ class Dlrm(Workload):
 
     name = "dlrm"
     version = 1
-    modes = train_and_infer(TrainParameters, InferParameters)
+    modes = train_and_infer(
+        TrainParameters, InferParameters, together=("none", HYBRID), copies=COPIES
+    )
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
         """2 FLOP for each weight of an MLP, and 2 * 27^2 d for the products of every two vectors.
@@ -144,93 +155,23 @@ class Dlrm(Workload):
         """Dense features of normals, rows drawn uniformly, a click for every other sample."""
         data = SeededData(site.seed)
         construct = functools.partial(_construct, parameters)
-        model = build_model(construct, _parameters(parameters), data, site)
+        tables = _tables_here(site)
+
+        def cut(path: str, value: Tensor) -> Tensor:
+            return tables.of(value).clone() if path == TABLES_PATH and tables.count > 1 else value
+
+        tables = msgspec.structs.replace(tables, unit=parameters.rows)
+        model = build_model(construct, _parameters(parameters), data, site, cut=cut)
         inputs = [_features(parameters, data, site) for _ in range(BATCHES)]
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, inputs, site, {})
         batches = [
-            (features, data.integers(0, 2, (parameters.batch_size,)).to(site.device))
+            (features, rows_of(data.integers(0, 2, (parameters.batch_size,)), site).to(site.device))
             for features in inputs
         ]
-        return ClickTrainingJob(model, batches, site)
-
-
-class Lookup:
-    """Gathers rows of the tables so that they, and not the tables, get a gradient."""
-
-    def __init__(self, tables: Tensor) -> None:
-        """All tables end to end, [26 R, d]."""
-        self._tables = tables.detach()
-        self.leaves: list[Tensor] = []
-        """The rows that the last forward looked up, [B, 26, L, d]."""
-
-    def __call__(self, model: nn.Module, features: Features) -> Tensor:
-        """The forward in training."""
-        from torch.nn import functional
-
-        dense, self._indices = features
-        rows = functional.embedding(self._indices, self._tables).requires_grad_()
-        self.leaves = [rows]
-        logits: Tensor = model(dense, rows)
-        return logits
-
-    def looked_up(self) -> LookedUp | None:
-        """The rows of the last step, as they were, with their gradients."""
-        for rows in self.leaves:
-            if rows.grad is not None:
-                return LookedUp(
-                    tables=self._tables,
-                    rows=self._indices.flatten(),
-                    before=rows.detach().flatten(0, -2),
-                    gradients=rows.grad.flatten(0, -2),
-                )
-        return None
-
-    def update(self) -> None:
-        """SGD on the rows that have a gradient."""
-        for rows in self.leaves:
-            if rows.grad is not None:
-                gradient = rows.grad.flatten(0, -2)
-                self._tables.index_add_(0, self._indices.flatten(), gradient, alpha=-LEARNING_RATE)
-
-
-class ClickTrainingJob(TrainingJob):
-    """The MLPs are updated by the optimizer, the rows of the tables in the same step after them."""
-
-    def __init__(
-        self, model: nn.Module, batches: list[tuple[Features, Tensor]], site: Site
-    ) -> None:
-        """Hooks the update of the rows to the optimizer's step."""
-        tables: Any = model
-        self._lookup = Lookup(tables["tables"].weight)
-        super().__init__(
-            model,
-            self._lookup,
-            [*batches],
-            "plain-sgd",
-            LEARNING_RATE,
-            site,
-            {"table update": "looked-up rows only, index_add_"},
-            loss=binary_cross_entropy,
-        )
-        self._optimizer.register_step_post_hook(lambda *_: self._lookup.update())
-
-    def training(self) -> Training:
-        """With the rows, which have no optimizer."""
-        return msgspec.structs.replace(super().training(), looked_up=self._lookup.looked_up)
-
-    def _leaves_besides(self) -> Iterable[Tensor]:
-        return self._lookup.leaves
-
-
-def binary_cross_entropy(logits: Tensor, clicks: Tensor) -> Tensor:
-    """Mean binary cross-entropy of logits [B] and clicks [B], 0 or 1, in float32 or wider."""
-    import torch
-    from torch.nn import functional
-
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    loss: Tensor = functional.binary_cross_entropy_with_logits(wide, clicks.to(wide.dtype))
-    return loss
+        if tables.count > 1:
+            return HybridClickTrainingJob(model, batches, site, tables, _parameters(parameters))
+        return ClickTrainingJob(model, batches, site, Lookup(table_of(model)))
 
 
 def _bottom(parameters: InferParameters) -> list[int]:
@@ -256,7 +197,22 @@ def _features(parameters: InferParameters, data: SeededData, site: Site) -> Feat
     dense = data.normal((batch, DENSE_FEATURES), site.precision.dtype)
     indices = data.integers(0, parameters.rows, (batch, TABLES, parameters.lookups))
     indices += torch.arange(TABLES)[:, None] * parameters.rows
-    return place(dense, site), indices.to(site.device)
+    tables = _tables_here(site)
+    if tables.count == 1:
+        return place(rows_of(dense, site), site), rows_of(indices, site).to(site.device)
+    here = tables.rows(TABLES)
+    mine = indices[:, here] - here.start * parameters.rows
+    return place(rows_of(dense, site), site), mine.to(site.device)
+
+
+def _tables_here(site: Site) -> Part:
+    """Which of the tables this rank has, in tables."""
+    ranks = site.ranks
+    if ranks is None or ranks.parallelism.scheme != HYBRID:
+        return WHOLE
+    if ranks.size > TABLES:
+        raise Unsupported(f"{TABLES} tables are not sharded over {ranks.size} devices")
+    return Part(ranks.rank, ranks.size)
 
 
 def _logits(model: nn.Module, features: Features) -> Tensor:

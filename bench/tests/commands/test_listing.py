@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.records.runfile import json_schema
 from bench.running import probe
@@ -21,6 +24,25 @@ def test_listings_as_json(accelmark: Accelmark) -> None:
     assert {"smoke@1", "quick@1", "quick@2"} <= set(listed["suites"])
     code, out, _ = accelmark("list", "backends", "--json")
     assert set(json.loads(out)) == {"backends"}
+
+
+def test_only_a_listing_reads_what_the_files_say_of_themselves(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every process of a run asks for plug-ins by name."""
+    parsed: list[str] = []
+
+    def parse(text: str) -> ast.Module:
+        parsed.append(text)
+        return ast.parse(text)
+
+    reading = SimpleNamespace(parse=parse, get_docstring=ast.get_docstring)
+    monkeypatch.setattr(catalogue, "ast", reading)
+    catalogue._ours.cache_clear()
+    assert catalogue.workload("gemm").name == "gemm" and catalogue.backend("cpu").name == "cpu"
+    assert parsed == []
+    assert accelmark("list", "workloads")[0] == 0
+    assert len(parsed) == len(catalogue.plug_ins("workloads"))
 
 
 def test_the_schema_is_printed(accelmark: Accelmark) -> None:

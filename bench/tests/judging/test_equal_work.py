@@ -109,6 +109,14 @@ def test_noise_in_float32_may_have_none_of_the_jumps(precision: str, most: float
     assert not found.proved and found.findings[0].most == pytest.approx(most)
 
 
+def test_one_unit_on_the_other_side_is_honest_in_float32_and_another_loss_is_not() -> None:
+    calm = {name: Noise(error=1e-5, norm_error=1e-5) for name in ("gradients", "loss")}
+    base = proof(calm, gradients=vector(), loss=number(1.0))
+    assert told(base, proof(gradients=vector(0.016), loss=number(1.0)), "fp32").proved
+    coarse = told(base, proof(gradients=vector(1e-3), loss=number(1 + 3e-4)), "fp32")
+    assert [finding.quantity for finding in coarse.findings if not finding.agrees] == ["losses"]
+
+
 def test_a_tolerance_that_no_device_measured_is_said() -> None:
     loud = {"output": Noise(error=0.05, norm_error=0.05)}
     measured, older = proof(loud, output=vector()), proof(output=vector())

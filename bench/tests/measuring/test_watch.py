@@ -245,7 +245,7 @@ def test_steps_left_out(name: str, mode: str, planted: dict[str, Spoil], reason:
 
 
 def test_steps_of_a_block_that_were_left_out() -> None:
-    """By the scripted clock a step takes 12 ms alone, eight take as long, and to wait for nothing
+    """By the scripted clock a step takes 12 ms alone, 16 take as long, and to wait for nothing
     takes 2. Of a host it is not asked: a step alone may wait for a core."""
     how = PRECISIONS["fp32"]
     for seconds, queues, told in ((0.001, True, True), (0.004, True, False), (0.001, False, False)):
@@ -257,7 +257,7 @@ def test_steps_of_a_block_that_were_left_out() -> None:
         job.step()
         watch.after(1)
         watch.finish(seconds)
-        assert ("a step takes 0.01 s alone and 0.0013 s in a block" in watch.complaint) is told
+        assert ("a step takes 0.01 s alone and 0.001 s in a block" in watch.complaint) is told
 
 
 def test_gradients_that_are_not_finite_are_told() -> None:
@@ -371,11 +371,11 @@ def drops_later(job: Any) -> None:
 
 
 def test_a_short_block_that_is_held_up_once_acquits_nobody() -> None:
-    """Alone 10 ms; the first eight together take 110 ms, the others 10; to wait for nothing takes
+    """Alone 10 ms; the first 16 together take 110 ms, the others 10; to wait for nothing takes
     1 ms, and once 50."""
     how = PRECISIONS["fp32"]
-    took = {1: 11_000_000, 8: 11_000_000, 0: 1_000_000}
-    held_up, now, steps, reads = {8: 100_000_000, 0: 49_000_000}, [0], [0], itertools.count()
+    took = {1: 11_000_000, 16: 11_000_000, 0: 1_000_000}
+    held_up, now, steps, reads = {16: 100_000_000, 0: 49_000_000}, [0], [0], itertools.count()
 
     def clock() -> int:
         count, steps[0] = steps[0], 0

@@ -12,7 +12,7 @@ import torch
 
 from bench.precision import PRECISIONS, REFERENCE
 from bench.tests.small_workloads import FP32, WORKLOADS, build, model_of, one_thread, site
-from bench.workloads import dlrm
+from bench.workloads import _clicks, dlrm
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -26,7 +26,7 @@ def test_a_dlrm_step_is_one_of_torchs_embedding_bags_with_sparse_gradients(looku
     bags = [bag(table, freeze=False) for table in before.clone().split(16)]
     bottom, top = (copy.deepcopy(parts[part]) for part in ("bottom", "top"))
     weights = [w for module in (*bags, bottom, top) for w in module.parameters()]
-    optimizer = torch.optim.SGD(weights, lr=dlrm.LEARNING_RATE)
+    optimizer = torch.optim.SGD(weights, lr=_clicks.LEARNING_RATE)
     for _ in range(3):
         (dense, indices), clicks = next(job._batches)
         job._batches = itertools.chain([((dense, indices), clicks)], job._batches)

@@ -1,0 +1,70 @@
+"""How a suite spreads training and inference over devices, and what it may not ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import catalogue
+from bench.planning.plan import plan
+from bench.planning.suite_file import read_suite
+from bench.records.case import Case
+from bench.records.parallelism import SCHEMES
+from bench.tests.planning.test_bad_cases import MODES, refusal
+
+
+def case_of(folder: Path, devices: int, text: str) -> Case:
+    path = folder / "mine.toml"
+    path.write_text(f"[[case]]\n{text}\n")
+    (found,) = plan(read_suite(path), devices)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "spread"),
+    [
+        ('workload = "llama"\nmode = "train"\nparallelism = "fsdp"\nbatch_size = 8', "fsdp4"),
+        ('workload = "llama"\nmode = "train"\nparallelism = "hsdp"\nbatch_size = 8', "hsdp2x2"),
+        ('workload = "resnet50"\nmode = "train"\nparallelism = "dp"', "dp4"),
+        ('workload = "dlrm"\nmode = "train"\nparallelism = "dlrm-hybrid"', "dlrm-hybrid4"),
+        ('workload = "whisper"\nparallelism = "replicas"\nbatch_size = 8', "replicas4"),
+    ],
+)
+def test_a_case_takes_the_devices_of_the_run(tmp_path: Path, text: str, spread: str) -> None:
+    case = case_of(tmp_path, 4, text)
+    assert (case.devices, case.parallelism) == (4, spread)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"workload": "resnet50", "mode": "train", "parallelism": "fsdp2"}, "no parallelism `fsdp2`"),
+    ({"workload": "dlrm", "mode": "train", "parallelism": "dp2"}, "no parallelism `dp2`"),
+    ({"workload": "llama", "mode": "decode", "parallelism": "dp2"}, "no parallelism `dp2`"),
+    ({"workload": "llama", "mode": "lora", "parallelism": "dp2"}, "runs on one device"),
+    ({"workload": "gemm", "parallelism": "dp2"}, "runs on one device"),
+    ({"workload": "bert", "mode": "train", "parallelism": "dp3"}, "does not divide over 3 devices"),
+    (
+        {"workload": "llama", "mode": "train", "parallelism": "dp2", "execution": "compile"},
+        "parallelism dp2 is measured in eager execution only, not `compile`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("case", "words"), BAD)
+def test_what_cannot_be_spread_so_says_why(
+    tmp_path: Path, case: dict[str, Any], words: str
+) -> None:
+    assert words in refusal(tmp_path, **case)
+
+
+def test_copies_may_be_compiled(tmp_path: Path) -> None:
+    text = 'workload = "bert"\nmode = "infer"\nparallelism = "replicas2"\nexecution = "compile"'
+    assert case_of(tmp_path, 2, text).execution == "compile"
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_every_mode_names_schemes_that_there_are(name: str, mode: str) -> None:
+    schemes = catalogue.workload(name).modes[mode].schemes
+    assert schemes[0] == "none" and set(schemes) <= set(SCHEMES)
+    assert ("replicas" in schemes) == (mode in ("infer", "prefill", "decode"))
