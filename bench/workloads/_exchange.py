@@ -181,8 +181,13 @@ class Exchange(Job):
         return {OUTPUT: [self._held]}
 
     def inputs(self) -> Sequence[Tensor]:
-        """What was given; of what grows, that from which it is made."""
-        return [self._given if self._lasting is None else self._period]
+        """What was given; of what grows, that from which it is made, and how often it was summed
+        up: no two steps read the same."""
+        import torch
+
+        if self._lasting is None:
+            return [self._given]
+        return [self._period, torch.tensor(self._steps)]
 
     def again(self) -> bool:
         """The last step; of what grows, as often as it was summed up since its operands were made.
