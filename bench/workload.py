@@ -2,8 +2,7 @@
 
 A workload is one file in `bench/workloads/` (or an entry point in `accelmark.workloads`) that
 exposes one constant, `WORKLOAD`. The file imports torch only inside functions: the parent process
-plans from it (parameters, modes, counts) without torch. Long because whoever writes a workload
-finds all that it may say in one place.
+plans from it (parameters, modes, counts) without torch.
 """
 
 from __future__ import annotations
