@@ -79,8 +79,8 @@ BOUNDS: dict[str, dict[str, Bounds]] = {
     "fp16": {OUTPUT: Bounds(3e-3, 1e-2), GRADIENTS: Bounds(3e-3, 1e-2)},
     "fp32": {
         OUTPUT: Bounds(1e-4, 1e-3),  # seen 2.4e-6; a short mantissa makes 1e-3
-        # Seen 2e-6 mostly; one unit of a ReLU that falls to the other side 1.6e-2 (DLRM, batch 64),
-        # many of them 6e-2 (ResNet); another input 1 or more. Coarser products show in the loss.
+        # Seen 2e-6 mostly, and once 1.6e-2 (DLRM, batch 64: a unit of a ReLU on the other side, it
+        # seems), ResNet 6e-2; another input 1 or more. Coarser products show in the loss.
         GRADIENTS: Bounds(5e-2, 0.1),
         LOSS: Bounds(5e-6, 1e-4),  # seen 1.1e-6
         UPDATE: Bounds(5e-3, 1e-2),  # seen 7e-5, ResNet 7.6e-4
