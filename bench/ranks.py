@@ -6,6 +6,7 @@ site (`Site.ranks`) and leaves them alone where there are none. torch.distribute
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from torch.distributed import ProcessGroup
+
+
+def nowhere() -> None:
+    """Nobody is told."""
 
 
 class Ranks(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +34,8 @@ class Ranks(msgspec.Struct, frozen=True, kw_only=True):
     """Carries the work and nothing else: on it every collective is a part of the step."""
     control: ProcessGroup
     """Of the hosts (gloo): what the harness and its proofs exchange, never the work."""
+    arrive: Callable[[], None] = nowhere
+    """Tells the parent that this rank is about to wait for the others: who stays away is late."""
 
     @property
     def others(self) -> tuple[int, ...]:
@@ -71,6 +78,7 @@ class Ranks(msgspec.Struct, frozen=True, kw_only=True):
         """What each rank says, in their order: small values; over the control group."""
         import torch.distributed as dist
 
+        self.arrive()
         every: list[Any] = [None] * self.size
         dist.all_gather_object(every, value, group=self.control)
         return every

@@ -6,12 +6,12 @@ import re
 import socket
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bench.measuring.messages import Place
-from bench.ranks import Ranks
+from bench.ranks import Ranks, nowhere
 from bench.records.parallelism import parse
 
 if TYPE_CHECKING:
@@ -51,10 +51,17 @@ def variables(given: Mapping[str, str], place: Place, cores: int, shared: bool) 
     }
 
 
-def join(place: Place, backend: Backend, device: Device, limit_seconds: float) -> Ranks:
+def join(
+    place: Place,
+    backend: Backend,
+    device: Device,
+    limit_seconds: float,
+    arrive: Callable[[], None] = nowhere,
+) -> Ranks:
     """Enters the launch's fresh groups. Rank 0 serves the store on the socket the parent opened.
 
-    limit_seconds: how long a collective may take before the library gives it up.
+    limit_seconds: how long a collective may take before the library gives it up; arrive: tells the
+    parent that this rank waits for the others.
     """
     import torch.distributed as dist
 
@@ -79,6 +86,7 @@ def join(place: Place, backend: Backend, device: Device, limit_seconds: float) -
         parallelism=parse(place.parallelism),
         group=dist.group.WORLD,
         control=control,
+        arrive=arrive,
     )
 
 

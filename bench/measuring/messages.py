@@ -63,6 +63,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_fi
     """Items per second so far; None before the steady state."""
     unit: str = ""
     """What an item is; empty from a worker of an older version."""
+    arrived: bool = False
+    """Of a rank: it has come to where all ranks of the launch meet."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field="line"):
@@ -98,6 +100,10 @@ class Channel:
         self.phase = phase
         self._last = time.monotonic()
         self.send(Progress(phase=phase))
+
+    def arrive(self) -> None:
+        """Says that it is about to wait for the other ranks."""
+        self.send(Progress(phase=self.phase, arrived=True))
 
     def blocks(self, phase: Phase, blocks: list[Block], work: Work) -> None:
         """Between blocks: sends at most two lines a second."""

@@ -181,6 +181,8 @@ def _probe(workload: Workload, mode: str, twin: Any, site: Site) -> dict[str, Te
     import torch
 
     job = workload.build(mode, twin, site)
+    if site.ranks is not None:
+        site.ranks.arrive()
     found = {
         quantity: value.detach().to("cpu", torch.float64) for quantity, value in job.probe().items()
     }

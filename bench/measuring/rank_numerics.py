@@ -191,6 +191,8 @@ def read(workload: Workload, mode: str, twin: Any, site: Site, first_step: bool 
     first_step: its gradients alone.
     """
     job = workload.build(mode, twin, site)
+    if site.ranks is not None:
+        site.ranks.arrive()
     reading = _observed(job, site, first_step)
     job.close()
     del job

@@ -210,7 +210,7 @@ class Launch:
         if place is None:
             return ""
         limit = self.request.settings.launch_limit_seconds
-        self.ranks = joining.join(place, self.backend, device, limit)
+        self.ranks = joining.join(place, self.backend, device, limit, self.channel.arrive)
         self.edges = Together(self.ranks)
         self.environment["world"] = joining.described(place, self.backend, device)
         return joining.unlike(self.ranks, self.environment, device.info.name)
@@ -232,8 +232,8 @@ class Launch:
         latency_name = workload.modes[mode].latency
         seed, edges, execution = request.seed, self.edges, request.case.execution
         watch = Watch(*(job, device, precision, seed, request.thorough, execution), edges=edges)
-        watch.start()
         channel.enter("warm-up")
+        watch.start()
         engine = Engine(
             job,
             device,

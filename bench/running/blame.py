@@ -37,6 +37,10 @@ STACK_SECONDS = 0.5
 FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
+Place = tuple[int, int]
+"""A phase, and how often in it a rank has come to where all meet."""
+
+
 class Watched:
     """When one rank was heard last, and what it has used of its cores since."""
 
@@ -44,10 +48,16 @@ class Watched:
         """now: monotonic seconds."""
         self._pid = pid
         self.phase: Phase = "start"
+        self.arrivals = 0
+        """How often in it it has come to where all ranks meet."""
         self.entered = now
         """When it entered its phase."""
-        self.took: dict[Phase, float] = {}
-        """Seconds that each phase before took."""
+        self._came = now
+        """When it came to its place."""
+        self.left: dict[Place, float] = {}
+        """When it left each place before."""
+        self.took: dict[Place, float] = {}
+        """Seconds that it was there."""
         self._heard = now
         self._said = 0
         """Lines in its phase."""
@@ -58,19 +68,28 @@ class Watched:
 
     def begins(self, now: float) -> None:
         """Nothing was asked of it until now."""
-        self.entered = self._heard = now
+        self.entered = self._came = self._heard = now
         self._cpu = None
 
-    def heard(self, phase: Phase, now: float) -> None:
+    @property
+    def place(self) -> Place:
+        """How far it has come."""
+        return PHASES.index(self.phase), self.arrivals
+
+    def heard(self, phase: Phase, now: float, arrivals: int = 0) -> None:
         """It said where it is."""
+        before = self.place
         if self._steps():
             self._longest = max(self._longest, now - self._heard)
         self._heard, self._cpu = now, None
         if phase != self.phase:
-            self.took[self.phase] = now - self.entered
             self.phase, self.entered = phase, now
             self._said = 0
         self._said += 1
+        self.arrivals = arrivals
+        if self.place != before:
+            self.left[before], self.took[before] = now, now - self._came
+            self._came = now
 
     def quiet(self, now: float) -> bool:
         """Whether it has been silent for long, and idle where it may be at work."""
@@ -110,22 +129,23 @@ Stack = tuple[str, ...]
 
 
 def late(watches: Sequence[Watched], phases: Mapping[int, Phase], now: float) -> Suspect | None:
-    """The one rank that is in an earlier phase than all others, for long; None if there is none."""
+    """The one rank that has not come as far as all others, for long; None if there is none."""
     if len(watches) < 2:
         return None
-    places = [PHASES.index(watch.phase) for watch in watches]
+    places = [watch.place for watch in watches]
     last = min(places)
     behind = [rank for rank, place in enumerate(places) if place == last]
     if len(behind) != 1 or behind[0] not in phases:
         return None
     (rank,) = behind
-    phase = watches[rank].phase
     others = [watch for number, watch in enumerate(watches) if number != rank]
-    since = max(watch.entered for watch in others if watch.phase != phase)
-    allowed = max(LATE_SECONDS, LATE_FACTOR * max(watch.took.get(phase, 0.0) for watch in others))
-    if now - since <= allowed:
+    # Of one that was not heard at that place: it came from before it in one line.
+    waited = now - max(watch.left.get(last, watch.entered) for watch in others)
+    allowed = max(LATE_SECONDS, LATE_FACTOR * max(w.took.get(last, 0.0) for w in others))
+    if waited <= allowed:
         return None
-    return Suspect(rank, f"still in its {phase} phase {now - since:.0f} s after all others")
+    phase = watches[rank].phase
+    return Suspect(rank, f"still in its {phase} phase {waited:.0f} s after all others")
 
 
 def all_quiet(watches: Sequence[Watched], phases: Mapping[int, Phase], now: float) -> bool:

@@ -80,6 +80,8 @@ class WorkerProcess:
         self._limit = request.settings.launch_limit_seconds
         self.phase: Phase = "start"
         self.report: Report | None = None
+        self.arrivals = 0
+        """How often in its phase it has come to where all ranks meet."""
         self.died = False
         """Whether it ended without a report."""
         self._rest = b""
@@ -236,6 +238,7 @@ class WorkerProcess:
             if isinstance(message, Report):
                 self.report = message
                 return
+            self.arrivals = self.arrivals + message.arrived if message.phase == self.phase else 0
             self.phase = message.phase
             listen(message)
 

@@ -185,7 +185,7 @@ class World:
                 worker.hear(chunk, listen if rank == 0 else lambda progress: None)
             else:  # it ended, said all it had to say, and left a child that holds its stdout
                 worker.hear(b"", listen)
-            self._watches[rank].heard(worker.phase, time.monotonic())
+            self._watches[rank].heard(worker.phase, time.monotonic(), worker.arrivals)
             if worker.report is not None:
                 self._take(rank, worker.report)
                 for key in [k for k in ears.get_map().values() if k.data[0] == rank]:

@@ -34,4 +34,4 @@ def test_only_what_was_watched_has_an_energy() -> None:
     alone, absent = joules()
     assert alone is not None and absent is None
     assert joules(0, 0) == (alone, None), "ranks of one device"
-    assert joules(0, 1, 2) == (None, "one of 3 devices was watched")
+    assert joules(0, 1, 2) == (None, "not observable: one of 3 devices was watched")

@@ -203,6 +203,17 @@ def test_who_is_a_phase_behind_is_named_though_it_is_busy() -> None:
     assert failed(finished).phase == "numerics"
 
 
+def test_who_does_not_come_where_all_meet_is_named_though_it_is_busy() -> None:
+    """All are in one phase; the others have said that they wait."""
+    arrive = b'{"line":"progress","phase":"numerics","arrived":true}\n'
+    finished = run(
+        f"os.write(1, {arrive!r})\n"
+        "if rank == 2:\n    while True: pass\n"
+        f"os.write(1, {arrive!r})\nwait_for_others()"
+    )
+    assert failed(finished).message.startswith("rank 2 of 3 hangs: still in its numerics phase ")
+
+
 def test_of_two_that_wait_for_each_other_both_are_shown() -> None:
     finished = run('say("measure")\nwait_for_others()', devices=2)
     message = failed(finished).message

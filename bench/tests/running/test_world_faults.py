@@ -58,6 +58,7 @@ KINDS = (
     Kind("fail", "measure", 2, 0, "error in {phase}: rank {bad} (faulty): RuntimeError: planted"),
     Kind("hang_in_python", "numerics", 2, 1, HANGS),
     Kind("spin", "build", 2, 0, HANGS),
+    Kind("spin", "numerics", 2, 1, HANGS + "still in its numerics phase"),
     Kind("stop", "warm-up", 2, 1, HANGS + "gives no stack"),
     Kind("hang_in_python", "warm-up", 3, 2, HANGS),
     Kind("skip", "warm-up", 3, 1, HANGS + "stands where no other does"),

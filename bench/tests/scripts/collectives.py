@@ -27,11 +27,9 @@ from bench.judging.summary import summarize
 from bench.records.outcome import Void
 from bench.records.run import RunFile
 from bench.tests import forked
+from bench.tests.fabric.fabric import VARIABLE, Fabric
 
 FOLDER = Path(__file__).parents[1] / "fabric"
-sys.path.insert(0, str(FOLDER))
-from fabric import VARIABLE, Fabric  # type: ignore[import-not-found]  # noqa: E402
-
 MODES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast", "send-receive")
 FAULTS = ("lost", "doubled", "stale", "bit", "narrow")
 LATENCY, BANDWIDTH = 0.010, 1e8
@@ -61,8 +59,9 @@ def planted_by(**given: Any) -> Fabric:
 
 @contextlib.contextmanager
 def joined_by(fabric: Fabric) -> Iterator[None]:
-    """What is started meanwhile has the simulated library, forked where that can be."""
-    before = dict(os.environ)
+    """Here, and in what is started meanwhile, the simulated library is installed."""
+    before, path = dict(os.environ), list(sys.path)
+    sys.path.insert(0, str(FOLDER))
     os.environ[VARIABLE] = json.dumps(asdict(fabric))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER), *filter(None, sys.path)])
     try:
@@ -70,6 +69,7 @@ def joined_by(fabric: Fabric) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+        sys.path[:] = path
 
 
 def run(folder: Path, mode: str, fabric: Fabric, ranks: int, launches: int, *sizes: int) -> RunFile:
