@@ -41,6 +41,9 @@ class Alike(msgspec.Struct):
     def told(self, value: Any) -> list[Any]:
         return [value] * self.size
 
+    def arrive(self) -> None:
+        """Nobody is waited for."""
+
 
 def site(precision: str = "fp32", **changes: Any) -> Site:
     import torch
