@@ -67,7 +67,7 @@ LONG = (
     "planning/test_memory_fit.py",
     "publishing/",
 )
-"""Files that take long or wait for processes, first: two at a time, none is left for the end."""
+"""Files that take long or wait for processes, first: side by side, none is left for the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
