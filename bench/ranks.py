@@ -37,11 +37,6 @@ class Ranks(msgspec.Struct, frozen=True, kw_only=True):
     arrive: Callable[[], None] = nowhere
     """Tells the parent that this rank is about to wait for the others: who stays away is late."""
 
-    @property
-    def others(self) -> tuple[int, ...]:
-        """Every rank but this one."""
-        return tuple(rank for rank in range(self.size) if rank != self.rank)
-
     def part(self, count: int) -> slice:
         """This rank's part of so many rows of a global batch. Raises ValueError if they divide not.
 
@@ -60,19 +55,6 @@ class Ranks(msgspec.Struct, frozen=True, kw_only=True):
         total = value.detach().to("cpu", torch.float64).clone()
         dist.all_reduce(total, group=self.control)
         return total / self.size
-
-    def rows(self, value: Tensor) -> Tensor:
-        """Every rank's rows, one below the other, in float64 on the host; over the control group.
-
-        Of ranks that each have as many.
-        """
-        import torch
-        import torch.distributed as dist
-
-        mine = value.detach().to("cpu", torch.float64).contiguous()
-        every = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(every, mine, group=self.control)
-        return torch.cat(every)
 
     def told(self, value: Any) -> list[Any]:
         """What each rank says, in their order: small values; over the control group."""

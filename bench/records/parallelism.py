@@ -15,14 +15,6 @@ import msgspec
 
 Scheme = Literal["none", "dp", "fsdp", "hsdp", "replicas", "dlrm-hybrid"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
-MEANING = {
-    "none": "one device, or a workload that says itself what its devices do together",
-    "dp": "every device holds the whole model and takes its part of the batch (DDP)",
-    "fsdp": "weights, gradients and optimizer state are sharded over all devices (FSDP2)",
-    "hsdp": "replicas of groups that shard: hsdp2x4 is 2 replicas of 4 shards",
-    "replicas": "independent copies of inference, each with its part of the batch",
-    "dlrm-hybrid": "embedding tables are sharded over the devices, MLPs are replicated",
-}
 LATER = {
     "tp": "tensor parallelism",
     "pp": "pipeline parallelism",
