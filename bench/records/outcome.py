@@ -10,6 +10,7 @@ msgspec validates against these types on reading, in both senses: the JSON types
 from __future__ import annotations
 
 import math
+import operator
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,7 @@ import msgspec
 from bench.records.executed import Executed
 from bench.records.observed import Contention
 from bench.records.proof import Proof
+from bench.records.silent import Silent
 from bench.records.value import Value, positive_and_finite
 
 DOES_NOT_FIT = "does not fit"
@@ -155,11 +157,16 @@ class Share(Value, frozen=True, kw_only=True):
     """Of each steady block, until its own work was done; the rest of the block it waited for the
     slowest. (What it waited for within collectives is its work's.)"""
     memory: Memory
+    host: int = 0
+    """0-based, in the ranks' order; a record names no host."""
+    silent_ns: tuple[int, ...] = ()
+    """Of each silent block (`Measured.silent`) its own time, which is its computing; none where
+    none was taken."""
 
     def __post_init__(self) -> None:
-        if self.rank < 0 or self.device < 0:
-            raise ValueError("ranks and devices count from 0")
-        if not self.busy_ns or min(self.busy_ns) <= 0:
+        if min(self.rank, self.device, self.host) < 0:
+            raise ValueError("ranks, devices and hosts count from 0")
+        if not self.busy_ns or min((*self.busy_ns, *self.silent_ns)) <= 0:
             raise ValueError("a rank's times must be above zero")
 
 
@@ -215,6 +222,8 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     ranks: tuple[Share, ...] = ()
     """Of each rank its part, in their order, where several devices did the step; the blocks are
     the slowest's, the rest rank 0's."""
+    silent: Silent | None = None
+    """The step without its communication; None where there is none, or nobody looked."""
     executed: Executed | None = None
     """Which implementations a step ran through; one launch of a case looks."""
     flags: tuple[Flag, ...] = ()
@@ -255,6 +264,11 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
                 busy > block.wall_ns for busy, block in zip(share.busy_ns, self.steady, strict=True)
             ):
                 raise ValueError(f"rank {share.rank}: one time a steady block, no longer than it")
+            slowest = () if self.silent is None else self.silent.silent_ns
+            if len(share.silent_ns) not in (0, len(slowest)) or any(
+                map(operator.gt, share.silent_ns, slowest)
+            ):
+                raise ValueError(f"rank {share.rank}: one time a silent block, no longer than it")
 
     @property
     def steady_steps(self) -> int:
