@@ -47,6 +47,13 @@ class Source(ABC):
     interval_seconds: float = 0.2
     """Least time between two readings; at least 0.2 s is kept by whoever reads."""
 
+    card: str = ""
+    """Which card or package the power and energy are of, by whatever tells it from the others of
+    this host: devices that say the same have one figure between them, which is counted once. Empty:
+    it does not say; then nothing is added up over devices, unless the scope is `chip`. It is
+    compared, and never recorded."""
+    card_devices: int | None = None
+    """Devices that lie on that card or package; None: it does not say."""
     part: str = ""
     """Where this device is a part of what the figures are of: what makes it one. The whole's power
     and energy are then nobody's figure of the part, and whoever reads leaves them out."""
