@@ -28,7 +28,7 @@ from bench.records.cpu_limits import usable_cores
 from bench.records.encoding import encoded, never_refusing
 from bench.records.observed import Reading, Scope
 from bench.telemetry import figures
-from bench.telemetry.source import NotObservable, Process, Source, of_this_device
+from bench.telemetry.source import SAYINGS, NotObservable, Process, Source, of_this_device
 
 LEAST_INTERVAL_SECONDS = 0.2
 MOST_INTERVAL_SECONDS = 5.0
@@ -43,6 +43,8 @@ OPENING_SECONDS = 1.0
 """Between two of them."""
 FAILED_LOOKS = 5
 """After so many that failed one after the other, there is one every `MOST_INTERVAL_SECONDS`."""
+KEPT_SECONDS = 0.5
+"""For so long what a vendor's program printed for one device is good for the others."""
 PATIENCE_SECONDS = 12.0
 """After this long a look that has not ended is said to hang."""
 MOST_READINGS = 50_000
@@ -283,6 +285,7 @@ def main() -> None:
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICENESS)
     order = msgspec.json.decode(questions.readline(), type=Order)
+    SAYINGS.kept_seconds = KEPT_SECONDS
     states, costs = [_State() for _ in order.indices], _Costs()
     for state, index in zip(states, order.indices, strict=True):
         looking = (state, order.backend, index, costs)

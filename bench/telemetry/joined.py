@@ -236,9 +236,11 @@ def idle_watts(launches: Sequence[Launch]) -> float | None:
     if launch is None or launch.telemetry is None:
         return None
     ranks = launch.outcome.ranks if isinstance(launch.outcome, Measured) else ()
-    seen = {_whose(share): share.watched for share in ranks if share.watched is not None}
-    if not seen:
+    cards: dict[str, list[float]] = {}
+    for share in ranks:
+        if share.watched is not None:
+            watts = share.watched.idle_watts
+            cards.setdefault(_whose(share), []).extend([] if watts is None else [watts])
+    if not cards:
         return launch.telemetry.idle_watts
-    watts = [one.idle_watts for one in seen.values()]
-    known = [one for one in watts if one is not None]
-    return sum(known) if len(known) == len(watts) else None
+    return sum(map(statistics.fmean, cards.values())) if all(cards.values()) else None

@@ -11,48 +11,15 @@ import pytest
 from bench.judging.summary import summarize
 from bench.records.encoding import encoded
 from bench.records.observed import Reading, Telemetry, Watched
-from bench.records.outcome import Measured, Share
-from bench.records.run import Launch
+from bench.records.outcome import Measured
 from bench.reports._flat import flat
-from bench.telemetry.joined import Sight, Where, observed, of_ranks
-from bench.tests.telemetry.launches import seen, steady
-from bench.tests.values import make_case, make_file, make_launch
+from bench.telemetry.joined import Sight, observed, of_ranks
+from bench.tests.telemetry.launches import seen
+from bench.tests.telemetry.sights import CASE, dies, hot, joined, launches, of, sight
+from bench.tests.values import make_file
 
 SECONDS = 22.0
 """Of the steady blocks of `steady()`."""
-
-
-def of(*devices: Where) -> Measured:
-    """Steady blocks that ranks on these devices (host, index) have taken."""
-    outcome = steady()
-    busy = tuple(block.wall_ns for block in outcome.steady)
-    shares = tuple(
-        Share(rank=rank, host=host, device=index, busy_ns=busy, memory=outcome.memory)
-        for rank, (host, index) in enumerate(devices)
-    )
-    return msgspec.structs.replace(outcome, ranks=shares)
-
-
-def sight(
-    index: int = 0,
-    watts: float | None = 100.0,
-    card: str | None = None,
-    card_devices: int | None = 1,
-    **changes: Any,
-) -> Sight:
-    """Of a device that draws so much all the time, on a card of its own."""
-    telemetry = seen(power=lambda at: watts, **changes)
-    if watts is None:
-        telemetry = msgspec.structs.replace(telemetry, absent={"power": "it does not say"})
-    name = f"card {index}" if card is None else card
-    return Sight(index=index, telemetry=telemetry, card=name, card_devices=card_devices)
-
-
-def joined(*sights: Sight, hosts: Sequence[int] = ()) -> tuple[Measured, Telemetry | str]:
-    """A launch of a rank on each of these devices."""
-    hosts = hosts or [0] * len(sights)
-    places = [(host, one.index) for host, one in zip(hosts, sights, strict=True)]
-    return observed(of(*places), dict(zip(places, sights, strict=True)))
 
 
 def joules(*sights: Sight, hosts: Sequence[int] = ()) -> tuple[float | None, str | None]:
@@ -60,15 +27,6 @@ def joules(*sights: Sight, hosts: Sequence[int] = ()) -> tuple[float | None, str
     found, _ = joined(*sights, hosts=hosts)
     energy = found.energy_joules
     return None if energy is None else round(energy / SECONDS, 6), found.energy_absent
-
-
-def dies(*watts: float, package: int = 2) -> list[Sight]:
-    """Two dies of each package, which read its one power."""
-    return [
-        sight(2 * k + die, power, str(k), package, scope="package")
-        for k, power in enumerate(watts)
-        for die in (0, 1)
-    ]
 
 
 # --- Energy ---------------------------------------------------------------------------------------
@@ -152,14 +110,6 @@ def test_each_ranks_blocks_are_found_by_its_own_clock() -> None:
 # --- Flags ----------------------------------------------------------------------------------------
 
 
-def hot(index: int, *reasons: str, **changes: Any) -> Sight:
-    readings = tuple(
-        Reading(at_seconds=k / 5, temperature_celsius=93, clock_mhz=1000, reasons=reasons)  # type: ignore[arg-type]
-        for k in range(300)
-    )
-    return sight(index, readings=readings, **changes)
-
-
 def test_flags_are_each_ranks_and_their_causes_name_it() -> None:
     found, first = joined(hot(0), hot(1, "thermal"), hot(2, "power cap"), hot(3, "thermal"))
     assert found.flags == ("THROTTLED", "POWER_CAPPED")
@@ -233,18 +183,6 @@ def test_a_sight_goes_over_a_wire() -> None:
         assert msgspec.json.decode(encoded(one), type=Sight) == one
 
 
-CASE = make_case(devices=4, parallelism="dp4")
-
-
-def launches(make: Callable[[int], Sequence[Sight]], count: int = 3) -> list[Launch]:
-    found = []
-    for k in range(count):
-        outcome, first = joined(*make(k))
-        assert isinstance(first, Telemetry)
-        found.append(make_launch(outcome, CASE, launch=k, order=k, telemetry=first))
-    return found
-
-
 def row_of(make: Callable[[int], Sequence[Sight]], count: int = 3) -> tuple[Any, Mapping[str, Any]]:
     run = make_file([CASE], launches(make, count))
     (row,) = summarize(run)
@@ -283,6 +221,7 @@ def test_idle_power_is_of_all_cards_once() -> None:
         ]
 
     assert row_of(lambda k: idle(50, 50, 60, 60))[0].idle_watts == 110
+    assert row_of(lambda k: idle(50, 50, 60, None))[0].idle_watts == 110, "one die's look is enough"
     assert row_of(lambda k: idle(50, 50, None, None))[0].idle_watts is None
 
 
