@@ -16,7 +16,7 @@ from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports._summary import summary
-from bench.reports._wording import handed_on, limit, tail, word_of
+from bench.reports._wording import handed_on, limit, tail, whose, word_of
 
 
 class MarkdownReport(Report):
@@ -60,7 +60,7 @@ def _measured(row: Row) -> str:
     memory = units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "—"
     verdict = word_of(row) + (f": {_text(row.reason)}" if row.reason else "")
     if row.flags:
-        verdict += f" [{', '.join(row.flags)}]"
+        verdict += f" [{', '.join(f'{flag}{whose(row, flag)}' for flag in row.flags)}]"
     cells = [
         _text(row.case.label),
         _text(units.rate(row.throughput, row.unit.removesuffix("/s"))),

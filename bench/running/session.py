@@ -299,7 +299,9 @@ def open_session(
     """
     backend = catalogue.backend(device.backend)
     variables = environment.worker_variables(backend.worker_environment(), forced)
-    monitor = Monitor(Order(backend=device.backend, index=device.index), variables)
+    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), here)
+    indices = tuple(range(most)) if most > 1 else (device.index,)
+    monitor = Monitor(Order(backend=device.backend, indices=indices), variables)
     return Session(
         cases,
         settings,

@@ -93,6 +93,16 @@ class World:
         """Process id of rank 0."""
         return self.workers[0].pid
 
+    @property
+    def first_steps_ns(self) -> dict[int, int | None]:
+        """Of each device of this host, when its first rank's first step began; see `Report`."""
+        found: dict[int, int | None] = {}
+        for rank in range(len(self.workers)):
+            report = self._reports.get(rank)
+            index = rank if self._own_devices else self._request.index
+            found.setdefault(index, None if report is None else report.first_step_ns)
+        return found
+
     def leave(self) -> None:
         """Ends all, and lets go of what belongs to them."""
         for worker in self.workers:
@@ -276,6 +286,8 @@ class World:
                 busy_ns=self._reports[rank].busy_ns,
                 peer_ns=self._reports[rank].peer_ns,
                 memory=one.memory,
+                flags=one.flags,
+                causes=one.causes,
             )
             for rank, one in measured.items()
         )
