@@ -80,7 +80,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     sweep_end: bool = False
     """Out of memory at a larger batch than one that was measured: an answer, not a fault."""
     reached: bool = True
-    """False for a planned case without a launch."""
+    """False for a planned case without a launch that was to have one."""
+    untried_point: bool = False
+    """Whether it is a point of a sweep over devices that the run was not to try."""
     verdict: Verdict | None = None
     unit: str = ""
     throughput: float | None = None

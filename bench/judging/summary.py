@@ -29,6 +29,10 @@ def summarize(run: RunFile) -> list[Row]:
         of_case = tuple(launches.pop(case.fingerprint, ()))
         for launch in of_case:
             limits.note(case, launch.outcome)
+        why = run.run.left_out.get(case.fingerprint)
+        if why is not None and not of_case:
+            rows.append(Row(case=case, status="skipped", reason=why, untried_point=True))
+            continue
         rows.append(_row(case, of_case, run.run.settings, _why_unreached(run)))
     rows = [_within(row, limits) for row in rows]
     # A launch of a case that was not planned is shown all the same: nothing is dropped.

@@ -71,6 +71,9 @@ class Run(Value, frozen=True, kw_only=True, tag="run", tag_field="line"):
     run_id: str
     suite: str
     plan: tuple[Case, ...]
+    left_out: dict[str, str] = msgspec.field(default_factory=dict)
+    """Planned cases that the run does not try, by fingerprint: why. Points of a sweep over devices
+    beyond those that it takes."""
     settings: Settings
     command: tuple[str, ...]
     started_at: str
