@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.judging.row import Link, Row
+from bench.judging.row import Efficiency, Interval, Link, Row
 from bench.records.run import RunFile
 from bench.reports._wording import absent
 
@@ -59,6 +59,11 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "bus_bytes_per_second": row.bus_bytes_per_second,
         "operation_seconds": row.operation_seconds,
         **_of_link(row.link),
+        **_of_efficiency("strong", row.strong),
+        **_of_efficiency("weak", row.weak),
+        **_of_interval("exposed_seconds", row.exposed),
+        **_of_interval("exposed_fraction", row.exposed_fraction),
+        "reduced_bytes": row.reduced_bytes,
         "transferred_bytes_per_second": row.transferred_bytes_per_second,
         "transfer_fraction": row.transfer_fraction,
         "transfer_ceiling_bytes_per_second": row.transfer_ceiling,
@@ -102,6 +107,22 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "operators": (row.executed and row.executed.operators) or None,
         "operators_absent": (row.executed and row.executed.absent) or None,
         "expert_tokens": list(row.executed.expert_tokens) or None if row.executed else None,
+    }
+
+
+def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, float | None]:
+    """Beside the same work on fewer devices, and on how many."""
+    return {
+        **_of_interval(f"{kind}_efficiency", found),
+        f"{kind}_efficiency_against_devices": None if found is None else found.against,
+    }
+
+
+def _of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
+    return {
+        name: None if found is None else found.value,
+        f"{name}_low": None if found is None else found.low,
+        f"{name}_high": None if found is None else found.high,
     }
 
 

@@ -144,15 +144,21 @@ def _row(devices: int, rates: list[float], settings: Settings) -> Row:
     )
 
 
-def covered(seed: int, noise: Noise, launches: Launches, reruns: int) -> dict[int, int]:
-    """Of each number of devices, in how many reruns the interval holds the truth."""
+def covered(
+    seed: int,
+    noise: Noise,
+    launches: Launches,
+    reruns: int,
+    expected: Callable[[int], float] = truth,
+) -> dict[int, int]:
+    """Of each number of devices, in how many reruns the interval holds what is expected."""
     source, hits = random.Random(seed), Counter(dict.fromkeys(COUNTS[1:], 0))
     settings = Settings(launches=launches)
     for _ in range(reruns):
         for row in with_efficiency(curve(source, noise, settings))[1:]:
             found = row.strong
             assert found is not None and found.low is not None and found.high is not None
-            hits[row.case.devices] += found.low <= truth(row.case.devices) <= found.high
+            hits[row.case.devices] += found.low <= expected(row.case.devices) <= found.high
     return hits
 
 
