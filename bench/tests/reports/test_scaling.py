@@ -12,6 +12,7 @@ from bench.records.run import Launch, RunFile
 from bench.report import Canvas
 from bench.reports import _scaling, markdown, table
 from bench.tests import scaled
+from bench.tests.guide.documents import PACKAGE, blocks
 from bench.tests.values import make_case, make_measured
 
 BEYOND = "it takes more devices than this run, which takes 8"
@@ -19,7 +20,7 @@ FOUND = [
     *scaled.over_devices(),
     *scaled.over_devices({2: 0.8}, scheme="fsdp"),
     *scaled.over_devices({4: 0.7}, weak=True),
-    *scaled.all_reduce(4),
+    *(launch for devices in (2, 4, 8) for launch in scaled.all_reduce(devices)),
 ]
 
 
@@ -49,15 +50,24 @@ def test_each_curve_is_a_small_table() -> None:
     assert [" ".join(line.split()) for line in lines[start + 1 : start + 6]] == [
         "devices throughput each efficiency exposed fabric",
         "1 200 token/s 200 token/s 1",
-        "2 360 token/s 180 token/s 90% (89 to 91%) 4.44 ms, 10%",
+        "2 360 token/s 180 token/s 90% (89 to 91%) 4.44 ms, 10% 21.0 ms",
         "4 600 token/s 150 token/s 75.0% (74.1 to 75.9%) 6.67 ms, 25% 31.0 ms",
-        "8 800 token/s 100 token/s 50.0% (49.4 to 50.6%) 10.0 ms, 50%",
+        "8 800 token/s 100 token/s 50.0% (49.4 to 50.6%) 10.0 ms, 50% 36.0 ms",
     ]
     titles = [line for line in lines if line.startswith("Scaling: llama")]
     assert titles[1:] == [
         "Scaling: llama-train bf16 fsdp, strong (batch 16 together), against 1 device",
         "Scaling: llama-train bf16 dp, weak (batch 16 each), against 1 device",
     ]
+
+
+def test_the_guide_shows_what_the_card_prints() -> None:
+    (shown,) = [
+        block.text
+        for block in blocks(PACKAGE / "guide" / "many-devices.md", "text")
+        if block.text.startswith("Scaling: ")
+    ]
+    assert shown in "\n".join(card(80))
 
 
 @pytest.mark.parametrize(
@@ -74,8 +84,8 @@ def test_it_fits_whatever_the_terminal(width: int, missing: tuple[str, ...]) -> 
 
 def test_points_beyond_the_run_are_a_note_and_no_rows() -> None:
     lines = card(200)
-    assert lines[0].endswith(f"{len(FOUND)} launches of 9 cases")
-    assert lines[1] == "9 of 9 cases OK"
+    assert lines[0].endswith(f"{len(FOUND)} launches of 15 cases")
+    assert lines[1] == "15 of 15 cases OK"
     assert not any("dp16" in line and "SKIPPED" not in line for line in lines)
     said = f"SKIPPED llama-train bf16 dp16, llama-train bf16 dp32: {BEYOND}"
     assert said in lines
@@ -130,7 +140,7 @@ def test_markdown_has_the_same_tables() -> None:
         "**Scaling** llama-train bf16 dp, strong (batch 16 together), against 1 device"
     )
     assert lines[at + 2] == "| devices | throughput | each | efficiency | exposed | fabric |"
-    row = "| 2 | 360 token/s | 180 token/s | 90% (89 to 91%) | 4.44 ms, 10% | — |"
+    row = "| 2 | 360 token/s | 180 token/s | 90% (89 to 91%) | 4.44 ms, 10% | 21.0 ms |"
     assert lines[at + 5] == row
     assert f"**SKIPPED** 2 cases: {BEYOND}" in lines
     shared = markdown.REPORT.render([run(scaled.over_devices(shared=True))], Canvas())
