@@ -77,11 +77,12 @@ def with_efficiency(rows: Sequence[Row]) -> list[Row]:
 def scalings(rows: Sequence[Row]) -> Iterator[Scaling]:
     """The curves of a run that have two points or more with a number.
 
-    Points that lie on curves of equal batch are not told again as one of equal batch a device.
+    Points of several devices that all lie on curves of equal batch are not told again as one of
+    equal batch a device: nobody asked for that.
     """
     strong: set[str] = set()
     for kind, scheme, points in _grouped(rows):
-        names = {row.case.fingerprint for row in points}
+        names = {row.case.fingerprint for row in points if row.case.devices > 1}
         if kind == "strong":
             strong |= names
         elif names <= strong:

@@ -111,6 +111,17 @@ def test_points_of_strong_curves_are_not_told_again_as_weak_ones() -> None:
     assert rows(grid)[3].weak is not None, "though its row has both"
 
 
+def test_a_point_that_meets_another_schemes_weak_curve_makes_none_of_its_own() -> None:
+    found = [
+        *scaled.over_devices({1: 1, 2: 0.9}),
+        *scaled.over_devices({2: 0.8}, scheme="fsdp"),
+        *scaled.launches(scaled.training(1, batch=8), scaled.outcomes(0.04, 8, None)),
+        *scaled.launches(scaled.training(4, batch=32), scaled.outcomes(0.05, 32, None)),
+    ]
+    told = [(one.kind, one.scheme, len(one.points)) for one in curves(found)]
+    assert told == [("strong", "dp", 2), ("strong", "fsdp", 2), ("weak", "dp", 3)]
+
+
 def test_each_scheme_has_a_curve_and_they_share_the_device_alone() -> None:
     both = [*scaled.over_devices(), *scaled.over_devices({2: 0.8}, scheme="fsdp")]
     found = curves(both)

@@ -11,6 +11,7 @@ from bench.judging.row import Interval, Row
 from bench.records.run import Launch, RunFile
 from bench.report import Canvas
 from bench.reports import _scaling, markdown, table
+from bench.reports._html_side import Side
 from bench.tests import scaled
 from bench.tests.guide.documents import PACKAGE, blocks
 from bench.tests.values import make_case, make_measured
@@ -90,6 +91,13 @@ def test_points_beyond_the_run_are_a_note_and_no_rows() -> None:
     said = f"SKIPPED llama-train bf16 dp16, llama-train bf16 dp32: {BEYOND}"
     assert said in lines
     assert sum(line.endswith(" SKIPPED") for line in card(200, wide=True)) == 2
+
+
+def test_the_page_counts_them_and_has_no_rows_of_them() -> None:
+    side = Side(1, run())
+    assert side.counts.startswith(f"{len(FOUND)} launches of 15 cases")
+    assert side.outcome[0] == "15 of 15 cases OK."
+    assert side.outcome[-1] == f"2 cases left out: {BEYOND}."
 
 
 def test_words_are_explained_where_they_stand() -> None:
