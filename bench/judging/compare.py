@@ -68,7 +68,7 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
             code=Code.SAME_RUN,
         )
     sides = Side(base), Side(other)
-    paired = list(pairs(*(side.rows for side in sides)))
+    paired = [pair for pair in pairs(*(side.rows for side in sides)) if _tried(*pair)]
     if not any(a is not None and b is not None for a, b in paired):
         raise ComparisonError(
             f"{base.path} and {other.path} have nothing in common: {_works(sides[0])} against "
@@ -90,6 +90,11 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
         suite=suite_of(base.run) or base.run.suite,
         command_for_the_rest=command_for_the_rest(base.run, cases),
     )
+
+
+def _tried(base: Row | None, other: Row | None) -> bool:
+    """Whether at least one run meant to measure it: not so of devices that neither takes."""
+    return any(row is not None and not row.untried_point for row in (base, other))
 
 
 def _versions(paired: Sequence[tuple[Row | None, Row | None]]) -> Iterator[Difference]:

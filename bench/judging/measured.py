@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from bench import stats, units
+from bench.judging.exchanged import exposed, reduced
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.records.case import Case
@@ -30,6 +31,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     flagged_outcomes = [flagged(x, slowed) for x in launches]
     outcomes = unhindered(flagged_outcomes)
     kept = {id(outcome) for outcome in outcomes}
+    clean = [x for x, o in zip(launches, flagged_outcomes, strict=True) if id(o) in kept]
     rates = [o.throughput for o in outcomes]
     level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
     interval = stats.log_estimate(rates, level)
@@ -49,11 +51,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         throughput=throughput,
         interval=interval,
         rates=tuple(rates),
-        clocks_mhz=tuple(
-            observed_clock(launch)
-            for launch, outcome in zip(launches, flagged_outcomes, strict=True)
-            if id(outcome) in kept
-        ),
+        rounds=tuple(launch.launch for launch in clean),
+        clocks_mhz=tuple(map(observed_clock, clean)),
         launches=len(outcomes),
         excluded=excluded,
         hindered=len(measured) - len(outcomes),
@@ -73,6 +72,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         flop_per_second=_rate(throughput, work.items, work.flop),
         bytes_per_second=_rate(throughput, work.items, work.moved_bytes),
         bus_bytes_per_second=_rate(throughput, work.items, work.bus_bytes),
+        **exposed(outcomes, level),
+        **reduced(launches),
         operation_seconds=work.operations and work.items / throughput / work.operations,
         transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
         peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),

@@ -332,7 +332,11 @@ def size(asked: int | None, device: DeviceInfo, here: int) -> int:
 
 def lacking(request: Request) -> str:
     """Why a case cannot be run for want of devices; empty where there are enough."""
-    if catalogue.backend(request.backend).is_host or request.case.devices <= request.here:
+    if catalogue.backend(request.backend).is_host:
+        if request.case.devices <= MOST_ON_A_HOST:
+            return ""
+        return f"it takes {request.case.devices} ranks; at most {MOST_ON_A_HOST} share one host"
+    if request.case.devices <= request.here:
         return ""
     here = f"{request.here} {'is' if request.here == 1 else 'are'} here"
     return f"it takes {request.case.devices} {request.backend} devices; {here}"
