@@ -14,11 +14,13 @@ from rich.text import Text
 
 from bench import units
 from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.reasons import Code
 from bench.judging.row import Row
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison_notes import (
     CELLS,
+    JUDGED,
     STYLE,
     after,
     before,
@@ -186,6 +188,10 @@ def _unranked(comparison: Comparison) -> Iterator[Row]:
 def _next(comparison: Comparison, canvas: Canvas) -> str:
     verdicts = {case.verdict for case in comparison.cases}
     suite = comparison.suite
+    paths = " ".join(_path(file, canvas) for file in (comparison.base, comparison.other))
+    spread_otherwise = any(Code.DEVICE_COUNT in case.codes for case in comparison.cases)
+    if verdicts <= {"INCOMPARABLE", *JUDGED} and spread_otherwise:
+        return f"Next: as whole systems, at equal global batch: accelmark compare {paths} --systems"
     if verdicts == {"INCOMPARABLE"}:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:
@@ -210,8 +216,6 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         return (
             f"Next: narrower intervals, on both machines: accelmark run {suite} --launches {more}"
         )
-    sides = (comparison.base, comparison.other)
-    paths = " ".join(_path(file, canvas) for file in sides)
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
 
 

@@ -36,6 +36,8 @@ WORDS: dict[CompareVerdict, str] = {
 """A verdict in words."""
 CELLS: dict[CompareVerdict, str] = {**WORDS, "UNDECIDED": "undecided"}
 """A verdict in a line of the table."""
+JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
+"""The verdicts that say something of the two devices."""
 EXPLAINS = re.compile(
     r"^(torch|transformers|driver|runtime|threads|threads_used|instructions|"
     r"instructions_used|cpu_capability|mkldnn|compute_capability)$"

@@ -8,12 +8,11 @@ from bench import units
 from bench.errors import ComparisonError
 from bench.judging.compare import compare
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.reports._comparison_notes import WORDS
+from bench.judging.systems import compare_systems
+from bench.reports._comparison_notes import JUDGED, WORDS
 from bench.reports._html_side import Side
+from bench.reports._systems import lines, one
 from bench.reports._wording import handed_on
-
-JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
-"""The verdicts that say something of the two devices."""
 
 
 class Pair:
@@ -27,6 +26,8 @@ class Pair:
             self.comparison = compare(base.file, other.file)
         except ComparisonError as error:
             self.refusal = handed_on(str(error), base.file, other.file)
+        self.systems = _as_systems(base, other)
+        """Whole systems of other numbers of devices; None where the runs have none in common."""
 
     @property
     def compared(self) -> list[CaseComparison]:
@@ -81,6 +82,20 @@ class Pair:
             f"Geometric mean of the throughput ratios of {cases}: {mean:.3f} "
             "(a summary, no verdict)."
         )
+
+
+def _as_systems(base: Side, other: Side) -> Comparison | None:
+    try:
+        found = compare_systems(base.file, other.file)
+    except ComparisonError:  # as `refusal` says where nothing else is compared either
+        return None
+    spread = (case.system.spreads for case in found.cases if case.system)
+    return found if any(mine != theirs for mine, theirs in spread) else None
+
+
+def factors(comparison: Comparison, case: CaseComparison) -> str:
+    """The ratio of two systems as a product, in a line."""
+    return "; ".join(lines(case, one(comparison)))
 
 
 def spoken(verdict: CompareVerdict) -> str:

@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
-from bench.judging.compare import Prices
+from bench.judging.compare import Prices, compare
 from bench.judging.comparison import Comparison
 from bench.judging.systems import compare_systems
+from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison import render
 from bench.reports._flat_comparison import flat
+from bench.tests.judging.two_runs import steps
 from bench.tests.judging.two_systems import batch, on, runs_on, strong, system, weak
+from bench.tests.reports.pages import Page
+from bench.tests.reports.pages import render as render_page
 
 PRICES = Prices(base=2.0, other=0.5)
 
@@ -75,8 +79,6 @@ def test_two_pairs_of_one_work_are_told_apart_by_their_spreads() -> None:
 
 
 def _few() -> Any:
-    from bench.tests.judging.two_runs import steps
-
     return steps([0.002] * 4)
 
 
@@ -108,10 +110,32 @@ def test_rows_without_a_factor_have_nulls() -> None:
     first, second = flat(compare_systems(lonely, system({"dp64": 900.0})))["cases"]
     assert first["system"]["one_device_ratio"] is None and first["system"]["not_split"]
     assert second["system"]["devices_ratio"] is None and second["system"]["other"] is None
-    assert "system" not in flat(_usual())["cases"][0]
+    assert "system" not in flat(_usual(strong()))["cases"][0]
 
 
-def _usual() -> Comparison:
-    from bench.judging.compare import compare
+def _usual(other: RunFile) -> Comparison:
+    return compare(strong(), other)
 
-    return compare(strong(), strong())
+
+def test_cases_on_other_devices_are_pointed_to_the_systems() -> None:
+    last = render([_usual(weak())], Canvas(width=200)).splitlines()[-1]
+    assert last == (
+        "Next: as whole systems, at equal global batch: accelmark compare fake.jsonl fake.jsonl "
+        "--systems"
+    )
+    assert "--systems" not in render([_usual(strong())], Canvas(width=200))
+
+
+def test_the_page_of_two_runs_has_their_systems_where_they_are_others() -> None:
+    page = Page(render_page(strong(), weak()))
+    ((mark,),) = page.data["systems"]
+    assert mark["label"] == "gpt-train bf16 dp8 | fsdp64" and mark["low"] < mark["ratio"]
+    for part in (
+        "As whole systems",
+        "dp8 | fsdp64: 1.244 (1.234 to 1.255) = count 8 x chip 0.200 (0.198\N{EN DASH}0.202)",
+        "efficiency against one device: base 90% (89% to 91%), other 70% (69% to 71%)",
+    ):
+        assert part in page.text
+    for same in (strong(), system({"dp64": 900.0}, batch(512))):
+        page = Page(render_page(strong(), same))
+        assert page.data["systems"] == [[]] and "whole systems" not in page.text
