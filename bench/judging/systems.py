@@ -59,8 +59,10 @@ def compare_systems(
     such work in common, or not the devices that are wanted.
     """
     sides = sides_of(base, other)
-    chosen = [_chosen(who, *one) for who, *one in zip(NAMES, sides, wanted, strict=True)]
-    paired = [rows for rows in _pairs(*chosen) if not _are_single(rows)]
+    mine, theirs = (
+        _chosen(who, side, one) for who, side, one in zip(NAMES, sides, wanted, strict=True)
+    )
+    paired = [rows for rows in _pairs(mine, theirs) if not _are_single(rows)]
     both = [(a, b) for a, b in paired if a is not None and b is not None]
     if not any(_batch_reason(sides, *rows) is None for rows in both):
         raise ComparisonError(_nothing(sides, both), code=Code.NOTHING_IN_COMMON)

@@ -24,6 +24,7 @@ TRUTH = {"ratio": 896 / 720, "chip": 0.2, "scaling": 7 / 9}
 """Eight devices of 1 that keep 0.9, against sixty-four of 0.2 that keep 0.7."""
 RATES = ({"none": 1.0, "dp8": 7.2}, {"none": 0.2, "fsdp64": 8.96})
 """Of the base and the other, by spread."""
+KINDS: tuple[Kind, ...] = ("normal", "drift")
 SPREADS: tuple[Sequence[float], ...] = (
     (0.01, 0.01, 0.01, 0.01),
     (0.03, 0.03, 0.03, 0.03),
@@ -80,7 +81,7 @@ def main() -> None:
     print(f"{reruns} reruns a figure; an interval of 95 %, of `auto` 98 %")
     print("| population | SD, four groups | launches | ratio | chip | scaling |")
     print("|---|---|---|---|---|---|")
-    for seed, kind in enumerate(("normal", "drift")):
+    for seed, kind in enumerate(KINDS):
         for spreads in SPREADS:
             for settings in (FIXED, AUTO):
                 shares = covered(seed, kind, spreads, settings, reruns)
