@@ -200,6 +200,15 @@ def test_prices_are_of_the_devices_that_a_system_has() -> None:
     assert found.price_ratio == pytest.approx(896 / 720 * 16 / 32, rel=1e-3)
 
 
+def test_joules_are_those_of_all_devices() -> None:
+    def powered(spread: str, joules: float) -> RunFile:
+        told: dict[str, Any] = {"energy_joules": joules, "energy_absent": None}
+        return system({spread: steps([0.01] * 5, **told)})
+
+    assert only(compare_systems(powered("dp8", 2.0), powered("dp64", 8.0))).joule_ratio == 0.25
+    assert only(compare_systems(powered("dp8", 2.0), strong())).joule_ratio is None
+
+
 def test_a_run_that_looks_is_judged_at_its_level() -> None:
     comparison = compare_systems(strong(settings=Settings(launches="auto")), weak())
     assert comparison.level == 0.98 and comparison.of_systems

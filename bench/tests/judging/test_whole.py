@@ -58,7 +58,7 @@ WHOLE = {"losses", "lengths of the gradients", "lengths of the update"}
 @pytest.mark.parametrize("base", ["none", "dp2", "dp8"])
 def test_one_device_and_dp_hold_all_but_each_its_own_rows(base: str) -> None:
     """The loss of the first rank's rows is another; that of the global batch is the same."""
-    case = told(read(base), read("dp64", part=0.05))
+    case = told(read(base), read("dp64", part=0.5))
     assert quantities(case) == {*WHOLE, "weights before the first step"}
     assert case.verdict == "EQUIVALENT"
 
@@ -67,7 +67,7 @@ def test_one_device_and_dp_hold_all_but_each_its_own_rows(base: str) -> None:
 def test_shards_are_held_to_the_loss_of_the_global_batch(spreads: tuple[str, str]) -> None:
     """Shards of two numbers of devices are other elements, and no other work."""
     base, other = spreads
-    case = told(read(base, size=125), read(other, size=16, part=0.05, turned=1.0))
+    case = told(read(base, size=125), read(other, size=16, part=0.5, turned=1.0))
     assert quantities(case) == {"losses"}
 
 
