@@ -73,6 +73,17 @@ def compare_systems(
     return msgspec.structs.replace(found, cases=tuple(told))
 
 
+def otherwise_spread(base: RunFile, other: RunFile) -> Comparison | None:
+    """Two runs as systems, where any work of theirs is spread otherwise; None where none is, and
+    where nothing is to be compared so."""
+    try:
+        found = compare_systems(base, other)
+    except ComparisonError:
+        return None
+    spreads = (case.system.spreads for case in found.cases if case.system)
+    return found if any(mine != theirs for mine, theirs in spreads) else None
+
+
 def _pairs(base: Rows, other: Rows) -> Iterator[tuple[Row | None, Row | None]]:
     """Equal work spread alike; then equal work; then, of works that have no pair, the nearest.
 

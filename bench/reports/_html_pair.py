@@ -8,10 +8,9 @@ from bench import units
 from bench.errors import ComparisonError
 from bench.judging.compare import compare
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.judging.systems import compare_systems
+from bench.judging.systems import otherwise_spread
 from bench.reports._comparison_notes import JUDGED, WORDS
 from bench.reports._html_side import Side
-from bench.reports._systems import lines, one
 from bench.reports._wording import handed_on
 
 
@@ -26,7 +25,7 @@ class Pair:
             self.comparison = compare(base.file, other.file)
         except ComparisonError as error:
             self.refusal = handed_on(str(error), base.file, other.file)
-        self.systems = _as_systems(base, other)
+        self.systems = otherwise_spread(base.file, other.file)
         """Whole systems of other numbers of devices; None where the runs have none in common."""
 
     @property
@@ -82,20 +81,6 @@ class Pair:
             f"Geometric mean of the throughput ratios of {cases}: {mean:.3f} "
             "(a summary, no verdict)."
         )
-
-
-def _as_systems(base: Side, other: Side) -> Comparison | None:
-    try:
-        found = compare_systems(base.file, other.file)
-    except ComparisonError:  # as `refusal` says where nothing else is compared either
-        return None
-    spread = (case.system.spreads for case in found.cases if case.system)
-    return found if any(mine != theirs for mine, theirs in spread) else None
-
-
-def factors(comparison: Comparison, case: CaseComparison) -> str:
-    """The ratio of two systems as a product, in a line."""
-    return "; ".join(lines(case, one(comparison)))
 
 
 def spoken(verdict: CompareVerdict) -> str:

@@ -42,6 +42,11 @@ def lines(case: CaseComparison, name: str) -> Iterator[str]:
         yield efficiency
 
 
+def factors(comparison: Comparison, case: CaseComparison) -> str:
+    """What `lines` say, in one."""
+    return "; ".join(lines(case, one(comparison)))
+
+
 def _efficiencies(found: Product) -> str:
     """Of the sides that have one; nothing of one device, which is its own measure."""
     said = [

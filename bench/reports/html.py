@@ -23,11 +23,11 @@ from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _html_plots
 from bench.reports._card_notes import limit_words
-from bench.reports._html_pair import Pair, factors, spoken
+from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_provenance import provenance
 from bench.reports._html_side import Side, looks_of
 from bench.reports._html_table import columns, in_order
-from bench.reports._systems import spreads
+from bench.reports._systems import factors, spreads
 from bench.reports._wording import next_step, word_of
 
 

@@ -13,6 +13,7 @@ from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison import render
 from bench.reports._flat_comparison import flat
+from bench.reports.markdown import REPORT as MARKDOWN
 from bench.tests.judging.two_runs import steps
 from bench.tests.judging.two_systems import batch, on, runs_on, strong, system, weak
 from bench.tests.reports.pages import Page
@@ -139,3 +140,14 @@ def test_the_page_of_two_runs_has_their_systems_where_they_are_others() -> None:
     for same in (strong(), system({"dp64": 900.0}, batch(512))):
         page = Page(render_page(strong(), same))
         assert page.data["systems"] == [[]] and "whole systems" not in page.text
+
+
+def test_a_pull_request_is_told_of_the_systems_too() -> None:
+    text = MARKDOWN.render([strong(), weak()], Canvas())
+    assert "**As whole systems**, at equal global batch:" in text
+    assert (
+        "| gpt-train bf16 (batch 256, sequence 128) | dp8 \\| fsdp64 | 1.244 | 1.234 to 1.255 | "
+        "**FASTER**" in text
+    )
+    assert "x scaling 0.778 (0.769\N{EN DASH}0.787)" in text
+    assert "As whole systems" not in MARKDOWN.render([strong(), strong()], Canvas())
