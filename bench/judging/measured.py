@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from bench import stats, units
+from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.records.case import Case
 from bench.records.outcome import Cold, Flag, Measured
@@ -66,6 +67,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         outliers=sum(stats.outliers(one) for one in series),
         flags=tuple(flags),
         shared_host=case.devices > 1 and any(_shares_a_host(launch) for launch in launches),
+        pairs=pairs(outcomes),
         latency=_latency(outcomes, level),
         flop_per_second=_rate(throughput, work.items, work.flop),
         bytes_per_second=_rate(throughput, work.items, work.moved_bytes),

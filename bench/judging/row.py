@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from bench import stats
+from bench.judging.pairs import Pairs
 from bench.planning.tuning import Trial
 from bench.planning.versions import today
 from bench.precision import PRECISIONS
@@ -116,6 +117,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     shared_host: bool = False
     """Whether its ranks compute on the cores of one host: then they are one device, and nothing is
     said of how well several would do together."""
+    pairs: Pairs | None = None
+    """A map of the links between its ranks; None of other work."""
     latency: LatencySummary | None = None
     flop_per_second: float | None = None
     ceiling_fraction: float | None = None

@@ -26,7 +26,7 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import agreed, asked, joining
+from bench.measuring import agreed, asked, joining, pairs
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
 from bench.measuring.messages import Channel, Report, Request
@@ -77,6 +77,7 @@ class Launch:
         self.ranks: Ranks | None = None
         self.edges: Edges = SINGLE
         self.busy_ns: tuple[int, ...] = ()
+        self.peer_ns: tuple[int, ...] = ()
         self.blames_peer = False
 
     def run(self) -> Report:
@@ -100,6 +101,7 @@ class Launch:
             first_step_ns=self.first_step_ns,
             estimated_peak_bytes=self.estimated_peak_bytes,
             busy_ns=self.busy_ns,
+            peer_ns=self.peer_ns,
             blames_peer=self.blames_peer,
         )
 
@@ -257,6 +259,9 @@ class Launch:
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         channel.enter("report")
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
+        if self.ranks is not None:
+            clock = time.perf_counter_ns
+            self.peer_ns = pairs.peer_ns(job, self.ranks.size, device, edges, clock)
         before = dict(self.environment)
         self._describe(device)
         looks = [

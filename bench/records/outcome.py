@@ -163,7 +163,13 @@ class Share(Value, frozen=True, kw_only=True):
     """Of each silent block (`Measured.silent`) its own time, which is its computing; none where
     none was taken."""
 
+    peer_ns: tuple[int, ...] = ()
+    """Of an exchange with each rank, both ways at once, as this one saw it; 0 with itself. Empty
+    where ranks do not meet in pairs."""
+
     def __post_init__(self) -> None:
+        if min((0, *self.peer_ns)) < 0:
+            raise ValueError("an exchange takes no less than no time")
         if min(self.rank, self.device, self.host) < 0:
             raise ValueError("ranks, devices and hosts count from 0")
         if not self.busy_ns or min((*self.busy_ns, *self.silent_ns)) <= 0:
@@ -269,6 +275,8 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
                 map(operator.gt, share.silent_ns, slowest)
             ):
                 raise ValueError(f"rank {share.rank}: one time a silent block, no longer than it")
+            if len(share.peer_ns) not in (0, len(self.ranks)):
+                raise ValueError(f"rank {share.rank}: one time with each rank, 0 with itself")
 
     @property
     def steady_steps(self) -> int:

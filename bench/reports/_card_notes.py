@@ -98,6 +98,9 @@ def _links(rows: Sequence[Row], *, wide: bool) -> Iterator[Note]:
     elif found:
         parts = [f"{name_of(case)} {links.in_short(link)}" for case, link in found]
         yield Note("LINK", f"latency and bus bandwidth over sizes: {'; '.join(parts)}", "bold")
+    for row in rows:
+        if row.pairs is not None:
+            yield Note("LINK", f"{name_of(row.case)}: {row.pairs.words}", "bold")
 
 
 def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.judging.pairs import Pairs
 from bench.judging.row import Link, Row
 from bench.records.run import RunFile
 from bench.reports._wording import absent
@@ -59,6 +60,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "bus_bytes_per_second": row.bus_bytes_per_second,
         "operation_seconds": row.operation_seconds,
         **_of_link(row.link),
+        **_of_pairs(row.pairs),
         "transferred_bytes_per_second": row.transferred_bytes_per_second,
         "transfer_fraction": row.transfer_fraction,
         "transfer_ceiling_bytes_per_second": row.transfer_ceiling,
@@ -102,6 +104,14 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "operators": (row.executed and row.executed.operators) or None,
         "operators_absent": (row.executed and row.executed.absent) or None,
         "expert_tokens": list(row.executed.expert_tokens) or None if row.executed else None,
+    }
+
+
+def _of_pairs(pairs: Pairs | None) -> dict[str, float | str | None]:
+    return {
+        "pairs_median_bytes_per_second": None if pairs is None else pairs.median,
+        "pairs_slowest_share": None if pairs is None else pairs.slowest_share,
+        "pairs_slowest": None if pairs is None else " ".join(map(str, pairs.slowest)),
     }
 
 

@@ -274,6 +274,7 @@ class World:
                 rank=rank,
                 device=rank if own else self._request.index,
                 busy_ns=self._reports[rank].busy_ns,
+                peer_ns=self._reports[rank].peer_ns,
                 memory=one.memory,
             )
             for rank, one in measured.items()
