@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from bench import catalogue
 from bench.errors import AccelmarkError, ComparisonError, RecordError, SuiteError
 from bench.exchange.benchmark_json import read_any
-from bench.judging import chips
+from bench.judging import chips, systems
 from bench.judging.compare import Prices, compare
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
@@ -72,6 +72,7 @@ __all__ = [
     "Skipped",
     "Void",
     "compare_runs",
+    "compare_systems",
     "read_run",
     "render",
     "resume_run",
@@ -225,6 +226,23 @@ def compare_runs(base: Runs, other: Runs, prices: Prices | None = None) -> Compa
     """
     with _without_collection():
         return compare(_whole(base), _whole(other), prices)
+
+
+def compare_systems(
+    base: Runs,
+    other: Runs,
+    prices: Prices | None = None,
+    devices: tuple[int | str, int | str] = ("", ""),
+) -> Comparison:
+    """Whole systems: the same work at equal global batch, on however many devices each side has.
+
+    prices: what an hour of one device of each side costs; devices: of base and other, a number or
+    a spread (`fsdp64`); by default the largest number that the side measured. Of each case
+    `CaseComparison.system` has the ratio as count x chip x scaling. Raises as `compare_runs` does.
+    """
+    mine, theirs = map(str, devices)
+    with _without_collection():
+        return systems.compare_systems(_whole(base), _whole(other), prices, (mine, theirs))
 
 
 def render(

@@ -23,6 +23,7 @@ from bench.records.outcome import Measured
 from bench.records.run import Launch
 from bench.reports._html_pair import spoken
 from bench.reports._html_side import Side, name_of, variant
+from bench.reports._systems import spreads
 from bench.reports._wording import word_of
 
 MANY_CASES = 100
@@ -59,7 +60,7 @@ def ratio_mark(case: CaseComparison) -> dict[str, Any]:
     words = ", ".join(filter(None, (spoken(case.verdict), case.clock_remark)))
     between = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
     return {
-        "label": name_of(case.case),
+        "label": " ".join(filter(None, (name_of(case.case), spreads(case)))),
         "detail": case.case.detail,
         "ratio": case.ratio,
         "low": interval.low if interval else None,

@@ -384,6 +384,7 @@
     for (const [element, width] of widths) if (+element.dataset.width !== width) draw(element, width);
   }
   data.ratios.forEach((cases, i) => byId(`ratio-${i}`) && plots.set(byId(`ratio-${i}`), ratio(cases)));
+  data.systems.forEach((cases, i) => byId(`systems-${i}`) && plots.set(byId(`systems-${i}`), ratio(cases)));
   data.panels.forEach((panel, i) => plots.set(byId(`panel-${i}`), bars(panel)));
   if (byId("roofline")) plots.set(byId("roofline"), roofline(data.roofline));
   data.links.forEach((panel, i) => plots.set(byId(`link-${i}`), link(panel)));
