@@ -275,6 +275,7 @@ class World:
                 device=rank if own else self._request.index,
                 busy_ns=self._reports[rank].busy_ns,
                 memory=one.memory,
+                silent_ns=self._reports[rank].silent_ns,
             )
             for rank, one in measured.items()
         )
