@@ -288,6 +288,7 @@ class World:
                 memory=one.memory,
                 flags=one.flags,
                 causes=one.causes,
+                silent_ns=self._reports[rank].silent_ns,
             )
             for rank, one in measured.items()
         )
