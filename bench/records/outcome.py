@@ -150,15 +150,17 @@ class Share(Value, frozen=True, kw_only=True):
 
     rank: int
     device: int
-    """Index of its device."""
+    """Index of its device, on its host."""
+    host: int = 0
+    """0-based; hosts have no names here."""
     busy_ns: tuple[int, ...]
     """Of each steady block, until its own work was done; the rest of the block it waited for the
     slowest. (What it waited for within collectives is its work's.)"""
     memory: Memory
 
     def __post_init__(self) -> None:
-        if self.rank < 0 or self.device < 0:
-            raise ValueError("ranks and devices count from 0")
+        if min(self.rank, self.device, self.host) < 0:
+            raise ValueError("ranks, devices and hosts count from 0")
         if not self.busy_ns or min(self.busy_ns) <= 0:
             raise ValueError("a rank's times must be above zero")
 

@@ -1,8 +1,8 @@
 """Which of several hosts this process is on, as the launcher around it says in its variables.
 
-`torchrun`, `srun`, `mpirun` and Kubernetes start one process of ours a host. The one of rank 0 leads
-(`bench.running.leader`), the others follow (`bench.running.follower`); nothing here replaces a
-launcher. The innermost launcher is believed; a contradiction is refused, with both variables.
+`torchrun`, `srun`, `mpirun` and Kubernetes start one process of ours a host. The one of rank 0
+leads (`bench.running.leader`), the others follow (`bench.running.follower`); nothing here replaces
+a launcher. The innermost launcher is believed; a contradiction is refused, with both variables.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from bench.errors import HostsError
 PORT = "ACCELMARK_PORT"
 """Where the leader listens, the same on all hosts; else beside MASTER_PORT, or by the job's id."""
 SECRET = "ACCELMARK_SECRET"
-"""A word that only this job's hosts know; without one the launcher's id of the job stands for it."""
+"""A word that only this job's hosts know; without one the launcher's id of the job stands for it.
+"""
 PORTS = range(20000, 30000)
 """Below what systems give to outgoing connections."""
 IN_A_STEP = (
     *("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS"),
     *("SLURM_SRUN_COMM_HOST", "SLURM_LAUNCH_NODE_IPADDR"),
 )
-"""Slurm sets these of what srun starts, and not of a batch script or a shell of an allocation, which
-has a SLURM_PROCID too."""
+"""Slurm sets these of what srun starts, and not of a batch script or a shell of an allocation,
+which has a SLURM_PROCID too."""
 ONE_A_HOST = (
     "One process a host: accelmark starts one worker a device by itself. Give {remedy}, and all "
     "devices are taken all the same."

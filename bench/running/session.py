@@ -15,6 +15,7 @@ import msgspec
 
 from bench import catalogue, stats
 from bench.backend import Backend, DeviceInfo
+from bench.errors import HostsError
 from bench.measuring.messages import Progress, Request
 from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
@@ -28,6 +29,7 @@ from bench.running.case_state import CaseState
 from bench.running.face import Ahead, Face, Start
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
+from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
 from bench.running.time_left import Span, TimeLeft
@@ -106,7 +108,7 @@ class Session:
             try:
                 self.begin()
                 reason = self._rounds()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, HostsError):  # a host that is gone says so by its leader
                 reason = "interrupted"
             self.end(reason)
         return reason
@@ -291,11 +293,12 @@ def open_session(
     forced: Mapping[str, str] = launcher.NOTHING,
     done: Sequence[Launch] = (),
     here: int = 1,
+    leader: Leader | None = None,
 ) -> Session:
     """A session with real workers.
 
-    here: how many devices of this kind there are; python: their interpreter; forced: what their
-    environment must say, which is recorded.
+    here: how many devices of this kind there are; leader: of several hosts; python: their
+    interpreter; forced: what their environment must say, which is recorded.
     """
     backend = catalogue.backend(device.backend)
     variables = environment.worker_variables(backend.worker_environment(), forced)
@@ -312,6 +315,7 @@ def open_session(
             command=(python, *launcher.COMMAND[1:]),
             forced=forced,
             monitor=monitor,
+            leader=leader,
         ),
         budget_seconds,
         together=min(TOGETHER, usable_cores()),
