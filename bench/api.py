@@ -169,7 +169,8 @@ def resume_run(
     settings = file.run.settings
     typed = command or command_line("accelmark", ["run", "--resume", str(record)])
     with watch(chosen, remarks, settings) as face:
-        writer = resume(file, chosen, typed)
+        hosts = seating.ONE if leader is None else leader.hosts
+        writer = resume(file, chosen, typed, hosts)
         with contextlib.closing(writer):
             budget = _seconds(budget_minutes)
             session = open_session(

@@ -15,6 +15,7 @@ from bench.backend import DeviceInfo
 from bench.errors import AccelmarkError
 from bench.planning import suite_file
 from bench.records import environment
+from bench.records.cpu_limits import usable_cores
 
 NOTHING = "nothing"
 """Stands for a value that a host has not."""
@@ -23,11 +24,11 @@ NOTHING = "nothing"
 class Host(NamedTuple):
     """One host, as messages call it."""
 
-    index: int
+    number: int
     name: str
 
     def __str__(self) -> str:
-        return f"host {self.index} ({self.name})"
+        return f"host {self.number} ({self.name})"
 
 
 def software(suite: str | None, options: Mapping[str, object]) -> dict[str, Any]:
@@ -53,19 +54,19 @@ def _digest(suite: str) -> str:
         return f"{suite} (not here)"
 
 
-def variables(backend: str) -> dict[str, str]:
-    """Those of a worker that may change its speed."""
+def conditions(backend: str) -> dict[str, str]:
+    """What may change a worker's speed: variables; where the host computes, its cores."""
     plug_in = catalogue.backend(backend)
     given = environment.worker_variables(plug_in.worker_environment())
     words = environment.looked_for(plug_in.recorded_variables())
-    found = environment.variables(words, given)
-    return {name: value for name, value in found.items() if environment.may_change_speed(name)}
+    variables = environment.variables(words, given)
+    found = {name: said for name, said in variables.items() if environment.may_change_speed(name)}
+    return found | ({"usable cores": str(usable_cores())} if plug_in.is_host else {})
 
 
-def devices(found: Sequence[DeviceInfo]) -> dict[str, str]:
-    """A host's devices, as it must be said of every other."""
-    names = list(dict.fromkeys(device.name for device in found))
-    return {"devices": f"{len(found)} x {' and '.join(names) or NOTHING}"}
+def devices(first: DeviceInfo, count: int) -> dict[str, str]:
+    """A host's devices of one kind."""
+    return {"devices": f"{count} x {first.name}"}
 
 
 def differences(told: Sequence[tuple[Host, Mapping[str, Any]]]) -> list[str]:

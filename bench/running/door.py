@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import selectors
 import socket
 import time
@@ -69,7 +70,7 @@ class Door:
                     "its own."
                 ) from error
             raise HostsError(
-                f"{address}, port {port}: accelmark cannot listen there ({error.strerror}). Set "
+                f"{address}, port {port}: accelmark cannot listen there ({os.strerror(error.errno or 0)}). Set "
                 f"{PORT} to a free port, the same on all hosts."
             ) from error
 

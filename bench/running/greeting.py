@@ -18,7 +18,7 @@ JOIN_SECONDS = 50.0
 """Within which all hosts must have come."""
 WAIT = "ACCELMARK_JOIN_SECONDS"
 """Another number of seconds: of a cluster that starts its hosts one after the other."""
-AGAIN_SECONDS = 0.5
+AGAIN_SECONDS = 0.2
 """Between two looks for a name, or for a leader."""
 GREETING_SECONDS = 20.0
 """For the leader's part of a greeting: it speaks with one host at a time."""
@@ -86,6 +86,9 @@ def joined(placement: Placement, facts: Mapping[str, Any], seconds: float) -> Co
                     "that the port is open between them."
                 ) from error
             time.sleep(AGAIN_SECONDS)
+        except BaseException:
+            sock.close()
+            raise
 
 
 def greet(

@@ -64,15 +64,14 @@ class Leader:
         """
         for other in self.others:
             other.look(device.backend)
-        own = alike.variables(device.backend)
-        told = [(self.host, {**_devices(device, here), **own})]
+        own = alike.conditions(device.backend)
+        told = [(self.host, {**alike.devices(device, here), **own})]
         for other in self.others:
             found = other.found()
             if found.problem or not found.devices:
                 raise HostsError(f"{other.host}: {device.backend}: {found.problem or 'no device'}")
-            told.append(
-                (other.host, {**_devices(found.devices[0], len(found.devices)), **found.variables})
-            )
+            there = alike.devices(found.devices[0], len(found.devices))
+            told.append((other.host, {**there, **found.conditions}))
         self._require(alike.differences(told))
         self._each = here
         return here * (1 + len(self.others))
@@ -113,10 +112,6 @@ class Leader:
                 f"the hosts are not alike, and nothing is measured:{listed}\nGive all hosts the "
                 "same, and the same command."
             )
-
-
-def _devices(first: DeviceInfo, count: int) -> dict[str, str]:
-    return {"devices": f"{count} x {first.name}"}
 
 
 @contextlib.contextmanager

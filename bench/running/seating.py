@@ -17,7 +17,7 @@ MOST_ON_A_HOST = 64
 class Hosts(NamedTuple):
     """How many take part in a run."""
 
-    count: int = 1
+    total: int = 1
     each: int = 1
     """Devices of each."""
 
@@ -42,10 +42,10 @@ def seats(count: int, hosts: Hosts, *, own_devices: bool) -> list[Seat]:
     own_devices: whether each rank has a device of its own. Then no more hosts take part than have
     the devices; ranks that compute on the hosts' cores go to as many as there are.
     """
-    taken = min(hosts.count, count)
-    if own_devices and hosts.count > 1:
+    taken = min(hosts.total, count)
+    if own_devices and hosts.total > 1:
         taken = -(-count // hosts.each)
-    if taken > hosts.count or count % taken:
+    if taken > hosts.total or count % taken:
         return []
     local = count // taken
     return [Seat(host, rank, local) for host in range(taken) for rank in range(local)]
@@ -66,13 +66,13 @@ def size(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts = ONE) -
 
 
 def _of_hosts(asked: int | None, hosts: Hosts) -> int:
-    most = MOST_ON_A_HOST * hosts.count
+    most = MOST_ON_A_HOST * hosts.total
     if asked is not None and asked > most:
         raise DeviceUnavailable(
             f"--devices {asked}: at most {MOST_ON_A_HOST} ranks share the cores of one host. Give "
             f"a number from 2 to {most}."
         )
-    return asked or (FEWEST if hosts.count == 1 else hosts.count)
+    return asked or (FEWEST if hosts.total == 1 else hosts.total)
 
 
 def _of_devices(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts) -> int:
@@ -82,8 +82,8 @@ def _of_devices(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts) 
             f"Write --device {device.backend}, or --devices 1."
         )
     if asked is not None and asked > here:
-        last = here // hosts.count - 1
-        where = f" on each of {hosts.count} hosts" if hosts.count > 1 else ""
+        last = here // hosts.total - 1
+        where = f" on each of {hosts.total} hosts" if hosts.total > 1 else ""
         raise DeviceUnavailable(
             f"--devices {asked}: there are {here} here: {device.backend}:0 to "
             f"{device.backend}:{last}{where}. Give a number up to {here}, or leave it out for all."
@@ -95,9 +95,9 @@ def uneven(count: int, hosts: Hosts) -> str:
     """That so many ranks do not divide over the hosts, and which do."""
     each = f"{hosts.each} {'device' if hosts.each == 1 else 'devices'}"
     return (
-        f"{count} ranks do not divide evenly over {hosts.count} hosts with {each} each. Give a "
+        f"{count} ranks do not divide evenly over {hosts.total} hosts with {each} each. Give a "
         f"number that fits on one, or that divides by the hosts that it takes: "
-        f"{hosts.count * max(1, count // hosts.count)}."
+        f"{hosts.total * max(1, count // hosts.total)}."
     )
 
 

@@ -18,6 +18,7 @@ import ipaddress
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -77,10 +78,10 @@ class Look(msgspec.Struct, frozen=True, tag="look", tag_field="wire"):
 
 
 class Found(msgspec.Struct, frozen=True, tag="found", tag_field="wire"):
-    """Those that are there, or why none is; and the variables that may change speed."""
+    """Those that are there, or why none is; and `bench.running.alike.conditions`."""
 
     devices: tuple[DeviceInfo, ...]
-    variables: dict[str, str]
+    conditions: dict[str, str]
     problem: str = ""
 
 
@@ -186,22 +187,16 @@ class Connection:
         self._rest = bytearray()
         self._known = False
         """Whether the other side has proved who it is."""
+        self.own_address = _address(sock.getsockname)
+        """By which the other side reaches this host."""
+        self.other_address = _address(sock.getpeername)
+        """The other side's."""
         sock.settimeout(SEND_SECONDS)
         _keep_alive(sock)
 
     def fileno(self) -> int:
         """What wakes who listens."""
         return self._socket.fileno()
-
-    @property
-    def own_address(self) -> str:
-        """By which the other side reaches this host."""
-        return str(self._socket.getsockname()[0]).removeprefix(IN_IPV6)
-
-    @property
-    def other_address(self) -> str:
-        """The other side's."""
-        return str(self._socket.getpeername()[0]).removeprefix(IN_IPV6)
 
     def trust(self) -> None:
         """The other side is who it says: its lines may be long."""
@@ -287,6 +282,14 @@ def interface_of(address: str) -> str | None:
         if any(one.address.partition("%")[0] == bare for one in addresses):
             return str(name)
     return None
+
+
+def _address(ask: Callable[[], Any]) -> str:
+    """Of one end of a socket; somebody who has left already has none."""
+    try:
+        return str(ask()[0]).removeprefix(IN_IPV6)
+    except (OSError, IndexError):
+        return "nowhere"
 
 
 def _decoded(line: bytes | bytearray) -> Message:

@@ -102,6 +102,7 @@ class World:
             self._leave = undo.pop_all().close
         now = time.monotonic()
         self._watches = [blame.Watched(worker.cpu_seconds, now) for worker in self.workers]
+        self._ranks = {worker: rank for rank, worker in enumerate(self.workers)}
         self._named = 0
         """The rank whose words are the launch's."""
 
@@ -166,8 +167,10 @@ class World:
         """Reads what they say until that is enough, all have reported, or one has bad news."""
         launch_end = time.monotonic() + self._limit
         now = time.monotonic()
-        for waited in (*self._watches, *self._hosts):
-            waited.begins(now)
+        for watch in self._watches:
+            watch.begins(now)
+        for host in self._hosts:
+            host.begins(now)
         with self._ears() as ears:
             while not enough() and self._bad_since is None and self._waiting():
                 self._hear(ears, POLL_SECONDS, listen)
@@ -216,7 +219,7 @@ class World:
     def _heard(self, news: Sequence[WorkerProcess | RemoteWorker], ears: Ears) -> None:
         """Some of them have said something, or ended."""
         for worker in news:
-            rank = self.workers.index(worker) if worker in self.workers else None
+            rank = self._ranks.get(worker)  # none of one of an earlier launch
             if rank is None or rank in self._reports:
                 continue
             self._watches[rank].heard(worker.phase, time.monotonic(), worker.arrivals)
