@@ -69,9 +69,10 @@ class Door:
                     f"leads at {address}, port {port}: two have rank 0. Give each host a rank of "
                     "its own."
                 ) from error
+            why = os.strerror(error.errno or 0)
             raise HostsError(
-                f"{address}, port {port}: accelmark cannot listen there ({os.strerror(error.errno or 0)}). Set "
-                f"{PORT} to a free port, the same on all hosts."
+                f"{address}, port {port}: accelmark cannot listen there ({why}). Set {PORT} to a "
+                "free port, the same on all hosts."
             ) from error
 
     def _tell_the_other(self, where: tuple[Any, ...], family: int) -> bool:

@@ -35,6 +35,7 @@ LONGEST_GREETING = 1 << 16
 IDLE_SECONDS, AGAIN_SECONDS, TIMES = 10, 5, 4
 """A host is asked after so long a silence, and so often, before it is given up: half a minute."""
 SEND_SECONDS = 30.0
+CLOSED = "the connection was closed"
 IN_IPV6 = "::ffff:"
 """Before an address of IPv4 at a socket that takes both."""
 
@@ -219,7 +220,7 @@ class Connection:
         except OSError as error:
             raise Gone(_why(error)) from error
         if not chunk:
-            raise Gone("the connection was closed")
+            raise Gone(CLOSED)
         self._rest += chunk
         *lines, rest = self._rest.split(b"\n") if b"\n" in chunk else [self._rest]
         self._rest = bytearray(rest)
@@ -235,7 +236,7 @@ class Connection:
             while not line.endswith(b"\n") and len(line) < LONGEST_GREETING:
                 self._socket.settimeout(max(0.01, end - time.monotonic()))
                 if not (byte := self._socket.recv(1)):
-                    raise Gone("the connection was closed")
+                    raise Gone(CLOSED)
                 line += byte
             self._socket.settimeout(SEND_SECONDS)
         except OSError as error:
@@ -320,4 +321,6 @@ def _keep_alive(sock: socket.socket) -> None:
 def _why(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "it does not answer any more"
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return CLOSED
     return f"the connection broke ({error.strerror or error})"
