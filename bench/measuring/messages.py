@@ -20,8 +20,19 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's place in a launch of several."""
 
     rank: int
-    """0-based; on an accelerator host the device's index too."""
+    """0-based, host by host."""
     size: int
+    local_rank: int
+    """0-based on its host; of an accelerator host the device's index."""
+    local_size: int
+    """Ranks on its host."""
+    host: int = 0
+    hosts: int = 1
+    """Over which the launch goes."""
+    launcher: str = ""
+    """What started a process on each of them."""
+    one_machine: bool = False
+    """Whether those that are called hosts run on one machine's cores."""
     parallelism: str
     """Of the case; see `bench.records.parallelism`."""
     address: str

@@ -15,6 +15,7 @@ import msgspec
 
 from bench import catalogue, stats
 from bench.backend import Backend, DeviceInfo
+from bench.errors import HostsError
 from bench.measuring.messages import Progress, Request
 from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
@@ -28,6 +29,7 @@ from bench.running.case_state import CaseState
 from bench.running.face import Ahead, Face, Start
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
+from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
 from bench.running.time_left import Span, TimeLeft
@@ -108,7 +110,7 @@ class Session:
             try:
                 self.begin()
                 reason = self._rounds()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, HostsError):  # a host that is gone says so by its leader
                 reason = "interrupted"
             self.end(reason)
         return reason
@@ -296,15 +298,18 @@ def open_session(
     done: Sequence[Launch] = (),
     here: int = 1,
     left_out: Collection[str] = (),
+    leader: Leader | None = None,
 ) -> Session:
     """A session with real workers.
 
-    here: how many devices of this kind there are; left_out: cases not to be tried; python: the
-    workers' interpreter; forced: what their environment must say, which is recorded.
+    here: how many devices of this kind there are; left_out: cases not to be tried; leader: of
+    several hosts; python: the workers' interpreter; forced: what their environment must say, which
+    is recorded.
     """
     backend = catalogue.backend(device.backend)
     variables = environment.worker_variables(backend.worker_environment(), forced)
-    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), here)
+    own = here if leader is None else leader.hosts.each
+    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), own)
     indices = tuple(range(most)) if most > 1 else (device.index,)
     monitor = Monitor(Order(backend=device.backend, indices=indices), variables)
     return Session(
@@ -319,6 +324,7 @@ def open_session(
             command=(python, *launcher.COMMAND[1:]),
             forced=forced,
             monitor=monitor,
+            leader=leader,
         ),
         budget_seconds,
         together=min(TOGETHER, usable_cores()),
