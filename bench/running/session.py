@@ -6,15 +6,19 @@ import contextlib
 import functools
 import itertools
 import math
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from bench import catalogue, stats
 from bench.backend import Backend, DeviceInfo
+from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
 from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
@@ -61,16 +65,19 @@ class Session:
         done: Sequence[Launch] = (),
         monitor: Monitor | None = None,
         here: int = 1,
+        scratch: Path | None = None,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
         together: how many workers import side by side before they measure in turn; recorded: names
         of environment variables to record beside the usual ones; done: launches that the record
         holds already; monitor: what looks at the device, ended with the session; here: how many
-        devices of its kind there are.
+        devices of its kind there are; scratch: a folder for what launches leave to the next ones,
+        gone with the session.
         """
         self.monitor = monitor
         self.here = here
+        self.scratch = scratch
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -218,6 +225,7 @@ class Session:
             recorded=self.recorded,
             memory_format=memory_format(choice),
             here=self.here,
+            scratch=None if self.scratch is None else str(self.scratch),
             rehearse=state.searching or not state.seconds,
         )
 
@@ -275,9 +283,11 @@ class Session:
         self.writer.append(End(reason=reason, finished_at=utc_now()))
 
     def close(self) -> None:
-        """Nobody looks at the device any more."""
+        """Nobody looks at the device any more, and nothing is left but the record."""
         if self.monitor is not None:
             self.monitor.close()
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def open_session(
@@ -298,7 +308,9 @@ def open_session(
     environment must say, which is recorded.
     """
     backend = catalogue.backend(device.backend)
-    variables = environment.worker_variables(backend.worker_environment(), forced)
+    scratch = _scratch()
+    own = {} if scratch is None or python != sys.executable else byte_code(scratch)
+    variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
     monitor = Monitor(Order(backend=device.backend, index=device.index), variables)
     return Session(
         cases,
@@ -310,7 +322,7 @@ def open_session(
         functools.partial(
             launcher.launch_together,
             command=(python, *launcher.COMMAND[1:]),
-            forced=forced,
+            forced={**own, **forced},
             monitor=monitor,
         ),
         budget_seconds,
@@ -319,4 +331,12 @@ def open_session(
         done=done,
         monitor=monitor,
         here=here,
+        scratch=scratch,
     )
+
+
+def _scratch() -> Path | None:
+    """A new folder; None where the system has no place for one: then each launch does it all."""
+    with contextlib.suppress(OSError):
+        return Path(tempfile.mkdtemp(prefix="accelmark-"))
+    return None
