@@ -57,6 +57,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """The one that a tuned case tries; None for the workload's own."""
     thorough: bool = False
     """Whether it is looked at as one launch of a case must be; see `bench.measuring.watch`."""
+    scratch: str | None = None
+    """A folder of the run's own, where its launches leave to the next ones what they need too;
+    None where there is none."""
     here: int = 1
     """How many devices of this kind the host has."""
     place: Place | None = None

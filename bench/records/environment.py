@@ -259,8 +259,9 @@ def stack() -> dict[str, Any]:
 
 
 def compiler() -> dict[str, int]:
-    """What torch.compile has done in this process: graphs made, breaks between them, and functions
-    that it compiled too often and runs eagerly since.
+    """What torch.compile has done in this process: graphs made, breaks between them, functions that
+    it compiled too often and runs eagerly since, and of the graphs' code what an earlier launch of
+    the run had compiled, and what it compiled itself.
     """
     from torch._dynamo.utils import counters  # no public name; torch's own tutorials read it
 
@@ -270,4 +271,6 @@ def compiler() -> dict[str, int]:
         "graphs": counters["stats"]["unique_graphs"],
         "graph_breaks": breaks,
         "limits": limits,
+        "kept": counters["inductor"]["fxgraph_cache_hit"],
+        "compiled": counters["inductor"]["fxgraph_cache_miss"],
     }

@@ -6,9 +6,12 @@ import contextlib
 import functools
 import itertools
 import math
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -16,6 +19,7 @@ import msgspec
 from bench import catalogue, stats
 from bench.backend import Backend, DeviceInfo
 from bench.errors import HostsError
+from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
 from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
@@ -64,16 +68,19 @@ class Session:
         monitor: Monitor | None = None,
         here: int = 1,
         left_out: Collection[str] = (),
+        scratch: Path | None = None,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
         together: how many workers import side by side before they measure in turn; recorded: names
         of environment variables to record beside the usual ones; done: launches that the record
         holds already; monitor: what looks at the device, ended with the session; here: how many
-        devices of its kind there are; left_out: fingerprints of cases that are not tried.
+        devices of its kind there are; left_out: fingerprints of cases that are not tried; scratch:
+        a folder for what launches leave to the next ones, gone with the session.
         """
         self.monitor = monitor
         self.here = here
+        self.scratch = scratch
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -222,6 +229,7 @@ class Session:
             recorded=self.recorded,
             memory_format=memory_format(choice),
             here=self.here,
+            scratch=None if self.scratch is None else str(self.scratch),
             rehearse=state.searching or not state.seconds,
         )
 
@@ -281,9 +289,11 @@ class Session:
         self.writer.append(End(reason=reason, finished_at=utc_now()))
 
     def close(self) -> None:
-        """Nobody looks at the device any more."""
+        """Nobody looks at the device any more, and nothing is left but the record."""
         if self.monitor is not None:
             self.monitor.close()
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def open_session(
@@ -307,9 +317,11 @@ def open_session(
     is recorded.
     """
     backend = catalogue.backend(device.backend)
-    variables = environment.worker_variables(backend.worker_environment(), forced)
-    own = here if leader is None else leader.hosts.each
-    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), own)
+    scratch = _scratch()
+    own = {} if scratch is None or python != sys.executable else byte_code(scratch)
+    variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
+    each = here if leader is None else leader.hosts.each
+    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), each)
     indices = tuple(range(most)) if most > 1 else (device.index,)
     monitor = Monitor(Order(backend=device.backend, indices=indices), variables)
     return Session(
@@ -322,7 +334,7 @@ def open_session(
         functools.partial(
             launcher.launch_together,
             command=(python, *launcher.COMMAND[1:]),
-            forced=forced,
+            forced={**own, **forced},
             monitor=monitor,
             leader=leader,
         ),
@@ -333,4 +345,12 @@ def open_session(
         monitor=monitor,
         here=here,
         left_out=left_out,
+        scratch=scratch,
     )
+
+
+def _scratch() -> Path | None:
+    """A new folder; None where the system has no place for one: then each launch does it all."""
+    with contextlib.suppress(OSError):
+        return Path(tempfile.mkdtemp(prefix="accelmark-"))
+    return None
