@@ -123,18 +123,23 @@ def run_suite(
     settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
     with looking():
         chosen, remarks, here = choose(device)
+    left_out: dict[str, str] = {}
     if plan.leaves_devices_open(read_suite):
-        cases = planned(read_suite, only, world.size(devices, chosen, here))
+        size = world.size(devices, chosen, here)
+        cases, left_out = planned(read_suite, only, size), plan.left_out(read_suite, size)
     if command is None:
         many = None if devices is None else str(devices)
         command = _as_typed(suite, device=device, only=only, devices=many, launches=wanted)
     identity = run_id()
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
-        writer = begin(path, identity, read_suite.title, cases, settings, chosen, command)
+        header = (identity, read_suite.title, cases, settings, chosen, command, left_out)
+        writer = begin(path, *header)
         with contextlib.closing(writer):
             open_session(
-                *(writer, cases, settings, chosen, face, _seconds(budget_minutes)), here=here
+                *(writer, cases, settings, chosen, face, _seconds(budget_minutes)),
+                here=here,
+                left_out=left_out,
             ).run()
     return read(path)
 
@@ -169,6 +174,7 @@ def resume_run(
                 *(writer, file.run.plan, settings, chosen, face, budget),
                 done=file.launches,
                 here=here,
+                left_out=file.run.left_out,
             )
             session.run()
     return read(file.path)

@@ -94,9 +94,10 @@ def ab(
     settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
     identity = run_id()
     chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
+    left_out: dict[str, str] = {}
     if plan.leaves_devices_open(read_suite):
         count = min(world.size(spread, one.device, one.here) for one in chosen)
-        cases = api.planned(read_suite, only, count)
+        cases, left_out = api.planned(read_suite, only, count), plan.left_out(read_suite, count)
     paths = [
         out / f"{read_suite.name}-{one.device.backend}-{identity}-{letter}.jsonl"
         for letter, one in zip("ab", chosen, strict=True)
@@ -105,7 +106,8 @@ def ab(
         sessions = []
         for path, (device, _, here), side in zip(paths, chosen, sides, strict=True):
             name = f"{identity}{path.stem[-2:]}"
-            writer = begin(path, name, read_suite.title, cases, settings, device, typed())
+            header = (name, read_suite.title, cases, settings, device, typed(), left_out)
+            writer = begin(path, *header)
             stack.callback(writer.close)
             sessions.append(
                 open_session(
@@ -113,6 +115,7 @@ def ab(
                     python=side.python,
                     forced=side.forced,
                     here=here,
+                    left_out=left_out,
                 )
             )
         reason = alternate(*sessions)

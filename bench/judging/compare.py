@@ -63,7 +63,7 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
     Raises `ComparisonError` if they are one run, or have no kind of work in common.
     """
     sides = sides_of(base, other)
-    paired = list(pairs(*(side.rows for side in sides)))
+    paired = [pair for pair in pairs(*(side.rows for side in sides)) if _tried(*pair)]
     if not any(a is not None and b is not None for a, b in paired):
         raise ComparisonError(
             f"{base.path} and {other.path} have nothing in common: {_works(sides[0])} against "
@@ -111,6 +111,11 @@ def concluded(
         configured=configured(base, other, differing),
         suite=suite_of(base.run) or base.run.suite,
     )
+
+
+def _tried(base: Row | None, other: Row | None) -> bool:
+    """Whether at least one run meant to measure it: not so of devices that neither takes."""
+    return any(row is not None and not row.untried_point for row in (base, other))
 
 
 def _versions(paired: Paired) -> Iterator[Difference]:

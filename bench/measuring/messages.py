@@ -80,6 +80,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field=
     """Of a rank: its own time in each steady block, which the slowest rank's ends."""
     peer_ns: tuple[int, ...] = ()
     """Of a rank: ns of an exchange with each other one (`bench.measuring.pairs`)."""
+    silent_ns: tuple[int, ...] = ()
+    """Of a rank: its own time in each silent block; see `bench.measuring.silent_blocks`."""
     blames_peer: bool = False
     """Whether it failed of another rank's end, as a library says it."""
 

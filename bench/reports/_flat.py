@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.judging.pairs import Pairs
-from bench.judging.row import Link, Row
+from bench.judging.row import Efficiency, Interval, Link, Row
 from bench.records.run import RunFile
 from bench.reports._wording import absent
 
@@ -37,6 +37,13 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "throughput": row.throughput,
         "throughput_per_device": row.throughput_per_device,
         "shared_host": row.shared_host,
+        "packages": row.packages,
+        "throughput_per_package": row.throughput_per_package,
+        **_of_efficiency("strong", row.strong),
+        **_of_efficiency("weak", row.weak),
+        **_of_interval("exposed_seconds", row.exposed),
+        **_of_interval("exposed_fraction", row.exposed_fraction),
+        "reduced_bytes": row.reduced_bytes,
         "unit": row.unit or None,
         "ci_low": interval.low if interval else None,
         "ci_high": interval.high if interval else None,
@@ -76,6 +83,8 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "energy_scope": row.energy_scope or None,
         "energy_absent": row.energy_absent or None,
         "idle_watts": row.idle_watts,
+        "watts": row.watts,
+        "watts_per_package": row.watts_per_package,
         "peak_memory_bytes": row.peak_memory_bytes,
         "memory_scope": row.memory_scope or None,
         "estimated_peak_bytes": row.estimated_peak_bytes,
@@ -125,4 +134,20 @@ def _of_link(link: Link | None) -> dict[str, float | None]:
         "link_bus_low_bytes_per_second": None if link is None else link.bandwidth.low,
         "link_bus_high_bytes_per_second": None if link is None else link.bandwidth.high,
         "link_largest_miss": None if link is None else link.miss,
+    }
+
+
+def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, float | None]:
+    """Beside the same work on fewer devices, and on how many."""
+    return {
+        **_of_interval(f"{kind}_efficiency", found),
+        f"{kind}_efficiency_against_devices": None if found is None else found.against,
+    }
+
+
+def _of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
+    return {
+        name: None if found is None else found.value,
+        f"{name}_low": None if found is None else found.low,
+        f"{name}_high": None if found is None else found.high,
     }

@@ -271,7 +271,7 @@ def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
         f"{len(warmup)} warm-up and {len(samples)} steady samples",
         f"steady median {units.duration(statistics.median(samples))}",
         units.counted(stats.outliers(samples), "outlier"),
-        *(f"{flag}: {FLAGS.get(flag, 'flagged')}" for flag in outcome.flags),
+        *(f"{flag}: {_meaning(outcome, flag)}" for flag in outcome.flags),
     ]
     if len(warmup) + len(samples) > points:
         parts.append(f"drawn as {points} medians of bins")
@@ -282,6 +282,12 @@ def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
         "steady": _thinned(samples, late),
         "words": "; ".join(parts),
     }
+
+
+def _meaning(outcome: Measured, flag: str) -> str:
+    """What a flag means; of several devices with whose it is and why."""
+    cause = outcome.causes.get(flag) if outcome.ranks else None
+    return FLAGS.get(flag, "flagged") + (f" ({cause})" if cause else "")
 
 
 def _shares(warmup: int, steady: int, points: int) -> tuple[int, int]:

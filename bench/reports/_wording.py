@@ -27,6 +27,19 @@ WHOSE = {
 """Whose energy it is, where it is not the device's own alone."""
 
 
+def packed(row: Row) -> str:
+    """ "2 devices in 1 package", where packages hold several; else empty."""
+    if row.packages is None or row.packages == row.case.devices:
+        return ""
+    return f"{row.case.devices} devices in {units.counted(row.packages, 'package')}"
+
+
+def whose(row: Row, flag: str) -> str:
+    """Of several devices, whose a flag is: " (rank 3)"; empty where it is that of all."""
+    ranks = row.flag_ranks.get(flag, ())
+    return f" (rank {', '.join(map(str, ranks))})" if ranks else ""
+
+
 def limit(row: Row) -> str:
     """What holds a case back, and how far it came: one word, one figure; empty if not known."""
     return "" if row.limit is None else f"{row.limit[0]} {whole(row.limit[1])}"

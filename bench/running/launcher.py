@@ -18,8 +18,7 @@ from bench.running import world
 from bench.running.monitor import Monitor
 from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker
 from bench.running.world import World
-from bench.telemetry.energy import with_energy, with_fault
-from bench.telemetry.flags import with_flags
+from bench.telemetry.joined import Sight, Where, observed
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +86,7 @@ def launch_together(
             report = _voided_by_fallback(report, request.backend, worker.stderr_lines())
             seen: Telemetry | str = "nobody looked"
             if monitor is not None:
-                seen = monitor.saw(worker.pid, report.first_step_ns)
-                report, seen = _observed(report, seen)
+                report, seen = _observed(report, _sights(monitor, request, worker, report))
             end = time.monotonic()
             yield Finished(
                 report=report,
@@ -121,18 +119,24 @@ def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> 
     return msgspec.structs.replace(report, outcome=void)
 
 
-def _observed(report: Report, seen: Telemetry | str) -> tuple[Report, Telemetry | str]:
-    """With the energy of its steady blocks, and the flags that the device itself raises; and what
-    was seen, with the reason where its counter cannot be believed."""
-    if not isinstance(report.outcome, Measured):
-        return report, seen
-    if isinstance(seen, Telemetry):
-        seen = with_fault(report.outcome, seen)
-    devices = {share.device for share in report.outcome.ranks}
-    if len(devices) > 1:  # an energy of one of them is none of the step's
-        why = f"not observable: one of {len(devices)} devices was watched"
-        outcome = msgspec.structs.replace(report.outcome, energy_absent=why)
+def _sights(
+    monitor: Monitor,
+    request: Request,
+    worker: WorkerProcess | World | NoWorker,
+    report: Report,
+) -> dict[Where, Sight]:
+    """What was seen of each device of the launch."""
+    if isinstance(worker, World):
+        pids, first_steps = [one.pid for one in worker.workers], worker.first_steps_ns
     else:
-        outcome = with_energy(report.outcome, seen)
-    outcome = with_flags(outcome, seen)
+        pids, first_steps = [worker.pid], {request.index: report.first_step_ns}
+    return {(0, sight.index): sight for sight in monitor.saw(pids, first_steps)}
+
+
+def _observed(report: Report, sights: Mapping[Where, Sight]) -> tuple[Report, Telemetry | str]:
+    """With the energy of its steady blocks, and the flags that the devices themselves raise; and
+    what was seen of the first."""
+    if not isinstance(report.outcome, Measured):
+        return report, next((sight.telemetry for sight in sights.values()), "nobody looked")
+    outcome, seen = observed(report.outcome, sights)
     return msgspec.structs.replace(report, outcome=outcome), seen

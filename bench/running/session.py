@@ -8,7 +8,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -61,13 +61,14 @@ class Session:
         done: Sequence[Launch] = (),
         monitor: Monitor | None = None,
         here: int = 1,
+        left_out: Collection[str] = (),
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
         together: how many workers import side by side before they measure in turn; recorded: names
         of environment variables to record beside the usual ones; done: launches that the record
         holds already; monitor: what looks at the device, ended with the session; here: how many
-        devices of its kind there are.
+        devices of its kind there are; left_out: fingerprints of cases that are not tried.
         """
         self.monitor = monitor
         self.here = here
@@ -84,6 +85,7 @@ class Session:
         self.clock = clock
         self.order = len(done)
         self._place = {case.fingerprint: k for k, case in enumerate(cases)}
+        self._left_out = frozenset(left_out)
         self._limits = Limits()
         for launch in done:
             if launch.fingerprint in self._place:
@@ -266,9 +268,11 @@ class Session:
         self.face.ends(launch, state.rates, state.finished)
 
     def _leave_out_what_is_beyond(self) -> None:
-        """Takes the points of a sweep that cannot fit out of the plan."""
+        """Takes the points of a sweep that cannot fit, or are not to be tried, out of the plan."""
         for state in self.states:
-            state.beyond = not state.seconds and self._limits.beyond(state.case) is not None
+            state.beyond = state.case.fingerprint in self._left_out or (
+                not state.seconds and self._limits.beyond(state.case) is not None
+            )
 
     def end(self, reason: EndReason) -> None:
         """Says in the record why no launch follows."""
@@ -291,15 +295,18 @@ def open_session(
     forced: Mapping[str, str] = launcher.NOTHING,
     done: Sequence[Launch] = (),
     here: int = 1,
+    left_out: Collection[str] = (),
 ) -> Session:
     """A session with real workers.
 
-    here: how many devices of this kind there are; python: their interpreter; forced: what their
-    environment must say, which is recorded.
+    here: how many devices of this kind there are; left_out: cases not to be tried; python: the
+    workers' interpreter; forced: what their environment must say, which is recorded.
     """
     backend = catalogue.backend(device.backend)
     variables = environment.worker_variables(backend.worker_environment(), forced)
-    monitor = Monitor(Order(backend=device.backend, index=device.index), variables)
+    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), here)
+    indices = tuple(range(most)) if most > 1 else (device.index,)
+    monitor = Monitor(Order(backend=device.backend, indices=indices), variables)
     return Session(
         cases,
         settings,
@@ -319,4 +326,5 @@ def open_session(
         done=done,
         monitor=monitor,
         here=here,
+        left_out=left_out,
     )

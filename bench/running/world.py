@@ -93,6 +93,16 @@ class World:
         """Process id of rank 0."""
         return self.workers[0].pid
 
+    @property
+    def first_steps_ns(self) -> dict[int, int | None]:
+        """Of each device of this host, when its first rank's first step began; see `Report`."""
+        found: dict[int, int | None] = {}
+        for rank in range(len(self.workers)):
+            report = self._reports.get(rank)
+            index = rank if self._own_devices else self._request.index
+            found.setdefault(index, None if report is None else report.first_step_ns)
+        return found
+
     def leave(self) -> None:
         """Ends all, and lets go of what belongs to them."""
         for worker in self.workers:
@@ -276,6 +286,9 @@ class World:
                 busy_ns=self._reports[rank].busy_ns,
                 peer_ns=self._reports[rank].peer_ns,
                 memory=one.memory,
+                flags=one.flags,
+                causes=one.causes,
+                silent_ns=self._reports[rank].silent_ns,
             )
             for rank, one in measured.items()
         )
@@ -320,7 +333,11 @@ def size(asked: int | None, device: DeviceInfo, here: int) -> int:
 
 def lacking(request: Request) -> str:
     """Why a case cannot be run for want of devices; empty where there are enough."""
-    if catalogue.backend(request.backend).is_host or request.case.devices <= request.here:
+    if catalogue.backend(request.backend).is_host:
+        if request.case.devices <= MOST_ON_A_HOST:
+            return ""
+        return f"it takes {request.case.devices} ranks; at most {MOST_ON_A_HOST} share one host"
+    if request.case.devices <= request.here:
         return ""
     here = f"{request.here} {'is' if request.here == 1 else 'are'} here"
     return f"it takes {request.case.devices} {request.backend} devices; {here}"

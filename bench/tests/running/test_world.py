@@ -283,6 +283,14 @@ def test_a_case_for_more_devices_is_skipped(monkeypatch: pytest.MonkeyPatch) -> 
     assert outcome == Skipped(reason="it takes 4 cpu devices; 2 are here")
 
 
+def test_a_host_starts_no_more_ranks_than_it_can_bear() -> None:
+    """A scheme that a suite names by itself is not bounded by what a run takes."""
+    crowd = msgspec.structs.replace(
+        request(), backend="cpu", case=make_case(devices=1024, parallelism="dp1024")
+    )
+    assert world.lacking(crowd) == "it takes 1024 ranks; at most 64 share one host"
+
+
 def test_the_slowest_is_the_figure() -> None:
     """A rank's own time cannot be longer than its block's."""
     outcome = REPORT.outcome
