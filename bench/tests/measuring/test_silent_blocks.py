@@ -142,7 +142,7 @@ def test_one_rank_that_cannot_keeps_all_from_it() -> None:
 
 
 def test_long_steps_are_bounded() -> None:
-    found = Scripted(2000, 1500).taken(step_seconds=2.0)
+    found = Scripted(1000, 750).taken(step_seconds=1.0)
     assert found.silent is not None and LEAST_PAIRS <= len(found.silent.real_ns) < PAIRS
     never = Scripted()
     assert never.taken(step_seconds=20.0).absent == "2 pairs of blocks would take 480 s"
