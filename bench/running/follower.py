@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from bench import catalogue
 from bench.errors import EXIT_INCOMPLETE
 from bench.measuring import joining
-from bench.measuring.messages import Progress
+from bench.measuring.kept import byte_code
+from bench.measuring.messages import Progress, Request
 from bench.records import environment
 from bench.records.cpu_limits import usable_cores
-from bench.running import alike, blame, greeting, launcher, probe, wire
+from bench.running import alike, blame, greeting, launcher, probe, scratch, wire
 from bench.running.ears import Ears
 from bench.running.placement import Placement
 from bench.running.remote import BEAT_SECONDS
@@ -56,6 +59,7 @@ class Follower:
     def __init__(self, connection: Connection, command: tuple[str, ...]) -> None:
         self._connection = connection
         self._command = command
+        self._folder = scratch.made()
         self._workers: dict[int, WorkerProcess] = {}
         self._requests: dict[int, str] = {}
         """The backend of each."""
@@ -73,6 +77,7 @@ class Follower:
                 worker.hang_up()
             for worker in self._workers.values():
                 worker.leave()
+            scratch.gone(self._folder)
 
     def _listen(self, ears: Ears) -> Over:
         beat = time.monotonic()
@@ -123,9 +128,14 @@ class Follower:
                 tail, lines = self._finish(ears, number)
                 self._connection.send(wire.Left(number, tail, lines))
 
-    def _start(self, ears: Ears, number: int, request: Any) -> None:
+    def _start(self, ears: Ears, number: int, request: Request) -> None:
         plug_in = catalogue.backend(request.backend)
-        given = environment.worker_variables(plug_in.worker_environment())
+        assert request.place is not None, "a follower starts ranks alone"
+        # The leader's folder is on the leader's host.
+        here = None if self._folder is None else str(self._folder)
+        own = {} if self._folder is None else byte_code(self._folder)
+        request = msgspec.structs.replace(request, scratch=here)
+        given = environment.worker_variables(plug_in.worker_environment(), own)
         interface = wire.interface_of(self._connection.own_address)
         variables = joining.variables(
             given, request.place, usable_cores(), plug_in.is_host, interface

@@ -6,9 +6,7 @@ import contextlib
 import functools
 import itertools
 import math
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +26,7 @@ from bench.records.case import Case
 from bench.records.cpu_limits import usable_cores
 from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
-from bench.running import launcher
+from bench.running import launcher, scratch
 from bench.running.case_state import CaseState
 from bench.running.face import Ahead, Face, Start
 from bench.running.header import utc_now
@@ -68,19 +66,19 @@ class Session:
         monitor: Monitor | None = None,
         here: int = 1,
         left_out: Collection[str] = (),
-        scratch: Path | None = None,
+        folder: Path | None = None,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
         together: how many workers import side by side before they measure in turn; recorded: names
         of environment variables to record beside the usual ones; done: launches that the record
         holds already; monitor: what looks at the device, ended with the session; here: how many
-        devices of its kind there are; left_out: fingerprints of cases that are not tried; scratch:
-        a folder for what launches leave to the next ones, gone with the session.
+        devices of its kind there are; left_out: fingerprints of cases that are not tried; folder:
+        one for what launches leave to the next ones, gone with the session.
         """
         self.monitor = monitor
         self.here = here
-        self.scratch = scratch
+        self.folder = folder
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -229,7 +227,7 @@ class Session:
             recorded=self.recorded,
             memory_format=memory_format(choice),
             here=self.here,
-            scratch=None if self.scratch is None else str(self.scratch),
+            scratch=None if self.folder is None else str(self.folder),
             rehearse=state.searching or not state.seconds,
         )
 
@@ -292,8 +290,7 @@ class Session:
         """Nobody looks at the device any more, and nothing is left but the record."""
         if self.monitor is not None:
             self.monitor.close()
-        if self.scratch is not None:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        scratch.gone(self.folder)
 
 
 def open_session(
@@ -317,8 +314,8 @@ def open_session(
     is recorded.
     """
     backend = catalogue.backend(device.backend)
-    scratch = _scratch()
-    own = {} if scratch is None or python != sys.executable else byte_code(scratch)
+    folder = scratch.made()
+    own = {} if folder is None or python != sys.executable else byte_code(folder)
     variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
     each = here if leader is None else leader.hosts.each
     most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), each)
@@ -345,12 +342,5 @@ def open_session(
         monitor=monitor,
         here=here,
         left_out=left_out,
-        scratch=scratch,
+        folder=folder,
     )
-
-
-def _scratch() -> Path | None:
-    """A new folder; None where the system has no place for one: then each launch does it all."""
-    with contextlib.suppress(OSError):
-        return Path(tempfile.mkdtemp(prefix="accelmark-"))
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bench.measuring.kept import Kept
 from bench.measuring.numerics import gate
 from bench.precision import PRECISIONS
 from bench.records.run import Settings
-from bench.running import session
+from bench.running import scratch, session
 from bench.running.face import Nobody
 from bench.tests.fakes import FakeBackend
 from bench.tests.small_workloads import WORKLOADS, small
@@ -103,7 +104,7 @@ def test_what_is_compiled_lies_in_the_run_s_folder_unless_the_user_says_where(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     environment = {"TRITON_CACHE_DIR": "/mine"}
-    monkeypatch.setattr(kept.os, "environ", environment)
+    monkeypatch.setattr(os, "environ", environment)
     kept.keep_compiled(None)
     assert environment == {"TRITON_CACHE_DIR": "/mine"}
     kept.keep_compiled("/run")
@@ -124,9 +125,9 @@ def test_byte_code_is_kept_where_there_is_none_and_none_could_be_written(
     wanted = {"PYTHONPYCACHEPREFIX": str(tmp_path / "byte-code"), "PYTHONDONTWRITEBYTECODE": ""}
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     assert kept.byte_code(tmp_path, "library") == {}, "it will be written"
-    monkeypatch.setattr(kept.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     assert kept.byte_code(tmp_path, "library") == wanted, "a folder of others"
-    monkeypatch.setattr(kept.os, "access", lambda *_: True)
+    monkeypatch.setattr(os, "access", lambda *_: True)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     assert kept.byte_code(tmp_path, "library") == wanted, "forbidden"
     compiled = Path(importlib.util.cache_from_source(str(source)))
@@ -138,15 +139,15 @@ def test_byte_code_is_kept_where_there_is_none_and_none_could_be_written(
 
 
 def test_a_launch_is_told_where_and_the_session_takes_it_away() -> None:
-    scratch = session._scratch()
-    assert scratch is not None and scratch.is_dir()
-    (scratch / "references").mkdir()
+    folder = scratch.made()
+    assert folder is not None and folder.is_dir()
+    (folder / "references").mkdir()
     backend, nobody = FakeBackend(), Nobody()
     nowhere: Any = None
     one = session.Session(
         *([make_case()], Settings(), backend.devices()[0], backend, nowhere, nobody, nowhere),
-        scratch=scratch,
+        folder=folder,
     )
-    assert one._request(one.states[0]).scratch == str(scratch)
+    assert one._request(one.states[0]).scratch == str(folder)
     one.close()
-    assert not scratch.exists()
+    assert not folder.exists()
