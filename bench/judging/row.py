@@ -140,6 +140,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Relative standard deviation between launches; None below two."""
     outliers: int = 0
     flags: tuple[str, ...] = ()
+    flag_ranks: dict[str, tuple[int, ...]] = {}
+    """Of several devices: whose flag it is, where it is not that of all."""
     shared_host: bool = False
     """Whether its ranks compute on the cores of one host: then they are one device, and nothing is
     said of how well several would do together."""
@@ -177,6 +179,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no energy figure."""
     idle_watts: float | None = None
     """Of the device before the run's first worker had it; the energy above holds it too."""
+    packages: int | None = None
+    """How many whole cards or packages its devices are; None where that is not known, of one
+    device, and where one was not in the launch with all its devices."""
+    watts: float | None = None
+    """Mean power of all of them over the steady blocks: its energy over their time."""
     not_observable: dict[str, str] = {}
     """What nobody could see of the device meanwhile, and why."""
     bytes_per_second: float | None = None
@@ -215,7 +222,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     estimated_peak_bytes: int | None = None
     """What the case's tensors need, from shapes; of a CPU's peak the process itself is a part."""
     cold: Cold = Cold()
-    """Median over launches."""
+    """Of the launches that found nothing of an earlier one (of old records, of all): medians."""
+    warm: Cold = Cold()
+    """Of the others, which found references and compiled graphs; nothing where there are none."""
     compiler: dict[str, int] = {}
     """What the compiler did, where it was asked: `graphs` that it made, and `graph_breaks`."""
     optimizer_passed_over: str = ""
@@ -244,6 +253,21 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         if self.throughput is None or self.shared_host or self.operation_seconds is not None:
             return None
         return self.throughput / self.case.devices
+
+    @property
+    def throughput_per_package(self) -> float | None:
+        """Items/s of each of its packages; None where `throughput_per_device` or they are."""
+        each = self.throughput_per_device
+        if each is None or self.packages is None:
+            return None
+        return each * self.case.devices / self.packages
+
+    @property
+    def watts_per_package(self) -> float | None:
+        """Mean power of each; of a die it is not to be had where the package has the one figure."""
+        if self.watts is None or self.packages is None:
+            return None
+        return self.watts / self.packages
 
     @property
     def arithmetic(self) -> str:

@@ -17,7 +17,7 @@ from bench.records.run import RunFile
 from bench.reports import _scaling
 from bench.reports._labels import Label, listed, name_of
 from bench.reports._notes import Note, grouped
-from bench.reports._wording import WHOSE, first_step, word_of
+from bench.reports._wording import WHOSE, first_step, packed, whose, word_of
 from bench.telemetry.flags import HINDERED
 
 FLAGS = {
@@ -61,7 +61,8 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
         ]
         flagged = [row for row in measured if flag in row.flags and row not in told]
         if flagged:
-            yield Note(flag, f"{meaning}: {_called(flagged, names)}")
+            cases = [f"{names[r.case.fingerprint].short}{whose(r, flag)}" for r in flagged]
+            yield Note(flag, f"{meaning}: {listed(cases)}")
     for said, some in grouped(measured, lambda r: r.optimizer_passed_over):
         yield Note("OPTIMIZER", f"{said}: {_called(some, names)}")
     yield from _asides(measured, names, wide=wide)
@@ -153,6 +154,8 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
     if shared:
         said = f"ranks compute on the cores of one host, as one device: {_called(shared, names)}"
         yield Note("shared host", said, dim=True)
+    for said, some in grouped(rows, packed):
+        yield Note("packages", f"{said}: {_called(some, names)}", dim=True)
     first = [
         f"{names[row.case.fingerprint].short} {first_step(row)}" for row in rows if first_step(row)
     ]

@@ -13,13 +13,15 @@ from bench.judging.curves import curves
 from bench.judging.row import Row
 from bench.judging.scaling import Scaling, scalings
 from bench.judging.summary import summarize
+from bench.judging.systems import otherwise_spread
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _scaling
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
-from bench.reports._wording import handed_on, limit, tail, word_of
+from bench.reports._systems import factors, spreads
+from bench.reports._wording import handed_on, limit, tail, whose, word_of
 
 
 class MarkdownReport(Report):
@@ -35,6 +37,9 @@ class MarkdownReport(Report):
                 lines += _comparison(compare(runs[0], other))
             except ComparisonError as error:
                 lines += ["", f"**Not compared**: {_text(handed_on(str(error), runs[0], other))}"]
+                continue
+            if systems := otherwise_spread(runs[0], other):
+                lines += _systems(systems)
         return "\n".join(lines).strip() + "\n"
 
 
@@ -80,7 +85,7 @@ def _measured(row: Row) -> str:
     memory = units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "—"
     verdict = word_of(row) + (f": {_text(row.reason)}" if row.reason else "")
     if row.flags:
-        verdict += f" [{', '.join(row.flags)}]"
+        verdict += f" [{', '.join(f'{flag}{whose(row, flag)}' for flag in row.flags)}]"
     cells = [
         _text(row.case.label),
         _text(units.rate(row.throughput, row.unit.removesuffix("/s"))),
@@ -132,6 +137,18 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
         for one in comparison.differences:
             yield f"| {_text(one.name)} | {_text(one.base)} | {_text(one.other)} |"
         yield "\n</details>"
+
+
+def _systems(comparison: Comparison) -> Iterator[str]:
+    yield "\n**As whole systems**, at equal global batch:\n"
+    yield "| case | devices | ratio | interval | verdict | |"
+    yield "|---|---|--:|--:|---|---|"
+    settings_differ = bool(comparison.configured.unintended)
+    for case in comparison.cases:
+        judged = _judgement(case, settings_differ)
+        cells = [case.case.label, spreads(case)], [factors(comparison, case)]
+        first, last = ([_text(text) for text in some] for some in cells)
+        yield f"| {' | '.join([*first, *judged, *last])} |"
 
 
 def _side(row: Row | None) -> str:
