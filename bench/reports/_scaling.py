@@ -38,7 +38,7 @@ def title(curve: Scaling) -> str:
     whose = "each" if curve.kind == "weak" else "together"
     of_it = "" if batch is None else f" (batch {batch} {whose})"
     parts = [name(curve), f"{curve.kind}{of_it}"]
-    if curve.against and not curve.absent:
+    if curve.against:
         parts.append(f"against {units.counted(curve.against, 'device')}")
     return ", ".join(parts)
 
@@ -71,7 +71,7 @@ def _line(curve: Scaling, row: Row, fabric: float | None) -> Line:
     return Line(
         devices=_devices(row),
         throughput=units.rate(row.throughput, item),
-        each="" if each is None or curve.absent else units.rate(each, item),
+        each="" if each is None else units.rate(each, item),
         efficiency=_efficiency(curve, row),
         exposed=exposed(row),
         fabric="" if fabric is None else units.duration(fabric),
@@ -88,7 +88,7 @@ def _devices(row: Row) -> str:
 
 def _efficiency(curve: Scaling, row: Row) -> str:
     found = curve.efficiency(row)
-    if found is None or curve.absent:
+    if found is None:
         return ""
     if found.against == row.case.devices:
         return "1"
