@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import traceback
@@ -49,6 +50,11 @@ def variables(given: Mapping[str, str], place: Place, cores: int, shared: bool) 
         "WORLD_SIZE": size,
         "LOCAL_WORLD_SIZE": size,
     }
+
+
+def ranks_here(place: Place | None) -> int:
+    """How many ranks of the launch this host has; this one at least."""
+    return 1 if place is None else int(os.environ.get("LOCAL_WORLD_SIZE", place.size))
 
 
 def join(

@@ -239,9 +239,8 @@ class Launch:
             device,
             request.settings,
             usage=process_usage(),
-            # The other ranks' work on this host is no other job's.
-            host=HostCounters().read if self.ranks is None else None,
-            threads=int(self.environment["threads"]),
+            host=HostCounters().read,
+            threads=int(self.environment["threads"]) * joining.ranks_here(request.place),
             suspended=suspended_ns,
             watch=watch.after,
             edges=edges,

@@ -280,6 +280,17 @@ class Session:
             self.monitor.close()
 
 
+def watched(
+    cases: Sequence[Case], device: DeviceInfo, backend: Backend, here: int
+) -> tuple[int, ...]:
+    """Which devices a run looks at: its own, or the first ones, as many as any of its cases takes.
+
+    here: how many there are. Ranks that share a host have one device.
+    """
+    most = max((case.devices for case in cases if case.devices <= here), default=1)
+    return (device.index,) if backend.is_host or most == 1 else tuple(range(most))
+
+
 def open_session(
     writer: Writer,
     cases: Sequence[Case],
@@ -299,9 +310,8 @@ def open_session(
     """
     backend = catalogue.backend(device.backend)
     variables = environment.worker_variables(backend.worker_environment(), forced)
-    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), here)
-    indices = tuple(range(most)) if most > 1 else (device.index,)
-    monitor = Monitor(Order(backend=device.backend, indices=indices), variables)
+    order = Order(backend=device.backend, indices=watched(cases, device, backend, here))
+    monitor = Monitor(order, variables)
     return Session(
         cases,
         settings,
