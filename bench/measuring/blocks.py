@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SHORT_STEP_SECONDS = 1e-4
 """Where a block holds so many steps that they are shorter than this, the host's usage is not read
 at each of them."""
+UNCHANGED = nullcontext()
 
 
 class Steps(Protocol):
@@ -77,12 +79,16 @@ class BlockTimer:
         self.started_ns: int | None = None
         """When the first step began; None before it."""
 
-    def block(self, steps: int) -> Block:
-        """Runs `steps` steps between two synchronizations; of several processes the slowest's."""
+    def block(self, steps: int, within: AbstractContextManager[object] = UNCHANGED) -> Block:
+        """Runs `steps` steps between two synchronizations; of several processes the slowest's.
+
+        within: what is changed for them, once all have met.
+        """
         before = waited_ns(self.job)
         refilled(self.job, self.device)
         self.edges.meet()
-        block = self._host_timed(steps) if self.device.synchronous else self._event_timed(steps)
+        with within:
+            block = self._host_timed(steps) if self.device.synchronous else self._event_timed(steps)
         self.busy_ns.append(block.wall_ns)
         slowest = self.edges.slowest(block.wall_ns)
         if slowest != block.wall_ns:

@@ -26,9 +26,10 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import agreed, asked, joining
+from bench.measuring import agreed, asked, joining, kept, pairs, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
+from bench.measuring.hush import Hush
 from bench.measuring.messages import Channel, Report, Request
 from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
 from bench.measuring.usage import process_usage, suspended_ns
@@ -40,6 +41,7 @@ from bench.ranks import Ranks
 from bench.records import environment
 from bench.records.encoding import never_refusing
 from bench.records.outcome import (
+    Block,
     Cold,
     Failed,
     Measured,
@@ -50,6 +52,7 @@ from bench.records.outcome import (
     Work,
 )
 from bench.records.reason import of_error, reason
+from bench.records.silent import Silent
 from bench.telemetry.contention import HostCounters, causes
 from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
 
@@ -77,6 +80,8 @@ class Launch:
         self.ranks: Ranks | None = None
         self.edges: Edges = SINGLE
         self.busy_ns: tuple[int, ...] = ()
+        self.peer_ns: tuple[int, ...] = ()
+        self.silent_ns: tuple[int, ...] = ()
         self.blames_peer = False
 
     def run(self) -> Report:
@@ -100,6 +105,8 @@ class Launch:
             first_step_ns=self.first_step_ns,
             estimated_peak_bytes=self.estimated_peak_bytes,
             busy_ns=self.busy_ns,
+            peer_ns=self.peer_ns,
+            silent_ns=self.silent_ns,
             blames_peer=self.blames_peer,
         )
 
@@ -130,6 +137,7 @@ class Launch:
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
         self._note_variables()
+        kept.keep_compiled(request.scratch)
 
         channel.enter("import")
         start = time.perf_counter()
@@ -176,12 +184,16 @@ class Launch:
 
         channel.enter("numerics")
         start = time.perf_counter()
-        asking = (workload, mode, parameters, site, self.backend.library_switches)
+        # Of every launch the run's seed, so that the reference is computed once.
+        gated = msgspec.structs.replace(site, seed=request.settings.seed)
+        asking = (workload, mode, parameters, gated, self.backend.library_switches)
+        earlier = kept.references(request.scratch)
         if self.ranks is None or declared.together:
-            verdict = numerics.gate(*asking)
+            verdict = numerics.gate(*asking, kept.NOTHING if declared.together else earlier)
             wrong = verdict.complaint
         else:
-            verdict, wrong = rank_numerics.gate(*asking)
+            verdict, wrong = rank_numerics.gate(*asking, earlier)
+        self.environment["reference_kept"] = earlier.found
         device.release_memory()
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:
@@ -240,7 +252,8 @@ class Launch:
             request.settings,
             usage=process_usage(),
             host=HostCounters().read,
-            threads=int(self.environment["threads"]) * joining.ranks_here(request.place),
+            threads=int(self.environment["threads"])
+            * (1 if request.place is None else request.place.local_size),
             suspended=suspended_ns,
             watch=watch.after,
             edges=edges,
@@ -256,6 +269,9 @@ class Launch:
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         channel.enter("report")
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
+        if self.ranks is not None:
+            clock = time.perf_counter_ns
+            self.peer_ns = pairs.peer_ns(job, self.ranks.size, device, edges, clock)
         before = dict(self.environment)
         self._describe(device)
         looks = [
@@ -276,6 +292,7 @@ class Launch:
         slowed = {} if series.contention is None else dict(causes(series.contention))
         if series.stopped:
             slowed["STOPPED"] = series.stopped
+        silent = self._silent(job, device, series.steady, work)  # last: it spoils the weights
         return Measured(
             work=work,
             numerics=verdict,
@@ -291,9 +308,28 @@ class Launch:
             causes={str(flag): cause for flag, cause in slowed.items()},
             contention=series.contention,
             proof=watch.proof,
+            silent=silent,
             executed=watch.executed,
             energy_absent="not observable: nobody looked",
         )
+
+    def _silent(
+        self, job: Job, device: Device, steady: tuple[Block, ...], work: Work
+    ) -> Silent | None:
+        """The step without communication, of ranks that compute one model together."""
+        ranks, channel = self.ranks, self.channel
+        if ranks is None or ranks.parallelism.scheme in ("none", "replicas"):
+            return None
+        found = silent_blocks.taken(
+            *(job, device, self.request.settings, steady),
+            Hush(device.torch_device.type, ranks.control),
+            self.edges,
+            lambda: channel.blocks("report", [], work),
+        )
+        self.silent_ns = found.own_ns
+        if found.absent:
+            self.environment["world"]["silent_absent"] = found.absent
+        return found.silent
 
     def _work(self, workload: Workload, parameters: Any) -> Work:
         """Of a step of all ranks. Bytes: each copy of a model reads its own weights."""

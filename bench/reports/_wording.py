@@ -58,6 +58,11 @@ def whole(value: float) -> str:
     return f"{value:.0%}" if value >= 0.0095 else f"{value:.1%}"
 
 
+def ratio(value: float) -> str:
+    """Three digits after the point; of what is tiny or huge, two that count."""
+    return f"{value:.3f}" if 1e-3 <= value < 1e5 else f"{value:.2g}"
+
+
 def share(value: float) -> str:
     """A share in percent, of two digits or more."""
     return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
@@ -98,7 +103,9 @@ def first_step(row: Row) -> str:
         return ""
     made = row.compiler
     graphs = f", {made['graphs']} graphs, {made['graph_breaks']} breaks" if made else ""
-    return f"{units.duration(seconds)}{graphs}"
+    warm = row.warm.first_step_seconds
+    again = "" if warm is None else f", {units.duration(warm)} in later launches"
+    return f"{units.duration(seconds)}{again}{graphs}"
 
 
 def alone(case: Case) -> str:

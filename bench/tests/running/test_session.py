@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import catalogue, stats
-from bench.backend import DeviceInfo
+from bench import stats
+from bench.errors import HostsError
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold, FailureKind, Outcome, Skipped, Void
@@ -16,7 +16,7 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running.face import Ahead, Nobody, Start
 from bench.running.launcher import Finished
-from bench.running.session import EndReason, Session, watched
+from bench.running.session import EndReason, Session
 from bench.running.time_left import Span
 from bench.tests.fakes import FakeBackend
 from bench.tests.values import failed, make_case, make_measured, make_run
@@ -161,6 +161,13 @@ def test_an_interruption_of_the_second_of_two_keeps_the_first(tmp_path: Path) ->
     _, reason, file = play(tmp_path, script, together=2)
     assert reason == "interrupted"
     assert [NAMES[x.fingerprint] for x in file.launches] == ["A"]
+
+
+def test_a_host_that_is_gone_ends_the_run_which_can_go_on(tmp_path: Path) -> None:
+    _, reason, file = play(tmp_path, {"A": [FINE], "B": [HostsError]})
+    assert reason == "interrupted"
+    assert [NAMES[x.fingerprint] for x in file.launches] == ["A"]
+    assert file.end is not None and file.end.reason == "interrupted"
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -377,22 +384,3 @@ def test_the_first_launch_of_a_case_counts_its_memory(tmp_path: Path) -> None:
     stage, _, _ = play(tmp_path, {"A": [make_measured()], "B": [make_measured()]})
     asked = [(NAMES[r.case.fingerprint], r.rehearse) for r in stage.requests]
     assert asked == [("A", True), ("B", True), ("A", False), ("B", False)]
-
-
-@pytest.mark.parametrize(
-    ("backend", "index", "devices", "here", "indices"),
-    [
-        ("cuda", 2, (1,), 8, (2,)),
-        ("cuda", 0, (1, 4, 2), 8, (0, 1, 2, 3)),
-        ("cuda", 0, (1, 2, 16), 8, (0, 1)),
-        ("cpu", 0, (4,), 1, (0,)),
-        ("cpu", 0, (4,), 4, (0,)),
-    ],
-)
-def test_as_many_devices_are_watched_as_any_case_takes(
-    backend: str, index: int, devices: tuple[int, ...], here: int, indices: tuple[int, ...]
-) -> None:
-    """A case for which there are too few is skipped, and needs none."""
-    cases = [make_case(devices=n, parallelism="none" if n == 1 else f"dp{n}") for n in devices]
-    info = DeviceInfo(backend=backend, index=index, name="x", memory_bytes=None)
-    assert watched(cases, info, catalogue.backend(backend), here) == indices
