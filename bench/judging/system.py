@@ -10,7 +10,11 @@ NAMES = ("base", "other")
 
 
 class Product(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one ratio. An interval's ends are None below five launches of any group."""
+    """Of one ratio, by the rounds in which a side measured both all its devices and one alone: of
+    a run with a fixed number of launches that is all of them.
+
+    An interval's ends are None below five launches of any group.
+    """
 
     count: float
     """Other / base devices."""
@@ -25,6 +29,11 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     batch. Exactly 1 of one device."""
     unsplit: str = ""
     """Why chip and scaling are not told apart; empty where they are."""
+
+    @property
+    def ratio(self) -> float:
+        """The product; the case's own ratio where that is of the same rounds."""
+        return self.count * self.per_device.value
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True):

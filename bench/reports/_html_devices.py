@@ -12,7 +12,10 @@ from typing import Any
 from bench import units
 from bench.judging import links
 from bench.judging.pairs import Pairs
-from bench.judging.row import Link, Row
+from bench.judging.row import Efficiency, Link, Row
+from bench.judging.scaling import Scaling, scalings
+from bench.planning.sweep import without_batch
+from bench.reports import _scaling
 from bench.reports._html_side import Side, name_of
 from bench.reports._wording import share, word_of
 
@@ -20,6 +23,59 @@ FIT_POINTS = 33
 """Of a fitted line, evenly spaced on the logarithm of the size: enough for a smooth curve."""
 MOST_CELLS = 128
 """A map of more ranks than this is drawn by blocks of them: the page would grow too large."""
+
+
+def efficiencies(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """Efficiency over devices: a panel for each kind of work, a curve for each run and scheme."""
+    found: dict[str, dict[str, Any]] = {}
+    for side in sides:
+        for curve in scalings(side.rows):
+            points = [
+                _efficiency_point(side, curve, row, efficiency)
+                for row in curve.points
+                if (efficiency := curve.efficiency(row)) is not None
+            ]
+            if curve.absent or len(points) < 2:
+                continue
+            work = without_batch(curve.work)
+            panel = found.setdefault(
+                work.fingerprint,
+                {
+                    "title": name_of(work) + (f" ({work.detail})" if work.detail else ""),
+                    "curves": [],
+                },
+            )
+            panel["curves"].append(
+                {
+                    "run": side.number - 1,
+                    "weak": curve.kind == "weak",
+                    "label": f"{curve.scheme}, {curve.kind}",
+                    "words": _scaling.title(curve),
+                    "points": points,
+                }
+            )
+    yield from found.values()
+
+
+def _efficiency_point(
+    side: Side, curve: Scaling, row: Row, efficiency: Efficiency
+) -> dict[str, Any]:
+    line = _scaling.line(curve, row)
+    told = {"a device": line.each, "efficiency": line.efficiency, "exposed": line.exposed}
+    return {
+        "devices": row.case.devices,
+        "value": efficiency.value,
+        "low": efficiency.low,
+        "high": efficiency.high,
+        "hover": [
+            f"{_scaling.name(curve)}, {curve.kind}",
+            side.label,
+            units.counted(row.case.devices, "device"),
+            line.throughput,
+            *(f"{what} {text}" for what, text in told.items() if text),
+            word_of(row),
+        ],
+    }
 
 
 def over_sizes(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:

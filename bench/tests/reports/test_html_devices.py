@@ -10,6 +10,7 @@ from bench.records.run import RunFile
 from bench.reports import _html_devices
 from bench.reports._html_side import Side
 from bench.tests.reports.pages import Page, a_map, a_sweep, over_sizes, render
+from bench.tests.scaled import EFFICIENCIES, NOISE, over_devices, run_of
 
 
 def sides(*runs: RunFile) -> list[Side]:
@@ -25,6 +26,32 @@ def test_bus_bandwidth_is_drawn_over_sizes_a_curve_for_each_run() -> None:
     assert math.isclose(two["points"][2]["bus"], 2 * one["points"][2]["bus"], rel_tol=1e-6)
     assert one["words"].startswith("latency 10.0 us")
     assert "1 KiB" in one["points"][1]["hover"]
+
+
+def test_efficiency_is_drawn_a_curve_for_each_scheme_and_kind() -> None:
+    weaker = {n: value if n == 1 else 0.9 * value for n, value in EFFICIENCIES.items()}
+    weak = over_devices(weaker, weak=True)[len(NOISE) :]
+    first = run_of([*over_devices(), *weak])
+    second = run_of(over_devices({1: 1.0, 64: 0.7}, scheme="fsdp"))
+    (panel,) = _html_devices.efficiencies(sides(first, second))
+    told = [(curve["run"], curve["label"], curve["weak"]) for curve in panel["curves"]]
+    assert told == [(0, "dp, strong", False), (0, "dp, weak", True), (1, "fsdp, strong", False)]
+    strong, weak_curve, other = (curve["points"] for curve in panel["curves"])
+    assert [p["devices"] for p in strong] == [1, 2, 4, 8]
+    assert [p["value"] for p in strong] == pytest.approx([1.0, 0.9, 0.75, 0.5], rel=1e-3)
+    assert [p["value"] for p in weak_curve] == pytest.approx([1.0, 0.81, 0.675, 0.45], rel=1e-3)
+    assert other[-1]["devices"] == 64 and other[-1]["low"] < 0.7 < other[-1]["high"]
+    assert strong[0]["low"] is None, "of the fewest there is nothing to be unsure of"
+    hover = strong[3]["hover"]
+    assert hover[0] == "llama-train bf16 dp, strong" and "8 devices" in hover
+    assert "100 token/s" in " ".join(hover) and "exposed 10.0 ms" in " ".join(hover)
+    assert panel["curves"][0]["words"].endswith("dp, strong (batch 16 together), against 1 device")
+
+
+def test_ranks_of_one_host_and_one_number_of_devices_have_no_curve() -> None:
+    for run in (run_of(over_devices(shared=True)), run_of(over_devices({1: 1.0}))):
+        assert list(_html_devices.efficiencies(sides(run))) == []
+        assert "Efficiency over devices" not in Page(render(run)).text
 
 
 def test_the_fitted_line_is_drawn_through_what_it_says() -> None:
@@ -56,6 +83,7 @@ def test_a_map_of_many_ranks_keeps_the_slowest_of_each_block() -> None:
 
 def test_what_has_no_data_is_not_on_the_page() -> None:
     page = Page(render(a_sweep()))
+    assert page.data["efficiencies"] == []
     assert page.data["links"] == page.data["maps"] == []
     assert "What joins the devices" not in page.text
     page = Page(render(a_map(3, (0, 1)), a_map(3, (0, 2))))
