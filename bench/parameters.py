@@ -73,18 +73,28 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @classmethod
     def written(cls, values: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
         """The values as a case has them: in the fields' order, without a later one's default."""
-        fields = {f.name: f for f in msgspec.structs.fields(cls)}
-        hints = get_type_hints(cls, include_extras=True)
+        later = _later(cls)
         return {
             name: values[name]
-            for name, field in fields.items()
+            for name in cls.__struct_fields__
             if name in values
             and not (
-                any(isinstance(rule, Later) for rule in getattr(hints[name], "__metadata__", ()))
-                and values[name] == field.default
-                and type(values[name]) is type(field.default)
+                name in later
+                and values[name] == later[name]
+                and type(values[name]) is type(later[name])
             )
         }
+
+
+@functools.cache
+def _later(kind: type[Parameters]) -> Mapping[str, object]:
+    """The defaults of the fields that came later."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field.name: field.default
+        for field in msgspec.structs.fields(kind)
+        if any(isinstance(r, Later) for r in getattr(hints[field.name], "__metadata__", ()))
+    }
 
 
 @functools.cache

@@ -55,10 +55,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Welch:
-    """The ratio of two means on the log scale, and the test that it is 1."""
+    """The ratio of means on the log scale, and the test that it is 1."""
 
     ratio: Estimate
-    """Second over first."""
+    """Second over first; of more groups, the product of their powers."""
     p_value: float
     """Two-sided."""
     freedom: float
@@ -178,24 +178,37 @@ def welch(first: Sequence[float], second: Sequence[float], level: float) -> Welc
     None for fewer than `MINIMUM_LAUNCHES` values on either side. Where neither side varies at all,
     the interval is the ratio itself.
     """
-    if min(len(first), len(second)) < MINIMUM_LAUNCHES:
+    return contrast([(-1.0, first), (1.0, second)], level)
+
+
+def contrast(groups: Sequence[tuple[float, Sequence[float]]], level: float) -> Welch | None:
+    """Product of the groups' geometric means, each to the power of its weight; unequal variances.
+
+    groups: a weight, not 0, and the values of one group of launches, which no other group shares.
+    Weights -1, 1 make a ratio, -1, 1, 1, -1 a ratio of two ratios. None for fewer than
+    `MINIMUM_LAUNCHES` values in a group.
+    Source: Satterthwaite, "An approximate distribution of estimates of variance components",
+    Biometrics Bulletin 2 (1946), of the variance of a sum of weighted means.
+    """
+    if min(len(values) for _, values in groups) < MINIMUM_LAUNCHES:
         return None
-    logs = [[math.log(v) for v in values] for values in (first, second)]
-    squared = [variance(side) / len(side) for side in logs]
+    weights = [weight for weight, _ in groups]
+    logs = [[math.log(v) for v in values] for _, values in groups]
+    squared = [w**2 * variance(side) / len(side) for w, side in zip(weights, logs, strict=True)]
     error = math.sqrt(sum(squared))
-    centre = statistics.fmean(logs[1]) - statistics.fmean(logs[0])
-    ratio = exp(centre)
+    centre = sum(w * statistics.fmean(side) for w, side in zip(weights, logs, strict=True))
+    value = exp(centre)
     # Identical launches leave a rounding error in the place of a variance.
     if error <= 1e-12:
-        freedom = float(len(first) + len(second) - 2)
+        freedom = float(sum(map(len, logs)) - len(logs))
         p_value = 1.0 if abs(centre) <= 1e-12 else 0.0
-        return Welch(Estimate(ratio, ratio, ratio, level, 0.0), p_value, freedom)
+        return Welch(Estimate(value, value, value, level, 0.0), p_value, freedom)
     shares = zip(squared, logs, strict=True)
     freedom = sum(squared) ** 2 / sum(s**2 / (len(side) - 1) for s, side in shares)
     half = t_quantile(0.5 + level / 2, freedom) * error
     low, high = exp(centre - half), exp(centre + half)
     p_value = 2 * t_tail(abs(centre) / error, freedom)
-    return Welch(Estimate(ratio, low, high, level, half), p_value, freedom)
+    return Welch(Estimate(value, low, high, level, half), p_value, freedom)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

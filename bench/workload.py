@@ -209,6 +209,17 @@ class Job(ABC):
         """Host ns that its steps have waited for inputs so far; None where those lie ready."""
         return None
 
+    @property
+    def turns(self) -> int:
+        """In how many turns each rank meets each other in a step; 0 where ranks do not."""
+        return 0
+
+    def meet(self, turn: int) -> int | None:
+        """Queues what a rank exchanges with another in a turn; gives with whom, None with nobody.
+
+        Timed by itself after all steps, for a map of the links."""
+        return None
+
     @abstractmethod
     def step(self) -> None:
         """Queues one step. Never synchronizes with the host."""

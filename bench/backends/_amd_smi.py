@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +27,8 @@ ACTIVE: dict[str, Reason] = {
 POWER_FIELDS = ("current_socket_power", "average_socket_power", "socket_power")
 NO_POWER = (0, "N/A")
 """What the second of two dies says of its power."""
+ONE_AT_A_TIME = threading.Lock()
+"""Several devices are opened side by side, and the library is begun once."""
 ROCM_FIELDS = (
     (
         *("power", "W"),
@@ -93,11 +96,13 @@ class AmdSmiSource(Source):
     def __init__(self, index: int) -> None:
         super().__init__()
         try:
-            self._smi: Any = importlib.import_module("amdsmi")
-            self._smi.amdsmi_init()
+            with ONE_AT_A_TIME:
+                self._smi: Any = importlib.import_module("amdsmi")
+                self._smi.amdsmi_init()
         except Exception as error:  # a vendor's library fails as it likes
             raise NotObservable(f"amdsmi does not load ({error})") from error
-        self._handle = self._find(physical(index))
+        self._index = physical(index)
+        self._handle = self._find(self._index)
         self.is_part(partitioned(self._get("partition", "amdsmi_get_gpu_compute_partition")))
         mode = self._get("partition", "amdsmi_get_gpu_virtualization_mode")
         mode = mode.get("mode") if isinstance(mode, dict) else mode
@@ -137,7 +142,11 @@ class AmdSmiSource(Source):
         reading = sheet.reading(reasons=self._reasons())
         if reading == Reading():
             raise NotObservable("amdsmi says nothing of this device")
+        # Each figure is one device's (a partition has none), but for the two dies of an MI250:
+        # the first has the package's, and which die lies beside it is not said.
+        self.card = str(self._index)
         if power is not None and all(v in NO_POWER for v in _fields(power, *POWER_FIELDS)):
+            self.card = ""
             sheet.refuse("power", "this die has no power of its own")
         self.absent = {**sheet.absent, **self.absent}  # a call that failed is the better reason
         return reading
@@ -201,6 +210,7 @@ class AmdSmiProgram(Source):
     def __init__(self, index: int) -> None:
         super().__init__()
         self._index = physical(index)
+        self.card = str(self._index)
         with suppress(NotObservable):  # older ones do not know the option, nor partitions
             words = said("amd-smi", "static", "--partition", "--json")
             found = card_of(words, self._index).get("partition")
@@ -223,6 +233,7 @@ class RocmSmiProgram(Source):
     def __init__(self, index: int) -> None:
         super().__init__()
         self._index = physical(index)
+        self.card = str(self._index)
         with suppress(NotObservable):  # likewise
             found = printed_json(said("rocm-smi", "--showcomputepartition", "--json"), self.name)
             card = found.get(f"card{self._index}") if isinstance(found, dict) else None

@@ -28,6 +28,7 @@ class CpuSource(Source):
     name = "RAPL"
     scope = "shared"
     interval_seconds = 0.5
+    card = "the host"
 
     def __init__(self) -> None:
         super().__init__()

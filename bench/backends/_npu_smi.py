@@ -293,7 +293,8 @@ class NpuSmiSource(Source):
         if chip is None:
             raise NotObservable("npu-smi does not show which of its dies this is")
         self._chip = chip
-        self.scope: Scope = "board" if dies_of(chips, chip) == 1 else "package"
+        self.card, self.card_devices = str(chip.npu), dies_of(chips, chip)
+        self.scope: Scope = "board" if self.card_devices == 1 else "package"
         if "vir" in chip.name.lower() or "VIRTUAL" in os.environ.get(RUNTIME_OPTIONS, ""):
             self.is_part("it is a virtual NPU")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from bench.backends import _links
@@ -58,6 +59,11 @@ class NvmlSource(Source):
         except pynvml.NVMLError as error:
             raise NotObservable(f"NVML does not know this device ({error})") from error
         self.is_part(self.part or self._partition())
+        # Also where several lie on one board or module: NVML's power is each GPU's (API reference,
+        # nvmlDeviceGetPowerUsage).
+        with suppress(Exception):  # then it does not say
+            self.card = _text(pynvml.nvmlDeviceGetUUID(self._handle))
+        self.card_devices = None if self.part else 1
 
     def _find(self, index: int) -> Any:
         nvml = self._nvml

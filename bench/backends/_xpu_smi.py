@@ -33,6 +33,7 @@ class XpuSmiSource(Source):
         if listed and (index >= len(listed) or not listed[index].isdecimal()):
             raise NotObservable(f"ZE_AFFINITY_MASK={mask} does not number device {index}")
         self._card = int(listed[index]) if listed else index
+        self.card, self.card_devices = str(self._card), 1
         composite = os.environ.get("ZE_FLAT_DEVICE_HIERARCHY") == "COMPOSITE"
         tiles = _object(self._stats()).get("tile_level")
         if not composite and isinstance(tiles, list) and len(tiles) > 1:

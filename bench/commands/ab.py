@@ -20,6 +20,7 @@ from bench.commands.common import (
     typed,
 )
 from bench.commands.options import SPREAD
+from bench.commands.several_hosts import require_one_host
 from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
 
@@ -83,20 +84,22 @@ def ab(
     from bench import api
     from bench.planning import plan, suite_file
     from bench.records.runfile import read
-    from bench.running import world
+    from bench.running import seating
     from bench.running.header import begin, run_id
     from bench.running.session import open_session
     from bench.running.turns import alternate
 
+    require_one_host("ab")
     sides = _sides(devices, variables, pythons)
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
     cases = api.planned(read_suite, only, spread)
     settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
     identity = run_id()
     chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
+    left_out: dict[str, str] = {}
     if plan.leaves_devices_open(read_suite):
-        count = min(world.size(spread, one.device, one.here) for one in chosen)
-        cases = api.planned(read_suite, only, count)
+        count = min(seating.size(spread, one.device, one.here) for one in chosen)
+        cases, left_out = api.planned(read_suite, only, count), plan.left_out(read_suite, count)
     paths = [
         out / f"{read_suite.name}-{one.device.backend}-{identity}-{letter}.jsonl"
         for letter, one in zip("ab", chosen, strict=True)
@@ -105,7 +108,8 @@ def ab(
         sessions = []
         for path, (device, _, here), side in zip(paths, chosen, sides, strict=True):
             name = f"{identity}{path.stem[-2:]}"
-            writer = begin(path, name, read_suite.title, cases, settings, device, typed())
+            header = (name, read_suite.title, cases, settings, device, typed(), left_out)
+            writer = begin(path, *header)
             stack.callback(writer.close)
             sessions.append(
                 open_session(
@@ -113,6 +117,7 @@ def ab(
                     python=side.python,
                     forced=side.forced,
                     here=here,
+                    left_out=left_out,
                 )
             )
         reason = alternate(*sessions)

@@ -30,6 +30,17 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
     help="What an hour of a device costs. Give it once for each run, BASE first.",
 )
 @click.option(
+    "--systems",
+    is_flag=True,
+    help="Whole systems: the same work at equal global batch, on however many devices each has.",
+)
+@click.option(
+    "--devices",
+    multiple=True,
+    metavar="N",
+    help="With --systems: how many, or how spread (fsdp64). Once for each run. Default: the most.",
+)
+@click.option(
     "--fail-if-slower",
     type=PERCENT,
     metavar="PERCENT",
@@ -42,6 +53,8 @@ def compare(
     base: Path,
     others: tuple[Path, ...],
     prices: tuple[float, ...],
+    systems: bool,
+    devices: tuple[str, ...],
     fail_if_slower: float | None,
     as_json: bool,
     width: int | None,
@@ -52,16 +65,29 @@ def compare(
     from bench.judging import verdicts
     from bench.judging.compare import Prices
 
-    if prices and len(prices) != len(others) + 1:
+    for option, given in (("--price", prices), ("--devices", devices)):
+        if given and len(given) != len(others) + 1:
+            raise ComparisonError(
+                f"{option} is given {units.counted(len(given), 'time')} for {len(others) + 1} "
+                "runs. Give it once for each run, BASE first, in their order."
+            )
+    if devices and not systems:
         raise ComparisonError(
-            f"--price is given {units.counted(len(prices), 'time')} for {len(others) + 1} runs. "
-            "Give it once for each run, BASE first, in their order."
+            "--devices chooses among whole systems: give --systems too. Without it equal cases are "
+            "compared, each on the devices that it says."
         )
     first = api.read_run(base)
     each = [Prices(base=prices[0], other=price) for price in prices[1:]]
-    pairs = itertools.zip_longest(others, each)  # no price at all, or one for each
+    wanted = [(devices[0], there) for there in devices[1:]]
     try:
-        comparisons = [api.compare_runs(first, *pair) for pair in pairs]
+        if systems:
+            comparisons = [
+                api.compare_systems(first, other, price, spread or ("", ""))
+                for other, price, spread in itertools.zip_longest(others, each, wanted)
+            ]
+        else:  # no price at all, or one for each
+            pairs = itertools.zip_longest(others, each)
+            comparisons = [api.compare_runs(first, *pair) for pair in pairs]
     except ComparisonError as error:
         if as_json and error.code:
             refused = {"refused": {"code": error.code, "reason": str(error)}}

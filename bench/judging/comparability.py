@@ -43,6 +43,18 @@ def _listed(space: Mapping[str, Sequence[Setting]], name: str) -> str:
 def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
     """Every reason why two rows may not be compared; nothing where they may."""
     yield from unequal(base.work, other.work)
+    yield from timed_otherwise(sides, base, other)
+    shared = [_shares(side, row) for side, row in zip(sides, (base, other), strict=True)]
+    if base.status == other.status == "measured" and shared[0] != shared[1]:
+        who = "base" if shared[0] else "other"
+        words = f"{who}: its {base.case.devices} ranks share one host, the other side's none"
+        yield Reason(Code.SHARED_HOST, words)
+    yield from unfit(sides, base, other)
+    yield from refused(sides, base, other)
+
+
+def timed_otherwise(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
+    """Why two rows were not measured alike."""
     mine, theirs = (side.file.run for side in sides)
     if mine.schema != theirs.schema:
         words = f"record schema differs ({mine.schema}, {theirs.schema})"
@@ -52,18 +64,16 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Re
         yield Reason(Code.TIMING, words)
     if base.unit and other.unit and base.unit != other.unit:
         yield Reason(Code.UNIT, f"unit of throughput differs ({base.unit}, {other.unit})")
-    shared = [_shares(side, row) for side, row in zip(sides, (base, other), strict=True)]
-    if base.status == other.status == "measured" and shared[0] != shared[1]:
-        who = "base" if shared[0] else "other"
-        words = f"{who}: its {base.case.devices} ranks share one host, the other side's none"
-        yield Reason(Code.SHARED_HOST, words)
+
+
+def unfit(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
+    """Why a side has no number, or none that may be used."""
     for who, side, row in zip(("base", "other"), sides, (base, other), strict=True):
         if row.status != "measured":
             code = Code(row.status) if row.reached else Code.NOT_REACHED
             yield Reason(code, f"{who} is {row.status}: {row.reason}")
         for reason in _disqualified(side, row):
             yield Reason(reason.code, f"{who}: {reason.words}")
-    yield from refused(sides, base, other)
 
 
 def _shares(side: Side, row: Row) -> bool:

@@ -36,9 +36,11 @@ from bench.judging.side import Side
 from bench.judging.split import split
 from bench.judging.suites import command_for_the_rest, suite_of
 from bench.judging.verdicts import enough, preliminary, with_verdicts
+from bench.judging.whole import alone
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
 
+Paired = Sequence[tuple[Row | None, Row | None]]
 WITNESS_TOLERANCE = 0.10
 """Relative difference of first-step outputs, equal seeds, above which a remark is made."""
 
@@ -60,6 +62,24 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
 
     Raises `ComparisonError` if they are one run, or have no kind of work in common.
     """
+    sides = sides_of(base, other)
+    paired = [pair for pair in pairs(*(side.rows for side in sides)) if _tried(*pair)]
+    if not any(a is not None and b is not None for a, b in paired):
+        raise ComparisonError(
+            f"{base.path} and {other.path} have nothing in common: {_works(sides[0])} against "
+            f"{_works(sides[1])}. Compare runs of the same suite.",
+            code=Code.NOTHING_IN_COMMON,
+        )
+    level = level_of(sides)
+    found = concluded(
+        sides, level, paired, [_judge(sides, *rows, level, prices) for rows in paired]
+    )
+    rest = command_for_the_rest(base.run, found.cases)
+    return msgspec.structs.replace(found, command_for_the_rest=rest)
+
+
+def sides_of(base: RunFile, other: RunFile) -> tuple[Side, Side]:
+    """Both runs; raises `ComparisonError` where they are one."""
     if base.run.run_id == other.run.run_id:
         raise ComparisonError(
             f"{base.path} and {other.path} are the same run, or a copy of it ({base.run.run_id}). "
@@ -67,37 +87,43 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
             "machine: `accelmark ab`, the same --device twice.",
             code=Code.SAME_RUN,
         )
-    sides = Side(base), Side(other)
-    paired = list(pairs(*(side.rows for side in sides)))
-    if not any(a is not None and b is not None for a, b in paired):
-        raise ComparisonError(
-            f"{base.path} and {other.path} have nothing in common: {_works(sides[0])} against "
-            f"{_works(sides[1])}. Compare runs of the same suite.",
-            code=Code.NOTHING_IN_COMMON,
-        )
-    adaptive = "auto" in (base.run.settings.launches, other.run.settings.launches)
-    level = stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
-    judged = [_judge(sides, a, b, level, prices) for a, b in paired]
-    cases = tuple(with_verdicts(judged, 1 - level))
+    return Side(base), Side(other)
+
+
+def level_of(sides: tuple[Side, Side]) -> float:
+    """Of the intervals: that of a look, where a run stopped when its spread looked small."""
+    adaptive = "auto" in [side.file.run.settings.launches for side in sides]
+    return stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
+
+
+def concluded(
+    sides: tuple[Side, Side], level: float, paired: Paired, judged: Sequence[CaseComparison]
+) -> Comparison:
+    """Gives ranked cases their verdicts, over all together, and says in what the runs differ."""
+    base, other = (side.file for side in sides)
     differing = (*differences(base, other), *operators_differ(paired), *_versions(paired))
     return Comparison(
         base=base,
         other=other,
         level=level,
-        cases=cases,
+        cases=tuple(with_verdicts(judged, 1 - level)),
         differences=differing,
         configured=configured(base, other, differing),
         suite=suite_of(base.run) or base.run.suite,
-        command_for_the_rest=command_for_the_rest(base.run, cases),
     )
 
 
-def _versions(paired: Sequence[tuple[Row | None, Row | None]]) -> Iterator[Difference]:
+def _tried(base: Row | None, other: Row | None) -> bool:
+    """Whether at least one run meant to measure it: not so of devices that neither takes."""
+    return any(row is not None and not row.untried_point for row in (base, other))
+
+
+def _versions(paired: Paired) -> Iterator[Difference]:
     """Versions by which one work is called: that they are the same is a declaration to be known."""
     called = {
         (base.case.workload, base.case.version, other.case.version): None
         for base, other in paired
-        if base is not None and other is not None and base.work == other.work
+        if base is not None and other is not None and alone(base.work) == alone(other.work)
     }
     for workload, mine, theirs in called:
         if mine != theirs:
@@ -120,14 +146,12 @@ def _judge(
     if base is None or other is None:
         present = base or other
         assert present is not None
-        code = Code.NOT_IN_OTHER if other is None else Code.NOT_IN_BASE
-        missing = "other" if other is None else "base"
         return CaseComparison(
             case=present.case,
             base=base,
             other=other,
             verdict="INCOMPARABLE",
-            because=(Reason(code, f"no such case in the {missing} run"),),
+            because=(no_counterpart(other is None),),
         )
     because = tuple(incomparable(sides, base, other))
     same_work = equal_work(sides, base, other)
@@ -156,18 +180,25 @@ def _judge(
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
         per_cycle=per_cycle(sides, base, other, level) if welch else None,
         split=split(sides, base, other),
-        joule_ratio=_joule_ratio(base, other),
+        joule_ratio=joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
         same_work=same_work,
         experts_remark=experts_differ(sides, base, other),
         # Other batches have other inputs: their outputs differ by rights.
         witness_gap=None
         if (same_work is not None and same_work.proved) or base.choice != other.choice
-        else _witness_gap(sides[0].measured(base), sides[1].measured(other)),
+        else witness_gap(sides[0].measured(base), sides[1].measured(other)),
     )
 
 
-def _joule_ratio(base: Row, other: Row) -> float | None:
+def no_counterpart(in_other: bool) -> Reason:
+    """Why a case of one run alone has no verdict."""
+    if in_other:
+        return Reason(Code.NOT_IN_OTHER, "no such case in the other run")
+    return Reason(Code.NOT_IN_BASE, "no such case in the base run")
+
+
+def joule_ratio(base: Row, other: Row) -> float | None:
     """Items per joule; None unless both are of a chip, or both of a board, and so on."""
     if base.energy_scope != other.energy_scope:
         return None
@@ -178,9 +209,10 @@ def _quotient(other: float | None, base: float | None) -> float | None:
     return None if other is None or base is None else other / base
 
 
-def _witness_gap(
+def witness_gap(
     base: Sequence[tuple[int, Measured]], other: Sequence[tuple[int, Measured]]
 ) -> float | None:
+    """Largest relative difference of the outputs after the first step, over equal seeds."""
     theirs = {seed: outcome.witness[0] for seed, outcome in other}
     gaps = [
         abs(theirs[seed] - mine.witness[0]) / max(abs(mine.witness[0]), abs(theirs[seed]))

@@ -14,6 +14,7 @@ from bench.judging.equal_work import EqualWork
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.split import Split
+from bench.judging.system import System
 from bench.records.case import Case
 from bench.records.run import RunFile
 
@@ -49,6 +50,9 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Other / base items per joule."""
     price_ratio: float | None = None
     """Other / base items per currency unit, at the prices given."""
+    system: System | None = None
+    """Of two whole systems, each of as many devices as it has; None of two equal cases. `case` then
+    is the work on one device."""
     same_work: EqualWork | None = None
     """Whether the two did the same work; None where that is no question."""
     experts_remark: str = ""
@@ -91,6 +95,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Of the base: a shipped one's name and number (`bench.judging.suites`), or as it says."""
     command_for_the_rest: str = ""
     """What measures, on the other's device, those of the base's cases that it has not; or empty."""
+
+    @property
+    def of_systems(self) -> bool:
+        """Whether whole systems are compared, of as many devices as each has."""
+        return any(case.system is not None for case in self.cases)
 
     @property
     def ratios(self) -> list[float]:

@@ -8,6 +8,7 @@ import msgspec
 
 from bench import units
 from bench.judging.row import UNDISTURBED, Row
+from bench.judging.scaling import scalings
 from bench.planning.sweep import batch_of, without_batch
 from bench.records.outcome import DOES_NOT_FIT
 
@@ -43,12 +44,19 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 def curves(rows: Sequence[Row]) -> Iterator[Curve]:
-    """The sweeps among a run's rows of which at least one point has a number."""
+    """The sweeps among a run's rows of which at least one point has a number.
+
+    Batches that grow with the devices are another question, which `bench.judging.scaling` answers.
+    """
     found: dict[str, list[Row]] = {}
     for row in rows:
         if batch_of(row.case) is not None:
             found.setdefault(without_batch(row.case).fingerprint, []).append(row)
+    weak = [one for one in scalings(rows) if one.kind == "weak"]
+    grown = {row.case.fingerprint for one in weak for row in one.points}
     for points in found.values():
+        if any(row.case.fingerprint in grown for row in points):
+            continue
         if len(points) > 1 and any(row.status == "measured" for row in points):
             yield Curve(tuple(sorted(points, key=lambda row: batch_of(row.case) or 0)))
 

@@ -172,6 +172,13 @@ class EqualWork(msgspec.Struct, frozen=True, kw_only=True):
         return self.words if self.absent else ""
 
     @property
+    def refusals(self) -> Iterator[Reason]:
+        """Of each quantity that does not agree."""
+        for finding in self.findings:
+            if not finding.agrees:
+                yield Reason(Code.OTHER_WORK, finding.refusal)
+
+    @property
     def proved(self) -> bool:
         """Whether every quantity agrees, and there is one."""
         return not self.absent and all(finding.agrees for finding in self.findings)
@@ -198,17 +205,22 @@ def equal_work(sides: tuple[Side, Side], base: Row, other: Row) -> EqualWork | N
         [(seed, outcome.proof) for seed, outcome in side.measured(row)]
         for side, row in zip(sides, (base, other), strict=True)
     )
-    for who, proofs in (("base", mine), ("other", theirs)):
+    return of_launches(mine, theirs, base.case.precision)
+
+
+Proofs = Sequence[tuple[int, Proof | None]]
+"""Seed and proof of each launch."""
+
+
+def of_launches(base: Proofs, other: Proofs, precision: str) -> EqualWork:
+    """Of two sides' launches of one work; or which side has no witness, and why."""
+    for who, proofs in (("base", base), ("other", other)):
         if not any(proof and not proof.absent for _, proof in proofs):
             said = next(
                 (proof.absent for _, proof in proofs if proof), "its record is an older one"
             )
             return EqualWork(absent=f"{who} has no witness ({said})")
-    return judged(mine, theirs, base.case.precision)
-
-
-Proofs = Sequence[tuple[int, Proof | None]]
-"""Seed and proof of each launch."""
+    return judged(base, other, precision)
 
 
 def judged(base: Proofs, other: Proofs, precision: str) -> EqualWork:
@@ -339,7 +351,4 @@ def _turned(noise: Noise | None, bounds: Mapping[str, Bounds]) -> bool:
 def refused(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
     """Why two rows are not the same work; nothing where nothing says so."""
     found = equal_work(sides, base, other)
-    if found is not None:
-        for finding in found.findings:
-            if not finding.agrees:
-                yield Reason(Code.OTHER_WORK, finding.refusal)
+    yield from () if found is None else found.refusals

@@ -10,7 +10,6 @@ Source: Hockney, "The communication challenge for MPP", Parallel Computing 20 (1
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
@@ -75,8 +74,8 @@ def link_of(sweep: Sequence[Row]) -> Link | None:
     count = min(map(len, points))
     lines = [line([series[k] for series in points]) for k in range(count)]
     level = next((row.interval.level for row in sweep if row.interval), stats.FIXED_LEVEL)
-    latency = _interval([one[0] for one in lines], level)
-    slope = _interval([one[1] for one in lines], level)
+    latency = Interval.over([one[0] for one in lines], level)
+    slope = Interval.over([one[1] for one in lines], level)
     if slope.value <= 0.0 or latency.value <= 0.0:
         return None
     means = [(series[0][0], statistics.fmean(t for _, t in series[:count])) for series in points]
@@ -112,16 +111,6 @@ def _points(row: Row) -> list[Point]:
     assert row.bus_bytes_per_second is not None
     crossing = row.bus_bytes_per_second * row.operation_seconds
     return [(crossing, row.operation_seconds * row.throughput / rate) for rate in row.rates]
-
-
-def _interval(values: Sequence[float], level: float) -> Interval:
-    """The mean with its two-sided t interval; without one below three values."""
-    mean = statistics.fmean(values)
-    if len(values) < stats.MINIMUM_LAUNCHES:
-        return Interval(value=mean)
-    error = math.sqrt(stats.variance(values) / len(values))
-    half = stats.t_quantile(0.5 + level / 2, len(values) - 1) * error
-    return Interval(value=mean, low=mean - half, high=mean + half)
 
 
 def _inverse(slope: Interval) -> Interval:

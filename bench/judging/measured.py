@@ -7,11 +7,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from bench import stats, units
+from bench.judging import cold
+from bench.judging.exchanged import exposed, reduced
+from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.records.case import Case
-from bench.records.outcome import Cold, Flag, Measured
+from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch, Settings
-from bench.telemetry import energy
+from bench.telemetry import energy, joined
 from bench.telemetry.flags import flagged, observed_clock, slowed_launches, unhindered
 
 INVALID_SHARE = 1 / 3
@@ -29,6 +32,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     flagged_outcomes = [flagged(x, slowed) for x in launches]
     outcomes = unhindered(flagged_outcomes)
     kept = {id(outcome) for outcome in outcomes}
+    clean = [x for x, o in zip(launches, flagged_outcomes, strict=True) if id(o) in kept]
     rates = [o.throughput for o in outcomes]
     level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
     interval = stats.log_estimate(rates, level)
@@ -48,11 +52,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         throughput=throughput,
         interval=interval,
         rates=tuple(rates),
-        clocks_mhz=tuple(
-            observed_clock(launch)
-            for launch, outcome in zip(launches, flagged_outcomes, strict=True)
-            if id(outcome) in kept
-        ),
+        rounds=tuple(launch.launch for launch in clean),
+        clocks_mhz=tuple(map(observed_clock, clean)),
         launches=len(outcomes),
         excluded=excluded,
         hindered=len(measured) - len(outcomes),
@@ -65,17 +66,22 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         between_sd=_relative_sd(rates) if len(rates) > 1 else None,
         outliers=sum(stats.outliers(one) for one in series),
         flags=tuple(flags),
+        flag_ranks=_flag_ranks(measured),
         shared_host=case.devices > 1 and any(_shares_a_host(launch) for launch in launches),
+        pairs=pairs(outcomes),
         latency=_latency(outcomes, level),
         flop_per_second=_rate(throughput, work.items, work.flop),
         bytes_per_second=_rate(throughput, work.items, work.moved_bytes),
         bus_bytes_per_second=_rate(throughput, work.items, work.bus_bytes),
+        **exposed(outcomes, level),
+        **reduced(launches),
         operation_seconds=work.operations and work.items / throughput / work.operations,
         transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
         peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
         memory_scope=outcomes[0].memory.scope,
         estimated_peak_bytes=estimated_peak_bytes(launches),
-        cold=_median_cold(launches),
+        cold=cold.of_first(launches),
+        warm=cold.of_others(launches),
         compiler=_compiler(launches),
         optimizer_passed_over=_passed_over(launches),
         executed=next((x.executed for x in measured if x.executed), None),
@@ -85,11 +91,24 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         energy_scope=energy.said_by(launches)[1],
         energy_absent=energy.why_absent(outcomes),
         not_observable=energy.not_observable(launches),
-        idle_watts=next((t.idle_watts for t in (x.telemetry for x in launches) if t), None),
+        idle_watts=joined.idle_watts(launches),
+        packages=joined.packages_of(measured),
+        watts=energy.watts(outcomes),
         host_fraction=_host_fraction(outcomes, statistics.median(samples)),
         input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
         input_wait_seconds=waited and waited / sum(o.steady_steps for o in outcomes),
     )
+
+
+def _flag_ranks(outcomes: Sequence[Measured]) -> dict[str, tuple[int, ...]]:
+    """Whose a flag is in any launch, where it is not that of all ranks."""
+    found: dict[str, set[int]] = {}
+    for outcome in outcomes:
+        for share in outcome.ranks:
+            for flag in share.flags:
+                found.setdefault(flag, set()).add(share.rank)
+    most = max(len(outcome.ranks) for outcome in outcomes)
+    return {flag: tuple(sorted(ranks)) for flag, ranks in found.items() if len(ranks) < most}
 
 
 def _shares_a_host(launch: Launch) -> bool:
@@ -202,12 +221,3 @@ def _passed_over(launches: Sequence[Launch]) -> str:
     jobs = (launch.environment.get("job") for launch in launches)
     said = (job.get(PASSED_OVER) for job in jobs if isinstance(job, dict))
     return next((str(words) for words in said if words), "")
-
-
-def _median_cold(launches: Sequence[Launch]) -> Cold:
-    def median(field: str) -> float | None:
-        values = [v for v in (getattr(x.cold, field) for x in launches) if v is not None]
-        # The mean of the two in the middle may be too large for a number; no value is.
-        return min(statistics.median(values), max(values)) if values else None
-
-    return Cold(**{field: median(field) for field in Cold.__struct_fields__})

@@ -29,6 +29,7 @@ class Code(StrEnum):
     DEVICE_COUNT = "other-device-count"
     PARALLELISM = "other-parallelism"
     PARAMETER = "other-parameter"
+    GLOBAL_BATCH = "other-global-batch"
     CHOICES = "other-choices"
     OTHER_WORK = "other-work"
     # INCOMPARABLE: not measured alike.

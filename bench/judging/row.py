@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from bench import stats
+from bench.judging.pairs import Pairs
 from bench.planning.tuning import Trial
 from bench.planning.versions import today
 from bench.precision import PRECISIONS
@@ -52,6 +56,24 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None = None
     high: float | None = None
 
+    @classmethod
+    def over(cls, values: Sequence[float], level: float) -> Interval:
+        """Of one value a launch, on their own scale: they may be negative."""
+        mean = statistics.fmean(values)
+        if len(values) < stats.MINIMUM_LAUNCHES:
+            return cls(value=mean)
+        error = math.sqrt(stats.variance(values) / len(values))
+        half = stats.t_quantile(0.5 + level / 2, len(values) - 1) * error
+        return cls(value=mean, low=mean - half, high=mean + half)
+
+
+class Efficiency(Interval, frozen=True, kw_only=True):
+    """Throughput a device, over that of the same work on fewer; see `bench.judging.scaling`."""
+
+    against: int
+    """So many devices: one, or the fewest at which the work was measured. Of that point itself the
+    value is 1, and has no interval."""
+
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
     """What joins the devices, by a collective's times over sizes; see `bench.judging.links`."""
@@ -80,7 +102,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     sweep_end: bool = False
     """Out of memory at a larger batch than one that was measured: an answer, not a fault."""
     reached: bool = True
-    """False for a planned case without a launch."""
+    """False for a planned case without a launch that was to have one."""
+    untried_point: bool = False
+    """Whether it is a point of a sweep over devices that the run was not to try."""
     verdict: Verdict | None = None
     unit: str = ""
     throughput: float | None = None
@@ -88,6 +112,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     interval: stats.Estimate | None = None
     rates: tuple[float, ...] = ()
     """Items/s of each measured launch, in the order they ran."""
+    rounds: tuple[int, ...] = ()
+    """Which launch of the case each of those was, from 0: cases take turns, so equal ones ran at
+    about the same time."""
     clocks_mhz: tuple[float | None, ...] = ()
     """The device's clock in each of those launches; None where that was not observable."""
     launches: int = 0
@@ -113,9 +140,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Relative standard deviation between launches; None below two."""
     outliers: int = 0
     flags: tuple[str, ...] = ()
+    flag_ranks: dict[str, tuple[int, ...]] = {}
+    """Of several devices: whose flag it is, where it is not that of all."""
     shared_host: bool = False
     """Whether its ranks compute on the cores of one host: then they are one device, and nothing is
     said of how well several would do together."""
+    pairs: Pairs | None = None
+    """A map of the links between its ranks; None of other work."""
     latency: LatencySummary | None = None
     flop_per_second: float | None = None
     ceiling_fraction: float | None = None
@@ -148,6 +179,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no energy figure."""
     idle_watts: float | None = None
     """Of the device before the run's first worker had it; the energy above holds it too."""
+    packages: int | None = None
+    """How many whole cards or packages its devices are; None where that is not known, of one
+    device, and where one was not in the launch with all its devices."""
+    watts: float | None = None
+    """Mean power of all of them over the steady blocks: its energy over their time."""
     not_observable: dict[str, str] = {}
     """What nobody could see of the device meanwhile, and why."""
     bytes_per_second: float | None = None
@@ -162,6 +198,19 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Of a collective: mean time of one operation."""
     link: Link | None = None
     """Of a collective in a sweep over sizes."""
+    strong: Efficiency | None = None
+    """Beside the same batch on fewer devices."""
+    weak: Efficiency | None = None
+    """Beside the same batch a device on fewer devices."""
+    exposed: Interval | None = None
+    """Seconds of communication that a step waits for, what is hidden behind computing left out;
+    None where nobody looked. Noise may make it negative."""
+    exposed_fraction: Interval | None = None
+    """Its share of the step."""
+    reduced_bytes: int | None = None
+    """Of training on several devices: all gradients, as they are reduced once a step."""
+    reduced_as: str = ""
+    """In which precision."""
     transferred_bytes_per_second: float | None = None
     """From the host to the device."""
     transfer_fraction: float | None = None
@@ -173,7 +222,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     estimated_peak_bytes: int | None = None
     """What the case's tensors need, from shapes; of a CPU's peak the process itself is a part."""
     cold: Cold = Cold()
-    """Median over launches."""
+    """Of the launches that found nothing of an earlier one (of old records, of all): medians."""
+    warm: Cold = Cold()
+    """Of the others, which found references and compiled graphs; nothing where there are none."""
     compiler: dict[str, int] = {}
     """What the compiler did, where it was asked: `graphs` that it made, and `graph_breaks`."""
     optimizer_passed_over: str = ""
@@ -202,6 +253,21 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         if self.throughput is None or self.shared_host or self.operation_seconds is not None:
             return None
         return self.throughput / self.case.devices
+
+    @property
+    def throughput_per_package(self) -> float | None:
+        """Items/s of each of its packages; None where `throughput_per_device` or they are."""
+        each = self.throughput_per_device
+        if each is None or self.packages is None:
+            return None
+        return each * self.case.devices / self.packages
+
+    @property
+    def watts_per_package(self) -> float | None:
+        """Mean power of each; of a die it is not to be had where the package has the one figure."""
+        if self.watts is None or self.packages is None:
+            return None
+        return self.watts / self.packages
 
     @property
     def arithmetic(self) -> str:

@@ -12,6 +12,7 @@ from bench.judging.ceilings import with_ceilings, with_peak
 from bench.judging.links import with_links
 from bench.judging.measured import estimated_peak_bytes, measured_row
 from bench.judging.row import Row
+from bench.judging.scaling import with_efficiency
 from bench.planning.sweep import Limits
 from bench.planning.tuning import Search, Trial, figures, in_words
 from bench.records.case import Case
@@ -29,12 +30,16 @@ def summarize(run: RunFile) -> list[Row]:
         of_case = tuple(launches.pop(case.fingerprint, ()))
         for launch in of_case:
             limits.note(case, launch.outcome)
+        why = run.run.left_out.get(case.fingerprint)
+        if why is not None and not of_case:
+            rows.append(Row(case=case, status="skipped", reason=why, untried_point=True))
+            continue
         rows.append(_row(case, of_case, run.run.settings, _why_unreached(run)))
     rows = [_within(row, limits) for row in rows]
     # A launch of a case that was not planned is shown all the same: nothing is dropped.
     rows += [_row(ls[0].case, tuple(ls), run.run.settings, "") for ls in launches.values()]
     device = str(run.run.device.get("name"))
-    return with_links(with_ceilings([with_peak(row, device) for row in rows]))
+    return with_efficiency(with_links(with_ceilings([with_peak(row, device) for row in rows])))
 
 
 def _within(row: Row, limits: Limits) -> Row:

@@ -32,10 +32,10 @@ def enough(base: Row, other: Row) -> bool:
 
 def preliminary(base: Row, other: Row, tested: bool) -> tuple[CompareVerdict, tuple[Reason, ...]]:
     """Why two rows have no verdict; UNDECIDED, and no reason, where it is the test that decides."""
-    disturbed = tuple(_disturbed(base, other))
+    found = (*disturbed("base", base), *disturbed("other", other))
     if not tested:
-        return "NO_INTERVAL", (_too_few(base, other), *disturbed)
-    return ("UNRANKED", disturbed) if disturbed else ("UNDECIDED", ())
+        return "NO_INTERVAL", (_too_few(base, other), *found)
+    return ("UNRANKED", found) if found else ("UNDECIDED", ())
 
 
 def _too_few(base: Row, other: Row) -> Reason:
@@ -55,10 +55,10 @@ DISTURBED: dict[Verdict | None, Code] = {
 verdict; a launch that was disturbed is not."""
 
 
-def _disturbed(base: Row, other: Row) -> Iterator[Reason]:
-    for who, row in (("base", base), ("other", other)):
-        if row.verdict in DISTURBED:
-            yield Reason(DISTURBED[row.verdict], f"{who} is {row.verdict}: {row.reason}")
+def disturbed(who: str, row: Row) -> Iterator[Reason]:
+    """Why a side is not ranked, though it has a number; nothing where it is."""
+    if row.verdict in DISTURBED:
+        yield Reason(DISTURBED[row.verdict], f"{who} is {row.verdict}: {row.reason}")
 
 
 def with_verdicts(cases: Sequence[CaseComparison], significance: float) -> Iterator[CaseComparison]:

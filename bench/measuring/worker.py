@@ -26,7 +26,7 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import agreed, asked, joining, silent_blocks
+from bench.measuring import agreed, asked, joining, kept, pairs, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
 from bench.measuring.hush import Hush
@@ -80,6 +80,7 @@ class Launch:
         self.ranks: Ranks | None = None
         self.edges: Edges = SINGLE
         self.busy_ns: tuple[int, ...] = ()
+        self.peer_ns: tuple[int, ...] = ()
         self.silent_ns: tuple[int, ...] = ()
         self.blames_peer = False
 
@@ -104,6 +105,7 @@ class Launch:
             first_step_ns=self.first_step_ns,
             estimated_peak_bytes=self.estimated_peak_bytes,
             busy_ns=self.busy_ns,
+            peer_ns=self.peer_ns,
             silent_ns=self.silent_ns,
             blames_peer=self.blames_peer,
         )
@@ -135,6 +137,7 @@ class Launch:
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
         self._note_variables()
+        kept.keep_compiled(request.scratch)
 
         channel.enter("import")
         start = time.perf_counter()
@@ -181,12 +184,16 @@ class Launch:
 
         channel.enter("numerics")
         start = time.perf_counter()
-        asking = (workload, mode, parameters, site, self.backend.library_switches)
+        # Of every launch the run's seed, so that the reference is computed once.
+        gated = msgspec.structs.replace(site, seed=request.settings.seed)
+        asking = (workload, mode, parameters, gated, self.backend.library_switches)
+        earlier = kept.references(request.scratch)
         if self.ranks is None or declared.together:
-            verdict = numerics.gate(*asking)
+            verdict = numerics.gate(*asking, kept.NOTHING if declared.together else earlier)
             wrong = verdict.complaint
         else:
-            verdict, wrong = rank_numerics.gate(*asking)
+            verdict, wrong = rank_numerics.gate(*asking, earlier)
+        self.environment["reference_kept"] = earlier.found
         device.release_memory()
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:
@@ -262,6 +269,9 @@ class Launch:
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         channel.enter("report")
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
+        if self.ranks is not None:
+            clock = time.perf_counter_ns
+            self.peer_ns = pairs.peer_ns(job, self.ranks.size, device, edges, clock)
         before = dict(self.environment)
         self._describe(device)
         looks = [

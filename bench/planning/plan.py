@@ -6,13 +6,25 @@ import fnmatch
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bench import catalogue, units
 from bench.errors import SuiteError, UnknownName, suggestion
-from bench.planning.spread import FEWEST, KEYS, is_open, spread
+from bench.planning.spread import (
+    DEVICES,
+    FEWEST,
+    KEYS,
+    PER_DEVICE,
+    Spread,
+    batch_of_all,
+    beyond,
+    is_open,
+    spread,
+    swept,
+    undivided,
+)
 from bench.planning.suite_file import Suite
 from bench.planning.sweep import BATCH
 from bench.planning.versions import require_known
@@ -24,13 +36,21 @@ from bench.workload import Mode, Workload
 MOST_CASES = 10_000
 """Of one `[[case]]` table: more is a slip of the pen."""
 COMMON_KEYS = ("workload", "mode", "precision", "execution", *KEYS)
-DOUBLED = (BATCH, "size_bytes")
+DOUBLED = (BATCH, DEVICES, "size_bytes")
 DOUBLING_KEYS = ("from", "doubling_to")
 DOUBLING = f"For example: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
 TUNING = (
     f"For example: {TUNED} = {{ {BATCH} = {{ from = 1, doubling_to = 4096 }}, "
     'execution = ["eager", "compile"] }'
 )
+
+
+class Planned(NamedTuple):
+    """A case of a suite, and whether a run tries it."""
+
+    case: Case
+    left_out: str = ""
+    """Why it is not tried: a point of a sweep over devices that cannot be. Else empty."""
 
 
 def plan(suite: Suite, devices: int = FEWEST) -> tuple[Case, ...]:
@@ -40,14 +60,31 @@ def plan(suite: Suite, devices: int = FEWEST) -> tuple[Case, ...]:
 
     Raises `SuiteError` for an unknown key or value, naming the file, the case and what is allowed.
     """
-    cases: list[Case] = []
+    return tuple(one.case for one in _planned(suite, devices))
+
+
+def left_out(suite: Suite, devices: int) -> dict[str, str]:
+    """Which cases of a suite a run of so many devices does not try, by fingerprint: why."""
+    return {one.case.fingerprint: one.left_out for one in _planned(suite, devices) if one.left_out}
+
+
+def _planned(suite: Suite, devices: int) -> list[Planned]:
+    found: list[Planned] = []
     seen: dict[str, str] = {}
     for place, entry in _entries(suite):
         rest = {key: value for key, value in entry.items() if key != TUNED}
-        for values in _sweep(place, rest):
-            case = _case(place, values, entry.get(TUNED), devices)
-            if case.fingerprint in seen:
-                there = seen[case.fingerprint]
+        points = [
+            _point(place, values, entry.get(TUNED), devices, sweep=swept(entry))
+            for values in _sweep(place, rest)
+        ]
+        _some_can_be(place, points)
+        for point in points:
+            case = point.case
+            there = seen.get(case.fingerprint)
+            # Sweeps meet, e.g. on one device: the point is that of all of them.
+            if there is not None and swept(entry) and (there != place or case.devices == 1):
+                continue
+            if there is not None:
                 raise SuiteError(
                     f"{place}: {case.label} is already in {there}. Remove one of them."
                     if there != place
@@ -55,8 +92,16 @@ def plan(suite: Suite, devices: int = FEWEST) -> tuple[Case, ...]:
                     "value twice. Remove one of them."
                 )
             seen[case.fingerprint] = place
-            cases.append(case)
-    return tuple(cases)
+            found.append(point)
+    return found
+
+
+def _some_can_be(place: str, points: list[Planned]) -> None:
+    """Raises `SuiteError` where a sweep's batch divides over none of its numbers of devices."""
+    many = [point.case for point in points if point.case.devices > 1]
+    whys = [undivided(c.parameters.get(BATCH), Spread(c.devices, c.parallelism)) for c in many]
+    if whys and all(whys):
+        raise SuiteError(f"{place}: {many[0].name}: {whys[0]}.")
 
 
 def _entries(suite: Suite) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -68,7 +113,7 @@ def _entries(suite: Suite) -> Iterator[tuple[str, dict[str, Any]]]:
 def leaves_devices_open(suite: Suite) -> bool:
     """Whether any case of a suite leaves to the run how many devices it takes."""
     return any(
-        is_open(values, _mode(place, values)[1])
+        swept(entry) or is_open(values, _mode(place, values)[1])
         for place, entry in _entries(suite)
         for values in _sweep(place, {key: v for key, v in entry.items() if key != TUNED})
     )
@@ -125,8 +170,8 @@ def _sweep_values(place: str, entry: dict[str, Any]) -> list[list[Any]]:
 def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
     """`{ from = 1, doubling_to = 100 }`: 1, 2, 4, ... 64."""
     if key not in DOUBLED:
-        either = " and ".join(f"`{name}`" for name in DOUBLED)
-        raise SuiteError(f"{place}: `{key}` is a table. Only {either} can be one. {DOUBLING}")
+        allowed = ", ".join(f"`{name}`" for name in DOUBLED)
+        raise SuiteError(f"{place}: `{key}` is a table. Only {allowed} can be one. {DOUBLING}")
     for name in table:
         if name not in DOUBLING_KEYS:
             hint = suggestion(name, DOUBLING_KEYS)
@@ -140,14 +185,22 @@ def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
     return [low << power for power in range((high // low).bit_length())]
 
 
-def _case(place: str, values: dict[str, Any], table: Any, devices: int) -> Case:
-    """table: what the entry says of `tuned`; None where it does not, and the case is fixed."""
+def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, sweep: bool) -> Planned:
+    """The case of these values.
+
+    table: what the entry says of `tuned`; None where it does not, and the case is fixed. sweep:
+    whether it is a point of a sweep over devices: one that cannot be is not tried, and no error.
+    """
     workload, mode, name = _mode(place, values)
     who = f"{workload.name}-{name}"
     precision = _choice(place, who, "precision", values.get("precision", "bf16"), mode.precisions)
     execution = _choice(place, who, "execution", values.get("execution", "eager"), mode.executions)
+    over = spread(place, who, mode, values, devices)
+    values = batch_of_all(place, who, mode, values, over)
     parameters = _parameters(place, who, mode, values)
-    over = spread(place, who, mode, {**values, **parameters}, devices)
+    uneven = undivided(parameters.get(BATCH), over)
+    if uneven and not sweep:
+        raise SuiteError(f"{place}: {who}: {uneven}.")
     if over.joined and execution != "eager":
         raise SuiteError(
             f"{place}: {who}: parallelism {over.parallelism} is measured in eager execution only, "
@@ -164,14 +217,14 @@ def _case(place: str, values: dict[str, Any], table: Any, devices: int) -> Case:
         parallelism=over.parallelism,
     )
     if table is None:
-        return case
-    if case.devices > 1:
+        return Planned(case, (sweep and beyond(over, devices)) or uneven)
+    if case.devices > 1 or sweep:
         raise SuiteError(
-            f"{place}: {who}: nothing is tuned over {case.devices} devices yet. Leave out "
+            f"{place}: {who}: nothing is tuned over several devices yet. Leave out "
             f"`{TUNED}`, or `parallelism`."
         )
     allowed = {"execution": mode.executions, "memory_format": workload.memory_formats}
-    return _tuned(place, who, case, mode, _space(place, who, values, table, allowed))
+    return Planned(_tuned(place, who, case, mode, _space(place, who, values, table, allowed)))
 
 
 def _mode(place: str, values: dict[str, Any]) -> tuple[Workload, Mode, str]:
@@ -268,7 +321,8 @@ def _parameters(place: str, who: str, mode: Mode, values: dict[str, Any]) -> dic
     allowed = mode.parameters.__struct_fields__
     for key in given:
         if key not in allowed:
-            hint = suggestion(key, (*allowed, *COMMON_KEYS, TUNED))
+            common = [k for k in COMMON_KEYS if k != PER_DEVICE or BATCH in allowed]
+            hint = suggestion(key, (*allowed, *common, TUNED))
             if key in TUNABLE and key not in allowed:
                 hint = f" Only a table `{TUNED}` may name it: a fixed case has the workload's own."
             raise SuiteError(f"{place}: unknown key `{key}` for {who}.{hint}")

@@ -51,10 +51,13 @@ def _measure(session: pytest.Session) -> None:
     path = folder / f"{plan.suite.name}-{chosen.backend}-{identity}.jsonl"
     cases = tuple({case.fingerprint: case for case in cases_of(session)}.values())
     typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
-    writer = begin(path, identity, plan.suite.title, cases, plan.settings, chosen, typed)
+    left_out = plan.left_out
+    writer = begin(path, identity, plan.suite.title, cases, plan.settings, chosen, typed, left_out)
     with contextlib.closing(writer):
         reason = open_session(
-            writer, cases, plan.settings, chosen, PlainFace(say, plan.settings), here=here
+            *(writer, cases, plan.settings, chosen, PlainFace(say, plan.settings)),
+            here=here,
+            left_out=left_out,
         ).run()
     config.stash[RUN] = runfile.read(path)
     if kept or reason == "interrupted":

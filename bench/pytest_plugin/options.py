@@ -87,6 +87,13 @@ class Plan:
         return {names[case.fingerprint]: case for case in cases}
 
     @functools.cached_property
+    def left_out(self) -> dict[str, str]:
+        """Which of them are not tried, by fingerprint: why."""
+        from bench.planning import plan, spread
+
+        return plan.left_out(self.suite, spread.FEWEST)
+
+    @functools.cached_property
     def settings(self) -> Settings:
         """How they are measured: the suite's way, but for `--accelmark-launches`."""
         from bench.planning import suite_file

@@ -115,6 +115,62 @@ class Telemetry(Value, frozen=True, kw_only=True):
         )
 
 
+class Watched(Value, frozen=True, kw_only=True, omit_defaults=True):
+    """What was seen of one rank's device over the steady blocks, of several that did the step.
+
+    Figures in place of readings: a launch keeps those of rank 0's device (`Launch.telemetry`);
+    five a second of 16 devices would be fifteen times as much again, and energy, flags and causes
+    are made of all of them before they are let go.
+    """
+
+    absent_because: str = ""
+    """Why nothing was seen; empty where something was."""
+    source: str = ""
+    scope: Scope = "board"
+    card: int | None = None
+    """Which of the launch's cards or packages the power and energy are of, 0-based in the ranks'
+    order: ranks with one number have one figure between them. None: the source does not say."""
+    card_devices: int | None = None
+    """Devices that lie on it, in this launch or not; None where that is not said."""
+    energy_joules: float | None = None
+    """Of the steady blocks, of the whole card."""
+    energy_method: Literal["counter", "power"] | None = None
+    energy_absent: str | None = None
+    readings: int = 0
+    """From the first steady block to the last; what follows is made of them."""
+    power_watts: float | None = None
+    """Median."""
+    clock_mhz: float | None = None
+    """Median, of readings at which the device neither held to its power limit nor idled."""
+    clocks: int = 0
+    """How many readings that is the median of."""
+    temperature_celsius: float | None = None
+    """Highest."""
+    utilisation_percent: float | None = None
+    """Median."""
+    memory_used_bytes: int | None = None
+    """Most."""
+    reasons: dict[str, int] = msgspec.field(default_factory=dict)
+    """Why the clock was not higher: in how many readings."""
+    absent: dict[str, str] = msgspec.field(default_factory=dict)
+    """What could not be read, and why."""
+    idle_watts: float | None = None
+    """As `Telemetry` has it, and so the others."""
+    others: int | None = None
+    others_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        _sane(
+            power_watts=self.power_watts,
+            clock_mhz=self.clock_mhz,
+            energy_joules=self.energy_joules,
+            idle_watts=self.idle_watts,
+            others=self.others,
+        )
+        if self.card is not None and self.card < 0:
+            raise ValueError("cards count from 0")
+
+
 class Contention(Value, frozen=True, kw_only=True):
     """What the host did beside a job over its steady blocks. None: the host cannot say."""
 

@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from bench.records.executed import Executed
-from bench.records.observed import Contention
+from bench.records.observed import Contention, Watched
 from bench.records.proof import Proof
 from bench.records.silent import Silent
 from bench.records.value import Value, positive_and_finite
@@ -152,18 +152,30 @@ class Share(Value, frozen=True, kw_only=True):
 
     rank: int
     device: int
-    """Index of its device."""
+    """Index of its device, on its host."""
+    host: int = 0
+    """0-based; hosts have no names here."""
     busy_ns: tuple[int, ...]
     """Of each steady block, until its own work was done; the rest of the block it waited for the
     slowest. (What it waited for within collectives is its work's.)"""
     memory: Memory
-    host: int = 0
-    """0-based, in the ranks' order; a record names no host."""
     silent_ns: tuple[int, ...] = ()
     """Of each silent block (`Measured.silent`) its own time, which is its computing; none where
     none was taken."""
+    watched: Watched | None = None
+    """What was seen of its device meanwhile; None in old records, and where ranks share a device,
+    of which the launch's telemetry is."""
+    flags: tuple[Flag, ...] = ()
+    causes: dict[str, str] = msgspec.field(default_factory=dict)
+    """Its own, of those that the launch has; none in old records."""
+
+    peer_ns: tuple[int, ...] = ()
+    """Of an exchange with each rank, both ways at once, as this one saw it; 0 with itself. Empty
+    where ranks do not meet in pairs."""
 
     def __post_init__(self) -> None:
+        if min((0, *self.peer_ns)) < 0:
+            raise ValueError("an exchange takes no less than no time")
         if min(self.rank, self.device, self.host) < 0:
             raise ValueError("ranks, devices and hosts count from 0")
         if not self.busy_ns or min((*self.busy_ns, *self.silent_ns)) <= 0:
@@ -269,6 +281,8 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
                 map(operator.gt, share.silent_ns, slowest)
             ):
                 raise ValueError(f"rank {share.rank}: one time a silent block, no longer than it")
+            if len(share.peer_ns) not in (0, len(self.ranks)):
+                raise ValueError(f"rank {share.rank}: one time with each rank, 0 with itself")
 
     @property
     def steady_steps(self) -> int:

@@ -64,13 +64,16 @@ class Settings(Value, frozen=True, kw_only=True):
             raise ValueError("warmup_seconds must be finite and 0 or more")
 
 
-class Run(Value, frozen=True, kw_only=True, tag="run", tag_field="line"):
+class Run(Value, frozen=True, kw_only=True, omit_defaults=True, tag="run", tag_field="line"):
     """First line of a run's file: what was planned, by what, on which host."""
 
     schema: int
     run_id: str
     suite: str
     plan: tuple[Case, ...]
+    left_out: dict[str, str] = msgspec.field(default_factory=dict)
+    """Planned cases that the run does not try, by fingerprint: why. Points of a sweep over devices
+    beyond those that it takes. Absent from the JSON of a run that tries all."""
     settings: Settings
     command: tuple[str, ...]
     started_at: str

@@ -9,13 +9,15 @@ from bench.judging import links
 from bench.judging.curves import Curve, curves
 from bench.judging.links import sweeps
 from bench.judging.row import UNDISTURBED, Row
+from bench.judging.scaling import scalings
 from bench.judging.tracks import tuned
 from bench.planning.tuning import in_words
 from bench.planning.usual import usual_of
 from bench.records.run import RunFile
+from bench.reports import _scaling
 from bench.reports._labels import Label, listed, name_of
 from bench.reports._notes import Note, grouped
-from bench.reports._wording import WHOSE, first_step, word_of
+from bench.reports._wording import WHOSE, first_step, packed, whose, word_of
 from bench.telemetry.flags import HINDERED
 
 FLAGS = {
@@ -48,6 +50,7 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
         if reason := said.partition("\n")[2]:
             yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
     yield from _links(rows, wide=wide)
+    yield from _unscaled(rows)
     yield from _found(rows, names, wide=wide)
     for said, some in grouped(measured, _left_out):
         word, _, why = said.partition("\n")
@@ -58,7 +61,8 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
         ]
         flagged = [row for row in measured if flag in row.flags and row not in told]
         if flagged:
-            yield Note(flag, f"{meaning}: {_called(flagged, names)}")
+            cases = [f"{names[r.case.fingerprint].short}{whose(r, flag)}" for r in flagged]
+            yield Note(flag, f"{meaning}: {listed(cases)}")
     for said, some in grouped(measured, lambda r: r.optimizer_passed_over):
         yield Note("OPTIMIZER", f"{said}: {_called(some, names)}")
     yield from _asides(measured, names, wide=wide)
@@ -98,6 +102,16 @@ def _links(rows: Sequence[Row], *, wide: bool) -> Iterator[Note]:
     elif found:
         parts = [f"{name_of(case)} {links.in_short(link)}" for case, link in found]
         yield Note("LINK", f"latency and bus bandwidth over sizes: {'; '.join(parts)}", "bold")
+    for row in rows:
+        if row.pairs is not None:
+            yield Note("LINK", f"{name_of(row.case)}: {row.pairs.words}", "bold")
+
+
+def _unscaled(rows: Sequence[Row]) -> Iterator[Note]:
+    """Of which work over devices no efficiency is given, and why."""
+    for why, some in grouped(scalings(rows), lambda curve: curve.absent):
+        names = listed(list(dict.fromkeys(map(_scaling.name, some))))
+        yield Note("SCALING", f"no efficiency: {why}: {names}")
 
 
 def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
@@ -140,6 +154,8 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
     if shared:
         said = f"ranks compute on the cores of one host, as one device: {_called(shared, names)}"
         yield Note("shared host", said, dim=True)
+    for said, some in grouped(rows, packed):
+        yield Note("packages", f"{said}: {_called(some, names)}", dim=True)
     first = [
         f"{names[row.case.fingerprint].short} {first_step(row)}" for row in rows if first_step(row)
     ]
@@ -183,6 +199,7 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
         sentences.append("Latency, TTFT, TPOT: median")
     if any(row.operation_seconds for row in measured):
         sentences.append(COLLECTIVES)
+    sentences += _scaling.legend([one for one in scalings(rows) if not one.absent])
     if "memory" not in left_out and measured:
         sentences.append(f"Memory: peak, {measured[0].memory_scope}")
     if not wide:

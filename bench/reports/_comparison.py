@@ -14,11 +14,13 @@ from rich.text import Text
 
 from bench import units
 from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.reasons import Code
 from bench.judging.row import Row
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison_notes import (
     CELLS,
+    JUDGED,
     STYLE,
     after,
     before,
@@ -31,7 +33,8 @@ from bench.reports._drawn import drawn
 from bench.reports._grid import INDENT, Column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
-from bench.reports._wording import STOPPERS
+from bench.reports._systems import lines, one, spreads
+from bench.reports._wording import STOPPERS, ratio
 
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
@@ -86,11 +89,12 @@ def _outcome(comparison: Comparison) -> Iterator[Text]:
     count = Counter(case.verdict for case in comparison.cases)
     said = ", ".join(f"{count[verdict]} {CELLS[verdict]}" for verdict in CELLS if count[verdict])
     cases = units.counted(len(comparison.cases), "case")
-    yield Text(f"other against base, {cases}: {said}", "bold")
+    how = " as whole systems" if comparison.of_systems else ""
+    yield Text(f"other against base{how}, {cases}: {said}", "bold")
     mean = comparison.geometric_mean
     if mean is not None:
         of = f"{len(comparison.ratios)} of {cases}"
-        yield Text(f"Geometric mean of the ratios of {of} (a summary, no verdict): {_ratio(mean)}")
+        yield Text(f"Geometric mean of the ratios of {of} (a summary, no verdict): {ratio(mean)}")
 
 
 def _table(
@@ -101,9 +105,14 @@ def _table(
     called = [names[case.case.fingerprint] for case in cases]
     styles = ["bold" if case.ratio is not None else "" for case in cases]
     found = grid(console, called, _columns(comparison), styles)
-    behind = (map(plain, details(case, parts(comparison))) if wide else () for case in cases)
-    put(console, found, behind)
+    put(console, found, (map(plain, _behind(comparison, case, wide=wide)) for case in cases))
     return found.left_out
+
+
+def _behind(comparison: Comparison, case: CaseComparison, *, wide: bool) -> Iterator[str]:
+    yield from lines(case, one(comparison))
+    if wide:
+        yield from details(case, parts(comparison))
 
 
 def _columns(comparison: Comparison) -> list[Column]:
@@ -115,6 +124,7 @@ def _columns(comparison: Comparison) -> list[Column]:
     chip, software = parts(comparison)
     marked = bool(comparison.configured.unintended)
     return [
+        column("devices", (Text(plain(spreads(case))) for case in cases), most=28),
         column("base", (_side(case, case.base) for case in cases), drops=2),
         column("other", (_side(case, case.other) for case in cases), drops=2),
         column("ratio", map(_ratio_cell, cases if comparison.ratios else ()), most=12),
@@ -136,18 +146,14 @@ def _side(case: CaseComparison, row: Row | None) -> Text:
 
 
 def _ratio_cell(case: CaseComparison) -> Text:
-    return Text("—", "dim") if case.ratio is None else Text(_ratio(case.ratio), "bold")
-
-
-def _ratio(ratio: float) -> str:
-    return f"{ratio:.3f}" if 1e-3 <= ratio < 1e5 else f"{ratio:.2g}"
+    return Text("—", "dim") if case.ratio is None else Text(ratio(case.ratio), "bold")
 
 
 def _interval(case: CaseComparison) -> Text:
     found = case.interval
     if found is None:
         return Text()
-    return Text(f"{_ratio(found.low)}\N{EN DASH}{_ratio(found.high)}")
+    return Text(f"{ratio(found.low)}\N{EN DASH}{ratio(found.high)}")
 
 
 def _split(case: CaseComparison) -> Text:
@@ -155,8 +161,8 @@ def _split(case: CaseComparison) -> Text:
     return Text() if split is None else Text(f"{split.chip:.2f} x {split.software:.2f}")
 
 
-def _quotient(ratio: float | None) -> Text:
-    return Text() if ratio is None else Text(f"{ratio:.2f}" if ratio < 1e5 else f"{ratio:.2g}")
+def _quotient(found: float | None) -> Text:
+    return Text() if found is None else Text(f"{found:.2f}" if found < 1e5 else f"{found:.2g}")
 
 
 def _word(case: CaseComparison, marked: bool) -> Text:
@@ -182,6 +188,10 @@ def _unranked(comparison: Comparison) -> Iterator[Row]:
 def _next(comparison: Comparison, canvas: Canvas) -> str:
     verdicts = {case.verdict for case in comparison.cases}
     suite = comparison.suite
+    paths = " ".join(_path(file, canvas) for file in (comparison.base, comparison.other))
+    spread_otherwise = any(Code.DEVICE_COUNT in case.codes for case in comparison.cases)
+    if verdicts <= {"INCOMPARABLE", *JUDGED} and spread_otherwise:
+        return f"Next: as whole systems, at equal global batch: accelmark compare {paths} --systems"
     if verdicts == {"INCOMPARABLE"}:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:
@@ -206,8 +216,6 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         return (
             f"Next: narrower intervals, on both machines: accelmark run {suite} --launches {more}"
         )
-    sides = (comparison.base, comparison.other)
-    paths = " ".join(_path(file, canvas) for file in sides)
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
 
 

@@ -12,6 +12,7 @@ from bench.judging.differences import Difference
 from bench.judging.row import Row
 from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
 from bench.planning.tuning import in_words
+from bench.reports import _systems
 from bench.reports._labels import Label, listed
 from bench.reports._notes import Note, grouped
 from bench.reports._wording import share
@@ -35,6 +36,8 @@ WORDS: dict[CompareVerdict, str] = {
 """A verdict in words."""
 CELLS: dict[CompareVerdict, str] = {**WORDS, "UNDECIDED": "undecided"}
 """A verdict in a line of the table."""
+JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
+"""The verdicts that say something of the two devices."""
 EXPLAINS = re.compile(
     r"^(torch|transformers|driver|runtime|threads|threads_used|instructions|"
     r"instructions_used|cpu_capability|mkldnn|compute_capability)$"
@@ -75,7 +78,8 @@ def _sides(one: Difference) -> str:
 def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
     """What the chip may not be blamed for, what is odd, and why cases have no verdict."""
     cases = comparison.cases
-    if comparison.configured.chip_doubt and any(case.split for case in cases):
+    judged = [case for case in cases if case.split or (case.system and case.system.product)]
+    if comparison.configured.chip_doubt and judged:
         unknown = "whether a setting is the cause is not known, as said below"
         settings = comparison.configured.settings
         doubt = comparison.configured.chip_doubt if settings else unknown
@@ -106,6 +110,10 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
             called = listed([_name(case, names) for _, case in of_it])
             yield Note(CELLS[verdict], f"{reason}: {called}", STYLE.get(verdict, "yellow"))
     yield from _chosen(cases, names)
+    for case in cases:
+        if case.system is not None and case.system.beside:
+            text = f"{'; '.join(case.system.beside)}: {_name(case, names)} (--devices chooses)"
+            yield Note("NOT COMPARED", text, dim=True)
 
 
 def _chosen(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> Iterator[Note]:
@@ -119,7 +127,8 @@ def _chosen(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> Iter
 
 
 def _name(case: CaseComparison, names: Mapping[str, Label]) -> str:
-    return names[case.case.fingerprint].short
+    name = names[case.case.fingerprint].short
+    return f"{name}, {_systems.spreads(case)}" if case.system else name
 
 
 def after(comparison: Comparison, *, wide: bool) -> tuple[str, list[Note]]:
@@ -146,7 +155,8 @@ def legend(comparison: Comparison, left_out: Sequence[str], *, wide: bool) -> st
     """What the words of the table mean, as far as they stand there."""
     few = f"Under {COMPARE_LAUNCHES} launches a side: no interval"
     shown = {case.verdict for case in comparison.cases}
-    sentences = ["Ratio: other / base throughput"] if comparison.ratios else []
+    of = " of whole systems at equal global batch" if comparison.of_systems else ""
+    sentences = [f"Ratio: other / base throughput{of}"] if comparison.ratios else []
     if any(case.interval is not None for case in comparison.cases):
         sentences[0] += f", {comparison.level:.0%} Welch interval over launches"
         sentences.append(
@@ -165,6 +175,7 @@ def legend(comparison: Comparison, left_out: Sequence[str], *, wide: bool) -> st
             f"{chip} x {software}: the ratio, as that of the ceilings that both measured times "
             "that of the shares reached"
         )
+    sentences += _systems.legend(comparison)
     if comparison.configured.unintended and shown & {"FASTER", "SLOWER"}:
         sentences.append("*: settings differ")
     if left_out and not wide:

@@ -8,7 +8,7 @@ from bench import units
 from bench.judging.row import Row
 from bench.planning.tuning import in_words
 from bench.reports._labels import plain
-from bench.reports._wording import WHOSE, first_step, share, tail
+from bench.reports._wording import WHOSE, first_step, packed, share, tail, whose
 
 
 def details(row: Row) -> Iterator[str]:
@@ -20,7 +20,8 @@ def details(row: Row) -> Iterator[str]:
         for parts in (_figures(row), _shares(row), _ran(row), _costs(row)):
             if found := "; ".join(parts):
                 yield plain(found)
-    said = "; ".join(part for part in (row.reason, row.left_out, ", ".join(row.flags)) if part)
+    flags = [f"{flag}{whose(row, flag)}" for flag in row.flags]
+    said = "; ".join(part for part in (row.reason, row.left_out, ", ".join(flags)) if part)
     if said:
         yield plain(said)
 
@@ -31,8 +32,10 @@ def _figures(row: Row) -> Iterator[str]:
     if row.case.devices > 1:
         each = row.throughput_per_device
         alone = [] if each is None else [f"{units.rate(each, item)} each"]
+        if packed(row) and row.throughput_per_package is not None:
+            alone.append(f"{units.rate(row.throughput_per_package, item)} a package")
         shared = ["shared host"] if row.shared_host else []
-        yield ", ".join([f"{row.case.devices} devices", *alone, *shared])
+        yield ", ".join([packed(row) or f"{row.case.devices} devices", *alone, *shared])
     if row.flop_per_second is not None and item != row.operation:
         yield units.rate(row.flop_per_second, row.operation)
     if row.bytes_per_second is not None and item != "B":
@@ -98,5 +101,7 @@ def _costs(row: Row) -> Iterator[str]:
     spread = "no interval" if found is None else units.spread(found.half_width)
     energy = units.joules(1 / row.items_per_joule, row.unit.removesuffix("/s"))
     idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
-    whose = WHOSE.get(row.energy_scope, row.energy_scope)
-    yield f"energy {energy} {spread} ({whose}; {row.energy_source}{idle})"
+    scope = WHOSE.get(row.energy_scope, row.energy_scope)
+    each = row.watts_per_package if packed(row) else None
+    drawn = "" if each is None else f"; {units.significant(each)} W a package"
+    yield f"energy {energy} {spread} ({scope}; {row.energy_source}{drawn}{idle})"

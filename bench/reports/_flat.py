@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.judging.row import Link, Row
+from bench.judging.pairs import Pairs
+from bench.judging.row import Efficiency, Interval, Link, Row
 from bench.records.run import RunFile
 from bench.reports._wording import absent
 
@@ -36,6 +37,13 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "throughput": row.throughput,
         "throughput_per_device": row.throughput_per_device,
         "shared_host": row.shared_host,
+        "packages": row.packages,
+        "throughput_per_package": row.throughput_per_package,
+        **_of_efficiency("strong", row.strong),
+        **_of_efficiency("weak", row.weak),
+        **_of_interval("exposed_seconds", row.exposed),
+        **_of_interval("exposed_fraction", row.exposed_fraction),
+        "reduced_bytes": row.reduced_bytes,
         "unit": row.unit or None,
         "ci_low": interval.low if interval else None,
         "ci_high": interval.high if interval else None,
@@ -59,6 +67,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "bus_bytes_per_second": row.bus_bytes_per_second,
         "operation_seconds": row.operation_seconds,
         **_of_link(row.link),
+        **_of_pairs(row.pairs),
         "transferred_bytes_per_second": row.transferred_bytes_per_second,
         "transfer_fraction": row.transfer_fraction,
         "transfer_ceiling_bytes_per_second": row.transfer_ceiling,
@@ -74,6 +83,8 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "energy_scope": row.energy_scope or None,
         "energy_absent": row.energy_absent or None,
         "idle_watts": row.idle_watts,
+        "watts": row.watts,
+        "watts_per_package": row.watts_per_package,
         "peak_memory_bytes": row.peak_memory_bytes,
         "memory_scope": row.memory_scope or None,
         "estimated_peak_bytes": row.estimated_peak_bytes,
@@ -96,12 +107,23 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "numerics_seconds": row.cold.numerics_seconds,
         "build_seconds": row.cold.build_seconds,
         "first_step_seconds": row.cold.first_step_seconds,
+        "warm_numerics_seconds": row.warm.numerics_seconds,
+        "warm_build_seconds": row.warm.build_seconds,
+        "warm_first_step_seconds": row.warm.first_step_seconds,
         "compiled_graphs": row.compiler.get("graphs"),
         "graph_breaks": row.compiler.get("graph_breaks"),
         "optimizer_passed_over": row.optimizer_passed_over or None,
         "operators": (row.executed and row.executed.operators) or None,
         "operators_absent": (row.executed and row.executed.absent) or None,
         "expert_tokens": list(row.executed.expert_tokens) or None if row.executed else None,
+    }
+
+
+def _of_pairs(pairs: Pairs | None) -> dict[str, float | str | None]:
+    return {
+        "pairs_median_bytes_per_second": None if pairs is None else pairs.median,
+        "pairs_slowest_share": None if pairs is None else pairs.slowest_share,
+        "pairs_slowest": None if pairs is None else " ".join(map(str, pairs.slowest)),
     }
 
 
@@ -115,4 +137,20 @@ def _of_link(link: Link | None) -> dict[str, float | None]:
         "link_bus_low_bytes_per_second": None if link is None else link.bandwidth.low,
         "link_bus_high_bytes_per_second": None if link is None else link.bandwidth.high,
         "link_largest_miss": None if link is None else link.miss,
+    }
+
+
+def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, float | None]:
+    """Beside the same work on fewer devices, and on how many."""
+    return {
+        **_of_interval(f"{kind}_efficiency", found),
+        f"{kind}_efficiency_against_devices": None if found is None else found.against,
+    }
+
+
+def _of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
+    return {
+        name: None if found is None else found.value,
+        f"{name}_low": None if found is None else found.low,
+        f"{name}_high": None if found is None else found.high,
     }

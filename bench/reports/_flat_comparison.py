@@ -9,7 +9,8 @@ from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import Configured
 from bench.judging.differences import Difference
 from bench.judging.equal_work import EqualWork
-from bench.judging.row import Row
+from bench.judging.row import Interval, Row
+from bench.judging.system import NAMES
 from bench.records.run import RunFile
 
 
@@ -26,7 +27,10 @@ def flat(comparison: Comparison) -> dict[str, Any]:
         "geometric_mean_ratio": comparison.geometric_mean,
         "cases_compared": len(comparison.ratios),
         "command_for_the_rest": comparison.command_for_the_rest or None,
-        "cases": [_flat_case(case, comparison.configured) for case in comparison.cases],
+        "cases": [
+            _flat_case(case, comparison.configured) | _flat_system(case)
+            for case in comparison.cases
+        ],
         "differences": [_flat_difference(d) for d in comparison.differences],
     }
 
@@ -85,6 +89,48 @@ def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
         "first_output_gap": case.witness_gap,
         "base": _flat_side(case.base),
         "other": _flat_side(case.other),
+    }
+
+
+def _flat_system(case: CaseComparison) -> dict[str, Any]:
+    """Of whole systems: the product, and how each side spreads the work."""
+    if case.system is None:
+        return {}
+    found = case.system.product
+    sides = zip(
+        NAMES,
+        (case.base, case.other),
+        (None, None) if found is None else found.efficiencies,
+        strict=True,
+    )
+    return {
+        "system": {
+            "devices_ratio": found.count if found else None,
+            **_interval("per_device_ratio", found.per_device if found else None),
+            **_interval("one_device_ratio", found.chip if found else None),
+            **_interval("scaling_ratio", found.scaling if found else None),
+            "not_split": (found.unsplit or None) if found else None,
+            "not_compared": list(case.system.beside),
+            **{
+                who: None
+                if row is None
+                else {
+                    "devices": row.case.devices,
+                    "parallelism": row.case.parallelism,
+                    "fingerprint": row.case.fingerprint,
+                    **_interval("efficiency", efficiency),
+                }
+                for who, row, efficiency in sides
+            },
+        }
+    }
+
+
+def _interval(name: str, found: Interval | None) -> dict[str, float | None]:
+    return {
+        name: None if found is None else found.value,
+        f"{name}_low": None if found is None else found.low,
+        f"{name}_high": None if found is None else found.high,
     }
 
 

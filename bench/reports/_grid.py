@@ -106,6 +106,21 @@ def grid(
     return Grid([head, rule], [[line] for line in lines], left_out)
 
 
+def small(width: int, columns: Sequence[Column]) -> list[Text]:
+    """A table without names, its head first, within so many columns of a terminal.
+
+    Where not all of it fits, the less needed columns are left out.
+    """
+    shown = [column for column in columns if any(cell.plain for cell in column.cells)]
+    choices = _choices(shown)
+    fitting = (some for some in choices if _need(some, 1) - 1 <= width)
+    chosen = next(fitting, choices[-1])
+    gap = Text("  " if _need(chosen, 2) - 2 <= width else " ")
+    heads = [column.drawn(Text(column.heading), column.width) for column in chosen]
+    cells = zip(*([c.drawn(cell, c.width) for cell in c.cells] for c in chosen), strict=True)
+    return [gap.join(one) for one in (heads, *cells)]
+
+
 def _choices(columns: Sequence[Column]) -> list[list[Column]]:
     """All of them, then ever fewer."""
     ranks = sorted({column.drops for column in columns} - {0}, reverse=True)

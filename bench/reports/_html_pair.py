@@ -8,12 +8,10 @@ from bench import units
 from bench.errors import ComparisonError
 from bench.judging.compare import compare
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.reports._comparison_notes import WORDS
+from bench.judging.systems import otherwise_spread
+from bench.reports._comparison_notes import JUDGED, WORDS
 from bench.reports._html_side import Side
 from bench.reports._wording import handed_on
-
-JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
-"""The verdicts that say something of the two devices."""
 
 
 class Pair:
@@ -27,6 +25,8 @@ class Pair:
             self.comparison = compare(base.file, other.file)
         except ComparisonError as error:
             self.refusal = handed_on(str(error), base.file, other.file)
+        self.systems = otherwise_spread(base.file, other.file)
+        """Whole systems of other numbers of devices; None where the runs have none in common."""
 
     @property
     def compared(self) -> list[CaseComparison]:

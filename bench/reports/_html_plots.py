@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from bench import stats, units
-from bench.judging import links
 from bench.judging.ceilings import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD
 from bench.judging.comparison import CaseComparison
 from bench.judging.row import Row
@@ -23,6 +22,7 @@ from bench.records.outcome import Measured
 from bench.records.run import Launch
 from bench.reports._html_pair import spoken
 from bench.reports._html_side import Side, name_of, variant
+from bench.reports._systems import spreads
 from bench.reports._wording import word_of
 
 MANY_CASES = 100
@@ -59,7 +59,7 @@ def ratio_mark(case: CaseComparison) -> dict[str, Any]:
     words = ", ".join(filter(None, (spoken(case.verdict), case.clock_remark)))
     between = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
     return {
-        "label": name_of(case.case),
+        "label": " ".join(filter(None, (name_of(case.case), spreads(case)))),
         "detail": case.case.detail,
         "ratio": case.ratio,
         "low": interval.low if interval else None,
@@ -224,38 +224,6 @@ def sweeps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
             yield {**panel, "curves": curves}
 
 
-def over_sizes(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
-    """Bus bandwidth of a collective over its sizes: a panel for each, a curve for each run."""
-    found: dict[str, dict[str, Any]] = {}
-    for side in sides:
-        for key, sweep in links.sweeps(side.measured):
-            if len(sweep) < 2:
-                continue
-            panel = found.setdefault(key, {"title": name_of(sweep[0].case), "curves": []})
-            link = sweep[0].link
-            panel["curves"].append(
-                {
-                    "run": side.number - 1,
-                    "words": "" if link is None else links.in_words(link),
-                    "points": [_size_point(side, row) for row in sweep],
-                }
-            )
-    yield from found.values()
-
-
-def _size_point(side: Side, row: Row) -> dict[str, Any]:
-    assert row.bus_bytes_per_second is not None
-    assert row.operation_seconds is not None
-    size = int(row.case.parameters[links.SIZE])
-    figure = f"{units.prefixed(row.bus_bytes_per_second, 'B/s')} bus bandwidth"
-    time = f"{units.duration(row.operation_seconds)} an operation"
-    return {
-        "size": size,
-        "bus": row.bus_bytes_per_second,
-        "hover": [row.case.label, side.label, units.memory(size), figure, time, word_of(row)],
-    }
-
-
 def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
     latency, interval = row.latency, row.interval
     assert latency is not None
@@ -303,7 +271,7 @@ def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
         f"{len(warmup)} warm-up and {len(samples)} steady samples",
         f"steady median {units.duration(statistics.median(samples))}",
         units.counted(stats.outliers(samples), "outlier"),
-        *(f"{flag}: {FLAGS.get(flag, 'flagged')}" for flag in outcome.flags),
+        *(f"{flag}: {_meaning(outcome, flag)}" for flag in outcome.flags),
     ]
     if len(warmup) + len(samples) > points:
         parts.append(f"drawn as {points} medians of bins")
@@ -314,6 +282,12 @@ def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
         "steady": _thinned(samples, late),
         "words": "; ".join(parts),
     }
+
+
+def _meaning(outcome: Measured, flag: str) -> str:
+    """What a flag means; of several devices with whose it is and why."""
+    cause = outcome.causes.get(flag) if outcome.ranks else None
+    return FLAGS.get(flag, "flagged") + (f" ({cause})" if cause else "")
 
 
 def _shares(warmup: int, steady: int, points: int) -> tuple[int, int]:

@@ -6,11 +6,13 @@ from collections import Counter
 
 from bench import units
 from bench.judging.row import Row
+from bench.judging.scaling import scalings
 from bench.judging.side import by_work
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.records.runfile import by_case
+from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._wording import handed_on, word_of
 
@@ -24,7 +26,11 @@ class Side:
     def __init__(self, number: int, file: RunFile) -> None:
         self.number = number
         self.file = file
-        self.rows = summarize(file)
+        every = summarize(file)
+        self.rows = [row for row in every if not row.untried_point]
+        self.untried = [row for row in every if row.untried_point]
+        """Points of sweeps over devices that the run was not to try."""
+        self.scalings = list(scalings(every))
         self.device = f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
         self.label = f"{number}: {file.run.device.get('name')}"
         launches = by_case(file.launches)
@@ -68,7 +74,10 @@ class Side:
     @property
     def outcome(self) -> list[str]:
         """What came of the run, in a few sentences."""
-        return [f"{line}." for line in summary(self.rows)]
+        said = [f"{line}." for line in summary(self.rows)]
+        for reason, some in grouped(self.untried, lambda row: row.reason):
+            said.append(f"{units.counted(len(some), 'case')} left out: {reason}.")
+        return said
 
 
 def name_of(case: Case) -> str:

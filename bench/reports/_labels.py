@@ -111,7 +111,7 @@ def _marked(label: Label) -> Label:
 def fitted(labels: Sequence[Label], width: int) -> list[str]:
     """Each within so many columns; of what would then read alike, the fingerprint's piece stays."""
     texts = [label.fitted(width) for label in labels]
-    count = Counter(texts)
+    count = Counter(text for _, text in set(zip(labels, texts, strict=True)))
     return [
         text if count[text] == 1 else f"{cut(label.name, width - MARK_DIGITS - 1)} {label.mark}"
         for label, text in zip(labels, texts, strict=True)

@@ -27,6 +27,19 @@ WHOSE = {
 """Whose energy it is, where it is not the device's own alone."""
 
 
+def packed(row: Row) -> str:
+    """ "2 devices in 1 package", where packages hold several; else empty."""
+    if row.packages is None or row.packages == row.case.devices:
+        return ""
+    return f"{row.case.devices} devices in {units.counted(row.packages, 'package')}"
+
+
+def whose(row: Row, flag: str) -> str:
+    """Of several devices, whose a flag is: " (rank 3)"; empty where it is that of all."""
+    ranks = row.flag_ranks.get(flag, ())
+    return f" (rank {', '.join(map(str, ranks))})" if ranks else ""
+
+
 def limit(row: Row) -> str:
     """What holds a case back, and how far it came: one word, one figure; empty if not known."""
     return "" if row.limit is None else f"{row.limit[0]} {whole(row.limit[1])}"
@@ -43,6 +56,11 @@ def handed_on(text: str, *runs: RunFile) -> str:
 def whole(value: float) -> str:
     """A share in whole percents, where one is not too much."""
     return f"{value:.0%}" if value >= 0.0095 else f"{value:.1%}"
+
+
+def ratio(value: float) -> str:
+    """Three digits after the point; of what is tiny or huge, two that count."""
+    return f"{value:.3f}" if 1e-3 <= value < 1e5 else f"{value:.2g}"
 
 
 def share(value: float) -> str:
@@ -85,7 +103,9 @@ def first_step(row: Row) -> str:
         return ""
     made = row.compiler
     graphs = f", {made['graphs']} graphs, {made['graph_breaks']} breaks" if made else ""
-    return f"{units.duration(seconds)}{graphs}"
+    warm = row.warm.first_step_seconds
+    again = "" if warm is None else f", {units.duration(warm)} in later launches"
+    return f"{units.duration(seconds)}{again}{graphs}"
 
 
 def alone(case: Case) -> str:

@@ -16,6 +16,7 @@ from bench.reports._flat import flat
 HEADERS = {
     "throughput": "throughput_items_per_second",
     "throughput_per_device": "throughput_per_device_items_per_second",
+    "throughput_per_package": "throughput_per_package_items_per_second",
     "ci_low": "ci_low_items_per_second",
     "ci_high": "ci_high_items_per_second",
     "unit": "item_unit",

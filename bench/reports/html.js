@@ -306,12 +306,62 @@
         line: { color: runColour(run), width: 2 }, marker: { size: 8, color: runColour(run) },
         hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
       }));
+      const fits = panel.curves.filter((c) => c.fit.length).map(({ run, fit }) => ({
+        type: "scatter", mode: "lines", hoverinfo: "skip", x: fit.map(([size]) => size), y: fit.map(([, bus]) => bus),
+        line: { color: runColour(run), width: 1.5, dash: "dot" },
+      }));
       return [
-        traces,
+        [...fits, ...traces],
         layout(width, 300, {
           margin: { l: 56, r: 14, t: 18, b: 44 }, dragmode: false,
           xaxis: { ...axis, ...decades(...x), range: x, title: { text: "size, B" } },
           yaxis: { ...axis, ...decades(...y), range: y, title: { text: "bus bandwidth, B/s" } },
+        }),
+        still,
+      ];
+    };
+  }
+
+  // A matrix in colours: `z` [row][column], null where there is nothing, `marked` cells framed. Of
+  // `middle`, from blue below it over white to red above; without, from dark to bright.
+  const BRIGHT = [[0, "#440154"], [0.25, "#3b528b"], [0.5, "#21918c"], [0.75, "#5ec962"], [1, "#fde725"]];
+  const APART = [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1, "#b2182b"]];
+  function matrix(panel) {
+    return (width) => {
+      const rows = panel.z.length, columns = panel.z[0].length;
+      const some = panel.z.flat().filter((v) => v !== null);
+      const spread = Math.max(0.05, ...some.map((v) => Math.abs(v - panel.middle)));
+      // What differs by little must not look as if it differed by much.
+      const range = panel.middle === null ? [Math.min(...some, 0.8 * Math.max(...some)), Math.max(...some)] : [panel.middle - spread, panel.middle + spread];
+      const left = 12 + breadth(panel.rows.reduce((a, b) => (b.length > a.length ? b : a), ""));
+      const bar = 74, room = width - left - bar;
+      const cell = panel.square ? Math.min(room, 420) / columns : Math.max(3, Math.min(LINE, 900 / rows));
+      const height = Math.max(90, cell * rows) + 56;
+      // Ticks that stand clear of each other; those of marked rows in any case.
+      const ticks = (names, space, always) => {
+        const every = Math.ceil((names.length * 14) / Math.max(14, space));
+        const at = names.map((_, i) => i).filter((i) => i % every === 0 || always.has(i));
+        const clear = at.filter((i) => always.has(i) || ![...always].some((k) => Math.abs(k - i) * (space / names.length) < 14));
+        return { tickvals: clear, ticktext: clear.map((i) => (always.has(i) ? bold(safe(names[i])) : safe(names[i]))) };
+      };
+      const named = new Set(panel.marked_rows);
+      const square = panel.square ? { scaleanchor: "x" } : {};
+      const frame = ([row, from, to]) => ({
+        type: "rect", xref: "x", yref: "y", x0: from - 0.5, x1: to + 0.5, y0: row - 0.5, y1: row + 0.5, line: { width: 2.5 },
+      });
+      return [
+        [{
+          type: "heatmap", z: panel.z, hoverongaps: false, xgap: cell > 6 ? 1 : 0, ygap: cell > 6 ? 1 : 0,
+          zmin: range[0], zmax: range[1],
+          colorscale: panel.middle === null ? BRIGHT : APART,
+          text: panel.text.map((line) => line.map((text) => hover(text))), hoverinfo: "text",
+          colorbar: { thickness: 12, len: 1, outlinewidth: 0, x: 1.02, xpad: 0, tickformat: panel.tickformat, nticks: 5 },
+        }],
+        layout(width, height, {
+          margin: { l: left, r: bar, t: 6, b: 46 }, dragmode: false,
+          xaxis: { ...fixed, showgrid: false, constrain: "domain", range: [-0.5, columns - 0.5], tickangle: 0, title: { text: safe(panel.across) }, ...ticks(panel.columns, room / 2, new Set()) },
+          yaxis: { ...fixed, showgrid: false, constrain: "domain", range: [rows - 0.5, -0.5], ...ticks(panel.rows, cell * rows, named), ...square },
+          shapes: panel.frames.map(frame),
         }),
         still,
       ];
@@ -384,9 +434,11 @@
     for (const [element, width] of widths) if (+element.dataset.width !== width) draw(element, width);
   }
   data.ratios.forEach((cases, i) => byId(`ratio-${i}`) && plots.set(byId(`ratio-${i}`), ratio(cases)));
+  data.systems.forEach((cases, i) => byId(`systems-${i}`) && plots.set(byId(`systems-${i}`), ratio(cases)));
   data.panels.forEach((panel, i) => plots.set(byId(`panel-${i}`), bars(panel)));
   if (byId("roofline")) plots.set(byId("roofline"), roofline(data.roofline));
   data.links.forEach((panel, i) => plots.set(byId(`link-${i}`), link(panel)));
+  data.maps.forEach((panel, i) => plots.set(byId(`map-${i}`), matrix(panel)));
   data.sweeps.forEach((panel, i) => plots.set(byId(`sweep-${i}`), sweep(panel)));
 
   const chooser = byId("trace-case");

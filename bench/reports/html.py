@@ -21,12 +21,13 @@ from bench.judging.tracks import tuned
 from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _html_plots
+from bench.reports import _html_devices, _html_plots
 from bench.reports._card_notes import limit_words
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_provenance import provenance
 from bench.reports._html_side import Side, looks_of
 from bench.reports._html_table import columns, in_order
+from bench.reports._systems import factors, spreads
 from bench.reports._wording import next_step, word_of
 
 
@@ -42,9 +43,18 @@ class HtmlReport(Report):
             "runs": [side.label for side in sides],
             "panels": list(_html_plots.panels(sides)),
             "ratios": [[_html_plots.ratio_mark(case) for case in pair.compared] for pair in pairs],
+            "systems": [
+                [
+                    _html_plots.ratio_mark(case)
+                    for case in (pair.systems.cases if pair.systems else ())
+                    if case.ratio is not None
+                ]
+                for pair in pairs
+            ],
             "roofline": _html_plots.roofline(sides),
             "sweeps": list(_html_plots.sweeps(sides)),
-            "links": list(_html_plots.over_sizes(sides)),
+            "links": list(_html_devices.over_sizes(sides)),
+            "maps": list(_html_devices.link_maps(sides)),
             "traces": list(_html_plots.traces(sides)),
         }
         script = _text("html.js")
@@ -71,6 +81,8 @@ class HtmlReport(Report):
             looks=looks_of,
             provenance=provenance,
             spoken=spoken,
+            spreads=spreads,
+            factors=factors,
             flags=_html_plots.FLAGS,
             words=limit_words([row for side in sides for row in side.rows]),
             limits=_html_plots.trace_limits(sides),

@@ -11,12 +11,17 @@ from bench.judging.compare import compare
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.curves import curves
 from bench.judging.row import Row
+from bench.judging.scaling import Scaling, scalings
 from bench.judging.summary import summarize
+from bench.judging.systems import otherwise_spread
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
+from bench.reports import _scaling
+from bench.reports._notes import grouped
 from bench.reports._summary import summary
-from bench.reports._wording import handed_on, limit, tail, word_of
+from bench.reports._systems import factors, spreads
+from bench.reports._wording import handed_on, limit, tail, whose, word_of
 
 
 class MarkdownReport(Report):
@@ -32,6 +37,9 @@ class MarkdownReport(Report):
                 lines += _comparison(compare(runs[0], other))
             except ComparisonError as error:
                 lines += ["", f"**Not compared**: {_text(handed_on(str(error), runs[0], other))}"]
+                continue
+            if systems := otherwise_spread(runs[0], other):
+                lines += _systems(systems)
         return "\n".join(lines).strip() + "\n"
 
 
@@ -43,15 +51,32 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     if run.damage:
         damage, remedy = (_text(handed_on(text, run)) for text in (run.damage, run.remedy))
         yield f"\n**{run.flaw.capitalize()}**: {damage}. {remedy}"
-    yield f"\n{_text('. '.join(summary(rows)))}.\n"
+    tried = [row for row in rows if not row.untried_point]
+    yield f"\n{_text('. '.join(summary(tried)))}.\n"
     yield "| case | throughput | interval | launches | latency | limit | peak memory | verdict |"
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
-    for row in rows:
+    for row in tried:
         yield _measured(row) if row.status == "measured" else _absent(row)
+    for reason, some in grouped((r for r in rows if r.untried_point), lambda row: row.reason):
+        yield f"\n**SKIPPED** {units.counted(len(some), 'case')}: {_text(reason)}"
+    for one in scalings(rows):
+        yield from _scaled(one)
     for curve in curves(rows):
         yield f"\n**Sweep** {_text(curve.title)}: {_text(curve.words)}"
     for found in tuned(rows):
         yield f"\n**Tuned** {_text(found.title)}: {_text(found.words)}"
+
+
+def _scaled(curve: Scaling) -> Iterator[str]:
+    """A table for one kind of work over devices."""
+    title = f"\n**Scaling** {_text(_scaling.title(curve))}"
+    yield f"{title}: no efficiency: {_text(curve.absent)}\n" if curve.absent else f"{title}\n"
+    some = list(_scaling.lines(curve))
+    places = _scaling.shown(some)
+    yield f"| {' | '.join(_scaling.HEADINGS[place] for place in places)} |"
+    yield f"|{'--:|' * len(places)}"
+    for line in some:
+        yield f"| {' | '.join(_text(line[place]) or '—' for place in places)} |"
 
 
 def _measured(row: Row) -> str:
@@ -60,7 +85,7 @@ def _measured(row: Row) -> str:
     memory = units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "—"
     verdict = word_of(row) + (f": {_text(row.reason)}" if row.reason else "")
     if row.flags:
-        verdict += f" [{', '.join(row.flags)}]"
+        verdict += f" [{', '.join(f'{flag}{whose(row, flag)}' for flag in row.flags)}]"
     cells = [
         _text(row.case.label),
         _text(units.rate(row.throughput, row.unit.removesuffix("/s"))),
@@ -112,6 +137,18 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
         for one in comparison.differences:
             yield f"| {_text(one.name)} | {_text(one.base)} | {_text(one.other)} |"
         yield "\n</details>"
+
+
+def _systems(comparison: Comparison) -> Iterator[str]:
+    yield "\n**As whole systems**, at equal global batch:\n"
+    yield "| case | devices | ratio | interval | verdict | |"
+    yield "|---|---|--:|--:|---|---|"
+    settings_differ = bool(comparison.configured.unintended)
+    for case in comparison.cases:
+        judged = _judgement(case, settings_differ)
+        cells = [case.case.label, spreads(case)], [factors(comparison, case)]
+        first, last = ([_text(text) for text in some] for some in cells)
+        yield f"| {' | '.join([*first, *judged, *last])} |"
 
 
 def _side(row: Row | None) -> str:

@@ -11,14 +11,16 @@ from rich.text import Text
 
 from bench import units
 from bench.judging.row import Row
+from bench.judging.scaling import Scaling, scalings
 from bench.judging.summary import summarize
 from bench.planning.sweep import batch_of, without_batch
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
+from bench.reports import _scaling
 from bench.reports._card_notes import legend, notes
 from bench.reports._details import details
 from bench.reports._drawn import drawn
-from bench.reports._grid import Column, grid, put
+from bench.reports._grid import INDENT, Column, grid, put, small
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._summary import summary
@@ -52,16 +54,18 @@ class TableReport(Report):
 
 def _card(console: Console, run: RunFile, rows: list[Row], canvas: Canvas) -> None:
     names = labels(run.run.suite, [row.case for row in rows])
+    tried = [row for row in rows if not row.untried_point]
     console.print(plain(_headline(run)), style="bold")
-    good = all(row.verdict == "OK" for row in rows)
-    for number, line in enumerate(summary(rows)):
+    good = all(row.verdict == "OK" for row in tried)
+    for number, line in enumerate(summary(tried)):
         console.print(line, style="" if number else "bold green" if good else "bold")
     console.print(plain(_stack(run)), style="dim")
     if run.damage:
         console.print(Text(f"{run.flaw.upper()}  {plain(_damage(run, canvas))}", "bold red"))
     console.print()
-    left_out = _table(console, rows, names, wide=canvas.wide)
+    left_out = _table(console, rows if canvas.wide else tried, names, wide=canvas.wide)
     console.print()
+    _scalings(console, [one for one in scalings(rows) if not one.absent])
     found = list(notes(rows, names, wide=canvas.wide))
     for text in (note.line for note in found) if canvas.wide else within(console, found):
         console.print(text)
@@ -72,7 +76,7 @@ def _card(console: Console, run: RunFile, rows: list[Row], canvas: Canvas) -> No
 
 def _headline(run: RunFile) -> str:
     device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
-    launches, cases = len(run.launches), len(run.run.plan)
+    launches, cases = len(run.launches), len(run.run.plan) - len(run.run.left_out)
     counts = f"{units.counted(launches, 'launch')} of {units.counted(cases, 'case')}"
     state = "" if run.end and run.end.reason == "complete" else f", {_ending(run)}"
     again = f", resumed {len(run.resumed)}x" if run.resumed else ""
@@ -128,6 +132,25 @@ def _table(
     found = grid(console, called, _columns(shown), styles)
     put(console, found, (details(row) if wide else () for row in shown))
     return found.left_out
+
+
+def _scalings(console: Console, curves: Sequence[Scaling]) -> None:
+    """Prints a small table for each kind of work over devices."""
+    for curve in curves:
+        console.print(Text.assemble(("Scaling: ", "bold"), plain(_scaling.title(curve))))
+        some = list(_scaling.lines(curve))
+        columns = [
+            Column(
+                heading=_scaling.HEADINGS[place],
+                cells=[Text(line[place]) for line in some],
+                drops=_scaling.DROPS.get(_scaling.HEADINGS[place], 0),
+            )
+            for place in _scaling.shown(some)
+        ]
+        for line in small(console.width - INDENT, columns):
+            line.rstrip()
+            console.print(Text(" " * INDENT) + line, no_wrap=True, overflow="ignore", crop=False)
+        console.print()
 
 
 def _lines(

@@ -53,7 +53,7 @@ class CaseState:
         """Of the last launch of each choice."""
         self.search = Search(case)
         self.beyond = False
-        """Whether a smaller batch of the same did not fit, so that this one is not tried."""
+        """Whether it is not tried: a smaller batch of the same did not fit, or it is left out."""
 
     def keep(self, launch: Launch) -> None:
         """Takes note of a launch that is on disk."""

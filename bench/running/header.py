@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -18,6 +19,8 @@ from bench.records.run import SCHEMA_VERSION, Run, Settings
 from bench.records.runfile import Writer
 from bench.telemetry import contention
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
 
 def begin(
     path: Path,
@@ -27,8 +30,9 @@ def begin(
     settings: Settings,
     device: DeviceInfo,
     command: Sequence[str],
+    left_out: Mapping[str, str] = NOTHING,
 ) -> Writer:
-    """A new record with its header on disk."""
+    """A new record with its header on disk; left_out: see `Run.left_out`, of any cases."""
     writer = Writer(path)
     writer.append(
         Run(
@@ -36,6 +40,9 @@ def begin(
             run_id=identity,
             suite=suite,
             plan=tuple(cases),
+            left_out={
+                c.fingerprint: left_out[c.fingerprint] for c in cases if c.fingerprint in left_out
+            },
             settings=settings,
             command=tuple(command),
             started_at=utc_now(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -14,12 +15,12 @@ from bench.measuring.messages import Report, Request
 from bench.records import environment
 from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Skipped, Void
-from bench.running import world
+from bench.running import seating
+from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker
 from bench.running.world import World
-from bench.telemetry.energy import with_energy, with_fault
-from bench.telemetry.flags import with_flags
+from bench.telemetry.joined import Sight, Where, observed
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +57,7 @@ def launch_together(
     command: tuple[str, ...] = COMMAND,
     forced: Mapping[str, str] = NOTHING,
     monitor: Monitor | None = None,
+    leader: Leader | None = None,
 ) -> Generator[Finished, None, None]:
     """Runs workers to their ends, one after the other; only their imports overlap.
 
@@ -64,15 +66,18 @@ def launch_together(
     measures alone, while the others wait in the kernel.
 
     variables: the backend's environment, set unless the user has set them; forced: set whatever
-    the user's environment says; monitor: what looks at the device meanwhile. Never raises for what
-    a worker does. When it is closed, or an exception passes through, no worker is left.
+    the user's environment says; monitor: what looks at the device meanwhile; leader: of several
+    hosts. Never raises for what a worker does; `HostsError` where a host is gone already. When it
+    is closed, or an exception passes through, no worker is left.
     """
+    if leader is not None:
+        leader.require_all()
     start = time.monotonic()
     given = environment.worker_variables(variables, forced)
     with contextlib.ExitStack() as stack:
         workers: list[WorkerProcess | World | NoWorker] = []
         for request in requests:
-            workers.append(_started(request, given, command))
+            workers.append(_started(request, given, command, leader))
             stack.callback(workers[-1].leave)
         if monitor is not None:
             monitor.start()  # it sees the device idle while they import
@@ -87,8 +92,7 @@ def launch_together(
             report = _voided_by_fallback(report, request.backend, worker.stderr_lines())
             seen: Telemetry | str = "nobody looked"
             if monitor is not None:
-                seen = monitor.saw(worker.pid, report.first_step_ns)
-                report, seen = _observed(report, seen)
+                report, seen = _observed(report, _sights(monitor, request, worker, report))
             end = time.monotonic()
             yield Finished(
                 report=report,
@@ -100,14 +104,15 @@ def launch_together(
 
 
 def _started(
-    request: Request, given: Mapping[str, str], command: tuple[str, ...]
+    request: Request, given: Mapping[str, str], command: tuple[str, ...], leader: Leader | None
 ) -> WorkerProcess | World | NoWorker:
     """A worker, or as many as the case takes devices."""
     if request.case.devices == 1:
         return start_worker(WorkerProcess, request, given, command)
-    if lacking := world.lacking(request):
+    hosts = seating.ONE if leader is None else leader.hosts
+    if lacking := seating.lacking(request, hosts):
         return NoWorker(Skipped(reason=lacking))
-    return start_worker(World, request, given, command)
+    return start_worker(functools.partial(World, leader=leader), request, given, command)
 
 
 def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> Report:
@@ -121,18 +126,24 @@ def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> 
     return msgspec.structs.replace(report, outcome=void)
 
 
-def _observed(report: Report, seen: Telemetry | str) -> tuple[Report, Telemetry | str]:
-    """With the energy of its steady blocks, and the flags that the device itself raises; and what
-    was seen, with the reason where its counter cannot be believed."""
-    if not isinstance(report.outcome, Measured):
-        return report, seen
-    if isinstance(seen, Telemetry):
-        seen = with_fault(report.outcome, seen)
-    devices = {share.device for share in report.outcome.ranks}
-    if len(devices) > 1:  # an energy of one of them is none of the step's
-        why = f"not observable: one of {len(devices)} devices was watched"
-        outcome = msgspec.structs.replace(report.outcome, energy_absent=why)
+def _sights(
+    monitor: Monitor,
+    request: Request,
+    worker: WorkerProcess | World | NoWorker,
+    report: Report,
+) -> dict[Where, Sight]:
+    """What was seen of each device of the launch."""
+    if isinstance(worker, World):
+        pids, first_steps = worker.pids_here, worker.first_steps_ns
     else:
-        outcome = with_energy(report.outcome, seen)
-    outcome = with_flags(outcome, seen)
+        pids, first_steps = [worker.pid], {request.index: report.first_step_ns}
+    return {(0, sight.index): sight for sight in monitor.saw(pids, first_steps)}
+
+
+def _observed(report: Report, sights: Mapping[Where, Sight]) -> tuple[Report, Telemetry | str]:
+    """With the energy of its steady blocks, and the flags that the devices themselves raise; and
+    what was seen of the first."""
+    if not isinstance(report.outcome, Measured):
+        return report, next((sight.telemetry for sight in sights.values()), "nobody looked")
+    outcome, seen = observed(report.outcome, sights)
     return msgspec.structs.replace(report, outcome=outcome), seen

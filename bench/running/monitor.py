@@ -1,7 +1,8 @@
-"""The parent's side of `bench.running.sampler`: what was seen of the device during one launch.
+"""The parent's side of `bench.running.sampler`: what was seen of each device during one launch.
 
 Whatever happens to the side process, a launch goes on without it, and its record says why it has
-no telemetry.
+no telemetry. Each host of a launch has a monitor of its own, for its own devices and by its own
+clock; what it saw (`bench.telemetry.joined.Sight`) are plain values, which can go over a wire.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bench.lifeline import Lifeline
 from bench.records.observed import Reading, Telemetry
 from bench.running.sampler import Answer, Order
 from bench.telemetry import energy
+from bench.telemetry.joined import Sight
 from bench.telemetry.source import Process
 
 ANSWER_SECONDS = 10.0
@@ -33,11 +35,26 @@ DEATHS = 3
 """A side process that did not answer so many times is not started again; up to then the next launch
 has a new one."""
 COMMAND = (sys.executable, "-m", "bench.running.sampler")
-DECODER = msgspec.json.Decoder(Answer)
+DECODER = msgspec.json.Decoder(tuple[Answer, ...])
+
+
+class _Device:
+    """What is known of one device from launch to launch."""
+
+    def __init__(self) -> None:
+        self.idle_watts: float | None = None
+        self.before: frozenset[int] | None = None
+        """Process ids that were there before the worker was; None if nobody looked."""
+
+    def note_users(self, answer: Answer) -> None:
+        """Who was there before the next worker."""
+        for look in answer.seen:
+            if look.users is not None:
+                self.before = frozenset(p.pid for p in look.users)
 
 
 class Monitor:
-    """Watches one device while workers come and go. Starts its process when it is first asked."""
+    """Watches devices while workers come and go. Starts its process when it is first asked."""
 
     def __init__(
         self, order: Order, environment: Mapping[str, str], command: Sequence[str] = COMMAND
@@ -49,18 +66,18 @@ class Monitor:
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = Lifeline()
         self._rest = b""
-        self._problem: str | None = None
+        self._given_up: Sequence[Answer] | None = None
+        """What is said of each device once nobody will look at any of them."""
         self._deaths = 0
         self._lost: str | None = None
         """Why nobody answers of this launch, though somebody may of the next."""
-        self._idle_watts: float | None = None
+        self._devices = [_Device() for _ in order.indices]
         self._fresh = True
-        self._before: frozenset[int] | None = None
         self._let_go_ns = 0
 
     def start(self) -> None:
         """Starts the side process, if it is not there yet."""
-        if self._process is not None or self._problem is not None:
+        if self._process is not None or self._given_up is not None:
             return
         try:
             self._process = self._lifeline.start(
@@ -71,62 +88,82 @@ class Monitor:
                 stderr=subprocess.DEVNULL,
             )
         except OSError as error:
-            self._problem = f"the side process does not start ({error.strerror})"
+            self._given_up = self._of_each(f"the side process does not start ({error.strerror})")
             return
         self._send(msgspec.json.encode(self._order) + b"\n")
 
     def lets_go(self) -> None:
-        """A worker is about to open the device: what was seen until now was not its doing."""
+        """Workers are about to open the devices: what was seen until now was not their doing."""
         self._lost = None
-        answer = self._ask()
+        answers = self._ask()
+        told = [_tells(answer) for answer in answers]
         end = time.monotonic() + FIRST_LOOK_SECONDS
-        while (
-            self._fresh
-            and time.monotonic() < end
-            and not (answer.seen or answer.trouble or answer.problem)
-        ):
+        while self._fresh and time.monotonic() < end and not all(told):
             time.sleep(AGAIN_SECONDS)
-            answer = self._ask()
+            more = self._ask()
+            told = [before or _tells(answer) for before, answer in zip(told, more, strict=True)]
+            answers = [_joined(*pair) for pair in zip(answers, more, strict=True)]
         self._let_go_ns = time.perf_counter_ns()
-        if self._fresh:
-            self._idle_watts = energy.idle_watts(self._readings(answer))
-            self._fresh = False
-        for look in answer.seen:
-            if look.users is not None:
-                self._before = frozenset(p.pid for p in look.users)
+        for device, answer in zip(self._devices, answers, strict=True):
+            if self._fresh:
+                device.idle_watts = energy.idle_watts(self._readings(answer))
+            device.note_users(answer)
+        self._fresh = False
 
-    def saw(self, worker: int, first_step_ns: int | None) -> Telemetry | str:
-        """What was seen since a worker was let go; or why there is nothing.
+    def saw(
+        self, workers: Collection[int], first_steps_ns: Mapping[int, int | None]
+    ) -> tuple[Sight, ...]:
+        """What was seen of these devices since their workers were let go, or why nothing was.
 
-        worker: its process id; first_step_ns: `perf_counter_ns` when its first step began.
+        workers: process ids of all of them; first_steps_ns: of each device, by its index, this
+        host's `perf_counter_ns` when its first step began, None if it never did.
         """
-        answer = self._ask()
+        answers = dict(zip(self._order.indices, self._ask(), strict=True))
+        devices = dict(zip(self._order.indices, self._devices, strict=True))
+        return tuple(
+            self._sight(index, answers[index], devices[index], workers, first_step_ns)
+            if index in answers
+            else Sight(index=index, telemetry="nobody looked")
+            for index, first_step_ns in first_steps_ns.items()
+        )
+
+    def _sight(
+        self,
+        index: int,
+        answer: Answer,
+        device: _Device,
+        workers: Collection[int],
+        first_step_ns: int | None,
+    ) -> Sight:
         readings = self._readings(answer)
         if not readings:
             nothing = "the launch was over before the device was looked at"
-            return answer.problem or answer.trouble or self._lost or nothing
+            why = answer.problem or answer.trouble or self._lost or nothing
+            return Sight(index=index, telemetry=why)
         absent = dict(answer.absent)
         if answer.problem is not None:
             absent["later readings"] = answer.problem
         looks = [look.users for look in answer.seen]
-        others = strangers(looks, worker, self._before)
+        others = strangers(looks, workers, device.before)
         if others is None:
             silent = f"{answer.source} does not say who is there"
             late = "nobody looked who was there before the worker came"
             absent.setdefault("processes", late if any(looks) else silent)
         memory = [p.memory_bytes for p in others or ()]
         known = [m for m in memory if m is not None]
-        return Telemetry(
+        telemetry = Telemetry(
             source=answer.source,
             scope=answer.scope,
             interval_seconds=answer.interval_seconds,
             first_step_seconds=None if first_step_ns is None else self._seconds(first_step_ns),
             readings=readings,
             absent=absent,
-            idle_watts=self._idle_watts,
+            idle_watts=device.idle_watts,
             others=None if others is None else len(others),
             others_bytes=sum(known) if known and len(known) == len(memory) else None,
         )
+        card, count = answer.card, answer.card_devices
+        return Sight(index=index, telemetry=telemetry, card=card, card_devices=count)
 
     def close(self) -> None:
         """Ends the side process and whatever it has started."""
@@ -158,27 +195,32 @@ class Monitor:
             for look in answer.seen
         )
 
-    def _ask(self) -> Answer:
-        """What it has seen since it was last asked; a problem once there is nobody to ask."""
+    def _ask(self) -> Sequence[Answer]:
+        """What it has seen of each device since it was last asked; a problem once there is nobody
+        to ask."""
         self.start()
         if self._process is None:
-            return Answer(problem=self._problem)
+            return self._given_up or ()
         self._send(b"\n")
+        answers: tuple[Answer, ...] | None
         try:
-            answer = self._hear()
+            answers = self._hear()
             lost = "the side process gave no answer in time"
         except OSError as error:  # no descriptors left to listen with
-            answer, lost = None, f"the side process cannot be heard ({error.strerror})"
-        if answer is None:
+            answers, lost = None, f"the side process cannot be heard ({error.strerror})"
+        if answers is None or len(answers) != len(self._devices):
             self._deaths += 1
             self._lost = lost
-            self._problem = lost if self._deaths >= DEATHS else None
+            self._given_up = self._of_each(lost) if self._deaths >= DEATHS else None
             self.close()
-            return Answer(problem=lost)
-        if answer.problem is not None and not answer.source:  # it will never have any to give
-            self._problem = answer.problem
+            return self._of_each(lost)
+        if all(a.problem is not None and not a.source for a in answers):  # and none ever will
+            self._given_up = answers
             self.close()
-        return answer
+        return answers
+
+    def _of_each(self, problem: str) -> Sequence[Answer]:
+        return [Answer(problem=problem)] * len(self._devices)
 
     def _send(self, line: bytes) -> None:
         assert self._process is not None and self._process.stdin is not None
@@ -186,7 +228,7 @@ class Monitor:
             self._process.stdin.write(line)
             self._process.stdin.flush()
 
-    def _hear(self) -> Answer | None:
+    def _hear(self) -> tuple[Answer, ...] | None:
         assert self._process is not None and self._process.stdout is not None
         stdout = self._process.stdout
         end = time.monotonic() + ANSWER_SECONDS
@@ -207,21 +249,33 @@ class Monitor:
             return None
 
 
+def _tells(answer: Answer) -> bool:
+    """Whether somebody has looked at the device, or will not."""
+    return bool(answer.seen or answer.trouble or answer.problem)
+
+
+def _joined(before: Answer, after: Answer) -> Answer:
+    """Two answers, one after the other, as far as a launch that has not begun asks of them."""
+    return msgspec.structs.replace(after, seen=before.seen + after.seen)
+
+
 def strangers(
-    looks: Sequence[tuple[Process, ...] | None], worker: int, before: Collection[int] | None
+    looks: Sequence[tuple[Process, ...] | None],
+    workers: Collection[int],
+    before: Collection[int] | None,
 ) -> tuple[Process, ...] | None:
     """Who else was on the device, at the look that saw most of them; None if that cannot be told.
 
-    before: process ids that were there before the worker was; None if nobody looked. In a container
-    the source may count otherwise than the worker does; whoever came with it then is taken for the
-    worker.
+    workers: process ids of all ranks; before: those that were there before the workers were; None
+    if nobody looked. In a container the source may count otherwise than workers do; whoever came
+    with them then is taken for the device's.
     """
     known = [users for users in looks if users is not None]
     if not known:
         return None
     found = []
     for users in known:
-        others = [p for p in users if p.pid != worker]
+        others = [p for p in users if p.pid not in workers]
         if before is None and others and len(others) == len(users):
             return None
         came = [p for p in others if p.pid not in (before or ())]

@@ -1,10 +1,12 @@
-"""The side process that reads a device's telemetry: `python -m bench.running.sampler`.
+"""The side process that reads the telemetry of devices: `python -m bench.running.sampler`.
 
-Reads one `Order` (a JSON line) from stdin and then looks at the device, at most five times a
-second, and less often where looking is dear: it may take no more than half a percent of the host.
-At each further line it answers with what it has seen since the last one. Nothing waits for it: a
-source that hangs, hangs here, and the answer says so. When stdin closes, the parent is gone, and
-this process ends with whatever it has started.
+Reads one `Order` (a JSON line) from stdin and then looks at each device, at most five times a
+second, and less often where looking is dear: it may take no more than half a percent of the host,
+of all devices together. One process for all, as each would cost 24 MB and the imports; a thread for
+each, so that a source that hangs costs the others nothing. At each further line it answers with
+what it has seen since the last one, an `Answer` a device. Nothing waits for it: a source that
+hangs, hangs here, and the answer says so. When stdin closes, the parent is gone, and this process
+ends with whatever it has started.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -26,13 +28,13 @@ from bench.records.cpu_limits import usable_cores
 from bench.records.encoding import encoded, never_refusing
 from bench.records.observed import Reading, Scope
 from bench.telemetry import figures
-from bench.telemetry.source import NotObservable, Process, Source, of_this_device
+from bench.telemetry.source import SAYINGS, NotObservable, Process, Source, of_this_device
 
 LEAST_INTERVAL_SECONDS = 0.2
 MOST_INTERVAL_SECONDS = 5.0
 """However dear a look is: less often than this it would say nothing of a launch."""
 HOST_SHARE = 0.005
-"""Share of the usable cores that looking may take."""
+"""Share of the usable cores that looking may take, at all devices together."""
 USERS_SECONDS = 2.0
 """Least time between two looks at who else is there."""
 OPENINGS = 3
@@ -41,19 +43,21 @@ OPENING_SECONDS = 1.0
 """Between two of them."""
 FAILED_LOOKS = 5
 """After so many that failed one after the other, there is one every `MOST_INTERVAL_SECONDS`."""
+KEPT_SECONDS = 0.5
+"""For so long what a vendor's program printed for one device is good for the others."""
 PATIENCE_SECONDS = 12.0
 """After this long a look that has not ended is said to hang."""
 MOST_READINGS = 50_000
-"""Bounds the memory; nearly three hours of five a second."""
+"""Of a device. Bounds the memory; nearly three hours of five a second."""
 NICENESS = 10
 """Where both want a core, it is the job's."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Which device to look at."""
+    """Which devices to look at."""
 
     backend: str
-    index: int
+    indices: tuple[int, ...]
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,10 +70,13 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What has been seen since the last answer."""
+    """What has been seen of one device since the last answer."""
 
     source: str = ""
     scope: Scope = "board"
+    card: str = ""
+    card_devices: int | None = None
+    """As `Source` has them."""
     interval_seconds: float = LEAST_INTERVAL_SECONDS
     seen: tuple[Seen, ...] = ()
     absent: dict[str, str] = {}
@@ -110,7 +117,7 @@ class _Tally:
 
 
 class _State:
-    """Between the thread that looks and the one that answers."""
+    """Of one device: between the thread that looks at it and the one that answers."""
 
     def __init__(self) -> None:
         self.source: Source | None = None
@@ -145,6 +152,8 @@ class _State:
         return Answer(
             source=self.source.name,
             scope=self.source.scope,
+            card=self.source.card,
+            card_devices=self.source.card_devices,
             interval_seconds=max(self.source.interval_seconds, LEAST_INTERVAL_SECONDS),
             seen=seen,
             absent=tally.absent(),
@@ -184,27 +193,42 @@ def reason_of(error: Exception) -> str:
 
 
 def pause_seconds(cpu_seconds: float, interval_seconds: float, cores: int) -> float:
-    """How long to sleep after a look that took so much CPU time."""
+    """How long to sleep after a round of looks, one at each device, that took so much CPU time."""
     least = max(interval_seconds, LEAST_INTERVAL_SECONDS)
     return min(max(least, cpu_seconds / (HOST_SHARE * cores)), MOST_INTERVAL_SECONDS)
 
 
-def _cpu_seconds() -> float:
-    """Of this process and of the programs that it has run."""
+class _Costs:
+    """What one look at each device costs together, so that all of them keep to one share."""
+
+    def __init__(self) -> None:
+        self._own: dict[int, float] = {}
+        """Of each device, CPU seconds of its thread in its last look."""
+
+    def of_a_round(self, index: int, own: float, programs: float) -> float:
+        """own: of that device's look now; programs: of all programs that ended since its last one,
+        whichever device they were run for: about one look's of each."""
+        self._own[index] = own
+        return sum(self._own.copy().values()) + programs
+
+
+def _programs_seconds() -> float:
+    """CPU time of the programs that this process has run."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return times.children_user + times.children_system
 
 
-def _look_on(state: _State, order: Order) -> None:
+def _look_on(state: _State, backend: str, index: int, costs: _Costs) -> None:
     """Looks for as long as it is let; a look that fails is counted, and there is another."""
     cores = usable_cores()
-    source = _opened(state, order)
+    source = _opened(state, backend, index)
     if source is None:
         return
     asked_users = -USERS_SECONDS
     failed = 0
+    programs = _programs_seconds()
     while True:
-        before, cpu_before = time.monotonic(), _cpu_seconds()
+        before, cpu_before = time.monotonic(), time.thread_time()
         with_users = before - asked_users >= USERS_SECONDS
         asked_users = before if with_users else asked_users
         state.busy_since = before
@@ -215,17 +239,19 @@ def _look_on(state: _State, order: Order) -> None:
             state.missed(reason_of(error))
             failed += 1
         state.source, state.busy_since = source, None
-        pause = pause_seconds(_cpu_seconds() - cpu_before, source.interval_seconds, cores)
+        ended, programs = programs, _programs_seconds()
+        spent = costs.of_a_round(index, time.thread_time() - cpu_before, programs - ended)
+        pause = pause_seconds(spent, source.interval_seconds, cores)
         pause = pause if failed < FAILED_LOOKS else MOST_INTERVAL_SECONDS
         time.sleep(max(0.0, pause - (time.monotonic() - before)))
 
 
-def _opened(state: _State, order: Order) -> Source | None:
+def _opened(state: _State, backend: str, index: int) -> Source | None:
     """The source of the device; None, with the problem said, where it does not open at last."""
     for attempt in range(1, OPENINGS + 1):
         state.busy_since = time.monotonic()
         try:
-            source = catalogue.backend(order.backend).telemetry(order.index)
+            source = catalogue.backend(backend).telemetry(index)
         except Exception as error:  # noqa: BLE001 - a vendor's library fails as it likes
             why = reason_of(error)
         else:
@@ -239,11 +265,11 @@ def _opened(state: _State, order: Order) -> Source | None:
     return None
 
 
-def _answer_on(state: _State, questions: BinaryIO, answers: BinaryIO) -> None:
+def _answer_on(states: Sequence[_State], questions: BinaryIO, answers: BinaryIO) -> None:
     """Answers until the parent is gone; then ends this process and what it has started."""
     with contextlib.suppress(OSError, ValueError):
         while questions.readline():
-            answers.write(encoded(state.answer()) + b"\n")
+            answers.write(encoded([state.answer() for state in states]) + b"\n")
             answers.flush()
     if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
@@ -259,9 +285,12 @@ def main() -> None:
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICENESS)
     order = msgspec.json.decode(questions.readline(), type=Order)
-    state = _State()
-    threading.Thread(target=_look_on, args=(state, order), daemon=True).start()
-    _answer_on(state, questions, answers)
+    SAYINGS.kept_seconds = KEPT_SECONDS
+    states, costs = [_State() for _ in order.indices], _Costs()
+    for state, index in zip(states, order.indices, strict=True):
+        looking = (state, order.backend, index, costs)
+        threading.Thread(target=_look_on, args=looking, daemon=True).start()
+    _answer_on(states, questions, answers)
 
 
 if __name__ == "__main__":

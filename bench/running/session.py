@@ -8,13 +8,16 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from bench import catalogue, stats
 from bench.backend import Backend, DeviceInfo
+from bench.errors import HostsError
+from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
 from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
@@ -23,11 +26,12 @@ from bench.records.case import Case
 from bench.records.cpu_limits import usable_cores
 from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
-from bench.running import launcher
+from bench.running import launcher, scratch
 from bench.running.case_state import CaseState
 from bench.running.face import Ahead, Face, Start
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
+from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
 from bench.running.time_left import Span, TimeLeft
@@ -61,16 +65,20 @@ class Session:
         done: Sequence[Launch] = (),
         monitor: Monitor | None = None,
         here: int = 1,
+        left_out: Collection[str] = (),
+        folder: Path | None = None,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
         together: how many workers import side by side before they measure in turn; recorded: names
         of environment variables to record beside the usual ones; done: launches that the record
         holds already; monitor: what looks at the device, ended with the session; here: how many
-        devices of its kind there are.
+        devices of its kind there are; left_out: fingerprints of cases that are not tried; folder:
+        one for what launches leave to the next ones, gone with the session.
         """
         self.monitor = monitor
         self.here = here
+        self.folder = folder
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -84,6 +92,7 @@ class Session:
         self.clock = clock
         self.order = len(done)
         self._place = {case.fingerprint: k for k, case in enumerate(cases)}
+        self._left_out = frozenset(left_out)
         self._limits = Limits()
         for launch in done:
             if launch.fingerprint in self._place:
@@ -106,7 +115,7 @@ class Session:
             try:
                 self.begin()
                 reason = self._rounds()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, HostsError):  # a host that is gone says so by its leader
                 reason = "interrupted"
             self.end(reason)
         return reason
@@ -218,6 +227,7 @@ class Session:
             recorded=self.recorded,
             memory_format=memory_format(choice),
             here=self.here,
+            scratch=None if self.folder is None else str(self.folder),
             rehearse=state.searching or not state.seconds,
         )
 
@@ -266,18 +276,21 @@ class Session:
         self.face.ends(launch, state.rates, state.finished)
 
     def _leave_out_what_is_beyond(self) -> None:
-        """Takes the points of a sweep that cannot fit out of the plan."""
+        """Takes the points of a sweep that cannot fit, or are not to be tried, out of the plan."""
         for state in self.states:
-            state.beyond = not state.seconds and self._limits.beyond(state.case) is not None
+            state.beyond = state.case.fingerprint in self._left_out or (
+                not state.seconds and self._limits.beyond(state.case) is not None
+            )
 
     def end(self, reason: EndReason) -> None:
         """Says in the record why no launch follows."""
         self.writer.append(End(reason=reason, finished_at=utc_now()))
 
     def close(self) -> None:
-        """Nobody looks at the device any more."""
+        """Nobody looks at the device any more, and nothing is left but the record."""
         if self.monitor is not None:
             self.monitor.close()
+        scratch.gone(self.folder)
 
 
 def open_session(
@@ -291,15 +304,23 @@ def open_session(
     forced: Mapping[str, str] = launcher.NOTHING,
     done: Sequence[Launch] = (),
     here: int = 1,
+    left_out: Collection[str] = (),
+    leader: Leader | None = None,
 ) -> Session:
     """A session with real workers.
 
-    here: how many devices of this kind there are; python: their interpreter; forced: what their
-    environment must say, which is recorded.
+    here: how many devices of this kind there are; left_out: cases not to be tried; leader: of
+    several hosts; python: the workers' interpreter; forced: what their environment must say, which
+    is recorded.
     """
     backend = catalogue.backend(device.backend)
-    variables = environment.worker_variables(backend.worker_environment(), forced)
-    monitor = Monitor(Order(backend=device.backend, index=device.index), variables)
+    folder = scratch.made()
+    own = {} if folder is None or python != sys.executable else byte_code(folder)
+    variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
+    each = here if leader is None else leader.hosts.each
+    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), each)
+    indices = tuple(range(most)) if most > 1 else (device.index,)
+    monitor = Monitor(Order(backend=device.backend, indices=indices), variables)
     return Session(
         cases,
         settings,
@@ -310,8 +331,9 @@ def open_session(
         functools.partial(
             launcher.launch_together,
             command=(python, *launcher.COMMAND[1:]),
-            forced=forced,
+            forced={**own, **forced},
             monitor=monitor,
+            leader=leader,
         ),
         budget_seconds,
         together=min(TOGETHER, usable_cores()),
@@ -319,4 +341,6 @@ def open_session(
         done=done,
         monitor=monitor,
         here=here,
+        left_out=left_out,
+        folder=folder,
     )

@@ -240,13 +240,26 @@ def why_absent(outcomes: Sequence[Measured]) -> str:
 
 def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
     """Over the steady blocks of all these launches; None where one has no energy."""
-    joules = [_believed(o) for o in outcomes]
-    known = [j for j in joules if j is not None]
-    if len(known) < len(joules):
+    joules = _joules(outcomes)
+    if joules is None:
         return None
-    found = sum(o.work.items * o.steady_steps for o in outcomes) / sum(known)
+    found = sum(o.work.items * o.steady_steps for o in outcomes) / joules
     # Its reciprocal is shown too; both are numbers, or neither is one.
     return found if found and math.isfinite(found) and math.isfinite(1 / found) else None
+
+
+def watts(outcomes: Sequence[Measured]) -> float | None:
+    """Mean power over the steady blocks of all these launches; None where one has no energy."""
+    joules = _joules(outcomes)
+    found = None if joules is None else joules / sum(o.steady_seconds for o in outcomes)
+    return found if found is not None and math.isfinite(found) else None
+
+
+def _joules(outcomes: Sequence[Measured]) -> float | None:
+    """Of all together; None where one has none."""
+    joules = [_believed(o) for o in outcomes]
+    known = [j for j in joules if j is not None]
+    return sum(known) if len(known) == len(joules) else None
 
 
 def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
@@ -270,9 +283,23 @@ def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
 
 
 def not_observable(launches: Sequence[Launch]) -> dict[str, str]:
-    """What nobody could see of the device in some launch, by the last such; else why none was."""
+    """What nobody could see of the device in some launch, by the last such; else why none was.
+
+    Of several devices: of the first, and of those of which nothing was seen at all.
+    """
     seen = [x.telemetry for x in launches if x.telemetry is not None]
     if seen:
-        return {what: why for telemetry in seen for what, why in telemetry.absent.items()}
+        found = {what: why for telemetry in seen for what, why in telemetry.absent.items()}
+        return {**found, **_unseen_ranks(launches)}
     why = launches[0].telemetry_absent
     return {"telemetry": why} if why else {}
+
+
+def _unseen_ranks(launches: Sequence[Launch]) -> dict[str, str]:
+    return {
+        f"telemetry of rank {share.rank}": share.watched.absent_because
+        for launch in launches
+        if isinstance(launch.outcome, Measured)
+        for share in launch.outcome.ranks
+        if share.watched is not None and share.watched.absent_because
+    }

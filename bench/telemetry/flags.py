@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bench import units
-from bench.records.observed import THROTTLING, Reading, Reason, Telemetry
+from bench.records.observed import THROTTLING, Reading, Reason, Telemetry, Watched
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.telemetry import standstill
@@ -93,19 +93,43 @@ def slow_clocks(launches: Sequence[Launch]) -> dict[int, str]:
 
     Of the same case only: other work runs at other clocks by rights. Readings at which the device
     held to its power limit, or idled, are left out; and so are clocks that are not of this device
-    alone.
+    alone. Of several devices each is held against itself; of those beyond the first a launch has
+    the median alone, which then stands for its readings.
     """
     clocks = {launch.launch: _clocks(launch) for launch in launches}
-    all_of_them = sorted(c for series in clocks.values() for c in series)
+    medians = {number: statistics.median(series) for number, series in clocks.items() if series}
+    found = _slow(medians, [mhz for series in clocks.values() for mhz in series])
+    several = any(isinstance(x.outcome, Measured) and x.outcome.ranks for x in launches)
+    slow = {number: f"rank 0: {words}" if several else words for number, words in found.items()}
+    for rank, seen in _watched(launches).items():
+        known = {n: one.clock_mhz for n, one in seen.items() if one.clock_mhz is not None}
+        all_of_them = [mhz for n, mhz in known.items() for _ in range(seen[n].clocks)]
+        for number, words in _slow(known, all_of_them).items():
+            slow.setdefault(number, f"rank {rank}: {words}")
+    return slow
+
+
+def _slow(medians: Mapping[int, float], all_of_them: Sequence[float]) -> dict[int, str]:
+    """Launches of one device whose clock lies below the fastest tenth of all its readings."""
     if len(all_of_them) < LEAST_CLOCKS:
         return {}
-    top = all_of_them[math.floor(0.9 * len(all_of_them))]
-    medians = {number: statistics.median(series) for number, series in clocks.items() if series}
+    top = sorted(all_of_them)[math.floor(0.9 * len(all_of_them))]
     return {
         number: f"clock {clock:.0f} MHz, {clock / top:.0%} of the case's {top:.0f} MHz"
         for number, clock in medians.items()
         if clock < CLOCK_SHARE * top
     }
+
+
+def _watched(launches: Sequence[Launch]) -> dict[int, dict[int, Watched]]:
+    """Of each rank but the first, by the launches' numbers, what was seen of its device."""
+    found: dict[int, dict[int, Watched]] = {}
+    for launch in launches:
+        if isinstance(launch.outcome, Measured):
+            for share in launch.outcome.ranks[1:]:
+                if share.watched is not None:
+                    found.setdefault(share.rank, {})[launch.launch] = share.watched
+    return found
 
 
 def slowed_launches(launches: Sequence[Launch]) -> dict[int, tuple[Flag, str]]:
@@ -151,7 +175,11 @@ def _clocks(launch: Launch, lawful: frozenset[Reason] = LAWFUL) -> list[float]:
     telemetry = launch.telemetry
     if not isinstance(launch.outcome, Measured) or telemetry is None or telemetry.scope == "shared":
         return []
-    readings = steady_readings(launch.outcome, telemetry)
+    return own_clocks(steady_readings(launch.outcome, telemetry), lawful)
+
+
+def own_clocks(readings: Sequence[Reading], lawful: frozenset[Reason] = LAWFUL) -> list[float]:
+    """MHz of those at which the clock was not low for a lawful reason."""
     return [
         r.clock_mhz
         for r in readings

@@ -13,9 +13,13 @@ library, made directly.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
+import threading
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -47,6 +51,13 @@ class Source(ABC):
     interval_seconds: float = 0.2
     """Least time between two readings; at least 0.2 s is kept by whoever reads."""
 
+    card: str = ""
+    """Which card or package the power and energy are of, by whatever tells it from the others of
+    this host: devices that say the same have one figure between them, which is counted once. Empty:
+    it does not say; then nothing is added up over devices, unless the scope is `chip`. It is
+    compared, and never recorded."""
+    card_devices: int | None = None
+    """Devices that lie on that card or package; None: it does not say."""
     part: str = ""
     """Where this device is a part of what the figures are of: what makes it one. The whole's power
     and energy are then nobody's figure of the part, and whoever reads leaves them out."""
@@ -81,11 +92,52 @@ def of_this_device(source: Source, reading: Reading) -> tuple[Reading, dict[str,
     return msgspec.structs.replace(reading, **gone), dict.fromkeys(("power", "energy"), why)
 
 
+class Sayings:
+    """What programs printed a moment ago, so that devices which ask side by side run each once.
+
+    Most print the whole card, or the whole host: 16 dies that ask for themselves would have it
+    printed 16 times.
+    """
+
+    def __init__(self) -> None:
+        self.kept_seconds = 0.0
+        """For how long an answer is good for others; 0: each runs its own."""
+        self._lock = threading.Lock()
+        self._asking: dict[tuple[str, ...], threading.Lock] = {}
+        self._last: dict[tuple[str, ...], tuple[float, str | NotObservable]] = {}
+
+    def of(self, words: tuple[str, ...], run: Callable[[], str]) -> str:
+        """What `run` gives, or gave to another thread that asked for it in these words."""
+        with self._lock:
+            asking = self._asking.setdefault(words, threading.Lock())
+        with asking:
+            ended, answer = self._last.get(words, (-math.inf, ""))
+            if time.monotonic() - ended > self.kept_seconds:
+                try:
+                    answer = run()
+                except NotObservable as why:
+                    answer = why
+                self._last[words] = (time.monotonic(), answer)
+        if isinstance(answer, str):
+            return answer
+        raise NotObservable(*answer.args)
+
+
+SAYINGS = Sayings()
+
+
 def said(program: str, *arguments: str, seconds: float = TOOL_SECONDS) -> str:
-    """What a vendor's program prints.
+    """What a vendor's program prints. In the side process, which looks at devices side by side,
+    that may be what it has just printed for another.
 
     Raises `NotObservable` where it is not there, fails, or takes longer than `seconds`.
     """
+    if SAYINGS.kept_seconds > 0:
+        return SAYINGS.of((program, *arguments), lambda: _said(program, arguments, seconds))
+    return _said(program, arguments, seconds)
+
+
+def _said(program: str, arguments: Sequence[str], seconds: float) -> str:
     found = shutil.which(program)
     if found is None:
         raise NotObservable(f"{program} is not on PATH")

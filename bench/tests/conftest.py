@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,9 +23,13 @@ Accelmark = Callable[..., Outcome]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Beside another process of pytest-xdist: threads that wait for one another give up the core,
+    """A shell's background job ignores Ctrl-C, and so would all that the tests start.
+
+    Beside another process of pytest-xdist: threads that wait for one another give up the core,
     and here there is one, or each step of a job would wait for a core that another test has. What
     a test starts does not hear of the other process."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         os.environ["GOMP_SPINCOUNT"] = "0"
         import torch

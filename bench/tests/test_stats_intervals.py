@@ -199,6 +199,26 @@ def test_welch_where_nothing_varies() -> None:
     assert twice.ratio.low == twice.ratio.value == pytest.approx(2.0)
 
 
+def test_a_contrast_of_a_worked_example() -> None:
+    """Logs 0, 0.1, 0.2; 0.3, 0.5, 0.7; 1, 1, 1.3 with weights -1, 2 and 1.
+
+    Means 0.1, 0.5, 1.1: -0.1 + 1.0 + 1.1 = 2.0. Variances 0.01, 0.04, 0.03 over 3, times 1, 4, 1:
+    0.0033333, 0.0533333, 0.01, together 0.0666667. Freedom 0.0666667^2 / ((0.0033333^2 +
+    0.0533333^2 + 0.01^2) / 2) = 4.444444e-3 / 1.477778e-3 = 3.007519.
+    """
+    groups = [
+        (weight, [math.exp(x) for x in logs])
+        for weight, logs in ((-1, (0, 0.1, 0.2)), (2, (0.3, 0.5, 0.7)), (1, (1, 1, 1.3)))
+    ]
+    found = stats.contrast(groups, 0.95)
+    assert found is not None
+    assert found.ratio.value == pytest.approx(math.exp(2.0))
+    assert found.freedom == pytest.approx(3.007519, rel=1e-6)
+    half = float(reference.t.ppf(0.975, 3.0075188)) * math.sqrt(1 / 15)
+    assert found.ratio.half_width == pytest.approx(half, rel=1e-6)
+    assert stats.contrast([*groups, (1, [1.0, 1.0])], 0.95) is None, "of each group three"
+
+
 @pytest.mark.parametrize(
     ("p_values", "adjusted"),
     [

@@ -19,12 +19,13 @@ from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Site, Unsupported, Wrong
 from bench.workloads import _exchange_operands as operands
-from bench.workloads._exchange_layout import Layout
+from bench.workloads._exchange_layout import Layout, partner, turns
 from bench.workloads._exchange_proof import Proof, Seen, complaint
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch.distributed import ProcessGroup
 
 RING_BYTES = 2**26
 """Of all buffers of a sum in place together, where one is smaller."""
@@ -125,7 +126,7 @@ class Exchange(Job):
             items=layout.counted * chained * bytes_,
             unit="B",
             bus_bytes=layout.crossing * chained * bytes_,
-            operations=chained,
+            operations=self.turns or chained,
         )
         self.facts = {
             "operation": layout.mode,
@@ -149,6 +150,15 @@ class Exchange(Job):
         held = self._slots[self._steps % self._rings]
         self._steps += 1
         self._chain(self._given if self._rings == 1 else held, held)
+
+    @property
+    def turns(self) -> int:
+        """In how many turns each rank meets each other; 0 where all act together."""
+        return turns(self._ranks.size) if self._layout.mode == "pairs" else 0
+
+    def meet(self, turn: int) -> int | None:
+        """Exchanges one turn's messages; gives with whom."""
+        return meet(self._layout, self._ranks, self._given, self._held, turn)
 
     def witness(self) -> float:
         """The mean of the first values that were received."""
@@ -281,6 +291,27 @@ class Exchange(Job):
             raise RuntimeError(refusal)
 
 
+def both_ways(given: Tensor, to: int, held: Tensor, source: int, group: ProcessGroup) -> None:
+    """Sends and receives at once."""
+    import torch.distributed as dist
+
+    both = [dist.P2POp(dist.isend, given, to, group), dist.P2POp(dist.irecv, held, source, group)]
+    for work in dist.batch_isend_irecv(both):
+        work.wait()
+
+
+def meet(layout: Layout, ranks: Ranks, given: Tensor, held: Tensor, turn: int) -> int | None:
+    """Exchanges the messages of a turn of `pairs`; gives with whom."""
+    other = partner(ranks.rank, ranks.size, turn)
+    if other is None:
+        return None
+    to = next(piece for piece in layout.gives if piece.target == other)
+    source = next(piece for piece in layout.gets if piece.source == other)
+    parts = given[to.start :][: to.length], held[source.start :][: source.length]
+    both_ways(parts[0], other, parts[1], other, ranks.group)
+    return other
+
+
 def operation(layout: Layout, ranks: Ranks) -> Call:
     """The operation of torch.distributed over the measured group."""
     import torch.distributed as dist
@@ -294,12 +325,11 @@ def operation(layout: Layout, ranks: Ranks) -> Call:
     right, left = (ranks.rank + 1) % ranks.size, (ranks.rank - 1) % ranks.size
 
     def exchange(given: Tensor, held: Tensor, turn: int) -> None:
-        both = [
-            dist.P2POp(dist.isend, given, right, group),
-            dist.P2POp(dist.irecv, held, left, group),
-        ]
-        for work in dist.batch_isend_irecv(both):
-            work.wait()
+        both_ways(given, right, held, left, group)
+
+    def pairs(given: Tensor, held: Tensor, turn: int) -> None:
+        for each in range(turns(ranks.size)):
+            meet(layout, ranks, given, held, each)
 
     def all_to_all(given: Tensor, held: Tensor, turn: int) -> None:
         dist.all_to_all_single(held, given, received, sent, group=group)
@@ -313,5 +343,6 @@ def operation(layout: Layout, ranks: Ranks) -> Call:
         "dispatch": all_to_all,
         "combine": all_to_all,
         "send-receive": exchange,
+        "pairs": pairs,
     }
     return calls[layout.mode]

@@ -20,6 +20,8 @@ from bench.workloads._exchange_operands import BOTH
 ANYBODY = 0
 """In the place of a receiver where all get the same."""
 SUMS = ("all-reduce", "reduce-scatter")
+MOST_PAIRED = 128
+"""Ranks whose pairs are told apart: 8,128 links."""
 IN_PLACE = ("all-reduce", "broadcast")
 """What torch.distributed has in place only."""
 
@@ -115,6 +117,50 @@ def even(mode: str, size_bytes: int, element_bytes: int, rank: int, ranks: int) 
         counted=whole,
         crossing=round(whole * bus_factor(mode, ranks)),
     )
+
+
+def paired(message_bytes: int, element_bytes: int, rank: int, ranks: int) -> Layout:
+    """Of messages between each two ranks, both ways. Raises Unsupported for less than an element,
+    and for more ranks than a map of their pairs shows."""
+    part = message_bytes // element_bytes
+    if not part:
+        raise Unsupported(f"{message_bytes} B hold no element; the smallest is {element_bytes} B")
+    if ranks > MOST_PAIRED:
+        pairs = ranks * (ranks - 1) // 2
+        raise Unsupported(
+            f"{ranks} ranks make {pairs:,} pairs, of which each would be timed by itself; up to "
+            f"{MOST_PAIRED} ranks are"
+        )
+    others = [other for other in range(ranks) if other != rank]
+    return Layout(
+        mode="pairs",
+        rank=rank,
+        ranks=ranks,
+        gives=tuple(Piece(k * part, part, rank, d) for k, d in enumerate(others)),
+        gets=tuple(Piece(k * part, part, s, rank) for k, s in enumerate(others)),
+        counted=part * len(others),
+        crossing=part * len(others),
+    )
+
+
+def turns(ranks: int) -> int:
+    """In how many turns each meets each, all that can at once (a round-robin tournament)."""
+    return ranks - 1 + ranks % 2
+
+
+def partner(rank: int, ranks: int, turn: int) -> int | None:
+    """Whom a rank meets in a turn; None where it sits out, as one does of an odd number.
+
+    The circle method: i and j meet in the turn i + j, modulo the number of turns, and who would
+    meet itself meets the last one.
+    """
+    last = turns(ranks)
+    if rank == last:
+        other = turn * (last + 1) // 2 % last
+    else:
+        other = (turn - rank) % last
+        other = last if other == rank else other
+    return other if other < ranks else None
 
 
 def uneven(mode: str, copies: Sequence[Sequence[int]], width: int, rank: int) -> Layout:

@@ -10,7 +10,7 @@ from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import Job, Mode, Parameters, Site, Within, Workload
 from bench.workloads import _exchange
-from bench.workloads._exchange_layout import Layout, even, routed, uneven
+from bench.workloads._exchange_layout import Layout, even, paired, routed, uneven
 
 MOST_BYTES = 2**34
 MOST_CHAINED = 64
@@ -35,6 +35,13 @@ class Chained(Exchanged, frozen=True, kw_only=True):
     """Operations in a step, each on the result of the one before: none can begin earlier."""
 
 
+class Paired(Parameters, frozen=True, kw_only=True):
+    """Messages between each two devices, pair after pair: a map of their links."""
+
+    message_bytes: Annotated[int, Within(8, MOST_BYTES, 8)] = 2**22
+    """Of one message, one way; both ways at once."""
+
+
 class Routed(Parameters, frozen=True, kw_only=True):
     """Tokens on their way to the experts that a router chose for them."""
 
@@ -57,6 +64,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "all-to-all": Chained,
     "broadcast": Chained,
     "send-receive": Chained,
+    "pairs": Paired,
     "dispatch": Routed,
     "combine": Routed,
 }
@@ -77,13 +85,16 @@ class Collective(Workload):
 
     def work(self, mode: str, parameters: Any, precision: Precision) -> Work:
         """Bytes of the largest buffer: algorithm bandwidth, as nccl-tests defines it. Of routed
-        tokens those that a rank sends. What crosses a link, the job says, which knows the ranks.
+        tokens those that a rank sends, of pairs a message. What crosses a link, the job says,
+        which knows the ranks.
 
         Source: nccl-tests, doc/PERFORMANCE.md.
         """
         if mode in EXPERTS:
             tokens = parameters.tokens * parameters.top_k
             return Work(items=tokens * parameters.hidden * precision.matrix_bytes, unit="B")
+        if mode == "pairs":
+            return Work(items=parameters.message_bytes, unit="B")
         return Work(items=parameters.size_bytes * getattr(parameters, "chained", 1), unit="B")
 
     def twin(self, mode: str, parameters: Any) -> Any:
@@ -103,7 +114,7 @@ class Collective(Workload):
         if site.ranks is None:
             raise ValueError("a collective needs the ranks of its launch")
         sampled = _exchange.SAMPLED
-        if mode not in EXPERTS:
+        if mode not in (*EXPERTS, "pairs"):
             least = parameters.size_bytes // REFERENCE_BYTES // site.ranks.size
             sampled = max(1, min(sampled, least))
         if site.precision.weights == "float64":
@@ -119,6 +130,8 @@ def _layout(mode: str, parameters: Any, site: Site, element_bytes: int) -> Layou
     """This rank's view."""
     assert site.ranks is not None
     rank, size = site.ranks.rank, site.ranks.size
+    if mode == "pairs":
+        return paired(parameters.message_bytes, element_bytes, rank, size)
     if mode not in EXPERTS:
         return even(mode, parameters.size_bytes, element_bytes, rank, size)
     p: Routed = parameters

@@ -144,6 +144,7 @@ def test_amdsmi_figures_are_in_their_units(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert source.absent == {}
     assert source.processes() == (Process(7, 2**20),)
+    assert source.card == "0"
 
 
 def test_an_older_amdsmi_says_less_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +164,7 @@ def test_an_older_amdsmi_says_less_and_why(monkeypatch: pytest.MonkeyPatch) -> N
     reading = source.read()
     assert (reading.power_watts, reading.reasons) == (None, None)
     assert source.absent["power"] == "this die has no power of its own"
+    assert source.card == "", "nor is it said which die beside it has it"
     assert "amdsmi" in source.absent["reasons"]
 
 

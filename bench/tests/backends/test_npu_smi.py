@@ -168,20 +168,27 @@ def npu(monkeypatch: pytest.MonkeyPatch, index: int, model: str) -> Source:
 
 @pytest.mark.skipif(os.name != "posix", reason="the simulated npu-smi is a shell script")
 @pytest.mark.parametrize(
-    "index, model, scope, watts",
+    "index, model, scope, watts, card",
     [
-        (0, "A2", "board", 71.7),
-        (0, "A3", "package", 71.7),
-        (1, "A3", "package", 71.7),
-        (0, "310P", "board", None),
+        (0, "A2", "board", 71.7, ("0", 1)),
+        (0, "A3", "package", 71.7, ("0", 2)),
+        (1, "A3", "package", 71.7, ("0", 2)),
+        (2, "A3", "package", 81.7, ("1", 2)),
+        (0, "310P", "board", None, ("0", 1)),
     ],
 )
 def test_npu_smi_power_is_the_cards_and_never_halved(
-    index: int, model: str, scope: str, watts: float | None, monkeypatch: pytest.MonkeyPatch
+    index: int,
+    model: str,
+    scope: str,
+    watts: float | None,
+    card: tuple[str, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SIMNPU_DEVICES", "4")
     source = npu(monkeypatch, index, model)
     reading = source.read()
-    assert source.scope == scope
+    assert (source.scope, (source.card, source.card_devices)) == (scope, card)
     assert (reading.power_watts, reading.clock_mhz, reading.temperature_celsius) == (watts, 900, 41)
     assert ("power" in source.absent) == (watts is None)
     assert reading.reasons is None and "reasons" in source.absent
@@ -214,7 +221,8 @@ def test_one_die_of_a_910c_in_a_container_has_the_power_of_its_package(
         monkeypatch.setattr(_npu_smi, "said", lambda *_, table=table, **__: table)
         (chip,) = parse_info(table)
         monkeypatch.setattr(_npu_smi, "chip_of", lambda *_, chip=chip: chip)
-        assert _npu_smi.NpuSmiSource(0).scope == "package"
+        source = _npu_smi.NpuSmiSource(0)
+        assert (source.scope, source.card_devices) == ("package", None)
 
 
 @pytest.mark.parametrize("name, options", [("910B4-vir05", ""), ("910B4-1", "VIRTUAL")])

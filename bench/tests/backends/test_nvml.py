@@ -183,6 +183,11 @@ def test_torchs_index_is_nvmls_device(
     source = nvml_source(monkeypatch, FakeNvml(count), index, **variables)
     assert source._handle == handle
     assert source.scope == ("shared" if "MIG" in handle else "board")
+    # Slices of one GPU are on one card, and how many there are is not said.
+    assert (source.card, source.card_devices) == (handle, None if "MIG" in handle else 1)
+    silent = FakeNvml(count, broken={"nvmlDeviceGetUUID": "Unknown Error"})
+    if "GPU-5" not in variables.values():
+        assert nvml_source(monkeypatch, silent, index, **variables).card == ""
 
 
 @pytest.mark.parametrize(

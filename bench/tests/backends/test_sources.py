@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from bench import catalogue
 from bench.backend import Backend
 from bench.records.observed import Reading, Telemetry
+from bench.telemetry import source
 from bench.telemetry.source import NotObservable, said
 from bench.tests.backends.vendor_tool import tool
 
@@ -22,14 +24,14 @@ def test_every_backend_has_a_source_or_a_reason(name: str, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", "")
     backend: Backend = catalogue.backend(name)
     try:
-        source = backend.telemetry(0)
+        there = backend.telemetry(0)
     except NotObservable as why:
         assert len(str(why)) > 20
         return
-    reading = source.read()
+    reading = there.read()
     quantities = ("power", "energy", "clock", "temperature", "utilisation", "memory", "reasons")
     for quantity in quantities:
-        assert reading.has(quantity) != (quantity in source.absent), quantity
+        assert reading.has(quantity) != (quantity in there.absent), quantity
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
@@ -52,6 +54,32 @@ def test_a_tool_that_breaks_or_hangs_is_a_reason(
     with pytest.raises(NotObservable, match=why):
         said("smi", seconds=0.3)
     assert time.monotonic() - before < 15
+
+
+def test_what_was_just_printed_is_good_for_others_who_ask_at_once() -> None:
+    """And so is why nothing was; later, or in other words, it is asked again."""
+    times: list[str] = []
+
+    def run() -> str:
+        times.append("run")
+        if len(times) > 2:
+            raise NotObservable("gone")
+        return f"printed {len(times)}"
+
+    sayings = source.Sayings()
+    sayings.kept_seconds = 60.0
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: sayings.of(("smi", "info"), run), range(8)))
+    assert found == ["printed 1"] * 8
+    assert sayings.of(("smi", "other"), run) == "printed 2"
+    for _ in range(2):
+        with pytest.raises(NotObservable, match="gone"):
+            sayings.of(("smi", "third"), run)
+    assert len(times) == 3
+    sayings.kept_seconds = 0.0
+    with pytest.raises(NotObservable):
+        sayings.of(("smi", "info"), run)
+    assert len(times) == 4
 
 
 def test_nonsense_readings_cannot_be_made() -> None:

@@ -54,7 +54,8 @@ def test_tiles_are_not_taken_for_cards(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(NotObservable, match="tiles are devices of their own"):
         _xpu_smi.XpuSmiSource(0)
     monkeypatch.setenv("ZE_FLAT_DEVICE_HIERARCHY", "COMPOSITE")
-    assert _xpu_smi.XpuSmiSource(0).scope == "board"
+    source = _xpu_smi.XpuSmiSource(3)
+    assert (source.scope, source.card, source.card_devices) == ("board", "3", 1)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")

@@ -12,6 +12,7 @@ from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.tests.conftest import Accelmark
 from bench.tests.judging.two_runs import CASE, FAST, GEMM, REFUSED, SLOW, run, runs, steps, ten
+from bench.tests.judging.two_systems import batch, on, runs_on, strong, weak
 from bench.tests.scripts.regenerate import BASE, OTHER, OUTPUTS
 from bench.tests.values import another, failed, make_case
 
@@ -185,3 +186,61 @@ def test_a_golden_run_and_its_like_are_told_from_a_pair(
     code, out, _ = accelmark("compare", str(OTHER), "like.jsonl")
     assert code == 0 and "FASTER\n" not in out and "SLOWER\n" not in out
     assert {"compare-80.txt", "compare-120.txt", "compare-json.txt"} <= set(OUTPUTS)
+
+
+def test_systems_by_the_devices_that_are_chosen(accelmark: Accelmark, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", strong())
+    write(tmp_path / "b.jsonl", weak())
+    write(tmp_path / "c.jsonl", strong())
+    both = ("compare", "a.jsonl", "b.jsonl", "c.jsonl", "--systems", "--json")
+    prices = [x for p in ("1", "2", "4") for x in ("--price", p)]
+    chosen = [x for d in ("1", "fsdp8", "2") for x in ("--devices", d)]
+    for options, devices, price in (
+        ([], [(8, 64), (8, 8)], [1.2444 * 8 / 128, 8 / 32]),
+        (chosen, [(1, 8), (1, 2)], [1.5 / 16, 1.95 / 8]),
+    ):
+        code, out, err = accelmark(*both, *prices, *options)
+        cases = [one["cases"][0] for one in json.loads(out)]
+        assert (code, err) == (0, "")
+        found = [tuple(c["system"][who]["devices"] for who in ("base", "other")) for c in cases]
+        assert found == devices
+        told = [case["per_currency_unit_ratio"] for case in cases]
+        assert told == pytest.approx(price, rel=1e-3)
+
+
+def test_systems_have_the_exit_codes_of_cases(accelmark: Accelmark, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", strong())
+    write(tmp_path / "b.jsonl", weak())
+    write(tmp_path / "shared.jsonl", weak(shared=True))
+    write(tmp_path / "batch.jsonl", runs_on((on("dp64", batch(512)), 900.0)))
+
+    def systems(base: str, other: str, *options: str) -> tuple[int, str, str]:
+        return accelmark("compare", base, other, "--systems", *options)
+
+    code, out, err = systems("b.jsonl", "a.jsonl", "--fail-if-slower", "5")
+    assert code == 3 and err == "slower by 19.6%: gpt-train bf16 (batch 256, sequence 128)\n"
+    assert "as whole systems" in out
+    code, _, err = systems("a.jsonl", "shared.jsonl", "--fail-if-slower", "5")
+    assert code == 1 and "not judged (INCOMPARABLE, shared-host): gpt-train" in err
+    assert systems("a.jsonl", "shared.jsonl")[0] == 1
+    code, out, err = systems("a.jsonl", "batch.jsonl", "--json")
+    (found,) = json.loads(out)
+    assert code == 2 and found["refused"]["code"] == "nothing-in-common"
+    assert "256 on 8 devices, 512 on 64 devices" in err and "Run one suite on both" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--systems", "--devices", "8"], "--devices is given 1 time for 2 runs"),
+        (["--devices", "8", "--devices", "8"], "--devices chooses among whole systems: give"),
+        (["--systems", "--devices", "8", "--devices", "16"], "It has 1, dp2, dp8"),
+    ],
+)
+def test_devices_that_cannot_be_chosen(
+    accelmark: Accelmark, tmp_path: Path, options: list[str], part: str
+) -> None:
+    write(tmp_path / "a.jsonl", strong())
+    write(tmp_path / "b.jsonl", strong())
+    code, out, err = accelmark("compare", "a.jsonl", "b.jsonl", *options)
+    assert (code, out) == (2, "") and part in err and err.count("\n") == 1

@@ -19,8 +19,10 @@ from bench.judging import chips
 from bench.planning import plan, suite_file
 from bench.records.run import RunFile
 from bench.records.runfile import read
+from bench.tests.commands.test_compare import write
 from bench.tests.conftest import Accelmark
 from bench.tests.guide.documents import CLONE, DOCUMENTS, README, Block, blocks
+from bench.tests.judging.two_systems import strong, weak
 from bench.tests.scripts.regenerate import BASE, OTHER, RUN
 
 EPYC = CLONE / "results" / "quick-cpu-epyc-2core" / "run.jsonl"
@@ -80,6 +82,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, file in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(file)
+    write(tmp_path / "EIGHT.jsonl", strong())
+    write(tmp_path / "SIXTY-FOUR.jsonl", weak())
     (block,) = [b for b in all_blocks("toml") if b.document.name == "suites.md"]
     (tmp_path / OWN_SUITE).write_text(block.text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

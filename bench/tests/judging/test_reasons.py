@@ -15,6 +15,7 @@ from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict, Comparison
 from bench.judging.reasons import Code
 from bench.judging.row import UNDISTURBED, Verdict
+from bench.judging.systems import compare_systems
 from bench.judging.verdicts import DISTURBED
 from bench.records.outcome import Skipped
 from bench.records.proof import Proof, StepReading, Vector
@@ -39,6 +40,7 @@ from bench.tests.judging.two_runs import (
     steps,
     ten,
 )
+from bench.tests.judging.two_systems import batch, on, runs_on
 from bench.tests.values import another, failed, make_case, make_file, make_launch
 
 NAMED_ALIKE = [
@@ -137,8 +139,15 @@ PAIRS: dict[Code, Callable[[], Pair]] = {
     Code.UNDECIDED: lambda: (run(ten(0.01, 0.03)), another(run(ten(0.01, 0.03)))),
 }
 """Two runs that are judged so."""
+SYSTEMS: dict[Code, Callable[[], Pair]] = {
+    Code.GLOBAL_BATCH: lambda: (
+        runs_on((on("dp8"), 7.0), (on("dp8", CASE), 7.0)),
+        runs_on((on("dp8", batch(512)), 7.0), (on("dp8", CASE), 7.0)),
+    ),
+}
+"""Two runs that are judged so as whole systems."""
 VERDICTS: dict[Code, CompareVerdict] = {
-    **dict.fromkeys(PAIRS, "INCOMPARABLE"),
+    **dict.fromkeys((*PAIRS, *SYSTEMS), "INCOMPARABLE"),
     Code.FEW_LAUNCHES: "NO_INTERVAL",
     **dict.fromkeys((Code.UNSTEADY, Code.THROTTLED, Code.INVALID), "UNRANKED"),
     Code.FASTER: "FASTER",
@@ -165,7 +174,7 @@ def found(comparison: Comparison, code: Code) -> Any:
 
 
 def test_every_code_is_tried() -> None:
-    assert {*PAIRS, *REFUSALS, *DOUBTS} == set(Code)
+    assert {*PAIRS, *SYSTEMS, *REFUSALS, *DOUBTS} == set(Code)
 
 
 @pytest.mark.parametrize("code", PAIRS)
@@ -174,6 +183,11 @@ def test_a_case_is_given_the_code_and_its_verdict(code: Code) -> None:
     case = found(comparison, code)
     assert case["verdict"] == VERDICTS[code]
     assert len(case["codes"]) == max(1, len(case["reasons"]))
+
+
+@pytest.mark.parametrize("code", SYSTEMS)
+def test_a_system_is_given_the_code_and_its_verdict(code: Code) -> None:
+    assert found(compare_systems(*SYSTEMS[code]()), code)["verdict"] == VERDICTS[code]
 
 
 @pytest.mark.parametrize("code", REFUSALS)

@@ -147,8 +147,8 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
         (
             {"workload": "toy", "mode": "train", "batchsize": 1},
             "unknown key `batchsize` for toy-train. Did you mean `batch_size`? Allowed: "
-            "batch_size, devices, execution, kind, mode, parallelism, precision, rate, "
-            "tuned, workload.",
+            "batch_size, batch_size_per_device, devices, execution, kind, mode, parallelism, "
+            "precision, rate, tuned, workload.",
         ),
         ({"mode": "train"}, "it has no `workload`. Allowed: "),
         ({"workload": "tony", "mode": "train"}, "unknown workload `tony`. Did you mean `toy`?"),

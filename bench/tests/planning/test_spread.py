@@ -39,9 +39,32 @@ def test_what_devices_do_together_takes_all_or_so_many() -> None:
     assert of(TOGETHER, devices=8) == (8, "none")
 
 
-def test_a_batch_divides() -> None:
-    assert of(MODEL, parallelism="dp2", batch_size=6) == (2, "dp2")
-    assert of(MODEL, batch_size=7) == (1, "none")
+@pytest.mark.parametrize(
+    ("batch", "over", "said"),
+    [
+        (6, (2, "dp2"), ""),
+        (7, (1, "none"), ""),
+        (7, (2, "none"), ""),
+        (
+            8,
+            (3, "dp3"),
+            "a batch of 8 does not divide over 3 devices (dp3). Nearest that do: a batch of 6 or 9 "
+            "or 8 over 2 or 4 devices",
+        ),
+        (
+            1,
+            (8, "dp8"),
+            "a batch of 1 does not divide over 8 devices (dp8). Nearest that do: a batch of 8",
+        ),
+    ],
+)
+def test_a_batch_divides(batch: int, over: tuple[int, str], said: str) -> None:
+    assert spread.undivided(batch, spread.Spread(*over)) == said
+
+
+def test_a_number_beside_a_scheme_says_over_how_many() -> None:
+    assert of(MODEL, parallelism="dp", devices=8) == (8, "dp8")
+    assert of(MODEL, parallelism="hsdp", devices=1) == (1, "none")
 
 
 @pytest.mark.parametrize(
@@ -54,17 +77,6 @@ def test_a_batch_divides() -> None:
         (MODEL, {"devices": 4}, 'on 4. Add one, e.g. parallelism = "dp4", or leave out `devices`.'),
         (MODEL, {"devices": "all"}, "runs on one device without a `parallelism`, not on all."),
         (MODEL, {"parallelism": "dp2", "devices": 4}, "dp2 takes 2 devices, not 4. Leave out"),
-        (
-            MODEL,
-            {"parallelism": "dp3", "batch_size": 8},
-            "a batch of 8 does not divide over 3 devices (dp3). Nearest that do: a batch of 6 or 9 "
-            "or 8 over 2 or 4 devices.",
-        ),
-        (
-            MODEL,
-            {"parallelism": "dp8", "batch_size": 1},
-            "a batch of 1 does not divide over 8 devices (dp8). Nearest that do: a batch of 8.",
-        ),
         (TOGETHER, {"devices": 1}, "takes 2 devices or more, not 1. Give `devices` a number"),
         (TOGETHER, {"devices": "many"}, "takes 2 devices or more, not many."),
         (TOGETHER, {"devices": True}, "takes 2 devices or more, not True."),

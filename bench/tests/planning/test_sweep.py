@@ -73,7 +73,11 @@ def test_so_does_the_size_of_a_collective() -> None:
         ({"from": 8, "doubling_to": 4}, "batch_size", "no smaller"),
         ({"from": True, "doubling_to": 4}, "batch_size", "whole numbers"),
         ({"from": 1, "doubling_too": 4}, "batch_size", "Did you mean `doubling_to`"),
-        ({"from": 32, "doubling_to": 64}, "image_size", "Only `batch_size` and `size_bytes`"),
+        (
+            {"from": 32, "doubling_to": 64},
+            "image_size",
+            "Only `batch_size`, `devices`, `s",
+        ),
         ({"from": 1, "doubling_to": 10**6}, "batch_size", "must be from 1 to 65536"),
     ],
 )

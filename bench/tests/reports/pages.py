@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bench.records.case import Case
-from bench.records.outcome import Memory, Outcome, Void, Work
+from bench.records.outcome import Memory, Outcome, Share, Void, Work
 from bench.records.run import Launch, RunFile
 from bench.report import Canvas
 from bench.reports.html import REPORT
@@ -183,3 +183,25 @@ def over_sizes(speed: float = 1.0) -> RunFile:
         cases.append(case)
         launches += make_launches(case, [make_measured(seconds, work=work)] * 3)
     return make_file(cases, launches)
+
+
+def a_map(ranks: int, slow: tuple[int, int]) -> RunFile:
+    """Each two ranks exchange 1 MiB in 1 ms, the slow ones in 4 ms."""
+    case = make_case(workload="collective", mode="pairs", parameters={}, devices=ranks)
+    work = Work(items=(ranks - 1) * MIB, unit="B")
+    outcome = make_measured(0.01, work=work)
+    shares = tuple(
+        Share(
+            rank=rank,
+            device=rank,
+            busy_ns=tuple(block.wall_ns for block in outcome.steady),
+            memory=outcome.memory,
+            peer_ns=tuple(
+                0 if peer == rank else 4_000_000 if {peer, rank} == {*slow} else 1_000_000
+                for peer in range(ranks)
+            ),
+        )
+        for rank in range(ranks)
+    )
+    outcome = msgspec.structs.replace(outcome, ranks=shares)
+    return make_file([case], make_launches(case, [outcome] * 3))

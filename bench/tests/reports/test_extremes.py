@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from bench.errors import AccelmarkError
 from bench.exchange.benchmark_json import from_document, to_document
 from bench.judging.compare import Prices, compare
 from bench.judging.comparison import CaseComparison
+from bench.judging.systems import compare_systems
 from bench.judging.verdicts import with_verdicts
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Cold, Measured, Memory, Work
@@ -96,11 +98,13 @@ def outcomes(draw: st.DrawFn, named: bool, powered: bool) -> Measured:
 
 @st.composite
 def runs(draw: st.DrawFn) -> RunFile:
-    """Some launches each of a product, of copies and of an inference."""
+    """Some launches each of a product, of copies and of an inference, on one device or on eight."""
+    decode = make_case(workload="llama", mode="decode", precision="fp32", execution="graph")
+    devices, parallelism = draw(st.sampled_from([(1, "none"), (8, "replicas8")]))
     cases = [
         make_case(precision="fp32"),
         make_case(workload="memory", mode="copy", precision="fp32"),
-        make_case(workload="llama", mode="decode", precision="fp32", execution="graph"),
+        msgspec.structs.replace(decode, devices=devices, parallelism=parallelism),
     ]
     launches: list[Any] = []
     for case in cases:
@@ -126,11 +130,14 @@ def test_every_report_of_any_valid_record_is_made(base: RunFile, other: RunFile)
     for name in FORMATS:
         assert catalogue.load("reports", name).render([base], Canvas(width=80))
     assert from_document("there", to_document(base)).launches == base.launches
+    prices = Prices(base=5e-324, other=1e308)
     try:
-        found = compare(base, other, Prices(base=5e-324, other=1e308))
+        found = [compare(base, other, prices)]
+        if any(run.run.plan[-1].devices > 1 for run in (base, other)):
+            found.append(compare_systems(base, other, prices))
     except AccelmarkError:
         return
-    assert render([found], Canvas(width=80)) and flat(found)
+    assert render(found, Canvas(width=80)) and list(map(flat, found))
     assert catalogue.load("reports", "html").render([base, other], Canvas(width=80))
 
 

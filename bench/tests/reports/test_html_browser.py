@@ -110,7 +110,7 @@ def test_every_plot_draws_its_marks(show: Show) -> None:
 
 def test_bus_bandwidth_is_drawn_over_sizes(show: Show) -> None:
     page = show(over_sizes(), over_sizes(2.0))
-    assert count(page, "#link-0 path.js-line") == 2
+    assert count(page, "#link-0 path.js-line") == 4, "each with its fitted line"
     assert count(page, "#link-0 .points path.point") == 6
     assert "latency 10.0 us" in page.find_element("css selector", "#link-0 ~ figcaption").text
 

@@ -11,7 +11,7 @@ from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.reports import _html_plots
 from bench.reports._html_side import Side
-from bench.tests.reports.pages import Page, a_sweep, over_sizes, render, sweep_case
+from bench.tests.reports.pages import Page, a_sweep, render, sweep_case
 from bench.tests.scripts.regenerate import RUN
 from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
 
@@ -107,14 +107,3 @@ def test_a_trace_says_outliers_flags_and_failures() -> None:
     assert "3 warm-up and 7 steady samples" in words[0] and "1 outlier;" in words[0]
     assert "DRIFT: step times moved" in words[0]
     assert words[1:] == ["FAILED: it broke", "SKIPPED: no bf16"]
-
-
-def test_bus_bandwidth_is_drawn_over_sizes_a_curve_for_each_run() -> None:
-    (panel,) = _html_plots.over_sizes(sides(over_sizes(), over_sizes(2.0)))
-    assert panel["title"] == "collective-all-reduce bf16 2 devices"
-    assert [curve["run"] for curve in panel["curves"]] == [0, 1]
-    one, two = panel["curves"]
-    assert [p["size"] for p in one["points"]] == [8, 2**10, 2**20]
-    assert math.isclose(two["points"][2]["bus"], 2 * one["points"][2]["bus"], rel_tol=1e-6)
-    assert one["words"].startswith("latency 10.0 us")
-    assert "1 KiB" in one["points"][1]["hover"]

@@ -15,6 +15,7 @@ import pytest
 from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Phase
 from bench.running import launcher, worker_process
+from bench.telemetry.joined import Sight, Where
 from bench.tests.running.scripted_workers import REPORT, failure, request, scripted
 from bench.tests.telemetry.launches import seen, steady
 
@@ -126,13 +127,17 @@ def test_a_process_that_is_refused_is_an_outcome(monkeypatch: pytest.MonkeyPatch
         assert len([*Path("/proc/self/fd").iterdir()]) == before, "no descriptor is left open"
 
 
+def of_device(telemetry: Telemetry | str) -> dict[Where, Sight]:
+    return {(0, 0): Sight(index=0, telemetry=telemetry)}
+
+
 def test_a_counter_that_is_not_believed_is_named_in_the_record() -> None:
     """The launch keeps what was seen, and why its energy is the power's."""
     report = msgspec.structs.replace(REPORT, outcome=steady())
     fell = seen(power=lambda at: 300.0, counter=lambda at: 300.0 * (at % 20))
-    observed, telemetry = launcher._observed(report, fell)
+    observed, telemetry = launcher._observed(report, of_device(fell))
     assert isinstance(observed.outcome, Measured) and isinstance(telemetry, Telemetry)
     assert observed.outcome.energy_method == "power"
     assert telemetry.absent["energy counter"].startswith("NVML: the counter fell from 5940 to 0 J")
     assert telemetry.readings == fell.readings
-    assert launcher._observed(report, "no tool")[1] == "no tool"
+    assert launcher._observed(report, of_device("no tool"))[1] == "no tool"

@@ -11,10 +11,8 @@ import pytest
 from bench import catalogue
 from bench.records.observed import Reading
 from bench.running import sampler
-from bench.running.sampler import Answer, Order
+from bench.running.sampler import Answer
 from bench.telemetry.source import NotObservable, Process, Source
-
-CPU = Order(backend="cpu", index=0)
 
 
 class Flaky(Source):
@@ -63,7 +61,7 @@ def watched(
     monkeypatch.setattr(time, "sleep", pause)
     state = sampler._State()
     with contextlib.suppress(Enough):
-        sampler._look_on(state, CPU)
+        sampler._look_on(state, "cpu", 0, sampler._Costs())
     assert max(pauses) <= sampler.MOST_INTERVAL_SECONDS
     return state, state.answer()
 
@@ -79,6 +77,15 @@ def test_a_look_that_fails_is_counted_and_there_is_another(
     assert (answer.problem, answer.source) == (None, "flaky")
     assert answer.absent == {"looks": f"2 of 5 failed: {sampler.reason_of(error)}"}
     assert state.answer().absent == {}, "counted once"
+
+
+def test_what_all_devices_cost_together_is_kept_to_one_share() -> None:
+    """Whoever has looked: what each thread took at its last look, and all programs in a round."""
+    costs = sampler._Costs()
+    assert costs.of_a_round(0, 0.001, 0.0) == pytest.approx(0.001)
+    assert costs.of_a_round(1, 0.002, 0.03) == pytest.approx(0.033)
+    assert costs.of_a_round(0, 0.003, 0.04) == pytest.approx(0.045)
+    assert sampler.pause_seconds(0.045, 0.2, cores=4) == pytest.approx(2.25)
 
 
 def test_a_source_that_opens_at_the_second_try_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,13 +19,14 @@ from bench.records.observed import Reading, Telemetry
 from bench.running import monitor, sampler
 from bench.running.monitor import Monitor, strangers
 from bench.running.sampler import Answer, Order, Seen, pause_seconds
+from bench.telemetry.joined import Sight
 from bench.telemetry.source import Process
 from bench.tests import simulated
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups and a shell script")
 
-NPU = Order(backend="ascend", index=0)
-CPU = Order(backend="cpu", index=0)
+NPU = Order(backend="ascend", indices=(0,))
+CPU = Order(backend="cpu", indices=(0,))
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -45,6 +46,12 @@ def group_of(leader: int) -> list[int]:
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
+
+
+def seen(watch: Monitor, first_step_ns: int | None = None) -> Telemetry | str:
+    """Of its one device, whose worker is process 1."""
+    (sight,) = watch.saw([1], {0: first_step_ns})
+    return sight.telemetry
 
 
 def leader_of(watch: Monitor) -> int:
@@ -72,29 +79,33 @@ def tool(folder: Path, script: str) -> dict[str, str]:
 # --- what it sees
 
 
-def test_a_launch_is_watched_and_the_idle_device_before_it(watches: list[Monitor]) -> None:
-    watch = Monitor(NPU, {**os.environ, **simulated.environment(smi="A3")})
+def test_a_launch_is_watched_and_the_idle_devices_before_it(watches: list[Monitor]) -> None:
+    """Dies of two packages by one side process; one that is not there costs the others nothing."""
+    dies = Order(backend="ascend", indices=(0, 3, 9))
+    watch = Monitor(dies, {**os.environ, **simulated.environment(smi="A3", devices=4)})
     watches.append(watch)
-    watch.start()
-    assert watch._process is not None
-    wait_until(lambda: bool(watch._ask().seen))
     watch.lets_go()
     first_step = time.perf_counter_ns()
-    found: list[Telemetry] = []
+    found: dict[int, Sight] = {}
 
     def look() -> bool:
-        telemetry = watch.saw(worker=1, first_step_ns=first_step)
-        if isinstance(telemetry, Telemetry):
-            found.append(telemetry)
-        return bool(found)
+        sights = watch.saw([1], {0: first_step, 3: first_step + 10**9})
+        found.update({one.index: one for one in sights if isinstance(one.telemetry, Telemetry)})
+        return len(found) == 2
 
     wait_until(look)
-    (telemetry,) = found
-    assert (telemetry.source, telemetry.scope) == ("npu-smi", "package")
-    assert telemetry.readings[0].power_watts == 71.7 and telemetry.readings[0].at_seconds > 0
-    assert telemetry.first_step_seconds is not None and 0 <= telemetry.first_step_seconds < 1
-    assert telemetry.others is None and "processes" in telemetry.absent
-    assert "reasons" in telemetry.absent
+    for index, card, watts in ((0, "0", 71.7), (3, "1", 81.7)):
+        telemetry = found[index].telemetry
+        assert isinstance(telemetry, Telemetry)
+        assert (found[index].card, found[index].card_devices) == (card, 2)
+        assert (telemetry.source, telemetry.scope) == ("npu-smi", "package")
+        assert telemetry.readings[0].power_watts == watts and telemetry.readings[0].at_seconds > 0
+        assert telemetry.first_step_seconds is not None
+        assert index // 3 <= telemetry.first_step_seconds < index // 3 + 1
+        assert telemetry.others is None and "processes" in telemetry.absent
+        assert "reasons" in telemetry.absent
+    wait_until(lambda: "which of its dies" in str(watch.saw([1], {9: None})[0].telemetry))
+    assert watch.saw([1], {7: None}) == (Sight(index=7, telemetry="nobody looked"),)
 
 
 def test_the_interval_is_kept_and_no_more_than_a_share_of_the_host_is_taken() -> None:
@@ -111,7 +122,7 @@ def test_looking_at_a_cpu_takes_less_than_a_hundredth_of_a_core(watches: list[Mo
     watches.append(watch)
     watch.start()
     process = psutil.Process(leader_of(watch))
-    wait_until(lambda: bool(watch._ask().seen))
+    wait_until(lambda: bool(watch._ask()[0].seen))
 
     def used() -> float:
         times = process.cpu_times()
@@ -140,21 +151,21 @@ def test_the_side_process_never_loads_torch() -> None:
 
 def test_others_are_those_who_are_neither_the_worker_nor_came_with_it() -> None:
     worker, old, new = Process(7, 100), Process(8, 50), Process(9, None)
-    assert strangers([None, None], 7, ()) is None
-    assert strangers([()], 7, ()) == ()
-    assert strangers([(worker,), (worker, old), (worker,)], 7, {8}) == (old,)
-    assert strangers([(worker, old, new)], 7, {8}) == (old, new)
+    assert strangers([None, None], [7], ()) is None
+    assert strangers([()], [7], ()) == ()
+    assert strangers([(worker,), (worker, old), (worker,)], [7], {8}) == (old,)
+    assert strangers([(worker, old, new)], [7], {8}) == (old, new)
 
 
 def test_in_a_container_the_one_that_came_is_the_worker() -> None:
     """The source counts processes as the host does: none of its numbers is the worker's."""
-    assert strangers([(Process(4001, 1),)], 7, ()) == ()
-    assert strangers([(Process(3000, 1), Process(4001, 2))], 7, {3000}) == (Process(3000, 1),)
-    assert strangers([(Process(3000, 1),)], 7, {3000}) == (Process(3000, 1),)
+    assert strangers([(Process(4001, 1),)], [7], ()) == ()
+    assert strangers([(Process(3000, 1), Process(4001, 2))], [7], {3000}) == (Process(3000, 1),)
+    assert strangers([(Process(3000, 1),)], [7], {3000}) == (Process(3000, 1),)
     # Nobody looked before: one of them may be the worker, or a stranger.
-    assert strangers([(Process(4001, 1),)], 7, None) is None
-    assert strangers([(Process(7, 1), Process(4001, 2))], 7, None) == (Process(4001, 2),)
-    assert strangers([()], 7, None) == ()
+    assert strangers([(Process(4001, 1),)], [7], None) is None
+    assert strangers([(Process(7, 1), Process(4001, 2))], [7], None) == (Process(4001, 2),)
+    assert strangers([()], [7], None) == ()
 
 
 # --- it hurts nobody
@@ -170,7 +181,7 @@ def test_a_source_that_hangs_costs_no_launch_anything(
     wait_until(lambda: len(group_of(leader)) >= 2)
     before = time.monotonic()
     watch.lets_go()
-    telemetry = watch.saw(worker=1, first_step_ns=None)
+    telemetry = seen(watch)
     assert telemetry == "the launch was over before the device was looked at"
     watch.close()
     assert time.monotonic() - before < 15
@@ -190,20 +201,20 @@ def test_a_source_that_breaks_is_a_reason_and_its_process_ends(
     watches.append(watch)
     watch.start()
     leader = leader_of(watch)
-    wait_until(lambda: "no driver" in str(watch.saw(worker=1, first_step_ns=None)))
-    wait_until(lambda: watch._ask().problem is not None)
+    wait_until(lambda: "no driver" in str(seen(watch)))
+    wait_until(lambda: watch._ask()[0].problem is not None)
     wait_until(lambda: not group_of(leader))
     watch.lets_go()
-    assert "no driver" in str(watch.saw(worker=1, first_step_ns=None)), "said of every launch"
+    assert "no driver" in str(seen(watch)), "said of every launch"
 
 
 def test_a_launch_without_a_reading_says_what_failed(watches: list[Monitor]) -> None:
-    answer = '{"source": "x", "trouble": "it hiccuped"}'
+    answer = '[{"source": "x", "trouble": "it hiccuped"}]'
     code = f"import sys\nfor line in sys.stdin:\n    print({answer!r}, flush=True)"
     watch = Monitor(CPU, os.environ, (sys.executable, "-c", code))
     watches.append(watch)
     watch.lets_go()
-    assert watch.saw(1, None) == "it hiccuped"
+    assert seen(watch) == "it hiccuped"
     assert watch._process is not None, "there may be another look"
 
 
@@ -219,7 +230,7 @@ def test_a_side_process_that_dies_hangs_or_babbles_is_a_reason(
     watch.start()
     leader = leader_of(watch)
     watch.lets_go()
-    assert watch.saw(1, None) == "the side process gave no answer in time"
+    assert seen(watch) == "the side process gave no answer in time"
     wait_until(lambda: not group_of(leader))
 
 
@@ -228,7 +239,7 @@ def test_a_side_process_that_died_is_started_again_for_the_next_launch(
 ) -> None:
     """The first dies at its first question; the second sees a reading."""
     mark = tmp_path / "mark"
-    answer = msgspec.json.encode(Answer(source="x", seen=(Seen(at_ns=1, reading=Reading()),)))
+    answer = msgspec.json.encode([Answer(source="x", seen=(Seen(at_ns=1, reading=Reading()),))])
     code = (
         "import os, sys\ninput()\n"
         f"if not os.path.exists({str(mark)!r}):\n    open({str(mark)!r}, 'w')\n    os._exit(1)\n"
@@ -242,7 +253,7 @@ def test_a_side_process_that_died_is_started_again_for_the_next_launch(
     assert watch._lost == "the side process gave no answer in time"
     watch.start()
     watch.lets_go()
-    assert isinstance(watch.saw(1, None), Telemetry)
+    assert isinstance(seen(watch), Telemetry)
 
 
 def test_a_side_process_that_always_dies_is_given_up(watches: list[Monitor]) -> None:
@@ -252,13 +263,13 @@ def test_a_side_process_that_always_dies_is_given_up(watches: list[Monitor]) -> 
         watch.lets_go()
     watch.start()
     assert watch._process is None
-    assert watch.saw(1, None) == "the side process gave no answer in time"
+    assert seen(watch) == "the side process gave no answer in time"
 
 
 def test_a_side_process_that_cannot_start_is_a_reason(watches: list[Monitor]) -> None:
     watch = Monitor(CPU, os.environ, ("/nonexistent/python",))
     watch.lets_go()
-    assert watch.saw(1, None) == "the side process does not start (No such file or directory)"
+    assert seen(watch) == "the side process does not start (No such file or directory)"
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
@@ -269,7 +280,7 @@ def test_it_dies_with_its_parent_and_so_does_what_it_started(
     code = (
         "import os, time\nfrom bench.running.monitor import Monitor\n"
         "from bench.running.sampler import Order\n"
-        "watch = Monitor(Order(backend='ascend', index=0), os.environ)\nwatch.start()\n"
+        "watch = Monitor(Order(backend='ascend', indices=(0,)), os.environ)\nwatch.start()\n"
         "print(watch._process.pid, flush=True)\ntime.sleep(600)\n"
     )
     parent = subprocess.Popen(

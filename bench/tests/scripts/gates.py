@@ -29,10 +29,15 @@ from bench.workload import Site, Unsupported
 
 
 def gates(suites: list[str], pattern: str) -> list[Case]:
-    """One case for each distinct gate: of a mode and precision, one for each twin."""
+    """One case for each distinct gate: of a mode and precision, one for each twin.
+
+    Of work over several devices `python -m bench.tests.scripts.sharded` tries the gate.
+    """
     found: dict[str, Case] = {}
     for name in suites:
         for case in plan.plan(suite_file.read_suite(suite_file.find_suite(name))):
+            if case.devices > 1:
+                continue
             workload = catalogue.workload(case.workload)
             twin = workload.twin(case.mode, plan.parameters_of(case, workload))
             gate = msgspec.structs.replace(

@@ -58,10 +58,10 @@ def one_launch(turns: int, backend: str) -> None:
     device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
     engine = Engine(Product(), device, Settings())
     steps = max(1, round(BLOCK_SECONDS * 1e9 / (engine.block(20).wall_ns / 20)))
-    watch = Monitor(Order(backend=backend, index=0), os.environ)
+    watch = Monitor(Order(backend=backend, indices=(0,)), os.environ)
     watch.start()
     assert watch._process is not None
-    while not watch._ask().seen:
+    while not watch._ask()[0].seen:
         time.sleep(0.1)
     process = psutil.Process(watch._process.pid)
     ratios, looking, before = [], 0.0, _cpu_seconds(process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ def test_the_script_prints_both_rates(
         assert "honest pairs refused: 0 of 3 = 0.00% (95 % 0.00% to 70.76%)" in said
         assert "alike to the last digit that is kept: 3; no pairs: 0" in said
         assert "eager/again: 0 of 3" in said
-        assert "faults caught: 5 of 5 = 100.00%" in said and "  a cached output: 1 of 1" in said
+        # On a busy machine a block may have one step: then none of it is left out.
+        assert re.search(r"faults caught: ([45]) of \1 = 100.00%", said), said
+        assert "  a cached output: 1 of 1" in said
         monkeypatch.setattr("bench.validation.launches.watched", None)
 
     monkeypatch.undo()

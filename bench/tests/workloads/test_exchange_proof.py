@@ -11,7 +11,18 @@ import pytest
 
 from bench.workload import Unsupported
 from bench.workloads import _exchange_operands as operands
-from bench.workloads._exchange_layout import IN_PLACE, SUMS, Layout, bus_factor, even, uneven
+from bench.workloads._exchange_layout import (
+    IN_PLACE,
+    MOST_PAIRED,
+    SUMS,
+    Layout,
+    bus_factor,
+    even,
+    paired,
+    partner,
+    turns,
+    uneven,
+)
 from bench.workloads._exchange_operands import BOTH
 from bench.workloads._exchange_proof import Proof, Seen, complaint
 
@@ -19,13 +30,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MODES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast", "send-receive")
+MODES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast", "send-receive"),
+    "pairs",
+)
 COPIES = [[5, 1, 3], [2, 2, 5], [1, 1, 7]]
 
 
 def layouts(mode: str, ranks: int, count: int = 480, element_bytes: int = 4) -> list[Layout]:
     if mode in ("dispatch", "combine"):
         return [uneven(mode, COPIES, 8, rank) for rank in range(3)]
+    if mode == "pairs":
+        return [paired(count * element_bytes, element_bytes, r, ranks) for r in range(ranks)]
     return [even(mode, count * element_bytes, element_bytes, r, ranks) for r in range(ranks)]
 
 
@@ -69,7 +85,8 @@ class Library:
 
     def _part(self, sent: Tensor, source: int, target: int) -> Tensor:
         gives = self.ranks[source].gives
-        piece = gives[0] if len(gives) == 1 else gives[target]
+        own = gives[:1] if len(gives) == 1 else [one for one in gives if one.target == target]
+        piece = own[0]
         return sent[piece.start : piece.start + piece.length]
 
 
@@ -123,7 +140,8 @@ def test_a_spoilt_rank_is_named(mode: str, ranks: int, fault: str) -> None:
     at = 0 if mode == "broadcast" and fault in ("lost", "doubled") else ranks - 1
     for dtype in dtypes()[:3]:
         said = verdict(layouts(mode, ranks, 480, dtype.itemsize), dtype, fault, at)
-        if mode == "send-receive" and fault in ("lost", "doubled"):
+        one_receives = mode == "send-receive" or (mode, ranks) == ("pairs", 2)
+        if one_receives and fault in ("lost", "doubled"):
             assert said.endswith(f"only rank 0 has it wrong, in what rank {at} sent"), said
         elif fault in ("lost", "doubled"):
             assert said.endswith(f"what rank {at} gave to it is wrong"), said
@@ -244,3 +262,22 @@ def test_experts_tokens_go_there_and_come_back() -> None:
     assert {one.crossing for one in there + back} == {8 * 8}
     with pytest.raises(Unsupported, match="rank 1 would get no token"):
         uneven("dispatch", [[3, 0], [2, 0]], 8, 0)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 7, 8, 64])
+def test_in_turns_each_meets_each_once(ranks: int) -> None:
+    met: list[tuple[int, int]] = []
+    for turn in range(turns(ranks)):
+        others = [partner(rank, ranks, turn) for rank in range(ranks)]
+        assert others.count(None) == ranks % 2, "of an odd number one sits out"
+        for rank, other in enumerate(others):
+            assert other is None or (others[other] == rank and other != rank)
+            met += [(rank, other)] if other is not None and rank < other else []
+    assert sorted(met) == [(i, j) for i in range(ranks) for j in range(i + 1, ranks)]
+
+
+def test_a_map_of_pairs_has_its_limits() -> None:
+    with pytest.raises(Unsupported, match="2 B hold no element; the smallest is 4 B"):
+        paired(2, 4, 0, 2)
+    with pytest.raises(Unsupported, match="129 ranks make 8,256 pairs"):
+        paired(1024, 4, 0, MOST_PAIRED + 1)

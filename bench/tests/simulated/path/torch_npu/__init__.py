@@ -14,7 +14,8 @@ says `+sim`. It is loaded as the real one is, by `import torch`, through an entr
 | `_hf32.py` | `torch.npu.conv.allow_hf32` (on), `torch.npu.matmul.allow_hf32` (off) | 5 |
 | `_timeline.py` | work takes time after the call has returned; who waits, sleeps | |
 | `_memory.py` | a caching allocator with a limit | 8 |
-| `_devices.py` | one or two dies; current device and stream; the lost device | 8, 10, 11 |
+| `_devices.py` | the dies; current device and stream; the lost device | 8, 10, 11 |
+| `_hccl.py` | collectives between dies, over gloo on the host | |
 | `_fused.py` | `torch_npu.npu_geglu` and its like, which libraries call by name | |
 | `_accelerator.py` | torch.accelerator, torch.Event, torch.Generator, `Tensor.to` | |
 | `_stderr.py` | warnings of C++, which Python's `warnings` does not see | 4, 5 |
@@ -44,7 +45,8 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `SIMNPU_EVENTS` | 1 | what events count, over the truth |
 | `SIMNPU_BROKEN` | | defects of the device or its software, of those in the table below |
 | `SIMNPU_SMI_USERS` | | processes that `npu-smi` lists on card 0: CHIP:PID:MB, or `none` |
-| `SIMNPU_SMI` | A2 | which `npu-smi` answers: A2, A3, 310P; HOT: an A2 whose figures cannot be |
+| `SIMNPU_SMI` | A2 | which `npu-smi` answers: A2, A3 (a card for each two of the devices), 310P; |
+| | | HOT: an A2 whose figures cannot be |
 
 | defect | what is wrong |
 |---|---|
@@ -71,8 +73,8 @@ device's clock runs on from there. Random numbers are the CPU's; pinned memory i
 optimizers run, with the CPU's kernels and their faults (torch 2.13's SGD leaves bfloat16 weights as
 they are); whether each does on a real device is not known here. HF32 is not in the attention.
 torch's C++ takes `npu:0` for the current device, so a backward on the second die runs in the main
-thread only. There are no collectives (hccl), no torch.compile, no graphs, no profiler, no sparse
-tensors, no private formats, no LSTM, and no torch.load to the device.
+thread only. There are no send and receive among the collectives, no torch.compile, no graphs, no
+profiler, no sparse tensors, no private formats, no LSTM, and no torch.load to the device.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ from ._settings import SETTINGS
 if SETTINGS.runtime == "missing":
     raise ImportError("libhccl.so: cannot open shared object file: No such file or directory")
 
-from . import _accelerator, _autocast, _kernels, npu
+from . import _accelerator, _autocast, _hccl, _kernels, npu
 from ._fused import npu_fusion_attention, npu_geglu, npu_rms_norm
 
 __version__ = "2.13.0+sim"
@@ -90,6 +92,7 @@ __version__ = "2.13.0+sim"
 _accelerator.register(npu)
 _kernels.register()
 _autocast.register()
+_hccl.register()
 
 
 def _autoload() -> None:

@@ -1,0 +1,38 @@
+"""What a comparison of whole systems says beside their ratio, as values."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bench.judging.row import Interval
+
+NAMES = ("base", "other")
+
+
+class Product(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one ratio. An interval's ends are None below five launches of any group."""
+
+    count: float
+    """Other / base devices."""
+    per_device: Interval
+    """Other / base throughput of each device: chip x scaling."""
+    chip: Interval | None = None
+    """Other / base throughput of one device alone; None where a side lacks it."""
+    scaling: Interval | None = None
+    """Other / base efficiency; None likewise."""
+    efficiencies: tuple[Interval | None, Interval | None] = (None, None)
+    """Of base and other: throughput of each device over that of one alone, at the same global
+    batch. Exactly 1 of one device."""
+    unsplit: str = ""
+    """Why chip and scaling are not told apart; empty where they are."""
+
+
+class System(msgspec.Struct, frozen=True, kw_only=True):
+    """What a comparison of whole systems says beside the ratio."""
+
+    spreads: tuple[str, str]
+    """Of base and other: `dp8`, `1 device`; empty where a side has no such work."""
+    product: Product | None = None
+    """The ratio as count x chip x scaling; None where there is no ratio."""
+    beside: tuple[str, ...] = ()
+    """What else of this work the runs have and is not set beside each other, in words."""

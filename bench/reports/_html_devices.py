@@ -1,0 +1,123 @@
+"""What plots of many devices show, as plain data: `bench.reports._html_plots` has the others.
+
+A matrix has its rows, columns and `z` [row][column] with null where there is nothing; `frames` are
+the marked cells, each a row and the first and last of its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bench import units
+from bench.judging import links
+from bench.judging.pairs import Pairs
+from bench.judging.row import Link, Row
+from bench.reports._html_side import Side, name_of
+from bench.reports._wording import share, word_of
+
+FIT_POINTS = 33
+"""Of a fitted line, evenly spaced on the logarithm of the size: enough for a smooth curve."""
+MOST_CELLS = 128
+"""A map of more ranks than this is drawn by blocks of them: the page would grow too large."""
+
+
+def over_sizes(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """Bus bandwidth of a collective over its sizes: a panel for each, a curve for each run."""
+    found: dict[str, dict[str, Any]] = {}
+    for side in sides:
+        for key, sweep in links.sweeps(side.measured):
+            if len(sweep) < 2:
+                continue
+            panel = found.setdefault(key, {"title": name_of(sweep[0].case), "curves": []})
+            link = sweep[0].link
+            panel["curves"].append(
+                {
+                    "run": side.number - 1,
+                    "words": "" if link is None else links.in_words(link),
+                    "points": [_size_point(side, row) for row in sweep],
+                    "fit": [] if link is None else list(_fit(link, sweep)),
+                }
+            )
+    yield from found.values()
+
+
+def _size_point(side: Side, row: Row) -> dict[str, Any]:
+    assert row.bus_bytes_per_second is not None
+    assert row.operation_seconds is not None
+    size = int(row.case.parameters[links.SIZE])
+    figure = f"{units.prefixed(row.bus_bytes_per_second, 'B/s')} bus bandwidth"
+    time = f"{units.duration(row.operation_seconds)} an operation"
+    return {
+        "size": size,
+        "bus": row.bus_bytes_per_second,
+        "hover": [row.case.label, side.label, units.memory(size), figure, time, word_of(row)],
+    }
+
+
+def _fit(link: Link, sweep: Sequence[Row]) -> Iterator[tuple[float, float]]:
+    """Size and bus bandwidth of the line that is fitted to the times."""
+    largest = sweep[-1]
+    assert largest.bus_bytes_per_second is not None
+    assert largest.operation_seconds is not None
+    first, last = (int(row.case.parameters[links.SIZE]) for row in (sweep[0], largest))
+    # Of each byte of size so many cross a link, whatever the size.
+    crossing = largest.bus_bytes_per_second * largest.operation_seconds / last
+    for k in range(FIT_POINTS):
+        size = first * (last / first) ** (k / (FIT_POINTS - 1))
+        seconds = link.latency.value + size * crossing / link.bandwidth.value
+        yield size, float(f"{size * crossing / seconds:.4g}")
+
+
+def link_maps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """How fast each two ranks exchange messages: a map for each such case of each run."""
+    for side in sides:
+        for row in side.measured:
+            if row.pairs is not None:
+                title = name_of(row.case) + (f", run {side.number}" if len(sides) > 1 else "")
+                yield {"title": title, **_map(row.pairs)}
+
+
+def _map(pairs: Pairs) -> dict[str, Any]:
+    ranks = len(pairs.bytes_per_second)
+    each = -(-ranks // MOST_CELLS)
+    blocks = [range(k, min(k + each, ranks)) for k in range(0, ranks, each)]
+    names = [_ranks(block) for block in blocks]
+    cells = [[_slowest(pairs, mine, theirs) for theirs in blocks] for mine in blocks]
+    first, second = (rank // each for rank in pairs.slowest)
+    several = f"; each cell the slowest of {each} x {each} ranks" if each > 1 else ""
+    return {
+        "words": pairs.words + several,
+        "square": True,
+        "middle": None,
+        "rows": names,
+        "columns": names,
+        "across": "rank",
+        "tickformat": ".3s",
+        "z": [[None if rate is None else float(f"{rate:.4g}") for rate in line] for line in cells],
+        "text": [
+            [
+                []
+                if rate is None
+                else [
+                    f"{mine} with {theirs}",
+                    f"{units.prefixed(rate, 'B/s')} each way",
+                    f"{share(rate / pairs.median)} of the median",
+                ]
+                for theirs, rate in zip(names, line, strict=True)
+            ]
+            for mine, line in zip(names, cells, strict=True)
+        ],
+        "marked_rows": sorted({first, second}),
+        "frames": [[first, second, second], [second, first, first]],
+    }
+
+
+def _ranks(block: range) -> str:
+    return str(block[0]) if len(block) == 1 else f"{block[0]}-{block[-1]}"
+
+
+def _slowest(pairs: Pairs, mine: range, theirs: range) -> float | None:
+    """Of the pairs of two blocks of ranks; None of a rank with itself."""
+    rates = (pairs.bytes_per_second[i][j] for i in mine for j in theirs)
+    return min((rate for rate in rates if rate is not None), default=None)

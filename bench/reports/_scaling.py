@@ -1,0 +1,119 @@
+"""How well work scales, in words and cells: a small table for each curve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from bench import units
+from bench.judging.row import Interval, Row
+from bench.judging.scaling import Scaling
+from bench.planning.sweep import BATCH
+from bench.reports._labels import name_of, plain
+from bench.reports._wording import share, word_of
+
+HEADINGS = ("devices", "throughput", "each", "efficiency", "exposed", "fabric", "verdict")
+DROPS = {"each": 4, "fabric": 3, "exposed": 2, "throughput": 1}
+"""What is left out first where a terminal is too narrow: the highest."""
+FINE = 0.01
+"""Below this half-width a percentage has a decimal."""
+
+
+class Line(NamedTuple):
+    """What is said of one point, a cell under each of `HEADINGS`; empty where there is nothing."""
+
+    devices: str
+    throughput: str
+    each: str
+    efficiency: str
+    exposed: str
+    fabric: str
+    verdict: str
+
+
+def title(curve: Scaling) -> str:
+    """`llama-train bf16-amp dp, strong (batch 16 together), against 1 device`."""
+    batch = curve.work.parameters.get(BATCH)
+    whose = "each" if curve.kind == "weak" else "together"
+    of_it = "" if batch is None else f" (batch {batch} {whose})"
+    parts = [name(curve), f"{curve.kind}{of_it}"]
+    if curve.against and not curve.absent:
+        parts.append(f"against {units.counted(curve.against, 'device')}")
+    return ", ".join(parts)
+
+
+def name(curve: Scaling) -> str:
+    """`llama-train bf16-amp dp`."""
+    return f"{name_of(curve.work)} {curve.scheme}"
+
+
+def lines(curve: Scaling) -> Iterator[Line]:
+    """A line a point, fewest devices first."""
+    for row, fabric in zip(curve.points, curve.fabric, strict=True):
+        yield _line(curve, row, fabric)
+
+
+def shown(some: Sequence[Line]) -> list[int]:
+    """Which of the columns have anything to say: all points' verdicts OK say nothing."""
+    silent = {"", "OK"}
+    return [
+        place
+        for place in range(len(HEADINGS))
+        if any(line[place] not in (silent if place == len(HEADINGS) - 1 else {""}) for line in some)
+    ]
+
+
+def _line(curve: Scaling, row: Row, fabric: float | None) -> Line:
+    assert row.throughput is not None
+    item = plain(row.unit.removesuffix("/s"))
+    each = row.throughput_per_device
+    return Line(
+        devices=str(row.case.devices),
+        throughput=units.rate(row.throughput, item),
+        each="" if each is None or curve.absent else units.rate(each, item),
+        efficiency=_efficiency(curve, row),
+        exposed=exposed(row),
+        fabric="" if fabric is None else units.duration(fabric),
+        verdict=word_of(row),
+    )
+
+
+def _efficiency(curve: Scaling, row: Row) -> str:
+    found = curve.efficiency(row)
+    if found is None or curve.absent:
+        return ""
+    if found.against == row.case.devices:
+        return "1"
+    return percent(found)
+
+
+def percent(interval: Interval) -> str:
+    """`93% (91 to 95%)`; with a decimal where the interval is so narrow; `93%, no interval`."""
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.0%}, no interval"
+    digits = 1 if interval.high - interval.low < 2 * FINE else 0
+    low, high = (f"{100 * end:.{digits}f}" for end in (interval.low, interval.high))
+    return f"{interval.value:.{digits}%} ({low} to {high}%)"
+
+
+def exposed(row: Row) -> str:
+    """`3.2 ms, 8.1%` of a step; of what noise does not tell from none, what it is under."""
+    seconds, fraction = row.exposed, row.exposed_fraction
+    if seconds is None or fraction is None:
+        return ""
+    if seconds.low is not None and seconds.high is not None and seconds.low <= 0:
+        return f"under {units.duration(max(seconds.high, 0.0))}"
+    return f"{units.duration(max(seconds.value, 0.0))}, {share(max(fraction.value, 0.0))}"
+
+
+def legend(curves: Sequence[Scaling]) -> list[str]:
+    """What the words mean that stand on curves, a sentence each."""
+    if not curves:
+        return []
+    said = ["efficiency: throughput a device, over that of the fewest"]
+    points = [row for curve in curves for row in curve.points]
+    if any(row.exposed for row in points):
+        said.append("exposed: communication that a step waits for")
+    if any(time is not None for curve in curves for time in curve.fabric):
+        said.append("fabric: its gradients by this run's all-reduce, alone")
+    return [f"Scaling: {'; '.join(said)}"]

@@ -1,0 +1,81 @@
+"""What is said of two whole systems beside their ratio: count x chip x scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.row import Interval
+from bench.judging.system import Product
+from bench.reports._wording import ratio, share
+
+NEITHER = "—"
+"""Stands where a side has no such work."""
+
+
+def spreads(case: CaseComparison) -> str:
+    """`dp8 | fsdp64`: how base and other spread the work; empty of two equal cases."""
+    if case.system is None:
+        return ""
+    return " | ".join(spread or NEITHER for spread in case.system.spreads)
+
+
+def one(comparison: Comparison) -> str:
+    """What the ratio of one device to one device is called: the chip's only where nothing else can
+    be why."""
+    return "one device" if comparison.configured.chip_doubt else "chip"
+
+
+def lines(case: CaseComparison, name: str) -> Iterator[str]:
+    """The ratio as a product, and what else its factors say; name: of the second factor."""
+    found = None if case.system is None else case.system.product
+    if found is None:
+        return
+    count = f"= count {found.count:g}"
+    each = f"{between(found.per_device)} a device"
+    if found.chip is None or found.scaling is None:
+        yield f"{count} x {each}; {name} and scaling not told apart: {found.unsplit}"
+    else:
+        factors = f"{name} {between(found.chip)} x scaling {between(found.scaling)}"
+        yield f"{count} x {factors}; {each}"
+    if efficiency := _efficiencies(found):
+        yield efficiency
+
+
+def factors(comparison: Comparison, case: CaseComparison) -> str:
+    """What `lines` say, in one."""
+    return "; ".join(lines(case, one(comparison)))
+
+
+def _efficiencies(found: Product) -> str:
+    """Of the sides that have one; nothing of one device, which is its own measure."""
+    said = [
+        f"{who} {_percent(one)}"
+        for who, one in zip(("base", "other"), found.efficiencies, strict=True)
+        if one is not None and one != Interval(value=1.0, low=1.0, high=1.0)
+    ]
+    return f"efficiency against one device: {', '.join(said)}" if said else ""
+
+
+def between(one: Interval) -> str:
+    """`0.778 (0.769-0.787)`, with an en dash."""
+    if one.low is None or one.high is None:
+        return f"{ratio(one.value)} (no interval)"
+    return f"{ratio(one.value)} ({ratio(one.low)}\N{EN DASH}{ratio(one.high)})"
+
+
+def _percent(one: Interval) -> str:
+    if one.low is None or one.high is None:
+        return f"{share(one.value)} (no interval)"
+    return f"{share(one.value)} ({share(one.low)} to {share(one.high)})"
+
+
+def legend(comparison: Comparison) -> Iterator[str]:
+    """What the factors are."""
+    products = [case.system.product for case in comparison.cases if case.system]
+    if any(found is not None and found.chip is not None for found in products):
+        name = one(comparison)
+        yield (
+            f"count x {name} x scaling: the ratio, as that of the numbers of devices, of one "
+            "device to one device at the same global batch, and of the efficiencies"
+        )

@@ -1,0 +1,58 @@
+"""The map of links: the quicker side of each pair, the slowest named with its share."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from bench.judging.pairs import Pairs, pairs
+from bench.records.outcome import Measured, Share, Work
+from bench.tests.telemetry.launches import steady
+
+MIB = 2**20
+
+
+def launch(*seen: tuple[int, ...]) -> Measured:
+    """seen: of each rank ns with each other one."""
+    outcome = steady()
+    busy = tuple(block.wall_ns for block in outcome.steady)
+    shares = tuple(
+        Share(rank=rank, device=rank, busy_ns=busy, memory=outcome.memory, peer_ns=ns)
+        for rank, ns in enumerate(seen)
+    )
+    work = Work(items=MIB * (len(seen) - 1), unit="B")
+    return msgspec.structs.replace(outcome, ranks=shares, work=work)
+
+
+def mapped(*launches: Measured) -> Pairs:
+    found = pairs(launches)
+    assert found is not None
+    return found
+
+
+def test_the_slowest_pair_is_named_with_its_share_of_the_median() -> None:
+    one = launch((0, 1000, 2000), (1500, 0, 4000), (2000, 4000, 0))
+    found = mapped(one, one, launch((0, 9000, 2000), (9000, 0, 4000), (2000, 4000, 0)))
+    assert found.message_bytes == MIB and found.launches == 3
+    assert found.bytes_per_second[0][1] == pytest.approx(MIB / 1e-6), "the quicker side, the median"
+    assert found.bytes_per_second[0][1] == found.bytes_per_second[1][0]
+    assert found.bytes_per_second[1][1] is None
+    assert found.slowest == (1, 2) and found.slowest_share == pytest.approx(0.5)
+    assert "1 MiB at 524 GB/s each way (median); slowest: ranks 1 and 2, 262 GB/s (50% of it)" in (
+        found.words
+    )
+
+
+def test_two_ranks_have_one_link_and_no_map_is_none() -> None:
+    assert mapped(launch((0, 1000), (1000, 0))).words == (
+        "ranks 0 and 1 exchange 1 MiB at 1.05 TB/s each way"
+    )
+    assert pairs([steady()]) is None
+    assert pairs([launch((), ())]) is None
+
+
+def test_a_rank_has_one_time_with_each() -> None:
+    with pytest.raises(ValueError, match="rank 1: one time with each rank"):
+        launch((0, 1000), (1000,))
+    with pytest.raises(ValueError, match="no less than no time"):
+        launch((0, 1000), (-1, 0))
