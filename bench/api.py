@@ -39,7 +39,7 @@ from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Canvas, Report
-from bench.running import probe, world
+from bench.running import probe, seating
 from bench.running.face import Face, Nobody
 from bench.running.header import begin, command_line, run_id
 from bench.running.resume import require_run, resume
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from _typeshed import StrPath
 
     from bench.backend import DeviceInfo
+    from bench.running.leader import Leader
 
     Runs = RunFile | StrPath
     """A run, or where it lies."""
@@ -102,6 +103,7 @@ def run_suite(
     looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
     command: Sequence[str] | None = None,
+    leader: Leader | None = None,
 ) -> RunFile:
     """Measures a suite, launch by launch, each in a process of its own; gives the run as recorded.
 
@@ -112,7 +114,8 @@ def run_suite(
     launch is started that would end later; out: the folder of the record, which is written line by
     line and named by the run (`RunFile.path`); looking: entered while devices are looked for,
     which may take a while; watch: who is told how it goes; command: the command line that the
-    record holds, by default the one that does the same.
+    record holds, by default the one that does the same; leader: of the hosts that a launcher has
+    started, which the command has brought together.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
@@ -122,10 +125,11 @@ def run_suite(
     wanted = None if launches is None else str(launches)
     settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
     with looking():
-        chosen, remarks, here = choose(device)
+        chosen, remarks, here = choose(device, leader)
     left_out: dict[str, str] = {}
     if plan.leaves_devices_open(read_suite):
-        size = world.size(devices, chosen, here)
+        hosts = seating.ONE if leader is None else leader.hosts
+        size = seating.size(devices, chosen, here, hosts)
         cases, left_out = planned(read_suite, only, size), plan.left_out(read_suite, size)
     if command is None:
         many = None if devices is None else str(devices)
@@ -140,6 +144,7 @@ def run_suite(
                 *(writer, cases, settings, chosen, face, _seconds(budget_minutes)),
                 here=here,
                 left_out=left_out,
+                leader=leader,
             ).run()
     return read(path)
 
@@ -151,11 +156,13 @@ def resume_run(
     looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
     command: Sequence[str] | None = None,
+    leader: Leader | None = None,
 ) -> RunFile:
     """Measures what a run that ended early has not; gives the whole run.
 
-    A run that has ended by itself is given as it is. Raises `RecordError` where launches of two
-    environments would mix, or where the record is none of `run_suite`'s.
+    leader: as of `run_suite`. A run that has ended by itself is given as it is. Raises
+    `RecordError` where launches of two environments would mix, or where the record is none of
+    `run_suite`'s.
     """
     file = read(record)
     if is_complete(file):
@@ -163,11 +170,12 @@ def resume_run(
     require_run(file)
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
     with looking():
-        chosen, remarks, here = choose(address)
+        chosen, remarks, here = choose(address, leader)
     settings = file.run.settings
     typed = command or command_line("accelmark", ["run", "--resume", str(record)])
     with watch(chosen, remarks, settings) as face:
-        writer = resume(file, chosen, typed)
+        hosts = seating.ONE if leader is None else leader.hosts
+        writer = resume(file, chosen, typed, hosts)
         with contextlib.closing(writer):
             budget = _seconds(budget_minutes)
             session = open_session(
@@ -175,6 +183,7 @@ def resume_run(
                 done=file.launches,
                 here=here,
                 left_out=file.run.left_out,
+                leader=leader,
             )
             session.run()
     return read(file.path)
@@ -191,10 +200,14 @@ def planned(suite: suite_file.Suite, only: str | None, devices: int | None) -> t
     return cases if only is None else plan.select(cases, only)
 
 
-def choose(address: str | None) -> probe.Chosen:
-    """The device of that address, what is to be said of the choice, and how many there are."""
+def choose(address: str | None, leader: Leader | None = None) -> probe.Chosen:
+    """The device of that address, what is to be said of the choice, and how many there are: on all
+    hosts, where a leader has several, which must have the same."""
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
-    return probe.choose_of(address)
+    chosen = probe.choose_of(address)
+    if leader is None:
+        return chosen
+    return chosen._replace(here=leader.agree(chosen.device, chosen.here))
 
 
 def is_complete(run: RunFile) -> bool:

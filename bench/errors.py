@@ -4,6 +4,7 @@
     |-- SuiteError            a suite file: unknown key, wrong value, impossible case
     |-- UnknownName           a suite, workload, backend, format that is not there
     |-- DeviceUnavailable     a device or its runtime that is not there
+    |-- HostsError            hosts that cannot run together: what differs, or who does not come
     |-- OutputError           a place that cannot be written
     |-- RecordError           a file that is no record, is cut short, or is from another schema
     |-- ComparisonError       runs that have nothing in common, or options that do not fit them
@@ -49,6 +50,10 @@ class DeviceUnavailable(AccelmarkError):
 
 class NothingInstalled(DeviceUnavailable):
     """Nothing here is made for such a device: no news to somebody who did not ask for it."""
+
+
+class HostsError(AccelmarkError):
+    """Several hosts that cannot run together, or a launcher's variables that say so."""
 
 
 class OutputError(AccelmarkError):

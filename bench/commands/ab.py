@@ -20,6 +20,7 @@ from bench.commands.common import (
     typed,
 )
 from bench.commands.options import SPREAD
+from bench.commands.several_hosts import require_one_host
 from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
 
@@ -83,11 +84,12 @@ def ab(
     from bench import api
     from bench.planning import plan, suite_file
     from bench.records.runfile import read
-    from bench.running import world
+    from bench.running import seating
     from bench.running.header import begin, run_id
     from bench.running.session import open_session
     from bench.running.turns import alternate
 
+    require_one_host("ab")
     sides = _sides(devices, variables, pythons)
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
     cases = api.planned(read_suite, only, spread)
@@ -96,7 +98,7 @@ def ab(
     chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
     left_out: dict[str, str] = {}
     if plan.leaves_devices_open(read_suite):
-        count = min(world.size(spread, one.device, one.here) for one in chosen)
+        count = min(seating.size(spread, one.device, one.here) for one in chosen)
         cases, left_out = api.planned(read_suite, only, count), plan.left_out(read_suite, count)
     paths = [
         out / f"{read_suite.name}-{one.device.backend}-{identity}-{letter}.jsonl"

@@ -10,10 +10,12 @@ import click
 
 from bench.commands.common import WIDE, looking, render, say, show, typed, watching
 from bench.commands.options import ABOVE_ZERO, SPREAD
+from bench.commands.several_hosts import hosts
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
 if TYPE_CHECKING:
     from bench.records.run import RunFile
+    from bench.running.leader import Leader
 
 
 @click.command(short_help="Measure a suite and print its card.")
@@ -64,8 +66,6 @@ def run(
 
     SUITE: a name from `accelmark list suites` (quick, quick@1), or a .toml file. Default: quick.
     """
-    from bench import api
-
     if record is not None:
         given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
         given["--devices"] = None if spread is None else str(spread)
@@ -75,10 +75,14 @@ def run(
                 f"--resume {record}: the record says what to measure. Leave out "
                 f"{', '.join(wrong)}, or start a new run without --resume."
             )
-        _resume(record, budget_minutes, wide=wide)
+        with hosts(None, resume="yes") as leader:
+            _resume(record, budget_minutes, leader, wide=wide)
         return
-    _finish(
-        api.run_suite(
+    from bench import api
+
+    asked = {"--device": device, "--only": only, "--devices": spread, "--launches": launches}
+    with hosts(suite or "quick", **asked) as leader:
+        result = api.run_suite(
             suite or "quick",
             device=device,
             only=only,
@@ -89,12 +93,14 @@ def run(
             looking=looking,
             watch=watching,
             command=typed(),
-        ),
-        wide=wide,
-    )
+            leader=leader,
+        )
+        _finish(result, leader, wide=wide)
 
 
-def _resume(record: Path, budget_minutes: float | None, *, wide: bool) -> None:
+def _resume(
+    record: Path, budget_minutes: float | None, leader: Leader | None, *, wide: bool
+) -> None:
     """Measures what a run that ended early has not."""
     from bench import api
     from bench.running.resume import require_run
@@ -104,7 +110,7 @@ def _resume(record: Path, budget_minutes: float | None, *, wide: bool) -> None:
         require_run(file)  # before it is read again, which a pipe cannot be
     if api.is_complete(file):
         say(f"{file.path}: this run is complete: nothing is left to measure.")
-        _finish(file, wide=wide)
+        _finish(file, leader, wide=wide)
         return
     result = api.resume_run(
         record,
@@ -112,16 +118,21 @@ def _resume(record: Path, budget_minutes: float | None, *, wide: bool) -> None:
         looking=looking,
         watch=watching,
         command=typed(),
+        leader=leader,
     )
-    _finish(result, wide=wide)
+    _finish(result, leader, wide=wide)
 
 
-def _finish(result: RunFile, *, wide: bool) -> None:
+def _finish(result: RunFile, leader: Leader | None, *, wide: bool) -> None:
     """Prints the card of a run that has ended, and leaves with its exit code."""
     from bench import api
 
     show(render("table", [result], wide=wide), result.path)
     say(f"record: {result.path}")
+    if leader is not None and leader.lost:
+        again = f"accelmark run --resume {result.path}"
+        say(f"error: {leader.lost}. On all hosts again, go on with: {again}")
+        sys.exit(EXIT_INCOMPLETE)
     if result.end is not None and result.end.reason == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
     usable = all(

@@ -7,11 +7,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from bench import stats, units
+from bench.judging import cold
 from bench.judging.exchanged import exposed, reduced
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.records.case import Case
-from bench.records.outcome import Cold, Flag, Measured
+from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch, Settings
 from bench.telemetry import energy, joined
 from bench.telemetry.flags import flagged, observed_clock, slowed_launches, unhindered
@@ -79,7 +80,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
         memory_scope=outcomes[0].memory.scope,
         estimated_peak_bytes=estimated_peak_bytes(launches),
-        cold=_median_cold(launches),
+        cold=cold.of_first(launches),
+        warm=cold.of_others(launches),
         compiler=_compiler(launches),
         optimizer_passed_over=_passed_over(launches),
         executed=next((x.executed for x in measured if x.executed), None),
@@ -219,12 +221,3 @@ def _passed_over(launches: Sequence[Launch]) -> str:
     jobs = (launch.environment.get("job") for launch in launches)
     said = (job.get(PASSED_OVER) for job in jobs if isinstance(job, dict))
     return next((str(words) for words in said if words), "")
-
-
-def _median_cold(launches: Sequence[Launch]) -> Cold:
-    def median(field: str) -> float | None:
-        values = [v for v in (getattr(x.cold, field) for x in launches) if v is not None]
-        # The mean of the two in the middle may be too large for a number; no value is.
-        return min(statistics.median(values), max(values)) if values else None
-
-    return Cold(**{field: median(field) for field in Cold.__struct_fields__})

@@ -222,7 +222,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     estimated_peak_bytes: int | None = None
     """What the case's tensors need, from shapes; of a CPU's peak the process itself is a part."""
     cold: Cold = Cold()
-    """Median over launches."""
+    """Of the launches that found nothing of an earlier one (of old records, of all): medians."""
+    warm: Cold = Cold()
+    """Of the others, which found references and compiled graphs; nothing where there are none."""
     compiler: dict[str, int] = {}
     """What the compiler did, where it was asked: `graphs` that it made, and `graph_breaks`."""
     optimizer_passed_over: str = ""

@@ -17,8 +17,6 @@ from bench.records.parallelism import parse
 if TYPE_CHECKING:
     from bench.backend import Backend, Device
 
-LAUNCHERS = ("TORCHELASTIC_", "GROUP_", "ROLE_")
-"""Variables of the launcher around us, which a fresh group must not take for its own."""
 CLOSED = re.compile(
     r"closed by peer|connection (reset|refused|was closed|closed)|broken pipe|timed out|socket|"
     r"remote process|\bpeer\b|[a-z]CCL|aborted",
@@ -31,23 +29,30 @@ JOIN_SECONDS = 45.0
 """Within which all ranks must have come: those that wait longer say so."""
 
 
-def variables(given: Mapping[str, str], place: Place, cores: int, shared: bool) -> dict[str, str]:
-    """The environment of one of the ranks of one host, from a worker's.
+def variables(
+    given: Mapping[str, str],
+    place: Place,
+    cores: int,
+    shared: bool,
+    interface: str | None = None,
+) -> dict[str, str]:
+    """The environment of one of the ranks of one host, from a worker's (without a launcher's
+    variables: `environment.worker_variables`). What the user has set stays.
 
-    shared: they compute on the host's cores. What the user has set stays, but for what a launcher
-    says of its own ranks.
+    shared: they compute on the host's cores; interface: by which this host reaches the others, by
+    its name; None where there are none.
     """
-    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // place.size))} if shared else {}
-    wanted = threads | ({"GLOO_SOCKET_IFNAME": loopback} if loopback else {})
-    rank, size = str(place.rank), str(place.size)
+    if place.hosts == 1:
+        interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // place.local_size))} if shared else {}
+    wanted = threads | ({"GLOO_SOCKET_IFNAME": interface} if interface else {})
     return {
         **wanted,
-        **{name: value for name, value in given.items() if not name.startswith(LAUNCHERS)},
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": size,
-        "LOCAL_WORLD_SIZE": size,
+        **given,
+        "RANK": str(place.rank),
+        "LOCAL_RANK": str(place.local_rank),
+        "WORLD_SIZE": str(place.size),
+        "LOCAL_WORLD_SIZE": str(place.local_size),
     }
 
 
@@ -126,9 +131,15 @@ def blames_peer(error: BaseException) -> bool:
 def described(place: Place, backend: Backend, device: Device) -> dict[str, Any]:
     """What the record says of the world: its size, the library, its version, the links it found."""
     kind = device.torch_device.type
+    hosts: dict[str, Any] = {}
+    if place.hosts > 1:
+        hosts = {"hosts": place.hosts, "devices_per_host": place.local_size}
+        hosts["launcher"] = place.launcher
+    alone = place.local_size == 1 and not place.one_machine
     return {
         "devices": place.size,
+        **hosts,
         "library": backend.collective_library(kind),
-        "shared_host": device.synchronous,
-        **backend.fabric(kind, place.size),
+        "shared_host": device.synchronous and not alone,
+        **backend.fabric(kind, place.local_size),
     }

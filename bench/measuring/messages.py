@@ -20,8 +20,19 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's place in a launch of several."""
 
     rank: int
-    """0-based; on an accelerator host the device's index too."""
+    """0-based, host by host."""
     size: int
+    local_rank: int
+    """0-based on its host; of an accelerator host the device's index."""
+    local_size: int
+    """Ranks on its host."""
+    host: int = 0
+    hosts: int = 1
+    """Over which the launch goes."""
+    launcher: str = ""
+    """What started a process on each of them."""
+    one_machine: bool = False
+    """Whether those that are called hosts run on one machine's cores."""
     parallelism: str
     """Of the case; see `bench.records.parallelism`."""
     address: str
@@ -46,6 +57,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """The one that a tuned case tries; None for the workload's own."""
     thorough: bool = False
     """Whether it is looked at as one launch of a case must be; see `bench.measuring.watch`."""
+    scratch: str | None = None
+    """A folder of the run's own, where its launches leave to the next ones what they need too;
+    None where there is none."""
     here: int = 1
     """How many devices of this kind the host has."""
     place: Place | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench.measuring.kept import NOTHING, Kept, key
 from bench.measuring.library_switches import answered_no
 from bench.precision import REFERENCE
 from bench.ranks import on_host
@@ -110,17 +111,22 @@ TOLERANCES: dict[str, dict[str, float]] = {
 
 
 def gate(
-    workload: Workload, mode: str, parameters: Any, site: Site, switches: Collection[str] = ()
+    workload: Workload,
+    mode: str,
+    parameters: Any,
+    site: Site,
+    switches: Collection[str] = (),
+    kept: Kept = NOTHING,
 ) -> Numerics:
     """Compares the twin at `site` with its float64 reference.
 
     switches: libraries' questions after a vendor's software, which the reference must not call; see
-    `bench.backend.Backend.library_switches`.
+    `bench.backend.Backend.library_switches`; kept: references of earlier launches of the run.
 
     Relative error of each quantity: norm of the difference over norm of the reference. Raises what
     the device raises.
     """
-    return compare(workload, mode, workload.twin(mode, parameters), site, switches)
+    return compare(workload, mode, workload.twin(mode, parameters), site, switches, kept)
 
 
 def reference_of(site: Site) -> Site:
@@ -137,7 +143,12 @@ def reference_of(site: Site) -> Site:
 
 
 def compare(
-    workload: Workload, mode: str, twin: Any, site: Site, switches: Collection[str] = ()
+    workload: Workload,
+    mode: str,
+    twin: Any,
+    site: Site,
+    switches: Collection[str] = (),
+    kept: Kept = NOTHING,
 ) -> Numerics:
     """`gate` of that twin."""
     reference_site = reference_of(site)
@@ -146,8 +157,12 @@ def compare(
         # Frees device memory even where the twin sits in a reference cycle. The host can wait for
         # the next collection, which takes 0.16 s with transformers loaded.
         gc.collect()
-    with answered_no(switches):
-        expected = _probe(workload, mode, twin, reference_site)
+
+    def computed() -> dict[str, Tensor]:
+        with answered_no(switches):
+            return _probe(workload, mode, twin, reference_site)
+
+    expected = kept.get(key("probe", workload, mode, twin, reference_site), computed)
     tolerances = TOLERANCES[site.precision.name]
     checks = tuple(
         Check(

@@ -24,6 +24,7 @@ import msgspec
 
 from bench.measuring import numerics
 from bench.measuring.agreed import apart, digests_of, named
+from bench.measuring.kept import NOTHING, Kept, key
 from bench.measuring.library_switches import answered_no
 from bench.precision import REFERENCE
 from bench.ranks import WHOLE, Part, Ranks, each_alone, local
@@ -82,7 +83,12 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def gate(
-    workload: Workload, mode: str, parameters: Any, site: Site, switches: Collection[str] = ()
+    workload: Workload,
+    mode: str,
+    parameters: Any,
+    site: Site,
+    switches: Collection[str] = (),
+    kept: Kept = NOTHING,
 ) -> Judged:
     """Compares the twin at this rank's site, and exchanges verdicts. As `numerics.gate`.
 
@@ -93,10 +99,10 @@ def gate(
     twin: Any = workload.twin(mode, parameters)
     twin = msgspec.structs.replace(twin, batch_size=twin.batch_size * ranks.size)
     if ranks.parallelism.scheme == "replicas":
-        verdict = numerics.compare(workload, mode, twin, site, switches)
+        verdict = numerics.compare(workload, mode, twin, site, switches, kept)
         checks, between = verdict.checks, Between()
     else:
-        checks, between = _training(workload, mode, twin, site, switches)
+        checks, between = _training(workload, mode, twin, site, switches, kept)
     return _judged(ranks, checks, between, misplaced(ranks, site))
 
 
@@ -132,7 +138,7 @@ class Between(NamedTuple):
 
 
 def _training(
-    workload: Workload, mode: str, twin: Any, site: Site, switches: Collection[str]
+    workload: Workload, mode: str, twin: Any, site: Site, switches: Collection[str], kept: Kept
 ) -> tuple[tuple[Check, ...], Between]:
     ranks = site.ranks
     assert ranks is not None
@@ -142,7 +148,7 @@ def _training(
     own = read(workload, mode, twin, at_own, first_step=True)
     alone = read(workload, mode, twin, at_one)
     with answered_no(switches):
-        truth = read(workload, mode, twin, numerics.reference_of(at_one))
+        truth = _truth(workload, mode, twin, numerics.reference_of(at_one), kept)
         exact = read(workload, mode, twin, numerics.reference_of(site))
         checks = _against(exact, truth, ranks, dict.fromkeys(truth.found, EXACT), IN_FLOAT64)
         checks += [
@@ -199,6 +205,16 @@ def read(workload: Workload, mode: str, twin: Any, site: Site, first_step: bool 
     if site.device.type != "cpu":  # see `bench.measuring.numerics.compare`
         gc.collect()
     return reading
+
+
+def _truth(workload: Workload, mode: str, twin: Any, site: Site, kept: Kept) -> Reading:
+    """`read` by one process, which has all of every weight; once a run."""
+
+    def computed() -> dict[str, Any]:
+        return {**msgspec.structs.asdict(read(workload, mode, twin, site)), "parts": ()}
+
+    found = kept.get(key("reading", workload, mode, twin, site), computed)
+    return Reading(**{**found, "parts": (WHOLE,) * len(found["update"])})
 
 
 def _observed(job: Job, site: Site, first_step: bool) -> Reading:

@@ -26,7 +26,7 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import agreed, asked, joining, pairs, silent_blocks
+from bench.measuring import agreed, asked, joining, kept, pairs, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
 from bench.measuring.hush import Hush
@@ -137,6 +137,7 @@ class Launch:
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
         self._note_variables()
+        kept.keep_compiled(request.scratch)
 
         channel.enter("import")
         start = time.perf_counter()
@@ -183,12 +184,16 @@ class Launch:
 
         channel.enter("numerics")
         start = time.perf_counter()
-        asking = (workload, mode, parameters, site, self.backend.library_switches)
+        # Of every launch the run's seed, so that the reference is computed once.
+        gated = msgspec.structs.replace(site, seed=request.settings.seed)
+        asking = (workload, mode, parameters, gated, self.backend.library_switches)
+        earlier = kept.references(request.scratch)
         if self.ranks is None or declared.together:
-            verdict = numerics.gate(*asking)
+            verdict = numerics.gate(*asking, kept.NOTHING if declared.together else earlier)
             wrong = verdict.complaint
         else:
-            verdict, wrong = rank_numerics.gate(*asking)
+            verdict, wrong = rank_numerics.gate(*asking, earlier)
+        self.environment["reference_kept"] = earlier.found
         device.release_memory()
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:

@@ -57,6 +57,13 @@ SECRET = re.compile(r"TOKEN|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGN
 """Names of variables whose values nobody is told."""
 WHERE = re.compile(r"(^|_)(ADDR|ADDRESS|COMM_ID|ENDPOINT|HOST|IFNAME|IP|URI|URL|USER)$")
 """Names of variables whose values say who or where somebody is."""
+LAUNCHERS = re.compile(
+    r"(TORCHELASTIC|PET|GROUP|ROLE|OMPI_COMM_WORLD|OMPI_UNIVERSE|PMI|PMIX)_.*|MPI_LOCAL\w*"
+    r"|(LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|SLURM_(PROCID|LOCALID|NTASKS|NPROCS|STEP_\w*)"
+    r"|ACCELMARK_(PORT|SECRET)"
+)
+"""Variables of the launcher around us, which say of this process who it is among its own. Of a
+worker they would be wrong: a fresh group must not take them for its own."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""
@@ -100,8 +107,12 @@ def _told(name: str, value: str) -> str:
 def worker_variables(
     backends: Mapping[str, str], forced: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """The whole environment of a worker: the user's goes before the backend's, `forced` first."""
-    return {**backends, **os.environ, **(forced or {})}
+    """The whole environment of a worker: the user's goes before the backend's, `forced` first.
+
+    What a launcher says of our own process is left out.
+    """
+    own = {name: value for name, value in os.environ.items() if not LAUNCHERS.fullmatch(name)}
+    return {**backends, **own, **(forced or {})}
 
 
 def redacted(argument: str) -> str:
@@ -248,8 +259,9 @@ def stack() -> dict[str, Any]:
 
 
 def compiler() -> dict[str, int]:
-    """What torch.compile has done in this process: graphs made, breaks between them, and functions
-    that it compiled too often and runs eagerly since.
+    """What torch.compile has done in this process: graphs made, breaks between them, functions that
+    it compiled too often and runs eagerly since, and of the graphs' code what an earlier launch of
+    the run had compiled, and what it compiled itself.
     """
     from torch._dynamo.utils import counters  # no public name; torch's own tutorials read it
 
@@ -259,4 +271,6 @@ def compiler() -> dict[str, int]:
         "graphs": counters["stats"]["unique_graphs"],
         "graph_breaks": breaks,
         "limits": limits,
+        "kept": counters["inductor"]["fxgraph_cache_hit"],
+        "compiled": counters["inductor"]["fxgraph_cache_miss"],
     }

@@ -152,13 +152,13 @@ class Share(Value, frozen=True, kw_only=True):
 
     rank: int
     device: int
-    """Index of its device."""
+    """Index of its device, on its host."""
+    host: int = 0
+    """0-based; hosts have no names here."""
     busy_ns: tuple[int, ...]
     """Of each steady block, until its own work was done; the rest of the block it waited for the
     slowest. (What it waited for within collectives is its work's.)"""
     memory: Memory
-    host: int = 0
-    """0-based, in the ranks' order; a record names no host."""
     silent_ns: tuple[int, ...] = ()
     """Of each silent block (`Measured.silent`) its own time, which is its computing; none where
     none was taken."""

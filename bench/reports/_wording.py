@@ -103,7 +103,9 @@ def first_step(row: Row) -> str:
         return ""
     made = row.compiler
     graphs = f", {made['graphs']} graphs, {made['graph_breaks']} breaks" if made else ""
-    return f"{units.duration(seconds)}{graphs}"
+    warm = row.warm.first_step_seconds
+    again = "" if warm is None else f", {units.duration(warm)} in later launches"
+    return f"{units.duration(seconds)}{again}{graphs}"
 
 
 def alone(case: Case) -> str:

@@ -7,17 +7,16 @@ wait for each other are both shown, and nobody is blamed.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from bench.records.outcome import Phase
-from bench.running import child
 
 if TYPE_CHECKING:
+    from bench.running.remote import RemoteWorker
     from bench.running.worker_process import WorkerProcess
 
 QUIET_SECONDS = 40.0
@@ -34,6 +33,7 @@ TIMED: tuple[Phase, ...] = ("measure", "report")
 FIRST_STEPS = 2
 """Lines of a warm-up before which its first step, which may compile, is not over."""
 STACK_SECONDS = 0.5
+NOWHERE: Mapping[int, str] = {}
 FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
@@ -44,9 +44,9 @@ Place = tuple[int, int]
 class Watched:
     """When one rank was heard last, and what it has used of its cores since."""
 
-    def __init__(self, pid: int, now: float) -> None:
-        """now: monotonic seconds."""
-        self._pid = pid
+    def __init__(self, cpu_seconds: Callable[[], float], now: float) -> None:
+        """cpu_seconds: what it has used of its host's cores; now: monotonic seconds."""
+        self._cpu_seconds = cpu_seconds
         self.phase: Phase = "start"
         self.arrivals = 0
         """How often in it it has come to where all ranks meet."""
@@ -108,14 +108,6 @@ class Watched:
         """Whether it repeats steps whose time is known."""
         return self.phase in TIMED or (self.phase == "warm-up" and self._said > FIRST_STEPS)
 
-    def _cpu_seconds(self) -> float:
-        import psutil
-
-        with contextlib.suppress(psutil.Error):
-            times = psutil.Process(self._pid).cpu_times()
-            return float(times.user + times.system)
-        return 0.0
-
 
 class Suspect(NamedTuple):
     """Who stands still, and how one knows."""
@@ -154,13 +146,12 @@ def all_quiet(watches: Sequence[Watched], phases: Mapping[int, Phase], now: floa
     return bool(quiet) and all(quiet)
 
 
-def stacks(workers: Sequence[tuple[int, WorkerProcess]]) -> dict[int, Stack]:
+def stacks(workers: Sequence[tuple[int, WorkerProcess | RemoteWorker]]) -> dict[int, Stack]:
     """The main thread's stack of each rank; empty of one that gives none."""
-    before = {rank: worker.stderr_size() for rank, worker in workers}
     for _, worker in workers:
-        child.signal_for_stacks(worker.process)
+        worker.ask_for_stacks()
     time.sleep(STACK_SECONDS)
-    return {rank: frames(worker.stderr_from(before[rank])) for rank, worker in workers}
+    return {rank: frames(worker.stacks()) for rank, worker in workers}
 
 
 def frames(text: str) -> Stack:
@@ -199,13 +190,19 @@ def said(
     *,
     over: bool,
     limit: float,
+    seats: Mapping[int, str] = NOWHERE,
 ) -> str:
-    """What the record says of ranks that stood still."""
+    """What the record says of ranks that stood still; seats: where each is, of several hosts."""
+    named = {rank: f" ({seat})" for rank, seat in seats.items()}
     if suspect is not None:
         where = (stacks.get(suspect.rank) or ("no Python frame",))[0]
-        return f"rank {suspect.rank} of {size} hangs: {suspect.rule}; it stands at {where}"
+        who = f"rank {suspect.rank} of {size}{named.get(suspect.rank, '')}"
+        return f"{who} hangs: {suspect.rule}; it stands at {where}"
     how = f"no report within {limit:.0f} s" if over else "all ranks stand still"
-    at = "; ".join(f"rank {rank} at {(stacks[rank] or ('?',))[0]}" for rank in sorted(stacks))
+    at = "; ".join(
+        f"rank {rank}{named.get(rank, '')} at {(stacks[rank] or ('?',))[0]}"
+        for rank in sorted(stacks)
+    )
     return f"{how}, and none can be told from the others: {at}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -14,7 +15,8 @@ from bench.measuring.messages import Report, Request
 from bench.records import environment
 from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Skipped, Void
-from bench.running import world
+from bench.running import seating
+from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker
 from bench.running.world import World
@@ -55,6 +57,7 @@ def launch_together(
     command: tuple[str, ...] = COMMAND,
     forced: Mapping[str, str] = NOTHING,
     monitor: Monitor | None = None,
+    leader: Leader | None = None,
 ) -> Generator[Finished, None, None]:
     """Runs workers to their ends, one after the other; only their imports overlap.
 
@@ -63,15 +66,18 @@ def launch_together(
     measures alone, while the others wait in the kernel.
 
     variables: the backend's environment, set unless the user has set them; forced: set whatever
-    the user's environment says; monitor: what looks at the device meanwhile. Never raises for what
-    a worker does. When it is closed, or an exception passes through, no worker is left.
+    the user's environment says; monitor: what looks at the device meanwhile; leader: of several
+    hosts. Never raises for what a worker does; `HostsError` where a host is gone already. When it
+    is closed, or an exception passes through, no worker is left.
     """
+    if leader is not None:
+        leader.require_all()
     start = time.monotonic()
     given = environment.worker_variables(variables, forced)
     with contextlib.ExitStack() as stack:
         workers: list[WorkerProcess | World | NoWorker] = []
         for request in requests:
-            workers.append(_started(request, given, command))
+            workers.append(_started(request, given, command, leader))
             stack.callback(workers[-1].leave)
         if monitor is not None:
             monitor.start()  # it sees the device idle while they import
@@ -98,14 +104,15 @@ def launch_together(
 
 
 def _started(
-    request: Request, given: Mapping[str, str], command: tuple[str, ...]
+    request: Request, given: Mapping[str, str], command: tuple[str, ...], leader: Leader | None
 ) -> WorkerProcess | World | NoWorker:
     """A worker, or as many as the case takes devices."""
     if request.case.devices == 1:
         return start_worker(WorkerProcess, request, given, command)
-    if lacking := world.lacking(request):
+    hosts = seating.ONE if leader is None else leader.hosts
+    if lacking := seating.lacking(request, hosts):
         return NoWorker(Skipped(reason=lacking))
-    return start_worker(World, request, given, command)
+    return start_worker(functools.partial(World, leader=leader), request, given, command)
 
 
 def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> Report:
@@ -127,7 +134,7 @@ def _sights(
 ) -> dict[Where, Sight]:
     """What was seen of each device of the launch."""
     if isinstance(worker, World):
-        pids, first_steps = [one.pid for one in worker.workers], worker.first_steps_ns
+        pids, first_steps = worker.pids_here, worker.first_steps_ns
     else:
         pids, first_steps = [worker.pid], {request.index: report.first_step_ns}
     return {(0, sight.index): sight for sight in monitor.saw(pids, first_steps)}

@@ -18,7 +18,9 @@ from bench.planning import versions
 from bench.records import environment
 from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
+from bench.running import seating
 from bench.running.header import utc_now
+from bench.running.seating import ONE, Hosts
 
 HOST_FACTS = (
     *("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores"),
@@ -29,7 +31,7 @@ COUNTED = ("threads_used", "read_back")
 DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
 
 
-def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
+def resume(file: RunFile, device: DeviceInfo, command: Sequence[str], hosts: Hosts = ONE) -> Writer:
     """The record of a run that ended early, open again, a line saying so on disk.
 
     Raises `RecordError` if it was not made by `accelmark run`, or if the rest of it would be
@@ -46,6 +48,7 @@ def resume(file: RunFile, device: DeviceInfo, command: Sequence[str]) -> Writer:
     host, described = environment.host(), msgspec.to_builtins(device)
     differences = mixture(file.run, host, described)
     differences += mixed_launches(file.launches, host, device.backend)
+    differences += other_hosts(file.launches, device.backend, hosts)
     if differences:
         listed = "".join(f"\n  - {difference}" for difference in differences)
         raise RecordError(
@@ -114,6 +117,21 @@ def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend:
             found[f"a launch's python was {then['python']}, is {host.get('python')}"] = None
         if isinstance(variables := then.get("variables"), Mapping):
             found |= dict.fromkeys(_changed_variables(variables, backend))
+    return list(found)
+
+
+def other_hosts(launches: Sequence[Launch], backend: str, hosts: Hosts) -> list[str]:
+    """Cases whose ranks were on another number of hosts than they would be now."""
+    own_devices = not catalogue.backend(backend).is_host
+    found: dict[str, None] = {}
+    for launch in launches:
+        world = launch.environment.get("world")
+        if isinstance(world, Mapping):
+            then = world.get("hosts", 1)
+            seats = seating.seats(launch.case.devices, hosts, own_devices=own_devices)
+            now = 1 + seats[-1].host if seats else hosts.total
+            if then != now:
+                found[f"{launch.case.label} went over {then} hosts, would go over {now}"] = None
     return list(found)
 
 

@@ -9,12 +9,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from bench import catalogue, stats
 from bench.backend import Backend, DeviceInfo
+from bench.errors import HostsError
+from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
 from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
@@ -23,11 +26,12 @@ from bench.records.case import Case
 from bench.records.cpu_limits import usable_cores
 from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
-from bench.running import launcher
+from bench.running import launcher, scratch
 from bench.running.case_state import CaseState
 from bench.running.face import Ahead, Face, Start
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
+from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
 from bench.running.time_left import Span, TimeLeft
@@ -62,16 +66,19 @@ class Session:
         monitor: Monitor | None = None,
         here: int = 1,
         left_out: Collection[str] = (),
+        folder: Path | None = None,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
         together: how many workers import side by side before they measure in turn; recorded: names
         of environment variables to record beside the usual ones; done: launches that the record
         holds already; monitor: what looks at the device, ended with the session; here: how many
-        devices of its kind there are; left_out: fingerprints of cases that are not tried.
+        devices of its kind there are; left_out: fingerprints of cases that are not tried; folder:
+        one for what launches leave to the next ones, gone with the session.
         """
         self.monitor = monitor
         self.here = here
+        self.folder = folder
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -108,7 +115,7 @@ class Session:
             try:
                 self.begin()
                 reason = self._rounds()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, HostsError):  # a host that is gone says so by its leader
                 reason = "interrupted"
             self.end(reason)
         return reason
@@ -220,6 +227,7 @@ class Session:
             recorded=self.recorded,
             memory_format=memory_format(choice),
             here=self.here,
+            scratch=None if self.folder is None else str(self.folder),
             rehearse=state.searching or not state.seconds,
         )
 
@@ -279,9 +287,10 @@ class Session:
         self.writer.append(End(reason=reason, finished_at=utc_now()))
 
     def close(self) -> None:
-        """Nobody looks at the device any more."""
+        """Nobody looks at the device any more, and nothing is left but the record."""
         if self.monitor is not None:
             self.monitor.close()
+        scratch.gone(self.folder)
 
 
 def open_session(
@@ -296,15 +305,20 @@ def open_session(
     done: Sequence[Launch] = (),
     here: int = 1,
     left_out: Collection[str] = (),
+    leader: Leader | None = None,
 ) -> Session:
     """A session with real workers.
 
-    here: how many devices of this kind there are; left_out: cases not to be tried; python: the
-    workers' interpreter; forced: what their environment must say, which is recorded.
+    here: how many devices of this kind there are; left_out: cases not to be tried; leader: of
+    several hosts; python: the workers' interpreter; forced: what their environment must say, which
+    is recorded.
     """
     backend = catalogue.backend(device.backend)
-    variables = environment.worker_variables(backend.worker_environment(), forced)
-    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), here)
+    folder = scratch.made()
+    own = {} if folder is None or python != sys.executable else byte_code(folder)
+    variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
+    each = here if leader is None else leader.hosts.each
+    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), each)
     indices = tuple(range(most)) if most > 1 else (device.index,)
     monitor = Monitor(Order(backend=device.backend, indices=indices), variables)
     return Session(
@@ -317,8 +331,9 @@ def open_session(
         functools.partial(
             launcher.launch_together,
             command=(python, *launcher.COMMAND[1:]),
-            forced=forced,
+            forced={**own, **forced},
             monitor=monitor,
+            leader=leader,
         ),
         budget_seconds,
         together=min(TOGETHER, usable_cores()),
@@ -327,4 +342,5 @@ def open_session(
         monitor=monitor,
         here=here,
         left_out=left_out,
+        folder=folder,
     )

@@ -65,8 +65,29 @@ def start_worker(
         return NoWorker(error)
 
 
-class WorkerProcess:
-    """A worker process, and what it has said so far."""
+class Worker:
+    """What a worker has said so far, wherever it is."""
+
+    def __init__(self) -> None:
+        self.phase: Phase = "start"
+        self.report: Report | None = None
+        self.arrivals = 0
+        """How often in its phase it has come to where all ranks meet."""
+        self.died = False
+        """Whether it ended without a report."""
+
+    def take(self, message: Progress | Report, listen: Listener) -> None:
+        """It said that."""
+        if isinstance(message, Report):
+            self.report = message
+            return
+        self.arrivals = self.arrivals + message.arrived if message.phase == self.phase else 0
+        self.phase = message.phase
+        listen(message)
+
+
+class WorkerProcess(Worker):
+    """A worker process of this host."""
 
     def __init__(
         self,
@@ -76,15 +97,11 @@ class WorkerProcess:
         pass_fds: tuple[int, ...] = (),
     ) -> None:
         """Starts the process and gives it its request. pass_fds: descriptors that it gets too."""
+        super().__init__()
         self._given = given
         self._limit = request.settings.launch_limit_seconds
-        self.phase: Phase = "start"
-        self.report: Report | None = None
-        self.arrivals = 0
-        """How often in its phase it has come to where all ranks meet."""
-        self.died = False
-        """Whether it ended without a report."""
         self._rest = b""
+        self._stacks_from = 0
         with contextlib.ExitStack() as undo:
             self._stderr = undo.enter_context(tempfile.TemporaryFile())
             lifeline = Lifeline()
@@ -154,14 +171,28 @@ class WorkerProcess:
         while line := self._stderr.readline(STDERR_LINE_BYTES):
             yield line.decode("utf-8", errors="replace")
 
-    def stderr_size(self) -> int:
-        """Bytes that it has written to stderr."""
-        return os.fstat(self._stderr.fileno()).st_size
+    def ask_for_stacks(self) -> None:
+        """Has it write its threads' stacks to stderr; waits for nothing."""
+        self._stacks_from = self._stderr_size()
+        child.signal_for_stacks(self.process)
 
-    def stderr_from(self, start: int) -> str:
-        """What it has written to stderr from a byte on."""
-        size = self.stderr_size() - start
-        return os.pread(self._stderr.fileno(), size, start).decode("utf-8", errors="replace")
+    def stacks(self) -> str:
+        """What it has written to stderr since it was asked."""
+        size = self._stderr_size() - self._stacks_from
+        read = os.pread(self._stderr.fileno(), size, self._stacks_from)
+        return read.decode("utf-8", errors="replace")
+
+    def cpu_seconds(self) -> float:
+        """What it has used of the host's cores; 0 where that cannot be seen."""
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(self.pid).cpu_times()
+            return float(times.user + times.system)
+        return 0.0
+
+    def _stderr_size(self) -> int:
+        return os.fstat(self._stderr.fileno()).st_size
 
     def _send(self, line: bytes) -> None:
         assert self.process.stdin is not None
@@ -221,6 +252,10 @@ class WorkerProcess:
             message += f"{self._limit:.0f} s; ended"
         self.report = failed("timeout", phase, message)
 
+    def listen(self, *, speaks: bool, listen: Listener) -> None:
+        """Hears what woke its parent: a word, or its end where a child of its holds its stdout."""
+        self.hear(os.read(self.stdout.fileno(), 1 << 20) if speaks else b"", listen)
+
     def hear(self, chunk: bytes, listen: Listener) -> None:
         """Takes what it said; nothing is its end."""
         if not chunk:
@@ -235,12 +270,9 @@ class WorkerProcess:
                 text = reason(f"the worker's report is garbled: {error}", self._given)
                 self.report = failed("crash", self.phase, text)
                 return
-            if isinstance(message, Report):
-                self.report = message
+            self.take(message, listen)
+            if self.report is not None:
                 return
-            self.arrivals = self.arrivals + message.arrived if message.phase == self.phase else 0
-            self.phase = message.phase
-            listen(message)
 
     def _epitaph(self) -> str:
         return reason(child.epitaph(self.process, self._stderr, self._given), self._given)

@@ -1,4 +1,4 @@
-"""One launch of many ranks on this host: started together, listened to together, ended together.
+"""One launch of many ranks: started together, listened to together, ended together.
 
 Each rank is a worker process as any other. The parent sleeps in the kernel until one of them says
 something or ends. As long as all is well their reports become one; else the launch is what went
@@ -9,25 +9,23 @@ millisecond, and say so.
 from __future__ import annotations
 
 import contextlib
-import os
-import selectors
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from bench import catalogue
-from bench.backend import DeviceInfo
-from bench.errors import DeviceUnavailable
 from bench.measuring import joining
 from bench.measuring.messages import Place, Report, Request
-from bench.planning.spread import FEWEST
 from bench.records.cpu_limits import usable_cores
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Share, Skipped, Void
 from bench.records.reason import reason
-from bench.running import blame, child
+from bench.running import blame, seating, wire
+from bench.running.ears import Ears
+from bench.running.leader import Leader
+from bench.running.remote import RemoteHost, RemoteWorker
 from bench.running.worker_process import (
     IMPORTING,
     Listener,
@@ -40,8 +38,6 @@ HOST = "127.0.0.1"
 """Where ranks of one host meet."""
 GRACE_SECONDS = 1.0
 """After the first bad news the others get so long to say whether theirs is the same."""
-MOST_ON_A_HOST = 64
-"""Ranks that share a host's cores: enough to try any parallelism."""
 POLL_SECONDS = 1.0
 """Between looks at who is quiet."""
 
@@ -50,9 +46,16 @@ class World:
     """The ranks of one launch, as `WorkerProcess` is one worker's."""
 
     def __init__(
-        self, request: Request, given: Mapping[str, str], command: tuple[str, ...]
+        self,
+        request: Request,
+        given: Mapping[str, str],
+        command: tuple[str, ...],
+        leader: Leader | None = None,
     ) -> None:
-        """Starts every rank. Raises OSError where the system refuses one; then none is left."""
+        """Starts every rank. Raises OSError where the system refuses one; then none is left.
+
+        leader: of several hosts, which are enough (`seating.lacking`); None for this one alone.
+        """
         self._limit = request.settings.launch_limit_seconds
         self._given = given
         self._request = request
@@ -62,31 +65,57 @@ class World:
         self._bad_since: float | None = None
         self._order: list[int] = []
         """Ranks in the order of their reports or ends."""
-        size = request.case.devices
+        self._seats = seating.seats(
+            request.case.devices,
+            seating.ONE if leader is None else leader.hosts,
+            own_devices=self._own_devices,
+        )
+        self._hosts = [] if leader is None else leader.others[: self._seats[-1].host]
+        """Other ones, which take part."""
+        address = leader.address if leader is not None and self._hosts else HOST
         with contextlib.ExitStack() as undo:
-            listener = undo.enter_context(socket.create_server((HOST, 0)))
-            self.workers: list[WorkerProcess] = []
-            for rank in range(size):
+            listener = undo.enter_context(
+                socket.create_server((address, 0), family=wire.family(address))
+            )
+            self.workers: list[WorkerProcess | RemoteWorker] = []
+            for rank, seat in enumerate(self._seats):
                 held = (listener.fileno(),) if rank == 0 else ()
                 place = Place(
                     rank=rank,
-                    size=size,
+                    size=len(self._seats),
+                    local_rank=seat.local_rank,
+                    local_size=seat.local_size,
+                    host=seat.host,
+                    hosts=1 + len(self._hosts),
+                    launcher="" if leader is None else leader.placement.launcher,
+                    one_machine=leader is not None and leader.one_machine,
                     parallelism=request.case.parallelism,
-                    address=HOST,
+                    address=address,
                     port=listener.getsockname()[1],
                     listener=held[0] if held else None,
                 )
-                index = rank if self._own_devices else request.index
+                index = seat.local_rank if self._own_devices else request.index
                 own = msgspec.structs.replace(request, place=place, index=index)
-                variables = joining.variables(given, place, usable_cores(), not self._own_devices)
-                self.workers.append(WorkerProcess(own, variables, command, pass_fds=held))
+                self.workers.append(self._started(own, place, command, held))
                 undo.callback(self.workers[-1].leave)
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
         now = time.monotonic()
-        self._watches = [blame.Watched(worker.pid, now) for worker in self.workers]
+        self._watches = [blame.Watched(worker.cpu_seconds, now) for worker in self.workers]
+        self._ranks = {worker: rank for rank, worker in enumerate(self.workers)}
         self._named = 0
         """The rank whose words are the launch's."""
+
+    def _started(
+        self, request: Request, place: Place, command: tuple[str, ...], held: tuple[int, ...]
+    ) -> WorkerProcess | RemoteWorker:
+        """A rank, here or on its host."""
+        if place.host:
+            return self._hosts[place.host - 1].start(request)
+        interface = wire.interface_of(place.address)
+        shared = not self._own_devices
+        variables = joining.variables(self._given, place, usable_cores(), shared, interface)
+        return WorkerProcess(request, variables, command, pass_fds=held)
 
     @property
     def pid(self) -> int:
@@ -94,12 +123,19 @@ class World:
         return self.workers[0].pid
 
     @property
+    def pids_here(self) -> list[int]:
+        """Process ids of the ranks of this host."""
+        return [one.pid for one in self.workers if isinstance(one, WorkerProcess)]
+
+    @property
     def first_steps_ns(self) -> dict[int, int | None]:
         """Of each device of this host, when its first rank's first step began; see `Report`."""
         found: dict[int, int | None] = {}
-        for rank in range(len(self.workers)):
+        for rank, seat in enumerate(self._seats):
+            if seat.host:
+                continue
             report = self._reports.get(rank)
-            index = rank if self._own_devices else self._request.index
+            index = seat.local_rank if self._own_devices else self._request.index
             found.setdefault(index, None if report is None else report.first_step_ns)
         return found
 
@@ -150,6 +186,8 @@ class World:
         now = time.monotonic()
         for watch in self._watches:
             watch.begins(now)
+        for host in self._hosts:
+            host.begins(now)
         with self._ears() as ears:
             while not enough() and self._bad_since is None and self._waiting():
                 self._hear(ears, POLL_SECONDS, listen)
@@ -171,35 +209,40 @@ class World:
         return [rank for rank in range(len(self.workers)) if rank not in self._reports]
 
     @contextlib.contextmanager
-    def _ears(self) -> Iterator[selectors.BaseSelector]:
-        """What wakes us: a line, or an end."""
-        with contextlib.ExitStack() as stack:
-            ears = stack.enter_context(selectors.DefaultSelector())
+    def _ears(self) -> Iterator[Ears]:
+        """What wakes us: a line, an end, or another host."""
+        with Ears() as ears:
             for rank in self._waiting():
                 worker = self.workers[rank]
-                ears.register(worker.stdout, selectors.EVENT_READ, (rank, True))
-                ended = stack.enter_context(child.end_of(worker.process))
-                if ended is not None:
-                    ears.register(ended, selectors.EVENT_READ, (rank, False))
+                if isinstance(worker, WorkerProcess):
+                    ears.attend(rank, worker)
+            for host in self._hosts:
+                if not host.lost:
+                    ears.attend_to(host, host)
             yield ears
 
-    def _hear(self, ears: selectors.BaseSelector, seconds: float, listen: Listener) -> None:
-        ready = [key.data for key, _ in ears.select(seconds)]
-        said = {rank for rank, speaks in ready if speaks}
-        for rank in said | {rank for rank, _ in ready}:
-            if rank in self._reports:
+    def _hear(self, ears: Ears, seconds: float, listen: Listener) -> None:
+        for key, speaks in ears.ready(seconds).items():
+            if isinstance(key, RemoteHost):
+                self._heard(key.hear(), ears)
+            elif isinstance(key, int) and key not in self._reports:
+                worker = self.workers[key]
+                assert isinstance(worker, WorkerProcess)
+                worker.listen(speaks=speaks, listen=listen if key == 0 else lambda progress: None)
+                self._heard([worker], ears)
+        for host in self._hosts:
+            self._heard(host.stands_still(), ears)
+
+    def _heard(self, news: Sequence[WorkerProcess | RemoteWorker], ears: Ears) -> None:
+        """Some of them have said something, or ended."""
+        for worker in news:
+            rank = self._ranks.get(worker)  # none of one of an earlier launch
+            if rank is None or rank in self._reports:
                 continue
-            worker = self.workers[rank]
-            if rank in said:
-                chunk = os.read(worker.stdout.fileno(), 1 << 20)
-                worker.hear(chunk, listen if rank == 0 else lambda progress: None)
-            else:  # it ended, said all it had to say, and left a child that holds its stdout
-                worker.hear(b"", listen)
             self._watches[rank].heard(worker.phase, time.monotonic(), worker.arrivals)
             if worker.report is not None:
                 self._take(rank, worker.report)
-                for key in [k for k in ears.get_map().values() if k.data[0] == rank]:
-                    ears.unregister(key.fileobj)
+                ears.leave(rank)
 
     def _take(self, rank: int, report: Report) -> None:
         self._reports[rank] = report
@@ -221,7 +264,10 @@ class World:
         waiting = sorted(phases)
         stacks = blame.stacks([(rank, self.workers[rank]) for rank in waiting])
         found = blame.stands_alone(stacks) if late is None else late
-        message = blame.said(found, stacks, len(self.workers), over=over, limit=self._limit)
+        named = {rank: self._seat(rank) for rank in waiting} if self._hosts else blame.NOWHERE
+        message = blame.said(
+            *(found, stacks, len(self.workers)), over=over, limit=self._limit, seats=named
+        )
         blamed = waiting[0] if found is None else found.rank
         self._bad_since = now
         self._named = blamed
@@ -262,8 +308,14 @@ class World:
         return outcome
 
     def _who(self, rank: int) -> str:
-        index = f":{rank}" if self._own_devices else ""
-        return f"rank {rank} ({self._request.backend}{index})"
+        return f"rank {rank} ({self._seat(rank)})"
+
+    def _seat(self, rank: int) -> str:
+        """Where it is: its device, and of several hosts its host."""
+        seat = self._seats[rank]
+        index = f":{seat.local_rank}" if self._own_devices else ""
+        host = f"host {seat.host}, " if self._hosts else ""
+        return f"{host}{self._request.backend}{index}"
 
     def _merged(self) -> Report:
         """Rank 0's report with every rank's part in it."""
@@ -282,7 +334,8 @@ class World:
         shares = tuple(
             Share(
                 rank=rank,
-                device=rank if own else self._request.index,
+                device=self._seats[rank].local_rank if own else self._request.index,
+                host=self._seats[rank].host,
                 busy_ns=self._reports[rank].busy_ns,
                 peer_ns=self._reports[rank].peer_ns,
                 memory=one.memory,
@@ -302,45 +355,6 @@ class World:
             outcome, ranks=shares, flags=tuple(flags), causes=causes, memory=most.memory
         )
         return msgspec.structs.replace(first_report, outcome=joined)
-
-
-def size(asked: int | None, device: DeviceInfo, here: int) -> int:
-    """Over how many devices a run goes. asked: as the user says; here: devices of its kind.
-
-    Raises `DeviceUnavailable` where there are not so many. On the host itself any number of ranks
-    share its cores, so that everything can be tried anywhere.
-    """
-    if catalogue.backend(device.backend).is_host:
-        most = MOST_ON_A_HOST
-        if asked is not None and asked > most:
-            raise DeviceUnavailable(
-                f"--devices {asked}: at most {most} ranks share the cores of one host. Give a "
-                f"number from 2 to {most}."
-            )
-        return asked or FEWEST
-    if device.index and (asked or here) > 1:
-        raise DeviceUnavailable(
-            f"--device {device.address}: a run over {asked or here} devices takes the first ones. "
-            f"Write --device {device.backend}, or --devices 1."
-        )
-    if asked is not None and asked > here:
-        raise DeviceUnavailable(
-            f"--devices {asked}: there are {here} here: {device.backend}:0 to "
-            f"{device.backend}:{here - 1}. Give a number up to {here}, or leave it out for all."
-        )
-    return asked or here
-
-
-def lacking(request: Request) -> str:
-    """Why a case cannot be run for want of devices; empty where there are enough."""
-    if catalogue.backend(request.backend).is_host:
-        if request.case.devices <= MOST_ON_A_HOST:
-            return ""
-        return f"it takes {request.case.devices} ranks; at most {MOST_ON_A_HOST} share one host"
-    if request.case.devices <= request.here:
-        return ""
-    here = f"{request.here} {'is' if request.here == 1 else 'are'} here"
-    return f"it takes {request.case.devices} {request.backend} devices; {here}"
 
 
 class End(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from typing import Any
 
@@ -28,6 +29,8 @@ class Fabric:
     """Whose fault it is."""
     after: int = 0
     """Operations that go well before."""
+    multiplies: bool = False
+    """Whether the devices can multiply too."""
 
 
 class FabricBackend(CpuBackend):
@@ -45,6 +48,8 @@ class FabricBackend(CpuBackend):
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """Nothing that only moves or adds values is skipped for it."""
+        if json.loads(os.environ.get(VARIABLE, "{}")).get("multiplies"):
+            return super().unsupported(info, precision)
         return "fabric devices multiply nothing"
 
     def collective_library(self, device_type: str) -> str:

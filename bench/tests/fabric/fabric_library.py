@@ -1,6 +1,7 @@
 """A collective library of known speed: gloo's results, and a wire that sleeps.
 
-Registered below torch.distributed's dispatcher, as a vendor's is. Each operation takes a latency
+Below torch.distributed's dispatcher, as a vendor's is: its groups are gloo's to torch, and the
+operations on them come here. Each operation takes a latency
 and the time that its bytes need, counted from the moment when the last rank has come, or, where
 that is at once, from the end of the operation before, as if it had been queued: so a process that
 is woken up late delays the last operation of a block and no other. What gloo itself took lies
@@ -16,52 +17,52 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
+from collections import deque
 
 import torch
 import torch.distributed as dist
 from fabric import Fabric
+from torch._C._distributed_c10d import _create_work_from_future
 
 NAME = "simulated"
 LINKS = {
-    "allreduce": lambda n: 2 * (n - 1) / n,
-    "allgather": lambda n: (n - 1) / n,
-    "reduce_scatter": lambda n: (n - 1) / n,
-    "alltoall": lambda n: (n - 1) / n,
-    "broadcast": lambda n: 1.0,
+    "allreduce_": lambda n: 2 * (n - 1) / n,
+    "_allgather_base_": lambda n: (n - 1) / n,
+    "_reduce_scatter_base_": lambda n: (n - 1) / n,
+    "alltoall_base_": lambda n: (n - 1) / n,
+    "broadcast_": lambda n: 1.0,
 }
 """Share of the largest buffer that crosses each rank's link, of n ranks."""
 AT_ONCE = 2e-3
 """Seconds after an operation within which the next one counts as queued."""
+CPU, BESIDE = torch.device("cpu"), torch.device("privateuseone")
 MAX = dist.AllreduceOptions()
 MAX.reduceOp = dist.ReduceOp.MAX
 
 
-class Simulated(dist.ProcessGroup):
-    """Wraps a gloo group; each call returns when its wire would have carried it."""
+class Simulated:
+    """What joins the members of a group; each call returns when its wire would have carried it."""
 
-    def __init__(self, store, rank, size, timeout, fabric: Fabric) -> None:
-        super().__init__(rank, size)
-        self.fabric, self.count, self.end = fabric, 0, 0.0
+    def __init__(self, store, rank: int, size: int, timeout, fabric: Fabric) -> None:
+        self.rank, self.size, self.fabric, self.count, self.end = rank, size, fabric, 0, 0.0
+        self.data = dist.ProcessGroupGloo(dist.PrefixStore("data", store), rank, size, timeout)
+        """Torch's own operations on a group take it."""
+        clock = dist.PrefixStore("clock", store)
+        self.clock = dist.ProcessGroupGloo(clock, rank, size, timeout)
+        """Tells when the last rank has come."""
+        self.works = deque(maxlen=1000)
+        """The Python halves of what is on its way."""
 
-        def gloo(name: str):
-            return dist.ProcessGroupGloo(dist.PrefixStore(name, store), rank, size, timeout)
-
-        # The second tells when the last rank has come; the third takes what C++ asks for itself.
-        self.data, self.clock = gloo("data"), gloo("clock")
-        custom = dist.ProcessGroup.BackendType.CUSTOM
-        self._register_backend(torch.device("cpu"), custom, gloo("other"))
-
-    def getBackendName(self) -> str:  # noqa: N802 - as torch.distributed calls it
-        return NAME
-
-    def carry(self, kind: str, counted, given, held, call, *words):
+    def carry(self, name: str, held, given, call):
+        """One collective; call: does it."""
         # One clock for all processes of a host.
         come = torch.tensor(time.monotonic(), dtype=torch.float64)
         self.clock.allreduce([come], MAX).wait()
         start = float(come)
-        self.spoilt(given, held, call, words)
-        self.until(start, size_of(counted) * LINKS[kind](self.size()))
-        return Done()
+        self.spoilt(given, held, call)
+        larger = max(size_of(held), size_of(given))
+        self.until(start, larger * LINKS[name](self.size))
 
     def until(self, start: float, crossing: float) -> None:
         """Waits until the wire has carried so many bytes."""
@@ -69,11 +70,11 @@ class Simulated(dist.ProcessGroup):
         self.end = start + self.fabric.latency + crossing / self.fabric.bandwidth
         time.sleep(max(0.0, self.end - time.monotonic()))  # spinning takes others' core
 
-    def spoilt(self, given, held, call, words):
+    def spoilt(self, given, held, call):
         """What gloo does, and the planted fault."""
         self.count += 1
         fault = self.fabric.fault if self.count > self.fabric.after else ""
-        mine = self.fabric.rank == self.rank()
+        mine = self.fabric.rank == self.rank
         before = [one.clone() for one in held]
         kept = [one.clone() for one in given]
         if fault in ("lost", "doubled") and mine:
@@ -82,7 +83,7 @@ class Simulated(dist.ProcessGroup):
         if fault == "narrow":
             for one in given:
                 one.copy_(one.to(torch.bfloat16))
-        call(*words).wait()
+        call()
         for one, was in zip(given, kept, strict=True):
             if not any(one is other for other in held):
                 one.copy_(was)
@@ -93,51 +94,27 @@ class Simulated(dist.ProcessGroup):
             for one in held:
                 one.view(-1).view(torch.uint8)[-1].bitwise_xor_(1)
 
-    def allreduce(self, tensors, opts=None):
-        words = (tensors, opts or dist.AllreduceOptions())
-        return self.carry("allreduce", tensors, tensors, tensors, self.data.allreduce, *words)
-
-    def broadcast(self, tensors, opts):
-        call = self.data.broadcast
-        return self.carry("broadcast", tensors, tensors, tensors, call, tensors, opts)
-
-    def all_gather_single(self, held, given, opts=None):
-        call = self.data._allgather_base
-        return self.carry("allgather", [held], [given], [held], call, held, given)
-
-    def reduce_scatter_single(self, held, given, opts=None):
-        call, words = self.data._reduce_scatter_base, filter(None, [opts])
-        return self.carry("reduce_scatter", [given], [given], [held], call, held, given, *words)
-
-    def all_to_all_single(self, held, given, received, sent, opts=None):
-        call, words = self.data.alltoall_base, (held, given, received, sent)
-        return self.carry("alltoall", [given], [given], [held], call, *words)
-
-    _allgather_base, _reduce_scatter_base = all_gather_single, reduce_scatter_single
-    alltoall_base = all_to_all_single  # the names before torch 2.13
-
-    def send(self, tensors, to: int, tag: int):
+    def send(self, call, tensors):
         start = time.monotonic()
         fault = self.fabric.fault if self.count >= self.fabric.after else ""
         self.count += 1
         spoilt = [one.clone() for one in tensors] if fault else tensors
         for one in spoilt:
-            if fault in ("lost", "doubled") and self.fabric.rank == self.rank():
+            if fault in ("lost", "doubled") and self.fabric.rank == self.rank:
                 one.mul_(0 if fault == "lost" else 2)
             if fault == "narrow":
                 one.copy_(one.to(torch.bfloat16))
-        return Sent(self, spoilt, self.data.send(spoilt, to, tag), start)
+        self.works.append(Sent(self, spoilt, dist.Work.unbox(call(spoilt)), start))
+        return self.works[-1].boxed()
 
-    def recv(self, tensors, source: int, tag: int):
+    def recv(self, call, tensors):
         into = torch.empty_like(tensors[0]) if self.fabric.fault else tensors[0]
-        return Received(self, tensors, self.data.recv([into], source, tag), into)
+        self.works.append(Received(self, tensors, dist.Work.unbox(call([into])), into))
+        return self.works[-1].boxed()
 
 
-class Done(dist._Work):
-    """What has been carried. (gloo's own may write its result once more when it is waited for.)"""
-
-    def wait(self, timeout=None) -> bool:
-        return True
+GROUPS: list[Simulated] = []
+"""Of this process."""
 
 
 class Sent(dist._Work):
@@ -163,7 +140,7 @@ class Received(dist._Work):
     def wait(self, timeout=None) -> bool:
         self.work.wait()
         fabric, group = self.group.fabric, self.group
-        mine = fabric.rank == group.rank() and group.count > fabric.after
+        mine = fabric.rank == group.rank and group.count > fabric.after
         if self.into is not self.tensors[0] and not (mine and fabric.fault == "stale"):
             self.tensors[0].copy_(self.into)
         if mine and fabric.fault == "bit":
@@ -175,13 +152,66 @@ def size_of(tensors) -> int:
     return sum(one.numel() * one.element_size() for one in tensors)
 
 
+def operation(name: str):
+    """One of torch's operations as it is on the groups of this library; on others as it was."""
+    there = getattr(torch.ops.c10d, name).default
+    where = next(i for i, one in enumerate(there._schema.arguments) if one.name == "process_group")
+    several = len(there._schema.returns) > 1
+    beside = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
+
+    def act(*words):
+        on = dist.ProcessGroup.unbox(words[where])
+        backend = on._get_backend(CPU)
+        if BESIDE not in on._device_types:
+            on._register_backend(BESIDE, dist.ProcessGroup.BackendType.GLOO, backend)
+
+        def call(*first):
+            # What was here before is still there for devices of another kind, which take the same
+            # backend; and called so it gives way to gloo's threads, which want Python too.
+            return there.redispatch(beside, *first, *words[len(first) :])
+
+        group = next((one for one in GROUPS if one.data is backend), None)
+        if group is None:
+            return call()
+        if name in ("send", "recv_"):
+            return (group.send if name == "send" else group.recv)(call, words[0])
+        held, given = (
+            one if isinstance(one, list) else [one] for one in (words[0], words[where - 1])
+        )
+
+        def done():
+            found = call()
+            dist.Work.unbox(found[1] if several else found).wait()
+
+        group.carry(name, held, given, done)
+        # Gloo's own work may write its result once more when it is waited for.
+        over = torch.futures.Future()
+        over.set_result(held)
+        work = _create_work_from_future(over).boxed()
+        return (words[0], work) if several else work
+
+    return act
+
+
+def carried() -> int:
+    """Collectives of this process so far."""
+    return sum(group.count for group in GROUPS)
+
+
 def register(described: str) -> str:
     """Makes the library known to torch.distributed, by its name."""
     if NAME not in dist.Backend.backend_list:
         fabric = Fabric(**json.loads(described))
+        ours = torch.library.Library("c10d", "IMPL")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that what was there before is replaced
+            for name in (*LINKS, "send", "recv_"):
+                ours.impl(name, operation(name), "CPU")
 
         def make(store, rank, size, timeout):
-            return Simulated(store, rank, size, timeout, fabric)
+            GROUPS.append(Simulated(store, rank, size, timeout, fabric))
+            return GROUPS[-1].data
 
+        make.ours = ours  # which ends with its last reference
         dist.Backend.register_backend(NAME, make, devices=["cpu"])
     return NAME

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bench.measuring import agreed, rank_numerics
+from bench.measuring.hush import Hush
 from bench.precision import PRECISIONS, REFERENCE
 from bench.ranks import Ranks
 from bench.records.parallelism import parse
@@ -131,6 +132,8 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
     found["asked"] = [_asks(ranks, scheme) for scheme in SCHEMES]
     found["copies"] = _copies(ranks)
     found["after timing"] = _after_timing(ranks)
+    found["silent"] = {scheme: _silent(ranks, scheme) for scheme in SCHEMES}
+    found["hushed"] = _hushed(ranks)
     return found
 
 
@@ -174,6 +177,53 @@ def _after_timing(ranks: Ranks) -> list[str]:
     said.append(agreed.of_all(ranks, "", job))
     said.append(agreed.of_all(ranks, "its work is wrong" if ranks.rank == GUILTY else "", job))
     return said
+
+
+def _silent(ranks: Ranks, scheme: str) -> list[Any]:
+    """A silent step of one rank, for which another would wait for ever; and a real one of all.
+
+    Operations that did nothing; and whether the losses are finite, and the weights all moved.
+    """
+    there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
+    at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
+    small = parameters("llama", "train", batch_size=4, sequence_length=8)
+    job: Any = WORKLOADS["llama"].build("train", small, at)
+    for _ in range(2):  # with its second step DDP agrees on its buckets
+        job.step()
+    hush = Hush("cpu", ranks.control)
+    before = [weight.clone() for weight in job.weights()]
+    if ranks.rank == GUILTY:
+        with hush.silence():
+            job.step()
+    moved = all(not torch.equal(was, now) for was, now in zip(before, job.weights(), strict=True))
+    silent = [hush.calls, moved, bool(job._loss.isfinite())]
+    job.step()
+    return [*silent, bool(job._loss.isfinite()), hush.calls]
+
+
+def _hushed(ranks: Ranks) -> dict[str, Any]:
+    """What operations give a rank that is alone with them, of its values 0 to 3."""
+    import torch.distributed as dist
+
+    if ranks.rank != GUILTY:
+        return {}
+    own, hush = torch.arange(4.0), Hush("cpu", ranks.control)
+    both, half, uneven = torch.full((8,), -1.0), torch.full((2,), -1.0), torch.full((3,), -1.0)
+    lists, sums, refused = [torch.full((4,), -1.0) for _ in range(2)], own.clone(), ""
+    with hush.silence():
+        dist.all_gather_into_tensor(both, own)
+        dist.reduce_scatter_tensor(half, own)
+        dist.all_to_all_single(uneven, own, [1, 2], [2, 2])
+        dist.all_gather(lists, own)
+        (future,) = dist.all_reduce(sums, async_op=True).get_future().wait()
+        dist.broadcast(sums, src=0)
+        try:
+            ranks.told("anything")
+        except RuntimeError as error:
+            refused = str(error)
+    found = {"gathered": both, "scattered": half, "exchanged": uneven, "listed": lists[1]}
+    values = {name: tensor.tolist() for name, tensor in found.items()}
+    return {**values, "summed": sums.tolist(), "future": future is sums, "refused": refused}
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from bench.ranks import WHOLE, Part
 from bench.tests.measuring.spoiled_ranks import SCHEMES
 from bench.tests.rank_processes import together
 
+LAYERS = 3
+"""Of the tiny Llama: FSDP2 gathers the rest of it once and each layer twice, and reduces each."""
 TARGET = "bench.tests.measuring.spoiled_ranks:verdicts"
 
 
@@ -76,6 +78,23 @@ def test_replicas_must_agree_after_the_timing_too(said: list[dict[str, Any]]) ->
         assert right == ""
         assert astray == "replicas differ: ranks 0, 1 hold not the same weights"
         assert wrong == f"rank 1 of 2: its work is wrong; {astray}"
+
+
+def test_a_silent_step_waits_for_no_other_rank(said: list[dict[str, Any]]) -> None:
+    for scheme, operations in {"dp2": 1, "fsdp2": 3 * LAYERS + 2}.items():
+        calls, moved, finite, finite_again, calls_again = said[1]["silent"][scheme]
+        assert (moved, finite, finite_again) == (True, True, True), scheme
+        assert calls == calls_again == operations, scheme
+
+
+def test_what_a_silent_collective_gives_is_made_of_what_is_here(said: list[dict[str, Any]]) -> None:
+    found = said[1]["hushed"]
+    assert found["gathered"] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert found["scattered"] == [0, 1]
+    assert found["exchanged"] == [0, 1, 2]
+    assert found["listed"] == found["summed"] == [0, 1, 2, 3]
+    assert found["future"] is True, "DDP takes its sums from there"
+    assert found["refused"].startswith("a step uses the control group: allgather")
 
 
 # The values by themselves

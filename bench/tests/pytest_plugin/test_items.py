@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
+
+import pytest
 
 from bench import catalogue
 from bench.exchange import benchmark_json
 from bench.planning.plan import plan
 from bench.planning.suite_file import read_suite
+from bench.pytest_plugin.options import Plan
 from bench.tests.pytest_plugin.inner import Run, scripted
 
 
@@ -38,3 +42,15 @@ def test_skipped_benchmarks_measure_nothing(tmp_path: Path) -> None:
     run = scripted(tmp_path, {"8x8x8": []}, "--benchmark-skip", "--accelmark-out", "out")
     assert run.code == 0 and run.outcomes == {"skipped": 1}, run.out
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_sweep_leaves_out_is_not_measured_here_either() -> None:
+    """A session takes two devices for what leaves the number open, as a suite is planned."""
+
+    class Config:
+        def getoption(self, name: str) -> str | None:
+            return "scaling" if name == "accelmark_suite" else None
+
+    chosen = Plan(cast(pytest.Config, Config()))
+    few = {c.fingerprint for c in chosen.names.values() if c.devices <= 2}
+    assert few and set(chosen.left_out) == {c.fingerprint for c in chosen.names.values()} - few

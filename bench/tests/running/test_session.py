@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import stats
+from bench.errors import HostsError
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold, FailureKind, Outcome, Skipped, Void
@@ -160,6 +161,13 @@ def test_an_interruption_of_the_second_of_two_keeps_the_first(tmp_path: Path) ->
     _, reason, file = play(tmp_path, script, together=2)
     assert reason == "interrupted"
     assert [NAMES[x.fingerprint] for x in file.launches] == ["A"]
+
+
+def test_a_host_that_is_gone_ends_the_run_which_can_go_on(tmp_path: Path) -> None:
+    _, reason, file = play(tmp_path, {"A": [FINE], "B": [HostsError]})
+    assert reason == "interrupted"
+    assert [NAMES[x.fingerprint] for x in file.launches] == ["A"]
+    assert file.end is not None and file.end.reason == "interrupted"
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

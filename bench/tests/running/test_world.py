@@ -16,7 +16,7 @@ from bench.backend import DeviceInfo
 from bench.errors import DeviceUnavailable
 from bench.measuring.messages import Place, Progress, Request
 from bench.records.outcome import Block, Failed, Measured, Skipped, Void
-from bench.running import blame, child, world
+from bench.running import blame, child, seating, world
 from bench.running.launcher import Finished, launch
 from bench.tests.running.scripted_workers import REPORT, alive, request, scripted, wait_until
 from bench.tests.values import make_case
@@ -254,10 +254,10 @@ GPU = DeviceInfo(backend="cuda", index=0, name="GPU", memory_bytes=None)
 
 
 def test_a_run_takes_all_that_there_are() -> None:
-    assert world.size(None, GPU, 8) == 8
-    assert world.size(4, GPU, 8) == 4
-    assert world.size(None, CPU, 1) == 2
-    assert world.size(8, CPU, 1) == 8
+    assert seating.size(None, GPU, 8) == 8
+    assert seating.size(4, GPU, 8) == 4
+    assert seating.size(None, CPU, 1) == 2
+    assert seating.size(8, CPU, 1) == 8
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_more_than_there_are_is_refused(
     asked: int, device: DeviceInfo, here: int, message: str
 ) -> None:
     with pytest.raises(DeviceUnavailable) as caught:
-        world.size(asked, device, here)
+        seating.size(asked, device, here)
     assert str(caught.value).startswith(message)
 
 
@@ -288,7 +288,7 @@ def test_a_host_starts_no_more_ranks_than_it_can_bear() -> None:
     crowd = msgspec.structs.replace(
         request(), backend="cpu", case=make_case(devices=1024, parallelism="dp1024")
     )
-    assert world.lacking(crowd) == "it takes 1024 ranks; at most 64 share one host"
+    assert seating.lacking(crowd) == "it takes 1024 ranks; at most 64 share one host"
 
 
 def test_the_slowest_is_the_figure() -> None:

@@ -1,0 +1,175 @@
+"""A process on another host than the leader's: starts its host's workers on the leader's word.
+
+It forwards what they say, and ends them on the leader's word or when the connection is lost. What
+it is told is data: requests for the worker that this installation has, and nothing else runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from bench import catalogue
+from bench.errors import EXIT_INCOMPLETE
+from bench.measuring import joining
+from bench.measuring.kept import byte_code
+from bench.measuring.messages import Progress, Request
+from bench.records import environment
+from bench.records.cpu_limits import usable_cores
+from bench.running import alike, blame, greeting, launcher, probe, scratch, wire
+from bench.running.ears import Ears
+from bench.running.placement import Placement
+from bench.running.remote import BEAT_SECONDS
+from bench.running.wire import Connection, Finish, Gone, HangUp, LetGo, Look, Over, Stacks, Start
+from bench.running.worker_process import WorkerProcess, failed
+
+LEADER = "leader"
+
+
+def follow(
+    placement: Placement,
+    facts: Mapping[str, Any],
+    say: Callable[[str], None],
+    command: tuple[str, ...] = launcher.COMMAND,
+) -> int:
+    """Follows to the end of the run; the exit code of the leader.
+
+    facts: `alike.software` of this host; say: tells the user; command: what a worker is. Raises
+    `HostsError` where there is no leader, or where it will not have this host.
+    """
+    connection = greeting.joined(placement, facts, greeting.join_seconds())
+    with contextlib.closing(connection):
+        say(
+            f"host {placement.rank} of {placement.hosts} ({placement.launcher}): follows "
+            f"{placement.address}; the run is shown and recorded there."
+        )
+        over = Follower(connection, command).run()
+    if over.said:
+        say(f"error: {over.said}")
+    return over.code
+
+
+class Follower:
+    """The workers of this host."""
+
+    def __init__(self, connection: Connection, command: tuple[str, ...]) -> None:
+        self._connection = connection
+        self._command = command
+        self._folder = scratch.made()
+        self._workers: dict[int, WorkerProcess] = {}
+        self._requests: dict[int, str] = {}
+        """The backend of each."""
+
+    def run(self) -> Over:
+        """Does what the leader says, until it says that it is over, or is gone."""
+        try:
+            with Ears() as ears:
+                ears.attend_to(LEADER, self._connection)
+                return self._listen(ears)
+        except Gone as why:
+            return Over(EXIT_INCOMPLETE, f"the leader is gone: {why}. Its record ends there.")
+        finally:
+            for worker in self._workers.values():
+                worker.hang_up()
+            for worker in self._workers.values():
+                worker.leave()
+            scratch.gone(self._folder)
+
+    def _listen(self, ears: Ears) -> Over:
+        beat = time.monotonic()
+        while True:
+            if (now := time.monotonic()) >= beat:
+                used = {number: w.cpu_seconds() for number, w in self._workers.items()}
+                self._connection.send(wire.Beat(used))
+                beat = now + BEAT_SECONDS
+            for key, speaks in ears.ready(max(0.0, beat - time.monotonic())).items():
+                if isinstance(key, int):
+                    self._forward(ears, key, speaks=speaks)
+                    continue
+                for order in self._connection.receive():
+                    if isinstance(order, Over):
+                        return order
+                    self._obey(ears, order)
+
+    def _forward(self, ears: Ears, number: int, *, speaks: bool) -> None:
+        worker = self._workers.get(number)
+        if worker is None or worker.report is not None:
+            return
+        said: list[Progress] = []
+        worker.listen(speaks=speaks, listen=said.append)
+        for progress in said:
+            self._connection.send(wire.Said(number, progress))
+        if worker.report is not None:
+            ears.leave(number)
+            self._connection.send(wire.Said(number, worker.report, died=worker.died))
+
+    def _obey(self, ears: Ears, order: wire.Message) -> None:
+        match order:
+            case Look(backend):
+                self._connection.send(_look(backend))
+            case Start(number, request):
+                self._start(ears, number, request)
+            case Stacks(numbers):
+                asked = [(n, self._workers[n]) for n in numbers if n in self._workers]
+                for _, worker in asked:
+                    worker.ask_for_stacks()
+                time.sleep(blame.STACK_SECONDS)
+                for number, worker in asked:
+                    self._connection.send(wire.Frames(number, worker.stacks()))
+            case LetGo(number) if number in self._workers:
+                self._workers[number].let_go()
+            case HangUp(number) if number in self._workers:
+                self._workers[number].hang_up()
+            case Finish(number):
+                tail, lines = self._finish(ears, number)
+                self._connection.send(wire.Left(number, tail, lines))
+
+    def _start(self, ears: Ears, number: int, request: Request) -> None:
+        plug_in = catalogue.backend(request.backend)
+        assert request.place is not None, "a follower starts ranks alone"
+        # The leader's folder is on the leader's host.
+        here = None if self._folder is None else str(self._folder)
+        own = {} if self._folder is None else byte_code(self._folder)
+        request = msgspec.structs.replace(request, scratch=here)
+        given = environment.worker_variables(plug_in.worker_environment(), own)
+        interface = wire.interface_of(self._connection.own_address)
+        variables = joining.variables(
+            given, request.place, usable_cores(), plug_in.is_host, interface
+        )
+        try:
+            worker = WorkerProcess(request, variables, self._command)
+        except OSError as error:
+            why = f"no worker could be started: {error.strerror or error}"
+            self._connection.send(wire.Said(number, failed("error", "start", why), died=True))
+            return
+        self._workers[number] = worker
+        self._requests[number] = request.backend
+        ears.attend(number, worker)
+
+    def _finish(self, ears: Ears, number: int) -> tuple[str, tuple[str, ...]]:
+        """Ends a worker: the end of its stderr, and what there tells of work on the host."""
+        worker = self._workers.pop(number, None)
+        if worker is None:
+            return "", ()
+        ears.leave(number)
+        worker.end()
+        plug_in = catalogue.backend(self._requests.pop(number))
+        lines: dict[tuple[str, ...], str] = {}
+        for line in worker.stderr_lines():
+            if operators := plug_in.fallbacks([line]):
+                lines.setdefault(operators, line)
+        tail = worker.stderr_tail()
+        worker.leave()
+        return tail, tuple(lines.values())
+
+
+def _look(backend: str) -> wire.Found:
+    """What is here of that backend."""
+    (found,) = probe.probe([backend])
+    if not found.devices:
+        return wire.Found((), {}, found.reason)
+    return wire.Found(found.devices, alike.conditions(backend))

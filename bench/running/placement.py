@@ -1,0 +1,249 @@
+"""Which of several hosts this process is on, as the launcher around it says in its variables.
+
+`torchrun`, `srun`, `mpirun` and Kubernetes start one process of ours a host. The one of rank 0
+leads (`bench.running.leader`), the others follow (`bench.running.follower`); nothing here replaces
+a launcher. The innermost launcher is believed; a contradiction is refused, with both variables.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from bench.errors import HostsError
+
+PORT = "ACCELMARK_PORT"
+"""Where the leader listens, the same on all hosts; else beside MASTER_PORT, or by the job's id."""
+SECRET = "ACCELMARK_SECRET"
+"""A word that only this job's hosts know; without one the launcher's id of the job stands for it.
+"""
+PORTS = range(20000, 30000)
+"""Below what systems give to outgoing connections."""
+IN_A_STEP = (
+    *("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS"),
+    *("SLURM_SRUN_COMM_HOST", "SLURM_LAUNCH_NODE_IPADDR"),
+)
+"""Slurm sets these of what srun starts, and not of a batch script or a shell of an allocation,
+which has a SLURM_PROCID too."""
+ONE_A_HOST = (
+    "One process a host: accelmark starts one worker a device by itself. Give {remedy}, and all "
+    "devices are taken all the same."
+)
+
+
+class Placement(NamedTuple):
+    """This process among those that the launcher started, one a host."""
+
+    rank: int
+    """0-based; 0 leads."""
+    hosts: int
+    address: str
+    """Of the host of rank 0: a name or a number."""
+    port: int
+    """Where the leader listens for the followers."""
+    launcher: str
+    """`torchrun`, `srun`, `mpirun` or `kubernetes`."""
+    secret: str = ""
+    """What all processes of this job know: the user's, or the launcher's id of the job."""
+
+
+class Seen(NamedTuple):
+    """What one launcher's variables say."""
+
+    launcher: str
+    rank_name: str
+    size_name: str
+    rank: int
+    size: int
+    local_name: str
+    local: int
+    """Processes on this host."""
+    remedy: str
+    """How that launcher is told to start one a host."""
+    job: str
+    """Its id of the job; empty where it has none."""
+
+
+def placement(given: Mapping[str, str]) -> Placement | None:
+    """Where this process is; None for a run on one host.
+
+    given: the process's variables. Raises `HostsError` where they contradict one another, where
+    there are several processes a host, or where nothing says which host leads.
+    """
+    found = [seen for read in READERS if (seen := read(given)) is not None]
+    if not found:
+        return None
+    inner = found[0]
+    for other in found:
+        _sensible(other)
+    for outer in found[1:]:
+        _agree(inner, outer)
+    if inner.size == 1:
+        return None
+    if inner.local > 1:
+        raise HostsError(
+            f"{inner.launcher}: {inner.local_name}={inner.local}. "
+            f"{ONE_A_HOST.format(remedy=inner.remedy)}"
+        )
+    address = given.get("MASTER_ADDR", "").strip() or _first_node(inner, given)
+    if not address:
+        raise HostsError(
+            f"{inner.launcher}: {inner.rank_name}={inner.rank} and {inner.size_name}={inner.size}, "
+            "and nothing says which host leads. Set MASTER_ADDR on all hosts to a name or an "
+            "address of the host of rank 0, as in: mpirun -x MASTER_ADDR=node1 ..."
+        )
+    secret = given.get(SECRET, "") or f"{inner.launcher} {inner.job}"
+    return Placement(
+        inner.rank, inner.size, address, _port(given, inner.job), inner.launcher, secret
+    )
+
+
+def _torch(given: Mapping[str, str]) -> Seen | None:
+    """torchrun, or whoever sets the same: the operator of Kubernetes, a person."""
+    elastic = "TORCHELASTIC_RUN_ID" in given
+    there = [name for name in ("RANK", "WORLD_SIZE") if name in given]
+    if not elastic and (not there or "MASTER_ADDR" not in given):
+        return None  # one alone may be anybody's
+    if len(there) < 2:
+        lacking = "WORLD_SIZE" if "RANK" in there else "RANK"
+        said = "".join(f"{name}={given[name]}" for name in there) or "TORCHELASTIC_RUN_ID"
+        raise HostsError(
+            f"{said} is set and {lacking} is not: a launcher sets both. Set it, or unset RANK, "
+            "WORLD_SIZE and MASTER_ADDR for a run on one host."
+        )
+    kubernetes = "KUBERNETES_SERVICE_HOST" in given or any(n.startswith("PET_") for n in given)
+    launcher = "torchrun" if elastic else "kubernetes" if kubernetes else "RANK and WORLD_SIZE"
+    local = next(
+        (name for name in ("LOCAL_WORLD_SIZE", "PET_NPROC_PER_NODE") if given.get(name, "")), ""
+    )
+    each = given.get(local, "1")
+    return Seen(
+        *(launcher, "RANK", "WORLD_SIZE"),
+        *(_number(given, "RANK"), _number(given, "WORLD_SIZE")),
+        *(local, int(each) if each.isdecimal() else 1),
+        "--nproc-per-node=1" if elastic else "one process a pod (nprocPerNode 1)",
+        given.get("TORCHELASTIC_RUN_ID", ""),
+    )
+
+
+def _open_mpi(given: Mapping[str, str]) -> Seen | None:
+    if "OMPI_COMM_WORLD_RANK" not in given or "OMPI_COMM_WORLD_SIZE" not in given:
+        return None
+    names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
+    return _mpi(given, *names, given.get("PMIX_NAMESPACE", ""), "mpirun --map-by ppr:1:node")
+
+
+def _mpich(given: Mapping[str, str]) -> Seen | None:
+    """MPICH's and Intel's mpirun; also srun with --mpi=pmi2."""
+    if "PMI_RANK" not in given or "PMI_SIZE" not in given:
+        return None
+    return _mpi(given, "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "", "mpirun -ppn 1")
+
+
+def _mpi(given: Mapping[str, str], rank: str, size: str, local: str, job: str, how: str) -> Seen:
+    each = _number(given, local) if local in given else 1
+    numbers = (_number(given, rank), _number(given, size))
+    return Seen("mpirun", rank, size, *numbers, local, each, f"`{how}`", job)
+
+
+def _srun(given: Mapping[str, str]) -> Seen | None:
+    if "SLURM_PROCID" not in given or not any(name in given for name in IN_A_STEP):
+        return None
+    sizes = [name for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") if name in given]
+    if not sizes:
+        return None
+    size = _number(given, sizes[0])
+    nodes = next(
+        (n for n in ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES") if n in given),
+        "",
+    )
+    local, each = sizes[0], 1
+    if nodes and 0 < _number(given, nodes) < size:
+        local, each = f"{nodes}={given[nodes]} and {sizes[0]}", size
+    return Seen(
+        *("srun", "SLURM_PROCID", sizes[0], _number(given, "SLURM_PROCID"), size),
+        *(local, each, "`srun --ntasks-per-node=1`"),
+        ".".join(given.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")).strip("."),
+    )
+
+
+READERS = (_torch, _open_mpi, _mpich, _srun)
+"""From the innermost launcher to the outermost: srun may start a torchrun or an mpirun a host."""
+
+
+def _sensible(seen: Seen) -> None:
+    if seen.size < 1 or not 0 <= seen.rank < seen.size:
+        raise HostsError(
+            f"{seen.launcher}: {seen.rank_name}={seen.rank} and {seen.size_name}={seen.size} "
+            "contradict each other: ranks count from 0 and end below the size. Set both as the "
+            "launcher does, or unset both for a run on one host."
+        )
+
+
+def _agree(inner: Seen, outer: Seen) -> None:
+    """Raises where both cannot be true.
+
+    A launcher that another one starts once a host numbers its processes itself: torchrun by who
+    comes first, mpirun without the host that it was typed on. So only what it cannot have chosen
+    is held against it.
+    """
+    ours = inner.launcher == "torchrun"
+    if outer.size == 1 or (outer.launcher == "srun" and inner.launcher == "mpirun"):
+        return
+    pairs = [(inner.size_name, inner.size, outer.size_name, outer.size)]
+    if not ours:
+        pairs.append((inner.rank_name, inner.rank, outer.rank_name, outer.rank))
+    for name, value, other_name, other in pairs:
+        if value != other:
+            raise HostsError(
+                f"{name}={value} ({inner.launcher}) and {other_name}={other} ({outer.launcher}) "
+                "contradict each other. Let one launcher set them: unset the other's, or give both "
+                "the same hosts."
+            )
+
+
+def _port(given: Mapping[str, str], job: str) -> int:
+    if given.get(PORT):
+        return _a_port(given, PORT, 0)
+    if given.get("MASTER_PORT"):  # where torchrun itself, or a job's own store, may listen
+        return _a_port(given, "MASTER_PORT", 1)
+    return PORTS[zlib.crc32(job.encode()) % len(PORTS)]
+
+
+def _a_port(given: Mapping[str, str], name: str, more: int) -> int:
+    port = _number(given, name) + more
+    if not 0 < port < 65536:
+        raise HostsError(
+            f"{name}={given[name]}: no port that can be listened at. Give 1 to {65535 - more}, the "
+            "same on all hosts."
+        )
+    return port
+
+
+def _number(given: Mapping[str, str], name: str) -> int:
+    text = given[name].strip()
+    if not text.isdecimal():
+        raise HostsError(
+            f"{name}={given[name]}: not a number, as a launcher would set. Correct it, or unset it "
+            "for a run on one host."
+        )
+    return int(text)
+
+
+def _first_node(seen: Seen, given: Mapping[str, str]) -> str:
+    """srun's rank 0 is on the first node of its list."""
+    if seen.launcher != "srun":
+        return ""
+    for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"):
+        if given.get(name):
+            return first_node(given[name])
+    return given.get("SLURM_LAUNCH_NODE_IPADDR", "")
+
+
+def first_node(nodes: str) -> str:
+    """The first of Slurm's list of nodes: `rack1-node07` of `rack[1-2]-node[07-12,20],login`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes.strip())
+    assert first is not None  # it may match nothing
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first[0])

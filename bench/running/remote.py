@@ -1,0 +1,216 @@
+"""Another host as the leader has it, and the workers there: as `WorkerProcess` is one here."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from bench.measuring.messages import Progress, Report, Request
+from bench.records.outcome import Phase
+from bench.running import wire
+from bench.running.alike import Host
+from bench.running.wire import Beat, Connection, Finish, Found, Frames, Gone, Left, Said
+from bench.running.worker_process import Worker, failed
+
+BEAT_SECONDS = 4.0
+"""Between two words of a follower that has nothing to say."""
+SILENT_SECONDS = 20.0
+"""A follower that has said nothing for so long, while workers of its measure, stands still."""
+LOOK_SECONDS = 150.0
+"""For a follower to look for its devices, each backend of whose asks no longer than 120 s."""
+FINISH_SECONDS = 20.0
+"""For a follower to end one worker."""
+STACKS_SECONDS = 2.0
+"""For stacks to come, after those of this host are there."""
+
+
+class RemoteHost:
+    """A follower's host."""
+
+    def __init__(
+        self, host: Host, connection: Connection, facts: Mapping[str, Any], machine: str
+    ) -> None:
+        """facts: what it says of its software; machine: of the kernel that it runs on."""
+        self.host = host
+        self.facts = facts
+        self.machine = machine
+        self.lost = ""
+        """Why it is not there any more; empty while it is."""
+        self.workers: dict[int, RemoteWorker] = {}
+        self._connection = connection
+        self._started = 0
+        self._heard = time.monotonic()
+        self._found: Found | None = None
+
+    def fileno(self) -> int:
+        """What wakes who listens; there is none once the host is lost."""
+        return self._connection.fileno()
+
+    def begins(self, now: float) -> None:
+        """Nobody has listened to it until now, in monotonic seconds."""
+        self._heard = now
+
+    def start(self, request: Request) -> RemoteWorker:
+        """A worker there, which has begun to start."""
+        self._started += 1
+        worker = RemoteWorker(self, self._started)
+        self.workers[worker.number] = worker
+        self.send(wire.Start(worker.number, request))
+        if self.lost:
+            worker.end_with(self.lost)
+        return worker
+
+    def look(self, backend: str) -> None:
+        """Asks for its devices: `found` waits for the answer."""
+        self._found = None
+        self.send(wire.Look(backend))
+
+    def found(self) -> Found:
+        """Its devices, or why it says none."""
+        self.wait_for(lambda: self._found is not None, LOOK_SECONDS)
+        if self._found is None:
+            return Found((), {}, self.lost or f"no answer within {LOOK_SECONDS:.0f} s")
+        return self._found
+
+    def over(self, code: int, said: str) -> None:
+        """The run has ended."""
+        self.send(wire.Over(code, said))
+        self._connection.close()
+
+    def send(self, message: wire.Message) -> None:
+        """Says it; a host that does not take it is lost."""
+        if self.lost:
+            return
+        try:
+            self._connection.send(message)
+        except Gone as why:
+            self.lose(str(why))
+
+    def hear(self) -> list[RemoteWorker]:
+        """What has come; of which workers that is news."""
+        if self.lost:
+            return []
+        try:
+            messages = self._connection.receive()
+        except Gone as why:
+            return self.lose(str(why))
+        self._heard = time.monotonic()
+        news = [self._take(message) for message in messages]
+        return [worker for worker in news if worker is not None]
+
+    def stands_still(self) -> list[RemoteWorker]:
+        """Whether nothing has been heard for long: then the host is lost, to all its workers."""
+        if self.lost or time.monotonic() - self._heard < SILENT_SECONDS:
+            return []
+        return self.lose(f"nothing heard for {SILENT_SECONDS:.0f} s")
+
+    def lose(self, why: str) -> list[RemoteWorker]:
+        """It is gone, and its workers with it; those that had not reported."""
+        self.lost = why
+        self._connection.close()
+        left = [worker for worker in self.workers.values() if worker.report is None]
+        for worker in left:
+            worker.end_with(why)
+        return left
+
+    def wait_for(self, true: Callable[[], bool], seconds: float) -> None:
+        """Listens until something is true, the host is lost, or so long is over."""
+        end = time.monotonic() + seconds
+        while not self.lost and not true() and (left := end - time.monotonic()) > 0:
+            if select.select([self], [], [], left)[0]:
+                self.hear()
+
+    def _take(self, message: wire.Message) -> RemoteWorker | None:
+        """The worker that it is news of."""
+        if isinstance(message, Found):
+            self._found = message
+        if isinstance(message, Beat):
+            for number, seconds in message.used.items():
+                if number in self.workers:
+                    self.workers[number].used = seconds
+        if not isinstance(message, Said | Frames | Left):
+            return None
+        worker = self.workers.get(message.worker)
+        if worker is not None:
+            worker.heard(message)
+        return worker if isinstance(message, Said) else None
+
+
+class RemoteWorker(Worker):
+    """A worker on another host."""
+
+    pid = 0
+    """No process of this host."""
+
+    def __init__(self, host: RemoteHost, number: int) -> None:
+        super().__init__()
+        self.host = host
+        self.number = number
+        self.used = 0.0
+        self._stacks: str | None = None
+        self._left: Left | None = None
+
+    def heard(self, message: Said | Frames | Left) -> None:
+        """Its host says something of it."""
+        if isinstance(message, Left):
+            self._left = message
+        elif isinstance(message, Frames):
+            self._stacks = message.text
+        elif self.report is None:  # else nobody waits for its words any more
+            self._take_word(message.message, died=message.died)
+
+    def _take_word(self, message: Progress | Report, *, died: bool) -> None:
+        self.died = died
+        self.take(message, lambda progress: None)
+
+    def end_with(self, why: str) -> None:
+        """Its host is gone."""
+        phase: Phase = self.phase
+        report = failed("crash", phase, f"its host is gone: {why}")
+        self._take_word(report, died=True)
+
+    def let_go(self) -> None:
+        """Lets it open the device, when it has imported its libraries."""
+        self.host.send(wire.LetGo(self.number))
+
+    def hang_up(self) -> None:
+        """Closes its stdin, at which it leaves."""
+        if self._left is None:
+            self.host.send(wire.HangUp(self.number))
+
+    def end(self) -> None:
+        """Ends its whole process group, and waits until it is gone, or its host is."""
+        if self._left is None and not self.host.lost:
+            self.host.send(Finish(self.number))
+            self.host.wait_for(lambda: self._left is not None, FINISH_SECONDS)
+
+    def leave(self) -> None:
+        """Ends it; what its host says of it from here on is no news."""
+        with contextlib.suppress(KeyError):
+            self.end()
+            del self.host.workers[self.number]
+
+    def cpu_seconds(self) -> float:
+        """What it had used of its host's cores when that was last heard."""
+        return self.used
+
+    def ask_for_stacks(self) -> None:
+        """Has it write its threads' stacks; waits for nothing."""
+        self._stacks = None
+        self.host.send(wire.Stacks((self.number,)))
+
+    def stacks(self) -> str:
+        """What it has written of them."""
+        self.host.wait_for(lambda: self._stacks is not None, STACKS_SECONDS)
+        return self._stacks or ""
+
+    def stderr_tail(self) -> str:
+        """The end of what it wrote to stderr."""
+        return "" if self._left is None else self._left.tail
+
+    def stderr_lines(self) -> Iterator[str]:
+        """What of its stderr says that the host did the device's work."""
+        return iter(() if self._left is None else self._left.lines)

@@ -1,0 +1,113 @@
+"""Which rank of a launch is on which host, and on which of its devices: host by host, evenly."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bench import catalogue
+from bench.backend import DeviceInfo
+from bench.errors import DeviceUnavailable
+from bench.measuring.messages import Request
+from bench.planning.spread import FEWEST
+
+MOST_ON_A_HOST = 64
+"""Ranks that share a host's cores: enough to try any parallelism."""
+
+
+class Hosts(NamedTuple):
+    """How many take part in a run."""
+
+    total: int = 1
+    each: int = 1
+    """Devices of each."""
+
+
+ONE = Hosts()
+
+
+class Seat(NamedTuple):
+    """Where one rank of a launch is."""
+
+    host: int
+    local_rank: int
+    """On an accelerator host the device's index."""
+    local_size: int
+    """Ranks on its host."""
+
+
+def seats(count: int, hosts: Hosts, *, own_devices: bool) -> list[Seat]:
+    """Of so many ranks each one's, in their order; empty where the hosts have no room for them, or
+    where the ranks do not divide over those that they take.
+
+    own_devices: whether each rank has a device of its own. Then no more hosts take part than have
+    the devices; ranks that compute on the hosts' cores go to as many as there are.
+    """
+    taken = min(hosts.total, count)
+    if own_devices and hosts.total > 1:
+        taken = -(-count // hosts.each)
+    if taken > hosts.total or count % taken:
+        return []
+    local = count // taken
+    return [Seat(host, rank, local) for host in range(taken) for rank in range(local)]
+
+
+def size(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts = ONE) -> int:
+    """Over how many devices a run goes. asked: as the user says; here: devices of its kind, on all
+    hosts together.
+
+    Raises `DeviceUnavailable` where there are not so many. On the host itself any number of ranks
+    share its cores, so that everything can be tried anywhere.
+    """
+    is_host = catalogue.backend(device.backend).is_host
+    wanted = _of_hosts(asked, hosts) if is_host else _of_devices(asked, device, here, hosts)
+    if not seats(wanted, hosts, own_devices=not is_host):
+        raise DeviceUnavailable(f"--devices {wanted}: {uneven(wanted, hosts)}")
+    return wanted
+
+
+def _of_hosts(asked: int | None, hosts: Hosts) -> int:
+    most = MOST_ON_A_HOST * hosts.total
+    if asked is not None and asked > most:
+        raise DeviceUnavailable(
+            f"--devices {asked}: at most {MOST_ON_A_HOST} ranks share the cores of one host. Give "
+            f"a number from 2 to {most}."
+        )
+    return asked or (FEWEST if hosts.total == 1 else hosts.total)
+
+
+def _of_devices(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts) -> int:
+    if device.index and (asked or here) > 1:
+        raise DeviceUnavailable(
+            f"--device {device.address}: a run over {asked or here} devices takes the first ones. "
+            f"Write --device {device.backend}, or --devices 1."
+        )
+    if asked is not None and asked > here:
+        last = here // hosts.total - 1
+        where = f" on each of {hosts.total} hosts" if hosts.total > 1 else ""
+        raise DeviceUnavailable(
+            f"--devices {asked}: there are {here} here: {device.backend}:0 to "
+            f"{device.backend}:{last}{where}. Give a number up to {here}, or leave it out for all."
+        )
+    return asked or here
+
+
+def uneven(count: int, hosts: Hosts) -> str:
+    """That so many ranks do not divide over the hosts, and which do."""
+    each = f"{hosts.each} {'device' if hosts.each == 1 else 'devices'}"
+    return (
+        f"{count} ranks do not divide evenly over {hosts.total} hosts with {each} each. Give a "
+        f"number that fits on one, or that divides by the hosts that it takes: "
+        f"{hosts.total * max(1, count // hosts.total)}."
+    )
+
+
+def lacking(request: Request, hosts: Hosts = ONE) -> str:
+    """Why a case cannot be run for want of devices; empty where there are enough."""
+    count = request.case.devices
+    own_devices = not catalogue.backend(request.backend).is_host
+    if own_devices and count > request.here:
+        here = f"{request.here} {'is' if request.here == 1 else 'are'} here"
+        return f"it takes {count} {request.backend} devices; {here}"
+    if not own_devices and count > MOST_ON_A_HOST * hosts.total:
+        return f"it takes {count} ranks; at most {MOST_ON_A_HOST} share one host"
+    return "" if seats(count, hosts, own_devices=own_devices) else uneven(count, hosts)

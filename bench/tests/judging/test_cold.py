@@ -1,0 +1,43 @@
+"""A run's first launch of a case is cold; those that found what it left are warm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bench.judging.cold import of_first, of_others
+from bench.records.outcome import Cold
+from bench.records.run import Launch
+from bench.tests.values import make_launch, make_measured
+
+MADE, HALF, KEPT = ({"kept": k, "compiled": 4 - k} for k in (0, 2, 4))
+
+
+def launch(seconds: float, **environment: Any) -> Launch:
+    cold = Cold(first_step_seconds=seconds)
+    return msgspec.structs.replace(
+        make_launch(make_measured(0.01)), cold=cold, environment=environment
+    )
+
+
+def found(*launches: Launch) -> tuple[float | None, float | None]:
+    return of_first(launches).first_step_seconds, of_others(launches).first_step_seconds
+
+
+def test_compiled_graphs_that_were_found_make_a_launch_warm() -> None:
+    first = launch(57.0, compiler=MADE, reference_kept=False)
+    assert found(first, launch(12.0, compiler=KEPT)) == (57.0, 12.0)
+    again = launch(50.0, compiler=HALF, reference_kept=True)
+    assert found(first, again, launch(9.0, compiler=KEPT)) == (53.5, 9.0), "it compiled the rest"
+
+
+def test_in_eager_execution_it_is_the_reference() -> None:
+    first = launch(3.0, reference_kept=False)
+    assert found(first, launch(2.0, reference_kept=True)) == (3.0, 2.0)
+    assert found(launch(3.0, reference_kept=True)) == (3.0, 3.0), "none was cold"
+
+
+def test_old_records_have_one_figure_over_all() -> None:
+    assert found(launch(3.0), launch(2.0)) == (2.5, None)
+    assert found(launch(3.0, compiler={"graphs": 1})) == (3.0, None)

@@ -1,0 +1,285 @@
+"""Several hosts find each other, or each says why not: both values, and the same exit code."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.backend import DeviceInfo
+from bench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, HostsError
+from bench.running import door, follower, greeting, wire
+from bench.running.alike import Host, differences
+from bench.running.leader import leading
+from bench.running.placement import Placement
+from bench.running.wire import Connection, Gone
+from bench.tests.running.two_hosts import FACTS, Following, led, placed, played
+
+CPU = DeviceInfo(backend="cpu", index=0, name="CPU", memory_bytes=None)
+
+
+def refused(placement: Placement, facts: Mapping[str, Any] = FACTS) -> str:
+    """Why a leader refuses."""
+    with pytest.raises(HostsError) as caught, leading(placement, facts, lambda text: None):
+        pass
+    return str(caught.value)
+
+
+def test_a_follower_says_one_line_and_ends_as_its_leader_does() -> None:
+    said: list[str] = []
+    placement = placed(0)
+    other = Following(placement._replace(rank=1))
+    with leading(placement, FACTS, said.append) as leader:
+        assert leader.address == "127.0.0.1" and leader.one_machine
+    assert other.end() == EXIT_OK
+    (line,) = other.said
+    assert line.startswith("host 1 of 2 (torchrun): follows 127.0.0.1; the run is shown")
+    assert said == [f"hosts: 2 (torchrun): host 0 ({_name()}), host 1 ({_name()})"]
+
+
+def _name() -> str:
+    return socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("leaving", "code", "said"),
+    [
+        (SystemExit(1), 1, []),
+        (KeyboardInterrupt(), EXIT_INTERRUPTED, ["error: interrupted"]),
+        (HostsError("planted"), EXIT_BAD_INPUT, ["error: planted"]),
+    ],
+)
+def test_however_the_leader_ends_the_others_hear_it(
+    leaving: BaseException, code: int, said: list[str]
+) -> None:
+    placement = placed(0)
+    other = Following(placement._replace(rank=1))
+    with pytest.raises(type(leaving)), leading(placement, FACTS, lambda text: None):
+        raise leaving
+    assert other.end() == code
+    assert other.said[1:] == said
+
+
+def test_unequal_software_is_refused_everywhere_with_both_values() -> None:
+    placement = placed(0)
+    other = Following(placement._replace(rank=1), facts={**FACTS, "torch": "2.12.0"})
+    told = refused(placement)
+    assert f"torch: host 1 ({_name()}) has 2.12.0, host 0 ({_name()}) 2.13.0" in told
+    assert "accelmark:" not in told
+    assert other.end() == EXIT_BAD_INPUT
+    assert other.said[1] == f"error: {told}"
+
+
+def test_of_many_hosts_the_one_that_differs_is_named() -> None:
+    told = [(Host(k, f"n{k}"), {"torch": "2.13.0"}) for k in range(3)]
+    told[1] = (Host(1, "n1"), {})
+    told[2] = (Host(2, "n2"), {"torch": "2.13.0", "--only": "a*"})
+    assert differences(told) == [
+        "torch: host 1 (n1) has nothing, the others 2.13.0",
+        "--only: host 2 (n2) has a*, the others nothing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"devices": (CPU,) * 2}, "devices: host 1 ({}) has 2 x CPU, host 0 ({}) 1 x CPU"),
+        (
+            {"devices": (msgspec.structs.replace(CPU, name="Other"),)},
+            "devices: host 1 ({}) has 1 x Other, host 0 ({}) 1 x CPU",
+        ),
+        (
+            {"devices": (CPU,), "conditions": {"OMP_NUM_THREADS": "3"}},
+            "OMP_NUM_THREADS: host 1 ({}) has 3, host 0 ({}) 1",
+        ),
+        ({"devices": (), "problem": "no runtime"}, "host 1 ({}): cpu: no runtime"),
+    ],
+)
+def test_unequal_devices_and_variables_are_refused(
+    found: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.running.alike.conditions", lambda backend: {"OMP_NUM_THREADS": "1"})
+    given = {"conditions": {"OMP_NUM_THREADS": "1"}, **found}
+    monkeypatch.setattr(follower, "_look", lambda backend: wire.Found(**given))
+    with pytest.raises(HostsError) as caught, led() as (leader, _):
+        leader.agree(CPU, 1)
+    assert said.format(_name(), _name()) in str(caught.value)
+
+
+def test_equal_ones_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.running.alike.conditions", lambda backend: {"X": "1"})
+    monkeypatch.setattr(follower, "_look", lambda backend: wire.Found((CPU,) * 4, {"X": "1"}))
+    with led(hosts=3) as (leader, _):
+        assert leader.agree(CPU, 4) == 12
+        assert leader.hosts == (3, 4)
+
+
+# --- Who is not of this job -----------------------------------------------------------------------
+
+
+def test_strangers_are_sent_away_and_the_others_come_in() -> None:
+    placement = placed(0)
+    answers: list[bytes] = []
+
+    def strangers() -> None:
+        for said in (b"GET / HTTP/1.1\r\n\r\n", b'{"wire":"over","code":0}\n', b"x" * 70000):
+            with greeting_socket(placement) as line:
+                line.sendall(said)
+                answers.append(_all(line))
+        Following(placement._replace(rank=1)).end()
+
+    thread = threading.Thread(target=strangers)
+    thread.start()
+    with leading(placement, FACTS, lambda text: None) as leader:
+        assert [other.host.number for other in leader.others] == [1]
+    thread.join(20)
+    assert len(answers) == 3
+    assert all(answer.startswith(b'{"wire":"challenge"') for answer in answers)
+    assert not any(b"welcome" in answer for answer in answers)
+
+
+def greeting_socket(placement: Placement) -> socket.socket:
+    while True:
+        try:
+            return socket.create_connection((placement.address, placement.port), timeout=10)
+        except ConnectionRefusedError:
+            pass
+
+
+def _all(line: socket.socket) -> bytes:
+    read = b""
+    try:
+        while chunk := line.recv(1000):
+            read += chunk
+    except ConnectionError:
+        pass
+    return read
+
+
+def test_a_follower_of_another_job_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greeting, "JOIN_SECONDS", 0.8)
+    placement = placed(0)
+    other = Following(placement._replace(rank=1, secret="of another"))
+    told = refused(placement)
+    assert "of 2 hosts 1 did not come within 1 s" in told
+    assert "Somebody else came from 127.0.0.1: it is of another job." in told
+    other.end()
+    assert other.refused.startswith("host 1: nobody of this job leads at 127.0.0.1")
+
+
+def test_a_leader_that_does_not_prove_itself_is_not_followed() -> None:
+    ours, theirs = socket.socketpair()
+    said: list[str] = []
+
+    def play() -> None:
+        line = Connection(theirs)
+        line.send(wire.Challenge("n"))
+        said.append(type(line.receive_one(5.0)).__name__)
+        line.send(wire.Welcome("0" * 64))
+        line.close()
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    with pytest.raises(Gone, match="does not prove"):
+        greeting.greet(Connection(ours), placed(1), FACTS, 5.0)
+    thread.join()
+    ours.close()
+    assert said == ["Hello"]
+
+
+def test_proofs_are_of_one_side_and_one_greeting() -> None:
+    made = wire.proof("s", "follower", "a", "b")
+    assert wire.proves(made, "s", "follower", "a", "b")
+    others = [("t", "follower", "a", "b"), ("s", "leader", "a", "b"), ("s", "follower", "a", "c")]
+    assert not any(wire.proves(made, *other) for other in others)
+    assert not wire.proves("\u00e4", "s", "follower", "a", "b")
+
+
+# --- Who does not come, or comes twice ------------------------------------------------------------
+
+
+def test_two_followers_with_one_rank_are_named() -> None:
+    placement = placed(0, hosts=3)
+    others = [Following(placement._replace(rank=1)) for _ in range(2)]
+    told = refused(placement)
+    assert told.startswith(f"two hosts have rank 1: {_name()} and {_name()}. Give each host")
+    for other in others:
+        other.end()
+    assert sorted([other.code or 0 for other in others]) in ([0, 2], [2, 2])
+
+
+def test_hosts_that_were_told_other_numbers_are_refused() -> None:
+    placement = placed(0)
+    other = Following(placement._replace(rank=1, hosts=4))
+    told = refused(placement)
+    assert f"host 1 ({_name()}) was told of 4 hosts, host 0 ({_name()}) of 2" in told
+    other.end()
+    assert other.refused == told
+
+
+def test_of_two_leaders_both_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    placement = placed(0)
+    told: list[str] = []
+    first = threading.Thread(target=lambda: told.append(refused(placement)))
+    first.start()
+    greeting_socket(placement).close()
+    second = refused(placement)
+    first.join(20)
+    assert "leads at 127.0.0.1" in second and "two have rank 0" in second
+    assert told[0].startswith(f"two hosts have rank 0: {_name()} and {_name()}")
+
+
+def test_a_leader_elsewhere_than_its_address_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "TELL_SECONDS", 0.1)
+    told = refused(placed(0)._replace(address="192.0.2.7"))
+    assert "MASTER_ADDR=192.0.2.7 (192.0.2.7) is no address of this host" in told
+    assert "Either two hosts have rank 0, or" in told
+
+
+def test_a_port_that_is_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "TELL_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        told = refused(placed(0, port=taken.getsockname()[1]))
+    assert "cannot listen there (Address already in use). Set ACCELMARK_PORT" in told
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_name_that_nobody_has_is_said_on_each_host(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    monkeypatch.setattr(greeting, "JOIN_SECONDS", 0.0)
+    placement = placed(rank)._replace(address="node1")
+    with pytest.raises(HostsError, match="MASTER_ADDR=node1: no host has this name here"):
+        if rank:
+            follower.follow(placement, FACTS, lambda text: None)
+        else:
+            refused_by = leading(placement, FACTS, lambda text: None)
+            refused_by.__enter__()
+
+
+def test_nobody_waits_longer_than_a_minute_unless_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert greeting.join_seconds({}) < 60
+    assert greeting.join_seconds({"ACCELMARK_JOIN_SECONDS": "600"}) == 600
+    with pytest.raises(HostsError, match="ACCELMARK_JOIN_SECONDS=soon: give a whole number"):
+        greeting.join_seconds({"ACCELMARK_JOIN_SECONDS": "soon"})
+    vanished = wire.IDLE_SECONDS + wire.AGAIN_SECONDS * wire.TIMES
+    assert vanished < 60
+
+
+def test_a_host_that_left_between_launches_ends_the_run() -> None:
+    with (
+        pytest.raises(HostsError, match=r"host 1 \(.*\) is gone: the connection was closed"),
+        played(placed(0)) as (leader, line),
+    ):
+        leader.require_all()
+        line.close()
+        while not leader.lost:
+            leader.require_all()

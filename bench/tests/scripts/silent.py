@@ -1,0 +1,135 @@
+"""Is exposed communication read back? A library of known latency, real and silent blocks in turns.
+
+    python -m bench.tests.scripts.silent [--launches 5] [--only fsdp2] [--latency 0.01]
+
+Each launch is two fresh processes (four for hsdp), joined by `bench/tests/fabric`, whose every
+operation takes so many seconds of a step that waits for it. How many a step has is counted on the
+way, so the truth is known. The mean over launches must be within 15 % of it where gradients are
+reduced, within 30 % where weights are gathered too, and its interval must cover it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+import msgspec
+
+from bench import catalogue, stats
+from bench.measuring.blocks import BlockTimer
+from bench.measuring.edges import Together
+from bench.measuring.hush import Hush
+from bench.measuring.silent_blocks import taken
+from bench.precision import PRECISIONS
+from bench.ranks import Ranks
+from bench.records.parallelism import parse
+from bench.records.run import Settings
+from bench.tests.fabric.fabric import Fabric
+from bench.tests.measuring.wrong_workloads import parameters
+from bench.tests.rank_processes import together
+from bench.tests.scripts.collectives import FOLDER
+from bench.tests.small_workloads import WORKLOADS, site
+
+LATENCY = 0.010
+"""Seconds of an operation: below, processes that wake up late make the wire slower than planted."""
+CASES = {
+    "dp2": ("llama", 0.15),
+    "fsdp2": ("llama", 0.30),
+    "hsdp2x2": ("llama", 0.30),
+    "dlrm-hybrid2": ("dlrm", 0.30),
+}
+"""Workload of each parallelism, and how far from the truth what is found may lie, relatively."""
+WARM_UP = 3
+SMALL: dict[str, dict[str, int]] = {
+    "llama": {"batch_size": 4, "sequence_length": 8},
+    "dlrm": {},
+}
+"""Little to compute: ranks that share two cores with others wait for their turn, which is noise."""
+STEPS = 4
+"""In each block."""
+
+
+def launch(ranks: Ranks, parallelism: str, latency: str) -> dict[str, Any]:
+    """On one rank: operations of a step, and what the pairs of blocks said."""
+    import torch
+    import torch.distributed as dist
+
+    sys.path.insert(0, str(FOLDER))
+    import fabric_library  # type: ignore[import-not-found]
+
+    torch.set_num_threads(1)
+    library = fabric_library.register(json.dumps(asdict(Fabric(latency=float(latency)))))
+    group: Any = dist.new_group(backend=library)
+    there = msgspec.structs.replace(ranks, group=group, parallelism=parse(parallelism))
+    at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
+    name = CASES[parallelism][0]
+    job = WORKLOADS[name].build("train", parameters(name, "train", **SMALL[name]), at)
+    for _ in range(WARM_UP):
+        job.step()
+    before = fabric_library.carried()
+    job.step()
+    operations = fabric_library.carried() - before
+    backend = catalogue.backend("cpu")
+    device, edges, settings = backend.open(0, PRECISIONS["fp32"]), Together(there), Settings()
+    timer = BlockTimer(job, device, settings, time.perf_counter_ns, edges=edges)
+    found = taken(
+        *(job, device, settings, (timer.block(STEPS),)),
+        *(Hush("cpu", there.control), edges, lambda: None),
+    )
+    seconds = found.silent.exposed_seconds if found.silent else []
+    silent = [ns / 1e9 / STEPS for ns in found.own_ns]
+    return {"operations": operations, "exposed": seconds, "own": silent, "absent": found.absent}
+
+
+def judged(launches: list[float], truth: float, within: float) -> tuple[str, bool]:
+    """What is found of so many launches' seconds, in words; and whether it is right."""
+    mean = fmean(launches)
+    half = stats.t_quantile(0.975, len(launches) - 1) * stdev(launches) / len(launches) ** 0.5
+    near, covers = abs(mean / truth - 1) <= within, abs(mean - truth) <= half
+    said = (
+        f"{1e3 * mean:.2f} ms ({1e3 * (mean - half):.2f} to {1e3 * (mean + half):.2f}), "
+        f"{mean / truth:.3f} of the planted {1e3 * truth:.1f} ms"
+    )
+    return f"{said}; {'near' if near else 'FAR'}, {'covers' if covers else 'MISSES'}", (
+        near and covers
+    )
+
+
+def main() -> int:
+    """Prints a line a parallelism."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--launches", type=int, default=5)
+    parser.add_argument("--latency", type=float, default=LATENCY)
+    parser.add_argument("--only", default="dp2,fsdp2", help=f"some of {','.join(CASES)}")
+    arguments = parser.parse_args()
+    wrong = 0
+    for parallelism in arguments.only.split(","):
+        found, truth = [], 0.0
+        for _ in range(arguments.launches):
+            target = "bench.tests.scripts.silent:launch"
+            words = (parallelism, str(arguments.latency))
+            with tempfile.TemporaryDirectory() as folder:
+                told = together(parse(parallelism).devices, target, Path(folder), *words)[0]
+            if told["absent"]:
+                print(f"{parallelism}: {told['absent']}", flush=True)
+                continue
+            truth = told["operations"] * arguments.latency
+            found.append(median(told["exposed"]))
+        said, right = judged(found, truth, CASES[parallelism][1])
+        each = ", ".join(f"{1e3 * one:.1f}" for one in found)
+        print(f"{parallelism}: exposed {said} (launches: {each} ms)", flush=True)
+        wrong += not right
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
