@@ -53,8 +53,8 @@ def skewed(draw: random.Random) -> float:
 
 KINDS: dict[str, Noise] = {one.__name__: one for one in (normal, heavy, struck, skewed)}
 UNEVEN = 3
-"""Times `CHIPS`: as chips differ under a power limit. Nobody must be named there either; that one is
-found is not asked for, as one that is 5 % slow is no exception."""
+"""Times `CHIPS`: as chips differ under a power limit. Nobody must be named there either; that one
+is found is not asked for, as one that is 5 % slow is no exception."""
 
 
 def launches(
