@@ -126,7 +126,7 @@ def rank_times(
     alone = case.parallelism.startswith("replicas")
     if case.parallelism == "none" or not outcomes or not outcomes[0].ranks:
         return None
-    known = alone or all(outcome.silent for outcome in outcomes)
+    known = alone or all(o.silent and all(s.silent_ns for s in o.ranks) for o in outcomes)
     if not known and not why:
         return None
     places = outcomes[0].ranks
