@@ -14,6 +14,7 @@ from bench.judging import links
 from bench.judging.pairs import Pairs
 from bench.judging.row import Efficiency, Link, Row
 from bench.judging.scaling import Scaling, scalings
+from bench.judging.slow import RankTimes
 from bench.planning.sweep import without_batch
 from bench.reports import _scaling
 from bench.reports._html_side import Side, name_of
@@ -149,6 +150,7 @@ def _map(pairs: Pairs) -> dict[str, Any]:
         "rows": names,
         "columns": names,
         "across": "rank",
+        "down": "rank",
         "tickformat": ".3s",
         "z": [[None if rate is None else float(f"{rate:.4g}") for rate in line] for line in cells],
         "text": [
@@ -166,6 +168,50 @@ def _map(pairs: Pairs) -> dict[str, Any]:
         ],
         "marked_rows": sorted({first, second}),
         "frames": [[first, second, second], [second, first, first]],
+    }
+
+
+def rank_maps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """What each rank computes in each launch, against the launch's median: a map for each case."""
+    for side in sides:
+        for row in side.measured:
+            if row.ranks is not None and row.ranks.compute_seconds:
+                title = name_of(row.case) + (f", run {side.number}" if len(sides) > 1 else "")
+                yield {"title": title, **_heat(row.ranks)}
+
+
+def _heat(ranks: RankTimes) -> dict[str, Any]:
+    slow = [one.rank for one in ranks.slow]
+    hosts = len(set(ranks.hosts)) > 1
+    names = [
+        (f"host {host}, " if hosts else "") + f"{rank}" + (" slow" if rank in slow else "")
+        for rank, host in enumerate(ranks.hosts)
+    ]
+    launches = [str(launch + 1) for launch in range(len(ranks.compute_seconds[0]))]
+    relative = ranks.relative
+    return {
+        "words": ranks.words,
+        "square": False,
+        "middle": 1.0,
+        "rows": names,
+        "columns": launches,
+        "across": "launch",
+        "down": "rank",
+        "tickformat": ".0%",
+        "z": [[float(f"{value:.4g}") for value in line] for line in relative],
+        "text": [
+            [
+                [
+                    f"rank {rank}, launch {launch}",
+                    f"{units.duration(seconds)} of computing a step",
+                    f"{value - 1:+.1%} of the launch's median rank",
+                ]
+                for launch, seconds, value in zip(launches, own, line, strict=True)
+            ]
+            for rank, (own, line) in enumerate(zip(ranks.compute_seconds, relative, strict=True))
+        ],
+        "marked_rows": slow,
+        "frames": [[rank, 0, len(launches) - 1] for rank in slow],
     }
 
 

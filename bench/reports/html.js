@@ -376,7 +376,7 @@
       const spread = Math.max(0.05, ...some.map((v) => Math.abs(v - panel.middle)));
       // What differs by little must not look as if it differed by much.
       const range = panel.middle === null ? [Math.min(...some, 0.8 * Math.max(...some)), Math.max(...some)] : [panel.middle - spread, panel.middle + spread];
-      const left = 12 + breadth(panel.rows.reduce((a, b) => (b.length > a.length ? b : a), ""));
+      const left = 34 + breadth(panel.rows.reduce((a, b) => (b.length > a.length ? b : a), ""));
       const bar = 74, room = width - left - bar;
       const cell = panel.square ? Math.min(room, 420) / columns : Math.max(3, Math.min(LINE, 900 / rows));
       const height = Math.max(90, cell * rows) + 56;
@@ -403,7 +403,7 @@
         layout(width, height, {
           margin: { l: left, r: bar, t: 6, b: 46 }, dragmode: false,
           xaxis: { ...fixed, showgrid: false, constrain: "domain", range: [-0.5, columns - 0.5], tickangle: 0, title: { text: safe(panel.across) }, ...ticks(panel.columns, room / 2, new Set()) },
-          yaxis: { ...fixed, showgrid: false, constrain: "domain", range: [rows - 0.5, -0.5], ...ticks(panel.rows, cell * rows, named), ...square },
+          yaxis: { ...fixed, showgrid: false, constrain: "domain", range: [rows - 0.5, -0.5], title: { text: safe(panel.down), standoff: 4 }, ...ticks(panel.rows, cell * rows, named), ...square },
           shapes: panel.frames.map(frame),
         }),
         still,
@@ -481,6 +481,7 @@
   data.panels.forEach((panel, i) => plots.set(byId(`panel-${i}`), bars(panel)));
   if (byId("roofline")) plots.set(byId("roofline"), roofline(data.roofline));
   data.efficiencies.forEach((panel, i) => plots.set(byId(`efficiency-${i}`), efficiency(panel)));
+  data.ranks.forEach((panel, i) => plots.set(byId(`ranks-${i}`), matrix(panel)));
   data.links.forEach((panel, i) => plots.set(byId(`link-${i}`), link(panel)));
   data.maps.forEach((panel, i) => plots.set(byId(`map-${i}`), matrix(panel)));
   data.sweeps.forEach((panel, i) => plots.set(byId(`sweep-${i}`), sweep(panel)));

@@ -9,7 +9,7 @@ import pytest
 from bench.records.run import RunFile
 from bench.reports import _html_devices
 from bench.reports._html_side import Side
-from bench.tests.reports.pages import Page, a_map, a_sweep, over_sizes, render
+from bench.tests.reports.pages import Page, a_map, a_sweep, over_sizes, render, some_ranks
 from bench.tests.scaled import EFFICIENCIES, NOISE, over_devices, run_of
 
 
@@ -63,6 +63,19 @@ def test_the_fitted_line_is_drawn_through_what_it_says() -> None:
         assert rate == pytest.approx(size / (1e-5 + size / 1e9), rel=0.01)
 
 
+def test_ranks_stand_beside_the_launchs_median_and_a_slow_one_is_framed() -> None:
+    (found,) = _html_devices.rank_maps(sides(some_ranks(8, (5,))))
+    assert len(found["z"]) == 8 and {len(line) for line in found["z"]} == {5}
+    assert found["z"][5] == pytest.approx([1.1] * 5, rel=0.01) and found["middle"] == 1
+    assert found["rows"][4:6] == ["4", "5 slow"] and found["columns"] == ["1", "2", "3", "4", "5"]
+    assert found["frames"] == [[5, 0, 4]] and found["marked_rows"] == [5]
+    where, computing, beside = found["text"][5][2]
+    assert (where, computing) == ("rank 5, launch 3", "8.82 ms of computing a step")
+    assert beside.startswith("+9.") and beside.endswith("% of the launch's median rank")
+    (alike,) = _html_devices.rank_maps(sides(some_ranks(8)))
+    assert alike["frames"] == [] and alike["words"] == "no rank is slow"
+
+
 def test_a_map_has_each_pair_and_frames_the_slowest() -> None:
     (found,) = _html_devices.link_maps(sides(a_map(4, (1, 3))))
     assert found["title"] == "collective-pairs bf16 4 devices" and "ranks 1 and 3" in found["words"]
@@ -83,9 +96,9 @@ def test_a_map_of_many_ranks_keeps_the_slowest_of_each_block() -> None:
 
 def test_what_has_no_data_is_not_on_the_page() -> None:
     page = Page(render(a_sweep()))
-    assert page.data["efficiencies"] == []
+    assert page.data["efficiencies"] == page.data["ranks"] == []
     assert page.data["links"] == page.data["maps"] == []
-    assert "What joins the devices" not in page.text
+    assert "What joins the devices" not in page.text and "each rank" not in page.text
     page = Page(render(a_map(3, (0, 1)), a_map(3, (0, 2))))
     assert "collective-pairs bf16 3 devices, run 2" in page.text
     assert page.text.count("slowest: ranks 0 and") == 2
