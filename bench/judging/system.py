@@ -7,6 +7,8 @@ import msgspec
 from bench.judging.row import Interval
 
 NAMES = ("base", "other")
+NEITHER = "—"
+"""Stands where a side has no such work."""
 
 
 class Product(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,3 +47,8 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     """The ratio as count x chip x scaling; None where there is no ratio."""
     beside: tuple[str, ...] = ()
     """What else of this work the runs have and is not set beside each other, in words."""
+
+    @property
+    def words(self) -> str:
+        """`dp8 | fsdp64`, base and other."""
+        return " | ".join(spread or NEITHER for spread in self.spreads)

@@ -1,7 +1,8 @@
 """What plots of many devices show, as plain data: `bench.reports._html_plots` has the others.
 
-A matrix has its rows, columns and `z` [row][column] with null where there is nothing; `frames` are
-the marked cells, each a row and the first and last of its columns.
+A matrix has its rows, columns, `z` and `text` [row][column] with null where there is nothing, and
+in `of` what a text says; `frames` are the marked cells, each a row and the first and last of its
+columns. A thousand ranks have ten thousand cells: what all share is said once.
 """
 
 from __future__ import annotations
@@ -155,17 +156,14 @@ def _map(pairs: Pairs) -> dict[str, Any]:
         "z": [[None if rate is None else float(f"{rate:.4g}") for rate in line] for line in cells],
         "text": [
             [
-                []
+                None
                 if rate is None
-                else [
-                    f"{mine} with {theirs}",
-                    f"{units.prefixed(rate, 'B/s')} each way",
-                    f"{share(rate / pairs.median)} of the median",
-                ]
-                for theirs, rate in zip(names, line, strict=True)
+                else f"{units.prefixed(rate, 'B/s')}, {share(rate / pairs.median)}"
+                for rate in line
             ]
-            for mine, line in zip(names, cells, strict=True)
+            for line in cells
         ],
+        "of": "each way, and of the median",
         "marked_rows": sorted({first, second}),
         "frames": [[first, second, second], [second, first, first]],
     }
@@ -201,15 +199,12 @@ def _heat(ranks: RankTimes) -> dict[str, Any]:
         "z": [[float(f"{value:.4g}") for value in line] for line in relative],
         "text": [
             [
-                [
-                    f"rank {rank}, launch {launch}",
-                    f"{units.duration(seconds)} of computing a step",
-                    f"{value - 1:+.1%} of the launch's median rank",
-                ]
-                for launch, seconds, value in zip(launches, own, line, strict=True)
+                f"{units.duration(seconds)}, {value - 1:+.1%}"
+                for seconds, value in zip(own, line, strict=True)
             ]
-            for rank, (own, line) in enumerate(zip(ranks.compute_seconds, relative, strict=True))
+            for own, line in zip(ranks.compute_seconds, relative, strict=True)
         ],
+        "of": "computing a step, against the launch's median rank",
         "marked_rows": slow,
         "frames": [[rank, 0, len(launches) - 1] for rank in slow],
     }

@@ -10,15 +10,10 @@ from bench.judging.row import Interval
 from bench.judging.system import Product
 from bench.reports._wording import ratio, share
 
-NEITHER = "—"
-"""Stands where a side has no such work."""
-
 
 def spreads(case: CaseComparison) -> str:
     """`dp8 | fsdp64`: how base and other spread the work; empty of two equal cases."""
-    if case.system is None:
-        return ""
-    return " | ".join(spread or NEITHER for spread in case.system.spreads)
+    return "" if case.system is None else case.system.words
 
 
 def one(comparison: Comparison) -> str:

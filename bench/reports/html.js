@@ -376,7 +376,7 @@
       const spread = Math.max(0.05, ...some.map((v) => Math.abs(v - panel.middle)));
       // What differs by little must not look as if it differed by much.
       const range = panel.middle === null ? [Math.min(...some, 0.8 * Math.max(...some)), Math.max(...some)] : [panel.middle - spread, panel.middle + spread];
-      const left = 34 + breadth(panel.rows.reduce((a, b) => (b.length > a.length ? b : a), ""));
+      const left = Math.min(0.4 * width, 34 + breadth(panel.rows.reduce((a, b) => (b.length > a.length ? b : a), "")));
       const bar = 74, room = width - left - bar;
       const cell = panel.square ? Math.min(room, 420) / columns : Math.max(3, Math.min(LINE, 900 / rows));
       const height = Math.max(90, cell * rows) + 56;
@@ -397,7 +397,8 @@
           type: "heatmap", z: panel.z, hoverongaps: false, xgap: cell > 6 ? 1 : 0, ygap: cell > 6 ? 1 : 0,
           zmin: range[0], zmax: range[1],
           colorscale: panel.middle === null ? BRIGHT : APART,
-          text: panel.text.map((line) => line.map((text) => hover(text))), hoverinfo: "text",
+          text: panel.text.map((line, i) => line.map((text, j) => text === null ? "" : hover([`${panel.down} ${panel.rows[i]}, ${panel.across} ${panel.columns[j]}`, text, panel.of]))),
+          hoverinfo: "text",
           colorbar: { thickness: 12, len: 1, outlinewidth: 0, x: 1.02, xpad: 0, tickformat: panel.tickformat, nticks: 5 },
         }],
         layout(width, height, {

@@ -145,7 +145,7 @@ def test_plots_of_many_devices(show: Show) -> None:
     assert "5 slow" in page.execute_script(texts, "#ranks-0")
     page.execute_script("Plotly.Fx.hover('map-0', {xval: 3, yval: 1})")
     told = page.execute_script("return document.querySelector('#map-0 .hoverlayer').textContent")
-    assert told.startswith("1 with 3") and "25% of the median" in told
+    assert told == "rank 1, rank 3262 MB/s, 25%each way, and of the median"
 
 
 def test_a_ratio_stands_where_its_number_says(show: Show) -> None:
