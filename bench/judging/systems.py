@@ -122,7 +122,7 @@ def _chosen(who: str, side: Side, wanted: str) -> dict[str, Row]:
     """Of each work the rows that stand for the side, by work and scheme."""
     works: dict[str, list[Row]] = {}
     for row in side.rows.values():
-        if not is_joint(row.case):
+        if not is_joint(row.case) and not row.untried_point:
             works.setdefault(_work(row), []).append(row)
     found: dict[str, Row] = {}
     for work, rows in works.items():
