@@ -153,7 +153,7 @@ def _efficiencies(points: Sequence[Row]) -> dict[str, Efficiency]:
 def _beside(base: Row, row: Row) -> Efficiency:
     fewer = base.case.devices / row.case.devices
     levels = [one.interval.level for one in (base, row) if one.interval is not None]
-    few, many = _of_equal_rounds(base, row)
+    few, many = of_equal_rounds(base, row)
     value = stats.geometric_mean(many) / stats.geometric_mean(few) * fewer
     welch = stats.welch(few, many, max(levels, default=stats.FIXED_LEVEL))
     if welch is None:
@@ -166,7 +166,7 @@ def _beside(base: Row, row: Row) -> Efficiency:
     )
 
 
-def _of_equal_rounds(base: Row, row: Row) -> tuple[list[float], list[float]]:
+def of_equal_rounds(base: Row, row: Row) -> tuple[list[float], list[float]]:
     """Their launches up to the last round that both had; all, where one has none before that.
 
     A run whose number of launches adapts ends one case after 5 and another after 20. A cluster that

@@ -301,8 +301,8 @@ def _nothing(sides: tuple[Side, Side], both: Sequence[tuple[Row, Row]]) -> str:
     )
     return (
         f"{paths[0]} and {paths[1]} have no work at equal global batch in common that either "
-        f"spread over several devices: {has}. Run one suite on both, whose `batch_size` is that of "
-        "all devices together."
+        f"spread over several devices: {has}. Run one suite on both, e.g. `accelmark run scaling`: "
+        "its `batch_size` is that of all devices together."
     )
 
 

@@ -51,7 +51,7 @@ def name(curve: Scaling) -> str:
 def lines(curve: Scaling) -> Iterator[Line]:
     """A line a point, fewest devices first."""
     for row, fabric in zip(curve.points, curve.fabric, strict=True):
-        yield _line(curve, row, fabric)
+        yield line(curve, row, fabric)
 
 
 def shown(some: Sequence[Line]) -> list[int]:
@@ -64,7 +64,8 @@ def shown(some: Sequence[Line]) -> list[int]:
     ]
 
 
-def _line(curve: Scaling, row: Row, fabric: float | None) -> Line:
+def line(curve: Scaling, row: Row, fabric: float | None = None) -> Line:
+    """What is said of one point; fabric: seconds that its gradients alone take."""
     assert row.throughput is not None
     item = plain(row.unit.removesuffix("/s"))
     each, joules = row.throughput_per_device, row.items_per_joule
