@@ -309,6 +309,8 @@ class Workload(ABC):
     """Of every mode that has none of its own (`Mode.version`). Raised whenever a step changes
     meaning: records of two versions are compared only where `Parameters.earlier` says why."""
     modes: Mapping[str, Mode]
+    usual_mode: str = ""
+    """The mode of a suite's entry that names none; empty where it must, unless there is but one."""
     memory_formats: tuple[str, ...] = ("contiguous",)
     """Layouts of four-dimensional tensors that make a difference to it. A fixed case has the first
     one; a tuned case may leave open which. `channels_last` for what is made of convolutions."""
