@@ -45,15 +45,20 @@ REFUSED, CAUGHT = 0.001, 0.99
 RUN = 2
 """Launches of a run."""
 GATE_SEED = 0
+ONLY = "of 'WORKLOAD-MODE PRECISION', with commas between them"
 
 
 def cases(suite: str, only: str) -> Iterator[Case]:
-    """Of a suite, each at every precision that its mode is made for; no tuned ones."""
+    """Of a suite, each at every precision that its mode is made for; no tuned ones.
+
+    only: patterns of `WORKLOAD-MODE PRECISION`, with commas between them.
+    """
     seen = set()
     for case in plan.plan(suite_file.read_suite(suite_file.find_suite(suite))):
         for name in catalogue.workload(case.workload).modes[case.mode].precisions:
             one = msgspec.structs.replace(case, precision=name, execution="eager")
-            fits = fnmatch.fnmatchcase(f"{one.name} {name}", only)
+            said = f"{one.name} {name}"
+            fits = any(fnmatch.fnmatchcase(said, part) for part in only.split(","))
             if fits and not case.space and one.fingerprint not in seen:
                 seen.add(one.fingerprint)
                 yield one
@@ -268,7 +273,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=1, help="seeds of each planted fault")
     parser.add_argument("--seed", type=int, default=1000, help="the first")
     parser.add_argument("--suite", default="smoke")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="of 'WORKLOAD-MODE PRECISION'")
+    parser.add_argument("--only", default="*", metavar="GLOBS", help=ONLY)
     parser.add_argument("--stacks", default="eager,layout,avx2,plain", help=", ".join(STACKS))
     parser.add_argument("--device", default="cpu", help="one more stack, and where the faults are")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of honest pairs, at most")
