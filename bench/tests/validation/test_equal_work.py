@@ -52,10 +52,11 @@ def test_a_rate_has_its_counts() -> None:
     counted.add(["eager", "threads"], "gemm", "", worth_saying=True)
     counted.add(["eager", "avx2"], "gemm", "", worth_saying=True)
     counted.add(["threads", "avx2"], "bert", "it differs", worth_saying=True)
+    counted.add(["eager", "avx2"], "bert", "", worth_saying=True)
     assert [*counted.lines()] == [
-        "  eager: 0 of 2",
+        "  eager: 0 of 3",
         "  threads: 1 of 2",
-        "  avx2: 1 of 2",
+        "  avx2: 1 of 3",
         "  threads/avx2: bert: it differs",
     ]
     assert counted.draws == {"gemm": False, "bert": True}
