@@ -145,25 +145,19 @@ def nothing(job: Any) -> None:
 class Scripted(Launches):
     """Three stacks: one that the gate makes void, and two of which one is other work."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gates: list[Ask] = []
-
     def told(self, ask: Ask) -> Told:
         """By the number of threads."""
         if ask.gate:
-            self.gates.append(ask)
             said = "products off by 0.055" if ask.stack.threads == 3 else ""
             return Told(proof=Proof(absent="gate"), gate=said)
-        assert ask.stack.threads != 3, "what is void takes no steps"
         output = {"output": Vector(size=1, norm=1.0 + (ask.stack.threads == 2))}
         return Told(proof=Proof(readings=(StepReading(step=1, quantities=output),)))
 
 
-def scripted(pairs: int, minutes: float = 1.0) -> Counted:
+def scripted(pairs: int, minutes: float = 1.0, gated: bool = True) -> Counted:
     stacks = {name: Stack(threads=n) for n, name in enumerate(("one", "two", "void"), start=1)}
     (case,) = cases("smoke", "gemm-matmul fp32")
-    return honest([case], stacks, pairs, seed=5, launches=Scripted(), minutes=minutes)
+    return honest([case], stacks, pairs, 5, Scripted(), minutes, gated)
 
 
 def test_what_the_gate_makes_void_is_no_pair(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,6 +171,12 @@ def test_what_the_gate_makes_void_is_no_pair(capsys: pytest.CaptureFixture[str])
         "  no pair: gemm-matmul fp32 (256x256x256) is void on void: products off by 0.055"
     )
     assert "seed 5: 2 of 2 pairs" in capsys.readouterr().err
+
+
+def test_what_the_gate_would_make_void_counts_where_it_is_not_asked() -> None:
+    found = scripted(pairs=6, gated=False)
+    assert (found.told, found.total, found.voided) == (4, 6, 0) and found.void == {}
+    assert found.kinds == {"one": 4, "two": 4, "void": 4}
 
 
 def test_pairs_end_where_they_were_asked_to() -> None:
