@@ -2,8 +2,8 @@
 
     python -m bench.tests.scripts.sharded [--ranks 2,4] [--only 'llama fsdp*'] [--precision fp32]
 
-Every rank passes the numerics gate on the smallest model of each family: in float64 within 1e-10 of
-one process, element by element; in the given precision no further from float64 than twice what one
+Every rank passes the numerics gate on the smallest model of each family, and once more with each
+parameter that several devices alone have: in float64 within 1e-10 of one process, element by element; in the given precision no further from float64 than twice what one
 process is. Printed are the worst of all ranks, and 1 is the exit code where any of them failed.
 """
 
@@ -37,16 +37,20 @@ SHOWN = (
     *("gradients", "update", "reduced gradients"),
 )
 SEED = 5
+BESIDES = {("resnet50", "dp"): "batch_statistics=synchronized"}
+"""What a family is tried with once more, by its scheme."""
 
 
 def tried(ranks: int) -> list[str]:
-    """`llama fsdp2`: every family that trains over so many ranks, and how."""
+    """`llama fsdp2`: every family that trains over so many ranks, how, and with what besides."""
     found = []
     for name, workload in WORKLOADS.items():
         schemes = workload.modes["train"].schemes if "train" in workload.modes else ()
         for scheme in schemes[1:]:
             if scheme != "hsdp" or ranks >= 4:
                 found.append(f"{name} {parallelism.parse(scheme, ranks)}")
+            if (besides := BESIDES.get((name, scheme))) is not None:
+                found.append(f"{found[-1]} {besides}")
     return found
 
 
@@ -54,10 +58,10 @@ def gates(ranks: Ranks, precision: str, *cases: str) -> dict[str, Any]:
     """Of each case what one rank was told, and its own checks."""
     found = {}
     for case in cases:
-        name, how = case.split()
+        name, how, *besides = case.split()
         there = msgspec.structs.replace(ranks, parallelism=parallelism.parse(how))
         at = msgspec.structs.replace(site(PRECISIONS[precision], seed=SEED), ranks=there)
-        given = parameters(name, "train")
+        given = parameters(name, "train", **dict(word.split("=") for word in besides))
         judged = rank_numerics.gate(WORKLOADS[name], "train", given, at)
         checks = {
             check.quantity: (check.error, check.tolerance) for check in judged.numerics.checks
