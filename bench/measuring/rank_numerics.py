@@ -42,6 +42,9 @@ OF_ALL = ("loss", "gradient_norm", "loss after 2 steps")
 """Quantities that are means or sums over the ranks: the same on all."""
 TIMES_ALONE = 2.0
 """How much larger than one device's error that of several may be: measured 0.7 to 1.3."""
+KINK = 3e-2
+"""Error of a gradient that is allowed in any case where a rounding may turn what a model decides.
+Measured of ResNet-50 in float32, by one device: 7e-3 or 3e-3 with some seeds, 4e-6 with others."""
 LOST = 0.5
 """An update, or a gradient, that is missing makes 1."""
 NEARLY_NONE = 0.1
@@ -79,6 +82,8 @@ class Reading(msgspec.Struct, frozen=True):
     """Where the weights lie."""
     dtype: str
     """Of the gradients."""
+    kinks: bool = False
+    """See `bench.workload.Training`."""
 
 
 def gate(
@@ -156,7 +161,7 @@ def _training(
     by_one = errors(alone, truth, (WHOLE,) * len(seen.parts))
     to_truth, to_one = errors(seen, truth, seen.parts), overall(seen, alone, seen.parts)
     for what, by_itself in by_one.items():
-        limit = allowed(by_itself, seen.dtype)
+        limit = allowed(by_itself, seen.dtype, seen.kinks)
         # A narrow weight keeps little of an update: then all are held to what one device keeps.
         error, limit = (to_truth[what], limit) if limit < LOST else (to_one[what], LOST)
         checks.append(Check(quantity=what, error=error, tolerance=limit))
@@ -234,6 +239,7 @@ def _observed(job: Job, site: Site, first_step: bool) -> Reading:
         digests={} if first_step or site.ranks is None else digests_of(job),
         devices=tuple(dict.fromkeys(_place(weight.device, site) for weight in weights)),
         dtype=str(weights[0].dtype).removeprefix("torch."),
+        kinks=training.kinks,
     )
 
 
@@ -273,11 +279,15 @@ def usual(gradients: Sequence[Tensor | None]) -> float:
     return math.sqrt(squares / max(1, sum(g.numel() for g in there)))
 
 
-def allowed(alone: float, dtype: str) -> float:
-    """Error that several devices may have where one has this; some last bits in any case."""
+def allowed(alone: float, dtype: str, kinks: bool = False) -> float:
+    """Error that several devices may have where one has this; some last bits in any case.
+
+    kinks: whether it may have had none of the jumps that others have.
+    """
     import torch
 
-    return max(TIMES_ALONE * alone, 8 * torch.finfo(getattr(torch, dtype)).eps)
+    least = KINK if kinks else 8 * torch.finfo(getattr(torch, dtype)).eps
+    return max(TIMES_ALONE * alone, least)
 
 
 def misplaced(ranks: Ranks, site: Site) -> str:

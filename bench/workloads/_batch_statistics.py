@@ -40,7 +40,7 @@ def synchronize(model: nn.Module, ranks: Ranks, device: torch.device) -> dict[st
     else:
         for layer in layers:
             layer.__class__ = _layer_type()
-            layer.group = ranks.group
+            vars(layer)["group"] = ranks.group
         by, counts = "a layer of accelmark's: torch.nn.SyncBatchNorm does not run here", 0
     sent = (4 * channels + counts) * width
     return {
@@ -125,9 +125,7 @@ def _layer_type() -> Any:
                 return super().forward(images)
             assert self.running_mean is not None and self.running_var is not None
             assert self.num_batches_tracked is not None and self.momentum is not None
-            found, mean, variance = normalized(
-                images, self.weight, self.bias, self.eps, self.group
-            )
+            found, mean, variance = normalized(images, self.weight, self.bias, self.eps, self.group)
             values = self.group.size() * images.numel() // images.shape[1]
             with torch.no_grad():
                 self.num_batches_tracked += 1

@@ -18,7 +18,7 @@ from bench.workloads import _looks
 from bench.workloads._optimizers import Chosen, choose
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._seeded import parameter_count
-from bench.workloads._sharded import gathered_bytes, spread
+from bench.workloads._sharded import gathered_bytes, has_kinks, spread
 
 if TYPE_CHECKING:
     import torch
@@ -263,6 +263,7 @@ class TrainingJob(Job):
             optimizer=self._optimizer,
             settings=self._settings,
             parts=tuple(part(weight) for weight in group["params"]),
+            kinks=has_kinks(self._model),
         )
 
     def held(self) -> Held:

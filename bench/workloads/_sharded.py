@@ -136,6 +136,13 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [*max(lists, key=len)] if lists else []
 
 
+def has_kinks(model: nn.Module) -> bool:
+    """Whether any of its modules decides by comparing values."""
+    from torch import nn
+
+    return any(isinstance(module, nn.ReLU | nn.MaxPool2d) for module in model.modules())
+
+
 def gathered_bytes(model: nn.Module) -> int:
     """Of a model that is sharded what is whole at a time: the root and its gradients, a block and
     its, and the block that is gathered meanwhile."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -19,7 +20,9 @@ from bench.ranks import Ranks
 from bench.records.parallelism import parse
 from bench.tests.measuring.wrong_workloads import Wrong, parameters
 from bench.tests.small_workloads import WORKLOADS, NoQuestions, site
+from bench.tests.values import SMALL_RESNET
 from bench.workload import Job, Site
+from bench.workloads import resnet50
 
 GUILTY = 1
 Plant = Callable[[Any, Ranks], None]
@@ -131,6 +134,7 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
     found["asked"] = [_asks(ranks, scheme) for scheme in SCHEMES]
     found["copies"] = _copies(ranks)
     found["after timing"] = _after_timing(ranks)
+    found["statistics"] = _statistics(ranks)
     return found
 
 
@@ -162,6 +166,38 @@ def _copies(ranks: Ranks) -> str:
     at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
     given = parameters("llama", "prefill")
     return rank_numerics.gate(WORKLOADS["llama"], "prefill", given, at).complaint
+
+
+def _statistics(ranks: Ranks) -> dict[str, Any]:
+    """How far a ResNet's batch statistics lead from those of one process, in one step.
+
+    By whether they are of all ranks' images or of their own; and what the record says of them.
+    """
+    at = site(PRECISIONS["fp32"], seed=5)
+    there = msgspec.structs.replace(at, ranks=ranks)
+    resnet = WORKLOADS["resnet50"]
+    found: dict[str, Any] = {}
+    with mock.patch.multiple(resnet50, **SMALL_RESNET):
+        for which in ("synchronized", "own"):
+            small = {"batch_size": 8, "image_size": 32, "batch_statistics": which}
+            given = parameters("resnet50", "train", **small)
+            alone = msgspec.structs.replace(given, batch_statistics="own")
+            jobs: list[Any] = [resnet.build("train", given, there)]
+            jobs.append(resnet.build("train", alone, at))
+            for job in jobs:
+                job.step()
+            losses = [job.witness() for job in jobs]
+            weights, others = ([*job._model.parameters()] for job in jobs)
+            apart = max(
+                float((one.grad - other.grad).norm() / other.grad.norm())
+                for one, other in zip(weights, others, strict=True)
+            )
+            running = [dict(job._model.named_buffers()) for job in jobs]
+            drift = max(float((running[0][k] - v).abs().max()) for k, v in running[1].items())
+            facts = {k: v for k, v in jobs[0].facts.items() if "statistics" in k}
+            found[which] = {"loss": abs(losses[0] - losses[1]), "gradients": apart}
+            found[which] |= {"running": drift, "facts": facts}
+    return found
 
 
 def _after_timing(ranks: Ranks) -> list[str]:

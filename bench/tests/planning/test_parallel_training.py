@@ -58,6 +58,15 @@ def test_what_cannot_be_spread_so_says_why(
     assert words in refusal(tmp_path, **case)
 
 
+def test_a_case_names_its_batch_statistics_only_where_they_are_not_each_devices_own(
+    tmp_path: Path,
+) -> None:
+    text = 'workload = "resnet50"\nmode = "train"\nparallelism = "dp"\nbatch_statistics = '
+    own, all_of = (case_of(tmp_path, 2, f'{text}"{name}"') for name in ("own", "synchronized"))
+    assert "batch_statistics" not in own.parameters
+    assert all_of.parameters["batch_statistics"] == "synchronized"
+
+
 def test_copies_may_be_compiled(tmp_path: Path) -> None:
     text = 'workload = "bert"\nmode = "infer"\nparallelism = "replicas2"\nexecution = "compile"'
     assert case_of(tmp_path, 2, text).execution == "compile"

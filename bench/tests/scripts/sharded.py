@@ -2,9 +2,10 @@
 
     python -m bench.tests.scripts.sharded [--ranks 2,4] [--only 'llama fsdp*'] [--precision fp32]
 
-Every rank passes the numerics gate on the smallest model of each family, and once more with each
-parameter that several devices alone have: in float64 within 1e-10 of one process, element by element; in the given precision no further from float64 than twice what one
-process is. Printed are the worst of all ranks, and 1 is the exit code where any of them failed.
+Every rank passes the numerics gate on the smallest model of each family, once more with what only
+several devices have: in float64 within 1e-10 of one process, element by element; in the given
+precision no further from float64 than twice what one process is. Printed are the worst of all
+ranks, and 1 is the exit code where any of them failed.
 """
 
 from __future__ import annotations
