@@ -177,6 +177,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
     lie here of all."""
+    fixed: tuple[Tensor, ...] = ()
+    """Weights that it computes with and does not move."""
     kinks: bool = False
     """Whether a rounding may turn what it decides, a ReLU's side or which of several is largest:
     gradients then jump, in any precision."""

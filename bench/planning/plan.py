@@ -148,11 +148,6 @@ def _case(place: str, values: dict[str, Any], table: Any, devices: int) -> Case:
     execution = _choice(place, who, "execution", values.get("execution", "eager"), mode.executions)
     parameters = _parameters(place, who, mode, values)
     over = spread(place, who, mode, {**values, **parameters}, devices)
-    if over.joined and execution != "eager":
-        raise SuiteError(
-            f"{place}: {who}: parallelism {over.parallelism} is measured in eager execution only, "
-            f"not `{execution}`. Leave out `execution`, or `parallelism`."
-        )
     case = Case(
         workload=workload.name,
         version=workload.version_of(name),

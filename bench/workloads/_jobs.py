@@ -18,7 +18,7 @@ from bench.workloads import _looks
 from bench.workloads._optimizers import Chosen, choose
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._seeded import parameter_count
-from bench.workloads._sharded import gathered_bytes, has_kinks, spread
+from bench.workloads._sharded import compiled_parts, has_kinks, held, spread
 
 if TYPE_CHECKING:
     import torch
@@ -259,19 +259,18 @@ class TrainingJob(Job):
     def training(self) -> Training:
         """Its optimizer, with the learning rate that it was given."""
         (group,) = self._optimizer.param_groups
+        moved = set(map(id, group["params"]))
         return Training(
             optimizer=self._optimizer,
             settings=self._settings,
             parts=tuple(part(weight) for weight in group["params"]),
+            fixed=tuple(p for p in self._model.parameters() if id(p) not in moved),
             kinks=has_kinks(self._model),
         )
 
     def held(self) -> Held:
         """Its weights, and what its optimizer keeps of them."""
-        kept = self._optimizer.state.values()
-        weights = sum(w.nbytes for g in self._optimizer.param_groups for w in g["params"])
-        states = sum(v.nbytes for of_one in kept for v in of_one.values() if _is_large(v))
-        return Held(weights, round(states / max(1, weights)), gathered_bytes(self._model))
+        return held(self._model, self.training())
 
     def _next_batches(self) -> list[Batch]:
         self._taken = list(itertools.islice(self._batches, self._accumulation_steps))
@@ -313,11 +312,6 @@ class TrainingJob(Job):
         share = loss / self._accumulation_steps
         share.backward()
         return logits, share.detach()
-
-
-def _is_large(value: Any) -> bool:
-    """Whether it is a tensor of as many values as a weight, and no count."""
-    return hasattr(value, "nbytes") and bool(value.dim())
 
 
 class InferenceJob(Job):
@@ -386,7 +380,8 @@ def executed(model: nn.Module, site: Site) -> nn.Module:
     raises: it never falls back to eager without saying so.
     """
     if site.execution == "compile":
-        model.compile()
+        for part in compiled_parts(model, site):
+            part.compile()
     return model
 
 

@@ -6,6 +6,7 @@ The twin of the tiny Llama in float32; `test_rank_numerics.py` reads what comes 
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 import torch
 
+from bench import rehearsal
 from bench.measuring import agreed, rank_numerics
 from bench.precision import PRECISIONS, REFERENCE
 from bench.ranks import Ranks
@@ -135,6 +137,8 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
     found["copies"] = _copies(ranks)
     found["after timing"] = _after_timing(ranks)
     found["statistics"] = _statistics(ranks)
+    found["adapters"] = _adapters(ranks)
+    found["hybrid bytes"] = _hybrid_bytes(ranks)
     return found
 
 
@@ -198,6 +202,38 @@ def _statistics(ranks: Ranks) -> dict[str, Any]:
             found[which] = {"loss": abs(losses[0] - losses[1]), "gradients": apart}
             found[which] |= {"running": drift, "facts": facts}
     return found
+
+
+def _adapters(ranks: Ranks) -> dict[str, Any]:
+    """Of adapters beside weights that stay: what travels, and what is said of one that changed."""
+    jobs = {}
+    for scheme in ("fsdp2", "dp2"):
+        there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
+        at = msgspec.structs.replace(site(PRECISIONS["bf16"], seed=5), ranks=there)
+        given = parameters("llama", "lora", sequence_length=16)
+        jobs[scheme] = WORKLOADS["llama"].build("lora", given, at)
+        jobs[scheme].step()
+    said = [agreed.of_all(ranks, "", job) for job in jobs.values()]
+    if ranks.rank == GUILTY:
+        jobs["dp2"].weights()[0].detach().view(torch.int16).view(-1)[0] ^= 1  # the embedding
+    said.append(agreed.of_all(ranks, "", jobs["dp2"]))
+    return {"facts": dict(jobs["fsdp2"].facts), "said": said}
+
+
+def _hybrid_bytes(ranks: Ranks) -> list[int]:
+    """Of DLRM with shared tables: the estimate of its memory, and what a step holds."""
+    there = msgspec.structs.replace(ranks, parallelism=parse("dlrm-hybrid2"))
+    at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
+    workload, ledger = WORKLOADS["dlrm"], rehearsal._Ledger()
+    given = parameters("dlrm", "train", batch_size=256, rows=1024)
+    with ledger.watch():
+        job = workload.build("train", given, at)
+        ledger.follow(job.step)
+        gc.collect()
+        ledger.peak = ledger.held
+        ledger.follow(job.step)
+    estimate = [workload.peak_bytes("train", given, at)] if ranks.rank == 0 else []
+    return [ledger.peak, *estimate]
 
 
 def _after_timing(ranks: Ranks) -> list[str]:

@@ -83,6 +83,23 @@ def test_batch_statistics_of_all_ranks_are_those_of_one_process(said: list[dict[
         assert sent == "38,400 B from each rank and step, in 16 all-gathers and 16 all-reduces"
 
 
+def test_adapters_are_reduced_in_float32_and_what_they_adapt_must_stay_the_same(
+    said: list[dict[str, Any]],
+) -> None:
+    for rank in said:
+        facts = rank["adapters"]["facts"]
+        assert facts["weights gathered as"] == "bfloat16, float32"
+        assert facts["gradients reduced as"] == "float32"
+        changed = "replicas differ: ranks 0, 1 hold not the same weights"
+        assert rank["adapters"]["said"] == ["", "", changed]
+
+
+def test_the_memory_of_shared_tables_is_counted_from_shapes(said: list[dict[str, Any]]) -> None:
+    held, estimate = said[0]["hybrid bytes"]
+    assert held <= estimate <= 1.3 * held  # of so few rows much is the buckets
+    assert said[1]["hybrid bytes"] == [held]
+
+
 def test_replicas_must_agree_after_the_timing_too(said: list[dict[str, Any]]) -> None:
     for rank in said:
         right, astray, wrong = rank["after timing"]

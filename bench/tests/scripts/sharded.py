@@ -37,6 +37,8 @@ SHOWN = (
     ),
     *("gradients", "update", "reduced gradients"),
 )
+MODES = {"train": "", "lora": "-lora"}
+"""What trains, and what its name ends in."""
 SEED = 5
 BESIDES = {("resnet50", "dp"): "batch_statistics=synchronized"}
 """What a family is tried with once more, by its scheme."""
@@ -46,12 +48,13 @@ def tried(ranks: int) -> list[str]:
     """`llama fsdp2`: every family that trains over so many ranks, how, and with what besides."""
     found = []
     for name, workload in WORKLOADS.items():
-        schemes = workload.modes["train"].schemes if "train" in workload.modes else ()
-        for scheme in schemes[1:]:
-            if scheme != "hsdp" or ranks >= 4:
-                found.append(f"{name} {parallelism.parse(scheme, ranks)}")
-            if (besides := BESIDES.get((name, scheme))) is not None:
-                found.append(f"{found[-1]} {besides}")
+        for mode, ending in MODES.items():
+            schemes = workload.modes[mode].schemes if mode in workload.modes else ()
+            for scheme in schemes[1:]:
+                if scheme != "hsdp" or ranks >= 4:
+                    found.append(f"{name}{ending} {parallelism.parse(scheme, ranks)}")
+                if (besides := BESIDES.get((name, scheme))) is not None:
+                    found.append(f"{found[-1]} {besides}")
     return found
 
 
@@ -60,10 +63,15 @@ def gates(ranks: Ranks, precision: str, *cases: str) -> dict[str, Any]:
     found = {}
     for case in cases:
         name, how, *besides = case.split()
+        execution = "compile" if "compile" in besides else "eager"
+        mode = next(mode for mode in ("lora", "train") if name.endswith(MODES[mode]))
+        name = name.removesuffix(MODES[mode])
         there = msgspec.structs.replace(ranks, parallelism=parallelism.parse(how))
-        at = msgspec.structs.replace(site(PRECISIONS[precision], seed=SEED), ranks=there)
-        given = parameters(name, "train", **dict(word.split("=") for word in besides))
-        judged = rank_numerics.gate(WORKLOADS[name], "train", given, at)
+        at = site(PRECISIONS[precision], seed=SEED)
+        at = msgspec.structs.replace(at, ranks=there, execution=execution)
+        pairs = (word.split("=") for word in besides if "=" in word)
+        given = parameters(name, mode, **{k: int(v) if v.isdigit() else v for k, v in pairs})
+        judged = rank_numerics.gate(WORKLOADS[name], mode, given, at)
         checks = {
             check.quantity: (check.error, check.tolerance) for check in judged.numerics.checks
         }
