@@ -175,7 +175,7 @@ class TrainingJob(Job):
         batches: this rank's rows.
         """
         self._model = executed(model.train(), site)
-        self._spread = spread(self._model, site)
+        self._spread = spread(self._model, site, accumulation_steps)
         self._forward = forward
         self._batches: Iterator[Batch] = Rotation(batches)
         self._taken: list[Batch] = []
@@ -189,8 +189,6 @@ class TrainingJob(Job):
         asked = {name: value for name, value in group.items() if name != "params"}
         self._settings = {**asked, "lr": learning_rate}
         self.facts = model_facts(model, site) | facts | self._spread.facts
-        if self._spread.facts and accumulation_steps > 1:
-            self.facts |= {"accumulation": "reduced once a step, after its last micro-batch"}
         self.facts |= {"optimizer": described(chosen.optimizer, chosen.implementation)}
         if chosen.passed_over:
             self.facts |= {PASSED_OVER: chosen.passed_over}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.ranks import Ranks
 from bench.rehearsal import Held, has_no_values
 from bench.workload import Site, Training
+from bench.workloads._looks import AGAIN, checkpointing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -120,22 +121,37 @@ class Sharded(Spread):
         self._fsdp.reshard()
 
 
-def spread(model: nn.Module, site: Site) -> Spread:
+def spread(model: nn.Module, site: Site, accumulation_steps: int = 1) -> Spread:
     """The model as the ranks of its site train it; to be called before its optimizer is made."""
     ranks = site.ranks
     by_itself = ranks is None or ranks.parallelism.scheme in ("none", "replicas")
     if by_itself or has_no_values(next(model.parameters())):
         return Spread(model)
     assert ranks is not None
-    parts = compiled_parts(model, site)
+    facts = _named(model, site, accumulation_steps)  # of its modules as they are called
     if _is_sharded(site):
         found: Spread = Sharded(model, ranks, site.device.type)
     else:
         found = Replicated(model, ranks)
-    if site.execution == "compile":
-        kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
-        found.facts["compiled"] = f"{len(parts)} {kinds}, each by itself, inside what spreads it"
+    found.facts |= facts
     return found
+
+
+def _named(model: nn.Module, site: Site, accumulation_steps: int) -> dict[str, str]:
+    """What decides how much is computed, kept and sent, also where it is nothing."""
+    dtype = site.precision.autocast
+    many = f"{accumulation_steps} micro-batches a step, reduced once, after the last"
+    facts = {
+        "accumulation": many if accumulation_steps > 1 else "none",
+        AGAIN: checkpointing(model),
+        "mixed precision": f"autocast to {dtype}" if dtype else "none: as the weights lie",
+    }
+    if site.execution == "compile":
+        parts = compiled_parts(model, site)
+        kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
+        each = f"each of {len(parts)} {kinds}; the rest is eager"
+        facts["compiled"] = each if _is_sharded(site) else f"{kinds}, inside DDP"
+    return facts
 
 
 def compiled_parts(model: nn.Module, site: Site) -> list[nn.Module]:

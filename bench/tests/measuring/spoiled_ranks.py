@@ -137,6 +137,7 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
     found["copies"] = _copies(ranks)
     found["after timing"] = _after_timing(ranks)
     found["statistics"] = _statistics(ranks)
+    found["named"] = _named(ranks)
     found["adapters"] = _adapters(ranks)
     found["hybrid bytes"] = _hybrid_bytes(ranks)
     return found
@@ -201,6 +202,22 @@ def _statistics(ranks: Ranks) -> dict[str, Any]:
             facts = {k: v for k, v in jobs[0].facts.items() if "statistics" in k}
             found[which] = {"loss": abs(losses[0] - losses[1]), "gradients": apart}
             found[which] |= {"running": drift, "facts": facts}
+    return found
+
+
+def _named(ranks: Ranks) -> dict[str, Any]:
+    """Of each scheme what the record says of it, and which modules were compiled."""
+    found = {}
+    for scheme, precision in (("dp2", "fp32"), ("fsdp2", "bf16-amp")):
+        there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
+        at = site(PRECISIONS[precision], seed=5)
+        at = msgspec.structs.replace(at, ranks=there, execution="compile")
+        again = scheme == "fsdp2"
+        how = {"accumulation_steps": 2 if again else 1, "gradient_checkpointing": again}
+        with mock.patch.object(torch.nn.Module, "compile", autospec=True) as compiled:
+            job = WORKLOADS["llama"].build("train", parameters("llama", "train", **how), at)
+        asked = [type(call.args[0]).__name__.removeprefix("FSDP") for call in compiled.mock_calls]
+        found[scheme] = [dict(job.facts), asked]
     return found
 
 

@@ -83,6 +83,31 @@ def test_batch_statistics_of_all_ranks_are_those_of_one_process(said: list[dict[
         assert sent == "38,400 B from each rank and step, in 16 all-gathers and 16 all-reduces"
 
 
+LAYERS = ["LlamaDecoderLayer"] * 3
+
+
+def test_the_record_names_what_decides_the_work_of_a_rank(said: list[dict[str, Any]]) -> None:
+    for rank in said:
+        (replicated, whole), (sharded, layers) = (rank["named"][x] for x in ("dp2", "fsdp2"))
+        expected = {
+            "parallelism": "dp2: DDP, buckets of 25 MiB",
+            "accumulation": "none",
+            "gradient checkpointing": "off",
+            "mixed precision": "none: as the weights lie",
+            "compiled": "LlamaForCausalLM, inside DDP",
+        }
+        assert replicated.items() >= expected.items()
+        expected = {
+            "parallelism": "fsdp2: FSDP2, root and 3 LlamaDecoderLayer",
+            "accumulation": "2 micro-batches a step, reduced once, after the last",
+            "gradient checkpointing": "on",
+            "mixed precision": "autocast to bfloat16",
+            "compiled": "each of 3 LlamaDecoderLayer; the rest is eager",
+        }
+        assert sharded.items() >= expected.items()
+        assert (whole, layers) == (["LlamaForCausalLM"], LAYERS)
+
+
 def test_adapters_are_reduced_in_float32_and_what_they_adapt_must_stay_the_same(
     said: list[dict[str, Any]],
 ) -> None:
