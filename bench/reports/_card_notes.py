@@ -140,6 +140,8 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
     if shared:
         said = f"ranks compute on the cores of one host, as one device: {_called(shared, names)}"
         yield Note("shared host", said, dim=True)
+    for said, some in grouped(rows, lambda r: r.spread):
+        yield Note("spread", f"{said}: {_called(some, names)}", dim=True)
     first = [
         f"{names[row.case.fingerprint].short} {first_step(row)}" for row in rows if first_step(row)
     ]
