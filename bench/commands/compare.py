@@ -105,12 +105,12 @@ def compare(
     if fail_if_slower is not None:
         slower = [c for one in comparisons for c in verdicts.slower_than(one, fail_if_slower)]
         for case in slower:
-            say(f"slower by {1 - (case.ratio or 0):.1%}: {case.case.label}")
+            say(f"slower by {1 - (case.ratio or 0):.1%}: {case.label}")
         if slower:
             sys.exit(EXIT_SLOWER)
         unjudged = [c for one in comparisons for c in verdicts.undecidable(one)]
         for case in unjudged:
-            say(f"not judged ({case.verdict}, {', '.join(case.codes)}): {case.case.label}")
+            say(f"not judged ({case.verdict}, {', '.join(case.codes)}): {case.label}")
         if unjudged:
             sys.exit(EXIT_INCOMPLETE)
     if not any(one.ratios for one in comparisons):

@@ -11,6 +11,7 @@ from bench.judging import cold
 from bench.judging.exchanged import exposed, reduced
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
+from bench.judging.slow import RankTimes, rank_times
 from bench.records.case import Case
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch, Settings
@@ -69,6 +70,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         flag_ranks=_flag_ranks(measured),
         shared_host=case.devices > 1 and any(_shares_a_host(launch) for launch in launches),
         pairs=pairs(outcomes),
+        ranks=ranks_of(case, launches, outcomes),
         latency=_latency(outcomes, level),
         flop_per_second=_rate(throughput, work.items, work.flop),
         bytes_per_second=_rate(throughput, work.items, work.moved_bytes),
@@ -109,6 +111,20 @@ def _flag_ranks(outcomes: Sequence[Measured]) -> dict[str, tuple[int, ...]]:
                 found.setdefault(flag, set()).add(share.rank)
     most = max(len(outcome.ranks) for outcome in outcomes)
     return {flag: tuple(sorted(ranks)) for flag, ranks in found.items() if len(ranks) < most}
+
+
+def ranks_of(
+    case: Case, launches: Sequence[Launch], outcomes: Sequence[Measured]
+) -> RankTimes | None:
+    """What each rank computes in the launches that count; who is slow, or why nobody can say."""
+    worlds = [launch.environment.get("world") for launch in launches]
+    said = [world.get("silent_absent") for world in worlds if isinstance(world, Mapping)]
+    return rank_times(
+        case,
+        outcomes,
+        shared=any(_shares_a_host(launch) for launch in launches),
+        why=next((why for why in said if isinstance(why, str)), ""),
+    )
 
 
 def _shares_a_host(launch: Launch) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 from bench import stats
 from bench.judging.pairs import Pairs
+from bench.judging.slow import RankTimes
 from bench.planning.tuning import Trial
 from bench.planning.versions import today
 from bench.precision import PRECISIONS
@@ -202,6 +203,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Beside the same batch on fewer devices."""
     weak: Efficiency | None = None
     """Beside the same batch a device on fewer devices."""
+    ranks: RankTimes | None = None
+    """What each rank computes, and who is slow; None of one device, and where nobody looked."""
     exposed: Interval | None = None
     """Seconds of communication that a step waits for, what is hidden behind computing left out;
     None where nobody looked. Noise may make it negative."""

@@ -122,7 +122,7 @@ def _chosen(who: str, side: Side, wanted: str) -> dict[str, Row]:
     """Of each work the rows that stand for the side, by work and scheme."""
     works: dict[str, list[Row]] = {}
     for row in side.rows.values():
-        if not is_joint(row.case):
+        if not is_joint(row.case) and not row.untried_point:
             works.setdefault(_work(row), []).append(row)
     found: dict[str, Row] = {}
     for work, rows in works.items():
@@ -301,8 +301,8 @@ def _nothing(sides: tuple[Side, Side], both: Sequence[tuple[Row, Row]]) -> str:
     )
     return (
         f"{paths[0]} and {paths[1]} have no work at equal global batch in common that either "
-        f"spread over several devices: {has}. Run one suite on both, whose `batch_size` is that of "
-        "all devices together."
+        f"spread over several devices: {has}. Run one suite on both, e.g. `accelmark run scaling`: "
+        "its `batch_size` is that of all devices together."
     )
 
 

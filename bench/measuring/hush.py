@@ -51,7 +51,7 @@ class Hush:
 
         key = torch._C._dispatch_key_for_device(self._device_type)
         with contextlib.ExitStack() as undo:
-            library = undo.enter_context(torch.library._scoped_library(NAMESPACE, "IMPL"))  # type: ignore[attr-defined,no-untyped-call]
+            library = undo.enter_context(torch.library._scoped_library(NAMESPACE, "IMPL"))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that an operation is ours now: so it should be
                 for name in OPERATIONS:
@@ -108,9 +108,11 @@ def _fill(written: list[Tensor], read: list[Tensor]) -> None:
 def _done(tensors: list[Tensor]) -> Any:
     """A work that is over, whose future holds the tensors, as a caller may expect of one."""
     import torch
-    from torch._C._distributed_c10d import _create_work_from_future
+    from torch._C import _distributed_c10d
 
-    devices = [] if tensors[0].device.type == "cpu" else [tensors[0].device]
+    devices: list[int | str | torch.device] = []
+    if tensors[0].device.type != "cpu":  # whose queue the future must be in
+        devices.append(tensors[0].device)
     future: Any = torch.futures.Future(devices=devices)
     future.set_result(tensors)
-    return _create_work_from_future(future)
+    return _distributed_c10d._create_work_from_future(future)  # type: ignore[attr-defined]

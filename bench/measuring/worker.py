@@ -258,6 +258,7 @@ class Launch:
             watch=watch.after,
             edges=edges,
             before=watch.before,
+            burst=workload.modes[mode].burst,
         )
         series = engine.measure(
             samples=request.samples,

@@ -50,6 +50,7 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
         if reason := said.partition("\n")[2]:
             yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
     yield from _links(rows, wide=wide)
+    yield from _slow(measured, names)
     yield from _unscaled(rows)
     yield from _found(rows, names, wide=wide)
     for said, some in grouped(measured, _left_out):
@@ -91,6 +92,15 @@ def _left_out(row: Row) -> str:
 
 def _disturbed(row: Row) -> str:
     return "" if row.verdict in UNDISTURBED else row.reason
+
+
+def _slow(rows: Sequence[Row], names: Mapping[str, Label]) -> Iterator[Note]:
+    """Which rank of whom is slow; ranks that share a host are told of as such."""
+    apart = [row for row in rows if row.ranks is not None and not row.shared_host]
+    for said, some in grouped(apart, lambda row: row.ranks.words if row.ranks else ""):
+        found = any(row.ranks and row.ranks.slow for row in some)
+        word, style = ("SLOW", GRAVE) if found else ("slow", "")
+        yield Note(word, f"{said}: {_called(some, names)}", style, dim=not found)
 
 
 def _links(rows: Sequence[Row], *, wide: bool) -> Iterator[Note]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.judging.pairs import Pairs
 from bench.judging.row import Efficiency, Interval, Link, Row
+from bench.judging.slow import RankTimes
 from bench.records.run import RunFile
 from bench.reports._wording import absent
 
@@ -41,6 +42,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "throughput_per_package": row.throughput_per_package,
         **_of_efficiency("strong", row.strong),
         **_of_efficiency("weak", row.weak),
+        **_of_ranks(row.ranks),
         **_of_interval("exposed_seconds", row.exposed),
         **_of_interval("exposed_fraction", row.exposed_fraction),
         "reduced_bytes": row.reduced_bytes,
@@ -124,6 +126,18 @@ def _of_pairs(pairs: Pairs | None) -> dict[str, float | str | None]:
         "pairs_median_bytes_per_second": None if pairs is None else pairs.median,
         "pairs_slowest_share": None if pairs is None else pairs.slowest_share,
         "pairs_slowest": None if pairs is None else " ".join(map(str, pairs.slowest)),
+    }
+
+
+def _of_ranks(ranks: RankTimes | None) -> dict[str, Any]:
+    """One value a rank, in their order, but of the slow ones: an empty list where none is."""
+    told = ranks is not None and not ranks.absent
+    return {
+        "slow_ranks": [one.rank for one in ranks.slow] if ranks and told else None,
+        "slow_ranks_longer": [one.longer for one in ranks.slow] if ranks and told else None,
+        "slow_ranks_absent": ranks.absent or None if ranks else None,
+        "rank_compute_seconds": ranks.compute or None if ranks else None,
+        "rank_wait_seconds": ranks.wait_seconds or None if ranks else None,
     }
 
 

@@ -136,16 +136,15 @@ class Follower:
 
     def _start(self, ears: Ears, number: int, request: Request) -> None:
         plug_in = catalogue.backend(request.backend)
-        assert request.place is not None, "a follower starts ranks alone"
+        place = request.place
+        assert place is not None, "a follower starts ranks alone"
         # The leader's folder is on the leader's host.
         here = None if self._folder is None else str(self._folder)
         own = {} if self._folder is None else byte_code(self._folder)
         request = msgspec.structs.replace(request, scratch=here)
         given = environment.worker_variables(plug_in.worker_environment(), own)
         interface = wire.interface_of(self._connection.own_address)
-        variables = joining.variables(
-            given, request.place, usable_cores(), plug_in.is_host, interface
-        )
+        variables = joining.variables(given, place, usable_cores(), plug_in.is_host, interface)
         try:
             worker = WorkerProcess(request, variables, self._command)
         except OSError as error:

@@ -106,7 +106,7 @@ def test_the_slowest_rank_is_each_blocks_and_its_own_time_each_ranks() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(one, range(2))
-    assert first.silent == second.silent is not None
+    assert first.silent is not None and first.silent == second.silent
     assert len(first.own_ns) == len(second.own_ns) == len(first.silent.silent_ns) < PAIRS
     assert set(first.silent.silent_ns) == {STEPS * 22 * MS}
     assert set(first.own_ns) == {STEPS * 10 * MS}
