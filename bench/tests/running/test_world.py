@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,10 +18,8 @@ from bench.measuring.messages import Place, Progress, Request
 from bench.records.outcome import Block, Failed, Measured, Skipped, Void
 from bench.running import blame, child, seating, world
 from bench.running.launcher import Finished, launch, launch_together
-from bench.running.monitor import Monitor
-from bench.running.sampler import Order
-from bench.telemetry.joined import Sight
 from bench.tests.running.scripted_workers import REPORT, alive, request, scripted, wait_until
+from bench.tests.running.watching import Watching
 from bench.tests.values import make_case
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
@@ -111,22 +109,6 @@ def test_reports_become_one() -> None:
     assert [progress.phase for progress in heard] == ["import", "open", "numerics", "measure"]
 
 
-class Watching(Monitor):
-    """Has seen nothing, and says of what."""
-
-    def __init__(self) -> None:
-        super().__init__(Order(backend="x", indices=()), {})
-
-    def start(self) -> None:
-        pass
-
-    def saw(
-        self, workers: Collection[int], first_steps_ns: Mapping[int, int | None]
-    ) -> tuple[Sight, ...]:
-        self.asked = set(workers), dict(first_steps_ns)
-        return tuple(Sight(index=index, telemetry=f"dark {index}") for index in first_steps_ns)
-
-
 @pytest.mark.parametrize(("backend", "devices"), [("cuda", 3), ("cpu", 1)])
 def test_each_device_is_asked_for_with_its_own_first_step(
     backend: str, devices: int, tmp_path: Path
@@ -137,7 +119,7 @@ def test_each_device_is_asked_for_with_its_own_first_step(
     asked = of(3, backend=backend, here=3)
     (found,) = launch_together([asked], {}, command=command, monitor=monitor)
     pids = {int((tmp_path / f"pid{rank}").read_text()) for rank in range(3)}
-    assert monitor.asked == (pids, {index: 100 + index for index in range(devices)})
+    assert monitor.asked == [(pids, {index: 100 + index for index in range(devices)})]
     assert found.telemetry == "dark 0"
     outcome = found.report.outcome
     assert isinstance(outcome, Measured)

@@ -46,6 +46,21 @@ def test_cards_of_two_hosts_are_not_one_whatever_they_are_called() -> None:
     assert joules(sight(0, 100), sight(0, 70), hosts=(0, 1)) == (170, None)
 
 
+def test_hosts_that_are_one_machine_count_no_card_twice() -> None:
+    """Nor two cards once, which their containers call by one name."""
+
+    def on(machine: str, *sights: Sight) -> list[Sight]:
+        return [msgspec.structs.replace(one, machine=machine) for one in sights]
+
+    alike = sight(0, 100, "0"), sight(0, 100, "0")
+    assert joules(*on("m", *alike), hosts=(0, 1))[1] == (
+        "not observable: two hosts are one machine, and each calls a card so; it may be the same"
+    )
+    assert joules(*on("m", sight(0, 100, "a"), sight(0, 70, "b")), hosts=(0, 1)) == (170, None)
+    assert joules(*on("m", alike[0]), *on("n", alike[1]), hosts=(0, 1)) == (200, None)
+    assert joules(*on("m", *dies(140)), hosts=(0, 0)) == (140, None)
+
+
 def test_ranks_of_one_device_have_its_energy() -> None:
     outcome = of((0, 0), (0, 0))
     found, _ = observed(outcome, {(0, 0): sight(0, 50)})
@@ -222,6 +237,8 @@ def test_idle_power_is_of_all_cards_once() -> None:
 
     assert row_of(lambda k: idle(50, 50, 60, 60))[0].idle_watts == 110
     assert row_of(lambda k: idle(50, 50, 60, None))[0].idle_watts == 110, "one die's look is enough"
+    nameless = [msgspec.structs.replace(one, card="") for one in idle(50, 50, 60, 60)]
+    assert row_of(lambda k: nameless)[0].idle_watts is None, "whose they are is not said"
     assert row_of(lambda k: idle(50, 50, None, None))[0].idle_watts is None
 
 
