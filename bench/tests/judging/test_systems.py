@@ -121,6 +121,9 @@ def test_the_most_devices_with_a_number_stand_for_a_side_and_the_rest_is_said() 
     case = only(compare_systems(strong(), other))
     assert case.system is not None and case.system.spreads == ("dp8", "dp8")
     assert case.system.beside == ("other on dp64: failed: oom in measure: no memory",)
+    left = {on("dp64").fingerprint: "beyond the 8 devices here"}
+    short = only(compare_systems(strong(), system({"dp8": 150.0, "dp64": []}, left_out=left)))
+    assert short.system is not None and short.system.beside == (), "nobody meant to try it"
     none = system({"dp64": [failed("oom", "no memory")]})
     assert only(compare_systems(strong(), none)).codes == ("failed",)
 
