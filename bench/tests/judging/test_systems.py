@@ -374,7 +374,7 @@ def test_a_run_is_no_system_against_itself() -> None:
 
 
 def test_the_factors_intervals_hold_the_truth() -> None:
-    """Of 150 reruns a true 95 % reads less than 89 % once in 1,000; the script takes thousands."""
-    shares = truth.covered(5, "normal", truth.SPREADS[2], FIXED, 150)
-    assert set(shares) == {"ratio", "chip", "scaling"} and min(shares.values()) >= 0.89
+    """Of 60 reruns a true 95 % reads less than 85 % once in 1,000; the script takes thousands."""
+    shares = truth.covered(5, "normal", truth.SPREADS[2], FIXED, 60)
+    assert set(shares) == {"ratio", "chip", "scaling"} and min(shares.values()) >= 0.85
     assert truth.short({"ratio": 0.93, "chip": 0.929, "scaling": 0.95}) == ["chip 92.9%"]
