@@ -189,6 +189,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
     lie here of all."""
+    fixed: tuple[Tensor, ...] = ()
+    """Weights that it computes with and does not move."""
+    kinks: bool = False
+    """Whether a rounding may turn what it decides, a ReLU's side or which of several is largest:
+    gradients then jump, in any precision."""
     looked_up: Callable[[], LookedUp | None] = lambda: None
     """Of the last step, if it updates such rows; by the same settings."""
 
@@ -309,6 +314,8 @@ class Workload(ABC):
     """Of every mode that has none of its own (`Mode.version`). Raised whenever a step changes
     meaning: records of two versions are compared only where `Parameters.earlier` says why."""
     modes: Mapping[str, Mode]
+    usual_mode: str = ""
+    """The mode of a suite's entry that names none; empty where it must, unless there is but one."""
     memory_formats: tuple[str, ...] = ("contiguous",)
     """Layouts of four-dimensional tensors that make a difference to it. A fixed case has the first
     one; a tuned case may leave open which. `channels_last` for what is made of convolutions."""

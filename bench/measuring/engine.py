@@ -78,12 +78,12 @@ class Engine:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """clock: monotonic ns; usage: counters of the process; host: counters of the host, for
-        synchronous devices; threads: how many the job computes with; suspended: ns that the
-        machine was suspended, from any moment on; watch: called after each of the first three
-        steps with their number, outside any block and before the peak of memory is reset; before:
-        called before each block but the first with its steps, and whether it may be the last one;
-        edges: where several processes do the step; burst: of a device that rests, by `sleep`,
-        between short blocks.
+        synchronous devices; threads: how many the job computes with on this host; suspended: ns
+        that the machine was suspended, from any moment on; watch: called after each of the first
+        three steps with their number, outside any block and before the peak of memory is reset;
+        before: called before each block but the first with its steps, and whether it may be the
+        last one; edges: where several processes do the step; burst: of a device that rests, by
+        `sleep`, between short blocks.
         """
         self.job = job
         self.device = device
@@ -220,7 +220,8 @@ class Engine:
         if self.host is None:
             return None
         before = self._marks[max(first - 1, 0)]
-        return contention.over(before, self.host(), steady, self.threads, affinity_cores())
+        alone = self.edges is SINGLE
+        return contention.over(before, self.host(), steady, self.threads, affinity_cores(), alone)
 
     def _stopped(
         self,

@@ -293,6 +293,18 @@ class Session:
         scratch.gone(self.folder)
 
 
+def watched(
+    cases: Sequence[Case], device: DeviceInfo, backend: Backend, here: int
+) -> tuple[int, ...]:
+    """Which devices of this host a run looks at: its own, or the first ones, as many as any of its
+    cases takes.
+
+    here: how many this host has. Ranks that share its cores have one device.
+    """
+    most = min(max((case.devices for case in cases), default=1), here)
+    return (device.index,) if backend.is_host or most == 1 else tuple(range(most))
+
+
 def open_session(
     writer: Writer,
     cases: Sequence[Case],
@@ -318,9 +330,8 @@ def open_session(
     own = {} if folder is None or python != sys.executable else byte_code(folder)
     variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
     each = here if leader is None else leader.hosts.each
-    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), each)
-    indices = tuple(range(most)) if most > 1 else (device.index,)
-    monitor = Monitor(Order(backend=device.backend, indices=indices), variables)
+    order = Order(backend=device.backend, indices=watched(cases, device, backend, each))
+    monitor = Monitor(order, variables)
     return Session(
         cases,
         settings,

@@ -33,6 +33,7 @@ from bench.running.worker_process import (
     failed,
     phase_limit,
 )
+from bench.telemetry.joined import of_ranks
 
 HOST = "127.0.0.1"
 """Where ranks of one host meet."""
@@ -346,10 +347,11 @@ class World:
             for rank, one in measured.items()
         )
         flags = dict.fromkeys(flag for one in measured.values() for flag in one.flags)
-        causes: dict[str, str] = {}
+        by_flag: dict[str, dict[int, str]] = {}
         for rank, one in measured.items():
             for flag, cause in one.causes.items():
-                causes.setdefault(flag, f"rank {rank}: {cause}")
+                by_flag.setdefault(flag, {})[rank] = cause
+        causes = {flag: of_ranks(by_rank, len(measured)) for flag, by_rank in by_flag.items()}
         most = max(measured.values(), key=lambda one: one.memory.peak_bytes)
         joined = msgspec.structs.replace(
             outcome, ranks=shares, flags=tuple(flags), causes=causes, memory=most.memory

@@ -68,6 +68,7 @@ class Gemm(Workload):
 
     name = "gemm"
     version = 1
+    usual_mode = "matmul"
     modes = MappingProxyType(
         {
             mode: Mode(parameters=MatmulParameters, precisions=PRECISIONS_OF_PRODUCTS, burst=burst)

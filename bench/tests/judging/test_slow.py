@@ -102,7 +102,7 @@ def test_nobody_is_an_answer() -> None:
 
 def test_slow_ranks_do_not_hide_one_another() -> None:
     """A whole host of eight among eight."""
-    slow = {f"r{rank}": 0.06 + (rank - 16) / 50 for rank in range(16, 24)}
+    slow: dict[str, Any] = {f"r{rank}": 0.06 + (rank - 16) / 50 for rank in range(16, 24)}
     found = times(cluster(**slow), hosts=8)
     assert [one.rank for one in found.slow] == [23, 22, 21, 20, 19, 18, 17, 16]
     assert found.words.startswith("rank 23 (host 2, device 7) ")
@@ -196,7 +196,7 @@ def test_what_each_rank_computes_and_waits() -> None:
         ({}, "slow: no rank is slow: "),
     ],
 )
-def test_the_card_says_who_is_slow(slow: dict[str, float], line: str) -> None:
+def test_the_card_says_who_is_slow(slow: dict[str, Any], line: str) -> None:
     card = TABLE.render([run_of(cluster(8, **slow))], Canvas(width=120))
     assert sum(words.startswith(line) for words in card.splitlines()) == 1, card
 

@@ -179,7 +179,9 @@ def test_whole_systems_are_compared_in_what_either_took() -> None:
         make_file((two, far), make_launches(two, [make_measured(s)] * 5), left_out=left_out(far))
         for s in (0.01, 0.02)
     ]
-    assert [one.case.parameters["batch_size"] for one in compare_systems(*made).cases] == [16]
+    assert [
+        one.case.parameters["batch_size"] for one in compare_systems(made[0], made[1]).cases
+    ] == [16]
 
 
 def test_rows_say_it_and_two_runs_are_compared_in_what_either_took() -> None:
