@@ -81,7 +81,7 @@ __all__ = [
     "summarize_run",
 ]
 
-COMPARISON_FORMATS = ("table", "json")
+COMPARISON_FORMATS = ("table", "json", "csv")
 """What a comparison is rendered as."""
 
 
@@ -270,7 +270,7 @@ def render(
 ) -> str:
     """Runs, or comparisons of them, as text that ends in a newline.
 
-    format: of runs one of `accelmark list reports`, of comparisons `table` or `json`; width:
+    format: of runs one of `accelmark list reports`, of comparisons `table`, `json` or `csv`; width:
     columns of a table; wide: everything of every case, rather than a line; beside_record: for who
     typed the records' paths, so that a command to type next has them. Raises `UnknownName` for
     another format, and `MissingPackage` where a format needs a package that is not installed.
@@ -295,6 +295,11 @@ def _compared(comparisons: list[Comparison], format_name: str, canvas: Canvas) -
         from bench.reports._flat_comparison import flat
 
         return json.dumps([flat(one) for one in comparisons], indent=2) + "\n"
+    if format_name == "csv":
+        from bench.reports._comma_separated import written
+        from bench.reports._flat_comparison import rows
+
+        return written(rows(comparisons))
     if format_name == "table":
         from bench.reports._comparison import render as render_table
 
