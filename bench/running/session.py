@@ -19,6 +19,7 @@ from bench.backend import Backend, DeviceInfo
 from bench.errors import HostsError
 from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
+from bench.planning.shapes import Shapes
 from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
 from bench.records import environment
@@ -34,7 +35,6 @@ from bench.running.launcher import Finished
 from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
-from bench.running.shapes import Shapes
 from bench.running.time_left import Span, TimeLeft
 from bench.running.worker_process import SHORTEST_LIMIT_SECONDS
 

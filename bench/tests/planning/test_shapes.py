@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.planning.shapes import LEAST_BLOCKS, Shapes
 from bench.records.case import Case
 from bench.records.outcome import Outcome
 from bench.records.run import Settings
-from bench.running.shapes import LEAST_BLOCKS, Shapes
 from bench.tests.running.test_session import play
 from bench.tests.values import failed, make_case, make_measured
 
