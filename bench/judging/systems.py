@@ -76,6 +76,8 @@ def compare_systems(
 def otherwise_spread(base: RunFile, other: RunFile) -> Comparison | None:
     """Two runs as systems, where any work of theirs is spread otherwise; None where none is, and
     where nothing is to be compared so."""
+    if all(launch.case.devices == 1 for file in (base, other) for launch in file.launches):
+        return None
     try:
         found = compare_systems(base, other)
     except ComparisonError:
