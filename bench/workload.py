@@ -189,6 +189,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
     lie here of all."""
+    fixed: tuple[Tensor, ...] = ()
+    """Weights that it computes with and does not move."""
+    kinks: bool = False
+    """Whether a rounding may turn what it decides, a ReLU's side or which of several is largest:
+    gradients then jump, in any precision."""
     looked_up: Callable[[], LookedUp | None] = lambda: None
     """Of the last step, if it updates such rows; by the same settings."""
 

@@ -201,11 +201,6 @@ def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, swee
     uneven = undivided(parameters.get(BATCH), over)
     if uneven and not sweep:
         raise SuiteError(f"{place}: {who}: {uneven}.")
-    if over.joined and execution != "eager":
-        raise SuiteError(
-            f"{place}: {who}: parallelism {over.parallelism} is measured in eager execution only, "
-            f"not `{execution}`. Leave out `execution`, or `parallelism`."
-        )
     case = Case(
         workload=workload.name,
         version=workload.version_of(name),

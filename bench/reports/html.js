@@ -377,7 +377,7 @@
       // What differs by little must not look as if it differed by much.
       const range = panel.middle === null ? [Math.min(...some, 0.8 * Math.max(...some)), Math.max(...some)] : [panel.middle - spread, panel.middle + spread];
       const left = Math.min(0.4 * width, 34 + breadth(panel.rows.reduce((a, b) => (b.length > a.length ? b : a), "")));
-      const bar = 74, room = width - left - bar;
+      const bar = 84, room = width - left - bar;
       const cell = panel.square ? Math.min(room, 420) / columns : Math.max(3, Math.min(LINE, 900 / rows));
       const height = Math.max(90, cell * rows) + 56;
       // Ticks that stand clear of each other; those of marked rows in any case.
@@ -390,7 +390,7 @@
       const named = new Set(panel.marked_rows);
       const square = panel.square ? { scaleanchor: "x" } : {};
       const frame = ([row, from, to]) => ({
-        type: "rect", xref: "x", yref: "y", x0: from - 0.5, x1: to + 0.5, y0: row - 0.5, y1: row + 0.5, line: { width: 2.5 },
+        type: "rect", xref: "x", yref: "y", x0: from - 0.5, x1: to + 0.5, y0: row - 0.5, y1: row + 0.5, line: { width: cell > 8 ? 2.5 : 1 },
       });
       return [
         [{
@@ -399,7 +399,7 @@
           colorscale: panel.middle === null ? BRIGHT : APART,
           text: panel.text.map((line, i) => line.map((text, j) => text === null ? "" : hover([`${panel.down} ${panel.rows[i]}, ${panel.across} ${panel.columns[j]}`, text, panel.of]))),
           hoverinfo: "text",
-          colorbar: { thickness: 12, len: 1, outlinewidth: 0, x: 1.02, xpad: 0, tickformat: panel.tickformat, nticks: 5 },
+          colorbar: { thickness: 12, lenmode: "pixels", len: Math.min(cell * rows, 420), y: 1, yanchor: "top", ypad: 0, outlinewidth: 0, x: 1.02, xpad: 0, tickformat: panel.tickformat, nticks: 5 },
         }],
         layout(width, height, {
           margin: { l: left, r: bar, t: 6, b: 46 }, dragmode: false,

@@ -18,7 +18,7 @@ from bench.workloads import _looks
 from bench.workloads._optimizers import Chosen, choose
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._seeded import parameter_count
-from bench.workloads._sharded import gathered_bytes, spread
+from bench.workloads._sharded import compiled_parts, has_kinks, held, spread
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +175,7 @@ class TrainingJob(Job):
         batches: this rank's rows.
         """
         self._model = executed(model.train(), site)
-        self._spread = spread(self._model, site)
+        self._spread = spread(self._model, site, accumulation_steps)
         self._forward = forward
         self._batches: Iterator[Batch] = Rotation(batches)
         self._taken: list[Batch] = []
@@ -189,8 +189,6 @@ class TrainingJob(Job):
         asked = {name: value for name, value in group.items() if name != "params"}
         self._settings = {**asked, "lr": learning_rate}
         self.facts = model_facts(model, site) | facts | self._spread.facts
-        if self._spread.facts and accumulation_steps > 1:
-            self.facts |= {"accumulation": "reduced once a step, after its last micro-batch"}
         self.facts |= {"optimizer": described(chosen.optimizer, chosen.implementation)}
         if chosen.passed_over:
             self.facts |= {PASSED_OVER: chosen.passed_over}
@@ -259,18 +257,18 @@ class TrainingJob(Job):
     def training(self) -> Training:
         """Its optimizer, with the learning rate that it was given."""
         (group,) = self._optimizer.param_groups
+        moved = set(map(id, group["params"]))
         return Training(
             optimizer=self._optimizer,
             settings=self._settings,
             parts=tuple(part(weight) for weight in group["params"]),
+            fixed=tuple(p for p in self._model.parameters() if id(p) not in moved),
+            kinks=has_kinks(self._model),
         )
 
     def held(self) -> Held:
         """Its weights, and what its optimizer keeps of them."""
-        kept = self._optimizer.state.values()
-        weights = sum(w.nbytes for g in self._optimizer.param_groups for w in g["params"])
-        states = sum(v.nbytes for of_one in kept for v in of_one.values() if _is_large(v))
-        return Held(weights, round(states / max(1, weights)), gathered_bytes(self._model))
+        return held(self._model, self.training())
 
     def _next_batches(self) -> list[Batch]:
         self._taken = list(itertools.islice(self._batches, self._accumulation_steps))
@@ -312,11 +310,6 @@ class TrainingJob(Job):
         share = loss / self._accumulation_steps
         share.backward()
         return logits, share.detach()
-
-
-def _is_large(value: Any) -> bool:
-    """Whether it is a tensor of as many values as a weight, and no count."""
-    return hasattr(value, "nbytes") and bool(value.dim())
 
 
 class InferenceJob(Job):
@@ -385,7 +378,8 @@ def executed(model: nn.Module, site: Site) -> nn.Module:
     raises: it never falls back to eager without saying so.
     """
     if site.execution == "compile":
-        model.compile()
+        for part in compiled_parts(model, site):
+            part.compile()
     return model
 
 

@@ -14,7 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from bench.ranks import Ranks
-from bench.workload import Site
+from bench.rehearsal import Held, has_no_values
+from bench.workload import Site, Training
+from bench.workloads._looks import AGAIN, checkpointing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,17 +91,18 @@ class Sharded(Spread):
 
         self._ranks = ranks
         mesh = _mesh(ranks.group, ranks.parallelism.sizes, device_type)
-        dtypes = _dtypes(model.parameters())
         inner = blocks(model)
         kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in inner))
+        gathered = _dtypes(model.parameters())
+        reduced = _dtypes(p for p in model.parameters() if p.requires_grad)
         for block in inner:
             fully_shard(block, mesh=mesh)
         self._fsdp: Any = fully_shard(model, mesh=mesh)
         super().__init__(model)
         self.facts = {
             "parallelism": f"{ranks.parallelism}: FSDP2, root and {len(inner)} {kinds}".rstrip(),
-            "weights gathered as": dtypes,
-            "gradients reduced as": dtypes,
+            "weights gathered as": gathered,
+            "gradients reduced as": reduced,
         }
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
@@ -118,14 +121,46 @@ class Sharded(Spread):
         self._fsdp.reshard()
 
 
-def spread(model: nn.Module, site: Site) -> Spread:
+def spread(model: nn.Module, site: Site, accumulation_steps: int = 1) -> Spread:
     """The model as the ranks of its site train it; to be called before its optimizer is made."""
     ranks = site.ranks
-    if ranks is None or ranks.parallelism.scheme in ("none", "replicas"):
+    by_itself = ranks is None or ranks.parallelism.scheme in ("none", "replicas")
+    if by_itself or has_no_values(next(model.parameters())):
         return Spread(model)
-    if ranks.parallelism.scheme in ("fsdp", "hsdp"):
-        return Sharded(model, ranks, site.device.type)
-    return Replicated(model, ranks)
+    assert ranks is not None
+    facts = _named(model, site, accumulation_steps)  # of its modules as they are called
+    if _is_sharded(site):
+        found: Spread = Sharded(model, ranks, site.device.type)
+    else:
+        found = Replicated(model, ranks)
+    found.facts |= facts
+    return found
+
+
+def _named(model: nn.Module, site: Site, accumulation_steps: int) -> dict[str, str]:
+    """What decides how much is computed, kept and sent, also where it is nothing."""
+    dtype = site.precision.autocast
+    many = f"{accumulation_steps} micro-batches a step, reduced once, after the last"
+    facts = {
+        "accumulation": many if accumulation_steps > 1 else "none",
+        AGAIN: checkpointing(model),
+        "mixed precision": f"autocast to {dtype}" if dtype else "none: as the weights lie",
+    }
+    if site.execution == "compile":
+        parts = compiled_parts(model, site)
+        kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
+        each = f"each of {len(parts)} {kinds}; the rest is eager"
+        facts["compiled"] = each if _is_sharded(site) else f"{kinds}, inside DDP"
+    return facts
+
+
+def compiled_parts(model: nn.Module, site: Site) -> list[nn.Module]:
+    """What is compiled, each by itself: of a model that is sharded what is gathered by itself.
+
+    Before it is wrapped: between two of its blocks FSDP2 gathers, which no compiler sees through.
+    What DDP wraps is one module to it, which it cuts by itself where a bucket is full.
+    """
+    return (blocks(model) if _is_sharded(site) else []) or [model]
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -136,13 +171,38 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [*max(lists, key=len)] if lists else []
 
 
+def has_kinks(model: nn.Module) -> bool:
+    """Whether any of its modules decides by comparing values."""
+    from torch import nn
+
+    return any(isinstance(module, nn.ReLU | nn.MaxPool2d) for module in model.modules())
+
+
+def held(model: nn.Module, training: Training) -> Held:
+    """Bytes of what is there between two steps, as one process has it."""
+    optimizer = training.optimizer
+    weights = sum(weight.nbytes for group in optimizer.param_groups for weight in group["params"])
+    states = sum(
+        value.nbytes
+        for of_one in optimizer.state.values()
+        for value in of_one.values()
+        if hasattr(value, "nbytes") and value.dim()  # as many values as a weight, and no count
+    )
+    fixed = sum(weight.nbytes for weight in training.fixed)
+    return Held(weights, round(states / max(1, weights)), gathered_bytes(model), fixed)
+
+
 def gathered_bytes(model: nn.Module) -> int:
     """Of a model that is sharded what is whole at a time: the root and its gradients, a block and
     its, and the block that is gathered meanwhile."""
-    inner = blocks(model)
-    sizes = [sum(p.nbytes for p in block.parameters()) for block in inner]
-    root = sum(p.nbytes for p in model.parameters()) - sum(sizes)
-    return 2 * root + 3 * max(sizes, default=0)
+
+    def size(module: nn.Module) -> tuple[int, int]:
+        held = [(p.nbytes, p.requires_grad) for p in module.parameters()]
+        return sum(n for n, _ in held), sum(n for n, trained in held if trained)
+
+    sizes = [size(block) for block in blocks(model)]
+    root = sum(size(model)) - sum(map(sum, sizes))
+    return root + max((2 * weights + gradients for weights, gradients in sizes), default=0)
 
 
 def rows(value: Tensor, site: Site) -> Tensor:
@@ -150,6 +210,10 @@ def rows(value: Tensor, site: Site) -> Tensor:
     if site.ranks is None:
         return value
     return value[site.ranks.part(len(value))].clone()  # what is not its own need not be kept
+
+
+def _is_sharded(site: Site) -> bool:
+    return site.ranks is not None and site.ranks.parallelism.scheme in ("fsdp", "hsdp")
 
 
 @functools.cache

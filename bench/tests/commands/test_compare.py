@@ -234,11 +234,12 @@ def test_systems_have_the_exit_codes_of_cases(accelmark: Accelmark, tmp_path: Pa
     ("options", "part"),
     [
         (["--systems", "--devices", "8"], "--devices is given 1 time for 2 runs"),
+        (["--csv", "--json"], "--json and --csv: give one of them"),
         (["--devices", "8", "--devices", "8"], "--devices chooses among whole systems: give"),
         (["--systems", "--devices", "8", "--devices", "16"], "It has 1, dp2, dp8"),
     ],
 )
-def test_devices_that_cannot_be_chosen(
+def test_devices_and_forms_that_cannot_be_chosen(
     accelmark: Accelmark, tmp_path: Path, options: list[str], part: str
 ) -> None:
     write(tmp_path / "a.jsonl", strong())

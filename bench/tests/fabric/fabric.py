@@ -29,6 +29,13 @@ class Fabric:
     """Whose fault it is."""
     after: int = 0
     """Operations that go well before."""
+    at_once: float = 2e-3
+    """Seconds after an operation within which the next one counts as queued behind it."""
+    on_top: bool = False
+    """Whether the latency comes after what gloo itself takes, which else lies within."""
+    spins: bool = False
+    """Whether a process keeps its core while it waits for the wire: who sleeps finds its caches
+    gone where others work on that core, and computes longer."""
     multiplies: bool = False
     """Whether the devices can multiply too."""
 

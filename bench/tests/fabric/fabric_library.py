@@ -15,6 +15,7 @@ before) or has one bit turned over; or, of all, the wire is narrower than the nu
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 import warnings
@@ -34,8 +35,6 @@ LINKS = {
     "broadcast_": lambda n: 1.0,
 }
 """Share of the largest buffer that crosses each rank's link, of n ranks."""
-AT_ONCE = 2e-3
-"""Seconds after an operation within which the next one counts as queued."""
 CPU, BESIDE = torch.device("cpu"), torch.device("privateuseone")
 MAX = dist.AllreduceOptions()
 MAX.reduceOp = dist.ReduceOp.MAX
@@ -62,13 +61,16 @@ class Simulated:
         start = float(come)
         self.spoilt(given, held, call)
         larger = max(size_of(held), size_of(given))
+        start = time.monotonic() if self.fabric.on_top else start
         self.until(start, larger * LINKS[name](self.size))
 
     def until(self, start: float, crossing: float) -> None:
         """Waits until the wire has carried so many bytes."""
-        start = self.end if start - self.end < AT_ONCE else start
+        start = self.end if start - self.end < self.fabric.at_once else start
         self.end = start + self.fabric.latency + crossing / self.fabric.bandwidth
-        time.sleep(max(0.0, self.end - time.monotonic()))  # spinning takes others' core
+        while self.fabric.spins and time.monotonic() < self.end:
+            time.sleep(0)  # gloo's threads want Python too
+        time.sleep(max(0.0, self.end - time.monotonic()))
 
     def spoilt(self, given, held, call):
         """What gloo does, and the planted fault."""
@@ -191,6 +193,12 @@ def operation(name: str):
         return (words[0], work) if several else work
 
     return act
+
+
+def slow_down(latency: float) -> None:
+    """From now on every operation of this process takes so many seconds."""
+    for group in GROUPS:
+        group.fabric = dataclasses.replace(group.fabric, latency=latency)
 
 
 def carried() -> int:

@@ -121,6 +121,9 @@ def test_the_most_devices_with_a_number_stand_for_a_side_and_the_rest_is_said() 
     case = only(compare_systems(strong(), other))
     assert case.system is not None and case.system.spreads == ("dp8", "dp8")
     assert case.system.beside == ("other on dp64: failed: oom in measure: no memory",)
+    left = {on("dp64").fingerprint: "beyond the 8 devices here"}
+    short = only(compare_systems(strong(), system({"dp8": 150.0, "dp64": []}, left_out=left)))
+    assert short.system is not None and short.system.beside == (), "nobody meant to try it"
     none = system({"dp64": [failed("oom", "no memory")]})
     assert only(compare_systems(strong(), none)).codes == ("failed",)
 
@@ -371,7 +374,7 @@ def test_a_run_is_no_system_against_itself() -> None:
 
 
 def test_the_factors_intervals_hold_the_truth() -> None:
-    """Of 150 reruns a true 95 % reads less than 89 % once in 1,000; the script takes thousands."""
-    shares = truth.covered(5, "normal", truth.SPREADS[2], FIXED, 150)
-    assert set(shares) == {"ratio", "chip", "scaling"} and min(shares.values()) >= 0.89
+    """Of 60 reruns a true 95 % reads less than 85 % once in 1,000; the script takes thousands."""
+    shares = truth.covered(5, "normal", truth.SPREADS[2], FIXED, 60)
+    assert set(shares) == {"ratio", "chip", "scaling"} and min(shares.values()) >= 0.85
     assert truth.short({"ratio": 0.93, "chip": 0.929, "scaling": 0.95}) == ["chip 92.9%"]

@@ -41,13 +41,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"workload": "resnet50", "mode": "train", "parallelism": "fsdp2"}, "no parallelism `fsdp2`"),
     ({"workload": "dlrm", "mode": "train", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "llama", "mode": "decode", "parallelism": "dp2"}, "no parallelism `dp2`"),
-    ({"workload": "llama", "mode": "lora", "parallelism": "dp2"}, "Allowed: none."),
     ({"workload": "gemm", "parallelism": "dp2"}, "Allowed: none."),
     ({"workload": "bert", "mode": "train", "parallelism": "dp3"}, "does not divide over 3 devices"),
-    (
-        {"workload": "llama", "mode": "train", "parallelism": "dp2", "execution": "compile"},
-        "parallelism dp2 is measured in eager execution only, not `compile`",
-    ),
 ]
 
 
@@ -58,8 +53,20 @@ def test_what_cannot_be_spread_so_says_why(
     assert words in refusal(tmp_path, **case)
 
 
-def test_copies_may_be_compiled(tmp_path: Path) -> None:
-    text = 'workload = "bert"\nmode = "infer"\nparallelism = "replicas2"\nexecution = "compile"'
+def test_a_case_names_its_batch_statistics_only_where_they_are_not_each_devices_own(
+    tmp_path: Path,
+) -> None:
+    text = 'workload = "resnet50"\nmode = "train"\nparallelism = "dp"\nbatch_statistics = '
+    own, all_of = (case_of(tmp_path, 2, f'{text}"{name}"') for name in ("own", "synchronized"))
+    assert "batch_statistics" not in own.parameters
+    assert all_of.parameters["batch_statistics"] == "synchronized"
+
+
+@pytest.mark.parametrize(
+    "what", ['"infer"\nparallelism = "replicas2"', '"train"\nparallelism = "dp"']
+)
+def test_what_is_spread_may_be_compiled(tmp_path: Path, what: str) -> None:
+    text = f'workload = "bert"\nmode = {what}\nexecution = "compile"'
     assert case_of(tmp_path, 2, text).execution == "compile"
 
 

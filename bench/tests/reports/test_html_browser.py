@@ -113,19 +113,21 @@ def test_every_plot_draws_its_marks(show: Show) -> None:
     assert count(page, "#trace .points path.point") == 2 * 5 * (3 + 10)
 
 
-def test_bus_bandwidth_is_drawn_over_sizes(show: Show) -> None:
-    page = show(over_sizes(), over_sizes(2.0))
+def test_plots_of_many_devices(show: Show) -> None:
+    """Efficiency, a slow rank, a slow link, bandwidth over sizes, two systems: on one page."""
+
+    def together(*parts: RunFile) -> RunFile:
+        cases = [case for part in parts for case in part.run.plan]
+        return make_file(cases, [launch for part in parts for launch in part.launches])
+
+    ranks, links = some_ranks(8, (5,)), a_map(4, (1, 3))
+    page = show(
+        together(ranks, links, strong(), run_of(over_devices()), over_sizes()),
+        together(weak(), over_sizes(2.0)),
+    )
     assert count(page, "#link-0 path.js-line") == 4, "each with its fitted line"
     assert count(page, "#link-0 .points path.point") == 6
     assert "latency 10.0 us" in page.find_element("css selector", "#link-0 ~ figcaption").text
-
-
-def test_plots_of_many_devices(show: Show) -> None:
-    """Efficiency and its ideal, a slow rank, a slow link, and two systems: on one page."""
-    parts = (some_ranks(8, (5,)), a_map(4, (1, 3)), strong(), run_of(over_devices()))
-    cases = [case for part in parts for case in part.run.plan]
-    launches = [launch for part in parts for launch in part.launches]
-    page = show(make_file(cases, launches), weak())
     assert count(page, "#systems-0 .xerror") == 1
     texts = "return [...document.querySelectorAll(arguments[0] + ' text')].map(e => e.textContent)"
     assert "1.244 FASTER" in page.execute_script(texts, "#systems-0")
