@@ -28,6 +28,11 @@ def case_of(folder: Path, devices: int, text: str) -> Case:
         ('workload = "llama"\nmode = "train"\nparallelism = "fsdp"\nbatch_size = 8', "fsdp4"),
         ('workload = "llama"\nmode = "train"\nparallelism = "hsdp"\nbatch_size = 8', "hsdp2x2"),
         ('workload = "resnet50"\nmode = "train"\nparallelism = "dp"', "dp4"),
+        (
+            'workload = "llama"\nmode = "train"\nparallelism = "fsdp"\nprecision = "bf16-amp"\n'
+            'mixed_precision = "policy"\nbatch_size = 8',
+            "fsdp4",
+        ),
         ('workload = "dlrm"\nmode = "train"\nparallelism = "dlrm-hybrid"', "dlrm-hybrid4"),
         ('workload = "whisper"\nparallelism = "replicas"\nbatch_size = 8', "replicas4"),
     ],
@@ -37,11 +42,15 @@ def test_a_case_takes_the_devices_of_the_run(tmp_path: Path, text: str, spread: 
     assert (case.devices, case.parallelism) == (4, spread)
 
 
+POLICY = {"workload": "llama", "mode": "train", "mixed_precision": "policy"}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"workload": "resnet50", "mode": "train", "parallelism": "fsdp2"}, "no parallelism `fsdp2`"),
     ({"workload": "dlrm", "mode": "train", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "llama", "mode": "decode", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "gemm", "parallelism": "dp2"}, "Allowed: none."),
+    ({**POLICY, "parallelism": "dp2"}, "it out."),
+    ({**POLICY, "precision": "bf16-amp"}, 'parallelism = "fsdp" or "hsdp". Give both'),
+    ({**POLICY, "precision": "bf16", "parallelism": "fsdp2"}, 'of precision "bf16-amp"'),
     ({"workload": "bert", "mode": "train", "parallelism": "dp3"}, "does not divide over 3 devices"),
 ]
 
