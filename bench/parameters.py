@@ -70,8 +70,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for name, rule in _rules(type(self)):
             rule.check(name, getattr(self, name))
 
-    def unfit(self, precision: str, parallelism: str) -> str:
-        """Why no case of such a precision and parallelism can have them, and what to do instead."""
+    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
+        """Why no case of these can have them, and what to do instead; empty where one can."""
         return ""
 
     @classmethod

@@ -148,7 +148,7 @@ def _case(place: str, values: dict[str, Any], table: Any, devices: int) -> Case:
     execution = _choice(place, who, "execution", values.get("execution", "eager"), mode.executions)
     parameters = _parameters(place, who, mode, values)
     over = spread(place, who, mode, {**values, **parameters}, devices)
-    why = msgspec.convert(parameters, mode.parameters).unfit(precision, over.parallelism)
+    why = msgspec.convert(parameters, mode.parameters).unfit(precision, execution, over.parallelism)
     if why:
         raise SuiteError(f"{place}: {who}: {why}.")
     case = Case(

@@ -84,7 +84,7 @@ class TrainParameters(LanguageParameters, frozen=True, kw_only=True):
     reduces gradients in float32."""
     earlier = BEFORE_CHECKPOINTING
 
-    def unfit(self, precision: str, parallelism: str) -> str:
+    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
         """The policy is of sharded weights, wider than what is computed."""
         sharded = parallelism.startswith(("fsdp", "hsdp"))
         if self.mixed_precision == AUTOCAST or (precision == "bf16-amp" and sharded):

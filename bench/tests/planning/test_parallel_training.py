@@ -43,11 +43,13 @@ def test_a_case_takes_the_devices_of_the_run(tmp_path: Path, text: str, spread: 
 
 
 POLICY = {"workload": "llama", "mode": "train", "mixed_precision": "policy"}
+RESNET = {"workload": "resnet50", "mode": "train", "batch_statistics": "synchronized"}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"workload": "resnet50", "mode": "train", "parallelism": "fsdp2"}, "no parallelism `fsdp2`"),
     ({"workload": "dlrm", "mode": "train", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "llama", "mode": "decode", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "gemm", "parallelism": "dp2"}, "Allowed: none."),
+    ({**RESNET, "parallelism": "dp2", "execution": "compile"}, "in eager execution only"),
     ({**POLICY, "parallelism": "dp2"}, "it out."),
     ({**POLICY, "precision": "bf16-amp"}, 'parallelism = "fsdp" or "hsdp". Give both'),
     ({**POLICY, "precision": "bf16", "parallelism": "fsdp2"}, 'of precision "bf16-amp"'),
@@ -72,10 +74,11 @@ def test_a_case_names_its_batch_statistics_only_where_they_are_not_each_devices_
 
 
 @pytest.mark.parametrize(
-    "what", ['"infer"\nparallelism = "replicas2"', '"train"\nparallelism = "dp"']
+    "what", ['"infer"\nparallelism = "replicas2"', '"train"\nparallelism = "dp"', '"train"']
 )
 def test_what_is_spread_may_be_compiled(tmp_path: Path, what: str) -> None:
-    text = f'workload = "bert"\nmode = {what}\nexecution = "compile"'
+    synchronized = 'batch_statistics = "synchronized"\n' if what == '"train"' else ""
+    text = f'workload = "resnet50"\n{synchronized}mode = {what}\nexecution = "compile"'
     assert case_of(tmp_path, 2, text).execution == "compile"
 
 
