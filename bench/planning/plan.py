@@ -201,6 +201,9 @@ def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, swee
     uneven = undivided(parameters.get(BATCH), over)
     if uneven and not sweep:
         raise SuiteError(f"{place}: {who}: {uneven}.")
+    why = msgspec.convert(parameters, mode.parameters).unfit(precision, execution, over.parallelism)
+    if why:
+        raise SuiteError(f"{place}: {who}: {why}.")
     case = Case(
         workload=workload.name,
         version=workload.version_of(name),

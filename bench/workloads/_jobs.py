@@ -169,13 +169,14 @@ class TrainingJob(Job):
         facts: dict[str, str],
         loss: Loss = cross_entropy,
         accumulation_steps: int = 1,
+        policy: bool = False,
     ) -> None:
         """Puts the model into training mode, spreads it, and makes its optimizer.
 
-        batches: this rank's rows.
+        batches: this rank's rows; policy: whether what shards it rounds, where others autocast.
         """
         self._model = executed(model.train(), site)
-        self._spread = spread(self._model, site, accumulation_steps)
+        self._spread = spread(self._model, site, accumulation_steps, policy)
         self._forward = forward
         self._batches: Iterator[Batch] = Rotation(batches)
         self._taken: list[Batch] = []
@@ -230,7 +231,9 @@ class TrainingJob(Job):
         yield _looks.mode(self._model, training=True)
         yield from _looks.computed_again(self._model, self.facts)
         yield from _looks.experts(self._model, self.facts)
-        yield from _looks.autocasting(autocast(self._site), self._site)
+        if self._spread.policy is None:
+            yield from _looks.autocasting(autocast(self._site), self._site)
+        yield from self._spread.looks()
         yield from _looks.attention(self._model, self.facts)
         # Its kernels are torch's choice, and the case asks for none: the record says what ran.
         ran = _looks.optimizer_kernels(self._optimizer.step)
@@ -276,7 +279,7 @@ class TrainingJob(Job):
 
     def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         inputs, targets = batch
-        with autocast(self._site):
+        with nullcontext() if self._spread.policy else autocast(self._site):
             logits = self._forward(self._spread.module, inputs)
             return logits, self._loss_of(logits, targets)
 

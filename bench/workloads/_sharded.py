@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from bench.ranks import Ranks
 from bench.rehearsal import Held, has_no_values
-from bench.workload import Site, Training
+from bench.workload import Look, Site, Training
 from bench.workloads._looks import AGAIN, checkpointing
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Spread:
         """What a forward calls."""
         self.facts: dict[str, str] = {}
         """What the record says of it."""
+        self.policy: str | None = None
+        """The dtype that what shards it rounds weights and activations to, in autocast's stead."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
         """Around forward and backward of a micro-batch. last: of its step."""
@@ -46,6 +49,10 @@ class Spread:
 
     def settle(self) -> None:
         """After a forward without a backward: back to what a step leaves."""
+
+    def looks(self) -> Iterator[Look]:
+        """What it was asked for, and what there is; after the timing."""
+        yield from ()
 
 
 class Replicated(Spread):
@@ -85,20 +92,34 @@ class Sharded(Spread):
     embedding and the head) once a step.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks, device_type: str) -> None:
-        """In place: what is in the model afterwards are its shards."""
-        from torch.distributed.fsdp import fully_shard
+    def __init__(
+        self, model: nn.Module, mesh: Any, ranks: Ranks | None, policy: str | None = None
+    ) -> None:
+        """In place: what is in the model afterwards are its shards.
+
+        ranks: None where this one shards it with nobody; policy: the dtype in which it is computed,
+        None for that of its weights.
+        """
+        import torch
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         self._ranks = ranks
-        mesh = _mesh(ranks.group, ranks.parallelism.sizes, device_type)
         inner = blocks(model)
         kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in inner))
-        gathered = _dtypes(model.parameters())
+        gathered = policy or _dtypes(model.parameters())
         reduced = _dtypes(p for p in model.parameters() if p.requires_grad)
+        options: dict[str, Any] = {}
+        if policy is not None:
+            computed, summed = (getattr(torch, name) for name in (policy, reduced))
+            rounding = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=summed)
+            options = {"mp_policy": rounding}
         for block in inner:
-            fully_shard(block, mesh=mesh)
-        self._fsdp: Any = fully_shard(model, mesh=mesh)
+            fully_shard(block, mesh=mesh, **options)
+        self._fsdp: Any = fully_shard(model, mesh=mesh, **options)
         super().__init__(model)
+        self.policy = policy
+        if ranks is None:
+            return
         self.facts = {
             "parallelism": f"{ranks.parallelism}: FSDP2, root and {len(inner)} {kinds}".rstrip(),
             "weights gathered as": gathered,
@@ -112,6 +133,8 @@ class Sharded(Spread):
 
     def norm(self, of_shards: Tensor) -> Tensor:
         """Over all ranks; replicas of a shard count once."""
+        if self._ranks is None:
+            return of_shards
         replicas = math.prod(self._ranks.parallelism.sizes[:-1])
         total = self._ranks.mean(of_shards**2) * self._ranks.size / replicas
         return total.sqrt()
@@ -120,31 +143,55 @@ class Sharded(Spread):
         """The root stays whole after a forward, for the backward that it expects."""
         self._fsdp.reshard()
 
+    def looks(self) -> Iterator[Look]:
+        """At what is gathered; every rank must come."""
+        if self.policy is None:
+            return
+        self._fsdp.unshard()
+        whole = (p for p in self._fsdp.parameters() if not hasattr(p, "to_local"))
+        seen = _dtypes(whole)
+        self._fsdp.reshard()
+        yield Look(what="weights as they are gathered", asked=self.policy, seen=seen)
 
-def spread(model: nn.Module, site: Site, accumulation_steps: int = 1) -> Spread:
-    """The model as the ranks of its site train it; to be called before its optimizer is made."""
+
+def spread(
+    model: nn.Module, site: Site, accumulation_steps: int = 1, policy: bool = False
+) -> Spread:
+    """The model as the ranks of its site train it; to be called before its optimizer is made.
+
+    policy: whether FSDP2 rounds to the precision's dtype, where others autocast. What is compared
+    with it is then sharded too, each process by itself: the arithmetic is the same. A rehearsal,
+    which shards nothing, holds under autocast what it would.
+    """
     ranks = site.ranks
+    dtype = site.precision.autocast if policy else None
     by_itself = ranks is None or ranks.parallelism.scheme in ("none", "replicas")
-    if by_itself or has_no_values(next(model.parameters())):
+    if has_no_values(next(model.parameters())) or (by_itself and dtype is None):
         return Spread(model)
+    if by_itself:
+        return Sharded(model, _mesh_of_one(site.device.type), None, dtype)
     assert ranks is not None
-    facts = _named(model, site, accumulation_steps)  # of its modules as they are called
+    facts = _named(model, site, accumulation_steps, dtype)  # of its modules as they are called
     if _is_sharded(site):
-        found: Spread = Sharded(model, ranks, site.device.type)
+        mesh = _mesh(ranks.group, ranks.parallelism.sizes, site.device.type)
+        found: Spread = Sharded(model, mesh, ranks, dtype)
     else:
         found = Replicated(model, ranks)
     found.facts |= facts
     return found
 
 
-def _named(model: nn.Module, site: Site, accumulation_steps: int) -> dict[str, str]:
+def _named(
+    model: nn.Module, site: Site, accumulation_steps: int, policy: str | None
+) -> dict[str, str]:
     """What decides how much is computed, kept and sent, also where it is nothing."""
     dtype = site.precision.autocast
+    mixed = f"autocast to {dtype}" if dtype else "none: as the weights lie"
     many = f"{accumulation_steps} micro-batches a step, reduced once, after the last"
     facts = {
         "accumulation": many if accumulation_steps > 1 else "none",
         AGAIN: checkpointing(model),
-        "mixed precision": f"autocast to {dtype}" if dtype else "none: as the weights lie",
+        "mixed precision": f"FSDP2's policy: all computed in {policy}" if policy else mixed,
     }
     if site.execution == "compile":
         parts = compiled_parts(model, site)
@@ -236,6 +283,17 @@ def _mesh(group: ProcessGroup, sizes: tuple[int, ...], device_type: str) -> Any:
         own.append(next(new for members, new in made if here in members))
     names = ("replicate", "shard")
     return DeviceMesh.from_group(own, device_type, mesh=ranks, mesh_dim_names=names)
+
+
+@functools.cache
+def _mesh_of_one(device_type: str) -> Any:
+    """Of this process alone, over the library that the launch has."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
+
+    library, here = dist.get_backend(), dist.get_rank()
+    group = dist.new_group([here], backend=library, use_local_synchronization=True)
+    return DeviceMesh.from_group(group, device_type)
 
 
 def _dtypes(tensors: Any) -> str:

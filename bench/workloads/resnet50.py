@@ -83,6 +83,18 @@ class TrainParameters(SgdParameters, frozen=True, kw_only=True):
     batch_statistics: Annotated[str, OneOf((OWN, SYNCHRONIZED)), Later()] = OWN
     """By which images each of several devices normalizes: its own, or those of all."""
 
+    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
+        """Each layer's exchange breaks the compiler's graph: with torch 2.13 into so many parts
+        that it gives some up, and runs them eagerly."""
+        together = self.batch_statistics == SYNCHRONIZED and parallelism != "none"
+        if not together or execution == "eager":
+            return ""
+        return (
+            f'batch_statistics = "{SYNCHRONIZED}" over {parallelism} is measured in eager '
+            f"execution only, not `{execution}`: each batch norm waits for the others, which "
+            "torch's compiler does not see through. Leave out `execution`, or `batch_statistics`"
+        )
+
 
 class PipelineParameters(SgdParameters, frozen=True, kw_only=True):
     """As `train`, on images that torch's DataLoader makes and that cross to the device each step.

@@ -141,6 +141,7 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
     found["hushed"] = _hushed(ranks)
     found["statistics"] = _statistics(ranks)
     found["named"] = _named(ranks)
+    found["policy"] = _policy(ranks)
     found["adapters"] = _adapters(ranks)
     found["hybrid bytes"] = _hybrid_bytes(ranks)
     return found
@@ -222,6 +223,21 @@ def _named(ranks: Ranks) -> dict[str, Any]:
         asked = [type(call.args[0]).__name__.removeprefix("FSDP") for call in compiled.mock_calls]
         found[scheme] = [dict(job.facts), asked]
     return found
+
+
+def _policy(ranks: Ranks) -> dict[str, Any]:
+    """Of FSDP2's mixed precision what is said, seen and computed; and of a copy by itself."""
+    there = msgspec.structs.replace(ranks, parallelism=parse("fsdp2"))
+    at = msgspec.structs.replace(site(PRECISIONS["bf16-amp"], seed=5), ranks=there)
+    given = parameters("llama", "train", mixed_precision="policy", sequence_length=16)
+    job: Any = WORKLOADS["llama"].build("train", given, at)
+    logits = str(job._evaluate(job._next_batches()[0])[0].dtype)
+    job._spread.settle()
+    looks = {look.what: [look.asked, look.seen] for look in job.looks()}
+    alone = msgspec.structs.replace(at, ranks=None, as_ranks=2)
+    copy: Any = WORKLOADS["llama"].build("train", given, alone)
+    policies = [job._spread.policy, copy._spread.policy]
+    return {"facts": dict(job.facts), "looks": looks, "policies": policies, "logits": logits}
 
 
 def _adapters(ranks: Ranks) -> dict[str, Any]:

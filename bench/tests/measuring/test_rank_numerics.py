@@ -107,6 +107,22 @@ def test_the_record_names_what_decides_the_work_of_a_rank(said: list[dict[str, A
         assert (whole, layers) == (["LlamaForCausalLM"], ["LlamaDecoderLayer"] * LAYERS)
 
 
+def test_a_policy_gathers_and_computes_in_bfloat16(said: list[dict[str, Any]]) -> None:
+    for rank in said:
+        found = rank["policy"]
+        expected = {
+            "weights gathered as": "bfloat16",
+            "gradients reduced as": "float32",
+            "mixed precision": "FSDP2's policy: all computed in bfloat16",
+        }
+        assert found["facts"].items() >= expected.items()
+        assert found["policies"] == ["bfloat16", "bfloat16"]
+        assert found["looks"]["weights as they are gathered"] == ["bfloat16", "bfloat16"]
+        assert "autocast" not in found["looks"]
+        assert {k: v for k, v in found["looks"].items() if v[0] != v[1]} == {}
+        assert found["logits"] == "torch.bfloat16"
+
+
 def test_adapters_are_reduced_in_float32_and_what_they_adapt_must_stay_the_same(
     said: list[dict[str, Any]],
 ) -> None:

@@ -28,6 +28,11 @@ def case_of(folder: Path, devices: int, text: str) -> Case:
         ('workload = "llama"\nmode = "train"\nparallelism = "fsdp"\nbatch_size = 8', "fsdp4"),
         ('workload = "llama"\nmode = "train"\nparallelism = "hsdp"\nbatch_size = 8', "hsdp2x2"),
         ('workload = "resnet50"\nmode = "train"\nparallelism = "dp"', "dp4"),
+        (
+            'workload = "llama"\nmode = "train"\nparallelism = "fsdp"\nprecision = "bf16-amp"\n'
+            'mixed_precision = "policy"\nbatch_size = 8',
+            "fsdp4",
+        ),
         ('workload = "dlrm"\nmode = "train"\nparallelism = "dlrm-hybrid"', "dlrm-hybrid4"),
         ('workload = "whisper"\nparallelism = "replicas"\nbatch_size = 8', "replicas4"),
     ],
@@ -37,11 +42,17 @@ def test_a_case_takes_the_devices_of_the_run(tmp_path: Path, text: str, spread: 
     assert (case.devices, case.parallelism) == (4, spread)
 
 
+POLICY = {"workload": "llama", "mode": "train", "mixed_precision": "policy"}
+RESNET = {"workload": "resnet50", "mode": "train", "batch_statistics": "synchronized"}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"workload": "resnet50", "mode": "train", "parallelism": "fsdp2"}, "no parallelism `fsdp2`"),
     ({"workload": "dlrm", "mode": "train", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "llama", "mode": "decode", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "gemm", "parallelism": "dp2"}, "Allowed: none."),
+    ({**RESNET, "parallelism": "dp2", "execution": "compile"}, "in eager execution only"),
+    ({**POLICY, "parallelism": "dp2"}, "it out."),
+    ({**POLICY, "precision": "bf16-amp"}, 'parallelism = "fsdp" or "hsdp". Give both'),
+    ({**POLICY, "precision": "bf16", "parallelism": "fsdp2"}, 'of precision "bf16-amp"'),
     ({"workload": "bert", "mode": "train", "parallelism": "dp3"}, "does not divide over 3 devices"),
 ]
 
@@ -63,10 +74,11 @@ def test_a_case_names_its_batch_statistics_only_where_they_are_not_each_devices_
 
 
 @pytest.mark.parametrize(
-    "what", ['"infer"\nparallelism = "replicas2"', '"train"\nparallelism = "dp"']
+    "what", ['"infer"\nparallelism = "replicas2"', '"train"\nparallelism = "dp"', '"train"']
 )
 def test_what_is_spread_may_be_compiled(tmp_path: Path, what: str) -> None:
-    text = f'workload = "bert"\nmode = {what}\nexecution = "compile"'
+    synchronized = 'batch_statistics = "synchronized"\n' if what == '"train"' else ""
+    text = f'workload = "resnet50"\n{synchronized}mode = {what}\nexecution = "compile"'
     assert case_of(tmp_path, 2, text).execution == "compile"
 
 

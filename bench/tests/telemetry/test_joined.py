@@ -14,6 +14,7 @@ from bench.records.observed import Reading, Telemetry, Watched
 from bench.records.outcome import Measured
 from bench.reports._flat import flat
 from bench.telemetry.joined import Sight, observed, of_ranks
+from bench.tests.scripts import packages
 from bench.tests.telemetry.launches import seen
 from bench.tests.telemetry.sights import CASE, dies, hot, joined, launches, of, sight
 from bench.tests.values import make_file
@@ -213,6 +214,15 @@ def test_a_row_has_its_packages_and_what_each_does_and_draws() -> None:
     assert (row.watts, row.watts_per_package) == (pytest.approx(300), pytest.approx(150))
     assert (told["packages"], told["watts_per_package"]) == (2, pytest.approx(150))
     assert told["throughput_per_package"] == pytest.approx(0.25)
+
+
+def test_the_script_that_runs_four_dies_tells_right_from_wrong() -> None:
+    right = dies(*packages.WATTS)
+    assert packages.complaints(make_file([CASE], launches(lambda k: right))) == []
+    twice = [msgspec.structs.replace(one, card=str(one.index)) for one in right]
+    (count, joules, *ranks) = packages.complaints(make_file([CASE], launches(lambda k: twice, 1)))
+    assert count == "None packages" and joules == "6750 J (None), not 3375 J"
+    assert [words.partition(":")[0] for words in ranks] == ["rank 1", "rank 2", "rank 3"]
 
 
 def test_packages_are_not_counted_where_one_has_a_die_beside_the_launch() -> None:
