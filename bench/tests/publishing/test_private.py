@@ -18,8 +18,8 @@ from bench.errors import PublicationError
 from bench.publishing import publish
 from bench.publishing.command import allowed
 from bench.records.executed import Executed
-from bench.records.observed import Contention, Reading, Telemetry
-from bench.records.outcome import Block, Cold, Outcome, Skipped, Void
+from bench.records.observed import Contention, Reading, Telemetry, Watched
+from bench.records.outcome import Block, Cold, Memory, Outcome, Share, Skipped, Void
 from bench.records.private import PRIVATE
 from bench.records.proof import Noise, Proof, StepReading, Vector
 from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
@@ -40,6 +40,13 @@ TELEMETRY = Telemetry(
     source="the device", scope="board", interval_seconds=0.1,
     readings=(Reading(power_watts=1.0, reasons=("thermal",)),), absent={"energy": "none here"},
 )  # fmt: skip
+WATCHED = Watched(
+    absent_because="x", source="x", energy_absent="x", reasons={"x": 1}, absent={"energy": "x"},
+)  # fmt: skip
+RANK = Share(
+    rank=0, device=0, busy_ns=(5,) * 10, causes={"CONTENDED": "x"}, watched=WATCHED,
+    memory=Memory(peak_bytes=1, scope="process RSS", host_rss_bytes=1),
+)  # fmt: skip
 OUTCOMES: tuple[Outcome, ...] = (
     make_measured(
         0.01, latency_name="latency", causes={"CONTENDED": "another process"},
@@ -51,7 +58,9 @@ OUTCOMES: tuple[Outcome, ...] = (
         ),
     ),
     make_measured(0.01, proof=Proof(absent="x"), executed=Executed(absent="x")),
-    make_measured(0.01, executed=Executed(operators={"attention": ("x",)}, expert_tokens=(1,))),
+    make_measured(
+        0.01, executed=Executed(operators={"attention": ("x",)}, expert_tokens=(1,)), ranks=(RANK,),
+    ),
     failed("oom", "out of memory"),
     Void(reason="numerics: off", numerics=NUMERICS),
     Skipped(reason="no fp16 here"),
@@ -67,7 +76,10 @@ def full() -> RunFile:
         )
         for k, outcome in enumerate(OUTCOMES)
     ]  # fmt: skip
-    run = make_file([CASE], launches, host={**FACTS, "system": "Linux 6.1"}, device=FACTS)
+    run = make_file(
+        [CASE], launches, host={**FACTS, "system": "Linux 6.1"}, device=FACTS,
+        left_out={CASE.fingerprint: "x"},
+    )  # fmt: skip
     again = Resumed(started_at="x", command=("accelmark", "run"), host=FACTS, device=FACTS)
     return msgspec.structs.replace(run, resumed=(again,))
 
