@@ -147,3 +147,12 @@ def test_long_steps_are_bounded() -> None:
     never = Scripted()
     assert never.taken(step_seconds=20.0).absent == "2 pairs of blocks would take 480 s"
     assert never.order == ""
+
+
+def test_a_long_measurement_is_no_reason_to_report_for_longer_than_a_report_may_take() -> None:
+    """Half of its ten minutes would be: the launch would be ended as one that hangs."""
+    found = Scripted(1000, 750).taken(step_seconds=1.0, steady_limit_seconds=600.0)
+    assert found.silent is not None
+    blocks_seconds = sum((*found.silent.real_ns, *found.silent.silent_ns)) / 1e9
+    assert 2 * blocks_seconds < 120
+    assert Scripted().taken(step_seconds=4.0, steady_limit_seconds=600.0).absent
