@@ -122,12 +122,12 @@ def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend:
 
 def other_hosts(launches: Sequence[Launch], backend: str, hosts: Hosts) -> list[str]:
     """Cases whose ranks were on another number of hosts than they would be now."""
-    own_devices = not catalogue.backend(backend).is_host
     found: dict[str, None] = {}
     for launch in launches:
         world = launch.environment.get("world")
         if isinstance(world, Mapping):
             then = world.get("hosts", 1)
+            own_devices = not catalogue.backend(backend).is_host
             seats = seating.seats(launch.case.devices, hosts, own_devices=own_devices)
             now = 1 + seats[-1].host if seats else hosts.total
             if then != now:
