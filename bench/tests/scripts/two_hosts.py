@@ -353,6 +353,7 @@ def main() -> int:
     names = ["link", "faults", *(fault.name for fault in FAULTS)]
     parser.add_argument("--only", choices=names, default="")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     if why := lacking():
         print(f"not here: {why}")
         return NOT_HERE
