@@ -49,6 +49,7 @@ def _name() -> str:
     ("leaving", "code", "said"),
     [
         (SystemExit(1), 1, []),
+        (SystemExit(EXIT_INTERRUPTED), EXIT_INTERRUPTED, ["error: interrupted"]),
         (KeyboardInterrupt(), EXIT_INTERRUPTED, ["error: interrupted"]),
         (HostsError("planted"), EXIT_BAD_INPUT, ["error: planted"]),
     ],
