@@ -154,9 +154,9 @@ def test_long_steps_are_bounded() -> None:
     ("found", "waiting", "words", "right"),
     [
         ((0.0112, 0.0118), 0.010, "(1.050, near, covers)", True),
-        ((0.0112, 0.0113), 0.0105, "(1.025, near, covers)", True),
-        ((0.0112, 0.0113), 0.010, "(1.025, near, MISSES)", False),
-        ((0.0107, 0.0108), 0.011, "(0.975, near, MISSES)", False),
+        ((0.0112, 0.0113, 0.0112), 0.0105, "(1.023, near, covers)", True),
+        ((0.0112, 0.0113, 0.0112), 0.010, "(1.023, near, MISSES)", False),
+        ((0.0107, 0.0108, 0.0107), 0.011, "(0.973, near, MISSES)", False),
         ((0.0130, 0.0180), 0.010, "(1.450, FAR, covers)", False),
     ],
 )
