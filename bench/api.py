@@ -81,7 +81,7 @@ __all__ = [
     "summarize_run",
 ]
 
-COMPARISON_FORMATS = ("table", "json")
+COMPARISON_FORMATS = ("table", "json", "csv")
 """What a comparison is rendered as."""
 
 
@@ -111,11 +111,11 @@ def run_suite(
     accelerator, else the CPU; only: globs over the cases' names, with commas between; devices:
     over how many of this host the cases are spread that leave it open, by default all of an
     accelerator host's, and two ranks on a CPU; launches: a number, or `auto`; budget_minutes: no
-    launch is started that would end later; out: the folder of the record, which is written line by
-    line and named by the run (`RunFile.path`); looking: entered while devices are looked for,
-    which may take a while; watch: who is told how it goes; command: the command line that the
-    record holds, by default the one that does the same; leader: of the hosts that a launcher has
-    started, which the command has brought together.
+    launch is started that would end later, by default what the suite says; out: the folder of the
+    record, which is written line by line and named by the run (`RunFile.path`); looking: entered
+    while devices are looked for, which may take a while; watch: who is told how it goes; command:
+    the command line that the record holds, by default the one that does the same; leader: of the
+    hosts that a launcher has started, which the command has brought together.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
@@ -123,6 +123,7 @@ def run_suite(
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
     cases = planned(read_suite, only, devices)
     wanted = None if launches is None else str(launches)
+    budget = read_suite.budget_minutes if budget_minutes is None else budget_minutes
     settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
     with looking():
         chosen, remarks, here = choose(device, leader)
@@ -141,7 +142,7 @@ def run_suite(
         writer = begin(path, *header)
         with contextlib.closing(writer):
             open_session(
-                *(writer, cases, settings, chosen, face, _seconds(budget_minutes)),
+                *(writer, cases, settings, chosen, face, _seconds(budget)),
                 here=here,
                 left_out=left_out,
                 leader=leader,
@@ -269,7 +270,7 @@ def render(
 ) -> str:
     """Runs, or comparisons of them, as text that ends in a newline.
 
-    format: of runs one of `accelmark list reports`, of comparisons `table` or `json`; width:
+    format: of runs one of `accelmark list reports`, of comparisons `table`, `json` or `csv`; width:
     columns of a table; wide: everything of every case, rather than a line; beside_record: for who
     typed the records' paths, so that a command to type next has them. Raises `UnknownName` for
     another format, and `MissingPackage` where a format needs a package that is not installed.
@@ -294,6 +295,11 @@ def _compared(comparisons: list[Comparison], format_name: str, canvas: Canvas) -
         from bench.reports._flat_comparison import flat
 
         return json.dumps([flat(one) for one in comparisons], indent=2) + "\n"
+    if format_name == "csv":
+        from bench.reports._comma_separated import written
+        from bench.reports._flat_comparison import rows
+
+        return written(rows(comparisons))
     if format_name == "table":
         from bench.reports._comparison import render as render_table
 

@@ -70,6 +70,10 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for name, rule in _rules(type(self)):
             rule.check(name, getattr(self, name))
 
+    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
+        """Why no case of these can have them, and what to do instead; empty where one can."""
+        return ""
+
     @classmethod
     def written(cls, values: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
         """The values as a case has them: in the fields' order, without a later one's default."""

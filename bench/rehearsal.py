@@ -13,7 +13,10 @@ import math
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEP_OPERATORS = 20_000
 """After so many the rehearsal of a step ends. The longest forward, backward and update has about
@@ -29,6 +32,8 @@ class Held(NamedTuple):
     """How many times as much its optimizer keeps besides."""
     gathered: int
     """Of the weights, and of their gradients, what is whole at a time where the rest is sharded."""
+    fixed: int = 0
+    """Of weights that it does not train."""
 
 
 class Steps(Protocol):
@@ -96,9 +101,17 @@ def sharded_bytes(peak: int, held: Held, shards: int) -> int:
     activations and no gradient, or where it ends: of the second there is no telling how much is
     activations, and they are left out.
     """
-    beside = peak - (1 + held.states) * held.weights
+    beside = peak - (1 + held.states) * held.weights - held.fixed
     activations = beside if beside > held.weights else 0
-    return activations + -(-(2 + held.states) * held.weights // shards) + held.gathered
+    shared = (2 + held.states) * held.weights + held.fixed
+    return activations + -(-shared // shards) + held.gathered
+
+
+def has_no_values(tensor: Tensor) -> bool:
+    """Whether it is one of a rehearsal: a shape, which nobody can be sent."""
+    import torch
+
+    return type(tensor.detach()) is not torch.Tensor
 
 
 class _LongEnough(Exception):

@@ -101,6 +101,16 @@ class Wrong(Exception):
     """
 
 
+class Burst(msgspec.Struct, frozen=True, kw_only=True):
+    """Short blocks of a device that has rested: what it reaches before heat or a power limit."""
+
+    blocks: int = 20
+    rest_seconds: float = 2.0
+    """Before each of them."""
+    most_seconds: float = 0.03
+    """Of a block; one step where that takes longer."""
+
+
 class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a workload."""
 
@@ -113,6 +123,8 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
     libraries: tuple[str, ...] = ()
     """Modules that this mode's `build` needs besides the workload's."""
+    burst: Burst | None = None
+    """None where its steps are measured under load, as work is that goes on."""
     schemes: tuple[str, ...] = ("none",)
     """How its work may be spread over devices; see `bench.records.parallelism`."""
     together: bool = False
@@ -177,6 +189,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
     lie here of all."""
+    fixed: tuple[Tensor, ...] = ()
+    """Weights that it computes with and does not move."""
+    kinks: bool = False
+    """Whether a rounding may turn what it decides, a ReLU's side or which of several is largest:
+    gradients then jump, in any precision."""
     looked_up: Callable[[], LookedUp | None] = lambda: None
     """Of the last step, if it updates such rows; by the same settings."""
 
@@ -297,6 +314,8 @@ class Workload(ABC):
     """Of every mode that has none of its own (`Mode.version`). Raised whenever a step changes
     meaning: records of two versions are compared only where `Parameters.earlier` says why."""
     modes: Mapping[str, Mode]
+    usual_mode: str = ""
+    """The mode of a suite's entry that names none; empty where it must, unless there is but one."""
     memory_formats: tuple[str, ...] = ("contiguous",)
     """Layouts of four-dimensional tensors that make a difference to it. A fixed case has the first
     one; a tuned case may leave open which. `channels_last` for what is made of convolutions."""
@@ -353,6 +372,7 @@ __all__ = [
     "AccumulationSteps",
     "AdamW",
     "BatchSize",
+    "Burst",
     "Dimensions",
     "Job",
     "Later",

@@ -47,6 +47,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
     help="Exit 3 if a case is surely slower, by PERCENT or more; exit 1 if one cannot be judged.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a case.")
 @width_option
 @WIDE
 def compare(
@@ -57,6 +58,7 @@ def compare(
     devices: tuple[str, ...],
     fail_if_slower: float | None,
     as_json: bool,
+    as_csv: bool,
     width: int | None,
     wide: bool,
 ) -> None:
@@ -76,6 +78,8 @@ def compare(
             "--devices chooses among whole systems: give --systems too. Without it equal cases are "
             "compared, each on the devices that it says."
         )
+    if as_json and as_csv:
+        raise ComparisonError("--json and --csv: give one of them.")
     first = api.read_run(base)
     each = [Prices(base=prices[0], other=price) for price in prices[1:]]
     wanted = [(devices[0], there) for there in devices[1:]]
@@ -95,22 +99,22 @@ def compare(
         raise
     shown = canvas(width)
     text = api.render(
-        *(comparisons, "json" if as_json else "table"),
+        *(comparisons, "json" if as_json else "csv" if as_csv else "table"),
         width=shown.width,
         colour=shown.colour,
         wide=wide,
         beside_record=True,
     )
-    (put_file if as_json else put_card)(text)
+    (put_file if as_json or as_csv else put_card)(text)
     if fail_if_slower is not None:
         slower = [c for one in comparisons for c in verdicts.slower_than(one, fail_if_slower)]
         for case in slower:
-            say(f"slower by {1 - (case.ratio or 0):.1%}: {case.case.label}")
+            say(f"slower by {1 - (case.ratio or 0):.1%}: {case.label}")
         if slower:
             sys.exit(EXIT_SLOWER)
         unjudged = [c for one in comparisons for c in verdicts.undecidable(one)]
         for case in unjudged:
-            say(f"not judged ({case.verdict}, {', '.join(case.codes)}): {case.case.label}")
+            say(f"not judged ({case.verdict}, {', '.join(case.codes)}): {case.label}")
         if unjudged:
             sys.exit(EXIT_INCOMPLETE)
     if not any(one.ratios for one in comparisons):

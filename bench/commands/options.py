@@ -50,7 +50,7 @@ SPREAD = click.option(
     "spread",
     type=DEVICES,
     metavar="N",
-    help="Spread over N devices of this host the cases that leave it open. Default: all; cpu: 2.",
+    help="Spread over N devices, of all hosts, the cases that leave it open. Default: all; cpu: 2.",
 )
 INDEX = Number(int, "a whole number from 0 up", lambda n: n >= 0)
 

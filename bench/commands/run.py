@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "--budget-minutes",
     type=ABOVE_ZERO,
     metavar="M",
-    help="Start no launch that would end later.",
+    help="Start no launch that would end later.  [default: the suite's]",
 )
 @click.option(
     "--resume",

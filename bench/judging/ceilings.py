@@ -13,6 +13,9 @@ CEILING_WORKLOAD = "gemm"
 """The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
 BANDWIDTH_WORKLOAD = "memory"
 """The workload whose best throughput is the box's memory bandwidth."""
+BURST = "burst"
+"""The mode of those whose figure is of a device that has rested: more than any work that goes on
+can reach, so no ceiling of it."""
 TRANSFER_CEILING = "transfer-to-device"
 """The case whose best throughput is the rate at which the host's inputs reach the device."""
 
@@ -35,7 +38,7 @@ def ceilings(rows: Iterable[Row]) -> Ceilings:
     """Of the rows of a run that nothing disturbed."""
     found = Ceilings(matmul={}, bandwidth={}, transfer={})
     for row in rows:
-        if row.verdict not in UNDISTURBED:
+        if row.verdict not in UNDISTURBED or row.case.mode == BURST:
             continue
         if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
             found.matmul.setdefault(row.arithmetic, {})[row.work.fingerprint] = row.flop_per_second
@@ -57,7 +60,7 @@ def with_ceilings(rows: Sequence[Row]) -> list[Row]:
 
 def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: float) -> Row:
     """matmul, bandwidth, transfer: the ceilings; nothing or zero where none was measured."""
-    if row.shared_host:
+    if row.shared_host or row.case.mode == BURST:
         return row
     changes: dict[str, float] = {}
     devices = row.case.devices

@@ -63,6 +63,13 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     both."""
 
     @property
+    def label(self) -> str:
+        """The case; of two systems with how each spreads it."""
+        if self.system is None:
+            return self.case.label
+        return f"{self.case.label}, {self.system.words}"
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """`because`, in words."""
         return tuple(reason.words for reason in self.because)

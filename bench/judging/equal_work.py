@@ -106,10 +106,17 @@ JUMPS = {GRADIENTS: 6.0, LOSS: 8.0}
 """Of the noise in float32, which is taken with 64 units: smooth work comes to 0.05 of it. But where
 maxima are taken (ResNet, batch norms of few values) one launch's noise may have none of the jumps
 that another's honest error has: gradients' came to 3.5 of it, losses' to 3.6."""
+CHANCE = 1.7
+"""Of a length, over the root of how many values it rests on: three standard deviations of its error
+where rounding turns those values by 1 or more. Of two sums of squares of normal values that have
+nothing to do with each other, each resting on n, the roots differ by 1 / sqrt(3 n) of their length:
+the variance of a square is two thirds of its mean square. Lengths of ResNet's updates in bf16 rest
+on 5 values of 65,536: a narrow weight keeps only what is more than half its last place."""
 ALIKE = 2.0
 """The louder side's noise counts for so many times the quieter's at the most: those of honest sides
 are within 1.5 of each other, and what makes a step differ from itself (dropout that is left on, a
-race) must not widen what it is held to. The noise of a single number may differ by chance."""
+race) must not widen what it is held to. The noise of a single number may differ by chance. In the
+same way few values of the one, where the other has many, count for half of those at the least."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -338,7 +345,22 @@ def _one(
     words = NORM if key == NORM else WORDS.get(name, name)
     if base is None or other is None:
         return words, math.inf, most
+    if by_norm:
+        turn = bounds.get(GRADIENTS, bounds[OUTPUT]).most if own is None else own.error
+        most = max(most, chance(base, other, turn))
     return words, base.norm_error(other) if by_norm else base.error(other), most
+
+
+def chance(base: Vector, other: Vector, turn: float) -> float:
+    """How far apart two lengths may be because few values make them, which rounding turned.
+
+    turn: norm of the difference that rounding alone makes, over the norm. 0 where neither side says
+    on how many values it rests; of two that do the fewer, as far as the more bear it out.
+    """
+    known = [vector.rests_on for vector in (base, other) if vector.rests_on is not None]
+    if not known:
+        return 0.0
+    return CHANCE * min(turn, 1.0) / math.sqrt(max(min(known), max(known) / ALIKE))
 
 
 def _turned(noise: Noise | None, bounds: Mapping[str, Bounds]) -> bool:

@@ -22,6 +22,17 @@ INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
 PASSED_OVER = "optimizer passed over"
 """What a job says where an implementation of its optimizer is wrong on the device."""
+SPREAD = (
+    "parallelism",
+    "accumulation",
+    "gradient checkpointing",
+    "mixed precision",
+    "weights gathered as",
+    "gradients reduced as",
+    "batch statistics",
+    "compiled",
+)
+"""What a job says of how several devices train together, in the card's order."""
 COMPILED = ("graphs", "graph_breaks")
 """What a launch says of its compiler, if it had one; see `bench.records.environment.compiler`."""
 
@@ -86,6 +97,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         warm=cold.of_others(launches),
         compiler=_compiler(launches),
         optimizer_passed_over=_passed_over(launches),
+        spread=_spread(launches),
         executed=next((x.executed for x in measured if x.executed), None),
         items_per_joule=energy.items_per_joule(outcomes),
         joule_interval=energy.interval(outcomes, level),
@@ -237,3 +249,12 @@ def _passed_over(launches: Sequence[Launch]) -> str:
     jobs = (launch.environment.get("job") for launch in launches)
     said = (job.get(PASSED_OVER) for job in jobs if isinstance(job, dict))
     return next((str(words) for words in said if words), "")
+
+
+def _spread(launches: Sequence[Launch]) -> str:
+    """As the first launch that says it; launches of one case are spread alike."""
+    jobs = [launch.environment.get("job") for launch in launches]
+    job = next((job for job in jobs if isinstance(job, dict) and job.get(SPREAD[0])), {})
+    said = [(name, job.get(name)) for name in SPREAD]
+    words = [str(fact) if name == SPREAD[0] else f"{name} {fact}" for name, fact in said if fact]
+    return "; ".join(words)

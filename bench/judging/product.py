@@ -10,12 +10,14 @@ where a session drifted as a whole, a scaling's interval is rather too wide than
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from bench import stats
 from bench.judging.comparability import incomparable
 from bench.judging.row import Interval, Row
+from bench.judging.scaling import of_equal_rounds
 from bench.judging.side import Side
 from bench.judging.system import NAMES, Product
 from bench.judging.verdicts import COMPARE_LAUNCHES, disturbed
@@ -24,34 +26,72 @@ from bench.judging.whole import alone
 
 def product(sides: tuple[Side, Side], base: Row, other: Row, level: float) -> Product:
     """Of two measured rows of one work; level: of the intervals."""
-    rows = (base, other)
     count = other.case.devices / base.case.devices
-    found = Product(count=count, per_device=_quotient([other], [base], count, level))
-    ones = [one_device(side, row) for side, row in zip(sides, rows, strict=True)]
-    efficiencies = tuple(
-        None
-        if one is None or _unusable(one)
-        else _quotient([row], [one], row.case.devices / one.case.devices, level)
-        for row, one in zip(rows, ones, strict=True)
+    mine, theirs = (_Figures.of(side, row) for side, row in zip(sides, (base, other), strict=True))
+    found = Product(
+        count=count,
+        per_device=_quotient([theirs.all], [mine.all], count, level),
+        efficiencies=(mine.efficiency(level), theirs.efficiency(level)),
     )
-    found = msgspec.structs.replace(found, efficiencies=efficiencies)
-    why = [
-        f"{who} has no figure of one device alone at this batch{_unusable(one)}"
-        for who, one in zip(NAMES, ones, strict=True)
-        if one is None or _unusable(one)
-    ]
-    mine, theirs = ones
-    if why or mine is None or theirs is None:
+    if why := [
+        f"{who} has no figure of one device alone at this batch{one.why}"
+        for who, one in zip(NAMES, (mine, theirs), strict=True)
+        if one.one is None
+    ]:
         return msgspec.structs.replace(found, unsplit="; ".join(why))
-    unlike = [reason.words for reason in incomparable(sides, mine, theirs)]
+    assert mine.row is not None
+    assert theirs.row is not None
+    assert mine.one is not None
+    assert theirs.one is not None
+    unlike = [reason.words for reason in incomparable(sides, mine.row, theirs.row)]
     if unlike:
         words = f"of one device alone they are not comparable: {'; '.join(unlike)}"
         return msgspec.structs.replace(found, unsplit=words)
     return msgspec.structs.replace(
         found,
-        chip=_quotient([theirs], [mine], 1.0, level),
-        scaling=_quotient([other, mine], [theirs, base], count, level),
+        chip=_quotient([theirs.one], [mine.one], 1.0, level),
+        scaling=_quotient([theirs.all, mine.one], [theirs.one, mine.all], count, level),
     )
+
+
+Rates = Sequence[float]
+"""Of the launches of one row. The same ones are the same object."""
+
+
+class _Figures(NamedTuple):
+    """Of one side: the launches of the work on all its devices, and on one alone.
+
+    Both have the same rounds, so that what drifts in a run whose number of launches adapts is not
+    taken for scaling.
+    """
+
+    devices: int
+    all: Rates
+    row: Row | None = None
+    """Of one device."""
+    one: Rates | None = None
+    why: str = ""
+    """Why there is none; empty too where it was not planned."""
+
+    @classmethod
+    def of(cls, side: Side, row: Row) -> _Figures:
+        count, one = row.case.devices, one_device(side, row)
+        if one is None:
+            return cls(count, row.rates)
+        if one.status != "measured":
+            return cls(count, row.rates, why=f" ({one.status}: {one.reason})")
+        for reason in disturbed("it", one):
+            return cls(count, row.rates, why=f" ({reason.words})")
+        if one == row:
+            return cls(count, row.rates, one, row.rates)
+        few, many = of_equal_rounds(one, row)
+        return cls(count, many, one, few)
+
+    def efficiency(self, level: float) -> Interval | None:
+        """Against one device; None without."""
+        if self.one is None:
+            return None
+        return _quotient([self.all], [self.one], self.devices, level)
 
 
 def one_device(side: Side, row: Row) -> Row | None:
@@ -60,28 +100,21 @@ def one_device(side: Side, row: Row) -> Row | None:
     return next((one for one in side.rows.values() if one.work.fingerprint == wanted), None)
 
 
-def _unusable(one: Row | None) -> str:
-    """Why nothing is divided by the figure of one device; empty where it is fine."""
-    if one is None:
-        return ""
-    if one.status != "measured":
-        return f" ({one.status}: {one.reason})"
-    return "".join(f" ({reason.words})" for reason in disturbed("it", one))
-
-
-def _quotient(above: Sequence[Row], below: Sequence[Row], count: float, level: float) -> Interval:
+def _quotient(
+    above: Sequence[Rates], below: Sequence[Rates], count: float, level: float
+) -> Interval:
     """Product of throughputs over a product of throughputs and a count.
 
-    A row that stands above and below is left out, as it is on both the same number.
+    What stands above and below is left out: it is one number.
     """
-    over = [row for row in above if row not in below]
-    under = [row for row in below if row not in above]
+    over = [rates for rates in above if not any(rates is one for one in below)]
+    under = [rates for rates in below if not any(rates is one for one in above)]
     value = 1 / count
-    for row in over:
-        value *= _throughput(row)
-    for row in under:
-        value /= _throughput(row)
-    groups = [*((1.0, row.rates) for row in over), *((-1.0, row.rates) for row in under)]
+    for rates in over:
+        value *= stats.geometric_mean(rates)
+    for rates in under:
+        value /= stats.geometric_mean(rates)
+    groups = [*((1.0, rates) for rates in over), *((-1.0, rates) for rates in under)]
     if not groups:
         return Interval(value=value, low=value, high=value)
     if min(len(rates) for _, rates in groups) < COMPARE_LAUNCHES:
@@ -89,8 +122,3 @@ def _quotient(above: Sequence[Row], below: Sequence[Row], count: float, level: f
     found = stats.contrast(groups, level)
     assert found is not None
     return Interval(value=value, low=found.ratio.low / count, high=found.ratio.high / count)
-
-
-def _throughput(row: Row) -> float:
-    assert row.throughput is not None
-    return row.throughput

@@ -233,6 +233,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     optimizer_passed_over: str = ""
     """Which implementation of the optimizer is wrong on the device, with its figures, and what ran
     in its place; empty if none is known to be."""
+    spread: str = ""
+    """Of training on several devices what decides the work of one: what each holds, micro-batches,
+    what is computed again, what is rounded, and what travels in which dtype."""
     executed: Executed | None = None
     """Which implementations a step ran through; None where no launch looked."""
     choice: Choice | None = None

@@ -48,11 +48,11 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def absent(self) -> str:
         """Why no efficiency is given; empty where it is."""
+        if any(self.efficiency(row) for row in self.points):
+            return ""
         if any(row.shared_host for row in self.points):
             return SHARED_HOST
-        if not any(self.efficiency(row) for row in self.points):
-            return "no two points have a figure that may be used"
-        return ""
+        return "no two points have a figure that may be used"
 
     @property
     def against(self) -> int:
@@ -138,9 +138,9 @@ def _scheme(case: Case, kind: Kind) -> str:
 
 
 def _efficiencies(points: Sequence[Row]) -> dict[str, Efficiency]:
-    """Of each point that has one, by fingerprint; none where ranks share a host."""
-    usable = [row for row in points if row.verdict in UNDISTURBED]
-    if len(usable) < 2 or any(row.shared_host for row in usable):
+    """Of each point that has one, by fingerprint; ranks that share a host have none."""
+    usable = [row for row in points if row.verdict in UNDISTURBED and not row.shared_host]
+    if len(usable) < 2:
         return {}
     base = usable[0]
     found = {row.case.fingerprint: _beside(base, row) for row in usable[1:]}
@@ -153,7 +153,7 @@ def _efficiencies(points: Sequence[Row]) -> dict[str, Efficiency]:
 def _beside(base: Row, row: Row) -> Efficiency:
     fewer = base.case.devices / row.case.devices
     levels = [one.interval.level for one in (base, row) if one.interval is not None]
-    few, many = _of_equal_rounds(base, row)
+    few, many = of_equal_rounds(base, row)
     value = stats.geometric_mean(many) / stats.geometric_mean(few) * fewer
     welch = stats.welch(few, many, max(levels, default=stats.FIXED_LEVEL))
     if welch is None:
@@ -166,7 +166,7 @@ def _beside(base: Row, row: Row) -> Efficiency:
     )
 
 
-def _of_equal_rounds(base: Row, row: Row) -> tuple[list[float], list[float]]:
+def of_equal_rounds(base: Row, row: Row) -> tuple[list[float], list[float]]:
     """Their launches up to the last round that both had; all, where one has none before that.
 
     A run whose number of launches adapts ends one case after 5 and another after 20. A cluster that

@@ -7,10 +7,16 @@ import msgspec
 from bench.judging.row import Interval
 
 NAMES = ("base", "other")
+NEITHER = "—"
+"""Stands where a side has no such work."""
 
 
 class Product(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one ratio. An interval's ends are None below five launches of any group."""
+    """Of one ratio, by the rounds in which a side measured both all its devices and one alone: of
+    a run with a fixed number of launches that is all of them.
+
+    An interval's ends are None below five launches of any group.
+    """
 
     count: float
     """Other / base devices."""
@@ -26,6 +32,11 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     unsplit: str = ""
     """Why chip and scaling are not told apart; empty where they are."""
 
+    @property
+    def ratio(self) -> float:
+        """The product; the case's own ratio where that is of the same rounds."""
+        return self.count * self.per_device.value
+
 
 class System(msgspec.Struct, frozen=True, kw_only=True):
     """What a comparison of whole systems says beside the ratio."""
@@ -36,3 +47,8 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     """The ratio as count x chip x scaling; None where there is no ratio."""
     beside: tuple[str, ...] = ()
     """What else of this work the runs have and is not set beside each other, in words."""
+
+    @property
+    def words(self) -> str:
+        """`dp8 | fsdp64`, base and other."""
+        return " | ".join(spread or NEITHER for spread in self.spreads)

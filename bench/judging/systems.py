@@ -76,6 +76,8 @@ def compare_systems(
 def otherwise_spread(base: RunFile, other: RunFile) -> Comparison | None:
     """Two runs as systems, where any work of theirs is spread otherwise; None where none is, and
     where nothing is to be compared so."""
+    if all(launch.case.devices == 1 for file in (base, other) for launch in file.launches):
+        return None
     try:
         found = compare_systems(base, other)
     except ComparisonError:
@@ -118,11 +120,16 @@ def _are_single(rows: Sequence[Row | None]) -> bool:
     return all(row is None or row.case.devices == 1 for row in rows)
 
 
+def _counts(row: Row) -> bool:
+    """Whether it is of a system: no collective, nor a point of a sweep that nobody meant to try."""
+    return not is_joint(row.case) and not row.untried_point
+
+
 def _chosen(who: str, side: Side, wanted: str) -> dict[str, Row]:
     """Of each work the rows that stand for the side, by work and scheme."""
     works: dict[str, list[Row]] = {}
     for row in side.rows.values():
-        if not is_joint(row.case):
+        if _counts(row):
             works.setdefault(_work(row), []).append(row)
     found: dict[str, Row] = {}
     for work, rows in works.items():
@@ -278,7 +285,7 @@ def _with_others(sides: tuple[Side, Side], case: CaseComparison, paired: Paired)
     found = []
     for who, side, row in zip(NAMES, sides, (case.base, case.other), strict=True):
         for one in side.rows.values() if row is not None else ():
-            if row is None or is_joint(one.case) or _work(one) != _work(row):
+            if row is None or not _counts(one) or _work(one) != _work(row):
                 continue
             if one.case.devices >= row.case.devices and one.case not in standing:
                 how = "measured" if one.status == "measured" else f"{one.status}: {one.reason}"
@@ -301,8 +308,8 @@ def _nothing(sides: tuple[Side, Side], both: Sequence[tuple[Row, Row]]) -> str:
     )
     return (
         f"{paths[0]} and {paths[1]} have no work at equal global batch in common that either "
-        f"spread over several devices: {has}. Run one suite on both, whose `batch_size` is that of "
-        "all devices together."
+        f"spread over several devices: {has}. Run one suite on both, e.g. `accelmark run scaling`: "
+        "its `batch_size` is that of all devices together."
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bench.ranks import WHOLE, Part, Ranks, local
+from bench.ranks import part as part_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,12 +62,13 @@ def digests(weights: Iterable[Tensor], parts: Sequence[Part] = ()) -> dict[str, 
 
 
 def digests_of(job: Job) -> dict[str, str]:
-    """Of a job's weights: those that its optimizer moves, else all."""
+    """Of a job's weights: those that its optimizer moves and those that stay, else all."""
     training = job.training()
     if training is None:
         return digests(job.weights())
     weights = [weight for group in training.optimizer.param_groups for weight in group["params"]]
-    return digests(weights, training.parts)
+    parts = training.parts or (WHOLE,) * len(weights)
+    return digests([*weights, *training.fixed], [*parts, *map(part_of, training.fixed)])
 
 
 def apart(told: Sequence[dict[str, str]]) -> str:

@@ -13,6 +13,7 @@ from bench.records.run import Settings
 
 if TYPE_CHECKING:
     from bench.backend import Device
+    from bench.workload import Burst
 
 SYNC_COST_FACTOR = 1000
 """A block lasts at least this many times the cost of reading the clock and synchronizing."""
@@ -30,9 +31,11 @@ class BlockSize:
         clock: Callable[[], int],
         edges: Edges = SINGLE,
         most: int | None = None,
+        burst: Burst | None = None,
     ) -> None:
         """clock: monotonic ns; edges: where several processes do the step; most: steps of a block
-        at most, where the job says so."""
+        at most, where the job says so; burst: of a device that rests between blocks."""
+        self._burst = burst
         self._most = BLOCK_STEPS if most is None else min(BLOCK_STEPS, most)
         self.device = device
         self.settings = settings
@@ -48,6 +51,8 @@ class BlockSize:
         step_ns = min(b.wall_ns / len(b.step_ns) for b in recent)
         if self._sync_cost_ns is None:
             self._sync_cost_ns = self.edges.slowest(self.sync_cost_ns())
+        if self._burst is not None:
+            return max(1, min(self._most, int(self._burst.most_seconds * 1e9 / step_ns)))
         least_ns = max(self.settings.block_seconds * 1e9, SYNC_COST_FACTOR * self._sync_cost_ns)
         return max(1, min(self._most, math.ceil(least_ns / step_ns)))
 

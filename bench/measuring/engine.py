@@ -28,6 +28,7 @@ from bench.telemetry.contention import Counters
 
 if TYPE_CHECKING:
     from bench.backend import Device
+    from bench.workload import Burst
 
 HOST_GAP_LIMIT = 0.02
 """Relative difference of device-event time and wall time above which a launch is flagged."""
@@ -73,13 +74,16 @@ class Engine:
         watch: Callable[[int], None] = lambda step: None,
         edges: Edges = SINGLE,
         before: Callable[[int, bool], None] = lambda steps, last: None,
+        burst: Burst | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """clock: monotonic ns; usage: counters of the process; host: counters of the host, for
-        synchronous devices; threads: how many the job computes with; suspended: ns that the
-        machine was suspended, from any moment on; watch: called after each of the first three
-        steps with their number, outside any block and before the peak of memory is reset; before:
-        called before each block but the first with its steps, and whether it may be the last one;
-        edges: where several processes do the step.
+        synchronous devices; threads: how many the job computes with on this host; suspended: ns
+        that the machine was suspended, from any moment on; watch: called after each of the first
+        three steps with their number, outside any block and before the peak of memory is reset;
+        before: called before each block but the first with its steps, and whether it may be the
+        last one; edges: where several processes do the step; burst: of a device that rests, by
+        `sleep`, between short blocks.
         """
         self.job = job
         self.device = device
@@ -89,7 +93,8 @@ class Engine:
         self.threads = threads
         self._timer = BlockTimer(job, device, settings, clock, usage, edges)
         most = getattr(job, "most_steps", None)
-        self._size = BlockSize(device, settings, clock, edges, most)
+        self._size = BlockSize(device, settings, clock, edges, most, burst)
+        self.burst, self._sleep = burst, sleep
         self.usage = usage
         self.suspended = suspended
         self.watch = watch
@@ -131,6 +136,8 @@ class Engine:
         first_witness = self.job.witness()
         warm = self._warm_up(blocks, samples, progress)
         steady = blocks[warm.steady_from :]
+        if self.burst is not None:
+            samples = self.burst.blocks
         self._take(steady, samples, self._size.steps(blocks), progress)
         beside = self._contention(warm.steady_from, steady)
         requests = self._requests() if latency and not self.device.synchronous else None
@@ -165,6 +172,8 @@ class Engine:
             sized = len(blocks) >= stats.WARMUP_MINIMUM
             last = self._may_end(blocks[stats.WARMUP_MINIMUM :], samples)
             self._append(blocks, self._size.steps(blocks) if sized else 1, last)
+            if self.burst is not None and sized:  # warm from the code's first runs, and not by load
+                return WarmedUp(len(blocks), steady=True)
             warm = warmed_up(blocks, self.settings, self.device.needs_warmup_under_load)
             if warm is not None:
                 return warm
@@ -178,6 +187,8 @@ class Engine:
             if len(steady) >= stats.MINIMUM_SAMPLES and sum(b.wall_ns for b in steady) >= limit_ns:
                 break
             progress("measure", steady)
+            if self.burst is not None:
+                self._sleep(self.burst.rest_seconds)
             self._append(steady, steps, self._may_end(steady, samples))
 
     def _may_end(self, steady: Sequence[Block], samples: int) -> bool:
@@ -209,7 +220,8 @@ class Engine:
         if self.host is None:
             return None
         before = self._marks[max(first - 1, 0)]
-        return contention.over(before, self.host(), steady, self.threads, affinity_cores())
+        alone = self.edges is SINGLE
+        return contention.over(before, self.host(), steady, self.threads, affinity_cores(), alone)
 
     def _stopped(
         self,

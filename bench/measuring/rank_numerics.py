@@ -15,7 +15,6 @@ names the rank whose fault it is.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,13 +22,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from bench.measuring import numerics
-from bench.measuring.agreed import apart, digests_of, named
-from bench.measuring.kept import NOTHING, Kept, key
+from bench.measuring.agreed import apart, named
+from bench.measuring.kept import NOTHING, Kept
 from bench.measuring.library_switches import answered_no
+from bench.measuring.readings import Reading, full, read, truth_of
 from bench.precision import REFERENCE
-from bench.ranks import WHOLE, Part, Ranks, each_alone, local
+from bench.ranks import WHOLE, Part, Ranks, each_alone
 from bench.records.outcome import Check, Numerics
-from bench.workload import Job, Site, Workload
+from bench.workload import Site, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +43,9 @@ OF_ALL = ("loss", "gradient_norm", "loss after 2 steps")
 """Quantities that are means or sums over the ranks: the same on all."""
 TIMES_ALONE = 2.0
 """How much larger than one device's error that of several may be: measured 0.7 to 1.3."""
+KINK = 3e-2
+"""Error of a gradient that is allowed in any case where a rounding may turn what a model decides.
+Measured of ResNet-50 in float32, by one device: 7e-3 or 3e-3 with some seeds, 4e-6 with others."""
 LOST = 0.5
 """An update, or a gradient, that is missing makes 1."""
 NEARLY_NONE = 0.1
@@ -62,24 +65,6 @@ class Judged(NamedTuple):
     """Of the first rank that failed, else of the first."""
     complaint: str
     """Empty where all passed."""
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """What a twin computed, float64 on the host: of what lies on this rank."""
-
-    found: dict[str, Tensor]
-    """What its probe gives."""
-    gradients: list[Tensor | None]
-    """Of the first step, of each weight that the optimizer moves."""
-    update: list[Tensor]
-    """What that step did to them."""
-    parts: tuple[Part, ...]
-    digests: dict[str, str]
-    """After the last step; see `bench.measuring.agreed.digests`."""
-    devices: tuple[str, ...]
-    """Where the weights lie."""
-    dtype: str
-    """Of the gradients."""
 
 
 def gate(
@@ -148,7 +133,7 @@ def _training(
     own = read(workload, mode, twin, at_own, first_step=True)
     alone = read(workload, mode, twin, at_one)
     with answered_no(switches):
-        truth = _truth(workload, mode, twin, numerics.reference_of(at_one), kept)
+        truth = truth_of(workload, mode, twin, numerics.reference_of(at_one), kept)
         exact = read(workload, mode, twin, numerics.reference_of(site))
         checks = _against(exact, truth, ranks, dict.fromkeys(truth.found, EXACT), IN_FLOAT64)
         checks += [
@@ -162,7 +147,7 @@ def _training(
     by_one = errors(alone, truth, (WHOLE,) * len(seen.parts))
     to_truth, to_one = errors(seen, truth, seen.parts), overall(seen, alone, seen.parts)
     for what, by_itself in by_one.items():
-        limit = allowed(by_itself, seen.dtype)
+        limit = allowed(by_itself, seen.dtype, seen.kinks)
         # A narrow weight keeps little of an update: then all are held to what one device keeps.
         error, limit = (to_truth[what], limit) if limit < LOST else (to_one[what], LOST)
         checks.append(Check(quantity=what, error=error, tolerance=limit))
@@ -170,10 +155,10 @@ def _training(
     off = _worst(seen.gradients, _cut(mean, seen.parts), usual(mean))
     tolerance = WIRE[seen.dtype] * ranks.size**0.5
     checks.append(Check(quantity="reduced gradients", error=off, tolerance=tolerance))
-    strays = [device for device in seen.devices if device != _full(site)]
+    strays = [device for device in seen.devices if device != full(site)]
     off_everywhere = all(ranks.told(off > tolerance))
     return tuple(checks), Between(
-        misplaced=f"its weights lie on {strays[0]}, not on {_full(site)}" if strays else "",
+        misplaced=f"its weights lie on {strays[0]}, not on {full(site)}" if strays else "",
         blamed=_lost_or_doubled(ranks, seen, own, mean) if off_everywhere else "",
         apart=apart(ranks.told(seen.digests)) or apart(ranks.told(exact.digests)),
     )
@@ -189,68 +174,6 @@ def _by_rows(checks: Sequence[Check], exact: Reading, mean: Sequence[Tensor | No
         *(msgspec.structs.replace(check, tolerance=tolerance) for check in checks),
         Check(quantity=f"{IN_FLOAT64}gradients by rows", error=off, tolerance=EXACT),
     ]
-
-
-def read(workload: Workload, mode: str, twin: Any, site: Site, first_step: bool = False) -> Reading:
-    """Builds the twin at a site and runs its probe; the twin is gone afterwards.
-
-    first_step: its gradients alone.
-    """
-    job = workload.build(mode, twin, site)
-    if site.ranks is not None:
-        site.ranks.arrive()
-    reading = _observed(job, site, first_step)
-    job.close()
-    del job
-    if site.device.type != "cpu":  # see `bench.measuring.numerics.compare`
-        gc.collect()
-    return reading
-
-
-def _truth(workload: Workload, mode: str, twin: Any, site: Site, kept: Kept) -> Reading:
-    """`read` by one process, which has all of every weight; once a run."""
-
-    def computed() -> dict[str, Any]:
-        return {**msgspec.structs.asdict(read(workload, mode, twin, site)), "parts": ()}
-
-    found = kept.get(key("reading", workload, mode, twin, site), computed)
-    return Reading(**{**found, "parts": (WHOLE,) * len(found["update"])})
-
-
-def _observed(job: Job, site: Site, first_step: bool) -> Reading:
-    training = job.training()
-    assert training is not None, "a job that is spread says how it trains"
-    weights = [weight for group in training.optimizer.param_groups for weight in group["params"]]
-    before: list[Tensor] = []
-    gradients: list[Tensor | None] = []
-    update: list[Tensor] = []
-
-    def note(*_: object) -> None:
-        if not gradients:
-            before.extend(() if first_step else (_host(weight) for weight in weights))
-            gradients.extend(None if w.grad is None else _host(w.grad) for w in weights)
-
-    def compare(*_: object) -> None:
-        if before and not update:
-            pairs = zip(weights, before, strict=True)
-            update.extend(_host(weight) - was for weight, was in pairs)
-
-    training.optimizer.register_step_pre_hook(note)
-    training.optimizer.register_step_post_hook(compare)
-    found: dict[str, Tensor] = {}
-    if first_step:
-        job.step()
-    else:
-        found = {name: _host(value) for name, value in job.probe().items()}
-    return Reading(
-        found=found,
-        gradients=gradients,
-        update=update,
-        parts=training.parts or (WHOLE,) * len(weights),
-        digests={} if first_step or site.ranks is None else digests_of(job),
-        devices=tuple(dict.fromkeys(_place(weight.device, site) for weight in weights)),
-        dtype=str(weights[0].dtype).removeprefix("torch."),
-    )
 
 
 def errors(seen: Reading, truth: Reading, parts: Sequence[Part]) -> dict[str, float]:
@@ -289,16 +212,20 @@ def usual(gradients: Sequence[Tensor | None]) -> float:
     return math.sqrt(squares / max(1, sum(g.numel() for g in there)))
 
 
-def allowed(alone: float, dtype: str) -> float:
-    """Error that several devices may have where one has this; some last bits in any case."""
+def allowed(alone: float, dtype: str, kinks: bool = False) -> float:
+    """Error that several devices may have where one has this; some last bits in any case.
+
+    kinks: whether it may have had none of the jumps that others have.
+    """
     import torch
 
-    return max(TIMES_ALONE * alone, 8 * torch.finfo(getattr(torch, dtype)).eps)
+    least = KINK if kinks else 8 * torch.finfo(getattr(torch, dtype)).eps
+    return max(TIMES_ALONE * alone, least)
 
 
 def misplaced(ranks: Ranks, site: Site) -> str:
     """Whether this rank has a device that is another's; of a host all share one."""
-    place = _full(site)
+    place = full(site)
     told = ranks.told(place)
     first = told.index(place)
     if site.device.type == "cpu" or first == ranks.rank:
@@ -384,18 +311,3 @@ def _lost_or_doubled(
     times = 1 + told[rank][1]
     words = "missing from" if abs(times) < 0.5 else f"{times:.2g} times in"
     return f"the gradients of rank {rank} are {words} the sum"
-
-
-def _host(tensor: Tensor) -> Tensor:
-    import torch
-
-    return local(tensor.detach()).to("cpu", torch.float64, copy=True)
-
-
-def _full(site: Site) -> str:
-    return _place(site.device, site)
-
-
-def _place(device: Any, site: Site) -> str:
-    """A device, with its number where the site has one."""
-    return device.type if site.device.index is None else str(device)

@@ -166,14 +166,24 @@ class Sample:
         if not bool(torch.isfinite(values).all()):
             return None
         weighted = self.weighted(values)
+        norm = float(weighted.norm())
         if self.size == 1:
             return Vector(size=1, norm=rounded(float(weighted), DIGITS + 2))
         sums = project(weighted, self._signs) if whole else []
         return Vector(
             size=self.size,
-            norm=rounded(float(weighted.norm()), DIGITS),
+            norm=rounded(norm, DIGITS),
             projections=tuple(rounded(x, DIGITS) for x in sums),
+            rests_on=resting(weighted / norm) if norm else None,
         )
+
+
+def resting(values: Tensor) -> float:
+    """On how many of these values [n], whose norm is 1, that norm rests: 1 to n, to two digits.
+
+    The squared sum of the squares over the sum of their squares, the inverse participation ratio.
+    """
+    return max(1.0, rounded(1 / float(values.square().square().sum()), 2))
 
 
 def rounded(value: float, digits: int) -> float:

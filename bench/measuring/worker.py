@@ -251,13 +251,14 @@ class Launch:
             device,
             request.settings,
             usage=process_usage(),
-            # The other ranks' work on this host is no other job's.
-            host=HostCounters().read if self.ranks is None else None,
-            threads=int(self.environment["threads"]),
+            host=HostCounters().read,
+            threads=int(self.environment["threads"])
+            * (1 if request.place is None else request.place.local_size),
             suspended=suspended_ns,
             watch=watch.after,
             edges=edges,
             before=watch.before,
+            burst=workload.modes[mode].burst,
         )
         series = engine.measure(
             samples=request.samples,

@@ -64,7 +64,10 @@ def more_devices(
             continue
         wider = msgspec.structs.replace(ranks, rank=0, size=size, parallelism=kind)
         there = msgspec.structs.replace(site, ranks=wider)
-        needed = estimate(workload, mode, parameters, there)
+        try:
+            needed = estimate(workload, mode, parameters, there)
+        except Unsupported:  # over so many it does not run at all
+            return ""
         if needed is None:
             return ""
         if MARGIN * needed <= capacity:

@@ -201,11 +201,9 @@ def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, swee
     uneven = undivided(parameters.get(BATCH), over)
     if uneven and not sweep:
         raise SuiteError(f"{place}: {who}: {uneven}.")
-    if over.joined and execution != "eager":
-        raise SuiteError(
-            f"{place}: {who}: parallelism {over.parallelism} is measured in eager execution only, "
-            f"not `{execution}`. Leave out `execution`, or `parallelism`."
-        )
+    why = msgspec.convert(parameters, mode.parameters).unfit(precision, execution, over.parallelism)
+    if why:
+        raise SuiteError(f"{place}: {who}: {why}.")
     case = Case(
         workload=workload.name,
         version=workload.version_of(name),
@@ -230,7 +228,9 @@ def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, swee
 def _mode(place: str, values: dict[str, Any]) -> tuple[Workload, Mode, str]:
     workload = _workload(place, values)
     modes = workload.modes
-    name = values.get("mode", next(iter(modes)) if len(modes) == 1 else None)
+    name = values.get(
+        "mode", workload.usual_mode or (next(iter(modes)) if len(modes) == 1 else None)
+    )
     if name is None:
         raise SuiteError(f"{place}: {workload.name} needs a `mode`. Allowed: {', '.join(modes)}.")
     if not isinstance(name, str) or name not in modes:

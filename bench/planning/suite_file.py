@@ -5,6 +5,8 @@ and runnable; `quick` is the newest of them. A file of somebody's own has none.
 
 description = "one line"
 
+budget_minutes = 12       # if it is to end by then, unless the user says otherwise
+
 [settings]                # how it is measured; see `bench.records.run.Settings`
 launches = 3
 
@@ -27,6 +29,7 @@ tuned = { batch_size = [8, 64], execution = ["eager", "compile"] }
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 
 AUTO_TARGET = 0.02
 """`--launches auto` aims at this half-width even where the suite is content with more."""
-TOP_KEYS = ("case", "description", "settings")
+TOP_KEYS = ("budget_minutes", "case", "description", "settings")
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +61,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     somebody's own."""
     description: str
     settings: Settings
+    budget_minutes: float | None = None
+    """Within which a run ends that is not told otherwise; None for all that is planned."""
     entries: tuple[dict[str, Any], ...]
     """The `[[case]]` tables, sweeps not yet expanded."""
 
@@ -125,6 +130,7 @@ def read_suite(path: StrPath) -> Suite:
         source=source,
         description=description,
         settings=_settings(source, content.get("settings", {})),
+        budget_minutes=_budget(source, content.get("budget_minutes")),
         entries=tuple(entries),
     )
 
@@ -140,6 +146,14 @@ def _title(path: Path) -> tuple[str, int | None]:
             f"{path}: only suites that are shipped have a number (`{path.stem}`). Rename the file."
         )
     return path.stem, None
+
+
+def _budget(source: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise SuiteError(f"{source}: `budget_minutes` must be a number above 0, not {value!r}.")
+    return float(value)
 
 
 def _settings(source: str, table: Any) -> Settings:

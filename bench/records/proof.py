@@ -35,12 +35,17 @@ class Vector(Value, frozen=True, kw_only=True):
     """Euclidean; of a single number, the number with its sign."""
     projections: tuple[float, ...] = ()
     """Empty where the norm is all there is."""
+    rests_on: float | None = None
+    """How many values the norm comes of: all that were looked at if they are alike, 1 if one
+    outweighs the others; see `resting`. None of a single number, of zeros, and in older records."""
 
     def __post_init__(self) -> None:
         if self.size <= 0:
             raise ValueError("a quantity without elements")
         if not all(map(math.isfinite, (self.norm, *self.projections))):
             raise ValueError("a quantity that is not finite")
+        if self.rests_on is not None and not 1 <= self.rests_on < math.inf:
+            raise ValueError(f"a norm comes of 1 value or more, not of {self.rests_on}")
         if len(self.projections) not in (0, PROJECTIONS):
             raise ValueError(f"{len(self.projections)} projections; there are {PROJECTIONS} or 0")
 

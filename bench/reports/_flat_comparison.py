@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.judging.comparison import CaseComparison, Comparison
@@ -33,6 +34,41 @@ def flat(comparison: Comparison) -> dict[str, Any]:
         ],
         "differences": [_flat_difference(d) for d in comparison.differences],
     }
+
+
+def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """For `--csv`: a row a case, its runs first; what lies in a section bears the section's name.
+
+    Sections that another case has and this one lacks are empty.
+    """
+    found = []
+    for comparison in comparisons:
+        whole = flat(comparison)
+        runs = {
+            f"{who}_{key}": whole[who][key]
+            for who in NAMES
+            for key in ("run", "suite", "device", "backend", "started_at")
+        }
+        found += [runs | _one_level(case) for case in whole["cases"]]
+    headers = dict.fromkeys(key for row in found for key in row)
+    return [{key: row.get(key) for key in headers} for row in found]
+
+
+SECTIONS = ("same_work", "base", "other", "system")
+
+
+def _one_level(case: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in case.items():
+        if key not in SECTIONS:
+            found[key] = "; ".join(value) if key == "reasons" else value
+            continue
+        for inner, one in (value or {}).items():
+            if inner in NAMES:  # of a system each side's own
+                found |= {f"{key}_{inner}_{name}": each for name, each in (one or {}).items()}
+            else:
+                found[f"{key}_{inner}"] = one
+    return found
 
 
 def _flat_difference(one: Difference) -> dict[str, str]:

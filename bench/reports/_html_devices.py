@@ -1,7 +1,8 @@
 """What plots of many devices show, as plain data: `bench.reports._html_plots` has the others.
 
-A matrix has its rows, columns and `z` [row][column] with null where there is nothing; `frames` are
-the marked cells, each a row and the first and last of its columns.
+A matrix has its rows, columns, `z` and `text` [row][column] with null where there is nothing, and
+in `of` what a text says; `frames` are the marked cells, each a row and the first and last of its
+columns. A thousand ranks have ten thousand cells: what all share is said once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from typing import Any
 from bench import units
 from bench.judging import links
 from bench.judging.pairs import Pairs
-from bench.judging.row import Link, Row
+from bench.judging.row import Efficiency, Link, Row
+from bench.judging.scaling import Scaling, scalings
+from bench.judging.slow import RankTimes
+from bench.planning.sweep import without_batch
+from bench.reports import _scaling
 from bench.reports._html_side import Side, name_of
 from bench.reports._wording import share, word_of
 
@@ -20,6 +25,59 @@ FIT_POINTS = 33
 """Of a fitted line, evenly spaced on the logarithm of the size: enough for a smooth curve."""
 MOST_CELLS = 128
 """A map of more ranks than this is drawn by blocks of them: the page would grow too large."""
+
+
+def efficiencies(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """Efficiency over devices: a panel for each kind of work, a curve for each run and scheme."""
+    found: dict[str, dict[str, Any]] = {}
+    for side in sides:
+        for curve in scalings(side.rows):
+            points = [
+                _efficiency_point(side, curve, row, efficiency)
+                for row in curve.points
+                if (efficiency := curve.efficiency(row)) is not None
+            ]
+            if curve.absent or len(points) < 2:
+                continue
+            work = without_batch(curve.work)
+            panel = found.setdefault(
+                work.fingerprint,
+                {
+                    "title": name_of(work) + (f" ({work.detail})" if work.detail else ""),
+                    "curves": [],
+                },
+            )
+            panel["curves"].append(
+                {
+                    "run": side.number - 1,
+                    "weak": curve.kind == "weak",
+                    "label": f"{curve.scheme}, {curve.kind}",
+                    "words": _scaling.title(curve),
+                    "points": points,
+                }
+            )
+    yield from found.values()
+
+
+def _efficiency_point(
+    side: Side, curve: Scaling, row: Row, efficiency: Efficiency
+) -> dict[str, Any]:
+    line = _scaling.line(curve, row)
+    told = {"a device": line.each, "efficiency": line.efficiency, "exposed": line.exposed}
+    return {
+        "devices": row.case.devices,
+        "value": efficiency.value,
+        "low": efficiency.low,
+        "high": efficiency.high,
+        "hover": [
+            f"{_scaling.name(curve)}, {curve.kind}",
+            side.label,
+            units.counted(row.case.devices, "device"),
+            line.throughput,
+            *(f"{what} {text}" for what, text in told.items() if text),
+            word_of(row),
+        ],
+    }
 
 
 def over_sizes(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
@@ -93,23 +151,62 @@ def _map(pairs: Pairs) -> dict[str, Any]:
         "rows": names,
         "columns": names,
         "across": "rank",
+        "down": "rank",
         "tickformat": ".3s",
         "z": [[None if rate is None else float(f"{rate:.4g}") for rate in line] for line in cells],
         "text": [
             [
-                []
+                None
                 if rate is None
-                else [
-                    f"{mine} with {theirs}",
-                    f"{units.prefixed(rate, 'B/s')} each way",
-                    f"{share(rate / pairs.median)} of the median",
-                ]
-                for theirs, rate in zip(names, line, strict=True)
+                else f"{units.prefixed(rate, 'B/s')}, {share(rate / pairs.median)}"
+                for rate in line
             ]
-            for mine, line in zip(names, cells, strict=True)
+            for line in cells
         ],
+        "of": "each way, and of the median",
         "marked_rows": sorted({first, second}),
         "frames": [[first, second, second], [second, first, first]],
+    }
+
+
+def rank_maps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """What each rank computes in each launch, against the launch's median: a map for each case."""
+    for side in sides:
+        for row in side.measured:
+            if row.ranks is not None and row.ranks.compute_seconds:
+                title = name_of(row.case) + (f", run {side.number}" if len(sides) > 1 else "")
+                yield {"title": title, **_heat(row.ranks)}
+
+
+def _heat(ranks: RankTimes) -> dict[str, Any]:
+    slow = [one.rank for one in ranks.slow]
+    hosts = len(set(ranks.hosts)) > 1
+    names = [
+        (f"host {host}, " if hosts else "") + f"{rank}" + (" slow" if rank in slow else "")
+        for rank, host in enumerate(ranks.hosts)
+    ]
+    launches = [str(launch + 1) for launch in range(len(ranks.compute_seconds[0]))]
+    relative = ranks.relative
+    return {
+        "words": ranks.words,
+        "square": False,
+        "middle": 1.0,
+        "rows": names,
+        "columns": launches,
+        "across": "launch",
+        "down": "rank",
+        "tickformat": ".0%",
+        "z": [[float(f"{value:.4g}") for value in line] for line in relative],
+        "text": [
+            [
+                f"{units.duration(seconds)}, {value - 1:+.1%}"
+                for seconds, value in zip(own, line, strict=True)
+            ]
+            for own, line in zip(ranks.compute_seconds, relative, strict=True)
+        ],
+        "of": "computing a step, against the launch's median rank",
+        "marked_rows": slow,
+        "frames": [[rank, 0, len(launches) - 1] for rank in slow],
     }
 
 

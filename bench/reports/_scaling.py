@@ -12,8 +12,8 @@ from bench.planning.sweep import BATCH
 from bench.reports._labels import name_of, plain
 from bench.reports._wording import share, word_of
 
-HEADINGS = ("devices", "throughput", "each", "efficiency", "exposed", "fabric", "verdict")
-DROPS = {"each": 4, "fabric": 3, "exposed": 2, "throughput": 1}
+HEADINGS = ("devices", "throughput", "each", "efficiency", "exposed", "fabric", "energy", "verdict")
+DROPS = {"each": 5, "energy": 4, "fabric": 3, "exposed": 2, "throughput": 1}
 """What is left out first where a terminal is too narrow: the highest."""
 FINE = 0.01
 """Below this half-width a percentage has a decimal."""
@@ -28,6 +28,7 @@ class Line(NamedTuple):
     efficiency: str
     exposed: str
     fabric: str
+    energy: str
     verdict: str
 
 
@@ -37,7 +38,7 @@ def title(curve: Scaling) -> str:
     whose = "each" if curve.kind == "weak" else "together"
     of_it = "" if batch is None else f" (batch {batch} {whose})"
     parts = [name(curve), f"{curve.kind}{of_it}"]
-    if curve.against and not curve.absent:
+    if curve.against:
         parts.append(f"against {units.counted(curve.against, 'device')}")
     return ", ".join(parts)
 
@@ -50,7 +51,7 @@ def name(curve: Scaling) -> str:
 def lines(curve: Scaling) -> Iterator[Line]:
     """A line a point, fewest devices first."""
     for row, fabric in zip(curve.points, curve.fabric, strict=True):
-        yield _line(curve, row, fabric)
+        yield line(curve, row, fabric)
 
 
 def shown(some: Sequence[Line]) -> list[int]:
@@ -63,24 +64,32 @@ def shown(some: Sequence[Line]) -> list[int]:
     ]
 
 
-def _line(curve: Scaling, row: Row, fabric: float | None) -> Line:
+def line(curve: Scaling, row: Row, fabric: float | None = None) -> Line:
+    """What is said of one point; fabric: seconds that its gradients alone take."""
     assert row.throughput is not None
     item = plain(row.unit.removesuffix("/s"))
-    each = row.throughput_per_device
+    each, joules = row.throughput_per_device, row.items_per_joule
     return Line(
-        devices=str(row.case.devices),
+        devices=_devices(row),
         throughput=units.rate(row.throughput, item),
-        each="" if each is None or curve.absent else units.rate(each, item),
+        each="" if each is None else units.rate(each, item),
         efficiency=_efficiency(curve, row),
         exposed=exposed(row),
         fabric="" if fabric is None else units.duration(fabric),
+        energy="" if joules is None else units.joules(1 / joules, item),
         verdict=word_of(row),
     )
 
 
+def _devices(row: Row) -> str:
+    """How many; of several dimensions which: `8 (2x4)`."""
+    sizes = row.case.parallelism.lstrip("abcdefghijklmnopqrstuvwxyz-")
+    return f"{row.case.devices} ({sizes})" if "x" in sizes else str(row.case.devices)
+
+
 def _efficiency(curve: Scaling, row: Row) -> str:
     found = curve.efficiency(row)
-    if found is None or curve.absent:
+    if found is None:
         return ""
     if found.against == row.case.devices:
         return "1"

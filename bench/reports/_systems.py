@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from bench.judging.comparison import CaseComparison, Comparison
@@ -9,15 +10,10 @@ from bench.judging.row import Interval
 from bench.judging.system import Product
 from bench.reports._wording import ratio, share
 
-NEITHER = "—"
-"""Stands where a side has no such work."""
-
 
 def spreads(case: CaseComparison) -> str:
     """`dp8 | fsdp64`: how base and other spread the work; empty of two equal cases."""
-    if case.system is None:
-        return ""
-    return " | ".join(spread or NEITHER for spread in case.system.spreads)
+    return "" if case.system is None else case.system.words
 
 
 def one(comparison: Comparison) -> str:
@@ -32,6 +28,8 @@ def lines(case: CaseComparison, name: str) -> Iterator[str]:
     if found is None:
         return
     count = f"= count {found.count:g}"
+    if case.ratio is not None and not math.isclose(found.ratio, case.ratio, rel_tol=1e-9):
+        count = f"{ratio(found.ratio)} in equal rounds {count}"
     each = f"{between(found.per_device)} a device"
     if found.chip is None or found.scaling is None:
         yield f"{count} x {each}; {name} and scaling not told apart: {found.unsplit}"
@@ -78,4 +76,9 @@ def legend(comparison: Comparison) -> Iterator[str]:
         yield (
             f"count x {name} x scaling: the ratio, as that of the numbers of devices, of one "
             "device to one device at the same global batch, and of the efficiencies"
+        )
+    if any("in equal rounds" in line for case in comparison.cases for line in lines(case, "")):
+        yield (
+            "In equal rounds: by the launches up to the last round that a side's one device and "
+            "all its devices both had, as a run that adapts ends them apart"
         )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from bench.judging.summary import summarize
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
+from bench.reports._comma_separated import written
 from bench.reports._flat import flat
 
 HEADERS = {
@@ -22,8 +19,6 @@ HEADERS = {
     "unit": "item_unit",
 }
 """Headers that differ from the keys of the JSON report, where the unit stands in a row's field."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A text that starts so would be run by a spreadsheet."""
 
 
 class CsvReport(Report):
@@ -32,23 +27,7 @@ class CsvReport(Report):
     def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
         """Every row of every run, in the order of the plans."""
         rows = [flat(run, row) for run in runs for row in summarize(run)]
-        output = io.StringIO()
-        writer = csv.writer(output, lineterminator="\n")
-        writer.writerow(HEADERS.get(key, key) for key in (rows[0] if rows else {}))
-        for row in rows:
-            writer.writerow(_cell(value) for value in row.values())
-        return output.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, dict):
-        return json.dumps(value)
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    # A quotation mark before it is what spreadsheets show as plain text.
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+        return written(rows, HEADERS)
 
 
 REPORT = CsvReport()

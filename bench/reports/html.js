@@ -295,6 +295,49 @@
     };
   }
 
+  function efficiency(panel) {
+    return (width) => {
+      const all = panel.curves.flatMap((c) => c.points);
+      const most = Math.max(...all.map((p) => p.devices)), least = Math.min(...all.map((p) => p.devices));
+      const x = [Math.log10(least) - 0.08, Math.log10(most) + 0.08];
+      const powers = [];
+      for (let n = 1; n <= most * 1.01; n *= 2) if (n >= least) powers.push(n);
+      const every = Math.ceil(powers.length / Math.max(3, Math.floor(width / 60)));
+      const ticks = powers.filter((_, i) => (powers.length - 1 - i) % every === 0);
+      const texts = panel.curves.map((c) => (many ? `${c.run + 1}: ` : "") + c.label);
+      const right = Math.min(0.4 * width, 16 + Math.max(...texts.map(breadth)));
+      const high = Math.max(1, ...all.map((p) => p.high ?? p.value));
+      const ideal = { type: "scatter", mode: "lines", hoverinfo: "skip", x: [10 ** x[0], 10 ** x[1]], y: [1, 1], line: { color: GREY, width: 1.5, dash: "dot" } };
+      const traces = panel.curves.map(({ run, weak, points }) => ({
+        type: "scatter", mode: "lines+markers", x: points.map((p) => p.devices), y: points.map((p) => p.value),
+        line: { color: runColour(run), width: 2, dash: weak ? "dash" : "solid" },
+        marker: { size: 8, color: runColour(run), symbol: weak ? "circle-open" : "circle", line: { width: 2, color: runColour(run) } },
+        error_y: {
+          type: "data", symmetric: false, thickness: 1.5, width: 4,
+          array: points.map((p) => (p.high ?? p.value) - p.value), arrayminus: points.map((p) => p.value - (p.low ?? p.value)),
+        },
+        hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+      }));
+      // Each curve is named at its end, the names out of each other's way.
+      const step = (1.06 * high) / 12;
+      const ends = panel.curves.map((c, i) => ({ text: texts[i], at: c.points[c.points.length - 1] })).sort((a, b) => a.at.value - b.at.value);
+      ends.forEach((end, i) => { end.y = i ? Math.max(end.at.value, ends[i - 1].y + step) : end.at.value; });
+      const names = {
+        type: "scatter", mode: "text", hoverinfo: "skip", cliponaxis: false, textposition: "middle right",
+        x: ends.map((end) => end.at.devices), y: ends.map((end) => end.y), text: ends.map((end) => "  " + safe(cut(end.text, right))),
+      };
+      return [
+        [ideal, ...traces, names],
+        layout(width, 300, {
+          margin: { l: 52, r: right, t: 12, b: 44 }, dragmode: false,
+          xaxis: { ...fixed, type: "log", range: x, tickvals: ticks, ticktext: ticks.map(String), tickangle: 0, title: { text: "devices" } },
+          yaxis: { ...fixed, range: [0, 1.06 * high], tickformat: ".0%", title: { text: "efficiency" } },
+        }),
+        still,
+      ];
+    };
+  }
+
   function link(panel) {
     return (width) => {
       const all = panel.curves.flatMap((c) => c.points);
@@ -333,8 +376,8 @@
       const spread = Math.max(0.05, ...some.map((v) => Math.abs(v - panel.middle)));
       // What differs by little must not look as if it differed by much.
       const range = panel.middle === null ? [Math.min(...some, 0.8 * Math.max(...some)), Math.max(...some)] : [panel.middle - spread, panel.middle + spread];
-      const left = 12 + breadth(panel.rows.reduce((a, b) => (b.length > a.length ? b : a), ""));
-      const bar = 74, room = width - left - bar;
+      const left = Math.min(0.4 * width, 34 + breadth(panel.rows.reduce((a, b) => (b.length > a.length ? b : a), "")));
+      const bar = 84, room = width - left - bar;
       const cell = panel.square ? Math.min(room, 420) / columns : Math.max(3, Math.min(LINE, 900 / rows));
       const height = Math.max(90, cell * rows) + 56;
       // Ticks that stand clear of each other; those of marked rows in any case.
@@ -347,20 +390,21 @@
       const named = new Set(panel.marked_rows);
       const square = panel.square ? { scaleanchor: "x" } : {};
       const frame = ([row, from, to]) => ({
-        type: "rect", xref: "x", yref: "y", x0: from - 0.5, x1: to + 0.5, y0: row - 0.5, y1: row + 0.5, line: { width: 2.5 },
+        type: "rect", xref: "x", yref: "y", x0: from - 0.5, x1: to + 0.5, y0: row - 0.5, y1: row + 0.5, line: { width: cell > 8 ? 2.5 : 1 },
       });
       return [
         [{
           type: "heatmap", z: panel.z, hoverongaps: false, xgap: cell > 6 ? 1 : 0, ygap: cell > 6 ? 1 : 0,
           zmin: range[0], zmax: range[1],
           colorscale: panel.middle === null ? BRIGHT : APART,
-          text: panel.text.map((line) => line.map((text) => hover(text))), hoverinfo: "text",
-          colorbar: { thickness: 12, len: 1, outlinewidth: 0, x: 1.02, xpad: 0, tickformat: panel.tickformat, nticks: 5 },
+          text: panel.text.map((line, i) => line.map((text, j) => text === null ? "" : hover([`${panel.down} ${panel.rows[i]}, ${panel.across} ${panel.columns[j]}`, text, panel.of]))),
+          hoverinfo: "text",
+          colorbar: { thickness: 12, lenmode: "pixels", len: Math.min(cell * rows, 420), y: 1, yanchor: "top", ypad: 0, outlinewidth: 0, x: 1.02, xpad: 0, tickformat: panel.tickformat, nticks: 5 },
         }],
         layout(width, height, {
           margin: { l: left, r: bar, t: 6, b: 46 }, dragmode: false,
           xaxis: { ...fixed, showgrid: false, constrain: "domain", range: [-0.5, columns - 0.5], tickangle: 0, title: { text: safe(panel.across) }, ...ticks(panel.columns, room / 2, new Set()) },
-          yaxis: { ...fixed, showgrid: false, constrain: "domain", range: [rows - 0.5, -0.5], ...ticks(panel.rows, cell * rows, named), ...square },
+          yaxis: { ...fixed, showgrid: false, constrain: "domain", range: [rows - 0.5, -0.5], title: { text: safe(panel.down), standoff: 4 }, ...ticks(panel.rows, cell * rows, named), ...square },
           shapes: panel.frames.map(frame),
         }),
         still,
@@ -437,6 +481,8 @@
   data.systems.forEach((cases, i) => byId(`systems-${i}`) && plots.set(byId(`systems-${i}`), ratio(cases)));
   data.panels.forEach((panel, i) => plots.set(byId(`panel-${i}`), bars(panel)));
   if (byId("roofline")) plots.set(byId("roofline"), roofline(data.roofline));
+  data.efficiencies.forEach((panel, i) => plots.set(byId(`efficiency-${i}`), efficiency(panel)));
+  data.ranks.forEach((panel, i) => plots.set(byId(`ranks-${i}`), matrix(panel)));
   data.links.forEach((panel, i) => plots.set(byId(`link-${i}`), link(panel)));
   data.maps.forEach((panel, i) => plots.set(byId(`map-${i}`), matrix(panel)));
   data.sweeps.forEach((panel, i) => plots.set(byId(`sweep-${i}`), sweep(panel)));

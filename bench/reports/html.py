@@ -53,6 +53,8 @@ class HtmlReport(Report):
             ],
             "roofline": _html_plots.roofline(sides),
             "sweeps": list(_html_plots.sweeps(sides)),
+            "efficiencies": list(_html_devices.efficiencies(sides)),
+            "ranks": list(_html_devices.rank_maps(sides)),
             "links": list(_html_devices.over_sizes(sides)),
             "maps": list(_html_devices.link_maps(sides)),
             "traces": list(_html_plots.traces(sides)),

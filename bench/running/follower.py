@@ -22,10 +22,13 @@ from bench.records import environment
 from bench.records.cpu_limits import usable_cores
 from bench.running import alike, blame, greeting, launcher, probe, scratch, wire
 from bench.running.ears import Ears
+from bench.running.monitor import Monitor
 from bench.running.placement import Placement
 from bench.running.remote import BEAT_SECONDS
+from bench.running.sampler import Order
 from bench.running.wire import Connection, Finish, Gone, HangUp, LetGo, Look, Over, Stacks, Start
 from bench.running.worker_process import WorkerProcess, failed
+from bench.telemetry.joined import Sight
 
 LEADER = "leader"
 
@@ -61,8 +64,8 @@ class Follower:
         self._command = command
         self._folder = scratch.made()
         self._workers: dict[int, WorkerProcess] = {}
-        self._requests: dict[int, str] = {}
-        """The backend of each."""
+        self._requests: dict[int, Request] = {}
+        self._eyes = Eyes()
 
     def run(self) -> Over:
         """Does what the leader says, until it says that it is over, or is gone."""
@@ -77,6 +80,7 @@ class Follower:
                 worker.hang_up()
             for worker in self._workers.values():
                 worker.leave()
+            self._eyes.close()
             scratch.gone(self._folder)
 
     def _listen(self, ears: Ears) -> Over:
@@ -110,7 +114,9 @@ class Follower:
     def _obey(self, ears: Ears, order: wire.Message) -> None:
         match order:
             case Look(backend):
-                self._connection.send(_look(backend))
+                found = _look(backend)
+                self._eyes.count = len(found.devices)
+                self._connection.send(found)
             case Start(number, request):
                 self._start(ears, number, request)
             case Stacks(numbers):
@@ -121,25 +127,24 @@ class Follower:
                 for number, worker in asked:
                     self._connection.send(wire.Frames(number, worker.stacks()))
             case LetGo(number) if number in self._workers:
+                self._eyes.lets_go()
                 self._workers[number].let_go()
             case HangUp(number) if number in self._workers:
                 self._workers[number].hang_up()
             case Finish(number):
-                tail, lines = self._finish(ears, number)
-                self._connection.send(wire.Left(number, tail, lines))
+                self._connection.send(self._finish(ears, number))
 
     def _start(self, ears: Ears, number: int, request: Request) -> None:
         plug_in = catalogue.backend(request.backend)
-        assert request.place is not None, "a follower starts ranks alone"
+        place = request.place
+        assert place is not None, "a follower starts ranks alone"
         # The leader's folder is on the leader's host.
         here = None if self._folder is None else str(self._folder)
         own = {} if self._folder is None else byte_code(self._folder)
         request = msgspec.structs.replace(request, scratch=here)
         given = environment.worker_variables(plug_in.worker_environment(), own)
         interface = wire.interface_of(self._connection.own_address)
-        variables = joining.variables(
-            given, request.place, usable_cores(), plug_in.is_host, interface
-        )
+        variables = joining.variables(given, place, usable_cores(), plug_in.is_host, interface)
         try:
             worker = WorkerProcess(request, variables, self._command)
         except OSError as error:
@@ -147,24 +152,75 @@ class Follower:
             self._connection.send(wire.Said(number, failed("error", "start", why), died=True))
             return
         self._workers[number] = worker
-        self._requests[number] = request.backend
+        self._requests[number] = request
+        self._eyes.start(request, given)
         ears.attend(number, worker)
 
-    def _finish(self, ears: Ears, number: int) -> tuple[str, tuple[str, ...]]:
-        """Ends a worker: the end of its stderr, and what there tells of work on the host."""
+    def _finish(self, ears: Ears, number: int) -> wire.Left:
+        """Ends a worker."""
+        self._eyes.saw(self._workers, self._requests)
         worker = self._workers.pop(number, None)
         if worker is None:
-            return "", ()
+            return wire.Left(number, "", ())
         ears.leave(number)
         worker.end()
-        plug_in = catalogue.backend(self._requests.pop(number))
+        request = self._requests.pop(number)
+        plug_in = catalogue.backend(request.backend)
         lines: dict[tuple[str, ...], str] = {}
         for line in worker.stderr_lines():
             if operators := plug_in.fallbacks([line]):
                 lines.setdefault(operators, line)
         tail = worker.stderr_tail()
         worker.leave()
-        return tail, tuple(lines.values())
+        return wire.Left(number, tail, tuple(lines.values()), self._eyes.sights.get(request.index))
+
+
+class Eyes:
+    """What this host sees of its devices, launch after launch."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Devices of this host, once the leader has asked for them: then they are watched."""
+        self.sights: dict[int, Sight] = {}
+        """Of the launch whose first worker has been ended, by the device."""
+        self._monitor: Monitor | None = None
+        self._let_go = self._told = False
+        """Whether a worker of the launch under way has been; whether it was told what was seen."""
+
+    def start(self, request: Request, given: Mapping[str, str]) -> None:
+        """A worker of a launch is there. given: its environment."""
+        self._let_go = self._told = False
+        if self.count == 0:
+            return
+        if self._monitor is None:
+            is_host = catalogue.backend(request.backend).is_host
+            indices = (request.index,) if is_host else tuple(range(self.count))
+            self._monitor = Monitor(Order(backend=request.backend, indices=indices), given)
+        self._monitor.start()
+
+    def lets_go(self) -> None:
+        """A worker is about to open its device."""
+        if self._monitor is not None and not self._let_go:
+            self._monitor.lets_go()
+            self._let_go = True
+
+    def saw(self, workers: Mapping[int, WorkerProcess], requests: Mapping[int, Request]) -> None:
+        """Fills `sights`, before the first of these workers is ended."""
+        if self._monitor is None or self._told:
+            return
+        first_steps: dict[int, int | None] = {}
+        for number, worker in workers.items():
+            report = worker.report
+            first = None if report is None else report.first_step_ns
+            first_steps.setdefault(requests[number].index, first)
+        pids = [worker.pid for worker in workers.values()]
+        self.sights = {one.index: one for one in self._monitor.saw(pids, first_steps)}
+        self._told = True
+
+    def close(self) -> None:
+        """Nobody looks any more."""
+        if self._monitor is not None:
+            self._monitor.close()
 
 
 def _look(backend: str) -> wire.Found:

@@ -132,12 +132,14 @@ def _sights(
     worker: WorkerProcess | World | NoWorker,
     report: Report,
 ) -> dict[Where, Sight]:
-    """What was seen of each device of the launch."""
+    """What was seen of each device of the launch, here and on other hosts."""
+    elsewhere: dict[Where, Sight] = {}
+    pids, first_steps = [worker.pid], {request.index: report.first_step_ns}
     if isinstance(worker, World):
         pids, first_steps = worker.pids_here, worker.first_steps_ns
-    else:
-        pids, first_steps = [worker.pid], {request.index: report.first_step_ns}
-    return {(0, sight.index): sight for sight in monitor.saw(pids, first_steps)}
+        elsewhere = worker.sights_elsewhere
+    here = {(0, sight.index): sight for sight in monitor.saw(pids, first_steps)}
+    return {**here, **elsewhere}
 
 
 def _observed(report: Report, sights: Mapping[Where, Sight]) -> tuple[Report, Telemetry | str]:

@@ -20,6 +20,7 @@ import msgspec
 
 from bench.lifeline import Lifeline
 from bench.records.observed import Reading, Telemetry
+from bench.running.greeting import machine
 from bench.running.sampler import Answer, Order
 from bench.telemetry import energy
 from bench.telemetry.joined import Sight
@@ -163,7 +164,9 @@ class Monitor:
             others_bytes=sum(known) if known and len(known) == len(memory) else None,
         )
         card, count = answer.card, answer.card_devices
-        return Sight(index=index, telemetry=telemetry, card=card, card_devices=count)
+        return Sight(
+            index=index, telemetry=telemetry, card=card, card_devices=count, machine=machine()
+        )
 
     def close(self) -> None:
         """Ends the side process and whatever it has started."""

@@ -104,7 +104,7 @@ def _torch(given: Mapping[str, str]) -> Seen | None:
     """torchrun, or whoever sets the same: the operator of Kubernetes, a person."""
     elastic = "TORCHELASTIC_RUN_ID" in given
     there = [name for name in ("RANK", "WORLD_SIZE") if name in given]
-    if not elastic and (not there or "MASTER_ADDR" not in given):
+    if not elastic and (not there or (len(there) < 2 and "MASTER_ADDR" not in given)):
         return None  # one alone may be anybody's
     if len(there) < 2:
         lacking = "WORLD_SIZE" if "RANK" in there else "RANK"

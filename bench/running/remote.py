@@ -14,6 +14,7 @@ from bench.running import wire
 from bench.running.alike import Host
 from bench.running.wire import Beat, Connection, Finish, Found, Frames, Gone, Left, Said
 from bench.running.worker_process import Worker, failed
+from bench.telemetry.joined import Sight
 
 BEAT_SECONDS = 4.0
 """Between two words of a follower that has nothing to say."""
@@ -206,6 +207,14 @@ class RemoteWorker(Worker):
         """What it has written of them."""
         self.host.wait_for(lambda: self._stacks is not None, STACKS_SECONDS)
         return self._stacks or ""
+
+    @property
+    def sight(self) -> Sight:
+        """What its host saw of its device meanwhile; or why there is nothing."""
+        if self._left is not None and self._left.sight is not None:
+            return self._left.sight
+        why = f"its host is gone: {self.host.lost}" if self.host.lost else "nobody looked"
+        return Sight(index=0, telemetry=why)
 
     def stderr_tail(self) -> str:
         """The end of what it wrote to stderr."""

@@ -19,6 +19,7 @@ from bench.backend import Backend, DeviceInfo
 from bench.errors import HostsError
 from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
+from bench.planning.shapes import Shapes
 from bench.planning.sweep import Limits, too_large, without_batch
 from bench.planning.tuning import memory_format, settled
 from bench.records import environment
@@ -94,10 +95,12 @@ class Session:
         self._place = {case.fingerprint: k for k, case in enumerate(cases)}
         self._left_out = frozenset(left_out)
         self._limits = Limits()
+        self._shapes = Shapes(settings)
         for launch in done:
             if launch.fingerprint in self._place:
                 self.states[self._place[launch.fingerprint]].keep(launch)
             self._limits.note(launch.case, launch.outcome)
+            self._shapes.note(launch.case, launch.outcome)
         self._leave_out_what_is_beyond()
         self._left = self._time_left()
         self._start: float | None = None
@@ -165,7 +168,10 @@ class Session:
 
     def _fits(self, state: CaseState) -> bool:
         """Whether another launch of a case is expected to end within the budget."""
-        return self._left.expected(state) <= self._budget_left()
+        expected, left = self._left.expected(state), self._budget_left()
+        if not state.seconds and left < math.inf:
+            expected = max(expected, self._shapes.least_seconds(state.case))
+        return expected <= left
 
     def _budget_left(self) -> float:
         """Seconds until the budget is spent; endless without one."""
@@ -267,6 +273,7 @@ class Session:
         self.writer.append(launch)
         state.keep(launch)
         self._limits.note(launch.case, launch.outcome)
+        self._shapes.note(launch.case, launch.outcome)
         self.order += 1
         if too_large(launch.outcome):
             self._leave_out_what_is_beyond()
@@ -291,6 +298,18 @@ class Session:
         if self.monitor is not None:
             self.monitor.close()
         scratch.gone(self.folder)
+
+
+def watched(
+    cases: Sequence[Case], device: DeviceInfo, backend: Backend, here: int
+) -> tuple[int, ...]:
+    """Which devices of this host a run looks at: its own, or the first ones, as many as any of its
+    cases takes.
+
+    here: how many this host has. Ranks that share its cores have one device.
+    """
+    most = min(max((case.devices for case in cases), default=1), here)
+    return (device.index,) if backend.is_host or most == 1 else tuple(range(most))
 
 
 def open_session(
@@ -318,9 +337,8 @@ def open_session(
     own = {} if folder is None or python != sys.executable else byte_code(folder)
     variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
     each = here if leader is None else leader.hosts.each
-    most = 1 if backend.is_host else min(max((case.devices for case in cases), default=1), each)
-    indices = tuple(range(most)) if most > 1 else (device.index,)
-    monitor = Monitor(Order(backend=device.backend, indices=indices), variables)
+    order = Order(backend=device.backend, indices=watched(cases, device, backend, each))
+    monitor = Monitor(order, variables)
     return Session(
         cases,
         settings,

@@ -27,6 +27,7 @@ from bench.backend import DeviceInfo
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.encoding import encoded
 from bench.records.runfile import UNREADABLE
+from bench.telemetry.joined import Sight
 
 LONGEST_LINE = 1 << 28
 """Bytes: a report of a long launch has many samples."""
@@ -153,6 +154,8 @@ class Left(msgspec.Struct, frozen=True, tag="left", tag_field="wire"):
     """End of what it wrote to stderr, cleaned as a record needs it."""
     lines: tuple[str, ...]
     """What of it says that the host did the device's work."""
+    sight: Sight | None = None
+    """What was seen of its device meanwhile."""
 
 
 Message = (

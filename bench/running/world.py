@@ -33,6 +33,7 @@ from bench.running.worker_process import (
     failed,
     phase_limit,
 )
+from bench.telemetry.joined import Sight, Where, of_ranks
 
 HOST = "127.0.0.1"
 """Where ranks of one host meet."""
@@ -135,9 +136,21 @@ class World:
             if seat.host:
                 continue
             report = self._reports.get(rank)
-            index = seat.local_rank if self._own_devices else self._request.index
-            found.setdefault(index, None if report is None else report.first_step_ns)
+            found.setdefault(self._device(rank), None if report is None else report.first_step_ns)
         return found
+
+    @property
+    def sights_elsewhere(self) -> dict[Where, Sight]:
+        """What other hosts saw of their devices, once their workers are ended."""
+        return {
+            (seat.host, self._device(rank)): worker.sight
+            for rank, (seat, worker) in enumerate(zip(self._seats, self.workers, strict=True))
+            if isinstance(worker, RemoteWorker)
+        }
+
+    def _device(self, rank: int) -> int:
+        """Index of its device, on its host."""
+        return self._seats[rank].local_rank if self._own_devices else self._request.index
 
     def leave(self) -> None:
         """Ends all, and lets go of what belongs to them."""
@@ -330,11 +343,10 @@ class World:
         if len(set(counts.values())) > 1:
             text = reason(f"the ranks took other numbers of blocks: {counts}", self._given)
             return failed("error", "report", text)
-        own = self._own_devices
         shares = tuple(
             Share(
                 rank=rank,
-                device=self._seats[rank].local_rank if own else self._request.index,
+                device=self._device(rank),
                 host=self._seats[rank].host,
                 busy_ns=self._reports[rank].busy_ns,
                 peer_ns=self._reports[rank].peer_ns,
@@ -346,10 +358,11 @@ class World:
             for rank, one in measured.items()
         )
         flags = dict.fromkeys(flag for one in measured.values() for flag in one.flags)
-        causes: dict[str, str] = {}
+        by_flag: dict[str, dict[int, str]] = {}
         for rank, one in measured.items():
             for flag, cause in one.causes.items():
-                causes.setdefault(flag, f"rank {rank}: {cause}")
+                by_flag.setdefault(flag, {})[rank] = cause
+        causes = {flag: of_ranks(by_rank, len(measured)) for flag, by_rank in by_flag.items()}
         most = max(measured.values(), key=lambda one: one.memory.peak_bytes)
         joined = msgspec.structs.replace(
             outcome, ranks=shares, flags=tuple(flags), causes=causes, memory=most.memory

@@ -126,9 +126,19 @@ class HostCounters:
 
 
 def over(
-    before: Counters, after: Counters, steady: Sequence[Block], threads: int, cores: int
+    before: Counters,
+    after: Counters,
+    steady: Sequence[Block],
+    threads: int,
+    cores: int,
+    alone: bool = True,
 ) -> Contention:
-    """What the counters rose by from before the first of these blocks to after the last."""
+    """What the counters rose by from before the first of these blocks to after the last.
+
+    alone: whether the job is one process. Of several ranks on one host each waits for the others,
+    and for a core that another has: what waited is no sign of other work, and is left out. What the
+    machine's host took and what a quota held back is nobody's of theirs.
+    """
 
     def rise(name: str, scale: float) -> float | None:
         a, b = getattr(before, name), getattr(after, name)
@@ -139,10 +149,10 @@ def over(
         elapsed_seconds=(after.at_ns - before.at_ns) / 1e9,
         threads=threads,
         cores=cores,
-        idle_share=_idle_share(steady) if threads == 1 else None,
+        idle_share=_idle_share(steady) if threads == 1 and alone else None,
         switches=None if None in switches else sum(sum(s or ()) for s in switches),
-        waiting_seconds=rise("waiting_ns", 1e-9),
-        pressure_seconds=rise("pressure_us", 1e-6),
+        waiting_seconds=rise("waiting_ns", 1e-9) if alone else None,
+        pressure_seconds=rise("pressure_us", 1e-6) if alone else None,
         steal_seconds=rise("steal_ticks", TICK_SECONDS),
         throttled_seconds=rise("throttled_us", 1e-6),
         helper_seconds=rise("helper_ticks", TICK_SECONDS),

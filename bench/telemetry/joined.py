@@ -25,6 +25,7 @@ APART = 0.10
 few readings at other moments, so they differ by more than a counter from its own power does."""
 MOST_NAMED = 8
 """Ranks beside the first that are named with a cause."""
+UNCLEAR = "not observable: two hosts are one machine, and each calls a card so; it may be the same"
 Where = tuple[int, int]
 """A device of a launch: its host, and its index there."""
 
@@ -38,6 +39,9 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     card: str = ""
     card_devices: int | None = None
     """As `bench.telemetry.source.Source` has them."""
+    machine: str = ""
+    """By whatever tells the machine from others. Two hosts of a launch may be one: containers, say,
+    each of which may call another card by the same name."""
 
 
 NOBODY = Sight(index=0, telemetry="nobody looked")
@@ -75,6 +79,7 @@ def _watched(outcome: Measured, sights: Mapping[Where, Sight]) -> tuple[Share, .
     """Each rank's part, with what was seen of its device."""
     alone = msgspec.structs.replace(outcome, ranks=(), flags=(), causes={})
     cards: dict[tuple[int, str], int] = {}
+    unclear = _unclear(sights)
     found = []
     for share in outcome.ranks:
         sight = sights.get((share.host, share.device), NOBODY)
@@ -83,7 +88,9 @@ def _watched(outcome: Measured, sights: Mapping[Where, Sight]) -> tuple[Share, .
             telemetry = with_fault(alone, telemetry)
         own = with_flags(with_energy(alone, telemetry), telemetry)
         seen = _figures(alone, telemetry)
-        if sight.card:
+        if (sight.machine, sight.card) in unclear:
+            own = msgspec.structs.replace(own, energy_joules=None, energy_absent=UNCLEAR)
+        elif sight.card:
             number = cards.setdefault((share.host, sight.card), len(cards))
             seen = msgspec.structs.replace(seen, card=number, card_devices=sight.card_devices)
         seen = msgspec.structs.replace(
@@ -101,6 +108,15 @@ def _watched(outcome: Measured, sights: Mapping[Where, Sight]) -> tuple[Share, .
             )
         )
     return tuple(found)
+
+
+def _unclear(sights: Mapping[Where, Sight]) -> set[tuple[str, str]]:
+    """Cards of machines that are several hosts, of which more than one has a card of that name."""
+    hosts: dict[tuple[str, str], set[int]] = {}
+    for (host, _), sight in sights.items():
+        if sight.machine and sight.card:
+            hosts.setdefault((sight.machine, sight.card), set()).add(host)
+    return {name for name, of in hosts.items() if len(of) > 1}
 
 
 def _figures(outcome: Measured, telemetry: Telemetry | str) -> Watched:
@@ -178,6 +194,11 @@ def _whose(share: Share) -> str:
     return f"rank {share.rank}" if alone or seen is None else f"card {seen.card}"
 
 
+def _nobodys(seen: Watched) -> bool:
+    """Whether its power may be that of another's device too, and nobody says whose."""
+    return seen.card is None and seen.scope != "chip"
+
+
 def _of_card(shares: Sequence[Share]) -> float | _Lacking:
     """Joules of a card, by the ranks whose it is."""
     known = [(s, s.watched) for s in shares if s.watched and s.watched.energy_joules is not None]
@@ -185,7 +206,7 @@ def _of_card(shares: Sequence[Share]) -> float | _Lacking:
         seen = shares[0].watched
         return _Lacking(shares[0].rank, (seen and seen.energy_absent) or "not observable")
     first, seen = known[0]
-    if seen.card is None and seen.scope != "chip":
+    if _nobodys(seen):
         why = f"not observable: {seen.source} does not say which card its power is of"
         return _Lacking(first.rank, why)
     joules = [seen.energy_joules or 0.0 for _, seen in known]
@@ -239,7 +260,7 @@ def idle_watts(launches: Sequence[Launch]) -> float | None:
     cards: dict[str, list[float]] = {}
     for share in ranks:
         if share.watched is not None:
-            watts = share.watched.idle_watts
+            watts = None if _nobodys(share.watched) else share.watched.idle_watts
             cards.setdefault(_whose(share), []).extend([] if watts is None else [watts])
     if not cards:
         return launch.telemetry.idle_watts

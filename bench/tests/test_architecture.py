@@ -50,7 +50,7 @@ workloads/         | precision quantized_product ranks records rehearsal units  
                    |                                                            | diffusers peft
 catalogue          | backend errors report workload                             | msgspec
 
-planning/          | catalogue errors precision records telemetry units         | msgspec
+planning/          | catalogue errors precision records stats telemetry units   | msgspec
                    | workload                                                   |
 measuring/         | backend catalogue lifeline planning precision ranks        | msgspec torch
                    | records stats telemetry workload                           |

@@ -2,18 +2,22 @@
 
     python -m bench.validation.equal_work [--pairs 300] [--seed 1000] [--faults 1]
         [--suite smoke] [--only 'llama-*'] [--stacks eager,layout,avx2] [--device cpu] [--keep FILE]
+        [--minutes 25] [--ungated]
 
 Honest pairs: the same case and seed under each two of `--stacks` (see `STACKS`), as two records of
 a run of two launches would hold them, of which the first takes the noise. What the numerics gate
-makes void on one stack has no figure there, so there is no pair: counted apart, and said. Planted:
-each fault of `bench.validation.planted`, `--faults` seeds a case, against the honest step. Cases
-are those of the suite, each at every precision that it is made for and that the device has.
-`--device` is one more stack, and where the faults are. `--keep`: what that file holds is not done
-again.
+makes void on one stack has no figure there, so there is no pair: counted apart, and said; a stack
+asks the gate once a case. Planted: each fault of `bench.validation.planted`, `--faults` seeds a
+case, against the honest step. Cases are those of the suite, each at every precision that it is made
+for and that the device has. `--device` is one more stack, and where the faults are. `--keep`: what
+that file holds is not done again. `--minutes`: no honest pair is begun after so many. `--ungated`:
+the gate, which takes longer than a launch, is not asked about honest pairs, so what it would make
+void counts.
 
-Printed are both rates, with the exact (Clopper-Pearson) 95 % intervals, and what was refused or
-missed. The exit code is 1 where more than one honest pair in a thousand was refused, or less than
-99 % of the faults were caught.
+Printed are both rates, with the exact (Clopper-Pearson) 95 % intervals, how near each quantity of
+an honest pair came to its tolerance, and what was refused or missed. Pairs of one case and seed
+share launches, and are not independent: those draws are counted too. The exit code is 1 where more
+than one honest pair in a thousand was refused, or less than 99 % of the faults were caught.
 """
 
 from __future__ import annotations
@@ -23,14 +27,15 @@ import fnmatch
 import itertools
 import math
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from bench import catalogue
-from bench.judging.equal_work import judged
+from bench.judging.equal_work import Finding, judged
 from bench.planning import plan, suite_file
 from bench.records.case import Case
 from bench.validation.launches import STACKS, Ask, Launches, Stack, Told
@@ -41,15 +46,21 @@ REFUSED, CAUGHT = 0.001, 0.99
 """Most honest pairs refused; least faults caught."""
 RUN = 2
 """Launches of a run."""
+GATE_SEED = 0
+ONLY = "of 'WORKLOAD-MODE PRECISION', with commas between them"
 
 
 def cases(suite: str, only: str) -> Iterator[Case]:
-    """Of a suite, each at every precision that its mode is made for; no tuned ones."""
+    """Of a suite, each at every precision that its mode is made for; no tuned ones.
+
+    only: patterns of `WORKLOAD-MODE PRECISION`, with commas between them.
+    """
     seen = set()
     for case in plan.plan(suite_file.read_suite(suite_file.find_suite(suite))):
         for name in catalogue.workload(case.workload).modes[case.mode].precisions:
             one = msgspec.structs.replace(case, precision=name, execution="eager")
-            fits = fnmatch.fnmatchcase(f"{one.name} {name}", only)
+            said = f"{one.name} {name}"
+            fits = any(fnmatch.fnmatchcase(said, part) for part in only.split(","))
             if fits and not case.space and one.fingerprint not in seen:
                 seen.add(one.fingerprint)
                 yield one
@@ -67,20 +78,35 @@ class Counted:
         self.voided = 0
         """Pairs that are none for it."""
         self.noted: Counter[tuple[str, bool]] = Counter()
+        self.draws: dict[str, bool] = {}
+        """Each case and seed, and whether anything of it was told apart."""
+        self.nearest: dict[str, tuple[float, str]] = {}
+        """By quantity: the largest share of a tolerance, and where."""
 
-    def add(self, kind: str, name: str, refusal: str, worth_saying: bool) -> None:
+    def add(self, kinds: Sequence[str], draw: str, refusal: str, worth_saying: bool) -> None:
         """One comparison; refusal: why the two are not the same work, or empty."""
         self.total += 1
         self.told += bool(refusal)
-        self.kinds[kind] += 1
-        self.noted[kind, bool(refusal)] += 1
+        self.draws[draw] = self.draws.get(draw, False) or bool(refusal)
+        for kind in kinds:
+            self.kinds[kind] += 1
+            self.noted[kind, bool(refusal)] += 1
         if bool(refusal) is worth_saying:
-            self.found.append(f"  {kind}: {name}: {refusal or 'not told'}")
+            self.found.append(f"  {'/'.join(kinds)}: {draw}: {refusal or 'not told'}")
+
+    def note(self, findings: Iterable[Finding], where: str) -> None:
+        """How near each quantity of an honest pair came to its tolerance."""
+        for finding in findings:
+            share = finding.error / finding.most
+            if share > self.nearest.get(finding.quantity, (0.0, ""))[0]:
+                self.nearest[finding.quantity] = share, where
 
     def lines(self) -> Iterator[str]:
         """By kind, and what is worth saying."""
         for kind in self.kinds:
             yield f"  {kind}: {self.noted[kind, True]} of {self.kinds[kind]}"
+        for quantity, (share, where) in self.nearest.items():
+            yield f"  nearest: {quantity} at {share:.0%} of their tolerance ({where})"
         yield from self.found
         for (case, stack), why in self.void.items():
             yield f"  no pair: {case} is void on {stack}: {why}"
@@ -93,16 +119,19 @@ class Side(msgspec.Struct, frozen=True):
     first: Told
 
 
-def refusal_of(base: Side, other: Side, seed: int, precision: str) -> str:
-    """Why `other` is not the work of `base`; each side's tolerance is its first launch's."""
+def compared(base: Side, other: Side, seed: int, precision: str) -> tuple[str, tuple[Finding, ...]]:
+    """Why `other` is not the work of `base`, or nothing; and what that rests on.
+
+    Each side's tolerance is its first launch's.
+    """
     if complaint := base.told.complaint or other.told.complaint:
-        return complaint
+        return complaint, ()
     found = judged(
         [(-1, base.first.proof), (seed, base.told.proof)],
         [(-2, other.first.proof), (seed, other.told.proof)],
         precision,
     )
-    return "" if found.proved else found.words
+    return "" if found.proved else found.words, found.findings
 
 
 def exact(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
@@ -151,23 +180,41 @@ def honest(
     pairs: int,
     seed: int,
     launches: Launches,
+    minutes: float = math.inf,
+    gated: bool = True,
 ) -> Counted:
-    """So many pairs, runs and cases and stacks in turn, on fresh seeds."""
+    """So many pairs, runs and cases and stacks in turn, on fresh seeds; none begun too late."""
     counted = Counted()
-    while counted.total < pairs:
+    until = time.monotonic() + 60 * minutes
+    while counted.total < pairs and time.monotonic() < until:
         before = counted.total
         for case in chosen:
-            if counted.total >= pairs:
+            if counted.total >= pairs or time.monotonic() >= until:
                 break
-            found = {name: _run_of(case, stack, seed, launches) for name, stack in stacks.items()}
-            there = {name: sides for name, sides in found.items() if sides}
-            for (one, base), (two, other) in itertools.combinations(there.items(), 2):
+            found = {
+                name: sides
+                for name, stack in stacks.items()
+                if (not gated or _passes(counted, case, name, stack, launches))
+                and (sides := _run_of(case, stack, seed, launches))
+            }
+            for (one, base), (two, other) in itertools.combinations(found.items(), 2):
                 _add_pairs(counted, case, seed, {one: base, two: other}, pairs)
-        print(f"seed {seed}: {counted.told} of {counted.total} pairs", file=sys.stderr)
+            if found:
+                said = f"{case.label} seed {seed}: {counted.told} of {counted.total} pairs"
+                print(said, file=sys.stderr, flush=True)
         seed += RUN
         if counted.total == before:
             break
     return counted
+
+
+def _passes(counted: Counted, case: Case, name: str, stack: Stack, launches: Launches) -> bool:
+    """Whether a stack has a figure of that case; if the gate is what says no, that is counted."""
+    told = launches.told(Ask(case=case, seed=GATE_SEED, stack=stack, gate=True))
+    if told is not None and told.gate:
+        counted.void[case.label, name] = told.gate
+        counted.voided += RUN
+    return told is not None and not told.gate
 
 
 def _run_of(case: Case, stack: Stack, seed: int, launches: Launches) -> list[Side]:
@@ -182,17 +229,13 @@ def _run_of(case: Case, stack: Stack, seed: int, launches: Launches) -> list[Sid
 def _add_pairs(
     counted: Counted, case: Case, seed: int, sides: Mapping[str, Sequence[Side]], most: int
 ) -> None:
-    """Those of two stacks, launch by launch; none where the gate makes one of them void."""
-    void = {name: side[0].first.gate for name, side in sides.items() if side[0].first.gate}
-    for name, why in void.items():
-        counted.void.setdefault((case.label, name), why)
+    """Those of two stacks, launch by launch."""
     for number, (base, other) in enumerate(zip(*sides.values(), strict=False)):
-        if void:
-            counted.voided += 1
-        elif counted.total < most:
-            said = refusal_of(base, other, seed + number, case.precision)
-            name = f"{case.label} seed {seed + number}"
-            counted.add("/".join(sides), name, said, worth_saying=True)
+        if counted.total < most:
+            said, findings = compared(base, other, seed + number, case.precision)
+            draw = f"{case.label} seed {seed + number}"
+            counted.add([*sides], draw, said, worth_saying=True)
+            counted.note(findings, f"{'/'.join(sides)}: {draw}")
             counted.alike += base.told.proof.readings == other.told.proof.readings
 
 
@@ -209,17 +252,19 @@ def planted(
     for case in chosen:
         for number in range(seed, seed + RUN * seeds, RUN):
             ask = Ask(case=case, seed=number, thorough=True)
+            gate = launches.told(Ask(case=case, seed=GATE_SEED, gate=True))
             base = launches.told(ask)
-            if base is None or base.complaint or base.gate:  # wrong already: it says nothing
-                continue
+            if gate is None or gate.gate or base is None or base.complaint:
+                continue  # wrong already: it says nothing
             for name in faults:
                 there = msgspec.structs.replace(ask, stack=Stack(device=device), fault=name)
                 other = launches.told(there)
                 if other is not None:
                     sides = Side(base, base), Side(other, other)
-                    said = refusal_of(*sides, number, case.precision)
-                    counted.add(name, f"{case.label} seed {number}", said, worth_saying=False)
-        print(f"{case.label}: {counted.told} of {counted.total} faults", file=sys.stderr)
+                    said, _ = compared(*sides, number, case.precision)
+                    counted.add([name], f"{case.label} seed {number}", said, worth_saying=False)
+        if seeds:
+            print(f"{case.label}: {counted.told} of {counted.total} faults", file=sys.stderr)
     return counted
 
 
@@ -232,9 +277,11 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=1, help="seeds of each planted fault")
     parser.add_argument("--seed", type=int, default=1000, help="the first")
     parser.add_argument("--suite", default="smoke")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="of 'WORKLOAD-MODE PRECISION'")
+    parser.add_argument("--only", default="*", metavar="GLOBS", help=ONLY)
     parser.add_argument("--stacks", default="eager,layout,avx2,plain", help=", ".join(STACKS))
     parser.add_argument("--device", default="cpu", help="one more stack, and where the faults are")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of honest pairs, at most")
+    parser.add_argument("--ungated", action="store_true", help="count what the gate makes void")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="of launches, as JSON lines")
     arguments = parser.parse_args()
     chosen = list(cases(arguments.suite, arguments.only))
@@ -243,11 +290,13 @@ def main() -> None:
     if device != "cpu":
         stacks[device] = Stack(device=device)
     with Launches(arguments.keep) as launches:
-        good = honest(chosen, stacks, arguments.pairs, seed, launches)
+        bounds = arguments.pairs, seed, launches, arguments.minutes, not arguments.ungated
+        good = honest(chosen, stacks, *bounds)
         bad = planted(chosen, [*FAULTS, LAZY], seeds, seed, device, launches)
         small = planted(chosen, [*NOT_TOLD], min(seeds, 1), seed, device, launches)
     print(sentence("honest pairs refused", good.told, good.total))
-    print(f"  alike to the last digit that is kept: {good.alike}; no pairs: {good.voided}")
+    print(f"  alike to the last digit that is kept: {good.alike}; launches void: {good.voided}")
+    print(sentence("  cases and seeds of which one was", sum(good.draws.values()), len(good.draws)))
     print(*good.lines(), sep="\n")
     print(sentence("faults caught", bad.told, bad.total), *bad.lines(), sep="\n")
     print(sentence("not to be told, and told", small.told, small.total))

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from bench import catalogue
-from bench.measuring import numerics
+from bench.measuring import asked, numerics
 from bench.measuring.engine import Engine
 from bench.measuring.watch import Watch
 from bench.planning import plan
 from bench.precision import PRECISIONS
+from bench.records import environment
 from bench.records.case import Case
 from bench.records.proof import Proof
 from bench.records.run import Settings
@@ -65,11 +67,15 @@ STACKS = {
     # Two that spin where they wait would take the core from whoever they wait for.
     "threads": Stack(threads=2, environment={"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}),
     "layout": Stack(layout=True),
-    "compile": Stack(execution="compile"),
+    # No pool of compilers: each of them would import torch.
+    "compile": Stack(execution="compile", environment={"TORCHINDUCTOR_COMPILE_THREADS": "1"}),
     "graph": Stack(execution="graph"),
     "avx512": _instructions("AVX512_CORE", "avx512"),
     "avx2": _instructions("AVX2", "avx2"),
     "plain": _instructions("SSE41", "default"),
+    # torch's own kernels only. Without AVX-512's bfloat16 a product of 2,048 in bf16 takes minutes.
+    "kernels-avx2": Stack(environment={"ATEN_CPU_CAPABILITY": "avx2"}),
+    "kernels-plain": Stack(environment={"ATEN_CPU_CAPABILITY": "default"}),
 }
 
 
@@ -79,7 +85,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     proof: Proof
     complaint: str = ""
     gate: str = ""
-    """Why the numerics gate makes it void, where it was asked; empty if it passed."""
+    """Why the numerics gate makes it void, where that is what was asked; empty if it passed."""
+
+
+GATE_ONLY = Told(proof=Proof(absent="the numerics gate was asked, and no step taken"))
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,9 +98,11 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     stack: Stack = Stack()
     thorough: bool = False
-    """The first of its run: the gate is asked, unless a fault is planted, and noise is taken."""
+    """The first of its run: noise is taken."""
     fault: str = ""
     """Of `bench.validation.planted`."""
+    gate: bool = False
+    """The numerics gate, and nothing else: it takes longer than the steps do."""
 
 
 class Launches:
@@ -109,23 +120,31 @@ class Launches:
 
     def told(self, ask: Ask) -> Told | None:
         """None where the stack cannot run it, or the case cannot have the fault."""
-        asked = msgspec.json.encode(ask)
-        if asked not in self._told:
-            self._told[asked] = found = self._do(ask, asked)
+        line = msgspec.json.encode(ask)
+        if line not in self._told:
+            self._told[line] = found = self._do(ask, line)
             if self._file is not None:
                 with self._file.open("ab") as file:
-                    file.write(msgspec.json.encode((msgspec.Raw(asked), found)) + b"\n")
-        return self._told[asked]
+                    file.write(msgspec.json.encode((msgspec.Raw(line), found)) + b"\n")
+        return self._told[line]
 
-    def _do(self, ask: Ask, asked: bytes) -> Told | None:
+    def _do(self, ask: Ask, line: bytes) -> Told | None:
         if not ask.stack.environment:
             return _maybe(ask)
         process = self._process(ask.stack.environment)
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(asked + b"\n")
-        process.stdin.flush()
-        return msgspec.json.decode(process.stdout.readline(), type=Told | None)
+        with contextlib.suppress(BrokenPipeError):  # no answer comes then, which is said below
+            process.stdin.write(line + b"\n")
+            process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            raise RuntimeError(
+                f"the process with {ask.stack.environment} ended ({process.wait()}) in "
+                f"{ask.case.label} at seed {ask.seed}. Its own words are above; what --keep holds "
+                "is not done again"
+            )
+        return msgspec.json.decode(answer, type=Told | None)
 
     def _process(self, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """One that has these variables, and answers a line with a line."""
@@ -159,12 +178,15 @@ def answer() -> None:
 
 def _maybe(ask: Ask) -> Told | None:
     with contextlib.suppress(Absent, Unsupported):
-        return watched(ask)
+        try:
+            return watched(ask)
+        finally:
+            gc.collect()  # a job of some gigabytes sits in cycles, and the next one comes at once
     return None
 
 
 def watched(ask: Ask) -> Told:
-    """The first three steps of a case under watch, and what follows the timing.
+    """The first three steps of a case under watch, and what follows the timing; or its gate.
 
     Raises Unsupported where the stack cannot run it, and `Absent` where the case cannot have the
     fault, or a step is too short to be missed.
@@ -196,20 +218,39 @@ def watched(ask: Ask) -> Told:
     before = torch.get_num_threads()
     torch.set_num_threads(stack.threads)
     try:
-        said = ""
-        if ask.thorough and not ask.fault:
+        if ask.gate:
             said = numerics.gate(workload, case.mode, parameters, site).complaint
+            return msgspec.structs.replace(GATE_ONLY, gate=said)
         if ask.fault == LAZY:
             _require_long(build(), device)
-        job = build()
-        watch = Watch(job, device, precision, ask.seed, ask.thorough)
-        try:
-            _run(job, device, watch, ask)
-        finally:
-            job.close()
-        return Told(proof=watch.proof, complaint=watch.complaint, gate=said)
+        with _compiled(stack) as complaints:
+            job = build()
+            watch = Watch(job, device, precision, ask.seed, ask.thorough)
+            try:
+                _run(job, device, watch, ask)
+            finally:
+                job.close()
+        complaints += [watch.complaint] if watch.complaint else []
+        return Told(proof=watch.proof, complaint="; ".join(complaints))
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _compiled(stack: Stack) -> Iterator[list[str]]:
+    """As a fresh process compiles, and what makes a launch void that did not; else nothing."""
+    complaints: list[str] = []
+    if stack.execution != "compile":
+        yield complaints
+        return
+    import torch
+
+    torch.compiler.reset()  # after some models of the same code the compiler gives up, and says so
+    before = environment.compiler()
+    yield complaints
+    done = {name: count - before[name] for name, count in environment.compiler().items()}
+    if said := asked.complaint(asked.compiled(done)):
+        complaints.append(said)
 
 
 def _run(job: Job, device: Device, watch: Watch, ask: Ask) -> None:

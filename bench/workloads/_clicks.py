@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.ranks import WHOLE, Part, Ranks
+from bench.rehearsal import has_no_values
 from bench.workload import LookedUp, Site, Training
 from bench.workloads._jobs import TrainingJob, gradient_norm
 
@@ -166,7 +167,7 @@ def exchanged(sums: Tensor, ranks: Ranks) -> Tensor:
     """Of sums of all samples in this rank's tables [B, T, d], those of its samples [B/N, 26, d].
 
     Backwards their gradients return, over the number of ranks: each has the mean loss of its own
-    samples, and the loss is the mean of those.
+    samples, and the loss is the mean of those. In a rehearsal nothing is sent.
     """
     import torch
     import torch.distributed as dist
@@ -177,11 +178,15 @@ def exchanged(sums: Tensor, ranks: Ranks) -> Tensor:
     received = [mine * (part.stop - part.start) * width for part in parts]
     sent = [sums[:mine].numel()] * ranks.size
 
+    def exchange(found: Tensor, given: Tensor, to: list[int], of: list[int]) -> None:
+        if not has_no_values(given):
+            dist.all_to_all_single(found, given, to, of, group=ranks.group)
+
     class Exchange(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, given: Tensor) -> Tensor:
             found = given.new_empty(sum(received))
-            dist.all_to_all_single(found, given.flatten(), received, sent, group=ranks.group)
+            exchange(found, given.flatten(), received, sent)
             by_rank = [one.view(mine, -1, width) for one in found.split(received)]
             return torch.cat(by_rank, dim=1)
 
@@ -190,7 +195,7 @@ def exchanged(sums: Tensor, ranks: Ranks) -> Tensor:
             widths = [part.stop - part.start for part in parts]
             given = [one.flatten() for one in gradients[0].split(widths, dim=1)]
             found = gradients[0].new_empty(sum(sent))
-            dist.all_to_all_single(found, torch.cat(given), sent, received, group=ranks.group)
+            exchange(found, torch.cat(given), sent, received)
             return found.view(samples, -1, width) / ranks.size
 
     found: Tensor = Exchange.apply(sums.contiguous())  # type: ignore[no-untyped-call]

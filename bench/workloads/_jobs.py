@@ -18,7 +18,7 @@ from bench.workloads import _looks
 from bench.workloads._optimizers import Chosen, choose
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._seeded import parameter_count
-from bench.workloads._sharded import gathered_bytes, spread
+from bench.workloads._sharded import compiled_parts, has_kinks, held, spread
 
 if TYPE_CHECKING:
     import torch
@@ -169,13 +169,14 @@ class TrainingJob(Job):
         facts: dict[str, str],
         loss: Loss = cross_entropy,
         accumulation_steps: int = 1,
+        policy: bool = False,
     ) -> None:
         """Puts the model into training mode, spreads it, and makes its optimizer.
 
-        batches: this rank's rows.
+        batches: this rank's rows; policy: whether what shards it rounds, where others autocast.
         """
         self._model = executed(model.train(), site)
-        self._spread = spread(self._model, site)
+        self._spread = spread(self._model, site, accumulation_steps, policy)
         self._forward = forward
         self._batches: Iterator[Batch] = Rotation(batches)
         self._taken: list[Batch] = []
@@ -189,8 +190,6 @@ class TrainingJob(Job):
         asked = {name: value for name, value in group.items() if name != "params"}
         self._settings = {**asked, "lr": learning_rate}
         self.facts = model_facts(model, site) | facts | self._spread.facts
-        if self._spread.facts and accumulation_steps > 1:
-            self.facts |= {"accumulation": "reduced once a step, after its last micro-batch"}
         self.facts |= {"optimizer": described(chosen.optimizer, chosen.implementation)}
         if chosen.passed_over:
             self.facts |= {PASSED_OVER: chosen.passed_over}
@@ -232,7 +231,9 @@ class TrainingJob(Job):
         yield _looks.mode(self._model, training=True)
         yield from _looks.computed_again(self._model, self.facts)
         yield from _looks.experts(self._model, self.facts)
-        yield from _looks.autocasting(autocast(self._site), self._site)
+        if self._spread.policy is None:
+            yield from _looks.autocasting(autocast(self._site), self._site)
+        yield from self._spread.looks()
         yield from _looks.attention(self._model, self.facts)
         # Its kernels are torch's choice, and the case asks for none: the record says what ran.
         ran = _looks.optimizer_kernels(self._optimizer.step)
@@ -259,18 +260,18 @@ class TrainingJob(Job):
     def training(self) -> Training:
         """Its optimizer, with the learning rate that it was given."""
         (group,) = self._optimizer.param_groups
+        moved = set(map(id, group["params"]))
         return Training(
             optimizer=self._optimizer,
             settings=self._settings,
             parts=tuple(part(weight) for weight in group["params"]),
+            fixed=tuple(p for p in self._model.parameters() if id(p) not in moved),
+            kinks=has_kinks(self._model),
         )
 
     def held(self) -> Held:
         """Its weights, and what its optimizer keeps of them."""
-        kept = self._optimizer.state.values()
-        weights = sum(w.nbytes for g in self._optimizer.param_groups for w in g["params"])
-        states = sum(v.nbytes for of_one in kept for v in of_one.values() if _is_large(v))
-        return Held(weights, round(states / max(1, weights)), gathered_bytes(self._model))
+        return held(self._model, self.training())
 
     def _next_batches(self) -> list[Batch]:
         self._taken = list(itertools.islice(self._batches, self._accumulation_steps))
@@ -278,7 +279,7 @@ class TrainingJob(Job):
 
     def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         inputs, targets = batch
-        with autocast(self._site):
+        with nullcontext() if self._spread.policy else autocast(self._site):
             logits = self._forward(self._spread.module, inputs)
             return logits, self._loss_of(logits, targets)
 
@@ -312,11 +313,6 @@ class TrainingJob(Job):
         share = loss / self._accumulation_steps
         share.backward()
         return logits, share.detach()
-
-
-def _is_large(value: Any) -> bool:
-    """Whether it is a tensor of as many values as a weight, and no count."""
-    return hasattr(value, "nbytes") and bool(value.dim())
 
 
 class InferenceJob(Job):
@@ -385,7 +381,8 @@ def executed(model: nn.Module, site: Site) -> nn.Module:
     raises: it never falls back to eager without saying so.
     """
     if site.execution == "compile":
-        model.compile()
+        for part in compiled_parts(model, site):
+            part.compile()
     return model
 
 

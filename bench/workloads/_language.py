@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from bench.workload import (
     AdamW,
     BatchSize,
     Job,
+    Later,
+    OneOf,
     Parameters,
     Site,
     Unsupported,
@@ -40,6 +42,7 @@ LENGTHS = {"sequence_length": 32, "prompt_length": 32, "new_tokens": 4}
 """Parameters that count tokens of a sequence, and how many the twin has at most."""
 
 
+AUTOCAST, POLICY = "autocast", "policy"
 BEFORE_CHECKPOINTING = MappingProxyType(
     {1: MappingProxyType({"gradient_checkpointing": False, "accumulation_steps": 1})}
 )
@@ -75,7 +78,21 @@ class TrainParameters(LanguageParameters, frozen=True, kw_only=True):
     gradient_checkpointing: bool = False
     """Layers keep their input only, and are computed again in the backward."""
     accumulation_steps: AccumulationSteps = 1
+    mixed_precision: Annotated[str, OneOf((AUTOCAST, POLICY)), Later()] = AUTOCAST
+    """What `bf16-amp` is where weights are sharded: autocast to bfloat16, under which they are
+    gathered in float32; or FSDP2's policy, which gathers them in bfloat16, computes all in it, and
+    reduces gradients in float32."""
     earlier = BEFORE_CHECKPOINTING
+
+    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
+        """The policy is of sharded weights, wider than what is computed."""
+        sharded = parallelism.startswith(("fsdp", "hsdp"))
+        if self.mixed_precision == AUTOCAST or (precision == "bf16-amp" and sharded):
+            return ""
+        return (
+            f'mixed_precision = "{POLICY}" is of FSDP2: of precision "bf16-amp" over devices that '
+            'shard weights, parallelism = "fsdp" or "hsdp". Give both, or leave it out'
+        )
 
 
 class PrefillParameters(LanguageParameters, frozen=True, kw_only=True):
@@ -170,6 +187,7 @@ def training_job(
         site,
         {"attention": "sdpa"} | facts,
         accumulation_steps=parameters.accumulation_steps,
+        policy=parameters.mixed_precision == POLICY,
     )
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+AGAIN = "gradient checkpointing"
+"""The fact that says whether layers keep their input only, and are computed again."""
 SDPA = "sdpa"
 """What the record says of attention that goes through torch's own function."""
 
@@ -103,10 +105,15 @@ def experts(model: Any, facts: Mapping[str, str]) -> Iterator[Look]:
 
 
 def computed_again(model: nn.Module, facts: Mapping[str, str]) -> Iterator[Look]:
-    """Whether some module keeps its input only, where a job's facts say so."""
-    if "gradient checkpointing" in facts:
-        on = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        yield Look(what="gradient checkpointing", asked="on", seen="on" if on else "off")
+    """Whether some module keeps its input only, or none does, where a job's facts say so."""
+    if AGAIN in facts:
+        yield Look(what=AGAIN, asked=facts[AGAIN], seen=checkpointing(model))
+
+
+def checkpointing(model: nn.Module) -> str:
+    """Whether some module keeps its input only and is computed again: `on` or `off`."""
+    on = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return "on" if on else "off"
 
 
 def optimizer_kernels(step: Callable[[], object]) -> str:

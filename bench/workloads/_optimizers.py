@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.ranks import local
+from bench.rehearsal import has_no_values
 from bench.workload import Wrong
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def choose(name: str, learning_rate: float, weights: Iterable[Tensor]) -> Chosen
     """
     trained = list(weights)
     held = [local(weight) for weight in trained]
-    kinds = dict.fromkeys((w.dtype, w.device) for w in held if not _has_no_values(w))
+    kinds = dict.fromkeys((w.dtype, w.device) for w in held if not has_no_values(w))
     wrong: list[str] = []
     refusal: RuntimeError | None = None
     for how in IMPLEMENTATIONS:
@@ -199,9 +200,3 @@ def _pattern(length: int, dtype: torch.dtype, shift: int = 0) -> Tensor:
     index = torch.arange(length)
     size = 0.25 + (index * 7 + shift * 5) % 13 / 8
     return torch.where(index % 3 == 0, size, -size).to(dtype)
-
-
-def _has_no_values(tensor: Tensor) -> bool:
-    import torch
-
-    return type(tensor.detach()) is not torch.Tensor

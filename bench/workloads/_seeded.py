@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from bench.rehearsal import has_no_values
 from bench.workload import Site
 from bench.workloads._quantized import quantize_layer, quantizes
 
@@ -45,7 +46,7 @@ class SeededData:
         import torch
 
         result = torch.empty(shape, dtype=dtype)
-        if type(result) is not torch.Tensor:  # a rehearsal: shapes and no values
+        if has_no_values(result):
             return result
         flat = result.view(-1)
         start = int(torch.randint(POOL_SIZE, (), generator=self._generator))

@@ -10,11 +10,14 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from bench.ranks import Ranks
-from bench.workload import Site
+from bench.rehearsal import Held, has_no_values
+from bench.workload import Look, Site, Training
+from bench.workloads._looks import AGAIN, checkpointing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +36,8 @@ class Spread:
         """What a forward calls."""
         self.facts: dict[str, str] = {}
         """What the record says of it."""
+        self.policy: str | None = None
+        """The dtype that what shards it rounds weights and activations to, in autocast's stead."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
         """Around forward and backward of a micro-batch. last: of its step."""
@@ -44,6 +49,10 @@ class Spread:
 
     def settle(self) -> None:
         """After a forward without a backward: back to what a step leaves."""
+
+    def looks(self) -> Iterator[Look]:
+        """What it was asked for, and what there is; after the timing."""
+        yield from ()
 
 
 class Replicated(Spread):
@@ -83,23 +92,38 @@ class Sharded(Spread):
     embedding and the head) once a step.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks, device_type: str) -> None:
-        """In place: what is in the model afterwards are its shards."""
-        from torch.distributed.fsdp import fully_shard
+    def __init__(
+        self, model: nn.Module, mesh: Any, ranks: Ranks | None, policy: str | None = None
+    ) -> None:
+        """In place: what is in the model afterwards are its shards.
+
+        ranks: None where this one shards it with nobody; policy: the dtype in which it is computed,
+        None for that of its weights.
+        """
+        import torch
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         self._ranks = ranks
-        mesh = _mesh(ranks.group, ranks.parallelism.sizes, device_type)
-        dtypes = _dtypes(model.parameters())
         inner = blocks(model)
         kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in inner))
+        gathered = policy or _dtypes(model.parameters())
+        reduced = _dtypes(p for p in model.parameters() if p.requires_grad)
+        options: dict[str, Any] = {}
+        if policy is not None:
+            computed, summed = (getattr(torch, name) for name in (policy, reduced))
+            rounding = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=summed)
+            options = {"mp_policy": rounding}
         for block in inner:
-            fully_shard(block, mesh=mesh)
-        self._fsdp: Any = fully_shard(model, mesh=mesh)
+            fully_shard(block, mesh=mesh, **options)
+        self._fsdp: Any = fully_shard(model, mesh=mesh, **options)
         super().__init__(model)
+        self.policy = policy
+        if ranks is None:
+            return
         self.facts = {
             "parallelism": f"{ranks.parallelism}: FSDP2, root and {len(inner)} {kinds}".rstrip(),
-            "weights gathered as": dtypes,
-            "gradients reduced as": dtypes,
+            "weights gathered as": gathered,
+            "gradients reduced as": reduced,
         }
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
@@ -109,6 +133,8 @@ class Sharded(Spread):
 
     def norm(self, of_shards: Tensor) -> Tensor:
         """Over all ranks; replicas of a shard count once."""
+        if self._ranks is None:
+            return of_shards
         replicas = math.prod(self._ranks.parallelism.sizes[:-1])
         total = self._ranks.mean(of_shards**2) * self._ranks.size / replicas
         return total.sqrt()
@@ -117,15 +143,71 @@ class Sharded(Spread):
         """The root stays whole after a forward, for the backward that it expects."""
         self._fsdp.reshard()
 
+    def looks(self) -> Iterator[Look]:
+        """At what is gathered; every rank must come."""
+        if self.policy is None:
+            return
+        self._fsdp.unshard()
+        whole = (p for p in self._fsdp.parameters() if not hasattr(p, "to_local"))
+        seen = _dtypes(whole)
+        self._fsdp.reshard()
+        yield Look(what="weights as they are gathered", asked=self.policy, seen=seen)
 
-def spread(model: nn.Module, site: Site) -> Spread:
-    """The model as the ranks of its site train it; to be called before its optimizer is made."""
+
+def spread(
+    model: nn.Module, site: Site, accumulation_steps: int = 1, policy: bool = False
+) -> Spread:
+    """The model as the ranks of its site train it; to be called before its optimizer is made.
+
+    policy: whether FSDP2 rounds to the precision's dtype, where others autocast. What is compared
+    with it is then sharded too, each process by itself: the arithmetic is the same. A rehearsal,
+    which shards nothing, holds under autocast what it would.
+    """
     ranks = site.ranks
-    if ranks is None or ranks.parallelism.scheme in ("none", "replicas"):
+    dtype = site.precision.autocast if policy else None
+    by_itself = ranks is None or ranks.parallelism.scheme in ("none", "replicas")
+    if has_no_values(next(model.parameters())) or (by_itself and dtype is None):
         return Spread(model)
-    if ranks.parallelism.scheme in ("fsdp", "hsdp"):
-        return Sharded(model, ranks, site.device.type)
-    return Replicated(model, ranks)
+    if by_itself:
+        return Sharded(model, _mesh_of_one(site.device.type), None, dtype)
+    assert ranks is not None
+    facts = _named(model, site, accumulation_steps, dtype)  # of its modules as they are called
+    if _is_sharded(site):
+        mesh = _mesh(ranks.group, ranks.parallelism.sizes, site.device.type)
+        found: Spread = Sharded(model, mesh, ranks, dtype)
+    else:
+        found = Replicated(model, ranks)
+    found.facts |= facts
+    return found
+
+
+def _named(
+    model: nn.Module, site: Site, accumulation_steps: int, policy: str | None
+) -> dict[str, str]:
+    """What decides how much is computed, kept and sent, also where it is nothing."""
+    dtype = site.precision.autocast
+    mixed = f"autocast to {dtype}" if dtype else "none: as the weights lie"
+    many = f"{accumulation_steps} micro-batches a step, reduced once, after the last"
+    facts = {
+        "accumulation": many if accumulation_steps > 1 else "none",
+        AGAIN: checkpointing(model),
+        "mixed precision": f"FSDP2's policy: all computed in {policy}" if policy else mixed,
+    }
+    if site.execution == "compile":
+        parts = compiled_parts(model, site)
+        kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
+        each = f"each of {len(parts)} {kinds}; the rest is eager"
+        facts["compiled"] = each if _is_sharded(site) else f"{kinds}, inside DDP"
+    return facts
+
+
+def compiled_parts(model: nn.Module, site: Site) -> list[nn.Module]:
+    """What is compiled, each by itself: of a model that is sharded what is gathered by itself.
+
+    Before it is wrapped: between two of its blocks FSDP2 gathers, which no compiler sees through.
+    What DDP wraps is one module to it, which it cuts by itself where a bucket is full.
+    """
+    return (blocks(model) if _is_sharded(site) else []) or [model]
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -136,13 +218,38 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [*max(lists, key=len)] if lists else []
 
 
+def has_kinks(model: nn.Module) -> bool:
+    """Whether any of its modules decides by comparing values."""
+    from torch import nn
+
+    return any(isinstance(module, nn.ReLU | nn.MaxPool2d) for module in model.modules())
+
+
+def held(model: nn.Module, training: Training) -> Held:
+    """Bytes of what is there between two steps, as one process has it."""
+    optimizer = training.optimizer
+    weights = sum(weight.nbytes for group in optimizer.param_groups for weight in group["params"])
+    states = sum(
+        value.nbytes
+        for of_one in optimizer.state.values()
+        for value in of_one.values()
+        if hasattr(value, "nbytes") and value.dim()  # as many values as a weight, and no count
+    )
+    fixed = sum(weight.nbytes for weight in training.fixed)
+    return Held(weights, round(states / max(1, weights)), gathered_bytes(model), fixed)
+
+
 def gathered_bytes(model: nn.Module) -> int:
     """Of a model that is sharded what is whole at a time: the root and its gradients, a block and
     its, and the block that is gathered meanwhile."""
-    inner = blocks(model)
-    sizes = [sum(p.nbytes for p in block.parameters()) for block in inner]
-    root = sum(p.nbytes for p in model.parameters()) - sum(sizes)
-    return 2 * root + 3 * max(sizes, default=0)
+
+    def size(module: nn.Module) -> tuple[int, int]:
+        held = [(p.nbytes, p.requires_grad) for p in module.parameters()]
+        return sum(n for n, _ in held), sum(n for n, trained in held if trained)
+
+    sizes = [size(block) for block in blocks(model)]
+    root = sum(size(model)) - sum(map(sum, sizes))
+    return root + max((2 * weights + gradients for weights, gradients in sizes), default=0)
 
 
 def rows(value: Tensor, site: Site) -> Tensor:
@@ -150,6 +257,10 @@ def rows(value: Tensor, site: Site) -> Tensor:
     if site.ranks is None:
         return value
     return value[site.ranks.part(len(value))].clone()  # what is not its own need not be kept
+
+
+def _is_sharded(site: Site) -> bool:
+    return site.ranks is not None and site.ranks.parallelism.scheme in ("fsdp", "hsdp")
 
 
 @functools.cache
@@ -172,6 +283,17 @@ def _mesh(group: ProcessGroup, sizes: tuple[int, ...], device_type: str) -> Any:
         own.append(next(new for members, new in made if here in members))
     names = ("replicate", "shard")
     return DeviceMesh.from_group(own, device_type, mesh=ranks, mesh_dim_names=names)
+
+
+@functools.cache
+def _mesh_of_one(device_type: str) -> Any:
+    """Of this process alone, over the library that the launch has."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
+
+    library, here = dist.get_backend(), dist.get_rank()
+    group = dist.new_group([here], backend=library, use_local_synchronization=True)
+    return DeviceMesh.from_group(group, device_type)
 
 
 def _dtypes(tensors: Any) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.records.proof import GRADIENTS, OUTPUT
-from bench.workload import BatchSize, Job, Mode, Parameters, Site, Within, Workload
+from bench.workload import BatchSize, Burst, Job, Mode, Parameters, Site, Within, Workload
 from bench.workloads._jobs import BATCHES, Rotation
 from bench.workloads._seeded import SeededData
 
@@ -44,8 +44,14 @@ class Attention(Workload):
     version = 1
     modes = MappingProxyType(
         {
-            mode: Mode(parameters=AttentionParameters, precisions=("bf16", "fp16", "fp32"))
-            for mode in ("forward", "forward-backward")
+            mode: Mode(
+                parameters=AttentionParameters, precisions=("bf16", "fp16", "fp32"), burst=burst
+            )
+            for mode, burst in (
+                ("forward", None),
+                ("forward-backward", None),
+                ("burst", Burst()),
+            )
         }
     )
 

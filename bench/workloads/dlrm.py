@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from bench import rehearsal
 from bench.precision import Precision
 from bench.ranks import WHOLE, Part
 from bench.records.outcome import Work
@@ -151,6 +152,21 @@ class Dlrm(Workload):
             rows=min(parameters.rows, TWIN_ROWS),
         )
 
+    def peak_bytes(self, mode: str, parameters: InferParameters, site: Site) -> int:
+        """Of several devices that share the tables, of the one with the most, whose rehearsal
+        exchanges shapes; and the buckets that the gradients of its MLPs lie in from step to step.
+        """
+        import torch
+
+        if site.ranks is None or _tables_here(site) == WHOLE:
+            return super().peak_bytes(mode, parameters, site)
+        first = msgspec.structs.replace(site.ranks, rank=0)
+        cpu = torch.device("cpu")
+        stage = msgspec.structs.replace(site, device=cpu, execution="eager", ranks=first)
+        building = functools.partial(self.build, mode, parameters, stage)
+        buckets = _mlp_parameters(parameters) * site.precision.dtype.itemsize
+        return rehearsal.peak_bytes(building) + buckets
+
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Dense features of normals, rows drawn uniformly, a click for every other sample."""
         data = SeededData(site.seed)
@@ -184,9 +200,12 @@ def _top(parameters: InferParameters) -> list[int]:
 
 def _parameters(parameters: InferParameters) -> int:
     """Rows of the tables, and matrices and biases of the MLPs."""
+    return TABLES * parameters.rows * parameters.embedding_dim + _mlp_parameters(parameters)
+
+
+def _mlp_parameters(parameters: InferParameters) -> int:
     layers = [*itertools.pairwise(_bottom(parameters)), *itertools.pairwise(_top(parameters))]
-    mlps = sum((inputs + 1) * outputs for inputs, outputs in layers)
-    return TABLES * parameters.rows * parameters.embedding_dim + mlps
+    return sum((inputs + 1) * outputs for inputs, outputs in layers)
 
 
 def _features(parameters: InferParameters, data: SeededData, site: Site) -> Features:

@@ -15,7 +15,7 @@ from bench.precision import PRECISIONS, Precision
 from bench.quantized_product import quantize
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Mode, Parameters, Site, Unsupported, Workload
+from bench.workload import Burst, Job, Mode, Parameters, Site, Unsupported, Workload
 from bench.workloads._jobs import Rotation
 from bench.workloads._seeded import SeededData
 
@@ -35,6 +35,7 @@ LARGEST = 262_144
 """Largest dimension."""
 TWIN = 256
 """Largest dimension of the twin."""
+PRECISIONS_OF_PRODUCTS = tuple(precision for precision in PRECISIONS if "-" not in precision)
 SUM_BYTES = 4
 """Size of an int8 product's elements."""
 ALIGNMENT = 16
@@ -67,11 +68,11 @@ class Gemm(Workload):
 
     name = "gemm"
     version = 1
+    usual_mode = "matmul"
     modes = MappingProxyType(
         {
-            "matmul": Mode(
-                parameters=MatmulParameters, precisions=tuple(p for p in PRECISIONS if "-" not in p)
-            )
+            mode: Mode(parameters=MatmulParameters, precisions=PRECISIONS_OF_PRODUCTS, burst=burst)
+            for mode, burst in (("matmul", None), ("burst", Burst()))
         }
     )
 

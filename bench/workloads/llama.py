@@ -201,6 +201,7 @@ class Llama(Workload):
                 precisions=("bf16", "fp32", "tf32"),
                 executions=EXECUTIONS,
                 libraries=("peft",),
+                schemes=SHARDED,
                 extra="lora",
                 optional=("peft",),
             ),

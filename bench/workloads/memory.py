@@ -1,4 +1,4 @@
-"""Memory bandwidth: the STREAM kernels copy, scale and triad."""
+"""Memory bandwidth: the STREAM kernels copy, scale and triad, and reading alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from bench.workloads._seeded import SeededData
 if TYPE_CHECKING:
     from torch import Tensor
 
-ARRAYS_MOVED = {"copy": 2, "scale": 2, "triad": 3}
+ARRAYS_MOVED = {"copy": 2, "scale": 2, "triad": 3, "read": 1}
 """Arrays read and written by each kernel, as STREAM counts them."""
+ROW = 1024
+"""Of these many elements `read` keeps the largest: no rounding, and next to nothing to write."""
 SCALAR = 3.0
 """STREAM's q."""
 PRECISIONS = ("fp32", "bf16")
@@ -34,21 +36,36 @@ class MemoryParameters(Parameters, frozen=True, kw_only=True):
     """256 MiB by default: STREAM asks for at least four times the last-level cache."""
 
 
+class ReadParameters(MemoryParameters, frozen=True, kw_only=True):
+    """Size of the array; a multiple of 8 KiB, so that it has whole rows in every precision."""
+
+    size_bytes: Annotated[int, Within(WIDEST_BYTES * ROW, 2**40, WIDEST_BYTES * ROW)] = 2**28
+
+
 class Memory(Workload):
-    """a = b (copy), a = 3 b (scale), a = b + 3 c (triad)."""
+    """a = b (copy), a = 3 b (scale), a = b + 3 c (triad); read: the largest of each 1,024."""
 
     name = "memory"
     version = 1
     modes = MappingProxyType(
-        {mode: Mode(parameters=MemoryParameters, precisions=PRECISIONS) for mode in ARRAYS_MOVED}
+        {
+            mode: Mode(
+                parameters=ReadParameters if mode == "read" else MemoryParameters,
+                precisions=PRECISIONS,
+            )
+            for mode in ARRAYS_MOVED
+        }
     )
 
     def work(self, mode: str, parameters: MemoryParameters, precision: Precision) -> Work:
         """Bytes read plus bytes written: 2, 2 and 3 times the array. Write-allocate not counted.
+        Of `read` the array, and what it keeps of it.
 
         Source: McCalpin, STREAM, https://www.cs.virginia.edu/stream/ref.html, "Counting Bytes".
         """
         moved = ARRAYS_MOVED[mode] * parameters.size_bytes
+        if mode == "read":
+            moved += parameters.size_bytes // ROW
         return Work(items=moved, unit="B", moved_bytes=moved)
 
     def twin(self, mode: str, parameters: MemoryParameters) -> MemoryParameters:
@@ -59,12 +76,16 @@ class Memory(Workload):
 
     def peak_bytes(self, mode: str, parameters: MemoryParameters, site: Site) -> int:
         """The arrays."""
-        return ARRAYS_MOVED[mode] * parameters.size_bytes
+        kept = parameters.size_bytes // ROW if mode == "read" else 0
+        return ARRAYS_MOVED[mode] * parameters.size_bytes + kept
 
     def build(self, mode: str, parameters: MemoryParameters, site: Site) -> Job:
         """Arrays of normals."""
         data = SeededData(site.seed)
         count = parameters.size_bytes // site.precision.dtype.itemsize
+        if mode == "read":
+            source = data.normal((count,), site.precision.dtype).to(site.device)
+            return MemoryJob(mode, [source.new_empty(count // ROW), source])
         arrays = [
             data.normal((count,), site.precision.dtype).to(site.device)
             for _ in range(ARRAYS_MOVED[mode])
@@ -89,6 +110,8 @@ class MemoryJob(Job):
             self._target.copy_(self._sources[0])
         elif self._mode == "scale":
             torch.mul(self._sources[0], SCALAR, out=self._target)
+        elif self._mode == "read":
+            torch.amax(self._sources[0].view(-1, ROW), 1, out=self._target)
         else:
             torch.add(self._sources[0], self._sources[1], alpha=SCALAR, out=self._target)
 

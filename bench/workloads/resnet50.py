@@ -16,13 +16,16 @@ from bench.workload import (
     TRAINING_PRECISIONS,
     BatchSize,
     Job,
+    Later,
     Mode,
+    OneOf,
     Parameters,
     Sgd,
     Site,
     Within,
     Workload,
 )
+from bench.workloads._batch_statistics import OWN, STATISTICS, SYNCHRONIZED, synchronize
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
 from bench.workloads._modes import COPIES, REPLICATED, train_and_infer
 from bench.workloads._pipeline import (
@@ -66,7 +69,7 @@ class InferParameters(Parameters, frozen=True, kw_only=True):
     image_size: Annotated[int, Within(32, 4096)] = 224
 
 
-class TrainParameters(InferParameters, frozen=True, kw_only=True):
+class SgdParameters(InferParameters, frozen=True, kw_only=True):
     """Square images; SGD with momentum 0.9 and weight decay 1e-4, as He et al. trained it."""
 
     batch_size: Annotated[int, Within(2, 65536)] = 8
@@ -74,7 +77,26 @@ class TrainParameters(InferParameters, frozen=True, kw_only=True):
     optimizer: Sgd = "sgd"
 
 
-class PipelineParameters(TrainParameters, frozen=True, kw_only=True):
+class TrainParameters(SgdParameters, frozen=True, kw_only=True):
+    """As said there, on one device or on several."""
+
+    batch_statistics: Annotated[str, OneOf((OWN, SYNCHRONIZED)), Later()] = OWN
+    """By which images each of several devices normalizes: its own, or those of all."""
+
+    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
+        """Each layer's exchange breaks the compiler's graph: with torch 2.13 into so many parts
+        that it gives some up, and runs them eagerly."""
+        together = self.batch_statistics == SYNCHRONIZED and parallelism != "none"
+        if not together or execution == "eager":
+            return ""
+        return (
+            f'batch_statistics = "{SYNCHRONIZED}" over {parallelism} is measured in eager '
+            f"execution only, not `{execution}`: each batch norm waits for the others, which "
+            "torch's compiler does not see through. Leave out `execution`, or `batch_statistics`"
+        )
+
+
+class PipelineParameters(SgdParameters, frozen=True, kw_only=True):
     """As `train`, on images that torch's DataLoader makes and that cross to the device each step.
 
     The names of its parameters are the DataLoader's.
@@ -93,7 +115,9 @@ class ResNet50(Workload):
 
     On several devices each normalizes by the statistics of its own images, as Goyal et al., arXiv
     1706.02677, section 3, train it: they depend on how many images a device has, and nothing of
-    them is sent.
+    them is sent. With `batch_statistics = "synchronized"` they are those of the global batch, as
+    where few images fit a device (Peng et al., arXiv 1711.07240): one step is then the same on any
+    number of devices, and each layer's statistics cross them, forwards and backwards.
     """
 
     name = "resnet50"
@@ -146,10 +170,11 @@ class ResNet50(Workload):
     def peak_bytes(self, mode: str, parameters: InferParameters, site: Site) -> int:
         """Of a pipeline, as of training alone: a rehearsal has no images that a process could make.
 
-        The inputs that training rotates stand for the batches that are on their way.
+        The inputs that training rotates stand for the batches that are on their way. Synchronized
+        batch statistics keep what a device's own do.
         """
-        if isinstance(parameters, PipelineParameters):
-            names = TrainParameters.__struct_fields__
+        if isinstance(parameters, SgdParameters):
+            names = SgdParameters.__struct_fields__
             mode = "train"
             parameters = TrainParameters(**{name: getattr(parameters, name) for name in names})
         return super().peak_bytes(mode, parameters, site)
@@ -169,8 +194,12 @@ class ResNet50(Workload):
             (image, rows(data.integers(0, CLASSES, shape[:1]), site).to(site.device))
             for image in images
         ]
-        facts = {} if site.ranks is None else {"batch statistics": "of each device's own images"}
+        facts = {} if site.ranks is None else {STATISTICS: "of each device's own images"}
         forward = _logits if site.as_ranks == 1 else functools.partial(_in_parts, site.as_ranks)
+        if parameters.batch_statistics == SYNCHRONIZED:
+            forward = _logits
+            if site.ranks is not None:
+                facts = synchronize(model, site.ranks, site.device)
         optimizer = parameters.optimizer
         return TrainingJob(model, forward, batches, optimizer, LEARNING_RATE, site, facts)
 

@@ -218,7 +218,8 @@ def test_systems_have_the_exit_codes_of_cases(accelmark: Accelmark, tmp_path: Pa
         return accelmark("compare", base, other, "--systems", *options)
 
     code, out, err = systems("b.jsonl", "a.jsonl", "--fail-if-slower", "5")
-    assert code == 3 and err == "slower by 19.6%: gpt-train bf16 (batch 256, sequence 128)\n"
+    said = "slower by 19.6%: gpt-train bf16 (batch 256, sequence 128), fsdp64 | dp8\n"
+    assert (code, err) == (3, said)
     assert "as whole systems" in out
     code, _, err = systems("a.jsonl", "shared.jsonl", "--fail-if-slower", "5")
     assert code == 1 and "not judged (INCOMPARABLE, shared-host): gpt-train" in err
@@ -226,18 +227,19 @@ def test_systems_have_the_exit_codes_of_cases(accelmark: Accelmark, tmp_path: Pa
     code, out, err = systems("a.jsonl", "batch.jsonl", "--json")
     (found,) = json.loads(out)
     assert code == 2 and found["refused"]["code"] == "nothing-in-common"
-    assert "256 on 8 devices, 512 on 64 devices" in err and "Run one suite on both" in err
+    assert "256 on 8 devices, 512 on 64 devices" in err and "accelmark run scaling" in err
 
 
 @pytest.mark.parametrize(
     ("options", "part"),
     [
         (["--systems", "--devices", "8"], "--devices is given 1 time for 2 runs"),
+        (["--csv", "--json"], "--json and --csv: give one of them"),
         (["--devices", "8", "--devices", "8"], "--devices chooses among whole systems: give"),
         (["--systems", "--devices", "8", "--devices", "16"], "It has 1, dp2, dp8"),
     ],
 )
-def test_devices_that_cannot_be_chosen(
+def test_devices_and_forms_that_cannot_be_chosen(
     accelmark: Accelmark, tmp_path: Path, options: list[str], part: str
 ) -> None:
     write(tmp_path / "a.jsonl", strong())

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from bench.judging.compare import compare
-from bench.judging.equal_work import BOUNDS, EqualWork, judged, percent
+from bench.judging.equal_work import BOUNDS, EqualWork, chance, judged, percent
+from bench.measuring.witness import resting
 from bench.precision import PRECISIONS
 from bench.records.proof import PROJECTIONS, Noise, Proof, StepReading, Vector
 from bench.records.run import RunFile
@@ -82,6 +83,53 @@ def test_an_update_is_compared_by_length(noise: float, precision: str, most: flo
     for error, proved in ((0.99 * most, True), (1.01 * most, False), (0.46, False), (1.0, False)):
         other = proof(update=number(1.0 - error, 9))
         assert told(base, other, precision).proved is proved
+
+
+@pytest.mark.parametrize(
+    ("rests", "noise", "most"),
+    [
+        ((5.0, 5.0), 0.9, 1.7 * 0.9 / 5**0.5),  # ResNet in bf16: chance alone makes that
+        ((5.0, None), 0.9, 1.7 * 0.9 / 5**0.5),  # the other one moved nothing, or is older
+        ((5.0, 1e9), 5.0, 0.4),  # a side alone does not widen it
+        ((5.0, 6.0), 5.0, 1.7 / 5**0.5),  # unrelated is as far as rounding turns
+        ((400.0, 400.0), 0.9, 0.4),
+        ((None, None), 0.9, 0.4),  # an older record's stays what it was
+        ((5.0, 5.0), None, 1.7 * 0.4 / 5**0.5),
+    ],
+)
+def test_a_length_that_few_values_make_is_known_by_chance_only(
+    rests: tuple[float | None, float | None], noise: float | None, most: float
+) -> None:
+    """And nothing but a length is: a skipped update, which is as far off as can be, is told."""
+    mine, theirs = (msgspec.structs.replace(number(1.0, 9), rests_on=n) for n in rests)
+    loud = {} if noise is None else {"gradients": Noise(error=noise, norm_error=0.0)}
+    base, other = proof(loud, update=mine), proof(update=theirs)
+    (found,) = told(base, other).findings
+    assert found.most == pytest.approx(max(most, 0.4))
+    assert not told(base, proof(update=number(0.0, 9))).proved
+    few = msgspec.structs.replace(vector(), rests_on=5.0)
+    assert told(proof(output=few), proof(output=few)).findings[0].most == 0.08
+
+
+def test_honest_lengths_are_refused_once_in_a_thousand_at_most() -> None:
+    """4,000 pairs of 300 values of very unlike sizes, turned by 0.9 (seen of ResNet): by the rule
+    one in a thousand at most; by what one length may be at the most, more than ten times that."""
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    sizes = torch.randn(300, generator=draw, dtype=torch.float64).mul(2).exp()
+    one, rest = (torch.randn(4000, 300, generator=draw, dtype=torch.float64) for _ in range(2))
+    turned = (1 - 0.9**2 / 2) * one + (0.9**2 - 0.9**4 / 4) ** 0.5 * rest
+    mine, theirs = one * sizes, turned * sizes
+    lengths = mine.norm(dim=1), theirs.norm(dim=1)
+    errors = (lengths[0] - lengths[1]).abs() / torch.maximum(*lengths)
+    rests = [
+        [Vector(size=300, norm=1.0, rests_on=resting(row / row.norm())) for row in side]
+        for side in (mine, theirs)
+    ]
+    most = torch.tensor([chance(a, b, turn=0.9) for a, b in zip(*rests, strict=True)])
+    assert float((errors > most).double().mean()) <= 1e-3
+    assert float((errors > 0.4).double().mean()) > 1e-2
 
 
 def test_a_side_that_differs_from_itself_does_not_widen_its_tolerance() -> None:

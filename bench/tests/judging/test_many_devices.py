@@ -11,8 +11,10 @@ import pytest
 from bench.judging import chips
 from bench.judging.row import Row
 from bench.judging.summary import summarize
+from bench.reports._card_notes import notes
 from bench.reports._details import details
 from bench.reports._flat import flat
+from bench.reports._labels import labels
 from bench.tests.judging.test_chips import OWN
 from bench.tests.values import make_case, make_file, make_launch, make_launches, make_measured
 
@@ -27,11 +29,11 @@ def two_tflops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(chips.USER_FILE, str(path))
 
 
-def row_of(gflop: int, shared: bool = False, **changes: Any) -> Row:
+def row_of(gflop: int, shared: bool = False, job: Any = None, **changes: Any) -> Row:
     """Steps of 10 ms of so much work, beside a matmul of 1 TFLOP/s on one device."""
     matmul = make_case(workload="gemm", mode="matmul")
     case = make_case(workload="llama", mode="train", **{**FOUR, **changes})
-    world = {"world": {"devices": case.devices, "shared_host": shared}}
+    world = {"world": {"devices": case.devices, "shared_host": shared}, "job": job}
     launches = make_launches(matmul, [make_measured(0.01, flop=10**10)] * 3)
     launches += [
         make_launch(
@@ -55,6 +57,27 @@ def test_shares_of_peaks_and_ceilings_are_each_devices() -> None:
     assert found.throughput == pytest.approx(800) and found.throughput_per_device == pytest.approx(
         200
     )
+
+
+def test_the_card_names_what_decides_the_work_of_a_device() -> None:
+    facts = {
+        "optimizer": "AdamW(fused=True)",
+        "accumulation": "none",
+        "mixed precision": "autocast to bfloat16",
+        "parallelism": "fsdp4: FSDP2, root and 2 LlamaDecoderLayer",
+        "gradient checkpointing": "off",
+        "gradients reduced as": "float32",
+    }
+    said = (
+        "fsdp4: FSDP2, root and 2 LlamaDecoderLayer; accumulation none; gradient checkpointing "
+        "off; mixed precision autocast to bfloat16; gradients reduced as float32"
+    )
+    found = row_of(24, job=facts)
+    assert found.spread == said
+    names = labels("s", [found.case])
+    (note,) = (one for one in notes([found], names, wide=False) if one.word == "spread")
+    assert note.text == f"{said}: llama-train bf16 fsdp4"
+    assert row_of(24, job={"accumulation": "none"}).spread == ""
 
 
 def test_more_than_all_devices_can_is_void() -> None:

@@ -151,6 +151,15 @@ def test_a_shared_host_has_no_efficiency_and_says_why() -> None:
     assert curve.absent == "its ranks share the cores of one host" and curve.against == 0
 
 
+def test_points_of_hosts_that_are_not_shared_have_theirs() -> None:
+    """Two hosts of one rank each, and four ranks that share them."""
+    found = scaled.over_devices({1: 1.0, 2: 0.9})
+    shared = scaled.over_devices({4: 0.5}, shared=True)
+    (curve,) = curves([*found, *shared])
+    assert curve.absent == "" and curve.against == 1
+    assert [curve.efficiency(row) is not None for row in curve.points] == [True, True, False]
+
+
 def test_launches_of_other_rounds_are_left_out() -> None:
     """A cluster that slows down while only one of two cases still runs scales as it did."""
     alone = scaled.launches(scaled.training(1), scaled.outcomes(0.08, 16, None))

@@ -6,21 +6,26 @@ The twin of the tiny Llama in float32; `test_rank_numerics.py` reads what comes 
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 import torch
 
-from bench.measuring import agreed, rank_numerics
+from bench import rehearsal
+from bench.measuring import agreed, rank_numerics, readings
 from bench.measuring.hush import Hush
 from bench.precision import PRECISIONS, REFERENCE
 from bench.ranks import Ranks
 from bench.records.parallelism import parse
 from bench.tests.measuring.wrong_workloads import Wrong, parameters
 from bench.tests.small_workloads import WORKLOADS, NoQuestions, site
+from bench.tests.values import SMALL_RESNET
 from bench.workload import Job, Site
+from bench.workloads import resnet50
 
 GUILTY = 1
 Plant = Callable[[Any, Ranks], None]
@@ -134,6 +139,11 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
     found["after timing"] = _after_timing(ranks)
     found["silent"] = {scheme: _silent(ranks, scheme) for scheme in SCHEMES}
     found["hushed"] = _hushed(ranks)
+    found["statistics"] = _statistics(ranks)
+    found["named"] = _named(ranks)
+    found["policy"] = _policy(ranks)
+    found["adapters"] = _adapters(ranks)
+    found["hybrid bytes"] = _hybrid_bytes(ranks)
     return found
 
 
@@ -165,6 +175,101 @@ def _copies(ranks: Ranks) -> str:
     at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
     given = parameters("llama", "prefill")
     return rank_numerics.gate(WORKLOADS["llama"], "prefill", given, at).complaint
+
+
+def _statistics(ranks: Ranks) -> dict[str, Any]:
+    """How far a ResNet's batch statistics lead from those of one process, in one step.
+
+    By whether they are of all ranks' images or of their own; and what the record says of them.
+    """
+    at = site(PRECISIONS["fp32"], seed=5)
+    there = msgspec.structs.replace(at, ranks=ranks)
+    resnet = WORKLOADS["resnet50"]
+    found: dict[str, Any] = {}
+    with mock.patch.multiple(resnet50, **SMALL_RESNET):
+        for which in ("synchronized", "own"):
+            small = {"batch_size": 8, "image_size": 32, "batch_statistics": which}
+            given = parameters("resnet50", "train", **small)
+            alone = msgspec.structs.replace(given, batch_statistics="own")
+            jobs: list[Any] = [resnet.build("train", given, there)]
+            jobs.append(resnet.build("train", alone, at))
+            for job in jobs:
+                job.step()
+            losses = [job.witness() for job in jobs]
+            weights, others = ([*job._model.parameters()] for job in jobs)
+            apart = max(
+                float((one.grad - other.grad).norm() / other.grad.norm())
+                for one, other in zip(weights, others, strict=True)
+            )
+            running = [dict(job._model.named_buffers()) for job in jobs]
+            drift = max(float((running[0][k] - v).abs().max()) for k, v in running[1].items())
+            facts = {k: v for k, v in jobs[0].facts.items() if "statistics" in k}
+            found[which] = {"loss": abs(losses[0] - losses[1]), "gradients": apart}
+            found[which] |= {"running": drift, "facts": facts}
+    return found
+
+
+def _named(ranks: Ranks) -> dict[str, Any]:
+    """Of each scheme what the record says of it, and which modules were compiled."""
+    found = {}
+    for scheme, precision in (("dp2", "fp32"), ("fsdp2", "bf16-amp")):
+        there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
+        at = site(PRECISIONS[precision], seed=5)
+        at = msgspec.structs.replace(at, ranks=there, execution="compile")
+        again = scheme == "fsdp2"
+        how = {"accumulation_steps": 2 if again else 1, "gradient_checkpointing": again}
+        with mock.patch.object(torch.nn.Module, "compile", autospec=True) as compiled:
+            job = WORKLOADS["llama"].build("train", parameters("llama", "train", **how), at)
+        asked = [type(call.args[0]).__name__.removeprefix("FSDP") for call in compiled.mock_calls]
+        found[scheme] = [dict(job.facts), asked]
+    return found
+
+
+def _policy(ranks: Ranks) -> dict[str, Any]:
+    """Of FSDP2's mixed precision what is said, seen and computed; and of a copy by itself."""
+    there = msgspec.structs.replace(ranks, parallelism=parse("fsdp2"))
+    at = msgspec.structs.replace(site(PRECISIONS["bf16-amp"], seed=5), ranks=there)
+    given = parameters("llama", "train", mixed_precision="policy", sequence_length=16)
+    job: Any = WORKLOADS["llama"].build("train", given, at)
+    logits = str(job._evaluate(job._next_batches()[0])[0].dtype)
+    job._spread.settle()
+    looks = {look.what: [look.asked, look.seen] for look in job.looks()}
+    alone = msgspec.structs.replace(at, ranks=None, as_ranks=2)
+    copy: Any = WORKLOADS["llama"].build("train", given, alone)
+    policies = [job._spread.policy, copy._spread.policy]
+    return {"facts": dict(job.facts), "looks": looks, "policies": policies, "logits": logits}
+
+
+def _adapters(ranks: Ranks) -> dict[str, Any]:
+    """Of adapters beside weights that stay: what travels, and what is said of one that changed."""
+    jobs = {}
+    for scheme in ("fsdp2", "dp2"):
+        there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
+        at = msgspec.structs.replace(site(PRECISIONS["bf16"], seed=5), ranks=there)
+        given = parameters("llama", "lora", sequence_length=16)
+        jobs[scheme] = WORKLOADS["llama"].build("lora", given, at)
+        jobs[scheme].step()
+    said = [agreed.of_all(ranks, "", job) for job in jobs.values()]
+    if ranks.rank == GUILTY:
+        jobs["dp2"].weights()[0].detach().view(torch.int16).view(-1)[0] ^= 1  # the embedding
+    said.append(agreed.of_all(ranks, "", jobs["dp2"]))
+    return {"facts": dict(jobs["fsdp2"].facts), "said": said}
+
+
+def _hybrid_bytes(ranks: Ranks) -> list[int]:
+    """Of DLRM with shared tables: the estimate of its memory, and what a step holds."""
+    there = msgspec.structs.replace(ranks, parallelism=parse("dlrm-hybrid2"))
+    at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
+    workload, ledger = WORKLOADS["dlrm"], rehearsal._Ledger()
+    given = parameters("dlrm", "train", batch_size=256, rows=1024)
+    with ledger.watch():
+        job = workload.build("train", given, at)
+        ledger.follow(job.step)
+        gc.collect()
+        ledger.peak = ledger.held
+        ledger.follow(job.step)
+    estimate = [workload.peak_bytes("train", given, at)] if ranks.rank == 0 else []
+    return [ledger.peak, *estimate]
 
 
 def _after_timing(ranks: Ranks) -> list[str]:
@@ -229,7 +334,7 @@ def _hushed(ranks: Ranks) -> dict[str, Any]:
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
     """What is the same for each plant is computed once."""
-    real = rank_numerics.read
+    real = readings.read
     known: dict[Any, Any] = {}
 
     def read(workload: Any, mode: str, twin: Any, at: Site, first_step: bool = False) -> Any:
@@ -243,4 +348,5 @@ def remembered() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rank_numerics, "read", read)
+        patch.setattr(readings, "read", read)
         yield

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from bench.measuring.edges import SINGLE, Edges
-from bench.measuring.engine import Series
+from bench.measuring.engine import Engine, Series
 from bench.measuring.single_steps import requests
 from bench.records.run import Settings
+from bench.telemetry.contention import Counters
 from bench.tests.fakes import MS, FakeDevice, FakeJob, ScriptedClock
 from bench.tests.measuring.scripted_engine import both_kinds, engine, steps
 
@@ -51,7 +53,12 @@ class Seat(Edges):
         return not self.slowest(0 if said else 1)
 
 
-def together(*step_ns: list[int], synchronous: bool = True, **settings: float) -> list[Series]:
+def together(
+    *step_ns: list[int],
+    synchronous: bool = True,
+    prepare: Callable[[Engine], None] = lambda measuring: None,
+    **settings: float,
+) -> list[Series]:
     """One engine a list of step times, in step with the others."""
     shared = Shared(len(step_ns))
     chosen = Settings(**{"block_seconds": 0.02, "warmup_seconds": 0.0, **settings})  # type: ignore[arg-type]
@@ -60,6 +67,7 @@ def together(*step_ns: list[int], synchronous: bool = True, **settings: float) -
         measuring, _ = engine(
             step_ns[rank], synchronous=synchronous, settings=chosen, sync_ns=rank * 50_000
         )
+        prepare(measuring)
         edges = shared.of(rank)
         measuring.edges = measuring._timer.edges = measuring._size.edges = edges
         return measuring.measure(samples=12, latency=True)
@@ -75,6 +83,18 @@ def test_the_slowest_is_the_figure_of_all(synchronous: bool) -> None:
     assert slow.busy_ns == tuple(block.wall_ns for block in slow.steady)
     for busy, block in zip(quick.busy_ns, quick.steady, strict=True):
         assert busy / block.wall_ns == pytest.approx(3 / 5, rel=0.01)
+
+
+def test_what_a_rank_waited_for_is_no_other_work() -> None:
+    """Its peers' work on the same cores; a quota's part is counted."""
+
+    def counting(measuring: Engine) -> None:
+        measuring.host = lambda: Counters(measuring.clock(), measuring.clock(), None, None, 0)
+
+    for series in together([3 * MS], [5 * MS], prepare=counting):
+        assert series.contention is not None
+        assert series.contention.waiting_seconds is None
+        assert series.contention.throttled_seconds == 0.0
 
 
 @both_kinds

@@ -42,6 +42,7 @@ QUANTITIES = {
     ("launch", ""): {"output"},
     ("transfer", ""): {"output"},
     ("attention", "forward"): {"attention"},
+    ("attention", "burst"): {"attention"},
     ("attention", "forward-backward"): {"attention", "gradients"},
 }
 """What the gate looks at where it is not a model's output; with "", in every mode."""

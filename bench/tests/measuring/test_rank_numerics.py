@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.measuring.agreed import apart, digests, named
-from bench.measuring.rank_numerics import allowed, misplaced
+from bench.measuring.rank_numerics import KINK, allowed, misplaced
 from bench.ranks import WHOLE, Part
 from bench.tests.measuring.spoiled_ranks import SCHEMES
 from bench.tests.rank_processes import together
@@ -70,6 +70,74 @@ def test_a_step_never_asks_the_device(said: list[dict[str, Any]]) -> None:
 
 def test_copies_of_inference_are_gated_each(said: list[dict[str, Any]]) -> None:
     assert [rank["copies"] for rank in said] == ["", ""]
+
+
+def test_batch_statistics_of_all_ranks_are_those_of_one_process(said: list[dict[str, Any]]) -> None:
+    for rank in said:
+        found, own = (rank["statistics"][which] for which in ("synchronized", "own"))
+        assert found["loss"] < 1e-5 < 1e-3 < own["loss"]
+        assert found["gradients"] < KINK < 0.1 < own["gradients"]
+        assert found["running"] < 1e-5 < 1e-3 < own["running"]
+        assert own["facts"] == {"batch statistics": "of each device's own images"}
+        by, sent = found["facts"].values()
+        assert by.startswith("synchronized, by a layer of accelmark's: torch.nn.SyncBatchNorm")
+        # 16 batch norms of 2,400 channels: forwards and backwards two float32 of each.
+        assert sent == "38,400 B from each rank and step, in 16 all-gathers and 16 all-reduces"
+
+
+def test_the_record_names_what_decides_the_work_of_a_rank(said: list[dict[str, Any]]) -> None:
+    for rank in said:
+        (replicated, whole), (sharded, layers) = (rank["named"][x] for x in ("dp2", "fsdp2"))
+        expected = {
+            "parallelism": "dp2: DDP, buckets of 25 MiB",
+            "accumulation": "none",
+            "gradient checkpointing": "off",
+            "mixed precision": "none: as the weights lie",
+            "compiled": "LlamaForCausalLM, inside DDP",
+        }
+        assert replicated.items() >= expected.items()
+        expected = {
+            "parallelism": "fsdp2: FSDP2, root and 3 LlamaDecoderLayer",
+            "accumulation": "2 micro-batches a step, reduced once, after the last",
+            "gradient checkpointing": "on",
+            "mixed precision": "autocast to bfloat16",
+            "compiled": "each of 3 LlamaDecoderLayer; the rest is eager",
+        }
+        assert sharded.items() >= expected.items()
+        assert (whole, layers) == (["LlamaForCausalLM"], ["LlamaDecoderLayer"] * LAYERS)
+
+
+def test_a_policy_gathers_and_computes_in_bfloat16(said: list[dict[str, Any]]) -> None:
+    for rank in said:
+        found = rank["policy"]
+        expected = {
+            "weights gathered as": "bfloat16",
+            "gradients reduced as": "float32",
+            "mixed precision": "FSDP2's policy: all computed in bfloat16",
+        }
+        assert found["facts"].items() >= expected.items()
+        assert found["policies"] == ["bfloat16", "bfloat16"]
+        assert found["looks"]["weights as they are gathered"] == ["bfloat16", "bfloat16"]
+        assert "autocast" not in found["looks"]
+        assert {k: v for k, v in found["looks"].items() if v[0] != v[1]} == {}
+        assert found["logits"] == "torch.bfloat16"
+
+
+def test_adapters_are_reduced_in_float32_and_what_they_adapt_must_stay_the_same(
+    said: list[dict[str, Any]],
+) -> None:
+    for rank in said:
+        facts = rank["adapters"]["facts"]
+        assert facts["weights gathered as"] == "bfloat16, float32"
+        assert facts["gradients reduced as"] == "float32"
+        changed = "replicas differ: ranks 0, 1 hold not the same weights"
+        assert rank["adapters"]["said"] == ["", "", changed]
+
+
+def test_the_memory_of_shared_tables_is_counted_from_shapes(said: list[dict[str, Any]]) -> None:
+    held, estimate = said[0]["hybrid bytes"]
+    assert held <= estimate <= 1.3 * held  # of so few rows much is the buckets
+    assert said[1]["hybrid bytes"] == [held]
 
 
 def test_replicas_must_agree_after_the_timing_too(said: list[dict[str, Any]]) -> None:
@@ -183,3 +251,5 @@ def test_no_two_ranks_have_one_device(device: str, told: list[str], words: str) 
 def test_a_tolerance_follows_one_devices_error() -> None:
     assert allowed(1e-3, "float32") == 2e-3
     assert allowed(0.0, "float32") == 8 * 2**-23
+    assert allowed(1e-6, "float32", kinks=True) == KINK
+    assert allowed(0.1, "float32", kinks=True) == 0.2

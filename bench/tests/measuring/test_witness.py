@@ -88,6 +88,7 @@ def test_the_sums_keep_distances() -> None:
     assert vector(one).error(vector([*one[:1], one[1][:50_000]])) == math.inf
     assert vector(one, whole=False).projections == ()
     half = vector([0.5 * t for t in one], whole=False)
+    assert vector(one).rests_on == pytest.approx(65_536 / 3, rel=0.1)  # kurtosis of a normal: 3
     assert vector(one, whole=False).norm_error(half) == pytest.approx(0.5)
 
 

@@ -12,11 +12,13 @@ from bench.backend import DeviceInfo
 from bench.errors import SuiteError
 from bench.judging.compare import compare
 from bench.judging.summary import summarize
+from bench.judging.systems import compare_systems
 from bench.planning import plan
 from bench.planning.suite_file import Suite
 from bench.records.case import Case
 from bench.records.run import Settings
 from bench.running import probe
+from bench.tests import scaled
 from bench.tests.conftest import Accelmark
 from bench.tests.values import make_case, make_file, make_launches, make_measured
 
@@ -168,6 +170,18 @@ def test_what_is_beyond_the_run_starts_nothing_and_is_no_fault(
 
 def left_out(*cases: Case) -> dict[str, str]:
     return {case.fingerprint: BEYOND for case in cases}
+
+
+def test_whole_systems_are_compared_in_what_either_took() -> None:
+    """The weak points beyond both runs are works of their own, and nobody meant to measure them."""
+    two, far = scaled.training(2), scaled.training(8, batch=64)
+    made = [
+        make_file((two, far), make_launches(two, [make_measured(s)] * 5), left_out=left_out(far))
+        for s in (0.01, 0.02)
+    ]
+    assert [
+        one.case.parameters["batch_size"] for one in compare_systems(made[0], made[1]).cases
+    ] == [16]
 
 
 def test_rows_say_it_and_two_runs_are_compared_in_what_either_took() -> None:

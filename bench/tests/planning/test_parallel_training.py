@@ -28,6 +28,11 @@ def case_of(folder: Path, devices: int, text: str) -> Case:
         ('workload = "llama"\nmode = "train"\nparallelism = "fsdp"\nbatch_size = 8', "fsdp4"),
         ('workload = "llama"\nmode = "train"\nparallelism = "hsdp"\nbatch_size = 8', "hsdp2x2"),
         ('workload = "resnet50"\nmode = "train"\nparallelism = "dp"', "dp4"),
+        (
+            'workload = "llama"\nmode = "train"\nparallelism = "fsdp"\nprecision = "bf16-amp"\n'
+            'mixed_precision = "policy"\nbatch_size = 8',
+            "fsdp4",
+        ),
         ('workload = "dlrm"\nmode = "train"\nparallelism = "dlrm-hybrid"', "dlrm-hybrid4"),
         ('workload = "whisper"\nparallelism = "replicas"\nbatch_size = 8', "replicas4"),
     ],
@@ -37,17 +42,18 @@ def test_a_case_takes_the_devices_of_the_run(tmp_path: Path, text: str, spread: 
     assert (case.devices, case.parallelism) == (4, spread)
 
 
+POLICY = {"workload": "llama", "mode": "train", "mixed_precision": "policy"}
+RESNET = {"workload": "resnet50", "mode": "train", "batch_statistics": "synchronized"}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"workload": "resnet50", "mode": "train", "parallelism": "fsdp2"}, "no parallelism `fsdp2`"),
     ({"workload": "dlrm", "mode": "train", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "llama", "mode": "decode", "parallelism": "dp2"}, "no parallelism `dp2`"),
-    ({"workload": "llama", "mode": "lora", "parallelism": "dp2"}, "Allowed: none."),
     ({"workload": "gemm", "parallelism": "dp2"}, "Allowed: none."),
+    ({**RESNET, "parallelism": "dp2", "execution": "compile"}, "in eager execution only"),
+    ({**POLICY, "parallelism": "dp2"}, "it out."),
+    ({**POLICY, "precision": "bf16-amp"}, 'parallelism = "fsdp" or "hsdp". Give both'),
+    ({**POLICY, "precision": "bf16", "parallelism": "fsdp2"}, 'of precision "bf16-amp"'),
     ({"workload": "bert", "mode": "train", "parallelism": "dp3"}, "does not divide over 3 devices"),
-    (
-        {"workload": "llama", "mode": "train", "parallelism": "dp2", "execution": "compile"},
-        "parallelism dp2 is measured in eager execution only, not `compile`",
-    ),
 ]
 
 
@@ -58,8 +64,21 @@ def test_what_cannot_be_spread_so_says_why(
     assert words in refusal(tmp_path, **case)
 
 
-def test_copies_may_be_compiled(tmp_path: Path) -> None:
-    text = 'workload = "bert"\nmode = "infer"\nparallelism = "replicas2"\nexecution = "compile"'
+def test_a_case_names_its_batch_statistics_only_where_they_are_not_each_devices_own(
+    tmp_path: Path,
+) -> None:
+    text = 'workload = "resnet50"\nmode = "train"\nparallelism = "dp"\nbatch_statistics = '
+    own, all_of = (case_of(tmp_path, 2, f'{text}"{name}"') for name in ("own", "synchronized"))
+    assert "batch_statistics" not in own.parameters
+    assert all_of.parameters["batch_statistics"] == "synchronized"
+
+
+@pytest.mark.parametrize(
+    "what", ['"infer"\nparallelism = "replicas2"', '"train"\nparallelism = "dp"', '"train"']
+)
+def test_what_is_spread_may_be_compiled(tmp_path: Path, what: str) -> None:
+    synchronized = 'batch_statistics = "synchronized"\n' if what == '"train"' else ""
+    text = f'workload = "resnet50"\n{synchronized}mode = {what}\nexecution = "compile"'
     assert case_of(tmp_path, 2, text).execution == "compile"
 
 

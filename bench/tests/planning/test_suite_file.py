@@ -80,8 +80,13 @@ def test_a_suite_that_is_not_there(
         ("case = [1, 2]\n", "each case must be a table"),
         (
             "setings = 1\n" + MINIMAL,
-            "unknown key `setings`. Did you mean `settings`? Allowed: case, description, settings.",
+            "unknown key `setings`. Did you mean `settings`? Allowed: budget_minutes, case, "
+            "description, settings.",
         ),
+        ("budget_minutes = 0\n" + MINIMAL, "`budget_minutes` must be a number above 0, not 0."),
+        ("budget_minutes = true\n" + MINIMAL, "`budget_minutes` must be a number above 0, not T"),
+        ("budget_minutes = inf\n" + MINIMAL, "`budget_minutes` must be a number above 0, not inf"),
+        ("budget_minutes = '5'\n" + MINIMAL, "`budget_minutes` must be a number above 0, not '5'"),
         ("description = 3\n" + MINIMAL, "`description` must be a text."),
         ("settings = 3\n" + MINIMAL, "`settings` must be a table, headed [settings]."),
     ],

@@ -16,13 +16,13 @@ def test_exposed_is_the_real_step_less_the_silent_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "real", "silent"), [(0, (1,), (1,)), (1, (), ()), (1, (1, 2), (1,)), (1, (1,), (0,))]
+    ("steps", "walls", "silent"), [(0, (1,), (1,)), (1, (), ()), (1, (1, 2), (1,)), (1, (1,), (0,))]
 )
 def test_no_other_pairs_than_of_blocks(
-    steps: int, real: tuple[int, ...], silent: tuple[int, ...]
+    steps: int, walls: tuple[int, ...], silent: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValueError, match=r"pairs|above zero"):
-        Silent(steps=steps, real_ns=real, silent_ns=silent)
+        Silent(steps=steps, real_ns=walls, silent_ns=silent)
 
 
 @pytest.mark.parametrize(

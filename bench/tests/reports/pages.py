@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,6 +14,7 @@ import msgspec
 from bench.records.case import Case
 from bench.records.outcome import Memory, Outcome, Share, Void, Work
 from bench.records.run import Launch, RunFile
+from bench.records.silent import Silent
 from bench.report import Canvas
 from bench.reports.html import REPORT
 from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
@@ -205,3 +206,29 @@ def a_map(ranks: int, slow: tuple[int, int]) -> RunFile:
     )
     outcome = msgspec.structs.replace(outcome, ranks=shares)
     return make_file([case], make_launches(case, [outcome] * 3))
+
+
+def some_ranks(ranks: int, slow: Sequence[int] = (), *, launches: int = 5) -> RunFile:
+    """Each rank computes for 8 ms of a step of 10 ms, alike within a percent; the slow ones for a
+    tenth longer."""
+    case = make_case(
+        workload="llama", mode="train", devices=ranks, parallelism=f"dp{ranks}", parameters={}
+    )
+    outcome = make_measured([0.01] * 10)
+    wall = [block.wall_ns for block in outcome.steady]
+
+    def launch(number: int) -> Outcome:
+        own = [
+            round(8e7 * (1.1 if rank in slow else 1.0) * (1 + (rank * 7 + number * 3) % 5 / 500))
+            for rank in range(ranks)
+        ]
+        shares = tuple(
+            Share(
+                rank=rank, device=rank, busy_ns=tuple(wall), memory=outcome.memory, silent_ns=(ns,)
+            )
+            for rank, ns in enumerate(own)
+        )
+        silent = Silent(steps=10, real_ns=(100_000_000,), silent_ns=(max(own),))
+        return msgspec.structs.replace(outcome, ranks=shares, silent=silent)
+
+    return make_file([case], make_launches(case, [launch(k) for k in range(launches)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +15,18 @@ from bench.judging.summary import summarize
 from bench.records.outcome import Outcome
 from bench.records.run import RunFile
 from bench.records.runfile import read
+from bench.tests.judging.two_systems import strong, weak
 from bench.tests.reports.pages import (
+    a_map,
     a_sweep,
     five_hundred,
     hostile,
     many_cases,
     over_sizes,
     render,
+    some_ranks,
 )
+from bench.tests.scaled import over_devices, run_of
 from bench.tests.scripts.regenerate import RUN
 from bench.tests.values import another, failed, make_case, make_file, make_launches, make_measured
 
@@ -108,11 +113,41 @@ def test_every_plot_draws_its_marks(show: Show) -> None:
     assert count(page, "#trace .points path.point") == 2 * 5 * (3 + 10)
 
 
-def test_bus_bandwidth_is_drawn_over_sizes(show: Show) -> None:
-    page = show(over_sizes(), over_sizes(2.0))
+def test_plots_of_many_devices(show: Show) -> None:
+    """Efficiency, a slow rank, a slow link, bandwidth over sizes, two systems: on one page."""
+
+    def together(*parts: RunFile) -> RunFile:
+        cases = [case for part in parts for case in part.run.plan]
+        return make_file(cases, [launch for part in parts for launch in part.launches])
+
+    ranks, links = some_ranks(8, (5,)), a_map(4, (1, 3))
+    page = show(
+        together(ranks, links, strong(), run_of(over_devices()), over_sizes()),
+        together(weak(), over_sizes(2.0)),
+    )
     assert count(page, "#link-0 path.js-line") == 4, "each with its fitted line"
     assert count(page, "#link-0 .points path.point") == 6
     assert "latency 10.0 us" in page.find_element("css selector", "#link-0 ~ figcaption").text
+    assert count(page, "#systems-0 .xerror") == 1
+    texts = "return [...document.querySelectorAll(arguments[0] + ' text')].map(e => e.textContent)"
+    assert "1.244 FASTER" in page.execute_script(texts, "#systems-0")
+    places = page.execute_script(
+        "const x = document.getElementById('efficiency-0')._fullLayout.xaxis;"
+        "return [1, 2, 4, 8].map(n => x.d2p(n))"
+    )
+    gaps = [b - a for a, b in itertools.pairwise(places)]
+    assert gaps == pytest.approx([gaps[0]] * 3, rel=1e-3), "log2"
+    assert count(page, "#efficiency-0 path.js-line") == 1 + 2, "the ideal, and both runs"
+    assert count(page, "#efficiency-1 path.js-line") == 1 + 1
+    assert count(page, "#efficiency-1 .yerror") == 4
+    assert "1: dp, strong" in "".join(page.execute_script(texts, "#efficiency-1"))
+    for name, frames in (("ranks-0", 1), ("map-0", 2)):
+        assert count(page, f"#{name} .heatmaplayer image") == 1
+        assert count(page, f"#{name} .shapelayer path") == frames
+    assert "5 slow" in page.execute_script(texts, "#ranks-0")
+    page.execute_script("Plotly.Fx.hover('map-0', {xval: 3, yval: 1})")
+    told = page.execute_script("return document.querySelector('#map-0 .hoverlayer').textContent")
+    assert told == "rank 1, rank 3262 MB/s, 25%each way, and of the median"
 
 
 def test_a_ratio_stands_where_its_number_says(show: Show) -> None:

@@ -79,7 +79,7 @@ def test_it_fits_whatever_the_terminal(width: int, missing: tuple[str, ...]) -> 
     lines = card(width)
     assert max(map(len, lines)) <= width
     (head, *_) = [line.split() for line in lines if line.startswith("  devices")]
-    assert {*head} == {*_scaling.HEADINGS} - {*missing, "verdict"}
+    assert {*head} == {*_scaling.HEADINGS} - {*missing, "energy", "verdict"}
     assert any("75.0% (74.1 to 75.9%)" in line for line in lines), "never without its interval"
 
 
@@ -126,6 +126,26 @@ def test_a_point_that_is_not_ok_says_so_beside_its_figures() -> None:
     ]
     (line,) = [text for text in card(120, noisy) if text.startswith("        8 ")]
     assert line.endswith(" NOISY") and "(" in line
+
+
+def test_energy_and_dimensions_stand_beside_where_they_are_known() -> None:
+    sharded = [
+        *scaled.over_devices({1: 1.0}),
+        *scaled.launches(
+            msgspec.structs.replace(scaled.training(4), parallelism="hsdp2x2"),
+            [
+                msgspec.structs.replace(
+                    one, energy_joules=10 * 16 * 0.5, energy_method="counter", energy_absent=None
+                )
+                for one in scaled.outcomes(0.025, 16, None)
+            ],
+        ),
+    ]
+    lines = card(120, sharded)
+    at = lines.index("Scaling: llama-train bf16 hsdp, strong (batch 16 together), against 1 device")
+    head, _, four = (line.split() for line in lines[at + 1 : at + 4])
+    assert head[-1] == "energy"
+    assert four[:2] == ["4", "(2x2)"] and four[-2:] == ["500", "mJ/token"]
 
 
 def test_batches_that_grow_with_the_devices_are_no_sweep_over_batches() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
 import pytest
 
+from bench.api import render as render_any
 from bench.judging.compare import Prices, compare
 from bench.judging.comparison import Comparison
 from bench.judging.systems import compare_systems
@@ -151,3 +154,18 @@ def test_a_pull_request_is_told_of_the_systems_too() -> None:
     )
     assert "x scaling 0.778 (0.769\N{EN DASH}0.787)" in text
     assert "As whole systems" not in MARKDOWN.render([strong(), strong()], Canvas())
+
+
+def test_comma_separated_rows_have_all_that_json_has(eight_and_sixty_four: Comparison) -> None:
+    """Of systems and of cases, side by side: what a row has not is empty."""
+    lonely = runs_on((on("dp8"), 700.0), (on("dp8", batch(64)), 500.0))
+    found = [eight_and_sixty_four, compare_systems(lonely, system({"dp64": 900.0}))]
+    first, second, third = csv.DictReader(io.StringIO(render_any([*found], "csv")))
+    (case,) = flat(eight_and_sixty_four)["cases"]
+    assert float(first["system_scaling_ratio_low"]) == case["system"]["scaling_ratio_low"]
+    assert float(first["other_throughput"]) == case["other"]["throughput"]
+    assert (first["system_base_parallelism"], first["system_other_devices"]) == ("dp8", "64")
+    assert first["base_run"] == eight_and_sixty_four.base.run.run_id
+    assert second["system_one_device_ratio"] == "" != second["system_not_split"]
+    assert (third["system_other_devices"], third["verdict"]) == ("", "INCOMPARABLE")
+    assert third["reasons"] == "no such case in the other run" and None not in third

@@ -12,7 +12,7 @@ import pytest
 
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, HostsError
-from bench.running import door, follower, greeting, wire
+from bench.running import alike, door, follower, greeting, wire
 from bench.running.alike import Host, differences
 from bench.running.leader import leading
 from bench.running.placement import Placement
@@ -82,6 +82,19 @@ def test_of_many_hosts_the_one_that_differs_is_named() -> None:
         "torch: host 1 (n1) has nothing, the others 2.13.0",
         "--only: host 2 (n2) has a*, the others nothing",
     ]
+
+
+def test_what_is_compared_is_what_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = alike.software("smoke", {"--only": None, "--devices": 4})
+    assert facts["accelmark"] and facts["Python"] and facts["torch"]
+    assert facts["suite"].startswith("smoke (SHA-256 ") and facts["--devices"] == "4"
+    assert "--only" not in facts
+    assert alike.software("nosuch.toml", {})["suite"] == "nosuch.toml (not here)"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7a")
+    found = alike.conditions("cpu")
+    assert found["OMP_NUM_THREADS"] == "3" and int(found["usable cores"]) > 0
+    assert "TORCHELASTIC_RUN_ID" not in found
 
 
 @pytest.mark.parametrize(

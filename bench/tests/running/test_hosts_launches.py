@@ -6,24 +6,27 @@ import contextlib
 import os
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from bench import catalogue
+from bench.backend import DeviceInfo
 from bench.errors import EXIT_INCOMPLETE, HostsError
 from bench.measuring.messages import Place, Progress
 from bench.records.outcome import Failed, Measured, Skipped, Void
-from bench.running import blame, child, remote, seating, wire, world
+from bench.running import blame, child, follower, remote, seating, wire, world
 from bench.running.launcher import Finished, launch_together
 from bench.running.leader import Leader
 from bench.running.resume import other_hosts
+from bench.running.sampler import Order
 from bench.running.seating import Hosts, Seat
 from bench.tests.running.scripted_workers import alive, scripted, wait_until
-from bench.tests.running.test_world import HEAD, of
+from bench.tests.running.test_world import HEAD, MEASURED, of
 from bench.tests.running.two_hosts import led, placed, played
+from bench.tests.running.watching import Watching
 from bench.tests.values import make_launch
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
@@ -102,6 +105,37 @@ def test_one_launch_goes_over_both(tmp_path: Path) -> None:
     assert {v["GLOO_SOCKET_IFNAME"] for _, v in told} == {"lo"}  # by which they reach each other
     assert len({(p.address, p.port) for p, _ in told}) == 1
     assert all(p.launcher == "torchrun" and p.one_machine for p, _ in told)
+
+
+def test_each_host_watches_its_own_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From before the first of its workers is let go until the last has reported; both launches."""
+    here, there = Watching("here"), Watching("there")
+    orders: list[Order] = []
+
+    def made(order: Order, environment: Mapping[str, str]) -> Watching:
+        orders.append(order)
+        return there
+
+    device = DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=1)
+    monkeypatch.setattr("bench.running.alike.conditions", lambda backend: {})
+    monkeypatch.setattr(follower, "_look", lambda backend: wire.Found((device,) * 2, {}))
+    monkeypatch.setattr(follower, "Monitor", made)
+    words = command(MEASURED)
+    asked = of(4, 30.0, backend="cuda", here=4)
+    with led(words) as (leader, _):
+        assert leader.agree(device, 2) == 4
+        for _ in range(2):
+            launches = launch_together([asked], {}, command=words, monitor=here, leader=leader)
+            (found,) = launches
+    outcome = found.report.outcome
+    assert isinstance(outcome, Measured), outcome
+    seen = [share.watched and share.watched.absent_because for share in outcome.ranks]
+    assert seen == ["here 0", "here 1", "there 0", "there 1"]
+    assert orders == [Order(backend="cuda", indices=(0, 1))], "one process a host"
+    pids = [int((tmp_path / f"pid{rank}").read_text()) for rank in range(4)]
+    assert here.asked[1] == (set(pids[:2]), {0: 100, 1: 101})
+    assert there.asked[1] == (set(pids[2:]), {0: 102, 1: 103}) and len(there.asked) == 2
+    assert there.said == [*["start", "start", "lets go"] * 2, "close"]
 
 
 def test_a_rank_that_dies_elsewhere_is_named_with_its_host() -> None:

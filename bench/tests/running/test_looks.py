@@ -9,10 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from bench import catalogue
+from bench.backend import DeviceInfo
 from bench.records.observed import Reading
 from bench.running import sampler
 from bench.running.sampler import Answer
+from bench.running.session import watched as to_watch
 from bench.telemetry.source import NotObservable, Process, Source
+from bench.tests.values import make_case
 
 
 class Flaky(Source):
@@ -141,3 +144,22 @@ def test_what_cannot_be_is_left_out_whoever_says_it(monkeypatch: pytest.MonkeyPa
         "power": "flaky: 65,535 W is outside 0 to 10,000",
         "temperature": "flaky: 255 C is outside 0 to 120",
     }
+
+
+@pytest.mark.parametrize(
+    ("backend", "index", "devices", "here", "indices"),
+    [
+        ("cuda", 2, (1,), 8, (2,)),
+        ("cuda", 0, (1, 4, 2), 8, (0, 1, 2, 3)),
+        ("cuda", 0, (1, 2, 16), 8, tuple(range(8))),
+        ("cpu", 0, (4,), 1, (0,)),
+        ("cpu", 0, (4,), 4, (0,)),
+    ],
+)
+def test_as_many_devices_are_watched_as_any_case_takes(
+    backend: str, index: int, devices: tuple[int, ...], here: int, indices: tuple[int, ...]
+) -> None:
+    """And no more than this host has: the others of a case have hosts of their own."""
+    cases = [make_case(devices=n, parallelism="none" if n == 1 else f"dp{n}") for n in devices]
+    info = DeviceInfo(backend=backend, index=index, name="x", memory_bytes=None)
+    assert to_watch(cases, info, catalogue.backend(backend), here) == indices

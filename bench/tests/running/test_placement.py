@@ -133,6 +133,10 @@ def test_all_else_is_a_run_on_one_host(text: str) -> None:
             "PMI_RANK=0 PMI_SIZE=2",
             "mpirun: PMI_RANK=0 and PMI_SIZE=2, and nothing says which host leads. Set MASTER_ADDR",
         ),
+        (
+            "RANK=1 WORLD_SIZE=2",
+            "RANK and WORLD_SIZE: RANK=1 and WORLD_SIZE=2, and nothing says which host leads",
+        ),
         (f"{TORCHRUN} MASTER_PORT=65535", "MASTER_PORT=65535: no port that can be listened at"),
         (f"{TORCHRUN} ACCELMARK_PORT=0", "ACCELMARK_PORT=0: no port"),
     ],

@@ -17,8 +17,9 @@ from bench.errors import DeviceUnavailable
 from bench.measuring.messages import Place, Progress, Request
 from bench.records.outcome import Block, Failed, Measured, Skipped, Void
 from bench.running import blame, child, seating, world
-from bench.running.launcher import Finished, launch
+from bench.running.launcher import Finished, launch, launch_together
 from bench.tests.running.scripted_workers import REPORT, alive, request, scripted, wait_until
+from bench.tests.running.watching import Watching
 from bench.tests.values import make_case
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
@@ -84,15 +85,46 @@ def failed(finished: Finished) -> Failed:
 # --- All is well ----------------------------------------------------------------------------------
 
 
+MEASURED = """
+    say("measure")
+    made = json.loads(REPORT)
+    made.update(busy_ns=[9_000_000 + rank] * 10, first_step_ns=100 + rank)
+    if rank:
+        made["outcome"].update(flags=["STOPPED"], causes={"STOPPED": f"it stood {rank} s"})
+    os.write(1, json.dumps(made).encode() + b"\\n")
+"""
+
+
 def test_reports_become_one() -> None:
     heard: list[Progress] = []
-    code = textwrap.dedent(HEAD) + 'say("measure"); report()'
+    code = textwrap.dedent(HEAD) + textwrap.dedent(MEASURED)
     command = scripted("import faulthandler\n" + code)
     outcome = launch(of(3), {}, heard.append, command).report.outcome
     assert isinstance(outcome, Measured)
     assert [share.rank for share in outcome.ranks] == [0, 1, 2]
     assert [share.busy_ns[0] for share in outcome.ranks] == [9_000_000, 9_000_001, 9_000_002]
+    assert [share.flags for share in outcome.ranks] == [(), ("STOPPED",), ("STOPPED",)]
+    assert outcome.causes == {"STOPPED": "rank 1: it stood 1 s; rank 2 too"}
+    assert outcome.ranks[2].causes == {"STOPPED": "it stood 2 s"}
     assert [progress.phase for progress in heard] == ["import", "open", "numerics", "measure"]
+
+
+@pytest.mark.parametrize(("backend", "devices"), [("cuda", 3), ("cpu", 1)])
+def test_each_device_is_asked_for_with_its_own_first_step(
+    backend: str, devices: int, tmp_path: Path
+) -> None:
+    """And ranks that share a device are asked for once."""
+    monitor = Watching()
+    command = scripted("import faulthandler\n" + textwrap.dedent(HEAD + MEASURED))
+    asked = of(3, backend=backend, here=3)
+    (found,) = launch_together([asked], {}, command=command, monitor=monitor)
+    pids = {int((tmp_path / f"pid{rank}").read_text()) for rank in range(3)}
+    assert monitor.asked == [(pids, {index: 100 + index for index in range(devices)})]
+    assert found.telemetry == "dark 0"
+    outcome = found.report.outcome
+    assert isinstance(outcome, Measured)
+    dark = [share.watched and share.watched.absent_because for share in outcome.ranks]
+    assert dark == (["dark 0", "dark 1", "dark 2"] if devices == 3 else [None] * 3)
 
 
 def test_each_rank_has_its_place(tmp_path: Path) -> None:

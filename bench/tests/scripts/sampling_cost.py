@@ -1,6 +1,7 @@
 """What does looking at the device cost the job? The side process is stopped and let go in turns.
 
     python -m bench.tests.scripts.sampling_cost [--launches 6] [--turns 20] [--backend cpu]
+        [--devices 1]
 
 Each launch builds a small matrix product on the CPU, on all its cores, and runs blocks of it with
 the side process of `bench.running.monitor` looking and stopped (SIGSTOP), in changing order, a
@@ -8,7 +9,8 @@ block of a second each. Printed: throughput with it over throughput without it, 
 turns of a launch, geometric mean over launches with its 95 % t interval (wanted: 0.995 or more),
 and the CPU time of the side process over the time that it was looking. `--backend` names whose
 source is looked at: `cuda` looks at a GPU while the CPU, which then has the driver's work to do,
-computes. A script and no test: what it measures is the machine too.
+computes, and `--devices` how many of them. A script and no test: what it measures is the machine
+too.
 """
 
 from __future__ import annotations
@@ -53,12 +55,12 @@ class Product:
         return float(self._out[0, 0])
 
 
-def one_launch(turns: int, backend: str) -> None:
+def one_launch(turns: int, backend: str, devices: int) -> None:
     """Prints the median ratio of the turns, and the side process's share of a core."""
     device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
     engine = Engine(Product(), device, Settings())
     steps = max(1, round(BLOCK_SECONDS * 1e9 / (engine.block(20).wall_ns / 20)))
-    watch = Monitor(Order(backend=backend, indices=(0,)), os.environ)
+    watch = Monitor(Order(backend=backend, indices=tuple(range(devices))), os.environ)
     watch.start()
     assert watch._process is not None
     while not watch._ask()[0].seen:
@@ -91,15 +93,24 @@ def main() -> None:
     parser.add_argument("--launches", type=int, default=6)
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--backend", default="cpu")
+    parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        one_launch(arguments.turns, arguments.backend)
+        one_launch(arguments.turns, arguments.backend, arguments.devices)
         return
     ratios, shares = [], []
     for launch in range(arguments.launches):
         options = ("--turns", str(arguments.turns), "--backend", arguments.backend)
-        command = [sys.executable, "-m", "bench.tests.scripts.sampling_cost", "--one", *options]
+        devices = ("--devices", str(arguments.devices))
+        command = [
+            sys.executable,
+            "-m",
+            "bench.tests.scripts.sampling_cost",
+            "--one",
+            *options,
+            *devices,
+        ]
         said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
         ratio, share = (float(word) for word in said.split())
         ratios.append(ratio)

@@ -2,9 +2,10 @@
 
     python -m bench.tests.scripts.sharded [--ranks 2,4] [--only 'llama fsdp*'] [--precision fp32]
 
-Every rank passes the numerics gate on the smallest model of each family: in float64 within 1e-10 of
-one process, element by element; in the given precision no further from float64 than twice what one
-process is. Printed are the worst of all ranks, and 1 is the exit code where any of them failed.
+Every rank passes the numerics gate on the smallest model of each family, once more with what only
+several devices have: in float64 within 1e-10 of one process, element by element; in the given
+precision no further from float64 than twice what one process is. Printed are the worst of all
+ranks, and 1 is the exit code where any of them failed.
 """
 
 from __future__ import annotations
@@ -36,17 +37,24 @@ SHOWN = (
     ),
     *("gradients", "update", "reduced gradients"),
 )
+MODES = {"train": "", "lora": "-lora"}
+"""What trains, and what its name ends in."""
 SEED = 5
+BESIDES = {("resnet50", "dp"): "batch_statistics=synchronized"}
+"""What a family is tried with once more, by its scheme."""
 
 
 def tried(ranks: int) -> list[str]:
-    """`llama fsdp2`: every family that trains over so many ranks, and how."""
+    """`llama fsdp2`: every family that trains over so many ranks, how, and with what besides."""
     found = []
     for name, workload in WORKLOADS.items():
-        schemes = workload.modes["train"].schemes if "train" in workload.modes else ()
-        for scheme in schemes[1:]:
-            if scheme != "hsdp" or ranks >= 4:
-                found.append(f"{name} {parallelism.parse(scheme, ranks)}")
+        for mode, ending in MODES.items():
+            schemes = workload.modes[mode].schemes if mode in workload.modes else ()
+            for scheme in schemes[1:]:
+                if scheme != "hsdp" or ranks >= 4:
+                    found.append(f"{name}{ending} {parallelism.parse(scheme, ranks)}")
+                if (besides := BESIDES.get((name, scheme))) is not None:
+                    found.append(f"{found[-1]} {besides}")
     return found
 
 
@@ -54,11 +62,16 @@ def gates(ranks: Ranks, precision: str, *cases: str) -> dict[str, Any]:
     """Of each case what one rank was told, and its own checks."""
     found = {}
     for case in cases:
-        name, how = case.split()
+        name, how, *besides = case.split()
+        execution = "compile" if "compile" in besides else "eager"
+        mode = next(mode for mode in ("lora", "train") if name.endswith(MODES[mode]))
+        name = name.removesuffix(MODES[mode])
         there = msgspec.structs.replace(ranks, parallelism=parallelism.parse(how))
-        at = msgspec.structs.replace(site(PRECISIONS[precision], seed=SEED), ranks=there)
-        given = parameters(name, "train")
-        judged = rank_numerics.gate(WORKLOADS[name], "train", given, at)
+        at = site(PRECISIONS[precision], seed=SEED)
+        at = msgspec.structs.replace(at, ranks=there, execution=execution)
+        pairs = (word.split("=") for word in besides if "=" in word)
+        given = parameters(name, mode, **{k: int(v) if v.isdigit() else v for k, v in pairs})
+        judged = rank_numerics.gate(WORKLOADS[name], mode, given, at)
         checks = {
             check.quantity: (check.error, check.tolerance) for check in judged.numerics.checks
         }

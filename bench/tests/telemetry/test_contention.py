@@ -125,6 +125,19 @@ def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
     assert (bare.idle_share, bare.switches) == (None, None)
 
 
+def test_ranks_of_one_host_are_no_other_work_to_each_other() -> None:
+    """They wait for their peers and for cores; what a hypervisor and a quota took is left."""
+    before = Counters(0, 0, 0, 0, 0)
+    after = Counters(2 * 10**9, 10**9, 10**6, 20, 10**6, quota_cores=2)
+    found = over(before, after, blocks(cpu=0.5), threads=4, cores=2, alone=False)
+    assert (found.waiting_seconds, found.pressure_seconds, found.idle_share) == (None,) * 3
+    told = causes(found)
+    assert told["CONTENDED"] == "the host of this virtual machine took 5% of its time"
+    assert told["QUOTA"].startswith("the CPU quota of 2 cores held its 4 threads back 50% of")
+    one = over(before, after, blocks(cpu=0.5), threads=1, cores=2, alone=False)
+    assert one.idle_share is None, "its one thread waits for its peers"
+
+
 @pytest.mark.parametrize(
     "seen, words",
     [

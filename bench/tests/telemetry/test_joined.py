@@ -14,6 +14,7 @@ from bench.records.observed import Reading, Telemetry, Watched
 from bench.records.outcome import Measured
 from bench.reports._flat import flat
 from bench.telemetry.joined import Sight, observed, of_ranks
+from bench.tests.scripts import packages
 from bench.tests.telemetry.launches import seen
 from bench.tests.telemetry.sights import CASE, dies, hot, joined, launches, of, sight
 from bench.tests.values import make_file
@@ -44,6 +45,21 @@ def test_dies_of_one_package_are_counted_once() -> None:
 
 def test_cards_of_two_hosts_are_not_one_whatever_they_are_called() -> None:
     assert joules(sight(0, 100), sight(0, 70), hosts=(0, 1)) == (170, None)
+
+
+def test_hosts_that_are_one_machine_count_no_card_twice() -> None:
+    """Nor two cards once, which their containers call by one name."""
+
+    def on(machine: str, *sights: Sight) -> list[Sight]:
+        return [msgspec.structs.replace(one, machine=machine) for one in sights]
+
+    alike = sight(0, 100, "0"), sight(0, 100, "0")
+    assert joules(*on("m", *alike), hosts=(0, 1))[1] == (
+        "not observable: two hosts are one machine, and each calls a card so; it may be the same"
+    )
+    assert joules(*on("m", sight(0, 100, "a"), sight(0, 70, "b")), hosts=(0, 1)) == (170, None)
+    assert joules(*on("m", alike[0]), *on("n", alike[1]), hosts=(0, 1)) == (200, None)
+    assert joules(*on("m", *dies(140)), hosts=(0, 0)) == (140, None)
 
 
 def test_ranks_of_one_device_have_its_energy() -> None:
@@ -200,6 +216,15 @@ def test_a_row_has_its_packages_and_what_each_does_and_draws() -> None:
     assert told["throughput_per_package"] == pytest.approx(0.25)
 
 
+def test_the_script_that_runs_four_dies_tells_right_from_wrong() -> None:
+    right = dies(*packages.WATTS)
+    assert packages.complaints(make_file([CASE], launches(lambda k: right))) == []
+    twice = [msgspec.structs.replace(one, card=str(one.index)) for one in right]
+    (count, joules, *ranks) = packages.complaints(make_file([CASE], launches(lambda k: twice, 1)))
+    assert count == "None packages" and joules == "6750 J (None), not 3375 J"
+    assert [words.partition(":")[0] for words in ranks] == ["rank 1", "rank 2", "rank 3"]
+
+
 def test_packages_are_not_counted_where_one_has_a_die_beside_the_launch() -> None:
     row, told = row_of(lambda k: [*dies(140), *(dies(140, 1, 2)[n] for n in (2, 4))])
     assert row.packages is None and told["watts_per_package"] is None
@@ -222,6 +247,8 @@ def test_idle_power_is_of_all_cards_once() -> None:
 
     assert row_of(lambda k: idle(50, 50, 60, 60))[0].idle_watts == 110
     assert row_of(lambda k: idle(50, 50, 60, None))[0].idle_watts == 110, "one die's look is enough"
+    nameless = [msgspec.structs.replace(one, card="") for one in idle(50, 50, 60, 60)]
+    assert row_of(lambda k: nameless)[0].idle_watts is None, "whose they are is not said"
     assert row_of(lambda k: idle(50, 50, None, None))[0].idle_watts is None
 
 

@@ -10,12 +10,24 @@ from typing import Any
 import pytest
 
 from bench import catalogue
+from bench.judging.equal_work import Finding
 from bench.precision import PRECISIONS
+from bench.records import environment
 from bench.records.proof import Proof, StepReading, Vector
+from bench.tests.scripts.equal_work import stand_ins
 from bench.tests.small_workloads import build, one_thread, site
 from bench.validation import equal_work, planted
 from bench.validation.equal_work import Counted, cases, exact, honest, sentence
-from bench.validation.launches import STACKS, Ask, Launches, Stack, Told, watched
+from bench.validation.launches import (
+    GATE_ONLY,
+    STACKS,
+    Ask,
+    Launches,
+    Stack,
+    Told,
+    _compiled,
+    watched,
+)
 from bench.validation.planted import FAULTS, NOT_TOLD, Absent
 
 __all__ = ["one_thread"]
@@ -38,15 +50,42 @@ def test_exact_intervals(count: int, total: int, low: float, high: float) -> Non
 def test_a_rate_has_its_counts() -> None:
     assert sentence("refused", 0, 100) == "refused: 0 of 100 = 0.00% (95 % 0.00% to 3.62%)"
     counted = Counted()
-    counted.add("threads", "gemm", "", worth_saying=True)
-    counted.add("threads", "bert", "it differs", worth_saying=True)
-    assert [*counted.lines()] == ["  threads: 1 of 2", "  threads: bert: it differs"]
+    counted.add(["eager", "threads"], "gemm", "", worth_saying=True)
+    counted.add(["eager", "avx2"], "gemm", "", worth_saying=True)
+    counted.add(["threads", "avx2"], "bert", "it differs", worth_saying=True)
+    counted.add(["eager", "avx2"], "bert", "", worth_saying=True)
+    assert [*counted.lines()] == [
+        "  eager: 0 of 3",
+        "  threads: 1 of 2",
+        "  avx2: 1 of 3",
+        "  threads/avx2: bert: it differs",
+    ]
+    assert counted.draws == {"gemm": False, "bert": True}
+
+
+def test_how_near_a_tolerance_was_is_said_once_a_quantity() -> None:
+    counted = Counted()
+    for where, errors in (("one", (0.1, 0.02)), ("two", (0.3, 0.0)), ("three", (0.2, 0.01))):
+        found = [
+            Finding(quantity=name, seed=1, step=1, error=error, most=0.4)
+            for name, error in zip(("outputs", "losses"), errors, strict=True)
+        ]
+        counted.note(found, where)
+    assert [*counted.lines()] == [
+        "  nearest: outputs at 75% of their tolerance (two)",
+        "  nearest: losses at 5% of their tolerance (one)",
+    ]
 
 
 def test_the_cases_are_those_of_the_suite_at_every_precision() -> None:
     found = [case.label for case in cases("smoke", "gemm*")]
     names = [name for name in PRECISIONS if "-" not in name]
     assert found == [f"gemm-matmul {name} (256x256x256)" for name in names]
+    chosen = cases("smoke", "gemm-* fp32,nothing,bert-* bf16-amp")
+    assert [f"{c.name} {c.precision}" for c in chosen] == [
+        "gemm-matmul fp32",
+        "bert-train bf16-amp",
+    ]
     modes = {name: catalogue.workload(name).modes for name in catalogue.plug_ins("workloads")}
     alone = {name for name, of in modes.items() if not all(mode.together for mode in of.values())}
     assert {case.workload for case in cases("smoke", "*")} == alone
@@ -88,8 +127,8 @@ def test_the_script_prints_both_rates(
         assert script(monkeypatch, *asked) == 0
         said = capsys.readouterr().out
         assert "honest pairs refused: 0 of 3 = 0.00% (95 % 0.00% to 70.76%)" in said
-        assert "alike to the last digit that is kept: 3; no pairs: 0" in said
-        assert "eager/again: 0 of 3" in said
+        assert "alike to the last digit that is kept: 3; launches void: 0" in said
+        assert "cases and seeds of which one was: 0 of 3 = " in said and "again: 0 of 3" in said
         # On a busy machine a block may have one step: then none of it is left out.
         assert re.search(r"faults caught: ([45]) of \1 = 100.00%", said), said
         assert "  a cached output: 1 of 1" in said
@@ -111,24 +150,42 @@ class Scripted(Launches):
 
     def told(self, ask: Ask) -> Told:
         """By the number of threads."""
+        if ask.gate:
+            said = "products off by 0.055" if ask.stack.threads == 3 else ""
+            return Told(proof=Proof(absent="gate"), gate=said)
         output = {"output": Vector(size=1, norm=1.0 + (ask.stack.threads == 2))}
-        proof = Proof(readings=(StepReading(step=1, quantities=output),))
-        void = ask.stack.threads == 3 and ask.thorough
-        return Told(proof=proof, gate="products off by 0.055" if void else "")
+        return Told(proof=Proof(readings=(StepReading(step=1, quantities=output),)))
+
+
+def scripted(pairs: int, minutes: float = 1.0, gated: bool = True) -> Counted:
+    stacks = {name: Stack(threads=n) for n, name in enumerate(("one", "two", "void"), start=1)}
+    (case,) = cases("smoke", "gemm-matmul fp32")
+    return honest([case], stacks, pairs, 5, Scripted(), minutes, gated)
 
 
 def test_what_the_gate_makes_void_is_no_pair(capsys: pytest.CaptureFixture[str]) -> None:
     """Of each two of three stacks: two launches of one pair are compared, of two pairs none is."""
-    stacks = {name: Stack(threads=n) for n, name in enumerate(("one", "two", "void"), start=1)}
-    (case,) = cases("smoke", "gemm-matmul fp32")
-    found = honest([case], stacks, pairs=2, seed=5, launches=Scripted())
-    assert (found.told, found.total, found.voided) == (2, 2, 4)
+    found = scripted(pairs=2)
+    assert (found.told, found.total, found.voided) == (2, 2, 2)
     said = [*found.lines()]
-    assert "one/two: gemm-matmul fp32 (256x256x256) seed 6: not the same" in said[2]
+    assert said[2].startswith("  nearest: outputs at ")
+    assert "one/two: gemm-matmul fp32 (256x256x256) seed 6: not the same" in said[4]
     assert said[-1] == (
         "  no pair: gemm-matmul fp32 (256x256x256) is void on void: products off by 0.055"
     )
     assert "seed 5: 2 of 2 pairs" in capsys.readouterr().err
+
+
+def test_what_the_gate_would_make_void_counts_where_it_is_not_asked() -> None:
+    found = scripted(pairs=6, gated=False)
+    assert (found.told, found.total, found.voided) == (4, 6, 0) and found.void == {}
+    assert found.kinds == {"one": 4, "two": 4, "void": 4}
+
+
+def test_pairs_end_where_they_were_asked_to() -> None:
+    """In the middle of a run by their number, and before one by the time; every one is a seed's."""
+    assert scripted(pairs=3).total == 3
+    assert scripted(pairs=3, minutes=0).total == 0
 
 
 def test_a_stack_of_other_instructions_answers_from_a_process_of_its_own() -> None:
@@ -136,11 +193,47 @@ def test_a_stack_of_other_instructions_answers_from_a_process_of_its_own() -> No
     pairs in 16 bits there), and the gate says so."""
     (case,) = cases("smoke", "gemm-matmul int8")
     with Launches() as launches:
-        told = launches.told(Ask(case=case, seed=1, thorough=True))
-        other = launches.told(Ask(case=case, seed=1, stack=STACKS["plain"], thorough=True))
-    assert told is not None and other is not None
-    if other.proof.readings != told.proof.readings:
-        assert other.gate.startswith("output off by ")
+        told, other = (
+            [
+                launches.told(Ask(case=case, seed=1, stack=stack, gate=gate))
+                for gate in (False, True)
+            ]
+            for stack in (Stack(), STACKS["plain"])
+        )
+    assert told[0] is not None and other[0] is not None and told[1] == GATE_ONLY
+    if other[0].proof.readings != told[0].proof.readings:
+        assert other[1] is not None and other[1].gate.startswith("output off by ")
+
+
+def test_a_process_beside_that_ends_is_said() -> None:
+    """With the case, the seed and what was set, and not as an answer that cannot be read."""
+    (case,) = cases("smoke", "gemm-matmul fp32")
+    gone = Stack(environment={"PYTHONHOME": "/nowhere"})
+    with Launches() as launches, pytest.raises(RuntimeError, match=r"nowhere.* ended .1. in gemm-"):
+        launches.told(Ask(case=case, seed=1, stack=gone))
+
+
+def test_a_compiled_side_that_made_no_graph_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker makes void: the compiler left it eager."""
+    made = iter([{"graphs": 5, "graph_breaks": 0, "limits": 1}] * 2)
+    monkeypatch.setattr(environment, "compiler", lambda: next(made))
+    with _compiled(STACKS["compile"]) as complaints:
+        pass
+    assert "execution: asked for compile, got no graph from torch.compile" in complaints[0]
+    with _compiled(Stack()) as complaints:
+        pass
+    assert complaints == []
+
+
+def test_the_stand_ins_are_two_more_stacks() -> None:
+    """One of a process with the simulated device; and one that replays what it recorded: the same
+    work as eager, to the last digit."""
+    (case,) = cases("smoke", "llama-decode fp32")
+    with stand_ins():
+        assert "simulated/path" in STACKS["simulated"].environment["PYTHONPATH"]
+        replayed = watched(Ask(case=case, seed=1, stack=STACKS["replay"]))
+    assert "replay" not in STACKS and replayed.complaint == ""
+    assert replayed.proof.readings == watched(Ask(case=case, seed=1)).proof.readings
 
 
 def test_a_lazy_device_gives_the_right_output_and_is_found() -> None:

@@ -1,0 +1,57 @@
+"""What a case that has not run will take at least, by its shapes and the ceilings that have.
+
+An accelerator's hour is short: a launch that would outlast its budget must not be started, even if
+nothing like it has run. A step cannot be quicker than its FLOP at the best rate that this run has
+seen of the same arithmetic, nor than its bytes at the best bandwidth.
+"""
+
+from __future__ import annotations
+
+from bench import catalogue, stats
+from bench.planning.plan import parameters_of
+from bench.precision import PRECISIONS
+from bench.records.case import Case
+from bench.records.outcome import Measured, Outcome
+from bench.records.run import Settings
+
+LEAST_BLOCKS = 2 * stats.WINDOW + stats.WARMUP_MINIMUM + stats.MINIMUM_SAMPLES
+"""Of a launch: single steps, two windows that agree, and the fewest samples."""
+
+
+class Shapes:
+    """The best rates of a run so far."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._flop_per_second: dict[str, float] = {}
+        """By arithmetic."""
+        self._bytes_per_second = 0.0
+
+    def note(self, case: Case, outcome: Outcome) -> None:
+        """Takes note of what a launch reached, of one device."""
+        if not isinstance(outcome, Measured) or case.devices > 1:
+            return
+        steps = outcome.throughput / outcome.work.items
+        if outcome.work.flop is not None:
+            arithmetic = PRECISIONS[case.precision].arithmetic
+            before = self._flop_per_second.get(arithmetic, 0.0)
+            self._flop_per_second[arithmetic] = max(before, outcome.work.flop * steps)
+        if outcome.work.moved_bytes is not None:
+            self._bytes_per_second = max(self._bytes_per_second, outcome.work.moved_bytes * steps)
+
+    def least_seconds(self, case: Case) -> float:
+        """Of a launch, without what comes before its steps; 0 where nothing like it has run."""
+        step = self._step_seconds(case)
+        return LEAST_BLOCKS * max(step, self._settings.block_seconds) if step else 0.0
+
+    def _step_seconds(self, case: Case) -> float:
+        workload, precision = catalogue.workload(case.workload), PRECISIONS[case.precision]
+        if case.devices > 1 or case.space:
+            return 0.0
+        work = workload.work(case.mode, parameters_of(case, workload), precision)
+        best = self._flop_per_second.get(precision.arithmetic)
+        by_flop = work.flop / best if work.flop and best else 0.0
+        by_bytes = 0.0
+        if work.moved_bytes and self._bytes_per_second:
+            by_bytes = work.moved_bytes / self._bytes_per_second
+        return max(by_flop, by_bytes)

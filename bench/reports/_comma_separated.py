@@ -1,0 +1,37 @@
+"""Flat rows as comma-separated text that spreadsheets and pandas read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A text that starts so would be run by a spreadsheet."""
+
+
+def written(rows: Sequence[Mapping[str, Any]], headers: Mapping[str, str] | None = None) -> str:
+    """A header line, then the rows, which all have the keys of the first one.
+
+    headers: of keys that are called otherwise; None gives an empty field.
+    """
+    called = headers or {}
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow(called.get(key, key) for key in (rows[0] if rows else {}))
+    for row in rows:
+        writer.writerow(_cell(value) for value in row.values())
+    return output.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    # A quotation mark before it is what spreadsheets show as plain text.
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -1,0 +1,59 @@
+"""What a rank is told of its world, and what the record says of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.measuring import joining
+from bench.measuring.messages import Place
+
+
+def placed(local_size: int = 1, **fields: Any) -> Place:
+    return Place(
+        rank=1,
+        size=2,
+        local_rank=0,
+        local_size=local_size,
+        parallelism="dp2",
+        address="10.0.0.1",
+        port=1,
+        **fields,
+    )
+
+
+def test_ranks_of_several_hosts_talk_by_the_interface_that_joins_them() -> None:
+    place = placed(host=1, hosts=2)
+    given = joining.variables({"HOME": "h"}, place, 8, True, "ib0")
+    assert given["GLOO_SOCKET_IFNAME"] == "ib0" and given["HOME"] == "h"
+    assert (given["RANK"], given["LOCAL_RANK"], given["LOCAL_WORLD_SIZE"]) == ("1", "0", "1")
+    assert given["OMP_NUM_THREADS"] == "8", "its host has no other rank"
+    own = joining.variables({"GLOO_SOCKET_IFNAME": "eth7"}, place, 8, True, "ib0")
+    assert own["GLOO_SOCKET_IFNAME"] == "eth7"
+    assert "GLOO_SOCKET_IFNAME" not in joining.variables({}, place, 8, True, None)
+    alone = joining.variables({}, placed(2), 8, True, "ib0")
+    assert alone["GLOO_SOCKET_IFNAME"] != "ib0" and alone["OMP_NUM_THREADS"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("place", "shared"),
+    [
+        (placed(2), True),
+        (placed(1, hosts=2, host=1), False),
+        (placed(1, hosts=2, host=1, one_machine=True), True),
+        (placed(2, hosts=2, host=1), True),
+    ],
+)
+def test_hosts_that_compute_for_one_rank_alone_are_not_shared(place: Place, shared: bool) -> None:
+    device: Any = SimpleNamespace(torch_device=SimpleNamespace(type="cpu"), synchronous=True)
+    backend: Any = SimpleNamespace(
+        collective_library=lambda kind: "gloo", fabric=lambda kind, count: {"links of": count}
+    )
+    said = joining.described(place, backend, device)
+    assert said["links of"] == place.local_size, "what joins the devices of one host"
+    assert said["shared_host"] is shared
+    hosts = {name: said.get(name) for name in ("hosts", "devices_per_host")}
+    assert hosts["hosts"] == (2 if place.hosts == 2 else None)
+    assert hosts["devices_per_host"] == (place.local_size if place.hosts == 2 else None)

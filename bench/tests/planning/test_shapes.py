@@ -1,0 +1,59 @@
+"""A case that has not run is not started where its shapes alone outlast the budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.planning.shapes import LEAST_BLOCKS, Shapes
+from bench.records.case import Case
+from bench.records.outcome import Outcome
+from bench.records.run import Settings
+from bench.tests.running.test_session import play
+from bench.tests.values import failed, make_case, make_measured
+
+SETTINGS = Settings(block_seconds=0.01)
+PRODUCT = 2 * 1024**3
+MATMUL, LARGER = (make_case(parameters={"shape": f"{n}x1024x1024"}) for n in (1024, 4096))
+TRIAD = make_case(workload="memory", mode="triad", parameters={"size_bytes": 2**20})
+
+
+def seen(*launches: tuple[Case, Outcome]) -> Shapes:
+    shapes = Shapes(SETTINGS)
+    for case, outcome in launches:
+        shapes.note(case, outcome)
+    return shapes
+
+
+def test_nothing_is_known_of_what_nothing_like_has_run() -> None:
+    other = make_case(precision="fp32", parameters={"shape": "1024x1024x1024"})
+    quick = make_measured(0.1, items=PRODUCT, flop=PRODUCT)
+    assert seen().least_seconds(LARGER) == 0.0
+    assert seen((other, quick), (MATMUL, failed())).least_seconds(LARGER) == 0.0
+
+
+def test_a_step_takes_its_flop_at_the_best_rate_of_its_arithmetic() -> None:
+    slow, quick = (make_measured(s, items=PRODUCT, flop=PRODUCT) for s in (0.2, 0.1))
+    shapes = seen((MATMUL, quick), (MATMUL, slow))
+    assert shapes.least_seconds(LARGER) == pytest.approx(LEAST_BLOCKS * 0.4)
+
+
+def test_or_its_bytes_at_the_best_bandwidth_and_a_block_at_least() -> None:
+    moved = 3 * 2**20
+    shapes = seen((TRIAD, make_measured(0.001, items=moved, unit="B", moved_bytes=moved)))
+    large = make_case(workload="memory", mode="copy", parameters={"size_bytes": 3 * 2**29})
+    assert shapes.least_seconds(large) == pytest.approx(LEAST_BLOCKS * 1.024)
+    assert shapes.least_seconds(TRIAD) == pytest.approx(LEAST_BLOCKS * 0.01)
+
+
+def test_a_session_leaves_out_what_its_shapes_say_will_not_fit(tmp_path: Path) -> None:
+    """A is 1x1x1, C 27 times as much: its blocks alone take 23 times 27 s of 300."""
+    tiny = make_measured(1.0, items=2, flop=2)
+    script = {"A": [tiny], "B": [tiny], "C": [tiny]}
+    stage, reason, _ = play(tmp_path, script, Settings(launches=1), budget_seconds=300)
+    assert (stage.order, reason) == ("AB", "budget")
+    long = tmp_path / "long"
+    long.mkdir()
+    stage, reason, _ = play(long, script, Settings(launches=1), budget_seconds=900)
+    assert (stage.order, reason) == ("ABC", "complete")
