@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from bench import catalogue, stats
+from bench import api, catalogue, stats
 from bench.measuring.blocks import BlockTimer
 from bench.measuring.edges import Together
 from bench.measuring.hush import Hush
@@ -34,11 +34,12 @@ from bench.measuring.silent_blocks import taken
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records.parallelism import parse
+from bench.records.outcome import Measured
 from bench.records.run import Settings
 from bench.tests.fabric.fabric import Fabric
 from bench.tests.measuring.wrong_workloads import parameters
 from bench.tests.rank_processes import together
-from bench.tests.scripts.collectives import FOLDER
+from bench.tests.scripts.collectives import FOLDER, joined_by
 from bench.tests.small_workloads import WORKLOADS, site
 
 LATENCY = 0.010
@@ -100,6 +101,47 @@ def launch(ranks: Ranks, parallelism: str, latency: str) -> dict[str, Any]:
     return found
 
 
+TRAINING = """
+[settings]
+launches = 1
+warmup_limit_seconds = 0.1
+block_seconds = 0.001
+steady_limit_seconds = 0.1
+
+[[case]]
+workload = "dlrm"
+mode = "train"
+rows = 50
+precision = "fp32"
+parallelism = "dlrm-hybrid2"
+batch_size = 4
+"""
+
+
+def whole(folder: Path, latency: float) -> str:
+    """What is wrong with the silent blocks of a whole launch over that library; empty if nothing.
+
+    Its all-to-alls and its reduction take what the wire takes; in a silent block none is on it.
+    """
+    suite = folder / "training.toml"
+    suite.write_text(TRAINING, encoding="utf-8")
+    with joined_by(Fabric(latency=latency, multiplies=True)):
+        (launch,) = api.run_suite(suite, device="fabric", out=folder).launches
+    outcome = launch.outcome
+    if not isinstance(outcome, Measured):
+        return outcome.reason
+    silent = outcome.silent
+    if silent is None:
+        return f"no silent blocks: {launch.environment['world']}"
+    slowest = zip(*(share.silent_ns for share in outcome.ranks), strict=True)
+    checks = {
+        "real blocks took less than the wire": min(silent.real_ns) > silent.steps * latency * 1e9,
+        "silent blocks took no less": min(silent.silent_ns) < min(silent.real_ns),
+        "ranks disagree": tuple(map(max, slowest)) == silent.silent_ns,
+    }
+    return "; ".join(what for what, right in checks.items() if not right)
+
+
 def judged(told: list[dict[str, Any]], latency: float, within: float) -> tuple[str, bool]:
     """What is found of so many launches, in words; and whether it is right."""
     truth = latency * fmean(one["operations"] for one in told)
@@ -126,7 +168,10 @@ def main() -> int:
     parser.add_argument("--latency", type=float, default=LATENCY)
     parser.add_argument("--only", default="dp2,fsdp2", help=f"some of {','.join(CASES)}")
     arguments = parser.parse_args()
-    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        said = whole(Path(folder), arguments.latency)
+    print(f"a whole launch: {said or 'as it must be'}", flush=True)
+    wrong = bool(said)
     for parallelism in arguments.only.split(","):
         found = []
         for _ in range(arguments.launches):
