@@ -176,7 +176,7 @@ def resume_run(
     typed = command or command_line("accelmark", ["run", "--resume", str(record)])
     with watch(chosen, remarks, settings) as face:
         hosts = seating.ONE if leader is None else leader.hosts
-        writer = resume(file, chosen, typed, hosts)
+        writer = resume(file, chosen, typed, hosts, here)
         with contextlib.closing(writer):
             budget = _seconds(budget_minutes)
             session = open_session(

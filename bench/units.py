@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+MOST_RANKS = 8
+"""That are named one by one."""
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -89,6 +93,13 @@ def counted(number: int, noun: str) -> str:
     """A number and its noun: "1 launch", "3 launches"."""
     plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
+
+
+def ranks(numbers: Sequence[int]) -> str:
+    """`rank 3`, `ranks 1, 2`; of very many the first ones: `ranks 1, 2, 3, ... and 55 more`."""
+    listed = ", ".join(map(str, numbers[:MOST_RANKS]))
+    more = f" and {len(numbers) - MOST_RANKS} more" if len(numbers) > MOST_RANKS else ""
+    return f"{'rank' if len(numbers) == 1 else 'ranks'} {listed}{more}"
 
 
 def memory(size_bytes: int) -> str:

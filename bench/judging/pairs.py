@@ -1,14 +1,15 @@
 """A map of links: how fast each two ranks exchange messages, all launches taken together.
 
-Nothing is judged: a pair may be slow by rights, of two hosts, say. The slowest is named with its
-share of the median, and the map shows what it has in common with others.
+Nothing is judged: a pair may be slow by rights, of two hosts, say, whose median is told apart. The
+slowest is named with its share of the median of all, and the map shows what it has in common with
+others.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -28,6 +29,8 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes/s, over all pairs."""
     slowest: tuple[int, int]
     launches: int
+    hosts: tuple[int, ...] = ()
+    """Of each rank its host, 0-based."""
 
     @property
     def slowest_share(self) -> float:
@@ -40,12 +43,30 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
         first, second = self.slowest
         size = units.memory(self.message_bytes)
         rate = units.prefixed(self.bytes_per_second[first][second] or 0.0, "B/s")
+        several = len(set(self.hosts)) > 1
+        who = f"ranks {first} and {second}"
+        if several:
+            who += f" (hosts {self.hosts[first]} and {self.hosts[second]})"
         if len(self.bytes_per_second) == 2:
-            return f"ranks 0 and 1 exchange {size} at {rate} each way"
+            return f"{who} exchange {size} at {rate} each way"
+        median = units.prefixed(self.median, "B/s")
+        medians = f"median; {'; '.join(self._by_hosts())}" if several else "median"
         return (
-            f"two ranks exchange {size} at {units.prefixed(self.median, 'B/s')} each way (median); "
-            f"slowest: ranks {first} and {second}, {rate} ({self.slowest_share:.0%} of it)"
+            f"two ranks exchange {size} at {median} each way ({medians}); "
+            f"slowest: {who}, {rate} ({self.slowest_share:.0%} of it)"
         )
+
+    def _by_hosts(self) -> Iterator[str]:
+        """Medians of the pairs of one host and of those of two: what joins them is another link."""
+        pairs = list(itertools.combinations(range(len(self.hosts)), 2))
+        for words, apart in (("within a host", False), ("between hosts", True)):
+            rates = [
+                self.bytes_per_second[i][j] or 0.0
+                for i, j in pairs
+                if (self.hosts[i] != self.hosts[j]) == apart
+            ]
+            if rates:
+                yield f"{words} {units.prefixed(statistics.median(rates), 'B/s')}"
 
 
 def pairs(outcomes: Sequence[Measured]) -> Pairs | None:
@@ -72,4 +93,5 @@ def pairs(outcomes: Sequence[Measured]) -> Pairs | None:
         median=size / statistics.median(seconds.values()),
         slowest=slowest,
         launches=len(maps),
+        hosts=tuple(share.host for share in outcomes[0].ranks),
     )

@@ -225,7 +225,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     estimated_peak_bytes: int | None = None
     """What the case's tensors need, from shapes; of a CPU's peak the process itself is a part."""
     cold: Cold = Cold()
-    """Of the launches that found nothing of an earlier one (of old records, of all): medians."""
+    """Of the launches that found nothing of an earlier one: medians. Of all where there is none
+    such: in old records, and where another case of the run has left it all."""
     warm: Cold = Cold()
     """Of the others, which found references and compiled graphs; nothing where there are none."""
     compiler: dict[str, int] = {}

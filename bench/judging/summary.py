@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from bench import units
+from bench.judging import cold
 from bench.judging.ceilings import with_ceilings, with_peak
 from bench.judging.links import with_links
 from bench.judging.measured import estimated_peak_bytes, measured_row
@@ -16,7 +17,7 @@ from bench.judging.scaling import with_efficiency
 from bench.planning.sweep import Limits
 from bench.planning.tuning import Search, Trial, figures, in_words
 from bench.records.case import Case
-from bench.records.outcome import DOES_NOT_FIT, Failed, Measured, Skipped, Void
+from bench.records.outcome import DOES_NOT_FIT, Cold, Failed, Measured, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import by_case
 
@@ -80,6 +81,8 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
         trials=search.trials,
         untried=search.choices - len(search.trials),
         estimated_peak_bytes=estimated_peak_bytes(same),
+        # Where launches found something, it was left by the one that had tried the choice.
+        cold=row.cold if row.warm == Cold() else cold.of_first(same),
     )
 
 

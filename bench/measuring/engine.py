@@ -142,6 +142,7 @@ class Engine:
         beside = self._contention(warm.steady_from, steady)
         requests = self._requests() if latency and not self.device.synchronous else None
         queueing = None if self.device.synchronous else self._queueing()
+        busy = tuple(self._timer.busy_ns[warm.steady_from :][: len(steady)])
         return Series(
             started_ns=self._timer.started_ns or 0,
             first_step_ns=blocks[0].wall_ns,
@@ -149,10 +150,10 @@ class Engine:
             steady=tuple(steady),
             step_clock="host" if self.device.synchronous else "device event",
             witness=(first_witness, self.job.witness()),
-            flags=self._flags(warm, steady),
+            flags=self._flags(warm, steady, busy),
             request_ns=requests,
             queue_ns=queueing,
-            busy_ns=tuple(self._timer.busy_ns[warm.steady_from :][: len(steady)]),
+            busy_ns=busy,
             contention=beside,
             stopped=self._stopped(warm.steady_from, steady, beside, requests or ()),
         )
@@ -244,14 +245,14 @@ class Engine:
     def _queueing(self) -> tuple[int, ...]:
         return single_steps.queueing(self.job, self.device, self.clock)
 
-    def _flags(self, warm: WarmedUp, steady: list[Block]) -> tuple[Flag, ...]:
+    def _flags(self, warm: WarmedUp, steady: list[Block], busy: Sequence[int]) -> tuple[Flag, ...]:
         flags: list[Flag] = []
         if not warm.steady:
             flags.append("NO_STEADY_STATE")
         if stats.drifts([b.sample_seconds for b in steady]):
             flags.append("DRIFT")
         if not self.device.synchronous:
-            wall = sum(b.wall_ns for b in steady)
+            wall = sum(busy)  # a block's own is the slowest rank's, and events are this one's
             events = sum(sum(b.step_ns) for b in steady)
             if abs(wall - events) > HOST_GAP_LIMIT * wall:
                 flags.append("HOST_GAP")

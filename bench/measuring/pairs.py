@@ -24,17 +24,24 @@ REPEATED = 4
 
 
 def peer_ns(
-    job: Job, size: int, device: Device, edges: Edges, clock: Callable[[], int]
+    job: Job,
+    size: int,
+    device: Device,
+    edges: Edges,
+    clock: Callable[[], int],
+    progress: Callable[[], None],
 ) -> tuple[int, ...]:
     """Host ns of an exchange with each of so many ranks, as this one saw it; 0 with itself.
 
-    Empty where ranks do not meet in pairs. All ranks call it together.
+    progress: called before each turn: over slow links all of them take minutes. Empty where ranks
+    do not meet in pairs. All ranks call it together.
     """
     if not job.turns:
         return ()
     found: list[list[int]] = [[] for _ in range(size)]
     for _ in range(SWEEPS):
         for turn in range(job.turns):
+            progress()
             edges.meet()
             device.synchronize()
             start = clock()

@@ -272,7 +272,10 @@ class Launch:
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
         if self.ranks is not None:
             clock = time.perf_counter_ns
-            self.peer_ns = pairs.peer_ns(job, self.ranks.size, device, edges, clock)
+            self.peer_ns = pairs.peer_ns(
+                *(job, self.ranks.size, device, edges, clock),
+                lambda: channel.blocks("report", [], work),
+            )
         before = dict(self.environment)
         self._describe(device)
         looks = [

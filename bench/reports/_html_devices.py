@@ -175,17 +175,18 @@ def rank_maps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
         for row in side.measured:
             if row.ranks is not None and row.ranks.compute_seconds:
                 title = name_of(row.case) + (f", run {side.number}" if len(sides) > 1 else "")
-                yield {"title": title, **_heat(row.ranks)}
+                yield {"title": title, **_heat(row.ranks, row.rounds)}
 
 
-def _heat(ranks: RankTimes) -> dict[str, Any]:
+def _heat(ranks: RankTimes, rounds: Sequence[int]) -> dict[str, Any]:
+    """rounds: which launches those are; some may have been left out."""
     slow = [one.rank for one in ranks.slow]
     hosts = len(set(ranks.hosts)) > 1
     names = [
         (f"host {host}, " if hosts else "") + f"{rank}" + (" slow" if rank in slow else "")
         for rank, host in enumerate(ranks.hosts)
     ]
-    launches = [str(launch + 1) for launch in range(len(ranks.compute_seconds[0]))]
+    launches = [str(launch + 1) for launch in rounds]
     relative = ranks.relative
     return {
         "words": ranks.words,

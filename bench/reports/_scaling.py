@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bench import units
-from bench.judging.row import Interval, Row
+from bench.judging.row import Efficiency, Interval, Row
 from bench.judging.scaling import Scaling
 from bench.planning.sweep import BATCH
 from bench.reports._labels import name_of, plain
@@ -91,8 +91,8 @@ def _efficiency(curve: Scaling, row: Row) -> str:
     found = curve.efficiency(row)
     if found is None:
         return ""
-    if found.against == row.case.devices:
-        return "1"
+    if found == Efficiency(value=1.0, against=row.case.devices):
+        return "1"  # by definition; another split of as many devices has a figure
     return percent(found)
 
 

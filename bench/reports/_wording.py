@@ -35,9 +35,9 @@ def packed(row: Row) -> str:
 
 
 def whose(row: Row, flag: str) -> str:
-    """Of several devices, whose a flag is: " (rank 3)"; empty where it is that of all."""
+    """Of several devices, whose a flag is: " (ranks 1, 3)"; empty where it is that of all."""
     ranks = row.flag_ranks.get(flag, ())
-    return f" (rank {', '.join(map(str, ranks))})" if ranks else ""
+    return f" ({units.ranks(ranks)})" if ranks else ""
 
 
 def limit(row: Row) -> str:

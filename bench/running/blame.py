@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from bench.records.outcome import Phase
+from bench.records.outcome import DOES_NOT_FIT, Phase
 
 if TYPE_CHECKING:
     from bench.running.remote import RemoteWorker
@@ -204,6 +204,13 @@ def said(
         for rank in sorted(stacks)
     )
     return f"{how}, and none can be told from the others: {at}"
+
+
+def signed(who: str, why: str) -> str:
+    """A reason with the name of whose it is; what does not fit is still known by its beginning."""
+    unfit = f"{DOES_NOT_FIT}: "
+    begins = unfit if why.startswith(unfit) else ""
+    return f"{begins}{who}: {why.removeprefix(begins)}"
 
 
 def _short(path: str) -> str:

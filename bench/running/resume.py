@@ -31,9 +31,16 @@ COUNTED = ("threads_used", "read_back")
 DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
 
 
-def resume(file: RunFile, device: DeviceInfo, command: Sequence[str], hosts: Hosts = ONE) -> Writer:
+def resume(
+    file: RunFile,
+    device: DeviceInfo,
+    command: Sequence[str],
+    hosts: Hosts = ONE,
+    here: int | None = None,
+) -> Writer:
     """The record of a run that ended early, open again, a line saying so on disk.
 
+    here: how many devices of its kind there are, on all hosts; None where that is no question.
     Raises `RecordError` if it was not made by `accelmark run`, or if the rest of it would be
     measured under other conditions.
     """
@@ -48,7 +55,7 @@ def resume(file: RunFile, device: DeviceInfo, command: Sequence[str], hosts: Hos
     host, described = environment.host(), msgspec.to_builtins(device)
     differences = mixture(file.run, host, described)
     differences += mixed_launches(file.launches, host, device.backend)
-    differences += other_hosts(file.launches, device.backend, hosts)
+    differences += other_hosts(file.launches, device.backend, hosts, here)
     if differences:
         listed = "".join(f"\n  - {difference}" for difference in differences)
         raise RecordError(
@@ -120,8 +127,11 @@ def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend:
     return list(found)
 
 
-def other_hosts(launches: Sequence[Launch], backend: str, hosts: Hosts) -> list[str]:
-    """Cases whose ranks were on another number of hosts than they would be now."""
+def other_hosts(
+    launches: Sequence[Launch], backend: str, hosts: Hosts, here: int | None = None
+) -> list[str]:
+    """Cases whose ranks were on another number of hosts than they would be now, or on more devices
+    than there are."""
     found: dict[str, None] = {}
     for launch in launches:
         world = launch.environment.get("world")
@@ -130,7 +140,9 @@ def other_hosts(launches: Sequence[Launch], backend: str, hosts: Hosts) -> list[
             own_devices = not catalogue.backend(backend).is_host
             seats = seating.seats(launch.case.devices, hosts, own_devices=own_devices)
             now = 1 + seats[-1].host if seats else hosts.total
-            if then != now:
+            if own_devices and here is not None and here < (count := launch.case.devices):
+                found[f"{launch.case.label} went over {count} devices, {here} are here"] = None
+            elif then != now:
                 found[f"{launch.case.label} went over {then} hosts, would go over {now}"] = None
     return list(found)
 

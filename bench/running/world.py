@@ -317,7 +317,7 @@ class World:
         if isinstance(outcome, Failed):
             return msgspec.structs.replace(outcome, message=f"{who}: {outcome.message}")
         if isinstance(outcome, Void | Skipped):
-            return msgspec.structs.replace(outcome, reason=f"{who}: {outcome.reason}")
+            return msgspec.structs.replace(outcome, reason=blame.signed(who, outcome.reason))
         return outcome
 
     def _who(self, rank: int) -> str:

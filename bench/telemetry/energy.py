@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench import stats
+from bench import stats, units
 from bench.records.observed import Reading, Telemetry
 from bench.records.outcome import Measured
 from bench.records.run import Launch
@@ -285,21 +285,24 @@ def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
 def not_observable(launches: Sequence[Launch]) -> dict[str, str]:
     """What nobody could see of the device in some launch, by the last such; else why none was.
 
-    Of several devices: of the first, and of those of which nothing was seen at all.
+    Of several devices: of the first, and whose are those of which nothing was seen at all.
     """
     seen = [x.telemetry for x in launches if x.telemetry is not None]
-    if seen:
+    ranks = _unseen_ranks(launches)
+    if seen or ranks:
         found = {what: why for telemetry in seen for what, why in telemetry.absent.items()}
-        return {**found, **_unseen_ranks(launches)}
+        return {**found, **ranks}
     why = launches[0].telemetry_absent
     return {"telemetry": why} if why else {}
 
 
 def _unseen_ranks(launches: Sequence[Launch]) -> dict[str, str]:
-    return {
-        f"telemetry of rank {share.rank}": share.watched.absent_because
-        for launch in launches
-        if isinstance(launch.outcome, Measured)
-        for share in launch.outcome.ranks
-        if share.watched is not None and share.watched.absent_because
-    }
+    """Of several devices; nothing where all are unseen for one reason, which is no rank's."""
+    outcomes = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    whys: dict[str, set[int]] = {}
+    for share in (share for outcome in outcomes for share in outcome.ranks):
+        if share.watched is not None and share.watched.absent_because:
+            whys.setdefault(share.watched.absent_because, set()).add(share.rank)
+    if len(whys) == 1 and [len(ranks) for ranks in whys.values()] == [len(outcomes[0].ranks)]:
+        return {}
+    return {f"telemetry of {units.ranks(sorted(ranks))}": why for why, ranks in whys.items()}

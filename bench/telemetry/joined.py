@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from bench import units
 from bench.records.observed import Reading, Telemetry, Watched
 from bench.records.outcome import Flag, Measured, Share
 from bench.records.run import Launch
@@ -23,8 +24,6 @@ from bench.telemetry.flags import own_clocks, steady_readings, with_flags
 APART = 0.10
 """Two readings of one card's energy further apart than this are of no one thing. Each is made of
 few readings at other moments, so they differ by more than a counter from its own power does."""
-MOST_NAMED = 8
-"""Ranks beside the first that are named with a cause."""
 UNCLEAR = "not observable: two hosts are one machine, and each calls a card so; it may be the same"
 Where = tuple[int, int]
 """A device of a launch: its host, and its index there."""
@@ -227,10 +226,7 @@ def of_ranks(causes: Mapping[int, str], ranks: int) -> str:
         return said
     if len(causes) == ranks:
         return f"{said}; all other ranks too"
-    more = [str(rank) for rank, _ in others]
-    listed = ", ".join(more[:MOST_NAMED])
-    rest = f" and {len(more) - MOST_NAMED} more" if len(more) > MOST_NAMED else ""
-    return f"{said}; {'rank' if len(more) == 1 else 'ranks'} {listed}{rest} too"
+    return f"{said}; {units.ranks([rank for rank, _ in others])} too"
 
 
 def packages_of(outcomes: Sequence[Measured]) -> int | None:

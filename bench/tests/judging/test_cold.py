@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 
 from bench.judging.cold import of_first, of_others
+from bench.judging.summary import summarize
 from bench.records.outcome import Cold
 from bench.records.run import Launch
-from bench.tests.values import make_launch, make_measured
+from bench.tests.values import make_case, make_file, make_launch, make_measured
 
+OPEN = {"execution": ("compile", "eager")}
 MADE, HALF, KEPT = ({"kept": k, "compiled": 4 - k} for k in (0, 2, 4))
 
 
@@ -41,3 +43,17 @@ def test_in_eager_execution_it_is_the_reference() -> None:
 def test_old_records_have_one_figure_over_all() -> None:
     assert found(launch(3.0), launch(2.0)) == (2.5, None)
     assert found(launch(3.0, compiler={"graphs": 1})) == (3.0, None)
+
+
+def test_of_a_tuned_case_the_launch_that_tried_the_choice_was_cold() -> None:
+    case = make_case(workload="resnet50", mode="infer", execution="tuned", tuned=OPEN)
+
+    def made(number: int, seconds: float, how: str, **environment: Any) -> Launch:
+        of_it = {"case": case, "fingerprint": case.fingerprint, "launch": number}
+        of_it |= {"choice": {"execution": how}, "search": number < 2}
+        return msgspec.structs.replace(launch(seconds, **environment), **of_it)
+
+    tried = made(0, 57.0, "compile", compiler=MADE), made(1, 1.0, "eager", reference_kept=False)
+    again = [made(number, 12.0, "compile", compiler=KEPT) for number in (2, 3, 4)]
+    (row,) = summarize(make_file([case], [*tried, *again]))
+    assert (row.cold.first_step_seconds, row.warm.first_step_seconds) == (57.0, 12.0)

@@ -12,12 +12,19 @@ from bench.tests.telemetry.launches import steady
 MIB = 2**20
 
 
-def launch(*seen: tuple[int, ...]) -> Measured:
-    """seen: of each rank ns with each other one."""
+def launch(*seen: tuple[int, ...], each: int = 8) -> Measured:
+    """seen: of each rank ns with each other one; each: ranks of a host."""
     outcome = steady()
     busy = tuple(block.wall_ns for block in outcome.steady)
     shares = tuple(
-        Share(rank=rank, device=rank, busy_ns=busy, memory=outcome.memory, peer_ns=ns)
+        Share(
+            rank=rank,
+            device=rank % each,
+            host=rank // each,
+            busy_ns=busy,
+            memory=outcome.memory,
+            peer_ns=ns,
+        )
         for rank, ns in enumerate(seen)
     )
     work = Work(items=MIB * (len(seen) - 1), unit="B")
@@ -49,6 +56,18 @@ def test_two_ranks_have_one_link_and_no_map_is_none() -> None:
     )
     assert pairs([steady()]) is None
     assert pairs([launch((), ())]) is None
+
+
+def test_links_between_hosts_are_told_from_those_within_one() -> None:
+    near, far = 1000, 8000
+    seen = (0, near, far), (near, 0, 2 * far), (far, 2 * far, 0)
+    assert mapped(launch(*seen, each=2)).words == (
+        "two ranks exchange 1 MiB at 131 GB/s each way (median; within a host 1.05 TB/s; "
+        "between hosts 98.3 GB/s); slowest: ranks 1 and 2 (hosts 0 and 1), 65.5 GB/s (50% of it)"
+    )
+    assert mapped(launch((0, far), (far, 0), each=1)).words == (
+        "ranks 0 and 1 (hosts 0 and 1) exchange 1 MiB at 131 GB/s each way"
+    )
 
 
 def test_a_rank_has_one_time_with_each() -> None:

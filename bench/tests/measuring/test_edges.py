@@ -76,6 +76,12 @@ def together(
         return list(pool.map(one, range(len(step_ns))))
 
 
+def test_a_rank_that_waits_for_a_slower_one_has_no_gap_between_host_and_device() -> None:
+    """Copies that exchange nothing: the block is the slowest one's, the events are its own."""
+    for series in together([10 * MS], [13 * MS], synchronous=False):
+        assert series.flags == ()
+
+
 @both_kinds
 def test_the_slowest_is_the_figure_of_all(synchronous: bool) -> None:
     quick, slow = together([3 * MS], [5 * MS], synchronous=synchronous)

@@ -39,7 +39,10 @@ def test_of_each_pair_the_median_time_of_an_exchange() -> None:
     clock, meetings = ScriptedClock(), Meetings()
     job: Any = Tournament(clock, late=10_000)
     device: Any = FakeDevice(clock, synchronous=True)
-    assert peer_ns(job, 3, device, meetings, clock) == (0, 100, 300)
+    said: list[int] = []
+    all_turns = (job, 3, device, meetings, clock, lambda: said.append(meetings.count))
+    assert peer_ns(*all_turns) == (0, 100, 300)
     assert job.calls == SWEEPS * 3 * REPEATED and meetings.count == SWEEPS * 3
+    assert said == list(range(SWEEPS * 3)), "a word before each turn, or it is taken for a hang"
     job.turns = 0
-    assert peer_ns(job, 3, device, meetings, clock) == ()
+    assert peer_ns(*all_turns) == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
 from bench.records.run import RunFile
@@ -70,6 +71,12 @@ def test_ranks_stand_beside_the_launchs_median_and_a_slow_one_is_framed() -> Non
     assert found["rows"][4:6] == ["4", "5 slow"] and found["columns"] == ["1", "2", "3", "4", "5"]
     assert found["frames"] == [[5, 0, 4]] and found["marked_rows"] == [5]
     assert found["text"][5][2] == "8.82 ms, +9.7%"
+    run = some_ranks(8)
+    hindered = msgspec.structs.replace(run.launches[1].outcome, flags=("THROTTLED",))
+    struck = msgspec.structs.replace(run.launches[1], outcome=hindered)
+    without = msgspec.structs.replace(run, launches=(run.launches[0], struck, *run.launches[2:]))
+    (one_less,) = _html_devices.rank_maps(sides(without))
+    assert one_less["columns"] == ["1", "3", "4", "5"], "the launch that counts, not the place"
     (alike,) = _html_devices.rank_maps(sides(some_ranks(8)))
     assert alike["frames"] == [] and alike["words"] == "no rank is slow"
 

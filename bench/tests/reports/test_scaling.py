@@ -175,6 +175,21 @@ def test_markdown_has_the_same_tables() -> None:
     assert "no efficiency: its ranks share the cores of one host\n" in shared
 
 
+def test_of_two_splits_of_as_many_devices_one_has_a_figure() -> None:
+    def split(step: float, devices: int, parallelism: str) -> list[Launch]:
+        case = msgspec.structs.replace(scaled.training(devices), parallelism=parallelism)
+        return scaled.launches(case, scaled.outcomes(step, 16, None))
+
+    found = split(0.01, 8, "hsdp2x4") + split(0.02, 8, "hsdp4x2") + split(0.01, 16, "hsdp2x8")
+    lines = card(120, found)
+    at = lines.index(
+        "Scaling: llama-train bf16 hsdp, strong (batch 16 together), against 8 devices"
+    )
+    cells = [line.split() for line in lines[at + 2 : at + 5]]
+    assert [cell[:2] for cell in cells] == [["8", "(2x4)"], ["8", "(4x2)"], ["16", "(2x8)"]]
+    assert [cell[6] for cell in cells] == ["1", "50.0%", "50.0%"]
+
+
 @pytest.mark.parametrize(
     ("interval", "said"),
     [

@@ -273,3 +273,10 @@ def test_a_record_of_two_hosts_does_not_go_on_over_one() -> None:
     old = msgspec.structs.replace(launch, environment={"world": {"devices": 2}})
     assert other_hosts([old], "cpu", Hosts()) == []
     assert other_hosts([old], "cpu", Hosts(2, 1))[0].endswith("over 1 hosts, would go over 2")
+
+
+def test_a_record_of_two_devices_does_not_go_on_where_one_is_left() -> None:
+    launch = make_launch(case=of(2).case, environment={"world": {"devices": 2}})
+    assert other_hosts([launch], "cuda", Hosts(), here=2) == []
+    assert other_hosts([launch], "cuda", Hosts(), here=1)[0].endswith("2 devices, 1 are here")
+    assert other_hosts([launch], "cpu", Hosts(), here=1) == [], "ranks share the cores of a host"

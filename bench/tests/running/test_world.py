@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.errors import DeviceUnavailable
 from bench.measuring.messages import Place, Progress, Request
+from bench.planning.sweep import too_large
 from bench.records.outcome import Block, Failed, Measured, Skipped, Void
 from bench.running import blame, child, seating, world
 from bench.running.launcher import Finished, launch, launch_together
@@ -200,6 +202,14 @@ def test_what_one_says_alone_has_its_name() -> None:
         "else: wait_for_others()"
     )
     assert finished.report.outcome == Void(reason="rank 2 (cpu): numerics: loss off")
+
+
+def test_what_does_not_fit_ends_a_sweep_though_each_rank_has_other_figures() -> None:
+    """They look at the memory of one host one after the other."""
+    code = 'report(status="skipped", reason=f"does not fit: the device has {13 + rank} GiB")'
+    outcome = run(code, devices=2).report.outcome
+    assert isinstance(outcome, Skipped) and too_large(outcome)
+    assert re.fullmatch(r"does not fit: rank (\d) \(cpu\): the device has 1\d GiB", outcome.reason)
 
 
 def test_the_words_kept_are_those_of_the_named_rank() -> None:

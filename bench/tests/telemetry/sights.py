@@ -72,6 +72,7 @@ def launches(make: Callable[[int], Sequence[Sight]], count: int = 3) -> list[Lau
     found = []
     for k in range(count):
         outcome, first = joined(*make(k))
-        assert isinstance(first, Telemetry)
-        found.append(make_launch(outcome, CASE, launch=k, order=k, telemetry=first))
+        seen = isinstance(first, Telemetry)
+        said = {"telemetry": first if seen else None, "telemetry_absent": None if seen else first}
+        found.append(make_launch(outcome, CASE, launch=k, order=k, **said))
     return found

@@ -261,6 +261,11 @@ def test_whose_a_flag_is_stands_in_the_row_where_not_all_have_it() -> None:
 def test_a_device_that_was_not_seen_is_said_with_its_rank() -> None:
     row, _ = row_of(lambda k: [*(sight(n) for n in range(3)), Sight(index=3, telemetry="lost")])
     assert row.not_observable == {"telemetry of rank 3": "lost"}
+    unseen = [Sight(index=n, telemetry="no tool") for n in range(4)]
+    assert row_of(lambda k: [*unseen[:3], sight(3)])[0].not_observable == {
+        "telemetry of ranks 0, 1, 2": "no tool"
+    }, "which is not of all, though the first has none"
+    assert row_of(lambda k: unseen)[0].not_observable == {"telemetry": "no tool"}
 
 
 def test_a_rank_whose_clock_is_slow_in_one_launch_is_found_and_named() -> None:
