@@ -350,7 +350,7 @@ def chance(base: Vector, other: Vector, turn: float) -> float:
     known = [vector.rests_on for vector in (base, other) if vector.rests_on is not None]
     if not known:
         return 0.0
-    return CHANCE * min(turn, 1.0) / max(min(known), max(known) / ALIKE) ** 0.5
+    return CHANCE * min(turn, 1.0) / math.sqrt(max(min(known), max(known) / ALIKE))
 
 
 def _turned(noise: Noise | None, bounds: Mapping[str, Bounds]) -> bool:

@@ -127,7 +127,7 @@ def test_honest_lengths_are_refused_once_in_a_thousand_at_most() -> None:
         [Vector(size=300, norm=1.0, rests_on=resting(row / row.norm())) for row in side]
         for side in (mine, theirs)
     ]
-    most = torch.tensor([chance(*pair, turn=0.9) for pair in zip(*rests, strict=True)])
+    most = torch.tensor([chance(a, b, turn=0.9) for a, b in zip(*rests, strict=True)])
     assert float((errors > most).double().mean()) <= 1e-3
     assert float((errors > 0.4).double().mean()) > 1e-2
 
