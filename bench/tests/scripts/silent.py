@@ -185,8 +185,8 @@ def main() -> int:
                 found.append(told)
         said, right = judged(found, arguments.latency, CASES[parallelism][1])
         print(f"{parallelism}: {said}", flush=True)
-        wrong += not right
-    return int(wrong > 0)
+        wrong = wrong or not right
+    return int(wrong)
 
 
 if __name__ == "__main__":

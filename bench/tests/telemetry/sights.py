@@ -73,6 +73,9 @@ def launches(make: Callable[[int], Sequence[Sight]], count: int = 3) -> list[Lau
     for k in range(count):
         outcome, first = joined(*make(k))
         seen = isinstance(first, Telemetry)
-        said = {"telemetry": first if seen else None, "telemetry_absent": None if seen else first}
+        said: dict[str, Any] = {
+            "telemetry": first if seen else None,
+            "telemetry_absent": None if seen else first,
+        }
         found.append(make_launch(outcome, CASE, launch=k, order=k, **said))
     return found
