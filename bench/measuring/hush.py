@@ -75,7 +75,7 @@ class Hush:
             self.calls += 1
             written = arguments[0]
             if where > 1:
-                _fill(_flat(written), _flat(arguments[1]))
+                fill(_flat(written), _flat(arguments[1]))
             work = _done(_flat(written)).boxed()
             return (written, work) if gives_tensors else work
 
@@ -89,7 +89,7 @@ def _flat(tensors: Any) -> list[Tensor]:
     return [tensors]
 
 
-def _fill(written: list[Tensor], read: list[Tensor]) -> None:
+def fill(written: list[Tensor], read: list[Tensor]) -> None:
     """Writes what is read over and over, until everything is written."""
     import torch
 

@@ -52,5 +52,5 @@ def taken(
 
 
 def figure(value: float) -> float:
-    """Two digits; what is infinite as a figure that no tolerance reaches."""
-    return float(f"{min(value, 1e9):.1e}")
+    """Two digits; what is infinite, or no number, as a figure that no tolerance reaches."""
+    return float(f"{value:.1e}") if value < 1e9 else 1e9

@@ -18,6 +18,8 @@ from bench.running.placement import PORT, Placement
 from bench.running.remote import RemoteHost
 from bench.running.wire import Connection, Gone, Hello
 
+BACKLOG = 1024
+"""Hosts that come at one moment."""
 TELL_SECONDS = 5.0
 """For another leader to hear that there are two."""
 
@@ -46,34 +48,36 @@ class Door:
 
     def _opened(self, seconds: float) -> socket.socket:
         address, port = self.placement.address, self.placement.port
-        asked, where = greeting.resolved(address, port, seconds)
-        # Of a name that is this host's own word for itself the others may know another address.
-        everywhere = wire.is_loopback(where[0]) and address != where[0]
-        both = everywhere and socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if both else socket.AF_INET if everywhere else asked
-        place = ("", port) if everywhere else where[:2]
-        try:
-            return socket.create_server(place, family=family, backlog=1024, dualstack_ipv6=both)
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                self._tell_the_other(where, asked)
-                raise HostsError(
-                    f"rank 0 is here, on {socket.gethostname()}, and MASTER_ADDR={address} "
-                    f"({where[0]}) is no address of this host. Either two hosts have rank 0, or "
-                    "MASTER_ADDR names another one: give each host a rank of its own, and the "
-                    "address of the host of rank 0."
-                ) from error
-            if error.errno == errno.EADDRINUSE and self._tell_the_other(where, asked):
-                raise HostsError(
-                    f"rank 0 is here, on {socket.gethostname()}, and another process of this job "
-                    f"leads at {address}, port {port}: two have rank 0. Give each host a rank of "
-                    "its own."
-                ) from error
-            why = os.strerror(error.errno or 0)
+        known = greeting.resolved(address, port, seconds)
+        for number, (family, where) in enumerate(known):
+            try:
+                return _listening(address, family, where)
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL and number + 1 < len(known):
+                    continue  # a name of several addresses, of which another is this host's
+                self._refuse(error, family, where)
+        raise AssertionError("a name without an address is not resolved")
+
+    def _refuse(self, error: OSError, family: int, where: tuple[Any, ...]) -> None:
+        """Raises `HostsError` with why nobody can listen there."""
+        address, port = self.placement.address, self.placement.port
+        if error.errno == errno.EADDRNOTAVAIL:
+            self._tell_the_other(where, family)
             raise HostsError(
-                f"{address}, port {port}: accelmark cannot listen there ({why}). Set {PORT} to a "
-                "free port, the same on all hosts."
+                f"rank 0 is here, on {socket.gethostname()}, and MASTER_ADDR={address} "
+                f"({where[0]}) is no address of this host. Either two hosts have rank 0, or "
+                "MASTER_ADDR names another one: give each host a rank of its own, and the address "
+                "of the host of rank 0."
             ) from error
+        if error.errno == errno.EADDRINUSE and self._tell_the_other(where, family):
+            raise HostsError(
+                f"rank 0 is here, on {socket.gethostname()}, and another process of this job leads "
+                f"at {address}, port {port}: two have rank 0. Give each host a rank of its own."
+            ) from error
+        raise HostsError(
+            f"{address}, port {port}: accelmark cannot listen there "
+            f"({os.strerror(error.errno or 0)}). Set {PORT} to a free port, the same on all hosts."
+        ) from error
 
     def _tell_the_other(self, where: tuple[Any, ...], family: int) -> bool:
         """Whether a leader of this job is there already; it then hears of us, and ends as well."""
@@ -184,3 +188,13 @@ class Door:
         host.send(wire.Seated())
         self.address = guest.own_address
         self._known[hello.rank] = (host, guest)
+
+
+def _listening(address: str, family: int, where: tuple[Any, ...]) -> socket.socket:
+    """A socket at that address of this host. Raises OSError."""
+    if not wire.is_loopback(where[0]) or address == where[0]:
+        return socket.create_server(where[:2], family=family, backlog=BACKLOG)
+    # A name that is this host's own word for itself: the others know another address by it.
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", where[1]), family=family, backlog=BACKLOG, dualstack_ipv6=both)

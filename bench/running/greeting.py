@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
@@ -20,6 +21,8 @@ WAIT = "ACCELMARK_JOIN_SECONDS"
 """Another number of seconds: of a cluster that starts its hosts one after the other."""
 AGAIN_SECONDS = 0.2
 """Between two looks for a name, or for a leader."""
+CONNECT_SECONDS = 10.0
+"""For one address of several to answer."""
 GREETING_SECONDS = 20.0
 """For the leader's part of a greeting: it speaks with one host at a time."""
 BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -41,16 +44,16 @@ def machine() -> str:
         return socket.gethostname()
 
 
-def resolved(address: str, port: int, seconds: float) -> tuple[Any, ...]:
-    """A host's name as an address (family, and what a socket takes); raises `HostsError`.
+def resolved(address: str, port: int, seconds: float) -> list[tuple[int, tuple[Any, ...]]]:
+    """A host's name as its addresses (family, and what a socket takes); raises `HostsError`.
 
     A name may come with the host: it is looked up again until so many seconds are over.
     """
     end = time.monotonic() + seconds
     while True:
         try:
-            family, _, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-            return family, where
+            found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+            return [(family, where) for family, _, _, _, where in found]
         except (OSError, UnicodeError) as error:
             if time.monotonic() > end:
                 why = getattr(error, "strerror", None) or error
@@ -65,11 +68,12 @@ def joined(placement: Placement, facts: Mapping[str, Any], seconds: float) -> Co
     """The line to the leader, once it is there; raises `HostsError` where it is not within so many
     seconds, or has no use for this host."""
     end = time.monotonic() + seconds
-    while True:
+    for attempt in itertools.count():
         left = end - time.monotonic()
-        family, where = resolved(placement.address, placement.port, left)
+        known = resolved(placement.address, placement.port, left)
+        family, where = known[attempt % len(known)]
         sock = socket.socket(family)
-        sock.settimeout(max(1.0, left))
+        sock.settimeout(max(0.1, min(left, CONNECT_SECONDS)))
         try:
             sock.connect(where)
             connection = Connection(sock)
@@ -89,6 +93,7 @@ def joined(placement: Placement, facts: Mapping[str, Any], seconds: float) -> Co
         except BaseException:
             sock.close()
             raise
+    raise AssertionError("attempts do not end by themselves")
 
 
 def greet(

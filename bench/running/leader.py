@@ -125,7 +125,7 @@ def leading(placement: Placement, facts: Mapping[str, Any], say: Say) -> Iterato
         code = EXIT_OK
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else EXIT_INCOMPLETE
-        said = leader.lost
+        said = leader.lost or ("interrupted" if code == EXIT_INTERRUPTED else "")
         raise
     except KeyboardInterrupt:
         code, said = EXIT_INTERRUPTED, "interrupted"

@@ -132,12 +132,12 @@ def other_hosts(
 ) -> list[str]:
     """Cases whose ranks were on another number of hosts than they would be now, or on more devices
     than there are."""
-    own_devices = not catalogue.backend(backend).is_host
     found: dict[str, None] = {}
     for launch in launches:
         world = launch.environment.get("world")
         if isinstance(world, Mapping):
             then = world.get("hosts", 1)
+            own_devices = not catalogue.backend(backend).is_host
             seats = seating.seats(launch.case.devices, hosts, own_devices=own_devices)
             now = 1 + seats[-1].host if seats else hosts.total
             if own_devices and here is not None and here < (count := launch.case.devices):

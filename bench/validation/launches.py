@@ -225,7 +225,7 @@ def watched(ask: Ask) -> Told:
             _require_long(build(), device)
         with _compiled(stack) as complaints:
             job = build()
-            watch = Watch(job, device, precision, ask.seed, ask.thorough)
+            watch = Watch(job, device, precision, ask.seed, ask.thorough, stack.execution)
             try:
                 _run(job, device, watch, ask)
             finally:

@@ -78,16 +78,26 @@ class TrainParameters(LanguageParameters, frozen=True, kw_only=True):
     gradient_checkpointing: bool = False
     """Layers keep their input only, and are computed again in the backward."""
     accumulation_steps: AccumulationSteps = 1
+    earlier = BEFORE_CHECKPOINTING
+
+
+class ShardedTrainParameters(TrainParameters, frozen=True, kw_only=True):
+    """As said there; and how weights that are sharded are rounded."""
+
     mixed_precision: Annotated[str, OneOf((AUTOCAST, POLICY)), Later()] = AUTOCAST
     """What `bf16-amp` is where weights are sharded: autocast to bfloat16, under which they are
     gathered in float32; or FSDP2's policy, which gathers them in bfloat16, computes all in it, and
     reduces gradients in float32."""
-    earlier = BEFORE_CHECKPOINTING
+
+    @property
+    def rounds(self) -> bool:
+        """Whether FSDP2's policy rounds, and not autocast."""
+        return self.mixed_precision == POLICY
 
     def unfit(self, precision: str, execution: str, parallelism: str) -> str:
         """The policy is of sharded weights, wider than what is computed."""
         sharded = parallelism.startswith(("fsdp", "hsdp"))
-        if self.mixed_precision == AUTOCAST or (precision == "bf16-amp" and sharded):
+        if not self.rounds or (precision == "bf16-amp" and sharded):
             return ""
         return (
             f'mixed_precision = "{POLICY}" is of FSDP2: of precision "bf16-amp" over devices that '
@@ -187,7 +197,7 @@ def training_job(
         site,
         {"attention": "sdpa"} | facts,
         accumulation_steps=parameters.accumulation_steps,
-        policy=parameters.mixed_precision == POLICY,
+        policy=isinstance(parameters, ShardedTrainParameters) and parameters.rounds,
     )
 
 

@@ -149,16 +149,18 @@ SIZES = {
 SIZES = with_twins(SIZES, layers=2, vocabulary=TWIN_VOCABULARY)
 
 
-class TrainParameters(_language.TrainParameters, frozen=True, kw_only=True):
+class TrainParameters(_language.ShardedTrainParameters, frozen=True, kw_only=True):
     """Next-token prediction over full sequences; AdamW."""
 
     sizes = SIZES
     model: str = DEFAULT_MODEL
 
 
-class LoraParameters(TrainParameters, frozen=True, kw_only=True):
+class LoraParameters(_language.TrainParameters, frozen=True, kw_only=True):
     """As training, but of adapters of this rank alone; their alpha is twice the rank."""
 
+    sizes = SIZES
+    model: str = DEFAULT_MODEL
     lora_rank: int = 16
 
     def __post_init__(self) -> None:
@@ -258,7 +260,7 @@ class Llama(Workload):
         facts: dict[str, str] = {}
         if isinstance(parameters, LoraParameters):
             facts = _add_adapters(model, parameters.lora_rank, data, site)
-        if isinstance(parameters, TrainParameters):
+        if isinstance(parameters, _language.TrainParameters):
             return _language.training_job(
                 model, size.hidden, size.vocabulary, parameters, data, site, facts
             )

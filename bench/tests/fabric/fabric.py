@@ -33,9 +33,8 @@ class Fabric:
     """Seconds after an operation within which the next one counts as queued behind it."""
     on_top: bool = False
     """Whether the latency comes after what gloo itself takes, which else lies within."""
-    spins: bool = False
-    """Whether a process keeps its core while it waits for the wire: who sleeps finds its caches
-    gone where others work on that core, and computes longer."""
+    dry: bool = False
+    """Whether a process only waits for as long: nothing is sent, and none waits for another."""
     multiplies: bool = False
     """Whether the devices can multiply too."""
 

@@ -45,8 +45,8 @@ def told(base: Proof, other: Proof, precision: str = "bf16") -> EqualWork:
     ("noise", "most"),
     [
         (None, 0.08),  # as wide as honest work has been
-        (0.001, 0.02),  # no narrower than rounding is known to be
-        (0.05, 0.03),  # its own
+        (0.001, 0.035),  # no narrower than rounding is known to be
+        (0.08, 0.048),  # its own
         (0.5, 0.16),  # and no wider than what matters
     ],
 )

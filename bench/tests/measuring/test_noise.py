@@ -53,3 +53,9 @@ def test_each_row_is_moved_by_one_rounding_once(shape: tuple[int, ...]) -> None:
         assert found.error == pytest.approx(2**-7, rel=0.2)  # both draws together: every row
     else:
         assert (even != before).all() and (odd != before).all()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e300])
+def test_a_figure_that_is_none_can_be_written_and_read(value: float) -> None:
+    """JSON has no such numbers: they become null, which is no figure of a record."""
+    assert noise.figure(value) == 1e9 and noise.figure(0.12345) == 0.12

@@ -17,6 +17,7 @@ from bench.records.run import Settings
 from bench.tests.fakes import MS, FakeDevice, FakeJob, ScriptedClock
 from bench.tests.measuring.scripted_engine import both_kinds
 from bench.tests.measuring.test_edges import Shared
+from bench.tests.scripts import silent as script
 from bench.tests.values import make_block
 
 STEPS = 3
@@ -156,3 +157,21 @@ def test_a_long_measurement_is_no_reason_to_report_for_longer_than_a_report_may_
     blocks_seconds = sum((*found.silent.real_ns, *found.silent.silent_ns)) / 1e9
     assert 2 * blocks_seconds < 120
     assert Scripted().taken(step_seconds=4.0, steady_limit_seconds=600.0).absent
+
+
+@pytest.mark.parametrize(
+    ("found", "waiting", "words", "right"),
+    [
+        ((0.0112, 0.0118), 0.010, "(1.050, near, covers)", True),
+        ((0.0112, 0.0113, 0.0112), 0.0105, "(1.023, near, covers)", True),
+        ((0.0112, 0.0113, 0.0112), 0.010, "(1.023, near, MISSES)", False),
+        ((0.0107, 0.0108, 0.0107), 0.011, "(0.973, near, MISSES)", False),
+        ((0.0130, 0.0180), 0.010, "(1.450, FAR, covers)", False),
+    ],
+)
+def test_the_script_says_when_the_planted_time_is_not_read_back(
+    found: tuple[float, ...], waiting: float, words: str, right: bool
+) -> None:
+    told = [{"operations": 2, "own": 0.001, "with": one, "waiting": waiting} for one in found]
+    said, is_right = script.judged(told, 0.005, 0.15)
+    assert words in said and is_right is right

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import api
 from bench.judging.summary import summarize
-from bench.measuring.silent_blocks import LEAST_PAIRS
 from bench.records.outcome import Measured, Void
 from bench.tests import forked
-from bench.tests.scripts.collectives import LATE, joined_by, planted_by, run
+from bench.tests.scripts.collectives import LATE, planted_by, run
 
 pytestmark = [
     pytest.mark.usefixtures("forked"),
@@ -40,44 +38,6 @@ def test_a_collective_takes_what_its_wire_takes(tmp_path: Path) -> None:
     assert launch.environment["job"]["operation"] == "all-reduce"
     for block in outcome.steady:  # the first operation may be queued behind what came before
         assert block.wall_ns / 1e9 > len(block.step_ns) * wire - 2e-3
-
-
-TRAINING = """
-[settings]
-launches = 1
-warmup_limit_seconds = 0.1
-block_seconds = 0.001
-steady_limit_seconds = 0.1
-
-[[case]]
-workload = "llama"
-mode = "train"
-model = "tiny"
-precision = "fp32"
-parallelism = "dp2"
-batch_size = 2
-sequence_length = 8
-"""
-
-
-def test_training_is_timed_without_its_communication_too(tmp_path: Path) -> None:
-    """Each gradient's reduction takes what the wire takes; in a silent block none is on it."""
-    suite = tmp_path / "training.toml"
-    suite.write_text(TRAINING, encoding="utf-8")
-    latency = 0.03
-    with joined_by(planted_by(latency=latency, multiplies=True)):
-        (launch,) = api.run_suite(suite, device="fabric", out=tmp_path).launches
-    outcome = launch.outcome
-    assert isinstance(outcome, Measured), outcome
-    silent = outcome.silent
-    assert silent is not None, launch.environment["world"]
-    assert min(silent.real_ns) > silent.steps * latency * 1e9
-    assert min(silent.silent_ns) < min(silent.real_ns)
-    assert len(silent.real_ns) >= LEAST_PAIRS
-    for share in outcome.ranks:
-        assert len(share.silent_ns) == len(silent.silent_ns)
-    whole = [max(times) for times in zip(*(s.silent_ns for s in outcome.ranks), strict=True)]
-    assert tuple(whole) == silent.silent_ns
 
 
 def test_a_fault_that_begins_in_the_timing_is_found_and_named(tmp_path: Path) -> None:

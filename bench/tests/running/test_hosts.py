@@ -49,6 +49,7 @@ def _name() -> str:
     ("leaving", "code", "said"),
     [
         (SystemExit(1), 1, []),
+        (SystemExit(EXIT_INTERRUPTED), EXIT_INTERRUPTED, ["error: interrupted"]),
         (KeyboardInterrupt(), EXIT_INTERRUPTED, ["error: interrupted"]),
         (HostsError("planted"), EXIT_BAD_INPUT, ["error: planted"]),
     ],
@@ -251,6 +252,27 @@ def test_a_leader_elsewhere_than_its_address_says_so(monkeypatch: pytest.MonkeyP
     told = refused(placed(0)._replace(address="192.0.2.7"))
     assert "MASTER_ADDR=192.0.2.7 (192.0.2.7) is no address of this host" in told
     assert "Either two hosts have rank 0, or" in told
+
+
+def test_of_a_name_with_several_addresses_the_one_that_serves_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each host may be told them in another order."""
+    asked = socket.getaddrinfo
+
+    def both(host: str, port: int, *rest: object, **named: object) -> list[object]:
+        if host != "node1":
+            return asked(host, port, *rest, **named)  # type: ignore[arg-type, return-value]
+        tcp = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*tcp, (where, port)) for where in ("192.0.2.7", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    monkeypatch.setattr(greeting, "CONNECT_SECONDS", 0.1)
+    placement = placed(0)._replace(address="node1")
+    other = Following(placement._replace(rank=1))
+    with leading(placement, FACTS, lambda text: None) as leader:
+        assert leader.address == "127.0.0.1"
+    assert other.end() == EXIT_OK
 
 
 def test_a_port_that_is_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,21 +40,32 @@ SHOWN = (
 MODES = {"train": "", "lora": "-lora"}
 """What trains, and what its name ends in."""
 SEED = 5
-BESIDES = {("resnet50", "dp"): "batch_statistics=synchronized"}
+BESIDES = {
+    ("resnet50", "dp"): "batch_statistics=synchronized",
+    ("llama", "fsdp"): "mixed_precision=policy",
+    ("llama", "hsdp"): "mixed_precision=policy",
+}
 """What a family is tried with once more, by its scheme."""
+POLICIES = "bf16-amp"
+"""The precision that a policy of mixed precision is of."""
 
 
-def tried(ranks: int) -> list[str]:
+def tried(ranks: int, precision: str) -> list[str]:
     """`llama fsdp2`: every family that trains over so many ranks, how, and with what besides."""
     found = []
     for name, workload in WORKLOADS.items():
         for mode, ending in MODES.items():
-            schemes = workload.modes[mode].schemes if mode in workload.modes else ()
-            for scheme in schemes[1:]:
-                if scheme != "hsdp" or ranks >= 4:
-                    found.append(f"{name}{ending} {parallelism.parse(scheme, ranks)}")
-                if (besides := BESIDES.get((name, scheme))) is not None:
-                    found.append(f"{found[-1]} {besides}")
+            declared = workload.modes.get(mode)
+            if declared is None or precision not in declared.precisions:
+                continue
+            for scheme in declared.schemes[1:]:
+                if scheme == "hsdp" and ranks < 4:
+                    continue
+                case = f"{name}{ending} {parallelism.parse(scheme, ranks)}"
+                found.append(case)
+                besides = BESIDES.get((name, scheme), "") if mode == "train" else ""
+                if besides and ("policy" not in besides or precision == POLICIES):
+                    found.append(f"{case} {besides}")
     return found
 
 
@@ -88,7 +99,7 @@ def main() -> int:
     arguments = parser.parse_args()
     wrong = 0
     for size in map(int, arguments.ranks.split(",")):
-        cases = [case for case in tried(size) if fnmatch.fnmatchcase(case, arguments.only)]
+        cases = fnmatch.filter(tried(size, arguments.precision), arguments.only)
         target = "bench.tests.scripts.sharded:gates"
         with tempfile.TemporaryDirectory() as folder:
             told = together(size, target, Path(folder), arguments.precision, *cases)

@@ -109,6 +109,10 @@ class Hosts:
         )
         return [int(word) for word in said.stdout.split()]
 
+    def left(self) -> list[int]:
+        """Processes on both."""
+        return self.pids(0) + self.pids(1)
+
     def sent(self, host: int) -> int:
         """Bytes through that end."""
         where = f"/sys/class/net/{self.ends[host]}/statistics/tx_bytes"
@@ -308,10 +312,9 @@ def made(hosts: Hosts, name: str) -> Ended:
         print("the ranks do not begin")
     start = time.monotonic()
     act(hosts, name, both)
-    left = lambda: hosts.pids(0) + hosts.pids(1)  # noqa: E731 - asked twice
-    wait_for(lambda: not left(), SECONDS + 10)
+    wait_for(lambda: not hosts.left(), SECONDS + 10)
     seconds = time.monotonic() - start
-    remaining = len(left())
+    remaining = len(hosts.left())
     for process in both:
         process.kill()
     said = [process.communicate()[1] for process in both]
@@ -350,6 +353,7 @@ def main() -> int:
     names = ["link", "faults", *(fault.name for fault in FAULTS)]
     parser.add_argument("--only", choices=names, default="")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     if why := lacking():
         print(f"not here: {why}")
         return NOT_HERE
