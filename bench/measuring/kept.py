@@ -35,8 +35,12 @@ class Kept:
     def __init__(self, folder: Path | None = None) -> None:
         """folder: need not exist yet; None to keep nothing."""
         self._folder = folder
+        self._earlier: set[Path] = set()
+        with contextlib.suppress(OSError):  # where it is not there yet
+            self._earlier.update(() if folder is None else folder.iterdir())
         self.found = False
-        """Whether anything was there already."""
+        """Whether an earlier launch had left anything: what another rank of this one has written
+        meanwhile makes no launch a warm one."""
 
     def get(self, of: bytes, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What was kept of this, or what is computed now: tensors and plain values.
@@ -48,7 +52,7 @@ class Kept:
         path = self._folder / hashlib.sha256(of).hexdigest()
         with contextlib.suppress(OSError, ValueError, RuntimeError, pickle.UnpicklingError):
             found = _read(path)
-            self.found = True
+            self.found = self.found or path in self._earlier
             return found
         computed = compute()
         with contextlib.suppress(OSError):  # a full disk costs time, and nothing else

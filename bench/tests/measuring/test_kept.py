@@ -39,8 +39,9 @@ def test_a_result_is_computed_once_and_read_from_then_on(tmp_path: Path) -> None
         made.append(1)
         return {"a": torch.ones(3, dtype=torch.float64), "none": [None], "where": ("cpu",)}
 
-    first = Kept(tmp_path / "new")
+    first, beside = Kept(tmp_path / "new"), Kept(tmp_path / "new")
     assert first.get(b"x", compute)["where"] == ("cpu",) and not first.found
+    assert beside.get(b"x", compute) and not beside.found, "another rank of the same launch"
     again = Kept(tmp_path / "new")
     found = again.get(b"x", compute)
     assert again.found and len(made) == 1
