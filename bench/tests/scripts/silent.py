@@ -33,8 +33,8 @@ from bench.measuring.hush import Hush
 from bench.measuring.silent_blocks import taken
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
-from bench.records.parallelism import parse
 from bench.records.outcome import Measured
+from bench.records.parallelism import parse
 from bench.records.run import Settings
 from bench.tests.fabric.fabric import Fabric
 from bench.tests.measuring.wrong_workloads import parameters
