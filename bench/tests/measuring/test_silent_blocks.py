@@ -170,16 +170,16 @@ def test_a_launch_asks_where_ranks_compute_one_model_together(
     monkeypatch.setattr(silent_blocks, "taken", lambda *arguments: answers.pop(0))
     request: Any = SimpleNamespace(settings=Settings())
     launch, work = Launch(request, Channel(io.BytesIO())), Work(items=1, unit="token")
-    scripted, nobody = Scripted(), cast(Any, None)
-    job, blocks = cast(Any, scripted.job), (make_block(0.03),)
-    assert launch._silent(job, scripted.device, blocks, work) is None, "one device"
+    device: Any = SimpleNamespace(torch_device=SimpleNamespace(type="cpu"))
+    job, nobody, blocks = cast(Any, None), cast(Any, None), (make_block(0.03),)
+    assert launch._silent(job, device, blocks, work) is None, "one device"
     launch.environment["world"] = {}
     launch.ranks = Ranks(
         rank=0, size=2, parallelism=parse(parallelism), group=nobody, control=nobody
     )
-    found = launch._silent(job, scripted.device, blocks, work)
+    found = launch._silent(job, device, blocks, work)
     assert (found, launch.silent_ns) == ((known.silent, known.own_ns) if asked else (None, ()))
-    assert launch._silent(job, scripted.device, blocks, work) is None
+    assert launch._silent(job, device, blocks, work) is None
     assert launch.environment["world"] == ({"silent_absent": "no operator"} if asked else {})
 
 
