@@ -33,6 +33,9 @@ LEAST_PAIRS = 2
 """However long a step is."""
 SHARE = 0.5
 """Of the time that the steady blocks may take: after it no further pair is begun."""
+MOST_SECONDS = 30.0
+"""However long those may take: a launch whose report takes two minutes may be ended as one that
+hangs, and each block has a step before it."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,8 +66,8 @@ def taken(
     steps = len(steady[-1].step_ns)
     step_seconds = statistics.median(block.sample_seconds for block in steady)
     least_seconds = 4 * LEAST_PAIRS * steps * step_seconds
-    limit_seconds = SHARE * settings.steady_limit_seconds
-    if least_seconds > max(limit_seconds, SHARE * 60):
+    limit_seconds = min(SHARE * settings.steady_limit_seconds, MOST_SECONDS)
+    if least_seconds > MOST_SECONDS:
         return Taken(absent=f"{LEAST_PAIRS} pairs of blocks would take {least_seconds:.0f} s")
     pairs = Pairs(job, device, BlockTimer(job, device, settings, clock, None, edges), hush)
     with quiet_collector():

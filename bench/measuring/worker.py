@@ -268,14 +268,13 @@ class Launch:
         memory = device.memory()
         self.first_step_ns, self.busy_ns = series.started_ns, series.busy_ns
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
+        if self.ranks is not None:
+            self.peer_ns = pairs.peer_ns(
+                *(job, self.ranks.size, device, edges, time.perf_counter_ns),
+                lambda: channel.blocks("measure", [*series.steady], work),
+            )
         channel.enter("report")
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
-        if self.ranks is not None:
-            clock = time.perf_counter_ns
-            self.peer_ns = pairs.peer_ns(
-                *(job, self.ranks.size, device, edges, clock),
-                lambda: channel.blocks("report", [], work),
-            )
         before = dict(self.environment)
         self._describe(device)
         looks = [

@@ -195,6 +195,8 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
         return None
     interval = row.interval
     return {
+        "devices": row.case.devices,
+        "parallelism": row.case.parallelism,
         "status": row.status,
         "verdict": row.verdict,
         "throughput": row.throughput,

@@ -301,14 +301,19 @@ class Session:
 
 
 def watched(
-    cases: Sequence[Case], device: DeviceInfo, backend: Backend, here: int
+    cases: Sequence[Case],
+    device: DeviceInfo,
+    backend: Backend,
+    here: int,
+    left_out: Collection[str] = (),
 ) -> tuple[int, ...]:
-    """Which devices of this host a run looks at: its own, or the first ones, as many as any of its
-    cases takes.
+    """Which devices of this host a run looks at: its own, or the first ones, as many as any of the
+    cases takes that it tries.
 
     here: how many this host has. Ranks that share its cores have one device.
     """
-    most = min(max((case.devices for case in cases), default=1), here)
+    counts = (case.devices for case in cases if case.fingerprint not in left_out)
+    most = min(max(counts, default=1), here)
     return (device.index,) if backend.is_host or most == 1 else tuple(range(most))
 
 
@@ -337,7 +342,7 @@ def open_session(
     own = {} if folder is None or python != sys.executable else byte_code(folder)
     variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
     each = here if leader is None else leader.hosts.each
-    order = Order(backend=device.backend, indices=watched(cases, device, backend, each))
+    order = Order(backend=device.backend, indices=watched(cases, device, backend, each, left_out))
     monitor = Monitor(order, variables)
     return Session(
         cases,

@@ -158,6 +158,15 @@ def test_long_steps_are_bounded() -> None:
     assert never.order == ""
 
 
+def test_a_long_measurement_is_no_reason_to_report_for_longer_than_a_report_may_take() -> None:
+    """Half of its ten minutes would be: the launch would be ended as one that hangs."""
+    found = Scripted(1000, 750).taken(step_seconds=1.0, steady_limit_seconds=600.0)
+    assert found.silent is not None
+    blocks_seconds = sum((*found.silent.real_ns, *found.silent.silent_ns)) / 1e9
+    assert 2 * blocks_seconds < 120
+    assert Scripted().taken(step_seconds=4.0, steady_limit_seconds=600.0).absent
+
+
 @pytest.mark.parametrize(
     ("parallelism", "asked"),
     [("dp2", True), ("hsdp2x2", True), ("dlrm-hybrid2", True), ("replicas2", False)],

@@ -163,3 +163,11 @@ def test_as_many_devices_are_watched_as_any_case_takes(
     cases = [make_case(devices=n, parallelism="none" if n == 1 else f"dp{n}") for n in devices]
     info = DeviceInfo(backend=backend, index=index, name="x", memory_bytes=None)
     assert to_watch(cases, info, catalogue.backend(backend), here) == indices
+
+
+def test_devices_of_points_that_are_not_tried_are_not_watched() -> None:
+    """A run of two devices of a host of eight, whose suite sweeps up to a thousand."""
+    cases = [make_case(devices=n, parallelism=f"dp{n}") for n in (2, 4, 1024)]
+    info = DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=None)
+    far = [case.fingerprint for case in cases[1:]]
+    assert to_watch(cases, info, catalogue.backend("cuda"), 8, far) == (0, 1)
