@@ -259,7 +259,7 @@ def _adapters(ranks: Ranks) -> dict[str, Any]:
     job: Any = SimpleNamespace(training=lambda: training)
     said = [agreed.of_all(ranks, "", job)]
     if ranks.rank == GUILTY:
-        stays.weight.view(torch.int16).view(-1)[0] ^= 1
+        next(stays.parameters()).detach().view(torch.int16).view(-1)[0] ^= 1
     said.append(agreed.of_all(ranks, "", job))
     return {"facts": facts, "said": said}
 
