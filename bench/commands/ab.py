@@ -92,12 +92,13 @@ def ab(
     require_one_host("ab")
     sides = _sides(devices, variables, pythons)
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
-    cases = api.planned(read_suite, only, spread)
+    is_open = plan.leaves_devices_open(read_suite)
+    cases = () if is_open and spread is None else api.planned(read_suite, only, spread)
     settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
     identity = run_id()
     chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
     left_out: dict[str, str] = {}
-    if plan.leaves_devices_open(read_suite):
+    if is_open:
         count = min(seating.size(spread, one.device, one.here) for one in chosen)
         cases, left_out = api.planned(read_suite, only, count), plan.left_out(read_suite, count)
     paths = [

@@ -41,8 +41,13 @@ class Shapes:
 
     def least_seconds(self, case: Case) -> float:
         """Of a launch, without what comes before its steps; 0 where nothing like it has run."""
-        step = self._step_seconds(case)
-        return LEAST_BLOCKS * max(step, self._settings.block_seconds) if step else 0.0
+        step, settings = self._step_seconds(case), self._settings
+        if not step:
+            return 0.0
+        burst = catalogue.workload(case.workload).modes[case.mode].burst
+        if burst is not None:
+            return burst.blocks * (burst.rest_seconds + step)
+        return LEAST_BLOCKS * max(step, settings.block_seconds * (settings.timing == "block"))
 
     def _step_seconds(self, case: Case) -> float:
         workload, precision = catalogue.workload(case.workload), PRECISIONS[case.precision]

@@ -43,8 +43,8 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         **_of_efficiency("strong", row.strong),
         **_of_efficiency("weak", row.weak),
         **_of_ranks(row.ranks),
-        **_of_interval("exposed_seconds", row.exposed),
-        **_of_interval("exposed_fraction", row.exposed_fraction),
+        **of_interval("exposed_seconds", row.exposed),
+        **of_interval("exposed_fraction", row.exposed_fraction),
         "reduced_bytes": row.reduced_bytes,
         "unit": row.unit or None,
         "ci_low": interval.low if interval else None,
@@ -157,12 +157,13 @@ def _of_link(link: Link | None) -> dict[str, float | None]:
 def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, float | None]:
     """Beside the same work on fewer devices, and on how many."""
     return {
-        **_of_interval(f"{kind}_efficiency", found),
+        **of_interval(f"{kind}_efficiency", found),
         f"{kind}_efficiency_against_devices": None if found is None else found.against,
     }
 
 
-def _of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
+def of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
+    """A figure and the ends of its interval, under names that begin alike."""
     return {
         name: None if found is None else found.value,
         f"{name}_low": None if found is None else found.low,

@@ -10,9 +10,10 @@ from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import Configured
 from bench.judging.differences import Difference
 from bench.judging.equal_work import EqualWork
-from bench.judging.row import Interval, Row
+from bench.judging.row import Row
 from bench.judging.system import NAMES
 from bench.records.run import RunFile
+from bench.reports._flat import of_interval
 
 
 def flat(comparison: Comparison) -> dict[str, Any]:
@@ -142,9 +143,9 @@ def _flat_system(case: CaseComparison) -> dict[str, Any]:
     return {
         "system": {
             "devices_ratio": found.count if found else None,
-            **_interval("per_device_ratio", found.per_device if found else None),
-            **_interval("one_device_ratio", found.chip if found else None),
-            **_interval("scaling_ratio", found.scaling if found else None),
+            **of_interval("per_device_ratio", found.per_device if found else None),
+            **of_interval("one_device_ratio", found.chip if found else None),
+            **of_interval("scaling_ratio", found.scaling if found else None),
             "not_split": (found.unsplit or None) if found else None,
             "not_compared": list(case.system.beside),
             **{
@@ -154,19 +155,11 @@ def _flat_system(case: CaseComparison) -> dict[str, Any]:
                     "devices": row.case.devices,
                     "parallelism": row.case.parallelism,
                     "fingerprint": row.case.fingerprint,
-                    **_interval("efficiency", efficiency),
+                    **of_interval("efficiency", efficiency),
                 }
                 for who, row, efficiency in sides
             },
         }
-    }
-
-
-def _interval(name: str, found: Interval | None) -> dict[str, float | None]:
-    return {
-        name: None if found is None else found.value,
-        f"{name}_low": None if found is None else found.low,
-        f"{name}_high": None if found is None else found.high,
     }
 
 

@@ -25,6 +25,9 @@ LEAST_CLOCKS = 10
 """Readings of a case's clock, below which there is no fastest tenth."""
 LEAST_CLOCKS_OF_LAUNCH = 3
 """Readings of a launch's clock, below which it is not known."""
+REST_SECONDS = 1.0
+"""Between two steady blocks, in the mean: who rests for so long is read at rest, and the clock of
+the work is not known."""
 
 
 def with_flags(outcome: Measured, telemetry: Telemetry | str) -> Measured:
@@ -175,7 +178,18 @@ def _clocks(launch: Launch, lawful: frozenset[Reason] = LAWFUL) -> list[float]:
     telemetry = launch.telemetry
     if not isinstance(launch.outcome, Measured) or telemetry is None or telemetry.scope == "shared":
         return []
+    if _rests(launch.outcome, telemetry):
+        return []
     return own_clocks(steady_readings(launch.outcome, telemetry), lawful)
+
+
+def _rests(outcome: Measured, telemetry: Telemetry) -> bool:
+    """Whether its device rested between blocks (`bench.workload.Burst`)."""
+    spans = steady_spans(outcome, telemetry)
+    if spans is None or len(spans) < 2:
+        return False
+    rest = spans[-1][1] - spans[0][0] - outcome.steady_seconds
+    return rest >= REST_SECONDS * (len(spans) - 1)
 
 
 def own_clocks(readings: Sequence[Reading], lawful: frozenset[Reason] = LAWFUL) -> list[float]:

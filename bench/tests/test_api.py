@@ -21,6 +21,7 @@ from bench.publishing import publish, signing
 from bench.records import digests
 from bench.records.run import Launch, Settings
 from bench.records.runfile import Writer, read
+from bench.running import probe
 from bench.running.face import Face, Nobody
 from bench.tests.values import another
 
@@ -199,3 +200,26 @@ def test_nobody_watches_by_default() -> None:
     )
     with context as face:
         face.turn("A")
+
+
+def test_what_two_devices_cannot_do_is_asked_of_the_devices_that_are_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hsdp` takes four or more, and the suite leaves the number to the run."""
+    path = tmp_path / "sharded.toml"
+    case = {"workload": "llama", "mode": "train", "model": "smollm2-135m", "parallelism": "hsdp"}
+    lines = [f'{key} = "{value}"' for key, value in case.items()]
+    path.write_text("\n".join(["[[case]]", *lines, "batch_size = 8", "sequence_length = 16"]))
+
+    class Planned(Exception):
+        """As far as this test goes."""
+
+    def begins(*arguments: Any) -> Any:
+        raise Planned
+
+    eight = DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=None)
+    monkeypatch.setattr(api, "choose", lambda *_: probe.Chosen(eight, (), 8))
+    with pytest.raises(Planned):
+        bench.run_suite(path, watch=begins)
+    with pytest.raises(SuiteError, match="hsdp2x2"):
+        bench.run_suite(path, devices=2, watch=begins)

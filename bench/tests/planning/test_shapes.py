@@ -47,6 +47,15 @@ def test_or_its_bytes_at_the_best_bandwidth_and_a_block_at_least() -> None:
     assert shapes.least_seconds(TRIAD) == pytest.approx(LEAST_BLOCKS * 0.01)
 
 
+def test_bursts_rest_and_steps_that_are_timed_alone_fill_no_block() -> None:
+    quick = make_measured(0.1, items=PRODUCT, flop=PRODUCT)
+    burst = make_case(mode="burst", parameters={"shape": "4096x1024x1024"})
+    assert seen((MATMUL, quick)).least_seconds(burst) == pytest.approx(20 * (2.0 + 0.4))
+    alone = Shapes(Settings(block_seconds=10.0, timing="step"))
+    alone.note(MATMUL, quick)
+    assert alone.least_seconds(LARGER) == pytest.approx(LEAST_BLOCKS * 0.4)
+
+
 def test_a_session_leaves_out_what_its_shapes_say_will_not_fit(tmp_path: Path) -> None:
     """A is 1x1x1, C 27 times as much: its blocks alone take 23 times 27 s of 300."""
     tiny = make_measured(1.0, items=2, flop=2)

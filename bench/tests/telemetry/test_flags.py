@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench.judging.compare import compare
@@ -13,7 +14,7 @@ from bench.records.outcome import Block, Flag, Measured
 from bench.records.run import Launch, Settings
 from bench.running.case_state import CaseState
 from bench.telemetry import flags
-from bench.telemetry.flags import slow_clocks, with_flags
+from bench.telemetry.flags import observed_clock, slow_clocks, with_flags
 from bench.tests.telemetry.launches import seen, steady
 from bench.tests.values import (
     failed,
@@ -98,6 +99,17 @@ def test_a_clock_held_to_the_power_limit_or_not_of_this_device_is_not_slow() -> 
         telemetry=seen(readings=(Reading(at_seconds=16.0, clock_mhz=900),) * 3, scope="shared"),
     )
     assert slow_clocks([*fast, hosts]) == {}
+
+
+def test_the_clock_of_a_device_that_rests_between_blocks_is_not_the_works() -> None:
+    """Bursts of 30 ms, two seconds apart: in the fourth launch it was read at rest."""
+    mostly = [(1400, 1410, 1400, 1405)] * 3 + [(600, 610, 600, 605)]
+    bursts = [
+        msgspec.structs.replace(clocked(k, *mhz), outcome=steady(blocks=11, seconds=0.03, gap=2.0))
+        for k, mhz in enumerate(mostly)
+    ]
+    assert slow_clocks(bursts) == {}
+    assert {observed_clock(launch) for launch in bursts} == {None}
 
 
 def test_every_reason_that_throttles_is_one_that_there_is() -> None:
