@@ -204,6 +204,14 @@ def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, swee
     why = msgspec.convert(parameters, mode.parameters).unfit(precision, execution, over.parallelism)
     if why:
         raise SuiteError(f"{place}: {who}: {why}.")
+    narrow = PRECISIONS[precision].autocast or PRECISIONS[precision].weights != "float32"
+    if over.joined and execution != "eager" and narrow:
+        raise SuiteError(
+            f"{place}: {who}: over {over.parallelism} `{execution}` is measured in float32 only, "
+            f"not in {precision}: what is fused otherwise is rounded otherwise, and the numerics "
+            "gate cannot tell that from a narrow sum of gradients. Leave out `execution`, or take "
+            "fp32."
+        )
     case = Case(
         workload=workload.name,
         version=workload.version_of(name),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -24,8 +25,8 @@ from bench.records.parallelism import parse
 from bench.tests.measuring.wrong_workloads import Wrong, parameters
 from bench.tests.small_workloads import WORKLOADS, NoQuestions, site
 from bench.tests.values import SMALL_RESNET
-from bench.workload import Job, Site
-from bench.workloads import resnet50
+from bench.workload import Job, Site, Training
+from bench.workloads import _sharded, dlrm, resnet50
 
 GUILTY = 1
 Plant = Callable[[Any, Ranks], None]
@@ -241,19 +242,29 @@ def _policy(ranks: Ranks) -> dict[str, Any]:
 
 
 def _adapters(ranks: Ranks) -> dict[str, Any]:
-    """Of adapters beside weights that stay: what travels, and what is said of one that changed."""
-    jobs = {}
-    for scheme in ("fsdp2", "dp2"):
-        there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
-        at = msgspec.structs.replace(site(PRECISIONS["bf16"], seed=5), ranks=there)
-        given = parameters("llama", "lora", sequence_length=16)
-        jobs[scheme] = WORKLOADS["llama"].build("lora", given, at)
-        jobs[scheme].step()
-    said = [agreed.of_all(ranks, "", job) for job in jobs.values()]
+    """Of weights that stay, and one beside them that trains: what travels, and what is said of one
+    that changed."""
+    there = msgspec.structs.replace(ranks, parallelism=parse("fsdp2"))
+    at = msgspec.structs.replace(site(PRECISIONS["bf16"]), ranks=there)
+
+    def model() -> torch.nn.Sequential:
+        layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+        layers[0].to(torch.bfloat16).requires_grad_(False)
+        for weight in layers.parameters():
+            torch.nn.init.constant_(weight, 0.5)
+        return layers
+
+    facts = _sharded.spread(model(), at).facts
+    stays, trains = model()
+    training = Training(
+        optimizer=torch.optim.SGD(trains.parameters()), settings={}, fixed=(*stays.parameters(),)
+    )
+    job: Any = SimpleNamespace(training=lambda: training)
+    said = [agreed.of_all(ranks, "", job)]
     if ranks.rank == GUILTY:
-        jobs["dp2"].weights()[0].detach().view(torch.int16).view(-1)[0] ^= 1  # the embedding
-    said.append(agreed.of_all(ranks, "", jobs["dp2"]))
-    return {"facts": dict(jobs["fsdp2"].facts), "said": said}
+        next(stays.parameters()).detach().view(torch.int16).view(-1)[0] ^= 1
+    said.append(agreed.of_all(ranks, "", job))
+    return {"facts": facts, "said": said}
 
 
 def _hybrid_bytes(ranks: Ranks) -> list[int]:
@@ -261,14 +272,15 @@ def _hybrid_bytes(ranks: Ranks) -> list[int]:
     there = msgspec.structs.replace(ranks, parallelism=parse("dlrm-hybrid2"))
     at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
     workload, ledger = WORKLOADS["dlrm"], rehearsal._Ledger()
-    given = parameters("dlrm", "train", batch_size=256, rows=1024)
-    with ledger.watch():
-        job = workload.build("train", given, at)
-        ledger.follow(job.step)
-        gc.collect()
-        ledger.peak = ledger.held
-        ledger.follow(job.step)
-    estimate = [workload.peak_bytes("train", given, at)] if ranks.rank == 0 else []
+    given = parameters("dlrm", "train", batch_size=64, rows=64, embedding_dim=16)
+    with mock.patch.multiple(dlrm, BOTTOM=(13, 32), TOP=(32, 1)):
+        with ledger.watch():
+            job = workload.build("train", given, at)
+            ledger.follow(job.step)
+            gc.collect()
+            ledger.peak = ledger.held
+            ledger.follow(job.step)
+        estimate = [workload.peak_bytes("train", given, at)] if ranks.rank == 0 else []
     return [ledger.peak, *estimate]
 
 

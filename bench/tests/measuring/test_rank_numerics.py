@@ -131,12 +131,12 @@ def test_adapters_are_reduced_in_float32_and_what_they_adapt_must_stay_the_same(
         assert facts["weights gathered as"] == "bfloat16, float32"
         assert facts["gradients reduced as"] == "float32"
         changed = "replicas differ: ranks 0, 1 hold not the same weights"
-        assert rank["adapters"]["said"] == ["", "", changed]
+        assert rank["adapters"]["said"] == ["", changed]
 
 
 def test_the_memory_of_shared_tables_is_counted_from_shapes(said: list[dict[str, Any]]) -> None:
     held, estimate = said[0]["hybrid bytes"]
-    assert held <= estimate <= 1.3 * held  # of so few rows much is the buckets
+    assert held <= estimate <= 1.2 * held
     assert said[1]["hybrid bytes"] == [held]
 
 

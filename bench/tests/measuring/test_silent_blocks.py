@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from bench.measuring import silent_blocks
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.hush import Hush
+from bench.measuring.messages import Channel
 from bench.measuring.silent_blocks import LEAST_PAIRS, PAIRS, Taken, taken
+from bench.measuring.worker import Launch
+from bench.ranks import Ranks
+from bench.records.outcome import Work
+from bench.records.parallelism import parse
 from bench.records.run import Settings
 from bench.tests.fakes import MS, FakeDevice, FakeJob, ScriptedClock
 from bench.tests.measuring.scripted_engine import both_kinds
@@ -157,6 +165,31 @@ def test_a_long_measurement_is_no_reason_to_report_for_longer_than_a_report_may_
     blocks_seconds = sum((*found.silent.real_ns, *found.silent.silent_ns)) / 1e9
     assert 2 * blocks_seconds < 120
     assert Scripted().taken(step_seconds=4.0, steady_limit_seconds=600.0).absent
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "asked"),
+    [("dp2", True), ("hsdp2x2", True), ("dlrm-hybrid2", True), ("replicas2", False)],
+)
+def test_a_launch_asks_where_ranks_compute_one_model_together(
+    monkeypatch: pytest.MonkeyPatch, parallelism: str, asked: bool
+) -> None:
+    known = Scripted().taken()
+    answers = [known, Taken(absent="no operator")]
+    monkeypatch.setattr(silent_blocks, "taken", lambda *arguments: answers.pop(0))
+    request: Any = SimpleNamespace(settings=Settings())
+    launch, work = Launch(request, Channel(io.BytesIO())), Work(items=1, unit="token")
+    device: Any = SimpleNamespace(torch_device=SimpleNamespace(type="cpu"))
+    job, nobody, blocks = cast(Any, None), cast(Any, None), (make_block(0.03),)
+    assert launch._silent(job, device, blocks, work) is None, "one device"
+    launch.environment["world"] = {}
+    launch.ranks = Ranks(
+        rank=0, size=2, parallelism=parse(parallelism), group=nobody, control=nobody
+    )
+    found = launch._silent(job, device, blocks, work)
+    assert (found, launch.silent_ns) == ((known.silent, known.own_ns) if asked else (None, ()))
+    assert launch._silent(job, device, blocks, work) is None
+    assert launch.environment["world"] == ({"silent_absent": "no operator"} if asked else {})
 
 
 @pytest.mark.parametrize(

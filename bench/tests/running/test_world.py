@@ -91,6 +91,8 @@ MEASURED = """
     say("measure")
     made = json.loads(REPORT)
     made.update(busy_ns=[9_000_000 + rank] * 10, first_step_ns=100 + rank)
+    made["outcome"]["silent"] = {"steps": 1, "real_ns": [9, 9], "silent_ns": [8, 7]}
+    made["silent_ns"] = [8, 5 + rank]
     if rank:
         made["outcome"].update(flags=["STOPPED"], causes={"STOPPED": f"it stood {rank} s"})
     os.write(1, json.dumps(made).encode() + b"\\n")
@@ -105,6 +107,7 @@ def test_reports_become_one() -> None:
     assert isinstance(outcome, Measured)
     assert [share.rank for share in outcome.ranks] == [0, 1, 2]
     assert [share.busy_ns[0] for share in outcome.ranks] == [9_000_000, 9_000_001, 9_000_002]
+    assert [share.silent_ns for share in outcome.ranks] == [(8, 5), (8, 6), (8, 7)]
     assert [share.flags for share in outcome.ranks] == [(), ("STOPPED",), ("STOPPED",)]
     assert outcome.causes == {"STOPPED": "rank 1: it stood 1 s; rank 2 too"}
     assert outcome.ranks[2].causes == {"STOPPED": "it stood 2 s"}

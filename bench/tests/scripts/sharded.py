@@ -96,10 +96,13 @@ def main() -> int:
     parser.add_argument("--ranks", default="2,4")
     parser.add_argument("--only", default="*")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--compile", action="store_true", help="in fp32; it takes minutes")
     arguments = parser.parse_args()
     wrong = 0
     for size in map(int, arguments.ranks.split(",")):
         cases = fnmatch.filter(tried(size, arguments.precision), arguments.only)
+        if arguments.compile:
+            cases = [f"{case} compile" for case in cases if "synchronized" not in case]
         target = "bench.tests.scripts.sharded:gates"
         with tempfile.TemporaryDirectory() as folder:
             told = together(size, target, Path(folder), arguments.precision, *cases)

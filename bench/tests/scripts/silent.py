@@ -171,7 +171,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         said = whole(Path(folder), arguments.latency)
     print(f"a whole launch: {said or 'as it must be'}", flush=True)
-    wrong = bool(said)
+    wrong = int(bool(said))
     for parallelism in arguments.only.split(","):
         found = []
         for _ in range(arguments.launches):
