@@ -15,6 +15,7 @@ from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison import render
 from bench.reports._comparison_notes import WORDS
+from bench.tests import scaled
 from bench.tests.judging.two_runs import (
     CASE,
     FAST,
@@ -115,6 +116,19 @@ def test_what_differs_and_explains_nothing_comes_after_the_table() -> None:
     card = render([compare(first, second)], Canvas(width=100))
     assert card.index(" SLOWER") < card.index("host python: 3.11 | 3.12")
     assert "MAY EXPLAIN IT" not in card and "\nThe runs differ in\n" in card
+
+
+def test_over_how_many_hosts_devices_are_spread_may_explain_a_ratio() -> None:
+    def over(hosts: dict[str, object]) -> RunFile:
+        world = {"devices": 8, "library": "nccl", **hosts}
+        found = scaled.launches(scaled.training(8), scaled.outcomes(0.01, 16, None))
+        environment = {"world": world}
+        return scaled.run_of(
+            [msgspec.structs.replace(launch, environment=environment) for launch in found]
+        )
+
+    card = render([compare(over({}), over({"hosts": 2}))], Canvas(width=100))
+    assert "MAY EXPLAIN IT world hosts: absent | 2\n" in card
 
 
 def test_colour_is_not_needed() -> None:
