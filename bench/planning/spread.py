@@ -48,6 +48,11 @@ class Spread(NamedTuple):
     devices: int = 1
     parallelism: str = "none"
 
+    @property
+    def joined(self) -> bool:
+        """Whether several devices compute one model together."""
+        return not self.parallelism.startswith(("none", "replicas"))
+
 
 def swept(entry: Mapping[str, Any]) -> bool:
     """Whether an entry, its lists not yet expanded, is a sweep over devices."""
