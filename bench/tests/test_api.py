@@ -218,7 +218,7 @@ def test_what_two_devices_cannot_do_is_asked_of_the_devices_that_are_here(
         raise Planned
 
     eight = DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=None)
-    monkeypatch.setattr(api, "choose", lambda *_: probe.Chosen(eight, (), 8))
+    monkeypatch.setattr(api, "choose", lambda *_: probe.Chosen(eight, [], 8))
     with pytest.raises(Planned):
         bench.run_suite(path, watch=begins)
     with pytest.raises(SuiteError, match="hsdp2x2"):
