@@ -42,14 +42,14 @@ class Kept:
         """Whether an earlier launch had left anything: what another rank of this one has written
         meanwhile makes no launch a warm one."""
 
-    def get(self, of: bytes, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def get(self, of: Callable[[], bytes], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What was kept of this, or what is computed now: tensors and plain values.
 
-        What does not bear its own digest, or cannot be read, is computed anew.
+        of: all that the result depends on. What does not bear its own digest, or cannot be read, is computed anew.
         """
         if self._folder is None:
             return compute()
-        path = self._folder / hashlib.sha256(of).hexdigest()
+        path = self._folder / hashlib.sha256(of()).hexdigest()
         with contextlib.suppress(OSError, ValueError, RuntimeError, pickle.UnpicklingError):
             found = _read(path)
             self.found = self.found or path in self._earlier

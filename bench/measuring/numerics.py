@@ -162,7 +162,7 @@ def compare(
         with answered_no(switches):
             return _probe(workload, mode, twin, reference_site)
 
-    expected = kept.get(key("probe", workload, mode, twin, reference_site), computed)
+    expected = kept.get(lambda: key("probe", workload, mode, twin, reference_site), computed)
     tolerances = TOLERANCES[site.precision.name]
     checks = tuple(
         Check(

@@ -58,7 +58,7 @@ def truth_of(workload: Workload, mode: str, twin: Any, site: Site, kept: Kept) -
     def computed() -> dict[str, Any]:
         return {**msgspec.structs.asdict(read(workload, mode, twin, site)), "parts": ()}
 
-    found = kept.get(key("reading", workload, mode, twin, site), computed)
+    found = kept.get(lambda: key("reading", workload, mode, twin, site), computed)
     return Reading(**{**found, "parts": (WHOLE,) * len(found["update"])})
 
 

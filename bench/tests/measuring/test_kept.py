@@ -40,30 +40,30 @@ def test_a_result_is_computed_once_and_read_from_then_on(tmp_path: Path) -> None
         return {"a": torch.ones(3, dtype=torch.float64), "none": [None], "where": ("cpu",)}
 
     first, beside = Kept(tmp_path / "new"), Kept(tmp_path / "new")
-    assert first.get(b"x", compute)["where"] == ("cpu",) and not first.found
-    assert beside.get(b"x", compute) and not beside.found, "another rank of the same launch"
+    assert first.get(lambda: b"x", compute)["where"] == ("cpu",) and not first.found
+    assert beside.get(lambda: b"x", compute) and not beside.found, "another rank of the same launch"
     again = Kept(tmp_path / "new")
-    found = again.get(b"x", compute)
+    found = again.get(lambda: b"x", compute)
     assert again.found and len(made) == 1
     assert torch.equal(found["a"], torch.ones(3, dtype=torch.float64)) and found["none"] == [None]
-    again.get(b"of another thing", compute)
+    again.get(lambda: b"of another thing", compute)
     assert len(made) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 40, None])
 def test_what_is_not_whole_is_computed_anew(tmp_path: Path, damage: bytes | None) -> None:
-    Kept(tmp_path).get(b"x", lambda: {"a": 1})
+    Kept(tmp_path).get(lambda: b"x", lambda: {"a": 1})
     (path,) = tmp_path.iterdir()
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if damage is None else damage)
-    assert Kept(tmp_path).get(b"x", lambda: {"a": 2}) == {"a": 2}
-    assert Kept(tmp_path).get(b"x", lambda: {"a": 3}) == {"a": 2}, "and kept in its place"
+    assert Kept(tmp_path).get(lambda: b"x", lambda: {"a": 2}) == {"a": 2}
+    assert Kept(tmp_path).get(lambda: b"x", lambda: {"a": 3}) == {"a": 2}, "and kept in its place"
 
 
 def test_nowhere_to_keep_it_costs_time_only(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for one in (Kept(), Kept(tmp_path / "file")):
-        assert one.get(b"x", lambda: {"a": 1}) == {"a": 1} and not one.found
+        assert one.get(lambda: b"x", lambda: {"a": 1}) == {"a": 1} and not one.found
 
 
 def test_the_gate_reads_a_reference_and_still_computes_on_the_device(
