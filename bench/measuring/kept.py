@@ -45,7 +45,8 @@ class Kept:
     def get(self, of: Callable[[], bytes], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What was kept of this, or what is computed now: tensors and plain values.
 
-        of: all that the result depends on. What does not bear its own digest, or cannot be read, is computed anew.
+        of: all that the result depends on. What does not bear its own digest, or cannot be read,
+        is computed anew.
         """
         if self._folder is None:
             return compute()

@@ -28,9 +28,10 @@ ALONE_SECONDS = 2e-4
 """Shorter steps may take longer alone by rights, of which the most part is to queue them."""
 SHORT_SECONDS = 2e-3
 """Steps that are shorter alone are looked at in a block that is read."""
-TRIES = 10
+TRIES = 40
 """Before a step is said to be left out, both take so many turns: other work may have slowed the
-first, and slows both."""
+first, and slows both. Of ten, all were held up now and then where three launches shared two cores.
+"""
 SHORT_BLOCK = 16
 """Steps of a short block, at least: four times what decides, as on a host at work all of them may
 be held up."""

@@ -86,6 +86,7 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
     ),
     # The counter takes the mask for work: T^2 scores, of which half are masked away.
     ("attention", "forward"): attention_masked,
+    ("attention", "burst"): attention_masked,
     ("attention", "forward-backward"): lambda p: 3 * attention_masked(p),
 }
 """FLOP of a step that the counter sees and `work` leaves out, with the reason."""
