@@ -49,9 +49,9 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
     for said, some in grouped(measured, lambda r: f"{r.verdict}\n{_disturbed(r)}"):
         if reason := said.partition("\n")[2]:
             yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
-    yield from _links(rows, wide=wide)
-    yield from _slow(measured, names)
     yield from _unscaled(rows)
+    yield from _slow(measured, names)
+    yield from _links(rows, wide=wide)
     yield from _found(rows, names, wide=wide)
     for said, some in grouped(measured, _left_out):
         word, _, why = said.partition("\n")
