@@ -1,0 +1,101 @@
+"""The table of the house: every room, what it sees below it, and what it uses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+HOUSE = """
+room               | sees                                                       | uses
+
+errors             |                                                            |
+units              |                                                            |
+stats              |                                                            |
+lifeline           |                                                            |
+former             |                                                            |
+precision          |                                                            | msgspec torch
+rehearsal          |                                                            | torch
+quantized_product  |                                                            | torch
+
+records/           | errors units                                               | msgspec psutil
+                   |                                                            | torch
+telemetry/         | former records stats units                                    | msgspec psutil
+
+report             | records                                                    | msgspec
+ranks              | records                                                    | msgspec torch
+parameters         | errors records                                             | msgspec
+workload           | parameters precision ranks records rehearsal               | msgspec torch
+backend            | errors precision records telemetry workload                | msgspec torch
+
+backends/          | backend errors precision quantized_product records         | msgspec psutil
+                   | telemetry                                                  | torch pynvml
+workloads/         | precision quantized_product ranks records rehearsal units  | msgspec torch
+                   | workload                                                   | transformers
+                   |                                                            | diffusers peft
+catalogue          | backend errors report workload                             | msgspec
+
+planning/          | catalogue errors precision records stats telemetry units   | msgspec
+                   | workload                                                   |
+measuring/         | backend catalogue lifeline planning precision ranks        | msgspec torch
+                   | records stats telemetry workload                           |
+running/           | backend catalogue errors lifeline measuring planning       | msgspec psutil
+                   | records stats telemetry                                    |
+judging/           | catalogue errors planning precision records stats          | msgspec
+                   | telemetry units                                            |
+
+exchange/          | errors judging planning records telemetry                  | msgspec
+reports/           | errors exchange judging planning records report stats      | msgspec rich
+                   | telemetry units                                            | plotly jinja2
+publishing/        | errors judging records report                              | msgspec
+                   |                                                            | cryptography
+conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
+                   | precision records running telemetry units workload         |
+                   | workloads                                                  |
+validation/        | backend catalogue judging measuring planning precision     | torch peft msgspec
+                   | records stats workload workloads                           | transformers
+                   |                                                            | diffusers
+
+plugins/           | backend backends errors judging precision records report   |
+                   | telemetry units workload workloads                         |
+accelerator        | former                                                     |
+models             | former                                                     |
+record             | former                                                     |
+guide/             | errors                                                     | msgspec
+api                | backend catalogue errors exchange judging planning         |
+                   | records report reports running                             |
+commands/          | api backend catalogue conformance errors guide judging     | click rich
+                   | measuring planning precision publishing records report     | msgspec
+                   | reports running stats units                                |
+cli                | commands errors                                            | click
+__main__           | cli                                                        |
+pytest_plugin/     | catalogue commands errors exchange judging planning        | pytest
+                   | records report running                                     | pytest_benchmark
+suite/             | pytest_plugin                                              | pytest
+                   |                                                            | pytest_benchmark
+"""
+"""From the ground up: every package and every loose file of `bench/`, which rooms below it its
+files import (no others, and none in vain), and which distributions beside the standard library.
+"""
+
+
+class Room(NamedTuple):
+    """A line of HOUSE."""
+
+    package: bool
+    sees: set[str]
+    uses: set[str]
+
+
+def house() -> dict[str, Room]:
+    """HOUSE, read."""
+    rooms: dict[str, Room] = {}
+    name = ""
+    for line in HOUSE.strip().splitlines()[1:]:
+        if not line:
+            continue
+        first, sees, uses = (part.strip() for part in line.split("|"))
+        if first:
+            name = first.removesuffix("/")
+            rooms[name] = Room(first.endswith("/"), set(), set())
+        rooms[name].sees.update(sees.split())
+        rooms[name].uses.update(uses.split())
+    return rooms
