@@ -130,6 +130,9 @@ class Backend(ABC):
 
     is_host = False
     """Whether its device is the host itself: there is one, and ranks share its cores."""
+    forks = False
+    """Whether a launch may be forked from a process that has imported torch and opened no device.
+    Runtimes that start while they are imported do not survive that."""
     library_switches: tuple[str, ...] = ()
     """Names of functions by which libraries ask whether its software is installed, and then call
     that whatever device their tensors are on. While the numerics gate's reference runs, on the CPU,

@@ -34,6 +34,7 @@ from bench.measuring.messages import Channel, Report, Request
 from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
 from bench.measuring.usage import process_usage, suspended_ns
 from bench.measuring.watch import Watch
+from bench.measuring.work import work_of
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
@@ -72,6 +73,8 @@ class Launch:
         self.request = request
         self.channel = channel
         self.wait = wait
+        self.imported_seconds: float | None = None
+        """What the stem took to import that this process was forked from, if it was."""
         self.cold: dict[str, float] = {}
         self.environment: dict[str, Any] = {}
         self.first_step_ns: int | None = None
@@ -143,7 +146,9 @@ class Launch:
         start = time.perf_counter()
         if absent := import_libraries(workload, declared):
             return Skipped(reason=absent)
-        self.cold["import_seconds"] = time.perf_counter() - start
+        # Of one that was forked, what it would have taken alone.
+        self.cold["import_seconds"] = time.perf_counter() - start + (self.imported_seconds or 0.0)
+        self.environment["imports_shared"] = self.imported_seconds is not None
 
         channel.enter("open")
         self.wait()
@@ -240,7 +245,7 @@ class Launch:
     ) -> Outcome:
         request, channel = self.request, self.channel
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
-        work = job.own_work or self._work(workload, parameters)
+        work = job.own_work or work_of(request.case, workload, parameters, self.ranks)
         latency_name = workload.modes[mode].latency
         seed, edges, execution = request.seed, self.edges, request.case.execution
         watch = Watch(*(job, device, precision, seed, request.thorough, execution), edges=edges)
@@ -334,20 +339,6 @@ class Launch:
             self.environment["world"]["silent_absent"] = found.absent
         return found.silent
 
-    def _work(self, workload: Workload, parameters: Any) -> Work:
-        """Of a step of all ranks. Bytes: each copy of a model reads its own weights."""
-        mode, precision = self.request.case.mode, PRECISIONS[self.request.case.precision]
-        work = workload.work(mode, parameters, precision)
-        if self.ranks is None or work.moved_bytes is None or workload.modes[mode].together:
-            return work
-        moved = None
-        if self.ranks.parallelism.scheme == "replicas":
-            rows = parameters.batch_size // self.ranks.size
-            each = msgspec.structs.replace(parameters, batch_size=rows)
-            of_one = workload.work(mode, each, precision).moved_bytes
-            moved = None if of_one is None else self.ranks.size * of_one
-        return msgspec.structs.replace(work, moved_bytes=moved)
-
     def _executed(self) -> list[Look]:
         """Whether the execution is the case's, as far as it has come."""
         if self.request.case.execution == "compile":
@@ -372,8 +363,9 @@ def simulated(outcome: Measured) -> Outcome:
     )
 
 
-def main() -> None:
-    """The worker process: `python -m bench.measuring.worker`."""
+def main(imported_seconds: float | None = None) -> None:
+    """The worker process: `python -m bench.measuring.worker`, or a fork of `bench.measuring.stem`,
+    which took so long to import."""
     lifeline.hold()
     gc.disable()  # a sixth of the import time; the engine wants it off anyway
     faulthandler.enable()  # a segmentation fault leaves its Python stack on stderr
@@ -384,7 +376,9 @@ def main() -> None:
     never_refusing(sys.stdout)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
     channel = Channel(private)
-    channel.send(Launch(request, channel, lifeline.wait_for_turn).run())
+    launch = Launch(request, channel, lifeline.wait_for_turn)
+    launch.imported_seconds = imported_seconds
+    channel.send(launch.run())
     private.close()
     # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.
     with contextlib.suppress(OSError):
