@@ -91,6 +91,8 @@ def main() -> NoReturn:
     pages = file_pages()
     say(parent, Ready())
     held = {parent.fileno(), *own}
+    left: list[int] = []
+    """Launches that have ended, and keep their process ids until the parent asks for another."""
     with selectors.DefaultSelector() as selector:
         selector.register(parent, selectors.EVENT_READ)
         while True:
@@ -98,13 +100,14 @@ def main() -> NoReturn:
                 if key.fileobj is not parent:
                     selector.unregister(key.fileobj)
                     os.close(key.fd)
-                    _, status = os.waitpid(key.data, 0)
-                    code = os.waitstatus_to_exitcode(status)
-                    say(parent, Ended(pid=key.data, code=code))
+                    say(parent, ended(key.data))
+                    left.append(key.data)
                     continue
                 word, descriptors, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, STREAMS + 1)
                 if not word:
                     os._exit(0)
+                while left:
+                    os.waitpid(left.pop(), 0)
                 pid = fork()
                 if not pid:
                     become(descriptors, held | {selector.fileno()}, found, seconds, pages)  # type: ignore[attr-defined]
@@ -147,6 +150,14 @@ def say(parent: socket.socket, word: Word) -> None:
         parent.send(msgspec.json.encode(word))
     except OSError:
         os._exit(0)
+
+
+def ended(pid: int) -> Ended:
+    """How a launch ended, which goes on to have its process id."""
+    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert found is not None
+    code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+    return Ended(pid=pid, code=code)
 
 
 def fork() -> int:
