@@ -35,7 +35,11 @@ from bench.measuring import kept, worker
 from bench.measuring.surroundings import hide_plug_ins
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
-COMMON = {"torch": "torch", "transformers": "transformers.modeling_utils"}
+COMMON = {
+    "torch": "torch",
+    "transformers": "transformers.modeling_utils",
+    "diffusers": "diffusers.models.modeling_utils",
+}
 """What is imported here of a library, by its package; the launch imports the rest."""
 STREAMS = 3
 PAGE = 4096 if not AVAILABLE else os.sysconf("SC_PAGE_SIZE")
@@ -71,8 +75,8 @@ Word = Ready | Born | Ended
 
 
 def common(libraries: tuple[str, ...]) -> tuple[str, ...]:
-    """What a stem imports for a launch that needs these."""
-    packages = {"torch", *(name.partition(".")[0] for name in libraries)}
+    """What a stem imports for a launch that needs these; nothing where that is not worth one."""
+    packages = {name.partition(".")[0] for name in libraries}
     return tuple(module for package, module in COMMON.items() if package in packages)
 
 

@@ -115,9 +115,13 @@ def _started(
 ) -> WorkerProcess | World | NoWorker:
     """A worker, or as many as the case takes devices."""
     if request.case.devices == 1:
-        stem = None if stems is None else stems.stem(request, given)
-        kind = functools.partial(WorkerProcess, stem=stem)
-        return start_worker(kind, request, given, command)
+        if stems is not None and (stem := stems.stem(request, given)) is not None:
+            forks = functools.partial(WorkerProcess, stem=stem)
+            forked = start_worker(forks, request, given, command)
+            if isinstance(forked, WorkerProcess):
+                return forked
+            stems.give_up()
+        return start_worker(WorkerProcess, request, given, command)
     hosts = seating.ONE if leader is None else leader.hosts
     if lacking := seating.lacking(request, hosts):
         return NoWorker(Skipped(reason=lacking))

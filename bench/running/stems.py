@@ -169,11 +169,11 @@ class Stems:
 
     def stem(self, request: Request, given: Mapping[str, str]) -> Stem | None:
         """One that this case has had no launch from; None where launches import by themselves."""
-        if self._refused:
-            return None
         workload = catalogue.workload(request.case.workload)
         mode = workload.modes[request.case.mode]
         libraries = common((*workload.libraries, *mode.libraries))
+        if self._refused or not libraries:
+            return None
         found = self._stems.get(libraries)
         if found is not None and request.case.fingerprint in found.cases:
             self._stems.pop(libraries).end()
@@ -194,8 +194,13 @@ class Stems:
                 self._stems[libraries] = stem
                 return stem
             stem.end()
-        self._refused = True
+        self.give_up()
         return None
+
+    def give_up(self) -> None:
+        """No launch is forked any more: one could not be."""
+        self._refused = True
+        self.close()
 
     def close(self) -> None:
         """None is left."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 import msgspec
 import psutil
@@ -86,6 +87,20 @@ def test_where_none_can_be_had_launches_import_by_themselves(
     assert [one.ended for one in still] == [True], "it was tried once"
 
 
+def test_what_imports_next_to_nothing_is_not_forked(still: list[Still]) -> None:
+    nothing = msgspec.structs.replace(
+        request(), case=make_case(workload="small", mode="infer", parameters={})
+    )
+    with mock.patch.object(stems.catalogue, "workload", lambda name: Small()):
+        assert Stems(sys.executable, None).stem(nothing, {}) is None
+    assert not still
+
+
+class Small:
+    libraries = ()
+    modes: ClassVar = {"infer": mock.Mock(libraries=())}
+
+
 def test_only_a_backend_that_says_so_is_forked() -> None:
     assert Stems.of(CPU, sys.executable, None) is not None
     assert Stems.of(catalogue.backend("cuda"), sys.executable, None) is None
@@ -124,6 +139,7 @@ def test_a_forked_launch_that_is_killed_says_so_and_the_next_one_measures(real: 
 
 
 def test_a_launch_whose_stem_is_gone_does_not_stay(real: Stems, tmp_path: Path) -> None:
+    """And the next one imports by itself."""
     stem = real.stem(of("gemm", 11), {})
     assert stem is not None
     with (tmp_path / "stderr").open("wb") as stderr:
@@ -134,3 +150,6 @@ def test_a_launch_whose_stem_is_gone_does_not_stay(real: Stems, tmp_path: Path) 
     wait_until(lambda: not alive(launch.pid))
     launch.stdin.close()
     launch.stdout.close()
+    (found,) = launcher.launch_together([of("gemm", 12)], {}, stems=real)
+    assert isinstance(found.report.outcome, Measured)
+    assert found.report.environment["imports_shared"] is False
