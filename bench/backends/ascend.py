@@ -61,6 +61,9 @@ class AscendBackend(TorchBackend):
     device_type = "npu"
     plug_ins = ("torch_npu",)
     library_switches = ("is_torch_npu_available",)
+    # The first needs triton-ascend, the second torchair. (The wheel's others, npugraphs and
+    # npugraph_ex, record by themselves, which is another execution.)
+    compilers = ("inductor", "npu")
     install = "Install the torch_npu of your torch's version"
     runtime = "CANN"
     repair = "Source CANN's set_env.sh"
