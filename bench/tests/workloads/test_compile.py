@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bench.precision import PRECISIONS
 from bench.records import environment
 from bench.records.outcome import Measured
 from bench.records.runfile import read
+from bench.tests.replay import CompiledRecorder
 from bench.tests.scripts.regenerate import command
 from bench.tests.small_workloads import MODES, WORKLOADS, small
 from bench.workload import EXECUTIONS, INFERENCE_EXECUTIONS, Site
@@ -93,6 +95,26 @@ def test_decode_is_one_whole_graph_at_every_place_of_its_window(
     torch._dynamo.reset()
     assert after["graphs"] - before["graphs"] == 1, "compiled once, for decode and not for prefill"
     assert after["graph_breaks"] == before["graph_breaks"]
+
+
+def test_what_is_recorded_of_a_token_is_one_compiled_graph() -> None:
+    """With the choice of the next token: the recorder leaves out what is not compiled."""
+    recorder = CompiledRecorder()
+    torch._dynamo.reset()
+    torch._dynamo.register_backend(functools.partial(recorder.compiler), name="recorded")
+    at = msgspec.structs.replace(site("compile-graph"), compiler="recorded", recorder=recorder)
+    build = functools.partial(WORKLOADS["llama"].build, "decode", small("llama", "decode"))
+    eager, captured = build(site("eager")), build(at)
+    before = environment.compiler()
+    for _ in range(6):  # of a text of four tokens, into the second window
+        eager.step()
+        captured.step()
+        torch.testing.assert_close(captured.outputs(), eager.outputs())
+    after = environment.compiler()
+    torch._dynamo.reset()
+    assert after["graphs"] - before["graphs"] == 1
+    assert after["graph_breaks"] == before["graph_breaks"]
+    assert (recorder.recordings, recorder.replays) == (1, 6)
 
 
 COMPILED = [
