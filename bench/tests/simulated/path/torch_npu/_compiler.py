@@ -30,10 +30,10 @@ def _kernels(graph: torch.fx.GraphModule, inputs: Any) -> Any:
         before, _devices.CURRENT.fused = _devices.CURRENT.fused, True
         try:
             found = graph(*arguments)
+            if "wrong-compiler" in SETTINGS.broken:
+                found = [x * 1.01 if _real(x) else x for x in found]
         finally:
             _devices.CURRENT.fused = before
-        if "wrong-compiler" in SETTINGS.broken:
-            found = [x * 1.01 if _real(x) else x for x in found]
         return found
 
     boxed: Any = run
