@@ -8,8 +8,8 @@ execution, which is no fault of the work. Of several, each is tried beforehand, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.records.reason import reason
 from bench.workload import Unsupported
@@ -31,35 +31,58 @@ def chosen(names: Iterable[str], device: torch.device) -> str:
         return first
     refused = []
     for name in (first, *others):
-        why = refusal(name, device)
-        if why is None:
+        found = trial(name, device)
+        if not found.why:
             _forget()
             return name
-        refused.append(why)
+        refused.append(found.words)
     raise Unsupported("; ".join(refused))
 
 
-@functools.cache
-def refusal(name: str, device: torch.device) -> str | None:
-    """Why a compiler does not work on a device; None if it compiles a small function rightly.
+class Trial(NamedTuple):
+    """What came of compiling a small function."""
 
-    Raises what is no compiler's word: out of memory.
-    """
+    name: str
+    why: str = ""
+    """Why the compiler does not work; empty where it does."""
+    wrong: bool = False
+    """Whether it compiles, and what it makes computes wrongly."""
+
+    @property
+    def words(self) -> str:
+        """For a launch that has no figure."""
+        return f"torch.compile does not work here with {self.name}: {self.why}" if self.why else ""
+
+
+def small(x: Tensor) -> Tensor:
+    """[16, 16] of 2 to 4: a product, and what may be fused behind it."""
+    return (x @ x - 60.0).relu()
+
+
+def compiled(name: str) -> Callable[[Tensor], Tensor]:
+    """`small`, compiled in its first call."""
     import torch
 
-    def work(x: Tensor) -> Tensor:
-        return (x @ x - 60.0).relu()  # a product, and what may be fused behind it
+    made: Callable[[Tensor], Tensor] = torch.compile(
+        small, backend=name, fullgraph=True, dynamic=False
+    )
+    return made
 
-    why = f"torch.compile does not work here with {name}: "
+
+@functools.cache
+def trial(name: str, device: torch.device) -> Trial:
+    """Of a compiler on a device. Raises what is no compiler's word: out of memory."""
+    import torch
+
     x = torch.full((16, 16), 2.0, device=device)
     try:
-        found = torch.compile(work, backend=name, fullgraph=True, dynamic=False)(x).cpu()
+        found = compiled(name)(x).cpu()
     except Exception as error:  # noqa: BLE001 - a compiler raises what it likes
-        said = str(error).strip().splitlines() or [""]
-        return why + reason(f"{type(error).__name__}: {said[0]}")[:LONGEST]
-    if torch.equal(found, torch.full((16, 16), 4.0)):
-        return None
-    return f"{why}4 comes out as {float(found[0, 0]):g}"
+        said = [line for line in str(error).splitlines() if line.strip()] or [""]
+        return Trial(name, reason(f"{type(error).__name__}: {' '.join(said[:2])}")[:LONGEST])
+    right = torch.equal(found, torch.full((16, 16), 4.0))
+    why = "" if right else f"4 comes out as {float(found[0, 0]):g}"
+    return Trial(name, why, wrong=not right)
 
 
 def _forget() -> None:

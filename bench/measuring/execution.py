@@ -54,5 +54,5 @@ class Execution:
         if not is_compiled(self._name):
             return ""
         with contextlib.suppress(Exception):  # of a device that cannot be asked any more
-            return compilers.refusal(self.compiler, self._place) or ""
+            return compilers.trial(self.compiler, self._place).words
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 
@@ -84,12 +83,9 @@ def recorded(run):
     return y, graph._capture.seconds
 
 x = torch.full((4, 4), 0.25, device="npu")
-try:
-    eager, kernels = recorded(work)
-    found, fewer = recorded(torch.compile(work, backend="npu", fullgraph=True))
-    told = [torch.equal(found, eager), round(1e3 * kernels), round(1e3 * fewer)]
-except Exception as error:
-    told = [type(error).__name__, str(error).splitlines()[1]]
+eager, kernels = recorded(work)
+found, fewer = recorded(torch.compile(work, backend="npu", fullgraph=True))
+told = [torch.equal(found, eager), round(1e3 * kernels), round(1e3 * fewer)]
 told.append("npu" in torch._dynamo.list_backends())
 """
 PRINT = "print(json.dumps(told))"
@@ -121,18 +117,7 @@ def test_a_recording_takes_no_time_and_its_replay_all_of_it(processes: Processes
     assert processes.run(TIME + PRINT, slow="erfinv=20").said == [False, True]
 
 
-@pytest.mark.parametrize(
-    ("broken", "expected"),
-    [
-        ("", [True, 16, 1, True]),
-        ("wrong-compiler", [False, 16, 1, True]),
-        (
-            "no-compiler",
-            ["BackendCompilerFailed", "RuntimeError: torchair is not installed [simulated]", True],
-        ),
-    ],
-)
-def test_compiled_code_is_fused(broken: str, expected: list[Any], processes: Processes) -> None:
+def test_compiled_code_is_fused(processes: Processes) -> None:
     """Operators of a millisecond each."""
-    said = processes.run(COMPILED + PRINT, operator_microseconds=1000, broken=broken).said
-    assert said == expected
+    said = processes.run(COMPILED + PRINT, operator_microseconds=1000).said
+    assert said == [True, 16, 1, True]

@@ -70,7 +70,6 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `wrong-compiler` | what it compiles gives numbers that are 1 % too large |
 | `no-graphs` | no capture can be begun |
 | `still-replays` | a replay does nothing |
-| `ran-while-captured` | what is recorded has run as well |
 
 Variables of the real one that are heeded: `ASCEND_LAUNCH_BLOCKING=1` (every operator is waited
 for), `TORCH_NPU_FALLBACK_CPU_DISABLE=1`, `TORCH_NPU_WARNING_DISABLE=1` and
