@@ -138,6 +138,13 @@ class Backend(ABC):
     that whatever device their tensors are on. While the numerics gate's reference runs, on the CPU,
     each answers no."""
 
+    compilers: tuple[str, ...] = ("inductor",)
+    """torch.compile's names for what compiles for its devices, the preferred first. Where there are
+    several, a launch gets the first that a trial finds to work (`bench.measuring.compilers`)."""
+    compiler_folders: tuple[str, ...] = ()
+    """Variables that say where those keep what they make, besides torch's own: launches of one run
+    are given a folder of the run's, which no other run sees."""
+
     def worker_environment(self) -> Mapping[str, str]:
         """Environment variables that a worker on this backend starts with. Recorded.
 

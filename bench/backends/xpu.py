@@ -19,6 +19,7 @@ class XpuBackend(TorchBackend):
     install = "Install torch from https://download.pytorch.org/whl/xpu"
     library_switches = ("is_torch_xpu_available",)
     formats = ("contiguous", "channels_last")
+    graph_type = "XPUGraph"
 
     def worker_environment(self) -> Mapping[str, str]:
         """No plug-in, and host fallback announced with the operator's name."""

@@ -29,6 +29,7 @@ from bench.backend import Device
 from bench.measuring import agreed, asked, joining, kept, pairs, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
+from bench.measuring.execution import Execution
 from bench.measuring.hush import Hush
 from bench.measuring.messages import Channel, Report, Request
 from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
@@ -55,7 +56,7 @@ from bench.records.outcome import (
 from bench.records.reason import of_error, reason
 from bench.records.silent import Silent
 from bench.telemetry.contention import HostCounters, causes
-from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
+from bench.workload import Job, Site, Unsupported, Workload, Wrong
 
 STACKS_SIGNAL = getattr(signal, "SIGUSR1", None)
 """At this a worker writes the stacks of its threads to stderr; None where there is no such."""
@@ -79,7 +80,7 @@ class Launch:
         self.environment: dict[str, Any] = {}
         self.first_step_ns: int | None = None
         self.estimated_peak_bytes: int | None = None
-        self.watched: asked.Watched | None = None
+        self.execution: Execution | None = None
         self.ranks: Ranks | None = None
         self.edges: Edges = SINGLE
         self.busy_ns: tuple[int, ...] = ()
@@ -119,8 +120,11 @@ class Launch:
         operators = self.backend.fallbacks(str(error).splitlines())
         if operators:
             return Void(reason=f"host fallback: {', '.join(operators)}")
+        kind = self.backend.failure_kind(error)
+        if kind == "error" and self.execution and (lacking := self.execution.lacking()):
+            return Skipped(reason=lacking)
         return Failed(
-            kind=self.backend.failure_kind(error),
+            kind=kind,
             phase=self.channel.phase,
             message=reason(of_error(error)),
         )
@@ -140,7 +144,7 @@ class Launch:
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
         self._note_variables()
-        kept.keep_compiled(request.scratch)
+        kept.keep_compiled(request.scratch, self.backend.compiler_folders)
 
         channel.enter("import")
         start = time.perf_counter()
@@ -168,14 +172,14 @@ class Launch:
             return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
         if unlike := self._join(device):
             return Void(reason=unlike)
-        recorder = device.recorder() if request.case.execution == "graph" else None
-        self.watched = asked.Watched(recorder) if recorder is not None else None
+        self.execution = Execution(request.case.execution, self.backend, device)
         site = Site(
             device=device.torch_device,
             precision=precision,
             seed=request.seed,
             execution=request.case.execution,
-            recorder=self.watched,
+            compiler=self.execution.compiler,
+            recorder=self.execution.watched,
             memory_format=given,
             ranks=self.ranks,
         )
@@ -203,10 +207,9 @@ class Launch:
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:
             return Void(reason=f"numerics: {wrong}", numerics=verdict)
-        if unasked := asked.complaint(self._executed()):
+        if unasked := asked.complaint(self.execution.looks(self.environment)):
             return Void(reason=unasked, numerics=verdict)
-        if self.watched is not None:
-            self.watched.timed()
+        self.execution.gated()
 
         channel.enter("build")
         start = time.perf_counter()
@@ -247,8 +250,8 @@ class Launch:
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
         work = job.own_work or work_of(request.case, workload, parameters, self.ranks)
         latency_name = workload.modes[mode].latency
-        seed, edges, execution = request.seed, self.edges, request.case.execution
-        watch = Watch(*(job, device, precision, seed, request.thorough, execution), edges=edges)
+        seed, edges, name = request.seed, self.edges, request.case.execution
+        watch = Watch(*(job, device, precision, seed, request.thorough, name), edges=edges)
         channel.enter("warm-up")
         watch.start()
         engine = Engine(
@@ -285,7 +288,7 @@ class Launch:
         looks = [
             *asked.unmoved(before, self.environment),
             *asked.switches(device, precision),
-            *self._executed(),
+            *(self.execution.looks(self.environment) if self.execution else ()),
             *job.looks(),
             *asked.implementations(watch.executed, job.facts),
         ]
@@ -338,13 +341,6 @@ class Launch:
         if found.absent:
             self.environment["world"]["silent_absent"] = found.absent
         return found.silent
-
-    def _executed(self) -> list[Look]:
-        """Whether the execution is the case's, as far as it has come."""
-        if self.request.case.execution == "compile":
-            self.environment["compiler"] = environment.compiler()
-            return asked.compiled(self.environment["compiler"])
-        return asked.replayed(self.watched) if self.request.case.execution == "graph" else []
 
     def _describe(self, device: Device) -> None:
         """The stack and device as they stand now."""

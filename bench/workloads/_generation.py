@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Look, Queued, Recorder, Site
+from bench.workload import Job, Look, Queued, Site
 from bench.workloads import _looks
-from bench.workloads._jobs import Rotation, model_facts
+from bench.workloads._jobs import Rotation, executed, model_facts
 from bench.workloads._quantized import products
+from bench.workloads._recorded import recorder_of, replayed, replayed_facts
 from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Generator:
         batch, self._prompt_length = prompt
         length = self._prompt_length + new_tokens
         self.model = model.eval()
-        self._site = site
+        self.site = site
         config: Any = model.config
         self._cache = StaticCache(config=config, max_cache_len=length)
         self._with_cache = with_cache(model, self._cache)
@@ -86,8 +87,8 @@ class Generator:
     def looks(self, prompt: Tensor) -> Iterator[Look]:
         """At the model, what it reads, its cache and its attention."""
         caches = [(layer.keys, layer.values) for layer in self._cache.layers]
-        yield from _looks.placed(self.model, prompt, self._site)
-        yield from _looks.cached(caches, self._site)
+        yield from _looks.placed(self.model, prompt, self.site)
+        yield from _looks.cached(caches, self.site)
         yield _looks.mode(self.model, training=False)
         yield from _looks.attention(self.model, self.facts)
         yield from _looks.experts(self.model, self.facts)
@@ -107,22 +108,25 @@ class Generator:
         return self._run(tokens, self._positions[:, position : position + 1], self._masks[index])
 
     def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
-        """As `decode`, but the index [1] is on the device."""
+        """As `decode`, but the index [1] is on the device; to be called in inference mode."""
         positions = self._positions[:, self._prompt_length :].index_select(1, index)
-        return self._run(tokens, positions, self._masks.index_select(0, index)[0])
+        return self._call(tokens, positions, self._masks.index_select(0, index)[0])
 
     def _run(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         import torch
 
         with torch.inference_mode():
-            logits: Tensor = self.model(
-                input_ids=tokens,
-                position_ids=positions,
-                attention_mask=mask,
-                **self._with_cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits
+            return self._call(tokens, positions, mask)
+
+    def _call(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        logits: Tensor = self.model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            **self._with_cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
         return logits
 
 
@@ -133,12 +137,16 @@ class PrefillJob(Job):
         """Starts with the first prompt."""
         self.generator = generator
         self._prompts = Rotation(prompts)
-        self.facts = generator.facts
+        self._run = replayed(self._prefill, generator.site)
+        self.facts = generator.facts | replayed_facts(generator.site)
 
     def step(self) -> None:
-        """Queues one prefill and the choice of its token."""
-        self._logits = self.generator.prefill(next(self._prompts))
-        self.token = self._logits.argmax(-1)
+        """Queues one prefill and the choice of its token, or the replay of both."""
+        self._logits, self.token = self._run(next(self._prompts))
+
+    def _prefill(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.generator.prefill(prompt)
+        return logits, logits.argmax(-1)
 
     def witness(self) -> float:
         """Mean of the last logits."""
@@ -264,21 +272,23 @@ class ReplayedDecodeJob(DecodeJob):
     """Decode whose step is recorded once, in the first one, and replayed from then on.
 
     A recording has no arguments: the token, its place in the window and the cache lie where they
-    lay, and the step itself counts the place, on the device.
+    lay, and the step itself counts the place and chooses the next token, on the device. Where it is
+    compiled, all of that is one function.
     """
 
-    def __init__(
-        self, generator: Generator, prompt: Tensor, forced: Tensor, recorder: Recorder
-    ) -> None:
-        """recorder: the device's; see `bench.backend.Device.recorder`."""
+    def __init__(self, generator: Generator, prompt: Tensor, forced: Tensor) -> None:
+        """Raises `Unsupported` where the device records nothing."""
         import torch
 
+        site = generator.site
+        self._recorder = recorder_of(site)
         super().__init__(generator, prompt, forced)
         self.token = self.first_token.clone()
         self._place = torch.zeros(1, dtype=torch.long, device=prompt.device)
-        self._recorder = recorder
         self._replay: Queued | None = None
-        self.facts = {**self.facts, "replayed": "one graph a token"}
+        # The prompt has been read: what is compiled is decode.
+        self._one = _one_token(generator, site)
+        self.facts = {**self.facts, **replayed_facts(site, "token")}
 
     def step(self) -> None:
         """Queues the replay of one token for each sequence."""
@@ -301,12 +311,28 @@ class ReplayedDecodeJob(DecodeJob):
         self._index += 1
 
     def _work(self) -> None:
-        self._logits = self.generator.decode_at(self.token, self._place)
-        self.token.copy_(self._logits.argmax(-1))
-        self._place.add_(1)
+        import torch
+
+        with torch.inference_mode():  # outside of what is compiled, which could not enter it
+            self._logits = self._one(self.token, self._place)
 
     def _rewind(self) -> None:
         self._index = 0
         self._place.zero_()
         self.token.copy_(self.first_token)
         self.generator.rewind()
+
+
+def _one_token(generator: Generator, site: Site) -> Any:
+    """One token's whole step, as the site executes it: from a token [B, 1] and its place [1], which
+    it moves on, to the logits [B, 1, V] after it; the token is then the one that they choose."""
+    import torch
+
+    class OneToken(torch.nn.Module):
+        def forward(self, token: Tensor, place: Tensor) -> Tensor:
+            logits = generator.decode_at(token, place)
+            token.copy_(logits.argmax(-1))
+            place.add_(1)
+            return logits
+
+    return executed(OneToken(), site)
