@@ -227,9 +227,8 @@ def generating_job(
         if site.recorder is None:
             raise Unsupported("this device has no graph replay")
         return ReplayedDecodeJob(generator, prompt, forced, site.recorder)
-    job = DecodeJob(generator, prompt, forced)
-    executed(model, site)  # the prompt has been read: what is compiled is decode
-    return job
+    executed(generator.step, site)
+    return DecodeJob(generator, prompt, forced)
 
 
 def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
