@@ -225,9 +225,8 @@ def generating_job(
     generator = Generator(model, cache, shape, parameters.new_tokens, site, facts)
     if is_recorded(site.execution):
         return ReplayedDecodeJob(generator, prompt, forced)
-    job = DecodeJob(generator, prompt, forced)
-    executed(model, site)  # the prompt has been read: what is compiled is decode
-    return job
+    executed(generator.step, site)
+    return DecodeJob(generator, prompt, forced)
 
 
 def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
