@@ -141,6 +141,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Relative standard deviation between launches; None below two."""
     outliers: int = 0
     flags: tuple[str, ...] = ()
+    """What was seen wrong with any launch; `FAR_OUT` with one beside the others."""
+    far_out: dict[int, float] = {}
+    """Of the launches in the figures those that stand far from the rest, by number, with their
+    share of the median throughput. Nothing was seen that would explain them: they stay in."""
     flag_ranks: dict[str, tuple[int, ...]] = {}
     """Of several devices: whose flag it is, where it is not that of all."""
     shared_host: bool = False

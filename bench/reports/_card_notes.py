@@ -23,6 +23,7 @@ from bench.telemetry.flags import HINDERED
 FLAGS = {
     "NO_STEADY_STATE": "a launch never became steady",
     "DRIFT": "step times moved by more than 5 % within a launch",
+    "FAR_OUT": "a launch stands far from the others, and nothing was seen that explains it",
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
     "CONTENDED": "other work on the host slowed a launch",
     "QUOTA": "the CPU quota of this container held a launch back",

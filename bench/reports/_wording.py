@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import stats, units
+from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
 from bench.records.run import RunFile
@@ -35,7 +36,10 @@ def packed(row: Row) -> str:
 
 
 def whose(row: Row, flag: str) -> str:
-    """Of several devices, whose a flag is: " (ranks 1, 3)"; empty where it is that of all."""
+    """Of which ranks, " (ranks 1, 3)", or launches a flag is; empty where it is that of all."""
+    if flag == FAR_OUT:
+        parts = [f"launch {n + 1} at {ratio(share)}" for n, share in row.far_out.items()]
+        return f" ({', '.join(parts)} of the median)"
     ranks = row.flag_ranks.get(flag, ())
     return f" ({units.ranks(ranks)})" if ranks else ""
 
