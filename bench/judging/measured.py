@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from bench import stats, units
 from bench.judging import cold
 from bench.judging.exchanged import exposed, reduced
+from bench.judging.load import load_of
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.judging.slow import RankTimes, rank_times
@@ -68,6 +69,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         interval=interval,
         rates=tuple(rates),
         rounds=tuple(launch.launch for launch in clean),
+        load=load_of(case, clean),
         clocks_mhz=tuple(map(observed_clock, clean)),
         launches=len(outcomes),
         excluded=excluded,

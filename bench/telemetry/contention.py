@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -173,7 +173,7 @@ def without_rests(blocks: Sequence[tuple[Counters, Counters]]) -> tuple[Counters
         if name != "quota_cores"
     }
     stood = {name: getattr(first, name) for name in risen}
-    after = {n: None if r is None else stood[n] + r for n, r in risen.items()}
+    after: dict[str, Any] = {n: None if r is None else stood[n] + r for n, r in risen.items()}
     return first, last._replace(**after)
 
 
