@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import stats, units
+from bench.judging.load import Load
+from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
 from bench.records.run import RunFile
@@ -35,7 +37,10 @@ def packed(row: Row) -> str:
 
 
 def whose(row: Row, flag: str) -> str:
-    """Of several devices, whose a flag is: " (ranks 1, 3)"; empty where it is that of all."""
+    """Of which ranks, " (ranks 1, 3)", or launches a flag is; empty where it is that of all."""
+    if flag == FAR_OUT:
+        parts = [f"launch {n + 1} at {ratio(share)}" for n, share in row.far_out.items()]
+        return f" ({', '.join(parts)} of the median)"
     ranks = row.flag_ranks.get(flag, ())
     return f" ({units.ranks(ranks)})" if ranks else ""
 
@@ -43,6 +48,20 @@ def whose(row: Row, flag: str) -> str:
 def limit(row: Row) -> str:
     """What holds a case back, and how far it came: one word, one figure; empty if not known."""
     return "" if row.limit is None else f"{row.limit[0]} {whole(row.limit[1])}"
+
+
+def load_words(load: Load) -> str:
+    """ "after 10.2 s, 1,410 MHz, 690 W, 71 °C"; what nobody could see is said to be so."""
+    seen = [
+        (load.clock_mhz, "clock", "MHz"),
+        (load.watts, "power", "W"),
+        (load.celsius, "temperature", "°C"),
+    ]
+    parts = [f"{value:,.0f} {unit}" for value, _, unit in seen if value is not None]
+    unseen = [name for value, name, _ in seen if value is None]
+    if unseen:
+        parts.append(f"{', '.join(unseen)} not observable")
+    return ", ".join([f"after {units.duration(load.seconds)}", *parts])
 
 
 def handed_on(text: str, *runs: RunFile) -> str:
