@@ -16,6 +16,7 @@ import msgspec
 
 from bench.errors import DeviceUnavailable
 from bench.precision import PRECISIONS, Precision
+from bench.quantized_product import Products
 from bench.records.outcome import FailureKind, Memory
 from bench.telemetry.source import NotObservable, Source
 from bench.workload import Queued, Recorder
@@ -134,6 +135,10 @@ class Backend(ABC):
     """Names of functions by which libraries ask whether its software is installed, and then call
     that whatever device their tensors are on. While the numerics gate's reference runs, on the CPU,
     each answers no."""
+
+    products: Products = Products()
+    """What multiplies narrow operands: torch's own operators, in the order that they want here. A
+    backend whose vendor has another operator for some of them gives a subclass."""
 
     def worker_environment(self) -> Mapping[str, str]:
         """Environment variables that a worker on this backend starts with. Recorded.

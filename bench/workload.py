@@ -28,6 +28,7 @@ from bench.parameters import (
     require_within,
 )
 from bench.precision import Precision
+from bench.quantized_product import Products
 from bench.ranks import Part, Ranks, each_alone
 from bench.records.outcome import Work
 from bench.records.parallelism import NONE
@@ -150,6 +151,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     `graph`: the step is recorded once and replayed."""
     recorder: Recorder | None = None
     """What records a step, where the device has it; see `bench.backend.Device.recorder`."""
+    products: Products = Products()
+    """What multiplies narrow operands there; see `bench.backend.Backend.products`."""
     memory_format: str = "contiguous"
     """`contiguous` or `channels_last`, as the backend allows."""
     ranks: Ranks | None = None

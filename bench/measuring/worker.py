@@ -171,6 +171,7 @@ class Launch:
             seed=request.seed,
             execution=request.case.execution,
             recorder=self.watched,
+            products=self.backend.products,
             memory_format=given,
             ranks=self.ranks,
         )
