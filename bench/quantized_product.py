@@ -98,7 +98,7 @@ class Products:
         seen, across = (_bytes(a), _bytes(b)), b.t()
         if how.name == "fp8-row":
             call = torch._scaled_mm
-            given = {"scale_a": one[0], "scale_b": two[0].t(), "out_dtype": torch.bfloat16}
+            given: Any = {"scale_a": one[0], "scale_b": two[0].t(), "out_dtype": torch.bfloat16}
             return Ready(lambda: call(a, across, **given), "torch._scaled_mm", seen)
         functional: Any = torch.nn.functional
         scaled_mm = functional.scaled_mm
@@ -234,7 +234,7 @@ class Products:
     def _recipes(self, how: Precision) -> tuple[Any, Any]:
         from torch.nn import functional
 
-        kinds: Any = functional.ScalingType  # type: ignore[attr-defined]
+        kinds: Any = functional.ScalingType
         if how.name == "fp8-row":
             return kinds.RowWise, kinds.RowWise
         if how.name == "fp8-block128":
@@ -247,7 +247,7 @@ class Products:
     def _swizzles(self, how: Precision) -> Any:
         from torch.nn import functional
 
-        kinds: Any = functional.SwizzleType  # type: ignore[attr-defined]
+        kinds: Any = functional.SwizzleType
         if how.arithmetic == "fp8":
             return None
         tiles = kinds.SWIZZLE_32_4_4 if self.swizzled else kinds.NO_SWIZZLE

@@ -90,13 +90,13 @@ def _scales(stand: Stand, name: str, how: Precision) -> Finding:
     title = f"{name}: scales are applied"
     sides = [encode(_normals(ROWS[1], K), how, False), encode(_normals(N, K, 1), how, True)]
     turned = [side for side in sides if side.scales is not None]
-    plain = _product(stand, *sides, how)
+    plain = _product(stand, sides[0], sides[1], how)
     worst, moved = 0.0, []
     for side in turned:
         powers = torch.randint(-2, 3, side.shared.shape, generator=_generator()).float().exp2()
         other = side._replace(scales=(side.shared.float() * powers).to(side.shared.dtype))
         pair = [other if one is side else one for one in sides]
-        found = _product(stand, *pair, how)
+        found = _product(stand, pair[0], pair[1], how)
         worst = max(worst, relative_error(found, pair[0].exactly() @ pair[1].exactly().t()))
         moved.append(relative_error(found, plain))
     good = worst <= TOLERANCES[name]["output"] and min(moved) > TOLERANCES[name]["output"]

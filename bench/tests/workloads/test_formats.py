@@ -343,9 +343,9 @@ def test_experts_on_ascend_go_to_its_own_operator(monkeypatch: pytest.MonkeyPatc
         assert torch.equal(seen, same), "every device's witness is of the same"
     with pytest.raises(NotImplementedError, match="npu_grouped_matmul has no mxfp8"):
         products.grouped(*sides, PRECISIONS["mxfp8"], CPU)
-    int8 = [torch.randint(-9, 9, (8, 16), dtype=torch.int8) for _ in range(2)]
+    a, b = (torch.randint(-9, 9, (8, 16), dtype=torch.int8) for _ in range(2))
     out = torch.empty((8, 8), dtype=torch.int32)
-    assert torch.equal(products.sums(*int8, out), Products().sums(*int8, out))
+    assert torch.equal(products.sums(a, b, out), Products().sums(a, b, out))
 
 
 def test_weights_of_4_bits_on_xpu_have_zeros_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
