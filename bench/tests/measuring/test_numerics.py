@@ -43,6 +43,10 @@ QUANTITIES = {
     ("transfer", ""): {"output"},
     ("attention", "forward"): {"attention"},
     ("attention", "burst"): {"attention"},
+    ("attention", "prefill"): {"attention"},
+    ("attention", "decode"): {"attention"},
+    ("attention", "latent-prefill"): {"latent attention"},
+    ("attention", "latent-decode"): {"latent attention"},
     ("attention", "forward-backward"): {"attention", "gradients"},
 }
 """What the gate looks at where it is not a model's output; with "", in every mode."""
