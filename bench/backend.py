@@ -16,6 +16,7 @@ import msgspec
 
 from bench.errors import DeviceUnavailable
 from bench.precision import PRECISIONS, Precision
+from bench.quantized_product import Products
 from bench.records.outcome import FailureKind, Memory
 from bench.telemetry.source import NotObservable, Source
 from bench.workload import Queued, Recorder
@@ -144,6 +145,9 @@ class Backend(ABC):
     compiler_folders: tuple[str, ...] = ()
     """Variables that say where those keep what they make, besides torch's own: launches of one run
     are given a folder of the run's, which no other run sees."""
+    products: Products = Products()
+    """What multiplies narrow operands: torch's own operators, in the order that they want here. A
+    backend whose vendor has another operator for some of them gives a subclass."""
 
     def worker_environment(self) -> Mapping[str, str]:
         """Environment variables that a worker on this backend starts with. Recorded.

@@ -28,6 +28,7 @@ from bench.parameters import (
     require_within,
 )
 from bench.precision import Precision
+from bench.quantized_product import Products
 from bench.ranks import Part, Ranks, each_alone
 from bench.records.execution import DECODE_EXECUTIONS, EXECUTIONS, INFERENCE_EXECUTIONS
 from bench.records.outcome import Work
@@ -149,6 +150,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """torch's name for what compiles here; see `bench.backend.Backend.compilers`."""
     recorder: Recorder | None = None
     """What records a step, where the device has it; see `bench.backend.Device.recorder`."""
+    products: Products = Products()
+    """What multiplies narrow operands there; see `bench.backend.Backend.products`."""
     memory_format: str = "contiguous"
     """`contiguous` or `channels_last`, as the backend allows."""
     ranks: Ranks | None = None

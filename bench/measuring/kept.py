@@ -109,6 +109,7 @@ def key(what: str, workload: Workload, mode: str, twin: Any, site: Site) -> byte
             msgspec.to_builtins(twin),
             site.seed,
             site.precision.quantized,
+            msgspec.to_builtins(site.precision.scales),
             site.memory_format,
             site.as_ranks,
             None if site.ranks is None else [site.ranks.rank, str(site.ranks.parallelism)],

@@ -180,6 +180,7 @@ class Launch:
             execution=request.case.execution,
             compiler=self.execution.compiler,
             recorder=self.execution.watched,
+            products=self.backend.products,
             memory_format=given,
             ranks=self.ranks,
         )

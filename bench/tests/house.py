@@ -14,7 +14,8 @@ lifeline           |                                                            
 former             |                                                            |
 precision          |                                                            | msgspec torch
 rehearsal          |                                                            | torch
-quantized_product  |                                                            | torch
+formats            | precision                                                  | torch
+quantized_product  | formats precision                                          | torch
 
 records/           | errors units                                               | msgspec psutil
                    |                                                            | torch
@@ -23,13 +24,15 @@ telemetry/         | former records stats units                                 
 report             | records                                                    | msgspec
 ranks              | records                                                    | msgspec torch
 parameters         | errors records                                             | msgspec
-workload           | parameters precision ranks records rehearsal               | msgspec torch
-backend            | errors precision records telemetry workload                | msgspec torch
+workload           | parameters precision quantized_product ranks records       | msgspec torch
+                   | rehearsal                                                  |
+backend            | errors precision quantized_product records telemetry       | msgspec torch
+                   | workload                                                   |
 
-backends/          | backend errors precision quantized_product records         | msgspec psutil
+backends/          | backend errors formats precision quantized_product records | msgspec psutil
                    | telemetry                                                  | torch pynvml
-workloads/         | precision quantized_product ranks records rehearsal units  | msgspec torch
-                   | workload                                                   | transformers
+workloads/         | formats precision quantized_product ranks records          | msgspec torch
+                   | rehearsal units workload                                   | transformers
                    |                                                            | diffusers peft
 catalogue          | backend errors report workload                             | msgspec
 
