@@ -26,7 +26,7 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import agreed, asked, joining, kept, pairs, silent_blocks
+from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
 from bench.measuring.execution import Execution
@@ -55,8 +55,9 @@ from bench.records.outcome import (
 )
 from bench.records.reason import of_error, reason
 from bench.records.silent import Silent
+from bench.serving_job import ServingJob
 from bench.telemetry.contention import HostCounters, causes
-from bench.workload import Job, Site, Unsupported, Workload, Wrong
+from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
 
 STACKS_SIGNAL = getattr(signal, "SIGUSR1", None)
 """At this a worker writes the stacks of its threads to stderr; None where there is no such."""
@@ -91,9 +92,8 @@ class Launch:
     def run(self) -> Report:
         """Measures, or says why not."""
         self.backend = catalogue.backend(self.request.backend)
-        outcome: Outcome
         try:
-            outcome = self._phases()
+            outcome: Outcome = self._phases()
         except Unsupported as why:
             outcome = Skipped(reason=str(why))
         except Wrong as why:
@@ -158,7 +158,7 @@ class Launch:
         self.wait()
         device = self.backend.open(request.index, precision)
         # Before anything can fail: a failure's record names its stack too.
-        self._describe(device)
+        self.describe(device)
         if harm:
             return Void(reason=harm)
         lacking = self.backend.unsupported(device.info, precision) if declared.multiplies else None
@@ -199,7 +199,8 @@ class Launch:
         asking = (workload, mode, parameters, gated, self.backend.library_switches)
         earlier = kept.references(request.scratch)
         if self.ranks is None or declared.together:
-            verdict = numerics.gate(*asking, kept.NOTHING if declared.together else earlier)
+            gate = serving.gate if declared.serves else numerics.gate
+            verdict = gate(*asking, kept.NOTHING if declared.together else earlier)
             wrong = verdict.complaint
         else:
             verdict, wrong = rank_numerics.gate(*asking, earlier)
@@ -208,7 +209,7 @@ class Launch:
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:
             return Void(reason=f"numerics: {wrong}", numerics=verdict)
-        if unasked := asked.complaint(self.execution.looks(self.environment)):
+        if unasked := asked.complaint(self.executed()):
             return Void(reason=unasked, numerics=verdict)
         self.execution.gated()
 
@@ -247,12 +248,14 @@ class Launch:
     def _measure(
         self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
     ) -> Outcome:
-        request, channel = self.request, self.channel
-        mode, precision = request.case.mode, PRECISIONS[request.case.precision]
+        request, channel, mode = self.request, self.channel, self.request.case.mode
+        precision = PRECISIONS[request.case.precision]
         work = job.own_work or work_of(request.case, workload, parameters, self.ranks)
+        if isinstance(job, ServingJob):
+            return serving.measured(self, work, parameters, job, device, verdict)
         latency_name = workload.modes[mode].latency
-        seed, edges, name = request.seed, self.edges, request.case.execution
-        watch = Watch(*(job, device, precision, seed, request.thorough, name), edges=edges)
+        seen = (job, device, precision, request.seed, request.thorough, request.case.execution)
+        watch = Watch(*seen, edges=self.edges)
         channel.enter("warm-up")
         watch.start()
         engine = Engine(
@@ -265,7 +268,7 @@ class Launch:
             * (1 if request.place is None else request.place.local_size),
             suspended=suspended_ns,
             watch=watch.after,
-            edges=edges,
+            edges=self.edges,
             before=watch.before,
             burst=workload.modes[mode].burst,
         )
@@ -279,17 +282,17 @@ class Launch:
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         if self.ranks is not None:
             self.peer_ns = pairs.peer_ns(
-                *(job, self.ranks.size, device, edges, time.perf_counter_ns),
+                *(job, self.ranks.size, device, self.edges, time.perf_counter_ns),
                 lambda: channel.blocks("measure", [*series.steady], work),
             )
         channel.enter("report")
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
         before = dict(self.environment)
-        self._describe(device)
+        self.describe(device)
         looks = [
             *asked.unmoved(before, self.environment),
             *asked.switches(device, precision),
-            *(self.execution.looks(self.environment) if self.execution else ()),
+            *self.executed(),
             *job.looks(),
             *asked.implementations(watch.executed, job.facts),
         ]
@@ -343,7 +346,11 @@ class Launch:
             self.environment["world"]["silent_absent"] = found.absent
         return found.silent
 
-    def _describe(self, device: Device) -> None:
+    def executed(self) -> list[Look]:
+        """Whether the execution is the case's, as far as it has come."""
+        return self.execution.looks(self.environment) if self.execution else []
+
+    def describe(self, device: Device) -> None:
         """The stack and device as they stand now."""
         self.environment.update(environment.stack())
         self.environment["device"] = msgspec.to_builtins(device.info)

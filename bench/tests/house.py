@@ -26,20 +26,21 @@ ranks              | records                                                    
 parameters         | errors records                                             | msgspec
 workload           | parameters precision quantized_product ranks records       | msgspec torch
                    | rehearsal                                                  |
+serving_job        | workload                                                   | msgspec
 backend            | errors precision quantized_product records telemetry       | msgspec torch
                    | workload                                                   |
 
 backends/          | backend errors formats precision quantized_product records | msgspec psutil
                    | telemetry                                                  | torch pynvml
 workloads/         | formats precision quantized_product ranks records          | msgspec torch
-                   | rehearsal units workload                                   | transformers
+                   | rehearsal serving_job units workload                       | transformers
                    |                                                            | diffusers peft
 catalogue          | backend errors report workload                             | msgspec
 
 planning/          | catalogue errors precision records stats telemetry units   | msgspec
                    | workload                                                   |
 measuring/         | backend catalogue lifeline planning precision ranks        | msgspec torch
-                   | records stats telemetry workload                           |
+                   | records serving_job stats telemetry workload               |
 running/           | backend catalogue errors lifeline measuring planning       | msgspec psutil
                    | records stats telemetry                                    |
 judging/           | catalogue errors planning precision records stats          | msgspec
