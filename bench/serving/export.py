@@ -7,6 +7,7 @@ transformers itself: `config.json`, `model*.safetensors`; a word-level tokenizer
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -27,9 +28,9 @@ MANIFEST = "accelmark.json"
 FORMAT = 1
 EXPORTED = ("bf16", "fp16", "fp32")
 """Precisions of weights that servers load as they lie; they quantize on their own."""
-WEIGHT_STD = 0.06
-"""Of every matrix. Random weights that are tied, or smaller, repeat one token for ever, and then
-neither equality nor speculation means anything."""
+UNTIED = "-untied"
+"""Ends the name of a model that has an output matrix of its own where the published one shares its
+embedding: random tied weights repeat one token for ever."""
 
 
 class Manifest(Value, frozen=True, kw_only=True):
@@ -39,7 +40,6 @@ class Manifest(Value, frozen=True, kw_only=True):
     model: str
     precision: str
     seed: int
-    std: float = WEIGHT_STD
     vocabulary: int
     positions: int
     """Longest text, prompt and answer together."""
@@ -54,7 +54,6 @@ class Manifest(Value, frozen=True, kw_only=True):
             positions=self.positions,
             layers=self.layers,
             parameters=self.parameters,
-            std=self.std,
         )
         if self.format != FORMAT:
             raise ValueError(f"format {self.format}; this version reads format {FORMAT}")
@@ -70,7 +69,15 @@ def sizes() -> dict[str, Any]:
     """The models that can be exported, by name."""
     from bench.workloads.llama import SIZES
 
-    return dict(SIZES)
+    return dict(_untied(name, size) for name, size in SIZES.items())
+
+
+def _untied(name: str, size: Any) -> tuple[str, Any]:
+    if not size.tied:
+        return name, size
+    stem, cut, _ = name.partition("-2l")
+    own = size.published_parameters and size.published_parameters + size.head_weights
+    return stem + UNTIED + cut, msgspec.structs.replace(size, tied=False, published_parameters=own)
 
 
 def export(folder: Path, model: str, precision: str = "bf16", seed: int = 0) -> Manifest:
@@ -132,30 +139,39 @@ def read(folder: Path, *, whole: bool = True) -> Manifest:
 
 
 def build(size: Any, precision: str, seed: int) -> nn.Module:
-    """The model on the CPU, in the dtype of its weights."""
+    """The model on the CPU, in the dtype of its weights; the same as our own engine's at that seed.
+
+    Raises RuntimeError if the installed library builds another.
+    """
     import torch
 
     from bench.workload import Site
     from bench.workloads._seeded import SeededData, build_model
+    from bench.workloads.llama import _construct
 
     site = Site(device=torch.device("cpu"), precision=PRECISIONS[precision], seed=seed)
-    return build_model(lambda: _construct(size), None, SeededData(seed), site)
-
-
-def _construct(size: Any) -> nn.Module:
-    """With an output matrix of its own, whatever the published model has."""
-    from bench.workloads import llama
-
-    return llama._construct(msgspec.structs.replace(size, tied=False), WEIGHT_STD)
+    construct = functools.partial(_construct, size)
+    return build_model(construct, size.published_parameters, SeededData(seed), site)
 
 
 def _write(model: nn.Module, folder: Path, size: Any) -> None:
+    from transformers.utils import logging
+
     library: Any = model
+    logging.disable_progress_bar()
     library.save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # a server may run as somebody else
     # Servers sample as the model's own settings say where a request is silent: there are none here.
     (folder / "generation_config.json").write_text('{"_from_model_config": false}\n', "utf-8")
     config = json.loads((folder / "config.json").read_text("utf-8"))
+    del config["transformers_version"]  # equal models, equal files
     # No token ends an answer: its length is what was asked for.
     config |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    rope = config["rope_parameters"]
+    # As servers read it whose transformers is older than 5.
+    config |= {"torch_dtype": config["dtype"], "rope_theta": rope["rope_theta"]}
+    if rope["rope_type"] != "default":
+        config["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     tokenizer.write(folder, size.vocabulary, size.positions)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench.planning.arrivals import Load
+from bench.records.endpoint import Client
 from bench.records.served import Served
 from bench.serving.stream import Answer, Asked, Dialect, stream
 from bench.serving.wire import Broken, Pool
@@ -24,8 +25,8 @@ LOOK_SECONDS = 0.25
 """How often is looked whether the queue only grows."""
 GROWTH_SECONDS = 4.0
 """Least time over which that is said."""
-GROWTH_SPANS = 3
-"""And so many times what the quickest answer took: by then answers come as fast as requests."""
+GROWTH_SPANS = 2
+"""And so many times what the quickest answer took."""
 GROWTH_REQUESTS = 20
 """And so many that were due meanwhile."""
 KEPT_UP = 0.8
@@ -54,14 +55,14 @@ class Driven:
         self.wall_seconds = 0.0
 
     @property
-    def late_ns(self) -> list[int]:
-        """Of each request: how much later than due this process got round to it."""
-        return [answer.started_ns - answer.due_ns for answer in self.answers]
-
-    @property
-    def chunks(self) -> int:
-        """Events that carried text."""
-        return sum(answer.chunks for answer in self.answers)
+    def client(self) -> Client:
+        """What this process may have added to the figures."""
+        return Client(
+            late_ns=tuple(answer.started_ns - answer.due_ns for answer in self.answers),
+            cpu_seconds=self.cpu_seconds,
+            wall_seconds=self.wall_seconds,
+            chunks=sum(answer.chunks for answer in self.answers),
+        )
 
     @property
     def cached(self) -> int | None:
@@ -160,9 +161,11 @@ def growing(answers: Sequence[Answer], now_ns: int) -> str:
         return ""
     due = sorted(answer.due_ns for answer in answers)
     stretch = max(GROWTH_SECONDS * 1e9, GROWTH_SPANS * quickest)
-    if len(due) < GROWTH_REQUESTS or now_ns - stretch < due[0]:
+    if len(due) < GROWTH_REQUESTS:
         return ""
     start = int(min(now_ns - stretch, due[-GROWTH_REQUESTS]))
+    if start < ended[0]:  # until then it fills, however fast the server is
+        return ""
 
     def in_flight(ns: float) -> int:
         return bisect.bisect_right(due, ns) - bisect.bisect_right(ended, ns)

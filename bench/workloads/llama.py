@@ -344,8 +344,7 @@ def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) 
     return round(matrices + (others + cache) * precision.element_bytes)
 
 
-def _construct(size: Size, std: float | None = None) -> nn.Module:
-    """std: of every matrix, where it is not the usual one."""
+def _construct(size: Size) -> nn.Module:
     from transformers.models.llama.configuration_llama import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
@@ -360,7 +359,7 @@ def _construct(size: Size, std: float | None = None) -> nn.Module:
             "original_max_position_embeddings": 8192,
         }
     config = LlamaConfig(
-        initializer_range=std or initial_std(size.hidden),
+        initializer_range=initial_std(size.hidden),
         vocab_size=size.vocabulary,
         hidden_size=size.hidden,
         intermediate_size=size.feed_forward,
