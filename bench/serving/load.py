@@ -11,14 +11,14 @@ import asyncio
 import bisect
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
 from bench.planning.arrivals import Load
 from bench.records.endpoint import Client
 from bench.records.served import Served
-from bench.serving.stream import Answer, Asked, Dialect, stream
+from bench.serving.stream import GIVEN_UP, Answer, Asked, Dialect, stream
 from bench.serving.wire import Broken, Pool
 
 LOOK_SECONDS = 0.25
@@ -32,6 +32,10 @@ GROWTH_REQUESTS = 20
 KEPT_UP = 0.8
 """A server that ends this share of what arrives meanwhile is not said to be saturated: it may be
 chance."""
+
+
+Made = Callable[[Answer], Awaitable[None]]
+"""Makes one request."""
 
 
 class Drawn(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +57,13 @@ class Driven:
         self.cpu_seconds = 0.0
         """Of the client's own thread."""
         self.wall_seconds = 0.0
+
+    def due(self, asked: Asked, due_ns: int) -> Answer:
+        """A request is due: from here on it is in the record, whatever comes of it."""
+        answer = Answer(asked, due_ns)
+        answer.failed = GIVEN_UP
+        self.answers.append(answer)
+        return answer
 
     @property
     def client(self) -> Client:
@@ -94,58 +105,55 @@ async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float
     cpu, zero = time.thread_time(), time.perf_counter_ns()
     driven = Driven(drawn, zero)
 
-    async def one(asked: Asked, due_ns: int) -> Answer:
-        answer = Answer(asked, due_ns)
-        driven.answers.append(answer)
+    async def made(answer: Answer) -> None:
         await stream(pool, dialect, answer, limit_seconds)
-        return answer
 
     if drawn.load.process == "closed":
-        await _closed(drawn, one, zero, most)
+        await _closed(driven, made, most)
     else:
-        await _open(drawn, one, driven)
+        await _open(driven, made)
     driven.wall_seconds = (time.perf_counter_ns() - zero) / 1e9
     driven.cpu_seconds = time.thread_time() - cpu
     return driven
 
 
-async def _closed(drawn: Drawn, one: Callable[..., object], zero: int, most: int) -> None:
+async def _closed(driven: Driven, made: Made, most: int) -> None:
     """The next request is due the moment that one ends, not when somebody has noticed it."""
-    waiting = iter(drawn.asked)
+    waiting = iter(driven.drawn.asked)
 
     async def keep_one_going() -> None:
-        due = zero
+        due = driven.zero_ns
         for asked in waiting:
-            answer: Answer = await one(asked, due)  # type: ignore[misc]
-            # What failed has no last token, or is over later than that.
+            answer = driven.due(asked, due)
+            await made(answer)
+            # What failed is over later than its last token, if it had any.
             last = answer.arrived[-1][0] if answer.arrived and not answer.failed else None
             due = last or time.perf_counter_ns()
 
     await asyncio.gather(*(keep_one_going() for _ in range(most)))
 
 
-async def _open(drawn: Drawn, one: Callable[..., object], driven: Driven) -> None:
-    tasks: list[asyncio.Task[object]] = []
+async def _open(driven: Driven, made: Made) -> None:
+    tasks: list[asyncio.Task[None]] = []
 
     async def arrive() -> None:
-        for asked in drawn.asked:
+        for asked in driven.drawn.asked:
             due = driven.zero_ns + (asked.due_ns or 0)
             if (wait := due - time.perf_counter_ns()) > 0:
                 await asyncio.sleep(wait / 1e9)
-            tasks.append(asyncio.create_task(one(asked, due)))  # type: ignore[arg-type]
+            tasks.append(asyncio.create_task(made(driven.due(asked, due))))
 
     arriving = asyncio.create_task(arrive())
     while not arriving.done():
         await asyncio.wait([arriving], timeout=LOOK_SECONDS)
-        if drawn.load.process == "poisson":
+        if driven.drawn.load.process == "poisson":
             driven.saturated = growing(driven.answers, time.perf_counter_ns())
         if driven.saturated:
-            arriving.cancel()
-            for task in tasks:
+            for task in (arriving, *tasks):
                 task.cancel()
             break
-    await asyncio.gather(arriving, return_exceptions=True)
-    await asyncio.gather(*tasks)
+    # Those that were not even begun end as cancelled tasks, and are rows all the same.
+    await asyncio.gather(arriving, *tasks, return_exceptions=True)
 
 
 def growing(answers: Sequence[Answer], now_ns: int) -> str:

@@ -18,6 +18,7 @@ from bench.serving import tokenizer
 from bench.serving.wire import Broken, Pool
 
 PATH = "/v1/completions"
+GIVEN_UP = "given up by the client: the load was ended"
 MOST_EVENT_BYTES = 4 << 20
 
 
@@ -187,7 +188,7 @@ async def stream(pool: Pool, dialect: Dialect, answer: Answer, limit_seconds: fl
     except Broken as error:
         answer.failed = str(error)
     except asyncio.CancelledError:
-        answer.failed = "given up by the client: the load was ended"
+        answer.failed = GIVEN_UP
 
 
 async def _stream(pool: Pool, dialect: Dialect, answer: Answer) -> None:
