@@ -123,6 +123,8 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
     libraries: tuple[str, ...] = ()
     """Modules that this mode's `build` needs besides the workload's."""
+    serves: bool = False
+    """Whether it builds a `bench.serving_job.ServingJob`, which has a loop of its own."""
     burst: Burst | None = None
     """None where its steps are measured under load, as work is that goes on."""
     schemes: tuple[str, ...] = ("none",)

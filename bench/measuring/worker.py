@@ -26,7 +26,7 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import agreed, asked, joining, kept, pairs, silent_blocks
+from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
 from bench.measuring.hush import Hush
@@ -53,6 +53,7 @@ from bench.records.outcome import (
 )
 from bench.records.reason import of_error, reason
 from bench.records.silent import Silent
+from bench.serving_job import ServingJob
 from bench.telemetry.contention import HostCounters, causes
 from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
 
@@ -87,9 +88,8 @@ class Launch:
     def run(self) -> Report:
         """Measures, or says why not."""
         self.backend = catalogue.backend(self.request.backend)
-        outcome: Outcome
         try:
-            outcome = self._phases()
+            outcome: Outcome = self._phases()
         except Unsupported as why:
             outcome = Skipped(reason=str(why))
         except Wrong as why:
@@ -149,7 +149,7 @@ class Launch:
         self.wait()
         device = self.backend.open(request.index, precision)
         # Before anything can fail: a failure's record names its stack too.
-        self._describe(device)
+        self.describe(device)
         if harm:
             return Void(reason=harm)
         lacking = self.backend.unsupported(device.info, precision) if declared.multiplies else None
@@ -189,7 +189,8 @@ class Launch:
         asking = (workload, mode, parameters, gated, self.backend.library_switches)
         earlier = kept.references(request.scratch)
         if self.ranks is None or declared.together:
-            verdict = numerics.gate(*asking, kept.NOTHING if declared.together else earlier)
+            gate = serving.gate if declared.serves else numerics.gate
+            verdict = gate(*asking, kept.NOTHING if declared.together else earlier)
             wrong = verdict.complaint
         else:
             verdict, wrong = rank_numerics.gate(*asking, earlier)
@@ -198,7 +199,7 @@ class Launch:
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:
             return Void(reason=f"numerics: {wrong}", numerics=verdict)
-        if unasked := asked.complaint(self._executed()):
+        if unasked := asked.complaint(self.executed()):
             return Void(reason=unasked, numerics=verdict)
         if self.watched is not None:
             self.watched.timed()
@@ -238,12 +239,14 @@ class Launch:
     def _measure(
         self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
     ) -> Outcome:
-        request, channel = self.request, self.channel
-        mode, precision = request.case.mode, PRECISIONS[request.case.precision]
+        request, channel, mode = self.request, self.channel, self.request.case.mode
+        precision = PRECISIONS[request.case.precision]
         work = job.own_work or self._work(workload, parameters)
+        if isinstance(job, ServingJob):
+            return serving.measured(self, work, parameters, job, device, verdict)
         latency_name = workload.modes[mode].latency
-        seed, edges, execution = request.seed, self.edges, request.case.execution
-        watch = Watch(*(job, device, precision, seed, request.thorough, execution), edges=edges)
+        seen = (job, device, precision, request.seed, request.thorough, request.case.execution)
+        watch = Watch(*seen, edges=self.edges)
         channel.enter("warm-up")
         watch.start()
         engine = Engine(
@@ -256,7 +259,7 @@ class Launch:
             * (1 if request.place is None else request.place.local_size),
             suspended=suspended_ns,
             watch=watch.after,
-            edges=edges,
+            edges=self.edges,
             before=watch.before,
             burst=workload.modes[mode].burst,
         )
@@ -270,17 +273,17 @@ class Launch:
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         if self.ranks is not None:
             self.peer_ns = pairs.peer_ns(
-                *(job, self.ranks.size, device, edges, time.perf_counter_ns),
+                *(job, self.ranks.size, device, self.edges, time.perf_counter_ns),
                 lambda: channel.blocks("measure", [*series.steady], work),
             )
         channel.enter("report")
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
         before = dict(self.environment)
-        self._describe(device)
+        self.describe(device)
         looks = [
             *asked.unmoved(before, self.environment),
             *asked.switches(device, precision),
-            *self._executed(),
+            *self.executed(),
             *job.looks(),
             *asked.implementations(watch.executed, job.facts),
         ]
@@ -348,14 +351,14 @@ class Launch:
             moved = None if of_one is None else self.ranks.size * of_one
         return msgspec.structs.replace(work, moved_bytes=moved)
 
-    def _executed(self) -> list[Look]:
+    def executed(self) -> list[Look]:
         """Whether the execution is the case's, as far as it has come."""
         if self.request.case.execution == "compile":
             self.environment["compiler"] = environment.compiler()
             return asked.compiled(self.environment["compiler"])
         return asked.replayed(self.watched) if self.request.case.execution == "graph" else []
 
-    def _describe(self, device: Device) -> None:
+    def describe(self, device: Device) -> None:
         """The stack and device as they stand now."""
         self.environment.update(environment.stack())
         self.environment["device"] = msgspec.to_builtins(device.info)

@@ -24,19 +24,20 @@ report             | records                                                    
 ranks              | records                                                    | msgspec torch
 parameters         | errors records                                             | msgspec
 workload           | parameters precision ranks records rehearsal               | msgspec torch
+serving_job        | workload                                                   | msgspec
 backend            | errors precision records telemetry workload                | msgspec torch
 
 backends/          | backend errors precision quantized_product records         | msgspec psutil
                    | telemetry                                                  | torch pynvml
-workloads/         | precision quantized_product ranks records rehearsal units  | msgspec torch
-                   | workload                                                   | transformers
+workloads/         | precision quantized_product ranks records rehearsal        | msgspec torch
+                   | serving_job units workload                                 | transformers
                    |                                                            | diffusers peft
 catalogue          | backend errors report workload                             | msgspec
 
 planning/          | catalogue errors precision records stats telemetry units   | msgspec
                    | workload                                                   |
 measuring/         | backend catalogue lifeline planning precision ranks        | msgspec torch
-                   | records stats telemetry workload                           |
+                   | records serving_job stats telemetry workload               |
 running/           | backend catalogue errors lifeline measuring planning       | msgspec psutil
                    | records stats telemetry                                    |
 judging/           | catalogue errors planning precision records stats          | msgspec
