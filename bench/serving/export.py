@@ -7,7 +7,6 @@ transformers itself: `config.json`, `model*.safetensors`; a word-level tokenizer
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from pathlib import Path
@@ -28,9 +27,6 @@ MANIFEST = "accelmark.json"
 FORMAT = 1
 EXPORTED = ("bf16", "fp16", "fp32")
 """Precisions of weights that servers load as they lie; they quantize on their own."""
-UNTIED = "-untied"
-"""Ends the name of a model that has an output matrix of its own where the published one shares its
-embedding: random tied weights repeat one token for ever."""
 
 
 class Manifest(Value, frozen=True, kw_only=True):
@@ -67,17 +63,9 @@ class Manifest(Value, frozen=True, kw_only=True):
 
 def sizes() -> dict[str, Any]:
     """The models that can be exported, by name."""
-    from bench.workloads.llama import SIZES
+    from bench.workloads._untied import SIZES
 
-    return dict(_untied(name, size) for name, size in SIZES.items())
-
-
-def _untied(name: str, size: Any) -> tuple[str, Any]:
-    if not size.tied:
-        return name, size
-    stem, cut, _ = name.partition("-2l")
-    own = size.published_parameters and size.published_parameters + size.head_weights
-    return stem + UNTIED + cut, msgspec.structs.replace(size, tied=False, published_parameters=own)
+    return dict(SIZES)
 
 
 def export(folder: Path, model: str, precision: str = "bf16", seed: int = 0) -> Manifest:
@@ -147,11 +135,8 @@ def build(size: Any, precision: str, seed: int) -> nn.Module:
 
     from bench.workload import Site
     from bench.workloads._seeded import SeededData, build_model
-    from bench.workloads.llama import _construct
-
     site = Site(device=torch.device("cpu"), precision=PRECISIONS[precision], seed=seed)
-    construct = functools.partial(_construct, size)
-    return build_model(construct, size.published_parameters, SeededData(seed), site)
+    return build_model(size.construct, size.published_parameters, SeededData(seed), site)
 
 
 def _write(model: nn.Module, folder: Path, size: Any) -> None:

@@ -97,11 +97,13 @@ def judge(when: str, spoken: Sequence[Spoken], truth: Truth) -> Judged:
 
 def regret(truth: Truth, rounding: float) -> Check:
     """Of the answers under load: of the worst token. rounding: as `judge` found it."""
-    worst = max(
+    regrets = [
         best - chosen
         for of_best, of_chosen in zip(truth.best, truth.logprobs, strict=True)
         for best, chosen in zip(of_best, of_chosen, strict=True)
-    )
+    ]
+    # A maximum that meets a NaN depends on the order.
+    worst = max(regrets) if all(map(math.isfinite, regrets)) else math.inf
     return Check(
         quantity="regret under load", error=max(0.0, worst), tolerance=TIE * bound(rounding)
     )

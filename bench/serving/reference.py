@@ -82,14 +82,15 @@ def in_a_process(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
         capture_output=True,
         timeout=LIMIT_SECONDS,
     )
-    if child.returncode:
-        last = child.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        said = last[0] if last else f"exit {child.returncode}"
-        raise AccelmarkError(
-            f"{folder}: the reference of the exported model failed ({said}). It needs the memory "
-            "of the weights and of one layer in float64; end other work, and run again."
-        )
-    return msgspec.json.decode(child.stdout, type=Truth)
+    with contextlib.suppress(msgspec.DecodeError):  # what is not finite is no number there
+        if not child.returncode:
+            return msgspec.json.decode(child.stdout, type=Truth)
+    last = child.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+    said = last[0] if child.returncode and last else "it gave no log-probabilities"
+    raise AccelmarkError(
+        f"{folder}: the reference of the exported model failed ({said}). It needs the memory of "
+        "the weights and of one layer in float64; end other work, and run again."
+    )
 
 
 def truth(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
