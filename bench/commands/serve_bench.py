@@ -17,8 +17,6 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_OK, ServerError
 
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
-    from bench.records.case import Case
-    from bench.serving.export import Manifest
 
 TOKENS = DEVICES
 SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
@@ -39,11 +37,18 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
 )
 @click.option("--rate", metavar="R[,R...]", help="Requests a second, at random; likewise.")
 @click.option("--offline", is_flag=True, help="All requests at once.")
-@click.option("--requests", type=DEVICES, metavar="N", help="Of each load. Default: 8 a concurrency.")
+@click.option(
+    "--requests", type=DEVICES, metavar="N", help="Of each load. Default: 8 a concurrency."
+)
 @click.option("--input-tokens", type=TOKENS, default=1024, show_default=True, metavar="N")
 @click.option("--output-tokens", type=TOKENS, default=1024, show_default=True, metavar="N")
 @click.option(
-    "--length-sigma", "sigma", type=SIGMA, default=0.0, show_default=True, help="Of log-normal lengths; 0: all alike."
+    "--length-sigma",
+    "sigma",
+    type=SIGMA,
+    default=0.0,
+    show_default=True,
+    help="Of log-normal lengths; 0: all alike.",
 )
 @click.option("--ttft-limit-ms", type=DEVICES, default=2000, show_default=True, metavar="MS")
 @click.option("--tpot-limit-ms", type=DEVICES, default=100, show_default=True, metavar="MS")
@@ -70,8 +75,12 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
     help="Certificates to trust, beside the system's.",
 )
 @click.option("--seed", type=INDEX, metavar="N", help="Of the prompts. Default: one never used.")
-@click.option("--request-limit", type=ABOVE_ZERO, default=600.0, show_default=True, metavar="SECONDS")
-@click.option("--ready-limit", type=ABOVE_ZERO, default=1800.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--request-limit", type=ABOVE_ZERO, default=600.0, show_default=True, metavar="SECONDS"
+)
+@click.option(
+    "--ready-limit", type=ABOVE_ZERO, default=1800.0, show_default=True, metavar="SECONDS"
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -191,7 +200,9 @@ def _token(variable: str | None) -> str | None:
 def _trust(ca: Path | None, *, tls: bool) -> ssl.SSLContext | None:
     if not tls:
         if ca is not None:
-            raise ServerError(f"--ca {ca}: the endpoint is http://. Give https://, or leave it out.")
+            raise ServerError(
+                f"--ca {ca}: the endpoint is http://. Give https://, or leave it out."
+            )
         return None
     context = ssl.create_default_context()
     if ca is not None:

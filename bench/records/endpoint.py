@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import msgspec
+
 from bench.records.served import Served
 from bench.records.value import Value
 
@@ -68,7 +70,7 @@ class Endpoint(Value, frozen=True, kw_only=True):
     rounding: float | None = None
     """How far the exported model is from float64 in the precision of its weights, on this host:
     what the bounds of the numerics were made of. None where it was not come to."""
-    wrong: dict[str, float] = {}
+    wrong: dict[str, float] = msgspec.field(default_factory=dict)
     """How far models are that are not the right one, by what is wrong with them."""
     load: Served | None = None
     """Of a load without a figure: its requests all the same."""

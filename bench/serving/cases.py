@@ -22,6 +22,7 @@ from bench.serving.stream import Asked
 
 WORKLOAD, MODE, EXECUTION = "endpoint", "serve", "server"
 VERSION = 1
+CONCURRENCY = 8
 ROUNDS = 8
 """Requests of a load that names no number: so many for each that can be in flight."""
 STEADY_ROUNDS = 4
@@ -45,7 +46,7 @@ class Asks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cases(asks: Asks, manifest: Manifest) -> tuple[Case, ...]:
-    """One a concurrency, one a rate, one where all come at once; concurrency 8 where none is asked.
+    """One a concurrency, one a rate, one where all come at once; `CONCURRENCY` where none is asked.
 
     Raises `SuiteError` for lengths that the model cannot hold, and for a load without requests.
     """
@@ -60,7 +61,8 @@ def cases(asks: Asks, manifest: Manifest) -> tuple[Case, ...]:
     ]
     ways += [{"arrival": "poisson", "rate": float(rate)} for rate in asks.rates]
     ways += [{"arrival": "offline"}] if asks.offline else []
-    return tuple(_case(way, asks, manifest) for way in ways or [{"arrival": "closed", "concurrency": 8}])
+    ways = ways or [{"arrival": "closed", "concurrency": CONCURRENCY}]
+    return tuple(_case(way, asks, manifest) for way in ways)
 
 
 def _case(way: dict[str, ParameterValue], asks: Asks, manifest: Manifest) -> Case:
@@ -69,8 +71,8 @@ def _case(way: dict[str, ParameterValue], asks: Asks, manifest: Manifest) -> Cas
     requests = asks.requests or max(LEAST_REQUESTS, ROUNDS * most)
     if requests < STEADY_ROUNDS * most:
         raise SuiteError(
-            f"--requests {requests}: at least {STEADY_ROUNDS * most} of concurrency {most}, or there "
-            "is no steady part. Give more, or leave it out."
+            f"--requests {requests}: at least {STEADY_ROUNDS * most} of concurrency {most}, or "
+            "there is no steady part. Give more, or leave it out."
         )
     return Case(
         workload=WORKLOAD,

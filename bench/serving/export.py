@@ -1,7 +1,7 @@
 """The model that a server is to load: a folder that any of them takes, made from a seed.
 
-Nothing is downloaded, so that everybody can have the same model; and since its weights are known, so
-are its answers. What the folder holds is in the layout of the Hugging Face hub, written by
+Nothing is downloaded, so that everybody can have the same model; and since its weights are known,
+so are its answers. What the folder holds is in the layout of the Hugging Face hub, written by
 transformers itself: `config.json`, `model*.safetensors`; a word-level tokenizer; and our manifest.
 """
 
@@ -135,6 +135,7 @@ def build(size: Any, precision: str, seed: int) -> nn.Module:
 
     from bench.workload import Site
     from bench.workloads._seeded import SeededData, build_model
+
     site = Site(device=torch.device("cpu"), precision=PRECISIONS[precision], seed=seed)
     return build_model(size.construct, size.published_parameters, SeededData(seed), site)
 

@@ -3,8 +3,8 @@
 Two questions. Of prompts of their own, by the log-probabilities that the server gives for its
 tokens: how far are they from the float64 reference, root mean square over all tokens? And of the
 answers under load, whose tokens alone are known: how much less likely than the best is the worst
-token that was chosen (its regret)? Equal tokens are no test: a right server in bfloat16 differs from
-the reference in half of its answers, a wrong one may differ in two.
+token that was chosen (its regret)? Equal tokens are no test: a right server in bfloat16 differs
+from the reference in half of its answers, a wrong one may differ in two.
 
 The bounds are calibrated on the server's own tokens, by the same model in the precision of its
 weights on this host: a right server rounds as it does, somewhere else.

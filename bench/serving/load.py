@@ -19,7 +19,7 @@ from bench.planning.arrivals import Load
 from bench.records.endpoint import Client
 from bench.records.served import Served
 from bench.serving.stream import GIVEN_UP, Answer, Asked, Dialect, stream
-from bench.serving.wire import Broken, Pool
+from bench.serving.wire import Pool
 
 LOOK_SECONDS = 0.25
 """How often is looked whether the queue only grows."""
@@ -163,8 +163,9 @@ def growing(answers: Sequence[Answer], now_ns: int) -> str:
     `GROWTH_REQUESTS`): more are in flight at the end of each third of it than at the end of the one
     before, and fewer than `KEPT_UP` of those that were due in it were ended in it.
     """
-    ended = sorted(a.arrived[-1][0] for a in answers if a.finish and a.arrived)
-    quickest = min((a.arrived[-1][0] - a.due_ns for a in answers if a.finish and a.arrived), default=0)
+    whole = [(a.arrived[-1][0], a.due_ns) for a in answers if a.finish and a.arrived]
+    ended = sorted(end for end, _ in whole)
+    quickest = min((end - due for end, due in whole), default=0)
     if not quickest:
         return ""
     due = sorted(answer.due_ns for answer in answers)

@@ -64,7 +64,7 @@ class Truth(Value, frozen=True, kw_only=True):
     """Of the token that the reference would have chosen."""
     rounded: tuple[tuple[float, ...], ...]
     """Of the server's token, by the same model in its own precision."""
-    wrong: dict[str, float] = {}
+    wrong: dict[str, float] = msgspec.field(default_factory=dict)
     """Root mean square difference from `logprobs` of models that are not the right one, by what is
     wrong with them; nothing where nobody asked."""
 
@@ -114,9 +114,7 @@ def truth(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
                 with spoiled(model):
                     theirs = [_chosen(_logprobs(model, text), text) for text in texts]
                 found[name] = distance(theirs, chosen)
-    return Truth(
-        logprobs=tuple(chosen), best=tuple(best), rounded=tuple(rounded), wrong=found
-    )
+    return Truth(logprobs=tuple(chosen), best=tuple(best), rounded=tuple(rounded), wrong=found)
 
 
 def distance(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> float:

@@ -49,13 +49,12 @@ async def identify(
     try:
         head, said = await pool.get(MODELS)
     except Broken as error:
-        raise ServerError(f"{_where(pool)}: {error}. Start the server, or correct --endpoint.") from (
-            error
-        )
+        words = f"{_where(pool)}: {error}. Start the server, or correct --endpoint."
+        raise ServerError(words) from error
     if head.status in (401, 403):
         raise ServerError(
-            f"{_where(pool)}: it wants a token (status {head.status}). Put one into the environment "
-            "variable that --token-variable names."
+            f"{_where(pool)}: it wants a token (status {head.status}). Put one into the "
+            "environment variable that --token-variable names."
         )
     try:
         models = msgspec.json.decode(said, type=Models).data if head.status == 200 else []
@@ -220,9 +219,8 @@ class Process:
                 if head.status < 500:
                     return
             if self._child.poll() is not None:
-                raise ServerError(
-                    f"--server-command: it ended with exit code {self._child.returncode}. {self.tail}"
-                )
+                code = self._child.returncode
+                raise ServerError(f"--server-command: it ended with exit code {code}. {self.tail}")
             await asyncio.sleep(POLL_SECONDS)
         raise ServerError(
             f"--server-command: no answer on {pool.endpoint.authority} within {seconds:g} s. "

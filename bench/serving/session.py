@@ -19,8 +19,8 @@ import msgspec
 
 from bench.errors import ServerError
 from bench.records.case import Case
-from bench.records.endpoint import Server
 from bench.records.endpoint import Endpoint as Seen
+from bench.records.endpoint import Server
 from bench.records.outcome import Failed, Measured, Outcome, Void
 from bench.serving import cases as asked_cases
 from bench.serving import gate, server, verdict
@@ -30,6 +30,8 @@ from bench.serving.reference import Reference, Text
 from bench.serving.stream import Answer, Asked, Dialect, Spoken, speak, stream
 from bench.serving.wire import Broken, Endpoint, Pool
 
+Say = Callable[[str], None]
+"""Takes a line for whoever waits."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +72,7 @@ class _Loaded(NamedTuple):
 
 
 def launch(
-    ask: Ask, number: int, reference: Reference, trust: ssl.SSLContext | None, say: Callable[[str], None]
+    ask: Ask, number: int, reference: Reference, trust: ssl.SSLContext | None, say: Say
 ) -> list[Came]:
     """One launch of every case. What goes wrong is an outcome; raises `ServerError` only where
     there is no server to measure, and it was not the run's to start."""
@@ -78,7 +80,7 @@ def launch(
 
 
 async def _launch(
-    ask: Ask, number: int, reference: Reference, trust: ssl.SSLContext | None, say: Callable[[str], None]
+    ask: Ask, number: int, reference: Reference, trust: ssl.SSLContext | None, say: Say
 ) -> list[Came]:
     pool = Pool(ask.endpoint, ask.token, trust)
     process = None
@@ -91,7 +93,8 @@ async def _launch(
             try:
                 await process.ready(pool, ask.ready_seconds)
             except ServerError as error:
-                return _all(ask, Failed(kind="error", phase="start", message=str(error)), None, start)
+                failed = Failed(kind="error", phase="start", message=str(error))
+                return _all(ask, failed, None, start)
         started = () if ask.command is None else server.shown(ask.command)
         who = await server.identify(pool, ask.model, started, by_the_run=process is not None)
         return await _with_server(_Launch(ask, ask.seed + number, pool, who, reference, say), start)
@@ -109,7 +112,7 @@ class _Launch(NamedTuple):
     pool: Pool
     who: Server
     reference: Reference
-    say: Callable[[str], None]
+    say: Say
 
 
 async def _with_server(it: _Launch, start: float) -> list[Came]:

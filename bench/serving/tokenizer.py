@@ -33,7 +33,8 @@ def write(folder: Path, vocabulary: int, positions: int) -> None:
     model = {
         "type": "WordLevel",
         "vocab": {f"w{token}": token for token in range(vocabulary)},
-        # Of words that there are not; a tokenizer without it fails on them, deep within a server.
+        # Of words that there are not; the library asks for one. It is not declared below: servers
+        # leave out of a text what a tokenizer calls special.
         "unk_token": "w0",
     }
     document = {
@@ -50,7 +51,7 @@ def write(folder: Path, vocabulary: int, positions: int) -> None:
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": positions,
-        "unk_token": "w0",
+        "unk_token": None,
         "bos_token": None,
         "eos_token": None,
         "clean_up_tokenization_spaces": False,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from bench.judging.serving import tpot, ttft
-from bench.serving.stream import Answer, Asked, Dialect, Spoken, speak, stream
+from bench.serving.stream import Answer, Asked, Dialect, Spoken, decoded, speak, stream
 from bench.serving.wire import Broken, Endpoint, Pool
 from bench.tests.serving import mock as mocking
 from bench.tests.serving.mock import Manners, Mock
@@ -66,7 +68,7 @@ def test_a_stall_is_in_the_time_of_a_token(mock: Mock, server: tuple[Mock, str])
     mock.manners = Manners(stall_after=6, stall=0.1)
     answer = asked(server[1])
     moments = [ns for ns, _ in answer.arrived]
-    longest = max(b - a for a, b in zip(moments, moments[1:], strict=False))
+    longest = max(b - a for a, b in itertools.pairwise(moments))
     each = tpot(answer.served(answer.due_ns))
     assert answer.failed == "" and longest >= 0.09e9
     assert each is not None and each >= 0.1 / 11
@@ -88,8 +90,6 @@ def test_a_stall_is_in_the_time_of_a_token(mock: Mock, server: tuple[Mock, str])
 def test_what_goes_wrong_is_a_row_with_its_reason(
     mock: Mock, server: tuple[Mock, str], manners: Manners, why: str
 ) -> None:
-    import re
-
     mock.manners = manners
     answer = asked(server[1], limit=0.2 if manners.stall else 20.0)
     assert re.search(why, answer.failed), answer.failed
@@ -98,8 +98,6 @@ def test_what_goes_wrong_is_a_row_with_its_reason(
 
 def test_usage_and_text_must_agree() -> None:
     answer = Answer(ASKED, 0)
-    from bench.serving.stream import decoded
-
     answer.take(1, decoded(b'{"choices": [{"text": " w1 w2"}]}'))
     answer.take(2, decoded(b'{"choices": [], "usage": {"completion_tokens": 12}}'))
     assert answer.check() == "usage says 12 tokens, the text has 2"
@@ -107,16 +105,12 @@ def test_usage_and_text_must_agree() -> None:
 
 
 def test_a_prompt_that_was_read_otherwise_is_refused() -> None:
-    from bench.serving.stream import decoded
-
     answer = Answer(ASKED, 0)
     answer.take(1, decoded(b'{"usage": {"completion_tokens": 12, "prompt_tokens": 41}}'))
     assert "read 41 tokens of a prompt of 40" in answer.check()
 
 
-def test_prompts_go_as_text_where_a_server_wants_that(
-    mock: Mock, server: tuple[Mock, str]
-) -> None:
+def test_prompts_go_as_text_where_a_server_wants_that(mock: Mock, server: tuple[Mock, str]) -> None:
     answer = asked(server[1], dialect=Dialect(model="m", as_text=True))
     assert answer.failed == "" and isinstance(mock.bodies[-1]["prompt"], str)
     assert mock.bodies[-1]["temperature"] == 0 and mock.bodies[-1]["max_tokens"] == 12
@@ -140,6 +134,6 @@ def test_log_probabilities_are_read(mock: Mock, server: tuple[Mock, str]) -> Non
     mock.manners = Manners(logprobs=False)
     assert spoken(server[1]) is None
     mock.manners = Manners(as_text_only=True)
-    with pytest.raises(Broken, match="status 400: .*strings"):
+    with pytest.raises(Broken, match=r"status 400: .*strings"):
         spoken(server[1])
     assert spoken(server[1], Dialect(model="m", as_text=True)) == found

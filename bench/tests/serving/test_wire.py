@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import ServerError
-from bench.serving.wire import Broken, Endpoint, Framing, Pool, _head
+from bench.serving.framing import Broken, Framing, head_of
+from bench.serving.wire import Endpoint, Pool
 from bench.tests.serving.mock import Manners, Mock
 
 CHUNKED = {"transfer-encoding": "chunked"}
@@ -61,7 +62,7 @@ def test_what_is_no_body_is_refused(headers: dict[str, str], wire: bytes) -> Non
 )
 def test_what_is_no_head_is_refused(text: str) -> None:
     with pytest.raises(Broken):
-        _head(text)
+        head_of(text)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,8 @@ def test_an_address_is_read(url: str, endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["host:8000", "ftp://host", "http://", "http://h:x", "http://u:secret@h", "http://h?key=1"]
+    "url",
+    ["host:8000", "ftp://host", "http://", "http://h:x", "http://u:secret@h", "http://h?key=1"],
 )
 def test_what_is_no_address_is_refused_without_its_secrets(url: str) -> None:
     with pytest.raises(ServerError) as error:
