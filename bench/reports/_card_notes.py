@@ -14,7 +14,7 @@ from bench.judging.tracks import tuned
 from bench.planning.tuning import in_words
 from bench.planning.usual import usual_of
 from bench.records.run import RunFile
-from bench.reports import _scaling
+from bench.reports import _endpoint, _scaling
 from bench.reports._labels import Label, listed, name_of
 from bench.reports._notes import Note, grouped
 from bench.reports._wording import WHOSE, first_step, packed, whose, word_of
@@ -66,6 +66,7 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
             yield Note(flag, f"{meaning}: {listed(cases)}")
     for said, some in grouped(measured, lambda r: r.optimizer_passed_over):
         yield Note("OPTIMIZER", f"{said}: {_called(some, names)}")
+    yield from _endpoint.notes(rows)
     yield from _asides(measured, names, wide=wide)
 
 
@@ -212,7 +213,7 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
     if any(row.operation_seconds for row in measured):
         sentences.append(COLLECTIVES)
     sentences += _scaling.legend([one for one in scalings(rows) if not one.absent])
-    if "memory" not in left_out and measured:
+    if "memory" not in left_out and measured and measured[0].memory_scope:
         sentences.append(f"Memory: peak, {measured[0].memory_scope}")
     if not wide:
         sentences.append(f"Not shown: {', '.join([*left_out, usual_of(run.run.suite)])} (--wide)")

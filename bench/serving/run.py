@@ -12,6 +12,7 @@ import msgspec
 
 from bench.backend import DeviceInfo
 from bench.records import environment
+from bench.records.encoding import encoded
 from bench.records.outcome import Cold
 from bench.records.run import End, Launch, Settings
 from bench.running.header import begin, run_id, utc_now
@@ -54,12 +55,23 @@ def run(
             for number in range(launches):
                 started_at = utc_now()
                 for came in launch(ask, number, reference, trust, say):
-                    writer.append(_line(came, ask, device, number, order, started_at))
+                    line = _line(came, ask, device, number, order, started_at)
+                    writer.append(without(ask.token, line))
                     order += 1
             ended = "complete"
         finally:
             writer.append(End(reason=ended, finished_at=utc_now()))
     return path
+
+
+def without(token: str | None, line: Launch) -> Launch:
+    """A line in which the token does not stand, wherever a server may have repeated it."""
+    text = encoded(line)
+    secret = encoded(token or "")[1:-1]
+    if not secret or secret not in text:
+        return line
+    plain = text.replace(secret, environment.NOT_RECORDED.encode())
+    return msgspec.json.decode(plain, type=Launch)
 
 
 def _line(
@@ -74,10 +86,7 @@ def _line(
         started_at=started_at,
         seconds=max(came.seconds, 1e-6),
         cold=Cold(),
-        environment={
-            "device": msgspec.to_builtins(device),
-            "packages": environment.package_versions(),
-        },
+        environment={"device": msgspec.to_builtins(device)},
         outcome=came.outcome,
         telemetry_absent=NO_TELEMETRY,
         endpoint=came.seen,

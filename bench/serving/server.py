@@ -21,6 +21,7 @@ from bench.errors import ServerError
 from bench.records import environment
 from bench.records.endpoint import Server
 from bench.records.private import cleaned, cleaned_facts, own_names
+from bench.serving.stream import plain
 from bench.serving.wire import Broken, Endpoint, Head, Pool
 
 MODELS = "/v1/models"
@@ -44,8 +45,10 @@ class Models(msgspec.Struct):
 
 async def identify(
     pool: Pool, asked_model: str | None, started: Sequence[str], *, by_the_run: bool
-) -> Server:
-    """Raises `ServerError` where it does not answer, or does not serve the model asked for."""
+) -> tuple[Server, str]:
+    """What it is, and its model as it must be asked for, which may be somebody's path.
+
+    Raises `ServerError` where it does not answer, or does not serve the model asked for."""
     try:
         head, said = await pool.get(MODELS)
     except Broken as error:
@@ -72,15 +75,16 @@ async def identify(
     of_model = next((model for model in models if model.get("id") == chosen), {})
     found = await _told(pool)
     name, version = _who(head, of_model, found)
-    return Server(
+    told = Server(
         name=name,
         version=version,
-        model=chosen,
+        model=plain(chosen),
         settings=settings({**{f"model.{k}": v for k, v in of_model.items()}, **found}),
         started="by the run" if by_the_run else "before the run",
         command=tuple(started),
         same_host=on_this_host(pool.endpoint),
     )
+    return told, chosen
 
 
 async def _told(pool: Pool) -> dict[str, Any]:
@@ -231,7 +235,7 @@ class Process:
     def tail(self) -> str:
         """The end of what it wrote."""
         written = self._output.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace")
-        text = environment.without_secrets(written)
+        text = plain(environment.without_secrets(written))
         return f"It wrote: {text.strip()}" if text.strip() else "It wrote nothing."
 
     def stop(self) -> None:

@@ -96,8 +96,11 @@ async def _launch(
                 failed = Failed(kind="error", phase="start", message=str(error))
                 return _all(ask, failed, None, start)
         started = () if ask.command is None else server.shown(ask.command)
-        who = await server.identify(pool, ask.model, started, by_the_run=process is not None)
-        return await _with_server(_Launch(ask, ask.seed + number, pool, who, reference, say), start)
+        own = process is not None
+        who, model = await server.identify(pool, ask.model, started, by_the_run=own)
+        return await _with_server(
+            _Launch(ask, ask.seed + number, pool, who, model, reference, say), start
+        )
     finally:
         pool.close()
         if process is not None:
@@ -111,6 +114,8 @@ class _Launch(NamedTuple):
     seed: int
     pool: Pool
     who: Server
+    model: str
+    """As it must be asked for."""
     reference: Reference
     say: Say
 
@@ -118,7 +123,7 @@ class _Launch(NamedTuple):
 async def _with_server(it: _Launch, start: float) -> list[Came]:
     """Of a server that answers."""
     ask, vocabulary = it.ask, it.ask.manifest.vocabulary
-    dialect = Dialect(model=it.who.model, as_text=ask.as_text)
+    dialect = Dialect(model=it.model, as_text=ask.as_text)
     seen = Seen(
         server=it.who,
         weights=ask.manifest.digest,

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from bench.records.private import cleaned, own_names
 from bench.records.served import ServedRequest
 from bench.serving import tokenizer
 from bench.serving.wire import Broken, Pool
@@ -264,4 +265,9 @@ def _all_known(values: Sequence[float | None]) -> tuple[float, ...] | None:
 def _short(said: Any) -> str:
     """At most 200 characters of what a server says, on one line."""
     text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-    return " ".join(text.split())[:200]
+    return plain(" ".join(text.split())[:200])
+
+
+def plain(said: str) -> str:
+    """What a server says, without the paths, names and addresses that it may say."""
+    return cleaned(said, None, own_names())

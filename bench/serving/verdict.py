@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bench.judging.endpoint import late
 from bench.judging.serving import ttft
 from bench.records.case import Case
 from bench.records.endpoint import Client
@@ -127,8 +128,7 @@ def _client(found: Found) -> str:
             f"the client was busy for {found.client.busy:.0%} of the time (bound {BUSY:.0%}): it, "
             "not the server, may be what was measured. Run it on a faster or an idle core"
         )
-    late = sorted(found.client.late_ns)
-    worst = late[math.ceil(0.99 * len(late)) - 1] / 1e9
+    worst = late(found.client)
     firsts = [t for t in map(ttft, found.served.requests) if t is not None]
     bound = max(LATE_SECONDS, LATE_SHARE * statistics.median(firsts)) if firsts else math.inf
     if worst > bound:
