@@ -55,7 +55,6 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     flags = sorted({flag for x in launches for flag in flagged(x, slowed).flags})
     verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
     waited = _waited(outcomes)
-    memory = [o.memory for o in outcomes if o.memory is not None]
     return Row(
         case=case,
         status="measured",
@@ -91,8 +90,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         **reduced(launches),
         operation_seconds=work.operations and work.items / throughput / work.operations,
         transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
-        peak_memory_bytes=max((m.peak_bytes for m in memory), default=None),
-        memory_scope=memory[0].scope if memory else "",
+        peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
+        memory_scope=outcomes[0].memory.scope,
         estimated_peak_bytes=estimated_peak_bytes(launches),
         cold=cold.of_first(launches),
         warm=cold.of_others(launches),

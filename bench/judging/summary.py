@@ -68,7 +68,12 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
     if not case.space:
         row = _judged(case, launches, settings, unreached)
         served_by = endpoint_of(launches)
-        return row if served_by is None else msgspec.structs.replace(row, endpoint=served_by)
+        if served_by is None:
+            return row
+        # The memory in the record is the client's.
+        return msgspec.structs.replace(
+            row, endpoint=served_by, peak_memory_bytes=None, memory_scope=""
+        )
     search = Search(case, launches)
     row = _judged(case, figures(launches), settings, unreached)
     if not row.reached and search.next is None and search.best is None:

@@ -220,8 +220,7 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     steady: tuple[Block, ...]
     step_clock: Literal["host", "device event"]
     """`host` on synchronous devices, where a step is over when its call returns."""
-    memory: Memory | None
-    """None of a server that was measured from outside."""
+    memory: Memory
     latency_name: str | None = None
     """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
     request_ns: tuple[int, ...] | None = None
@@ -291,8 +290,6 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
                 raise ValueError(f"rank {share.rank}: one time with each rank, 0 with itself")
 
     def _check_served(self) -> None:
-        if self.memory is None and (self.served is None or self.served.steps is not None):
-            raise ValueError("measured without its memory, which only a server from outside may be")
         if self.served is None:
             return
         window, blocks = self.served.window, self.steady

@@ -213,7 +213,7 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
     if any(row.operation_seconds for row in measured):
         sentences.append(COLLECTIVES)
     sentences += _scaling.legend([one for one in scalings(rows) if not one.absent])
-    if "memory" not in left_out and measured and measured[0].memory_scope:
+    if "memory" not in left_out and measured and measured[0].peak_memory_bytes:
         sentences.append(f"Memory: peak, {measured[0].memory_scope}")
     if not wide:
         sentences.append(f"Not shown: {', '.join([*left_out, usual_of(run.run.suite)])} (--wide)")

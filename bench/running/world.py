@@ -343,7 +343,6 @@ class World:
         if len(set(counts.values())) > 1:
             text = reason(f"the ranks took other numbers of blocks: {counts}", self._given)
             return failed("error", "report", text)
-        memory = {rank: one.memory for rank, one in measured.items() if one.memory is not None}
         shares = tuple(
             Share(
                 rank=rank,
@@ -351,7 +350,7 @@ class World:
                 host=self._seats[rank].host,
                 busy_ns=self._reports[rank].busy_ns,
                 peer_ns=self._reports[rank].peer_ns,
-                memory=memory[rank],
+                memory=one.memory,
                 flags=one.flags,
                 causes=one.causes,
                 silent_ns=self._reports[rank].silent_ns,
@@ -364,9 +363,10 @@ class World:
             for flag, cause in one.causes.items():
                 by_flag.setdefault(flag, {})[rank] = cause
         causes = {flag: of_ranks(by_rank, len(measured)) for flag, by_rank in by_flag.items()}
-        most = max(memory.values(), key=lambda one: one.peak_bytes)
-        seen = {"ranks": shares, "flags": tuple(flags), "causes": causes, "memory": most}
-        joined = msgspec.structs.replace(outcome, **seen)
+        most = max(measured.values(), key=lambda one: one.memory.peak_bytes)
+        joined = msgspec.structs.replace(
+            outcome, ranks=shares, flags=tuple(flags), causes=causes, memory=most.memory
+        )
         return msgspec.structs.replace(first_report, outcome=joined)
 
 

@@ -11,7 +11,8 @@ import asyncio
 import bisect
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import msgspec
 
@@ -34,7 +35,7 @@ KEPT_UP = 0.8
 chance."""
 
 
-Made = Callable[[Answer], Awaitable[None]]
+Made = Callable[[Answer], Coroutine[Any, Any, None]]
 """Makes one request."""
 
 

@@ -21,8 +21,9 @@ from bench.errors import ServerError
 from bench.records import environment
 from bench.records.endpoint import Server
 from bench.records.private import cleaned, cleaned_facts, own_names
+from bench.serving.framing import Broken, Head
 from bench.serving.stream import plain
-from bench.serving.wire import Broken, Endpoint, Head, Pool
+from bench.serving.wire import Endpoint, Pool
 
 MODELS = "/v1/models"
 VERSIONS = ("/version", "/info", "/get_server_info", "/server_info")

@@ -25,10 +25,11 @@ from bench.records.outcome import Failed, Measured, Outcome, Void
 from bench.serving import cases as asked_cases
 from bench.serving import gate, server, verdict
 from bench.serving.export import Manifest
+from bench.serving.framing import Broken
 from bench.serving.load import Driven, drive
 from bench.serving.reference import Reference, Text
 from bench.serving.stream import Answer, Asked, Dialect, Spoken, speak, stream
-from bench.serving.wire import Broken, Endpoint, Pool
+from bench.serving.wire import Endpoint, Pool
 
 Say = Callable[[str], None]
 """Takes a line for whoever waits."""

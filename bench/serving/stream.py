@@ -16,7 +16,8 @@ import msgspec
 from bench.records.private import cleaned, own_names
 from bench.records.served import ServedRequest
 from bench.serving import tokenizer
-from bench.serving.wire import Broken, Pool
+from bench.serving.framing import Broken
+from bench.serving.wire import Pool
 
 PATH = "/v1/completions"
 GIVEN_UP = "given up by the client: the load was ended"

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 WORD = re.compile(r"\Aw(0|[1-9]\d*)\Z")
 FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer_config.json"
@@ -37,7 +38,7 @@ def write(folder: Path, vocabulary: int, positions: int) -> None:
         # leave out of a text what a tokenizer calls special.
         "unk_token": "w0",
     }
-    document = {
+    document: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

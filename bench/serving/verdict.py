@@ -11,17 +11,29 @@ import statistics
 from collections.abc import Sequence
 
 import msgspec
+import psutil
 
 from bench.judging.endpoint import late
 from bench.judging.serving import ttft
 from bench.records.case import Case
 from bench.records.endpoint import Client
-from bench.records.outcome import Block, Check, Measured, Numerics, Outcome, Skipped, Void, Work
+from bench.records.outcome import (
+    Block,
+    Check,
+    Measured,
+    Memory,
+    Numerics,
+    Outcome,
+    Skipped,
+    Void,
+    Work,
+)
 from bench.records.served import Served
 from bench.serving.gate import Judged
 
 REFERENCE = "the exported model in float64, teacher-forced, on this host"
 NOT_OBSERVED = "not observed: the server was measured from outside"
+CLIENTS_MEMORY = "the client process; the server's memory is not observed"
 UNVERIFIED = (
     "unverified: the server gives no log-probabilities, so nobody can say that it is the exported "
     "model that answers. Start it so that it gives them"
@@ -83,6 +95,7 @@ def outcome(found: Found) -> Outcome:
     window = found.served.window
     if window is None:
         return Void(reason="no steady window: the load is too small. Give more --requests")
+    own = psutil.Process().memory_info().rss
     return Measured(
         work=Work(items=window.tokens, unit="token"),
         numerics=Numerics(reference=REFERENCE, checks=checks),
@@ -95,7 +108,7 @@ def outcome(found: Found) -> Outcome:
             ),
         ),
         step_clock="host",
-        memory=None,
+        memory=Memory(peak_bytes=own, scope=CLIENTS_MEMORY, host_rss_bytes=own),
         witness=(found.before.witness, found.after.witness),
         served=found.served,
         energy_absent=NOT_OBSERVED,

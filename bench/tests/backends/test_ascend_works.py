@@ -67,7 +67,6 @@ def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
     for launch in measured(run):
         assert isinstance(launch.outcome, Measured), (name_of(launch.case), launch.outcome)
         assert launch.outcome.step_clock == "device event"
-        assert launch.outcome.memory is not None
         assert launch.outcome.memory.scope.startswith("device allocator")
         assert launch.environment["float32_reduced"] is False
         assert launch.environment["variables"]["TORCH_NPU_FALLBACK_CPU_DISABLE"] == "1"

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from bench.planning.arrivals import Lengths, closed, poisson
+from bench.planning.arrivals import Lengths, Load, closed, poisson
 from bench.serving import load as loading
 from bench.serving.load import Drawn, Driven, drive, growing
 from bench.serving.stream import Answer, Asked, Dialect
@@ -17,7 +17,7 @@ from bench.tests.serving.mock import Manners, Mock
 SECOND = 10**9
 
 
-def drawn(load: loading.Load) -> Drawn:
+def drawn(load: Load) -> Drawn:
     words = random.Random(1)
     return Drawn(
         load=load,
@@ -32,7 +32,7 @@ def drawn(load: loading.Load) -> Drawn:
     )
 
 
-def driven(mock: Mock, load: loading.Load) -> Driven:
+def driven(mock: Mock, load: Load) -> Driven:
     async def one(url: str) -> Driven:
         pool = Pool(Endpoint.of(url))
         try:

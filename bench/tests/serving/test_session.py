@@ -56,6 +56,8 @@ def test_a_right_server_is_measured_in_each_load_and_described_without_its_secre
         }
     # All come at once and end as one: there is no steady part.
     assert isinstance(came[3].outcome, Void | Measured)
+    seen = came[0].seen
+    assert seen is not None
     assert seen.server.name == "mock" and seen.server.version == "1.2.3"
     assert seen.server.same_host and seen.server.started == "before the run"
     said = str(seen.server)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bench.judging.serving import tpot, ttft
+from bench.serving.framing import Broken
 from bench.serving.stream import Answer, Asked, Dialect, Spoken, decoded, speak, stream
-from bench.serving.wire import Broken, Endpoint, Pool
+from bench.serving.wire import Endpoint, Pool
 from bench.tests.serving import mock as mocking
 from bench.tests.serving.mock import Manners, Mock
 
