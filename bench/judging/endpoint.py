@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from bench.records.endpoint import Client, Endpoint
 from bench.records.outcome import Check, Measured, Void
 from bench.records.run import Launch
+from bench.records.served import Served
 
 LATE_SHARE = 0.99
 """Of the requests, for the lateness that is said of them."""
@@ -36,9 +37,16 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of prompts that a server had already; None where none says."""
 
 
-def late(client: Client) -> float:
-    """Seconds by which `LATE_SHARE` of a launch's requests were late at most."""
-    ordered = sorted(client.late_ns)
+def late(client: Client, served: Served | None) -> float:
+    """Seconds by which `LATE_SHARE` of a launch's requests were late at most.
+
+    Of those that were admitted in the steady window: as many as may be in flight are due at once in
+    the beginning, which no client can do. Of all where there is no such window.
+    """
+    pairs = zip(client.late_ns, () if served is None else served.requests, strict=False)
+    window = None if served is None else served.window
+    steady = [ns for ns, one in pairs if window is not None and window.holds(one.admitted_ns)]
+    ordered = sorted(steady or client.late_ns)
     return ordered[math.ceil(LATE_SHARE * len(ordered)) - 1] / 1e9
 
 
@@ -57,7 +65,7 @@ def endpoint_of(launches: Sequence[Launch]) -> EndpointSummary | None:
         checks=checks,
         overlooked=_overlooked(seen, checks),
         busy=max((one.busy for one in clients), default=None),
-        late_seconds=max(map(late, clients), default=None),
+        late_seconds=max((late(*pair) for pair in _loads(launches)), default=None),
         cached_tokens=sum(cached) if cached else None,
     )
 
@@ -70,6 +78,15 @@ def worst_checks(checks: Iterable[Check]) -> tuple[Check, ...]:
         if known is None or _used(check) > _used(known):
             found[check.quantity] = check
     return tuple(found.values())
+
+
+def _loads(launches: Sequence[Launch]) -> Iterator[tuple[Client, Served | None]]:
+    """Of each launch that made a load."""
+    for launch in launches:
+        if launch.endpoint is not None and launch.endpoint.client is not None:
+            outcome, without_figure = launch.outcome, launch.endpoint.load
+            served = outcome.served if isinstance(outcome, Measured) else without_figure
+            yield launch.endpoint.client, served
 
 
 def _checks(launch: Launch) -> tuple[Check, ...]:

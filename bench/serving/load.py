@@ -49,19 +49,22 @@ class Drawn(msgspec.Struct, frozen=True, kw_only=True):
 class Driven:
     """What came of a load."""
 
-    def __init__(self, drawn: Drawn, zero_ns: int) -> None:
+    def __init__(self, drawn: Drawn) -> None:
         self.drawn = drawn
-        self.zero_ns = zero_ns
+        self.zero_ns = 0
+        """When it began (`time.perf_counter_ns`)."""
         self.answers: list[Answer] = []
+        self.bodies: list[bytes] = []
+        """Of the requests, made before any is due."""
         self.saturated = ""
         """Why the load was given up; empty where it was made to its end."""
         self.cpu_seconds = 0.0
         """Of the client's own thread."""
         self.wall_seconds = 0.0
 
-    def due(self, asked: Asked, due_ns: int) -> Answer:
+    def due(self, number: int, due_ns: int) -> Answer:
         """A request is due: from here on it is in the record, whatever comes of it."""
-        answer = Answer(asked, due_ns)
+        answer = Answer(self.drawn.asked[number], due_ns, self.bodies[number])
         answer.failed = GIVEN_UP
         self.answers.append(answer)
         return answer
@@ -103,8 +106,10 @@ async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float
     connection can be made beforehand."""
     most = drawn.load.concurrency or 1
     await pool.open(min(most, len(drawn.asked)))
+    driven = Driven(drawn)
+    driven.bodies = [dialect.body(asked, stream=True) for asked in drawn.asked]
     cpu, zero = time.thread_time(), time.perf_counter_ns()
-    driven = Driven(drawn, zero)
+    driven.zero_ns = zero
 
     async def made(answer: Answer) -> None:
         await stream(pool, dialect, answer, limit_seconds)
@@ -120,12 +125,12 @@ async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float
 
 async def _closed(driven: Driven, made: Made, most: int) -> None:
     """The next request is due the moment that one ends, not when somebody has noticed it."""
-    waiting = iter(driven.drawn.asked)
+    waiting = iter(range(len(driven.drawn.asked)))
 
     async def keep_one_going() -> None:
         due = driven.zero_ns
-        for asked in waiting:
-            answer = driven.due(asked, due)
+        for number in waiting:
+            answer = driven.due(number, due)
             await made(answer)
             # What failed is over later than its last token, if it had any.
             last = answer.arrived[-1][0] if answer.arrived and not answer.failed else None
@@ -138,11 +143,11 @@ async def _open(driven: Driven, made: Made) -> None:
     tasks: list[asyncio.Task[None]] = []
 
     async def arrive() -> None:
-        for asked in driven.drawn.asked:
+        for number, asked in enumerate(driven.drawn.asked):
             due = driven.zero_ns + (asked.due_ns or 0)
             if (wait := due - time.perf_counter_ns()) > 0:
                 await asyncio.sleep(wait / 1e9)
-            tasks.append(asyncio.create_task(made(driven.due(asked, due))))
+            tasks.append(asyncio.create_task(made(driven.due(number, due))))
 
     arriving = asyncio.create_task(arrive())
     while not arriving.done():

@@ -98,9 +98,11 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 class Answer:
     """What came of one request, as it comes."""
 
-    def __init__(self, asked: Asked, due_ns: int) -> None:
-        """due_ns: on the clock of `time.perf_counter_ns`, as all times here."""
+    def __init__(self, asked: Asked, due_ns: int, body: bytes = b"") -> None:
+        """due_ns: on the clock of `time.perf_counter_ns`, as all times here; body: of the request,
+        where it was made beforehand."""
         self.asked = asked
+        self.body = body
         self.due_ns = due_ns
         self.started_ns = due_ns
         """When this process got round to it: later than due, it is the client that is late."""
@@ -194,7 +196,8 @@ async def stream(pool: Pool, dialect: Dialect, answer: Answer, limit_seconds: fl
 
 
 async def _stream(pool: Pool, dialect: Dialect, answer: Answer) -> None:
-    body = dialect.body(answer.asked, stream=True)
+    body = answer.body or dialect.body(answer.asked, stream=True)
+    answer.body = b""
     async with pool.request("POST", PATH, body) as response:
         answer.sent_ns = time.perf_counter_ns()
         head = await response.head()

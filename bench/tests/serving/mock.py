@@ -8,6 +8,7 @@ import dataclasses
 import json
 import random
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -72,6 +73,9 @@ class Manners:
     token: str = ""
     metrics: str = ""
     as_text_only: bool = False
+    cheap: bool = False
+    """Whether every answer is the same, and nothing has to be drawn or written for it: then 256
+    streams leave the mock as punctual as four."""
 
 
 class Mock:
@@ -191,7 +195,9 @@ class Mock:
         self.seen.add(tuple(prompt))
         self.hits += cached
         count = body["max_tokens"] - manners.short
-        tokens, _ = answer([*prompt, 1] if manners.wrong_load else prompt, count)
+        tokens = [1] * count
+        if not manners.cheap:
+            tokens, _ = answer([*prompt, 1] if manners.wrong_load else prompt, count)
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         start, first = time.perf_counter(), 0
         late = 0.0
@@ -201,8 +207,11 @@ class Mock:
             wait = start + manners.ttft + k * manners.gap + late - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
-            words = tokenizer.words(tokens[begin : begin + manners.per_chunk])
-            _event(writer, {"choices": [{"text": f" {words}", "finish_reason": None}]})
+            if manners.cheap:
+                writer.write(CHEAP)
+            else:
+                words = tokenizer.words(tokens[begin : begin + manners.per_chunk])
+                _event(writer, {"choices": [{"text": f" {words}", "finish_reason": None}]})
             first = first or time.perf_counter_ns()
             if error and error != "no end" and k == 1:
                 return await _broken(writer, error)
@@ -244,9 +253,26 @@ def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(b"%x\r\n%s\r\n" % (len(data), data))
 
 
+EVENT = b'data: {"choices": [{"text": " w1", "finish_reason": null}]}\n\n'
+CHEAP = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
+
+
 async def _whole(writer: asyncio.StreamWriter, status: int, value: Any) -> bool:
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     head = f"HTTP/1.1 {status} .\r\nServer: mocked\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
     return True
+
+
+def main() -> None:
+    """A mock in a process of its own: its manners as JSON on the command line, its address out."""
+    mock = Mock(Manners(**json.loads(sys.argv[1])))
+    with mock.running() as url:
+        print(url, flush=True)
+        sys.stdin.read()  # until whoever started it closes the pipe
+        print(json.dumps(mock.truths), flush=True)
+
+
+if __name__ == "__main__":
+    main()
