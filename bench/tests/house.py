@@ -45,6 +45,8 @@ running/           | backend catalogue errors lifeline measuring planning       
                    | records stats telemetry                                    |
 judging/           | catalogue errors planning precision records stats          | msgspec
                    | telemetry units                                            |
+serving/           | backend errors judging planning precision records running  | msgspec psutil
+                   | workload workloads                                         | torch transformers
 
 exchange/          | errors judging planning records telemetry                  | msgspec
 reports/           | errors exchange judging planning records report stats      | msgspec rich
@@ -68,7 +70,7 @@ api                | backend catalogue errors exchange judging planning         
                    | records report reports running                             |
 commands/          | api backend catalogue conformance errors guide judging     | click rich
                    | measuring planning precision publishing records report     | msgspec
-                   | reports running stats units                                |
+                   | reports running serving stats units                        |
 cli                | commands errors                                            | click
 __main__           | cli                                                        |
 pytest_plugin/     | catalogue commands errors exchange judging planning        | pytest
