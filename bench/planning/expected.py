@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from bench import stats
+from bench import catalogue, stats
 from bench.catalogue import configs_folder
-from bench.planning.plan import plan
-from bench.planning.shapes import Shapes
+from bench.planning.plan import parameters_of, plan
+from bench.planning.shapes import LEAST_BLOCKS, Shapes
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
@@ -35,6 +35,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     flop_per_second: dict[str, float] = {}
     """By arithmetic: as cases reach it, not the best."""
     bytes_per_second: float = 0.0
+    compiling: float = 0.0
+    """Seconds besides, of the first launch of a case that is compiled."""
     under_load: bool = False
     """Whether the device needs the suite's time under load."""
 
@@ -52,7 +54,7 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 ACCELERATOR = Known(
-    besides=(30.0, 15.0),
+    besides=(25.0, 10.0),
     flop_per_second={
         **dict.fromkeys(("bf16", "fp16"), 2.5e14),
         **dict.fromkeys(("fp8", "int8"), 4e14),
@@ -60,6 +62,7 @@ ACCELERATOR = Known(
         "fp32": 4e13,
     },
     bytes_per_second=3e12,
+    compiling=80.0,
     under_load=True,
 )
 """One of 40 GB or more, of which no run is published: half of what the fastest of 2024 reach."""
@@ -83,6 +86,7 @@ def expected(suite: Suite, known: Known) -> Expected:
             first, further = known.launches[case.fingerprint]
         elif (blocks := _by_shapes(case, settings, known)) > 0:
             first, further = (besides + blocks for besides in known.besides)
+            first += known.compiling * (case.execution == "compile")
             estimated += 1
         else:
             unknown += 1
@@ -97,14 +101,24 @@ def _by_shapes(case: Case, settings: Settings, known: Known) -> float:
     """Seconds of a launch's warm-up and blocks; 0 where nothing is known of its like."""
     shapes = Shapes(settings, known.flop_per_second, known.bytes_per_second)
     blocks = shapes.least_seconds(case)
+    if not blocks and case.devices == 1 and not case.space and not _counted(case):
+        blocks = LEAST_BLOCKS * settings.block_seconds
     return blocks + known.under_load * settings.warmup_seconds if blocks else 0.0
+
+
+def _counted(case: Case) -> bool:
+    """Whether its step has FLOP or bytes; else it is short, as a launch or a copy is."""
+    workload = catalogue.workload(case.workload)
+    parameters = parameters_of(case, workload)
+    work = workload.work(case.mode, parameters, PRECISIONS[case.precision])
+    return bool(work.flop or work.moved_bytes)
 
 
 def said(found: Expected) -> str:
     """In words: `about 6 min`, `about 2 hours by shapes`, `not known`."""
-    if not found.seconds:
-        return "not known"
     minutes = found.seconds / 60
+    if not found.seconds or (found.unknown and minutes < 1):
+        return "not known"
     time = f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.0f} hours"
     time = "under a minute" if minutes < 1 else time
     least = "at least" if found.open or found.unknown else "about"

@@ -13,7 +13,7 @@ from bench.planning import expected
 from bench.planning.expected import Expected, Known
 from bench.planning.plan import plan
 from bench.planning.shapes import LEAST_BLOCKS
-from bench.planning.suite_file import Suite
+from bench.planning.suite_file import Suite, find_suite, read_suite
 from bench.records.run import Settings
 from bench.tests.conftest import Accelmark
 from bench.tests.scripts import times
@@ -65,6 +65,7 @@ def test_auto_takes_its_first_look_at_least_and_a_budget_ends_it() -> None:
     [
         (Expected(0, 0, 2, open=False), "not known"),
         (Expected(40, 0, 0, open=False), "under a minute"),
+        (Expected(40, 0, 1, open=False), "not known"),
         (Expected(290, 0, 0, open=False), "about 5 min"),
         (Expected(290, 2, 0, open=False), "about 5 min, estimated from shapes"),
         (Expected(290, 0, 0, open=True), "at least 5 min"),
@@ -109,6 +110,35 @@ def measured() -> dict[str, Any]:
     block = {"wall_ns": 1_000_000_000, "step_ns": [500_000_000, 500_000_000]}
     work = {"items": 1, "flop": 2.5}
     return {"outcome": {"status": "measured", "work": work, "warmup": [block], "steady": [block]}}
+
+
+@pytest.mark.parametrize(("name", "most", "minutes"), [("standard", 25, 60), ("classic", 25, 60)])
+def test_five_launches_of_these_fit_into_an_hour_of_an_accelerator(
+    name: str, most: int, minutes: int
+) -> None:
+    file = read_suite(find_suite(name))
+    found = expected.expected(file, expected.ACCELERATOR)
+    assert len(plan(file)) <= most
+    assert file.settings.launches == 5
+    assert found.unknown == 0
+    assert found.seconds <= 60 * minutes
+
+
+def test_compiling_takes_longer_once() -> None:
+    model = {"workload": "bert", "mode": "infer", "precision": "fp32"}
+    slow = known(flop_per_second={"fp32": 1e12}, compiling=80.0)
+    eager, compiled = (
+        expected.expected(suite({**model, "execution": one}), slow).seconds
+        for one in ("eager", "compile")
+    )
+    assert compiled - eager == pytest.approx(80)
+
+
+def test_a_step_without_flop_or_bytes_fills_its_blocks() -> None:
+    queue = {"workload": "launch", "mode": "queue", "precision": "fp32"}
+    blocks = LEAST_BLOCKS * 0.01
+    found = expected.expected(suite(queue), known())
+    assert found.seconds == pytest.approx((5 + blocks) + 2 * (1 + blocks))
 
 
 def test_the_list_of_suites_says_it(accelmark: Accelmark) -> None:
