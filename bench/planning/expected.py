@@ -215,7 +215,8 @@ def _blocks(launch: _Launch) -> float:
 
 def _both(seconds: Iterable[tuple[int, float]]) -> tuple[float, float]:
     """Of first launches and of the others, the medians."""
-    first, others = [], []
+    first: list[float] = []
+    others: list[float] = []
     for number, taken in seconds:
         (others if number else first).append(taken)
     return _short(statistics.median(first or others)), _short(statistics.median(others or first))
