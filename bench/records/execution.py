@@ -15,6 +15,9 @@ DECODE_EXECUTIONS = (*EXECUTIONS, GRAPH)
 INFERENCE_EXECUTIONS = (*DECODE_EXECUTIONS, COMPILE_GRAPH)
 """Of a mode of which what is recorded may be what was compiled."""
 
+NO_GRAPHS = "this device has no graph replay"
+"""Why what is to be recorded is skipped."""
+
 
 def is_compiled(execution: str) -> bool:
     """Whether it asks for a compiler."""
