@@ -31,6 +31,7 @@ from bench.planning.versions import require_known
 from bench.planning.wrong_value import wrong_value
 from bench.precision import PRECISIONS
 from bench.records.case import MOST_CHOICES, TUNABLE, TUNED, Case, Setting, ascending
+from bench.records.execution import INFERENCE_EXECUTIONS
 from bench.workload import Mode, Workload
 
 MOST_CASES = 10_000
@@ -318,6 +319,12 @@ def _choice(place: str, who: str, key: str, value: Any, allowed: tuple[str, ...]
     if key == "precision" and isinstance(value, str) and value in PRECISIONS:
         raise SuiteError(
             f"{place}: {who} has no precision `{value}`. Allowed: {', '.join(allowed)}."
+        )
+    if key == "execution" and value in INFERENCE_EXECUTIONS:
+        raise SuiteError(
+            f"{place}: {who} has no execution `{value}`: only models are compiled, and recorded is "
+            "what takes nothing from the host and trains nothing: their inference. "
+            f"Allowed: {', '.join(allowed)}."
         )
     raise SuiteError(
         f"{place}: unknown {key} `{value}` for {who}.{suggestion(str(value), allowed)}"
