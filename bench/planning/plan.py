@@ -31,7 +31,7 @@ from bench.planning.versions import require_known
 from bench.planning.wrong_value import wrong_value
 from bench.precision import PRECISIONS
 from bench.records.case import MOST_CHOICES, TUNABLE, TUNED, Case, Setting, ascending
-from bench.records.execution import INFERENCE_EXECUTIONS
+from bench.records.execution import ALL_EXECUTIONS
 from bench.workload import Mode, Workload
 
 MOST_CASES = 10_000
@@ -320,10 +320,10 @@ def _choice(place: str, who: str, key: str, value: Any, allowed: tuple[str, ...]
         raise SuiteError(
             f"{place}: {who} has no precision `{value}`. Allowed: {', '.join(allowed)}."
         )
-    if key == "execution" and value in INFERENCE_EXECUTIONS:
+    if key == "execution" and value in ALL_EXECUTIONS:
         raise SuiteError(
             f"{place}: {who} has no execution `{value}`: only models are compiled, and recorded is "
-            "what takes nothing from the host and trains nothing: their inference. "
+            "only what takes nothing from the host but which input is next. "
             f"Allowed: {', '.join(allowed)}."
         )
     raise SuiteError(

@@ -10,7 +10,7 @@ import pytest
 
 from bench.judging.comparability import unequal
 from bench.judging.compare import compare
-from bench.records.execution import INFERENCE_EXECUTIONS
+from bench.records.execution import ALL_EXECUTIONS
 from bench.records.run import Settings
 from bench.tests.judging.two_runs import (
     CASE,
@@ -106,7 +106,7 @@ def test_every_reason_is_given() -> None:
     )
 
 
-@pytest.mark.parametrize(("mine", "theirs"), [*itertools.permutations(INFERENCE_EXECUTIONS, 2)])
+@pytest.mark.parametrize(("mine", "theirs"), [*itertools.permutations(ALL_EXECUTIONS, 2)])
 def test_no_execution_is_set_against_another(mine: str, theirs: str) -> None:
     found = only(compare(run(FAST, changed(execution=mine)), run(SLOW, changed(execution=theirs))))
     assert (found.verdict, found.codes) == ("INCOMPARABLE", ("other-execution",))

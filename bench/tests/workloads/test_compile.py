@@ -19,7 +19,7 @@ from bench.records.runfile import read
 from bench.tests.replay import CompiledRecorder
 from bench.tests.scripts.regenerate import command
 from bench.tests.small_workloads import MODES, WORKLOADS, small
-from bench.workload import EXECUTIONS, INFERENCE_EXECUTIONS, Site
+from bench.workload import ALL_EXECUTIONS, EXECUTIONS, Site
 from bench.workloads._jobs import executed
 
 SUITE = """
@@ -46,7 +46,7 @@ def site(execution: str) -> Site:
     )
 
 
-@pytest.mark.parametrize("execution", INFERENCE_EXECUTIONS)
+@pytest.mark.parametrize("execution", ALL_EXECUTIONS)
 def test_a_model_is_compiled_if_asked_and_only_then(
     execution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
