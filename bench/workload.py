@@ -30,7 +30,7 @@ from bench.parameters import (
 from bench.precision import Precision
 from bench.quantized_product import Products
 from bench.ranks import Part, Ranks, each_alone
-from bench.records.execution import DECODE_EXECUTIONS, EXECUTIONS, INFERENCE_EXECUTIONS
+from bench.records.execution import ALL_EXECUTIONS, DECODE_EXECUTIONS, EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.parallelism import NONE
 
@@ -366,9 +366,9 @@ class Workload(ABC):
 
 
 __all__ = [
+    "ALL_EXECUTIONS",
     "DECODE_EXECUTIONS",
     "EXECUTIONS",
-    "INFERENCE_EXECUTIONS",
     "INFERENCE_PRECISIONS",
     "QUANTIZED_PRECISIONS",
     "TRAINING_PRECISIONS",

@@ -34,8 +34,7 @@ import msgspec
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import (
-    EXECUTIONS,
-    INFERENCE_EXECUTIONS,
+    ALL_EXECUTIONS,
     TWIN_VOCABULARY,
     Job,
     Mode,
@@ -231,20 +230,20 @@ class DeepSeek(Workload):
             "train": Mode(
                 parameters=TrainParameters,
                 precisions=("bf16", "fp32"),
-                executions=EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 schemes=SHARDED,
             ),
             "prefill": Mode(
                 parameters=PrefillParameters,
                 precisions=("bf16", "fp32"),
-                executions=INFERENCE_EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 latency="TTFT",
                 schemes=COPIES,
             ),
             "decode": Mode(
                 parameters=DecodeParameters,
                 precisions=("bf16", "fp32"),
-                executions=INFERENCE_EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 latency="TPOT",
                 schemes=COPIES,
             ),

@@ -11,8 +11,7 @@ import msgspec
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import (
-    EXECUTIONS,
-    INFERENCE_EXECUTIONS,
+    ALL_EXECUTIONS,
     QUANTIZED_PRECISIONS,
     TRAINING_PRECISIONS,
     TWIN_VOCABULARY,
@@ -194,14 +193,14 @@ class Llama(Workload):
             "train": Mode(
                 parameters=TrainParameters,
                 precisions=TRAINING_PRECISIONS,
-                executions=EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 schemes=SHARDED,
             ),
             # No bf16-amp: what it keeps in float32 are the weights that train, and these are here.
             "lora": Mode(
                 parameters=LoraParameters,
                 precisions=("bf16", "fp32", "tf32"),
-                executions=EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 libraries=("peft",),
                 schemes=SHARDED,
                 extra="lora",
@@ -210,14 +209,14 @@ class Llama(Workload):
             "prefill": Mode(
                 parameters=PrefillParameters,
                 precisions=QUANTIZED_PRECISIONS,
-                executions=INFERENCE_EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 latency="TTFT",
                 schemes=COPIES,
             ),
             "decode": Mode(
                 parameters=DecodeParameters,
                 precisions=QUANTIZED_PRECISIONS,
-                executions=INFERENCE_EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 latency="TPOT",
                 schemes=COPIES,
             ),

@@ -108,10 +108,11 @@ def test_what_is_compiled_lies_in_the_run_s_folder_unless_the_user_says_where(
     monkeypatch.setattr(os, "environ", environment)
     kept.keep_compiled(None)
     assert environment == {"TRITON_CACHE_DIR": "/mine"}
-    kept.keep_compiled("/run")
+    kept.keep_compiled("/run", ["VENDORS_CACHE"])
     assert environment == {
         "TRITON_CACHE_DIR": "/mine",
         "TORCHINDUCTOR_CACHE_DIR": str(Path("/run/inductor")),
+        "VENDORS_CACHE": str(Path("/run/vendors_cache")),
     }
 
 
