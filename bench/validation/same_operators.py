@@ -25,7 +25,7 @@ LEAST_SHARE = 0.002
 class Calls(NamedTuple):
     """Of one operator in one step."""
 
-    count: int
+    number: int
     share: float
     """Of the step's time, by the operator itself."""
 
@@ -42,7 +42,7 @@ class Unlike(NamedTuple):
         """ "index_add_: ours 2 (9.8%), the bare loop 1 (10.1%)"."""
         sides = zip(("ours", "the bare loop"), (self.ours, self.theirs), strict=True)
         return f"{self.operator}: " + ", ".join(
-            f"{who} {calls.count} ({calls.share:.1%})" for who, calls in sides
+            f"{who} {calls.number} ({calls.share:.1%})" for who, calls in sides
         )
 
 
@@ -58,7 +58,7 @@ def unlike(ours: Mapping[str, Calls], theirs: Mapping[str, Calls]) -> Iterator[U
     found = [
         one
         for one in found
-        if one.ours.count != one.theirs.count
+        if one.ours.number != one.theirs.number
         and max(one.ours.share, one.theirs.share) >= LEAST_SHARE
     ]
     yield from sorted(found, key=lambda one: -max(one.ours.share, one.theirs.share))
