@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from bench import stats
+from bench.judging.endpoint import EndpointSummary
 from bench.judging.load import Load
 from bench.judging.pairs import Pairs
 from bench.judging.slow import RankTimes
@@ -154,6 +155,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     pairs: Pairs | None = None
     """A map of the links between its ranks; None of other work."""
     latency: LatencySummary | None = None
+    endpoint: EndpointSummary | None = None
+    """Of a server that was measured from outside; None of other work."""
     flop_per_second: float | None = None
     ceiling_fraction: float | None = None
     """Share of the best matmul throughput that this run measured at the same arithmetic."""

@@ -9,6 +9,7 @@ from bench.judging.pairs import Pairs
 from bench.judging.row import Efficiency, Interval, Link, Row
 from bench.judging.slow import RankTimes
 from bench.records.run import RunFile
+from bench.reports import _endpoint
 from bench.reports._wording import absent
 
 
@@ -100,6 +101,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "latency_p99_seconds": latency.p99 if latency else None,
         "latency_absent": absent(latency) if latency else None,
         "requests_per_launch": latency.requests if latency else None,
+        **_endpoint.flat(row.endpoint),
         "step_median_seconds": row.median_sample,
         "step_p25_seconds": row.p25_sample,
         "step_least_seconds": row.least_sample,

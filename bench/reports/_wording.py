@@ -142,6 +142,8 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return f"Next: {remedy[:1].lower()}{remedy[1:]}"
     suite = _typed_suite(run)
     bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
+    if bad and bad[0].endpoint is not None:
+        return "Next: see why above; put it right on the server or the client, and run again."
     if bad:
         return (
             f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
@@ -164,13 +166,21 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return "Next: end other work on this machine and run again: it slowed too many launches."
     if any(row.verdict == "NO_STEADY_STATE" for row in rows):
         return "Next: end other work on this machine and run again: a case never became steady."
-    if any(row.status == "measured" and (row.verdict != "OK" or row.launches < 5) for row in rows):
+    few = [row for row in rows if row.status == "measured" and _unsure(row)]
+    if few and few[0].endpoint is not None:
+        starts = "" if few[0].endpoint.restarted else ", and --server-command, which starts it anew"
+        return f"Next: for intervals, run again with more --launches{starts}."
+    if few:
         return (
             "Next: for intervals of ±2 %, where this machine allows them: "
             f"accelmark run {suite} --launches auto"
         )
     name = "the record" if run.passing else Path(run.path).name
     return f"Next: hand {name} to whoever compares; it holds every sample."
+
+
+def _unsure(row: Row) -> bool:
+    return row.verdict != "OK" or row.launches < 5
 
 
 def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
