@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -126,6 +127,14 @@ class AscendBackend(TorchBackend):
         r"|HBM MULTI BIT ECC ERROR|UCE ERROR|SUSPECT (?:MEM|REMOTE) ERROR",
         re.IGNORECASE,
     )
+
+    @property
+    def compilers(self) -> tuple[str, ...]:  # type: ignore[override]  # looked up, not written down
+        """torch's own needs triton-ascend, the plug-in's torchair.
+
+        The wheel's others, npugraphs and npugraph_ex, record by themselves: another execution.
+        """
+        return ("inductor", "npu") if importlib.util.find_spec("triton") else ("npu",)
 
     def worker_environment(self) -> Mapping[str, str]:
         """No fallback to the host: an operator that would fall back raises, and is named.

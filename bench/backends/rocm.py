@@ -36,6 +36,7 @@ class RocmBackend(TorchBackend):
     device_type = "cuda"
     built_for = "hip"
     install = "Install a ROCm build of torch"
+    graph_type = "CUDAGraph"
     products = RocmProducts()
     lost = re.compile(
         LOST.pattern + r"|illegal memory access|unspecified launch failure|illegal state"

@@ -48,6 +48,7 @@ class XpuBackend(TorchBackend):
     install = "Install torch from https://download.pytorch.org/whl/xpu"
     library_switches = ("is_torch_xpu_available",)
     formats = ("contiguous", "channels_last")
+    graph_type = "XPUGraph"
     products = XpuProducts()
 
     def worker_environment(self) -> Mapping[str, str]:

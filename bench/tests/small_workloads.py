@@ -30,7 +30,8 @@ MODES = [
     (name, mode)
     for name, workload in WORKLOADS.items()
     for mode, declared in workload.modes.items()
-    if not declared.together  # nothing for one device; `test_collective` has those
+    # Nothing for one device (`test_collective`), or no step of one thing (`test_serve`).
+    if not declared.together and not declared.serves
 ]
 NOT_ON_A_CPU = {
     "tf32",  # without the device's switch it is fp32

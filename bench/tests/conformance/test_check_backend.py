@@ -155,6 +155,17 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {"broken": "wrong-experts"},
         {"bf16: grouped products": "off by more than 0.005 from float64"},
     ),
+    "executions": (
+        {"broken": "wrong-compiler,still-replays"},
+        {
+            "npu compiles": "what it compiles computes wrongly",
+            "a recording is replayed": "2 must give 4, and 3 give 84",
+        },
+    ),
+    "executions, none": (
+        {"broken": "no-compiler,no-graphs"},
+        {"executions: to its end": "it raised"},
+    ),
     "telemetry": (
         {"smi": "HOT"},
         {"its telemetry is plausible": "temperature 410 C is outside"},

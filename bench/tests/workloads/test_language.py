@@ -260,19 +260,6 @@ def test_decode_is_greedy_and_agrees_with_the_full_forward() -> None:
             text = torch.cat((text, expected.argmax(-1)), dim=1)
 
 
-def test_a_static_cache_of_another_make_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(cache_utils.StaticCache):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            for layer in self.layers:
-                layer.lazy_initialization = lambda keys, values: None
-                del layer.cumulative_length
-
-    monkeypatch.setattr(cache_utils, "StaticCache", Other)
-    with pytest.raises(RuntimeError, match=r"Install transformers>=5\.6"):
-        build("llama", "prefill", site())
-
-
 def test_the_decode_probe_feeds_fixed_tokens() -> None:
     parameters = small("llama", "decode", batch_size=2, prompt_length=9, new_tokens=5)
     job: Any = WORKLOADS["llama"].build("decode", parameters, site())
