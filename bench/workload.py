@@ -188,11 +188,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     optimizer: torch.optim.Optimizer
     """Its state, and which weights it moves."""
     settings: Mapping[str, Any]
-    """As the workload asked for them, by torch's names: `lr`, `weight_decay`, and `betas` and `eps`
-    of AdamW or `momentum` of SGD."""
+    """As asked, by torch's names: `lr`, `weight_decay`; `betas` and `eps`, or SGD's `momentum`."""
     parts: tuple[Part, ...] = ()
-    """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
-    lie here of all."""
+    """Which rows of each weight that the optimizer moves lie here, in order; empty where all do."""
     fixed: tuple[Tensor, ...] = ()
     """Weights that it computes with and does not move."""
     kinks: bool = False

@@ -53,9 +53,9 @@ reports/           | errors exchange judging planning records report stats      
                    | telemetry units                                            | plotly jinja2
 publishing/        | errors judging records report                              | msgspec
                    |                                                            | cryptography
-conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
-                   | precision records running telemetry units workload         |
-                   | workloads                                                  |
+conformance/       | backend backends catalogue formats judging lifeline        | msgspec torch
+                   | measuring precision records running telemetry units        |
+                   | workload workloads                                         |
 validation/        | backend catalogue judging measuring planning precision     | torch peft msgspec
                    | records stats workload workloads                           | transformers
                    |                                                            | diffusers
