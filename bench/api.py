@@ -28,6 +28,7 @@ from bench import catalogue
 from bench.errors import AccelmarkError, ComparisonError, RecordError, SuiteError
 from bench.exchange.benchmark_json import read_any
 from bench.judging import chips, systems
+from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.compare import Prices, compare
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
@@ -232,15 +233,20 @@ def summarize_run(run: Runs) -> list[Row]:
     return summarize(_run(run))
 
 
-def compare_runs(base: Runs, other: Runs, prices: Prices | None = None) -> Comparison:
+def compare_runs(
+    base: Runs, other: Runs, prices: Prices | None = None, *, tpot_ms: float | None = None
+) -> Comparison:
     """Each case of `other` against the same of `base`: ratio, interval and verdict, or why none.
 
-    prices: what an hour of each side's device costs. Raises `ComparisonError` if the two have
+    prices: what an hour of each side's device costs; tpot_ms: of served loads alone, the best of
+    each side within this median TPOT, whatever the load. Raises `ComparisonError` if the two have
     nothing in common, or are the same run: one compared with its own copy is EQUIVALENT whatever
     it measured. Raises `RecordError` for a damaged run: a ratio of half a run would pass for the
     whole.
     """
     with _without_collection():
+        if tpot_ms is not None:
+            return compare_at_tpot(_whole(base), _whole(other), tpot_ms / 1e3)
         return compare(_whole(base), _whole(other), prices)
 
 

@@ -41,6 +41,12 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
     help="With --systems: how many, or how spread (fsdp64). Once for each run. Default: the most.",
 )
 @click.option(
+    "--tpot-ms",
+    type=ABOVE_ZERO,
+    metavar="X",
+    help="Served loads: the best throughput of each within X ms a token, whatever the load.",
+)
+@click.option(
     "--fail-if-slower",
     type=PERCENT,
     metavar="PERCENT",
@@ -56,6 +62,7 @@ def compare(
     prices: tuple[float, ...],
     systems: bool,
     devices: tuple[str, ...],
+    tpot_ms: float | None,
     fail_if_slower: float | None,
     as_json: bool,
     as_csv: bool,
@@ -80,6 +87,10 @@ def compare(
         )
     if as_json and as_csv:
         raise ComparisonError("--json and --csv: give one of them.")
+    if tpot_ms is not None and (systems or prices):
+        raise ComparisonError(
+            "--tpot-ms chooses the load of each side: without --systems, and without --price."
+        )
     first = api.read_run(base)
     each = [Prices(base=prices[0], other=price) for price in prices[1:]]
     wanted = [(devices[0], there) for there in devices[1:]]
@@ -91,7 +102,7 @@ def compare(
             ]
         else:  # no price at all, or one for each
             pairs = itertools.zip_longest(others, each)
-            comparisons = [api.compare_runs(first, *pair) for pair in pairs]
+            comparisons = [api.compare_runs(first, *pair, tpot_ms=tpot_ms) for pair in pairs]
     except ComparisonError as error:
         if as_json and error.code:
             refused = {"refused": {"code": error.code, "reason": str(error)}}

@@ -49,6 +49,7 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Re
         who = "base" if shared[0] else "other"
         words = f"{who}: its {base.case.devices} ranks share one host, the other side's none"
         yield Reason(Code.SHARED_HOST, words)
+    yield from served_otherwise(base, other)
     yield from unfit(sides, base, other)
     yield from refused(sides, base, other)
 
@@ -64,6 +65,14 @@ def timed_otherwise(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator
         yield Reason(Code.TIMING, words)
     if base.unit and other.unit and base.unit != other.unit:
         yield Reason(Code.UNIT, f"unit of throughput differs ({base.unit}, {other.unit})")
+
+
+def served_otherwise(base: Row, other: Row) -> Iterator[Reason]:
+    """Why two served loads of one case were not the same: other lengths, or other moments."""
+    mine, theirs = (row.serving.loads if row.serving else () for row in (base, other))
+    if base.serving and other.serving and mine != theirs:
+        words = f"requests differ ({', '.join(mine)}; {', '.join(theirs)}): drawn otherwise"
+        yield Reason(Code.PARAMETER, words)
 
 
 def unfit(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:

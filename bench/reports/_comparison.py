@@ -18,6 +18,7 @@ from bench.judging.reasons import Code
 from bench.judging.row import Row
 from bench.records.run import RunFile
 from bench.report import Canvas
+from bench.reports import _serving
 from bench.reports._comparison_notes import (
     CELLS,
     JUDGED,
@@ -111,6 +112,7 @@ def _table(
 
 def _behind(comparison: Comparison, case: CaseComparison, *, wide: bool) -> Iterator[str]:
     yield from lines(case, one(comparison))
+    yield from _serving.at_limit(case)
     if wide:
         yield from details(case, parts(comparison))
 
