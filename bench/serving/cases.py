@@ -84,10 +84,10 @@ def _case(way: dict[str, ParameterValue], asks: Asks, manifest: Manifest) -> Cas
         parameters={
             "model": manifest.model,
             "weights": manifest.digest,
-            **way,
-            "requests": requests,
             "input_tokens": lengths.input_tokens,
             "output_tokens": lengths.output_tokens,
+            **way,
+            "requests": requests,
             "length_sigma": float(lengths.sigma),
             "length_seed": LENGTH_SEED,
             "ttft_limit_ms": asks.ttft_limit_ms,

@@ -46,6 +46,8 @@ ADDRESS, PORT = "127.0.0.1", 18_231
 INPUT, OUTPUT, CONCURRENCY, REQUESTS = 128, 64, 4, 64
 APART = 0.05
 READY_SECONDS = 600.0
+NICENESS = "20"
+"""Of the server, above the script's own: a client that waits for a core is late, and says so."""
 ENVIRONMENT = {
     "VLLM_TARGET_DEVICE": "cpu",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -131,7 +133,8 @@ def spoiled(right: Path, folder: Path, how: str) -> None:
 def server(program: Path, model: Path, *more: str) -> Iterator[None]:
     """Runs while it answers."""
     log = model.parent / f"server-{model.name}.log"
-    command = [str(program), "serve", str(model), "--host", ADDRESS, "--port", str(PORT)]
+    command = ["nice", "-n", NICENESS, str(program), "serve", str(model)]
+    command += ["--host", ADDRESS, "--port", str(PORT)]
     command += ["--max-model-len", "1024", "--max-num-seqs", "8", "--served-model-name", "m", *more]
     with log.open("wb") as output:
         child = subprocess.Popen(
