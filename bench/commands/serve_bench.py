@@ -70,6 +70,7 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
     metavar="N",
     help="It uses.",
 )
+@click.option("--speculation", is_flag=True, help="It guesses tokens: compared with its like.")
 @click.option("--text", is_flag=True, help="Send prompts as text, not as token ids.")
 @click.option(
     "--token-variable",
@@ -114,6 +115,7 @@ def serve_bench(
     launches: int | None,
     device: str | None,
     device_count: int,
+    speculation: bool,
     text: bool,
     token_variable: str | None,
     ca: Path | None,
@@ -147,6 +149,7 @@ def serve_bench(
         rates=tuple(listed("--rate", rate, ABOVE_ZERO)),
         offline=offline,
         requests=requests,
+        speculation=speculation,
         ttft_limit_ms=ttft_limit_ms,
         tpot_limit_ms=tpot_limit_ms,
         devices=device_count,

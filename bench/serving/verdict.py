@@ -53,6 +53,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     saturated: str
     client: Client
     cached_tokens: int | None
+    drafted: bool
+    """Whether the server guessed tokens, by its counters."""
     unseen: bool
     """Whether the server cannot have met the prompts before: they are new, or it is."""
     before: Judged
@@ -82,7 +84,7 @@ def outcome(found: Found) -> Outcome:
     wrong = wrong_model(checks)
     if wrong is not None:
         return wrong
-    for reason in (_cached(found), _client(found)):
+    for reason in (_cached(found), _drafted(found), _client(found)):
         if reason:
             return Void(reason=reason)
     if found.saturated:
@@ -132,6 +134,15 @@ def _cached(found: Found) -> str:
             "the prompts in its cache. Leave out --seed, or have the run start the server"
         )
     return ""
+
+
+def _drafted(found: Found) -> str:
+    if not found.drafted or found.case.parameters.get("speculation"):
+        return ""
+    return (
+        "the server guessed tokens (speculative decoding), which is other work. Start it without, "
+        "or declare it: --speculation; then it compares with its like"
+    )
 
 
 def _client(found: Found) -> str:

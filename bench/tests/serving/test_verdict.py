@@ -8,12 +8,12 @@ import pytest
 from bench.records.endpoint import Client
 from bench.records.outcome import Check, Measured, Outcome, Skipped, Void
 from bench.records.served import Served, ServedRequest
-from bench.serving import gate, verdict
+from bench.serving import cases, gate, verdict
 from bench.serving.gate import Judged
 from bench.serving.reference import Truth
 from bench.serving.stream import Spoken
 from bench.serving.verdict import Found
-from bench.tests.serving.values import CASE
+from bench.tests.serving.values import CASE, MANIFEST, asks
 
 MS = 10**6
 
@@ -54,6 +54,7 @@ GOOD = Found(
     saturated="",
     client=CLIENT,
     cached_tokens=0,
+    drafted=False,
     unseen=True,
     before=judged(),
     after=judged(),
@@ -88,6 +89,7 @@ def test_a_good_load_has_the_figure_of_its_steady_window() -> None:
         ({"regret": None}, "no answer under load could be checked"),
         ({"cached_tokens": 17}, "17 of 480 prompt tokens came from the server's prefix cache"),
         ({"cached_tokens": None, "unseen": False}, "the seed may have been used on this server"),
+        ({"drafted": True}, "the server guessed tokens (speculative decoding)"),
         (
             {"client": msgspec.structs.replace(CLIENT, cpu_seconds=0.9)},
             "the client was busy for 90% of the time (bound 80%)",
@@ -110,6 +112,12 @@ def test_a_load_without_a_figure_says_why(other: dict[str, object], why: str) ->
 
 def test_prompts_that_nobody_had_before_need_no_counter() -> None:
     assert isinstance(outcome(cached_tokens=None), Measured)
+
+
+def test_guessing_that_was_declared_is_another_case() -> None:
+    (declared,) = cases.cases(asks(speculation=True), MANIFEST)
+    assert declared.fingerprint != CASE.fingerprint
+    assert isinstance(outcome(drafted=True, case=declared), Measured)
 
 
 def test_lateness_counts_only_beside_what_is_measured() -> None:
