@@ -41,8 +41,8 @@ UNVERIFIED = (
 BUSY = 0.8
 """Share of its core from which it may be the client that is measured."""
 LATE_SECONDS, LATE_SHARE = 0.005, 0.05
-"""A client is late where one request in a hundred is later than both: this, and this share of the
-median TTFT."""
+"""A client is late where more than one request in a hundred is later than both: this, and this
+share of the median TTFT."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +157,7 @@ def _client(found: Found) -> str:
     bound = max(LATE_SECONDS, LATE_SHARE * statistics.median(firsts)) if firsts else math.inf
     if worst > bound:
         return (
-            f"the client was late: one request in a hundred by {worst * 1e3:.1f} ms and more "
-            f"(bound {bound * 1e3:.1f} ms). Leave it a core of its own"
+            f"the client was late: more than one request in a hundred by {worst * 1e3:.1f} ms and "
+            f"more (bound {bound * 1e3:.1f} ms). Leave it a core of its own"
         )
     return ""
