@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.records import digests
 from bench.records.outcome import Measured
 from bench.records.runfile import read
-from bench.serving import export, run, session, verdict
+from bench.serving import export, gate, run, verdict
 from bench.serving.cases import Asks
 from bench.tests.conftest import Accelmark
 from bench.tests.serving.mock import Manners, Mock, reference
@@ -28,7 +29,7 @@ def weights(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"")
     manifest = msgspec.structs.replace(
-        MANIFEST, files={"model.safetensors": export.digests.sha256(folder / "model.safetensors")}
+        MANIFEST, files={"model.safetensors": digests.sha256(folder / "model.safetensors")}
     )
     (folder / export.MANIFEST).write_bytes(msgspec.json.encode(manifest))
     return folder
@@ -42,6 +43,7 @@ def without_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(verdict, "LATE_SECONDS", 60.0)
     monkeypatch.setattr(verdict, "BUSY", 60.0)
+    monkeypatch.setattr(gate, "PROMPTS", 4)
 
 
 SMALL = ("--input-tokens", "8", "--output-tokens", "6", "--requests", "20", "--concurrency", "1,4")
@@ -111,7 +113,7 @@ def test_a_server_that_is_started_for_each_launch_has_an_interval(
 
         with Mock(Manners()).running() as url:
             port = int(url.rpartition(":")[2])
-        patch.setattr(session.server, "Process", Process)
+        patch.setattr("bench.serving.server.Process", Process)
         command = "serve /srv/secret-place/model --api-key hunter22 --port 1"
         code, card, said = accelmark(
             *("serve-bench", "--endpoint", url, "--weights", str(weights), *SMALL),
