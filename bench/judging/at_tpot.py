@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from bench import stats
 from bench.errors import ComparisonError
 from bench.judging.comparability import timed_otherwise, unfit
@@ -62,7 +64,13 @@ def _judged(
     level: float,
 ) -> CaseComparison:
     base, other = pair
-    said = {"case": curve.case, "base": base, "other": other, "tpot_limit_seconds": tpot_seconds}
+    found = CaseComparison(
+        case=curve.case,
+        base=base,
+        other=other,
+        verdict="INCOMPARABLE",
+        tpot_limit_seconds=tpot_seconds,
+    )
     lacking = [
         Reason(code, f"no load of the {who} keeps a median TPOT of {tpot_seconds * 1e3:g} ms")
         for who, code, row in (
@@ -72,16 +80,16 @@ def _judged(
         if row is None
     ]
     if base is None or other is None:
-        return CaseComparison(**said, verdict="INCOMPARABLE", because=tuple(lacking))
+        return msgspec.structs.replace(found, because=tuple(lacking))
     because = (*timed_otherwise(sides, base, other), *unfit(sides, base, other))
     if because:
-        return CaseComparison(**said, verdict="INCOMPARABLE", because=because)
+        return msgspec.structs.replace(found, because=because)
     assert base.throughput is not None
     assert other.throughput is not None
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     verdict, because = preliminary(base, other, tested=welch is not None)
-    return CaseComparison(
-        **said,
+    return msgspec.structs.replace(
+        found,
         verdict=verdict,
         because=because,
         ratio=other.throughput / base.throughput,

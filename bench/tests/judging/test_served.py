@@ -14,7 +14,9 @@ from bench.judging.served import best_within, serving_curves
 from bench.judging.summary import summarize
 from bench.records.outcome import Measured
 from bench.tests import served_runs
+from bench.tests.scripts import serving_check
 from bench.tests.served_runs import SPEEDS, serve_case, served, served_run, usual_run
+from bench.tests.values import failed, make_launch
 
 
 def test_a_row_has_its_launches_figures_and_their_intervals() -> None:
@@ -130,3 +132,24 @@ def test_an_outcome_cannot_contradict_its_requests() -> None:
     old = msgspec.to_builtins(outcome)
     del old["served"]
     assert msgspec.convert(old, Measured).served is None, "an old record has none"
+
+
+def test_the_acceptance_script_s_judgement() -> None:
+    """Overhead over 3 % in one launch, two schedules, or a launch without a figure: not so."""
+    good = served(1)
+    assert [right for _, right in serving_check.judged(usual_run())] == [True] * 6
+    assert good.steps is not None
+    slow = msgspec.structs.replace(
+        good.steps, forward_ns=tuple(ns * 96 // 100 for ns in good.steps.wall_ns)
+    )
+    other = [
+        msgspec.structs.replace(good, steps=slow),
+        msgspec.structs.replace(good, schedule="another"),
+    ]
+    for wrong, expected in zip(other, ([False, True], [True, False]), strict=True):
+        run = served_run([(serve_case(1), [good, wrong])])
+        assert [right for _, right in serving_check.judged(run)] == expected
+    run = served_run([(serve_case(1), [good])])
+    broken = make_launch(case=serve_case(1), launch=1, outcome=failed())
+    found = serving_check.judged(msgspec.structs.replace(run, launches=(*run.launches, broken)))
+    assert [right for _, right in found] == [False, True, True]
