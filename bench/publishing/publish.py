@@ -176,6 +176,9 @@ def _launch_refusals(launch: Launch, run: Run) -> Iterator[str]:
         yield "a simulated device"
     if not isinstance(launch.outcome, Measured):
         return  # one that failed early had no time to say more
+    if launch.endpoint is not None:
+        yield "a server that was measured from outside: what it ran on was not observed"
+        return
     missing = [name for name in STACK_FACTS if name not in environment]
     if missing:
         yield f"its environment does not say: {', '.join(missing)}"
