@@ -158,6 +158,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """Of a reference by one process: of how many ranks it does the work, each with its rows. Only
     what depends on which rows come together (batch statistics) need look at it."""
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether what is built here is what others are judged by: never timed, and float64."""
+        return self.precision.weights == "float64"
+
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """Something that was asked for, and what was seen when it was looked up."""

@@ -130,6 +130,39 @@ class Generator:
         return logits
 
 
+class TeacherForced(Job):
+    """What the jobs below are judged by: the library's own forward over whole texts, no cache.
+
+    It attends by the library's own code, under the library's own masks, and shares with them only
+    weights and tokens: a mask, a window, a place or a head that is wrong there is none here.
+    """
+
+    def __init__(self, model: nn.Module, texts: Tensor, prompt_length: int, site: Site) -> None:
+        """texts: [B, P + N], a prompt and the tokens that are fed after it."""
+        self._model = model.eval()
+        self._texts = texts
+        self._prompt_length = prompt_length
+        self.facts = model_facts(model, site)
+        self._logits: Tensor
+
+    def step(self) -> None:
+        """One forward over all tokens."""
+        import torch
+
+        with torch.inference_mode():
+            logits: Tensor = self._model(input_ids=self._texts, use_cache=False).logits
+        self._logits = logits[:, self._prompt_length - 1 :]
+
+    def witness(self) -> float:
+        """Mean of the logits."""
+        return float(self._logits.mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Logits after the prompt and after each token that follows: [B, 1 + N, V]."""
+        self.step()
+        return {"logits": self._logits} | products(self._model)
+
+
 class PrefillJob(Job):
     """One prompt to its first token; prompts rotate."""
 

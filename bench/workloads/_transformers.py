@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from bench.workload import Site
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -16,11 +18,15 @@ for the answer. Nothing is packed here: without a mask `attend` is causal, which
 """
 
 
-def register_attention() -> None:
-    """Makes ATTENTION known to transformers."""
+def attention_of(site: Site) -> str:
+    """What a config names its attention: ours, known to transformers from here on; of the gate's
+    reference the library's own, written out, with the library's own masks."""
     from transformers.modeling_utils import AttentionInterface
 
+    if site.is_reference:
+        return "eager"
     AttentionInterface.register(ATTENTION, attend)
+    return ATTENTION
 
 
 def attend(

@@ -48,7 +48,7 @@ from bench.workloads import _language
 from bench.workloads._generation import CacheShape
 from bench.workloads._modes import COPIES, SHARDED
 from bench.workloads._seeded import SeededData, build_model, initial_std
-from bench.workloads._transformers import ATTENTION, register_attention
+from bench.workloads._transformers import attention_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -283,8 +283,8 @@ class DeepSeek(Workload):
         """Random tokens. Decode also fills its cache from the prompt."""
         size = SIZES[parameters.model]
         data = SeededData(site.seed)
-        experts = "eager" if site.precision.weights == "float64" else "grouped_mm"
-        construct = functools.partial(_construct, size, experts)
+        experts = "eager" if site.is_reference else "grouped_mm"
+        construct = functools.partial(_construct, size, attention_of(site), experts)
         model = build_model(construct, size.published_parameters, data, site)
         facts = {"experts": experts}
         if isinstance(parameters, TrainParameters):
@@ -332,13 +332,12 @@ def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) 
     return round((weights + cache) * precision.element_bytes)
 
 
-def _construct(size: Size, experts: str = "grouped_mm") -> nn.Module:
+def _construct(size: Size, attention: str = "eager", experts: str = "grouped_mm") -> nn.Module:
     from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
     from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2ForCausalLM
     from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
     from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
-    register_attention()
     rope: dict[str, float | str] = {"rope_type": "default", "rope_theta": 10_000.0}
     if size.positions > 4096:
         scale = 1.0 if size.third_generation else 0.707
@@ -371,7 +370,7 @@ def _construct(size: Size, experts: str = "grouped_mm") -> nn.Module:
         "n_shared_experts": size.shared,
         "max_position_embeddings": size.positions,
         "rope_parameters": rope,
-        "attn_implementation": ATTENTION,
+        "attn_implementation": attention,
         "experts_implementation": experts,
     }
     model: nn.Module

@@ -29,7 +29,7 @@ from bench.workloads._generation import CacheShape
 from bench.workloads._modes import COPIES, SHARDED
 from bench.workloads._quantized import SCALE_BYTES
 from bench.workloads._seeded import SeededData, build_model, initial_std
-from bench.workloads._transformers import ATTENTION, register_attention
+from bench.workloads._transformers import attention_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -255,7 +255,7 @@ class Llama(Workload):
         """Random tokens. Decode also fills its cache from the prompt."""
         size = SIZES[parameters.model]
         data = SeededData(site.seed)
-        construct = functools.partial(_construct, size)
+        construct = functools.partial(_construct, size, attention_of(site))
         model = build_model(construct, size.published_parameters, data, site, "model.layers")
         facts: dict[str, str] = {}
         if isinstance(parameters, LoraParameters):
@@ -344,11 +344,10 @@ def _decode_bytes(size: Size, batch: int, context: float, precision: Precision) 
     return round(matrices + (others + cache) * precision.element_bytes)
 
 
-def _construct(size: Size) -> nn.Module:
+def _construct(size: Size, attention: str = "eager") -> nn.Module:
     from transformers.models.llama.configuration_llama import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-    register_attention()
     rope: dict[str, float | str] = {"rope_type": "default", "rope_theta": size.rope_theta}
     if size.rope_factor is not None:
         rope |= {
@@ -370,7 +369,7 @@ def _construct(size: Size) -> nn.Module:
         rms_norm_eps=1e-5,
         rope_parameters=rope,
         tie_word_embeddings=size.tied,
-        attn_implementation=ATTENTION,
+        attn_implementation=attention,
     )
     model: nn.Module = LlamaForCausalLM(config)
     return model

@@ -192,7 +192,7 @@ def test_grouped_experts_are_those_of_the_loop(name: str) -> None:
     grouped, loop = (
         full_forward(
             build_model(
-                functools.partial(deepseek._construct, deepseek.SIZES[name], experts),
+                functools.partial(deepseek._construct, deepseek.SIZES[name], experts=experts),
                 None,
                 SeededData(0),
                 site(),
