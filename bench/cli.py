@@ -15,11 +15,13 @@ from bench.commands import (
     ab,
     check_backend,
     compare,
+    export_model,
     guide,
     listing,
     publish,
     report,
     run,
+    serve_bench,
     streams,
     verify,
 )
@@ -72,7 +74,7 @@ def commands() -> None:
 for command in (
     *(run.run, compare.compare, ab.ab, report.report, publish.publish, verify.verify),
     *(listing.list_command, listing.devices, listing.schema, check_backend.check_backend),
-    guide.guide,
+    *(export_model.export_model, serve_bench.serve_bench, guide.guide),
 ):
     commands.add_command(command)
 

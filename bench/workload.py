@@ -28,7 +28,9 @@ from bench.parameters import (
     require_within,
 )
 from bench.precision import Precision
+from bench.quantized_product import Products
 from bench.ranks import Part, Ranks, each_alone
+from bench.records.execution import DECODE_EXECUTIONS, EXECUTIONS, INFERENCE_EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.parallelism import NONE
 
@@ -75,10 +77,6 @@ TRAINING_PRECISIONS = ("bf16", "bf16-amp", "fp32", "tf32")
 INFERENCE_PRECISIONS = ("bf16", "fp16", "fp32", "tf32")
 QUANTIZED_PRECISIONS = (*INFERENCE_PRECISIONS, "fp8", "int8")
 """Of inference whose workload quantizes its layers (`bench.workloads._quantized`)."""
-EXECUTIONS = ("eager", "compile")
-"""Of a mode whose job runs its model through `bench.workloads._jobs`, which can compile it."""
-DECODE_EXECUTIONS = (*EXECUTIONS, "graph")
-"""Of a decode whose step takes nothing from the host, so that it can be recorded and replayed."""
 
 
 Queued = Callable[[], None]
@@ -123,6 +121,8 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""
     libraries: tuple[str, ...] = ()
     """Modules that this mode's `build` needs besides the workload's."""
+    serves: bool = False
+    """Whether it builds a `bench.serving_job.ServingJob`, which has a loop of its own."""
     burst: Burst | None = None
     """None where its steps are measured under load, as work is that goes on."""
     schemes: tuple[str, ...] = ("none",)
@@ -147,9 +147,13 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """Weights and inputs come from this seed, generated on the CPU: the same on every device."""
     execution: str = "eager"
     """`eager`; `compile`: the model goes through torch.compile, and what that cannot do fails;
-    `graph`: the step is recorded once and replayed."""
+    `graph`: the step is recorded once and replayed; `compile-graph`: compiled, and then that."""
+    compiler: str = "inductor"
+    """torch's name for what compiles here; see `bench.backend.Backend.compilers`."""
     recorder: Recorder | None = None
     """What records a step, where the device has it; see `bench.backend.Device.recorder`."""
+    products: Products = Products()
+    """What multiplies narrow operands there; see `bench.backend.Backend.products`."""
     memory_format: str = "contiguous"
     """`contiguous` or `channels_last`, as the backend allows."""
     ranks: Ranks | None = None
@@ -369,6 +373,7 @@ class Workload(ABC):
 __all__ = [
     "DECODE_EXECUTIONS",
     "EXECUTIONS",
+    "INFERENCE_EXECUTIONS",
     "INFERENCE_PRECISIONS",
     "QUANTIZED_PRECISIONS",
     "TRAINING_PRECISIONS",

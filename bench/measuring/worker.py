@@ -26,14 +26,16 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import agreed, asked, joining, kept, pairs, silent_blocks
+from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
+from bench.measuring.execution import Execution
 from bench.measuring.hush import Hush
 from bench.measuring.messages import Channel, Report, Request
 from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
 from bench.measuring.usage import process_usage, suspended_ns
 from bench.measuring.watch import Watch
+from bench.measuring.work import work_of
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
@@ -53,6 +55,7 @@ from bench.records.outcome import (
 )
 from bench.records.reason import of_error, reason
 from bench.records.silent import Silent
+from bench.serving_job import ServingJob
 from bench.telemetry.contention import HostCounters, causes
 from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
 
@@ -72,11 +75,13 @@ class Launch:
         self.request = request
         self.channel = channel
         self.wait = wait
+        self.imported_seconds: float | None = None
+        """What the stem took to import that this process was forked from, if it was."""
         self.cold: dict[str, float] = {}
         self.environment: dict[str, Any] = {}
         self.first_step_ns: int | None = None
         self.estimated_peak_bytes: int | None = None
-        self.watched: asked.Watched | None = None
+        self.execution: Execution | None = None
         self.ranks: Ranks | None = None
         self.edges: Edges = SINGLE
         self.busy_ns: tuple[int, ...] = ()
@@ -87,9 +92,8 @@ class Launch:
     def run(self) -> Report:
         """Measures, or says why not."""
         self.backend = catalogue.backend(self.request.backend)
-        outcome: Outcome
         try:
-            outcome = self._phases()
+            outcome: Outcome = self._phases()
         except Unsupported as why:
             outcome = Skipped(reason=str(why))
         except Wrong as why:
@@ -116,8 +120,11 @@ class Launch:
         operators = self.backend.fallbacks(str(error).splitlines())
         if operators:
             return Void(reason=f"host fallback: {', '.join(operators)}")
+        kind = self.backend.failure_kind(error)
+        if kind == "error" and self.execution and (lacking := self.execution.lacking()):
+            return Skipped(reason=lacking)
         return Failed(
-            kind=self.backend.failure_kind(error),
+            kind=kind,
             phase=self.channel.phase,
             message=reason(of_error(error)),
         )
@@ -137,19 +144,21 @@ class Launch:
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
         self._note_variables()
-        kept.keep_compiled(request.scratch)
+        kept.keep_compiled(request.scratch, self.backend.compiler_folders)
 
         channel.enter("import")
         start = time.perf_counter()
         if absent := import_libraries(workload, declared):
             return Skipped(reason=absent)
-        self.cold["import_seconds"] = time.perf_counter() - start
+        # Of one that was forked, what it would have taken alone.
+        self.cold["import_seconds"] = time.perf_counter() - start + (self.imported_seconds or 0.0)
+        self.environment["imports_shared"] = self.imported_seconds is not None
 
         channel.enter("open")
         self.wait()
         device = self.backend.open(request.index, precision)
         # Before anything can fail: a failure's record names its stack too.
-        self._describe(device)
+        self.describe(device)
         if harm:
             return Void(reason=harm)
         lacking = self.backend.unsupported(device.info, precision) if declared.multiplies else None
@@ -163,14 +172,15 @@ class Launch:
             return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
         if unlike := self._join(device):
             return Void(reason=unlike)
-        recorder = device.recorder() if request.case.execution == "graph" else None
-        self.watched = asked.Watched(recorder) if recorder is not None else None
+        self.execution = Execution(request.case.execution, self.backend, device)
         site = Site(
             device=device.torch_device,
             precision=precision,
             seed=request.seed,
             execution=request.case.execution,
-            recorder=self.watched,
+            compiler=self.execution.compiler,
+            recorder=self.execution.watched,
+            products=self.backend.products,
             memory_format=given,
             ranks=self.ranks,
         )
@@ -189,7 +199,8 @@ class Launch:
         asking = (workload, mode, parameters, gated, self.backend.library_switches)
         earlier = kept.references(request.scratch)
         if self.ranks is None or declared.together:
-            verdict = numerics.gate(*asking, kept.NOTHING if declared.together else earlier)
+            gate = serving.gate if declared.serves else numerics.gate
+            verdict = gate(*asking, kept.NOTHING if declared.together else earlier)
             wrong = verdict.complaint
         else:
             verdict, wrong = rank_numerics.gate(*asking, earlier)
@@ -198,10 +209,9 @@ class Launch:
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:
             return Void(reason=f"numerics: {wrong}", numerics=verdict)
-        if unasked := asked.complaint(self._executed()):
+        if unasked := asked.complaint(self.executed()):
             return Void(reason=unasked, numerics=verdict)
-        if self.watched is not None:
-            self.watched.timed()
+        self.execution.gated()
 
         channel.enter("build")
         start = time.perf_counter()
@@ -238,12 +248,14 @@ class Launch:
     def _measure(
         self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
     ) -> Outcome:
-        request, channel = self.request, self.channel
-        mode, precision = request.case.mode, PRECISIONS[request.case.precision]
-        work = job.own_work or self._work(workload, parameters)
+        request, channel, mode = self.request, self.channel, self.request.case.mode
+        precision = PRECISIONS[request.case.precision]
+        work = job.own_work or work_of(request.case, workload, parameters, self.ranks)
+        if isinstance(job, ServingJob):
+            return serving.measured(self, work, parameters, job, device, verdict)
         latency_name = workload.modes[mode].latency
-        seed, edges, execution = request.seed, self.edges, request.case.execution
-        watch = Watch(*(job, device, precision, seed, request.thorough, execution), edges=edges)
+        seen = (job, device, precision, request.seed, request.thorough, request.case.execution)
+        watch = Watch(*seen, edges=self.edges)
         channel.enter("warm-up")
         watch.start()
         engine = Engine(
@@ -256,7 +268,7 @@ class Launch:
             * (1 if request.place is None else request.place.local_size),
             suspended=suspended_ns,
             watch=watch.after,
-            edges=edges,
+            edges=self.edges,
             before=watch.before,
             burst=workload.modes[mode].burst,
         )
@@ -270,17 +282,17 @@ class Launch:
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         if self.ranks is not None:
             self.peer_ns = pairs.peer_ns(
-                *(job, self.ranks.size, device, edges, time.perf_counter_ns),
+                *(job, self.ranks.size, device, self.edges, time.perf_counter_ns),
                 lambda: channel.blocks("measure", [*series.steady], work),
             )
         channel.enter("report")
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
         before = dict(self.environment)
-        self._describe(device)
+        self.describe(device)
         looks = [
             *asked.unmoved(before, self.environment),
             *asked.switches(device, precision),
-            *self._executed(),
+            *self.executed(),
             *job.looks(),
             *asked.implementations(watch.executed, job.facts),
         ]
@@ -334,28 +346,11 @@ class Launch:
             self.environment["world"]["silent_absent"] = found.absent
         return found.silent
 
-    def _work(self, workload: Workload, parameters: Any) -> Work:
-        """Of a step of all ranks. Bytes: each copy of a model reads its own weights."""
-        mode, precision = self.request.case.mode, PRECISIONS[self.request.case.precision]
-        work = workload.work(mode, parameters, precision)
-        if self.ranks is None or work.moved_bytes is None or workload.modes[mode].together:
-            return work
-        moved = None
-        if self.ranks.parallelism.scheme == "replicas":
-            rows = parameters.batch_size // self.ranks.size
-            each = msgspec.structs.replace(parameters, batch_size=rows)
-            of_one = workload.work(mode, each, precision).moved_bytes
-            moved = None if of_one is None else self.ranks.size * of_one
-        return msgspec.structs.replace(work, moved_bytes=moved)
-
-    def _executed(self) -> list[Look]:
+    def executed(self) -> list[Look]:
         """Whether the execution is the case's, as far as it has come."""
-        if self.request.case.execution == "compile":
-            self.environment["compiler"] = environment.compiler()
-            return asked.compiled(self.environment["compiler"])
-        return asked.replayed(self.watched) if self.request.case.execution == "graph" else []
+        return self.execution.looks(self.environment) if self.execution else []
 
-    def _describe(self, device: Device) -> None:
+    def describe(self, device: Device) -> None:
         """The stack and device as they stand now."""
         self.environment.update(environment.stack())
         self.environment["device"] = msgspec.to_builtins(device.info)
@@ -372,8 +367,9 @@ def simulated(outcome: Measured) -> Outcome:
     )
 
 
-def main() -> None:
-    """The worker process: `python -m bench.measuring.worker`."""
+def main(imported_seconds: float | None = None) -> None:
+    """The worker process: `python -m bench.measuring.worker`, or a fork of `bench.measuring.stem`,
+    which took so long to import."""
     lifeline.hold()
     gc.disable()  # a sixth of the import time; the engine wants it off anyway
     faulthandler.enable()  # a segmentation fault leaves its Python stack on stderr
@@ -384,7 +380,9 @@ def main() -> None:
     never_refusing(sys.stdout)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
     channel = Channel(private)
-    channel.send(Launch(request, channel, lifeline.wait_for_turn).run())
+    launch = Launch(request, channel, lifeline.wait_for_turn)
+    launch.imported_seconds = imported_seconds
+    channel.send(launch.run())
     private.close()
     # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.
     with contextlib.suppress(OSError):

@@ -44,7 +44,10 @@ class Shapes:
         step, settings = self._step_seconds(case), self._settings
         if not step:
             return 0.0
-        burst = catalogue.workload(case.workload).modes[case.mode].burst
+        mode = catalogue.workload(case.workload).modes[case.mode]
+        if mode.serves:  # its step is the whole load
+            return step
+        burst = mode.burst
         if burst is not None:
             return burst.blocks * (burst.rest_seconds + step)
         return LEAST_BLOCKS * max(step, settings.block_seconds * (settings.timing == "block"))

@@ -10,6 +10,7 @@ from bench.records.outcome import Work
 from bench.workload import (
     DECODE_EXECUTIONS,
     EXECUTIONS,
+    INFERENCE_EXECUTIONS,
     INFERENCE_PRECISIONS,
     QUANTIZED_PRECISIONS,
     TRAINING_PRECISIONS,
@@ -42,6 +43,7 @@ from bench.workloads._jobs import (
     model_facts,
 )
 from bench.workloads._modes import train_and_infer
+from bench.workloads._recorded import replayed
 from bench.workloads._seeded import SeededData, build_model, initial_std, parameter_count, place
 from bench.workloads._transformers import checkpoint_layers, with_cache
 
@@ -49,6 +51,7 @@ __all__ = [
     "BATCHES",
     "DECODE_EXECUTIONS",
     "EXECUTIONS",
+    "INFERENCE_EXECUTIONS",
     "INFERENCE_PRECISIONS",
     "PRECISIONS",
     "QUANTIZED_PRECISIONS",
@@ -81,6 +84,7 @@ __all__ = [
     "model_facts",
     "parameter_count",
     "place",
+    "replayed",
     "require_one_of",
     "require_within",
     "train_and_infer",

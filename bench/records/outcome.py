@@ -18,6 +18,7 @@ import msgspec
 from bench.records.executed import Executed
 from bench.records.observed import Contention, Watched
 from bench.records.proof import Proof
+from bench.records.served import Served
 from bench.records.silent import Silent
 from bench.records.value import Value, positive_and_finite
 
@@ -238,6 +239,9 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     """The step without its communication; None where there is none, or nobody looked."""
     executed: Executed | None = None
     """Which implementations a step ran through; one launch of a case looks."""
+    served: Served | None = None
+    """Of a load that was served: its requests. Its one steady block is the load's steady window,
+    and its items are the output tokens of that; None of work that is a step."""
     flags: tuple[Flag, ...] = ()
     causes: dict[str, str] = msgspec.field(default_factory=dict)
     """Of flags that name something outside the job: what it was, with its figure."""
@@ -261,6 +265,7 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
         if self.energy_joules is not None:
             positive_and_finite(energy_joules=self.energy_joules)
         self._check_ranks()
+        self._check_served()
         if self.queue_ns is not None and (not self.queue_ns or min(self.queue_ns) < 0):
             raise ValueError("queueing times must be 0 or more")
         if self.request_ns is not None and self.latency_name is None:
@@ -283,6 +288,18 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
                 raise ValueError(f"rank {share.rank}: one time a silent block, no longer than it")
             if len(share.peer_ns) not in (0, len(self.ranks)):
                 raise ValueError(f"rank {share.rank}: one time with each rank, 0 with itself")
+
+    def _check_served(self) -> None:
+        if self.served is None:
+            return
+        window, blocks = self.served.window, self.steady
+        if window is None or (window.end_ns - window.start_ns, 1) != (
+            sum(block.wall_ns for block in blocks),
+            sum(len(block.step_ns) for block in blocks),
+        ):
+            raise ValueError("of a served load, the one steady step is its steady window")
+        if window.tokens != self.work.items:
+            raise ValueError(f"{self.work.items} items, but {window.tokens} tokens in the window")
 
     @property
     def steady_steps(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from bench.records.case import Case, Choice, within
+from bench.records.endpoint import Endpoint
 from bench.records.observed import Telemetry
 from bench.records.outcome import Cold, Outcome
 from bench.records.value import Value, positive_and_finite
@@ -112,6 +113,8 @@ class Launch(Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
     """Device memory that the case's tensors need, from shapes; a case's first launch counts it."""
     choice: Choice | None = None
     """Of a tuned case: what was chosen, of all that it leaves open, for this launch."""
+    endpoint: Endpoint | None = None
+    """Of a server that was measured from outside: what it is, and what the client did."""
     search: bool = False
     """Whether it was made to find the best choice: then no figure of the case is made of it."""
 

@@ -35,6 +35,7 @@ from bench.running.launcher import Finished
 from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
+from bench.running.stems import Stems
 from bench.running.time_left import Span, TimeLeft
 from bench.running.worker_process import SHORTEST_LIMIT_SECONDS
 
@@ -68,6 +69,7 @@ class Session:
         here: int = 1,
         left_out: Collection[str] = (),
         folder: Path | None = None,
+        stems: Stems | None = None,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
@@ -75,11 +77,13 @@ class Session:
         of environment variables to record beside the usual ones; done: launches that the record
         holds already; monitor: what looks at the device, ended with the session; here: how many
         devices of its kind there are; left_out: fingerprints of cases that are not tried; folder:
-        one for what launches leave to the next ones, gone with the session.
+        one for what launches leave to the next ones, gone with the session; stems: what launches
+        are forked from, likewise.
         """
         self.monitor = monitor
         self.here = here
         self.folder = folder
+        self.stems = stems
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -297,6 +301,8 @@ class Session:
         """Nobody looks at the device any more, and nothing is left but the record."""
         if self.monitor is not None:
             self.monitor.close()
+        if self.stems is not None:
+            self.stems.close()
         scratch.gone(self.folder)
 
 
@@ -341,6 +347,7 @@ def open_session(
     folder = scratch.made()
     own = {} if folder is None or python != sys.executable else byte_code(folder)
     variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
+    stems = Stems.of(backend, python, None if folder is None else str(folder))
     each = here if leader is None else leader.hosts.each
     order = Order(backend=device.backend, indices=watched(cases, device, backend, each, left_out))
     monitor = Monitor(order, variables)
@@ -357,13 +364,15 @@ def open_session(
             forced={**own, **forced},
             monitor=monitor,
             leader=leader,
+            stems=stems,
         ),
         budget_seconds,
-        together=min(TOGETHER, usable_cores()),
+        together=1 if stems is not None else min(TOGETHER, usable_cores()),
         recorded=tuple(forced),
         done=done,
         monitor=monitor,
         here=here,
         left_out=left_out,
         folder=folder,
+        stems=stems,
     )

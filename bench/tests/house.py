@@ -14,7 +14,8 @@ lifeline           |                                                            
 former             |                                                            |
 precision          |                                                            | msgspec torch
 rehearsal          |                                                            | torch
-quantized_product  |                                                            | torch
+formats            | precision                                                  | torch
+quantized_product  | formats precision                                          | torch
 
 records/           | errors units                                               | msgspec psutil
                    |                                                            | torch
@@ -23,24 +24,29 @@ telemetry/         | former records stats units                                 
 report             | records                                                    | msgspec
 ranks              | records                                                    | msgspec torch
 parameters         | errors records                                             | msgspec
-workload           | parameters precision ranks records rehearsal               | msgspec torch
-backend            | errors precision records telemetry workload                | msgspec torch
+workload           | parameters precision quantized_product ranks records       | msgspec torch
+                   | rehearsal                                                  |
+serving_job        | workload                                                   | msgspec
+backend            | errors precision quantized_product records telemetry       | msgspec torch
+                   | workload                                                   |
 
-backends/          | backend errors precision quantized_product records         | msgspec psutil
+backends/          | backend errors formats precision quantized_product records | msgspec psutil
                    | telemetry                                                  | torch pynvml
-workloads/         | precision quantized_product ranks records rehearsal units  | msgspec torch
-                   | workload                                                   | transformers
+workloads/         | formats precision quantized_product ranks records          | msgspec torch
+                   | rehearsal serving_job units workload                       | transformers
                    |                                                            | diffusers peft
 catalogue          | backend errors report workload                             | msgspec
 
 planning/          | catalogue errors precision records stats telemetry units   | msgspec
                    | workload                                                   |
 measuring/         | backend catalogue lifeline planning precision ranks        | msgspec torch
-                   | records stats telemetry workload                           |
+                   | records serving_job stats telemetry workload               |
 running/           | backend catalogue errors lifeline measuring planning       | msgspec psutil
                    | records stats telemetry                                    |
 judging/           | catalogue errors planning precision records stats          | msgspec
                    | telemetry units                                            |
+serving/           | backend errors judging planning precision records running  | msgspec psutil
+                   | workload workloads                                         | torch transformers
 
 exchange/          | errors judging planning records telemetry                  | msgspec
 reports/           | errors exchange judging planning records report stats      | msgspec rich
@@ -64,7 +70,7 @@ api                | backend catalogue errors exchange judging planning         
                    | records report reports running                             |
 commands/          | api backend catalogue conformance errors guide judging     | click rich
                    | measuring planning precision publishing records report     | msgspec
-                   | reports running stats units                                |
+                   | reports running serving stats units                        |
 cli                | commands errors                                            | click
 __main__           | cli                                                        |
 pytest_plugin/     | catalogue commands errors exchange judging planning        | pytest

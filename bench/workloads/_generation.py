@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Look, Queued, Recorder, Site
+from bench.workload import Job, Look, Queued, Site
 from bench.workloads import _decoder, _looks
-from bench.workloads._jobs import Rotation, model_facts
+from bench.workloads._jobs import Rotation, executed, model_facts
 from bench.workloads._quantized import products
+from bench.workloads._recorded import recorder_of, replayed, replayed_facts
 from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Generator:
         batch, self._prompt_length = prompt
         length = self._prompt_length + new_tokens
         self.model = model.eval()
-        self._site = site
+        self.site = site
         dtype, device = site.precision.dtype, site.device
         self._cache = _decoder.Cache(
             [
@@ -80,8 +81,8 @@ class Generator:
 
     def looks(self, prompt: Tensor) -> Iterator[Look]:
         """At the model, what it reads, its cache and its attention."""
-        yield from _looks.placed(self.model, prompt, self._site)
-        yield from _looks.cached([[*held] for held in self._cache.layers], self._site)
+        yield from _looks.placed(self.model, prompt, self.site)
+        yield from _looks.cached([[*held] for held in self._cache.layers], self.site)
         yield _looks.mode(self.model, training=False)
         yield from _looks.attention(self.model, self.facts)
         yield from _looks.experts(self.model, self.facts)
@@ -102,31 +103,21 @@ class Generator:
 
     def decode(self, tokens: Tensor, index: int) -> Tensor:
         """Logits [B, 1, V] after tokens [B, 1], the `index`-th behind the prompt."""
-        place = self._prompt_length + index
-        return self._after(
-            tokens,
-            self._positions[place : place + 1],
-            self._rotation[place],
-            tuple(rows[index] for rows in self._masks),
-        )
-
-    def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
-        """As `decode`, but the index [1] is on the device."""
-        place = index + self._prompt_length
-        return self._after(
-            tokens,
-            place,
-            self._rotation.index_select(0, place)[0],
-            tuple(rows.index_select(0, index)[0] for rows in self._masks),
-        )
-
-    def _after(
-        self, tokens: Tensor, place: Tensor, rotation: Tensor, masks: tuple[Tensor, ...]
-    ) -> Tensor:
         import torch
 
+        place = self._prompt_length + index
+        masks = tuple(rows[index] for rows in self._masks)
+        at = _decoder.Place(self._positions[place : place + 1], self._rotation[place], masks)
         with torch.inference_mode():
-            logits: Tensor = self.step(tokens, _decoder.Place(place, rotation, masks))
+            logits: Tensor = self.step(tokens, at)
+        return logits
+
+    def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
+        """As `decode`, but the index [1] is on the device; to be called in inference mode."""
+        place = index + self._prompt_length
+        rotation = self._rotation.index_select(0, place)[0]
+        masks = tuple(rows.index_select(0, index)[0] for rows in self._masks)
+        logits: Tensor = self.step(tokens, _decoder.Place(place, rotation, masks))
         return logits
 
 
@@ -170,12 +161,16 @@ class PrefillJob(Job):
         """Starts with the first prompt."""
         self.generator = generator
         self._prompts = Rotation(prompts)
-        self.facts = generator.facts
+        self._run = replayed(self._prefill, generator.site)
+        self.facts = generator.facts | replayed_facts(generator.site)
 
     def step(self) -> None:
-        """Queues one prefill and the choice of its token."""
-        self._logits = self.generator.prefill(next(self._prompts))
-        self.token = self._logits.argmax(-1)
+        """Queues one prefill and the choice of its token, or the replay of both."""
+        self._logits, self.token = self._run(next(self._prompts))
+
+    def _prefill(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.generator.prefill(prompt)
+        return logits, logits.argmax(-1)
 
     def witness(self) -> float:
         """Mean of the last logits."""
@@ -297,21 +292,23 @@ class ReplayedDecodeJob(DecodeJob):
     """Decode whose step is recorded once, in the first one, and replayed from then on.
 
     A recording has no arguments: the token, its place in the window and the cache lie where they
-    lay, and the step itself counts the place, on the device.
+    lay, and the step itself counts the place and chooses the next token, on the device. Where it is
+    compiled, all of that is one function.
     """
 
-    def __init__(
-        self, generator: Generator, prompt: Tensor, forced: Tensor, recorder: Recorder
-    ) -> None:
-        """recorder: the device's; see `bench.backend.Device.recorder`."""
+    def __init__(self, generator: Generator, prompt: Tensor, forced: Tensor) -> None:
+        """Raises `Unsupported` where the device records nothing."""
         import torch
 
+        site = generator.site
+        self._recorder = recorder_of(site)
         super().__init__(generator, prompt, forced)
         self.token = self.first_token.clone()
         self._place = torch.zeros(1, dtype=torch.long, device=prompt.device)
-        self._recorder = recorder
         self._replay: Queued | None = None
-        self.facts = {**self.facts, "replayed": "one graph a token"}
+        # The prompt has been read: what is compiled is decode.
+        self._one = _one_token(generator, site)
+        self.facts = {**self.facts, **replayed_facts(site, "token")}
 
     def step(self) -> None:
         """Queues the replay of one token for each sequence."""
@@ -334,11 +331,27 @@ class ReplayedDecodeJob(DecodeJob):
         self._index += 1
 
     def _work(self) -> None:
-        self._logits = self.generator.decode_at(self.token, self._place)
-        self.token.copy_(self._logits.argmax(-1))
-        self._place.add_(1)
+        import torch
+
+        with torch.inference_mode():  # outside of what is compiled, which could not enter it
+            self._logits = self._one(self.token, self._place)
 
     def _rewind(self) -> None:
         self._index = 0
         self._place.zero_()
         self.token.copy_(self.first_token)
+
+
+def _one_token(generator: Generator, site: Site) -> Any:
+    """One token's whole step, as the site executes it: from a token [B, 1] and its place [1], which
+    it moves on, to the logits [B, 1, V] after it; the token is then the one that they choose."""
+    import torch
+
+    class OneToken(torch.nn.Module):
+        def forward(self, token: Tensor, place: Tensor) -> Tensor:
+            logits = generator.decode_at(token, place)
+            token.copy_(logits.argmax(-1))
+            place.add_(1)
+            return logits
+
+    return executed(OneToken(), site)

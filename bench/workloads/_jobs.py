@@ -11,12 +11,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench.ranks import local, part
+from bench.records.execution import is_compiled
 from bench.records.proof import GRADIENTS, LOSS, OUTPUT
 from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
 from bench.workloads import _looks
 from bench.workloads._optimizers import Chosen, choose
 from bench.workloads._quantized import products, quantized_facts
+from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._seeded import parameter_count
 from bench.workloads._sharded import compiled_parts, has_kinks, held, spread
 
@@ -331,14 +333,18 @@ class InferenceJob(Job):
         self._forward = forward
         self._site = site
         self._inputs = Rotation(inputs)
-        self.facts = model_facts(model, site) | facts
+        self._run = replayed(self._infer, site)
+        self.facts = model_facts(model, site) | facts | replayed_facts(site)
 
     def step(self) -> None:
-        """Queues one forward."""
+        """Queues one forward, or its replay."""
+        self._logits = self._run(next(self._inputs))
+
+    def _infer(self, given: Any) -> Tensor:
         import torch
 
         with torch.inference_mode():
-            self._logits = self._forward(self._model, next(self._inputs))
+            return self._forward(self._model, given)
 
     def witness(self) -> float:
         """Mean of the last output."""
@@ -377,12 +383,11 @@ class InferenceJob(Job):
 def executed(model: nn.Module, site: Site) -> nn.Module:
     """The model as the site executes it: compiled in place, or as it is.
 
-    Compiling happens in the first step, whose time is a cold figure. What the compiler cannot do
-    raises: it never falls back to eager without saying so.
+    Compiling happens in the first step, a cold figure. What the compiler cannot do raises.
     """
-    if site.execution == "compile":
+    if is_compiled(site.execution):
         for part in compiled_parts(model, site):
-            part.compile()
+            part.compile(backend=site.compiler)
     return model
 
 

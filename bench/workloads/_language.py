@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
+from bench.records.execution import is_recorded
 from bench.records.outcome import Work
 from bench.workload import (
     AccumulationSteps,
@@ -18,7 +19,6 @@ from bench.workload import (
     OneOf,
     Parameters,
     Site,
-    Unsupported,
     require_one_of,
     require_within,
     twin_name,
@@ -231,10 +231,8 @@ def generating_job(
     if site.is_reference:
         return TeacherForced(model, torch.cat((prompt, forced), dim=1), length, site)
     generator = Generator(model, cache, shape, parameters.new_tokens, site, facts)
-    if site.execution == "graph":
-        if site.recorder is None:
-            raise Unsupported("this device has no graph replay")
-        return ReplayedDecodeJob(generator, prompt, forced, site.recorder)
+    if is_recorded(site.execution):
+        return ReplayedDecodeJob(generator, prompt, forced)
     executed(generator.step, site)
     return DecodeJob(generator, prompt, forced)
 

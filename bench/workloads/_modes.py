@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from bench.workload import (
     EXECUTIONS,
+    INFERENCE_EXECUTIONS,
     INFERENCE_PRECISIONS,
     TRAINING_PRECISIONS,
     Mode,
@@ -28,10 +29,12 @@ def train_and_infer(
     inference: tuple[str, ...] = INFERENCE_PRECISIONS,
     together: tuple[str, ...] = ALONE,
     copies: tuple[str, ...] = ALONE,
+    answering: tuple[str, ...] = INFERENCE_EXECUTIONS,
 ) -> Mapping[str, Mode]:
     """The modes of a model that is trained, and gives one answer an input.
 
-    together: how training may be spread over devices; copies: how inference may.
+    executions: of training, and `answering` of inference; together: how training may be spread
+    over devices; copies: how inference may.
     """
     return MappingProxyType(
         {
@@ -44,7 +47,7 @@ def train_and_infer(
             "infer": Mode(
                 parameters=infer,
                 precisions=inference,
-                executions=executions,
+                executions=answering,
                 latency="latency",
                 schemes=copies,
             ),

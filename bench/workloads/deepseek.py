@@ -34,8 +34,8 @@ import msgspec
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import (
-    DECODE_EXECUTIONS,
     EXECUTIONS,
+    INFERENCE_EXECUTIONS,
     TWIN_VOCABULARY,
     Job,
     Mode,
@@ -237,14 +237,14 @@ class DeepSeek(Workload):
             "prefill": Mode(
                 parameters=PrefillParameters,
                 precisions=("bf16", "fp32"),
-                executions=EXECUTIONS,
+                executions=INFERENCE_EXECUTIONS,
                 latency="TTFT",
                 schemes=COPIES,
             ),
             "decode": Mode(
                 parameters=DecodeParameters,
                 precisions=("bf16", "fp32"),
-                executions=DECODE_EXECUTIONS,
+                executions=INFERENCE_EXECUTIONS,
                 latency="TPOT",
                 schemes=COPIES,
             ),

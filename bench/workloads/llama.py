@@ -11,8 +11,8 @@ import msgspec
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import (
-    DECODE_EXECUTIONS,
     EXECUTIONS,
+    INFERENCE_EXECUTIONS,
     QUANTIZED_PRECISIONS,
     TRAINING_PRECISIONS,
     TWIN_VOCABULARY,
@@ -210,14 +210,14 @@ class Llama(Workload):
             "prefill": Mode(
                 parameters=PrefillParameters,
                 precisions=QUANTIZED_PRECISIONS,
-                executions=EXECUTIONS,
+                executions=INFERENCE_EXECUTIONS,
                 latency="TTFT",
                 schemes=COPIES,
             ),
             "decode": Mode(
                 parameters=DecodeParameters,
                 precisions=QUANTIZED_PRECISIONS,
-                executions=DECODE_EXECUTIONS,
+                executions=INFERENCE_EXECUTIONS,
                 latency="TPOT",
                 schemes=COPIES,
             ),

@@ -150,6 +150,17 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
             for name in ("adamw", "sgd", "plain-sgd")
         },
     ),
+    "executions": (
+        {"broken": "wrong-compiler,still-replays"},
+        {
+            "npu compiles": "what it compiles computes wrongly",
+            "a recording is replayed": "2 must give 4, and 3 give 84",
+        },
+    ),
+    "executions, none": (
+        {"broken": "no-compiler,no-graphs"},
+        {"executions: to its end": "it raised"},
+    ),
     "telemetry": (
         {"smi": "HOT"},
         {"its telemetry is plausible": "temperature 410 C is outside"},

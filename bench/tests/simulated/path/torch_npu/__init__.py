@@ -14,6 +14,9 @@ says `+sim`. It is loaded as the real one is, by `import torch`, through an entr
 | `_hf32.py` | `torch.npu.conv.allow_hf32` (on), `torch.npu.matmul.allow_hf32` (off) | 5 |
 | `_timeline.py` | work takes time after the call has returned; who waits, sleeps | |
 | `_memory.py` | a caching allocator with a limit | 8 |
+| `_capture.py`, `npu/graphs.py` | graphs: what is recorded has not run, and is replayed at the |  |
+| | same addresses; who would wait for the device within a capture is refused | |
+| `_compiler.py` | `torch.compile(backend="npu")`; inductor fails | 7 |
 | `_devices.py` | the dies; current device and stream; the lost device | 8, 10, 11 |
 | `_hccl.py` | collectives between dies, over gloo on the host | |
 | `_fused.py` | `torch_npu.npu_geglu` and its like, which libraries call by name | |
@@ -63,6 +66,10 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `lost-words` | a lost device says so in words that nobody knows |
 | `lost-copies` | a copy to the host that does not wait never arrives |
 | `lost-updates` | what changes bfloat16 tensors in place changes nothing |
+| `no-compiler` | torch.compile fails with `npu` too |
+| `wrong-compiler` | what it compiles gives numbers that are 1 % too large |
+| `no-graphs` | no capture can be begun |
+| `still-replays` | a replay does nothing |
 
 Variables of the real one that are heeded: `ASCEND_LAUNCH_BLOCKING=1` (every operator is waited
 for), `TORCH_NPU_FALLBACK_CPU_DISABLE=1`, `TORCH_NPU_WARNING_DISABLE=1` and
@@ -73,8 +80,10 @@ device's clock runs on from there. Random numbers are the CPU's; pinned memory i
 optimizers run, with the CPU's kernels and their faults (torch 2.13's SGD leaves bfloat16 weights as
 they are); whether each does on a real device is not known here. HF32 is not in the attention.
 torch's C++ takes `npu:0` for the current device, so a backward on the second die runs in the main
-thread only. There are no send and receive among the collectives, no torch.compile, no graphs, no
-profiler, no sparse tensors, no private formats, no LSTM, and no torch.load to the device.
+thread only. A graph keeps all that it made apart, where a real one shares memory among what is not
+needed at once; and what it read stays alive with it, where a real one reads what lies there then.
+Compiled code calls operators. There are no send and receive among the collectives, no profiler, no
+sparse tensors, no private formats, no LSTM, and no torch.load to the device.
 """
 
 from __future__ import annotations

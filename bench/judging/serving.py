@@ -1,0 +1,187 @@
+"""From a served load to its figures, in the terms that are standard for serving.
+
+TTFT: from the scheduled arrival to the first token. TPOT: (last - first) / (tokens - 1), of each
+request of two tokens or more. Interactivity: 1 / TPOT, tokens a second for one user. Throughput:
+output tokens a second in the steady window (`bench.records.served.Window`); total throughput has
+the input tokens beside them, never instead. Goodput: requests a second that keep every limit.
+Requests count where they were admitted and ended within the window. A percentile is stated only
+from as many requests of one launch as `bench.stats.PERCENTILE_SAMPLES` says: 36 for p90, 368 for
+p99. The statistical unit is the launch: every interval is over launches.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from bench import stats
+from bench.records.served import Served, ServedRequest, Window
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request must keep to count as good; of each request, not of a percentile."""
+
+    ttft_seconds: float
+    tpot_seconds: float
+
+    def kept(self, request: ServedRequest) -> bool:
+        """Whether it was answered within both."""
+        first, each = ttft(request), tpot(request)
+        if request.failed or first is None:
+            return False
+        return first <= self.ttft_seconds and (each is None or each <= self.tpot_seconds)
+
+
+class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the requests of one launch, seconds; None where they are too few to say."""
+
+    requests: int
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class ServingFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one launch."""
+
+    window_seconds: float
+    requests: int
+    """Admitted and ended within the steady window."""
+    failed: int
+    """Of all requests."""
+    output_rate: float
+    """Output tokens a second, all devices together."""
+    total_rate: float
+    """Input and output tokens a second: a prompt counts when its first token arrives."""
+    ttft: Percentiles
+    tpot: Percentiles
+    interactivity: float | None
+    """Tokens a second for one user: 1 / median TPOT."""
+    goodput: float
+    """Requests a second that end in the window and keep every limit."""
+    good_share: float | None
+    """Their share of those that end in it; None if none does."""
+    arrival_rate: float | None
+    """Requests a second as they were due; None where all were due at once."""
+    occupancy: float | None
+    """Mean share of the slots that got a token in a step of the window; None without steps."""
+    overhead: float | None
+    """Share of the engine's busy time in the window that was not the forward; likewise."""
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure over launches, with its interval where there are enough of them."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def ttft(request: ServedRequest) -> float | None:
+    """Seconds from the scheduled arrival to the first token; None without one."""
+    return None if request.first_ns is None else (request.first_ns - request.due_ns) / 1e9
+
+
+def tpot(request: ServedRequest) -> float | None:
+    """Seconds a token after the first; None of fewer than two tokens."""
+    if request.first_ns is None or request.last_ns is None or request.tokens < 2:
+        return None
+    return (request.last_ns - request.first_ns) / 1e9 / (request.tokens - 1)
+
+
+def figures(served: Served, limits: Limits) -> ServingFigures | None:
+    """Of one launch; None where the load was too small to have a steady window."""
+    window = served.window
+    if window is None:
+        return None
+    ended = [r for r in served.requests if not r.failed and window.holds(r.last_ns)]
+    counted = [r for r in ended if (r.admitted_ns or 0) >= window.start_ns]
+    each = percentiles([t for t in map(tpot, counted) if t is not None])
+    begun = [r for r in served.requests if window.holds(r.first_ns)]
+    good = sum(map(limits.kept, ended))
+    return ServingFigures(
+        window_seconds=window.seconds,
+        requests=len(counted),
+        failed=sum(bool(r.failed) for r in served.requests),
+        output_rate=window.tokens / window.seconds,
+        total_rate=(window.tokens + sum(r.prompt_tokens for r in begun)) / window.seconds,
+        ttft=percentiles([t for t in map(ttft, counted) if t is not None]),
+        tpot=each,
+        interactivity=1 / each.p50 if each.p50 else None,
+        goodput=good / window.seconds,
+        good_share=good / len(ended) if ended else None,
+        arrival_rate=arrival_rate(served.requests),
+        occupancy=_occupancy(served, window),
+        overhead=_overhead(served, window),
+    )
+
+
+def percentiles(seconds: Sequence[float]) -> Percentiles:
+    """Of one launch's requests; see the head of this file for how many each needs."""
+    return Percentiles(
+        requests=len(seconds),
+        p50=stats.percentile(seconds, 50),
+        p90=stats.percentile(seconds, 90),
+        p99=stats.percentile(seconds, 99),
+    )
+
+
+def arrival_rate(requests: Sequence[ServedRequest]) -> float | None:
+    """Requests a second as they were due, which is never quite the rate that was drawn from.
+
+    None where all were due at once.
+    """
+    due = [request.due_ns for request in requests]
+    span = max(due) - min(due)
+    return (len(due) - 1) / (span / 1e9) if span else None
+
+
+def over_launches(
+    launches: Sequence[ServingFigures],
+    of: Callable[[ServingFigures], float | None],
+    level: float,
+) -> Figure | None:
+    """Geometric mean over launches with its interval; None where a launch cannot say the figure.
+
+    level: of the interval. A figure that is 0 somewhere has a plain mean and no interval.
+    """
+    values = [of(launch) for launch in launches]
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    if min(known) <= 0:
+        return Figure(value=statistics.fmean(known))
+    estimate = stats.log_estimate(known, level)
+    if estimate is None:
+        return Figure(value=stats.geometric_mean(known))
+    return Figure(value=estimate.value, low=estimate.low, high=estimate.high)
+
+
+def _occupancy(served: Served, window: Window) -> float | None:
+    """Of the steps that end in the window, each weighed by its time."""
+    steps = _steps_in(served, window)
+    busy = sum(wall for wall, _, _ in steps)
+    if served.steps is None or busy == 0:
+        return None
+    return sum(wall * rows for wall, _, rows in steps) / busy / served.steps.slots
+
+
+def _overhead(served: Served, window: Window) -> float | None:
+    steps = _steps_in(served, window)
+    busy = sum(wall for wall, _, _ in steps)
+    return 1 - sum(forward for _, forward, _ in steps) / busy if busy else None
+
+
+def _steps_in(served: Served, window: Window) -> list[tuple[int, int, int]]:
+    """Wall ns, forward ns and decode rows of the steps that lie in the window."""
+    steps = served.steps
+    if steps is None:
+        return []
+    columns = zip(steps.start_ns, steps.wall_ns, steps.forward_ns, steps.decode_rows, strict=True)
+    return [
+        (wall, forward, rows)
+        for start, wall, forward, rows in columns
+        if start >= window.start_ns and start <= window.end_ns
+    ]

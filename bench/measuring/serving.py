@@ -1,0 +1,209 @@
+"""A launch of a load: warmed, served, looked at, and its answers checked."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from bench.measuring import asked, serving_gate
+from bench.measuring.messages import Channel, Request
+from bench.measuring.serving_gate import gate
+from bench.measuring.serving_loop import Loaded, Loop, prompts
+from bench.measuring.usage import suspended_ns
+from bench.planning import arrivals
+from bench.planning.arrivals import Lengths, Load
+from bench.precision import PRECISIONS
+from bench.records.cpu_limits import affinity_cores
+from bench.records.outcome import Block, Measured, Memory, Numerics, Outcome, Void, Work
+from bench.records.served import Window
+from bench.serving_job import ServingJob
+from bench.telemetry import contention, standstill
+from bench.telemetry.contention import Counters, HostCounters
+from bench.workload import Look
+
+if TYPE_CHECKING:
+    from bench.backend import Device
+
+__all__ = ["Launch", "gate", "load_of", "measured"]
+WARM_STEPS = 5
+"""Whole forwards before the load, once every variant has run."""
+
+
+class Launch(Protocol):
+    """What this needs of `bench.measuring.worker.Launch`."""
+
+    request: Request
+    channel: Channel
+    environment: dict[str, Any]
+    cold: dict[str, float]
+    first_step_ns: int | None
+
+    def describe(self, device: Device) -> None:
+        """Stack and device as they stand now."""
+
+    def executed(self) -> list[Look]:
+        """Whether the execution is the case's."""
+
+
+def load_of(parameters: Any) -> Load:
+    """What a case asks for: from its own seed, so that every launch has the same."""
+    lengths = Lengths(
+        input_tokens=parameters.input_tokens,
+        output_tokens=parameters.output_tokens,
+        sigma=parameters.length_sigma,
+    )
+    count, seed = parameters.requests, parameters.length_seed
+    if parameters.arrival == "closed":
+        return arrivals.closed(count, lengths, parameters.concurrency, seed)
+    if parameters.arrival == "poisson":
+        return arrivals.poisson(count, lengths, parameters.rate, seed)
+    return arrivals.offline(count, lengths, seed)
+
+
+def measured(
+    launch: Launch,
+    work: Work,
+    parameters: Any,
+    job: ServingJob,
+    device: Device,
+    verdict: Numerics,
+) -> Outcome:
+    """Serves the case's load on a job that is built; work: of the whole load."""
+    request, channel = launch.request, launch.channel
+    load = load_of(parameters)
+    texts = prompts(load, job.vocabulary, request.seed)
+    channel.enter("warm-up")
+    launch.cold["first_step_seconds"] = _warmed(job, device, request.settings.warmup_seconds)
+    device.reset_peak_memory()
+    channel.enter("measure")
+    marks: list[Counters] = []
+    counters = HostCounters().read if device.synchronous else None
+    suspended = suspended_ns()
+    witness = job.witness()
+    loaded = _collected(
+        lambda: Loop(job, load, texts, parameters.ramp).run(
+            lambda ended, tokens, ns: channel.blocks(
+                "measure",
+                [Block(wall_ns=ns, step_ns=(ns,) * ended)],
+                Work(items=max(tokens // ended, 1), unit=work.unit),
+            ),
+            lambda: None if counters is None else marks.append(counters()),
+        )
+    )
+    launch.first_step_ns = loaded.started_ns
+    memory = device.memory()
+    witnesses = (witness, job.witness())
+    channel.enter("report")
+    wrong = _complaint(launch, job, device, loaded, witnesses)
+    window = loaded.served.window
+    if wrong or window is None:
+        return Void(reason=wrong or "the load has no steady part", numerics=verdict)
+    job.empty()
+    device.release_memory()
+    answers = serving_gate.timed_answers(job, loaded, request.case.precision, request.seed)
+    verdict = msgspec.structs.replace(verdict, checks=(*verdict.checks, answers))
+    if not verdict.passed:
+        return Void(reason=f"numerics: {verdict.complaint}", numerics=verdict)
+    block = Block(
+        start_ns=window.start_ns,
+        wall_ns=window.end_ns - window.start_ns,
+        step_ns=(window.end_ns - window.start_ns,),
+    )
+    slowed, beside = {}, None
+    if len(marks) == 2:
+        threads = int(launch.environment["threads"])
+        beside = contention.over(*marks, [block], threads, affinity_cores())
+        slowed = dict(contention.causes(beside))
+    if stopped := standstill.seen([block], beside, suspended_ns=suspended_ns() - suspended):
+        slowed["STOPPED"] = stopped
+    return _outcome(work, window, block, loaded, verdict, memory, witnesses, slowed, beside)
+
+
+def _outcome(
+    work: Work,
+    window: Window,
+    block: Block,
+    loaded: Loaded,
+    verdict: Numerics,
+    memory: Memory,
+    witness: tuple[float, float],
+    slowed: dict[Any, str],
+    beside: Any,
+) -> Measured:
+    """FLOP as those of the whole load, by its output tokens."""
+    flop = None if work.flop is None else round(work.flop * window.tokens / work.items)
+    return Measured(
+        work=msgspec.structs.replace(work, items=window.tokens, flop=flop),
+        numerics=verdict,
+        warmup=(),
+        steady=(block,),
+        step_clock="host",
+        memory=memory,
+        witness=witness,
+        served=loaded.served,
+        flags=tuple(slowed),
+        causes={str(flag): cause for flag, cause in slowed.items()},
+        contention=beside,
+        energy_absent="not observable: nobody looked",
+    )
+
+
+def _complaint(
+    launch: Launch,
+    job: ServingJob,
+    device: Device,
+    loaded: Loaded,
+    witnesses: tuple[float, float],
+) -> str:
+    """What is not as it was asked for; empty if all is."""
+    before = dict(launch.environment)
+    launch.describe(device)
+    looks = [
+        *asked.unmoved(before, launch.environment),
+        *asked.switches(device, PRECISIONS[launch.request.case.precision]),
+        *launch.executed(),
+        *job.looks(),
+    ]
+    launch.environment["job"] = dict(job.facts)
+    if wrong := asked.complaint(looks):
+        return wrong
+    if not all(map(math.isfinite, witnesses)):
+        return "output is not finite: {} before the load, {} after it".format(*witnesses)
+    short = [request for request in loaded.served.requests if request.failed]
+    if short:
+        return f"{len(short)} requests were not answered as asked: {short[0].failed}"
+    return ""
+
+
+def _warmed(job: ServingJob, device: Device, seconds: float) -> float:
+    """Every variant, and then whole forwards until clocks have settled; what the variants took."""
+    start = time.perf_counter()
+    job.warm()
+    device.synchronize()
+    variants = time.perf_counter() - start
+    least = seconds if device.needs_warmup_under_load else 0.0
+    steps, start = 0, time.perf_counter()
+    while steps < WARM_STEPS or time.perf_counter() - start < least:
+        job.step()
+        device.synchronize()
+        steps += 1
+    return variants
+
+
+def _collected(serve: Callable[[], Loaded]) -> Loaded:
+    """Without garbage collection, which is no work of the engine."""
+    gc.collect()
+    gc.freeze()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return serve()
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()

@@ -1,0 +1,90 @@
+"""The gate of serving: right engines pass, and each wrong one is refused by its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bench.measuring import serving_gate, serving_loop
+from bench.measuring.numerics import reference_of
+from bench.measuring.serving_schedule import Asked
+from bench.precision import PRECISIONS
+from bench.tests.measuring.wrong_slots import WRONG, StopsEarly
+from bench.tests.small_workloads import one_thread, site
+from bench.workloads.serve import WORKLOAD, ServeParameters
+
+__all__ = ["one_thread"]
+TWIN = ServeParameters(
+    model="tiny-untied-2l",
+    slots=3,
+    chunk=32,
+    input_tokens=72,
+    output_tokens=8,
+    requests=12,
+    concurrency=3,
+)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Any]:
+    yield WORKLOAD.build("load", TWIN, reference_of(site()))
+
+
+def checked(job: Any, reference: Any, precision: str = "bf16") -> Any:
+    requests = serving_gate.of_twin(job, 0).requests
+    limit = serving_gate.REGRETS[precision]
+    return serving_gate.check(serving_gate.TWIN, requests, reference.regrets, limit)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_engine_is_refused(reference: Any, name: str) -> None:
+    """By the widest of all limits, bfloat16's."""
+    job = WRONG[name](WORKLOAD.build("load", TWIN, site()))
+    found = checked(job, reference)
+    assert not found.passed, f"{name}: {found.finding}"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_right_engine_passes(reference: Any, precision: str) -> None:
+    """In float32 without any regret: each token is the reference's best."""
+    job = WORKLOAD.build("load", TWIN, site(PRECISIONS[precision]))
+    found = checked(job, reference, precision)
+    assert found.passed, found.finding
+    assert precision != "fp32" or found.error == 0.0
+
+
+def test_an_engine_that_stops_early_is_refused(
+    reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens are right; there are too few."""
+    monkeypatch.setattr(serving_loop, "Schedule", StopsEarly)
+    found = checked(WORKLOAD.build("load", TWIN, site()), reference)
+    assert found.error is None and not found.passed
+
+
+def test_the_whole_gate_has_logits_twin_and_lone_answers() -> None:
+    """Each in its own precision, by name; nothing of it is skipped."""
+    at = site(PRECISIONS["bf16"])
+    verdict = serving_gate.gate(WORKLOAD, "load", TWIN, at)
+    assert [check.quantity for check in verdict.checks] == [
+        "logits",
+        serving_gate.TWIN,
+        serving_gate.LONE,
+    ]
+    assert verdict.passed, verdict.complaint
+    assert [c.tolerance for c in verdict.checks[1:]] == [
+        serving_gate.REGRETS["bf16"],
+        serving_gate.REGRETS["fp32"],
+    ]
+
+
+def test_timed_answers_are_one_of_each_slot_by_a_draw() -> None:
+    """So that a fault in one slot is seen; which of a slot's answers, nobody knows beforehand."""
+    requests = [Asked(i, [1], 1, 0, slot=i % 5, answer=[0]) for i in range(50)]
+    drawn = [serving_gate.sample(requests, seed) for seed in (1, 2)]
+    assert [sorted(r.slot for r in some) for some in drawn] == [[0, 1, 2, 3, 4]] * 2
+    assert drawn[0] != drawn[1]
+    many = [Asked(i, [1], 1, 0, slot=i) for i in range(50)]
+    assert len(serving_gate.sample(many, 0)) == serving_gate.MOST_ANSWERS

@@ -1,0 +1,156 @@
+"""The slot engine: its logits, its tokens, its variants, and what its parameters allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from bench.measuring import serving_gate
+from bench.measuring.numerics import reference_of, relative_error
+from bench.measuring.serving_loop import Loop, prompts
+from bench.planning import arrivals
+from bench.planning.arrivals import Lengths, closed
+from bench.precision import PRECISIONS
+from bench.tests.replay import FakeRecorder
+from bench.tests.small_workloads import one_thread, site
+from bench.workloads import serve
+from bench.workloads._slots import ATTENTION, reaches
+from bench.workloads._untied import SIZES
+from bench.workloads.serve import WORKLOAD, ServeParameters
+
+__all__ = ["one_thread"]
+SMALL = ServeParameters(
+    model="tiny-untied-2l",
+    slots=3,
+    chunk=64,
+    input_tokens=252,
+    output_tokens=8,
+    requests=12,
+    concurrency=3,
+)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Any]:
+    """The same model in float64."""
+    yield WORKLOAD.build("load", SMALL, reference_of(site()))
+
+
+def build(**changes: Any) -> Any:
+    return WORKLOAD.build("load", SMALL, msgspec.structs.replace(site(), **changes))
+
+
+def test_fp32_tokens_are_those_of_lone_greedy_generation() -> None:
+    """Token by token, of the library's own `generate`; lengths of every kind, slots shared."""
+    job = build()
+    load = closed(7, Lengths(input_tokens=9, output_tokens=5, sigma=0.8), 3, 2)
+    loaded = Loop(job, load, prompts(load, job.vocabulary, 4), 3).run()
+    job._model.config._attn_implementation = "sdpa"
+    job._model.generation_config.eos_token_id = None
+    for request in loaded.requests:
+        text = torch.tensor([request.prompt])
+        found = job._model.generate(
+            text,
+            attention_mask=torch.ones_like(text),
+            max_new_tokens=request.new_tokens,
+            do_sample=False,
+        )
+        assert request.answer == found[0, len(request.prompt) :].tolist()
+    assert max(len(set(r.answer)) for r in loaded.requests) > 5, "tokens that repeat prove nothing"
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+def test_logits_are_the_reference_s(reference: Any, execution: str) -> None:
+    """In a schedule of chunks, shared forwards and two reaches, replayed too."""
+    recorder = FakeRecorder() if execution == "graph" else None
+    job = build(execution=execution, recorder=recorder)
+    expected = reference.probe()["logits"]
+    found = job.probe()["logits"]
+    assert relative_error(found.double(), expected) < 1e-5
+    if recorder is not None:
+        assert recorder.recordings == len(job._engine._variants) and recorder.replays > 5
+        before = recorder.recordings
+        job.warm()
+        assert recorder.recordings == 4 > before, "both widths at both reaches"
+        assert relative_error(job.probe()["logits"].double(), expected) < 1e-5
+
+
+def test_the_teacher_knows_what_is_worse(reference: Any) -> None:
+    """0 of each greedy token, and the distance in standard deviations of any other."""
+    job, prompt = build(), [3, 1, 4, 1, 5]
+    answer = [int(torch.tensor(x)) for x in greedy(job, prompt, 3)]
+    assert job.regrets(prompt, answer) == [0.0, 0.0, 0.0]
+    assert reference.regrets(prompt, answer) == pytest.approx([0.0] * 3, abs=1e-6)
+    other = [answer[0], (answer[1] + 1) % job.vocabulary, answer[2]]
+    first, second, _ = reference.regrets(prompt, other)
+    assert first == 0.0 and second > 0.1
+    assert job._model.config._attn_implementation == ATTENTION, "the engine goes on afterwards"
+    assert greedy(job, prompt, 3) == answer
+
+
+def greedy(job: Any, prompt: list[int], count: int) -> list[int]:
+    load = arrivals.offline(1, Lengths(input_tokens=len(prompt), output_tokens=count), 0)
+    return Loop(job, load, [prompt], 1).run().requests[0].answer
+
+
+def test_reaches_are_powers_of_two_up_to_the_length() -> None:
+    """Few variants, all of which can be warmed."""
+    assert reaches(100) == (100,)
+    assert reaches(256) == (256,)
+    assert reaches(2048) == (256, 512, 1024, 2048)
+    assert reaches(2500) == (256, 512, 1024, 2048, 2500)
+
+
+def test_models_are_untied_and_counted() -> None:
+    """By construction on no memory; `build` refuses any other count."""
+    for name, size in SIZES.items():
+        with torch.device("meta"):
+            if size.hidden <= 576:
+                model: Any = size.construct()
+                assert model.lm_head.weight is not model.model.embed_tokens.weight
+                if size.published_parameters is not None:
+                    assert sum(p.numel() for p in model.parameters()) == size.published_parameters
+        assert name.partition("-2l")[0].endswith("-untied") or name.startswith("llama-3.1")
+
+
+def test_the_gate_s_twin_is_small_and_goes_over_a_reach() -> None:
+    """Whatever the case: two layers, prompts of several chunks."""
+    for given in (SMALL, ServeParameters(), ServeParameters(slots=64, requests=512)):
+        twin: Any = WORKLOAD.twin("load", given)
+        assert twin.model.endswith("-2l") and twin.slots == 3 and twin.length == 260
+        assert twin.chunk <= 64 < max(serving_gate.TWIN_PROMPTS)
+    assert serve.LONGEST == arrivals.LONGEST
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": "llama-3.2-1b"}, "llama-3.2-1b-untied"),
+        ({"concurrency": 0}, "concurrency is of a closed loop"),
+        ({"arrival": "offline"}, "concurrency is of a closed loop"),
+        ({"rate": 2.0}, "rate is of Poisson"),
+        ({"arrival": "poisson", "concurrency": 0}, "rate is of Poisson"),
+        ({"requests": 10}, "requests must be 12 or more"),
+        ({"input_tokens": 1000, "length_sigma": 0.5}, "slots' length must be"),
+        ({"length_sigma": -1.0}, "length_sigma must be"),
+    ],
+)
+def test_what_no_load_can_be_is_refused(wrong: dict[str, Any], words: str) -> None:
+    """With what is allowed."""
+    with pytest.raises(ValueError, match=words):
+        msgspec.structs.replace(SMALL, **wrong)
+
+
+def test_flop_are_those_of_prompts_and_answers() -> None:
+    """Of a load of fixed lengths; of one that is drawn nobody counts them."""
+    work = WORKLOAD.work("load", SMALL, PRECISIONS["fp32"])
+    size = SIZES[SMALL.model]
+    matrices = 2 * size.layers * size.layer_weights * (252 + 7) + 2 * 8 * size.hidden * 512
+    attention = 4 * size.layers * size.hidden * (252 * 252 + 7 * 256)
+    assert work.items == 12 * 8 and work.flop == 12 * (matrices + attention)
+    drawn = msgspec.structs.replace(SMALL, length_sigma=0.5)
+    assert WORKLOAD.work("load", drawn, PRECISIONS["fp32"]).flop is None

@@ -1,0 +1,98 @@
+"""An answer read again: the whole text at once, without a cache, in float64.
+
+By the library's own layers with its eager attention. One layer at a time is widened, so a model
+needs the memory of one layer in float64 beside itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+ROWS = 256
+"""Of the logits, that are held at a time: [ROWS, V] in float64."""
+
+
+def regrets(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
+    """See `bench.serving_job.ServingJob.regrets`; of a model of Llama's build.
+
+    On the model's device where that multiplies float64, else on the CPU.
+    """
+    import torch
+
+    library: Any = model
+    device = _wide_device(next(model.parameters()).device)
+    text = torch.tensor([[*prompt, *answer[:-1]]], device=device)
+    with torch.inference_mode():
+        hidden = _hidden(library, text, device)[0, len(prompt) - 1 :]
+        head = _widened(library.lm_head, device)
+        chosen = torch.tensor(answer, device=device)
+        found: list[float] = []
+        for start in range(0, len(answer), ROWS):
+            logits = head(hidden[start : start + ROWS])
+            given = logits.gather(1, chosen[start : start + ROWS, None])[:, 0]
+            found += ((logits.amax(1) - given) / logits.std(1)).tolist()
+    return found
+
+
+def _hidden(model: Any, text: Tensor, device: torch.device) -> Tensor:
+    """What comes out of the last layer and its norm: [1, T, hidden]."""
+    import torch
+
+    length = text.shape[1]
+    mask = torch.full((length, length), float("-inf"), dtype=torch.float64, device=device).triu(1)
+    places = torch.arange(length, device=device)[None]
+    inner = model.model
+    hidden = inner.embed_tokens.weight[text.to(inner.embed_tokens.weight.device)]
+    hidden = hidden.to(device, torch.float64)
+    rotary = copy.deepcopy(inner.rotary_emb).to(device)
+    embeddings = rotary(hidden, position_ids=places)
+    before = model.config._attn_implementation
+    model.config._attn_implementation = "eager"
+    try:
+        for layer in inner.layers:
+            hidden = _widened(layer, device)(
+                hidden,
+                attention_mask=mask[None, None],
+                position_embeddings=embeddings,
+                position_ids=places,
+                use_cache=False,
+            )
+    finally:
+        model.config._attn_implementation = before
+    found: Tensor = _widened(inner.norm, device)(hidden)
+    return found
+
+
+def _widened(module: nn.Module, device: torch.device) -> Any:
+    """A copy in float64; of a layer that has a cache beside its weights, without it."""
+    import torch
+
+    kept = [(m, vars(m).pop("slot_cache")) for m in module.modules() if "slot_cache" in vars(m)]
+    try:
+        twin = copy.deepcopy(module)
+    finally:
+        for owner, cache in kept:
+            owner.slot_cache = cache
+    # What it shares with the model is the model's: its attention is looked up there.
+    for mine, other in zip(module.modules(), twin.modules(), strict=True):
+        if hasattr(mine, "config"):
+            vars(other)["config"] = mine.config
+    return twin.to(device=device, dtype=torch.float64)
+
+
+def _wide_device(device: torch.device) -> torch.device:
+    import torch
+
+    try:
+        one = torch.ones((2, 2), dtype=torch.float64, device=device)
+        if float((one @ one).sum()) == 8.0:
+            return device
+    except Exception:  # noqa: BLE001 - each runtime says in its own way that it has no float64
+        pass
+    return torch.device("cpu")
