@@ -10,15 +10,18 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bench import rehearsal
 from bench.parameters import (
+    TWIN_SUFFIX,
+    TWIN_VOCABULARY,
     AccumulationSteps,
     AdamW,
     BatchSize,
+    Dimensions,
     Later,
     OneOf,
     Parameters,
@@ -26,6 +29,8 @@ from bench.parameters import (
     Within,
     require_one_of,
     require_within,
+    twin_name,
+    with_twins,
 )
 from bench.precision import Precision
 from bench.quantized_product import Products
@@ -37,39 +42,6 @@ from bench.records.parallelism import NONE
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-
-Dimensions = TypeVar("Dimensions", bound=msgspec.Struct)
-"""A workload's own struct of the dimensions of one model."""
-
-TWIN_SUFFIX = "-2l"
-"""Ends the name of a model that is cut to two layers for the numerics gate."""
-TWIN_VOCABULARY = 4096
-"""Most tokens that a cut model knows."""
-
-
-def with_twins(sizes: Mapping[str, Dimensions], **cut: Any) -> dict[str, Dimensions]:
-    """The sizes, and after them each again, cut for the gate: the named fields to at most so much.
-
-    What is no number is replaced. A cut has no published parameter count.
-    """
-    twins = {
-        name + TWIN_SUFFIX: msgspec.structs.replace(
-            size,
-            published_parameters=None,
-            **{
-                field: min(getattr(size, field), value) if isinstance(value, int) else value
-                for field, value in cut.items()
-            },
-        )
-        for name, size in sizes.items()
-    }
-    return {**sizes, **twins}
-
-
-def twin_name(model: str) -> str:
-    """The name of a model's cut, which is its own."""
-    return model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX
 
 
 TRAINING_PRECISIONS = ("bf16", "bf16-amp", "fp32", "tf32")

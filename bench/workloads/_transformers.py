@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from bench.workload import Site
+from bench.workload import Site, Unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,3 +90,17 @@ def with_cache(model: nn.Module, cache: object) -> dict[str, object]:
     forward: Any = model.forward
     named = "cache" in inspect.signature(forward).parameters
     return {"cache" if named else "past_key_values": cache}
+
+
+def library_class(module: str, name: str) -> Any:
+    """A class of transformers; raises `Unsupported`, by name, where the installed one lacks it."""
+    import transformers
+
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (AttributeError, ModuleNotFoundError):
+        version = transformers.__version__
+        raise Unsupported(
+            f"transformers {version} has no {name}. Install the newest that this release allows: "
+            "pip install -U transformers"
+        ) from None

@@ -13,7 +13,7 @@ from transformers.modeling_utils import AttentionInterface
 from bench.measuring import numerics
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, one_thread, site, small
-from bench.workloads import _decoder
+from bench.workloads import _decoder, _transformers
 from bench.workloads._transformers import ATTENTION, attend
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -109,11 +109,44 @@ def test_a_wrong_model_is_void(fault: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert verdict("llama", mode) != ""
 
 
-@pytest.mark.parametrize("mode", ["train", "prefill", "decode"])
-@pytest.mark.parametrize("name", ["llama", "deepseek"])
-def test_a_right_model_passes(name: str, mode: str) -> None:
-    for precision in ("bf16", "fp32"):
-        assert verdict(name, mode, precision) == ""
+WINDOWED = {"model": "tiny-window-2l"}
+
+
+@pytest.mark.parametrize("model", ["tiny-moe-2l", "tiny-window-2l"])
+def test_qwen3_passes_with_experts_and_with_windows(model: str) -> None:
+    for mode in ("train", "prefill", "decode"):
+        assert verdict("qwen3", mode, model=model) == ""
+
+
+def test_a_window_that_is_dropped_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By decode's masks, and by the attention of prefill and training."""
+    right = _decoder.masks
+
+    def without(kept: Any, *others: Any) -> Any:
+        return right([None for _ in kept], *others)
+
+    with monkeypatch.context() as planted:
+        planted.setattr(_decoder, "masks", without)
+        assert verdict("qwen3", "decode", **WINDOWED) != ""
+
+    def without_one(*args: Any, sliding_window: int, **options: Any) -> Any:
+        return attend(*args, **options)
+
+    monkeypatch.setattr(_transformers, "attend", without_one)
+    for mode in ("train", "prefill"):
+        assert verdict("qwen3", mode, **WINDOWED) != ""
+
+
+def test_an_expert_that_is_wrong_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens go to the right experts, which lie in another order."""
+    grouped = torch._grouped_mm
+    monkeypatch.setattr(
+        torch, "_grouped_mm", lambda a, b, **options: grouped(a, b.flip(0), **options)
+    )
+    monkeypatch.setattr(
+        functional, "grouped_mm", lambda a, b, **options: grouped(a, b.flip(0), **options)
+    )
+    assert verdict("qwen3", "prefill", model="tiny-moe-2l") != ""
 
 
 def test_the_reference_shares_no_attention_with_what_it_judges(

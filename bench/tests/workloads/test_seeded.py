@@ -18,9 +18,9 @@ __all__ = ["one_thread"]  # a fixture, used by being here
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet50": resnet50._construct,
     "bert": functools.partial(bert._construct, bert.SIZES["tiny"]),
-    "llama": functools.partial(llama._construct, llama.SIZES["tiny"]),
-    "deepseek": functools.partial(deepseek._construct, deepseek.SIZES["tiny"]),
-    "deepseek v3": functools.partial(deepseek._construct, deepseek.SIZES["tiny-v3"]),
+    "llama": llama.SIZES["tiny"].construct,
+    "deepseek": deepseek.SIZES["tiny"].construct,
+    "deepseek v3": deepseek.SIZES["tiny-v3"].construct,
     "vit-b16": functools.partial(vit_b16._construct, 1, 48),
     "dit": functools.partial(_denoisers.construct, _denoisers.DITS["tiny"]),
     "unet": functools.partial(_denoisers.construct, _denoisers.UNETS["tiny-unet-2l"]),
