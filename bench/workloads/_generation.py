@@ -105,12 +105,20 @@ class Generator:
         """Logits [B, 1, V] after tokens [B, 1], the `index`-th behind the prompt."""
         import torch
 
+        with torch.inference_mode():
+            logits: Tensor = self.step(tokens, self.at(index))
+        return logits
+
+    def at(self, index: int) -> _decoder.Place:
+        """Where the `index`-th token behind the prompt is."""
         place = self._prompt_length + index
         masks = tuple(rows[index] for rows in self._masks)
-        at = _decoder.Place(self._positions[place : place + 1], self._rotation[place], masks)
-        with torch.inference_mode():
-            logits: Tensor = self.step(tokens, at)
-        return logits
+        return _decoder.Place(self._positions[place : place + 1], self._rotation[place], masks)
+
+    @property
+    def kept(self) -> list[_decoder.Held]:
+        """Keys and values of each layer."""
+        return self._cache.layers
 
     def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
         """As `decode`, but the index [1] is on the device; to be called in inference mode."""

@@ -187,12 +187,7 @@ def test_deepseek_decode_reads_each_expert_that_the_batch_goes_to_once() -> None
     assert work.moved_bytes == 2 * (15_706_484_224 - idle + cache)
 
 
-def test_qwen3_has_the_published_parameters_and_meets_the_active_ones() -> None:
-    for name, size in qwen3.SIZES.items():
-        if size.published_parameters is not None:
-            with torch.device("meta"):
-                found = sum(p.numel() for p in size.construct().parameters())
-            assert found == size.published_parameters, name
+def test_a_qwen3_token_meets_the_published_active_parameters() -> None:
     size = qwen3.SIZES["qwen3-30b-a3b"]
     met = size.layers * size.layer_weights(size.active) + size.head_weights
     assert met == pytest.approx(3.3e9 - size.head_weights, rel=0.03)  # its card: 3.3B activated
