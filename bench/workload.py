@@ -51,6 +51,9 @@ QUANTIZED_PRECISIONS = (*INFERENCE_PRECISIONS, "fp8", "int8")
 """Of inference whose workload quantizes its layers (`bench.workloads._quantized`)."""
 
 
+PACKED = "packed"
+"""A layout of weights: matrices that read the same input lie in one, and are one product."""
+
 Queued = Callable[[], None]
 """Queues something on the device."""
 Recorder = Callable[[Queued, Queued], Queued]
@@ -95,6 +98,9 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """Modules that this mode's `build` needs besides the workload's."""
     serves: bool = False
     """Whether it builds a `bench.serving_job.ServingJob`, which has a loop of its own."""
+    layouts: tuple[str, ...] = ()
+    """Beside the workload's memory formats those of this mode alone, which every device has; a
+    tuned case may choose among them. See `PACKED`."""
     burst: Burst | None = None
     """None where its steps are measured under load, as work is that goes on."""
     schemes: tuple[str, ...] = ("none",)
@@ -127,7 +133,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     products: Products = Products()
     """What multiplies narrow operands there; see `bench.backend.Backend.products`."""
     memory_format: str = "contiguous"
-    """`contiguous` or `channels_last`, as the backend allows."""
+    """`contiguous` or `channels_last`, as the backend allows; or one of `Mode.layouts`."""
     ranks: Ranks | None = None
     """The processes that do the step together, where there are several."""
     as_ranks: int = 1
@@ -347,6 +353,7 @@ __all__ = [
     "EXECUTIONS",
     "INFERENCE_EXECUTIONS",
     "INFERENCE_PRECISIONS",
+    "PACKED",
     "QUANTIZED_PRECISIONS",
     "TRAINING_PRECISIONS",
     "TWIN_SUFFIX",

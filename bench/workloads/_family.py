@@ -16,6 +16,7 @@ from bench.records.outcome import Work
 from bench.workload import (
     EXECUTIONS,
     INFERENCE_EXECUTIONS,
+    PACKED,
     Job,
     Mode,
     Parameters,
@@ -142,6 +143,7 @@ def language_modes(
                 executions=INFERENCE_EXECUTIONS,
                 latency="TPOT",
                 schemes=COPIES,
+                layouts=(PACKED,),
             ),
         }
     )

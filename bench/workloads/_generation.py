@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Look, Queued, Site
+from bench.workload import PACKED, Job, Look, Queued, Site
 from bench.workloads import _decoder, _looks
 from bench.workloads._jobs import Rotation, executed, model_facts
+from bench.workloads._packed import look, packed
 from bench.workloads._quantized import products
 from bench.workloads._recorded import recorder_of, replayed, replayed_facts
 from bench.workloads._transformers import with_cache
@@ -66,7 +67,8 @@ class Generator:
             ]
         )
         self._with_cache = with_cache(model, self._cache)
-        self.step = _decoder.step_of(model, self._cache)
+        together = packed(model) if site.memory_format == PACKED else []
+        self.step = _decoder.step_of(model, self._cache, together)
         """What takes one token's step: a module, which may be compiled in place."""
         self._positions = torch.arange(length, device=device)
         self._masks = _decoder.masks(_decoder.windows(model), self._prompt_length, new_tokens, site)
@@ -84,6 +86,7 @@ class Generator:
         yield from _looks.placed(self.model, prompt, self.site)
         yield from _looks.cached([[*held] for held in self._cache.layers], self.site)
         yield _looks.mode(self.model, training=False)
+        yield from look(self.model, self.site.memory_format)
         yield from _looks.attention(self.model, self.facts)
         yield from _looks.experts(self.model, self.facts)
 

@@ -178,5 +178,6 @@ def test_a_window_is_kept_over_a_prompt_and_never_repeats_keys() -> None:
     found, _ = attend(module, query, key, key, None, sliding_window=5)
     place = torch.arange(12)
     within = (place[None] <= place[:, None]) & (place[None] > place[:, None] - 5)
-    expected = REAL(query, *(2 * [key.repeat_interleave(2, 1)]), attn_mask=within)
+    repeated = key.repeat_interleave(2, 1)
+    expected = REAL(query, repeated, repeated, attn_mask=within)
     torch.testing.assert_close(found, expected.transpose(1, 2))
