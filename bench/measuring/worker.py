@@ -167,7 +167,7 @@ class Launch:
         if unasked := asked.complaint(asked.switches(device, precision)):
             return Void(reason=unasked)
         wanted = request.memory_format or workload.memory_formats[0]
-        given = self.backend.memory_format(wanted)
+        given = wanted if wanted in declared.layouts else self.backend.memory_format(wanted)
         if request.memory_format is not None and given != wanted:
             return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
         if unlike := self._join(device):

@@ -235,7 +235,8 @@ def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, swee
             f"{place}: {who}: nothing is tuned over several devices yet. Leave out "
             f"`{TUNED}`, or `parallelism`."
         )
-    allowed = {"execution": mode.executions, "memory_format": workload.memory_formats}
+    formats = (*workload.memory_formats, *mode.layouts)
+    allowed = {"execution": mode.executions, "memory_format": formats}
     return Planned(_tuned(place, who, case, mode, _space(place, who, values, table, allowed)))
 
 
