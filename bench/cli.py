@@ -15,6 +15,7 @@ from bench.commands import (
     ab,
     check_backend,
     compare,
+    explain,
     guide,
     listing,
     publish,
@@ -72,7 +73,7 @@ def commands() -> None:
 for command in (
     *(run.run, compare.compare, ab.ab, report.report, publish.publish, verify.verify),
     *(listing.list_command, listing.devices, listing.schema, check_backend.check_backend),
-    guide.guide,
+    *(explain.explain, guide.guide),
 ):
     commands.add_command(command)
 

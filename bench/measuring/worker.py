@@ -26,9 +26,10 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.backend import Device
-from bench.measuring import agreed, asked, joining, kept, pairs, silent_blocks
+from bench.measuring import agreed, asked, joining, kept, pairs, silent_blocks, whole_work
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
+from bench.measuring.explaining import launch
 from bench.measuring.hush import Hush
 from bench.measuring.messages import Channel, Report, Request
 from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
@@ -40,6 +41,7 @@ from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records import environment
 from bench.records.encoding import never_refusing
+from bench.records.explained import Account
 from bench.records.outcome import (
     Block,
     Cold,
@@ -83,6 +85,7 @@ class Launch:
         self.peer_ns: tuple[int, ...] = ()
         self.silent_ns: tuple[int, ...] = ()
         self.blames_peer = False
+        self.account: Account | None = None
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -108,6 +111,7 @@ class Launch:
             peer_ns=self.peer_ns,
             silent_ns=self.silent_ns,
             blames_peer=self.blames_peer,
+            account=self.account,
         )
 
     def _outcome_of(self, error: Exception) -> Outcome:
@@ -240,7 +244,7 @@ class Launch:
     ) -> Outcome:
         request, channel = self.request, self.channel
         mode, precision = request.case.mode, PRECISIONS[request.case.precision]
-        work = job.own_work or self._work(workload, parameters)
+        work = job.own_work or whole_work.counted(workload, request.case, parameters, self.ranks)
         latency_name = workload.modes[mode].latency
         seed, edges, execution = request.seed, self.edges, request.case.execution
         watch = Watch(*(job, device, precision, seed, request.thorough, execution), edges=edges)
@@ -295,7 +299,10 @@ class Launch:
         slowed = {} if series.contention is None else dict(causes(series.contention))
         if series.stopped:
             slowed["STOPPED"] = series.stopped
-        silent = self._silent(job, device, series.steady, work)  # last: it spoils the weights
+        silent = self._silent(job, device, series.steady, work)  # late: it spoils the weights
+        if request.explain:  # last: so does this
+            channel.enter("explain")
+            self.account = launch.account(job, device, request.case, engine.threads)
         return Measured(
             work=work,
             numerics=verdict,
@@ -333,20 +340,6 @@ class Launch:
         if found.absent:
             self.environment["world"]["silent_absent"] = found.absent
         return found.silent
-
-    def _work(self, workload: Workload, parameters: Any) -> Work:
-        """Of a step of all ranks. Bytes: each copy of a model reads its own weights."""
-        mode, precision = self.request.case.mode, PRECISIONS[self.request.case.precision]
-        work = workload.work(mode, parameters, precision)
-        if self.ranks is None or work.moved_bytes is None or workload.modes[mode].together:
-            return work
-        moved = None
-        if self.ranks.parallelism.scheme == "replicas":
-            rows = parameters.batch_size // self.ranks.size
-            each = msgspec.structs.replace(parameters, batch_size=rows)
-            of_one = workload.work(mode, each, precision).moved_bytes
-            moved = None if of_one is None else self.ranks.size * of_one
-        return msgspec.structs.replace(work, moved_bytes=moved)
 
     def _executed(self) -> list[Look]:
         """Whether the execution is the case's, as far as it has come."""

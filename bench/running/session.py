@@ -29,6 +29,7 @@ from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
 from bench.running import launcher, scratch
 from bench.running.case_state import CaseState
+from bench.running.explanations import NOTHING, Explaining, explain
 from bench.running.face import Ahead, Face, Start
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
@@ -68,6 +69,7 @@ class Session:
         here: int = 1,
         left_out: Collection[str] = (),
         folder: Path | None = None,
+        explaining: Explaining = NOTHING,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
@@ -75,8 +77,10 @@ class Session:
         of environment variables to record beside the usual ones; done: launches that the record
         holds already; monitor: what looks at the device, ended with the session; here: how many
         devices of its kind there are; left_out: fingerprints of cases that are not tried; folder:
-        one for what launches leave to the next ones, gone with the session.
+        one for what launches leave to the next ones, gone with the session; explaining: what is
+        explained after all launches.
         """
+        self.explaining = explaining
         self.monitor = monitor
         self.here = here
         self.folder = folder
@@ -117,7 +121,8 @@ class Session:
         with contextlib.closing(self):
             try:
                 self.begin()
-                reason = self._rounds()
+                reason = "complete" if self.explaining.only else self._rounds()
+                reason = explain(self) if reason == "complete" else reason
             except (KeyboardInterrupt, HostsError):  # a host that is gone says so by its leader
                 reason = "interrupted"
             self.end(reason)
@@ -128,14 +133,14 @@ class Session:
         while unfinished := [state for state in self.states if not state.finished]:
             before = self.order
             for group in self._groups(unfinished):
-                self.launch([s for s in group if not s.finished and self._fits(s)])
+                self.launch([s for s in group if not s.finished and self.fits(s)])
             if self.order == before:  # nothing that is left fits
                 return "budget"
         return "complete"
 
     def launch(self, states: Sequence[CaseState]) -> None:
         """One launch of each, in turn; each is on disk before the next one measures."""
-        requests = [self._request(state) for state in states]
+        requests = [self.request(state) for state in states]
         variables = dict(self.backend.worker_environment())
         launches = self.launcher(requests, variables, self.face.progress)
         with contextlib.closing(launches):
@@ -166,7 +171,7 @@ class Session:
         if group:
             yield group
 
-    def _fits(self, state: CaseState) -> bool:
+    def fits(self, state: CaseState) -> bool:
         """Whether another launch of a case is expected to end within the budget."""
         expected, left = self._left.expected(state), self._budget_left()
         if not state.seconds and left < math.inf:
@@ -220,7 +225,8 @@ class Session:
             found = state
         return None if found is None else found.case
 
-    def _request(self, state: CaseState) -> Request:
+    def request(self, state: CaseState) -> Request:
+        """What is asked of the next launch's worker."""
         choice = state.choice or {}
         return Request(
             case=settled(state.case, choice),
@@ -330,6 +336,7 @@ def open_session(
     here: int = 1,
     left_out: Collection[str] = (),
     leader: Leader | None = None,
+    explaining: Explaining = NOTHING,
 ) -> Session:
     """A session with real workers.
 
@@ -366,4 +373,5 @@ def open_session(
         here=here,
         left_out=left_out,
         folder=folder,
+        explaining=explaining,
     )
