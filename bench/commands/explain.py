@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,3 +130,17 @@ def finish(run: RunFile) -> None:
         sys.exit(EXIT_INTERRUPTED)
     if any(case.verdict != "EXPLAINED" for case in explain_run(run)):
         sys.exit(EXIT_INCOMPLETE)
+
+
+def compared(
+    base: RunFile, others: Sequence[RunFile], as_json: bool, as_csv: bool, width: int
+) -> str:
+    """Explained runs against the first: a card each, or rows of all."""
+    from bench.judging.explained_pairs import explained_pairs
+    from bench.reports import _comma_separated, _explained_pairs
+
+    each = [(other, explained_pairs(base, other)) for other in others]
+    if as_json or as_csv:
+        rows = [row for _, pairs in each for row in _explained_pairs.rows(pairs)]
+        return _comma_separated.written(rows) if as_csv else json.dumps(rows) + "\n"
+    return "\n".join(_explained_pairs.card(base, other, pairs, width) for other, pairs in each)

@@ -45,6 +45,6 @@ def moving(operator: Operator, ceilings: Ceilings) -> Bound | None:
     rate = ceilings.bytes_per_second
     parts = {
         "copy": copied / rate["copy"] if "copy" in rate else 0.0,
-        traffic: rest / rate[traffic] if traffic in rate else 0.0,  # type: ignore[index]
+        traffic: rest / rate[traffic] if traffic in rate else 0.0,
     }
     return Bound(sum(parts.values()) * 1e9, max(parts, key=lambda part: parts[part]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -345,7 +345,9 @@ def changed_names(accounts: Sequence[Explained]) -> dict[str, tuple[float, float
 def _flags(
     accounts: Sequence[Explained], rows: Sequence[OperatorRow], step_ms: float
 ) -> dict[str, str]:
-    flags = {name: cause for account in accounts for name, cause in account.causes.items()}
+    flags: dict[str, str] = {}
+    for account in accounts:
+        flags |= {str(name): cause for name, cause in account.causes.items()}
     changed = changed_names(accounts)
 
     def having(flag: str) -> str:
@@ -368,11 +370,9 @@ def _flags(
 def _ceilings(accounts: Sequence[Explained]) -> dict[str, float]:
     """Means over accounts."""
 
-    def mean(read: Callable[[Explained], float | None]) -> float:
-        return statistics.fmean(value for a in accounts if (value := read(a)) is not None)
-
-    traffic = dict.fromkeys(t for a in accounts for t in a.ceilings.bytes_per_second)
-    flop = dict.fromkeys(name for a in accounts for name in a.ceilings.flop_per_second)
-    found = {t: mean(lambda a, t=t: a.ceilings.bytes_per_second.get(t)) for t in traffic}
-    found |= {n: mean(lambda a, n=n: a.ceilings.flop_per_second.get(n)) for n in flop}
-    return {**found, "launch": mean(lambda a: a.ceilings.launch_ns)}
+    found: dict[str, list[float]] = {}
+    for one in (account.ceilings for account in accounts):
+        named = [*one.bytes_per_second.items(), *one.flop_per_second.items()]
+        for name, value in (*named, ("launch", one.launch_ns)):
+            found.setdefault(str(name), []).append(value)
+    return {name: statistics.fmean(values) for name, values in found.items()}

@@ -24,9 +24,11 @@ BUFFER_BYTES = 64 << 20
 """Of a CPU; twice a usual last-level cache."""
 DEVICE_BUFFER_BYTES = 512 << 20
 SIZES = (512, 1024, 2048)
-"""Square products M = K = N of a CPU's list; one that takes longer than `LONG_NS` is the last."""
+"""Square products M = K = N of a CPU's list."""
 DEVICE_SIZES = (2048, 4096, 8192)
-LONG_NS = 60e6
+FAR = 0.7
+"""Of the best product of its kind; what reaches less is looked at once."""
+MOST_LOOKS = 8
 CONVOLUTIONS = ((8, 64, 56, 56, 64, 3), (8, 256, 14, 14, 256, 3), (8, 256, 14, 14, 1024, 1))
 """N, C, H, W, filters, their side: three layers of ResNet-50; padded, stride 1."""
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
@@ -49,23 +51,26 @@ class Meter:
             for name in sorted(set(precisions))
             for flop, work in _products(name, device)
         ]
-        self._skipped: set[int] = set()
+        self._far: set[int] = set()
+        """Products that are not looked at again."""
+        self._looks = 0
         for _, _, work in (*self._moving, *self._products):
             work()
 
     def look(self) -> None:
-        """One look at each; the best is kept."""
+        """One look at each; the best is kept. After `MOST_LOOKS` none."""
+        self._looks += 1
+        if self._looks > MOST_LOOKS:
+            return
         for traffic, moved, work in self._moving:
             rate = moved / self.stopwatch.each_ns(work) * 1e9
             self.traffic[traffic] = max(rate, self.traffic.get(traffic, 0.0))
-        slow: set[str] = set()
         for k, (name, flop, work) in enumerate(self._products):
-            if k in self._skipped or name in slow:
-                continue
-            taken = self.stopwatch.each_ns(work)
-            if taken > LONG_NS:
-                slow.add(name)
-            self.note(name, flop / taken * 1e9)
+            if k not in self._far:
+                rate = flop / self.stopwatch.each_ns(work) * 1e9
+                self.note(name, rate)
+                if rate < FAR * self.flop[name]:
+                    self._far.add(k)
 
     def note(self, name: str, flop_per_second: float) -> None:
         """A shape of the step's own has reached that."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bench.backend import Device
     from bench.workload import Job
 
-LEAST_TURNS, MOST_TURNS = 5, 25
+LEAST_TURNS, MOST_TURNS = 5, 20
 TURNS_SECONDS = 8.0
 """After which no turn is begun, once there are `LEAST_TURNS`."""
 ALONE_SECONDS = 0.05
@@ -204,12 +204,15 @@ def too_little_memory(needed: int, available: int | None, batch: int | None) -> 
 
 @contextmanager
 def collected() -> Iterator[None]:
-    """Garbage collection is a pause of the harness's language, and no part of a step."""
+    """Garbage collection is a pause of the harness's language, and no part of a step. Between
+    turns it looks at what is newer than the tape."""
     gc.collect()
+    gc.freeze()
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()
