@@ -83,6 +83,11 @@ class Meter:
         )
 
 
+def on_host(device: Device) -> bool:
+    """Whether it computes as fast as a host does: a simulated device is one."""
+    return device.synchronous or device.info.simulated
+
+
 def _moving(device: Device) -> Iterator[tuple[Traffic, int, Work]]:
     """Traffic, bytes, and what moves them.
 
@@ -90,7 +95,7 @@ def _moving(device: Device) -> Iterator[tuple[Traffic, int, Work]]:
     """
     import torch
 
-    size = BUFFER_BYTES if device.synchronous else DEVICE_BUFFER_BYTES
+    size = BUFFER_BYTES if on_host(device) else DEVICE_BUFFER_BYTES
     one, two = (torch.ones(size // 4, device=device.torch_device) for _ in range(2))
     yield "read", size, lambda: torch.sum(one)
     yield "read", size, lambda: torch.amax(one)
@@ -108,7 +113,7 @@ def _products(name: str, device: Device) -> Iterator[tuple[int, Work]]:
         return
     dtype, where = getattr(torch, DTYPES[precision]), device.torch_device
     if kind == "matmul":
-        for n in SIZES if device.synchronous else DEVICE_SIZES:
+        for n in SIZES if on_host(device) else DEVICE_SIZES:
             a, b = (_numbers((n, n), dtype, where) for _ in range(2))
             yield 2 * n**3, functools.partial(torch.mm, a, b)
     elif kind == "convolution":

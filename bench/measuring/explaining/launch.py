@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from bench.backend import is_out_of_memory
-from bench.measuring.explaining import in_order
+from bench.measuring.explaining import in_order, rotated
 from bench.measuring.explaining.in_order import Watcher
 from bench.records.cpu_limits import affinity_cores
 from bench.records.explained import Account, Explained, Seen, Unexplained
@@ -68,4 +68,6 @@ def _account(
 ) -> Explained | Unexplained:
     if case.execution != "eager":
         return Unexplained(reason=NO_PROFILER.format(case.execution))
-    return in_order.explained(job, device, watcher=Host(threads), batch=batch)
+    if device.synchronous:
+        return in_order.explained(job, device, watcher=Host(threads), batch=batch)
+    return rotated.explained(job, device, batch=batch)

@@ -30,6 +30,15 @@ class Rows:
             self._calls.setdefault(key, []).append(call)
             self.ns[key] = self.ns.get(key, 0.0) + ns
 
+    @property
+    def keys(self) -> list[Key]:
+        """Of all rows, in the order in which they first come."""
+        return list(self._calls)
+
+    def key(self, call: Call) -> Key:
+        """Which row a call belongs to."""
+        return key_of(call)
+
     def first(self, key: Key) -> Call:
         """The first call of a row."""
         return self._calls[key][0]

@@ -11,7 +11,7 @@ from bench.judging.explained import ExplainedCase, answer, explain_run
 from bench.judging.explained_pairs import explained_pairs
 from bench.judging.remedies import helped, said
 from bench.judging.summary import summarize
-from bench.records.explained import Ceilings, Explained, Operator, Tried
+from bench.records.explained import Ceilings, Explained, Operator, Profile, Tried
 from bench.tests.judging.accounts import (
     ADD,
     CEILINGS,
@@ -24,6 +24,7 @@ from bench.tests.judging.accounts import (
     explained_file,
     operator,
 )
+from bench.tests.scripts import explain_check
 
 
 def judged(*accounts: Explained) -> ExplainedCase:
@@ -200,3 +201,21 @@ def test_what_was_tried_is_told_truly(
     assert helped(tried) is held
     assert said(tried).endswith("held" if held else "did not help")
     assert said(Tried(remedy="x", absent="no")) == "not tried: x: no"
+
+
+def test_the_check_of_all_this_judges_truly() -> None:
+    """`python -m bench.tests.scripts.explain_check`, without its measuring."""
+    good, less = judged(account()), judged(account(step_ns=(round(120 * MS),)))
+    assert not explain_check.coverage([good] * 8 + [less] * 2).met
+    assert explain_check.coverage([good] * 9 + [less]).met and not explain_check.coverage([]).met
+    assert not explain_check.shares([good]).met, "matmul is 5 points off"
+    alike = Profile(
+        step_ns=1e8, kinds={"matmul": 60.0, "elementwise": 20.0, "optimizer": 4.0}, calls={}
+    )
+    assert explain_check.shares([judged(account(profile=alike))]).met
+    op = operator("planted::layer_norm", "normalization", 10.8)
+    with_it = judged(account(operators=(*account().operators, op)))
+    assert explain_check.planted(with_it).met and not explain_check.planted(good).met
+    assert explain_check.layouts(good, judged(account(0.5))).met is False, "the host's 5 ms are not"
+    without = account(step_ns=(round(80 * MS),), operators=(MM, SGD, VIEWS), order=(), call_ns=())
+    assert explain_check.layouts(good, judged(without)).met

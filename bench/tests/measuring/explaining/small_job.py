@@ -47,6 +47,10 @@ class SmallJob(Job):
         self.prepare = prepare
         self.refills = 0
 
+    @property
+    def most_steps(self) -> int:
+        return 1
+
     def refill(self) -> None:
         self.refills += 1
         self.position.zero_()  # a step too many would overflow the cache
