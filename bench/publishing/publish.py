@@ -22,6 +22,7 @@ from bench.judging.summary import summarize
 from bench.publishing import signing
 from bench.publishing.command import allowed
 from bench.records import digests, private
+from bench.records.explained import Explanation
 from bench.records.outcome import Measured
 from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.records.runfile import Writer, read
@@ -200,6 +201,11 @@ def without_private(run: RunFile) -> Iterator[Line]:
         fields["environment"] = private.cleaned_facts(launch.environment)
         fields["stderr_tail"] = ""
         yield msgspec.convert(fields, Launch)
+    for explanation in run.explanations:
+        fields = _said(explanation)
+        fields["environment"] = private.cleaned_facts(explanation.environment)
+        fields["stderr_tail"] = ""
+        yield msgspec.convert(fields, Explanation)
     if run.end is not None:
         yield msgspec.structs.replace(run.end, finished_at=_time(run.end.finished_at))
 

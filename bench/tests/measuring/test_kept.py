@@ -150,6 +150,6 @@ def test_a_launch_is_told_where_and_the_session_takes_it_away() -> None:
         *([make_case()], Settings(), backend.devices()[0], backend, nowhere, nobody, nowhere),
         folder=folder,
     )
-    assert one._request(one.states[0]).scratch == str(folder)
+    assert one.request(one.states[0]).scratch == str(folder)
     one.close()
     assert not folder.exists()
