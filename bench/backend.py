@@ -16,6 +16,7 @@ import msgspec
 
 from bench.errors import DeviceUnavailable
 from bench.precision import PRECISIONS, Precision
+from bench.quantized_product import Products
 from bench.records.outcome import FailureKind, Memory
 from bench.telemetry.source import NotObservable, Source
 from bench.workload import Queued, Recorder
@@ -130,10 +131,23 @@ class Backend(ABC):
 
     is_host = False
     """Whether its device is the host itself: there is one, and ranks share its cores."""
+    forks = False
+    """Whether a launch may be forked from a process that has imported torch and opened no device.
+    Runtimes that start while they are imported do not survive that."""
     library_switches: tuple[str, ...] = ()
     """Names of functions by which libraries ask whether its software is installed, and then call
     that whatever device their tensors are on. While the numerics gate's reference runs, on the CPU,
     each answers no."""
+
+    compilers: tuple[str, ...] = ("inductor",)
+    """torch.compile's names for what compiles for its devices, the preferred first. Where there are
+    several, a launch gets the first that a trial finds to work (`bench.measuring.compilers`)."""
+    compiler_folders: tuple[str, ...] = ()
+    """Variables that say where those keep what they make, besides torch's own: launches of one run
+    are given a folder of the run's, which no other run sees."""
+    products: Products = Products()
+    """What multiplies narrow operands: torch's own operators, in the order that they want here. A
+    backend whose vendor has another operator for some of them gives a subclass."""
 
     def worker_environment(self) -> Mapping[str, str]:
         """Environment variables that a worker on this backend starts with. Recorded.

@@ -8,6 +8,7 @@
     |-- OutputError           a place that cannot be written
     |-- RecordError           a file that is no record, is cut short, or is from another schema
     |-- ComparisonError       runs that have nothing in common, or options that do not fit them
+    |-- ServerError           a server that cannot be reached, or cannot be measured as asked
     |-- MissingPackage        a package that one report needs and that is not installed
     `-- PublicationError      a run that may not be published, with every reason
 
@@ -62,6 +63,10 @@ class OutputError(AccelmarkError):
 
 class RecordError(AccelmarkError):
     """A file that is not a readable accelmark record."""
+
+
+class ServerError(AccelmarkError):
+    """A server that does not answer, or that cannot be measured as it was asked."""
 
 
 class MissingPackage(AccelmarkError):

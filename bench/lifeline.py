@@ -15,11 +15,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from typing import IO, BinaryIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, BinaryIO, TypeVar
 
 VARIABLE = "ACCELMARK_LIFELINE"
 """Names the child's end to it."""
+Started = TypeVar("Started")
 
 
 class Lifeline:
@@ -42,10 +43,9 @@ class Lifeline:
         Raises OSError where the system refuses a process or the descriptors for one; then nothing
         is left open.
         """
-        self._ends = os.pipe() if sys.platform == "linux" else ()
-        childs = self._ends[:1]
-        variables = {VARIABLE: str(childs[0])} if childs else {}
-        try:
+
+        def started(childs: tuple[int, ...]) -> subprocess.Popen[bytes]:
+            variables = {VARIABLE: str(childs[0])} if childs else {}
             return subprocess.Popen(
                 command,
                 env={**environment, **variables},
@@ -55,6 +55,14 @@ class Lifeline:
                 stdout=stdout,
                 stderr=stderr,
             )
+
+        return self.lend(started)
+
+    def lend(self, start: Callable[[tuple[int, ...]], Started]) -> Started:
+        """Starts a child otherwise; `start` hands it its end, if there is one."""
+        self._ends = os.pipe() if sys.platform == "linux" else ()
+        try:
+            return start(self._ends[:1])
         except BaseException:
             self.cut()
             raise
@@ -70,11 +78,11 @@ class Lifeline:
         self._ends = ()
 
 
-def hold() -> None:
-    """Called by a child that leads a process group of its own, first of all."""
+def hold() -> tuple[int, ...]:
+    """Called by a child that leads a process group of its own, first of all; its end, if any."""
     end = os.environ.pop(VARIABLE, "")
     if sys.platform != "linux" or not end.isdecimal() or os.getpgrp() != os.getpid():
-        return
+        return ()
     import fcntl
 
     with contextlib.suppress(OSError):
@@ -85,6 +93,7 @@ def hold() -> None:
         fcntl.fcntl(int(end), fcntl.F_SETFL, flags | os.O_ASYNC)
         if select.select([int(end)], [], [], 0)[0]:  # the parent died before all that
             os.killpg(0, signal.SIGKILL)
+    return (int(end),)
 
 
 def leave_with_parent(stream: BinaryIO) -> None:

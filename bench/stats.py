@@ -27,6 +27,10 @@ DRIFT_LIMIT = 0.05
 """Relative spread of the medians of the three thirds above which a launch drifts."""
 OUTLIER_MADS = 14.8
 """Distance from the median, in median absolute deviations (10 sigma of a normal)."""
+FAR_MADS = 7.4
+"""The same of launches, of which there are few (5 sigma)."""
+FAR_SHARE = 1.2
+"""Times the median, or below its inverse: how far a launch must be out besides."""
 LOOKS = (5, 10, 20)
 """Launches after which an adaptive run may stop."""
 LOOK_LEVEL = 0.98
@@ -262,6 +266,21 @@ def outliers(samples: Sequence[float]) -> int:
     centre = statistics.median(samples)
     spread = statistics.median(abs(s - centre) for s in samples)
     return sum(abs(s - centre) > OUTLIER_MADS * spread for s in samples)
+
+
+def far_out(values: Sequence[float]) -> list[int]:
+    """Which of one value a launch stand far from the median of all, on the log scale; by index.
+
+    Further than 5 sigma by their median absolute deviation, and than a fifth: where three launches
+    agree by chance, a usual fourth is no finding. Nothing of fewer than `MINIMUM_LAUNCHES`.
+    """
+    if len(values) < MINIMUM_LAUNCHES:
+        return []
+    logs = [math.log(v) for v in values]
+    centre = statistics.median(logs)
+    away = [abs(log - centre) for log in logs]
+    least = max(math.log(FAR_SHARE), FAR_MADS * statistics.median(away))
+    return [i for i, distance in enumerate(away) if distance > least]
 
 
 def percentile(samples: Sequence[float], percent: int) -> float | None:

@@ -7,8 +7,9 @@ replay queues them all at once.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Queued, Recorder
@@ -59,6 +60,17 @@ def _capture(graph: Any, stream: Any) -> AbstractContextManager[Any]:
     return stack
 
 
+def _nothing_new() -> AbstractContextManager[Any]:
+    """All that is compiled has been by now: a compiler would wait for the device within the
+    capture, or the recording would hold what it did not compile."""
+    import torch
+
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("fail_on_recompile")
+    return stance
+
+
 def _record(
     graph_type: Callable[[], Any],
     new_stream: Callable[[], Any],
@@ -83,7 +95,7 @@ def _record(
         prepare()
     stream.synchronize()
     graph = graph_type()
-    with capture(graph, stream=stream):
+    with capture(graph, stream=stream), _nothing_new():
         work()
     current_stream().wait_stream(stream)
     replay: Queued = graph.replay

@@ -52,10 +52,11 @@ class TorchDevice(Device):
     graph_type = ""
     """What its module calls a graph; empty if it has none of its own."""
 
-    def __init__(self, info: DeviceInfo, device_type: str) -> None:
-        """device_type: torch's name for its kind."""
+    def __init__(self, info: DeviceInfo, device_type: str, graph_type: str = "") -> None:
+        """device_type: torch's name for its kind; graph_type: as `TorchBackend.graph_type`."""
         import torch
 
+        self.graph_type = graph_type or self.graph_type
         self.info = info
         self._type = device_type
         self._module = torch.get_device_module(device_type)
@@ -174,6 +175,10 @@ class TorchBackend(Backend):
     """Messages after which the process cannot use the device any more."""
     formats: tuple[str, ...] = ("contiguous",)
     """Memory formats that its convolutions take."""
+    graph_type = ""
+    """What torch's module for the type calls its graphs (`CUDAGraph`, of torch.cuda), beside which
+    it has `graph`, `Stream`, `stream` and `current_stream`; where it names none, torch's own
+    `torch.accelerator.Graph` is used, where there is that."""
 
     def worker_environment(self) -> Mapping[str, str]:
         """No plug-in but its own, which it imports itself."""
@@ -256,7 +261,7 @@ class TorchBackend(Backend):
         info = self.pick(index, self.devices())
         torch.get_device_module(self.device_type).set_device(index)
         self.shorten_float32(precision.shortened)
-        return TorchDevice(info, self.device_type)
+        return TorchDevice(info, self.device_type, self.graph_type)
 
     def pick(self, index: int, devices: Iterable[DeviceInfo]) -> DeviceInfo:
         """The device of that index; `DeviceUnavailable` with those that there are."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench import quantized_product
+from bench import formats, quantized_product
 from bench.backend import Backend
 from bench.precision import Precision
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SIZE = 1024
 """Rows and columns: what libraries treat as a matrix product, not as something small."""
+LARGEST_ERROR = 5e-3
+"""Relative, of a product of narrow values; as the numerics gate has it."""
 LONG = 4097.0
 """2^12 + 1, which needs 12 bits of mantissa: float32 holds it, 10 or 11 bits do not."""
 
@@ -30,8 +32,10 @@ def refusal(backend: Backend, device: torch.device, precision: Precision) -> str
     before = torch.get_float32_matmul_precision() != "highest"
     try:
         backend.shorten_float32(precision.shortened)
+        if precision.scales is not None:
+            return _wrong_format(backend, device, precision)
         if precision.quantized is not None:
-            return _wrong_product(device, precision.quantized)
+            return _wrong_product(backend, device, precision.quantized)
         if not shortens(device):
             return "float32 products keep their whole mantissa here although the switch is on"
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
@@ -52,7 +56,7 @@ def shortens(device: torch.device) -> bool:
     return float((long @ torch.eye(SIZE, device=device))[0, 0]) != LONG
 
 
-def _wrong_product(device: torch.device, name: str) -> str | None:
+def _wrong_product(backend: Backend, device: torch.device, name: str) -> str | None:
     """2 x 3 x 32, with the scales that layers have."""
     import torch
 
@@ -60,6 +64,24 @@ def _wrong_product(device: torch.device, name: str) -> str | None:
     dtype = getattr(torch, name)
     scales = (torch.full(shape, 0.5, device=device) for shape in ((32, 1), (1, 32)))
     row_scale, matrix_scale = scales
-    product = quantized_product.multiply(rows.to(dtype), row_scale, matrix.to(dtype), matrix_scale)
+    product = quantized_product.multiply(
+        rows.to(dtype), row_scale, matrix.to(dtype), matrix_scale, backend.products
+    )
     found = float(product[0, 0])
     return None if found == 48.0 else f"a product of 48 comes out as {found:g}"
+
+
+def _wrong_format(backend: Backend, device: torch.device, precision: Precision) -> str | None:
+    """A product of normals, beside that of the same narrow values in float64."""
+    import torch
+
+    normals = torch.Generator().manual_seed(0)
+    rows, matrix = (
+        formats.encode(torch.randn((128, 256), generator=normals), precision, matrix=second)
+        for second in (False, True)
+    )
+    found = backend.products.product(rows, matrix, precision, device).queue()
+    exact = rows.exactly() @ matrix.exactly().t()
+    error = float((found.to("cpu", torch.float64) - exact).norm() / exact.norm())
+    # Rounding to bfloat16 makes 1.7e-3; NaN is no number below.
+    return None if error <= LARGEST_ERROR else f"a product is off by {error:.1%}"

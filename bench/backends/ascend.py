@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,10 +26,16 @@ from bench.backends._npu_smi import (
     power_of_card,
 )
 from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
+from bench.formats import Operand
 from bench.precision import Precision
+from bench.quantized_product import Products, Ready
 from bench.records.observed import Reading
 from bench.telemetry.figures import possible
 from bench.telemetry.source import Source
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 NOT_OBSERVABLE = "not observable"
 
@@ -53,6 +60,54 @@ class AscendDevice(TorchDevice):
         }
 
 
+class AscendProducts(Products):
+    """Grouped products, and those of int8, are the vendor's own operators."""
+
+    def __init__(self) -> None:
+        self._ones: dict[torch.device, Tensor] = {}
+        """The scale that changes nothing, where it was asked for."""
+
+    def grouped(
+        self,
+        rows: Sequence[Operand],
+        matrices: Sequence[Operand],
+        how: Precision,
+        device: torch.device,
+    ) -> Ready:
+        """`npu_grouped_matmul`: one tensor in and one out, groups of rows told by their ends.
+
+        Of narrow values there is none that both sides know: NotImplementedError.
+        Source: op-plugin, docs/context/torch_npu-npu_grouped_matmul.md.
+        """
+        import torch
+
+        if how.scales is not None:
+            raise NotImplementedError(f"npu_grouped_matmul has no {how.name}")
+        operator = importlib.import_module("torch_npu").npu_grouped_matmul
+        ends = torch.tensor([len(x.codes) for x in rows]).cumsum(0).to(device)
+        a = torch.cat([x.codes for x in rows]).to(device)
+        b = torch.stack([x.codes.t() for x in matrices]).to(device)
+        groups = {"group_list": ends, "split_item": 3, "group_type": 0, "group_list_type": 0}
+        return Ready(
+            lambda: operator([a], [b], **groups)[0],
+            "torch_npu.npu_grouped_matmul",
+            (a, b.transpose(-2, -1)),
+        )
+
+    def sums(self, rows: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:
+        """`npu_quant_matmul`, by a scale of 1 and into int32.
+
+        Source: op-plugin, docs/context/torch_npu-npu_quant_matmul.md, table 2, last row.
+        """
+        import torch
+
+        if rows.device not in self._ones:
+            self._ones[rows.device] = torch.ones(1, dtype=torch.float32, device=rows.device)
+        operator = importlib.import_module("torch_npu").npu_quant_matmul
+        sums: Tensor = operator(rows, matrix.t(), self._ones[rows.device], output_dtype=torch.int32)
+        return sums
+
+
 class AscendBackend(TorchBackend):
     """Ascend 910B, 910C (two dies, two devices), 950 and 310P, as the driver names them."""
 
@@ -63,6 +118,7 @@ class AscendBackend(TorchBackend):
     library_switches = ("is_torch_npu_available",)
     install = "Install the torch_npu of your torch's version"
     runtime = "CANN"
+    products = AscendProducts()
     repair = "Source CANN's set_env.sh"
     # 507xxx: errors of the device or its driver, after which the context is dead (CANN, aclError);
     # the words are those that torch_npu 2.13 has for its own.
@@ -71,6 +127,14 @@ class AscendBackend(TorchBackend):
         r"|HBM MULTI BIT ECC ERROR|UCE ERROR|SUSPECT (?:MEM|REMOTE) ERROR",
         re.IGNORECASE,
     )
+
+    @property
+    def compilers(self) -> tuple[str, ...]:  # type: ignore[override]  # looked up, not written down
+        """torch's own needs triton-ascend, the plug-in's torchair.
+
+        The wheel's others, npugraphs and npugraph_ex, record by themselves: another execution.
+        """
+        return ("inductor", "npu") if importlib.util.find_spec("triton") else ("npu",)
 
     def worker_environment(self) -> Mapping[str, str]:
         """No fallback to the host: an operator that would fall back raises, and is named.

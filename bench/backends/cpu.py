@@ -106,6 +106,7 @@ class CpuBackend(Backend):
     name = "cpu"
     vendor = ""  # its name says it
     is_host = True
+    forks = True
 
     def worker_environment(self) -> Mapping[str, str]:
         """Allocator thresholds as good practice demands, and no vendor's plug-in.

@@ -14,7 +14,18 @@ from bench.backends._amd_smi import amd_source
 from bench.backends._torch_device import LOST, TorchBackend
 from bench.backends._vendors import compatible_vendor
 from bench.precision import Precision
+from bench.quantized_product import Products
 from bench.telemetry.source import Source
+
+
+class RocmProducts(Products):
+    """Scales of blocks lie row by row, as torch wants them from hipBLASLt before 7.13.
+
+    Source: torch, aten/src/ATen/native/cuda/ScaledBlas.cpp, `_scaled_mxfp8_mxfp8`. Later releases
+    want tiles of their own, and refuse these.
+    """
+
+    swizzled = False
 
 
 class RocmBackend(TorchBackend):
@@ -25,6 +36,8 @@ class RocmBackend(TorchBackend):
     device_type = "cuda"
     built_for = "hip"
     install = "Install a ROCm build of torch"
+    graph_type = "CUDAGraph"
+    products = RocmProducts()
     lost = re.compile(
         LOST.pattern + r"|illegal memory access|unspecified launch failure|illegal state"
         r"|device-side assert|memory access fault|hipErrorIllegalAddress|hipErrorLaunchFailure",

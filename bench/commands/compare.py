@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bench import units
+from bench.commands import explain
 from bench.commands.common import WIDE, canvas, say
 from bench.commands.options import ABOVE_ZERO, PERCENT, width_option
 from bench.commands.streams import put_card, put_file
@@ -52,6 +53,12 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
     metavar="PERCENT",
     help="Exit 3 if a case is surely slower, by PERCENT or more; exit 1 if one cannot be judged.",
 )
+@click.option(
+    "--explain",
+    "explaining",
+    is_flag=True,
+    help="Of two explained runs: which classes of operators make the difference of the steps.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a case.")
 @width_option
@@ -64,6 +71,7 @@ def compare(
     devices: tuple[str, ...],
     tpot_ms: float | None,
     fail_if_slower: float | None,
+    explaining: bool,
     as_json: bool,
     as_csv: bool,
     width: int | None,
@@ -92,6 +100,16 @@ def compare(
             "--tpot-ms chooses the load of each side: without --systems, and without --price."
         )
     first = api.read_run(base)
+    if explaining:
+        if prices or systems or fail_if_slower is not None:
+            raise ComparisonError(
+                "--explain says where a difference lies: leave out --price, --systems and "
+                "--fail-if-slower, which ask how large it is."
+            )
+        rest = [api.read_run(other) for other in others]
+        text = explain.compared(first, rest, as_json, as_csv, canvas(width).width)
+        (put_file if as_json or as_csv else put_card)(text)
+        return
     each = [Prices(base=prices[0], other=price) for price in prices[1:]]
     wanted = [(devices[0], there) for there in devices[1:]]
     try:

@@ -26,7 +26,10 @@ from bench.measuring.surroundings import hide_plug_ins
 from bench.measuring.worker import STACKS_SIGNAL
 from bench.records.encoding import encoded, never_refusing
 
-FIRST = ("declared", "timing", "memory", "arithmetic", "operators", "optimizers", "failures")
+FIRST = (
+    *("declared", "timing", "memory", "arithmetic", "operators", "optimizers", "executions"),
+    "failures",
+)
 """Files of checks in the order of the table; others come after them."""
 
 

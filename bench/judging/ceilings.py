@@ -7,15 +7,13 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from bench.judging import chips
+from bench.judging.load import BURST
 from bench.judging.row import UNDISTURBED, Row
 
 CEILING_WORKLOAD = "gemm"
 """The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
 BANDWIDTH_WORKLOAD = "memory"
 """The workload whose best throughput is the box's memory bandwidth."""
-BURST = "burst"
-"""The mode of those whose figure is of a device that has rested: more than any work that goes on
-can reach, so no ceiling of it."""
 TRANSFER_CEILING = "transfer-to-device"
 """The case whose best throughput is the rate at which the host's inputs reach the device."""
 
@@ -27,7 +25,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     """Of a run: each rate, by the fingerprint of its work, that a ceiling may be the best of."""
 
     matmul: dict[str, dict[str, float]]
-    """FLOP/s, apart by arithmetic."""
+    """FLOP/s, apart by arithmetic; what was not sustained, by another key."""
     bandwidth: dict[str, float]
     """Bytes/s of memory."""
     transfer: dict[str, float]
@@ -35,18 +33,25 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ceilings(rows: Iterable[Row]) -> Ceilings:
-    """Of the rows of a run that nothing disturbed."""
+    """Of the rows of a run that nothing disturbed; none of bursts, which no work that goes on can
+    reach."""
     found = Ceilings(matmul={}, bandwidth={}, transfer={})
     for row in rows:
         if row.verdict not in UNDISTURBED or row.case.mode == BURST:
             continue
         if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
-            found.matmul.setdefault(row.arithmetic, {})[row.work.fingerprint] = row.flop_per_second
+            found.matmul.setdefault(row.arithmetic, {})[_state(row)] = row.flop_per_second
         if row.case.workload == BANDWIDTH_WORKLOAD and row.bytes_per_second is not None:
             found.bandwidth[row.work.fingerprint] = row.bytes_per_second
         if row.case.name == TRANSFER_CEILING and row.throughput is not None:
             found.transfer[row.work.fingerprint] = row.throughput
     return found
+
+
+def _state(row: Row) -> str:
+    """Its work, and whether it was sustained: of two runs only what is alike in both is divided."""
+    brief = row.load is not None and not row.load.sustained
+    return row.work.fingerprint + (" not sustained" if brief else "")
 
 
 def with_ceilings(rows: Sequence[Row]) -> list[Row]:

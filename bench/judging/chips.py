@@ -32,6 +32,11 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Texts of which none may be in it: other chips, or slices of this one, with longer names."""
     peaks: dict[str, float] = {}
     """`bf16_tflops`, ...: dense 10^12 FLOP/s at boost clock, by arithmetic."""
+    peak_trust: dict[str, Trust] = {}
+    """Of peaks that may be trusted less than the rest."""
+    sparse: dict[str, float] = {}
+    """As `peaks`, of operands every second value of which is zero. Nothing refers to them: they are
+    here so that they are not taken for the dense ones."""
     memory_gb: float | None = None
     memory_tbps: float | None = None
     """10^12 bytes/s."""
@@ -48,14 +53,26 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"chip {self.name}: {name} = {value} is not above zero")
-        for name, value in self.peaks.items():
+        if more := sorted({*self.peak_trust} - {*self.peaks}):
+            raise ValueError(f"chip {self.name}: {more[0]} has a trust and is no peak")
+        for name, value in (*self.peaks.items(), *self.sparse.items()):
             if not name.endswith("_tflops") or not math.isfinite(value) or value <= 0:
                 raise ValueError(f"chip {self.name}: {name} = {value} is no peak in TFLOP/s")
+        for name, value in self.peaks.items():
+            if value >= self.sparse.get(name, math.inf):
+                raise ValueError(
+                    f"chip {self.name}: {name} = {value:g} is dense, and sparse it is "
+                    f"{self.sparse[name]:g}: the dense one is less"
+                )
 
     def peak_flop_per_second(self, arithmetic: str) -> float | None:
         """Dense peak at an arithmetic (`bf16`, `fp32`, ...); None where there is no figure."""
         tflops = self.peaks.get(f"{arithmetic}_tflops")
         return None if tflops is None else tflops * 1e12
+
+    def trust_of(self, arithmetic: str) -> Trust:
+        """How far its peak at an arithmetic may be trusted."""
+        return self.peak_trust.get(f"{arithmetic}_tflops", self.trust)
 
     def matches(self, device_name: str) -> bool:
         """Whether a device of this name is this chip."""
@@ -119,7 +136,7 @@ def shares(
     )
     mbu, mbu_absent = _share(bytes_per_second, chip.bytes_per_second, "memory bandwidth", chip)
     impossible, whose = "", f"of {chip.name} ({chip.source}): impossible"
-    if chip.trust == "high" and mfu is not None and mfu > 1:
+    if chip.trust_of(arithmetic) == "high" and mfu is not None and mfu > 1:
         impossible = f"{mfu:.0%} of the {arithmetic} peak {whose}"
     elif chip.trust == "high" and streams and mbu is not None and mbu > 1:
         impossible = (

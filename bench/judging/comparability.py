@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bench import units
 from bench.judging.equal_work import refused
+from bench.judging.load import SUSTAINED_SECONDS
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
@@ -65,6 +67,20 @@ def timed_otherwise(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator
         yield Reason(Code.TIMING, words)
     if base.unit and other.unit and base.unit != other.unit:
         yield Reason(Code.UNIT, f"unit of throughput differs ({base.unit}, {other.unit})")
+    yield from _loaded_otherwise(base, other)
+
+
+def _loaded_otherwise(base: Row, other: Row) -> Iterator[Reason]:
+    """Of a device for a moment and for good: two answers, of which neither is the other's."""
+    if base.load is None or other.load is None or base.load.sustained == other.load.sustained:
+        return
+    mine, theirs = (units.duration(row.load.seconds) for row in (base, other) if row.load)
+    words = (
+        f"time under load differs ({mine}, {theirs}): sustained is from "
+        f"{SUSTAINED_SECONDS:.0f} s on. Measure both with `warmup_seconds = "
+        f"{SUSTAINED_SECONDS:.0f}` in the suite's settings"
+    )
+    yield Reason(Code.LOAD, words)
 
 
 def served_otherwise(base: Row, other: Row) -> Iterator[Reason]:

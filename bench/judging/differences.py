@@ -75,6 +75,9 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
     add("setting ", {k: v for k, v in settings.items() if k != "timing"})
     add("host ", {k: v for k, v in file.run.host.items() if not isinstance(v, dict)})
     for launch in file.launches:
+        if launch.endpoint is not None:
+            server = launch.endpoint.server
+            add("server ", {"name": server.name, "version": server.version, **server.settings})
         environment = {k: v for k, v in launch.environment.items() if k not in ("device", "job")}
         add("", environment)
         packages = launch.environment.get("packages")

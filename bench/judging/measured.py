@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from bench import stats, units
 from bench.judging import cold
 from bench.judging.exchanged import exposed, reduced
+from bench.judging.load import load_of
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.judging.served import summarized
@@ -21,6 +22,8 @@ from bench.telemetry.flags import flagged, observed_clock, slowed_launches, unhi
 
 INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
+FAR_OUT = "FAR_OUT"
+"""The flag of a case, not of a launch: one of them stands far from the others, without a cause."""
 PASSED_OVER = "optimizer passed over"
 """What a job says where an implementation of its optimizer is wrong on the device."""
 SPREAD = (
@@ -53,7 +56,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     work = outcomes[0].work
     series = [o.samples for o in outcomes]
     samples = [s for one in series for s in one]
-    flags = sorted({flag for x in launches for flag in flagged(x, slowed).flags})
+    seen: set[str] = {flag for x in launches for flag in flagged(x, slowed).flags}
+    far = _far_out(clean, rates)
     verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
     waited = _waited(outcomes)
     return Row(
@@ -66,6 +70,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         interval=interval,
         rates=tuple(rates),
         rounds=tuple(launch.launch for launch in clean),
+        load=load_of(case, clean),
         clocks_mhz=tuple(map(observed_clock, clean)),
         launches=len(outcomes),
         excluded=excluded,
@@ -78,7 +83,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         within_sd=statistics.fmean(_relative_sd(one) for one in series),
         between_sd=_relative_sd(rates) if len(rates) > 1 else None,
         outliers=sum(stats.outliers(one) for one in series),
-        flags=tuple(flags),
+        flags=tuple(sorted(seen | ({FAR_OUT} if far else set()))),
+        far_out=far,
         flag_ranks=_flag_ranks(measured),
         shared_host=case.devices > 1 and any(_shares_a_host(launch) for launch in launches),
         pairs=pairs(outcomes),
@@ -114,6 +120,12 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
         input_wait_seconds=waited and waited / sum(o.steady_steps for o in outcomes),
     )
+
+
+def _far_out(launches: Sequence[Launch], rates: Sequence[float]) -> dict[int, float]:
+    """Launches that stand far from the rest, by number: their share of the median rate."""
+    usual = statistics.median(rates)
+    return {launches[i].launch: rates[i] / usual for i in stats.far_out(rates)}
 
 
 def _flag_ranks(outcomes: Sequence[Measured]) -> dict[str, tuple[int, ...]]:

@@ -36,6 +36,7 @@ class Code(StrEnum):
     SCHEMA = "other-schema"
     TIMING = "other-timing"
     UNIT = "other-unit"
+    LOAD = "other-load"
     # INCOMPARABLE: a side has no number, or none that may be used.
     VOID = "void"
     FAILED = "failed"

@@ -10,6 +10,8 @@ from typing import Literal
 import msgspec
 
 from bench import stats
+from bench.judging.endpoint import EndpointSummary
+from bench.judging.load import Load
 from bench.judging.pairs import Pairs
 from bench.judging.served import ServingSummary
 from bench.judging.slow import RankTimes
@@ -142,6 +144,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Relative standard deviation between launches; None below two."""
     outliers: int = 0
     flags: tuple[str, ...] = ()
+    """What was seen wrong with any launch; `FAR_OUT` with one beside the others."""
+    far_out: dict[int, float] = {}
+    """Of the launches in the figures those that stand far from the rest, by number, with their
+    share of the median throughput. Nothing was seen that would explain them: they stay in."""
     flag_ranks: dict[str, tuple[int, ...]] = {}
     """Of several devices: whose flag it is, where it is not that of all."""
     shared_host: bool = False
@@ -150,6 +156,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     pairs: Pairs | None = None
     """A map of the links between its ranks; None of other work."""
     latency: LatencySummary | None = None
+    endpoint: EndpointSummary | None = None
+    """Of a server that was measured from outside; None of other work."""
     serving: ServingSummary | None = None
     """Of a load that was served; None of other work."""
     flop_per_second: float | None = None
@@ -225,6 +233,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """That best transfer, bytes/s."""
     peak_memory_bytes: int | None = None
     memory_scope: str = ""
+    load: Load | None = None
+    """Of arithmetic alone, on a device that queues: how long it had been under load before; else
+    None."""
     estimated_peak_bytes: int | None = None
     """What the case's tensors need, from shapes; of a CPU's peak the process itself is a part."""
     cold: Cold = Cold()
@@ -309,10 +320,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
         Of a ceiling of the device that this run measured, the share that the case reaches. Of the
         host, the time that it takes to queue a step over that of a step: while the device is busy
-        for longer it is hidden, so it counts from `HOST_BOUND` on. Of input, the share of the time
-        that a step waits for it. Of kernels, the share of the nearest ceiling; what of a step is
-        not counted (often the bytes that it moves) is not among the ceilings. None where no ceiling
-        was measured and neither host nor input is it.
+        for longer it is hidden, so it counts from `HOST_BOUND` on; and all of a step is the most
+        that it can be, though queued by itself a step may take longer yet. Of input, the share of
+        the time that a step waits for it. Of kernels, the share of the nearest ceiling; what of a
+        step is not counted (often the bytes that it moves) is not among the ceilings. None where no
+        ceiling was measured and neither host nor input is it.
         """
         power = "POWER_CAPPED" in self.flags
         ceilings: list[tuple[Limit, float | None]] = [
@@ -328,5 +340,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         if self.input_fraction is not None and self.input_fraction >= INPUT_BOUND:
             found.append(("input", self.input_fraction))
         if found:
-            return max(found, key=lambda pair: pair[1])
+            name, share = max(found, key=lambda pair: pair[1])
+            return name, min(share, 1.0) if name == "host" else share
         return None if nearest is None else ("kernels", nearest)

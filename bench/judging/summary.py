@@ -10,6 +10,7 @@ import msgspec
 from bench import units
 from bench.judging import cold
 from bench.judging.ceilings import with_ceilings, with_peak
+from bench.judging.endpoint import endpoint_of
 from bench.judging.links import with_links
 from bench.judging.measured import estimated_peak_bytes, measured_row
 from bench.judging.row import Row
@@ -54,6 +55,8 @@ def _within(row: Row, limits: Limits) -> Row:
 
 
 def _why_unreached(run: RunFile) -> str:
+    if run.run.only_explained:
+        return "explained, not measured: see `accelmark explain` of this record"
     if run.end is None:
         return "not reached: the run's record ends before it"
     return {
@@ -65,7 +68,14 @@ def _why_unreached(run: RunFile) -> str:
 
 def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: str) -> Row:
     if not case.space:
-        return _judged(case, launches, settings, unreached)
+        row = _judged(case, launches, settings, unreached)
+        served_by = endpoint_of(launches)
+        if served_by is None:
+            return row
+        # The memory in the record is the client's.
+        return msgspec.structs.replace(
+            row, endpoint=served_by, peak_memory_bytes=None, memory_scope=""
+        )
     search = Search(case, launches)
     row = _judged(case, figures(launches), settings, unreached)
     if not row.reached and search.next is None and search.best is None:

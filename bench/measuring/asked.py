@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.precision import Precision
 from bench.records import environment
 from bench.records.executed import Executed
+from bench.records.execution import COMPILE, GRAPH
 from bench.workload import Look, Queued, Recorder
 
 if TYPE_CHECKING:
@@ -114,19 +115,22 @@ def unmoved(before: dict[str, Any], after: dict[str, Any]) -> list[Look]:
     ]
 
 
-def compiled(compiler: dict[str, int]) -> list[Look]:
-    """Whether the compiler made anything, and went on with it; see `environment.compiler`."""
+def compiled(compiler: Mapping[str, int], execution: str = COMPILE) -> list[Look]:
+    """Whether the compiler made anything, and went on with it; see `environment.compiler`.
+
+    execution: as the case says it.
+    """
     if not compiler["graphs"]:
         found = environment.variables(COMPILE_SWITCHES)
         set_here = " (" + ", ".join(f"{k}={v}" for k, v in found.items()) + ")" if found else ""
         seen = f"no graph from torch.compile{set_here}: it ran eagerly"
         then = "Unset what switches the compiler off" if found else "See the compiler's own words"
         then += ', or ask for execution = "eager"'
-        return [Look(what="execution", asked="compile", seen=seen, then=then)]
+        return [Look(what="execution", asked=execution, seen=seen, then=then)]
     if compiler["limits"]:
         seen = f"{compiler['limits']} functions that ran eagerly after too many recompilations"
         then = 'See TORCH_LOGS=recompiles for the reason, or ask for execution = "eager"'
-        return [Look(what="execution", asked="compile", seen=seen, then=then)]
+        return [Look(what="execution", asked=execution, seen=seen, then=then)]
     return []
 
 
@@ -151,10 +155,26 @@ class Watched:
         self.replays = 0
         """Counted before timing only: a timed replay is the device's own, with nothing around."""
         self.counting = True
+        self.compiled_calls: Callable[[], int] | None = None
+        """How often compiled code has run so far; None where none is to be recorded."""
+        self.uncompiled = 0
+        """Recordings of work that did not always run compiled code."""
 
     def __call__(self, work: Queued, prepare: Queued) -> Queued:
         """Records the work; gives its replay."""
-        replay = self._recorder(work, prepare)
+        calls = self.compiled_calls
+        if calls is None:
+            replay = self._recorder(work, prepare)
+        else:
+            ran: list[int] = []
+
+            def noted() -> None:
+                before = calls()
+                work()
+                ran.append(calls() - before)
+
+            replay = self._recorder(noted, prepare)
+            self.uncompiled += min(ran, default=0) == 0
         self.recordings += 1
         if not self.counting:
             return replay
@@ -170,14 +190,19 @@ class Watched:
         self.recordings, self.counting = 0, False
 
 
-def replayed(watched: Watched | None) -> list[Look]:
-    """Whether a step was recorded; and whether the gate's twin, the same code, replayed its own."""
+def replayed(watched: Watched | None, execution: str = GRAPH) -> list[Look]:
+    """Whether a step was recorded, compiled where that was asked for too; and whether the gate's
+    twin, the same code, replayed its own."""
     recordings, replays = (watched.recordings, watched.replays) if watched else (0, 0)
-    if recordings and replays:
+    uncompiled = watched.uncompiled if watched else 0
+    if recordings and replays and not uncompiled:
         return []
     seen = f"{recordings} recordings and {replays} replays of them in the numerics gate"
     then = 'Its workload steps without what it recorded: ask for execution = "eager"'
-    return [Look(what="execution", asked="graph", seen=seen, then=then)]
+    if recordings and replays:
+        seen = f"{uncompiled} recordings of code that ran as it was written"
+        then = 'See TORCH_LOGS=graph_breaks,recompiles for the reason, or ask for "graph"'
+    return [Look(what="execution", asked=execution, seen=seen, then=then)]
 
 
 def _word(value: object) -> str:

@@ -101,6 +101,9 @@ class Engine:
         self.edges = edges
         self.before = before
         self._marks: list[Counters] = []
+        """Before each block but the first."""
+        self._ends: list[Counters] = []
+        """After each of a device that rests before the next."""
         self._cpu_ns: list[int] = []
         """Of each block but the first, where the host can say."""
         self._suspended: list[int] = []
@@ -209,6 +212,8 @@ class Engine:
         self._suspended.append(self.suspended())
         before = self.usage() if self.usage is not None else None
         blocks.append(self.block(steps))
+        if self.host is not None and self.burst is not None:
+            self._ends.append(self.host())
         if self.usage is not None and before is not None:
             self._cpu_ns.append(round((self.usage()[0] - before[0]) * 1e9))
 
@@ -220,9 +225,14 @@ class Engine:
         """What the host's counters rose by since before that block; the launch's first has none."""
         if self.host is None:
             return None
-        before = self._marks[max(first - 1, 0)]
+        index = max(first - 1, 0)
+        if self._ends:
+            marks = zip(self._marks[index:], self._ends[index:], strict=True)
+            before, after = contention.without_rests([*marks])
+        else:
+            before, after = self._marks[index], self.host()
         alone = self.edges is SINGLE
-        return contention.over(before, self.host(), steady, self.threads, affinity_cores(), alone)
+        return contention.over(before, after, steady, self.threads, affinity_cores(), alone)
 
     def _stopped(
         self,

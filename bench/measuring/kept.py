@@ -15,7 +15,7 @@ import importlib.util
 import io
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +72,13 @@ def references(scratch: str | None) -> Kept:
     return NOTHING if scratch is None else Kept(Path(scratch, "references"))
 
 
-def keep_compiled(scratch: str | None) -> None:
+def keep_compiled(scratch: str | None, besides: Iterable[str] = ()) -> None:
     """Has this process compile into the run's folder, unless the user says where. Before torch is
-    imported, and after the variables that the record names are read: these are ours."""
-    for name, folder in COMPILED.items():
+    imported, and after the variables that the record names are read: these are ours.
+
+    besides: variables of a vendor's compilers; see `bench.backend.Backend.compiler_folders`.
+    """
+    for name, folder in {**{name: name.lower() for name in besides}, **COMPILED}.items():
         if scratch is not None and name not in os.environ:
             os.environ[name] = str(Path(scratch, folder))
 
@@ -106,6 +109,7 @@ def key(what: str, workload: Workload, mode: str, twin: Any, site: Site) -> byte
             msgspec.to_builtins(twin),
             site.seed,
             site.precision.quantized,
+            msgspec.to_builtins(site.precision.scales),
             site.memory_format,
             site.as_ranks,
             None if site.ranks is None else [site.ranks.rank, str(site.ranks.parallelism)],

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.records.executed import Executed
+from bench.records.execution import COMPILE, COMPILE_GRAPH, GRAPH
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,11 @@ PRODUCT = r"mm|matmul"
 COMPOSITE = ("CompositeImplicitAutograd", "CompositeExplicitAutograd")
 """torch's words for an operator that is made of others: always, and where a device has none."""
 NOT_OBSERVABLE = {
-    "compile": "not observable: compiled code calls no operators",
-    "graph": "not observable: a recording is replayed without calling operators",
+    COMPILE: "not observable: compiled code calls no operators",
+    **dict.fromkeys(
+        (GRAPH, COMPILE_GRAPH),
+        "not observable: a recording is replayed without calling operators",
+    ),
 }
 """By execution."""
 

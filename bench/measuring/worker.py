@@ -29,17 +29,21 @@ from bench.backend import Device
 from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
+from bench.measuring.execution import Execution
+from bench.measuring.explaining import launch
 from bench.measuring.hush import Hush
 from bench.measuring.messages import Channel, Report, Request
 from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
 from bench.measuring.usage import process_usage, suspended_ns
 from bench.measuring.watch import Watch
+from bench.measuring.work import work_of
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records import environment
 from bench.records.encoding import never_refusing
+from bench.records.explained import Account
 from bench.records.outcome import (
     Block,
     Cold,
@@ -73,17 +77,20 @@ class Launch:
         self.request = request
         self.channel = channel
         self.wait = wait
+        self.imported_seconds: float | None = None
+        """What the stem took to import that this process was forked from, if it was."""
         self.cold: dict[str, float] = {}
         self.environment: dict[str, Any] = {}
         self.first_step_ns: int | None = None
         self.estimated_peak_bytes: int | None = None
-        self.watched: asked.Watched | None = None
+        self.execution: Execution | None = None
         self.ranks: Ranks | None = None
         self.edges: Edges = SINGLE
         self.busy_ns: tuple[int, ...] = ()
         self.peer_ns: tuple[int, ...] = ()
         self.silent_ns: tuple[int, ...] = ()
         self.blames_peer = False
+        self.account: Account | None = None
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -108,6 +115,7 @@ class Launch:
             peer_ns=self.peer_ns,
             silent_ns=self.silent_ns,
             blames_peer=self.blames_peer,
+            account=self.account,
         )
 
     def _outcome_of(self, error: Exception) -> Outcome:
@@ -116,8 +124,11 @@ class Launch:
         operators = self.backend.fallbacks(str(error).splitlines())
         if operators:
             return Void(reason=f"host fallback: {', '.join(operators)}")
+        kind = self.backend.failure_kind(error)
+        if kind == "error" and self.execution and (lacking := self.execution.lacking()):
+            return Skipped(reason=lacking)
         return Failed(
-            kind=self.backend.failure_kind(error),
+            kind=kind,
             phase=self.channel.phase,
             message=reason(of_error(error)),
         )
@@ -137,13 +148,15 @@ class Launch:
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
         self._note_variables()
-        kept.keep_compiled(request.scratch)
+        kept.keep_compiled(request.scratch, self.backend.compiler_folders)
 
         channel.enter("import")
         start = time.perf_counter()
         if absent := import_libraries(workload, declared):
             return Skipped(reason=absent)
-        self.cold["import_seconds"] = time.perf_counter() - start
+        # Of one that was forked, what it would have taken alone.
+        self.cold["import_seconds"] = time.perf_counter() - start + (self.imported_seconds or 0.0)
+        self.environment["imports_shared"] = self.imported_seconds is not None
 
         channel.enter("open")
         self.wait()
@@ -158,19 +171,20 @@ class Launch:
         if unasked := asked.complaint(asked.switches(device, precision)):
             return Void(reason=unasked)
         wanted = request.memory_format or workload.memory_formats[0]
-        given = self.backend.memory_format(wanted)
+        given = wanted if wanted in declared.layouts else self.backend.memory_format(wanted)
         if request.memory_format is not None and given != wanted:
             return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
         if unlike := self._join(device):
             return Void(reason=unlike)
-        recorder = device.recorder() if request.case.execution == "graph" else None
-        self.watched = asked.Watched(recorder) if recorder is not None else None
+        self.execution = Execution(request.case.execution, self.backend, device)
         site = Site(
             device=device.torch_device,
             precision=precision,
             seed=request.seed,
             execution=request.case.execution,
-            recorder=self.watched,
+            compiler=self.execution.compiler,
+            recorder=self.execution.watched,
+            products=self.backend.products,
             memory_format=given,
             ranks=self.ranks,
         )
@@ -181,7 +195,6 @@ class Launch:
                 *(self.estimated_peak_bytes, capacity),
                 lambda: memory_fit.more_devices(workload, mode, parameters, site, capacity),
             )
-
         channel.enter("numerics")
         start = time.perf_counter()
         # Of every launch the run's seed, so that the reference is computed once.
@@ -201,9 +214,7 @@ class Launch:
             return Void(reason=f"numerics: {wrong}", numerics=verdict)
         if unasked := asked.complaint(self.executed()):
             return Void(reason=unasked, numerics=verdict)
-        if self.watched is not None:
-            self.watched.timed()
-
+        self.execution.gated()
         channel.enter("build")
         start = time.perf_counter()
         job = workload.build(mode, parameters, site)
@@ -241,7 +252,7 @@ class Launch:
     ) -> Outcome:
         request, channel, mode = self.request, self.channel, self.request.case.mode
         precision = PRECISIONS[request.case.precision]
-        work = job.own_work or self._work(workload, parameters)
+        work = job.own_work or work_of(request.case, workload, parameters, self.ranks)
         if isinstance(job, ServingJob):
             return serving.measured(self, work, parameters, job, device, verdict)
         latency_name = workload.modes[mode].latency
@@ -298,7 +309,10 @@ class Launch:
         slowed = {} if series.contention is None else dict(causes(series.contention))
         if series.stopped:
             slowed["STOPPED"] = series.stopped
-        silent = self._silent(job, device, series.steady, work)  # last: it spoils the weights
+        silent = self._silent(job, device, series.steady, work)  # late: it spoils the weights
+        if request.explain:  # last: so does this
+            channel.enter("explain")
+            self.account = launch.account(job, device, request.case, engine.threads)
         return Measured(
             work=work,
             numerics=verdict,
@@ -337,26 +351,9 @@ class Launch:
             self.environment["world"]["silent_absent"] = found.absent
         return found.silent
 
-    def _work(self, workload: Workload, parameters: Any) -> Work:
-        """Of a step of all ranks. Bytes: each copy of a model reads its own weights."""
-        mode, precision = self.request.case.mode, PRECISIONS[self.request.case.precision]
-        work = workload.work(mode, parameters, precision)
-        if self.ranks is None or work.moved_bytes is None or workload.modes[mode].together:
-            return work
-        moved = None
-        if self.ranks.parallelism.scheme == "replicas":
-            rows = parameters.batch_size // self.ranks.size
-            each = msgspec.structs.replace(parameters, batch_size=rows)
-            of_one = workload.work(mode, each, precision).moved_bytes
-            moved = None if of_one is None else self.ranks.size * of_one
-        return msgspec.structs.replace(work, moved_bytes=moved)
-
     def executed(self) -> list[Look]:
         """Whether the execution is the case's, as far as it has come."""
-        if self.request.case.execution == "compile":
-            self.environment["compiler"] = environment.compiler()
-            return asked.compiled(self.environment["compiler"])
-        return asked.replayed(self.watched) if self.request.case.execution == "graph" else []
+        return self.execution.looks(self.environment) if self.execution else []
 
     def describe(self, device: Device) -> None:
         """The stack and device as they stand now."""
@@ -375,8 +372,9 @@ def simulated(outcome: Measured) -> Outcome:
     )
 
 
-def main() -> None:
-    """The worker process: `python -m bench.measuring.worker`."""
+def main(imported_seconds: float | None = None) -> None:
+    """The worker process: `python -m bench.measuring.worker`, or a fork of `bench.measuring.stem`,
+    which took so long to import."""
     lifeline.hold()
     gc.disable()  # a sixth of the import time; the engine wants it off anyway
     faulthandler.enable()  # a segmentation fault leaves its Python stack on stderr
@@ -387,7 +385,9 @@ def main() -> None:
     never_refusing(sys.stdout)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
     channel = Channel(private)
-    channel.send(Launch(request, channel, lifeline.wait_for_turn).run())
+    launch = Launch(request, channel, lifeline.wait_for_turn)
+    launch.imported_seconds = imported_seconds
+    channel.send(launch.run())
     private.close()
     # Neither a plug-in's exit handlers nor a device's teardown may turn a report into a crash.
     with contextlib.suppress(OSError):

@@ -175,8 +175,8 @@ class Contention(Value, frozen=True, kw_only=True):
     """What the host did beside a job over its steady blocks. None: the host cannot say."""
 
     elapsed_seconds: float
-    """From before the first steady block to after the last, gaps included: what the others refer
-    to."""
+    """From before the first steady block to after the last, gaps included but not a burst's
+    rests: what the others refer to."""
     threads: int
     """Threads that the job computes with."""
     cores: int

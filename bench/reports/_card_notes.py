@@ -8,21 +8,23 @@ from bench import stats, units
 from bench.judging import links
 from bench.judging.curves import Curve, curves
 from bench.judging.links import sweeps
+from bench.judging.load import BURST, SUSTAINED_SECONDS
 from bench.judging.row import UNDISTURBED, Row
 from bench.judging.scaling import scalings
 from bench.judging.tracks import tuned
 from bench.planning.tuning import in_words
 from bench.planning.usual import usual_of
 from bench.records.run import RunFile
-from bench.reports import _scaling
+from bench.reports import _endpoint, _scaling
 from bench.reports._labels import Label, listed, name_of
 from bench.reports._notes import Note, grouped
-from bench.reports._wording import WHOSE, first_step, packed, whose, word_of
+from bench.reports._wording import WHOSE, first_step, load_words, packed, whose, word_of
 from bench.telemetry.flags import HINDERED
 
 FLAGS = {
     "NO_STEADY_STATE": "a launch never became steady",
     "DRIFT": "step times moved by more than 5 % within a launch",
+    "FAR_OUT": "a launch stands far from the others, and nothing was seen that explains it",
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
     "CONTENDED": "other work on the host slowed a launch",
     "QUOTA": "the CPU quota of this container held a launch back",
@@ -64,9 +66,30 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
         if flagged:
             cases = [f"{names[r.case.fingerprint].short}{whose(r, flag)}" for r in flagged]
             yield Note(flag, f"{meaning}: {listed(cases)}")
+    yield from _loads(measured, names)
     for said, some in grouped(measured, lambda r: r.optimizer_passed_over):
         yield Note("OPTIMIZER", f"{said}: {_called(some, names)}")
+    yield from _endpoint.notes(rows)
     yield from _asides(measured, names, wide=wide)
+
+
+def _loads(rows: Sequence[Row], names: Mapping[str, Label]) -> Iterator[Note]:
+    """Which figures of arithmetic are for a moment, and which for good, with what was seen."""
+    brief, kept = (
+        [
+            f"{names[row.case.fingerprint].short} ({load_words(row.load)})"
+            for row in rows
+            if row.load is not None and row.load.sustained is sustained
+        ]
+        for sustained in (False, True)
+    )
+    if brief:
+        yield Note("NOT SUSTAINED", f"under {SUSTAINED_SECONDS:.0f} s of load: {listed(brief)}")
+    if kept:
+        yield Note("sustained", f"under load: {listed(kept)}", dim=True)
+    if bursts := [row for row in rows if row.case.mode == BURST]:
+        said = f"of a device that has rested, and no ceiling: {_called(bursts, names)}"
+        yield Note("burst", said, dim=True)
 
 
 def _called(rows: Sequence[Row], names: Mapping[str, Label]) -> str:
@@ -212,7 +235,7 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
     if any(row.operation_seconds for row in measured):
         sentences.append(COLLECTIVES)
     sentences += _scaling.legend([one for one in scalings(rows) if not one.absent])
-    if "memory" not in left_out and measured:
+    if "memory" not in left_out and measured and measured[0].peak_memory_bytes:
         sentences.append(f"Memory: peak, {measured[0].memory_scope}")
     if not wide:
         sentences.append(f"Not shown: {', '.join([*left_out, usual_of(run.run.suite)])} (--wide)")

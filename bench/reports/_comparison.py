@@ -197,7 +197,7 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
     if verdicts == {"INCOMPARABLE"}:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:
-        return f"Next: for verdicts, on both machines: accelmark run {suite} --launches 10"
+        return f"Next: for verdicts, on both machines: {_measuring(comparison)} --launches 10"
     if comparison.configured.unintended:
         names = ", ".join(d.name for d in comparison.configured.unintended)
         return f"Next: for a verdict on the chips, run both under the same settings: {names}"
@@ -215,10 +215,16 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
             max(len(row.rates) for row in (c.base, c.other) if row) for c in comparison.cases
         )
         more = min(max(20, 2 * most), 1000)
-        return (
-            f"Next: narrower intervals, on both machines: accelmark run {suite} --launches {more}"
-        )
+        again = f"{_measuring(comparison)} --launches {more}"
+        return f"Next: narrower intervals, on both machines: {again}"
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
+
+
+def _measuring(comparison: Comparison) -> str:
+    """The command by which the runs were made."""
+    if any(case.base and case.base.endpoint for case in comparison.cases):
+        return "accelmark serve-bench with --server-command"
+    return f"accelmark run {comparison.suite}"
 
 
 def _path(file: RunFile, canvas: Canvas) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.judging.load import Load
 from bench.judging.pairs import Pairs
 from bench.judging.row import Efficiency, Interval, Link, Row
 from bench.judging.served import ServingSummary
 from bench.judging.serving import Figure
 from bench.judging.slow import RankTimes
 from bench.records.run import RunFile
+from bench.reports import _endpoint
 from bench.reports._wording import absent
 
 SERVING = {
@@ -78,6 +80,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "flop_per_second": row.flop_per_second,
         "ceiling_fraction": row.ceiling_fraction,
         "matmul_ceiling_flop_per_second": row.matmul_ceiling,
+        **_of_load(row.load),
         "mfu": row.mfu,
         "mfu_absent": row.mfu_absent or None,
         "mbu": row.mbu,
@@ -117,6 +120,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "latency_p99_seconds": latency.p99 if latency else None,
         "latency_absent": absent(latency) if latency else None,
         "requests_per_launch": latency.requests if latency else None,
+        **_endpoint.flat(row.endpoint),
         **_of_serving(row.serving),
         "step_median_seconds": row.median_sample,
         "step_p25_seconds": row.p25_sample,
@@ -138,6 +142,16 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "operators": (row.executed and row.executed.operators) or None,
         "operators_absent": (row.executed and row.executed.absent) or None,
         "expert_tokens": list(row.executed.expert_tokens) or None if row.executed else None,
+    }
+
+
+def _of_load(load: Load | None) -> dict[str, float | bool | None]:
+    return {
+        "sustained": None if load is None else load.sustained,
+        "load_seconds": None if load is None else load.seconds,
+        "load_clock_mhz": None if load is None else load.clock_mhz,
+        "load_watts": None if load is None else load.watts,
+        "load_celsius": None if load is None else load.celsius,
     }
 
 

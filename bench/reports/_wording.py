@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import stats, units
+from bench.judging.load import Load
+from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
 from bench.records.run import RunFile
@@ -35,7 +37,10 @@ def packed(row: Row) -> str:
 
 
 def whose(row: Row, flag: str) -> str:
-    """Of several devices, whose a flag is: " (ranks 1, 3)"; empty where it is that of all."""
+    """Of which ranks, " (ranks 1, 3)", or launches a flag is; empty where it is that of all."""
+    if flag == FAR_OUT:
+        parts = [f"launch {n + 1} at {ratio(share)}" for n, share in row.far_out.items()]
+        return f" ({', '.join(parts)} of the median)"
     ranks = row.flag_ranks.get(flag, ())
     return f" ({units.ranks(ranks)})" if ranks else ""
 
@@ -43,6 +48,20 @@ def whose(row: Row, flag: str) -> str:
 def limit(row: Row) -> str:
     """What holds a case back, and how far it came: one word, one figure; empty if not known."""
     return "" if row.limit is None else f"{row.limit[0]} {whole(row.limit[1])}"
+
+
+def load_words(load: Load) -> str:
+    """ "after 10.2 s, 1,410 MHz, 690 W, 71 °C"; what nobody could see is said to be so."""
+    seen = [
+        (load.clock_mhz, "clock", "MHz"),
+        (load.watts, "power", "W"),
+        (load.celsius, "temperature", "°C"),
+    ]
+    parts = [f"{value:,.0f} {unit}" for value, _, unit in seen if value is not None]
+    unseen = [name for value, name, _ in seen if value is None]
+    if unseen:
+        parts.append(f"{', '.join(unseen)} not observable")
+    return ", ".join([f"after {units.duration(load.seconds)}", *parts])
 
 
 def handed_on(text: str, *runs: RunFile) -> str:
@@ -123,6 +142,8 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return f"Next: {remedy[:1].lower()}{remedy[1:]}"
     suite = _typed_suite(run)
     bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
+    if bad and bad[0].endpoint is not None:
+        return "Next: see why above; put it right on the server or the client, and run again."
     if bad:
         return (
             f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
@@ -145,13 +166,21 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return "Next: end other work on this machine and run again: it slowed too many launches."
     if any(row.verdict == "NO_STEADY_STATE" for row in rows):
         return "Next: end other work on this machine and run again: a case never became steady."
-    if any(row.status == "measured" and (row.verdict != "OK" or row.launches < 5) for row in rows):
+    few = [row for row in rows if row.status == "measured" and _unsure(row)]
+    if few and few[0].endpoint is not None:
+        starts = "" if few[0].endpoint.restarted else ", and --server-command, which starts it anew"
+        return f"Next: for intervals, run again with more --launches{starts}."
+    if few:
         return (
             "Next: for intervals of ±2 %, where this machine allows them: "
             f"accelmark run {suite} --launches auto"
         )
     name = "the record" if run.passing else Path(run.path).name
     return f"Next: hand {name} to whoever compares; it holds every sample."
+
+
+def _unsure(row: Row) -> bool:
+    return row.verdict != "OK" or row.launches < 5
 
 
 def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ import subprocess
 import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, Protocol
 
 import bench
 from bench.measuring.worker import STACKS_SIGNAL
@@ -27,7 +27,31 @@ STACKS_SECONDS = 0.5
 """What a child that hangs gets to write its stacks."""
 
 
-def ask_for_stacks(process: subprocess.Popen[bytes]) -> None:
+class Process(Protocol):
+    """What is asked of a child: a `subprocess.Popen`, or what stands for one."""
+
+    pid: int
+    returncode: int | None
+
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        """What it hears by."""
+
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        """What it says."""
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus its signal; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The same, when it has ended; TimeoutExpired if it has not within that time."""
+
+    def send_signal(self, number: int, /) -> None:
+        """To it alone, while it runs."""
+
+
+def ask_for_stacks(process: Process) -> None:
     """Has a worker that hangs write its threads' stacks to stderr, even from within a C call.
 
     One that does not know the signal yet is ended by it, which comes next anyway.
@@ -37,7 +61,7 @@ def ask_for_stacks(process: subprocess.Popen[bytes]) -> None:
             process.wait(STACKS_SECONDS)
 
 
-def signal_for_stacks(process: subprocess.Popen[bytes]) -> bool:
+def signal_for_stacks(process: Process) -> bool:
     """The asking alone, which waits for nothing; whether the system can."""
     if STACKS_SIGNAL is None:
         return False
@@ -47,7 +71,7 @@ def signal_for_stacks(process: subprocess.Popen[bytes]) -> bool:
 
 
 @contextlib.contextmanager
-def end_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
+def end_of(process: Process) -> Iterator[int | None]:
     """A file descriptor that becomes readable when the process ends (Linux), else None."""
     if not hasattr(os, "pidfd_open"):
         yield None
@@ -59,9 +83,7 @@ def end_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def epitaph(
-    process: subprocess.Popen[bytes], stderr: BinaryIO, given: Mapping[str, str] = os.environ
-) -> str:
+def epitaph(process: Process, stderr: BinaryIO, given: Mapping[str, str] = os.environ) -> str:
     """How a worker without a report ended, and the last thing it said.
 
     given: the environment whose secrets are not told.
@@ -130,7 +152,7 @@ PUBLIC_FOLDERS = _public_folders()
 OWN_NAMES = private.own_names()
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: Process) -> None:
     """Ends the worker's whole process group: politely, then not."""
     with contextlib.suppress(BrokenPipeError):
         if process.stdin is not None:

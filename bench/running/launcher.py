@@ -18,6 +18,7 @@ from bench.records.outcome import Measured, Skipped, Void
 from bench.running import seating
 from bench.running.leader import Leader
 from bench.running.monitor import Monitor
+from bench.running.stems import Stems
 from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker
 from bench.running.world import World
 from bench.telemetry.joined import Sight, Where, observed
@@ -58,6 +59,7 @@ def launch_together(
     forced: Mapping[str, str] = NOTHING,
     monitor: Monitor | None = None,
     leader: Leader | None = None,
+    stems: Stems | None = None,
 ) -> Generator[Finished, None, None]:
     """Runs workers to their ends, one after the other; only their imports overlap.
 
@@ -67,8 +69,9 @@ def launch_together(
 
     variables: the backend's environment, set unless the user has set them; forced: set whatever
     the user's environment says; monitor: what looks at the device meanwhile; leader: of several
-    hosts. Never raises for what a worker does; `HostsError` where a host is gone already. When it
-    is closed, or an exception passes through, no worker is left.
+    hosts; stems: what launches of one device are forked from. Never raises for what a worker does;
+    `HostsError` where a host is gone already. When it is closed, or an exception passes through,
+    no worker is left.
     """
     if leader is not None:
         leader.require_all()
@@ -77,7 +80,7 @@ def launch_together(
     with contextlib.ExitStack() as stack:
         workers: list[WorkerProcess | World | NoWorker] = []
         for request in requests:
-            workers.append(_started(request, given, command, leader))
+            workers.append(_started(request, given, command, leader, stems))
             stack.callback(workers[-1].leave)
         if monitor is not None:
             monitor.start()  # it sees the device idle while they import
@@ -104,10 +107,20 @@ def launch_together(
 
 
 def _started(
-    request: Request, given: Mapping[str, str], command: tuple[str, ...], leader: Leader | None
+    request: Request,
+    given: Mapping[str, str],
+    command: tuple[str, ...],
+    leader: Leader | None,
+    stems: Stems | None,
 ) -> WorkerProcess | World | NoWorker:
     """A worker, or as many as the case takes devices."""
     if request.case.devices == 1:
+        if stems is not None and (stem := stems.stem(request, given)) is not None:
+            forks = functools.partial(WorkerProcess, stem=stem)
+            forked = start_worker(forks, request, given, command)
+            if isinstance(forked, WorkerProcess):
+                return forked
+            stems.give_up()
         return start_worker(WorkerProcess, request, given, command)
     hosts = seating.ONE if leader is None else leader.hosts
     if lacking := seating.lacking(request, hosts):

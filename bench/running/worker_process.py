@@ -25,6 +25,7 @@ from bench.records.outcome import Cold, Failed, Phase, Skipped
 from bench.records.reason import reason
 from bench.records.runfile import UNREADABLE
 from bench.running import child
+from bench.running.stems import Stem
 
 STDERR_LINE_BYTES = 1 << 16
 """Longest line of stderr that is looked at in one piece."""
@@ -38,6 +39,7 @@ SHARES: dict[Phase, float] = {
     "warm-up": 2 / 3,
     "measure": 2 / 3,
     "report": 1 / 15,
+    "explain": 2 / 3,
 }
 """How much of a launch's limit each phase may take: what hangs early is ended early."""
 SHORTEST_LIMIT_SECONDS = 120.0
@@ -95,8 +97,12 @@ class WorkerProcess(Worker):
         given: Mapping[str, str],
         command: tuple[str, ...],
         pass_fds: tuple[int, ...] = (),
+        stem: Stem | None = None,
     ) -> None:
-        """Starts the process and gives it its request. pass_fds: descriptors that it gets too."""
+        """Starts the process and gives it its request.
+
+        pass_fds: descriptors that it gets too; stem: what it is forked from, if it is.
+        """
         super().__init__()
         self._given = given
         self._limit = request.settings.launch_limit_seconds
@@ -105,14 +111,18 @@ class WorkerProcess(Worker):
         with contextlib.ExitStack() as undo:
             self._stderr = undo.enter_context(tempfile.TemporaryFile())
             lifeline = Lifeline()
-            self.process = lifeline.start(
-                command,
-                given,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                pass_fds=pass_fds,
-            )
+            self.process: child.Process
+            if stem is not None:
+                self.process = lifeline.lend(lambda ends: stem.fork(ends, self._stderr))
+            else:
+                self.process = lifeline.start(
+                    command,
+                    given,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._stderr,
+                    pass_fds=pass_fds,
+                )
             undo.callback(lifeline.cut)
             self._close = undo.pop_all().close
         self._send(encoded(request) + b"\n")

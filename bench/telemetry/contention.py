@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -158,6 +158,29 @@ def over(
         helper_seconds=rise("helper_ticks", TICK_SECONDS),
         quota_cores=after.quota_cores,
     )
+
+
+def without_rests(blocks: Sequence[tuple[Counters, Counters]]) -> tuple[Counters, Counters]:
+    """Counters before and after each of some blocks, as if they stood still between those.
+
+    Of a device that rests between blocks: over the rests the job neither waits nor is held back,
+    and what is shared out over them too is a twentieth of what the blocks had.
+    """
+    first, last = blocks[0][0], blocks[-1][1]
+    risen = {
+        name: _risen([(getattr(a, name), getattr(b, name)) for a, b in blocks])
+        for name in Counters._fields
+        if name != "quota_cores"
+    }
+    stood = {name: getattr(first, name) for name in risen}
+    after: dict[str, Any] = {n: None if r is None else stood[n] + r for n, r in risen.items()}
+    return first, last._replace(**after)
+
+
+def _risen(pairs: Sequence[tuple[float | None, float | None]]) -> float | None:
+    """What one of them rose by in all; None where it could not be read."""
+    rises = [b - a for a, b in pairs if a is not None and b is not None]
+    return sum(rises) if len(rises) == len(pairs) else None
 
 
 def _idle_share(steady: Sequence[Block]) -> float | None:

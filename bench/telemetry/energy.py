@@ -22,6 +22,7 @@ from bench.records.observed import Reading, Telemetry
 from bench.records.outcome import Measured
 from bench.records.run import Launch
 from bench.telemetry.figures import MOST_WATTS
+from bench.telemetry.rests import rests
 
 LEAST_SECONDS = 20.0
 """Of steady blocks, below which there is no figure."""
@@ -145,6 +146,8 @@ def _without(outcome: Measured, why: str) -> Measured:
 
 def too_short(outcome: Measured) -> str:
     """That the steady blocks were too short for an energy, and what would be long enough."""
+    if rests(outcome):
+        return "too short: of a burst the device rests for most of the time"
     block = math.ceil(LEAST_SECONDS / len(outcome.steady) * 10) / 10
     return (
         f"too short: {outcome.steady_seconds:.1f} s of steady blocks, {LEAST_SECONDS:.0f} s are "

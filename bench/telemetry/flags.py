@@ -16,6 +16,7 @@ from bench.records.run import Launch
 from bench.telemetry import standstill
 from bench.telemetry.energy import steady_spans
 from bench.telemetry.figures import refused
+from bench.telemetry.rests import rests
 
 HINDERED: frozenset[Flag] = frozenset({"CONTENDED", "QUOTA", "STOPPED", "THROTTLED"})
 """Flags that name a cause outside the job: such a launch is left out of its case's figures."""
@@ -25,9 +26,6 @@ LEAST_CLOCKS = 10
 """Readings of a case's clock, below which there is no fastest tenth."""
 LEAST_CLOCKS_OF_LAUNCH = 3
 """Readings of a launch's clock, below which it is not known."""
-REST_SECONDS = 1.0
-"""Between two steady blocks, in the mean: who rests for so long is read at rest, and the clock of
-the work is not known."""
 
 
 def with_flags(outcome: Measured, telemetry: Telemetry | str) -> Measured:
@@ -178,18 +176,9 @@ def _clocks(launch: Launch, lawful: frozenset[Reason] = LAWFUL) -> list[float]:
     telemetry = launch.telemetry
     if not isinstance(launch.outcome, Measured) or telemetry is None or telemetry.scope == "shared":
         return []
-    if _rests(launch.outcome, telemetry):
+    if rests(launch.outcome):
         return []
     return own_clocks(steady_readings(launch.outcome, telemetry), lawful)
-
-
-def _rests(outcome: Measured, telemetry: Telemetry) -> bool:
-    """Whether its device rested between blocks (`bench.workload.Burst`)."""
-    spans = steady_spans(outcome, telemetry)
-    if spans is None or len(spans) < 2:
-        return False
-    rest = spans[-1][1] - spans[0][0] - outcome.steady_seconds
-    return rest >= REST_SECONDS * (len(spans) - 1)
 
 
 def own_clocks(readings: Sequence[Reading], lawful: frozenset[Reason] = LAWFUL) -> list[float]:

@@ -14,7 +14,8 @@ lifeline           |                                                            
 former             |                                                            |
 precision          |                                                            | msgspec torch
 rehearsal          |                                                            | torch
-quantized_product  |                                                            | torch
+formats            | precision                                                  | torch
+quantized_product  | formats precision                                          | torch
 
 records/           | errors units                                               | msgspec psutil
                    |                                                            | torch
@@ -23,34 +24,38 @@ telemetry/         | former records stats units                                 
 report             | records                                                    | msgspec
 ranks              | records                                                    | msgspec torch
 parameters         | errors records                                             | msgspec
-workload           | parameters precision ranks records rehearsal               | msgspec torch
+workload           | parameters precision quantized_product ranks records       | msgspec torch
+                   | rehearsal                                                  |
 serving_job        | workload                                                   | msgspec
-backend            | errors precision records telemetry workload                | msgspec torch
+backend            | errors precision quantized_product records telemetry       | msgspec torch
+                   | workload                                                   |
 
-backends/          | backend errors precision quantized_product records         | msgspec psutil
+backends/          | backend errors formats precision quantized_product records | msgspec psutil
                    | telemetry                                                  | torch pynvml
-workloads/         | precision quantized_product ranks records rehearsal        | msgspec torch
-                   | serving_job units workload                                 | transformers
+workloads/         | formats precision quantized_product ranks records          | msgspec torch
+                   | rehearsal serving_job units workload                       | transformers
                    |                                                            | diffusers peft
 catalogue          | backend errors report workload                             | msgspec
 
 planning/          | catalogue errors precision records stats telemetry units   | msgspec
                    | workload                                                   |
 measuring/         | backend catalogue lifeline planning precision ranks        | msgspec torch
-                   | records serving_job stats telemetry workload               |
+                   | records serving_job stats telemetry units workload         |
 running/           | backend catalogue errors lifeline measuring planning       | msgspec psutil
                    | records stats telemetry                                    |
 judging/           | catalogue errors planning precision records stats          | msgspec
                    | telemetry units                                            |
+serving/           | backend errors judging planning precision records running  | msgspec psutil
+                   | workload workloads                                         | torch transformers
 
 exchange/          | errors judging planning records telemetry                  | msgspec
 reports/           | errors exchange judging planning records report stats      | msgspec rich
                    | telemetry units                                            | plotly jinja2
 publishing/        | errors judging records report                              | msgspec
                    |                                                            | cryptography
-conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
-                   | precision records running telemetry units workload         |
-                   | workloads                                                  |
+conformance/       | backend backends catalogue formats judging lifeline        | msgspec torch
+                   | measuring precision records running telemetry units        |
+                   | workload workloads                                         |
 validation/        | backend catalogue judging measuring planning precision     | torch peft msgspec
                    | records stats workload workloads                           | transformers
                    |                                                            | diffusers
@@ -63,9 +68,9 @@ record             | former                                                     
 guide/             | errors                                                     | msgspec
 api                | backend catalogue errors exchange judging planning         |
                    | records report reports running                             |
-commands/          | api backend catalogue conformance errors guide judging     | click rich
-                   | measuring planning precision publishing records report     | msgspec
-                   | reports running stats units                                |
+commands/          | api backend catalogue conformance errors exchange guide    | click rich
+                   | judging measuring planning precision publishing records    | msgspec
+                   | report reports running serving stats units                 |
 cli                | commands errors                                            | click
 __main__           | cli                                                        |
 pytest_plugin/     | catalogue commands errors exchange judging planning        | pytest

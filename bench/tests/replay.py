@@ -6,7 +6,8 @@ no Python: what the host computed while it recorded is a constant from then on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from torch.utils._pytree import tree_leaves
 
 from bench.workload import Queued
 
+Call = tuple[Callable[..., Any], Any, Any, Any]
+"""An operator, its arguments, and what it gave."""
+
 
 class _Recording(TorchDispatchMode):
-    def __init__(self, calls: list[tuple[Callable[..., Any], Any, Any, Any]]) -> None:
+    def __init__(self, calls: list[Call]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.calls = calls
 
@@ -39,9 +43,8 @@ class FakeRecorder:
             prepare()
             work()
         prepare()
-        calls: list[tuple[Callable[..., Any], Any, Any, Any]] = []
-        recording: Any = _Recording(calls)
-        with recording:
+        calls: list[Call] = []
+        with self._recording(calls):
             work()
         self.recordings += 1
 
@@ -52,6 +55,38 @@ class FakeRecorder:
                     _again(func, args, kwargs, outputs)
 
         return replay
+
+    def _recording(self, calls: list[Call]) -> Any:
+        """While it holds, operators are recorded."""
+        return _Recording(calls)
+
+
+class CompiledRecorder(FakeRecorder):
+    """Records what compiled code does, and nothing besides: a step that is not all compiled is not
+    all replayed. (With a mode that sees every operator around it, torch would run the code as it
+    was written.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[Call] | None = None
+
+    def compiler(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        """A backend of torch.compile."""
+
+        def run(*arguments: Any) -> Any:
+            if self._calls is None:
+                return graph(*arguments)
+            recording: Any = _Recording(self._calls)
+            with recording:
+                return graph(*arguments)
+
+        return run
+
+    @contextmanager
+    def _recording(self, calls: list[Call]) -> Iterator[None]:
+        self._calls = calls
+        yield
+        self._calls = None
 
 
 def _again(func: Any, args: Any, kwargs: Any, outputs: Any) -> None:

@@ -25,11 +25,13 @@ NothingInstalled PRECISIONS Precision Process Queued Reading Reason Recorder Sco
 TorchBackend TorchDevice host_fallbacks is_out_of_memory said
 """
 WORKLOAD = """
-BATCHES DECODE_EXECUTIONS EXECUTIONS INFERENCE_PRECISIONS InferenceJob Job Later Look Mode OneOf
+BATCHES DECODE_EXECUTIONS EXECUTIONS ALL_EXECUTIONS INFERENCE_PRECISIONS InferenceJob Job
+Later Look Mode OneOf
 PRECISIONS Parameters Precision QUANTIZED_PRECISIONS Recorder SeededData Site TRAINING_PRECISIONS
 TrainingJob Unsupported Within Work Workload adamw_learning_rate autocast build_model
 checkpoint_layers cross_entropy executed gradient_norm initial_std make_optimizer model_facts
-parameter_count place require_one_of require_within train_and_infer twin_name with_cache with_twins
+parameter_count place replayed require_one_of require_within train_and_infer twin_name with_cache
+with_twins
 """
 REPORT = """
 Canvas Case CaseComparison Comparison End Failed Launch Measured Report Row Run RunFile Settings

@@ -76,6 +76,15 @@ def test_samples_without_spread_have_no_outliers() -> None:
     assert stats.outliers([1.0] * 10) == 0
 
 
+def test_launches_far_out_are_so_by_a_fifth_and_by_five_sigma() -> None:
+    """Median 1, median deviation 0.05 on the log scale: 7.4 of it are a factor of 1.448."""
+    base = [math.exp(x) for x in (-0.06, -0.05, 0.0, 0.0, 0.05, 0.06)]
+    assert stats.far_out([*base, 1.44]) == stats.far_out([*base, 1 / 1.44]) == []
+    assert stats.far_out([*base, 1.46]) == stats.far_out([*base, 1 / 1.46]) == [6]
+    assert stats.far_out([1.0, 1.0, 1.19]) == stats.far_out([1.0, 1.5]) == []
+    assert stats.far_out([1.0, 1.0, 1.21]) == [2]
+
+
 # --- Percentiles ---------------------------------------------------------------------------------
 
 

@@ -1,13 +1,14 @@
 """Does the harness tell the truth? Its throughput against a bare hand-written loop, interleaved.
 
-    python -m bench.validation.agreement [--launches 6] [--only 'llama-*']
+    python -m bench.validation.agreement [--launches 6] [--only 'llama-*'] [--execution compile]
 
 For each case of `quick` that runs a model, on the CPU: a fresh process builds the harness's job and
 the bare loop's model, and lets them take turns (AB, BA, AB, ...), a block each, the one timed by
 the engine and the other by hand. A launch gives the median over its turns of
 harness / bare throughput; printed is the geometric mean over launches with its 95 % t interval.
 Taking turns within a process, because on a shared machine two processes differ by more than what
-is to be shown.
+is to be shown. A launch that stands far out is named, with the side that took other than its usual
+time; it stays in the mean.
 
 The bare loops are in `bench/validation/bare/`, with nothing of the harness.
 """
@@ -20,11 +21,13 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from bench import catalogue, stats
+from bench.backend import Device
 from bench.measuring.engine import Engine
 from bench.measuring.usage import process_usage
 from bench.planning import plan, suite_file
@@ -32,7 +35,8 @@ from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.run import Settings
 from bench.validation.bare import text, vision
-from bench.workload import Site
+from bench.validation.bare.loop import Loop
+from bench.workload import EXECUTIONS, Job, Site
 
 WARMUP_TURNS = 4
 TURNS = 12
@@ -41,42 +45,69 @@ BARE = {**vision.BARE, **text.BARE}
 """By the name of the case."""
 
 
-def take_turns(case: Case, turns: int = TURNS) -> float:
-    """Median of harness / bare throughput over the turns of this process."""
+class Turns(NamedTuple):
+    """What one launch found."""
+
+    ratio: float
+    """Our throughput over theirs: the median over the turns."""
+    ours: float
+    theirs: float
+    """Seconds of a turn of each: medians."""
+
+
+def sides(case: Case) -> tuple[Job, Device, Loop]:
+    """The harness's job of a case, on its device, and the bare loop, both executed as it says."""
+    import torch
+
     precision = PRECISIONS[case.precision]
     device = catalogue.backend("cpu").open(0, precision)
     workload = catalogue.workload(case.workload)
-    site = Site(device=device.torch_device, precision=precision, seed=0)
+    site = Site(device=device.torch_device, precision=precision, seed=0, execution=case.execution)
     job = workload.build(case.mode, plan.parameters_of(case, workload), site)
-    engine = Engine(job, device, Settings(), usage=process_usage())
+    torch.manual_seed(0)  # else each launch's bare loop had other experts at work
     loop = BARE[case.name](case.parameters)
+    if case.execution == "compile":
+        loop.compile()
+    return job, device, loop
+
+
+def take_turns(case: Case, turns: int = TURNS) -> Turns:
+    """Of the harness and the bare loop of a case, in this process."""
+    job, device, loop = sides(case)
+    engine = Engine(job, device, Settings(), usage=process_usage())
 
     def by_harness() -> float:
+        # What goes before a pass reads all weights. Of both, or one begins with the other's cache.
+        if loop.before_pass is not None:
+            job.again()
         return engine.block(loop.steps).wall_ns / 1e9
 
-    return median_ratio(by_harness, loop.seconds, turns)
+    return in_turns(by_harness, loop.seconds, turns)
 
 
-def median_ratio(
-    ours: Callable[[], float], theirs: Callable[[], float], turns: int = TURNS
-) -> float:
-    """Median over turns (AB, BA, AB, ...) of our throughput over theirs, from seconds a turn."""
-    ratios = []
+def in_turns(ours: Callable[[], float], theirs: Callable[[], float], turns: int = TURNS) -> Turns:
+    """By turns (AB, BA, AB, ...) of two sides, which say how many seconds each of theirs took."""
+    pairs = []
     for turn in range(WARMUP_TURNS + turns):
         if turn % 2:
             their_seconds, our_seconds = theirs(), ours()
         else:
             our_seconds, their_seconds = ours(), theirs()
-        ratios.append(their_seconds / our_seconds)
-    return statistics.median(ratios[WARMUP_TURNS:])
+        pairs.append((our_seconds, their_seconds))
+    counted = pairs[WARMUP_TURNS:]
+    return Turns(
+        ratio=statistics.median(theirs / ours for ours, theirs in counted),
+        ours=statistics.median(ours for ours, _ in counted),
+        theirs=statistics.median(theirs for _, theirs in counted),
+    )
 
 
 def run_launches(
     script: str, cases: Sequence[Case], launches: int, turns: int
-) -> dict[str, list[float]]:
-    """The ratio of each launch, by case; a launch is a process of the script with `--launch`."""
+) -> dict[str, list[Turns]]:
+    """What each launch found, by case; a launch is a process of the script with `--launch`."""
     variables = catalogue.backend("cpu").worker_environment()
-    ratios: dict[str, list[float]] = {case.label: [] for case in cases}
+    found: dict[str, list[Turns]] = {case.label: [] for case in cases}
     for launch in range(launches):
         for case in cases:
             output = subprocess.run(
@@ -86,10 +117,24 @@ def run_launches(
                 check=True,
                 env={**variables, **os.environ},
             ).stdout
-            ratio = float(output.splitlines()[-1])
-            ratios[case.label].append(ratio)
-            print(f"launch {launch + 1}: {case.label} {ratio:.3f}", file=sys.stderr)
-    return ratios
+            of_it = msgspec.json.decode(output.splitlines()[-1], type=Turns)
+            found[case.label].append(of_it)
+            print(f"launch {launch + 1}: {case.label} {of_it.ratio:.3f}", file=sys.stderr)
+    return found
+
+
+def remarks(launches: Sequence[Turns]) -> list[str]:
+    """Of each launch whose ratio stands far out: how long either side took, by its own usual."""
+    usual = [
+        statistics.median(side)
+        for side in ([x.ours for x in launches], [x.theirs for x in launches])
+    ]
+    return [
+        f"launch {i + 1} stands far out at {launches[i].ratio:.2f}: ours took "
+        f"{launches[i].ours / usual[0]:.2f} of its usual time, the other "
+        f"{launches[i].theirs / usual[1]:.2f}"
+        for i in stats.far_out([launch.ratio for launch in launches])
+    ]
 
 
 def sentence(ratios: Sequence[float]) -> str:
@@ -100,11 +145,15 @@ def sentence(ratios: Sequence[float]) -> str:
 
 
 def script(
-    name: str, text: str | None, cases: Sequence[Case], ratio: Callable[[Case, int], float]
+    name: str,
+    text: str | None,
+    cases: Mapping[str, Sequence[Case]],
+    launch: Callable[[Case, int], Turns],
 ) -> None:
     """A script that compares two sides of each case: its options, and what it prints.
 
-    name: its module; text: its docstring; ratio: of one case in this process, from so many turns.
+    name: its module; text: its docstring; cases: by execution; launch: of one case in this process,
+    in so many turns.
     """
     parser = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawTextHelpFormatter
@@ -112,22 +161,43 @@ def script(
     parser.add_argument("--launches", type=int, default=6)
     parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--turns", type=int, default=TURNS, help="that count in a launch")
+    parser.add_argument("--execution", default="eager", choices=[*cases])
     parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.launch:
         case = msgspec.json.decode(sys.stdin.buffer.read(), type=Case)
-        print(ratio(case, arguments.turns))
+        print(msgspec.json.encode(launch(case, arguments.turns)).decode())
         return
-    chosen = [case for case in cases if fnmatch.fnmatchcase(case.label, arguments.only)]
+    chosen = [
+        case
+        for case in cases[arguments.execution]
+        if fnmatch.fnmatchcase(case.label, arguments.only)
+    ]
     found = run_launches(name, chosen, arguments.launches, arguments.turns)
-    for label, ratios in found.items():
-        print(f"{label}: {sentence(ratios)}")
+    for label, launches in found.items():
+        print(f"{label}: {sentence([one.ratio for one in launches])}")
+        for remark in remarks(launches):
+            print(f"  {remark}")
+
+
+def compared(execution: str) -> list[Case]:
+    """The models of `quick` in an execution; without those that cannot be executed so."""
+    suite = suite_file.read_suite(suite_file.find_suite("quick"))
+    eager = [
+        msgspec.structs.replace(case, execution=execution)
+        for case in plan.plan(suite)
+        if case.name in BARE and case.execution == "eager"
+    ]
+    return [
+        case
+        for case in eager
+        if execution in catalogue.workload(case.workload).modes[case.mode].executions
+    ]
 
 
 def main() -> None:
     """The script."""
-    suite = suite_file.read_suite(suite_file.find_suite("quick"))
-    cases = [case for case in plan.plan(suite) if case.name in BARE]
+    cases = {execution: compared(execution) for execution in EXECUTIONS}
     script("bench.validation.agreement", __doc__, cases, take_turns)
 
 

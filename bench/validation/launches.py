@@ -29,6 +29,7 @@ from bench.planning import plan
 from bench.precision import PRECISIONS
 from bench.records import environment
 from bench.records.case import Case
+from bench.records.execution import is_compiled, is_recorded
 from bench.records.proof import Proof
 from bench.records.run import Settings
 from bench.validation import planted
@@ -70,6 +71,7 @@ STACKS = {
     # No pool of compilers: each of them would import torch.
     "compile": Stack(execution="compile", environment={"TORCHINDUCTOR_COMPILE_THREADS": "1"}),
     "graph": Stack(execution="graph"),
+    "compile-graph": Stack(execution="compile-graph"),
     "avx512": _instructions("AVX512_CORE", "avx512"),
     "avx2": _instructions("AVX2", "avx2"),
     "plain": _instructions("SSE41", "default"),
@@ -210,7 +212,8 @@ def watched(ask: Ask) -> Told:
         precision=precision,
         seed=ask.seed,
         execution=stack.execution,
-        recorder=device.recorder() if stack.execution == "graph" else None,
+        recorder=device.recorder() if is_recorded(stack.execution) else None,
+        compiler=backend.compilers[0],
         memory_format=formats[1] if stack.layout else formats[0],
     )
     parameters = plan.parameters_of(case, workload)
@@ -240,7 +243,7 @@ def watched(ask: Ask) -> Told:
 def _compiled(stack: Stack) -> Iterator[list[str]]:
     """As a fresh process compiles, and what makes a launch void that did not; else nothing."""
     complaints: list[str] = []
-    if stack.execution != "compile":
+    if not is_compiled(stack.execution):
         yield complaints
         return
     import torch
@@ -249,7 +252,7 @@ def _compiled(stack: Stack) -> Iterator[list[str]]:
     before = environment.compiler()
     yield complaints
     done = {name: count - before[name] for name, count in environment.compiler().items()}
-    if said := asked.complaint(asked.compiled(done)):
+    if said := asked.complaint(asked.compiled(done, stack.execution)):
         complaints.append(said)
 
 

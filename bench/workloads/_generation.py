@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Look, Queued, Recorder, Site
-from bench.workloads import _looks
-from bench.workloads._jobs import Rotation, model_facts
+from bench.workload import PACKED, Job, Look, Queued, Site
+from bench.workloads import _decoder, _looks
+from bench.workloads._jobs import Rotation, executed, model_facts
+from bench.workloads._packed import look, packed
 from bench.workloads._quantized import products
+from bench.workloads._recorded import recorder_of, replayed, replayed_facts
 from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
@@ -32,9 +34,8 @@ class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
 class Generator:
     """A model and its static cache, for one prompt [B, P] and N tokens after it.
 
-    The position is known on the host, from the number of steps, so nothing is asked of the device:
-    position ids and masks are rows of tables made beforehand. The cache keeps its own write
-    position for each layer, on the device; they share one tensor here, set back by one kernel.
+    The place of a token is known on the host, from the number of steps, so nothing is asked of the
+    device: positions, rotations and masks are rows of tables made beforehand.
     """
 
     def __init__(
@@ -48,35 +49,32 @@ class Generator:
     ) -> None:
         """Allocates the cache."""
         import torch
-        from transformers.cache_utils import StaticCache
 
         batch, self._prompt_length = prompt
         length = self._prompt_length + new_tokens
         self.model = model.eval()
-        self._site = site
-        config: Any = model.config
-        self._cache = StaticCache(config=config, max_cache_len=length)
+        self.site = site
+        dtype, device = site.precision.dtype, site.device
+        self._cache = _decoder.Cache(
+            [
+                _decoder.Held(
+                    *(
+                        torch.zeros((batch, cache.heads, length, width), dtype=dtype, device=device)
+                        for width in (cache.first, cache.second)
+                    )
+                )
+                for _ in _decoder.windows(model)
+            ]
+        )
         self._with_cache = with_cache(model, self._cache)
-        self._written = torch.zeros(len(self._cache.layers), dtype=torch.long, device=site.device)
-        for index, layer in enumerate(self._cache.layers):
-            # The gate would not notice: its reference would write to the wrong place as well.
-            if not hasattr(layer, "cumulative_length"):
-                raise RuntimeError(
-                    "this version of transformers keeps the write position of its static cache "
-                    "elsewhere. Install transformers>=5.6,<6."
-                )
-            first, second = (
-                torch.empty(
-                    (batch, cache.heads, 0, width), dtype=site.precision.dtype, device=site.device
-                )
-                for width in (cache.first, cache.second)
-            )
-            layer.lazy_initialization(first, second)
-            layer.cumulative_length = self._written[index]
-        self._positions = torch.arange(length, device=site.device)[None]
-        # Row i: what the i-th token after the prompt may attend to, itself included.
-        allowed = torch.ones(new_tokens, length, dtype=torch.bool).tril(self._prompt_length)
-        self._masks = allowed[:, None, None, None].to(site.device)
+        together = packed(model) if site.memory_format == PACKED else []
+        self.step = _decoder.step_of(model, self._cache, together)
+        """What takes one token's step: a module, which may be compiled in place."""
+        self._positions = torch.arange(length, device=device)
+        self._masks = _decoder.masks(_decoder.windows(model), self._prompt_length, new_tokens, site)
+        self._rotation = torch.empty(length, 0, device=device)
+        if self.step.rotates:
+            self._rotation = _decoder.rotation(model, length, site)
         self.facts = model_facts(model, site) | facts | {"attention": "sdpa", "cache": "static"}
 
     def products(self) -> dict[str, Tensor]:
@@ -85,45 +83,86 @@ class Generator:
 
     def looks(self, prompt: Tensor) -> Iterator[Look]:
         """At the model, what it reads, its cache and its attention."""
-        caches = [(layer.keys, layer.values) for layer in self._cache.layers]
-        yield from _looks.placed(self.model, prompt, self._site)
-        yield from _looks.cached(caches, self._site)
+        yield from _looks.placed(self.model, prompt, self.site)
+        yield from _looks.cached([[*held] for held in self._cache.layers], self.site)
         yield _looks.mode(self.model, training=False)
+        yield from look(self.model, self.site.memory_format)
         yield from _looks.attention(self.model, self.facts)
         yield from _looks.experts(self.model, self.facts)
 
     def prefill(self, prompt: Tensor) -> Tensor:
         """Logits [B, 1, V] of the token after the prompt [B, P]; fills the cache from its start."""
-        self._written.zero_()
-        return self._run(prompt, self._positions[:, : self._prompt_length], None)
-
-    def rewind(self) -> None:
-        """Back to the end of the prompt."""
-        self._written.fill_(self._prompt_length)
-
-    def decode(self, tokens: Tensor, index: int) -> Tensor:
-        """Logits [B, 1, V] after tokens [B, 1], the `index`-th behind the prompt."""
-        position = self._prompt_length + index
-        return self._run(tokens, self._positions[:, position : position + 1], self._masks[index])
-
-    def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
-        """As `decode`, but the index [1] is on the device."""
-        positions = self._positions[:, self._prompt_length :].index_select(1, index)
-        return self._run(tokens, positions, self._masks.index_select(0, index)[0])
-
-    def _run(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         import torch
 
         with torch.inference_mode():
             logits: Tensor = self.model(
-                input_ids=tokens,
-                position_ids=positions,
-                attention_mask=mask,
+                input_ids=prompt,
+                position_ids=self._positions[None, : self._prompt_length],
                 **self._with_cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits
         return logits
+
+    def decode(self, tokens: Tensor, index: int) -> Tensor:
+        """Logits [B, 1, V] after tokens [B, 1], the `index`-th behind the prompt."""
+        import torch
+
+        with torch.inference_mode():
+            logits: Tensor = self.step(tokens, self.at(index))
+        return logits
+
+    def at(self, index: int) -> _decoder.Place:
+        """Where the `index`-th token behind the prompt is."""
+        place = self._prompt_length + index
+        masks = tuple(rows[index] for rows in self._masks)
+        return _decoder.Place(self._positions[place : place + 1], self._rotation[place], masks)
+
+    @property
+    def kept(self) -> list[_decoder.Held]:
+        """Keys and values of each layer."""
+        return self._cache.layers
+
+    def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
+        """As `decode`, but the index [1] is on the device; to be called in inference mode."""
+        place = index + self._prompt_length
+        rotation = self._rotation.index_select(0, place)[0]
+        masks = tuple(rows.index_select(0, index)[0] for rows in self._masks)
+        logits: Tensor = self.step(tokens, _decoder.Place(place, rotation, masks))
+        return logits
+
+
+class TeacherForced(Job):
+    """What the jobs below are judged by: the library's own forward over whole texts, no cache.
+
+    It attends by the library's own code, under the library's own masks, and shares with them only
+    weights and tokens: a mask, a window, a place or a head that is wrong there is none here.
+    """
+
+    def __init__(self, model: nn.Module, texts: Tensor, prompt_length: int, site: Site) -> None:
+        """texts: [B, P + N], a prompt and the tokens that are fed after it."""
+        self._model = model.eval()
+        self._texts = texts
+        self._prompt_length = prompt_length
+        self.facts = model_facts(model, site)
+        self._logits: Tensor
+
+    def step(self) -> None:
+        """One forward over all tokens."""
+        import torch
+
+        with torch.inference_mode():
+            logits: Tensor = self._model(input_ids=self._texts, use_cache=False).logits
+        self._logits = logits[:, self._prompt_length - 1 :]
+
+    def witness(self) -> float:
+        """Mean of the logits."""
+        return float(self._logits.mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Logits after the prompt and after each token that follows: [B, 1 + N, V]."""
+        self.step()
+        return {"logits": self._logits} | products(self._model)
 
 
 class PrefillJob(Job):
@@ -133,12 +172,16 @@ class PrefillJob(Job):
         """Starts with the first prompt."""
         self.generator = generator
         self._prompts = Rotation(prompts)
-        self.facts = generator.facts
+        self._run = replayed(self._prefill, generator.site)
+        self.facts = generator.facts | replayed_facts(generator.site)
 
     def step(self) -> None:
-        """Queues one prefill and the choice of its token."""
-        self._logits = self.generator.prefill(next(self._prompts))
-        self.token = self._logits.argmax(-1)
+        """Queues one prefill and the choice of its token, or the replay of both."""
+        self._logits, self.token = self._run(next(self._prompts))
+
+    def _prefill(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.generator.prefill(prompt)
+        return logits, logits.argmax(-1)
 
     def witness(self) -> float:
         """Mean of the last logits."""
@@ -232,10 +275,7 @@ class DecodeJob(Job):
     def again(self) -> bool:
         """Fills the cache from the prompt anew, and takes its steps since then, if with given
         tokens; the first token stays what it was."""
-        import torch
-
-        with torch.compiler.set_stance("force_eager"):  # as it was filled: only decode is compiled
-            self.generator.prefill(self.prompt)
+        self.generator.prefill(self.prompt)
         taken = self._index
         self._rewind()
         for _ in range(taken if self._forcing else 0):
@@ -257,28 +297,29 @@ class DecodeJob(Job):
     def _rewind(self) -> None:
         self._index = 0
         self.token = self.first_token
-        self.generator.rewind()
 
 
 class ReplayedDecodeJob(DecodeJob):
     """Decode whose step is recorded once, in the first one, and replayed from then on.
 
     A recording has no arguments: the token, its place in the window and the cache lie where they
-    lay, and the step itself counts the place, on the device.
+    lay, and the step itself counts the place and chooses the next token, on the device. Where it is
+    compiled, all of that is one function.
     """
 
-    def __init__(
-        self, generator: Generator, prompt: Tensor, forced: Tensor, recorder: Recorder
-    ) -> None:
-        """recorder: the device's; see `bench.backend.Device.recorder`."""
+    def __init__(self, generator: Generator, prompt: Tensor, forced: Tensor) -> None:
+        """Raises `Unsupported` where the device records nothing."""
         import torch
 
+        site = generator.site
+        self._recorder = recorder_of(site)
         super().__init__(generator, prompt, forced)
         self.token = self.first_token.clone()
         self._place = torch.zeros(1, dtype=torch.long, device=prompt.device)
-        self._recorder = recorder
         self._replay: Queued | None = None
-        self.facts = {**self.facts, "replayed": "one graph a token"}
+        # The prompt has been read: what is compiled is decode.
+        self._one = _one_token(generator, site)
+        self.facts = {**self.facts, **replayed_facts(site, "token")}
 
     def step(self) -> None:
         """Queues the replay of one token for each sequence."""
@@ -301,12 +342,27 @@ class ReplayedDecodeJob(DecodeJob):
         self._index += 1
 
     def _work(self) -> None:
-        self._logits = self.generator.decode_at(self.token, self._place)
-        self.token.copy_(self._logits.argmax(-1))
-        self._place.add_(1)
+        import torch
+
+        with torch.inference_mode():  # outside of what is compiled, which could not enter it
+            self._logits = self._one(self.token, self._place)
 
     def _rewind(self) -> None:
         self._index = 0
         self._place.zero_()
         self.token.copy_(self.first_token)
-        self.generator.rewind()
+
+
+def _one_token(generator: Generator, site: Site) -> Any:
+    """One token's whole step, as the site executes it: from a token [B, 1] and its place [1], which
+    it moves on, to the logits [B, 1, V] after it; the token is then the one that they choose."""
+    import torch
+
+    class OneToken(torch.nn.Module):
+        def forward(self, token: Tensor, place: Tensor) -> Tensor:
+            logits = generator.decode_at(token, place)
+            token.copy_(logits.argmax(-1))
+            place.add_(1)
+            return logits
+
+    return executed(OneToken(), site)

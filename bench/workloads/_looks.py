@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.ranks import local
 from bench.workload import Look, Site
+from bench.workloads._transformers import attend
 
 if TYPE_CHECKING:
     import torch
@@ -164,11 +165,12 @@ def _format(tensor: Tensor, asked: str) -> str:
 
 
 def _transformers_attention(name: str) -> str:
-    """`SDPA` where the name stands for transformers' call of torch's function, else the name."""
+    """`SDPA` where the name stands for a call of torch's function, transformers' or ours, else the
+    name."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     with contextlib.suppress(KeyError):
-        if ALL_ATTENTION_FUNCTIONS[name] is sdpa_attention_forward:
+        if ALL_ATTENTION_FUNCTIONS[name] in (sdpa_attention_forward, attend):
             return SDPA
     return name

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from bench.workload import (
-    EXECUTIONS,
+    ALL_EXECUTIONS,
     INFERENCE_PRECISIONS,
     TRAINING_PRECISIONS,
     Mode,
@@ -24,14 +24,16 @@ SHARDED = ("none", "dp", "fsdp", "hsdp")
 def train_and_infer(
     train: type[Parameters],
     infer: type[Parameters],
-    executions: tuple[str, ...] = EXECUTIONS,
+    executions: tuple[str, ...] = ALL_EXECUTIONS,
     inference: tuple[str, ...] = INFERENCE_PRECISIONS,
     together: tuple[str, ...] = ALONE,
     copies: tuple[str, ...] = ALONE,
+    answering: tuple[str, ...] = ALL_EXECUTIONS,
 ) -> Mapping[str, Mode]:
     """The modes of a model that is trained, and gives one answer an input.
 
-    together: how training may be spread over devices; copies: how inference may.
+    executions: of training, and `answering` of inference; together: how training may be spread
+    over devices; copies: how inference may.
     """
     return MappingProxyType(
         {
@@ -44,7 +46,7 @@ def train_and_infer(
             "infer": Mode(
                 parameters=infer,
                 precisions=inference,
-                executions=executions,
+                executions=answering,
                 latency="latency",
                 schemes=copies,
             ),

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from bench.ranks import Ranks
+from bench.records.execution import is_compiled
 from bench.rehearsal import Held, has_no_values
 from bench.workload import Look, Site, Training
 from bench.workloads._looks import AGAIN, checkpointing
@@ -193,7 +194,7 @@ def _named(
         AGAIN: checkpointing(model),
         "mixed precision": f"FSDP2's policy: all computed in {policy}" if policy else mixed,
     }
-    if site.execution == "compile":
+    if is_compiled(site.execution):
         parts = compiled_parts(model, site)
         kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
         each = f"each of {len(parts)} {kinds}; the rest is eager"

@@ -159,11 +159,11 @@ class SlotModel:
         slots: int,
         length: int,
         chunk: int,
-        compiled: bool,
+        compiler: str | None,
         recorder: Recorder | None,
     ) -> None:
-        """recorder: what records a variant, where it is to be replayed; compiled: whether the
-        model goes through torch.compile first."""
+        """recorder: what records a variant, where it is to be replayed; compiler: torch's name for
+        what the model goes through first, if it does."""
         import torch
 
         register_attention()
@@ -186,10 +186,10 @@ class SlotModel:
         config._attn_implementation = ATTENTION
         self._reaches = reaches(length)
         self._recorder = recorder
-        self._compiled = compiled
-        if compiled:
+        self._compiled = compiler is not None
+        if compiler is not None:
             # Every variant is a shape of its own: none is to be made of symbols.
-            model.compile(dynamic=False)
+            model.compile(dynamic=False, backend=compiler)
         self._variants: dict[tuple[int, int], Queued] = {}
         self.logits: Tensor
         """[S + 1, V], or [S, V] without a chunk: of the last forward."""

@@ -1,27 +1,74 @@
-"""What is asked of transformers: attention without a mask, checkpoints, a cache by its name."""
+"""What is asked of transformers: an attention of ours, checkpoints, a cache by its name."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from bench.workload import Site, Unsupported
+
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 ATTENTION = "sdpa-maskless"
-"""`sdpa`, registered under a name for which transformers builds no mask.
+"""`attend`, registered under a name for which transformers builds no mask.
 
 For plain `sdpa` it asks the device in every training step whether sequences are packed, and waits
-for the answer. Nothing is packed here: without a mask its sdpa is causal, which is right.
+for the answer. Nothing is packed here: without a mask `attend` is causal, which is right.
 """
 
 
-def register_attention() -> None:
-    """Makes ATTENTION known to transformers."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+def attention_of(site: Site) -> str:
+    """What a config names its attention: ours, known to transformers from here on; of the gate's
+    reference the library's own, written out, with the library's own masks."""
     from transformers.modeling_utils import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+    if site.is_reference:
+        return "eager"
+    AttentionInterface.register(ATTENTION, attend)
+    return ATTENTION
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """torch's attention of a query [B, H, T, D] over keys and values [B, K, L, D], as
+    transformers calls it; gives [B, T, H, D].
+
+    Keys and values are never repeated in memory for the H / K queries that share them: a single
+    token's queries become the rows of one, for which every kernel will do. Causal without a mask,
+    and within the window; the mask [B or 1, 1, T, L] of a single token is the same for all heads.
+    """
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    batch, heads, tokens, _width = query.shape
+    if attention_mask is None and sliding_window is not None and sliding_window < tokens:
+        every = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device)
+        attention_mask = every.tril().triu(1 - sliding_window)
+    shared = heads // key.shape[1]
+    if tokens == 1 and shared > 1:
+        query = query.reshape(batch, key.shape[1], shared, -1)
+    found = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=dropout,
+        is_causal=attention_mask is None and tokens > 1,
+        scale=scaling,
+        enable_gqa=tokens > 1 and shared > 1,
+    )
+    return found.reshape(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 
 def checkpoint_layers(model: nn.Module) -> None:
@@ -43,3 +90,17 @@ def with_cache(model: nn.Module, cache: object) -> dict[str, object]:
     forward: Any = model.forward
     named = "cache" in inspect.signature(forward).parameters
     return {"cache" if named else "past_key_values": cache}
+
+
+def library_class(module: str, name: str) -> Any:
+    """A class of transformers; raises `Unsupported`, by name, where the installed one lacks it."""
+    import transformers
+
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (AttributeError, ModuleNotFoundError):
+        version = transformers.__version__
+        raise Unsupported(
+            f"transformers {version} has no {name}. Install the newest that this release allows: "
+            "pip install -U transformers"
+        ) from None

@@ -1,10 +1,13 @@
-"""Causal scaled dot-product attention: the ceiling under a transformer's other half."""
+"""Causal scaled dot-product attention: the ceiling under a transformer's other half.
+
+Modes `prefill` to `latent-decode` are today's kinds over long contexts: `_contexts`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -12,6 +15,7 @@ from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.records.proof import GRADIENTS, OUTPUT
 from bench.workload import BatchSize, Burst, Job, Mode, Parameters, Site, Within, Workload
+from bench.workloads import _contexts
 from bench.workloads._jobs import BATCHES, Rotation
 from bench.workloads._seeded import SeededData
 
@@ -26,6 +30,7 @@ FORWARD_TENSORS = 4
 BACKWARD_TENSORS = 8
 """Those four and the output's gradient are read, three gradients are written."""
 TWIN_SEQUENCE, TWIN_HEADS = 128, 2
+PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 class AttentionParameters(Parameters, frozen=True, kw_only=True):
@@ -44,26 +49,34 @@ class Attention(Workload):
     version = 1
     modes = MappingProxyType(
         {
-            mode: Mode(
-                parameters=AttentionParameters, precisions=("bf16", "fp16", "fp32"), burst=burst
-            )
+            mode: Mode(parameters=AttentionParameters, precisions=PRECISIONS, burst=burst)
             for mode, burst in (
                 ("forward", None),
                 ("forward-backward", None),
                 ("burst", Burst()),
             )
         }
+        | {
+            mode: Mode(parameters=kind, precisions=PRECISIONS)
+            for mode, kind in _contexts.MODES.items()
+        }
     )
 
-    def work(self, mode: str, parameters: AttentionParameters, precision: Precision) -> Work:
+    def work(self, mode: str, parameters: Any, precision: Precision) -> Work:
         """2 B H T^2 D FLOP forward: two products of 2 T^2 D, of which the mask leaves half.
 
         Backward is twice that: four such products. (A kernel that saves memory computes the scores
         again: FlashAttention's own benchmark counts that as work too, 2.5 times the forward; here,
         as in an MFU, it is not.) Bytes: each tensor once, [B, H, T, D] elements.
+        Over long contexts: `_contexts.counted`.
         Source: Dao, FlashAttention-2, arXiv 2307.08691, section 4.1.
         """
         p = parameters
+        if mode in _contexts.MODES:
+            found = _contexts.counted(p, precision)
+            return Work(
+                items=found.flop, unit="FLOP", flop=found.flop, moved_bytes=found.moved_bytes
+            )
         elements = p.batch_size * p.heads * p.sequence_length * p.head_dim
         forward = 2 * elements * p.sequence_length
         backward = mode == "forward-backward"
@@ -72,8 +85,10 @@ class Attention(Workload):
         moved = tensors * elements * precision.element_bytes
         return Work(items=flop, unit="FLOP", flop=flop, moved_bytes=moved)
 
-    def twin(self, mode: str, parameters: AttentionParameters) -> AttentionParameters:
-        """Two heads of one sequence of 128 at most."""
+    def twin(self, mode: str, parameters: Any) -> Any:
+        """Two heads of one sequence of 128 at most; of a long context `_contexts.twin`."""
+        if mode in _contexts.MODES:
+            return _contexts.twin(parameters)
         return msgspec.structs.replace(
             parameters,
             batch_size=1,
@@ -81,8 +96,10 @@ class Attention(Workload):
             sequence_length=min(parameters.sequence_length, TWIN_SEQUENCE),
         )
 
-    def build(self, mode: str, parameters: AttentionParameters, site: Site) -> Job:
+    def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """Normals, as a layer norm leaves them."""
+        if mode in _contexts.MODES:
+            return _contexts.build(parameters, site)
         data = SeededData(site.seed)
         p = parameters
         shape = (p.batch_size, p.heads, p.sequence_length, p.head_dim)

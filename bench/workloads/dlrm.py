@@ -13,6 +13,7 @@ from bench.precision import Precision
 from bench.ranks import WHOLE, Part
 from bench.records.outcome import Work
 from bench.workload import (
+    EXECUTIONS,
     Job,
     Parameters,
     Sgd,
@@ -108,7 +109,11 @@ class Dlrm(Workload):
     name = "dlrm"
     version = 1
     modes = train_and_infer(
-        TrainParameters, InferParameters, together=("none", HYBRID), copies=COPIES
+        TrainParameters,
+        InferParameters,
+        executions=EXECUTIONS,
+        together=("none", HYBRID),
+        copies=COPIES,
     )
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:
@@ -249,7 +254,9 @@ def _interact(model: nn.Module, dense: Tensor, rows: Tensor) -> Tensor:
     parts: Any = model
     bottom = parts["bottom"](dense)
     vectors = torch.cat((bottom[:, None], rows.sum(-2).to(bottom.dtype)), dim=1)
-    products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
+    # `@`, not `bmm`: the same product, but backward may then not add the second gradient, which is
+    # transposed, onto the first in place. On a CPU that takes twice as long as into a new tensor.
+    products = (vectors @ vectors.mT).flatten(1)
     pairs = products.index_select(1, parts["pairs"].indices)
     logits: Tensor = parts["top"](torch.cat((bottom, pairs), dim=1)).squeeze(-1)
     return logits

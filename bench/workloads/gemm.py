@@ -1,22 +1,26 @@
 """Matrix multiplication: the ceiling under every model's arithmetic.
 
-In 8 bits the operands are ready, with one scale each, and the product alone is timed: fp8 gives
-bfloat16, int8 its exact sums in int32.
+In 8 bits and less the operands are ready, and the product alone is timed. `fp8` and `int8` have one
+scale an operand: fp8 gives bfloat16, int8 its exact sums in int32. The formats whose elements share
+scales block by block (`bench.formats`) give bfloat16.
+
+In mode `grouped` the rows of several experts are multiplied, each by its own expert's matrix.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from math import gcd
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 from bench.precision import PRECISIONS, Precision
-from bench.quantized_product import quantize
+from bench.quantized_product import Products, quantize
 from bench.records.outcome import Work
-from bench.records.proof import OUTPUT
-from bench.workload import Burst, Job, Mode, Parameters, Site, Unsupported, Workload
+from bench.workload import Burst, Job, Mode, Parameters, Site, Unsupported, Within, Workload
+from bench.workloads import _products
 from bench.workloads._jobs import Rotation
+from bench.workloads._products import ALIGNMENT, ProductJob, buffers_of
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -28,18 +32,18 @@ if TYPE_CHECKING:
     Scaled = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     """a [M, K] and b transposed, [N, K], in 8 bits; the scale of each; the output c [M, N]."""
 
-ROTATION_BYTES = 256 * 2**20
-"""Operands rotate through this much memory, more than any last-level cache holds."""
-MOST_BUFFERS = 16
 LARGEST = 262_144
 """Largest dimension."""
 TWIN = 256
 """Largest dimension of the twin."""
-PRECISIONS_OF_PRODUCTS = tuple(precision for precision in PRECISIONS if "-" not in precision)
+PRECISIONS_OF_PRODUCTS = tuple(
+    name for name, precision in PRECISIONS.items() if precision.autocast is None
+)
+GROUPED_PRECISIONS = ("bf16", "fp8-row", "mxfp8")
+"""Those in which torch has grouped products."""
+TWIN_EXPERTS = 8
 SUM_BYTES = 4
 """Size of an int8 product's elements."""
-ALIGNMENT = 16
-"""N and K are multiples of this in 8 bits: other shapes have kernels on some devices only."""
 
 
 class MatmulParameters(Parameters, frozen=True, kw_only=True):
@@ -63,6 +67,51 @@ class MatmulParameters(Parameters, frozen=True, kw_only=True):
         return m, n, k
 
 
+class GroupedParameters(MatmulParameters, frozen=True, kw_only=True):
+    """Rows of all experts [M, K], each times its own expert's matrix, [K, N]."""
+
+    shape: str = "4096x2048x2048"
+    """MxNxK; M: rows of all experts together, as many as tokens times experts a token goes to."""
+    experts: Annotated[int, Within(1, 4096)] = 64
+    skew: float = 1.0
+    """Rows of the busiest expert, as a multiple of the mean; 1 where all have as many."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless the busiest expert can be so busy."""
+        super().__post_init__()
+        Parameters.__post_init__(self)
+        if not 1.0 <= self.skew <= self.experts:
+            raise ValueError(
+                f"skew must be from 1 (all experts alike) to {self.experts} (one has all), the "
+                f"number of experts; not {self.skew:g}"
+            )
+
+    @property
+    def rows(self) -> list[int]:
+        """Rows of each expert, M together.
+
+        By Zipf's law, rows in proportion to 1 / rank^s, at the s whose first rank has `skew` times
+        the mean. The ranks lie scattered over the experts, as busy experts do.
+        """
+        count = self.experts
+        low, high = 0.0, 64.0
+        for _ in range(64):
+            middle = (low + high) / 2
+            shares = [rank**-middle for rank in range(1, count + 1)]
+            low, high = (middle, high) if count / sum(shares) < self.skew else (low, middle)
+        # Rounded down, and what is left over goes to where most was cut off, the busier first.
+        total, whole = self.mnk[0], sum(shares)
+        exact = [total * share / whole for share in shares]
+        rows = [int(x + 1e-9) for x in exact]
+        cut = sorted(range(count), key=lambda i: (rows[i] - exact[i], i))
+        for i in cut[: total - sum(rows)]:
+            rows[i] += 1
+        step = next(
+            n for n in range(round(count * 0.618) or 1, 2 * count + 1) if gcd(n, count) == 1
+        )
+        return [rows[i * step % count] for i in range(count)]
+
+
 class Gemm(Workload):
     """C = A B."""
 
@@ -74,12 +123,15 @@ class Gemm(Workload):
             mode: Mode(parameters=MatmulParameters, precisions=PRECISIONS_OF_PRODUCTS, burst=burst)
             for mode, burst in (("matmul", None), ("burst", Burst()))
         }
+        | {"grouped": Mode(parameters=GroupedParameters, precisions=GROUPED_PRECISIONS)}
     )
 
     def work(self, mode: str, parameters: MatmulParameters, precision: Precision) -> Work:
         """2 M N K FLOP: a multiplication and an addition for each of the M N K products.
 
-        Of integers they are OP. Bytes: both operands are read, the product is written, once each.
+        Of integers they are OP. Bytes: both operands are read with the scales that they have by
+        the precision, the product is written, once each; of grouped products the matrices of those
+        experts that have rows.
         Source: Golub & Van Loan, Matrix Computations, section 1.1.
         """
         m, n, k = parameters.mnk
@@ -88,24 +140,30 @@ class Gemm(Workload):
         return Work(items=flop, unit=precision.operation, flop=flop, moved_bytes=moved)
 
     def twin(self, mode: str, parameters: MatmulParameters) -> MatmulParameters:
-        """Each dimension cut to 256."""
-        return MatmulParameters(shape="x".join(str(min(size, TWIN)) for size in parameters.mnk))
+        """Each dimension cut to 256, and eight experts at most."""
+        shape = "x".join(str(min(size, TWIN)) for size in parameters.mnk)
+        if not isinstance(parameters, GroupedParameters):
+            return MatmulParameters(shape=shape)
+        experts = min(parameters.experts, TWIN_EXPERTS)
+        return GroupedParameters(shape=shape, experts=experts, skew=min(parameters.skew, experts))
 
     def peak_bytes(self, mode: str, parameters: MatmulParameters, site: Site) -> int:
         """All operands and outputs that a job rotates among."""
-        set_bytes = _set_bytes(parameters, site.precision)
-        return _buffers(set_bytes) * set_bytes
+        set_bytes = _set_bytes(parameters, site.precision, held=True)
+        return buffers_of(set_bytes) * set_bytes
 
     def build(self, mode: str, parameters: MatmulParameters, site: Site) -> Job:
         """Operands of normals: zeros would draw less power and run at higher clocks."""
         import torch
 
+        if isinstance(parameters, GroupedParameters) or site.precision.scales is not None:
+            return _ready(parameters, site)
         if site.precision.quantized is not None:
             return _in_eight_bits(parameters, site, getattr(torch, site.precision.quantized))
         m, n, k = parameters.mnk
         dtype = site.precision.dtype
         data = SeededData(site.seed)
-        buffers = _buffers((m * k + k * n + m * n) * dtype.itemsize)
+        buffers = buffers_of((m * k + k * n + m * n) * dtype.itemsize)
         return MatmulJob(
             [
                 (
@@ -118,19 +176,35 @@ class Gemm(Workload):
         )
 
 
-def _set_bytes(parameters: MatmulParameters, precision: Precision) -> int:
-    """Both operands and the product, once each."""
+def _set_bytes(parameters: MatmulParameters, precision: Precision, held: bool = False) -> int:
+    """Both operands and the product, once each.
+
+    held: with the matrices of experts that have no rows, which nobody reads.
+    """
     m, n, k = parameters.mnk
-    return (m * k + k * n) * precision.matrix_bytes + m * n * _product_bytes(precision)
+    experts = 1
+    if isinstance(parameters, GroupedParameters):
+        experts = parameters.experts if held else sum(count > 0 for count in parameters.rows)
+    operands = precision.operand_bytes(m, k, False) + experts * precision.operand_bytes(n, k, True)
+    return operands + m * n * _product_bytes(precision)
+
+
+def _ready(parameters: MatmulParameters, site: Site) -> Job:
+    """Products whose operands are ready in an order of the device's own.
+
+    Raises Unsupported for shapes that the format, or the device's operator, does not take.
+    """
+    m, n, k = parameters.mnk
+    if why := _products.refused(n, k, site.precision):
+        raise Unsupported(why)
+    set_bytes = _set_bytes(parameters, site.precision, held=True)
+    if isinstance(parameters, GroupedParameters):
+        return _products.groups(parameters.rows, n, k, set_bytes, site)
+    return _products.products((m, n, k), set_bytes, site)
 
 
 def _product_bytes(precision: Precision) -> int:
     return SUM_BYTES if precision.quantized == "int8" else precision.element_bytes
-
-
-def _buffers(set_bytes: int) -> int:
-    """How many sets of operands it takes that none is in a cache when its turn comes."""
-    return min(MOST_BUFFERS, -(-ROTATION_BYTES // set_bytes))
 
 
 def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype) -> Job:
@@ -152,7 +226,7 @@ def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype)
     integers = dtype == torch.int8
     sums = torch.int32 if integers else torch.bfloat16
     operands: list[Scaled] = []
-    for _ in range(_buffers((m + n) * k + m * n * sums.itemsize)):
+    for _ in range(buffers_of((m + n) * k + m * n * sums.itemsize)):
         (a, a_scale), (b, b_scale) = operand(m), operand(n)
         if site.precision.weights == "float64":
             scale = 1.0 if integers else (a_scale.double() * b_scale.double()).item()
@@ -160,44 +234,12 @@ def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype)
             return MatmulJob([(a.double() * scale, b.double().t(), output)])
         output = torch.empty((m, n), dtype=sums, device=site.device)
         operands.append((a, b, a_scale, b_scale, output))
-    return ScaledMatmulJob(operands)
+    job = ScaledMatmulJob(operands, site.products)
+    _products.tried(job.first, f"{site.precision.name} {m} x {n} x {k}")
+    return job
 
 
-class _ProductJob(Job):
-    """What the products of both widths share: operands that rotate, and the last product."""
-
-    _operands: Rotation[Any]
-    _output: Tensor
-
-    def witness(self) -> float:
-        """Mean of the last product."""
-        return float(self._output.float().mean())
-
-    def probe(self) -> dict[str, Tensor]:
-        """The first product."""
-        self.step()
-        return {"output": self._output}
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The last product."""
-        return {OUTPUT: [self._output]}
-
-    def weights(self) -> Sequence[Tensor]:
-        """All operands."""
-        return [operand for a, b, *_ in self._operands.items for operand in (a, b)]
-
-    def inputs(self) -> Sequence[Tensor]:
-        """The first operand of the last product."""
-        return [self._operands.last[0]]
-
-    def again(self) -> bool:
-        """The last product once more."""
-        self._operands.back()
-        self.step()
-        return True
-
-
-class MatmulJob(_ProductJob):
+class MatmulJob(ProductJob):
     """One multiplication into a buffer that is there; operands rotate."""
 
     def __init__(self, operands: list[Operands]) -> None:
@@ -213,13 +255,20 @@ class MatmulJob(_ProductJob):
         torch.matmul(a, b, out=self._output)
 
 
-class ScaledMatmulJob(_ProductJob):
+class ScaledMatmulJob(ProductJob):
     """As `MatmulJob`, in 8 bits. The scales of int8 operands are not applied to its sums."""
 
-    def __init__(self, operands: list[Scaled]) -> None:
+    def __init__(self, operands: list[Scaled], products: Products) -> None:
         """Starts with the first operands."""
         self._operands = Rotation(operands)
+        self._products = products
         self.facts = {"operand buffers": str(len(operands)), "scales": "one for each operand"}
+
+    def first(self) -> Tensor:
+        """Queues the first product and gives it; the next step is the first again."""
+        self.step()
+        self._operands.back()
+        return self._output
 
     def step(self) -> None:
         """Queues one product."""
@@ -227,7 +276,7 @@ class ScaledMatmulJob(_ProductJob):
 
         a, b, a_scale, b_scale, self._output = next(self._operands)
         if a.dtype == torch.int8:
-            torch._int_mm(a, b.t(), out=self._output)
+            self._output = self._products.sums(a, b, self._output)
         else:
             torch._scaled_mm(
                 *(a, b.t()),

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from bench.precision import Precision
+from bench.records.execution import is_compiled, is_recorded
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.serving_job import Rows, ServingJob
 from bench.workload import (
-    DECODE_EXECUTIONS,
+    ALL_EXECUTIONS,
     INFERENCE_PRECISIONS,
     Job,
     Later,
@@ -26,7 +27,6 @@ from bench.workload import (
     OneOf,
     Parameters,
     Site,
-    Unsupported,
     Within,
     Workload,
     require_one_of,
@@ -35,6 +35,7 @@ from bench.workload import (
 )
 from bench.workloads import _looks, _teacher
 from bench.workloads._jobs import model_facts
+from bench.workloads._recorded import recorder_of, replayed_facts
 from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._slots import SlotModel
 from bench.workloads._untied import SIZES
@@ -119,7 +120,7 @@ class Serve(Workload):
             "load": Mode(
                 parameters=ServeParameters,
                 precisions=INFERENCE_PRECISIONS,
-                executions=DECODE_EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 serves=True,
             )
         }
@@ -159,8 +160,6 @@ class Serve(Workload):
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """The model with its slots, empty."""
-        if "graph" in site.execution and site.recorder is None:
-            raise Unsupported("this device has no graph replay")
         return SlotJob(parameters, site)
 
 
@@ -178,14 +177,15 @@ class SlotJob(ServingJob):
         self._engine = SlotModel(
             self._model,
             *(self.slots, self.length, self.chunk),
-            compiled="compile" in site.execution,
-            recorder=site.recorder if "graph" in site.execution else None,
+            compiler=site.compiler if is_compiled(site.execution) else None,
+            recorder=recorder_of(site) if is_recorded(site.execution) else None,
         )
         self._texts = data.integers(0, size.vocabulary, (self.slots, self.length))
         self.facts = model_facts(self._model, site) | {
             "attention": "sdpa",
             "cache": "static slots",
             "model": parameters.model,
+            **replayed_facts(site, "variant of the forward"),
         }
         self._full = (self.slots + self.chunk, self.length)
 

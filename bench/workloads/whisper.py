@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import (
-    EXECUTIONS,
+    ALL_EXECUTIONS,
     TWIN_VOCABULARY,
     BatchSize,
     Job,
@@ -30,6 +31,7 @@ from bench.workload import (
 from bench.workloads import _looks
 from bench.workloads._jobs import BATCHES, Rotation, executed, model_facts
 from bench.workloads._modes import COPIES
+from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
 from bench.workloads._sharded import rows
 from bench.workloads._transformers import with_cache
@@ -109,7 +111,7 @@ class Whisper(Workload):
         {
             "infer": Mode(
                 parameters=InferParameters,
-                executions=EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 latency="latency",
                 schemes=COPIES,
             ),
@@ -209,7 +211,6 @@ class TranscriptionJob(Job):
             executed(model.get_submodule(part), site)
         self._windows = Rotation(windows)
         self._forced = forced
-        self._forcing = False
         batch, self._new_tokens = forced.shape
         config: Any = model.config
         own, cross = (
@@ -222,6 +223,7 @@ class TranscriptionJob(Job):
         heads = config.decoder_attention_heads
         layers = self._layers = [*own.layers, *cross.layers]
         self._site = site
+        self.force(False)
         self._written = torch.zeros(len(layers), dtype=torch.long, device=site.device)
         for cache in (own, cross):
             cache.early_initialization(
@@ -240,19 +242,41 @@ class TranscriptionJob(Job):
         allowed = torch.ones(self._new_tokens, self._new_tokens, dtype=torch.bool).tril()
         self._masks = allowed[:, None, None, None].to(site.device)
         self.facts = model_facts(model, site) | {"attention": "sdpa", "cache": "static"}
+        self.facts |= replayed_facts(site)
 
     def step(self) -> None:
-        """Queues one batch of windows."""
+        """Queues one batch of windows, or its replay."""
+        self._logits = self._run(next(self._windows))
+
+    def _last(self, forcing: bool, windows: Tensor) -> Tensor:
+        """Logits [B, 1, V] after the last token."""
+        import torch
+
+        given = (lambda index: self._given(max(index - 1, 0))) if forcing else None
+        with torch.inference_mode():
+            (logits,) = collections.deque(self._text(windows, given), maxlen=1)
+        return logits
+
+    def _every(self, windows: Tensor) -> Tensor:
+        """Logits [B, N, V] after each token of those given."""
         import torch
 
         with torch.inference_mode():
-            audio = self._encode()
-            token = self._forced[:, :1]
-            for index in range(self._new_tokens):
-                self._logits = self._decode(audio, token, index)
-                token = self._logits.argmax(-1)
-                if self._forcing:
-                    token = self._forced[:, index : index + 1].contiguous()
+            return torch.cat([*self._text(windows, self._given)], dim=1)
+
+    def _text(self, windows: Tensor, given: Callable[[int], Tensor] | None) -> Iterator[Tensor]:
+        """Logits [B, 1, V] after each token: those given by index, or else after the first one what
+        was chosen."""
+        audio = self._encode(windows)
+        token = self._forced[:, :1]
+        for index in range(self._new_tokens):
+            logits = self._decode(audio, token if given is None else given(index), index)
+            yield logits
+            token = logits.argmax(-1)
+
+    def _given(self, index: int) -> Tensor:
+        """[B, 1], laid out as what a step chooses."""
+        return self._forced[:, index : index + 1].contiguous()
 
     def witness(self) -> float:
         """Mean of the last logits."""
@@ -264,23 +288,15 @@ class TranscriptionJob(Job):
         Forced, because one device's choice between two near-equal logits is no error, but all that
         follows from it would differ.
         """
-        import torch
-
-        with torch.inference_mode():
-            audio = self._encode()
-            logits = [
-                self._decode(audio, self._forced[:, index : index + 1], index)
-                for index in range(self._new_tokens)
-            ]
-        return {"logits": torch.cat(logits, dim=1)}
+        return {"logits": replayed(self._every, self._site)(next(self._windows))}
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
         """The last logits."""
         return {OUTPUT: [self._logits]}
 
     def force(self, on: bool) -> bool:
-        """Feeds the given tokens in place of its own."""
-        self._forcing = on
+        """Feeds the given tokens in place of its own: the host's choice, so another recording."""
+        self._run = replayed(functools.partial(self._last, on), self._site)
         return True
 
     def weights(self) -> Sequence[Tensor]:
@@ -305,12 +321,12 @@ class TranscriptionJob(Job):
         yield _looks.mode(self._model, training=False)
         yield from _looks.attention(self._model, self.facts)
 
-    def _encode(self) -> Tensor:
-        """[B, S, d] of the next windows; empties both caches."""
+    def _encode(self, windows: Tensor) -> Tensor:
+        """[B, S, d] of windows; empties both caches."""
         self._written.zero_()
         for layer in self._cache.is_updated:
             self._cache.is_updated[layer] = False
-        audio: Tensor = self._model.model.encoder(next(self._windows)).last_hidden_state
+        audio: Tensor = self._model.model.encoder(windows).last_hidden_state
         return audio
 
     def _decode(self, audio: Tensor, token: Tensor, index: int) -> Tensor:

@@ -118,12 +118,16 @@ def test_cuda_reads_tf32_back_from_the_librarys_own_variable_too(
     assert not device.float32_reduced(), "off, whatever torch's switches say"
 
 
+BEFORE_AMPERE = {"bf16", "bf16-amp", "tf32", "int4-weights"}
+BEFORE_ADA = {"fp8", "fp8-row", "fp8-block128"}
+
+
 @pytest.mark.parametrize(
     ("capability", "lacking"),
     [
-        ("7.0", {"bf16", "bf16-amp", "tf32", "fp8"}),
-        ("7.5", {"bf16", "bf16-amp", "tf32", "fp8"}),
-        ("8.0", {"fp8"}),
+        ("7.0", {*BEFORE_AMPERE, *BEFORE_ADA}),
+        ("7.5", {*BEFORE_AMPERE, *BEFORE_ADA}),
+        ("8.0", BEFORE_ADA),
         ("8.9", set()),
         ("9.0", set()),
     ],
@@ -141,9 +145,9 @@ def test_cuda_has_bfloat16_and_tf32_from_ampere_on_and_fp8_from_ada_on(
     )
     answers = supported_precisions(CudaBackend(), info)
     assert {name for name, reason in answers.items() if reason} == lacking
-    said = {"bf16": "bfloat16 (8.0", "bf16-amp": "bfloat16 (8.0", "tf32": "TF32 (8.0"}
     for name in lacking:
-        what = said.get(name, "fp8 (8.9")
+        what = "fp8 (8.9" if name in BEFORE_ADA else "bfloat16 (8.0"
+        what = "TF32 (8.0" if name == "tf32" else what
         assert answers[name] == f"compute capability {capability} has no {what} and above have)"
 
 

@@ -14,6 +14,7 @@ from bench.judging.chips import Chip
 from bench.judging.chips import chips as all_chips
 from bench.judging.row import Row
 from bench.judging.summary import summarize
+from bench.precision import PRECISIONS
 from bench.records.run import RunFile
 from bench.tests.values import make_case, make_file, make_launches, make_measured
 
@@ -36,12 +37,20 @@ def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
+TRUST = ("low", "medium", "high")
+
+
 @pytest.mark.parametrize("chip", SHIPPED, ids=lambda chip: chip.name)
 def test_every_entry_has_a_source_a_trust_and_figures_that_can_be(chip: Chip) -> None:
     assert chip.source.strip() and chip.trust in ("high", "medium", "low")
-    for name, tflops in chip.peaks.items():
-        assert name.removesuffix("_tflops") in ("bf16", "fp16", "tf32", "fp32", "fp8", "int8")
-        assert 10 < tflops < 10_000, "10^12 FLOP/s"
+    known = {f"{precision.arithmetic}_tflops" for precision in PRECISIONS.values()}
+    assert {*chip.peaks, *chip.sparse} <= known
+    for tflops in chip.peaks.values():
+        assert 10 < tflops < 20_000, "10^12 FLOP/s"
+    for name, tflops in chip.sparse.items():
+        assert tflops == pytest.approx(2 * chip.peaks[name], rel=0.02), "2:4, and no other"
+    for name, trust in chip.peak_trust.items():
+        assert TRUST.index(trust) < TRUST.index(chip.trust), f"{name} is trusted less"
     assert chip.memory_gb is not None or not chip.peaks
     if chip.memory_tbps is not None:
         assert 0.5 < chip.memory_tbps < 20 and chip.bytes_per_second == chip.memory_tbps * 1e12
@@ -132,6 +141,14 @@ BAD = {
     "not a number": (OWN.format(peak="nan", trust="low"), "bf16_tflops = nan"),
     "unit": (OWN.format(peak=1, trust="low").replace("fp32_tflops", "fp32"), "is no peak in TFL"),
     "bandwidth": (OWN.format(peak=1, trust="low") + "memory_tbps = 0\n", "memory_tbps = 0"),
+    "sparse for dense": (
+        OWN.format(peak=2, trust="low") + "sparse = { bf16_tflops = 2 }\n",
+        "bf16_tflops = 2 is dense, and sparse it is 2: the dense one is less",
+    ),
+    "trust of nothing": (
+        OWN.format(peak=1, trust="low") + 'peak_trust = { fp8_tflops = "low" }\n',
+        "fp8_tflops has a trust and is no peak",
+    ),
 }
 
 
@@ -178,6 +195,27 @@ def test_mfu_of_a_worked_example(own: Path) -> None:
     assert found.status == "measured"
     assert row(measured(6 * 10**9, precision="bf16-amp")).mfu == pytest.approx(0.3)
     assert row(measured(10**9, precision="fp32")).mfu == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("less", "status"), [("high", "void"), ("medium", "measured")])
+def test_a_peak_may_be_trusted_less_than_its_entry(own: Path, less: str, status: str) -> None:
+    """Above it nothing is void then; and neither share nor verdict refers to a sparse one."""
+    text = OWN.format(peak=2, trust="high") + "sparse = { bf16_tflops = 4 }\n"
+    own.write_text(f'{text}peak_trust = {{ bf16_tflops = "{less}" }}\n', encoding="utf-8")
+    found = row(measured(30 * 10**9))
+    assert found.status == status
+    assert found.mfu == (pytest.approx(1.5) if status == "measured" else None)
+
+
+def test_a_format_with_shared_scales_has_no_peak_of_another() -> None:
+    """What is published for "FP8" or "FP4" says nothing of it."""
+    b200, mi355x = (chips.find(name) for name in ("NVIDIA B200", "AMD Instinct MI355X"))
+    assert b200 is not None and mi355x is not None
+    assert b200.peak_flop_per_second("fp8") == 4.5e15
+    assert b200.peak_flop_per_second("mxfp8") is None
+    assert b200.trust_of("nvfp4") == "low" and b200.trust_of("bf16") == "high"
+    assert mi355x.peak_flop_per_second("mxfp4") == 1.01e16
+    assert mi355x.peak_flop_per_second("nvfp4") is None
 
 
 def test_no_mfu_without_a_peak_and_the_reason(own: Path) -> None:
@@ -296,8 +334,8 @@ def test_an_impossible_stream_is_no_ceiling(own: Path) -> None:
 def test_a_chip_in_one_line() -> None:
     chip = chips.find("NVIDIA H100 80GB HBM3")
     assert chip is not None and chip.summary == (
-        "989 TFLOP/s bf16, 80 GB, 3.35 TB/s (NVIDIA H100 datasheet; architecture white paper; "
-        "trust high)"
+        "989 TFLOP/s bf16, 80 GB, 3.35 TB/s (NVIDIA H100 datasheet, "
+        "nvidia.com/en-us/data-center/h100, specifications; architecture white paper; trust high)"
     )
     bare = Chip(name="X", match=("X",), source="a talk", trust="low")
     assert bare.summary == "no peak (a talk; trust low)"

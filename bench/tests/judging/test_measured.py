@@ -172,6 +172,31 @@ def test_flags_of_any_launch_are_shown_once() -> None:
     assert row([FINE, drift, both]).flags == ("DRIFT", "HOST_GAP")
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "far"),
+    [
+        ((10.0, 10.1, 10.2, 4.2), {3: 10.05 / 4.2}),
+        ((10.0, 10.1, 24.0, 10.2, 9.9), {2: 10.1 / 24}),
+        ((10.0, 10.1, 12.0, 10.2, 9.9), {}),  # less than a fifth
+        ((10.0, 13.0, 8.0, 15.0, 24.0), {}),  # as they vary, no wonder
+        ((10.0, 24.0), {}),
+    ],
+)
+def test_a_launch_far_from_the_others_stays_in_and_is_flagged(
+    milliseconds: tuple[float, ...], far: dict[int, float]
+) -> None:
+    found = row([make_measured(ms / 1e3) for ms in milliseconds])
+    assert found.far_out == pytest.approx(far, rel=1e-2)
+    assert found.flags == (("FAR_OUT",) if far else ())
+    assert len(found.rates) == len(milliseconds)
+
+
+def test_a_launch_with_a_cause_is_not_far_out() -> None:
+    slow = make_measured(0.024, flags=("THROTTLED",), causes={"THROTTLED": "hot"})
+    found = row([FINE, FINE, FINE, slow])
+    assert (found.far_out, found.flags, found.hindered) == ({}, ("THROTTLED",), 1)
+
+
 # --- Latency -------------------------------------------------------------------------------------
 
 

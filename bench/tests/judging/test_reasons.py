@@ -25,6 +25,7 @@ from bench.reports._flat_comparison import flat
 from bench.reports.html import REPORT as HTML
 from bench.reports.markdown import REPORT as MARKDOWN
 from bench.tests.judging.test_configured import ran
+from bench.tests.judging.test_load import MATMUL, loaded, run_of
 from bench.tests.judging.two_runs import (
     CASE,
     FAST,
@@ -103,6 +104,7 @@ PAIRS: dict[Code, Callable[[], Pair]] = {
     Code.SCHEMA: lambda: refused("record schema"),
     Code.TIMING: lambda: refused("timing mode"),
     Code.UNIT: lambda: refused("unit"),
+    Code.LOAD: lambda: (run_of((MATMUL, loaded(2.0))), run_of((MATMUL, loaded(10.0)))),
     Code.VOID: lambda: refused("numerics"),
     Code.FAILED: lambda: refused("out of memory"),
     Code.SKIPPED: lambda: beside(runs((CASE, [Skipped(reason="no bf16 here")]))),

@@ -7,6 +7,7 @@ import pytest
 from bench.judging.summary import summarize
 from bench.measuring.engine import Engine
 from bench.records.run import Settings
+from bench.telemetry.contention import Counters, causes
 from bench.tests.fakes import MS, FakeDevice, FakeJob, ScriptedClock
 from bench.tests.values import make_case, make_file, make_launches, make_measured
 from bench.workload import Burst
@@ -32,6 +33,35 @@ def test_blocks_are_short_and_the_device_rests_before_each(step_ms: int, steps: 
     assert [seconds for seconds, _ in rests] == [2.0] * 20
     assert all(block.wall_ns == steps * step_ms * MS for block in found.steady), "without the rests"
     assert "NO_STEADY_STATE" not in found.flags
+
+
+@pytest.mark.parametrize(("waits", "share"), [("in the work", 0.5), ("in the rests", 0.0)])
+def test_what_waited_is_shared_out_over_the_blocks_and_not_over_the_rests(
+    waits: str, share: float
+) -> None:
+    """Blocks of 4 steps of 7 ms, in which the job waited for a core half of the time; over the
+    rests too that would be 0.7 %. What others do while it rests is nothing to it."""
+    clock = ScriptedClock()
+    device = FakeDevice(clock, synchronous=True)
+    job = FakeJob(device, [7 * MS])
+    rested = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal rested
+        clock.advance(round(seconds * 1e9))
+        rested += round(seconds * 1e9)
+
+    def host() -> Counters:
+        waited = job.steps * 7 * MS // 2 if waits == "in the work" else rested // 2
+        return Counters(clock.now, waited, None, 0, None)
+
+    engine = Engine(job, device, LONG, clock, host=host, burst=Burst(), sleep=sleep)
+    found = engine.measure(samples=10).contention
+    assert found is not None
+    assert found.elapsed_seconds == pytest.approx(20 * 4 * 0.007)
+    assert found.waiting_seconds == pytest.approx(share * found.elapsed_seconds)
+    assert (found.steal_seconds, found.pressure_seconds, found.throttled_seconds) == (0, None, None)
+    assert bool(causes(found)) is (share > 0)
 
 
 def test_a_burst_is_no_ceiling_and_has_none() -> None:

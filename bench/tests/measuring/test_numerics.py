@@ -43,6 +43,10 @@ QUANTITIES = {
     ("transfer", ""): {"output"},
     ("attention", "forward"): {"attention"},
     ("attention", "burst"): {"attention"},
+    ("attention", "prefill"): {"attention"},
+    ("attention", "decode"): {"attention"},
+    ("attention", "latent-prefill"): {"latent attention"},
+    ("attention", "latent-decode"): {"latent attention"},
     ("attention", "forward-backward"): {"attention", "gradients"},
 }
 """What the gate looks at where it is not a model's output; with "", in every mode."""
@@ -65,10 +69,11 @@ def test_the_gate_passes_what_is_right(name: str, mode: str, precision: str) -> 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_has_its_tolerances(precision: str) -> None:
-    tolerances = TOLERANCES[precision]
-    assert "logits" in tolerances
+    tolerances, how = TOLERANCES[precision], PRECISIONS[precision]
+    assert "output" in tolerances or how.autocast
+    assert ("logits" in tolerances) == (how.scales is None), "those with scales are of products"
     assert all(0 < tolerance <= 0.3 for tolerance in tolerances.values())
-    assert ("products" in tolerances) == bool(PRECISIONS[precision].quantized)
+    assert ("products" in tolerances) == (how.quantized is not None and how.scales is None)
     inexact = {q for q in tolerances if q != "products" and (precision, q) != ("int8", "output")}
     assert all(TOLERANCES["fp32"][quantity] <= tolerances[quantity] for quantity in inexact)
 

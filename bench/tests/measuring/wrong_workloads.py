@@ -36,7 +36,7 @@ def one_reference() -> Iterator[None]:
     def probe(workload: Workload, mode: str, twin: Any, at: Site) -> dict[str, torch.Tensor]:
         if at.precision.name != REFERENCE.name:
             return real(workload, mode, twin, at)
-        key = (workload.name, mode, twin, at.seed, at.precision.quantized)
+        key = (workload.name, mode, twin, at.seed, at.precision)
         if key not in _REFERENCES:
             _REFERENCES[key] = real(workload, mode, twin, at)
         return _REFERENCES[key]

@@ -14,6 +14,7 @@ from bench.planning.tuning import candidates, in_words, settled
 from bench.records.case import Case, Choice
 from bench.records.run import Settings
 from bench.tests.planning.tuned_runs import fixed_case, tuned_case
+from bench.tests.small_workloads import WORKLOADS
 from bench.tests.values import make_case, make_launch
 
 
@@ -99,7 +100,13 @@ def test_a_tuned_case_survives_its_json() -> None:
         ({"tuned": {"batch_size": [1, True]}}, "names a value|must be a whole number, not true"),
         ({"tuned": {"batch_size": {"from": 4, "doubling_to": 1}}}, "no smaller"),
         ({"tuned": {"execution": ["eager", "compiled"]}}, "unknown execution `compiled`.*compile"),
-        ({"tuned": {"execution": ["eager", "graph"]}}, "unknown execution `graph`"),
+        *(
+            (
+                {"mode": "train-pipeline", "tuned": {"execution": ["eager", how]}},
+                f"resnet50-train-pipeline has no execution `{how}`: only models are compiled, and",
+            )
+            for how in ("graph", "compile-graph")
+        ),
         ({"tuned": {"execution": ["eager", ["compile"]]}}, "unknown execution"),
         ({"tuned": {"memory_format": ["channels", "contiguous"]}}, "unknown memory_format `chan"),
         (
@@ -198,3 +205,9 @@ def test_a_launch_of_a_fixed_case_has_no_choice() -> None:
         make_launch(choice={"batch_size": 2})
     with pytest.raises(ValueError, match="is none of"):
         make_launch(search=True)
+
+
+def test_a_fixed_case_is_contiguous_whatever_its_workload_may_be_tuned_to() -> None:
+    formats = {name: workload.memory_formats for name, workload in WORKLOADS.items()}
+    assert {some[0] for some in formats.values()} == {"contiguous"}
+    assert {name for name, some in formats.items() if len(some) > 1} == {"resnet50", "diffusion"}

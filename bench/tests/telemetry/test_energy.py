@@ -56,6 +56,11 @@ def test_less_than_twenty_seconds_is_too_short_and_says_what_is_enough() -> None
     )
 
 
+def test_a_burst_is_too_short_whatever_a_suite_asks_for() -> None:
+    found = with_energy(steady(blocks=20, seconds=0.03, gap=2.0), seen(power=lambda at: 300.0))
+    assert found.energy_absent == "too short: of a burst the device rests for most of the time"
+
+
 @pytest.mark.parametrize(
     "telemetry, why",
     [

@@ -61,7 +61,7 @@ def test_other_tokens_are_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_launch_gives_one_ratio() -> None:
-    assert against_generate.take_turns(small_case(), turns=2) > 0
+    assert against_generate.take_turns(small_case(), turns=2).ratio > 0
 
 
 def test_the_ratio_is_of_throughputs_and_turns_alternate() -> None:
@@ -73,8 +73,9 @@ def test_the_ratio_is_of_throughputs_and_turns_alternate() -> None:
         order.append(name)
         return seconds if next(turn) >= 2 * agreement.WARMUP_TURNS else 100 * seconds**2
 
-    ratio = agreement.median_ratio(lambda: side("A", 2.0), lambda: side("B", 3.0))
-    assert ratio == pytest.approx(1.5)
+    found = agreement.in_turns(lambda: side("A", 2.0), lambda: side("B", 3.0))
+    assert found.ratio == pytest.approx(1.5)
+    assert (found.ours, found.theirs) == (2.0, 3.0)
     assert "".join(order[:6]) == "ABBAAB"
 
 
@@ -88,3 +89,12 @@ def test_what_is_compared_is_at_quick_size() -> None:
 def test_the_sentence_has_the_interval_over_launches() -> None:
     assert agreement.sentence([1.0, 1.0]) == "1.000 (no interval, 2 launches)"
     assert agreement.sentence([1.1, 1.1, 1.1]) == "1.100 (95 % 1.100 to 1.100, 3 launches)"
+
+
+def test_a_launch_far_out_is_named_with_the_side_that_took_its_time() -> None:
+    """In the fourth launch the other side took 2.4 times what it takes; the rest vary by 1 %."""
+    launches = [agreement.Turns(1.0 + i / 100, 2.0, 2.0 + i / 50) for i in range(3)]
+    assert agreement.remarks(launches) == []
+    assert agreement.remarks([*launches, agreement.Turns(2.4, 2.0, 4.8)]) == [
+        "launch 4 stands far out at 2.40: ours took 1.00 of its usual time, the other 2.36"
+    ]

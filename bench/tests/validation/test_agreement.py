@@ -10,10 +10,14 @@ import torch
 
 from bench import catalogue
 from bench.planning import plan, suite_file
+from bench.records.case import Case
 from bench.tests.values import make_case
-from bench.validation import agreement
+from bench.validation import agreement, same_operators
 from bench.validation.bare import text, vision
+from bench.validation.bare.loop import Loop
+from bench.validation.same_operators import Calls
 from bench.workloads import _denoisers, bert, deepseek, llama, resnet50, vit_b16
+from bench.workloads._jobs import InferenceJob
 from bench.workloads._seeded import parameter_count
 
 KERNELS = ("gemm", "memory", "attention", "launch", "transfer")
@@ -39,12 +43,12 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: vit_b16._construct(12, parameters_of("vit-b16-train")["image_size"]),
     ),
     "diffusion": (
-        lambda: vision._dit({"batch_size": 1})[0],
+        vision._dit,
         lambda: _denoisers.construct(_denoisers.DITS["dit-s-2"]),
     ),
     "bert": (text._bert, lambda: bert._construct(bert.SIZES["base"])),
-    "llama": (text._llama, lambda: llama._construct(llama.SIZES["smollm2-135m"])),
-    "deepseek": (text._deepseek, lambda: deepseek._construct(deepseek.SIZES["v2-lite-cut"])),
+    "llama": (text._llama, llama.SIZES["smollm2-135m"].construct),
+    "deepseek": (text._deepseek, deepseek.SIZES["v2-lite-cut"].construct),
 }
 
 
@@ -75,13 +79,60 @@ def test_a_bare_model_is_the_workloads(name: str) -> None:
         ),
     ],
 )
-def test_the_two_take_turns(
-    monkeypatch: pytest.MonkeyPatch, workload: str, mode: str, parameters: dict[str, Any]
-) -> None:
-    monkeypatch.setattr(agreement, "TURNS", 2)
+def test_the_two_take_turns(workload: str, mode: str, parameters: dict[str, Any]) -> None:
     precision = "bf16-amp" if mode == "train" else "bf16"
     version = catalogue.workload(workload).version
     case = make_case(
         workload=workload, mode=mode, version=version, precision=precision, parameters=parameters
     )
-    assert agreement.take_turns(case) > 0
+    assert agreement.take_turns(case, turns=2).ratio > 0
+
+
+def test_what_is_compared_compiled_is_what_can_be() -> None:
+    eager, compiled = (agreement.compared(execution) for execution in ("eager", "compile"))
+    assert {case.name for case in eager} == set(agreement.BARE)
+    assert {case.name for case in compiled} <= {case.name for case in eager}
+    assert len(compiled) > 10
+    assert {case.execution for case in compiled} == {"compile"}
+
+
+def small_vit(**changes: Any) -> Case:
+    return make_case(
+        workload="vit-b16",
+        mode="infer",
+        version=catalogue.workload("vit-b16").version,
+        parameters={"batch_size": 1, "image_size": 32, "layers": 1},
+        **changes,
+    )
+
+
+def test_both_sides_are_compiled_and_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare loop that prepares a pass has just read its weights: so has the harness, then."""
+    done: list[str] = []
+    loop = Loop(
+        lambda: done.append("step"), ("module",), steps=2, before_pass=lambda: done.append("before")
+    )
+    monkeypatch.setattr(Loop, "compile", lambda self: done.append(f"compile {self.modules[0]}"))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: done.append("compile ours"))
+    monkeypatch.setattr(InferenceJob, "again", lambda self: done.append("again"))
+    monkeypatch.setattr(InferenceJob, "step", lambda self: done.append("our step"))
+    monkeypatch.setitem(agreement.BARE, "vit-b16-infer", lambda parameters: loop)
+    monkeypatch.setattr(agreement, "WARMUP_TURNS", 0)
+    case = small_vit(execution="compile")
+    assert agreement.take_turns(case, turns=1).ratio > 0
+    assert done[:2] == ["compile ours", "compile module"]
+    assert done[2:] == ["again", "our step", "our step", "before", "step", "step"]
+
+
+def test_operators_that_the_sides_call_otherwise_are_told_if_they_take_time() -> None:
+    ours = {"mm": Calls(3, 0.5), "bmm": Calls(2, 0.2), "add": Calls(1, 0.001)}
+    theirs = {"mm": Calls(3, 0.4), "bmm": Calls(3, 0.25), "gather": Calls(1, 0.3)}
+    assert [one.words for one in same_operators.unlike(ours, theirs)] == [
+        "gather: ours 0 (0.0%), the bare loop 1 (30.0%)",
+        "bmm: ours 2 (20.0%), the bare loop 3 (25.0%)",
+    ]
+
+
+def test_a_small_vit_calls_the_same_operators_as_its_bare_loop() -> None:
+    case = small_vit()
+    assert same_operators.beside(case) == []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,13 +14,15 @@ import pytest
 import torch
 
 from bench import catalogue
+from bench.backends import _graphs
 from bench.precision import PRECISIONS
 from bench.records import environment
 from bench.records.outcome import Measured
 from bench.records.runfile import read
+from bench.tests.replay import CompiledRecorder
 from bench.tests.scripts.regenerate import command
 from bench.tests.small_workloads import MODES, WORKLOADS, small
-from bench.workload import EXECUTIONS, Site
+from bench.workload import ALL_EXECUTIONS, EXECUTIONS, Site
 from bench.workloads._jobs import executed
 
 SUITE = """
@@ -44,23 +49,24 @@ def site(execution: str) -> Site:
     )
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("execution", ALL_EXECUTIONS)
 def test_a_model_is_compiled_if_asked_and_only_then(
     execution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
 
-    def ask(model: torch.nn.Module) -> None:
-        asked.append(model)
+    def ask(model: torch.nn.Module, backend: str) -> None:
+        asked.append((model, backend))
 
     monkeypatch.setattr(torch.nn.Module, "compile", ask)
     model = torch.nn.Linear(2, 2)
-    assert executed(model, site(execution)) is model
-    assert asked == ([model] if execution == "compile" else [])
+    at = msgspec.structs.replace(site(execution), compiler="a vendor's")
+    assert executed(model, at) is model
+    assert asked == ([(model, "a vendor's")] if "compile" in execution else [])
 
 
 def test_what_can_be_compiled_says_so() -> None:
-    for name, mode in (("resnet50", "train"), ("vit-b16", "infer"), ("bert", "infer")):
+    for name, mode in (("resnet50", "train"), ("vit-b16", "train"), ("llama", "lora")):
         assert catalogue.workload(name).modes[mode].executions == EXECUTIONS
     assert catalogue.workload("gemm").modes["matmul"].executions == ("eager",)
 
@@ -74,7 +80,7 @@ def test_decode_is_one_whole_graph_at_every_place_of_its_window(
     monkeypatch.setattr(
         torch.nn.Module,
         "compile",
-        lambda model: compile_model(model, backend="aot_eager", fullgraph=True),
+        lambda model, backend: compile_model(model, backend="aot_eager", fullgraph=True),
     )
     torch._dynamo.reset()
     workload = catalogue.workload(name)
@@ -94,6 +100,46 @@ def test_decode_is_one_whole_graph_at_every_place_of_its_window(
     assert after["graph_breaks"] == before["graph_breaks"]
 
 
+def test_what_is_recorded_of_a_token_is_one_compiled_graph() -> None:
+    """With the choice of the next token: the recorder leaves out what is not compiled."""
+    recorder = CompiledRecorder()
+    torch._dynamo.reset()
+    torch._dynamo.register_backend(functools.partial(recorder.compiler), name="recorded")
+    at = msgspec.structs.replace(site("compile-graph"), compiler="recorded", recorder=recorder)
+    build = functools.partial(WORKLOADS["llama"].build, "decode", small("llama", "decode"))
+    eager, captured = build(site("eager")), build(at)
+    before = environment.compiler()
+    for _ in range(6):  # of a text of four tokens, into the second window
+        eager.step()
+        captured.step()
+        torch.testing.assert_close(captured.outputs(), eager.outputs())
+    after = environment.compiler()
+    torch._dynamo.reset()
+    assert after["graphs"] - before["graphs"] == 1
+    assert after["graph_breaks"] == before["graph_breaks"]
+    assert (recorder.recordings, recorder.replays) == (1, 6)
+
+
+def test_nothing_is_compiled_within_a_recording() -> None:
+    """Not even quietly left as it was written: the fourth time is the one that is recorded."""
+    torch._dynamo.reset()
+    double = torch.compile(lambda x: x * 2, backend="eager", dynamic=False)
+    lengths = iter((3, 3, 3, 4))
+    stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
+    with pytest.raises(RuntimeError, match="Detected recompile"):
+        _graphs._record(
+            SimpleNamespace,
+            lambda: stream,
+            lambda: stream,
+            lambda stream: nullcontext(),
+            lambda graph, stream: nullcontext(),
+            lambda: double(torch.ones(next(lengths))),
+            lambda: None,
+        )
+    assert torch.equal(double(torch.ones(5)), torch.full((5,), 2.0)), "afterwards it may again"
+    torch._dynamo.reset()
+
+
 COMPILED = [
     (name, mode) for name, mode in MODES if "compile" in WORKLOADS[name].modes[mode].executions
 ]
@@ -108,7 +154,7 @@ def test_a_step_runs_what_was_compiled(
     asked: list[torch.nn.Module] = []
     ran: list[torch.nn.Module] = []
 
-    def record(module: Any) -> None:
+    def record(module: Any, backend: str) -> None:
         def call(*args: Any, **kwargs: Any) -> Any:
             ran.append(module)
             return module._call_impl(*args, **kwargs)

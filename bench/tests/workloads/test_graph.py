@@ -1,4 +1,4 @@
-"""Execution `graph`: decode is recorded once and replayed, its tokens and its numbers the same."""
+"""Execution `graph`: a step is recorded once and replayed, its tokens and its numbers the same."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from bench import catalogue
 from bench.backends import _graphs
 from bench.backends.cpu import CpuDevice
 from bench.measuring import messages, numerics, worker
+from bench.measuring.in_place import turn
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Skipped
 from bench.records.run import Settings
 from bench.tests.replay import FakeRecorder
-from bench.tests.small_workloads import WORKLOADS, NoQuestions, one_thread, site, small
-from bench.workload import DECODE_EXECUTIONS, Site, Unsupported
+from bench.tests.small_workloads import (
+    MODES,
+    WORKLOADS,
+    NoQuestions,
+    build,
+    one_thread,
+    site,
+    small,
+)
+from bench.workload import ALL_EXECUTIONS, DECODE_EXECUTIONS, Site, Unsupported
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 DECODERS = [("llama", "tiny"), ("deepseek", "tiny"), ("deepseek", "tiny-v3")]
@@ -50,6 +59,50 @@ def test_replayed_decode_picks_the_tokens_of_eager_decode(name: str, model: str)
     assert torch.equal(seen[0], seen[5]) and torch.equal(seen[1], seen[11])
     assert (recorder.recordings, recorder.replays) == (1, 12)
     assert replayed.facts["replayed"] and "replayed" not in eager.facts
+
+
+ANSWERING = [(name, mode) for name, mode in MODES if mode in ("infer", "prefill")]
+
+
+@pytest.mark.usefixtures("small_resnet")
+@pytest.mark.parametrize(("name", "mode"), ANSWERING)
+def test_a_replayed_answer_is_that_of_the_step(name: str, mode: str) -> None:
+    """Of each input, and of one that was changed where it lies, as `bench.measuring` does."""
+    recorder = FakeRecorder()
+    eager, replayed = (build(name, mode, at) for at in (site(), graph_site(recorder)))
+    assert recorder.recordings == 0, "recording is part of the first step, a cold figure"
+    seen = []
+    for _ in range(3):
+        eager.step()
+        replayed.step()
+        seen.append(replayed.outputs()["output"][0].clone())
+        torch.testing.assert_close(seen[-1], eager.outputs()["output"][0])
+    assert not torch.equal(seen[1], seen[2]), "each input is another"
+    turn(replayed.inputs()[0])
+    assert replayed.again()
+    assert not torch.equal(replayed.outputs()["output"][0], seen[2])
+    turn(replayed.inputs()[0])
+    replayed.again()
+    torch.testing.assert_close(replayed.outputs()["output"][0], seen[2])
+    assert (recorder.recordings, recorder.replays) == (1, 5)
+    assert replayed.facts["replayed"] == "one graph a step" and "replayed" not in eager.facts
+
+
+@pytest.mark.parametrize(("name", "mode"), ANSWERING)
+def test_every_answer_can_be_recorded(name: str, mode: str) -> None:
+    assert WORKLOADS[name].modes[mode].executions == ALL_EXECUTIONS
+
+
+def test_given_text_is_recorded_apart_from_chosen_text() -> None:
+    """Whose tokens are fed is the host's choice, which no recording hears of."""
+    recorder = FakeRecorder()
+    eager, replayed = (build("whisper", "infer", at) for at in (site(), graph_site(recorder)))
+    for forcing in (True, False):
+        for job in (eager, replayed):
+            assert job.force(forcing)
+            job.step()
+        torch.testing.assert_close(replayed.outputs()["output"], eager.outputs()["output"])
+    assert recorder.recordings == 2
 
 
 def test_a_replayed_step_never_asks_the_device() -> None:
@@ -130,8 +183,9 @@ def test_a_worker_gives_the_devices_recorder_to_graphs_alone(
 
 def test_decode_says_how_it_can_be_executed() -> None:
     for name in ("llama", "deepseek"):
-        assert catalogue.workload(name).modes["decode"].executions == DECODE_EXECUTIONS
-    assert DECODE_EXECUTIONS == ("eager", "compile", "graph")
+        assert catalogue.workload(name).modes["decode"].executions == ALL_EXECUTIONS
+    assert [*DECODE_EXECUTIONS] == ["eager", "compile", "graph"]
+    assert [*ALL_EXECUTIONS] == [*DECODE_EXECUTIONS, "compile-graph"]
 
 
 # --- Which of torch's graphs ---------------------------------------------------------------------

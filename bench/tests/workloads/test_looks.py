@@ -31,7 +31,7 @@ __all__ = ["one_thread"]  # a fixture, used by being here
 
 pytestmark = pytest.mark.usefixtures("small_resnet")
 
-ATTENDING = ("llama", "deepseek", "bert", "vit-b16", "whisper", "diffusion")
+ATTENDING = ("llama", "deepseek", "qwen3", "bert", "vit-b16", "whisper", "diffusion")
 
 
 def looks(job: Any) -> dict[str, Look]:
@@ -108,8 +108,8 @@ def test_wider_weights_than_asked_for() -> None:
 
 def test_a_wider_cache_than_asked_for() -> None:
     job: Any = build("llama", "decode", site(PRECISIONS["bf16"]))
-    layer = job.generator._cache.layers[1]
-    layer.keys = layer.keys.float()
+    layers = job.generator._cache.layers
+    layers[1] = layers[1]._replace(keys=layers[1].keys.float())
     assert "dtype of the cache: asked for torch.bfloat16, got torch.float32" in told(job)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import math
 import subprocess
 import sys
@@ -34,8 +35,10 @@ from bench.tests.small_workloads import (
     site,
     small,
 )
+from bench.tests.workloads import context_kinds
 from bench.workloads import _optimizers, deepseek, llama, whisper
-from bench.workloads._jobs import gradient_norm, make_optimizer
+from bench.workloads._jobs import gradient_norm
+from bench.workloads._optimizers import make_optimizer
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -88,6 +91,10 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
     ("attention", "forward"): attention_masked,
     ("attention", "burst"): attention_masked,
     ("attention", "forward-backward"): lambda p: 3 * attention_masked(p),
+    **{
+        ("attention", mode): functools.partial(context_kinds.beside, mode)
+        for mode in ("prefill", "decode", "latent-prefill", "latent-decode")
+    },
 }
 """FLOP of a step that the counter sees and `work` leaves out, with the reason."""
 
@@ -194,6 +201,17 @@ def test_the_seed_decides_everything(name: str, mode: str) -> None:
     for quantity, value in first.items():
         assert torch.equal(value, again[quantity]), quantity
         assert not torch.equal(value, other[quantity]), quantity
+
+
+@pytest.mark.parametrize(("mode", "given"), context_kinds.KINDS, ids=str)
+def test_declared_flop_of_each_kind_of_attention(mode: str, given: Any) -> None:
+    p = context_kinds.parameters(mode, **given)
+    job = WORKLOADS["attention"].build(mode, p, site())
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        job.step()
+    work = WORKLOADS["attention"].work(mode, p, FP32)
+    beside = context_kinds.beside(mode, p)
+    assert work.items == work.flop == counter.get_total_flops() - beside > 0
 
 
 @pytest.mark.parametrize(("name", "mode"), MODES)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,25 +13,45 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, Any]
 """Of the case."""
 Timed = Callable[[], None]
+Given = TypeVar("Given")
+BATCHES = 4
+
+
+def rotating(batch: Callable[[], Given]) -> Iterator[Given]:
+    """Other inputs in each step, as whoever trains or serves has them, made beforehand.
+
+    Those of one batch alone would stay in the cache; and of experts, the sizes of their groups.
+    """
+    return itertools.cycle([batch() for _ in range(BATCHES)])
 
 
 class Loop(NamedTuple):
     """A bare loop: its step, how many make a pass, and what is done, untimed, before a pass."""
 
     step: Timed
+    modules: tuple[Any, ...]
+    """What is compiled, each by itself, where the loop is to be."""
     steps: int = 1
-    before_pass: Timed = lambda: None
+    before_pass: Timed | None = None
+
+    def compile(self) -> None:
+        """From now on its step is compiled: torch does it in the first one."""
+        for module in self.modules:
+            module.compile()
 
     def seconds(self) -> float:
         """Times one pass by hand."""
-        self.before_pass()
+        if self.before_pass is not None:
+            self.before_pass()
         start = time.perf_counter()
         for _ in range(self.steps):
             self.step()
         return time.perf_counter() - start
 
 
-def training(optimizer: Any, loss_of: Callable[[], Tensor], autocast: bool = True) -> Loop:
+def training(
+    model: Any, optimizer: Any, loss_of: Callable[[], Tensor], autocast: bool = True
+) -> Loop:
     """The step of a loop that trains, on a CPU; the loss is computed in float32."""
     import torch
 
@@ -41,10 +62,10 @@ def training(optimizer: Any, loss_of: Callable[[], Tensor], autocast: bool = Tru
         loss.backward()
         optimizer.step()
 
-    return Loop(step)
+    return Loop(step, (model,))
 
 
-def inference(forward: Callable[[], Any]) -> Loop:
+def inference(forward: Callable[[], Any], *modules: Any) -> Loop:
     """The step of a loop that infers."""
     import torch
 
@@ -52,7 +73,7 @@ def inference(forward: Callable[[], Any]) -> Loop:
         with torch.inference_mode():
             forward()
 
-    return Loop(step)
+    return Loop(step, modules)
 
 
 def adamw(model: Any, learning_rate: float) -> Any:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.validation.bare.loop import Loop, Parameters, adamw, inference, training
+from bench.validation.bare.loop import Loop, Parameters, adamw, inference, rotating, training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,25 +30,42 @@ def _images(p: Parameters) -> Tensor:
     return torch.randn(p["batch_size"], 3, p["image_size"], p["image_size"])
 
 
-def resnet50_infer(p: Parameters) -> Loop:
-    """bfloat16 weights."""
+def _classify(model: Any, p: Parameters) -> Loop:
+    """Images to logits; bfloat16 weights."""
     import torch
 
-    model, images = _resnet50().eval().to(torch.bfloat16), _images(p).to(torch.bfloat16)
-    return inference(lambda: model(images))
+    model = model.eval().to(torch.bfloat16)
+    batches = rotating(lambda: _images(p).to(torch.bfloat16))
+    return inference(lambda: model(next(batches)), model)
+
+
+def _learn(model: Any, optimizer: Any, p: Parameters) -> Loop:
+    """Images with labels, autocast."""
+    import torch
+
+    batches = rotating(lambda: (_images(p), torch.randint(0, 1000, (p["batch_size"],))))
+
+    def loss() -> Tensor:
+        images, labels = next(batches)
+        return torch.nn.functional.cross_entropy(model(images).logits.float(), labels)
+
+    return training(model, optimizer, loss)
+
+
+def resnet50_infer(p: Parameters) -> Loop:
+    """bfloat16 weights."""
+    return _classify(_resnet50(), p)
 
 
 def resnet50_train(p: Parameters) -> Loop:
     """SGD with momentum, autocast."""
     import torch
 
-    model, images = _resnet50().train(), _images(p)
-    labels = torch.randint(0, 1000, (p["batch_size"],))
+    model = _resnet50().train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=RESNET_RATE, momentum=0.9, weight_decay=1e-4, fused=True
     )
-    entropy = torch.nn.functional.cross_entropy
-    return training(optimizer, lambda: entropy(model(images).logits.float(), labels))
+    return _learn(model, optimizer, p)
 
 
 def _vit(p: Parameters) -> Any:
@@ -62,26 +79,16 @@ def _vit(p: Parameters) -> Any:
 
 def vit_infer(p: Parameters) -> Loop:
     """bfloat16 weights."""
-    import torch
-
-    model, images = _vit(p).eval().to(torch.bfloat16), _images(p).to(torch.bfloat16)
-    return inference(lambda: model(images))
+    return _classify(_vit(p), p)
 
 
 def vit_train(p: Parameters) -> Loop:
     """AdamW, autocast."""
-    import torch
-
-    model, images = _vit(p).train(), _images(p)
-    labels = torch.randint(0, 1000, (p["batch_size"],))
-    entropy = torch.nn.functional.cross_entropy
-    optimizer = adamw(model, VIT_RATE)
-    return training(optimizer, lambda: entropy(model(images).logits.float(), labels))
+    model = _vit(p).train()
+    return _learn(model, adamw(model, VIT_RATE), p)
 
 
-def _dit(p: Parameters) -> tuple[Any, dict[str, Any]]:
-    """The model, and its arguments: latents, timesteps and classes."""
-    import torch
+def _dit() -> Any:
     from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
     model: Any = DiTTransformer2DModel(
@@ -97,9 +104,16 @@ def _dit(p: Parameters) -> tuple[Any, dict[str, Any]]:
     for block in model.transformer_blocks:  # one embedding of timestep and class, as published
         block.norm1.emb = model.transformer_blocks[0].norm1.emb
     model.transformer_blocks[0].norm1.emb.class_embedder.dropout_prob = 0.0
+    return model
+
+
+def _latents(p: Parameters, dtype: Any) -> dict[str, Tensor]:
+    """A model's arguments: latents, timesteps and classes."""
+    import torch
+
     batch = p["batch_size"]
-    return model, {
-        "hidden_states": torch.randn(batch, 4, 32, 32),
+    return {
+        "hidden_states": torch.randn(batch, 4, 32, 32).to(dtype),
         "timestep": torch.randint(0, 1000, (batch,)),
         "class_labels": torch.randint(0, 1000, (batch,)),
     }
@@ -109,21 +123,25 @@ def dit_infer(p: Parameters) -> Loop:
     """bfloat16 weights."""
     import torch
 
-    model, given = _dit(p)
-    model = model.eval().to(torch.bfloat16)
-    given["hidden_states"] = given["hidden_states"].to(torch.bfloat16)
-    return inference(lambda: model(**given).sample)
+    model = _dit().eval().to(torch.bfloat16)
+    batches = rotating(lambda: _latents(p, torch.bfloat16))
+    return inference(lambda: model(**next(batches)).sample, model)
 
 
 def dit_train(p: Parameters) -> Loop:
     """AdamW, autocast; the loss leaves the variance out."""
     import torch
 
-    model, given = _dit(p)
-    model = model.train()
-    noise = torch.randn_like(given["hidden_states"])
-    optimizer, error = adamw(model, DIT_RATE), torch.nn.functional.mse_loss
-    return training(optimizer, lambda: error(model(**given).sample[:, :4].float(), noise))
+    model = _dit().train()
+    batches = rotating(
+        lambda: (_latents(p, torch.float32), torch.randn(p["batch_size"], 4, 32, 32))
+    )
+
+    def loss() -> Tensor:
+        given, noise = next(batches)
+        return torch.nn.functional.mse_loss(model(**given).sample[:, :4].float(), noise)
+
+    return training(model, adamw(model, DIT_RATE), loss)
 
 
 def _mlp(*widths: int, last: Any) -> Any:
@@ -135,42 +153,61 @@ def _mlp(*widths: int, last: Any) -> Any:
     return nn.Sequential(*layers[:-1], last)
 
 
+def _clicks(p: Parameters) -> Any:
+    """What follows the lookup: dense features [B, 13] and rows [B, 26, L, d] to logits [B]."""
+    import torch
+    from torch import nn
+
+    wide = p["embedding_dim"]
+    left, right = torch.tril_indices(27, 27, offset=-1)
+
+    class Clicks(nn.Module):
+        places: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bottom = _mlp(13, 512, 256, wide, last=nn.ReLU())
+            self.top = _mlp(wide + 27 * 13, 1024, 1024, 512, 256, 1, last=nn.Identity())
+            self.register_buffer("places", left * 27 + right)
+
+        def forward(self, dense: Tensor, found: Tensor) -> Tensor:
+            hidden = self.bottom(dense)
+            vectors = torch.cat((hidden[:, None], found.sum(2).to(hidden.dtype)), 1)
+            products = (vectors @ vectors.mT).flatten(1).index_select(1, self.places)
+            logits: Tensor = self.top(torch.cat((hidden, products), 1)).squeeze(1)
+            return logits
+
+    return Clicks()
+
+
 def dlrm_train(p: Parameters) -> Loop:
     """Plain SGD, autocast; rows that were looked up are updated by hand, in place."""
     import torch
-    from torch import nn
     from torch.nn import functional
 
     batch, rows, wide = p["batch_size"], p["rows"], p["embedding_dim"]
-    tables = torch.randn(26 * rows, wide)
-    bottom = _mlp(13, 512, 256, wide, last=nn.ReLU())
-    top = _mlp(wide + 27 * 13, 1024, 1024, 512, 256, 1, last=nn.Identity())
-    left, right = torch.tril_indices(27, 27, offset=-1)
-    places = left * 27 + right
-    dense, clicks = torch.randn(batch, 13), torch.randint(0, 2, (batch,)).float()
+    tables, model = torch.randn(26 * rows, wide), _clicks(p)
     first = rows * torch.arange(26)[:, None]
-    # Other rows in each step, as in training: those of one batch would stay in the cache.
-    looked_up = itertools.cycle(
-        [torch.randint(0, rows, (batch, 26, p["lookups"])) + first for _ in range(4)]
-    )
-    weights = [*bottom.parameters(), *top.parameters()]
-    optimizer = torch.optim.SGD(weights, lr=DLRM_RATE, fused=True)
+
+    def drawn() -> tuple[Tensor, Tensor, Tensor]:
+        index = torch.randint(0, rows, (batch, 26, p["lookups"])) + first
+        return torch.randn(batch, 13), index, torch.randint(0, 2, (batch,)).float()
+
+    batches = rotating(drawn)
+    optimizer = torch.optim.SGD(model.parameters(), lr=DLRM_RATE, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        index = next(looked_up)
+        dense, index, clicks = next(batches)
         found = functional.embedding(index, tables).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = bottom(dense)
-            vectors = torch.cat((hidden[:, None], found.sum(2).to(hidden.dtype)), 1)
-            products = (vectors @ vectors.mT).flatten(1)[:, places]
-            logits = top(torch.cat((hidden, products), 1)).squeeze(1)
+            logits = model(dense, found)
         functional.binary_cross_entropy_with_logits(logits.float(), clicks).backward()
         optimizer.step()
         assert found.grad is not None
         tables.index_add_(0, index.flatten(), found.grad.view(-1, wide), alpha=-DLRM_RATE)
 
-    return Loop(step)
+    return Loop(step, (model,))
 
 
 BARE: dict[str, Callable[[Parameters], Loop]] = {

@@ -14,6 +14,9 @@ says `+sim`. It is loaded as the real one is, by `import torch`, through an entr
 | `_hf32.py` | `torch.npu.conv.allow_hf32` (on), `torch.npu.matmul.allow_hf32` (off) | 5 |
 | `_timeline.py` | work takes time after the call has returned; who waits, sleeps | |
 | `_memory.py` | a caching allocator with a limit | 8 |
+| `_capture.py`, `npu/graphs.py` | graphs: what is recorded has not run, and is replayed at the |  |
+| | same addresses; who would wait for the device within a capture is refused | |
+| `_compiler.py` | `torch.compile(backend="npu")`; inductor fails | 7 |
 | `_devices.py` | the dies; current device and stream; the lost device | 8, 10, 11 |
 | `_hccl.py` | collectives between dies, over gloo on the host | |
 | `_fused.py` | `torch_npu.npu_geglu` and its like, which libraries call by name | |
@@ -62,7 +65,12 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `quiet-fallback` | SIMNPU_FALLBACK's operators run on the host without a word, even if refused |
 | `lost-words` | a lost device says so in words that nobody knows |
 | `lost-copies` | a copy to the host that does not wait never arrives |
+| `wrong-experts` | grouped products take each group's rows by another group's matrix |
 | `lost-updates` | what changes bfloat16 tensors in place changes nothing |
+| `no-compiler` | torch.compile fails with `npu` too |
+| `wrong-compiler` | what it compiles gives numbers that are 1 % too large |
+| `no-graphs` | no capture can be begun |
+| `still-replays` | a replay does nothing |
 
 Variables of the real one that are heeded: `ASCEND_LAUNCH_BLOCKING=1` (every operator is waited
 for), `TORCH_NPU_FALLBACK_CPU_DISABLE=1`, `TORCH_NPU_WARNING_DISABLE=1` and
@@ -73,8 +81,10 @@ device's clock runs on from there. Random numbers are the CPU's; pinned memory i
 optimizers run, with the CPU's kernels and their faults (torch 2.13's SGD leaves bfloat16 weights as
 they are); whether each does on a real device is not known here. HF32 is not in the attention.
 torch's C++ takes `npu:0` for the current device, so a backward on the second die runs in the main
-thread only. There are no send and receive among the collectives, no torch.compile, no graphs, no
-profiler, no sparse tensors, no private formats, no LSTM, and no torch.load to the device.
+thread only. A graph keeps all that it made apart, where a real one shares memory among what is not
+needed at once; and what it read stays alive with it, where a real one reads what lies there then.
+Compiled code calls operators. There are no send and receive among the collectives, no profiler, no
+sparse tensors, no private formats, no LSTM, and no torch.load to the device.
 """
 
 from __future__ import annotations
@@ -85,7 +95,13 @@ if SETTINGS.runtime == "missing":
     raise ImportError("libhccl.so: cannot open shared object file: No such file or directory")
 
 from . import _accelerator, _autocast, _hccl, _kernels, npu
-from ._fused import npu_fusion_attention, npu_geglu, npu_rms_norm
+from ._fused import (
+    npu_fusion_attention,
+    npu_geglu,
+    npu_grouped_matmul,
+    npu_quant_matmul,
+    npu_rms_norm,
+)
 
 __version__ = "2.13.0+sim"
 
@@ -99,4 +115,11 @@ def _autoload() -> None:
     """The entry point `torch.backends`: importing was all."""
 
 
-__all__ = ["npu", "npu_fusion_attention", "npu_geglu", "npu_rms_norm"]
+__all__ = [
+    "npu",
+    "npu_fusion_attention",
+    "npu_geglu",
+    "npu_grouped_matmul",
+    "npu_quant_matmul",
+    "npu_rms_norm",
+]

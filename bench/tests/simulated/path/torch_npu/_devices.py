@@ -6,6 +6,7 @@ import os
 import threading
 from typing import Any, NoReturn
 
+from ._capture import Capture
 from ._memory import Memory
 from ._settings import SETTINGS
 from ._timeline import Timeline, sleep_until
@@ -21,13 +22,25 @@ class Device:
         self.timeline = Timeline()
         self.memory = Memory(index, SETTINGS.memory_bytes)
         self.lost = False
+        self.capture: Capture | None = None
+        """What is being recorded."""
 
     def queue(self, seconds: float) -> None:
         """Work on the current stream; with ASCEND_LAUNCH_BLOCKING=1 the host waits for it."""
+        if self.capturing is not None:
+            self.capturing.seconds += seconds
+            return
         stream = current_stream(self.index)
         self.timeline.queue(stream, seconds)
         if os.environ.get("ASCEND_LAUNCH_BLOCKING") == "1":
             sleep_until(self.timeline.end(stream))
+
+    @property
+    def capturing(self) -> Capture | None:
+        """What is recorded of the current stream."""
+        capture = self.capture
+        here = capture is not None and capture.stream == current_stream(self.index)
+        return capture if here else None
 
     def synchronize(self) -> None:
         """Waits for every stream; SIMNPU_LOST may mean this."""
@@ -47,6 +60,8 @@ class Device:
 
     def wait_until(self, moment: float, call: str) -> None:
         """Blocks the host until then; on a device that was lost, the call that waits says so."""
+        if self.capture is not None:
+            self.capture.refuse(call)
         if self.lost:
             raise_lost(call)
         sleep_until(moment)
@@ -58,6 +73,8 @@ class _Current(threading.local):
     def __init__(self) -> None:
         self.index = 0
         self.streams: dict[int, int] = {}
+        self.fused = False
+        """Whether compiled code runs."""
 
 
 CURRENT = _Current()

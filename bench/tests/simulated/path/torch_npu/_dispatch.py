@@ -22,8 +22,23 @@ from ._storage import to_device, to_host
 
 CPU_KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 """Private: redispatched with it, an operator's CPU kernel gets device tensors as they are."""
+POINTWISE = torch.Tag.pointwise
 CPU_INDICES = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "copy_"})
 """Operators that take CPU tensors beside those of the device, as on any accelerator."""
+READ_BY_THE_HOST = frozenset(
+    {
+        "nonzero",
+        "masked_select",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "equal",
+        "bincount",
+    }
+)
+"""Operators whose result has a shape that depends on values, or is a value: the host waits."""
+WRITE_UNSAID = frozenset({"native_batch_norm"})
+"""Operators that change arguments which their schema does not name as changed."""
 NOT_HERE = frozenset({"_int_mm", "_scaled_mm"})
 """torch's 8-bit products: torch_npu has its own under other names, so these fall back."""
 
@@ -32,8 +47,14 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
     """The boxed fallback: any operator, on the device."""
     name = op.name()
     device = device_of(args, kwargs)
-    announce(name, device)
+    announce(name, device, part_of_another=_devices.CURRENT.fused and POINTWISE in op.tags)
     outputs = _outputs(op, args, kwargs)
+    if (capture := device.capturing) is not None:
+        if base_name(name).startswith("index") and _by_bool(args):
+            capture.refuse("aclnnNonzero")
+        every = base_name(name) in WRITE_UNSAID
+        written = tensors_in([args, list(kwargs.values())]) if every else _written(op, args, kwargs)
+        capture.changes(to_host(t) for t in written if t.device.type == TYPE)
     if "lost-updates" in SETTINGS.broken:
         changed = _written(op, args, kwargs)
         if any(t.dtype == torch.bfloat16 and id(t) not in outputs for t in changed):
@@ -46,8 +67,11 @@ def base_name(name: str) -> str:
     return name.rpartition("::")[2].partition(".")[0]
 
 
-def announce(name: str, device: Device) -> None:
-    """Before an operator runs: whatever fault is meant for it, then its time on the device."""
+def announce(name: str, device: Device, part_of_another: bool = False) -> None:
+    """Before an operator runs: whatever fault is meant for it, then its time on the device.
+
+    part_of_another: compiled into the kernel before it.
+    """
     base = base_name(name)
     _devices.operator_may_lose(base, device)
     if "spoilt-by-oom" in SETTINGS.broken and device.memory.out_of_memory:
@@ -60,7 +84,10 @@ def announce(name: str, device: Device) -> None:
         )
     if base in SETTINGS.fallback | NOT_HERE:
         _fall_back(name, device)
-    seconds = SETTINGS.operator_microseconds / 1e6 + SETTINGS.slow.get(base, 0.0) / 1e3
+    if base in READ_BY_THE_HOST:
+        device.wait_for_stream()
+    own = 0.0 if part_of_another else SETTINGS.operator_microseconds
+    seconds = own / 1e6 + SETTINGS.slow.get(base, 0.0) / 1e3
     device.queue(seconds)
 
 
@@ -117,14 +144,30 @@ def on_cpu(
     tensors in their place, whose values are then theirs.
     """
     arguments = _Arguments(name, outputs, device)
-    aliases = _hf32.operands(name, _map(arguments.lower, args))
-    result = kernel(*aliases, **{k: _map(arguments.lower, v) for k, v in kwargs.items()})
-    if name in SETTINGS.wrong:
-        for tensor in tensors_in(result):
-            if tensor.is_floating_point():
-                tensor.mul_(1.01)
-    arguments.write_outputs()
-    return _map(arguments.lift, result)
+    lowered = _map(arguments.lower, args)
+    named = {k: _map(arguments.lower, v) for k, v in kwargs.items()}
+
+    def compute() -> Any:
+        result = kernel(*_hf32.operands(name, lowered), **named)
+        if name in SETTINGS.wrong:
+            for tensor in tensors_in(result):
+                if tensor.is_floating_point():
+                    tensor.mul_(1.01)
+        arguments.write_outputs()
+        return result
+
+    found = _map(arguments.lift, compute())
+    if (capture := device.capturing) is not None:
+        held = [to_host(tensor) for tensor in tensors_in(found)]
+        capture.add(lambda: _into(held, compute()))
+    return found
+
+
+def _into(held: list[torch.Tensor], result: Any) -> None:
+    """Puts what an operator gives now where it gave it when it was recorded."""
+    for old, new in zip(held, tensors_in(result), strict=True):
+        if old.data_ptr() != new.data_ptr():  # no view, nor in place: those lie where they lay
+            old.copy_(new)
 
 
 class _Arguments:
@@ -219,6 +262,11 @@ def _written(op: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
             given = kwargs.get(argument.name, args[position] if position < len(args) else None)
             found += tensors_in(given)
     return found
+
+
+def _by_bool(args: Any) -> bool:
+    """Whether an index says by truth values what it takes, so that how much is not known."""
+    return any(t.dtype in (torch.bool, torch.uint8) for t in tensors_in(args[1:2]))
 
 
 def _map(function: Callable[[Any], Any], value: Any) -> Any:

@@ -95,6 +95,13 @@ def copy_from(
     """Every copy_ that has a device tensor at either end; the host waits for what it reads."""
     device = device_of((source, target), {})
     announce("aten::_copy_from", device)
+    capture = device.capturing
+    if capture is not None and "cpu" in (source.device.type, target.device.type):
+        capture.refuse("aclrtMemcpy")  # no host memory is pinned here
+    if capture is not None:
+        there, here = to_host(target), to_host(source)
+        capture.changes([there])
+        capture.add(lambda: there.copy_(here))
     to_host_later = target.device.type == "cpu" and non_blocking
     if not (to_host_later and "lost-copies" in SETTINGS.broken):
         to_host(target).copy_(to_host(source))

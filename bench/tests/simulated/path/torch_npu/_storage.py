@@ -59,6 +59,8 @@ def to_device(tensor: torch.Tensor, index: int) -> torch.Tensor:
         tensor = tensor.float()
     memory = device(index).memory
     storage = tensor.untyped_storage()
+    if (capture := device(index).capturing) is not None:
+        capture.made(tensor)
     # torch keeps the Python object of a storage as long as the storage: it ends when the last
     # tensor that uses the memory ends. (A callback in the structure's deleter could be called with
     # an exception in flight, which ctypes does not survive.)

@@ -14,6 +14,7 @@ from .._hf32 import CONVOLUTION as conv  # noqa: TID252, N811
 from .._hf32 import MATMUL as matmul  # noqa: TID252, N811
 from .._settings import SETTINGS  # noqa: TID252
 from . import utils
+from .graphs import NPUGraph, graph, is_current_stream_capturing
 from .memory import (
     empty_cache,
     max_memory_allocated,
@@ -126,6 +127,7 @@ def _is_in_bad_fork() -> bool:
 
 __all__ = [
     "Event",
+    "NPUGraph",
     "Stream",
     "conv",
     "current_device",
@@ -140,10 +142,12 @@ __all__ = [
     "get_device_properties",
     "get_rng_state",
     "get_rng_state_all",
+    "graph",
     "init",
     "initial_seed",
     "is_available",
     "is_bf16_supported",
+    "is_current_stream_capturing",
     "is_initialized",
     "manual_seed",
     "manual_seed_all",

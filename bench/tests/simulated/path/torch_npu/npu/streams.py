@@ -37,6 +37,8 @@ class Stream:
         self._device.wait_until(moment, "AclrtSynchronizeStreamWithTimeout")
 
     def query(self) -> bool:
+        if self._device.capture is not None:
+            self._device.capture.refuse("aclrtStreamQuery")
         return self._device.timeline.end(self.stream_id) <= time.perf_counter()
 
     def record_event(self, event: Event | None = None) -> Event:
@@ -78,6 +80,8 @@ class Event:
             stream._device.timeline.hold(stream.stream_id, self._moment)
 
     def query(self) -> bool:
+        if self._device is not None and self._device.capture is not None:
+            self._device.capture.refuse("aclrtQueryEventStatus")
         return self._moment is None or self._moment <= time.perf_counter()
 
     def synchronize(self) -> None:

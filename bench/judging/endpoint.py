@@ -1,0 +1,112 @@
+"""What there is to know of a server that was measured from outside, over the launches of a case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from bench.records.endpoint import Client, Endpoint
+from bench.records.outcome import Check, Measured, Void
+from bench.records.run import Launch
+from bench.records.served import Served
+
+OUTLIERS = 0.01
+"""Share of the requests that may be later than what is said of all; one may be in any case: it is
+in no median, and percentiles that it would be in need hundreds of requests."""
+
+
+class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one case, with a figure or without."""
+
+    servers: tuple[str, ...]
+    """`vllm 0.32.0`, each once."""
+    models: tuple[str, ...]
+    """As they are called there."""
+    restarted: bool
+    """Whether each launch has a process of its own."""
+    checks: tuple[Check, ...]
+    """Of each quantity the check that came nearest to its tolerance, or passed it."""
+    overlooked: tuple[str, ...]
+    """What is wrong with models that the checks would let pass."""
+    busy: float | None
+    """Largest share of its core that the client took; None where no load was made."""
+    late_seconds: float | None
+    """By how much requests were late at most, but for one in a hundred; of the worst launch."""
+    cached_tokens: int | None
+    """Tokens of prompts that a server had already; None where none says."""
+
+
+def late(client: Client, served: Served | None) -> float:
+    """Seconds by which a launch's requests were late at most, but for `OUTLIERS` of them.
+
+    Of those that were admitted in the steady window: as many as may be in flight are due at once in
+    the beginning, which no client can do. Of all where there is no such window.
+    """
+    pairs = zip(client.late_ns, () if served is None else served.requests, strict=False)
+    window = None if served is None else served.window
+    steady = [ns for ns, one in pairs if window is not None and window.holds(one.admitted_ns)]
+    ordered = sorted(steady or client.late_ns)
+    beyond = max(1, math.floor(OUTLIERS * len(ordered)))
+    return ordered[max(0, len(ordered) - 1 - beyond)] / 1e9
+
+
+def endpoint_of(launches: Sequence[Launch]) -> EndpointSummary | None:
+    """None of work that no server did."""
+    seen = [launch.endpoint for launch in launches if launch.endpoint is not None]
+    if not seen:
+        return None
+    clients = [one.client for one in seen if one.client is not None]
+    cached = [one.cached_tokens for one in seen if one.cached_tokens is not None]
+    checks = worst_checks(check for launch in launches for check in _checks(launch))
+    return EndpointSummary(
+        servers=_each_once([f"{e.server.name} {e.server.version}".strip() for e in seen]),
+        models=_each_once([e.server.model for e in seen]),
+        restarted=all(e.server.started == "by the run" for e in seen),
+        checks=checks,
+        overlooked=_overlooked(seen, checks),
+        busy=max((one.busy for one in clients), default=None),
+        late_seconds=max((late(*pair) for pair in _loads(launches)), default=None),
+        cached_tokens=sum(cached) if cached else None,
+    )
+
+
+def worst_checks(checks: Iterable[Check]) -> tuple[Check, ...]:
+    """Of each quantity the check that came nearest to its tolerance, or passed it."""
+    found: dict[str, Check] = {}
+    for check in checks:
+        known = found.get(check.quantity)
+        if known is None or _used(check) > _used(known):
+            found[check.quantity] = check
+    return tuple(found.values())
+
+
+def _loads(launches: Sequence[Launch]) -> Iterator[tuple[Client, Served | None]]:
+    """Of each launch that made a load."""
+    for launch in launches:
+        if launch.endpoint is not None and launch.endpoint.client is not None:
+            outcome, without_figure = launch.outcome, launch.endpoint.load
+            served = outcome.served if isinstance(outcome, Measured) else without_figure
+            yield launch.endpoint.client, served
+
+
+def _checks(launch: Launch) -> tuple[Check, ...]:
+    outcome = launch.outcome
+    numerics = outcome.numerics if isinstance(outcome, Measured | Void) else None
+    return () if numerics is None else numerics.checks
+
+
+def _used(check: Check) -> float:
+    """How much of its tolerance an error takes."""
+    return math.inf if check.error is None else check.error / check.tolerance
+
+
+def _overlooked(seen: Sequence[Endpoint], checks: Sequence[Check]) -> tuple[str, ...]:
+    """By the log-probabilities, which the first check is of."""
+    bound = checks[0].tolerance if checks else 0.0
+    return _each_once([name for one in seen for name, far in one.wrong.items() if far <= bound])
+
+
+def _each_once(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word for word in words if word))

@@ -1,0 +1,67 @@
+"""How a launch executes its case: what compiles, what records, and whether they did."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from bench.measuring import asked, compilers
+from bench.records import environment
+from bench.records.execution import NO_GRAPHS, is_compiled, is_recorded
+from bench.workload import Unsupported
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.backend import Backend, Device
+    from bench.workload import Look
+
+
+class Execution:
+    """Of one launch."""
+
+    def __init__(self, name: str, backend: Backend, device: Device) -> None:
+        """name: of a case. Raises `Unsupported` where nothing compiles, or records, that must."""
+        self._name = name
+        self._place: torch.device = device.torch_device
+        self.watched: asked.Watched | None = None
+        """What records; None where nothing need."""
+        if is_recorded(name):
+            recorder = device.recorder()
+            if recorder is None:
+                raise Unsupported(NO_GRAPHS)
+            self.watched = asked.Watched(recorder)
+        self._compiler = self.compiler = compilers.TORCHS_OWN
+        """torch's name for what compiles."""
+        if is_compiled(name):
+            self._compiler = self.compiler = compilers.chosen(backend.compilers, self._place)
+        if is_compiled(name) and self.watched is not None:
+            noted = compilers.noted(self._compiler)
+            self.compiler, self.watched.compiled_calls = noted.name, lambda: noted.calls
+
+    def gated(self) -> None:
+        """From here on it is the timed job that compiles and records."""
+        if self.watched is not None:
+            self.watched.timed()
+
+    def looks(self, record: dict[str, Any]) -> list[Look]:
+        """Whether the execution is the case's, as far as it has come; what the compiler has done is
+        noted in the record's environment."""
+        found: list[Look] = []
+        if is_compiled(self._name):
+            counted = environment.compiler()
+            own = self._compiler == compilers.TORCHS_OWN
+            record["compiler"] = counted if own else {**counted, "name": self._compiler}
+            found += asked.compiled(counted, self._name)
+        if is_recorded(self._name):
+            found += asked.replayed(self.watched, self._name)
+        return found
+
+    def lacking(self) -> str:
+        """After a launch failed: why its compiler does not work here at all; empty where it does,
+        or none was asked for."""
+        if not is_compiled(self._name):
+            return ""
+        with contextlib.suppress(Exception):  # of a device that cannot be asked any more
+            return compilers.trial(self._compiler, self._place).words
+        return ""

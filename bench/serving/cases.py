@@ -1,0 +1,148 @@
+"""What is asked of a server, as cases: each a load on the exported model, every parameter in it.
+
+The server is to the case what a device is to another: it is in the record, not in the case. So one
+load on two servers is the same work; a load on a server and one on our own engine never are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import msgspec
+
+from bench.errors import SuiteError
+from bench.planning import arrivals
+from bench.planning.arrivals import Lengths, Load
+from bench.records.case import Case, ParameterValue
+from bench.serving.export import Manifest
+from bench.serving.gate import prompt
+from bench.serving.load import Drawn
+from bench.serving.stream import Asked
+
+WORKLOAD, MODE, EXECUTION = "endpoint", "serve", "server"
+VERSION = 1
+CONCURRENCY = 8
+ROUNDS = 8
+"""Requests of a load that names no number: so many for each that can be in flight."""
+STEADY_ROUNDS = 4
+"""Fewer leave no steady part between filling up and running empty."""
+LEAST_REQUESTS = 40
+LENGTH_SEED = 0
+"""Of arrivals and lengths, which are the same in every launch; the prompts' words are not."""
+
+
+class Asks(msgspec.Struct, frozen=True, kw_only=True):
+    """The loads that a command line asks for."""
+
+    lengths: Lengths
+    concurrencies: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    offline: bool = False
+    requests: int | None = None
+    ttft_limit_ms: int
+    tpot_limit_ms: int
+    speculation: bool = False
+    """Whether the server may guess tokens."""
+    devices: int = 1
+
+
+def cases(asks: Asks, manifest: Manifest) -> tuple[Case, ...]:
+    """One a concurrency, one a rate, one where all come at once; `CONCURRENCY` where none is asked.
+
+    Raises `SuiteError` for lengths that the model cannot hold, and for a load without requests.
+    """
+    if asks.lengths.longest > manifest.positions:
+        raise SuiteError(
+            f"serve-bench: prompts and answers of up to {asks.lengths.longest} tokens; "
+            f"{manifest.model} holds {manifest.positions}. Give smaller --input-tokens or "
+            "--output-tokens, or export a model that holds more."
+        )
+    ways: list[dict[str, ParameterValue]] = [
+        {"arrival": "closed", "concurrency": c} for c in asks.concurrencies
+    ]
+    ways += [{"arrival": "poisson", "rate": float(rate)} for rate in asks.rates]
+    ways += [{"arrival": "offline"}] if asks.offline else []
+    ways = ways or [{"arrival": "closed", "concurrency": CONCURRENCY}]
+    return tuple(_case(way, asks, manifest) for way in ways)
+
+
+def _case(way: dict[str, ParameterValue], asks: Asks, manifest: Manifest) -> Case:
+    most = int(way.get("concurrency", 1))
+    lengths = asks.lengths
+    requests = asks.requests or max(LEAST_REQUESTS, ROUNDS * most)
+    if requests < STEADY_ROUNDS * most:
+        raise SuiteError(
+            f"--requests {requests}: at least {STEADY_ROUNDS * most} of concurrency {most}, or "
+            "there is no steady part. Give more, or leave it out."
+        )
+    return Case(
+        workload=WORKLOAD,
+        version=VERSION,
+        mode=MODE,
+        precision=manifest.precision,
+        execution=EXECUTION,
+        devices=asks.devices,
+        parameters={
+            "model": manifest.model,
+            "weights": manifest.digest,
+            "input_tokens": lengths.input_tokens,
+            "output_tokens": lengths.output_tokens,
+            **way,
+            "requests": requests,
+            "length_sigma": float(lengths.sigma),
+            "length_seed": LENGTH_SEED,
+            **({"speculation": True} if asks.speculation else {}),
+            "ttft_limit_ms": asks.ttft_limit_ms,
+            "tpot_limit_ms": asks.tpot_limit_ms,
+        },
+    )
+
+
+def load_of(case: Case) -> Load:
+    """Arrivals and lengths, as its parameters say."""
+    said = case.parameters
+    count, seed = int(said["requests"]), int(said["length_seed"])
+    lengths = Lengths(
+        input_tokens=int(said["input_tokens"]),
+        output_tokens=int(said["output_tokens"]),
+        sigma=float(said["length_sigma"]),
+    )
+    if said["arrival"] == "closed":
+        return arrivals.closed(count, lengths, int(said["concurrency"]), seed)
+    if said["arrival"] == "poisson":
+        return arrivals.poisson(count, lengths, float(said["rate"]), seed)
+    return arrivals.offline(count, lengths, seed)
+
+
+def ramp_of(case: Case) -> int:
+    """Completions before a load counts as steady; of an open one, a tenth of its requests."""
+    concurrency = case.parameters.get("concurrency")
+    return int(concurrency) if concurrency else max(1, int(case.parameters["requests"]) // 10)
+
+
+def drawn(case: Case, vocabulary: int, seed: int) -> Drawn:
+    """A case's load with the words of its prompts, which come from the launch's seed."""
+    load = load_of(case)
+    words = random.Random(f"prompts {case.fingerprint} {seed}")
+    asked = tuple(
+        Asked(
+            prompt=prompt(words, vocabulary, one.prompt_tokens),
+            new_tokens=one.new_tokens,
+            due_ns=one.due_ns,
+        )
+        for one in load.requests
+    )
+    return Drawn(load=load, asked=asked)
+
+
+def warm_up(cases: Sequence[Case], vocabulary: int, seed: int) -> list[Asked]:
+    """Requests like those of the widest load, with prompts of their own; twice as many as it may
+    have in flight."""
+    widest = max(cases, key=lambda case: int(case.parameters.get("concurrency", 1)))
+    words = random.Random(f"warm-up {seed}")
+    count = 2 * int(widest.parameters.get("concurrency", 4))
+    return [
+        Asked(prompt=prompt(words, vocabulary, one.prompt_tokens), new_tokens=one.new_tokens)
+        for one in load_of(widest).requests[:count]
+    ]

@@ -1,0 +1,195 @@
+"""The load: each request when it is due, whatever came of those before it.
+
+The client must not be in the figures: how late it was, and how much of its core it took, is kept
+beside them. A server that takes in less than arrives has no steady state, so the load is given up
+as soon as that is plain, and that is its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import msgspec
+
+from bench.planning.arrivals import Load
+from bench.records.endpoint import Client
+from bench.records.served import Served
+from bench.serving.stream import GIVEN_UP, Answer, Asked, Dialect, stream
+from bench.serving.wire import Pool
+
+LOOK_SECONDS = 0.25
+"""How often is looked whether the queue only grows."""
+GROWTH_SECONDS = 4.0
+"""Least time over which that is said."""
+GROWTH_SPANS = 2
+"""And so many times what the quickest answer took."""
+GROWTH_REQUESTS = 20
+"""And so many that were due meanwhile."""
+KEPT_UP = 0.8
+"""A server that ends this share of what arrives meanwhile is not said to be saturated: it may be
+chance."""
+
+
+Made = Callable[[Answer], Coroutine[Any, Any, None]]
+"""Makes one request."""
+
+
+class Drawn(msgspec.Struct, frozen=True, kw_only=True):
+    """A load, with the words of its prompts."""
+
+    load: Load
+    asked: tuple[Asked, ...]
+
+
+class Driven:
+    """What came of a load."""
+
+    def __init__(self, drawn: Drawn) -> None:
+        self.drawn = drawn
+        self.zero_ns = 0
+        """When it began (`time.perf_counter_ns`)."""
+        self.answers: list[Answer] = []
+        self.bodies: list[bytes] = []
+        """Of the requests, made before any is due."""
+        self.saturated = ""
+        """Why the load was given up; empty where it was made to its end."""
+        self.cpu_seconds = 0.0
+        """Of the client's own thread."""
+        self.wall_seconds = 0.0
+
+    def due(self, number: int, due_ns: int) -> Answer:
+        """A request is due: from here on it is in the record, whatever comes of it."""
+        answer = Answer(self.drawn.asked[number], due_ns, self.bodies[number])
+        answer.failed = GIVEN_UP
+        self.answers.append(answer)
+        return answer
+
+    @property
+    def client(self) -> Client:
+        """What this process may have added to the figures."""
+        return Client(
+            late_ns=tuple(answer.started_ns - answer.due_ns for answer in self.answers),
+            cpu_seconds=self.cpu_seconds,
+            wall_seconds=self.wall_seconds,
+            chunks=sum(answer.chunks for answer in self.answers),
+        )
+
+    @property
+    def cached(self) -> int | None:
+        """Tokens of prompts that the server says it had already; None where it says nothing."""
+        said = [a.cached for a in self.answers if a.cached is not None]
+        return sum(said) if said else None
+
+    def served(self, ramp: int) -> Served:
+        """For the record."""
+        counts: Counter[int] = Counter()
+        for answer in self.answers:
+            for ns, tokens in answer.arrived:
+                counts[ns - self.zero_ns] += tokens
+        moments = sorted(counts)
+        return Served(
+            requests=tuple(answer.served(self.zero_ns) for answer in self.answers),
+            arrived_ns=tuple(moments),
+            arrived_tokens=tuple(counts[ns] for ns in moments),
+            ramp=ramp,
+            load=self.drawn.load.digest,
+        )
+
+
+async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float) -> Driven:
+    """Makes a load's requests, each of which may take `limit_seconds`; raises `Broken` where no
+    connection can be made beforehand."""
+    most = drawn.load.concurrency or 1
+    await pool.open(min(most, len(drawn.asked)))
+    driven = Driven(drawn)
+    driven.bodies = [dialect.body(asked, stream=True) for asked in drawn.asked]
+    cpu, zero = time.thread_time(), time.perf_counter_ns()
+    driven.zero_ns = zero
+
+    async def made(answer: Answer) -> None:
+        await stream(pool, dialect, answer, limit_seconds)
+
+    if drawn.load.process == "closed":
+        await _closed(driven, made, most)
+    else:
+        await _open(driven, made)
+    driven.wall_seconds = (time.perf_counter_ns() - zero) / 1e9
+    driven.cpu_seconds = time.thread_time() - cpu
+    return driven
+
+
+async def _closed(driven: Driven, made: Made, most: int) -> None:
+    """The next request is due the moment that one ends, not when somebody has noticed it."""
+    waiting = iter(range(len(driven.drawn.asked)))
+
+    async def keep_one_going() -> None:
+        due = driven.zero_ns
+        for number in waiting:
+            answer = driven.due(number, due)
+            await made(answer)
+            due = answer.ended_ns or time.perf_counter_ns()
+
+    await asyncio.gather(*(keep_one_going() for _ in range(most)))
+
+
+async def _open(driven: Driven, made: Made) -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def arrive() -> None:
+        for number, asked in enumerate(driven.drawn.asked):
+            due = driven.zero_ns + (asked.due_ns or 0)
+            if (wait := due - time.perf_counter_ns()) > 0:
+                await asyncio.sleep(wait / 1e9)
+            tasks.append(asyncio.create_task(made(driven.due(number, due))))
+
+    arriving = asyncio.create_task(arrive())
+    while not arriving.done():
+        await asyncio.wait([arriving], timeout=LOOK_SECONDS)
+        if driven.drawn.load.process == "poisson":
+            driven.saturated = growing(driven.answers, time.perf_counter_ns())
+        if driven.saturated:
+            for task in (arriving, *tasks):
+                task.cancel()
+            break
+    # Those that were not even begun end as cancelled tasks, and are rows all the same.
+    await asyncio.gather(arriving, *tasks, return_exceptions=True)
+
+
+def growing(answers: Sequence[Answer], now_ns: int) -> str:
+    """Why the queue can be said only to grow, by the requests up to now; empty if it does not.
+
+    Looked at is the latest stretch that is long enough (`GROWTH_SECONDS`, `GROWTH_SPANS`,
+    `GROWTH_REQUESTS`): more are in flight at the end of each third of it than at the end of the one
+    before, and fewer than `KEPT_UP` of those that were due in it were ended in it.
+    """
+    whole = [(a.arrived[-1][0], a.due_ns) for a in answers if a.finish and a.arrived]
+    ended = sorted(end for end, _ in whole)
+    quickest = min((end - due for end, due in whole), default=0)
+    if not quickest:
+        return ""
+    due = sorted(answer.due_ns for answer in answers)
+    stretch = max(GROWTH_SECONDS * 1e9, GROWTH_SPANS * quickest)
+    if len(due) < GROWTH_REQUESTS:
+        return ""
+    start = int(min(now_ns - stretch, due[-GROWTH_REQUESTS]))
+    if start < ended[0]:  # until then it fills, however fast the server is
+        return ""
+
+    def in_flight(ns: float) -> int:
+        return bisect.bisect_right(due, ns) - bisect.bisect_right(ended, ns)
+
+    depths = [in_flight(start + third * (now_ns - start) / 3) for third in range(4)]
+    came = bisect.bisect_right(due, now_ns) - bisect.bisect_right(due, start)
+    went = bisect.bisect_right(ended, now_ns) - bisect.bisect_right(ended, start)
+    if depths != sorted(set(depths)) or went >= KEPT_UP * came:
+        return ""
+    seconds = (now_ns - start) / 1e9
+    return (
+        f"saturated: within {seconds:.1f} s {came / seconds:.2f} requests/s came and "
+        f"{went / seconds:.2f} were answered; {depths[-1]} are waiting"
+    )

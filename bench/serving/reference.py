@@ -1,0 +1,212 @@
+"""What the exported model answers, in float64: the reference that a server is held to.
+
+Runs in a process of its own (`python -m bench.serving.reference`), because torch takes memory and
+threads that the client must not have. Of each answer the tokens that the server chose are given to
+the model one after the other, whatever it would have chosen itself (teacher forcing): one near-tie
+that falls the other way is no error, but all that follows from it would differ.
+
+The model is the library's own, with its plain attention and no cache. Each layer is made wide when
+it is reached and narrow again behind it, so that a model needs the memory of its own weights, and
+of one layer in float64.
+
+Beside the reference stands what a right server may differ by, and what a wrong one would: the same
+tokens with the weights' own precision in every product; with 8-bit weights; without a layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.errors import AccelmarkError
+from bench.records.value import Value
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LIMIT_SECONDS = 3600.0
+INT8, NO_LAYER = "int8 weights", "a layer missing"
+
+
+class Text(Value, frozen=True, kw_only=True):
+    """A prompt, and the tokens that the server gave after it."""
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.prompt or not self.tokens:
+            raise ValueError("a text has a prompt and an answer")
+
+
+class Question(Value, frozen=True, kw_only=True):
+    """What the reference is asked."""
+
+    folder: str
+    texts: tuple[Text, ...]
+    wrong: bool
+    """Whether to say too by how much the wrong models differ."""
+
+
+class Truth(Value, frozen=True, kw_only=True):
+    """Of each text and each of its tokens."""
+
+    logprobs: tuple[tuple[float, ...], ...]
+    """Of the token that the server chose."""
+    best: tuple[tuple[float, ...], ...]
+    """Of the token that the reference would have chosen."""
+    rounded: tuple[tuple[float, ...], ...]
+    """Of the server's token, by the same model in its own precision."""
+    wrong: dict[str, float] = msgspec.field(default_factory=dict)
+    """Root mean square difference from `logprobs` of models that are not the right one, by what is
+    wrong with them; nothing where nobody asked."""
+
+
+Reference = Callable[[Path, Sequence[Text], bool], Truth]
+"""Of a folder, texts, and whether wrong models are tried."""
+
+
+def in_a_process(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
+    """`Reference`; raises `AccelmarkError` where the process fails."""
+    question = Question(folder=str(folder), texts=tuple(texts), wrong=wrong)
+    child = subprocess.run(
+        [sys.executable, "-m", "bench.serving.reference"],
+        input=msgspec.json.encode(question),
+        capture_output=True,
+        timeout=LIMIT_SECONDS,
+    )
+    with contextlib.suppress(msgspec.DecodeError):  # what is not finite is no number there
+        if not child.returncode:
+            return msgspec.json.decode(child.stdout, type=Truth)
+    last = child.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+    said = last[0] if child.returncode and last else "it gave no log-probabilities"
+    raise AccelmarkError(
+        f"{folder}: the reference of the exported model failed ({said}). It needs the memory of "
+        "the weights and of one layer in float64; end other work, and run again."
+    )
+
+
+def truth(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
+    """`Reference`, in this process."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    library: Any = AutoModelForCausalLM
+    model: Any = library.from_pretrained(
+        folder, local_files_only=True, dtype="auto", attn_implementation="eager"
+    ).eval()
+    with torch.inference_mode():
+        with _widened(model):
+            exact = [_logprobs(model, text) for text in texts]
+        rounded = [_chosen(_logprobs(model, text), text) for text in texts]
+        chosen = [_chosen(one, text) for one, text in zip(exact, texts, strict=True)]
+        best = [tuple(one.max(-1).values.tolist()) for one in exact]
+        found: dict[str, float] = {}
+        if wrong:
+            for name, spoiled in ((NO_LAYER, _without_a_layer), (INT8, _quantized)):
+                with spoiled(model):
+                    theirs = [_chosen(_logprobs(model, text), text) for text in texts]
+                found[name] = distance(theirs, chosen)
+    return Truth(logprobs=tuple(chosen), best=tuple(best), rounded=tuple(rounded), wrong=found)
+
+
+def distance(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> float:
+    """Root mean square difference over all tokens; infinite where a value is not finite."""
+    squares = [
+        (a - b) ** 2
+        for one, other in zip(first, second, strict=True)
+        for a, b in zip(one, other, strict=True)
+    ]
+    mean = math.fsum(squares) / len(squares)
+    return math.sqrt(mean) if math.isfinite(mean) else math.inf
+
+
+def _logprobs(model: Any, text: Text) -> Tensor:
+    """[T, V] float64: of each token of the answer, given all before it."""
+    import torch
+
+    whole = torch.tensor([[*text.prompt, *text.tokens[:-1]]])
+    logits = model(input_ids=whole, use_cache=False, logits_to_keep=len(text.tokens)).logits
+    return torch.log_softmax(logits[0].double(), dim=-1)
+
+
+def _chosen(logprobs: Tensor, text: Text) -> tuple[float, ...]:
+    import torch
+
+    index = torch.tensor(text.tokens)[:, None]
+    return tuple(logprobs.gather(1, index)[:, 0].tolist())
+
+
+@contextlib.contextmanager
+def _widened(model: Any) -> Iterator[None]:
+    """Has the model compute in float64, one layer at a time; its weights are what they were."""
+    import torch
+
+    inner, dtype = model.model, model.dtype
+    ends: list[nn.Module] = [inner.embed_tokens, inner.norm, model.lm_head]
+
+    def widen(module: nn.Module, *_: Any) -> None:
+        module.to(torch.float64)
+
+    def narrow(module: nn.Module, *_: Any) -> None:
+        module.to(dtype)
+
+    hooks = []
+    for layer in inner.layers:
+        hooks += [layer.register_forward_pre_hook(widen), layer.register_forward_hook(narrow)]
+    try:
+        for module in ends:
+            widen(module)
+        yield
+    finally:
+        for module in ends:
+            narrow(module)
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def _without_a_layer(model: Any) -> Iterator[None]:
+    """The one in the middle."""
+    layers = model.model.layers
+    middle = len(layers) // 2
+    kept = [layer for index, layer in enumerate(layers) if index != middle]
+    model.model.layers = type(layers)(kept)
+    try:
+        yield
+    finally:
+        model.model.layers = layers
+
+
+@contextlib.contextmanager
+def _quantized(model: Any) -> Iterator[None]:
+    """Each row of each matrix of the layers in 8 bits and a scale; the last that is tried, for the
+    weights stay so."""
+    import torch
+
+    for module in model.model.layers.modules():
+        if isinstance(module, torch.nn.Linear):
+            scale = module.weight.abs().amax(dim=1, keepdim=True).float() / 127
+            rounded = (module.weight.float() / scale).round_() * scale
+            module.weight.data = rounded.to(module.weight.dtype)
+    yield
+
+
+def main() -> None:
+    """Reads a `Question` from stdin, writes a `Truth` to stdout."""
+    output = sys.stdout.buffer
+    sys.stdout = sys.stderr  # what a library prints is no answer
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    answer = truth(Path(question.folder), question.texts, question.wrong)
+    output.write(msgspec.json.encode(answer))
+
+
+if __name__ == "__main__":
+    main()

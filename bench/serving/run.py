@@ -1,0 +1,93 @@
+"""A run on a server, as a record: launch by launch, each on disk before the next begins."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from bench.backend import DeviceInfo
+from bench.records import environment
+from bench.records.encoding import encoded
+from bench.records.outcome import Cold
+from bench.records.run import End, Launch, Settings
+from bench.running.header import begin, run_id, utc_now
+from bench.serving.reference import Reference, in_a_process
+from bench.serving.session import Ask, Came, launch
+
+SUITE = "serve-bench"
+NO_DEVICE = DeviceInfo(
+    backend="endpoint", index=0, name="a server, device not observed", memory_bytes=None
+)
+"""Where nobody said which device the server has."""
+NO_TELEMETRY = "the server was measured from outside"
+
+
+def run(
+    ask: Ask,
+    launches: int,
+    *,
+    device: DeviceInfo = NO_DEVICE,
+    out: Path = Path("runs"),
+    command: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+    reference: Reference = in_a_process,
+    trust: ssl.SSLContext | None = None,
+) -> Path:
+    """Measures every case in every launch; gives the record.
+
+    launches: restarts of the server, where the run starts it; else 1, for launches that share one
+    process are one. Raises `ServerError` where there is no server to measure, `OutputError` where
+    the record cannot be written; at Ctrl-C the record ends, and KeyboardInterrupt goes on.
+    """
+    identity = run_id()
+    path = out / f"{SUITE}-{device.backend}-{identity}.jsonl"
+    settings = Settings(launches=launches, seed=ask.seed)
+    header = (identity, SUITE, ask.cases, settings, device, command)
+    with contextlib.closing(begin(path, *header)) as writer:
+        ended: Literal["complete", "interrupted"] = "interrupted"
+        order = 0
+        try:
+            for number in range(launches):
+                started_at = utc_now()
+                for came in launch(ask, number, reference, trust, say):
+                    line = _line(came, ask, device, number, order, started_at)
+                    writer.append(without(ask.token, line))
+                    order += 1
+            ended = "complete"
+        finally:
+            writer.append(End(reason=ended, finished_at=utc_now()))
+    return path
+
+
+def without(token: str | None, line: Launch) -> Launch:
+    """A line in which the token does not stand, wherever a server may have repeated it."""
+    text = encoded(line)
+    secret = encoded(token or "")[1:-1]
+    if not secret or secret not in text:
+        return line
+    plain = text.replace(secret, environment.NOT_RECORDED.encode())
+    return msgspec.json.decode(plain, type=Launch)
+
+
+def _line(
+    came: Came, ask: Ask, device: DeviceInfo, number: int, order: int, started_at: str
+) -> Launch:
+    return Launch(
+        case=came.case,
+        fingerprint=came.case.fingerprint,
+        launch=number,
+        order=order,
+        seed=ask.seed + number,
+        started_at=started_at,
+        seconds=max(came.seconds, 1e-6),
+        cold=Cold(),
+        environment={"device": msgspec.to_builtins(device)},
+        outcome=came.outcome,
+        telemetry_absent=NO_TELEMETRY,
+        endpoint=came.seen,
+    )

@@ -1,0 +1,278 @@
+"""What a server says of itself, and its process where the run starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bench.errors import ServerError
+from bench.records import environment
+from bench.records.endpoint import Server
+from bench.records.private import cleaned, cleaned_facts, own_names
+from bench.serving.framing import Broken, Head
+from bench.serving.stream import plain
+from bench.serving.wire import Endpoint, Pool
+
+MODELS = "/v1/models"
+VERSIONS = ("/version", "/info", "/get_server_info", "/server_info")
+"""Where servers tell their version, each in its own way; what is not there is no matter."""
+METRICS = "/metrics"
+MOST_SETTINGS, MOST_CHARACTERS = 200, 200
+HITS = re.compile(r"prefix_cache_hits(_total)?$|(^|[:_])cached_(prompt_)?tokens(_total)?$")
+"""Counters of prompt tokens that came out of a cache."""
+DRAFTS = re.compile(r"spec_decode_num_draft_tokens(_total)?$|(^|[:_])draft_tokens(_total)?$")
+"""And of tokens that were guessed."""
+_SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(\{.*\})?\s+([-+.\deE]+)")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_SECRET_OPTION = re.compile(r"^-{1,2}[\w-]*(key|token|secret|passw|auth)[\w-]*", re.IGNORECASE)
+POLL_SECONDS, STOP_SECONDS, TAIL_BYTES = 0.5, 30.0, 4000
+
+
+class Models(msgspec.Struct):
+    """The answer of `/v1/models`."""
+
+    data: list[dict[str, Any]] = []
+
+
+async def identify(
+    pool: Pool, asked_model: str | None, started: Sequence[str], *, by_the_run: bool
+) -> tuple[Server, str]:
+    """What it is, and its model as it must be asked for, which may be somebody's path.
+
+    Raises `ServerError` where it does not answer, or does not serve the model asked for."""
+    try:
+        head, said = await pool.get(MODELS)
+    except Broken as error:
+        words = f"{_where(pool)}: {error}. Start the server, or correct --endpoint."
+        raise ServerError(words) from error
+    if head.status in (401, 403):
+        raise ServerError(
+            f"{_where(pool)}: it wants a token (status {head.status}). Put one into the "
+            "environment variable that --token-variable names."
+        )
+    try:
+        models = msgspec.json.decode(said, type=Models).data if head.status == 200 else []
+    except msgspec.DecodeError:
+        models = []
+    names = [str(model["id"]) for model in models if model.get("id")]
+    if not names and asked_model is None:
+        raise ServerError(
+            f"{_where(pool)}: {MODELS} names no model (status {head.status}). It must be a server "
+            "of OpenAI's protocol; if it is, name its model: --model NAME."
+        )
+    if asked_model is not None and names and asked_model not in names:
+        raise ServerError(f"--model {asked_model}: the server has {', '.join(names)}. Name one.")
+    chosen = asked_model or names[0]
+    of_model = next((model for model in models if model.get("id") == chosen), {})
+    found = await _told(pool)
+    name, version = _who(head, of_model, found)
+    told = Server(
+        name=name,
+        version=version,
+        model=plain(chosen),
+        settings=settings({**{f"model.{k}": v for k, v in of_model.items()}, **found}),
+        started="by the run" if by_the_run else "before the run",
+        command=tuple(started),
+        same_host=on_this_host(pool.endpoint),
+    )
+    return told, chosen
+
+
+async def _told(pool: Pool) -> dict[str, Any]:
+    """All that it shows to whoever asks."""
+    found: dict[str, Any] = {}
+    for path in VERSIONS:
+        with contextlib.suppress(Broken, msgspec.DecodeError):
+            head, said = await pool.get(path)
+            if head.status == 200:
+                value = msgspec.json.decode(said)
+                found |= value if isinstance(value, dict) else {}
+    with contextlib.suppress(Broken):
+        for name, labels, _ in _samples(await _metrics(pool)):
+            if name.endswith(("_config_info", "_build_info")):
+                found |= labels
+    return found
+
+
+def _who(head: Head, model: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and version: of a model's owner, else of the header that every server sets."""
+    owner = str(model.get("owned_by") or "")
+    name = owner if owner and owner not in ("organization_owner", "user", "openai") else ""
+    return name or head.headers.get("server", ""), str(found.get("version") or "")
+
+
+def settings(found: Mapping[str, Any]) -> dict[str, str]:
+    """For the record: what is one word or number, and names nobody, no place and no secret."""
+    plain: dict[str, str] = {}
+    for name, value in sorted(found.items()):
+        secret = environment.SECRET.search(name) or environment.WHERE.search(name.upper())
+        if secret or not isinstance(value, str | int | float | bool) or value == "":
+            continue
+        plain[name] = str(value)[:MOST_CHARACTERS]
+    clean: dict[str, str] = cleaned_facts(plain, own_names())
+    return dict(list(clean.items())[:MOST_SETTINGS])
+
+
+class Counters(NamedTuple):
+    """Since the server's start; None of what it does not count."""
+
+    cached: float | None = None
+    """Tokens of prompts that came out of its caches."""
+    drafted: float | None = None
+    """Tokens that it guessed, and then had its model look at."""
+
+    def since(self, before: Counters) -> Counters:
+        """What was counted between two looks."""
+        pairs = zip(self, before, strict=True)
+        return Counters(*(None if a is None or b is None else a - b for a, b in pairs))
+
+
+async def counters(pool: Pool) -> Counters:
+    """As its metrics say, where it has some."""
+    with contextlib.suppress(Broken):
+        samples = list(_samples(await _metrics(pool)))
+        found = ([v for name, _, v in samples if kind.search(name)] for kind in (HITS, DRAFTS))
+        return Counters(*(sum(values) if values else None for values in found))
+    return Counters()
+
+
+async def _metrics(pool: Pool) -> str:
+    head, said = await pool.get(METRICS)
+    return said.decode("utf-8", "replace") if head.status == 200 else ""
+
+
+def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Name, labels and value of each line, as Prometheus writes them."""
+    for line in text.splitlines():
+        found = _SAMPLE.match(line)
+        if found:
+            with contextlib.suppress(ValueError):
+                yield found[1], dict(_LABEL.findall(found[2] or "")), float(found[3])
+
+
+def on_this_host(endpoint: Endpoint) -> bool:
+    """Whether all addresses of the endpoint are this host's."""
+    import socket
+
+    import psutil
+
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    addresses = {str(info[4][0]).partition("%")[0] for info in found}
+    own = {
+        address.address.partition("%")[0]
+        for interface in psutil.net_if_addrs().values()
+        for address in interface
+    }
+    return bool(addresses) and all(
+        a in own or a == "::1" or a.startswith("127.") for a in addresses
+    )
+
+
+def shown(command: str) -> tuple[str, ...]:
+    """A server's command for the record: without secrets, folders and names.
+
+    Raises `ServerError` where a shell could not read it.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ServerError(f"--server-command: {error}. Quote it as for a shell.") from error
+    if not words:
+        raise ServerError("--server-command: it is empty. Give the command that starts the server.")
+    kept, hidden = [], False
+    for word in words:
+        option = _SECRET_OPTION.match(word)
+        if hidden:
+            kept.append(environment.NOT_RECORDED)
+        elif option and "=" in word:
+            kept.append(f"{word.partition('=')[0]}={environment.NOT_RECORDED}")
+        else:
+            kept.append(cleaned(environment.redacted(word), None, own_names()))
+        hidden = not hidden and bool(option) and "=" not in word
+    return tuple(kept)
+
+
+class Process:
+    """A server that the run starts, and ends with all that it started."""
+
+    def __init__(self, command: str) -> None:
+        """Raises `ServerError` where it cannot be started."""
+        self._folder = tempfile.TemporaryDirectory()
+        self._output = Path(self._folder.name) / "output"
+        try:
+            with self._output.open("wb") as output:
+                self._child = subprocess.Popen(
+                    shlex.split(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self._folder.cleanup()
+            raise ServerError(
+                f"--server-command: it does not start ({error.strerror}). Try it by hand."
+            ) from error
+
+    async def ready(self, pool: Pool, seconds: float) -> None:
+        """Returns when it names its models; raises `ServerError` where it ends before, or does not
+        within `seconds`."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(Broken):
+                head, _ = await pool.get(MODELS)
+                if head.status < 500:
+                    return
+            if self._child.poll() is not None:
+                code = self._child.returncode
+                raise ServerError(f"--server-command: it ended with exit code {code}. {self.tail}")
+            await asyncio.sleep(POLL_SECONDS)
+        raise ServerError(
+            f"--server-command: no answer on {pool.endpoint.authority} within {seconds:g} s. "
+            f"{self.tail}"
+        )
+
+    @property
+    def tail(self) -> str:
+        """The end of what it wrote."""
+        written = self._output.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace")
+        text = plain(environment.without_secrets(written))
+        return f"It wrote: {text.strip()}" if text.strip() else "It wrote nothing."
+
+    def stop(self) -> None:
+        """Ends its whole group, gently first."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(STOP_SECONDS)
+        self._folder.cleanup()
+
+
+async def nobody_there(pool: Pool) -> None:
+    """Raises `ServerError` if something answers already where the run is to start a server."""
+    with contextlib.suppress(Broken):
+        await pool.get(MODELS)
+        raise ServerError(
+            f"{_where(pool)}: a server answers there already, and --server-command would start "
+            "another. End it, or leave out --server-command: then it is one launch."
+        )
+
+
+def _where(pool: Pool) -> str:
+    return f"--endpoint {pool.endpoint.authority}"

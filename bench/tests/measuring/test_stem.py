@@ -1,0 +1,65 @@
+"""What a stem may hold: nothing that a launch would not have had of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.measuring import stem
+from bench.measuring.stem import Order
+
+pytestmark = pytest.mark.skipif(not stem.AVAILABLE, reason="Linux")
+
+
+@pytest.mark.parametrize(
+    ("libraries", "shared"),
+    [
+        ((), ()),
+        (("torch",), ("torch",)),
+        (("transformers.models.bert.modeling_bert",), ("transformers.modeling_utils",)),
+        (("torch", "numpy.linalg"), ("torch",)),
+    ],
+)
+def test_it_imports_what_a_launch_would_and_no_more(
+    libraries: tuple[str, ...], shared: tuple[str, ...]
+) -> None:
+    assert stem.common(libraries) == shared
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [
+        ("", False),
+        ("import os; os.environ['SET_BY_A_LIBRARY'] = '1'", True),
+        ("import os; os.environ.pop('THERE_BEFORE')", True),
+        ("import os; held = os.dup(2)", True),
+        ("raise ValueError", True),
+        ("import nowhere_to_be_found", True),
+    ],
+)
+def test_what_a_fork_would_share_is_refused(
+    code: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_library.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("THERE_BEFORE", "1")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    try:
+        seconds = stem.imported(Order(backend="cpu", libraries=("a_library",)))
+    finally:
+        held = getattr(sys.modules.pop("a_library", None), "held", None)
+        if held is not None:
+            os.close(held)
+    assert (seconds is None) is refused
+
+
+def test_the_pages_of_files_that_were_touched_are_those_that_the_system_counts() -> None:
+    counted = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("RssFile:")
+    )
+    assert len(stem.file_pages()) * stem.PAGE == pytest.approx(counted, rel=0.2)

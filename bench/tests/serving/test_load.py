@@ -1,0 +1,123 @@
+"""The load: what is due when, who is late, and when the queue only grows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from bench.planning.arrivals import Lengths, Load, closed, poisson
+from bench.serving import load as loading
+from bench.serving.load import Drawn, Driven, drive, growing
+from bench.serving.stream import Answer, Asked, Dialect
+from bench.serving.wire import Endpoint, Pool
+from bench.tests.serving.mock import Manners, Mock
+
+SECOND = 10**9
+
+
+def drawn(load: Load) -> Drawn:
+    words = random.Random(1)
+    return Drawn(
+        load=load,
+        asked=tuple(
+            Asked(
+                prompt=tuple(words.randrange(512) for _ in range(one.prompt_tokens)),
+                new_tokens=one.new_tokens,
+                due_ns=one.due_ns,
+            )
+            for one in load.requests
+        ),
+    )
+
+
+def driven(mock: Mock, load: Load) -> Driven:
+    async def one(url: str) -> Driven:
+        pool = Pool(Endpoint.of(url))
+        try:
+            return await drive(pool, Dialect(model="m"), drawn(load), 20.0)
+        finally:
+            pool.close()
+
+    with mock.running() as url:
+        return asyncio.run(one(url))
+
+
+LENGTHS = Lengths(input_tokens=4, output_tokens=4)
+
+
+def test_a_closed_loop_keeps_so_many_in_flight() -> None:
+    found = driven(Mock(Manners()), closed(12, LENGTHS, concurrency=3, seed=1))
+    served = found.served(3)
+    assert len(served.requests) == 12 and not any(r.failed for r in served.requests)
+    assert [r.due_ns for r in served.requests[:3]] == [0, 0, 0]
+    # The next is due when one has ended: not when the client has noticed it.
+    ends = {(answer.ended_ns or 0) - found.zero_ns for answer in found.answers}
+    assert {r.due_ns for r in served.requests[3:]} <= ends
+    assert sum(served.arrived_tokens) == 48
+    assert min(found.client.late_ns) >= 0 and found.client.chunks == 48
+
+
+def test_requests_come_when_they_are_due_whatever_the_server_does() -> None:
+    """One slot: each waits for all before it, and that is in its TTFT."""
+    found = driven(Mock(Manners(slots=1, ttft=0.02)), poisson(8, LENGTHS, rate=400.0, seed=1))
+    served = found.served(1)
+    planned = [one.due_ns for one in found.drawn.load.requests]
+    assert [r.due_ns for r in served.requests] == planned
+    last = served.requests[-1]
+    # All are due within 40 ms or so, and each of eight keeps the slot for 20 or more.
+    assert last.first_ns is not None and last.first_ns >= 8 * 0.02e9
+
+
+def test_a_server_that_falls_behind_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "GROWTH_SECONDS", 0.2)
+    monkeypatch.setattr(loading, "LOOK_SECONDS", 0.05)
+    load = poisson(2000, LENGTHS, rate=200.0, seed=1)
+    found = driven(Mock(Manners(slots=1, ttft=0.02)), load)
+    assert found.saturated.startswith("saturated: ") and "requests/s came" in found.saturated
+    assert len(found.answers) < 500
+    given_up = [a for a in found.answers if a.failed]
+    assert given_up and {a.failed for a in given_up} == {
+        "given up by the client: the load was ended"
+    }
+    assert any(not a.failed for a in found.answers)
+
+
+def queue(rate: float, capacity: float, seed: int, seconds: float, spans: float) -> list[Answer]:
+    """Requests to a server of one queue: each takes `spans` seconds, and it ends `capacity` of them
+    a second."""
+    draw, at, free = random.Random(seed), 0.0, 0.0
+    answers = []
+    while (at := at + draw.expovariate(rate)) < seconds:
+        free = max(free, at) + 1 / capacity
+        answer = Answer(Asked(prompt=(1,), new_tokens=1), round(at * SECOND))
+        if (end := free + spans) < seconds:
+            answer.arrived, answer.finish = [(round(end * SECOND), 1)], "length"
+        answers.append(answer)
+    return answers
+
+
+def ever(rate: float, seed: int, spans: float = 1.0) -> bool:
+    """Whether it is said at any look of a minute that the queue only grows."""
+    whole = queue(rate, 10.0, seed, 60.0, spans)
+    for look in range(4, 60, 2):
+        now = look * SECOND
+        known = []
+        for answer in whole:
+            if answer.due_ns <= now:
+                copy = Answer(answer.asked, answer.due_ns)
+                if answer.arrived and answer.arrived[0][0] <= now:
+                    copy.arrived, copy.finish = answer.arrived, answer.finish
+                known.append(copy)
+        if growing(known, now):
+            return True
+    return False
+
+
+def test_a_queue_that_only_grows_is_told_from_one_that_fills() -> None:
+    """Ten a second are what the server ends."""
+    assert all(ever(20.0, seed) for seed in range(5))
+    assert not any(ever(7.0, seed) for seed in range(5))
+    # At first nothing ends, however fast the server is.
+    assert not any(ever(7.0, seed, spans=8.0) for seed in range(3))

@@ -1,0 +1,155 @@
+"""A launch on a server: what it amounts to, for each way in which a server may be wrong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import ServerError
+from bench.records.outcome import Failed, Measured, Void
+from bench.serving import cases, gate, session, verdict
+from bench.serving.session import Ask, Came
+from bench.serving.wire import Endpoint
+from bench.tests.serving.mock import Manners, Mock, reference
+from bench.tests.serving.values import MANIFEST, asks
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Client and server share one interpreter here, and the machine with other tests."""
+    monkeypatch.setattr(verdict, "LATE_SECONDS", 60.0)
+    monkeypatch.setattr(verdict, "BUSY", 60.0)
+    monkeypatch.setattr(gate, "PROMPTS", 4)
+
+
+def ask(url: str, wanted: cases.Asks | None = None, **other: Any) -> Ask:
+    return Ask(
+        endpoint=Endpoint.of(url),
+        folder=Path("nowhere"),
+        manifest=MANIFEST,
+        cases=cases.cases(wanted or asks(), MANIFEST),
+        **{"seed": 7, "fresh_seed": True, **other},
+    )
+
+
+def launched(mock: Mock, wanted: cases.Asks | None = None, **other: Any) -> list[Came]:
+    with mock.running() as url:
+        return session.launch(ask(url, wanted, **other), 0, reference, None, lambda _: None)
+
+
+def test_a_right_server_is_measured_in_each_load_and_described_without_its_secrets() -> None:
+    wanted = asks(concurrencies=(1, 4), rates=(400.0,), offline=True)
+    came = launched(Mock(Manners(per_chunk=2, ttft=0.001)), wanted)
+    assert [one.case.parameters["arrival"] for one in came] == [
+        *("closed", "closed", "poisson", "offline")
+    ]
+    for one in came[:3]:
+        outcome, seen = one.outcome, one.seen
+        assert isinstance(outcome, Measured) and outcome.served is not None, outcome
+        assert seen is not None and seen.client is not None
+        tokens = sum(request.tokens for request in outcome.served.requests)
+        assert (tokens, seen.client.chunks, seen.cached_tokens) == (20 * 6, 20 * 3, 0)
+        assert seen.warm_up_requests == 8 and seen.wrong.keys() == {
+            *("int8 weights", "a layer missing")
+        }
+    # All come at once and end as one: there is no steady part.
+    assert isinstance(came[3].outcome, Void | Measured)
+    seen = came[0].seen
+    assert seen is not None
+    assert seen.server.name == "mock" and seen.server.version == "1.2.3"
+    assert seen.server.same_host and seen.server.started == "before the run"
+    said = str(seen.server)
+    assert "secret-of-theirs" not in said and "alice" not in said
+    assert seen.server.settings["model.max_model_len"] == "2048"
+
+
+def test_another_model_is_refused_before_any_load() -> None:
+    mock = Mock(Manners(off=0.08))
+    (came,) = launched(mock)
+    assert isinstance(came.outcome, Void) and came.outcome.numerics is not None
+    assert "log-probabilities before the load off by 0.08 (tolerance 0.045)" in came.outcome.reason
+    assert mock.streams == 8, "warm-up alone"
+
+
+def test_a_server_that_is_right_only_when_idle_is_refused() -> None:
+    (came,) = launched(Mock(Manners(wrong_load=True)))
+    assert isinstance(came.outcome, Void) and "regret under load" in came.outcome.reason
+    assert came.seen is not None and came.seen.load is not None
+    assert len(came.seen.load.requests) == 20, "its requests are kept all the same"
+
+
+def test_a_server_without_log_probabilities_is_unverified() -> None:
+    (came,) = launched(Mock(Manners(logprobs=False)))
+    assert came.outcome == Void(reason=verdict.UNVERIFIED)
+
+
+@pytest.mark.parametrize("counted", ["by its answers", "by its counters", "not at all"])
+def test_a_prefix_cache_that_knows_the_prompts_is_seen(counted: str) -> None:
+    """The second launch has the seed of the first, on the same server."""
+    manners = Manners(
+        prefix_cache=True,
+        tells_cached=counted == "by its answers",
+        metrics="vllm:prefix_cache_hits_total" if counted == "by its counters" else "",
+    )
+    mock = Mock(manners)
+    with mock.running() as url:
+        for number in range(2):
+            given = ask(url, seed=3, fresh_seed=number == 0)
+            (came,) = session.launch(given, 0, reference, None, lambda _: None)
+            if number == 0:
+                assert isinstance(came.outcome, Measured), came.outcome
+    assert isinstance(came.outcome, Void)
+    # 20 prompts of 8 tokens, the last of which is always read.
+    why = "may have been used" if counted == "not at all" else "140 of 160 prompt tokens"
+    assert why in came.outcome.reason
+
+
+def test_a_failed_request_is_a_row_and_there_is_no_figure() -> None:
+    (came,) = launched(Mock(Manners(error="drop", error_from=20)))
+    assert isinstance(came.outcome, Void) and "of 20 requests failed" in came.outcome.reason
+    assert came.seen is not None and came.seen.load is not None
+    failed = [r for r in came.seen.load.requests if r.failed]
+    assert len(failed) == 8 and all(r.tokens == 2 for r in failed)
+
+
+def test_a_server_that_fails_while_it_warms_up_is_a_failure() -> None:
+    (came,) = launched(Mock(Manners(error="status")))
+    assert isinstance(came.outcome, Failed) and came.outcome.phase == "warm-up"
+    assert "status 503" in came.outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("manners", "other", "why"),
+    [
+        (Manners(token="abc"), {}, "it wants a token"),
+        (Manners(), {"model": "n"}, "--model n: the server has m"),
+        (Manners(), {"command": "true"}, "a server answers there already"),
+    ],
+)
+def test_a_server_that_cannot_be_measured_as_asked_is_bad_input(
+    manners: Manners, other: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ServerError, match=why):
+        launched(Mock(manners), **other)
+
+
+def test_no_server_is_bad_input_and_one_that_dies_a_failure() -> None:
+    with Mock(Manners()).running() as url:
+        pass
+    with pytest.raises(ServerError, match="no connection"):
+        session.launch(ask(url), 0, reference, None, lambda _: None)
+    command = f"{sys.executable} -c 'print(\"no such model\"); raise SystemExit(3)'"
+    (came,) = session.launch(ask(url, command=command), 0, reference, None, lambda _: None)
+    assert isinstance(came.outcome, Failed) and came.outcome.phase == "start"
+    assert "exit code 3" in came.outcome.reason and "no such model" in came.outcome.reason
+
+
+def test_prompts_of_two_seeds_differ_and_lengths_and_arrivals_do_not() -> None:
+    (case,) = cases.cases(asks(concurrencies=(), rates=(4.0,)), MANIFEST)
+    first, second = (cases.drawn(case, 512, seed) for seed in (1, 2))
+    assert first.load.digest == second.load.digest
+    starts = {asked.prompt for asked in (*first.asked, *second.asked)}
+    assert len(starts) == 40

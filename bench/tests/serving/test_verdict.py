@@ -1,0 +1,185 @@
+"""What a load amounts to: a figure, or the first reason why there is none."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from bench.records.endpoint import Client
+from bench.records.outcome import Check, Measured, Outcome, Skipped, Void
+from bench.records.served import Served, ServedRequest
+from bench.serving import cases, gate, verdict
+from bench.serving.gate import Judged
+from bench.serving.reference import Truth
+from bench.serving.stream import Spoken
+from bench.serving.verdict import Found
+from bench.tests.serving.values import CASE, MANIFEST, asks
+
+MS = 10**6
+
+
+def request(number: int, **other: object) -> ServedRequest:
+    """One a millisecond, each of 5 tokens in 20 ms after 10."""
+    due = number * MS
+    times = {"due_ns": due, "admitted_ns": due, "first_ns": due + 10 * MS, "last_ns": due + 30 * MS}
+    return ServedRequest(prompt_tokens=8, tokens=5, **{**times, **other})  # type: ignore[arg-type]
+
+
+def served(requests: list[ServedRequest]) -> Served:
+    moments = sorted(r.last_ns for r in requests if r.last_ns is not None)
+    return Served(
+        requests=tuple(requests),
+        arrived_ns=tuple(moments),
+        arrived_tokens=tuple(5 for _ in moments),
+        ramp=4,
+        load="0" * 16,
+    )
+
+
+def judged(error: float = 0.01, **other: object) -> Judged:
+    given = {
+        "checks": (Check(quantity="log-probabilities", error=error, tolerance=0.05),),
+        "rounding": 0.03,
+        "wrong": {},
+        "witness": -3.5,
+    }
+    return Judged(**{**given, **other})  # type: ignore[arg-type]
+
+
+REQUESTS = [request(number) for number in range(60)]
+CLIENT = Client(late_ns=(MS,) * 60, cpu_seconds=0.2, wall_seconds=1.0, chunks=300)
+GOOD = Found(
+    case=CASE,
+    served=served(REQUESTS),
+    saturated="",
+    client=CLIENT,
+    cached_tokens=0,
+    drafted=False,
+    unseen=True,
+    before=judged(),
+    after=judged(),
+    regret=Check(quantity="regret under load", error=0.1, tolerance=0.4),
+)
+
+
+def outcome(**other: object) -> Outcome:
+    return verdict.outcome(msgspec.structs.replace(GOOD, **other))
+
+
+def test_a_good_load_has_the_figure_of_its_steady_window() -> None:
+    found = outcome()
+    assert isinstance(found, Measured) and found.served is not None
+    window = found.served.window
+    assert window is not None
+    assert found.work.items == window.tokens and "not observed" in found.memory.scope
+    assert [check.quantity for check in found.numerics.checks] == [
+        *("log-probabilities", "log-probabilities", "regret under load")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"after": None}, "unverified: the server gives no log-probabilities"),
+        ({"after": judged(0.06)}, "not the exported model, or not right: log-probabilities off"),
+        (
+            {"regret": Check(quantity="regret under load", error=0.5, tolerance=0.4)},
+            "not right: regret under load off by 0.5",
+        ),
+        ({"regret": None}, "no answer under load could be checked"),
+        ({"cached_tokens": 17}, "17 of 480 prompt tokens came from the server's prefix cache"),
+        ({"cached_tokens": None, "unseen": False}, "the seed may have been used on this server"),
+        ({"drafted": True}, "the server guessed tokens (speculative decoding)"),
+        (
+            {"client": msgspec.structs.replace(CLIENT, cpu_seconds=0.9)},
+            "the client was busy for 90% of the time (bound 80%)",
+        ),
+        (
+            {"client": msgspec.structs.replace(CLIENT, late_ns=(MS,) * 58 + (6 * MS,) * 2)},
+            "the client was late: more than one request in a hundred by 6.0 ms and more (bound 5",
+        ),
+        (
+            {"served": served([*REQUESTS, request(60, failed="status 503: no room")])},
+            "1 of 61 requests failed: status 503: no room",
+        ),
+        ({"served": served(REQUESTS[:3])}, "no steady window"),
+    ],
+)
+def test_a_load_without_a_figure_says_why(other: dict[str, object], why: str) -> None:
+    found = outcome(**other)
+    assert isinstance(found, Void) and why in found.reason
+
+
+def test_prompts_that_nobody_had_before_need_no_counter() -> None:
+    assert isinstance(outcome(cached_tokens=None), Measured)
+
+
+def test_guessing_that_was_declared_is_another_case() -> None:
+    (declared,) = cases.cases(asks(speculation=True), MANIFEST)
+    assert declared.fingerprint != CASE.fingerprint
+    assert isinstance(outcome(drafted=True, case=declared), Measured)
+
+
+def test_lateness_counts_only_beside_what_is_measured() -> None:
+    """6 ms are nothing beside a TTFT of 200."""
+    times = [(n, n + 200, n + 220) for n in range(0, 1200, 20)]
+    slow = [request(n, first_ns=f * MS, last_ns=e * MS) for n, f, e in times]
+    late = msgspec.structs.replace(CLIENT, late_ns=(6 * MS,) * 60)
+    assert isinstance(outcome(served=served(slow), client=late), Measured)
+
+
+def test_one_request_may_be_late() -> None:
+    late = msgspec.structs.replace(CLIENT, late_ns=(MS,) * 59 + (600 * MS,))
+    assert isinstance(outcome(client=late), Measured)
+
+
+def test_saturation_is_a_result_and_no_fault() -> None:
+    found = outcome(saturated="saturated: 4 came, 2 were answered")
+    assert isinstance(found, Skipped) and found.reason.startswith("saturated")
+    # But not of a server that answers wrongly.
+    assert isinstance(outcome(saturated="saturated: ...", after=judged(0.06)), Void)
+
+
+def truth(rounding: float, regret: float = 0.0) -> Truth:
+    exact = ((-1.0, -2.0), (-3.0, -4.0))
+    return Truth(
+        logprobs=exact,
+        best=((-1.0, -2.0), (-3.0, -4.0 + regret)),
+        rounded=tuple(tuple(v + rounding for v in one) for one in exact),
+        wrong={"int8 weights": 0.07, "a layer missing": 0.6},
+    )
+
+
+def said(off: float) -> list[Spoken]:
+    return [
+        Spoken(prompt=(1,), tokens=(2, 3), logprobs=tuple(v + off for v in one))
+        for one in truth(0.0).logprobs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("off", "rounding", "passes"),
+    [(0.033, 0.033, True), (0.074, 0.033, False), (0.001, 1e-6, True), (0.033, 1e-6, False)],
+)
+def test_the_gate_allows_rounding_and_no_more(off: float, rounding: float, passes: bool) -> None:
+    found = gate.judge("before", said(off), truth(rounding))
+    assert found.checks[0].passed is passes
+    assert found.rounding == pytest.approx(rounding)
+
+
+def test_the_gate_says_which_wrong_models_it_would_let_pass() -> None:
+    assert gate.judge("before", said(0.0), truth(0.03)).overlooked == []
+    assert gate.judge("before", said(0.0), truth(0.05)).overlooked == ["int8 weights"]
+
+
+@pytest.mark.parametrize(("worst", "passes"), [(0.054, True), (1.25, False)])
+def test_the_regret_of_one_token_is_enough(worst: float, passes: bool) -> None:
+    """As measured: a right engine in bfloat16, and one that forgets a token in fifty."""
+    assert gate.regret(truth(0.033, worst), 0.033).passed is passes
+    assert not gate.regret(truth(0.033, float("nan")), 0.033).passed
+
+
+def test_a_sample_is_spread_over_the_load() -> None:
+    answers = [((n,), (n, n)) for n in range(40)]
+    assert [text.prompt[0] for text in gate.sample(answers)] == [5, 15, 25, 35]
+    assert len(gate.sample(answers[:2])) == 2 and gate.sample([]) == []

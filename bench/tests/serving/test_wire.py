@@ -1,0 +1,163 @@
+"""HTTP as it comes over the wire, in whatever pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import pytest
+
+from bench.errors import ServerError
+from bench.serving.framing import Broken, Framing, head_of
+from bench.serving.wire import Endpoint, Pool
+from bench.tests.serving.mock import Manners, Mock
+
+CHUNKED = {"transfer-encoding": "chunked"}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 100])
+def test_chunks_come_out_whole_however_they_are_cut(step: int) -> None:
+    wire = b"5\r\nhello\r\n1;x=y\r\n \r\n0005\r\nworld\r\n0\r\nTrailer: t\r\n\r\n"
+    framing = Framing(CHUNKED)
+    parts = [framing.feed(wire[k : k + step]) for k in range(0, len(wire), step)]
+    assert b"".join(parts) == b"hello world" and framing.done
+
+
+def test_a_body_of_stated_length_ends_there() -> None:
+    framing = Framing({"content-length": "5"})
+    assert framing.feed(b"hel") + framing.feed(b"lo") == b"hello" and framing.done
+    assert Framing({"content-length": "0"}).done
+    assert Framing({}).to_the_end
+
+
+@pytest.mark.parametrize(
+    ("headers", "wire"),
+    [
+        (CHUNKED, b"zz\r\n"),
+        (CHUNKED, b"-1\r\n"),
+        (CHUNKED, b"2\r\nhello\r\n"),
+        (CHUNKED, b"ffffffffff\r\n"),
+        (CHUNKED, b"1" * 2000),
+        ({"content-length": "2"}, b"hello"),
+        ({"content-length": "-2"}, b""),
+        ({"content-length": "2x"}, b""),
+        ({"transfer-encoding": "gzip"}, b""),
+    ],
+)
+def test_what_is_no_body_is_refused(headers: dict[str, str], wire: bytes) -> None:
+    with pytest.raises(Broken):
+        Framing(headers).feed(wire)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SMTP/1.1 200 OK",
+        "HTTP/2 200",
+        "HTTP/1.1 two",
+        "HTTP/1.1 200 OK\r\nno colon",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2",
+    ],
+)
+def test_what_is_no_head_is_refused(text: str) -> None:
+    with pytest.raises(Broken):
+        head_of(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("http://127.0.0.1:8000", Endpoint("127.0.0.1", 8000, False, "")),
+        ("http://[::1]:8000/v1/", Endpoint("::1", 8000, False, "")),
+        ("https://host/proxy/v1", Endpoint("host", 443, True, "/proxy")),
+    ],
+)
+def test_an_address_is_read(url: str, endpoint: Endpoint) -> None:
+    assert Endpoint.of(url) == endpoint
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["host:8000", "ftp://host", "http://", "http://h:x", "http://u:secret@h", "http://h?key=1"],
+)
+def test_what_is_no_address_is_refused_without_its_secrets(url: str) -> None:
+    with pytest.raises(ServerError) as error:
+        Endpoint.of(url)
+    assert "secret" not in str(error.value) and "--endpoint" in str(error.value)
+
+
+def test_a_connection_is_used_again_and_a_token_goes_along() -> None:
+    mock = Mock(Manners(token="abc"))
+
+    async def ask(token: str | None) -> tuple[int, int]:
+        pool = Pool(Endpoint.of(url), token)
+        statuses = {(await pool.get("/v1/models"))[0].status for _ in range(3)}
+        connections = len(pool._all)
+        pool.close()
+        assert connections == 1
+        return statuses.pop(), len(statuses)
+
+    with mock.running() as url:
+        assert asyncio.run(ask("abc")) == (200, 0)
+        assert asyncio.run(ask(None)) == (401, 0)
+
+
+def certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's context with a certificate of its own, and that certificate."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mock")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    built = built.public_key(key.public_key()).serial_number(1)
+    built = built.not_valid_before(now - datetime.timedelta(days=1))
+    built = built.not_valid_after(now + datetime.timedelta(days=1))
+    built = built.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+    built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    certificate = built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (folder / "both.pem").write_bytes(private + certificate)
+    (folder / "certificate.pem").write_bytes(certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "both.pem")
+    return context, folder / "certificate.pem"
+
+
+def test_tls_is_spoken_only_with_whom_is_trusted(tmp_path: Path) -> None:
+    context, certificate = certified(tmp_path)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+
+    async def status(trust: ssl.SSLContext | None) -> int:
+        pool = Pool(Endpoint.of(url), None, trust)
+        try:
+            return (await pool.get("/v1/models"))[0].status
+        finally:
+            pool.close()
+
+    with Mock(Manners(), context).running() as url:
+        assert asyncio.run(status(trusting)) == 200
+        with pytest.raises(Broken, match="not trusted"):
+            asyncio.run(status(None))
+
+
+def test_a_server_that_is_not_there_says_so() -> None:
+    with Mock(Manners()).running() as url:
+        pass  # the port was free, and is again
+
+    async def ask() -> None:
+        await Pool(Endpoint.of(url)).get("/v1/models")
+
+    with pytest.raises(Broken, match="no connection"):
+        asyncio.run(ask())

@@ -1,0 +1,205 @@
+"""Attention over long contexts: what is seen, what it costs, and that the gate tells the kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bench.judging.equal_work import judged
+from bench.measuring.numerics import TOLERANCES, gate, relative_error
+from bench.measuring.watch import Watch
+from bench.precision import PRECISIONS
+from bench.records.outcome import Numerics
+from bench.tests.small_workloads import WORKLOADS, one_thread, site
+from bench.tests.workloads.context_kinds import KINDS, parameters
+from bench.workload import Site
+from bench.workloads import _context_jobs, _contexts
+from bench.workloads._contexts import Drawn
+from bench.workloads._seeded import SeededData
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+ATTENTION = WORKLOADS["attention"]
+BF16 = PRECISIONS["bf16"]
+EACH = pytest.mark.parametrize(("mode", "given"), KINDS, ids=str)
+
+
+def gated(mode: str, precision: str = "bf16", **given: Any) -> Numerics:
+    return gate(ATTENTION, mode, parameters(mode, **given), site(PRECISIONS[precision], seed=5))
+
+
+# What is seen
+
+
+@pytest.mark.parametrize(
+    ("queries", "context", "window"),
+    [(9, 9, 0), (9, 9, 1), (9, 9, 4), (9, 9, 9), (9, 9, 50), (1, 9, 0), (1, 9, 4), (3, 9, 4)],
+)
+def test_pairs_are_those_of_the_mask(queries: int, context: int, window: int) -> None:
+    visible = 0
+    for token in range(context - queries, context):
+        visible += sum(1 for key in range(token + 1) if not window or token - key < window)
+    assert _contexts.pairs(queries, context, window) == visible
+    assert int(_context_jobs.seen(queries, context, window).sum()) == visible
+
+
+def test_at_128k_a_window_leaves_a_five_hundredth() -> None:
+    tokens, window = 131_072, 128
+    assert _contexts.pairs(tokens, tokens, 0) == tokens * (tokens + 1) // 2
+    assert _contexts.pairs(tokens, tokens, window) == window * tokens - window * (window - 1) // 2
+    mask = _context_jobs.seen(512, 512, window)
+    assert _contexts.pairs(512, 512, window) == int(mask.sum())
+
+
+# What it costs
+
+
+@EACH
+def test_bytes_are_those_of_the_tensors_that_are_seen(mode: str, given: Any) -> None:
+    p = parameters(mode, **given)
+    one = _contexts.drawn(p, SeededData(0), site(BF16))
+    job: Any = ATTENTION.build(mode, p, site(BF16))
+    job.step()
+    read = [one.query, one.key, one.value, *one.scales, *one.matrices]
+    if mode == "decode" and p.window:
+        assert one.value is not None
+        read[1:3] = [x[:, :, -p.window :] for x in (one.key, one.value)]
+    moved = sum(x.numel() * x.itemsize for x in (*read, job._output) if x is not None)
+    assert ATTENTION.work(mode, p, BF16).moved_bytes == moved
+
+
+def test_absorbed_and_expanded_are_the_same_result_by_other_work() -> None:
+    found = {}
+    for absorbed in (False, True):
+        p = parameters("latent-decode", absorbed=absorbed)
+        found[absorbed] = ATTENTION.build("latent-decode", p, site()).probe()["latent attention"]
+    assert relative_error(found[True], found[False]) < 1e-5
+    at_128k = [
+        ATTENTION.work(
+            "latent-decode",
+            _contexts.LatentDecodeParameters(context_length=131_072, absorbed=absorbed),
+            BF16,
+        ).flop
+        or 0
+        for absorbed in (False, True)
+    ]
+    assert at_128k[0] > 25 * at_128k[1], "the whole cache is expanded for one token"
+
+
+# The gate
+
+
+@EACH
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_each_kind_is_what_its_definition_says(mode: str, given: Any, precision: str) -> None:
+    verdict = gated(mode, precision, **given)
+    assert verdict.passed, verdict.complaint
+    (check,) = verdict.checks
+    assert 2 * (check.error or 1.0) < 1.3 * check.tolerance
+    assert TOLERANCES[precision][check.quantity] == check.tolerance
+
+
+def spoiled(monkeypatch: pytest.MonkeyPatch, by: Callable[[Drawn], Drawn]) -> None:
+    """What the device gets, and not the reference."""
+    right = _contexts.drawn
+
+    def drawn(p: Any, data: Any, at: Site) -> Drawn:
+        one = right(p, data, at)
+        return one if at.precision.weights == "float64" else by(one)
+
+    monkeypatch.setattr(_contexts, "drawn", drawn)
+
+
+def in_8_bits(one: Drawn) -> Drawn:
+    narrow = one.key.to(torch.float8_e4m3fn).to(one.key.dtype)
+    return one._replace(key=narrow)
+
+
+def without_sinks(one: Drawn) -> Drawn:
+    assert one.sinks is not None
+    return one._replace(sinks=torch.full_like(one.sinks, -100.0))
+
+
+def groups_turned(one: Drawn) -> Drawn:
+    assert one.value is not None
+    return one._replace(key=one.key.flip(1), value=one.value.flip(1))
+
+
+def scale_forgotten(one: Drawn) -> Drawn:
+    return one._replace(scales=tuple(1.1 * x for x in one.scales))
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "by"),
+    [
+        ("prefill", {}, in_8_bits),
+        ("decode", {"window": 8}, in_8_bits),
+        ("latent-prefill", {}, in_8_bits),
+        ("latent-decode", {}, in_8_bits),
+        ("prefill", {"window": 8, "sinks": True}, without_sinks),
+        ("decode", {"sinks": True}, without_sinks),
+        ("prefill", {"window": 8}, groups_turned),
+        ("decode", {}, groups_turned),
+        ("decode", {"cache": "fp8"}, scale_forgotten),
+        ("latent-decode", {"cache": "fp8"}, scale_forgotten),
+    ],
+    ids=str,
+)
+def test_what_is_coarser_or_another_attention_is_void(
+    monkeypatch: pytest.MonkeyPatch, mode: str, given: Any, by: Callable[[Drawn], Drawn]
+) -> None:
+    spoiled(monkeypatch, by)
+    assert not gated(mode, **given).passed
+
+
+@pytest.mark.parametrize("window", [7, 9])
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_a_window_of_one_key_more_or_less_is_void(
+    monkeypatch: pytest.MonkeyPatch, mode: str, window: int
+) -> None:
+    right = _context_jobs.seen
+    monkeypatch.setattr(_context_jobs, "seen", lambda q, t, w: right(q, t, w and window))
+    assert not gated(mode, window=8).passed
+
+
+def test_the_twin_has_several_blocks_and_crosses_their_edges() -> None:
+    big = _contexts.PrefillParameters(
+        context_length=131_072, heads=64, kv_heads=8, head_dim=64, window=128, sinks=True
+    )
+    small = _contexts.twin(big)
+    assert (small.window, small.context_length, small.sinks) == (8, 96, True)
+    assert small.heads == 2 * small.kv_heads == 4 and _contexts.twin(small) == small
+
+
+# Equal work
+
+
+@pytest.mark.parametrize(
+    ("mode", "given"),
+    [KINDS[3], KINDS[7], KINDS[9], KINDS[11]],
+    ids=str,
+)
+def test_honest_attention_is_proved(mode: str, given: Any) -> None:
+    from bench import catalogue
+
+    job: Any = ATTENTION.build(mode, parameters(mode, **given), site(BF16))
+    watch = Watch(job, catalogue.backend("cpu").open(0, BF16), BF16, 1, thorough=True)
+    watch.start()
+    for step in (1, 2, 3):
+        job.step()
+        watch.after(step)
+    watch.before(1, False)
+    job.step()
+    watch.finish(step_seconds=1.0)
+    assert watch.complaint == "" and watch.proof.recomputed == 0.0
+    assert judged([(1, watch.proof)], [(1, watch.proof)], "bf16").proved
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="heads must be a multiple of kv_heads: 6 and 4"):
+        _contexts.DecodeParameters(heads=6, kv_heads=4)
+    with pytest.raises(ValueError, match="unknown cache `int8`"):
+        _contexts.DecodeParameters(cache="int8")

@@ -1,0 +1,238 @@
+"""One token's step of a decoder: the library's weights, in as few kernels as the arithmetic allows.
+
+What the library does for each token and need not: it makes masks and rotary tables anew, rotates
+keys and queries apart, norms in six kernels, repeats keys and values for every query that shares
+them wherever it compiles, and counts on the device where its cache ends. Here the tables are made
+once, each row's is looked up by the place of the token, and queries that share a key's head lie
+together as the rows of one query. The products are the library's own: each linear layer by itself.
+
+`step_of` takes the library's forward for a model whose attention is none of this kind (latents).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from bench.workload import Site
+from bench.workloads._packed import Packed
+from bench.workloads._transformers import with_cache
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Held(NamedTuple):
+    """What is kept of the tokens in one layer: [B, heads, L, width] twice."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Cache:
+    """What a model keeps of its tokens, of fixed length. It takes the place of the library's.
+
+    The library's static cache reckons its end on the device, in each layer of each step, and of a
+    sliding window on the host. Here the place of a token is given.
+    """
+
+    def __init__(self, layers: Sequence[Held]) -> None:
+        """layers: allocated, and of any content."""
+        self.layers = list(layers)
+        self.place: Tensor | None = None
+        """Where the next token's go, [1] on the device; None for a prompt, from the start."""
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Writes those of new tokens [B, heads, T, width]; gives all that these may attend to."""
+        held = self.layers[layer]
+        if self.place is None:
+            for kept, new in zip(held, (keys, values), strict=True):
+                kept[:, :, : new.shape[2]].copy_(new)
+            return keys, values
+        for kept, new in zip(held, (keys, values), strict=True):
+            kept.index_copy_(2, self.place, new)
+        return held.keys, held.values
+
+
+class Place(NamedTuple):
+    """Of one token's step, what depends on its place alone."""
+
+    place: Tensor
+    """Its index in the cache, [1]."""
+    rotation: Tensor
+    """Cosines and signed sines [2, 1, 2, D / 2]; empty where the library makes its own."""
+    masks: tuple[Tensor, ...]
+    """What it may attend to, [1, 1, 1, L] for each of the model's windows."""
+
+
+def step_of(model: nn.Module, cache: Cache, packed: Sequence[Packed] = ()) -> Any:
+    """A module that gives the logits [B, 1, V] after tokens [B, 1] at a `Place`; weights shared.
+
+    packed: by layer, where matrices lie in one.
+    """
+    attentions = [layer.self_attn for layer in _decoder(model).layers]
+    if all(hasattr(attention, "k_proj") for attention in attentions):
+        return _own_step()(model, cache, packed or [None] * len(attentions))
+    return _library_step()(model, cache)
+
+
+def windows(model: nn.Module) -> list[int | None]:
+    """By layer: over how many tokens it attends, itself included; None for all."""
+    return [getattr(layer.self_attn, "sliding_window", None) for layer in _decoder(model).layers]
+
+
+def masks(kept: Sequence[int | None], prompt: int, tokens: int, site: Site) -> tuple[Tensor, ...]:
+    """For each kind of window: row i is what the i-th token after the prompt may attend to.
+
+    [N, 1, 1, 1, L] each, to be added to the scores: torch would make them so in every layer.
+    Devices from outside of torch get truth values, for which alone some have their fused kernel.
+    """
+    import torch
+
+    place = torch.arange(prompt, prompt + tokens)[:, None]
+    other = torch.arange(prompt + tokens)[None]
+    outside = torch._C._get_privateuse1_backend_name() == site.device.type
+    found = []
+    for window in dict.fromkeys(kept):
+        allowed = other <= place
+        if window is not None:
+            allowed &= other > place - window
+        if not outside:
+            added = torch.zeros(allowed.shape, dtype=site.precision.dtype)
+            allowed = added.masked_fill_(~allowed, float("-inf"))
+        found.append(allowed[:, None, None, None].to(site.device))
+    return tuple(found)
+
+
+def rotation(model: nn.Module, length: int, site: Site) -> Tensor:
+    """[L, 2, 1, 2, D / 2]: by place its cosines, and its sines signed as the halves swap."""
+    import torch
+
+    positions = torch.arange(length, device=site.device)[None]
+    like = torch.empty(0, dtype=site.precision.dtype, device=site.device)
+    with torch.inference_mode():
+        cosines, sines = _decoder(model).rotary_emb(like, positions)
+        half = cosines.shape[-1] // 2
+        signed = torch.cat((-sines[..., :half], sines[..., half:]), dim=-1)
+        table: Tensor = torch.stack((cosines[0], signed[0]), dim=1).view(length, 2, 1, 2, half)
+    return table
+
+
+def _decoder(model: nn.Module) -> Any:
+    return cast("Any", model).model
+
+
+@functools.cache
+def _library_step() -> Any:
+    """The class of a step by the library's forward, made when torch is there."""
+    import torch
+
+    class LibraryStep(torch.nn.Module):
+        """One token through the library's own forward, with our cache."""
+
+        description = "forward of the library"
+        rotates = False
+
+        def __init__(self, model: nn.Module, cache: Cache) -> None:
+            super().__init__()
+            self.model = model
+            self._cache = cache
+            self._with_cache = with_cache(model, cache)
+
+        def forward(self, tokens: Tensor, at: Place) -> Tensor:
+            self._cache.place = at.place
+            logits: Tensor = self.model(
+                input_ids=tokens,
+                position_ids=at.place[None],
+                attention_mask=at.masks[0],
+                **self._with_cache,
+                use_cache=True,
+            ).logits
+            self._cache.place = None
+            return logits
+
+    return LibraryStep
+
+
+@functools.cache
+def _own_step() -> Any:
+    """The class of our own step, made when torch is there."""
+    import torch
+    from torch.nn import functional
+
+    attend = functional.scaled_dot_product_attention
+
+    class OwnStep(torch.nn.Module):
+        """One token through layers of grouped-query attention and any feed-forward."""
+
+        description = "own forward"
+        rotates = True
+
+        def __init__(self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None]) -> None:
+            super().__init__()
+            self.model = model
+            self._cache = cache
+            self._packed = packed
+            decoder, config = _decoder(model), cast("Any", model).config
+            self._embedding, self._norm = decoder.embed_tokens, decoder.norm
+            self._head = cast("Any", model).lm_head
+            self._layers = [*decoder.layers]
+            self._queries = config.num_attention_heads
+            self._keys = config.num_key_value_heads
+            self._heads = (self._queries, self._keys, self._keys)
+            kept = windows(model)
+            kinds = list(dict.fromkeys(kept))
+            self._mask_of = [kinds.index(window) for window in kept]
+
+        def forward(self, tokens: Tensor, at: Place) -> Tensor:
+            hidden = self._embedding(tokens)
+            cosines, sines = at.rotation.unbind()
+            batch = tokens.shape[0]
+            for layer, held, mask, packed in zip(
+                self._layers, self._cache.layers, self._mask_of, self._packed, strict=True
+            ):
+                attention = layer.self_attn
+                normed = _normed(hidden, layer.input_layernorm)
+                if packed is None:
+                    query, key = attention.q_proj(normed), attention.k_proj(normed)
+                    value = attention.v_proj(normed)
+                else:
+                    widths = [2 * cosines.shape[-1] * n for n in self._heads]
+                    query, key, value = functional.linear(normed, packed.queries_keys_values).split(
+                        widths, dim=-1
+                    )
+                value = value.view(batch, self._keys, 1, -1)
+                if hasattr(attention, "q_norm"):
+                    heads = (batch, 1, -1, value.shape[-1])
+                    query = _normed(query.view(heads), attention.q_norm).flatten(2)
+                    key = _normed(key.view(heads), attention.k_norm).flatten(2)
+                # Half of a head beside the other: swapped, they are what the sines turn.
+                both = torch.cat((query, key), dim=-1).view(batch, -1, 2, cosines.shape[-1])
+                turned = torch.addcmul(both * cosines, both.flip(-2), sines).flatten(2)
+                held.keys.index_copy_(2, at.place, turned[:, self._queries :, None])
+                held.values.index_copy_(2, at.place, value)
+                found = attend(
+                    turned[:, : self._queries].reshape(batch, self._keys, -1, turned.shape[-1]),
+                    held.keys,
+                    held.values,
+                    attn_mask=at.masks[mask],
+                    scale=attention.scaling,
+                )
+                hidden = hidden + attention.o_proj(found.reshape(batch, 1, -1))
+                normed = _normed(hidden, layer.post_attention_layernorm)
+                if packed is None or packed.gate_up is None:
+                    hidden = hidden + layer.mlp(normed)
+                else:
+                    gate, up = functional.linear(normed, packed.gate_up).chunk(2, dim=-1)
+                    hidden = hidden + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
+            logits: Tensor = self._head(_normed(hidden, self._norm))
+            return logits
+
+    def _normed(values: Tensor, norm: Any) -> Tensor:
+        weight: Tensor = norm.weight
+        return functional.rms_norm(values, weight.shape, weight, norm.variance_epsilon)
+
+    return OwnStep
