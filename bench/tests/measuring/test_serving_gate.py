@@ -27,6 +27,12 @@ TWIN = ServeParameters(
 )
 
 
+@pytest.fixture(autouse=True)
+def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over chunks, and shorter than one; more than there are slots."""
+    monkeypatch.setattr(serving_gate, "TWIN_PROMPTS", (72, 5, 33, 9))
+
+
 @pytest.fixture(scope="module")
 def reference() -> Iterator[Any]:
     yield WORKLOAD.build("load", TWIN, reference_of(site()))
