@@ -3,8 +3,9 @@
     python -m bench.tests.scripts.fit [--suite quick] [--only 'llama-*']
 
 Each case runs in a fork of a process that has imported and done nothing else, as a worker runs it:
-warm-up has at least, and some more. Measured is the peak of the process's resident set, less what
-it was before the job was built. Exit code 1 if fewer than six are within 20 %.
+the gate, then the job, as many steps as a warm-up has at least, and some more. Measured is the peak
+of the process's resident set, less what it was before the job was built. Exit code 1 if fewer than
+six are within 20 %.
 """
 
 from __future__ import annotations
