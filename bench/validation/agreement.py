@@ -36,6 +36,8 @@ from bench.workload import Site
 
 WARMUP_TURNS = 4
 TURNS = 12
+SUITE = "quick@2"
+"""The one of that name with every kind of training."""
 
 BARE = {**vision.BARE, **text.BARE}
 """By the name of the case."""
@@ -126,7 +128,7 @@ def script(
 
 def main() -> None:
     """The script."""
-    suite = suite_file.read_suite(suite_file.find_suite("quick"))
+    suite = suite_file.read_suite(suite_file.find_suite(SUITE))
     cases = [case for case in plan.plan(suite) if case.name in BARE]
     script("bench.validation.agreement", __doc__, cases, take_turns)
 
