@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Beside another process of pytest-xdist: threads that wait for one another give up the core,
     and here there is one, or each step of a job would wait for a core that another test has. What
     a test starts does not hear of the other process."""
+    gc.disable()  # until all is imported and collected: a quarter of the time
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
@@ -37,6 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
         for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
             del os.environ[name]
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is collected again."""
+    gc.enable()
 
 
 def _may_be_alone(file: Path) -> bool:

@@ -40,6 +40,8 @@ from bench.workload import EXECUTIONS, Job, Site
 
 WARMUP_TURNS = 4
 TURNS = 12
+SUITE = "quick@2"
+"""The one of that name with every kind of training."""
 
 BARE = {**vision.BARE, **text.BARE}
 """By the name of the case."""
@@ -181,8 +183,8 @@ def script(
 
 
 def compared(execution: str) -> list[Case]:
-    """The models of `quick` in an execution; without those that cannot be executed so."""
-    suite = suite_file.read_suite(suite_file.find_suite("quick"))
+    """The models of SUITE in an execution; without those that cannot be executed so."""
+    suite = suite_file.read_suite(suite_file.find_suite(SUITE))
     eager = [
         msgspec.structs.replace(case, execution=execution)
         for case in plan.plan(suite)

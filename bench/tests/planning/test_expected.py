@@ -144,5 +144,5 @@ def test_a_step_without_flop_or_bytes_fills_its_blocks() -> None:
 def test_the_list_of_suites_says_it(accelmark: Accelmark) -> None:
     code, out, err = accelmark("list", "suites", "--json")
     assert (code, err) == (0, "")
-    assert "(2 CPU cores: about " in json.loads(out)["suites"]["quick@2"]
+    assert "(2 CPU cores: about " in json.loads(out)["suites"]["quick@3"]
     assert "estimated from shapes" in out

@@ -49,6 +49,14 @@ def test_every_suite_is_released_with_a_number() -> None:
     assert {"quick@1", "quick@2", "smoke@1"} <= set(RELEASED)
 
 
+def test_the_newest_quick_has_less_of_the_same() -> None:
+    """What was published pairs with it; every workload is there."""
+    newest, before = set(RELEASED["quick@3"]), set(RELEASED["quick@2"])
+    assert newest < before
+    assert len(cases("quick")) == len(newest) == 19
+    assert {c.workload for c in cases("quick")} == {c.workload for c in cases("quick@2")}
+
+
 def test_what_was_published_is_of_a_released_suite() -> None:
     assert prints(published(EPYC)) == RELEASED["quick@1"]
     assert prints(published(XEON)) == RELEASED["quick@2"]
@@ -111,7 +119,7 @@ def test_a_run_is_of_the_suite_whose_cases_it_has() -> None:
     assert suite_of(make_run(published(EPYC), suite="quick")) == "quick@1", "by its cases"
     assert suite_of(make_run(published(XEON), suite="quick")) == "quick@2"
     part = [case for case in published(EPYC) if case.workload == "gemm"]
-    assert suite_of(make_run(part, suite="quick")) == "quick@2", "the newest that has them"
+    assert suite_of(make_run(part, suite="quick")) == "quick@3", "the newest that has them"
     assert suite_of(make_run(part, suite="quick@1")) == "quick@1", "but for what it says"
     assert suite_of(make_run(published(EPYC), suite="quick@2")) == "quick@1", "and not so"
     other = msgspec.structs.replace(part[0], precision="fp16")
@@ -143,7 +151,7 @@ def test_the_rest_is_what_was_not_asked_for_and_no_more() -> None:
     base = of((case, void), "quick")
     other = make_file([case], make_launches(case, [make_measured()]))
     assert (
-        compare(base, other).command_for_the_rest == "accelmark run quick@2 --only 'resnet50-infer'"
+        compare(base, other).command_for_the_rest == "accelmark run quick@3 --only 'resnet50-infer'"
     )
     unmeasured = make_file([case, void], make_launches(case, [make_measured()]))
     assert "resnet50-infer" in compare(base, unmeasured).command_for_the_rest, "never reached"

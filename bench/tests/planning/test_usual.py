@@ -58,7 +58,7 @@ def test_an_open_setting_is_a_parameter_like_any_other() -> None:
     assert unusual("mine", case) == ("execution",)
 
 
-@pytest.mark.parametrize("name", ["quick@1", "quick@2"])
+@pytest.mark.parametrize("name", ["quick@1", "quick@2", "quick@3"])
 def test_a_numbered_suite_has_parameters_of_its_own(name: str) -> None:
     """As a record names it: its cases say nothing that the suite does not."""
     assert usual_of(name) == f"parameters as in suite {name}"

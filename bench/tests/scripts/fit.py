@@ -2,9 +2,10 @@
 
     python -m bench.tests.scripts.fit [--suite quick] [--only 'llama-*']
 
-Each case runs in a fresh process as a worker runs it: the gate, then the job, as many steps as a
-warm-up has at least, and some more. Measured is the peak of the process's resident set, less what
-it was before the job was built. Exit code 1 if fewer than six are within 20 %.
+Each case runs in a fork of a process that has imported and done nothing else, as a worker runs it:
+the gate, then the job, as many steps as a warm-up has at least, and some more. Measured is the peak
+of the process's resident set, less what it was before the job was built. Exit code 1 if fewer than
+six are within 20 %.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -46,8 +48,6 @@ class Found(msgspec.Struct, frozen=True):
 def measure(case: Case) -> Found:
     """Both figures of one case, in this process, which has run nothing before."""
     workload = catalogue.workload(case.workload)
-    for library in (*workload.libraries, *workload.modes[case.mode].libraries):
-        importlib.import_module(library)
     precision = PRECISIONS[case.precision]
     device = catalogue.backend("cpu").open(0, precision)
     site = Site(device=device.torch_device, precision=precision, seed=0)
@@ -67,17 +67,34 @@ def measure(case: Case) -> Found:
     return Found(estimate, device.memory().peak_bytes - before)
 
 
-def in_a_fresh_process(case: Case) -> Found:
-    """Both figures of one case, under the environment of a worker."""
+def measure_each(cases: Sequence[Case]) -> Iterator[Found]:
+    """Each in a fork of this process, once all that they need is imported."""
+    for case in cases:
+        workload = catalogue.workload(case.workload)
+        for library in (*workload.libraries, *workload.modes[case.mode].libraries):
+            importlib.import_module(library)
+    for case in cases:
+        read, write = os.pipe()
+        if not os.fork():
+            os.write(write, msgspec.json.encode(measure(case)))
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as answer:
+            yield msgspec.json.decode(answer.read(), type=Found)
+        os.wait()
+
+
+def in_fresh_processes(cases: Sequence[Case]) -> list[Found]:
+    """Both figures of each case, under the environment of a worker."""
     environment = {**os.environ, **catalogue.backend("cpu").worker_environment()}
     done = subprocess.run(
         [sys.executable, "-m", "bench.tests.scripts.fit", "--worker"],
-        input=msgspec.json.encode(case),
+        input=msgspec.json.encode(cases),
         stdout=subprocess.PIPE,
         env=environment,
         check=True,
     )
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Found)
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=list[Found])
 
 
 def main() -> None:
@@ -90,13 +107,13 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        case = msgspec.json.decode(sys.stdin.buffer.read(), type=Case)
-        print(msgspec.json.encode(measure(case)).decode())
+        asked = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Case])
+        print(msgspec.json.encode([*measure_each(asked)]).decode())
         return
     cases = plan.plan(suite_file.read_suite(suite_file.find_suite(arguments.suite)))
     near: set[str] = set()
-    for case in plan.select(cases, arguments.only):
-        found = in_a_fresh_process(case)
+    chosen = plan.select(cases, arguments.only)
+    for case, found in zip(chosen, in_fresh_processes(chosen), strict=True):
         if abs(found.ratio - 1) <= WITHIN:
             near.add(case.workload)
         figures = f"{units.memory(found.estimate):>9} {units.memory(found.measured):>9}"

@@ -22,7 +22,7 @@ from bench.workloads._seeded import parameter_count
 
 KERNELS = ("gemm", "memory", "attention", "launch", "transfer")
 """Workloads without a model: what they do is one call of torch."""
-QUICK = plan.plan(suite_file.read_suite(suite_file.find_suite("quick")))
+QUICK = plan.plan(suite_file.read_suite(suite_file.find_suite(agreement.SUITE)))
 
 
 def test_every_model_of_quick_has_a_bare_loop() -> None:
