@@ -24,10 +24,12 @@ def of_others(launches: Sequence[Launch]) -> Cold:
 
 
 def warm(launch: Launch) -> bool:
-    """Whether it found what an earlier one had left: a reference, or all that it compiles."""
+    """Whether it found what an earlier one had left: a reference, or all that it compiles, where
+    that is counted: by torch's own compiler, which has no name in the record."""
     compiler = launch.environment.get("compiler")
-    if isinstance(compiler, dict) and isinstance(compiler.get("compiled"), int):
-        return not compiler["compiled"] and bool(compiler.get("kept"))
+    counted = compiler if isinstance(compiler, dict) and "name" not in compiler else {}
+    if isinstance(counted.get("compiled"), int):
+        return not counted["compiled"] and bool(counted.get("kept"))
     return launch.environment.get("reference_kept") is True
 
 

@@ -40,6 +40,13 @@ def test_in_eager_execution_it_is_the_reference() -> None:
     assert found(launch(3.0, reference_kept=True)) == (3.0, 3.0), "none was cold"
 
 
+def test_of_a_vendors_compiler_which_counts_nothing_it_is_the_reference() -> None:
+    """By name, where it is not torch's own: what it found of its own making is not known."""
+    theirs = {"name": "npu", "graphs": 2, "kept": 0, "compiled": 0}
+    first = launch(30.0, compiler=theirs, reference_kept=False)
+    assert found(first, launch(6.0, compiler=theirs, reference_kept=True)) == (30.0, 6.0)
+
+
 def test_old_records_have_one_figure_over_all() -> None:
     assert found(launch(3.0), launch(2.0)) == (2.5, None)
     assert found(launch(3.0, compiler={"graphs": 1})) == (3.0, None)

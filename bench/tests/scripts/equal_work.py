@@ -7,7 +7,8 @@ device type, without float64 and channels_last, and some of its operators are ot
 attention); its products are the CPU's, so it says nothing of another chip's rounding.
 
 `replay`: execution `graph` on the CPU, whose steps are recorded operator by operator and replayed
-into the memory they lay in, as a device's graph does. The simulated device has no graphs.
+into the memory they lay in, as a device's graph does. The simulated
+device has graphs of its own, which are not tried here.
 """
 
 from __future__ import annotations
