@@ -7,7 +7,9 @@ overrides what differs; for anything else a `Backend` and a `Device`. Importing 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
 from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, host_fallbacks
 from bench.errors import DeviceUnavailable, NothingInstalled
+from bench.formats import Operand
 from bench.precision import PRECISIONS, Precision
+from bench.quantized_product import Products, Ready
 from bench.records.observed import Reading, Reason, Scope
 from bench.records.outcome import FailureKind, Memory
 from bench.telemetry.source import NotObservable, Process, Source, said
@@ -24,10 +26,13 @@ __all__ = [
     "NotAvailable",
     "NotObservable",
     "NothingInstalled",
+    "Operand",
     "Precision",
     "Process",
+    "Products",
     "Queued",
     "Reading",
+    "Ready",
     "Reason",
     "Recorder",
     "Scope",

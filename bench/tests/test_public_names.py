@@ -21,8 +21,8 @@ Skipped Void compare_runs compare_systems read_run render resume_run run_suite s
 """
 BACKEND = """
 Backend Device DeviceInfo DeviceUnavailable FailureKind Memory NotAvailable NotObservable
-NothingInstalled PRECISIONS Precision Process Queued Reading Reason Recorder Scope Source
-TorchBackend TorchDevice host_fallbacks is_out_of_memory said
+NothingInstalled Operand PRECISIONS Precision Process Products Queued Reading Ready Reason Recorder
+Scope Source TorchBackend TorchDevice host_fallbacks is_out_of_memory said
 """
 WORKLOAD = """
 BATCHES DECODE_EXECUTIONS EXECUTIONS ALL_EXECUTIONS INFERENCE_PRECISIONS InferenceJob Job

@@ -214,6 +214,7 @@ def watched(ask: Ask) -> Told:
         execution=stack.execution,
         recorder=device.recorder() if is_recorded(stack.execution) else None,
         compiler=backend.compilers[0],
+        products=backend.products,
         memory_format=formats[1] if stack.layout else formats[0],
     )
     parameters = plan.parameters_of(case, workload)

@@ -12,7 +12,9 @@ from bench.planning import plan
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, one_thread, site
 from bench.validation import kernels
+from bench.validation.bare import kernels as bare
 from bench.validation.bare.kernels import BARE
+from bench.workloads import _products
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -31,7 +33,11 @@ def small(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_both_sides_call_the_same_operators_and_take_turns(name: str) -> None:
+def test_both_sides_call_the_same_operators_and_take_turns(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(_products, "MOST_BUFFERS", 2)
+    monkeypatch.setattr(bare, "AT_ONCE", 1)
     case = small(name)
     workload = WORKLOADS[case.workload]
     job = workload.build(

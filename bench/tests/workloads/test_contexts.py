@@ -27,6 +27,12 @@ BF16 = PRECISIONS["bf16"]
 EACH = pytest.mark.parametrize(("mode", "given"), KINDS, ids=str)
 
 
+@pytest.fixture(autouse=True)
+def few_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rotates changes no result, and takes time."""
+    monkeypatch.setattr(_contexts, "MOST_BUFFERS", 2)
+
+
 def gated(mode: str, precision: str = "bf16", **given: Any) -> Numerics:
     return gate(ATTENTION, mode, parameters(mode, **given), site(PRECISIONS[precision], seed=5))
 
