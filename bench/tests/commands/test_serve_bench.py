@@ -182,6 +182,7 @@ def test_no_server_leaves_a_message(accelmark: Accelmark, weights: Path) -> None
         pass
     code, _, said = accelmark("serve-bench", "--endpoint", url, "--weights", str(weights), *SMALL)
     assert code == 2 and "no connection" in said and "Traceback" not in said
+    assert list(Path("runs").iterdir()) == []
 
 
 def test_a_model_that_nobody_exported_is_refused(accelmark: Accelmark, tmp_path: Path) -> None:
