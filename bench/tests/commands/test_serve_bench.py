@@ -38,9 +38,8 @@ def weights(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def without_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mock's own, at once; and a machine that has other things to do."""
-    monkeypatch.setattr(
-        run.run, "__kwdefaults__", {**run.run.__kwdefaults__, "reference": reference}
-    )
+    given = {**(run.run.__kwdefaults__ or {}), "reference": reference}
+    monkeypatch.setattr(run.run, "__kwdefaults__", given)
     monkeypatch.setattr(verdict, "LATE_SECONDS", 60.0)
     monkeypatch.setattr(verdict, "BUSY", 60.0)
     monkeypatch.setattr(gate, "PROMPTS", 4)
