@@ -46,6 +46,8 @@ USELESS = ("torchvision", "torchaudio", "torchcodec")
 MODEL = "smollm2-135m-untied-2l"
 ADDRESS, PORT = "127.0.0.1", 18_231
 INPUT, OUTPUT, CONCURRENCY, REQUESTS = 128, 64, 4, 64
+LONG = 400
+"""Tokens of a prompt that a cache can know: it keeps whole blocks, here of 128, and not the last."""
 APART = 0.05
 READY_SECONDS = 600.0
 NICENESS = "20"
@@ -230,7 +232,8 @@ def beside_their_client(program: Path, folder: Path, turns: int) -> list[str]:
 def with_a_prefix_cache(program: Path, folder: Path) -> list[str]:
     """The second part."""
     with server(program, folder / "right", "--enable-prefix-caching"):
-        first, again = (ours(folder, "--seed", "5").outcome for _ in range(2))
+        given = ("--seed", "5", "--input-tokens", str(LONG))
+        first, again = (ours(folder, *given).outcome for _ in range(2))
     if not isinstance(first, Measured):
         return [f"prefix cache, first time: {first}"]
     if not isinstance(again, Void) or "prefix cache" not in again.reason:
