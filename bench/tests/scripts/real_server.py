@@ -47,7 +47,7 @@ MODEL = "smollm2-135m-untied-2l"
 ADDRESS, PORT = "127.0.0.1", 18_231
 INPUT, OUTPUT, CONCURRENCY, REQUESTS = 128, 64, 4, 64
 LONG = 400
-"""Tokens of a prompt that a cache can know: it keeps whole blocks, here of 128, and not the last."""
+"""Tokens of a prompt that a cache can know: it keeps whole blocks, of 128 here, but the last."""
 APART = 0.05
 READY_SECONDS = 600.0
 NICENESS = "20"
