@@ -39,7 +39,10 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> Endpoint:
-        """From `http://127.0.0.1:8000`; what follows from `/v1` on is no matter. Raises `ServerError`."""
+        """From `http://127.0.0.1:8000`; what follows from `/v1` on is no matter.
+
+        Raises `ServerError`.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port
