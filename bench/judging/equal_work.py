@@ -202,9 +202,10 @@ def percent(error: float) -> str:
 def equal_work(sides: tuple[Side, Side], base: Row, other: Row) -> EqualWork | None:
     """What the launches of two rows say of each other's work.
 
-    None where it is no question: of two cases, or where one was not measured.
+    None where it is no question: of two cases, where one was not measured, and of loads that were
+    served, whose every launch has had its own answers read again.
     """
-    if base.work.fingerprint != other.work.fingerprint:
+    if base.work.fingerprint != other.work.fingerprint or base.serving or other.serving:
         return None
     if not base.status == other.status == "measured":
         return None

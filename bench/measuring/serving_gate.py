@@ -33,7 +33,13 @@ if TYPE_CHECKING:
     from bench.workload import Site, Workload
 
 REGRETS = {"bf16": 0.25, "fp16": 0.05, "tf32": 0.05, "fp32": 1e-3}
-"""Most that a token may lie below the best one, in standard deviations of the logits."""
+"""Most that a token may lie below the best one, in standard deviations of the logits.
+
+Measured on a CPU (`python -m bench.tests.scripts.serving_regrets`), three seeds each: right engines
+in bf16 0.054 at most in two layers of 64 to 2,048 wide, 0.082 in thirty; in fp16 0.0045; in fp32 0.
+One that forgets a token in fifty 0.33 at the least in eight tokens, 1.4 or more in 32. tf32 keeps
+as many bits as fp16.
+"""
 LONE = "float32 regret of the twin's answers"
 TWIN, TIMED = "regret of the twin's answers", "regret of timed answers"
 MOST_ANSWERS = 8

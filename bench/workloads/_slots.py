@@ -10,6 +10,7 @@ masks are computed from one static table that each step fills.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from array import array
 from collections.abc import Callable
@@ -196,7 +197,8 @@ class SlotModel:
         """The best of each."""
         self._host = torch.zeros(self.shared.buffer.shape, dtype=torch.long)
         if weight.device.type != "cpu":
-            self._host = self._host.pin_memory()
+            with contextlib.suppress(RuntimeError, NotImplementedError):  # not every device has it
+                self._host = self._host.pin_memory()
 
     def reach(self, tokens: int) -> int:
         """The smallest reach of so many tokens."""
@@ -297,10 +299,8 @@ class SlotModel:
 
     def _room_to_compile(self) -> Any:
         """A limit on recompilations that the variants keep: they are meant."""
-        from contextlib import nullcontext
-
         if not self._compiled:
-            return nullcontext()
+            return contextlib.nullcontext()
         import torch
 
         variants = 2 * len(self._reaches)

@@ -181,7 +181,7 @@ class SlotJob(ServingJob):
             compiled="compile" in site.execution,
             recorder=site.recorder if "graph" in site.execution else None,
         )
-        self._prompts = data.integers(0, size.vocabulary, (self.slots, self.length)).tolist()
+        self._texts = data.integers(0, size.vocabulary, (self.slots, self.length))
         self.facts = model_facts(self._model, site) | {
             "attention": "sdpa",
             "cache": "static slots",
@@ -222,6 +222,7 @@ class SlotJob(ServingJob):
         """
         import torch
 
+        self._prompts = self._texts.tolist()
         third = max(self.chunk // 3, 1)
         wanted = [self.chunk + third] + [third] * (self.slots - 1)
         first, *others = (min(size, self.length - 2) for size in wanted)

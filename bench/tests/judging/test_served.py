@@ -66,6 +66,7 @@ def test_at_equal_concurrency_the_ratio_is_that_of_the_throughputs() -> None:
     found = compare(usual_run(), usual_run(1.5))
     assert [case.verdict for case in found.cases] == ["FASTER"] * 3
     assert all(case.ratio == pytest.approx(1.5) for case in found.cases)
+    assert all(case.same_work is None for case in found.cases), "each has read its answers again"
 
 
 def test_at_a_limit_each_side_takes_its_best_load() -> None:

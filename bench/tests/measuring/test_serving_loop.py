@@ -105,7 +105,9 @@ def test_open_arrivals_wait_for_nobody() -> None:
     loaded, engine = served(load)
     assert [r.due_ns for r in loaded.served.requests] == [r.due_ns for r in load.requests]
     assert len(engine.slept) == 6 and min(engine.slept) > 0
-    crowded, _ = served(poisson(6, LENGTHS, 1e5, 3))
+    dense = poisson(6, LENGTHS, 1e5, 3)
+    crowded, _ = served(dense)
+    assert [r.due_ns for r in crowded.served.requests] == [r.due_ns for r in dense.requests]
     assert any((r.admitted_ns or 0) > r.due_ns for r in crowded.served.requests)
 
 

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from bench import catalogue
+from bench.planning.plan import parameters_of
 from bench.planning.shapes import LEAST_BLOCKS, Shapes
+from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Outcome
 from bench.records.run import Settings
 from bench.tests.running.test_session import play
+from bench.tests.served_runs import serve_case
 from bench.tests.values import failed, make_case, make_measured
 
 SETTINGS = Settings(block_seconds=0.01)
@@ -54,6 +58,17 @@ def test_bursts_rest_and_steps_that_are_timed_alone_fill_no_block() -> None:
     alone = Shapes(Settings(block_seconds=10.0, timing="step"))
     alone.note(MATMUL, quick)
     assert alone.least_seconds(LARGER) == pytest.approx(LEAST_BLOCKS * 0.4)
+
+
+def test_a_load_is_served_once() -> None:
+    """Its FLOP are those of all its requests: no warm-up and no blocks of it."""
+    load = serve_case(4, requests=16, input_tokens=100, output_tokens=50)
+    parameters = parameters_of(load, catalogue.workload("serve"))
+    work = catalogue.workload("serve").work("load", parameters, PRECISIONS["fp32"])
+    product = make_case(precision="fp32", parameters={"shape": "1024x1024x1024"})
+    shapes = seen((product, make_measured(0.1, items=PRODUCT, flop=PRODUCT)))
+    assert work.flop is not None
+    assert shapes.least_seconds(load) == pytest.approx(work.flop / PRODUCT * 0.1)
 
 
 def test_a_session_leaves_out_what_its_shapes_say_will_not_fit(tmp_path: Path) -> None:

@@ -154,3 +154,18 @@ def test_flop_are_those_of_prompts_and_answers() -> None:
     assert work.items == 12 * 8 and work.flop == 12 * (matrices + attention)
     drawn = msgspec.structs.replace(SMALL, length_sigma=0.5)
     assert WORKLOAD.work("load", drawn, PRECISIONS["fp32"]).flop is None
+
+
+def test_memory_is_rehearsed_without_values() -> None:
+    """Weights and cache at the least, and not twice as much; a twice as long cache shows."""
+
+    def peak(**changes: Any) -> int:
+        given = msgspec.structs.replace(SMALL, slots=40, requests=200, **changes)
+        return WORKLOAD.peak_bytes("load", given, site())
+
+    size = SIZES[SMALL.model]
+    weights = 4 * (2 * size.layer_weights + 2 * 512 * 64)
+    cache = 2 * 2 * 41 * size.key_value_heads * size.head * 4
+    one, two = peak(), peak(input_tokens=512)
+    assert weights + 260 * cache < one < 2 * (weights + 260 * cache)
+    assert two - one > 0.9 * 260 * cache
