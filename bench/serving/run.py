@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from bench.backend import DeviceInfo
+from bench.errors import AccelmarkError
 from bench.records import environment
 from bench.records.encoding import encoded
 from bench.records.outcome import Cold
@@ -41,26 +42,32 @@ def run(
     """Measures every case in every launch; gives the record.
 
     launches: restarts of the server, where the run starts it; else 1, for launches that share one
-    process are one. Raises `ServerError` where there is no server to measure, `OutputError` where
-    the record cannot be written; at Ctrl-C the record ends, and KeyboardInterrupt goes on.
+    process are one. Raises `ServerError` where there is no server to measure, and then leaves no
+    record; `OutputError` where none can be written. At Ctrl-C the record ends, and
+    KeyboardInterrupt goes on.
     """
     identity = run_id()
     path = out / f"{SUITE}-{device.backend}-{identity}.jsonl"
     settings = Settings(launches=launches, seed=ask.seed)
     header = (identity, SUITE, ask.cases, settings, device, command)
-    with contextlib.closing(begin(path, *header)) as writer:
-        ended: Literal["complete", "interrupted"] = "interrupted"
-        order = 0
-        try:
-            for number in range(launches):
-                started_at = utc_now()
-                for came in launch(ask, number, reference, trust, say):
-                    line = _line(came, ask, device, number, order, started_at)
-                    writer.append(without(ask.token, line))
-                    order += 1
-            ended = "complete"
-        finally:
-            writer.append(End(reason=ended, finished_at=utc_now()))
+    made = 0
+    try:
+        with contextlib.closing(begin(path, *header)) as writer:
+            ended: Literal["complete", "interrupted"] = "interrupted"
+            try:
+                for number in range(launches):
+                    started_at = utc_now()
+                    for came in launch(ask, number, reference, trust, say):
+                        line = _line(came, ask, device, number, made, started_at)
+                        writer.append(without(ask.token, line))
+                        made += 1
+                ended = "complete"
+            finally:
+                writer.append(End(reason=ended, finished_at=utc_now()))
+    except AccelmarkError:
+        if not made:  # nothing was measured: there is nothing to keep
+            path.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bench.errors import ServerError
+from bench.errors import AccelmarkError, ServerError
 from bench.records.case import Case
 from bench.records.endpoint import Endpoint as Seen
 from bench.records.endpoint import Server
@@ -158,8 +158,11 @@ async def _with_server(it: _Launch, start: float) -> list[Came]:
         except Broken as error:
             failed = Failed(kind="error", phase="measure", message=str(error))
             came.append(Came(case, failed, seen, time.perf_counter() - began))
-    found = _judged(it, seen, before, loaded)
-    came += list(found)
+    try:
+        came += list(_judged(it, seen, before, loaded))
+    except AccelmarkError as error:  # what was measured is not lost, but nobody can say it is right
+        failed = Failed(kind="error", phase="numerics", message=str(error))
+        came += [Came(one.case, failed, _kept(seen, one), one.seconds) for one in loaded]
     return sorted(came, key=lambda one: ask.cases.index(one.case))
 
 
@@ -237,13 +240,20 @@ def _judged(
             regret=None if of_sample is None else gate.regret(of_sample, before.rounding),
         )
         outcome = verdict.outcome(found)
-        of_load = msgspec.structs.replace(
-            seen,
-            client=found.client,
-            cached_tokens=one.cached,
-            load=None if isinstance(outcome, Measured) else found.served,
-        )
-        yield Came(one.case, outcome, of_load, one.seconds)
+        kept = _kept(seen, one)
+        if isinstance(outcome, Measured):  # which has the load itself
+            kept = msgspec.structs.replace(kept, load=None)
+        yield Came(one.case, outcome, kept, one.seconds)
+
+
+def _kept(seen: Seen, one: _Loaded) -> Seen:
+    """What is known of the server, with a load that was made on it."""
+    return msgspec.structs.replace(
+        seen,
+        client=one.driven.client,
+        cached_tokens=one.cached,
+        load=one.driven.served(asked_cases.ramp_of(one.case)),
+    )
 
 
 def _sample(driven: Driven) -> list[Text]:

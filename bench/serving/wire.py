@@ -39,7 +39,10 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> Endpoint:
-        """From `http://127.0.0.1:8000`; a `/v1` at its end is no matter. Raises `ServerError`."""
+        """From `http://127.0.0.1:8000`; what follows from `/v1` on is no matter.
+
+        Raises `ServerError`.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -53,7 +56,8 @@ class Endpoint(NamedTuple):
                 "the environment variable that --token-variable names, never on a command line."
             )
         tls = parts.scheme == "https"
-        path = parts.path.rstrip("/").removesuffix("/v1")
+        path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/chat")
+        path = path.removesuffix("/v1")
         return cls(parts.hostname, port or (443 if tls else 80), tls, path)
 
     @property

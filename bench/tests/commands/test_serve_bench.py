@@ -38,9 +38,8 @@ def weights(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def without_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mock's own, at once; and a machine that has other things to do."""
-    monkeypatch.setattr(
-        run.run, "__kwdefaults__", {**run.run.__kwdefaults__, "reference": reference}
-    )
+    given = {**(run.run.__kwdefaults__ or {}), "reference": reference}
+    monkeypatch.setattr(run.run, "__kwdefaults__", given)
     monkeypatch.setattr(verdict, "LATE_SECONDS", 60.0)
     monkeypatch.setattr(verdict, "BUSY", 60.0)
     monkeypatch.setattr(gate, "PROMPTS", 4)
@@ -182,6 +181,7 @@ def test_no_server_leaves_a_message(accelmark: Accelmark, weights: Path) -> None
         pass
     code, _, said = accelmark("serve-bench", "--endpoint", url, "--weights", str(weights), *SMALL)
     assert code == 2 and "no connection" in said and "Traceback" not in said
+    assert list(Path("runs").iterdir()) == []
 
 
 def test_a_model_that_nobody_exported_is_refused(accelmark: Accelmark, tmp_path: Path) -> None:

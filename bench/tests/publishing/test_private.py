@@ -17,6 +17,7 @@ from bench import catalogue
 from bench.errors import PublicationError
 from bench.publishing import publish
 from bench.publishing.command import allowed
+from bench.records.endpoint import Endpoint, Server
 from bench.records.executed import Executed
 from bench.records.observed import Contention, Reading, Telemetry, Watched
 from bench.records.outcome import Block, Cold, Memory, Outcome, Share, Skipped, Void
@@ -24,6 +25,7 @@ from bench.records.private import PRIVATE
 from bench.records.proof import Noise, Proof, StepReading, Vector
 from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.records.runfile import Writer, read
+from bench.records.served import Served, ServedRequest
 from bench.report import Canvas
 from bench.tests.publishing import test_publish as examples
 from bench.tests.publishing.forms import AROUND, FORMS, IDENTIFIERS, bare, forms
@@ -46,6 +48,17 @@ WATCHED = Watched(
 RANK = Share(
     rank=0, device=0, busy_ns=(5,) * 10, causes={"CONTENDED": "x"}, watched=WATCHED,
     memory=Memory(peak_bytes=1, scope="process RSS", host_rss_bytes=1),
+)  # fmt: skip
+ENDPOINT = Endpoint(
+    server=Server(
+        name="x", version="x", model="x", settings={"block_size": "x"}, command=("x",),
+        started="by the run", same_host=True,
+    ),
+    weights="x", prompts="text", warm_up_requests=1, wrong={"x": 0.5},
+    load=Served(
+        requests=(ServedRequest(prompt_tokens=1, due_ns=0, failed="x"),),
+        arrived_ns=(), arrived_tokens=(), ramp=1, load="x", schedule="x",
+    ),
 )  # fmt: skip
 OUTCOMES: tuple[Outcome, ...] = (
     make_measured(
@@ -72,7 +85,7 @@ def full() -> RunFile:
     launches = [
         make_launch(
             outcome, CASE, k, k, environment=FACTS, stderr_tail="x", cold=Cold(),
-            telemetry=TELEMETRY, telemetry_absent="x",
+            telemetry=TELEMETRY, telemetry_absent="x", endpoint=ENDPOINT,
         )
         for k, outcome in enumerate(OUTCOMES)
     ]  # fmt: skip

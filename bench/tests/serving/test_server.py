@@ -50,6 +50,7 @@ def test_settings_are_what_names_nobody() -> None:
         "host": "10.1.2.3",
         "admin_token": "t",
         "nested": {"a": 1},
+        "model.created": 1795891875,
         "long": "x" * 1000,
     }
     found = settings(shown_by_it)
@@ -57,7 +58,7 @@ def test_settings_are_what_names_nobody() -> None:
     assert len(found["long"]) == server.MOST_CHARACTERS
     said = str(found)
     assert all(word not in said for word in ("alice", "sk-1", "10.1.2.3", "nested"))
-    assert found.keys().isdisjoint({"api_key", "host", "admin_token"})
+    assert found.keys().isdisjoint({"api_key", "host", "admin_token", "model.created"})
 
 
 @pytest.mark.parametrize(

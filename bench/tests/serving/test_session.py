@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.errors import ServerError
+from bench.errors import AccelmarkError, ServerError
 from bench.records.outcome import Failed, Measured, Void
 from bench.serving import cases, gate, session, verdict
+from bench.serving.reference import Text, Truth
 from bench.serving.session import Ask, Came
 from bench.serving.wire import Endpoint
 from bench.tests.serving.mock import Manners, Mock, reference
@@ -153,3 +155,18 @@ def test_prompts_of_two_seeds_differ_and_lengths_and_arrivals_do_not() -> None:
     assert first.load.digest == second.load.digest
     starts = {asked.prompt for asked in (*first.asked, *second.asked)}
     assert len(starts) == 40
+
+
+def test_a_reference_that_fails_after_the_load_costs_the_figure_and_not_the_load() -> None:
+    calls = []
+
+    def failing(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
+        calls.append(wrong)
+        if len(calls) > 1:
+            raise AccelmarkError("no memory for a layer in float64")
+        return reference(folder, texts, wrong)
+
+    with Mock(Manners()).running() as url:
+        (came,) = session.launch(ask(url), 0, failing, None, lambda _: None)
+    assert isinstance(came.outcome, Failed) and came.outcome.phase == "numerics"
+    assert calls == [True, False] and came.seen is not None and came.seen.load is not None

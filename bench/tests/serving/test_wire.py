@@ -71,6 +71,7 @@ def test_what_is_no_head_is_refused(text: str) -> None:
         ("http://127.0.0.1:8000", Endpoint("127.0.0.1", 8000, False, "")),
         ("http://[::1]:8000/v1/", Endpoint("::1", 8000, False, "")),
         ("https://host/proxy/v1", Endpoint("host", 443, True, "/proxy")),
+        ("http://h:1/v1/chat/completions", Endpoint("h", 1, False, "")),
     ],
 )
 def test_an_address_is_read(url: str, endpoint: Endpoint) -> None:
