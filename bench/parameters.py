@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import msgspec
 
@@ -124,3 +124,40 @@ def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     names = list(allowed)
     if value not in names:
         raise ValueError(f"unknown {name} `{value}`.{suggestion(value, names)}")
+
+
+Dimensions = TypeVar("Dimensions", bound=msgspec.Struct)
+"""A workload's own struct of the dimensions of one model."""
+
+TWIN_SUFFIX = "-2l"
+"""Ends the name of a model that is cut to two layers for the numerics gate."""
+TWIN_VOCABULARY = 4096
+"""Most tokens that a cut model knows."""
+
+
+def with_twins(sizes: Mapping[str, Dimensions], **cut: Any) -> dict[str, Dimensions]:
+    """The sizes, and after them each again, cut for the gate: the named fields to at most so much.
+
+    What is no number is replaced, and what a model has not it has not. A cut has no published
+    parameter count.
+    """
+    twins = {
+        name + TWIN_SUFFIX: msgspec.structs.replace(
+            size,
+            published_parameters=None,
+            **{field: _cut(getattr(size, field), value) for field, value in cut.items()},
+        )
+        for name, size in sizes.items()
+    }
+    return {**sizes, **twins}
+
+
+def _cut(found: Any, most: Any) -> Any:
+    if not isinstance(most, int):
+        return most
+    return None if found is None else min(found, most)
+
+
+def twin_name(model: str) -> str:
+    """The name of a model's cut, which is its own."""
+    return model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX

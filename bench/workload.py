@@ -10,15 +10,18 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bench import rehearsal
 from bench.parameters import (
+    TWIN_SUFFIX,
+    TWIN_VOCABULARY,
     AccumulationSteps,
     AdamW,
     BatchSize,
+    Dimensions,
     Later,
     OneOf,
     Parameters,
@@ -26,11 +29,13 @@ from bench.parameters import (
     Within,
     require_one_of,
     require_within,
+    twin_name,
+    with_twins,
 )
 from bench.precision import Precision
 from bench.quantized_product import Products
 from bench.ranks import Part, Ranks, each_alone
-from bench.records.execution import DECODE_EXECUTIONS, EXECUTIONS, INFERENCE_EXECUTIONS
+from bench.records.execution import ALL_EXECUTIONS, DECODE_EXECUTIONS, EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.parallelism import NONE
 
@@ -39,45 +44,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-Dimensions = TypeVar("Dimensions", bound=msgspec.Struct)
-"""A workload's own struct of the dimensions of one model."""
-
-TWIN_SUFFIX = "-2l"
-"""Ends the name of a model that is cut to two layers for the numerics gate."""
-TWIN_VOCABULARY = 4096
-"""Most tokens that a cut model knows."""
-
-
-def with_twins(sizes: Mapping[str, Dimensions], **cut: Any) -> dict[str, Dimensions]:
-    """The sizes, and after them each again, cut for the gate: the named fields to at most so much.
-
-    What is no number is replaced. A cut has no published parameter count.
-    """
-    twins = {
-        name + TWIN_SUFFIX: msgspec.structs.replace(
-            size,
-            published_parameters=None,
-            **{
-                field: min(getattr(size, field), value) if isinstance(value, int) else value
-                for field, value in cut.items()
-            },
-        )
-        for name, size in sizes.items()
-    }
-    return {**sizes, **twins}
-
-
-def twin_name(model: str) -> str:
-    """The name of a model's cut, which is its own."""
-    return model.removesuffix(TWIN_SUFFIX) + TWIN_SUFFIX
-
-
 TRAINING_PRECISIONS = ("bf16", "bf16-amp", "fp32", "tf32")
 """No fp16: it would need loss scaling, which is another step."""
 INFERENCE_PRECISIONS = ("bf16", "fp16", "fp32", "tf32")
 QUANTIZED_PRECISIONS = (*INFERENCE_PRECISIONS, "fp8", "int8")
 """Of inference whose workload quantizes its layers (`bench.workloads._quantized`)."""
 
+
+PACKED = "packed"
+"""A layout of weights: matrices that read the same input lie in one, and are one product."""
 
 Queued = Callable[[], None]
 """Queues something on the device."""
@@ -123,6 +98,9 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     """Modules that this mode's `build` needs besides the workload's."""
     serves: bool = False
     """Whether it builds a `bench.serving_job.ServingJob`, which has a loop of its own."""
+    layouts: tuple[str, ...] = ()
+    """Beside the workload's memory formats those of this mode alone, which every device has; a
+    tuned case may choose among them. See `PACKED`."""
     burst: Burst | None = None
     """None where its steps are measured under load, as work is that goes on."""
     schemes: tuple[str, ...] = ("none",)
@@ -155,12 +133,17 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     products: Products = Products()
     """What multiplies narrow operands there; see `bench.backend.Backend.products`."""
     memory_format: str = "contiguous"
-    """`contiguous` or `channels_last`, as the backend allows."""
+    """`contiguous` or `channels_last`, as the backend allows; or one of `Mode.layouts`."""
     ranks: Ranks | None = None
     """The processes that do the step together, where there are several."""
     as_ranks: int = 1
     """Of a reference by one process: of how many ranks it does the work, each with its rows. Only
     what depends on which rows come together (batch statistics) need look at it."""
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether what is built here is what others are judged by: never timed, and float64."""
+        return self.precision.weights == "float64"
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,11 +171,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     optimizer: torch.optim.Optimizer
     """Its state, and which weights it moves."""
     settings: Mapping[str, Any]
-    """As the workload asked for them, by torch's names: `lr`, `weight_decay`, and `betas` and `eps`
-    of AdamW or `momentum` of SGD."""
+    """As asked, by torch's names: `lr`, `weight_decay`; `betas` and `eps`, or SGD's `momentum`."""
     parts: tuple[Part, ...] = ()
-    """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
-    lie here of all."""
+    """Which rows of each weight that the optimizer moves lie here, in order; empty where all do."""
     fixed: tuple[Tensor, ...] = ()
     """Weights that it computes with and does not move."""
     kinks: bool = False
@@ -366,10 +347,11 @@ class Workload(ABC):
 
 
 __all__ = [
+    "ALL_EXECUTIONS",
     "DECODE_EXECUTIONS",
     "EXECUTIONS",
-    "INFERENCE_EXECUTIONS",
     "INFERENCE_PRECISIONS",
+    "PACKED",
     "QUANTIZED_PRECISIONS",
     "TRAINING_PRECISIONS",
     "TWIN_SUFFIX",

@@ -7,10 +7,29 @@ from typing import Any
 from bench.judging.load import Load
 from bench.judging.pairs import Pairs
 from bench.judging.row import Efficiency, Interval, Link, Row
+from bench.judging.served import ServingSummary
+from bench.judging.serving import Figure
 from bench.judging.slow import RankTimes
 from bench.records.run import RunFile
 from bench.reports import _endpoint
 from bench.reports._wording import absent
+
+SERVING = {
+    "total_rate": "_tokens_per_second",
+    "ttft_p50": "_seconds",
+    "ttft_p90": "_seconds",
+    "ttft_p99": "_seconds",
+    "tpot_p50": "_seconds",
+    "tpot_p90": "_seconds",
+    "tpot_p99": "_seconds",
+    "interactivity": "_tokens_per_second",
+    "goodput": "_requests_per_second",
+    "good_share": "",
+    "arrival_rate": "_requests_per_second",
+    "occupancy": "",
+    "overhead": "_fraction",
+}
+"""Figures of a load that was served, and the units that their names end in."""
 
 
 def flat(run: RunFile, row: Row) -> dict[str, Any]:
@@ -23,6 +42,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         **_of_memory(row),
         **_of_latency(row),
         **_endpoint.flat(row.endpoint),
+        **_of_serving(row.serving),
         **_of_samples(row),
         **_of_once(row),
     }
@@ -193,6 +213,23 @@ def _of_load(load: Load | None) -> dict[str, float | bool | None]:
     }
 
 
+def _of_serving(serving: ServingSummary | None) -> dict[str, Any]:
+    """Of a load that was served: each figure with its interval; what the limits of good were."""
+    if serving is None:
+        return {}
+    found: dict[str, Any] = {
+        "serving_requests_per_launch": serving.requests,
+        "serving_failed_requests": serving.failed,
+        "serving_ttft_limit_seconds": serving.limits.ttft_seconds,
+        "serving_tpot_limit_seconds": serving.limits.tpot_seconds,
+        "serving_loads": list(serving.loads),
+        "serving_schedules": list(serving.schedules),
+    }
+    for name, unit in SERVING.items():
+        found |= of_interval(f"serving_{name}{unit}", getattr(serving, name))
+    return found
+
+
 def _of_pairs(pairs: Pairs | None) -> dict[str, float | str | None]:
     return {
         "pairs_median_bytes_per_second": None if pairs is None else pairs.median,
@@ -234,7 +271,7 @@ def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, float | Non
     }
 
 
-def of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
+def of_interval(name: str, found: Interval | Figure | None) -> dict[str, float | None]:
     """A figure and the ends of its interval, under names that begin alike."""
     return {
         name: None if found is None else found.value,

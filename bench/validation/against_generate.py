@@ -1,17 +1,18 @@
 """Is decode as fast as it can be had? `llama` in mode decode against `generate` of transformers.
 
     python -m bench.validation.against_generate [--launches 5] [--only '*bf16*']
+        [--execution compile]
 
 The same model with the same weights, the same prompt, a static cache of the same length, greedy,
-the same number of new tokens, eager, on the CPU. A fresh process lets the two take turns
-(AB, BA, AB, ...), a whole window of tokens each: ours timed by the engine, `generate` by readings
-of the clock as it picks its first token and its last, so that its prefill and its preparations are
-not counted. Both must have picked the same tokens, or it was not the same work. A launch gives the
-median over its turns of our tokens/s over those of `generate`; printed is the geometric mean over
-launches with its 95 % t interval.
+the same number of new tokens, on the CPU; eager, or both compiled, each as it compiles itself. A
+fresh process lets the two take turns (AB, BA, AB, ...), a whole window of tokens each: ours timed
+by the engine, `generate` by readings of the clock as it picks its first token and its last, so that
+its prefill and its preparations are not counted. Both must have picked the same tokens, or it was
+not the same work. A launch gives the median over its turns of our tokens/s over those of
+`generate`; printed is the geometric mean over launches with its 95 % t interval.
 
-What differs: ours runs without a mask in prefill and with one made beforehand in decode, where
-`generate` makes one for each token; and ours grows no list of tokens.
+What differs: ours takes a step of its own (`bench.workloads._decoder`), with masks and rotations
+made beforehand, where `generate` makes them for each token; and ours grows no list of tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.run import Settings
 from bench.validation.agreement import TURNS, Turns, in_turns, script
-from bench.workload import Site
+from bench.workload import EXECUTIONS, Site
 from bench.workloads._generation import DecodeJob
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ class Clock:
 class Generate:
     """`generate` of transformers with the weights, the prompt and the window of a job of ours."""
 
-    def __init__(self, job: DecodeJob, new_tokens: int) -> None:
-        """new_tokens: after the first, which comes of the prefill."""
-        from transformers import GenerationConfig
+    def __init__(self, job: DecodeJob, new_tokens: int, compiled: bool = False) -> None:
+        """new_tokens: after the first, which comes of the prefill; compiled: by `generate`."""
+        from transformers import CompileConfig, GenerationConfig
 
         ours: Any = job.generator.model
         shape = copy.deepcopy(ours.config)
@@ -81,9 +82,12 @@ class Generate:
             max_new_tokens=new_tokens + 1,
             do_sample=False,
             cache_implementation="static",
-            disable_compile=True,
+            disable_compile=not compiled,
+            compile_config=CompileConfig(mode="default") if compiled else None,
             pad_token_id=0,
         )
+        if compiled:  # else it compiles on accelerators alone
+            self._model.generation_config.compile_config._compile_all_devices = True
         self._prompt = job.prompt
 
     def run(self) -> tuple[Tensor, float]:
@@ -118,10 +122,10 @@ def take_turns(case: Case, turns: int = TURNS) -> Turns:
     device = catalogue.backend("cpu").open(0, precision)
     workload = catalogue.workload(case.workload)
     parameters = plan.parameters_of(case, workload)
-    site = Site(device=device.torch_device, precision=precision, seed=0)
+    site = Site(device=device.torch_device, precision=precision, seed=0, execution=case.execution)
     job = workload.build(case.mode, parameters, site)
     assert isinstance(job, DecodeJob)
-    other = Generate(job, parameters.new_tokens)
+    other = Generate(job, parameters.new_tokens, case.execution == "compile")
     ours, theirs = tokens_of(job, parameters.new_tokens), other.run()[0]
     if ours.tolist() != theirs.tolist():
         differ = int((ours != theirs).sum())
@@ -135,7 +139,7 @@ def take_turns(case: Case, turns: int = TURNS) -> Turns:
     return in_turns(by_harness, lambda: other.run()[1], turns)
 
 
-def cases() -> tuple[Case, ...]:
+def cases(execution: str = "eager") -> tuple[Case, ...]:
     """What is compared."""
     return plan.plan(
         Suite(
@@ -143,10 +147,12 @@ def cases() -> tuple[Case, ...]:
             source="bench/validation/against_generate.py",
             description="",
             settings=Settings(),
-            entries=(WORK,),
+            entries=({**WORK, "execution": execution},),
         )
     )
 
 
+BY_EXECUTION = {execution: cases(execution) for execution in EXECUTIONS}
+
 if __name__ == "__main__":
-    script("bench.validation.against_generate", __doc__, {"eager": cases()}, take_turns)
+    script("bench.validation.against_generate", __doc__, BY_EXECUTION, take_turns)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bench.workload import Site
+from bench.workloads._packed import Packed
 from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
@@ -67,11 +68,15 @@ class Place(NamedTuple):
     """What it may attend to, [1, 1, 1, L] for each of the model's windows."""
 
 
-def step_of(model: nn.Module, cache: Cache) -> Any:
-    """A module that gives the logits [B, 1, V] after tokens [B, 1] at a `Place`; weights shared."""
+def step_of(model: nn.Module, cache: Cache, packed: Sequence[Packed] = ()) -> Any:
+    """A module that gives the logits [B, 1, V] after tokens [B, 1] at a `Place`; weights shared.
+
+    packed: by layer, where matrices lie in one.
+    """
     attentions = [layer.self_attn for layer in _decoder(model).layers]
-    ours = all(hasattr(attention, "k_proj") for attention in attentions)
-    return (_own_step() if ours else _library_step())(model, cache)
+    if all(hasattr(attention, "k_proj") for attention in attentions):
+        return _own_step()(model, cache, packed or [None] * len(attentions))
+    return _library_step()(model, cache)
 
 
 def windows(model: nn.Module) -> list[int | None]:
@@ -166,16 +171,18 @@ def _own_step() -> Any:
         description = "own forward"
         rotates = True
 
-        def __init__(self, model: nn.Module, cache: Cache) -> None:
+        def __init__(self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None]) -> None:
             super().__init__()
             self.model = model
             self._cache = cache
+            self._packed = packed
             decoder, config = _decoder(model), cast("Any", model).config
             self._embedding, self._norm = decoder.embed_tokens, decoder.norm
             self._head = cast("Any", model).lm_head
             self._layers = [*decoder.layers]
             self._queries = config.num_attention_heads
             self._keys = config.num_key_value_heads
+            self._heads = (self._queries, self._keys, self._keys)
             kept = windows(model)
             kinds = list(dict.fromkeys(kept))
             self._mask_of = [kinds.index(window) for window in kept]
@@ -184,13 +191,20 @@ def _own_step() -> Any:
             hidden = self._embedding(tokens)
             cosines, sines = at.rotation.unbind()
             batch = tokens.shape[0]
-            for layer, held, mask in zip(
-                self._layers, self._cache.layers, self._mask_of, strict=True
+            for layer, held, mask, packed in zip(
+                self._layers, self._cache.layers, self._mask_of, self._packed, strict=True
             ):
                 attention = layer.self_attn
                 normed = _normed(hidden, layer.input_layernorm)
-                query, key = attention.q_proj(normed), attention.k_proj(normed)
-                value = attention.v_proj(normed).view(batch, self._keys, 1, -1)
+                if packed is None:
+                    query, key = attention.q_proj(normed), attention.k_proj(normed)
+                    value = attention.v_proj(normed)
+                else:
+                    widths = [2 * cosines.shape[-1] * n for n in self._heads]
+                    query, key, value = functional.linear(normed, packed.queries_keys_values).split(
+                        widths, dim=-1
+                    )
+                value = value.view(batch, self._keys, 1, -1)
                 if hasattr(attention, "q_norm"):
                     heads = (batch, 1, -1, value.shape[-1])
                     query = _normed(query.view(heads), attention.q_norm).flatten(2)
@@ -209,7 +223,11 @@ def _own_step() -> Any:
                 )
                 hidden = hidden + attention.o_proj(found.reshape(batch, 1, -1))
                 normed = _normed(hidden, layer.post_attention_layernorm)
-                hidden = hidden + layer.mlp(normed)
+                if packed is None or packed.gate_up is None:
+                    hidden = hidden + layer.mlp(normed)
+                else:
+                    gate, up = functional.linear(normed, packed.gate_up).chunk(2, dim=-1)
+                    hidden = hidden + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
             logits: Tensor = self._head(_normed(hidden, self._norm))
             return logits
 

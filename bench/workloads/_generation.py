@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Look, Queued, Site
+from bench.workload import PACKED, Job, Look, Queued, Site
 from bench.workloads import _decoder, _looks
 from bench.workloads._jobs import Rotation, executed, model_facts
+from bench.workloads._packed import look, packed
 from bench.workloads._quantized import products
 from bench.workloads._recorded import recorder_of, replayed, replayed_facts
 from bench.workloads._transformers import with_cache
@@ -66,7 +67,8 @@ class Generator:
             ]
         )
         self._with_cache = with_cache(model, self._cache)
-        self.step = _decoder.step_of(model, self._cache)
+        together = packed(model) if site.memory_format == PACKED else []
+        self.step = _decoder.step_of(model, self._cache, together)
         """What takes one token's step: a module, which may be compiled in place."""
         self._positions = torch.arange(length, device=device)
         self._masks = _decoder.masks(_decoder.windows(model), self._prompt_length, new_tokens, site)
@@ -84,6 +86,7 @@ class Generator:
         yield from _looks.placed(self.model, prompt, self.site)
         yield from _looks.cached([[*held] for held in self._cache.layers], self.site)
         yield _looks.mode(self.model, training=False)
+        yield from look(self.model, self.site.memory_format)
         yield from _looks.attention(self.model, self.facts)
         yield from _looks.experts(self.model, self.facts)
 
@@ -105,12 +108,20 @@ class Generator:
         """Logits [B, 1, V] after tokens [B, 1], the `index`-th behind the prompt."""
         import torch
 
+        with torch.inference_mode():
+            logits: Tensor = self.step(tokens, self.at(index))
+        return logits
+
+    def at(self, index: int) -> _decoder.Place:
+        """Where the `index`-th token behind the prompt is."""
         place = self._prompt_length + index
         masks = tuple(rows[index] for rows in self._masks)
-        at = _decoder.Place(self._positions[place : place + 1], self._rotation[place], masks)
-        with torch.inference_mode():
-            logits: Tensor = self.step(tokens, at)
-        return logits
+        return _decoder.Place(self._positions[place : place + 1], self._rotation[place], masks)
+
+    @property
+    def kept(self) -> list[_decoder.Held]:
+        """Keys and values of each layer."""
+        return self._cache.layers
 
     def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
         """As `decode`, but the index [1] is on the device; to be called in inference mode."""
@@ -119,6 +130,39 @@ class Generator:
         masks = tuple(rows.index_select(0, index)[0] for rows in self._masks)
         logits: Tensor = self.step(tokens, _decoder.Place(place, rotation, masks))
         return logits
+
+
+class TeacherForced(Job):
+    """What the jobs below are judged by: the library's own forward over whole texts, no cache.
+
+    It attends by the library's own code, under the library's own masks, and shares with them only
+    weights and tokens: a mask, a window, a place or a head that is wrong there is none here.
+    """
+
+    def __init__(self, model: nn.Module, texts: Tensor, prompt_length: int, site: Site) -> None:
+        """texts: [B, P + N], a prompt and the tokens that are fed after it."""
+        self._model = model.eval()
+        self._texts = texts
+        self._prompt_length = prompt_length
+        self.facts = model_facts(model, site)
+        self._logits: Tensor
+
+    def step(self) -> None:
+        """One forward over all tokens."""
+        import torch
+
+        with torch.inference_mode():
+            logits: Tensor = self._model(input_ids=self._texts, use_cache=False).logits
+        self._logits = logits[:, self._prompt_length - 1 :]
+
+    def witness(self) -> float:
+        """Mean of the logits."""
+        return float(self._logits.mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Logits after the prompt and after each token that follows: [B, 1 + N, V]."""
+        self.step()
+        return {"logits": self._logits} | products(self._model)
 
 
 class PrefillJob(Job):

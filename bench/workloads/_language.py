@@ -29,6 +29,7 @@ from bench.workloads._generation import (
     Generator,
     PrefillJob,
     ReplayedDecodeJob,
+    TeacherForced,
 )
 from bench.workloads._jobs import BATCHES, TrainingJob, adamw_learning_rate, executed
 from bench.workloads._seeded import SeededData
@@ -38,8 +39,9 @@ from bench.workloads._transformers import checkpoint_layers
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LENGTHS = {"sequence_length": 32, "prompt_length": 32, "new_tokens": 4}
-"""Parameters that count tokens of a sequence, and how many the twin has at most."""
+LENGTHS = {"sequence_length": 32, "prompt_length": 32, "new_tokens": 9}
+"""Parameters that count tokens of a sequence, and how many the twin has at most: longer than a
+window of 8, and decode goes from one eight of places into the next."""
 
 
 AUTOCAST, POLICY = "autocast", "policy"
@@ -211,6 +213,8 @@ def generating_job(
     facts: dict[str, str],
 ) -> Job:
     """Prefill of random prompts, or decode behind one; decode also fills its cache."""
+    import torch
+
     batch, length = parameters.batch_size, parameters.prompt_length
 
     def drawn(length: int) -> Tensor:
@@ -219,9 +223,13 @@ def generating_job(
     shape = (batch if site.ranks is None else batch // site.ranks.size, length)
     if isinstance(parameters, PrefillParameters):
         prompts = [drawn(length) for _ in range(BATCHES)]
+        if site.is_reference:
+            return TeacherForced(model, prompts[0], length, site)
         model = executed(model, site)
         return PrefillJob(Generator(model, cache, shape, 0, site, facts), prompts)
     prompt, forced = drawn(length), drawn(parameters.new_tokens)
+    if site.is_reference:
+        return TeacherForced(model, torch.cat((prompt, forced), dim=1), length, site)
     generator = Generator(model, cache, shape, parameters.new_tokens, site, facts)
     if is_recorded(site.execution):
         return ReplayedDecodeJob(generator, prompt, forced)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
+
+from bench.workload import Site, Unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,11 +19,15 @@ for the answer. Nothing is packed here: without a mask `attend` is causal, which
 """
 
 
-def register_attention() -> None:
-    """Makes ATTENTION known to transformers."""
+def attention_of(site: Site) -> str:
+    """What a config names its attention: ours, known to transformers from here on; of the gate's
+    reference the library's own, written out, with the library's own masks."""
     from transformers.modeling_utils import AttentionInterface
 
+    if site.is_reference:
+        return "eager"
     AttentionInterface.register(ATTENTION, attend)
+    return ATTENTION
 
 
 def attend(
@@ -83,3 +90,17 @@ def with_cache(model: nn.Module, cache: object) -> dict[str, object]:
     forward: Any = model.forward
     named = "cache" in inspect.signature(forward).parameters
     return {"cache" if named else "past_key_values": cache}
+
+
+def library_class(module: str, name: str) -> Any:
+    """A class of transformers; raises `Unsupported`, by name, where the installed one lacks it."""
+    import transformers
+
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (AttributeError, ModuleNotFoundError):
+        version = transformers.__version__
+        raise Unsupported(
+            f"transformers {version} has no {name}. Install the newest that this release allows: "
+            "pip install -U transformers"
+        ) from None

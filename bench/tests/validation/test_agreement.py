@@ -48,8 +48,8 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: _denoisers.construct(_denoisers.DITS["dit-s-2"]),
     ),
     "bert": (text._bert, lambda: bert._construct(bert.SIZES["base"])),
-    "llama": (text._llama, lambda: llama._construct(llama.SIZES["smollm2-135m"])),
-    "deepseek": (text._deepseek, lambda: deepseek._construct(deepseek.SIZES["v2-lite-cut"])),
+    "llama": (text._llama, llama.SIZES["smollm2-135m"].construct),
+    "deepseek": (text._deepseek, deepseek.SIZES["v2-lite-cut"].construct),
 }
 
 

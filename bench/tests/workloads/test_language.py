@@ -19,7 +19,9 @@ from bench.records.case import Case
 from bench.records.outcome import Skipped
 from bench.records.run import Settings
 from bench.tests.small_workloads import FP32, WORKLOADS, build, model_of, one_thread, site, small
-from bench.workloads import bert, deepseek, llama, whisper
+from bench.workload import Unsupported
+from bench.workloads import bert, deepseek, llama, qwen3, whisper
+from bench.workloads._family import experts_touched
 from bench.workloads._jobs import TrainingJob
 from bench.workloads._seeded import SeededData, build_model
 
@@ -173,9 +175,9 @@ def test_a_deepseek_token_meets_the_published_active_parameters(name: str, activ
 
 def test_deepseek_decode_reads_each_expert_that_the_batch_goes_to_once() -> None:
     size = deepseek.SIZES["v2-lite"]
-    assert deepseek._experts_touched(size, 1) == pytest.approx(6)
-    assert deepseek._experts_touched(size, 2) == pytest.approx(12 - 36 / 64)
-    assert 63 < deepseek._experts_touched(size, 64) < 64
+    assert experts_touched(64, 6, 1) == pytest.approx(6)
+    assert experts_touched(64, 6, 2) == pytest.approx(12 - 36 / 64)
+    assert 63 < experts_touched(64, 6, 64) < 64
     parameters = deepseek.DecodeParameters(model="v2-lite", prompt_length=100, new_tokens=1)
     work = WORKLOADS["deepseek"].work("decode", parameters, PRECISIONS["bf16"])
     # All parameters but the experts that are not met and the embedding's other rows; and the
@@ -185,6 +187,46 @@ def test_deepseek_decode_reads_each_expert_that_the_batch_goes_to_once() -> None
     assert work.moved_bytes == 2 * (15_706_484_224 - idle + cache)
 
 
+def test_a_qwen3_token_meets_the_published_active_parameters() -> None:
+    size = qwen3.SIZES["qwen3-30b-a3b"]
+    met = size.layers * size.layer_weights(size.active) + size.head_weights
+    assert met == pytest.approx(3.3e9 - size.head_weights, rel=0.03)  # its card: 3.3B activated
+
+
+def test_qwen3_decode_moves_its_weights_once_and_the_cache_of_its_window() -> None:
+    workload, bf16 = WORKLOADS["qwen3"], PRECISIONS["bf16"]
+    one = qwen3.DecodeParameters(model="qwen3-8b", prompt_length=100, new_tokens=1)
+    cache = 36 * 2 * 8 * 128 * (101 + 1)
+    idle = (151_936 - 1) * 4096  # of the embedding, which is not the output matrix
+    assert workload.work("decode", one, bf16).moved_bytes == 2 * (8_190_735_360 - idle + cache)
+    sparse = msgspec.structs.replace(one, model="qwen3-30b-a3b")
+    idle = (151_936 - 1) * 2048 + 48 * 120 * 3 * 2048 * 768  # and experts that no token goes to
+    cache = 48 * 2 * 4 * 128 * (101 + 1)
+    assert workload.work("decode", sparse, bf16).moved_bytes == 2 * (30_532_122_624 - idle + cache)
+    within = msgspec.structs.replace(one, model="tiny-window")
+    beyond = msgspec.structs.replace(within, prompt_length=1000)
+    assert workload.work("decode", within, bf16) == workload.work("decode", beyond, bf16)
+
+
+def test_a_class_that_the_library_lacks_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "transformers.models.qwen3.modeling_qwen3"
+    monkeypatch.setitem(sys.modules, module, None)  # as if this version had none
+    with pytest.raises(Unsupported, match=r"transformers 5\S+ has no Qwen3ForCausalLM"):
+        build("qwen3", "prefill", site())
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-moe", "tiny-window"])
+def test_qwen3_decodes_what_the_full_forward_gives(model: str) -> None:
+    given: dict[str, Any] = {"model": model, "batch_size": 2, "prompt_length": 9, "new_tokens": 6}
+    job: Any = build("qwen3", "decode", site(), **given)
+    text = torch.cat((job.prompt, job.first_token), dim=1)
+    for _ in range(6):
+        job.step()
+        expected = full_forward(model_of(job), text)[:, -1:]
+        torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
+        text = torch.cat((text, job.token), dim=1)
+
+
 @pytest.mark.parametrize("name", ["tiny", "tiny-v3"])
 def test_grouped_experts_are_those_of_the_loop(name: str) -> None:
     """With unequal groups and idle experts, which the twin has not."""
@@ -192,7 +234,7 @@ def test_grouped_experts_are_those_of_the_loop(name: str) -> None:
     grouped, loop = (
         full_forward(
             build_model(
-                functools.partial(deepseek._construct, deepseek.SIZES[name], experts),
+                functools.partial(deepseek.SIZES[name].construct, experts=experts),
                 None,
                 SeededData(0),
                 site(),

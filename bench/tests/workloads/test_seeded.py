@@ -11,16 +11,18 @@ import torch
 
 from bench.precision import PRECISIONS, REFERENCE
 from bench.tests.small_workloads import FP32, one_thread, site
-from bench.workloads import _denoisers, bert, deepseek, llama, resnet50, vit_b16, whisper
+from bench.workloads import _denoisers, bert, deepseek, llama, qwen3, resnet50, vit_b16, whisper
 from bench.workloads._seeded import SeededData, build_model, parameter_count
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet50": resnet50._construct,
     "bert": functools.partial(bert._construct, bert.SIZES["tiny"]),
-    "llama": functools.partial(llama._construct, llama.SIZES["tiny"]),
-    "deepseek": functools.partial(deepseek._construct, deepseek.SIZES["tiny"]),
-    "deepseek v3": functools.partial(deepseek._construct, deepseek.SIZES["tiny-v3"]),
+    "llama": llama.SIZES["tiny"].construct,
+    "deepseek": deepseek.SIZES["tiny"].construct,
+    "qwen3": qwen3.SIZES["tiny"].construct,
+    "qwen3 with experts": qwen3.SIZES["tiny-moe"].construct,
+    "deepseek v3": deepseek.SIZES["tiny-v3"].construct,
     "vit-b16": functools.partial(vit_b16._construct, 1, 48),
     "dit": functools.partial(_denoisers.construct, _denoisers.DITS["tiny"]),
     "unet": functools.partial(_denoisers.construct, _denoisers.UNETS["tiny-unet-2l"]),
@@ -120,7 +122,7 @@ def test_a_model_that_is_not_the_published_one_is_refused() -> None:
 
 PUBLISHED = [
     (module, name, size.published_parameters)
-    for module in (bert, llama, deepseek, whisper)
+    for module in (bert, llama, deepseek, qwen3, whisper)
     for name, size in module.SIZES.items()
     if size.published_parameters
 ]
@@ -129,5 +131,6 @@ PUBLISHED = [
 @pytest.mark.parametrize(("module", "name", "published"), PUBLISHED)
 def test_models_have_their_published_parameters(module: Any, name: str, published: int) -> None:
     with torch.device("meta"):
-        model = module._construct(module.SIZES[name])
+        size = module.SIZES[name]
+        model = size.construct() if hasattr(size, "construct") else module._construct(size)
     assert parameter_count(model) == published

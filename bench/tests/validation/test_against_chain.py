@@ -1,0 +1,62 @@
+"""The script that sets decode beside a chain of its products: all of them, each once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.planning import plan
+from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
+from bench.validation import against_chain
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm")
+
+
+class Products(TorchDispatchMode):
+    """Shapes of what is multiplied, and how often it attends."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name() in PRODUCTS or "attention" in func.name():
+            self.found.append((func.name(), *(x.shape for x in args if hasattr(x, "shape"))))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_chain_has_the_products_of_a_step_and_nothing_else(batch: int) -> None:
+    job: Any = build("llama", "decode", site(), batch_size=batch, prompt_length=9, new_tokens=4)
+    chain = against_chain.chain_of(job)
+    seen = []
+    for work in (job.step, chain):
+        counted: Any = Products()
+        with counted:
+            work()
+        seen.append(sorted(counted.found))
+    assert seen[0] == seen[1] and len(seen[0]) == 3 * 8 + 1
+    assert isinstance(job.token, torch.Tensor)
+
+
+def test_a_launch_gives_one_ratio_and_the_bytes_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    case = against_chain.cases("eager")[0]
+    given = {**case.parameters, "model": "tiny", "prompt_length": 9, "new_tokens": 4}
+    small = type(case)(
+        workload="llama", version=case.version, mode="decode", precision="fp32", parameters=given
+    )
+    assert against_chain.take_turns(small, turns=2).ratio > 0
+    assert "GB/s of weights and cache" in capsys.readouterr().out
+
+
+def test_what_is_compared_is_one_token_of_three_batches() -> None:
+    for execution, cases in against_chain.BY_EXECUTION.items():
+        assert {case.execution for case in cases} == {execution}
+        assert sorted({case.parameters["batch_size"] for case in cases}) == [1, 8, 32]
+        for case in cases:
+            plan.parameters_of(case, WORKLOADS["llama"])

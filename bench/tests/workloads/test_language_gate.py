@@ -1,0 +1,183 @@
+"""The gate of language models sees a wrong mask, window, place, cache and order of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers.modeling_utils import AttentionInterface
+
+from bench.measuring import numerics
+from bench.precision import PRECISIONS
+from bench.tests.small_workloads import WORKLOADS, one_thread, site, small
+from bench.workloads import _decoder, _transformers
+from bench.workloads._transformers import ATTENTION, attend
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+Faulty = pytest.MonkeyPatch
+REAL = functional.scaled_dot_product_attention
+
+
+def verdict(name: str, mode: str, precision: str = "bf16", **given: Any) -> str:
+    """The gate's complaint; empty where it passed."""
+    at = site(PRECISIONS[precision])
+    return numerics.gate(WORKLOADS[name], mode, small(name, mode, **given), at).complaint
+
+
+def attending(change: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> Callable[[Faulty], None]:
+    """A fault in what torch's attention is called with."""
+
+    def plant(planted: Faulty) -> None:
+        planted.setattr(
+            functional,
+            "scaled_dot_product_attention",
+            lambda *args, **options: REAL(*change(args, options), **options),
+        )
+        _decoder._own_step.cache_clear()  # it holds the function
+
+    return plant
+
+
+def no_mask(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    options.update(attn_mask=None, is_causal=False)
+    return args
+
+
+def heads_turned(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return args[0], *(x.flip(1) for x in args[1:])
+
+
+def heads_interleaved(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """As if head h had the keys of h modulo K, and not of h over H / K."""
+    query = args[0]
+    if options.get("enable_gqa") or query.shape[2] == 1:
+        return args
+    swapped = query.flatten(1, 2).view(query.shape[0], query.shape[2], query.shape[1], -1)
+    return swapped.transpose(1, 2), *args[1:]
+
+
+def place_late(planted: Faulty) -> None:
+    """A token turned as the next one is: seen where its keys meet those of the prompt."""
+    right = _decoder.rotation
+    planted.setattr(_decoder, "rotation", lambda *a: right(*a).roll(-1, 0))
+
+
+def cache_late(planted: Faulty) -> None:
+    """The new token's keys go where the next one's belong: it does not see itself."""
+    right = torch.Tensor.index_copy_
+
+    def late(held: Any, dim: int, place: Any, new: Any) -> Any:
+        return right(held, dim, (place + 1).clamp(max=held.shape[dim] - 1), new)
+
+    planted.setattr(torch.Tensor, "index_copy_", late)
+
+
+def mask_late(planted: Faulty) -> None:
+    """Each token attends to one before it too few: not to itself."""
+    right = _decoder.masks
+    planted.setattr(_decoder, "masks", lambda *a: tuple(rows.roll(-1, -1) for rows in right(*a)))
+
+
+FAULTS = {
+    "decode: mask dropped": ("decode", attending(no_mask)),
+    "decode: mask off by one": ("decode", mask_late),
+    "decode: wrong place": ("decode", place_late),
+    "decode: cache off by one": ("decode", cache_late),
+    "decode: keys of other heads": ("decode", attending(heads_turned)),
+    "decode: heads dealt out in turn": ("decode", attending(heads_interleaved)),
+    "prefill: mask dropped": ("prefill", attending(no_mask)),
+    "prefill: keys of other heads": ("prefill", attending(heads_turned)),
+    "train: mask dropped": ("train", attending(no_mask)),
+    "train: keys of other heads": ("train", attending(heads_turned)),
+}
+
+
+@pytest.fixture(autouse=True)
+def own_steps() -> Iterator[None]:
+    yield
+    _decoder._own_step.cache_clear()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_model_is_void(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mode, plant = FAULTS[fault]
+    plant(monkeypatch)
+    assert verdict("llama", mode) != ""
+
+
+WINDOWED = {"model": "tiny-window-2l"}
+
+
+@pytest.mark.parametrize("model", ["tiny-moe-2l", "tiny-window-2l"])
+def test_qwen3_passes_with_experts_and_with_windows(model: str) -> None:
+    for mode in ("train", "prefill", "decode"):
+        assert verdict("qwen3", mode, model=model) == ""
+
+
+def test_a_window_that_is_dropped_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By decode's masks, and by the attention of prefill and training."""
+    right = _decoder.masks
+
+    def without(kept: Any, *others: Any) -> Any:
+        return right([None for _ in kept], *others)
+
+    with monkeypatch.context() as planted:
+        planted.setattr(_decoder, "masks", without)
+        assert verdict("qwen3", "decode", **WINDOWED) != ""
+
+    def without_one(*args: Any, sliding_window: int, **options: Any) -> Any:
+        return attend(*args, **options)
+
+    monkeypatch.setattr(_transformers, "attend", without_one)
+    for mode in ("train", "prefill"):
+        assert verdict("qwen3", mode, **WINDOWED) != ""
+
+
+def test_an_expert_that_is_wrong_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens go to the right experts, which lie in another order."""
+    grouped = torch._grouped_mm
+    monkeypatch.setattr(
+        torch, "_grouped_mm", lambda a, b, **options: grouped(a, b.flip(0), **options)
+    )
+    monkeypatch.setattr(
+        functional, "grouped_mm", lambda a, b, **options: grouped(a, b.flip(0), **options)
+    )
+    assert verdict("qwen3", "prefill", model="tiny-moe-2l") != ""
+
+
+def test_the_reference_shares_no_attention_with_what_it_judges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither torch's nor ours, nor a cache."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the reference goes through what it judges")
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", refuse)
+    monkeypatch.setattr(_decoder, "Cache", refuse)
+    monkeypatch.setitem(AttentionInterface._global_mapping, ATTENTION, refuse)
+    for name in ("llama", "deepseek"):
+        for mode in ("train", "prefill", "decode"):
+            at = numerics.reference_of(site())
+            assert (
+                WORKLOADS[name]
+                .build(mode, small(name, mode), at)
+                .probe()["logits"]
+                .isfinite()
+                .all()
+            )
+
+
+def test_a_window_is_kept_over_a_prompt_and_never_repeats_keys() -> None:
+    query, key = torch.randn(1, 4, 12, 8), torch.randn(1, 2, 12, 8)
+    module = torch.nn.Module()
+    found, _ = attend(module, query, key, key, None, sliding_window=5)
+    place = torch.arange(12)
+    within = (place[None] <= place[:, None]) & (place[None] > place[:, None] - 5)
+    repeated = key.repeat_interleave(2, 1)
+    expected = REAL(query, repeated, repeated, attn_mask=within)
+    torch.testing.assert_close(found, expected.transpose(1, 2))

@@ -1,0 +1,127 @@
+"""Is decode as fast as its products? `llama` in mode decode against a bare chain of them.
+
+    python -m bench.validation.against_chain [--launches 5] [--only '*bf16*']
+        [--execution compile]
+
+The chain multiplies by the same matrices, each of every layer and the output matrix, and attends
+over the same cache with the same mask, on operands that lie there: no norm, no rotation, no write
+into the cache, no sum, no choice of a token; always eager, without the engine. Nothing that decodes
+with these products is faster, unless it has other products. A fresh process lets the two take turns
+(AB, BA, AB, ...), a window of tokens each. A launch gives the median over its turns of our tokens/s
+over the chain's; printed is the geometric mean over launches with its 95 % t interval.
+
+Beside it stands what bounds a batch: bytes of weights and cache that each step must move, over the
+seconds that it took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bench import catalogue
+from bench.measuring.engine import Engine
+from bench.measuring.usage import process_usage
+from bench.planning import plan
+from bench.planning.suite_file import Suite
+from bench.precision import PRECISIONS
+from bench.records.case import Case
+from bench.records.run import Settings
+from bench.validation.agreement import TURNS, Turns, in_turns, script
+from bench.workload import EXECUTIONS, Site
+from bench.workloads._generation import DecodeJob
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WORK = {
+    "workload": "llama",
+    "mode": "decode",
+    "precision": ["bf16", "fp32"],
+    "batch_size": [1, 8, 32],
+    "model": "smollm2-135m",
+    "prompt_length": 128,
+    "new_tokens": 32,
+}
+
+
+def chain_of(job: DecodeJob) -> Callable[[], None]:
+    """The products of one token of a job of ours, on operands of its shapes."""
+    import torch
+    from torch.nn import functional
+
+    generator = job.generator
+    library: Any = generator.model
+    config = library.config
+    batch, keys = job.prompt.shape[0], config.num_key_value_heads
+    weight: Tensor = library.lm_head.weight
+    mask = generator.at(0).masks[0]
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape).to(weight.dtype)
+
+    hidden, wide = drawn(batch, 1, config.hidden_size), drawn(batch, 1, config.intermediate_size)
+    query = drawn(batch, keys, config.num_attention_heads // keys, config.head_dim)
+    joined = drawn(batch, 1, config.num_attention_heads * config.head_dim)
+    steps: list[tuple[list[tuple[nn.Module, Tensor]], Any]] = []
+    for layer, held in zip(library.model.layers, generator.kept, strict=True):
+        attention, mlp = layer.self_attn, layer.mlp
+        read = (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj)
+        products = [(matrix, hidden) for matrix in read]
+        products += [(attention.o_proj, joined), (mlp.down_proj, wide)]
+        steps.append((products, held))
+
+    def chain() -> None:
+        with torch.inference_mode():
+            for products, held in steps:
+                for matrix, operand in products:
+                    matrix(operand)
+                functional.scaled_dot_product_attention(query, *held, attn_mask=mask)
+            library.lm_head(hidden)
+
+    return chain
+
+
+def take_turns(case: Case, turns: int = TURNS) -> Turns:
+    """Of ours and the chain, in this process."""
+    precision = PRECISIONS[case.precision]
+    device = catalogue.backend("cpu").open(0, precision)
+    workload = catalogue.workload(case.workload)
+    parameters = plan.parameters_of(case, workload)
+    site = Site(device=device.torch_device, precision=precision, seed=0, execution=case.execution)
+    job = workload.build(case.mode, parameters, site)
+    assert isinstance(job, DecodeJob)
+    engine = Engine(job, device, Settings(), usage=process_usage())
+    chain = chain_of(job)
+
+    def by_hand() -> float:
+        start = time.perf_counter()
+        for _ in range(parameters.new_tokens):
+            chain()
+        return time.perf_counter() - start
+
+    found = in_turns(lambda: engine.block(parameters.new_tokens).wall_ns / 1e9, by_hand, turns)
+    moved = workload.work(case.mode, parameters, precision).moved_bytes or 0
+    rate = moved * parameters.new_tokens / found.ours / 1e9
+    print(f"{case.label}: {rate:.1f} GB/s of weights and cache")
+    return found
+
+
+def cases(execution: str) -> tuple[Case, ...]:
+    """What is compared."""
+    return plan.plan(
+        Suite(
+            name="chain",
+            source="bench/validation/against_chain.py",
+            description="",
+            settings=Settings(),
+            entries=({**WORK, "execution": execution},),
+        )
+    )
+
+
+BY_EXECUTION = {execution: cases(execution) for execution in EXECUTIONS}
+
+if __name__ == "__main__":
+    script("bench.validation.against_chain", __doc__, BY_EXECUTION, take_turns)

@@ -1,0 +1,122 @@
+"""Decoders of grouped-query attention, dense or with experts: their dimensions, FLOP and bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bench.precision import Precision
+from bench.workloads._family import experts_touched
+from bench.workloads._generation import CacheShape
+from bench.workloads._quantized import SCALE_BYTES
+from bench.workloads._seeded import initial_std
+
+
+class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The dimensions of one model; a family's own subclass builds it."""
+
+    hidden: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_width: int = 0
+    """0: the hidden width over the heads."""
+    feed_forward: int = 0
+    """0 where every layer has experts."""
+    experts: int = 0
+    active: int = 0
+    """Experts that a token goes to."""
+    expert: int = 0
+    """Width of one expert."""
+    vocabulary: int
+    tied: bool = True
+    """Whether the output matrix is the embedding."""
+    positions: int
+    rope_theta: float
+    window: int | None = None
+    """Over how many tokens each attends, itself included; None for all."""
+    head_norms: bool = False
+    """Whether queries and keys have a norm, over a head's width."""
+    published_parameters: int | None = None
+    """None for a size that nobody published."""
+
+    @property
+    def head(self) -> int:
+        """Width of one head."""
+        return self.head_width or self.hidden // self.heads
+
+    @property
+    def cache(self) -> CacheShape:
+        """Keys and values of the heads that have some."""
+        return CacheShape(heads=self.key_value_heads, first=self.head, second=self.head)
+
+    @property
+    def head_weights(self) -> int:
+        """Weights of the output matrix."""
+        return self.hidden * self.vocabulary
+
+    def options(self, attention: str) -> dict[str, Any]:
+        """What the library's configurations of all such models are given."""
+        return {
+            "initializer_range": initial_std(self.hidden),
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.feed_forward or self.expert,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_value_heads,
+            "head_dim": self.head,
+            "max_position_embeddings": self.positions,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "tie_word_embeddings": self.tied,
+            "attn_implementation": attention,
+        }
+
+    def layer_weights(self, experts: float) -> float:
+        """Weights in the matrices of one layer, with so many of its experts."""
+        attention = 2 * self.hidden * self.head * (self.heads + self.key_value_heads)
+        if not self.experts:
+            return attention + 3 * self.hidden * self.feed_forward
+        return attention + self.hidden * self.experts + experts * 3 * self.hidden * self.expert
+
+    @property
+    def layer_rows(self) -> int:
+        """Rows of a dense layer's matrices, each with a scale of its own where it is quantized."""
+        queries_keys_values = self.head * (self.heads + 2 * self.key_value_heads)
+        return queries_keys_values + 2 * self.hidden + 2 * self.feed_forward
+
+    def flop(self, tokens: int, context: float, answering: int) -> int:
+        """2 FLOP for each weight of a matrix and each token, and attention: 4 T C h a layer.
+
+        T tokens attend to a context of C, or of a window, over heads that are h wide together.
+        Attention counts in full, not the causal half. Of experts a token meets its active ones and
+        the router. Embeddings, norms, softmax and the weighing of experts are left out.
+        Source: PaLM, arXiv 2204.02311, appendix B.
+        """
+        weights = tokens * self.layers * self.layer_weights(self.active)
+        matrices = 2 * (weights + answering * self.head_weights)
+        seen = self._seen(context)
+        return int(matrices) + round(4 * tokens * seen * self.layers * self.heads * self.head)
+
+    def decode_bytes(self, batch: int, context: float, precision: Precision) -> int:
+        """Bytes that one decode step must move: every weight and the cache of every sequence are
+        read once, and the new token's keys and values are written.
+
+        Of the experts those that a token of the batch goes to, as even loads have it. The cache is
+        counted up to the mean context of the window, though a kernel may read all of its
+        allocation. Of an embedding that is not tied to the output matrix, a row per sequence. Where
+        the layers' matrices are quantized, each of their rows has a scale.
+        """
+        others = self.layers * (2 * self.hidden + 2 * self.head * self.head_norms) + self.hidden
+        others += self.head_weights + batch * self.hidden
+        cache = 2 * batch * (self._seen(context) + 1)
+        cache *= self.layers * self.key_value_heads * self.head
+        touched = experts_touched(self.experts, self.active, batch) if self.experts else 0.0
+        matrices = self.layers * self.layer_weights(touched) * precision.matrix_bytes
+        if precision.quantized is not None:
+            matrices += self.layers * self.layer_rows * SCALE_BYTES
+        return round(matrices + (others + cache) * precision.element_bytes)
+
+    def _seen(self, context: float) -> float:
+        return context if self.window is None else min(context, self.window)

@@ -1,0 +1,184 @@
+"""Decoders of latent attention with experts: their dimensions, FLOP, bytes and construction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.precision import Precision
+from bench.workloads._family import experts_touched
+from bench.workloads._generation import CacheShape
+from bench.workloads._seeded import initial_std
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """The dimensions of one model; those of DeepSeek-V2-Lite where nothing else is said."""
+
+    hidden: int = 2048
+    layers: int = 27
+    dense_layers: int = 1
+    """The first so many layers have one feed-forward in place of experts."""
+    heads: int = 16
+    query_rank: int | None = None
+    """Width of the latent from which queries are made; None: from the hidden state."""
+    latent: int = 512
+    """Width of the latent from which keys and values are made, and which the cache keeps."""
+    head: int = 128
+    """Width of a head's value, and of the part of its key that carries no position."""
+    rotary: int = 64
+    """Width of the key that carries the position, one for all heads."""
+    feed_forward: int = 10_944
+    expert: int = 1408
+    """Width of one expert."""
+    experts: int = 64
+    active: int = 6
+    """Experts that a token goes to."""
+    shared: int = 2
+    """Experts that every token goes to."""
+    vocabulary: int = 102_400
+    positions: int = 163_840
+    third_generation: bool = False
+    """DeepSeek-V3: sigmoid scores, and experts from the best 4 of 8 groups."""
+    published_parameters: int | None = None
+    """None for a size that nobody published; of a cut in depth, its share of the published ones."""
+
+    @property
+    def key(self) -> int:
+        """Width of a head's query and key."""
+        return self.head + self.rotary
+
+    @property
+    def token_weights(self) -> int:
+        """Weights in an attention's matrices that are applied once a token."""
+        if self.query_rank is None:
+            query = self.hidden * self.heads * self.key
+        else:
+            query = self.query_rank * (self.hidden + self.heads * self.key)
+        latent = self.hidden * (self.latent + self.rotary)
+        return query + latent + self.heads * self.head * self.hidden
+
+    @property
+    def expansion_weights(self) -> int:
+        """Weights of the matrix that makes keys and values from a latent."""
+        return self.latent * self.heads * 2 * self.head
+
+    @property
+    def expert_weights(self) -> int:
+        """Weights in the matrices of one expert."""
+        return 3 * self.hidden * self.expert
+
+    def layers_weights(self, experts: float) -> float:
+        """Weights in the matrices of all layers, without expansion, with so many experts each."""
+        sparse = self.hidden * self.experts + (experts + self.shared) * self.expert_weights
+        dense = 3 * self.hidden * self.feed_forward
+        return (
+            self.layers * self.token_weights
+            + self.dense_layers * dense
+            + (self.layers - self.dense_layers) * sparse
+        )
+
+    @property
+    def norm_weights(self) -> int:
+        """Weights of all norms."""
+        layer = 2 * self.hidden + self.latent + (self.query_rank or 0)
+        return self.layers * layer + self.hidden
+
+    @property
+    def cache(self) -> CacheShape:
+        """The latent, and the key that carries the position."""
+        return CacheShape(heads=1, first=self.latent, second=self.rotary)
+
+    def flop(self, tokens: int, context: float, answering: int) -> int:
+        """2 FLOP for each weight that a token meets, and attention: 2 T C H (k + v) a layer.
+
+        A token meets its active experts, the shared ones and the router; of the others nothing.
+        T tokens attend to a context of C over H heads whose keys are k and values v wide, in full,
+        not the causal half. The latents are expanded to keys and values for each position of the
+        context: in training and prefill once a token, but in decode anew in every step, C times, as
+        transformers does. (DeepSeek-V2, section 2.1.2, shows how that matrix could be absorbed by
+        its neighbours; an implementation that did would do other work.) Embeddings, norms, softmax
+        and the weighing of experts are left out.
+        Source: DeepSeek-V2, arXiv 2405.04434, sections 2.1 and 2.2, for the matrices; PaLM, arXiv
+        2204.02311, appendix B, for the counting.
+        """
+        matrices = tokens * self.layers_weights(self.active) + answering * self.hidden * (
+            self.vocabulary
+        )
+        expansion = context * self.layers * self.expansion_weights
+        attention = tokens * context * self.layers * self.heads * (self.key + self.head)
+        return round(2 * (matrices + expansion + attention))
+
+    def decode_bytes(self, batch: int, context: float, precision: Precision) -> int:
+        """Bytes that one decode step must move: the weights that it meets, and the cache of
+        latents, which is read once, and to which the new token's are written.
+
+        Each expert that a token of the batch goes to is read once, as are all other matrices; of
+        the embedding, a row per sequence. The cache keeps the latent and the rotary key of each
+        token, and is counted up to the mean context of the window. Keys and values are made from it
+        in each step; they need not leave the chip, and are left out.
+        """
+        weights = self.layers_weights(experts_touched(self.experts, self.active, batch))
+        weights += self.layers * self.expansion_weights + self.norm_weights
+        weights += self.hidden * self.vocabulary + batch * self.hidden
+        cache = batch * (context + 1) * self.layers * (self.latent + self.rotary)
+        return round((weights + cache) * precision.element_bytes)
+
+    def construct(self, attention: str = "eager", experts: str = "grouped_mm") -> nn.Module:
+        """The library's model."""
+        from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
+        from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2ForCausalLM
+        from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
+        from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
+
+        rope: dict[str, float | str] = {"rope_type": "default", "rope_theta": 10_000.0}
+        if self.positions > 4096:
+            scale = 1.0 if self.third_generation else 0.707
+            rope |= {
+                "rope_type": "yarn",
+                "factor": 40.0,
+                "original_max_position_embeddings": 4096,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": scale,
+                "mscale_all_dim": scale,
+            }
+        options: dict[str, Any] = {
+            "initializer_range": initial_std(self.hidden),
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.feed_forward,
+            "moe_intermediate_size": self.expert,
+            "num_hidden_layers": self.layers,
+            "first_k_dense_replace": self.dense_layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads,
+            "q_lora_rank": self.query_rank,
+            "kv_lora_rank": self.latent,
+            "qk_nope_head_dim": self.head,
+            "qk_rope_head_dim": self.rotary,
+            "v_head_dim": self.head,
+            "n_routed_experts": self.experts,
+            "num_experts_per_tok": self.active,
+            "n_shared_experts": self.shared,
+            "max_position_embeddings": self.positions,
+            "rope_parameters": rope,
+            "attn_implementation": attention,
+            "experts_implementation": experts,
+        }
+        model: nn.Module
+        is_twin = self.active == self.experts
+        if self.third_generation:
+            # Where all experts are active, no group may be left out.
+            groups, best = (1, 1) if is_twin else (8, 4)
+            scale = float(self.active) if is_twin else 2.5
+            options |= {"n_group": groups, "topk_group": best, "num_mtp_layers": 0}
+            model = DeepseekV3ForCausalLM(DeepseekV3Config(routed_scaling_factor=scale, **options))
+        else:
+            scale = float(self.active) if is_twin else 1.0
+            options |= {"topk_method": "greedy"}
+            model = DeepseekV2ForCausalLM(DeepseekV2Config(routed_scaling_factor=scale, **options))
+        return model
