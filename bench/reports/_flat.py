@@ -34,7 +34,23 @@ SERVING = {
 
 def flat(run: RunFile, row: Row) -> dict[str, Any]:
     """One row without nesting but for `parameters`; units are in the names."""
-    case, interval, latency = row.case, row.interval, row.latency
+    return {
+        **_of_case(run, row),
+        **_of_figure(row),
+        **_of_ceilings(row),
+        **_of_energy(row),
+        **_of_memory(row),
+        **_of_latency(row),
+        **_endpoint.flat(row.endpoint),
+        **_of_serving(row.serving),
+        **_of_samples(row),
+        **_of_once(row),
+    }
+
+
+def _of_case(run: RunFile, row: Row) -> dict[str, Any]:
+    """What was measured, and where."""
+    case = row.case
     return {
         "workload": case.workload,
         "mode": case.mode,
@@ -52,6 +68,13 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "backend": run.run.device.get("backend"),
         "run": run.run.run_id,
         "suite": run.run.suite,
+    }
+
+
+def _of_figure(row: Row) -> dict[str, Any]:
+    """The throughput, how surely it is known, and of what."""
+    interval = row.interval
+    return {
         "status": row.status,
         "reached": row.reached,
         "reason": row.reason,
@@ -77,6 +100,12 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "hindered_launches": row.hindered,
         "hindrance": row.hindrance or None,
         "steps": row.steps,
+    }
+
+
+def _of_ceilings(row: Row) -> dict[str, Any]:
+    """How near it came to what its device can do."""
+    return {
         "flop_per_second": row.flop_per_second,
         "ceiling_fraction": row.ceiling_fraction,
         "matmul_ceiling_flop_per_second": row.matmul_ceiling,
@@ -100,6 +129,12 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "input_wait_seconds": row.input_wait_seconds,
         "limit": row.limit[0] if row.limit else None,
         "limit_fraction": row.limit[1] if row.limit else None,
+    }
+
+
+def _of_energy(row: Row) -> dict[str, Any]:
+    """Energy and power."""
+    return {
         "items_per_joule": row.items_per_joule,
         "items_per_joule_low": row.joule_interval.low if row.joule_interval else None,
         "items_per_joule_high": row.joule_interval.high if row.joule_interval else None,
@@ -109,9 +144,22 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "idle_watts": row.idle_watts,
         "watts": row.watts,
         "watts_per_package": row.watts_per_package,
+    }
+
+
+def _of_memory(row: Row) -> dict[str, Any]:
+    """Bytes that were held."""
+    return {
         "peak_memory_bytes": row.peak_memory_bytes,
         "memory_scope": row.memory_scope or None,
         "estimated_peak_bytes": row.estimated_peak_bytes,
+    }
+
+
+def _of_latency(row: Row) -> dict[str, Any]:
+    """The time of a request."""
+    latency = row.latency
+    return {
         "latency_name": latency.name if latency else None,
         "latency_p50_seconds": latency.p50 if latency else None,
         "latency_p50_low_seconds": latency.p50_low if latency else None,
@@ -120,8 +168,12 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "latency_p99_seconds": latency.p99 if latency else None,
         "latency_absent": absent(latency) if latency else None,
         "requests_per_launch": latency.requests if latency else None,
-        **_endpoint.flat(row.endpoint),
-        **_of_serving(row.serving),
+    }
+
+
+def _of_samples(row: Row) -> dict[str, Any]:
+    """Steps, and what was seen wrong with them."""
+    return {
         "step_median_seconds": row.median_sample,
         "step_p25_seconds": row.p25_sample,
         "step_least_seconds": row.least_sample,
@@ -129,6 +181,12 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "between_launch_relative_sd": row.between_sd,
         "outliers": row.outliers,
         "flags": list(row.flags),
+    }
+
+
+def _of_once(row: Row) -> dict[str, Any]:
+    """What happens once, and what the step ran through."""
+    return {
         "import_seconds": row.cold.import_seconds,
         "numerics_seconds": row.cold.numerics_seconds,
         "build_seconds": row.cold.build_seconds,

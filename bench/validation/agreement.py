@@ -10,7 +10,8 @@ Taking turns within a process, because on a shared machine two processes differ 
 is to be shown. A launch that stands far out is named, with the side that took other than its usual
 time; it stays in the mean.
 
-The bare loops are in `bench/validation/bare/`, with nothing of the harness.
+The bare loops are in `bench/validation/bare/`, with nothing of the harness but one token's step of
+DeepSeek.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from bench.records.case import Case
 from bench.tests.values import make_case
 from bench.validation import agreement, same_operators
 from bench.validation.bare import text, vision
+from bench.validation.bare.decode import LlamaToken
 from bench.validation.bare.loop import Loop
 from bench.validation.same_operators import Calls
 from bench.workloads import _denoisers, bert, deepseek, llama, resnet50, vit_b16
@@ -113,7 +114,7 @@ def test_both_sides_are_compiled_and_begin_alike(monkeypatch: pytest.MonkeyPatch
         lambda: done.append("step"), ("module",), steps=2, before_pass=lambda: done.append("before")
     )
     monkeypatch.setattr(Loop, "compile", lambda self: done.append(f"compile {self.modules[0]}"))
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: done.append("compile ours"))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: done.append("compile ours"))
     monkeypatch.setattr(InferenceJob, "again", lambda self: done.append("again"))
     monkeypatch.setattr(InferenceJob, "step", lambda self: done.append("our step"))
     monkeypatch.setitem(agreement.BARE, "vit-b16-infer", lambda parameters: loop)
@@ -136,3 +137,21 @@ def test_operators_that_the_sides_call_otherwise_are_told_if_they_take_time() ->
 def test_a_small_vit_calls_the_same_operators_as_its_bare_loop() -> None:
     case = small_vit()
     assert same_operators.beside(case) == []
+
+
+def test_llama_by_hand_decodes_as_the_library_does() -> None:
+    """Token by token behind a prompt, against one forward over all of them, without a cache."""
+    from transformers.models.llama.configuration_llama import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
+    text = torch.randint(0, 64, (3, 9))
+    by_hand = LlamaToken(model, batch=3, prompt=5, new_tokens=4)
+    with torch.inference_mode():
+        whole = model(text, use_cache=False).logits
+        assert torch.equal(by_hand.read(text[:, :5]), whole[:, 4:5].argmax(-1))
+        found = [by_hand.logits(text[:, 5 + k : 6 + k], by_hand.at(k)) for k in range(4)]
+    torch.testing.assert_close(torch.cat(found, 1), whole[:, 5:])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.precision import PRECISIONS
+from bench.validation.bare.decode import LlamaToken
 from bench.validation.bare.loop import Loop, Parameters, adamw, inference, rotating, training
 from bench.workload import Site
 from bench.workloads._generation import CacheShape, Generator
 from bench.workloads._transformers import with_cache
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BERT_RATE = 5e-6
 LLAMA_RATE = 7e-6
@@ -163,11 +167,12 @@ def _prefill(model: Any, p: Parameters) -> Loop:
     return inference(forward, model)
 
 
-def _decode(model: Any, p: Parameters, kept: CacheShape) -> Loop:
+def deepseek_decode(p: Parameters) -> Loop:
     """By the step of ours, which is faster than the library's: what is shown is what measuring it
     costs. `bench.validation.against_generate` shows what the step itself is worth."""
     import torch
 
+    model, kept = _deepseek(), CacheShape(heads=1, first=128, second=64)
     site = Site(device=torch.device("cpu"), precision=PRECISIONS["bf16"], seed=0)
     shape = (p["batch_size"], p["prompt_length"])
     prompt = torch.randint(0, model.config.vocab_size, shape)
@@ -185,6 +190,35 @@ def _decode(model: Any, p: Parameters, kept: CacheShape) -> Loop:
         index += 1
 
     return Loop(step, (generator.step,), p["new_tokens"], before_pass)
+
+
+def llama_decode(p: Parameters) -> Loop:
+    """Written for speed; bfloat16 weights, greedy."""
+    import torch
+    from torch import nn
+
+    model = _llama().eval().to(torch.bfloat16)
+    by_hand = LlamaToken(model, p["batch_size"], p["prompt_length"], p["new_tokens"])
+    prompt = torch.randint(0, model.config.vocab_size, (p["batch_size"], p["prompt_length"]))
+    token, index = prompt[:, :1], 0
+
+    class Token(nn.Module):
+        def forward(self, token: Tensor, at: tuple[Tensor, ...]) -> Tensor:
+            return by_hand.logits(token, at)
+
+    taken = Token()
+
+    def before_pass() -> None:
+        nonlocal token, index
+        token, index = by_hand.read(prompt), 0
+
+    @torch.inference_mode()
+    def step() -> None:
+        nonlocal token, index
+        token = taken(token, by_hand.at(index)).argmax(-1)
+        index += 1
+
+    return Loop(step, (taken,), p["new_tokens"], before_pass)
 
 
 def whisper_infer(p: Parameters) -> Loop:
@@ -230,9 +264,9 @@ BARE: dict[str, Callable[[Parameters], Loop]] = {
     "llama-train": llama_train,
     "llama-lora": llama_lora,
     "llama-prefill": lambda p: _prefill(_llama(), p),
-    "llama-decode": lambda p: _decode(_llama(), p, CacheShape(heads=3, first=64, second=64)),
+    "llama-decode": llama_decode,
     "deepseek-train": deepseek_train,
     "deepseek-prefill": lambda p: _prefill(_deepseek(), p),
-    "deepseek-decode": lambda p: _decode(_deepseek(), p, CacheShape(heads=1, first=128, second=64)),
+    "deepseek-decode": deepseek_decode,
     "whisper-infer": whisper_infer,
 }
