@@ -28,11 +28,13 @@ from bench import catalogue
 from bench.errors import AccelmarkError, ComparisonError, RecordError, SuiteError
 from bench.exchange.benchmark_json import read_any
 from bench.judging import chips, systems
+from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.compare import Prices, compare
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.planning import plan, suite_file
+from bench.planning.explainable import suite_of
 from bench.planning.spread import FEWEST
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
@@ -40,6 +42,7 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Canvas, Report
 from bench.running import probe, seating
+from bench.running.explanations import Explaining
 from bench.running.face import Face, Nobody
 from bench.running.header import begin, command_line, run_id
 from bench.running.resume import require_run, resume
@@ -81,6 +84,8 @@ __all__ = [
     "summarize_run",
 ]
 
+EXPLANATIONS = 5
+"""Of a case, where nothing else is asked: enough for an interval."""
 COMPARISON_FORMATS = ("table", "json", "csv")
 """What a comparison is rendered as."""
 
@@ -104,6 +109,7 @@ def run_suite(
     watch: Watch = silent,
     command: Sequence[str] | None = None,
     leader: Leader | None = None,
+    explain: bool = False,
 ) -> RunFile:
     """Measures a suite, launch by launch, each in a process of its own; gives the run as recorded.
 
@@ -115,7 +121,8 @@ def run_suite(
     record, which is written line by line and named by the run (`RunFile.path`); looking: entered
     while devices are looked for, which may take a while; watch: who is told how it goes; command:
     the command line that the record holds, by default the one that does the same; leader: of the
-    hosts that a launcher has started, which the command has brought together.
+    hosts that a launcher has started, which the command has brought together; explain: whether
+    each case is explained once more when all launches are done.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
@@ -141,13 +148,51 @@ def run_suite(
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
         header = (identity, read_suite.title, cases, settings, chosen, command, left_out)
-        writer = begin(path, *header)
+        writer = begin(path, *header, explanations=int(explain))
         with contextlib.closing(writer):
             open_session(
                 *(writer, cases, settings, chosen, face, _seconds(budget)),
                 here=here,
                 left_out=left_out,
                 leader=leader,
+                explaining=Explaining(int(explain)),
+            ).run()
+    return read(path)
+
+
+def explain_suite(
+    suite: StrPath,
+    *,
+    device: str | None = None,
+    only: str | None = None,
+    launches: int = EXPLANATIONS,
+    out: StrPath = "runs",
+    looking: Looking = contextlib.nullcontext,
+    watch: Watch = silent,
+    command: Sequence[str] | None = None,
+) -> RunFile:
+    """Explains each case of a suite, in so many processes each: operator by operator, how far from
+    what this box can do. No launch of it makes a figure.
+
+    suite: a shipped suite's name, a .toml file, or the name of a case (a glob) of the shipped
+    suites: of the first that has it; the rest as of `run_suite`. `explained_run` judges it.
+    """
+    found, pattern = suite_of(str(suite), only)
+    cases = planned(found, pattern, None)
+    settings = suite_file.with_launches(found.settings, str(launches), "--launches")
+    with looking():
+        chosen, remarks, here = choose(device)
+    if command is None:
+        command = _as_typed(suite, verb="explain", device=device, only=only, launches=str(launches))
+    identity = run_id()
+    path = Path(out) / f"{found.name}-{chosen.backend}-{identity}-explained.jsonl"
+    with watch(chosen, remarks, settings) as face:
+        header = (identity, found.title, cases, settings, chosen, command)
+        writer = begin(path, *header, explanations=launches, only_explained=True)
+        with contextlib.closing(writer):
+            explaining = Explaining(launches, only=True)
+            open_session(
+                *(writer, cases, settings, chosen, face), here=here, explaining=explaining
             ).run()
     return read(path)
 
@@ -187,6 +232,7 @@ def resume_run(
                 here=here,
                 left_out=file.run.left_out,
                 leader=leader,
+                explaining=Explaining(file.run.explanations, done=file.explanations),
             )
             session.run()
     return read(file.path)
@@ -232,15 +278,20 @@ def summarize_run(run: Runs) -> list[Row]:
     return summarize(_run(run))
 
 
-def compare_runs(base: Runs, other: Runs, prices: Prices | None = None) -> Comparison:
+def compare_runs(
+    base: Runs, other: Runs, prices: Prices | None = None, *, tpot_ms: float | None = None
+) -> Comparison:
     """Each case of `other` against the same of `base`: ratio, interval and verdict, or why none.
 
-    prices: what an hour of each side's device costs. Raises `ComparisonError` if the two have
+    prices: what an hour of each side's device costs; tpot_ms: of served loads alone, the best of
+    each side within this median TPOT, whatever the load. Raises `ComparisonError` if the two have
     nothing in common, or are the same run: one compared with its own copy is EQUIVALENT whatever
     it measured. Raises `RecordError` for a damaged run: a ratio of half a run would pass for the
     whole.
     """
     with _without_collection():
+        if tpot_ms is not None:
+            return compare_at_tpot(_whole(base), _whole(other), tpot_ms / 1e3)
         return compare(_whole(base), _whole(other), prices)
 
 
@@ -341,8 +392,8 @@ def _seconds(minutes: float | None) -> float | None:
     return None if minutes is None else minutes * 60
 
 
-def _as_typed(suite: StrPath, **options: str | None) -> list[str]:
+def _as_typed(suite: StrPath, verb: str = "run", **options: str | None) -> list[str]:
     """The command line that does the same."""
     given = [(f"--{name}", value) for name, value in options.items() if value is not None]
-    words = ["run", str(suite), *(word for pair in given for word in pair)]
+    words = [verb, str(suite), *(word for pair in given for word in pair)]
     return command_line("accelmark", words)

@@ -15,6 +15,7 @@ from bench.commands import (
     ab,
     check_backend,
     compare,
+    explain,
     export_model,
     guide,
     listing,
@@ -74,7 +75,7 @@ def commands() -> None:
 for command in (
     *(run.run, compare.compare, ab.ab, report.report, publish.publish, verify.verify),
     *(listing.list_command, listing.devices, listing.schema, check_backend.check_backend),
-    *(export_model.export_model, serve_bench.serve_bench, guide.guide),
+    *(export_model.export_model, serve_bench.serve_bench, explain.explain, guide.guide),
 ):
     commands.add_command(command)
 

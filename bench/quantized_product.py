@@ -48,12 +48,21 @@ def quantize(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return scaled.to(dtype), scale
 
 
-def multiply(rows: Tensor, row_scale: Tensor, matrix: Tensor, matrix_scale: Tensor) -> Tensor:
-    """[M, K] by a matrix [N, K], both in 8 bits with scales [M, 1] and [1, N]: bfloat16 [M, N]."""
+def multiply(
+    rows: Tensor,
+    row_scale: Tensor,
+    matrix: Tensor,
+    matrix_scale: Tensor,
+    products: Products | None = None,
+) -> Tensor:
+    """[M, K] by a matrix [N, K], both in 8 bits with scales [M, 1] and [1, N]: bfloat16 [M, N].
+
+    products: those of the device; torch's own where it has none.
+    """
     import torch
 
     if rows.dtype == torch.int8:
-        sums = torch._int_mm(rows, matrix.t())
+        sums = (products or Products()).sums(rows, matrix)
         return (sums.float() * row_scale * matrix_scale).to(torch.bfloat16)
     return torch._scaled_mm(
         rows, matrix.t(), scale_a=row_scale, scale_b=matrix_scale, out_dtype=torch.bfloat16
@@ -172,10 +181,12 @@ class Products:
             seen,
         )
 
-    def sums(self, rows: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
+    def sums(self, rows: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:
         """Queues int8 [M, K] by [N, K] transposed, on the device: int32 [M, N], in `out` or not."""
         import torch
 
+        if out is None:
+            return torch._int_mm(rows, matrix.t())
         return torch._int_mm(rows, matrix.t(), out=out)
 
     def _grouped_scales(

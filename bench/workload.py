@@ -35,7 +35,7 @@ from bench.parameters import (
 from bench.precision import Precision
 from bench.quantized_product import Products
 from bench.ranks import Part, Ranks, each_alone
-from bench.records.execution import DECODE_EXECUTIONS, EXECUTIONS, INFERENCE_EXECUTIONS
+from bench.records.execution import ALL_EXECUTIONS, DECODE_EXECUTIONS, EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.parallelism import NONE
 
@@ -171,11 +171,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     optimizer: torch.optim.Optimizer
     """Its state, and which weights it moves."""
     settings: Mapping[str, Any]
-    """As the workload asked for them, by torch's names: `lr`, `weight_decay`, and `betas` and `eps`
-    of AdamW or `momentum` of SGD."""
+    """As asked, by torch's names: `lr`, `weight_decay`; `betas` and `eps`, or SGD's `momentum`."""
     parts: tuple[Part, ...] = ()
-    """Which rows of each weight that the optimizer moves lie here, in their order; empty where all
-    lie here of all."""
+    """Which rows of each weight that the optimizer moves lie here, in order; empty where all do."""
     fixed: tuple[Tensor, ...] = ()
     """Weights that it computes with and does not move."""
     kinks: bool = False
@@ -349,9 +347,9 @@ class Workload(ABC):
 
 
 __all__ = [
+    "ALL_EXECUTIONS",
     "DECODE_EXECUTIONS",
     "EXECUTIONS",
-    "INFERENCE_EXECUTIONS",
     "INFERENCE_PRECISIONS",
     "PACKED",
     "QUANTIZED_PRECISIONS",

@@ -35,7 +35,7 @@ def refusal(backend: Backend, device: torch.device, precision: Precision) -> str
         if precision.scales is not None:
             return _wrong_format(backend, device, precision)
         if precision.quantized is not None:
-            return _wrong_product(device, precision.quantized)
+            return _wrong_product(backend, device, precision.quantized)
         if not shortens(device):
             return "float32 products keep their whole mantissa here although the switch is on"
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
@@ -56,7 +56,7 @@ def shortens(device: torch.device) -> bool:
     return float((long @ torch.eye(SIZE, device=device))[0, 0]) != LONG
 
 
-def _wrong_product(device: torch.device, name: str) -> str | None:
+def _wrong_product(backend: Backend, device: torch.device, name: str) -> str | None:
     """2 x 3 x 32, with the scales that layers have."""
     import torch
 
@@ -64,7 +64,9 @@ def _wrong_product(device: torch.device, name: str) -> str | None:
     dtype = getattr(torch, name)
     scales = (torch.full(shape, 0.5, device=device) for shape in ((32, 1), (1, 32)))
     row_scale, matrix_scale = scales
-    product = quantized_product.multiply(rows.to(dtype), row_scale, matrix.to(dtype), matrix_scale)
+    product = quantized_product.multiply(
+        rows.to(dtype), row_scale, matrix.to(dtype), matrix_scale, backend.products
+    )
     found = float(product[0, 0])
     return None if found == 48.0 else f"a product of 48 comes out as {found:g}"
 

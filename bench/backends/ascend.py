@@ -94,7 +94,7 @@ class AscendProducts(Products):
             (a, b.transpose(-2, -1)),
         )
 
-    def sums(self, rows: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
+    def sums(self, rows: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:
         """`npu_quant_matmul`, by a scale of 1 and into int32.
 
         Source: op-plugin, docs/context/torch_npu-npu_quant_matmul.md, table 2, last row.

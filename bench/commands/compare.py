@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bench import units
+from bench.commands import explain
 from bench.commands.common import WIDE, canvas, say
 from bench.commands.options import ABOVE_ZERO, PERCENT, width_option
 from bench.commands.streams import put_card, put_file
@@ -41,10 +42,22 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
     help="With --systems: how many, or how spread (fsdp64). Once for each run. Default: the most.",
 )
 @click.option(
+    "--tpot-ms",
+    type=ABOVE_ZERO,
+    metavar="X",
+    help="Served loads: the best throughput of each within X ms a token, whatever the load.",
+)
+@click.option(
     "--fail-if-slower",
     type=PERCENT,
     metavar="PERCENT",
     help="Exit 3 if a case is surely slower, by PERCENT or more; exit 1 if one cannot be judged.",
+)
+@click.option(
+    "--explain",
+    "explaining",
+    is_flag=True,
+    help="Of two explained runs: which classes of operators make the difference of the steps.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a case.")
@@ -56,7 +69,9 @@ def compare(
     prices: tuple[float, ...],
     systems: bool,
     devices: tuple[str, ...],
+    tpot_ms: float | None,
     fail_if_slower: float | None,
+    explaining: bool,
     as_json: bool,
     as_csv: bool,
     width: int | None,
@@ -80,7 +95,21 @@ def compare(
         )
     if as_json and as_csv:
         raise ComparisonError("--json and --csv: give one of them.")
+    if tpot_ms is not None and (systems or prices):
+        raise ComparisonError(
+            "--tpot-ms chooses the load of each side: without --systems, and without --price."
+        )
     first = api.read_run(base)
+    if explaining:
+        if prices or systems or fail_if_slower is not None:
+            raise ComparisonError(
+                "--explain says where a difference lies: leave out --price, --systems and "
+                "--fail-if-slower, which ask how large it is."
+            )
+        rest = [api.read_run(other) for other in others]
+        text = explain.compared(first, rest, as_json, as_csv, canvas(width).width)
+        (put_file if as_json or as_csv else put_card)(text)
+        return
     each = [Prices(base=prices[0], other=price) for price in prices[1:]]
     wanted = [(devices[0], there) for there in devices[1:]]
     try:
@@ -91,7 +120,7 @@ def compare(
             ]
         else:  # no price at all, or one for each
             pairs = itertools.zip_longest(others, each)
-            comparisons = [api.compare_runs(first, *pair) for pair in pairs]
+            comparisons = [api.compare_runs(first, *pair, tpot_ms=tpot_ms) for pair in pairs]
     except ComparisonError as error:
         if as_json and error.code:
             refused = {"refused": {"code": error.code, "reason": str(error)}}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import say
 from bench.commands.options import INDEX
 from bench.commands.streams import put
 
@@ -28,7 +27,6 @@ def export_model(model: str, folder: Path, precision: str, seed: int) -> None:
     """
     from bench.serving import export
 
-    say(f"drawing {model} from seed {seed} ...")
     manifest = export.export(folder, model, precision, seed)
     put(f"{folder}: {manifest.model} {manifest.precision}, {manifest.parameters:,} parameters\n")
     put(f"weights {manifest.digest}, seed {manifest.seed}\n")

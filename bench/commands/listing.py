@@ -53,10 +53,15 @@ def _listing(what: str) -> dict[str, str]:
 
 
 def _suite_summary(file: Path) -> str:
+    from bench.planning import expected
     from bench.planning.suite_file import read_suite
 
     suite = read_suite(file)
-    return suite.description
+    times = [
+        f"{name}: {expected.said(expected.expected(suite, known))}"
+        for name, known in expected.classes().items()
+    ]
+    return f"{suite.description} ({'; '.join(times)})"
 
 
 @click.command(short_help="Show the devices that are here.")

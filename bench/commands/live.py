@@ -18,10 +18,11 @@ from rich.control import Control
 from rich.segment import ControlType
 from rich.text import Text
 
-from bench.commands.under_way import chosen, describe, doing, how_far, which
+from bench.commands.under_way import account_in_words, chosen, describe, doing, how_far, which
 from bench.measuring.messages import Progress
 from bench.planning.sweep import Limits
 from bench.records.case import Case
+from bench.records.explained import Explanation
 from bench.records.run import Launch, Settings
 from bench.running.face import Ahead, Start
 from bench.running.time_left import Span
@@ -123,6 +124,17 @@ class LiveFace:
         said = describe(launch, rates, self.settings)
         self._said[self.side, launch.fingerprint] = said
         self._limits[self.side].note(launch.case, launch.outcome)
+
+    def explains(self, case: Case, number: int, of: int) -> None:
+        """Shows the case as under way."""
+        start = Start(case, number, of, False, None, False, 0.0, None)
+        self._now, self._since = start, self.clock()
+        self._here = self._place.get((self.side, case.fingerprint), 0)
+        self.progress(Progress(phase="start"))
+
+    def explained(self, explanation: Explanation) -> None:
+        """Says in its row whether it could be."""
+        self._said[self.side, explanation.fingerprint] = account_in_words(explanation)
 
     def _draw(self) -> None:
         with contextlib.suppress(OSError):

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from bench import units
-from bench.commands.under_way import chosen, describe, doing, how_far, which
+from bench.commands.under_way import account_in_words, chosen, describe, doing, how_far, which
 from bench.measuring.messages import Progress
 from bench.records.case import Case
+from bench.records.explained import Explanation
 from bench.records.outcome import Failed
 from bench.records.run import Launch, Settings
 from bench.running.face import Ahead, Start
@@ -64,6 +65,15 @@ class PlainFace:
         elif isinstance(launch.outcome, Failed) and not (finished or launch.search):
             label = f"{self.side}{launch.case.label}"
             self._say(f"{label}, launch {launch.launch + 1}: {said}. It is tried again")
+
+    def explains(self, case: Case, number: int, of: int) -> None:
+        """Nothing, unless nothing has been said for long."""
+        self._now = f"{case.label} is explained, {number} of {of}"
+        self._break_silence("")
+
+    def explained(self, explanation: Explanation) -> None:
+        """In a line, whether it could be."""
+        self._say(f"{explanation.case.label}, {account_in_words(explanation)}")
 
     def _break_silence(self, doing: str) -> None:
         if self.clock() - self._last >= SILENCE_SECONDS:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import WIDE, looking, render, say, show, typed, watching
+from bench.commands.common import WIDE, canvas, looking, render, say, show, typed, watching
+from bench.commands.explain import explained
 from bench.commands.options import ABOVE_ZERO, SPREAD
 from bench.commands.several_hosts import hosts
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Folder for the record.  [default: runs]",
 )
+@click.option(
+    "--explain",
+    "explaining",
+    is_flag=True,
+    help="Then explain each case, operator by operator, in one more launch that makes no figure.",
+)
 @WIDE
 def run(
     suite: str | None,
@@ -60,6 +67,7 @@ def run(
     budget_minutes: float | None,
     record: Path | None,
     out: Path | None,
+    explaining: bool,
     wide: bool,
 ) -> None:
     """Measure SUITE and print its report card.
@@ -69,6 +77,7 @@ def run(
     if record is not None:
         given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
         given["--devices"] = None if spread is None else str(spread)
+        given["--explain"] = "yes" if explaining else None
         wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
         if wrong:
             raise RecordError(
@@ -94,6 +103,7 @@ def run(
             watch=watching,
             command=typed(),
             leader=leader,
+            explain=explaining,
         )
         _finish(result, leader, wide=wide)
 
@@ -128,6 +138,9 @@ def _finish(result: RunFile, leader: Leader | None, *, wide: bool) -> None:
     from bench import api
 
     show(render("table", [result], wide=wide), result.path)
+    if result.run.explanations:
+        shown = explained(result, "table", canvas(None).width, wide=wide)
+        show(f"\n{shown}", result.path)
     say(f"record: {result.path}")
     if leader is not None and leader.lost:
         again = f"accelmark run --resume {result.path}"

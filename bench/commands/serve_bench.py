@@ -61,7 +61,16 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
 @click.option(
     "--device", metavar="BACKEND[:INDEX]", help="That the server uses, on this host: recorded."
 )
-@click.option("--devices", type=DEVICES, default=1, show_default=True, metavar="N", help="It uses.")
+@click.option(
+    "--devices",
+    "device_count",
+    type=DEVICES,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="It uses.",
+)
+@click.option("--speculation", is_flag=True, help="It guesses tokens: compared with its like.")
 @click.option("--text", is_flag=True, help="Send prompts as text, not as token ids.")
 @click.option(
     "--token-variable",
@@ -105,7 +114,8 @@ def serve_bench(
     server_command: str | None,
     launches: int | None,
     device: str | None,
-    devices: int,
+    device_count: int,
+    speculation: bool,
     text: bool,
     token_variable: str | None,
     ca: Path | None,
@@ -139,9 +149,10 @@ def serve_bench(
         rates=tuple(listed("--rate", rate, ABOVE_ZERO)),
         offline=offline,
         requests=requests,
+        speculation=speculation,
         ttft_limit_ms=ttft_limit_ms,
         tpot_limit_ms=tpot_limit_ms,
-        devices=devices,
+        devices=device_count,
     )
     where = Endpoint.of(endpoint)
     ask = Ask(

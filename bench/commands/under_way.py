@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bench import stats, units
 from bench.measuring.messages import Progress
 from bench.planning.tuning import in_words
+from bench.records.explained import Explanation, Unexplained
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
 from bench.records.reason import shortened
 from bench.records.run import Launch, Settings
@@ -22,6 +23,7 @@ PHASES: dict[Phase, str] = {
     "warm-up": "warms up",
     "measure": "measures",
     "report": "reports",
+    "explain": "explains its step",
 }
 """What a worker does in each phase."""
 MESSAGE_CHARACTERS = 300
@@ -132,3 +134,12 @@ def one_line(text: str) -> str:
     """A message as one line of at most so many characters, with nothing that moves a cursor."""
     words = " ".join(shortened(text, MESSAGE_CHARACTERS).split())
     return "".join(letter if letter.isprintable() else "?" for letter in words)
+
+
+def account_in_words(explanation: Explanation) -> str:
+    """`explained (launch 2): 97 operators`; or why it is not."""
+    account = explanation.account
+    if isinstance(account, Unexplained):
+        return f"not explained: {one_line(account.reason)}"
+    operators = units.counted(len(account.operators), "operator")
+    return f"explained (launch {explanation.number + 1}): {operators}"

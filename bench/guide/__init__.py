@@ -12,8 +12,9 @@ from bench.errors import UnknownName, suggestion
 
 ORDER = (
     *("first-steps", "catalogue", "suites", "tracks", "reports", "statistics", "comparability"),
-    *("evidence", "many-devices", "hosts", "telemetry", "pytest", "api", "publishing"),
-    *("trouble", "new-backend", "new-workload", "contributing", "words"),
+    *("evidence", "serving", "serve-bench", "many-devices", "hosts", "explain", "telemetry"),
+    *("pytest", "api", "publishing", "trouble", "new-backend", "new-workload", "contributing"),
+    "words",
 )
 """Names of all pages: of `NAME.md` beside this file."""
 

@@ -51,6 +51,7 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Re
         who = "base" if shared[0] else "other"
         words = f"{who}: its {base.case.devices} ranks share one host, the other side's none"
         yield Reason(Code.SHARED_HOST, words)
+    yield from served_otherwise(base, other)
     yield from unfit(sides, base, other)
     yield from refused(sides, base, other)
 
@@ -80,6 +81,14 @@ def _loaded_otherwise(base: Row, other: Row) -> Iterator[Reason]:
         f"{SUSTAINED_SECONDS:.0f}` in the suite's settings"
     )
     yield Reason(Code.LOAD, words)
+
+
+def served_otherwise(base: Row, other: Row) -> Iterator[Reason]:
+    """Why two served loads of one case were not the same: other lengths, or other moments."""
+    mine, theirs = (row.serving.loads if row.serving else () for row in (base, other))
+    if base.serving and other.serving and mine != theirs:
+        words = f"requests differ ({', '.join(mine)}; {', '.join(theirs)}): drawn otherwise"
+        yield Reason(Code.PARAMETER, words)
 
 
 def unfit(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:

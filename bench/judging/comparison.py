@@ -53,6 +53,9 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     system: System | None = None
     """Of two whole systems, each of as many devices as it has; None of two equal cases. `case` then
     is the work on one device."""
+    tpot_limit_seconds: float | None = None
+    """Of two served loads, each the best of its side within this median TPOT: `case` then is what
+    they have in common, and how requests come is not in it. None of two equal cases."""
     same_work: EqualWork | None = None
     """Whether the two did the same work; None where that is no question."""
     experts_remark: str = ""

@@ -80,6 +80,8 @@ def _unsaid(file: RunFile) -> str:
     said = [x.environment for x in file.launches if x.environment]
     if not said:
         return "no launch says its environment variables"
+    if any(launch.endpoint is not None for launch in file.launches):
+        return "environment variables of its server, which are not seen from outside"
     if all("variables_looked_for" in one for one in said):
         return ""
     return "an older version, which recorded environment variables by a list of names only"

@@ -12,8 +12,9 @@ from bench.records.outcome import Check, Measured, Void
 from bench.records.run import Launch
 from bench.records.served import Served
 
-LATE_SHARE = 0.99
-"""Of the requests, for the lateness that is said of them."""
+OUTLIERS = 0.01
+"""Share of the requests that may be later than what is said of all; one may be in any case: it is
+in no median, and percentiles that it would be in need hundreds of requests."""
 
 
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,13 +33,13 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     busy: float | None
     """Largest share of its core that the client took; None where no load was made."""
     late_seconds: float | None
-    """What 99 of 100 requests of a launch were later than due by at most; of the worst launch."""
+    """By how much requests were late at most, but for one in a hundred; of the worst launch."""
     cached_tokens: int | None
     """Tokens of prompts that a server had already; None where none says."""
 
 
 def late(client: Client, served: Served | None) -> float:
-    """Seconds by which `LATE_SHARE` of a launch's requests were late at most.
+    """Seconds by which a launch's requests were late at most, but for `OUTLIERS` of them.
 
     Of those that were admitted in the steady window: as many as may be in flight are due at once in
     the beginning, which no client can do. Of all where there is no such window.
@@ -47,7 +48,8 @@ def late(client: Client, served: Served | None) -> float:
     window = None if served is None else served.window
     steady = [ns for ns, one in pairs if window is not None and window.holds(one.admitted_ns)]
     ordered = sorted(steady or client.late_ns)
-    return ordered[math.ceil(LATE_SHARE * len(ordered)) - 1] / 1e9
+    beyond = max(1, math.floor(OUTLIERS * len(ordered)))
+    return ordered[max(0, len(ordered) - 1 - beyond)] / 1e9
 
 
 def endpoint_of(launches: Sequence[Launch]) -> EndpointSummary | None:

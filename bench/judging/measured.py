@@ -12,6 +12,7 @@ from bench.judging.exchanged import exposed, reduced
 from bench.judging.load import load_of
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
+from bench.judging.served import summarized
 from bench.judging.slow import RankTimes, rank_times
 from bench.records.case import Case
 from bench.records.outcome import Flag, Measured
@@ -89,6 +90,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         pairs=pairs(outcomes),
         ranks=ranks_of(case, launches, outcomes),
         latency=_latency(outcomes, level),
+        serving=summarized(case, outcomes, level),
         flop_per_second=_rate(throughput, work.items, work.flop),
         bytes_per_second=_rate(throughput, work.items, work.moved_bytes),
         bus_bytes_per_second=_rate(throughput, work.items, work.bus_bytes),

@@ -13,6 +13,7 @@ from bench import stats
 from bench.judging.endpoint import EndpointSummary
 from bench.judging.load import Load
 from bench.judging.pairs import Pairs
+from bench.judging.served import ServingSummary
 from bench.judging.slow import RankTimes
 from bench.planning.tuning import Trial
 from bench.planning.versions import today
@@ -157,6 +158,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     latency: LatencySummary | None = None
     endpoint: EndpointSummary | None = None
     """Of a server that was measured from outside; None of other work."""
+    serving: ServingSummary | None = None
+    """Of a load that was served; None of other work."""
     flop_per_second: float | None = None
     ceiling_fraction: float | None = None
     """Share of the best matmul throughput that this run measured at the same arithmetic."""

@@ -55,6 +55,8 @@ def _within(row: Row, limits: Limits) -> Row:
 
 
 def _why_unreached(run: RunFile) -> str:
+    if run.run.only_explained:
+        return "explained, not measured: see `accelmark explain` of this record"
     if run.end is None:
         return "not reached: the run's record ends before it"
     return {

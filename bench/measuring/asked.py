@@ -155,10 +155,26 @@ class Watched:
         self.replays = 0
         """Counted before timing only: a timed replay is the device's own, with nothing around."""
         self.counting = True
+        self.compiled_calls: Callable[[], int] | None = None
+        """How often compiled code has run so far; None where none is to be recorded."""
+        self.uncompiled = 0
+        """Recordings of work that did not always run compiled code."""
 
     def __call__(self, work: Queued, prepare: Queued) -> Queued:
         """Records the work; gives its replay."""
-        replay = self._recorder(work, prepare)
+        calls = self.compiled_calls
+        if calls is None:
+            replay = self._recorder(work, prepare)
+        else:
+            ran: list[int] = []
+
+            def noted() -> None:
+                before = calls()
+                work()
+                ran.append(calls() - before)
+
+            replay = self._recorder(noted, prepare)
+            self.uncompiled += min(ran, default=0) == 0
         self.recordings += 1
         if not self.counting:
             return replay
@@ -175,12 +191,17 @@ class Watched:
 
 
 def replayed(watched: Watched | None, execution: str = GRAPH) -> list[Look]:
-    """Whether a step was recorded; and whether the gate's twin, the same code, replayed its own."""
+    """Whether a step was recorded, compiled where that was asked for too; and whether the gate's
+    twin, the same code, replayed its own."""
     recordings, replays = (watched.recordings, watched.replays) if watched else (0, 0)
-    if recordings and replays:
+    uncompiled = watched.uncompiled if watched else 0
+    if recordings and replays and not uncompiled:
         return []
     seen = f"{recordings} recordings and {replays} replays of them in the numerics gate"
     then = 'Its workload steps without what it recorded: ask for execution = "eager"'
+    if recordings and replays:
+        seen = f"{uncompiled} recordings of code that ran as it was written"
+        then = 'See TORCH_LOGS=graph_breaks,recompiles for the reason, or ask for "graph"'
     return [Look(what="execution", asked=execution, seen=seen, then=then)]
 
 

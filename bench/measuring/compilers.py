@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.records.reason import reason
 from bench.workload import Unsupported
@@ -83,6 +83,34 @@ def trial(name: str, device: torch.device) -> Trial:
     right = torch.equal(found, torch.full((16, 16), 4.0))
     why = "" if right else f"4 comes out as {float(found[0, 0]):g}"
     return Trial(name, why, wrong=not right)
+
+
+class Noted:
+    """A compiler whose code says that it runs, for work whose replay has none of that."""
+
+    def __init__(self, name: str) -> None:
+        """name: torch's, of the compiler that does the work; once a process."""
+        import torch
+
+        self.name = f"accelmark-{name}"
+        """By which torch knows this one."""
+        self.calls = 0
+        """Of what it made."""
+
+        def noting(graph: Any, inputs: Any) -> Any:
+            code = torch._dynamo.lookup_backend(name)(graph, inputs)
+
+            def run(*arguments: Any) -> Any:
+                self.calls += 1
+                return code(*arguments)
+
+            return run
+
+        torch._dynamo.register_backend(noting, name=self.name)
+
+
+noted = functools.cache(Noted)
+"""The one of that name."""
 
 
 def _forget() -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measuring import asked, compilers
 from bench.records import environment
-from bench.records.execution import is_compiled, is_recorded
+from bench.records.execution import NO_GRAPHS, is_compiled, is_recorded
+from bench.workload import Unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -20,15 +21,23 @@ class Execution:
     """Of one launch."""
 
     def __init__(self, name: str, backend: Backend, device: Device) -> None:
-        """name: of a case. Raises `Unsupported` where nothing compiles that must."""
+        """name: of a case. Raises `Unsupported` where nothing compiles, or records, that must."""
         self._name = name
         self._place: torch.device = device.torch_device
-        self.compiler = compilers.TORCHS_OWN
+        self.watched: asked.Watched | None = None
+        """What records; None where nothing need."""
+        if is_recorded(name):
+            recorder = device.recorder()
+            if recorder is None:
+                raise Unsupported(NO_GRAPHS)
+            self.watched = asked.Watched(recorder)
+        self._compiler = self.compiler = compilers.TORCHS_OWN
+        """torch's name for what compiles."""
         if is_compiled(name):
-            self.compiler = compilers.chosen(backend.compilers, self._place)
-        recorder = device.recorder() if is_recorded(name) else None
-        self.watched = None if recorder is None else asked.Watched(recorder)
-        """What records; None where nothing does, or need."""
+            self._compiler = self.compiler = compilers.chosen(backend.compilers, self._place)
+        if is_compiled(name) and self.watched is not None:
+            noted = compilers.noted(self._compiler)
+            self.compiler, self.watched.compiled_calls = noted.name, lambda: noted.calls
 
     def gated(self) -> None:
         """From here on it is the timed job that compiles and records."""
@@ -41,8 +50,8 @@ class Execution:
         found: list[Look] = []
         if is_compiled(self._name):
             counted = environment.compiler()
-            own = self.compiler == compilers.TORCHS_OWN
-            record["compiler"] = counted if own else {**counted, "name": self.compiler}
+            own = self._compiler == compilers.TORCHS_OWN
+            record["compiler"] = counted if own else {**counted, "name": self._compiler}
             found += asked.compiled(counted, self._name)
         if is_recorded(self._name):
             found += asked.replayed(self.watched, self._name)
@@ -54,5 +63,5 @@ class Execution:
         if not is_compiled(self._name):
             return ""
         with contextlib.suppress(Exception):  # of a device that cannot be asked any more
-            return compilers.trial(self.compiler, self._place).words
+            return compilers.trial(self._compiler, self._place).words
         return ""

@@ -9,6 +9,7 @@ import msgspec
 
 from bench.records.case import Case
 from bench.records.encoding import encoded
+from bench.records.explained import Account
 from bench.records.outcome import Block, Cold, Outcome, Phase, Work
 from bench.records.run import Settings
 
@@ -64,6 +65,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """How many devices of this kind the host has."""
     place: Place | None = None
     """None where one device does the work."""
+    explain: bool = False
+    """Whether its step is explained when all else is done; see `bench.records.explained`."""
     rehearse: bool = False
     """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
 
@@ -96,6 +99,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field=
     """Of a rank: ns of an exchange with each other one (`bench.measuring.pairs`)."""
     silent_ns: tuple[int, ...] = ()
     """Of a rank: its own time in each silent block; see `bench.measuring.silent_blocks`."""
+    account: Account | None = None
+    """Of a worker that was asked to explain the step, and came so far."""
     blames_peer: bool = False
     """Whether it failed of another rank's end, as a library says it."""
 

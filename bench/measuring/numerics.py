@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench.measuring import few_threads
 from bench.measuring.kept import NOTHING, Kept, key
 from bench.measuring.library_switches import answered_no
 from bench.precision import REFERENCE, reference
@@ -176,7 +177,7 @@ def compare(
         gc.collect()
 
     def computed() -> dict[str, Tensor]:
-        with answered_no(switches):
+        with answered_no(switches), few_threads.for_reference(workload):
             return _probe(workload, mode, twin, reference_site)
 
     expected = kept.get(lambda: key("probe", workload, mode, twin, reference_site), computed)

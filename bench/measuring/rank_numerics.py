@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from bench.measuring import numerics
+from bench.measuring import few_threads, numerics
 from bench.measuring.agreed import apart, named
 from bench.measuring.kept import NOTHING, Kept
 from bench.measuring.library_switches import answered_no
@@ -132,7 +132,7 @@ def _training(
     seen = read(workload, mode, twin, site)
     own = read(workload, mode, twin, at_own, first_step=True)
     alone = read(workload, mode, twin, at_one)
-    with answered_no(switches):
+    with answered_no(switches), few_threads.for_reference(workload):
         truth = truth_of(workload, mode, twin, numerics.reference_of(at_one), kept)
         exact = read(workload, mode, twin, numerics.reference_of(site))
         checks = _against(exact, truth, ranks, dict.fromkeys(truth.found, EXACT), IN_FLOAT64)

@@ -117,7 +117,8 @@ def measured(
     slowed, beside = {}, None
     if len(marks) == 2:
         threads = int(launch.environment["threads"])
-        beside = contention.over(*marks, [block], threads, affinity_cores())
+        begun, ended = marks
+        beside = contention.over(begun, ended, [block], threads, affinity_cores())
         slowed = dict(contention.causes(beside))
     if stopped := standstill.seen([block], beside, suspended_ns=suspended_ns() - suspended):
         slowed["STOPPED"] = stopped

@@ -97,7 +97,8 @@ def timed_answers(job: ServingJob, loaded: Loaded, precision: str, seed: int) ->
 
 def sample(requests: Sequence[Asked], seed: int) -> list[Asked]:
     """At random, each from another slot as far as there are so many."""
-    left, found = list(requests), []
+    left = list(requests)
+    found: list[Asked] = []
     random.Random(f"answers {seed}").shuffle(left)
     used: set[int] = set()
     for request in left:

@@ -58,14 +58,17 @@ class Loop:
         self.schedule = Schedule(job.slots, job.chunk)
 
     def run(
-        self, listen: Listener = lambda ended, tokens, ns: None, mark: Callable[[], None] = int
+        self,
+        listen: Listener = lambda ended, tokens, ns: None,
+        mark: Callable[[], None] = lambda: None,
     ) -> Loaded:
         """Serves it to its end.
 
         mark: called twice, by the first forward of the steady window and by the last.
         """
         clock, schedule = self._clock, self.schedule
-        coming, requests = deque(enumerate(self.load.requests)), []
+        coming = deque(enumerate(self.load.requests))
+        requests: list[Asked] = []
         arrived: list[tuple[int, int]] = []
         steps: list[tuple[int, int, int, int, int]] = []
         ended = tokens = admitted = 0

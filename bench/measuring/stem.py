@@ -114,7 +114,7 @@ def main() -> NoReturn:
                     os.waitpid(left.pop(), 0)
                 pid = fork()
                 if not pid:
-                    become(descriptors, held | {selector.fileno()}, found, seconds, pages)  # type: ignore[attr-defined]
+                    become(descriptors, held | {selector.fileno()}, found, seconds, pages)
                 for descriptor in descriptors:
                     os.close(descriptor)
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)

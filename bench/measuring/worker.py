@@ -30,6 +30,7 @@ from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
 from bench.measuring.execution import Execution
+from bench.measuring.explaining import launch
 from bench.measuring.hush import Hush
 from bench.measuring.messages import Channel, Report, Request
 from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
@@ -42,6 +43,7 @@ from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records import environment
 from bench.records.encoding import never_refusing
+from bench.records.explained import Account
 from bench.records.outcome import (
     Block,
     Cold,
@@ -88,6 +90,7 @@ class Launch:
         self.peer_ns: tuple[int, ...] = ()
         self.silent_ns: tuple[int, ...] = ()
         self.blames_peer = False
+        self.account: Account | None = None
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -112,6 +115,7 @@ class Launch:
             peer_ns=self.peer_ns,
             silent_ns=self.silent_ns,
             blames_peer=self.blames_peer,
+            account=self.account,
         )
 
     def _outcome_of(self, error: Exception) -> Outcome:
@@ -307,7 +311,10 @@ class Launch:
         slowed = {} if series.contention is None else dict(causes(series.contention))
         if series.stopped:
             slowed["STOPPED"] = series.stopped
-        silent = self._silent(job, device, series.steady, work)  # last: it spoils the weights
+        silent = self._silent(job, device, series.steady, work)  # late: it spoils the weights
+        if request.explain:  # last: so does this
+            channel.enter("explain")
+            self.account = launch.account(job, device, request.case, engine.threads)
         return Measured(
             work=work,
             numerics=verdict,

@@ -31,6 +31,7 @@ from bench.planning.versions import require_known
 from bench.planning.wrong_value import wrong_value
 from bench.precision import PRECISIONS
 from bench.records.case import MOST_CHOICES, TUNABLE, TUNED, Case, Setting, ascending
+from bench.records.execution import ALL_EXECUTIONS, is_recorded
 from bench.workload import Mode, Workload
 
 MOST_CASES = 10_000
@@ -205,6 +206,11 @@ def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, swee
     if why:
         raise SuiteError(f"{place}: {who}: {why}.")
     narrow = PRECISIONS[precision].autocast or PRECISIONS[precision].weights != "float32"
+    if over.joined and is_recorded(execution):
+        raise SuiteError(
+            f"{place}: {who}: over {over.parallelism} a step is not recorded: what devices send "
+            "each other is in no recording. Leave out `parallelism`, or take `eager` or `compile`."
+        )
     if over.joined and execution != "eager" and narrow:
         raise SuiteError(
             f"{place}: {who}: over {over.parallelism} `{execution}` is measured in float32 only, "
@@ -319,6 +325,12 @@ def _choice(place: str, who: str, key: str, value: Any, allowed: tuple[str, ...]
     if key == "precision" and isinstance(value, str) and value in PRECISIONS:
         raise SuiteError(
             f"{place}: {who} has no precision `{value}`. Allowed: {', '.join(allowed)}."
+        )
+    if key == "execution" and value in ALL_EXECUTIONS:
+        raise SuiteError(
+            f"{place}: {who} has no execution `{value}`: only models are compiled, and recorded is "
+            "only what takes nothing from the host but which input is next. "
+            f"Allowed: {', '.join(allowed)}."
         )
     raise SuiteError(
         f"{place}: unknown {key} `{value}` for {who}.{suggestion(str(value), allowed)}"

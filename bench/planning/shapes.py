@@ -7,6 +7,9 @@ seen of the same arithmetic, nor than its bytes at the best bandwidth.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from bench import catalogue, stats
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
@@ -21,11 +24,16 @@ LEAST_BLOCKS = 2 * stats.WINDOW + stats.WARMUP_MINIMUM + stats.MINIMUM_SAMPLES
 class Shapes:
     """The best rates of a run so far."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        flop_per_second: Mapping[str, float] = MappingProxyType({}),
+        bytes_per_second: float = 0.0,
+    ) -> None:
+        """flop_per_second: by arithmetic; both: what is known before the run."""
         self._settings = settings
-        self._flop_per_second: dict[str, float] = {}
-        """By arithmetic."""
-        self._bytes_per_second = 0.0
+        self._flop_per_second = dict(flop_per_second)
+        self._bytes_per_second = bytes_per_second
 
     def note(self, case: Case, outcome: Outcome) -> None:
         """Takes note of what a launch reached, of one device."""

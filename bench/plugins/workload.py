@@ -8,9 +8,9 @@ ours shares. Importing this loads no torch.
 from bench.precision import PRECISIONS, Precision
 from bench.records.outcome import Work
 from bench.workload import (
+    ALL_EXECUTIONS,
     DECODE_EXECUTIONS,
     EXECUTIONS,
-    INFERENCE_EXECUTIONS,
     INFERENCE_PRECISIONS,
     QUANTIZED_PRECISIONS,
     TRAINING_PRECISIONS,
@@ -39,19 +39,19 @@ from bench.workloads._jobs import (
     cross_entropy,
     executed,
     gradient_norm,
-    make_optimizer,
     model_facts,
 )
 from bench.workloads._modes import train_and_infer
+from bench.workloads._optimizers import make_optimizer
 from bench.workloads._recorded import replayed
 from bench.workloads._seeded import SeededData, build_model, initial_std, parameter_count, place
 from bench.workloads._transformers import checkpoint_layers, with_cache
 
 __all__ = [
+    "ALL_EXECUTIONS",
     "BATCHES",
     "DECODE_EXECUTIONS",
     "EXECUTIONS",
-    "INFERENCE_EXECUTIONS",
     "INFERENCE_PRECISIONS",
     "PRECISIONS",
     "QUANTIZED_PRECISIONS",

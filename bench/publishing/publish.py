@@ -22,6 +22,7 @@ from bench.judging.summary import summarize
 from bench.publishing import signing
 from bench.publishing.command import allowed
 from bench.records import digests, private
+from bench.records.explained import Explanation
 from bench.records.outcome import Measured
 from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.records.runfile import Writer, read
@@ -176,6 +177,9 @@ def _launch_refusals(launch: Launch, run: Run) -> Iterator[str]:
         yield "a simulated device"
     if not isinstance(launch.outcome, Measured):
         return  # one that failed early had no time to say more
+    if launch.endpoint is not None:
+        yield "a server that was measured from outside: what it ran on was not observed"
+        return
     missing = [name for name in STACK_FACTS if name not in environment]
     if missing:
         yield f"its environment does not say: {', '.join(missing)}"
@@ -197,6 +201,11 @@ def without_private(run: RunFile) -> Iterator[Line]:
         fields["environment"] = private.cleaned_facts(launch.environment)
         fields["stderr_tail"] = ""
         yield msgspec.convert(fields, Launch)
+    for explanation in run.explanations:
+        fields = _said(explanation)
+        fields["environment"] = private.cleaned_facts(explanation.environment)
+        fields["stderr_tail"] = ""
+        yield msgspec.convert(fields, Explanation)
     if run.end is not None:
         yield msgspec.structs.replace(run.end, finished_at=_time(run.end.finished_at))
 

@@ -153,10 +153,14 @@ def _setting(key: str, value: ParameterValue) -> str:
     operation a chain."""
     if value is False or (value == 1 and (key.endswith("_steps") or key == "chained")):
         return ""
+    if not value and key in ("length_sigma", "length_seed"):  # all lengths alike; the usual draw
+        return ""
     if isinstance(value, str):
         return value
     if value is True:
         return key.replace("_", " ")
+    if key.endswith("_ms"):
+        return f"{key.removesuffix('_ms').replace('_', ' ')} {value} ms"
     if key.endswith("_bytes"):
         return f"{key.removesuffix('_bytes')} {units.memory(int(value))}"
     return f"{_SUFFIXES.sub('', key)} {value}"

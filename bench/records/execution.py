@@ -12,8 +12,12 @@ EXECUTIONS = (EAGER, COMPILE)
 """Of a mode whose job runs its model through `bench.workloads._jobs`, which can compile it."""
 DECODE_EXECUTIONS = (*EXECUTIONS, GRAPH)
 """Of a mode whose step takes nothing from the host, so that it can be recorded and replayed."""
-INFERENCE_EXECUTIONS = (*DECODE_EXECUTIONS, COMPILE_GRAPH)
-"""Of a mode of which what is recorded may be what was compiled."""
+ALL_EXECUTIONS = (*DECODE_EXECUTIONS, COMPILE_GRAPH)
+"""Of a mode of which what is recorded may be what was compiled, as of the jobs of
+`bench.workloads._jobs`."""
+
+NO_GRAPHS = "this device has no graph replay"
+"""Why what is to be recorded is skipped."""
 
 
 def is_compiled(execution: str) -> bool:

@@ -25,7 +25,9 @@ from bench.records.value import Value, positive_and_finite
 DOES_NOT_FIT = "does not fit"
 """Begins the reason of a case that is skipped because the device has too little memory for it."""
 
-Phase = Literal["start", "import", "open", "numerics", "build", "warm-up", "measure", "report"]
+Phase = Literal[
+    "start", "import", "open", "numerics", "build", "warm-up", "measure", "report", "explain"
+]
 """Where a worker is; a failure names the phase in which it happened."""
 FailureKind = Literal["oom", "timeout", "crash", "device_lost", "error"]
 Flag = Literal[

@@ -14,6 +14,7 @@ import msgspec
 
 from bench.records.case import Case, Choice, within
 from bench.records.endpoint import Endpoint
+from bench.records.explained import Explanation
 from bench.records.observed import Telemetry
 from bench.records.outcome import Cold, Outcome
 from bench.records.value import Value, positive_and_finite
@@ -76,6 +77,10 @@ class Run(Value, frozen=True, kw_only=True, omit_defaults=True, tag="run", tag_f
     """Planned cases that the run does not try, by fingerprint: why. Points of a sweep over devices
     beyond those that it takes. Absent from the JSON of a run that tries all."""
     settings: Settings
+    explanations: int = 0
+    """How often each case is explained, after all its launches."""
+    only_explained: bool = False
+    """Whether it has no other launches."""
     command: tuple[str, ...]
     started_at: str
     """UTC, ISO 8601."""
@@ -149,7 +154,7 @@ class Resumed(Value, frozen=True, kw_only=True, tag="resumed", tag_field="line")
     device: dict[str, Any]
 
 
-Line = Run | Launch | End | Resumed
+Line = Run | Launch | Explanation | End | Resumed
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +167,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     end: End | None
     """None where the run has not ended, or has gone on since."""
     resumed: tuple[Resumed, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
+    """In the order they ran."""
     damage: str | None = None
     """What is wrong with the rest of the file; None if every line was read."""
     flaw: Literal["damaged", "cut short", "newer", "two runs"] = "damaged"

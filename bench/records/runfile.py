@@ -22,6 +22,7 @@ import msgspec
 from bench.errors import OutputError, RecordError
 from bench.records import digests, flaws
 from bench.records.encoding import encoded
+from bench.records.explained import Explanation
 from bench.records.flaws import HEADER, Flaw, newer
 from bench.records.opened import LONGEST_LINE_BYTES, Opened, opened
 from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
@@ -266,12 +267,13 @@ class _Reader:
         self.launches: list[Launch] = []
         self.places: list[_Place] = []
         self.resumed: list[Resumed] = []
+        self.explanations: list[Explanation] = []
         self.end: End | None = None
         self.flaw: Flaw | None = None
         self.number = 1
         self.whole_bytes = whole_bytes
         self._seen: set[tuple[str, int]] = set()
-        self._decoder = msgspec.json.Decoder(Launch | End | Resumed)
+        self._decoder = msgspec.json.Decoder(Launch | Explanation | End | Resumed)
 
     def take(self, text: bytes) -> bool:
         """Takes the next line; False if it is damaged: nothing after it is read."""
@@ -293,12 +295,14 @@ class _Reader:
         self.whole_bytes += len(text)
         return True
 
-    def _add(self, line: Launch | End | Resumed, length: int) -> None:
+    def _add(self, line: Launch | Explanation | End | Resumed, length: int) -> None:
         if isinstance(line, End):
             self.end = line
             return
         if isinstance(line, Resumed):
             self.resumed.append(line)
+        elif isinstance(line, Explanation):
+            self.explanations.append(line)
         elif (line.fingerprint, line.launch) in self._seen:
             self.flaw = Flaw("damaged", f"launch {line.launch} of {line.case.label} again")
             return
@@ -324,6 +328,7 @@ class _Reader:
             ),
             end=self.end,
             resumed=tuple(self.resumed),
+            explanations=tuple(self.explanations),
             damage=None if self.flaw is None else damaged,
             flaw=flaw.kind,
             remedy=flaw.remedy,

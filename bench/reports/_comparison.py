@@ -18,6 +18,7 @@ from bench.judging.reasons import Code
 from bench.judging.row import Row
 from bench.records.run import RunFile
 from bench.report import Canvas
+from bench.reports import _serving
 from bench.reports._comparison_notes import (
     CELLS,
     JUDGED,
@@ -111,6 +112,7 @@ def _table(
 
 def _behind(comparison: Comparison, case: CaseComparison, *, wide: bool) -> Iterator[str]:
     yield from lines(case, one(comparison))
+    yield from _serving.at_limit(case)
     if wide:
         yield from details(case, parts(comparison))
 
@@ -195,7 +197,7 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
     if verdicts == {"INCOMPARABLE"}:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:
-        return f"Next: for verdicts, on both machines: accelmark run {suite} --launches 10"
+        return f"Next: for verdicts, on both machines: {_measuring(comparison)} --launches 10"
     if comparison.configured.unintended:
         names = ", ".join(d.name for d in comparison.configured.unintended)
         return f"Next: for a verdict on the chips, run both under the same settings: {names}"
@@ -213,10 +215,16 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
             max(len(row.rates) for row in (c.base, c.other) if row) for c in comparison.cases
         )
         more = min(max(20, 2 * most), 1000)
-        return (
-            f"Next: narrower intervals, on both machines: accelmark run {suite} --launches {more}"
-        )
+        again = f"{_measuring(comparison)} --launches {more}"
+        return f"Next: narrower intervals, on both machines: {again}"
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
+
+
+def _measuring(comparison: Comparison) -> str:
+    """The command by which the runs were made."""
+    if any(case.base and case.base.endpoint for case in comparison.cases):
+        return "accelmark serve-bench with --server-command"
+    return f"accelmark run {comparison.suite}"
 
 
 def _path(file: RunFile, canvas: Canvas) -> str:

@@ -27,8 +27,8 @@ def notes(rows: Sequence[Row]) -> Iterator[Note]:
     if busy and late:
         yield Note(
             "client",
-            f"took up to {max(busy):.0%} of its core; 99 of 100 requests were late by "
-            f"{units.duration(max(late))} at most",
+            f"took up to {max(busy):.0%} of its core; requests were late by "
+            f"{units.duration(max(late))} at most, but for one in a hundred",
             dim=True,
         )
 

@@ -7,10 +7,29 @@ from typing import Any
 from bench.judging.load import Load
 from bench.judging.pairs import Pairs
 from bench.judging.row import Efficiency, Interval, Link, Row
+from bench.judging.served import ServingSummary
+from bench.judging.serving import Figure
 from bench.judging.slow import RankTimes
 from bench.records.run import RunFile
 from bench.reports import _endpoint
 from bench.reports._wording import absent
+
+SERVING = {
+    "total_rate": "_tokens_per_second",
+    "ttft_p50": "_seconds",
+    "ttft_p90": "_seconds",
+    "ttft_p99": "_seconds",
+    "tpot_p50": "_seconds",
+    "tpot_p90": "_seconds",
+    "tpot_p99": "_seconds",
+    "interactivity": "_tokens_per_second",
+    "goodput": "_requests_per_second",
+    "good_share": "",
+    "arrival_rate": "_requests_per_second",
+    "occupancy": "",
+    "overhead": "_fraction",
+}
+"""Figures of a load that was served, and the units that their names end in."""
 
 
 def flat(run: RunFile, row: Row) -> dict[str, Any]:
@@ -102,6 +121,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "latency_absent": absent(latency) if latency else None,
         "requests_per_launch": latency.requests if latency else None,
         **_endpoint.flat(row.endpoint),
+        **_of_serving(row.serving),
         "step_median_seconds": row.median_sample,
         "step_p25_seconds": row.p25_sample,
         "step_least_seconds": row.least_sample,
@@ -133,6 +153,23 @@ def _of_load(load: Load | None) -> dict[str, float | bool | None]:
         "load_watts": None if load is None else load.watts,
         "load_celsius": None if load is None else load.celsius,
     }
+
+
+def _of_serving(serving: ServingSummary | None) -> dict[str, Any]:
+    """Of a load that was served: each figure with its interval; what the limits of good were."""
+    if serving is None:
+        return {}
+    found: dict[str, Any] = {
+        "serving_requests_per_launch": serving.requests,
+        "serving_failed_requests": serving.failed,
+        "serving_ttft_limit_seconds": serving.limits.ttft_seconds,
+        "serving_tpot_limit_seconds": serving.limits.tpot_seconds,
+        "serving_loads": list(serving.loads),
+        "serving_schedules": list(serving.schedules),
+    }
+    for name, unit in SERVING.items():
+        found |= of_interval(f"serving_{name}{unit}", getattr(serving, name))
+    return found
 
 
 def _of_pairs(pairs: Pairs | None) -> dict[str, float | str | None]:
@@ -176,7 +213,7 @@ def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, float | Non
     }
 
 
-def of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
+def of_interval(name: str, found: Interval | Figure | None) -> dict[str, float | None]:
     """A figure and the ends of its interval, under names that begin alike."""
     return {
         name: None if found is None else found.value,

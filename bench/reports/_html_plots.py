@@ -244,7 +244,9 @@ def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
 
 def traces(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     """For each case with samples: its launches of every run, in the order they ran."""
-    cases = {key: row.case for side in sides for key, row in side.works.items()}
+    # A load that was served has one sample a launch, and plots of its own.
+    works = [pair for side in sides for pair in side.works.items()]
+    cases = {key: row.case for key, row in works if row.serving is None}
     limits = trace_limits(sides)
     for fingerprint, case in cases.items():
         shown = [

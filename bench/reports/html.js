@@ -295,6 +295,38 @@
     };
   }
 
+  // Points with whiskers both ways, and a line through some of them.
+  function served(panel) {
+    return (width) => {
+      const ends = (points, name) => ({
+        type: "data", symmetric: false, thickness: 1, width: 3,
+        array: points.map((p) => (p[`${name}_high`] ?? p[name]) - p[name]),
+        arrayminus: points.map((p) => p[name] - (p[`${name}_low`] ?? p[name])),
+      });
+      const traces = panel.curves.flatMap(({ run, points, line }) => [
+        { type: "scatter", mode: "lines", hoverinfo: "skip", x: line.map(([x]) => x), y: line.map(([, y]) => y), line: { color: runColour(run), width: 2 } },
+        {
+          type: "scatter", mode: "markers+text", cliponaxis: false, x: points.map((p) => p.x), y: points.map((p) => p.y),
+          text: points.map((p) => safe(p.label)), textposition: "top center", marker: { size: 8, color: runColour(run) },
+          error_x: ends(points, "x"), error_y: ends(points, "y"), hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+        },
+      ]);
+      const limit = panel.limit === null ? {} : {
+        shapes: [{ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: panel.limit, y1: panel.limit, line: { color: GREY, width: 1.5, dash: "dot" } }],
+        annotations: [{ xref: "paper", yref: "y", x: 0, y: panel.limit, xanchor: "left", yanchor: "bottom", showarrow: false, text: safe(panel.limit_text) }],
+      };
+      return [
+        traces,
+        layout(width, 300, {
+          margin: { l: 62, r: 28, t: 24, b: 44 }, dragmode: false, ...limit,
+          xaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.x) }, nticks: 6 },
+          yaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.y) } },
+        }),
+        still,
+      ];
+    };
+  }
+
   function efficiency(panel) {
     return (width) => {
       const all = panel.curves.flatMap((c) => c.points);
@@ -481,6 +513,7 @@
   data.systems.forEach((cases, i) => byId(`systems-${i}`) && plots.set(byId(`systems-${i}`), ratio(cases)));
   data.panels.forEach((panel, i) => plots.set(byId(`panel-${i}`), bars(panel)));
   if (byId("roofline")) plots.set(byId("roofline"), roofline(data.roofline));
+  data.served.forEach((panel, i) => plots.set(byId(`served-${i}`), served(panel)));
   data.efficiencies.forEach((panel, i) => plots.set(byId(`efficiency-${i}`), efficiency(panel)));
   data.ranks.forEach((panel, i) => plots.set(byId(`ranks-${i}`), matrix(panel)));
   data.links.forEach((panel, i) => plots.set(byId(`link-${i}`), link(panel)));

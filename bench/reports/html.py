@@ -21,7 +21,7 @@ from bench.judging.tracks import tuned
 from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _html_devices, _html_plots
+from bench.reports import _html_devices, _html_plots, _html_serving
 from bench.reports._card_notes import limit_words
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_provenance import provenance
@@ -53,6 +53,7 @@ class HtmlReport(Report):
             ],
             "roofline": _html_plots.roofline(sides),
             "sweeps": list(_html_plots.sweeps(sides)),
+            "served": list(_html_serving.panels(sides)),
             "efficiencies": list(_html_devices.efficiencies(sides)),
             "ranks": list(_html_devices.rank_maps(sides)),
             "links": list(_html_devices.over_sizes(sides)),

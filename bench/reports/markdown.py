@@ -12,12 +12,13 @@ from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.curves import curves
 from bench.judging.row import Row
 from bench.judging.scaling import Scaling, scalings
+from bench.judging.served import ServingCurve, serving_curves
 from bench.judging.summary import summarize
 from bench.judging.systems import otherwise_spread
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _scaling
+from bench.reports import _scaling, _serving
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._systems import factors, spreads
@@ -61,6 +62,8 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
         yield f"\n**SKIPPED** {units.counted(len(some), 'case')}: {_text(reason)}"
     for one in scalings(rows):
         yield from _scaled(one)
+    for engine in serving_curves(rows):
+        yield from _served(engine)
     for curve in curves(rows):
         yield f"\n**Sweep** {_text(curve.title)}: {_text(curve.words)}"
     for found in tuned(rows):
@@ -77,6 +80,15 @@ def _scaled(curve: Scaling) -> Iterator[str]:
     yield f"|{'--:|' * len(places)}"
     for line in some:
         yield f"| {' | '.join(_text(line[place]) or '—' for place in places)} |"
+
+
+def _served(curve: ServingCurve) -> Iterator[str]:
+    """A table for one engine and one kind of requests."""
+    yield f"\n**Serving** {_text(_serving.title(curve))}\n"
+    yield f"| {' | '.join(_serving.HEADINGS)} |"
+    yield f"|{'--:|' * len(_serving.HEADINGS)}"
+    for line in _serving.lines(curve):
+        yield f"| {' | '.join(_text(cell) or '—' for cell in line)} |"
 
 
 def _measured(row: Row) -> str:

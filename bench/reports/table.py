@@ -12,11 +12,12 @@ from rich.text import Text
 from bench import units
 from bench.judging.row import Row
 from bench.judging.scaling import Scaling, scalings
+from bench.judging.served import ServingCurve, serving_curves
 from bench.judging.summary import summarize
 from bench.planning.sweep import batch_of, without_batch
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _scaling
+from bench.reports import _scaling, _serving
 from bench.reports._card_notes import legend, notes
 from bench.reports._details import details
 from bench.reports._drawn import drawn
@@ -66,6 +67,7 @@ def _card(console: Console, run: RunFile, rows: list[Row], canvas: Canvas) -> No
     left_out = _table(console, rows if canvas.wide else tried, names, wide=canvas.wide)
     console.print()
     _scalings(console, [one for one in scalings(rows) if not one.absent])
+    _served(console, list(serving_curves(rows)))
     found = list(notes(rows, names, wide=canvas.wide))
     for text in (note.line for note in found) if canvas.wide else within(console, found):
         console.print(text)
@@ -150,6 +152,26 @@ def _scalings(console: Console, curves: Sequence[Scaling]) -> None:
         for line in small(console.width - INDENT, columns):
             line.rstrip()
             console.print(Text(" " * INDENT) + line, no_wrap=True, overflow="ignore", crop=False)
+        console.print()
+
+
+def _served(console: Console, curves: Sequence[ServingCurve]) -> None:
+    """Prints a small table for each engine, a line a concurrency or rate."""
+    for curve in curves:
+        console.print(Text.assemble(("Serving: ", "bold"), plain(_serving.title(curve))))
+        some = list(_serving.lines(curve))
+        columns = [
+            Column(heading=heading, cells=[Text(line[place]) for line in some], drops=drops)
+            for place, (heading, drops) in enumerate(
+                zip(_serving.HEADINGS, _serving.DROPS, strict=True)
+            )
+        ]
+        for line in small(console.width - INDENT, columns):
+            line.rstrip()
+            console.print(Text(" " * INDENT) + line, no_wrap=True, overflow="ignore", crop=False)
+    for text in _serving.legend(curves):
+        console.print(text, style="dim")
+    if curves:
         console.print()
 
 

@@ -28,7 +28,7 @@ LATE_FACTOR = 3.0
 BUSY = 0.2
 """Share of one core above which a silent rank may still be at work: it compiles, or builds."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
-TIMED: tuple[Phase, ...] = ("measure", "report")
+TIMED: tuple[Phase, ...] = ("measure", "report", "explain")
 """Phases whose steps are known: one that is silent for so long in them is not at work."""
 FIRST_STEPS = 2
 """Lines of a warm-up before which its first step, which may compile, is not over."""

@@ -32,8 +32,14 @@ class Process(Protocol):
 
     pid: int
     returncode: int | None
-    stdin: IO[bytes] | None
-    stdout: IO[bytes] | None
+
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        """What it hears by."""
+
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        """What it says."""
 
     def poll(self) -> int | None:
         """Its exit code, or minus its signal; None while it runs."""

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from bench.measuring.messages import Progress
 from bench.records.case import Case, Choice
+from bench.records.explained import Explanation
 from bench.records.run import Launch
 from bench.running.time_left import Span
 
@@ -66,6 +67,12 @@ class Face(Protocol):
         needs no other.
         """
 
+    def explains(self, case: Case, number: int, of: int) -> None:
+        """A worker is being started that explains a case, for that time of so many."""
+
+    def explained(self, explanation: Explanation) -> None:
+        """An explanation is on disk."""
+
 
 class Nobody:
     """Nobody watches."""
@@ -83,4 +90,10 @@ class Nobody:
         """Says nothing."""
 
     def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
+        """Says nothing."""
+
+    def explains(self, case: Case, number: int, of: int) -> None:
+        """Says nothing."""
+
+    def explained(self, explanation: Explanation) -> None:
         """Says nothing."""

@@ -31,6 +31,9 @@ def begin(
     device: DeviceInfo,
     command: Sequence[str],
     left_out: Mapping[str, str] = NOTHING,
+    explanations: int = 0,
+    *,
+    only_explained: bool = False,
 ) -> Writer:
     """A new record with its header on disk; left_out: see `Run.left_out`, of any cases."""
     writer = Writer(path)
@@ -44,6 +47,8 @@ def begin(
                 c.fingerprint: left_out[c.fingerprint] for c in cases if c.fingerprint in left_out
             },
             settings=settings,
+            explanations=explanations,
+            only_explained=only_explained,
             command=tuple(command),
             started_at=utc_now(),
             host={**environment.host(), "load": contention.load()},

@@ -29,6 +29,7 @@ from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
 from bench.running import launcher, scratch
 from bench.running.case_state import CaseState
+from bench.running.explanations import NOTHING, Explaining, explain
 from bench.running.face import Ahead, Face, Start
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
@@ -70,6 +71,7 @@ class Session:
         left_out: Collection[str] = (),
         folder: Path | None = None,
         stems: Stems | None = None,
+        explaining: Explaining = NOTHING,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
@@ -78,8 +80,9 @@ class Session:
         holds already; monitor: what looks at the device, ended with the session; here: how many
         devices of its kind there are; left_out: fingerprints of cases that are not tried; folder:
         one for what launches leave to the next ones, gone with the session; stems: what launches
-        are forked from, likewise.
+        are forked from, likewise; explaining: what is explained after all launches.
         """
+        self.explaining = explaining
         self.monitor = monitor
         self.here = here
         self.folder = folder
@@ -121,7 +124,8 @@ class Session:
         with contextlib.closing(self):
             try:
                 self.begin()
-                reason = self._rounds()
+                reason = "complete" if self.explaining.only else self._rounds()
+                reason = explain(self) if reason == "complete" else reason
             except (KeyboardInterrupt, HostsError):  # a host that is gone says so by its leader
                 reason = "interrupted"
             self.end(reason)
@@ -132,14 +136,14 @@ class Session:
         while unfinished := [state for state in self.states if not state.finished]:
             before = self.order
             for group in self._groups(unfinished):
-                self.launch([s for s in group if not s.finished and self._fits(s)])
+                self.launch([s for s in group if not s.finished and self.fits(s)])
             if self.order == before:  # nothing that is left fits
                 return "budget"
         return "complete"
 
     def launch(self, states: Sequence[CaseState]) -> None:
         """One launch of each, in turn; each is on disk before the next one measures."""
-        requests = [self._request(state) for state in states]
+        requests = [self.request(state) for state in states]
         variables = dict(self.backend.worker_environment())
         launches = self.launcher(requests, variables, self.face.progress)
         with contextlib.closing(launches):
@@ -170,7 +174,7 @@ class Session:
         if group:
             yield group
 
-    def _fits(self, state: CaseState) -> bool:
+    def fits(self, state: CaseState) -> bool:
         """Whether another launch of a case is expected to end within the budget."""
         expected, left = self._left.expected(state), self._budget_left()
         if not state.seconds and left < math.inf:
@@ -224,7 +228,8 @@ class Session:
             found = state
         return None if found is None else found.case
 
-    def _request(self, state: CaseState) -> Request:
+    def request(self, state: CaseState) -> Request:
+        """What is asked of the next launch's worker."""
         choice = state.choice or {}
         return Request(
             case=settled(state.case, choice),
@@ -336,6 +341,7 @@ def open_session(
     here: int = 1,
     left_out: Collection[str] = (),
     leader: Leader | None = None,
+    explaining: Explaining = NOTHING,
 ) -> Session:
     """A session with real workers.
 
@@ -375,4 +381,5 @@ def open_session(
         left_out=left_out,
         folder=folder,
         stems=stems,
+        explaining=explaining,
     )

@@ -39,6 +39,7 @@ SHARES: dict[Phase, float] = {
     "warm-up": 2 / 3,
     "measure": 2 / 3,
     "report": 1 / 15,
+    "explain": 2 / 3,
 }
 """How much of a launch's limit each phase may take: what hangs early is ended early."""
 SHORTEST_LIMIT_SECONDS = 120.0

@@ -42,6 +42,8 @@ class Asks(msgspec.Struct, frozen=True, kw_only=True):
     requests: int | None = None
     ttft_limit_ms: int
     tpot_limit_ms: int
+    speculation: bool = False
+    """Whether the server may guess tokens."""
     devices: int = 1
 
 
@@ -84,12 +86,13 @@ def _case(way: dict[str, ParameterValue], asks: Asks, manifest: Manifest) -> Cas
         parameters={
             "model": manifest.model,
             "weights": manifest.digest,
-            **way,
-            "requests": requests,
             "input_tokens": lengths.input_tokens,
             "output_tokens": lengths.output_tokens,
+            **way,
+            "requests": requests,
             "length_sigma": float(lengths.sigma),
             "length_seed": LENGTH_SEED,
+            **({"speculation": True} if asks.speculation else {}),
             "ttft_limit_ms": asks.ttft_limit_ms,
             "tpot_limit_ms": asks.tpot_limit_ms,
         },

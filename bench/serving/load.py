@@ -132,9 +132,7 @@ async def _closed(driven: Driven, made: Made, most: int) -> None:
         for number in waiting:
             answer = driven.due(number, due)
             await made(answer)
-            # What failed is over later than its last token, if it had any.
-            last = answer.arrived[-1][0] if answer.arrived and not answer.failed else None
-            due = last or time.perf_counter_ns()
+            due = answer.ended_ns or time.perf_counter_ns()
 
     await asyncio.gather(*(keep_one_going() for _ in range(most)))
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,8 @@ METRICS = "/metrics"
 MOST_SETTINGS, MOST_CHARACTERS = 200, 200
 HITS = re.compile(r"prefix_cache_hits(_total)?$|(^|[:_])cached_(prompt_)?tokens(_total)?$")
 """Counters of prompt tokens that came out of a cache."""
+DRAFTS = re.compile(r"spec_decode_num_draft_tokens(_total)?$|(^|[:_])draft_tokens(_total)?$")
+"""And of tokens that were guessed."""
 _SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(\{.*\})?\s+([-+.\deE]+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _SECRET_OPTION = re.compile(r"^-{1,2}[\w-]*(key|token|secret|passw|auth)[\w-]*", re.IGNORECASE)
@@ -123,14 +125,27 @@ def settings(found: Mapping[str, Any]) -> dict[str, str]:
     return dict(list(clean.items())[:MOST_SETTINGS])
 
 
-async def cache_hits(pool: Pool) -> float | None:
-    """Tokens of prompts that came out of the server's caches since its start; None where it does
-    not count them."""
+class Counters(NamedTuple):
+    """Since the server's start; None of what it does not count."""
+
+    cached: float | None = None
+    """Tokens of prompts that came out of its caches."""
+    drafted: float | None = None
+    """Tokens that it guessed, and then had its model look at."""
+
+    def since(self, before: Counters) -> Counters:
+        """What was counted between two looks."""
+        pairs = zip(self, before, strict=True)
+        return Counters(*(None if a is None or b is None else a - b for a, b in pairs))
+
+
+async def counters(pool: Pool) -> Counters:
+    """As its metrics say, where it has some."""
     with contextlib.suppress(Broken):
         samples = list(_samples(await _metrics(pool)))
-        hits = [value for name, _, value in samples if HITS.search(name)]
-        return sum(hits) if hits else None
-    return None
+        found = ([v for name, _, v in samples if kind.search(name)] for kind in (HITS, DRAFTS))
+        return Counters(*(sum(values) if values else None for values in found))
+    return Counters()
 
 
 async def _metrics(pool: Pool) -> str:

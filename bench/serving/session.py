@@ -68,6 +68,7 @@ class _Loaded(NamedTuple):
     case: Case
     driven: Driven
     cached: int | None
+    drafted: bool
     after: list[Spoken]
     seconds: float
 
@@ -204,15 +205,14 @@ async def _speak(it: _Launch, dialect: Dialect, when: str) -> list[Spoken]:
 
 async def _loaded(it: _Launch, dialect: Dialect, case: Case, began: float) -> _Loaded:
     drawn = asked_cases.drawn(case, it.ask.manifest.vocabulary, it.seed)
-    before = await server.cache_hits(it.pool)
+    before = await server.counters(it.pool)
     driven = await drive(it.pool, dialect, drawn, it.ask.request_seconds)
-    after = await server.cache_hits(it.pool)
-    counted = None if before is None or after is None else round(after - before)
-    said = [count for count in (counted, driven.cached) if count is not None]
+    counted = (await server.counters(it.pool)).since(before)
+    said = [round(count) for count in (counted.cached, driven.cached) if count is not None]
     it.say(f"{case.label}: {len(driven.answers)} requests in {driven.wall_seconds:.1f} s")
     spoken = await _speak(it, dialect, f"after {case.fingerprint}")
     cached = max(said) if said else None
-    return _Loaded(case, driven, cached, spoken, time.perf_counter() - began)
+    return _Loaded(case, driven, cached, bool(counted.drafted), spoken, time.perf_counter() - began)
 
 
 def _judged(
@@ -230,6 +230,7 @@ def _judged(
             saturated=one.driven.saturated,
             client=one.driven.client,
             cached_tokens=one.cached,
+            drafted=one.drafted,
             unseen=it.ask.fresh_seed or it.who.started == "by the run",
             before=before,
             after=after,

@@ -109,6 +109,8 @@ class Answer:
         self.sent_ns: int | None = None
         self.arrived: list[tuple[int, int]] = []
         """When tokens came, and how many."""
+        self.ended_ns: int | None = None
+        """When the server said that it was all: what it sends after the last token is its time."""
         self.chunks = 0
         self.texts: list[str] = []
         self.usage: Usage | None = None
@@ -213,7 +215,7 @@ async def _stream(pool: Pool, dialect: Dialect, answer: Answer) -> None:
                     continue
                 said = line[5:].strip()
                 if said == b"[DONE]":
-                    ended = True
+                    ended, answer.ended_ns = True, ns
                 else:
                     answer.take(ns, decoded(said))
         if not ended:

@@ -41,8 +41,8 @@ UNVERIFIED = (
 BUSY = 0.8
 """Share of its core from which it may be the client that is measured."""
 LATE_SECONDS, LATE_SHARE = 0.005, 0.05
-"""A client is late where one request in a hundred is later than both: this, and this share of the
-median TTFT."""
+"""A client is late where more than one request in a hundred is later than both: this, and this
+share of the median TTFT."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +53,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     saturated: str
     client: Client
     cached_tokens: int | None
+    drafted: bool
+    """Whether the server guessed tokens, by its counters."""
     unseen: bool
     """Whether the server cannot have met the prompts before: they are new, or it is."""
     before: Judged
@@ -82,7 +84,7 @@ def outcome(found: Found) -> Outcome:
     wrong = wrong_model(checks)
     if wrong is not None:
         return wrong
-    for reason in (_cached(found), _client(found)):
+    for reason in (_cached(found), _drafted(found), _client(found)):
         if reason:
             return Void(reason=reason)
     if found.saturated:
@@ -134,6 +136,15 @@ def _cached(found: Found) -> str:
     return ""
 
 
+def _drafted(found: Found) -> str:
+    if not found.drafted or found.case.parameters.get("speculation"):
+        return ""
+    return (
+        "the server guessed tokens (speculative decoding), which is other work. Start it without, "
+        "or declare it: --speculation; then it compares with its like"
+    )
+
+
 def _client(found: Found) -> str:
     """Why the client may be in the figures; empty where it is not."""
     if found.client.busy > BUSY:
@@ -146,7 +157,7 @@ def _client(found: Found) -> str:
     bound = max(LATE_SECONDS, LATE_SHARE * statistics.median(firsts)) if firsts else math.inf
     if worst > bound:
         return (
-            f"the client was late: one request in a hundred by {worst * 1e3:.1f} ms and more "
-            f"(bound {bound * 1e3:.1f} ms). Leave it a core of its own"
+            f"the client was late: more than one request in a hundred by {worst * 1e3:.1f} ms and "
+            f"more (bound {bound * 1e3:.1f} ms). Leave it a core of its own"
         )
     return ""

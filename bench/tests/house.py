@@ -40,7 +40,7 @@ catalogue          | backend errors report workload                             
 planning/          | catalogue errors precision records stats telemetry units   | msgspec
                    | workload                                                   |
 measuring/         | backend catalogue lifeline planning precision ranks        | msgspec torch
-                   | records serving_job stats telemetry workload               |
+                   | records serving_job stats telemetry units workload         |
 running/           | backend catalogue errors lifeline measuring planning       | msgspec psutil
                    | records stats telemetry                                    |
 judging/           | catalogue errors planning precision records stats          | msgspec
@@ -53,9 +53,9 @@ reports/           | errors exchange judging planning records report stats      
                    | telemetry units                                            | plotly jinja2
 publishing/        | errors judging records report                              | msgspec
                    |                                                            | cryptography
-conformance/       | backend backends catalogue judging lifeline measuring      | msgspec torch
-                   | precision records running telemetry units workload         |
-                   | workloads                                                  |
+conformance/       | backend backends catalogue formats judging lifeline        | msgspec torch
+                   | measuring precision records running telemetry units        |
+                   | workload workloads                                         |
 validation/        | backend catalogue judging measuring planning precision     | torch peft msgspec
                    | records stats workload workloads                           | transformers
                    |                                                            | diffusers
@@ -68,9 +68,9 @@ record             | former                                                     
 guide/             | errors                                                     | msgspec
 api                | backend catalogue errors exchange judging planning         |
                    | records report reports running                             |
-commands/          | api backend catalogue conformance errors guide judging     | click rich
-                   | measuring planning precision publishing records report     | msgspec
-                   | reports running serving stats units                        |
+commands/          | api backend catalogue conformance errors exchange guide    | click rich
+                   | judging measuring planning precision publishing records    | msgspec
+                   | report reports running serving stats units                 |
 cli                | commands errors                                            | click
 __main__           | cli                                                        |
 pytest_plugin/     | catalogue commands errors exchange judging planning        | pytest

@@ -25,7 +25,7 @@ NothingInstalled PRECISIONS Precision Process Queued Reading Reason Recorder Sco
 TorchBackend TorchDevice host_fallbacks is_out_of_memory said
 """
 WORKLOAD = """
-BATCHES DECODE_EXECUTIONS EXECUTIONS INFERENCE_EXECUTIONS INFERENCE_PRECISIONS InferenceJob Job
+BATCHES DECODE_EXECUTIONS EXECUTIONS ALL_EXECUTIONS INFERENCE_PRECISIONS InferenceJob Job
 Later Look Mode OneOf
 PRECISIONS Parameters Precision QUANTIZED_PRECISIONS Recorder SeededData Site TRAINING_PRECISIONS
 TrainingJob Unsupported Within Work Workload adamw_learning_rate autocast build_model

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench import catalogue, stats
+from bench.backend import Device
 from bench.measuring.engine import Engine
 from bench.measuring.usage import process_usage
 from bench.planning import plan, suite_file
@@ -34,7 +35,8 @@ from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.run import Settings
 from bench.validation.bare import text, vision
-from bench.workload import EXECUTIONS, Site
+from bench.validation.bare.loop import Loop
+from bench.workload import EXECUTIONS, Job, Site
 
 WARMUP_TURNS = 4
 TURNS = 12
@@ -53,17 +55,26 @@ class Turns(NamedTuple):
     """Seconds of a turn of each: medians."""
 
 
-def take_turns(case: Case, turns: int = TURNS) -> Turns:
-    """Of the harness and the bare loop of a case, in this process."""
+def sides(case: Case) -> tuple[Job, Device, Loop]:
+    """The harness's job of a case, on its device, and the bare loop, both executed as it says."""
+    import torch
+
     precision = PRECISIONS[case.precision]
     device = catalogue.backend("cpu").open(0, precision)
     workload = catalogue.workload(case.workload)
     site = Site(device=device.torch_device, precision=precision, seed=0, execution=case.execution)
     job = workload.build(case.mode, plan.parameters_of(case, workload), site)
-    engine = Engine(job, device, Settings(), usage=process_usage())
+    torch.manual_seed(0)  # else each launch's bare loop had other experts at work
     loop = BARE[case.name](case.parameters)
     if case.execution == "compile":
         loop.compile()
+    return job, device, loop
+
+
+def take_turns(case: Case, turns: int = TURNS) -> Turns:
+    """Of the harness and the bare loop of a case, in this process."""
+    job, device, loop = sides(case)
+    engine = Engine(job, device, Settings(), usage=process_usage())
 
     def by_harness() -> float:
         # What goes before a pass reads all weights. Of both, or one begins with the other's cache.

@@ -112,7 +112,8 @@ def defined(p: Any, one: Drawn) -> Tensor:
     if one.sinks is not None:
         beside = one.sinks.double()[None, :, None, None].expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, beside], -1)
-    return scores.softmax(-1)[..., : p.context_length] @ value
+    found: Tensor = scores.softmax(-1)[..., : p.context_length] @ value
+    return found
 
 
 def seen(queries: int, context: int, window: int) -> Tensor:
@@ -185,12 +186,14 @@ def _plain(p: Any, one: Drawn) -> Prepared:
         first = int(causal)
         query = functional.pad(query, (0, 0, first, 0))
 
+    def attended(asked: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        found: Tensor = attend(asked, keys, values, is_causal=causal, scale=scale, enable_gqa=True)
+        return found if front is None else found[:, :, first:, : p.head_dim]
+
     def step() -> Tensor:
-        asked = query if by_key is None else query * by_key
-        keys, values = (x.to(query.dtype) for x in (key, value))
-        found = attend(asked, keys, values, is_causal=causal, scale=scale, enable_gqa=True)
-        found = found[:, :, first:, : p.head_dim]
-        return found if by_value is None else found * by_value
+        if by_key is None or by_value is None:
+            return attended(query, key, value)
+        return attended(query * by_key, key.to(query.dtype), value.to(query.dtype)) * by_value
 
     return Prepared(step, query, (key, value, *one.scales))
 
@@ -267,7 +270,7 @@ def _absorbed(p: LatentParameters, one: Drawn) -> Prepared:
     def step() -> Tensor:
         plain, rotated = query.split([p.head_dim, p.rotary_dim], -1)
         asked = torch.cat([plain @ across, rotated], -1)
-        keys = key.to(wide)
+        keys = key if by_key is None else key.to(wide)
         if by_key is not None:
             asked = asked * by_key
         if causal:
@@ -293,7 +296,8 @@ def _expanded(p: LatentParameters, one: Drawn) -> Prepared:
     causal = query.shape[2] > 1
 
     def step() -> Tensor:
-        latent, rotated = key.to(wide).split([p.latent_dim, p.rotary_dim], -1)
+        both = key if by_key is None else key.to(wide)
+        latent, rotated = both.split([p.latent_dim, p.rotary_dim], -1)
         keys = torch.cat([latent @ up, rotated.expand(-1, p.heads, -1, -1)], -1)
         values = functional.pad(latent @ down, (0, p.rotary_dim))  # as wide as keys, for kernels
         asked = query if by_key is None else query * by_key

@@ -23,7 +23,7 @@ from bench.workloads._seeded import SeededData
 if TYPE_CHECKING:
     from torch import Tensor
 
-CACHES = ("as precision", "fp8")
+CACHES = ("unquantized", "fp8")
 NARROW = "float8_e4m3fn"
 PADDING = 8
 """Columns that a sink takes: kernels want multiples of eight."""
@@ -62,7 +62,7 @@ class PrefillParameters(ContextParameters, frozen=True, kw_only=True):
 class DecodeParameters(ContextParameters, frozen=True, kw_only=True):
     """The last token asks."""
 
-    cache: Annotated[str, OneOf(CACHES)] = "as precision"
+    cache: Annotated[str, OneOf(CACHES)] = "unquantized"
     """`fp8`: keys and values in e4m3, a float32 scale for each head."""
 
 
@@ -93,7 +93,7 @@ class LatentDecodeParameters(LatentParameters, frozen=True, kw_only=True):
     """The last token asks."""
 
     absorbed: bool = True
-    cache: Annotated[str, OneOf(CACHES)] = "as precision"
+    cache: Annotated[str, OneOf(CACHES)] = "unquantized"
     """`fp8`: latent and rotated columns in e4m3, a float32 scale for each sequence."""
 
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import (
-    EXECUTIONS,
-    INFERENCE_EXECUTIONS,
+    ALL_EXECUTIONS,
     PACKED,
     Job,
     Mode,
@@ -127,20 +126,20 @@ def language_modes(
     return MappingProxyType(
         {
             "train": Mode(
-                parameters=train, precisions=training, executions=EXECUTIONS, schemes=SHARDED
+                parameters=train, precisions=training, executions=ALL_EXECUTIONS, schemes=SHARDED
             ),
             **others,
             "prefill": Mode(
                 parameters=prefill,
                 precisions=inference,
-                executions=INFERENCE_EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 latency="TTFT",
                 schemes=COPIES,
             ),
             "decode": Mode(
                 parameters=decode,
                 precisions=inference,
-                executions=INFERENCE_EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 latency="TPOT",
                 schemes=COPIES,
                 layouts=(PACKED,),

@@ -11,19 +11,19 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench.ranks import local, part
-from bench.records.execution import is_compiled
+from bench.records.execution import is_compiled, is_recorded
 from bench.records.proof import GRADIENTS, LOSS, OUTPUT
 from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
 from bench.workloads import _looks
-from bench.workloads._optimizers import Chosen, choose
+from bench.workloads._optimizers import chosen_optimizer, described
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._recorded import replayed, replayed_facts
+from bench.workloads._recorded_training import gradients_kept_in_place, replayed_training
 from bench.workloads._seeded import parameter_count
 from bench.workloads._sharded import compiled_parts, has_kinks, held, spread
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     Forward = Callable[[nn.Module, Any], Tensor]
@@ -82,33 +82,6 @@ def autocast(site: Site) -> AbstractContextManager[object]:
     if dtype is None:
         return nullcontext()
     return torch.autocast(site.device.type, dtype)
-
-
-def make_optimizer(
-    name: str, learning_rate: float, model: nn.Module
-) -> tuple[torch.optim.Optimizer, str]:
-    """The named optimizer over what the model trains, and what the record says of it.
-
-    Of torch's implementations the fastest that a trial finds right on the device: fused is one
-    launch instead of one per tensor, 0.3 s of a 1.7 s step on a CPU. It is the same arithmetic
-    whichever it is, and so the same work; which it was, two records differ in.
-
-    Raises `bench.workload.Wrong` where none is right.
-    """
-    chosen = chosen_optimizer(name, learning_rate, model)
-    description = described(chosen.optimizer, chosen.implementation)
-    return chosen.optimizer, ": ".join(filter(None, (description, chosen.passed_over)))
-
-
-def chosen_optimizer(name: str, learning_rate: float, model: nn.Module) -> Chosen:
-    """`make_optimizer`, with what was passed over apart."""
-    return choose(name, learning_rate, [p for p in model.parameters() if p.requires_grad])
-
-
-def described(optimizer: torch.optim.Optimizer, implementation: str) -> str:
-    """What the record says of an optimizer; implementation: of `IMPLEMENTATIONS`."""
-    how = {"fused": "fused=True", "foreach": "foreach=True"}.get(implementation, "fused=False")
-    return f"{type(optimizer).__name__}({how})"
 
 
 def adamw_learning_rate(hidden: int) -> float:
@@ -195,11 +168,17 @@ class TrainingJob(Job):
         self.facts |= {"optimizer": described(chosen.optimizer, chosen.implementation)}
         if chosen.passed_over:
             self.facts |= {PASSED_OVER: chosen.passed_over}
+        self._run = replayed_training(self._whole, self._model, chosen, site)
+        self.facts |= replayed_facts(site)
 
     def step(self) -> None:
-        """Queues one training step."""
-        _, self._loss = self._update(self._next_batches())
+        """Queues one training step, or its replay."""
+        self._loss = self._run(self._next_batches())[1]
+
+    def _whole(self, batches: list[Batch]) -> tuple[Tensor, Tensor]:
+        logits, loss = self._update(batches)
         self._optimizer.step()
+        return logits.detach(), loss
 
     def witness(self) -> float:
         """Loss of the last step, over the global batch."""
@@ -213,11 +192,14 @@ class TrainingJob(Job):
         import torch
 
         batches = self._next_batches()
-        logits, loss = self._update(batches)
-        norm = self._gradient_norm()
-        self._optimizer.step()
-        self._update(batches)
-        self._optimizer.step()
+        if is_recorded(self._site.execution):  # whole, or it were no step that is timed
+            logits, loss = (found.clone() for found in self._run(batches))
+            norm = self._gradient_norm()
+        else:
+            logits, loss = self._update(batches)
+            norm = self._gradient_norm()
+            self._optimizer.step()
+        self._run(batches)
         last = torch.stack([self._evaluate(batch)[1].detach() for batch in batches]).mean()
         self._spread.settle()
         return {
@@ -256,7 +238,8 @@ class TrainingJob(Job):
     def again(self) -> bool:
         """Gradients of the last batches; no update."""
         if self._taken:
-            _, self._loss = self._update(self._taken)
+            with gradients_kept_in_place(self._model, self._site):
+                _, self._loss = self._update(self._taken)
         return bool(self._taken)
 
     def training(self) -> Training:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.records.outcome import Work
-from bench.workload import EXECUTIONS, Mode, Site, require_within
+from bench.workload import ALL_EXECUTIONS, Mode, Site, require_within
 from bench.workloads import _language
 from bench.workloads._modes import SHARDED
 from bench.workloads._seeded import SeededData, initial_std
@@ -36,7 +36,7 @@ def mode(parameters: type[LoraParameters]) -> Mode:
     return Mode(
         parameters=parameters,
         precisions=("bf16", "fp32", "tf32"),
-        executions=EXECUTIONS,
+        executions=ALL_EXECUTIONS,
         libraries=("peft",),
         schemes=SHARDED,
         extra="lora",

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from bench.workload import (
-    EXECUTIONS,
-    INFERENCE_EXECUTIONS,
+    ALL_EXECUTIONS,
     INFERENCE_PRECISIONS,
     TRAINING_PRECISIONS,
     Mode,
@@ -25,11 +24,11 @@ SHARDED = ("none", "dp", "fsdp", "hsdp")
 def train_and_infer(
     train: type[Parameters],
     infer: type[Parameters],
-    executions: tuple[str, ...] = EXECUTIONS,
+    executions: tuple[str, ...] = ALL_EXECUTIONS,
     inference: tuple[str, ...] = INFERENCE_PRECISIONS,
     together: tuple[str, ...] = ALONE,
     copies: tuple[str, ...] = ALONE,
-    answering: tuple[str, ...] = INFERENCE_EXECUTIONS,
+    answering: tuple[str, ...] = ALL_EXECUTIONS,
 ) -> Mapping[str, Mode]:
     """The modes of a model that is trained, and gives one answer an input.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from bench.quantized_product import multiply, name_of, quantize
+from bench.quantized_product import Products, multiply, name_of, quantize
 from bench.workload import Site
 
 if TYPE_CHECKING:
@@ -39,9 +39,12 @@ def quantize_layer(model: nn.Module, path: str, site: Site) -> None:
 
     parent_path, _, name = path.rpartition(".")
     dtype = getattr(torch, str(site.precision.quantized))
-    make = _reference_layer() if site.precision.weights == "float64" else _quantized_layer()
     linear = model.get_submodule(path)
-    setattr(model.get_submodule(parent_path), name, make(linear, dtype))
+    if site.precision.weights == "float64":
+        layer = _reference_layer()(linear, dtype)
+    else:
+        layer = _quantized_layer()(linear, dtype, site.products)
+    setattr(model.get_submodule(parent_path), name, layer)
 
 
 def layers_of(model: nn.Module) -> list[Any]:
@@ -76,7 +79,9 @@ def quantized_facts(model: nn.Module) -> dict[str, str]:
 
 
 @functools.cache
-def _needs_padding(device: torch.device, dtype: torch.dtype) -> bool:
+def _needs_padding(
+    device: torch.device, dtype: torch.dtype, products: Products | None = None
+) -> bool:
     """Whether the device refuses a product of one row; tried once.
 
     torch's int8 product on some devices wants more than 16, in most releases.
@@ -86,7 +91,7 @@ def _needs_padding(device: torch.device, dtype: torch.dtype) -> bool:
     one = torch.ones((1, 1), device=device)
     row, matrix = (torch.ones((n, 32), device=device).to(dtype) for n in (1, 32))
     try:
-        multiply(row, one, matrix, one.expand(1, 32).contiguous())
+        multiply(row, one, matrix, one.expand(1, 32).contiguous(), products)
     except RuntimeError:
         return True
     return False
@@ -101,14 +106,15 @@ def _quantized_layer() -> Any:
     class Quantized(torch.nn.Module):
         """y = x W' + b, both x and W in 8 bits."""
 
-        def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        def __init__(self, linear: nn.Linear, dtype: torch.dtype, products: Products) -> None:
             super().__init__()
             weight, scale = quantize(linear.weight.detach(), dtype)
             self.in_features = linear.in_features
             self.weight = torch.nn.Parameter(weight, requires_grad=False)
             self.bias = linear.bias
             self.register_buffer("_scale", scale.t().contiguous())
-            self._padded = _needs_padding(weight.device, dtype)
+            self._products = products
+            self._padded = _needs_padding(weight.device, dtype, products)
 
         def forward(self, x: Tensor) -> Tensor:
             rows = x.reshape(-1, self.in_features)
@@ -121,7 +127,8 @@ def _quantized_layer() -> Any:
             if self._padded and count < PADDED_ROWS:
                 rows = functional.pad(rows, (0, 0, 0, PADDED_ROWS - count))
             operand, scale = quantize(rows, self.weight.dtype)
-            result = multiply(operand, scale, self.weight, self.get_buffer("_scale"))[:count]
+            by = self.get_buffer("_scale")
+            result = multiply(operand, scale, self.weight, by, self._products)[:count]
             return result if self.bias is None else result + self.bias
 
     return Quantized

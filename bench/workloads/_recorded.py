@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.records.execution import is_recorded
+from bench.records.execution import NO_GRAPHS, is_recorded
 from bench.workload import Queued, Recorder, Site, Unsupported
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def replayed(run: Run, site: Site) -> Run:
 def recorder_of(site: Site) -> Recorder:
     """What records there; raises `Unsupported` where nothing does."""
     if site.recorder is None:
-        raise Unsupported("this device has no graph replay")
+        raise Unsupported(NO_GRAPHS)
     return site.recorder
 
 

@@ -241,20 +241,25 @@ class SlotModel:
         """Queues a forward of what the table holds; `logits` and `tokens` are then its."""
         variant = self._variants.get((rows, reach))
         if variant is None:
-            work = functools.partial(self._forward, rows, reach)
-            variant = work if self._recorder is None else self._recorded(work)
+            variant = self._recorded(functools.partial(self._forward, rows, reach))
             self._variants[rows, reach] = variant
         variant()
 
     def _recorded(self, work: Callable[[], tuple[Tensor, Tensor]]) -> Queued:
-        """Its replay, and then what it had made is the last forward's."""
+        """Its replay, after which what it had made is the last forward's; or as it is."""
+        recorder = self._recorder
+        if recorder is None:
+
+            def run() -> None:
+                work()
+
+            return run
         made: list[tuple[Tensor, Tensor]] = []
 
         def recorded() -> None:
             made[:] = [work()]
 
-        assert self._recorder is not None
-        replay = self._recorder(recorded, lambda: None)
+        replay = recorder(recorded, lambda: None)
         tensors = made[0]
 
         def again() -> None:

@@ -17,7 +17,7 @@ from bench.workloads._seeded import initial_std
 if TYPE_CHECKING:
     from torch import nn
 
-SCALED = {
+SCALED: dict[str, float | str] = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,

@@ -13,6 +13,7 @@ from bench.precision import Precision
 from bench.ranks import WHOLE, Part
 from bench.records.outcome import Work
 from bench.workload import (
+    EXECUTIONS,
     Job,
     Parameters,
     Sgd,
@@ -108,7 +109,11 @@ class Dlrm(Workload):
     name = "dlrm"
     version = 1
     modes = train_and_infer(
-        TrainParameters, InferParameters, together=("none", HYBRID), copies=COPIES
+        TrainParameters,
+        InferParameters,
+        executions=EXECUTIONS,
+        together=("none", HYBRID),
+        copies=COPIES,
     )
 
     def work(self, mode: str, parameters: InferParameters, precision: Precision) -> Work:

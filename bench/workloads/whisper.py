@@ -14,7 +14,7 @@ from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import (
-    INFERENCE_EXECUTIONS,
+    ALL_EXECUTIONS,
     TWIN_VOCABULARY,
     BatchSize,
     Job,
@@ -111,7 +111,7 @@ class Whisper(Workload):
         {
             "infer": Mode(
                 parameters=InferParameters,
-                executions=INFERENCE_EXECUTIONS,
+                executions=ALL_EXECUTIONS,
                 latency="latency",
                 schemes=COPIES,
             ),

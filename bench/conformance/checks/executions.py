@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.conformance.check import Check, Finding, Stand, failed, judged, passed, unseen
 from bench.measuring.compilers import compiled, trial
+from bench.records.execution import NO_GRAPHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 COMPILER = "{} compiles"
 GRAPHS = "a recording is replayed"
 BOTH = "compiled work is recorded and replayed"
-NO_GRAPHS = "this device has no graph replay: cases `graph` and `compile-graph` are skipped"
 ON_THE_HOST = "of the host a case of its own tells it, in the time that this would take"
 NEXT = "Name its graphs in `graph_type` of the backend, or report it to whoever makes them"
 
@@ -59,7 +59,7 @@ def _replayed(stand: Stand, title: str, run: Callable[[Tensor], Tensor]) -> Find
 
     recorder = stand.device.recorder()
     if recorder is None:
-        return unseen(title, NO_GRAPHS)
+        return unseen(title, f"{NO_GRAPHS}: cases that ask for it are skipped")
     x = torch.full((16, 16), 1.0, device=stand.place)
     count = torch.zeros(1, device=stand.place)
     out = torch.zeros(16, 16, device=stand.place)

@@ -181,7 +181,7 @@ def test_no_device_is_one_message(commands: Commands) -> None:
     ) in done.err
 
 
-def test_hf32_is_on_for_tf32_and_8_bit_products_that_would_fall_back_are_skipped(
+def test_hf32_is_on_for_tf32_and_8_bit_products_are_its_own_or_skipped(
     commands: Commands,
 ) -> None:
     done = commands["precisions"].result()
@@ -193,12 +193,14 @@ def test_hf32_is_on_for_tf32_and_8_bit_products_that_would_fall_back_are_skipped
     assert launch.environment["float32_reduced"] is True
     state = launch.environment["device_state"]
     assert state["hf32_matmul"] == state["hf32_conv"] == "True"
-    for precision, operator in (("fp8", "_scaled_mm"), ("int8", "_int_mm")):
-        outcome = done.last(f"gemm-matmul {precision}")
-        assert isinstance(outcome, Skipped), outcome
-        assert outcome.reason.startswith(
-            f"{precision}: torch has no such product here (The operator 'aten::{operator}"
-        )
+    outcome = done.last("gemm-matmul fp8")
+    assert isinstance(outcome, Skipped), outcome
+    assert outcome.reason.startswith(
+        "fp8: torch has no such product here (The operator 'aten::_scaled_mm"
+    )
+    outcome = done.last("gemm-matmul int8")
+    assert isinstance(outcome, Measured), outcome
+    assert [check.error for check in outcome.numerics.checks] == [0.0], "by npu_quant_matmul"
 
 
 def test_two_dies_are_two_devices_of_one_card(commands: Commands) -> None:
@@ -209,7 +211,7 @@ def test_two_dies_are_two_devices_of_one_card(commands: Commands) -> None:
         assert info["name"] == "Ascend910_9391" and info["vendor"] == "Huawei"
         assert info["simulated"] is True and info["facts"]["dies_per_package"] == "2"
         narrow = {name for name, how in PRECISIONS.items() if how.quantized is not None}
-        assert set(info["precisions"]) == set(PRECISIONS) - narrow
+        assert set(info["precisions"]) == set(PRECISIONS) - (narrow - {"int8"})
     assert found["generic"]["installed"] is False, "it leaves the NPU to its own backend"
 
 

@@ -32,8 +32,19 @@ TRAINED = "".join(
     if re.search(r'mode = .*"(train|lora)', entry)
 )
 """Those of them that have a loss."""
+EXECUTED = """
+[[case]]
+workload = "dlrm"
+mode = "infer"
+precision = "fp32"
+execution = ["graph", "compile-graph"]
+batch_size = 64
+rows = 100
+"""
 COMMANDS = {
-    "every work": Command("run --device ascend:1", SMOKE, DIES, "bench.tests.backends.one_process"),
+    "every work": Command(
+        "run --device ascend:1", SMOKE + EXECUTED, DIES, "bench.tests.backends.one_process"
+    ),
     "the host": Command("run --device cpu", TRAINED, {}, "bench.tests.backends.one_process"),
 }
 
@@ -79,6 +90,22 @@ def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
     state = run.launches[0].environment["device_state"]
     assert state["hf32_matmul"] == state["hf32_conv"] == "False"
     assert state["card_power_watts"] == "178.5" and state["aicore_mhz"] == "900"
+
+
+def test_what_is_compiled_and_recorded_says_so(commands: Commands) -> None:
+    """Each a row of its own, by the plug-in's compiler and the device's graphs."""
+    done = commands["every work"].result()
+    recorded, both = (
+        done.launches[f"dlrm-infer fp32 {how}"][0] for how in ("graph", "compile-graph")
+    )
+    assert recorded.fingerprint != both.fingerprint
+    for launch in (recorded, both):
+        assert isinstance(launch.outcome, Measured), launch.outcome
+        assert launch.outcome.proof is not None and not launch.outcome.proof.absent
+        assert launch.environment["job"]["replayed"] == "one graph a step"
+    compiler = both.environment["compiler"]
+    assert (compiler["name"], compiler["graph_breaks"]) == ("npu", 0)
+    assert compiler["graphs"] >= 1 and "compiler" not in recorded.environment
 
 
 def test_a_tuned_case_does_without_what_the_device_cannot_do(commands: Commands) -> None:

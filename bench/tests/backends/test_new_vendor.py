@@ -29,6 +29,8 @@ class SomeBackend(TorchBackend):
     device_type = "npu"
     plug_ins = ("torch_npu",)
     install = "Install torch_npu"
+    compilers = ("npu",)
+    graph_type = "NPUGraph"
 
 
 BACKEND = SomeBackend()
@@ -88,12 +90,22 @@ def test_a_new_vendor_is_one_small_file(tmp_path: Any) -> None:
         f"""
         sys.path.insert(0, {str(tmp_path)!r})
         from some_backend import BACKEND
-        print(json.dumps(contract(BACKEND)))
+        from bench.measuring import compilers
+        found = contract(BACKEND)
+        device = BACKEND.open(0, PRECISIONS["fp32"])
+        x = torch.ones(2, device=device.torch_device)
+        replay = device.recorder()(lambda: x.add_(1), lambda: x.fill_(1))
+        x.fill_(5)
+        replay()
+        compilers.noted(compilers.chosen(BACKEND.compilers, device.torch_device))
+        print(json.dumps([*found, x.tolist(), *torch._dynamo.list_backends()]))
         """
     )
     assert found[:2] == ["some:0", "Ascend910B2"] and found[3:8] == WORKS
     assert found[8] == "some:7: there is no such device. Here: some:0."
     assert found[9] == "contiguous"
+    assert found[11] == [6.0, 6.0], "its graphs are found"
+    assert {"npu", "accelmark-npu"} <= {*found[12:]}, "and its compiler"
 
 
 def test_an_unknown_accelerator_runs_under_torchs_name_for_it() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from bench import catalogue
 from bench.conformance import examine
+from bench.conformance.checks import narrow
 from bench.tests.conftest import Accelmark
 from bench.tests.simulated import FOLDER, environment
 from bench.tests.simulated.processes import Processes
@@ -150,6 +151,10 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
             for name in ("adamw", "sgd", "plain-sgd")
         },
     ),
+    "narrow formats": (
+        {"broken": "wrong-experts"},
+        {"bf16: grouped products": "off by more than 0.005 from float64"},
+    ),
     "executions": (
         {"broken": "wrong-compiler,still-replays"},
         {
@@ -221,6 +226,8 @@ def test_a_device_without_a_fault_passes(done: Ended) -> None:
         "a fallback would be seen",
         "what it does not say",
         "other users of the device can be seen",
+        *(f"{name} is {name}" for name in narrow.FORMATS),
+        *(f"{name}: grouped products" for name in narrow.GROUPED if name != "bf16"),
     }
     assert "Traceback" not in done.err
 

@@ -24,6 +24,7 @@ from bench.tests.conftest import Accelmark
 from bench.tests.guide.documents import CLONE, DOCUMENTS, README, Block, blocks
 from bench.tests.judging.two_systems import strong, weak
 from bench.tests.scripts.regenerate import BASE, OTHER, RUN
+from bench.tests.served_runs import usual_run
 
 EPYC = CLONE / "results" / "quick-cpu-epyc-2core" / "run.jsonl"
 MARKS = {
@@ -84,6 +85,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).symlink_to(file)
     write(tmp_path / "EIGHT.jsonl", strong())
     write(tmp_path / "SIXTY-FOUR.jsonl", weak())
+    write(tmp_path / "SERVED-BASE.jsonl", usual_run())
+    write(tmp_path / "SERVED-OTHER.jsonl", usual_run(1.5))
     (block,) = [b for b in all_blocks("toml") if b.document.name == "suites.md"]
     (tmp_path / OWN_SUITE).write_text(block.text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

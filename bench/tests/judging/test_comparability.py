@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from bench.judging.comparability import unequal
 from bench.judging.compare import compare
+from bench.records.execution import ALL_EXECUTIONS
 from bench.records.run import Settings
 from bench.tests.judging.two_runs import (
     CASE,
@@ -102,6 +104,13 @@ def test_every_reason_is_given() -> None:
         "timing mode differs (block, step)",
         "other: a simulated device",
     )
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [*itertools.permutations(ALL_EXECUTIONS, 2)])
+def test_no_execution_is_set_against_another(mine: str, theirs: str) -> None:
+    found = only(compare(run(FAST, changed(execution=mine)), run(SLOW, changed(execution=theirs))))
+    assert (found.verdict, found.codes) == ("INCOMPARABLE", ("other-execution",))
+    assert found.ratio is None
 
 
 def test_equal_cases_have_no_difference() -> None:

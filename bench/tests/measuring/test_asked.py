@@ -14,18 +14,19 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bench.backends.cpu import CpuDevice
-from bench.measuring import asked, messages, operators, worker
+from bench.backends.cpu import CpuBackend, CpuDevice
+from bench.measuring import asked, compilers, messages, operators, worker
 from bench.measuring.messages import Request
 from bench.precision import PRECISIONS
+from bench.records import environment
 from bench.records.case import Case
 from bench.records.executed import Executed
-from bench.records.outcome import Measured, Outcome, Void
+from bench.records.outcome import Measured, Outcome, Skipped, Void
 from bench.records.run import Settings
 from bench.running.launcher import launch as launch_process
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import WORKLOADS, one_thread, small
-from bench.workload import Look
+from bench.workload import Look, Unsupported
 from bench.workloads import _optimizers, gemm
 from bench.workloads._generation import ReplayedDecodeJob
 
@@ -113,8 +114,6 @@ def test_a_compilers_counts(compiler: dict[str, int], seen: str) -> None:
 
 
 def test_a_function_that_the_compiler_gives_up_is_counted() -> None:
-    from bench.records import environment
-
     class Scaled(torch.nn.Module):
         def forward(self, x: torch.Tensor, factor: int) -> torch.Tensor:
             return x * factor + float(factor)
@@ -159,6 +158,40 @@ def test_a_recording_that_nothing_replays_is_no_replay(monkeypatch: pytest.Monke
     outcome = launch("llama", "decode", "fp32", "graph")
     assert isinstance(outcome, Void), outcome
     assert "asked for graph, got 1 recordings and 0 replays" in outcome.reason
+
+
+def test_a_recording_of_what_ran_as_it_was_written_is_void(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch compiles nothing under a mode that sees every operator, as this recorder has one: what
+    it records is no compiled code, though the runs before it were."""
+    monkeypatch.setattr(CpuDevice, "recorder", lambda device: FakeRecorder())
+    monkeypatch.setattr(CpuBackend, "compilers", ("eager",))  # takes no time
+    torch._dynamo.reset()
+    outcome = launch("dlrm", "infer", "fp32", "compile-graph")
+    assert isinstance(outcome, Void), outcome
+    assert "asked for compile-graph, got 1 recordings of code that ran as it was" in outcome.reason
+    torch._dynamo.reset()
+
+
+def test_a_compiler_that_does_not_work_here_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several the first that works is taken, and where none does the case is skipped."""
+    here = torch.device("cpu")
+    assert compilers.chosen(("absent", "eager"), here) == "eager"
+    assert environment.compiler()["graphs"] == 0, "the trial's own is not counted"
+    words = "torch.compile does not work here with absent: InvalidBackend: Invalid backend"
+    with pytest.raises(Unsupported, match=f"{words}.*with missing"):
+        compilers.chosen(("absent", "missing"), here)
+    monkeypatch.setattr(CpuBackend, "compilers", ("absent",))
+    outcome = launch("dlrm", "infer", "fp32", "compile")
+    assert isinstance(outcome, Skipped), outcome
+    assert outcome.reason.startswith(words)
+
+
+@pytest.mark.parametrize("execution", ["graph", "compile-graph"])
+def test_a_host_has_no_graphs(execution: str) -> None:
+    outcome = launch("dlrm", "infer", "fp32", execution)
+    assert outcome == Skipped(reason="this device has no graph replay")
 
 
 def test_a_device_without_graphs_replays_nothing() -> None:

@@ -108,10 +108,11 @@ def test_what_is_compiled_lies_in_the_run_s_folder_unless_the_user_says_where(
     monkeypatch.setattr(os, "environ", environment)
     kept.keep_compiled(None)
     assert environment == {"TRITON_CACHE_DIR": "/mine"}
-    kept.keep_compiled("/run")
+    kept.keep_compiled("/run", ["VENDORS_CACHE"])
     assert environment == {
         "TRITON_CACHE_DIR": "/mine",
         "TORCHINDUCTOR_CACHE_DIR": str(Path("/run/inductor")),
+        "VENDORS_CACHE": str(Path("/run/vendors_cache")),
     }
 
 
@@ -149,6 +150,6 @@ def test_a_launch_is_told_where_and_the_session_takes_it_away() -> None:
         *([make_case()], Settings(), backend.devices()[0], backend, nowhere, nobody, nowhere),
         folder=folder,
     )
-    assert one._request(one.states[0]).scratch == str(folder)
+    assert one.request(one.states[0]).scratch == str(folder)
     one.close()
     assert not folder.exists()

@@ -41,7 +41,8 @@ def checked(job: Any, reference: Any, precision: str = "bf16") -> Any:
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_engine_is_refused(reference: Any, name: str) -> None:
     """By the widest of all limits, bfloat16's."""
-    job = WRONG[name](WORKLOAD.build("load", TWIN, site()))
+    right: Any = WORKLOAD.build("load", TWIN, site())
+    job = WRONG[name](right)
     found = checked(job, reference)
     assert not found.passed, f"{name}: {found.finding}"
 

@@ -42,6 +42,14 @@ class Scripted:
         return [*tokens, rows.prompt[-1] + 1] if rows.prompt else tokens
 
 
+class Slow(Scripted):
+    """The same engine, of another speed."""
+
+    def forward(self, rows: Rows) -> Sequence[int]:
+        self.now += 77
+        return super().forward(rows)
+
+
 def served(load: Load, engine: Scripted | None = None) -> tuple[Loaded, Scripted]:
     engine = engine or Scripted()
     job: Any = engine
@@ -103,11 +111,7 @@ def test_open_arrivals_wait_for_nobody() -> None:
 
 def test_the_schedule_is_the_load_s_and_no_clock_s() -> None:
     """Equal digests from an engine of another speed; another from another load or order."""
-    slow = Scripted()
-    slow.forward = lambda rows, usual=slow.forward: (
-        setattr(slow, "now", slow.now + 77),
-        usual(rows),
-    )[1]  # type: ignore[method-assign, assignment]
+    slow = Slow()
     load = closed(9, Lengths(input_tokens=3, output_tokens=2, sigma=0.4), 2, 5)
     one, other = served(load)[0].served, served(load, slow)[0].served
     assert one.arrived_ns != other.arrived_ns and one.schedule == other.schedule

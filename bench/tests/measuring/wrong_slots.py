@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bench.measuring.serving_schedule import Asked, Schedule
-from bench.serving_job import Rows, ServingJob
+from bench.serving_job import Rows
 
 
 def _with_rows(job: Any, change: Callable[[Rows], Rows]) -> Any:
@@ -112,7 +112,7 @@ class StopsEarly(Schedule):
         return len(request.answer) == min(3, request.new_tokens)
 
 
-WRONG: dict[str, Callable[[ServingJob], ServingJob]] = {
+WRONG: dict[str, Callable[[Any], Any]] = {
     "a slot that forgets one token in fifty": forgetful,
     "one slot that forgets one token": one_slot_forgets,
     "a cache row shared by two requests": shared_row,

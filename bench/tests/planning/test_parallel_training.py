@@ -49,6 +49,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"workload": "dlrm", "mode": "train", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "llama", "mode": "decode", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "gemm", "parallelism": "dp2"}, "Allowed: none."),
+    *(
+        (
+            {"workload": "bert", "mode": "train", "parallelism": "dp2", "execution": how},
+            "over dp2 a step is not recorded: what devices send each other is in no recording",
+        )
+        for how in ("graph", "compile-graph")
+    ),
     (
         {"workload": "bert", "mode": "train", "parallelism": "fsdp2", "execution": "compile"},
         "over fsdp2 `compile` is measured in float32 only, not in bf16",

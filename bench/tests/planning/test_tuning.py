@@ -100,7 +100,13 @@ def test_a_tuned_case_survives_its_json() -> None:
         ({"tuned": {"batch_size": [1, True]}}, "names a value|must be a whole number, not true"),
         ({"tuned": {"batch_size": {"from": 4, "doubling_to": 1}}}, "no smaller"),
         ({"tuned": {"execution": ["eager", "compiled"]}}, "unknown execution `compiled`.*compile"),
-        ({"tuned": {"execution": ["eager", "graph"]}}, "unknown execution `graph`"),
+        *(
+            (
+                {"mode": "train-pipeline", "tuned": {"execution": ["eager", how]}},
+                f"resnet50-train-pipeline has no execution `{how}`: only models are compiled, and",
+            )
+            for how in ("graph", "compile-graph")
+        ),
         ({"tuned": {"execution": ["eager", ["compile"]]}}, "unknown execution"),
         ({"tuned": {"memory_format": ["channels", "contiguous"]}}, "unknown memory_format `chan"),
         (

@@ -27,6 +27,10 @@ def decode(execution: str = "eager", **parameters: Any) -> Case:
         ([decode(batch_size=8)], ["llama-decode bf16, batch 8"]),
         ([decode(), decode("graph")], ["llama-decode bf16", "llama-decode bf16 graph"]),
         (
+            [decode("compile"), decode("compile-graph", batch_size=8)],
+            ["llama-decode bf16 compile", "llama-decode bf16 compile-graph, batch 8"],
+        ),
+        (
             [decode(), decode(batch_size=8)],
             ["llama-decode bf16, batch 1", "llama-decode bf16, batch 8"],
         ),

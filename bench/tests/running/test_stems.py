@@ -91,7 +91,7 @@ def test_what_imports_next_to_nothing_is_not_forked(still: list[Still]) -> None:
     nothing = msgspec.structs.replace(
         request(), case=make_case(workload="small", mode="infer", parameters={})
     )
-    with mock.patch.object(stems.catalogue, "workload", lambda name: Small()):
+    with mock.patch.object(catalogue, "workload", lambda name: Small()):
         assert Stems(sys.executable, None).stem(nothing, {}) is None
     assert not still
 

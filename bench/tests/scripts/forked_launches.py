@@ -86,7 +86,7 @@ def words(turns: Sequence[Turn]) -> str:
     """What both sides of a case say."""
     own, forked = ([turn for turn in turns if turn.forked is kind] for kind in (False, True))
     rates = [[turn.outcome.throughput for turn in side] for side in (own, forked)]
-    found = stats.welch(*rates, 0.95)
+    found = stats.welch(rates[0], rates[1], 0.95)
     ratio = "no interval" if found is None else _interval(found.ratio)
     spread = " and ".join(f"{_deviation(side):.1%}" for side in rates)
     memory = " and ".join(

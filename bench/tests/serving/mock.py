@@ -59,6 +59,8 @@ class Manners:
     stall: float = 0.0
     error: str = ""
     """`status`, `event`, `drop`, `garbage`, `no end`: from the `error_from`-th request on."""
+    says: str = "no room"
+    """With the status of an error."""
     error_from: int = 0
     short: int = 0
     """Tokens too few."""
@@ -190,7 +192,7 @@ class Mock:
         self.streams += 1
         error = manners.error if self.streams > manners.error_from else ""
         if error == "status" or prompt is None:
-            return await _whole(writer, 503, {"error": "no room"})
+            return await _whole(writer, 503, {"error": manners.says})
         cached = len(prompt) - 1 if manners.prefix_cache and tuple(prompt) in self.seen else 0
         self.seen.add(tuple(prompt))
         self.hits += cached

@@ -115,10 +115,10 @@ def answered(folder: Path, loaded: Any) -> list[Text]:
     import torch
 
     texts = []
-    for asked in gate.questions(512, 1, "before")[:6]:
+    for asked in gate.questions(512, 1, "before")[:4]:
         given = torch.tensor([asked.prompt])
         answer = loaded.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=16, do_sample=False
+            given, attention_mask=torch.ones_like(given), max_new_tokens=12, do_sample=False
         )
         texts.append(Text(prompt=asked.prompt, tokens=tuple(answer[0, 32:].tolist())))
     return texts

@@ -53,7 +53,7 @@ def test_a_closed_loop_keeps_so_many_in_flight() -> None:
     assert len(served.requests) == 12 and not any(r.failed for r in served.requests)
     assert [r.due_ns for r in served.requests[:3]] == [0, 0, 0]
     # The next is due when one has ended: not when the client has noticed it.
-    ends = {r.last_ns for r in served.requests}
+    ends = {(answer.ended_ns or 0) - found.zero_ns for answer in found.answers}
     assert {r.due_ns for r in served.requests[3:]} <= ends
     assert sum(served.arrived_tokens) == 48
     assert min(found.client.late_ns) >= 0 and found.client.chunks == 48
@@ -66,7 +66,8 @@ def test_requests_come_when_they_are_due_whatever_the_server_does() -> None:
     planned = [one.due_ns for one in found.drawn.load.requests]
     assert [r.due_ns for r in served.requests] == planned
     last = served.requests[-1]
-    assert last.first_ns is not None and last.first_ns - last.due_ns >= 0.1e9
+    # All are due within 40 ms or so, and each of eight keeps the slot for 20 or more.
+    assert last.first_ns is not None and last.first_ns >= 8 * 0.02e9
 
 
 def test_a_server_that_falls_behind_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

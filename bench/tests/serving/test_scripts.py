@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bench.tests.scripts import real_server
 from bench.tests.scripts.client_check import Figures, complaints
+from bench.tests.scripts.real_server import Run
 
 GOOD = Figures(256, 51200, 31.0, 0.4, 1.0, (20.5, 23.0), (20.0, 21.0))
 
@@ -13,3 +15,10 @@ def test_the_client_check_can_fail() -> None:
     late = GOOD._replace(streams=64, ttft=(20.5, 27.0))
     assert complaints(GOOD, late) == ["p99 TTFT 27.0 ms at 64 streams, in truth 21.0"]
     assert len(complaints(GOOD, GOOD._replace(ttft=(26.0, 27.0)))) == 2
+
+
+def test_the_comparison_with_another_client_can_fail() -> None:
+    ours, theirs = [Run(900.0, 3.9), Run(500.0, 9.0), Run(910.0, 3.8)], [Run(890.0, 3.8)]
+    assert real_server.complaints(ours, theirs) == []
+    assert real_server.complaints(ours, [Run(840.0, 3.8)]) == ["throughput 900.00, theirs 840.00"]
+    assert real_server.complaints(ours, [Run(900.0, 3.6)]) == ["tpot 3.90, theirs 3.60"]

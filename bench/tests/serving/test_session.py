@@ -10,7 +10,7 @@ import pytest
 
 from bench.errors import ServerError
 from bench.records.outcome import Failed, Measured, Void
-from bench.serving import cases, session, verdict
+from bench.serving import cases, gate, session, verdict
 from bench.serving.session import Ask, Came
 from bench.serving.wire import Endpoint
 from bench.tests.serving.mock import Manners, Mock, reference
@@ -22,6 +22,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Client and server share one interpreter here, and the machine with other tests."""
     monkeypatch.setattr(verdict, "LATE_SECONDS", 60.0)
     monkeypatch.setattr(verdict, "BUSY", 60.0)
+    monkeypatch.setattr(gate, "PROMPTS", 4)
 
 
 def ask(url: str, wanted: cases.Asks | None = None, **other: Any) -> Ask:

@@ -8,12 +8,12 @@ import pytest
 from bench.records.endpoint import Client
 from bench.records.outcome import Check, Measured, Outcome, Skipped, Void
 from bench.records.served import Served, ServedRequest
-from bench.serving import gate, verdict
+from bench.serving import cases, gate, verdict
 from bench.serving.gate import Judged
 from bench.serving.reference import Truth
 from bench.serving.stream import Spoken
 from bench.serving.verdict import Found
-from bench.tests.serving.values import CASE
+from bench.tests.serving.values import CASE, MANIFEST, asks
 
 MS = 10**6
 
@@ -54,6 +54,7 @@ GOOD = Found(
     saturated="",
     client=CLIENT,
     cached_tokens=0,
+    drafted=False,
     unseen=True,
     before=judged(),
     after=judged(),
@@ -88,13 +89,14 @@ def test_a_good_load_has_the_figure_of_its_steady_window() -> None:
         ({"regret": None}, "no answer under load could be checked"),
         ({"cached_tokens": 17}, "17 of 480 prompt tokens came from the server's prefix cache"),
         ({"cached_tokens": None, "unseen": False}, "the seed may have been used on this server"),
+        ({"drafted": True}, "the server guessed tokens (speculative decoding)"),
         (
             {"client": msgspec.structs.replace(CLIENT, cpu_seconds=0.9)},
             "the client was busy for 90% of the time (bound 80%)",
         ),
         (
-            {"client": msgspec.structs.replace(CLIENT, late_ns=(MS,) * 59 + (6 * MS,))},
-            "the client was late: one request in a hundred by 6.0 ms and more (bound 5.0 ms)",
+            {"client": msgspec.structs.replace(CLIENT, late_ns=(MS,) * 58 + (6 * MS,) * 2)},
+            "the client was late: more than one request in a hundred by 6.0 ms and more (bound 5",
         ),
         (
             {"served": served([*REQUESTS, request(60, failed="status 503: no room")])},
@@ -112,12 +114,23 @@ def test_prompts_that_nobody_had_before_need_no_counter() -> None:
     assert isinstance(outcome(cached_tokens=None), Measured)
 
 
+def test_guessing_that_was_declared_is_another_case() -> None:
+    (declared,) = cases.cases(asks(speculation=True), MANIFEST)
+    assert declared.fingerprint != CASE.fingerprint
+    assert isinstance(outcome(drafted=True, case=declared), Measured)
+
+
 def test_lateness_counts_only_beside_what_is_measured() -> None:
     """6 ms are nothing beside a TTFT of 200."""
     times = [(n, n + 200, n + 220) for n in range(0, 1200, 20)]
     slow = [request(n, first_ns=f * MS, last_ns=e * MS) for n, f, e in times]
     late = msgspec.structs.replace(CLIENT, late_ns=(6 * MS,) * 60)
     assert isinstance(outcome(served=served(slow), client=late), Measured)
+
+
+def test_one_request_may_be_late() -> None:
+    late = msgspec.structs.replace(CLIENT, late_ns=(MS,) * 59 + (600 * MS,))
+    assert isinstance(outcome(client=late), Measured)
 
 
 def test_saturation_is_a_result_and_no_fault() -> None:

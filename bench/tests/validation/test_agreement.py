@@ -10,10 +10,12 @@ import torch
 
 from bench import catalogue
 from bench.planning import plan, suite_file
+from bench.records.case import Case
 from bench.tests.values import make_case
-from bench.validation import agreement
+from bench.validation import agreement, same_operators
 from bench.validation.bare import text, vision
 from bench.validation.bare.loop import Loop
+from bench.validation.same_operators import Calls
 from bench.workloads import _denoisers, bert, deepseek, llama, resnet50, vit_b16
 from bench.workloads._jobs import InferenceJob
 from bench.workloads._seeded import parameter_count
@@ -94,6 +96,16 @@ def test_what_is_compared_compiled_is_what_can_be() -> None:
     assert {case.execution for case in compiled} == {"compile"}
 
 
+def small_vit(**changes: Any) -> Case:
+    return make_case(
+        workload="vit-b16",
+        mode="infer",
+        version=catalogue.workload("vit-b16").version,
+        parameters={"batch_size": 1, "image_size": 32, "layers": 1},
+        **changes,
+    )
+
+
 def test_both_sides_are_compiled_and_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bare loop that prepares a pass has just read its weights: so has the harness, then."""
     done: list[str] = []
@@ -106,13 +118,21 @@ def test_both_sides_are_compiled_and_begin_alike(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(InferenceJob, "step", lambda self: done.append("our step"))
     monkeypatch.setitem(agreement.BARE, "vit-b16-infer", lambda parameters: loop)
     monkeypatch.setattr(agreement, "WARMUP_TURNS", 0)
-    case = make_case(
-        workload="vit-b16",
-        mode="infer",
-        version=catalogue.workload("vit-b16").version,
-        parameters={"batch_size": 1, "image_size": 32, "layers": 1},
-        execution="compile",
-    )
+    case = small_vit(execution="compile")
     assert agreement.take_turns(case, turns=1).ratio > 0
     assert done[:2] == ["compile ours", "compile module"]
     assert done[2:] == ["again", "our step", "our step", "before", "step", "step"]
+
+
+def test_operators_that_the_sides_call_otherwise_are_told_if_they_take_time() -> None:
+    ours = {"mm": Calls(3, 0.5), "bmm": Calls(2, 0.2), "add": Calls(1, 0.001)}
+    theirs = {"mm": Calls(3, 0.4), "bmm": Calls(3, 0.25), "gather": Calls(1, 0.3)}
+    assert [one.words for one in same_operators.unlike(ours, theirs)] == [
+        "gather: ours 0 (0.0%), the bare loop 1 (30.0%)",
+        "bmm: ours 2 (20.0%), the bare loop 3 (25.0%)",
+    ]
+
+
+def test_a_small_vit_calls_the_same_operators_as_its_bare_loop() -> None:
+    case = small_vit()
+    assert same_operators.beside(case) == []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from bench import catalogue
+from bench.backends import _graphs
 from bench.precision import PRECISIONS
 from bench.records import environment
 from bench.records.outcome import Measured
@@ -19,7 +22,7 @@ from bench.records.runfile import read
 from bench.tests.replay import CompiledRecorder
 from bench.tests.scripts.regenerate import command
 from bench.tests.small_workloads import MODES, WORKLOADS, small
-from bench.workload import EXECUTIONS, INFERENCE_EXECUTIONS, Site
+from bench.workload import ALL_EXECUTIONS, EXECUTIONS, Site
 from bench.workloads._jobs import executed
 
 SUITE = """
@@ -46,7 +49,7 @@ def site(execution: str) -> Site:
     )
 
 
-@pytest.mark.parametrize("execution", INFERENCE_EXECUTIONS)
+@pytest.mark.parametrize("execution", ALL_EXECUTIONS)
 def test_a_model_is_compiled_if_asked_and_only_then(
     execution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +118,26 @@ def test_what_is_recorded_of_a_token_is_one_compiled_graph() -> None:
     assert after["graphs"] - before["graphs"] == 1
     assert after["graph_breaks"] == before["graph_breaks"]
     assert (recorder.recordings, recorder.replays) == (1, 6)
+
+
+def test_nothing_is_compiled_within_a_recording() -> None:
+    """Not even quietly left as it was written: the fourth time is the one that is recorded."""
+    torch._dynamo.reset()
+    double = torch.compile(lambda x: x * 2, backend="eager", dynamic=False)
+    lengths = iter((3, 3, 3, 4))
+    stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
+    with pytest.raises(RuntimeError, match="Detected recompile"):
+        _graphs._record(
+            SimpleNamespace,
+            lambda: stream,
+            lambda: stream,
+            lambda stream: nullcontext(),
+            lambda graph, stream: nullcontext(),
+            lambda: double(torch.ones(next(lengths))),
+            lambda: None,
+        )
+    assert torch.equal(double(torch.ones(5)), torch.full((5,), 2.0)), "afterwards it may again"
+    torch._dynamo.reset()
 
 
 COMPILED = [

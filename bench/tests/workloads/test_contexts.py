@@ -18,6 +18,7 @@ from bench.tests.workloads.context_kinds import KINDS, parameters
 from bench.workload import Site
 from bench.workloads import _context_jobs, _contexts
 from bench.workloads._contexts import Drawn
+from bench.workloads._seeded import SeededData
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -59,7 +60,7 @@ def test_at_128k_a_window_leaves_a_five_hundredth() -> None:
 @EACH
 def test_bytes_are_those_of_the_tensors_that_are_seen(mode: str, given: Any) -> None:
     p = parameters(mode, **given)
-    one = _contexts.drawn(p, _contexts.SeededData(0), site(BF16))
+    one = _contexts.drawn(p, SeededData(0), site(BF16))
     job: Any = ATTENTION.build(mode, p, site(BF16))
     job.step()
     read = [one.query, one.key, one.value, *one.scales, *one.matrices]

@@ -28,7 +28,7 @@ from bench.tests.small_workloads import (
     site,
     small,
 )
-from bench.workload import DECODE_EXECUTIONS, INFERENCE_EXECUTIONS, Site, Unsupported
+from bench.workload import ALL_EXECUTIONS, DECODE_EXECUTIONS, Site, Unsupported
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 DECODERS = [("llama", "tiny"), ("deepseek", "tiny"), ("deepseek", "tiny-v3")]
@@ -90,7 +90,7 @@ def test_a_replayed_answer_is_that_of_the_step(name: str, mode: str) -> None:
 
 @pytest.mark.parametrize(("name", "mode"), ANSWERING)
 def test_every_answer_can_be_recorded(name: str, mode: str) -> None:
-    assert WORKLOADS[name].modes[mode].executions == INFERENCE_EXECUTIONS
+    assert WORKLOADS[name].modes[mode].executions == ALL_EXECUTIONS
 
 
 def test_given_text_is_recorded_apart_from_chosen_text() -> None:
@@ -183,9 +183,9 @@ def test_a_worker_gives_the_devices_recorder_to_graphs_alone(
 
 def test_decode_says_how_it_can_be_executed() -> None:
     for name in ("llama", "deepseek"):
-        assert catalogue.workload(name).modes["decode"].executions == INFERENCE_EXECUTIONS
+        assert catalogue.workload(name).modes["decode"].executions == ALL_EXECUTIONS
     assert [*DECODE_EXECUTIONS] == ["eager", "compile", "graph"]
-    assert [*INFERENCE_EXECUTIONS] == [*DECODE_EXECUTIONS, "compile-graph"]
+    assert [*ALL_EXECUTIONS] == [*DECODE_EXECUTIONS, "compile-graph"]
 
 
 # --- Which of torch's graphs ---------------------------------------------------------------------

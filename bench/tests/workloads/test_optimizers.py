@@ -14,12 +14,13 @@ from bench.precision import PRECISIONS
 from bench.tests.small_workloads import build, site
 from bench.workload import Wrong
 from bench.workloads import _optimizers
-from bench.workloads._jobs import PASSED_OVER, make_optimizer
+from bench.workloads._jobs import PASSED_OVER
 from bench.workloads._optimizers import (
     IMPLEMENTATIONS,
     SETTINGS,
     Trial,
     choose,
+    make_optimizer,
     predicted,
     trial,
 )

@@ -37,7 +37,8 @@ from bench.tests.small_workloads import (
 )
 from bench.tests.workloads import context_kinds
 from bench.workloads import _optimizers, deepseek, llama, qwen3, whisper
-from bench.workloads._jobs import gradient_norm, make_optimizer
+from bench.workloads._jobs import gradient_norm
+from bench.workloads._optimizers import make_optimizer
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 

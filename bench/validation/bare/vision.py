@@ -173,7 +173,7 @@ def _clicks(p: Parameters) -> Any:
         def forward(self, dense: Tensor, found: Tensor) -> Tensor:
             hidden = self.bottom(dense)
             vectors = torch.cat((hidden[:, None], found.sum(2).to(hidden.dtype)), 1)
-            products = (vectors @ vectors.mT).flatten(1)[:, self.places]
+            products = (vectors @ vectors.mT).flatten(1).index_select(1, self.places)
             logits: Tensor = self.top(torch.cat((hidden, products), 1)).squeeze(1)
             return logits
 

@@ -23,6 +23,8 @@ class ExampliumBackend(TorchBackend):
     runtime = "Examplium's runtime"
     repair = "Source its setenv.sh"
     lost = re.compile(r"error code is 507\d+")
+    compilers = ("examplium",)
+    graph_type = "NPUGraph"
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes its speed."""

@@ -65,6 +65,7 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `quiet-fallback` | SIMNPU_FALLBACK's operators run on the host without a word, even if refused |
 | `lost-words` | a lost device says so in words that nobody knows |
 | `lost-copies` | a copy to the host that does not wait never arrives |
+| `wrong-experts` | grouped products take each group's rows by another group's matrix |
 | `lost-updates` | what changes bfloat16 tensors in place changes nothing |
 | `no-compiler` | torch.compile fails with `npu` too |
 | `wrong-compiler` | what it compiles gives numbers that are 1 % too large |
@@ -94,7 +95,13 @@ if SETTINGS.runtime == "missing":
     raise ImportError("libhccl.so: cannot open shared object file: No such file or directory")
 
 from . import _accelerator, _autocast, _hccl, _kernels, npu
-from ._fused import npu_fusion_attention, npu_geglu, npu_rms_norm
+from ._fused import (
+    npu_fusion_attention,
+    npu_geglu,
+    npu_grouped_matmul,
+    npu_quant_matmul,
+    npu_rms_norm,
+)
 
 __version__ = "2.13.0+sim"
 
@@ -108,4 +115,11 @@ def _autoload() -> None:
     """The entry point `torch.backends`: importing was all."""
 
 
-__all__ = ["npu", "npu_fusion_attention", "npu_geglu", "npu_rms_norm"]
+__all__ = [
+    "npu",
+    "npu_fusion_attention",
+    "npu_geglu",
+    "npu_grouped_matmul",
+    "npu_quant_matmul",
+    "npu_rms_norm",
+]

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from ._devices import TYPE
+from ._settings import SETTINGS
 
 
 def npu_geglu(
@@ -39,6 +40,36 @@ def npu_rms_norm(
 def npu_fusion_attention(*args: object, **kwargs: object) -> None:
     """Imported by transformers, for an attention that is not its default."""
     raise NotImplementedError("npu_fusion_attention [simulated]")
+
+
+def npu_grouped_matmul(
+    x: list[torch.Tensor],
+    weight: list[torch.Tensor],
+    *,
+    group_list: torch.Tensor,
+    split_item: int,
+    group_type: int,
+    group_list_type: int,
+) -> list[torch.Tensor]:
+    """Rows of each group by its own matrix; groups of rows, told by their ends, one tensor out."""
+    _refuse_others("npu_grouped_matmul", x[0])
+    if (split_item, group_type, group_list_type) != (3, 0, 0) or group_list.dtype != torch.int64:
+        raise RuntimeError("npu_grouped_matmul: groups of another kind [simulated]")
+    ends = group_list.tolist()
+    matrices = weight[0].roll(1, 0) if "wrong-experts" in SETTINGS.broken else weight[0]
+    starts = [0, *ends[:-1]]
+    pairs = zip(starts, ends, matrices, strict=True)
+    return [torch.cat([x[0][start:end] @ matrix for start, end, matrix in pairs])]
+
+
+def npu_quant_matmul(
+    x1: torch.Tensor, x2: torch.Tensor, scale: torch.Tensor, *, output_dtype: torch.dtype
+) -> torch.Tensor:
+    """int8 by int8 into int32, the one kind that is asked for here."""
+    _refuse_others("npu_quant_matmul", x1)
+    if output_dtype != torch.int32 or float(scale) != 1.0:
+        raise RuntimeError("npu_quant_matmul: another kind [simulated]")
+    return x1.int() @ x2.int()
 
 
 def _refuse_others(name: str, tensor: torch.Tensor) -> None:

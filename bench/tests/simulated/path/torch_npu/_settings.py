@@ -15,7 +15,7 @@ DEFECTS = frozenset(
     (
         *("early-synchronize", "one-stream", "fixed-peaks", "kept-peaks", "kept-cache"),
         *("spoilt-by-oom", "oom-words", "hf32", "bfloat-for-half"),
-        *("quiet-fallback", "lost-words", "lost-copies", "lost-updates"),
+        *("quiet-fallback", "lost-words", "lost-copies", "lost-updates", "wrong-experts"),
         *("no-compiler", "wrong-compiler", "no-graphs", "still-replays"),
     )
 )

@@ -1,0 +1,146 @@
+"""`accelmark explain`: where a step's time goes, operator by operator, and how far from what this
+box can do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.common import WIDE, canvas, looking, say, typed, watching, write
+from bench.commands.options import Number, width_option
+from bench.commands.streams import put_card, put_file
+from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from bench.records.run import RunFile
+
+LAUNCHES = Number(int, "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000)
+FORMATS = ("table", "json", "csv", "trace")
+
+
+@click.command(short_help="Say where a step's time goes, operator by operator.")
+@click.argument("what", metavar="CASE|SUITE|RUN")
+@click.option(
+    "--device",
+    metavar="BACKEND[:INDEX]",
+    help="See `accelmark devices`. Default: the first accelerator, else cpu.",
+)
+@click.option("--only", metavar="GLOB", help="Explain only these cases of a suite.")
+@click.option(
+    "--launches",
+    type=LAUNCHES,
+    metavar="N",
+    help="Processes that explain each case.  [default: 5]",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the record.  [default: runs]"
+)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="trace: for Chrome and Perfetto.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to this file, not to stdout.",
+)
+@width_option
+@WIDE
+def explain(
+    what: str,
+    device: str | None,
+    only: str | None,
+    launches: int | None,
+    out: Path | None,
+    format_name: str,
+    output: Path | None,
+    width: int | None,
+    wide: bool,
+) -> None:
+    """Say of a step's time which operators take it, and how far each is from its bound.
+
+    CASE: a name as `resnet50-train`, or a glob, of the shipped suites. SUITE: as of `accelmark
+    run`. RUN: a record that holds explanations already; nothing is measured.
+    """
+    from bench import api
+
+    if what.endswith((".jsonl", ".jsonl.gz")) or (Path(what).is_dir() and "/" in what):
+        given = {"--device": device, "--only": only, "--launches": launches, "--out": out}
+        wrong = [name for name, value in given.items() if value is not None]
+        if wrong:
+            raise click.UsageError(f"{what} is measured already: leave out {', '.join(wrong)}")
+        run = api.read_run(what)
+    else:
+        run = api.explain_suite(
+            what,
+            device=device,
+            only=only,
+            launches=launches or api.EXPLANATIONS,
+            out=out or "runs",
+            looking=looking,
+            watch=watching,
+            command=typed(),
+        )
+    shown = canvas(width)
+    text = explained(run, format_name, shown.width, wide=wide)
+    if output is None:
+        (put_card if format_name == "table" else put_file)(text)
+    else:
+        write(output, text)
+    say(f"record: {run.path}")
+    finish(run)
+
+
+def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
+    """The explanations of a run in one of `FORMATS`; raises `RecordError` where it has none."""
+    from bench.errors import RecordError
+    from bench.exchange.chrome_trace import traced
+    from bench.judging.explained import explain_run
+    from bench.reports import _comma_separated, _explained, _flat_explained
+
+    found = explain_run(run)
+    if not found:
+        raise RecordError(
+            f"{run.path}: this run explains nothing. Give one of `accelmark explain` or of "
+            "`accelmark run --explain`."
+        )
+    if format_name == "trace":
+        return json.dumps(traced(run)) + "\n"
+    if format_name == "table":
+        return _explained.card(run, found, width, wide=wide)
+    rows = _flat_explained.rows(run, found)
+    return _comma_separated.written(rows) if format_name == "csv" else json.dumps(rows) + "\n"
+
+
+def finish(run: RunFile) -> None:
+    """Leaves with the exit code of what was explained."""
+    from bench.judging.explained import explain_run
+
+    if run.end is not None and run.end.reason == "interrupted":
+        sys.exit(EXIT_INTERRUPTED)
+    if any(case.verdict != "EXPLAINED" for case in explain_run(run)):
+        sys.exit(EXIT_INCOMPLETE)
+
+
+def compared(
+    base: RunFile, others: Sequence[RunFile], as_json: bool, as_csv: bool, width: int
+) -> str:
+    """Explained runs against the first: a card each, or rows of all."""
+    from bench.judging.explained_pairs import explained_pairs
+    from bench.reports import _comma_separated, _explained_pairs
+
+    each = [(other, explained_pairs(base, other)) for other in others]
+    if as_json or as_csv:
+        rows = [row for _, pairs in each for row in _explained_pairs.rows(pairs)]
+        return _comma_separated.written(rows) if as_csv else json.dumps(rows) + "\n"
+    return "\n".join(_explained_pairs.card(base, other, pairs, width) for other, pairs in each)

@@ -1,0 +1,57 @@
+"""An explained step as a trace that Chrome, Perfetto and TensorBoard show.
+
+Trace Event Format: complete events (`ph` X), times in microseconds. A row of the trace is a case;
+operators follow one another as they were measured, so that its length is theirs and not the step's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.records.explained import Explained, Explanation
+from bench.records.run import RunFile
+
+
+def traced(run: RunFile) -> dict[str, Any]:
+    """The first account of each case that holds its calls in their order, as the format's JSON."""
+    events: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for explanation in run.explanations:
+        account = explanation.account
+        if explanation.fingerprint in seen or not isinstance(account, Explained):
+            continue
+        seen.add(explanation.fingerprint)
+        events += _events(len(seen), explanation, account)
+    return {
+        "displayTimeUnit": "ms",
+        "otherData": {"device": str(run.run.device.get("name")), "run": run.run.run_id},
+        "traceEvents": events,
+    }
+
+
+def _events(place: int, explanation: Explanation, account: Explained) -> list[dict[str, Any]]:
+    """A case's; of one whose calls were too many to be kept, its operators one after the other."""
+    calls = list(zip(account.order, account.call_ns, strict=True)) or [
+        (k, round(op.ns)) for k, op in enumerate(account.operators) if op.ns is not None
+    ]
+    name = {"name": explanation.case.label}
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "pid": 1, "tid": place, "name": "thread_name", "args": name}
+    ]
+    at_ns = 0
+    for index, ns in calls:
+        op = account.operators[index]
+        events.append(
+            {
+                "ph": "X",
+                "pid": 1,
+                "tid": place,
+                "ts": at_ns / 1e3,
+                "dur": ns / 1e3,
+                "name": op.name,
+                "cat": op.kind,
+                "args": {"operands": op.operands, "precision": op.precision},
+            }
+        )
+        at_ns += ns
+    return events

@@ -1,0 +1,99 @@
+"""Served loads at a limit on the time a token: the best throughput of each side, whatever the load.
+
+A question of its own. At equal concurrency two engines are compared as any two cases are; here each
+side takes the load at which it gives most, of those whose median TPOT keeps the limit, and the two
+loads may differ. Everything else of the case is equal. A best of several reads high, on both sides
+alike where both have as many points.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from bench import stats
+from bench.errors import ComparisonError
+from bench.judging.comparability import timed_otherwise, unfit
+from bench.judging.compare import concluded, joule_ratio, level_of, sides_of
+from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.reasons import Code, Reason
+from bench.judging.row import Row
+from bench.judging.served import ServingCurve, best_within, serving_curves
+from bench.judging.side import Side
+from bench.judging.verdicts import enough, preliminary
+from bench.records.run import RunFile
+
+
+def compare_at_tpot(base: RunFile, other: RunFile, tpot_seconds: float) -> Comparison:
+    """Judges each kind of load that both runs have.
+
+    Raises `ComparisonError` if they are one run, have none in common, or the limit is none.
+    """
+    if not 0 < tpot_seconds < math.inf:
+        raise ComparisonError(f"a limit on TPOT is a number of ms above 0, not {tpot_seconds}.")
+    sides = sides_of(base, other)
+    mine, theirs = (
+        {curve.case.fingerprint: curve for curve in serving_curves(side.rows.values())}
+        for side in sides
+    )
+    common = [key for key in mine if key in theirs]
+    if not common:
+        raise ComparisonError(
+            f"{base.path} and {other.path} have no served load in common: model, slots, chunk, "
+            "lengths and limits must be equal. Compare runs of the same suite (`serving`).",
+            code=Code.NOTHING_IN_COMMON,
+        )
+    level = level_of(sides)
+    chosen = [
+        (best_within(mine[k].points, tpot_seconds), best_within(theirs[k].points, tpot_seconds))
+        for k in common
+    ]
+    judged = [
+        _judged(sides, mine[key], pair, tpot_seconds, level)
+        for key, pair in zip(common, chosen, strict=True)
+    ]
+    return concluded(sides, level, chosen, judged)
+
+
+def _judged(
+    sides: tuple[Side, Side],
+    curve: ServingCurve,
+    pair: tuple[Row | None, Row | None],
+    tpot_seconds: float,
+    level: float,
+) -> CaseComparison:
+    base, other = pair
+    found = CaseComparison(
+        case=curve.case,
+        base=base,
+        other=other,
+        verdict="INCOMPARABLE",
+        tpot_limit_seconds=tpot_seconds,
+    )
+    lacking = [
+        Reason(code, f"no load of the {who} keeps a median TPOT of {tpot_seconds * 1e3:g} ms")
+        for who, code, row in (
+            ("base", Code.NOT_IN_BASE, base),
+            ("other", Code.NOT_IN_OTHER, other),
+        )
+        if row is None
+    ]
+    if base is None or other is None:
+        return msgspec.structs.replace(found, because=tuple(lacking))
+    because = (*timed_otherwise(sides, base, other), *unfit(sides, base, other))
+    if because:
+        return msgspec.structs.replace(found, because=because)
+    assert base.throughput is not None
+    assert other.throughput is not None
+    welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
+    verdict, because = preliminary(base, other, tested=welch is not None)
+    return msgspec.structs.replace(
+        found,
+        verdict=verdict,
+        because=because,
+        ratio=other.throughput / base.throughput,
+        interval=welch.ratio if welch else None,
+        p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        joule_ratio=joule_ratio(base, other),
+    )

@@ -1,0 +1,165 @@
+"""Two explained runs of one case: which classes and operators make the difference of the steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from bench.errors import ComparisonError
+from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow, explain_run
+from bench.records.case import Case
+from bench.records.run import RunFile
+
+TOP = 10
+"""Operators that are named."""
+STRIDES = re.compile(r"/[\d,]+(?=\])")
+"""In an operand's word: another memory format is no other operator."""
+REST = ("freeing", "host")
+"""Parts of a step that are no class."""
+
+
+class ClassPair(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the step on both sides."""
+
+    name: str
+    """A class of operators, `freeing` or `host`."""
+    base_ms: float
+    other_ms: float
+    chip: float | None
+    """How many times as fast other's own ceilings would do it; None where a side has no bound."""
+    software: float | None
+    """How many times as near to its bound other comes."""
+
+    @property
+    def difference_ms(self) -> float:
+        """Other less base; those of all parts add up to the difference of the steps."""
+        return self.other_ms - self.base_ms
+
+
+class OperatorPair(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator with operands of the same shapes, whatever their layout."""
+
+    name: str
+    operands: str
+    base_ms: float | None
+    """None where only the other side has it."""
+    other_ms: float | None
+
+    @property
+    def difference_ms(self) -> float:
+        """Other less base; of what one side lacks, all of it."""
+        return (self.other_ms or 0.0) - (self.base_ms or 0.0)
+
+
+class ExplainedPair(msgspec.Struct, frozen=True, kw_only=True):
+    """A case on both sides."""
+
+    case: Case
+    reason: str = ""
+    """Why the two are not held together; empty where they are."""
+    base_ms: float = 0.0
+    other_ms: float = 0.0
+    """Of the steps."""
+    parts: tuple[ClassPair, ...] = ()
+    """The largest difference first."""
+    operators: tuple[OperatorPair, ...] = ()
+    """Those that make the most of the difference."""
+
+    @property
+    def difference_ms(self) -> float:
+        """Other less base."""
+        return self.other_ms - self.base_ms
+
+
+def explained_pairs(base: RunFile, other: RunFile) -> list[ExplainedPair]:
+    """Each case that both runs explain, and those that one does not, with the reason.
+
+    Raises `ComparisonError` where a run explains nothing, or the two have no case in common.
+    """
+    sides = []
+    for file in (base, other):
+        found = {case.case.fingerprint: case for case in explain_run(file)}
+        if not found:
+            raise ComparisonError(
+                f"{file.path}: this run explains nothing. Make it with `accelmark explain`, or "
+                "with `accelmark run --explain`."
+            )
+        sides.append(found)
+    mine, theirs = sides
+    common = [fingerprint for fingerprint in mine if fingerprint in theirs]
+    if not common:
+        raise ComparisonError(
+            f"{base.path} and {other.path} explain no case in common. Explain the same suite on "
+            "both sides."
+        )
+    return [pair(mine[fingerprint], theirs[fingerprint]) for fingerprint in common]
+
+
+def pair(base: ExplainedCase, other: ExplainedCase) -> ExplainedPair:
+    """One case on both sides; only what is explained on both is held together."""
+    for side, one in (("base", base), ("other", other)):
+        if one.verdict != "EXPLAINED":
+            return ExplainedPair(case=base.case, reason=f"{side} {one.verdict}: {one.reason}")
+    return ExplainedPair(
+        case=base.case,
+        base_ms=_value(base.step_ms),
+        other_ms=_value(other.step_ms),
+        parts=_parts(base, other),
+        operators=_operators(base.operators, other.operators),
+    )
+
+
+def _value(interval: object) -> float:
+    return float(getattr(interval, "value", 0.0))
+
+
+def _parts(base: ExplainedCase, other: ExplainedCase) -> tuple[ClassPair, ...]:
+    mine, theirs = ({row.kind: row for row in one.classes} for one in (base, other))
+    found = [_class(kind, mine.get(kind), theirs.get(kind)) for kind in {**mine, **theirs}]
+    for name in REST:
+        values = (_value(getattr(one, f"{name}_ms")) for one in (base, other))
+        found.append(
+            ClassPair(
+                name=name, base_ms=next(values), other_ms=next(values), chip=None, software=None
+            )
+        )
+    return tuple(sorted(found, key=lambda part: -abs(part.difference_ms)))
+
+
+def _class(name: str, base: ClassRow | None, other: ClassRow | None) -> ClassPair:
+    chip = software = None
+    if base is not None and other is not None and base.times_bound and other.times_bound:
+        assert base.bound_ms is not None and other.bound_ms is not None
+        chip = base.bound_ms / other.bound_ms
+        software = base.times_bound / other.times_bound
+    return ClassPair(
+        name=name,
+        base_ms=base.ms.value if base else 0.0,
+        other_ms=other.ms.value if other else 0.0,
+        chip=chip,
+        software=software,
+    )
+
+
+def _operators(
+    base: Sequence[OperatorRow], other: Sequence[OperatorRow]
+) -> tuple[OperatorPair, ...]:
+    mine, theirs = _by_shapes(base), _by_shapes(other)
+    found = [
+        OperatorPair(name=key[0], operands=key[1], base_ms=mine.get(key), other_ms=theirs.get(key))
+        for key in {**mine, **theirs}
+    ]
+    return tuple(sorted(found, key=lambda one: -abs(one.difference_ms))[:TOP])
+
+
+def _by_shapes(rows: Sequence[OperatorRow]) -> dict[tuple[str, str], float]:
+    """ms by name and shapes; what a compiler fused by its kernel's operators."""
+    found: dict[tuple[str, str], float] = {}
+    for row in rows:
+        if row.ms is not None:
+            name = f"fused {' '.join(row.fuses)}" if row.fuses else row.name
+            key = name, STRIDES.sub("", row.operands)
+            found[key] = found.get(key, 0.0) + row.ms.value
+    return found

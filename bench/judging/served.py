@@ -1,0 +1,142 @@
+"""A served case over its launches: the figures of `bench.judging.serving`, with their intervals.
+
+Cases that differ in nothing but how requests arrive are one curve, a point for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.judging.serving import Figure, Limits, ServingFigures, figures, over_launches
+from bench.records.outcome import Measured
+
+if TYPE_CHECKING:
+    from bench.judging.row import Row
+    from bench.records.case import Case
+
+ARRIVALS = ("arrival", "concurrency", "rate", "requests")
+"""Parameters that say how requests come, and how many: what differs along a curve."""
+OVERHEAD_LIMIT = 0.03
+"""Share of an engine's busy time outside the forward above which the host is in its figures."""
+
+
+class ServingSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one case; a figure is None where a launch cannot say it."""
+
+    limits: Limits
+    requests: int
+    """Fewest in the steady window of any launch."""
+    failed: int
+    """Of all launches."""
+    total_rate: Figure | None
+    ttft_p50: Figure | None
+    ttft_p90: Figure | None
+    ttft_p99: Figure | None
+    tpot_p50: Figure | None
+    tpot_p90: Figure | None
+    tpot_p99: Figure | None
+    interactivity: Figure | None
+    goodput: Figure | None
+    good_share: Figure | None
+    arrival_rate: Figure | None
+    occupancy: Figure | None
+    overhead: Figure | None
+    loads: tuple[str, ...]
+    """Digests of what was asked, each once: launches of one case have one."""
+    schedules: tuple[str, ...]
+    """Likewise of what the engine did: one, but of Poisson arrivals; none of a server."""
+
+
+def summarized(case: Case, outcomes: Sequence[Measured], level: float) -> ServingSummary | None:
+    """None of work that is no load. Reads the limits from the case's parameters."""
+    served = [outcome.served for outcome in outcomes if outcome.served is not None]
+    if not served or len(served) < len(outcomes):
+        return None
+    limits = limits_of(case.parameters)
+    launches = [one for one in (figures(s, limits) for s in served) if one is not None]
+
+    def over(name: str, of: str | None = None) -> Figure | None:
+        def figure(one: ServingFigures) -> float | None:
+            found: Any = getattr(one, name)
+            value: float | None = found if of is None else getattr(found, of)
+            return value
+
+        return over_launches(launches, figure, level)
+
+    return ServingSummary(
+        limits=limits,
+        requests=min(one.requests for one in launches),
+        failed=sum(one.failed for one in launches),
+        **{
+            f"{name}_{of}": over(name, of)
+            for name in ("ttft", "tpot")
+            for of in ("p50", "p90", "p99")
+        },
+        **{
+            name: over(name)
+            for name in (
+                *("total_rate", "interactivity", "goodput", "good_share"),
+                *("arrival_rate", "occupancy", "overhead"),
+            )
+        },
+        loads=_each_once(one.load for one in served),
+        schedules=_each_once(one.schedule for one in served if one.schedule),
+    )
+
+
+def limits_of(parameters: Mapping[str, Any]) -> Limits:
+    """As the case states them."""
+    return Limits(
+        ttft_seconds=parameters["ttft_limit_ms"] / 1e3,
+        tpot_seconds=parameters["tpot_limit_ms"] / 1e3,
+    )
+
+
+class ServingCurve(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine and one kind of requests, as they come denser: fewest first."""
+
+    points: tuple[Row, ...]
+
+    @property
+    def case(self) -> Case:
+        """What the points have in common."""
+        return without_arrival(self.points[0].case)
+
+
+def serving_curves(rows: Iterable[Row]) -> Iterator[ServingCurve]:
+    """Of a run's rows those with figures; a single point is a curve too."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.serving is not None:
+            found.setdefault(without_arrival(row.work).fingerprint, []).append(row)
+    for points in found.values():
+        yield ServingCurve(points=tuple(sorted(points, key=_density)))
+
+
+def without_arrival(case: Case) -> Case:
+    """The case without how its requests come."""
+    rest = {name: value for name, value in case.parameters.items() if name not in ARRIVALS}
+    return msgspec.structs.replace(case, parameters=rest)
+
+
+def best_within(curve: Sequence[Row], tpot_seconds: float) -> Row | None:
+    """The point of most throughput of those whose median TPOT keeps the limit; None if none."""
+    kept = [
+        row
+        for row in curve
+        if row.serving and row.serving.tpot_p50 and row.serving.tpot_p50.value <= tpot_seconds
+    ]
+    return max(kept, key=lambda row: row.throughput or 0.0, default=None)
+
+
+def _density(row: Row) -> tuple[str, float]:
+    given = row.case.parameters
+    dense = given.get("rate") or given.get("concurrency") or 0
+    return str(given.get("arrival")), float(dense)
+
+
+def _each_once(digests: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(digests))

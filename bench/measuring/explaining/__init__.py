@@ -1,0 +1,1 @@
+"""How a step is explained: recorded as a tape of operators, replayed, and held against ceilings."""

@@ -1,0 +1,73 @@
+"""What a worker does to explain its case, last of all; whatever happens becomes an account."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from typing import TYPE_CHECKING
+
+from bench.backend import is_out_of_memory
+from bench.measuring.explaining import in_order, rotated
+from bench.measuring.explaining.in_order import Watcher
+from bench.records.cpu_limits import affinity_cores
+from bench.records.explained import Account, Explained, Seen, Unexplained
+from bench.records.outcome import Block
+from bench.records.reason import of_error, reason
+from bench.telemetry import contention
+from bench.telemetry.contention import HostCounters
+
+if TYPE_CHECKING:
+    from bench.backend import Device
+    from bench.records.case import Case
+    from bench.workload import Job
+
+NO_PROFILER = (
+    "execution {} calls no operators, so that only a profiler of torch's can tell its kernels, and "
+    'there is none for this device. Explain the same case with execution = "eager"'
+)
+
+
+class Host(Watcher):
+    """What else ran on the host meanwhile."""
+
+    def __init__(self, threads: int) -> None:
+        """threads: with which the job computes."""
+        self._read = HostCounters().read
+        self._before = self._read()
+        self._threads = threads
+
+    def causes(self) -> dict[Seen, str]:
+        """What its counters say, from when this was made."""
+        blocks = [Block(wall_ns=1, step_ns=(1,))]  # of which nothing is asked here
+        seen = contention.over(self._before, self._read(), blocks, self._threads, affinity_cores())
+        found = contention.causes(seen)
+        names: tuple[Seen, ...] = ("CONTENDED", "QUOTA")
+        return {name: found[name] for name in names if name in found}
+
+
+def account(job: Job, device: Device, case: Case, threads: int) -> Account:
+    """Why a step takes as long as it does, or why that cannot be told. The job is spoiled by it.
+
+    threads: with which the job computes on this host.
+    """
+    batch = case.parameters.get("batch_size")
+    batch = batch if isinstance(batch, int) else None
+    try:
+        return _account(job, device, case, threads, batch)
+    except Exception as error:  # noqa: BLE001 - what was timed before is none the worse for it
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        said = reason(of_error(error))
+        if is_out_of_memory(error) and batch is not None and batch > 1:
+            said += f": explain it at batch_size = {batch // 2}"
+        return Unexplained(reason=said)
+
+
+def _account(
+    job: Job, device: Device, case: Case, threads: int, batch: int | None
+) -> Explained | Unexplained:
+    if case.execution != "eager":
+        return Unexplained(reason=NO_PROFILER.format(case.execution))
+    if device.synchronous:
+        return in_order.explained(job, device, watcher=Host(threads), batch=batch)
+    return rotated.explained(job, device, batch=batch)

@@ -1,0 +1,276 @@
+"""A step as a tape: its operators in their order, recorded below autograd.
+
+A tensor is written down as (slot, offset, size, stride, dtype), a slot being one storage from its
+birth to its death: the tape holds the storages that were there before the step (weights, inputs,
+state, caches), and of those made within it none.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.measuring.explaining import counts
+from bench.measuring.explaining.kinds import OPTIMIZER, is_structure, kind_of
+from bench.records.explained import Kind
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_KEPT_BYTES = 64 << 20
+"""Integers that were there before the step keep their values up to so many bytes each: positions
+and indices, which the step may move."""
+COMPOSITE = "CompositeImplicitAutograd"
+"""torch's word for an operator that is made of others."""
+NO_WORK = ("prim", "profiler")
+"""Namespaces of what asks or tells something, and works on no tensor."""
+
+
+class Ref(NamedTuple):
+    """A tensor of the tape."""
+
+    slot: int
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def numel(self) -> int:
+        """Elements."""
+        return math.prod(self.size)
+
+    @property
+    def end_bytes(self) -> int:
+        """Where its last element ends in its storage."""
+        if not self.numel:
+            return 0
+        last = sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        return (self.offset + last + 1) * int(self.dtype.itemsize)
+
+    @property
+    def word(self) -> str:
+        """`bf16[64,128]`; with its strides where its elements do not lie in that order."""
+        shape = ",".join(map(str, self.size))
+        strides = "" if self.dense else f"/{','.join(map(str, self.stride))}"
+        return f"{counts.word(self.dtype)}[{shape}{strides}]"
+
+    @property
+    def dense(self) -> bool:
+        """Whether its elements lie one after the other in the order of its dimensions."""
+        want = 1
+        for n, stride in zip(reversed(self.size), reversed(self.stride), strict=True):
+            if n != 1 and stride != want:
+                return False
+            want *= n
+        return True
+
+
+class Call(NamedTuple):
+    """A call of an operator."""
+
+    func: Any
+    """torch's overload."""
+    flat: tuple[Any, ...]
+    """Arguments, flattened; tensors as `Ref`."""
+    spec: Any
+    outs: tuple[Ref | None, ...]
+    kind: Kind
+    flop: int
+    moved: counts.Bytes
+    precision: str
+    structure: bool
+    """Whether it does no work: a view, or memory that is not filled."""
+    backward: bool
+    """Whether autograd's engine made it."""
+
+    @property
+    def name(self) -> str:
+        """`aten::mm`."""
+        return str(self.func._schema.name)
+
+    @property
+    def operands(self) -> str:
+        """Its tensors in words; none of what does no work."""
+        if self.structure:
+            return ""
+        return " ".join(v.word for v in self.flat if isinstance(v, Ref))
+
+    @property
+    def refs(self) -> list[Ref]:
+        """All its tensors, those that it gives included."""
+        return [v for v in (*self.flat, *self.outs) if isinstance(v, Ref)]
+
+
+class Tape:
+    """What was recorded."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.leaves: dict[int, torch.UntypedStorage] = {}
+        """Storages that were there before the step, by slot."""
+        self.values: dict[int, torch.UntypedStorage] = {}
+        """Of those that hold no floating-point numbers, a copy of what they held."""
+        self.written: set[int] = set()
+        """Slots that a call writes into."""
+        self.born: set[int] = set()
+        """Slots of those that were made in it."""
+        self.asks: Counter[str] = Counter()
+        """Operators that make the host wait for a value, or whose output's shape depends on one."""
+        self.random: Counter[str] = Counter()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What may make a second time differ."""
+        asked = [f"asks the device: {name} x{n}" for name, n in sorted(self.asks.items())]
+        return (*asked, *(f"random: {name} x{n}" for name, n in sorted(self.random.items())))
+
+    def dying(self) -> dict[int, list[int]]:
+        """Of each call, the slots born in the step that no later call needs."""
+        last = {ref.slot: k for k, call in enumerate(self.calls) for ref in call.refs}
+        found: dict[int, list[int]] = {}
+        for slot, k in last.items():
+            if slot in self.born:
+                found.setdefault(k, []).append(slot)
+        return found
+
+    def replay_bytes(self) -> int:
+        """Most that a replay holds beside the job: what it makes itself, and the kept integers."""
+        size: dict[int, int] = {}
+        for call in self.calls:
+            for ref in call.refs:
+                size[ref.slot] = max(size.get(ref.slot, 0), ref.end_bytes)
+        dying, held, live, most = self.dying(), set[int](), 0, 0
+        for k, call in enumerate(self.calls):
+            for ref in call.refs:
+                if ref.slot in self.born and ref.slot not in held:
+                    held.add(ref.slot)
+                    live += size[ref.slot]
+            most = max(most, live)
+            live -= sum(size[slot] for slot in dying.get(k, ()))
+        kept = sum(storage.nbytes() for storage in self.values.values())
+        return most + kept + sum(self.values[slot].nbytes() for slot in self.moved)
+
+    @property
+    def moved(self) -> set[int]:
+        """Slots of kept integers that the step writes into."""
+        return self.written & self.values.keys()
+
+
+def recorded(step: Callable[[], object], device_type: str) -> Tape:
+    """The tape of a step; takes it. device_type: torch's name for the kind of device.
+
+    What a mode sees is not quite the step: see `bench.measuring.explaining.undone`.
+    """
+    tape = Tape()
+    with _recorder_type()(tape, device_type):
+        step()
+    return tape
+
+
+@functools.cache
+def _recorder_type() -> Any:
+    """The mode that writes operators down, made when torch is there."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_flatten, tree_leaves
+
+    has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+    graph_task: Any = torch._C._current_graph_task_id
+
+    class Recorder(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # nothing is compiled here, and its compiler takes a second to import
+
+        def __init__(self, tape: Tape, device_type: str) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.tape = tape
+            self.key = str(torch._C._dispatch_key_for_device(device_type))
+            self.slots: dict[int, int] = {}
+            self.count = itertools.count()
+            self.marks: list[bool] = []
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if not isinstance(func, torch._ops.OpOverload) or func.namespace in NO_WORK:
+                return self.marked(func, func(*args, **kwargs), args)
+            # In inference mode nothing takes composites apart before a mode sees them. What has a
+            # kernel is one operator, though it could be taken apart too.
+            # By torch's own kernel: what Python has in its place (`decompose`) may do more.
+            if not has(func.name(), self.key) and has(func.name(), COMPOSITE):
+                with self:
+                    return func._op_dk(getattr(torch._C.DispatchKey, COMPOSITE), *args, **kwargs)
+            flat, spec = tree_flatten((args, kwargs))
+            refs = tuple(self.ref(v, True) if isinstance(v, torch.Tensor) else v for v in flat)
+            out = func(*args, **kwargs)
+            outs = tuple(
+                self.ref(o, False) if isinstance(o, torch.Tensor) else None
+                for o in tree_leaves(out)
+            )
+            self.tape.written.update(r.slot for r in self.targets(func, args, kwargs))
+            structure, kind = is_structure(func), kind_of(func)
+            if any(self.marks) and not structure:
+                kind = "optimizer"
+            flop = 0 if structure else counts.least_flop(func, args, kwargs, out)
+            moved = counts.Bytes(0, 0)
+            if not structure:
+                moved = counts.least_bytes(func, args, kwargs, out)
+            tags = func.tags
+            if torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags:
+                self.tape.asks[str(func._schema.name)] += 1
+            if torch.Tag.nondeterministic_seeded in tags and not structure:
+                self.tape.random[str(func._schema.name)] += 1
+            self.tape.calls.append(
+                Call(
+                    *(func, refs, spec, outs, kind, flop, moved),
+                    precision=counts.arithmetic(args) if flop else "",
+                    structure=structure,
+                    backward=graph_task() != -1,
+                )
+            )
+            return out
+
+        def marked(self, func: Any, result: Any, args: tuple[Any, ...]) -> Any:
+            """Where an optimizer's step begins and ends, torch says to its profiler."""
+            mark = str(func)
+            if "record_function_enter" in mark:
+                self.marks.append(str(args[0]).startswith(OPTIMIZER))
+            elif "record_function_exit" in mark and self.marks:
+                self.marks.pop()
+            return result
+
+        def targets(self, func: Any, args: Any, kwargs: Any) -> list[Ref]:
+            named = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
+            return [
+                self.ref(tensor, True)
+                for argument in func._schema.arguments
+                if argument.alias_info is not None and argument.alias_info.is_write
+                for tensor in counts.tensors((named | kwargs).get(argument.name))
+            ]
+
+        def ref(self, tensor: torch.Tensor, is_input: bool) -> Ref:
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            slot = self.slots.get(key)
+            if slot is None:
+                slot = self.slots[key] = next(self.count)
+                weakref.finalize(storage, self.slots.pop, key, None)
+                if is_input:
+                    self.tape.leaves[slot] = storage
+                else:
+                    self.tape.born.add(slot)
+            whole = is_input and not tensor.is_floating_point() and slot in self.tape.leaves
+            if whole and slot not in self.tape.values and storage.nbytes() <= MOST_KEPT_BYTES:
+                self.tape.values[slot] = storage.clone()
+            size, stride = tuple(tensor.shape), tuple(tensor.stride())
+            return Ref(slot, int(tensor.storage_offset()), size, stride, tensor.dtype)
+
+    return Recorder

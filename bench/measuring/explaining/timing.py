@@ -1,0 +1,64 @@
+"""The time of one thing on a device, by the clock that its kind has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.backend import Device
+
+MOST_CALLS = 200
+"""Calls between two events: a kernel of 2 us is blurred by one."""
+LEAST_NS = 1_000_000
+"""Least time between two events."""
+LESS_THAN_NOTHING_NS = 1.0
+
+
+class Stopwatch:
+    """Times what is called again and again."""
+
+    def __init__(self, device: Device, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+        """clock: monotonic ns, of the host."""
+        self.device = device
+        self.clock = clock
+
+    def once_ns(self, work: Callable[[], object]) -> int:
+        """Host ns from a synchronization to the next, with one call between them."""
+        self.device.synchronize()
+        start = self.clock()
+        work()
+        self.device.synchronize()
+        return max(1, self.clock() - start)
+
+    def each_ns(self, work: Callable[[], object], calls: int = 1) -> float:
+        """ns of one of so many calls in a row: device time, where the device has events."""
+        if self.device.synchronous:
+            start = self.clock()
+            for _ in range(calls):
+                work()
+            return max(LESS_THAN_NOTHING_NS, (self.clock() - start) / calls)
+        first, last = self.device.event(), self.device.event()
+        self.device.synchronize()
+        first.record()
+        for _ in range(calls):
+            work()
+        last.record()
+        self.device.synchronize()
+        return max(LESS_THAN_NOTHING_NS, self.device.elapsed_ns(first, last) / calls)
+
+    def best_ns(self, work: Callable[[], object], seconds: float, least: int = 3) -> float:
+        """The fastest of several calls, after one that is not timed; for so many seconds."""
+        work()
+        found: list[float] = []
+        begin = self.clock()
+        while len(found) < least or (self.clock() - begin < seconds * 1e9 and len(found) < 100):
+            found.append(self.each_ns(work, self.calls(found)))
+        return min(found)
+
+    def calls(self, found: list[float]) -> int:
+        """How many calls in a row one event covers."""
+        if self.device.synchronous or not found:
+            return 1
+        return max(1, min(MOST_CALLS, int(LEAST_NS / found[-1])))

@@ -1,0 +1,232 @@
+"""How long a suite takes on a class of devices: by the records that are shipped, else by shapes.
+
+`configs/times.json` holds what the published runs took, launch by launch, and the rates that they
+reached; it is made from `results/` by `python -m bench.tests.scripts.times`.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from bench import catalogue, stats
+from bench.catalogue import configs_folder
+from bench.planning.plan import parameters_of, plan
+from bench.planning.shapes import LEAST_BLOCKS, Shapes
+from bench.planning.suite_file import Suite
+from bench.precision import PRECISIONS
+from bench.records.case import Case
+from bench.records.run import Settings
+
+FILE = "times.json"
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a class of devices."""
+
+    launches: dict[str, tuple[float, float]] = {}
+    """By a case's fingerprint: seconds of a run's first launch, and of each further one."""
+    besides: tuple[float, float]
+    """Seconds of the same besides blocks and warm-up, of any case."""
+    flop_per_second: dict[str, float] = {}
+    """By arithmetic: as cases reach it, not the best."""
+    bytes_per_second: float = 0.0
+    compiling: float = 0.0
+    """Seconds besides, of the first launch of a case that is compiled."""
+    under_load: bool = False
+    """Whether the device needs the suite's time under load."""
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """Of a suite, in seconds."""
+
+    seconds: float
+    estimated: int
+    """Cases whose shapes alone say how long they take."""
+    unknown: int
+    """Cases of which nothing does, and which are not in the seconds."""
+    open: bool
+    """Whether its cases go on after these launches, until their intervals are narrow."""
+
+
+ACCELERATOR = Known(
+    besides=(25.0, 10.0),
+    flop_per_second={
+        **dict.fromkeys(("bf16", "fp16"), 2.5e14),
+        **dict.fromkeys(("fp8", "int8"), 4e14),
+        "tf32": 1.2e14,
+        "fp32": 4e13,
+    },
+    bytes_per_second=3e12,
+    compiling=80.0,
+    under_load=True,
+)
+"""One of 40 GB or more, of which no run is published: half of what the fastest of 2024 reach."""
+ACCELERATOR_NAME = "an accelerator"
+
+
+@functools.cache
+def classes() -> dict[str, Known]:
+    """By name. Of devices that are not here nothing is known."""
+    text = (configs_folder() / FILE).read_bytes()
+    return {**msgspec.json.decode(text, type=dict[str, Known]), ACCELERATOR_NAME: ACCELERATOR}
+
+
+def expected(suite: Suite, known: Known) -> Expected:
+    """Of a run of a suite, on one device of that class."""
+    settings = suite.settings
+    count = stats.LOOKS[0] if settings.launches == "auto" else settings.launches
+    seconds, estimated, unknown = 0.0, 0, 0
+    for case in plan(suite):
+        if case.fingerprint in known.launches:
+            first, further = known.launches[case.fingerprint]
+        elif (blocks := _by_shapes(case, settings, known)) > 0:
+            first, further = (besides + blocks for besides in known.besides)
+            first += known.compiling * (case.execution == "compile")
+            estimated += 1
+        else:
+            unknown += 1
+            continue
+        seconds += first + (count - 1) * further
+    if suite.budget_minutes is not None:
+        seconds = min(seconds, 60 * suite.budget_minutes)
+    return Expected(seconds, estimated, unknown, settings.launches == "auto")
+
+
+def _by_shapes(case: Case, settings: Settings, known: Known) -> float:
+    """Seconds of a launch's warm-up and blocks; 0 where nothing is known of its like."""
+    shapes = Shapes(settings, known.flop_per_second, known.bytes_per_second)
+    blocks = shapes.least_seconds(case)
+    if not blocks and case.devices == 1 and not case.space and not _counted(case):
+        blocks = LEAST_BLOCKS * settings.block_seconds
+    return blocks + known.under_load * settings.warmup_seconds if blocks else 0.0
+
+
+def _counted(case: Case) -> bool:
+    """Whether its step has FLOP or bytes; else it is short, as a launch or a copy is."""
+    workload = catalogue.workload(case.workload)
+    parameters = parameters_of(case, workload)
+    work = workload.work(case.mode, parameters, PRECISIONS[case.precision])
+    return bool(work.flop or work.moved_bytes)
+
+
+def said(found: Expected) -> str:
+    """In words: `about 6 min`, `about 2 hours by shapes`, `not known`."""
+    minutes = found.seconds / 60
+    if not found.seconds or (found.unknown and minutes < 1):
+        return "not known"
+    time = f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.0f} hours"
+    time = "under a minute" if minutes < 1 else time
+    least = "at least" if found.open or found.unknown else "about"
+    words = [f"{least} {time}" if minutes >= 1 else time]
+    if found.estimated:
+        words.append("estimated from shapes")
+    if found.unknown:
+        words.append(f"{found.unknown} of its cases not known")
+    return ", ".join(words)
+
+
+class _Work(msgspec.Struct):
+    items: float
+    flop: float | None = None
+    moved_bytes: float | None = None
+
+
+class _Block(msgspec.Struct):
+    wall_ns: int
+    step_ns: list[int]
+
+
+class _Outcome(msgspec.Struct):
+    status: str
+    work: _Work | None = None
+    warmup: list[_Block] = []
+    steady: list[_Block] = []
+
+
+class _Launch(msgspec.Struct):
+    """As much of a record's line as is asked for here."""
+
+    line: str
+    fingerprint: str = ""
+    case: Case | None = None
+    launch: int = 0
+    seconds: float = 0.0
+    outcome: _Outcome | None = None
+
+
+class _Device(msgspec.Struct):
+    name: str
+    facts: dict[str, str] = {}
+
+
+class _Run(msgspec.Struct):
+    device: _Device
+
+
+def of_records(files: Iterable[Path]) -> dict[str, Known]:
+    """What records say, by class: cores of a CPU, or a device's name."""
+    found: dict[str, list[_Launch]] = {}
+    for file in files:
+        head, *lines = file.read_bytes().splitlines()
+        device = msgspec.json.decode(head, type=_Run).device
+        cores = device.facts.get("usable_cores")
+        name = device.name if cores is None else f"{cores} CPU cores"
+        launches = [msgspec.json.decode(line, type=_Launch) for line in lines]
+        found.setdefault(name, []).extend(
+            one
+            for one in launches
+            if one.line == "launch" and one.outcome is not None and one.outcome.status == "measured"
+        )
+    return {name: _known(launches) for name, launches in sorted(found.items())}
+
+
+def _known(launches: list[_Launch]) -> Known:
+    cases: dict[str, list[_Launch]] = {}
+    flop: dict[str, list[float]] = {}
+    moved: list[float] = []
+    for one in launches:
+        cases.setdefault(one.fingerprint, []).append(one)
+        assert one.outcome is not None and one.outcome.work is not None and one.case is not None
+        work, blocks = one.outcome.work, one.outcome.steady
+        steps = sum(len(b.step_ns) for b in blocks) / sum(b.wall_ns for b in blocks) * 1e9
+        if work.flop:
+            arithmetic = PRECISIONS[one.case.precision].arithmetic
+            flop.setdefault(arithmetic, []).append(work.flop * steps)
+        if work.moved_bytes:
+            moved.append(work.moved_bytes * steps)
+    return Known(
+        launches={name: _both([(x.launch, x.seconds) for x in of]) for name, of in cases.items()},
+        besides=_both([(x.launch, max(x.seconds - _blocks(x), 0.0)) for x in launches]),
+        flop_per_second={name: _short(statistics.median(of)) for name, of in sorted(flop.items())},
+        bytes_per_second=_short(statistics.median(moved)) if moved else 0.0,
+    )
+
+
+def _blocks(launch: _Launch) -> float:
+    assert launch.outcome is not None
+    blocks = (*launch.outcome.warmup, *launch.outcome.steady)
+    return sum(block.wall_ns for block in blocks) / 1e9
+
+
+def _both(seconds: Iterable[tuple[int, float]]) -> tuple[float, float]:
+    """Of first launches and of the others, the medians."""
+    first: list[float] = []
+    others: list[float] = []
+    for number, taken in seconds:
+        (others if number else first).append(taken)
+    return _short(statistics.median(first or others)), _short(statistics.median(others or first))
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def written(known: Mapping[str, Known]) -> str:
+    """As the file holds it."""
+    text = msgspec.json.encode(known, order="sorted")
+    return msgspec.json.format(text, indent=1).decode() + "\n"

@@ -1,0 +1,159 @@
+"""The card of an explained case: the step in three, its classes, the operators above their bounds.
+
+Plain text of any width from 40 columns on, without colour: it means the same everywhere.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from bench import units
+from bench.judging.explained import MEANINGS, ClassRow, ExplainedCase, OperatorRow
+from bench.judging.remedies import said
+from bench.judging.row import Interval
+from bench.records.run import RunFile
+
+TOP = 10
+"""Operators on the card; `--wide` shows all."""
+NAME_COLUMNS = 24
+OPERATOR_COLUMNS = 34
+"""Of a card of 80 columns."""
+STANDARD_COLUMNS = 80
+NARROWEST_COLUMNS = 12
+LEGEND = (
+    "share: of the step. x bound: time over the least that this box could take, by its own "
+    "ceilings (arithmetic, bytes, calls). above bound: the time less that; no way to save it need "
+    "exist. seen: share of the operators' time, by torch's profiler."
+)
+
+
+def card(run: RunFile, found: Sequence[ExplainedCase], width: int, *, wide: bool = False) -> str:
+    """All explained cases of a run, as text that ends in a newline; width: columns."""
+    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
+    threads = next((x.environment.get("threads") for x in run.explanations), None)
+    with_threads = f", {units.counted(int(threads), 'thread')}" if threads else ""
+    lines = [*wrapped(f"accelmark explains {run.run.suite} on {device}{with_threads}", width)]
+    for case in found:
+        lines += ["", *_case(case, width, wide=wide)]
+    if any(case.operators for case in found):
+        lines += ["", *wrapped(LEGEND, width)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """A text in lines of so many columns."""
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=True, break_on_hyphens=False
+    )
+
+
+def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
+    yield from wrapped(case.case.label, width, "  ")
+    if case.verdict != "EXPLAINED":
+        yield from wrapped(f"{case.verdict}: {case.reason}", width, "  ")
+    if case.step_ms is None or case.coverage is None:
+        return
+    assert case.operators_ms is not None and case.freeing_ms is not None
+    assert case.host_ms is not None
+    parts = (
+        f"step {_with_interval(case.step_ms)} = operators {ms(case.operators_ms.value)} + freeing "
+        f"{ms(case.freeing_ms.value)} + host {ms(case.host_ms.value)} "
+        f"({case.coverage.value:.1%} explained; {units.counted(case.launches, 'launch')}, "
+        f"{case.how})"
+    )
+    yield from wrapped(parts, width, "  ")
+    yield from wrapped(_ceilings(case), width, "  ")
+    name = max(NARROWEST_COLUMNS, NAME_COLUMNS + min(0, width - STANDARD_COLUMNS))
+    yield f"{'class':<{name}}{'ms':>9}{'share':>8}{'x bound':>9}{'above bound':>13}  {'seen':>6}"[
+        :width
+    ]
+    for row in case.classes:
+        yield _class(row, name)[:width]
+    yield from _operators(case, width, wide=wide)
+    for flag, seen in case.flags.items():
+        meaning = MEANINGS.get(flag, "")
+        yield from wrapped(f"{flag} {seen}{f' ({meaning})' if meaning else ''}", width, "  ")
+    for note in case.notes[: None if wide else 3]:
+        yield from wrapped(f"note: {note}", width, "  ")
+    if case.profile_absent:
+        yield from wrapped(f"not cross-checked: {case.profile_absent}", width, "  ")
+    for tried in case.tried:
+        yield from wrapped(said(tried), width, "  ")
+
+
+def _class(row: ClassRow, name: int) -> str:
+    seen = "" if row.profiled_share is None else f"{row.profiled_share:.1%}"
+    times = _times(row.times_bound)
+    above = row.flags[0] if row.flags else _above(row.above_ms)
+    return (
+        f"{row.kind:<{name}}{ms(row.ms.value):>9}{row.share:>8.1%}{times:>9}{above:>13}  {seen:>6}"
+    )
+
+
+def _operators(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
+    shown = case.operators if wide else case.operators[:TOP]
+    name = max(NARROWEST_COLUMNS, OPERATOR_COLUMNS + width - STANDARD_COLUMNS)
+    yield f"{'operator':<{name}}{'calls':>7}{'ms':>9}{'share':>8}{'x bound':>9}{'above bound':>13}"[
+        :width
+    ]
+    for row in shown:
+        yield _operator(row, name)[:width]
+    if left := len(case.operators) - len(shown):
+        yield from wrapped(f"{units.counted(left, 'operator')} more (--wide)", width)
+    for row in case.operators:
+        if row.absent:
+            yield from wrapped(f"not measured: {called(row)}: {row.absent}", width, "  ")
+
+
+def _operator(row: OperatorRow, name: int) -> str:
+    took = "—" if row.ms is None else ms(row.ms.value)
+    share = "—" if row.share is None else f"{row.share:.1%}"
+    above = "BEATS-BOUND" if "BEATS-BOUND" in row.flags else _above(row.above_ms)
+    return (
+        f"{shortened(called(row), name - 1):<{name}}{row.calls:>7g}{took:>9}{share:>8}"
+        f"{_times(row.times_bound):>9}{above:>13}"
+    )
+
+
+def called(row: OperatorRow) -> str:
+    """An operator with what it works on: `mm bf16[64,128] bf16[128,256]`."""
+    name = row.name.removeprefix("aten::")
+    if row.fuses:
+        return f"{name} ({', '.join(row.fuses)})"
+    return f"{name} {row.operands}".rstrip()
+
+
+def shortened(text: str, columns: int) -> str:
+    """A text in so many columns."""
+    return text if len(text) <= columns else f"{text[: max(columns - 3, 1)]}..."
+
+
+def ms(value: float) -> str:
+    """Milliseconds; to a microsecond, and to a tenth of what is ten or more."""
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _with_interval(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{ms(interval.value)} ms (no interval)"
+    return f"{ms(interval.value)} ms ({ms(interval.low)} to {ms(interval.high)})"
+
+
+def _times(value: float | None) -> str:
+    return "—" if value is None else f"{value:.1f}"
+
+
+def _above(value: float | None) -> str:
+    return "—" if value is None else f"{ms(value)} ms"
+
+
+def _ceilings(case: ExplainedCase) -> str:
+    words = []
+    for name, value in case.ceilings.items():
+        if name == "launch":
+            words.append(f"launch {units.duration(value / 1e9)}")
+        else:
+            unit = "FLOP/s" if " " in name else "B/s"
+            words.append(f"{name} {units.prefixed(value, unit)}")
+    return f"ceilings: {', '.join(words)}"

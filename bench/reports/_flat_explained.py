@@ -1,0 +1,118 @@
+"""An explained run as flat rows: one for each step, each class of operators and each operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow
+from bench.judging.remedies import helped
+from bench.judging.row import Interval
+from bench.records.run import RunFile
+
+
+def rows(run: RunFile, found: Sequence[ExplainedCase]) -> list[dict[str, Any]]:
+    """All rows, which have the same keys; a figure that does not exist is None, never zero."""
+    return [
+        {
+            "case": case.case.label,
+            "fingerprint": case.case.fingerprint,
+            "run": run.run.run_id,
+            "device": run.run.device.get("name"),
+            "backend": run.run.device.get("backend"),
+            "verdict": case.verdict,
+            "reason": case.reason or None,
+            "launches": case.launches,
+            "how": case.how,
+            **row,
+        }
+        for case in found
+        for row in _of_case(case)
+    ]
+
+
+def _of_case(case: ExplainedCase) -> Iterator[dict[str, Any]]:
+    yield {
+        **_row("step", "", case.step_ms),
+        "coverage": case.coverage.value if case.coverage else None,
+        "operators_ms": case.operators_ms.value if case.operators_ms else None,
+        "freeing_ms": case.freeing_ms.value if case.freeing_ms else None,
+        "host_ms": case.host_ms.value if case.host_ms else None,
+        "flags": " ".join(case.flags) or None,
+        "ceilings": case.ceilings or None,
+        "tried": [
+            {"remedy": t.remedy, "helped": helped(t), "absent": t.absent or None}
+            for t in case.tried
+        ],
+    }
+    for one in case.classes:
+        yield _of_class(one)
+    for operator in case.operators:
+        yield _of_operator(operator)
+
+
+def _of_class(row: ClassRow) -> dict[str, Any]:
+    return {
+        **_row("class", row.kind, row.ms),
+        "class": row.kind,
+        "share": row.share,
+        "bound_ms": row.bound_ms,
+        "times_bound": row.times_bound,
+        "above_bound_ms": row.above_ms,
+        "replayed_share": row.replayed_share,
+        "profiled_share": row.profiled_share,
+        "flags": " ".join(row.flags) or None,
+    }
+
+
+def _of_operator(row: OperatorRow) -> dict[str, Any]:
+    return {
+        **_row("operator", row.name, row.ms),
+        "class": row.kind,
+        "operands": row.operands or None,
+        "fuses": " ".join(row.fuses) or None,
+        "calls": row.calls,
+        "share": row.share,
+        "flop": row.flop,
+        "least_bytes": row.least_bytes,
+        "bound_ms": row.bound_ms,
+        "bound_by": row.bound_by or None,
+        "times_bound": row.times_bound,
+        "above_bound_ms": row.above_ms,
+        "own_ceiling_fraction": row.own_ceiling_fraction,
+        "flags": " ".join(row.flags) or None,
+        "absent": row.absent or None,
+    }
+
+
+def _row(level: str, name: str, ms: Interval | None) -> dict[str, Any]:
+    """What every row has; the rest of the keys is None until its own say otherwise."""
+    return {
+        "level": level,
+        "name": name or None,
+        "class": None,
+        "operands": None,
+        "fuses": None,
+        "calls": None,
+        "ms": ms.value if ms else None,
+        "ms_low": ms.low if ms else None,
+        "ms_high": ms.high if ms else None,
+        "share": None,
+        "flop": None,
+        "least_bytes": None,
+        "bound_ms": None,
+        "bound_by": None,
+        "times_bound": None,
+        "above_bound_ms": None,
+        "own_ceiling_fraction": None,
+        "replayed_share": None,
+        "profiled_share": None,
+        "coverage": None,
+        "operators_ms": None,
+        "freeing_ms": None,
+        "host_ms": None,
+        "flags": None,
+        "absent": None,
+        "ceilings": None,
+        "tried": None,
+    }

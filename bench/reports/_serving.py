@@ -1,0 +1,136 @@
+"""How a load was served, in cells: a small table for each engine, a line a concurrency or rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from bench import stats, units
+from bench.judging.comparison import CaseComparison
+from bench.judging.row import Row
+from bench.judging.served import OVERHEAD_LIMIT, ServingCurve
+from bench.judging.serving import Figure
+from bench.reports._labels import name_of, plain
+from bench.reports._wording import word_of
+
+HEADINGS = (
+    *("arrival", "output", "each user", "TTFT", "p99", "TPOT", "p99"),
+    *("goodput", "slots busy", "engine", "verdict"),
+)
+DROPS = (0, 0, 2, 0, 3, 0, 4, 1, 6, 5, 0)
+"""What is left out first where a terminal is too narrow: the highest."""
+
+
+class Line(NamedTuple):
+    """What is said of one point, a cell under each of `HEADINGS`; empty where there is nothing."""
+
+    arrival: str
+    output: str
+    user: str
+    ttft: str
+    ttft_p99: str
+    tpot: str
+    tpot_p99: str
+    goodput: str
+    busy: str
+    engine: str
+    verdict: str
+
+
+def title(curve: ServingCurve) -> str:
+    """`serve-load bf16, tiny-untied, slots 8, chunk 64, input 128, output 64`."""
+    return f"{name_of(curve.case)}, {plain(curve.case.detail)}"
+
+
+def lines(curve: ServingCurve) -> Iterator[Line]:
+    """A line a point, the thinnest load first."""
+    return map(line, curve.points)
+
+
+def line(row: Row) -> Line:
+    """What is said of one point."""
+    serving = row.serving
+    assert serving is not None
+    assert row.throughput is not None
+    return Line(
+        arrival=arrival(row),
+        output=units.rate(row.throughput, "tok"),
+        user=_rate(serving.interactivity, "tok"),
+        ttft=_time(serving.ttft_p50),
+        ttft_p99=_time(serving.ttft_p99),
+        tpot=_time(serving.tpot_p50),
+        tpot_p99=_time(serving.tpot_p99),
+        goodput=_rate(serving.goodput, "req"),
+        busy=_share(serving.occupancy),
+        engine=_share(serving.overhead),
+        verdict=word_of(row),
+    )
+
+
+def arrival(row: Row) -> str:
+    """`8 at once`; `2 req/s (2.55)`, nominal and as they were due; `all at once`."""
+    given = row.case.parameters
+    if given.get("arrival") == "closed":
+        return f"{given.get('concurrency')} at once"
+    if given.get("arrival") == "poisson":
+        due = row.serving and row.serving.arrival_rate
+        realised = f" ({units.significant(due.value)})" if due else ""
+        return f"{given.get('rate')} req/s{realised}"
+    return "all at once"
+
+
+def at_limit(case: CaseComparison) -> Iterator[str]:
+    """At which loads two sides are compared, where each has taken its best within a limit."""
+    if case.tpot_limit_seconds is None:
+        return
+    sides = [("base", case.base), ("other", case.other)]
+    loads = [f"{who} {arrival(row)}" for who, row in sides if row is not None]
+    limit = units.duration(case.tpot_limit_seconds)
+    yield "; ".join([f"the most of each at a median TPOT of {limit} or less", *loads])
+
+
+def legend(curves: Sequence[ServingCurve]) -> list[str]:
+    """What the words mean, and what is missing and why; a sentence each."""
+    if not curves:
+        return []
+    rows = [row for curve in curves for row in curve.points]
+    said = [
+        "Serving: output tokens in the steady window; TTFT from the scheduled arrival; medians; "
+        f"goodput: requests that keep {_limits(rows)}"
+    ]
+    few = min(row.serving.requests for row in rows if row.serving)
+    if few < stats.PERCENTILE_SAMPLES[99]:
+        said.append(
+            f"no p99: it needs {stats.PERCENTILE_SAMPLES[99]} requests a launch, there are {few}"
+        )
+    slow = [row for row in rows if row.serving and _over(row.serving.overhead)]
+    if slow:
+        said.append(
+            f"the engine's own time is over {OVERHEAD_LIMIT:.0%} in {len(slow)} of {len(rows)}: "
+            "the host is in those figures"
+        )
+    return said
+
+
+def _over(figure: Figure | None) -> bool:
+    return figure is not None and figure.value > OVERHEAD_LIMIT
+
+
+def _limits(rows: Sequence[Row]) -> str:
+    found = {row.serving.limits: None for row in rows if row.serving}
+    return " or ".join(
+        f"TTFT {units.duration(one.ttft_seconds)} and TPOT {units.duration(one.tpot_seconds)}"
+        for one in found
+    )
+
+
+def _time(figure: Figure | None) -> str:
+    return "" if figure is None else units.duration(figure.value)
+
+
+def _rate(figure: Figure | None, what: str) -> str:
+    return "" if figure is None else units.rate(figure.value, what)
+
+
+def _share(figure: Figure | None) -> str:
+    return "" if figure is None else f"{figure.value:.1%}"

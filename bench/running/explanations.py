@@ -1,0 +1,110 @@
+"""Explanations of a run: after all launches, each case once or several times, never among them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from bench.measuring.messages import Report
+from bench.records.case import Case, Choice
+from bench.records.explained import Account, Explanation, Unexplained
+from bench.records.outcome import Cold, Measured, Skipped
+from bench.running.header import utc_now
+from bench.running.launcher import Finished
+
+if TYPE_CHECKING:
+    from bench.running.case_state import CaseState
+    from bench.running.session import EndReason, Session
+
+NO_SECONDS = 1e-3
+"""Of what is refused without a worker: a record's times are above zero."""
+
+TOGETHER = (
+    "what several devices do together is not explained: an operator that waits for the others "
+    "takes as long as they do. Explain the same case on one device"
+)
+
+
+class Explaining(NamedTuple):
+    """What a run explains."""
+
+    each: int = 0
+    """How often each case."""
+    only: bool = False
+    """Whether its cases have no other launches."""
+    done: Sequence[Explanation] = ()
+    """What the record holds already."""
+
+    def of(self, case: Case) -> int:
+        """How often a case was explained before the run went on."""
+        return sum(one.fingerprint == case.fingerprint for one in self.done)
+
+
+NOTHING = Explaining()
+
+
+def explain(session: Session) -> EndReason:
+    """Has each case explained, as often as is asked; in turn, so that drift hits all alike."""
+    explaining = session.explaining
+    done = {state.case.fingerprint: explaining.of(state.case) for state in session.states}
+    for number in range(explaining.each):
+        for state in session.states:
+            fingerprint = state.case.fingerprint
+            if number < done[fingerprint] or state.beyond or state.hopeless:
+                continue
+            if not session.fits(state):
+                return "budget"
+            made = _explained(session, state, number)
+            session.writer.append(made)
+            session.face.explained(made)
+            if isinstance(made.account, Unexplained):  # it would say the same again
+                done[fingerprint] = explaining.each
+    return "complete"
+
+
+def _explained(session: Session, state: CaseState, number: int) -> Explanation:
+    case, choice, started_at = state.case, state.choice, utc_now()
+    session.face.explains(case, number + 1, session.explaining.each)
+    seed = session.settings.seed + number
+    if case.devices > 1:
+        report = Report(outcome=Skipped(reason=TOGETHER), cold=Cold(), environment={})
+        finished = Finished(report=report, seconds=NO_SECONDS, stderr_tail="")
+        return explanation(case, choice, number, seed, started_at, finished)
+    request = msgspec.structs.replace(
+        session.request(state), explain=True, seed=seed, thorough=False
+    )
+    variables = dict(session.backend.worker_environment())
+    launches = session.launcher([request], variables, session.face.progress)
+    with contextlib.closing(launches):
+        finished = next(launches)
+    state.seconds.append(finished.seconds)
+    return explanation(case, choice, number, seed, started_at, finished)
+
+
+def explanation(
+    case: Case, choice: Choice | None, number: int, seed: int, started_at: str, finished: Finished
+) -> Explanation:
+    """What the record says of a worker that was to explain a case."""
+    return Explanation(
+        case=case,
+        fingerprint=case.fingerprint,
+        number=number,
+        seed=seed,
+        started_at=started_at,
+        seconds=finished.seconds,
+        environment=finished.report.environment,
+        account=account_of(finished.report),
+        choice=choice,
+        stderr_tail=finished.stderr_tail,
+    )
+
+
+def account_of(report: Report) -> Account:
+    """What it found; of a worker that was not measured, why not."""
+    outcome = report.outcome
+    if not isinstance(outcome, Measured):
+        return Unexplained(reason=f"{type(outcome).__name__.lower()}: {outcome.reason}")
+    return report.account or Unexplained(reason="the worker ended without an account")

@@ -1,0 +1,221 @@
+"""Accounts judged: bounds, shares, coverage and flags, of figures that can be done by hand."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from bench.errors import ComparisonError
+from bench.judging.bounds import bound
+from bench.judging.explained import ExplainedCase, answer, explain_run
+from bench.judging.explained_pairs import explained_pairs
+from bench.judging.remedies import helped, said
+from bench.judging.summary import summarize
+from bench.records.explained import Ceilings, Explained, Operator, Profile, Tried
+from bench.tests.judging.accounts import (
+    ADD,
+    CEILINGS,
+    MM,
+    MS,
+    REFUSED,
+    SGD,
+    VIEWS,
+    account,
+    explained_file,
+    operator,
+)
+from bench.tests.scripts import explain_check
+
+
+def judged(*accounts: Explained) -> ExplainedCase:
+    (found,) = explain_run(explained_file(*accounts))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("op", "ms", "by"),
+    [
+        (MM, 20.0, "matmul bf16"),
+        (ADD, 15.0, "read"),
+        (SGD, 5.0, "copy"),
+        (operator("aten::fill_", "copy", 9.0, written_bytes=50_000_000), 5.0, "write"),
+        (operator("aten::mul", "elementwise", 1.0, read_bytes=4, calls=3), 0.003, "launch"),
+        (
+            operator("aten::sdpa", "attention", 9.0, precision="bf16", flop=10**9),
+            1.0,
+            "matmul bf16",
+        ),
+    ],
+)
+def test_a_bound_is_the_largest_of_arithmetic_bytes_and_calls(
+    op: Operator, ms: float, by: str
+) -> None:
+    found = bound(op, CEILINGS)
+    assert found is not None
+    assert found.ns / MS == pytest.approx(ms) and found.by == by
+
+
+def test_what_does_no_counted_work_has_no_bound() -> None:
+    assert bound(VIEWS, CEILINGS) is None
+    unknown = operator("fused", "elementwise", 1.0, read_bytes=None, written_bytes=None)
+    assert bound(unknown, CEILINGS) is None
+    other = operator("aten::_scaled_mm", "matmul", 1.0, precision="fp8", flop=10**9)
+    assert bound(other, Ceilings(bytes_per_second={}, launch_ns=1.0)) is None
+
+
+def test_the_parts_of_a_step_add_up_to_it() -> None:
+    case = judged(account())
+    parts = (case.operators_ms, case.freeing_ms, case.host_ms)
+    assert [p.value for p in parts if p] == pytest.approx([86.0, 4.0, 10.0])
+    assert case.coverage is not None and case.coverage.value == pytest.approx(0.90)
+    assert case.verdict == "EXPLAINED" and case.step_ms is not None and case.step_ms.low is None
+    assert sum(row.ms.value for row in case.classes) == pytest.approx(86.0)
+    assert [row.kind for row in case.classes] == ["matmul", "elementwise", "optimizer", "other"]
+
+
+def test_a_class_is_held_against_the_bounds_of_its_operators() -> None:
+    matmul, elementwise, optimizer, other = judged(account()).classes
+    assert matmul.times_bound == pytest.approx(3.0) and matmul.above_ms == pytest.approx(40.0)
+    assert elementwise.share == pytest.approx(0.2) and elementwise.above_ms == pytest.approx(5.0)
+    assert optimizer.flags == ("BEATS-BOUND",) and other.times_bound is None
+    assert matmul.replayed_share == pytest.approx(60 / 84), "views do no work"
+    assert matmul.profiled_share == pytest.approx(60 / 90)
+
+
+def test_operators_stand_in_the_order_of_what_they_are_above_their_bounds() -> None:
+    rows = judged(account()).operators
+    assert [row.name for row in rows] == [
+        "aten::mm",
+        "aten::add_",
+        "aten::_fused_sgd_",
+        "aten::view",
+    ]
+    assert rows[2].flags == ("BEATS-BOUND",) and rows[3].above_ms is None
+
+
+def test_several_launches_give_an_interval() -> None:
+    case = judged(account(0.99), account(1.0), account(1.01))
+    assert case.step_ms is not None and case.step_ms.low is not None
+    assert case.step_ms.low < case.step_ms.value == pytest.approx(100.0)
+    assert case.classes[0].ms.high is not None and case.launches == 3
+
+
+def test_an_operator_that_a_launch_lacks_took_no_time_there() -> None:
+    less = msgspec.structs.replace(
+        account(), operators=account().operators[1:], order=(), call_ns=()
+    )
+    rows = {row.name: row for row in judged(account(), less).operators}
+    assert rows["aten::mm"].ms is not None and rows["aten::mm"].ms.value == pytest.approx(30.0)
+    assert rows["aten::mm"].bound_ms == pytest.approx(10.0), "and had no bound there"
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "verdict"), [(120, "NOT-EXPLAINED"), (100, "EXPLAINED"), (80, "VOID")]
+)
+def test_too_little_and_too_much_is_not_explained(step_ms: int, verdict: str) -> None:
+    case = judged(account(step_ns=(round(step_ms * MS),)))
+    assert case.verdict == verdict and bool(case.reason) == (verdict != "EXPLAINED")
+
+
+def test_flags_say_what_was_seen() -> None:
+    tiny = operator("aten::mul", "elementwise", 0.001, read_bytes=4, calls=1)
+    seen = account(
+        operators=(*account().operators, tiny),
+        causes={"CONTENDED": "its threads waited for a core 9% of the time"},
+        profile=msgspec.structs.replace(
+            account().profile or pytest.fail(), calls={"aten::mm": 1.0, "aten::add_": 1.0}
+        ),
+    )
+    flags = judged(seen).flags
+    assert flags["CONTENDED"] == "its threads waited for a core 9% of the time"
+    assert flags["TINY"] == "1 operator, 0.0% of the step"
+    assert flags["BEATS-BOUND"] == "1 operator, 4.0% of the step"
+    assert flags["CHANGED-BY-RECORDING"].startswith(
+        "3 operators, 64.0% of the step: aten::mm 2 for 1"
+    )
+
+
+def test_the_profiler_answers_where_only_it_explains_the_step() -> None:
+    kernels = (operator("kernel", "matmul", 100.0),)
+    both = account(profiled_operators=kernels)
+    assert answer(both) is both
+    blind = msgspec.structs.replace(both, step_ns=(round(200 * MS),))
+    assert answer(blind).operators == kernels and answer(blind).how == "profiler"
+    assert judged(blind).verdict == "EXPLAINED"
+
+
+def test_a_refusal_is_a_row_with_its_reason() -> None:
+    (case,) = explain_run(explained_file(REFUSED))
+    assert (case.verdict, case.reason) == ("REFUSED", REFUSED.reason)
+    (row,) = summarize(explained_file(REFUSED))
+    assert not row.reached and row.reason.startswith("explained, not measured")
+
+
+def test_the_differences_of_the_parts_are_that_of_the_steps() -> None:
+    faster = msgspec.structs.replace(
+        account(0.5),
+        ceilings=msgspec.structs.replace(CEILINGS, flop_per_second={"matmul bf16": 4e12}),
+    )
+    (pair,) = explained_pairs(explained_file(account()), explained_file(faster))
+    assert pair.difference_ms == pytest.approx(-50.0)
+    assert sum(part.difference_ms for part in pair.parts) == pytest.approx(-50.0)
+    matmul = pair.parts[0]
+    assert matmul.name == "matmul" and matmul.chip == pytest.approx(4.0)
+    assert matmul.software == pytest.approx(0.5), "twice as fast, on four times as fast a chip"
+    assert {part.name for part in pair.parts} >= {"host", "freeing"}
+
+
+def test_another_layout_is_no_other_operator_and_what_one_side_lacks_is_said() -> None:
+    theirs = operator("aten::mm", "matmul", 80.0, operands="bf16[64,64/1,64]")
+    other = account(operators=(theirs, *account().operators[2:]), order=(), call_ns=())
+    (pair,) = explained_pairs(explained_file(account()), explained_file(other))
+    top = {one.name: (one.base_ms, one.other_ms) for one in pair.operators}
+    assert top["aten::mm"] == pytest.approx((60.0, 80.0))
+    assert top["aten::add_"][0] == pytest.approx(20.0) and top["aten::add_"][1] is None
+
+
+def test_only_what_is_explained_on_both_sides_is_held_together() -> None:
+    (pair,) = explained_pairs(explained_file(account()), explained_file(REFUSED))
+    assert pair.reason.startswith("other REFUSED: tape and replay")
+    bare = msgspec.structs.replace(explained_file(), explanations=())
+    with pytest.raises(ComparisonError, match="explains nothing"):
+        explained_pairs(explained_file(account()), bare)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "held"),
+    [
+        ((261, 260), (233, 232), True),
+        ((261, 260), (260, 259), False),
+        ((260, 200), (190, 210), False),
+    ],
+)
+def test_what_was_tried_is_told_truly(
+    before: tuple[int, int], after: tuple[int, int], held: bool
+) -> None:
+    tried = Tried(
+        remedy="x",
+        before_ns=tuple(round(n * MS) for n in before),
+        after_ns=tuple(round(n * MS) for n in after),
+    )
+    assert helped(tried) is held
+    assert said(tried).endswith("held" if held else "did not help")
+    assert said(Tried(remedy="x", absent="no")) == "not tried: x: no"
+
+
+def test_the_check_of_all_this_judges_truly() -> None:
+    """`python -m bench.tests.scripts.explain_check`, without its measuring."""
+    good, less = judged(account()), judged(account(step_ns=(round(120 * MS),)))
+    assert not explain_check.coverage([good] * 8 + [less] * 2).met
+    assert explain_check.coverage([good] * 9 + [less]).met and not explain_check.coverage([]).met
+    assert not explain_check.shares([good]).met, "matmul is 5 points off"
+    alike = Profile(
+        step_ns=1e8, kinds={"matmul": 60.0, "elementwise": 20.0, "optimizer": 4.0}, calls={}
+    )
+    assert explain_check.shares([judged(account(profile=alike))]).met
+    op = operator("planted::layer_norm", "normalization", 10.8)
+    with_it = judged(account(operators=(*account().operators, op)))
+    assert explain_check.planted(with_it).met and not explain_check.planted(good).met
+    assert explain_check.layouts(good, judged(account(0.5))).met is False, "the host's 5 ms are not"
+    without = account(step_ns=(round(80 * MS),), operators=(MM, SGD, VIEWS), order=(), call_ns=())
+    assert explain_check.layouts(good, judged(without)).met

@@ -1,0 +1,151 @@
+"""A step recorded, undone, and played again."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from bench.measuring.explaining import counts
+from bench.measuring.explaining.in_order import too_little_memory
+from bench.measuring.explaining.kinds import kind_of, kind_of_name
+from bench.measuring.explaining.profiled import beside
+from bench.measuring.explaining.replay import Player, operands
+from bench.measuring.explaining.tape import Ref, Tape, recorded
+from bench.measuring.explaining.undone import accumulate_in_place
+from bench.tests.measuring.explaining.small_job import CLOCK, SmallJob
+
+ATEN = torch.ops.aten
+
+
+@pytest.fixture(scope="module")
+def job() -> SmallJob:
+    made = SmallJob()
+    for _ in range(2):
+        made.refill()
+        made.step()
+    return made
+
+
+@pytest.fixture(scope="module")
+def tape(job: SmallJob) -> Tape:
+    job.refill()
+    return recorded(job.step, "cpu")
+
+
+def names(tape: Tape) -> Counter[str]:
+    return Counter(call.name for call in tape.calls if not call.structure)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mm", "matmul"),
+        ("addmm", "matmul"),
+        ("linear", "matmul"),
+        ("_scaled_mm", "matmul"),
+        ("max", "reduction"),
+        ("_softmax_backward_data", "reduction"),
+        ("max_pool2d_with_indices", "reduction"),
+        ("convolution_backward", "convolution"),
+        ("native_batch_norm_backward", "normalization"),
+        ("_fused_adamw_", "optimizer"),
+        ("_foreach_add_", "optimizer"),
+        ("_scaled_dot_product_flash_attention_for_cpu_backward", "attention"),
+        ("fusion_attention", "attention"),
+        ("embedding_dense_backward", "gather and scatter"),
+        ("index_add_", "gather and scatter"),
+        ("_to_copy", "copy"),
+        ("copy_", "copy"),
+        ("cat", "copy"),
+        ("all_reduce_", "communication"),
+        ("sort", "other"),
+        ("convert", "other"),
+    ],
+)
+def test_a_kind_is_known_by_the_name_whoevers_it_is(name: str, kind: str) -> None:
+    assert kind_of_name(name) == kind
+
+
+def test_what_torch_calls_pointwise_is_elementwise_and_a_view_is_no_work() -> None:
+    assert kind_of(ATEN.silu_backward.default) == "elementwise"
+    assert kind_of(ATEN.view.default) == kind_of(ATEN.empty.memory_format) == "other"
+    assert kind_of(ATEN.clone.default) == "copy", "pointwise in torch's words, and a copy"
+
+
+def of(func: object, *args: object) -> tuple[int, int, int]:
+    out = func(*args)  # type: ignore[operator]
+    moved = counts.least_bytes(func, args, {}, out)
+    return (*moved, counts.least_flop(func, args, {}, out))
+
+
+def test_least_work_is_counted_from_shapes() -> None:
+    a, b = torch.ones(8, 16), torch.ones(16, 4)
+    assert of(ATEN.mm.default, a, b) == (4 * (128 + 64), 4 * 32, 2 * 8 * 16 * 4)
+    assert of(ATEN.mul.Tensor, a, a) == (512, 512, 0), "the same operand is read once"
+    assert of(ATEN.add_.Tensor, a, torch.ones(1, 1).expand(8, 16)) == (516, 512, 0)
+    assert of(ATEN.copy_.default, a, torch.ones(8, 16)) == (512, 512, 0)
+    assert of(ATEN.fill_.Scalar, a, 0.0) == (0, 512, 0)
+    rows = torch.tensor([1, 2])
+    assert of(ATEN.embedding.default, a, rows) == (2 * 64 + 16, 2 * 64, 0), "two rows of eight"
+    assert of(ATEN.index_add_.default, a, 0, rows, torch.ones(2, 16)) == (16 + 256, 128, 0)
+
+
+@pytest.mark.parametrize(
+    ("causal", "flop"), [(False, 4 * 2 * 8 * 8 * 4), (True, 2 * 2 * 8 * 8 * 4)]
+)
+def test_half_of_causal_attention_is_masked(causal: bool, flop: int) -> None:
+    q = torch.ones(1, 2, 8, 4)
+    flash = ATEN._scaled_dot_product_flash_attention_for_cpu.default
+    assert counts.least_flop(flash, (q, q, q, 0.0, causal), {}, None) == flop
+
+
+def test_the_tape_is_the_step_that_nobody_recorded(job: SmallJob, tape: Tape) -> None:
+    """Below a mode autograd adds gradients up out of place, and that is undone."""
+    copied = Tape()
+    copied.calls, copied.born, copied.leaves = [*tape.calls], {*tape.born}, tape.leaves
+    assert accumulate_in_place(copied) == 2, "of three uses of the weight"
+    profile = beside(job.step, job.refill, 2, copied)
+    assert {n: float(c) for n, c in names(copied).items()} == profile.calls
+    assert names(tape)["aten::add"] == 2 and "aten::add" not in profile.calls
+    assert set(profile.kinds) >= {"matmul", "elementwise", "optimizer", "gather and scatter"}
+
+
+def test_a_replay_does_what_the_step_does_and_moves_no_position(tape: Tape) -> None:
+    """From the same weights: played twice, as two steps; the position is where it was each time."""
+    played, stepped = SmallJob(), SmallJob()
+    mine = recorded(played.step, "cpu")
+    accumulate_in_place(mine)
+    player = Player(mine, CLOCK)
+    for _ in range(2):
+        player.play()
+    for _ in range(3):
+        stepped.refill()
+        stepped.step()
+    assert torch.allclose(played.weight, stepped.weight)
+    assert int(played.position) == 40, "of the recorded step itself"
+    assert not mine.asks and not mine.random
+
+
+def test_a_replay_holds_no_more_than_it_says(tape: Tape) -> None:
+    assert 4 * 8 * 32 < tape.replay_bytes() < 64 << 10
+    assert sum(map(len, tape.dying().values())) == len(tape.born)
+
+
+def test_fresh_operands_are_laid_out_alike(tape: Tape) -> None:
+    call = next(call for call in tape.calls if call.name == "aten::index_copy_")
+    (cache, _, index, source), _ = operands(tape, call, torch.device("cpu"))
+    assert cache.shape == (64, 32) and source.shape == (1, 32) and int(index) == 0
+    transposed = Ref(0, 0, (4, 8), (1, 4), torch.float32)
+    assert transposed.word == "fp32[4,8/1,4]" and transposed.end_bytes == 128
+
+
+def test_too_little_memory_names_a_batch_that_fits() -> None:
+    assert too_little_memory(100, None, 8) == too_little_memory(100, 200, 8) == ""
+    said = too_little_memory(8 << 30, 3 << 30, 64)
+    assert said == (
+        "tape and replay need 8.0 GiB beside the job, 3.0 GiB are there: explain it at "
+        "batch_size = 16"
+    )
+    assert too_little_memory(100, 10, 1).endswith("where there is more memory")

@@ -1,0 +1,127 @@
+"""Explained runs as a card, as rows, as a trace; and two beside each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.commands.explain import explained
+from bench.judging.explained_pairs import explained_pairs
+from bench.records.encoding import encoded
+from bench.records.run import RunFile
+from bench.records.runfile import Writer, read
+from bench.reports import _explained_pairs
+from bench.tests.conftest import Accelmark
+from bench.tests.judging.accounts import REFUSED, account, explained_file
+
+CARD = """\
+accelmark explains fake on Fake CPU (cpu), 1 thread
+
+gemm-matmul bf16 (64x64x64)
+step 100.0 ms (no interval) = operators 86.0 + freeing 4.000 + host 10.0 (90.0%
+  explained; 1 launch, tape in order)
+ceilings: read 20.0 GB/s, copy 40.0 GB/s, write 10.0 GB/s, matmul bf16 1.00
+  TFLOP/s, launch 1.00 us
+class                          ms   share  x bound  above bound    seen
+matmul                       60.0   60.0%      3.0      40.0 ms   66.7%
+elementwise                  20.0   20.0%      1.3     5.000 ms   27.8%
+optimizer                   4.000    4.0%      0.8  BEATS-BOUND    5.6%
+other                       2.000    2.0%        —            —    0.0%
+operator                            calls       ms   share  x bound  above bound
+mm bf16[64,64]                          2     60.0   60.0%      3.0      40.0 ms
+add_ bf16[64,64]                        1     20.0   20.0%      1.3     5.000 ms
+_fused_sgd_ bf16[64,64]                 1    4.000    4.0%      0.8  BEATS-BOUND
+view                                  500    2.000    2.0%        —            —
+BEATS-BOUND 1 operator, 4.0% of the step (faster than its bound: a cache held
+  its operands, and the bound is memory's)
+"""
+
+
+@pytest.fixture(scope="module")
+def run() -> RunFile:
+    return explained_file(account())
+
+
+def test_the_card(run: RunFile) -> None:
+    card = explained(run, "table", 80, wide=False)
+    assert card.startswith(CARD)
+    assert "savings" not in card and "save it need" in card
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_line_is_wider_than_the_card(run: RunFile, width: int) -> None:
+    for wide in (False, True):
+        card = explained(run, "table", width, wide=wide)
+        assert max(map(len, card.splitlines())) <= width
+
+
+def test_rows_have_the_same_keys_and_add_up(run: RunFile) -> None:
+    rows = json.loads(explained(run, "json", 80, wide=False))
+    assert len({tuple(row) for row in rows}) == 1
+    assert [row["level"] for row in rows] == ["step", *["class"] * 4, *["operator"] * 4]
+    assert sum(row["ms"] for row in rows if row["level"] == "class") == rows[0]["operators_ms"]
+    header, *lines = explained(run, "csv", 80, wide=False).splitlines()
+    assert len(lines) == len(rows) and header.startswith("case,fingerprint")
+
+
+def test_a_trace_has_every_call_in_its_order(run: RunFile) -> None:
+    trace = json.loads(explained(run, "trace", 80, wide=False))
+    calls = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert [(e["name"], e["ts"], e["dur"]) for e in calls] == [
+        ("aten::mm", 0.0, 30_000.0),
+        ("aten::add_", 30_000.0, 20_000.0),
+        ("aten::mm", 50_000.0, 30_000.0),
+    ]
+
+
+def test_two_runs_beside_each_other() -> None:
+    base, other = explained_file(account()), explained_file(account(0.5))
+    card = _explained_pairs.card(base, other, explained_pairs(base, other), 80)
+    lines = card.splitlines()
+    assert "step 100.0 -> 50.0 ms: -50.0 ms" in lines
+    assert max(map(len, lines)) <= 80
+    (matmul,) = (line for line in lines if line.startswith("matmul"))
+    assert matmul.split() == ["matmul", "60.0", "30.0", "-30.0", "1.00", "2.00"]
+
+
+def written(folder: Path, name: str, file: RunFile) -> str:
+    path = folder / f"{name}.jsonl"
+    writer = Writer(path)
+    writer.append(file.run)
+    for explanation in file.explanations:
+        writer.append(explanation)
+    if file.end is not None:
+        writer.append(file.end)
+    writer.close()
+    return str(path)
+
+
+def test_a_record_is_shown_and_compared_again(accelmark: Accelmark, tmp_path: Path) -> None:
+    good = written(tmp_path, "good", explained_file(account()))
+    bad = written(tmp_path, "bad", explained_file(REFUSED))
+    assert read(good).explanations == explained_file(account()).explanations
+    code, out, _ = accelmark("explain", good, "--width", "80")
+    assert code == 0 and out.startswith(CARD)
+    code, out, _ = accelmark("explain", bad)
+    assert code == 1 and "REFUSED: tape and replay need 8.0 GiB" in out
+    code, _, err = accelmark("explain", good, "--launches", "3")
+    assert code == 2 and "leave out --launches" in err
+    code, out, _ = accelmark("compare", good, bad, "--explain")
+    assert code == 0 and "not held together: other REFUSED" in out
+    code, _, err = accelmark("compare", good, bad, "--explain", "--fail-if-slower", "2")
+    assert code == 2 and "--explain says where" in err
+    code, out, _ = accelmark("report", good)
+    assert "explained, not measured" in out, "and no throughput is made of it"
+
+
+def test_an_old_record_has_no_word_of_it() -> None:
+    bare = explained_file()
+    text = encoded(bare.run).decode()
+    assert "explanations" not in text, "a header says only what is not as ever"
+
+
+def test_an_unknown_case_says_what_there_is(accelmark: Accelmark) -> None:
+    code, _, err = accelmark("explain", "resnet51-train")
+    assert code == 2 and "resnet51-train: no shipped suite and no case of one" in err

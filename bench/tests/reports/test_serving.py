@@ -1,0 +1,119 @@
+"""Served loads as a reader sees them: the card at 80 columns, plots, flat rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from bench.judging.at_tpot import compare_at_tpot
+from bench.judging.served import ServingCurve, serving_curves
+from bench.judging.summary import summarize
+from bench.records.run import RunFile
+from bench.report import Canvas
+from bench.reports import _comparison, _html_serving, _serving, markdown, table
+from bench.reports import csv as csv_report
+from bench.reports._flat import SERVING
+from bench.reports._html_side import Side
+from bench.reports.json import REPORT as JSON
+from bench.tests.served_runs import serve_case, served, served_run, usual_run
+from bench.tests.values import make_case, make_file, make_launch
+
+RATES = served_run(
+    [
+        (serve_case(rate=rate), [served(lanes, requests=400) for _ in range(3)])
+        for rate, lanes in ((2.0, 1), (4.0, 2))
+    ]
+)
+
+
+def test_the_card_has_a_row_a_concurrency_at_80_columns() -> None:
+    """With throughput, each user's, both latencies and goodput; and no line is wider."""
+    text = table.REPORT.render([usual_run()], Canvas(width=80))
+    found = text.splitlines()
+    start = next(i for i, line in enumerate(found) if line.startswith("Serving: serve-load fp32"))
+    rows = [line for line in found[start:] if " at once" in line]
+    assert [line.split(" at once")[0].strip() for line in rows] == ["1", "2", "4"]
+    head = next(line for line in found[start:] if "arrival" in line)
+    for word in ("output", "each user", "TTFT", "TPOT", "goodput"):
+        assert word in head
+    assert "71.5 tok/s" in rows[1] and "14.0 ms" in rows[1] and "28.0 ms" in rows[1]
+    assert max(map(len, found)) <= 80
+    assert "no p99: it needs 368 requests a launch" in " ".join(text.split())
+
+
+def test_rates_are_shown_as_asked_and_as_they_came() -> None:
+    """With p99, where there are enough requests."""
+    wide = table.REPORT.render([RATES], Canvas(width=160))
+    assert "2.0 req/s (16.7)" in wide and "p99" in wide.split("Serving:")[1]
+    assert "no p99" not in wide
+    document = markdown.REPORT.render([RATES], Canvas())
+    assert "| 2.0 req/s \\(16.7\\)" in document or "2.0 req/s (16.7)" in document
+
+
+def test_an_engine_in_its_own_way_is_said() -> None:
+    """Over 3 % of its busy time: the host is in the figures."""
+    slow = served(1)
+    assert slow.steps is not None
+    steps = msgspec.structs.replace(
+        slow.steps, forward_ns=tuple(ns * 9 // 10 for ns in slow.steps.wall_ns)
+    )
+    run = served_run([(serve_case(1), [msgspec.structs.replace(slow, steps=steps)])])
+    said = " ".join(_serving.legend(list(_curves(run))))
+    assert "over 3% in 1 of 1" in said
+    assert "over 3%" not in " ".join(_serving.legend(list(_curves(usual_run()))))
+
+
+def _curves(run: RunFile) -> Iterator[ServingCurve]:
+    return serving_curves(summarize(run))
+
+
+def test_the_front_is_what_no_other_point_beats() -> None:
+    """Throughput of a device over each user's; a point that is worse in both is off the line."""
+    points = [{"x": x, "y": y} for x, y in ((1, 9), (2, 7), (1.5, 6), (3, 3), (3, 2))]
+    assert [(p["x"], p["y"]) for p in _html_serving.front(points)] == [(1, 9), (2, 7), (3, 3)]
+
+
+def test_plots_overlay_runs_and_bear_their_limit() -> None:
+    """One panel for an engine, a curve a run; TTFT over rates with the case's limit."""
+    sides = [Side(1, usual_run()), Side(2, usual_run(1.5)), Side(3, RATES)]
+    panels = list(_html_serving.panels(sides))
+    front, queue = panels[0], panels[-1]
+    assert [curve["run"] for curve in front["curves"]] == [0, 1, 2]
+    assert [p["label"] for p in front["curves"][0]["points"]] == ["1", "2", "4"]
+    assert front["limit"] is None and len(front["curves"][0]["line"]) == 3
+    x, y = front["curves"][0]["line"][0]
+    assert x == pytest.approx(1 / 0.018, rel=0.01) and y == pytest.approx(20 / 0.108, rel=0.01)
+    assert queue["limit"] == 0.1 and queue["y"] == "TTFT p99, s" and not queue["note"]
+    few = served_run([(serve_case(rate=2.0), [served(1)])])
+    assert list(_html_serving.panels([Side(1, few)]))[-1]["note"] == _html_serving.FEW
+
+
+def test_flat_rows_have_every_figure_and_its_interval() -> None:
+    """JSON and CSV; a run of other work beside it has empty fields, and no other columns."""
+    run = usual_run()
+    other = make_case()
+    gemm = make_file([other], [make_launch(case=other)])
+    objects = json.loads(JSON.render([run], Canvas()))
+    for name, unit in SERVING.items():
+        assert f"serving_{name}{unit}" in objects[0]
+    assert objects[1]["serving_tpot_p50_seconds"] == pytest.approx(0.014, rel=0.01)
+    assert objects[1]["serving_tpot_p50_seconds_low"] < 0.014
+    text = csv_report.REPORT.render([gemm, run], Canvas())
+    first, second, *_ = csv.DictReader(io.StringIO(text))
+    assert first["serving_goodput_requests_per_second"] == ""
+    assert float(second["serving_goodput_requests_per_second"]) > 0
+
+
+def test_a_comparison_at_a_limit_says_which_loads() -> None:
+    """Under the case: what is compared is not one load."""
+    text = _comparison.render(
+        [compare_at_tpot(usual_run(), usual_run(1.5), 0.013)], Canvas(width=80)
+    )
+    said = " ".join(text.split())
+    assert "at a median TPOT of 13.0 ms or less; base 1 at once; other 4 at once" in said
+    assert "FASTER" in said

@@ -1,0 +1,154 @@
+"""Explanations of a run: after all launches, never among them, and gone on with by the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.judging.explained import explain_run
+from bench.judging.summary import summarize
+from bench.measuring.messages import Progress, Report, Request
+from bench.records.case import Case
+from bench.records.explained import Account, Explanation, Unexplained
+from bench.records.outcome import Cold, Outcome, Skipped
+from bench.records.run import RunFile, Settings
+from bench.records.runfile import Writer, read
+from bench.running.explanations import Explaining
+from bench.running.face import Nobody
+from bench.running.launcher import Finished
+from bench.running.session import Session
+from bench.tests.commands.tiny import TINY
+from bench.tests.conftest import Accelmark
+from bench.tests.fakes import FakeBackend
+from bench.tests.judging.accounts import REFUSED, account
+from bench.tests.values import make_case, make_measured, make_run
+
+A, B = (make_case(parameters={"shape": f"{n}x{n}x{n}"}) for n in (1, 2))
+MANY = make_case(parallelism="dp", devices=2)
+NAMES = {A.fingerprint: "A", B.fingerprint: "B", MANY.fingerprint: "M"}
+
+
+class Stage(Nobody):
+    """Workers of known outcome; what was asked of each, explanations in small letters."""
+
+    def __init__(self, found: Account | None, outcome: Outcome) -> None:
+        self.found, self.outcome = found, outcome
+        self.asked = ""
+        self.seeds: list[int] = []
+        self.told: list[int] = []
+
+    def launch(
+        self,
+        requests: Sequence[Request],
+        variables: dict[str, str],
+        listen: Callable[[Progress], None],
+    ) -> Generator[Finished, None, None]:
+        for request in requests:
+            name = NAMES[request.case.fingerprint]
+            self.asked += name.lower() if request.explain else name
+            self.seeds.append(request.seed)
+            found = self.found if request.explain else None
+            report = Report(outcome=self.outcome, cold=Cold(), environment={}, account=found)
+            yield Finished(report=report, seconds=10.0, stderr_tail="said")
+
+    def explained(self, explanation: Explanation) -> None:
+        self.told.append(explanation.number)
+
+
+def play(
+    folder: Path,
+    explaining: Explaining,
+    found: Account | None = None,
+    outcome: Outcome | None = None,
+    cases: Sequence[Case] = (A, B),
+    budget: float | None = None,
+) -> tuple[Stage, RunFile]:
+    stage, backend = Stage(found, outcome or make_measured(0.01)), FakeBackend()
+    writer = Writer(folder / "run.jsonl")
+    settings = Settings(launches=2)
+    each, only, _ = explaining
+    writer.append(make_run(cases, settings=settings, explanations=each, only_explained=only))
+    device = backend.devices()[0]
+    session = Session(
+        *(cases, settings, device, backend, writer, stage, stage.launch, budget),
+        clock=lambda: 10.0 * len(stage.asked),
+        explaining=explaining,
+    )
+    try:
+        session.run()
+    finally:
+        writer.close()
+    return stage, read(folder / "run.jsonl")
+
+
+def test_each_case_is_explained_when_all_launches_are_done(tmp_path: Path) -> None:
+    stage, file = play(tmp_path, Explaining(1), account())
+    assert stage.asked == "ABABab" and stage.seeds == [0, 0, 1, 1, 0, 0]
+    assert len(file.launches) == 4 and [one.number for one in file.explanations] == [0, 0]
+    assert {row.launches for row in summarize(file)} == {2}, "none of them makes a figure"
+    assert [case.verdict for case in explain_run(file)] == ["EXPLAINED", "EXPLAINED"]
+
+
+def test_a_run_that_only_explains_has_no_launches(tmp_path: Path) -> None:
+    stage, file = play(tmp_path, Explaining(3, only=True), account())
+    assert stage.asked == "ababab" and not file.launches
+    assert [one.number for one in file.explanations] == [0, 0, 1, 1, 2, 2]
+    assert stage.told == [0, 0, 1, 1, 2, 2] and file.end is not None
+
+
+def test_what_cannot_be_explained_is_not_asked_again(tmp_path: Path) -> None:
+    stage, file = play(tmp_path, Explaining(3, only=True), REFUSED, cases=[A])
+    assert stage.asked == "a"
+    assert file.explanations[0].account == REFUSED
+
+
+@pytest.mark.parametrize(
+    ("outcome", "found", "reason"),
+    [
+        (Skipped(reason="no bf16 here"), None, "skipped: no bf16 here"),
+        (None, None, "the worker ended without an account"),
+    ],
+)
+def test_a_worker_without_an_account_says_why(
+    tmp_path: Path, outcome: Outcome | None, found: Account | None, reason: str
+) -> None:
+    _, file = play(tmp_path, Explaining(1, only=True), found, outcome, [A])
+    assert file.explanations[0].account == Unexplained(reason=reason)
+
+
+def test_what_several_devices_do_together_is_refused_without_a_worker(tmp_path: Path) -> None:
+    stage, file = play(tmp_path, Explaining(2, only=True), account(), cases=[MANY])
+    (one,) = file.explanations
+    assert stage.asked == "" and isinstance(one.account, Unexplained)
+    assert "on one device" in one.account.reason
+
+
+def test_a_run_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    _, file = play(tmp_path, Explaining(1), account(), cases=[A])
+    (tmp_path / "again").mkdir()
+    done = file.explanations
+    stage, _ = play(tmp_path / "again", Explaining(1, only=True, done=done), account())
+    assert stage.asked == "b"
+
+
+def test_no_explanation_is_begun_that_would_end_after_the_budget(tmp_path: Path) -> None:
+    stage, file = play(tmp_path, Explaining(1), account(), budget=45.0)
+    assert stage.asked == "ABAB" and file.end is not None and file.end.reason == "budget"
+
+
+def test_a_worker_explains_its_case_last_of_all(accelmark: Accelmark, tmp_path: Path) -> None:
+    """Of a real one, which was measured before."""
+    suite = tmp_path / "tiny.toml"
+    suite.write_text(TINY.format(launches=1), encoding="utf-8")
+    code, out, err = accelmark("explain", "tiny.toml", "--device", "cpu", "--launches", "1")
+    (path,) = (tmp_path / "runs").glob("*.jsonl")
+    file = read(path)
+    (one,) = file.explanations
+    assert not isinstance(one.account, Unexplained), one.account
+    (product,) = [op for op in one.account.operators if op.kind == "matmul"]
+    assert product.flop == 2 * 32**3 and product.operands.endswith("fp32[32,32] fp32[32,32]")
+    assert not file.launches and "accelmark explains tiny" in out and "mm fp32[32" in out
+    verdict = explain_run(file)[0].verdict  # of 32 us of step it may be any
+    assert code == (verdict != "EXPLAINED") and "explained (launch 1)" in err

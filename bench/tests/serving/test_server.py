@@ -1,0 +1,79 @@
+"""What is read of a server that shows something of itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bench.serving import server
+from bench.serving.server import Counters, counters, on_this_host, settings, shown
+from bench.serving.wire import Endpoint, Pool
+
+METRICS = """# HELP vllm:prefix_cache_hits_total ...
+vllm:prefix_cache_queries_total{engine="0",model_name="m"} 4096.0
+vllm:prefix_cache_hits_total{engine="0",model_name="m"} 1.024e+03
+vllm:prefix_cache_hits_total{engine="1",model_name="m"} 1.0
+vllm:spec_decode_num_draft_tokens_total{engine="0"} 12
+vllm:mm_cache_hits_total{engine="0"} 7.0
+garbage } {
+nan_is_one 1-2
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (METRICS, Counters(1025.0, 12.0)),
+        ("sglang:cached_tokens_total 5", Counters(5.0, None)),
+        ("", Counters()),
+    ],
+)
+def test_counters_are_read_as_servers_write_them(
+    monkeypatch: pytest.MonkeyPatch, text: str, found: Counters
+) -> None:
+    async def metrics(pool: Any) -> str:
+        return text
+
+    monkeypatch.setattr(server, "_metrics", metrics)
+    assert asyncio.run(counters(Pool(Endpoint.of("http://127.0.0.1:9")))) == found
+    assert Counters(10.0, None).since(Counters(4.0, 1.0)) == Counters(6.0, None)
+
+
+def test_settings_are_what_names_nobody() -> None:
+    shown_by_it = {
+        "block_size": "16",
+        "enable_prefix_caching": False,
+        "model_path": "/home/alice/models/mine",
+        "api_key": "sk-1",
+        "host": "10.1.2.3",
+        "admin_token": "t",
+        "nested": {"a": 1},
+        "long": "x" * 1000,
+    }
+    found = settings(shown_by_it)
+    assert found["block_size"] == "16" and found["enable_prefix_caching"] == "False"
+    assert len(found["long"]) == server.MOST_CHARACTERS
+    said = str(found)
+    assert all(word not in said for word in ("alice", "sk-1", "10.1.2.3", "nested"))
+    assert found.keys().isdisjoint({"api_key", "host", "admin_token"})
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("serve --api-key abc --port 1", ("serve", "--api-key", "(not recorded)", "--port", "1")),
+        ("serve --api-key=abc -x", ("serve", "--api-key=(not recorded)", "-x")),
+        ("env HF_TOKEN=abc serve", ("env", "HF_TOKEN=(not recorded)", "serve")),
+    ],
+)
+def test_a_command_is_kept_without_its_secrets(command: str, words: tuple[str, ...]) -> None:
+    assert shown(command) == words
+    assert shown("/opt/alice/bin/serve /data/alice/m")[1] == "m"
+
+
+def test_this_host_is_known() -> None:
+    assert on_this_host(Endpoint.of("http://127.0.0.1:1"))
+    assert on_this_host(Endpoint.of("http://localhost:1"))
+    assert not on_this_host(Endpoint.of("http://198.51.100.7:1"))
