@@ -133,7 +133,7 @@ def _library_step() -> Any:
     class LibraryStep(torch.nn.Module):
         """One token through the library's own forward, with our cache."""
 
-        description = "forward of the library"
+        description = "by the library's forward"
         rotates = False
 
         def __init__(self, model: nn.Module, cache: Cache) -> None:
@@ -168,7 +168,7 @@ def _own_step() -> Any:
     class OwnStep(torch.nn.Module):
         """One token through layers of grouped-query attention and any feed-forward."""
 
-        description = "own forward"
+        description = "by a forward of our own"
         rotates = True
 
         def __init__(self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None]) -> None:

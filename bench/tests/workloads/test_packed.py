@@ -49,6 +49,7 @@ def test_packed_decode_picks_the_same_tokens_in_fewer_products(
 ) -> None:
     plain, packed = decode(name, model, "contiguous"), decode(name, model)
     assert packed.facts["memory_format"] == PACKED
+    assert packed.facts["decode"] == "by a forward of our own"
     for _ in range(6):
         plain.step()
         packed.step()
