@@ -75,7 +75,8 @@ def step_of(model: nn.Module, cache: Cache, packed: Sequence[Packed] = ()) -> An
     """
     attentions = [layer.self_attn for layer in _decoder(model).layers]
     if all(hasattr(attention, "k_proj") for attention in attentions):
-        return _own_step()(model, cache, packed or [None] * len(attentions))
+        layers: Sequence[Packed | None] = packed or [None for _ in attentions]
+        return _own_step()(model, cache, layers)
     return _library_step()(model, cache)
 
 

@@ -56,8 +56,8 @@ def test_packed_decode_picks_the_same_tokens_in_fewer_products(
         torch.testing.assert_close(packed._logits, plain._logits, rtol=1e-4, atol=1e-5)
         assert torch.equal(packed.token, plain.token)
     if products is not None:
-        counted: Any = Counted()
-        with counted:
+        counting: Any = Counted
+        with counting() as counted:
             packed.step()
         assert counted.count == products * 3 + 1
     assert complaint(plain.looks()) == complaint(packed.looks()) == ""
@@ -76,7 +76,8 @@ def test_the_gate_judges_what_is_packed(monkeypatch: pytest.MonkeyPatch) -> None
     right = _packed.packed
 
     def gate_and_up_turned(model: Any) -> Any:
-        return [one._replace(gate_up=one.gate_up.roll(1, 0)) for one in right(model)]
+        layers: Any = right(model)
+        return [one._replace(gate_up=one.gate_up.roll(1, 0)) for one in layers]
 
     monkeypatch.setattr("bench.workloads._generation.packed", gate_and_up_turned)
     assert not numerics.gate(WORKLOADS["llama"], "decode", parameters, at).passed
