@@ -8,7 +8,8 @@ that a window, which the architecture allows, is tried.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -25,6 +26,8 @@ DEFAULT_MODEL = "qwen3-0.6b"
 """A model is a published size, or `tiny`; with `-2l`, cut for the gate to 2 layers, 4,096 tokens,
 2 experts and a window of 8."""
 TWIN_EXPERTS, TWIN_WINDOW = 2, 8
+FIRST: MappingProxyType[int, MappingProxyType[str, Any]] = MappingProxyType({})
+"""`Parameters.earlier` of a first version."""
 MODELS = "transformers.models."
 
 
@@ -117,6 +120,7 @@ class TrainParameters(_language.ShardedTrainParameters, frozen=True, kw_only=Tru
     """Next-token prediction over full sequences; AdamW."""
 
     sizes = SIZES
+    earlier = FIRST
     model: str = DEFAULT_MODEL
 
 
@@ -124,6 +128,7 @@ class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
     sizes = SIZES
+    earlier = FIRST
     model: str = DEFAULT_MODEL
 
 
@@ -131,6 +136,7 @@ class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
     """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
 
     sizes = SIZES
+    earlier = FIRST
     model: str = DEFAULT_MODEL
 
 
