@@ -8,8 +8,7 @@ that a window, which the architecture allows, is tried.
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -26,8 +25,6 @@ DEFAULT_MODEL = "qwen3-0.6b"
 """A model is a published size, or `tiny`; with `-2l`, cut for the gate to 2 layers, 4,096 tokens,
 2 experts and a window of 8."""
 TWIN_EXPERTS, TWIN_WINDOW = 2, 8
-FIRST: MappingProxyType[int, MappingProxyType[str, Any]] = MappingProxyType({})
-"""`Parameters.earlier` of a first version."""
 MODELS = "transformers.models."
 
 
@@ -62,16 +59,7 @@ class Size(GroupedQuery, frozen=True, kw_only=True):
         return model
 
 
-TINY = Size(
-    hidden=64,
-    layers=3,
-    heads=4,
-    key_value_heads=2,
-    head_width=32,
-    feed_forward=128,
-    vocabulary=512,
-    positions=2048,
-)
+TINY = Size(hidden=64, layers=3, heads=4, key_value_heads=2, feed_forward=128, vocabulary=512)
 SIZES = {
     "tiny": TINY,
     "tiny-moe": replace(TINY, feed_forward=0, experts=16, active=4, expert=32),
@@ -120,7 +108,7 @@ class TrainParameters(_language.ShardedTrainParameters, frozen=True, kw_only=Tru
     """Next-token prediction over full sequences; AdamW."""
 
     sizes = SIZES
-    earlier = FIRST
+    earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
 
 
@@ -128,7 +116,7 @@ class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
     sizes = SIZES
-    earlier = FIRST
+    earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
 
 
@@ -136,7 +124,7 @@ class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
     """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
 
     sizes = SIZES
-    earlier = FIRST
+    earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
 
 
