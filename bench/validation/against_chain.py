@@ -77,7 +77,8 @@ def chain_of(job: DecodeJob) -> Callable[[], None]:
             for products, held in steps:
                 for matrix, operand in products:
                     matrix(operand)
-                functional.scaled_dot_product_attention(query, *held, attn_mask=mask)
+                keys, values = held
+                functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
             library.lm_head(hidden)
 
     return chain

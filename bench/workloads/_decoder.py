@@ -75,7 +75,8 @@ def step_of(model: nn.Module, cache: Cache, packed: Sequence[Packed] = ()) -> An
     """
     attentions = [layer.self_attn for layer in _decoder(model).layers]
     if all(hasattr(attention, "k_proj") for attention in attentions):
-        return _own_step()(model, cache, packed or [None] * len(attentions))
+        layers: Sequence[Packed | None] = packed or [None for _ in attentions]
+        return _own_step()(model, cache, layers)
     return _library_step()(model, cache)
 
 
@@ -133,7 +134,7 @@ def _library_step() -> Any:
     class LibraryStep(torch.nn.Module):
         """One token through the library's own forward, with our cache."""
 
-        description = "forward of the library"
+        description = "by the library's forward"
         rotates = False
 
         def __init__(self, model: nn.Module, cache: Cache) -> None:
@@ -168,7 +169,7 @@ def _own_step() -> Any:
     class OwnStep(torch.nn.Module):
         """One token through layers of grouped-query attention and any feed-forward."""
 
-        description = "own forward"
+        description = "by a forward of our own"
         rotates = True
 
         def __init__(self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None]) -> None:

@@ -229,7 +229,7 @@ class DecodeJob(Job):
         self._logits = generator.prefill(prompt)
         self.first_token = self.token = self._logits.argmax(-1)
         """[B, 1]: of the prompt, and of the last step."""
-        self.facts = generator.facts
+        self.facts = {**generator.facts, "decode": generator.step.description}
 
     def step(self) -> None:
         """Queues one token for each sequence."""

@@ -49,6 +49,8 @@ BEFORE_CHECKPOINTING = MappingProxyType(
     {1: MappingProxyType({"gradient_checkpointing": False, "accumulation_steps": 1})}
 )
 """`Parameters.earlier` of what trains; these two parameters were all that raised the version."""
+NONE_EARLIER: MappingProxyType[int, MappingProxyType[str, Any]] = MappingProxyType({})
+"""`Parameters.earlier` of a family that is in its first version."""
 
 
 class LanguageParameters(Parameters, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ def packed(model: nn.Module) -> list[Packed]:
         joined: list[Tensor | None] = []
         for path, names in READING:
             owner = getattr(layer, path)
-            matrices = [getattr(owner, name, None) for name in names]
+            matrices: list[Any] = [getattr(owner, name, None) for name in names]
             if path == "mlp" and matrices[0] is None:
                 joined.append(None)
                 continue

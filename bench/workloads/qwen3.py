@@ -59,16 +59,7 @@ class Size(GroupedQuery, frozen=True, kw_only=True):
         return model
 
 
-TINY = Size(
-    hidden=64,
-    layers=3,
-    heads=4,
-    key_value_heads=2,
-    head_width=32,
-    feed_forward=128,
-    vocabulary=512,
-    positions=2048,
-)
+TINY = Size(hidden=64, layers=3, heads=4, key_value_heads=2, feed_forward=128, vocabulary=512)
 SIZES = {
     "tiny": TINY,
     "tiny-moe": replace(TINY, feed_forward=0, experts=16, active=4, expert=32),
@@ -117,6 +108,7 @@ class TrainParameters(_language.ShardedTrainParameters, frozen=True, kw_only=Tru
     """Next-token prediction over full sequences; AdamW."""
 
     sizes = SIZES
+    earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
 
 
@@ -124,6 +116,7 @@ class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
     sizes = SIZES
+    earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
 
 
@@ -131,6 +124,7 @@ class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
     """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
 
     sizes = SIZES
+    earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
 
 

@@ -20,7 +20,8 @@ def test_a_loss_of_half_the_cache_is_caught() -> None:
     """What decode would do if its steps did not see the prompt."""
 
     def spoil(job: Any) -> None:
-        job.generator._masks[..., :8] = False
+        for rows in job.generator._masks:
+            rows[..., :8] = float("-inf")
 
     verdict = gate_wrong("llama", "decode", "bf16", spoil)
     assert not verdict.passed

@@ -14,11 +14,15 @@ from bench.validation import against_chain
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
-PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm")
+PRODUCTS = ("aten::linear", "aten::mm", "aten::bmm", "aten::addmm")
 
 
 class Products(TorchDispatchMode):
     """Shapes of what is multiplied, and how often it attends."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and its compiler takes seconds to import
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

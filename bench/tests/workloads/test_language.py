@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import cache_utils
 
-from bench.measuring import messages, worker
+from bench.measuring import messages, operators, worker
 from bench.precision import PRECISIONS, REFERENCE
 from bench.records.case import Case
 from bench.records.outcome import Skipped
@@ -225,6 +225,14 @@ def test_qwen3_decodes_what_the_full_forward_gives(model: str) -> None:
         expected = full_forward(model_of(job), text)[:, -1:]
         torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
         text = torch.cat((text, job.token), dim=1)
+
+
+def test_where_qwen3_sends_its_tokens_is_seen() -> None:
+    job = build("qwen3", "decode", site(), model="tiny-moe", batch_size=2)
+    seen = operators.executed(job.step, "cpu")
+    assert len(seen.expert_tokens) == 16
+    assert sum(seen.expert_tokens) == 3 * 2 * 4  # layers, tokens, experts of each
+    assert {"attention", "experts"} == set(seen.operators)
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-v3"])

@@ -36,7 +36,7 @@ from bench.tests.small_workloads import (
     small,
 )
 from bench.tests.workloads import context_kinds
-from bench.workloads import _optimizers, deepseek, llama, whisper
+from bench.workloads import _optimizers, deepseek, llama, qwen3, whisper
 from bench.workloads._jobs import gradient_norm
 from bench.workloads._optimizers import make_optimizer
 
@@ -65,6 +65,15 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
         * ((p.new_tokens - 1) / 2)
         * llama.SIZES[p.model].layers
         * llama.SIZES[p.model].hidden
+    ),
+    # As for llama.
+    ("qwen3", "decode"): lambda p: round(
+        p.batch_size
+        * 4
+        * ((p.new_tokens - 1) / 2)
+        * qwen3.SIZES[p.model].layers
+        * qwen3.SIZES[p.model].heads
+        * qwen3.SIZES[p.model].head
     ),
     # As for llama; and the latents of the whole window are expanded to keys and values.
     ("deepseek", "decode"): lambda p: round(
