@@ -142,6 +142,8 @@ class Launch:
         hide_plug_ins(self.backend)
         self._note_variables()
         kept.keep_compiled(request.scratch)
+        if request.explain:
+            launch.prepare(request.case.execution)
 
         channel.enter("import")
         start = time.perf_counter()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
 from typing import TYPE_CHECKING
 
 from bench.backend import is_out_of_memory
-from bench.measuring.explaining import in_order, rotated
+from bench.measuring.explaining import in_order, kernels, rotated
 from bench.measuring.explaining.in_order import Watcher
+from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores
 from bench.records.explained import Account, Explained, Seen, Unexplained
 from bench.records.outcome import Block
@@ -20,11 +22,6 @@ if TYPE_CHECKING:
     from bench.backend import Device
     from bench.records.case import Case
     from bench.workload import Job
-
-NO_PROFILER = (
-    "execution {} calls no operators, so that only a profiler of torch's can tell its kernels, and "
-    'there is none for this device. Explain the same case with execution = "eager"'
-)
 
 
 class Host(Watcher):
@@ -43,6 +40,12 @@ class Host(Watcher):
         found = contention.causes(seen)
         names: tuple[Seen, ...] = ("CONTENDED", "QUOTA")
         return {name: found[name] for name in names if name in found}
+
+
+def prepare(execution: str) -> None:
+    """Before torch is imported: has compiled code tell its kernels' names."""
+    if execution != "eager":
+        os.environ.setdefault(kernels.WRITES_KERNEL_NAMES, "1")
 
 
 def account(job: Job, device: Device, case: Case, threads: int) -> Account:
@@ -67,7 +70,9 @@ def _account(
     job: Job, device: Device, case: Case, threads: int, batch: int | None
 ) -> Explained | Unexplained:
     if case.execution != "eager":
-        return Unexplained(reason=NO_PROFILER.format(case.execution))
+        return kernels.explained(
+            job, device, PRECISIONS[case.precision].arithmetic, watcher=Host(threads)
+        )
     if device.synchronous:
         return in_order.explained(job, device, watcher=Host(threads), batch=batch)
     return rotated.explained(job, device, batch=batch)
