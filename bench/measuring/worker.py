@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import gc
 import math
 import os
@@ -86,6 +87,7 @@ class Launch:
         self.silent_ns: tuple[int, ...] = ()
         self.blames_peer = False
         self.account: Account | None = None
+        self._trying: launch.Trying | None = None
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -179,6 +181,9 @@ class Launch:
             recorder=self.watched,
             memory_format=given,
             ranks=self.ranks,
+        )
+        self._trying = functools.partial(
+            launch.tried, workload, mode, parameters, site, self.backend, device
         )
         if request.rehearse:
             self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
@@ -304,7 +309,8 @@ class Launch:
         silent = self._silent(job, device, series.steady, work)  # late: it spoils the weights
         if request.explain:  # last: so does this
             channel.enter("explain")
-            self.account = launch.account(job, device, request.case, engine.threads)
+            trying = self._trying if request.try_remedies else None
+            self.account = launch.account(job, device, request.case, engine.threads, trying)
         return Measured(
             work=work,
             numerics=verdict,
