@@ -33,7 +33,7 @@ from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.planning import plan, suite_file
-from bench.planning.explainable import suite_of
+from bench.planning.explainable import suite_of, with_time_to_explain
 from bench.planning.spread import FEWEST
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
@@ -180,7 +180,9 @@ def explain_suite(
     """
     found, pattern = suite_of(str(suite), only)
     cases = planned(found, pattern, None)
-    settings = suite_file.with_launches(found.settings, str(launches), "--launches")
+    settings = with_time_to_explain(
+        suite_file.with_launches(found.settings, str(launches), "--launches")
+    )
     with looking():
         chosen, remarks, here = choose(device)
     if command is None:
