@@ -34,7 +34,7 @@ from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.planning import plan, suite_file
-from bench.planning.explainable import suite_of
+from bench.planning.explainable import suite_of, with_time_to_explain
 from bench.planning.spread import FEWEST
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
@@ -166,6 +166,7 @@ def explain_suite(
     device: str | None = None,
     only: str | None = None,
     launches: int = EXPLANATIONS,
+    trying: bool = False,
     out: StrPath = "runs",
     looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
@@ -175,11 +176,14 @@ def explain_suite(
     what this box can do. No launch of it makes a figure.
 
     suite: a shipped suite's name, a .toml file, or the name of a case (a glob) of the shipped
-    suites: of the first that has it; the rest as of `run_suite`. `explained_run` judges it.
+    suites: of the first that has it; trying: whether known remedies are tried, too; the rest as of
+    `run_suite`. `bench.judging.explained.explain_run` judges it.
     """
     found, pattern = suite_of(str(suite), only)
     cases = planned(found, pattern, None)
-    settings = suite_file.with_launches(found.settings, str(launches), "--launches")
+    settings = with_time_to_explain(
+        suite_file.with_launches(found.settings, str(launches), "--launches")
+    )
     with looking():
         chosen, remarks, here = choose(device)
     if command is None:
@@ -190,7 +194,7 @@ def explain_suite(
         header = (identity, found.title, cases, settings, chosen, command)
         writer = begin(path, *header, explanations=launches, only_explained=True)
         with contextlib.closing(writer):
-            explaining = Explaining(launches, only=True)
+            explaining = Explaining(launches, only=True, trying=trying)
             open_session(
                 *(writer, cases, settings, chosen, face), here=here, explaining=explaining
             ).run()

@@ -38,6 +38,12 @@ FORMATS = ("table", "json", "csv", "trace")
     help="Processes that explain each case.  [default: 5]",
 )
 @click.option(
+    "--try",
+    "trying",
+    is_flag=True,
+    help="Also try known remedies on the whole step, each checked, and say what each came to.",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for the record.  [default: runs]"
 )
 @click.option(
@@ -61,6 +67,7 @@ def explain(
     device: str | None,
     only: str | None,
     launches: int | None,
+    trying: bool,
     out: Path | None,
     format_name: str,
     output: Path | None,
@@ -76,6 +83,7 @@ def explain(
 
     if what.endswith((".jsonl", ".jsonl.gz")) or (Path(what).is_dir() and "/" in what):
         given = {"--device": device, "--only": only, "--launches": launches, "--out": out}
+        given["--try"] = True if trying else None
         wrong = [name for name, value in given.items() if value is not None]
         if wrong:
             raise click.UsageError(f"{what} is measured already: leave out {', '.join(wrong)}")
@@ -86,6 +94,7 @@ def explain(
             device=device,
             only=only,
             launches=launches or api.EXPLANATIONS,
+            trying=trying,
             out=out or "runs",
             looking=looking,
             watch=watching,

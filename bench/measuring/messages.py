@@ -67,6 +67,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """None where one device does the work."""
     explain: bool = False
     """Whether its step is explained when all else is done; see `bench.records.explained`."""
+    try_remedies: bool = False
+    """Whether known remedies are tried before it is explained."""
     rehearse: bool = False
     """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
 

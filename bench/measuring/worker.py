@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import gc
 import math
 import os
@@ -91,6 +92,7 @@ class Launch:
         self.silent_ns: tuple[int, ...] = ()
         self.blames_peer = False
         self.account: Account | None = None
+        self._trying: launch.Trying | None = None
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -149,6 +151,8 @@ class Launch:
         hide_plug_ins(self.backend)
         self._note_variables()
         kept.keep_compiled(request.scratch, self.backend.compiler_folders)
+        if request.explain:
+            launch.prepare(request.case.execution)
 
         channel.enter("import")
         start = time.perf_counter()
@@ -187,6 +191,9 @@ class Launch:
             products=self.backend.products,
             memory_format=given,
             ranks=self.ranks,
+        )
+        self._trying = functools.partial(
+            launch.tried, workload, mode, parameters, site, self.backend, device
         )
         if request.rehearse:
             self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
@@ -312,7 +319,8 @@ class Launch:
         silent = self._silent(job, device, series.steady, work)  # late: it spoils the weights
         if request.explain:  # last: so does this
             channel.enter("explain")
-            self.account = launch.account(job, device, request.case, engine.threads)
+            trying = self._trying if request.try_remedies else None
+            self.account = launch.account(job, device, request.case, engine.threads, trying)
         return Measured(
             work=work,
             numerics=verdict,

@@ -21,7 +21,7 @@ from bench.judging.tracks import tuned
 from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _html_devices, _html_plots, _html_serving
+from bench.reports import _html_devices, _html_explained, _html_plots, _html_serving
 from bench.reports._card_notes import limit_words
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_provenance import provenance
@@ -69,6 +69,7 @@ class HtmlReport(Report):
             pairs=pairs,
             rows=in_order(sides),
             plots=drawn,
+            explained=_html_explained.explained(sides),
             curves=[
                 f"{side.label}, {curve.title}: {curve.words}"
                 for side in sides

@@ -35,6 +35,8 @@ class Explaining(NamedTuple):
     """How often each case."""
     only: bool = False
     """Whether its cases have no other launches."""
+    trying: bool = False
+    """Whether the first of each tries known remedies too."""
     done: Sequence[Explanation] = ()
     """What the record holds already."""
 
@@ -74,7 +76,11 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
         finished = Finished(report=report, seconds=NO_SECONDS, stderr_tail="")
         return explanation(case, choice, number, seed, started_at, finished)
     request = msgspec.structs.replace(
-        session.request(state), explain=True, seed=seed, thorough=False
+        session.request(state),
+        explain=True,
+        try_remedies=session.explaining.trying and number == 0,
+        seed=seed,
+        thorough=False,
     )
     variables = dict(session.backend.worker_environment())
     launches = session.launcher([request], variables, session.face.progress)

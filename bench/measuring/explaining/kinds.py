@@ -42,7 +42,9 @@ NAMES: tuple[tuple[Kind, str], ...] = (
 """Looked for in this order in the name without its namespace and overload."""
 OPTIMIZER = "Optimizer.step"
 """How torch marks what its optimizers do, for its profiler: all of it is the optimizer's."""
-STRUCTURE = re.compile(r"^(new_)?empty(_strided|_like|_permuted)?$|^(detach|alias|lift)_?$")
+STRUCTURE = re.compile(
+    r"^(new_)?empty(_strided|_like|_permuted)?$|^(detach|alias|lift)_?$|^_unsafe_view$"
+)
 """Operators that give memory or another view, and do no work."""
 
 

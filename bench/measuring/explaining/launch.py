@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from bench.backend import is_out_of_memory
-from bench.measuring.explaining import in_order, rotated
+from bench.measuring.explaining import in_order, kernels, remedies, rotated
 from bench.measuring.explaining.in_order import Watcher
+from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores
-from bench.records.explained import Account, Explained, Seen, Unexplained
+from bench.records.explained import Account, Explained, Seen, Tried, Unexplained
 from bench.records.outcome import Block
 from bench.records.reason import of_error, reason
 from bench.telemetry import contention
 from bench.telemetry.contention import HostCounters
 
 if TYPE_CHECKING:
-    from bench.backend import Device
+    from bench.backend import Backend, Device
     from bench.records.case import Case
-    from bench.workload import Job
+    from bench.records.outcome import Numerics
+    from bench.workload import Job, Site, Workload
 
-NO_PROFILER = (
-    "execution {} calls no operators, so that only a profiler of torch's can tell its kernels, and "
-    'there is none for this device. Explain the same case with execution = "eager"'
-)
+    Trying = Callable[[Job], tuple[Tried, ...]]
 
 
 class Host(Watcher):
@@ -45,15 +48,46 @@ class Host(Watcher):
         return {name: found[name] for name in names if name in found}
 
 
-def account(job: Job, device: Device, case: Case, threads: int) -> Account:
+def prepare(execution: str) -> None:
+    """Before torch is imported: has compiled code tell its kernels' names."""
+    if execution != "eager":
+        os.environ.setdefault(kernels.WRITES_KERNEL_NAMES, "1")
+
+
+def tried(
+    workload: Workload,
+    mode: str,
+    parameters: Any,
+    site: Site,
+    backend: Backend,
+    device: Device,
+    job: Job,
+) -> tuple[Tried, ...]:
+    """Known remedies, each in turns with the job; see `bench.measuring.explaining.remedies`."""
+    from bench.measuring import kept, numerics
+
+    def gate(changed: Site) -> Numerics:
+        return numerics.gate(
+            *(workload, mode, parameters, changed, backend.library_switches), kept.NOTHING
+        )
+
+    bench = remedies.Bench(workload, mode, parameters, site, backend, device, gate)
+    return remedies.tried(bench, job)
+
+
+def account(
+    job: Job, device: Device, case: Case, threads: int, trying: Trying | None = None
+) -> Account:
     """Why a step takes as long as it does, or why that cannot be told. The job is spoiled by it.
 
-    threads: with which the job computes on this host.
+    threads: with which the job computes on this host; trying: tries remedies on it, before.
     """
     batch = case.parameters.get("batch_size")
     batch = batch if isinstance(batch, int) else None
     try:
-        return _account(job, device, case, threads, batch)
+        done = () if trying is None else trying(job)
+        found = _account(job, device, case, threads, batch)
+        return msgspec.structs.replace(found, tried=done) if isinstance(found, Explained) else found
     except Exception as error:  # noqa: BLE001 - what was timed before is none the worse for it
         with contextlib.suppress(OSError):
             traceback.print_exc()
@@ -67,7 +101,9 @@ def _account(
     job: Job, device: Device, case: Case, threads: int, batch: int | None
 ) -> Explained | Unexplained:
     if case.execution != "eager":
-        return Unexplained(reason=NO_PROFILER.format(case.execution))
+        return kernels.explained(
+            job, device, PRECISIONS[case.precision].arithmetic, watcher=Host(threads)
+        )
     if device.synchronous:
         return in_order.explained(job, device, watcher=Host(threads), batch=batch)
     return rotated.explained(job, device, batch=batch)

@@ -33,6 +33,11 @@ def beside(step: Step, before: Step, steps: int, tape: Tape) -> Profile:
     return _summed(events, wall, steps, tape, lambda event: float(event.cpu_time_total))
 
 
+def events_of(job: Job, device: Device, steps: int) -> tuple[list[Any], int]:
+    """All that the profiler sees in so many steps, with shapes and FLOP; and their wall ns."""
+    return _events(job.step, job.refill, device.synchronize, steps, shapes=True)
+
+
 def of_device(job: Job, device: Device, steps: int, tape: Tape) -> tuple[Profile | None, str]:
     """The same by the kernels of an asynchronous device; or why torch's profiler sees none."""
     try:
@@ -82,12 +87,15 @@ def _place(event: Any, kinds: dict[str, Kind]) -> Kind | Literal[""] | None:
     return None
 
 
-def _events(step: Step, before: Step, after: Step, steps: int) -> tuple[list[Any], int]:
+def _events(
+    step: Step, before: Step, after: Step, steps: int, *, shapes: bool = False
+) -> tuple[list[Any], int]:
     """The profiler's events of so many steps, of all that it can see here, and their wall ns."""
     from torch.profiler import profile, record_function, supported_activities
 
     wall = 0
-    with profile(activities=sorted(supported_activities(), key=str)) as found:
+    activities = sorted(supported_activities(), key=str)
+    with profile(activities=activities, record_shapes=shapes, with_flops=shapes) as found:
         for _ in range(steps):
             before()
             after()

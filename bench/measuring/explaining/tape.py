@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.measuring.explaining import counts
-from bench.measuring.explaining.kinds import OPTIMIZER, is_structure, kind_of
+from bench.measuring.explaining.kinds import OPTIMIZER, is_structure, is_view, kind_of
 from bench.records.explained import Kind
 
 if TYPE_CHECKING:
@@ -211,6 +211,8 @@ def _recorder_type() -> Any:
             flat, spec = tree_flatten((args, kwargs))
             refs = tuple(self.ref(v, True) if isinstance(v, torch.Tensor) else v for v in flat)
             out = func(*args, **kwargs)
+            if torch.is_inference_mode_enabled() and is_view(func):
+                self.keep_requirement(flat, out)
             outs = tuple(
                 self.ref(o, False) if isinstance(o, torch.Tensor) else None
                 for o in tree_leaves(out)
@@ -237,6 +239,14 @@ def _recorder_type() -> Any:
                 )
             )
             return out
+
+        def keep_requirement(self, flat: list[Any], out: Any) -> None:
+            """In inference mode a weight's view requires what the weight does, and below a mode it
+            does not: products would be folded otherwise (`should_fold` of aten's LinearAlgebra)."""
+            if any(isinstance(v, torch.Tensor) and v.requires_grad for v in flat):
+                for one in counts.tensors(out):
+                    if one.is_floating_point():
+                        one.requires_grad_()
 
         def marked(self, func: Any, result: Any, args: tuple[Any, ...]) -> Any:
             """Where an optimizer's step begins and ends, torch says to its profiler."""

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from bench import catalogue
 from bench.commands.explain import explained
+from bench.judging.explained import explain_run
 from bench.judging.explained_pairs import explained_pairs
 from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.records.runfile import Writer, read
+from bench.report import Canvas
 from bench.reports import _explained_pairs
+from bench.reports._html_explained import bar, roofline
 from bench.tests.conftest import Accelmark
 from bench.tests.judging.accounts import REFUSED, account, explained_file
+from bench.tests.values import make_run
 
 CARD = """\
 accelmark explains fake on Fake CPU (cpu), 1 thread
@@ -125,3 +131,23 @@ def test_an_old_record_has_no_word_of_it() -> None:
 def test_an_unknown_case_says_what_there_is(accelmark: Accelmark) -> None:
     code, _, err = accelmark("explain", "resnet51-train")
     assert code == 2 and "resnet51-train: no shipped suite and no case of one" in err
+
+
+def test_a_page_has_a_bar_of_the_step_and_operators_under_their_roofs(run: RunFile) -> None:
+    (case,) = explain_run(run)
+    parts = list(bar(case))
+    assert [part["words"].split()[0] for part in parts] == [
+        *("matmul", "elementwise", "optimizer", "other", "freeing", "host"),
+    ]
+    assert sum(float(part["width"].rstrip("%")) for part in parts) == pytest.approx(100, abs=0.01)
+    drawn = roofline(msgspec.structs.replace(case, operators=case.operators[1:]))
+    assert drawn == {}, "none of the rest has FLOP"
+    product = msgspec.structs.replace(case.operators[0], least_bytes=2_000_000)
+    drawn = roofline(msgspec.structs.replace(case, operators=(product, *case.operators[1:])))
+    (dot,) = drawn["dots"]
+    assert dot["words"] == "mm bf16[64,64]: 60.0% of the step, 3.0 times its bound"
+    assert drawn["unplaced"] == 3 and [line["words"] for line in drawn["lines"]] == ["matmul bf16"]
+    page = catalogue.load("reports", "html").render([run], Canvas())
+    assert page.count('<rect x="') == len(parts) and "Where a step goes" in page
+    bare = msgspec.structs.replace(run, explanations=(), run=make_run(run.run.plan))
+    assert "Where a step goes" not in catalogue.load("reports", "html").render([bare], Canvas())

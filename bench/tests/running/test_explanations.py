@@ -68,7 +68,7 @@ def play(
     stage, backend = Stage(found, outcome or make_measured(0.01)), FakeBackend()
     writer = Writer(folder / "run.jsonl")
     settings = Settings(launches=2)
-    each, only, _ = explaining
+    each, only = explaining[:2]
     writer.append(make_run(cases, settings=settings, explanations=each, only_explained=only))
     device = backend.devices()[0]
     session = Session(

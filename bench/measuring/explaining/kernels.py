@@ -1,0 +1,208 @@
+"""A step whose execution calls no operators, explained by the kernels that a profiler sees.
+
+Of compiled code a kernel's name tells which operators it holds: `cpp_fused_gelu_add_0`,
+`triton_red_fused__softmax_mul_3`. What it moves is not told, so it has no bound but where it is a
+product of known shapes. Recording such a step would record another one: the eager step.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from bench.measuring.explaining import profiled
+from bench.measuring.explaining.ceilings import Meter
+from bench.measuring.explaining.in_order import Watcher, collected
+from bench.measuring.explaining.kinds import base, kind_of_name
+from bench.measuring.explaining.replay import Player
+from bench.measuring.explaining.tape import Tape
+from bench.measuring.explaining.timing import Stopwatch
+from bench.records.explained import Explained, Kind, Operator, Profile, Unexplained
+
+if TYPE_CHECKING:
+    from bench.backend import Device
+    from bench.workload import Job
+
+COMPILED = re.compile(
+    r"(?:^|_)(?:cpp|triton(?:_[a-z]{2,4})?)_fused_(?P<operators>\w+?)_\d+(?:$|\W)"
+)
+"""How a compiler names the kernels that it writes."""
+OPERATOR = re.compile(r"^(?!autograd|torch|profiler)[a-z_]\w*::\w+$")
+"""How torch's profiler names an operator."""
+WRITES_KERNEL_NAMES = "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE"
+"""At 1, kernels that are compiled for a CPU tell the profiler their names."""
+KERNEL_KINDS: tuple[tuple[Kind, str], ...] = (
+    ("copy", r"memcpy|memset"),
+    ("attention", r"flash|fmha|attention|attn"),
+    ("convolution", r"conv|wgrad|dgrad"),
+    ("matmul", r"gemm|gemv|matmul|splitk|_mm_|cutlass"),
+    ("normalization", r"norm"),
+    ("optimizer", r"adam|sgd|multi_tensor"),
+    ("gather and scatter", r"index|gather|scatter|embedding"),
+    ("reduction", r"reduce|softmax|pool"),
+    ("elementwise", r"elementwise|vectorized|pointwise"),
+)
+"""Of kernels of libraries, by their names."""
+FIRST: tuple[Kind, ...] = (
+    *("attention", "convolution", "matmul", "normalization", "reduction"),
+    *("gather and scatter", "elementwise", "copy"),
+)
+"""Of the operators that a kernel holds, which one says what it is."""
+STEPS = 6
+TURNS = 6
+
+
+def explained(
+    job: Job,
+    device: Device,
+    arithmetic: str,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    watcher: Watcher | None = None,
+) -> Explained | Unexplained:
+    """The account of a compiled or recorded step; refused where no profiler sees its kernels.
+
+    arithmetic: the precision of the case's products (`bf16`).
+    """
+    watcher = watcher or Watcher()
+    stopwatch = Stopwatch(device, clock)
+
+    def step_ns() -> int:
+        job.refill()
+        return stopwatch.once_ns(job.step)
+
+    with collected():
+        before = [step_ns() for _ in range(TURNS // 2)]
+        events, wall = profiled.events_of(job, device, STEPS)
+        after = [step_ns() for _ in range(TURNS // 2)]
+        causes = watcher.causes()
+        meter = Meter(device, stopwatch, [f"matmul {arithmetic}"])
+        for _ in range(TURNS // 2):
+            meter.look()
+    found = rows(events, STEPS, arithmetic, synchronous=device.synchronous)
+    if not found:
+        return Unexplained(
+            reason="torch's profiler sees no kernels of this device. Explain the same case with "
+            'execution = "eager"'
+        )
+    kinds: dict[Kind, float] = defaultdict(float)
+    for row in found:
+        kinds[row.kind] += row.ns or 0.0
+    calls = Counter({row.name: 0 for row in found})
+    for row in found:
+        calls[row.name] += row.calls
+    return Explained(
+        how="profiler",
+        step_ns=(*before, *after),
+        operators=found,
+        ceilings=meter.ceilings(Player(Tape(), clock).launch_ns()),
+        profile=Profile(
+            step_ns=wall / STEPS, kinds=dict(kinds), calls={k: float(n) for k, n in calls.items()}
+        ),
+        causes=causes,
+    )
+
+
+def rows(
+    events: Iterable[Any], steps: int, arithmetic: str, *, synchronous: bool
+) -> tuple[Operator, ...]:
+    """Kernels, and operators that no other holds, of so many steps.
+
+    synchronous: whether the work is the calls themselves; else it is the device's own events.
+    """
+    times: dict[tuple[str, str], float] = defaultdict(float)
+    counts: Counter[tuple[str, str]] = Counter()
+    flop: Counter[tuple[str, str]] = Counter()
+    for event in events:
+        if synchronous:
+            if not _is_work(event.name) or not _outermost(event):
+                continue
+            taken = float(event.cpu_time_total)
+        else:
+            if str(event.device_type).endswith(".CPU"):
+                continue
+            taken = float(event.device_time_total)
+        key = event.name, _shapes(event)
+        times[key] += taken * 1e3 / steps
+        counts[key] += 1
+        flop[key] += int(getattr(event, "flops", 0) or 0)
+    found = []
+    for key, ns in times.items():
+        name, shapes = key
+        fuses = fused(name)
+        kind = kind_of_kernel(name, fuses)
+        product = kind in ("matmul", "attention") and flop[key] > 0
+        found.append(
+            Operator(
+                name=name,
+                kind=kind,
+                operands=shapes,
+                fuses=fuses,
+                calls=max(1, round(counts[key] / steps)),
+                ns=ns,
+                flop=flop[key] // steps if product else 0,
+                precision=arithmetic if product else "",
+            )
+        )
+    return tuple(sorted(found, key=lambda row: -(row.ns or 0.0)))
+
+
+def fused(name: str) -> tuple[str, ...]:
+    """The operators that a compiler's kernel holds, by its name; none of any other.
+
+    `graph_0_cpp_fused_gelu_native_layer_norm_0` holds gelu and native_layer_norm.
+    """
+    found = COMPILED.search(name)
+    if found is None:
+        return ()
+    rest, names, held = found["operators"], known(), list[str]()
+    while rest:
+        ends = [k for k in range(len(rest), 0, -1) if k == len(rest) or rest[k] == "_"]
+        # The longest name that torch knows; of what it does not know, a word.
+        end = next((k for k in ends if rest[:k] in names), ends[-1])
+        held.append(rest[:end])
+        rest = rest[end + 1 :]
+    return tuple(dict.fromkeys(one for one in held if one))
+
+
+@functools.cache
+def known() -> frozenset[str]:
+    """Names of torch's operators, without namespace and overload."""
+    import torch
+
+    names: list[str] = torch._C._dispatch_get_all_op_names()
+    return frozenset(base(name) for name in names if name.startswith(("aten::", "prims::")))
+
+
+def kind_of_kernel(name: str, fuses: tuple[str, ...]) -> Kind:
+    """By the operators that it holds, or by its own name."""
+    if fuses:
+        kinds = {kind_of_name(one) for one in fuses}
+        return next((kind for kind in FIRST if kind in kinds), "elementwise")
+    if OPERATOR.match(name):
+        return kind_of_name(base(name))
+    lower = name.lower()
+    return next((kind for kind, words in KERNEL_KINDS if re.search(words, lower)), "other")
+
+
+def _is_work(name: str) -> bool:
+    return bool(COMPILED.search(name) or OPERATOR.match(name))
+
+
+def _outermost(event: Any) -> bool:
+    """Whether it lies within a step, and no other kernel or operator holds it."""
+    above = event.cpu_parent
+    while above is not None and not _is_work(above.name):
+        if above.name == profiled.MARK:
+            return True
+        above = above.cpu_parent
+    return False
+
+
+def _shapes(event: Any) -> str:
+    """`[8,64] [64,64]`; empty of what tells none."""
+    found = [shape for shape in (getattr(event, "input_shapes", None) or []) if shape]
+    return " ".join(f"[{','.join(map(str, shape))}]" for shape in found)

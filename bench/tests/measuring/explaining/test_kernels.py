@@ -1,0 +1,88 @@
+"""Kernels of compiled and recorded steps: their names read, their events added up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.measuring.explaining.kernels import fused, kind_of_kernel, rows
+from bench.measuring.explaining.profiled import MARK
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "kind"),
+    [
+        (
+            "graph_0_cpp_fused_gelu_native_layer_norm_0",
+            ("gelu", "native_layer_norm"),
+            "normalization",
+        ),
+        (
+            "graph_0_cpp_fused_gelu_gelu_backward_native_layer_norm_backward_sum_12",
+            ("gelu", "gelu_backward", "native_layer_norm_backward", "sum"),
+            "normalization",
+        ),
+        ("triton_red_fused__softmax_mul_3", ("_softmax", "mul"), "reduction"),
+        ("triton_poi_fused_add_0", ("add",), "elementwise"),
+        ("triton_poi_fused__to_copy_1", ("_to_copy",), "copy"),
+        ("cpp_fused_unheard_of_add_2", ("unheard", "of", "add"), "elementwise"),
+        ("aten::addmm", (), "matmul"),
+        ("mkldnn::_linear_pointwise", (), "matmul"),
+        ("void at::native::vectorized_elementwise_kernel<4, at>", (), "elementwise"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32", (), "matmul"),
+        ("flash_fwd_kernel", (), "attention"),
+        ("something", (), "other"),
+    ],
+)
+def test_a_kernel_is_known_by_its_name(name: str, held: tuple[str, ...], kind: str) -> None:
+    assert fused(name) == held
+    assert kind_of_kernel(name, held) == kind
+
+
+def event(name: str, us: float, above: Any = None, **more: Any) -> Any:
+    """An event of torch's profiler."""
+    return SimpleNamespace(
+        **{
+            "name": name,
+            "cpu_time_total": us,
+            "device_time_total": us,
+            "device_type": "DeviceType.CPU",
+            "cpu_parent": above,
+            "input_shapes": [],
+            "flops": 0,
+            **more,
+        }
+    )
+
+
+STEP = event(MARK, 100.0)
+REGION = event("Torch-Compiled Region: 0/0", 90.0, STEP)
+MM = event("aten::mm", 40.0, REGION, input_shapes=[[8, 64], [64, 64], []], flops=65536)
+EVENTS = [
+    STEP,
+    REGION,
+    MM,
+    event("aten::copy_", 10.0, MM),
+    event("graph_0_cpp_fused_add_1", 20.0, REGION),
+    event("graph_0_cpp_fused_add_1", 20.0, REGION),
+    event("aten::mul", 5.0),
+    event("gemm_kernel", 7.0, device_type="DeviceType.OTHER"),
+]
+
+
+def test_what_no_other_holds_is_a_row_and_only_within_a_step() -> None:
+    found = rows(EVENTS, 1, "bf16", synchronous=True)
+    assert [(row.name, row.calls, row.ns) for row in found] == [
+        ("aten::mm", 1, 40_000.0),
+        ("graph_0_cpp_fused_add_1", 2, 40_000.0),
+    ]
+    assert found[0].operands == "[8,64] [64,64]" and found[0].flop == 65536
+    assert (found[0].precision, found[1].fuses) == ("bf16", ("add",))
+    assert found[0].read_bytes is None, "nobody knows what it moved"
+
+
+def test_of_an_asynchronous_device_its_own_events_count() -> None:
+    (kernel,) = rows(EVENTS, 1, "bf16", synchronous=False)
+    assert (kernel.name, kernel.kind, kernel.ns) == ("gemm_kernel", "matmul", 7000.0)

@@ -1,0 +1,38 @@
+"""What `accelmark explain` is given, and how long it may take."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.errors import SuiteError, UnknownName
+from bench.planning.explainable import suite_of, with_time_to_explain
+from bench.records.run import Settings
+
+
+@pytest.mark.parametrize(
+    ("given", "only", "suite", "pattern"),
+    [
+        ("quick", None, "quick", None),
+        ("quick", "llama-*", "quick", "llama-*"),
+        ("resnet50-train", None, "quick", "resnet50-train"),
+        ("llama-*", None, "quick", "llama-*"),
+    ],
+)
+def test_a_suite_or_a_case_of_a_shipped_one(
+    given: str, only: str | None, suite: str, pattern: str | None
+) -> None:
+    found, which = suite_of(given, only)
+    assert found.name == suite and which == pattern
+
+
+def test_what_is_neither_is_refused() -> None:
+    with pytest.raises(UnknownName, match="no shipped suite and no case"):
+        suite_of("resnet51", None)
+    with pytest.raises(SuiteError, match="no such file"):
+        suite_of("mine.toml", None)
+
+
+def test_a_quick_suite_has_time_to_explain() -> None:
+    assert with_time_to_explain(Settings(launch_limit_seconds=300.0)) == Settings()
+    longer = Settings(launch_limit_seconds=7200.0)
+    assert with_time_to_explain(longer) == longer
