@@ -107,40 +107,40 @@ def test_only_a_backend_that_says_so_is_forked() -> None:
 
 
 @pytest.fixture(scope="module")
-def real(forked: None) -> Iterator[Stems]:
+def living(forked: None) -> Iterator[Stems]:
     them = Stems(sys.executable, None)
     with contextlib.closing(them):
         yield them
 
 
-def test_a_forked_launch_measures_and_says_that_it_was(real: Stems) -> None:
-    (found,) = launcher.launch_together([of("gemm", 8)], {}, stems=real)
+def test_a_forked_launch_measures_and_says_that_it_was(living: Stems) -> None:
+    (found,) = launcher.launch_together([of("gemm", 8)], {}, stems=living)
     assert isinstance(found.report.outcome, Measured), found
     assert found.report.environment["imports_shared"] is True
     assert found.report.cold.import_seconds is not None
     assert found.stderr_tail == ""
 
 
-def test_a_forked_launch_that_is_killed_says_so_and_the_next_one_measures(real: Stems) -> None:
+def test_a_forked_launch_that_is_killed_says_so_and_the_next_one_measures(living: Stems) -> None:
     def kill(progress: Progress) -> None:
         if progress.phase == "warm-up":
-            (stem,) = real._stems.values()
+            (stem,) = living._stems.values()
             for one in psutil.Process(stem._process.pid).children():
                 one.send_signal(signal.SIGKILL)
 
     endless = of("gemm", 9)
     settings = msgspec.structs.replace(endless.settings, block_seconds=30.0)
     endless = msgspec.structs.replace(endless, settings=settings)
-    (found,) = launcher.launch_together([endless], {}, kill, stems=real)
+    (found,) = launcher.launch_together([endless], {}, kill, stems=living)
     assert isinstance(found.report.outcome, Failed)
     assert "killed by SIGKILL" in found.report.outcome.message
-    (found,) = launcher.launch_together([of("gemm", 10)], {}, stems=real)
+    (found,) = launcher.launch_together([of("gemm", 10)], {}, stems=living)
     assert isinstance(found.report.outcome, Measured)
 
 
-def test_a_launch_whose_stem_is_gone_does_not_stay(real: Stems, tmp_path: Path) -> None:
+def test_a_launch_whose_stem_is_gone_does_not_stay(living: Stems, tmp_path: Path) -> None:
     """And the next one imports by itself."""
-    stem = real.stem(of("gemm", 11), {})
+    stem = living.stem(of("gemm", 11), {})
     assert stem is not None
     with (tmp_path / "stderr").open("wb") as stderr:
         launch = stem.fork((), stderr)
@@ -150,6 +150,6 @@ def test_a_launch_whose_stem_is_gone_does_not_stay(real: Stems, tmp_path: Path) 
     wait_until(lambda: not alive(launch.pid))
     launch.stdin.close()
     launch.stdout.close()
-    (found,) = launcher.launch_together([of("gemm", 12)], {}, stems=real)
+    (found,) = launcher.launch_together([of("gemm", 12)], {}, stems=living)
     assert isinstance(found.report.outcome, Measured)
     assert found.report.environment["imports_shared"] is False
