@@ -129,11 +129,7 @@ class Launch:
         kind = self.backend.failure_kind(error)
         if kind == "error" and self.execution and (lacking := self.execution.lacking()):
             return Skipped(reason=lacking)
-        return Failed(
-            kind=kind,
-            phase=self.channel.phase,
-            message=reason(of_error(error)),
-        )
+        return Failed(kind=kind, phase=self.channel.phase, message=reason(of_error(error)))
 
     def _phases(self) -> Outcome:
         from bench.measuring import numerics, rank_numerics

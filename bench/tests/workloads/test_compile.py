@@ -66,8 +66,10 @@ def test_a_model_is_compiled_if_asked_and_only_then(
 
 
 def test_what_can_be_compiled_says_so() -> None:
-    for name, mode in (("resnet50", "train"), ("vit-b16", "train"), ("llama", "lora")):
+    for name, mode in (("resnet50", "train-pipeline"), ("dlrm", "train")):
         assert catalogue.workload(name).modes[mode].executions == EXECUTIONS
+    for name, mode in (("resnet50", "train"), ("vit-b16", "infer"), ("llama", "lora")):
+        assert catalogue.workload(name).modes[mode].executions == ALL_EXECUTIONS
     assert catalogue.workload("gemm").modes["matmul"].executions == ("eager",)
 
 
