@@ -12,7 +12,7 @@ import pytest
 
 from bench.measuring import kept
 from bench.measuring.kept import Kept
-from bench.measuring.numerics import gate
+from bench.measuring.numerics import gate, reference_of
 from bench.precision import PRECISIONS
 from bench.records.run import Settings
 from bench.running import scratch, session
@@ -153,3 +153,12 @@ def test_a_launch_is_told_where_and_the_session_takes_it_away() -> None:
     assert one.request(one.states[0]).scratch == str(folder)
     one.close()
     assert not folder.exists()
+
+
+def test_formats_of_the_same_elements_have_references_of_their_own() -> None:
+    gemm, twin = WORKLOADS["gemm"], small("gemm", "matmul")
+    found = {
+        kept.key("probe", gemm, "matmul", twin, reference_of(site(precision=PRECISIONS[name])))
+        for name in ("fp8", "fp8-row", "fp8-block128", "mxfp8")
+    }
+    assert len(found) == 4
