@@ -25,6 +25,8 @@ from bench.tests.fakes import FakeBackend
 from bench.tests.judging.accounts import REFUSED, account
 from bench.tests.values import make_case, make_measured, make_run
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 A, B = (make_case(parameters={"shape": f"{n}x{n}x{n}"}) for n in (1, 2))
 MANY = make_case(parallelism="dp", devices=2)
 NAMES = {A.fingerprint: "A", B.fingerprint: "B", MANY.fingerprint: "M"}

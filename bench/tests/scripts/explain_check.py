@@ -49,6 +49,8 @@ SUM_WITHIN = 0.05
 PLANTED_IN = "bert-infer"
 LAYOUTS = ("contiguous", "channels_last")
 LAID_OUT = "resnet50-train"
+LAID_OUT_BATCH = 8
+"""At quick's batch of 2 the layouts differ by 2 % of the step, as much as coverage spreads."""
 
 
 class Judged(NamedTuple):
@@ -255,7 +257,11 @@ def main() -> None:
     if PLANTED_IN in {case.name for case in wanted}:
         results.append(planted(take(by_name[PLANTED_IN], "planted")))
     if LAID_OUT in {case.name for case in wanted}:
-        results.append(layouts(*(take(by_name[LAID_OUT], layout) for layout in LAYOUTS)))
+        given_case = by_name[LAID_OUT]
+        larger = msgspec.structs.replace(
+            given_case, parameters={**given_case.parameters, "batch_size": LAID_OUT_BATCH}
+        )
+        results.append(layouts(*(take(larger, layout) for layout in LAYOUTS)))
     for judged in results:
         print(f"{'met' if judged.met else 'NOT MET':<8}{judged.what}: {judged.seen}")
     print(f"{time.monotonic() - begin:.0f} s")
