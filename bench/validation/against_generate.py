@@ -7,8 +7,8 @@ The same model with the same weights, the same prompt, a static cache of the sam
 the same number of new tokens, on the CPU; eager, or both compiled, each as it compiles itself. A
 fresh process lets the two take turns (AB, BA, AB, ...), a whole window of tokens each: ours timed
 by the engine, `generate` by readings of the clock as it picks its first token and its last, so that
-its prefill and its preparations are not counted. Both must have picked the same tokens, or it was
-not the same work. A launch gives the median over its turns of our tokens/s over those of
+its prefill and its preparations are not counted. In float32 both must pick the same tokens, or
+it was not the same work. A launch gives the median over its turns of our tokens/s over those of
 `generate`; printed is the geometric mean over launches with its 95 % t interval.
 
 What differs: ours takes a step of its own (`bench.workloads._decoder`), with masks and rotations
@@ -20,6 +20,8 @@ from __future__ import annotations
 import copy
 import time
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from bench import catalogue
 from bench.measuring.engine import Engine
@@ -113,6 +115,21 @@ def tokens_of(job: DecodeJob, new_tokens: int) -> Tensor:
     return torch.cat(picked, dim=1)
 
 
+def require_same_tokens(case: Case, parameters: Any, site: Site) -> None:
+    """Raises RuntimeError unless both pick the same tokens, eager and in float32.
+
+    In fewer bits two honest roundings part at the first choice between near-equal logits.
+    """
+    wide = msgspec.structs.replace(site, precision=PRECISIONS["fp32"], execution="eager")
+    job = catalogue.workload(case.workload).build(case.mode, parameters, wide)
+    assert isinstance(job, DecodeJob)
+    ours = tokens_of(job, parameters.new_tokens)
+    theirs, _ = Generate(job, parameters.new_tokens).run()
+    if ours.tolist() != theirs.tolist():
+        differ = int((ours != theirs).sum())
+        raise RuntimeError(f"{case.label}: {differ} of {ours.numel()} tokens differ")
+
+
 def take_turns(case: Case, turns: int = TURNS) -> Turns:
     """Of ours and generate, in this process.
 
@@ -123,13 +140,11 @@ def take_turns(case: Case, turns: int = TURNS) -> Turns:
     workload = catalogue.workload(case.workload)
     parameters = plan.parameters_of(case, workload)
     site = Site(device=device.torch_device, precision=precision, seed=0, execution=case.execution)
+    require_same_tokens(case, parameters, site)
     job = workload.build(case.mode, parameters, site)
     assert isinstance(job, DecodeJob)
     other = Generate(job, parameters.new_tokens, case.execution == "compile")
-    ours, theirs = tokens_of(job, parameters.new_tokens), other.run()[0]
-    if ours.tolist() != theirs.tolist():
-        differ = int((ours != theirs).sum())
-        raise RuntimeError(f"{case.label}: {differ} of {ours.numel()} tokens differ")
+    other.run()  # what it compiles, it compiles here
     engine = Engine(job, device, Settings(), usage=process_usage())
 
     def by_harness() -> float:
