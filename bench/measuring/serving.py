@@ -35,7 +35,7 @@ WARM_STEPS = 5
 
 
 class Launch(Protocol):
-    """What this needs of `bench.measuring.worker.Launch`."""
+    """What this needs of `bench.measuring.launch.Launch`."""
 
     request: Request
     channel: Channel

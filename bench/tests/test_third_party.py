@@ -20,7 +20,7 @@ import pytest
 import bench
 from bench import catalogue
 from bench.errors import UnknownName
-from bench.measuring.worker import ALLOW_SIMULATED
+from bench.measuring.launch import ALLOW_SIMULATED
 from bench.records.outcome import Measured
 from bench.records.runfile import read
 

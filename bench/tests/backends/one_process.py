@@ -18,7 +18,8 @@ from unittest import mock
 import msgspec
 
 from bench import cli
-from bench.measuring import messages, single_steps, worker
+from bench.measuring import messages, single_steps
+from bench.measuring.launch import Launch
 from bench.records import environment
 from bench.running import launcher
 from bench.tests.values import SMALL_RESNET
@@ -39,7 +40,7 @@ def launch_here(
         few: dict[str, Any] = {"samples": SAMPLES, "rehearse": False, "thorough": False}
         settings = msgspec.structs.replace(request.settings, warmup_limit_seconds=WARMUP_SECONDS)
         short = msgspec.structs.replace(request, settings=settings, **few)
-        report = worker.Launch(short, messages.Channel(io.BytesIO())).run()
+        report = Launch(short, messages.Channel(io.BytesIO())).run()
         yield launcher.Finished(report=report, seconds=time.monotonic() - start, stderr_tail="")
 
 

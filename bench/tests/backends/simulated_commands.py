@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bench.measuring.worker import ALLOW_SIMULATED
+from bench.measuring.launch import ALLOW_SIMULATED
 from bench.records.case import Case
 from bench.records.outcome import Outcome
 from bench.records.run import Launch, RunFile

@@ -11,8 +11,8 @@ from bench.backend import DeviceInfo
 from bench.backends import ascend
 from bench.backends._torch_device import missing_library
 from bench.backends.ascend import AscendBackend
-from bench.measuring import surroundings, worker
-from bench.measuring.worker import ALLOW_SIMULATED
+from bench.measuring import surroundings
+from bench.measuring.launch import ALLOW_SIMULATED, simulated
 from bench.precision import PRECISIONS
 from bench.records import environment
 from bench.records.outcome import Void
@@ -115,8 +115,8 @@ def test_nothing_simulated_is_kept_without_being_asked_for(
 ) -> None:
     outcome = make_measured()
     monkeypatch.delenv(ALLOW_SIMULATED, raising=False)
-    void = worker.simulated(outcome)
+    void = simulated(outcome)
     assert isinstance(void, Void) and void.numerics == outcome.numerics
     monkeypatch.setenv(ALLOW_SIMULATED, "1")
-    assert worker.simulated(outcome) is outcome
+    assert simulated(outcome) is outcome
     assert make_case().fingerprint, "a case is a case wherever it runs"

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from bench.backends.cpu import CpuBackend, CpuDevice
 from bench.measuring import asked, compilers, messages, operators, worker
+from bench.measuring.launch import Launch
 from bench.measuring.messages import Request
 from bench.precision import PRECISIONS
 from bench.records import environment
@@ -56,7 +57,7 @@ def request(workload: str, mode: str, precision: str = "fp32", execution: str = 
 
 def launch(*names: str, thorough: bool = False) -> Outcome:
     asked_for = msgspec.structs.replace(request(*names), thorough=thorough)
-    return worker.Launch(asked_for, messages.Channel(io.BytesIO())).run().outcome
+    return Launch(asked_for, messages.Channel(io.BytesIO())).run().outcome
 
 
 @pytest.fixture(autouse=True)

@@ -50,6 +50,7 @@ PARENT = f"""if True:
 WORKER = f"""if True:
     import sys, msgspec
     from bench.measuring import messages, worker
+    from bench.measuring.launch import Launch
 
     def stop():
         {TELL}
@@ -58,7 +59,7 @@ WORKER = f"""if True:
 
     worker.gc.disable()
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=messages.Request)
-    worker.Launch(request, messages.Channel(sys.stderr.buffer), stop).run()
+    Launch(request, messages.Channel(sys.stderr.buffer), stop).run()
 """
 
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from bench.backends.cpu import CpuDevice
-from bench.measuring import messages, serving, serving_gate, worker
+from bench.measuring import messages, serving, serving_gate
+from bench.measuring.launch import Launch
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
 from bench.records.run import Settings
@@ -50,7 +51,7 @@ def launch(seed: int = 0, execution: str = "eager", **changes: Any) -> Outcome:
     request = messages.Request(
         case=case, backend="cpu", index=0, settings=settings, samples=10, seed=seed
     )
-    return worker.Launch(request, messages.Channel(io.BytesIO())).run().outcome
+    return Launch(request, messages.Channel(io.BytesIO())).run().outcome
 
 
 def test_a_launch_keeps_every_request_and_its_throughput_is_the_window_s() -> None:

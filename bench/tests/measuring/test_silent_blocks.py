@@ -15,9 +15,9 @@ import pytest
 from bench.measuring import silent_blocks
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.hush import Hush
+from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel
 from bench.measuring.silent_blocks import LEAST_PAIRS, PAIRS, Taken, taken
-from bench.measuring.worker import Launch
 from bench.ranks import Ranks
 from bench.records.outcome import Work
 from bench.records.parallelism import parse

@@ -11,7 +11,8 @@ import torch
 
 from bench import catalogue, rehearsal
 from bench.backends.cpu import CpuDevice
-from bench.measuring import messages, worker
+from bench.measuring import messages
+from bench.measuring.launch import Launch
 from bench.planning import memory_fit
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
@@ -231,7 +232,7 @@ def report(case: Case, rehearse: bool = True) -> messages.Report:
         seed=0,
         rehearse=rehearse,
     )
-    return worker.Launch(request, messages.Channel(io.BytesIO())).run()
+    return Launch(request, messages.Channel(io.BytesIO())).run()
 
 
 TINY = case_of("memory", "copy", size_bytes=2**12)

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from bench.judging.tracks import tuned
-from bench.measuring import messages, worker
+from bench.measuring import messages
+from bench.measuring.launch import Launch
 from bench.planning.tuning import in_words, memory_format, settled
 from bench.records.case import Choice
 from bench.records.outcome import Measured
@@ -50,7 +51,7 @@ def test_a_worker_measures_the_choice_that_it_is_given(choice: Choice) -> None:
         seed=0,
         memory_format=memory_format(choice),
     )
-    report = worker.Launch(request, messages.Channel(io.BytesIO())).run()
+    report = Launch(request, messages.Channel(io.BytesIO())).run()
     assert isinstance(report.outcome, Measured), report.outcome
     assert report.environment["job"]["memory_format"] == choice["memory_format"]
     assert report.outcome.work.items == choice["batch_size"]

@@ -18,7 +18,8 @@ from bench.judging.comparability import unequal
 from bench.judging.pairing import pairs
 from bench.judging.row import Row
 from bench.judging.side import by_work
-from bench.measuring import messages, worker
+from bench.measuring import messages
+from bench.measuring.launch import Launch
 from bench.planning import plan, versions
 from bench.planning.suite_file import Suite, find_suite, read_suite
 from bench.planning.versions import today, unknown
@@ -154,7 +155,7 @@ def test_no_worker_runs_another_version(monkeypatch: pytest.MonkeyPatch) -> None
     request = messages.Request(
         case=case_of(version=9), backend="cpu", index=0, settings=Settings(), samples=1, seed=0
     )
-    outcome = worker.Launch(request, messages.Channel(io.BytesIO())).run().outcome
+    outcome = Launch(request, messages.Channel(io.BytesIO())).run().outcome
     assert isinstance(outcome, Failed)
     assert "does not know version 9 to be the same work" in outcome.message
 

@@ -13,8 +13,9 @@ import torch
 from bench import catalogue
 from bench.backends import _graphs
 from bench.backends.cpu import CpuDevice
-from bench.measuring import messages, numerics, worker
+from bench.measuring import messages, numerics
 from bench.measuring.in_place import turn
+from bench.measuring.launch import Launch
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Skipped
 from bench.records.run import Settings
@@ -167,7 +168,7 @@ def launch(execution: str) -> Outcome:
     request = messages.Request(
         case=case, backend="cpu", index=0, settings=settings, samples=10, seed=0
     )
-    return worker.Launch(request, messages.Channel(io.BytesIO())).run().outcome
+    return Launch(request, messages.Channel(io.BytesIO())).run().outcome
 
 
 def test_without_graphs_it_is_skipped() -> None:

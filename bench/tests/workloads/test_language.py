@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import cache_utils
 
-from bench.measuring import messages, operators, worker
+from bench.measuring import messages, operators
+from bench.measuring.launch import Launch
 from bench.precision import PRECISIONS, REFERENCE
 from bench.records.case import Case
 from bench.records.outcome import Skipped
@@ -152,7 +153,7 @@ def test_a_mode_whose_package_is_absent_is_skipped(monkeypatch: pytest.MonkeyPat
     request = messages.Request(
         case=case, backend="cpu", index=0, settings=Settings(), samples=10, seed=0
     )
-    report = worker.Launch(request, messages.Channel(io.BytesIO())).run()
+    report = Launch(request, messages.Channel(io.BytesIO())).run()
     assert report.outcome == Skipped(reason="peft is not installed: pip install 'accelmark[lora]'")
 
 

@@ -16,7 +16,8 @@ from bench import quantized_product
 from bench.backends import _trial
 from bench.backends.cpu import BACKEND, CpuDevice
 from bench.errors import SuiteError
-from bench.measuring import messages, worker
+from bench.measuring import messages
+from bench.measuring.launch import Launch
 from bench.measuring.numerics import gate, relative_error
 from bench.planning.plan import plan
 from bench.planning.suite_file import Suite
@@ -377,7 +378,7 @@ def launch(precision: Precision) -> Any:
     )
     before = torch.get_float32_matmul_precision()
     try:
-        return worker.Launch(request, messages.Channel(io.BytesIO())).run().outcome
+        return Launch(request, messages.Channel(io.BytesIO())).run().outcome
     finally:
         torch.set_float32_matmul_precision(before)
 

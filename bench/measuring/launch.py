@@ -1,0 +1,362 @@
+"""What a worker does, phase by phase: opens the device, checks the numerics, measures, reports."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from bench import catalogue
+from bench.backend import Device
+from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent_blocks
+from bench.measuring.edges import SINGLE, Edges, Together
+from bench.measuring.engine import Engine
+from bench.measuring.execution import Execution
+from bench.measuring.explaining import launch
+from bench.measuring.hush import Hush
+from bench.measuring.messages import Channel, Report, Request
+from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
+from bench.measuring.usage import process_usage, suspended_ns
+from bench.measuring.watch import Watch
+from bench.measuring.work import work_of
+from bench.planning import memory_fit
+from bench.planning.plan import parameters_of
+from bench.precision import PRECISIONS
+from bench.ranks import Ranks
+from bench.records import environment
+from bench.records.explained import Account
+from bench.records.outcome import (
+    Block,
+    Cold,
+    Failed,
+    Measured,
+    Numerics,
+    Outcome,
+    Skipped,
+    Void,
+    Work,
+)
+from bench.records.reason import of_error, reason
+from bench.records.silent import Silent
+from bench.serving_job import ServingJob
+from bench.telemetry.contention import HostCounters, causes
+from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
+
+ALLOW_SIMULATED = "ACCELMARK_ALLOW_SIMULATED"
+"""At 1, a simulated device's samples are kept: for this program's own tests."""
+
+
+class Launch:
+    """The phases of one launch, in order; whatever happens becomes an outcome."""
+
+    def __init__(
+        self, request: Request, channel: Channel, wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """wait: called once everything is imported and nothing opened; returns when it may go."""
+        self.request = request
+        self.channel = channel
+        self.wait = wait
+        self.imported_seconds: float | None = None
+        """What the stem took to import that this process was forked from, if it was."""
+        self.cold: dict[str, float] = {}
+        self.environment: dict[str, Any] = {}
+        self.first_step_ns: int | None = None
+        self.estimated_peak_bytes: int | None = None
+        self.execution: Execution | None = None
+        self.ranks: Ranks | None = None
+        self.edges: Edges = SINGLE
+        self.busy_ns: tuple[int, ...] = ()
+        self.peer_ns: tuple[int, ...] = ()
+        self.silent_ns: tuple[int, ...] = ()
+        self.blames_peer = False
+        self.account: Account | None = None
+        self._trying: launch.Trying | None = None
+
+    def run(self) -> Report:
+        """Measures, or says why not."""
+        self.backend = catalogue.backend(self.request.backend)
+        try:
+            outcome: Outcome = self._phases()
+        except Unsupported as why:
+            outcome = Skipped(reason=str(why))
+        except Wrong as why:
+            outcome = Void(reason=f"numerics: {why}")
+        except Exception as error:  # noqa: BLE001 - any exception is this launch's outcome
+            with contextlib.suppress(OSError):  # a full disk is no other outcome
+                traceback.print_exc()  # to stderr, whose end the record keeps
+            outcome = self._outcome_of(error)
+        return Report(
+            outcome=outcome,
+            cold=Cold(**self.cold),
+            environment=self.environment,
+            first_step_ns=self.first_step_ns,
+            estimated_peak_bytes=self.estimated_peak_bytes,
+            busy_ns=self.busy_ns,
+            peer_ns=self.peer_ns,
+            silent_ns=self.silent_ns,
+            blames_peer=self.blames_peer,
+            account=self.account,
+        )
+
+    def _outcome_of(self, error: Exception) -> Outcome:
+        """A failure, or void where a runtime that may not fall back says what would have."""
+        self.blames_peer = self.ranks is not None and joining.blames_peer(error)
+        operators = self.backend.fallbacks(str(error).splitlines())
+        if operators:
+            return Void(reason=f"host fallback: {', '.join(operators)}")
+        kind = self.backend.failure_kind(error)
+        if kind == "error" and self.execution and (lacking := self.execution.lacking()):
+            return Skipped(reason=lacking)
+        return Failed(kind=kind, phase=self.channel.phase, message=reason(of_error(error)))
+
+    def _phases(self) -> Outcome:
+        from bench.measuring import numerics, rank_numerics
+
+        request, channel = self.request, self.channel
+        precision = PRECISIONS[request.case.precision]
+        workload = catalogue.workload(request.case.workload)
+        parameters = parameters_of(request.case, workload)
+        mode = request.case.mode
+        declared = workload.modes[mode]
+
+        harm = harmful(self.backend)  # before any library that sets variables of its own
+        for name in self.backend.silencing_variables():
+            os.environ.pop(name, None)
+        hide_plug_ins(self.backend)
+        self._note_variables()
+        kept.keep_compiled(request.scratch, self.backend.compiler_folders)
+        if request.explain:
+            launch.prepare(request.case.execution)
+
+        channel.enter("import")
+        start = time.perf_counter()
+        if absent := import_libraries(workload, declared):
+            return Skipped(reason=absent)
+        # Of one that was forked, what it would have taken alone.
+        self.cold["import_seconds"] = time.perf_counter() - start + (self.imported_seconds or 0.0)
+        self.environment["imports_shared"] = self.imported_seconds is not None
+
+        channel.enter("open")
+        self.wait()
+        device = self.backend.open(request.index, precision)
+        # Before anything can fail: a failure's record names its stack too.
+        self.describe(device)
+        if harm:
+            return Void(reason=harm)
+        lacking = self.backend.unsupported(device.info, precision) if declared.multiplies else None
+        if lacking is not None:
+            return Skipped(reason=f"{precision.name}: {lacking}")
+        if unasked := asked.complaint(asked.switches(device, precision)):
+            return Void(reason=unasked)
+        wanted = request.memory_format or workload.memory_formats[0]
+        given = wanted if wanted in declared.layouts else self.backend.memory_format(wanted)
+        if request.memory_format is not None and given != wanted:
+            return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
+        if unlike := self._join(device):
+            return Void(reason=unlike)
+        self.execution = Execution(request.case.execution, self.backend, device)
+        site = Site(
+            device=device.torch_device,
+            precision=precision,
+            seed=request.seed,
+            execution=request.case.execution,
+            compiler=self.execution.compiler,
+            recorder=self.execution.watched,
+            products=self.backend.products,
+            memory_format=given,
+            ranks=self.ranks,
+        )
+        self._trying = functools.partial(
+            launch.tried, workload, mode, parameters, site, self.backend, device
+        )
+        if request.rehearse:
+            self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
+            capacity = device.capacity_bytes()
+            memory_fit.require(
+                *(self.estimated_peak_bytes, capacity),
+                lambda: memory_fit.more_devices(workload, mode, parameters, site, capacity),
+            )
+        channel.enter("numerics")
+        start = time.perf_counter()
+        # Of every launch the run's seed, so that the reference is computed once.
+        gated = msgspec.structs.replace(site, seed=request.settings.seed)
+        asking = (workload, mode, parameters, gated, self.backend.library_switches)
+        earlier = kept.references(request.scratch)
+        if self.ranks is None or declared.together:
+            gate = serving.gate if declared.serves else numerics.gate
+            verdict = gate(*asking, kept.NOTHING if declared.together else earlier)
+            wrong = verdict.complaint
+        else:
+            verdict, wrong = rank_numerics.gate(*asking, earlier)
+        self.environment["reference_kept"] = earlier.found
+        device.release_memory()
+        self.cold["numerics_seconds"] = time.perf_counter() - start
+        if wrong:
+            return Void(reason=f"numerics: {wrong}", numerics=verdict)
+        if unasked := asked.complaint(self.executed()):
+            return Void(reason=unasked, numerics=verdict)
+        self.execution.gated()
+        channel.enter("build")
+        start = time.perf_counter()
+        job = workload.build(mode, parameters, site)
+        device.synchronize()
+        self.cold["build_seconds"] = time.perf_counter() - start
+        try:
+            outcome = self._measure(workload, parameters, job, device, verdict)
+        finally:
+            job.close()
+        if device.info.simulated and isinstance(outcome, Measured):
+            return simulated(outcome)
+        return outcome
+
+    def _join(self, device: Device) -> str:
+        """Meets the other ranks, where several do the step; in what one differs from the rest."""
+        place = self.request.place
+        if place is None:
+            return ""
+        limit = self.request.settings.launch_limit_seconds
+        self.ranks = joining.join(place, self.backend, device, limit, self.channel.arrive)
+        self.edges = Together(self.ranks)
+        self.environment["world"] = joining.described(place, self.backend, device)
+        return joining.unlike(self.ranks, self.environment, device.info.name)
+
+    def _note_variables(self) -> None:
+        request = self.request
+        words = environment.looked_for(self.backend.recorded_variables(), request.recorded)
+        self.environment["variables"] = environment.variables(words)
+        self.environment["variables_looked_for"] = words
+        if request.recorded:
+            self.environment["variables_compared"] = list(request.recorded)
+
+    def _measure(
+        self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics
+    ) -> Outcome:
+        request, channel, mode = self.request, self.channel, self.request.case.mode
+        precision = PRECISIONS[request.case.precision]
+        work = job.own_work or work_of(request.case, workload, parameters, self.ranks)
+        if isinstance(job, ServingJob):
+            return serving.measured(self, work, parameters, job, device, verdict)
+        latency_name = workload.modes[mode].latency
+        seen = (job, device, precision, request.seed, request.thorough, request.case.execution)
+        watch = Watch(*seen, edges=self.edges)
+        channel.enter("warm-up")
+        watch.start()
+        engine = Engine(
+            job,
+            device,
+            request.settings,
+            usage=process_usage(),
+            host=HostCounters().read,
+            threads=int(self.environment["threads"])
+            * (1 if request.place is None else request.place.local_size),
+            suspended=suspended_ns,
+            watch=watch.after,
+            edges=self.edges,
+            before=watch.before,
+            burst=workload.modes[mode].burst,
+        )
+        series = engine.measure(
+            samples=request.samples,
+            latency=latency_name is not None,
+            progress=lambda phase, blocks: channel.blocks(phase, blocks, work),
+        )
+        memory = device.memory()
+        self.first_step_ns, self.busy_ns = series.started_ns, series.busy_ns
+        self.cold["first_step_seconds"] = series.first_step_ns / 1e9
+        if self.ranks is not None:
+            self.peer_ns = pairs.peer_ns(
+                *(job, self.ranks.size, device, self.edges, time.perf_counter_ns),
+                lambda: channel.blocks("measure", [*series.steady], work),
+            )
+        channel.enter("report")
+        watch.finish(statistics.median(block.sample_seconds for block in series.steady))
+        before = dict(self.environment)
+        self.describe(device)
+        looks = [
+            *asked.unmoved(before, self.environment),
+            *asked.switches(device, precision),
+            *self.executed(),
+            *job.looks(),
+            *asked.implementations(watch.executed, job.facts),
+        ]
+        self.environment["job"] = dict(job.facts)
+        wrong = asked.complaint(looks)  # which may know who did it
+        if not wrong and not all(math.isfinite(w) for w in series.witness):
+            first, last = series.witness
+            wrong = f"output is not finite: {first} after the first step, {last} after the last"
+        wrong = wrong or watch.complaint
+        if wrong := agreed.of_all(self.ranks, wrong, job):
+            return Void(reason=wrong, numerics=verdict)
+        slowed = {} if series.contention is None else dict(causes(series.contention))
+        if series.stopped:
+            slowed["STOPPED"] = series.stopped
+        silent = self._silent(job, device, series.steady, work)  # late: it spoils the weights
+        if request.explain:  # last: so does this
+            channel.enter("explain")
+            trying = self._trying if request.try_remedies else None
+            self.account = launch.account(job, device, request.case, engine.threads, trying)
+        return Measured(
+            work=work,
+            numerics=verdict,
+            warmup=series.warmup,
+            steady=series.steady,
+            step_clock=series.step_clock,
+            memory=memory,
+            latency_name=latency_name,
+            request_ns=series.request_ns,
+            queue_ns=series.queue_ns,
+            witness=series.witness,
+            flags=(*series.flags, *slowed),
+            causes={str(flag): cause for flag, cause in slowed.items()},
+            contention=series.contention,
+            proof=watch.proof,
+            silent=silent,
+            executed=watch.executed,
+            energy_absent="not observable: nobody looked",
+        )
+
+    def _silent(
+        self, job: Job, device: Device, steady: tuple[Block, ...], work: Work
+    ) -> Silent | None:
+        """The step without communication, of ranks that compute one model together."""
+        ranks, channel = self.ranks, self.channel
+        if ranks is None or ranks.parallelism.scheme in ("none", "replicas"):
+            return None
+        found = silent_blocks.taken(
+            *(job, device, self.request.settings, steady),
+            Hush(device.torch_device.type, ranks.control),
+            self.edges,
+            lambda: channel.blocks("report", [], work),
+        )
+        self.silent_ns = found.own_ns
+        if found.absent:
+            self.environment["world"]["silent_absent"] = found.absent
+        return found.silent
+
+    def executed(self) -> list[Look]:
+        """Whether the execution is the case's, as far as it has come."""
+        return self.execution.looks(self.environment) if self.execution else []
+
+    def describe(self, device: Device) -> None:
+        """The stack and device as they stand now."""
+        self.environment.update(environment.stack())
+        self.environment["device"] = msgspec.to_builtins(device.info)
+        self.environment["device_state"] = device.facts()
+        self.environment["float32_reduced"] = device.float32_reduced()
+
+
+def simulated(outcome: Measured) -> Outcome:
+    """What a device that is none has measured: void, but for the tests that ask for it."""
+    if os.environ.get(ALLOW_SIMULATED) == "1":
+        return outcome
+    return Void(
+        reason="simulated device: its times are those of a program", numerics=outcome.numerics
+    )
