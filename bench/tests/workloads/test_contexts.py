@@ -152,7 +152,7 @@ def scale_forgotten(one: Drawn) -> Drawn:
         ("decode", {"cache": "fp8"}, scale_forgotten),
         ("latent-decode", {"cache": "fp8"}, scale_forgotten),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_is_coarser_or_another_attention_is_void(
     monkeypatch: pytest.MonkeyPatch, mode: str, given: Any, by: Callable[[Drawn], Drawn]
@@ -186,7 +186,7 @@ def test_the_twin_has_several_blocks_and_crosses_their_edges() -> None:
 @pytest.mark.parametrize(
     ("mode", "given"),
     [KINDS[3], KINDS[7], KINDS[9], KINDS[11]],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_honest_attention_is_proved(mode: str, given: Any) -> None:
     from bench import catalogue
