@@ -58,8 +58,7 @@ if TYPE_CHECKING:
     """A run, or where it lies."""
     Looking = Callable[[], contextlib.AbstractContextManager[object]]
     Watch = Callable[[DeviceInfo, Sequence[str], Settings], contextlib.AbstractContextManager[Face]]
-    """Called once the device is chosen, with what is to be said of the choice; gives who watches
-    the run."""
+    """Called once the device is chosen, with what is said of the choice; gives who watches."""
 
 __all__ = [
     "AccelmarkError",
@@ -194,10 +193,8 @@ def explain_suite(
         header = (identity, found.title, cases, settings, chosen, command)
         writer = begin(path, *header, explanations=launches, only_explained=True)
         with contextlib.closing(writer):
-            explaining = Explaining(launches, only=True, trying=trying)
-            open_session(
-                *(writer, cases, settings, chosen, face), here=here, explaining=explaining
-            ).run()
+            what = Explaining(launches, only=True, trying=trying)
+            open_session(writer, cases, settings, chosen, face, here=here, explaining=what).run()
     return read(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import math
 import os
 import statistics
@@ -32,6 +33,7 @@ from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records import environment
+from bench.records.execution import is_recorded
 from bench.records.explained import Account
 from bench.records.outcome import (
     Block,
@@ -197,6 +199,8 @@ class Launch:
         else:
             verdict, wrong = rank_numerics.gate(*asking, earlier)
         self.environment["reference_kept"] = earlier.found
+        if is_recorded(request.case.execution):
+            gc.collect()  # the twin keeps its recording, which keeps the twin
         device.release_memory()
         self.cold["numerics_seconds"] = time.perf_counter() - start
         if wrong:

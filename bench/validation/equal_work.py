@@ -51,13 +51,15 @@ ONLY = "of 'WORKLOAD-MODE PRECISION', with commas between them"
 
 
 def cases(suite: str, only: str) -> Iterator[Case]:
-    """Of a suite, each at every precision that its mode is made for; no tuned ones.
+    """Of a suite, each at every precision that its mode is made for; no tuned ones, and no loads,
+    whose proof is that of their answers.
 
     only: patterns of `WORKLOAD-MODE PRECISION`, with commas between them.
     """
     seen = set()
     for case in plan.plan(suite_file.read_suite(suite_file.find_suite(suite))):
-        for name in catalogue.workload(case.workload).modes[case.mode].precisions:
+        mode = catalogue.workload(case.workload).modes[case.mode]
+        for name in () if mode.serves else mode.precisions:
             one = msgspec.structs.replace(case, precision=name, execution="eager")
             said = f"{one.name} {name}"
             fits = any(fnmatch.fnmatchcase(said, part) for part in only.split(","))

@@ -6,7 +6,9 @@ copied before its replay, as in a user's server; and what it gives lies where it
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from bench.records.execution import NO_GRAPHS, is_recorded
@@ -26,7 +28,23 @@ def replayed(run: Run, site: Site) -> Run:
     each. What its replay gives is overwritten by the next one. Raises `Unsupported` where the
     device records nothing.
     """
+    run = unowned(run)
     return Replayed(run, recorder_of(site)) if is_recorded(site.execution) else run
+
+
+def unowned(run: Run) -> Run:
+    """`run`; if that is a job's own method, one that the job may keep and still goes when it is let
+    go, with all its weights: the gate's twin must not stay until somebody looks for circles."""
+    if not isinstance(run, MethodType):
+        return run
+    method = weakref.WeakMethod(run)
+
+    def call(given: Any) -> Any:
+        bound = method()
+        assert bound is not None
+        return bound(given)
+
+    return call
 
 
 def recorder_of(site: Site) -> Recorder:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.records.execution import is_recorded
 from bench.workload import Site, Unsupported
-from bench.workloads._recorded import Replayed, Run, recorder_of
+from bench.workloads._recorded import Replayed, Run, recorder_of, unowned
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ def replayed_training(run: Run, model: nn.Module, chosen: Chosen, site: Site) ->
     Raises `Unsupported` where the device records nothing, where several train together, and where
     the optimizer takes from the host how many steps there were.
     """
+    run = unowned(run)
     if not is_recorded(site.execution):
         return run
     if site.ranks is not None:

@@ -7,7 +7,7 @@ needs the memory of one layer in float64 beside itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _hidden(model: Any, text: Tensor, device: torch.device) -> Tensor:
     inner = model.model
     hidden = inner.embed_tokens.weight[text.to(inner.embed_tokens.weight.device)]
     hidden = hidden.to(device, torch.float64)
-    rotary = copy.deepcopy(inner.rotary_emb).to(device)
+    rotary = _copied(inner.rotary_emb, lambda tensor: tensor.to(device))
     embeddings = rotary(hidden, position_ids=places)
     before = model.config._attn_implementation
     model.config._attn_implementation = "eager"
@@ -75,7 +75,14 @@ def _widened(module: nn.Module, device: torch.device) -> Any:
 
     kept = [(m, vars(m).pop("slot_cache")) for m in module.modules() if "slot_cache" in vars(m)]
     try:
-        twin = copy.deepcopy(module)
+        twin = _copied(
+            module,
+            lambda tensor: (
+                tensor.to(device).to(torch.float64)  # the device may have no float64
+                if tensor.is_floating_point()
+                else tensor.to(device)
+            ),
+        )
     finally:
         for owner, cache in kept:
             owner.slot_cache = cache
@@ -83,15 +90,32 @@ def _widened(module: nn.Module, device: torch.device) -> Any:
     for mine, other in zip(module.modules(), twin.modules(), strict=True):
         if hasattr(mine, "config"):
             vars(other)["config"] = mine.config
-    return twin.to(device=device, dtype=torch.float64)
+    return twin
+
+
+def _copied(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> Any:
+    """A copy whose tensors are converted on the way: copied as they are, they would be in memory
+    once more, and not every device can."""
+    import torch
+
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for tensor in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
+            if isinstance(tensor, torch.Tensor) and id(tensor) not in memo:
+                new = convert(tensor.detach())
+                is_parameter = isinstance(tensor, torch.nn.Parameter)
+                memo[id(tensor)] = torch.nn.Parameter(new, False) if is_parameter else new
+    return copy.deepcopy(module, memo)
 
 
 def _wide_device(device: torch.device) -> torch.device:
     import torch
 
     try:
-        one = torch.ones((2, 2), dtype=torch.float64, device=device)
-        if float((one @ one).sum()) == 8.0:
+        # Some devices take float64 for float32, with no more than a warning: 40 bits tell.
+        near_one = torch.full((2, 2), 1 + 2.0**-40, dtype=torch.float64).to(device)
+        product = near_one @ torch.eye(2, dtype=torch.float64).to(device)
+        if product.dtype == torch.float64 and bool((product.cpu() == 1 + 2.0**-40).all()):
             return device
     except Exception:  # noqa: BLE001 - each runtime says in its own way that it has no float64
         pass

@@ -248,11 +248,17 @@ class TranscriptionJob(Job):
         """Queues one batch of windows, or its replay."""
         self._logits = self._run(next(self._windows))
 
-    def _last(self, forcing: bool, windows: Tensor) -> Tensor:
-        """Logits [B, 1, V] after the last token."""
+    def _last_chosen(self, windows: Tensor) -> Tensor:
+        """Logits [B, 1, V] after the last token, each its own choice."""
+        return self._last(windows, None)
+
+    def _last_given(self, windows: Tensor) -> Tensor:
+        """The same, after the tokens that are given."""
+        return self._last(windows, lambda index: self._given(max(index - 1, 0)))
+
+    def _last(self, windows: Tensor, given: Callable[[int], Tensor] | None) -> Tensor:
         import torch
 
-        given = (lambda index: self._given(max(index - 1, 0))) if forcing else None
         with torch.inference_mode():
             (logits,) = collections.deque(self._text(windows, given), maxlen=1)
         return logits
@@ -296,7 +302,7 @@ class TranscriptionJob(Job):
 
     def force(self, on: bool) -> bool:
         """Feeds the given tokens in place of its own: the host's choice, so another recording."""
-        self._run = replayed(functools.partial(self._last, on), self._site)
+        self._run = replayed(self._last_given if on else self._last_chosen, self._site)
         return True
 
     def weights(self) -> Sequence[Tensor]:

@@ -49,6 +49,7 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("attention", "forward-backward", {"sequence_length": 1}, "from 2"),
     ("attention", "forward", {"head_dim": 7}, "from 8"),
     ("launch", "queue", {"kernels": 0}, "from 1"),
+    ("serve", "load", {"requests": 8}, "must be 32 or more, not 8"),
     ("transfer", "to-host", {"size_bytes": 6}, "multiple of 4"),
     ("transfer", "to-device", {"memory": "pined"}, "Did you mean `pinned`"),
     ("gemm", "matmul", {"shape": "2048"}, "MxNxK"),

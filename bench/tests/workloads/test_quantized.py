@@ -54,9 +54,6 @@ def dtype_of(precision: str) -> torch.dtype:
     return dtype
 
 
-# Values
-
-
 @EIGHT_BITS
 def test_values_come_back_to_within_half_a_step(precision: str) -> None:
     values = torch.randn((16, 64), generator=torch.Generator().manual_seed(0))
@@ -201,6 +198,11 @@ def test_a_quantized_step_never_asks_the_device(name: str, mode: str) -> None:
 # The gate
 
 
+def standing_in(right: Any, build: Any) -> Any:
+    """A workload whose jobs are built otherwise."""
+    return SimpleNamespace(twin=right.twin, memory_formats=right.memory_formats, build=build)
+
+
 def gate_wrong(name: str, mode: str, precision: str, spoil: Any) -> dict[str, bool]:
     """Which checks pass once `spoil` has been at the quantized layers of the model at the site."""
     right = WORKLOADS[name]
@@ -211,7 +213,7 @@ def gate_wrong(name: str, mode: str, precision: str, spoil: Any) -> dict[str, bo
             spoil(layers_of(model_of(job)))
         return job
 
-    wrong: Any = SimpleNamespace(twin=right.twin, build=wrong_build)
+    wrong: Any = standing_in(right, wrong_build)
     verdict = gate(wrong, mode, small(name, mode), site(PRECISIONS[precision], seed=5))
     return {check.quantity: check.passed for check in verdict.checks}
 
@@ -283,7 +285,7 @@ def test_int8_sums_are_exact_and_one_wrong_element_is_caught() -> None:
             job.probe = lambda: {"output": probe()["output"] + torch.eye(64, dtype=torch.int32)}
         return job
 
-    wrong: Any = SimpleNamespace(twin=gemm.WORKLOAD.twin, build=off_by_one)
+    wrong: Any = standing_in(gemm.WORKLOAD, off_by_one)
     assert not gate(wrong, "matmul", parameters, at(1)).passed
 
 
@@ -298,7 +300,7 @@ def test_a_wrong_scale_of_a_product_is_caught() -> None:
     parameters: Any = gemm.MatmulParameters(shape="64x64x64")
     at = site(PRECISIONS["fp8"])
     assert gate(gemm.WORKLOAD, "matmul", parameters, at).passed
-    wrong: Any = SimpleNamespace(twin=gemm.WORKLOAD.twin, build=rescaled)
+    wrong: Any = standing_in(gemm.WORKLOAD, rescaled)
     assert not gate(wrong, "matmul", parameters, at).passed
 
 
