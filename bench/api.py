@@ -76,6 +76,7 @@ __all__ = [
     "Void",
     "compare_runs",
     "compare_systems",
+    "explain_suite",
     "read_run",
     "render",
     "resume_run",
@@ -120,8 +121,7 @@ def run_suite(
     record, which is written line by line and named by the run (`RunFile.path`); looking: entered
     while devices are looked for, which may take a while; watch: who is told how it goes; command:
     the command line that the record holds, by default the one that does the same; leader: of the
-    hosts that a launcher has started, which the command has brought together; explain: whether
-    each case is explained once more when all launches are done.
+    hosts that a launcher has started; explain: whether each case is explained after all launches.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
