@@ -17,7 +17,8 @@ from bench import former
 
 API = """
 AccelmarkError Case CaseComparison Comparison Failed Launch Measured Prices Row RunFile Settings
-Skipped Void compare_runs compare_systems explain_suite read_run render resume_run run_suite summarize_run
+Skipped Void compare_runs compare_systems explain_suite read_run render resume_run run_suite
+summarize_run
 """
 BACKEND = """
 Backend Device DeviceInfo DeviceUnavailable FailureKind Memory NotAvailable NotObservable
