@@ -137,7 +137,8 @@ def test_adapters_are_reduced_in_float32_and_what_they_adapt_must_stay_the_same(
 def test_the_memory_of_shared_tables_is_counted_from_shapes(said: list[dict[str, Any]]) -> None:
     held, estimate = said[0]["hybrid bytes"]
     assert held <= estimate <= 1.2 * held
-    assert said[1]["hybrid bytes"] == [held]
+    (other,) = said[1]["hybrid bytes"]
+    assert abs(other - held) <= 8, "but for a scalar that is still on its way"
 
 
 def test_replicas_must_agree_after_the_timing_too(said: list[dict[str, Any]]) -> None:
