@@ -38,7 +38,8 @@ def nudged(weights: Sequence[Tensor], precision: Precision, rows: int) -> Iterat
                 if weight.is_floating_point() and weight.itemsize in ways:
                     word, bit = ways[weight.itemsize]
                     bits = weight.detach().view(word)
-                    (bits[rows::2] if bits.dim() else bits).bitwise_xor_(bit)
+                    turned = torch.tensor(bit, dtype=word, device=bits.device)  # not every device
+                    (bits[rows::2] if bits.dim() else bits).bitwise_xor_(turned)  # takes a number
 
     turn()
     try:
@@ -73,7 +74,9 @@ def turn(tensor: Tensor) -> None:
     with torch.no_grad():
         held = tensor.detach()
         if held.is_floating_point() and held.itemsize == 1:
-            held.view(torch.uint8).bitwise_xor_(128)
+            held.view(torch.uint8).bitwise_xor_(
+                torch.tensor(128, dtype=torch.uint8, device=held.device)
+            )
         elif held.is_floating_point() or (held.is_signed() and held.itemsize == 1):
             held.neg_()
         else:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import catalogue
-from bench.measuring import noise
+from bench.measuring import in_place, noise
 from bench.measuring.witness import Sample
 from bench.precision import PRECISIONS
 from bench.records.proof import Vector
@@ -59,3 +60,25 @@ def test_each_row_is_moved_by_one_rounding_once(shape: tuple[int, ...]) -> None:
 def test_a_figure_that_is_none_can_be_written_and_read(value: float) -> None:
     """JSON has no such numbers: they become null, which is no figure of a record."""
     assert noise.figure(value) == 1e9 and noise.figure(0.12345) == 0.12
+
+
+class NoNumbers(TorchDispatchMode):
+    """A device whose `bitwise_xor_` takes a tensor and no number, as one was seen to."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.bitwise_xor_.Scalar:
+            raise RuntimeError("expected a tensor")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_bits_are_turned_where_no_number_is_taken(dtype: torch.dtype) -> None:
+    """Else there is no noise of its own, and the tolerance is that of the precision."""
+    held = torch.ones(4, dtype=dtype)
+    with NoNumbers():  # type: ignore[no-untyped-call]
+        with in_place.nudged([held], PRECISIONS["bf16"], 0):
+            moved = held.float()
+        with in_place.altered(held):
+            other = held.float()
+    assert moved.tolist() == ([1 + 2**-7, 1, 1 + 2**-7, 1] if dtype.itemsize == 2 else [1] * 4)
+    assert other.tolist() == [-1] * 4 and held.float().tolist() == [1] * 4
