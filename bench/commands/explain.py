@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import WIDE, canvas, looking, say, typed, watching, write
-from bench.commands.options import Number, width_option
+from bench.commands.options import Number, output_option, width_option
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 
@@ -54,12 +54,7 @@ FORMATS = ("table", "json", "csv", "trace")
     show_default=True,
     help="trace: for Chrome and Perfetto.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write to this file, not to stdout.",
-)
+@output_option
 @width_option
 @WIDE
 def explain(

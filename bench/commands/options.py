@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -54,6 +55,12 @@ SPREAD = click.option(
 )
 INDEX = Number(int, "a whole number from 0 up", lambda n: n >= 0)
 
+output_option = click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to this file, not to stdout.",
+)
 width_option = click.option(
     "--width",
     type=COLUMNS,

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bench.commands.common import WIDE, render, say, write
-from bench.commands.options import width_option
+from bench.commands.options import output_option, width_option
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_BAD_INPUT
 
@@ -22,12 +22,7 @@ from bench.errors import EXIT_BAD_INPUT
     show_default=True,
     help="One of `accelmark list reports`.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write to this file, not to stdout.",
-)
+@output_option
 @width_option
 @WIDE
 def report(
