@@ -7,6 +7,7 @@ transformers itself: `config.json`, `model*.safetensors`; a word-level tokenizer
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -63,9 +64,9 @@ class Manifest(Value, frozen=True, kw_only=True):
 
 def sizes() -> dict[str, Any]:
     """The models that can be exported, by name."""
-    from bench.workloads._untied import SIZES
+    from bench.workloads._llamas import UNTIED
 
-    return dict(SIZES)
+    return dict(UNTIED)
 
 
 def export(folder: Path, model: str, precision: str = "bf16", seed: int = 0) -> Manifest:
@@ -137,7 +138,8 @@ def build(size: Any, precision: str, seed: int) -> nn.Module:
     from bench.workloads._seeded import SeededData, build_model
 
     site = Site(device=torch.device("cpu"), precision=PRECISIONS[precision], seed=seed)
-    return build_model(size.construct, size.published_parameters, SeededData(seed), site)
+    construct = functools.partial(size.construct, "sdpa")
+    return build_model(construct, size.published_parameters, SeededData(seed), site)
 
 
 def _write(model: nn.Module, folder: Path, size: Any) -> None:

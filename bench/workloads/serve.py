@@ -6,6 +6,7 @@ the schedule of a closed loop to the last row. How a forward is computed is the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,10 +36,10 @@ from bench.workload import (
 )
 from bench.workloads import _looks, _teacher
 from bench.workloads._jobs import model_facts
+from bench.workloads._llamas import UNTIED
 from bench.workloads._recorded import recorder_of, replayed_facts
 from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._slots import SlotModel
-from bench.workloads._untied import SIZES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ class ServeParameters(Parameters, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be."""
         super().__post_init__()
-        require_one_of("model", self.model, SIZES)
+        require_one_of("model", self.model, UNTIED)
         if not 0 <= self.length_sigma <= 2:
             raise ValueError(f"length_sigma must be from 0 to 2, not {self.length_sigma}")
         if (self.arrival == "closed") != (self.concurrency > 0):
@@ -91,7 +92,7 @@ class ServeParameters(Parameters, frozen=True, kw_only=True):
                 "rate is of Poisson arrivals, above 0, and 0 of any other arrival, not "
                 f"{self.rate} of {self.arrival}"
             )
-        require_within("slots' length", self.length, 2, SIZES[self.model].positions)
+        require_within("slots' length", self.length, 2, UNTIED[self.model].positions)
         if self.requests < 4 * self.ramp:
             raise ValueError(
                 f"requests must be {4 * self.ramp} or more, not {self.requests}: four times as "
@@ -129,11 +130,11 @@ class Serve(Workload):
     def work(self, mode: str, parameters: Any, precision: Precision) -> Work:
         """Of the whole load: its output tokens, and their FLOP with those of the prompts.
 
-        FLOP as `Untied.flop` counts them, attention in full. Rows of a forward
+        FLOP as `Size.flop` counts them, attention in full. Rows of a forward
         that hold nothing are left out. Lengths that are drawn have their mean, but not their mean
         square, which attention goes by: of such a load no FLOP are counted.
         """
-        size, count = SIZES[parameters.model], parameters.requests
+        size, count = UNTIED[parameters.model], parameters.requests
         prompt, answer = parameters.input_tokens, parameters.output_tokens
         flop = None
         if not parameters.length_sigma:
@@ -168,9 +169,10 @@ class SlotJob(ServingJob):
 
     def __init__(self, parameters: ServeParameters, site: Site) -> None:
         """Builds the model and its cache."""
-        size = SIZES[parameters.model]
+        size = UNTIED[parameters.model]
         data = SeededData(site.seed)
-        self._model = build_model(size.construct, size.published_parameters, data, site)
+        construct = functools.partial(size.construct, "sdpa")
+        self._model = build_model(construct, size.published_parameters, data, site)
         self._site = site
         self.slots, self.chunk = parameters.slots, parameters.chunk
         self.length, self.vocabulary = parameters.length, size.vocabulary

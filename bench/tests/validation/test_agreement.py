@@ -17,7 +17,7 @@ from bench.validation.bare import text, vision
 from bench.validation.bare.decode import LlamaToken
 from bench.validation.bare.loop import Loop
 from bench.validation.same_operators import Calls
-from bench.workloads import _denoisers, bert, deepseek, llama, resnet50, vit_b16
+from bench.workloads import _denoisers, _llamas, bert, deepseek, resnet50, vit_b16
 from bench.workloads._jobs import InferenceJob
 from bench.workloads._seeded import parameter_count
 
@@ -48,7 +48,7 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: _denoisers.construct(_denoisers.DITS["dit-s-2"]),
     ),
     "bert": (text._bert, lambda: bert._construct(bert.SIZES["base"])),
-    "llama": (text._llama, llama.SIZES["smollm2-135m"].construct),
+    "llama": (text._llama, _llamas.SIZES["smollm2-135m"].construct),
     "deepseek": (text._deepseek, deepseek.SIZES["v2-lite-cut"].construct),
 }
 

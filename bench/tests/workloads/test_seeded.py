@@ -11,14 +11,14 @@ import torch
 
 from bench.precision import PRECISIONS, REFERENCE
 from bench.tests.small_workloads import FP32, one_thread, site
-from bench.workloads import _denoisers, bert, deepseek, llama, qwen3, resnet50, vit_b16, whisper
+from bench.workloads import _denoisers, _llamas, bert, deepseek, qwen3, resnet50, vit_b16, whisper
 from bench.workloads._seeded import SeededData, build_model, parameter_count
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet50": resnet50._construct,
     "bert": functools.partial(bert._construct, bert.SIZES["tiny"]),
-    "llama": llama.SIZES["tiny"].construct,
+    "llama": _llamas.SIZES["tiny"].construct,
     "deepseek": deepseek.SIZES["tiny"].construct,
     "qwen3": qwen3.SIZES["tiny"].construct,
     "qwen3 with experts": qwen3.SIZES["tiny-moe"].construct,
@@ -122,7 +122,7 @@ def test_a_model_that_is_not_the_published_one_is_refused() -> None:
 
 PUBLISHED = [
     (module, name, size.published_parameters)
-    for module in (bert, llama, deepseek, qwen3, whisper)
+    for module in (bert, _llamas, deepseek, qwen3, whisper)
     for name, size in module.SIZES.items()
     if size.published_parameters
 ]

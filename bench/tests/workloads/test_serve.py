@@ -18,8 +18,8 @@ from bench.precision import PRECISIONS
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import one_thread, site
 from bench.workloads import serve
+from bench.workloads._llamas import UNTIED
 from bench.workloads._slots import ATTENTION, reaches
-from bench.workloads._untied import SIZES
 from bench.workloads.serve import WORKLOAD, ServeParameters
 
 __all__ = ["one_thread"]
@@ -107,7 +107,7 @@ def test_reaches_are_powers_of_two_up_to_the_length() -> None:
 
 def test_models_are_untied_and_counted() -> None:
     """By construction on no memory; `build` refuses any other count."""
-    for name, size in SIZES.items():
+    for name, size in UNTIED.items():
         with torch.device("meta"):
             if size.hidden <= 576:
                 model: Any = size.construct()
@@ -148,8 +148,8 @@ def test_what_no_load_can_be_is_refused(wrong: dict[str, Any], words: str) -> No
 def test_flop_are_those_of_prompts_and_answers() -> None:
     """Of a load of fixed lengths; of one that is drawn nobody counts them."""
     work = WORKLOAD.work("load", SMALL, PRECISIONS["fp32"])
-    size = SIZES[SMALL.model]
-    matrices = 2 * size.layers * size.layer_weights * (252 + 7) + 2 * 8 * size.hidden * 512
+    size = UNTIED[SMALL.model]
+    matrices = 2 * size.layers * size.layer_weights(0) * (252 + 7) + 2 * 8 * size.hidden * 512
     attention = 4 * size.layers * size.hidden * (252 * 252 + 7 * 256)
     assert work.items == 12 * 8 and work.flop == 12 * (matrices + attention)
     drawn = msgspec.structs.replace(SMALL, length_sigma=0.5)
@@ -159,7 +159,7 @@ def test_flop_are_those_of_prompts_and_answers() -> None:
 def test_memory_is_rehearsed_without_values() -> None:
     """Weights and cache at the least, and not twice as much."""
     given = msgspec.structs.replace(SMALL, slots=40, requests=200)
-    size = SIZES[SMALL.model]
-    weights = 4 * (2 * size.layer_weights + 2 * 512 * 64)
+    size = UNTIED[SMALL.model]
+    weights = 4 * (2 * size.layer_weights(0) + 2 * 512 * 64)
     cache = 260 * 2 * 2 * 41 * size.key_value_heads * size.head * 4
     assert weights + cache < WORKLOAD.peak_bytes("load", given, site()) < 2 * (weights + cache)

@@ -36,7 +36,7 @@ from bench.tests.small_workloads import (
     small,
 )
 from bench.tests.workloads import context_kinds
-from bench.workloads import _optimizers, deepseek, llama, qwen3, whisper
+from bench.workloads import _llamas, _optimizers, deepseek, qwen3, whisper
 from bench.workloads._jobs import gradient_norm
 from bench.workloads._optimizers import make_optimizer
 
@@ -63,8 +63,8 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
         p.batch_size
         * 4
         * ((p.new_tokens - 1) / 2)
-        * llama.SIZES[p.model].layers
-        * llama.SIZES[p.model].hidden
+        * _llamas.SIZES[p.model].layers
+        * _llamas.SIZES[p.model].hidden
     ),
     # As for llama.
     ("qwen3", "decode"): lambda p: round(
