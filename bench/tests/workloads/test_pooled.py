@@ -21,7 +21,8 @@ QWEN3 = WORKLOADS["qwen3"]
 
 def test_an_embedding_is_the_last_tokens_state_of_length_1() -> None:
     job: Any = build("qwen3", "embed", site(), sequence_length=9)
-    library: Any = model_of(job).model
+    pooled: Any = model_of(job)
+    library = pooled.model
     for _ in range(2):
         job.step()
         (found,), (texts,) = job.outputs()["output"], job.inputs()
@@ -36,8 +37,9 @@ def test_a_reranking_is_the_last_positions_logits_of_no_and_yes() -> None:
     job: Any = build("qwen3", "rerank", site(), sequence_length=9)
     job.step()
     (found,), (texts,) = job.outputs()["output"], job.inputs()
+    pooled: Any = model_of(job)
     with torch.inference_mode():
-        logits = model_of(job).model(input_ids=texts, use_cache=False).logits[:, -1]
+        logits = pooled.model(input_ids=texts, use_cache=False).logits[:, -1]
     answers = [token % 512 for token in qwen3.RerankParameters.answers]
     torch.testing.assert_close(found, logits[:, answers], rtol=1e-4, atol=1e-5)
     assert job.facts["pooling"] == "last token: 2 rows of the output matrix"
