@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.backend import is_out_of_memory
-from bench.measuring.explaining import in_order, kernels, remedies, rotated
+from bench.measuring.explaining import in_order, kernels, profiled, remedies, rotated
 from bench.measuring.explaining.in_order import Watcher
 from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores
@@ -49,7 +49,9 @@ class Host(Watcher):
 
 
 def prepare(execution: str) -> None:
-    """Before torch is imported: has compiled code tell its kernels' names."""
+    """Before torch is imported: keeps its profiler from writing to stderr, and has compiled code
+    tell its kernels' names."""
+    os.environ.setdefault(profiled.LOG_LEVEL, "99")
     if execution != "eager":
         os.environ.setdefault(kernels.WRITES_KERNEL_NAMES, "1")
 
