@@ -68,9 +68,9 @@ def tried(
     """Known remedies, each in turns with the job; see `bench.measuring.explaining.remedies`."""
     from bench.measuring import kept, numerics
 
-    def gate(changed: Site) -> Numerics:
+    def gate(given: Any, changed: Site) -> Numerics:
         return numerics.gate(
-            *(workload, mode, parameters, changed, backend.library_switches), kept.NOTHING
+            *(workload, mode, given, changed, backend.library_switches), kept.NOTHING
         )
 
     bench = remedies.Bench(workload, mode, parameters, site, backend, device, gate)
