@@ -56,6 +56,20 @@ def prepare(execution: str) -> None:
         os.environ.setdefault(kernels.WRITES_KERNEL_NAMES, "1")
 
 
+def bench_of(
+    workload: Workload, mode: str, parameters: Any, site: Site, backend: Backend, device: Device
+) -> remedies.Bench:
+    """What remedies are tried with, each checked by the numerics gate."""
+    from bench.measuring import kept, numerics
+
+    def gate(given: Any, changed: Site) -> Numerics:
+        return numerics.gate(
+            *(workload, mode, given, changed, backend.library_switches), kept.NOTHING
+        )
+
+    return remedies.Bench(workload, mode, parameters, site, backend, device, gate)
+
+
 def tried(
     workload: Workload,
     mode: str,
@@ -66,15 +80,7 @@ def tried(
     job: Job,
 ) -> tuple[Tried, ...]:
     """Known remedies, each in turns with the job; see `bench.measuring.explaining.remedies`."""
-    from bench.measuring import kept, numerics
-
-    def gate(given: Any, changed: Site) -> Numerics:
-        return numerics.gate(
-            *(workload, mode, given, changed, backend.library_switches), kept.NOTHING
-        )
-
-    bench = remedies.Bench(workload, mode, parameters, site, backend, device, gate)
-    return remedies.tried(bench, job)
+    return remedies.tried(bench_of(workload, mode, parameters, site, backend, device), job)
 
 
 def account(
