@@ -109,7 +109,7 @@ def explained(
 def rows(
     events: Iterable[Any], steps: int, arithmetic: str, *, synchronous: bool
 ) -> tuple[Operator, ...]:
-    """Kernels, and operators that no other holds, of so many steps.
+    """Kernels, and operators that no other holds, of so many steps and nothing else.
 
     synchronous: whether the work is the calls themselves; else it is the device's own events.
     """
@@ -193,13 +193,8 @@ def _is_work(name: str) -> bool:
 
 
 def _outermost(event: Any) -> bool:
-    """Whether it lies within a step, and no other kernel or operator holds it."""
-    above = event.cpu_parent
-    while above is not None and not _is_work(above.name):
-        if above.name == profiled.MARK:
-            return True
-        above = above.cpu_parent
-    return False
+    """Whether no other kernel or operator holds it."""
+    return not any(_is_work(one.name) for one in profiled.above(event))
 
 
 def _shapes(event: Any) -> str:
