@@ -2,8 +2,8 @@
 
 Llama's have the names that they are published under, the others their family's in front. What is
 tied where it is published is untied here, and its name says so (see `_llamas`). A window over the
-last tokens is nothing that a slot knows, so models that have one are left out. So are those of which
-the gate cannot tell a right engine from a wrong one (`bench.tests.scripts.serving_regrets`):
+last tokens is nothing that a slot knows, so models that have one are left out. So are those of
+which the gate cannot tell a right engine from a wrong one (`bench.tests.scripts.serving_regrets`):
 DeepSeek's third generation, where bfloat16 sends a token to other experts than float64 does, and a
 right answer regrets 0.5, hardly less than a forgetful engine's 0.6; and Qwen3's experts, whose
 tokens hardly depend on those before: the forgetful engine regrets 0.02 to 0.08.
