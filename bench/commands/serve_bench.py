@@ -191,7 +191,8 @@ def listed(option: str, given: str | None, kind: Number) -> list[float]:
     try:
         numbers = [kind.convert(word.strip(), None, None) for word in words]
     except click.UsageError as error:
-        raise click.UsageError(f"{option} {error.message}, or several with commas") from error
+        allowed = f"give {kind.allowed}, or several with commas"
+        raise click.UsageError(f"{option} {given}: {allowed}") from error
     if len(set(numbers)) < len(numbers):
         raise click.UsageError(f"{option} {given}: each number once")
     return numbers

@@ -14,11 +14,11 @@ from bench.backend import DeviceInfo
 from bench.errors import AccelmarkError
 from bench.records import environment
 from bench.records.encoding import encoded
-from bench.records.outcome import Cold
+from bench.records.outcome import Cold, Failed
 from bench.records.run import End, Launch, Settings
 from bench.running.header import begin, run_id, utc_now
 from bench.serving.reference import Reference, in_a_process
-from bench.serving.session import Ask, Came, launch
+from bench.serving.session import Ask, Came, Interrupted, launch
 
 SUITE = "serve-bench"
 NO_DEVICE = DeviceInfo(
@@ -43,8 +43,8 @@ def run(
 
     launches: restarts of the server, where the run starts it; else 1, for launches that share one
     process are one. Raises `ServerError` where there is no server to measure, and then leaves no
-    record; `OutputError` where none can be written. At Ctrl-C the record ends, and
-    KeyboardInterrupt goes on.
+    record; `OutputError` where none can be written. At Ctrl-C the record ends with the loads that
+    were made, and KeyboardInterrupt goes on.
     """
     identity = run_id()
     path = out / f"{SUITE}-{device.backend}-{identity}.jsonl"
@@ -57,10 +57,22 @@ def run(
             try:
                 for number in range(launches):
                     started_at = utc_now()
-                    for came in launch(ask, number, reference, trust, say):
-                        line = _line(came, ask, device, number, made, started_at)
+                    cut = None
+                    try:
+                        came = launch(ask, number, reference, trust, say)
+                    except Interrupted as interrupt:
+                        came, cut = interrupt.came, interrupt
+                    except AccelmarkError as error:
+                        if not made:
+                            raise
+                        came = not_made(ask, error)
+                    for one in came:
+                        line = _line(one, ask, device, number, made, started_at)
                         writer.append(without(ask.token, line))
                         made += 1
+                    if cut is not None:
+                        say(f"record: {path}")
+                        raise cut
                 ended = "complete"
             finally:
                 writer.append(End(reason=ended, finished_at=utc_now()))
@@ -69,6 +81,12 @@ def run(
             path.unlink(missing_ok=True)
         raise
     return path
+
+
+def not_made(ask: Ask, error: AccelmarkError) -> list[Came]:
+    """Of a launch that could not begin, where others before it were measured."""
+    failed = Failed(kind="error", phase="start", message=str(error))
+    return [Came(case, failed, None, 0.0) for case in ask.cases]
 
 
 def without(token: str | None, line: Launch) -> Launch:

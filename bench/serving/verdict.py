@@ -20,6 +20,7 @@ from bench.records.endpoint import Client
 from bench.records.outcome import (
     Block,
     Check,
+    Failed,
     Measured,
     Memory,
     Numerics,
@@ -71,6 +72,16 @@ def wrong_model(checks: Sequence[Check]) -> Void | None:
         return None
     reason = f"not the exported model, or not right: {numerics.complaint}"
     return Void(reason=reason, numerics=numerics)
+
+
+def server_lost(served: Served, why: str) -> Failed:
+    """Of a load after which the server could be asked no more."""
+    failed = sum(bool(request.failed) for request in served.requests)
+    words = f"after the load the server was asked again, and did not answer: {why}"
+    if failed:
+        total = len(served.requests)
+        words = f"{failed} of {total} requests failed: {_first_failure(served)}; {words}"
+    return Failed(kind="error", phase="measure", message=words)
 
 
 def outcome(found: Found) -> Outcome:
