@@ -59,10 +59,10 @@ class Cache:
         held, slots = self.layers[layer], self._slots[layer]
         if self.place is None:
             for kept, new in zip(held, (keys, values), strict=True):
-                tokens = new.shape[2]
+                tokens, last = new.shape[2], new
                 if tokens > slots:  # the last ones, each at its place modulo the slots
-                    new = new[:, :, tokens - slots :].roll(tokens % slots, 2)
-                kept[:, :, : new.shape[2]].copy_(new)
+                    last = new[:, :, tokens - slots :].roll(tokens % slots, 2)
+                kept[:, :, : last.shape[2]].copy_(last)
             return keys, values
         for kept, new in zip(held, (keys, values), strict=True):
             kept.index_copy_(2, self.place, new)

@@ -37,7 +37,7 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
     window: int | None = None
     """Over how many tokens each attends, itself included; None for all."""
     alternating: bool = False
-    """Whether every other layer alone has the window, the first one too; the others attend to all."""
+    """Whether every other layer alone has the window, the first one too."""
     head_norms: bool = False
     """Whether queries and keys have a norm, over a head's width."""
     published_parameters: int | None = None
@@ -83,7 +83,7 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
         return attention + self.hidden * self.experts + experts * 3 * self.hidden * self.expert
 
     def layer_vectors(self, experts: float) -> float:
-        """Values of one layer that lie in no matrix, with those of so many of its experts: norms."""
+        """Values of one layer, and so many of its experts, that lie in no matrix: norms."""
         return 2 * self.hidden + 2 * self.head * self.head_norms
 
     @property

@@ -56,10 +56,11 @@ def lora_flop(size: Any, tokens: int, rank: int) -> int:
     """FLOP of one sequence's forward and backward where only the adapters train.
 
     A frozen matrix costs 2 FLOP a weight and token forward and 2 for the gradient of its input, but
-    none for its own: 2/3 of training. The first layer's query, key and value matrices have no
-    gradient at all, for nothing below them trains. Of experts a token meets its active ones and the
-    router. Attention has no weights, so it costs its full three times. An adapter of rank r on an m x n matrix has r (m + n) weights, which cost 6, except
-    that the first layer's have no gradient of their input either.
+    none for its own: 2/3 of training. Of experts a token meets its active ones and the router. The
+    first layer's query, key and value matrices have no gradient at all, for nothing below them
+    trains. Attention has no weights, so it costs its full three times. An adapter of rank r on an
+    m x n matrix has r (m + n) weights, which cost 6, except that the first layer's have no gradient
+    of their input either.
     Source: LoRA, arXiv 2106.09685, section 4.1, for the adapters; PaLM as above for the rest.
     """
     queries = size.heads * size.head

@@ -23,7 +23,7 @@ ROWS = 256
 
 
 class TeacherForced(Job):
-    """What jobs that prefill and decode are judged by: the library's own forward over whole texts, no cache.
+    """What prefill and decode are judged by: the library's own forward over whole texts, no cache.
 
     It attends by the library's own code, under the library's own masks, and shares with them only
     weights and tokens: a mask, a window, a place or a head that is wrong there is none here.
