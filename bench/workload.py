@@ -287,6 +287,13 @@ class Job(ABC):
         """
         return ()
 
+    def counted(self, work: Work) -> Work:
+        """The work of a step, with what its shapes alone do not say: which experts were hit.
+
+        Called once, after all timing; may step, outside of what is compiled or recorded.
+        """
+        return work
+
     def close(self) -> None:  # noqa: B027 - most jobs start nothing
         """Ends what the job started besides itself: processes, threads."""
 

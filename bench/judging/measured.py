@@ -92,7 +92,10 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         latency=_latency(outcomes, level),
         serving=summarized(case, outcomes, level),
         flop_per_second=_rate(throughput, work.items, work.flop),
-        bytes_per_second=_rate(throughput, work.items, work.moved_bytes),
+        bytes_per_second=_rate(
+            throughput, work.items, _mean([o.work.moved_bytes for o in outcomes])
+        ),
+        experts_hit=_mean([o.work.experts_hit for o in outcomes]),
         bus_bytes_per_second=_rate(throughput, work.items, work.bus_bytes),
         **exposed(outcomes, level),
         **reduced(launches),
@@ -158,9 +161,15 @@ def _shares_a_host(launch: Launch) -> bool:
     return isinstance(world, Mapping) and world.get("shared_host") is True
 
 
-def _rate(throughput: float, items: int, count: int | None) -> float | None:
+def _rate(throughput: float, items: int, count: float | None) -> float | None:
     """What a step has of something, per second; None where it is not counted."""
     return None if count is None else throughput * count / items
+
+
+def _mean(counts: Sequence[float | None]) -> float | None:
+    """Of launches, whose tokens go to experts of their own; None where one has not counted."""
+    found = [count for count in counts if count is not None]
+    return statistics.fmean(found) if len(found) == len(counts) else None
 
 
 def estimated_peak_bytes(launches: Sequence[Launch]) -> int | None:

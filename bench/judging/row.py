@@ -199,6 +199,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     not_observable: dict[str, str] = {}
     """What nobody could see of the device meanwhile, and why."""
     bytes_per_second: float | None = None
+    experts_hit: float | None = None
+    """Experts of a layer that a step's tokens went to, a mean, where the bytes count those; None
+    where they are of even loads, and of work without experts."""
     bandwidth_fraction: float | None = None
     """Share of the best memory bandwidth that this run measured."""
     bandwidth_ceiling: float | None = None

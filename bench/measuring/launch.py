@@ -299,6 +299,7 @@ class Launch:
         wrong = wrong or watch.complaint
         if wrong := agreed.of_all(self.ranks, wrong, job):
             return Void(reason=wrong, numerics=verdict)
+        work = job.counted(work)
         slowed = {} if series.contention is None else dict(causes(series.contention))
         if series.stopped:
             slowed["STOPPED"] = series.stopped

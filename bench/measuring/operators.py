@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,12 @@ def executed(step: Callable[[], object], device_type: str) -> Executed:
         # torch's own attention takes the safe one; others may be of routers or outputs.
         safe = {name for name in watch.softmax if "safe" in name} or watch.softmax
         found["attention"] = (f"no operator of its own ({', '.join(sorted(safe))})",)
-    return Executed(operators=found, expert_tokens=_tokens(watch.ends))
+    tokens = _tokens(watch.ends)
+    return Executed(
+        operators=found,
+        expert_tokens=tuple(map(sum, zip(*tokens, strict=True))),
+        experts_hit=statistics.fmean(sum(map(bool, one)) for one in tokens) if tokens else None,
+    )
 
 
 def kind_of(name: str) -> str | None:
@@ -62,15 +68,13 @@ def kind_of(name: str) -> str | None:
     return next((kind for kind, part in KINDS.items() if re.search(part, name)), None)
 
 
-def _tokens(ends: Sequence[Tensor]) -> tuple[int, ...]:
-    """Of each expert, over all products; ends: where in the tokens each expert's come to an end."""
+def _tokens(ends: Sequence[Tensor]) -> list[list[int]]:
+    """Of each expert, layer by layer; ends: where in the tokens each expert's come to an end."""
     if not ends or len({x.numel() for x in ends}) > 1:
-        return ()
+        return []
     import torch
 
-    counts = [torch.diff(x.cpu(), prepend=torch.zeros(1, dtype=x.dtype)) for x in ends]
-    found: list[int] = torch.stack(counts).sum(0).tolist()
-    return tuple(found)
+    return [torch.diff(x.cpu(), prepend=torch.zeros(1, dtype=x.dtype)).tolist() for x in ends]
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bench.records.value import Value
+from bench.records.value import Value, positive_and_finite
 
 
 class Executed(Value, frozen=True, kw_only=True):
@@ -18,7 +18,11 @@ class Executed(Value, frozen=True, kw_only=True):
     expert_tokens: tuple[int, ...] = ()
     """Tokens that went to each expert, over all layers; empty where there are none, or a token's
     experts could not be seen."""
+    experts_hit: float | None = None
+    """Experts of a layer that got a token, a mean of layers; None in old records, and likewise."""
 
     def __post_init__(self) -> None:
         if any(tokens < 0 for tokens in self.expert_tokens):
             raise ValueError("an expert with fewer than no tokens")
+        if self.experts_hit is not None:
+            positive_and_finite(experts_hit=self.experts_hit)

@@ -195,6 +195,9 @@ class Work(Value, frozen=True, kw_only=True):
     """FLOP of one step, or OP where they are of integers; None where it is not arithmetic."""
     moved_bytes: int | None = None
     """Bytes that one step must move; None where they are not counted."""
+    experts_hit: float | None = None
+    """Experts of a layer that got a token, a mean of layers and steps, where the bytes count those;
+    None in old records, whose bytes are of even loads, and of work without experts."""
     transferred_bytes: int | None = None
     """Bytes that one step brings from the host to the device; None where its inputs lie there."""
     bus_bytes: int | None = None
@@ -209,6 +212,8 @@ class Work(Value, frozen=True, kw_only=True):
         for value in (*counted, self.operations):
             if value is not None:
                 positive_and_finite(flop_or_bytes=value)
+        if self.experts_hit is not None:
+            positive_and_finite(experts_hit=self.experts_hit)
         if not self.unit:
             raise ValueError("an item without a name")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from bench import units
 from bench.judging.row import Row
 from bench.planning.tuning import in_words
+from bench.records.executed import Executed
 from bench.reports._labels import plain
 from bench.reports._wording import WHOSE, first_step, packed, share, tail, whose
 
@@ -75,15 +76,18 @@ def _shares(row: Row) -> Iterator[str]:
 
 def _ran(row: Row) -> Iterator[str]:
     """Which implementations a step ran through, and how evenly its experts were loaded."""
-    if row.executed is None:
-        return
-    if row.executed.absent:
-        yield f"operators {row.executed.absent}"
-    for kind, operators in row.executed.operators.items():
+    ran = row.executed or Executed()
+    if ran.absent:
+        yield f"operators {ran.absent}"
+    for kind, operators in ran.operators.items():
         yield f"{kind}: {', '.join(operators)}"
-    if tokens := row.executed.expert_tokens:
+    if tokens := ran.expert_tokens:
         even = units.significant(sum(tokens) / len(tokens))
         yield f"tokens an expert: {min(tokens)} to {max(tokens)}, {even} if even"
+    if row.experts_hit is not None:
+        yield f"experts hit: {units.significant(row.experts_hit)} a layer, whose bytes are counted"
+    elif ran.experts_hit is not None:
+        yield f"experts hit: {units.significant(ran.experts_hit)} a layer"
 
 
 def _costs(row: Row) -> Iterator[str]:

@@ -58,8 +58,11 @@ class Size(Protocol):
     def flop(self, tokens: int, context: float, answering: int) -> int:
         """Of one sequence's forward: each token attends to `context`, `answering` get logits."""
 
-    def decode_bytes(self, batch: int, context: float, precision: Precision) -> int:
-        """That must move for one token of each sequence."""
+    def decode_bytes(
+        self, batch: int, context: float, precision: Precision, hit: float | None = None
+    ) -> int:
+        """That must move for one token of each sequence; hit: experts of a layer that the tokens
+        go to, None for what even loads have of them (`experts_touched`)."""
 
     def construct(self, attention: str = "eager", experts: str = "grouped_mm") -> nn.Module:
         """The library's model, with attention and experts as the library names them."""
@@ -109,9 +112,16 @@ class Family(Workload):
             return _language.training_job(
                 model, size.hidden, size.vocabulary, parameters, data, site, facts
             )
+        moved = functools.partial(_moved, size, parameters, site) if size.experts else None
         return _language.generating_job(
-            model, size.vocabulary, size.cache, parameters, data, site, facts
+            model, size.vocabulary, size.cache, parameters, data, site, facts, moved
         )
+
+
+def _moved(size: Size, parameters: Any, site: Site, hit: float) -> int:
+    """Bytes of a decode step on one device, whose tokens go to so many experts of a layer."""
+    batch = parameters.batch_size // (1 if site.ranks is None else site.ranks.size)
+    return size.decode_bytes(batch, parameters.context, site.precision, hit)
 
 
 def language_modes(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import PACKED, Job, Look, Queued, Site
-from bench.workloads import _decoder, _looks
+from bench.workloads import _decoder, _looks, _routing
 from bench.workloads._jobs import Rotation, executed, model_facts
 from bench.workloads._packed import look, packed
 from bench.workloads._quantized import products
@@ -51,6 +52,7 @@ class Generator:
         import torch
 
         batch, self._prompt_length = prompt
+        self._new_tokens = new_tokens
         length = self._prompt_length + new_tokens
         self.model = model.eval()
         self.site = site
@@ -137,6 +139,19 @@ class Generator:
             logits: Tensor = self.step(tokens, self.at(index))
         return logits
 
+    def hit(self, token: Tensor) -> float | None:
+        """How many experts of a layer the steps behind the prompt go to, from its first token
+        [B, 1] on, as they are timed. A step as it is written, whatever is compiled or recorded."""
+        import torch
+
+        def step(token: Tensor, index: int) -> Tensor:
+            chosen: Tensor = self.step.forward(token, self.at(index)).argmax(-1)
+            return chosen
+
+        with torch.inference_mode():
+            self.rewind()
+            return _routing.hit(self.model, step, token, self._new_tokens)
+
     def at(self, index: int) -> _decoder.Place:
         """Where the `index`-th token behind the prompt is."""
         place = self._prompt_length + index
@@ -218,6 +233,9 @@ class PrefillJob(Job):
 class DecodeJob(Job):
     """One token for each sequence, greedy, fed back on the device."""
 
+    moved: Callable[[float], int] | None = None
+    """Of a model with experts: bytes of its step, from how many experts of a layer are hit."""
+
     def __init__(self, generator: Generator, prompt: Tensor, forced: Tensor) -> None:
         """Fills the cache from the prompt. `forced` [B, N] is what the probe feeds instead."""
         self.generator = generator
@@ -281,6 +299,13 @@ class DecodeJob(Job):
         for _ in range(taken if self._forcing else 0):
             self.step()
         return True
+
+    def counted(self, work: Work) -> Work:
+        """Of a model with experts, bytes by those that the window's tokens went to."""
+        if self.moved is None:
+            return work
+        hit = self.generator.hit(self.first_token)
+        return _routing.counted(work, hit, self.moved, self.generator.site.ranks)
 
     def looks(self) -> Iterator[Look]:
         """At the generator and the prompt."""

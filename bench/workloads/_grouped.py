@@ -104,21 +104,24 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
         matrices = 2 * (weights + answering * self.head_weights)
         return int(matrices) + round(4 * tokens * self.seen(context) * self.heads * self.head)
 
-    def decode_bytes(self, batch: int, context: float, precision: Precision) -> int:
+    def decode_bytes(
+        self, batch: int, context: float, precision: Precision, hit: float | None = None
+    ) -> int:
         """Bytes that one decode step must move: every weight and the cache of every sequence are
         read once, and the new token's keys and values are written.
 
-        Of the experts those that a token of the batch goes to, as even loads have it. The cache is
-        counted up to the mean context of the window, though a kernel may read all of its
-        allocation. Of an embedding that is not tied to the output matrix, a row per sequence. Where
-        the layers' matrices are quantized, each of their rows has a scale.
+        Of the experts those that the tokens of the batch go to, `hit` of each layer, or as even
+        loads have it. The cache is counted up to the mean context of the window, though a kernel
+        may read all of its allocation. Of an embedding that is not tied to the output matrix, a row
+        per sequence. Where the layers' matrices are quantized, each of their rows has a scale.
         """
-        touched = experts_touched(self.experts, self.active, batch) if self.experts else 0.0
-        others = self.layers * self.layer_vectors(touched) + self.hidden
+        if hit is None:
+            hit = experts_touched(self.experts, self.active, batch) if self.experts else 0.0
+        others = self.layers * self.layer_vectors(hit) + self.hidden
         others += self.head_weights + batch * self.hidden
         cache = 2 * batch * (self.seen(context) + self.layers)
         cache *= self.key_value_heads * self.head
-        matrices = self.layers * self.layer_weights(touched) * precision.matrix_bytes
+        matrices = self.layers * self.layer_weights(hit) * precision.matrix_bytes
         if precision.quantized is not None:
             matrices += self.layers * self.layer_rows * SCALE_BYTES
         return round(matrices + (others + cache) * precision.element_bytes)

@@ -213,8 +213,12 @@ def generating_job(
     data: SeededData,
     site: Site,
     facts: dict[str, str],
+    moved: Callable[[float], int] | None = None,
 ) -> Job:
-    """Prefill of random prompts, or decode behind one; decode also fills its cache."""
+    """Prefill of random prompts, or decode behind one; decode also fills its cache.
+
+    moved: of a model with experts, bytes of a decode step from how many of a layer were hit.
+    """
     import torch
 
     batch, length = parameters.batch_size, parameters.prompt_length
@@ -234,9 +238,12 @@ def generating_job(
         return TeacherForced(model, torch.cat((prompt, forced), dim=1), length, site)
     generator = Generator(model, cache, shape, parameters.new_tokens, site, facts)
     if is_recorded(site.execution):
-        return ReplayedDecodeJob(generator, prompt, forced)
-    executed(generator.step, site)
-    return DecodeJob(generator, prompt, forced)
+        job: DecodeJob = ReplayedDecodeJob(generator, prompt, forced)
+    else:
+        executed(generator.step, site)
+        job = DecodeJob(generator, prompt, forced)
+    job.moved = moved
+    return job
 
 
 def _logits(model: nn.Module, tokens: Tensor) -> Tensor:

@@ -112,16 +112,21 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
         attention = tokens * context * self.layers * self.heads * (self.key + self.head)
         return round(2 * (matrices + expansion + attention))
 
-    def decode_bytes(self, batch: int, context: float, precision: Precision) -> int:
+    def decode_bytes(
+        self, batch: int, context: float, precision: Precision, hit: float | None = None
+    ) -> int:
         """Bytes that one decode step must move: the weights that it meets, and the cache of
         latents, which is read once, and to which the new token's are written.
 
-        Each expert that a token of the batch goes to is read once, as are all other matrices; of
-        the embedding, a row per sequence. The cache keeps the latent and the rotary key of each
-        token, and is counted up to the mean context of the window. Keys and values are made from it
-        in each step; they need not leave the chip, and are left out.
+        Each expert that a token of the batch goes to is read once, `hit` of each layer or as even
+        loads have it, as are all other matrices; of the embedding, a row per sequence. The cache
+        keeps the latent and the rotary key of each token, and is counted up to the mean context of
+        the window. Keys and values are made from it in each step; they need not leave the chip, and
+        are left out.
         """
-        weights = self.layers_weights(experts_touched(self.experts, self.active, batch))
+        if hit is None:
+            hit = experts_touched(self.experts, self.active, batch)
+        weights = self.layers_weights(hit)
         weights += self.layers * self.expansion_weights + self.norm_weights
         weights += self.hidden * self.vocabulary + batch * self.hidden
         cache = batch * (context + 1) * self.layers * (self.latent + self.rotary)

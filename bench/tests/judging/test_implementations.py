@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.judging.compare import compare
 from bench.records.executed import Executed
+from bench.records.outcome import Work
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison import render
@@ -82,6 +83,10 @@ def test_tokens_that_went_to_other_experts_are_counted() -> None:
         assert only(compare(base, another(same))).experts_remark == ""
 
 
+def rendered(found: RunFile) -> str:
+    return TABLE.render([found], Canvas(width=200, wide=True))
+
+
 def test_details_and_flat_rows_say_what_ran() -> None:
     found = looked(ran((1, 2, 9), attention=FLASH, experts="aten::_grouped_mm"))
     said = TABLE.render([found], Canvas(width=200, wide=True))
@@ -91,6 +96,13 @@ def test_details_and_flat_rows_say_what_ran() -> None:
     (row,) = json.loads(REPORT.render([found], Canvas()))
     assert row["operators"] == {"attention": [FLASH], "experts": ["aten::_grouped_mm"]}
     assert row["expert_tokens"] == [1, 2, 9] and row["operators_absent"] is None
+    hit = Executed(operators={}, expert_tokens=(1, 2, 9), experts_hit=2.5)
+    assert "9, 4.00 if even; experts hit: 2.50 a layer" in rendered(looked(hit))
+    counted = Work(items=1, unit="token", moved_bytes=9, experts_hit=2.25)
+    found = runs((CASE, [make_measured([0.01], executed=hit, work=counted)]))
+    assert "experts hit: 2.25 a layer, whose bytes are counted" in rendered(found)
+    (row,) = json.loads(REPORT.render([found], Canvas()))
+    assert row["experts_hit"] == 2.25
     absent: Any = looked(Executed(absent="not observable: compiled code calls no operators"))
     (row,) = json.loads(REPORT.render([absent], Canvas()))
     assert row["operators"] is None and row["expert_tokens"] is None

@@ -11,7 +11,7 @@ from bench import catalogue, stats
 from bench.judging.measured import PASSED_OVER
 from bench.judging.row import Verdict
 from bench.judging.summary import summarize
-from bench.records.outcome import Block, Cold, Flag, Memory, Outcome
+from bench.records.outcome import Block, Cold, Flag, Memory, Outcome, Work
 from bench.records.run import Settings
 from bench.report import Canvas
 from bench.tests.judging.rows import CASE, FINE, row
@@ -45,6 +45,16 @@ def test_the_wall_of_a_block_counts_and_not_its_steps() -> None:
     block = Block(wall_ns=10**9, step_ns=(10**8, 10**8))
     found = row([make_measured(items=5, steady=(block,) * 10, step_clock="device event")])
     assert found.throughput == pytest.approx(10.0)
+
+
+def test_bytes_and_experts_are_a_mean_of_launches_whose_tokens_went_elsewhere() -> None:
+    """At 100 steps a second, of 600 and 1,000 bytes; of launches that counted and others, none."""
+    works = [Work(items=1, unit="token", moved_bytes=b, experts_hit=b / 100) for b in (600, 1000)]
+    found = row([make_measured(0.01, work=work) for work in works])
+    assert found.bytes_per_second == pytest.approx(80_000) and found.experts_hit == 8
+    old = Work(items=1, unit="token", moved_bytes=600)
+    mixed = row([make_measured(0.01, work=work) for work in (*works, old)])
+    assert mixed.experts_hit is None
 
 
 def test_launches_are_combined_by_their_geometric_mean() -> None:

@@ -80,6 +80,7 @@ def test_experts_and_their_load() -> None:
 
     found = executed(step, "cpu")
     assert found.expert_tokens == (3, 4, 1)
+    assert found.experts_hit == 2.5  # two of the first layer, three of the second
     (said,) = found.operators["experts"]
     own = torch._C._dispatch_has_kernel_for_dispatch_key("aten::_grouped_mm", "CPU")
     assert said == "aten::_grouped_mm" if own else said.startswith("aten::_grouped_mm (aten::")

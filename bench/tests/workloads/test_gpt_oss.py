@@ -103,6 +103,17 @@ def test_where_tokens_go_is_seen_and_other_weights_are() -> None:
     assert "dtype of the weights: asked for torch.float32, got torch.float16" in told[1]
 
 
+def test_experts_hit_are_those_of_a_window_behind_the_prompt_whatever_was_timed() -> None:
+    job = decode()
+    work = WORKLOAD.work("decode", gpt_oss.DecodeParameters(model="tiny"), BF16)
+    before = job.counted(work)
+    for _ in range(7):
+        job.step()
+    assert job.counted(work) == before
+    assert before.experts_hit is not None and 4 <= before.experts_hit <= 8
+    assert before.moved_bytes != work.moved_bytes
+
+
 def by_definition(
     query: Any, key: Any, value: Any, scale: float, window: int | None, sinks: Any
 ) -> Any:
