@@ -104,7 +104,7 @@ def test_where_tokens_go_is_seen_and_other_weights_are() -> None:
 
 
 def test_experts_hit_are_those_of_a_window_behind_the_prompt_whatever_was_timed() -> None:
-    job = decode()
+    job = decode(prompt_length=21)
     work = WORKLOAD.work("decode", gpt_oss.DecodeParameters(model="tiny"), BF16)
     before = job.counted(work)
     for _ in range(7):
