@@ -9,6 +9,7 @@ from bench.records.proof import OUTPUT
 from bench.workload import Job, Site
 from bench.workloads._contexts import PADDING, Drawn, LatentParameters
 from bench.workloads._jobs import Rotation
+from bench.workloads._windows import in_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,14 +215,14 @@ def _blocks(p: Any, one: Drawn) -> Prepared:
     # A block of nothing in front of the first, and the last one filled up.
     key, value = (functional.pad(x, (0, 0, window, over)) for x in (key, value))
     batch, heads = query.shape[:2]
-    asked = _in_blocks(functional.pad(query, (0, 0, 0, over)), window, window)
+    asked = in_blocks(functional.pad(query, (0, 0, 0, over)), window, window)
     asked = asked.reshape(batch * count, p.kv_heads, group * window, -1)
     fronts = (None, None) if front is None else [x.repeat_interleave(count, 0) for x in front]
     mask = _block_mask(count, window, 0 if front is None else PADDING)
     mask = mask.repeat(batch, 1, group, 1).to(query.device)
 
     def gathered(x: Tensor, before: Tensor | None) -> Tensor:
-        blocks = _in_blocks(x, window, 2 * window)
+        blocks = in_blocks(x, window, 2 * window)
         return blocks if before is None else torch.cat([before, blocks], 2)
 
     def step() -> Tensor:
@@ -231,12 +232,6 @@ def _blocks(p: Any, one: Drawn) -> Prepared:
         return found.reshape(batch, heads, count * window, -1)[:, :, :tokens, : p.head_dim]
 
     return Prepared(step, asked, (key, value))
-
-
-def _in_blocks(x: Tensor, step: int, size: int) -> Tensor:
-    """[B, H, T, D] in blocks of `size` tokens, `step` apart: [B x blocks, H, size, D]."""
-    blocks = x.unfold(2, size, step).permute(0, 2, 1, 4, 3)
-    return blocks.reshape(-1, *blocks.shape[2:])
 
 
 def _block_mask(count: int, window: int, extra: int) -> Tensor:

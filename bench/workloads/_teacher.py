@@ -1,7 +1,7 @@
-"""An answer read again: the whole text at once, without a cache, in float64.
+"""Whole texts at once, without a cache: what jobs of text are judged by, and answers read again.
 
-By the library's own layers with its eager attention. One layer at a time is widened, so a model
-needs the memory of one layer in float64 beside itself.
+Answers are read in float64, by the library's own layers with its eager attention. One layer at a
+time is widened, so a model needs the memory of one layer in float64 beside itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.workload import Job, Site
+from bench.workloads._jobs import model_facts
+from bench.workloads._quantized import products
 from bench.workloads._slot_caches import ADDED
 
 if TYPE_CHECKING:
@@ -20,6 +23,39 @@ ROWS = 256
 """Of the logits, that are held at a time: [ROWS, V] in float64."""
 WRITTEN_OUT = ("_attn_implementation", "_experts_implementation")
 """What of a library's config is set to its plain implementation while a text is read."""
+
+
+class TeacherForced(Job):
+    """What prefill and decode are judged by: the library's own forward over whole texts, no cache.
+
+    It attends by the library's own code, under the library's own masks, and shares with them only
+    weights and tokens: a mask, a window, a place or a head that is wrong there is none here.
+    """
+
+    def __init__(self, model: nn.Module, texts: Tensor, prompt_length: int, site: Site) -> None:
+        """texts: [B, P + N], a prompt and the tokens that are fed after it."""
+        self._model = model.eval()
+        self._texts = texts
+        self._prompt_length = prompt_length
+        self.facts = model_facts(model, site)
+        self._logits: Tensor
+
+    def step(self) -> None:
+        """One forward over all tokens."""
+        import torch
+
+        with torch.inference_mode():
+            logits: Tensor = self._model(input_ids=self._texts, use_cache=False).logits
+        self._logits = logits[:, self._prompt_length - 1 :]
+
+    def witness(self) -> float:
+        """Mean of the logits."""
+        return float(self._logits.mean())
+
+    def probe(self) -> dict[str, Tensor]:
+        """Logits after the prompt and after each token that follows: [B, 1 + N, V]."""
+        self.step()
+        return {"logits": self._logits} | products(self._model)
 
 
 def regrets(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
