@@ -1,4 +1,4 @@
-"""Qwen3 models, dense and with experts: their dimensions as published."""
+"""Qwen3's models: their dimensions as published, and the library's model of them."""
 
 from __future__ import annotations
 
@@ -83,11 +83,27 @@ SIZES = {
     ),
 }
 """Dimensions as in each model's published configuration; `tiny` and its like are for tests."""
-SIZES = with_twins(
-    SIZES,
-    layers=2,
-    vocabulary=TWIN_VOCABULARY,
-    experts=TWIN_EXPERTS,
-    active=TWIN_EXPERTS,
-    window=TWIN_WINDOW,
-)
+EMBEDDERS = {
+    "tiny": TINY,
+    "qwen3-embedding-0.6b": replace(
+        SIZES["qwen3-0.6b"],
+        vocabulary=151_669,
+        positions=32_768,
+        published_parameters=595_776_512,
+    ),
+}
+RERANKERS = {
+    "tiny": TINY,
+    "qwen3-reranker-0.6b": replace(
+        SIZES["qwen3-0.6b"], vocabulary=151_669, published_parameters=595_776_512
+    ),
+}
+
+
+def _with_twins(sizes: dict[str, Size]) -> dict[str, Size]:
+    cut = {"experts": TWIN_EXPERTS, "active": TWIN_EXPERTS, "window": TWIN_WINDOW}
+    return with_twins(sizes, layers=2, vocabulary=TWIN_VOCABULARY, **cut)
+
+
+SIZES, EMBEDDERS, RERANKERS = map(_with_twins, (SIZES, EMBEDDERS, RERANKERS))
+"""With a cut of each, by a name in `-2l`, for the numerics gate."""
