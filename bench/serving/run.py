@@ -25,7 +25,6 @@ NO_DEVICE = DeviceInfo(
     backend="endpoint", index=0, name="a server, device not observed", memory_bytes=None
 )
 """Where nobody said which device the server has."""
-NO_TELEMETRY = "the server was measured from outside"
 
 
 def run(
@@ -80,6 +79,8 @@ def run(
         if not made:  # nothing was measured: there is nothing to keep
             path.unlink(missing_ok=True)
         raise
+    finally:
+        ask.watch.close()
     return path
 
 
@@ -102,6 +103,7 @@ def without(token: str | None, line: Launch) -> Launch:
 def _line(
     came: Came, ask: Ask, device: DeviceInfo, number: int, order: int, started_at: str
 ) -> Launch:
+    seen = came.telemetry
     return Launch(
         case=came.case,
         fingerprint=came.case.fingerprint,
@@ -113,6 +115,7 @@ def _line(
         cold=Cold(),
         environment={"device": msgspec.to_builtins(device)},
         outcome=came.outcome,
-        telemetry_absent=NO_TELEMETRY,
+        telemetry=None if isinstance(seen, str) else seen,
+        telemetry_absent=seen if isinstance(seen, str) else None,
         endpoint=came.seen,
     )

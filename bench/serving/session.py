@@ -21,6 +21,7 @@ from bench.errors import AccelmarkError, ServerError
 from bench.records.case import Case
 from bench.records.endpoint import Endpoint as Seen
 from bench.records.endpoint import Server
+from bench.records.observed import Telemetry
 from bench.records.outcome import Failed, Measured, Outcome, Void
 from bench.serving import cases as asked_cases
 from bench.serving import gate, server, verdict
@@ -29,7 +30,9 @@ from bench.serving.framing import Broken
 from bench.serving.load import Driven, drive
 from bench.serving.reference import Reference, Text
 from bench.serving.stream import Answer, Asked, Dialect, Spoken, speak, stream
+from bench.serving.watched import NOBODY_LOOKED, NobodyLooks, Watch, first_of, with_seen
 from bench.serving.wire import Endpoint, Pool
+from bench.telemetry.joined import Sight
 
 Say = Callable[[str], None]
 """Takes a line for whoever waits."""
@@ -51,6 +54,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     request_seconds: float = 600.0
     ready_seconds: float = 1800.0
+    watch: Watch = NobodyLooks()
+    """At the server's devices, while loads are made."""
 
 
 class Came(NamedTuple):
@@ -60,6 +65,8 @@ class Came(NamedTuple):
     outcome: Outcome
     seen: Seen | None
     seconds: float
+    telemetry: Telemetry | str = NOBODY_LOOKED
+    """Of the server's first device, or why there is none."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -81,6 +88,8 @@ class _Loaded(NamedTuple):
     seconds: float
     lost: str
     """Why the server could be asked no more; empty where it could."""
+    sights: tuple[Sight, ...]
+    """Of the server's devices."""
 
 
 class _Made:
@@ -258,7 +267,9 @@ async def _speak(it: _Launch, dialect: Dialect, when: str) -> list[Spoken]:
 async def _loaded(it: _Launch, dialect: Dialect, case: Case, began: float) -> _Loaded:
     drawn = asked_cases.drawn(case, it.ask.manifest.vocabulary, it.seed)
     before = await server.counters(it.pool)
+    it.ask.watch.begin()
     driven = await drive(it.pool, dialect, drawn, it.ask.request_seconds)
+    sights = it.ask.watch.end(driven.zero_ns)
     counted = (await server.counters(it.pool)).since(before)
     said = [round(count) for count in (counted.cached, driven.cached) if count is not None]
     it.say(f"{case.label}: {len(driven.answers)} requests in {driven.wall_seconds:.1f} s")
@@ -270,7 +281,8 @@ async def _loaded(it: _Launch, dialect: Dialect, case: Case, began: float) -> _L
         lost = str(error)
     cached = max(said) if said else None
     seconds = time.perf_counter() - began
-    return _Loaded(case, driven, cached, bool(counted.drafted), spoken, seconds, lost)
+    drafted = bool(counted.drafted)
+    return _Loaded(case, driven, cached, drafted, spoken, seconds, lost, sights)
 
 
 def _judged(ask: Ask, reference: Reference, made: _Made) -> Iterator[Came]:
@@ -305,7 +317,8 @@ def _judged(ask: Ask, reference: Reference, made: _Made) -> Iterator[Came]:
         kept = _kept(seen, one)
         if isinstance(outcome, Measured):  # which has the load itself
             kept = msgspec.structs.replace(kept, load=None)
-        yield Came(one.case, outcome, kept, one.seconds)
+            outcome = with_seen(outcome, one.sights)
+        yield Came(one.case, outcome, kept, one.seconds, first_of(one.sights))
 
 
 def _kept(seen: Seen, one: _Loaded) -> Seen:

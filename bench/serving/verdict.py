@@ -31,9 +31,10 @@ from bench.records.outcome import (
 )
 from bench.records.served import Served
 from bench.serving.gate import Judged
+from bench.serving.watched import NOBODY_LOOKED
 
 REFERENCE = "the exported model in float64, teacher-forced, on this host"
-NOT_OBSERVED = "not observed: the server was measured from outside"
+NOT_OBSERVED = f"not observed: {NOBODY_LOOKED}"
 CLIENTS_MEMORY = "the client process; the server's memory is not observed"
 UNVERIFIED = (
     "unverified: the server gives no log-probabilities, so nobody can say that it is the exported "
