@@ -33,6 +33,9 @@ from bench.measuring.explaining.profiled import MARK
         ("void at::native::vectorized_elementwise_kernel<4, at>", (), "elementwise"),
         ("sm90_xmma_gemm_bf16bf16_bf16f32", (), "matmul"),
         ("flash_fwd_kernel", (), "attention"),
+        ("aten::add", (), "elementwise"),
+        ("MatMulV2", (), "matmul"),
+        ("Mul", (), "elementwise"),
         ("something", (), "other"),
     ],
 )
