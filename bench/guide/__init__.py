@@ -12,7 +12,7 @@ from bench.errors import UnknownName, suggestion
 
 ORDER = (
     *("first-steps", "catalogue", "suites", "tracks", "reports", "statistics", "comparability"),
-    *("llama", "deepseek", "qwen3", "classic"),
+    *("llama", "deepseek", "qwen3", "gpt-oss", "classic"),
     *("evidence", "serving", "serve-bench", "many-devices", "hosts", "explain", "telemetry"),
     *("pytest", "api", "publishing", "trouble", "new-backend", "new-workload", "contributing"),
     "words",

@@ -2,16 +2,16 @@
 
     python -m bench.validation.agreement [--launches 6] [--only 'llama-*'] [--execution compile]
 
-For each case of `quick` that runs a model, on the CPU: a fresh process builds the harness's job and
-the bare loop's model, and lets them take turns (AB, BA, AB, ...), a block each, the one timed by
-the engine and the other by hand. A launch gives the median over its turns of
-harness / bare throughput; printed is the geometric mean over launches with its 95 % t interval.
-Taking turns within a process, because on a shared machine two processes differ by more than what
-is to be shown. A launch that stands far out is named, with the side that took other than its usual
-time; it stays in the mean.
+For each case of `quick` that runs a model, and of each family that is not in it, on the CPU: a
+fresh process builds the harness's job and the bare loop's model, and lets them take turns (AB, BA,
+AB, ...), a block each, the one timed by the engine and the other by hand. A launch gives the median
+over its turns of harness / bare throughput; printed is the geometric mean over launches with its
+95 % t interval. Taking turns within a process, because on a shared machine two processes differ by
+more than what is to be shown. A launch that stands far out is named, with the side that took other
+than its usual time; it stays in the mean.
 
 The bare loops are in `bench/validation/bare/`, with nothing of the harness but one token's step of
-DeepSeek.
+DeepSeek and GPT-OSS, and GPT-OSS's attention.
 """
 
 from __future__ import annotations
@@ -43,6 +43,13 @@ WARMUP_TURNS = 4
 TURNS = 12
 SUITE = "quick@2"
 """The one of that name with every kind of training."""
+GPT_OSS = {"workload": "gpt-oss", "precision": "bf16"}
+BESIDES = (
+    {**GPT_OSS, "mode": "train", "batch_size": 1, "sequence_length": 256},
+    {**GPT_OSS, "mode": "prefill", "prompt_length": 512},
+    {**GPT_OSS, "mode": "decode", "batch_size": 4, "prompt_length": 256, "new_tokens": 32},
+)
+"""Entries as of a suite: the families that it has not, each of its default model."""
 
 BARE = {**vision.BARE, **text.BARE}
 """By the name of the case."""
@@ -184,11 +191,12 @@ def script(
 
 
 def compared(execution: str) -> list[Case]:
-    """The models of SUITE in an execution; without those that cannot be executed so."""
+    """The models of SUITE and BESIDES in an execution; without those that cannot be executed so."""
     suite = suite_file.read_suite(suite_file.find_suite(SUITE))
+    besides = msgspec.structs.replace(suite, entries=BESIDES)
     eager = [
         msgspec.structs.replace(case, execution=execution)
-        for case in plan.plan(suite)
+        for case in (*plan.plan(suite), *plan.plan(besides))
         if case.name in BARE and case.execution == "eager"
     ]
     return [

@@ -48,6 +48,18 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     return max(lists, key=len, default=[])
 
 
+def _addends(job: Any, block: nn.Module) -> list[Any]:
+    """What a layer adds to its residual stream, where the layer itself may never be called.
+
+    A decoder's step of our own calls a layer's parts by themselves, and the library's whole layer
+    is of the prompt alone.
+    """
+    if not hasattr(job, "generator"):
+        return []
+    attention, feed_forward = (_need(getattr(block, name, None)) for name in ("self_attn", "mlp"))
+    return [attention.o_proj, getattr(feed_forward, "down_proj", feed_forward)]
+
+
 def _rotation(job: Any) -> Any:
     names = ("_inputs", "_batches", "_prompts", "_windows", "_operands", "_pairs")
     found = next((getattr(job, name) for name in names if hasattr(job, name)), None)
@@ -105,11 +117,17 @@ def layer_dropped(job: Any) -> None:
             raise Absent
         return (came, *result[1:]) if isinstance(result, tuple) else came
 
-    _need(_blocks(_model(job)))[-1].register_forward_hook(bypass, with_kwargs=True)
+    def nothing(module: Any, given: Any, result: Any) -> Any:
+        return result * 0
+
+    block = _need(_blocks(_model(job)))[-1]
+    for part in _addends(job, block):
+        part.register_forward_hook(nothing)
+    block.register_forward_hook(bypass, with_kwargs=True)
 
 
 def dropout_left_on(job: Any) -> None:
-    """A tenth of what leaves the first layer is zero."""
+    """A tenth of what leaves the first layer is zero, or of what it adds."""
     from torch.nn import functional
 
     def drop(module: Any, given: Any, result: Any) -> Any:
@@ -117,7 +135,9 @@ def dropout_left_on(job: Any) -> None:
             return (functional.dropout(result[0], 0.1), *result[1:])
         return functional.dropout(result, 0.1)
 
-    _need(_blocks(_model(job)))[0].register_forward_hook(drop)
+    block = _need(_blocks(_model(job)))[0]
+    for part in _addends(job, block) or [block]:
+        part.register_forward_hook(drop)
 
 
 def stale_checkpoint(job: Any) -> None:

@@ -9,6 +9,7 @@ from bench.records.proof import OUTPUT
 from bench.workload import Job, Site
 from bench.workloads._contexts import PADDING, Drawn, LatentParameters
 from bench.workloads._jobs import Rotation
+from bench.workloads._windows import in_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,7 +215,7 @@ def _blocks(p: Any, one: Drawn) -> Prepared:
     # A block of nothing in front of the first, and the last one filled up.
     key, value = (_padded(x, (0, 0, window, over)) for x in (key, value))
     (batch, heads), wide = query.shape[:2], query.dtype
-    asked = _in_blocks(functional.pad(query, (0, 0, 0, over)), window, window)
+    asked = in_blocks(functional.pad(query, (0, 0, 0, over)), window, window)
     asked = asked.reshape(batch * count, p.kv_heads, group * window, -1)
     fronts = (
         (None, None) if front is None else [x.to(wide).repeat_interleave(count, 0) for x in front]
@@ -225,7 +226,7 @@ def _blocks(p: Any, one: Drawn) -> Prepared:
     mask = mask.repeat(batch, 1, group, 1).to(query.device)
 
     def gathered(x: Tensor, before: Tensor | None) -> Tensor:
-        blocks = _in_blocks(x.to(wide), window, 2 * window)
+        blocks = in_blocks(x.to(wide), window, 2 * window)
         return blocks if before is None else torch.cat([before, blocks], 2)
 
     def step() -> Tensor:
@@ -239,12 +240,6 @@ def _blocks(p: Any, one: Drawn) -> Prepared:
         return found if by_value is None else found * by_value
 
     return Prepared(step, asked, (key, value, *one.scales))
-
-
-def _in_blocks(x: Tensor, step: int, size: int) -> Tensor:
-    """[B, H, T, D] in blocks of `size` tokens, `step` apart: [B x blocks, H, size, D]."""
-    blocks = x.unfold(2, size, step).permute(0, 2, 1, 4, 3)
-    return blocks.reshape(-1, *blocks.shape[2:])
 
 
 def _block_mask(count: int, window: int, extra: int) -> Tensor:

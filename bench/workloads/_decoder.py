@@ -6,6 +6,10 @@ them wherever it compiles, and counts on the device where its cache ends. Here t
 once, each row's is looked up by the place of the token, and queries that share a key's head lie
 together as the rows of one query. The products are the library's own: each linear layer by itself.
 
+A layer with a window keeps no more than that: the next token's keys take the place of those that
+fall out of it, as order says nothing where keys bear their positions. A sink, a score of each head
+that joins its softmax, is the mask's at a key of zeros behind all others.
+
 `step_of` takes the library's forward for a model whose attention is none of this kind (latents).
 """
 
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+SINK_SLOTS = 8
+"""What lies behind the tokens' slots where there are sinks: kernels want multiples of eight."""
+
+
 class Held(NamedTuple):
     """What is kept of the tokens in one layer: [B, heads, L, width] twice."""
 
@@ -37,9 +45,10 @@ class Cache:
     sliding window on the host. Here the place of a token is given.
     """
 
-    def __init__(self, layers: Sequence[Held]) -> None:
-        """layers: allocated, and of any content."""
+    def __init__(self, layers: Sequence[Held], slots: Sequence[int]) -> None:
+        """layers: allocated, and of zeros; slots: for how many tokens each of them is."""
         self.layers = list(layers)
+        self._slots = list(slots)
         self.place: Tensor | None = None
         """Where the next token's go, [1] on the device; None for a prompt, from the start."""
 
@@ -47,10 +56,13 @@ class Cache:
         self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         """Writes those of new tokens [B, heads, T, width]; gives all that these may attend to."""
-        held = self.layers[layer]
+        held, slots = self.layers[layer], self._slots[layer]
         if self.place is None:
             for kept, new in zip(held, (keys, values), strict=True):
-                kept[:, :, : new.shape[2]].copy_(new)
+                tokens, last = new.shape[2], new
+                if tokens > slots:  # the last ones, each at its place modulo the slots
+                    last = new[:, :, tokens - slots :].roll(tokens % slots, 2)
+                kept[:, :, : last.shape[2]].copy_(last)
             return keys, values
         for kept, new in zip(held, (keys, values), strict=True):
             kept.index_copy_(2, self.place, new)
@@ -61,11 +73,13 @@ class Place(NamedTuple):
     """Of one token's step, what depends on its place alone."""
 
     place: Tensor
-    """Its index in the cache, [1]."""
+    """How many tokens are before it, [1]."""
     rotation: Tensor
     """Cosines and signed sines [2, 1, 2, D / 2]; empty where the library makes its own."""
     masks: tuple[Tensor, ...]
     """What it may attend to, [1, 1, 1, L] for each of the model's windows."""
+    slots: tuple[Tensor, ...]
+    """Its index in the cache, [1], likewise."""
 
 
 def step_of(model: nn.Module, cache: Cache, packed: Sequence[Packed] = ()) -> Any:
@@ -85,23 +99,36 @@ def windows(model: nn.Module) -> list[int | None]:
     return [getattr(layer.self_attn, "sliding_window", None) for layer in _decoder(model).layers]
 
 
-def masks(kept: Sequence[int | None], prompt: int, tokens: int, site: Site) -> tuple[Tensor, ...]:
+def sinks(model: nn.Module) -> bool:
+    """Whether each head has a score besides that joins its softmax."""
+    return any(hasattr(layer.self_attn, "sinks") for layer in _decoder(model).layers)
+
+
+def slots(window: int | None, tokens: int) -> int:
+    """Of so many tokens, how many a layer of this window keeps."""
+    return tokens if window is None else min(window, tokens)
+
+
+def masks(
+    kept: Sequence[int | None], prompt: int, tokens: int, site: Site, behind: int = 0
+) -> tuple[Tensor, ...]:
     """For each kind of window: row i is what the i-th token after the prompt may attend to.
 
     [N, 1, 1, 1, L] each, to be added to the scores: torch would make them so in every layer.
-    Devices from outside of torch get truth values, for which alone some have their fused kernel.
+    Devices from outside of torch get truth values, for which alone some have their fused kernel;
+    but not with sinks. behind: of L, slots behind those of the tokens.
     """
     import torch
+    from torch.nn import functional
 
     place = torch.arange(prompt, prompt + tokens)[:, None]
-    other = torch.arange(prompt + tokens)[None]
     outside = torch._C._get_privateuse1_backend_name() == site.device.type
     found = []
     for window in dict.fromkeys(kept):
-        allowed = other <= place
-        if window is not None:
-            allowed &= other > place - window
-        if not outside:
+        # Of a window too: what is in a slot is in the window, once all are taken.
+        allowed = torch.arange(slots(window, prompt + tokens))[None] <= place
+        allowed = functional.pad(allowed, (0, behind))
+        if behind or not outside:
             added = torch.zeros(allowed.shape, dtype=site.precision.dtype)
             allowed = added.masked_fill_(~allowed, float("-inf"))
         found.append(allowed[:, None, None, None].to(site.device))
@@ -115,8 +142,11 @@ def rotation(model: nn.Module, length: int, site: Site) -> Tensor:
     positions = torch.arange(length, device=site.device)[None]
     like = torch.empty(0, dtype=site.precision.dtype, device=site.device)
     with torch.inference_mode():
-        cosines, sines = _decoder(model).rotary_emb(like, positions)
-        half = cosines.shape[-1] // 2
+        decoder = _decoder(model)
+        cosines, sines = decoder.rotary_emb(like, positions)
+        half = decoder.layers[0].self_attn.head_dim // 2
+        if cosines.shape[-1] == half:  # the same for both halves, and given once
+            cosines, sines = (torch.cat((x, x), dim=-1) for x in (cosines, sines))
         signed = torch.cat((-sines[..., :half], sines[..., half:]), dim=-1)
         table: Tensor = torch.stack((cosines[0], signed[0]), dim=1).view(length, 2, 1, 2, half)
     return table
@@ -186,16 +216,21 @@ def _own_step() -> Any:
             self._heads = (self._queries, self._keys, self._keys)
             kept = windows(model)
             kinds = list(dict.fromkeys(kept))
-            self._mask_of = [kinds.index(window) for window in kept]
+            self._kind_of = [kinds.index(window) for window in kept]
+            self._behind: list[Tensor] = []
+            if sinks(model):
+                for held in cache.layers:
+                    places = torch.arange(held.keys.shape[2], device=held.keys.device)
+                    self._behind.append(places == held.keys.shape[2] - SINK_SLOTS)
 
         def forward(self, tokens: Tensor, at: Place) -> Tensor:
             hidden = self._embedding(tokens)
             cosines, sines = at.rotation.unbind()
             batch = tokens.shape[0]
-            for layer, held, mask, packed in zip(
-                self._layers, self._cache.layers, self._mask_of, self._packed, strict=True
+            for index, (layer, held, kind, packed) in enumerate(
+                zip(self._layers, self._cache.layers, self._kind_of, self._packed, strict=True)
             ):
-                attention = layer.self_attn
+                attention, mask = layer.self_attn, at.masks[kind]
                 normed = _normed(hidden, layer.input_layernorm)
                 if packed is None:
                     query, key = attention.q_proj(normed), attention.k_proj(normed)
@@ -213,19 +248,23 @@ def _own_step() -> Any:
                 # Half of a head beside the other: swapped, they are what the sines turn.
                 both = torch.cat((query, key), dim=-1).view(batch, -1, 2, cosines.shape[-1])
                 turned = torch.addcmul(both * cosines, both.flip(-2), sines).flatten(2)
-                held.keys.index_copy_(2, at.place, turned[:, self._queries :, None])
-                held.values.index_copy_(2, at.place, value)
+                held.keys.index_copy_(2, at.slots[kind], turned[:, self._queries :, None])
+                held.values.index_copy_(2, at.slots[kind], value)
+                if self._behind:
+                    score = attention.sinks.view(1, self._keys, -1, 1)
+                    mask = torch.where(self._behind[index], score, mask)
                 found = attend(
                     turned[:, : self._queries].reshape(batch, self._keys, -1, turned.shape[-1]),
                     held.keys,
                     held.values,
-                    attn_mask=at.masks[mask],
+                    attn_mask=mask,
                     scale=attention.scaling,
                 )
                 hidden = hidden + attention.o_proj(found.reshape(batch, 1, -1))
                 normed = _normed(hidden, layer.post_attention_layernorm)
                 if packed is None or packed.gate_up is None:
-                    hidden = hidden + layer.mlp(normed)
+                    fed = layer.mlp(normed)
+                    hidden = hidden + (fed[0] if isinstance(fed, tuple) else fed)
                 else:
                     gate, up = functional.linear(normed, packed.gate_up).chunk(2, dim=-1)
                     hidden = hidden + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)

@@ -57,23 +57,35 @@ class Generator:
         self.model = model.eval()
         self.site = site
         dtype, device = site.precision.dtype, site.device
-        self._cache = _decoder.Cache(
-            [
-                _decoder.Held(
-                    *(
-                        torch.zeros((batch, cache.heads, length, width), dtype=dtype, device=device)
-                        for width in (cache.first, cache.second)
-                    )
-                )
-                for _ in _decoder.windows(model)
-            ]
-        )
+        windows = _decoder.windows(model)
+        slots = [_decoder.slots(window, length) for window in windows]
+        behind = _decoder.SINK_SLOTS if _decoder.sinks(model) else 0
+
+        def held(tokens: int) -> _decoder.Held:
+            shape = batch, cache.heads, tokens + behind
+            widths = cache.first, cache.second
+            return _decoder.Held(
+                *(torch.zeros((*shape, width), dtype=dtype, device=device) for width in widths)
+            )
+
+        self._cache = _decoder.Cache([held(tokens) for tokens in slots], slots)
         self._with_cache = with_cache(model, self._cache)
         together = packed(model) if site.memory_format == PACKED else []
         self.step = _decoder.step_of(model, self._cache, together)
         """What takes one token's step: a module, which may be compiled in place."""
         self._positions = torch.arange(length, device=device)
-        self._masks = _decoder.masks(_decoder.windows(model), self._prompt_length, new_tokens, site)
+        each = (_decoder.slots(window, length) for window in dict.fromkeys(windows))
+        self._slots = [
+            self._positions if tokens == length else self._positions % tokens for tokens in each
+        ]
+        self._overwritten = [
+            tensor
+            for layer, tokens in zip(self._cache.layers, slots, strict=True)
+            if tokens < length
+            for tensor in layer
+        ]
+        self._noted: list[Tensor] = []
+        self._masks = _decoder.masks(windows, self._prompt_length, new_tokens, site, behind)
         self._rotation = torch.empty(length, 0, device=device)
         if self.step.rotates:
             self._rotation = _decoder.rotation(model, length, site)
@@ -106,6 +118,19 @@ class Generator:
             ).logits
         return logits
 
+    def read(self, prompt: Tensor) -> Tensor:
+        """As `prefill`, where tokens will follow: they take the places of what is in a window."""
+        logits = self.prefill(prompt)
+        self._noted = [tensor.clone() for tensor in self._overwritten]
+        return logits
+
+    def rewind(self) -> None:
+        """Back to the end of the prompt: queues copies of what it left in each window."""
+        import torch
+
+        if self._noted:
+            torch._foreach_copy_(self._overwritten, self._noted)
+
     def decode(self, tokens: Tensor, index: int) -> Tensor:
         """Logits [B, 1, V] after tokens [B, 1], the `index`-th behind the prompt."""
         import torch
@@ -124,13 +149,18 @@ class Generator:
             return chosen
 
         with torch.inference_mode():
+            self.rewind()
             return _routing.hit(self.model, step, token, self._new_tokens)
 
     def at(self, index: int) -> _decoder.Place:
         """Where the `index`-th token behind the prompt is."""
         place = self._prompt_length + index
-        masks = tuple(rows[index] for rows in self._masks)
-        return _decoder.Place(self._positions[place : place + 1], self._rotation[place], masks)
+        return _decoder.Place(
+            self._positions[place : place + 1],
+            self._rotation[place],
+            tuple(rows[index] for rows in self._masks),
+            tuple(table[place : place + 1] for table in self._slots),
+        )
 
     @property
     def kept(self) -> list[_decoder.Held]:
@@ -142,41 +172,12 @@ class Generator:
         place = index + self._prompt_length
         rotation = self._rotation.index_select(0, place)[0]
         masks = tuple(rows.index_select(0, index)[0] for rows in self._masks)
-        logits: Tensor = self.step(tokens, _decoder.Place(place, rotation, masks))
+        slots = tuple(
+            place if table is self._positions else table.index_select(0, place)
+            for table in self._slots
+        )
+        logits: Tensor = self.step(tokens, _decoder.Place(place, rotation, masks, slots))
         return logits
-
-
-class TeacherForced(Job):
-    """What the jobs below are judged by: the library's own forward over whole texts, no cache.
-
-    It attends by the library's own code, under the library's own masks, and shares with them only
-    weights and tokens: a mask, a window, a place or a head that is wrong there is none here.
-    """
-
-    def __init__(self, model: nn.Module, texts: Tensor, prompt_length: int, site: Site) -> None:
-        """texts: [B, P + N], a prompt and the tokens that are fed after it."""
-        self._model = model.eval()
-        self._texts = texts
-        self._prompt_length = prompt_length
-        self.facts = model_facts(model, site)
-        self._logits: Tensor
-
-    def step(self) -> None:
-        """One forward over all tokens."""
-        import torch
-
-        with torch.inference_mode():
-            logits: Tensor = self._model(input_ids=self._texts, use_cache=False).logits
-        self._logits = logits[:, self._prompt_length - 1 :]
-
-    def witness(self) -> float:
-        """Mean of the logits."""
-        return float(self._logits.mean())
-
-    def probe(self) -> dict[str, Tensor]:
-        """Logits after the prompt and after each token that follows: [B, 1 + N, V]."""
-        self.step()
-        return {"logits": self._logits} | products(self._model)
 
 
 class PrefillJob(Job):
@@ -243,7 +244,7 @@ class DecodeJob(Job):
         self._new_tokens = forced.shape[1]
         self._index = 0
         self._forcing = False
-        self._logits = generator.prefill(prompt)
+        self._logits = generator.read(prompt)
         self.first_token = self.token = self._logits.argmax(-1)
         """[B, 1]: of the prompt, and of the last step."""
         self.facts = {**generator.facts, "decode": generator.step.description}
@@ -292,7 +293,7 @@ class DecodeJob(Job):
     def again(self) -> bool:
         """Fills the cache from the prompt anew, and takes its steps since then, if with given
         tokens; the first token stays what it was."""
-        self.generator.prefill(self.prompt)
+        self.generator.read(self.prompt)
         taken = self._index
         self._rewind()
         for _ in range(taken if self._forcing else 0):
@@ -321,6 +322,7 @@ class DecodeJob(Job):
     def _rewind(self) -> None:
         self._index = 0
         self.token = self.first_token
+        self.generator.rewind()
 
 
 class ReplayedDecodeJob(DecodeJob):
@@ -375,6 +377,7 @@ class ReplayedDecodeJob(DecodeJob):
         self._index = 0
         self._place.zero_()
         self.token.copy_(self.first_token)
+        self.generator.rewind()
 
 
 def _one_token(generator: Generator, site: Site) -> Any:

@@ -36,6 +36,8 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
     rope_theta: float
     window: int | None = None
     """Over how many tokens each attends, itself included; None for all."""
+    alternating: bool = False
+    """Whether every other layer alone has the window, the first one too."""
     head_norms: bool = False
     """Whether queries and keys have a norm, over a head's width."""
     published_parameters: int | None = None
@@ -80,6 +82,10 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
             return attention + 3 * self.hidden * self.feed_forward
         return attention + self.hidden * self.experts + experts * 3 * self.hidden * self.expert
 
+    def layer_vectors(self, experts: float) -> float:
+        """Values of one layer, and so many of its experts, that lie in no matrix: norms."""
+        return 2 * self.hidden + 2 * self.head * self.head_norms
+
     @property
     def layer_rows(self) -> int:
         """Rows of a dense layer's matrices, each with a scale of its own where it is quantized."""
@@ -89,15 +95,22 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
     def flop(self, tokens: int, context: float, answering: int) -> int:
         """2 FLOP for each weight of a matrix and each token, and attention: 4 T C h a layer.
 
-        T tokens attend to a context of C, or of a window, over heads that are h wide together.
+        T tokens attend to a context of C, or of its layer's window, over heads h wide together.
         Attention counts in full, not the causal half. Of experts a token meets its active ones and
         the router. Embeddings, norms, softmax and the weighing of experts are left out.
         Source: PaLM, arXiv 2204.02311, appendix B.
         """
         weights = tokens * self.layers * self.layer_weights(self.active)
         matrices = 2 * (weights + answering * self.head_weights)
-        seen = self._seen(context)
-        return int(matrices) + round(4 * tokens * seen * self.layers * self.heads * self.head)
+        return int(matrices) + round(4 * tokens * self.seen(context) * self.heads * self.head)
+
+    def served_flop(self, prompt: int, answer: int) -> int:
+        """Of one request: its prompt at once, then `answer` - 1 tokens, one after the other.
+
+        The first token comes from the prompt; each further one attends to all before it.
+        """
+        each = self.flop(1, prompt + answer / 2, 1)
+        return self.flop(prompt, prompt, 1) + (answer - 1) * each
 
     def decode_bytes(
         self, batch: int, context: float, precision: Precision, hit: float | None = None
@@ -110,16 +123,19 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
         may read all of its allocation. Of an embedding that is not tied to the output matrix, a row
         per sequence. Where the layers' matrices are quantized, each of their rows has a scale.
         """
-        others = self.layers * (2 * self.hidden + 2 * self.head * self.head_norms) + self.hidden
-        others += self.head_weights + batch * self.hidden
-        cache = 2 * batch * (self._seen(context) + 1)
-        cache *= self.layers * self.key_value_heads * self.head
         if hit is None:
             hit = experts_touched(self.experts, self.active, batch) if self.experts else 0.0
+        others = self.layers * self.layer_vectors(hit) + self.hidden
+        others += self.head_weights + batch * self.hidden
+        cache = 2 * batch * (self.seen(context) + self.layers)
+        cache *= self.key_value_heads * self.head
         matrices = self.layers * self.layer_weights(hit) * precision.matrix_bytes
         if precision.quantized is not None:
             matrices += self.layers * self.layer_rows * SCALE_BYTES
         return round(matrices + (others + cache) * precision.element_bytes)
 
-    def _seen(self, context: float) -> float:
-        return context if self.window is None else min(context, self.window)
+    def seen(self, context: float) -> float:
+        """Tokens that one attends to, of a context of so many: of all layers together."""
+        within = context if self.window is None else min(context, self.window)
+        whole = self.layers // 2 if self.alternating else 0
+        return (self.layers - whole) * within + whole * context

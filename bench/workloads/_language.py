@@ -29,11 +29,11 @@ from bench.workloads._generation import (
     Generator,
     PrefillJob,
     ReplayedDecodeJob,
-    TeacherForced,
 )
 from bench.workloads._jobs import BATCHES, TrainingJob, adamw_learning_rate, executed
 from bench.workloads._seeded import SeededData
 from bench.workloads._sharded import rows
+from bench.workloads._teacher import TeacherForced
 from bench.workloads._transformers import checkpoint_layers
 
 if TYPE_CHECKING:

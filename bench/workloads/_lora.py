@@ -1,4 +1,4 @@
-"""Adapters of low rank on the attention's matrices: the mode `lora` of a family that is dense."""
+"""Adapters of low rank on the attention's matrices: the mode `lora` of a family."""
 
 from __future__ import annotations
 
@@ -56,21 +56,22 @@ def lora_flop(size: Any, tokens: int, rank: int) -> int:
     """FLOP of one sequence's forward and backward where only the adapters train.
 
     A frozen matrix costs 2 FLOP a weight and token forward and 2 for the gradient of its input, but
-    none for its own: 2/3 of training. The first layer's query, key and value matrices have no
-    gradient at all, for nothing below them trains. Attention has no weights, so it costs its full
-    three times. An adapter of rank r on an m x n matrix has r (m + n) weights, which cost 6, except
-    that the first layer's have no gradient of their input either.
+    none for its own: 2/3 of training. Of experts a token meets its active ones and the router. The
+    first layer's query, key and value matrices have no gradient at all, for nothing below them
+    trains. Attention has no weights, so it costs its full three times. An adapter of rank r on an
+    m x n matrix has r (m + n) weights, which cost 6, except that the first layer's have no gradient
+    of their input either.
     Source: LoRA, arXiv 2106.09685, section 4.1, for the adapters; PaLM as above for the rest.
     """
     queries = size.heads * size.head
     keys_values = 2 * size.key_value_heads * size.head
-    frozen = size.layers * size.layer_weights(0) + size.head_weights
+    frozen = size.layers * size.layer_weights(size.active) + size.head_weights
     without_gradient = size.hidden * (queries + keys_values)
     down = rank * (3 * size.hidden + queries)
     up = rank * (queries + keys_values + size.hidden)
     matrices = 2 * tokens * (2 * frozen - without_gradient)
     adapters = 2 * tokens * (3 * size.layers * (down + up) - 3 * rank * size.hidden)
-    attention = 3 * 4 * tokens * tokens * size.layers * queries
+    attention = 3 * 4 * tokens * size.seen(tokens) * queries
     return int(matrices + adapters + attention)
 
 

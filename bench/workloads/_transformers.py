@@ -7,12 +7,14 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from bench.workload import Site, Unsupported
+from bench.workloads._windows import attended
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ATTENTION = "sdpa-maskless"
-"""`attend`, registered under a name for which transformers builds no mask.
+ATTENTION = "accelmark-maskless"
+"""`attend`, registered under a name for which transformers builds no mask, and of which it does not
+ask whether a model's attention may go through torch's function: with sinks, it says, it may not.
 
 For plain `sdpa` it asks the device in every training step whether sequences are packed, and waits
 for the answer. Nothing is packed here: without a mask `attend` is causal, which is right.
@@ -39,6 +41,7 @@ def attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """torch's attention of a query [B, H, T, D] over keys and values [B, K, L, D], as
@@ -46,15 +49,19 @@ def attend(
 
     Keys and values are never repeated in memory for the H / K queries that share them: a single
     token's queries become the rows of one, for which every kernel will do. Causal without a mask,
-    and within the window; the mask [B or 1, 1, T, L] of a single token is the same for all heads.
+    and within the window, and with the sinks (`s_aux`, [H]); the mask [B or 1, 1, T, L] of a single
+    token is the same for all heads.
     """
-    import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    batch, heads, tokens, _width = query.shape
-    if attention_mask is None and sliding_window is not None and sliding_window < tokens:
-        every = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device)
-        attention_mask = every.tril().triu(1 - sliding_window)
+    batch, heads, tokens, width = query.shape
+    windowed = sliding_window is not None and sliding_window < tokens and attention_mask is None
+    if windowed or s_aux is not None:
+        if attention_mask is not None or dropout:
+            raise RuntimeError("no attention here has sinks and a mask of its own, or drops out")
+        scale = width**-0.5 if scaling is None else scaling
+        found = attended(query, key, value, scale, sliding_window, s_aux)
+        return found.transpose(1, 2).contiguous(), None
     shared = heads // key.shape[1]
     if tokens == 1 and shared > 1:
         query = query.reshape(batch, key.shape[1], shared, -1)

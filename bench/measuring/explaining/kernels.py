@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bench.measuring.explaining import profiled
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.in_order import Watcher, collected
-from bench.measuring.explaining.kinds import base, kind_of_name
+from bench.measuring.explaining.kinds import base, kind_of_name, kind_of_words
 from bench.measuring.explaining.replay import Player
 from bench.measuring.explaining.tape import Tape
 from bench.measuring.explaining.timing import Stopwatch
@@ -109,7 +109,7 @@ def explained(
 def rows(
     events: Iterable[Any], steps: int, arithmetic: str, *, synchronous: bool
 ) -> tuple[Operator, ...]:
-    """Kernels, and operators that no other holds, of so many steps.
+    """Kernels, and operators that no other holds, of so many steps and nothing else.
 
     synchronous: whether the work is the calls themselves; else it is the device's own events.
     """
@@ -183,9 +183,10 @@ def kind_of_kernel(name: str, fuses: tuple[str, ...]) -> Kind:
         kinds = {kind_of_name(one) for one in fuses}
         return next((kind for kind in FIRST if kind in kinds), "elementwise")
     if OPERATOR.match(name):
-        return kind_of_name(base(name))
+        return kind_of_words(base(name))
     lower = name.lower()
-    return next((kind for kind, words in KERNEL_KINDS if re.search(words, lower)), "other")
+    found = next((kind for kind, words in KERNEL_KINDS if re.search(words, lower)), None)
+    return found or (kind_of_words(name) if name.isidentifier() else "other")
 
 
 def _is_work(name: str) -> bool:
@@ -193,13 +194,8 @@ def _is_work(name: str) -> bool:
 
 
 def _outermost(event: Any) -> bool:
-    """Whether it lies within a step, and no other kernel or operator holds it."""
-    above = event.cpu_parent
-    while above is not None and not _is_work(above.name):
-        if above.name == profiled.MARK:
-            return True
-        above = above.cpu_parent
-    return False
+    """Whether no other kernel or operator holds it."""
+    return not any(_is_work(one.name) for one in profiled.above(event))
 
 
 def _shapes(event: Any) -> str:

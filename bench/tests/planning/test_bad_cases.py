@@ -72,6 +72,8 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("deepseek", "prefill", {"prompt_length": 163_841}, "to 163840"),
     ("deepseek", "decode", {"prompt_length": 163_840}, "to 163840"),
     ("qwen3", "train", {"model": "qwen3_8b"}, "Did you mean `qwen3-8b`"),
+    ("gpt-oss", "decode", {"model": "gpt-oss-20B"}, "Did you mean `gpt-oss-20b`"),
+    ("gpt-oss", "decode", {"prompt_length": 131_072}, "to 131072"),
     ("llama", "train", {"model": "llama-3.2-1B"}, "Did you mean `llama-3.2-1b`"),
     ("llama", "train", {"optimizer": "lion"}, "Allowed: adamw"),
     ("llama", "train", {"accumulation_steps": 0}, "from 1 to 1024"),

@@ -12,6 +12,7 @@ from bench.planning import plan
 from bench.records.case import Case
 from bench.tests.small_workloads import WORKLOADS, build, site
 from bench.validation import against_generate, agreement
+from bench.workloads._transformers import ATTENTION
 
 NEW = 6
 
@@ -50,7 +51,7 @@ def test_generate_has_our_weights_and_its_own_attention() -> None:
     for name, weight in job.generator.model.state_dict().items():
         assert weight.data_ptr() == other.state_dict()[name].data_ptr(), name
     assert other.config._attn_implementation == "sdpa"
-    assert job.generator.model.config._attn_implementation == "sdpa-maskless"
+    assert job.generator.model.config._attn_implementation == ATTENTION
 
 
 def test_other_tokens_are_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from bench.validation.bare import text, vision
 from bench.validation.bare.decode import LlamaToken
 from bench.validation.bare.loop import Loop
 from bench.validation.same_operators import Calls
-from bench.workloads import _denoisers, _llamas, bert, deepseek, resnet50, vit_b16
+from bench.workloads import _denoisers, _llamas, bert, deepseek, gpt_oss, resnet50, vit_b16
 from bench.workloads._jobs import InferenceJob
 from bench.workloads._seeded import parameter_count
 
@@ -26,9 +26,10 @@ KERNELS = ("gemm", "memory", "attention", "launch", "transfer")
 QUICK = plan.plan(suite_file.read_suite(suite_file.find_suite(agreement.SUITE)))
 
 
-def test_every_model_of_quick_has_a_bare_loop() -> None:
+def test_every_model_of_quick_has_a_bare_loop_and_so_has_a_family_besides() -> None:
     models = {case.name for case in QUICK if case.workload not in KERNELS}
-    assert set(agreement.BARE) == models
+    besides = {f"{entry['workload']}-{entry['mode']}" for entry in agreement.BESIDES}
+    assert set(agreement.BARE) == models | besides and not models & besides
     assert {case.workload for case in QUICK} >= set(KERNELS)
     assert not set(vision.BARE) & set(text.BARE)
 
@@ -49,6 +50,7 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "bert": (text._bert, lambda: bert._construct(bert.SIZES["base"])),
     "llama": (text._llama, _llamas.SIZES["smollm2-135m"].construct),
+    "gpt-oss": (text._gpt_oss, gpt_oss.SIZES[gpt_oss.DEFAULT_MODEL].construct),
     "deepseek": (text._deepseek, deepseek.SIZES["v2-lite-cut"].construct),
 }
 

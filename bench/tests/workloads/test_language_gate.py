@@ -119,14 +119,10 @@ def test_qwen3_passes_with_experts_and_with_windows(model: str) -> None:
 
 
 def test_a_window_that_is_dropped_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By decode's masks, and by the attention of prefill and training."""
-    right = _decoder.masks
-
-    def without(kept: Any, *others: Any) -> Any:
-        return right([None for _ in kept], *others)
-
+    """By what decode keeps and sees, and by the attention of prefill and training."""
+    right = _decoder.windows
     with monkeypatch.context() as planted:
-        planted.setattr(_decoder, "masks", without)
+        planted.setattr(_decoder, "windows", lambda model: [None for _ in right(model)])
         assert verdict("qwen3", "decode", **WINDOWED) != ""
 
     def without_one(*args: Any, sliding_window: int, **options: Any) -> Any:

@@ -31,7 +31,10 @@ __all__ = ["one_thread"]  # a fixture, used by being here
 
 pytestmark = pytest.mark.usefixtures("small_resnet")
 
-ATTENDING = ("llama", "deepseek", "qwen3", "bert", "vit-b16", "whisper", "diffusion")
+ATTENDING = (
+    *("llama", "deepseek", "qwen3", "gpt-oss"),
+    *("bert", "vit-b16", "whisper", "diffusion"),
+)
 
 
 def looks(job: Any) -> dict[str, Look]:

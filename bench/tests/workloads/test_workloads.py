@@ -36,9 +36,10 @@ from bench.tests.small_workloads import (
     small,
 )
 from bench.tests.workloads import context_kinds
-from bench.workloads import _llamas, _optimizers, deepseek, qwen3, whisper
+from bench.workloads import _llamas, _optimizers, deepseek, gpt_oss, qwen3, whisper
 from bench.workloads._jobs import gradient_norm
 from bench.workloads._optimizers import make_optimizer
+from bench.workloads._windows import PADDING
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -54,6 +55,23 @@ def attention_masked(p: Any) -> int:
     """FLOP of the masked half of the scores and of their product with the values."""
     flop: int = 2 * p.batch_size * p.heads * p.sequence_length**2 * p.head_dim
     return flop
+
+
+def sinks_and_windows(p: Any) -> int:
+    """FLOP of GPT-OSS's attention that are of no token and key that sees it: columns for sinks, a
+    first query that nobody asks, and of a window's two blocks all that is masked."""
+    size = gpt_oss.SIZES[p.model]
+    if isinstance(p, gpt_oss.DecodeParameters):
+        slots = (size.window or 0) + p.prompt_length + p.new_tokens + 2 * PADDING
+        pairs, width, times = size.layers / 2 * slots, size.head, 1
+        seen = size.seen(p.context)
+    else:
+        training = isinstance(p, gpt_oss.TrainParameters | gpt_oss.LoraParameters)
+        tokens, times = (p.sequence_length, 3) if training else (p.prompt_length, 1)
+        assert size.window and tokens % size.window == 0
+        pairs = size.layers / 2 * (2 * tokens * size.window + (tokens + 1) ** 2)
+        seen, width = tokens * size.seen(tokens), size.head + PADDING
+    return round(times * 4 * p.batch_size * size.heads * (pairs * width - seen * size.head))
 
 
 COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
@@ -75,6 +93,7 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
         * qwen3.SIZES[p.model].heads
         * qwen3.SIZES[p.model].head
     ),
+    **{("gpt-oss", mode): sinks_and_windows for mode in gpt_oss.WORKLOAD.modes},
     # As for llama; and the latents of the whole window are expanded to keys and values.
     ("deepseek", "decode"): lambda p: round(
         p.batch_size

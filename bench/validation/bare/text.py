@@ -1,4 +1,4 @@
-"""Bare loops of text and speech: BERT, Llama, DeepSeek and Whisper."""
+"""Bare loops of text and speech: BERT, Llama, DeepSeek, GPT-OSS and Whisper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.validation.bare.decode import LlamaToken
 from bench.validation.bare.loop import Loop, Parameters, adamw, inference, rotating, training
 from bench.workload import Site
 from bench.workloads._generation import CacheShape, Generator
-from bench.workloads._transformers import with_cache
+from bench.workloads._transformers import attention_of, with_cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BERT_RATE = 5e-6
 LLAMA_RATE = 7e-6
 DEEPSEEK_RATE = 8e-6
+GPT_OSS_RATE = 5e-6
 
 
 def _bert() -> Any:
@@ -106,6 +107,32 @@ def _deepseek() -> Any:
     return DeepseekV2ForCausalLM(shape)
 
 
+def _gpt_oss() -> Any:
+    """GPT-OSS-20B, cut: a quarter of each width, 2 layers. With the harness's attention: the
+    library has none but its eager one, which computes every score of a window."""
+    from transformers.models.gpt_oss.configuration_gpt_oss import GptOssConfig
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssForCausalLM
+
+    shape = GptOssConfig(
+        vocab_size=16384,
+        hidden_size=720,
+        intermediate_size=720,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        num_key_value_heads=2,
+        num_local_experts=32,
+        attn_implementation=attention_of(_here()),
+        experts_implementation="grouped_mm",
+    )
+    return GptOssForCausalLM(shape)
+
+
+def _here() -> Site:
+    import torch
+
+    return Site(device=torch.device("cpu"), precision=PRECISIONS["bf16"], seed=0)
+
+
 def _next_token(model: Any, p: Parameters, rate: float, autocast: bool) -> Loop:
     import torch
 
@@ -167,22 +194,39 @@ def _prefill(model: Any, p: Parameters) -> Loop:
     return inference(forward, model)
 
 
-def deepseek_decode(p: Parameters) -> Loop:
+def gpt_oss_train(p: Parameters) -> Loop:
+    """AdamW; weights and optimizer in bfloat16."""
+    import torch
+
+    return _next_token(_gpt_oss().train().to(torch.bfloat16), p, GPT_OSS_RATE, autocast=False)
+
+
+def gpt_oss_prefill(p: Parameters) -> Loop:
+    """A cache that grows: the library's static one goes the long way about a window."""
+    import torch
+
+    model = _gpt_oss().eval().to(torch.bfloat16)
+    shape = (p["batch_size"], p["prompt_length"])
+    prompts = rotating(lambda: torch.randint(0, model.config.vocab_size, shape))
+    return inference(
+        lambda: model(next(prompts), use_cache=True, logits_to_keep=1).logits.argmax(-1), model
+    )
+
+
+def _decode(model: Any, kept: CacheShape, p: Parameters) -> Loop:
     """By the step of ours, which is faster than the library's: what is shown is what measuring it
     costs. `bench.validation.against_generate` shows what the step itself is worth."""
     import torch
 
-    model, kept = _deepseek(), CacheShape(heads=1, first=128, second=64)
-    site = Site(device=torch.device("cpu"), precision=PRECISIONS["bf16"], seed=0)
     shape = (p["batch_size"], p["prompt_length"])
     prompt = torch.randint(0, model.config.vocab_size, shape)
-    generator = Generator(model.to(torch.bfloat16), kept, shape, p["new_tokens"], site, {})
+    generator = Generator(model.to(torch.bfloat16), kept, shape, p["new_tokens"], _here(), {})
     token = prompt[:, :1]
     index = 0
 
     def before_pass() -> None:
         nonlocal token, index
-        token, index = generator.prefill(prompt).argmax(-1), 0
+        token, index = generator.read(prompt).argmax(-1), 0
 
     def step() -> None:
         nonlocal token, index
@@ -267,6 +311,9 @@ BARE: dict[str, Callable[[Parameters], Loop]] = {
     "llama-decode": llama_decode,
     "deepseek-train": deepseek_train,
     "deepseek-prefill": lambda p: _prefill(_deepseek(), p),
-    "deepseek-decode": deepseek_decode,
+    "deepseek-decode": lambda p: _decode(_deepseek(), CacheShape(heads=1, first=128, second=64), p),
+    "gpt-oss-train": gpt_oss_train,
+    "gpt-oss-prefill": gpt_oss_prefill,
+    "gpt-oss-decode": lambda p: _decode(_gpt_oss(), CacheShape(heads=2, first=64, second=64), p),
     "whisper-infer": whisper_infer,
 }

@@ -27,9 +27,6 @@ class Device:
 
     def queue(self, seconds: float) -> None:
         """Work on the current stream; with ASCEND_LAUNCH_BLOCKING=1 the host waits for it."""
-        if self.capturing is not None:
-            self.capturing.seconds += seconds
-            return
         stream = current_stream(self.index)
         self.timeline.queue(stream, seconds)
         if os.environ.get("ASCEND_LAUNCH_BLOCKING") == "1":

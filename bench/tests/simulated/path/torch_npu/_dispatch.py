@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import _devices, _hf32
+from . import _devices, _hf32, _profiler
 from ._devices import TYPE, Device
 from ._settings import SETTINGS
 from ._stderr import warn_once
@@ -88,6 +88,16 @@ def announce(name: str, device: Device, part_of_another: bool = False) -> None:
         device.wait_for_stream()
     own = 0.0 if part_of_another else SETTINGS.operator_microseconds
     seconds = own / 1e6 + SETTINGS.slow.get(base, 0.0) / 1e3
+    if (capture := device.capturing) is not None:
+        capture.kernels.append((base, seconds))
+    else:
+        start(base, seconds, device)
+
+
+def start(name: str, seconds: float, device: Device) -> None:
+    """A kernel on the current stream."""
+    if seconds:
+        _profiler.note(name, seconds)
     device.queue(seconds)
 
 
