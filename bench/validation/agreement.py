@@ -11,7 +11,7 @@ more than what is to be shown. A launch that stands far out is named, with the s
 than its usual time; it stays in the mean.
 
 The bare loops are in `bench/validation/bare/`, with nothing of the harness but one token's step of
-DeepSeek and GPT-OSS, and GPT-OSS's attention.
+DeepSeek, Qwen3 and GPT-OSS, and GPT-OSS's attention.
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ TURNS = 12
 SUITE = "quick@2"
 """The one of that name with every kind of training."""
 GPT_OSS = {"workload": "gpt-oss", "precision": "bf16"}
+QWEN3 = {"workload": "qwen3", "precision": "bf16"}
 BESIDES = (
+    {**QWEN3, "mode": "prefill", "prompt_length": 64},
+    {**QWEN3, "mode": "decode", "prompt_length": 64, "new_tokens": 8},
+    {**QWEN3, "mode": "embed", "batch_size": 2, "sequence_length": 32},
+    {**QWEN3, "mode": "rerank", "batch_size": 2, "sequence_length": 32},
     {**GPT_OSS, "mode": "train", "batch_size": 1, "sequence_length": 256},
     {**GPT_OSS, "mode": "prefill", "prompt_length": 512},
     {**GPT_OSS, "mode": "decode", "batch_size": 4, "prompt_length": 256, "new_tokens": 32},

@@ -17,7 +17,8 @@ from bench.validation.bare import text, vision
 from bench.validation.bare.decode import LlamaToken
 from bench.validation.bare.loop import Loop
 from bench.validation.same_operators import Calls
-from bench.workloads import _denoisers, _llamas, bert, deepseek, gpt_oss, resnet50, vit_b16
+from bench.workloads import _denoisers, _llamas, _qwens, bert, deepseek, gpt_oss, resnet50, vit_b16
+from bench.workloads._generation import CacheShape
 from bench.workloads._jobs import InferenceJob
 from bench.workloads._seeded import parameter_count
 
@@ -50,6 +51,11 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "bert": (text._bert, lambda: bert._construct(bert.SIZES["base"])),
     "llama": (text._llama, _llamas.SIZES["smollm2-135m"].construct),
+    "qwen3": (text._qwen3, _qwens.SIZES["qwen3-0.6b"].construct),
+    "qwen3 of the last token": (
+        lambda: text._qwen3(151_669),
+        _qwens.RERANKERS["qwen3-reranker-0.6b"].construct,
+    ),
     "gpt-oss": (text._gpt_oss, gpt_oss.SIZES[gpt_oss.DEFAULT_MODEL].construct),
     "deepseek": (text._deepseek, deepseek.SIZES["v2-lite-cut"].construct),
 }
@@ -139,6 +145,18 @@ def test_operators_that_the_sides_call_otherwise_are_told_if_they_take_time() ->
 def test_a_small_vit_calls_the_same_operators_as_its_bare_loop() -> None:
     case = small_vit()
     assert same_operators.beside(case) == []
+
+
+def test_a_bare_decode_by_the_step_of_ours_takes_a_model_as_the_library_makes_it() -> None:
+    from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    given = {"batch_size": 2, "prompt_length": 5, "new_tokens": 3}
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)).eval()
+    loop = text._decode(model, CacheShape(heads=2, first=8, second=8), given)
+    assert loop.steps == 3 and loop.seconds() > 0
 
 
 def test_llama_by_hand_decodes_as_the_library_does() -> None:

@@ -1,4 +1,4 @@
-"""Bare loops of text and speech: BERT, Llama, DeepSeek, GPT-OSS and Whisper."""
+"""Bare loops of text and speech: BERT, Llama, DeepSeek, Qwen3, GPT-OSS and Whisper."""
 
 from __future__ import annotations
 
@@ -107,6 +107,25 @@ def _deepseek() -> Any:
     return DeepseekV2ForCausalLM(shape)
 
 
+def _qwen3(vocabulary: int = 151_936) -> Any:
+    """Qwen3-0.6B; its embedding and reranking models know fewer tokens."""
+    from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
+
+    shape = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40960,
+        tie_word_embeddings=True,
+    )
+    return Qwen3ForCausalLM(shape)
+
+
 def _gpt_oss() -> Any:
     """GPT-OSS-20B, cut: a quarter of each width, 2 layers. With the harness's attention: the
     library has none but its eager one, which computes every score of a window."""
@@ -194,6 +213,36 @@ def _prefill(model: Any, p: Parameters) -> Loop:
     return inference(forward, model)
 
 
+def _of_last_token(answer: Callable[[Any, Tensor], Tensor], p: Parameters) -> Loop:
+    """Texts to what is made of the last token's state; answer: from the model and that state."""
+    import torch
+
+    model = _qwen3(151_669).eval().to(torch.bfloat16)
+    shape = (p["batch_size"], p["sequence_length"])
+    texts = rotating(lambda: torch.randint(0, model.config.vocab_size, shape))
+
+    def forward() -> None:
+        states = model.model(next(texts), use_cache=False).last_hidden_state
+        answer(model, states[:, -1])
+
+    return inference(forward, model.model)
+
+
+def qwen3_embed(p: Parameters) -> Loop:
+    """bfloat16 weights; the state of length 1."""
+    from torch.nn.functional import normalize
+
+    return _of_last_token(lambda model, state: normalize(state, dim=-1), p)
+
+
+def qwen3_rerank(p: Parameters) -> Loop:
+    """bfloat16 weights; logits of "no" and "yes"."""
+    import torch
+
+    rows = torch.tensor([2152, 9693])
+    return _of_last_token(lambda model, state: state @ model.lm_head.weight[rows].t(), p)
+
+
 def gpt_oss_train(p: Parameters) -> Loop:
     """AdamW; weights and optimizer in bfloat16."""
     import torch
@@ -220,6 +269,7 @@ def _decode(model: Any, kept: CacheShape, p: Parameters) -> Loop:
 
     shape = (p["batch_size"], p["prompt_length"])
     prompt = torch.randint(0, model.config.vocab_size, shape)
+    model.set_attn_implementation(attention_of(_here()))  # others ask a cache for a mask
     generator = Generator(model.to(torch.bfloat16), kept, shape, p["new_tokens"], _here(), {})
     token = prompt[:, :1]
     index = 0
@@ -312,6 +362,10 @@ BARE: dict[str, Callable[[Parameters], Loop]] = {
     "deepseek-train": deepseek_train,
     "deepseek-prefill": lambda p: _prefill(_deepseek(), p),
     "deepseek-decode": lambda p: _decode(_deepseek(), CacheShape(heads=1, first=128, second=64), p),
+    "qwen3-prefill": lambda p: _prefill(_qwen3(), p),
+    "qwen3-decode": lambda p: _decode(_qwen3(), CacheShape(heads=8, first=128, second=128), p),
+    "qwen3-embed": qwen3_embed,
+    "qwen3-rerank": qwen3_rerank,
     "gpt-oss-train": gpt_oss_train,
     "gpt-oss-prefill": gpt_oss_prefill,
     "gpt-oss-decode": lambda p: _decode(_gpt_oss(), CacheShape(heads=2, first=64, second=64), p),
