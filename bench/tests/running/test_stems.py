@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -41,7 +41,7 @@ class Still:
     """A stem without a process."""
 
     made: ClassVar[list[Still]] = []
-    imports: ClassVar[Callable[[str], bool]] = staticmethod(lambda library: True)
+    absent: ClassVar[str] = ""
 
     def __init__(self, order: Order, before: Still | None = None) -> None:
         self.order, self.before, self.ended = order, before, False
@@ -56,7 +56,7 @@ class Still:
 
     def ready(self) -> bool:
         self.waited = len(self.made)
-        return self.imports(self.order.libraries[0])
+        return self.order.libraries[0] != self.absent
 
     def end(self) -> None:
         self.ended = True
@@ -92,7 +92,7 @@ def test_what_a_round_needs_is_imported_side_by_side(still: list[Still]) -> None
     them = Stems(sys.executable, None)
     asked = [of("gemm", 1), of("bert", 1), of("diffusion", 1)]
     them.expect(one.case for one in asked)
-    first = them.stem(asked[0], {})
+    first: Any = them.stem(asked[0], {})
     assert [one.chain[-1] for one in still] == [
         "torch",
         "torch._dynamo",
@@ -100,7 +100,7 @@ def test_what_a_round_needs_is_imported_side_by_side(still: list[Still]) -> None
         "transformers.modeling_utils",
     ]
     assert [one.waited for one in still] == [1, 2, 4, 4]
-    given = [first, *(them.stem(one, {}) for one in asked[1:])]
+    given: list[Any] = [first, *(them.stem(one, {}) for one in asked[1:])]
     assert given == [still[0], still[3], still[2]] and len(still) == 4
     them.expect([asked[0].case])
     them.stem(asked[0], {})
@@ -122,7 +122,7 @@ def test_where_none_can_be_had_launches_import_by_themselves(
     tried: int,
     forked: list[str],
 ) -> None:
-    monkeypatch.setattr(Still, "imports", staticmethod(lambda library: library != absent))
+    monkeypatch.setattr(Still, "absent", absent)
     them = Stems(sys.executable, None)
     for number in (1, 2):
         asked = [of("gemm", number), of("bert", number)]
@@ -212,8 +212,9 @@ def test_a_launch_whose_stem_is_gone_does_not_stay(living: Stems, tmp_path: Path
     os.kill(stem._process.pid, signal.SIGKILL)
     assert launch.wait(10.0) == -signal.SIGKILL
     wait_until(lambda: not alive(launch.pid))
-    launch.stdin.close()
-    launch.stdout.close()
+    for stream in (launch.stdin, launch.stdout):
+        assert stream is not None
+        stream.close()
     (found,) = launcher.launch_together([of("gemm", 12)], {}, stems=living)
     assert isinstance(found.report.outcome, Measured)
     assert found.report.environment["imports_shared"] is False
