@@ -54,21 +54,14 @@ class Generator:
         length = self._prompt_length + new_tokens
         self.model = model.eval()
         self.site = site
-        dtype, device = site.precision.dtype, site.device
+        device = site.device
+        shape, widths = (batch, cache.heads, length), (cache.first, cache.second)
         self._cache = _decoder.Cache(
-            [
-                _decoder.Held(
-                    *(
-                        torch.zeros((batch, cache.heads, length, width), dtype=dtype, device=device)
-                        for width in (cache.first, cache.second)
-                    )
-                )
-                for _ in _decoder.windows(model)
-            ]
+            [_decoder.Held.of(shape, widths, site) for _ in _decoder.windows(model)]
         )
         self._with_cache = with_cache(model, self._cache)
         together = packed(model) if site.memory_format == PACKED else []
-        self.step = _decoder.step_of(model, self._cache, together)
+        self.step = _decoder.step_of(model, self._cache, site, together)
         """What takes one token's step: a module, which may be compiled in place."""
         self._positions = torch.arange(length, device=device)
         self._masks = _decoder.masks(_decoder.windows(model), self._prompt_length, new_tokens, site)
