@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.backend import is_out_of_memory
 from bench.measuring.explaining.kinds import OPTIMIZER
 from bench.measuring.explaining.rows import Rows
 from bench.measuring.explaining.tape import Tape
@@ -58,7 +59,7 @@ class Profiler:
         try:
             found, wall = _profiled(self._job, self._device, 1)
         except (ImportError, RuntimeError) as error:
-            self.absent = f"torch's profiler does not work here: {error}".splitlines()[0]
+            self.absent = not_here(error)
         else:
             self._found.append(found)
             self._walls.append(wall)
@@ -89,6 +90,13 @@ class Profiler:
         if self._device.synchronous:
             return float(event.cpu_time_total)
         return float(getattr(event, "device_time_total", 0.0) or 0.0)
+
+
+def not_here(error: Exception) -> str:
+    """Why it sees nothing. Raises the error where it is the step's own: no memory."""
+    if is_out_of_memory(error):
+        raise error
+    return f"torch's profiler does not work here: {error}".splitlines()[0]
 
 
 def events_of(job: Job, device: Device, steps: int) -> tuple[list[Any], int]:
