@@ -123,7 +123,7 @@ def rows(
                 continue
             taken = float(event.cpu_time_total)
         else:
-            if str(event.device_type).endswith(".CPU"):
+            if profiled.on_host(event) or getattr(event, "is_user_annotation", False):
                 continue
             taken = float(event.device_time_total)
         key = event.name, _shapes(event)

@@ -113,7 +113,11 @@ def spans(events: Iterable[Any], kinds: dict[str, Kind], taken: Taken) -> list[S
     marks = _marks(events)
     found: list[tuple[float, Span]] = []
     for event in events:
-        if event.name not in kinds or not any(_within(event, mark) for mark in marks):
+        if (
+            event.name not in kinds
+            or not on_host(event)
+            or not any(_within(event, mark) for mark in marks)
+        ):
             continue
         holders = list(above(event))
         if any(one.name in kinds for one in holders):
@@ -174,8 +178,13 @@ def _by_call(steps: Sequence[Sequence[Span]]) -> dict[tuple[str, Kind, int], lis
     return found
 
 
+def on_host(event: Any) -> bool:
+    """Whether it is the host's; else it is a kernel, or the shadow of a mark among them."""
+    return str(event.device_type).endswith(".CPU")
+
+
 def _marks(events: Iterable[Any]) -> list[Any]:
-    return [event for event in events if event.name == MARK]
+    return [event for event in events if event.name == MARK and on_host(event)]
 
 
 def _within(event: Any, mark: Any) -> bool:

@@ -76,6 +76,7 @@ EVENTS = [
     event("graph_0_cpp_fused_add_1", 20.0, REGION),
     event("graph_0_cpp_fused_add_1", 20.0, REGION),
     event("gemm_kernel", 7.0, device_type="DeviceType.OTHER"),
+    event(MARK, 90.0, device_type="DeviceType.OTHER", is_user_annotation=True),
 ]
 
 
