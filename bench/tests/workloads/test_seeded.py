@@ -11,7 +11,16 @@ import torch
 
 from bench.precision import PRECISIONS, REFERENCE
 from bench.tests.small_workloads import FP32, one_thread, site
-from bench.workloads import _denoisers, _llamas, bert, deepseek, qwen3, resnet50, vit_b16, whisper
+from bench.workloads import (
+    _denoisers,
+    _latent,
+    _llamas,
+    _qwens,
+    bert,
+    resnet50,
+    vit_b16,
+    whisper,
+)
 from bench.workloads._seeded import SeededData, build_model, parameter_count
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -19,10 +28,10 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet50": resnet50._construct,
     "bert": functools.partial(bert._construct, bert.SIZES["tiny"]),
     "llama": _llamas.SIZES["tiny"].construct,
-    "deepseek": deepseek.SIZES["tiny"].construct,
-    "qwen3": qwen3.SIZES["tiny"].construct,
-    "qwen3 with experts": qwen3.SIZES["tiny-moe"].construct,
-    "deepseek v3": deepseek.SIZES["tiny-v3"].construct,
+    "deepseek": _latent.SIZES["tiny"].construct,
+    "qwen3": _qwens.SIZES["tiny"].construct,
+    "qwen3 with experts": _qwens.SIZES["tiny-moe"].construct,
+    "deepseek v3": _latent.SIZES["tiny-v3"].construct,
     "vit-b16": functools.partial(vit_b16._construct, 1, 48),
     "dit": functools.partial(_denoisers.construct, _denoisers.DITS["tiny"]),
     "unet": functools.partial(_denoisers.construct, _denoisers.UNETS["tiny-unet-2l"]),
@@ -122,7 +131,7 @@ def test_a_model_that_is_not_the_published_one_is_refused() -> None:
 
 PUBLISHED = [
     (module, name, size.published_parameters)
-    for module in (bert, _llamas, deepseek, qwen3, whisper)
+    for module in (bert, _llamas, _latent, _qwens, whisper)
     for name, size in module.SIZES.items()
     if size.published_parameters
 ]
