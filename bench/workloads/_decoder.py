@@ -337,7 +337,7 @@ def _own_step() -> Any:
                 turned.mul_(cosines).addcmul_(swapped, sines)
                 new = heads[:, self._queries :].view(batch, -1, 1, width)
                 held.both.index_copy_(2, at.slots[layer.kind], new)
-                if self._behind:
+                if layer.sinks is not None:
                     mask = torch.where(self._behind[index], layer.sinks, mask)
                 found = attend(
                     turned[:, : self._queries].view(batch, self._keys, -1, width),

@@ -19,7 +19,7 @@ from bench.records.run import Settings
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import FP32, WORKLOADS, model_of, one_thread, site, small
 from bench.workload import Site
-from bench.workloads import _routing, deepseek
+from bench.workloads import _latent, _routing
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -144,5 +144,5 @@ def test_a_launch_records_what_was_hit() -> None:
     hit, once = outcome.work.experts_hit, outcome.executed.experts_hit
     assert hit is not None and once is not None and 4 <= min(hit, once) <= max(hit, once) <= 8
     context = GIVEN["prompt_length"] + (STEPS + 1) / 2
-    expected = deepseek.SIZES["tiny"].decode_bytes(2, context, PRECISIONS["bf16"], hit)
+    expected = _latent.SIZES["tiny"].decode_bytes(2, context, PRECISIONS["bf16"], hit)
     assert outcome.work.moved_bytes == expected
