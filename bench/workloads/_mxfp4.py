@@ -128,7 +128,7 @@ def products(model: nn.Module) -> list[Tensor]:
     """What each product of narrow experts gives for rows of its own, seeded normals of bfloat16."""
     import torch
 
-    found = []
+    found: list[Tensor] = []
     for module in model.modules():
         for name, product in getattr(module, NARROW, {}).items():
             generator = torch.Generator().manual_seed(len(found))
