@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     Queued = Callable[[], Tensor]
     """Queues a product and gives it."""
+    ByExperts = Callable[[Tensor, Tensor], Tensor]
+    """Queues rows [S, K], sorted by expert, each times its own expert's matrix [N, K] transposed,
+    and gives [S, N]. The second: where each expert's rows end, int32 [E]."""
 
 INNER_TILES = 8
 """Tiles of 16 columns that torch's 4-bit weights are packed by: 2, 4 or 8."""
@@ -179,6 +182,17 @@ class Products:
             ),
             "torch.nn.functional.scaled_grouped_mm",
             seen,
+        )
+
+    def by_experts(self, codes: Tensor, scales: Tensor, device: torch.device) -> ByExperts:
+        """What multiplies rows of bfloat16 by experts' weights in mxfp4, which stay as narrow.
+
+        codes: uint8 [E, N, K / 2], two elements each, the first in the lower half; scales: e8m0
+        [E, N, K / 32]; both on the host. Raises NotImplementedError: torch has no such product.
+        """
+        raise NotImplementedError(
+            "torch multiplies no rows of bfloat16 by experts' weights in mxfp4, and the backend "
+            "names no other operator that does"
         )
 
     def sums(self, rows: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:

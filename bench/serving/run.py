@@ -14,7 +14,7 @@ from bench.backend import DeviceInfo
 from bench.errors import AccelmarkError
 from bench.records import environment
 from bench.records.encoding import encoded
-from bench.records.outcome import Cold, Failed
+from bench.records.outcome import Cold, Failed, Measured
 from bench.records.run import End, Launch, Settings
 from bench.running.header import begin, run_id, utc_now
 from bench.serving.reference import Reference, in_a_process
@@ -65,10 +65,14 @@ def run(
                         if not made:
                             raise
                         came = not_made(ask, error)
+                    lines = []
                     for one in came:
                         line = _line(one, ask, device, number, made, started_at)
-                        writer.append(without(ask.token, line))
+                        lines.append(without(ask.token, line))
+                        writer.append(lines[-1])
                         made += 1
+                    for words in whys(lines):
+                        say(f"launch {number}: {words}")
                     if cut is not None:
                         say(f"record: {path}")
                         raise cut
@@ -88,6 +92,13 @@ def not_made(ask: Ask, error: AccelmarkError) -> list[Came]:
     """Of a launch that could not begin, where others before it were measured."""
     failed = Failed(kind="error", phase="start", message=str(error))
     return [Came(case, failed, None, 0.0) for case in ask.cases]
+
+
+def whys(lines: Sequence[Launch]) -> list[str]:
+    """Why there is no figure, each reason once and whole: a card shows its beginning."""
+    outcomes = [line.outcome for line in lines]
+    reasons = [one.reason for one in outcomes if not isinstance(one, Measured)]
+    return list(dict.fromkeys(reasons))
 
 
 def without(token: str | None, line: Launch) -> Launch:

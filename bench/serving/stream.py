@@ -159,7 +159,10 @@ class Answer:
                 "Have the server load the tokenizer of that folder too"
             )
         if self.usage is None or self.usage.completion_tokens is None:
-            return "the server gave no usage: its tokens cannot be counted"
+            return (
+                "the server gave no usage: its tokens cannot be counted. It must take "
+                "stream_options.include_usage"
+            )
         said, wanted = self.usage.completion_tokens, self.asked.new_tokens
         if said != wanted:
             return f"{said} tokens, not {wanted} as asked (finish_reason {self.finish or 'none'})"

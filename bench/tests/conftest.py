@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,8 @@ from bench.tests import forked as forking
 from bench.tests.simulated.processes import Processes
 from bench.tests.values import SMALL_RESNET
 
+NURSERY = pytest.StashKey[str]()
+"""Where the nursery is that all processes of pytest-xdist ask."""
 Outcome = tuple[int, str, str]
 Accelmark = Callable[..., Outcome]
 """Runs the command with these arguments: its exit code, stdout and stderr."""
@@ -31,6 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until all is imported and collected: a quarter of the time
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None) and forking.AVAILABLE:
+        stack = contextlib.ExitStack()  # here, once for all the processes of pytest-xdist
+        config.stash[NURSERY] = stack.enter_context(forking.starting())
+        config.add_cleanup(stack.close)
     if hasattr(config, "workerinput"):
         os.environ["GOMP_SPINCOUNT"] = "0"
         import torch
@@ -38,6 +47,27 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
         for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
             del os.environ[name]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """What a process of pytest-xdist is told."""
+    node.workerinput["nursery"] = node.config.stash.get(NURSERY, "")
+    whole = node.config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    node.workerinput["imported_first"] = node.workerinput["workercount"] if whole else 0
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Each process of pytest-xdist begins with other files of a whole run: who first imports one
+    writes down what it was compiled to, which takes longest, and the others read that."""
+    given = getattr(session.config, "workerinput", {})
+    if not (count := given.get("imported_first")):
+        return
+    files = sorted(Path(__file__).parent.rglob("test_*.py"))
+    for path in files[int(given["workerid"].removeprefix("gw")) :: count]:
+        names = path.relative_to(session.config.rootpath).with_suffix("").parts
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # it will be said
+            importlib.import_module(".".join(names))
 
 
 def pytest_collection_finish() -> None:
@@ -144,9 +174,10 @@ def accelmark(
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[None]:
-    """The process that has imported torch once, for all tests of this one."""
-    with forking.nursery():
+def nursery(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The process that has imported torch once, for all tests."""
+    place = getattr(request.config, "workerinput", {}).get("nursery")
+    with forking.known(place) if place else forking.nursery():
         yield
 
 

@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import types
 import warnings
@@ -40,6 +41,7 @@ from typing import Any, NoReturn
 AVAILABLE = sys.platform == "linux"
 ERRORS = ("-W", "error")
 """Words before `-m` or `-c` that a fork can follow."""
+READY_SECONDS = 120.0
 FREE = 200
 """File descriptors from here on are nobody's."""
 ALREADY = (
@@ -142,24 +144,42 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 @contextlib.contextmanager
 def nursery() -> Iterator[None]:
     """One is there, and `Popen` of this process knows where."""
+    with starting() as place, known(place):
+        yield
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[str]:
+    """One starts, to be there until the end: its place, for `known`."""
     with tempfile.TemporaryDirectory() as folder:
         place = f"{folder}/nursery"
         code = f"from bench.tests import forked; forked.serve({place!r})"
         with Real(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             start_new_session=True,
             env={**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "OMP_NUM_THREADS": "1"},
         ) as process:
-            assert process.stdin is not None and process.stdout is not None
-            assert process.stdout.readline(), "the nursery did not start"
-            PLACES.append(place)
+            assert process.stdin is not None
             try:
-                yield
+                yield place
             finally:
-                PLACES.remove(place)
                 process.stdin.close()
+
+
+@contextlib.contextmanager
+def known(place: str) -> Iterator[None]:
+    """`Popen` of this process asks the nursery at that place, once that is there."""
+    end = time.monotonic() + READY_SECONDS
+    while not Path(place).exists():
+        assert time.monotonic() < end, "the nursery did not start"
+        time.sleep(0.02)
+    PLACES.append(place)
+    try:
+        yield
+    finally:
+        PLACES.remove(place)
 
 
 def serve(place: str) -> NoReturn:
@@ -173,11 +193,10 @@ def serve(place: str) -> NoReturn:
     own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [entry for entry in sys.path if entry and entry not in own]
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(place)
+        listener.bind(f"{place}.soon")
         listener.listen(64)
+        Path(f"{place}.soon").rename(place)
         PLACES.append(place)
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
         while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]):
             assert ready
             connection, _ = listener.accept()

@@ -7,12 +7,17 @@ and GroupedBlas.cpp), element by element and by no code of ours. Tests only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from bench.quantized_product import Products
+
+if TYPE_CHECKING:
+    from bench.quantized_product import ByExperts
 
 functions: Any = functional
 kinds, swizzles = functions.ScalingType, functions.SwizzleType
@@ -140,3 +145,21 @@ def scaled_grouped_mm(
             found.append(scaled_mm(*product))
         start = end
     return torch.cat(found)
+
+
+class Experts(Products):
+    """A device with rows of bfloat16 by experts' weights in mxfp4: their sums in float32."""
+
+    def by_experts(self, codes: Tensor, scales: Tensor, device: torch.device) -> ByExperts:
+        spread = scales.float().repeat_interleave(32, 2)
+        matrices = [
+            values_of(one.view(torch.float4_e2m1fn_x2)) * by
+            for one, by in zip(codes, spread, strict=True)
+        ]
+
+        def product(rows: Tensor, ends: Tensor) -> Tensor:
+            parts = rows.float().tensor_split(ends[:-1].long())
+            found = [part @ matrix.t() for part, matrix in zip(parts, matrices, strict=True)]
+            return torch.cat(found).to(rows.dtype)
+
+        return product

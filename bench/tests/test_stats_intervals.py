@@ -7,9 +7,9 @@ import random
 import statistics
 
 import pytest
+import scipy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import stats as reference
 
 from bench import stats
 
@@ -23,7 +23,7 @@ SEVERAL = st.lists(POSITIVE, min_size=3, max_size=20)
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7.3, 9, 19, 30.5, 120, 1.5, 0.7])
 @pytest.mark.parametrize("probability", [0.51, 0.6, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9995])
 def test_t_quantile_is_that_of_scipy(freedom: float, probability: float) -> None:
-    expected = float(reference.t.ppf(probability, freedom))
+    expected = float(scipy.stats.t.ppf(probability, freedom))
     assert stats.t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-7)
     assert stats.t_quantile(1 - probability, freedom) == pytest.approx(-expected, rel=1e-7)
 
@@ -41,7 +41,7 @@ def test_t_quantile_refuses_what_has_none(probability: float, freedom: float) ->
 @pytest.mark.parametrize("freedom", [0.7, 1, 2, 4.5, 9, 17.9, 60, 1000])
 @pytest.mark.parametrize("t", [0, 1e-9, 0.01, 0.5, 1, 2, 4.3, 12, 60, 1e4])
 def test_t_tail_is_that_of_scipy(t: float, freedom: float) -> None:
-    assert stats.t_tail(t, freedom) == pytest.approx(float(reference.t.sf(t, freedom)), rel=1e-9)
+    assert stats.t_tail(t, freedom) == pytest.approx(float(scipy.stats.t.sf(t, freedom)), rel=1e-9)
 
 
 @pytest.mark.parametrize(("t", "freedom"), [(-0.1, 3), (1, 0), (1, -2)])
@@ -159,11 +159,11 @@ def test_welch_of_a_worked_example() -> None:
     assert found is not None
     assert found.ratio.value == pytest.approx(math.exp(0.4))
     assert found.freedom == pytest.approx(2.941176, rel=1e-6)
-    half = float(reference.t.ppf(0.975, 2.9411764706)) * 0.1290994449
+    half = float(scipy.stats.t.ppf(0.975, 2.9411764706)) * 0.1290994449
     assert found.ratio.half_width == pytest.approx(half, rel=1e-8)
     assert found.ratio.low == pytest.approx(math.exp(0.4 - half))
     assert found.ratio.high == pytest.approx(math.exp(0.4 + half))
-    assert found.p_value == pytest.approx(2 * float(reference.t.sf(3.0983866770, 2.9411764706)))
+    assert found.p_value == pytest.approx(2 * float(scipy.stats.t.sf(3.0983866770, 2.9411764706)))
 
 
 NEAR_ONE = st.lists(st.floats(min_value=0.5, max_value=2.0), min_size=3, max_size=12)
@@ -175,7 +175,7 @@ def test_welch_is_that_of_scipy(first: list[float], second: list[float], level: 
     logs = [[math.log(v) for v in side] for side in (second, first)]
     # Where a side does not vary scipy warns of its own rounding.
     assume(min(statistics.pvariance(side) for side in logs) > 1e-12)
-    expected = reference.ttest_ind(*logs, equal_var=False)
+    expected = scipy.stats.ttest_ind(*logs, equal_var=False)
     found = stats.welch(first, second, level)
     assert found is not None and found.ratio.level == level
     interval = expected.confidence_interval(level)
@@ -214,7 +214,7 @@ def test_a_contrast_of_a_worked_example() -> None:
     assert found is not None
     assert found.ratio.value == pytest.approx(math.exp(2.0))
     assert found.freedom == pytest.approx(3.007519, rel=1e-6)
-    half = float(reference.t.ppf(0.975, 3.0075188)) * math.sqrt(1 / 15)
+    half = float(scipy.stats.t.ppf(0.975, 3.0075188)) * math.sqrt(1 / 15)
     assert found.ratio.half_width == pytest.approx(half, rel=1e-6)
     assert stats.contrast([*groups, (1, [1.0, 1.0])], 0.95) is None, "of each group three"
 

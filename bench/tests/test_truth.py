@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from scipy import stats as reference
+import scipy
 
 from bench.judging.comparison import CompareVerdict
 from bench.records.run import Settings
@@ -21,12 +21,12 @@ from bench.tests.scripts.truth import AUTO, FIXED, Kind, covered, told_apart, tr
 
 def at_most(share: float, reruns: int) -> float:
     """What a share may read in so many reruns where the truth is at most `share`."""
-    return float(reference.binom.ppf(0.999, reruns, share)) / reruns
+    return float(scipy.stats.binom.ppf(0.999, reruns, share)) / reruns
 
 
 def at_least(share: float, reruns: int) -> float:
     """What a share may read in so many reruns where the truth is at least `share`."""
-    return float(reference.binom.ppf(0.001, reruns, share)) / reruns
+    return float(scipy.stats.binom.ppf(0.001, reruns, share)) / reruns
 
 
 # --- The interval of a row -----------------------------------------------------------------------

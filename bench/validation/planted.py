@@ -48,16 +48,27 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     return max(lists, key=len, default=[])
 
 
-def _addends(job: Any, block: nn.Module) -> list[Any]:
-    """What a layer adds to its residual stream, where the layer itself may never be called.
+def _change_step(job: Any, layer: int, change: Callable[[Any], Any]) -> None:
+    """Changes what a layer adds to its residual stream in a decoder's step of our own.
 
-    A decoder's step of our own calls a layer's parts by themselves, and the library's whole layer
-    is of the prompt alone.
+    That never calls a layer of the library's as a whole: those are of the prompt alone.
     """
-    if not hasattr(job, "generator"):
-        return []
-    attention, feed_forward = (_need(getattr(block, name, None)) for name in ("self_attn", "mlp"))
-    return [attention.o_proj, getattr(feed_forward, "down_proj", feed_forward)]
+    step = getattr(getattr(job, "generator", None), "step", None)
+    layers = getattr(step, "_layers", None)
+    if layers is None:
+        return
+
+    def changed(product: Any) -> Any:
+        return product and (lambda rows: change(product(rows)))
+
+    ends = {name: changed(getattr(layers[layer], name)) for name in ("joining", "closing")}
+    if not ends["closing"]:
+        ends["experts"] = lambda rows, by=layers[layer].experts: change(_first(by(rows)))
+    layers[layer] = layers[layer]._replace(**ends)
+
+
+def _first(result: Any) -> Any:
+    return result[0] if isinstance(result, tuple) else result
 
 
 def _rotation(job: Any) -> Any:
@@ -112,18 +123,13 @@ def layer_dropped(job: Any) -> None:
 
     def bypass(module: Any, given: Any, named: Any, result: Any) -> Any:
         came = given[0] if given else named["hidden_states"]
-        first = result[0] if isinstance(result, tuple) else result
+        first = _first(result)
         if first.shape != came.shape:
             raise Absent
         return (came, *result[1:]) if isinstance(result, tuple) else came
 
-    def nothing(module: Any, given: Any, result: Any) -> Any:
-        return result * 0
-
-    block = _need(_blocks(_model(job)))[-1]
-    for part in _addends(job, block):
-        part.register_forward_hook(nothing)
-    block.register_forward_hook(bypass, with_kwargs=True)
+    _need(_blocks(_model(job)))[-1].register_forward_hook(bypass, with_kwargs=True)
+    _change_step(job, -1, lambda added: added * 0)
 
 
 def dropout_left_on(job: Any) -> None:
@@ -135,9 +141,8 @@ def dropout_left_on(job: Any) -> None:
             return (functional.dropout(result[0], 0.1), *result[1:])
         return functional.dropout(result, 0.1)
 
-    block = _need(_blocks(_model(job)))[0]
-    for part in _addends(job, block) or [block]:
-        part.register_forward_hook(drop)
+    _need(_blocks(_model(job)))[0].register_forward_hook(drop)
+    _change_step(job, 0, lambda added: functional.dropout(added, 0.1))
 
 
 def stale_checkpoint(job: Any) -> None:

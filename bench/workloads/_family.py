@@ -107,10 +107,7 @@ class Family(Workload):
         """
         size: Size = self.sizes[parameters.model]
         data = SeededData(site.seed)
-        experts = "eager" if site.is_reference else "grouped_mm"
-        construct = functools.partial(size.construct, attention_of(site), experts)
-        model = build_model(construct, size.published_parameters, data, site, self.blocks)
-        facts = {"experts": experts} if size.experts else {}
+        model, facts = self.model(size, data, site)
         if isinstance(parameters, _lora.LoraParameters):
             facts |= _lora.add_adapters(model, parameters.lora_rank, data, site)
         if isinstance(parameters, _language.TrainParameters):
@@ -123,6 +120,13 @@ class Family(Workload):
         return _language.generating_job(
             model, size.vocabulary, size.cache, parameters, data, site, facts, moved
         )
+
+    def model(self, size: Any, data: SeededData, site: Site) -> tuple[nn.Module, dict[str, str]]:
+        """A model of that size with its weights, and what the record says of it."""
+        experts = "eager" if site.is_reference else "grouped_mm"
+        construct = functools.partial(size.construct, attention_of(site), experts)
+        model = build_model(construct, size.published_parameters, data, site, self.blocks)
+        return model, {"experts": experts} if size.experts else {}
 
 
 def _moved(size: Size, parameters: Any, site: Site, hit: float) -> int:

@@ -86,6 +86,10 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
         """Values of one layer, and so many of its experts, that lie in no matrix: norms."""
         return 2 * self.hidden + 2 * self.head * self.head_norms
 
+    def spared(self, precision: Precision) -> float:
+        """Bytes by which an expert's weight is narrower than those of the other matrices."""
+        return 0.0
+
     @property
     def layer_rows(self) -> int:
         """Rows of a dense layer's matrices, each with a scale of its own where it is quantized."""
@@ -130,6 +134,7 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
         cache = 2 * batch * (self.seen(context) + self.layers)
         cache *= self.key_value_heads * self.head
         matrices = self.layers * self.layer_weights(hit) * precision.matrix_bytes
+        matrices -= self.layers * hit * 3 * self.hidden * self.expert * self.spared(precision)
         if precision.quantized is not None:
             matrices += self.layers * self.layer_rows * SCALE_BYTES
         return round(matrices + (others + cache) * precision.element_bytes)

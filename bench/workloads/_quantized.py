@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.quantized_product import Products, multiply, name_of, quantize
 from bench.workload import Site
+from bench.workloads import _mxfp4
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,8 @@ def layers_of(model: nn.Module) -> list[Any]:
 
 
 def products(model: nn.Module) -> dict[str, Tensor]:
-    """What each quantized layer of a model gives for rows of its own, end to end; {} without any.
+    """What each quantized layer of a model, and each product of narrow experts, gives for rows of
+    its own, end to end; {} without any.
 
     The rows are seeded normals, the same on every device.
     """
@@ -66,6 +68,7 @@ def products(model: nn.Module) -> dict[str, Tensor]:
         rows = torch.randn((PROBE_ROWS, layer.in_features), generator=generator)
         with torch.inference_mode():
             found.append(layer.product(rows.to(layer.weight.device, torch.bfloat16)).flatten())
+    found += _mxfp4.products(model)
     return {"products": torch.cat(found)} if found else {}
 
 

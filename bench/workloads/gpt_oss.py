@@ -9,15 +9,17 @@ twin has four experts, and every token goes to all: which are best is not seen, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
+import msgspec
 
-from bench.workload import TWIN_VOCABULARY, with_twins
-from bench.workloads import _language, _lora
+from bench.workload import Site
+from bench.workloads import _language, _lora, _mxfp4
 from bench.workloads._family import Family, language_modes
-from bench.workloads._grouped import GroupedQuery
-from bench.workloads._transformers import library_class
+from bench.workloads._gpts import NARROW, SIZES, Size
+from bench.workloads._seeded import SeededData, build_model, parameter_count
+from bench.workloads._transformers import attention_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,123 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "gpt-oss-20b-cut"
 """A model is a published size, a cut of one that says so, or `tiny`; with `-2l`, cut for the gate
 to 2 layers, 4,096 tokens, 4 experts, all of them active, and a window of 8."""
-TWIN_WINDOW = 8
 PRECISIONS = ("bf16", "fp32")
-MODELS = "transformers.models.gpt_oss"
-YARN: dict[str, float | str | bool] = {
-    "rope_type": "yarn",
-    "factor": 32.0,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "truncate": False,
-    "original_max_position_embeddings": 4096,
-}
-SINK, BIAS, GATE, DOWN = 2.0, 0.5, 4.0, 0.1
-"""Deviations: of sinks, of biases, and of the experts' matrices beside the others'.
-
-With the library's own, sinks and biases are next to nothing, and no gate comes near its limit of 7:
-the numerics gate would not hear one dropped. With these a twelfth of gates and ups lie beyond it,
-and an expert gives back about as much as it got."""
-
-
-class Size(GroupedQuery, frozen=True, kw_only=True):
-    """The dimensions of one model."""
-
-    vocabulary: int = 201_088
-    positions: int = 131_072
-    rope_theta: float = 150_000.0
-    tied: bool = False
-    window: int | None = 128
-    alternating: bool = True
-
-    def layer_vectors(self, experts: float) -> float:
-        """Norms, biases of the attention and its sinks, those of the router and of experts."""
-        attention = self.head * (self.heads + 2 * self.key_value_heads) + self.hidden + self.heads
-        experts_biases = experts * (2 * self.expert + self.hidden)
-        return super().layer_vectors(experts) + attention + self.experts + experts_biases
-
-    def construct(self, attention: str = "eager", experts: str = "grouped_mm") -> nn.Module:
-        """The library's model. Raises `Unsupported` where the library has none."""
-        config_of = library_class(f"{MODELS}.configuration_gpt_oss", "GptOssConfig")
-        model_of = library_class(f"{MODELS}.modeling_gpt_oss", "GptOssForCausalLM")
-        options = self.options(attention)
-        options["rope_parameters"] |= YARN
-        config = config_of(
-            rms_norm_eps=1e-5,
-            sliding_window=self.window,
-            num_local_experts=self.experts,
-            num_experts_per_tok=self.active,
-            experts_implementation=experts,
-            **options,
-        )
-        model: nn.Module = model_of(config)
-        _draw(model, config.initializer_range)
-        return model
-
-
-def _draw(model: Any, std: float) -> None:
-    """Draws what the library draws too small to be heard, and biases that it does not draw."""
-    import torch
-
-    with torch.no_grad():
-        for layer in model.model.layers:
-            attention, experts = layer.self_attn, layer.mlp.experts
-            attention.sinks.normal_(0.0, SINK)
-            for matrix in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
-                matrix.bias.normal_(0.0, BIAS)
-            experts.gate_up_proj.normal_(0.0, GATE * std)
-            experts.gate_up_proj_bias.normal_(0.0, BIAS)
-            experts.down_proj.normal_(0.0, DOWN * std)
-            experts.down_proj_bias.normal_(0.0, BIAS)
-
-
-TINY = Size(
-    hidden=64,
-    layers=2,
-    heads=4,
-    key_value_heads=2,
-    head_width=16,
-    experts=8,
-    active=4,
-    expert=32,
-    vocabulary=512,
-    window=8,
-)
-B20 = Size(
-    hidden=2880,
-    layers=24,
-    heads=64,
-    key_value_heads=8,
-    head_width=64,
-    experts=32,
-    active=4,
-    expert=2880,
-    published_parameters=20_914_757_184,
-)
-B120 = replace(B20, layers=36, experts=128, published_parameters=116_829_156_672)
-SIZES = {
-    "tiny": TINY,
-    # A quarter of each width, 2 layers of 24: all 32 experts, and 126 M parameters.
-    "gpt-oss-20b-cut": replace(
-        B20,
-        hidden=720,
-        layers=2,
-        heads=16,
-        key_value_heads=2,
-        expert=720,
-        vocabulary=16_384,
-        published_parameters=None,
-    ),
-    "gpt-oss-20b-4l": replace(B20, layers=4, published_parameters=4_451_017_664),
-    "gpt-oss-20b": B20,
-    "gpt-oss-120b-4l": replace(B120, layers=4, published_parameters=14_010_590_528),
-    "gpt-oss-120b": B120,
-}
-"""Dimensions as in each model's published configuration. `-4l` are cut in depth only, `-cut` also
-in width and vocabulary; `tiny` is for tests."""
-SIZES = with_twins(
-    SIZES, layers=2, vocabulary=TWIN_VOCABULARY, experts=4, active=4, window=TWIN_WINDOW
-)
 
 
 class TrainParameters(_language.ShardedTrainParameters, frozen=True, kw_only=True):
@@ -163,17 +49,35 @@ class LoraParameters(_lora.LoraParameters, frozen=True, kw_only=True):
 class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
-    sizes = SIZES
+    sizes = NARROW
     earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
+
+    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
+        """Rows are bfloat16 where experts are in mxfp4."""
+        return _wide(self.model, precision)
 
 
 class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
     """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
 
-    sizes = SIZES
+    sizes = NARROW
     earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
+
+    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
+        """Rows are bfloat16 where experts are in mxfp4."""
+        return _wide(self.model, precision)
+
+
+def _wide(model: str, precision: str) -> str:
+    if precision == "bf16" or not NARROW[model].narrow:
+        return ""
+    wide = model.replace(_mxfp4.SUFFIX, "")
+    return (
+        f"{model} multiplies rows of bfloat16 by experts in mxfp4, and has no {precision}. Ask for "
+        f'precision = "bf16", or for {wide}'
+    )
 
 
 class GptOss(Family):
@@ -182,15 +86,30 @@ class GptOss(Family):
     name = "gpt-oss"
     version = 1
     libraries = ("transformers",)
-    sizes = SIZES
+    sizes = NARROW
     modes = language_modes(
         TrainParameters,
         PrefillParameters,
         DecodeParameters,
         training=PRECISIONS,
         inference=PRECISIONS,
-        lora=replace(_lora.mode(LoraParameters), precisions=PRECISIONS),
+        lora=msgspec.structs.replace(_lora.mode(LoraParameters), precisions=PRECISIONS),
     )
+
+    def model(self, size: Size, data: SeededData, site: Site) -> tuple[nn.Module, dict[str, str]]:
+        """As of all families; with experts in mxfp4, which the device's own product multiplies."""
+        if not size.narrow:
+            return super().model(size, data, site)
+        _mxfp4.register_experts()
+        experts = "eager" if site.is_reference else _mxfp4.EXPERTS
+        narrowing = _mxfp4.Narrowing(site)
+        construct = functools.partial(size.construct, attention_of(site), experts)
+        published = size.published_parameters
+        model = build_model(construct, published, data, site, cut=narrowing.cut)
+        narrowing.finish(model)
+        narrow = size.layers * size.experts * 3 * size.hidden * size.expert
+        count = parameter_count(model) + (0 if site.is_reference else narrow)
+        return model, {"experts": experts, "parameters": str(count)}
 
 
 WORKLOAD = GptOss()

@@ -168,6 +168,33 @@ def grouped(stand: Stand) -> Iterator[Finding]:
         yield _beside(title, TOLERANCES[name]["output"], errors, "experts")
 
 
+def by_experts(stand: Stand) -> Iterator[Finding]:
+    """Rows of bfloat16 by experts' weights that are narrow, where the device has such a product."""
+    import torch
+
+    title, how = "mxfp4: rows of bfloat16 by experts", PRECISIONS["mxfp4"]
+    wide = PRECISIONS["bf16"]
+    reason = stand.backend.unsupported(stand.device.info, wide)
+    if reason is not None:
+        yield unseen(title, reason)
+        return
+    stand.open(wide)
+    rows = [_normals(count, K, count).to(torch.bfloat16) for count in COUNTS]
+    matrices = [encode(_normals(N, K, 9 + i), how, True) for i in range(len(COUNTS))]
+    exact = [a.double() @ b.exactly().t() for a, b in zip(rows, matrices, strict=True)]
+    codes = torch.stack([matrix.packed().view(torch.uint8) for matrix in matrices])
+    scales = torch.stack([matrix.shared for matrix in matrices])
+    ends = torch.tensor(COUNTS).cumsum(0).to(stand.place, torch.int32)
+    try:
+        product = stand.backend.products.by_experts(codes, scales, stand.place)
+        found = product(torch.cat(rows).to(stand.place), ends).to("cpu", torch.float64)
+    except NotImplementedError as error:
+        yield unseen(title, str(error))
+        return
+    errors = {len(COUNTS): relative_error(found, torch.cat(exact))}
+    yield _beside(title, TOLERANCES["bf16"]["output"], errors, "experts")
+
+
 def _beside(title: str, tolerance: float, errors: dict[int, float], what: str) -> Finding:
     observed = ", ".join(f"{error:.1e} at {count} {what}" for count, error in errors.items())
     wrong = [str(count) for count, error in errors.items() if not error <= tolerance]
@@ -200,6 +227,6 @@ CHECKS = (
     Check(
         name="narrow formats",
         summary="values, scales and layouts of 8 bits and less",
-        parts=(formats, grouped),
+        parts=(formats, grouped, by_experts),
     ),
 )

@@ -52,6 +52,7 @@ FIRST: tuple[Kind, ...] = (
     *("gather and scatter", "elementwise", "copy"),
 )
 """Of the operators that a kernel holds, which one says what it is."""
+EAGER = 'Explain the same case with execution = "eager"'
 STEPS = 6
 TURNS = 6
 
@@ -76,18 +77,18 @@ def explained(
 
     with collected():
         before = [step_ns() for _ in range(TURNS // 2)]
-        events, wall = profiled.events_of(job, device, STEPS)
+        try:
+            events, wall = profiled.events_of(job, device, STEPS)
+        except (ImportError, RuntimeError) as error:
+            return Unexplained(reason=f"{profiled.not_here(error)}. {EAGER}")
+        found = rows(events, STEPS, arithmetic, synchronous=device.synchronous)
+        if not found:
+            return Unexplained(reason=f"{profiled.NO_KERNELS}. {EAGER}")
         after = [step_ns() for _ in range(TURNS // 2)]
         causes = watcher.causes()
         meter = Meter(device, stopwatch, [f"matmul {arithmetic}"])
         for _ in range(TURNS // 2):
             meter.look()
-    found = rows(events, STEPS, arithmetic, synchronous=device.synchronous)
-    if not found:
-        return Unexplained(
-            reason="torch's profiler sees no kernels of this device. Explain the same case with "
-            'execution = "eager"'
-        )
     kinds: dict[Kind, float] = defaultdict(float)
     for row in found:
         kinds[row.kind] += row.ns or 0.0
@@ -122,7 +123,7 @@ def rows(
                 continue
             taken = float(event.cpu_time_total)
         else:
-            if str(event.device_type).endswith(".CPU"):
+            if profiled.on_host(event) or getattr(event, "is_user_annotation", False):
                 continue
             taken = float(event.device_time_total)
         key = event.name, _shapes(event)

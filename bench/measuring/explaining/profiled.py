@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.backend import is_out_of_memory
 from bench.measuring.explaining.kinds import OPTIMIZER
 from bench.measuring.explaining.rows import Rows
 from bench.measuring.explaining.tape import Tape
@@ -58,7 +59,7 @@ class Profiler:
         try:
             found, wall = _profiled(self._job, self._device, 1)
         except (ImportError, RuntimeError) as error:
-            self.absent = f"torch's profiler does not work here: {error}".splitlines()[0]
+            self.absent = not_here(error)
         else:
             self._found.append(found)
             self._walls.append(wall)
@@ -91,6 +92,13 @@ class Profiler:
         return float(getattr(event, "device_time_total", 0.0) or 0.0)
 
 
+def not_here(error: Exception) -> str:
+    """Why it sees nothing. Raises the error where it is the step's own: no memory."""
+    if is_out_of_memory(error):
+        raise error
+    return f"torch's profiler does not work here: {error}".splitlines()[0]
+
+
 def events_of(job: Job, device: Device, steps: int) -> tuple[list[Any], int]:
     """All that the profiler sees of so many steps, with shapes and FLOP; and their wall ns."""
     found, wall = _profiled(job, device, steps, shapes=True)
@@ -105,7 +113,11 @@ def spans(events: Iterable[Any], kinds: dict[str, Kind], taken: Taken) -> list[S
     marks = _marks(events)
     found: list[tuple[float, Span]] = []
     for event in events:
-        if event.name not in kinds or not any(_within(event, mark) for mark in marks):
+        if (
+            event.name not in kinds
+            or not on_host(event)
+            or not any(_within(event, mark) for mark in marks)
+        ):
             continue
         holders = list(above(event))
         if any(one.name in kinds for one in holders):
@@ -166,8 +178,13 @@ def _by_call(steps: Sequence[Sequence[Span]]) -> dict[tuple[str, Kind, int], lis
     return found
 
 
+def on_host(event: Any) -> bool:
+    """Whether it is the host's; else it is a kernel, or the shadow of a mark among them."""
+    return str(event.device_type).endswith(".CPU")
+
+
 def _marks(events: Iterable[Any]) -> list[Any]:
-    return [event for event in events if event.name == MARK]
+    return [event for event in events if event.name == MARK and on_host(event)]
 
 
 def _within(event: Any, mark: Any) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 from bench.tests.simulated.processes import Processes
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked")
-pytest.importorskip("diffusers")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="processes are forked"),
+    pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is not installed"),
+]
 
 GATE = """
 from bench import catalogue

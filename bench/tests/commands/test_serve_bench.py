@@ -197,10 +197,12 @@ def test_a_token_that_a_server_repeats_is_not_in_the_record(
     monkeypatch.setenv("MINE", SECRET)
     mock = Mock(Manners(token=SECRET, error="status", says=f"no room for {SECRET}"))
     with mock.running() as url:
-        code, card, _ = accelmark(
+        code, card, said = accelmark(
             *("serve-bench", "--endpoint", url, "--weights", str(weights), *SMALL),
             *("--token-variable", "MINE"),
         )
+    why = "launch 0: error in warm-up: status 503"
+    assert said.count(why) == 1 and SECRET not in said, "once for both cases, and whole"
     assert code == 1 and "no room for (not recorded)" in " ".join(card.split())
     (path,) = Path("runs").glob("*.jsonl")
     assert SECRET not in path.read_text("utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,7 +14,10 @@ from bench.conformance.checks import narrow
 from bench.formats import Operand
 from bench.precision import Precision
 from bench.quantized_product import Products, Ready
-from bench.tests.stand_in_products import stand_in
+from bench.tests.stand_in_products import Experts, stand_in
+
+if TYPE_CHECKING:
+    from bench.quantized_product import ByExperts
 
 __all__ = ["stand_in"]  # a fixture, used by being here
 
@@ -150,3 +153,17 @@ def test_what_raises_and_another_experts_matrix_are_failures(stand_in: None) -> 
     assert {line.verdict for line in narrow.grouped(Device(Swapped()))} == {"fail"}
     right = {line.verdict for line in narrow.grouped(Device())}
     assert right == {"pass"}
+
+
+def test_experts_that_are_narrow_are_tried_where_a_device_multiplies_them() -> None:
+    class Shifted(Experts):
+        """Reads the scales of the next expert."""
+
+        def by_experts(self, codes: Tensor, scales: Tensor, device: torch.device) -> ByExperts:
+            turned = scales.view(torch.uint8).roll(1, 0).view(scales.dtype)
+            return super().by_experts(codes, turned, device)
+
+    (absent,) = narrow.by_experts(Device())
+    assert absent.verdict != "pass" and "torch multiplies no rows of bfloat16" in str(absent)
+    (right,), (wrong,) = (narrow.by_experts(Device(one)) for one in (Experts(), Shifted()))
+    assert (right.verdict, wrong.verdict) == ("pass", "fail")

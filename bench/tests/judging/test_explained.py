@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
 import msgspec
 import pytest
 
+from bench import guide
 from bench.errors import ComparisonError
 from bench.judging.bounds import bound
-from bench.judging.explained import ExplainedCase, answer, explain_run
+from bench.judging.explained import MEANINGS, ExplainedCase, Verdict, answer, explain_run
 from bench.judging.explained_pairs import explained_pairs
 from bench.judging.remedies import helped, said
 from bench.judging.summary import summarize
-from bench.records.explained import Ceilings, Explained, Operator, Profile, Tried
+from bench.records.explained import Ceilings, Explained, Kind, Operator, Profile, Tried
 from bench.tests.judging.accounts import (
     ADD,
     CEILINGS,
@@ -201,6 +205,12 @@ def test_what_was_tried_is_told_truly(
     assert helped(tried) is held
     assert said(tried).endswith("held" if held else "did not help")
     assert said(Tried(remedy="x", absent="no")) == "not tried: x: no"
+
+
+def test_every_word_of_an_account_stands_among_the_words() -> None:
+    said_in = (Path(guide.__file__).parent / "words.md").read_text(encoding="utf-8")
+    words = {*MEANINGS, *get_args(Verdict), *get_args(Kind)}
+    assert [word for word in words if word not in said_in] == []
 
 
 def test_the_check_of_all_this_judges_truly() -> None:

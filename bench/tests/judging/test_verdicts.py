@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats as reference
 
 from bench.errors import ComparisonError
 from bench.judging.compare import compare
@@ -39,7 +39,7 @@ def by_scipy(base: RunFile, other: RunFile, level: float) -> tuple[float, float,
         [math.log(x.outcome.throughput) for x in file.launches if isinstance(x.outcome, Measured)]
         for file in (other, base)
     ]
-    test = reference.ttest_ind(*logs, equal_var=False)
+    test = scipy.stats.ttest_ind(*logs, equal_var=False)
     interval = test.confidence_interval(level)
     ratio = math.exp(sum(logs[0]) / len(logs[0]) - sum(logs[1]) / len(logs[1]))
     return ratio, math.exp(interval.low), math.exp(interval.high), float(test.pvalue)

@@ -59,12 +59,15 @@ class Measurer:
         self._script, self._seconds, self._cpu_time = script, seconds, cpu_time
         self._found: dict[tuple[str, str, bool], tuple[Case, Account]] = {}
 
-    def case(self, case: Case, how: str = "", *, wall: bool = False) -> ExplainedCase:
-        """A case explained; wall: by the wall's clock, whatever else is asked for."""
+    def case(
+        self, case: Case, how: str = "", *, wall: bool = False, times: float = 1.0
+    ) -> ExplainedCase:
+        """A case explained; wall: by the wall's clock, whatever else is asked for; times: as long
+        as others."""
         by_cpu = self._cpu_time and not wall
         key = case.fingerprint, how, by_cpu
         if key not in self._found:
-            account = self._apart(Account, case=case, how=how, cpu_time=by_cpu)
+            account = self._apart(Account, times, case=case, how=how, cpu_time=by_cpu)
             self._found[key] = case, account
             one = explained_case(case, [explanation(case, account)])
             covered = f"{one.coverage.value:7.1%}" if one.coverage else one.reason
@@ -90,9 +93,9 @@ class Measurer:
         )
         return tried, before, after
 
-    def _apart(self, type_: Any, **asked: Any) -> Any:
+    def _apart(self, type_: Any, times: float = 1.0, **asked: Any) -> Any:
         """In a process of its own, with a worker's environment."""
-        words = msgspec.json.encode(Asked(**asked, seconds=self._seconds)).decode()
+        words = msgspec.json.encode(Asked(**asked, seconds=times * self._seconds)).decode()
         variables = catalogue.backend("cpu").worker_environment()
         done = subprocess.run(
             [sys.executable, "-m", self._script, "--of", words],

@@ -8,6 +8,7 @@ import pytest
 
 from bench.backend import DeviceInfo
 from bench.records.observed import Reading, Telemetry
+from bench.running.sampler import Order
 from bench.serving import watched
 from bench.serving.session import Ask
 from bench.serving.watched import NOBODY_LOOKED, NobodyLooks, first_of, with_seen
@@ -78,7 +79,7 @@ def test_all_devices_that_are_said_to_be_the_server_s_are_looked_at(
     asked: list[tuple[str, tuple[int, ...]]] = []
 
     class Monitor:
-        def __init__(self, order: watched.Order, environment: object) -> None:
+        def __init__(self, order: Order, environment: object) -> None:
             asked.append((order.backend, order.indices))
 
     monkeypatch.setattr(watched, "Monitor", Monitor)

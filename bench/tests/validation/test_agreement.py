@@ -17,7 +17,17 @@ from bench.validation.bare import text, vision
 from bench.validation.bare.decode import LlamaToken
 from bench.validation.bare.loop import Loop
 from bench.validation.same_operators import Calls
-from bench.workloads import _denoisers, _llamas, _qwens, bert, deepseek, gpt_oss, resnet50, vit_b16
+from bench.workloads import (
+    _denoisers,
+    _gpts,
+    _latent,
+    _llamas,
+    _qwens,
+    bert,
+    gpt_oss,
+    resnet50,
+    vit_b16,
+)
 from bench.workloads._generation import CacheShape
 from bench.workloads._jobs import InferenceJob
 from bench.workloads._seeded import parameter_count
@@ -56,8 +66,8 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: text._qwen3(151_669),
         _qwens.RERANKERS["qwen3-reranker-0.6b"].construct,
     ),
-    "gpt-oss": (text._gpt_oss, gpt_oss.SIZES[gpt_oss.DEFAULT_MODEL].construct),
-    "deepseek": (text._deepseek, deepseek.SIZES["v2-lite-cut"].construct),
+    "gpt-oss": (text._gpt_oss, _gpts.SIZES[gpt_oss.DEFAULT_MODEL].construct),
+    "deepseek": (text._deepseek, _latent.SIZES["v2-lite-cut"].construct),
 }
 
 

@@ -111,7 +111,7 @@ def test_every_fault_can_be_planted_somewhere(fault: str) -> None:
     assert done
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "deepseek"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "deepseek", "gpt-oss"])
 @pytest.mark.parametrize("fault", ["a layer dropped", "dropout left on"])
 def test_a_fault_of_a_layer_reaches_a_token_s_step(name: str, fault: str) -> None:
     """Our own step calls no whole layer of the library's: a hook there changes the prompt alone."""

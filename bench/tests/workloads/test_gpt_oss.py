@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -13,26 +14,27 @@ from bench.measuring.asked import complaint
 from bench.precision import PRECISIONS
 from bench.tests.measuring.wrong_workloads import one_reference
 from bench.tests.small_workloads import WORKLOADS, build, model_of, one_thread, site
-from bench.workloads import _family, _transformers, gpt_oss
+from bench.workloads import _gpts, _transformers, gpt_oss
+from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._windows import attended
 
 __all__ = ["one_reference", "one_thread"]  # fixtures, used by being here
 
 WORKLOAD, BF16 = WORKLOADS["gpt-oss"], PRECISIONS["bf16"]
-B20 = gpt_oss.SIZES["gpt-oss-20b"]
+B20 = _gpts.SIZES["gpt-oss-20b"]
 
 
 def test_a_token_meets_the_published_active_parameters() -> None:
     """3.6 and 5.1 billion, of which the paper counts the output matrix and not the embedding."""
     for name, billions in (("gpt-oss-20b", 3.61), ("gpt-oss-120b", 5.13)):
-        size = gpt_oss.SIZES[name]
+        size = _gpts.SIZES[name]
         met = size.layer_weights(size.active) + size.layer_vectors(size.active)
         met = size.layers * met + size.head_weights
         assert met / 1e9 == pytest.approx(billions, abs=0.005)
 
 
 def test_every_parameter_is_counted_where_all_experts_are_met() -> None:
-    for name, size in gpt_oss.SIZES.items():
+    for name, size in _gpts.SIZES.items():
         if size.published_parameters:
             layer = size.layer_weights(size.experts) + size.layer_vectors(size.experts)
             whole = size.layers * layer + 2 * size.head_weights + size.hidden
@@ -42,7 +44,7 @@ def test_every_parameter_is_counted_where_all_experts_are_met() -> None:
 def test_half_of_the_layers_attend_within_the_window() -> None:
     assert B20.seen(100) == 24 * 100
     assert B20.seen(1000) == 12 * (128 + 1000)
-    assert gpt_oss.SIZES["gpt-oss-20b-4l"].seen(1000) == 2 * (128 + 1000)
+    assert _gpts.SIZES["gpt-oss-20b-4l"].seen(1000) == 2 * (128 + 1000)
     attention = 4 * 64 * 64
     matrices = 2 * (24 * B20.layer_weights(4) + B20.head_weights)
     assert B20.flop(1, 1000, 1) == matrices + attention * 12 * (128 + 1000)
@@ -103,6 +105,17 @@ def test_where_tokens_go_is_seen_and_other_weights_are() -> None:
     assert "dtype of the weights: asked for torch.float32, got torch.float16" in told[1]
 
 
+def test_experts_are_about_as_busy_as_one_another() -> None:
+    """What all tokens get alike, biases, must not send them to the same experts."""
+    size = msgspec.structs.replace(_gpts.SIZES["tiny"], experts=32, hidden=256, head_width=32)
+    model = build_model(size.construct, None, SeededData(0), site())
+    tokens = torch.randint(0, 512, (1, 512), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        seen = operators.executed(lambda: model(input_ids=tokens, use_cache=False), "cpu")
+    assert sum(seen.expert_tokens) == 2 * 4 * 512
+    assert max(seen.expert_tokens) < 2 * sum(seen.expert_tokens) / 32
+
+
 def test_experts_hit_are_those_of_a_window_behind_the_prompt_whatever_was_timed() -> None:
     job = decode(prompt_length=21)
     work = WORKLOAD.work("decode", gpt_oss.DecodeParameters(model="tiny"), BF16)
@@ -140,13 +153,13 @@ def test_windows_and_sinks_are_those_of_the_definition(
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=drawn, dtype=torch.float64, requires_grad=True)
 
-    given = [normal(2, 4, tokens, 16), normal(2, 2, tokens, 16), normal(2, 2, tokens, 16)]
+    query, key, value = normal(2, 4, tokens, 16), *(normal(2, 2, tokens, 16) for _ in range(2))
     sinks = normal(4) if sink else None
-    leaves = [*given, *([] if sinks is None else [sinks])]
+    leaves = [query, key, value, *([] if sinks is None else [sinks])]
     weight = torch.randn(2, 4, tokens, 16, generator=drawn, dtype=torch.float64)
     sides = []
     for attend in (attended, by_definition):
-        found = attend(*given, 0.3, window, sinks)
+        found = attend(query, key, value, 0.3, window, sinks)
         gradients = torch.autograd.grad((found * weight).sum(), leaves, allow_unused=True)
         sides.append((found, *(x for x in gradients if x is not None)))
     for ours, theirs in zip(*sides, strict=True):
@@ -237,7 +250,7 @@ def verdict(
     mode: str, spoil: Callable[[Any], None], planted: pytest.MonkeyPatch, precision: str = "bf16"
 ) -> str:
     """The gate's complaint where each layer of what it judges is spoilt, and its reference not."""
-    right = _family.build_model
+    right = build_model
 
     def wrong(construct: Any, published: Any, data: Any, at: Any, *others: Any) -> Any:
         model: Any = right(construct, published, data, at, *others)
@@ -246,6 +259,7 @@ def verdict(
                 spoil(layer)
         return model
 
-    planted.setattr(_family, "build_model", wrong)
-    parameters = WORKLOAD.modes[mode].parameters(model="tiny")  # type: ignore[call-arg]
+    planted.setattr("bench.workloads._family.build_model", wrong)
+    kind: Any = WORKLOAD.modes[mode].parameters
+    parameters = kind(model="tiny")
     return numerics.gate(WORKLOAD, mode, parameters, site(PRECISIONS[precision])).complaint

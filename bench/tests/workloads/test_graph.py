@@ -32,7 +32,7 @@ from bench.tests.small_workloads import (
 from bench.workload import ALL_EXECUTIONS, DECODE_EXECUTIONS, Site, Unsupported
 
 __all__ = ["one_thread"]  # a fixture, used by being here
-DECODERS = [("llama", "tiny"), ("deepseek", "tiny"), ("deepseek", "tiny-v3")]
+DECODERS = [("llama", "tiny"), ("deepseek", "tiny"), ("deepseek", "tiny-v3"), ("gpt-oss", "tiny")]
 
 
 def graph_site(recorder: FakeRecorder | None) -> Site:

@@ -39,7 +39,7 @@ class SmallJob(Job):
         self.facts = {}
         torch.manual_seed(0)
         self.weight = torch.nn.Parameter(torch.randn(32, 32) / 8)
-        self.table = torch.nn.Parameter(torch.randn(16, 32))
+        self.table = torch.nn.Parameter(torch.randn(16, 64))
         self.position = torch.zeros(1, dtype=torch.int64)
         self.cache = torch.zeros(64, 32)
         self.loss = torch.zeros(())

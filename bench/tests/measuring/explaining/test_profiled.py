@@ -19,12 +19,13 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def event(name: str, start: float, us: float, above: Any = None) -> Any:
+def event(name: str, start: float, us: float, above: Any = None, device: str = "CPU") -> Any:
     """One of torch's."""
     return SimpleNamespace(
         name=name,
         time_range=SimpleNamespace(start=start, end=start + us),
         us=us,
+        device_type=f"DeviceType.{device}",
         cpu_parent=above,
     )
 
@@ -52,6 +53,8 @@ def test_an_operator_counts_where_no_other_holds_it_in_a_step() -> None:
         optimizer,
         event("aten::add_", 131.0, 2.0, optimizer),
         event("aten::unheard_of", 140.0, 1.0, step),
+        event(MARK, 200.0, 90.0, device="OTHER"),  # the mark's shadow among the kernels
+        event("aten::mm", 210.0, 5.0),
     ]
     assert spans(events, KINDS, taken) == [
         Span("aten::mm", "matmul", 10.0),

@@ -130,6 +130,18 @@ def test_the_tape_is_the_step_that_nobody_recorded(tape: Tape, profiler: Profile
     assert added.moved == (4 * 8 * 32 * 2 + 8 * 32, 4 * 8 * 32), "the table is not read whole"
 
 
+def test_what_is_undone_may_be_written_again() -> None:
+    """As in the backward of a binary cross-entropy; and only what nobody needs afterwards."""
+    a, b = torch.rand(4), torch.rand(4)
+    steps = recorded(lambda: ((a.sigmoid() - b) * b).add_(a.sigmoid()).relu(), "cpu")
+    seen = [f"aten::{n}" for n in ("sigmoid", "sub_", "mul_", "sigmoid", "add_", "relu_")]
+    assert in_place(steps, seen) == 3
+    assert [call.name for call in steps.calls] == seen
+    assert len({call.outs[0] for call in steps.calls}) == 2, "the two sigmoids"
+    leaf = recorded(lambda: a - b, "cpu")
+    assert in_place(leaf, ["aten::sub_"]) == 0, "there before the step"
+
+
 def test_two_steps_are_aligned_where_they_are_alike() -> None:
     assert list(aligned("abcdefg", "abcdefg")) == [(k, k) for k in range(7)]
     assert list(aligned("abcdefg", "abxxdefg")) == [(0, 0), (1, 1), (3, 4), (4, 5), (5, 6), (6, 7)]

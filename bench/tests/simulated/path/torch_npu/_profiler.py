@@ -46,7 +46,8 @@ def register() -> None:
 def _to_device(event: Any) -> None:
     """What was a mark on the host becomes a kernel of the operator that holds it."""
     kernel, _, us = event.name.removeprefix(MARK).rpartition(" ")
-    event.name, event.device_type = kernel, _autograd.DeviceType.PrivateUse1
+    event.name, event.is_user_annotation = kernel, False
+    event.device_type = _autograd.DeviceType.PrivateUse1
     event.time_range.end = event.time_range.start + float(us)
     above, event.cpu_parent = event.cpu_parent, None
     if above is not None:
