@@ -277,8 +277,9 @@ class _Writer:
 
 
 def _keep_requirement(flat: Sequence[Any], out: Any) -> None:
-    """In inference mode a weight's view requires what the weight does, and below a mode it does
-    not: products would be folded otherwise (`should_fold` of aten's LinearAlgebra)."""
+    """In inference mode a weight's view requires what the weight does, and within a composite below
+    a mode it does not: products would be folded otherwise (`should_fold` of aten's LinearAlgebra).
+    Of a view that Python asks for, torch sees to it, and refuses one that has it already."""
     import torch
 
     if any(isinstance(v, torch.Tensor) and v.requires_grad for v in flat):
@@ -306,6 +307,7 @@ def _recorder_type() -> Any:
             super().__init__()  # type: ignore[no-untyped-call]
             self.writer = _Writer(tape)
             self.key = str(torch._C._dispatch_key_for_device(device_type))
+            self.within = 0  # how many composites
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -319,12 +321,17 @@ def _recorder_type() -> Any:
             # kernel is one operator, though it could be taken apart too.
             # By torch's own kernel: what Python has in its place (`decompose`) may do more.
             if not has(func.name(), self.key) and has(func.name(), COMPOSITE):
-                with self:
-                    return func._op_dk(getattr(torch._C.DispatchKey, COMPOSITE), *args, **kwargs)
+                self.within += 1
+                try:
+                    with self:
+                        kernel = getattr(torch._C.DispatchKey, COMPOSITE)
+                        return func._op_dk(kernel, *args, **kwargs)
+                finally:
+                    self.within -= 1
             flat, spec = tree_flatten((args, kwargs))
             taken = self.writer.taken(flat)
             out = func(*args, **kwargs)
-            if torch.is_inference_mode_enabled() and is_view(func):
+            if self.within and torch.is_inference_mode_enabled() and is_view(func):
                 _keep_requirement(flat, out)
             given = Given(args, kwargs, out)
             self.writer.write(func, taken, spec, given, backward=graph_task() != -1)

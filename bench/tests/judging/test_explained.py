@@ -223,6 +223,8 @@ def test_the_check_of_all_this_judges_truly() -> None:
         step_ns=1e8, kinds={"matmul": 60.0, "elementwise": 20.0, "optimizer": 4.0}, calls={}
     )
     assert explain_check.shares([judged(account(profile=alike))]).met
+    unseen = judged(account(profile=None, profile_absent="nobody looked"))
+    assert not explain_check.shares([judged(account(profile=alike)), unseen]).met
     op = operator("planted::layer_norm", "normalization", 10.8)
     with_it = judged(account(operators=(*account().operators, op)))
     assert explain_check.planted(with_it).met and not explain_check.planted(good).met

@@ -104,8 +104,12 @@ def shares(cases: Sequence[ExplainedCase]) -> Judged:
         if row.profiled_share is not None and row.kind != "other"
     }
     worst = max(apart, key=lambda name: abs(apart[name]), default="")
-    met = bool(apart) and abs(apart[worst]) <= SHARE_POINTS
-    return Judged("class shares", met, f"furthest: {worst} {apart.get(worst, 0.0):+.1%}")
+    unseen = [c.case.name for c in cases if all(row.profiled_share is None for row in c.classes)]
+    met = bool(apart) and not unseen and abs(apart[worst]) <= SHARE_POINTS
+    seen = f"furthest: {worst} {apart.get(worst, 0.0):+.1%}"
+    return Judged(
+        "class shares", met, seen + (f"; not seen: {', '.join(unseen)}" if unseen else "")
+    )
 
 
 def counts(cases: Sequence[ExplainedCase], accounts: Mapping[str, Explained]) -> Judged:

@@ -19,7 +19,7 @@ from bench.planning.plan import parameters_of, plan
 from bench.planning.suite_file import find_suite, read_suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
-from bench.records.explained import Account, Explained, Explanation, Tried
+from bench.records.explained import Account, Explained, Explanation, Tried, Unexplained
 from bench.records.run import RunFile
 from bench.workload import Job, Site
 
@@ -67,7 +67,10 @@ class Measurer:
         by_cpu = self._cpu_time and not wall
         key = case.fingerprint, how, by_cpu
         if key not in self._found:
-            account = self._apart(Account, times, case=case, how=how, cpu_time=by_cpu)
+            try:
+                account = self._apart(Account, times, case=case, how=how, cpu_time=by_cpu)
+            except subprocess.CalledProcessError:  # it has said why
+                account = Unexplained(reason="its process failed")
             self._found[key] = case, account
             one = explained_case(case, [explanation(case, account)])
             covered = f"{one.coverage.value:7.1%}" if one.coverage else one.reason

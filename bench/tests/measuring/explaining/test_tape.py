@@ -162,6 +162,18 @@ def test_composites_are_taken_apart_as_in_a_step(mode: Callable[[], Any]) -> Non
     assert names(recorded(step, "cpu")) == {"aten::mm": 1}
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_view_of_a_weight_that_python_asks_for_is_recorded(mode: Callable[[], Any]) -> None:
+    """As the experts of a mixture are transposed."""
+    weight, x = torch.nn.Parameter(torch.randn(32, 16)), torch.randn(8, 16)
+
+    def step() -> None:
+        with mode():
+            x @ weight.transpose(0, 1)
+
+    assert [call.name for call in recorded(step, "cpu").calls] == ["aten::transpose", "aten::mm"]
+
+
 def test_a_replay_does_what_the_step_does_and_moves_no_position(profiler: Profiler) -> None:
     """From the same weights: played twice, as two steps; the position is where it was each time."""
     played, stepped = SmallJob(), SmallJob()
