@@ -15,6 +15,7 @@ from bench.measuring.serving_loop import Loop, prompts
 from bench.planning import arrivals
 from bench.planning.arrivals import Lengths, closed
 from bench.precision import PRECISIONS
+from bench.serving_job import Rows
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import one_thread, site
 from bench.workload import Unsupported
@@ -95,15 +96,38 @@ def test_logits_are_the_reference_s(reference: Any, execution: str) -> None:
         assert relative_error(job.probe()["logits"].double(), expected) < 1e-5
 
 
-def test_latents_are_kept_and_give_what_keys_and_values_would() -> None:
-    """Recorded, over chunks and two reaches; and the cache is as narrow as it is said to be."""
+@pytest.mark.parametrize("model", [SMALL.model, LATENT])
+def test_logits_are_those_of_the_library_without_a_cache(model: str) -> None:
+    """Of a text in slot 1: two chunks, and two tokens after them; its own forward over the whole.
+
+    The gate's reference of logits is this engine too, in float64: what it does wrong there as here
+    is seen by this alone, and by the answers' regrets.
+    """
+    job = build(model)
+    text = job._texts[0, :70].tolist()
+    found = []
+    for rows in (
+        Rows(prompt=text[:64], slot=1),
+        Rows(prompt=text[64:68], slot=1, start=64),
+        *(Rows(decoding=[(1, text[place], place)]) for place in (68, 69)),
+    ):
+        job.forward(rows)
+        found.append(job._engine.logits[-1 if rows.prompt else 1])
+    job.empty()
+    job._model.config._attn_implementation = "sdpa"
+    with torch.inference_mode():
+        expected = job._model(torch.tensor([text]), use_cache=False).logits[0, [63, 67, 68, 69]]
+    assert relative_error(torch.stack(found), expected) < 1e-5
+
+
+def test_latents_are_all_that_is_kept_and_are_recorded_over() -> None:
+    """As narrow as they are said to be; each variant once."""
     size = SERVED[LATENT]
     recorder = FakeRecorder()
-    given = msgspec.structs.replace(SMALL, model=LATENT)
-    expected = WORKLOAD.build("load", given, reference_of(site())).probe()["logits"]
     job = build(LATENT, execution="graph", recorder=recorder)
+    expected = build(LATENT).probe()["logits"]
     job.warm()
-    assert relative_error(job.probe()["logits"].double(), expected) < 1e-5
+    assert relative_error(job.probe()["logits"], expected) < 1e-6
     assert recorder.recordings == 4
     for tensor in job._engine.tensors():
         assert tensor.shape == (SMALL.slots + 1, 1, job.length, size.latent + size.rotary)
