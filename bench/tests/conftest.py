@@ -18,7 +18,7 @@ import pytest
 from bench import cli
 from bench.tests import forked as forking
 from bench.tests.simulated.processes import Processes
-from bench.tests.values import SMALL_RESNET
+from bench.tests.values import SMALL_RESNET, SMALL_VIT
 
 NURSERY = pytest.StashKey[str]()
 """Where the nursery is that all processes of pytest-xdist ask."""
@@ -143,12 +143,13 @@ def little_to_collect(freeze: Callable[[], None]) -> None:
 
 
 @pytest.fixture
-def small_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNet-50 has 1 of its 26 million parameters."""
-    from bench.workloads import resnet50
+def small_vision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-50 has 1 of its 26 million parameters, and ViT-B/16 a sixteenth of its layers'."""
+    from bench.workloads import resnet50, vit_b16
 
-    for name, value in SMALL_RESNET.items():
-        monkeypatch.setattr(resnet50, name, value)
+    for module, values in ((resnet50, SMALL_RESNET), (vit_b16, SMALL_VIT)):
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
 
 
 @pytest.fixture

@@ -44,6 +44,13 @@ SMALL_RESNET: dict[str, Any] = {
 }
 """Of `bench.workloads.resnet50`: one block in each stage, a quarter as wide. It has all that a step
 of the whole has."""
+SMALL_VIT: dict[str, Any] = {
+    "HIDDEN": 192,
+    "HEADS": 3,
+    "FEED_FORWARD": 768,
+    "_parameters": lambda parameters: None,
+}
+"""Of `bench.workloads.vit_b16`: a quarter as wide."""
 
 NUMERICS = Numerics(
     reference="fp64 on cpu", checks=(Check(quantity="output", error=0.001, tolerance=0.01),)

@@ -2,7 +2,7 @@
 
 `python -m bench.tests.backends.one_process run --device ascend`. A launch takes as few samples,
 requests and queued steps as it may, as soon as it can; no memory is counted beforehand, and nobody
-looks at the device. ResNet-50 has a block a stage, which has all its operators.
+looks at the device. ResNet-50 has a block a stage, which has all its operators; ViT-B/16 is narrow.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from bench.measuring import left_out, messages, single_steps
 from bench.measuring.launch import Launch
 from bench.records import environment
 from bench.running import launcher
-from bench.tests.values import SMALL_RESNET
-from bench.workloads import resnet50
+from bench.tests.values import SMALL_RESNET, SMALL_VIT
+from bench.workloads import resnet50, vit_b16
 
 SAMPLES = 1
 WARMUP_SECONDS = 0.02
@@ -52,6 +52,7 @@ def main() -> None:
         # No longer than a process is left alone: of many, a busy host holds up some in every turn.
         mock.patch.object(left_out, "MOST_READ", left_out.SHORT_BLOCK),
         mock.patch.multiple(resnet50, **SMALL_RESNET),
+        mock.patch.multiple(vit_b16, **SMALL_VIT),
     ):
         cli.main()
 

@@ -80,12 +80,11 @@ def held(code: str, folder: Path, given: bytes = b"", peak: bool = False) -> int
     return int(found[1]) * 1024
 
 
-@pytest.mark.alone
 def test_the_harness_holds_little_over_what_the_workload_does(tmp_path: Path) -> None:
     (tmp_path / "suite.toml").write_text(SUITE, encoding="utf-8")
     request = Request(
         case=make_case(), backend="cpu", index=0, settings=Settings(), samples=10, seed=0
-    )
+    )  # which is told to stop where it has imported all
     parent = held(PARENT, tmp_path, peak=True)
     side = held(f"import bench.running.sampler\n{TELL}", tmp_path)
     worker = held(WORKER, tmp_path, msgspec.json.encode(request) + b"\n")

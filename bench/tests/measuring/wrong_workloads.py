@@ -51,7 +51,7 @@ def small_pipeline(request: pytest.FixtureRequest) -> None:
     """ResNet-50 whole is trained by `train`; the pipeline brings other batches to the same job."""
     spec = getattr(request.node, "callspec", None)
     if spec is not None and spec.params.get("mode") == "train-pipeline":
-        request.getfixturevalue("small_resnet")
+        request.getfixturevalue("small_vision")
 
 
 def parameters(name: str, mode: str, **given: Any) -> Parameters:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("forked")
 __all__ = ["one_thread"]  # a fixture, used by being here
 
 
-@pytest.mark.usefixtures("small_resnet")
+@pytest.mark.usefixtures("small_vision")
 @pytest.mark.parametrize(
     "choice",
     [

@@ -147,7 +147,7 @@ COMPILED = [
 ]
 
 
-@pytest.mark.usefixtures("small_resnet")
+@pytest.mark.usefixtures("small_vision")
 @pytest.mark.parametrize(("name", "mode"), COMPILED)
 def test_a_step_runs_what_was_compiled(
     name: str, mode: str, monkeypatch: pytest.MonkeyPatch

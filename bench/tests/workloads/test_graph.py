@@ -72,7 +72,7 @@ SLOW = ("vit-b16", "diffusion")
 """Of the same code as `bert` and `dlrm`."""
 
 
-@pytest.mark.usefixtures("small_resnet")
+@pytest.mark.usefixtures("small_vision")
 @pytest.mark.parametrize(("name", "mode"), [one for one in ANSWERING if one[0] not in SLOW])
 def test_a_replayed_answer_is_that_of_the_step(name: str, mode: str) -> None:
     """Of each input, and of one that was changed where it lies, as `bench.measuring` does."""

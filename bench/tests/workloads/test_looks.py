@@ -29,7 +29,7 @@ from bench.workloads.transfer import TransferJob
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
-pytestmark = pytest.mark.usefixtures("small_resnet")
+pytestmark = pytest.mark.usefixtures("small_vision")
 
 ATTENDING = (
     *("llama", "deepseek", "qwen3", "gpt-oss"),

@@ -236,7 +236,7 @@ def test_a_batch_crosses_in_every_step_and_the_twin_starts_no_process() -> None:
     assert WORKLOAD.twin("train-pipeline", parameters).num_workers == 0  # type: ignore[attr-defined]
 
 
-@pytest.mark.usefixtures("small_resnet")
+@pytest.mark.usefixtures("small_vision")
 def test_its_memory_is_that_of_training() -> None:
     parameters = PipelineParameters(batch_size=2, image_size=48, num_workers=1)
     plain = TrainParameters(batch_size=2, image_size=48)

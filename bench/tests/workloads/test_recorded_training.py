@@ -45,7 +45,7 @@ def test_what_takes_from_the_host_is_not_recorded() -> None:
     assert ("resnet50", "train-pipeline") not in RECORDED
 
 
-@pytest.mark.usefixtures("small_resnet")
+@pytest.mark.usefixtures("small_vision")
 @pytest.mark.parametrize(("name", "mode"), KINDS)
 def test_replayed_steps_train_as_the_others_do(name: str, mode: str) -> None:
     """From the first one on: what the recording itself moved is put back."""

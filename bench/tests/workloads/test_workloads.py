@@ -48,7 +48,7 @@ __all__ = ["one_thread"]  # a fixture, used by being here
 def smallest(request: pytest.FixtureRequest) -> None:
     """The contract knows no size; what a step costs is counted of the whole model."""
     if "flop" not in request.node.name:
-        request.getfixturevalue("small_resnet")
+        request.getfixturevalue("small_vision")
 
 
 def attention_masked(p: Any) -> int:
