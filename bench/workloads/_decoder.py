@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from bench.records.execution import is_compiled
 from bench.workload import Site
 from bench.workloads._norms import Norms, norms_of
 from bench.workloads._packed import Packed
@@ -95,7 +96,7 @@ def step_of(model: nn.Module, cache: Cache, site: Site, packed: Sequence[Packed]
     attentions = [layer.self_attn for layer in _decoder(model).layers]
     if all(hasattr(attention, "k_proj") for attention in attentions):
         layers: Sequence[Packed | None] = packed or [None for _ in attentions]
-        return _own_step()(model, cache, layers, norms_of(site))
+        return _own_step()(model, cache, layers, site)
     return _library_step()(model, cache)
 
 
@@ -180,21 +181,47 @@ def _library_step() -> Any:
 class _Layer(NamedTuple):
     """What a layer's step calls, found once: each look at a module takes the host a while."""
 
-    input_norm: Any
+    input_norm: tuple[Tensor, float]
     reading: tuple[Product, ...]
     """Give queries, keys and values [B, width]; one product, or one of each."""
-    head_norms: tuple[Any, ...]
+    head_norms: tuple[tuple[Tensor, float], ...]
     """Of queries and of keys; () without."""
     scaling: float
     joining: Product
-    between_norm: Any
+    between_norm: tuple[Tensor, float]
     gate_up: tuple[Product, ...]
     """One product, or one of each; () where a layer has experts."""
-    activation: Any
     closing: Product | None
     experts: Any
     mask: int
     """Which of the masks."""
+
+
+class _Heads(NamedTuple):
+    """One token's in a layer, as it is read, turned and kept: parts of one tensor [B, all]."""
+
+    parts: tuple[Tensor, ...]
+    """Of each product [B, width]."""
+    turned: Tensor
+    """Queries and keys [B, heads, 2, D / 2]: half of a head beside the other, which the sines
+    turn."""
+    query: Tensor
+    """[B, K, heads that share a key, D]."""
+    new: Tensor
+    """Keys and values [B, 2 K, 1, D]."""
+
+    @classmethod
+    def of(cls, whole: Tensor, queries: int, keys: int, products: int) -> _Heads:
+        """Of a tensor [B, all]. products: how many give it, 3 or 1."""
+        batch, width = whole.shape[0], whole.shape[1] // (queries + 2 * keys)
+        sizes = [width * n for n in (queries, keys, keys)]
+        heads = whole.view(batch, -1, 2, width // 2)
+        return cls(
+            parts=tuple(whole.split(sizes, dim=-1)) if products > 1 else (whole,),
+            turned=heads[:, :-keys],
+            query=heads[:, :queries].view(batch, keys, -1, width),
+            new=heads[:, queries:].view(batch, -1, 1, width),
+        )
 
 
 def _product(matrix: Any) -> Product:
@@ -235,7 +262,6 @@ def _layers(model: nn.Module, packed: Sequence[Packed | None], norms: Norms) -> 
                 joining=_product(attention.o_proj),
                 between_norm=norms.prepared(layer.post_attention_layernorm),
                 gate_up=tuple(gate_up),
-                activation=mlp.act_fn if dense else None,
                 closing=_product(mlp.down_proj) if dense else None,
                 experts=None if dense else mlp,
                 mask=kinds.index(window),
@@ -259,67 +285,78 @@ def _own_step() -> Any:
         rotates = True
 
         def __init__(
-            self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None], norms: Norms
+            self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None], site: Site
         ) -> None:
             super().__init__()
+            config = cast("Any", model).config
+            if config.hidden_act != "silu":
+                raise ValueError(f"a step of our own has SiLU, the model {config.hidden_act}")
             self.model = model
             self._cache = cache
-            self._norms = norms
-            decoder, config = _decoder(model), cast("Any", model).config
+            self._norms = norms = norms_of(site)
+            decoder = _decoder(model)
             self._embedding = decoder.embed_tokens
             self._layers = _layers(model, packed, norms)
             self._last_norm = norms.prepared(decoder.norm)
             self._head = _product(cast("Any", model).lm_head)
             self._queries = config.num_attention_heads
             self._keys = config.num_key_value_heads
+            self._desk = self._desk_of(site)
+
+        def _desk_of(self, site: Site) -> _Heads | None:
+            """Where each layer's heads lie, made once: a product writes into its part. None where
+            a compiler plans memory, or what gives them is more than products."""
+            first, layer = self._cache.layers[0], self._layers[0]
+            plain = all(isinstance(product, functools.partial) for product in layer.reading)
+            if is_compiled(site.execution) or layer.head_norms or not plain:
+                return None
+            batch, width = first.keys.shape[0], first.keys.shape[-1]
+            shape = (batch, width * (self._queries + 2 * self._keys))
+            whole = torch.empty(shape, dtype=first.keys.dtype, device=first.keys.device)
+            return _Heads.of(whole, self._queries, self._keys, len(layer.reading))
 
         def forward(self, tokens: Tensor, at: Place) -> Tensor:
             norms = self._norms
             cosines, sines = at.rotation.unbind()
-            width = 2 * cosines.shape[-1]
-            batch = tokens.shape[0]
             stream = norms.stream(self._embedding(tokens[:, 0]))
             for layer, held in zip(self._layers, self._cache.layers, strict=True):
-                normed = norms.of(stream, layer.input_norm)
-                made = self._normed_heads([read(normed) for read in layer.reading], layer, width)
-                # Half of a head beside the other: swapped, they are what the sines turn.
-                heads = made.view(batch, -1, 2, cosines.shape[-1])
-                turned = heads[:, : -self._keys]
+                _, turned, query, new = self._read(norms.of(stream, layer.input_norm), layer)
                 swapped = turned.flip(-2)
                 turned.mul_(cosines).addcmul_(swapped, sines)
-                new = heads[:, self._queries :].view(batch, -1, 1, width)
                 held.both.index_copy_(2, at.place, new)
                 found = attend(
-                    turned[:, : self._queries].view(batch, self._keys, -1, width),
+                    query,
                     held.keys,
                     held.values,
                     attn_mask=at.masks[layer.mask],
                     scale=layer.scaling,
                 )
-                stream = norms.added(stream, layer.joining(found.reshape(batch, -1)))
+                stream = norms.added(stream, layer.joining(found.reshape(found.shape[0], -1)))
                 normed = norms.of(stream, layer.between_norm)
-                stream = norms.added(stream, self._fed(normed, layer))
+                if layer.closing is None:
+                    fed = layer.experts(normed[:, None])[:, 0]
+                else:
+                    read = [product(normed) for product in layer.gate_up]
+                    gate, up = read if len(read) > 1 else read[0].chunk(2, dim=-1)
+                    fed = layer.closing(functional.silu(gate, inplace=True).mul_(up))
+                stream = norms.added(stream, fed)
             logits: Tensor = self._head(norms.of(stream, self._last_norm))
             return logits[:, None]
 
-        def _normed_heads(self, made: list[Tensor], layer: _Layer, width: int) -> Tensor:
-            """Queries, keys and values [B, all of them], the first two normed where heads are."""
+        def _read(self, normed: Tensor, layer: _Layer) -> _Heads:
+            """Queries, keys and values of a layer, the first two normed where heads are."""
+            if self._desk is not None:
+                for product, part in zip(layer.reading, self._desk.parts, strict=True):
+                    cast("Any", product)(normed, out=part)
+                return self._desk
+            made = [product(normed) for product in layer.reading]
             if layer.head_norms:
                 if len(made) == 1:
-                    sizes = [width * n for n in (self._queries, self._keys, self._keys)]
-                    made = list(made[0].split(sizes, dim=-1))
+                    made = [*_Heads.of(made[0], self._queries, self._keys, 3).parts]
                 for i, norm in enumerate(layer.head_norms):
-                    rows = made[i].view(made[i].shape[0], -1, width)
+                    rows = made[i].view(made[i].shape[0], -1, norm[0].shape[-1])
                     made[i] = self._norms.of(self._norms.stream(rows), norm).flatten(1)
-            return torch.cat(made, dim=-1) if len(made) > 1 else made[0]
-
-        def _fed(self, normed: Tensor, layer: _Layer) -> Tensor:
-            """[B, H] through a layer's feed-forward."""
-            if layer.closing is None:
-                fed: Tensor = layer.experts(normed[:, None])[:, 0]
-                return fed
-            read = [matrix(normed) for matrix in layer.gate_up]
-            gate, up = read if len(read) > 1 else read[0].chunk(2, dim=-1)
-            return layer.closing(layer.activation(gate).mul_(up))
+            whole = torch.cat(made, dim=-1) if len(made) > 1 else made[0]
+            return _Heads.of(whole, self._queries, self._keys, 1)
 
     return OwnStep
