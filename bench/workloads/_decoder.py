@@ -16,12 +16,14 @@ that joins its softmax, is the mask's at a key of zeros behind all others.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from bench.records.execution import is_compiled
 from bench.workload import Site
-from bench.workloads._norms import Norms, norms_of
+from bench.workloads._norms import norms_of
 from bench.workloads._packed import Packed
+from bench.workloads._step_layers import Heads, Layer, layers_of, product_of
 from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
 SINK_SLOTS = 8
 """What lies behind the tokens' slots where there are sinks: kernels want multiples of eight."""
-
-Product = Callable[["Tensor"], "Tensor"]
 
 
 class Held(NamedTuple):
@@ -108,7 +108,7 @@ def step_of(model: nn.Module, cache: Cache, site: Site, packed: Sequence[Packed]
     attentions = [layer.self_attn for layer in _decoder(model).layers]
     if all(hasattr(attention, "k_proj") for attention in attentions):
         layers: Sequence[Packed | None] = packed or [None for _ in attentions]
-        return _own_step()(model, cache, layers, norms_of(site))
+        return _own_step()(model, cache, layers, site)
     return _library_step()(model, cache)
 
 
@@ -206,84 +206,6 @@ def _library_step() -> Any:
     return LibraryStep
 
 
-class _Layer(NamedTuple):
-    """What a layer's step calls, found once: each look at a module takes the host a while."""
-
-    input_norm: Any
-    reading: tuple[Product, ...]
-    """Give queries, keys and values [B, width]; one product, or one of each."""
-    head_norms: tuple[Any, ...]
-    """Of queries and of keys; () without."""
-    scaling: float
-    joining: Product
-    between_norm: Any
-    gate_up: tuple[Product, ...]
-    """One product, or one of each; () where a layer has experts."""
-    activation: Any
-    closing: Product | None
-    experts: Any
-    sinks: Tensor | None
-    """A score of each query's head that joins its softmax, [1, G, heads that share, 1]."""
-    kind: int
-    """Of the model's windows: which mask and which slots."""
-
-
-def _product(matrix: Any) -> Product:
-    """What multiplies rows [B, K] by a linear layer; a plain one's torch itself, without a module
-    and a function of many cases before it: a quarter of a small product on a CPU."""
-    import torch
-
-    if type(matrix) is torch.nn.Linear and matrix.bias is None:
-        return _by(matrix.weight)
-    return cast("Product", matrix)
-
-
-def _by(weight: Tensor) -> Product:
-    import torch
-
-    return functools.partial(torch.mm, mat2=weight.detach().t())
-
-
-def _sinks(attention: Any) -> Tensor | None:
-    scores = getattr(attention, "sinks", None)
-    if scores is None:
-        return None
-    shared: Tensor = scores.detach().view(1, -1, attention.num_key_value_groups, 1)
-    return shared
-
-
-def _layers(model: nn.Module, packed: Sequence[Packed | None], norms: Norms) -> list[_Layer]:
-    kept = windows(model)
-    kinds = list(dict.fromkeys(kept))
-    found = []
-    for layer, together, window in zip(_decoder(model).layers, packed, kept, strict=True):
-        attention, mlp = layer.self_attn, layer.mlp
-        reading = [_product(m) for m in (attention.q_proj, attention.k_proj, attention.v_proj)]
-        dense = hasattr(mlp, "gate_proj")
-        gate_up = [_product(m) for m in (mlp.gate_proj, mlp.up_proj)] if dense else []
-        if together is not None:
-            reading = [_by(together.queries_keys_values)]
-            gate_up = [_by(together.gate_up)] if together.gate_up is not None else []
-        heads = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
-        found.append(
-            _Layer(
-                input_norm=norms.prepared(layer.input_layernorm),
-                reading=tuple(reading),
-                head_norms=tuple(norms.prepared(norm) for norm in heads),
-                scaling=attention.scaling,
-                joining=_product(attention.o_proj),
-                between_norm=norms.prepared(layer.post_attention_layernorm),
-                gate_up=tuple(gate_up),
-                activation=mlp.act_fn if dense else None,
-                closing=_product(mlp.down_proj) if dense else None,
-                experts=None if dense else mlp,
-                sinks=_sinks(attention),
-                kind=kinds.index(window),
-            )
-        )
-    return found
-
-
 @functools.cache
 def _own_step() -> Any:
     """The class of our own step, made when torch is there."""
@@ -299,17 +221,20 @@ def _own_step() -> Any:
         rotates = True
 
         def __init__(
-            self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None], norms: Norms
+            self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None], site: Site
         ) -> None:
             super().__init__()
+            config = cast("Any", model).config
+            if config.hidden_act != "silu":
+                raise ValueError(f"a step of our own has SiLU, the model {config.hidden_act}")
             self.model = model
             self._cache = cache
-            self._norms = norms
-            decoder, config = _decoder(model), cast("Any", model).config
+            self._norms = norms = norms_of(site)
+            decoder = _decoder(model)
             self._embedding = decoder.embed_tokens
-            self._layers = _layers(model, packed, norms)
+            self._layers = layers_of(decoder.layers, windows(model), packed, norms)
             self._last_norm = norms.prepared(decoder.norm)
-            self._head = _product(cast("Any", model).lm_head)
+            self._head = product_of(cast("Any", model).lm_head)
             self._queries = config.num_attention_heads
             self._keys = config.num_key_value_heads
             self._behind: list[Tensor] = []
@@ -317,60 +242,68 @@ def _own_step() -> Any:
                 for held in cache.layers:
                     places = torch.arange(held.keys.shape[2], device=held.keys.device)
                     self._behind.append(places == held.keys.shape[2] - SINK_SLOTS)
+            self._desk = self._desk_of(site)
+
+        def _desk_of(self, site: Site) -> Heads | None:
+            """Where each layer's heads lie, made once: a product writes into its part. None where
+            a compiler plans memory, or what gives them is more than products."""
+            first, layer = self._cache.layers[0], self._layers[0]
+            plain = all(isinstance(product, functools.partial) for product in layer.reading)
+            if is_compiled(site.execution) or layer.head_norms or not plain:
+                return None
+            batch, width = first.keys.shape[0], first.keys.shape[-1]
+            shape = (batch, width * (self._queries + 2 * self._keys))
+            whole = torch.empty(shape, dtype=first.keys.dtype, device=first.keys.device)
+            return Heads.of(whole, self._queries, self._keys, len(layer.reading))
 
         def forward(self, tokens: Tensor, at: Place) -> Tensor:
             norms = self._norms
             cosines, sines = at.rotation.unbind()
-            width = 2 * cosines.shape[-1]
-            batch = tokens.shape[0]
             stream = norms.stream(self._embedding(tokens[:, 0]))
             for index, (layer, held) in enumerate(
                 zip(self._layers, self._cache.layers, strict=True)
             ):
                 mask = at.masks[layer.kind]
-                normed = norms.of(stream, layer.input_norm)
-                made = self._normed_heads([read(normed) for read in layer.reading], layer, width)
-                # Half of a head beside the other: swapped, they are what the sines turn.
-                heads = made.view(batch, -1, 2, cosines.shape[-1])
-                turned = heads[:, : -self._keys]
+                _, turned, query, new = self._read(norms.of(stream, layer.input_norm), layer)
                 swapped = turned.flip(-2)
                 turned.mul_(cosines).addcmul_(swapped, sines)
-                new = heads[:, self._queries :].view(batch, -1, 1, width)
                 held.both.index_copy_(2, at.slots[layer.kind], new)
                 if layer.sinks is not None:
                     mask = torch.where(self._behind[index], layer.sinks, mask)
                 found = attend(
-                    turned[:, : self._queries].view(batch, self._keys, -1, width),
+                    query,
                     held.keys,
                     held.values,
                     attn_mask=mask,
                     scale=layer.scaling,
                 )
-                stream = norms.added(stream, layer.joining(found.reshape(batch, -1)))
+                stream = norms.added(stream, layer.joining(found.reshape(found.shape[0], -1)))
                 normed = norms.of(stream, layer.between_norm)
-                stream = norms.added(stream, self._fed(normed, layer))
+                if layer.closing is None:
+                    mixed = layer.experts(normed[:, None])
+                    fed = (mixed[0] if isinstance(mixed, tuple) else mixed)[:, 0]
+                else:
+                    read = [product(normed) for product in layer.gate_up]
+                    gate, up = read if len(read) > 1 else read[0].chunk(2, dim=-1)
+                    fed = layer.closing(functional.silu(gate, inplace=True).mul_(up))
+                stream = norms.added(stream, fed)
             logits: Tensor = self._head(norms.of(stream, self._last_norm))
             return logits[:, None]
 
-        def _normed_heads(self, made: list[Tensor], layer: _Layer, width: int) -> Tensor:
-            """Queries, keys and values [B, all of them], the first two normed where heads are."""
+        def _read(self, normed: Tensor, layer: Layer) -> Heads:
+            """Queries, keys and values of a layer, the first two normed where heads are."""
+            if self._desk is not None:
+                for product, part in zip(layer.reading, self._desk.parts, strict=True):
+                    cast("Any", product)(normed, out=part)
+                return self._desk
+            made = [product(normed) for product in layer.reading]
             if layer.head_norms:
                 if len(made) == 1:
-                    sizes = [width * n for n in (self._queries, self._keys, self._keys)]
-                    made = list(made[0].split(sizes, dim=-1))
+                    made = [*Heads.of(made[0], self._queries, self._keys, 3).parts]
                 for i, norm in enumerate(layer.head_norms):
-                    rows = made[i].view(made[i].shape[0], -1, width)
+                    rows = made[i].view(made[i].shape[0], -1, norm[0].shape[-1])
                     made[i] = self._norms.of(self._norms.stream(rows), norm).flatten(1)
-            return torch.cat(made, dim=-1) if len(made) > 1 else made[0]
-
-        def _fed(self, normed: Tensor, layer: _Layer) -> Tensor:
-            """[B, H] through a layer's feed-forward."""
-            if layer.closing is None:
-                fed = layer.experts(normed[:, None])
-                given: Tensor = (fed[0] if isinstance(fed, tuple) else fed)[:, 0]
-                return given
-            read = [matrix(normed) for matrix in layer.gate_up]
-            gate, up = read if len(read) > 1 else read[0].chunk(2, dim=-1)
-            return layer.closing(layer.activation(gate).mul_(up))
+            whole = torch.cat(made, dim=-1) if len(made) > 1 else made[0]
+            return Heads.of(whole, self._queries, self._keys, 1)
 
     return OwnStep

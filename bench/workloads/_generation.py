@@ -142,8 +142,7 @@ class Generator:
         import torch
 
         def step(token: Tensor, index: int) -> Tensor:
-            chosen: Tensor = self.step.forward(token, self.at(index)).argmax(-1)
-            return chosen
+            return chosen(self.step.forward(token, self.at(index)))
 
         with torch.inference_mode():
             self.rewind()
@@ -177,6 +176,15 @@ class Generator:
         return logits
 
 
+def chosen(logits: Tensor) -> Tensor:
+    """The greedy choice of a token: of logits [B, 1, V] the place of the largest, [B, 1].
+
+    Not `argmax`, which on a CPU takes four times as long of bfloat16 (torch 2.13): at batch 32 a
+    twentieth of a small model's step.
+    """
+    return logits.max(-1).indices
+
+
 class PrefillJob(Job):
     """One prompt to its first token; prompts rotate."""
 
@@ -193,7 +201,7 @@ class PrefillJob(Job):
 
     def _prefill(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.generator.prefill(prompt)
-        return logits, logits.argmax(-1)
+        return logits, chosen(logits)
 
     def witness(self) -> float:
         """Mean of the last logits."""
@@ -242,7 +250,7 @@ class DecodeJob(Job):
         self._index = 0
         self._forcing = False
         self._logits = generator.read(prompt)
-        self.first_token = self.token = self._logits.argmax(-1)
+        self.first_token = self.token = chosen(self._logits)
         """[B, 1]: of the prompt, and of the last step."""
         self.facts = {**generator.facts, "decode": generator.step.description}
 
@@ -253,7 +261,7 @@ class DecodeJob(Job):
         if self._forcing:
             self.token = self._given(self._index)
         self._logits = self.generator.decode(self.token, self._index)
-        self.token = self._logits.argmax(-1)
+        self.token = chosen(self._logits)
         self._index += 1
 
     def witness(self) -> float:
@@ -385,7 +393,7 @@ def _one_token(generator: Generator, site: Site) -> Any:
     class OneToken(torch.nn.Module):
         def forward(self, token: Tensor, place: Tensor) -> Tensor:
             logits = generator.decode_at(token, place)
-            token.copy_(logits.argmax(-1))
+            token.copy_(chosen(logits))
             place.add_(1)
             return logits
 

@@ -29,8 +29,9 @@ class Products(TorchDispatchMode):
         self.found: list[Any] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.name() in PRODUCTS or "attention" in func.name():
-            self.found.append((func.name(), *(x.shape for x in args if hasattr(x, "shape"))))
+        name = func.name().removesuffix(".out")
+        if name in PRODUCTS or "attention" in name:
+            self.found.append((name, *(x.shape for x in args if hasattr(x, "shape"))))
         return func(*args, **(kwargs or {}))
 
 

@@ -34,7 +34,7 @@ class Counted(TorchDispatchMode):
         return False  # nothing is compiled here, and its compiler takes seconds to import
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.name() in ("aten::mm", "aten::linear")
+        self.count += func.name() in ("aten::mm", "aten::mm.out", "aten::linear")
         return func(*args, **(kwargs or {}))
 
 

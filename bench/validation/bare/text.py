@@ -280,7 +280,7 @@ def _decode(model: Any, kept: CacheShape, p: Parameters) -> Loop:
 
     def step() -> None:
         nonlocal token, index
-        token = generator.decode(token, index).argmax(-1)
+        token = generator.decode(token, index).max(-1).indices
         index += 1
 
     return Loop(step, (generator.step,), p["new_tokens"], before_pass)
@@ -309,7 +309,7 @@ def llama_decode(p: Parameters) -> Loop:
     @torch.inference_mode()
     def step() -> None:
         nonlocal token, index
-        token = taken(token, by_hand.at(index)).argmax(-1)
+        token = taken(token, by_hand.at(index)).max(-1).indices
         index += 1
 
     return Loop(step, (taken,), p["new_tokens"], before_pass)
