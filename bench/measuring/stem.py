@@ -36,6 +36,7 @@ import msgspec
 from bench import catalogue, lifeline
 from bench.measuring import kept, worker
 from bench.measuring.surroundings import hide_plug_ins
+from bench.records import environment
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
 COMMON = {
@@ -47,6 +48,8 @@ COMMON = {
 """What is imported here for a library, each in a stem that grows from the one before: what the last
 one imports is what it would import alone, and stems of others share the way to it. The launch
 imports the rest. Of several libraries the last of these counts."""
+OWN = ("bench.measuring.numerics", "bench.measuring.rank_numerics")
+"""What a launch imports of this program after the libraries."""
 FORK, GROW = b"fork", b"grow"
 STREAMS = 3
 PAGE = 4096 if not AVAILABLE else os.sysconf("SC_PAGE_SIZE")
@@ -176,6 +179,9 @@ def imported(order: Order) -> float | None:
     except Exception:  # noqa: BLE001 - a launch of its own says it better
         return None
     seconds = time.perf_counter() - start
+    environment.package_versions()  # kept, for all that is forked from here
+    for module in OWN:
+        importlib.import_module(module)
     return seconds if before == (dict(os.environ), _descriptors()) else None
 
 
