@@ -142,7 +142,7 @@ def serve(
                     close((held | watched | {selector.fileno()}) - set(descriptors))
                     if word == FORK:
                         become(descriptors, variables, seconds, pages)
-                    grow(descriptors, variables, seconds)
+                    grow(descriptors, variables, seconds, pages)
                 for descriptor in descriptors:
                     os.close(descriptor)
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
@@ -155,12 +155,15 @@ def close(descriptors: Iterable[int]) -> None:
         os.close(descriptor)
 
 
-def grow(descriptors: list[int], variables: dict[str, str], seconds: float) -> NoReturn:
+def grow(
+    descriptors: list[int], variables: dict[str, str], seconds: float, pages: list[int]
+) -> NoReturn:
     """A stem of its own, in this fork. descriptors: its socket, and its lifeline's end if any."""
     os.setsid()
     for end in descriptors[1:]:
         os.environ[lifeline.VARIABLE] = str(end)
     own = lifeline.hold()
+    touch(pages)
     serve(socket.socket(fileno=descriptors[0]), own, variables, seconds)
 
 
@@ -237,6 +240,12 @@ def file_pages() -> list[int]:
     return found
 
 
+def touch(pages: Iterable[int]) -> None:
+    """Maps the pages that a fork does not have of what it was forked from; see `file_pages`."""
+    for page in pages:
+        ctypes.string_at(page, 1)
+
+
 def become(
     descriptors: list[int], variables: dict[str, str], seconds: float, pages: list[int]
 ) -> NoReturn:
@@ -252,8 +261,7 @@ def become(
     os.environ.update(variables)
     for end in descriptors[STREAMS:]:
         os.environ[lifeline.VARIABLE] = str(end)
-    for page in pages:
-        ctypes.string_at(page, 1)
+    touch(pages)
     worker.main(seconds)
     os._exit(0)
 
