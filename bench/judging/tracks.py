@@ -40,6 +40,23 @@ def tuned(rows: Sequence[Row]) -> Iterator[Found]:
             yield Found(_title(row), _best(row), (*_tried(row), *_fixed(row, rows)))
 
 
+def settings(row: Row) -> str:
+    """What each setting gave when it was tried, at its best batch, the fastest first: `compile,
+    channels_last 45.0; eager, channels_last 42.2 image/s`; empty where nothing but the batch is
+    open."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in row.trials:
+        groups.setdefault(in_words(beside(trial.choice)), []).append(trial)
+    if len(groups) < 2:
+        return ""
+    ran = {name: max(trial.rate or 0.0 for trial in trials) for name, trials in groups.items()}
+    ordered = sorted(groups, key=lambda name: -ran[name])
+    rates = [f"{name} {units.significant(ran[name])}" for name in ordered if ran[name]]
+    lost = [f"{name} {_figure(groups[name][0])}" for name in ordered if not ran[name]]
+    words = f"{'; '.join(rates)} {row.unit or 'items/s'}" if rates else ""
+    return "; ".join((*([words] if words else []), *lost))
+
+
 def _title(row: Row) -> str:
     rest = msgspec.structs.replace(row.case, tuned=msgspec.UNSET).detail
     name = f"{row.case.name} {row.case.precision}"

@@ -36,6 +36,7 @@ import msgspec
 from bench import catalogue, lifeline
 from bench.measuring import kept, worker
 from bench.measuring.surroundings import hide_plug_ins
+from bench.records import environment
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
 COMMON = {
@@ -47,6 +48,8 @@ COMMON = {
 """What is imported here for a library, each in a stem that grows from the one before: what the last
 one imports is what it would import alone, and stems of others share the way to it. The launch
 imports the rest. Of several libraries the last of these counts."""
+OWN = ("bench.measuring.numerics", "bench.measuring.rank_numerics")
+"""What a launch imports of this program after the libraries."""
 FORK, GROW = b"fork", b"grow"
 STREAMS = 3
 PAGE = 4096 if not AVAILABLE else os.sysconf("SC_PAGE_SIZE")
@@ -139,7 +142,7 @@ def serve(
                     close((held | watched | {selector.fileno()}) - set(descriptors))
                     if word == FORK:
                         become(descriptors, variables, seconds, pages)
-                    grow(descriptors, variables, seconds)
+                    grow(descriptors, variables, seconds, pages)
                 for descriptor in descriptors:
                     os.close(descriptor)
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
@@ -152,12 +155,15 @@ def close(descriptors: Iterable[int]) -> None:
         os.close(descriptor)
 
 
-def grow(descriptors: list[int], variables: dict[str, str], seconds: float) -> NoReturn:
+def grow(
+    descriptors: list[int], variables: dict[str, str], seconds: float, pages: list[int]
+) -> NoReturn:
     """A stem of its own, in this fork. descriptors: its socket, and its lifeline's end if any."""
     os.setsid()
     for end in descriptors[1:]:
         os.environ[lifeline.VARIABLE] = str(end)
     own = lifeline.hold()
+    touch(pages)
     serve(socket.socket(fileno=descriptors[0]), own, variables, seconds)
 
 
@@ -176,6 +182,9 @@ def imported(order: Order) -> float | None:
     except Exception:  # noqa: BLE001 - a launch of its own says it better
         return None
     seconds = time.perf_counter() - start
+    environment.package_versions()  # kept, for all that is forked from here
+    for module in OWN:
+        importlib.import_module(module)
     return seconds if before == (dict(os.environ), _descriptors()) else None
 
 
@@ -231,6 +240,12 @@ def file_pages() -> list[int]:
     return found
 
 
+def touch(pages: Iterable[int]) -> None:
+    """Maps the pages that a fork does not have of what it was forked from; see `file_pages`."""
+    for page in pages:
+        ctypes.string_at(page, 1)
+
+
 def become(
     descriptors: list[int], variables: dict[str, str], seconds: float, pages: list[int]
 ) -> NoReturn:
@@ -246,8 +261,7 @@ def become(
     os.environ.update(variables)
     for end in descriptors[STREAMS:]:
         os.environ[lifeline.VARIABLE] = str(end)
-    for page in pages:
-        ctypes.string_at(page, 1)
+    touch(pages)
     worker.main(seconds)
     os._exit(0)
 

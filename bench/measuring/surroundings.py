@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -29,10 +30,16 @@ def hide_plug_ins(backend: Backend) -> None:
     if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") != "0":
         return
     own = {name.partition(".")[0] for name in backend.plug_ins}
-    for point in importlib.metadata.entry_points(group="torch.backends"):
-        module = point.module.partition(".")[0]
+    for module in _plug_ins():
         if module not in own and module not in sys.modules:
             sys.modules[module] = None  # type: ignore[assignment]  # "not there", for an import
+
+
+@functools.cache
+def _plug_ins() -> tuple[str, ...]:
+    """Those that are installed, looked up once a process, for all that are forked from it."""
+    points = importlib.metadata.entry_points(group="torch.backends")
+    return tuple(point.module.partition(".")[0] for point in points)
 
 
 def import_libraries(workload: Workload, mode: Mode) -> str:

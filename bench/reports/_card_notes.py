@@ -11,7 +11,7 @@ from bench.judging.links import sweeps
 from bench.judging.load import BURST, SUSTAINED_SECONDS
 from bench.judging.row import UNDISTURBED, Row
 from bench.judging.scaling import scalings
-from bench.judging.tracks import tuned
+from bench.judging.tracks import settings, tuned
 from bench.planning.tuning import in_words
 from bench.planning.usual import usual_of
 from bench.records.run import RunFile
@@ -165,6 +165,7 @@ def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> It
         yield Note("SWEEP", f"the fastest batch, which reads high: {', '.join(parts)}", "bold")
     parts = [
         f"{names[row.case.fingerprint].short}: {in_words(row.choice)}"
+        + (f" (when tried: {each})" if (each := settings(row)) else "")
         for row in rows
         if row.choice is not None
     ]

@@ -136,7 +136,7 @@ class Session:
         while unfinished := [state for state in self.states if not state.finished]:
             before = self.order
             if self.stems is not None:
-                self.stems.expect(state.case for state in unfinished)
+                self.stems.expect([state.case for state in unfinished])
             for group in self._groups(unfinished):
                 self.launch([s for s in group if not s.finished and self.fits(s)])
             if self.order == before:  # nothing that is left fits

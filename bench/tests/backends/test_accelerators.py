@@ -74,6 +74,7 @@ def test_other_vendors_plug_ins_are_hidden_where_torch_loads_none(
         EntryPoint("b", "torch_npu:_autoload", "torch.backends"),
     ]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    surroundings._plug_ins.cache_clear()
     before = set(sys.modules)
     monkeypatch.setenv(_torch_device.AUTOLOAD, "1")
     surroundings.hide_plug_ins(catalogue.backend("ascend"))
@@ -85,3 +86,4 @@ def test_other_vendors_plug_ins_are_hidden_where_torch_loads_none(
         assert importlib.util.find_spec("torch_some_vendor") is None
     finally:
         sys.modules.pop("torch_some_vendor", None)
+        surroundings._plug_ins.cache_clear()

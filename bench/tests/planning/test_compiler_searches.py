@@ -10,6 +10,8 @@ from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.records.case import PLAIN, SEARCHED, Choice
 from bench.records.outcome import Outcome, Skipped
+from bench.report import Canvas
+from bench.reports import table
 from bench.tests.planning.tuned_runs import NO_COMPILER, only_row, play, rated, tuned_case
 
 COMPILED = ("compile", "compile-graph")
@@ -43,6 +45,12 @@ def test_a_compiler_searches_once_at_the_best_of_what_it_compiled(
     (found,) = tuned(summarize(file))
     assert ("batch 2, compile, max-autotune is the best of 7 choices" in found.words) is won
     assert PLAIN not in found.words
+    card = " ".join(table.REPORT.render([file], Canvas(width=120)).split())
+    assert f"TUNED the best choice of resnet50-infer bf16 tuned: batch 2, {how}" in card
+    given = "compile, max-autotune 20.0; eager 11.0; compile 7.00 image/s; "
+    assert card.count("(when tried: ") == 1
+    assert (f"(when tried: {given}" in card) is won
+    assert won or "(when tried: eager 11.0; " in card
 
 
 def test_what_never_compiled_is_not_searched(tmp_path: Path) -> None:

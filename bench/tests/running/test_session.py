@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +18,7 @@ from bench.records.runfile import Writer, read
 from bench.running.face import Ahead, Nobody, Start
 from bench.running.launcher import Finished
 from bench.running.session import EndReason, Session
+from bench.running.stems import Stems
 from bench.running.time_left import Span
 from bench.tests.fakes import FakeBackend
 from bench.tests.values import failed, make_case, make_measured, make_run
@@ -105,6 +107,7 @@ def play(
     budget_seconds: float | None = None,
     seconds: Mapping[str, float] | None = None,
     together: int = 1,
+    stems: Stems | None = None,
 ) -> tuple[Stage, EndReason, RunFile]:
     """Runs the cases of a script to the end, and reads the record."""
     settings = settings or Settings(launches=2)
@@ -124,6 +127,7 @@ def play(
         budget_seconds,
         together,
         stage.clock,
+        stems=stems,
     )
     try:
         reason = session.run()
@@ -136,6 +140,13 @@ FINE = make_measured(0.01)
 
 
 # --- Order and number ----------------------------------------------------------------------------
+
+
+def test_what_each_round_needs_is_said_before_it(tmp_path: Path) -> None:
+    them = Mock(spec=Stems)
+    play(tmp_path, {"A": [FINE], "B": [Skipped(reason="no")]}, stems=them)
+    heard = [[NAMES[case.fingerprint] for case in call.args[0]] for call in them.expect.mock_calls]
+    assert heard == [["A", "B"], ["A"]]
 
 
 def test_launches_go_round_robin(tmp_path: Path) -> None:

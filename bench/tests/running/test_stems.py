@@ -184,6 +184,12 @@ def test_a_forked_launch_that_is_killed_says_so_and_the_next_one_measures(living
     assert isinstance(found.report.outcome, Measured)
 
 
+def file_bytes(pid: int) -> int:
+    """Memory of a process that files are mapped into."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
+
+
 def test_a_stem_that_grew_forks_launches_and_goes_when_it_is_let_go(
     living: Stems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +204,7 @@ def test_a_stem_that_grew_forks_launches_and_goes_when_it_is_let_go(
     assert os.getpgid(process.pid) == process.pid, "so that it ends with what it forked"
     sockets = [str(x.readlink()) for x in Path(f"/proc/{process.pid}/fd").iterdir()]
     assert sum(x.startswith("socket:") for x in sockets) == 1, sockets
+    assert file_bytes(process.pid) > 0.9 * file_bytes(first._process.pid), "as of its own process"
     living._stems.pop(("torch", "wave")).end()
     wait_until(lambda: not alive(process.pid))
 
