@@ -292,7 +292,7 @@ def compare_runs(
     """
     with _without_collection():
         if tpot_ms is not None:
-            return compare_at_tpot(_whole(base), _whole(other), tpot_ms / 1e3)
+            return compare_at_tpot(_whole(base), _whole(other), tpot_ms / 1e3, prices)
         return compare(_whole(base), _whole(other), prices)
 
 

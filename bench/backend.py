@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -142,6 +143,12 @@ class Backend(ABC):
     compilers: tuple[str, ...] = ("inductor",)
     """torch.compile's names for what compiles for its devices, the preferred first. Where there are
     several, a launch gets the first that a trial finds to work (`bench.measuring.compilers`)."""
+    compiler_searches: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+        {"inductor": {"config_patches": {"max_autotune": True, "coordinate_descent_tuning": True}}}
+    )
+    """Of those that can search for the fastest of several kernels, what they are given so that they
+    do, beside the graph and its inputs. Of torch's own: its mode `max-autotune`, without the
+    recording that belongs to it, which is another execution."""
     compiler_folders: tuple[str, ...] = ()
     """Variables that say where those keep what they make, besides torch's own: launches of one run
     are given a folder of the run's, which no other run sees."""

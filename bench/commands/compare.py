@@ -95,9 +95,9 @@ def compare(
         )
     if as_json and as_csv:
         raise ComparisonError("--json and --csv: give one of them.")
-    if tpot_ms is not None and (systems or prices):
+    if tpot_ms is not None and systems:
         raise ComparisonError(
-            "--tpot-ms chooses the load of each side: without --systems, and without --price."
+            "--tpot-ms chooses the load of each side, --systems the devices: give one of them."
         )
     first = api.read_run(base)
     if explaining:

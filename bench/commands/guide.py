@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDEST = 100
 """Columns of the longest lines: longer ones are hard to read."""
-LINK = re.compile(r"\[([^\]]+)\]\(([a-z-]+)\.md(?:#[a-z0-9-]+)?\)")
+LINK = re.compile(r"\[([^\]]+)\]\(([a-z0-9-]+)\.md(?:#[a-z0-9-]+)?\)")
 """To another page."""
 FILE_LINK = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")
 """To a file of a clone, whose path is the text."""

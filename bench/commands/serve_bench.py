@@ -59,7 +59,7 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
 )
 @click.option("--launches", type=DEVICES, metavar="N", help="With --server-command.  [default: 5]")
 @click.option(
-    "--device", metavar="BACKEND[:INDEX]", help="That the server uses, on this host: recorded."
+    "--device", metavar="BACKEND[:INDEX]", help="That the server uses, on this host: looked at."
 )
 @click.option(
     "--devices",
@@ -132,7 +132,7 @@ def serve_bench(
     """
     from bench import api
     from bench.planning.arrivals import Lengths
-    from bench.serving import cases, export
+    from bench.serving import cases, export, watched
     from bench.serving import run as serving
     from bench.serving.session import Ask
     from bench.serving.wire import Endpoint
@@ -155,6 +155,7 @@ def serve_bench(
         devices=device_count,
     )
     where = Endpoint.of(endpoint)
+    server_device = _device(device, where)
     ask = Ask(
         endpoint=where,
         folder=weights,
@@ -168,11 +169,12 @@ def serve_bench(
         token=_token(token_variable),
         request_seconds=request_limit,
         ready_seconds=ready_limit,
+        watch=watched.watch(server_device if device else None, device_count),
     )
     path = serving.run(
         ask,
         (launches or 5) if server_command else 1,
-        device=_device(device, where),
+        device=server_device,
         out=out,
         command=typed(server_command),
         say=say,
@@ -191,7 +193,8 @@ def listed(option: str, given: str | None, kind: Number) -> list[float]:
     try:
         numbers = [kind.convert(word.strip(), None, None) for word in words]
     except click.UsageError as error:
-        raise click.UsageError(f"{option} {error.message}, or several with commas") from error
+        allowed = f"give {kind.allowed}, or several with commas"
+        raise click.UsageError(f"{option} {given}: {allowed}") from error
     if len(set(numbers)) < len(numbers):
         raise click.UsageError(f"{option} {given}: each number once")
     return numbers

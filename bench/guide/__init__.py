@@ -12,17 +12,9 @@ from bench.errors import UnknownName, suggestion
 
 ORDER = (
     *("first-steps", "catalogue", "suites", "tracks", "reports", "statistics", "comparability"),
-    *("evidence", "gpt-oss", "serving", "serve-bench", "many-devices", "hosts", "explain"),
-    *(
-        "telemetry",
-        "pytest",
-        "api",
-        "publishing",
-        "trouble",
-        "new-backend",
-        "new-workload",
-        "contributing",
-    ),
+    *("llama", "deepseek", "qwen3", "gpt-oss", "classic"),
+    *("evidence", "serving", "serve-bench", "many-devices", "hosts", "explain", "telemetry"),
+    *("pytest", "api", "publishing", "trouble", "new-backend", "new-workload", "contributing"),
     "words",
 )
 """Names of all pages: of `NAME.md` beside this file."""

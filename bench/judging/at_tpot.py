@@ -15,7 +15,7 @@ import msgspec
 from bench import stats
 from bench.errors import ComparisonError
 from bench.judging.comparability import timed_otherwise, unfit
-from bench.judging.compare import concluded, joule_ratio, level_of, sides_of
+from bench.judging.compare import Prices, concluded, joule_ratio, level_of, sides_of
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
@@ -25,8 +25,10 @@ from bench.judging.verdicts import enough, preliminary
 from bench.records.run import RunFile
 
 
-def compare_at_tpot(base: RunFile, other: RunFile, tpot_seconds: float) -> Comparison:
-    """Judges each kind of load that both runs have.
+def compare_at_tpot(
+    base: RunFile, other: RunFile, tpot_seconds: float, prices: Prices | None = None
+) -> Comparison:
+    """Judges each kind of load that both runs have; prices: of an hour of each side's device.
 
     Raises `ComparisonError` if they are one run, have none in common, or the limit is none.
     """
@@ -50,7 +52,7 @@ def compare_at_tpot(base: RunFile, other: RunFile, tpot_seconds: float) -> Compa
         for k in common
     ]
     judged = [
-        _judged(sides, mine[key], pair, tpot_seconds, level)
+        _judged(sides, mine[key], pair, tpot_seconds, level, prices)
         for key, pair in zip(common, chosen, strict=True)
     ]
     return concluded(sides, level, chosen, judged)
@@ -62,6 +64,7 @@ def _judged(
     pair: tuple[Row | None, Row | None],
     tpot_seconds: float,
     level: float,
+    prices: Prices | None,
 ) -> CaseComparison:
     base, other = pair
     found = CaseComparison(
@@ -88,12 +91,14 @@ def _judged(
     assert other.throughput is not None
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     verdict, because = preliminary(base, other, tested=welch is not None)
+    ratio = other.throughput / base.throughput
     return msgspec.structs.replace(
         found,
         verdict=verdict,
         because=because,
-        ratio=other.throughput / base.throughput,
+        ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
         joule_ratio=joule_ratio(base, other),
+        price_ratio=None if prices is None else ratio * prices.base / prices.other,
     )

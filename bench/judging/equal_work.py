@@ -102,7 +102,9 @@ BOUNDS: dict[str, dict[str, Bounds]] = {
         NORM: Bounds(1e-2, 0.1),
     },
     "fp8": {OUTPUT: Bounds(5e-2, 0.3)},
-    "int8": {OUTPUT: Bounds(3e-2, 0.15)},
+    # Seen 5.4e-2 in two layers (a compiled step, and other operators): where a row's largest value
+    # rounds otherwise, all of the row is rounded anew. A layer less 0.4, half a batch 0.2.
+    "int8": {OUTPUT: Bounds(0.11, 0.15)},
     # Products by themselves, of values that the host made narrow: the same on both sides, so only
     # the rounding of the results differs. Seen 1.7e-3; the next coarser format makes 2.5e-2.
     **{name: {OUTPUT: Bounds(5e-3, 1e-2)} for name in _NARROW_PRODUCTS},

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.precision import Precision
 from bench.records import environment
+from bench.records.case import SEARCHED
 from bench.records.executed import Executed
 from bench.records.execution import COMPILE, GRAPH
 from bench.workload import Look, Queued, Recorder
@@ -132,6 +133,14 @@ def compiled(compiler: Mapping[str, int], execution: str = COMPILE) -> list[Look
         then = 'See TORCH_LOGS=recompiles for the reason, or ask for execution = "eager"'
         return [Look(what="execution", asked=execution, seen=seen, then=then)]
     return []
+
+
+def searched(graphs: int) -> list[Look]:
+    """Whether the compiler that was to search for its kernels made any graph."""
+    if graphs:
+        return []
+    then = f'Run again, or leave "{SEARCHED}" out of what may be chosen'
+    return [Look(what="compiler", asked=SEARCHED, seen="no graph that it searched for", then=then)]
 
 
 def implementations(executed: Executed | None, facts: Mapping[str, str]) -> list[Look]:

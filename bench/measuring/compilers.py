@@ -8,7 +8,7 @@ execution, which is no fault of the work. Of several, each is tried beforehand, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.records.reason import reason
@@ -83,6 +83,26 @@ def trial(name: str, device: torch.device) -> Trial:
     right = torch.equal(found, torch.full((16, 16), 4.0))
     why = "" if right else f"4 comes out as {float(found[0, 0]):g}"
     return Trial(name, why, wrong=not right)
+
+
+class Searching:
+    """A compiler that is given what has it search for its kernels, and counts what it made so."""
+
+    def __init__(self, name: str, given: Mapping[str, Any]) -> None:
+        """name: torch's, of the compiler that does the work; given: to that, beside graph and
+        inputs."""
+        import torch
+
+        self.name = f"accelmark-{name}-searching"
+        """By which torch knows this one."""
+        self.graphs = 0
+
+        def search(graph: Any, inputs: Any) -> Any:
+            made = torch._dynamo.lookup_backend(name)(graph, inputs, **given)
+            self.graphs += 1
+            return made
+
+        torch._dynamo.register_backend(search, name=self.name)
 
 
 class Noted:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measuring import asked, compilers
 from bench.records import environment
+from bench.records.case import SEARCHED
 from bench.records.execution import NO_GRAPHS, is_compiled, is_recorded
 from bench.workload import Unsupported
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 class Execution:
     """Of one launch."""
 
-    def __init__(self, name: str, backend: Backend, device: Device) -> None:
-        """name: of a case. Raises `Unsupported` where nothing compiles, or records, that must."""
+    def __init__(self, name: str, backend: Backend, device: Device, searches: bool = False) -> None:
+        """name: of a case; searches: whether its compiler is to search for its kernels. Raises
+        `Unsupported` where nothing compiles, searches, or records, that must."""
         self._name = name
         self._place: torch.device = device.torch_device
         self.watched: asked.Watched | None = None
@@ -35,8 +37,18 @@ class Execution:
         """torch's name for what compiles."""
         if is_compiled(name):
             self._compiler = self.compiler = compilers.chosen(backend.compilers, self._place)
+        self._searching: compilers.Searching | None = None
+        if searches:
+            given = backend.compiler_searches.get(self._compiler)
+            if given is None:
+                raise Unsupported(
+                    f"{SEARCHED}: the backend {backend.name} names no search of its compiler "
+                    f"{self._compiler}"
+                )
+            self._searching = compilers.Searching(self._compiler, given)
+            self.compiler = self._searching.name
         if is_compiled(name) and self.watched is not None:
-            noted = compilers.noted(self._compiler)
+            noted = compilers.noted(self.compiler)
             self.compiler, self.watched.compiled_calls = noted.name, lambda: noted.calls
 
     def gated(self) -> None:
@@ -53,6 +65,9 @@ class Execution:
             own = self._compiler == compilers.TORCHS_OWN
             record["compiler"] = counted if own else {**counted, "name": self._compiler}
             found += asked.compiled(counted, self._name)
+        if self._searching is not None:
+            record["compiler_searched"] = self._searching.graphs
+            found += asked.searched(self._searching.graphs)
         if is_recorded(self._name):
             found += asked.replayed(self.watched, self._name)
         return found

@@ -164,7 +164,7 @@ class Launch:
             return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
         if unlike := self._join(device):
             return Void(reason=unlike)
-        self.execution = Execution(request.case.execution, self.backend, device)
+        self.execution = Execution(request.case.execution, self.backend, device, request.searches)
         site = Site(
             device=device.torch_device,
             precision=precision,

@@ -56,6 +56,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Environment variables to record beside the usual ones."""
     memory_format: str | None = None
     """The one that a tuned case tries; None for the workload's own."""
+    searches: bool = False
+    """Whether its compiler searches for the fastest kernels, as a tuned case may try."""
     thorough: bool = False
     """Whether it is looked at as one launch of a case must be; see `bench.measuring.watch`."""
     scratch: str | None = None

@@ -4,12 +4,14 @@ Importing takes longer than many a measurement, and every launch of a model woul
 launch that is forked from here holds what it would have imported itself, and nothing else: no
 device is opened here, no tensor made, no thread of torch started. Layout of memory and order of
 hashes are drawn when a process starts; so that a case's launches stay independent draws of them,
-no two launches of a case come from one stem (`bench.running.stems`).
+no two launches of a case come from one stem, nor from two of which one grew from the other
+(`bench.running.stems`).
 
 Started with a descriptor of a socket; hears an `Order` and says `Ready`, or ends where importing
 left something behind that a fork would share: a descriptor, a variable. Then at each word it forks
-a launch that gets the descriptors that came with it: stdin, stdout, stderr, and its lifeline. It
-says the launch's process id, and later how it ended.
+a launch that gets the descriptors that came with it: stdin, stdout, stderr, and its lifeline; or
+another stem, which imports more and has a socket and a lifeline of its own. It says the process id
+of each, and later how it ended.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 import time
 import warnings
 from array import array
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,11 +39,15 @@ from bench.measuring.surroundings import hide_plug_ins
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
 COMMON = {
-    "torch": "torch",
-    "transformers": "transformers.modeling_utils",
-    "diffusers": "diffusers.models.modeling_utils",
+    "torch": ("torch",),
+    "torch._dynamo": ("torch", "torch._dynamo"),
+    "transformers": ("torch", "torch._dynamo", "transformers.modeling_utils"),
+    "diffusers": ("torch", "torch._dynamo", "diffusers.models.modeling_utils"),
 }
-"""What is imported here of a library, by its package; the launch imports the rest."""
+"""What is imported here for a library, each in a stem that grows from the one before: what the last
+one imports is what it would import alone, and stems of others share the way to it. The launch
+imports the rest. Of several libraries the last of these counts."""
+FORK, GROW = b"fork", b"grow"
 STREAMS = 3
 PAGE = 4096 if not AVAILABLE else os.sysconf("SC_PAGE_SIZE")
 MESSAGE_BYTES = 4096
@@ -75,9 +82,13 @@ Word = Ready | Born | Ended
 
 
 def common(libraries: tuple[str, ...]) -> tuple[str, ...]:
-    """What a stem imports for a launch that needs these; nothing where that is not worth one."""
-    packages = {name.partition(".")[0] for name in libraries}
-    return tuple(module for package, module in COMMON.items() if package in packages)
+    """What is imported for a launch that needs these, stem by stem; nothing where that is not worth
+    one."""
+    found: tuple[str, ...] = ()
+    for library, modules in COMMON.items():
+        if any(f"{name}.".startswith(f"{library}.") for name in libraries):
+            found = modules
+    return found
 
 
 def main() -> NoReturn:
@@ -85,18 +96,28 @@ def main() -> NoReturn:
     own = lifeline.hold()
     gc.disable()
     parent = socket.socket(fileno=int(sys.argv[1]))
-    order = msgspec.json.decode(parent.recv(MESSAGE_BYTES), type=Order)
-    found = dict(os.environ)
-    seconds = imported(order)
+    serve(parent, own, dict(os.environ), 0.0)
+
+
+def serve(
+    parent: socket.socket, own: tuple[int, ...], variables: dict[str, str], before: float
+) -> NoReturn:
+    """A stem, until its parent closes the socket.
+
+    own: ends of its lifeline; variables: those that a launch is to have; before: seconds that
+    importing took of those that this one grew from.
+    """
+    seconds = imported(msgspec.json.decode(parent.recv(MESSAGE_BYTES), type=Order))
     if seconds is None:
         os._exit(1)
+    seconds += before
     gc.collect()
     gc.freeze()  # forks need not look through it, and do not copy what would be marked
     pages = file_pages()
     say(parent, Ready())
     held = {parent.fileno(), *own}
     left: list[int] = []
-    """Launches that have ended, and keep their process ids until the parent asks for another."""
+    """Children that have ended, and keep their process ids until the parent asks for another."""
     with selectors.DefaultSelector() as selector:
         selector.register(parent, selectors.EVENT_READ)
         while True:
@@ -114,11 +135,30 @@ def main() -> NoReturn:
                     os.waitpid(left.pop(), 0)
                 pid = fork()
                 if not pid:
-                    become(descriptors, held | {selector.fileno()}, found, seconds, pages)
+                    watched = {k.fd for k in selector.get_map().values()}
+                    close((held | watched | {selector.fileno()}) - set(descriptors))
+                    if word == FORK:
+                        become(descriptors, variables, seconds, pages)
+                    grow(descriptors, variables, seconds)
                 for descriptor in descriptors:
                     os.close(descriptor)
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
                 say(parent, Born(pid=pid))
+
+
+def close(descriptors: Iterable[int]) -> None:
+    """Those of the stem alone, in what was forked from it."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def grow(descriptors: list[int], variables: dict[str, str], seconds: float) -> NoReturn:
+    """A stem of its own, in this fork. descriptors: its socket, and its lifeline's end if any."""
+    os.setsid()
+    for end in descriptors[1:]:
+        os.environ[lifeline.VARIABLE] = str(end)
+    own = lifeline.hold()
+    serve(socket.socket(fileno=descriptors[0]), own, variables, seconds)
 
 
 def imported(order: Order) -> float | None:
@@ -192,20 +232,13 @@ def file_pages() -> list[int]:
 
 
 def become(
-    descriptors: list[int],
-    held: set[int],
-    variables: dict[str, str],
-    seconds: float,
-    pages: list[int],
+    descriptors: list[int], variables: dict[str, str], seconds: float, pages: list[int]
 ) -> NoReturn:
     """A launch, in this fork.
 
-    held: descriptors of the stem alone; variables: those that it was started with; pages: see
-    `file_pages`.
+    variables: those that the first stem was started with; pages: see `file_pages`.
     """
     os.setsid()
-    for descriptor in held:
-        os.close(descriptor)
     for number, descriptor in enumerate(descriptors[:STREAMS]):
         os.dup2(descriptor, number)
         os.close(descriptor)

@@ -30,8 +30,18 @@ from bench.planning.sweep import BATCH
 from bench.planning.versions import require_known
 from bench.planning.wrong_value import wrong_value
 from bench.precision import PRECISIONS
-from bench.records.case import MOST_CHOICES, TUNABLE, TUNED, Case, Setting, ascending
-from bench.records.execution import ALL_EXECUTIONS, is_recorded
+from bench.records.case import (
+    COMPILER,
+    MOST_CHOICES,
+    PLAIN,
+    SEARCHED,
+    TUNABLE,
+    TUNED,
+    Case,
+    Setting,
+    ascending,
+)
+from bench.records.execution import ALL_EXECUTIONS, is_compiled, is_recorded
 from bench.workload import Mode, Workload
 
 MOST_CASES = 10_000
@@ -236,7 +246,8 @@ def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, swee
             f"`{TUNED}`, or `parallelism`."
         )
     formats = (*workload.memory_formats, *mode.layouts)
-    allowed = {"execution": mode.executions, "memory_format": formats}
+    compilers = (PLAIN, SEARCHED) if any(map(is_compiled, mode.executions)) else (PLAIN,)
+    allowed = {"execution": mode.executions, "memory_format": formats, COMPILER: compilers}
     return Planned(_tuned(place, who, case, mode, _space(place, who, values, table, allowed)))
 
 
@@ -283,6 +294,13 @@ def _space(
                 f"{place}: `{TUNED}` names a value of `{key}` twice. Remove one of them."
             )
         space[key] = tuple(listed)
+    executions = space.get("execution", (values.get("execution", "eager"),))
+    compiled = any(is_compiled(str(execution)) for execution in executions)
+    if COMPILER in space and not (compiled and set(space[COMPILER]) == {PLAIN, SEARCHED}):
+        raise SuiteError(
+            f'{place}: {who}: `{COMPILER}` in `{TUNED}` must be ["{PLAIN}", "{SEARCHED}"], and one '
+            f"of the executions compiled. Add what lacks, or leave `{COMPILER}` out."
+        )
     count = math.prod(map(len, space.values()))
     if not 2 <= count <= MOST_CHOICES:
         raise SuiteError(

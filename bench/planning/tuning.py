@@ -3,7 +3,9 @@
 A fixed case says what its device does with work of just that batch; a tuned one, what can be had of
 the device by whoever may choose batch, memory format and execution. Each choice gets one launch in
 a process of its own, a trial; one that other work on the host or heat slowed gets a second. Beyond
-a batch for which memory or the time limit ran out, larger ones (all else equal) are not tried. The
+a batch for which memory or the time limit ran out, larger ones (all else equal) are not tried. What
+takes a compiler minutes, to search for its kernels, is tried once: at the best of what it compiled
+without. The
 fastest is then measured again, in as many launches as any other case, and only those make up the
 figure: the best of many single readings is the luckiest of them, and its own reading would be too
 high. Where the fastest fails after all (memory at its brim), the next one follows.
@@ -12,13 +14,14 @@ high. Where the fastest fails after all (memory at its brim), the next one follo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from bench.planning.sweep import BATCH, too_large
-from bench.records.case import TUNABLE, Case, Choice
+from bench.records.case import COMPILER, PLAIN, SEARCHED, TUNABLE, Case, Choice
+from bench.records.execution import is_compiled
 from bench.records.outcome import Failed, Measured, Outcome, Skipped, Void
 from bench.records.run import Launch
 from bench.telemetry.flags import hindered
@@ -29,13 +32,18 @@ Key = tuple[tuple[str, int | str], ...]
 
 
 def candidates(case: Case) -> Iterator[Choice]:
-    """Every choice of a tuned case, batches ascending within all else; nothing for a fixed one."""
+    """Every choice of a tuned case, batches ascending within all else; nothing for a fixed one.
+
+    Where its compiler may search, those without.
+    """
     space = case.space
     if not space:  # of which the product would be one empty choice
         return
     names = [name for name in reversed(TUNABLE) if name in space]
     for values in itertools.product(*(space[name] for name in names)):
         chosen = dict(zip(names, values, strict=True))
+        if chosen.get(COMPILER, PLAIN) != PLAIN:
+            continue
         yield {name: chosen[name] for name in TUNABLE if name in chosen}
 
 
@@ -56,9 +64,14 @@ def memory_format(choice: Choice) -> str | None:
     return None if chosen is None else str(chosen)
 
 
+def searches(choice: Choice) -> bool:
+    """Whether a launch has its compiler search for the fastest kernels."""
+    return choice.get(COMPILER, PLAIN) == SEARCHED
+
+
 def in_words(choice: Choice) -> str:
-    """`batch 64, compile, channels_last`."""
-    named = {name: choice[name] for name in TUNABLE if name in choice}
+    """`batch 64, compile, channels_last`; what a compiler does by itself goes without saying."""
+    named = {name: choice[name] for name in TUNABLE if choice.get(name, PLAIN) != PLAIN}
     return ", ".join(f"batch {v}" if name == BATCH else str(v) for name, v in named.items())
 
 
@@ -114,8 +127,10 @@ class Search:
 
     def __init__(self, case: Case, launches: Sequence[Launch] = ()) -> None:
         """launches: those of the case that there are, in order."""
+        self._case = case
         self._left = list(candidates(case))
-        self.choices = len(self._left)
+        self._may_search = SEARCHED in case.space.get(COMPILER, ())
+        self.choices = len(self._left) + self._may_search
         """How many there are to choose from."""
         self._trials: dict[Key, Trial] = {}
         self._finals: dict[Key, tuple[int, int]] = {}
@@ -158,18 +173,33 @@ class Search:
     @property
     def left(self) -> int:
         """Choices that are still to be tried; fewer if memory runs out."""
-        return len(self._left)
+        return len(self._left) + (self._may_search and bool(self._left or self._searched()))
 
     @property
     def next(self) -> Choice | None:
         """The choice to try next; None once the search is over."""
-        return self._left[0] if self._left else None
+        return self._left[0] if self._left else self._searched()
+
+    def _searched(self) -> Choice | None:
+        """The fastest of what was compiled, with a search besides; None if there is none, or if
+        one has been tried."""
+        trials = self._trials.values()
+        if not self._may_search or any(searches(trial.choice) for trial in trials):
+            return None
+        compiled = [x for x in trials if is_compiled(settled(self._case, x.choice).execution)]
+        best = _fastest(compiled)
+        return None if best is None else {**best, COMPILER: SEARCHED}
 
     @property
     def best(self) -> Choice | None:
         """Of the choices tried, and not given up since, the fastest; None if there is none."""
-        usable = [trial for trial in self._trials.values() if trial.rate is not None]
-        return max(usable, key=lambda trial: trial.rate or 0.0).choice if usable else None
+        return _fastest(self._trials.values())
+
+
+def _fastest(trials: Iterable[Trial]) -> Choice | None:
+    """The choice of the fastest of these; None if none has a number."""
+    usable = [trial for trial in trials if trial.rate is not None]
+    return max(usable, key=lambda trial: trial.rate or 0.0).choice if usable else None
 
 
 def _beyond(choice: Choice, trial: Trial) -> bool:

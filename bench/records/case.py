@@ -18,8 +18,11 @@ Setting = int | str
 """A value of something that a tuned case leaves open."""
 Choice = dict[str, Setting]
 """One setting of all that a tuned case leaves open: `{"batch_size": 64, "execution": "eager"}`."""
-TUNABLE = ("batch_size", "execution", "memory_format")
+TUNABLE = ("batch_size", "execution", "memory_format", "compiler")
 """What a tuned case may leave open: none of it changes what an item is."""
+COMPILER = "compiler"
+PLAIN, SEARCHED = "default", "max-autotune"
+"""How a compiler goes to work: as it does by itself, or trying kernels and taking the fastest."""
 MOST_CHOICES = 1000
 """Of one tuned case: each is a process of its own."""
 TUNED = "tuned"

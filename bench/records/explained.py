@@ -116,6 +116,7 @@ class Tried(Value, frozen=True, kw_only=True):
     before_ns: tuple[int, ...] = ()
     """Steps of the job as it is; as many as of the other."""
     after_ns: tuple[int, ...] = ()
+    """Of as many items: of another batch its steps, over how many times as many they have."""
     absent: str = ""
     """Why it could not be tried, or what the gate found wrong with it."""
 

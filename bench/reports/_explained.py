@@ -20,7 +20,10 @@ NAME_COLUMNS = 24
 OPERATOR_COLUMNS = 34
 """Of a card of 80 columns."""
 STANDARD_COLUMNS = 80
-NARROWEST_COLUMNS = 12
+FIGURE_COLUMNS = 46
+"""Of an operator."""
+NARROWEST_COLUMNS = 19
+"""The longest class has 18."""
 LEGEND = (
     "share: of the step. x bound: time over the least that this box could take, by its own "
     "ceilings (arithmetic, bytes, calls). above bound: the time less that; no way to save it need "
@@ -65,11 +68,13 @@ def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     yield from wrapped(parts, width, "  ")
     yield from wrapped(_ceilings(case), width, "  ")
     name = max(NARROWEST_COLUMNS, NAME_COLUMNS + min(0, width - STANDARD_COLUMNS))
-    yield f"{'class':<{name}}{'ms':>9}{'share':>8}{'x bound':>9}{'above bound':>13}  {'seen':>6}"[
-        :width
-    ]
+    heading = f"{'class':<{name}}{'ms':>9}{'share':>8}{'x bound':>9}{'above bound':>13}"
+    seen = f"  {'seen':>6}"
+    cross_checked = len(heading + seen) <= width
+    yield f"{heading}{seen if cross_checked else ''}"[:width]
     for row in case.classes:
-        yield _class(row, name)[:width]
+        line = _class(row, name)
+        yield (line if cross_checked else line[: len(heading)])[:width]
     yield from _operators(case, width, wide=wide)
     for flag, seen in case.flags.items():
         meaning = MEANINGS.get(flag, "")
@@ -93,12 +98,18 @@ def _class(row: ClassRow, name: int) -> str:
 
 def _operators(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     shown = case.operators if wide else case.operators[:TOP]
-    name = max(NARROWEST_COLUMNS, OPERATOR_COLUMNS + width - STANDARD_COLUMNS)
-    yield f"{'operator':<{name}}{'calls':>7}{'ms':>9}{'share':>8}{'x bound':>9}{'above bound':>13}"[
+    name = OPERATOR_COLUMNS + width - STANDARD_COLUMNS
+    apart = name < OPERATOR_COLUMNS  # a line for its name, or all products would look alike
+    if apart:
+        name = max(1, width - FIGURE_COLUMNS)
+    yield f"{'operator':<{name}}{_figures('calls', 'ms', 'share', 'x bound', 'above bound')}"[
         :width
     ]
     for row in shown:
-        yield _operator(row, name)[:width]
+        if apart:
+            yield shortened(called(row), width)
+        begun = "" if apart else shortened(called(row), name - 1)
+        yield f"{begun:<{name}}{_operator(row)}"[:width]
     if left := len(case.operators) - len(shown):
         yield from wrapped(f"{units.counted(left, 'operator')} more (--wide)", width)
     for row in case.operators:
@@ -106,14 +117,16 @@ def _operators(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
             yield from wrapped(f"not measured: {called(row)}: {row.absent}", width, "  ")
 
 
-def _operator(row: OperatorRow, name: int) -> str:
+def _operator(row: OperatorRow) -> str:
     took = "—" if row.ms is None else ms(row.ms.value)
     share = "—" if row.share is None else f"{row.share:.1%}"
     above = "BEATS-BOUND" if "BEATS-BOUND" in row.flags else _above(row.above_ms)
-    return (
-        f"{shortened(called(row), name - 1):<{name}}{row.calls:>7g}{took:>9}{share:>8}"
-        f"{_times(row.times_bound):>9}{above:>13}"
-    )
+    return _figures(f"{row.calls:g}", took, share, _times(row.times_bound), above)
+
+
+def _figures(calls: str, took: str, share: str, times: str, above: str) -> str:
+    """In `FIGURE_COLUMNS`."""
+    return f"{calls:>7}{took:>9}{share:>8}{times:>9}{above:>13}"
 
 
 def called(row: OperatorRow) -> str:

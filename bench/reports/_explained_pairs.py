@@ -7,10 +7,15 @@ from typing import Any
 
 from bench.judging.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
-from bench.reports._explained import NARROWEST_COLUMNS, STANDARD_COLUMNS, ms, shortened, wrapped
+from bench.reports._explained import STANDARD_COLUMNS, ms, shortened, wrapped
 
 NAME_COLUMNS = 24
-OPERATOR_COLUMNS = 46
+LONGEST_NAME = 18
+"""Of a class."""
+COLUMNS = (10, 10, 12, 8, 10)
+"""Of base, other, difference, chip and software."""
+NARROW_COLUMNS = (8, 9, 11, 5, 9)
+"""Of a card of less than 80."""
 LEGEND = (
     "difference: other less base; those of all parts add up to that of the steps. speed: base's "
     "time over other's = chip x software; chip: how many times as fast other's own ceilings would "
@@ -39,39 +44,42 @@ def _pair(pair: ExplainedPair, width: int) -> Iterator[str]:
     yield from wrapped(
         f"step {ms(pair.base_ms)} -> {ms(pair.other_ms)} ms: {signed(pair.difference_ms)} ms", width
     )
-    name = max(NARROWEST_COLUMNS, NAME_COLUMNS + min(0, width - STANDARD_COLUMNS))
-    yield (
-        f"{'part':<{name}}{'base ms':>10}{'other ms':>10}{'difference':>12}{'chip':>8}"
-        f"{'software':>10}"
-    )[:width]
+    columns = COLUMNS if width >= STANDARD_COLUMNS else NARROW_COLUMNS
+    name = min(NAME_COLUMNS, max(LONGEST_NAME, width - sum(columns)))
+    heading = ("base ms", "other ms", "difference", "chip", "software")
+    yield f"{'part':<{name}}{_in_columns(columns, heading)}"[:width]
     for part in pair.parts:
-        yield _part(part, name)[:width]
-    name = max(NARROWEST_COLUMNS, OPERATOR_COLUMNS + width - STANDARD_COLUMNS)
-    yield f"{'operator':<{name}}{'base ms':>10}{'other ms':>10}{'difference':>12}"[:width]
+        yield f"{part.name:<{name}}{_in_columns(columns, _part(part))}"[:width]
+    name = max(1, width - sum(COLUMNS[:3]) - 2)
+    yield f"{'operator':<{name}}{_in_columns(COLUMNS, heading[:3])}"[:width]
     for operator in pair.operators:
-        yield _operator(operator, name)[:width]
+        begun, figures = _called(operator), _in_columns(COLUMNS, _operator(operator))
+        if columns is NARROW_COLUMNS:  # a line for its name, or all products would look alike
+            yield shortened(begun, width)
+            begun = ""
+        yield f"{shortened(begun, name - 1):<{name}}{figures}"[:width]
 
 
-def _part(part: ClassPair, name: int) -> str:
-    chip, software = (
-        "—" if value is None else f"{value:.2f}" for value in (part.chip, part.software)
-    )
-    return (
-        f"{part.name:<{name}}{ms(part.base_ms):>10}{ms(part.other_ms):>10}"
-        f"{signed(part.difference_ms):>12}{chip:>8}{software:>10}"
-    )
+def _in_columns(columns: Sequence[int], values: Sequence[str]) -> str:
+    each = zip(columns, values, strict=False)
+    return "".join(f"{value:>{column}}" for column, value in each)
 
 
-def _operator(operator: OperatorPair, name: int) -> str:
+def _part(part: ClassPair) -> tuple[str, ...]:
+    ratios = ("—" if value is None else f"{value:.2f}" for value in (part.chip, part.software))
+    return ms(part.base_ms), ms(part.other_ms), signed(part.difference_ms), *ratios
+
+
+def _called(operator: OperatorPair) -> str:
+    return f"{operator.name.removeprefix('aten::')} {operator.operands}".rstrip()
+
+
+def _operator(operator: OperatorPair) -> tuple[str, ...]:
     base, other = (
         "not there" if value is None else ms(value)
         for value in (operator.base_ms, operator.other_ms)
     )
-    called = f"{operator.name.removeprefix('aten::')} {operator.operands}".rstrip()
-    return (
-        f"{shortened(called, name - 1):<{name}}{base:>10}{other:>10}"
-        f"{signed(operator.difference_ms):>12}"
-    )
+    return base, other, signed(operator.difference_ms)
 
 
 def signed(value: float) -> str:

@@ -98,6 +98,9 @@ def legend(curves: Sequence[ServingCurve]) -> list[str]:
         "Serving: output tokens in the steady window; TTFT from the scheduled arrival; medians; "
         f"goodput: requests that keep {_limits(rows)}"
     ]
+    devices = max(row.case.devices for row in rows)
+    if devices > 1:
+        said.append(f"output and goodput are of all {devices} devices together")
     few = min(row.serving.requests for row in rows if row.serving)
     if few < stats.PERCENTILE_SAMPLES[99]:
         said.append(

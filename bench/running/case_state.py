@@ -138,6 +138,7 @@ class CaseState:
             [x.samples for x in measured],
             overheads=[x.seconds - x.steady_seconds for x in measured],
             costs=[x.steady_seconds / len(x.samples) for x in measured],
+            target=self.settings.target_half_width,
         )
 
     def launches_left(self, to_the_last_look: bool = False) -> int:

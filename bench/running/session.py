@@ -21,7 +21,7 @@ from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
 from bench.planning.shapes import Shapes
 from bench.planning.sweep import Limits, too_large, without_batch
-from bench.planning.tuning import memory_format, settled
+from bench.planning.tuning import memory_format, searches, settled
 from bench.records import environment
 from bench.records.case import Case
 from bench.records.cpu_limits import usable_cores
@@ -135,6 +135,8 @@ class Session:
         """One launch of every unfinished case in turn, so that drift of the machine hits all."""
         while unfinished := [state for state in self.states if not state.finished]:
             before = self.order
+            if self.stems is not None:
+                self.stems.expect(state.case for state in unfinished)
             for group in self._groups(unfinished):
                 self.launch([s for s in group if not s.finished and self.fits(s)])
             if self.order == before:  # nothing that is left fits
@@ -241,6 +243,7 @@ class Session:
             thorough=not state.measured,
             recorded=self.recorded,
             memory_format=memory_format(choice),
+            searches=searches(choice),
             here=self.here,
             scratch=None if self.folder is None else str(self.folder),
             rehearse=state.searching or not state.seconds,

@@ -1,8 +1,8 @@
 """The parent's side of `bench.measuring.stem`: launches forked from what has imported for them.
 
 A process draws its layout of memory and the order of its hashes when it starts. The interval is
-over launches of a case, which must draw apart: a stem gives each case one launch, and then another
-stem takes its place.
+over launches of a case, which must draw apart: a stem, with all that grew from it, gives each case
+one launch, and then another takes its place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO
 
 import msgspec
@@ -23,40 +23,69 @@ from bench import catalogue
 from bench.backend import Backend
 from bench.lifeline import Lifeline
 from bench.measuring.messages import Request
-from bench.measuring.stem import AVAILABLE, MESSAGE_BYTES, Born, Ended, Order, Ready, Word, common
+from bench.measuring.stem import (
+    AVAILABLE,
+    FORK,
+    GROW,
+    MESSAGE_BYTES,
+    Born,
+    Ended,
+    Order,
+    Ready,
+    Word,
+    common,
+)
+from bench.records.case import Case
 from bench.running import child
 
 READY_SECONDS = 120.0
 """A stem that imports for longer is ended, and launches import by themselves."""
 DECODER = msgspec.json.Decoder(Word)
 COMMAND = ("-m", "bench.measuring.stem")
+Start = Callable[[Lifeline, int], child.Process]
+"""Starts a stem's process, with a lifeline and its end of the socket."""
 
 
 class Stem:
     """One such process."""
 
-    def __init__(self, order: Order, python: str, given: Mapping[str, str]) -> None:
-        """python: the interpreter; given: its variables. OSError where none can be started."""
-        self.cases: set[str] = set()
-        """Fingerprints of those that have had a launch from here."""
+    def __init__(self, order: Order, start: Start) -> None:
+        """start: of its process. OSError where none can be started."""
         self._codes: dict[int, int] = {}
         self._lifeline = Lifeline()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                self._process = self._lifeline.start(
-                    (python, *COMMAND, str(theirs.fileno())),
-                    given,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                )
+                self._process = start(self._lifeline, theirs.fileno())
         except BaseException:
             self._socket.close()
             raise
         with contextlib.suppress(OSError):
             self._socket.send(msgspec.json.encode(order))
+
+    @classmethod
+    def first(cls, order: Order, python: str, given: Mapping[str, str]) -> Stem:
+        """python: the interpreter; given: its variables."""
+
+        def started(held: Lifeline, theirs: int) -> child.Process:
+            return held.start(
+                (python, *COMMAND, str(theirs)),
+                given,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs,),
+            )
+
+        return cls(order, started)
+
+    def grown(self, order: Order) -> Stem:
+        """Another one, which imports this besides."""
+
+        def started(held: Lifeline, theirs: int) -> child.Process:
+            return held.lend(lambda ends: Forked(self, self._child(GROW, (theirs, *ends))))
+
+        return Stem(order, started)
 
     def ready(self, seconds: float = READY_SECONDS) -> bool:
         """Waits until it has imported; whether it will fork."""
@@ -71,12 +100,7 @@ class Stem:
         theirs_out, write = os.pipe()
         # Named from the launch's side: it reads `read` and writes `write`.
         try:
-            socket.send_fds(self._socket, [b"fork"], [read, write, stderr.fileno(), *ends])
-            born = self._hear(child.GRACE_SECONDS)
-            while isinstance(born, Ended):
-                born = self._hear(child.GRACE_SECONDS)
-            if not isinstance(born, Born):
-                raise TimeoutError("no launch is forked")
+            pid = self._child(FORK, (read, write, stderr.fileno(), *ends))
         except BaseException:
             os.close(theirs_in)
             os.close(theirs_out)
@@ -84,7 +108,17 @@ class Stem:
         finally:
             os.close(read)
             os.close(write)
-        return Forked(self, born.pid, os.fdopen(theirs_in, "wb"), os.fdopen(theirs_out, "rb"))
+        return Forked(self, pid, os.fdopen(theirs_in, "wb"), os.fdopen(theirs_out, "rb"))
+
+    def _child(self, word: bytes, descriptors: Sequence[int]) -> int:
+        """The process id of what is forked at a word. OSError where nothing is."""
+        socket.send_fds(self._socket, [word], descriptors)
+        born = self._hear(child.GRACE_SECONDS)
+        while isinstance(born, Ended):
+            born = self._hear(child.GRACE_SECONDS)
+        if not isinstance(born, Born):
+            raise TimeoutError("nothing is forked")
+        return born.pid
 
     def code(self, pid: int, seconds: float | None) -> int | None:
         """How a launch ended; None if it has not within that time.
@@ -127,7 +161,9 @@ class Stem:
 class Forked:
     """A launch's process, as `subprocess.Popen` would have it."""
 
-    def __init__(self, stem: Stem, pid: int, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+    def __init__(
+        self, stem: Stem, pid: int, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+    ) -> None:
         self.pid = pid
         self.stdin, self.stdout = stdin, stdout
         self.returncode: int | None = None
@@ -154,55 +190,81 @@ class Forked:
 
 
 class Stems:
-    """Those of one run: one for each set of libraries, as far as one can be had."""
+    """Those of one run: one for each set of libraries, as far as one can be had, all grown from
+    one."""
 
     def __init__(self, python: str, scratch: str | None) -> None:
         """python: the launches' interpreter; scratch: the run's folder."""
         self._python, self._scratch = python, scratch
         self._stems: dict[tuple[str, ...], Stem] = {}
-        self._refused = False
+        """By what they have imported, in order: each grew from that of all but the last."""
+        self._cases: set[str] = set()
+        """Fingerprints of those that have had a launch from one of these."""
+        self._expected: set[tuple[str, ...]] = set()
+        self._refused: set[tuple[str, ...]] = set()
 
     @staticmethod
     def of(backend: Backend, python: str, scratch: str | None) -> Stems | None:
         """None where launches of this backend are not forked."""
         return Stems(python, scratch) if AVAILABLE and backend.forks else None
 
+    def expect(self, cases: Iterable[Case]) -> None:
+        """What is wanted of the next ones: they import side by side, before anything measures."""
+        self._expected = {_libraries(case) for case in cases}
+
     def stem(self, request: Request, given: Mapping[str, str]) -> Stem | None:
         """One that this case has had no launch from; None where launches import by themselves."""
-        workload = catalogue.workload(request.case.workload)
-        mode = workload.modes[request.case.mode]
-        libraries = common((*workload.libraries, *mode.libraries))
-        if self._refused or not libraries:
+        libraries = _libraries(request.case)
+        if not libraries:
             return None
+        if request.case.fingerprint in self._cases:
+            self.close()
+        chains = {libraries, *self._expected}
+        for length in range(1, max(map(len, chains)) + 1):
+            wanted = {chain[:length] for chain in chains if len(chain) >= length}
+            self._grow(wanted - self._stems.keys(), request.backend, given)
         found = self._stems.get(libraries)
-        if found is not None and request.case.fingerprint in found.cases:
-            self._stems.pop(libraries).end()
-            found = None
-        if found is None:
-            found = self._started(request, libraries, given)
         if found is not None:
-            found.cases.add(request.case.fingerprint)
+            self._cases.add(request.case.fingerprint)
         return found
 
-    def _started(
-        self, request: Request, libraries: tuple[str, ...], given: Mapping[str, str]
-    ) -> Stem | None:
-        order = Order(backend=request.backend, libraries=libraries, scratch=self._scratch)
-        with contextlib.suppress(OSError):
-            stem = Stem(order, self._python, given)
+    def _grow(
+        self, wanted: Iterable[tuple[str, ...]], backend: str, given: Mapping[str, str]
+    ) -> None:
+        """Those of them that can be had, side by side."""
+        started: dict[tuple[str, ...], Stem] = {}
+        for libraries in sorted(wanted):
+            before = self._stems.get(libraries[:-1])
+            if libraries in self._refused or (libraries[:-1] and before is None):
+                continue
+            order = Order(backend=backend, libraries=libraries[-1:], scratch=self._scratch)
+            try:
+                if before is None:
+                    started[libraries] = Stem.first(order, self._python, given)
+                else:
+                    started[libraries] = before.grown(order)
+            except OSError:
+                self._refused.add(libraries)
+        for libraries, stem in started.items():
             if stem.ready():
                 self._stems[libraries] = stem
-                return stem
-            stem.end()
-        self.give_up()
-        return None
+            else:
+                stem.end()
+                self._refused.add(libraries)
 
     def give_up(self) -> None:
         """No launch is forked any more: one could not be."""
-        self._refused = True
+        self._refused |= {libraries[:1] for libraries in self._stems}
         self.close()
 
     def close(self) -> None:
         """None is left."""
+        self._cases.clear()
         while self._stems:
             self._stems.popitem()[1].end()
+
+
+def _libraries(case: Case) -> tuple[str, ...]:
+    """What is imported for a case, stem by stem."""
+    workload = catalogue.workload(case.workload)
+    return common((*workload.libraries, *workload.modes[case.mode].libraries))

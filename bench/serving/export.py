@@ -114,8 +114,9 @@ def read(folder: Path, *, whole: bool = True) -> Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise RecordError(
-            f"{path}: not a model that `accelmark export-model` wrote ({error}). Export one, and "
+            f"{path}: not a model that `accelmark export-model` wrote ({why}). Export one, and "
             "have the server load it."
         ) from error
     for name, digest in manifest.files.items() if whole else ():

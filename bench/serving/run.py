@@ -14,18 +14,17 @@ from bench.backend import DeviceInfo
 from bench.errors import AccelmarkError
 from bench.records import environment
 from bench.records.encoding import encoded
-from bench.records.outcome import Cold
+from bench.records.outcome import Cold, Failed
 from bench.records.run import End, Launch, Settings
 from bench.running.header import begin, run_id, utc_now
 from bench.serving.reference import Reference, in_a_process
-from bench.serving.session import Ask, Came, launch
+from bench.serving.session import Ask, Came, Interrupted, launch
 
 SUITE = "serve-bench"
 NO_DEVICE = DeviceInfo(
     backend="endpoint", index=0, name="a server, device not observed", memory_bytes=None
 )
 """Where nobody said which device the server has."""
-NO_TELEMETRY = "the server was measured from outside"
 
 
 def run(
@@ -43,8 +42,8 @@ def run(
 
     launches: restarts of the server, where the run starts it; else 1, for launches that share one
     process are one. Raises `ServerError` where there is no server to measure, and then leaves no
-    record; `OutputError` where none can be written. At Ctrl-C the record ends, and
-    KeyboardInterrupt goes on.
+    record; `OutputError` where none can be written. At Ctrl-C the record ends with the loads that
+    were made, and KeyboardInterrupt goes on.
     """
     identity = run_id()
     path = out / f"{SUITE}-{device.backend}-{identity}.jsonl"
@@ -57,10 +56,22 @@ def run(
             try:
                 for number in range(launches):
                     started_at = utc_now()
-                    for came in launch(ask, number, reference, trust, say):
-                        line = _line(came, ask, device, number, made, started_at)
+                    cut = None
+                    try:
+                        came = launch(ask, number, reference, trust, say)
+                    except Interrupted as interrupt:
+                        came, cut = interrupt.came, interrupt
+                    except AccelmarkError as error:
+                        if not made:
+                            raise
+                        came = not_made(ask, error)
+                    for one in came:
+                        line = _line(one, ask, device, number, made, started_at)
                         writer.append(without(ask.token, line))
                         made += 1
+                    if cut is not None:
+                        say(f"record: {path}")
+                        raise cut
                 ended = "complete"
             finally:
                 writer.append(End(reason=ended, finished_at=utc_now()))
@@ -68,7 +79,15 @@ def run(
         if not made:  # nothing was measured: there is nothing to keep
             path.unlink(missing_ok=True)
         raise
+    finally:
+        ask.watch.close()
     return path
+
+
+def not_made(ask: Ask, error: AccelmarkError) -> list[Came]:
+    """Of a launch that could not begin, where others before it were measured."""
+    failed = Failed(kind="error", phase="start", message=str(error))
+    return [Came(case, failed, None, 0.0) for case in ask.cases]
 
 
 def without(token: str | None, line: Launch) -> Launch:
@@ -84,6 +103,7 @@ def without(token: str | None, line: Launch) -> Launch:
 def _line(
     came: Came, ask: Ask, device: DeviceInfo, number: int, order: int, started_at: str
 ) -> Launch:
+    seen = came.telemetry
     return Launch(
         case=came.case,
         fingerprint=came.case.fingerprint,
@@ -95,6 +115,7 @@ def _line(
         cold=Cold(),
         environment={"device": msgspec.to_builtins(device)},
         outcome=came.outcome,
-        telemetry_absent=NO_TELEMETRY,
+        telemetry=None if isinstance(seen, str) else seen,
+        telemetry_absent=seen if isinstance(seen, str) else None,
         endpoint=came.seen,
     )

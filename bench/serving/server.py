@@ -56,11 +56,13 @@ async def identify(
         head, said = await pool.get(MODELS)
     except Broken as error:
         words = f"{_where(pool)}: {error}. Start the server, or correct --endpoint."
-        raise ServerError(words) from error
+        raise ServerError(words + _other_scheme(pool, str(error))) from error
     if head.status in (401, 403):
+        wants = "it does not take the token" if pool.has_token else "it wants a token"
+        put = "Put a right one" if pool.has_token else "Put one"
         raise ServerError(
-            f"{_where(pool)}: it wants a token (status {head.status}). Put one into the "
-            "environment variable that --token-variable names."
+            f"{_where(pool)}: {wants} (status {head.status}). {put} into the environment variable "
+            "that --token-variable names."
         )
     try:
         models = msgspec.json.decode(said, type=Models).data if head.status == 200 else []
@@ -73,7 +75,9 @@ async def identify(
             "of OpenAI's protocol; if it is, name its model: --model NAME."
         )
     if asked_model is not None and names and asked_model not in names:
-        raise ServerError(f"--model {asked_model}: the server has {', '.join(names)}. Name one.")
+        raise ServerError(
+            f"--model {asked_model}: the server has {', '.join(map(plain, names))}. Name one."
+        )
     chosen = asked_model or names[0]
     of_model = next((model for model in models if model.get("id") == chosen), {})
     found = await _told(pool)
@@ -88,6 +92,13 @@ async def identify(
         same_host=on_this_host(pool.endpoint),
     )
     return told, chosen
+
+
+def _other_scheme(pool: Pool, error: str) -> str:
+    """What else may be wrong, where something listens; with a space in front."""
+    if pool.endpoint.tls:
+        return " If it speaks plain HTTP, give http://."
+    return "" if error.startswith("no connection") else " If it wants TLS, give https://."
 
 
 async def _told(pool: Pool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from bench.errors import AccelmarkError, ServerError
 from bench.records.case import Case
 from bench.records.endpoint import Endpoint as Seen
 from bench.records.endpoint import Server
+from bench.records.observed import Telemetry
 from bench.records.outcome import Failed, Measured, Outcome, Void
 from bench.serving import cases as asked_cases
 from bench.serving import gate, server, verdict
@@ -29,7 +30,9 @@ from bench.serving.framing import Broken
 from bench.serving.load import Driven, drive
 from bench.serving.reference import Reference, Text
 from bench.serving.stream import Answer, Asked, Dialect, Spoken, speak, stream
+from bench.serving.watched import NOBODY_LOOKED, NobodyLooks, Watch, first_of, with_seen
 from bench.serving.wire import Endpoint, Pool
+from bench.telemetry.joined import Sight
 
 Say = Callable[[str], None]
 """Takes a line for whoever waits."""
@@ -51,6 +54,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     request_seconds: float = 600.0
     ready_seconds: float = 1800.0
+    watch: Watch = NobodyLooks()
+    """At the server's devices, while loads are made."""
 
 
 class Came(NamedTuple):
@@ -60,6 +65,16 @@ class Came(NamedTuple):
     outcome: Outcome
     seen: Seen | None
     seconds: float
+    telemetry: Telemetry | str = NOBODY_LOOKED
+    """Of the server's first device, or why there is none."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a launch, with what was made until then."""
+
+    def __init__(self, came: list[Came]) -> None:
+        super().__init__()
+        self.came = came
 
 
 class _Loaded(NamedTuple):
@@ -71,19 +86,57 @@ class _Loaded(NamedTuple):
     drafted: bool
     after: list[Spoken]
     seconds: float
+    lost: str
+    """Why the server could be asked no more; empty where it could."""
+    sights: tuple[Sight, ...]
+    """Of the server's devices."""
+
+
+class _Made:
+    """What a launch has made, whatever ends it."""
+
+    def __init__(self) -> None:
+        self.came: list[Came] = []
+        self.loaded: list[_Loaded] = []
+        self.seen: Seen | None = None
+        """With its bounds; None until the server is known to serve the model."""
+        self.before: gate.Judged | None = None
+
+    def unread(self, why: str) -> list[Came]:
+        """All of it, where nobody can say that the loads were answered right: they are kept."""
+        failed = Failed(kind="error", phase="numerics", message=why)
+        kept = ((one, self.seen and _kept(self.seen, one)) for one in self.loaded)
+        return [*self.came, *(Came(one.case, failed, seen, one.seconds) for one, seen in kept)]
 
 
 def launch(
     ask: Ask, number: int, reference: Reference, trust: ssl.SSLContext | None, say: Say
 ) -> list[Came]:
     """One launch of every case. What goes wrong is an outcome; raises `ServerError` only where
-    there is no server to measure, and it was not the run's to start."""
-    return asyncio.run(_launch(ask, number, reference, trust, say))
+    there is no server to measure, and it was not the run's to start; `Interrupted` at Ctrl-C."""
+    made = _Made()
+    try:
+        asyncio.run(_launch(ask, number, reference, trust, say, made))
+        # Out of the loop, which would not hear Ctrl-C beside the reference; a server that the run
+        # started has left its memory to it.
+        came = [*made.came, *_judged(ask, reference, made)]
+    except KeyboardInterrupt as error:
+        raise Interrupted(made.unread("interrupted before its answers were read again")) from error
+    except AccelmarkError as error:
+        if not made.loaded:
+            raise
+        came = made.unread(str(error))
+    return sorted(came, key=lambda one: ask.cases.index(one.case))
 
 
 async def _launch(
-    ask: Ask, number: int, reference: Reference, trust: ssl.SSLContext | None, say: Say
-) -> list[Came]:
+    ask: Ask,
+    number: int,
+    reference: Reference,
+    trust: ssl.SSLContext | None,
+    say: Say,
+    made: _Made,
+) -> None:
     pool = Pool(ask.endpoint, ask.token, trust)
     process = None
     start = time.perf_counter()
@@ -96,13 +149,13 @@ async def _launch(
                 await process.ready(pool, ask.ready_seconds)
             except ServerError as error:
                 failed = Failed(kind="error", phase="start", message=str(error))
-                return _all(ask, failed, None, start)
+                made.came = _all(ask, failed, None, start)
+                return
         started = () if ask.command is None else server.shown(ask.command)
         own = process is not None
         who, model = await server.identify(pool, ask.model, started, by_the_run=own)
-        return await _with_server(
-            _Launch(ask, ask.seed + number, pool, who, model, reference, say), start
-        )
+        it = _Launch(ask, ask.seed + number, pool, who, model, reference, say)
+        await _with_server(it, start, made)
     finally:
         pool.close()
         if process is not None:
@@ -122,7 +175,7 @@ class _Launch(NamedTuple):
     say: Say
 
 
-async def _with_server(it: _Launch, start: float) -> list[Came]:
+async def _with_server(it: _Launch, start: float, made: _Made) -> None:
     """Of a server that answers."""
     ask, vocabulary = it.ask, it.ask.manifest.vocabulary
     dialect = Dialect(model=it.model, as_text=ask.as_text)
@@ -138,32 +191,37 @@ async def _with_server(it: _Launch, start: float) -> list[Came]:
         seen = msgspec.structs.replace(seen, warm_up_requests=len(warm))
         spoken = await _speak(it, dialect, "before")
     except Broken as error:
-        failed = Failed(kind="error", phase="warm-up", message=str(error))
-        return _all(ask, failed, seen, start)
+        failed = Failed(kind="error", phase="warm-up", message=f"{error}{_hint(ask, str(error))}")
+        made.came = _all(ask, failed, seen, start)
+        return
     if not spoken:
-        return _all(ask, Void(reason=verdict.UNVERIFIED), seen, start)
+        made.came = _all(ask, Void(reason=verdict.UNVERIFIED), seen, start)
+        return
     truth = it.reference(ask.folder, _texts(spoken), True)
     before = gate.judge("before the load", spoken, truth)
     seen = msgspec.structs.replace(seen, rounding=before.rounding, wrong=before.wrong)
     wrong = verdict.wrong_model(before.checks)
     if wrong is not None:
-        return _all(ask, wrong, seen, start)
+        made.came = _all(ask, wrong, seen, start)
+        return
+    made.seen, made.before = seen, before
     it.say(f"the server answers as {ask.manifest.model} does: {before.checks[0].finding}")
-    loaded: list[_Loaded] = []
-    came: list[Came] = []
     for case in ask.cases:
         began = time.perf_counter()
         try:
-            loaded.append(await _loaded(it, dialect, case, began))
+            made.loaded.append(await _loaded(it, dialect, case, began))
         except Broken as error:
             failed = Failed(kind="error", phase="measure", message=str(error))
-            came.append(Came(case, failed, seen, time.perf_counter() - began))
-    try:
-        came += list(_judged(it, seen, before, loaded))
-    except AccelmarkError as error:  # what was measured is not lost, but nobody can say it is right
-        failed = Failed(kind="error", phase="numerics", message=str(error))
-        came += [Came(one.case, failed, _kept(seen, one), one.seconds) for one in loaded]
-    return sorted(came, key=lambda one: ask.cases.index(one.case))
+            made.came.append(Came(case, failed, seen, time.perf_counter() - began))
+
+
+def _hint(ask: Ask, error: str) -> str:
+    """What may be done about it, where that is known; with a space in front."""
+    if error.startswith("no whole answer within"):
+        return ". Look whether the server is at work, or give it longer: --request-limit"
+    if error.startswith(("status 400", "status 422")) and not ask.as_text:
+        return ". If it takes prompts as strings alone, give --text"
+    return ""
 
 
 def _all(ask: Ask, outcome: Outcome, seen: Seen | None, start: float) -> list[Came]:
@@ -209,22 +267,38 @@ async def _speak(it: _Launch, dialect: Dialect, when: str) -> list[Spoken]:
 async def _loaded(it: _Launch, dialect: Dialect, case: Case, began: float) -> _Loaded:
     drawn = asked_cases.drawn(case, it.ask.manifest.vocabulary, it.seed)
     before = await server.counters(it.pool)
+    it.ask.watch.begin()
     driven = await drive(it.pool, dialect, drawn, it.ask.request_seconds)
+    sights = it.ask.watch.end(driven.zero_ns)
     counted = (await server.counters(it.pool)).since(before)
     said = [round(count) for count in (counted.cached, driven.cached) if count is not None]
     it.say(f"{case.label}: {len(driven.answers)} requests in {driven.wall_seconds:.1f} s")
-    spoken = await _speak(it, dialect, f"after {case.fingerprint}")
+    spoken: list[Spoken] = []
+    lost = ""
+    try:
+        spoken = await _speak(it, dialect, f"after {case.fingerprint}")
+    except Broken as error:  # the load was made all the same
+        lost = str(error)
     cached = max(said) if said else None
-    return _Loaded(case, driven, cached, bool(counted.drafted), spoken, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    drafted = bool(counted.drafted)
+    return _Loaded(case, driven, cached, drafted, spoken, seconds, lost, sights)
 
 
-def _judged(
-    it: _Launch, seen: Seen, before: gate.Judged, loaded: Sequence[_Loaded]
-) -> Iterator[Came]:
+def _judged(ask: Ask, reference: Reference, made: _Made) -> Iterator[Came]:
     """Outcomes of loads, by what the reference says of all that was answered in and after them."""
-    groups = [group for one in loaded for group in (_texts(one.after), _sample(one.driven))]
-    truths = iter(gate.grouped(it.reference, it.ask.folder, groups))
-    for one in loaded:
+    seen, before = made.seen, made.before
+    if seen is None or before is None:
+        return
+    for one in made.loaded:
+        if one.lost:
+            served = one.driven.served(asked_cases.ramp_of(one.case))
+            failed = verdict.server_lost(served, one.lost)
+            yield Came(one.case, failed, _kept(seen, one), one.seconds)
+    asked_again = [one for one in made.loaded if not one.lost]
+    groups = [group for one in asked_again for group in (_texts(one.after), _sample(one.driven))]
+    truths = iter(gate.grouped(reference, ask.folder, groups))
+    for one in asked_again:
         of_after, of_sample = next(truths), next(truths)
         after = None if of_after is None else gate.judge("after the load", one.after, of_after)
         found = verdict.Found(
@@ -234,7 +308,7 @@ def _judged(
             client=one.driven.client,
             cached_tokens=one.cached,
             drafted=one.drafted,
-            unseen=it.ask.fresh_seed or it.who.started == "by the run",
+            unseen=ask.fresh_seed or seen.server.started == "by the run",
             before=before,
             after=after,
             regret=None if of_sample is None else gate.regret(of_sample, before.rounding),
@@ -243,7 +317,8 @@ def _judged(
         kept = _kept(seen, one)
         if isinstance(outcome, Measured):  # which has the load itself
             kept = msgspec.structs.replace(kept, load=None)
-        yield Came(one.case, outcome, kept, one.seconds)
+            outcome = with_seen(outcome, one.sights)
+        yield Came(one.case, outcome, kept, one.seconds, first_of(one.sights))
 
 
 def _kept(seen: Seen, one: _Loaded) -> Seen:

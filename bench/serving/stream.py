@@ -152,6 +152,12 @@ class Answer:
 
     def check(self) -> str:
         """Why this is not the answer that was asked for; empty if it is."""
+        if self.words is None:
+            text = _short("".join(self.texts))
+            return (
+                f"its text is not of the exported model's tokenizer: {text!r}. "
+                "Have the server load the tokenizer of that folder too"
+            )
         if self.usage is None or self.usage.completion_tokens is None:
             return "the server gave no usage: its tokens cannot be counted"
         said, wanted = self.usage.completion_tokens, self.asked.new_tokens
@@ -159,7 +165,10 @@ class Answer:
             return f"{said} tokens, not {wanted} as asked (finish_reason {self.finish or 'none'})"
         prompt = self.usage.prompt_tokens
         if prompt is not None and prompt != len(self.asked.prompt):
-            return f"the server read {prompt} tokens of a prompt of {len(self.asked.prompt)}"
+            return (
+                f"the server read {prompt} tokens of a prompt of {len(self.asked.prompt)}: it adds "
+                "some, or has another tokenizer than the exported model's"
+            )
         if self.tokens != said:
             return f"usage says {said} tokens, the text has {self.tokens}"
         return ""

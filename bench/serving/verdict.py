@@ -20,6 +20,7 @@ from bench.records.endpoint import Client
 from bench.records.outcome import (
     Block,
     Check,
+    Failed,
     Measured,
     Memory,
     Numerics,
@@ -30,9 +31,10 @@ from bench.records.outcome import (
 )
 from bench.records.served import Served
 from bench.serving.gate import Judged
+from bench.serving.watched import NOBODY_LOOKED
 
 REFERENCE = "the exported model in float64, teacher-forced, on this host"
-NOT_OBSERVED = "not observed: the server was measured from outside"
+NOT_OBSERVED = f"not observed: {NOBODY_LOOKED}"
 CLIENTS_MEMORY = "the client process; the server's memory is not observed"
 UNVERIFIED = (
     "unverified: the server gives no log-probabilities, so nobody can say that it is the exported "
@@ -71,6 +73,16 @@ def wrong_model(checks: Sequence[Check]) -> Void | None:
         return None
     reason = f"not the exported model, or not right: {numerics.complaint}"
     return Void(reason=reason, numerics=numerics)
+
+
+def server_lost(served: Served, why: str) -> Failed:
+    """Of a load after which the server could be asked no more."""
+    failed = sum(bool(request.failed) for request in served.requests)
+    words = f"after the load the server was asked again, and did not answer: {why}"
+    if failed:
+        total = len(served.requests)
+        words = f"{failed} of {total} requests failed: {_first_failure(served)}; {words}"
+    return Failed(kind="error", phase="measure", message=words)
 
 
 def outcome(found: Found) -> Outcome:

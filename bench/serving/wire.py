@@ -216,6 +216,11 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
+    @property
+    def has_token(self) -> bool:
+        """Whether requests bear one."""
+        return self._token is not None
+
     async def connection(self) -> Connection:
         """An idle one, or a new one; raises `Broken`."""
         while self._idle:

@@ -148,6 +148,11 @@ def too_short(outcome: Measured) -> str:
     """That the steady blocks were too short for an energy, and what would be long enough."""
     if rests(outcome):
         return "too short: of a burst the device rests for most of the time"
+    if outcome.served is not None:
+        return (
+            f"too short: a steady window of {outcome.steady_seconds:.1f} s, {LEAST_SECONDS:.0f} s "
+            "are needed; more requests give them"
+        )
     block = math.ceil(LEAST_SECONDS / len(outcome.steady) * 10) / 10
     return (
         f"too short: {outcome.steady_seconds:.1f} s of steady blocks, {LEAST_SECONDS:.0f} s are "

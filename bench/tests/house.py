@@ -45,8 +45,8 @@ running/           | backend catalogue errors lifeline measuring planning       
                    | records stats telemetry                                    |
 judging/           | catalogue errors planning precision records stats          | msgspec
                    | telemetry units                                            |
-serving/           | backend errors judging planning precision records running  | msgspec psutil
-                   | workload workloads                                         | torch transformers
+serving/           | backend catalogue errors judging planning precision        | msgspec psutil
+                   | records running telemetry workload workloads               | torch transformers
 
 exchange/          | errors judging planning records telemetry                  | msgspec
 reports/           | errors exchange judging planning records report stats      | msgspec rich

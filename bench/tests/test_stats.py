@@ -154,11 +154,13 @@ SPREAD = [[9.0, 11.0], [13.0, 15.0], [17.0, 19.0]]
 Of the 16, 2 / 2 = 1 comes from within, so the launches themselves vary by 15. Two samples have no
 autocorrelation to speak of. n = sqrt(c_launch / c_sample * 2 / 15).
 """
+EXACT = 1e-9
+"""A target half-width that takes all the samples that there can be."""
 
 
 def test_samples_per_launch_of_a_worked_example() -> None:
     """A launch costs 21,000 s beside its samples of 7 s: n = sqrt(3000 * 2 / 15) = 20."""
-    assert stats.samples_per_launch(SPREAD, [20000, 21000, 22000], [6, 7, 8]) == 20
+    assert stats.samples_per_launch(SPREAD, [20000, 21000, 22000], [6, 7, 8], EXACT) == 20
 
 
 def test_a_sample_costs_its_block_and_not_its_step() -> None:
@@ -166,8 +168,20 @@ def test_a_sample_costs_its_block_and_not_its_step() -> None:
 
     With blocks of a quarter, twice as many.
     """
-    assert stats.samples_per_launch(SPREAD, [21000] * 3, [28] * 3) == 10
-    assert stats.samples_per_launch(SPREAD, [21000] * 3, [1.75] * 3) == 40
+    assert stats.samples_per_launch(SPREAD, [21000] * 3, [28] * 3, EXACT) == 10
+    assert stats.samples_per_launch(SPREAD, [21000] * 3, [1.75] * 3, EXACT) == 40
+
+
+def test_no_more_samples_are_taken_than_the_target_asks_for() -> None:
+    """Mean 14, a tenth of 10 % of it 0.14: 0.0196. 2 / 0.0196 = 102.04, 2 / 0.0784 = 25.5.
+
+    Where all the spread is within, too: 64/3 a launch, means of 5, the error to be 0.5: 85.3.
+    """
+    for target, samples in ((0.1, 102), (0.2, 26), (1.0, 10)):
+        found = stats.samples_per_launch(SPREAD, [10**9] * 3, [7] * 3, target)
+        assert found == samples
+    noisy = [[1.0, 9.0, 1.0, 9.0], [9.0, 1.0, 9.0, 1.0]]
+    assert stats.samples_per_launch(noisy, [5, 5], [1, 1], 1.0) == 85
 
 
 def test_autocorrelated_samples_count_for_less() -> None:
@@ -177,17 +191,19 @@ def test_autocorrelated_samples_count_for_less() -> None:
     3575/36. n = sqrt(36000 * (25/9) / (3575/36)) = sqrt(36000 * 4 / 143) = 31.73.
     """
     series = [[base + k for k in (1.0, 2.0, 3.0, 4.0)] for base in (0, 10, 20)]
-    assert stats.samples_per_launch(series, [36000] * 3, [1] * 3) == 32
+    assert stats.samples_per_launch(series, [36000] * 3, [1] * 3, EXACT) == 32
 
 
 def test_samples_per_launch_where_the_formula_has_nothing_to_go_by() -> None:
-    assert stats.samples_per_launch([], [], []) == 10
-    assert stats.samples_per_launch([[1.0, 2.0]], [5], [1]) == 10, "one launch shows no spread"
-    assert stats.samples_per_launch([[1.0] * 10, [2.0] * 10], [5, 5], [1, 1]) == 10
+    assert stats.samples_per_launch([], [], [], EXACT) == 10
+    assert stats.samples_per_launch([[1.0, 2.0]], [5], [1], EXACT) == 10, (
+        "one launch shows no spread"
+    )
+    assert stats.samples_per_launch([[1.0] * 10, [2.0] * 10], [5, 5], [1, 1], EXACT) == 10
     noisy = [[1.0, 9.0, 1.0, 9.0], [9.0, 1.0, 9.0, 1.0]]
-    assert stats.samples_per_launch(noisy, [5, 5], [1, 1]) == 200, "all the spread is within"
-    assert stats.samples_per_launch(SPREAD, [1] * 3, [7] * 3) == 10
-    assert stats.samples_per_launch(SPREAD, [10**9] * 3, [7] * 3) == 200
+    assert stats.samples_per_launch(noisy, [5, 5], [1, 1], EXACT) == 200, "all the spread is within"
+    assert stats.samples_per_launch(SPREAD, [1] * 3, [7] * 3, EXACT) == 10
+    assert stats.samples_per_launch(SPREAD, [10**9] * 3, [7] * 3, EXACT) == 200
 
 
 @settings(max_examples=50)
@@ -195,5 +211,6 @@ def test_samples_per_launch_where_the_formula_has_nothing_to_go_by() -> None:
 def test_samples_per_launch_stays_within_its_bounds(
     launches: list[list[float]], overhead: float
 ) -> None:
-    found = stats.samples_per_launch(launches, [overhead] * len(launches), [0.05] * len(launches))
+    costs, overheads = [0.05] * len(launches), [overhead] * len(launches)
+    found = stats.samples_per_launch(launches, overheads, costs, 0.02)
     assert stats.MINIMUM_SAMPLES <= found <= stats.MAXIMUM_SAMPLES

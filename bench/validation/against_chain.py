@@ -33,7 +33,7 @@ from bench.workload import EXECUTIONS, Site
 from bench.workloads._generation import DecodeJob
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 WORK = {
     "workload": "llama",
@@ -61,25 +61,25 @@ def chain_of(job: DecodeJob) -> Callable[[], None]:
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape).to(weight.dtype)
 
-    hidden, wide = drawn(batch, 1, config.hidden_size), drawn(batch, 1, config.intermediate_size)
+    hidden, wide = drawn(batch, config.hidden_size), drawn(batch, config.intermediate_size)
     query = drawn(batch, keys, config.num_attention_heads // keys, config.head_dim)
-    joined = drawn(batch, 1, config.num_attention_heads * config.head_dim)
-    steps: list[tuple[list[tuple[nn.Module, Tensor]], Any]] = []
+    joined = drawn(batch, config.num_attention_heads * config.head_dim)
+    steps: list[tuple[list[tuple[Tensor, Tensor]], Any]] = []
     for layer, held in zip(library.model.layers, generator.kept, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
         read = (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj)
-        products = [(matrix, hidden) for matrix in read]
-        products += [(attention.o_proj, joined), (mlp.down_proj, wide)]
-        steps.append((products, held))
+        products = [(hidden, matrix) for matrix in read]
+        products += [(joined, attention.o_proj), (wide, mlp.down_proj)]
+        steps.append(([(rows, matrix.weight.detach().t()) for rows, matrix in products], held))
+    last = weight.detach().t()
 
     def chain() -> None:
         with torch.inference_mode():
             for products, held in steps:
-                for matrix, operand in products:
-                    matrix(operand)
-                keys, values = held
-                functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            library.lm_head(hidden)
+                for rows, matrix in products:
+                    torch.mm(rows, matrix)
+                functional.scaled_dot_product_attention(query, *held[:2], attn_mask=mask)
+            torch.mm(hidden, last)
 
     return chain
 

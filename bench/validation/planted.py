@@ -48,6 +48,29 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     return max(lists, key=len, default=[])
 
 
+def _change_step(job: Any, layer: int, change: Callable[[Any], Any]) -> None:
+    """Changes what a layer adds to its residual stream in a decoder's step of our own.
+
+    That never calls a layer of the library's as a whole: those are of the prompt alone.
+    """
+    step = getattr(getattr(job, "generator", None), "step", None)
+    layers = getattr(step, "_layers", None)
+    if layers is None:
+        return
+
+    def changed(product: Any) -> Any:
+        return product and (lambda rows: change(product(rows)))
+
+    ends = {name: changed(getattr(layers[layer], name)) for name in ("joining", "closing")}
+    if not ends["closing"]:
+        ends["experts"] = lambda rows, by=layers[layer].experts: change(_first(by(rows)))
+    layers[layer] = layers[layer]._replace(**ends)
+
+
+def _first(result: Any) -> Any:
+    return result[0] if isinstance(result, tuple) else result
+
+
 def _rotation(job: Any) -> Any:
     names = ("_inputs", "_batches", "_prompts", "_windows", "_operands", "_pairs")
     found = next((getattr(job, name) for name in names if hasattr(job, name)), None)
@@ -100,16 +123,17 @@ def layer_dropped(job: Any) -> None:
 
     def bypass(module: Any, given: Any, named: Any, result: Any) -> Any:
         came = given[0] if given else named["hidden_states"]
-        first = result[0] if isinstance(result, tuple) else result
+        first = _first(result)
         if first.shape != came.shape:
             raise Absent
         return (came, *result[1:]) if isinstance(result, tuple) else came
 
     _need(_blocks(_model(job)))[-1].register_forward_hook(bypass, with_kwargs=True)
+    _change_step(job, -1, lambda added: added * 0)
 
 
 def dropout_left_on(job: Any) -> None:
-    """A tenth of what leaves the first layer is zero."""
+    """A tenth of what leaves the first layer is zero, or of what it adds."""
     from torch.nn import functional
 
     def drop(module: Any, given: Any, result: Any) -> Any:
@@ -118,6 +142,7 @@ def dropout_left_on(job: Any) -> None:
         return functional.dropout(result, 0.1)
 
     _need(_blocks(_model(job)))[0].register_forward_hook(drop)
+    _change_step(job, 0, lambda added: functional.dropout(added, 0.1))
 
 
 def stale_checkpoint(job: Any) -> None:

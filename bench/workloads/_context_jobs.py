@@ -208,30 +208,38 @@ def _blocks(p: Any, one: Drawn) -> Prepared:
     from torch.nn import functional
 
     attend = functional.scaled_dot_product_attention
-    query, key, value, front, scale, _, _ = _sides(p, one)
+    query, key, value, front, scale, by_key, by_value = _sides(p, one)
     window, tokens = min(p.window, p.context_length), p.context_length
     count, group = -(-tokens // window), p.heads // p.kv_heads
     over = count * window - tokens
     # A block of nothing in front of the first, and the last one filled up.
-    key, value = (functional.pad(x, (0, 0, window, over)) for x in (key, value))
-    batch, heads = query.shape[:2]
+    key, value = (_padded(x, (0, 0, window, over)) for x in (key, value))
+    (batch, heads), wide = query.shape[:2], query.dtype
     asked = in_blocks(functional.pad(query, (0, 0, 0, over)), window, window)
     asked = asked.reshape(batch * count, p.kv_heads, group * window, -1)
-    fronts = (None, None) if front is None else [x.repeat_interleave(count, 0) for x in front]
+    fronts = (
+        (None, None) if front is None else [x.to(wide).repeat_interleave(count, 0) for x in front]
+    )
+    if by_key is not None:  # [blocks, G, heads that share, 1, D]
+        by_key = by_key.reshape(batch, p.kv_heads, group, 1, -1).repeat_interleave(count, 0)
     mask = _block_mask(count, window, 0 if front is None else PADDING)
     mask = mask.repeat(batch, 1, group, 1).to(query.device)
 
     def gathered(x: Tensor, before: Tensor | None) -> Tensor:
-        blocks = in_blocks(x, window, 2 * window)
+        blocks = in_blocks(x.to(wide), window, 2 * window)
         return blocks if before is None else torch.cat([before, blocks], 2)
 
     def step() -> Tensor:
         keys, values = gathered(key, fronts[0]), gathered(value, fronts[1])
-        found = attend(asked, keys, values, attn_mask=mask, scale=scale)
+        scaled = asked
+        if by_key is not None:
+            scaled = (asked.unflatten(2, (group, window)) * by_key).flatten(2, 3)
+        found = attend(scaled, keys, values, attn_mask=mask, scale=scale)
         found = found.view(batch, count, heads, window, -1).transpose(1, 2)
-        return found.reshape(batch, heads, count * window, -1)[:, :, :tokens, : p.head_dim]
+        found = found.reshape(batch, heads, count * window, -1)[:, :, :tokens, : p.head_dim]
+        return found if by_value is None else found * by_value
 
-    return Prepared(step, asked, (key, value))
+    return Prepared(step, asked, (key, value, *one.scales))
 
 
 def _block_mask(count: int, window: int, extra: int) -> Tensor:
@@ -302,8 +310,8 @@ def _expanded(p: LatentParameters, one: Drawn) -> Prepared:
     return Prepared(step, query, (key, up, down, *one.scales))
 
 
-def _padded(x: Tensor, by: tuple[int, int]) -> Tensor:
-    """With columns of zeros, of 8 bits too."""
+def _padded(x: Tensor, by: tuple[int, ...]) -> Tensor:
+    """With zeros around, as torch's `pad` has them; of 8 bits too."""
     import torch
     from torch.nn import functional
 

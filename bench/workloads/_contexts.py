@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from bench.precision import ELEMENT_BYTES, Precision
 from bench.quantized_product import quantize
-from bench.workload import BatchSize, Job, OneOf, Parameters, Site, Within
+from bench.workload import BatchSize, Job, Later, OneOf, Parameters, Site, Within
 from bench.workloads._products import buffers_of
 from bench.workloads._seeded import SeededData
 
@@ -58,6 +58,10 @@ class ContextParameters(Parameters, frozen=True, kw_only=True):
 class PrefillParameters(ContextParameters, frozen=True, kw_only=True):
     """All tokens ask."""
 
+    cache: Annotated[str, OneOf(CACHES), Later()] = "unquantized"
+    """`fp8`: as where a prompt reads behind itself what lies in the cache, its own tokens too; in
+    e4m3, a float32 scale for each head."""
+
 
 class DecodeParameters(ContextParameters, frozen=True, kw_only=True):
     """The last token asks."""
@@ -87,6 +91,9 @@ class LatentParameters(Parameters, frozen=True, kw_only=True):
 
 class LatentPrefillParameters(LatentParameters, frozen=True, kw_only=True):
     """All tokens ask."""
+
+    cache: Annotated[str, OneOf(CACHES), Later()] = "unquantized"
+    """`fp8`: likewise, latent and rotated columns with a float32 scale for each sequence."""
 
 
 class LatentDecodeParameters(LatentParameters, frozen=True, kw_only=True):
@@ -241,4 +248,4 @@ def _decodes(p: Any) -> bool:
 
 
 def _narrow(p: Any) -> bool:
-    return getattr(p, "cache", CACHES[0]) == "fp8"
+    return bool(p.cache == "fp8")

@@ -16,10 +16,11 @@ that joins its softmax, is the mask's at a key of zeros behind all others.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bench.workload import Site
+from bench.workloads._norms import Norms, norms_of
 from bench.workloads._packed import Packed
 from bench.workloads._transformers import with_cache
 
@@ -30,12 +31,29 @@ if TYPE_CHECKING:
 SINK_SLOTS = 8
 """What lies behind the tokens' slots where there are sinks: kernels want multiples of eight."""
 
+Product = Callable[["Tensor"], "Tensor"]
+
 
 class Held(NamedTuple):
     """What is kept of the tokens in one layer: [B, heads, L, width] twice."""
 
     keys: Tensor
     values: Tensor
+    both: Tensor
+    """[B, 2 heads, L, width], of which those are the halves; or empty, if their widths differ."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], widths: tuple[int, int], site: Site) -> Held:
+        """Zeros. shape: B, heads and L; widths: of keys and of values."""
+        import torch
+
+        batch, heads, length = shape
+        kind: dict[str, Any] = {"dtype": site.precision.dtype, "device": site.device}
+        if widths[0] == widths[1]:
+            both = torch.zeros((batch, 2 * heads, length, widths[0]), **kind)
+            return cls(both[:, :heads], both[:, heads:], both)
+        keys, values = (torch.zeros((batch, heads, length, width), **kind) for width in widths)
+        return cls(keys, values, torch.empty(0, **kind))
 
 
 class Cache:
@@ -58,13 +76,13 @@ class Cache:
         """Writes those of new tokens [B, heads, T, width]; gives all that these may attend to."""
         held, slots = self.layers[layer], self._slots[layer]
         if self.place is None:
-            for kept, new in zip(held, (keys, values), strict=True):
+            for kept, new in zip(held[:2], (keys, values), strict=True):
                 tokens, last = new.shape[2], new
                 if tokens > slots:  # the last ones, each at its place modulo the slots
                     last = new[:, :, tokens - slots :].roll(tokens % slots, 2)
                 kept[:, :, : last.shape[2]].copy_(last)
             return keys, values
-        for kept, new in zip(held, (keys, values), strict=True):
+        for kept, new in zip(held[:2], (keys, values), strict=True):
             kept.index_copy_(2, self.place, new)
         return held.keys, held.values
 
@@ -82,7 +100,7 @@ class Place(NamedTuple):
     """Its index in the cache, [1], likewise."""
 
 
-def step_of(model: nn.Module, cache: Cache, packed: Sequence[Packed] = ()) -> Any:
+def step_of(model: nn.Module, cache: Cache, site: Site, packed: Sequence[Packed] = ()) -> Any:
     """A module that gives the logits [B, 1, V] after tokens [B, 1] at a `Place`; weights shared.
 
     packed: by layer, where matrices lie in one.
@@ -90,7 +108,7 @@ def step_of(model: nn.Module, cache: Cache, packed: Sequence[Packed] = ()) -> An
     attentions = [layer.self_attn for layer in _decoder(model).layers]
     if all(hasattr(attention, "k_proj") for attention in attentions):
         layers: Sequence[Packed | None] = packed or [None for _ in attentions]
-        return _own_step()(model, cache, layers)
+        return _own_step()(model, cache, layers, norms_of(site))
     return _library_step()(model, cache)
 
 
@@ -188,6 +206,84 @@ def _library_step() -> Any:
     return LibraryStep
 
 
+class _Layer(NamedTuple):
+    """What a layer's step calls, found once: each look at a module takes the host a while."""
+
+    input_norm: Any
+    reading: tuple[Product, ...]
+    """Give queries, keys and values [B, width]; one product, or one of each."""
+    head_norms: tuple[Any, ...]
+    """Of queries and of keys; () without."""
+    scaling: float
+    joining: Product
+    between_norm: Any
+    gate_up: tuple[Product, ...]
+    """One product, or one of each; () where a layer has experts."""
+    activation: Any
+    closing: Product | None
+    experts: Any
+    sinks: Tensor | None
+    """A score of each query's head that joins its softmax, [1, G, heads that share, 1]."""
+    kind: int
+    """Of the model's windows: which mask and which slots."""
+
+
+def _product(matrix: Any) -> Product:
+    """What multiplies rows [B, K] by a linear layer; a plain one's torch itself, without a module
+    and a function of many cases before it: a quarter of a small product on a CPU."""
+    import torch
+
+    if type(matrix) is torch.nn.Linear and matrix.bias is None:
+        return _by(matrix.weight)
+    return cast("Product", matrix)
+
+
+def _by(weight: Tensor) -> Product:
+    import torch
+
+    return functools.partial(torch.mm, mat2=weight.detach().t())
+
+
+def _sinks(attention: Any) -> Tensor | None:
+    scores = getattr(attention, "sinks", None)
+    if scores is None:
+        return None
+    shared: Tensor = scores.detach().view(1, -1, attention.num_key_value_groups, 1)
+    return shared
+
+
+def _layers(model: nn.Module, packed: Sequence[Packed | None], norms: Norms) -> list[_Layer]:
+    kept = windows(model)
+    kinds = list(dict.fromkeys(kept))
+    found = []
+    for layer, together, window in zip(_decoder(model).layers, packed, kept, strict=True):
+        attention, mlp = layer.self_attn, layer.mlp
+        reading = [_product(m) for m in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        dense = hasattr(mlp, "gate_proj")
+        gate_up = [_product(m) for m in (mlp.gate_proj, mlp.up_proj)] if dense else []
+        if together is not None:
+            reading = [_by(together.queries_keys_values)]
+            gate_up = [_by(together.gate_up)] if together.gate_up is not None else []
+        heads = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
+        found.append(
+            _Layer(
+                input_norm=norms.prepared(layer.input_layernorm),
+                reading=tuple(reading),
+                head_norms=tuple(norms.prepared(norm) for norm in heads),
+                scaling=attention.scaling,
+                joining=_product(attention.o_proj),
+                between_norm=norms.prepared(layer.post_attention_layernorm),
+                gate_up=tuple(gate_up),
+                activation=mlp.act_fn if dense else None,
+                closing=_product(mlp.down_proj) if dense else None,
+                experts=None if dense else mlp,
+                sinks=_sinks(attention),
+                kind=kinds.index(window),
+            )
+        )
+    return found
+
+
 @functools.cache
 def _own_step() -> Any:
     """The class of our own step, made when torch is there."""
@@ -202,21 +298,20 @@ def _own_step() -> Any:
         description = "by a forward of our own"
         rotates = True
 
-        def __init__(self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None]) -> None:
+        def __init__(
+            self, model: nn.Module, cache: Cache, packed: Sequence[Packed | None], norms: Norms
+        ) -> None:
             super().__init__()
             self.model = model
             self._cache = cache
-            self._packed = packed
+            self._norms = norms
             decoder, config = _decoder(model), cast("Any", model).config
-            self._embedding, self._norm = decoder.embed_tokens, decoder.norm
-            self._head = cast("Any", model).lm_head
-            self._layers = [*decoder.layers]
+            self._embedding = decoder.embed_tokens
+            self._layers = _layers(model, packed, norms)
+            self._last_norm = norms.prepared(decoder.norm)
+            self._head = _product(cast("Any", model).lm_head)
             self._queries = config.num_attention_heads
             self._keys = config.num_key_value_heads
-            self._heads = (self._queries, self._keys, self._keys)
-            kept = windows(model)
-            kinds = list(dict.fromkeys(kept))
-            self._kind_of = [kinds.index(window) for window in kept]
             self._behind: list[Tensor] = []
             if sinks(model):
                 for held in cache.layers:
@@ -224,55 +319,58 @@ def _own_step() -> Any:
                     self._behind.append(places == held.keys.shape[2] - SINK_SLOTS)
 
         def forward(self, tokens: Tensor, at: Place) -> Tensor:
-            hidden = self._embedding(tokens)
+            norms = self._norms
             cosines, sines = at.rotation.unbind()
+            width = 2 * cosines.shape[-1]
             batch = tokens.shape[0]
-            for index, (layer, held, kind, packed) in enumerate(
-                zip(self._layers, self._cache.layers, self._kind_of, self._packed, strict=True)
+            stream = norms.stream(self._embedding(tokens[:, 0]))
+            for index, (layer, held) in enumerate(
+                zip(self._layers, self._cache.layers, strict=True)
             ):
-                attention, mask = layer.self_attn, at.masks[kind]
-                normed = _normed(hidden, layer.input_layernorm)
-                if packed is None:
-                    query, key = attention.q_proj(normed), attention.k_proj(normed)
-                    value = attention.v_proj(normed)
-                else:
-                    widths = [2 * cosines.shape[-1] * n for n in self._heads]
-                    query, key, value = functional.linear(normed, packed.queries_keys_values).split(
-                        widths, dim=-1
-                    )
-                value = value.view(batch, self._keys, 1, -1)
-                if hasattr(attention, "q_norm"):
-                    heads = (batch, 1, -1, value.shape[-1])
-                    query = _normed(query.view(heads), attention.q_norm).flatten(2)
-                    key = _normed(key.view(heads), attention.k_norm).flatten(2)
+                mask = at.masks[layer.kind]
+                normed = norms.of(stream, layer.input_norm)
+                made = self._normed_heads([read(normed) for read in layer.reading], layer, width)
                 # Half of a head beside the other: swapped, they are what the sines turn.
-                both = torch.cat((query, key), dim=-1).view(batch, -1, 2, cosines.shape[-1])
-                turned = torch.addcmul(both * cosines, both.flip(-2), sines).flatten(2)
-                held.keys.index_copy_(2, at.slots[kind], turned[:, self._queries :, None])
-                held.values.index_copy_(2, at.slots[kind], value)
-                if self._behind:
-                    score = attention.sinks.view(1, self._keys, -1, 1)
-                    mask = torch.where(self._behind[index], score, mask)
+                heads = made.view(batch, -1, 2, cosines.shape[-1])
+                turned = heads[:, : -self._keys]
+                swapped = turned.flip(-2)
+                turned.mul_(cosines).addcmul_(swapped, sines)
+                new = heads[:, self._queries :].view(batch, -1, 1, width)
+                held.both.index_copy_(2, at.slots[layer.kind], new)
+                if layer.sinks is not None:
+                    mask = torch.where(self._behind[index], layer.sinks, mask)
                 found = attend(
-                    turned[:, : self._queries].reshape(batch, self._keys, -1, turned.shape[-1]),
+                    turned[:, : self._queries].view(batch, self._keys, -1, width),
                     held.keys,
                     held.values,
                     attn_mask=mask,
-                    scale=attention.scaling,
+                    scale=layer.scaling,
                 )
-                hidden = hidden + attention.o_proj(found.reshape(batch, 1, -1))
-                normed = _normed(hidden, layer.post_attention_layernorm)
-                if packed is None or packed.gate_up is None:
-                    fed = layer.mlp(normed)
-                    hidden = hidden + (fed[0] if isinstance(fed, tuple) else fed)
-                else:
-                    gate, up = functional.linear(normed, packed.gate_up).chunk(2, dim=-1)
-                    hidden = hidden + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
-            logits: Tensor = self._head(_normed(hidden, self._norm))
-            return logits
+                stream = norms.added(stream, layer.joining(found.reshape(batch, -1)))
+                normed = norms.of(stream, layer.between_norm)
+                stream = norms.added(stream, self._fed(normed, layer))
+            logits: Tensor = self._head(norms.of(stream, self._last_norm))
+            return logits[:, None]
 
-    def _normed(values: Tensor, norm: Any) -> Tensor:
-        weight: Tensor = norm.weight
-        return functional.rms_norm(values, weight.shape, weight, norm.variance_epsilon)
+        def _normed_heads(self, made: list[Tensor], layer: _Layer, width: int) -> Tensor:
+            """Queries, keys and values [B, all of them], the first two normed where heads are."""
+            if layer.head_norms:
+                if len(made) == 1:
+                    sizes = [width * n for n in (self._queries, self._keys, self._keys)]
+                    made = list(made[0].split(sizes, dim=-1))
+                for i, norm in enumerate(layer.head_norms):
+                    rows = made[i].view(made[i].shape[0], -1, width)
+                    made[i] = self._norms.of(self._norms.stream(rows), norm).flatten(1)
+            return torch.cat(made, dim=-1) if len(made) > 1 else made[0]
+
+        def _fed(self, normed: Tensor, layer: _Layer) -> Tensor:
+            """[B, H] through a layer's feed-forward."""
+            if layer.closing is None:
+                fed = layer.experts(normed[:, None])
+                given: Tensor = (fed[0] if isinstance(fed, tuple) else fed)[:, 0]
+                return given
+            read = [matrix(normed) for matrix in layer.gate_up]
+            gate, up = read if len(read) > 1 else read[0].chunk(2, dim=-1)
+            return layer.closing(layer.activation(gate).mul_(up))
 
     return OwnStep

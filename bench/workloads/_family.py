@@ -22,7 +22,7 @@ from bench.workload import (
     Site,
     Workload,
 )
-from bench.workloads import _language, _lora
+from bench.workloads import _language, _lora, _pooled
 from bench.workloads._generation import CacheShape
 from bench.workloads._modes import COPIES, SHARDED
 from bench.workloads._seeded import SeededData, build_model
@@ -79,11 +79,14 @@ class Family(Workload):
     def work(self, mode: str, parameters: Any, precision: Precision) -> Work:
         """FLOP and bytes as the model's `Size` counts them, see there, by `language_work`: training
         is three times the forward, prefill applies the output matrix to its last token only, decode
-        has one token and the mean context of its window. LoRA is counted by `_lora.lora_flop`."""
+        has one token and the mean context of its window. LoRA is counted by `_lora.lora_flop`, an
+        embedding or a reranking by `_pooled.work`."""
         size: Size = self.sizes[parameters.model]
         batch = parameters.batch_size
         if isinstance(parameters, _lora.LoraParameters):
             return _lora.lora_work(size, parameters)
+        if isinstance(parameters, _pooled.PooledParameters):
+            return _pooled.work(size, parameters)
         return _language.language_work(
             parameters,
             size.flop,
@@ -92,6 +95,8 @@ class Family(Workload):
 
     def twin(self, mode: str, parameters: Any) -> Parameters:
         """Two layers of the same widths, a small vocabulary, at most two short sequences."""
+        if isinstance(parameters, _pooled.PooledParameters):
+            return _pooled.twin(parameters)
         twin: Parameters = _language.twin_of(parameters)
         return twin
 
@@ -109,6 +114,8 @@ class Family(Workload):
             return _language.training_job(
                 model, size.hidden, size.vocabulary, parameters, data, site, facts
             )
+        if isinstance(parameters, _pooled.PooledParameters):
+            return _pooled.job(model, size.vocabulary, parameters, data, site, facts)
         moved = functools.partial(_moved, size, parameters, site) if size.experts else None
         return _language.generating_job(
             model, size.vocabulary, size.cache, parameters, data, site, facts, moved

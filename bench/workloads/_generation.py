@@ -56,22 +56,19 @@ class Generator:
         length = self._prompt_length + new_tokens
         self.model = model.eval()
         self.site = site
-        dtype, device = site.precision.dtype, site.device
+        device = site.device
         windows = _decoder.windows(model)
         slots = [_decoder.slots(window, length) for window in windows]
         behind = _decoder.SINK_SLOTS if _decoder.sinks(model) else 0
-
-        def held(tokens: int) -> _decoder.Held:
-            shape = batch, cache.heads, tokens + behind
-            widths = cache.first, cache.second
-            return _decoder.Held(
-                *(torch.zeros((*shape, width), dtype=dtype, device=device) for width in widths)
-            )
-
-        self._cache = _decoder.Cache([held(tokens) for tokens in slots], slots)
+        widths = cache.first, cache.second
+        layers = [
+            _decoder.Held.of((batch, cache.heads, tokens + behind), widths, site)
+            for tokens in slots
+        ]
+        self._cache = _decoder.Cache(layers, slots)
         self._with_cache = with_cache(model, self._cache)
         together = packed(model) if site.memory_format == PACKED else []
-        self.step = _decoder.step_of(model, self._cache, together)
+        self.step = _decoder.step_of(model, self._cache, site, together)
         """What takes one token's step: a module, which may be compiled in place."""
         self._positions = torch.arange(length, device=device)
         each = (_decoder.slots(window, length) for window in dict.fromkeys(windows))
@@ -80,9 +77,9 @@ class Generator:
         ]
         self._overwritten = [
             tensor
-            for layer, tokens in zip(self._cache.layers, slots, strict=True)
+            for layer, tokens in zip(layers, slots, strict=True)
             if tokens < length
-            for tensor in layer
+            for tensor in layer[:2]
         ]
         self._noted: list[Tensor] = []
         self._masks = _decoder.masks(windows, self._prompt_length, new_tokens, site, behind)
@@ -98,7 +95,7 @@ class Generator:
     def looks(self, prompt: Tensor) -> Iterator[Look]:
         """At the model, what it reads, its cache and its attention."""
         yield from _looks.placed(self.model, prompt, self.site)
-        yield from _looks.cached([[*held] for held in self._cache.layers], self.site)
+        yield from _looks.cached([[*held[:2]] for held in self._cache.layers], self.site)
         yield _looks.mode(self.model, training=False)
         yield from look(self.model, self.site.memory_format)
         yield from _looks.attention(self.model, self.facts)

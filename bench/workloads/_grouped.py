@@ -108,6 +108,14 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
         matrices = 2 * (weights + answering * self.head_weights)
         return int(matrices) + round(4 * tokens * self.seen(context) * self.heads * self.head)
 
+    def served_flop(self, prompt: int, answer: int) -> int:
+        """Of one request: its prompt at once, then `answer` - 1 tokens, one after the other.
+
+        The first token comes from the prompt; each further one attends to all before it.
+        """
+        each = self.flop(1, prompt + answer / 2, 1)
+        return self.flop(prompt, prompt, 1) + (answer - 1) * each
+
     def decode_bytes(
         self, batch: int, context: float, precision: Precision, hit: float | None = None
     ) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.precision import Precision
+from bench.workload import TWIN_VOCABULARY, with_twins
 from bench.workloads._family import experts_touched
 from bench.workloads._generation import CacheShape
 from bench.workloads._seeded import initial_std
@@ -112,6 +113,20 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
         attention = tokens * context * self.layers * self.heads * (self.key + self.head)
         return round(2 * (matrices + expansion + attention))
 
+    def served_flop(self, prompt: int, answer: int) -> int:
+        """Of one request: its prompt at once, then `answer` - 1 tokens, one after the other.
+
+        As `flop`, but of a token of the answer the latents are not expanded: a server multiplies
+        the expansion's two halves into the token's query and its result, once each, and attends to
+        the latents as they lie: 2 C H (2 l + r) a layer, of latents l and a rotary key r wide.
+        Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.2.
+        """
+        tokens, context = answer - 1, prompt + answer / 2
+        matrices = self.layers_weights(self.active) + self.layers * self.expansion_weights
+        matrices += self.hidden * self.vocabulary
+        attention = context * self.layers * self.heads * (2 * self.latent + self.rotary)
+        return self.flop(prompt, prompt, 1) + round(2 * tokens * (matrices + attention))
+
     def decode_bytes(
         self, batch: int, context: float, precision: Precision, hit: float | None = None
     ) -> int:
@@ -187,3 +202,69 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
             options |= {"topk_method": "greedy"}
             model = DeepseekV2ForCausalLM(DeepseekV2Config(routed_scaling_factor=scale, **options))
         return model
+
+
+TWIN_EXPERTS = 4
+"""Of a twin, each token to all of them; see `bench.workloads.deepseek`."""
+
+
+V2_LITE = Size(published_parameters=15_706_484_224)
+V3 = Size(
+    hidden=7168,
+    layers=61,
+    dense_layers=3,
+    heads=128,
+    query_rank=1536,
+    feed_forward=18_432,
+    expert=2048,
+    experts=256,
+    active=8,
+    shared=1,
+    vocabulary=129_280,
+    third_generation=True,
+    published_parameters=671_026_404_352,
+)
+TINY = Size(
+    hidden=64,
+    layers=3,
+    heads=4,
+    latent=32,
+    head=16,
+    rotary=8,
+    feed_forward=128,
+    expert=32,
+    experts=16,
+    active=4,
+    vocabulary=512,
+    positions=2048,
+)
+SIZES = {
+    "tiny": TINY,
+    "tiny-v3": msgspec.structs.replace(TINY, query_rank=48, shared=1, third_generation=True),
+    # A quarter of each width, 3 layers of 27: all 64 experts, and 97 M parameters.
+    "v2-lite-cut": Size(
+        hidden=512,
+        layers=3,
+        heads=4,
+        latent=128,
+        feed_forward=2736,
+        expert=352,
+        vocabulary=16_384,
+        published_parameters=None,
+    ),
+    "v2-lite-8l": msgspec.structs.replace(V2_LITE, layers=8, published_parameters=4_594_374_656),
+    "v2-lite": V2_LITE,
+    "v3-3+1l": msgspec.structs.replace(V3, layers=4, published_parameters=15_111_101_440),
+    "v3": V3,
+}
+"""Dimensions as in the published configurations of DeepSeek-V2-Lite and DeepSeek-V3. `-8l` and
+`-3+1l` (3 dense layers and 1 with experts) are cut in depth only, `v2-lite-cut` also in width and
+vocabulary; `tiny` and `tiny-v3` are for tests."""
+SIZES = with_twins(
+    SIZES,
+    layers=2,
+    dense_layers=1,
+    vocabulary=TWIN_VOCABULARY,
+    experts=TWIN_EXPERTS,
+    active=TWIN_EXPERTS,
+)

@@ -20,6 +20,10 @@ REPLICATED = ("none", "dp")
 SHARDED = ("none", "dp", "fsdp", "hsdp")
 """Of a model that `bench.workloads._jobs.TrainingJob` trains on its rank's rows."""
 
+OPTIMIZER = "torch._dynamo"
+"""What an optimizer of torch imports when it is made, which takes as long as torch itself: named
+where a mode trains and nothing else brings it, it is imported beforehand."""
+
 
 def train_and_infer(
     train: type[Parameters],
@@ -42,6 +46,7 @@ def train_and_infer(
                 precisions=TRAINING_PRECISIONS,
                 executions=executions,
                 schemes=together,
+                libraries=(OPTIMIZER,),
             ),
             "infer": Mode(
                 parameters=infer,

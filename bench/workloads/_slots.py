@@ -18,16 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 from bench.serving_job import Rows
 from bench.workload import Queued, Recorder
+from bench.workloads._slot_caches import (
+    ADDED,
+    ATTENTION,
+    PLACE,
+    TOKEN,
+    Shared,
+    cache_of,
+    register_attention,
+)
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
-ATTENTION = "accelmark-slots"
-"""Under this name transformers finds the attention of this file, and builds no mask for it."""
 LEAST_REACH = 256
-TOKEN, SLOT, PLACE = range(3)
-"""Rows of the table: each forward row's token, the slot that keeps it, its place in that text."""
 
 
 def reaches(length: int) -> tuple[int, ...]:
@@ -38,116 +42,6 @@ def reaches(length: int) -> tuple[int, ...]:
         found.append(reach)
         reach *= 2
     return (*found, length)
-
-
-def register_attention() -> None:
-    """Makes ATTENTION known to transformers."""
-    from transformers.modeling_utils import AttentionInterface
-
-    AttentionInterface.register(ATTENTION, _attend)
-
-
-def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: None, **given: Any
-) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [1, H, R, D], key and value [1, K, R, D]."""
-    return module.slot_cache.attend(query, key, value, given["scaling"]), None
-
-
-class SlotCache:
-    """One layer's keys and values: [S + 1, K, T, D] each; the last slot takes what idle rows write.
-
-    What a forward has in common is `shared`, set before each.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int, int], dtype: torch.dtype, shared: Shared
-    ) -> None:
-        """shape: S + 1, heads K, length T, width D."""
-        import torch
-
-        device = shared.table.device
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self._shared = shared
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Keeps the new keys and values, and attends; [1, R, H, D]."""
-        import torch
-
-        _, heads, _, width = self.keys.shape
-        shared, slots = self._shared, self._shared.slots
-        for kept, new in ((self.keys, key), (self.values, value)):
-            rows = new[0].transpose(0, 1).reshape(-1, width)  # [R K, D]
-            kept.view(-1, width).index_copy_(0, shared.written, rows)
-        reach = shared.reach
-        parts = [
-            self._grouped(
-                # The heads that share a key are its queries: [S, K, G, D].
-                query[0, :, :slots].transpose(0, 1).reshape(slots, heads, -1, width),
-                self.keys[:slots, :, :reach],
-                self.values[:slots, :, :reach],
-                shared.decode_mask,
-                scaling,
-            ).reshape(1, slots, -1, width)
-        ]
-        chunk = query.shape[2] - slots
-        if chunk:
-            # [1, K, G C, D]: as above, each group's rows behind one another.
-            rows = query[:, :, slots:].reshape(1, heads, -1, width)
-            keys = self.keys[:, :, :reach].index_select(0, shared.chunk_slot)
-            values = self.values[:, :, :reach].index_select(0, shared.chunk_slot)
-            prompt = self._grouped(rows, keys, values, shared.chunk_mask, scaling)
-            parts.append(prompt.reshape(1, -1, chunk, width).transpose(1, 2))
-        return torch.cat(parts, 1)
-
-    @staticmethod
-    def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-        from torch.nn import functional
-
-        return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling
-        )
-
-
-class Shared:
-    """What all layers of a forward have in common; static tensors, and what is computed of them."""
-
-    reach: int
-    written: Tensor
-    """[R K]: where in the flat cache the rows of each head go."""
-    decode_mask: Tensor
-    """[S, 1, 1, reach]."""
-    chunk_mask: Tensor
-    """[1, 1, G C, reach]."""
-
-    def __init__(self, slots: int, chunk: int, device: torch.device) -> None:
-        """Makes one static buffer, so that a step has one copy to the device."""
-        import torch
-
-        self.slots, self.chunk = slots, chunk
-        self.buffer = torch.zeros(3 * (slots + chunk) + 2, dtype=torch.long, device=device)
-        self.table = self.buffer[:-2].view(3, -1)
-        """[3, S + C]: `TOKEN`, `SLOT`, `PLACE` of each row."""
-        self.chunk_slot, self._last = self.buffer[-2:-1], self.buffer[-1:]
-        """[1] each: whose prompt the chunk is of, and the row of its last token."""
-        self._decoding = torch.arange(slots, device=device)
-
-    def compute(self, rows: int, reach: int, heads: int, length: int, groups: int) -> Tensor:
-        """Places and masks for so many rows of the table; which rows answer, [S + 1] or [S]."""
-        import torch
-
-        device = self.table.device
-        slot, place = self.table[SLOT, :rows], self.table[PLACE, :rows]
-        by_head = slot[:, None] * heads + torch.arange(heads, device=device)
-        self.written = (by_head * length + place[:, None]).reshape(-1)
-        allowed = torch.arange(reach, device=device) <= place[:, None]
-        self.reach = reach
-        self.decode_mask = allowed[: self.slots, None, None]
-        if rows == self.slots:
-            return self._decoding
-        self.chunk_mask = allowed[None, None, self.slots :].repeat(1, 1, groups, 1)
-        return torch.cat([self._decoding, self._last])
 
 
 class SlotModel:
@@ -172,17 +66,11 @@ class SlotModel:
         weight = next(model.parameters())
         self.model: Any = model.eval()
         self.slots, self.length, self.chunk = slots, length, chunk
-        self._heads = config.num_key_value_heads
-        self._groups = config.num_attention_heads // self._heads
-        width = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
         self.shared = Shared(slots, chunk, weight.device)
-        self.caches: list[SlotCache] = []
-        for layer in library.model.layers:
-            shape = (slots + 1, self._heads, length, width)
-            layer.self_attn.slot_cache = SlotCache(shape, weight.dtype, self.shared)
-            self.caches.append(layer.self_attn.slot_cache)
+        self.caches = [
+            cache_of(layer.self_attn, length, self.shared) for layer in library.model.layers
+        ]
+        self._heads, self._groups = self.caches[0].heads, self.caches[0].groups
         config._attn_implementation = ATTENTION
         self._reaches = reaches(length)
         self._recorder = recorder
@@ -271,15 +159,16 @@ class SlotModel:
         return again
 
     def tensors(self) -> list[Tensor]:
-        """Keys and values of every layer."""
-        return [tensor for cache in self.caches for tensor in (cache.keys, cache.values)]
+        """All that every layer keeps."""
+        return [tensor for cache in self.caches for tensor in cache.tensors]
 
     def close(self) -> None:
         """Lets the cache and what was recorded over it go."""
         self._variants.clear()
         self.caches.clear()
         for layer in self.model.model.layers:
-            vars(layer.self_attn).pop("slot_cache", None)
+            for name in ADDED:
+                vars(layer.self_attn).pop(name, None)
 
     def _forward(self, rows: int, reach: int) -> tuple[Tensor, Tensor]:
         import torch

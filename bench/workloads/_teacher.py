@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench.workload import Job, Site
 from bench.workloads._jobs import model_facts
 from bench.workloads._quantized import products
+from bench.workloads._slot_caches import ADDED
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 ROWS = 256
 """Of the logits, that are held at a time: [ROWS, V] in float64."""
+WRITTEN_OUT = ("_attn_implementation", "_experts_implementation")
+"""What of a library's config is set to its plain implementation while a text is read."""
 
 
 class TeacherForced(Job):
@@ -56,7 +59,7 @@ class TeacherForced(Job):
 
 
 def regrets(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
-    """See `bench.serving_job.ServingJob.regrets`; of a model of Llama's build.
+    """See `bench.serving_job.ServingJob.regrets`; of a model of Llama's build, with experts or not.
 
     On the model's device where that multiplies float64, else on the CPU.
     """
@@ -89,8 +92,10 @@ def _hidden(model: Any, text: Tensor, device: torch.device) -> Tensor:
     hidden = hidden.to(device, torch.float64)
     rotary = _copied(inner.rotary_emb, lambda tensor: tensor.to(device))
     embeddings = rotary(hidden, position_ids=places)
-    before = model.config._attn_implementation
-    model.config._attn_implementation = "eager"
+    # Experts one after another, too: no device has their grouped product in float64.
+    before = {name: getattr(model.config, name, None) for name in WRITTEN_OUT}
+    for name in WRITTEN_OUT:
+        setattr(model.config, name, "eager")
     try:
         for layer in inner.layers:
             hidden = _widened(layer, device)(
@@ -101,7 +106,8 @@ def _hidden(model: Any, text: Tensor, device: torch.device) -> Tensor:
                 use_cache=False,
             )
     finally:
-        model.config._attn_implementation = before
+        for name, given in before.items():
+            setattr(model.config, name, given)
     found: Tensor = _widened(inner.norm, device)(hidden)
     return found
 
@@ -110,7 +116,9 @@ def _widened(module: nn.Module, device: torch.device) -> Any:
     """A copy in float64; of a layer that has a cache beside its weights, without it."""
     import torch
 
-    kept = [(m, vars(m).pop("slot_cache")) for m in module.modules() if "slot_cache" in vars(m)]
+    kept = [
+        (m, name, vars(m).pop(name)) for m in module.modules() for name in ADDED if name in vars(m)
+    ]
     try:
         twin = _copied(
             module,
@@ -121,8 +129,8 @@ def _widened(module: nn.Module, device: torch.device) -> Any:
             ),
         )
     finally:
-        for owner, cache in kept:
-            owner.slot_cache = cache
+        for owner, name, added in kept:
+            setattr(owner, name, added)
     # What it shares with the model is the model's: its attention is looked up there.
     for mine, other in zip(module.modules(), twin.modules(), strict=True):
         if hasattr(mine, "config"):

@@ -25,79 +25,13 @@ does not see a wrong choice of the best experts, nor groups of unequal size.
 
 from __future__ import annotations
 
-import msgspec
-
-from bench.workload import TWIN_VOCABULARY, with_twins
 from bench.workloads import _language
 from bench.workloads._family import Family, language_modes
-from bench.workloads._latent import Size
+from bench.workloads._latent import SIZES
 
 DEFAULT_MODEL = "v2-lite-cut"
 """A model is a published size, a cut of one that says so, or `tiny`; with `-2l`, cut for the gate
 to 2 layers, 4,096 tokens and 4 experts, all of them active."""
-TWIN_EXPERTS = 4
-
-
-V2_LITE = Size(published_parameters=15_706_484_224)
-V3 = Size(
-    hidden=7168,
-    layers=61,
-    dense_layers=3,
-    heads=128,
-    query_rank=1536,
-    feed_forward=18_432,
-    expert=2048,
-    experts=256,
-    active=8,
-    shared=1,
-    vocabulary=129_280,
-    third_generation=True,
-    published_parameters=671_026_404_352,
-)
-TINY = Size(
-    hidden=64,
-    layers=3,
-    heads=4,
-    latent=32,
-    head=16,
-    rotary=8,
-    feed_forward=128,
-    expert=32,
-    experts=16,
-    active=4,
-    vocabulary=512,
-    positions=2048,
-)
-SIZES = {
-    "tiny": TINY,
-    "tiny-v3": msgspec.structs.replace(TINY, query_rank=48, shared=1, third_generation=True),
-    # A quarter of each width, 3 layers of 27: all 64 experts, and 97 M parameters.
-    "v2-lite-cut": Size(
-        hidden=512,
-        layers=3,
-        heads=4,
-        latent=128,
-        feed_forward=2736,
-        expert=352,
-        vocabulary=16_384,
-        published_parameters=None,
-    ),
-    "v2-lite-8l": msgspec.structs.replace(V2_LITE, layers=8, published_parameters=4_594_374_656),
-    "v2-lite": V2_LITE,
-    "v3-3+1l": msgspec.structs.replace(V3, layers=4, published_parameters=15_111_101_440),
-    "v3": V3,
-}
-"""Dimensions as in the published configurations of DeepSeek-V2-Lite and DeepSeek-V3. `-8l` and
-`-3+1l` (3 dense layers and 1 with experts) are cut in depth only, `v2-lite-cut` also in width and
-vocabulary; `tiny` and `tiny-v3` are for tests."""
-SIZES = with_twins(
-    SIZES,
-    layers=2,
-    dense_layers=1,
-    vocabulary=TWIN_VOCABULARY,
-    experts=TWIN_EXPERTS,
-    active=TWIN_EXPERTS,
-)
 
 
 class TrainParameters(_language.TrainParameters, frozen=True, kw_only=True):

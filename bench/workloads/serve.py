@@ -28,6 +28,7 @@ from bench.workload import (
     OneOf,
     Parameters,
     Site,
+    Unsupported,
     Within,
     Workload,
     require_one_of,
@@ -36,9 +37,9 @@ from bench.workload import (
 )
 from bench.workloads import _looks, _teacher
 from bench.workloads._jobs import model_facts
-from bench.workloads._llamas import UNTIED
 from bench.workloads._recorded import recorder_of, replayed_facts
 from bench.workloads._seeded import SeededData, build_model
+from bench.workloads._served import ROUTED_PRECISIONS, SERVED
 from bench.workloads._slots import SlotModel
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class ServeParameters(Parameters, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be."""
         super().__post_init__()
-        require_one_of("model", self.model, UNTIED)
+        require_one_of("model", self.model, SERVED)
         if not 0 <= self.length_sigma <= 2:
             raise ValueError(f"length_sigma must be from 0 to 2, not {self.length_sigma}")
         if (self.arrival == "closed") != (self.concurrency > 0):
@@ -92,7 +93,7 @@ class ServeParameters(Parameters, frozen=True, kw_only=True):
                 "rate is of Poisson arrivals, above 0, and 0 of any other arrival, not "
                 f"{self.rate} of {self.arrival}"
             )
-        require_within("slots' length", self.length, 2, UNTIED[self.model].positions)
+        require_within("slots' length", self.length, 2, SERVED[self.model].positions)
         if self.requests < 4 * self.ramp:
             raise ValueError(
                 f"requests must be {4 * self.ramp} or more, not {self.requests}: four times as "
@@ -130,18 +131,16 @@ class Serve(Workload):
     def work(self, mode: str, parameters: Any, precision: Precision) -> Work:
         """Of the whole load: its output tokens, and their FLOP with those of the prompts.
 
-        FLOP as `Size.flop` counts them, attention in full. Rows of a forward
-        that hold nothing are left out. Lengths that are drawn have their mean, but not their mean
-        square, which attention goes by: of such a load no FLOP are counted.
+        FLOP as the model's `served_flop` counts them, attention in full. Left out are rows of a
+        forward that hold nothing, and what is expanded again for a prompt's next chunk. Lengths
+        that are drawn have their mean, but not their mean square, which attention goes by: of such
+        a load no FLOP are counted.
         """
-        size, count = UNTIED[parameters.model], parameters.requests
+        size, count = SERVED[parameters.model], parameters.requests
         prompt, answer = parameters.input_tokens, parameters.output_tokens
         flop = None
         if not parameters.length_sigma:
-            # The first token comes from the prompt; each further one attends to all before it.
-            each = size.flop(prompt, prompt, 1)
-            each += (answer - 1) * size.flop(1, prompt + answer / 2, 1)
-            flop = count * each
+            flop = count * size.served_flop(prompt, answer)
         return Work(items=count * answer, unit="token", flop=flop)
 
     def twin(self, mode: str, parameters: Any) -> Parameters:
@@ -169,9 +168,17 @@ class SlotJob(ServingJob):
 
     def __init__(self, parameters: ServeParameters, site: Site) -> None:
         """Builds the model and its cache."""
-        size = UNTIED[parameters.model]
+        size = SERVED[parameters.model]
         data = SeededData(site.seed)
-        construct = functools.partial(size.construct, "sdpa")
+        routed = bool(getattr(size, "experts", 0))
+        if routed and not site.is_reference and site.precision.name not in ROUTED_PRECISIONS:
+            raise Unsupported(
+                f"{parameters.model} has experts, which are served in "
+                f"{' and '.join(ROUTED_PRECISIONS)}, not in {site.precision.name}"
+            )
+        # As `bench.workloads._family` builds them.
+        experts = "eager" if site.is_reference else "grouped_mm"
+        construct = functools.partial(size.construct, "sdpa", experts)
         self._model = build_model(construct, size.published_parameters, data, site)
         self._site = site
         self.slots, self.chunk = parameters.slots, parameters.chunk
@@ -185,8 +192,9 @@ class SlotJob(ServingJob):
         self._texts = data.integers(0, size.vocabulary, (self.slots, self.length))
         self.facts = model_facts(self._model, site) | {
             "attention": "sdpa",
-            "cache": "static slots",
+            "cache": self._engine.caches[0].words,
             "model": parameters.model,
+            **({"experts": experts} if routed else {}),
             **replayed_facts(site, "variant of the forward"),
         }
         self._full = (self.slots + self.chunk, self.length)
@@ -268,6 +276,7 @@ class SlotJob(ServingJob):
         """At the model and its cache."""
         yield from _looks.placed(self._model, self._engine.shared.table, self._site)
         yield from _looks.cached(self._engine.tensors(), self._site)
+        yield from _looks.experts(self._model, self.facts)
         yield _looks.mode(self._model, training=False)
 
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.measuring.explaining import profiled
 from bench.measuring.explaining.ceilings import Meter
+from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import Player, operands
 from bench.measuring.explaining.rows import Key, Rows
 from bench.measuring.explaining.tape import Call, Tape, recorded
 from bench.measuring.explaining.timing import Stopwatch
-from bench.measuring.explaining.undone import accumulate_in_place
-from bench.records.explained import Explained, Profile, Seen, Unexplained
+from bench.measuring.explaining.undone import in_place
+from bench.records.explained import Explained, Seen, Unexplained
 
 if TYPE_CHECKING:
     from bench.backend import Device
@@ -33,9 +33,8 @@ ALONE_SECONDS = 0.05
 """For one shape by itself."""
 MOST_ALONE = 12
 """Shapes of products that are measured by themselves: those that took longest."""
-PROFILED_SECONDS = 1.0
-MOST_PROFILED = 10
-"""Steps under the profiler."""
+PROFILED_TURNS = 6
+"""With a step under the profiler: to read what it saw takes longer than the step."""
 LONGEST_ORDER = 20_000
 """Calls of a step of which each is written down with its time."""
 SPARE = 0.95
@@ -75,22 +74,21 @@ def explained(
     the advice where memory is too small; seconds: for the turns.
     """
     watcher = watcher or Watcher()
-    job.refill()
-    tape = recorded(job.step, device.torch_device.type)
-    accumulate_in_place(tape)
+    profiler = Profiler(job, device)
+    tape = taped(job, device, profiler)
     if lacking := too_little_memory(tape.replay_bytes(), device.capacity_bytes(), batch):
         return Unexplained(reason=lacking)
     player, stopwatch = Player(tape, clock), Stopwatch(device, clock)
     with collected():
         meter = Meter(device, stopwatch, products(tape))
-        turns = _turns(job, player, meter, clock, watcher, seconds)
+        turns = _turns(job, player, meter, profiler, clock, watcher, seconds)
         launch, causes = player.launch_ns(), watcher.causes()
         taken = [statistics.median(column) for column in zip(*turns.calls, strict=True)]
         floor = player.floor_in_place_ns(taken)
         each = [ns - floor for ns in taken]
         rows = Rows(tape, each)
         alone = _alone(tape, rows, stopwatch, meter)
-        profile, absent = _profile(job, tape, statistics.median(turns.steps))
+        profile, profiled = profiler.seen(tape)
     found, order = rows.operators(alone)
     short = len(order) <= LONGEST_ORDER
     return Explained(
@@ -101,7 +99,8 @@ def explained(
         operators=found,
         ceilings=meter.ceilings(launch),
         profile=profile,
-        profile_absent=absent,
+        profile_absent=profiler.absent,
+        profiled_operators=profiled,
         causes=causes,
         notes=tape.notes,
         order=order if short else (),
@@ -109,10 +108,21 @@ def explained(
     )
 
 
+def taped(job: Job, device: Device, profiler: Profiler) -> Tape:
+    """A step of a job, with what recording does to it taken back as another showed it."""
+    profiler.look()
+    job.refill()
+    tape = recorded(job.step, device.torch_device.type)
+    device.synchronize()
+    in_place(tape, profiler.names(tape))
+    return tape
+
+
 def _turns(
     job: Job,
     player: Player,
     meter: Meter,
+    profiler: Profiler,
     clock: Callable[[], int],
     watcher: Watcher,
     seconds: float,
@@ -133,6 +143,8 @@ def _turns(
         calls.append(played.call_ns)
         freeing.append(played.freeing_ns)
         meter.look()
+        if len(steps) < PROFILED_TURNS:
+            profiler.look()
         gc.collect()
         watcher.turn()
     return Turns(steps, calls, freeing)
@@ -163,14 +175,6 @@ def alone_ns(tape: Tape, call: Call, stopwatch: Stopwatch) -> float:
     args, kwargs = operands(tape, call, stopwatch.device.torch_device)
     with torch.no_grad():
         return stopwatch.best_ns(lambda: call.func(*args, **kwargs), ALONE_SECONDS)
-
-
-def _profile(job: Job, tape: Tape, step_ns: float) -> tuple[Profile | None, str]:
-    steps = max(2, min(MOST_PROFILED, int(PROFILED_SECONDS * 1e9 / step_ns)))
-    try:
-        return profiled.beside(job.step, job.refill, steps, tape), ""
-    except (ImportError, RuntimeError) as error:
-        return None, f"torch's profiler does not work here: {error}".splitlines()[0]
 
 
 def ceiling_of(call: Call) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bench.measuring.explaining import profiled
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.in_order import Watcher, collected
-from bench.measuring.explaining.kinds import base, kind_of_name
+from bench.measuring.explaining.kinds import base, kind_of_name, kind_of_words
 from bench.measuring.explaining.replay import Player
 from bench.measuring.explaining.tape import Tape
 from bench.measuring.explaining.timing import Stopwatch
@@ -52,6 +52,7 @@ FIRST: tuple[Kind, ...] = (
     *("gather and scatter", "elementwise", "copy"),
 )
 """Of the operators that a kernel holds, which one says what it is."""
+EAGER = 'Explain the same case with execution = "eager"'
 STEPS = 6
 TURNS = 6
 
@@ -76,18 +77,18 @@ def explained(
 
     with collected():
         before = [step_ns() for _ in range(TURNS // 2)]
-        events, wall = profiled.events_of(job, device, STEPS)
+        try:
+            events, wall = profiled.events_of(job, device, STEPS)
+        except (ImportError, RuntimeError) as error:
+            return Unexplained(reason=f"{profiled.not_here(error)}. {EAGER}")
+        found = rows(events, STEPS, arithmetic, synchronous=device.synchronous)
+        if not found:
+            return Unexplained(reason=f"{profiled.NO_KERNELS}. {EAGER}")
         after = [step_ns() for _ in range(TURNS // 2)]
         causes = watcher.causes()
         meter = Meter(device, stopwatch, [f"matmul {arithmetic}"])
         for _ in range(TURNS // 2):
             meter.look()
-    found = rows(events, STEPS, arithmetic, synchronous=device.synchronous)
-    if not found:
-        return Unexplained(
-            reason="torch's profiler sees no kernels of this device. Explain the same case with "
-            'execution = "eager"'
-        )
     kinds: dict[Kind, float] = defaultdict(float)
     for row in found:
         kinds[row.kind] += row.ns or 0.0
@@ -109,7 +110,7 @@ def explained(
 def rows(
     events: Iterable[Any], steps: int, arithmetic: str, *, synchronous: bool
 ) -> tuple[Operator, ...]:
-    """Kernels, and operators that no other holds, of so many steps.
+    """Kernels, and operators that no other holds, of so many steps and nothing else.
 
     synchronous: whether the work is the calls themselves; else it is the device's own events.
     """
@@ -122,7 +123,7 @@ def rows(
                 continue
             taken = float(event.cpu_time_total)
         else:
-            if str(event.device_type).endswith(".CPU"):
+            if profiled.on_host(event) or getattr(event, "is_user_annotation", False):
                 continue
             taken = float(event.device_time_total)
         key = event.name, _shapes(event)
@@ -183,9 +184,10 @@ def kind_of_kernel(name: str, fuses: tuple[str, ...]) -> Kind:
         kinds = {kind_of_name(one) for one in fuses}
         return next((kind for kind in FIRST if kind in kinds), "elementwise")
     if OPERATOR.match(name):
-        return kind_of_name(base(name))
+        return kind_of_words(base(name))
     lower = name.lower()
-    return next((kind for kind, words in KERNEL_KINDS if re.search(words, lower)), "other")
+    found = next((kind for kind, words in KERNEL_KINDS if re.search(words, lower)), None)
+    return found or (kind_of_words(name) if name.isidentifier() else "other")
 
 
 def _is_work(name: str) -> bool:
@@ -193,13 +195,8 @@ def _is_work(name: str) -> bool:
 
 
 def _outermost(event: Any) -> bool:
-    """Whether it lies within a step, and no other kernel or operator holds it."""
-    above = event.cpu_parent
-    while above is not None and not _is_work(above.name):
-        if above.name == profiled.MARK:
-            return True
-        above = above.cpu_parent
-    return False
+    """Whether no other kernel or operator holds it."""
+    return not any(_is_work(one.name) for one in profiled.above(event))
 
 
 def _shapes(event: Any) -> str:

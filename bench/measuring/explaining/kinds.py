@@ -74,6 +74,21 @@ def kind_of_name(name: str) -> Kind:
 
 
 @functools.cache
+def kind_of_words(name: str) -> Kind:
+    """The same of an operator of torch's that is only known by name, and of a vendor's kernel that
+    is named as one is: `add`, `RmsNorm`."""
+    import torch
+
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    found, packet = kind_of_name(snake), getattr(torch.ops.aten, snake, None)
+    if found != "other" or packet is None:
+        return found
+    overloads = [getattr(packet, overload) for overload in packet.overloads()]
+    pointwise = any(torch.Tag.pointwise in overload.tags for overload in overloads)
+    return "elementwise" if pointwise else "other"
+
+
+@functools.cache
 def is_view(func: Any) -> bool:
     """Whether it returns an alias of an argument and writes nothing: it costs the host only."""
     returns = func._schema.returns

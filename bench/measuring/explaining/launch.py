@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.backend import is_out_of_memory
-from bench.measuring.explaining import in_order, kernels, remedies, rotated
+from bench.measuring.explaining import in_order, kernels, profiled, remedies, rotated
 from bench.measuring.explaining.in_order import Watcher
 from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores
@@ -49,9 +49,25 @@ class Host(Watcher):
 
 
 def prepare(execution: str) -> None:
-    """Before torch is imported: has compiled code tell its kernels' names."""
+    """Before torch is imported: keeps its profiler from writing to stderr, and has compiled code
+    tell its kernels' names."""
+    os.environ.setdefault(profiled.LOG_LEVEL, "99")
     if execution != "eager":
         os.environ.setdefault(kernels.WRITES_KERNEL_NAMES, "1")
+
+
+def bench_of(
+    workload: Workload, mode: str, parameters: Any, site: Site, backend: Backend, device: Device
+) -> remedies.Bench:
+    """What remedies are tried with, each checked by the numerics gate."""
+    from bench.measuring import kept, numerics
+
+    def gate(given: Any, changed: Site) -> Numerics:
+        return numerics.gate(
+            *(workload, mode, given, changed, backend.library_switches), kept.NOTHING
+        )
+
+    return remedies.Bench(workload, mode, parameters, site, backend, device, gate)
 
 
 def tried(
@@ -64,15 +80,7 @@ def tried(
     job: Job,
 ) -> tuple[Tried, ...]:
     """Known remedies, each in turns with the job; see `bench.measuring.explaining.remedies`."""
-    from bench.measuring import kept, numerics
-
-    def gate(changed: Site) -> Numerics:
-        return numerics.gate(
-            *(workload, mode, parameters, changed, backend.library_switches), kept.NOTHING
-        )
-
-    bench = remedies.Bench(workload, mode, parameters, site, backend, device, gate)
-    return remedies.tried(bench, job)
+    return remedies.tried(bench_of(workload, mode, parameters, site, backend, device), job)
 
 
 def account(

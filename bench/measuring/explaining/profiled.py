@@ -1,107 +1,212 @@
 """A step as torch's own profiler sees it, unrecorded: the cross-check of what was replayed.
 
 An event counts, children and all, where it is an operator of the tape and none above it is:
-`_to_copy` does its work in a `copy_`, and by self time alone that would be another operator.
+`_to_copy` does its work in a `copy_`, and by self time alone that would be another operator. Of
+several steps each call counts with its median, as it does in a replay: the profiler's clock is the
+wall's, and by the mean one turn that the host gave to others would be the largest operator.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.backend import is_out_of_memory
 from bench.measuring.explaining.kinds import OPTIMIZER
+from bench.measuring.explaining.rows import Rows
 from bench.measuring.explaining.tape import Tape
-from bench.records.explained import Kind, Profile
+from bench.records.explained import Kind, Operator, Profile
 
 if TYPE_CHECKING:
     from bench.backend import Device
     from bench.workload import Job
 
-Step = Callable[[], object]
 MARK = "accelmark: a step"
 """What a step is called in the profiler's events."""
+LOG_LEVEL = "KINETO_LOG_LEVEL"
+"""At 99, torch's profiler writes no line to stderr whenever it is started and stopped."""
+NO_KERNELS = "torch's profiler sees no kernels of this device"
+Taken = Callable[[Any], float]
+"""Of an event, microseconds."""
 
 
-def beside(step: Step, before: Step, steps: int, tape: Tape) -> Profile:
-    """What the profiler sees of the tape's operators, in so many steps of a synchronous device.
+class Span(NamedTuple):
+    """A call of an operator of the tape in a step that nobody recorded."""
 
-    before: called before each step, outside what counts.
-    """
-    events, wall = _events(step, before, lambda: None, steps)
-    return _summed(events, wall, steps, tape, lambda event: float(event.cpu_time_total))
+    name: str
+    kind: Kind
+    us: float
+
+
+class Profiler:
+    """Looks at steps, one at a time, in turns with whatever else is done."""
+
+    def __init__(self, job: Job, device: Device) -> None:
+        self._job, self._device = job, device
+        self._found: list[Any] = []
+        self._walls: list[int] = []
+        self.absent = ""
+        """Why it sees nothing; empty as long as it does."""
+
+    def look(self) -> None:
+        """One step, and what was seen of it is kept; read when all steps are done, as that takes
+        longer than the step."""
+        if self.absent:
+            return
+        try:
+            found, wall = _profiled(self._job, self._device, 1)
+        except (ImportError, RuntimeError) as error:
+            self.absent = not_here(error)
+        else:
+            self._found.append(found)
+            self._walls.append(wall)
+
+    def names(self, tape: Tape) -> list[str]:
+        """The operators of the first of its steps, in their order: the tape's own, and those that
+        are the same but for whether they write in place."""
+        if not self._found:
+            return []
+        kinds = _kinds(tape)
+        for name, kind in list(kinds.items()):
+            kinds.setdefault(f"{name}_", kind)
+        return [span.name for span in spans(self._found[0].events() or (), kinds, self._taken)]
+
+    def seen(self, tape: Tape) -> tuple[Profile | None, tuple[Operator, ...]]:
+        """What it saw of the tape's operators, and the rows that they make; nothing where it saw
+        none, and `absent` says why."""
+        if self.absent or not self._found:
+            return None, ()
+        steps = [spans(one.events() or (), _kinds(tape), self._taken) for one in self._found]
+        profile = summed(steps, self._walls)
+        if not sum(profile.kinds.values()):
+            self.absent = NO_KERNELS
+            return None, ()
+        return profile, rows(steps, tape)
+
+    def _taken(self, event: Any) -> float:
+        if self._device.synchronous:
+            return float(event.cpu_time_total)
+        return float(getattr(event, "device_time_total", 0.0) or 0.0)
+
+
+def not_here(error: Exception) -> str:
+    """Why it sees nothing. Raises the error where it is the step's own: no memory."""
+    if is_out_of_memory(error):
+        raise error
+    return f"torch's profiler does not work here: {error}".splitlines()[0]
 
 
 def events_of(job: Job, device: Device, steps: int) -> tuple[list[Any], int]:
-    """All that the profiler sees in so many steps, with shapes and FLOP; and their wall ns."""
-    return _events(job.step, job.refill, device.synchronize, steps, shapes=True)
+    """All that the profiler sees of so many steps, with shapes and FLOP; and their wall ns."""
+    found, wall = _profiled(job, device, steps, shapes=True)
+    events = list(found.events() or ())
+    marks = _marks(events)
+    return [event for event in events if any(_within(event, mark) for mark in marks)], wall
 
 
-def of_device(job: Job, device: Device, steps: int, tape: Tape) -> tuple[Profile | None, str]:
-    """The same by the kernels of an asynchronous device; or why torch's profiler sees none."""
-    try:
-        events, wall = _events(job.step, job.refill, device.synchronize, steps)
-    except (ImportError, RuntimeError) as error:
-        return None, f"torch's profiler does not work here: {error}".splitlines()[0]
-
-    def kernels(event: Any) -> float:
-        return float(getattr(event, "device_time_total", 0.0) or 0.0)
-
-    found = _summed(events, wall, steps, tape, kernels)
-    if not sum(found.kinds.values()):
-        return None, "torch's profiler sees no kernels of this device"
-    return found, ""
-
-
-def _summed(
-    events: list[Any], wall: int, steps: int, tape: Tape, taken_us: Callable[[Any], float]
-) -> Profile:
-    """Of the tape's operators: time by kind, and calls, in a step."""
-    kinds: dict[str, Kind] = {call.name: call.kind for call in tape.calls if not call.structure}
-    spent: dict[Kind, float] = defaultdict(float)
-    calls: Counter[str] = Counter()
+def spans(events: Iterable[Any], kinds: dict[str, Kind], taken: Taken) -> list[Span]:
+    """The calls of those operators in one step, in their order; kinds: by an operator's name."""
+    events = list(events)
+    marks = _marks(events)
+    found: list[tuple[float, Span]] = []
     for event in events:
-        place = _place(event, kinds) if event.name in kinds else None
-        if place is not None:
-            spent[place or kinds[event.name]] += taken_us(event) * 1e3 / steps
-            calls[event.name] += 1
+        if (
+            event.name not in kinds
+            or not on_host(event)
+            or not any(_within(event, mark) for mark in marks)
+        ):
+            continue
+        holders = list(above(event))
+        if any(one.name in kinds for one in holders):
+            continue
+        optimizes = any(one.name.startswith(OPTIMIZER) for one in holders)
+        kind: Kind = "optimizer" if optimizes else kinds[event.name]
+        found.append((event.time_range.start, Span(event.name, kind, taken(event))))
+    return [span for _, span in sorted(found, key=lambda one: one[0])]
+
+
+def summed(steps: Sequence[Sequence[Span]], walls: Sequence[int]) -> Profile:
+    """One step of several: each call's median."""
+    spent: dict[Kind, float] = defaultdict(float)
+    for (_, kind, _), each in _by_call(steps).items():
+        spent[kind] += statistics.median(each) * 1e3 * len(each) / len(steps)
+    calls = Counter(span.name for step in steps for span in step)
     return Profile(
-        step_ns=wall / steps,
+        step_ns=statistics.median(walls),
         kinds=dict(spent),
-        calls={name: count / steps for name, count in sorted(calls.items())},
+        calls={name: count / len(steps) for name, count in sorted(calls.items())},
     )
 
 
-def _place(event: Any, kinds: dict[str, Kind]) -> Kind | Literal[""] | None:
-    """`optimizer` within an optimizer's step; empty elsewhere in a step; None outside a step, and
-    within another operator of the tape."""
-    place: Kind | Literal[""] = ""
-    above = event.cpu_parent
-    while above is not None and above.name not in kinds:
-        if above.name == MARK:
-            return place
-        if above.name.startswith(OPTIMIZER):
-            place = "optimizer"
-        above = above.cpu_parent
-    return None
+def rows(steps: Sequence[Sequence[Span]], tape: Tape) -> tuple[Operator, ...]:
+    """The tape's rows, with the times that the profiler saw; none where it saw other calls."""
+    seen, each, count = _by_call(steps), list[float](), Counter[str]()
+    by_place = {(name, k): times for (name, _, k), times in seen.items()}
+    for call in tape.calls:
+        if call.structure:
+            each.append(0.0)
+            continue
+        times = by_place.pop((call.name, count[call.name]), None)
+        count[call.name] += 1
+        if times is None:
+            return ()
+        each.append(statistics.median(times) * 1e3)
+    return () if by_place else Rows(tape, each).operators({})[0]
 
 
-def _events(
-    step: Step, before: Step, after: Step, steps: int, *, shapes: bool = False
-) -> tuple[list[Any], int]:
-    """The profiler's events of so many steps, of all that it can see here, and their wall ns."""
+def above(event: Any) -> Iterator[Any]:
+    """The events that hold an event, the innermost first."""
+    while (event := event.cpu_parent) is not None:
+        yield event
+
+
+def _kinds(tape: Tape) -> dict[str, Kind]:
+    return {call.name: call.kind for call in tape.calls if not call.structure}
+
+
+def _by_call(steps: Sequence[Sequence[Span]]) -> dict[tuple[str, Kind, int], list[float]]:
+    """Times of an operator's first, second, ... call over the steps."""
+    found: dict[tuple[str, Kind, int], list[float]] = defaultdict(list)
+    for step in steps:
+        count = Counter[str]()
+        for span in step:
+            found[span.name, span.kind, count[span.name]].append(span.us)
+            count[span.name] += 1
+    return found
+
+
+def on_host(event: Any) -> bool:
+    """Whether it is the host's; else it is a kernel, or the shadow of a mark among them."""
+    return str(event.device_type).endswith(".CPU")
+
+
+def _marks(events: Iterable[Any]) -> list[Any]:
+    return [event for event in events if event.name == MARK and on_host(event)]
+
+
+def _within(event: Any, mark: Any) -> bool:
+    """By time and not by what is above it: an accelerator's backward runs in another thread."""
+    return event is not mark and bool(
+        mark.time_range.start <= event.time_range.start <= mark.time_range.end
+    )
+
+
+def _profiled(job: Job, device: Device, steps: int, *, shapes: bool = False) -> tuple[Any, int]:
+    """torch's profile of so many steps, of all that it can see here, and their wall ns."""
     from torch.profiler import profile, record_function, supported_activities
 
     wall = 0
     activities = sorted(supported_activities(), key=str)
     with profile(activities=activities, record_shapes=shapes, with_flops=shapes) as found:
         for _ in range(steps):
-            before()
-            after()
+            job.refill()
+            device.synchronize()
             start = time.perf_counter_ns()
             with record_function(MARK):
-                step()
-            after()
+                job.step()
+                device.synchronize()  # within the mark: what was queued belongs to it
             wall += time.perf_counter_ns() - start
-    return list(found.events() or ()), wall
+    return found, wall

@@ -1,21 +1,26 @@
 """Known remedies, each tried on the whole step: in turns with the step as it is, and gated.
 
 What is above its bound need not have a faster way. So nothing is promised: another memory format,
-the compiler, another implementation of attention are built and measured, and what they came to is
-said.
+the compiler, other implementations of attention, optimizer and gathers, and a larger batch are
+built and measured, and what they came to is said.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from bench.measuring.explaining import spellings
 from bench.measuring.explaining.in_order import collected
+from bench.measuring.explaining.spellings import Spelled
+from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch
 from bench.records.explained import Tried
 from bench.records.reason import of_error
@@ -31,15 +36,27 @@ WARM_UP = 3
 LONGEST_SECONDS = 60.0
 """After which no turn is begun, once there are three."""
 Around = Callable[[], AbstractContextManager[object]]
+OPTIMIZERS = ("fused", "foreach")
+"""torch's implementations of an optimizer besides a loop over its tensors, as its groups say."""
+
+
+LEAST_GATHERED = 0.02
+"""Of all bytes that the step must move: of less no spelling of a gather makes a difference."""
+LARGER = 2
+"""Times the batch."""
+UNUSED = "torch calls it by itself, where it cannot be spelled otherwise"
 
 
 class Remedy(NamedTuple):
-    """A change of how a step is run, and of nothing that it computes."""
+    """A change of how a step is run, and of nothing that it computes of an item."""
 
     name: str
     site: Site
+    parameters: Any
     around: Around = contextlib.nullcontext
     """Entered around all that is done with the changed job."""
+    times_items: int = 1
+    """Items of its step over those of the step as it is."""
 
 
 class Bench(NamedTuple):
@@ -51,21 +68,51 @@ class Bench(NamedTuple):
     site: Site
     backend: Backend
     device: Device
-    gate: Callable[[Site], Numerics]
-    """The numerics gate of the changed configuration."""
+    gate: Callable[[Any, Site], Numerics]
+    """The numerics gate of changed parameters and a changed configuration."""
 
 
 def remedies(bench: Bench, job: Job) -> Iterator[Remedy]:
-    """All that are known for a case and that it does not have already."""
-    site, declared = bench.site, bench.workload.modes[bench.mode]
+    """All that are known for a case and that it does not have already. May take a step."""
+    site, given, declared = bench.site, bench.parameters, bench.workload.modes[bench.mode]
     for layout in bench.workload.memory_formats:
         if layout != site.memory_format and bench.backend.memory_format(layout) == layout:
             other = msgspec.structs.replace(site, memory_format=layout)
-            yield Remedy(f"memory format {layout}", other)
-    if site.execution == "eager" and "compile" in declared.executions:
-        yield Remedy("execution compile", msgspec.structs.replace(site, execution="compile"))
-    if site.execution == "eager" and "attention" in job.facts:
-        yield Remedy("attention as plain products", site, _plain_attention)
+            yield Remedy(f"memory format {layout}", other, given)
+    if site.execution == "eager":
+        yield from _in_eager(bench, job)
+        if "compile" in declared.executions:
+            compiled = msgspec.structs.replace(site, execution="compile")
+            yield Remedy("execution compile", compiled, given)
+    batch = getattr(given, "batch_size", None)
+    if isinstance(batch, int):
+        larger = msgspec.structs.replace(given, batch_size=LARGER * batch)
+        yield Remedy(
+            f"batch_size {LARGER * batch}, for the items of {batch}",
+            *(site, larger),
+            times_items=LARGER,
+        )
+
+
+def _in_eager(bench: Bench, job: Job) -> Iterator[Remedy]:
+    """What is chosen anew with every call."""
+    site, given = bench.site, bench.parameters
+    if "attention" in job.facts:
+        yield Remedy("attention as plain products", site, given, _plain_attention)
+    training = job.training()
+    groups = [] if training is None else training.optimizer.param_groups
+    for how in OPTIMIZERS:
+        if groups and not any(group.get(how) for group in groups):
+            yield Remedy(f"optimizer {how}", site, given, functools.partial(_optimizer, how))
+    job.refill()
+    tape = recorded(job.step, bench.device.torch_device.type)
+    moved = sum(sum(call.moved) for call in tape.calls)
+    gathered = Counter[str]()
+    for call in tape.calls:
+        gathered[call.name] += sum(call.moved)
+    large = [name for name, size in gathered.items() if size >= LEAST_GATHERED * moved > 0]
+    for spelling in spellings.known(large):
+        yield Remedy(spelling.name, site, given, Spelled(spelling))
 
 
 def _plain_attention() -> AbstractContextManager[object]:
@@ -73,6 +120,22 @@ def _plain_attention() -> AbstractContextManager[object]:
 
     plain: AbstractContextManager[object] = sdpa_kernel([SDPBackend.MATH])
     return plain
+
+
+@contextlib.contextmanager
+def _optimizer(how: str) -> Iterator[None]:
+    """The same optimizer in another of torch's implementations, from its next step on."""
+    from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+    def choose(optimizer: Optimizer, *_: object) -> None:
+        for group in optimizer.param_groups:
+            group.update({other: other == how for other in OPTIMIZERS if other in group})
+
+    hook = register_optimizer_step_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def tried(
@@ -86,10 +149,10 @@ def try_one(bench: Bench, job: Job, remedy: Remedy, clock: Callable[[], int]) ->
     """One remedy; whatever goes wrong with it is its reason."""
     try:
         with remedy.around():
-            verdict = bench.gate(remedy.site)
+            verdict = bench.gate(remedy.parameters, remedy.site)
             if verdict.complaint:
                 return Tried(remedy=remedy.name, absent=f"numerics: {verdict.complaint}")
-            other = bench.workload.build(bench.mode, bench.parameters, remedy.site)
+            other = bench.workload.build(bench.mode, remedy.parameters, remedy.site)
         try:
             before, after = _in_turns(job, other, remedy.around, Stopwatch(bench.device, clock))
         finally:
@@ -98,7 +161,10 @@ def try_one(bench: Bench, job: Job, remedy: Remedy, clock: Callable[[], int]) ->
             bench.device.release_memory()
     except Exception as error:  # noqa: BLE001 - its row says why it was not tried
         return Tried(remedy=remedy.name, absent=of_error(error).splitlines()[0])
-    return Tried(remedy=remedy.name, before_ns=tuple(before), after_ns=tuple(after))
+    if isinstance(remedy.around, Spelled) and not remedy.around.calls:
+        return Tried(remedy=remedy.name, absent=UNUSED)
+    each = (max(1, round(ns / remedy.times_items)) for ns in after)
+    return Tried(remedy=remedy.name, before_ns=tuple(before), after_ns=tuple(each))
 
 
 def _in_turns(

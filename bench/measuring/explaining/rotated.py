@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.measuring.explaining import in_order, profiled
+from bench.measuring.explaining import in_order
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.in_order import Watcher, collected, products
+from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import operands
 from bench.measuring.explaining.rows import Key, Rows
-from bench.measuring.explaining.tape import Call, Ref, Tape, recorded
+from bench.measuring.explaining.tape import Call, Ref, Tape
 from bench.measuring.explaining.timing import Stopwatch
-from bench.measuring.explaining.undone import accumulate_in_place
 from bench.records.explained import Explained, Unexplained
 from bench.records.reason import of_error
 
@@ -61,10 +61,8 @@ def explained(
 ) -> Explained | Unexplained:
     """The account of a job's step on an asynchronous device; see `in_order.explained`."""
     watcher = watcher or Watcher()
-    job.refill()
-    tape = recorded(job.step, device.torch_device.type)
-    device.synchronize()
-    accumulate_in_place(tape)
+    profiler = Profiler(job, device)
+    tape = in_order.taped(job, device, profiler)
     free = _free_bytes(device)
     largest = max((_size(call) for call in tape.calls), default=0)
     if lacking := in_order.too_little_memory(2 * largest, free, batch):
@@ -91,7 +89,9 @@ def explained(
         meter.look()
         launch = _launch_ns(stopwatch)
         causes = watcher.causes()
-        profile, why = profiled.of_device(job, device, PROFILED_STEPS, tape)
+        for _ in range(PROFILED_STEPS - 1):
+            profiler.look()
+        profile, profiled = profiler.seen(tape)
     each = [found[blank.key(call)].ns if blank.key(call) in found else 0.0 for call in tape.calls]
     rows, order = Rows(tape, each).operators({}, absent)
     hot = sum(row.hot for row in found.values())
@@ -106,7 +106,8 @@ def explained(
         operators=rows,
         ceilings=meter.ceilings(launch),
         profile=profile,
-        profile_absent=why,
+        profile_absent=profiler.absent,
+        profiled_operators=profiled,
         causes=causes,
         notes=tape.notes,
         order=order if short else (),

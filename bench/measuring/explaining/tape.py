@@ -12,7 +12,7 @@ import itertools
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.measuring.explaining import counts
@@ -107,6 +107,14 @@ class Call(NamedTuple):
         return [v for v in (*self.flat, *self.outs) if isinstance(v, Ref)]
 
 
+class Given(NamedTuple):
+    """What a call was given, and what it gave."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+
+
 class Tape:
     """What was recorded."""
 
@@ -173,12 +181,118 @@ def recorded(step: Callable[[], object], device_type: str) -> Tape:
     return tape
 
 
+class _Writer:
+    """Writes the calls of a step onto a tape."""
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self._slots: dict[int, int] = {}
+        self._count = itertools.count()
+        self._marks: list[bool] = []
+
+    def mark(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Where an optimizer's step begins and ends, torch says to its profiler."""
+        mark = str(func)
+        if "record_function_enter" in mark:
+            self._marks.append(str(args[0]).startswith(OPTIMIZER))
+        elif "record_function_exit" in mark and self._marks:
+            self._marks.pop()
+
+    def taken(self, flat: Sequence[Any]) -> tuple[Any, ...]:
+        """Arguments as the tape has them; before the call, which may change what they hold."""
+        import torch
+
+        return tuple(self._ref(v, True) if isinstance(v, torch.Tensor) else v for v in flat)
+
+    def write(
+        self, func: Any, flat: tuple[Any, ...], spec: Any, given: Given, backward: bool
+    ) -> None:
+        """One call; flat: what `taken` gave."""
+        from torch.utils._pytree import tree_leaves
+
+        args, kwargs, out = given
+        self.tape.written.update(ref.slot for ref in self._targets(func, args, kwargs))
+        structure, kind = is_structure(func), kind_of(func)
+        if any(self._marks) and not structure:
+            kind = "optimizer"
+        self._note(func, structure)
+        flop = 0 if structure else counts.least_flop(func, args, kwargs, out)
+        moved = counts.Bytes(0, 0)
+        if not structure:
+            moved = counts.least_bytes(func, args, kwargs, out)
+        self.tape.calls.append(
+            Call(
+                func=func,
+                flat=flat,
+                spec=spec,
+                outs=tuple(map(self._given, tree_leaves(out))),
+                kind=kind,
+                flop=flop,
+                moved=moved,
+                precision=counts.arithmetic(args) if flop else "",
+                structure=structure,
+                backward=backward,
+            )
+        )
+
+    def _given(self, value: Any) -> Ref | None:
+        import torch
+
+        return self._ref(value, False) if isinstance(value, torch.Tensor) else None
+
+    def _note(self, func: Any, structure: bool) -> None:
+        import torch
+
+        name, tags = str(func._schema.name), func.tags
+        if torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags:
+            self.tape.asks[name] += 1
+        if torch.Tag.nondeterministic_seeded in tags and not structure:
+            self.tape.random[name] += 1
+
+    def _targets(self, func: Any, args: Any, kwargs: Any) -> list[Ref]:
+        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
+        return [
+            self._ref(tensor, True)
+            for argument in func._schema.arguments
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in counts.tensors((named | kwargs).get(argument.name))
+        ]
+
+    def _ref(self, tensor: torch.Tensor, is_input: bool) -> Ref:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = next(self._count)
+            weakref.finalize(storage, self._slots.pop, key, None)
+            if is_input:
+                self.tape.leaves[slot] = storage
+            else:
+                self.tape.born.add(slot)
+        whole = is_input and not tensor.is_floating_point() and slot in self.tape.leaves
+        if whole and slot not in self.tape.values and storage.nbytes() <= MOST_KEPT_BYTES:
+            self.tape.values[slot] = storage.clone()
+        size, stride = tuple(tensor.shape), tuple(tensor.stride())
+        return Ref(slot, int(tensor.storage_offset()), size, stride, tensor.dtype)
+
+
+def _keep_requirement(flat: Sequence[Any], out: Any) -> None:
+    """In inference mode a weight's view requires what the weight does, and below a mode it does
+    not: products would be folded otherwise (`should_fold` of aten's LinearAlgebra)."""
+    import torch
+
+    if any(isinstance(v, torch.Tensor) and v.requires_grad for v in flat):
+        for one in counts.tensors(out):
+            if one.is_floating_point():
+                one.requires_grad_()
+
+
 @functools.cache
 def _recorder_type() -> Any:
-    """The mode that writes operators down, made when torch is there."""
+    """The mode that has operators written down, made when torch is there."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_flatten, tree_leaves
+    from torch.utils._pytree import tree_flatten
 
     has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
     graph_task: Any = torch._C._current_graph_task_id
@@ -190,18 +304,17 @@ def _recorder_type() -> Any:
 
         def __init__(self, tape: Tape, device_type: str) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
-            self.tape = tape
+            self.writer = _Writer(tape)
             self.key = str(torch._C._dispatch_key_for_device(device_type))
-            self.slots: dict[int, int] = {}
-            self.count = itertools.count()
-            self.marks: list[bool] = []
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
         ) -> Any:
             kwargs = kwargs or {}
             if not isinstance(func, torch._ops.OpOverload) or func.namespace in NO_WORK:
-                return self.marked(func, func(*args, **kwargs), args)
+                result = func(*args, **kwargs)
+                self.writer.mark(func, args)
+                return result
             # In inference mode nothing takes composites apart before a mode sees them. What has a
             # kernel is one operator, though it could be taken apart too.
             # By torch's own kernel: what Python has in its place (`decompose`) may do more.
@@ -209,78 +322,12 @@ def _recorder_type() -> Any:
                 with self:
                     return func._op_dk(getattr(torch._C.DispatchKey, COMPOSITE), *args, **kwargs)
             flat, spec = tree_flatten((args, kwargs))
-            refs = tuple(self.ref(v, True) if isinstance(v, torch.Tensor) else v for v in flat)
+            taken = self.writer.taken(flat)
             out = func(*args, **kwargs)
             if torch.is_inference_mode_enabled() and is_view(func):
-                self.keep_requirement(flat, out)
-            outs = tuple(
-                self.ref(o, False) if isinstance(o, torch.Tensor) else None
-                for o in tree_leaves(out)
-            )
-            self.tape.written.update(r.slot for r in self.targets(func, args, kwargs))
-            structure, kind = is_structure(func), kind_of(func)
-            if any(self.marks) and not structure:
-                kind = "optimizer"
-            flop = 0 if structure else counts.least_flop(func, args, kwargs, out)
-            moved = counts.Bytes(0, 0)
-            if not structure:
-                moved = counts.least_bytes(func, args, kwargs, out)
-            tags = func.tags
-            if torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags:
-                self.tape.asks[str(func._schema.name)] += 1
-            if torch.Tag.nondeterministic_seeded in tags and not structure:
-                self.tape.random[str(func._schema.name)] += 1
-            self.tape.calls.append(
-                Call(
-                    *(func, refs, spec, outs, kind, flop, moved),
-                    precision=counts.arithmetic(args) if flop else "",
-                    structure=structure,
-                    backward=graph_task() != -1,
-                )
-            )
+                _keep_requirement(flat, out)
+            given = Given(args, kwargs, out)
+            self.writer.write(func, taken, spec, given, backward=graph_task() != -1)
             return out
-
-        def keep_requirement(self, flat: list[Any], out: Any) -> None:
-            """In inference mode a weight's view requires what the weight does, and below a mode it
-            does not: products would be folded otherwise (`should_fold` of aten's LinearAlgebra)."""
-            if any(isinstance(v, torch.Tensor) and v.requires_grad for v in flat):
-                for one in counts.tensors(out):
-                    if one.is_floating_point():
-                        one.requires_grad_()
-
-        def marked(self, func: Any, result: Any, args: tuple[Any, ...]) -> Any:
-            """Where an optimizer's step begins and ends, torch says to its profiler."""
-            mark = str(func)
-            if "record_function_enter" in mark:
-                self.marks.append(str(args[0]).startswith(OPTIMIZER))
-            elif "record_function_exit" in mark and self.marks:
-                self.marks.pop()
-            return result
-
-        def targets(self, func: Any, args: Any, kwargs: Any) -> list[Ref]:
-            named = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
-            return [
-                self.ref(tensor, True)
-                for argument in func._schema.arguments
-                if argument.alias_info is not None and argument.alias_info.is_write
-                for tensor in counts.tensors((named | kwargs).get(argument.name))
-            ]
-
-        def ref(self, tensor: torch.Tensor, is_input: bool) -> Ref:
-            storage = tensor.untyped_storage()
-            key = storage._cdata
-            slot = self.slots.get(key)
-            if slot is None:
-                slot = self.slots[key] = next(self.count)
-                weakref.finalize(storage, self.slots.pop, key, None)
-                if is_input:
-                    self.tape.leaves[slot] = storage
-                else:
-                    self.tape.born.add(slot)
-            whole = is_input and not tensor.is_floating_point() and slot in self.tape.leaves
-            if whole and slot not in self.tape.values and storage.nbytes() <= MOST_KEPT_BYTES:
-                self.tape.values[slot] = storage.clone()
-            size, stride = tuple(tensor.shape), tuple(tensor.stride())
-            return Ref(slot, int(tensor.storage_offset()), size, stride, tensor.dtype)
 
     return Recorder

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -82,6 +84,37 @@ class Command(NamedTuple):
 
     def run(self, folder: Path) -> Done:
         """In a folder of its own; a run's suite and its record lie there."""
+        words = self.typed(folder)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELMARK", "TORCH_"))}
+        done = subprocess.run(
+            [sys.executable, "-m", self.module, *words],
+            cwd=folder,
+            env={**kept, **self.variables, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        return Done(done.returncode, done.stdout, done.stderr, records(folder))
+
+    def here(self, main: Callable[[], None], folder: Path) -> Done:
+        """The same in this process, by the `main` of that module, whose imports are ours."""
+        words = self.typed(folder)
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with (
+            contextlib.chdir(folder),
+            mock.patch.dict(os.environ, {**self.variables, "OMP_NUM_THREADS": "1"}),
+            mock.patch.object(sys, "argv", ["accelmark", *words]),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as error:
+                code = int(error.code or 0)
+        return Done(code, out.getvalue(), err.getvalue(), records(folder))
+
+    def typed(self, folder: Path) -> list[str]:
+        """Its words, with the suite of a run in the folder."""
         settings = SETTINGS.replace(
             "block_seconds = 0.001", f"block_seconds = {self.block_seconds}"
         )
@@ -89,17 +122,12 @@ class Command(NamedTuple):
         verb, *rest = self.line.split()
         if verb == "run":
             rest = ["suite.toml", "--out", "out", *rest]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELMARK", "TORCH_"))}
-        done = subprocess.run(
-            [sys.executable, "-m", self.module, verb, *rest],
-            cwd=folder,
-            env={**kept, **self.variables, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        runs = tuple(read(path) for path in sorted((folder / "out").glob("*.jsonl")))
-        return Done(done.returncode, done.stdout, done.stderr, runs)
+        return [verb, *rest]
+
+
+def records(folder: Path) -> tuple[RunFile, ...]:
+    """Those of the runs that lie there."""
+    return tuple(read(path) for path in sorted((folder / "out").glob("*.jsonl")))
 
 
 @contextlib.contextmanager

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.errors import ServerError
 from bench.records import digests
 from bench.records.outcome import Measured
 from bench.records.runfile import read
-from bench.serving import export, gate, run, verdict
+from bench.serving import export, gate, run, session, verdict
 from bench.serving.cases import Asks
 from bench.tests.conftest import Accelmark
 from bench.tests.serving.mock import Manners, Mock, reference
@@ -137,6 +138,59 @@ def test_a_server_that_is_started_for_each_launch_has_an_interval(
     assert served is not None and served.server.command[:2] == ("serve", "model")
 
 
+def test_a_launch_that_cannot_begin_costs_itself_alone(
+    accelmark: Accelmark, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three starts and serves another model; the others are measured."""
+    import contextlib
+
+    monkeypatch.setattr(verdict, "BUSY", 60.0)
+    launch = session.launch
+    started: list[int] = []
+
+    def one(ask: Any, number: int, *rest: Any) -> Any:
+        started.append(number)
+        if number == 1:
+            raise ServerError("--model m: the server has n. Name one.")
+        if number == 2:
+            raise session.Interrupted(launch(ask, number, *rest))
+        return launch(ask, number, *rest)
+
+    monkeypatch.setattr(run, "launch", one)
+    with Mock(Manners()).running() as url, contextlib.suppress(KeyboardInterrupt):
+        given = ("--server-command", "serve", "--launches", "4")
+        monkeypatch.setattr("bench.serving.server.nobody_there", ready)
+        monkeypatch.setattr("bench.serving.server.Process", Nobody)
+        code, _, said = accelmark(
+            "serve-bench", "--endpoint", url, "--weights", str(weights), *SMALL, *given
+        )
+        assert code == 130
+    (path,) = Path("runs").glob("*.jsonl")
+    file = read(path)
+    assert started == [0, 1, 2] and file.end is not None and file.end.reason == "interrupted"
+    assert [isinstance(launch.outcome, Measured) for launch in file.launches] == [
+        *(True, True, False, False, True, True)
+    ]
+    assert f"record: {path}" in said
+
+
+async def ready(pool: Any) -> None:
+    """In the place of `server.nobody_there`."""
+
+
+class Nobody:
+    """In the place of a server's process, where one answers already."""
+
+    def __init__(self, command: str) -> None:
+        pass
+
+    async def ready(self, pool: Any, seconds: float) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
 def test_a_token_that_a_server_repeats_is_not_in_the_record(
     accelmark: Accelmark, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +215,7 @@ def test_a_token_that_a_server_repeats_is_not_in_the_record(
         (("--concurrency", "4,4"), "each number once"),
         (("--concurrency", "0"), "a whole number from 1 up"),
         (("--rate", "-1"), "a number above 0"),
+        (("--rate", "1,,2"), "--rate 1,,2: give a number above 0, or several with commas"),
         (("--requests", "5"), "at least 16 of concurrency 4"),
         (("--input-tokens", "4000"), "holds 2048"),
         (("--server-command", "serve 'x"), "Quote it as for a shell"),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
 import msgspec
 import pytest
 
+from bench import guide
 from bench.errors import ComparisonError
 from bench.judging.bounds import bound
-from bench.judging.explained import ExplainedCase, answer, explain_run
+from bench.judging.explained import MEANINGS, ExplainedCase, Verdict, answer, explain_run
 from bench.judging.explained_pairs import explained_pairs
 from bench.judging.remedies import helped, said
 from bench.judging.summary import summarize
-from bench.records.explained import Ceilings, Explained, Operator, Profile, Tried
+from bench.records.explained import Ceilings, Explained, Kind, Operator, Profile, Tried
 from bench.tests.judging.accounts import (
     ADD,
     CEILINGS,
@@ -203,6 +207,12 @@ def test_what_was_tried_is_told_truly(
     assert said(Tried(remedy="x", absent="no")) == "not tried: x: no"
 
 
+def test_every_word_of_an_account_stands_among_the_words() -> None:
+    said_in = (Path(guide.__file__).parent / "words.md").read_text(encoding="utf-8")
+    words = {*MEANINGS, *get_args(Verdict), *get_args(Kind)}
+    assert [word for word in words if word not in said_in] == []
+
+
 def test_the_check_of_all_this_judges_truly() -> None:
     """`python -m bench.tests.scripts.explain_check`, without its measuring."""
     good, less = judged(account()), judged(account(step_ns=(round(120 * MS),)))
@@ -219,3 +229,26 @@ def test_the_check_of_all_this_judges_truly() -> None:
     assert explain_check.layouts(good, judged(account(0.5))).met is False, "the host's 5 ms are not"
     without = account(step_ns=(round(80 * MS),), operators=(MM, SGD, VIEWS), order=(), call_ns=())
     assert explain_check.layouts(good, judged(without)).met
+    counted = {good.case.fingerprint: account()}
+    assert explain_check.counts([good], counted).met
+    assert not explain_check.counts([good], {}).met and not explain_check.counts([], {}).met
+
+
+@pytest.mark.parametrize(
+    ("tried", "apart", "true"),
+    [
+        (90, 89, True),
+        (90, 99, True),  # by 1 %, which may be one or the other
+        (90, 105, False),
+        (100, 101, True),
+        (100, 90, False),
+    ],
+)
+def test_advice_is_true_where_a_measurement_apart_says_the_same(
+    tried: int, apart: int, true: bool
+) -> None:
+    said_of = Tried(remedy="x", before_ns=(100,) * 9, after_ns=(tried,) * 9)
+    assert explain_check.told(said_of, 100.0, float(apart)) is true
+    assert not explain_check.told(Tried(remedy="x", absent="no"), 100.0, 90.0)
+    pieces = [(said_of, 100.0, float(apart))]
+    assert explain_check.advice(pieces * 3).met is true and not explain_check.advice(pieces * 2).met

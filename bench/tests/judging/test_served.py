@@ -9,7 +9,7 @@ import pytest
 
 from bench.errors import ComparisonError
 from bench.judging.at_tpot import compare_at_tpot
-from bench.judging.compare import compare
+from bench.judging.compare import Prices, compare
 from bench.judging.served import best_within, serving_curves
 from bench.judging.summary import summarize
 from bench.records.outcome import Measured
@@ -71,7 +71,8 @@ def test_at_equal_concurrency_the_ratio_is_that_of_the_throughputs() -> None:
 
 def test_at_a_limit_each_side_takes_its_best_load() -> None:
     """At 13 ms the base keeps one at a time; half as fast again, the other keeps four."""
-    (case,) = compare_at_tpot(usual_run(), usual_run(1.5), 0.013).cases
+    (case,) = compare_at_tpot(usual_run(), usual_run(1.5), 0.013, Prices(base=2.0, other=1.0)).cases
+    assert case.ratio is not None and case.price_ratio == pytest.approx(2 * case.ratio)
     assert case.base is not None and case.other is not None
     chosen = [row.case.parameters["concurrency"] for row in (case.base, case.other)]
     assert chosen == [1, 4]

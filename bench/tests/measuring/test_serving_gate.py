@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench.measuring import serving_gate, serving_loop
@@ -33,14 +34,24 @@ def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_gate, "TWIN_PROMPTS", (72, 5, 33, 9))
 
 
+LATENT = msgspec.structs.replace(TWIN, model="deepseek-tiny-2l", input_tokens=252, chunk=64)
+LONG = serving_gate.TWIN_PROMPTS
+"""The gate's own: one text of several fifties of tokens."""
+
+
 @pytest.fixture(scope="module")
 def reference() -> Iterator[Any]:
     yield WORKLOAD.build("load", TWIN, reference_of(site()))
 
 
+@pytest.fixture(scope="module")
+def of_latents() -> Iterator[Any]:
+    yield WORKLOAD.build("load", LATENT, reference_of(site()))
+
+
 def checked(job: Any, reference: Any, precision: str = "bf16") -> Any:
     requests = serving_gate.of_twin(job, 0).requests
-    limit = serving_gate.REGRETS[precision]
+    limit = serving_gate.TWIN_REGRETS[precision]
     return serving_gate.check(serving_gate.TWIN, requests, reference.regrets, limit)
 
 
@@ -51,6 +62,24 @@ def test_a_wrong_engine_is_refused(reference: Any, name: str) -> None:
     job = WRONG[name](right)
     found = checked(job, reference)
     assert not found.passed, f"{name}: {found.finding}"
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_engine_of_latents_is_refused(
+    of_latents: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Likewise; a latent that is kept in the wrong place is as wrong as a key."""
+    monkeypatch.setattr(serving_gate, "TWIN_PROMPTS", LONG)
+    right: Any = WORKLOAD.build("load", LATENT, site())
+    found = checked(WRONG[name](right), of_latents)
+    assert not found.passed, f"{name}: {found.finding}"
+
+
+def test_a_right_engine_of_latents_passes(of_latents: Any) -> None:
+    job = WORKLOAD.build("load", LATENT, site(PRECISIONS["bf16"]))
+    assert checked(job, of_latents, "bf16").passed
+    job = WORKLOAD.build("load", LATENT, site())
+    assert checked(job, of_latents, "fp32").error == 0.0
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -82,8 +111,8 @@ def test_the_whole_gate_has_logits_twin_and_lone_answers() -> None:
     ]
     assert verdict.passed, verdict.complaint
     assert [c.tolerance for c in verdict.checks[1:]] == [
-        serving_gate.REGRETS["bf16"],
-        serving_gate.REGRETS["fp32"],
+        serving_gate.TWIN_REGRETS["bf16"],
+        serving_gate.TWIN_REGRETS["fp32"],
     ]
 
 

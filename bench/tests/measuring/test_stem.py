@@ -19,8 +19,13 @@ pytestmark = pytest.mark.skipif(not stem.AVAILABLE, reason="Linux")
     [
         ((), ()),
         (("torch",), ("torch",)),
-        (("transformers.models.bert.modeling_bert",), ("transformers.modeling_utils",)),
+        (
+            ("torch", "transformers.models.bert.modeling_bert"),
+            ("torch", "torch._dynamo", "transformers.modeling_utils"),
+        ),
         (("torch", "numpy.linalg"), ("torch",)),
+        (("torch", "torch._dynamo"), ("torch", "torch._dynamo")),
+        (("transformers_of_another", "torch"), ("torch",)),
     ],
 )
 def test_it_imports_what_a_launch_would_and_no_more(

@@ -160,7 +160,8 @@ def test_no_sequence_is_longer_than_its_models_positions(
 ) -> None:
     declared = catalogue.workload(name).modes[mode]
     module = importlib.import_module(type(catalogue.workload(name)).__module__)
-    for model, size in getattr(module, "SIZES", {}).items():
+    sizes = getattr(declared.parameters, "sizes", getattr(module, "SIZES", {}))
+    for model, size in sizes.items():
         most = MOST_POSITIONS.get(name) or size.positions
         with pytest.raises(ValueError, match=f"{field} must be from 1 to {most}, not {most + 1}"):
             declared.parameters(model=model, **{field: most + 1})

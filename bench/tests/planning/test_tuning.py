@@ -108,6 +108,15 @@ def test_a_tuned_case_survives_its_json() -> None:
             for how in ("graph", "compile-graph")
         ),
         ({"tuned": {"execution": ["eager", ["compile"]]}}, "unknown execution"),
+        ({"tuned": {"compiler": ["default", "max-autotune"]}}, "one of the executions compiled"),
+        (
+            {"tuned": {"compiler": ["max-autotune"], "execution": ["eager", "compile"]}},
+            r"must be ..default., .max-autotune..",
+        ),
+        (
+            {"tuned": {"compiler": ["default", "max"], "execution": ["eager", "compile"]}},
+            "unknown compiler `max`",
+        ),
         ({"tuned": {"memory_format": ["channels", "contiguous"]}}, "unknown memory_format `chan"),
         (
             {

@@ -9,7 +9,7 @@ from bench.commands.under_way import chosen, describe, which
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.measuring.messages import Report, Request
-from bench.records.case import Case
+from bench.records.case import SEARCHED, Case
 from bench.records.outcome import Cold, Failed, Outcome, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
@@ -54,7 +54,7 @@ def rated(images_per_second: float, batch: int = 1) -> Outcome:
 
 
 Script = Mapping[tuple[int, str], Outcome | Sequence[Outcome]]
-"""Outcomes of the launches by batch and execution, or memory format; the last one repeats."""
+"""Outcomes of the launches by batch and execution, memory format or search; the last repeats."""
 
 
 class Stage(Nobody):
@@ -83,7 +83,8 @@ class Stage(Nobody):
     def key(request: Request) -> tuple[int, str]:
         batch = request.case.parameters["batch_size"]
         assert isinstance(batch, int)
-        return batch, request.memory_format or request.case.execution
+        searched = SEARCHED if request.searches else ""
+        return batch, request.memory_format or searched or request.case.execution
 
     def starts(self, start: Start, ahead: Ahead) -> None:
         self.left.append(ahead.seconds)

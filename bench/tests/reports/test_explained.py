@@ -19,7 +19,7 @@ from bench.report import Canvas
 from bench.reports import _explained_pairs
 from bench.reports._html_explained import bar, roofline
 from bench.tests.conftest import Accelmark
-from bench.tests.judging.accounts import REFUSED, account, explained_file
+from bench.tests.judging.accounts import MM, REFUSED, account, explained_file, operator
 from bench.tests.values import make_run
 
 CARD = """\
@@ -90,6 +90,23 @@ def test_two_runs_beside_each_other() -> None:
     assert max(map(len, lines)) <= 80
     (matmul,) = (line for line in lines if line.startswith("matmul"))
     assert matmul.split() == ["matmul", "60.0", "30.0", "-30.0", "1.00", "2.00"]
+
+
+def test_a_narrow_card_cuts_no_figure_and_tells_products_apart() -> None:
+    """At 60 columns names have lines of their own; a class of 18 letters moves no column."""
+    gathers = operator("aten::index", "gather and scatter", 30.0)
+    both = [account(scale, operators=(MM, gathers), order=(), call_ns=()) for scale in (1.0, 0.95)]
+    base, other = (explained_file(one) for one in both)
+    card = explained(base, "table", 60, wide=False).splitlines()
+    lines = _explained_pairs.card(base, other, explained_pairs(base, other), 60).splitlines()
+    assert max(map(len, [*card, *lines])) <= 60
+    assert "mm bf16[64,64]" in card and "mm bf16[64,64]" in lines
+    for heading, begun, table in (("class", 2, card), ("part", 2, lines)):
+        (top,) = (line for line in table if line.startswith(heading))
+        rows = [line for line in table if line.startswith(("matmul", "gather"))]
+        assert len(rows) == begun and {len(line) for line in (top, *rows)} == {len(top)}
+        assert rows[-1].startswith("gather and scatter ")
+    assert any(line.startswith("part") and line.endswith(" software") for line in lines)
 
 
 def written(folder: Path, name: str, file: RunFile) -> str:

@@ -55,6 +55,15 @@ def test_rates_are_shown_as_asked_and_as_they_came() -> None:
     assert "| 2.0 req/s \\(16.7\\)" in document or "2.0 req/s (16.7)" in document
 
 
+def test_of_several_devices_it_is_said_that_the_figures_are_of_all() -> None:
+    """Once, below the lines; of one device nothing is said."""
+    two = msgspec.structs.replace(serve_case(1), devices=2)
+    (curve,) = serving_curves(summarize(served_run([(two, [served(1)] * 3)])))
+    assert "output and goodput are of all 2 devices together" in _serving.legend([curve])
+    (curve,) = serving_curves(summarize(usual_run()))
+    assert not any("devices together" in said for said in _serving.legend([curve]))
+
+
 def test_an_engine_in_its_own_way_is_said() -> None:
     """Over 3 % of its busy time: the host is in the figures."""
     slow = served(1)

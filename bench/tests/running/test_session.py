@@ -326,6 +326,7 @@ def test_the_samples_of_a_launch_come_from_those_before_it(tmp_path: Path) -> No
         [o.samples for o in launched],
         [10 - o.steady_seconds for o in launched],
         [o.steady_seconds / 10 for o in launched],
+        0.02,
     )
     # Means 10 and 13 ms: variance 4.5 ms^2; within 10/9 ms^2; a launch costs 9.885 s beside its
     # samples of 11.5 ms: sqrt(859.6 * (10/9) / (4.5 - 1/9)) = 14.75.

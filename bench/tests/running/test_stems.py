@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from unittest import mock
 
 import msgspec
@@ -41,17 +41,29 @@ class Still:
     """A stem without a process."""
 
     made: ClassVar[list[Still]] = []
-    imports = True
+    absent: ClassVar[str] = ""
 
-    def __init__(self, order: Order, python: str, given: Mapping[str, str]) -> None:
-        self.order, self.cases, self.ended = order, set[str](), False
+    def __init__(self, order: Order, before: Still | None = None) -> None:
+        self.order, self.before, self.ended = order, before, False
         self.made.append(self)
 
+    @classmethod
+    def first(cls, order: Order, python: str, given: Mapping[str, str]) -> Still:
+        return cls(order)
+
+    def grown(self, order: Order) -> Still:
+        return Still(order, self)
+
     def ready(self) -> bool:
-        return self.imports
+        self.waited = len(self.made)
+        return self.order.libraries[0] != self.absent
 
     def end(self) -> None:
         self.ended = True
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        return (*(self.before.chain if self.before else ()), *self.order.libraries)
 
 
 @pytest.fixture
@@ -62,29 +74,63 @@ def still(monkeypatch: pytest.MonkeyPatch) -> list[Still]:
 
 
 def test_no_two_launches_of_a_case_come_from_one_stem(still: list[Still]) -> None:
-    """Those of different cases do, where they need the same."""
+    """Nor from two that grew from one. Those of different cases do."""
     them = Stems(sys.executable, "folder")
-    asked = [of("gemm", 1), of("gemm", 2), of("bert", 1), of("gemm", 1), of("gemm", 2)]
-    given = [them.stem(one, {}) for one in asked]
-    assert [still.index(one) for one in given] == [0, 0, 1, 2, 2]  # type: ignore[arg-type]
-    assert [one.ended for one in still] == [True, False, False]
-    assert [one.order.libraries[-1] for one in still] == [
-        "torch",
-        "transformers.modeling_utils",
-        "torch",
-    ]
+    asked = [of("gemm", 1), of("gemm", 2), of("bert", 1), of("gemm", 1), of("bert", 1)]
+    given: list[Any] = [them.stem(one, {}) for one in asked]
+    assert [still.index(one) for one in given] == [0, 0, 2, 3, 5]
+    assert [one.ended for one in still] == [True] * 3 + [False] * 3
+    torch, bert = ("torch",), ("torch", "torch._dynamo", "transformers.modeling_utils")
+    assert [one.chain for one in given] == [torch, torch, bert, torch, bert]
+    assert given[2].before.before is given[0]
     them.close()
     assert all(one.ended for one in still)
 
 
-def test_where_none_can_be_had_launches_import_by_themselves(
-    still: list[Still], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Still, "imports", False)
+def test_what_a_round_needs_is_imported_side_by_side(still: list[Still]) -> None:
+    """Before its first launch: nothing imports while one measures."""
     them = Stems(sys.executable, None)
-    assert them.stem(of("gemm", 1), {}) is None
-    assert them.stem(of("bert", 1), {}) is None
-    assert [one.ended for one in still] == [True], "it was tried once"
+    asked = [of("gemm", 1), of("bert", 1), of("diffusion", 1)]
+    them.expect(one.case for one in asked)
+    first: Any = them.stem(asked[0], {})
+    assert [one.chain[-1] for one in still] == [
+        "torch",
+        "torch._dynamo",
+        "diffusers.models.modeling_utils",
+        "transformers.modeling_utils",
+    ]
+    assert [one.waited for one in still] == [1, 2, 4, 4]
+    given: list[Any] = [first, *(them.stem(one, {}) for one in asked[1:])]
+    assert given == [still[0], still[3], still[2]] and len(still) == 4
+    them.expect([asked[0].case])
+    them.stem(asked[0], {})
+    assert len(still) == 5, "and what it does not need is not imported"
+
+
+@pytest.mark.parametrize(
+    ("absent", "tried", "forked"),
+    [
+        ("torch", 1, []),
+        ("transformers.modeling_utils", 3, ["gemm"]),
+        ("torch._dynamo", 2, ["gemm"]),
+    ],
+)
+def test_where_none_can_be_had_launches_import_by_themselves(
+    still: list[Still],
+    monkeypatch: pytest.MonkeyPatch,
+    absent: str,
+    tried: int,
+    forked: list[str],
+) -> None:
+    monkeypatch.setattr(Still, "absent", absent)
+    them = Stems(sys.executable, None)
+    for number in (1, 2):
+        asked = [of("gemm", number), of("bert", number)]
+        assert [one.case.workload for one in asked if them.stem(one, {})] == forked
+    assert len(still) == tried, "it was tried once"
+    assert sum(one.ended for one in still) == 1
+    them.give_up()
+    assert them.stem(of("gemm", 3), {}) is None and all(one.ended for one in still)
 
 
 def test_what_imports_next_to_nothing_is_not_forked(still: list[Still]) -> None:
@@ -138,6 +184,24 @@ def test_a_forked_launch_that_is_killed_says_so_and_the_next_one_measures(living
     assert isinstance(found.report.outcome, Measured)
 
 
+def test_a_stem_that_grew_forks_launches_and_goes_when_it_is_let_go(
+    living: Stems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds nothing of what it grew from but what is imported: no socket, no lifeline."""
+    monkeypatch.setattr(stems, "common", lambda libraries: ("torch", "wave"))
+    (found,) = launcher.launch_together([of("gemm", 13)], {}, stems=living)
+    assert isinstance(found.report.outcome, Measured), found
+    assert found.report.environment["imports_shared"] is True
+    first, grown = (living._stems[chain] for chain in (("torch",), ("torch", "wave")))
+    process = psutil.Process(grown._process.pid)
+    assert process.parent() == psutil.Process(first._process.pid)
+    assert os.getpgid(process.pid) == process.pid, "so that it ends with what it forked"
+    sockets = [str(x.readlink()) for x in Path(f"/proc/{process.pid}/fd").iterdir()]
+    assert sum(x.startswith("socket:") for x in sockets) == 1, sockets
+    living._stems.pop(("torch", "wave")).end()
+    wait_until(lambda: not alive(process.pid))
+
+
 def test_a_launch_whose_stem_is_gone_does_not_stay(living: Stems, tmp_path: Path) -> None:
     """And the next one imports by itself."""
     stem = living.stem(of("gemm", 11), {})
@@ -148,8 +212,9 @@ def test_a_launch_whose_stem_is_gone_does_not_stay(living: Stems, tmp_path: Path
     os.kill(stem._process.pid, signal.SIGKILL)
     assert launch.wait(10.0) == -signal.SIGKILL
     wait_until(lambda: not alive(launch.pid))
-    launch.stdin.close()
-    launch.stdout.close()
+    for stream in (launch.stdin, launch.stdout):
+        assert stream is not None
+        stream.close()
     (found,) = launcher.launch_together([of("gemm", 12)], {}, stems=living)
     assert isinstance(found.report.outcome, Measured)
     assert found.report.environment["imports_shared"] is False

@@ -1,56 +1,81 @@
 """Does `explain` tell the truth here? What its users may demand, measured over quick's models.
 
-    python -m bench.tests.scripts.explain_check [--cpu-time] [--seconds 4] [--only GLOB] [--json F]
+    python -m bench.tests.scripts.explain_check [--only coverage,aa] [--cases GLOB] [--cpu-time]
 
-Of each model of the suite `quick`, on the CPU, in a process of its own: the coverage of its step;
-shares of the classes against torch.profiler's; operators' counts against the profiler's. Then an
-operator of known time, planted beside BERT; and ResNet-50 in two memory formats, whose classes'
-differences must be that of the steps. Exit code 1 where any of it is not as it must be.
+Checks, each by itself with --only: `coverage` of each step; `shares` of the classes against
+torch.profiler's; `counts` of operators against the profiler's; `planted`: an operator of known time
+beside BERT; `layouts`: ResNet-50 in two memory formats, whose classes' differences must be that of
+the steps; `advice`: what `--try` says of known remedies against steps measured apart from it; `aa`:
+the timed launches of runs with and without `--explain`. The first five are on the CPU, each case in
+a process of its own. Exit code 1 where any of it is not as it must be.
 
---cpu-time: one thread, by its CPU time, which is honest on a machine that has much else to do; by
-default torch's threads and the wall clock, for an idle one. Ten to fifteen minutes on two cores.
+--cpu-time: one thread, by its CPU time, which is honest on a machine that has much else to do; but
+for `shares`, as the profiler has the wall's clock only, and `aa`. By default torch's threads and
+the wall clock, for an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
-import os
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from bench import catalogue
-from bench.judging.explained import ExplainedCase, explained_case
+from bench.judging.compare import compare
+from bench.judging.comparison import CaseComparison
+from bench.judging.explained import ExplainedCase, changed_names
 from bench.judging.explained_pairs import pair
-from bench.planning.plan import parameters_of, plan
-from bench.planning.suite_file import find_suite, read_suite
-from bench.precision import PRECISIONS
+from bench.judging.remedies import LEAST_GAIN, helped, said
 from bench.records.case import Case
-from bench.records.explained import Account, Explained, Explanation
-from bench.workload import Job, Site
+from bench.records.explained import Explained, Tried
+from bench.tests.scripts import explain_measured
+from bench.tests.scripts.explain_measured import LAYOUTS, PLANTED_SECONDS, Measurer, models
 
-NO_MODELS = ("gemm", "memory", "launch", "transfer", "attention", "collective")
-"""Workloads that are one operator."""
 LEAST, MOST = 0.90, 1.03
 """Coverage of a model's step."""
 OF_TEN = 9
 """Models of ten that must have it."""
 SHARE_POINTS = 0.03
-PLANTED_SECONDS = 0.010
 PLANTED_WITHIN = 0.10
 SUM_WITHIN = 0.05
 PLANTED_IN = "bert-infer"
-LAYOUTS = ("contiguous", "channels_last")
 LAID_OUT = "resnet50-train"
 LAID_OUT_BATCH = 8
 """At quick's batch of 2 the layouts differ by 2 % of the step, as much as coverage spreads."""
+LAID_OUT_LONGER = 12.0
+"""Times the turns' seconds: what is judged is a twentieth of a difference of steps."""
+ADVICE = {
+    "resnet50-train": ("memory format channels_last", "batch_size 4, for the items of 2"),
+    "dlrm-train": ("index_add_ as scatter_add_", "optimizer foreach"),
+    "llama-train": ("optimizer foreach",),
+}
+"""Remedies that are tried of models, and measured apart from that."""
+FEWEST_PIECES = 3
+TOLD_WITHIN = 0.03
+"""Of the step: what a remedy gives may differ by so much between two measurements of it."""
+AA_SUITE = """
+description = "One small model"
+
+[settings]
+warmup_limit_seconds = 4.0
+steady_limit_seconds = 2.0
+
+[[case]]
+workload = "gemm"
+precision = "fp32"
+shape = "512x512x512"
+"""
+AA_LAUNCHES = 5
+AA_DRIFT = 0.02
+"""What a machine may drift from one run to the next."""
+AA_WITHIN = 0.10
+"""Half of an A/A's interval: of a wider one nothing can be said."""
 
 
 class Judged(NamedTuple):
@@ -81,17 +106,17 @@ def shares(cases: Sequence[ExplainedCase]) -> Judged:
     return Judged("class shares", met, f"furthest: {worst} {apart.get(worst, 0.0):+.1%}")
 
 
-def counts(cases: Sequence[ExplainedCase], accounts: dict[str, Explained]) -> Judged:
+def counts(cases: Sequence[ExplainedCase], accounts: Mapping[str, Explained]) -> Judged:
     """Operators are called as often as the profiler saw, or flagged."""
-    from bench.judging.explained import changed_names
-
     wrong = [
         c.case.name
         for c in cases
-        if changed_names([accounts[c.case.fingerprint]]) and "CHANGED-BY-RECORDING" not in c.flags
+        if c.case.fingerprint not in accounts
+        or (changed_names([accounts[c.case.fingerprint]]) and "CHANGED-BY-RECORDING" not in c.flags)
     ]
     flagged = sum("CHANGED-BY-RECORDING" in c.flags for c in cases)
-    return Judged("counts", not wrong, f"{flagged} flagged; neither: {', '.join(wrong) or 'none'}")
+    seen = f"{flagged} of {len(cases)} flagged; neither: {', '.join(wrong) or 'none'}"
+    return Judged("counts", bool(cases) and not wrong, seen)
 
 
 def planted(case: ExplainedCase) -> Judged:
@@ -112,109 +137,91 @@ def layouts(contiguous: ExplainedCase, channels_last: ExplainedCase) -> Judged:
     return Judged("layouts", off <= SUM_WITHIN and not both.reason, said)
 
 
-# --- Measuring -----------------------------------------------------------------------------------
+def told(tried: Tried, before_ns: float, after_ns: float) -> bool:
+    """Whether what is said of a remedy is so; before and after: of steps measured apart."""
+    gain = 1 - after_ns / before_ns
+    near = abs(gain - LEAST_GAIN) <= TOLD_WITHIN
+    return not tried.absent and (near or helped(tried) == (gain >= LEAST_GAIN))
 
 
-def models(pattern: str = "*") -> list[Case]:
-    """The models of `quick` by one device, eager."""
-    found = plan(read_suite(find_suite("quick")), 2)
-    return [
-        case
-        for case in found
-        if case.workload not in NO_MODELS
-        and case.devices == 1
-        and case.execution == "eager"
-        and fnmatch.fnmatchcase(case.name, pattern)
-    ]
+def advice(pieces: Sequence[tuple[Tried, float, float]]) -> Judged:
+    """At least three pieces, each true."""
+    true = sum(told(*piece) for piece in pieces)
+    seen = f"{true} of {len(pieces)} told truly"
+    return Judged("advice", len(pieces) == true and true >= FEWEST_PIECES, seen)
 
 
-class Beside(Job):
-    """A job with 10 ms of work planted after each step."""
-
-    def __init__(self, job: Job, clock: Callable[[], int]) -> None:
-        import torch
-
-        self.facts, self.job = job.facts, job
-        self._library = torch.library.Library("planted", "DEF")
-        self._library.define("layer_norm(Tensor x) -> Tensor")
-
-        def work(x: torch.Tensor) -> torch.Tensor:
-            end = clock() + round(PLANTED_SECONDS * 1e9)
-            while clock() < end:
-                pass
-            return x.clone()
-
-        self._library.impl("layer_norm", work, "CPU")
-        self._x, self._work = torch.ones(8), torch.ops.planted.layer_norm
-
-    def refill(self) -> None:
-        self.job.refill()
-
-    def step(self) -> None:
-        self.job.step()
-        self._work(self._x)
-
-    def witness(self) -> float:
-        return self.job.witness()
-
-    def probe(self) -> dict[str, Any]:
-        return self.job.probe()
+def unchanged(found: CaseComparison) -> Judged:
+    """The timed launches of a run that explains against those of one that does not."""
+    interval = found.interval
+    if interval is None or found.ratio is None:
+        return Judged("A/A", False, f"no interval: {found.verdict}")
+    narrow = (interval.high - interval.low) / 2 <= AA_WITHIN
+    same = interval.low <= 1 + AA_DRIFT and interval.high >= 1 - AA_DRIFT
+    seen = f"{found.ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+    return Judged("A/A", narrow and same, f"{seen}{'' if narrow else ': too wide to tell'}")
 
 
-def measured(case: Case, how: str, seconds: float, *, cpu_time: bool) -> Account:
-    """In this process: how is `planted`, a memory format, or empty."""
-    import torch
-
-    from bench.measuring.explaining.in_order import explained
-    from bench.measuring.surroundings import import_libraries
-
-    if cpu_time:
-        torch.set_num_threads(1)
-    clock = time.thread_time_ns if cpu_time else time.perf_counter_ns
-    workload, precision = catalogue.workload(case.workload), PRECISIONS[case.precision]
-    import_libraries(workload, workload.modes[case.mode])
-    device = catalogue.backend("cpu").open(0, precision)
-    layout = how if how in LAYOUTS else workload.memory_formats[0]
-    site = Site(device=device.torch_device, precision=precision, seed=0, memory_format=layout)
-    job = workload.build(case.mode, parameters_of(case, workload), site)
-    job = Beside(job, clock) if how == "planted" else job
-    for _ in range(3):
-        job.refill()
-        job.step()
-    return explained(job, device, clock, seconds=seconds)
+# --- The script ----------------------------------------------------------------------------------
 
 
-def apart(case: Case, how: str, seconds: float, *, cpu_time: bool) -> Account:
-    """`measured`, in a process of its own with a worker's environment."""
-    variables = catalogue.backend("cpu").worker_environment()
-    words = ["--of", msgspec.json.encode(case).decode(), "--how", how, "--seconds", str(seconds)]
-    done = subprocess.run(
-        [sys.executable, "-m", __spec__.name, *words, *(["--cpu-time"] if cpu_time else [])],
-        env={**variables, **os.environ},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    found: Account = msgspec.json.decode(done.stdout.splitlines()[-1], type=Account)
-    return found
+class Checks:
+    """Each check, by its name."""
+
+    def __init__(self, measurer: Measurer, pattern: str) -> None:
+        """pattern: over the names of models."""
+        self._measurer = measurer
+        every = models()
+        self._models = [case for case in every if fnmatch.fnmatchcase(case.name, pattern)]
+        self._by_name = {case.name: case for case in every}
+
+    def coverage(self) -> Judged:
+        """Of each model."""
+        return coverage([self._measurer.case(case) for case in self._models])
+
+    def shares(self) -> Judged:
+        """Of each model, by the wall's clock."""
+        return shares([self._measurer.case(case, wall=True) for case in self._models])
+
+    def counts(self) -> Judged:
+        """Of each model."""
+        cases = [self._measurer.case(case) for case in self._models]
+        return counts(cases, self._measurer.accounts())
+
+    def planted(self) -> Judged:
+        """Beside one."""
+        return planted(self._measurer.case(self._by_name[PLANTED_IN], "planted"))
+
+    def layouts(self) -> Judged:
+        """Of ResNet-50, at a batch where they differ."""
+        case = self._by_name[LAID_OUT]
+        larger: Case = msgspec.structs.replace(
+            case, parameters={**case.parameters, "batch_size": LAID_OUT_BATCH}
+        )
+        found = (self._measurer.case(larger, layout, times=LAID_OUT_LONGER) for layout in LAYOUTS)
+        return layouts(*found)
+
+    def advice(self) -> Judged:
+        """Of some models."""
+        pieces = []
+        for model in self._models:
+            for remedy in ADVICE.get(model.name, ()):
+                tried, before, after = self._measurer.advice(model, remedy)
+                pieces.append((tried, before, after))
+                print(f"{model.name}: {said(tried)}; apart {before / 1e6:.4g} -> {after / 1e6:.4g}")
+        return advice(pieces)
+
+    def aa(self) -> Judged:
+        """A run with and one without."""
+        with tempfile.TemporaryDirectory() as folder:
+            suite = Path(folder) / "one.toml"
+            suite.write_text(AA_SUITE, encoding="utf-8")
+            plain, explaining = explain_measured.runs(suite, AA_LAUNCHES)
+            (found,) = compare(plain, explaining).cases
+        return unchanged(found)
 
 
-def of(case: Case, account: Account) -> ExplainedCase:
-    """One account, judged."""
-    return explained_case(
-        case,
-        [
-            Explanation(
-                case=case,
-                fingerprint=case.fingerprint,
-                number=0,
-                seed=0,
-                started_at="",
-                seconds=1.0,
-                environment={},
-                account=account,
-            )
-        ],
-    )
+NAMES = ("coverage", "shares", "counts", "planted", "layouts", "advice", "aa")
 
 
 def main() -> None:
@@ -223,51 +230,33 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--cpu-time", action="store_true")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of turns, for each case")
-    parser.add_argument("--only", default="*", metavar="GLOB")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of turns, for each case")
+    parser.add_argument("--only", default=",".join(NAMES), metavar="CHECKS")
+    parser.add_argument("--cases", default="*", metavar="GLOB")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all accounts")
     parser.add_argument("--of", help=argparse.SUPPRESS)
-    parser.add_argument("--how", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.of is not None:
-        case = msgspec.json.decode(given.of, type=Case)
-        found = measured(case, given.how, given.seconds, cpu_time=given.cpu_time)
-        print(msgspec.json.encode(found).decode(), flush=True)
+        print(explain_measured.here(given.of), flush=True)
         return
+    wanted = given.only.split(",")
+    if unknown := set(wanted) - set(NAMES):
+        parser.error(f"--only: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     begin = time.monotonic()
-    all_models = models()
-    wanted = [case for case in all_models if fnmatch.fnmatchcase(case.name, given.only)]
-    accounts: dict[str, Explained] = {}
-    cases: list[ExplainedCase] = []
-
-    def take(case: Case, how: str = "") -> ExplainedCase:
-        account = apart(case, how, given.seconds, cpu_time=given.cpu_time)
-        one = of(case, account)
-        covered = f"{one.coverage.value:7.1%}" if one.coverage else one.verdict
-        flags = " ".join(one.flags)
-        print(f"{case.name:<20}{case.precision:<10}{how:<14}{covered}  {flags}", flush=True)
-        if isinstance(account, Explained):
-            accounts[f"{case.fingerprint}{how}"] = account
-        return one
-
-    for case in wanted:
-        cases.append(take(case))
-    results = [coverage(cases), shares(cases), counts(cases, accounts)]
-    by_name = {case.name: case for case in all_models}
-    if PLANTED_IN in {case.name for case in wanted}:
-        results.append(planted(take(by_name[PLANTED_IN], "planted")))
-    if LAID_OUT in {case.name for case in wanted}:
-        given_case = by_name[LAID_OUT]
-        larger = msgspec.structs.replace(
-            given_case, parameters={**given_case.parameters, "batch_size": LAID_OUT_BATCH}
+    measurer = Measurer(__spec__.name, given.seconds, cpu_time=given.cpu_time)
+    checks = Checks(measurer, given.cases)
+    results = []
+    for name in wanted:
+        start = time.monotonic()
+        judged: Judged = getattr(checks, name)()
+        results.append(judged)
+        met = "met" if judged.met else "NOT MET"
+        print(
+            f"{met:<8}{judged.what}: {judged.seen} ({time.monotonic() - start:.0f} s)", flush=True
         )
-        results.append(layouts(*(take(larger, layout) for layout in LAYOUTS)))
-    for judged in results:
-        print(f"{'met' if judged.met else 'NOT MET':<8}{judged.what}: {judged.seen}")
+        if given.json is not None:
+            given.json.write_bytes(msgspec.json.encode(measurer.accounts()))
     print(f"{time.monotonic() - begin:.0f} s")
-    if given.json is not None:
-        kept = {key: msgspec.to_builtins(account) for key, account in accounts.items()}
-        given.json.write_text(json.dumps(kept), encoding="utf-8")
     sys.exit(0 if all(judged.met for judged in results) else 1)
 
 

@@ -37,8 +37,10 @@ def _of_case(launches: list[Launch]) -> Iterator[tuple[str, bool]]:
     case = launches[0].case
     found = [x.outcome.served for x in launches if isinstance(x.outcome, Measured)]
     served = [one for one in found if one is not None]
-    if len(served) < len(launches):
-        yield f"{case.label}: {len(launches) - len(served)} launches without a figure", False
+    for launch in launches:
+        if not isinstance(launch.outcome, Measured) or launch.outcome.served is None:
+            why = getattr(launch.outcome, "reason", "no load")
+            yield f"{case.label}: launch {launch.launch} has no figure: {why}", False
     if not served:
         return
     each = [figures(one, limits_of(case.parameters)) for one in served]

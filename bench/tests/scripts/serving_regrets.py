@@ -20,6 +20,7 @@ from bench.precision import PRECISIONS
 from bench.serving_job import ServingJob
 from bench.tests.measuring.wrong_slots import forgetful
 from bench.workload import Site
+from bench.workloads._served import ROUTED_PRECISIONS, SERVED
 from bench.workloads.serve import WORKLOAD, ServeParameters
 
 SEEDS = 3
@@ -52,6 +53,8 @@ def main() -> None:
         for precision in ("bf16", "fp16", "fp32"):
             right: list[float] = []
             wrong: list[float] = []
+            if SERVED[model].experts and precision not in ROUTED_PRECISIONS:
+                continue
             for seed in range(SEEDS):
                 site = Site(device=torch.device("cpu"), precision=PRECISIONS[precision], seed=seed)
                 reference = WORKLOAD.build("load", parameters, reference_of(site))

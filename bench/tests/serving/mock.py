@@ -75,6 +75,10 @@ class Manners:
     token: str = ""
     metrics: str = ""
     as_text_only: bool = False
+    word: str = "w"
+    """With which its tokenizer's words begin."""
+    dies_after: int | None = None
+    """From the so many-th stream on it answers nothing any more."""
     cheap: bool = False
     """Whether every answer is the same, and nothing has to be drawn or written for it: then 256
     streams leave the mock as punctual as four."""
@@ -151,6 +155,9 @@ class Mock:
         headers = {line.partition(":")[0].lower(): line.partition(": ")[2] for line in lines}
         said = await reader.readexactly(int(headers.get("content-length", 0)))
         asked_ns = time.perf_counter_ns()
+        dies = self.manners.dies_after
+        if dies is not None and self.streams >= dies:
+            return False
         if self.manners.token and headers.get("authorization") != f"Bearer {self.manners.token}":
             return await _whole(writer, 401, {"error": "no"})
         if path == "/v1/models":
@@ -213,6 +220,7 @@ class Mock:
                 writer.write(CHEAP)
             else:
                 words = tokenizer.words(tokens[begin : begin + manners.per_chunk])
+                words = words.replace("w", manners.word)
                 _event(writer, {"choices": [{"text": f" {words}", "finish_reason": None}]})
             first = first or time.perf_counter_ns()
             if error and error != "no end" and k == 1:

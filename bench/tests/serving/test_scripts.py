@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.tests.scripts import real_server
-from bench.tests.scripts.client_check import Figures, complaints
+from bench.tests.scripts.client_check import Figures, complaints, verdict
 from bench.tests.scripts.real_server import Run
 
 GOOD = Figures(256, 51200, 31.0, 0.4, 1.0, (20.5, 23.0), (20.0, 21.0))
@@ -15,6 +15,16 @@ def test_the_client_check_can_fail() -> None:
     late = GOOD._replace(streams=64, ttft=(20.5, 27.0))
     assert complaints(GOOD, late) == ["p99 TTFT 27.0 ms at 64 streams, in truth 21.0"]
     assert len(complaints(GOOD, GOOD._replace(ttft=(26.0, 27.0)))) == 2
+
+
+def test_on_a_busy_machine_only_what_is_wall_time_is_not_judged() -> None:
+    """What a chunk costs is the client's whatever else runs."""
+    late = GOOD._replace(streams=64, ttft=(27.0, 27.0))
+    assert verdict(GOOD, GOOD)[0] == 0 and verdict(GOOD, late)[0] == 1
+    code, words = verdict(GOOD, late._replace(waiting=0.2))
+    assert code == 2 and "not judged on a busy machine: median TTFT 27.0 ms" in words
+    assert verdict(GOOD._replace(microseconds=61.0), late._replace(waiting=0.2))[0] == 1
+    assert verdict(GOOD._replace(waiting=0.2), GOOD._replace(waiting=0.2))[0] == 0
 
 
 def test_the_comparison_with_another_client_can_fail() -> None:

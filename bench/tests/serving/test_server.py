@@ -74,6 +74,20 @@ def test_a_command_is_kept_without_its_secrets(command: str, words: tuple[str, .
     assert shown("/opt/alice/bin/serve /data/alice/m")[1] == "m"
 
 
+@pytest.mark.parametrize(
+    ("url", "error", "hint"),
+    [
+        ("https://127.0.0.1:9", "no answer within 10 s", "give http://"),
+        ("https://127.0.0.1:9", "no connection (WRONG_VERSION_NUMBER)", "give http://"),
+        ("http://127.0.0.1:9", "not HTTP: 'x'", "give https://"),
+        ("http://127.0.0.1:9", "no connection (Connection refused)", ""),
+    ],
+)
+def test_the_other_scheme_is_said_where_something_listens(url: str, error: str, hint: str) -> None:
+    said = server._other_scheme(Pool(Endpoint.of(url)), error)
+    assert said.rstrip(".").endswith(hint) and bool(said) is bool(hint)
+
+
 def test_this_host_is_known() -> None:
     assert on_this_host(Endpoint.of("http://127.0.0.1:1"))
     assert on_this_host(Endpoint.of("http://localhost:1"))

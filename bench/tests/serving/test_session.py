@@ -123,10 +123,62 @@ def test_a_server_that_fails_while_it_warms_up_is_a_failure() -> None:
     assert "status 503" in came.outcome.reason
 
 
+def test_a_server_that_dies_under_load_leaves_every_request_of_it() -> None:
+    """8 requests warm it up, 20 are the first load: it dies in the second."""
+    wanted = asks(concurrencies=(1, 4), offline=True)
+    first, second, third = launched(Mock(Manners(dies_after=8 + 20 + 10)), wanted)
+    assert isinstance(first.outcome, Measured), first.outcome
+    assert isinstance(second.outcome, Failed) and second.seen is not None
+    assert second.seen.load is not None and len(second.seen.load.requests) == 20
+    failed = sum(bool(request.failed) for request in second.seen.load.requests)
+    assert failed >= 6
+    assert second.outcome.message.startswith(f"{failed} of 20 requests failed: the server closed")
+    assert "did not answer: the server closed" in second.outcome.message
+    assert isinstance(third.outcome, Failed)
+
+
+@pytest.mark.parametrize(
+    ("manners", "other", "why"),
+    [
+        (Manners(word="v"), {}, "not of the exported model's tokenizer: 'v"),
+        (Manners(ttft=5.0), {"request_seconds": 0.05}, "give it longer: --request-limit"),
+        (Manners(error="status"), {}, "status 503"),
+    ],
+)
+def test_a_warm_up_that_fails_says_what_to_do(
+    manners: Manners, other: dict[str, Any], why: str
+) -> None:
+    (came,) = launched(Mock(manners), **other)
+    assert isinstance(came.outcome, Failed) and came.outcome.phase == "warm-up"
+    assert why in came.outcome.message
+
+
+def test_strings_alone_are_said_to_need_an_option() -> None:
+    hint = session._hint(ask("http://127.0.0.1:9"), "status 400: prompts are strings")
+    assert hint.endswith("give --text")
+    assert session._hint(ask("http://127.0.0.1:9", as_text=True), "status 400: x") == ""
+
+
+def test_an_interrupt_beside_the_reference_keeps_the_loads() -> None:
+    """They are not answered for, but they are there; and the interrupt goes on."""
+
+    def interrupted(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
+        if not wrong:
+            raise KeyboardInterrupt
+        return reference(folder, texts, wrong)
+
+    with Mock(Manners()).running() as url, pytest.raises(session.Interrupted) as caught:
+        session.launch(ask(url), 0, interrupted, None, lambda _: None)
+    (came,) = caught.value.came
+    assert isinstance(came.outcome, Failed) and "interrupted before" in came.outcome.message
+    assert came.seen is not None and came.seen.load is not None
+
+
 @pytest.mark.parametrize(
     ("manners", "other", "why"),
     [
         (Manners(token="abc"), {}, "it wants a token"),
+        (Manners(token="abc"), {"token": "abd"}, "does not take the token .* Put a right one"),
         (Manners(), {"model": "n"}, "--model n: the server has m"),
         (Manners(), {"command": "true"}, "a server answers there already"),
     ],

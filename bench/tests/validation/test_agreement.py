@@ -17,7 +17,7 @@ from bench.validation.bare import text, vision
 from bench.validation.bare.decode import LlamaToken
 from bench.validation.bare.loop import Loop
 from bench.validation.same_operators import Calls
-from bench.workloads import _denoisers, _gpts, _llamas, bert, deepseek, gpt_oss, resnet50, vit_b16
+from bench.workloads import _denoisers, _gpts, _latent, _llamas, bert, gpt_oss, resnet50, vit_b16
 from bench.workloads._jobs import InferenceJob
 from bench.workloads._seeded import parameter_count
 
@@ -51,7 +51,7 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "bert": (text._bert, lambda: bert._construct(bert.SIZES["base"])),
     "llama": (text._llama, _llamas.SIZES["smollm2-135m"].construct),
     "gpt-oss": (text._gpt_oss, _gpts.SIZES[gpt_oss.DEFAULT_MODEL].construct),
-    "deepseek": (text._deepseek, deepseek.SIZES["v2-lite-cut"].construct),
+    "deepseek": (text._deepseek, _latent.SIZES["v2-lite-cut"].construct),
 }
 
 

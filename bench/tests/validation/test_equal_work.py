@@ -111,6 +111,22 @@ def test_every_fault_can_be_planted_somewhere(fault: str) -> None:
     assert done
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "deepseek", "gpt-oss"])
+@pytest.mark.parametrize("fault", ["a layer dropped", "dropout left on"])
+def test_a_fault_of_a_layer_reaches_a_token_s_step(name: str, fault: str) -> None:
+    """Our own step calls no whole layer of the library's: a hook there changes the prompt alone."""
+    steps: list[Any] = []
+    for plant in (None, FAULTS[fault]):
+        job: Any = build(name, "decode", site(PRECISIONS["fp32"]))
+        if plant is not None:
+            plant(job)
+        job.step()
+        (output,) = job.outputs()["output"]
+        steps.append(output.double())
+    one, other = steps
+    assert (one - other).norm() > 0.05 * one.norm()
+
+
 def script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Its exit code."""
     monkeypatch.setattr(sys, "argv", ["equal_work", "--only", "gemm-matmul fp32", *arguments])

@@ -21,6 +21,9 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("latent-prefill", {"absorbed": True}),
     ("latent-decode", {"absorbed": False, "cache": "fp8"}),
     ("latent-decode", {"cache": "fp8", "batch_size": 2}),
+    ("prefill", {"sinks": True, "cache": "fp8"}),
+    ("prefill", {"window": 8, "sinks": True, "cache": "fp8", "batch_size": 2}),
+    ("latent-prefill", {"cache": "fp8"}),
 ]
 
 

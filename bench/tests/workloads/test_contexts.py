@@ -150,6 +150,7 @@ def scale_forgotten(one: Drawn) -> Drawn:
         ("prefill", {"window": 8}, groups_turned),
         ("decode", {}, groups_turned),
         ("decode", {"cache": "fp8"}, scale_forgotten),
+        ("prefill", {"window": 8, "cache": "fp8"}, scale_forgotten),
         ("latent-decode", {"cache": "fp8"}, scale_forgotten),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
@@ -202,6 +203,14 @@ def test_honest_attention_is_proved(mode: str, given: Any) -> None:
     watch.finish(step_seconds=1.0)
     assert watch.complaint == "" and watch.proof.recomputed == 0.0
     assert judged([(1, watch.proof)], [(1, watch.proof)], "bf16").proved
+
+
+@pytest.mark.parametrize("mode", ["prefill", "latent-prefill"])
+def test_a_prefill_over_keys_as_they_are_is_the_case_that_it_was(mode: str) -> None:
+    kind = _contexts.MODES[mode]
+    plain = kind.written({"context_length": 64, "cache": "unquantized"})
+    assert plain == {"context_length": 64}
+    assert kind.written({"cache": "fp8"}) == {"cache": "fp8"}
 
 
 def test_what_cannot_be_is_refused() -> None:

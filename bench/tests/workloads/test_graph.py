@@ -65,7 +65,8 @@ def test_replayed_decode_picks_the_tokens_of_eager_decode(name: str, model: str)
 ANSWERING = [
     (name, mode)
     for name, mode in MODES
-    if mode in ("infer", "prefill") and "compile" in WORKLOADS[name].modes[mode].executions
+    if mode in ("infer", "prefill", "embed", "rerank")
+    and "compile" in WORKLOADS[name].modes[mode].executions
 ]
 SLOW = ("vit-b16", "diffusion")
 """Of the same code as `bert` and `dlrm`."""

@@ -36,14 +36,18 @@ from bench.tests.small_workloads import (
     small,
 )
 from bench.workload import Unsupported
-from bench.workloads import _quantized, gemm, llama
+from bench.workloads import _quantized, gemm, llama, qwen3
 from bench.workloads._quantized import layers_of, products, quantize_layer
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
 EIGHT_BITS = pytest.mark.parametrize("precision", ["fp8", "int8"])
 MODELS = pytest.mark.parametrize(
-    ("name", "mode"), [("llama", "prefill"), ("llama", "decode"), ("bert", "infer")]
+    ("name", "mode"),
+    [
+        *(("llama", "prefill"), ("llama", "decode"), ("bert", "infer")),
+        *(("qwen3", "decode"), ("qwen3", "rerank")),
+    ],
 )
 LOSS = {"fp8": 3.7e-2, "int8": 1.0e-2}
 """Relative error of a product of normals, of 64 columns, by what the operands' rounding loses."""
@@ -114,7 +118,8 @@ def test_the_blocks_are_quantized_and_nothing_else(name: str, mode: str, precisi
     plain = [m for m in model_of(full).modules() if isinstance(m, torch.nn.Linear)]
     left = [path for path, m in model_of(job).named_modules() if isinstance(m, torch.nn.Linear)]
     layers = layers_of(model_of(job))
-    assert left == (["lm_head"] if name == "llama" else ["qa_outputs"])
+    (head,) = left
+    assert head.rpartition(".")[2] == ("qa_outputs" if name == "bert" else "lm_head")
     assert len(layers) == len(plain) - 1
     assert {layer.weight.dtype for layer in layers} == {dtype_of(precision)}
     assert job.facts["parameters"] == full.facts["parameters"]
@@ -241,6 +246,28 @@ def test_one_scale_or_one_weight_gone_wrong_is_caught(name: str, mode: str, prec
 
 
 @EIGHT_BITS
+def test_matrices_of_a_bit_less_are_caught(precision: str) -> None:
+    """Of e4m3 its last bit of mantissa; of int8 the last of the number."""
+
+    def coarser(layers: list[Any]) -> None:
+        for layer in layers:
+            layer.weight.data.view(torch.uint8).bitwise_and_(0xFE)
+
+    assert not gate_wrong("qwen3", "prefill", precision, coarser)["products"]
+
+
+@EIGHT_BITS
+def test_experts_have_no_8_bits_and_say_so(precision: str) -> None:
+    entry = {"workload": "qwen3", "mode": "decode", "precision": precision, "model": "tiny-moe"}
+    suite = Suite(
+        name="mine", source="mine.toml", description="", settings=Settings(), entries=(entry,)
+    )
+    with pytest.raises(SuiteError, match=f"experts of tiny-moe .* no {precision} here. Ask for"):
+        plan(suite)
+    assert plan(msgspec.structs.replace(suite, entries=({**entry, "model": "tiny"},)))
+
+
+@EIGHT_BITS
 def test_a_model_that_is_another_is_caught_by_its_logits(precision: str) -> None:
     """Though each layer multiplies as it should: its matrix is another one's."""
 
@@ -312,16 +339,19 @@ def test_shapes_that_only_some_devices_multiply_are_skipped(precision: str) -> N
 
 
 @EIGHT_BITS
-def test_a_decode_step_reads_one_byte_a_weight_and_a_scale_a_row(precision: str) -> None:
+@pytest.mark.parametrize(("family", "head"), [(llama, 16), (qwen3, 128)])
+def test_a_decode_step_reads_one_byte_a_weight_and_a_scale_a_row(
+    family: Any, head: int, precision: str
+) -> None:
     """By the tensors of the model itself, at a context of 1 + (1 + 1) / 2 = 2 tokens."""
-    parameters = llama.DecodeParameters(model="tiny", batch_size=1, prompt_length=1, new_tokens=1)
-    job = llama.WORKLOAD.build("decode", parameters, site(PRECISIONS[precision]))
+    parameters = family.DecodeParameters(model="tiny", batch_size=1, prompt_length=1, new_tokens=1)
+    job = family.WORKLOAD.build("decode", parameters, site(PRECISIONS[precision]))
     model = model_of(job)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     scales = sum(layer._scale.numel() * 4 for layer in layers_of(model))
-    cache = 2 * 3 * 3 * 2 * 16 * 2  # keys and values, 2 + 1 tokens, 3 layers, 2 heads of 16, bf16
+    cache = 2 * 3 * 3 * 2 * head * 2  # keys and values, 2 + 1 tokens, 3 layers, 2 heads, bf16
     row = 64 * 2  # of the embedding, which is tied
-    work = llama.WORKLOAD.work("decode", parameters, PRECISIONS[precision])
+    work = family.WORKLOAD.work("decode", parameters, PRECISIONS[precision])
     assert work.moved_bytes == weights + scales + cache + row
 
 

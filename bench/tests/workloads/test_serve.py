@@ -17,9 +17,11 @@ from bench.planning.arrivals import Lengths, closed
 from bench.precision import PRECISIONS
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import one_thread, site
+from bench.workload import Unsupported
 from bench.workloads import serve
-from bench.workloads._llamas import UNTIED
-from bench.workloads._slots import ATTENTION, reaches
+from bench.workloads._served import SERVED
+from bench.workloads._slot_caches import ATTENTION
+from bench.workloads._slots import reaches
 from bench.workloads.serve import WORKLOAD, ServeParameters
 
 __all__ = ["one_thread"]
@@ -34,21 +36,35 @@ SMALL = ServeParameters(
 )
 
 
+TWO_MATRICES = ("llama-3.1-8b", "llama-3.1-70b", "qwen3-8b")
+"""Untied where they are published."""
+
+
+LATENT = "deepseek-tiny-2l"
+"""A model whose cache keeps latents."""
+
+
 @pytest.fixture(scope="module")
 def reference() -> Iterator[Any]:
     """The same model in float64."""
     yield WORKLOAD.build("load", SMALL, reference_of(site()))
 
 
-def build(**changes: Any) -> Any:
-    return WORKLOAD.build("load", SMALL, msgspec.structs.replace(site(), **changes))
+def build(model: str = SMALL.model, **changes: Any) -> Any:
+    given = msgspec.structs.replace(SMALL, model=model)
+    return WORKLOAD.build("load", given, msgspec.structs.replace(site(), **changes))
 
 
-def test_fp32_tokens_are_those_of_lone_greedy_generation() -> None:
-    """Token by token, of the library's own `generate`; lengths of every kind, slots shared."""
-    job = build()
+@pytest.mark.parametrize("model", ["tiny-untied-2l", "qwen3-tiny-untied-2l", "deepseek-tiny"])
+def test_fp32_tokens_are_those_of_lone_greedy_generation(model: str) -> None:
+    """Token by token, of the library's own `generate`; lengths of every kind, slots shared.
+
+    Of those with experts the whole model, whose tokens go to the best of them.
+    """
+    job = build(model)
     load = closed(7, Lengths(input_tokens=9, output_tokens=5, sigma=0.8), 3, 2)
     loaded = Loop(job, load, prompts(load, job.vocabulary, 4), 3).run()
+    job.empty()
     job._model.config._attn_implementation = "sdpa"
     job._model.generation_config.eos_token_id = None
     for request in loaded.requests:
@@ -79,6 +95,39 @@ def test_logits_are_the_reference_s(reference: Any, execution: str) -> None:
         assert relative_error(job.probe()["logits"].double(), expected) < 1e-5
 
 
+def test_latents_are_kept_and_give_what_keys_and_values_would() -> None:
+    """Recorded, over chunks and two reaches; and the cache is as narrow as it is said to be."""
+    size = SERVED[LATENT]
+    recorder = FakeRecorder()
+    given = msgspec.structs.replace(SMALL, model=LATENT)
+    expected = WORKLOAD.build("load", given, reference_of(site())).probe()["logits"]
+    job = build(LATENT, execution="graph", recorder=recorder)
+    job.warm()
+    assert relative_error(job.probe()["logits"].double(), expected) < 1e-5
+    assert recorder.recordings == 4
+    for tensor in job._engine.tensors():
+        assert tensor.shape == (SMALL.slots + 1, 1, job.length, size.latent + size.rotary)
+    assert job.facts["cache"] == "static slots of latents"
+
+
+def test_the_teacher_reads_latents_and_leaves_the_engine_as_it_was() -> None:
+    """Its layers have no cache, and the library's own expansion."""
+    job, prompt = build(LATENT), [3, 1, 4, 1, 5]
+    answer = greedy(job, prompt, 3)
+    assert job.regrets(prompt, answer) == [0.0, 0.0, 0.0]
+    worse = job.regrets(prompt, [answer[0], (answer[1] + 1) % job.vocabulary, answer[2]])
+    assert worse[0] == 0.0 and worse[1] > 0.1
+    assert greedy(job, prompt, 3) == answer
+    assert job._model.config._experts_implementation == "grouped_mm"
+
+
+def test_experts_are_served_in_what_has_a_kernel_for_them() -> None:
+    with pytest.raises(Unsupported, match="in bf16 and fp32, not in fp16"):
+        build("deepseek-tiny-2l", precision=PRECISIONS["fp16"])
+    assert not SERVED["qwen3-tiny-untied-2l"].experts
+    assert build("qwen3-tiny-untied-2l", precision=PRECISIONS["fp16"]).slots == SMALL.slots
+
+
 def test_the_teacher_knows_what_is_worse(reference: Any) -> None:
     """0 of each greedy token, and the distance in standard deviations of any other."""
     job, prompt = build(), [3, 1, 4, 1, 5]
@@ -107,14 +156,18 @@ def test_reaches_are_powers_of_two_up_to_the_length() -> None:
 
 def test_models_are_untied_and_counted() -> None:
     """By construction on no memory; `build` refuses any other count."""
-    for name, size in UNTIED.items():
+    for name, size in SERVED.items():
+        assert getattr(size, "window", None) is None, "a slot knows no window"
+        assert not getattr(size, "third_generation", False), "the gate knows no right one"
         with torch.device("meta"):
             if size.hidden <= 576:
+                assert getattr(size, "tied", False) is False
                 model: Any = size.construct()
                 assert model.lm_head.weight is not model.model.embed_tokens.weight
                 if size.published_parameters is not None:
                     assert sum(p.numel() for p in model.parameters()) == size.published_parameters
-        assert name.partition("-2l")[0].endswith("-untied") or name.startswith("llama-3.1")
+        whole = name.partition("-2l")[0]
+        assert whole.endswith("-untied") or whole in TWO_MATRICES or "deepseek-" in name
 
 
 def test_the_gate_s_twin_is_small_and_goes_over_a_reach() -> None:
@@ -148,7 +201,7 @@ def test_what_no_load_can_be_is_refused(wrong: dict[str, Any], words: str) -> No
 def test_flop_are_those_of_prompts_and_answers() -> None:
     """Of a load of fixed lengths; of one that is drawn nobody counts them."""
     work = WORKLOAD.work("load", SMALL, PRECISIONS["fp32"])
-    size = UNTIED[SMALL.model]
+    size = SERVED[SMALL.model]
     matrices = 2 * size.layers * size.layer_weights(0) * (252 + 7) + 2 * 8 * size.hidden * 512
     attention = 4 * size.layers * size.hidden * (252 * 252 + 7 * 256)
     assert work.items == 12 * 8 and work.flop == 12 * (matrices + attention)
@@ -156,10 +209,22 @@ def test_flop_are_those_of_prompts_and_answers() -> None:
     assert WORKLOAD.work("load", drawn, PRECISIONS["fp32"]).flop is None
 
 
+def test_flop_of_latents_are_those_of_what_is_done() -> None:
+    """A prompt's latents are expanded, once; those under an answer are attended to as they lie."""
+    given = msgspec.structs.replace(SMALL, model="deepseek-tiny-2l")
+    work = WORKLOAD.work("load", given, PRECISIONS["fp32"])
+    size = SERVED[given.model]
+    token = size.layers_weights(4) + 2 * 32 * 4 * 2 * 16  # the expansion, or its two halves
+    matrices = 2 * (token * (252 + 7) + 8 * 64 * 512)
+    prompt = 252 * 252 * 2 * 4 * (24 + 16)
+    answer = 7 * 256 * 2 * 4 * (32 + 8 + 32)
+    assert work.flop == 12 * (matrices + 2 * (prompt + answer))
+
+
 def test_memory_is_rehearsed_without_values() -> None:
     """Weights and cache at the least, and not twice as much."""
     given = msgspec.structs.replace(SMALL, slots=40, requests=200)
-    size = UNTIED[SMALL.model]
+    size = SERVED[SMALL.model]
     weights = 4 * (2 * size.layer_weights(0) + 2 * 512 * 64)
     cache = 260 * 2 * 2 * 41 * size.key_value_heads * size.head * 4
     assert weights + cache < WORKLOAD.peak_bytes("load", given, site()) < 2 * (weights + cache)

@@ -36,7 +36,7 @@ from bench.tests.small_workloads import (
     small,
 )
 from bench.tests.workloads import context_kinds
-from bench.workloads import _gpts, _llamas, _optimizers, deepseek, gpt_oss, qwen3, whisper
+from bench.workloads import _gpts, _latent, _llamas, _optimizers, _qwens, gpt_oss, whisper
 from bench.workloads._jobs import gradient_norm
 from bench.workloads._optimizers import make_optimizer
 from bench.workloads._windows import PADDING
@@ -90,9 +90,9 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
         p.batch_size
         * 4
         * ((p.new_tokens - 1) / 2)
-        * qwen3.SIZES[p.model].layers
-        * qwen3.SIZES[p.model].heads
-        * qwen3.SIZES[p.model].head
+        * _qwens.SIZES[p.model].layers
+        * _qwens.SIZES[p.model].heads
+        * _qwens.SIZES[p.model].head
     ),
     **{("gpt-oss", mode): sinks_and_windows for mode in gpt_oss.WORKLOAD.modes},
     # As for llama; and the latents of the whole window are expanded to keys and values.
@@ -100,11 +100,11 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
         p.batch_size
         * 2
         * ((p.new_tokens - 1) / 2)
-        * deepseek.SIZES[p.model].layers
+        * _latent.SIZES[p.model].layers
         * (
-            deepseek.SIZES[p.model].expansion_weights
-            + deepseek.SIZES[p.model].heads
-            * (deepseek.SIZES[p.model].key + deepseek.SIZES[p.model].head)
+            _latent.SIZES[p.model].expansion_weights
+            + _latent.SIZES[p.model].heads
+            * (_latent.SIZES[p.model].key + _latent.SIZES[p.model].head)
         )
     ),
     # As for llama, of the decoder's own cache.

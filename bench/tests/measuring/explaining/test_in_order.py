@@ -9,9 +9,15 @@ import msgspec
 import pytest
 
 from bench.backends.cpu import BACKEND
-from bench.measuring.explaining import ceilings, in_order
+from bench.measuring.explaining import ceilings, in_order, profiled
 from bench.records.explained import Explained, Operator, Unexplained
-from bench.tests.measuring.explaining.small_job import CLOCK, FP32, PLANTED_NS, SmallJob
+from bench.tests.measuring.explaining.small_job import (
+    CLOCK,
+    FP32,
+    PLANTED_NS,
+    SmallJob,
+    nobody_looks,
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +26,7 @@ def small() -> Iterator[None]:
         patch.setattr(ceilings, "BUFFER_BYTES", 4096)
         patch.setattr(ceilings, "SIZES", (8,))
         patch.setattr(in_order, "LEAST_TURNS", 2)
-        patch.setattr(in_order, "_profile", lambda *_: (None, "nobody looked"))
+        patch.setattr(profiled, "_profiled", nobody_looks)
         yield
 
 

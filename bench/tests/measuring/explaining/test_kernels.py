@@ -6,9 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from bench.measuring.explaining import kernels, profiled
 from bench.measuring.explaining.kernels import fused, kind_of_kernel, rows
 from bench.measuring.explaining.profiled import MARK
+from bench.records.explained import Unexplained
+from bench.tests.fakes import FakeDevice
+from bench.tests.measuring.explaining.small_job import CLOCK, SmallJob, nobody_looks
 
 
 @pytest.mark.parametrize(
@@ -33,6 +38,9 @@ from bench.measuring.explaining.profiled import MARK
         ("void at::native::vectorized_elementwise_kernel<4, at>", (), "elementwise"),
         ("sm90_xmma_gemm_bf16bf16_bf16f32", (), "matmul"),
         ("flash_fwd_kernel", (), "attention"),
+        ("aten::add", (), "elementwise"),
+        ("MatMulV2", (), "matmul"),
+        ("Mul", (), "elementwise"),
         ("something", (), "other"),
     ],
 )
@@ -67,12 +75,12 @@ EVENTS = [
     event("aten::copy_", 10.0, MM),
     event("graph_0_cpp_fused_add_1", 20.0, REGION),
     event("graph_0_cpp_fused_add_1", 20.0, REGION),
-    event("aten::mul", 5.0),
     event("gemm_kernel", 7.0, device_type="DeviceType.OTHER"),
+    event(MARK, 90.0, device_type="DeviceType.OTHER", is_user_annotation=True),
 ]
 
 
-def test_what_no_other_holds_is_a_row_and_only_within_a_step() -> None:
+def test_what_no_other_holds_is_a_row() -> None:
     found = rows(EVENTS, 1, "bf16", synchronous=True)
     assert [(row.name, row.calls, row.ns) for row in found] == [
         ("aten::mm", 1, 40_000.0),
@@ -86,3 +94,26 @@ def test_what_no_other_holds_is_a_row_and_only_within_a_step() -> None:
 def test_of_an_asynchronous_device_its_own_events_count() -> None:
     (kernel,) = rows(EVENTS, 1, "bf16", synchronous=False)
     assert (kernel.name, kernel.kind, kernel.ns) == ("gemm_kernel", "matmul", 7000.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (lambda *_: ([], 1), "torch's profiler sees no kernels of this device"),
+        (nobody_looks, "torch's profiler does not work here: nobody looks"),
+    ],
+)
+def test_where_no_profiler_sees_kernels_it_is_refused_with_what_to_do(
+    seen: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a step that is a graph: recording it would record another."""
+    monkeypatch.setattr(profiled, "events_of", seen)
+    device = FakeDevice(CLOCK, synchronous=False)
+    found = kernels.explained(SmallJob(), device, "fp32", CLOCK)
+    wanted = f'{reason}. Explain the same case with execution = "eager"'
+    assert found == Unexplained(reason=wanted)
+
+
+def test_memory_that_the_step_lacks_is_no_fault_of_the_profiler() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        profiled.not_here(torch.OutOfMemoryError("no memory"))

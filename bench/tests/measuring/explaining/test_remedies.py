@@ -5,12 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from bench.backends.cpu import BACKEND
 from bench.judging.remedies import said
-from bench.measuring.explaining.remedies import Bench, remedies, tried
+from bench.measuring.explaining.remedies import UNUSED, Bench, remedies, tried, try_one
+from bench.measuring.explaining.tape import recorded
 from bench.records.outcome import Numerics
 from bench.tests.fakes import MS
 from bench.tests.measuring.explaining.small_job import CLOCK, FP32, SmallJob
@@ -52,7 +54,7 @@ def bench(work: Work, verdict: Numerics = NUMERICS) -> Bench:
     site = Site(device=torch.device("cpu"), precision=FP32, seed=0)
     workload: Any = work
     device = BACKEND.open(0, FP32)
-    return Bench(workload, "train", None, site, BACKEND, device, lambda changed: verdict)
+    return Bench(workload, "train", None, site, BACKEND, device, lambda given, changed: verdict)
 
 
 def test_what_each_came_to_is_said_as_it_was() -> None:
@@ -60,8 +62,8 @@ def test_what_each_came_to_is_said_as_it_was() -> None:
     found = tried(bench(work), Timed(10, attention="sdpa"), CLOCK)
     assert [said(one) for one in found] == [
         "tried memory format channels_last: 10 -> 6 ms, held",
-        "not tried: execution compile: RuntimeError: no compiler",
         "tried attention as plain products: 10 -> 11 ms, did not help",
+        "not tried: execution compile: RuntimeError: no compiler",
     ]
     assert all(job.closed for job in work.built)
 
@@ -72,6 +74,83 @@ def test_what_computes_wrongly_is_not_timed() -> None:
     assert {one.absent.partition(":")[0] for one in found} == {"numerics"} and not work.built
 
 
-@pytest.mark.parametrize(("facts", "names"), [({}, 2), ({"attention": "sdpa"}, 3)])
-def test_attention_is_changed_where_there_is_some(facts: dict[str, str], names: int) -> None:
-    assert len(list(remedies(bench(Work()), Timed(1, **facts)))) == names
+def offered(job: Timed, parameters: Any = None) -> list[str]:
+    changed = bench(Work())._replace(parameters=parameters)
+    return [one.name for one in remedies(changed, job)][1:-1]  # but for the layout, the compiler
+
+
+@pytest.mark.parametrize(
+    ("facts", "names"), [({}, []), ({"attention": "sdpa"}, ["attention as plain products"])]
+)
+def test_attention_is_changed_where_there_is_some(facts: dict[str, str], names: list[str]) -> None:
+    assert offered(Timed(1, **facts)) == names
+
+
+class Batch(msgspec.Struct):
+    batch_size: int
+
+
+def test_a_larger_batch_is_held_against_the_same_items() -> None:
+    work = Work()
+    larger = bench(work)._replace(parameters=Batch(4))
+    found = tried(larger, Timed(10), CLOCK)[-1]
+    assert said(found) == "tried batch_size 8, for the items of 4: 10 -> 5.5 ms, held"
+
+
+class Trained(Timed):
+    """A step that gathers, scatters and has an optimizer."""
+
+    def __init__(self, **how: bool) -> None:
+        super().__init__(1)
+        self.at = torch.tensor([3, 1, 3])
+        self.embedded = torch.nn.Parameter(torch.randn(8, 4, generator=torch.manual_seed(1)))
+        self.optimizer = torch.optim.SGD([self.embedded], lr=0.1, momentum=0.9, **how)
+        self.seen: list[str] = []
+
+    def step(self) -> None:
+        self.seen = [call.name for call in recorded(self.update, "cpu").calls]
+
+    def update(self) -> None:
+        rows = torch.nn.functional.embedding(self.at, self.embedded)
+        columns = rows.index_select(1, self.at)
+        torch.zeros(8, 3).index_add_(0, self.at, columns.detach(), alpha=-0.5)
+        (columns**2).sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def training(self) -> Any:
+        return SimpleNamespace(optimizer=self.optimizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "gone"),
+    [
+        ("optimizer fused", "aten::_fused_sgd_", "aten::_foreach_add_"),
+        ("embedding as index_select", "aten::index_select", "aten::embedding"),
+        ("index_select as gather", "aten::gather", "aten::index_select"),
+        ("index_add_ as scatter_add_", "aten::scatter_add_", "aten::index_add_"),
+    ],
+)
+def test_another_word_does_the_same(name: str, there: str, gone: str) -> None:
+    """In its place only, to the same weights, and back again."""
+    plain, changed = Trained(foreach=True), Trained(foreach=True)
+    (remedy,) = [one for one in remedies(bench(Work()), Trained(foreach=True)) if one.name == name]
+    for _ in range(2):
+        plain.step()
+        with remedy.around():
+            changed.step()
+    assert changed.seen.count(there) > plain.seen.count(there)
+    assert changed.seen.count(gone) < plain.seen.count(gone)
+    assert torch.allclose(plain.embedded, changed.embedded, rtol=1e-5)
+    before = plain.seen
+    plain.step()
+    assert plain.seen == before
+
+
+def test_what_python_does_not_call_is_not_spelled_otherwise() -> None:
+    (remedy,) = [
+        one for one in remedies(bench(Work()), Trained()) if one.name.startswith("embedding")
+    ]
+    found = try_one(bench(Work()), Timed(10), remedy, CLOCK)
+    assert said(found) == f"not tried: {remedy.name}: {UNUSED}"
+    assert "optimizer foreach" in offered(Trained(fused=True))

@@ -15,7 +15,7 @@ from bench.measuring.explaining.timing import Stopwatch
 from bench.records.explained import Explained, Unexplained
 from bench.records.outcome import Memory
 from bench.tests.fakes import FakeDevice
-from bench.tests.measuring.explaining.small_job import CLOCK, PLANTED_NS, SmallJob
+from bench.tests.measuring.explaining.small_job import CLOCK, PLANTED_NS, SmallJob, nobody_looks
 
 
 class Accelerator(FakeDevice):
@@ -54,7 +54,7 @@ def small() -> Iterator[None]:
         patch.setattr(ceilings, "DEVICE_SIZES", (8,))
         patch.setattr(rotated, "ROTATE_BYTES", 16 << 10)
         patch.setattr(rotated, "REPEATS", 2)
-        patch.setattr(profiled, "of_device", lambda *_: (None, "nobody looked"))
+        patch.setattr(profiled, "_profiled", nobody_looks)
         yield
 
 

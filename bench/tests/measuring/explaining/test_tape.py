@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from bench.backends.cpu import BACKEND
 from bench.measuring.explaining import counts
 from bench.measuring.explaining.in_order import too_little_memory
 from bench.measuring.explaining.kinds import kind_of, kind_of_name
-from bench.measuring.explaining.profiled import beside
+from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import Player, operands
 from bench.measuring.explaining.tape import Ref, Tape, recorded
-from bench.measuring.explaining.undone import accumulate_in_place
-from bench.tests.measuring.explaining.small_job import CLOCK, SmallJob
+from bench.measuring.explaining.undone import aligned, in_place
+from bench.tests.measuring.explaining.small_job import CLOCK, FP32, SmallJob
 
 ATEN = torch.ops.aten
 
@@ -34,6 +35,16 @@ def job() -> SmallJob:
 def tape(job: SmallJob) -> Tape:
     job.refill()
     return recorded(job.step, "cpu")
+
+
+@pytest.fixture(scope="module")
+def profiler(job: SmallJob, tape: Tape) -> Profiler:
+    """Which has looked at two steps."""
+    found = Profiler(job, BACKEND.open(0, FP32))
+    for _ in range(2):
+        found.look()
+    assert not found.absent
+    return found
 
 
 def names(tape: Tape) -> Counter[str]:
@@ -103,15 +114,26 @@ def test_half_of_causal_attention_is_masked(causal: bool, flop: int) -> None:
     assert counts.least_flop(flash, (q, q, q, 0.0, causal), {}, None) == flop
 
 
-def test_the_tape_is_the_step_that_nobody_recorded(job: SmallJob, tape: Tape) -> None:
+def test_the_tape_is_the_step_that_nobody_recorded(tape: Tape, profiler: Profiler) -> None:
     """Below a mode autograd adds gradients up out of place, and that is undone."""
     copied = Tape()
     copied.calls, copied.born, copied.leaves = [*tape.calls], {*tape.born}, tape.leaves
-    assert accumulate_in_place(copied) == 2, "of three uses of the weight"
-    profile = beside(job.step, job.refill, 2, copied)
+    assert in_place(copied, profiler.names(tape)) == 3, "of three uses of the weight, and a gather"
+    profile, rows = profiler.seen(copied)
+    assert profile is not None
     assert {n: float(c) for n, c in names(copied).items()} == profile.calls
     assert names(tape)["aten::add"] == 2 and "aten::add" not in profile.calls
     assert set(profile.kinds) >= {"matmul", "elementwise", "optimizer", "gather and scatter"}
+    assert {row.name: row.operands for row in rows}["aten::relu"] == "fp32[8,32]"
+    assert sum(row.ns or 0.0 for row in rows) == pytest.approx(sum(profile.kinds.values()))
+    (added,) = [call for call in copied.calls if call.name == "aten::index_add_"]
+    assert added.moved == (4 * 8 * 32 * 2 + 8 * 32, 4 * 8 * 32), "the table is not read whole"
+
+
+def test_two_steps_are_aligned_where_they_are_alike() -> None:
+    assert list(aligned("abcdefg", "abcdefg")) == [(k, k) for k in range(7)]
+    assert list(aligned("abcdefg", "abxxdefg")) == [(0, 0), (1, 1), (3, 4), (4, 5), (5, 6), (6, 7)]
+    assert list(aligned("abc", "xyz")) == []
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
@@ -128,11 +150,11 @@ def test_composites_are_taken_apart_as_in_a_step(mode: Callable[[], Any]) -> Non
     assert names(recorded(step, "cpu")) == {"aten::mm": 1}
 
 
-def test_a_replay_does_what_the_step_does_and_moves_no_position(tape: Tape) -> None:
+def test_a_replay_does_what_the_step_does_and_moves_no_position(profiler: Profiler) -> None:
     """From the same weights: played twice, as two steps; the position is where it was each time."""
     played, stepped = SmallJob(), SmallJob()
     mine = recorded(played.step, "cpu")
-    accumulate_in_place(mine)
+    assert in_place(mine, profiler.names(mine)) == 3
     player = Player(mine, CLOCK)
     for _ in range(2):
         player.play()

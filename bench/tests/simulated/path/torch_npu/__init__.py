@@ -12,6 +12,7 @@ says `+sim`. It is loaded as the real one is, by `import torch`, through an entr
 | `_kernels.py` | allocation (no channels_last), copies, convolution, fused attention | 3, 6 |
 | `_autocast.py` | `torch.autocast("npu", torch.bfloat16)` | |
 | `_hf32.py` | `torch.npu.conv.allow_hf32` (on), `torch.npu.matmul.allow_hf32` (off) | 5 |
+| `_profiler.py` | torch's profiler sees kernels, and which operator queued each | |
 | `_timeline.py` | work takes time after the call has returned; who waits, sleeps | |
 | `_memory.py` | a caching allocator with a limit | 8 |
 | `_capture.py`, `npu/graphs.py` | graphs: what is recorded has not run, and is replayed at the |  |
@@ -83,7 +84,7 @@ they are); whether each does on a real device is not known here. HF32 is not in 
 torch's C++ takes `npu:0` for the current device, so a backward on the second die runs in the main
 thread only. A graph keeps all that it made apart, where a real one shares memory among what is not
 needed at once; and what it read stays alive with it, where a real one reads what lies there then.
-Compiled code calls operators. There are no send and receive among the collectives, no profiler, no
+Compiled code calls operators. There are no send and receive among the collectives, no
 sparse tensors, no private formats, no LSTM, and no torch.load to the device.
 """
 
@@ -94,7 +95,7 @@ from ._settings import SETTINGS
 if SETTINGS.runtime == "missing":
     raise ImportError("libhccl.so: cannot open shared object file: No such file or directory")
 
-from . import _accelerator, _autocast, _hccl, _kernels, npu
+from . import _accelerator, _autocast, _hccl, _kernels, _profiler, npu
 from ._fused import (
     npu_fusion_attention,
     npu_geglu,
@@ -109,6 +110,7 @@ _accelerator.register(npu)
 _kernels.register()
 _autocast.register()
 _hccl.register()
+_profiler.register()
 
 
 def _autoload() -> None:

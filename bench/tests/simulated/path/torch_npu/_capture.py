@@ -22,14 +22,19 @@ class Capture:
     def __init__(self, stream: int) -> None:
         """stream: on which the work is queued that belongs to it."""
         self.stream = stream
-        self.seconds = 0.0
-        """Device time of one replay."""
+        self.kernels: list[tuple[str, float]] = []
+        """Operators, and device seconds of each in one replay."""
         self.spoilt = ""
         """The call that ended the recording, if one did."""
         self._calls: list[Callable[[], Any]] = []
         self._made: dict[int, torch.Tensor] = {}
         self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._random = torch.default_generator.get_state()
+
+    @property
+    def seconds(self) -> float:
+        """Device time of one replay."""
+        return sum(seconds for _, seconds in self.kernels)
 
     def made(self, host: torch.Tensor) -> None:
         """Memory of the graph's own: allocated while it is recorded, and held as long as it is."""

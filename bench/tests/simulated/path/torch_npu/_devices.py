@@ -6,6 +6,8 @@ import os
 import threading
 from typing import Any, NoReturn
 
+import torch
+
 from ._capture import Capture
 from ._memory import Memory
 from ._settings import SETTINGS
@@ -27,9 +29,6 @@ class Device:
 
     def queue(self, seconds: float) -> None:
         """Work on the current stream; with ASCEND_LAUNCH_BLOCKING=1 the host waits for it."""
-        if self.capturing is not None:
-            self.capturing.seconds += seconds
-            return
         stream = current_stream(self.index)
         self.timeline.queue(stream, seconds)
         if os.environ.get("ASCEND_LAUNCH_BLOCKING") == "1":
@@ -101,6 +100,8 @@ def index_of(of: Any) -> int:
     """The index alone; the current one where none is given."""
     if of is None or isinstance(of, int):
         return CURRENT.index if of is None or of < 0 else of
+    if isinstance(of, torch.device) and of.type == TYPE:  # most are, and texts are slow
+        return CURRENT.index if of.index is None else of.index
     text = str(of)
     if text.partition(":")[0] != TYPE:
         raise ValueError(f"Expected a {TYPE} device, but got: {text}")

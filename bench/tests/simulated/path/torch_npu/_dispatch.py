@@ -8,13 +8,14 @@ its memory, a new device tensor otherwise.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from . import _devices, _hf32
+from . import _devices, _hf32, _profiler
 from ._devices import TYPE, Device
 from ._settings import SETTINGS
 from ._stderr import warn_once
@@ -82,12 +83,22 @@ def announce(name: str, device: Device, part_of_another: bool = False) -> None:
             "because the operator doesn't exist for this backend, or was omitted during the "
             "selective/custom build process (if using custom build). [simulated]"
         )
-    if base in SETTINGS.fallback | NOT_HERE:
+    if base in SETTINGS.fallback or base in NOT_HERE:
         _fall_back(name, device)
     if base in READ_BY_THE_HOST:
         device.wait_for_stream()
     own = 0.0 if part_of_another else SETTINGS.operator_microseconds
     seconds = own / 1e6 + SETTINGS.slow.get(base, 0.0) / 1e3
+    if (capture := device.capturing) is not None:
+        capture.kernels.append((base, seconds))
+    else:
+        start(base, seconds, device)
+
+
+def start(name: str, seconds: float, device: Device) -> None:
+    """A kernel on the current stream."""
+    if seconds:
+        _profiler.note(name, seconds)
     device.queue(seconds)
 
 
@@ -244,11 +255,34 @@ def assign(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return result
 
 
+class _Argument(NamedTuple):
+    """What an operator's schema says of one: schemas are slow to read."""
+
+    name: str
+    is_out: bool
+    is_written: bool
+
+
+@functools.cache
+def _schema(op: Any) -> tuple[_Argument, ...]:
+    return tuple(
+        _Argument(a.name, a.is_out, a.alias_info is not None and a.alias_info.is_write)
+        for a in op._schema.arguments
+    )
+
+
+@functools.cache
+def _has_outputs(op: Any) -> bool:
+    return any(argument.is_out for argument in _schema(op))
+
+
 def _outputs(op: Any, args: Any, kwargs: dict[str, Any]) -> frozenset[int]:
     """Identities of the `out=` arguments that are not read as well."""
+    if not _has_outputs(op):
+        return frozenset()
     written: set[int] = set()
     read: set[int] = set()
-    for position, argument in enumerate(op._schema.arguments):
+    for position, argument in enumerate(_schema(op)):
         given = kwargs.get(argument.name, args[position] if position < len(args) else None)
         (written if argument.is_out else read).update(id(t) for t in tensors_in(given))
     return frozenset(written - read)
@@ -257,8 +291,8 @@ def _outputs(op: Any, args: Any, kwargs: dict[str, Any]) -> frozenset[int]:
 def _written(op: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The arguments that an operator writes to: in place, or as `out=`."""
     found: list[torch.Tensor] = []
-    for position, argument in enumerate(op._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
+    for position, argument in enumerate(_schema(op)):
+        if argument.is_written:
             given = kwargs.get(argument.name, args[position] if position < len(args) else None)
             found += tensors_in(given)
     return found

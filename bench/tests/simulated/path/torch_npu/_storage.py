@@ -44,8 +44,7 @@ _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, 
 
 
 def _structure(capsule: Any) -> _ManagedTensor:
-    address = _pointer_of(capsule, b"dltensor")
-    return ctypes.cast(address, ctypes.POINTER(_ManagedTensor)).contents
+    return _ManagedTensor.from_address(_pointer_of(capsule, b"dltensor"))
 
 
 def to_device(tensor: torch.Tensor, index: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import _devices  # noqa: TID252
 from .._capture import Capture  # noqa: TID252
+from .._dispatch import start  # noqa: TID252
 from .._settings import SETTINGS  # noqa: TID252
 from .memory import empty_cache
 from .streams import Stream, current_stream, set_stream
@@ -54,7 +55,8 @@ class NPUGraph:
             capturing.refuse("aclmdlRIExecuteAsync")
         if "still-replays" not in SETTINGS.broken:
             self._capture.replay()
-        self._device.queue(self._capture.seconds)
+        for name, seconds in self._capture.kernels:
+            start(name, seconds, self._device)
 
     def reset(self) -> None:
         self._capture = None

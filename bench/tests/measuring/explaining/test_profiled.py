@@ -1,0 +1,75 @@
+"""What torch's profiler saw, added up: events made by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.measuring.explaining.profiled import MARK, Span, rows, spans, summed
+from bench.measuring.explaining.tape import Tape, recorded
+from bench.records.explained import Kind
+from bench.tests.measuring.explaining.small_job import SmallJob
+
+KINDS: dict[str, Kind] = {
+    "aten::mm": "matmul",
+    "aten::relu": "elementwise",
+    "aten::add_": "elementwise",
+}
+
+
+def event(name: str, start: float, us: float, above: Any = None, device: str = "CPU") -> Any:
+    """One of torch's."""
+    return SimpleNamespace(
+        name=name,
+        time_range=SimpleNamespace(start=start, end=start + us),
+        us=us,
+        device_type=f"DeviceType.{device}",
+        cpu_parent=above,
+    )
+
+
+def taken(one: Any) -> float:
+    return float(one.us)
+
+
+@pytest.fixture(scope="module")
+def tape() -> Tape:
+    return recorded(SmallJob().step, "cpu")
+
+
+def test_an_operator_counts_where_no_other_holds_it_in_a_step() -> None:
+    """By time and not by what holds it: an accelerator's backward runs in a thread of its own."""
+    step = event(MARK, 100.0, 50.0)
+    product = event("aten::mm", 110.0, 10.0, step)
+    optimizer = event("Optimizer.step#AdamW.step", 130.0, 10.0, step)
+    events = [
+        event("aten::mm", 90.0, 5.0),  # of what was done before the step
+        step,
+        product,
+        event("aten::relu", 112.0, 3.0, product),  # held
+        event("aten::mm", 125.0, 4.0),  # of another thread
+        optimizer,
+        event("aten::add_", 131.0, 2.0, optimizer),
+        event("aten::unheard_of", 140.0, 1.0, step),
+        event(MARK, 200.0, 90.0, device="OTHER"),  # the mark's shadow among the kernels
+        event("aten::mm", 210.0, 5.0),
+    ]
+    assert spans(events, KINDS, taken) == [
+        Span("aten::mm", "matmul", 10.0),
+        Span("aten::mm", "matmul", 4.0),
+        Span("aten::add_", "optimizer", 2.0),
+    ]
+
+
+def test_each_call_counts_with_its_median(tape: Tape) -> None:
+    """A mean would count the turn that the host gave to others."""
+    steps = [
+        [Span("aten::mm", "matmul", us), Span("aten::relu", "elementwise", 1.0)]
+        for us in (10.0, 9000.0, 11.0)
+    ]
+    found = summed(steps, [20_000, 9_020_000, 21_000])
+    assert found.kinds == {"matmul": 11_000.0, "elementwise": 1000.0}
+    assert found.step_ns == 21_000 and found.calls == {"aten::mm": 1.0, "aten::relu": 1.0}
+    assert rows(steps, tape) == (), "another number of calls than on the tape"

@@ -1,0 +1,38 @@
+"""A compiler that is to search for its kernels: how it is told, and whether it was one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bench.backends.cpu import CpuBackend
+from bench.measuring import asked
+from bench.measuring.execution import Execution
+from bench.precision import PRECISIONS
+from bench.workload import Unsupported
+
+
+def test_a_search_is_what_its_backend_says_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[dict[str, Any]] = []
+
+    def vendors(graph: Callable[..., Any], inputs: Any, **given: Any) -> Callable[..., Any]:
+        asked_for.append(given)
+        return graph
+
+    torch._dynamo.register_backend(vendors, name="test-vendors")
+    backend, (info, *_) = CpuBackend(), CpuBackend().devices()
+    device = backend.open(info.index, PRECISIONS["fp32"])
+    monkeypatch.setattr(CpuBackend, "compilers", ("test-vendors",))
+    with pytest.raises(Unsupported, match="max-autotune: the backend cpu names no search of its"):
+        Execution("compile", backend, device, searches=True)
+    monkeypatch.setattr(CpuBackend, "compiler_searches", {"test-vendors": {"effort": 2}})
+    execution, record = Execution("compile", backend, device, searches=True), dict[str, Any]()
+    assert "asked for max-autotune, got no graph" in asked.complaint(execution.looks(record))
+    compile_: Any = torch._dynamo.lookup_backend(execution.compiler)
+    assert compile_(torch.relu, [torch.ones(2)]) is torch.relu
+    assert asked_for == [{"effort": 2}]
+    assert "max-autotune" not in asked.complaint(execution.looks(record))
+    assert record["compiler_searched"] == 1

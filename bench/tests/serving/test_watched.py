@@ -1,0 +1,92 @@
+"""The devices of a server, looked at while a load is made."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bench.backend import DeviceInfo
+from bench.records.observed import Reading, Telemetry
+from bench.running.sampler import Order
+from bench.serving import watched
+from bench.serving.session import Ask
+from bench.serving.watched import NOBODY_LOOKED, NobodyLooks, first_of, with_seen
+from bench.telemetry.joined import Sight
+from bench.tests.served_runs import measured, served
+
+LOAD = measured(served(step_ms=300))
+"""A steady window of 84 steps: 25.2 s, which begins 1.8 s after the load."""
+
+
+def sight(watts: float = 100.0, index: int = 0, card: str = "", seconds: int = 40) -> Sight:
+    """A device that draws so much, read once a second since two before the load."""
+    readings = [Reading(at_seconds=float(at), power_watts=watts) for at in range(seconds)]
+    seen = Telemetry(
+        source="meter",
+        scope="board",
+        interval_seconds=1.0,
+        first_step_seconds=2.0,
+        readings=tuple(readings),
+        idle_watts=11.0,
+        others=1,
+    )
+    return Sight(index=index, telemetry=seen, card=card)
+
+
+def test_energy_is_that_of_the_steady_window_of_every_device() -> None:
+    assert LOAD.steady_seconds == pytest.approx(25.2)
+    one = with_seen(LOAD, [sight()])
+    assert one.energy_joules == pytest.approx(2520) and one.energy_method == "power"
+    two = with_seen(LOAD, [sight(card="a"), sight(300.0, 1, card="b")])
+    assert two.energy_joules == pytest.approx(4 * 2520)
+    assert with_seen(LOAD, []) == LOAD, "nobody looked"
+
+
+@pytest.mark.parametrize(
+    ("sights", "why"),
+    [
+        ([sight(), Sight(index=1, telemetry="no such device")], "device 1: .*no such device"),
+        ([sight(card="a"), sight(index=1, card="a")], "on one card"),
+        ([sight(seconds=20)], "do not reach over"),
+    ],
+)
+def test_energy_that_is_not_all_there_is_none(sights: list[Sight], why: str) -> None:
+    found = with_seen(LOAD, sights)
+    assert found.energy_joules is None
+    assert re.search(why, found.energy_absent or "")
+
+
+def test_a_short_window_asks_for_more_requests() -> None:
+    found = with_seen(measured(served(step_ms=30)), [sight()])
+    assert found.energy_absent == (
+        "too short: a steady window of 2.5 s, 20 s are needed; more requests give them"
+    )
+
+
+def test_what_is_true_of_a_worker_alone_is_not_said_of_a_server() -> None:
+    """Nobody knows which processes are the server's; and the device is never without it."""
+    seen = first_of([sight()])
+    assert isinstance(seen, Telemetry)
+    assert (seen.idle_watts, seen.others) == (None, None) and "processes" in seen.absent
+    assert first_of([]) == NOBODY_LOOKED
+
+
+def test_all_devices_that_are_said_to_be_the_server_s_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first that was named and those after it; of a host there is one."""
+    asked: list[tuple[str, tuple[int, ...]]] = []
+
+    class Monitor:
+        def __init__(self, order: Order, environment: object) -> None:
+            asked.append((order.backend, order.indices))
+
+    monkeypatch.setattr(watched, "Monitor", Monitor)
+    host = DeviceInfo(backend="cpu", index=0, name="a host", memory_bytes=None)
+    card = DeviceInfo(backend="cuda", index=2, name="a card", memory_bytes=None)
+    watched.watch(host, 2)
+    watched.watch(card, 2)
+    assert asked == [("cpu", (0,)), ("cuda", (2, 3))]
+    assert isinstance(watched.watch(None, 2), NobodyLooks)
+    assert isinstance(Ask.__struct_defaults__[-1], NobodyLooks)

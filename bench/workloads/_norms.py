@@ -1,0 +1,94 @@
+"""Root-mean-square norms in one kernel, also where torch has none for them on a device.
+
+It takes a dozen there: up to float32, squared, summed, divided, and down again. But values beside
+their negatives have a mean of zero, and of such a pair layer norm, for which every device has one
+kernel, is the very same: a sum of squares in float32, rounded once, after the weight.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from bench.records.execution import is_compiled
+from bench.workload import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KERNEL = "_fused_rms_norm"
+
+
+class Norms:
+    """By torch's function: of what is compiled, or where the device has a kernel of its own."""
+
+    def prepared(self, norm: Any) -> tuple[Tensor, float]:
+        """A module's weight [H] and epsilon, as `of` wants them."""
+        return norm.weight, norm.variance_epsilon
+
+    def stream(self, values: Tensor) -> Tensor:
+        """Values [..., H] as what is summed and normed: they themselves."""
+        return values
+
+    def added(self, stream: Tensor, values: Tensor) -> Tensor:
+        """The sum of both."""
+        return stream + values
+
+    def of(self, stream: Tensor, norm: tuple[Tensor, float]) -> Tensor:
+        """Normed over its last dimension: [..., H]."""
+        from torch.nn import functional
+
+        weight, epsilon = norm
+        return functional.rms_norm(stream, weight.shape, weight, epsilon)
+
+
+class MirroredNorms(Norms):
+    """By layer norm. A stream has negatives beside its values, [..., 2, H], and keeps them."""
+
+    def __init__(self, site: Site) -> None:
+        """For values of the site's precision."""
+        import torch
+
+        self._signs = torch.tensor([[1.0], [-1.0]], dtype=site.precision.dtype, device=site.device)
+
+    def prepared(self, norm: Any) -> tuple[Tensor, float]:
+        """The weight [2, H], of which the module's own becomes the first row; the other is 0."""
+        import torch
+
+        weight = norm.weight.detach()
+        both = torch.stack((weight, torch.zeros_like(weight)))
+        norm.weight = torch.nn.Parameter(both[0], requires_grad=False)
+        return both, norm.variance_epsilon
+
+    def stream(self, values: Tensor) -> Tensor:
+        """Values beside their negatives: [..., 2, H]."""
+        return values.unsqueeze(-2) * self._signs
+
+    def added(self, stream: Tensor, values: Tensor) -> Tensor:
+        """The stream itself, and in it the sum."""
+        return stream.addcmul_(values.unsqueeze(-2), self._signs)
+
+    def of(self, stream: Tensor, norm: tuple[Tensor, float]) -> Tensor:
+        """Normed over its last dimension: [..., H], not contiguous."""
+        import torch
+
+        weight, epsilon = norm
+        return torch.layer_norm(stream, weight.shape, weight, None, epsilon).select(-2, 0)
+
+
+def norms_of(site: Site) -> Norms:
+    """Those of the fewest kernels: what is compiled is fused by its compiler."""
+    if is_compiled(site.execution) or _has_kernel(site.device.type):
+        return Norms()
+    return MirroredNorms(site)
+
+
+@functools.cache
+def _has_kernel(device_type: str) -> bool:
+    """Whether torch (from 2.8 on) has a kernel of this norm for a kind of device."""
+    import torch
+
+    if not hasattr(torch.ops.aten, KERNEL):
+        return False
+    key = torch._C._dispatch_key_for_device(device_type)
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{KERNEL}", key)

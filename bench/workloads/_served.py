@@ -1,0 +1,56 @@
+"""The models that serve, of every family that the slot engine knows.
+
+Llama's have the names that they are published under, the others their family's in front. What is
+tied where it is published is untied here, and its name says so (see `_llamas`). A window over the
+last tokens is nothing that a slot knows, so models that have one are left out. So are those of
+which the gate cannot tell a right engine from a wrong one (`bench.tests.scripts.serving_regrets`):
+DeepSeek's third generation, where bfloat16 sends a token to other experts than float64 does, and a
+right answer regrets 0.5, hardly less than a forgetful engine's 0.6; and Qwen3's experts, whose
+tokens hardly depend on those before: the forgetful engine regrets 0.02 to 0.08.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.workload import TWIN_SUFFIX, TWIN_VOCABULARY, with_twins
+from bench.workloads import _latent, _llamas, _qwens
+from bench.workloads._llamas import untied
+
+ROUTED_PRECISIONS = ("bf16", "fp32")
+"""Of models with experts, for the reasons that `bench.workloads.deepseek` gives."""
+
+
+def _published(sizes: Mapping[str, Any], family: str) -> dict[str, Any]:
+    found = {name: size for name, size in sizes.items() if not name.endswith(TWIN_SUFFIX)}
+    return {f"{family}-{name.removeprefix(family + '-')}": size for name, size in found.items()}
+
+
+_QWEN3 = dict(
+    untied(name, size)
+    for name, size in _published(_qwens.SIZES, "qwen3").items()
+    if size.window is None and not size.experts
+)
+_SECOND = {
+    name: size
+    for name, size in _published(_latent.SIZES, "deepseek").items()
+    if not size.third_generation
+}
+SERVED: dict[str, Any] = {
+    **_llamas.UNTIED,
+    **with_twins(
+        _QWEN3,
+        layers=2,
+        vocabulary=TWIN_VOCABULARY,
+    ),
+    **with_twins(
+        _SECOND,
+        layers=2,
+        dense_layers=1,
+        vocabulary=TWIN_VOCABULARY,
+        experts=_latent.TWIN_EXPERTS,
+        active=_latent.TWIN_EXPERTS,
+    ),
+}
+"""Each with its cut for the gate behind it; of a cut each token goes to all of its experts."""
