@@ -78,7 +78,9 @@ def chain_of(job: DecodeJob) -> Callable[[], None]:
             for products, held in steps:
                 for rows, matrix in products:
                     torch.mm(rows, matrix)
-                functional.scaled_dot_product_attention(query, *held[:2], attn_mask=mask)
+                functional.scaled_dot_product_attention(
+                    query, held.keys, held.values, attn_mask=mask
+                )
             torch.mm(hidden, last)
 
     return chain

@@ -72,11 +72,11 @@ class Size(GroupedQuery, frozen=True, kw_only=True):
             **options,
         )
         model: nn.Module = model_of(config)
-        _draw(model, config.initializer_range)
+        draw(model, config.initializer_range)
         return model
 
 
-def _draw(model: Any, std: float) -> None:
+def draw(model: Any, std: float) -> None:
     """Draws what the library draws too small to be heard, and biases that it does not draw."""
     import torch
 

@@ -9,6 +9,7 @@ from bench.precision import PRECISIONS
 from bench.validation.bare.decode import LlamaToken
 from bench.validation.bare.loop import Loop, Parameters, adamw, inference, rotating, training
 from bench.workload import Site
+from bench.workloads import _gpts
 from bench.workloads._generation import CacheShape, Generator
 from bench.workloads._transformers import attention_of, with_cache
 
@@ -127,8 +128,9 @@ def _qwen3(vocabulary: int = 151_936) -> Any:
 
 
 def _gpt_oss() -> Any:
-    """GPT-OSS-20B, cut: a quarter of each width, 2 layers. With the harness's attention: the
-    library has none but its eager one, which computes every score of a window."""
+    """GPT-OSS-20B, cut: a quarter of each width, 2 layers. With the harness's attention, for the
+    library has none but its eager one, which computes every score of a window; and with its
+    deviations of weights, for they decide how many experts tokens go to."""
     from transformers.models.gpt_oss.configuration_gpt_oss import GptOssConfig
     from transformers.models.gpt_oss.modeling_gpt_oss import GptOssForCausalLM
 
@@ -140,10 +142,13 @@ def _gpt_oss() -> Any:
         num_attention_heads=16,
         num_key_value_heads=2,
         num_local_experts=32,
+        initializer_range=720**-0.5,
         attn_implementation=attention_of(_here()),
         experts_implementation="grouped_mm",
     )
-    return GptOssForCausalLM(shape)
+    model = GptOssForCausalLM(shape)
+    _gpts.draw(model, shape.hidden_size**-0.5)
+    return model
 
 
 def _here() -> Site:
