@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from bench.framework import Executing
 from bench.measuring import asked, compilers
 from bench.records import environment
 from bench.records.execution import NO_GRAPHS, is_compiled, is_recorded
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from bench.workload import Look
 
 
-class Execution:
-    """Of one launch."""
+class Execution(Executing):
+    """Of one launch, in torch."""
 
     def __init__(self, name: str, backend: Backend, device: Device) -> None:
         """name: of a case. Raises `Unsupported` where nothing compiles, or records, that must."""
@@ -30,7 +31,7 @@ class Execution:
             recorder = device.recorder()
             if recorder is None:
                 raise Unsupported(NO_GRAPHS)
-            self.watched = asked.Watched(recorder)
+            self.recorder = self.watched = asked.Watched(recorder)
         self._compiler = self.compiler = compilers.TORCHS_OWN
         """torch's name for what compiles."""
         if is_compiled(name):
