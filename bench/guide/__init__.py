@@ -13,7 +13,16 @@ from bench.errors import UnknownName, suggestion
 ORDER = (
     *("first-steps", "catalogue", "suites", "tracks", "reports", "statistics", "comparability"),
     *("evidence", "serving", "serve-bench", "many-devices", "hosts", "explain", "telemetry"),
-    *("pytest", "api", "publishing", "trouble", "new-backend", "new-workload", "contributing"),
+    *(
+        "pytest",
+        "api",
+        "publishing",
+        "trouble",
+        "mindspore",
+        "new-backend",
+        "new-workload",
+        "contributing",
+    ),
     "words",
 )
 """Names of all pages: of `NAME.md` beside this file."""
