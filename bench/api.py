@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,7 +40,9 @@ from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Canvas, Report
+from bench.reports._compared import compared
 from bench.running import probe, seating
+from bench.running.elsewhere import HERE, Elsewhere, elsewhere, require_alone
 from bench.running.explanations import Explaining
 from bench.running.face import Face, Nobody
 from bench.running.header import begin, command_line, run_id
@@ -86,8 +87,6 @@ __all__ = [
 
 EXPLANATIONS = 5
 """Of a case, where nothing else is asked: enough for an interval."""
-COMPARISON_FORMATS = ("table", "json", "csv")
-"""What a comparison is rendered as."""
 
 
 @contextlib.contextmanager
@@ -110,6 +109,8 @@ def run_suite(
     command: Sequence[str] | None = None,
     leader: Leader | None = None,
     explain: bool = False,
+    framework: str | None = None,
+    python: str | None = None,
 ) -> RunFile:
     """Measures a suite, launch by launch, each in a process of its own; gives the run as recorded.
 
@@ -121,7 +122,8 @@ def run_suite(
     record, which is written line by line and named by the run (`RunFile.path`); looking: entered
     while devices are looked for, which may take a while; watch: who is told how it goes; command:
     the command line that the record holds, by default the one that does the same; leader: of the
-    hosts that a launcher has started; explain: whether each case is explained after all launches.
+    hosts that a launcher has started; explain: whether each case is explained after all launches;
+    framework: what computes, by default torch; python: the interpreter of another framework.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
@@ -134,7 +136,9 @@ def run_suite(
     budget = read_suite.budget_minutes if budget_minutes is None else budget_minutes
     settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
     with looking():
-        chosen, remarks, here = choose(device, leader)
+        where = elsewhere(framework, python)
+        require_alone(where, leader, explain=explain)
+        chosen, remarks, here = choose(device, leader, where)
     left_out: dict[str, str] = {}
     if is_open:
         hosts = seating.ONE if leader is None else leader.hosts
@@ -142,12 +146,14 @@ def run_suite(
         cases, left_out = planned(read_suite, only, size), plan.left_out(read_suite, size)
     if command is None:
         many = None if devices is None else str(devices)
-        command = _as_typed(suite, device=device, only=only, devices=many, launches=wanted)
+        command = _as_typed(
+            suite, device=device, only=only, devices=many, launches=wanted, framework=framework
+        )
     identity = run_id()
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
         header = (identity, read_suite.title, cases, settings, chosen, command, left_out)
-        writer = begin(path, *header, explanations=int(explain))
+        writer = begin(path, *header, explanations=int(explain), framework=where.framework)
         with contextlib.closing(writer):
             open_session(
                 *(writer, cases, settings, chosen, face, _seconds(budget)),
@@ -155,6 +161,8 @@ def run_suite(
                 left_out=left_out,
                 leader=leader,
                 explaining=Explaining(int(explain)),
+                python=where.python,
+                framework=where.framework,
             ).run()
     return read(path)
 
@@ -206,10 +214,11 @@ def resume_run(
     watch: Watch = silent,
     command: Sequence[str] | None = None,
     leader: Leader | None = None,
+    python: str | None = None,
 ) -> RunFile:
     """Measures what a run that ended early has not; gives the whole run.
 
-    leader: as of `run_suite`. A run that has ended by itself is given as it is. Raises
+    leader, python: as of `run_suite`. A run that has ended by itself is given as it is. Raises
     `RecordError` where launches of two environments would mix, or where the record is none of
     `run_suite`'s.
     """
@@ -218,8 +227,9 @@ def resume_run(
         return file
     require_run(file)
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
+    where = elsewhere(file.run.framework, python)
     with looking():
-        chosen, remarks, here = choose(address, leader)
+        chosen, remarks, here = choose(address, leader, where)
     settings = file.run.settings
     typed = command or command_line("accelmark", ["run", "--resume", str(record)])
     with watch(chosen, remarks, settings) as face:
@@ -234,6 +244,8 @@ def resume_run(
                 left_out=file.run.left_out,
                 leader=leader,
                 explaining=Explaining(file.run.explanations, done=file.explanations),
+                python=where.python,
+                framework=where.framework,
             )
             session.run()
     return read(file.path)
@@ -250,11 +262,13 @@ def planned(suite: suite_file.Suite, only: str | None, devices: int | None) -> t
     return cases if only is None else plan.select(cases, only)
 
 
-def choose(address: str | None, leader: Leader | None = None) -> probe.Chosen:
+def choose(
+    address: str | None, leader: Leader | None = None, where: Elsewhere = HERE
+) -> probe.Chosen:
     """The device of that address, what is to be said of the choice, and how many there are: on all
-    hosts, where a leader has several, which must have the same."""
+    hosts, where a leader has several, which must have the same; where: what reaches it."""
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
-    chosen = probe.choose_of(address)
+    chosen = probe.choose_of(address) if where == HERE else probe.choose_by(where, address)
     if leader is None:
         return chosen
     return chosen._replace(here=leader.agree(chosen.device, chosen.here))
@@ -333,7 +347,7 @@ def render(
     several: list[Any] = [what] if _is_one(what) else list(what)  # type: ignore[arg-type]
     comparisons = [one for one in several if isinstance(one, Comparison)]
     if comparisons and len(comparisons) == len(several):
-        return _compared(comparisons, format, canvas)
+        return compared(comparisons, format, canvas)
     if comparisons:
         raise ComparisonError("render: give runs or comparisons, not both.")
     report: Report = catalogue.load("reports", format)
@@ -342,25 +356,6 @@ def render(
 
 def _is_one(what: object) -> bool:
     return isinstance(what, RunFile | Comparison | str | os.PathLike)
-
-
-def _compared(comparisons: list[Comparison], format_name: str, canvas: Canvas) -> str:
-    if format_name == "json":
-        from bench.reports._flat_comparison import flat
-
-        return json.dumps([flat(one) for one in comparisons], indent=2) + "\n"
-    if format_name == "csv":
-        from bench.reports._comma_separated import written
-        from bench.reports._flat_comparison import rows
-
-        return written(rows(comparisons))
-    if format_name == "table":
-        from bench.reports._comparison import render as render_table
-
-        return render_table(comparisons, canvas)
-    raise ComparisonError(
-        f"no comparison is rendered as `{format_name}`. Allowed: {', '.join(COMPARISON_FORMATS)}."
-    )
 
 
 def _run(run: Runs) -> RunFile:

@@ -9,7 +9,7 @@ is called: the parent process lists backends without it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ class Device(ABC):
     info: DeviceInfo
     synchronous = False
     """Whether a call returns only when its work is done: then the host clock times every step."""
+    queues_on_host = False
+    """Whether it queues its work, and the cores of the host do it."""
     needs_warmup_under_load = True
     """Whether clocks and power settle only under load (rule: accelerators do, CPUs do not)."""
 
@@ -65,13 +67,19 @@ class Device(ABC):
     def torch_device(self) -> torch.device:
         """Where the workload puts its tensors."""
 
+    @property
+    def place(self) -> Any:
+        """The same as its framework has it, for `Site`."""
+        return self.torch_device
+
     @abstractmethod
     def synchronize(self) -> None:
         """Returns when all work queued on this device is done."""
 
     @abstractmethod
     def event(self) -> Any:
-        """A device event with timing, for `record()`; None on synchronous devices."""
+        """A device event with timing, for `record()`; None on synchronous devices, and on those
+        that have none: then blocks are timed, and no step."""
 
     @abstractmethod
     def elapsed_ns(self, start: Any, end: Any) -> int:
@@ -267,14 +275,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def supported_precisions(backend: Backend, info: DeviceInfo) -> dict[str, str | None]:
-    """For each precision: None if the device runs it, else why not."""
-    return {name: _answer(backend, info, p) for name, p in PRECISIONS.items()}
+def supported_precisions(
+    backend: Backend,
+    info: DeviceInfo,
+    ask: Callable[[DeviceInfo, Precision], str | None] | None = None,
+) -> dict[str, str | None]:
+    """For each precision: None if the device runs it, else why not; ask: by default its backend."""
+    ask = ask or backend.unsupported
+    return {name: _answer(ask, info, p) for name, p in PRECISIONS.items()}
 
 
-def _answer(backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
+def _answer(
+    ask: Callable[[DeviceInfo, Precision], str | None], info: DeviceInfo, precision: Precision
+) -> str | None:
     try:
-        return backend.unsupported(info, precision)
+        return ask(info, precision)
     except Exception as error:  # noqa: BLE001 - a trial on a device that is full, or lost
         return f"not known: {error}".splitlines()[0]
 

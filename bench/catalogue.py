@@ -1,8 +1,8 @@
 """What there is: plug-ins found by name, without importing them.
 
-A workload, backend or report is a file in its folder here, or an entry point of an installed
-package (`accelmark.workloads`, `accelmark.backends`, `accelmark.reports`). Listing reads file names
-and docstrings only; `load` imports the one that is asked for.
+A workload, backend, framework or report is a file in its folder here, or an entry point of an
+installed package (`accelmark.workloads`, and so on by its kind). Listing reads file names and
+docstrings only; `load` imports the one that is asked for.
 """
 
 from __future__ import annotations
@@ -19,13 +19,24 @@ import msgspec
 import bench
 from bench.backend import Backend
 from bench.errors import UnknownName, suggestion
+from bench.framework import Framework
 from bench.report import Report
 from bench.workload import Workload
 
-Kind = Literal["workloads", "backends", "reports"]
-CONSTANTS: dict[Kind, str] = {"workloads": "WORKLOAD", "backends": "BACKEND", "reports": "REPORT"}
+Kind = Literal["workloads", "backends", "frameworks", "reports"]
+CONSTANTS: dict[Kind, str] = {
+    "workloads": "WORKLOAD",
+    "backends": "BACKEND",
+    "frameworks": "FRAMEWORK",
+    "reports": "REPORT",
+}
 """The one constant that a plug-in file exposes."""
-PROTOCOLS: dict[Kind, type] = {"workloads": Workload, "backends": Backend, "reports": Report}
+PROTOCOLS: dict[Kind, type] = {
+    "workloads": Workload,
+    "backends": Backend,
+    "frameworks": Framework,
+    "reports": Report,
+}
 """What it is an instance of."""
 
 
@@ -123,6 +134,12 @@ def workload(name: str) -> Workload:
 def backend(name: str) -> Backend:
     """The backend of that name, without importing its runtime."""
     found: Backend = load("backends", name)
+    return found
+
+
+def framework(name: str) -> Framework:
+    """The framework of that name, without importing what it computes with."""
+    found: Framework = load("frameworks", name)
     return found
 
 

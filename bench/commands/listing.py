@@ -12,14 +12,14 @@ from bench.commands.common import looking
 from bench.commands.streams import folded, put, put_file
 from bench.errors import UnknownName, suggestion
 
-LISTS = ("workloads", "suites", "backends", "reports", "precisions", "chips")
+LISTS = ("workloads", "suites", "backends", "frameworks", "reports", "precisions", "chips")
 
 
 @click.command("list", short_help="List workloads, suites, backends, chips, ...")
 @click.argument("what", default="all", metavar="[WHAT]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(what: str, as_json: bool) -> None:
-    """List workloads, suites, backends, reports, precisions or chips (default: all of them)."""
+    """List workloads, suites, backends, frameworks, reports, precisions or chips (default: all)."""
     if what not in (*LISTS, "all"):
         raise UnknownName(f"accelmark list {what}: unknown list.{suggestion(what, LISTS)}")
     listed = {name: _listing(name) for name in LISTS if what in (name, "all")}
@@ -47,6 +47,7 @@ def _listing(what: str) -> dict[str, str]:
     kinds: dict[str, catalogue.Kind] = {
         "workloads": "workloads",
         "backends": "backends",
+        "frameworks": "frameworks",
         "reports": "reports",
     }
     return {name: plug_in.summary for name, plug_in in catalogue.plug_ins(kinds[what]).items()}
@@ -70,9 +71,10 @@ def devices(as_json: bool) -> None:
     """Show the devices that are here. For a backend without one: why, and what to do next."""
     from bench import catalogue, units
     from bench.running import probe
+    from bench.running.elsewhere import TORCH
 
     with looking():
-        found = probe.probe(list(catalogue.plug_ins("backends")))
+        found = [*probe.probe(list(catalogue.plug_ins("backends"))), *probe.by_frameworks()]
     if as_json:
         put_file(json.dumps([_builtins(one) for one in found], indent=2) + "\n")
         return
@@ -82,7 +84,8 @@ def devices(as_json: bool) -> None:
             facts = ", ".join(f"{key} {value}" for key, value in device.facts.items())
             told = [device.name, device.vendor, memory, " ".join(device.precisions)]
             told += ["simulated: no measurement"] if device.simulated else []
-            put(folded(f"{device.address}: {', '.join(filter(None, told))} ({facts})", 4))
+            by = "" if one.framework == TORCH else f" by {one.framework}"
+            put(folded(f"{device.address}{by}: {', '.join(filter(None, told))} ({facts})", 4))
         if not one.devices:
             put(folded(f"no {one.reason}", 4))
 

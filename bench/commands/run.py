@@ -57,6 +57,16 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Then explain each case, operator by operator, in one more launch that makes no figure.",
 )
+@click.option(
+    "--framework",
+    metavar="NAME",
+    help="What computes: see `accelmark list frameworks`.  [default: torch]",
+)
+@click.option(
+    "--python",
+    metavar="PATH",
+    help="The Python that has that framework. Default: $ACCELMARK_NAME_PYTHON, else this one.",
+)
 @WIDE
 def run(
     suite: str | None,
@@ -68,6 +78,8 @@ def run(
     record: Path | None,
     out: Path | None,
     explaining: bool,
+    framework: str | None,
+    python: str | None,
     wide: bool,
 ) -> None:
     """Measure SUITE and print its report card.
@@ -78,6 +90,7 @@ def run(
         given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
         given["--devices"] = None if spread is None else str(spread)
         given["--explain"] = "yes" if explaining else None
+        given["--framework"] = framework
         wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
         if wrong:
             raise RecordError(
@@ -85,7 +98,7 @@ def run(
                 f"{', '.join(wrong)}, or start a new run without --resume."
             )
         with hosts(None, resume="yes") as leader:
-            _resume(record, budget_minutes, leader, wide=wide)
+            _resume(record, budget_minutes, leader, python, wide=wide)
         return
     from bench import api
 
@@ -104,12 +117,19 @@ def run(
             command=typed(),
             leader=leader,
             explain=explaining,
+            framework=framework,
+            python=python,
         )
         _finish(result, leader, wide=wide)
 
 
 def _resume(
-    record: Path, budget_minutes: float | None, leader: Leader | None, *, wide: bool
+    record: Path,
+    budget_minutes: float | None,
+    leader: Leader | None,
+    python: str | None,
+    *,
+    wide: bool,
 ) -> None:
     """Measures what a run that ended early has not."""
     from bench import api
@@ -129,6 +149,7 @@ def _resume(
         watch=watching,
         command=typed(),
         leader=leader,
+        python=python,
     )
     _finish(result, leader, wide=wide)
 

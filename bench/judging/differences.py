@@ -79,7 +79,7 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
             server = launch.endpoint.server
             add("server ", {"name": server.name, "version": server.version, **server.settings})
         environment = {k: v for k, v in launch.environment.items() if k not in ("device", "job")}
-        add("", environment)
+        add("", {"framework": "torch", **environment} if environment else {})
         packages = launch.environment.get("packages")
         if isinstance(packages, dict):
             add("", packages)

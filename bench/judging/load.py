@@ -49,7 +49,7 @@ def load_of(case: Case, launches: Sequence[Launch]) -> Load | None:
     if case.workload not in TWO_ANSWERS or case.mode == BURST:
         return None
     outcomes = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
-    if not outcomes or any(outcome.step_clock == "host" for outcome in outcomes):
+    if not outcomes or any(outcome.step_clock != "device event" for outcome in outcomes):
         return None
     return Load(
         seconds=min(sum(b.wall_ns for b in outcome.warmup[1:]) / 1e9 for outcome in outcomes),

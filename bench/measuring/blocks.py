@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -30,6 +30,10 @@ at each of them."""
 UNCHANGED = nullcontext()
 
 
+StepClock = Literal["host", "device event", "block"]
+"""See `bench.records.outcome.Measured.step_clock`."""
+
+
 class Steps(Protocol):
     """What the engine needs of a job."""
 
@@ -38,6 +42,12 @@ class Steps(Protocol):
 
     def witness(self) -> float:
         """A number computed by the last step."""
+
+
+def shared(total: int, count: int) -> tuple[int, ...]:
+    """A sum in so many nearly equal parts."""
+    each, more = divmod(total, count)
+    return (each + 1,) * more + (each,) * (count - more)
 
 
 def waited_ns(job: Steps) -> int | None:
@@ -76,6 +86,7 @@ class BlockTimer:
         self.edges = edges
         self.busy_ns: list[int] = []
         """Of every block so far, this process's own time."""
+        self.step_clock: StepClock = "host" if device.synchronous else "device event"
         self.started_ns: int | None = None
         """When the first step began; None before it."""
 
@@ -137,6 +148,9 @@ class BlockTimer:
     def _event_timed(self, steps: int) -> Block:
         step, device = self.job.step, self.device
         events = [device.event() for _ in range(steps + 1)]
+        if events[0] is None:
+            self.step_clock = "block"
+            return self._only_timed(steps)
         device.synchronize()
         start = self.clock()
         events[0].record()
@@ -147,6 +161,28 @@ class BlockTimer:
         wall_ns = self.clock() - start
         step_ns = tuple(device.elapsed_ns(a, b) for a, b in itertools.pairwise(events))
         return Block(start_ns=self._since_first(start), wall_ns=wall_ns, step_ns=step_ns)
+
+    def _only_timed(self, steps: int) -> Block:
+        """Of a device that queues and has no events; each step is given the mean of all."""
+        step, usage = self.job.step, self.usage
+        self.device.synchronize()
+        before = usage() if usage is not None else None
+        start = self.clock()
+        for _ in range(steps):
+            step()
+        self.device.synchronize()
+        wall_ns = self.clock() - start
+        after = usage() if usage is not None else None
+        block = Block(
+            start_ns=self._since_first(start), wall_ns=wall_ns, step_ns=shared(wall_ns, steps)
+        )
+        if before is None or after is None or not self.device.queues_on_host:
+            return block
+        return msgspec.structs.replace(
+            block,
+            step_cpu_ns=shared(round((after[0] - before[0]) * 1e9), steps),
+            step_switches=shared(after[1] - before[1], steps),
+        )
 
     def _since_first(self, now_ns: int) -> int:
         """Nanoseconds since the first block began."""

@@ -45,7 +45,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     first_step_ns: int
     warmup: tuple[Block, ...]
     steady: tuple[Block, ...]
-    step_clock: Literal["host", "device event"]
+    step_clock: Literal["host", "device event", "block"]
     witness: tuple[float, float]
     flags: tuple[Flag, ...]
     request_ns: tuple[int, ...] | None
@@ -89,7 +89,7 @@ class Engine:
         self.device = device
         self.settings = settings
         self.clock = clock
-        self.host = host if device.synchronous else None
+        self.host = host if device.synchronous or device.queues_on_host else None
         self.threads = threads
         self._timer = BlockTimer(job, device, settings, clock, usage, edges)
         most = getattr(job, "most_steps", None)
@@ -151,7 +151,7 @@ class Engine:
             first_step_ns=blocks[0].wall_ns,
             warmup=tuple(blocks[: warm.steady_from]),
             steady=tuple(steady),
-            step_clock="host" if self.device.synchronous else "device event",
+            step_clock=self._timer.step_clock,
             witness=(first_witness, self.job.witness()),
             flags=self._flags(warm, steady, busy),
             request_ns=requests,
@@ -261,7 +261,7 @@ class Engine:
             flags.append("NO_STEADY_STATE")
         if stats.drifts([b.sample_seconds for b in steady]):
             flags.append("DRIFT")
-        if not self.device.synchronous:
+        if self._timer.step_clock == "device event":
             wall = sum(busy)  # a block's own is the slowest rank's, and events are this one's
             events = sum(sum(b.step_ns) for b in steady)
             if abs(wall - events) > HOST_GAP_LIMIT * wall:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from bench.framework import Executing
 from bench.measuring import asked, compilers
 from bench.records import environment
 from bench.records.case import SEARCHED
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from bench.workload import Look
 
 
-class Execution:
-    """Of one launch."""
+class Execution(Executing):
+    """Of one launch, in torch."""
 
     def __init__(self, name: str, backend: Backend, device: Device, searches: bool = False) -> None:
         """name: of a case; searches: whether its compiler is to search for its kernels. Raises
@@ -32,7 +33,7 @@ class Execution:
             recorder = device.recorder()
             if recorder is None:
                 raise Unsupported(NO_GRAPHS)
-            self.watched = asked.Watched(recorder)
+            self.recorder = self.watched = asked.Watched(recorder)
         self._compiler = self.compiler = compilers.TORCHS_OWN
         """torch's name for what compiles."""
         if is_compiled(name):

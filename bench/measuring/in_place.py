@@ -1,4 +1,4 @@
-"""A job's weights or input changed in place for a moment, and exactly back."""
+"""torch tensors changed in place for a moment, and exactly back: weights, or an input."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from bench.framework import rounding_bit
 from bench.precision import Precision
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-AUTOCAST_BIT, SHORT_BIT = 16, 13
-"""Of a float32 weight, the last bit of bfloat16, and of a mantissa of 10 bits."""
-FULL_BIT = 6
-"""Of a float32 weight otherwise: 64 units in the last place. Sums of thousands of products in
-another order err by some units, and where a maximum is taken (ReLU, pooling) one that falls to the
-other side counts for a thousand: at one unit none does in most launches, at 64 some do in each."""
 
 
 @contextlib.contextmanager
@@ -29,16 +23,16 @@ def nudged(weights: Sequence[Tensor], precision: Precision, rows: int) -> Iterat
     """
     import torch
 
-    wide = SHORT_BIT if precision.shortened else AUTOCAST_BIT if precision.autocast else FULL_BIT
-    ways = {2: (torch.int16, 1), 4: (torch.int32, 1 << wide)}
+    kinds = {2: torch.int16, 4: torch.int32}
 
     def turn() -> None:
         with torch.no_grad():
             for weight in weights:
-                if weight.is_floating_point() and weight.itemsize in ways:
-                    word, bit = ways[weight.itemsize]
+                bit = rounding_bit(precision, weight.itemsize)
+                if weight.is_floating_point() and bit is not None:
+                    word = kinds[weight.itemsize]
                     bits = weight.detach().view(word)
-                    turned = torch.tensor(bit, dtype=word, device=bits.device)  # not every device
+                    turned = torch.tensor(1 << bit, dtype=word, device=bits.device)  # not every one
                     (bits[rows::2] if bits.dim() else bits).bitwise_xor_(turned)  # takes a number
 
     turn()

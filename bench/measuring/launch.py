@@ -11,20 +11,22 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench import catalogue
 from bench.backend import Device
+from bench.framework import Executing
 from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
-from bench.measuring.execution import Execution
 from bench.measuring.explaining import launch
+from bench.measuring.handed import HandedOver, built
 from bench.measuring.hush import Hush
 from bench.measuring.messages import Channel, Report, Request
-from bench.measuring.surroundings import harmful, hide_plug_ins, import_libraries
+from bench.measuring.surroundings import harmful, hide_plug_ins
 from bench.measuring.usage import process_usage, suspended_ns
 from bench.measuring.watch import Watch
 from bench.measuring.work import work_of
@@ -50,7 +52,7 @@ from bench.records.reason import of_error, reason
 from bench.records.silent import Silent
 from bench.serving_job import ServingJob
 from bench.telemetry.contention import HostCounters, causes
-from bench.workload import Job, Look, Site, Unsupported, Workload, Wrong
+from bench.workload import Job, Look, Mode, Site, Unsupported, Workload, Wrong
 
 ALLOW_SIMULATED = "ACCELMARK_ALLOW_SIMULATED"
 """At 1, a simulated device's samples are kept: for this program's own tests."""
@@ -72,7 +74,7 @@ class Launch:
         self.environment: dict[str, Any] = {}
         self.first_step_ns: int | None = None
         self.estimated_peak_bytes: int | None = None
-        self.execution: Execution | None = None
+        self.execution: Executing | None = None
         self.ranks: Ranks | None = None
         self.edges: Edges = SINGLE
         self.busy_ns: tuple[int, ...] = ()
@@ -85,6 +87,7 @@ class Launch:
     def run(self) -> Report:
         """Measures, or says why not."""
         self.backend = catalogue.backend(self.request.backend)
+        self.framework = catalogue.framework(self.request.framework)
         try:
             outcome: Outcome = self._phases()
         except Unsupported as why:
@@ -138,9 +141,11 @@ class Launch:
         if request.explain:
             launch.prepare(request.case.execution)
 
+        if self.framework.hands_over and (lacking := elsewhere(request, declared)):
+            return Skipped(reason=f"{request.framework}: {lacking}")
         channel.enter("import")
         start = time.perf_counter()
-        if absent := import_libraries(workload, declared):
+        if absent := self.framework.imported(workload, declared):
             return Skipped(reason=absent)
         # Of one that was forked, what it would have taken alone.
         self.cold["import_seconds"] = time.perf_counter() - start + (self.imported_seconds or 0.0)
@@ -148,15 +153,16 @@ class Launch:
 
         channel.enter("open")
         self.wait()
-        device = self.backend.open(request.index, precision)
+        device = self.framework.open(self.backend, request.index, precision)
         # Before anything can fail: a failure's record names its stack too.
         self.describe(device)
         if harm:
             return Void(reason=harm)
-        lacking = self.backend.unsupported(device.info, precision) if declared.multiplies else None
-        if lacking is not None:
-            return Skipped(reason=f"{precision.name}: {lacking}")
-        if unasked := asked.complaint(asked.switches(device, precision)):
+        if declared.multiplies:
+            missing = self.framework.unsupported(self.backend, device.info, precision)
+            if missing is not None:
+                return Skipped(reason=f"{precision.name}: {missing}")
+        if unasked := asked.complaint(self.framework.switches(device, precision)):
             return Void(reason=unasked)
         wanted = request.memory_format or workload.memory_formats[0]
         given = wanted if wanted in declared.layouts else self.backend.memory_format(wanted)
@@ -164,14 +170,16 @@ class Launch:
             return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
         if unlike := self._join(device):
             return Void(reason=unlike)
-        self.execution = Execution(request.case.execution, self.backend, device, request.searches)
+        self.execution = self.framework.execution(
+            request.case.execution, self.backend, device, request.searches
+        )
         site = Site(
-            device=device.torch_device,
+            device=device.place,
             precision=precision,
             seed=request.seed,
             execution=request.case.execution,
             compiler=self.execution.compiler,
-            recorder=self.execution.watched,
+            recorder=self.execution.recorder,
             products=self.backend.products,
             memory_format=given,
             ranks=self.ranks,
@@ -179,8 +187,12 @@ class Launch:
         self._trying = functools.partial(
             launch.tried, workload, mode, parameters, site, self.backend, device
         )
+        handed = None if request.handed is None else HandedOver(Path(request.handed))
         if request.rehearse:
-            self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
+            if handed is None:
+                self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
+            else:
+                self.estimated_peak_bytes = handed.estimated_peak_bytes
             capacity = device.capacity_bytes()
             memory_fit.require(
                 *(self.estimated_peak_bytes, capacity),
@@ -192,7 +204,10 @@ class Launch:
         gated = msgspec.structs.replace(site, seed=request.settings.seed)
         asking = (workload, mode, parameters, gated, self.backend.library_switches)
         earlier = kept.references(request.scratch)
-        if self.ranks is None or declared.together:
+        if handed is not None:
+            verdict = numerics.gate(*asking, handed, self.framework, handed.draws("twin"))
+            wrong = verdict.complaint
+        elif self.ranks is None or declared.together:
             gate = serving.gate if declared.serves else numerics.gate
             verdict = gate(*asking, kept.NOTHING if declared.together else earlier)
             wrong = verdict.complaint
@@ -210,7 +225,8 @@ class Launch:
         self.execution.gated()
         channel.enter("build")
         start = time.perf_counter()
-        job = workload.build(mode, parameters, site)
+        draws = None if handed is None else handed.draws("job")
+        job = built(self.framework, workload, mode, parameters, site, draws)
         device.synchronize()
         self.cold["build_seconds"] = time.perf_counter() - start
         try:
@@ -250,7 +266,7 @@ class Launch:
             return serving.measured(self, work, parameters, job, device, verdict)
         latency_name = workload.modes[mode].latency
         seen = (job, device, precision, request.seed, request.thorough, request.case.execution)
-        watch = Watch(*seen, edges=self.edges)
+        watch = Watch(*seen, edges=self.edges, framework=self.framework)
         channel.enter("warm-up")
         watch.start()
         engine = Engine(
@@ -286,7 +302,7 @@ class Launch:
         self.describe(device)
         looks = [
             *asked.unmoved(before, self.environment),
-            *asked.switches(device, precision),
+            *self.framework.switches(device, precision),
             *self.executed(),
             *job.looks(),
             *asked.implementations(watch.executed, job.facts),
@@ -352,10 +368,21 @@ class Launch:
 
     def describe(self, device: Device) -> None:
         """The stack and device as they stand now."""
-        self.environment.update(environment.stack())
+        self.environment.update(self.framework.stack())
         self.environment["device"] = msgspec.to_builtins(device.info)
         self.environment["device_state"] = device.facts()
         self.environment["float32_reduced"] = device.float32_reduced()
+
+
+def elsewhere(request: Request, mode: Mode) -> str:
+    """Why a framework that is handed its numbers cannot do what is asked; empty where it may."""
+    if request.case.devices > 1:
+        return "one device only, so far; several are torch's"
+    if mode.serves:
+        return "no serving, so far; that is torch's"
+    if request.explain:
+        return "no step is taken apart, so far, but torch's"
+    return "" if request.handed else "nothing was handed over to it"
 
 
 def simulated(outcome: Measured) -> Outcome:

@@ -83,20 +83,22 @@ class Law:
 
     def findings(self) -> Iterator[Finding]:
         """What the step since `before` did; nothing where it trains nothing."""
+        import torch
+
         if not self._trained or self._sample is None:
             return
         sample = self._sample
-        gradients = sample.gather([p.grad for p in self._trained])
-        steps = sample.spread([self._steps(p) for p in self._trained])
+        gradients = torch.from_numpy(sample.gather([p.grad for p in self._trained]))
+        steps = torch.from_numpy(sample.spread([self._steps(p) for p in self._trained]))
         must = predicted(self._before, gradients, steps, self._settings)
         after = self._state(sample)
         for name, words in {"weights": "weights", **self._kept}.items():
             held = self._held(must[name], name, sample.counts)
-            before = sample.weighted(self._before[name])
-            off = sample.weighted(after[name] - held)
+            before = _weighted(sample, self._before[name])
+            off = _weighted(sample, after[name] - held)
             narrow = any(p.itemsize < 4 for p in self._trained)
             wide = CLOSE_NARROW if narrow and name == "weights" else CLOSE
-            yield _finding(words, sample.weighted(held) - before, off, narrow, wide)
+            yield _finding(words, _weighted(sample, held) - before, off, narrow, wide)
         if (looked_up := self._looked_up()) is not None:
             yield self._rows(looked_up)
 
@@ -105,7 +107,7 @@ class Law:
         import torch
 
         every = found.rows.cpu()
-        drawn = positions(self._seed, "law/rows", every.numel(), ROWS)
+        drawn = torch.from_numpy(positions(self._seed, "law/rows", every.numel(), ROWS))
         rows = every[drawn].unique()
         lookups = torch.isin(every, rows).nonzero().flatten()
         which = torch.searchsorted(rows, every[lookups])
@@ -136,10 +138,13 @@ class Law:
 
     def _state(self, sample: Sample) -> dict[str, Tensor]:
         """The sampled weights, and what the optimizer keeps of them."""
+        import torch
+
         state = self._optimizer.state
-        found = {"weights": sample.gather(self._trained)}
+        found = {"weights": torch.from_numpy(sample.gather(self._trained))}
         for name in self._kept:
-            found[name] = sample.gather([state.get(p, {}).get(name) for p in self._trained])
+            held = [state.get(p, {}).get(name) for p in self._trained]
+            found[name] = torch.from_numpy(sample.gather(held))
         return found
 
     def _held(self, values: Tensor, name: str, counts: list[int]) -> Tensor:
@@ -156,6 +161,12 @@ class Law:
     def _steps(self, parameter: Tensor) -> float:
         """Steps that this weight has had, the last one included."""
         return float(self._optimizer.state.get(parameter, {}).get("step", 0))
+
+
+def _weighted(sample: Sample, values: Tensor) -> Tensor:
+    import torch
+
+    return torch.from_numpy(sample.weighted(values.numpy()))
 
 
 def _finding(quantity: str, move: Tensor, off: Tensor, narrow: bool, most: float) -> Finding:

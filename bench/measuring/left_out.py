@@ -2,23 +2,22 @@
 
 By the time that a step takes otherwise: alone, or in a block of which each output is read, so that
 what computes only what somebody reads computes all. And by what comes of steps that are told from
-one another by their inputs. Of a host it is not asked: it has done a step when its call returns,
-and while it is at work for others a step alone may wait for a core that a block keeps.
+one another by their inputs. Of a host no times are asked: while it is at work for others a step
+alone may wait for a core that a block keeps; where a step is done when its call returns, nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench import catalogue
+from bench.framework import Tensors
 from bench.measuring.edges import SINGLE, Edges
-from bench.measuring.in_place import turn
 from bench.records.proof import OUTPUT
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.backend import Device
     from bench.workload import Job
 
@@ -48,12 +47,18 @@ def complaints(
     step_seconds: float,
     clock: Callable[[], int],
     edges: Edges = SINGLE,
+    kit: Tensors | None = None,
 ) -> Iterator[str]:
     """What was not done, with figures. Takes steps.
 
-    step_seconds: in a steady block; clock: ns; edges: where several processes do the step.
+    step_seconds: in a steady block; clock: ns; edges: where several processes do the step;
+    kit: of its framework, by default torch's.
     """
-    found = _Otherwise(job, device, step_seconds, clock, edges)
+    kit = kit or catalogue.framework("torch").tensors
+    found = _Otherwise(job, device, step_seconds, clock, edges, kit)
+    if device.queues_on_host:
+        yield from found.untrue() if found.repeats() else ()
+        return
     alone, block = found.turns(job.step, 1, lambda: None, SHORT_BLOCK, ALONE_SECONDS)
     if block is not None:
         yield (
@@ -70,7 +75,7 @@ class _Outcome(NamedTuple):
 
     key: object
     """Which input it read, and whether that was changed."""
-    total: Tensor
+    total: Any
 
 
 class _Otherwise:
@@ -81,7 +86,9 @@ class _Otherwise:
         step_seconds: float,
         clock: Callable[[], int],
         edges: Edges,
+        kit: Tensors,
     ) -> None:
+        self._kit = kit
         self._job, self._device, self._clock = job, device, clock
         self._step_seconds = step_seconds
         self._edges = edges
@@ -89,10 +96,10 @@ class _Otherwise:
 
     def repeats(self) -> bool:
         """Whether steps repeat one another, on inputs and to outputs that the device has."""
-        job, here = self._job, self._device.torch_device.type
+        job, device = self._job, self._device
         outputs = job.outputs().get(OUTPUT, ())
         held = [*job.inputs(), *outputs] if job.training() is None and job.inputs() else []
-        return bool(held) and all(x.device.type == here and x.dim() for x in held)
+        return bool(held) and all(self._kit.is_on(x, device) for x in held)
 
     def turns(
         self,
@@ -155,7 +162,7 @@ class _Otherwise:
         for number in range(2 * SHORT_BLOCK):
             changed = number % 2 == 1
             if changed:  # the input of the step before
-                turn(self._job.inputs()[0])
+                self._kit.turn(self._job.inputs()[0])
                 self._job.again()
             else:
                 self._job.step()
@@ -164,7 +171,7 @@ class _Otherwise:
             first = self._job.inputs()[0]
             found.append(_Outcome((id(first), changed), self._total()))
             if changed:
-                turn(first)
+                self._kit.turn(first)
         return found
 
     def _steps(self, count: int, read: bool = False) -> None:
@@ -173,12 +180,10 @@ class _Otherwise:
             if read:
                 self._total()
 
-    def _total(self) -> Tensor:
+    def _total(self) -> Any:
         """Of the last output, without waiting for it."""
-        import torch
-
         (output, *_) = self._job.outputs()[OUTPUT]
-        return output.detach().sum(dtype=torch.float32)
+        return self._kit.total(output)
 
     def _between(self, work: Callable[[], object]) -> float:
         """Seconds until work is done, by the slowest process."""

@@ -49,6 +49,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     case: Case
     backend: str
     index: int
+    framework: str = "torch"
+    """What computes; see `bench.framework`."""
     settings: Settings
     samples: int
     seed: int
@@ -65,6 +67,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     None where there is none."""
     here: int = 1
     """How many devices of this kind the host has."""
+    handed: str | None = None
+    """The file of what torch hands over (`bench.measuring.handed`), to another framework."""
     place: Place | None = None
     """None where one device does the work."""
     explain: bool = False
@@ -143,3 +147,25 @@ class Channel:
             seconds = sum(b.wall_ns for b in blocks) / 1e9
             rate = work.items * sum(len(b.step_ns) for b in blocks) / seconds
         self.send(Progress(phase=phase, samples=len(blocks), throughput=rate, unit=work.unit))
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What torch is to hand over to launches in another framework (`bench.measuring.handed`)."""
+
+    request: Request
+    """Of one of them; its seed does not matter."""
+    seeds: tuple[int, ...]
+    folder: str
+
+    def file(self, seed: int) -> str:
+        """The name of a launch's file in the folder."""
+        return f"{self.request.case.fingerprint}-{self.request.memory_format or ''}-{seed}.npz"
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it."""
+
+    skipped: str = ""
+    """Why the work cannot be done, which is no fault; else empty."""
+    failed: str = ""
+    """Why torch could not hand it over; else empty."""

@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from bench.measuring.in_place import nudged
+from bench import catalogue
+from bench.framework import Tensors
 from bench.precision import Precision
 from bench.records.proof import Noise, Vector
 
@@ -27,16 +28,19 @@ def taken(
     precision: Precision,
     before: Mapping[str, Vector],
     computed: Callable[[], Mapping[str, Vector]],
+    kit: Tensors | None = None,
 ) -> dict[str, Noise] | None:
     """By quantity, of what a step computes; None of a job that repeats no step.
 
-    before: what the last step computed; computed: reads that. The weights are left as they were;
+    before: what the last step computed; computed: reads that; kit: of its framework, by default
+    torch's. The weights are left as they were;
     what was computed, and what later steps read of it, came of others. Raises what the device
     raises.
     """
     draws = []
+    kit = kit or catalogue.framework("torch").tensors
     for rows in range(2):
-        with nudged(job.weights(), precision, rows):
+        with kit.nudged(job.weights(), precision, rows):
             if not job.again():
                 return None
             device.synchronize()

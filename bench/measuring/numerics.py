@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench import catalogue
+from bench.framework import Draws, Framework
 from bench.measuring import few_threads
-from bench.measuring.kept import NOTHING, Kept, key
+from bench.measuring.handed import built
+from bench.measuring.kept import NOTHING, References, key
 from bench.measuring.library_switches import answered_no
 from bench.precision import REFERENCE, reference
 from bench.ranks import on_host
@@ -24,6 +27,10 @@ from bench.workload import Site, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bench.framework import Array
+
+    Values = Tensor | Array
 
 # Largest relative error, by precision and quantity. Below, `u` is the unit roundoff of the format,
 # "measured" the worst over all twins on a CPU, two to six seeds each, and "coarser" the range of
@@ -136,17 +143,21 @@ def gate(
     parameters: Any,
     site: Site,
     switches: Collection[str] = (),
-    kept: Kept = NOTHING,
+    kept: References = NOTHING,
+    framework: Framework | None = None,
+    draws: Draws | None = None,
 ) -> Numerics:
     """Compares the twin at `site` with its float64 reference.
 
     switches: libraries' questions after a vendor's software, which the reference must not call; see
-    `bench.backend.Backend.library_switches`; kept: references of earlier launches of the run.
+    `bench.backend.Backend.library_switches`; kept: references of earlier launches of the run, or
+    those that were handed over; framework: by default torch; draws: what another one is given.
 
     Relative error of each quantity: norm of the difference over norm of the reference. Raises what
     the device raises.
     """
-    return compare(workload, mode, workload.twin(mode, parameters), site, switches, kept)
+    twin = workload.twin(mode, parameters)
+    return compare(workload, mode, twin, site, switches, kept, framework, draws)
 
 
 def reference_of(site: Site) -> Site:
@@ -168,26 +179,29 @@ def compare(
     twin: Any,
     site: Site,
     switches: Collection[str] = (),
-    kept: Kept = NOTHING,
+    kept: References = NOTHING,
+    framework: Framework | None = None,
+    draws: Draws | None = None,
 ) -> Numerics:
     """`gate` of that twin."""
-    reference_site = reference_of(site)
-    found = _probe(workload, mode, twin, site)
-    if site.device.type != "cpu":
+    framework = framework or catalogue.framework("torch")
+    found = _probe(workload, mode, twin, site, framework, draws)
+    if str(site.device) != "cpu":
         # Frees device memory even where the twin sits in a reference cycle. The host can wait for
         # the next collection, which takes 0.16 s with transformers loaded.
         gc.collect()
 
     def computed() -> dict[str, Tensor]:
-        with answered_no(switches), few_threads.for_reference(workload):
-            return _probe(workload, mode, twin, reference_site)
+        return referred(workload, mode, twin, reference_of(site), switches)
 
-    expected = kept.get(lambda: key("probe", workload, mode, twin, reference_site), computed)
+    expected = kept.get(lambda: key("probe", workload, mode, twin, reference_of(site)), computed)
+    import numpy as np
+
     tolerances = TOLERANCES[site.precision.name]
     checks = tuple(
         Check(
             quantity=quantity,
-            error=relative_error(found[quantity], value),
+            error=relative_error(found[quantity], np.asarray(value)),
             tolerance=tolerances[quantity],
         )
         for quantity, value in expected.items()
@@ -195,15 +209,26 @@ def compare(
     return Numerics(reference=f"{REFERENCE.name} on cpu", checks=checks)
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
+def referred(
+    workload: Workload, mode: str, twin: Any, reference_site: Site, switches: Collection[str]
+) -> dict[str, Tensor]:
+    """What torch computes of the twin at the site of the reference."""
+    import torch
+
+    with answered_no(switches), few_threads.for_reference(workload):
+        found = _probe(workload, mode, twin, reference_site, catalogue.framework("torch"))
+        return {quantity: torch.from_numpy(value) for quantity, value in found.items()}
+
+
+def relative_error(found: Values, expected: Values) -> float:
     """Norm of the difference over norm of what is expected; infinite if a value is not finite.
 
     Infinite, too, where the shapes differ: that is another result.
     """
     if found.shape != expected.shape:
         return math.inf
-    difference = float((found - expected).norm())
-    scale = float(expected.norm())
+    difference = _norm(found - expected)
+    scale = _norm(expected)
     if not math.isfinite(difference):
         return math.inf
     if difference == 0.0:
@@ -211,15 +236,28 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return difference / scale if scale > 0.0 else math.inf
 
 
-def _probe(workload: Workload, mode: str, twin: Any, site: Site) -> dict[str, Tensor]:
-    """What the twin computes at a site, in float64 on the CPU; the twin is gone afterwards."""
-    import torch
+def _norm(values: Values) -> float:
+    """Euclidean: of a tensor, or of an array."""
+    import numpy as np
 
-    job = workload.build(mode, twin, site)
+    if isinstance(values, np.ndarray | np.generic):
+        return float(np.sqrt(np.square(values).sum()))
+    return float(values.norm())
+
+
+def _probe(
+    workload: Workload,
+    mode: str,
+    twin: Any,
+    site: Site,
+    framework: Framework,
+    draws: Draws | None = None,
+) -> dict[str, Array]:
+    """What the twin computes at a site, in float64 on the CPU; the twin is gone afterwards."""
+    job = built(framework, workload, mode, twin, site, draws)
     if site.ranks is not None:
         site.ranks.arrive()
-    found = {
-        quantity: value.detach().to("cpu", torch.float64) for quantity, value in job.probe().items()
-    }
+    probed = job.probe().items()
+    found = {quantity: framework.tensors.on_host(value) for quantity, value in probed}
     job.close()
     return found

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bench import catalogue
+from bench.framework import Framework
 from bench.measuring import left_out, noise, operators
 from bench.measuring.edges import SINGLE, Edges
-from bench.measuring.in_place import altered
 from bench.measuring.law import Law
 from bench.measuring.noise import figure
 from bench.measuring.witness import Sample
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.backend import Device
+    from bench.framework import Array
     from bench.workload import Job
 
 READ_AFTER = (1, 3)
@@ -68,10 +70,14 @@ class Watch:
         execution: str = "eager",
         clock: Callable[[], int] = time.perf_counter_ns,
         edges: Edges = SINGLE,
+        framework: Framework | None = None,
     ) -> None:
         """thorough: for three steps more the job's own noise is taken, it is seen which operators a
         step runs through, and an input is altered: one launch of a case is enough; clock: ns;
-        edges: where several processes do the step, which must all take as many."""
+        edges: where several processes do the step, which must all take as many; framework: whose
+        job it is, by default torch."""
+        self._framework = framework or catalogue.framework("torch")
+        self._kit = self._framework.tensors
         self._job, self._device, self._precision, self._seed = job, device, precision, seed
         self._thorough = thorough
         self._execution = execution
@@ -82,7 +88,7 @@ class Watch:
         self._absent = ""
         self._weights: Vector | None = None
         self._wide_weights: Vector | None = None
-        self._before: Tensor | None = None
+        self._before: Array | None = None
         self._readings: list[StepReading] = []
         self._noise: dict[str, Noise] = {}
         self._no_noise = ""
@@ -158,7 +164,7 @@ class Watch:
     def _start(self) -> None:
         if weights := list(self._job.weights()):
             self._weights = self._vector(WEIGHTS, weights)
-            wide = [weight for weight in weights if weight.itemsize > 1]
+            wide = [weight for weight in weights if self._kit.itemsize(weight) > 1]
             if 0 < len(wide) < len(weights):
                 self._wide_weights = self._vector(WIDE_WEIGHTS, wide)
         if trained := self._trained():
@@ -204,7 +210,7 @@ class Watch:
             self._recompute()
         if not self._device.synchronous:
             self._complaints += left_out.complaints(
-                self._job, self._device, step_seconds, self._clock, self._edges
+                *(self._job, self._device, step_seconds, self._clock, self._edges, self._kit)
             )
 
     @property
@@ -220,9 +226,9 @@ class Watch:
 
     def _sample(self, label: str, tensors: Sequence[Tensor]) -> Sample:
         """The same one for the same shapes: what is drawn is drawn once."""
-        key = label, *(tuple(t.shape) for t in tensors)
+        key = label, *map(self._kit.shape, tensors)
         if key not in self._samples:
-            self._samples[key] = Sample(self._seed, label, tensors)
+            self._samples[key] = Sample(self._seed, label, tensors, self._kit)
         return self._samples[key]
 
     def _read(self, step: int) -> dict[str, Vector]:
@@ -268,7 +274,9 @@ class Watch:
             if job.training() is not None:  # whose weights have moved since
                 self._see(job.again)
                 before = self._computed()
-            found = noise.taken(job, self._device, self._precision, before, self._computed)
+            found = noise.taken(
+                *(job, self._device, self._precision, before, self._computed, self._kit)
+            )
             if found is not None and self._moves_on:
                 job.force(True)  # what its later steps read was computed with those weights
                 job.again()
@@ -289,7 +297,7 @@ class Watch:
             step()
             return
         try:
-            self.executed = operators.executed(step, self._device.torch_device.type)
+            self.executed = self._framework.executed(step, self._device)
         except RuntimeError as error:  # what cannot be seen can be done
             self.executed = Executed(absent=f"not observable: {reason(of_error(error))}")
             step()
@@ -331,7 +339,7 @@ class Watch:
         inputs = self._job.inputs()
         known, last = self._of(inputs), self._output()
         if self._thorough:
-            with altered(inputs[0]) as differs:
+            with self._kit.altered(inputs[0]) as differs:
                 self._job.again()
                 between = self._output()
             if differs and last and between and last.error(between) == 0.0:

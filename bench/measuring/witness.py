@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Sequence
-from itertools import groupby, repeat
-from typing import TYPE_CHECKING
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
-from bench.ranks import local
+from bench import catalogue
 from bench.records.proof import PROJECTIONS, Vector
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from bench.framework import Array, Tensors
 
 POSITIONS = 65_536
 """Most values of a quantity that are looked at."""
@@ -43,44 +44,48 @@ def random_bytes(seed: int, label: str, count: int) -> bytearray:
     return bytearray(hashlib.shake_256(f"accelmark/{seed}/{label}".encode()).digest(count))
 
 
-def positions(seed: int, label: str, size: int, count: int) -> Tensor:
-    """Ascending positions below `size`: all of them, or `count` drawn with replacement."""
-    import torch
+def positions(seed: int, label: str, size: int, count: int) -> Array:
+    """Ascending positions below `size`, int64: all of them, or `count` drawn with replacement."""
+    import numpy as np
 
     if size <= count:
-        return torch.arange(size)
-    drawn = torch.frombuffer(random_bytes(seed, label, 8 * count), dtype=torch.int64)
-    return (drawn % size).sort().values
+        return np.arange(size)
+    drawn = np.frombuffer(random_bytes(seed, label, 8 * count), dtype="<i8")
+    return np.sort(drawn % size)
 
 
-def signs(seed: int, label: str, size: int) -> list[Tensor]:
+def signs(seed: int, label: str, size: int) -> list[Array]:
     """Of 64 sums of so many values, the signs as bits: [64, octets], uint8, of each chunk."""
-    import torch
+    import numpy as np
 
     found = []
     for start in range(0, size, CHUNK):
         octets = -(-min(CHUNK, size - start) // 8)
         drawn = random_bytes(seed, f"{label}/signs/{start}", PROJECTIONS * octets)
-        found.append(torch.frombuffer(drawn, dtype=torch.uint8).view(PROJECTIONS, octets))
+        found.append(np.frombuffer(drawn, dtype=np.uint8).reshape(PROJECTIONS, octets))
     return found
 
 
-def project(values: Tensor, drawn: Sequence[Tensor]) -> list[float]:
+def project(values: Array, drawn: Sequence[Array]) -> list[float]:
     """Values [n], float64 on the host, as 64 sums with random signs, each over 8.
 
     drawn: the `signs` of so many. Of each eight values there are 256 sums, which are computed once;
     each of the 64 takes one of them.
     """
-    import torch
-    from torch.nn import functional
+    import numpy as np
 
-    bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
-    patterns = (2 * bits - 1).to(torch.float64).t()
-    sums = torch.zeros(PROJECTIONS, dtype=torch.float64)
-    for rows, part in zip(drawn, values.split(CHUNK), strict=True):
-        eights = functional.pad(part, (0, -part.numel() % 8)).view(-1, 8)
-        sums += (eights @ patterns).gather(1, rows.t().long()).sum(0)
-    found: list[float] = (sums / PROJECTIONS**0.5).tolist()
+    total = np.zeros(PROJECTIONS)
+    for number, rows in enumerate(drawn):
+        part = values[number * CHUNK : (number + 1) * CHUNK]
+        eights = np.zeros(rows.shape[1] * 8)
+        eights[: len(part)] = part
+        # By pattern of bits, the first value the lowest: without a product, whose library would
+        # start threads of its own.
+        sums = np.zeros((rows.shape[1], 1))
+        for one in eights.reshape(-1, 8).T:
+            sums = np.concatenate((sums - one[:, None], sums + one[:, None]), 1)
+        total += np.take_along_axis(sums, rows.T.astype(np.int64), 1).sum(0)
+    found: list[float] = (total / PROJECTIONS**0.5).tolist()
     return found
 
 
@@ -92,83 +97,76 @@ class Sample:
     drawn is drawn once, and lies on the host.
     """
 
-    def __init__(self, seed: int, label: str, tensors: Sequence[Tensor]) -> None:
-        """tensors: one at least; only the shapes are kept of what lies here of them."""
+    def __init__(
+        self, seed: int, label: str, tensors: Sequence[Any], kit: Tensors | None = None
+    ) -> None:
+        """tensors: one at least; only the shapes are kept of what lies here of them; kit: of their
+        framework, by default torch's."""
         self._seed, self._label = seed, label
-        tensors = [local(tensor) for tensor in tensors]
-        self.shapes = [tuple(t.shape) for t in tensors]
-        self._sizes = [t.numel() for t in tensors]
+        self._kit = kit or catalogue.framework("torch").tensors
+        self.shapes = [self._kit.shape(tensor) for tensor in tensors]
+        self._sizes = [math.prod(shape) for shape in self.shapes]
         self.counts = counts(self._sizes)
         self.size = sum(self._sizes)
 
     @functools.cached_property
-    def _positions(self) -> Tensor:
-        """Of all tensors, one after the other. To draw them takes longer than to gather."""
-        import torch
-
+    def _positions(self) -> list[Array]:
+        """Of each tensor. To draw them takes longer than to gather."""
         labels = [f"{self._label}/{i}/{'x'.join(map(str, s))}" for i, s in enumerate(self.shapes)]
-        drawn = map(positions, repeat(self._seed), labels, self._sizes, self.counts)
-        return torch.cat([*drawn])
+        return [*map(positions, repeat(self._seed), labels, self._sizes, self.counts)]
 
     @functools.cached_property
-    def _signs(self) -> list[Tensor]:
+    def _signs(self) -> list[Array]:
         return signs(self._seed, self._label, sum(self.counts))
 
     @functools.cached_property
-    def _roots(self) -> Tensor:
+    def _roots(self) -> Array:
         """Of how many values each one stands for."""
         sizes = zip(self._sizes, self.counts, strict=True)
         # A rank may have none of a tensor that has fewer rows than there are ranks.
         return self.spread([(size / max(count, 1)) ** 0.5 for size, count in sizes])
 
-    def gather(self, tensors: Sequence[Tensor | None]) -> Tensor:
+    def gather(self, tensors: Sequence[Any]) -> Array:
         """Copies of the values [n] on the host, in float64. None stands for zeros: no gradient.
 
         Raises ValueError where the shapes are others.
         """
-        import torch
+        import numpy as np
 
-        places: dict[object, Sequence[Tensor]] = {}
-        parts = []
-        described = zip(tensors, self.shapes, self.counts, strict=True)
-        for number, (given, shape, count) in enumerate(described):
-            if given is None:
-                parts.append(torch.zeros(count, dtype=torch.float64))
-                continue
-            tensor = local(given)
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"{self._label} {number}: {tuple(tensor.shape)}, not {shape}")
-            if tensor.device not in places:
-                places[tensor.device] = self._positions.to(tensor.device).split(self.counts)
-            parts.append(_picked(tensor, places[tensor.device][number]))
-        # One copy to the host for all that are alike.
-        alike = groupby(parts, key=lambda part: (part.device, part.dtype))
-        return torch.cat([_on_host([*group]) for _, group in alike])
+        for number, (tensor, shape) in enumerate(zip(tensors, self.shapes, strict=True)):
+            if tensor is not None and self._kit.shape(tensor) != shape:
+                raise ValueError(f"{self._label} {number}: {self._kit.shape(tensor)}, not {shape}")
+        there = [tensor is not None for tensor in tensors]
+        wanted = [at for at, is_there in zip(self._positions, there, strict=True) if is_there]
+        values = np.zeros(sum(self.counts))
+        if wanted:
+            whole = np.repeat(there, self.counts)
+            values[whole] = self._kit.picked([x for x in tensors if x is not None], wanted)
+        return values
 
-    def spread(self, values: Sequence[float]) -> Tensor:
+    def spread(self, values: Sequence[float]) -> Array:
         """One value a tensor, as often as that tensor is looked at: [n], float64."""
-        import torch
+        import numpy as np
 
-        numbers = torch.tensor(self.counts)
-        return torch.tensor(values, dtype=torch.float64).repeat_interleave(numbers)
+        return np.repeat(np.asarray(values, dtype=np.float64), self.counts)
 
-    def weighted(self, values: Tensor) -> Tensor:
+    def weighted(self, values: Array) -> Array:
         """The values that `gather` gave, each times the root of how many it stands for."""
         return values * self._roots
 
-    def vector(self, values: Tensor, whole: bool = True) -> Vector | None:
+    def vector(self, values: Array, whole: bool = True) -> Vector | None:
         """What is kept of the values that `gather` gave; None where one of them is not finite.
 
         whole: with the sums, not the norm only.
         """
-        import torch
+        import numpy as np
 
-        if not bool(torch.isfinite(values).all()):
+        if not np.isfinite(values).all():
             return None
         weighted = self.weighted(values)
-        norm = float(weighted.norm())
+        norm = float(np.sqrt(np.square(weighted).sum()))
         if self.size == 1:
-            return Vector(size=1, norm=rounded(float(weighted), DIGITS + 2))
+            return Vector(size=1, norm=rounded(float(weighted[0]), DIGITS + 2))
         sums = project(weighted, self._signs) if whole else []
         return Vector(
             size=self.size,
@@ -178,42 +176,14 @@ class Sample:
         )
 
 
-def resting(values: Tensor) -> float:
+def resting(values: Array) -> float:
     """On how many of these values [n], whose norm is 1, that norm rests: 1 to n, to two digits.
 
     The squared sum of the squares over the sum of their squares, the inverse participation ratio.
     """
-    return max(1.0, rounded(1 / float(values.square().square().sum()), 2))
+    return max(1.0, rounded(1 / float((values**4).sum()), 2))
 
 
 def rounded(value: float, digits: int) -> float:
     """The value to so many significant digits."""
     return float(f"{value:.{digits - 1}e}")
-
-
-def _picked(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """The values at these positions, gathered where the tensor lies."""
-    import torch
-
-    with torch.no_grad():
-        tensor = tensor.detach()
-        narrow = tensor.dtype if tensor.is_floating_point() and tensor.itemsize == 1 else None
-        if narrow is not None:  # few devices index 8-bit floats: as bytes they are copied exactly
-            tensor = tensor.view(torch.uint8)
-        if wanted.numel() == tensor.numel():
-            picked = tensor.reshape(-1)
-        elif tensor.is_contiguous():
-            picked = tensor.view(-1).index_select(0, wanted)
-        else:
-            picked = tensor[torch.unravel_index(wanted, tensor.shape)]
-        return picked if narrow is None else picked.view(narrow)
-
-
-def _on_host(alike: list[Tensor]) -> Tensor:
-    """Values of one device and dtype, one after the other, in float64 on the host."""
-    import torch
-
-    dtype = alike[0].dtype
-    if dtype.is_floating_point and dtype.itemsize == 1:
-        return torch.cat([x.view(torch.uint8) for x in alike]).cpu().view(dtype).to(torch.float64)
-    return torch.cat(alike).cpu().to(torch.float64)

@@ -225,8 +225,9 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     numerics: Numerics
     warmup: tuple[Block, ...]
     steady: tuple[Block, ...]
-    step_clock: Literal["host", "device event"]
-    """`host` on synchronous devices, where a step is over when its call returns."""
+    step_clock: Literal["host", "device event", "block"]
+    """`host` on synchronous devices, where a step is over when its call returns; `block` of a
+    device that queues and has no events: a step has its block's mean."""
     memory: Memory
     latency_name: str | None = None
     """What the time of one request is called (`latency`, `TTFT`, `TPOT`); None if it has none."""

@@ -81,6 +81,8 @@ class Run(Value, frozen=True, kw_only=True, omit_defaults=True, tag="run", tag_f
     """How often each case is explained, after all its launches."""
     only_explained: bool = False
     """Whether it has no other launches."""
+    framework: str = "torch"
+    """What computed the steps; see `bench.framework`."""
     command: tuple[str, ...]
     started_at: str
     """UTC, ISO 8601."""

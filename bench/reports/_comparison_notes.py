@@ -39,7 +39,7 @@ CELLS: dict[CompareVerdict, str] = {**WORDS, "UNDECIDED": "undecided"}
 JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
 """The verdicts that say something of the two devices."""
 EXPLAINS = re.compile(
-    r"^(torch|transformers|driver|runtime|threads|threads_used|instructions|"
+    r"^(framework|torch|transformers|driver|runtime|threads|threads_used|instructions|"
     r"instructions_used|cpu_capability|mkldnn|compute_capability|"
     r"world (hosts|devices_per_host|library|library_version))$"
     r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|operators|fused|precision|reduced"

@@ -101,8 +101,9 @@ def _ending(run: RunFile) -> str:
 def _stack(run: RunFile) -> str:
     stack: dict[str, Any] = next((x.environment for x in run.launches if x.environment), {})
     facts = {**_section(run.run.device, "facts"), **_section(stack, "device_state")}
+    framework = str(stack.get("framework", "torch"))
     shown = {
-        "torch": stack.get("torch"),
+        framework: stack.get(framework),
         "transformers": _section(stack, "packages").get("transformers"),
         "threads": threads(stack, facts),
         "driver": facts.get("driver"),

@@ -34,6 +34,7 @@ def begin(
     explanations: int = 0,
     *,
     only_explained: bool = False,
+    framework: str = "torch",
 ) -> Writer:
     """A new record with its header on disk; left_out: see `Run.left_out`, of any cases."""
     writer = Writer(path)
@@ -49,6 +50,7 @@ def begin(
             settings=settings,
             explanations=explanations,
             only_explained=only_explained,
+            framework=framework,
             command=tuple(command),
             started_at=utc_now(),
             host={**environment.host(), "load": contention.load()},

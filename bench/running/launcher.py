@@ -16,6 +16,7 @@ from bench.records import environment
 from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Skipped, Void
 from bench.running import seating
+from bench.running.handing import Handing
 from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.stems import Stems
@@ -60,6 +61,7 @@ def launch_together(
     monitor: Monitor | None = None,
     leader: Leader | None = None,
     stems: Stems | None = None,
+    handing: Handing | None = None,
 ) -> Generator[Finished, None, None]:
     """Runs workers to their ends, one after the other; only their imports overlap.
 
@@ -69,7 +71,8 @@ def launch_together(
 
     variables: the backend's environment, set unless the user has set them; forced: set whatever
     the user's environment says; monitor: what looks at the device meanwhile; leader: of several
-    hosts; stems: what launches of one device are forked from. Never raises for what a worker does;
+    hosts; stems: what launches of one device are forked from; handing: of launches in another
+    framework. Never raises for what a worker does;
     `HostsError` where a host is gone already. When it is closed, or an exception passes through,
     no worker is left.
     """
@@ -80,7 +83,7 @@ def launch_together(
     with contextlib.ExitStack() as stack:
         workers: list[WorkerProcess | World | NoWorker] = []
         for request in requests:
-            workers.append(_started(request, given, command, leader, stems))
+            workers.append(_started(request, given, command, leader, stems, handing))
             stack.callback(workers[-1].leave)
         if monitor is not None:
             monitor.start()  # it sees the device idle while they import
@@ -112,8 +115,14 @@ def _started(
     command: tuple[str, ...],
     leader: Leader | None,
     stems: Stems | None,
+    handing: Handing | None = None,
 ) -> WorkerProcess | World | NoWorker:
     """A worker, or as many as the case takes devices."""
+    if handing is not None:
+        handed = handing.handed(request)
+        if not isinstance(handed, Request):
+            return NoWorker(handed)
+        request = handed
     if request.case.devices == 1:
         if stems is not None and (stem := stems.stem(request, given)) is not None:
             forks = functools.partial(WorkerProcess, stem=stem)

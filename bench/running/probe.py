@@ -7,13 +7,16 @@ of devices that are here a second one, with what a small job on them showed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,9 +29,11 @@ from bench.errors import (
     UnknownName,
     suggestion,
 )
+from bench.framework import Framework
 from bench.lifeline import Lifeline, hold
 from bench.records import cpu_limits
 from bench.records.encoding import encoded
+from bench.running.elsewhere import TORCH, Elsewhere, elsewhere
 
 NOTHING: Mapping[str, str] = {}
 LIMIT_SECONDS = 120.0
@@ -38,6 +43,8 @@ REPAIR = "Repair or uninstall it, or pass --device cpu."
 TO_THE_HOST = re.compile(r",? or (?:pass|use) --device cpu| (?:Pass|Use) --device cpu\.")
 """Advice that helps nobody where the CPU is what failed."""
 HOST = "cpu"
+OF_FRAMEWORK = "@framework"
+"""After its name: all that a framework reaches is asked for, not one backend's devices."""
 LAST = ("generic", HOST)
 """Asked last, in this order: a backend made for a device goes before one for any, the host is the
 last resort."""
@@ -51,6 +58,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     installed: bool = True
     """False where nothing here is made for such a device, which is no news."""
+    framework: str = TORCH
+    """By which the devices are reached."""
 
 
 def probe(
@@ -73,7 +82,11 @@ def _not_to_the_host(found: Found) -> Found:
 
 
 def _start(
-    name: str, python: str, forced: Mapping[str, str], stack: contextlib.ExitStack
+    name: str,
+    python: str,
+    forced: Mapping[str, str],
+    stack: contextlib.ExitStack,
+    asked: str = "",
 ) -> subprocess.Popen[bytes] | Found:
     """A child in a group of its own, which goes with this process; or why there is none."""
     try:
@@ -86,7 +99,7 @@ def _start(
     stack.callback(lifeline.cut)
     try:
         return lifeline.start(
-            [python, "-m", "bench.running.probe", name],
+            [python, "-m", "bench.running.probe", asked or name],
             {**variables, **os.environ, **forced},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -101,6 +114,12 @@ def _start(
 
 
 def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
+    found: Found = _heard(name, child, Found)
+    return found
+
+
+def _heard(name: str, child: subprocess.Popen[bytes], kind: Any) -> Any:
+    """What a child said, of that kind; a `Found` with the reason where it did not come to it."""
     late = False
     try:
         output, complaint = child.communicate(timeout=LIMIT_SECONDS)
@@ -113,7 +132,9 @@ def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
         raise
     for line in reversed(output.splitlines()):  # the last one says most
         with contextlib.suppress(msgspec.DecodeError):
-            found = msgspec.json.decode(line, type=Found)
+            found = msgspec.json.decode(line, type=kind)
+            if kind is not Found:
+                return found
             ended = f"{LIMIT_SECONDS:.0f} s were over" if late else f"exit {child.returncode}"
             return _not_read_back(found, ended) if late or child.returncode else found
     if late:
@@ -142,6 +163,45 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     child.kill()
 
 
+def by_frameworks() -> list[Found]:
+    """What each framework but torch reaches, or why it reaches nothing."""
+    others = [name for name in catalogue.plug_ins("frameworks") if name != TORCH]
+    return [found for name in others for found in _asked_where_it_is(name)]
+
+
+def _asked_where_it_is(framework: str) -> list[Found]:
+    try:
+        return probe_framework(elsewhere(framework, None))
+    except DeviceUnavailable as error:  # a variable that names no program
+        return [Found(backend=HOST, reason=f"{framework}: {error}", framework=framework)]
+
+
+def probe_framework(where: Elsewhere) -> list[Found]:
+    """What a framework reaches, backend by backend, asked in its interpreter in one process."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="accelmark-")))
+        asked = f"{where.framework}{OF_FRAMEWORK}"
+        try:
+            forced = where.variables(folder)
+        except OSError as error:
+            reason = f"{where.framework}: no link can be made in {folder} ({error.strerror})"
+            return [Found(backend=HOST, reason=reason, framework=where.framework)]
+        child = _start(HOST, where.python, forced, stack, asked)
+        found = child if isinstance(child, Found) else _heard(where.framework, child, list[Found])
+    if isinstance(found, Found):  # it did not come to answer
+        found = msgspec.structs.replace(found, backend=HOST, framework=where.framework)
+        return [_not_to_the_host(found)]
+    every: list[Found] = found
+    return every
+
+
+def _answers(framework: str) -> list[Found]:
+    """Of a framework, in its process."""
+    names = in_order(catalogue.plug_ins("backends"))
+    found = [_answer(name, framework) for name in names]
+    return [one for one in found if one.devices] or [one for one in found if one.backend == HOST]
+
+
 def choose(
     address: str | None, python: str = sys.executable, forced: Mapping[str, str] = NOTHING
 ) -> tuple[DeviceInfo, list[str]]:
@@ -167,9 +227,23 @@ def choose_of(
     why each other backend was passed over for which something is installed. Raises `UnknownName` or
     `DeviceUnavailable`.
     """
+    return _chosen(address, lambda names: probe(names, python, forced))
+
+
+def choose_by(where: Elsewhere, address: str | None) -> Chosen:
+    """`choose_of`, among what a framework reaches."""
+
+    def asked(names: Sequence[str]) -> list[Found]:
+        found = [msgspec.structs.replace(one, installed=True) for one in probe_framework(where)]
+        return [one for one in found if one.backend in names] or found[:1]
+
+    return _chosen(address, asked)
+
+
+def _chosen(address: str | None, asked: Callable[[Sequence[str]], list[Found]]) -> Chosen:
     known = list(catalogue.plug_ins("backends"))
     if address is None:
-        found = probe(in_order(known), python, forced)
+        found = asked(in_order(known))
         for one in found:
             if one.devices:
                 passed_over = [f.reason for f in found[: found.index(one)] if f.installed]
@@ -186,7 +260,7 @@ def choose_of(
         raise DeviceUnavailable(
             f"--device {address}: `{index_text}` is not a device index. Write {name}:0."
         )
-    (one,) = probe([name], python, forced)
+    (one,) = asked([name])
     if not one.devices:
         raise DeviceUnavailable(f"--device {address}: {one.reason}")
     index = int(index_text or 0)
@@ -202,16 +276,19 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)
 
 
-def _answer(name: str) -> Found:
+def _answer(name: str, framework: str = TORCH) -> Found:
     try:
-        backend = catalogue.backend(name)
-        return Found(backend=name, devices=tuple(_labelled(backend, backend.devices())))
+        backend, by = catalogue.backend(name), catalogue.framework(framework)
+        devices = tuple(_labelled(by, backend, by.devices(backend)))
+        return Found(backend=name, devices=devices, framework=framework)
     except AccelmarkError as error:
         installed = not isinstance(error, NothingInstalled)
-        return Found(backend=name, reason=str(error), installed=installed)
+        return Found(backend=name, reason=str(error), installed=installed, framework=framework)
 
 
-def _labelled(backend: Backend, devices: Iterable[DeviceInfo]) -> Iterator[DeviceInfo]:
+def _labelled(
+    framework: Framework, backend: Backend, devices: Iterable[DeviceInfo]
+) -> Iterator[DeviceInfo]:
     """With vendor and precisions, which only a process with the runtime can tell.
 
     Of parts with one name the first is asked: to ask may take a product on the device.
@@ -219,7 +296,8 @@ def _labelled(backend: Backend, devices: Iterable[DeviceInfo]) -> Iterator[Devic
     runs: dict[str, tuple[str, ...]] = {}
     for info in devices:
         if info.name not in runs:
-            answers = supported_precisions(backend, info)
+            ask = functools.partial(framework.unsupported, backend)
+            answers = supported_precisions(backend, info, ask)
             runs[info.name] = tuple(name for name, reason in answers.items() if reason is None)
         vendor = info.vendor or backend.vendor
         yield msgspec.structs.replace(info, vendor=vendor, precisions=runs[info.name])
@@ -238,7 +316,7 @@ def _with_read_back(found: Found) -> Found:
     return msgspec.structs.replace(found, devices=tuple(devices))
 
 
-def _say(found: Found) -> None:
+def _say(found: Found | list[Found]) -> None:
     sys.stdout.buffer.write(encoded(found) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -247,6 +325,10 @@ def main() -> None:
     """The child: `python -m bench.running.probe BACKEND`. A line with what is here, and where
     there are devices a second one that says more of them."""
     hold()
+    framework, of_framework, _ = sys.argv[1].partition(OF_FRAMEWORK)
+    if of_framework:
+        _say(_answers(framework))
+        return
     found = _answer(sys.argv[1])
     _say(found)
     if found.devices:

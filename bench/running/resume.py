@@ -19,6 +19,7 @@ from bench.records import environment
 from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
 from bench.running import seating
+from bench.running.elsewhere import TORCH
 from bench.running.header import utc_now
 from bench.running.seating import ONE, Hosts
 
@@ -54,7 +55,9 @@ def resume(
         )
     host, described = environment.host(), msgspec.to_builtins(device)
     differences = mixture(file.run, host, described)
-    differences += mixed_launches(file.launches, host, device.backend)
+    apart = {"packages", "python"} if file.run.framework != TORCH else set()  # another interpreter
+    alike = {k: v for k, v in host.items() if k not in apart}
+    differences += mixed_launches(file.launches, alike, device.backend)
     differences += other_hosts(file.launches, device.backend, hosts, here)
     if differences:
         listed = "".join(f"\n  - {difference}" for difference in differences)
@@ -118,9 +121,12 @@ def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend:
     found: dict[str, None] = {}  # a set that keeps its order
     for launch in launches:
         then = launch.environment
-        if "packages" in then and then["packages"] != host.get("packages"):
+        if "packages" in then and then["packages"] != host.get("packages", then["packages"]):
             found[f"a launch's packages were {then['packages']}, are {host.get('packages')}"] = None
-        if "python" in then and then["python"] not in str(host.get("python")).split():
+        if (
+            "python" in then
+            and then["python"] not in str(host.get("python", then["python"])).split()
+        ):
             found[f"a launch's python was {then['python']}, is {host.get('python')}"] = None
         if isinstance(variables := then.get("variables"), Mapping):
             found |= dict.fromkeys(_changed_variables(variables, backend))

@@ -29,8 +29,10 @@ from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
 from bench.running import launcher, scratch
 from bench.running.case_state import CaseState
+from bench.running.elsewhere import TORCH, Elsewhere
 from bench.running.explanations import NOTHING, Explaining, explain
 from bench.running.face import Ahead, Face, Start
+from bench.running.handing import Handing
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
 from bench.running.leader import Leader
@@ -72,6 +74,7 @@ class Session:
         folder: Path | None = None,
         stems: Stems | None = None,
         explaining: Explaining = NOTHING,
+        framework: str = TORCH,
     ) -> None:
         """budget_seconds: no launch is started that would end later; None for no limit.
 
@@ -80,8 +83,10 @@ class Session:
         holds already; monitor: what looks at the device, ended with the session; here: how many
         devices of its kind there are; left_out: fingerprints of cases that are not tried; folder:
         one for what launches leave to the next ones, gone with the session; stems: what launches
-        are forked from, likewise; explaining: what is explained after all launches.
+        are forked from, likewise; explaining: what is explained after all launches; framework: what
+        computes.
         """
+        self.framework = framework
         self.explaining = explaining
         self.monitor = monitor
         self.here = here
@@ -237,6 +242,7 @@ class Session:
             case=settled(state.case, choice),
             backend=self.device.backend,
             index=self.device.index,
+            framework=self.framework,
             settings=self._launch_settings(),
             samples=state.samples(),
             seed=self.settings.seed + len(state.launches),
@@ -345,18 +351,25 @@ def open_session(
     left_out: Collection[str] = (),
     leader: Leader | None = None,
     explaining: Explaining = NOTHING,
+    framework: str = TORCH,
 ) -> Session:
     """A session with real workers.
 
     here: how many devices of this kind there are; left_out: cases not to be tried; leader: of
     several hosts; python: the workers' interpreter; forced: what their environment must say, which
-    is recorded.
+    is recorded; framework: what computes. Raises `OutputError` where one that is not torch has no
+    place for what it is handed.
     """
     backend = catalogue.backend(device.backend)
     folder = scratch.made()
     own = {} if folder is None or python != sys.executable else byte_code(folder)
+    handing = Handing.of(framework, folder, backend)
+    if folder is not None:
+        own = {**own, **Elsewhere(framework, python).variables(folder)}
     variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
-    stems = Stems.of(backend, python, None if folder is None else str(folder))
+    stems = None
+    if framework == TORCH:
+        stems = Stems.of(backend, python, None if folder is None else str(folder))
     each = here if leader is None else leader.hosts.each
     order = Order(backend=device.backend, indices=watched(cases, device, backend, each, left_out))
     monitor = Monitor(order, variables)
@@ -374,6 +387,7 @@ def open_session(
             monitor=monitor,
             leader=leader,
             stems=stems,
+            handing=handing,
         ),
         budget_seconds,
         together=1 if stems is not None else min(TOGETHER, usable_cores()),
@@ -385,4 +399,5 @@ def open_session(
         folder=folder,
         stems=stems,
         explaining=explaining,
+        framework=framework,
     )

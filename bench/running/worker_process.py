@@ -291,8 +291,8 @@ class WorkerProcess(Worker):
 class NoWorker:
     """What stands for a worker that could not be started, or need not be."""
 
-    def __init__(self, why: OSError | Skipped) -> None:
-        if isinstance(why, Skipped):
+    def __init__(self, why: OSError | Skipped | Failed) -> None:
+        if isinstance(why, Skipped | Failed):
             self.report = Report(outcome=why, cold=Cold(), environment={})
         else:
             message = f"no worker could be started: {why.strerror or why}"

@@ -30,19 +30,23 @@ serving_job        | workload                                                   
 backend            | errors precision quantized_product records telemetry       | msgspec torch
                    | workload                                                   |
 
+framework          | backend precision records workload                         | numpy
 backends/          | backend errors formats precision quantized_product records | msgspec psutil
                    | telemetry                                                  | torch pynvml
 workloads/         | formats precision quantized_product ranks records          | msgspec torch
                    | rehearsal serving_job units workload                       | transformers
                    |                                                            | diffusers peft
-catalogue          | backend errors report workload                             | msgspec
+catalogue          | backend errors framework report workload                   | msgspec
 
 planning/          | catalogue errors precision records stats telemetry units   | msgspec
                    | workload                                                   |
-measuring/         | backend catalogue lifeline planning precision ranks        | msgspec torch
-                   | records serving_job stats telemetry units workload         |
-running/           | backend catalogue errors lifeline measuring planning       | msgspec psutil
-                   | records stats telemetry                                    |
+measuring/         | backend catalogue framework lifeline planning precision    | msgspec torch
+                   | ranks records serving_job stats telemetry units workload   | numpy
+frameworks/        | backend backends catalogue errors framework lifeline       | msgspec numpy
+                   | measuring planning precision ranks records workload        | torch mindspore
+                   | workloads                                                  | psutil
+running/           | backend catalogue errors framework lifeline measuring      | msgspec psutil
+                   | planning records stats telemetry                           |
 judging/           | catalogue errors planning precision records stats          | msgspec
                    | telemetry units                                            |
 serving/           | backend catalogue errors judging planning precision        | msgspec psutil

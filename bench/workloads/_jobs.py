@@ -374,6 +374,20 @@ def executed(model: nn.Module, site: Site) -> nn.Module:
     return model
 
 
+def executed_function(function: Callable[..., Tensor], site: Site) -> Callable[..., Tensor]:
+    """A step of tensors alone, as the site executes it: compiled, or as it is."""
+    from torch import nn
+
+    if not is_compiled(site.execution):
+        return function
+
+    class Step(nn.Module):
+        def forward(self, *tensors: Tensor) -> Tensor:
+            return function(*tensors)
+
+    return executed(Step(), site)
+
+
 def model_facts(model: nn.Module, site: Site) -> dict[str, str]:
     """What the record says of any model."""
     return {

@@ -50,6 +50,9 @@ class SeededData:
             return result
         flat = result.view(-1)
         start = int(torch.randint(POOL_SIZE, (), generator=self._generator))
+        if _noting:
+            _noting[-1].append((shape, std, start))
+            return result
         done = 0
         while done < flat.numel():
             count = min(POOL_SIZE - start, flat.numel() - done)
@@ -62,7 +65,31 @@ class SeededData:
         """Uniform int64 from `low` to `high` - 1."""
         import torch
 
-        return torch.randint(low, high, shape, generator=self._generator)
+        drawn = torch.randint(low, high, shape, generator=self._generator)
+        if _noting:
+            _noting[-1].append((shape, (low, high), drawn))
+        return drawn
+
+    @property
+    def pool(self) -> Tensor:
+        """The normals that all others are made of, float32."""
+        return self._pool
+
+
+_noting: list[list[tuple[Any, ...]]] = []
+"""Where draws are noted, while they are: in the last one."""
+
+
+@contextmanager
+def noted() -> Iterator[list[tuple[Any, ...]]]:
+    """Notes what all `SeededData` draw meanwhile, in order, and leaves normals unwritten, so that a
+    job of any size is built in no time: (shape, std, start in the pool) of normals, (shape, (low,
+    high), values) of integers."""
+    _noting.append([])
+    try:
+        yield _noting[-1]
+    finally:
+        _noting.pop()
 
 
 def build_model(

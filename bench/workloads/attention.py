@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from bench.precision import Precision
+from bench.records.execution import EAGER, EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.proof import GRADIENTS, OUTPUT
 from bench.workload import BatchSize, Burst, Job, Mode, Parameters, Site, Within, Workload
 from bench.workloads import _contexts
-from bench.workloads._jobs import BATCHES, Rotation
+from bench.workloads._jobs import BATCHES, Rotation, executed_function
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -49,11 +50,16 @@ class Attention(Workload):
     version = 1
     modes = MappingProxyType(
         {
-            mode: Mode(parameters=AttentionParameters, precisions=PRECISIONS, burst=burst)
-            for mode, burst in (
-                ("forward", None),
-                ("forward-backward", None),
-                ("burst", Burst()),
+            mode: Mode(
+                parameters=AttentionParameters,
+                precisions=PRECISIONS,
+                executions=executions,
+                burst=burst,
+            )
+            for mode, executions, burst in (
+                ("forward", EXECUTIONS, None),
+                ("forward-backward", (EAGER,), None),
+                ("burst", (EAGER,), Burst()),
             )
         }
         | {
@@ -113,14 +119,22 @@ class Attention(Workload):
             (tensor(backward), tensor(backward), tensor(backward), tensor(False))
             for _ in range(BATCHES)
         ]
-        return AttentionJob(operands, backward)
+        return AttentionJob(operands, backward, site)
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """By whichever kernel torch chooses."""
+    from torch.nn import functional
+
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
 class AttentionJob(Job):
     """One attention, and its gradients if asked; operands rotate."""
 
-    def __init__(self, operands: list[Operands], backward: bool) -> None:
+    def __init__(self, operands: list[Operands], backward: bool, site: Site) -> None:
         """Starts with the first operands."""
+        self._attend = executed_function(attended, site)
         self._operands = Rotation(operands)
         self._backward = backward
         self._gradients: tuple[Tensor, ...] = ()
@@ -129,16 +143,13 @@ class AttentionJob(Job):
     def step(self) -> None:
         """Queues one attention."""
         import torch
-        from torch.nn import functional
 
         query, key, value, gradient = next(self._operands)
         if not self._backward:
             with torch.inference_mode():
-                self._output = functional.scaled_dot_product_attention(
-                    query, key, value, is_causal=True
-                )
+                self._output = self._attend(query, key, value)
             return
-        self._output = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        self._output = self._attend(query, key, value)
         self._gradients = torch.autograd.grad(self._output, (query, key, value), gradient)
 
     def witness(self) -> float:

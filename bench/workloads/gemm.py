@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from bench.precision import PRECISIONS, Precision
 from bench.quantized_product import Products, quantize
+from bench.records.execution import EAGER, EXECUTIONS, is_compiled
 from bench.records.outcome import Work
 from bench.workload import Burst, Job, Mode, Parameters, Site, Unsupported, Within, Workload
 from bench.workloads import _products
-from bench.workloads._jobs import Rotation
+from bench.workloads._jobs import Rotation, executed_function
 from bench.workloads._products import ALIGNMENT, ProductJob, buffers_of
 from bench.workloads._seeded import SeededData
 
@@ -120,8 +121,16 @@ class Gemm(Workload):
     usual_mode = "matmul"
     modes = MappingProxyType(
         {
-            mode: Mode(parameters=MatmulParameters, precisions=PRECISIONS_OF_PRODUCTS, burst=burst)
-            for mode, burst in (("matmul", None), ("burst", Burst()))
+            mode: Mode(
+                parameters=MatmulParameters,
+                precisions=PRECISIONS_OF_PRODUCTS,
+                executions=executions,
+                burst=burst,
+            )
+            for mode, executions, burst in (
+                ("matmul", EXECUTIONS, None),
+                ("burst", (EAGER,), Burst()),
+            )
         }
         | {"grouped": Mode(parameters=GroupedParameters, precisions=GROUPED_PRECISIONS)}
     )
@@ -156,6 +165,8 @@ class Gemm(Workload):
         """Operands of normals: zeros would draw less power and run at higher clocks."""
         import torch
 
+        if is_compiled(site.execution) and site.precision.quantized is not None:
+            raise Unsupported(f"{site.precision.name}: its product is an operator, not compiled")
         if isinstance(parameters, GroupedParameters) or site.precision.scales is not None:
             return _ready(parameters, site)
         if site.precision.quantized is not None:
@@ -172,7 +183,8 @@ class Gemm(Workload):
                     torch.empty((m, n), dtype=dtype, device=site.device),
                 )
                 for _ in range(buffers)
-            ]
+            ],
+            site,
         )
 
 
@@ -231,7 +243,7 @@ def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype)
         if site.precision.weights == "float64":
             scale = 1.0 if integers else (a_scale.double() * b_scale.double()).item()
             output = torch.empty((m, n), dtype=torch.float64)
-            return MatmulJob([(a.double() * scale, b.double().t(), output)])
+            return MatmulJob([(a.double() * scale, b.double().t(), output)], site)
         output = torch.empty((m, n), dtype=sums, device=site.device)
         operands.append((a, b, a_scale, b_scale, output))
     job = ScaledMatmulJob(operands, site.products)
@@ -239,20 +251,26 @@ def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype)
     return job
 
 
+def multiplied(a: Tensor, b: Tensor, output: Tensor) -> Tensor:
+    """a times b, in that output."""
+    import torch
+
+    return torch.matmul(a, b, out=output)
+
+
 class MatmulJob(ProductJob):
     """One multiplication into a buffer that is there; operands rotate."""
 
-    def __init__(self, operands: list[Operands]) -> None:
+    def __init__(self, operands: list[Operands], site: Site) -> None:
         """Starts with the first operands."""
         self._operands = Rotation(operands)
+        self._multiply = executed_function(multiplied, site)
         self.facts = {"operand buffers": str(len(operands))}
 
     def step(self) -> None:
         """Queues one matmul."""
-        import torch
-
         a, b, self._output = next(self._operands)
-        torch.matmul(a, b, out=self._output)
+        self._multiply(a, b, self._output)
 
 
 class ScaledMatmulJob(ProductJob):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from bench.precision import Precision
+from bench.records.execution import EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import Job, Mode, Parameters, Site, Within, Workload
+from bench.workloads._jobs import executed_function
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Memory(Workload):
             mode: Mode(
                 parameters=ReadParameters if mode == "read" else MemoryParameters,
                 precisions=PRECISIONS,
+                executions=EXECUTIONS,
             )
             for mode in ARRAYS_MOVED
         }
@@ -85,35 +88,55 @@ class Memory(Workload):
         count = parameters.size_bytes // site.precision.dtype.itemsize
         if mode == "read":
             source = data.normal((count,), site.precision.dtype).to(site.device)
-            return MemoryJob(mode, [source.new_empty(count // ROW), source])
+            return MemoryJob(mode, [source.new_empty(count // ROW), source], site)
         arrays = [
             data.normal((count,), site.precision.dtype).to(site.device)
             for _ in range(ARRAYS_MOVED[mode])
         ]
-        return MemoryJob(mode, arrays)
+        return MemoryJob(mode, arrays, site)
+
+
+def copied(target: Tensor, source: Tensor) -> Tensor:
+    """a = b."""
+    return target.copy_(source)
+
+
+def scaled(target: Tensor, source: Tensor) -> Tensor:
+    """a = 3 b."""
+    import torch
+
+    return torch.mul(source, SCALAR, out=target)
+
+
+def added(target: Tensor, source: Tensor, other: Tensor) -> Tensor:
+    """a = b + 3 c."""
+    import torch
+
+    return torch.add(source, other, alpha=SCALAR, out=target)
+
+
+def largest(target: Tensor, source: Tensor) -> Tensor:
+    """The largest of each row."""
+    import torch
+
+    return torch.amax(source.view(-1, ROW), 1, out=target)
+
+
+KERNELS = {"copy": copied, "scale": scaled, "triad": added, "read": largest}
 
 
 class MemoryJob(Job):
     """One pass over the arrays."""
 
-    def __init__(self, mode: str, arrays: list[Tensor]) -> None:
+    def __init__(self, mode: str, arrays: list[Tensor], site: Site) -> None:
         """Writes to the first array and reads the others."""
-        self._mode = mode
+        self._pass = executed_function(KERNELS[mode], site)
         self._target, *self._sources = arrays
         self.facts: dict[str, str] = {}
 
     def step(self) -> None:
         """Queues one kernel."""
-        import torch
-
-        if self._mode == "copy":
-            self._target.copy_(self._sources[0])
-        elif self._mode == "scale":
-            torch.mul(self._sources[0], SCALAR, out=self._target)
-        elif self._mode == "read":
-            torch.amax(self._sources[0].view(-1, ROW), 1, out=self._target)
-        else:
-            torch.add(self._sources[0], self._sources[1], alpha=SCALAR, out=self._target)
+        self._pass(self._target, *self._sources)
 
     def witness(self) -> float:
         """Mean of the array that was written."""

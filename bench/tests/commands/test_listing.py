@@ -10,6 +10,7 @@ import pytest
 
 from bench import catalogue
 from bench.backend import DeviceInfo
+from bench.commands.listing import LISTS
 from bench.records.runfile import json_schema
 from bench.running import probe
 from bench.tests.conftest import Accelmark
@@ -19,7 +20,7 @@ def test_listings_as_json(accelmark: Accelmark) -> None:
     code, out, err = accelmark("list", "--json")
     listed = json.loads(out)
     assert (code, err) == (0, "")
-    assert set(listed) == {"workloads", "suites", "backends", "reports", "precisions", "chips"}
+    assert set(listed) == set(LISTS) > {"frameworks"}
     assert {"gemm", "memory", "resnet50", "bert", "llama"} <= set(listed["workloads"])
     assert {"smoke@1", "quick@1", "quick@2"} <= set(listed["suites"])
     code, out, _ = accelmark("list", "backends", "--json")
@@ -80,13 +81,20 @@ def test_devices_are_shown_and_the_missing_ones_explained(
         ),
         probe.Found(backend="cuda", reason="cuda: no driver. Install one."),
     ]
+    elsewhere = [
+        probe.Found(backend="cpu", devices=found[0].devices, framework="other"),
+        probe.Found(backend="cpu", reason="third: it does not load.", framework="third"),
+    ]
     monkeypatch.setattr(probe, "probe", lambda names, *_: found)
+    monkeypatch.setattr(probe, "by_frameworks", lambda: elsewhere)
     code, out, _ = accelmark("devices")
     assert code == 0
     assert out == (
         "cpu: X, 16.0 GiB (cores 2)\n"
         "some:1: Y, Z, memory unknown, bf16 fp32, simulated: no measurement (driver 3)\n"
         "no cuda: no driver. Install one.\n"
+        "cpu by other: X, 16.0 GiB (cores 2)\n"
+        "no third: it does not load.\n"
     )
     code, out, _ = accelmark("devices", "--json")
-    assert [one["backend"] for one in json.loads(out)] == ["cpu", "some", "cuda"]
+    assert [one["backend"] for one in json.loads(out)] == ["cpu", "some", "cuda", "cpu", "cpu"]

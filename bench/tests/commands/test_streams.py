@@ -118,6 +118,7 @@ def test_lists_on_a_terminal_break_no_word(
     reason = "fake: its runtime is not installed. Install what its vendor gives for it, or another"
     found = [probe.Found(backend="fake", reason=reason)]
     monkeypatch.setattr(probe, "probe", lambda *_: found)
+    monkeypatch.setattr(probe, "by_frameworks", list)
     _, plain, _ = accelmark(*arguments)
     monkeypatch.setattr(streams, "stdout_is_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", str(width))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from bench.measuring import numerics
 from bench.measuring.numerics import gate
@@ -25,7 +24,7 @@ TF32_CASES = [
     and (mode != "train" or name in ("llama", "dlrm"))  # the others' training says no more
 ]
 
-_REFERENCES: dict[Any, dict[str, torch.Tensor]] = {}
+_REFERENCES: dict[Any, dict[str, Any]] = {}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,12 +32,12 @@ def one_reference() -> Iterator[None]:
     """Computes each float64 reference once: half of the time of these tests."""
     real = numerics._probe
 
-    def probe(workload: Workload, mode: str, twin: Any, at: Site) -> dict[str, torch.Tensor]:
+    def probe(workload: Workload, mode: str, twin: Any, at: Site, *by: Any) -> dict[str, Any]:
         if at.precision.name != REFERENCE.name:
-            return real(workload, mode, twin, at)
+            return real(workload, mode, twin, at, *by)
         key = (workload.name, mode, twin, at.seed, at.precision)
         if key not in _REFERENCES:
-            _REFERENCES[key] = real(workload, mode, twin, at)
+            _REFERENCES[key] = real(workload, mode, twin, at, *by)
         return _REFERENCES[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -70,7 +70,9 @@ def test_what_can_be_compiled_says_so() -> None:
         assert catalogue.workload(name).modes[mode].executions == EXECUTIONS
     for name, mode in (("resnet50", "train"), ("vit-b16", "infer"), ("llama", "lora")):
         assert catalogue.workload(name).modes[mode].executions == ALL_EXECUTIONS
-    assert catalogue.workload("gemm").modes["matmul"].executions == ("eager",)
+    for name, mode in (("gemm", "matmul"), ("attention", "forward"), ("memory", "copy")):
+        assert catalogue.workload(name).modes[mode].executions == EXECUTIONS
+    assert catalogue.workload("gemm").modes["grouped"].executions == ("eager",)
 
 
 @pytest.mark.parametrize(("name", "model"), [("gpt-oss", "tiny"), ("deepseek", "tiny-v3")])

@@ -1,0 +1,1 @@
+"""What computes a step: one file a framework, each exposing one constant, FRAMEWORK."""

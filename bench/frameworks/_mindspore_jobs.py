@@ -1,0 +1,197 @@
+"""The work in MindSpore: each step is one plain function of tensors, run as it is or as a graph.
+
+What its parser cannot take (lambdas, conditional expressions, imports) is not in
+`_mindspore_steps`. Numbers come in torch's order (`bench.framework.Draws`), and operands rotate as
+torch's do.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from bench.framework import Draws
+from bench.records.execution import COMPILE, EAGER
+from bench.records.proof import OUTPUT
+from bench.workload import Job, Look, Site
+from bench.workloads._jobs import BATCHES, Rotation
+from bench.workloads._products import buffers_of
+from bench.workloads.memory import ARRAYS_MOVED, WIDEST_BYTES
+
+if TYPE_CHECKING:
+    from bench.framework import Array
+
+OWN_OUTPUT = "a new tensor each step"
+
+
+def placed(values: Array, site: Site) -> Any:
+    """Float32 values as a tensor of the site's weights, rounded once."""
+    import mindspore as ms
+
+    return ms.Tensor(values).astype(getattr(ms, site.precision.weights))
+
+
+class MindSporeJob(Job):
+    """One function of tensors, whose arguments rotate; the last output to look at."""
+
+    quantity = OUTPUT
+    """What the gate calls the output."""
+
+    def __init__(self, name: str, arguments: list[tuple[Any, ...]], site: Site):
+        """name: of the step in `_mindspore_steps`, a function of one set of arguments."""
+        import mindspore as ms
+
+        from bench.frameworks import _mindspore_steps as steps
+
+        self._function = function = getattr(steps, name)
+        self._execution = site.execution
+        self._run = ms.jit(function) if site.execution == COMPILE else function
+        self._arguments = Rotation(arguments)
+        self.facts: Mapping[str, str] = {
+            "operand buffers": str(len(arguments)),
+            "output": OWN_OUTPUT,
+        }
+
+    def step(self) -> None:
+        """Queues one step."""
+        self._output = self._run(*next(self._arguments))
+
+    def witness(self) -> float:
+        """Mean of the last output."""
+        import mindspore as ms
+
+        return float(self._output.mean(dtype=ms.float32))
+
+    def probe(self) -> dict[str, Any]:
+        """The output of the first arguments."""
+        self.step()
+        return {self.quantity: self._output}
+
+    def outputs(self) -> Mapping[str, Sequence[Any]]:
+        """The last output."""
+        return {OUTPUT: [self._output]}
+
+    def weights(self) -> Sequence[Any]:
+        """All operands."""
+        return [operand for operands in self._arguments.items for operand in operands]
+
+    def inputs(self) -> Sequence[Any]:
+        """The first operand of the last step."""
+        return [self._arguments.last[0]]
+
+    def again(self) -> bool:
+        """The last step once more."""
+        self._arguments.back()
+        self.step()
+        return True
+
+    def looks(self) -> Iterator[Look]:
+        """Whether Python runs the step's code, or a graph that was made of it."""
+        ran = EAGER if calls_of(self._function, self.step) else COMPILE
+        then = "Unset what switches MindSpore's compiler on or off (MS_JIT), and run again"
+        yield Look(what="execution", asked=self._execution, seen=ran, then=then)
+
+
+def calls_of(function: Callable[..., Any], step: Callable[[], None]) -> int:
+    """How often a step has Python run a function."""
+    calls = 0
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code is function.__code__
+
+    sys.setprofile(note)
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def gemm(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
+    """As `bench.workloads.gemm`, whose product goes into memory that is there."""
+    m, n, k = parameters.mnk
+    sets = buffers_of((m * k + k * n + m * n) * site.precision.element_bytes)
+    operands = [
+        (placed(draws.normal((m, k)), site), placed(draws.normal((k, n)), site))
+        for _ in range(sets)
+    ]
+    return MindSporeJob("product", operands, site)
+
+
+class AttentionJob(MindSporeJob):
+    """Products and a softmax: MindSpore has no attention of its own on a host."""
+
+    quantity = "attention"
+
+    def __init__(self, operands: list[tuple[Any, ...]], mask: Any, site: Site):
+        """operands: query, key, value and the gradient, which torch draws too; mask: what is added
+        to the scores."""
+        super().__init__("attended", [(*each[:3], mask) for each in operands], site)
+        self._operands = operands
+        self.facts = {**self.facts, "attention": "products and softmax of its own"}
+
+    def weights(self) -> Sequence[Any]:
+        """All operands, as of torch's."""
+        return [operand for operands in self._operands for operand in operands]
+
+
+def attention(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
+    """As `bench.workloads.attention`, forward."""
+    import numpy as np
+
+    p = parameters
+    shape = (p.batch_size, p.heads, p.sequence_length, p.head_dim)
+    operands = [tuple(placed(draws.normal(shape), site) for _ in range(4)) for _ in range(BATCHES)]
+    least = np.finfo(np.float16 if site.precision.element_bytes == 2 else np.float32).min
+    square = (p.sequence_length, p.sequence_length)
+    mask = placed(np.triu(np.full(square, least, np.float32), 1), site)
+    return AttentionJob(operands, mask, site)
+
+
+KERNELS = {"copy": "copied", "scale": "scaled", "triad": "added", "read": "largest"}
+"""The step of each mode."""
+
+
+class MemoryJob(MindSporeJob):
+    """One pass over the arrays."""
+
+    def __init__(self, mode: str, target: Any, sources: tuple[Any, ...], site: Site):
+        """target: what is written, of a copy."""
+        into = (target,) if mode == "copy" else ()
+        super().__init__(KERNELS[mode], [(*into, *sources)], site)
+        self._sources = sources
+        self.facts = {} if into else {"output": OWN_OUTPUT}
+
+    def probe(self) -> dict[str, Any]:
+        """As of torch's: as many elements as float64 would have."""
+        self.step()
+        size_bytes = math.prod(self._output.shape) * self._output.itemsize
+        return {OUTPUT: self._output[: size_bytes // WIDEST_BYTES]}
+
+    def weights(self) -> Sequence[Any]:
+        """The arrays that are read."""
+        return self._sources
+
+    def inputs(self) -> Sequence[Any]:
+        """The same."""
+        return self._sources
+
+
+def memory(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
+    """As `bench.workloads.memory`; but for copies a step makes what it writes."""
+    count = parameters.size_bytes // site.precision.element_bytes
+    arrays = 1 if mode == "read" else ARRAYS_MOVED[mode]
+    target, *sources = [placed(draws.normal((count,)), site) for _ in range(arrays)]
+    return MemoryJob(mode, target, tuple(sources) or (target,), site)
+
+
+Builder = Callable[[str, Any, Site, Draws], Job]
+BUILDERS: Mapping[tuple[str, str], Builder] = MappingProxyType(
+    {("gemm", "matmul"): gemm, ("attention", "forward"): attention}
+    | {("memory", mode): memory for mode in KERNELS}
+)
+"""What there is, by workload and mode."""

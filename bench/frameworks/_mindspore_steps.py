@@ -1,0 +1,44 @@
+"""Steps in MindSpore, as plain functions of tensors.
+
+Its parser makes a graph of a function's source, in which nothing can be imported: so this module,
+which is itself imported by jobs alone, has MindSpore where it loads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import mint, ops
+
+from bench.workloads.memory import ROW, SCALAR
+
+
+def product(a: Any, b: Any) -> Any:
+    """a [M, K] times b [K, N]."""
+    return ops.matmul(a, b)
+
+
+def attended(query: Any, key: Any, value: Any, mask: Any) -> Any:
+    """softmax(Q K^T / sqrt(D) + mask) V, [B, H, T, D]."""
+    scores = ops.matmul(query, key.swapaxes(-1, -2)) * (query.shape[-1] ** -0.5) + mask
+    return ops.matmul(ops.softmax(scores, -1), value)
+
+
+def copied(target: Any, source: Any) -> Any:
+    """a = b."""
+    return target.copy_(source)
+
+
+def scaled(source: Any) -> Any:
+    """3 b."""
+    return source * SCALAR
+
+
+def added(first: Any, second: Any) -> Any:
+    """b + 3 c."""
+    return mint.add(first, second, alpha=SCALAR)
+
+
+def largest(source: Any) -> Any:
+    """Of each 1,024 the largest."""
+    return ops.amax(source.view(-1, ROW), 1)

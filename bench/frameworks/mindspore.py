@@ -1,0 +1,294 @@
+"""MindSpore, in an interpreter of its own: eager (PyNative), and the whole step as one graph.
+
+Written for MindSpore 2.10 and seen on its CPU wheel. Its calls are those of
+https://www.mindspore.cn/docs/en/master/api_python/mindspore.html.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.backend import Backend, Device, DeviceInfo
+from bench.backends.cpu import CpuDevice
+from bench.errors import DeviceUnavailable, NothingInstalled
+from bench.framework import Draws, Executing, Framework, Tensors, Unsupported
+from bench.frameworks import _mindspore_jobs as jobs
+from bench.precision import Precision
+from bench.records.cpu_limits import affinity_cores, usable_cores
+from bench.records.environment import cpu_name
+from bench.records.executed import Executed
+from bench.records.execution import COMPILE, EAGER
+from bench.workload import Job, Look, Mode, Site, Workload
+
+if TYPE_CHECKING:
+    from bench.framework import Array
+
+PACKAGES = ("mindspore", "numpy", "msgspec", "psutil")
+"""Distributions whose versions its records name."""
+PYNATIVE = 1
+"""What `mindspore.get_context("mode")` says where operators run one by one."""
+SILENT = "3"
+"""`GLOG_v`: errors only. Its warnings say at each import which chips' libraries are not here."""
+NO_TIMES = "not observable: MindSpore has no hook that names what an operator runs through"
+
+
+class MindSporeTensors(Tensors):
+    """`mindspore.Tensor` and `Parameter`."""
+
+    def shape(self, tensor: Any) -> tuple[int, ...]:
+        """As it says."""
+        return tuple(tensor.shape)
+
+    def itemsize(self, tensor: Any) -> int:
+        """Bytes of an element."""
+        return int(tensor.itemsize)
+
+    def picked(self, tensors: Sequence[Any], positions: Sequence[Array]) -> Array:
+        """Gathered where each lies; all of a small one is copied."""
+        import mindspore as ms
+        import numpy as np
+        from mindspore import ops
+
+        parts = []
+        for tensor, wanted in zip(tensors, positions, strict=True):
+            flat = tensor.reshape(-1)
+            if len(wanted) < flat.shape[0]:
+                flat = ops.gather(flat, ms.Tensor(wanted), 0)
+            parts.append(_float64(flat))
+        return np.concatenate(parts)
+
+    def on_host(self, tensor: Any) -> Array:
+        """A whole tensor in float64."""
+        return _float64(tensor)
+
+    def is_on(self, tensor: Any, device: Device) -> bool:
+        """Of one that has a dimension: all of a process lie on its one device."""
+        return bool(tensor.ndim)
+
+    def total(self, tensor: Any) -> Any:
+        """Its sum."""
+        import mindspore as ms
+
+        return tensor.sum(dtype=ms.float32)
+
+    def words(self, tensor: Any) -> Array:
+        """Its bits."""
+        import numpy as np
+
+        kinds = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+        held: Array = np.array(tensor.asnumpy())  # on a host that is the tensor's own memory
+        return held.view(kinds[held.itemsize])
+
+    def is_floating(self, tensor: Any) -> bool:
+        """Whether it holds floating-point numbers."""
+        return bool(tensor.is_floating_point())
+
+    def rewrite(self, tensor: Any, words: Array) -> None:
+        """Its bits again, by a copy into its memory."""
+        import mindspore as ms
+
+        tensor.copy_(ms.Tensor(words.view(tensor.asnumpy().dtype)))
+
+
+def _float64(tensor: Any) -> Array:
+    """A copy on the host. bfloat16 goes by float32, as numpy has none."""
+    import mindspore as ms
+    import numpy as np
+
+    narrow = tensor.dtype == ms.bfloat16
+    found: Array = np.array((tensor.astype(ms.float32) if narrow else tensor).asnumpy(), np.float64)
+    return found
+
+
+class Host(CpuDevice):
+    """The host, as MindSpore computes on it: its operators are queued, and it has no events."""
+
+    synchronous = False
+    queues_on_host = True
+
+    @property
+    def torch_device(self) -> Any:
+        """None of torch's."""
+        raise TypeError("MindSpore's device is none of torch's")
+
+    @property
+    def place(self) -> Any:
+        """MindSpore's name for it."""
+        return "CPU"
+
+    def synchronize(self) -> None:
+        """Waits for all that is queued."""
+        import mindspore as ms
+
+        ms.runtime.synchronize()
+
+    def float32_reduced(self) -> bool:
+        """Its products of float32 have a full mantissa: it has no other on a host."""
+        return False
+
+    def random_state(self) -> bytes | None:
+        """Of MindSpore's one generator: its seed and its offset."""
+        import mindspore as ms
+
+        return bytes(ms.get_rng_state().asnumpy())
+
+
+class Pynative(Executing):
+    """One of MindSpore's two executions. What ran, the job says (`MindSporeJob.looks`)."""
+
+    def __init__(self, name: str) -> None:
+        """name: of a case."""
+        if name not in (EAGER, COMPILE):
+            raise Unsupported(f"MindSpore: no {name} execution, so far; eager and compile")
+        self.compiler = "mindspore.jit" if name == COMPILE else ""
+
+    def looks(self, record: dict[str, Any]) -> list[Look]:
+        """Notes what compiles."""
+        if self.compiler:
+            record["compiler"] = {"name": self.compiler}
+        return []
+
+
+class MindSpore(Framework):
+    """Reaches the host."""
+
+    name = "mindspore"
+    tensors = MindSporeTensors()
+
+    def devices(self, backend: Backend) -> list[DeviceInfo]:
+        """The host."""
+        if not backend.is_host:
+            raise NothingInstalled(f"mindspore on {backend.name}: accelmark reaches only the host.")
+        ms = loaded()
+        import psutil
+
+        facts = {"mindspore": str(ms.__version__), "python": platform.python_version()}
+        facts |= {"usable_cores": str(usable_cores())}
+        return [
+            DeviceInfo(
+                backend=backend.name,
+                index=0,
+                name=cpu_name(),
+                memory_bytes=int(psutil.virtual_memory().total),
+                facts=facts,
+            )
+        ]
+
+    def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
+        """By a product: what has no kernel says so, and what computes wrongly is none."""
+        if precision.quantized or precision.shortened or precision.autocast:
+            return "accelmark has no MindSpore job for it"
+        import mindspore as ms
+        import numpy as np
+        from mindspore import ops
+
+        try:
+            twos = ms.Tensor(np.full((16, 16), 2.0, np.float32))
+            twos = twos.astype(getattr(ms, precision.weights))
+            found = float(ops.matmul(twos, twos).astype(ms.float32).asnumpy()[3, 5])
+        except (TypeError, RuntimeError, ValueError) as error:
+            return f"MindSpore has no such product here ({said(error)})"
+        return None if found == 64.0 else f"MindSpore's product gives {found:g} for 64"
+
+    def open(self, backend: Backend, index: int, precision: Precision) -> Device:
+        """The host, in PyNative mode."""
+        if index != 0:
+            raise DeviceUnavailable(f"{backend.name}:{index}: there is one, {backend.name}.")
+        (info,) = self.devices(backend)
+        import mindspore as ms
+
+        ms.set_device("CPU")
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        return Host(info)
+
+    def imported(self, workload: Workload, mode: Mode) -> str:
+        """MindSpore itself."""
+        loaded()
+        return ""
+
+    def stack(self) -> dict[str, Any]:
+        """MindSpore as this worker has it."""
+        import mindspore as ms
+
+        return {
+            "framework": self.name,
+            "mindspore": str(ms.__version__),
+            "python": platform.python_version(),
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "threads": int(ms.get_context("runtime_num_threads")),
+            "affinity": affinity_cores(),
+        }
+
+    def switches(self, device: Device, precision: Precision) -> list[Look]:
+        """Those of its context, and Python's own."""
+        import mindspore as ms
+
+        then = "Find what sets it in this process (sitecustomize, a variable) and remove it"
+        asked = {
+            "mode": str(PYNATIVE),
+            "device_target": str(device.place),
+            "pynative_synchronize": "False",
+            "deterministic": "OFF",
+        }
+        looks = [
+            Look(what=f"MindSpore's {name}", asked=value, seen=str(ms.get_context(name)), then=then)
+            for name, value in asked.items()
+        ]
+        tracing = "on" if sys.gettrace() or sys.getprofile() else "off"
+        return [*looks, Look(what="Python tracing", asked="off", seen=tracing, then=then)]
+
+    def execution(
+        self, name: str, backend: Backend, device: Device, searches: bool = False
+    ) -> Executing:
+        """Operator by operator, or the step as one graph."""
+        if searches:
+            raise Unsupported("MindSpore: its compiler is not made to search for kernels here")
+        return Pynative(name)
+
+    def build(
+        self, workload: Workload, mode: str, parameters: Any, site: Site, draws: Draws | None
+    ) -> Job:
+        """A job of `_mindspore_jobs`, filled with what was handed over."""
+        build = jobs.BUILDERS.get((workload.name, mode))
+        if build is None or draws is None:
+            there = ", ".join(f"{name}-{mode}" for name, mode in jobs.BUILDERS)
+            raise Unsupported(f"MindSpore: no {workload.name}-{mode}, so far. There are: {there}")
+        return build(mode, parameters, site, draws)
+
+    def executed(self, step: Callable[[], object], device: Device) -> Executed:
+        """Takes the step."""
+        step()
+        return Executed(absent=NO_TIMES)
+
+
+def said(error: BaseException) -> str:
+    """An error in one line: of MindSpore's, which are framed, the first that is a sentence."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    found = [line for line in lines if line[:1].isalpha()]
+    return found[0] if found else type(error).__name__
+
+
+def loaded() -> Any:
+    """MindSpore. Raises `NothingInstalled` or `DeviceUnavailable` where it cannot be had."""
+    if importlib.util.find_spec("mindspore") is None:
+        raise NothingInstalled(
+            "mindspore: it is not installed in this Python. Name one that has it (with numpy, "
+            "msgspec and psutil): --framework mindspore --python PATH."
+        )
+    os.environ.setdefault("GLOG_v", SILENT)
+    try:
+        import mindspore
+    except Exception as error:  # a runtime fails as it likes
+        raise DeviceUnavailable(
+            f"mindspore: it is installed but does not load ({said(error)}). Repair or reinstall it."
+        ) from error
+    return mindspore
+
+
+FRAMEWORK = MindSpore()

@@ -1,0 +1,181 @@
+"""torch, in which every workload is written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from bench.framework import Draws, Executing, Framework, Tensors
+from bench.measuring import asked, in_place, operators
+from bench.measuring.execution import Execution
+from bench.measuring.surroundings import import_libraries
+from bench.precision import Precision
+from bench.ranks import local
+from bench.records import environment
+from bench.records.executed import Executed
+from bench.workload import Job, Look, Mode, Site, Workload
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.backend import Backend, Device, DeviceInfo
+    from bench.framework import Array
+
+
+class TorchTensors(Tensors):
+    """torch's, on any device, sharded ones too: of those what lies here."""
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """Of what lies here."""
+        return tuple(local(tensor).shape)
+
+    def itemsize(self, tensor: Tensor) -> int:
+        """Bytes of an element."""
+        return tensor.itemsize
+
+    def picked(self, tensors: Sequence[Tensor], positions: Sequence[Array]) -> Array:
+        """Gathered where each tensor lies; one copy to the host for all that are alike."""
+        import torch
+
+        places: dict[object, Sequence[Tensor]] = {}
+        parts = []
+        for number, tensor in enumerate(map(local, tensors)):
+            if tensor.device not in places:
+                counts = [len(wanted) for wanted in positions]
+                every = torch.cat([torch.from_numpy(wanted) for wanted in positions])
+                places[tensor.device] = every.to(tensor.device).split(counts)
+            parts.append(_picked(tensor, places[tensor.device][number]))
+        alike = groupby(parts, key=lambda part: (part.device, part.dtype))
+        found: Array = torch.cat([_in_float64([*group]) for _, group in alike]).numpy()
+        return found
+
+    def on_host(self, tensor: Tensor) -> Array:
+        """A whole tensor in float64."""
+        import torch
+
+        found: Array = tensor.detach().to("cpu", torch.float64).numpy()
+        return found
+
+    def is_on(self, tensor: Tensor, device: Device) -> bool:
+        """Whether it has a dimension and lies on a device of that type."""
+        return tensor.device.type == device.torch_device.type and bool(tensor.dim())
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Its sum."""
+        import torch
+
+        return tensor.detach().sum(dtype=torch.float32)
+
+    def words(self, tensor: Tensor) -> Array:
+        """Its bits."""
+        import torch
+
+        kinds = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
+        found: Array = tensor.detach().contiguous().view(kinds[tensor.itemsize]).cpu().numpy()
+        return found.copy()
+
+    def is_floating(self, tensor: Tensor) -> bool:
+        """Whether it holds floating-point numbers."""
+        return tensor.is_floating_point()
+
+    def rewrite(self, tensor: Tensor, words: Array) -> None:
+        """Its bits again."""
+        import torch
+
+        with torch.no_grad():
+            tensor.detach().copy_(torch.from_numpy(words).view(tensor.dtype))
+
+    def nudged(
+        self, weights: Sequence[Tensor], precision: Precision, rows: int
+    ) -> contextlib.AbstractContextManager[None]:
+        """On the device, without a copy."""
+        return in_place.nudged(weights, precision, rows)
+
+    def altered(self, tensor: Tensor) -> contextlib.AbstractContextManager[bool]:
+        """On the device, without a copy."""
+        return in_place.altered(tensor)
+
+    def turn(self, tensor: Tensor) -> None:
+        """On the device, without a copy."""
+        in_place.turn(tensor)
+
+
+class Torch(Framework):
+    """Reaches what its backends reach."""
+
+    name = "torch"
+    tensors = TorchTensors()
+    hands_over = False
+
+    def devices(self, backend: Backend) -> list[DeviceInfo]:
+        """The backend's own."""
+        return backend.devices()
+
+    def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
+        """As the backend says."""
+        return backend.unsupported(info, precision)
+
+    def open(self, backend: Backend, index: int, precision: Precision) -> Device:
+        """The backend's."""
+        return backend.open(index, precision)
+
+    def imported(self, workload: Workload, mode: Mode) -> str:
+        """What workload and mode name."""
+        return import_libraries(workload, mode)
+
+    def stack(self) -> dict[str, Any]:
+        """torch as this worker has it."""
+        return environment.stack()
+
+    def switches(self, device: Device, precision: Precision) -> list[Look]:
+        """torch's own."""
+        return asked.switches(device, precision)
+
+    def execution(
+        self, name: str, backend: Backend, device: Device, searches: bool = False
+    ) -> Executing:
+        """torch.compile, and the device's graphs."""
+        return Execution(name, backend, device, searches)
+
+    def build(
+        self, workload: Workload, mode: str, parameters: Any, site: Site, draws: Draws | None
+    ) -> Job:
+        """The workload's own job, which draws by itself."""
+        return workload.build(mode, parameters, site)
+
+    def executed(self, step: Callable[[], object], device: Device) -> Executed:
+        """As torch's dispatcher names it."""
+        return operators.executed(step, device.torch_device.type)
+
+
+def _picked(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """The values at these positions, gathered where the tensor lies."""
+    import torch
+
+    with torch.no_grad():
+        tensor = tensor.detach()
+        narrow = tensor.dtype if tensor.is_floating_point() and tensor.itemsize == 1 else None
+        if narrow is not None:  # few devices index 8-bit floats: as bytes they are copied exactly
+            tensor = tensor.view(torch.uint8)
+        if wanted.numel() == tensor.numel():
+            picked = tensor.reshape(-1)
+        elif tensor.is_contiguous():
+            picked = tensor.view(-1).index_select(0, wanted)
+        else:
+            picked = tensor[torch.unravel_index(wanted, tensor.shape)]
+        return picked if narrow is None else picked.view(narrow)
+
+
+def _in_float64(alike: list[Tensor]) -> Tensor:
+    """Values of one device and dtype, one after the other, in float64 on the host."""
+    import torch
+
+    dtype = alike[0].dtype
+    if dtype.is_floating_point and dtype.itemsize == 1:
+        return torch.cat([x.view(torch.uint8) for x in alike]).cpu().view(dtype).to(torch.float64)
+    return torch.cat(alike).cpu().to(torch.float64)
+
+
+FRAMEWORK = Torch()

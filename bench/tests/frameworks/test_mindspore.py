@@ -1,0 +1,159 @@
+"""MindSpore itself, where there is one: its launches pass the gate, and their work is torch's.
+
+Skipped, with the reason, where no Python with MindSpore is named.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench import catalogue
+from bench.errors import DeviceUnavailable
+from bench.frameworks._hand_over import handed_over
+from bench.judging.equal_work import of_launches
+from bench.measuring.messages import Answer, Order, Report, Request
+from bench.measuring.watch import READ_AFTER
+from bench.precision import PRECISIONS
+from bench.records.case import Case
+from bench.records.outcome import Measured, Skipped, Void
+from bench.records.run import Settings
+from bench.running import probe
+from bench.running.elsewhere import Elsewhere, elsewhere, named_after
+from bench.tests.frameworks.mindspore_launches import Trial
+from bench.tests.measuring.watching import proof_of
+
+NAME = "mindspore"
+BRIEF = Settings(
+    launches=1,
+    block_seconds=1e-3,
+    warmup_seconds=0.0,
+    warmup_limit_seconds=1.0,
+    steady_limit_seconds=0.2,
+)
+WORK: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gemm": ("gemm", "matmul", {"shape": "64x48x32"}),
+    "attention": (
+        "attention",
+        "forward",
+        {"batch_size": 1, "heads": 2, "head_dim": 16, "sequence_length": 32},
+    ),
+    "copy": ("memory", "copy", {"size_bytes": 2**16}),
+    "scale": ("memory", "scale", {"size_bytes": 2**16}),
+    "triad": ("memory", "triad", {"size_bytes": 2**16}),
+    "read": ("memory", "read", {"size_bytes": 2**16}),
+}
+
+
+def case(what: str, precision: str, execution: str = "eager") -> Case:
+    workload, mode, parameters = WORK[what]
+    return Case(
+        workload=workload,
+        version=1,
+        mode=mode,
+        precision=precision,
+        execution=execution,
+        parameters=parameters,
+    )
+
+
+HONEST = {
+    f"{what} {precision} {execution}": case(what, precision, execution)
+    for what, precision in [*((what, "fp32") for what in WORK), ("gemm", "fp16")]
+    for execution in ("eager", "compile")
+} | {"attention fp16 eager": case("attention", "fp16")}
+FAULTS = ("wrong weights", "fp16 for fp32")
+
+
+@pytest.fixture(scope="module")
+def there() -> Elsewhere:
+    """Its interpreter."""
+    try:
+        where = elsewhere(NAME, None)
+    except DeviceUnavailable as error:
+        pytest.skip(str(error))
+    if os.environ.get(named_after(NAME)) is None:
+        pytest.skip(f"{named_after(NAME)} names no Python that has MindSpore")
+    return where
+
+
+@pytest.fixture(scope="module")
+def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
+    """Of one process, which imports it once: each launch by what it is."""
+    folder = tmp_path_factory.mktemp("handed")
+    trials: dict[str, Trial] = {}
+    for name, one in HONEST.items():
+        trials[name] = Trial(request=handed(one, folder))
+    for fault in FAULTS:
+        trials[fault] = Trial(request=handed(case("gemm", "fp32"), folder), fault=fault)
+    trials["bf16"] = Trial(request=handed(case("gemm", "bf16"), folder))
+    done = subprocess.run(
+        [there.python, "-m", "bench.tests.frameworks.mindspore_launches"],
+        input=msgspec.json.encode([*trials.values()]),
+        stdout=subprocess.PIPE,
+        env={**os.environ, **there.variables(folder)},
+        check=True,
+    )
+    found = [msgspec.json.decode(line, type=Report) for line in done.stdout.splitlines()]
+    return dict(zip(trials, found, strict=True))
+
+
+def handed(one: Case, folder: Path) -> Request:
+    request = Request(
+        case=one,
+        backend="cpu",
+        index=0,
+        framework=NAME,
+        settings=BRIEF,
+        samples=10,
+        seed=1,
+        thorough=True,
+    )
+    order = Order(request=request, seeds=(1,), folder=str(folder))
+    assert handed_over(order) == Answer()
+    return msgspec.structs.replace(request, handed=str(folder / order.file(1)))
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_its_work_passes_the_gate_and_is_torchs(reports: dict[str, Report], name: str) -> None:
+    report, one = reports[name], HONEST[name]
+    outcome = report.outcome
+    assert isinstance(outcome, Measured), outcome
+    assert all(check.passed for check in outcome.numerics.checks)
+    assert report.environment["framework"] == NAME and outcome.step_clock == "block"
+    assert outcome.proof is not None
+    torchs = proof_of(one, seed=1)
+    found = of_launches([(1, torchs)], [(1, outcome.proof)], one.precision)
+    assert found.proved, found.words
+    assert {reading.step for reading in outcome.proof.readings} == {*READ_AFTER}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_void(reports: dict[str, Report], fault: str) -> None:
+    outcome = reports[fault].outcome
+    assert isinstance(outcome, Void) and outcome.reason.startswith("numerics: output"), outcome
+
+
+def test_a_precision_without_a_kernel_is_skipped_and_named(reports: dict[str, Report]) -> None:
+    outcome = reports["bf16"].outcome
+    assert isinstance(outcome, Skipped), outcome
+    assert outcome.reason.startswith("bf16: MindSpore has no such product here (")
+
+
+def test_its_devices_are_found_where_it_is(there: Elsewhere) -> None:
+    (found,) = probe.probe_framework(there)
+    (device,) = found.devices
+    assert found.framework == NAME and device.address == "cpu" and "mindspore" in device.facts
+    assert {"fp32", "fp16"} <= {*device.precisions} <= {*PRECISIONS} - {"bf16", "tf32"}
+
+
+def test_without_it_the_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    framework = catalogue.framework(NAME)
+    with pytest.raises(DeviceUnavailable, match="--framework mindspore --python PATH"):
+        framework.devices(catalogue.backend("cpu"))

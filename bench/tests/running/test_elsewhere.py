@@ -1,0 +1,85 @@
+"""Another framework in another interpreter: which, and what it finds there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.errors import DeviceUnavailable, SuiteError, UnknownName
+from bench.running import probe
+from bench.running.elsewhere import HERE, Elsewhere, elsewhere, named_after, require_alone
+
+HIDDEN = ["torch", "transformers", "diffusers", "peft", "rich", "click", "plotly", "jinja2"]
+"""What an interpreter elsewhere need not have."""
+
+
+def test_torch_runs_here_and_nowhere_else() -> None:
+    assert elsewhere(None, None) == elsewhere("torch", None) == HERE
+    with pytest.raises(DeviceUnavailable, match="--framework mindspore"):
+        elsewhere(None, sys.executable)
+    with pytest.raises(UnknownName, match=r"unknown framework `mindspor`.* Did you mean"):
+        elsewhere("mindspor", None)
+
+
+def test_an_interpreter_is_named_by_option_or_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = named_after("mindspore")
+    assert variable == "ACCELMARK_MINDSPORE_PYTHON"
+    monkeypatch.setenv(variable, "/bin/sh")
+    assert elsewhere("mindspore", None) == Elsewhere("mindspore", "/bin/sh")
+    assert elsewhere("mindspore", sys.executable).python == sys.executable
+    monkeypatch.setenv(variable, "/no/such")
+    with pytest.raises(DeviceUnavailable, match=f"{variable}=/no/such: there is no such program"):
+        elsewhere("mindspore", None)
+    with pytest.raises(DeviceUnavailable, match="--python /nor/this"):
+        elsewhere("mindspore", "/nor/this")
+    monkeypatch.delenv(variable)
+    assert elsewhere("mindspore", None).python == sys.executable
+
+
+def test_it_finds_this_package_and_no_library_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a vendor's setup script has put into the path stays there."""
+    monkeypatch.setenv("PYTHONPATH", "/vendor/python")
+    given = Elsewhere("other", "/other/python").variables(tmp_path)
+    package, vendor = given["PYTHONPATH"].split(os.pathsep)
+    assert vendor == "/vendor/python"
+    assert [path.name for path in Path(package).iterdir()] == ["bench"]
+    assert Path(package, "bench", "framework.py").is_file()
+    assert Elsewhere("other", sys.executable).variables(tmp_path) == {}
+    assert HERE.variables(tmp_path) == {}
+
+
+def test_what_only_torch_does_is_refused() -> None:
+    require_alone(HERE, object(), explain=True)
+    with pytest.raises(SuiteError, match="--explain"):
+        require_alone(Elsewhere("other"), None, explain=True)
+    with pytest.raises(SuiteError, match="on one host"):
+        require_alone(Elsewhere("other"), object(), explain=False)
+
+
+def test_an_interpreter_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/bin/false is no Python; it says nothing and ends."""
+    monkeypatch.setenv(named_after("mindspore"), "/bin/false")
+    (found,) = probe.by_frameworks()
+    assert found.reason == "mindspore: its runtime fails (exit 1). Repair or uninstall it."
+    monkeypatch.setenv(named_after("mindspore"), "/no/such")
+    (found,) = probe.by_frameworks()
+    assert found.reason.startswith("mindspore: ACCELMARK_MINDSPORE_PYTHON=/no/such: there is no ")
+    assert not found.devices and found.framework == "mindspore"
+
+
+def test_a_worker_needs_no_torch() -> None:
+    """With torch and the rest hidden, all that a worker loads can be imported."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({HIDDEN}))\n"
+        "import bench.measuring.worker, bench.running.probe\n"
+        "from bench import catalogue\n"
+        "for kind in ('workloads', 'frameworks', 'backends'):\n"
+        "    for name in catalogue.plug_ins(kind): catalogue.load(kind, name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
