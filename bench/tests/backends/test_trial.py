@@ -1,0 +1,94 @@
+"""What a device is asked by a small product of its own."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from bench import quantized_product
+from bench.backends import _trial
+from bench.backends.cpu import BACKEND, CpuDevice
+from bench.measuring import messages
+from bench.measuring.launch import Launch
+from bench.precision import PRECISIONS, Precision
+from bench.records.case import Case
+from bench.records.outcome import Skipped, Void
+from bench.records.run import Settings
+from bench.tests.small_workloads import one_thread
+from bench.workloads import gemm
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+
+def test_a_cpu_multiplies_int8_and_does_not_shorten_float32() -> None:
+    before = torch.get_float32_matmul_precision()
+    cpu = torch.device("cpu")
+    assert _trial.refusal(BACKEND, cpu, PRECISIONS["int8"]) is None
+    said = _trial.refusal(BACKEND, cpu, PRECISIONS["tf32"])
+    assert said == "float32 products keep their whole mantissa here although the switch is on"
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_a_trial_sees_a_short_mantissa(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.full
+
+    def short(size: Any, value: float, **given: Any) -> torch.Tensor:
+        return real(size, round(value / 4) * 4.0, **given)
+
+    monkeypatch.setattr(torch, "full", short)
+    assert _trial.refusal(BACKEND, torch.device("cpu"), PRECISIONS["tf32"]) is None
+
+
+def test_what_a_device_lacks_or_computes_wrongly_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(error: Exception) -> Any:
+        def fail(*_: Any) -> torch.Tensor:
+            raise error
+
+        return fail
+
+    cpu, int8 = torch.device("cpu"), PRECISIONS["int8"]
+    for error in (NotImplementedError("no _int_mm\nhere"), AttributeError("no _int_mm")):
+        monkeypatch.setattr(quantized_product, "multiply", raising(error))
+        said = _trial.refusal(BACKEND, cpu, int8)
+        assert said == "torch has no such product here (no _int_mm)"
+    monkeypatch.setattr(quantized_product, "multiply", lambda *_: torch.full((32, 32), 96.0))
+    assert _trial.refusal(BACKEND, cpu, int8) == "a product of 48 comes out as 96"
+    monkeypatch.setattr(quantized_product, "multiply", raising(RuntimeError("CUDA out of memory.")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        _trial.refusal(BACKEND, cpu, int8)
+
+
+def launch(precision: Precision) -> Any:
+    case = Case(
+        workload="gemm",
+        version=1,
+        mode="matmul",
+        precision=precision.name,
+        execution="eager",
+        parameters=msgspec.to_builtins(gemm.MatmulParameters(shape="32x32x32")),
+    )
+    request = messages.Request(
+        case=case, backend="cpu", index=0, settings=Settings(), samples=10, seed=0
+    )
+    before = torch.get_float32_matmul_precision()
+    try:
+        return Launch(request, messages.Channel(io.BytesIO())).run().outcome
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_switch_that_reads_back_as_off_voids(monkeypatch: pytest.MonkeyPatch) -> None:
+    tf32 = PRECISIONS["tf32"]
+    skipped = launch(tf32)
+    assert isinstance(skipped, Skipped) and skipped.reason.startswith("tf32: float32 products keep")
+    monkeypatch.setattr(_trial, "shortens", lambda device: True)
+    monkeypatch.setattr(CpuDevice, "float32_reduced", lambda self: False)
+    void = launch(tf32)
+    assert isinstance(void, Void)
+    assert void.reason.startswith(
+        "products of tf32: asked for a short mantissa, got a full mantissa."
+    )
