@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from bench.measuring import stem
+from bench.measuring import stem, surroundings
 from bench.measuring.stem import Order
+from bench.records import environment
 
 pytestmark = pytest.mark.skipif(not stem.AVAILABLE, reason="Linux")
 
@@ -59,6 +61,18 @@ def test_what_a_fork_would_share_is_refused(
         if held is not None:
             os.close(held)
     assert (seconds is None) is refused
+
+
+def test_what_each_launch_would_look_up_is_looked_up_before_it_is_forked() -> None:
+    environment._package_versions.cache_clear()
+    surroundings._plug_ins.cache_clear()
+    with mock.patch.dict(os.environ, {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}):
+        assert stem.imported(Order(backend="cpu", libraries=("wave",))) is not None
+    kept = (environment._package_versions, surroundings._plug_ins)
+    assert [one.cache_info().currsize for one in kept] == [1, 1]
+    held = environment.package_versions()
+    held["torch"] = "of nobody else's"
+    assert environment.package_versions() != held
 
 
 def test_the_pages_of_files_that_were_touched_are_those_that_the_system_counts() -> None:
