@@ -18,7 +18,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from bench.backend import Backend, DeviceInfo
 from bench.lifeline import Lifeline
+from bench.records.case import Case
 from bench.records.observed import Reading, Telemetry
 from bench.running.greeting import machine
 from bench.running.sampler import Answer, Order
@@ -286,3 +288,20 @@ def strangers(
             others.remove(came[0])
         found.append(tuple(others))
     return max(found, key=len)
+
+
+def watched(
+    cases: Sequence[Case],
+    device: DeviceInfo,
+    backend: Backend,
+    here: int,
+    left_out: Collection[str] = (),
+) -> tuple[int, ...]:
+    """Which devices of this host a run looks at: its own, or the first ones, as many as any of the
+    cases takes that it tries.
+
+    here: how many this host has. Ranks that share its cores have one device.
+    """
+    counts = (case.devices for case in cases if case.fingerprint not in left_out)
+    most = min(max(counts, default=1), here)
+    return (device.index,) if backend.is_host or most == 1 else tuple(range(most))

@@ -36,7 +36,7 @@ from bench.running.handing import Handing
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
 from bench.running.leader import Leader
-from bench.running.monitor import Monitor
+from bench.running.monitor import Monitor, watched
 from bench.running.sampler import Order
 from bench.running.stems import Stems
 from bench.running.time_left import Span, TimeLeft
@@ -318,23 +318,6 @@ class Session:
         if self.stems is not None:
             self.stems.close()
         scratch.gone(self.folder)
-
-
-def watched(
-    cases: Sequence[Case],
-    device: DeviceInfo,
-    backend: Backend,
-    here: int,
-    left_out: Collection[str] = (),
-) -> tuple[int, ...]:
-    """Which devices of this host a run looks at: its own, or the first ones, as many as any of the
-    cases takes that it tries.
-
-    here: how many this host has. Ranks that share its cores have one device.
-    """
-    counts = (case.devices for case in cases if case.fingerprint not in left_out)
-    most = min(max(counts, default=1), here)
-    return (device.index,) if backend.is_host or most == 1 else tuple(range(most))
 
 
 def open_session(

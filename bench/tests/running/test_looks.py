@@ -12,8 +12,8 @@ from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.records.observed import Reading
 from bench.running import sampler
+from bench.running.monitor import watched as to_watch
 from bench.running.sampler import Answer
-from bench.running.session import watched as to_watch
 from bench.telemetry.source import NotObservable, Process, Source
 from bench.tests.values import make_case
 
