@@ -11,6 +11,7 @@ import ast
 import functools
 import importlib
 import importlib.metadata
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,15 +68,23 @@ class PlugIn(msgspec.Struct, frozen=True, kw_only=True):
 def plug_ins(kind: Kind) -> dict[str, PlugIn]:
     """Every plug-in of a kind by name: ours first, then installed packages' in name order."""
     found = dict(_ours(kind))
-    for point in importlib.metadata.entry_points(group=f"accelmark.{kind}"):
-        if point.name not in found:
-            found[point.name] = PlugIn(
-                name=point.name,
-                module=point.module,
-                attribute=point.attr or CONSTANTS[kind],
-                package=point.dist.name if point.dist else point.module,
-            )
+    for plug_in in _installed(kind, tuple(sys.path)):
+        found.setdefault(plug_in.name, plug_in)
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def _installed(kind: Kind, path: tuple[str, ...]) -> tuple[PlugIn, ...]:
+    """Those of the packages on that path, read once: every name that is nobody's asks for them."""
+    return tuple(
+        PlugIn(
+            name=point.name,
+            module=point.module,
+            attribute=point.attr or CONSTANTS[kind],
+            package=point.dist.name if point.dist else point.module,
+        )
+        for point in importlib.metadata.entry_points(group=f"accelmark.{kind}")
+    )
 
 
 @functools.cache

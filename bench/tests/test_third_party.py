@@ -14,6 +14,7 @@ import venv
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,6 +246,26 @@ def test_a_broken_workload_is_refused_before_anything_runs(
     done = environment.accelmark("run", f"{name}.toml", "--device", "cpu")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {name}.toml, case 1: {flaw(name, 'workload')}\n"
+
+
+def test_what_is_installed_is_read_once_for_each_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A record of a thousand cases of nobody's would read all packages' metadata as often."""
+    asked: list[str] = []
+    real = importlib.metadata.entry_points
+
+    def points(group: str) -> Any:
+        asked.append(group)
+        return real(group=group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", points)
+    for folder in (tmp_path / "one", tmp_path / "another"):
+        monkeypatch.syspath_prepend(folder)
+        for name in ("nobody's", "nor that one's"):
+            with pytest.raises(UnknownName, match="unknown workload"):
+                catalogue.workload(name)
+    assert asked == ["accelmark.workloads"] * 2
 
 
 @pytest.mark.parametrize("kind", catalogue.CONSTANTS)
