@@ -12,7 +12,16 @@ from bench.errors import UnknownName, suggestion
 
 ORDER = (
     *("first-steps", "catalogue", "suites", "tracks", "reports", "statistics", "comparability"),
-    *("evidence", "serving", "serve-bench", "many-devices", "hosts", "explain", "telemetry"),
+    *(
+        "evidence",
+        "decode",
+        "serving",
+        "serve-bench",
+        "many-devices",
+        "hosts",
+        "explain",
+        "telemetry",
+    ),
     *("pytest", "api", "publishing", "trouble", "new-backend", "new-workload", "contributing"),
     "words",
 )
