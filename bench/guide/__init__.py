@@ -12,18 +12,9 @@ from bench.errors import UnknownName, suggestion
 
 ORDER = (
     *("first-steps", "catalogue", "suites", "tracks", "reports", "statistics", "comparability"),
-    *("llama", "deepseek", "qwen3", "gpt-oss", "classic"),
-    *("evidence", "serving", "serve-bench", "many-devices", "hosts", "explain", "telemetry"),
-    *(
-        "pytest",
-        "api",
-        "publishing",
-        "trouble",
-        "mindspore",
-        "new-backend",
-        "new-workload",
-        "contributing",
-    ),
+    *("llama", "deepseek", "qwen3", "gpt-oss", "classic", "evidence", "decode"),
+    *("serving", "serve-bench", "many-devices", "hosts", "explain", "telemetry", "pytest", "api"),
+    *("publishing", "trouble", "mindspore", "new-backend", "new-workload", "contributing"),
     "words",
 )
 """Names of all pages: of `NAME.md` beside this file."""
