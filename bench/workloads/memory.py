@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,7 +122,12 @@ def largest(target: Tensor, source: Tensor) -> Tensor:
     return torch.amax(source.view(-1, ROW), 1, out=target)
 
 
-KERNELS = {"copy": copied, "scale": scaled, "triad": added, "read": largest}
+KERNELS: Mapping[str, Callable[..., Tensor]] = {
+    "copy": copied,
+    "scale": scaled,
+    "triad": added,
+    "read": largest,
+}
 
 
 class MemoryJob(Job):
