@@ -15,7 +15,7 @@ import msgspec
 
 from bench import catalogue
 from bench.errors import AccelmarkError
-from bench.judging.differences import Difference
+from bench.judging.differences import ABSENT, Difference
 from bench.judging.reasons import Code
 from bench.records.environment import may_change_speed
 from bench.records.run import Launch, RunFile
@@ -108,7 +108,7 @@ def _settings(
         if (
             (on_hosts and one.name != host and host in HOST_SETTINGS and _both_say(files, host))
             or (alike and one.name in switches and DEVICE_SETTINGS.search(one.name))
-            or (alike and one.name in STACK_SETTINGS and not set_apart)
+            or (alike and one.name in STACK_SETTINGS and not set_apart and _of_both(one))
         ):
             yield one
 
@@ -116,6 +116,11 @@ def _settings(
 def _both_say(files: tuple[RunFile, RunFile], fact: str) -> bool:
     """Whether both versions looked for a fact of the host: what one did not is no difference."""
     return all(fact in file.run.host for file in files)
+
+
+def _of_both(one: Difference) -> bool:
+    """Whether both runs have such a setting: what one framework alone has is no difference."""
+    return ABSENT not in (one.base, one.other)
 
 
 def _counts(

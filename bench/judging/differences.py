@@ -20,6 +20,10 @@ MOST_VALUES = 3
 """A fact that took more values than this within one run is given by its first ones."""
 
 
+ABSENT = "absent"
+"""What stands for a fact of one run only."""
+
+
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """Something in which the two runs differ, and may."""
 
@@ -40,7 +44,7 @@ def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
 
 def _in_words(values: Sequence[str]) -> str:
     more = ", ..." if len(values) > MOST_VALUES else ""
-    return ", ".join(values[:MOST_VALUES]) + more if values else "absent"
+    return ", ".join(values[:MOST_VALUES]) + more if values else ABSENT
 
 
 def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
@@ -64,6 +68,7 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
                     values.append(str(value))
 
     add("", {"device": file.run.device.get("name"), "backend": file.run.device.get("backend")})
+    add("", {"framework": file.run.framework})
     commit = file.run.host.get("git")
     if isinstance(commit, dict):
         changed = " with changes" if commit.get("changed") else ""
@@ -79,7 +84,7 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
             server = launch.endpoint.server
             add("server ", {"name": server.name, "version": server.version, **server.settings})
         environment = {k: v for k, v in launch.environment.items() if k not in ("device", "job")}
-        add("", {"framework": "torch", **environment} if environment else {})
+        add("", environment)
         packages = launch.environment.get("packages")
         if isinstance(packages, dict):
             add("", packages)

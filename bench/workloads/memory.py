@@ -122,7 +122,7 @@ def largest(target: Tensor, source: Tensor) -> Tensor:
     return torch.amax(source.view(-1, ROW), 1, out=target)
 
 
-KERNELS: dict[str, Callable[..., Tensor]] = {
+KERNELS: Mapping[str, Callable[..., Tensor]] = {
     "copy": copied,
     "scale": scaled,
     "triad": added,

@@ -186,3 +186,14 @@ def test_what_an_older_version_did_not_ask_of_the_host_is_no_setting_that_differ
     found = compare(ran(**host()), ran(**new))
     assert found.configured.settings == ()
     assert compare(ran(**new), ran(**host())).configured.settings == ()
+
+
+def test_what_one_framework_alone_says_of_its_stack_is_no_setting() -> None:
+    """Both have threads, and those differ."""
+    torchs = ran(mkldnn=True, cpu_capability="AVX512", threads=1)
+    others = ran(threads=2, framework="other", run={"framework": "other"})
+    found = compare(torchs, others)
+    assert [one.name for one in found.configured.settings] == ["threads"]
+    (named,) = (one for one in found.differences if one.name == "framework")
+    assert (named.base, named.other) == ("torch", "other")
+    assert "framework: torch | other" in said(found)

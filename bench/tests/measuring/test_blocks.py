@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from bench.measuring.blocks import BlockTimer
 from bench.measuring.engine import Engine
 from bench.measuring.usage import process_usage
 from bench.records.run import Settings
@@ -47,6 +48,22 @@ def test_every_step_of_queued_work_is_timed_by_events() -> None:
     assert list(block.step_ns) == durations
     assert block.wall_ns == sum(durations)
     assert block.step_cpu_ns is None and block.step_switches is None
+
+
+def test_a_device_that_queues_and_has_no_events_is_timed_by_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No step is waited for; each has its block's mean, of the host's usage too."""
+    device = FakeDevice(ScriptedClock(), synchronous=False)
+    monkeypatch.setattr(device, "event", lambda: None)
+    monkeypatch.setattr(device, "queues_on_host", True, raising=False)
+    usages = iter([(1.0, 2), (1.5, 6)])
+    job = FakeJob(device, [3 * MS, MS, 2 * MS])
+    timer = BlockTimer(job, device, Settings(), device.clock, lambda: next(usages))
+    block = timer.block(3)
+    assert device.actions == "SsssS" and timer.step_clock == "block"
+    assert block.wall_ns == 6 * MS and block.step_ns == (2 * MS,) * 3
+    assert sum(block.step_cpu_ns or ()) == 500 * MS and block.step_switches == (2, 1, 1)
 
 
 class UsedUp(FakeJob):
