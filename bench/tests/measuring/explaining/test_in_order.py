@@ -10,6 +10,7 @@ import pytest
 
 from bench.backends.cpu import BACKEND
 from bench.measuring.explaining import ceilings, in_order, profiled
+from bench.measuring.explaining.replay import Player, Replay
 from bench.records.explained import Explained, Operator, Unexplained
 from bench.tests.measuring.explaining.small_job import (
     CLOCK,
@@ -46,6 +47,28 @@ def test_a_planted_operator_is_found_with_its_time(account: Explained) -> None:
     assert found["planted::layer_norm"].ns == PLANTED_NS
     assert sum(op.ns or 0 for op in account.operators) == PLANTED_NS
     assert account.freeing_ns == account.call_floor_ns == 0
+
+
+def test_step_and_tape_come_first_in_turn(monkeypatch: pytest.MonkeyPatch, small: None) -> None:
+    """What comes first finds caches that others have filled."""
+    job, order, play = SmallJob(), list[str](), Player.play
+    step = job.step
+
+    def played(player: Player) -> Replay:
+        order.append("tape")
+        return play(player)
+
+    def stepped() -> None:
+        order.append("step")
+        step()
+
+    monkeypatch.setattr(Player, "play", played)
+    monkeypatch.setattr(job, "step", stepped)
+    monkeypatch.setattr(in_order, "LEAST_TURNS", 3)
+    in_order.explained(job, BACKEND.open(0, FP32), CLOCK, seconds=0)
+    recorded, first, *turns = order
+    assert (recorded, first) == ("step", "tape")
+    assert turns == ["step", "tape", "tape", "step", "step", "tape"]
 
 
 def test_calls_of_the_same_shapes_are_a_row(account: Explained) -> None:
