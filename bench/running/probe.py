@@ -235,9 +235,17 @@ def choose_by(where: Elsewhere, address: str | None) -> Chosen:
 
     def asked(names: Sequence[str]) -> list[Found]:
         found = [msgspec.structs.replace(one, installed=True) for one in probe_framework(where)]
-        return [one for one in found if one.backend in names] or found[:1]
+        mine = [one for one in found if one.backend in names]
+        return mine or [_not_reached(names[0], where.framework, found)]
 
     return _chosen(address, asked)
+
+
+def _not_reached(backend: str, framework: str, found: Sequence[Found]) -> Found:
+    """Why a framework has no device of that backend."""
+    here = [device.address for one in found for device in one.devices]
+    reason = f"{framework} reaches no {backend} here. Reached: {', '.join(here)}."
+    return Found(backend=backend, reason=reason if here else found[0].reason, framework=framework)
 
 
 def _chosen(address: str | None, asked: Callable[[Sequence[str]], list[Found]]) -> Chosen:

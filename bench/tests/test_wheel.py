@@ -16,9 +16,9 @@ import bench
 
 PACKAGE = Path(bench.__file__).parent
 CLONE = PACKAGE.parent
-LARGEST_BYTES = 950_000
-"""Of all but the guide: a fifth of it is work over several devices, a tenth a step taken apart, and
-another tenth serving."""
+LARGEST_BYTES = 970_000
+"""Of all but the guide: a fifth of it is work over several devices, a tenth a step taken apart,
+another tenth serving, and a fiftieth another framework."""
 LARGEST_GUIDE_BYTES = 60_000
 """Of the guide's pages, compressed."""
 pytestmark = pytest.mark.skipif(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.backend import DeviceInfo
 from bench.errors import DeviceUnavailable, SuiteError, UnknownName
 from bench.running import probe
 from bench.running.elsewhere import HERE, Elsewhere, elsewhere, named_after, require_alone
@@ -71,6 +72,21 @@ def test_an_interpreter_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     (found,) = probe.by_frameworks()
     assert found.reason.startswith("mindspore: ACCELMARK_MINDSPORE_PYTHON=/no/such: there is no ")
     assert not found.devices and found.framework == "mindspore"
+
+
+def test_a_device_that_is_not_reached_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never another in its place."""
+    host = DeviceInfo(backend="cpu", index=0, name="X", memory_bytes=None)
+    found = [probe.Found(backend="cpu", devices=(host,), framework="other")]
+    monkeypatch.setattr(probe, "probe_framework", lambda where: found)
+    where = Elsewhere("other")
+    assert probe.choose_by(where, None).device == probe.choose_by(where, "cpu").device == host
+    with pytest.raises(DeviceUnavailable, match=r"other reaches no mps here\. Reached: cpu\."):
+        probe.choose_by(where, "mps:0")
+    found = [probe.Found(backend="cpu", reason="other: it does not load.", installed=False)]
+    for address in (None, "cpu", "mps"):
+        with pytest.raises(DeviceUnavailable, match="other: it does not load"):
+            probe.choose_by(where, address)
 
 
 def test_a_worker_needs_no_torch() -> None:
