@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.backend import DeviceInfo
-from bench.errors import DeviceUnavailable, SuiteError, UnknownName
+from bench.errors import DeviceUnavailable, RecordError, SuiteError, UnknownName
+from bench.records import environment
+from bench.records.run import Settings
+from bench.records.runfile import read
 from bench.running import probe
 from bench.running.elsewhere import HERE, Elsewhere, elsewhere, named_after, require_alone
+from bench.running.header import begin
+from bench.running.resume import resume
+from bench.tests.values import make_case, make_launch, make_measured
 
 HIDDEN = ["torch", "transformers", "diffusers", "peft", "rich", "click", "plotly", "jinja2"]
 """What an interpreter elsewhere need not have."""
@@ -87,6 +95,25 @@ def test_a_device_that_is_not_reached_is_refused(monkeypatch: pytest.MonkeyPatch
     for address in (None, "cpu", "mps"):
         with pytest.raises(DeviceUnavailable, match="other: it does not load"):
             probe.choose_by(where, address)
+
+
+def test_a_run_elsewhere_goes_on_whatever_is_installed_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its versions are facts of the device, which are held to what they were."""
+    monkeypatch.setattr(environment, "host", lambda: {"packages": {"torch": "2.13.0"}})
+    host = DeviceInfo(backend="cpu", index=0, name="X", memory_bytes=1, facts={"other": "1.0"})
+    case, path = make_case(), tmp_path / "run.jsonl"
+    header = ("id", "fake", [case], Settings(), host, ["accelmark", "run"])
+    with contextlib.closing(begin(path, *header, framework="other")) as writer:
+        said = {"packages": {"other": "1.0"}, "python": "3.1.0"}
+        writer.append(make_launch(make_measured(), case, environment=said))
+    file = read(path)
+    assert file.run.framework == "other"
+    resume(file, host, []).close()
+    newer = msgspec.structs.replace(host, facts={"other": "1.1"})
+    with pytest.raises(RecordError, match="device facts was"):
+        resume(read(path), newer, [])
 
 
 def test_a_worker_needs_no_torch() -> None:

@@ -56,15 +56,10 @@ def same_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(
-    path: Path,
-    launches: list[Launch],
-    end: End | None = None,
-    device: DeviceInfo = DEVICE,
-    framework: str = "torch",
+    path: Path, launches: list[Launch], end: End | None = None, device: DeviceInfo = DEVICE
 ) -> RunFile:
     """A run of two cases that got so far."""
-    header = ("id", "fake", [ONE, TWO], SETTINGS, device, ["accelmark", "run"])
-    writer = begin(path, *header, framework=framework)
+    writer = begin(path, "id", "fake", [ONE, TWO], SETTINGS, device, ["accelmark", "run"])
     for launch in launches:
         writer.append(launch)
     if end is not None:
@@ -226,25 +221,6 @@ def same_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(cpu.BACKEND, "worker_environment", dict, raising=False)
-
-
-def test_workers_of_another_interpreter_are_not_held_to_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its versions are facts of the device, which are held to what they were."""
-    same_variables(monkeypatch)
-    said = {
-        "variables": {"OMP_NUM_THREADS": "2"},
-        "packages": {"other": "2.10.0"},
-        "python": "3.10.1",
-    }
-    launches = with_environment(**said)
-    file = write(tmp_path / "run.jsonl", launches, device=CPU, framework="other")
-    assert file.run.framework == "other"
-    resume(file, CPU, []).close()
-    newer = msgspec.structs.replace(CPU, facts={**CPU.facts, "other": "2.11.0"})
-    with pytest.raises(RecordError, match="device facts was"):
-        resume(read(Path(file.path)), newer, [])
 
 
 def test_the_same_worker_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
