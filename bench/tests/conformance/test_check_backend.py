@@ -228,6 +228,7 @@ def test_a_device_without_a_fault_passes(done: Ended) -> None:
         "other users of the device can be seen",
         *(f"{name} is {name}" for name in narrow.FORMATS),
         *(f"{name}: grouped products" for name in narrow.GROUPED if name != "bf16"),
+        "mxfp4: rows of bfloat16 by experts",
     }
     assert "Traceback" not in done.err
 

@@ -73,7 +73,9 @@ def test_every_precision_has_its_tolerances(precision: str) -> None:
     assert "output" in tolerances or how.autocast
     assert ("logits" in tolerances) == (how.scales is None), "those with scales are of products"
     assert all(0 < tolerance <= 0.3 for tolerance in tolerances.values())
-    assert ("products" in tolerances) == (how.quantized is not None and how.scales is None)
+    experts = precision == "bf16"  # whose matrices may be narrower
+    narrow = how.quantized is not None and how.scales is None
+    assert ("products" in tolerances) == (experts or narrow)
     inexact = {q for q in tolerances if q != "products" and (precision, q) != ("int8", "output")}
     assert all(TOLERANCES["fp32"][quantity] <= tolerances[quantity] for quantity in inexact)
 
@@ -134,8 +136,10 @@ def test_a_wrong_weight_is_caught(name: str, mode: str, precision: str) -> None:
     assert not gate_wrong(name, mode, precision, spoil).passed
 
 
-@pytest.mark.parametrize(("name", "mode"), TRAINING)
-@pytest.mark.parametrize("precision", ["bf16-amp", "fp32"])
+@pytest.mark.parametrize(
+    ("name", "mode", "precision"),
+    [c for c in CASES if c[:2] in TRAINING and c[2] in ("bf16-amp", "fp32")],
+)
 def test_an_optimizer_that_does_nothing_is_caught(name: str, mode: str, precision: str) -> None:
     def spoil(job: Any) -> None:
         job._optimizer.step = lambda: None

@@ -98,5 +98,6 @@ def test_what_is_spread_may_be_compiled(tmp_path: Path, what: str) -> None:
 def test_every_mode_names_schemes_that_there_are(name: str, mode: str) -> None:
     schemes = catalogue.workload(name).modes[mode].schemes
     assert schemes[0] == "none" and set(schemes) <= set(SCHEMES)
-    whole = mode in ("infer", "prefill", "decode") and name != "attention"  # which is a kernel
+    forwards = ("infer", "prefill", "decode", "embed", "rerank")
+    whole = mode in forwards and name != "attention"  # which is a kernel
     assert ("replicas" in schemes) == whole

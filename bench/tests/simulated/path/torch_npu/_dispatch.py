@@ -44,9 +44,15 @@ NOT_HERE = frozenset({"_int_mm", "_scaled_mm"})
 """torch's 8-bit products: torch_npu has its own under other names, so these fall back."""
 
 
+NUMBERS = frozenset({"remainder"})
+"""Operators to whose tensors torch hands numbers, which it does not take back for them."""
+
+
 def run(op: Any, *args: Any, **kwargs: Any) -> Any:
     """The boxed fallback: any operator, on the device."""
     name = op.name()
+    if base_name(name) in NUMBERS:
+        args = tuple(torch.tensor(x) if isinstance(x, int | float) else x for x in args)
     device = device_of(args, kwargs)
     announce(name, device, part_of_another=_devices.CURRENT.fused and POINTWISE in op.tags)
     outputs = _outputs(op, args, kwargs)
