@@ -28,7 +28,11 @@ def test_on_a_busy_machine_only_what_is_wall_time_is_not_judged() -> None:
 
 
 def test_the_comparison_with_another_client_can_fail() -> None:
-    ours, theirs = [Run(900.0, 3.9), Run(500.0, 9.0), Run(910.0, 3.8)], [Run(890.0, 3.8)]
-    assert real_server.complaints(ours, theirs) == []
-    assert real_server.complaints(ours, [Run(840.0, 3.8)]) == ["throughput 900.00, theirs 840.00"]
-    assert real_server.complaints(ours, [Run(900.0, 3.6)]) == ["tpot 3.90, theirs 3.60"]
+    ours = [Run(900.0, 3.9), Run(500.0, 7.8), Run(910.0, 3.8)]
+    same = [Run(890.0, 3.8), Run(510.0, 7.8), Run(500.0, 7.0)]
+    assert real_server.complaints(ours, same) == [], "one turn of three says nothing"
+    slower = [Run(run.throughput / 1.1, run.tpot) for run in ours]
+    said = "throughput: ours over theirs 1.100 (1.100 1.100 1.100)"
+    assert real_server.complaints(ours, slower) == [said]
+    later = [Run(run.throughput, run.tpot / 1.06) for run in ours]
+    assert real_server.complaints(ours, later)[0].startswith("tpot: ours over theirs 1.060 (")
