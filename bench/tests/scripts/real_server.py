@@ -72,7 +72,7 @@ class Run(NamedTuple):
 
 
 def complaints(ours: Sequence[Run], theirs: Sequence[Run]) -> list[str]:
-    """Figures in which two clients differ by more than `APART`: the median of the turns' ratios, for
+    """Figures in which two clients differ by more than `APART`, by the median of the turns' ratios:
     a machine's speed changes less within a turn than from one to the next."""
     found = []
     for name in Run._fields:
