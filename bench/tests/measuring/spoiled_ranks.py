@@ -268,7 +268,10 @@ def _adapters(ranks: Ranks) -> dict[str, Any]:
 
 
 def _hybrid_bytes(ranks: Ranks) -> list[int]:
-    """Of DLRM with shared tables: the estimate of its memory, and what a step holds."""
+    """Of DLRM with shared tables: the estimate of its memory, and what a step holds.
+
+    The least of some: gloo's thread lets go of what it has sent when it comes to it.
+    """
     there = msgspec.structs.replace(ranks, parallelism=parse("dlrm-hybrid2"))
     at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
     workload, ledger = WORKLOADS["dlrm"], rehearsal._Ledger()
@@ -277,11 +280,14 @@ def _hybrid_bytes(ranks: Ranks) -> list[int]:
         with ledger.watch():
             job = workload.build("train", given, at)
             ledger.follow(job.step)
-            gc.collect()
-            ledger.peak = ledger.held
-            ledger.follow(job.step)
+            peaks = []
+            for _ in range(5):
+                gc.collect()
+                ledger.peak = ledger.held
+                ledger.follow(job.step)
+                peaks.append(ledger.peak)
         estimate = [workload.peak_bytes("train", given, at)] if ranks.rank == 0 else []
-    return [ledger.peak, *estimate]
+    return [min(peaks), *estimate]
 
 
 def _after_timing(ranks: Ranks) -> list[str]:
