@@ -6,20 +6,31 @@ from typing import Any
 
 import pytest
 
+from bench.records.outcome import Measured
 from bench.tests.pytest_plugin.inner import COLUMNS, SHAPES, Run, scripted, suite
+
+TRIES = 4
 
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Two launches of one small product on this CPU, by the real engine."""
-    folder = tmp_path_factory.mktemp("real")
-    suite(folder, "32x32x32")
-    return Run(
-        folder,
-        *("-W", "error", "--pyargs", "bench.suite", "--accelmark-suite=tiny.toml"),
-        *("--accelmark-device", "cpu", "--accelmark-out", "out", COLUMNS),
-        *("--benchmark-autosave", f"--benchmark-json={folder / 'run.json'}"),
-    )
+    """Two launches of one small product on this CPU, by the real engine.
+
+    A launch that something outside slowed is no round. Where the machine does so it is tried again.
+    """
+    for _ in range(TRIES):
+        folder = tmp_path_factory.mktemp("real")
+        suite(folder, "32x32x32")
+        run = Run(
+            folder,
+            *("-W", "error", "--pyargs", "bench.suite", "--accelmark-suite=tiny.toml"),
+            *("--accelmark-device", "cpu", "--accelmark-out", "out", COLUMNS),
+            *("--benchmark-autosave", f"--benchmark-json={folder / 'run.json'}"),
+        )
+        outcomes = [launch.outcome for launch in run.record.launches]
+        if not any(isinstance(outcome, Measured) and outcome.causes for outcome in outcomes):
+            break
+    return run
 
 
 @pytest.fixture(scope="session")
