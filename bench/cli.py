@@ -27,7 +27,7 @@ from bench.commands import (
     verify,
 )
 from bench.commands.common import say, termination_as_interrupt
-from bench.commands.options import HELP, complaint
+from bench.commands.options import HELP, complaint, require_once
 from bench.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -58,7 +58,10 @@ class Commands(click.Group):
             raise UnknownName(
                 f"accelmark {args[0]}: unknown command.{suggestion(args[0], self.commands)}"
             )
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            require_once(command, click.Context(command, parent=ctx, info_name=name), rest)
+        return name, command, rest
 
 
 @click.group(

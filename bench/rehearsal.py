@@ -75,10 +75,8 @@ def peak_bytes(
     Raises what building and stepping raise; NotImplementedError where they share what is not
     counted.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     ledger = _Ledger()
-    with FakeTensorMode(), ledger.watch():
+    with _shapes_alone(), ledger.watch():
         job = build()
         ledger.follow(job.step)
         gc.collect()  # what cycles keep alive of the construction is no part of the step
@@ -92,6 +90,24 @@ def peak_bytes(
     if spread.scheme == "dp":
         return ledger.peak + shared.weights  # the buckets that gradients lie in from step to step
     return sharded_bytes(ledger.peak, shared, spread.sizes[-1])
+
+
+def _shapes_alone() -> AbstractContextManager[object]:
+    """torch's mode in which tensors have shapes and no values, without a guard for compiled code
+    around each operator: nothing is compiled here, and the compiler takes a second to import."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    guarded: Any = FakeTensorMode.__torch_dispatch__
+
+    class Shapes(FakeTensorMode):
+        __torch_dispatch__ = getattr(guarded, "__wrapped__", guarded)
+
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False
+
+    context: AbstractContextManager[object] = Shapes()
+    return context
 
 
 def sharded_bytes(peak: int, held: Held, shards: int) -> int:
@@ -142,11 +158,15 @@ class _Ledger:
         ledger, asks = self, torch.ops.prim.device.default
 
         class Watch(TorchDispatchMode):
+            @classmethod
+            def _should_skip_dynamo(cls) -> bool:
+                return False  # as `_shapes_alone`
+
             def __torch_dispatch__(
                 self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
             ) -> Any:
                 if func is asks:
-                    return func(*args)
+                    return _device_of(*args)
                 ledger.count()
                 result = _shapes(func, args, kwargs or {})
                 for value in tree_leaves(result):
@@ -181,6 +201,15 @@ class _Ledger:
     def _leave(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.held -= size
+
+
+def _device_of(tensor: Tensor) -> Any:
+    """Where a tensor would be: what autograd asks at every turn."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    if isinstance(tensor, FakeTensor) and not tensor.fake_mode.in_kernel_invocation:
+        return tensor.fake_device
+    return tensor.device
 
 
 def _shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

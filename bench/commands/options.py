@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,3 +81,24 @@ def complaint(error: click.ClickException) -> str:
     path = "accelmark" if context is None else context.command_path
     end = "" if said.endswith("?") else "."
     return f"{said}{end} See `{path} --help`."
+
+
+def require_once(command: click.Command, context: click.Context, words: Sequence[str]) -> None:
+    """Raises `click.UsageError` where an option that takes one value is given several.
+
+    click takes the last one, and says nothing of the others. context: of the command; words: those
+    that follow its name.
+    """
+    try:
+        _, _, order = command.make_parser(context).parse_args(list(words))
+    except click.UsageError:  # which the command says itself
+        return
+    options = [one for one in order if isinstance(one, click.Option)]
+    for option in options:
+        if options.count(option) > 1 and not (option.multiple or option.is_flag or option.count):
+            several = ": several globs go with commas between" if option.metavar == "GLOB" else ""
+            raise click.UsageError(
+                f"{option.opts[0]} is given {options.count(option)} times, and only one would "
+                f"count. Give it once{several}",
+                context,
+            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import math
 import os
 import statistics
@@ -23,6 +22,7 @@ from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
 from bench.measuring.explaining import launch
+from bench.measuring.gating import gated
 from bench.measuring.handed import HandedOver, built
 from bench.measuring.hush import Hush
 from bench.measuring.messages import Channel, Report, Request
@@ -35,7 +35,6 @@ from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records import environment
-from bench.records.execution import is_recorded
 from bench.records.explained import Account
 from bench.records.outcome import (
     Block,
@@ -123,8 +122,6 @@ class Launch:
         return Failed(kind=kind, phase=self.channel.phase, message=reason(of_error(error)))
 
     def _phases(self) -> Outcome:
-        from bench.measuring import numerics, rank_numerics
-
         request, channel = self.request, self.channel
         precision = PRECISIONS[request.case.precision]
         workload = catalogue.workload(request.case.workload)
@@ -189,37 +186,16 @@ class Launch:
         )
         handed = None if request.handed is None else HandedOver(Path(request.handed))
         if request.rehearse:
-            if handed is None:
-                self.estimated_peak_bytes = memory_fit.estimate(workload, mode, parameters, site)
-            else:
-                self.estimated_peak_bytes = handed.estimated_peak_bytes
-            capacity = device.capacity_bytes()
-            memory_fit.require(
-                *(self.estimated_peak_bytes, capacity),
-                lambda: memory_fit.more_devices(workload, mode, parameters, site, capacity),
-            )
+            self._require_memory(workload, parameters, site, device, handed)
         channel.enter("numerics")
-        start = time.perf_counter()
-        # Of every launch the run's seed, so that the reference is computed once.
-        gated = msgspec.structs.replace(site, seed=request.settings.seed)
-        asking = (workload, mode, parameters, gated, self.backend.library_switches)
-        earlier = kept.references(request.scratch)
-        if handed is not None:
-            verdict = numerics.gate(*asking, handed, self.framework, handed.draws("twin"))
-            wrong = verdict.complaint
-        elif self.ranks is None or declared.together:
-            gate = serving.gate if declared.serves else numerics.gate
-            verdict = gate(*asking, kept.NOTHING if declared.together else earlier)
-            wrong = verdict.complaint
-        else:
-            verdict, wrong = rank_numerics.gate(*asking, earlier)
-        self.environment["reference_kept"] = earlier.found
-        if is_recorded(request.case.execution):
-            gc.collect()  # the twin keeps its recording, which keeps the twin
-        device.release_memory()
-        self.cold["numerics_seconds"] = time.perf_counter() - start
-        if wrong:
-            return Void(reason=f"numerics: {wrong}", numerics=verdict)
+        found = gated(
+            *(request, workload, parameters, site, self.backend, self.framework, device, handed)
+        )
+        verdict = found.verdict
+        self.environment["reference_kept"] = found.reference_kept
+        self.cold["numerics_seconds"] = found.seconds
+        if found.wrong:
+            return Void(reason=f"numerics: {found.wrong}", numerics=verdict)
         if unasked := asked.complaint(self.executed()):
             return Void(reason=unasked, numerics=verdict)
         self.execution.gated()
@@ -236,6 +212,21 @@ class Launch:
         if device.info.simulated and isinstance(outcome, Measured):
             return simulated(outcome)
         return outcome
+
+    def _require_memory(
+        self,
+        workload: Workload,
+        parameters: Any,
+        site: Site,
+        device: Device,
+        handed: HandedOver | None,
+    ) -> None:
+        """Counts the case's memory, and raises `Unsupported` for what cannot fit."""
+        of = (workload, self.request.case.mode, parameters, site)
+        needed = memory_fit.estimate(*of) if handed is None else handed.estimated_peak_bytes
+        self.estimated_peak_bytes = needed
+        capacity = device.capacity_bytes()
+        memory_fit.require(needed, capacity, lambda: memory_fit.more_devices(*of, capacity))
 
     def _join(self, device: Device) -> str:
         """Meets the other ranks, where several do the step; in what one differs from the rest."""

@@ -13,9 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,6 +31,7 @@ from bench.framework import Framework
 from bench.lifeline import Lifeline, hold
 from bench.records import cpu_limits
 from bench.records.encoding import encoded
+from bench.running import scratch
 from bench.running.elsewhere import TORCH, Elsewhere, elsewhere
 
 NOTHING: Mapping[str, str] = {}
@@ -179,7 +178,8 @@ def _asked_where_it_is(framework: str) -> list[Found]:
 def probe_framework(where: Elsewhere) -> list[Found]:
     """What a framework reaches, backend by backend, asked in its interpreter in one process."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="accelmark-")))
+        folder = scratch.new()
+        stack.callback(scratch.gone, folder)
         asked = f"{where.framework}{OF_FRAMEWORK}"
         try:
             forced = where.variables(folder)

@@ -9,10 +9,8 @@ import re
 import shlex
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +19,7 @@ from bench.errors import ServerError
 from bench.records import environment
 from bench.records.endpoint import Server
 from bench.records.private import cleaned, cleaned_facts, own_names
+from bench.running import scratch
 from bench.serving.framing import Broken, Head
 from bench.serving.stream import plain
 from bench.serving.wire import Endpoint, Pool
@@ -227,8 +226,8 @@ class Process:
 
     def __init__(self, command: str) -> None:
         """Raises `ServerError` where it cannot be started."""
-        self._folder = tempfile.TemporaryDirectory()
-        self._output = Path(self._folder.name) / "output"
+        self._folder = scratch.new()
+        self._output = self._folder / "output"
         try:
             with self._output.open("wb") as output:
                 self._child = subprocess.Popen(
@@ -239,7 +238,7 @@ class Process:
                     start_new_session=True,
                 )
         except OSError as error:
-            self._folder.cleanup()
+            scratch.gone(self._folder)
             raise ServerError(
                 f"--server-command: it does not start ({error.strerror}). Try it by hand."
             ) from error
@@ -276,7 +275,7 @@ class Process:
                 os.killpg(self._child.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(STOP_SECONDS)
-        self._folder.cleanup()
+        scratch.gone(self._folder)
 
 
 async def nobody_there(pool: Pool) -> None:

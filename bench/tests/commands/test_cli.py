@@ -114,6 +114,11 @@ SUITES = {
             ["--budget-minutes 0: give a number above 0", "run --help"],
         ),
         (["run", "smoke", "--budget-minutes", "long"], ["--budget-minutes long: give a number"]),
+        (
+            ["run", "smoke", "--only", "gemm*", "--only", "llama*"],
+            ["--only is given 2 times", "globs go with commas between", "run --help"],
+        ),
+        (["report", "--width", "80", "r.jsonl", "--width=90"], ["--width is given 2 times"]),
         (["run", "smoke", "extra"], ["unexpected extra argument", "extra"]),
         (
             ["run", "smoke", "--lunches", "3"],
