@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from bench.measuring.explaining import fresh
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import Player, Replay, operands
@@ -121,7 +122,7 @@ class _Account:
 
     def turn(self, number: int) -> None:
         """Each of the two after the other as often: what comes first finds caches that others have
-        filled."""
+        filled. Neither counts while it gets fresh memory."""
         for each in (self._step, self._play) if number % 2 == 0 else (self._play, self._step):
             each()
         self._meter.look()
@@ -129,13 +130,16 @@ class _Account:
             self._profiler.look()
 
     def _step(self) -> None:
+        self._steps.append(fresh.settled(self._stepped))
+
+    def _play(self) -> None:
+        self._played.append(fresh.settled(self._player.play))
+
+    def _stepped(self) -> int:
         self._job.refill()
         start = self._clock()
         self._job.step()
-        self._steps.append(max(1, self._clock() - start))
-
-    def _play(self) -> None:
-        self._played.append(self._player.play())
+        return max(1, self._clock() - start)
 
     def found(self, causes: dict[Seen, str]) -> Explained | Unexplained:
         """The account; causes: what disturbed its turns."""

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bench.backends.cpu import BACKEND
-from bench.measuring.explaining import ceilings, in_order, profiled
+from bench.measuring.explaining import ceilings, fresh, in_order, profiled
 from bench.measuring.explaining.replay import Player, Replay
 from bench.records.explained import Explained, Operator, Unexplained
 from bench.tests.measuring.explaining.small_job import (
@@ -29,6 +29,7 @@ def small() -> Iterator[None]:
         patch.setattr(ceilings, "SIZES", (8,))
         patch.setattr(in_order, "LEAST_TURNS", 2)
         patch.setattr(profiled, "_profiled", nobody_looks)
+        patch.setattr(fresh, "given_bytes", lambda: (0,))
         yield
 
 
