@@ -9,13 +9,14 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from bench.measuring.explaining import fresh
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.profiled import Profiler
-from bench.measuring.explaining.replay import Player, operands
+from bench.measuring.explaining.replay import Player, Replay, operands
 from bench.measuring.explaining.rows import Key, Rows
 from bench.measuring.explaining.tape import Call, Tape, recorded
 from bench.measuring.explaining.timing import Stopwatch
@@ -39,14 +40,6 @@ LONGEST_ORDER = 20_000
 """Calls of a step of which each is written down with its time."""
 SPARE = 0.95
 """Of the memory that is there, how much a replay may take."""
-
-
-class Turns(NamedTuple):
-    """What the turns took, in ns."""
-
-    steps: list[int]
-    calls: list[list[int]]
-    freeing: list[int]
 
 
 class Watcher:
@@ -73,39 +66,111 @@ def explained(
     clock: monotonic ns (CPU time is as good where one thread computes); batch: of the case, for
     the advice where memory is too small; seconds: for the turns.
     """
+    (found,) = together([job], device, clock, watcher, batch, seconds)
+    return found
+
+
+def together(
+    jobs: Sequence[Job],
+    device: Device,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    watcher: Watcher | None = None,
+    batch: int | None = None,
+    seconds: float = TURNS_SECONDS,
+) -> list[Explained | Unexplained]:
+    """The accounts of several jobs' steps, which take turns with one another too."""
     watcher = watcher or Watcher()
-    profiler = Profiler(job, device)
-    tape = taped(job, device, profiler)
-    if lacking := too_little_memory(tape.replay_bytes(), device.capacity_bytes(), batch):
-        return Unexplained(reason=lacking)
-    player, stopwatch = Player(tape, clock), Stopwatch(device, clock)
+    each = [_Account(job, device, clock, batch) for job in jobs]
+    played = [one for one in each if not one.lacking]
     with collected():
-        meter = Meter(device, stopwatch, products(tape))
-        turns = _turns(job, player, meter, profiler, clock, watcher, seconds)
-        launch, causes = player.launch_ns(), watcher.causes()
-        taken = [statistics.median(column) for column in zip(*turns.calls, strict=True)]
-        floor = player.floor_in_place_ns(taken)
+        for one in played:
+            one.begin()
+        begin, turn = time.perf_counter(), 0
+        while played and (
+            turn < LEAST_TURNS or (time.perf_counter() - begin < seconds and turn < MOST_TURNS)
+        ):
+            for one in played if turn % 2 == 0 else played[::-1]:
+                one.turn(turn)
+            gc.collect()
+            watcher.turn()
+            turn += 1
+        causes = watcher.causes()
+        return [one.found(causes) for one in each]
+
+
+class _Account:
+    """A job's step, its tape, its ceilings and its profile, as they are found turn by turn."""
+
+    def __init__(
+        self, job: Job, device: Device, clock: Callable[[], int], batch: int | None
+    ) -> None:
+        self._job, self._clock = job, clock
+        self._profiler = Profiler(job, device)
+        self._tape = taped(job, device, self._profiler)
+        needed = self._tape.replay_bytes()
+        self.lacking = too_little_memory(needed, device.capacity_bytes(), batch)
+        """Why it is refused; empty where it is not."""
+        self._player, self._stopwatch = Player(self._tape, clock), Stopwatch(device, clock)
+        self._device = device
+        self._steps: list[int] = []
+        self._played: list[Replay] = []
+
+    def begin(self) -> None:
+        """What comes before the first turn."""
+        self._meter = Meter(self._device, self._stopwatch, products(self._tape))
+        self._player.play()  # a first one fetches what the allocator does not have yet
+
+    def turn(self, number: int) -> None:
+        """Each of the two after the other as often: what comes first finds caches that others have
+        filled. Neither counts while it gets fresh memory."""
+        for each in (self._step, self._play) if number % 2 == 0 else (self._play, self._step):
+            each()
+        self._meter.look()
+        if number < PROFILED_TURNS:
+            self._profiler.look()
+
+    def _step(self) -> None:
+        self._steps.append(fresh.settled(self._stepped))
+
+    def _play(self) -> None:
+        self._played.append(fresh.settled(self._player.play))
+
+    def _stepped(self) -> int:
+        self._job.refill()
+        start = self._clock()
+        self._job.step()
+        return max(1, self._clock() - start)
+
+    def found(self, causes: dict[Seen, str]) -> Explained | Unexplained:
+        """The account; causes: what disturbed its turns."""
+        if self.lacking:
+            return Unexplained(reason=self.lacking)
+        tape, meter = self._tape, self._meter
+        launch = self._player.launch_ns()
+        calls = zip(*(one.call_ns for one in self._played), strict=True)
+        taken = [statistics.median(column) for column in calls]
+        floor = self._player.floor_in_place_ns(taken)
         each = [ns - floor for ns in taken]
         rows = Rows(tape, each)
-        alone = _alone(tape, rows, stopwatch, meter)
-        profile, profiled = profiler.seen(tape)
-    found, order = rows.operators(alone)
-    short = len(order) <= LONGEST_ORDER
-    return Explained(
-        how="tape in order",
-        step_ns=tuple(turns.steps),
-        freeing_ns=statistics.median(turns.freeing),
-        call_floor_ns=max(0.0, floor),
-        operators=found,
-        ceilings=meter.ceilings(launch),
-        profile=profile,
-        profile_absent=profiler.absent,
-        profiled_operators=profiled,
-        causes=causes,
-        notes=tape.notes,
-        order=order if short else (),
-        call_ns=tuple(max(0, round(ns)) for ns in each) if short else (),
-    )
+        alone = _alone(tape, rows, self._stopwatch, meter)
+        profile, profiled = self._profiler.seen(tape)
+        operators, order = rows.operators(alone)
+        short = len(order) <= LONGEST_ORDER
+        return Explained(
+            how="tape in order",
+            step_ns=tuple(self._steps),
+            freeing_ns=statistics.median(one.freeing_ns for one in self._played),
+            call_floor_ns=max(0.0, floor),
+            operators=operators,
+            ceilings=meter.ceilings(launch),
+            profile=profile,
+            profile_absent=self._profiler.absent,
+            profiled_operators=profiled,
+            causes=causes,
+            notes=tape.notes,
+            order=order if short else (),
+            call_ns=tuple(max(0, round(ns)) for ns in each) if short else (),
+        )
 
 
 def taped(job: Job, device: Device, profiler: Profiler) -> Tape:
@@ -116,46 +181,6 @@ def taped(job: Job, device: Device, profiler: Profiler) -> Tape:
     device.synchronize()
     in_place(tape, profiler.names(tape))
     return tape
-
-
-def _turns(
-    job: Job,
-    player: Player,
-    meter: Meter,
-    profiler: Profiler,
-    clock: Callable[[], int],
-    watcher: Watcher,
-    seconds: float,
-) -> Turns:
-    player.play()  # a first one fetches what the allocator does not have yet
-    steps: list[int] = []
-    calls: list[list[int]] = []
-    freeing: list[int] = []
-
-    def step() -> None:
-        job.refill()
-        start = clock()
-        job.step()
-        steps.append(max(1, clock() - start))
-
-    def play() -> None:
-        played = player.play()
-        calls.append(played.call_ns)
-        freeing.append(played.freeing_ns)
-
-    begin = time.perf_counter()
-    while len(steps) < LEAST_TURNS or (
-        time.perf_counter() - begin < seconds and len(steps) < MOST_TURNS
-    ):
-        # Each after the other as often: what comes first finds caches that others have filled.
-        for each in (step, play) if len(steps) % 2 == 0 else (play, step):
-            each()
-        meter.look()
-        if len(steps) < PROFILED_TURNS:
-            profiler.look()
-        gc.collect()
-        watcher.turn()
-    return Turns(steps, calls, freeing)
 
 
 def _alone(tape: Tape, rows: Rows, stopwatch: Stopwatch, meter: Meter) -> dict[Key, float]:

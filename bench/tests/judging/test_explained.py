@@ -254,3 +254,20 @@ def test_advice_is_true_where_a_measurement_apart_says_the_same(
     assert not explain_check.told(Tried(remedy="x", absent="no"), 100.0, 90.0)
     pieces = [(said_of, 100.0, float(apart))]
     assert explain_check.advice(pieces * 3).met is true and not explain_check.advice(pieces * 2).met
+
+
+@pytest.mark.parametrize(
+    ("after", "met"),
+    [
+        ((101, 128, 91, 119, 100), True),
+        ((110, 143, 99, 132, 110), False),
+        ((180, 91, 130, 80, 140), False),  # of which nothing can be said
+        ((101,), False),
+    ],
+)
+def test_runs_that_explain_are_held_against_those_beside_them(
+    after: tuple[int, ...], met: bool
+) -> None:
+    """On a machine whose speed moves by a third from one pair to the next."""
+    pairs = list(zip((100.0, 130.0, 90.0, 120.0, 100.0), map(float, after), strict=False))
+    assert explain_check.unchanged(pairs).met is met

@@ -29,15 +29,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from bench.judging.compare import compare
-from bench.judging.comparison import CaseComparison
+from bench import stats
 from bench.judging.explained import ExplainedCase, changed_names
 from bench.judging.explained_pairs import pair
 from bench.judging.remedies import LEAST_GAIN, helped, said
 from bench.records.case import Case
 from bench.records.explained import Explained, Tried
 from bench.tests.scripts import explain_measured
-from bench.tests.scripts.explain_measured import LAYOUTS, PLANTED_SECONDS, Measurer, models
+from bench.tests.scripts.explain_measured import PLANTED_SECONDS, Measurer, models
 
 LEAST, MOST = 0.90, 1.03
 """Coverage of a model's step."""
@@ -73,7 +72,8 @@ workload = "gemm"
 precision = "fp32"
 shape = "512x512x512"
 """
-AA_LAUNCHES = 5
+AA_LEAST, AA_MOST = 5, 12
+"""Pairs of runs, one that explains and one that does not: as many as make the interval narrow."""
 AA_DRIFT = 0.02
 """What a machine may drift from one run to the next."""
 AA_WITHIN = 0.10
@@ -157,15 +157,21 @@ def advice(pieces: Sequence[tuple[Tried, float, float]]) -> Judged:
     return Judged("advice", len(pieces) == true and true >= FEWEST_PIECES, seen)
 
 
-def unchanged(found: CaseComparison) -> Judged:
-    """The timed launches of a run that explains against those of one that does not."""
-    interval = found.interval
-    if interval is None or found.ratio is None:
-        return Judged("A/A", False, f"no interval: {found.verdict}")
-    narrow = (interval.high - interval.low) / 2 <= AA_WITHIN
-    same = interval.low <= 1 + AA_DRIFT and interval.high >= 1 - AA_DRIFT
-    seen = f"{found.ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-    return Judged("A/A", narrow and same, f"{seen}{'' if narrow else ': too wide to tell'}")
+def unchanged(pairs: Sequence[tuple[float, float]]) -> Judged:
+    """The timed launches of runs that do not explain, and of runs that do; in pairs, each one after
+    the other, as a machine's speed moves by more than this from one run to one much later."""
+    found = stats.log_estimate([after / before for before, after in pairs], stats.FIXED_LEVEL)
+    if found is None:
+        return Judged("A/A", False, f"no interval of {len(pairs)} pairs")
+    same = found.low <= 1 + AA_DRIFT and found.high >= 1 - AA_DRIFT
+    seen = f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f}; {len(pairs)} pairs)"
+    return Judged("A/A", narrow(pairs) and same, seen + ("" if narrow(pairs) else ": too wide"))
+
+
+def narrow(pairs: Sequence[tuple[float, float]]) -> bool:
+    """Whether the interval of their ratio says something."""
+    found = stats.log_estimate([after / before for before, after in pairs], stats.FIXED_LEVEL)
+    return found is not None and found.half_width <= AA_WITHIN
 
 
 # --- The script ----------------------------------------------------------------------------------
@@ -204,8 +210,7 @@ class Checks:
         larger: Case = msgspec.structs.replace(
             case, parameters={**case.parameters, "batch_size": LAID_OUT_BATCH}
         )
-        found = (self._measurer.case(larger, layout, times=LAID_OUT_LONGER) for layout in LAYOUTS)
-        return layouts(*found)
+        return layouts(*self._measurer.layouts(larger, times=LAID_OUT_LONGER))
 
     def advice(self) -> Judged:
         """Of some models."""
@@ -218,13 +223,16 @@ class Checks:
         return advice(pieces)
 
     def aa(self) -> Judged:
-        """A run with and one without."""
+        """Runs with and without, in turns."""
+        pairs: list[tuple[float, float]] = []
         with tempfile.TemporaryDirectory() as folder:
             suite = Path(folder) / "one.toml"
             suite.write_text(AA_SUITE, encoding="utf-8")
-            plain, explaining = explain_measured.runs(suite, AA_LAUNCHES)
-            (found,) = compare(plain, explaining).cases
-        return unchanged(found)
+            while len(pairs) < AA_LEAST or (len(pairs) < AA_MOST and not narrow(pairs)):
+                order = (False, True) if len(pairs) % 2 == 0 else (True, False)
+                took = {explains: explain_measured.timed(suite, explains) for explains in order}
+                pairs.append((took[False], took[True]))
+        return unchanged(pairs)
 
 
 NAMES = ("coverage", "shares", "counts", "planted", "layouts", "advice", "aa")

@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +21,14 @@ from bench.planning.suite_file import find_suite, read_suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.explained import Account, Explained, Explanation, Tried, Unexplained
-from bench.records.run import RunFile
 from bench.workload import Job, Site
 
 NO_MODELS = ("gemm", "memory", "launch", "transfer", "attention", "collective")
 """Workloads that are one operator."""
 LAYOUTS = ("contiguous", "channels_last")
 PLANTED_SECONDS = 0.010
-STEPS = 12
-"""Of a job with a remedy and of one without, each in a process of its own."""
+STEPS = 16
+"""Of a job with a remedy and of one without, in turns."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     case: Case
     how: str = ""
-    """`planted`, a memory format, `advice` or `steps`; empty for the step as it is."""
+    """`planted`, `layouts`, `advice` or `steps`; empty for the step as it is."""
     remedy: str = ""
     seconds: float
     cpu_time: bool
@@ -59,24 +59,36 @@ class Measurer:
         self._script, self._seconds, self._cpu_time = script, seconds, cpu_time
         self._found: dict[tuple[str, str, bool], tuple[Case, Account]] = {}
 
-    def case(
-        self, case: Case, how: str = "", *, wall: bool = False, times: float = 1.0
-    ) -> ExplainedCase:
-        """A case explained; wall: by the wall's clock, whatever else is asked for; times: as long
-        as others."""
+    def case(self, case: Case, how: str = "", *, wall: bool = False) -> ExplainedCase:
+        """A case explained; wall: by the wall's clock, whatever else is asked for."""
         by_cpu = self._cpu_time and not wall
         key = case.fingerprint, how, by_cpu
         if key not in self._found:
             try:
-                account = self._apart(Account, times, case=case, how=how, cpu_time=by_cpu)
+                account = self._apart(Account, case=case, how=how, cpu_time=by_cpu)
             except subprocess.CalledProcessError:  # it has said why
                 account = Unexplained(reason="its process failed")
-            self._found[key] = case, account
-            one = explained_case(case, [explanation(case, account)])
-            covered = f"{one.coverage.value:7.1%}" if one.coverage else one.reason
-            flags = " ".join(one.flags)
-            print(f"{case.name:<20}{case.precision:<10}{how:<14}{covered}  {flags}", flush=True)
+            self._keep(case, how, by_cpu, account)
         return explained_case(case, [explanation(*self._found[key])])
+
+    def layouts(self, case: Case, times: float) -> list[ExplainedCase]:
+        """A case in each of `LAYOUTS`, in turns within one process; times: as long as others."""
+        asked = {"case": case, "how": "layouts", "cpu_time": self._cpu_time}
+        try:
+            found = self._apart(list[Account], times, **asked)
+        except subprocess.CalledProcessError:  # it has said why
+            found = [Unexplained(reason="its process failed") for _ in LAYOUTS]
+        each = zip(LAYOUTS, found, strict=True)
+        return [self._keep(case, layout, self._cpu_time, account) for layout, account in each]
+
+    def _keep(self, case: Case, how: str, by_cpu: bool, account: Account) -> ExplainedCase:
+        """Says what an account comes to."""
+        self._found[case.fingerprint, how, by_cpu] = case, account
+        one = explained_case(case, [explanation(case, account)])
+        covered = f"{one.coverage.value:7.1%}" if one.coverage else one.reason
+        flags = " ".join(one.flags)
+        print(f"{case.name:<20}{case.precision:<10}{how:<14}{covered}  {flags}", flush=True)
+        return one
 
     def accounts(self) -> dict[str, Explained]:
         """All that are explained, by fingerprint and how."""
@@ -87,14 +99,12 @@ class Measurer:
         }
 
     def advice(self, case: Case, remedy: str) -> tuple[Tried, float, float]:
-        """What is said of a remedy; and ns of steps without and with it, in processes apart."""
-        asked: dict[str, Any] = {"case": case, "cpu_time": self._cpu_time}
-        tried = self._apart(Tried, **asked, how="advice", remedy=remedy)
-        before, after = (
-            float(statistics.median(self._apart(list[int], **asked, how="steps", remedy=which)))
-            for which in ("", remedy)
-        )
-        return tried, before, after
+        """What is said of a remedy; and ns of steps without and with it, in another process."""
+        asked: dict[str, Any] = {"case": case, "cpu_time": self._cpu_time, "remedy": remedy}
+        tried = self._apart(Tried, **asked, how="advice")
+        pairs = self._apart(list[tuple[int, int]], **asked, how="steps")
+        before = statistics.median(one for one, _ in pairs)
+        return tried, before, before * statistics.median(other / one for one, other in pairs)
 
     def _apart(self, type_: Any, times: float = 1.0, **asked: Any) -> Any:
         """In a process of its own, with a worker's environment."""
@@ -175,7 +185,7 @@ def here(words: str) -> str:
     import_libraries(workload, workload.modes[case.mode])
     backend = catalogue.backend("cpu")
     device = backend.open(0, precision)
-    layout = asked.how if asked.how in LAYOUTS else workload.memory_formats[0]
+    layout = workload.memory_formats[0]
     site = Site(device=device.torch_device, precision=precision, seed=0, memory_format=layout)
     parameters = parameters_of(case, workload)
 
@@ -187,45 +197,58 @@ def here(words: str) -> str:
             made.step()
         return made
 
+    if asked.how == "layouts":
+        sites = [msgspec.structs.replace(site, memory_format=one) for one in LAYOUTS]
+        jobs = [job_of(parameters, one) for one in sites]
+        accounts = in_order.together(jobs, device, clock, seconds=asked.seconds)
+        return msgspec.json.encode(accounts).decode()
     job = job_of(parameters, site)
     if asked.how not in ("advice", "steps"):
         account = in_order.explained(job, device, clock, seconds=asked.seconds)
         return msgspec.json.encode(account).decode()
     bench = launch.bench_of(workload, case.mode, parameters, site, backend, device)
-    chosen = remedies.Remedy("", site, parameters)
-    if asked.remedy:
-        (chosen,) = [one for one in remedies.remedies(bench, job) if one.name == asked.remedy]
+    (chosen,) = [one for one in remedies.remedies(bench, job) if one.name == asked.remedy]
     if asked.how == "advice":
         return msgspec.json.encode(remedies.try_one(bench, job, chosen, clock)).decode()
-    del job
-    steps = []
-    with chosen.around(), in_order.collected():
+    with chosen.around():
         changed = job_of(chosen.parameters, chosen.site)
-        for _ in range(STEPS):
-            changed.refill()
-            start = clock()
-            changed.step()
-            steps.append((clock() - start) // chosen.times_items)
-    return msgspec.json.encode(steps).decode()
+
+    def taken(which: Job) -> int:
+        which.refill()
+        start = clock()
+        which.step()
+        return clock() - start
+
+    pairs = []
+    with in_order.collected():
+        for turn in range(STEPS):
+            before = taken(job) if turn % 2 else 0
+            with chosen.around():
+                after = taken(changed)
+            pairs.append((before or taken(job), after // chosen.times_items))
+    return msgspec.json.encode(pairs).decode()
 
 
 # --- Whole runs -----------------------------------------------------------------------------------
 
 
-def runs(suite: Path, launches: int) -> tuple[RunFile, RunFile]:
-    """Two runs of a suite, the second of which explains as well."""
+def timed(suite: Path, explaining: bool) -> float:
+    """ns of a step of a suite's one case, by the one timed launch of a run; explaining: whether the
+    run goes on to explain it."""
+    from bench.records.outcome import Measured
     from bench.records.runfile import read
 
-    folder, paths = suite.parent, []
-    for name, more in (("plain", ()), ("explaining", ("--explain",))):
-        out = folder / name
-        words = ["run", str(suite), "--device", "cpu", "--launches", str(launches), *more]
+    more = ["--explain"] if explaining else []
+    with tempfile.TemporaryDirectory(dir=suite.parent) as out:
+        words = ["run", str(suite), "--device", "cpu", "--launches", "1", *more, "--out", out]
         subprocess.run(
-            [sys.executable, "-m", "bench", *words, "--out", str(out)],
-            cwd=folder,
+            [sys.executable, "-m", "bench", *words],
+            cwd=suite.parent,
             capture_output=True,
             check=False,  # what was not explained is no fault of the timed launches
         )
-        paths += sorted(out.glob("*.jsonl"))
-    plain, explaining = (read(path) for path in paths)
-    return plain, explaining
+        (path,) = Path(out).glob("*.jsonl")
+        (launch,) = read(path).launches
+    if not isinstance(launch.outcome, Measured):
+        raise SystemExit(f"the timed launch: {launch.outcome}")
+    return statistics.median(ns for block in launch.outcome.steady for ns in block.step_ns)

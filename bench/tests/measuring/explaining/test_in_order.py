@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from bench.backends.cpu import BACKEND
-from bench.measuring.explaining import ceilings, in_order, profiled
+from bench.measuring.explaining import ceilings, fresh, in_order, profiled
 from bench.measuring.explaining.replay import Player, Replay
 from bench.records.explained import Explained, Operator, Unexplained
 from bench.tests.measuring.explaining.small_job import (
@@ -28,6 +29,7 @@ def small() -> Iterator[None]:
         patch.setattr(ceilings, "SIZES", (8,))
         patch.setattr(in_order, "LEAST_TURNS", 2)
         patch.setattr(profiled, "_profiled", nobody_looks)
+        patch.setattr(fresh, "given_bytes", lambda: (0,))
         yield
 
 
@@ -69,6 +71,23 @@ def test_step_and_tape_come_first_in_turn(monkeypatch: pytest.MonkeyPatch, small
     recorded, first, *turns = order
     assert (recorded, first) == ("step", "tape")
     assert turns == ["step", "tape", "tape", "step", "step", "tape"]
+
+
+def test_several_jobs_take_turns(monkeypatch: pytest.MonkeyPatch, small: None) -> None:
+    """What drifts hits all of them alike."""
+    jobs, order = [SmallJob(), SmallJob()], list[int]()
+    for number, job in enumerate(jobs):
+        monkeypatch.setattr(job, "refill", functools.partial(order.append, number))
+        monkeypatch.setattr(job, "step", functools.partial(stepped, job))
+    found = in_order.together(jobs, BACKEND.open(0, FP32), CLOCK, seconds=0)
+    assert [one.step_ns for one in found if isinstance(one, Explained)] == [(PLANTED_NS,) * 2] * 2
+    assert order == [0, 1, 0, 1, 1, 0], "recorded, and a step in each turn"
+
+
+def stepped(job: SmallJob) -> None:
+    """A step from where it starts."""
+    job.position.zero_()
+    SmallJob.step(job)
 
 
 def test_calls_of_the_same_shapes_are_a_row(account: Explained) -> None:
