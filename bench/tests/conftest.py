@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -47,6 +48,16 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
         for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
             del os.environ[name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
+    """The processes of pytest-xdist are forked, and so import no library."""
+    place = session.config.stash.get(NURSERY, "")
+    if not place:
+        return (yield)
+    with forking.known(place), mock.patch.object(subprocess, "Popen", forking.Plain):
+        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,0 +1,248 @@
+"""The nursery: a process that has imported torch once, and becomes what `forked.py` asks it for."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import gc
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.metadata
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+import types
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench import catalogue
+from bench.tests.forked import ERRORS, PLACES, WIDE, Popen, exactly, target_of
+
+FREE = 200
+"""File descriptors from here on are nobody's."""
+ALREADY = (
+    *("torch._dynamo", "numpy", "psutil", "typer", "rich.live", "rich.table"),
+    *("bench.cli", "bench.api", "bench.commands.run", "bench.reports.table"),
+    *(
+        "bench.running.probe",
+        "bench.running.sampler",
+        "bench.backends.cpu",
+        "bench.backends.ascend",
+    ),
+    *("bench.measuring.worker", "bench.conformance.worker", "bench.workloads.gemm"),
+)
+"""What a nursery has imported. (The first step of any optimizer imports torch._dynamo.)"""
+HEAVY = "torch"
+"""What is imported once, and only shown to a fork that imports it."""
+
+
+def serve(place: str) -> NoReturn:
+    """The nurseries, until their stdin ends."""
+    PLACES.append(place)
+    _import(ALREADY)
+    if not (wide := os.fork()):
+        _import(_libraries())
+        place += WIDE
+    own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [entry for entry in sys.path if entry and entry not in own]
+    _serve(place)
+    if wide:
+        os.waitpid(wide, 0)
+    os._exit(0)
+
+
+def _libraries() -> set[str]:
+    """What launches of any workload import, as far as it is installed."""
+    workloads = [catalogue.workload(name) for name in catalogue.plug_ins("workloads")]
+    modes = [mode for workload in workloads for mode in workload.modes.values()]
+    return {name for one in (*workloads, *modes) for name in one.libraries}
+
+
+def _import(names: Iterable[str]) -> None:
+    """All of them that there are, for whatever is forked from here on."""
+    for name in names:
+        with contextlib.suppress(ImportError):  # a launch of its own says it better
+            importlib.import_module(name)
+    for finalizer in weakref.finalize._registry.values():  # type: ignore[attr-defined]
+        finalizer.atexit = False  # torch's own, 30 ms of each fork that ends
+    gc.collect()
+    gc.freeze()
+
+
+def _serve(place: str) -> None:
+    """One nursery, until its stdin ends: forks a waiter for each request."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{place}.soon")
+        listener.listen(64)
+        Path(f"{place}.soon").rename(place)
+        while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]):
+            assert ready
+            connection, _ = listener.accept()
+            if not os.fork():
+                listener.close()
+                _wait_for_one(connection)
+            connection.close()
+            _reap()
+    _reap()
+
+
+def _reap() -> None:
+    """Waiters that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _wait_for_one(connection: socket.socket) -> NoReturn:
+    """Forks what is asked for; tells its id, then its status; it is gone when that was heard."""
+    size = int.from_bytes(exactly(connection, 4), "big")
+    first, descriptors, _, _ = socket.recv_fds(connection, 1, 16)
+    request = json.loads(first + exactly(connection, size - 1))
+    pid = os.fork()
+    if not pid:
+        _become(request, descriptors)
+    for descriptor in (0, 1, 2, *descriptors):
+        os.close(descriptor)
+    with contextlib.suppress(OSError):
+        connection.sendall(pid.to_bytes(4, "big"))
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    status = ended.si_status << 8 if ended.si_code == os.CLD_EXITED else ended.si_status
+    with contextlib.suppress(OSError):
+        connection.sendall(status.to_bytes(4, "big"))
+        connection.recv(1)
+    os.waitpid(pid, 0)
+    os._exit(0)
+
+
+def _become(request: dict[str, Any], received: Sequence[int]) -> NoReturn:
+    """What was asked for, in this fork."""
+    if request["session"]:
+        os.setsid()
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FREE) for descriptor in received]
+    wanted = request["descriptors"]
+    for number in set(range(FREE)) - {0, 1, 2}:
+        with contextlib.suppress(OSError):
+            os.close(number)
+    for descriptor, number in zip(high, wanted, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["variables"])
+    code = 1
+    try:
+        code = _run(request["words"], request["forks"])
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:  # noqa: BLE001 - told, as the interpreter tells it
+        traceback.print_exc()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(words: list[str], forks: bool) -> int:
+    """As the interpreter does with its arguments; the exit code."""
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = open(  # noqa: SIM115 - as long as the process
+            number,
+            "w" if number else "r",
+            encoding=encoding or "utf-8",
+            errors="backslashreplace" if number == 2 else errors or "strict",
+            closefd=False,
+            buffering=1 if number == 2 or os.isatty(number) else -1,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    if tuple(words[:2]) == ERRORS:
+        warnings.simplefilter("error")
+    option, target, *arguments = target_of(words)
+    extra = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[:0] = [str(Path.cwd()) if option == "-m" else "", *extra]
+    sys.path_importer_cache.clear()
+    importlib.invalidate_caches()
+    _hide()
+    if forks:
+        subprocess.Popen = Popen  # type: ignore[misc]
+    else:
+        _forget()
+    sys.argv = [option, *arguments]
+    if any((Path(entry) / "sitecustomize.py").exists() for entry in extra):
+        sys.modules.pop("sitecustomize", None)
+        importlib.import_module("sitecustomize")
+    code = 0
+    try:
+        if option == "-m":
+            sys.modules.pop(target, None)
+            runpy.run_module(target, run_name="__main__", alter_sys=True)
+        else:
+            main = types.ModuleType("__main__")
+            sys.modules["__main__"] = main
+            exec(compile(target, "<string>", "exec"), main.__dict__)
+    except SystemExit as error:
+        if isinstance(error.code, int | None):
+            code = error.code or 0
+        else:
+            print(error.code, file=sys.stderr)
+            code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    return code
+
+
+def _forget() -> None:
+    """Packages of pytest's plug-ins, this program among them: pytest rewrites what it imports."""
+    plug_ins = importlib.metadata.entry_points(group="pytest11")
+    theirs = {plug_in.module.partition(".")[0] for plug_in in plug_ins}
+    for name in [name for name in sys.modules if name.partition(".")[0] in theirs]:
+        del sys.modules[name]
+    gc.unfreeze()  # libraries look for who refers to what
+
+
+def _hide() -> None:
+    """`import torch` shows what is loaded, with the plug-ins of this process's variables."""
+    module = sys.modules.pop(HEAVY)
+    sys.meta_path.insert(0, _Loaded(module))
+
+
+class _Loaded(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds one module, which is loaded."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self._module = module
+
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != HEAVY:
+            return None
+        spec = importlib.machinery.ModuleSpec(HEAVY, self, origin=self._module.__file__)
+        spec.submodule_search_locations = list(self._module.__path__)
+        spec.has_location = True
+        return spec
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return self._module
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        sys.meta_path.remove(self)
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        module.set_num_threads(int(threads) if threads.isdecimal() else 1)
+        if module._is_device_backend_autoload_enabled():
+            module._import_device_backends()
