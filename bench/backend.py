@@ -137,6 +137,8 @@ class Backend(ABC):
     plug_ins: tuple[str, ...] = ()
     """Modules that register its devices with torch. Where torch loads no plug-in by itself
     (`TORCH_DEVICE_BACKEND_AUTOLOAD=0`), those of other vendors are hidden from this process."""
+    targets: Mapping[str, str] = MappingProxyType({})
+    """By which name another framework knows its devices, by that framework's name."""
 
     is_host = False
     """Whether its device is the host itself: there is one, and ranks share its cores."""

@@ -188,6 +188,9 @@ class Framework(ABC):
     def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
         """Why that device cannot run `precision` here; None if it can."""
 
+    def compute_with(self, threads: int) -> None:  # noqa: B027 - torch has its own number
+        """That many threads of the host, as torch has there; before `open`."""
+
     @abstractmethod
     def open(self, backend: Backend, index: int, precision: Precision) -> Device:
         """Makes device `index` current and sets the precision switches for `precision`."""

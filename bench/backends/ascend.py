@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -115,6 +116,7 @@ class AscendBackend(TorchBackend):
     vendor = "Huawei"
     device_type = "npu"
     plug_ins = ("torch_npu",)
+    targets = MappingProxyType({"mindspore": "Ascend"})
     library_switches = ("is_torch_npu_available",)
     install = "Install the torch_npu of your torch's version"
     runtime = "CANN"

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo
@@ -107,6 +108,7 @@ class CpuBackend(Backend):
     vendor = ""  # its name says it
     is_host = True
     forks = True
+    targets = MappingProxyType({"mindspore": "CPU"})
 
     def worker_environment(self) -> Mapping[str, str]:
         """Allocator thresholds as good practice demands, and no vendor's plug-in.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import canvas, looking, say
-from bench.commands.options import INDEX, width_option
+from bench.commands.options import INDEX, framework_option, python_option, width_option
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceUnavailable, UnknownName, suggestion
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench.backend import DeviceInfo
     from bench.conformance.check import Check, Finding
     from bench.conformance.examine import Examined
+    from bench.running.elsewhere import Elsewhere
 
 WORDS = {"pass": "PASS", "fail": "FAIL", "not observable": "NOT SEEN", "note": "note"}
 """As the table has the verdicts: the word says it, the colour repeats it."""
@@ -41,41 +42,58 @@ STYLES = {"pass": "green", "fail": "bold red", "not observable": "yellow", "note
     help="Which of its devices. Default: 0.",
 )
 @click.option("--only", metavar="CHECK", help="Only this check. Its name is in the table.")
+@framework_option
+@python_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @width_option
 def check_backend(
-    name: str, index: int, only: str | None, as_json: bool, width: int | None
+    name: str,
+    index: int,
+    only: str | None,
+    framework: str | None,
+    python: str | None,
+    as_json: bool,
+    width: int | None,
 ) -> None:
     """Check that backend NAME does what every measurement relies on; exit 1 if a check fails.
 
-    Each check runs in a process of its own.
+    Each check runs in a process of its own. With --framework, that framework is checked, as it
+    reaches that backend's devices.
     """
     from bench.conformance.examine import examine
+    from bench.running.elsewhere import elsewhere
 
-    wanted = _wanted(only)
-    device = _device(name, index)
+    where = elsewhere(framework, python)
+    wanted = _wanted(only, where.framework)
+    device = _device(name, index, where)
     done: list[Examined] = []
-    for one in examine(device, wanted):
+    for one in examine(device, wanted, where=where):
         done.append(one)
         said = f"{one.failures} failed" if one.failures else "done"
         say(f"  {one.check}: {said} ({one.seconds:.1f} s)")
     if as_json:
-        put_file(json.dumps(_document(device, done), indent=2) + "\n")
+        put_file(json.dumps(_document(device, done, where.framework), indent=2) + "\n")
     else:
-        put_card(_text(device, done, width))
+        put_card(_text(device, done, width, where.framework))
     sys.exit(EXIT_INCOMPLETE if any(one.failures for one in done) else EXIT_OK)
 
 
-def _device(name: str, index: int) -> DeviceInfo:
+def _device(name: str, index: int, where: Elsewhere) -> DeviceInfo:
     """The device to check; `UnknownName` or `DeviceUnavailable`, which says what its probe said."""
     from bench import catalogue
     from bench.running import probe
+    from bench.running.elsewhere import TORCH
 
     known = list(catalogue.plug_ins("backends"))
     if name not in known:
         raise UnknownName(
             f"accelmark check-backend {name}: unknown backend.{suggestion(name, known)}"
         )
+    if where.framework != TORCH:
+        with looking():
+            chosen = probe.choose_by(where, f"{name}:{index}").device
+        say(f"device: {chosen.address}, {chosen.name}, by {where.framework}")
+        return chosen
     with looking():
         (found,) = probe.probe([name])
     for device in found.devices:
@@ -90,10 +108,10 @@ def _device(name: str, index: int) -> DeviceInfo:
     )
 
 
-def _wanted(only: str | None) -> tuple[Check, ...]:
+def _wanted(only: str | None, framework: str) -> tuple[Check, ...]:
     from bench.conformance.examine import all_checks
 
-    known = {check.name: check for check in all_checks()}
+    known = {check.name: check for check in all_checks(framework)}
     if only is None:
         return tuple(known.values())
     if only not in known:
@@ -106,7 +124,7 @@ def _counts(done: Sequence[Examined]) -> dict[str, int]:
     return {name: verdicts.count(name) for name in ("pass", "fail", "not observable", "note")}
 
 
-def _document(device: DeviceInfo, done: Sequence[Examined]) -> dict[str, object]:
+def _document(device: DeviceInfo, done: Sequence[Examined], framework: str) -> dict[str, object]:
     """The whole kit as JSON: `counts` by verdict, and every finding under its check."""
     import msgspec
 
@@ -114,25 +132,28 @@ def _document(device: DeviceInfo, done: Sequence[Examined]) -> dict[str, object]
 
     return {
         "accelmark": __version__,
+        "framework": framework,
         "device": msgspec.to_builtins(device),
         "counts": _counts(done),
         "checks": [msgspec.to_builtins(one) for one in done],
     }
 
 
-def _text(device: DeviceInfo, done: Sequence[Examined], width: int | None) -> str:
+def _text(
+    device: DeviceInfo, done: Sequence[Examined], width: int | None, framework: str = "torch"
+) -> str:
     """For a terminal of any width; means the same without colour."""
     from bench.reports._drawn import drawn
 
-    return drawn(canvas(width), functools.partial(_draw, device, done))
+    return drawn(canvas(width), functools.partial(_draw, device, done, framework))
 
 
-def _draw(device: DeviceInfo, done: Sequence[Examined], console: Console) -> None:
+def _draw(device: DeviceInfo, done: Sequence[Examined], framework: str, console: Console) -> None:
     simulated = ", simulated" if device.simulated else ""
-    torch = device.facts.get("torch", "unknown")
+    version = device.facts.get(framework, "unknown")
     console.print(
         f"accelmark check-backend {device.backend}: {device.name} ({device.address}{simulated}), "
-        f"torch {torch}",
+        f"{framework} {version}",
         style="bold",
     )
     console.print()

@@ -67,6 +67,16 @@ width_option = click.option(
     metavar="COLUMNS",
     help="Of the table, 40 to 500. Default: the terminal's.",
 )
+framework_option = click.option(
+    "--framework",
+    metavar="NAME",
+    help="What computes: see `accelmark list frameworks`.  [default: torch]",
+)
+python_option = click.option(
+    "--python",
+    metavar="PATH",
+    help="The Python that has that framework. Default: $ACCELMARK_NAME_PYTHON, else this one.",
+)
 
 
 HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())

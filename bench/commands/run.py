@@ -10,7 +10,7 @@ import click
 
 from bench.commands.common import WIDE, canvas, looking, render, say, show, typed, watching
 from bench.commands.explain import explained
-from bench.commands.options import ABOVE_ZERO, SPREAD
+from bench.commands.options import ABOVE_ZERO, SPREAD, framework_option, python_option
 from bench.commands.several_hosts import hosts
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
@@ -57,16 +57,8 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Then explain each case, operator by operator, in one more launch that makes no figure.",
 )
-@click.option(
-    "--framework",
-    metavar="NAME",
-    help="What computes: see `accelmark list frameworks`.  [default: torch]",
-)
-@click.option(
-    "--python",
-    metavar="PATH",
-    help="The Python that has that framework. Default: $ACCELMARK_NAME_PYTHON, else this one.",
-)
+@framework_option
+@python_option
 @WIDE
 def run(
     suite: str | None,

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from bench import catalogue
 from bench.backend import Backend, Device
+from bench.framework import Framework
 from bench.precision import PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -59,13 +61,16 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """Run one after the other; an exception ends its part, a lost device all of them."""
     limit_seconds: float = 180.0
     """From its turn to its end; longer, and it has failed."""
+    absent: str = ""
+    """Why it does not apply, and has no parts; empty where it does."""
 
 
 class Stand:
     """The device under test, opened for float32, and what a check asks of its surroundings."""
 
-    def __init__(self, backend: Backend, index: int) -> None:
-        """Raises what the backend raises."""
+    def __init__(self, backend: Backend, index: int, framework: Framework | None = None) -> None:
+        """framework: what computes, by default torch. Raises what the backend raises."""
+        self.framework = framework or catalogue.framework("torch")
         self.backend = backend
         self.index = index
         self.device: Device = self.open(PRECISIONS["fp32"])
@@ -73,7 +78,7 @@ class Stand:
 
     def open(self, precision: Precision) -> Device:
         """The device with its switches set for `precision`; the checks' own from then on."""
-        self.device = self.backend.open(self.index, precision)
+        self.device = self.framework.open(self.backend, self.index, precision)
         return self.device
 
     @property
@@ -91,7 +96,7 @@ class Stand:
     @property
     def on_host(self) -> bool:
         """Whether the device is the host itself."""
-        return self.place.type == "cpu"
+        return self.backend.is_host if self.framework.hands_over else self.place.type == "cpu"
 
     def ran_on_host(self) -> tuple[str, ...]:
         """Operators that the runtime has said, since it was last asked, to have run on the host."""

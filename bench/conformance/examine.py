@@ -6,28 +6,30 @@ import contextlib
 import os
 import selectors
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
 from bench import catalogue
 from bench.backend import DeviceInfo
-from bench.conformance.check import Check, Finding, failed
+from bench.conformance.check import Check, Finding, failed, unseen
 from bench.conformance.worker import Task, checks
+from bench.errors import OutputError
 from bench.lifeline import Lifeline
 from bench.records import environment
 from bench.records.reason import reason
 from bench.running import child
+from bench.running.elsewhere import HERE, TORCH, Elsewhere
 
 TOGETHER = 4
 """Processes that import torch side by side; none opens the device before all of them have."""
 IMPORT_SECONDS = 120.0
 """A torch that takes longer to import is taken for broken."""
-COMMAND = (sys.executable, "-m", "bench.conformance.worker")
-"""A check's process."""
+WORKER = ("-m", "bench.conformance.worker")
+"""A check's process, by its interpreter."""
 DECODER = msgspec.json.Decoder(Finding | None)
 
 
@@ -46,31 +48,76 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(
-    device: DeviceInfo, wanted: Sequence[Check], command: tuple[str, ...] = COMMAND
+    device: DeviceInfo,
+    wanted: Sequence[Check],
+    command: tuple[str, ...] | None = None,
+    where: Elsewhere = HERE,
 ) -> Generator[Examined, None, None]:
-    """Runs the checks one after the other; none ends another. Leaves no process behind."""
+    """Runs the checks one after the other; none ends another. Leaves no process behind.
+
+    command: of a check's process, for tests; where: the framework that reaches the device. Raises
+    `OutputError` where its interpreter cannot be given this package.
+    """
+    command = command or (where.python, *WORKER)
     variables = catalogue.backend(device.backend).worker_environment()
-    given = environment.worker_variables(variables)
-    for first in range(0, len(wanted), TOGETHER):
-        yield from _batch(device, wanted[first : first + TOGETHER], given, command)
+    with contextlib.ExitStack() as stack:
+        given = environment.worker_variables(variables, _package(where, stack))
+        for first in range(0, len(wanted), TOGETHER):
+            batch = wanted[first : first + TOGETHER]
+            yield from _batch(device, batch, given, command, where.framework)
+
+
+def _package(where: Elsewhere, stack: contextlib.ExitStack) -> dict[str, str]:
+    """Variables by which another interpreter finds this package, for as long as the stack is."""
+    if where.framework == TORCH:
+        return {}
+    try:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="accelmark-"))
+        return where.variables(Path(folder))
+    except OSError as error:
+        raise OutputError(
+            f"--framework {where.framework}: no link can be made in the temporary folder "
+            f"({error.strerror}). Set TMPDIR."
+        ) from error
 
 
 def _batch(
-    device: DeviceInfo, batch: Sequence[Check], given: Mapping[str, str], command: tuple[str, ...]
+    device: DeviceInfo,
+    batch: Sequence[Check],
+    given: Mapping[str, str],
+    command: tuple[str, ...],
+    framework: str,
 ) -> Generator[Examined, None, None]:
     with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(_Running(c, device, given, command)) for c in batch]
+        running: list[_Running | Examined] = [
+            _not_applicable(check)
+            if check.absent
+            else stack.enter_context(_Running(check, device, given, command, framework))
+            for check in batch
+        ]
         for one in running:
-            one.until_imported()
+            if isinstance(one, _Running):
+                one.until_imported()
         for one in running:
-            yield one.result()
+            yield one.result() if isinstance(one, _Running) else one
+
+
+def _not_applicable(check: Check) -> Examined:
+    """One that a framework has no like of."""
+    finding = unseen(check.summary, check.absent)
+    return Examined(check=check.name, summary=check.summary, findings=(finding,), seconds=0.0)
 
 
 class _Running:
     """One check's process."""
 
     def __init__(
-        self, check: Check, device: DeviceInfo, given: Mapping[str, str], command: tuple[str, ...]
+        self,
+        check: Check,
+        device: DeviceInfo,
+        given: Mapping[str, str],
+        command: tuple[str, ...],
+        framework: str,
     ) -> None:
         self._check = check
         self._given = given
@@ -84,9 +131,10 @@ class _Running:
             )
             undo.callback(lifeline.cut)
             self._close = undo.pop_all().close
-        self._tell(
-            msgspec.json.encode(Task(check=check.name, backend=device.backend, index=device.index))
+        task = Task(
+            check=check.name, backend=device.backend, index=device.index, framework=framework
         )
+        self._tell(msgspec.json.encode(task))
 
     def __enter__(self) -> _Running:
         return self
@@ -96,7 +144,7 @@ class _Running:
         self._close()
 
     def until_imported(self) -> None:
-        """Waits for torch to be imported, or for the end."""
+        """Waits for torch, or another framework, to be imported, or for the end."""
         self._line(time.monotonic() + IMPORT_SECONDS)
 
     def result(self) -> Examined:
@@ -163,6 +211,6 @@ class _Running:
         return line
 
 
-def all_checks() -> tuple[Check, ...]:
+def all_checks(framework: str = TORCH) -> tuple[Check, ...]:
     """The whole kit."""
-    return tuple(checks().values())
+    return tuple(checks(framework).values())

@@ -1,8 +1,9 @@
 """One check of the conformance kit: its own process opens the device and says what it finds.
 
-Reads a `Task` (a JSON line) from stdin, imports torch, writes a line that says so, and waits for a
-second line before it opens the device, as a measuring worker does. Then it writes every finding as
-it is made, so that a crash loses none of those before it, and at last `null`.
+Reads a `Task` (a JSON line) from stdin, imports torch, or the framework whose device it is, writes
+a line that says so, and waits for a second line before it opens the device, as a measuring worker
+does. Then it writes every finding as it is made, so that a crash loses none of those before it, and
+at last `null`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import msgspec
 import bench
 from bench import catalogue, lifeline
 from bench.conformance.check import Check, Finding, Stand, after
+from bench.conformance.of_frameworks import of_frameworks
 from bench.measuring.surroundings import hide_plug_ins
 from bench.measuring.worker import STACKS_SIGNAL
 from bench.records.encoding import encoded, never_refusing
+from bench.running.elsewhere import TORCH
 
 FIRST = (
     *("declared", "timing", "memory", "arithmetic", "operators", "optimizers", "executions"),
@@ -39,23 +42,25 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     check: str
     backend: str
     index: int
+    framework: str = TORCH
 
 
-def checks() -> dict[str, Check]:
-    """Every check by name, in the order of the table. Imports no torch."""
+def checks(framework: str = TORCH) -> dict[str, Check]:
+    """Every check of a framework by name, in the order of the table. Imports no torch."""
     files = (Path(bench.__file__).parent / "conformance" / "checks").glob("[!_]*.py")
     names = sorted(file.stem for file in files)
     names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     modules = [importlib.import_module(f"bench.conformance.checks.{name}") for name in names]
-    return {check.name: check for module in modules for check in module.CHECKS}
+    found = {check.name: check for module in modules for check in module.CHECKS}
+    return found if framework == TORCH else of_frameworks(found)
 
 
 def findings(task: Task) -> Iterator[Finding]:
     """What the check finds; an exception that it lets through is a finding too."""
-    backend, check = catalogue.backend(task.backend), checks()[task.check]
+    backend, check = catalogue.backend(task.backend), checks(task.framework)[task.check]
     title = f"{check.name}: to its end"
     try:
-        stand = Stand(backend, task.index)
+        stand = Stand(backend, task.index, catalogue.framework(task.framework))
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises
         traceback.print_exc()
         yield after(title, backend, error)
@@ -85,7 +90,7 @@ def main() -> None:
     for name in backend.silencing_variables():
         os.environ.pop(name, None)
     hide_plug_ins(backend)
-    importlib.import_module("torch")
+    _import(task.framework)
     gc.enable()
     _say(private, True)
     lifeline.wait_for_turn()
@@ -95,6 +100,12 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # no exit handler of a plug-in's may turn what was found into a crash
+
+
+def _import(framework: str) -> None:
+    """What computes. Raises what it raises where it is not there."""
+    work = catalogue.workload("gemm")
+    catalogue.framework(framework).imported(work, work.modes[work.usual_mode])
 
 
 def _say(stream: BinaryIO, message: Finding | bool | None) -> None:

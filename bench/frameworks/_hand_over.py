@@ -65,6 +65,7 @@ def _write_all(order: Order) -> None:
             seeds={"twin": site.seed, "job": seed},
             draws={"twin": gate, "job": job},
             estimated_peak_bytes=estimated,
+            threads=torch.get_num_threads(),
         )
         for one in (site.seed, seed):
             _save(pool_file(folder, one), {"": SeededData(one).pool.numpy()})

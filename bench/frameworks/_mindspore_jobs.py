@@ -14,12 +14,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.framework import Draws
+from bench.frameworks._mindspore_devices import HOST
 from bench.records.execution import COMPILE, EAGER
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Look, Site
+from bench.workload import Job, Look, Site, Unsupported
 from bench.workloads._jobs import BATCHES, Rotation
 from bench.workloads._products import buffers_of
 from bench.workloads.memory import ARRAYS_MOVED, WIDEST_BYTES
+from bench.workloads.transfer import BUFFERS, ELEMENT_BYTES
 
 if TYPE_CHECKING:
     from bench.framework import Array
@@ -189,9 +191,72 @@ def memory(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     return MemoryJob(mode, target, tuple(sources) or (target,), site)
 
 
+class TransferJob(MindSporeJob):
+    """A copy into memory that is there: of a host both sides are its own, as of torch's."""
+
+    def __init__(self, pairs: list[tuple[Any, Any]], site: Site):
+        """pairs: target and source."""
+        super().__init__("copied", pairs, site)
+        self.facts = {"host memory": "pageable"}
+
+    def weights(self) -> Sequence[Any]:
+        """All that is copied."""
+        return [source for _, source in self._arguments.items]
+
+    def inputs(self) -> Sequence[Any]:
+        """What was copied."""
+        return [self._arguments.last[1]]
+
+
+def transfer(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
+    """As `bench.workloads.transfer` on a host. Raises `Unsupported` where memory is to be pinned,
+    and on other devices."""
+    from mindspore import ops
+
+    if str(site.device) != HOST:
+        raise Unsupported(f"MindSpore: no copies between the host and {site.device}, so far")
+    if parameters.memory == "pinned":
+        raise Unsupported("pinned memory is for a device other than the host")
+    count = parameters.size_bytes // ELEMENT_BYTES
+    sources = [placed(draws.normal((count,)), site) for _ in range(BUFFERS)]
+    return TransferJob([(ops.zeros_like(source), source) for source in sources], site)
+
+
+class LaunchJob(MindSporeJob):
+    """Additions in place, one after the other."""
+
+    def __init__(self, total: Any, addend: Any, kernels: int, site: Site):
+        """total grows by addend, kernels times a step."""
+        super().__init__("grown", [(total, addend, kernels)], site)
+        self._addend = addend
+        self.facts = {"kernel": "in-place addition of one element"}
+
+    def weights(self) -> Sequence[Any]:
+        """What is added."""
+        return [self._addend]
+
+    def inputs(self) -> Sequence[Any]:
+        """None: its steps build on one another."""
+        return ()
+
+    def again(self) -> bool:
+        """No step can be done again."""
+        return False
+
+
+def launch(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
+    """As `bench.workloads.launch`. A parameter, as `Tensor.add_` of a host leaves it as it was."""
+    import mindspore as ms
+
+    total, addend = (placed(draws.normal((1,)), site) for _ in range(2))
+    return LaunchJob(ms.Parameter(total), addend, getattr(parameters, "kernels", 1), site)
+
+
 Builder = Callable[[str, Any, Site, Draws], Job]
 BUILDERS: Mapping[tuple[str, str], Builder] = MappingProxyType(
     {("gemm", "matmul"): gemm, ("attention", "forward"): attention}
     | {("memory", mode): memory for mode in KERNELS}
+    | {("transfer", mode): transfer for mode in ("to-device", "to-host")}
+    | {("launch", mode): launch for mode in ("queue", "single")}
 )
 """What there is, by workload and mode."""

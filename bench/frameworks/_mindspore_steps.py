@@ -42,3 +42,10 @@ def added(first: Any, second: Any) -> Any:
 def largest(source: Any) -> Any:
     """Of each 1,024 the largest."""
     return ops.amax(source.view(-1, ROW), 1)
+
+
+def grown(total: Any, addend: Any, kernels: int) -> Any:
+    """a = a + b, so many times, in place."""
+    for _ in range(kernels):
+        ops.assign_add(total, addend)
+    return total

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo
-from bench.backends.cpu import CpuDevice
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.framework import Draws, Executing, Framework, Tensors, Unsupported
+from bench.frameworks import _mindspore_devices as devices
 from bench.frameworks import _mindspore_jobs as jobs
+from bench.measuring import asked
 from bench.precision import Precision
 from bench.records.cpu_limits import affinity_cores, usable_cores
 from bench.records.environment import cpu_name
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 PACKAGES = ("mindspore", "numpy", "msgspec", "psutil")
 """Distributions whose versions its records name."""
+RECORDED = (
+    *("mode", "deterministic", "pynative_synchronize", "jit_level", "enable_graph_kernel"),
+    *("exec_order", "memory_optimize_level", "inter_op_parallel_num"),
+)
+"""Settings of MindSpore's context that its records name."""
 PYNATIVE = 1
 """What `mindspore.get_context("mode")` says where operators run one by one."""
 SILENT = "3"
@@ -106,39 +112,6 @@ def _float64(tensor: Any) -> Array:
     return found
 
 
-class Host(CpuDevice):
-    """The host, as MindSpore computes on it: its operators are queued, and it has no events."""
-
-    synchronous = False
-    queues_on_host = True
-
-    @property
-    def torch_device(self) -> Any:
-        """None of torch's."""
-        raise TypeError("MindSpore's device is none of torch's")
-
-    @property
-    def place(self) -> Any:
-        """MindSpore's name for it."""
-        return "CPU"
-
-    def synchronize(self) -> None:
-        """Waits for all that is queued."""
-        import mindspore as ms
-
-        ms.runtime.synchronize()
-
-    def float32_reduced(self) -> bool:
-        """Its products of float32 have a full mantissa: it has no other on a host."""
-        return False
-
-    def random_state(self) -> bytes | None:
-        """Of MindSpore's one generator: its seed and its offset."""
-        import mindspore as ms
-
-        return bytes(ms.get_rng_state().asnumpy())
-
-
 class Pynative(Executing):
     """One of MindSpore's two executions. What ran, the job says (`MindSporeJob.looks`)."""
 
@@ -156,19 +129,27 @@ class Pynative(Executing):
 
 
 class MindSpore(Framework):
-    """Reaches the host."""
+    """Reaches the host, and what a backend says that MindSpore has a name for."""
 
     name = "mindspore"
     tensors = MindSporeTensors()
+    _threads: int | None = None
+
+    def compute_with(self, threads: int) -> None:
+        """In `open`."""
+        self._threads = threads
 
     def devices(self, backend: Backend) -> list[DeviceInfo]:
-        """The host."""
-        if not backend.is_host:
-            raise NothingInstalled(f"mindspore on {backend.name}: accelmark reaches only the host.")
+        """The host; or the accelerators that MindSpore sees."""
+        target = backend.targets.get(self.name)
+        if target is None:
+            raise NothingInstalled(f"mindspore on {backend.name}: MindSpore has no such devices.")
         ms = loaded()
+        facts = {"mindspore": str(ms.__version__), "python": platform.python_version()}
+        if not backend.is_host:
+            return devices.accelerators(backend, target, facts)
         import psutil
 
-        facts = {"mindspore": str(ms.__version__), "python": platform.python_version()}
         facts |= {"usable_cores": str(usable_cores())}
         return [
             DeviceInfo(
@@ -182,7 +163,8 @@ class MindSpore(Framework):
 
     def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
         """By a product: what has no kernel says so, and what computes wrongly is none."""
-        if precision.quantized or precision.shortened or precision.autocast:
+        shortened = precision.shortened and backend.is_host
+        if precision.quantized or shortened or precision.autocast:
             return "accelmark has no MindSpore job for it"
         import mindspore as ms
         import numpy as np
@@ -197,15 +179,15 @@ class MindSpore(Framework):
         return None if found == 64.0 else f"MindSpore's product gives {found:g} for 64"
 
     def open(self, backend: Backend, index: int, precision: Precision) -> Device:
-        """The host, in PyNative mode."""
-        if index != 0:
-            raise DeviceUnavailable(f"{backend.name}:{index}: there is one, {backend.name}.")
-        (info,) = self.devices(backend)
-        import mindspore as ms
-
-        ms.set_device("CPU")
-        ms.set_context(mode=ms.PYNATIVE_MODE)
-        return Host(info)
+        """The device, in PyNative mode."""
+        here = {info.index: info for info in self.devices(backend)}
+        if index not in here:
+            addresses = ", ".join(info.address for info in here.values())
+            raise DeviceUnavailable(f"{backend.name}:{index}: there is no such. Here: {addresses}.")
+        if backend.is_host:
+            self._threads = self._threads or devices.threads_asked()
+            devices.compute_with(self._threads)
+        return devices.opened(here[index], backend.targets[self.name], precision)
 
     def imported(self, workload: Workload, mode: Mode) -> str:
         """MindSpore itself."""
@@ -221,8 +203,9 @@ class MindSpore(Framework):
             "mindspore": str(ms.__version__),
             "python": platform.python_version(),
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-            "threads": int(ms.get_context("runtime_num_threads")),
+            "threads": int(ms.get_context(devices.THREADS)),
             "affinity": affinity_cores(),
+            "context": {name: devices.current(name) for name in RECORDED},
         }
 
     def switches(self, device: Device, precision: Precision) -> list[Look]:
@@ -230,7 +213,7 @@ class MindSpore(Framework):
         import mindspore as ms
 
         then = "Find what sets it in this process (sitecustomize, a variable) and remove it"
-        asked = {
+        wanted = {
             "mode": str(PYNATIVE),
             "device_target": str(device.place),
             "pynative_synchronize": "False",
@@ -238,10 +221,15 @@ class MindSpore(Framework):
         }
         looks = [
             Look(what=f"MindSpore's {name}", asked=value, seen=str(ms.get_context(name)), then=then)
-            for name, value in asked.items()
+            for name, value in wanted.items()
         ]
         tracing = "on" if sys.gettrace() or sys.getprofile() else "off"
-        return [*looks, Look(what="Python tracing", asked="off", seen=tracing, then=then)]
+        looks.append(Look(what="Python tracing", asked="off", seen=tracing, then=then))
+        if device.queues_on_host:
+            threads = devices.current(devices.THREADS)
+            wanted_threads = str(self._threads)
+            looks.append(Look(what="threads", asked=wanted_threads, seen=threads, then=then))
+        return [*looks, *asked.float32(precision, device.float32_reduced())]
 
     def execution(
         self, name: str, backend: Backend, device: Device, searches: bool = False

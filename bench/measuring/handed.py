@@ -45,6 +45,8 @@ class Handed(msgspec.Struct, frozen=True, kw_only=True):
     """Of the gate's twin and of the job."""
     draws: dict[str, tuple[Draw, ...]]
     estimated_peak_bytes: int | None = None
+    threads: int | None = None
+    """Of the host, with which torch would compute."""
 
 
 class HandedOver:
@@ -59,6 +61,7 @@ class HandedOver:
             self._arrays = {name: held[name] for name in held.files}
         self._handed = msgspec.json.decode(self._arrays.pop("handed").tobytes(), type=Handed)
         self.estimated_peak_bytes = self._handed.estimated_peak_bytes
+        self.threads = self._handed.threads
 
     def get(self, of: Callable[[], bytes], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The gate's reference, [quantity]: float64. As `bench.measuring.kept.References`."""

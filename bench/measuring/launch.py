@@ -147,6 +147,9 @@ class Launch:
         # Of one that was forked, what it would have taken alone.
         self.cold["import_seconds"] = time.perf_counter() - start + (self.imported_seconds or 0.0)
         self.environment["imports_shared"] = self.imported_seconds is not None
+        handed = None if request.handed is None else HandedOver(Path(request.handed))
+        if handed is not None and handed.threads is not None:
+            self.framework.compute_with(handed.threads)
 
         channel.enter("open")
         self.wait()
@@ -184,7 +187,6 @@ class Launch:
         self._trying = functools.partial(
             launch.tried, workload, mode, parameters, site, self.backend, device
         )
-        handed = None if request.handed is None else HandedOver(Path(request.handed))
         if request.rehearse:
             self._require_memory(workload, parameters, site, device, handed)
         channel.enter("numerics")

@@ -171,6 +171,11 @@ class Watched(Value, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError("cards count from 0")
 
 
+UNSURE_SECONDS = 0.0125
+"""Of one core's time without work, by two readings in whole ticks of 10 ms: three standard
+deviations of the difference, each of which is a sixth of a tick squared."""
+
+
 class Contention(Value, frozen=True, kw_only=True):
     """What the host did beside a job over its steady blocks. None: the host cannot say."""
 
@@ -199,7 +204,23 @@ class Contention(Value, frozen=True, kw_only=True):
     quota_cores: float | None = None
     """That share: the least CPU quota of any control group that it lies in. None: no quota, or a
     record from before it was asked for."""
+    others_seconds: float | None = None
+    """CPU time of all other processes on these cores, added up over them. None: not known, or a
+    record from before it was asked for."""
 
     def __post_init__(self) -> None:
         if not 0 < self.elapsed_seconds < math.inf or self.threads < 1 or self.cores < 1:
             raise ValueError("contention is counted over some time, threads and cores")
+
+    @property
+    def others_at_most_seconds(self) -> float | None:
+        """`others_seconds`, and what ticks may hide of it."""
+        if self.others_seconds is None:
+            return None
+        return self.others_seconds + UNSURE_SECONDS * math.sqrt(self.cores)
+
+    @property
+    def waited_for_others_seconds(self) -> float | None:
+        """`waiting_seconds`, but for what its own threads must have waited for one another."""
+        waited, most = self.waiting_seconds, self.others_at_most_seconds
+        return waited if waited is None or most is None else min(waited, most)

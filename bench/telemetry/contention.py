@@ -2,8 +2,9 @@
 
 Counters of the kernel are read between blocks, never inside one, and their rise over the steady
 blocks is recorded: how long the job's own threads could have run and waited for a core (schedstat),
-how long any task here waited (pressure-stall information), what a virtual machine's host took
-(steal) and what the container's limit held back (cpu.stat). What a host cannot say stays None.
+how long any task here waited (pressure-stall information), how long others ran on the same cores
+(what was neither idle nor the job's), what a virtual machine's host took (steal) and what the
+container's limit held back (cpu.stat). What a host cannot say stays None.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Counters(NamedTuple):
     helper_ticks: int = 0
     quota_cores: float | None = None
     """Not a counter: the least quota of this process's control groups."""
+    others_ns: int | None = None
+    """How long its cores were neither idle nor this process's, from some time on."""
 
 
 class HostCounters:
@@ -62,6 +65,7 @@ class HostCounters:
         self._proc = proc
         self._tasks = proc / "self/task"
         self._stat = proc / "stat"
+        self._covered = _file_system(self._stat) != _file_system(proc)
         self._cores = {f"cpu{n}" for n in _usable()}
         folders = [folder for _, folder in cpu_limits.groups("cpu", proc, cgroups)]
         own = [folder / "cpu.pressure" for folder in reversed(folders)]
@@ -72,14 +76,17 @@ class HostCounters:
 
     def read(self) -> Counters:
         """Now."""
+        at_ns = time.perf_counter_ns()
+        steal, others = self._beside(at_ns)
         return Counters(
-            time.perf_counter_ns(),
+            at_ns,
             self._waiting(),
             _after(self._pressure, "some", "total="),
-            self._steal(),
+            steal,
             self._throttling(),
             self._helpers(),
             self._quota,
+            others,
         )
 
     def _helpers(self) -> int:
@@ -102,16 +109,24 @@ class HostCounters:
             return total
         return total
 
-    def _steal(self) -> int | None:
-        """Eighth figure of a core's line in /proc/stat."""
-        found = None
+    def _beside(self, at_ns: int) -> tuple[int | None, int | None]:
+        """Ticks of steal, and `Counters.others_ns`, by its cores' lines in /proc/stat.
+
+        Eighth figure; fourth and fifth: time without work, and without other work than a disk's.
+        What some containers lay over that file (lxcfs) counts what others do as no work.
+        """
+        cores, free, steal = 0, 0, 0
         for line in _text(self._stat).splitlines():
             name, *ticks = line.split()
             if not name.startswith("cpu"):
                 break
             if name in self._cores and len(ticks) >= 8:
-                found = (found or 0) + int(ticks[7])
-        return found
+                cores, steal = cores + 1, steal + int(ticks[7])
+                free += int(ticks[3]) + int(ticks[4])
+        if not cores:
+            return None, None
+        worked_ns = cores * at_ns - round((free + steal) * TICK_SECONDS * 1e9)
+        return steal, None if self._covered else worked_ns - time.process_time_ns()
 
     def _throttling(self) -> int | None:
         """`throttled_usec` (cgroup v2), or `throttled_time` in nanoseconds (v1), of all levels."""
@@ -145,6 +160,8 @@ def over(
         return None if a is None or b is None else max(b - a, 0) * scale
 
     switches = [b.step_switches for b in steady]
+    helpers = rise("helper_ticks", TICK_SECONDS)
+    others = rise("others_ns", 1e-9) if alone else None
     return Contention(
         elapsed_seconds=(after.at_ns - before.at_ns) / 1e9,
         threads=threads,
@@ -155,8 +172,9 @@ def over(
         pressure_seconds=rise("pressure_us", 1e-6) if alone else None,
         steal_seconds=rise("steal_ticks", TICK_SECONDS),
         throttled_seconds=rise("throttled_us", 1e-6),
-        helper_seconds=rise("helper_ticks", TICK_SECONDS),
+        helper_seconds=helpers,
         quota_cores=after.quota_cores,
+        others_seconds=None if others is None else max(others - (helpers or 0.0), 0.0),
     )
 
 
@@ -164,17 +182,18 @@ def without_rests(blocks: Sequence[tuple[Counters, Counters]]) -> tuple[Counters
     """Counters before and after each of some blocks, as if they stood still between those.
 
     Of a device that rests between blocks: over the rests the job neither waits nor is held back,
-    and what is shared out over them too is a twentieth of what the blocks had.
+    and what is shared out over them too is a twentieth of what the blocks had. How long others ran
+    is not told: it is counted in ticks, which are as long as a block.
     """
     first, last = blocks[0][0], blocks[-1][1]
     risen = {
         name: _risen([(getattr(a, name), getattr(b, name)) for a, b in blocks])
         for name in Counters._fields
-        if name != "quota_cores"
+        if name not in ("quota_cores", "others_ns")
     }
     stood = {name: getattr(first, name) for name in risen}
     after: dict[str, Any] = {n: None if r is None else stood[n] + r for n, r in risen.items()}
-    return first, last._replace(**after)
+    return first, last._replace(**after, others_ns=None)
 
 
 def _risen(pairs: Sequence[tuple[float | None, float | None]]) -> float | None:
@@ -231,7 +250,18 @@ def _held_back(seen: Contention, share: float) -> str:
 
 
 def _waiting(seen: Contention) -> tuple[float | None, float, str]:
-    """How long the job waited for a core, by the most direct figure there is; and the limit."""
+    """How long the job waited for a core, by the most direct figure there is; and the limit.
+
+    Threads that are more than the cores wait for one another: for others, no longer than they ran.
+    """
+    waited, limit, words = _waited(seen)
+    most = _share(seen, seen.others_at_most_seconds)
+    if waited is None or most is None or waited <= most:
+        return waited, limit, words
+    return most, limit, f"{words.format(f'{waited:.0%}')}, and others ran for {{}} of it at most"
+
+
+def _waited(seen: Contention) -> tuple[float | None, float, str]:
     if seen.waiting_seconds is not None:
         limit = IDLE_SHARE if seen.threads == 1 else WAITING_SHARE
         return (
@@ -275,6 +305,14 @@ def _usable() -> Sequence[int]:
         return list(psutil.Process().cpu_affinity())
     except (AttributeError, OSError, psutil.Error):  # macOS has none
         return ()
+
+
+def _file_system(path: Path) -> int | None:
+    """On which it lies; None where there is no such file."""
+    try:
+        return path.stat().st_dev
+    except OSError:
+        return None
 
 
 def _first(*paths: Path) -> Path:

@@ -123,7 +123,7 @@ def _explained(contention: Contention | None) -> float:
     return sum(
         seconds or 0.0
         for seconds in (
-            contention.waiting_seconds,
+            contention.waited_for_others_seconds,
             contention.throttled_seconds,
             contention.steal_seconds,
         )

@@ -57,9 +57,9 @@ reports/           | errors exchange judging planning records report stats      
                    | telemetry units                                            | plotly jinja2
 publishing/        | errors judging records report                              | msgspec
                    |                                                            | cryptography
-conformance/       | backend backends catalogue formats judging lifeline        | msgspec torch
-                   | measuring precision records running telemetry units        |
-                   | workload workloads                                         |
+conformance/       | backend backends catalogue errors formats framework        | msgspec torch
+                   | judging lifeline measuring precision records running       | numpy
+                   | telemetry units workload workloads                         |
 validation/        | backend catalogue judging measuring planning precision     | torch peft msgspec
                    | records stats workload workloads                           | transformers
                    |                                                            | diffusers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bench import units
 from bench.backends._trial import refusal
@@ -159,12 +159,20 @@ def switches(stand: Stand) -> Iterator[Finding]:
     form = FORMATS["fp32"]
     said = device.float32_reduced()
     bits = {name: kept_bits(stand, form.dtype, form.bits, call) for name, call in PRODUCTS.items()}
+    yield reads_back(said, bits)
+
+
+def reads_back(said: bool, bits: Mapping[str, int]) -> Finding:
+    """Whether `float32_reduced` says what products of float32 keep of their operands.
+
+    bits: of the mantissa, by the kind of product.
+    """
     told = ", ".join(f"{name} {count} bits" for name, count in bits.items())
     observed = f"float32_reduced says {'yes' if said else 'no'}; {told}"
     reason = f"a run would say that float32 was {'not ' if said else ''}float32"
     next = "Let Device.float32_reduced ask every switch that shortens float32"
-    good = said == (min(bits.values()) < form.least)
-    yield judged("float32_reduced says what is computed", good, observed, reason, next)
+    good = said == (min(bits.values()) < FORMATS["fp32"].least)
+    return judged("float32_reduced says what is computed", good, observed, reason, next)
 
 
 CHECKS = (

@@ -49,7 +49,7 @@ def peak(stand: Stand) -> Iterator[Finding]:
     stays = torch.ones(256, device=stand.place)
     held: list[Any] = [torch.ones(size // 4, device=stand.place)]
     held.clear()
-    _release(stand)
+    release(stand)
     before = device.memory()
     if NO_COUNTER in before.scope:
         yield unseen("the peak grows with what is allocated", f"its scope is {before.scope}")
@@ -57,17 +57,17 @@ def peak(stand: Stand) -> Iterator[Finding]:
     held += (torch.ones(size // 4, device=stand.place) for _ in range(2))
     device.synchronize()
     full = device.memory()
-    yield _grows(before, full, 2 * size)
+    yield grows(before, full, 2 * size)
     held.pop()
     device.synchronize()
     lower = device.memory()
     yield keeps(full, lower, size)
     held.clear()
-    _release(stand)
+    release(stand)
     free = device.memory()
     del stays
-    yield _forgets(full, free, 2 * size)
-    yield _returns(full, free, 2 * size, stand.on_host)
+    yield forgets(full, free, 2 * size)
+    yield returns(full, free, 2 * size, stand.on_host)
 
 
 def _piece(stand: Stand) -> int:
@@ -76,14 +76,16 @@ def _piece(stand: Stand) -> int:
     return max(1, min(PIECE_BYTES, whole // PIECE_SHARE) // 2**20) * 2**20
 
 
-def _release(stand: Stand) -> None:
+def release(stand: Stand) -> None:
+    """Hands back what nobody holds, and forgets the peak."""
     gc.collect()
     stand.device.synchronize()
     stand.device.release_memory()
     stand.device.reset_peak_memory()
 
 
-def _grows(before: Memory, full: Memory, size: int) -> Finding:
+def grows(before: Memory, full: Memory, size: int) -> Finding:
+    """Whether the peak rose by the `size` bytes that were allocated."""
     grown = full.peak_bytes - before.peak_bytes
     observed = f"{_mib(grown)} more for {_mib(size)} allocated ({full.scope})"
     good = size <= grown <= size * (1 + SLACK)
@@ -109,7 +111,8 @@ def keeps(full: Memory, lower: Memory, size: int) -> Finding:
     return judged("the peak stays when memory is freed", good, observed, reason, next)
 
 
-def _forgets(full: Memory, free: Memory, size: int) -> Finding:
+def forgets(full: Memory, free: Memory, size: int) -> Finding:
+    """Whether a reset, after `size` bytes were freed, had the peak fall."""
     title = "a reset forgets the peak"
     fell = full.peak_bytes - free.peak_bytes
     observed = f"{_mib(free.peak_bytes)} after the reset, {_mib(full.peak_bytes)} before"
@@ -120,7 +123,8 @@ def _forgets(full: Memory, free: Memory, size: int) -> Finding:
     return judged(title, fell >= size * SHARE_RELEASED, observed, reason, next)
 
 
-def _returns(full: Memory, free: Memory, size: int, on_host: bool) -> Finding:
+def returns(full: Memory, free: Memory, size: int, on_host: bool) -> Finding:
+    """Whether `size` bytes that were freed and released are no longer in use."""
     title = "released memory is handed back"
     if on_host:
         fell = full.host_rss_bytes - free.host_rss_bytes
@@ -193,7 +197,7 @@ def _survives(stand: Stand, attempt: str) -> Iterator[Finding]:
 
     title = f"work goes on after the {attempt} time"
     try:
-        _release(stand)
+        release(stand)
         x = torch.arange(64, device=stand.place).float().view(8, 8)
         found = (x @ torch.eye(8).to(stand.place) + 1).cpu()
     except Exception as error:  # noqa: BLE001 - whatever a broken context raises

@@ -1,7 +1,7 @@
 """Launches in MindSpore, all in one process: `python -m bench.tests.frameworks.mindspore_launches`.
 
 Run by its interpreter, which has no pytest. Reads a list of `Trial`s as JSON from stdin, writes one
-`Report` a line to stdout.
+`Report` a line to stdout, or the findings of a check of the conformance kit.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from typing import Any
 
 import msgspec
 
+from bench.conformance.check import Finding
+from bench.conformance.worker import Task, findings
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
-from bench.measuring.messages import Channel, Request
+from bench.measuring.messages import Channel, Report, Request
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """A launch, and what is wrong with it."""
+    """A launch, and what is wrong with it; or a check."""
 
-    request: Request
+    request: Request | None = None
     fault: str = ""
+    check: str = ""
 
 
 def wrong_weights(placed: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,6 +42,12 @@ def fp16_for_fp32(placed: Callable[..., Any]) -> Callable[..., Any]:
 FAULTS = {"wrong weights": wrong_weights, "fp16 for fp32": fp16_for_fp32}
 
 
+def done(trial: Trial) -> Report | list[Finding]:
+    if trial.request is not None:
+        return Launch(trial.request, Channel(io.BytesIO())).run()
+    return [*findings(Task(check=trial.check, backend="cpu", index=0, framework="mindspore"))]
+
+
 def main() -> None:
     """The process."""
     private = os.fdopen(os.dup(1), "wb")
@@ -46,8 +55,7 @@ def main() -> None:
     honest = jobs.placed
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault else honest
-        report = Launch(trial.request, Channel(io.BytesIO())).run()
-        private.write(msgspec.json.encode(report) + b"\n")
+        private.write(msgspec.json.encode(done(trial)) + b"\n")
     private.flush()
     os._exit(0)
 

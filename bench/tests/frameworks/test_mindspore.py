@@ -14,6 +14,8 @@ import msgspec
 import pytest
 
 from bench import catalogue
+from bench.conformance.check import Finding
+from bench.conformance.worker import checks
 from bench.errors import DeviceUnavailable
 from bench.frameworks._hand_over import handed_over
 from bench.judging.equal_work import of_launches
@@ -47,7 +49,12 @@ WORK: dict[str, tuple[str, str, dict[str, Any]]] = {
     "scale": ("memory", "scale", {"size_bytes": 2**16}),
     "triad": ("memory", "triad", {"size_bytes": 2**16}),
     "read": ("memory", "read", {"size_bytes": 2**16}),
+    "to-device": ("transfer", "to-device", {"size_bytes": 2**16}),
+    "to-host": ("transfer", "to-host", {"size_bytes": 2**16}),
+    "queue": ("launch", "queue", {"kernels": 10}),
+    "single": ("launch", "single", {}),
 }
+COMPILED = ("gemm", "attention", "copy", "scale", "triad", "read")
 
 
 def case(what: str, precision: str, execution: str = "eager") -> Case:
@@ -66,7 +73,9 @@ HONEST = {
     f"{what} {precision} {execution}": case(what, precision, execution)
     for what, precision in [*((what, "fp32") for what in WORK), ("gemm", "fp16")]
     for execution in ("eager", "compile")
+    if execution == "eager" or what in COMPILED
 } | {"attention fp16 eager": case("attention", "fp16")}
+KIT = [name for name, check in checks(NAME).items() if not check.absent]
 FAULTS = ("wrong weights", "fp16 for fp32")
 
 
@@ -83,7 +92,7 @@ def there() -> Elsewhere:
 
 
 @pytest.fixture(scope="module")
-def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
+def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of one process, which imports it once: each launch by what it is."""
     folder = tmp_path_factory.mktemp("handed")
     trials: dict[str, Trial] = {}
@@ -92,6 +101,7 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for fault in FAULTS:
         trials[fault] = Trial(request=handed(case("gemm", "fp32"), folder), fault=fault)
     trials["bf16"] = Trial(request=handed(case("gemm", "bf16"), folder))
+    trials |= {f"check {name}": Trial(check=name) for name in KIT}
     done = subprocess.run(
         [there.python, "-m", "bench.tests.frameworks.mindspore_launches"],
         input=msgspec.json.encode([*trials.values()]),
@@ -99,8 +109,11 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
         env={**os.environ, **there.variables(folder)},
         check=True,
     )
-    found = [msgspec.json.decode(line, type=Report) for line in done.stdout.splitlines()]
-    return dict(zip(trials, found, strict=True))
+    lines = dict(zip(trials, done.stdout.splitlines(), strict=True))
+    return {
+        name: msgspec.json.decode(line, type=list[Finding] if trials[name].check else Report)
+        for name, line in lines.items()
+    }
 
 
 def handed(one: Case, folder: Path) -> Request:
@@ -143,6 +156,12 @@ def test_a_precision_without_a_kernel_is_skipped_and_named(reports: dict[str, Re
     outcome = reports["bf16"].outcome
     assert isinstance(outcome, Skipped), outcome
     assert outcome.reason.startswith("bf16: MindSpore has no such product here (")
+
+
+@pytest.mark.parametrize("check", KIT)
+def test_the_conformance_kit_finds_no_fault(reports: dict[str, Any], check: str) -> None:
+    found = reports[f"check {check}"]
+    assert found and not [finding for finding in found if finding.verdict == "fail"]
 
 
 def test_its_devices_are_found_where_it_is(there: Elsewhere) -> None:

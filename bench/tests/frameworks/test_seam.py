@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from bench import catalogue
 from bench.frameworks._hand_over import handed_over
@@ -20,6 +21,7 @@ from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Settings
 from bench.running.handing import AHEAD, Handing
+from bench.tests.frameworks import plain
 from bench.tests.frameworks.plain import planted
 from bench.tests.measuring.watching import proof_of
 from bench.workload import Wrong
@@ -75,8 +77,13 @@ def launched(request: Request) -> Report:
     return Launch(request, Channel(io.BytesIO())).run()
 
 
-def test_a_third_framework_is_measured_and_its_work_is_torchs(ours: Request) -> None:
+def test_a_third_framework_is_measured_and_its_work_is_torchs(
+    ours: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(plain.FRAMEWORK, "compute_with", asked.append)
     mine = launched(ours)
+    assert asked == [torch.get_num_threads()], "as many threads as torch has"
     assert isinstance(mine.outcome, Measured), mine.outcome
     (check,) = mine.outcome.numerics.checks
     assert check.error is not None and 0 < check.error < 1e-6
@@ -179,11 +186,18 @@ def test_what_torch_cannot_hand_over_has_no_figure(
     assert isinstance(found, kind)
 
 
-def test_what_torch_has_not_either_is_skipped(tmp_path: Path) -> None:
-    case = Case(
-        workload="gemm", version=1, mode="matmul", precision="fp8", parameters={"shape": "8x8x8"}
-    )
+@pytest.mark.parametrize(
+    ("workload", "mode", "precision", "parameters", "said"),
+    [
+        ("gemm", "matmul", "fp8", {"shape": "8x8x8"}, "multiples of 16"),
+        ("transfer", "to-host", "fp32", {"memory": "pinned"}, "for a device other than the host"),
+    ],
+)
+def test_what_torch_has_not_either_is_skipped(
+    tmp_path: Path, workload: str, mode: str, precision: str, parameters: Any, said: str
+) -> None:
+    case = Case(workload=workload, version=1, mode=mode, precision=precision, parameters=parameters)
     order = Order(
         request=msgspec.structs.replace(REQUEST, case=case), seeds=(1,), folder=str(tmp_path)
     )
-    assert "multiples of 16" in handed_over(order).skipped
+    assert said in handed_over(order).skipped

@@ -50,8 +50,24 @@ def test_counters_of_this_process_its_cores_and_its_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contention, "_usable", lambda: (0, 1))
+    monkeypatch.setattr("time.perf_counter_ns", lambda: 10**9)
+    monkeypatch.setattr("time.process_time_ns", lambda: 3 * 10**8)
     found = proc(tmp_path, LINUX).read()
-    assert found[1:] == (1000, 4321, 21, 777, 0, None)
+    assert found[1:] == (1000, 4321, 21, 777, 0, None, 1_310_000_000)
+    # Two cores' second, less 39 ticks without work or stolen, less its own.
+
+
+def test_what_lies_over_the_kernels_file_does_not_say_what_others_did(tmp_path: Path) -> None:
+    """In a container lxcfs puts another file there, on a file system of its own."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").symlink_to("/proc/stat")
+    found = HostCounters(tmp_path / "proc", tmp_path).read()
+    assert found.others_ns is None
+    if Path("/proc/stat").exists():
+        assert found.steal_ticks is not None
+        assert HostCounters().read().others_ns is not None or contention._file_system(
+            Path("/proc/stat")
+        ) != contention._file_system(Path("/proc"))
 
 
 def test_an_older_kernel_counts_the_machines_pressure_and_nanoseconds(
@@ -66,7 +82,7 @@ def test_an_older_kernel_counts_the_machines_pressure_and_nanoseconds(
 
 
 def test_a_host_without_such_counters_says_none(tmp_path: Path) -> None:
-    assert HostCounters(tmp_path, tmp_path).read()[1:] == (None, None, None, None, 0, None)
+    assert HostCounters(tmp_path, tmp_path).read()[1:] == (None, None, None, None, 0, None, None)
 
 
 def test_processes_of_the_jobs_own_are_counted(
@@ -105,8 +121,8 @@ def blocks(cpu: float | None = 1.0, switches: int | None = 2) -> list[Block]:
 
 
 def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
-    before = Counters(10**9, 10**8, 500, 3, None)
-    after = Counters(3 * 10**9, 6 * 10**8, 250_500, 5, None)
+    before = Counters(10**9, 10**8, 500, 3, None, 10, None, -(10**9))
+    after = Counters(3 * 10**9, 6 * 10**8, 250_500, 5, None, 20, None, -(10**8))
     found = over(before, after, blocks(), threads=1, cores=2)
     assert found == Contention(
         elapsed_seconds=2,
@@ -118,8 +134,9 @@ def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
         pressure_seconds=0.25,
         steal_seconds=0.02,
         throttled_seconds=None,
-        helper_seconds=0.0,
+        helper_seconds=0.1,
         quota_cores=None,
+        others_seconds=0.8,
     )
     bare = over(before, after, blocks(None, None), threads=2, cores=2)
     assert (bare.idle_share, bare.switches) == (None, None)
@@ -127,9 +144,10 @@ def test_the_rise_of_every_counter_over_the_steady_blocks() -> None:
 
 def test_ranks_of_one_host_are_no_other_work_to_each_other() -> None:
     """They wait for their peers and for cores; what a hypervisor and a quota took is left."""
-    before = Counters(0, 0, 0, 0, 0)
-    after = Counters(2 * 10**9, 10**9, 10**6, 20, 10**6, quota_cores=2)
+    before = Counters(0, 0, 0, 0, 0, others_ns=0)
+    after = Counters(2 * 10**9, 10**9, 10**6, 20, 10**6, quota_cores=2, others_ns=10**9)
     found = over(before, after, blocks(cpu=0.5), threads=4, cores=2, alone=False)
+    assert found.others_seconds is None
     assert (found.waiting_seconds, found.pressure_seconds, found.idle_share) == (None,) * 3
     told = causes(found)
     assert told["CONTENDED"] == "the host of this virtual machine took 5% of its time"
@@ -154,6 +172,23 @@ def test_ranks_of_one_host_are_no_other_work_to_each_other() -> None:
         ),
         ({"waiting_seconds": 1.3, "helper_seconds": 5.0}, ""),  # for its own loaders, perhaps
         ({"steal_seconds": 1.0}, "the host of this virtual machine took 5% of its time"),
+        # Threads that are more than the cores wait for one another.
+        ({"waiting_seconds": 9.0, "others_seconds": 0.45}, ""),
+        (
+            {"waiting_seconds": 1.3, "others_seconds": 4.0},
+            "its threads waited for a core 13% of the time",
+        ),
+        (
+            {"waiting_seconds": 9.0, "others_seconds": 0.7},
+            "its threads waited for a core 90% of the time, and others ran for 7% of it at most",
+        ),
+        ({"threads": 1, "idle_share": 0.26, "others_seconds": 0.1}, ""),
+        ({"pressure_seconds": 2.0, "others_seconds": 0.1}, ""),
+        # In so short a time ticks tell nothing of others.
+        (
+            {"elapsed_seconds": 0.2, "waiting_seconds": 0.1, "others_seconds": 0.0},
+            "its threads waited for a core 50% of the time, and others ran for 9% of it at most",
+        ),
         ({"pressure_seconds": 2.0}, "tasks waited for a core for 20% of the time"),
         ({"pressure_seconds": 2.0, "waiting_seconds": 0.0}, ""),
         (

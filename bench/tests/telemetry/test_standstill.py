@@ -90,6 +90,12 @@ def test_a_step_that_waited_for_a_core_is_contention(contention: Contention) -> 
     assert not standstill.seen(blocks, contention, computed(blocks))
 
 
+def test_what_its_threads_waited_for_one_another_explains_no_stop() -> None:
+    blocks = series(stop=20.0)
+    own = msgspec.structs.replace(WAITED, others_seconds=0.1)
+    assert "stood still for 20 s" in standstill.seen(blocks, own, computed(blocks))
+
+
 def test_a_step_that_waited_for_its_input_is_none() -> None:
     blocks = series(stop=20.0)
     blocks[3] = msgspec.structs.replace(blocks[3], input_wait_ns=20 * 10**9)

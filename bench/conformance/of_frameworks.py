@@ -1,0 +1,264 @@
+"""The kit for a framework other than torch: what a measurement relies on, by its jobs alone.
+
+Of each check for torch here is its like, by the same name, or why there is none. What is asked is
+asked through `bench.framework`, so that a further framework has it without a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bench.conformance.check import Check, Finding, Stand, after, judged, note, passed, unseen
+from bench.conformance.checks import declared, memory, telemetry, timing
+from bench.conformance.checks._jobs import Given, held, output, product
+from bench.conformance.checks.arithmetic import FORMATS, KNOWN, SIZE, Format
+from bench.measuring.numerics import TOLERANCES, relative_error
+from bench.precision import PRECISIONS
+from bench.workload import Unsupported
+
+if TYPE_CHECKING:
+    from bench.framework import Array
+
+TORCHS = "not applicable: these are torch's own operators; a framework is asked for jobs, and "
+WHY = {
+    "streams": "not applicable: a job queues its steps, and names no stream",
+    "out of memory": "not applicable: what a job holds has lain on the host before, which has no "
+    "more than there is",
+    "operators": TORCHS + "the gate of each of those judges what they compute",
+    "optimizers": TORCHS + "the gate of those that train judges their updates",
+    "host fallback": TORCHS + "it does not name what those run through",
+    "narrow formats": TORCHS + "none of those multiplies narrow values, so far",
+}
+"""Why a check for torch has no like."""
+OTHERS = TORCHS + "none is made for this"
+NEXT = "Look at how the framework builds its jobs"
+PIECE = 512
+"""Rows and columns of what is held, twice: 32 MiB in sixteen pairs."""
+
+
+def normals(count: int = 2, size: int = SIZE, seed: int = 0) -> list[Array]:
+    """Square matrices of normals."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    return [generator.standard_normal((size, size), np.float32) for _ in range(count)]
+
+
+def error(stand: Stand, precision: str, execution: str = "eager") -> float:
+    """Relative error of a product, against that of the operands as they lie there, in float64."""
+    made = product(stand, SIZE, Given(normals()), precision, execution)
+    found = output(stand, made)
+    a, b = (stand.framework.tensors.on_host(operand) for operand in made.weights()[:2])
+    return relative_error(found, a @ b)
+
+
+def precisions(stand: Stand) -> Iterator[Finding]:
+    """Each that is declared multiplies rightly; one that is denied is refused."""
+    for name, precision in PRECISIONS.items():
+        denied = stand.framework.unsupported(stand.backend, stand.device.info, precision)
+        title = f"{name} is as declared"
+        if denied is not None:
+            yield _refused(stand, title, name, denied)
+            continue
+        try:
+            stand.open(precision)
+            found, most = error(stand, name), TOLERANCES[name]["output"]
+        except Exception as wrong:  # noqa: BLE001 - the others are still to be tried
+            yield after(title, stand.backend, wrong)
+            continue
+        observed = f"declared; a product differs from float64 by {found:.2g} (at most {most:g})"
+        reason = "another format was computed in, or wrongly"
+        yield judged(title, found <= most, observed, reason, NEXT)
+
+
+def _refused(stand: Stand, title: str, name: str, denied: str) -> Finding:
+    """Of a precision that is denied: whether it is, too, where somebody asks for it all the same.
+
+    One whose operands a job would have to narrow itself is not tried.
+    """
+    precision, said = PRECISIONS[name], f"denied ({denied[:100]})"
+    if precision.tried or precision.autocast:
+        return passed(title, said)
+    try:
+        stand.open(precision)
+        found = error(stand, name)
+    except Exception:  # noqa: BLE001 - a refusal is the answer
+        return passed(title, f"{said}, and refused")
+    if found > TOLERANCES[name]["output"]:
+        return passed(title, f"{said}; a product in it is wrong, by {found:.2g}")
+    observed = f"{said}, and yet a product in it is right"
+    return note(title, observed, "If it is not emulated, let Framework.unsupported allow it")
+
+
+def formats(stand: Stand) -> Iterator[Finding]:
+    """Each precision: how much of its operands a product keeps."""
+    for name, form in FORMATS.items():
+        title = f"{name} matmul keeps {form.bits} bits"
+        precision = PRECISIONS[name]
+        denied = stand.framework.unsupported(stand.backend, stand.device.info, precision)
+        if denied is not None:
+            yield unseen(title, denied)
+            continue
+        stand.open(precision)
+        bits = _kept_bits(stand, name, form)
+        reason = f"it ran as {KNOWN.get(bits, 'a shorter format')}, not as {name}"
+        next = "Turn off, in Framework.open, the switch by which the device shortens its operands"
+        yield judged(title, bits >= form.least, f"{bits} bits of {form.bits}", reason, next)
+    device = stand.open(PRECISIONS["fp32"])
+    bits = _kept_bits(stand, "fp32", FORMATS["fp32"])
+    yield declared.reads_back(device.float32_reduced(), {"matmul": bits})
+
+
+def _kept_bits(stand: Stand, name: str, form: Format) -> int:
+    """As `bench.conformance.checks.arithmetic.kept_bits`: 1 + 2^-k must pass unchanged."""
+    import numpy as np
+
+    powers = np.arange(SIZE) % form.bits + 1
+    values = 1 + 2.0**-powers
+    diagonal, one = np.diag(values).astype(np.float32), np.eye(SIZE, dtype=np.float32)
+    least = form.bits
+    for pair in ((diagonal, one), (one, diagonal)):
+        found = output(stand, product(stand, SIZE, Given(pair), name)).diagonal()
+        wrong = powers[found != values]
+        least = min(least, int(wrong.min()) - 1 if len(wrong) else form.bits)
+    return least
+
+
+def transfers(stand: Stand) -> Iterator[Finding]:
+    """Whether bits that are put into a tensor come back as they went, numbers or not."""
+    import numpy as np
+
+    kit = stand.framework.tensors
+    tensor = product(stand, SIZE, Given(normals())).weights()[0]
+    bits = np.random.default_rng(0).integers(0, 2**32, kit.words(tensor).shape, np.uint32)
+    kit.rewrite(tensor, bits)
+    stand.device.synchronize()
+    wrong = int((kit.words(tensor) != bits).sum())
+    reason = f"{wrong} others came back"
+    next = "Look at Tensors.words and Tensors.rewrite"
+    yield judged("copies to and fro change no bit", not wrong, f"{bits.size} words", reason, next)
+
+
+def peak(stand: Stand) -> Iterator[Finding]:
+    """Holds known numbers of bytes and looks at the counters, as of torch's tensors."""
+    device = stand.device
+    stays, _ = held(stand, SIZE)
+    _, size = held(stand, PIECE)
+    memory.release(stand)
+    before = device.memory()
+    if memory.NO_COUNTER in before.scope:
+        yield unseen("the peak grows with what is allocated", f"its scope is {before.scope}")
+        return
+    jobs = [held(stand, PIECE) for _ in range(2)]
+    memory.release(stand)  # what it took to make them is no part of them
+    full = device.memory()
+    yield memory.grows(before, full, 2 * size)
+    jobs.pop()
+    device.synchronize()
+    yield memory.keeps(full, device.memory(), size)
+    jobs.clear()
+    memory.release(stand)
+    free = device.memory()
+    stays.close()
+    yield memory.forgets(full, free, 2 * size)
+    yield memory.returns(full, free, 2 * size, stand.on_host)
+
+
+def draws(stand: Stand) -> Iterator[Finding]:
+    """A job holds what it was given; what it gives comes of that alone."""
+    given = normals()
+    first, second = (product(stand, SIZE, Given(given)) for _ in range(2))
+    tensors = stand.framework.tensors
+    off = [i for i, w in enumerate(first.weights()[:2]) if (tensors.on_host(w) != given[i]).any()]
+    reason = f"operand {off[0] + 1 if off else 0} is another"
+    yield judged("its operands are what was drawn", not off, "two matrices of fp32", reason, NEXT)
+    before = stand.device.random_state()
+    same = bool((output(stand, first) == output(stand, second)).all())
+    reason = "other bits came of the same operands"
+    yield judged("two jobs of the same draws agree", same, "two products, bit by bit", reason, NEXT)
+    title = "a step draws nothing"
+    if before is None:
+        yield unseen(title, "the framework does not say how its generator stands")
+        return
+    still = stand.device.random_state() == before
+    reason = "its generator moved"
+    yield judged(title, still, "the generator stands where it stood", reason, NEXT)
+
+
+def compiled(stand: Stand) -> Iterator[Finding]:
+    """A compiled product is one, and right."""
+    for execution in ("compile", "graph", "compile-graph"):
+        title = f"{execution} is what runs, and computes the same"
+        try:
+            made = product(stand, SIZE, Given(normals()), "fp32", execution)
+        except Unsupported as why:
+            yield unseen(title, f"cases that ask for it are skipped: {why}")
+            continue
+        found = error(stand, "fp32", execution)
+        made.step()
+        ran = [f"{look.what}: {look.seen}" for look in made.looks() if look.asked != look.seen]
+        most = TOLERANCES["fp32"]["output"]
+        observed = f"a product differs from float64 by {found:.2g}"
+        reason = "; ".join(ran) or f"allowed is {most:g}"
+        yield judged(title, found <= most and not ran, observed, reason, NEXT)
+
+
+def refused(stand: Stand) -> Iterator[Finding]:
+    """A step that cannot be done is an error, and hurts nothing."""
+    title = "a step that is refused is an error"
+    a, b = normals()
+    try:
+        output(stand, product(stand, SIZE, Given([a, b[: SIZE // 2]])))
+        stand.device.synchronize()
+    except Exception as wrong:  # noqa: BLE001 - the very thing
+        kind = stand.backend.failure_kind(wrong)
+        broken = _broken(stand)
+        observed = f"shapes that do not fit: {kind}; the device {broken or 'works'} afterwards"
+        reason = f"it was sorted as {kind}, or broke the device"
+        next = "Let Backend.failure_kind say `error` for what is neither oom nor a loss"
+        yield judged(title, kind == "error" and not broken, observed, reason, next)
+    else:
+        yield unseen(title, "a product of shapes that do not fit was not refused")
+    reason = "not applicable: no job provokes it"
+    yield unseen("a lost device is said to be lost", reason)
+
+
+def _broken(stand: Stand) -> str:
+    """How a small product goes wrong now; empty if the device works."""
+    try:
+        return "" if error(stand, "fp32") < TOLERANCES["fp32"]["output"] else "computes wrongly"
+    except Exception as wrong:  # noqa: BLE001 - whatever a broken context raises
+        return f"fails ({type(wrong).__name__})"
+
+
+CHECKS = (
+    Check(
+        name="declared",
+        summary="what the framework says is so",
+        parts=(declared.identity, precisions),
+    ),
+    Check(name="synchronize", summary="it blocks until work is done", parts=(timing.synchronize,)),
+    Check(
+        name="events", summary="device time agrees with the host's clock", parts=(timing.events,)
+    ),
+    Check(name="memory", summary="counters move as they must", parts=(peak,)),
+    Check(name="formats", summary="the dtype asked for is the dtype run", parts=(formats,)),
+    Check(name="transfers", summary="copies change no bit", parts=(transfers,)),
+    Check(name="draws", summary="a job is made of what it is handed", parts=(draws,)),
+    Check(name="executions", summary="what is compiled computes the same", parts=(compiled,)),
+    Check(name="failures", summary="each is sorted into its kind", parts=(refused,)),
+    Check(name="telemetry", summary="its readings can be", parts=(telemetry.readings,)),
+)
+
+
+def of_frameworks(of_torch: dict[str, Check]) -> dict[str, Check]:
+    """The kit in the order of torch's, by name: of each of its checks the like, or why not."""
+    mine = {check.name: check for check in CHECKS}
+    found = {
+        name: mine.pop(name)
+        if name in mine
+        else Check(name=name, summary=check.summary, parts=(), absent=WHY.get(name, OTHERS))
+        for name, check in of_torch.items()
+    }
+    return {**found, **mine}

@@ -1,0 +1,250 @@
+"""Devices as MindSpore reaches them: the host; and an accelerator, which nobody has seen yet.
+
+The accelerator's half is written from MindSpore 2.10's own reference, each call cited below by the
+name of its page under https://www.mindspore.cn/docs/en/master/api_python/. By which name MindSpore
+knows a backend's devices, the backend says (`Backend.targets`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.backend import Backend, Device, DeviceInfo
+from bench.backends.cpu import CpuDevice
+from bench.errors import DeviceUnavailable
+from bench.records.cpu_limits import usable_cores
+from bench.records.outcome import Memory
+
+if TYPE_CHECKING:
+    from bench.precision import Precision
+
+HF32 = ("matmul_allow_hf32", "conv_allow_hf32")
+"""Switches by which products of float32 keep 11 bits of their operands. One is on by itself."""
+NOT_SET = "not set"
+HOST = "CPU"
+"""MindSpore's name for the host."""
+THREADS = "runtime_num_threads"
+"""MindSpore's name for how many threads its kernels of the host have."""
+
+
+def current(name: str) -> str:
+    """A setting of MindSpore's context as it stands; `not observable` where it has none such."""
+    import mindspore as ms
+
+    try:
+        return str(ms.get_context(name))
+    except (ValueError, RuntimeError, TypeError):
+        return "not observable"
+
+
+def threads_asked() -> int:
+    """With how many threads the host is to compute where torch does not say it: OMP_NUM_THREADS, or
+    as many as it may use cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(given) if given.isdigit() and int(given) > 0 else usable_cores()
+
+
+def compute_with(threads: int) -> None:
+    """Before the first operator, after which MindSpore's pool is as it is.
+
+    Of the two calls that set their number, mindspore.set_context(runtime_num_threads=...) can be
+    read back, and mindspore.device_context.cpu.op_tuning.threads_num cannot. Neither goes below two
+    on two cores, and its queues spin beside them: so where fewer threads than cores are asked for,
+    the process is kept on as many cores.
+    """
+    import mindspore as ms
+
+    if current(THREADS) != str(threads):
+        ms.set_context(**{THREADS: threads})
+    if not hasattr(os, "sched_getaffinity"):  # macOS has none
+        return
+    allowed = sorted(os.sched_getaffinity(0), key=_turn)
+    if threads < len(allowed):
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # it has just ended
+                os.sched_setaffinity(int(task.name), allowed[:threads])
+
+
+def _turn(core: int) -> tuple[int, int]:
+    """One thread of each core comes before the second of any."""
+    path = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+    try:
+        siblings = [int(x) for x in re.findall(r"\d+", path.read_text(encoding="ascii"))]
+    except OSError:
+        siblings = [core]
+    return (sum(one < core for one in siblings), core)
+
+
+def random_state() -> bytes:
+    """Of MindSpore's one generator: its seed and its offset."""
+    import mindspore as ms
+
+    return bytes(ms.get_rng_state().asnumpy())
+
+
+class Host(CpuDevice):
+    """The host, as MindSpore computes on it: its operators are queued, and it has no events."""
+
+    synchronous = False
+    queues_on_host = True
+
+    @property
+    def torch_device(self) -> Any:
+        """None of torch's."""
+        raise TypeError("MindSpore's device is none of torch's")
+
+    @property
+    def place(self) -> Any:
+        """MindSpore's name for it."""
+        return HOST
+
+    def synchronize(self) -> None:
+        """Waits for all that is queued."""
+        import mindspore as ms
+
+        ms.runtime.synchronize()
+
+    def float32_reduced(self) -> bool:
+        """Its products of float32 have a full mantissa: it has no other on a host."""
+        return False
+
+    def random_state(self) -> bytes | None:
+        """Of MindSpore's one generator."""
+        return random_state()
+
+
+class Accelerator(Device):
+    """A device with streams, events and an allocator of its own."""
+
+    def __init__(self, info: DeviceInfo, target: str) -> None:
+        """target: MindSpore's name for its kind."""
+        self.info, self._target = info, target
+
+    @property
+    def torch_device(self) -> Any:
+        """None of torch's."""
+        raise TypeError("MindSpore's device is none of torch's")
+
+    @property
+    def place(self) -> Any:
+        """MindSpore's name for its kind: a process has one."""
+        return self._target
+
+    def synchronize(self) -> None:
+        """Every stream of the device: runtime/mindspore.runtime.synchronize."""
+        import mindspore as ms
+
+        ms.runtime.synchronize()
+
+    def event(self) -> Any:
+        """On the current stream: runtime/mindspore.runtime.Event, with `enable_timing`."""
+        import mindspore as ms
+
+        return ms.runtime.Event(enable_timing=True)
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        """`elapsed_time` of the same, which is in milliseconds."""
+        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
+        return nanoseconds
+
+    def release_memory(self) -> None:
+        """runtime/mindspore.runtime.empty_cache."""
+        import mindspore as ms
+
+        ms.runtime.empty_cache()
+
+    def reset_peak_memory(self) -> None:
+        """runtime/mindspore.runtime.reset_peak_memory_stats."""
+        import mindspore as ms
+
+        ms.runtime.reset_peak_memory_stats()
+
+    def memory(self) -> Memory:
+        """`max_allocated_memory` of runtime/mindspore.runtime.memory_stats, in bytes: what tensors
+        had of the pool. What other processes have, it does not say."""
+        import mindspore as ms
+        import psutil
+
+        process = int(psutil.Process().memory_info().rss)
+        peak = int(ms.runtime.memory_stats().get("max_allocated_memory", 0))
+        return Memory(
+            peak_bytes=peak or process,
+            scope="device allocator" if peak else "process RSS (peak device memory: not available)",
+            host_rss_bytes=process,
+        )
+
+    def float32_reduced(self) -> bool:
+        """Whether either switch is on."""
+        return any(value == "1" for value in self._hf32().values())
+
+    def random_state(self) -> bytes | None:
+        """Of MindSpore's one generator."""
+        return random_state()
+
+    def facts(self) -> dict[str, str]:
+        """The switches as they stand."""
+        return dict(self._hf32())
+
+    def _hf32(self) -> Mapping[str, str]:
+        """`1`, `0`, or what it stands at where nobody has set it. MindSpore's own setters compare
+        with what this object says, and nothing public does."""
+        from mindspore import _c_expression
+
+        held = getattr(_c_expression, f"{self._target}OpPrecisionConf").get_instance()
+        return {name: str(getattr(held, name)()) or NOT_SET for name in HF32}
+
+
+def accelerators(backend: Backend, target: str, facts: Mapping[str, str]) -> list[DeviceInfo]:
+    """All that MindSpore sees of a kind, which it knows as `target`; facts: of each of them.
+
+    device_context/mindspore.device_context.*: `is_available`, `device_count`; and
+    hal/mindspore.hal.get_device_name. Raises `DeviceUnavailable` where it sees none.
+    """
+    import mindspore as ms
+
+    kind = getattr(ms.device_context, target.lower())
+    if not kind.is_available():
+        raise DeviceUnavailable(
+            f"{backend.name}: this MindSpore sees no {target}. Install its build for that, and "
+            f"what {backend.vendor} asks for besides, or pass --device cpu."
+        )
+    return [
+        DeviceInfo(
+            backend=backend.name,
+            index=index,
+            name=str(ms.hal.get_device_name(index, target)),
+            memory_bytes=None,
+            facts=dict(facts),
+        )
+        for index in range(kind.device_count())
+    ]
+
+
+def opened(info: DeviceInfo, target: str, precision: Precision) -> Device:
+    """Makes the device current, in PyNative mode, with float32 as float32 but for `tf32`.
+
+    device_manager/mindspore.set_device; device_context/mindspore.device_context.*.op_precision:
+    `matmul_allow_hf32` and `conv_allow_hf32` (of which the compiler has the second on by itself)
+    and `precision_mode`, which keeps each operator's own dtype.
+    """
+    import mindspore as ms
+
+    if target == HOST:
+        ms.set_device(target)
+    else:
+        ms.set_device(target, info.index)
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    if target == HOST:
+        # The first call on a host says that there is no such device, and waits for nothing.
+        ms.runtime.synchronize()
+        return Host(info)
+    switches = getattr(ms.device_context, target.lower()).op_precision
+    switches.precision_mode("must_keep_origin_dtype")
+    for name in HF32:
+        getattr(switches, name)(precision.shortened)
+    return Accelerator(info, target)
