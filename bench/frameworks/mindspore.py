@@ -95,6 +95,12 @@ class MindSporeTensors(Tensors):
 
         tensor.copy_(ms.Tensor(words.view(tensor.asnumpy().dtype)))
 
+    def rounded(self, values: Array, like: Any) -> Array:
+        """By MindSpore."""
+        import mindspore as ms
+
+        return _float64(ms.Tensor(values).astype(like.dtype))
+
 
 def _float64(tensor: Any) -> Array:
     """A copy on the host. bfloat16 goes by float32, as numpy has none."""
