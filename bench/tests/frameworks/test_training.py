@@ -33,7 +33,7 @@ class Fitted(Job):
     def __init__(self, asked: dict[str, Any], settings: dict[str, Any], updates: bool) -> None:
         drawn = np.random.default_rng(0)
         self.asked, self.settings, self.updates = asked, settings, updates
-        self.fitted = [drawn.standard_normal(s).astype(np.float32) for s in ((300, 100), (77,))]
+        self.fitted = [drawn.standard_normal(s).astype(np.float32) for s in ((40, 50), (77,))]
         self.kept = [[np.zeros_like(w), np.zeros_like(w)] for w in self.fitted]
         self.gradients: list[Array] = []
         self.loss: Array = np.zeros(())
