@@ -6,6 +6,7 @@ Run by its interpreter, which has no pytest. Reads a list of `Trial`s as JSON fr
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -19,6 +20,7 @@ from bench.conformance.worker import Task, findings
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
+from bench.tests.frameworks.mindspore_faults import PLANTS
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +56,10 @@ def main() -> None:
     os.dup2(2, 1)
     honest = jobs.placed
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
-        jobs.placed = FAULTS[trial.fault](honest) if trial.fault else honest
-        private.write(msgspec.json.encode(done(trial)) + b"\n")
+        jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
+        with PLANTS.get(trial.fault, contextlib.nullcontext)():
+            report = done(trial)
+        private.write(msgspec.json.encode(report) + b"\n")
     private.flush()
     os._exit(0)
 
