@@ -19,6 +19,7 @@ from bench.backends.cpu import CpuDevice
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.framework import Draws, Executing, Framework, Tensors, Unsupported
 from bench.frameworks import _mindspore_jobs as jobs
+from bench.frameworks import _mindspore_llama as llama
 from bench.precision import Precision
 from bench.records.cpu_limits import affinity_cores, usable_cores
 from bench.records.environment import cpu_name
@@ -35,6 +36,8 @@ PYNATIVE = 1
 """What `mindspore.get_context("mode")` says where operators run one by one."""
 SILENT = "3"
 """`GLOG_v`: errors only. Its warnings say at each import which chips' libraries are not here."""
+BUILDERS = {**jobs.BUILDERS, **llama.BUILDERS}
+"""What there is, by workload and mode."""
 NO_TIMES = "not observable: MindSpore has no hook that names what an operator runs through"
 
 
@@ -254,10 +257,10 @@ class MindSpore(Framework):
     def build(
         self, workload: Workload, mode: str, parameters: Any, site: Site, draws: Draws | None
     ) -> Job:
-        """A job of `_mindspore_jobs`, filled with what was handed over."""
-        build = jobs.BUILDERS.get((workload.name, mode))
+        """A job of `BUILDERS`, filled with what was handed over."""
+        build = BUILDERS.get((workload.name, mode))
         if build is None or draws is None:
-            there = ", ".join(f"{name}-{mode}" for name, mode in jobs.BUILDERS)
+            there = ", ".join(f"{name}-{mode}" for name, mode in BUILDERS)
             raise Unsupported(f"MindSpore: no {workload.name}-{mode}, so far. There are: {there}")
         return build(mode, parameters, site, draws)
 

@@ -17,6 +17,7 @@ import msgspec
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Request
+from bench.tests.frameworks.mindspore_llama_faults import planted
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +46,9 @@ def main() -> None:
     os.dup2(2, 1)
     honest = jobs.placed
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
-        jobs.placed = FAULTS[trial.fault](honest) if trial.fault else honest
-        report = Launch(trial.request, Channel(io.BytesIO())).run()
+        jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
+        with planted(trial.fault):
+            report = Launch(trial.request, Channel(io.BytesIO())).run()
         private.write(msgspec.json.encode(report) + b"\n")
     private.flush()
     os._exit(0)
