@@ -7,6 +7,7 @@ torch's do.
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from bench.framework import Array
 
 OWN_OUTPUT = "a new tensor each step"
+OWN_ATTENTION = "products and softmax of its own"
+STEPS = "_mindspore_steps"
 
 
 def placed(values: Array, site: Site) -> Any:
@@ -42,12 +45,14 @@ class MindSporeJob(Job):
     quantity = OUTPUT
     """What the gate calls the output."""
 
-    def __init__(self, name: str, arguments: list[tuple[Any, ...]], site: Site):
-        """name: of the step in `_mindspore_steps`, a function of one set of arguments."""
+    def __init__(
+        self, name: str, arguments: list[tuple[Any, ...]], site: Site, module: str = STEPS
+    ):
+        """name: of the step, a function of one set of arguments; module: of this package, that has
+        it."""
         import mindspore as ms
 
-        from bench.frameworks import _mindspore_steps as steps
-
+        steps = importlib.import_module(f"bench.frameworks.{module}")
         self._function = function = getattr(steps, name)
         self._execution = site.execution
         self._run = ms.jit(function) if site.execution == COMPILE else function
@@ -139,7 +144,7 @@ class AttentionJob(MindSporeJob):
         to the scores."""
         super().__init__("attended", [(*each[:3], mask) for each in operands], site)
         self._operands = operands
-        self.facts = {**self.facts, "attention": "products and softmax of its own"}
+        self.facts = {**self.facts, "attention": OWN_ATTENTION}
 
     def weights(self) -> Sequence[Any]:
         """All operands, as of torch's."""

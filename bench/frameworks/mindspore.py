@@ -19,6 +19,7 @@ from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.framework import Draws, Executing, Framework, Tensors, Unsupported
 from bench.frameworks import _mindspore_devices as devices
 from bench.frameworks import _mindspore_jobs as jobs
+from bench.frameworks import _mindspore_llama as llama
 from bench.frameworks import _mindspore_models as models
 from bench.measuring import asked
 from bench.precision import Precision
@@ -42,7 +43,7 @@ PYNATIVE = 1
 """What `mindspore.get_context("mode")` says where operators run one by one."""
 SILENT = "3"
 """`GLOG_v`: errors only. Its warnings say at each import which chips' libraries are not here."""
-BUILDERS = {**jobs.BUILDERS, **models.BUILDERS}
+BUILDERS = {**jobs.BUILDERS, **models.BUILDERS, **llama.BUILDERS}
 """What there is, by workload and mode."""
 NO_TIMES = "not observable: MindSpore has no hook that names what an operator runs through"
 

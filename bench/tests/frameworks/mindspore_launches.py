@@ -21,6 +21,7 @@ from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
 from bench.tests.frameworks.mindspore_faults import PLANTS
+from bench.tests.frameworks.mindspore_llama_faults import planted
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +58,7 @@ def main() -> None:
     honest = jobs.placed
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
-        with PLANTS.get(trial.fault, contextlib.nullcontext)():
+        with PLANTS.get(trial.fault, contextlib.nullcontext)(), planted(trial.fault):
             report = done(trial)
         private.write(msgspec.json.encode(report) + b"\n")
     private.flush()

@@ -1,0 +1,147 @@
+"""Llama in MindSpore: its tables and draws are torch's, and so is its work, where it is there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from bench.frameworks import _mindspore_jobs as jobs
+from bench.frameworks import _mindspore_llama as llama
+from bench.judging.equal_work import of_launches
+from bench.measuring.messages import Report
+from bench.precision import PRECISIONS
+from bench.records.case import Case
+from bench.records.outcome import Measured, Void
+from bench.running.elsewhere import Elsewhere
+from bench.tests.frameworks.mindspore_launches import Trial
+from bench.tests.frameworks.test_mindspore import handed, there
+from bench.tests.measuring.watching import proof_of
+from bench.tests.small_workloads import WORKLOADS, site, small
+from bench.workloads._llamas import SCALED, SIZES
+from bench.workloads._seeded import noted
+
+__all__ = ["there"]  # a fixture, used by being here
+
+LENGTHS: dict[str, dict[str, Any]] = {
+    "prefill": {"prompt_length": 12},
+    "decode": {"prompt_length": 12, "new_tokens": 5},
+}
+
+
+def case(mode: str, precision: str, execution: str = "eager") -> Case:
+    return Case(
+        workload="llama",
+        version=WORKLOADS["llama"].version,
+        mode=mode,
+        precision=precision,
+        execution=execution,
+        parameters={"model": "tiny-2l", "batch_size": 2, **LENGTHS[mode]},
+    )
+
+
+HONEST = {
+    f"{mode} {precision} {execution}": case(mode, precision, execution)
+    for mode in LENGTHS
+    for precision, execution in (("fp32", "eager"), ("fp32", "compile"), ("fp16", "compile"))
+}
+FAULTY = {
+    "wrong weights": case("decode", "fp32"),
+    "fp16 for fp32": case("prefill", "fp32"),
+    "another epsilon": case("prefill", "fp32"),
+    "wrong places": case("decode", "fp32"),
+    "no mask": case("decode", "fp32"),
+    "nothing written": case("decode", "fp32"),
+}
+
+
+@pytest.fixture(scope="module")
+def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
+    """Of one process: each launch by what it is."""
+    folder = tmp_path_factory.mktemp("handed")
+    trials = {name: Trial(request=handed(one, folder)) for name, one in HONEST.items()}
+    for fault, one in FAULTY.items():
+        trials[fault] = Trial(request=handed(one, folder), fault=fault)
+    done = subprocess.run(
+        [there.python, "-m", "bench.tests.frameworks.mindspore_launches"],
+        input=msgspec.json.encode([*trials.values()]),
+        stdout=subprocess.PIPE,
+        env={**os.environ, **there.variables(folder)},
+        check=True,
+    )
+    found = [msgspec.json.decode(line, type=Report) for line in done.stdout.splitlines()]
+    return dict(zip(trials, found, strict=True))
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_its_work_passes_the_gate_and_is_torchs(reports: dict[str, Report], name: str) -> None:
+    outcome, one = reports[name].outcome, HONEST[name]
+    assert isinstance(outcome, Measured), outcome
+    assert all(check.passed for check in outcome.numerics.checks)
+    assert outcome.proof is not None
+    found = of_launches([(1, proof_of(one, seed=1))], [(1, outcome.proof)], one.precision)
+    assert found.proved, found.words
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_planted_faults_are_void(reports: dict[str, Report], fault: str) -> None:
+    outcome = reports[fault].outcome
+    assert isinstance(outcome, Void) and outcome.reason.startswith("numerics: logits"), outcome
+
+
+@pytest.mark.parametrize("model", ["tiny", "llama-3.2-1b-2l"])
+def test_its_rotations_are_the_librarys(model: str) -> None:
+    """Plain, and scaled as of Llama 3.1: the longest waves have turned by then."""
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaConfig, LlamaRotaryEmbedding
+
+    size, length = SIZES[model], 1500
+    options = size.options("eager")
+    if size.rope_factor is not None:
+        options["rope_parameters"] |= {**SCALED, "factor": size.rope_factor}
+    theirs: Any = LlamaRotaryEmbedding(LlamaConfig(**options))
+    cosines, sines = theirs(torch.zeros(1), torch.arange(length)[None])
+    mine, signed = llama.rotation(size, length)
+    half = size.head // 2
+    assert np.abs(mine - cosines[0].numpy()).max() < 2e-4
+    assert np.abs(signed[:, half:] - sines[0, :, half:].numpy()).max() < 2e-4
+    assert (signed[:, :half] == -signed[:, half:]).all()
+
+
+class Noting:
+    """Draws that are zeros, and noted."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[Any, ...]] = []
+
+    def normal(self, shape: tuple[int, ...], std: float = 1.0) -> Any:
+        self.made.append((shape, std))
+        return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize("model", ["tiny", "untied"])
+def test_its_weights_are_drawn_in_torchs_order(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    """And are as many, in the same order: what a witness of the weights compares."""
+    size = SIZES["tiny"]
+    if model == "untied":
+        size = msgspec.structs.replace(size, tied=False)
+    monkeypatch.setattr(jobs, "placed", lambda values, site: values)
+    at, draws = site(PRECISIONS["fp32"]), Noting()
+    mine = llama.weights_of(size, at, draws)  # type: ignore[arg-type]
+    monkeypatch.setitem(SIZES, "tiny", size)
+    with noted() as found:
+        job: Any = WORKLOADS["llama"].build("prefill", small("llama", "prefill"), at)
+    normals = [(tuple(shape), how) for shape, how, _ in found if isinstance(how, float)]
+    assert draws.made == normals
+    assert [w.shape for w in mine] == [tuple(w.shape) for w in job.weights()]
+    ones = [bool((w == 1).all()) for w in mine]
+    assert ones == [w.dim() == 1 for w in job.weights()]
+
+
+def test_no_token_sees_what_comes_after_it() -> None:
+    mask = llama.causal(np.arange(2, 5), 6)
+    assert (mask == 0).sum(1).tolist() == [3, 4, 5] and (mask[:, -1] == llama.NEVER).all()
