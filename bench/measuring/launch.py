@@ -189,6 +189,8 @@ class Launch:
         )
         if request.rehearse:
             self._require_memory(workload, parameters, site, device, handed)
+        if request.rehearsal_only:
+            return Skipped(reason="it was to be rehearsed, and no more")
         channel.enter("numerics")
         found = gated(
             *(request, workload, parameters, site, self.backend, self.framework, device, handed)
@@ -225,7 +227,9 @@ class Launch:
     ) -> None:
         """Counts the case's memory, and raises `Unsupported` for what cannot fit."""
         of = (workload, self.request.case.mode, parameters, site)
-        needed = memory_fit.estimate(*of) if handed is None else handed.estimated_peak_bytes
+        needed = self.request.estimated_peak_bytes
+        if needed is None:
+            needed = memory_fit.estimate(*of) if handed is None else handed.estimated_peak_bytes
         self.estimated_peak_bytes = needed
         capacity = device.capacity_bytes()
         memory_fit.require(needed, capacity, lambda: memory_fit.more_devices(*of, capacity))

@@ -77,6 +77,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Whether known remedies are tried before it is explained."""
     rehearse: bool = False
     """Whether the case's memory is counted before it is built, and what cannot fit is skipped."""
+    rehearsal_only: bool = False
+    """Whether that is all that is asked."""
+    estimated_peak_bytes: int | None = None
+    """What was counted of it beforehand; None where nothing was."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_field="line"):

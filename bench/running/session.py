@@ -37,6 +37,7 @@ from bench.running.header import utc_now
 from bench.running.launcher import Finished
 from bench.running.leader import Leader
 from bench.running.monitor import Monitor, watched
+from bench.running.rehearsals import Rehearsals, counted
 from bench.running.sampler import Order
 from bench.running.stems import Stems
 from bench.running.time_left import Span, TimeLeft
@@ -73,6 +74,7 @@ class Session:
         left_out: Collection[str] = (),
         folder: Path | None = None,
         stems: Stems | None = None,
+        rehearsals: Rehearsals | None = None,
         explaining: Explaining = NOTHING,
         framework: str = TORCH,
     ) -> None:
@@ -83,8 +85,8 @@ class Session:
         holds already; monitor: what looks at the device, ended with the session; here: how many
         devices of its kind there are; left_out: fingerprints of cases that are not tried; folder:
         one for what launches leave to the next ones, gone with the session; stems: what launches
-        are forked from, likewise; explaining: what is explained after all launches; framework: what
-        computes.
+        are forked from, likewise; rehearsals: what counts the memory of cases beforehand;
+        explaining: what is explained after all launches; framework: what computes.
         """
         self.framework = framework
         self.explaining = explaining
@@ -92,6 +94,7 @@ class Session:
         self.here = here
         self.folder = folder
         self.stems = stems
+        self.rehearsals = rehearsals or Rehearsals()
         self.states = [CaseState(case, settings) for case in cases]
         self.settings = settings
         self.device = device
@@ -141,9 +144,12 @@ class Session:
         while unfinished := [state for state in self.states if not state.finished]:
             before = self.order
             if self.stems is not None:
-                self.stems.expect([state.case for state in unfinished])
+                rounds = max(state.launches_left() for state in unfinished)
+                self.stems.expect([state.case for state in unfinished], rounds)
             for group in self._groups(unfinished):
-                self.launch([s for s in group if not s.finished and self.fits(s)])
+                going = [s for s in group if not s.finished and self.fits(s)]
+                self.rehearsals.ahead(going, unfinished, self.request)
+                self.launch(going)
             if self.order == before:  # nothing that is left fits
                 return "budget"
         return "complete"
@@ -253,6 +259,7 @@ class Session:
             here=self.here,
             scratch=None if self.folder is None else str(self.folder),
             rehearse=state.searching or not state.seconds,
+            estimated_peak_bytes=self.rehearsals.bytes_of(state.case),
         )
 
     def _launch_settings(self) -> Settings:
@@ -350,9 +357,11 @@ def open_session(
     if folder is not None:
         own = {**own, **Elsewhere(framework, python).variables(folder)}
     variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
-    stems = None
+    stems, rehearsals = None, Rehearsals()
     if framework == TORCH:
         stems = Stems.of(backend, python, None if folder is None else str(folder))
+    if stems is not None:
+        rehearsals = Rehearsals(functools.partial(counted, given=variables, stems=stems))
     each = here if leader is None else leader.hosts.each
     order = Order(backend=device.backend, indices=watched(cases, device, backend, each, left_out))
     monitor = Monitor(order, variables)
@@ -381,6 +390,7 @@ def open_session(
         left_out=left_out,
         folder=folder,
         stems=stems,
+        rehearsals=rehearsals,
         explaining=explaining,
         framework=framework,
     )

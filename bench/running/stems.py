@@ -8,6 +8,7 @@ one launch, and then another takes its place.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import selectors
 import signal
@@ -36,12 +37,18 @@ from bench.measuring.stem import (
     common,
 )
 from bench.records.case import Case
+from bench.records.cpu_limits import usable_cores
 from bench.running import child
 
 READY_SECONDS = 120.0
 """A stem that imports for longer is ended, and launches import by themselves."""
 DECODER = msgspec.json.Decoder(Word)
 COMMAND = ("-m", "bench.measuring.stem")
+GENERATIONS = 2
+"""At most so many import side by side, where there are as many cores: one that waits for its round
+holds memory."""
+Chain = tuple[str, ...]
+"""What stems have imported that grew from one another, in order."""
 Start = Callable[[Lifeline, int], child.Process]
 """Starts a stem's process, with a lifeline and its end of the socket."""
 
@@ -196,61 +203,102 @@ class Stems:
     def __init__(self, python: str, scratch: str | None) -> None:
         """python: the launches' interpreter; scratch: the run's folder."""
         self._python, self._scratch = python, scratch
-        self._stems: dict[tuple[str, ...], Stem] = {}
+        self._stems: dict[Chain, Stem] = {}
         """By what they have imported, in order: each grew from that of all but the last."""
+        self._waiting: list[dict[Chain, Stem]] = []
+        """Others, of the rounds that follow: they have imported beside these."""
         self._cases: set[str] = set()
         """Fingerprints of those that have had a launch from one of these."""
-        self._expected: set[tuple[str, ...]] = set()
-        self._refused: set[tuple[str, ...]] = set()
+        self._expected: set[Chain] = set()
+        self._rounds = 1
+        self._refused: set[Chain] = set()
 
     @staticmethod
     def of(backend: Backend, python: str, scratch: str | None) -> Stems | None:
         """None where launches of this backend are not forked."""
         return Stems(python, scratch) if AVAILABLE and backend.forks else None
 
-    def expect(self, cases: Iterable[Case]) -> None:
-        """What is wanted of the next ones: they import side by side, before anything measures."""
+    def expect(self, cases: Iterable[Case], rounds: int = 1) -> None:
+        """What is wanted of the next ones: they import side by side, before anything measures.
+
+        rounds: of launches that are still to come, this one included.
+        """
         self._expected = {_libraries(case) for case in cases}
+        self._rounds = rounds
 
     def stem(self, request: Request, given: Mapping[str, str]) -> Stem | None:
         """One that this case has had no launch from; None where launches import by themselves."""
         libraries = _libraries(request.case)
-        if not libraries:
-            return None
         if request.case.fingerprint in self._cases:
-            self.close()
-        chains = {libraries, *self._expected}
-        for length in range(1, max(map(len, chains)) + 1):
-            wanted = {chain[:length] for chain in chains if len(chain) >= length}
-            self._grow(wanted - self._stems.keys(), request.backend, given)
-        found = self._stems.get(libraries)
+            self._turn()
+        found = self._one_with(libraries, request.backend, given)
         if found is not None:
             self._cases.add(request.case.fingerprint)
         return found
 
+    def rehearsing(self, request: Request, given: Mapping[str, str]) -> Stem | None:
+        """One for a process that measures nothing, of which a case may have any number; None where
+        there is none.
+
+        A rehearsal imports torch's compiler, whatever the launch itself imports.
+        """
+        libraries = _libraries(request.case)
+        if libraries:
+            libraries = max(libraries, common(("torch._dynamo",)), key=len)
+        return self._one_with(libraries, request.backend, given)
+
+    def _one_with(self, libraries: Chain, backend: str, given: Mapping[str, str]) -> Stem | None:
+        """One that has imported these, grown now where there is none."""
+        if not libraries:
+            return None
+        if not self._stems:
+            side_by_side = min(self._rounds, GENERATIONS, usable_cores())
+            self._waiting = [{} for _ in range(side_by_side - 1)]
+            fresh = self._waiting
+        else:
+            fresh = []
+        chains = {libraries, *self._expected}
+        for length in range(1, max(map(len, chains)) + 1):
+            wanted = {chain[:length] for chain in chains if len(chain) >= length}
+            self._grow(wanted, [self._stems, *fresh], backend, given)
+        return self._stems.get(libraries)
+
     def _grow(
-        self, wanted: Iterable[tuple[str, ...]], backend: str, given: Mapping[str, str]
+        self,
+        wanted: Iterable[Chain],
+        generations: Sequence[dict[Chain, Stem]],
+        backend: str,
+        given: Mapping[str, str],
     ) -> None:
-        """Those of them that can be had, side by side."""
-        started: dict[tuple[str, ...], Stem] = {}
-        for libraries in sorted(wanted):
-            before = self._stems.get(libraries[:-1])
-            if libraries in self._refused or (libraries[:-1] and before is None):
+        """Those of them that are lacking and can be had, side by side."""
+        started: list[tuple[dict[Chain, Stem], Chain, Stem]] = []
+        for libraries, stems in itertools.product(sorted(wanted), generations):
+            before = stems.get(libraries[:-1])
+            known = libraries in stems or libraries in self._refused
+            if known or (libraries[:-1] and before is None):
                 continue
             order = Order(backend=backend, libraries=libraries[-1:], scratch=self._scratch)
             try:
                 if before is None:
-                    started[libraries] = Stem.first(order, self._python, given)
+                    stem = Stem.first(order, self._python, given)
                 else:
-                    started[libraries] = before.grown(order)
+                    stem = before.grown(order)
             except OSError:
                 self._refused.add(libraries)
-        for libraries, stem in started.items():
+            else:
+                started.append((stems, libraries, stem))
+        for stems, libraries, stem in started:
             if stem.ready():
-                self._stems[libraries] = stem
+                stems[libraries] = stem
             else:
                 stem.end()
                 self._refused.add(libraries)
+
+    def _turn(self) -> None:
+        """Those of the next round take the place of these."""
+        self._cases.clear()
+        _end(self._stems)
+        self._stems = self._waiting.pop(0) if self._waiting else {}
 
     def give_up(self) -> None:
         """No launch is forked any more: one could not be."""
@@ -259,12 +307,18 @@ class Stems:
 
     def close(self) -> None:
         """None is left."""
+        while self._stems or self._waiting:
+            self._turn()
         self._cases.clear()
-        while self._stems:
-            self._stems.popitem()[1].end()
 
 
-def _libraries(case: Case) -> tuple[str, ...]:
+def _end(stems: dict[Chain, Stem]) -> None:
+    """All of them."""
+    while stems:
+        stems.popitem()[1].end()
+
+
+def _libraries(case: Case) -> Chain:
     """What is imported for a case, stem by stem."""
     workload = catalogue.workload(case.workload)
     return common((*workload.libraries, *workload.modes[case.mode].libraries))

@@ -221,7 +221,7 @@ def test_what_surely_cannot_fit_is_refused_with_both_figures() -> None:
     assert str(refusal.value) == "does not fit: needs about 17.2 GiB, the device has 13.7 GiB"
 
 
-def report(case: Case, rehearse: bool = True) -> messages.Report:
+def report(case: Case, rehearse: bool = True, **asked: Any) -> messages.Report:
     settings = Settings(block_seconds=1e-4, steady_limit_seconds=0.01)
     request = messages.Request(
         case=case,
@@ -231,6 +231,7 @@ def report(case: Case, rehearse: bool = True) -> messages.Report:
         samples=10,
         seed=0,
         rehearse=rehearse,
+        **asked,
     )
     return Launch(request, messages.Channel(io.BytesIO())).run()
 
@@ -249,6 +250,16 @@ def test_a_case_that_cannot_fit_is_skipped_before_it_is_built(
     assert found.cold.numerics_seconds is None
     later = report(TINY, rehearse=False)
     assert later.estimated_peak_bytes is None and not isinstance(later.outcome, Skipped)
+
+
+def test_what_was_counted_beforehand_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = report(TINY, rehearsal_only=True)
+    assert isinstance(found.outcome, Skipped) and found.estimated_peak_bytes == 2**13
+    assert found.cold.numerics_seconds is None, "and no more is done"
+    monkeypatch.setattr(memory_fit, "estimate", None)
+    known = report(TINY, estimated_peak_bytes=2**60)
+    assert known.estimated_peak_bytes == 2**60
+    assert isinstance(known.outcome, Skipped) and "does not fit" in known.outcome.reason
 
 
 def test_without_an_estimate_a_case_runs(

@@ -20,7 +20,7 @@ from bench.measuring.messages import Progress, Request
 from bench.measuring.stem import AVAILABLE, Order
 from bench.records.outcome import Failed, Measured
 from bench.records.run import Settings
-from bench.running import launcher, stems
+from bench.running import launcher, rehearsals, stems
 from bench.running.stems import Stems
 from bench.tests.running.scripted_workers import alive, request, wait_until
 from bench.tests.values import make_case
@@ -107,6 +107,42 @@ def test_what_a_round_needs_is_imported_side_by_side(still: list[Still]) -> None
     assert len(still) == 5, "and what it does not need is not imported"
 
 
+@pytest.mark.parametrize(("cores", "rounds", "made"), [(2, 3, 2), (1, 3, 1), (2, 1, 1), (9, 9, 2)])
+def test_two_rounds_import_side_by_side_where_there_are_cores(
+    still: list[Still], monkeypatch: pytest.MonkeyPatch, cores: int, rounds: int, made: int
+) -> None:
+    """Each is its own draw; the second waits for its turn."""
+    monkeypatch.setattr(stems, "usable_cores", lambda: cores)
+    them = Stems(sys.executable, None)
+    asked = [of("gemm", 1), of("bert", 1)]
+    them.expect([one.case for one in asked], rounds)
+    given: list[Any] = [them.stem(one, {}) for one in asked]
+    assert [one.chain[-1] for one in still] == [
+        *["torch"] * made,
+        *["torch._dynamo"] * made,
+        *["transformers.modeling_utils"] * made,
+    ]
+    assert [one.waited for one in still] == [made * (1 + n // made) for n in range(3 * made)]
+    given += [them.stem(one, {}) for one in asked]
+    assert len({*map(id, given)}) == 4 and len(still) == 6
+    assert [one.ended for one in still if one in given[:2]] == [True, True]
+    assert given[3].before.before is given[2] and not given[2].ended
+    them.close()
+    assert all(one.ended for one in still)
+
+
+def test_what_a_rehearsal_is_forked_from_has_the_compiler(still: list[Still]) -> None:
+    """And what a launch of the same case is forked from need not have it."""
+    them = Stems(sys.executable, None)
+    rehearsed: list[Any] = [them.rehearsing(of(name, 1), {}) for name in ("gemm", "gemm", "bert")]
+    assert [one.chain[-1] for one in rehearsed] == [
+        *["torch._dynamo"] * 2,
+        "transformers.modeling_utils",
+    ]
+    launched: Any = them.stem(of("gemm", 1), {})
+    assert launched.chain == ("torch",) and len(still) == 3, "nor does one count as a launch"
+
+
 @pytest.mark.parametrize(
     ("absent", "tried", "forked"),
     [
@@ -182,6 +218,19 @@ def test_a_forked_launch_that_is_killed_says_so_and_the_next_one_measures(living
     assert "killed by SIGKILL" in found.report.outcome.message
     (found,) = launcher.launch_together([of("gemm", 10)], {}, stems=living)
     assert isinstance(found.report.outcome, Measured)
+
+
+def test_memory_is_counted_in_forks_and_what_cannot_be_is_left_out(
+    living: Stems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stems, "common", lambda libraries: ("torch",))
+    monkeypatch.setattr(rehearsals, "usable_cores", lambda: 2)
+    asked = [of("gemm", 20), of("gemm", -1), of("gemm", 22)]
+    only = [msgspec.structs.replace(one, rehearse=True, rehearsal_only=True) for one in asked]
+    found = rehearsals.counted(only, {}, living)
+    # In float32: three operands each of a few inputs.
+    assert found.keys() == {asked[0].case.fingerprint, asked[2].case.fingerprint}
+    assert found[asked[0].case.fingerprint] < found[asked[2].case.fingerprint]
 
 
 def file_bytes(pid: int) -> int:
