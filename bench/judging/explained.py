@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from bench import stats, units
+from bench.judging import host_bound
 from bench.judging.bounds import bound
 from bench.judging.row import Interval
 from bench.records.case import Case
@@ -36,6 +37,7 @@ MEANINGS = {
     "CHANGED-BY-RECORDING": "called another number of times in a step that nobody recorded",
     "CONTENDED": "other work ran on the host meanwhile",
     "QUOTA": "a quota of its container held the job back meanwhile",
+    "HOST-BOUND": "calling operators takes much of the step, whatever they take themselves",
     "HOT": "its operands could not be rotated through more than a cache holds",
 }
 """What a flag means."""
@@ -166,7 +168,8 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
     host = [s - o - f for o, f, s in zip(operators, freeing, steps, strict=True)]
     coverage = Interval.over(covered, stats.FIXED_LEVEL)
     rows = _operators(accounts, statistics.fmean(steps))
-    verdict, reason = _verdict(coverage.value)
+    calls = host_bound.calls_of(accounts, statistics.fmean(host), statistics.fmean(steps))
+    verdict, reason = _verdict(coverage.value, calls)
     return ExplainedCase(
         case=case,
         verdict=verdict,
@@ -181,7 +184,8 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
         classes=_classes(accounts, rows, statistics.fmean(steps)),
         operators=rows,
         ceilings=_ceilings(accounts),
-        flags=_flags(accounts, rows, statistics.fmean(steps) / 1e6),
+        flags=_flags(accounts, rows, statistics.fmean(steps) / 1e6)
+        | ({"HOST-BOUND": calls} if calls else {}),
         notes=accounts[0].notes,
         tried=tuple(one for account in accounts for one in account.tried),
         profile_absent=accounts[0].profile_absent,
@@ -211,11 +215,12 @@ def answer(account: Explained) -> Explained:
     )
 
 
-def _verdict(coverage: float) -> tuple[Verdict, str]:
+def _verdict(coverage: float, calls: str) -> tuple[Verdict, str]:
+    """calls: what is said of the host's, where they are most of the rest."""
     if coverage < LEAST_COVERAGE:
         return "NOT-EXPLAINED", (
             f"its operators make up {coverage:.0%} of the step, and less than {LEAST_COVERAGE:.0%} "
-            "explains nothing: the rest is the host, or work that was not seen"
+            f"explains nothing: the rest is the host, {calls or 'or work that was not seen'}"
         )
     if coverage > MOST_COVERAGE:
         return "VOID", (

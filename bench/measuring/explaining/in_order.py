@@ -180,6 +180,7 @@ def taped(job: Job, device: Device, profiler: Profiler) -> Tape:
     tape = recorded(job.step, device.torch_device.type)
     device.synchronize()
     in_place(tape, profiler.names(tape))
+    profiler.follow(tape)
     return tape
 
 

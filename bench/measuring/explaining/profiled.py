@@ -46,45 +46,59 @@ class Profiler:
 
     def __init__(self, job: Job, device: Device) -> None:
         self._job, self._device = job, device
-        self._found: list[Any] = []
+        self._kinds: dict[str, Kind] | None = None
+        self._unread: list[Any] = []
+        self._steps: list[list[Span]] = []
         self._walls: list[int] = []
         self.absent = ""
         """Why it sees nothing; empty as long as it does."""
 
     def look(self) -> None:
-        """One step, and what was seen of it is kept; read when all steps are done, as that takes
-        longer than the step."""
+        """One step, and what was seen of it is kept."""
         if self.absent:
             return
         try:
             found, wall = _profiled(self._job, self._device, 1)
         except (ImportError, RuntimeError) as error:
             self.absent = not_here(error)
-        else:
-            self._found.append(found)
-            self._walls.append(wall)
+            return
+        self._walls.append(wall)
+        self._unread.append(found)
+        self._read()
 
     def names(self, tape: Tape) -> list[str]:
         """The operators of the first of its steps, in their order: the tape's own, and those that
-        are the same but for whether they write in place."""
-        if not self._found:
+        are the same but for whether they write in place. Before `follow`."""
+        if not self._unread:
             return []
         kinds = _kinds(tape)
         for name, kind in list(kinds.items()):
             kinds.setdefault(f"{name}_", kind)
-        return [span.name for span in spans(self._found[0].events() or (), kinds, self._taken)]
+        return [span.name for span in spans(self._unread[0].events() or (), kinds, self._taken)]
+
+    def follow(self, tape: Tape) -> None:
+        """From now on what is seen is read at once, which takes longer than the step: events that
+        are kept lie where the step's memory was, and it would be given other each time."""
+        self._kinds = _kinds(tape)
+        self._read()
+
+    def _read(self) -> None:
+        if self._kinds is not None:
+            each = [spans(one.events() or (), self._kinds, self._taken) for one in self._unread]
+            self._steps += each
+            self._unread.clear()
 
     def seen(self, tape: Tape) -> tuple[Profile | None, tuple[Operator, ...]]:
         """What it saw of the tape's operators, and the rows that they make; nothing where it saw
         none, and `absent` says why."""
-        if self.absent or not self._found:
+        self.follow(tape)
+        if self.absent or not self._steps:
             return None, ()
-        steps = [spans(one.events() or (), _kinds(tape), self._taken) for one in self._found]
-        profile = summed(steps, self._walls)
+        profile = summed(self._steps, self._walls)
         if not sum(profile.kinds.values()):
             self.absent = NO_KERNELS
             return None, ()
-        return profile, rows(steps, tape)
+        return profile, rows(self._steps, tape)
 
     def _taken(self, event: Any) -> float:
         if self._device.synchronous:

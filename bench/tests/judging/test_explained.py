@@ -121,6 +121,23 @@ def test_too_little_and_too_much_is_not_explained(step_ms: int, verdict: str) ->
     assert case.verdict == verdict and bool(case.reason) == (verdict != "EXPLAINED")
 
 
+@pytest.mark.parametrize(
+    ("floor_us", "step_ms", "calls"),
+    [(15.0, 100, True), (5.0, 100, False), (30.0, 96, False), (1.0, 120, False), (45.0, 120, True)],
+)
+def test_a_host_that_makes_calls_is_told_from_work_that_nobody_saw(
+    floor_us: float, step_ms: int, calls: bool
+) -> None:
+    """504 calls; 90 ms of operators and freeing, and the rest is the host's."""
+    host = step_ms - 90
+    case = judged(account(step_ns=(round(step_ms * MS),), call_floor_ns=floor_us * 1e3))
+    said_of = f"{host / step_ms:.0%} of the step: 504 calls, each {host / 504 * 1e3:.1f} us beside"
+    assert case.flags.get("HOST-BOUND", "").startswith(said_of) if calls else True
+    assert ("HOST-BOUND" in case.flags) is calls
+    if step_ms == 120:
+        assert ("work that was not seen" in case.reason) is not calls
+
+
 def test_flags_say_what_was_seen() -> None:
     tiny = operator("aten::mul", "elementwise", 0.001, read_bytes=4, calls=1)
     seen = account(

@@ -11,6 +11,7 @@ import pytest
 from bench.backends.cpu import BACKEND
 from bench.measuring.explaining import fresh, in_order
 from bench.measuring.explaining.fresh import MOST_TIMES, given_bytes, settled
+from bench.measuring.explaining.replay import Player, Replay
 from bench.tests.fakes import MS
 from bench.tests.measuring.explaining.small_job import CLOCK, FP32, SmallJob
 from bench.tests.measuring.explaining.test_in_order import small
@@ -59,7 +60,13 @@ def test_neither_step_nor_tape_counts_with_fresh_memory(
     """Of each turn the first attempt gets some."""
     had = itertools.accumulate(itertools.cycle((0, 1 << 40, 0, 0)))
     monkeypatch.setattr(fresh, "given_bytes", lambda: (next(had),))
-    job = SmallJob()
+    job, plays, play = SmallJob(), list[Player](), Player.play
+
+    def played(player: Player) -> Replay:
+        plays.append(player)
+        return play(player)
+
+    monkeypatch.setattr(Player, "play", played)
     found = in_order.explained(job, BACKEND.open(0, FP32), CLOCK, seconds=0)
     assert isinstance(found, in_order.Explained)
-    assert len(found.step_ns) == 2 and job.refills == 1 + 2 * 2
+    assert len(found.step_ns) == 2 and job.refills == 1 + 2 * 2 == len(plays)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bench.measuring.explaining.profiled import MARK, Span, rows, spans, summed
+from bench.backends.cpu import BACKEND
+from bench.measuring.explaining import profiled
+from bench.measuring.explaining.profiled import MARK, Profiler, Span, rows, spans, summed
 from bench.measuring.explaining.tape import Tape, recorded
 from bench.records.explained import Kind
-from bench.tests.measuring.explaining.small_job import SmallJob
+from bench.tests.measuring.explaining.small_job import FP32, SmallJob
 
 KINDS: dict[str, Kind] = {
     "aten::mm": "matmul",
@@ -73,3 +76,35 @@ def test_each_call_counts_with_its_median(tape: Tape) -> None:
     assert found.kinds == {"matmul": 11_000.0, "elementwise": 1000.0}
     assert found.step_ns == 21_000 and found.calls == {"aten::mm": 1.0, "aten::relu": 1.0}
     assert rows(steps, tape) == (), "another number of calls than on the tape"
+
+
+class Look:
+    """What torch's profiler gives of a step that is one product."""
+
+    def events(self) -> list[Any]:
+        step = event(MARK, 0.0, 50.0)
+        return [step, event("aten::mm", 10.0, 20.0, step)]
+
+
+def test_what_was_seen_is_read_at_once_and_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tape: Tape
+) -> None:
+    """Where it lies, the step's memory was."""
+    looks = list[weakref.ref[Look]]()
+
+    def looked(*_: object) -> tuple[Look, int]:
+        found = Look()
+        looks.append(weakref.ref(found))
+        return found, 50_000
+
+    monkeypatch.setattr(profiled, "_profiled", looked)
+    monkeypatch.setattr(Profiler, "_taken", lambda self, one: taken(one))
+    profiler = Profiler(SmallJob(), BACKEND.open(0, FP32))
+    profiler.look()
+    assert looks[0]() is not None and profiler.names(tape) == ["aten::mm"]
+    profiler.follow(tape)
+    profiler.look()
+    assert [one() for one in looks] == [None, None]
+    profile, _ = profiler.seen(tape)
+    assert profile is not None and profile.calls == {"aten::mm": 1.0}
+    assert profile.kinds == {"matmul": 20_000.0}
