@@ -10,8 +10,8 @@ OpenMP's but for the number of threads, one by default) is the nursery's, but fo
 tests of that start real ones (`Real`). Linux only.
 
 There are two: from the first grows one that has imported all libraries of workloads besides. That
-forks what has no plug-in of torch's own, which some of those libraries look for when they are
-imported; and the processes of pytest-xdist.
+forks the processes of pytest-xdist, and launches, if they have no plug-in of their own on
+PYTHONPATH: some of those libraries look for one of torch's when they are imported.
 """
 
 from __future__ import annotations
@@ -29,19 +29,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-AVAILABLE = sys.platform == "linux"
+AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
 ERRORS = ("-W", "error")
 """Words before `-m` or `-c` that a fork can follow."""
 READY_SECONDS = 120.0
 WIDE = ".wide"
 """At the end of the place of the second nursery."""
+LAUNCHES = frozenset(
+    ("bench.measuring.stem", "bench.measuring.worker", "bench.tests.rank_processes")
+)
+"""What may import any library."""
 Real = subprocess.Popen
 PLACES: list[str] = []
 """Where the nursery listens, in this process and in those that come from it."""
 
 
 class Popen(Real[Any]):
-    """A process that a nursery forks, if it can; its waiter tells how it ended."""
+    """A process that a nursery forks, if it can; that tells how it ended."""
 
     FORKS = True
     """Whether it starts its own so, too."""
@@ -66,7 +70,7 @@ class Popen(Real[Any]):
         }
         waiter = socket.socket(socket.AF_UNIX)
         try:
-            waiter.connect(_place(variables))
+            waiter.connect(self._place(words[1:], variables))
             text = json.dumps(request).encode()
             waiter.sendall(len(text).to_bytes(4, "big"))
             socket.send_fds(waiter, [text[:1]], [*ends, *pass_fds])
@@ -78,6 +82,14 @@ class Popen(Real[Any]):
         self._waiter = waiter
         self._child_created = True
         self._close_pipe_fds(*streams)  # type: ignore[attr-defined]
+
+    def _place(self, words: Sequence[str], variables: Mapping[str, str]) -> str:
+        """Of the nursery that is asked."""
+        own = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
+        wide = not LAUNCHES.isdisjoint(words)
+        if wide and not any(any(Path(entry).glob("*.dist-info")) for entry in own):
+            return PLACES[-1] + WIDE
+        return PLACES[-1]
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         if self._waiter is None:
@@ -109,6 +121,9 @@ class Plain(Popen):
 
     FORKS = False
 
+    def _place(self, words: Sequence[str], variables: Mapping[str, str]) -> str:
+        return PLACES[-1] + WIDE
+
 
 def _can(words: Sequence[str]) -> bool:
     if not words or words[0] != sys.executable:
@@ -120,14 +135,6 @@ def _can(words: Sequence[str]) -> bool:
 def target_of(words: Sequence[str]) -> Sequence[str]:
     """From `-m` or `-c` on."""
     return words[2:] if tuple(words[:2]) == ERRORS else words[words[:1] == ["-u"] :]
-
-
-def _place(variables: Mapping[str, str]) -> str:
-    """Of the nursery that forks a process with these variables."""
-    for entry in variables.get("PYTHONPATH", "").split(os.pathsep):
-        if entry and any(Path(entry).glob("torch_*")):
-            return PLACES[-1]
-    return PLACES[-1] + WIDE
 
 
 def exactly(connection: socket.socket, count: int) -> bytes:

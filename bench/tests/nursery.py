@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import os
 import runpy
-import select
+import selectors
 import signal
 import socket
 import subprocess
@@ -82,49 +82,59 @@ def _import(names: Iterable[str]) -> None:
 
 
 def _serve(place: str) -> None:
-    """One nursery, until its stdin ends: forks a waiter for each request."""
-    with socket.socket(socket.AF_UNIX) as listener:
+    """One nursery, until its stdin ends: forks what is asked for, tells its id, then its status.
+
+    A process that has ended keeps its id until that was heard, or nobody is there to hear it."""
+    asked: dict[int, socket.socket] = {}
+    """Who asked for each process, and has not heard how it ended."""
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(f"{place}.soon")
         listener.listen(64)
         Path(f"{place}.soon").rename(place)
-        while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]):
-            assert ready
-            connection, _ = listener.accept()
-            if not os.fork():
-                listener.close()
-                _wait_for_one(connection)
-            connection.close()
-            _reap()
-    _reap()
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is sys.stdin:
+                    return
+                if key.fileobj is listener:
+                    connection, _ = listener.accept()
+                    with connection, contextlib.suppress(OSError, EOFError):
+                        pid = _forked(connection)
+                        asked[pid] = connection.dup()
+                        selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
+                        connection.sendall(pid.to_bytes(4, "big"))
+                    continue
+                selector.unregister(key.fileobj)
+                if isinstance(key.fileobj, int):
+                    os.close(key.fileobj)
+                    _tell(key.data, asked[key.data])
+                    selector.register(asked[key.data], selectors.EVENT_READ, key.data)
+                else:  # it has heard, or is gone
+                    asked.pop(key.data).close()
+                    os.waitpid(key.data, 0)
 
 
-def _reap() -> None:
-    """Waiters that have ended."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
-def _wait_for_one(connection: socket.socket) -> NoReturn:
-    """Forks what is asked for; tells its id, then its status; it is gone when that was heard."""
+def _forked(connection: socket.socket) -> int:
+    """The process that is asked for."""
     size = int.from_bytes(exactly(connection, 4), "big")
     first, descriptors, _, _ = socket.recv_fds(connection, 1, 16)
     request = json.loads(first + exactly(connection, size - 1))
     pid = os.fork()
     if not pid:
         _become(request, descriptors)
-    for descriptor in (0, 1, 2, *descriptors):
+    for descriptor in descriptors:
         os.close(descriptor)
-    with contextlib.suppress(OSError):
-        connection.sendall(pid.to_bytes(4, "big"))
+    return pid
+
+
+def _tell(pid: int, connection: socket.socket) -> None:
+    """How a process has ended."""
     ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert ended is not None
     status = ended.si_status << 8 if ended.si_code == os.CLD_EXITED else ended.si_status
     with contextlib.suppress(OSError):
         connection.sendall(status.to_bytes(4, "big"))
-        connection.recv(1)
-    os.waitpid(pid, 0)
-    os._exit(0)
 
 
 def _become(request: dict[str, Any], received: Sequence[int]) -> NoReturn:
@@ -133,9 +143,7 @@ def _become(request: dict[str, Any], received: Sequence[int]) -> NoReturn:
         os.setsid()
     high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FREE) for descriptor in received]
     wanted = request["descriptors"]
-    for number in set(range(FREE)) - {0, 1, 2}:
-        with contextlib.suppress(OSError):
-            os.close(number)
+    os.closerange(3, FREE)
     for descriptor, number in zip(high, wanted, strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
