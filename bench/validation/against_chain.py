@@ -63,7 +63,8 @@ def chain_of(job: DecodeJob) -> Callable[[], None]:
         return torch.randn(shape).to(weight.dtype)
 
     hidden, wide = drawn(batch, config.hidden_size), drawn(batch, config.intermediate_size)
-    query = drawn(batch, keys, config.num_attention_heads // keys, config.head_dim)
+    # Each head of keys a sequence of its own, as the step has them.
+    query = drawn(batch * keys, 1, config.num_attention_heads // keys, config.head_dim)
     joined = drawn(batch, config.num_attention_heads * config.head_dim)
     steps: list[tuple[list[tuple[Tensor, Tensor]], Any]] = []
     for layer, held in zip(library.model.layers, generator.kept, strict=True):
@@ -71,17 +72,16 @@ def chain_of(job: DecodeJob) -> Callable[[], None]:
         read = (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj)
         products = [(hidden, matrix) for matrix in read]
         products += [(joined, attention.o_proj), (wide, mlp.down_proj)]
-        steps.append(([(rows, matrix.weight.detach().t()) for rows, matrix in products], held))
+        kept = [tensor.flatten(0, 1).unsqueeze(1) for tensor in held[:2]]
+        steps.append(([(rows, matrix.weight.detach().t()) for rows, matrix in products], kept))
     last = weight.detach().t()
 
     def chain() -> None:
         with torch.inference_mode():
-            for products, held in steps:
+            for products, (tokens, values) in steps:
                 for rows, matrix in products:
                     torch.mm(rows, matrix)
-                functional.scaled_dot_product_attention(
-                    query, held.keys, held.values, attn_mask=mask
-                )
+                functional.scaled_dot_product_attention(query, tokens, values, attn_mask=mask)
             torch.mm(hidden, last)
 
     return chain

@@ -10,8 +10,8 @@ over its turns of harness / bare throughput; printed is the geometric mean over 
 more than what is to be shown. A launch that stands far out is named, with the side that took other
 than its usual time; it stays in the mean.
 
-The bare loops are in `bench/validation/bare/`, with nothing of the harness but one token's step of
-DeepSeek, Qwen3 and GPT-OSS, and GPT-OSS's attention.
+The bare loops are in `bench/validation/bare/`, with nothing of the harness but the attention of
+GPT-OSS and of DeepSeek's decode.
 """
 
 from __future__ import annotations

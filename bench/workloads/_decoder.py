@@ -23,7 +23,8 @@ from bench.records.execution import is_compiled
 from bench.workload import Site
 from bench.workloads._norms import norms_of
 from bench.workloads._packed import Packed
-from bench.workloads._step_layers import Heads, Layer, layers_of, product_of
+from bench.workloads._step_heads import Shape, reader_of
+from bench.workloads._step_layers import layers_of, product_of
 from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Held(NamedTuple):
     keys: Tensor
     values: Tensor
     both: Tensor
-    """[B, 2 heads, L, width], of which those are the halves; or empty, if their widths differ."""
+    """[2, B, heads, L, width], of which those are the halves; or empty, if their widths differ."""
 
     @classmethod
     def of(cls, shape: tuple[int, int, int], widths: tuple[int, int], site: Site) -> Held:
@@ -50,8 +51,8 @@ class Held(NamedTuple):
         batch, heads, length = shape
         kind: dict[str, Any] = {"dtype": site.precision.dtype, "device": site.device}
         if widths[0] == widths[1]:
-            both = torch.zeros((batch, 2 * heads, length, widths[0]), **kind)
-            return cls(both[:, :heads], both[:, heads:], both)
+            both = torch.zeros((2, batch, heads, length, widths[0]), **kind)
+            return cls(both[0], both[1], both)
         keys, values = (torch.zeros((batch, heads, length, width), **kind) for width in widths)
         return cls(keys, values, torch.empty(0, **kind))
 
@@ -235,75 +236,51 @@ def _own_step() -> Any:
             self._layers = layers_of(decoder.layers, windows(model), packed, norms)
             self._last_norm = norms.prepared(decoder.norm)
             self._head = product_of(cast("Any", model).lm_head)
-            self._queries = config.num_attention_heads
-            self._keys = config.num_key_value_heads
+            first = cache.layers[0].keys
+            batch, heads, _, width = first.shape
+            queries = config.num_attention_heads
+            packing = len(self._layers[0].reading) == 1 and not self._layers[0].head_norms
+            # A sink's mask is of all sequences; and one product gives a sequence after the other.
+            alone = not sinks(model) and (batch == 1 or not packing)
+            shape = Shape(batch, queries, heads, width, alone)
+            planned = is_compiled(site.execution)
+            self._read = reader_of(shape, norms, self._layers[0], first, planned)
+            self._kept = [held.both.view(2, *shape.lying, -1, width) for held in cache.layers]
+            # Made once; but a compiler wants to see that they are parts of what is written.
+            self._apart = [None if planned else (kept[0], kept[1]) for kept in self._kept]
             self._behind: list[Tensor] = []
             if sinks(model):
                 for held in cache.layers:
                     places = torch.arange(held.keys.shape[2], device=held.keys.device)
                     self._behind.append(places == held.keys.shape[2] - SINK_SLOTS)
-            self._desk = self._desk_of(site)
-
-        def _desk_of(self, site: Site) -> Heads | None:
-            """Where each layer's heads lie, made once: a product writes into its part. None where
-            a compiler plans memory, or what gives them is more than products."""
-            first, layer = self._cache.layers[0], self._layers[0]
-            plain = all(isinstance(product, functools.partial) for product in layer.reading)
-            if is_compiled(site.execution) or layer.head_norms or not plain:
-                return None
-            batch, width = first.keys.shape[0], first.keys.shape[-1]
-            shape = (batch, width * (self._queries + 2 * self._keys))
-            whole = torch.empty(shape, dtype=first.keys.dtype, device=first.keys.device)
-            return Heads.of(whole, self._queries, self._keys, len(layer.reading))
 
         def forward(self, tokens: Tensor, at: Place) -> Tensor:
-            norms = self._norms
+            norms, read, batch = self._norms, self._read, tokens.shape[0]
             cosines, sines = at.rotation.unbind()
             stream = norms.stream(self._embedding(tokens[:, 0]))
-            for index, (layer, held) in enumerate(
-                zip(self._layers, self._cache.layers, strict=True)
+            for index, (layer, kept, apart) in enumerate(
+                zip(self._layers, self._kept, self._apart, strict=True)
             ):
-                mask = at.masks[layer.kind]
-                _, turned, query, new = self._read(norms.of(stream, layer.input_norm), layer)
+                turned, query, new = read(layer.input_norm(stream), layer)
                 swapped = turned.flip(-2)
                 turned.mul_(cosines).addcmul_(swapped, sines)
-                held.both.index_copy_(2, at.slots[layer.kind], new)
+                kept.index_copy_(3, at.slots[layer.kind], new)
+                keys, values = apart or kept.unbind()
+                mask = at.masks[layer.kind]
                 if layer.sinks is not None:
                     mask = torch.where(self._behind[index], layer.sinks, mask)
-                found = attend(
-                    query,
-                    held.keys,
-                    held.values,
-                    attn_mask=mask,
-                    scale=layer.scaling,
-                )
-                stream = norms.added(stream, layer.joining(found.reshape(found.shape[0], -1)))
-                normed = norms.of(stream, layer.between_norm)
+                found = attend(query, keys, values, attn_mask=mask, scale=layer.scaling)
+                stream = norms.added(stream, layer.joining(found.reshape(batch, -1)))
+                normed = layer.between_norm(stream)
                 if layer.closing is None:
                     mixed = layer.experts(normed[:, None])
                     fed = (mixed[0] if isinstance(mixed, tuple) else mixed)[:, 0]
                 else:
-                    read = [product(normed) for product in layer.gate_up]
-                    gate, up = read if len(read) > 1 else read[0].chunk(2, dim=-1)
+                    both = [product(normed) for product in layer.gate_up]
+                    gate, up = both if len(both) > 1 else both[0].chunk(2, dim=-1)
                     fed = layer.closing(functional.silu(gate, inplace=True).mul_(up))
                 stream = norms.added(stream, fed)
-            logits: Tensor = self._head(norms.of(stream, self._last_norm))
+            logits: Tensor = self._head(self._last_norm(stream))
             return logits[:, None]
-
-        def _read(self, normed: Tensor, layer: Layer) -> Heads:
-            """Queries, keys and values of a layer, the first two normed where heads are."""
-            if self._desk is not None:
-                for product, part in zip(layer.reading, self._desk.parts, strict=True):
-                    cast("Any", product)(normed, out=part)
-                return self._desk
-            made = [product(normed) for product in layer.reading]
-            if layer.head_norms:
-                if len(made) == 1:
-                    made = [*Heads.of(made[0], self._queries, self._keys, 3).parts]
-                for i, norm in enumerate(layer.head_norms):
-                    rows = made[i].view(made[i].shape[0], -1, norm[0].shape[-1])
-                    made[i] = self._norms.of(self._norms.stream(rows), norm).flatten(1)
-            whole = torch.cat(made, dim=-1) if len(made) > 1 else made[0]
-            return Heads.of(whole, self._queries, self._keys, 1)
 
     return OwnStep

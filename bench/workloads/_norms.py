@@ -8,6 +8,7 @@ kernel, is the very same: a sum of squares in float32, rounded once, after the w
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.records.execution import is_compiled
@@ -16,15 +17,26 @@ from bench.workload import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Norm = Callable[[Tensor], Tensor]
+    """From a stream to its values, normed over the last dimension: [..., H]."""
+
 KERNEL = "_fused_rms_norm"
 
 
 class Norms:
     """By torch's function: of what is compiled, or where the device has a kernel of its own."""
 
-    def prepared(self, norm: Any) -> tuple[Tensor, float]:
-        """A module's weight [H] and epsilon, as `of` wants them."""
-        return norm.weight, norm.variance_epsilon
+    def prepared(self, norm: Any) -> Norm:
+        """What norms by a module's weight [H] and epsilon, found once."""
+        from torch.nn import functional
+
+        weight: Tensor = norm.weight
+        return functools.partial(
+            functional.rms_norm,
+            normalized_shape=weight.shape,
+            weight=weight,
+            eps=norm.variance_epsilon,
+        )
 
     def stream(self, values: Tensor) -> Tensor:
         """Values [..., H] as what is summed and normed: they themselves."""
@@ -33,13 +45,6 @@ class Norms:
     def added(self, stream: Tensor, values: Tensor) -> Tensor:
         """The sum of both."""
         return stream + values
-
-    def of(self, stream: Tensor, norm: tuple[Tensor, float]) -> Tensor:
-        """Normed over its last dimension: [..., H]."""
-        from torch.nn import functional
-
-        weight, epsilon = norm
-        return functional.rms_norm(stream, weight.shape, weight, epsilon)
 
 
 class MirroredNorms(Norms):
@@ -51,14 +56,20 @@ class MirroredNorms(Norms):
 
         self._signs = torch.tensor([[1.0], [-1.0]], dtype=site.precision.dtype, device=site.device)
 
-    def prepared(self, norm: Any) -> tuple[Tensor, float]:
-        """The weight [2, H], of which the module's own becomes the first row; the other is 0."""
+    def prepared(self, norm: Any) -> Norm:
+        """By a weight [2, H], of which the module's own becomes the first row; the other is 0.
+        What it gives is not contiguous."""
         import torch
 
         weight = norm.weight.detach()
         both = torch.stack((weight, torch.zeros_like(weight)))
         norm.weight = torch.nn.Parameter(both[0], requires_grad=False)
-        return both, norm.variance_epsilon
+        layer_norm, shape, epsilon = torch.layer_norm, both.shape, norm.variance_epsilon
+
+        def normed(stream: Tensor) -> Tensor:
+            return layer_norm(stream, shape, both, None, epsilon).select(-2, 0)
+
+        return normed
 
     def stream(self, values: Tensor) -> Tensor:
         """Values beside their negatives: [..., 2, H]."""
@@ -67,13 +78,6 @@ class MirroredNorms(Norms):
     def added(self, stream: Tensor, values: Tensor) -> Tensor:
         """The stream itself, and in it the sum."""
         return stream.addcmul_(values.unsqueeze(-2), self._signs)
-
-    def of(self, stream: Tensor, norm: tuple[Tensor, float]) -> Tensor:
-        """Normed over its last dimension: [..., H], not contiguous."""
-        import torch
-
-        weight, epsilon = norm
-        return torch.layer_norm(stream, weight.shape, weight, None, epsilon).select(-2, 0)
 
 
 def norms_of(site: Site) -> Norms:

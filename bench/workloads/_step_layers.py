@@ -1,4 +1,4 @@
-"""What a layer's step of one token calls, and where its heads lie: found once, before any step.
+"""What a layer's step of one token calls: found once, before any step.
 
 Each look at a module takes the host a while, and a small product is soon done.
 """
@@ -15,20 +15,23 @@ from bench.workloads._packed import Packed
 if TYPE_CHECKING:
     from torch import Tensor
 
-Product = Callable[["Tensor"], "Tensor"]
+    from bench.workloads._norms import Norm
+
+Product = Callable[..., "Tensor"]
+"""Of rows [B, K], and `out`, where it is torch's own."""
 
 
 class Layer(NamedTuple):
-    """What a layer's step calls, found once: each look at a module takes the host a while."""
+    """What a layer's step calls."""
 
-    input_norm: tuple[Tensor, float]
+    input_norm: Norm
     reading: tuple[Product, ...]
     """Give queries, keys and values [B, width]; one product, or one of each."""
-    head_norms: tuple[tuple[Tensor, float], ...]
+    head_norms: tuple[Norm, ...]
     """Of queries and of keys; () without."""
     scaling: float
     joining: Product
-    between_norm: tuple[Tensor, float]
+    between_norm: Norm
     gate_up: tuple[Product, ...]
     """One product, or one of each; () where a layer has experts."""
     closing: Product | None
@@ -39,41 +42,21 @@ class Layer(NamedTuple):
     """Of the model's windows: which mask and which slots."""
 
 
-class Heads(NamedTuple):
-    """One token's in a layer, as it is read, turned and kept: parts of one tensor [B, all]."""
-
-    parts: tuple[Tensor, ...]
-    """Of each product [B, width]."""
-    turned: Tensor
-    """Queries and keys [B, heads, 2, D / 2]: half of a head beside the other, which the sines
-    turn."""
-    query: Tensor
-    """[B, K, heads that share a key, D]."""
-    new: Tensor
-    """Keys and values [B, 2 K, 1, D]."""
-
-    @classmethod
-    def of(cls, whole: Tensor, queries: int, keys: int, products: int) -> Heads:
-        """Of a tensor [B, all]. products: how many give it, 3 or 1."""
-        batch, width = whole.shape[0], whole.shape[1] // (queries + 2 * keys)
-        sizes = [width * n for n in (queries, keys, keys)]
-        heads = whole.view(batch, -1, 2, width // 2)
-        return cls(
-            parts=tuple(whole.split(sizes, dim=-1)) if products > 1 else (whole,),
-            turned=heads[:, :-keys],
-            query=heads[:, :queries].view(batch, keys, -1, width),
-            new=heads[:, queries:].view(batch, -1, 1, width),
-        )
-
-
 def product_of(matrix: Any) -> Product:
     """What multiplies rows [B, K] by a linear layer; a plain one's torch itself, without a module
     and a function of many cases before it: a quarter of a small product on a CPU."""
     import torch
 
-    if type(matrix) is torch.nn.Linear and matrix.bias is None:
+    if type(matrix) is not torch.nn.Linear:
+        return cast("Product", matrix)
+    if matrix.bias is None:
         return _by(matrix.weight)
-    return cast("Product", matrix)
+    return functools.partial(torch.addmm, matrix.bias.detach(), mat2=matrix.weight.detach().t())
+
+
+def is_plain(product: Product) -> bool:
+    """Whether a product is torch's own, and may write where it is told."""
+    return isinstance(product, functools.partial)
 
 
 def _by(weight: Tensor) -> Product:

@@ -14,7 +14,7 @@ from bench.records.case import Case
 from bench.tests.values import make_case
 from bench.validation import agreement, same_operators
 from bench.validation.bare import text, vision
-from bench.validation.bare.decode import LlamaToken
+from bench.validation.bare.decode import ByHand, Latents
 from bench.validation.bare.loop import Loop
 from bench.validation.same_operators import Calls
 from bench.workloads import (
@@ -28,9 +28,9 @@ from bench.workloads import (
     resnet50,
     vit_b16,
 )
-from bench.workloads._generation import CacheShape
 from bench.workloads._jobs import InferenceJob
 from bench.workloads._seeded import parameter_count
+from bench.workloads._transformers import attention_of, library_class
 
 KERNELS = ("gemm", "memory", "attention", "launch", "transfer")
 """Workloads without a model: what they do is one call of torch."""
@@ -157,31 +157,49 @@ def test_a_small_vit_calls_the_same_operators_as_its_bare_loop() -> None:
     assert same_operators.beside(case) == []
 
 
-def test_a_bare_decode_by_the_step_of_ours_takes_a_model_as_the_library_makes_it() -> None:
-    from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
-
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    given = {"batch_size": 2, "prompt_length": 5, "new_tokens": 3}
-    model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)).eval()
-    loop = text._decode(model, CacheShape(heads=2, first=8, second=8), given)
-    assert loop.steps == 3 and loop.seconds() > 0
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 
 
-def test_llama_by_hand_decodes_as_the_library_does() -> None:
-    """Token by token behind a prompt, against one forward over all of them, without a cache."""
-    from transformers.models.llama.configuration_llama import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaForCausalLM
+def small_model(name: str) -> Any:
+    if name == "deepseek":
+        sizes = {"num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 8}
+        sizes |= {"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+        sizes |= {"first_k_dense_replace": 2, "n_routed_experts": 2, "num_experts_per_tok": 1}
+        return library("deepseek_v2", "DeepseekV2", q_lora_rank=None, **SMALL, **sizes)
+    if name == "gpt-oss":
+        attention = attention_of(text._here())
+        sizes = {"num_local_experts": 2, "num_experts_per_tok": 2, "sliding_window": 4}
+        model = library(
+            "gpt_oss", "GptOss", attn_implementation=attention, **SMALL, **HEADS, **sizes
+        )
+        _gpts.draw(model, 0.2)
+        return model
+    return library(name, name.capitalize(), **SMALL, **HEADS)
 
+
+def library(module: str, name: str, **sizes: Any) -> Any:
+    place = f"transformers.models.{module}."
+    config = library_class(f"{place}configuration_{module}", f"{name}Config")(**sizes)
+    return library_class(f"{place}modeling_{module}", f"{name}ForCausalLM")(config).eval()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt-oss", "deepseek"])
+def test_a_token_by_hand_is_what_the_library_makes_of_it(name: str) -> None:
+    """Token by token behind a prompt, against one forward over all of them, without a cache; and
+    as a compiler is given it, which is the same arithmetic, written otherwise."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
-    text = torch.randint(0, 64, (3, 9))
-    by_hand = LlamaToken(model, batch=3, prompt=5, new_tokens=4)
+    model = small_model(name)
+    tokens = torch.randint(0, 64, (3, 9))
+    kind: Any = Latents if name == "deepseek" else ByHand
     with torch.inference_mode():
-        whole = model(text, use_cache=False).logits
-        assert torch.equal(by_hand.read(text[:, :5]), whole[:, 4:5].argmax(-1))
-        found = [by_hand.logits(text[:, 5 + k : 6 + k], by_hand.at(k)) for k in range(4)]
-    torch.testing.assert_close(torch.cat(found, 1), whole[:, 5:])
+        whole = model(tokens, use_cache=False).logits
+    if kind is Latents:
+        model.set_attn_implementation(attention_of(text._here()))
+    by_hand = kind(model, batch=3, prompt=5, new_tokens=4)
+    ways = [by_hand.logits] if kind is Latents else [by_hand.logits, by_hand._compiled]
+    for way in ways:
+        with torch.inference_mode():
+            assert torch.equal(by_hand.read(tokens[:, :5]), whole[:, 4:5].argmax(-1))
+            found = [way(tokens[:, 5 + k : 6 + k], by_hand.at(k)) for k in range(4)]
+        torch.testing.assert_close(torch.cat(found, 1), whole[:, 5:], rtol=1e-4, atol=1e-5)

@@ -47,17 +47,26 @@ def no_mask(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     return args
 
 
+KEYS = 2
+"""Heads of keys of the twin, each of which a step may have as a sequence of its own."""
+
+
+def by_heads(x: Any) -> Any:
+    """[B, K, ...], also of [B K, 1, ...]."""
+    return x.unflatten(0, (-1, KEYS)).squeeze(2) if x.shape[1] == 1 else x
+
+
 def heads_turned(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    return args[0], *(x.flip(1) for x in args[1:])
+    return args[0], *(by_heads(x).flip(1).reshape(x.shape) for x in args[1:])
 
 
 def heads_interleaved(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """As if head h had the keys of h modulo K, and not of h over H / K."""
-    query = args[0]
-    if options.get("enable_gqa") or query.shape[2] == 1:
+    if options.get("enable_gqa") or args[0].shape[2] == 1:
         return args
+    query = by_heads(args[0])
     swapped = query.flatten(1, 2).view(query.shape[0], query.shape[2], query.shape[1], -1)
-    return swapped.transpose(1, 2), *args[1:]
+    return swapped.transpose(1, 2).reshape(args[0].shape), *args[1:]
 
 
 def place_late(planted: Faulty) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.precision import PRECISIONS
-from bench.validation.bare.decode import LlamaToken
+from bench.validation.bare.decode import ByHand, Latents
 from bench.validation.bare.loop import Loop, Parameters, adamw, inference, rotating, training
 from bench.workload import Site
 from bench.workloads import _gpts
-from bench.workloads._generation import CacheShape, Generator
 from bench.workloads._transformers import attention_of, with_cache
 
 if TYPE_CHECKING:
@@ -267,42 +266,18 @@ def gpt_oss_prefill(p: Parameters) -> Loop:
     )
 
 
-def _decode(model: Any, kept: CacheShape, p: Parameters) -> Loop:
-    """By the step of ours, which is faster than the library's: what is shown is what measuring it
-    costs. `bench.validation.against_generate` shows what the step itself is worth."""
-    import torch
-
-    shape = (p["batch_size"], p["prompt_length"])
-    prompt = torch.randint(0, model.config.vocab_size, shape)
-    model.set_attn_implementation(attention_of(_here()))  # others ask a cache for a mask
-    generator = Generator(model.to(torch.bfloat16), kept, shape, p["new_tokens"], _here(), {})
-    token = prompt[:, :1]
-    index = 0
-
-    def before_pass() -> None:
-        nonlocal token, index
-        token, index = generator.read(prompt).argmax(-1), 0
-
-    def step() -> None:
-        nonlocal token, index
-        token = generator.decode(token, index).max(-1).indices
-        index += 1
-
-    return Loop(step, (generator.step,), p["new_tokens"], before_pass)
-
-
-def llama_decode(p: Parameters) -> Loop:
+def _decode(model: Any, p: Parameters, kind: type[ByHand | Latents] = ByHand) -> Loop:
     """Written for speed; bfloat16 weights, greedy."""
     import torch
     from torch import nn
 
-    model = _llama().eval().to(torch.bfloat16)
-    by_hand = LlamaToken(model, p["batch_size"], p["prompt_length"], p["new_tokens"])
+    model = model.eval().to(torch.bfloat16)
+    by_hand = kind(model, p["batch_size"], p["prompt_length"], p["new_tokens"])
     prompt = torch.randint(0, model.config.vocab_size, (p["batch_size"], p["prompt_length"]))
     token, index = prompt[:, :1], 0
 
     class Token(nn.Module):
-        def forward(self, token: Tensor, at: tuple[Tensor, ...]) -> Tensor:
+        def forward(self, token: Tensor, at: tuple[Any, ...]) -> Tensor:
             return by_hand.logits(token, at)
 
     taken = Token()
@@ -318,6 +293,13 @@ def llama_decode(p: Parameters) -> Loop:
         index += 1
 
     return Loop(step, (taken,), p["new_tokens"], before_pass)
+
+
+def deepseek_decode(p: Parameters) -> Loop:
+    """By the library's forward, as the harness: it has no step of its own for latents."""
+    model = _deepseek()
+    model.set_attn_implementation(attention_of(_here()))  # others ask a cache for a mask
+    return _decode(model, p, Latents)
 
 
 def whisper_infer(p: Parameters) -> Loop:
@@ -363,16 +345,16 @@ BARE: dict[str, Callable[[Parameters], Loop]] = {
     "llama-train": llama_train,
     "llama-lora": llama_lora,
     "llama-prefill": lambda p: _prefill(_llama(), p),
-    "llama-decode": llama_decode,
+    "llama-decode": lambda p: _decode(_llama(), p),
     "deepseek-train": deepseek_train,
     "deepseek-prefill": lambda p: _prefill(_deepseek(), p),
-    "deepseek-decode": lambda p: _decode(_deepseek(), CacheShape(heads=1, first=128, second=64), p),
+    "deepseek-decode": deepseek_decode,
     "qwen3-prefill": lambda p: _prefill(_qwen3(), p),
-    "qwen3-decode": lambda p: _decode(_qwen3(), CacheShape(heads=8, first=128, second=128), p),
+    "qwen3-decode": lambda p: _decode(_qwen3(), p),
     "qwen3-embed": qwen3_embed,
     "qwen3-rerank": qwen3_rerank,
     "gpt-oss-train": gpt_oss_train,
     "gpt-oss-prefill": gpt_oss_prefill,
-    "gpt-oss-decode": lambda p: _decode(_gpt_oss(), CacheShape(heads=2, first=64, second=64), p),
+    "gpt-oss-decode": lambda p: _decode(_gpt_oss(), p),
     "whisper-infer": whisper_infer,
 }

@@ -1,0 +1,148 @@
+"""Where the heads of one token lie, as a layer reads, turns and keeps them: its views made once.
+
+Queries of all sequences lie one after the other, then keys, then values. So what is turned is one
+piece of memory, and what is kept another. Heads that share a key are the rows of one query, and
+each head of keys a sequence of its own: of several, accelerators' kernels give rows before heads,
+and the answer would have to be copied for the next product.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.workloads._step_layers import is_plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.workloads._norms import Norms
+    from bench.workloads._step_layers import Layer
+
+
+class Shape(NamedTuple):
+    """Of one token's heads."""
+
+    batch: int
+    queries: int
+    keys: int
+    width: int
+    alone: bool
+    """Whether each head of keys is a sequence of its own."""
+
+    @property
+    def lying(self) -> tuple[int, int]:
+        """Sequences and heads of keys, as attention sees them."""
+        return (self.batch * self.keys, 1) if self.alone else (self.batch, self.keys)
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """Heads of queries, keys and values, of all sequences."""
+        return self.batch * self.queries, self.batch * self.keys, self.batch * self.keys
+
+    @property
+    def columns(self) -> tuple[int, int, int]:
+        """Of one sequence, what the three products give."""
+        kept = self.width * self.keys
+        return self.width * self.queries, kept, kept
+
+
+class Heads(NamedTuple):
+    """One token's in a layer: parts of one tensor."""
+
+    turned: Tensor
+    """Queries and keys [..., 2, D / 2]: half of a head beside the other, which the sines turn."""
+    query: Tensor
+    """[B K, 1, heads that share a key, D], or [B, K, ...]."""
+    new: Tensor
+    """Keys and values, likewise: [2, B K, 1, 1, D], or [2, B, K, ...]."""
+
+    @classmethod
+    def in_turn(cls, whole: Tensor, shape: Shape) -> Heads:
+        """Of [B (Q + 2 K), D]: all queries, all keys, all values."""
+        queries, keys, _ = shape.rows
+        return cls(
+            turned=whole[: queries + keys].view(-1, 2, shape.width // 2),
+            query=whole[:queries].view(*shape.lying, -1, shape.width),
+            new=whole[queries:].view(2, *shape.lying, 1, shape.width),
+        )
+
+    @classmethod
+    def by_sequence(cls, whole: Tensor, shape: Shape) -> Heads:
+        """Of [B, (Q + 2 K) D]: what one product gives, a sequence after the other."""
+        heads = whole.view(shape.batch, -1, 2, shape.width // 2)
+        kept = heads[:, shape.queries :].view(shape.batch, 2, shape.keys, 1, shape.width)
+        return cls(
+            turned=heads[:, : -shape.keys],
+            query=heads[:, : shape.queries].view(shape.batch, shape.keys, -1, shape.width),
+            new=kept.transpose(0, 1),
+        )
+
+
+class Reader:
+    """Makes queries, keys and values of a layer anew: where a compiler plans memory, or what gives
+    them is more than products."""
+
+    def __init__(self, shape: Shape, norms: Norms) -> None:
+        """norms: of heads, where a layer has them."""
+        self.shape, self._norms = shape, norms
+
+    def __call__(self, normed: Tensor, layer: Layer) -> Heads:
+        """From what a layer reads, [B, H]."""
+        import torch
+
+        shape = self.shape
+        made = [product(normed) for product in layer.reading]
+        if len(made) == 1 and not layer.head_norms:
+            if shape.alone:
+                return Heads.in_turn(made[0].view(-1, shape.width), shape)
+            return Heads.by_sequence(made[0], shape)
+        if len(made) == 1:
+            made = [*made[0].split(shape.columns, -1)]
+        rows = [part.reshape(-1, shape.width) for part in made]
+        for i, norm in enumerate(layer.head_norms):
+            rows[i] = norm(self._norms.stream(rows[i]))
+        return Heads.in_turn(torch.cat(rows), shape)
+
+
+class Desk(Reader):
+    """Has a place for one layer's heads, into which the products write, layer by layer."""
+
+    def __init__(self, shape: Shape, norms: Norms, like: Tensor, apart: bool, normed: bool) -> None:
+        """like: of their type and device; apart: by three products, not one; normed: whether heads
+        have norms, which three products alone may have."""
+        super().__init__(shape, norms)
+        count = sum(shape.rows)
+        whole = like.new_empty((count, shape.width))
+        if not apart and not shape.alone:
+            whole = whole.view(shape.batch, -1)
+            self._heads = Heads.by_sequence(whole, shape)
+        else:
+            self._heads = Heads.in_turn(whole, shape)
+        before = like.new_empty(whole.shape) if normed else whole
+        queries, keys, values = shape.rows
+        self._sizes = [queries, keys]
+        self._before = before[: queries + keys]
+        self._normed = whole[: queries + keys]
+        parts = [*self._before.split(self._sizes), whole[-values:]] if apart else [whole]
+        self._parts = [part.view(shape.batch, -1) for part in parts]
+
+    def __call__(self, normed: Tensor, layer: Layer) -> Heads:
+        """As said there."""
+        import torch
+
+        for product, part in zip(layer.reading, self._parts, strict=True):
+            product(normed, out=part)
+        if layer.head_norms:
+            asked, kept = self._norms.stream(self._before).split(self._sizes)
+            of_queries, of_keys = layer.head_norms
+            torch.cat((of_queries(asked), of_keys(kept)), out=self._normed)
+        return self._heads
+
+
+def reader_of(shape: Shape, norms: Norms, layer: Layer, like: Tensor, planned: bool) -> Reader:
+    """Of layers like one. like: of the heads' type and device; planned: whether a compiler plans
+    memory."""
+    apart, normed = len(layer.reading) > 1, bool(layer.head_norms)
+    if planned or not all(map(is_plain, layer.reading)) or (normed and not apart):
+        return Reader(shape, norms)
+    return Desk(shape, norms, like, apart, normed)
