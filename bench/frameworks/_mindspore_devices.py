@@ -37,7 +37,7 @@ def current(name: str) -> str:
     import mindspore as ms
 
     try:
-        return str(ms.get_context(name))
+        return str(ms.get_context(name)) or NOT_SET
     except (ValueError, RuntimeError, TypeError):
         return "not observable"
 
