@@ -8,6 +8,7 @@ knows a backend's devices, the backend says (`Backend.targets`).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ def current(name: str) -> str:
     import mindspore as ms
 
     try:
-        return str(ms.get_context(name))
+        return str(ms.get_context(name)) or NOT_SET
     except (ValueError, RuntimeError, TypeError):
         return "not observable"
 
@@ -225,6 +226,19 @@ def accelerators(backend: Backend, target: str, facts: Mapping[str, str]) -> lis
     ]
 
 
+def _use_up_the_first() -> None:
+    """The first synchronization of a host waits for nothing, and logs that there is no such device;
+    later ones wait."""
+    import mindspore as ms
+
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        ms.runtime.synchronize()
+    finally:
+        logging.disable(before)
+
+
 def opened(info: DeviceInfo, target: str, precision: Precision) -> Device:
     """Makes the device current, in PyNative mode, with float32 as float32 but for `tf32`.
 
@@ -240,8 +254,7 @@ def opened(info: DeviceInfo, target: str, precision: Precision) -> Device:
         ms.set_device(target, info.index)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     if target == HOST:
-        # The first call on a host says that there is no such device, and waits for nothing.
-        ms.runtime.synchronize()
+        _use_up_the_first()
         return Host(info)
     switches = getattr(ms.device_context, target.lower()).op_precision
     switches.precision_mode("must_keep_origin_dtype")

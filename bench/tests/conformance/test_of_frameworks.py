@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import weakref
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from bench.conformance.worker import checks
 from bench.records.outcome import Memory
 from bench.records.proof import OUTPUT
 from bench.running.elsewhere import Elsewhere
+from bench.running.probe import Chosen
+from bench.tests.conftest import Accelmark
 from bench.tests.frameworks import plain
 from bench.tests.frameworks.plain import FRAMEWORK, Place, Products
 from bench.workload import Look
@@ -193,7 +196,7 @@ def test_a_synchronization_that_does_not_wait_is_seen(
 
         return {OUTPUT: [product]}
 
-    monkeypatch.setattr(_chain, "CHAIN_SECONDS", 4e-2)
+    monkeypatch.setattr(_chain, "CHAIN_SECONDS", 2e-2)
     monkeypatch.setattr(plain, "Products", Later)
     monkeypatch.setattr(Later, "outputs", outputs)
     monkeypatch.setattr(plain.Arrays, "picked", picked)
@@ -212,3 +215,29 @@ def test_one_that_dies_is_a_row_and_what_does_not_apply_needs_no_process() -> No
     died, absent = examine.examine(device, wanted, command, where)
     assert "left with exit code 3" in died.findings[0].reason and died.failures == 1
     assert absent.findings[0].reason.startswith("not applicable") and absent.failures == 0
+
+
+def test_the_command_says_which_framework_is_meant(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, said = accelmark("check-backend", "cpu", "--framework", "minespore")
+    assert code == 2 and "mindspore" in said
+    device = DeviceInfo(
+        backend="cpu", index=0, name="a host", memory_bytes=None, facts={"mindspore": "2.10.0"}
+    )
+    asked: list[Elsewhere] = []
+
+    def chosen(where: Elsewhere, address: str) -> Chosen:
+        asked.append(where)
+        return Chosen(device, [], 1)
+
+    monkeypatch.setattr("bench.running.probe.choose_by", chosen)
+    given = ("check-backend", "cpu", "--framework", "mindspore", "--python", sys.executable)
+    code, out, said = accelmark(*given, "--only", "streams")
+    assert code == 0 and "mindspore 2.10.0" in out and "not applicable" in out
+    assert "a host, by mindspore" in said
+    code, out, _ = accelmark(*given, "--only", "operators", "--json")
+    document = json.loads(out)
+    assert code == 0 and document["framework"] == "mindspore"
+    assert document["counts"]["not observable"] == 1
+    assert [where.framework for where in asked] == ["mindspore"] * 2
