@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.precision import Precision
 from bench.records.executed import Executed
@@ -38,6 +38,21 @@ def rounding_bit(precision: Precision, itemsize: int) -> int | None:
     which stay as they are."""
     wide = SHORT_BIT if precision.shortened else AUTOCAST_BIT if precision.autocast else FULL_BIT
     return {2: 0, 4: wide}.get(itemsize)
+
+
+class Moved(NamedTuple):
+    """A weight that an optimizer moves, as it stands after a step, and what the step moved it by.
+
+    The state has torch's names: `exp_avg`, `exp_avg_sq` (Adam), `momentum_buffer`.
+    """
+
+    weight: Any
+    gradient: Any
+    """Of the last step; None where it gave none."""
+    kept: Mapping[str, Any]
+    """What the optimizer keeps of it, of its shape."""
+    steps: float
+    """That it has had."""
 
 
 class Tensors(ABC):
@@ -79,6 +94,18 @@ class Tensors(ABC):
     @abstractmethod
     def rewrite(self, tensor: Any, words: Array) -> None:
         """Puts such bits in their place again, in the memory that it has."""
+
+    @abstractmethod
+    def rounded(self, values: Array, like: Any) -> Array:
+        """Values in float64 as a tensor's elements can hold them."""
+
+    def moved(self, optimizer: Any) -> Sequence[Moved]:
+        """Of the optimizer of a `bench.workload.Training`, always in the same order.
+
+        Of one that is an object of the framework's own, which has `moved` itself.
+        """
+        found: Sequence[Moved] = optimizer.moved()
+        return found
 
     def nudged(
         self, weights: Sequence[Any], precision: Precision, rows: int
@@ -231,6 +258,7 @@ __all__ = [
     "Draws",
     "Executing",
     "Framework",
+    "Moved",
     "Tensors",
     "Unsupported",
     "rounding_bit",

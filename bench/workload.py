@@ -168,8 +168,9 @@ class LookedUp(msgspec.Struct, frozen=True, kw_only=True):
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """How a job's steps move its weights: what one update can be predicted from."""
 
-    optimizer: torch.optim.Optimizer
-    """Its state, and which weights it moves."""
+    optimizer: Any
+    """Its state, and which weights it moves: torch's own, or what has `moved`; see
+    `bench.framework.Tensors.moved`."""
     settings: Mapping[str, Any]
     """As asked, by torch's names: `lr`, `weight_decay`; `betas` and `eps`, or SGD's `momentum`."""
     parts: tuple[Part, ...] = ()

@@ -95,9 +95,14 @@ class MindSporeJob(Job):
 
     def looks(self) -> Iterator[Look]:
         """Whether Python runs the step's code, or a graph that was made of it."""
-        ran = EAGER if calls_of(self._function, self.step) else COMPILE
-        then = "Unset what switches MindSpore's compiler on or off (MS_JIT), and run again"
-        yield Look(what="execution", asked=self._execution, seen=ran, then=then)
+        yield execution_look(self._function, self.step, self._execution)
+
+
+def execution_look(function: Callable[..., Any], step: Callable[[], None], asked: str) -> Look:
+    """Whether a step has Python run its function, or a graph that was made of it."""
+    ran = EAGER if calls_of(function, step) else COMPILE
+    then = "Unset what switches MindSpore's compiler on or off (MS_JIT), and run again"
+    return Look(what="execution", asked=asked, seen=ran, then=then)
 
 
 def calls_of(function: Callable[..., Any], step: Callable[[], None]) -> int:

@@ -1,4 +1,4 @@
-"""Llama in MindSpore: prefill and decode with a static cache, as `bench.workloads.llama` has them.
+"""Llama in MindSpore: training, prefill and decode, as `bench.workloads.llama` has them.
 
 Weights and tokens are drawn in torch's order. Places, rotations and masks are rows of tables made
 beforehand, so a block asks the device for nothing; the next token is chosen on it.
@@ -15,7 +15,7 @@ from bench.framework import Draws
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks._mindspore_jobs import Builder, MindSporeJob
 from bench.workload import PACKED, Job, Look, Site, Unsupported
-from bench.workloads._jobs import BATCHES
+from bench.workloads._jobs import BATCHES, adamw_learning_rate
 from bench.workloads._llamas import SCALED, SIZES, Size
 from bench.workloads._seeded import initial_std
 
@@ -297,7 +297,32 @@ def generating(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     return DecodeJob(model, prompt, forced, site)
 
 
+def training(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
+    """As `bench.workloads._language.training_job`."""
+    import mindspore as ms
+
+    from bench.frameworks import _mindspore_llama_steps as steps
+    from bench.frameworks import _mindspore_training as trained
+
+    p, size = parameters, SIZES[parameters.model]
+    if p.gradient_checkpointing:
+        raise Unsupported("MindSpore: no gradient checkpointing, so far. Leave it out")
+    model = Model(size, site, draws)
+    shape = (p.batch_size, p.sequence_length + 1)
+    count = BATCHES * p.accumulation_steps
+    texts = [draws.integers(0, size.vocabulary, shape).astype("int32") for _ in range(count)]
+    return trained.TrainingJob(
+        steps.Llama(model.weights, model.whole(p.sequence_length), model.shape),
+        [(ms.Tensor(text[:, :-1].copy()), ms.Tensor(text[:, 1:].copy())) for text in texts],
+        p.optimizer,
+        adamw_learning_rate(size.hidden),
+        site,
+        model.facts,
+        accumulation_steps=p.accumulation_steps,
+    )
+
+
 BUILDERS: Mapping[tuple[str, str], Builder] = MappingProxyType(
-    {("llama", mode): generating for mode in ("prefill", "decode")}
+    {("llama", "train"): training} | {("llama", mode): generating for mode in ("prefill", "decode")}
 )
 """What there is, by workload and mode."""

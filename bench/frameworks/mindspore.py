@@ -20,6 +20,7 @@ from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.framework import Draws, Executing, Framework, Tensors, Unsupported
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks import _mindspore_llama as llama
+from bench.frameworks import _mindspore_models as models
 from bench.precision import Precision
 from bench.records.cpu_limits import affinity_cores, usable_cores
 from bench.records.environment import cpu_name
@@ -36,7 +37,7 @@ PYNATIVE = 1
 """What `mindspore.get_context("mode")` says where operators run one by one."""
 SILENT = "3"
 """`GLOG_v`: errors only. Its warnings say at each import which chips' libraries are not here."""
-BUILDERS = {**jobs.BUILDERS, **llama.BUILDERS}
+BUILDERS = {**jobs.BUILDERS, **models.BUILDERS, **llama.BUILDERS}
 """What there is, by workload and mode."""
 NO_TIMES = "not observable: MindSpore has no hook that names what an operator runs through"
 
@@ -97,6 +98,12 @@ class MindSporeTensors(Tensors):
         import mindspore as ms
 
         tensor.copy_(ms.Tensor(words.view(tensor.asnumpy().dtype)))
+
+    def rounded(self, values: Array, like: Any) -> Array:
+        """By MindSpore."""
+        import mindspore as ms
+
+        return _float64(ms.Tensor(values).astype(like.dtype))
 
 
 def _float64(tensor: Any) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from bench.framework import Draws, Executing, Framework, Tensors
+from bench.framework import Draws, Executing, Framework, Moved, Tensors
 from bench.measuring import asked, in_place, operators
 from bench.measuring.execution import Execution
 from bench.measuring.surroundings import import_libraries
@@ -18,6 +18,7 @@ from bench.records.executed import Executed
 from bench.workload import Job, Look, Mode, Site, Workload
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from bench.backend import Backend, Device, DeviceInfo
@@ -86,6 +87,23 @@ class TorchTensors(Tensors):
 
         with torch.no_grad():
             tensor.detach().copy_(torch.from_numpy(words).view(tensor.dtype))
+
+    def rounded(self, values: Array, like: Tensor) -> Array:
+        """By torch."""
+        import torch
+
+        found: Array = torch.from_numpy(values).to(like.dtype).to(torch.float64).numpy()
+        return found
+
+    def moved(self, optimizer: torch.optim.Optimizer) -> Sequence[Moved]:
+        """What is in its groups, in order."""
+        state: Any = optimizer.state
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        held = [state.get(weight, {}) for weight in weights]
+        return [
+            Moved(weight, weight.grad, kept, float(kept.get("step", 0)))
+            for weight, kept in zip(weights, held, strict=True)
+        ]
 
     def nudged(
         self, weights: Sequence[Tensor], precision: Precision, rows: int

@@ -14,11 +14,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench import catalogue
 from bench.measuring.witness import Sample, positions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from bench.framework import Array, Moved, Tensors
     from bench.workload import LookedUp, Training
 
 CLOSE = 0.05
@@ -58,8 +58,10 @@ class Finding(NamedTuple):
 class Law:
     """One step against the prediction: `before` it, then `findings` after it."""
 
-    def __init__(self, training: Training, seed: int) -> None:
-        """training: of a job that has taken a step, so that its optimizer has a state."""
+    def __init__(self, training: Training, seed: int, kit: Tensors | None = None) -> None:
+        """training: of a job that has taken a step, so that its optimizer has a state; kit: of its
+        framework, by default torch's."""
+        self._kit = kit or catalogue.framework("torch").tensors
         self._optimizer = training.optimizer
         self._settings = training.settings
         self._looked_up = training.looked_up
@@ -68,110 +70,106 @@ class Law:
             self._kept = MOMENTUM
         self._seed = seed
         self._sample: Sample | None = None
-        self._trained: list[Tensor] = []
-        self._before: dict[str, Tensor] = {}
+        self._trained: list[int] = []
+        """Which of what the optimizer moves the last step gave a gradient."""
+        self._before: dict[str, Array] = {}
 
     def before(self) -> None:
         """Notes weights and state of what the last step gave a gradient."""
-        groups = self._optimizer.param_groups
-        self._trained = [p for g in groups for p in g["params"] if p.grad is not None]
+        every = self._kit.moved(self._optimizer)
+        self._trained = [n for n, one in enumerate(every) if one.gradient is not None]
         if not self._trained:
             return
-        if self._sample is None or self._sample.shapes != [tuple(p.shape) for p in self._trained]:
-            self._sample = Sample(self._seed, "law", self._trained)
-        self._before = self._state(self._sample)
+        moved = [every[number] for number in self._trained]
+        shapes = [self._kit.shape(one.weight) for one in moved]
+        if self._sample is None or self._sample.shapes != shapes:
+            weights = [one.weight for one in moved]
+            self._sample = Sample(self._seed, "law", weights, self._kit)
+        self._before = self._state(self._sample, moved)
 
     def findings(self) -> Iterator[Finding]:
         """What the step since `before` did; nothing where it trains nothing."""
-        import torch
-
         if not self._trained or self._sample is None:
             return
-        sample = self._sample
-        gradients = torch.from_numpy(sample.gather([p.grad for p in self._trained]))
-        steps = torch.from_numpy(sample.spread([self._steps(p) for p in self._trained]))
+        sample, every = self._sample, self._kit.moved(self._optimizer)
+        moved = [every[number] for number in self._trained]
+        gradients = sample.gather([one.gradient for one in moved])
+        steps = sample.spread([one.steps for one in moved])
         must = predicted(self._before, gradients, steps, self._settings)
-        after = self._state(sample)
+        after = self._state(sample, moved)
         for name, words in {"weights": "weights", **self._kept}.items():
-            held = self._held(must[name], name, sample.counts)
-            before = _weighted(sample, self._before[name])
-            off = _weighted(sample, after[name] - held)
-            narrow = any(p.itemsize < 4 for p in self._trained)
+            held = self._held(must[name], name, moved, sample.counts)
+            before = sample.weighted(self._before[name])
+            off = sample.weighted(after[name] - held)
+            narrow = any(self._kit.itemsize(one.weight) < 4 for one in moved)
             wide = CLOSE_NARROW if narrow and name == "weights" else CLOSE
-            yield _finding(words, _weighted(sample, held) - before, off, narrow, wide)
+            yield _finding(words, sample.weighted(held) - before, off, narrow, wide)
         if (looked_up := self._looked_up()) is not None:
             yield self._rows(looked_up)
 
     def _rows(self, found: LookedUp) -> Finding:
         """Of some rows that a step looked up; where one was several times, its gradients add up."""
-        import torch
+        import numpy as np
 
-        every = found.rows.cpu()
-        drawn = torch.from_numpy(positions(self._seed, "law/rows", every.numel(), ROWS))
-        rows = every[drawn].unique()
-        lookups = torch.isin(every, rows).nonzero().flatten()
-        which = torch.searchsorted(rows, every[lookups])
-        times = which.bincount(minlength=len(rows))
-        kept = max(1, int((times.cumsum(0) <= MOST_LOOKUPS).sum()))
+        kit, width = self._kit, self._kit.shape(found.tables)[1]
+        every = kit.on_host(found.rows).astype(np.int64)
+        drawn = positions(self._seed, "law/rows", every.size, ROWS)
+        rows = np.unique(every[drawn])
+        lookups = np.flatnonzero(np.isin(every, rows))
+        which = np.searchsorted(rows, every[lookups])
+        times = np.bincount(which, minlength=len(rows))
+        kept = max(1, int((times.cumsum() <= MOST_LOOKUPS).sum()))
         rows, times = rows[:kept], times[:kept, None]
         lookups, which = lookups[which < kept], which[which < kept]
 
-        def values(tensor: Tensor, index: Tensor) -> Tensor:
-            return tensor.index_select(0, index.to(tensor.device)).cpu().to(torch.float64)
+        def values(tensor: Any, index: Array) -> Array:
+            places = index[:, None] * width + np.arange(width)
+            return kit.picked([tensor], [places.reshape(-1)]).reshape(-1, width)
 
-        gradients = values(found.gradients, lookups)
-        total = torch.zeros(len(rows), gradients.shape[1], dtype=torch.float64)
-        total.index_add_(0, which, gradients)
-        before = torch.empty_like(total)
+        total = np.zeros((len(rows), width))
+        np.add.at(total, which, values(found.gradients, lookups))
+        before = np.empty_like(total)
         before[which] = values(found.before, lookups)
-        settings = self._settings
-        must = predicted({"weights": before}, total, torch.ones(()), settings)["weights"]
-        dtype = found.tables.dtype
-        held = must.to(dtype).to(torch.float64)
+        must = predicted({"weights": before}, total, np.ones(()), self._settings)["weights"]
+        held = kit.rounded(must, found.tables)
         # Added one after the other, each is rounded to what holds the sum.
-        last_place = torch.finfo(dtype).eps * 2.0 ** (torch.frexp(held).exponent - 1)
-        rounded = torch.where(times > 1, times * last_place, 0.0)
-        off = ((values(found.tables, rows) - held).abs() - rounded).clamp_min(0.0)
-        narrow = dtype.itemsize < 4
+        parts = 2.0 ** -np.arange(1, 53)
+        epsilon = parts[kit.rounded(1 + parts, found.tables) == 1 + parts].min()
+        last_place = epsilon * 2.0 ** (np.frexp(held)[1] - 1)
+        rounded = np.where(times > 1, times * last_place, 0.0)
+        off = (np.abs(values(found.tables, rows) - held) - rounded).clip(min=0.0)
+        narrow = kit.itemsize(found.tables) < 4
         wide = CLOSE_NARROW if narrow else CLOSE
         return _finding("looked-up rows", held - before, off, narrow, wide)
 
-    def _state(self, sample: Sample) -> dict[str, Tensor]:
+    def _state(self, sample: Sample, moved: list[Moved]) -> dict[str, Array]:
         """The sampled weights, and what the optimizer keeps of them."""
-        import torch
-
-        state = self._optimizer.state
-        found = {"weights": torch.from_numpy(sample.gather(self._trained))}
+        found = {"weights": sample.gather([one.weight for one in moved])}
         for name in self._kept:
-            held = [state.get(p, {}).get(name) for p in self._trained]
-            found[name] = torch.from_numpy(sample.gather(held))
+            found[name] = sample.gather([one.kept.get(name) for one in moved])
         return found
 
-    def _held(self, values: Tensor, name: str, counts: list[int]) -> Tensor:
+    def _held(self, values: Array, name: str, moved: list[Moved], counts: list[int]) -> Array:
         """The values as what holds them can: rounded once."""
-        import torch
+        import numpy as np
 
-        state = self._optimizer.state
-        dtypes = [state.get(p, {}).get(name, p).dtype for p in self._trained]
-        if len(set(dtypes)) == 1:
-            return values.to(dtypes[0]).to(torch.float64)
-        parts = zip(values.split(counts), dtypes, strict=True)
-        return torch.cat([part.to(dtype).to(torch.float64) for part, dtype in parts])
-
-    def _steps(self, parameter: Tensor) -> float:
-        """Steps that this weight has had, the last one included."""
-        return float(self._optimizer.state.get(parameter, {}).get("step", 0))
+        parts = np.split(values, np.cumsum(counts)[:-1])
+        pairs = zip(parts, moved, strict=True)
+        return np.concatenate(
+            [self._kit.rounded(part, one.kept.get(name, one.weight)) for part, one in pairs]
+        )
 
 
-def _weighted(sample: Sample, values: Tensor) -> Tensor:
-    import torch
+def _length(values: Array) -> float:
+    """Euclidean; without a product, whose library would start threads of its own."""
+    import numpy as np
 
-    return torch.from_numpy(sample.weighted(values.numpy()))
+    return float(np.sqrt(np.square(values).sum()))
 
 
-def _finding(quantity: str, move: Tensor, off: Tensor, narrow: bool, most: float) -> Finding:
+def _finding(quantity: str, move: Array, off: Array, narrow: bool, most: float) -> Finding:
     """Of a change that was to be `move`, and is off by `off`; narrow: held in 16 bits."""
-    length, difference = float(move.norm()), float(off.norm())
+    length, difference = _length(move), _length(off)
     moves = int((move != 0).sum())
     if narrow and moves:  # a rounding to the other side counts for more, the fewer there are
         most += moves**-0.5
@@ -180,8 +178,8 @@ def _finding(quantity: str, move: Tensor, off: Tensor, narrow: bool, most: float
 
 
 def predicted(
-    before: Mapping[str, Tensor], gradients: Tensor, steps: Tensor, settings: Mapping[str, Any]
-) -> dict[str, Tensor]:
+    before: Mapping[str, Array], gradients: Array, steps: Array, settings: Mapping[str, Any]
+) -> dict[str, Array]:
     """Where an update moves weights and state [n], float64, from the gradients and those before.
 
     steps: that each weight has had, this one included.
@@ -192,7 +190,7 @@ def predicted(
         first, second = settings["betas"]
         mean = first * before["exp_avg"] + (1 - first) * gradients
         square = second * before["exp_avg_sq"] + (1 - second) * gradients**2
-        root = (square / (1 - second**steps)).sqrt() + settings["eps"]
+        root = (square / (1 - second**steps)) ** 0.5 + settings["eps"]
         moved = weights * (1 - rate * decay) - rate * mean / (1 - first**steps) / root
         return {"weights": moved, "exp_avg": mean, "exp_avg_sq": square}
     gradients = gradients + decay * weights

@@ -222,7 +222,7 @@ class Watch:
         training = self._job.training()
         if training is None:
             return []
-        return [p for group in training.optimizer.param_groups for p in group["params"]]
+        return [one.weight for one in self._kit.moved(training.optimizer)]
 
     def _sample(self, label: str, tensors: Sequence[Tensor]) -> Sample:
         """The same one for the same shapes: what is drawn is drawn once."""
@@ -258,7 +258,7 @@ class Watch:
     def _expect(self) -> None:
         """Before a step whose update is then held to the optimizer's law."""
         if (training := self._job.training()) is not None:
-            self._law = self._law or Law(training, self._seed)
+            self._law = self._law or Law(training, self._seed, self._kit)
             self._law.before()
 
     def _judge(self) -> None:

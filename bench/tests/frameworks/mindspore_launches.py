@@ -6,6 +6,7 @@ Run by its interpreter, which has no pytest. Reads a list of `Trial`s as JSON fr
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -17,6 +18,7 @@ import msgspec
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Request
+from bench.tests.frameworks.mindspore_faults import PLANTS
 from bench.tests.frameworks.mindspore_llama_faults import planted
 
 
@@ -47,7 +49,7 @@ def main() -> None:
     honest = jobs.placed
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
-        with planted(trial.fault):
+        with PLANTS.get(trial.fault, contextlib.nullcontext)(), planted(trial.fault):
             report = Launch(trial.request, Channel(io.BytesIO())).run()
         private.write(msgspec.json.encode(report) + b"\n")
     private.flush()

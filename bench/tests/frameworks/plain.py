@@ -68,6 +68,10 @@ class Arrays(Tensors):
     def rewrite(self, tensor: Any, words: Array) -> None:
         tensor[...] = words.view(tensor.dtype)
 
+    def rounded(self, values: Array, like: Any) -> Array:
+        rounded: Array = values.astype(like.dtype).astype(np.float64)
+        return rounded
+
 
 class Place(CpuDevice):
     """The host, which may have done a call when it returns or may not, as it says."""

@@ -1,0 +1,118 @@
+"""Other work than a model's, planted in MindSpore's jobs for as long as a launch takes.
+
+Loaded by its interpreter alone. Faults of training come after the gate, into the job that is timed:
+it is the optimizer's law that must find them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Change = Callable[[Any], Any]
+
+
+@contextlib.contextmanager
+def put(holder: Any, name: str, change: Change) -> Iterator[None]:
+    """Has a holder another attribute, made of its own."""
+    before = getattr(holder, name)
+    setattr(holder, name, change(before))
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
+
+
+@contextlib.contextmanager
+def other_epsilon() -> Iterator[None]:
+    from bench.frameworks import _mindspore_bert, _mindspore_resnet50
+
+    with (
+        put(_mindspore_bert, "EPSILON", lambda _: 1e-3),
+        put(_mindspore_resnet50, "EPSILON", lambda _: 1e-3),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def dropout_left_on() -> Iterator[None]:
+    from mindspore import ops
+
+    from bench.frameworks._mindspore_bert import Attention
+    from bench.frameworks._mindspore_resnet50 import Bottleneck
+
+    def dropping(honest: Any) -> Any:
+        return lambda self, given: ops.dropout(honest(self, given), p=0.1, training=True)
+
+    with put(Attention, "construct", dropping), put(Bottleneck, "construct", dropping):
+        yield
+
+
+def built(change: Callable[[Any], None], kind: str, which: Callable[[int], bool]) -> Any:
+    """Changes those jobs of a kind that `which` says, counted from 0: the gate's is the first."""
+
+    @contextlib.contextmanager
+    def planted() -> Iterator[None]:
+        from bench.frameworks import _mindspore_models, _mindspore_training
+
+        holder = {"ModelJob": _mindspore_models, "TrainingJob": _mindspore_training}[kind]
+        count = 0
+
+        def changed(honest: Any) -> Any:
+            def build(self: Any, *given: Any, **named: Any) -> None:
+                nonlocal count
+                honest(self, *given, **named)
+                if which(count):
+                    change(self)
+                count += 1
+
+            return build
+
+        with put(getattr(holder, kind), "__init__", changed):
+            yield
+
+    return planted
+
+
+def narrow(job: Any) -> None:
+    import mindspore as ms
+
+    job._model.to_float(ms.float16)
+
+
+def training_mode(job: Any) -> None:
+    job._model.set_train(True)
+
+
+def rate_doubled(job: Any) -> None:
+    job._optimizer.rate *= 2
+
+
+def momentum_off(job: Any) -> None:
+    for name in ("momentum", "first"):
+        if hasattr(job._optimizer, name):
+            setattr(job._optimizer, name, 0.0)
+
+
+def update_skipped(job: Any) -> None:
+    job._optimizer.construct = lambda gradients: gradients
+
+
+def always(number: int) -> bool:
+    return True
+
+
+def timed(number: int) -> bool:
+    return number > 0
+
+
+PLANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "other epsilon": other_epsilon,
+    "dropout left on": dropout_left_on,
+    "products in fp16": built(narrow, "ModelJob", always),
+    "training mode": built(training_mode, "ModelJob", always),
+    "rate doubled": built(rate_doubled, "TrainingJob", timed),
+    "momentum off": built(momentum_off, "TrainingJob", timed),
+    "update skipped": built(update_skipped, "TrainingJob", timed),
+}

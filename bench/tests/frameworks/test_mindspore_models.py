@@ -1,0 +1,119 @@
+"""MindSpore's models: they pass the gate, their work is torch's, and other work is void.
+
+Skipped, with the reason, where no Python with MindSpore is named.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.judging.equal_work import of_launches
+from bench.measuring.messages import Report
+from bench.measuring.watch import READ_AFTER
+from bench.records.case import Case
+from bench.records.outcome import Measured, Void
+from bench.running.elsewhere import Elsewhere
+from bench.tests.frameworks.mindspore_launches import Trial
+from bench.tests.frameworks.test_mindspore import handed, there
+from bench.tests.measuring.watching import proof_of
+
+__all__ = ["there"]
+
+IMAGES: dict[str, Any] = {"batch_size": 2, "image_size": 32}
+TOKENS: dict[str, Any] = {"model": "tiny", "batch_size": 2, "sequence_length": 16}
+
+
+def case(workload: str, mode: str, execution: str, precision: str = "fp32", **given: Any) -> Case:
+    return Case(
+        workload=workload,
+        version=2 if workload == "bert" else 1,
+        mode=mode,
+        precision=precision,
+        execution=execution,
+        parameters={**(TOKENS if workload == "bert" else IMAGES), **given},
+    )
+
+
+HONEST = {
+    f"{workload} {mode} {execution}": case(workload, mode, execution)
+    for workload in ("resnet50", "bert")
+    for mode in ("infer", "train")
+    for execution in ("eager", "compile")
+} | {
+    "bert infer fp16": case("bert", "infer", "eager", "fp16"),
+    "bert train accumulated": case("bert", "train", "eager", accumulation_steps=2),
+}
+BY_THE_GATE = [
+    ("wrong weights", "resnet50", "infer"),
+    ("wrong weights", "bert", "infer"),
+    ("other epsilon", "resnet50", "infer"),
+    ("other epsilon", "bert", "infer"),
+    ("dropout left on", "bert", "infer"),
+    ("dropout left on", "bert", "train"),
+    ("products in fp16", "bert", "infer"),
+    ("training mode", "resnet50", "infer"),
+]
+BY_THE_LAW = [
+    (fault, workload)
+    for fault in ("update skipped", "rate doubled", "momentum off")
+    for workload in ("resnet50", "bert")
+]
+
+
+@pytest.fixture(scope="module")
+def reports(
+    there: Elsewhere, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, ...], Report]:
+    """Of one process, which imports MindSpore once: each launch by what it is."""
+    folder = tmp_path_factory.mktemp("handed")
+    trials: dict[tuple[str, ...], Trial] = {
+        (name,): Trial(request=handed(one, folder)) for name, one in HONEST.items()
+    }
+    for fault, workload, mode in [*BY_THE_GATE, *((f, w, "train") for f, w in BY_THE_LAW)]:
+        request = handed(case(workload, mode, "eager"), folder)
+        trials[fault, workload, mode] = Trial(request=request, fault=fault)
+    done = subprocess.run(
+        [there.python, "-m", "bench.tests.frameworks.mindspore_launches"],
+        input=msgspec.json.encode([*trials.values()]),
+        stdout=subprocess.PIPE,
+        env={**os.environ, **there.variables(folder)},
+        check=True,
+    )
+    found = [msgspec.json.decode(line, type=Report) for line in done.stdout.splitlines()]
+    return dict(zip(trials, found, strict=True))
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_its_models_pass_the_gate_and_their_work_is_torchs(
+    reports: dict[tuple[str, ...], Report], name: str
+) -> None:
+    outcome, one = reports[(name,)].outcome, HONEST[name]
+    assert isinstance(outcome, Measured), outcome
+    assert all(check.passed for check in outcome.numerics.checks)
+    assert outcome.proof is not None
+    found = of_launches([(1, proof_of(one, seed=1))], [(1, outcome.proof)], one.precision)
+    assert found.proved, found.words
+    assert {reading.step for reading in outcome.proof.readings} == {*READ_AFTER}
+    assert len(outcome.proof.law) == (2 if one.mode == "train" else 0)
+
+
+@pytest.mark.parametrize(("fault", "workload", "mode"), BY_THE_GATE)
+def test_planted_faults_are_void(
+    reports: dict[tuple[str, ...], Report], fault: str, workload: str, mode: str
+) -> None:
+    outcome = reports[fault, workload, mode].outcome
+    assert isinstance(outcome, Void) and outcome.reason.startswith("numerics: "), outcome
+
+
+@pytest.mark.parametrize(("fault", "workload"), BY_THE_LAW)
+def test_wrong_updates_are_void(
+    reports: dict[tuple[str, ...], Report], fault: str, workload: str
+) -> None:
+    outcome = reports[fault, workload, "train"].outcome
+    assert isinstance(outcome, Void), outcome
+    assert "the optimizer's step is not what was asked for" in outcome.reason
