@@ -94,27 +94,34 @@ def looks_of(model: Any, site: Site, training: bool) -> Iterator[Look]:
     )
 
 
-def facts_of(name: str, model: Any, published: int | None, site: Site) -> dict[str, str]:
-    """What the record says of any model. Raises RuntimeError where it has other parameters than the
-    published one, `Unsupported` for a layout that it has not."""
+def require_offered(parameters: Any, site: Site) -> None:
+    """Raises `Unsupported` for what torch's twin has and these have not."""
     if site.memory_format != "contiguous":
         raise Unsupported(f"MindSpore: no {site.memory_format} layout, so far; contiguous")
+    if getattr(parameters, "gradient_checkpointing", False):
+        raise Unsupported("MindSpore: no gradient checkpointing, so far. Leave it out")
+
+
+def facts_of(name: str, model: Any, published: int | None) -> dict[str, str]:
+    """What the record says of any model. Raises RuntimeError where it has other parameters than the
+    published one."""
     count = sum(math.prod(weight.shape) for weight in parameters_of(model))
     if published not in (None, count):
         raise RuntimeError(
             f"{name} was built with {count:,} parameters, but the published model has "
             f"{published:,}."
         )
-    return {"parameters": str(count), "memory_format": site.memory_format}
+    return {"parameters": str(count), "memory_format": "contiguous"}
 
 
 def resnet50(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     """As `bench.workloads.resnet50`; batch statistics of a single device are its own."""
+    require_offered(parameters, site)
     from bench.frameworks import _mindspore_resnet50 as cells
 
     filled = Filled(draws, site)
     model = cells.ResNet50(filled)
-    facts = facts_of("ResNet-50", model, PUBLISHED_PARAMETERS, site)
+    facts = facts_of("ResNet-50", model, PUBLISHED_PARAMETERS)
     shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
     images = [filled.normal(shape) for _ in range(BATCHES)]
     if mode == "infer":
@@ -127,14 +134,13 @@ def resnet50(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
 
 def bert(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     """As `bench.workloads.bert`."""
+    require_offered(parameters, site)
     from bench.frameworks import _mindspore_bert as cells
 
-    if mode == "train" and parameters.gradient_checkpointing:
-        raise Unsupported("MindSpore: no gradient checkpointing, so far. Leave it out")
     size, filled = SIZES[parameters.model], Filled(draws, site)
     shape = (parameters.batch_size, parameters.sequence_length)
     model = cells.Bert(filled, size, shape[1])
-    facts = facts_of("BERT", model, size.published_parameters, site)
+    facts = facts_of("BERT", model, size.published_parameters)
     facts["attention"] = "products and softmax of its own"
     steps = parameters.accumulation_steps if mode == "train" else 1
     count = BATCHES * steps
