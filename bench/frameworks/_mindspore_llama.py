@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.framework import Draws
 from bench.frameworks import _mindspore_jobs as jobs
+from bench.frameworks import _mindspore_models as models
 from bench.frameworks._mindspore_jobs import Builder, MindSporeJob
-from bench.workload import PACKED, Job, Look, Site, Unsupported
+from bench.workload import Job, Look, Site
 from bench.workloads._jobs import BATCHES, adamw_learning_rate
 from bench.workloads._llamas import SCALED, SIZES, Size
 from bench.workloads._seeded import initial_std
@@ -32,23 +33,16 @@ class Model:
 
     def __init__(self, size: Size, site: Site, draws: Draws) -> None:
         """Draws in torch's order. Raises RuntimeError where they are not as many as published."""
-        if site.memory_format == PACKED:
-            raise Unsupported("MindSpore: no packed weights, so far. Leave the layout out")
         self.size, self.site = size, site
         self.weights = weights_of(size, site, draws)
-        count = sum(math.prod(weight.shape) for weight in self.weights)
-        if size.published_parameters not in (None, count):
-            raise RuntimeError(
-                f"Llama was built with {count:,} parameters, but the published model has "
-                f"{size.published_parameters:,}"
-            )
         head = 0 if size.tied else len(self.weights) - 1
         self.shape = (size.layers, size.heads, size.key_value_heads, size.head, head)
-        self.facts: Mapping[str, str] = {
-            "parameters": str(count),
-            "memory_format": site.memory_format,
-            "attention": jobs.OWN_ATTENTION,
-        }
+        known = models.facts_of("Llama", self, size.published_parameters)
+        self.facts: Mapping[str, str] = {**known, "attention": jobs.OWN_ATTENTION}
+
+    def trainable_params(self) -> Sequence[Any]:
+        """As of a cell."""
+        return self.weights
 
     def caches(self, batch: int, length: int) -> list[Any]:
         """Zeros, [B heads L, D]: keys and values of each layer, of so many tokens."""
@@ -283,6 +277,7 @@ def causal(places: Array, length: int) -> Array:
 def generating(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     """As `bench.workloads._language.generating_job`."""
     p, size = parameters, SIZES[parameters.model]
+    models.require_offered(p, site)
     model = Model(size, site, draws)
 
     def drawn(length: int) -> Any:
@@ -299,14 +294,13 @@ def generating(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
 
 def training(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     """As `bench.workloads._language.training_job`."""
+    p, size = parameters, SIZES[parameters.model]
+    models.require_offered(p, site)
     import mindspore as ms
 
     from bench.frameworks import _mindspore_llama_steps as steps
     from bench.frameworks import _mindspore_training as trained
 
-    p, size = parameters, SIZES[parameters.model]
-    if p.gradient_checkpointing:
-        raise Unsupported("MindSpore: no gradient checkpointing, so far. Leave it out")
     model = Model(size, site, draws)
     shape = (p.batch_size, p.sequence_length + 1)
     count = BATCHES * p.accumulation_steps
