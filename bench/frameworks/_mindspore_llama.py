@@ -1,4 +1,4 @@
-"""Llama in MindSpore: prefill and decode with a static cache, as `bench.workloads.llama` has them.
+"""Llama in MindSpore: training, prefill and decode, as `bench.workloads.llama` has them.
 
 Weights and tokens are drawn in torch's order. Places, rotations and masks are rows of tables made
 beforehand, so a block asks the device for nothing; the next token is chosen on it.
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench.framework import Draws
 from bench.frameworks import _mindspore_jobs as jobs
+from bench.frameworks import _mindspore_models as models
 from bench.frameworks._mindspore_jobs import Builder, MindSporeJob
-from bench.workload import PACKED, Job, Look, Site, Unsupported
-from bench.workloads._jobs import BATCHES
+from bench.workload import Job, Look, Site
+from bench.workloads._jobs import BATCHES, adamw_learning_rate
 from bench.workloads._llamas import SCALED, SIZES, Size
 from bench.workloads._seeded import initial_std
 
@@ -32,23 +33,16 @@ class Model:
 
     def __init__(self, size: Size, site: Site, draws: Draws) -> None:
         """Draws in torch's order. Raises RuntimeError where they are not as many as published."""
-        if site.memory_format == PACKED:
-            raise Unsupported("MindSpore: no packed weights, so far. Leave the layout out")
         self.size, self.site = size, site
         self.weights = weights_of(size, site, draws)
-        count = sum(math.prod(weight.shape) for weight in self.weights)
-        if size.published_parameters not in (None, count):
-            raise RuntimeError(
-                f"Llama was built with {count:,} parameters, but the published model has "
-                f"{size.published_parameters:,}"
-            )
         head = 0 if size.tied else len(self.weights) - 1
         self.shape = (size.layers, size.heads, size.key_value_heads, size.head, head)
-        self.facts: Mapping[str, str] = {
-            "parameters": str(count),
-            "memory_format": site.memory_format,
-            "attention": jobs.OWN_ATTENTION,
-        }
+        known = models.facts_of("Llama", self, size.published_parameters)
+        self.facts: Mapping[str, str] = {**known, "attention": jobs.OWN_ATTENTION}
+
+    def trainable_params(self) -> Sequence[Any]:
+        """As of a cell."""
+        return self.weights
 
     def caches(self, batch: int, length: int) -> list[Any]:
         """Zeros, [B heads L, D]: keys and values of each layer, of so many tokens."""
@@ -283,6 +277,7 @@ def causal(places: Array, length: int) -> Array:
 def generating(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     """As `bench.workloads._language.generating_job`."""
     p, size = parameters, SIZES[parameters.model]
+    models.require_offered(p, site)
     model = Model(size, site, draws)
 
     def drawn(length: int) -> Any:
@@ -297,7 +292,31 @@ def generating(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     return DecodeJob(model, prompt, forced, site)
 
 
+def training(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
+    """As `bench.workloads._language.training_job`."""
+    p, size = parameters, SIZES[parameters.model]
+    models.require_offered(p, site)
+    import mindspore as ms
+
+    from bench.frameworks import _mindspore_llama_steps as steps
+    from bench.frameworks import _mindspore_training as trained
+
+    model = Model(size, site, draws)
+    shape = (p.batch_size, p.sequence_length + 1)
+    count = BATCHES * p.accumulation_steps
+    texts = [draws.integers(0, size.vocabulary, shape).astype("int32") for _ in range(count)]
+    return trained.TrainingJob(
+        steps.Llama(model.weights, model.whole(p.sequence_length), model.shape),
+        [(ms.Tensor(text[:, :-1].copy()), ms.Tensor(text[:, 1:].copy())) for text in texts],
+        p.optimizer,
+        adamw_learning_rate(size.hidden),
+        site,
+        model.facts,
+        accumulation_steps=p.accumulation_steps,
+    )
+
+
 BUILDERS: Mapping[tuple[str, str], Builder] = MappingProxyType(
-    {("llama", mode): generating for mode in ("prefill", "decode")}
+    {("llama", "train"): training} | {("llama", mode): generating for mode in ("prefill", "decode")}
 )
 """What there is, by workload and mode."""

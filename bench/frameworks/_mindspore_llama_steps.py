@@ -1,4 +1,4 @@
-"""Llama in MindSpore: what a whole text and a single token go through, as plain functions.
+"""Llama in MindSpore: what whole texts and single tokens go through, as plain functions.
 
 As in `_mindspore_steps`, MindSpore is imported where this module loads, for its parser.
 
@@ -9,10 +9,11 @@ layers, heads of queries, heads of keys, width of a head, index of the output ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import nn, ops
 
 EACH = 9
 """Of a layer: queries, keys, values, what joins the heads; gate, up, down; two norms."""
@@ -81,7 +82,7 @@ def read(
     sines: Any,
     mask: Any,
     shape: tuple[int, ...],
-    weights: tuple[Any, ...],
+    weights: Sequence[Any],
     caches: tuple[Any, ...],
 ) -> Any:
     """What comes out of the last norm, [B T, H], of texts [B, T].
@@ -109,6 +110,26 @@ def read(
         stream = stream + _by_rows(found.reshape(batch * length, -1), weights[first + 3])
         stream = stream + fed(norm(stream, weights[first + 8]), weights, first)
     return norm(stream, weights[1 + EACH * layers])
+
+
+class Llama(nn.Cell):  # type: ignore[misc]
+    """A model that is trained: whole texts to what follows each of their tokens."""
+
+    def __init__(self, weights: Sequence[Any], tables: tuple[Any, ...], shape: tuple[int, ...]):
+        """weights: in torch's order; tables: cosines, sines and mask, as of `read`."""
+        super().__init__()
+        names = [f"weight_{number}" for number in range(len(weights))]
+        held = [ms.Parameter(w, name=name) for w, name in zip(weights, names, strict=True)]
+        self.held = ms.ParameterTuple(held)
+        self.tables = tables
+        self.numbers = shape
+
+    def construct(self, tokens: Any) -> Any:
+        """[B, T] to [B, T, V]."""
+        cosines, sines, mask = self.tables
+        hidden = read(tokens, cosines, sines, mask, self.numbers, self.held, ())
+        logits = _by_rows(hidden, self.held[self.numbers[4]])
+        return logits.reshape(tokens.shape[0], tokens.shape[1], -1)
 
 
 def filled(cache: Any, new: Any) -> Any:
@@ -142,7 +163,7 @@ def attended(query: Any, key: Any, value: Any, mask: Any) -> Any:
     return _mixed(shares, value)
 
 
-def fed(normed: Any, weights: tuple[Any, ...], first: int) -> Any:
+def fed(normed: Any, weights: Sequence[Any], first: int) -> Any:
     """SwiGLU of the layer whose weights begin there."""
     gate = ops.silu(_by_rows(normed, weights[first + 4]))
     return _by_rows(gate * _by_rows(normed, weights[first + 5]), weights[first + 6])

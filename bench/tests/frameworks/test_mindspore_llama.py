@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from bench import catalogue
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks import _mindspore_llama as llama
 from bench.judging.equal_work import of_launches
@@ -22,6 +23,7 @@ from bench.tests.frameworks.mindspore_launches import Trial
 from bench.tests.frameworks.test_mindspore import handed, there
 from bench.tests.measuring.watching import proof_of
 from bench.tests.small_workloads import WORKLOADS, site, small
+from bench.workload import PACKED, Unsupported
 from bench.workloads._llamas import SCALED, SIZES
 from bench.workloads._seeded import noted
 
@@ -30,6 +32,7 @@ __all__ = ["there"]  # a fixture, used by being here
 LENGTHS: dict[str, dict[str, Any]] = {
     "prefill": {"prompt_length": 12},
     "decode": {"prompt_length": 12, "new_tokens": 5},
+    "train": {"sequence_length": 12},
 }
 
 
@@ -45,10 +48,10 @@ def case(mode: str, precision: str, execution: str = "eager") -> Case:
 
 
 HONEST = {
-    f"{mode} {precision} {execution}": case(mode, precision, execution)
+    f"{mode} fp32 {execution}": case(mode, "fp32", execution)
     for mode in LENGTHS
-    for precision, execution in (("fp32", "eager"), ("fp32", "compile"), ("fp16", "compile"))
-}
+    for execution in ("eager", "compile")
+} | {"decode fp16 compile": case("decode", "fp16", "compile")}
 FAULTY = {
     "wrong weights": case("decode", "fp32"),
     "fp16 for fp32": case("prefill", "fp32"),
@@ -145,3 +148,25 @@ def test_its_weights_are_drawn_in_torchs_order(monkeypatch: pytest.MonkeyPatch, 
 def test_no_token_sees_what_comes_after_it() -> None:
     mask = llama.causal(np.arange(2, 5), 6)
     assert (mask == 0).sum(1).tolist() == [3, 4, 5] and (mask[:, -1] == llama.NEVER).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "layout", "given", "said"),
+    [
+        ("decode", PACKED, {}, "no packed layout"),
+        ("train", "contiguous", {"gradient_checkpointing": True}, "no gradient checkpointing"),
+        ("lora", "contiguous", {}, "no llama-lora, so far. There are: gemm-matmul"),
+    ],
+)
+def test_what_it_has_not_is_named(mode: str, layout: str, given: Any, said: str) -> None:
+    at = site(PRECISIONS["fp32"], memory_format=layout)
+    parameters, draws = small("llama", mode, **given), Noting()
+    with pytest.raises(Unsupported, match=said):
+        catalogue.framework("mindspore").build(
+            WORKLOADS["llama"],
+            mode,
+            parameters,
+            at,
+            draws,  # type: ignore[arg-type]
+        )
+    assert draws.made == []
