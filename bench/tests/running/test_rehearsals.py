@@ -38,8 +38,8 @@ class Counting:
 
 
 @pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsals, "usable_cores", lambda: 1)
+def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsals, "usable_cores", lambda: 2)
 
 
 def test_the_next_few_are_counted_before_the_first_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
