@@ -43,7 +43,7 @@ COMMON = {
     "torch": ("torch",),
     "torch._dynamo": ("torch", "torch._dynamo"),
     "transformers": ("torch", "torch._dynamo", "transformers.modeling_utils"),
-    "diffusers": ("torch", "torch._dynamo", "diffusers.models.modeling_utils"),
+    "diffusers": ("torch", "torch._dynamo", "diffusers.models.transformers.dit_transformer_2d"),
 }
 """What is imported here for a library, each in a stem that grows from the one before: what the last
 one imports is what it would import alone, and stems of others share the way to it. The launch

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from bench.records.case import Case
     from bench.running.case_state import CaseState
 
-AHEAD = 4
+AHEAD = 2
 """Cases that are counted at once, for each core: enough that the cores end at about one time, and
-few enough that the first launch need not wait for all."""
+few enough that the first launch, and a budget, need not wait for all."""
 LIMIT_SECONDS = 120.0
 """What takes longer counts in its launch."""
 Count = Callable[[Sequence[Request]], dict[str, int]]

@@ -124,6 +124,10 @@ def optimizer_kernels(step: Callable[[], object]) -> str:
     names: set[str] = set()
 
     class Watch(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # nothing is compiled here, and its compiler takes a second to import
+
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
         ) -> Any:

@@ -156,6 +156,10 @@ def _record_construction(
     stds: dict[Tensor, float] = {}  # keyed by identity; alive, so no identity is used twice
 
     class Recorder(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # nothing is compiled here, and its compiler takes a second to import
+
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
         ) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from bench.running import rehearsals
 from bench.running.case_state import CaseState
 from bench.running.rehearsals import Rehearsals
 from bench.tests.running.scripted_workers import request
+from bench.tests.running.test_session import A, B, play
 from bench.tests.values import make_case, make_launch, make_measured
 
 CASES = [make_case(parameters={"shape": f"{n}x8x8"}) for n in range(12)]
@@ -38,8 +40,8 @@ class Counting:
 
 
 @pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsals, "usable_cores", lambda: 1)
+def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsals, "usable_cores", lambda: 2)
 
 
 def test_the_next_few_are_counted_before_the_first_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +71,13 @@ def test_of_a_sweep_one_point_is_counted_at_a_time() -> None:
     for state in states:
         them.ahead([state], states, asked)
     assert count.rounds == [[sweep[0]], [sweep[1]], [sweep[2]]]
+
+
+def test_a_run_tells_each_launch_what_was_counted_before_any(tmp_path: Path) -> None:
+    count = Counting(B)
+    stage, _, _ = play(
+        tmp_path, {"A": [make_measured()], "B": [make_measured()]}, rehearsals=Rehearsals(count)
+    )
+    assert count.rounds == [[A, B]] and stage.order == "ABAB"
+    known = [(one.estimated_peak_bytes, one.rehearse) for one in stage.requests]
+    assert known == [(7, True), (None, True), (7, False), (None, False)]

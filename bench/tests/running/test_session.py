@@ -17,6 +17,7 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running.face import Ahead, Nobody, Start
 from bench.running.launcher import Finished
+from bench.running.rehearsals import Rehearsals
 from bench.running.session import EndReason, Session
 from bench.running.stems import Stems
 from bench.running.time_left import Span
@@ -108,14 +109,14 @@ def play(
     seconds: Mapping[str, float] | None = None,
     together: int = 1,
     stems: Stems | None = None,
+    rehearsals: Rehearsals | None = None,
 ) -> tuple[Stage, EndReason, RunFile]:
     """Runs the cases of a script to the end, and reads the record."""
     settings = settings or Settings(launches=2)
     cases = [case for case in (A, B, C) if NAMES[case.fingerprint] in script]
     stage = Stage(script, seconds)
     backend = FakeBackend()
-    writer = Writer(folder / "run.jsonl")
-    writer.append(make_run(cases, settings=settings))
+    (writer := Writer(folder / "run.jsonl")).append(make_run(cases, settings=settings))
     session = Session(
         cases,
         settings,
@@ -128,6 +129,7 @@ def play(
         together,
         stage.clock,
         stems=stems,
+        rehearsals=rehearsals,
     )
     try:
         reason = session.run()
@@ -143,10 +145,10 @@ FINE = make_measured(0.01)
 
 
 def test_what_each_round_needs_is_said_before_it(tmp_path: Path) -> None:
-    them = Mock(spec=Stems)
-    play(tmp_path, {"A": [FINE], "B": [Skipped(reason="no")]}, stems=them)
-    heard = [[NAMES[case.fingerprint] for case in call.args[0]] for call in them.expect.mock_calls]
-    assert heard == [["A", "B"], ["A"]]
+    play(tmp_path, {"A": [FINE], "B": [Skipped(reason="no")]}, stems=(them := Mock(spec=Stems)))
+    calls = [call.args for call in them.expect.mock_calls]
+    heard = [([NAMES[case.fingerprint] for case in cases], rounds) for cases, rounds in calls]
+    assert heard == [(["A", "B"], 2), (["A"], 1)]
 
 
 def test_launches_go_round_robin(tmp_path: Path) -> None:

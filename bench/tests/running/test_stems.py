@@ -96,7 +96,7 @@ def test_what_a_round_needs_is_imported_side_by_side(still: list[Still]) -> None
     assert [one.chain[-1] for one in still] == [
         "torch",
         "torch._dynamo",
-        "diffusers.models.modeling_utils",
+        "diffusers.models.transformers.dit_transformer_2d",
         "transformers.modeling_utils",
     ]
     assert [one.waited for one in still] == [1, 2, 4, 4]
