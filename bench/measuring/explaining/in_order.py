@@ -147,7 +147,7 @@ class _Account:
             return Unexplained(reason=self.lacking)
         tape, meter = self._tape, self._meter
         launch = self._player.launch_ns()
-        taken = typical(self._played)
+        taken = typical(self._played, self._steps)
         floor = self._player.floor_in_place_ns(taken)
         each = [ns - floor for ns in taken]
         rows = Rows(tape, each)
