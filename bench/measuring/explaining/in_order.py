@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bench.measuring.explaining import fresh
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.profiled import Profiler
-from bench.measuring.explaining.replay import Player, Replay, operands
+from bench.measuring.explaining.replay import Player, Replay, operands, typical
 from bench.measuring.explaining.rows import Key, Rows
 from bench.measuring.explaining.tape import Call, Tape, recorded
 from bench.measuring.explaining.timing import Stopwatch
@@ -147,8 +147,7 @@ class _Account:
             return Unexplained(reason=self.lacking)
         tape, meter = self._tape, self._meter
         launch = self._player.launch_ns()
-        calls = zip(*(one.call_ns for one in self._played), strict=True)
-        taken = [statistics.median(column) for column in calls]
+        taken = typical(self._played, self._steps)
         floor = self._player.floor_in_place_ns(taken)
         each = [ns - floor for ns in taken]
         rows = Rows(tape, each)

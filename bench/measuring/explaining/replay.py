@@ -178,6 +178,21 @@ class Player:
         return self.clock() - start - self.tick_ns
 
 
+def typical(played: Sequence[Replay], step_ns: Sequence[int]) -> list[float]:
+    """ns of each call over several replays: its median, in proportion; together as much of a median
+    step as each replay takes of the step beside it, in the middle.
+
+    Whatever disturbs a replay meets one call or another, and so no call's median; but it does meet
+    each replay, as it does each step. And a host whose speed moves meets both. step_ns: of as many
+    steps, one beside each replay.
+    """
+    each = [statistics.median(column) for column in zip(*(r.call_ns for r in played), strict=True)]
+    shares = [sum(one.call_ns) / step for one, step in zip(played, step_ns, strict=True)]
+    whole = statistics.median(shares) * statistics.median(step_ns)
+    scale = whole / sum(each) if any(each) else 1.0
+    return [ns * scale for ns in each]
+
+
 def on(storage: torch.UntypedStorage, ref: Ref) -> torch.Tensor:
     """The tensor of the tape on a storage."""
     import torch

@@ -12,11 +12,12 @@ from bench.backends.cpu import BACKEND
 from bench.measuring.explaining import fresh, in_order
 from bench.measuring.explaining.fresh import MOST_TIMES, given_bytes, settled
 from bench.measuring.explaining.replay import Player, Replay
+from bench.records.explained import Explained
 from bench.tests.fakes import MS
 from bench.tests.measuring.explaining.small_job import CLOCK, FP32, SmallJob
 from bench.tests.measuring.explaining.test_in_order import small
 
-__all__ = ["small"]
+__all__ = ["small"]  # a fixture, used by being here
 MIB = 1 << 20
 
 
@@ -68,5 +69,5 @@ def test_neither_step_nor_tape_counts_with_fresh_memory(
 
     monkeypatch.setattr(Player, "play", played)
     found = in_order.explained(job, BACKEND.open(0, FP32), CLOCK, seconds=0)
-    assert isinstance(found, in_order.Explained)
+    assert isinstance(found, Explained)
     assert len(found.step_ns) == 2 and job.refills == 1 + 2 * 2 == len(plays)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.measuring.explaining import replay
-from bench.measuring.explaining.replay import Live, Player, Ready
+from bench.measuring.explaining.replay import Live, Player, Ready, Replay, typical
 from bench.measuring.explaining.tape import recorded
 from bench.tests.measuring.explaining.small_job import CLOCK
 
@@ -68,3 +68,18 @@ def test_what_a_call_costs_is_what_a_quarter_of_the_views_do_not_reach() -> None
     assert player.floor_in_place_ns([*range(100, 140), 0]) == 110
     few = Player(recorded(lambda: X.view(-1).neg(), "cpu"), CLOCK)
     assert few.floor_in_place_ns([100, 0]) == 0, "in a loop by a clock that stands"
+
+
+def test_what_meets_another_call_each_time_is_of_all_of_them() -> None:
+    """It meets the step each time too."""
+    turns = [Replay([10, 2, 1], 0), Replay([1, 11, 1], 0), Replay([1, 2, 10], 0)]
+    steps = [20, 20, 20]
+    assert typical(turns, steps) == pytest.approx([1 * 13 / 4, 2 * 13 / 4, 1 * 13 / 4])
+    assert typical(turns[:1] * 3, steps) == pytest.approx([10, 2, 1])
+    assert typical([Replay([0], 0)], [20]) == [0]
+
+
+def test_a_replay_is_held_against_the_step_beside_it() -> None:
+    """On a host that becomes half as fast, and in the last turn faster again between the two."""
+    turns = [Replay([95], 0), Replay([190], 0), Replay([100], 0)]
+    assert typical(turns, [100, 200, 210]) == pytest.approx([190])
