@@ -66,8 +66,9 @@ def serve(place: str, only: str = "") -> NoReturn:
 def _libraries() -> set[str]:
     """What launches of any workload import, as far as it is installed."""
     workloads = [catalogue.workload(name) for name in catalogue.plug_ins("workloads")]
-    modes = [mode for workload in workloads for mode in workload.modes.values()]
-    return {name for one in (*workloads, *modes) for name in one.libraries}
+    named = [workload.libraries for workload in workloads]
+    named += [mode.libraries for workload in workloads for mode in workload.modes.values()]
+    return {name for libraries in named for name in libraries}
 
 
 def _import(names: Iterable[str]) -> None:
@@ -169,7 +170,7 @@ def _become(request: dict[str, Any], received: Sequence[int]) -> NoReturn:
 def _run(words: list[str], forks: bool) -> int:
     """As the interpreter does with its arguments; the exit code."""
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
-    errors = errors or ("strict" if encoding else sys.stdout.errors)
+    errors = errors or (not encoding and sys.stdout.errors) or "strict"
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = open(  # noqa: SIM115 - as long as the process
             number,
