@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
@@ -29,7 +30,7 @@ TUNED = "tuned"
 """The track's name: a key of a suite's table, and the execution of a case that leaves it open."""
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """One piece of standard work, every parameter written out (defaults included).
 
     Two records whose cases differ in anything here are not the same work. What may differ between
@@ -63,9 +64,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.tuned is not msgspec.UNSET:
             _check_space(self.tuned, self.parameters)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of the SHA-256 of the case's canonical JSON (keys sorted, no spaces)."""
+        """16 hex digits of the SHA-256 of the case's canonical JSON (keys sorted, no spaces).
+
+        Reports ask for it over and over; a case does not change."""
         canonical = msgspec.json.encode(self, order="deterministic")
         return hashlib.sha256(canonical).hexdigest()[:16]
 

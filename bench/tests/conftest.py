@@ -56,7 +56,7 @@ def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
     place = session.config.stash.get(NURSERY, "")
     if not place:
         return (yield)
-    with forking.known(place), mock.patch.object(subprocess, "Popen", forking.Plain):
+    with forking.known(place + forking.WIDE), mock.patch.object(subprocess, "Popen", forking.Plain):
         return (yield)
 
 

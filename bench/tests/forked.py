@@ -7,7 +7,7 @@ fork gets the streams, folder, variables, session and arguments that the process
 `import torch`, of which nothing is seen before, then only loads the plug-ins that the variables
 name. What an interpreter or a library reads from its variables when it is loaded (the locale,
 OpenMP's but for the number of threads, one by default) is the nursery's, but for PYTHONIOENCODING:
-tests of that start real ones (`Real`). Linux only.
+tests of that start real ones (`Real`), or a nursery with such variables. Linux only.
 
 There are two: from the first grows one that has imported all libraries of workloads besides. That
 forks the processes of pytest-xdist, and launches, if they have no plug-in of their own on
@@ -60,10 +60,11 @@ class Popen(Real[Any]):
             return
         read, _, _, write, _, error = streams
         ends = [end if end != -1 else number for number, end in enumerate((read, write, error))]
+        variables = dict(os.environ if env is None else env)
         request = {
-            "words": words[1:],
-            "folder": os.fspath(cwd or Path.cwd()),
-            "variables": (variables := dict(os.environ if env is None else env)),
+            "words": [as_bytes(word) for word in words[1:]],
+            "folder": as_bytes(cwd or Path.cwd()),
+            "variables": {as_bytes(name): as_bytes(value) for name, value in variables.items()},
             "forks": self.FORKS,
             "session": new_session,
             "descriptors": [0, 1, 2, *pass_fds],
@@ -86,10 +87,10 @@ class Popen(Real[Any]):
     def _place(self, words: Sequence[str], variables: Mapping[str, str]) -> str:
         """Of the nursery that is asked."""
         own = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
-        wide = not LAUNCHES.isdisjoint(words)
-        if wide and not any(any(Path(entry).glob("*.dist-info")) for entry in own):
-            return PLACES[-1] + WIDE
-        return PLACES[-1]
+        wide = PLACES[-1] + WIDE
+        if LAUNCHES.isdisjoint(words) or not Path(wide).exists():
+            return PLACES[-1]
+        return PLACES[-1] if any(any(Path(entry).glob("*.dist-info")) for entry in own) else wide
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         if self._waiter is None:
@@ -121,9 +122,6 @@ class Plain(Popen):
 
     FORKS = False
 
-    def _place(self, words: Sequence[str], variables: Mapping[str, str]) -> str:
-        return PLACES[-1] + WIDE
-
 
 def _can(words: Sequence[str]) -> bool:
     if not words or words[0] != sys.executable:
@@ -135,6 +133,11 @@ def _can(words: Sequence[str]) -> bool:
 def target_of(words: Sequence[str]) -> Sequence[str]:
     """From `-m` or `-c` on."""
     return words[2:] if tuple(words[:2]) == ERRORS else words[words[:1] == ["-u"] :]
+
+
+def as_bytes(text: str | os.PathLike[str]) -> str:
+    """With a character for each byte that the system would give a process."""
+    return os.fsencode(text).decode("latin-1")
 
 
 def exactly(connection: socket.socket, count: int) -> bytes:
@@ -155,18 +158,20 @@ def nursery() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def starting() -> Iterator[str]:
-    """One starts, to be there until the end: its place, for `known`."""
+def starting(only: str = "", variables: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """One starts, to be there until the end: its place, for `known`.
+
+    only: modules, instead of what is imported else; variables: the interpreter's."""
     with tempfile.TemporaryDirectory() as folder:
         place = f"{folder}/nursery"
-        code = f"from bench.tests import nursery; nursery.serve({place!r})"
+        code = f"from bench.tests import nursery; nursery.serve({place!r}, {only!r})"
         with Real(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
             env={
-                **os.environ,
+                **variables,
                 "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
                 "OMP_NUM_THREADS": "1",
                 "GOMP_SPINCOUNT": "0",
@@ -183,7 +188,7 @@ def starting() -> Iterator[str]:
 def known(place: str) -> Iterator[None]:
     """`Popen` of this process asks the nursery at that place, once that is there."""
     end = time.monotonic() + READY_SECONDS
-    while not Path(place + WIDE).exists():
+    while not Path(place).exists():
         assert time.monotonic() < end, "the nursery did not start"
         time.sleep(0.02)
     PLACES.append(place)

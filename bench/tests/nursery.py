@@ -48,17 +48,17 @@ HEAVY = "torch"
 """What is imported once, and only shown to a fork that imports it."""
 
 
-def serve(place: str) -> NoReturn:
-    """The nurseries, until their stdin ends."""
+def serve(place: str, only: str = "") -> NoReturn:
+    """The nurseries, until their stdin ends; one, where it imports only some modules."""
     PLACES.append(place)
-    _import(ALREADY)
-    if not (wide := os.fork()):
+    _import(only.split() or ALREADY)
+    if not (wide := -1 if only else os.fork()):
         _import(_libraries())
         place += WIDE
     own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [entry for entry in sys.path if entry and entry not in own]
     _serve(place)
-    if wide:
+    if wide > 0:
         os.waitpid(wide, 0)
     os._exit(0)
 
@@ -66,8 +66,9 @@ def serve(place: str) -> NoReturn:
 def _libraries() -> set[str]:
     """What launches of any workload import, as far as it is installed."""
     workloads = [catalogue.workload(name) for name in catalogue.plug_ins("workloads")]
-    modes = [mode for workload in workloads for mode in workload.modes.values()]
-    return {name for one in (*workloads, *modes) for name in one.libraries}
+    named = [workload.libraries for workload in workloads]
+    named += [mode.libraries for workload in workloads for mode in workload.modes.values()]
+    return {name for libraries in named for name in libraries}
 
 
 def _import(names: Iterable[str]) -> None:
@@ -147,12 +148,14 @@ def _become(request: dict[str, Any], received: Sequence[int]) -> NoReturn:
     for descriptor, number in zip(high, wanted, strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    os.chdir(request["folder"])
+    os.chdir(request["folder"].encode("latin-1"))
     os.environ.clear()
-    os.environ.update(request["variables"])
+    for name, value in request["variables"].items():
+        os.environb[name.encode("latin-1")] = value.encode("latin-1")
     code = 1
     try:
-        code = _run(request["words"], request["forks"])
+        words = [os.fsdecode(word.encode("latin-1")) for word in request["words"]]
+        code = _run(words, request["forks"])
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
@@ -167,12 +170,13 @@ def _become(request: dict[str, Any], received: Sequence[int]) -> NoReturn:
 def _run(words: list[str], forks: bool) -> int:
     """As the interpreter does with its arguments; the exit code."""
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    errors = errors or (not encoding and sys.stdout.errors) or "strict"
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = open(  # noqa: SIM115 - as long as the process
             number,
             "w" if number else "r",
-            encoding=encoding or "utf-8",
-            errors="backslashreplace" if number == 2 else errors or "strict",
+            encoding=encoding or getattr(sys, name).encoding,
+            errors="backslashreplace" if number == 2 else errors,
             closefd=False,
             buffering=1 if number == 2 or os.isatty(number) else -1,
         )
@@ -225,8 +229,8 @@ def _forget() -> None:
 
 def _hide() -> None:
     """`import torch` shows what is loaded, with the plug-ins of this process's variables."""
-    module = sys.modules.pop(HEAVY)
-    sys.meta_path.insert(0, _Loaded(module))
+    if module := sys.modules.pop(HEAVY, None):
+        sys.meta_path.insert(0, _Loaded(module))
 
 
 class _Loaded(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -13,6 +13,9 @@ import pytest
 from bench.backends import _read_back
 from bench.backends._read_back import instructions
 from bench.records.cpu_limits import affinity_cores
+from bench.tests import forked
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 DONE = "onednn_verbose,v1,primitive,exec,cpu,"
 SAID_BY_3 = [
@@ -48,20 +51,22 @@ def test_what_says_nothing_is_not_observable(lines: list[str]) -> None:
 
 @functools.cache
 def read_back(**variables: str) -> dict[str, str]:
-    """Of a real process with these variables, which starts once."""
+    """Of a process with these variables, which starts once; a real one, where a library reads one
+    when it is loaded."""
     code = (
         "import json, sys; from bench.backends._read_back import libraries;"
         "found = libraries(); print('kept'); json.dump(found, sys.stdout)"
     )
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DNNL_", "ONEDNN_", "OMP_"))}
-    done = subprocess.run(
+    with (forked.Real if "OMP_THREAD_LIMIT" in variables else subprocess.Popen)(
         [sys.executable, "-c", code],
         env={**kept, **variables},
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        check=True,
-    )
-    first, found = done.stdout.split("\n", 1)
+    ) as process:
+        out, _ = process.communicate()
+    assert process.returncode == 0
+    first, found = out.split("\n", 1)
     assert first == "kept", "its own stdout has nothing else"
     facts: dict[str, str] = json.loads(found)
     return facts

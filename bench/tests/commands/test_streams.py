@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,33 +37,91 @@ LOCALES = {
     "utf-8": {"PYTHONIOENCODING": "utf-8"},
 }
 LOADED = ("C", "coerced", "strict")
-"""Of these an interpreter asks more when it starts than PYTHONIOENCODING: real ones are started."""
+"""Of these an interpreter asks more when it starts than PYTHONIOENCODING: from one of each that has
+started so its commands are forked."""
+IMPORTED = " ".join(
+    f"bench.{name}"
+    for name in ("cli", "api", "commands.report", "commands.compare", "reports.html")
+)
+STARTED: dict[str, str] = {}
+"""Where those interpreters listen."""
 pytestmark = pytest.mark.usefixtures("forked")
 posix = pytest.mark.skipif(os.name != "posix", reason="names of files in bytes")
 
 
-def command(
-    locale: str, *arguments: str | bytes | Path, folder: Path = GOLDEN
-) -> subprocess.CompletedProcess[bytes]:
-    """The command in that locale; stdin is closed, and nothing may end in a traceback."""
+def variables(locale: str) -> dict[str, str]:
+    """Of a process in that locale."""
     known = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHONIO"))}
-    with (forked.Real if locale in LOADED else subprocess.Popen)(
-        [sys.executable, "-W", "error", "-m", "bench", *arguments],
-        env={**known, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **LOCALES[locale]},
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    return {**known, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **LOCALES[locale]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def started() -> Iterator[None]:
+    """An interpreter in each of those locales."""
+    with contextlib.ExitStack() as stack:
+        for locale in LOADED if forked.AVAILABLE else ():
+            there = forked.starting(IMPORTED, variables(locale))
+            STARTED[locale] = stack.enter_context(there)
+        yield
+
+
+def interpreted(
+    locale: str, *words: str | bytes | Path, folder: Path = GOLDEN, real: bool = False
+) -> subprocess.CompletedProcess[bytes]:
+    """What Python does in that locale; stdin is closed. real: an interpreter that starts for it."""
+    loaded = locale in LOADED
+    real = real or (loaded and not forked.AVAILABLE)
+    there = forked.known(STARTED[locale]) if loaded and not real else contextlib.nullcontext()
+    with (
+        there,
+        (forked.Real if real else subprocess.Popen)(
+            [sys.executable, "-W", "error", *words],
+            env=variables(locale),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process,
+    ):
         out, err = process.communicate()
-    assert b"Traceback" not in err, err.decode("utf-8", "replace")
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def command(
+    locale: str, *arguments: str | bytes | Path, folder: Path = GOLDEN, real: bool = False
+) -> subprocess.CompletedProcess[bytes]:
+    """The command, of which nothing may end in a traceback."""
+    done = interpreted(locale, "-m", "bench", *arguments, folder=folder, real=real)
+    assert b"Traceback" not in done.stderr, done.stderr.decode("utf-8", "replace")
+    return done
 
 
 @functools.cache
 def in_utf8(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     """The command where everything can be said: asked once for each."""
     return command("utf-8", *arguments)
+
+
+TOLD = """
+import locale, os, sys
+streams = [(s.encoding, s.errors) for s in (sys.stdin, sys.stdout, sys.stderr)]
+said = streams, sys.argv[1:], os.environ.get("ODD"), os.getcwd(), sys.getfilesystemencoding()
+print(ascii((said, locale.getpreferredencoding(False), locale.setlocale(locale.LC_CTYPE))))
+"""
+
+
+@posix
+@pytest.mark.parametrize("locale", LOADED)
+def test_what_is_forked_is_in_that_locale(
+    locale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if an interpreter had started for it."""
+    monkeypatch.setenv("ODD", "\udcff \u00fc")
+    folder = tmp_path / "\udcff \u00fc"
+    folder.mkdir()
+    words = ("-c", TOLD, b"\xff \xc3\xbc")
+    forks, starts = (interpreted(locale, *words, folder=folder, real=x) for x in (False, True))
+    assert forks.stdout == starts.stdout and starts.stdout, starts.stderr
 
 
 # --- Cards ---------------------------------------------------------------------------------------
@@ -234,6 +294,7 @@ def test_a_run_whose_every_name_is_odd_is_recorded_and_shown(tmp_path: Path) -> 
     done = command(
         *("C", "run", suite, "--device", "cpu", "--out", b"r 4 \xc3\xbc", "--launches", "1"),
         folder=tmp_path,
+        real=True,
     )
     assert done.returncode in (0, 1), done.stderr
     record = next(Path(os.fsdecode(os.fsencode(tmp_path) + b"/r 4 \xc3\xbc")).glob("*.jsonl"))

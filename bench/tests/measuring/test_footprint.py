@@ -20,6 +20,7 @@ import pytest
 from bench import catalogue
 from bench.measuring.messages import Request
 from bench.records.run import Settings
+from bench.tests import forked
 from bench.tests.values import make_case
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -38,8 +39,12 @@ shape = "64x64x64"
 """
 TELL = "print('held', open('/proc/self/status').read())"
 PARENT = f"""if True:
-    import sys
+    import subprocess, sys
     from bench import cli
+    if sys.argv[1:]:  # what it starts is forked: it holds what it takes to ask for that, besides
+        from bench.tests import forked
+        forked.PLACES += sys.argv[1:]
+        subprocess.Popen = forked.Popen
     sys.argv = ["accelmark", "run", "suite.toml", "--device", "cpu"]
     try:
         cli.main()
@@ -63,10 +68,10 @@ WORKER = f"""if True:
 """
 
 
-def held(code: str, folder: Path, given: bytes = b"", peak: bool = False) -> int:
+def held(code: str, folder: Path, given: bytes = b"", peak: bool = False, *words: str) -> int:
     """Bytes that a process holds when it tells, or its most so far."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *words],
         input=given,
         capture_output=True,
         cwd=folder,
@@ -80,12 +85,13 @@ def held(code: str, folder: Path, given: bytes = b"", peak: bool = False) -> int
     return int(found[1]) * 1024
 
 
+@pytest.mark.usefixtures("nursery")
 def test_the_harness_holds_little_over_what_the_workload_does(tmp_path: Path) -> None:
     (tmp_path / "suite.toml").write_text(SUITE, encoding="utf-8")
     request = Request(
         case=make_case(), backend="cpu", index=0, settings=Settings(), samples=10, seed=0
     )  # which is told to stop where it has imported all
-    parent = held(PARENT, tmp_path, peak=True)
+    parent = held(PARENT, tmp_path, b"", True, *forked.PLACES[-1:])
     side = held(f"import bench.running.sampler\n{TELL}", tmp_path)
     worker = held(WORKER, tmp_path, msgspec.json.encode(request) + b"\n")
     alone = held(f"import torch\n{TELL}", tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench.tests.values import make_case
@@ -89,3 +90,12 @@ def test_names_tell_cases_apart_on_one_line() -> None:
     assert case.name == "llama-train"
     assert case.detail == "toy, batch 8, sequence 512, new 4"
     assert case.label == "llama-train bf16 compile (toy, batch 8, sequence 512, new 4)"
+
+
+def test_a_case_made_of_another_has_its_own_fingerprint() -> None:
+    """Which is computed once for each, and is no part of it."""
+    case = make_case()
+    before = msgspec.json.encode(case)
+    other = msgspec.structs.replace(case, version=case.version + 1)
+    assert len({case.fingerprint, case.fingerprint, other.fingerprint}) == 2
+    assert case == make_case() and msgspec.json.encode(case) == before
