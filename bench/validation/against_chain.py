@@ -11,6 +11,8 @@ with these products is faster, unless it has other products. A fresh process let
 (AB, BA, AB, ...), a window of tokens each. A launch gives the median over its turns of our tokens/s
 over the chain's; printed is the geometric mean over launches with its 95 % t interval.
 
+`bench.validation.against_kernels` takes the same turns with a chain that has those kernels too.
+
 Beside it stands what bounds a batch: bytes of weights and cache that each step must move, over the
 seconds that it took.
 """
@@ -47,8 +49,13 @@ WORK = {
 }
 
 
-def chain_of(job: DecodeJob) -> Callable[[], None]:
-    """The products of one token of a job of ours, on operands of its shapes."""
+def chain_of(
+    job: DecodeJob, beside: Callable[[Tensor], object] | None = None
+) -> Callable[[], None]:
+    """The products of one token of a job of ours, on operands of its shapes.
+
+    beside: called once a layer, with its keys and values [2, B, K, L, D].
+    """
     import torch
     from torch.nn import functional
 
@@ -66,28 +73,35 @@ def chain_of(job: DecodeJob) -> Callable[[], None]:
     # Each head of keys a sequence of its own, as the step has them.
     query = drawn(batch * keys, 1, config.num_attention_heads // keys, config.head_dim)
     joined = drawn(batch, config.num_attention_heads * config.head_dim)
-    steps: list[tuple[list[tuple[Tensor, Tensor]], Any]] = []
+    steps: list[tuple[list[tuple[Tensor, Tensor]], Any, Tensor]] = []
     for layer, held in zip(library.model.layers, generator.kept, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
         read = (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj)
         products = [(hidden, matrix) for matrix in read]
         products += [(joined, attention.o_proj), (wide, mlp.down_proj)]
         kept = [tensor.flatten(0, 1).unsqueeze(1) for tensor in held[:2]]
-        steps.append(([(rows, matrix.weight.detach().t()) for rows, matrix in products], kept))
+        operands = [(rows, matrix.weight.detach().t()) for rows, matrix in products]
+        steps.append((operands, kept, held.both))
     last = weight.detach().t()
 
     def chain() -> None:
         with torch.inference_mode():
-            for products, (tokens, values) in steps:
+            for products, (tokens, values), both in steps:
                 for rows, matrix in products:
                     torch.mm(rows, matrix)
                 functional.scaled_dot_product_attention(query, tokens, values, attn_mask=mask)
+                if beside is not None:
+                    beside(both)
             torch.mm(hidden, last)
 
     return chain
 
 
-def take_turns(case: Case, turns: int = TURNS) -> Turns:
+def take_turns(
+    case: Case,
+    turns: int = TURNS,
+    chained: Callable[[DecodeJob], Callable[[], None]] = chain_of,
+) -> Turns:
     """Of ours and the chain, in this process."""
     precision = PRECISIONS[case.precision]
     device = catalogue.backend("cpu").open(0, precision)
@@ -97,7 +111,7 @@ def take_turns(case: Case, turns: int = TURNS) -> Turns:
     job = workload.build(case.mode, parameters, site)
     assert isinstance(job, DecodeJob)
     engine = Engine(job, device, Settings(), usage=process_usage())
-    chain = chain_of(job)
+    chain = chained(job)
 
     def by_hand() -> float:
         start = time.perf_counter()

@@ -23,7 +23,7 @@ from bench.records.execution import is_compiled
 from bench.workload import Site
 from bench.workloads._norms import norms_of
 from bench.workloads._packed import Packed
-from bench.workloads._step_heads import Shape, reader_of
+from bench.workloads._step_heads import Reader, Shape, desk_of
 from bench.workloads._step_layers import layers_of, product_of
 from bench.workloads._transformers import with_cache
 
@@ -244,43 +244,58 @@ def _own_step() -> Any:
             alone = not sinks(model) and (batch == 1 or not packing)
             shape = Shape(batch, queries, heads, width, alone)
             planned = is_compiled(site.execution)
-            self._read = reader_of(shape, norms, self._layers[0], first, planned)
+            self._read = Reader(shape, norms)
+            self._desk = desk_of(shape, norms, self._layers[0], first, planned)
+            if self._desk is not None:
+                self._layers = [self._desk.written(layer) for layer in self._layers]
             self._kept = [held.both.view(2, *shape.lying, -1, width) for held in cache.layers]
             # Made once; but a compiler wants to see that they are parts of what is written.
             self._apart = [None if planned else (kept[0], kept[1]) for kept in self._kept]
-            self._behind: list[Tensor] = []
-            if sinks(model):
-                for held in cache.layers:
-                    places = torch.arange(held.keys.shape[2], device=held.keys.device)
-                    self._behind.append(places == held.keys.shape[2] - SINK_SLOTS)
+            self._behind: dict[int, Tensor] = {}
+            """By the kind of window: which slot is the sinks'."""
+            for layer, held in zip(self._layers, cache.layers, strict=True):
+                places = torch.arange(held.keys.shape[2], device=held.keys.device)
+                self._behind[layer.kind] = places == held.keys.shape[2] - SINK_SLOTS
 
         def forward(self, tokens: Tensor, at: Place) -> Tensor:
-            norms, read, batch = self._norms, self._read, tokens.shape[0]
+            # One call of torch after the other: a function between them takes the host longer
+            # than some of them.
+            desk, batch, signs = self._desk, tokens.shape[0], self._norms.signs
+            if desk is not None:
+                turned, query, new = desk.heads
             cosines, sines = at.rotation.unbind()
-            stream = norms.stream(self._embedding(tokens[:, 0]))
-            for index, (layer, kept, apart) in enumerate(
-                zip(self._layers, self._kept, self._apart, strict=True)
-            ):
-                turned, query, new = read(layer.input_norm(stream), layer)
+            stream = self._norms.stream(self._embedding(tokens[:, 0]))
+            for layer, kept, apart in zip(self._layers, self._kept, self._apart, strict=True):
+                row = layer.input_norm(stream).select(-2, 0)
+                if desk is None:
+                    turned, query, new = self._read(row, layer)
+                else:
+                    for product in layer.reading:
+                        product(row)
+                    if layer.head_norms:
+                        desk.norm(layer)
                 swapped = turned.flip(-2)
                 turned.mul_(cosines).addcmul_(swapped, sines)
                 kept.index_copy_(3, at.slots[layer.kind], new)
                 keys, values = apart or kept.unbind()
                 mask = at.masks[layer.kind]
                 if layer.sinks is not None:
-                    mask = torch.where(self._behind[index], layer.sinks, mask)
+                    mask = torch.where(self._behind[layer.kind], layer.sinks, mask)
                 found = attend(query, keys, values, attn_mask=mask, scale=layer.scaling)
-                stream = norms.added(stream, layer.joining(found.reshape(batch, -1)))
-                normed = layer.between_norm(stream)
+                joined = layer.joining(found.reshape(batch, -1))
+                stream.addcmul_(joined.unsqueeze(-2), signs)
+                row = layer.between_norm(stream).select(-2, 0)
                 if layer.closing is None:
-                    mixed = layer.experts(normed[:, None])
+                    mixed = layer.experts(row[:, None])
                     fed = (mixed[0] if isinstance(mixed, tuple) else mixed)[:, 0]
                 else:
-                    both = [product(normed) for product in layer.gate_up]
-                    gate, up = both if len(both) > 1 else both[0].chunk(2, dim=-1)
+                    if len(layer.gate_up) > 1:
+                        gate, up = layer.gate_up[0](row), layer.gate_up[1](row)
+                    else:
+                        gate, up = layer.gate_up[0](row).chunk(2, dim=-1)
                     fed = layer.closing(functional.silu(gate, inplace=True).mul_(up))
-                stream = norms.added(stream, fed)
-            logits: Tensor = self._head(self._last_norm(stream))
+                stream.addcmul_(fed.unsqueeze(-2), signs)
+            logits: Tensor = self._head(self._last_norm(stream).select(-2, 0))
             return logits[:, None]
 
     return OwnStep

@@ -18,72 +18,74 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Norm = Callable[[Tensor], Tensor]
-    """From a stream to its values, normed over the last dimension: [..., H]."""
+    """From a stream [..., rows, H] to one whose first row is its values, normed: a call of torch
+    itself, which the host is done with sooner than with a function of ours."""
 
 KERNEL = "_fused_rms_norm"
 
 
 class Norms:
-    """By torch's function: of what is compiled, or where the device has a kernel of its own."""
+    """By torch's function: of what is compiled, or where the device has a kernel of its own.
+
+    A stream is values [..., H] as rows [..., 1, H]: what is summed in place, and normed.
+    """
+
+    signs: Tensor
+    """By which rows of a stream bear its values, [1, 1]."""
+
+    def __init__(self, site: Site) -> None:
+        """For values of the site's precision."""
+        import torch
+
+        rows = torch.tensor(self._rows(), dtype=site.precision.dtype)
+        self.signs = rows[:, None].to(site.device)
+
+    def _rows(self) -> list[float]:
+        return [1.0]
 
     def prepared(self, norm: Any) -> Norm:
         """What norms by a module's weight [H] and epsilon, found once."""
-        from torch.nn import functional
+        import torch
 
         weight: Tensor = norm.weight
         return functools.partial(
-            functional.rms_norm,
+            torch.rms_norm,
             normalized_shape=weight.shape,
             weight=weight,
             eps=norm.variance_epsilon,
         )
 
     def stream(self, values: Tensor) -> Tensor:
-        """Values [..., H] as what is summed and normed: they themselves."""
-        return values
-
-    def added(self, stream: Tensor, values: Tensor) -> Tensor:
-        """The sum of both."""
-        return stream + values
+        """Values [..., H] as a stream."""
+        return values.unsqueeze(-2) * self.signs
 
 
 class MirroredNorms(Norms):
     """By layer norm. A stream has negatives beside its values, [..., 2, H], and keeps them."""
 
-    def __init__(self, site: Site) -> None:
-        """For values of the site's precision."""
-        import torch
-
-        self._signs = torch.tensor([[1.0], [-1.0]], dtype=site.precision.dtype, device=site.device)
+    def _rows(self) -> list[float]:
+        return [1.0, -1.0]
 
     def prepared(self, norm: Any) -> Norm:
-        """By a weight [2, H], of which the module's own becomes the first row; the other is 0.
-        What it gives is not contiguous."""
+        """By a weight [2, H], of which the module's own becomes the first row; the other is 0."""
         import torch
 
         weight = norm.weight.detach()
         both = torch.stack((weight, torch.zeros_like(weight)))
         norm.weight = torch.nn.Parameter(both[0], requires_grad=False)
-        layer_norm, shape, epsilon = torch.layer_norm, both.shape, norm.variance_epsilon
-
-        def normed(stream: Tensor) -> Tensor:
-            return layer_norm(stream, shape, both, None, epsilon).select(-2, 0)
-
-        return normed
-
-    def stream(self, values: Tensor) -> Tensor:
-        """Values beside their negatives: [..., 2, H]."""
-        return values.unsqueeze(-2) * self._signs
-
-    def added(self, stream: Tensor, values: Tensor) -> Tensor:
-        """The stream itself, and in it the sum."""
-        return stream.addcmul_(values.unsqueeze(-2), self._signs)
+        return functools.partial(
+            torch.layer_norm,
+            normalized_shape=both.shape,
+            weight=both,
+            bias=None,
+            eps=norm.variance_epsilon,
+        )
 
 
 def norms_of(site: Site) -> Norms:
     """Those of the fewest kernels: what is compiled is fused by its compiler."""
     if is_compiled(site.execution) or _has_kernel(site.device.type):
-        return Norms()
+        return Norms(site)
     return MirroredNorms(site)
 
 

@@ -8,6 +8,7 @@ and the answer would have to be copied for the next product.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.workloads._step_layers import is_plain
@@ -100,49 +101,50 @@ class Reader:
             made = [*made[0].split(shape.columns, -1)]
         rows = [part.reshape(-1, shape.width) for part in made]
         for i, norm in enumerate(layer.head_norms):
-            rows[i] = norm(self._norms.stream(rows[i]))
+            rows[i] = norm(self._norms.stream(rows[i])).select(-2, 0)
         return Heads.in_turn(torch.cat(rows), shape)
 
 
-class Desk(Reader):
-    """Has a place for one layer's heads, into which the products write, layer by layer."""
+class Desk:
+    """A place for one layer's heads, into which the products write, layer by layer."""
 
-    def __init__(self, shape: Shape, norms: Norms, like: Tensor, apart: bool, normed: bool) -> None:
-        """like: of their type and device; apart: by three products, not one; normed: whether heads
-        have norms, which three products alone may have."""
-        super().__init__(shape, norms)
-        count = sum(shape.rows)
-        whole = like.new_empty((count, shape.width))
-        if not apart and not shape.alone:
-            whole = whole.view(shape.batch, -1)
-            self._heads = Heads.by_sequence(whole, shape)
+    def __init__(self, shape: Shape, norms: Norms, layer: Layer, like: Tensor) -> None:
+        """layer: one as all are, of three products, or of one and no norms of heads; like: of the
+        heads' type and device."""
+        self._norms = norms
+        apart, (queries, keys, values) = len(layer.reading) > 1, shape.rows
+        whole = like.new_empty((queries + keys + values, shape.width))
+        if apart or shape.alone:
+            self.heads = Heads.in_turn(whole, shape)
         else:
-            self._heads = Heads.in_turn(whole, shape)
-        before = like.new_empty(whole.shape) if normed else whole
-        queries, keys, values = shape.rows
-        self._sizes = [queries, keys]
-        self._before = before[: queries + keys]
+            self.heads = Heads.by_sequence(whole.view(shape.batch, -1), shape)
         self._normed = whole[: queries + keys]
+        self._before = like.new_empty(self._normed.shape) if layer.head_norms else self._normed
+        self._sizes = [queries, keys]
         parts = [*self._before.split(self._sizes), whole[-values:]] if apart else [whole]
         self._parts = [part.view(shape.batch, -1) for part in parts]
 
-    def __call__(self, normed: Tensor, layer: Layer) -> Heads:
-        """As said there."""
+    def written(self, layer: Layer) -> Layer:
+        """A layer whose products write here."""
+        reading = zip(layer.reading, self._parts, strict=True)
+        return layer._replace(
+            reading=tuple(functools.partial(product, out=part) for product, part in reading)
+        )
+
+    def norm(self, layer: Layer) -> None:
+        """Norms the heads of queries and keys, after the products."""
         import torch
 
-        for product, part in zip(layer.reading, self._parts, strict=True):
-            product(normed, out=part)
-        if layer.head_norms:
-            asked, kept = self._norms.stream(self._before).split(self._sizes)
-            of_queries, of_keys = layer.head_norms
-            torch.cat((of_queries(asked), of_keys(kept)), out=self._normed)
-        return self._heads
+        asked, kept = self._norms.stream(self._before).split(self._sizes)
+        of_queries, of_keys = layer.head_norms
+        rows = of_queries(asked).select(-2, 0), of_keys(kept).select(-2, 0)
+        torch.cat(rows, out=self._normed)
 
 
-def reader_of(shape: Shape, norms: Norms, layer: Layer, like: Tensor, planned: bool) -> Reader:
-    """Of layers like one. like: of the heads' type and device; planned: whether a compiler plans
+def desk_of(shape: Shape, norms: Norms, layer: Layer, like: Tensor, planned: bool) -> Desk | None:
+    """For layers like one; None where it takes a `Reader`. planned: whether a compiler plans
     memory."""
-    apart, normed = len(layer.reading) > 1, bool(layer.head_norms)
-    if planned or not all(map(is_plain, layer.reading)) or (normed and not apart):
-        return Reader(shape, norms)
-    return Desk(shape, norms, like, apart, normed)
+    together = len(layer.reading) == 1 and bool(layer.head_norms)
+    if planned or together or not all(map(is_plain, layer.reading)):
+        return None
+    return Desk(shape, norms, layer, like)

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.planning import plan
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
-from bench.validation import against_chain
+from bench.tests.workloads.test_norms import kernels
+from bench.validation import against_chain, against_kernels
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -47,6 +48,17 @@ def test_the_chain_has_the_products_of_a_step_and_nothing_else(batch: int) -> No
         seen.append(sorted(counted.found))
     assert seen[0] == seen[1] and len(seen[0]) == 3 * 8 + 1
     assert isinstance(job.token, torch.Tensor)
+
+
+def test_the_bound_has_the_other_kernels_of_a_layer_and_no_more() -> None:
+    job: Any = build("llama", "decode", site(), batch_size=3, prompt_length=9, new_tokens=4)
+    job.step()
+    token = ["embedding", "layer_norm", "max", "mul"]
+    seen = [kernels(work) for work in (job.step, against_kernels.bound_of(job))]
+    for name in token:
+        seen[0].remove(name)
+    ours, bound = (sorted(name.replace("silu_", "silu") for name in found) for found in seen)
+    assert ours == bound and len(ours) == 3 * 18 + 1
 
 
 def test_a_launch_gives_one_ratio_and_the_bytes_in_time(capsys: pytest.CaptureFixture[str]) -> None:
