@@ -20,7 +20,7 @@ from bench.conformance.worker import Task, findings
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
-from bench.tests.frameworks.mindspore_faults import PLANTS
+from bench.tests.frameworks.mindspore_faults import PLANTS, shallow
 from bench.tests.frameworks.mindspore_llama_faults import planted
 
 
@@ -30,6 +30,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     request: Request | None = None
     fault: str = ""
     check: str = ""
+    shallow: bool = False
+    """Whether ResNet-50 is cut, see there."""
 
 
 def wrong_weights(placed: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +60,8 @@ def main() -> None:
     honest = jobs.placed
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
-        with PLANTS.get(trial.fault, contextlib.nullcontext)(), planted(trial.fault):
+        cut = shallow if trial.shallow else contextlib.nullcontext
+        with PLANTS.get(trial.fault, contextlib.nullcontext)(), planted(trial.fault), cut():
             report = done(trial)
         private.write(msgspec.json.encode(report) + b"\n")
     private.flush()
