@@ -19,7 +19,7 @@ from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Request
 from bench.tests.frameworks.mindspore_faults import PLANTS
-from bench.tests.frameworks.mindspore_llama_faults import planted
+from bench.tests.frameworks.mindspore_llama_faults import LLAMA_PLANTS
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ def main() -> None:
     honest = jobs.placed
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
-        with PLANTS.get(trial.fault, contextlib.nullcontext)(), planted(trial.fault):
+        with {**PLANTS, **LLAMA_PLANTS}.get(trial.fault, contextlib.nullcontext)():
             report = Launch(trial.request, Channel(io.BytesIO())).run()
         private.write(msgspec.json.encode(report) + b"\n")
     private.flush()
