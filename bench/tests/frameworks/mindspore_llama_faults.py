@@ -14,6 +14,7 @@ from bench.tests.frameworks.mindspore_faults import Change, put
 from bench.workloads._llamas import SIZES
 
 MODEL = "tiny-2l"
+Plant = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 def one_place_on(behind: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,7 +46,7 @@ def untied() -> Iterator[None]:
         yield
 
 
-def at(module: str, path: str, change: Change) -> Callable[[], contextlib.AbstractContextManager]:
+def at(module: str, path: str, change: Change) -> Plant:
     """Of a module of `bench.frameworks`, which is imported where it is planted."""
 
     def planted() -> contextlib.AbstractContextManager[None]:
@@ -58,7 +59,7 @@ def at(module: str, path: str, change: Change) -> Callable[[], contextlib.Abstra
     return planted
 
 
-LLAMA_PLANTS = {
+LLAMA_PLANTS: dict[str, Plant] = {
     "another epsilon": at("_mindspore_llama_steps", "EPSILON", lambda _: 1e-6),
     "wrong places": at("_mindspore_llama", "Model.behind", one_place_on),
     "no mask": at("_mindspore_llama", "causal", no_mask),
