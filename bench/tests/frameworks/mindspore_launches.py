@@ -21,7 +21,7 @@ from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
 from bench.tests.frameworks.mindspore_faults import PLANTS, shallow
-from bench.tests.frameworks.mindspore_llama_faults import planted
+from bench.tests.frameworks.mindspore_llama_faults import LLAMA_PLANTS
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,10 +58,11 @@ def main() -> None:
     private = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     honest = jobs.placed
+    plants = {**PLANTS, **LLAMA_PLANTS}
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
         cut = shallow if trial.shallow else contextlib.nullcontext
-        with PLANTS.get(trial.fault, contextlib.nullcontext)(), planted(trial.fault), cut():
+        with plants.get(trial.fault, contextlib.nullcontext)(), cut():
             report = done(trial)
         private.write(msgspec.json.encode(report) + b"\n")
     private.flush()

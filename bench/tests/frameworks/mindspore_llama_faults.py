@@ -1,4 +1,4 @@
-"""What may be wrong with Llama in MindSpore, for as long as it is planted."""
+"""What may be wrong with Llama in MindSpore; and a model whose output matrix is its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-STEPS = "bench.frameworks._mindspore_llama_steps"
-JOBS = "bench.frameworks._mindspore_llama"
+import msgspec
+
+from bench.tests.frameworks.mindspore_faults import Change, put
+from bench.workloads._llamas import SIZES
+
+MODEL = "tiny-2l"
+Plant = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 def one_place_on(behind: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,25 +38,31 @@ def kept_by_nobody(written: Callable[..., Any]) -> Callable[..., Any]:
     return lambda cache, places, new: cache
 
 
-FAULTS: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
-    "another epsilon": (STEPS, "EPSILON", lambda _: 1e-6),
-    "wrong places": (JOBS, "Model.behind", one_place_on),
-    "no mask": (JOBS, "causal", no_mask),
-    "nothing written": (STEPS, "_written", kept_by_nobody),
-}
-"""By what is wrong: where it is planted, and what stands there in its place."""
-
-
 @contextlib.contextmanager
-def planted(fault: str) -> Iterator[None]:
-    """Nothing of a fault that is none of these."""
-    if fault not in FAULTS:
+def untied() -> Iterator[None]:
+    """No fault, where torch's twin has such a matrix too."""
+    own = msgspec.structs.replace(SIZES[MODEL], tied=False)
+    with mock.patch.dict(SIZES, {MODEL: own}):
         yield
-        return
-    module, name, wrong = FAULTS[fault]
-    *owner, last = name.split(".")
-    holder: Any = importlib.import_module(module)
-    for part in owner:
-        holder = getattr(holder, part)
-    with mock.patch.object(holder, last, wrong(getattr(holder, last))):
-        yield
+
+
+def at(module: str, path: str, change: Change) -> Plant:
+    """Of a module of `bench.frameworks`, which is imported where it is planted."""
+
+    def planted() -> contextlib.AbstractContextManager[None]:
+        holder: Any = importlib.import_module(f"bench.frameworks.{module}")
+        *owner, last = path.split(".")
+        for name in owner:
+            holder = getattr(holder, name)
+        return put(holder, last, change)
+
+    return planted
+
+
+LLAMA_PLANTS: dict[str, Plant] = {
+    "another epsilon": at("_mindspore_llama_steps", "EPSILON", lambda _: 1e-6),
+    "wrong places": at("_mindspore_llama", "Model.behind", one_place_on),
+    "no mask": at("_mindspore_llama", "causal", no_mask),
+    "nothing written": at("_mindspore_llama_steps", "_written", kept_by_nobody),
+    "an output matrix of its own": untied,
+}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ from bench.records.case import Case
 from bench.records.outcome import Measured, Void
 from bench.running.elsewhere import Elsewhere
 from bench.tests.frameworks.mindspore_launches import Trial
+from bench.tests.frameworks.mindspore_llama_faults import MODEL, untied
 from bench.tests.frameworks.test_mindspore import handed, there
 from bench.tests.measuring.watching import proof_of
 from bench.tests.small_workloads import WORKLOADS, site, small
@@ -43,15 +46,17 @@ def case(mode: str, precision: str, execution: str = "eager") -> Case:
         mode=mode,
         precision=precision,
         execution=execution,
-        parameters={"model": "tiny-2l", "batch_size": 2, **LENGTHS[mode]},
+        parameters={"model": MODEL, "batch_size": 2, **LENGTHS[mode]},
     )
 
 
+OWN_MATRIX = "an output matrix of its own"
+"""Of a model that has it on both sides; it is in fp16 besides."""
 HONEST = {
     f"{mode} fp32 {execution}": case(mode, "fp32", execution)
     for mode in LENGTHS
     for execution in ("eager", "compile")
-} | {"decode fp16 compile": case("decode", "fp16", "compile")}
+} | {OWN_MATRIX: case("decode", "fp16", "compile")}
 FAULTY = {
     "wrong weights": case("decode", "fp32"),
     "fp16 for fp32": case("prefill", "fp32"),
@@ -62,11 +67,18 @@ FAULTY = {
 }
 
 
+def alike(name: str) -> contextlib.AbstractContextManager[None]:
+    return untied() if name == OWN_MATRIX else contextlib.nullcontext()
+
+
 @pytest.fixture(scope="module")
 def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
     """Of one process: each launch by what it is."""
     folder = tmp_path_factory.mktemp("handed")
-    trials = {name: Trial(request=handed(one, folder)) for name, one in HONEST.items()}
+    trials = {}
+    for name, one in HONEST.items():
+        with alike(name):
+            trials[name] = Trial(request=handed(one, folder), fault=name)
     for fault, one in FAULTY.items():
         trials[fault] = Trial(request=handed(one, folder), fault=fault)
     done = subprocess.run(
@@ -86,7 +98,9 @@ def test_its_work_passes_the_gate_and_is_torchs(reports: dict[str, Report], name
     assert isinstance(outcome, Measured), outcome
     assert all(check.passed for check in outcome.numerics.checks)
     assert outcome.proof is not None
-    found = of_launches([(1, proof_of(one, seed=1))], [(1, outcome.proof)], one.precision)
+    with alike(name):
+        torchs = proof_of(one, seed=1)
+    found = of_launches([(1, torchs)], [(1, outcome.proof)], one.precision)
     assert found.proved, found.words
 
 
@@ -143,6 +157,24 @@ def test_its_weights_are_drawn_in_torchs_order(monkeypatch: pytest.MonkeyPatch, 
     assert [w.shape for w in mine] == [tuple(w.shape) for w in job.weights()]
     ones = [bool((w == 1).all()) for w in mine]
     assert ones == [w.dim() == 1 for w in job.weights()]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "wrong"),
+    [
+        ("Float32", 1.0, {}),
+        ("Float32", 0.0, {"cache": "left empty"}),
+        ("Float16", 1.0, {"dtype of the cache": "float16"}),
+    ],
+)
+def test_its_cache_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, value: float, wrong: Any
+) -> None:
+    monkeypatch.setattr(jobs, "placed", lambda values, site: values)
+    model = llama.Model(SIZES["tiny"], site(), Noting())  # type: ignore[arg-type]
+    caches = [SimpleNamespace(dtype=dtype, asnumpy=lambda v=v: np.full(3, v)) for v in (1.0, value)]
+    looks = list(model.looks(caches))
+    assert {look.what: look.seen for look in looks if look.seen != look.asked} == wrong
 
 
 def test_no_token_sees_what_comes_after_it() -> None:
