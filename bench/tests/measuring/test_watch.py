@@ -390,12 +390,11 @@ def test_a_short_block_that_is_held_up_once_acquits_nobody() -> None:
     watch = Watch(job, device, how, 0, clock=clock)
     job.step()
     watch.after(1)
-    real = job.step
 
     def step() -> None:
         steps[0] += 1
         real()
 
-    job.step = step
+    real, job.step = job.step, step
     watch.finish(0.001)
     assert "not every step of a block was done" in watch.complaint and not held_up
