@@ -41,6 +41,7 @@ REPAIR = "Repair or uninstall it, or pass --device cpu."
 """The next act where a runtime fails in a way of its own."""
 TO_THE_HOST = re.compile(r",? or (?:pass|use) --device cpu| (?:Pass|Use) --device cpu\.")
 """Advice that helps nobody where the CPU is what failed."""
+MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)'")
 HOST = "cpu"
 OF_FRAMEWORK = "@framework"
 """After its name: all that a framework reaches is asked for, not one backend's devices."""
@@ -189,7 +190,13 @@ def probe_framework(where: Elsewhere) -> list[Found]:
         child = _start(HOST, where.python, forced, stack, asked)
         found = child if isinstance(child, Found) else _heard(where.framework, child, list[Found])
     if isinstance(found, Found):  # it did not come to answer
-        found = msgspec.structs.replace(found, backend=HOST, framework=where.framework)
+        reason = found.reason
+        if missing := MISSING.search(reason):
+            reason = (
+                f"{where.framework}: {where.python} has no {missing[1]}. Install it there: "
+                f"{where.python} -m pip install {missing[1]}"
+            )
+        found = Found(backend=HOST, framework=where.framework, reason=reason)
         return [_not_to_the_host(found)]
     every: list[Found] = found
     return every

@@ -71,11 +71,22 @@ def test_what_only_torch_does_is_refused() -> None:
         require_alone(Elsewhere("other"), object(), explain=False)
 
 
-def test_an_interpreter_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """/bin/false is no Python; it says nothing and ends."""
+def test_an_interpreter_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/bin/false is no Python; it says nothing and ends. Another lacks a package."""
     monkeypatch.setenv(named_after("mindspore"), "/bin/false")
     (found,) = probe.by_frameworks()
     assert found.reason == "mindspore: its runtime fails (exit 1). Repair or uninstall it."
+    lacking = tmp_path / "python"
+    last = "ModuleNotFoundError: No module named 'msgspec'"
+    lacking.write_text(f'#!/bin/sh\necho "{last}" >&2\nexit 1\n')
+    lacking.chmod(0o755)
+    monkeypatch.setenv(named_after("mindspore"), str(lacking))
+    (found,) = probe.by_frameworks()
+    assert found.reason == (
+        f"mindspore: {lacking} has no msgspec. Install it there: {lacking} -m pip install msgspec"
+    )
     monkeypatch.setenv(named_after("mindspore"), "/no/such")
     (found,) = probe.by_frameworks()
     assert found.reason.startswith("mindspore: ACCELMARK_MINDSPORE_PYTHON=/no/such: there is no ")
