@@ -35,7 +35,7 @@ ALONE_SECONDS = 0.05
 MOST_ALONE = 12
 """Shapes of products that are measured by themselves: those that took longest."""
 PROFILED_TURNS = 6
-"""With a step under the profiler: to read what it saw takes longer than the step."""
+"""With a step under the profiler, whose time is not counted."""
 LONGEST_ORDER = 20_000
 """Calls of a step of which each is written down with its time."""
 SPARE = 0.95
@@ -64,7 +64,7 @@ def explained(
     """The account of a job's step. The job is spoiled by it.
 
     clock: monotonic ns (CPU time is as good where one thread computes); batch: of the case, for
-    the advice where memory is too small; seconds: for the turns.
+    the advice where memory is too small; seconds: for the turns, but for the profiler's part.
     """
     (found,) = together([job], device, clock, watcher, batch, seconds)
     return found
@@ -85,12 +85,15 @@ def together(
     with collected():
         for one in played:
             one.begin()
-        begin, turn = time.perf_counter(), 0
-        while played and (
-            turn < LEAST_TURNS or (time.perf_counter() - begin < seconds and turn < MOST_TURNS)
-        ):
-            for one in played if turn % 2 == 0 else played[::-1]:
+        spent, turn = 0.0, 0
+        while played and (turn < LEAST_TURNS or (spent < seconds and turn < MOST_TURNS)):
+            begin = time.perf_counter()
+            order = played if turn % 2 == 0 else played[::-1]
+            for one in order:
                 one.turn(turn)
+            spent += time.perf_counter() - begin
+            for one in order if turn < PROFILED_TURNS else ():
+                one.look()
             gc.collect()
             watcher.turn()
             turn += 1
@@ -126,8 +129,10 @@ class _Account:
         for each in (self._step, self._play) if number % 2 == 0 else (self._play, self._step):
             each()
         self._meter.look()
-        if number < PROFILED_TURNS:
-            self._profiler.look()
+
+    def look(self) -> None:
+        """A step under the profiler; reading what it saw takes longer than all else of a turn."""
+        self._profiler.look()
 
     def _step(self) -> None:
         self._steps.append(fresh.settled(self._stepped))
