@@ -56,8 +56,8 @@ class Norms:
         )
 
     def stream(self, values: Tensor) -> Tensor:
-        """Values [..., H] as a stream."""
-        return values.unsqueeze(-2) * self.signs
+        """Values [..., H] as a stream: where it has one row only, in their own memory."""
+        return values.unsqueeze(-2)
 
 
 class MirroredNorms(Norms):
@@ -65,6 +65,10 @@ class MirroredNorms(Norms):
 
     def _rows(self) -> list[float]:
         return [1.0, -1.0]
+
+    def stream(self, values: Tensor) -> Tensor:
+        """Values [..., H] beside their negatives."""
+        return values.unsqueeze(-2) * self.signs
 
     def prepared(self, norm: Any) -> Norm:
         """By a weight [2, H], of which the module's own becomes the first row; the other is 0."""

@@ -96,7 +96,8 @@ def test_torch_norms_what_is_compiled_and_where_it_has_a_kernel(
     monkeypatch.setattr(_norms, "_has_kernel", lambda _: True)
     norms = _norms.norms_of(site())
     values, norm = torch.randn(2, 24), Norm(torch.float32)
-    stream = norms.stream(values).addcmul_(values.unsqueeze(-2), norms.signs)
+    stream = norms.stream(values.clone()).addcmul_(values.unsqueeze(-2), norms.signs)
+    assert kernels(lambda: norms.stream(values)) == []
     torch.testing.assert_close(
         norms.prepared(norm)(stream).select(-2, 0),
         functional.rms_norm(2 * values, (24,), norm.weight, EPSILON),
