@@ -12,9 +12,9 @@ from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks._mindspore_jobs import Builder, MindSporeJob
 from bench.records.execution import COMPILE
 from bench.workload import Job, Look, Site, Unsupported
+from bench.workloads import resnet50 as resnet
 from bench.workloads._jobs import BATCHES, Rotation, adamw_learning_rate
 from bench.workloads.bert import SIZES
-from bench.workloads.resnet50 import CLASSES, LEARNING_RATE, PUBLISHED_PARAMETERS
 
 if TYPE_CHECKING:
     from bench.framework import Array
@@ -121,15 +121,17 @@ def resnet50(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
 
     filled = Filled(draws, site)
     model = cells.ResNet50(filled)
-    facts = facts_of("ResNet-50", model, PUBLISHED_PARAMETERS)
+    facts = facts_of("ResNet-50", model, resnet.PUBLISHED_PARAMETERS)
     shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
     images = [filled.normal(shape) for _ in range(BATCHES)]
     if mode == "infer":
         return ModelJob(model, images, site, facts)
     from bench.frameworks import _mindspore_training as training
 
-    batches = [(each, filled.drawn(0, CLASSES, shape[:1])) for each in images]
-    return training.TrainingJob(model, batches, parameters.optimizer, LEARNING_RATE, site, facts)
+    batches = [(each, filled.drawn(0, resnet.CLASSES, shape[:1])) for each in images]
+    return training.TrainingJob(
+        model, batches, parameters.optimizer, resnet.LEARNING_RATE, site, facts
+    )
 
 
 def bert(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:

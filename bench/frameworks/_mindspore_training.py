@@ -224,7 +224,8 @@ class TrainingJob(Job):
         """Puts parameters and what the optimizer keeps back as they were, by way of the host."""
         import numpy as np
 
-        moved = [*self._model.get_parameters(), *self._optimizer.get_parameters()]
+        every = [*self._model.get_parameters(), *self._optimizer.get_parameters()]
+        moved = {id(parameter): parameter for parameter in every}.values()
         before = [np.array(parameter.asnumpy()) for parameter in moved]
         steps = self._steps
         yield

@@ -25,6 +25,18 @@ def put(holder: Any, name: str, change: Change) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def shallow() -> Iterator[None]:
+    """One block a stage in ResNet-50, torch's and MindSpore's, so that it is quick."""
+    from bench.workloads import resnet50
+
+    with (
+        put(resnet50, "DEPTHS", lambda depths: (1,) * len(depths)),
+        put(resnet50, "PUBLISHED_PARAMETERS", lambda _: None),
+    ):
+        yield
+
+
+@contextlib.contextmanager
 def other_epsilon() -> Iterator[None]:
     from bench.frameworks import _mindspore_bert, _mindspore_resnet50
 

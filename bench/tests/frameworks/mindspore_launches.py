@@ -18,7 +18,7 @@ import msgspec
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Request
-from bench.tests.frameworks.mindspore_faults import PLANTS
+from bench.tests.frameworks.mindspore_faults import PLANTS, shallow
 from bench.tests.frameworks.mindspore_llama_faults import LLAMA_PLANTS
 
 
@@ -27,6 +27,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     request: Request
     fault: str = ""
+    shallow: bool = False
+    """Whether ResNet-50 is cut, see there."""
 
 
 def wrong_weights(placed: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +51,9 @@ def main() -> None:
     honest = jobs.placed
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
-        with {**PLANTS, **LLAMA_PLANTS}.get(trial.fault, contextlib.nullcontext)():
+        cut = shallow if trial.shallow else contextlib.nullcontext
+        plants = {**PLANTS, **LLAMA_PLANTS}
+        with plants.get(trial.fault, contextlib.nullcontext)(), cut():
             report = Launch(trial.request, Channel(io.BytesIO())).run()
         private.write(msgspec.json.encode(report) + b"\n")
     private.flush()

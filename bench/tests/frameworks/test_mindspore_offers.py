@@ -63,7 +63,8 @@ def test_what_it_has_not_is_named(
     name: str, mode: str, layout: str, given: dict[str, Any], said: str
 ) -> None:
     at = msgspec.structs.replace(site(), memory_format=layout)
-    workload, draws = catalogue.workload(name), Any
+    workload = catalogue.workload(name)
+    draws: Any = object()  # nothing is drawn
     with pytest.raises(Unsupported, match=said):
         catalogue.framework("mindspore").build(
             workload, mode, small(name, mode, **given), at, draws
