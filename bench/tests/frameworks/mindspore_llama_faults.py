@@ -1,4 +1,4 @@
-"""What may be wrong with Llama in MindSpore; and a model whose output matrix is its own."""
+"""What may be wrong with Llama in MindSpore; and models of other shapes."""
 
 from __future__ import annotations
 
@@ -38,12 +38,23 @@ def kept_by_nobody(written: Callable[..., Any]) -> Callable[..., Any]:
     return lambda cache, places, new: cache
 
 
-@contextlib.contextmanager
-def untied() -> Iterator[None]:
-    """No fault, where torch's twin has such a matrix too."""
-    own = msgspec.structs.replace(SIZES[MODEL], tied=False)
-    with mock.patch.dict(SIZES, {MODEL: own}):
-        yield
+def model_with(**changes: Any) -> Plant:
+    """No fault, where torch's twin is the same."""
+
+    @contextlib.contextmanager
+    def planted() -> Iterator[None]:
+        with mock.patch.dict(SIZES, {MODEL: msgspec.structs.replace(SIZES[MODEL], **changes)}):
+            yield
+
+    return planted
+
+
+OTHERS = {
+    "an output matrix of its own": model_with(tied=False),
+    "prefill fp32 eager": model_with(layers=1),
+    "train fp32 eager": model_with(layers=1),
+}
+"""Launches of other models; of one layer where the host takes a millisecond an operator."""
 
 
 def at(module: str, path: str, change: Change) -> Plant:
@@ -64,5 +75,5 @@ LLAMA_PLANTS: dict[str, Plant] = {
     "wrong places": at("_mindspore_llama", "Model.behind", one_place_on),
     "no mask": at("_mindspore_llama", "causal", no_mask),
     "nothing written": at("_mindspore_llama_steps", "_written", kept_by_nobody),
-    "an output matrix of its own": untied,
+    **OTHERS,
 }

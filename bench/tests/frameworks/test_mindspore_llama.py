@@ -22,7 +22,7 @@ from bench.records.case import Case
 from bench.records.outcome import Measured, Void
 from bench.running.elsewhere import Elsewhere
 from bench.tests.frameworks.mindspore_launches import Trial
-from bench.tests.frameworks.mindspore_llama_faults import MODEL, untied
+from bench.tests.frameworks.mindspore_llama_faults import MODEL, OTHERS
 from bench.tests.frameworks.test_mindspore import handed, there
 from bench.tests.measuring.watching import proof_of
 from bench.tests.small_workloads import WORKLOADS, site, small
@@ -68,7 +68,8 @@ FAULTY = {
 
 
 def alike(name: str) -> contextlib.AbstractContextManager[None]:
-    return untied() if name == OWN_MATRIX else contextlib.nullcontext()
+    """The model of that launch."""
+    return OTHERS.get(name, contextlib.nullcontext)()
 
 
 @pytest.fixture(scope="module")
