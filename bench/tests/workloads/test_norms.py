@@ -32,8 +32,8 @@ class Norm(torch.nn.Module):
 class Kernels(TorchDispatchMode):
     """Names of what computes: neither views, nor places that nothing is written into."""
 
-    NONE = ("view", "select", "slice", "split", "split_with_sizes", "unsqueeze", "unbind")
-    NONE += ("t", "detach", "reshape")
+    NONE = frozenset({"view", "select", "slice", "split", "split_with_sizes", "unsqueeze"})
+    NONE |= {"unbind", "t", "detach", "reshape"}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -259,8 +259,9 @@ class ByHand:
             layer.kept.index_copy_(3, slot, new)
             if layer.sinks is not None:
                 mask = torch.where(sink, layer.sinks, mask)
+            keys, held = layer.kept.unbind()
             found = scaled_dot_product_attention(
-                query, *layer.kept.unbind(), attn_mask=mask, scale=layer.scale
+                query, keys, held, attn_mask=mask, scale=layer.scale
             )
             values = values + layer.joined(found.reshape(self.batch, -1))
             row = normed(values, layer.norms[1])
