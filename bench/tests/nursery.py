@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 from bench import catalogue
 from bench.tests.forked import ERRORS, PLACES, WIDE, Popen, exactly, target_of
 
-FREE = 200
+FREE = 500
 """File descriptors from here on are nobody's."""
 ALREADY = (
     *("torch._dynamo", "numpy", "psutil", "typer", "rich.live", "rich.table"),
@@ -53,7 +53,7 @@ def serve(place: str, only: str = "") -> NoReturn:
     PLACES.append(place)
     _import(only.split() or ALREADY)
     if not (wide := -1 if only else os.fork()):
-        _import(_libraries())
+        _import(_libraries(), ImportError)  # of which a launch of its own says more
         place += WIDE
     own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [entry for entry in sys.path if entry and entry not in own]
@@ -71,10 +71,10 @@ def _libraries() -> set[str]:
     return {name for libraries in named for name in libraries}
 
 
-def _import(names: Iterable[str]) -> None:
-    """All of them that there are, for whatever is forked from here on."""
+def _import(names: Iterable[str], *passed_over: type[Exception]) -> None:
+    """All of them, for whatever is forked from here on."""
     for name in names:
-        with contextlib.suppress(ImportError):  # a launch of its own says it better
+        with contextlib.suppress(*passed_over):
             importlib.import_module(name)
     for finalizer in weakref.finalize._registry.values():  # type: ignore[attr-defined]
         finalizer.atexit = False  # torch's own, 30 ms of each fork that ends

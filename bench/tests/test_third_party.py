@@ -152,17 +152,29 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return found
 
 
+SLOWED, TRIES = "not every step of a block was done", 3
+
+
+def measured(environment: Environment) -> subprocess.CompletedProcess[str]:
+    """The run on its device, whose queue is a thread: tried again where the host is at work for
+    others, and a step that is waited for waits for a core."""
+    for _ in range(TRIES):
+        shutil.rmtree(environment.folder / "chip", ignore_errors=True)
+        done = environment.accelmark("run", "suite.toml", "--out", "chip", "--device", "examplium")
+        if SLOWED not in done.stderr:
+            break
+    return done
+
+
 @pytest.fixture(scope="module")
 def commands(environment: Environment) -> Iterator[dict[str, Done]]:
     """Every command, under way, two at a time."""
-    run = ("run", "suite.toml", "--out")
+    host = ("run", "suite.toml", "--out", "host", "--only", "vector-add")
     with ThreadPoolExecutor(2) as pool:
         yield {
-            "run": pool.submit(environment.accelmark, *run, "chip", "--device", "examplium"),
+            "run": pool.submit(measured, environment),
             "devices": pool.submit(environment.accelmark, "devices"),
-            "default": pool.submit(
-                environment.accelmark, *run, "host", "--only", "vector-add", SIMNPU_DEVICES="0"
-            ),
+            "default": pool.submit(environment.accelmark, *host, SIMNPU_DEVICES="0"),
             "list": pool.submit(
                 environment.accelmark, "list", "--json", python=str(environment.python)
             ),

@@ -311,8 +311,7 @@ def test_other_work_is_refused(fault: str, precision: str) -> None:
     assert judged(base, base, precision).proved
 
 
-@pytest.mark.usefixtures("small_vision")
-def test_a_memory_format_is_the_same_work() -> None:
+def test_a_memory_format_is_the_same_work(small_vision: None) -> None:
     """Other kernels, and batch norms in which rounding alone turns the gradients: by length."""
     base = watched("resnet50", "train", "bf16-amp").proof
     other = watched("resnet50", "train", "bf16-amp", memory_format="channels_last").proof
