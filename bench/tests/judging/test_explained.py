@@ -204,15 +204,16 @@ def test_only_what_is_explained_on_both_sides_is_held_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "held"),
+    ("before", "after", "held", "words"),
     [
-        ((261, 260), (233, 232), True),
-        ((261, 260), (260, 259), False),
-        ((260, 200), (190, 210), False),
+        ((261, 260), (233, 232), True, "held"),
+        ((261, 260), (260, 259), False, "did not help"),
+        ((190, 210), (260, 200), False, "did not help"),
+        ((260, 200), (190, 210), None, "not sure: faster in 1 of 2 turns"),
     ],
 )
 def test_what_was_tried_is_told_truly(
-    before: tuple[int, int], after: tuple[int, int], held: bool
+    before: tuple[int, int], after: tuple[int, int], held: bool | None, words: str
 ) -> None:
     tried = Tried(
         remedy="x",
@@ -220,7 +221,7 @@ def test_what_was_tried_is_told_truly(
         after_ns=tuple(round(n * MS) for n in after),
     )
     assert helped(tried) is held
-    assert said(tried).endswith("held" if held else "did not help")
+    assert said(tried).endswith(f" ms, {words}")
     assert said(Tried(remedy="x", absent="no")) == "not tried: x: no"
 
 
@@ -269,6 +270,8 @@ def test_advice_is_true_where_a_measurement_apart_says_the_same(
     said_of = Tried(remedy="x", before_ns=(100,) * 9, after_ns=(tried,) * 9)
     assert explain_check.told(said_of, 100.0, float(apart)) is true
     assert not explain_check.told(Tried(remedy="x", absent="no"), 100.0, 90.0)
+    unsure = Tried(remedy="x", before_ns=(260, 200), after_ns=(190, 210))
+    assert explain_check.told(unsure, 100.0, 90.0) is None
     pieces = [(said_of, 100.0, float(apart))]
     assert explain_check.advice(pieces * 3).met is true and not explain_check.advice(pieces * 2).met
 
