@@ -80,6 +80,7 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for name, one in HONEST.items():
         with alike(name):
             trials[name] = Trial(request=handed(one, folder), fault=name)
+    folder = tmp_path_factory.mktemp("planted")  # one case has one file, and other models above
     for fault, one in FAULTY.items():
         trials[fault] = Trial(request=handed(one, folder), fault=fault)
     done = subprocess.run(
