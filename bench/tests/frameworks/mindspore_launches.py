@@ -1,7 +1,7 @@
 """Launches in MindSpore, all in one process: `python -m bench.tests.frameworks.mindspore_launches`.
 
 Run by its interpreter, which has no pytest. Reads a list of `Trial`s as JSON from stdin, writes one
-`Report` a line to stdout, or the findings of a check of the conformance kit.
+`Report` a line to stdout, or the findings of a check of the conformance kit. `launched` starts it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ from bench.conformance.worker import Task, findings
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
+from bench.running.elsewhere import Elsewhere
 from bench.tests.frameworks.mindspore_faults import PLANTS, shallow
 from bench.tests.frameworks.mindspore_llama_faults import LLAMA_PLANTS
 
@@ -32,6 +35,22 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     check: str = ""
     shallow: bool = False
     """Whether ResNet-50 is cut, see there."""
+
+
+def launched(there: Elsewhere, trials: Iterable[Trial], folder: Path) -> list[Any]:
+    """What came of each, of one process: a `Report`, or a list of findings."""
+    given = [*trials]
+    done = subprocess.run(
+        [there.python, "-m", "bench.tests.frameworks.mindspore_launches"],
+        input=msgspec.json.encode(given),
+        stdout=subprocess.PIPE,
+        env={**os.environ, **there.variables(folder)},
+        check=True,
+    )
+    return [
+        msgspec.json.decode(line, type=list[Finding] if trial.check else Report)
+        for trial, line in zip(given, done.stdout.splitlines(), strict=True)
+    ]
 
 
 def wrong_weights(placed: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,6 @@ Skipped, with the reason, where no Python with MindSpore is named.
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import msgspec
 import pytest
 
 from bench import catalogue
-from bench.conformance.check import Finding
 from bench.conformance.worker import checks
 from bench.errors import DeviceUnavailable
 from bench.frameworks._hand_over import handed_over
@@ -27,7 +25,7 @@ from bench.records.outcome import Measured, Skipped, Void
 from bench.records.run import Settings
 from bench.running import probe
 from bench.running.elsewhere import Elsewhere, elsewhere, named_after
-from bench.tests.frameworks.mindspore_launches import Trial
+from bench.tests.frameworks.mindspore_launches import Trial, launched
 from bench.tests.measuring.watching import proof_of
 
 NAME = "mindspore"
@@ -102,18 +100,7 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
         trials[fault] = Trial(request=handed(case("gemm", "fp32"), folder), fault=fault)
     trials["bf16"] = Trial(request=handed(case("gemm", "bf16"), folder))
     trials |= {f"check {name}": Trial(check=name) for name in KIT}
-    done = subprocess.run(
-        [there.python, "-m", "bench.tests.frameworks.mindspore_launches"],
-        input=msgspec.json.encode([*trials.values()]),
-        stdout=subprocess.PIPE,
-        env={**os.environ, **there.variables(folder)},
-        check=True,
-    )
-    lines = dict(zip(trials, done.stdout.splitlines(), strict=True))
-    return {
-        name: msgspec.json.decode(line, type=list[Finding] if trials[name].check else Report)
-        for name, line in lines.items()
-    }
+    return dict(zip(trials, launched(there, trials.values(), folder), strict=True))
 
 
 def handed(one: Case, folder: Path) -> Request:

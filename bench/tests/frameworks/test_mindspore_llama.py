@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +19,7 @@ from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Measured, Void
 from bench.running.elsewhere import Elsewhere
-from bench.tests.frameworks.mindspore_launches import Trial
+from bench.tests.frameworks.mindspore_launches import Trial, launched
 from bench.tests.frameworks.mindspore_llama_faults import MODEL, OTHERS
 from bench.tests.frameworks.test_mindspore import handed, there
 from bench.tests.measuring.watching import proof_of
@@ -83,15 +81,7 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
     folder = tmp_path_factory.mktemp("planted")  # one case has one file, and other models above
     for fault, one in FAULTY.items():
         trials[fault] = Trial(request=handed(one, folder), fault=fault)
-    done = subprocess.run(
-        [there.python, "-m", "bench.tests.frameworks.mindspore_launches"],
-        input=msgspec.json.encode([*trials.values()]),
-        stdout=subprocess.PIPE,
-        env={**os.environ, **there.variables(folder)},
-        check=True,
-    )
-    found = [msgspec.json.decode(line, type=Report) for line in done.stdout.splitlines()]
-    return dict(zip(trials, found, strict=True))
+    return dict(zip(trials, launched(there, trials.values(), folder), strict=True))
 
 
 @pytest.mark.parametrize("name", HONEST)

@@ -5,8 +5,6 @@ Skipped, with the reason, where no Python with MindSpore is named.
 
 from __future__ import annotations
 
-import os
-import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from bench.records.outcome import Measured, Void
 from bench.records.proof import Proof
 from bench.running.elsewhere import Elsewhere
 from bench.tests.frameworks.mindspore_faults import shallow
-from bench.tests.frameworks.mindspore_launches import Trial
+from bench.tests.frameworks.mindspore_launches import Trial, launched
 from bench.tests.frameworks.test_mindspore import handed, there
 from bench.tests.measuring.watching import proof_of
 
@@ -103,15 +101,7 @@ def reports(
     for fault, workload, mode in [*BY_THE_GATE, *((f, w, "train") for f, w in BY_THE_LAW)]:
         wrong = trial(case(workload, mode, "eager"), folder, whole=False)
         trials[fault, workload, mode] = msgspec.structs.replace(wrong, fault=fault)
-    done = subprocess.run(
-        [there.python, "-m", "bench.tests.frameworks.mindspore_launches"],
-        input=msgspec.json.encode([*trials.values()]),
-        stdout=subprocess.PIPE,
-        env={**os.environ, **there.variables(folder)},
-        check=True,
-    )
-    found = [msgspec.json.decode(line, type=Report) for line in done.stdout.splitlines()]
-    return dict(zip(trials, found, strict=True))
+    return dict(zip(trials, launched(there, trials.values(), folder), strict=True))
 
 
 @pytest.mark.parametrize("name", HONEST)
