@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -21,7 +20,7 @@ from bench.errors import OutputError
 from bench.lifeline import Lifeline
 from bench.records import environment
 from bench.records.reason import reason
-from bench.running import child
+from bench.running import child, scratch
 from bench.running.elsewhere import HERE, TORCH, Elsewhere
 
 TOGETHER = 4
@@ -72,8 +71,9 @@ def _package(where: Elsewhere, stack: contextlib.ExitStack) -> dict[str, str]:
     if where.framework == TORCH:
         return {}
     try:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="accelmark-"))
-        return where.variables(Path(folder))
+        folder = scratch.new()
+        stack.callback(scratch.gone, folder)
+        return where.variables(folder)
     except OSError as error:
         raise OutputError(
             f"--framework {where.framework}: no link can be made in the temporary folder "
