@@ -201,6 +201,8 @@ class Framework(ABC):
 
     name: str
     tensors: Tensors
+    executed_late = False
+    """Whether `executed` is asked after the timing alone: what it switches on might stay on."""
     hands_over = True
     """Whether what its launches draw, and their reference, comes from torch in another process."""
 
@@ -253,8 +255,11 @@ class Framework(ABC):
         """
 
     @abstractmethod
-    def executed(self, step: Callable[[], object], device: Device) -> Executed:
-        """What a step runs through, as the framework names it; takes the step."""
+    def executed(self, step: Callable[[], object], device: Device, execution: str) -> Executed:
+        """What a step runs through, as the framework names it; takes the step.
+
+        execution: a case's, as it is executed.
+        """
 
 
 __all__ = [

@@ -21,6 +21,7 @@ from bench.frameworks import _mindspore_devices as devices
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks import _mindspore_llama as llama
 from bench.frameworks import _mindspore_models as models
+from bench.frameworks import _mindspore_profile as profile
 from bench.measuring import asked
 from bench.precision import Precision
 from bench.records.cpu_limits import affinity_cores, usable_cores
@@ -45,7 +46,6 @@ SILENT = "3"
 """`GLOG_v`: errors only. Its warnings say at each import which chips' libraries are not here."""
 BUILDERS = {**jobs.BUILDERS, **models.BUILDERS, **llama.BUILDERS}
 """What there is, by workload and mode."""
-NO_TIMES = "not observable: MindSpore has no hook that names what an operator runs through"
 
 
 class MindSporeTensors(Tensors):
@@ -143,6 +143,7 @@ class MindSpore(Framework):
 
     name = "mindspore"
     tensors = MindSporeTensors()
+    executed_late = True
     _threads: int | None = None
 
     def compute_with(self, threads: int) -> None:
@@ -185,6 +186,7 @@ class MindSpore(Framework):
             twos = twos.astype(getattr(ms, precision.weights))
             found = float(ops.matmul(twos, twos).astype(ms.float32).asnumpy()[3, 5])
         except (TypeError, RuntimeError, ValueError) as error:
+            ms.runtime.synchronize()  # else the next product is told of this one's failure
             return f"MindSpore has no such product here ({said(error)})"
         return None if found == 64.0 else f"MindSpore's product gives {found:g} for 64"
 
@@ -259,10 +261,9 @@ class MindSpore(Framework):
             raise Unsupported(f"MindSpore: no {workload.name}-{mode}, so far. There are: {there}")
         return build(mode, parameters, site, draws)
 
-    def executed(self, step: Callable[[], object], device: Device) -> Executed:
-        """Takes the step."""
-        step()
-        return Executed(absent=NO_TIMES)
+    def executed(self, step: Callable[[], object], device: Device, execution: str) -> Executed:
+        """As MindSpore's profiler sees it, whichever execution."""
+        return profile.executed(step, device)
 
 
 def said(error: BaseException) -> str:

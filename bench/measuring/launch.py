@@ -303,6 +303,7 @@ class Launch:
             *self.executed(),
             *job.looks(),
             *asked.implementations(watch.executed, job.facts),
+            *asked.places(watch.executed, on_host=self.backend.is_host),
         ]
         self.environment["job"] = dict(job.facts)
         wrong = asked.complaint(looks)  # which may know who did it
