@@ -36,7 +36,8 @@ KINDS = {"attention": r"Attention", "convolution": r"^Conv\d"}
 """Parts of the names of kernels that have several implementations."""
 GRADIENT = r"Grad|Backprop"
 """Of those that tell no implementation."""
-SOFTMAX = r"^Softmax(V\d)?$"
+SOFTMAX = r"^Softmax(V\d)?$|^Fused_(\w*_)?(Softmax|Exp)_"
+"""What is seen of attention that has no kernel of its own; a fused one is named by its parts."""
 
 
 def executed(step: Callable[[], object], device: Device) -> Executed:

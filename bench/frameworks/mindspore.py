@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PACKAGES = ("mindspore", "numpy", "msgspec", "psutil")
 """Distributions whose versions its records name."""
 RECORDED = (
-    *("mode", "deterministic", "pynative_synchronize", "jit_level", "enable_graph_kernel"),
+    *("mode", "deterministic", "pynative_synchronize", "enable_graph_kernel"),
     *("exec_order", "memory_optimize_level", "inter_op_parallel_num"),
 )
 """Settings of MindSpore's context that its records name."""
@@ -259,7 +259,10 @@ class MindSpore(Framework):
         if build is None or draws is None:
             there = ", ".join(f"{name}-{mode}" for name, mode in BUILDERS)
             raise Unsupported(f"MindSpore: no {workload.name}-{mode}, so far. There are: {there}")
-        return build(mode, parameters, site, draws)
+        job = build(mode, parameters, site, draws)
+        if site.execution == COMPILE:
+            job.facts = {**job.facts, "jit_level": jobs.LEVEL}
+        return job
 
     def executed(self, step: Callable[[], object], device: Device, execution: str) -> Executed:
         """As MindSpore's profiler sees it, whichever execution."""

@@ -46,6 +46,7 @@ def launched(there: Elsewhere, trials: Iterable[Trial], folder: Path) -> list[An
         input=msgspec.json.encode(given),
         stdout=subprocess.PIPE,
         env={**os.environ, **there.variables(folder)},
+        cwd=folder,  # where a compiler that fails leaves what it was about
         check=True,
     )
     return [
@@ -70,7 +71,10 @@ FAULTS = {"wrong weights": wrong_weights, "fp16 for fp32": fp16_for_fp32}
 def by_numpy(product: Callable[..., Any]) -> Callable[..., Any]:
     import mindspore as ms
 
-    return lambda a, b: ms.Tensor(a.asnumpy() @ b.asnumpy())
+    def planted(a: Any, b: Any) -> Any:
+        return ms.Tensor(a.asnumpy() @ b.asnumpy())
+
+    return planted
 
 
 STEPS = {"numpy for MindSpore": ("product", by_numpy)}

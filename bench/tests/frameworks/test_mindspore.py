@@ -21,7 +21,7 @@ from bench.measuring.messages import Answer, Order, Report, Request
 from bench.measuring.watch import READ_AFTER
 from bench.precision import PRECISIONS
 from bench.records.case import Case
-from bench.records.outcome import Measured, Skipped, Void
+from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Settings
 from bench.running import probe
 from bench.running.elsewhere import Elsewhere, elsewhere, named_after
@@ -75,6 +75,7 @@ HONEST = {
 } | {"attention fp16 eager": case("attention", "fp16")}
 KIT = [name for name, check in checks(NAME).items() if not check.absent]
 BY_NUMPY = "numpy for MindSpore"
+OFF = "compiler off"
 FAULTS = ("wrong weights", "fp16 for fp32")
 
 
@@ -100,6 +101,9 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for fault in FAULTS:
         trials[fault] = Trial(request=handed(case("gemm", "fp32"), folder), fault=fault)
     trials[BY_NUMPY] = Trial(request=handed(case("gemm", "fp32"), folder), fault=BY_NUMPY)
+    compiled = case("gemm", "fp32", "compile")
+    for fault in (OFF, BY_NUMPY):
+        trials[f"{fault}, compile"] = Trial(request=handed(compiled, folder), fault=fault)
     trials["bf16"] = Trial(request=handed(case("gemm", "bf16"), folder))
     trials |= {f"check {name}": Trial(check=name) for name in KIT}
     return dict(zip(trials, launched(there, trials.values(), folder), strict=True))
@@ -165,6 +169,19 @@ def test_what_something_else_computes_is_void(reports: dict[str, Report]) -> Non
     outcome = reports[BY_NUMPY].outcome
     assert isinstance(outcome, Void), outcome
     assert "kernels of a step: asked for some, got none" in outcome.reason
+
+
+def test_what_the_compiler_was_to_make_and_did_not_is_void(reports: dict[str, Report]) -> None:
+    outcome = reports[f"{OFF}, compile"].outcome
+    assert isinstance(outcome, Void), outcome
+    assert "execution: asked for compile, got eager" in outcome.reason
+
+
+def test_what_a_graph_cannot_hold_is_left_to_nobody(reports: dict[str, Report]) -> None:
+    """Of a step that was to be compiled whole."""
+    outcome = reports[f"{BY_NUMPY}, compile"].outcome
+    assert isinstance(outcome, Failed), outcome
+    assert reports["gemm fp32 compile"].environment["job"]["jit_level"] == "O1"
 
 
 def test_a_precision_without_a_kernel_is_skipped_and_named(reports: dict[str, Report]) -> None:

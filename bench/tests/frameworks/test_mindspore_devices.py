@@ -195,7 +195,7 @@ def test_a_host_that_torch_says_nothing_of_takes_what_is_asked(
     # The first synchronization of a host waits for nothing: it is used up here.
     assert held.calls[-1] == ("synchronize",)
     assert framework.stack()["context"]["deterministic"] == "OFF"
-    assert framework.stack()["context"]["jit_level"] == "not observable"
+    assert framework.stack()["context"]["exec_order"] == "not observable"
 
 
 @pytest.mark.parametrize(
