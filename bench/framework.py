@@ -206,6 +206,14 @@ class Framework(ABC):
     hands_over = True
     """Whether what its launches draw, and their reference, comes from torch in another process."""
 
+    def recorded_variables(self) -> tuple[str, ...]:
+        """Of the environment, besides a backend's: see `Backend.recorded_variables`."""
+        return ()
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """Likewise: see `Backend.harmful_variables`."""
+        return {}
+
     @abstractmethod
     def devices(self, backend: Backend) -> list[DeviceInfo]:
         """That backend's devices, as this framework reaches them.

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 HF32 = ("matmul_allow_hf32", "conv_allow_hf32")
 """Switches by which products of float32 keep 11 bits of their operands. One is on by itself."""
+MODE, KEPT = "precision_mode", "must_keep_origin_dtype"
+"""What an accelerator's compiler may make of an operator's dtype; and that it leaves it."""
 NOT_SET = "not set"
 HOST = "CPU"
 """MindSpore's name for the host."""
@@ -41,6 +43,16 @@ def current(name: str) -> str:
         return str(ms.get_context(name)) or NOT_SET
     except (ValueError, RuntimeError, TypeError):
         return "not observable"
+
+
+def launch_blocking() -> bool | None:
+    """Whether the host waits for each operator, as `mindspore.runtime.launch_blocking` has it do;
+    None where it is not told. The context does not say it, and nothing public does."""
+    from mindspore import _c_expression
+
+    with contextlib.suppress(AttributeError):
+        return bool(_c_expression.RuntimeConf.get_instance().is_launch_blocking())
+    return None
 
 
 def threads_asked() -> int:
@@ -181,7 +193,7 @@ class Accelerator(Device):
 
     def float32_reduced(self) -> bool:
         """Whether either switch is on."""
-        return any(value == "1" for value in self._hf32().values())
+        return any(value == "1" for value in self._precision(*HF32).values())
 
     def random_state(self) -> bytes | None:
         """Of MindSpore's one generator."""
@@ -189,15 +201,15 @@ class Accelerator(Device):
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand."""
-        return dict(self._hf32())
+        return dict(self._precision(*HF32, MODE))
 
-    def _hf32(self) -> Mapping[str, str]:
-        """`1`, `0`, or what it stands at where nobody has set it. MindSpore's own setters compare
-        with what this object says, and nothing public does."""
+    def _precision(self, *names: str) -> Mapping[str, str]:
+        """Each as it stands: `1` or `0`, a mode, or `NOT_SET`. MindSpore's own setters compare with
+        what this object says, and nothing public does."""
         from mindspore import _c_expression
 
         held = getattr(_c_expression, f"{self._target}OpPrecisionConf").get_instance()
-        return {name: str(getattr(held, name)()) or NOT_SET for name in HF32}
+        return {name: str(getattr(held, name)()) or NOT_SET for name in names}
 
 
 def accelerators(backend: Backend, target: str, facts: Mapping[str, str]) -> list[DeviceInfo]:
@@ -257,7 +269,7 @@ def opened(info: DeviceInfo, target: str, precision: Precision) -> Device:
         _use_up_the_first()
         return Host(info)
     switches = getattr(ms.device_context, target.lower()).op_precision
-    switches.precision_mode("must_keep_origin_dtype")
+    switches.precision_mode(KEPT)
     for name in HF32:
         getattr(switches, name)(precision.shortened)
     return Accelerator(info, target)

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo
@@ -78,8 +78,9 @@ class MindSporeTensors(Tensors):
         return _float64(tensor)
 
     def is_on(self, tensor: Any, device: Device) -> bool:
-        """Of one that has a dimension: all of a process lie on its one device."""
-        return bool(tensor.ndim)
+        """As it says, without the number: a process has one."""
+        place = str(tensor.device).partition(":")[0].lower()
+        return bool(tensor.ndim) and place == str(device.place).lower()
 
     def total(self, tensor: Any) -> Any:
         """Its sum."""
@@ -149,6 +150,17 @@ class MindSpore(Framework):
     def compute_with(self, threads: int) -> None:
         """In `open`."""
         self._threads = threads
+
+    def recorded_variables(self) -> tuple[str, ...]:
+        """Its own families, and that of the logger in it."""
+        return ("MS_*", "MINDSPORE_*", "GLOG_*")
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """What makes the host wait, and what lets Python run parts of a graph."""
+        return {
+            "MS_DEV_LAUNCH_BLOCKING": "the host waits for every operator",
+            "MS_DEV_JIT_SYNTAX_LEVEL": "Python may run parts of what is compiled",
+        }
 
     def devices(self, backend: Backend) -> list[DeviceInfo]:
         """The host; or the accelerators that MindSpore sees."""
@@ -235,6 +247,14 @@ class MindSpore(Framework):
             Look(what=f"MindSpore's {name}", asked=value, seen=str(ms.get_context(name)), then=then)
             for name, value in wanted.items()
         ]
+        if (waits := devices.launch_blocking()) is not None:
+            looks.append(
+                Look(what="MindSpore's launch_blocking", asked="False", seen=str(waits), then=then)
+            )
+        if (mode := device.facts().get(devices.MODE)) is not None:
+            looks.append(
+                Look(what=f"MindSpore's {devices.MODE}", asked=devices.KEPT, seen=mode, then=then)
+            )
         tracing = "on" if sys.gettrace() or sys.getprofile() else "off"
         looks.append(Look(what="Python tracing", asked="off", seen=tracing, then=then))
         if device.queues_on_host:
