@@ -77,7 +77,25 @@ def by_numpy(product: Callable[..., Any]) -> Callable[..., Any]:
     return planted
 
 
-STEPS = {"numpy for MindSpore": ("product", by_numpy)}
+def wrong_scale(attended: Callable[..., Any]) -> Callable[..., Any]:
+    def planted(query: Any, key: Any, value: Any, mask: Any) -> Any:
+        return attended(query * 0.99, key, value, mask)
+
+    return planted
+
+
+def wrong_scalar(added: Callable[..., Any]) -> Callable[..., Any]:
+    def planted(first: Any, second: Any) -> Any:
+        return added(first, second * 1.001)
+
+    return planted
+
+
+STEPS = {
+    "wrong scale": ("attended", wrong_scale),
+    "wrong scalar": ("added", wrong_scalar),
+    "numpy for MindSpore": ("product", by_numpy),
+}
 """Another function in the place of a step."""
 
 

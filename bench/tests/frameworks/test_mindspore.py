@@ -76,7 +76,16 @@ HONEST = {
 KIT = [name for name, check in checks(NAME).items() if not check.absent]
 BY_NUMPY = "numpy for MindSpore"
 OFF = "compiler off"
-FAULTS = ("wrong weights", "fp16 for fp32")
+FAULTS = [
+    (fault, what, execution)
+    for fault, what in [
+        ("wrong weights", "gemm"),
+        ("fp16 for fp32", "gemm"),
+        ("wrong scale", "attention"),
+        ("wrong scalar", "triad"),
+    ]
+    for execution in ("eager", "compile")
+]
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +107,9 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
     trials: dict[str, Trial] = {}
     for name, one in HONEST.items():
         trials[name] = Trial(request=handed(one, folder))
-    for fault in FAULTS:
-        trials[fault] = Trial(request=handed(case("gemm", "fp32"), folder), fault=fault)
+    for fault, what, execution in FAULTS:
+        request = handed(case(what, "fp32", execution), folder)
+        trials[f"{fault} {what} {execution}"] = Trial(request=request, fault=fault)
     trials[BY_NUMPY] = Trial(request=handed(case("gemm", "fp32"), folder), fault=BY_NUMPY)
     compiled = case("gemm", "fp32", "compile")
     for fault in (OFF, BY_NUMPY):
@@ -139,10 +149,14 @@ def test_its_work_passes_the_gate_and_is_torchs(reports: dict[str, Report], name
     assert {reading.step for reading in outcome.proof.readings} == {*READ_AFTER}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_planted_faults_are_void(reports: dict[str, Report], fault: str) -> None:
-    outcome = reports[fault].outcome
-    assert isinstance(outcome, Void) and outcome.reason.startswith("numerics: output"), outcome
+@pytest.mark.parametrize(("fault", "what", "execution"), FAULTS)
+def test_planted_faults_are_void(
+    reports: dict[str, Report], fault: str, what: str, execution: str
+) -> None:
+    outcome = reports[f"{fault} {what} {execution}"].outcome
+    quantity = "attention" if what == "attention" else "output"
+    assert isinstance(outcome, Void), outcome
+    assert outcome.reason.startswith(f"numerics: {quantity} off by "), outcome
 
 
 KERNELS = {
