@@ -12,7 +12,7 @@ from bench.reports._labels import plain
 from bench.reports._wording import WHOSE, first_step, packed, share, tail, whose
 
 MOST_NAMED = 4
-"""Kinds of kernels of one place."""
+"""Of the kernels of one place."""
 
 
 def details(row: Row) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _ran(row: Row) -> Iterator[str]:
     for kind, operators in ran.operators.items():
         yield f"{kind}: {', '.join(operators)}"
     for place, kernels in (ran.kernels or {}).items():
-        yield f"{len(kernels)} kinds of kernels on {place}: {_some(kernels)}"
+        yield f"kernels on {place}: {_some(kernels)}"
     if tokens := ran.expert_tokens:
         even = units.significant(sum(tokens) / len(tokens))
         yield f"tokens an expert: {min(tokens)} to {max(tokens)}, {even} if even"

@@ -13,8 +13,9 @@ from bench.framework import Moved
 from bench.frameworks.torch import TorchTensors
 from bench.measuring.watch import READ_AFTER, Watch
 from bench.precision import PRECISIONS
+from bench.records.executed import Executed
 from bench.records.proof import GRADIENTS, LOSS
-from bench.tests.frameworks.plain import FRAMEWORK
+from bench.tests.frameworks.plain import FRAMEWORK, Plain
 from bench.workload import Job, Training
 
 Array = Any
@@ -108,6 +109,32 @@ def test_honest_training_is_proved(name: str) -> None:
     proof = watch.proof
     assert len(proof.law) == 2 and max(proof.law) < 1e-4
     assert {*proof.readings[0].quantities} == {LOSS, GRADIENTS, "update"} and proof.noise
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_ran_is_asked_for_in_the_warm_up_or_after_the_timing(
+    monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    asked: list[str] = []
+
+    def executed(self: Any, step: Callable[[], object], device: Any, execution: str) -> Executed:
+        step()
+        asked.append(execution)
+        return Executed(kernels={"host": ("MatMul",)})
+
+    monkeypatch.setattr(Plain, "executed", executed)
+    monkeypatch.setattr(Plain, "executed_late", late)
+    job = Fitted(SETTINGS["sgd"], SETTINGS["sgd"], updates=True)
+    device = FRAMEWORK.open(catalogue.backend("cpu"), 0, FP32)
+    watch = Watch(job, device, FP32, 1, True, "compile", framework=FRAMEWORK)
+    watch.start()
+    for step in range(1, READ_AFTER[-1] + 1):
+        job.step()
+        watch.after(step)
+    assert asked == ([] if late else ["compile"])
+    watch.finish(1e-3)
+    assert asked == ["compile"] and watch.complaint == ""
+    assert watch.executed == Executed(kernels={"host": ("MatMul",)})
 
 
 FAULTS: dict[str, Callable[[str], Watch]] = {

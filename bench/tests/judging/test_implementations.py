@@ -103,6 +103,12 @@ def test_details_and_flat_rows_say_what_ran() -> None:
     assert "experts hit: 2.25 a layer, whose bytes are counted" in rendered(found)
     (row,) = json.loads(REPORT.render([found], Canvas()))
     assert row["experts_hit"] == 2.25
+    seen = {"AI_CORE": ("MatMulV3",), "host": ("A", "B", "C", "D", "E", "F")}
+    kernels = looked(Executed(kernels=seen))
+    said = rendered(kernels)
+    assert "kernels on AI_CORE: MatMulV3; kernels on host: A, B, C, D and 2 more" in said
+    (row,) = json.loads(REPORT.render([kernels], Canvas()))
+    assert row["kernels"] == {place: [*names] for place, names in seen.items()}
     absent: Any = looked(Executed(absent="not observable: compiled code calls no operators"))
     (row,) = json.loads(REPORT.render([absent], Canvas()))
     assert row["operators"] is None and row["expert_tokens"] is None
