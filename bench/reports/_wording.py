@@ -150,9 +150,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
             f"accelmark run {suite} --only '{alone(bad[0].case)}'"
         )
     if run.run.only_explained:
-        return (
-            f"Next: see where its steps' time goes: accelmark explain {_typed(run, beside_record)}"
-        )
+        return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; {_go_on(run, beside_record)}"
     if any(row.verdict == "THROTTLED" for row in rows):
