@@ -24,6 +24,9 @@ ADDS = ("index_add_", "scatter_add_", "index_put_", "_index_put_impl_", "scatter
 """Read and write of their table what they bring."""
 PLACES = ("index_copy_", "scatter_", "masked_scatter_")
 """Write into their table what they bring."""
+FUSED = "_fused_"
+"""How the names of fused optimizers begin: they write the gradients where they scale them, and else
+only read them. Source: aten/src/ATen/native/FusedAdam.cpp and its like."""
 PRECISIONS = {
     "bfloat16": "bf16",
     "float16": "fp16",
@@ -77,6 +80,8 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
     first = True  # a table is the first tensor of what gathers or scatters
     for argument in func._schema.arguments:
         writes = argument.alias_info is not None and argument.alias_info.is_write
+        if argument.name == "grads" and name.startswith(FUSED):
+            writes = given.get("grad_scale") is not None  # else torch only says that it writes
         for tensor in tensors(given.get(argument.name)):
             storage = tensor.untyped_storage()._cdata
             which = (storage, tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
