@@ -243,6 +243,13 @@ def test_integers_that_a_step_made_are_what_they_were() -> None:
     assert kept - made.replay_bytes() == 2 * 3 * 8
 
 
+def test_integers_that_are_written_in_place_after_all_are_still_known() -> None:
+    sizes, rows = torch.tensor([2, 3, 1]), torch.rand(8, 4)
+    made = recorded(lambda: rows.index_select(0, sizes.cumsum(0) + 1), "cpu")
+    assert in_place(made, [f"aten::{name}" for name in ("cumsum", "add_", "index_select")]) == 1
+    assert operands(made, made.calls[-1], torch.device("cpu"))[0][2].tolist() == [3, 6, 7]
+
+
 def test_calls_of_a_row_may_do_other_work() -> None:
     x, y = torch.rand(8, 8), torch.rand(8, 8)
     works: list[Callable[[], Any]] = [
