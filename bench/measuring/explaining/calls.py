@@ -111,3 +111,12 @@ class Call(NamedTuple):
     def refs(self) -> list[Ref]:
         """All its tensors, those that it gives included."""
         return [v for v in (*self.flat, *self.outs) if isinstance(v, Ref)]
+
+
+def copied(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+    """Another storage that holds the same; by a tensor, as a storage's own `clone` knows no devices
+    but torch's."""
+    import torch
+
+    bytes_of = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    return bytes_of.clone().untyped_storage()

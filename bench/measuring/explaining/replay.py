@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.measuring.explaining.calls import Call, Ref
+from bench.measuring.explaining.calls import Call, Ref, copied
 from bench.measuring.explaining.kinds import is_view
 from bench.measuring.explaining.tape import Tape
 
@@ -62,7 +62,7 @@ class Live:
 
     def __init__(self, tape: Tape) -> None:
         self._storages = dict(tape.leaves)
-        self._storages.update((slot, tape.values[slot].clone()) for slot in tape.moved)
+        self._storages.update((slot, copied(tape.values[slot])) for slot in tape.moved)
         self._tensors: dict[int, dict[Ref, torch.Tensor]] = {}
 
     def arguments(self, ready: Ready) -> tuple[list[Any], dict[str, Any]]:
@@ -221,7 +221,7 @@ def operands(tape: Tape, call: Call, device: torch.device) -> tuple[Any, Any]:
         if ref.slot not in made:
             held = call.known.get(ref.slot, tape.values.get(ref.slot))
             if held is not None and not ref.dtype.is_floating_point:
-                made[ref.slot] = held.clone()
+                made[ref.slot] = copied(held)
                 continue
             count = max(1, -(-extent[ref.slot] // ref.dtype.itemsize))
             base = torch.empty(count, dtype=ref.dtype, device=device)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.measuring.explaining import counts
-from bench.measuring.explaining.calls import Call, Ref
+from bench.measuring.explaining.calls import Call, Ref, copied
 from bench.measuring.explaining.kinds import OPTIMIZER, is_structure, is_view, kind_of
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class _Writer:
             storage = tensor.untyped_storage()
             if ref.slot in self.tape.born and storage.nbytes() <= MOST_KEPT_BYTES:
                 if ref.slot not in self._known:
-                    self._known[ref.slot] = storage.clone()
+                    self._known[ref.slot] = copied(storage)
                 known[ref.slot] = self._known[ref.slot]
         return Taken(refs, known)
 
@@ -221,7 +221,7 @@ class _Writer:
                 self.tape.born.add(slot)
         whole = is_input and not tensor.is_floating_point() and slot in self.tape.leaves
         if whole and slot not in self.tape.values and storage.nbytes() <= MOST_KEPT_BYTES:
-            self.tape.values[slot] = storage.clone()
+            self.tape.values[slot] = copied(storage)
         size, stride = tuple(tensor.shape), tuple(tensor.stride())
         return Ref(slot, int(tensor.storage_offset()), size, stride, tensor.dtype)
 
