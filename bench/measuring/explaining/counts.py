@@ -77,6 +77,7 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
     outputs = list(tensors(out))
     seen: set[tuple[Any, ...]] = set()
     old: set[int] = set()
+    groups, used = _groups(given.get("offs"))
     first = True  # a table is the first tensor of what gathers or scatters
     for argument in func._schema.arguments:
         writes = argument.alias_info is not None and argument.alias_info.is_write
@@ -92,6 +93,8 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
                 continue
             seen.add(which)
             size = touched(tensor)
+            if groups and tensor.dim() == 3 and tensor.shape[0] == groups:
+                size = size * used // groups
             if table and name in GATHERS:
                 read += sum(map(touched, outputs))
             elif table and writes and name in (*ADDS, *PLACES):
@@ -106,6 +109,15 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
                 elif tensor.is_floating_point() and name in PLACES:
                     written += size
     return Bytes(read, written + sum(touched(o) for o in outputs if _is_new(o, old)))
+
+
+def _groups(ends: Tensor | None) -> tuple[int, int]:
+    """How many groups of rows a grouped product has, and how many that hold some; asks the device.
+    ends: where each group ends [groups]; 0 and 0 of what has no groups."""
+    if ends is None:
+        return 0, 0
+    at: list[int] = ends.tolist()
+    return len(at), sum(end > begin for begin, end in zip([0, *at], at, strict=False))
 
 
 def _is_new(output: Tensor, old: set[int]) -> bool:

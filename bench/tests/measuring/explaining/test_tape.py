@@ -110,6 +110,10 @@ def test_least_work_is_counted_from_shapes() -> None:
     rows = torch.tensor([1, 2])
     assert of(ATEN.embedding.default, a, rows) == (2 * 64 + 16, 2 * 64, 0), "two rows of eight"
     assert of(ATEN.index_add_.default, a, 0, rows, torch.ones(2, 16)) == (16 + 256, 128, 0)
+    c, d = (torch.ones(shape, dtype=torch.bfloat16) for shape in ((4, 8), (3, 8, 16)))
+    ends = torch.tensor([2, 2, 4], dtype=torch.int32)
+    grouped = of(ATEN._grouped_mm.default, c, d, ends)
+    assert grouped == (2 * (32 + 2 * 128) + 12, 2 * 64, 2 * 4 * 8 * 16), "two matrices of three"
 
 
 @pytest.mark.parametrize("scaled", [False, True])
