@@ -80,11 +80,15 @@ def asked(order: Order, given: Mapping[str, str], limit_seconds: float) -> Answe
         except OSError as error:
             return Answer(failed=f"no process starts ({error.strerror})")
         undo.callback(lifeline.cut)
+        undo.enter_context(process)  # closes its pipes
         undo.callback(child.end, process)
         try:
             said, complaint = process.communicate(encoded(order), timeout=limit_seconds)
         except subprocess.TimeoutExpired:
-            return Answer(failed=f"no answer within {limit_seconds:.0f} s")
+            return Answer(
+                failed=f"no answer within {limit_seconds:.0f} s: it builds the job on this host. "
+                "Raise launch_limit_seconds in the suite, or take a smaller model or prompt"
+            )
     with contextlib.suppress(msgspec.DecodeError, IndexError):
         return msgspec.json.decode(said.splitlines()[-1], type=Answer)
     last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]

@@ -49,7 +49,7 @@ class SeededData:
         if has_no_values(result):
             return result
         flat = result.view(-1)
-        start = int(torch.randint(POOL_SIZE, (), generator=self._generator))
+        start = self.start()
         if _noting:
             _noting[-1].append((shape, std, start))
             return result
@@ -60,6 +60,12 @@ class SeededData:
             done += count
             start = 0
         return result
+
+    def start(self) -> int:
+        """Where in the pool the next normals begin."""
+        import torch
+
+        return int(torch.randint(POOL_SIZE, (), generator=self._generator))
 
     def integers(self, low: int, high: int, shape: tuple[int, ...]) -> Tensor:
         """Uniform int64 from `low` to `high` - 1."""
@@ -90,6 +96,19 @@ def noted() -> Iterator[list[tuple[Any, ...]]]:
         yield _noting[-1]
     finally:
         _noting.pop()
+
+
+def replayed(found: list[tuple[Any, ...]], seed: int) -> list[tuple[Any, ...]]:
+    """What `noted` would note of the same job with another seed, without building it.
+
+    Which numbers a job draws, no value decides, and all of them come from the one generator of its
+    seed, one call of which is one draw.
+    """
+    data, again = SeededData(seed), []
+    for shape, how, _ in found:
+        value = data.integers(how[0], how[1], shape) if isinstance(how, tuple) else data.start()
+        again.append((shape, how, value))
+    return again
 
 
 def build_model(
