@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from bench.framework import Array
 
 
+UPDATES = {"adamw": "AdamWeightDecay", "sgd": "ApplyMomentum"}
+"""What moves weights, by the optimizer in a job. None of them has bfloat16 among the types that its
+reference names (2.10: mindspore.ops.AdamWeightDecay, mindspore.ops.ApplyMomentum)."""
+
+
 class Filled:
     """What a model is filled with, one draw after the other."""
 
@@ -100,6 +105,11 @@ def require_offered(parameters: Any, site: Site) -> None:
         raise Unsupported(f"MindSpore: no {site.memory_format} layout, so far; contiguous")
     if getattr(parameters, "gradient_checkpointing", False):
         raise Unsupported("MindSpore: no gradient checkpointing, so far. Leave it out")
+    kernel = UPDATES.get(getattr(parameters, "optimizer", ""))
+    if kernel is not None and site.precision.weights == "bfloat16":
+        raise Unsupported(
+            f"MindSpore: its {kernel} moves no bfloat16 weights. Train in fp32 or tf32"
+        )
 
 
 def facts_of(name: str, model: Any, published: int | None) -> dict[str, str]:
