@@ -204,6 +204,13 @@ class Framework(ABC):
     hands_over = True
     """Whether what its launches draw, and their reference, comes from torch in another process."""
 
+    recorded: tuple[str, ...] = ()
+    """Environment variables of its own, as of `Backend.recorded_variables`."""
+
+    def reaches(self, backend: Backend) -> bool:
+        """Whether it knows such devices at all; asked where it is not installed, too."""
+        return True
+
     @abstractmethod
     def devices(self, backend: Backend) -> list[DeviceInfo]:
         """That backend's devices, as this framework reaches them.

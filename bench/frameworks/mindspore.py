@@ -32,8 +32,8 @@ from bench.workload import Job, Look, Mode, Site, Workload
 if TYPE_CHECKING:
     from bench.framework import Array
 
-PACKAGES = ("mindspore", "numpy", "msgspec", "psutil")
-"""Distributions whose versions its records name."""
+PACKAGES = ("numpy", "msgspec", "psutil")
+"""Distributions whose versions its records name, beside its own, which has several names."""
 RECORDED = (
     *("mode", "deterministic", "pynative_synchronize", "jit_level", "enable_graph_kernel"),
     *("exec_order", "memory_optimize_level", "inter_op_parallel_num"),
@@ -143,11 +143,16 @@ class MindSpore(Framework):
 
     name = "mindspore"
     tensors = MindSporeTensors()
+    recorded = ("MS_*", "MINDSPORE_*", "GLOG_*")
     _threads: int | None = None
 
     def compute_with(self, threads: int) -> None:
         """In `open`."""
         self._threads = threads
+
+    def reaches(self, backend: Backend) -> bool:
+        """What the backend says that it has a name for."""
+        return self.name in backend.targets
 
     def devices(self, backend: Backend) -> list[DeviceInfo]:
         """The host; or the accelerators that MindSpore sees."""
@@ -176,6 +181,8 @@ class MindSpore(Framework):
         shortened = precision.shortened and backend.is_host
         if precision.quantized or shortened or precision.autocast:
             return "accelmark has no MindSpore job for it"
+        target = backend.targets[self.name]
+        devices.chosen(target, info.index)
         import mindspore as ms
         import numpy as np
         from mindspore import ops
@@ -185,8 +192,13 @@ class MindSpore(Framework):
             twos = twos.astype(getattr(ms, precision.weights))
             found = float(ops.matmul(twos, twos).astype(ms.float32).asnumpy()[3, 5])
         except (TypeError, RuntimeError, ValueError) as error:
-            return f"MindSpore has no such product here ({said(error)})"
-        return None if found == 64.0 else f"MindSpore's product gives {found:g} for 64"
+            return f"MindSpore has no such product here ({devices.said(error)})"
+        if found != 64.0:
+            return f"MindSpore's product gives {found:g} for 64"
+        short = precision.shortened and devices.hf32(target)[devices.HF32[0]] == "1"
+        if short and not devices.shortens():
+            return "float32 products keep their whole mantissa here although the switch is on"
+        return None
 
     def open(self, backend: Backend, index: int, precision: Precision) -> Device:
         """The device, in PyNative mode."""
@@ -197,7 +209,7 @@ class MindSpore(Framework):
         if backend.is_host:
             self._threads = self._threads or devices.threads_asked()
             devices.compute_with(self._threads)
-        return devices.opened(here[index], backend.targets[self.name], precision)
+        return devices.opened(backend, here[index], backend.targets[self.name], precision)
 
     def imported(self, workload: Workload, mode: Mode) -> str:
         """MindSpore itself."""
@@ -208,11 +220,12 @@ class MindSpore(Framework):
         """MindSpore as this worker has it."""
         import mindspore as ms
 
+        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
         return {
             "framework": self.name,
             "mindspore": str(ms.__version__),
             "python": platform.python_version(),
-            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "packages": {**packages, "mindspore": str(ms.__version__)},
             "threads": int(ms.get_context(devices.THREADS)),
             "affinity": affinity_cores(),
             "context": {name: devices.current(name) for name in RECORDED},
@@ -239,6 +252,8 @@ class MindSpore(Framework):
             threads = devices.current(devices.THREADS)
             wanted_threads = str(self._threads)
             looks.append(Look(what="threads", asked=wanted_threads, seen=threads, then=then))
+        else:
+            looks.append(devices.keeps_to_the_device())
         return [*looks, *asked.float32(precision, device.float32_reduced())]
 
     def execution(
@@ -265,13 +280,6 @@ class MindSpore(Framework):
         return Executed(absent=NO_TIMES)
 
 
-def said(error: BaseException) -> str:
-    """An error in one line: of MindSpore's, which are framed, the first that is a sentence."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    found = [line for line in lines if line[:1].isalpha()]
-    return found[0] if found else type(error).__name__
-
-
 def loaded() -> Any:
     """MindSpore. Raises `NothingInstalled` or `DeviceUnavailable` where it cannot be had."""
     if importlib.util.find_spec("mindspore") is None:
@@ -284,7 +292,8 @@ def loaded() -> Any:
         import mindspore
     except Exception as error:  # a runtime fails as it likes
         raise DeviceUnavailable(
-            f"mindspore: it is installed but does not load ({said(error)}). Repair or reinstall it."
+            f"mindspore: it is installed but does not load ({devices.said(error)}). Repair or "
+            "reinstall it."
         ) from error
     return mindspore
 

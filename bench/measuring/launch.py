@@ -247,7 +247,8 @@ class Launch:
 
     def _note_variables(self) -> None:
         request = self.request
-        words = environment.looked_for(self.backend.recorded_variables(), request.recorded)
+        own = self.backend.recorded_variables(), self.framework.recorded
+        words = environment.looked_for(*own, request.recorded)
         self.environment["variables"] = environment.variables(words)
         self.environment["variables_looked_for"] = words
         if request.recorded:

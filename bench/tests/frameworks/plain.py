@@ -142,6 +142,7 @@ class Plain(Framework):
 
     name = "plain"
     tensors = Arrays()
+    recorded = ("PLAIN_*",)
 
     def devices(self, backend: Backend) -> list[DeviceInfo]:
         return [DeviceInfo(backend=backend.name, index=0, name="a host", memory_bytes=2**34)]

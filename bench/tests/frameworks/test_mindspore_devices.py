@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench import catalogue
+from bench.backend import DeviceInfo
+from bench.backends import ascend
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.framework import Framework
 from bench.frameworks import _mindspore_devices
 from bench.measuring.asked import complaint
 from bench.precision import PRECISIONS
+from bench.telemetry.source import NotObservable
+from bench.tests.backends.test_npu_smi import A2, COMMON
+from bench.tests.frameworks.plain import FRAMEWORK
 
 
 class Held:
     """What the module is told, and gives back."""
 
     def __init__(self) -> None:
-        self.available = True
+        self.available, self.count = True, 2
+        self.device: tuple[Any, ...] | None = None
+        self.set: set[str] = set()
+        self.unloaded = ""
         self.calls: list[tuple[Any, ...]] = []
         self.hf32 = {"matmul_allow_hf32": "", "conv_allow_hf32": "1"}
         self.deaf: set[str] = set()
@@ -29,9 +39,20 @@ class Held:
         self.settings |= {"pynative_synchronize": False}
 
     def switched(self, name: str, on: bool) -> None:
+        """As the real one: a value that is set stays."""
         self.calls.append((name, on))
-        if name not in self.deaf:
-            self.hf32[name] = "1" if on else "0"
+        value = "1" if on else "0"
+        if name in self.deaf or self.hf32[name] == value:
+            return
+        if name in self.set:
+            raise RuntimeError(f"The '{name}' can not be set repeatedly.")
+        self.set.add(name)
+        self.hf32[name] = value
+
+    def counted(self) -> int:
+        if self.count < 0:
+            raise RuntimeError("Device Ascend not exist.")
+        return self.count
 
     def noted(self, name: str) -> Any:
         return lambda *args, **kwargs: self.calls.append((name, *args, *kwargs.items()))
@@ -46,6 +67,9 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     module.set_context = lambda **settings: held.settings.update(settings)
 
     def set_device(target: str, *index: int) -> None:
+        if held.device not in (None, (target, *index)):
+            raise RuntimeError("The 'mindspore.set_device' can not be modified.")
+        held.device = (target, *index)
         held.settings["device_target"] = target
         held.calls.append(("set_device", target, *index))
 
@@ -64,7 +88,9 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     )
     module.device_context = SimpleNamespace(
         ascend=SimpleNamespace(
-            is_available=lambda: held.available, device_count=lambda: 2, op_precision=precision
+            is_available=lambda: held.available,
+            device_count=held.counted,
+            op_precision=precision,
         )
     )
     module.hal = SimpleNamespace(get_device_name=lambda index, target: f"{target}910B4")
@@ -91,7 +117,15 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
             )
         )
 
-    module._c_expression = SimpleNamespace(AscendOpPrecisionConf=Conf)
+    class Context:
+        get_instance = staticmethod(
+            lambda: SimpleNamespace(load_plugin_error=lambda: held.unloaded)
+        )
+
+    module._c_expression = SimpleNamespace(AscendOpPrecisionConf=Conf, MSContext=Context)
+    monkeypatch.setattr(ascend, "npu_smi", lambda *_: None)
+    monkeypatch.setattr(ascend, "DRIVER", Path("/no/driver"))
+    monkeypatch.setenv(_mindspore_devices.BACKOFF, "1")
     monkeypatch.setitem(sys.modules, "mindspore", module)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     return held
@@ -109,9 +143,6 @@ def test_accelerators_are_those_that_it_sees(held: Held, framework: Framework) -
         ("ascend:0", "Ascend910B4"),
         ("ascend:1", "Ascend910B4"),
     ]
-    held.available = False
-    with pytest.raises(DeviceUnavailable, match="sees no Ascend"):
-        framework.devices(backend)
     with pytest.raises(NothingInstalled, match="has no such devices"):
         framework.devices(catalogue.backend("cuda"))
 
@@ -126,7 +157,7 @@ def test_its_switches_are_set_and_read_back(
     assert ("precision_mode", "must_keep_origin_dtype") in held.calls
     assert held.hf32 == dict.fromkeys(held.hf32, "1" if on else "0")
     assert device.float32_reduced() is on
-    assert device.facts() == held.hf32 and device.place == "Ascend"
+    assert held.hf32.items() <= device.facts().items() and device.place == "Ascend"
     assert complaint(framework.switches(device, PRECISIONS[precision])) == ""
     with pytest.raises(TypeError, match="none of torch's"):
         _ = device.torch_device
@@ -189,11 +220,13 @@ def test_a_host_that_torch_says_nothing_of_takes_what_is_asked(
 ) -> None:
     monkeypatch.setattr(framework, "_threads", None)
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "1")
+    others = dict.fromkeys(("numpy", "msgspec", "psutil"), "1")
+    monkeypatch.setattr("importlib.metadata.version", others.__getitem__)
     framework.open(catalogue.backend("cpu"), 0, PRECISIONS["fp32"])
     assert held.settings["runtime_num_threads"] == 5
     # The first synchronization of a host waits for nothing: it is used up here.
     assert held.calls[-1] == ("synchronize",)
+    assert framework.stack()["packages"] == {**others, "mindspore": "2.10.0"}
     assert framework.stack()["context"]["deterministic"] == "OFF"
     assert framework.stack()["context"]["jit_level"] == "not observable"
 
@@ -221,3 +254,143 @@ def test_one_thread_of_each_core_comes_first(
 def test_there_is_no_device_of_another_number(held: Held, framework: Framework) -> None:
     with pytest.raises(DeviceUnavailable, match="Here: ascend:0, ascend:1"):
         framework.open(catalogue.backend("ascend"), 2, PRECISIONS["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(-1, r"cannot count its Ascends \(Device Ascend not exist"), (0, "sees none")],
+)
+def test_a_runtime_that_cannot_say_what_is_here_is_one_line(
+    held: Held, framework: Framework, count: int, said: str
+) -> None:
+    held.count = count
+    with pytest.raises(DeviceUnavailable, match=said) as caught:
+        framework.devices(catalogue.backend("ascend"))
+    assert not isinstance(caught.value, NothingInstalled)
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_what_kept_it_from_an_accelerator_is_said(
+    held: Held, framework: Framework, monkeypatch: pytest.MonkeyPatch, bare: bool
+) -> None:
+    """News where there is such a device, by its vendor's own tool."""
+
+    def telemetry(index: int) -> Any:
+        if bare:
+            raise NotObservable("npu-smi is not there")
+
+    backend = catalogue.backend("ascend")
+    monkeypatch.setattr(backend, "telemetry", telemetry)
+    held.available, held.unloaded = False, "libascendcl.so:\n cannot open"
+    said = (
+        r"ascend: this MindSpore sees no Ascend \(libascendcl.so: cannot open\)\. Install and set"
+    )
+    with pytest.raises(DeviceUnavailable, match=said) as caught:
+        framework.devices(backend)
+    assert isinstance(caught.value, NothingInstalled) is bare
+
+
+def test_a_process_keeps_to_one_device_and_one_precision(held: Held, framework: Framework) -> None:
+    backend = catalogue.backend("ascend")
+    for precision in ("fp32", "bf16", "fp32"):
+        framework.open(backend, 0, PRECISIONS[precision])
+    with pytest.raises(DeviceUnavailable, match=r"can not be set repeatedly.* than tf32"):
+        framework.open(backend, 0, PRECISIONS["tf32"])
+    with pytest.raises(DeviceUnavailable, match="keeps to one device in a process"):
+        framework.open(backend, 1, PRECISIONS["fp32"])
+
+
+@pytest.mark.parametrize(("value", "seen"), [("1", ""), ("0", "got 0"), (None, "got not set")])
+def test_what_lets_the_host_compute_is_looked_at(
+    held: Held,
+    framework: Framework,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str | None,
+    seen: str,
+) -> None:
+    """Of a graph; a backend's workers start with 1."""
+    name = _mindspore_devices.BACKOFF
+    monkeypatch.delenv(name, raising=False)
+    if value is not None:
+        monkeypatch.setenv(name, value)
+    backend = catalogue.backend("ascend")
+    assert backend.worker_environment()[name] == "1"
+    device = framework.open(backend, 0, PRECISIONS["fp32"])
+    said = complaint(framework.switches(device, PRECISIONS["fp32"]))
+    assert (seen in said and name in said) if seen else said == ""
+
+
+def test_its_vendors_tools_tell_of_it(
+    held: Held, framework: Framework, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its card, its memory and its health; and versions, by the files that they bring."""
+    pages = {("info",): A2, ("info", "-t", "common", "-i", "0"): COMMON}
+    monkeypatch.setattr(ascend, "npu_smi", lambda *arguments: pages.get(arguments))
+    cann, driver = tmp_path / "compiler" / "version.info", tmp_path / "version.info"
+    cann.parent.mkdir()
+    cann.write_text("timestamp=1\nVersion=8.3.RC1\n")
+    driver.write_text("Version=25.2.0\nascendhal_version=7\n")
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+    monkeypatch.setattr(ascend, "DRIVER", driver)
+    device = framework.open(catalogue.backend("ascend"), 0, PRECISIONS["fp32"])
+    facts = device.info.facts
+    assert (facts["cann"], facts["driver"], facts["card"]) == ("8.3.RC1", "25.2.0", "0")
+    assert facts["dies_per_package"] == "1" and device.info.memory_bytes == 65536 * 2**20
+    assert device.facts()["aicore_mhz"] == "900"
+    driver.unlink()
+    (info, _) = framework.devices(catalogue.backend("ascend"))
+    assert info.facts["driver"] == "not available"
+
+
+class Tensor:
+    """One of the module's."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def astype(self, dtype: Any) -> Tensor:
+        return self
+
+    def asnumpy(self) -> Any:
+        return self.values
+
+
+@pytest.mark.parametrize(
+    ("precision", "works", "said"),
+    [
+        ("fp32", True, ""),
+        ("tf32", True, ""),
+        ("tf32", False, "keep their whole mantissa here although the switch is on"),
+        ("fp8", True, "accelmark has no MindSpore job for it"),
+    ],
+)
+def test_a_product_on_that_device_says_what_it_computes_in(
+    held: Held, framework: Framework, precision: str, works: bool, said: str
+) -> None:
+    """Not on the one that MindSpore would take; a short float32, if its switch is on."""
+    module: Any = sys.modules["mindspore"]
+
+    def matmul(a: Tensor, b: Tensor) -> Tensor:
+        held.calls.append(("matmul",))
+        short = works and held.hf32["matmul_allow_hf32"] == "1"
+        wide = a.values.astype(np.float16).astype(np.float32) if short else a.values
+        return Tensor(wide @ b.values)
+
+    module.Tensor, module.ops = Tensor, SimpleNamespace(matmul=matmul)
+    module.float32 = module.float16 = "a dtype"
+    backend = catalogue.backend("ascend")
+    info = DeviceInfo(backend="ascend", index=1, name="X", memory_bytes=None)
+    assert (framework.unsupported(backend, info, PRECISIONS[precision]) or "") == (
+        said if precision == "fp8" else ""
+    )
+    if precision != "fp8":
+        assert held.calls[:2] == [("set_device", "Ascend", 1), ("matmul",)]
+    framework.open(backend, 1, PRECISIONS[precision])
+    assert said in (framework.unsupported(backend, info, PRECISIONS[precision]) or "")
+    assert bool(framework.unsupported(backend, info, PRECISIONS[precision])) is bool(said)
+
+
+def test_no_process_asks_for_devices_that_it_does_not_know(framework: Framework) -> None:
+    known = [name for name in catalogue.plug_ins("backends") if name != "generic"]
+    assert {n for n in known if framework.reaches(catalogue.backend(n))} == {"ascend", "cpu"}
+    assert {n for n in known if FRAMEWORK.reaches(catalogue.backend(n))} == {*known}
