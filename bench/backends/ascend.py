@@ -125,9 +125,10 @@ class AscendBackend(TorchBackend):
     products = AscendProducts()
     repair = "Source CANN's set_env.sh"
     # 507xxx: errors of the device or its driver, after which the context is dead (CANN, aclError);
-    # the words are those that torch_npu 2.13 has for its own.
+    # the words are those that torch_npu 2.13 and MindSpore 2.10 have for their own.
     lost = re.compile(
-        LOST.pattern + r"|error code is 507\d{3}|\b507\d{3}\[|FORCE STOP|HCCS LINK ERROR"
+        LOST.pattern + r"|(?:error code(?: is)?|\bret)[: ]{1,2}\[?507\d{3}|\b507\d{3}\["
+        r"|FORCE STOP|HCCS LINK ERROR"
         r"|HBM MULTI BIT ECC ERROR|UCE ERROR|SUSPECT (?:MEM|REMOTE) ERROR",
         re.IGNORECASE,
     )

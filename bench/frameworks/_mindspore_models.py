@@ -43,6 +43,10 @@ class Filled:
         """Integers that are drawn."""
         return self.integers(self._draws.integers(low, high, shape))
 
+    def fuses(self, width: int) -> bool:
+        """Of heads so wide; see `_mindspore_jobs.fuses`."""
+        return jobs.fuses(self._site, width)
+
     def integers(self, values: Iterable[int] | Array) -> Any:
         """Those, which index."""
         import mindspore as ms
@@ -153,7 +157,8 @@ def bert(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     shape = (parameters.batch_size, parameters.sequence_length)
     model = cells.Bert(filled, size, shape[1])
     facts = facts_of("BERT", model, size.published_parameters)
-    facts["attention"] = "products and softmax of its own"
+    fused = filled.fuses(size.hidden // size.heads)
+    facts["attention"] = jobs.FUSED_ATTENTION if fused else jobs.OWN_ATTENTION
     steps = parameters.accumulation_steps if mode == "train" else 1
     count = BATCHES * steps
     tokens = [filled.drawn(1, size.vocabulary, shape) for _ in range(count)]

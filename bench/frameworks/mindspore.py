@@ -21,6 +21,7 @@ from bench.frameworks import _mindspore_devices as devices
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks import _mindspore_llama as llama
 from bench.frameworks import _mindspore_models as models
+from bench.frameworks._mindspore_devices import said
 from bench.measuring import asked
 from bench.precision import Precision
 from bench.records.cpu_limits import affinity_cores, usable_cores
@@ -192,7 +193,7 @@ class MindSpore(Framework):
             twos = twos.astype(getattr(ms, precision.weights))
             found = float(ops.matmul(twos, twos).astype(ms.float32).asnumpy()[3, 5])
         except (TypeError, RuntimeError, ValueError) as error:
-            return f"MindSpore has no such product here ({devices.said(error)})"
+            return f"MindSpore has no such product here ({said(error)})"
         if found != 64.0:
             return f"MindSpore's product gives {found:g} for 64"
         short = precision.shortened and devices.hf32(target)[devices.HF32[0]] == "1"
@@ -292,8 +293,7 @@ def loaded() -> Any:
         import mindspore
     except Exception as error:  # a runtime fails as it likes
         raise DeviceUnavailable(
-            f"mindspore: it is installed but does not load ({devices.said(error)}). Repair or "
-            "reinstall it."
+            f"mindspore: it is installed but does not load ({said(error)}). Repair or reinstall it."
         ) from error
     return mindspore
 

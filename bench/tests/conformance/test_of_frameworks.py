@@ -134,64 +134,6 @@ def test_a_fault_fails_its_check(fault: str, monkeypatch: pytest.MonkeyPatch) ->
     assert finding.verdict == "fail" and reason in finding.reason, finding
 
 
-@pytest.mark.parametrize("works", [True, False])
-def test_a_switch_that_a_process_sets_once_is_tried_in_one_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, works: bool
-) -> None:
-    at: list[bool] = []
-
-    class Switched(Place):
-        def float32_reduced(self) -> bool:
-            return at == [True]
-
-    class Shortening(Products):
-        def step(self) -> None:
-            a, b = self.pairs[self.turn % len(self.pairs)]
-            super().step()
-            if at == [True] and works:
-                self.product = a.astype(np.float16).astype(np.float32) @ b
-
-    def opened(backend: Backend, index: int, precision: Precision) -> Switched:
-        if at not in ([], [precision.shortened]):
-            raise DeviceUnavailable("it was set for another")
-        at[:] = [precision.shortened]
-        return Switched(FRAMEWORK.devices(backend)[0])
-
-    def unsupported(backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
-        return None if precision.name in ("fp32", "tf32") else "no"
-
-    monkeypatch.setattr(plain, "Products", Shortening)
-    monkeypatch.setattr(FRAMEWORK, "open", opened)
-    monkeypatch.setattr(FRAMEWORK, "unsupported", unsupported)
-    failed = {}
-    for check in ("declared", "formats", "shortened"):
-        at.clear()
-        for finding in found(check).values():
-            if finding.verdict == "fail":
-                failed[finding.title] = finding.reason
-    nothing = {"tf32 shortens what it multiplies", "float32_reduced says what is computed"}
-    assert {*failed} == (set() if works else nothing), failed
-
-
-@pytest.mark.parametrize(
-    ("error", "verdict", "said"),
-    [
-        (TypeError("no such type"), "pass", "and refused (TypeError)"),
-        (KeyError("a name that the kit has wrong"), "fail", "KeyError"),
-    ],
-)
-def test_only_a_refusal_is_taken_for_one(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, verdict: str, said: str
-) -> None:
-    class Refusing(Products):
-        def step(self) -> None:
-            raise error
-
-    monkeypatch.setattr(plain, "Products", Refusing)
-    finding = found("declared")["fp16 is as declared"]
-    assert finding.verdict == verdict and said in finding.observed
-
-
 def test_bits_that_are_lost_on_the_way_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain.Arrays, "rewrite", lambda self, tensor, words: None)
     finding = found("transfers")["copies to and fro change no bit"]
@@ -269,6 +211,64 @@ def test_a_synchronization_that_does_not_wait_is_seen(
     with ThreadPoolExecutor(1) as pool:
         finding = found("synchronize")["synchronize waits for the work"]
     assert finding.verdict == ("pass" if waits else "fail"), finding
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_switch_that_a_process_sets_once_is_tried_in_one_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    at: list[bool] = []
+
+    class Switched(Place):
+        def float32_reduced(self) -> bool:
+            return at == [True]
+
+    class Shortening(Products):
+        def step(self) -> None:
+            a, b = self.pairs[self.turn % len(self.pairs)]
+            super().step()
+            if at == [True] and works:
+                self.product = a.astype(np.float16).astype(np.float32) @ b
+
+    def opened(backend: Backend, index: int, precision: Precision) -> Switched:
+        if at not in ([], [precision.shortened]):
+            raise DeviceUnavailable("it was set for another")
+        at[:] = [precision.shortened]
+        return Switched(FRAMEWORK.devices(backend)[0])
+
+    def unsupported(backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
+        return None if precision.name in ("fp32", "tf32") else "no"
+
+    monkeypatch.setattr(plain, "Products", Shortening)
+    monkeypatch.setattr(FRAMEWORK, "open", opened)
+    monkeypatch.setattr(FRAMEWORK, "unsupported", unsupported)
+    failed = {}
+    for check in ("declared", "formats", "shortened"):
+        at.clear()
+        for finding in found(check).values():
+            if finding.verdict == "fail":
+                failed[finding.title] = finding.reason
+    nothing = {"tf32 shortens what it multiplies", "float32_reduced says what is computed"}
+    assert {*failed} == (set() if works else nothing), failed
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "said"),
+    [
+        (TypeError("no such type"), "pass", "and refused (TypeError)"),
+        (KeyError("a name that the kit has wrong"), "fail", "KeyError"),
+    ],
+)
+def test_only_a_refusal_is_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, verdict: str, said: str
+) -> None:
+    class Refusing(Products):
+        def step(self) -> None:
+            raise error
+
+    monkeypatch.setattr(plain, "Products", Refusing)
+    finding = found("declared")["fp16 is as declared"]
+    assert finding.verdict == verdict and said in finding.observed
 
 
 def test_one_that_dies_is_a_row_and_what_does_not_apply_needs_no_process() -> None:

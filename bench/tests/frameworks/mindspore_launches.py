@@ -24,6 +24,7 @@ from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
 from bench.running.elsewhere import Elsewhere
 from bench.tests.frameworks.mindspore_faults import PLANTS, shallow
+from bench.tests.frameworks.mindspore_fused import FUSED
 from bench.tests.frameworks.mindspore_llama_faults import LLAMA_PLANTS
 
 
@@ -77,7 +78,7 @@ def main() -> None:
     private = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     honest = jobs.placed
-    plants = {**PLANTS, **LLAMA_PLANTS}
+    plants = {**PLANTS, **LLAMA_PLANTS, **FUSED}
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
         cut = shallow if trial.shallow else contextlib.nullcontext
