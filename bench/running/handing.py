@@ -24,6 +24,8 @@ from bench.running.elsewhere import TORCH
 COMMAND = (sys.executable, "-m", "bench.frameworks._hand_over")
 AHEAD = 10
 """Launches of a case that are handed over at once: to import torch takes longest."""
+KILLED = -9
+"""How a process ends that the kernel kills."""
 
 Ask = Callable[[Order, Mapping[str, str], float], Answer]
 
@@ -91,5 +93,10 @@ def asked(order: Order, given: Mapping[str, str], limit_seconds: float) -> Answe
             )
     with contextlib.suppress(msgspec.DecodeError, IndexError):
         return msgspec.json.decode(said.splitlines()[-1], type=Answer)
+    if process.returncode == KILLED:
+        return Answer(
+            failed="its process was killed, perhaps by the kernel for want of memory: it builds "
+            "the job on this host. Take a smaller model"
+        )
     last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
     return Answer(failed=reason(f"exit {process.returncode}: {''.join(last)}", given))

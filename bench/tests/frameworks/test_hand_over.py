@@ -70,12 +70,21 @@ def test_one_launch_is_built_where_that_says_what_the_others_draw(
         assert _hand_over._equal(drawn, alone)
 
 
-def test_torch_that_takes_too_long_is_told_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("script", "said", "act"),
+    [
+        ("exec sleep 60", "no answer within 0 s", "Raise launch_limit_seconds"),
+        ("kill -9 $$", "its process was killed", "Take a smaller model"),
+        ("echo no torch >&2; exit 3", "exit 3: no torch", ""),
+    ],
+)
+def test_torch_that_gives_nothing_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str, act: str
 ) -> None:
-    monkeypatch.setattr(handing, "COMMAND", ("sleep", "60"))
+    monkeypatch.setattr(handing, "COMMAND", ("sh", "-c", script))
     case = Case(workload="gemm", version=1, mode="matmul", precision="fp32", parameters={})
     request = Request(case=case, backend="cpu", index=0, settings=Settings(), samples=1, seed=0)
     order = Order(request=request, seeds=(1,), folder=str(tmp_path))
-    said = handing.asked(order, {"PATH": "/usr/bin:/bin"}, 0.05).failed
-    assert said.startswith("no answer within 0 s") and "Raise launch_limit_seconds" in said
+    limit = 0.05 if "sleep" in script else 60.0
+    failed = handing.asked(order, {"PATH": "/usr/bin:/bin"}, limit).failed
+    assert failed.startswith(said) and act in failed
