@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench import catalogue, lifeline
+from bench import catalogue, lifeline, rehearsal
 from bench.measuring.handed import REFERENCE, Draw, Handed, Which, integers_name, pool_file
 from bench.measuring.messages import Answer, Order
 from bench.measuring.numerics import reference_of, referred
@@ -24,10 +25,7 @@ from bench.precision import PRECISIONS
 from bench.records.encoding import encoded
 from bench.records.reason import of_error, reason
 from bench.workload import Site, Unsupported
-from bench.workloads._seeded import SeededData, noted, replayed
-
-Noted = list[tuple[Any, ...]]
-"""See `noted`."""
+from bench.workloads._seeded import Noted, SeededData, noted, replayed
 
 
 def handed_over(order: Order) -> Answer:
@@ -80,27 +78,29 @@ def _write_all(order: Order) -> None:
 def _of_seeds(
     seeds: Sequence[int], workload: Any, mode: str, parameters: Any, site: Site
 ) -> Iterator[tuple[int, Noted]]:
-    """What the job of each seed draws. The first one is built, which may take long: a decode reads
-    its prompt. The others are replayed, if that gives what building the first one gave."""
-    first, *rest = seeds
-
-    def built(seed: int) -> Noted:
-        return _noted(workload, mode, parameters, msgspec.structs.replace(site, seed=seed))
-
-    found = built(first)
-    replays = _equal(replayed(found, first), found)
-    yield first, found
-    for seed in rest:
-        yield seed, replayed(found, seed) if replays else built(seed)
+    """What the job of each seed draws: noted in one rehearsal, as to build it may take long (a
+    decode reads its prompt) and the host's memory, and replayed for each seed. Where that cannot be
+    done it is built."""
+    found = _rehearsed(workload, mode, parameters, site)
+    for seed in seeds:
+        if found is None:
+            at = msgspec.structs.replace(site, seed=seed)
+            yield seed, _noted(workload, mode, parameters, at)
+        else:
+            yield seed, replayed(found, seed)
 
 
-def _equal(one: Noted, other: Noted) -> bool:
-    import torch
-
-    return len(one) == len(other) and all(
-        mine[:2] == theirs[:2] and bool((torch.as_tensor(mine[2]) == theirs[2]).all())
-        for mine, theirs in zip(one, other, strict=True)
-    )
+def _rehearsed(workload: Any, mode: str, parameters: Any, site: Site) -> Noted | None:
+    """None of a job that cannot be rehearsed, or draws from several generators."""
+    try:
+        with rehearsal.shapes_alone():
+            found = _noted(workload, mode, parameters, site)
+    except Unsupported:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is, building it says it better
+        traceback.print_exc()
+        return None
+    return found if len(found.makers) == 1 else None
 
 
 def _noted(workload: Any, mode: str, parameters: Any, site: Site) -> Noted:

@@ -88,15 +88,15 @@ def asked(order: Order, given: Mapping[str, str], limit_seconds: float) -> Answe
             said, complaint = process.communicate(encoded(order), timeout=limit_seconds)
         except subprocess.TimeoutExpired:
             return Answer(
-                failed=f"no answer within {limit_seconds:.0f} s: it builds the job on this host. "
+                failed=f"no answer within {limit_seconds:.0f} s. "
                 "Raise launch_limit_seconds in the suite, or take a smaller model or prompt"
             )
     with contextlib.suppress(msgspec.DecodeError, IndexError):
         return msgspec.json.decode(said.splitlines()[-1], type=Answer)
     if process.returncode == KILLED:
         return Answer(
-            failed="its process was killed, perhaps by the kernel for want of memory: it builds "
-            "the job on this host. Take a smaller model"
+            failed="its process was killed, perhaps by the kernel for want of memory. End other "
+            "work, or take a smaller model"
         )
     last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
     return Answer(failed=reason(f"exit {process.returncode}: {''.join(last)}", given))

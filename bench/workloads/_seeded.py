@@ -46,13 +46,13 @@ class SeededData:
         import torch
 
         result = torch.empty(shape, dtype=dtype)
-        if has_no_values(result):
+        shape_alone = has_no_values(result)
+        start = None if shape_alone else self.start()
+        if _noting:
+            _note(self, (shape, std, start))
+        if _noting or start is None:
             return result
         flat = result.view(-1)
-        start = self.start()
-        if _noting:
-            _noting[-1].append((shape, std, start))
-            return result
         done = 0
         while done < flat.numel():
             count = min(POOL_SIZE - start, flat.numel() - done)
@@ -73,7 +73,7 @@ class SeededData:
 
         drawn = torch.randint(low, high, shape, generator=self._generator)
         if _noting:
-            _noting[-1].append((shape, (low, high), drawn))
+            _note(self, (shape, (low, high), drawn))
         return drawn
 
     @property
@@ -82,29 +82,48 @@ class SeededData:
         return self._pool
 
 
-_noting: list[list[tuple[Any, ...]]] = []
+class Noted(list[tuple[Any, ...]]):
+    """Draws in order: (shape, std, start in the pool) of normals, (shape, (low, high), values) of
+    integers. In a rehearsal no start, and integers without values."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        super().__init__()
+        self.makers: list[SeededData] = []
+        """Whose they are."""
+
+
+_noting: list[Noted] = []
 """Where draws are noted, while they are: in the last one."""
 
 
+def _note(maker: SeededData, draw: tuple[Any, ...]) -> None:
+    found = _noting[-1]
+    found.append(draw)
+    if maker not in found.makers:
+        found.makers.append(maker)
+
+
 @contextmanager
-def noted() -> Iterator[list[tuple[Any, ...]]]:
-    """Notes what all `SeededData` draw meanwhile, in order, and leaves normals unwritten, so that a
-    job of any size is built in no time: (shape, std, start in the pool) of normals, (shape, (low,
-    high), values) of integers."""
-    _noting.append([])
+def noted() -> Iterator[Noted]:
+    """Notes what all `SeededData` draw meanwhile, and leaves normals unwritten: a job of any size
+    is built in no time."""
+    _noting.append(Noted())
     try:
         yield _noting[-1]
     finally:
         _noting.pop()
 
 
-def replayed(found: list[tuple[Any, ...]], seed: int) -> list[tuple[Any, ...]]:
-    """What `noted` would note of the same job with another seed, without building it.
+def replayed(found: Noted, seed: int) -> Noted:
+    """What `noted` would note of the same job with that seed, without building it.
 
-    Which numbers a job draws, no value decides, and all of them come from the one generator of its
-    seed, one call of which is one draw.
+    Which numbers a job draws, no value decides, and each is one call of the one generator of its
+    seed. Raises ValueError where there were several.
     """
-    data, again = SeededData(seed), []
+    if len(found.makers) > 1:
+        raise ValueError(f"a job draws from {len(found.makers)} generators")
+    data, again = SeededData(seed), Noted()
     for shape, how, _ in found:
         value = data.integers(how[0], how[1], shape) if isinstance(how, tuple) else data.start()
         again.append((shape, how, value))
