@@ -204,12 +204,9 @@ class Framework(ABC):
     hands_over = True
     """Whether what its launches draw, and their reference, comes from torch in another process."""
 
-    recorded: tuple[str, ...] = ()
-    """Environment variables of its own, as of `Backend.recorded_variables`."""
-
-    def reaches(self, backend: Backend) -> bool:
-        """Whether it knows such devices at all; asked where it is not installed, too."""
-        return True
+    def recorded_variables(self) -> tuple[str, ...]:
+        """Of the environment, besides a backend's: see `Backend.recorded_variables`."""
+        return ()
 
     @abstractmethod
     def devices(self, backend: Backend) -> list[DeviceInfo]:
@@ -217,6 +214,10 @@ class Framework(ABC):
 
         Raises `DeviceUnavailable` with the cause and the next thing to do if there are none.
         """
+
+    def reaches(self, backend: Backend) -> bool:
+        """Whether it knows such devices at all; asked where it is not installed, too."""
+        return True
 
     @abstractmethod
     def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:

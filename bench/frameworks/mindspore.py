@@ -144,16 +144,15 @@ class MindSpore(Framework):
 
     name = "mindspore"
     tensors = MindSporeTensors()
-    recorded = ("MS_*", "MINDSPORE_*", "GLOG_*")
     _threads: int | None = None
 
     def compute_with(self, threads: int) -> None:
         """In `open`."""
         self._threads = threads
 
-    def reaches(self, backend: Backend) -> bool:
-        """What the backend says that it has a name for."""
-        return self.name in backend.targets
+    def recorded_variables(self) -> tuple[str, ...]:
+        """Its own families, and that of the logger in it."""
+        return ("MS_*", "MINDSPORE_*", "GLOG_*")
 
     def devices(self, backend: Backend) -> list[DeviceInfo]:
         """The host; or the accelerators that MindSpore sees."""
@@ -176,6 +175,10 @@ class MindSpore(Framework):
                 facts=facts,
             )
         ]
+
+    def reaches(self, backend: Backend) -> bool:
+        """What the backend says that it has a name for."""
+        return self.name in backend.targets
 
     def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
         """By a product: what has no kernel says so, and what computes wrongly is none."""

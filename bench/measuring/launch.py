@@ -247,7 +247,7 @@ class Launch:
 
     def _note_variables(self) -> None:
         request = self.request
-        own = self.backend.recorded_variables(), self.framework.recorded
+        own = (self.backend.recorded_variables(), self.framework.recorded_variables())
         words = environment.looked_for(*own, request.recorded)
         self.environment["variables"] = environment.variables(words)
         self.environment["variables_looked_for"] = words
