@@ -6,6 +6,7 @@ asked through `bench.framework`, so that a further framework has it without a li
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from bench.conformance.checks import declared, memory, telemetry, timing
 from bench.conformance.checks._jobs import Given, held, output, product
 from bench.conformance.checks.arithmetic import FORMATS, KNOWN, SIZE, Format
 from bench.errors import AccelmarkError
+from bench.measuring import asked
 from bench.measuring.numerics import TOLERANCES, relative_error
 from bench.precision import PRECISIONS
 from bench.workload import Unsupported
@@ -28,7 +30,6 @@ WHY = {
     "more than there is",
     "operators": TORCHS + "the gate of each of those judges what they compute",
     "optimizers": TORCHS + "the gate of those that train judges their updates",
-    "host fallback": TORCHS + "it does not name what those run through",
     "narrow formats": TORCHS + "none of those multiplies narrow values, so far",
 }
 """Why a check for torch has no like."""
@@ -109,8 +110,10 @@ def _refused(stand: Stand, title: str, name: str, denied: str) -> Finding:
         stand.open(precision)
         found = error(stand, name)
     except REFUSALS as wrong:  # the answer
+        _settle(stand)
         return passed(title, f"{said}, and refused ({type(wrong).__name__})")
     except Exception as wrong:  # noqa: BLE001 - the others are still to be tried
+        _settle(stand)
         return after(title, stand.backend, wrong)
     if found > TOLERANCES[name]["output"]:
         return passed(title, f"{said}; a product in it is wrong, by {found:.2g}")
@@ -231,6 +234,25 @@ def compiled(stand: Stand) -> Iterator[Finding]:
         yield judged(title, found <= most and not ran, observed, reason, NEXT)
 
 
+def fallback(stand: Stand) -> Iterator[Finding]:
+    """Where the kernels of a product run, as the framework's own profiler sees them."""
+    for execution in ("eager", "compile"):
+        title = f"a product's kernels run on the device, {execution}"
+        try:
+            made = product(stand, SIZE, Given(normals()), "fp32", execution)
+        except Unsupported as why:
+            yield unseen(title, f"cases that ask for it are skipped: {why}")
+            continue
+        made.step()  # what is compiled is compiled by then
+        ran = stand.framework.executed(made.step, stand.device, execution)
+        if ran.kernels is None:
+            yield unseen(title, ran.absent or "the framework does not say where a kernel ran")
+            continue
+        seen = [f"{', '.join(names)} on {place}" for place, names in ran.kernels.items()]
+        wrong = asked.complaint(asked.places(ran, on_host=stand.on_host))
+        yield judged(title, not wrong, "; ".join(seen) or "no kernel", wrong, NEXT)
+
+
 def refused(stand: Stand) -> Iterator[Finding]:
     """A step that cannot be done is an error, and hurts nothing."""
     title = "a step that is refused is an error"
@@ -240,6 +262,7 @@ def refused(stand: Stand) -> Iterator[Finding]:
         stand.device.synchronize()
     except Exception as wrong:  # noqa: BLE001 - the very thing
         kind = stand.backend.failure_kind(wrong)
+        _settle(stand)
         broken = _broken(stand)
         observed = f"shapes that do not fit: {kind}; the device {broken or 'works'} afterwards"
         reason = f"it was sorted as {kind}, or broke the device"
@@ -249,6 +272,12 @@ def refused(stand: Stand) -> Iterator[Finding]:
         yield unseen(title, "a product of shapes that do not fit was not refused")
     reason = "not applicable: no job provokes it"
     yield unseen("a lost device is said to be lost", reason)
+
+
+def _settle(stand: Stand) -> None:
+    """Lets a device that queues tell of a failure to the end: else the next step is told of it."""
+    with contextlib.suppress(Exception):
+        stand.device.synchronize()
 
 
 def _broken(stand: Stand) -> str:
@@ -274,6 +303,7 @@ CHECKS = (
     Check(name="transfers", summary="copies change no bit", parts=(transfers,)),
     Check(name="draws", summary="a job is made of what it is handed", parts=(draws,)),
     Check(name="executions", summary="what is compiled computes the same", parts=(compiled,)),
+    Check(name="host fallback", summary="kernels run on the device", parts=(fallback,)),
     Check(name="failures", summary="each is sorted into its kind", parts=(refused,)),
     Check(
         name="shortened",

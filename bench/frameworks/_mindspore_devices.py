@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 HF32 = ("matmul_allow_hf32", "conv_allow_hf32")
 """Switches by which products of float32 keep 11 bits of their operands. One is on by itself."""
+MODE, KEPT = "precision_mode", "must_keep_origin_dtype"
+"""What an accelerator's compiler may make of an operator's dtype; and that it leaves it."""
 NOT_SET = "not set"
 HOST = "CPU"
 """MindSpore's name for the host."""
@@ -47,6 +49,16 @@ def current(name: str) -> str:
         return str(ms.get_context(name)) or NOT_SET
     except (ValueError, RuntimeError, TypeError):
         return "not observable"
+
+
+def launch_blocking() -> bool | None:
+    """Whether the host waits for each operator, as `mindspore.runtime.launch_blocking` has it do;
+    None where it is not told. The context does not say it, and nothing public does."""
+    from mindspore import _c_expression
+
+    with contextlib.suppress(AttributeError):
+        return bool(_c_expression.RuntimeConf.get_instance().is_launch_blocking())
+    return None
 
 
 def threads_asked() -> int:
@@ -195,21 +207,21 @@ class Accelerator(Device):
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand, and what the vendor's tools say."""
-        return {**hf32(self._target), **self._backend.state(self.info)}
+        return {**standing(self._target, *HF32, MODE), **self._backend.state(self.info)}
 
 
-def hf32(target: str) -> Mapping[str, str]:
-    """`1`, `0`, or what it stands at where nobody has set it. MindSpore's own setters compare with
-    what this object says, and nothing public does."""
+def standing(target: str, *names: str) -> Mapping[str, str]:
+    """Each switch as it stands: `1` or `0`, a mode, or `NOT_SET`. MindSpore's own setters compare
+    with what this object says, and nothing public does."""
     from mindspore import _c_expression
 
     held = getattr(_c_expression, f"{target}OpPrecisionConf").get_instance()
-    return {name: str(getattr(held, name)()) or NOT_SET for name in HF32}
+    return {name: str(getattr(held, name)()) or NOT_SET for name in names}
 
 
 def is_short(target: str) -> bool:
     """Whether a switch is on by which products of float32 keep 11 bits of their operands."""
-    return "1" in hf32(target).values()
+    return "1" in standing(target, *HF32).values()
 
 
 def accelerators(backend: Backend, target: str, facts: Mapping[str, str]) -> list[DeviceInfo]:
@@ -328,7 +340,7 @@ def opened(backend: Backend, info: DeviceInfo, target: str, precision: Precision
         return Host(info)
     switches = getattr(ms.device_context, target.lower()).op_precision
     try:
-        switches.precision_mode("must_keep_origin_dtype")
+        switches.precision_mode(KEPT)
         for name in HF32:
             getattr(switches, name)(precision.shortened)
     except RuntimeError as error:

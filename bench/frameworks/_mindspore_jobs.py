@@ -36,6 +36,9 @@ WIDEST_HEAD = 512
 CORNER = 2048
 """Rows and columns of the mask that it takes for texts of any length (`sparse_mode` 2)."""
 STEPS = "_mindspore_steps"
+LEVEL = "O1"
+"""What the compiler may do: with it operators are fused where the device's kernels can be, as
+torch's compiler does. A host runs the same kernels by it as by the other (`O0`)."""
 
 
 def placed(values: Array, site: Site) -> Any:
@@ -43,6 +46,17 @@ def placed(values: Array, site: Site) -> Any:
     import mindspore as ms
 
     return ms.Tensor(values).astype(getattr(ms, site.precision.weights))
+
+
+def run_as(execution: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A step as it is executed: as it is written, or as one graph, which raises for what cannot be
+    in it and leaves no part to Python."""
+    if execution != COMPILE:
+        return function
+    import mindspore as ms
+
+    found: Callable[..., Any] = ms.jit(function, jit_level=LEVEL, fullgraph=True)
+    return found
 
 
 class MindSporeJob(Job):
@@ -56,12 +70,10 @@ class MindSporeJob(Job):
     ):
         """name: of the step, a function of one set of arguments; module: of this package, that has
         it."""
-        import mindspore as ms
-
         steps = importlib.import_module(f"bench.frameworks.{module}")
         self._function = function = getattr(steps, name)
         self._execution = site.execution
-        self._run = ms.jit(function) if site.execution == COMPILE else function
+        self._run = run_as(site.execution, function)
         self._arguments = Rotation(arguments)
         self.facts: Mapping[str, str] = {
             "operand buffers": str(len(arguments)),

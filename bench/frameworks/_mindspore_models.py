@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from bench.framework import Draws
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks._mindspore_jobs import Builder, MindSporeJob
-from bench.records.execution import COMPILE
 from bench.workload import Job, Look, Site, Unsupported
 from bench.workloads import resnet50 as resnet
 from bench.workloads._jobs import BATCHES, Rotation, adamw_learning_rate
@@ -62,7 +61,6 @@ class ModelJob(MindSporeJob):
 
     def __init__(self, model: Any, inputs: list[Any], site: Site, facts: Mapping[str, str]) -> None:
         """model: a cell, which is put into evaluation mode."""
-        import mindspore as ms
 
         def infer(given: Any) -> Any:
             return model(given)
@@ -70,7 +68,7 @@ class ModelJob(MindSporeJob):
         self._model = model.set_train(False)
         self._site = site
         self._function, self._execution = infer, site.execution
-        self._run = ms.jit(infer) if site.execution == COMPILE else infer
+        self._run = jobs.run_as(site.execution, infer)
         self._arguments = Rotation([(given,) for given in inputs])
         self.facts = facts
 

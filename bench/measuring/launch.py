@@ -129,7 +129,9 @@ class Launch:
         mode = request.case.mode
         declared = workload.modes[mode]
 
-        harm = harmful(self.backend)  # before any library that sets variables of its own
+        harm = harmful(
+            self.backend, self.framework
+        )  # before any library that sets variables of its own
         for name in self.backend.silencing_variables():
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
@@ -304,6 +306,7 @@ class Launch:
             *self.executed(),
             *job.looks(),
             *asked.implementations(watch.executed, job.facts),
+            *asked.places(watch.executed, on_host=self.backend.is_host),
         ]
         self.environment["job"] = dict(job.facts)
         wrong = asked.complaint(looks)  # which may know who did it

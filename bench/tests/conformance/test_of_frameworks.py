@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,7 @@ from bench.conformance.checks import _chain
 from bench.conformance.worker import checks
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
+from bench.records.executed import Executed
 from bench.records.outcome import Memory
 from bench.records.proof import OUTPUT
 from bench.running.elsewhere import Elsewhere
@@ -132,6 +133,33 @@ def test_a_fault_fails_its_check(fault: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(plain, name, other)
     finding = found(check)[title]
     assert finding.verdict == "fail" and reason in finding.reason, finding
+
+
+@pytest.mark.parametrize(
+    ("kernels", "on_host", "verdict", "said"),
+    [
+        (None, True, "not observable", "functions of numpy's"),
+        ({"host": ("MatMul",)}, True, "pass", "MatMul on host"),
+        ({}, True, "fail", "kernels of a step: asked for some, got none"),
+        ({"host": ("MatMul",)}, False, "fail", "host fallback: asked for none, got MatMul"),
+    ],
+)
+def test_where_a_products_kernels_ran_is_told(
+    monkeypatch: pytest.MonkeyPatch, kernels: Any, on_host: bool, verdict: str, said: str
+) -> None:
+    def executed(self: Any, step: Callable[[], object], device: Any, execution: str) -> Executed:
+        step()
+        return Executed(kernels=kernels)
+
+    if kernels is not None:
+        monkeypatch.setattr(plain.Plain, "executed", executed)
+    monkeypatch.setattr(Stand, "on_host", on_host)
+    findings = found("host fallback")
+    assert [*findings] == [
+        f"a product's kernels run on the device, {how}" for how in ("eager", "compile")
+    ]
+    for finding in findings.values():
+        assert finding.verdict == verdict and said in finding.reason + finding.observed
 
 
 def test_bits_that_are_lost_on_the_way_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

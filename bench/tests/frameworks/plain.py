@@ -182,7 +182,7 @@ class Plain(Framework):
             pairs = [(a[::-1].copy(), b) for a, b in pairs]
         return Products(pairs)
 
-    def executed(self, step: Callable[[], object], device: Device) -> Executed:
+    def executed(self, step: Callable[[], object], device: Device, execution: str) -> Executed:
         step()
         return Executed(absent="not observable: functions of numpy's")
 

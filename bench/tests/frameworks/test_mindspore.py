@@ -24,7 +24,7 @@ from bench.measuring.messages import Answer, Channel, Order, Report, Request
 from bench.measuring.watch import READ_AFTER
 from bench.precision import PRECISIONS
 from bench.records.case import Case
-from bench.records.outcome import Measured, Skipped, Void
+from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Settings
 from bench.report import Canvas
 from bench.reports._comparison import render
@@ -80,6 +80,8 @@ HONEST = {
     if execution == "eager" or what in COMPILED
 } | {"attention fp16 eager": case("attention", "fp16")}
 KIT = [name for name, check in checks(NAME).items() if not check.absent]
+BY_NUMPY = "numpy for MindSpore"
+OFF = "compiler off"
 FAULTS = ("wrong weights", "fp16 for fp32")
 
 
@@ -104,6 +106,10 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
         trials[name] = Trial(request=handed(one, folder))
     for fault in FAULTS:
         trials[fault] = Trial(request=handed(case("gemm", "fp32"), folder), fault=fault)
+    trials[BY_NUMPY] = Trial(request=handed(case("gemm", "fp32"), folder), fault=BY_NUMPY)
+    compiled = case("gemm", "fp32", "compile")
+    for fault in (OFF, BY_NUMPY):
+        trials[f"{fault}, compile"] = Trial(request=handed(compiled, folder), fault=fault)
     trials["bf16"] = Trial(request=handed(case("gemm", "bf16"), folder))
     trials |= {f"check {name}": Trial(check=name) for name in KIT}
     return dict(zip(trials, launched(there, trials.values(), folder), strict=True))
@@ -145,6 +151,45 @@ def test_planted_faults_are_void(reports: dict[str, Report], fault: str) -> None
     assert isinstance(outcome, Void) and outcome.reason.startswith("numerics: output"), outcome
 
 
+KERNELS = {
+    "gemm": {"MatMul"},
+    "attention": {"BatchMatMul", "Softmax"},
+    "copy": {"InplaceCopy"},
+    "triad": {"AddExt"},
+    "queue": {"AssignAdd"},
+}
+"""Of each work some that must be there."""
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_its_kernels_are_seen_on_the_host(reports: dict[str, Report], name: str) -> None:
+    outcome = reports[name].outcome
+    assert isinstance(outcome, Measured) and outcome.executed is not None
+    seen = outcome.executed
+    assert seen.absent == "" and seen.kernels is not None and [*seen.kernels] == ["host"]
+    assert {*seen.kernels["host"]} >= KERNELS.get(name.partition(" ")[0], set())
+    assert ("attention" in seen.operators) is name.startswith("attention")
+
+
+def test_what_something_else_computes_is_void(reports: dict[str, Report]) -> None:
+    outcome = reports[BY_NUMPY].outcome
+    assert isinstance(outcome, Void), outcome
+    assert "kernels of a step: asked for some, got none" in outcome.reason
+
+
+def test_what_the_compiler_was_to_make_and_did_not_is_void(reports: dict[str, Report]) -> None:
+    outcome = reports[f"{OFF}, compile"].outcome
+    assert isinstance(outcome, Void), outcome
+    assert "execution: asked for compile, got eager" in outcome.reason
+
+
+def test_what_a_graph_cannot_hold_is_left_to_nobody(reports: dict[str, Report]) -> None:
+    """Of a step that was to be compiled whole."""
+    outcome = reports[f"{BY_NUMPY}, compile"].outcome
+    assert isinstance(outcome, Failed), outcome
+    assert reports["gemm fp32 compile"].environment["job"]["jit_level"] == "O1"
+
+
 def test_a_precision_without_a_kernel_is_skipped_and_named(reports: dict[str, Report]) -> None:
     outcome = reports["bf16"].outcome
     assert isinstance(outcome, Skipped), outcome
@@ -155,6 +200,13 @@ def test_a_precision_without_a_kernel_is_skipped_and_named(reports: dict[str, Re
 def test_the_conformance_kit_finds_no_fault(reports: dict[str, Any], check: str) -> None:
     found = reports[f"check {check}"]
     assert found and not [finding for finding in found if finding.verdict == "fail"]
+
+
+def test_a_precision_that_is_refused_denies_no_other(reports: dict[str, Any]) -> None:
+    """Of a device that queues, the next product would be told of the failure."""
+    verdicts = {finding.title: finding.verdict for finding in reports["check formats"]}
+    assert verdicts["bf16 matmul keeps 7 bits"] == "not observable"
+    assert verdicts["fp16 matmul keeps 10 bits"] == "pass"
 
 
 def test_its_devices_are_found_where_it_is(there: Elsewhere) -> None:
