@@ -154,7 +154,7 @@ def framework(name: str) -> Framework:
 
 def configs_folder() -> Path:
     """Where the suites lie: inside an installed package, or beside it in a clone."""
-    package = Path(bench.__file__).parent
+    package = Path(bench.__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 

@@ -201,8 +201,18 @@ class Framework(ABC):
 
     name: str
     tensors: Tensors
+    executed_late = False
+    """Whether `executed` is asked after the timing alone: what it switches on might stay on."""
     hands_over = True
     """Whether what its launches draw, and their reference, comes from torch in another process."""
+
+    def recorded_variables(self) -> tuple[str, ...]:
+        """Of the environment, besides a backend's: see `Backend.recorded_variables`."""
+        return ()
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """Likewise: see `Backend.harmful_variables`."""
+        return {}
 
     @abstractmethod
     def devices(self, backend: Backend) -> list[DeviceInfo]:
@@ -210,6 +220,10 @@ class Framework(ABC):
 
         Raises `DeviceUnavailable` with the cause and the next thing to do if there are none.
         """
+
+    def reaches(self, backend: Backend) -> bool:
+        """Whether it knows such devices at all; asked where it is not installed, too."""
+        return True
 
     @abstractmethod
     def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
@@ -253,8 +267,11 @@ class Framework(ABC):
         """
 
     @abstractmethod
-    def executed(self, step: Callable[[], object], device: Device) -> Executed:
-        """What a step runs through, as the framework names it; takes the step."""
+    def executed(self, step: Callable[[], object], device: Device, execution: str) -> Executed:
+        """What a step runs through, as the framework names it; takes the step.
+
+        execution: a case's, as it is executed.
+        """
 
 
 __all__ = [

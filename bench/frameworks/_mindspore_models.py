@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from bench.framework import Draws
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks._mindspore_jobs import Builder, MindSporeJob
-from bench.records.execution import COMPILE
 from bench.workload import Job, Look, Site, Unsupported
 from bench.workloads import resnet50 as resnet
 from bench.workloads._jobs import BATCHES, Rotation, adamw_learning_rate
@@ -18,6 +17,11 @@ from bench.workloads.bert import SIZES
 
 if TYPE_CHECKING:
     from bench.framework import Array
+
+
+UPDATES = {"adamw": "AdamWeightDecay", "sgd": "ApplyMomentum"}
+"""What moves weights, by the optimizer in a job. None of them has bfloat16 among the types that its
+reference names (2.10: mindspore.ops.AdamWeightDecay, mindspore.ops.ApplyMomentum)."""
 
 
 class Filled:
@@ -38,6 +42,10 @@ class Filled:
         """Integers that are drawn."""
         return self.integers(self._draws.integers(low, high, shape))
 
+    def fuses(self, width: int) -> bool:
+        """Of heads so wide; see `_mindspore_jobs.fuses`."""
+        return jobs.fuses(self._site, width)
+
     def integers(self, values: Iterable[int] | Array) -> Any:
         """Those, which index."""
         import mindspore as ms
@@ -53,7 +61,6 @@ class ModelJob(MindSporeJob):
 
     def __init__(self, model: Any, inputs: list[Any], site: Site, facts: Mapping[str, str]) -> None:
         """model: a cell, which is put into evaluation mode."""
-        import mindspore as ms
 
         def infer(given: Any) -> Any:
             return model(given)
@@ -61,7 +68,7 @@ class ModelJob(MindSporeJob):
         self._model = model.set_train(False)
         self._site = site
         self._function, self._execution = infer, site.execution
-        self._run = ms.jit(infer) if site.execution == COMPILE else infer
+        self._run = jobs.run_as(site.execution, infer)
         self._arguments = Rotation([(given,) for given in inputs])
         self.facts = facts
 
@@ -100,6 +107,11 @@ def require_offered(parameters: Any, site: Site) -> None:
         raise Unsupported(f"MindSpore: no {site.memory_format} layout, so far; contiguous")
     if getattr(parameters, "gradient_checkpointing", False):
         raise Unsupported("MindSpore: no gradient checkpointing, so far. Leave it out")
+    kernel = UPDATES.get(getattr(parameters, "optimizer", ""))
+    if kernel is not None and site.precision.weights == "bfloat16":
+        raise Unsupported(
+            f"MindSpore: its {kernel} moves no bfloat16 weights. Train in fp32 or tf32"
+        )
 
 
 def facts_of(name: str, model: Any, published: int | None) -> dict[str, str]:
@@ -143,7 +155,8 @@ def bert(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     shape = (parameters.batch_size, parameters.sequence_length)
     model = cells.Bert(filled, size, shape[1])
     facts = facts_of("BERT", model, size.published_parameters)
-    facts["attention"] = "products and softmax of its own"
+    fused = filled.fuses(size.hidden // size.heads)
+    facts["attention"] = jobs.FUSED_ATTENTION if fused else jobs.OWN_ATTENTION
     steps = parameters.accumulation_steps if mode == "train" else 1
     count = BATCHES * steps
     tokens = [filled.drawn(1, size.vocabulary, shape) for _ in range(count)]

@@ -14,9 +14,8 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from bench.framework import Moved
-from bench.frameworks._mindspore_jobs import execution_look
+from bench.frameworks._mindspore_jobs import execution_look, run_as
 from bench.frameworks._mindspore_models import looks_of, parameters_of
-from bench.records.execution import COMPILE
 from bench.records.proof import GRADIENTS, LOSS
 from bench.workload import Job, Look, Site, Training
 from bench.workloads._jobs import Rotation
@@ -166,7 +165,7 @@ class TrainingJob(Job):
         self._optimizer = OPTIMIZERS[optimizer](self._weights, learning_rate)
         self._settings = self._optimizer.settings  # as asked, whatever changes it later
         self._function = trained(model, self._optimizer, accumulation_steps)
-        self._run = ms.jit(self._function) if site.execution == COMPILE else self._function
+        self._run = run_as(site.execution, self._function)
         self._accumulation_steps = accumulation_steps
         self._batches = Rotation(batches)
         self._taken: list[tuple[Any, Any]] = []
@@ -228,10 +227,12 @@ class TrainingJob(Job):
         moved = {id(parameter): parameter for parameter in every}.values()
         before = [np.array(parameter.asnumpy()) for parameter in moved]
         steps = self._steps
-        yield
-        for parameter, was in zip(moved, before, strict=True):
-            parameter.copy_(ms.Tensor(was))
-        self._steps = steps
+        try:
+            yield
+        finally:
+            for parameter, was in zip(moved, before, strict=True):
+                parameter.copy_(ms.Tensor(was))
+            self._steps = steps
 
     def training(self) -> Training:
         """Its optimizer, with the learning rate that it was given."""

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo
@@ -21,6 +21,8 @@ from bench.frameworks import _mindspore_devices as devices
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks import _mindspore_llama as llama
 from bench.frameworks import _mindspore_models as models
+from bench.frameworks import _mindspore_profile as profile
+from bench.frameworks._mindspore_devices import said
 from bench.measuring import asked
 from bench.precision import Precision
 from bench.records.cpu_limits import affinity_cores, usable_cores
@@ -32,10 +34,10 @@ from bench.workload import Job, Look, Mode, Site, Workload
 if TYPE_CHECKING:
     from bench.framework import Array
 
-PACKAGES = ("mindspore", "numpy", "msgspec", "psutil")
-"""Distributions whose versions its records name."""
+PACKAGES = ("numpy", "msgspec", "psutil")
+"""Distributions whose versions its records name, beside its own, which has several names."""
 RECORDED = (
-    *("mode", "deterministic", "pynative_synchronize", "jit_level", "enable_graph_kernel"),
+    *("mode", "deterministic", "pynative_synchronize", "enable_graph_kernel"),
     *("exec_order", "memory_optimize_level", "inter_op_parallel_num"),
 )
 """Settings of MindSpore's context that its records name."""
@@ -45,7 +47,6 @@ SILENT = "3"
 """`GLOG_v`: errors only. Its warnings say at each import which chips' libraries are not here."""
 BUILDERS = {**jobs.BUILDERS, **models.BUILDERS, **llama.BUILDERS}
 """What there is, by workload and mode."""
-NO_TIMES = "not observable: MindSpore has no hook that names what an operator runs through"
 
 
 class MindSporeTensors(Tensors):
@@ -78,8 +79,9 @@ class MindSporeTensors(Tensors):
         return _float64(tensor)
 
     def is_on(self, tensor: Any, device: Device) -> bool:
-        """Of one that has a dimension: all of a process lie on its one device."""
-        return bool(tensor.ndim)
+        """As it says, without the number: a process has one."""
+        place = str(tensor.device).partition(":")[0].lower()
+        return bool(tensor.ndim) and place == str(device.place).lower()
 
     def total(self, tensor: Any) -> Any:
         """Its sum."""
@@ -143,11 +145,23 @@ class MindSpore(Framework):
 
     name = "mindspore"
     tensors = MindSporeTensors()
+    executed_late = True
     _threads: int | None = None
 
     def compute_with(self, threads: int) -> None:
         """In `open`."""
         self._threads = threads
+
+    def recorded_variables(self) -> tuple[str, ...]:
+        """Its own families, and that of the logger in it."""
+        return ("MS_*", "MINDSPORE_*", "GLOG_*")
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """What makes the host wait, and what lets Python run parts of a graph."""
+        return {
+            "MS_DEV_LAUNCH_BLOCKING": "the host waits for every operator",
+            "MS_DEV_JIT_SYNTAX_LEVEL": "Python may run parts of what is compiled",
+        }
 
     def devices(self, backend: Backend) -> list[DeviceInfo]:
         """The host; or the accelerators that MindSpore sees."""
@@ -171,11 +185,17 @@ class MindSpore(Framework):
             )
         ]
 
+    def reaches(self, backend: Backend) -> bool:
+        """What the backend says that it has a name for."""
+        return self.name in backend.targets
+
     def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
         """By a product: what has no kernel says so, and what computes wrongly is none."""
         shortened = precision.shortened and backend.is_host
         if precision.quantized or shortened or precision.autocast:
             return "accelmark has no MindSpore job for it"
+        target = backend.targets[self.name]
+        devices.chosen(target, info.index)
         import mindspore as ms
         import numpy as np
         from mindspore import ops
@@ -185,8 +205,17 @@ class MindSpore(Framework):
             twos = twos.astype(getattr(ms, precision.weights))
             found = float(ops.matmul(twos, twos).astype(ms.float32).asnumpy()[3, 5])
         except (TypeError, RuntimeError, ValueError) as error:
+            ms.runtime.synchronize()  # else the next product is told of this one's failure
             return f"MindSpore has no such product here ({said(error)})"
-        return None if found == 64.0 else f"MindSpore's product gives {found:g} for 64"
+        if found != 64.0:
+            return f"MindSpore's product gives {found:g} for 64"
+        short = (
+            precision.shortened
+            and devices.standing(target, devices.HF32[0])[devices.HF32[0]] == "1"
+        )
+        if short and not devices.shortens():
+            return "float32 products keep their whole mantissa here although the switch is on"
+        return None
 
     def open(self, backend: Backend, index: int, precision: Precision) -> Device:
         """The device, in PyNative mode."""
@@ -197,7 +226,7 @@ class MindSpore(Framework):
         if backend.is_host:
             self._threads = self._threads or devices.threads_asked()
             devices.compute_with(self._threads)
-        return devices.opened(here[index], backend.targets[self.name], precision)
+        return devices.opened(backend, here[index], backend.targets[self.name], precision)
 
     def imported(self, workload: Workload, mode: Mode) -> str:
         """MindSpore itself."""
@@ -208,11 +237,12 @@ class MindSpore(Framework):
         """MindSpore as this worker has it."""
         import mindspore as ms
 
+        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
         return {
             "framework": self.name,
             "mindspore": str(ms.__version__),
             "python": platform.python_version(),
-            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "packages": {**packages, "mindspore": str(ms.__version__)},
             "threads": int(ms.get_context(devices.THREADS)),
             "affinity": affinity_cores(),
             "context": {name: devices.current(name) for name in RECORDED},
@@ -233,12 +263,22 @@ class MindSpore(Framework):
             Look(what=f"MindSpore's {name}", asked=value, seen=str(ms.get_context(name)), then=then)
             for name, value in wanted.items()
         ]
+        if (waits := devices.launch_blocking()) is not None:
+            looks.append(
+                Look(what="MindSpore's launch_blocking", asked="False", seen=str(waits), then=then)
+            )
         tracing = "on" if sys.gettrace() or sys.getprofile() else "off"
         looks.append(Look(what="Python tracing", asked="off", seen=tracing, then=then))
         if device.queues_on_host:
             threads = devices.current(devices.THREADS)
             wanted_threads = str(self._threads)
             looks.append(Look(what="threads", asked=wanted_threads, seen=threads, then=then))
+        else:
+            mode = devices.standing(str(device.place), devices.MODE)[devices.MODE]
+            looks.append(
+                Look(what=f"MindSpore's {devices.MODE}", asked=devices.KEPT, seen=mode, then=then)
+            )
+            looks.append(devices.keeps_to_the_device())
         return [*looks, *asked.float32(precision, device.float32_reduced())]
 
     def execution(
@@ -257,19 +297,14 @@ class MindSpore(Framework):
         if build is None or draws is None:
             there = ", ".join(f"{name}-{mode}" for name, mode in BUILDERS)
             raise Unsupported(f"MindSpore: no {workload.name}-{mode}, so far. There are: {there}")
-        return build(mode, parameters, site, draws)
+        job = build(mode, parameters, site, draws)
+        if site.execution == COMPILE:
+            job.facts = {**job.facts, "jit_level": jobs.LEVEL}
+        return job
 
-    def executed(self, step: Callable[[], object], device: Device) -> Executed:
-        """Takes the step."""
-        step()
-        return Executed(absent=NO_TIMES)
-
-
-def said(error: BaseException) -> str:
-    """An error in one line: of MindSpore's, which are framed, the first that is a sentence."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    found = [line for line in lines if line[:1].isalpha()]
-    return found[0] if found else type(error).__name__
+    def executed(self, step: Callable[[], object], device: Device, execution: str) -> Executed:
+        """As MindSpore's profiler sees it, whichever execution."""
+        return profile.executed(step, device)
 
 
 def loaded() -> Any:

@@ -163,8 +163,11 @@ class Torch(Framework):
         """The workload's own job, which draws by itself."""
         return workload.build(mode, parameters, site)
 
-    def executed(self, step: Callable[[], object], device: Device) -> Executed:
-        """As torch's dispatcher names it."""
+    def executed(self, step: Callable[[], object], device: Device, execution: str) -> Executed:
+        """As torch's dispatcher names it, where it is asked."""
+        if absent := operators.NOT_OBSERVABLE.get(execution):
+            step()
+            return Executed(absent=absent)
         return operators.executed(step, device.torch_device.type)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.precision import Precision
 from bench.records import environment
 from bench.records.case import SEARCHED
-from bench.records.executed import Executed
+from bench.records.executed import CONVERSIONS, HOST, Executed
 from bench.records.execution import COMPILE, GRAPH
 from bench.workload import Look, Queued, Recorder
 
@@ -153,6 +153,22 @@ def implementations(executed: Executed | None, facts: Mapping[str, str]) -> list
         for kind in ("attention", "experts")
         if kind in facts and not executed.operators.get(kind)
     ]
+
+
+def places(executed: Executed | None, *, on_host: bool) -> list[Look]:
+    """Whether a step's kernels ran where they were to, and whether there were any, as far as the
+    framework's profiler sees them. on_host: whether the device is the host."""
+    if executed is None or executed.kernels is None:
+        return []
+    looks = []
+    if not executed.kernels.keys() - {CONVERSIONS}:
+        then = "Something else computed it: look at how the framework builds its jobs"
+        looks.append(Look(what="kernels of a step", asked="some", seen="none", then=then))
+    fallen = executed.kernels.get(HOST, ())
+    if fallen and not on_host:
+        then = "See the framework's own words for what its device has no kernel"
+        looks.append(Look(what="host fallback", asked="none", seen=", ".join(fallen), then=then))
+    return looks
 
 
 class Watched:

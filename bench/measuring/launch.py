@@ -129,7 +129,9 @@ class Launch:
         mode = request.case.mode
         declared = workload.modes[mode]
 
-        harm = harmful(self.backend)  # before any library that sets variables of its own
+        harm = harmful(
+            self.backend, self.framework
+        )  # before any library that sets variables of its own
         for name in self.backend.silencing_variables():
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
@@ -247,7 +249,8 @@ class Launch:
 
     def _note_variables(self) -> None:
         request = self.request
-        words = environment.looked_for(self.backend.recorded_variables(), request.recorded)
+        own = (self.backend.recorded_variables(), self.framework.recorded_variables())
+        words = environment.looked_for(*own, request.recorded)
         self.environment["variables"] = environment.variables(words)
         self.environment["variables_looked_for"] = words
         if request.recorded:
@@ -303,6 +306,7 @@ class Launch:
             *self.executed(),
             *job.looks(),
             *asked.implementations(watch.executed, job.facts),
+            *asked.places(watch.executed, on_host=self.backend.is_host),
         ]
         self.environment["job"] = dict(job.facts)
         wrong = asked.complaint(looks)  # which may know who did it

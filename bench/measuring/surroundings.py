@@ -9,14 +9,16 @@ import os
 import sys
 
 from bench.backend import Backend
+from bench.framework import Framework
 from bench.workload import Mode, Workload
 
 
-def harmful(backend: Backend) -> str:
+def harmful(*sources: Backend | Framework) -> str:
     """Why this process's environment voids what it would measure; empty if it does not."""
     return "; ".join(
         f"{name}={os.environ[name]}: {reason}. Unset it and run again"
-        for name, reason in backend.harmful_variables().items()
+        for source in sources
+        for name, reason in source.harmful_variables().items()
         if os.environ.get(name, "0") not in ("", "0")
     )
 

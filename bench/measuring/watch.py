@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bench import catalogue
 from bench.framework import Framework
-from bench.measuring import left_out, noise, operators
+from bench.measuring import left_out, noise
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.law import Law
 from bench.measuring.noise import figure
@@ -160,6 +160,8 @@ class Watch:
         self._random = self._device.random_state()
         self._try(lambda: self._finish(step_seconds))
         self._require_undrawn()
+        if self._thorough and self._framework.executed_late:
+            self._note_executed(self._job.step)
 
     def _start(self) -> None:
         if weights := list(self._job.weights()):
@@ -291,13 +293,15 @@ class Watch:
             self._no_noise = "" if self._noise else CANNOT_REPEAT
 
     def _see(self, step: Callable[[], object]) -> None:
-        """Takes a step, and notes what it runs through."""
-        if why := operators.NOT_OBSERVABLE.get(self._execution):
-            self.executed = Executed(absent=why)
+        """Takes a step, and notes what it runs through where its framework may be asked by now."""
+        if self._framework.executed_late:
             step()
-            return
+        else:
+            self._note_executed(step)
+
+    def _note_executed(self, step: Callable[[], object]) -> None:
         try:
-            self.executed = self._framework.executed(step, self._device)
+            self.executed = self._framework.executed(step, self._device, self._execution)
         except RuntimeError as error:  # what cannot be seen can be done
             self.executed = Executed(absent=f"not observable: {reason(of_error(error))}")
             step()

@@ -1,10 +1,15 @@
-"""Which implementations a job's step ran through, as torch's dispatcher names them."""
+"""Which implementations a step ran through, as its framework names them, and where they ran."""
 
 from __future__ import annotations
 
 import msgspec
 
 from bench.records.value import Value, positive_and_finite
+
+HOST = "host"
+"""The place of kernels that the host computed."""
+CONVERSIONS = "host, between numbers and tensors"
+"""Of those that compute nothing, and lie there whatever the device."""
 
 
 class Executed(Value, frozen=True, kw_only=True):
@@ -15,6 +20,10 @@ class Executed(Value, frozen=True, kw_only=True):
     operators: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     """By kind: attention, experts, convolution, scan. A kind that the step has not is not there.
     In brackets what an operator is made of where the device has none of its own for it."""
+    kernels: dict[str, tuple[str, ...]] | None = None
+    """By the place that they ran on, `HOST`, `CONVERSIONS` or what an accelerator calls its cores,
+    the kernels of a step that the framework's profiler saw; None where none looks, and in old
+    records."""
     expert_tokens: tuple[int, ...] = ()
     """Tokens that went to each expert, over all layers; empty where there are none, or a token's
     experts could not be seen."""

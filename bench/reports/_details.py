@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bench import units
 from bench.judging.row import Row
@@ -10,6 +10,9 @@ from bench.planning.tuning import in_words
 from bench.records.executed import Executed
 from bench.reports._labels import plain
 from bench.reports._wording import WHOSE, first_step, packed, share, tail, whose
+
+MOST_NAMED = 4
+"""Kinds of kernels of one place."""
 
 
 def details(row: Row) -> Iterator[str]:
@@ -81,6 +84,8 @@ def _ran(row: Row) -> Iterator[str]:
         yield f"operators {ran.absent}"
     for kind, operators in ran.operators.items():
         yield f"{kind}: {', '.join(operators)}"
+    for place, kernels in (ran.kernels or {}).items():
+        yield f"{len(kernels)} kinds of kernels on {place}: {_some(kernels)}"
     if tokens := ran.expert_tokens:
         even = units.significant(sum(tokens) / len(tokens))
         yield f"tokens an expert: {min(tokens)} to {max(tokens)}, {even} if even"
@@ -88,6 +93,11 @@ def _ran(row: Row) -> Iterator[str]:
         yield f"experts hit: {units.significant(row.experts_hit)} a layer, whose bytes are counted"
     elif ran.experts_hit is not None:
         yield f"experts hit: {units.significant(ran.experts_hit)} a layer"
+
+
+def _some(kernels: Sequence[str]) -> str:
+    more = f" and {len(kernels) - MOST_NAMED} more" if len(kernels) > MOST_NAMED else ""
+    return ", ".join(kernels[:MOST_NAMED]) + more
 
 
 def _costs(row: Row) -> Iterator[str]:

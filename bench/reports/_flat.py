@@ -199,6 +199,7 @@ def _of_once(row: Row) -> dict[str, Any]:
         "graph_breaks": row.compiler.get("graph_breaks"),
         "optimizer_passed_over": row.optimizer_passed_over or None,
         "operators": (row.executed and row.executed.operators) or None,
+        "kernels": (row.executed and row.executed.kernels) or None,
         "operators_absent": (row.executed and row.executed.absent) or None,
         "expert_tokens": list(row.executed.expert_tokens) or None if row.executed else None,
     }

@@ -57,7 +57,7 @@ def resume(
     differences = mixture(file.run, host, described)
     apart = {"packages", "python"} if file.run.framework != TORCH else set()  # another interpreter
     alike = {k: v for k, v in host.items() if k not in apart}
-    differences += mixed_launches(file.launches, alike, device.backend)
+    differences += mixed_launches(file.launches, alike, device.backend, file.run.framework)
     differences += other_hosts(file.launches, device.backend, hosts, here)
     if differences:
         listed = "".join(f"\n  - {difference}" for difference in differences)
@@ -113,7 +113,9 @@ def _without_counted(device: Mapping[str, Any]) -> dict[str, Any]:
     return {**device, "facts": {k: v for k, v in facts.items() if k not in COUNTED}}
 
 
-def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend: str) -> list[str]:
+def mixed_launches(
+    launches: Sequence[Launch], host: Mapping[str, Any], backend: str, framework: str = TORCH
+) -> list[str]:
     """In what a worker would now differ from those of the launches that there are.
 
     A launch that failed before it could say anything of itself says nothing here either.
@@ -129,7 +131,7 @@ def mixed_launches(launches: Sequence[Launch], host: Mapping[str, Any], backend:
         ):
             found[f"a launch's python was {then['python']}, is {host.get('python')}"] = None
         if isinstance(variables := then.get("variables"), Mapping):
-            found |= dict.fromkeys(_changed_variables(variables, backend))
+            found |= dict.fromkeys(_changed_variables(variables, backend, framework))
     return list(found)
 
 
@@ -153,11 +155,12 @@ def other_hosts(
     return list(found)
 
 
-def _changed_variables(then: Mapping[str, Any], backend: str) -> list[str]:
+def _changed_variables(then: Mapping[str, Any], backend: str, framework: str) -> list[str]:
     plug_in = catalogue.backend(backend)
+    own = plug_in.recorded_variables(), catalogue.framework(framework).recorded_variables()
     given = environment.worker_variables(plug_in.worker_environment())
     silenced = plug_in.silencing_variables()
-    words = environment.looked_for(plug_in.recorded_variables(), then)
+    words = environment.looked_for(*own, then)
     now = environment.variables(words, given)
     return [
         f"variable {name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"

@@ -37,12 +37,13 @@ def identity(stand: Stand) -> Iterator[Finding]:
     yield judged("the device has a name", bool(info.name.strip()), named, "it has none", next)
     yield _memory(info.memory_bytes)
     yield _facts({**info.facts, **stand.device.facts()})
-    harm = harmful(stand.backend)
+    harm = harmful(stand.backend, stand.framework)
     title = "no variable spoils the timing"
     if harm:
         yield failed(title, "set", harm, "Unset it: a run would be void")
     else:
-        names = sorted(stand.backend.harmful_variables())
+        whose = (stand.backend, stand.framework)
+        names = sorted({name for one in whose for name in one.harmful_variables()})
         yield passed(title, f"not set: {', '.join(names)}" if names else "none is known")
     chip = chips.find(info.name)
     title = "an entry in configs/chips.toml"

@@ -7,8 +7,10 @@ it is the optimizer's law that must find them.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 Change = Callable[[Any], Any]
 
@@ -58,6 +60,12 @@ def dropout_left_on() -> Iterator[None]:
         return lambda self, given: ops.dropout(honest(self, given), p=0.1, training=True)
 
     with put(Attention, "construct", dropping), put(Bottleneck, "construct", dropping):
+        yield
+
+
+@contextlib.contextmanager
+def compiler_off() -> Iterator[None]:
+    with mock.patch.dict(os.environ, {"MS_JIT": "0"}):
         yield
 
 
@@ -120,6 +128,7 @@ def timed(number: int) -> bool:
 
 
 PLANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "compiler off": compiler_off,
     "other epsilon": other_epsilon,
     "dropout left on": dropout_left_on,
     "products in fp16": built(narrow, "ModelJob", always),

@@ -7,11 +7,12 @@ Run by its interpreter, which has no pytest. Reads a list of `Trial`s as JSON fr
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from bench.frameworks import _mindspore_jobs as jobs
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
 from bench.running.elsewhere import Elsewhere
-from bench.tests.frameworks.mindspore_faults import PLANTS, shallow
-from bench.tests.frameworks.mindspore_llama_faults import LLAMA_PLANTS
+from bench.tests.frameworks.mindspore_faults import PLANTS, put, shallow
+from bench.tests.frameworks.mindspore_fused import FUSED
+from bench.tests.frameworks.mindspore_llama_faults import LLAMA_PLANTS, Plant
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +47,7 @@ def launched(there: Elsewhere, trials: Iterable[Trial], folder: Path) -> list[An
         input=msgspec.json.encode(given),
         stdout=subprocess.PIPE,
         env={**os.environ, **there.variables(folder)},
+        cwd=folder,  # where a compiler that fails leaves what it was about
         check=True,
     )
     return [
@@ -66,6 +69,28 @@ def fp16_for_fp32(placed: Callable[..., Any]) -> Callable[..., Any]:
 FAULTS = {"wrong weights": wrong_weights, "fp16 for fp32": fp16_for_fp32}
 
 
+def by_numpy(product: Callable[..., Any]) -> Callable[..., Any]:
+    import mindspore as ms
+
+    def planted(a: Any, b: Any) -> Any:
+        return ms.Tensor(a.asnumpy() @ b.asnumpy())
+
+    return planted
+
+
+STEPS = {"numpy for MindSpore": ("product", by_numpy)}
+"""Another function in the place of a step."""
+
+
+@contextlib.contextmanager
+def other_step(fault: str) -> Iterator[None]:
+    from bench.frameworks import _mindspore_steps
+
+    name, change = STEPS[fault]
+    with put(_mindspore_steps, name, change):
+        yield
+
+
 def done(trial: Trial) -> Report | list[Finding]:
     if trial.request is not None:
         return Launch(trial.request, Channel(io.BytesIO())).run()
@@ -77,7 +102,8 @@ def main() -> None:
     private = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     honest = jobs.placed
-    plants = {**PLANTS, **LLAMA_PLANTS}
+    steps = {fault: functools.partial(other_step, fault) for fault in STEPS}
+    plants: dict[str, Plant] = {**PLANTS, **LLAMA_PLANTS, **FUSED, **steps}
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
         cut = shallow if trial.shallow else contextlib.nullcontext

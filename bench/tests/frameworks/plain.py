@@ -143,6 +143,9 @@ class Plain(Framework):
     name = "plain"
     tensors = Arrays()
 
+    def recorded_variables(self) -> tuple[str, ...]:
+        return ("PLAIN_*",)
+
     def devices(self, backend: Backend) -> list[DeviceInfo]:
         return [DeviceInfo(backend=backend.name, index=0, name="a host", memory_bytes=2**34)]
 
@@ -179,7 +182,7 @@ class Plain(Framework):
             pairs = [(a[::-1].copy(), b) for a, b in pairs]
         return Products(pairs)
 
-    def executed(self, step: Callable[[], object], device: Device) -> Executed:
+    def executed(self, step: Callable[[], object], device: Device, execution: str) -> Executed:
         step()
         return Executed(absent="not observable: functions of numpy's")
 

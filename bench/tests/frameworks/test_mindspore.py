@@ -5,6 +5,7 @@ Skipped, with the reason, where no Python with MindSpore is named.
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,22 @@ from bench import catalogue
 from bench.conformance.worker import checks
 from bench.errors import DeviceUnavailable
 from bench.frameworks._hand_over import handed_over
+from bench.judging.compare import compare
 from bench.judging.equal_work import of_launches
-from bench.measuring.messages import Answer, Order, Report, Request
+from bench.measuring.launch import Launch
+from bench.measuring.messages import Answer, Channel, Order, Report, Request
 from bench.measuring.watch import READ_AFTER
 from bench.precision import PRECISIONS
 from bench.records.case import Case
-from bench.records.outcome import Measured, Skipped, Void
+from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Settings
-from bench.running import probe
+from bench.report import Canvas
+from bench.reports._comparison import render
+from bench.running import reached
 from bench.running.elsewhere import Elsewhere, elsewhere, named_after
 from bench.tests.frameworks.mindspore_launches import Trial, launched
 from bench.tests.measuring.watching import proof_of
+from bench.tests.values import make_file, make_launch
 
 NAME = "mindspore"
 BRIEF = Settings(
@@ -74,6 +80,8 @@ HONEST = {
     if execution == "eager" or what in COMPILED
 } | {"attention fp16 eager": case("attention", "fp16")}
 KIT = [name for name, check in checks(NAME).items() if not check.absent]
+BY_NUMPY = "numpy for MindSpore"
+OFF = "compiler off"
 FAULTS = ("wrong weights", "fp16 for fp32")
 
 
@@ -98,6 +106,10 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
         trials[name] = Trial(request=handed(one, folder))
     for fault in FAULTS:
         trials[fault] = Trial(request=handed(case("gemm", "fp32"), folder), fault=fault)
+    trials[BY_NUMPY] = Trial(request=handed(case("gemm", "fp32"), folder), fault=BY_NUMPY)
+    compiled = case("gemm", "fp32", "compile")
+    for fault in (OFF, BY_NUMPY):
+        trials[f"{fault}, compile"] = Trial(request=handed(compiled, folder), fault=fault)
     trials["bf16"] = Trial(request=handed(case("gemm", "bf16"), folder))
     trials |= {f"check {name}": Trial(check=name) for name in KIT}
     return dict(zip(trials, launched(there, trials.values(), folder), strict=True))
@@ -139,6 +151,45 @@ def test_planted_faults_are_void(reports: dict[str, Report], fault: str) -> None
     assert isinstance(outcome, Void) and outcome.reason.startswith("numerics: output"), outcome
 
 
+KERNELS = {
+    "gemm": {"MatMul"},
+    "attention": {"BatchMatMul", "Softmax"},
+    "copy": {"InplaceCopy"},
+    "triad": {"AddExt"},
+    "queue": {"AssignAdd"},
+}
+"""Of each work some that must be there."""
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_its_kernels_are_seen_on_the_host(reports: dict[str, Report], name: str) -> None:
+    outcome = reports[name].outcome
+    assert isinstance(outcome, Measured) and outcome.executed is not None
+    seen = outcome.executed
+    assert seen.absent == "" and seen.kernels is not None and [*seen.kernels] == ["host"]
+    assert {*seen.kernels["host"]} >= KERNELS.get(name.partition(" ")[0], set())
+    assert ("attention" in seen.operators) is name.startswith("attention")
+
+
+def test_what_something_else_computes_is_void(reports: dict[str, Report]) -> None:
+    outcome = reports[BY_NUMPY].outcome
+    assert isinstance(outcome, Void), outcome
+    assert "kernels of a step: asked for some, got none" in outcome.reason
+
+
+def test_what_the_compiler_was_to_make_and_did_not_is_void(reports: dict[str, Report]) -> None:
+    outcome = reports[f"{OFF}, compile"].outcome
+    assert isinstance(outcome, Void), outcome
+    assert "execution: asked for compile, got eager" in outcome.reason
+
+
+def test_what_a_graph_cannot_hold_is_left_to_nobody(reports: dict[str, Report]) -> None:
+    """Of a step that was to be compiled whole."""
+    outcome = reports[f"{BY_NUMPY}, compile"].outcome
+    assert isinstance(outcome, Failed), outcome
+    assert reports["gemm fp32 compile"].environment["job"]["jit_level"] == "O1"
+
+
 def test_a_precision_without_a_kernel_is_skipped_and_named(reports: dict[str, Report]) -> None:
     outcome = reports["bf16"].outcome
     assert isinstance(outcome, Skipped), outcome
@@ -151,10 +202,20 @@ def test_the_conformance_kit_finds_no_fault(reports: dict[str, Any], check: str)
     assert found and not [finding for finding in found if finding.verdict == "fail"]
 
 
+def test_a_precision_that_is_refused_denies_no_other(reports: dict[str, Any]) -> None:
+    """Of a device that queues, the next product would be told of the failure."""
+    verdicts = {finding.title: finding.verdict for finding in reports["check formats"]}
+    assert verdicts["bf16 matmul keeps 7 bits"] == "not observable"
+    assert verdicts["fp16 matmul keeps 10 bits"] == "pass"
+
+
 def test_its_devices_are_found_where_it_is(there: Elsewhere) -> None:
-    (found,) = probe.probe_framework(there)
-    (device,) = found.devices
-    assert found.framework == NAME and device.address == "cpu" and "mindspore" in device.facts
+    found = {one.backend: one for one in reached.ask(there)}
+    absent, (device,) = found["ascend"], found["cpu"].devices
+    assert absent.devices or "sees no Ascend (" in absent.reason, "what did not load"
+    assert (
+        found["cpu"].framework == NAME and device.address == "cpu" and "mindspore" in device.facts
+    )
     assert {"fp32", "fp16"} <= {*device.precisions} <= {*PRECISIONS} - {"bf16", "tf32"}
 
 
@@ -163,3 +224,28 @@ def test_without_it_the_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     framework = catalogue.framework(NAME)
     with pytest.raises(DeviceUnavailable, match="--framework mindspore --python PATH"):
         framework.devices(catalogue.backend("cpu"))
+
+
+def test_one_device_by_both_frameworks_is_compared(reports: dict[str, Report]) -> None:
+    """Two launches as they were, torch's in this process: a ratio, of equal work."""
+    one = HONEST["gemm fp32 eager"]
+    asked = Request(
+        case=one, backend="cpu", index=0, settings=BRIEF, samples=10, seed=1, thorough=True
+    )
+    torchs = Launch(asked, Channel(io.BytesIO())).run()
+    base, other = (
+        make_file(
+            [one],
+            [make_launch(told.outcome, one, seed=1, environment=told.environment)],
+            settings=BRIEF,
+            device={"backend": "cpu", "index": 0, "name": "a CPU"},
+            framework=framework,
+        )
+        for framework, told in (("torch", torchs), (NAME, reports["gemm fp32 eager"]))
+    )
+    found = compare(base, other)
+    (case,) = found.cases
+    assert case.same_work is not None and case.same_work.proved, case
+    assert case.ratio is not None and case.ratio > 0
+    card = " ".join(render([found], Canvas()).split())
+    assert "framework: torch | mindspore" in card

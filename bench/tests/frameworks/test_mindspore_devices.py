@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench import catalogue
+from bench.backends import ascend
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.framework import Framework
 from bench.frameworks import _mindspore_devices
 from bench.measuring.asked import complaint
+from bench.measuring.surroundings import harmful
 from bench.precision import PRECISIONS
+from bench.records import environment
+from bench.running.resume import mixed_launches
+from bench.tests.values import make_launch, make_measured
 
 
 class Held:
     """What the module is told, and gives back."""
 
     def __init__(self) -> None:
-        self.available = True
+        self.available, self.count = True, 2
+        self.device: tuple[Any, ...] | None = None
+        self.set: set[str] = set()
+        self.unloaded = ""
         self.calls: list[tuple[Any, ...]] = []
         self.hf32 = {"matmul_allow_hf32": "", "conv_allow_hf32": "1"}
         self.deaf: set[str] = set()
         self.stats = {"max_allocated_memory": 3 * 2**20}
         self.settings: dict[str, Any] = {"runtime_num_threads": 64, "deterministic": "OFF"}
         self.settings |= {"pynative_synchronize": False}
+        self.mode, self.waits = "", False
 
     def switched(self, name: str, on: bool) -> None:
+        """As the real one: a value that is set stays."""
         self.calls.append((name, on))
-        if name not in self.deaf:
-            self.hf32[name] = "1" if on else "0"
+        value = "1" if on else "0"
+        if name in self.deaf or self.hf32[name] == value:
+            return
+        if name in self.set:
+            raise RuntimeError(f"The '{name}' can not be set repeatedly.")
+        self.set.add(name)
+        self.hf32[name] = value
+
+    def counted(self) -> int:
+        if self.count < 0:
+            raise RuntimeError("Device Ascend not exist.")
+        return self.count
 
     def noted(self, name: str) -> Any:
         return lambda *args, **kwargs: self.calls.append((name, *args, *kwargs.items()))
@@ -46,6 +67,9 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     module.set_context = lambda **settings: held.settings.update(settings)
 
     def set_device(target: str, *index: int) -> None:
+        if held.device not in (None, (target, *index)):
+            raise RuntimeError("The 'mindspore.set_device' can not be modified.")
+        held.device = (target, *index)
         held.settings["device_target"] = target
         held.calls.append(("set_device", target, *index))
 
@@ -59,12 +83,19 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     def switch(name: str) -> Any:
         return lambda on: held.switched(name, on)
 
+    def precision_mode(mode: str) -> None:
+        held.calls.append(("precision_mode", mode))
+        if "precision_mode" not in held.deaf:
+            held.mode = mode
+
     precision = SimpleNamespace(
-        precision_mode=held.noted("precision_mode"), **{name: switch(name) for name in held.hf32}
+        precision_mode=precision_mode, **{name: switch(name) for name in held.hf32}
     )
     module.device_context = SimpleNamespace(
         ascend=SimpleNamespace(
-            is_available=lambda: held.available, device_count=lambda: 2, op_precision=precision
+            is_available=lambda: held.available,
+            device_count=held.counted,
+            op_precision=precision,
         )
     )
     module.hal = SimpleNamespace(get_device_name=lambda index, target: f"{target}910B4")
@@ -87,11 +118,25 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     class Conf:
         get_instance = staticmethod(
             lambda: SimpleNamespace(
-                **{name: lambda name=name: held.hf32[name] for name in held.hf32}
+                precision_mode=lambda: held.mode,
+                **{name: lambda name=name: held.hf32[name] for name in held.hf32},
             )
         )
 
-    module._c_expression = SimpleNamespace(AscendOpPrecisionConf=Conf)
+    class Context:
+        get_instance = staticmethod(
+            lambda: SimpleNamespace(load_plugin_error=lambda: held.unloaded)
+        )
+
+    runtime = SimpleNamespace(is_launch_blocking=lambda: held.waits)
+    module._c_expression = SimpleNamespace(
+        AscendOpPrecisionConf=Conf,
+        MSContext=Context,
+        RuntimeConf=SimpleNamespace(get_instance=lambda: runtime),
+    )
+    monkeypatch.setattr(ascend, "npu_smi", lambda *_: None)
+    monkeypatch.setattr(ascend, "DRIVER", Path("/no/driver"))
+    monkeypatch.setenv(_mindspore_devices.BACKOFF, "1")
     monkeypatch.setitem(sys.modules, "mindspore", module)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     return held
@@ -109,9 +154,6 @@ def test_accelerators_are_those_that_it_sees(held: Held, framework: Framework) -
         ("ascend:0", "Ascend910B4"),
         ("ascend:1", "Ascend910B4"),
     ]
-    held.available = False
-    with pytest.raises(DeviceUnavailable, match="sees no Ascend"):
-        framework.devices(backend)
     with pytest.raises(NothingInstalled, match="has no such devices"):
         framework.devices(catalogue.backend("cuda"))
 
@@ -126,7 +168,8 @@ def test_its_switches_are_set_and_read_back(
     assert ("precision_mode", "must_keep_origin_dtype") in held.calls
     assert held.hf32 == dict.fromkeys(held.hf32, "1" if on else "0")
     assert device.float32_reduced() is on
-    assert device.facts() == held.hf32 and device.place == "Ascend"
+    kept = {"precision_mode": "must_keep_origin_dtype"}
+    assert {**held.hf32, **kept}.items() <= device.facts().items() and device.place == "Ascend"
     assert complaint(framework.switches(device, PRECISIONS[precision])) == ""
     with pytest.raises(TypeError, match="none of torch's"):
         _ = device.torch_device
@@ -137,6 +180,54 @@ def test_a_switch_that_stands_otherwise_is_told(held: Held, framework: Framework
     device = framework.open(catalogue.backend("ascend"), 0, PRECISIONS["fp32"])
     said = complaint(framework.switches(device, PRECISIONS["fp32"]))
     assert "products of fp32: asked for a full mantissa, got a short mantissa" in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"mode": "allow_mix_precision"}, "precision_mode: asked for must_keep_origin_dtype, got "),
+        ({"mode": ""}, "precision_mode: asked for must_keep_origin_dtype, got not set"),
+        ({"waits": True}, "launch_blocking: asked for False, got True"),
+    ],
+)
+def test_what_is_switched_later_is_told(
+    held: Held, framework: Framework, changed: dict[str, Any], said: str
+) -> None:
+    device = framework.open(catalogue.backend("ascend"), 0, PRECISIONS["fp32"])
+    for name, value in changed.items():
+        setattr(held, name, value)
+    assert said in complaint(framework.switches(device, PRECISIONS["fp32"]))
+
+
+@pytest.mark.parametrize(
+    ("where", "shape", "on"),
+    [("Ascend:1", 2, True), ("Ascend:1", 0, False), ("CPU", 2, False), ("CPU:0", 2, False)],
+)
+def test_a_tensor_lies_where_it_says(
+    held: Held, framework: Framework, where: str, shape: int, on: bool
+) -> None:
+    device = framework.open(catalogue.backend("ascend"), 1, PRECISIONS["fp32"])
+    tensor: Any = SimpleNamespace(device=where, ndim=shape)
+    assert framework.tensors.is_on(tensor, device) is on
+
+
+@pytest.mark.parametrize("name", ["MS_DEV_LAUNCH_BLOCKING", "MS_DEV_JIT_SYNTAX_LEVEL"])
+def test_its_own_variables_are_recorded_and_judged(
+    framework: Framework, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    backend, torchs = catalogue.backend("cpu"), catalogue.framework("torch")
+    monkeypatch.setenv(name, "1")
+    assert harmful(backend, framework).startswith(f"{name}=1: ")
+    assert harmful(backend, torchs) == ""
+    monkeypatch.setenv(name, "0")
+    assert harmful(backend, framework) == ""
+    monkeypatch.setenv("GLOG_v", "1")
+    words = environment.looked_for(framework.recorded_variables())
+    found = environment.variables(words)
+    assert found[name] == "0" and found["GLOG_v"] == "1"
+    then = make_launch(make_measured(0.01), environment={"variables": {**found, name: "3"}})
+    changed = mixed_launches([then], {}, "cpu", "mindspore")
+    assert f"variable {name} was 3, is 0" in changed
 
 
 def test_time_and_memory_are_its_own(held: Held, framework: Framework) -> None:
@@ -189,13 +280,15 @@ def test_a_host_that_torch_says_nothing_of_takes_what_is_asked(
 ) -> None:
     monkeypatch.setattr(framework, "_threads", None)
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "1")
+    others = dict.fromkeys(("numpy", "msgspec", "psutil"), "1")
+    monkeypatch.setattr("importlib.metadata.version", others.__getitem__)
     framework.open(catalogue.backend("cpu"), 0, PRECISIONS["fp32"])
     assert held.settings["runtime_num_threads"] == 5
     # The first synchronization of a host waits for nothing: it is used up here.
     assert held.calls[-1] == ("synchronize",)
+    assert framework.stack()["packages"] == {**others, "mindspore": "2.10.0"}
     assert framework.stack()["context"]["deterministic"] == "OFF"
-    assert framework.stack()["context"]["jit_level"] == "not observable"
+    assert framework.stack()["context"]["exec_order"] == "not observable"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,10 @@ OUTCOMES: tuple[Outcome, ...] = (
     ),
     make_measured(0.01, proof=Proof(absent="x"), executed=Executed(absent="x")),
     make_measured(
-        0.01, executed=Executed(operators={"attention": ("x",)}, expert_tokens=(1,)), ranks=(RANK,),
+        0.01, ranks=(RANK,),
+        executed=Executed(
+            operators={"attention": ("x",)}, expert_tokens=(1,), kernels={"host": ("x",)}
+        ),
     ),
     failed("oom", "out of memory"),
     Void(reason="numerics: off", numerics=NUMERICS),
