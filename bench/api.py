@@ -41,7 +41,7 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Canvas, Report
 from bench.reports._compared import compared
-from bench.running import probe, seating
+from bench.running import probe, reached, seating
 from bench.running.elsewhere import HERE, Elsewhere, elsewhere, require_alone
 from bench.running.explanations import Explaining
 from bench.running.face import Face, Nobody
@@ -268,7 +268,7 @@ def choose(
     """The device of that address, what is to be said of the choice, and how many there are: on all
     hosts, where a leader has several, which must have the same; where: what reaches it."""
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
-    chosen = probe.choose_of(address) if where == HERE else probe.choose_by(where, address)
+    chosen = probe.choose_of(address) if where == HERE else reached.choose_by(where, address)
     if leader is None:
         return chosen
     return chosen._replace(here=leader.agree(chosen.device, chosen.here))

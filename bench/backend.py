@@ -8,8 +8,9 @@ is called: the parent process lists backends without it.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,14 @@ from bench.workload import Queued, Recorder
 
 if TYPE_CHECKING:
     import torch
+
+
+NO_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|alloc_failed|memory (?:isn't|not) enough"
+    r"|(?:alloc|allocate|malloc)(?: device)? memory failed",
+    re.IGNORECASE,
+)
+"""How torch, vendors' plug-ins and other frameworks' libraries (read in them) say so."""
 
 
 class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,6 +231,15 @@ class Backend(ABC):
         Raises `DeviceUnavailable` with the cause and the next thing to do if there are none.
         """
 
+    def told(self, found: Sequence[DeviceInfo]) -> list[DeviceInfo]:
+        """Devices that another framework than torch has found, with what the vendor's own files and
+        tools tell of each: versions, its card, its memory. Without torch."""
+        return list(found)
+
+    def state(self, info: DeviceInfo) -> Mapping[str, str]:
+        """How such a device stands now, by the same tools: facts for `Device.facts`."""
+        return {}
+
     @abstractmethod
     def open(self, index: int, precision: Precision) -> Device:
         """Makes device `index` current and sets its precision switches for `precision`."""
@@ -271,10 +289,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out, on the host or on the device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        any(mark in text for mark in ("can't allocate memory", "out of memory", "alloc_failed"))
-    )
+    return isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
 
 
 def supported_precisions(

@@ -221,6 +221,10 @@ class Framework(ABC):
         Raises `DeviceUnavailable` with the cause and the next thing to do if there are none.
         """
 
+    def reaches(self, backend: Backend) -> bool:
+        """Whether it knows such devices at all; asked where it is not installed, too."""
+        return True
+
     @abstractmethod
     def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
         """Why that device cannot run `precision` here; None if it can."""

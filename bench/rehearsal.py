@@ -76,7 +76,7 @@ def peak_bytes(
     counted.
     """
     ledger = _Ledger()
-    with _shapes_alone(), ledger.watch():
+    with shapes_alone(), ledger.watch():
         job = build()
         ledger.follow(job.step)
         gc.collect()  # what cycles keep alive of the construction is no part of the step
@@ -92,7 +92,7 @@ def peak_bytes(
     return sharded_bytes(ledger.peak, shared, spread.sizes[-1])
 
 
-def _shapes_alone() -> AbstractContextManager[object]:
+def shapes_alone() -> AbstractContextManager[object]:
     """torch's mode in which tensors have shapes and no values, without a guard for compiled code
     around each operator: nothing is compiled here, and the compiler takes a second to import."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -160,7 +160,7 @@ class _Ledger:
         class Watch(TorchDispatchMode):
             @classmethod
             def _should_skip_dynamo(cls) -> bool:
-                return False  # as `_shapes_alone`
+                return False  # as `shapes_alone`
 
             def __torch_dispatch__(
                 self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

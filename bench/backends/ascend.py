@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NOT_OBSERVABLE = "not observable"
+DRIVER = Path("/usr/local/Ascend/driver/version.info")
 
 
 class AscendDevice(TorchDevice):
@@ -123,9 +125,10 @@ class AscendBackend(TorchBackend):
     products = AscendProducts()
     repair = "Source CANN's set_env.sh"
     # 507xxx: errors of the device or its driver, after which the context is dead (CANN, aclError);
-    # the words are those that torch_npu 2.13 has for its own.
+    # the words are those that torch_npu 2.13 and MindSpore 2.10 have for their own.
     lost = re.compile(
-        LOST.pattern + r"|error code is 507\d{3}|\b507\d{3}\[|FORCE STOP|HCCS LINK ERROR"
+        LOST.pattern + r"|(?:error code(?: is)?|\bret)[: ]{1,2}\[?507\d{3}|\b507\d{3}\["
+        r"|FORCE STOP|HCCS LINK ERROR"
         r"|HBM MULTI BIT ECC ERROR|UCE ERROR|SUSPECT (?:MEM|REMOTE) ERROR",
         re.IGNORECASE,
     )
@@ -141,12 +144,15 @@ class AscendBackend(TorchBackend):
     def worker_environment(self) -> Mapping[str, str]:
         """No fallback to the host: an operator that would fall back raises, and is named.
 
-        torch_npu reads the variable once in a process, so it holds for the timed steps too.
+        torch_npu and MindSpore read their variables once in a process, so they hold for the timed
+        steps too. Graphs of MindSpore would have what has no kernel run on the host and say so in
+        its log alone, below the warnings (AnfRuntimeAlgorithm::IsNodeSupportKernelSelectBackoff).
         """
         return {
             **super().worker_environment(),
             "ASCEND_LAUNCH_BLOCKING": "0",
             "TORCH_NPU_FALLBACK_CPU_DISABLE": "1",
+            "MS_DISABLE_KERNEL_BACKOFF": "1",
         }
 
     def recorded_variables(self) -> tuple[str, ...]:
@@ -154,6 +160,7 @@ class AscendBackend(TorchBackend):
         return (
             *("ASCEND_*", "ACL*", "HCCL_*", "NPU_*", "TASK_QUEUE_ENABLE", "CPU_AFFINITY_CONF"),
             *("INF_NAN_MODE_*", "MULTI_STREAM_*", "COMBINED_ENABLE", "OPS_*", "TE_*", "ATB_*"),
+            "MS_*",
         )
 
     def harmful_variables(self) -> Mapping[str, str]:
@@ -191,6 +198,15 @@ class AscendBackend(TorchBackend):
         found = super().fabric(device_type, devices)
         return {**found, "topology": "; ".join((found["topology"], acl_links(devices)))}
 
+    def told(self, found: Sequence[DeviceInfo]) -> list[DeviceInfo]:
+        """With what npu-smi says of its package, and the versions of CANN and the driver."""
+        chips = parse_info(npu_smi("info") or "")
+        return [_placed(_completed(info, chips), chips) for info in found]
+
+    def state(self, info: DeviceInfo) -> Mapping[str, str]:
+        """What npu-smi says of this die."""
+        return smi_facts(info)
+
     def open(self, index: int, precision: Precision) -> Device:
         """Makes the die current."""
         return AscendDevice(super().open(index, precision).info, self.device_type)
@@ -209,7 +225,7 @@ def smi_facts(info: DeviceInfo) -> dict[str, str]:
     """Health, power, clock and temperature now, from npu-smi; "not observable" where it is mute."""
     facts = dict.fromkeys(("card_power_watts", "temperature_celsius", "aicore_mhz"), NOT_OBSERVABLE)
     chips = parse_info(npu_smi("info") or "")
-    chip = chip_of(chips, info.index, os.environ.get("ASCEND_RT_VISIBLE_DEVICES"))
+    chip = _chip(chips, info)
     if chip is None:
         return facts
     common = parse_common(npu_smi("info", "-t", "common", "-i", str(chip.npu)) or "")
@@ -261,9 +277,40 @@ def _known(found: float | str) -> float | None:
     return None if isinstance(found, str) else found
 
 
+def installed() -> dict[str, str]:
+    """Versions of CANN and the driver by the files that they bring: no torch_npu is asked.
+
+    CANN's is where MindSpore looks for it (2.10, mindspore/run_check): below ASCEND_HOME_PATH,
+    which its set_env.sh sets. The driver's is where its package puts it.
+    """
+    cann = Path(os.environ.get("ASCEND_HOME_PATH", "/none"), "compiler", "version.info")
+    return {"cann": _version_in(cann), "driver": _version_in(DRIVER)}
+
+
+def _version_in(path: Path) -> str:
+    try:
+        found = re.search(r"^Version=(\S+)", path.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else "not available"
+
+
+def _chip(chips: tuple[Chip, ...], info: DeviceInfo) -> Chip | None:
+    return chip_of(chips, info.index, os.environ.get("ASCEND_RT_VISIBLE_DEVICES"))
+
+
+def _completed(info: DeviceInfo, chips: tuple[Chip, ...]) -> DeviceInfo:
+    """With versions, and its memory, where npu-smi alone tells it."""
+    chip, memory_bytes = _chip(chips, info), info.memory_bytes
+    if memory_bytes is None and chip is not None:
+        memory_bytes = (chip.hbm_total_mb or chip.memory_total_mb or 0) * 2**20 or None
+    facts = {**info.facts, **installed()}
+    return msgspec.structs.replace(info, memory_bytes=memory_bytes, facts=facts)
+
+
 def _placed(info: DeviceInfo, chips: tuple[Chip, ...]) -> DeviceInfo:
     """With its card and the number of dies on it, which figures per package need."""
-    chip = chip_of(chips, info.index, os.environ.get("ASCEND_RT_VISIBLE_DEVICES"))
+    chip = _chip(chips, info)
     place = {"dies_per_package": NOT_OBSERVABLE}
     if chip is not None:
         dies = dies_of(chips, chip)

@@ -81,7 +81,7 @@ def check_backend(
 def _device(name: str, index: int, where: Elsewhere) -> DeviceInfo:
     """The device to check; `UnknownName` or `DeviceUnavailable`, which says what its probe said."""
     from bench import catalogue
-    from bench.running import probe
+    from bench.running import probe, reached
     from bench.running.elsewhere import TORCH
 
     known = list(catalogue.plug_ins("backends"))
@@ -91,7 +91,7 @@ def _device(name: str, index: int, where: Elsewhere) -> DeviceInfo:
         )
     if where.framework != TORCH:
         with looking():
-            chosen = probe.choose_by(where, f"{name}:{index}").device
+            chosen = reached.choose_by(where, f"{name}:{index}").device
         say(f"device: {chosen.address}, {chosen.name}, by {where.framework}")
         return chosen
     with looking():

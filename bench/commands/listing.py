@@ -70,11 +70,11 @@ def _suite_summary(file: Path) -> str:
 def devices(as_json: bool) -> None:
     """Show the devices that are here. For a backend without one: why, and what to do next."""
     from bench import catalogue, units
-    from bench.running import probe
+    from bench.running import probe, reached
     from bench.running.elsewhere import TORCH
 
     with looking():
-        found = [*probe.probe(list(catalogue.plug_ins("backends"))), *probe.by_frameworks()]
+        found = [*probe.probe(list(catalogue.plug_ins("backends"))), *reached.by_frameworks()]
     if as_json:
         put_file(json.dumps([_builtins(one) for one in found], indent=2) + "\n")
         return

@@ -61,19 +61,27 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """Run one after the other; an exception ends its part, a lost device all of them."""
     limit_seconds: float = 180.0
     """From its turn to its end; longer, and it has failed."""
+    precision: str = "fp32"
+    """For which its process opens the device: there are switches that a process sets once."""
     absent: str = ""
     """Why it does not apply, and has no parts; empty where it does."""
 
 
 class Stand:
-    """The device under test, opened for float32, and what a check asks of its surroundings."""
+    """The device under test, opened for a precision, and what a check asks of its surroundings."""
 
-    def __init__(self, backend: Backend, index: int, framework: Framework | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        index: int,
+        framework: Framework | None = None,
+        precision: str = "fp32",
+    ) -> None:
         """framework: what computes, by default torch. Raises what the backend raises."""
         self.framework = framework or catalogue.framework("torch")
         self.backend = backend
         self.index = index
-        self.device: Device = self.open(PRECISIONS["fp32"])
+        self.device: Device = self.open(PRECISIONS[precision])
         self._heard = _stderr_bytes()
 
     def open(self, precision: Precision) -> Device:

@@ -14,6 +14,7 @@ from bench.conformance.check import Check, Finding, Stand, after, judged, note, 
 from bench.conformance.checks import declared, memory, telemetry, timing
 from bench.conformance.checks._jobs import Given, held, output, product
 from bench.conformance.checks.arithmetic import FORMATS, KNOWN, SIZE, Format
+from bench.errors import AccelmarkError
 from bench.measuring import asked
 from bench.measuring.numerics import TOLERANCES, relative_error
 from bench.precision import PRECISIONS
@@ -36,6 +37,11 @@ OTHERS = TORCHS + "none is made for this"
 NEXT = "Look at how the framework builds its jobs"
 PIECE = 512
 """Rows and columns of what is held, twice: 32 MiB in sixteen pairs."""
+SHORT = "tf32"
+"""float32 whose products have a short mantissa."""
+REFUSALS = (AccelmarkError, Unsupported, RuntimeError, TypeError, ValueError)
+"""By which a framework refuses a precision. Another exception is a fault of its code, or of the
+kit's."""
 
 
 def normals(count: int = 2, size: int = SIZE, seed: int = 0) -> list[Array]:
@@ -57,20 +63,39 @@ def error(stand: Stand, precision: str, execution: str = "eager") -> float:
 def precisions(stand: Stand) -> Iterator[Finding]:
     """Each that is declared multiplies rightly; one that is denied is refused."""
     for name, precision in PRECISIONS.items():
-        denied = stand.framework.unsupported(stand.backend, stand.device.info, precision)
-        title = f"{name} is as declared"
-        if denied is not None:
-            yield _refused(stand, title, name, denied)
-            continue
-        try:
-            stand.open(precision)
-            found, most = error(stand, name), TOLERANCES[name]["output"]
-        except Exception as wrong:  # noqa: BLE001 - the others are still to be tried
-            yield after(title, stand.backend, wrong)
-            continue
-        observed = f"declared; a product differs from float64 by {found:.2g} (at most {most:g})"
-        reason = "another format was computed in, or wrongly"
-        yield judged(title, found <= most, observed, reason, NEXT)
+        if not precision.shortened:
+            yield _as_declared(stand, name)
+
+
+def shortened(stand: Stand) -> Iterator[Finding]:
+    """The same of float32 with a short mantissa, in a process that was opened for it: its switch
+    may be one that a process sets once."""
+    yield _as_declared(stand, SHORT)
+    title = f"{SHORT} shortens what it multiplies"
+    denied = stand.framework.unsupported(stand.backend, stand.device.info, PRECISIONS[SHORT])
+    if denied is not None:
+        yield unseen(title, denied)
+        return
+    bits = _kept_bits(stand, SHORT, FORMATS["fp32"])
+    reason = "its switch does nothing here"
+    next = f"Let Framework.unsupported deny {SHORT}, or Framework.open turn its switch on"
+    yield judged(title, bits < FORMATS["fp32"].least, f"{bits} bits", reason, next)
+    yield declared.reads_back(stand.device.float32_reduced(), {"matmul": bits})
+
+
+def _as_declared(stand: Stand, name: str) -> Finding:
+    precision, title = PRECISIONS[name], f"{name} is as declared"
+    denied = stand.framework.unsupported(stand.backend, stand.device.info, precision)
+    if denied is not None:
+        return _refused(stand, title, name, denied)
+    try:
+        stand.open(precision)
+        found, most = error(stand, name), TOLERANCES[name]["output"]
+    except Exception as wrong:  # noqa: BLE001 - the others are still to be tried
+        return after(title, stand.backend, wrong)
+    observed = f"declared; a product differs from float64 by {found:.2g} (at most {most:g})"
+    reason = "another format was computed in, or wrongly"
+    return judged(title, found <= most, observed, reason, NEXT)
 
 
 def _refused(stand: Stand, title: str, name: str, denied: str) -> Finding:
@@ -84,9 +109,12 @@ def _refused(stand: Stand, title: str, name: str, denied: str) -> Finding:
     try:
         stand.open(precision)
         found = error(stand, name)
-    except Exception:  # noqa: BLE001 - a refusal is the answer
+    except REFUSALS as wrong:  # the answer
         _settle(stand)
-        return passed(title, f"{said}, and refused")
+        return passed(title, f"{said}, and refused ({type(wrong).__name__})")
+    except Exception as wrong:  # noqa: BLE001 - the others are still to be tried
+        _settle(stand)
+        return after(title, stand.backend, wrong)
     if found > TOLERANCES[name]["output"]:
         return passed(title, f"{said}; a product in it is wrong, by {found:.2g}")
     observed = f"{said}, and yet a product in it is right"
@@ -277,6 +305,12 @@ CHECKS = (
     Check(name="executions", summary="what is compiled computes the same", parts=(compiled,)),
     Check(name="host fallback", summary="kernels run on the device", parts=(fallback,)),
     Check(name="failures", summary="each is sorted into its kind", parts=(refused,)),
+    Check(
+        name="shortened",
+        summary="the short float32 is what it says",
+        parts=(shortened,),
+        precision=SHORT,
+    ),
     Check(name="telemetry", summary="its readings can be", parts=(telemetry.readings,)),
 )
 

@@ -60,7 +60,8 @@ def findings(task: Task) -> Iterator[Finding]:
     backend, check = catalogue.backend(task.backend), checks(task.framework)[task.check]
     title = f"{check.name}: to its end"
     try:
-        stand = Stand(backend, task.index, catalogue.framework(task.framework))
+        framework = catalogue.framework(task.framework)
+        stand = Stand(backend, task.index, framework, check.precision)
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises
         traceback.print_exc()
         yield after(title, backend, error)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench import catalogue, lifeline
+from bench import catalogue, lifeline, rehearsal
 from bench.measuring.handed import REFERENCE, Draw, Handed, Which, integers_name, pool_file
 from bench.measuring.messages import Answer, Order
 from bench.measuring.numerics import reference_of, referred
@@ -23,7 +25,7 @@ from bench.precision import PRECISIONS
 from bench.records.encoding import encoded
 from bench.records.reason import of_error, reason
 from bench.workload import Site, Unsupported
-from bench.workloads._seeded import SeededData, noted
+from bench.workloads._seeded import Noted, SeededData, noted, replayed
 
 
 def handed_over(order: Order) -> Answer:
@@ -56,11 +58,10 @@ def _write_all(order: Order) -> None:
     reference = referred(workload, case.mode, twin, reference_of(site), switches)
     arrays: dict[str, Any] = {f"{REFERENCE}{q}": value.numpy() for q, value in reference.items()}
     estimated = memory_fit.estimate(workload, case.mode, parameters, site)
-    gate = _drawn(workload, case.mode, twin, site, "twin", arrays)
-    for seed in order.seeds:
+    gate = _drawn(_noted(workload, case.mode, twin, site), "twin", arrays)
+    for seed, found in _of_seeds(order.seeds, workload, case.mode, parameters, site):
         mine = dict(arrays)
-        at = msgspec.structs.replace(site, seed=seed)
-        job = _drawn(workload, case.mode, parameters, at, "job", mine)
+        job = _drawn(found, "job", mine)
         handed = Handed(
             seeds={"twin": site.seed, "job": seed},
             draws={"twin": gate, "job": job},
@@ -74,12 +75,42 @@ def _write_all(order: Order) -> None:
         )
 
 
-def _drawn(
-    workload: Any, mode: str, parameters: Any, site: Site, which: Which, arrays: dict[str, Any]
-) -> tuple[Draw, ...]:
-    """The draws of a job as torch builds it; its integers go into the arrays."""
+def _of_seeds(
+    seeds: Sequence[int], workload: Any, mode: str, parameters: Any, site: Site
+) -> Iterator[tuple[int, Noted]]:
+    """What the job of each seed draws: noted in one rehearsal, as to build it may take long (a
+    decode reads its prompt) and the host's memory, and replayed for each seed. Where that cannot be
+    done it is built."""
+    found = _rehearsed(workload, mode, parameters, site)
+    for seed in seeds:
+        if found is None:
+            at = msgspec.structs.replace(site, seed=seed)
+            yield seed, _noted(workload, mode, parameters, at)
+        else:
+            yield seed, replayed(found, seed)
+
+
+def _rehearsed(workload: Any, mode: str, parameters: Any, site: Site) -> Noted | None:
+    """None of a job that cannot be rehearsed, or draws from several generators."""
+    try:
+        with rehearsal.shapes_alone():
+            found = _noted(workload, mode, parameters, site)
+    except Unsupported:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is, building it says it better
+        traceback.print_exc()
+        return None
+    return found if len(found.makers) == 1 else None
+
+
+def _noted(workload: Any, mode: str, parameters: Any, site: Site) -> Noted:
     with noted() as found:
         workload.build(mode, parameters, site).close()
+    return found
+
+
+def _drawn(found: Noted, which: Which, arrays: dict[str, Any]) -> tuple[Draw, ...]:
+    """The draws of a job as torch builds it; its integers go into the arrays."""
     draws = []
     for number, (shape, how, value) in enumerate(found):
         if isinstance(how, tuple):

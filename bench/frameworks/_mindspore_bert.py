@@ -18,13 +18,14 @@ KINDS = 2
 
 
 class Attention(nn.Cell):  # type: ignore[misc]
-    """Of several heads, over the whole sequence: two products and a softmax."""
+    """Of several heads, over the whole sequence: two products and a softmax, or MindSpore's own."""
 
     def __init__(self, filled: Any, size: Size) -> None:
         """filled: `_mindspore_models.Filled`."""
         super().__init__()
         self.heads = size.heads
         self.scale = (size.hidden // size.heads) ** -0.5
+        self.fused = filled.fuses(size.hidden // size.heads)
         self.query = _dense(filled, size.hidden, size.hidden, size)
         self.key = _dense(filled, size.hidden, size.hidden, size)
         self.value = _dense(filled, size.hidden, size.hidden, size)
@@ -36,8 +37,13 @@ class Attention(nn.Cell):  # type: ignore[misc]
         query = self.query(hidden).reshape(apart).swapaxes(1, 2)
         key = self.key(hidden).reshape(apart).swapaxes(1, 2)
         value = self.value(hidden).reshape(apart).swapaxes(1, 2)
-        scores = ops.matmul(query, key.swapaxes(-1, -2)) * self.scale
-        found = ops.matmul(ops.softmax(scores, -1), value)
+        if self.fused:
+            found = ops.flash_attention_score(
+                query, key, value, self.heads, scalar_value=self.scale, input_layout="BNSD"
+            )
+        else:
+            scores = ops.matmul(query, key.swapaxes(-1, -2)) * self.scale
+            found = ops.matmul(ops.softmax(scores, -1), value)
         return found.swapaxes(1, 2).reshape(batch, length, width)
 
 

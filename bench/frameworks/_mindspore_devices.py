@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo
 from bench.backends.cpu import CpuDevice
-from bench.errors import DeviceUnavailable
+from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.records.cpu_limits import usable_cores
 from bench.records.outcome import Memory
+from bench.telemetry.source import NotObservable
+from bench.workload import Look
 
 if TYPE_CHECKING:
     from bench.precision import Precision
@@ -33,6 +35,10 @@ HOST = "CPU"
 """MindSpore's name for the host."""
 THREADS = "runtime_num_threads"
 """MindSpore's name for how many threads its kernels of the host have."""
+BACKOFF = "MS_DISABLE_KERNEL_BACKOFF"
+"""At 1 a graph has no operator run on the host in the device's place. Read once in a process."""
+SIZE, LONG = 1024, 4097.0
+"""As `bench.backends._trial`: what is a matrix product to libraries, and a number of 12 bits."""
 
 
 def current(name: str) -> str:
@@ -134,9 +140,9 @@ class Host(CpuDevice):
 class Accelerator(Device):
     """A device with streams, events and an allocator of its own."""
 
-    def __init__(self, info: DeviceInfo, target: str) -> None:
+    def __init__(self, info: DeviceInfo, target: str, backend: Backend) -> None:
         """target: MindSpore's name for its kind."""
-        self.info, self._target = info, target
+        self.info, self._target, self._backend = info, target, backend
 
     @property
     def torch_device(self) -> Any:
@@ -193,23 +199,29 @@ class Accelerator(Device):
 
     def float32_reduced(self) -> bool:
         """Whether either switch is on."""
-        return any(value == "1" for value in self._precision(*HF32).values())
+        return is_short(self._target)
 
     def random_state(self) -> bytes | None:
         """Of MindSpore's one generator."""
         return random_state()
 
     def facts(self) -> dict[str, str]:
-        """The switches as they stand."""
-        return dict(self._precision(*HF32, MODE))
+        """The switches as they stand, and what the vendor's tools say."""
+        return {**standing(self._target, *HF32, MODE), **self._backend.state(self.info)}
 
-    def _precision(self, *names: str) -> Mapping[str, str]:
-        """Each as it stands: `1` or `0`, a mode, or `NOT_SET`. MindSpore's own setters compare with
-        what this object says, and nothing public does."""
-        from mindspore import _c_expression
 
-        held = getattr(_c_expression, f"{self._target}OpPrecisionConf").get_instance()
-        return {name: str(getattr(held, name)()) or NOT_SET for name in names}
+def standing(target: str, *names: str) -> Mapping[str, str]:
+    """Each switch as it stands: `1` or `0`, a mode, or `NOT_SET`. MindSpore's own setters compare
+    with what this object says, and nothing public does."""
+    from mindspore import _c_expression
+
+    held = getattr(_c_expression, f"{target}OpPrecisionConf").get_instance()
+    return {name: str(getattr(held, name)()) or NOT_SET for name in names}
+
+
+def is_short(target: str) -> bool:
+    """Whether a switch is on by which products of float32 keep 11 bits of their operands."""
+    return "1" in standing(target, *HF32).values()
 
 
 def accelerators(backend: Backend, target: str, facts: Mapping[str, str]) -> list[DeviceInfo]:
@@ -222,20 +234,60 @@ def accelerators(backend: Backend, target: str, facts: Mapping[str, str]) -> lis
 
     kind = getattr(ms.device_context, target.lower())
     if not kind.is_available():
-        raise DeviceUnavailable(
-            f"{backend.name}: this MindSpore sees no {target}. Install its build for that, and "
-            f"what {backend.vendor} asks for besides, or pass --device cpu."
-        )
-    return [
-        DeviceInfo(
-            backend=backend.name,
-            index=index,
-            name=str(ms.hal.get_device_name(index, target)),
-            memory_bytes=None,
-            facts=dict(facts),
-        )
-        for index in range(kind.device_count())
-    ]
+        cause = f"this MindSpore sees no {target}{_why_unloaded()}"
+        raise _absent(backend, cause, NothingInstalled if _is_bare(backend) else DeviceUnavailable)
+    try:
+        count = int(kind.device_count())
+        names = [str(ms.hal.get_device_name(index, target)) for index in range(count)]
+    except (RuntimeError, ValueError) as error:
+        raise _absent(backend, f"MindSpore cannot count its {target}s ({said(error)})") from error
+    if not names:
+        raise _absent(backend, f"MindSpore has loaded what it needs for {target}, and sees none")
+    return backend.told(
+        [
+            DeviceInfo(
+                backend=backend.name, index=index, name=name, memory_bytes=None, facts=dict(facts)
+            )
+            for index, name in enumerate(names)
+        ]
+    )
+
+
+def _why_unloaded() -> str:
+    """What kept MindSpore from loading its part for an accelerator, which every wheel has: its own
+    `is_available` asks this object, and nothing public does."""
+    try:
+        from mindspore import _c_expression
+
+        cause = str(_c_expression.MSContext.get_instance().load_plugin_error()).split()
+    except (ImportError, AttributeError, RuntimeError):
+        return ""
+    return f" ({' '.join(cause)[:300]})" if cause else ""
+
+
+def _is_bare(backend: Backend) -> bool:
+    """Whether the vendor's own tool shows no device either."""
+    try:
+        backend.telemetry(0)
+    except NotObservable:
+        return True
+    return False
+
+
+def _absent(
+    backend: Backend, cause: str, kind: type[DeviceUnavailable] = DeviceUnavailable
+) -> DeviceUnavailable:
+    return kind(
+        f"{backend.name}: {cause}. Install and set up {backend.vendor}'s driver and libraries, of "
+        "the versions that this MindSpore names (mindspore.cn/install), or pass --device cpu."
+    )
+
+
+def said(error: BaseException) -> str:
+    """An error in one line: of MindSpore's, which are framed, the first that is a sentence."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    found = [line for line in lines if line[:1].isalpha()]
+    return found[0] if found else type(error).__name__
 
 
 def _use_up_the_first() -> None:
@@ -251,25 +303,69 @@ def _use_up_the_first() -> None:
         logging.disable(before)
 
 
-def opened(info: DeviceInfo, target: str, precision: Precision) -> Device:
-    """Makes the device current, in PyNative mode, with float32 as float32 but for `tf32`.
+def chosen(target: str, index: int) -> None:
+    """Has the process compute there, for good: device_manager/mindspore.set_device. Before the
+    first operator, which else goes where MindSpore likes.
 
-    device_manager/mindspore.set_device; device_context/mindspore.device_context.*.op_precision:
-    `matmul_allow_hf32` and `conv_allow_hf32` (of which the compiler has the second on by itself)
-    and `precision_mode`, which keeps each operator's own dtype.
+    Raises `DeviceUnavailable` where it has computed elsewhere.
     """
     import mindspore as ms
 
-    if target == HOST:
-        ms.set_device(target)
-    else:
-        ms.set_device(target, info.index)
+    try:
+        if target == HOST:
+            ms.set_device(target)
+        else:
+            ms.set_device(target, index)
+    except RuntimeError as error:
+        raise DeviceUnavailable(
+            f"{target} {index}: MindSpore keeps to one device in a process ({said(error)}). "
+            "Open each in a process of its own."
+        ) from error
+
+
+def opened(backend: Backend, info: DeviceInfo, target: str, precision: Precision) -> Device:
+    """Makes the device current, in PyNative mode, with float32 as float32 but for `tf32`.
+
+    device_context/mindspore.device_context.*.op_precision: `matmul_allow_hf32` and
+    `conv_allow_hf32` (of which the compiler has the second on by itself) and `precision_mode`,
+    which keeps each operator's own dtype. Each takes one value in a process: raises
+    `DeviceUnavailable` where it has another.
+    """
+    import mindspore as ms
+
+    chosen(target, info.index)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     if target == HOST:
         _use_up_the_first()
         return Host(info)
     switches = getattr(ms.device_context, target.lower()).op_precision
-    switches.precision_mode(KEPT)
-    for name in HF32:
-        getattr(switches, name)(precision.shortened)
-    return Accelerator(info, target)
+    try:
+        switches.precision_mode(KEPT)
+        for name in HF32:
+            getattr(switches, name)(precision.shortened)
+    except RuntimeError as error:
+        raise DeviceUnavailable(
+            f"{info.address}: MindSpore's precision switches take one value in a process "
+            f"({said(error)}), and here they have that of another precision than "
+            f"{precision.name}. Open each in a process of its own."
+        ) from error
+    return Accelerator(info, target, backend)
+
+
+def keeps_to_the_device() -> Look:
+    """Whether a graph fails where an operator has no kernel on the device."""
+    then = f"Set it to 1, or leave it to accelmark: else the host computes what {BACKOFF} allows"
+    return Look(what=BACKOFF, asked="1", seen=os.environ.get(BACKOFF, NOT_SET), then=then)
+
+
+def shortens() -> bool:
+    """Whether a product of float32 loses the last bits of its operands: 2^12 + 1 needs 12 bits of
+    mantissa, of which the short formats keep 10 or 11."""
+    import mindspore as ms
+    import numpy as np
+    from mindspore import ops
+
+    long = ms.Tensor(np.full((SIZE, SIZE), LONG, np.float32))
+    return (
+        float(ops.matmul(long, ms.Tensor(np.eye(SIZE, dtype=np.float32))).asnumpy()[0, 0]) != LONG
+    )

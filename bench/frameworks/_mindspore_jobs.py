@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 OWN_OUTPUT = "a new tensor each step"
 OWN_ATTENTION = "products and softmax of its own"
+FUSED_ATTENTION = "flash_attention_score"
+"""MindSpore's own, on accelerators: by its reference (mindspore.ops.flash_attention_score, 2.10) of
+16-bit numbers, and of heads whose width is a multiple of 16 up to `WIDEST_HEAD`."""
+WIDEST_HEAD = 512
+CORNER = 2048
+"""Rows and columns of the mask that it takes for texts of any length (`sparse_mode` 2)."""
 STEPS = "_mindspore_steps"
 LEVEL = "O1"
 """What the compiler may do: with it operators are fused where the device's kernels can be, as
@@ -147,16 +153,17 @@ def gemm(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
 
 
 class AttentionJob(MindSporeJob):
-    """Products and a softmax: MindSpore has no attention of its own on a host."""
+    """Products and a softmax, as MindSpore has no attention of its own on a host; or its own."""
 
     quantity = "attention"
 
-    def __init__(self, operands: list[tuple[Any, ...]], mask: Any, site: Site):
+    def __init__(self, operands: list[tuple[Any, ...]], mask: Any, site: Site, fused: bool):
         """operands: query, key, value and the gradient, which torch draws too; mask: what is added
-        to the scores."""
-        super().__init__("attended", [(*each[:3], mask) for each in operands], site)
+        to the scores, or for the fused one what it leaves out."""
+        name = "fused" if fused else "attended"
+        super().__init__(name, [(*each[:3], mask) for each in operands], site)
         self._operands = operands
-        self.facts = {**self.facts, "attention": OWN_ATTENTION}
+        self.facts = {**self.facts, "attention": FUSED_ATTENTION if fused else OWN_ATTENTION}
 
     def weights(self) -> Sequence[Any]:
         """All operands, as of torch's."""
@@ -170,10 +177,26 @@ def attention(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     p = parameters
     shape = (p.batch_size, p.heads, p.sequence_length, p.head_dim)
     operands = [tuple(placed(draws.normal(shape), site) for _ in range(4)) for _ in range(BATCHES)]
+    if fuses(site, p.head_dim):
+        return AttentionJob(operands, left_out(), site, fused=True)
     least = np.finfo(np.float16 if site.precision.element_bytes == 2 else np.float32).min
     square = (p.sequence_length, p.sequence_length)
     mask = placed(np.triu(np.full(square, least, np.float32), 1), site)
-    return AttentionJob(operands, mask, site)
+    return AttentionJob(operands, mask, site, fused=False)
+
+
+def fuses(site: Site, width: int) -> bool:
+    """Whether MindSpore has an attention of its own there for heads so wide; see above."""
+    narrow = site.precision.element_bytes == 2 and width % 16 == 0 and width <= WIDEST_HEAD
+    return narrow and str(site.device) != HOST
+
+
+def left_out() -> Any:
+    """1 for what a token may not see, which are those behind it."""
+    import mindspore as ms
+    import numpy as np
+
+    return ms.Tensor(np.triu(np.ones((CORNER, CORNER), np.uint8), 1))
 
 
 KERNELS = {"copy": "copied", "scale": "scaled", "triad": "added", "read": "largest"}

@@ -36,9 +36,12 @@ class Model:
         self.size, self.site = size, site
         self.weights = weights_of(size, site, draws)
         head = 0 if size.tied else len(self.weights) - 1
-        self.shape = (size.layers, size.heads, size.key_value_heads, size.head, head)
-        known = models.facts_of("Llama", self, size.published_parameters)
-        self.facts: Mapping[str, str] = {**known, "attention": jobs.OWN_ATTENTION}
+        self.fused = jobs.fuses(site, size.head)
+        self.shape = (size.layers, size.heads, size.key_value_heads, size.head, head, self.fused)
+        self.facts: Mapping[str, str] = {
+            **models.facts_of("Llama", self, size.published_parameters),
+            "attention": jobs.FUSED_ATTENTION if self.fused else jobs.OWN_ATTENTION,
+        }
 
     def trainable_params(self) -> Sequence[Any]:
         """As of a cell."""
@@ -56,12 +59,13 @@ class Model:
         """Cosines, sines and mask of whole texts of that length, for `read`."""
         import numpy as np
 
-        cosines, sines = rotation(self.size, length)
-        mask = causal(np.arange(length), length)
+        tables = rotation(self.size, length)
+        cosines, sines = (jobs.placed(table, self.site) for table in tables)
+        if self.fused:
+            return cosines, sines, jobs.left_out()
         shared = self.size.heads // self.size.key_value_heads
-        tables = cosines, sines, np.tile(mask, (shared, 1))
-        cosines, sines, mask = (jobs.placed(table, self.site) for table in tables)
-        return cosines, sines, mask
+        mask = np.tile(causal(np.arange(length), length), (shared, 1))
+        return cosines, sines, jobs.placed(mask, self.site)
 
     def behind(self, batch: int, prompt: int, tokens: int) -> list[tuple[Any, ...]]:
         """Of each token behind the prompt: where it goes in a cache, its turn, and its mask."""
@@ -147,7 +151,12 @@ class DecodeJob(MindSporeJob):
         self._forcing = False
         self._output, self.first_token = self._read()
         self.token = self.first_token
-        self.facts = {**model.facts, "cache": "static", "decode": "by a forward of our own"}
+        self.facts = {
+            **model.facts,
+            "attention": jobs.OWN_ATTENTION,
+            "cache": "static",
+            "decode": "by a forward of our own",
+        }
 
     def step(self) -> None:
         """Queues one token for each sequence."""

@@ -4,7 +4,8 @@ As in `_mindspore_steps`, MindSpore is imported where this module loads, for its
 
 Weights come in torch's order: the embedding; of each layer `EACH`; the last norm; and the output
 matrix, where that is not the embedding. `shape` is Python's numbers, which a graph is made for:
-layers, heads of queries, heads of keys, width of a head, index of the output matrix.
+layers, heads of queries, heads of keys, width of a head, index of the output matrix; and whether
+whole texts are attended to by MindSpore's own operator.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import nn, ops
+
+from bench.frameworks._mindspore_steps import fused as causal
 
 EACH = 9
 """Of a layer: queries, keys, values, what joins the heads; gate, up, down; two norms."""
@@ -52,7 +55,7 @@ def decoded(
 
     places: rows of a cache that theirs go to, [B heads]; cosines, sines: [D]; mask: [L].
     """
-    layers, heads, keys, width, head = shape
+    layers, heads, keys, width, head, _ = shape
     caches, weights = held[: 2 * layers], held[2 * layers :]
     batch = tokens.shape[0]
     stream = ops.gather(weights[0], tokens.reshape(-1), 0)
@@ -87,10 +90,10 @@ def read(
 ) -> Any:
     """What comes out of the last norm, [B T, H], of texts [B, T].
 
-    cosines, sines: [T, D]; mask: of the heads that share a key one after another, [G T, T]; caches:
-    as of `prefilled`, or none.
+    cosines, sines: [T, D]; mask: of the heads that share a key one after another, [G T, T], or for
+    MindSpore's own operator what it leaves out; caches: as of `prefilled`, or none.
     """
-    layers, heads, keys, width, _ = shape
+    layers, heads, keys, width, _, fused = shape
     batch, length = tokens.shape
     stream = ops.gather(weights[0], tokens.reshape(-1), 0)
     for layer in range(layers):
@@ -105,7 +108,10 @@ def read(
         if caches:
             filled(caches[2 * layer], key)
             filled(caches[2 * layer + 1], value)
-        found = attended(query.reshape(batch, keys, -1, width), key, value, mask)
+        if fused:
+            found = causal(query, key, value, mask)
+        else:
+            found = attended(query.reshape(batch, keys, -1, width), key, value, mask)
         found = found.reshape(batch, heads, length, width).swapaxes(1, 2)
         stream = stream + _by_rows(found.reshape(batch * length, -1), weights[first + 3])
         stream = stream + fed(norm(stream, weights[first + 8]), weights, first)

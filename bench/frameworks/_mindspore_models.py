@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from bench.framework import Array
 
 
+UPDATES = {"adamw": "AdamWeightDecay", "sgd": "ApplyMomentum"}
+"""What moves weights, by the optimizer in a job. None of them has bfloat16 among the types that its
+reference names (2.10: mindspore.ops.AdamWeightDecay, mindspore.ops.ApplyMomentum)."""
+
+
 class Filled:
     """What a model is filled with, one draw after the other."""
 
@@ -36,6 +41,10 @@ class Filled:
     def drawn(self, low: int, high: int, shape: tuple[int, ...]) -> Any:
         """Integers that are drawn."""
         return self.integers(self._draws.integers(low, high, shape))
+
+    def fuses(self, width: int) -> bool:
+        """Of heads so wide; see `_mindspore_jobs.fuses`."""
+        return jobs.fuses(self._site, width)
 
     def integers(self, values: Iterable[int] | Array) -> Any:
         """Those, which index."""
@@ -98,6 +107,11 @@ def require_offered(parameters: Any, site: Site) -> None:
         raise Unsupported(f"MindSpore: no {site.memory_format} layout, so far; contiguous")
     if getattr(parameters, "gradient_checkpointing", False):
         raise Unsupported("MindSpore: no gradient checkpointing, so far. Leave it out")
+    kernel = UPDATES.get(getattr(parameters, "optimizer", ""))
+    if kernel is not None and site.precision.weights == "bfloat16":
+        raise Unsupported(
+            f"MindSpore: its {kernel} moves no bfloat16 weights. Train in fp32 or tf32"
+        )
 
 
 def facts_of(name: str, model: Any, published: int | None) -> dict[str, str]:
@@ -141,7 +155,8 @@ def bert(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     shape = (parameters.batch_size, parameters.sequence_length)
     model = cells.Bert(filled, size, shape[1])
     facts = facts_of("BERT", model, size.published_parameters)
-    facts["attention"] = "products and softmax of its own"
+    fused = filled.fuses(size.hidden // size.heads)
+    facts["attention"] = jobs.FUSED_ATTENTION if fused else jobs.OWN_ATTENTION
     steps = parameters.accumulation_steps if mode == "train" else 1
     count = BATCHES * steps
     tokens = [filled.drawn(1, size.vocabulary, shape) for _ in range(count)]

@@ -24,6 +24,22 @@ def attended(query: Any, key: Any, value: Any, mask: Any) -> Any:
     return ops.matmul(ops.softmax(scores, -1), value)
 
 
+def fused(query: Any, key: Any, value: Any, left_out: Any) -> Any:
+    """The same by one operator. Of the mask its left upper corner counts (`sparse_mode` 2), where
+    1 is what is left out."""
+    heads, scale = query.shape[1], query.shape[-1] ** -0.5
+    return ops.flash_attention_score(
+        query,
+        key,
+        value,
+        heads,
+        attn_mask=left_out,
+        scalar_value=scale,
+        input_layout="BNSD",
+        sparse_mode=2,
+    )
+
+
 def copied(target: Any, source: Any) -> Any:
     """a = b."""
     return target.copy_(source)

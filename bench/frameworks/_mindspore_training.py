@@ -227,10 +227,12 @@ class TrainingJob(Job):
         moved = {id(parameter): parameter for parameter in every}.values()
         before = [np.array(parameter.asnumpy()) for parameter in moved]
         steps = self._steps
-        yield
-        for parameter, was in zip(moved, before, strict=True):
-            parameter.copy_(ms.Tensor(was))
-        self._steps = steps
+        try:
+            yield
+        finally:
+            for parameter, was in zip(moved, before, strict=True):
+                parameter.copy_(ms.Tensor(was))
+            self._steps = steps
 
     def training(self) -> Training:
         """Its optimizer, with the learning rate that it was given."""

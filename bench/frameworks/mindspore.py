@@ -22,6 +22,7 @@ from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks import _mindspore_llama as llama
 from bench.frameworks import _mindspore_models as models
 from bench.frameworks import _mindspore_profile as profile
+from bench.frameworks._mindspore_devices import said
 from bench.measuring import asked
 from bench.precision import Precision
 from bench.records.cpu_limits import affinity_cores, usable_cores
@@ -33,8 +34,8 @@ from bench.workload import Job, Look, Mode, Site, Workload
 if TYPE_CHECKING:
     from bench.framework import Array
 
-PACKAGES = ("mindspore", "numpy", "msgspec", "psutil")
-"""Distributions whose versions its records name."""
+PACKAGES = ("numpy", "msgspec", "psutil")
+"""Distributions whose versions its records name, beside its own, which has several names."""
 RECORDED = (
     *("mode", "deterministic", "pynative_synchronize", "enable_graph_kernel"),
     *("exec_order", "memory_optimize_level", "inter_op_parallel_num"),
@@ -184,11 +185,17 @@ class MindSpore(Framework):
             )
         ]
 
+    def reaches(self, backend: Backend) -> bool:
+        """What the backend says that it has a name for."""
+        return self.name in backend.targets
+
     def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
         """By a product: what has no kernel says so, and what computes wrongly is none."""
         shortened = precision.shortened and backend.is_host
         if precision.quantized or shortened or precision.autocast:
             return "accelmark has no MindSpore job for it"
+        target = backend.targets[self.name]
+        devices.chosen(target, info.index)
         import mindspore as ms
         import numpy as np
         from mindspore import ops
@@ -200,7 +207,15 @@ class MindSpore(Framework):
         except (TypeError, RuntimeError, ValueError) as error:
             ms.runtime.synchronize()  # else the next product is told of this one's failure
             return f"MindSpore has no such product here ({said(error)})"
-        return None if found == 64.0 else f"MindSpore's product gives {found:g} for 64"
+        if found != 64.0:
+            return f"MindSpore's product gives {found:g} for 64"
+        short = (
+            precision.shortened
+            and devices.standing(target, devices.HF32[0])[devices.HF32[0]] == "1"
+        )
+        if short and not devices.shortens():
+            return "float32 products keep their whole mantissa here although the switch is on"
+        return None
 
     def open(self, backend: Backend, index: int, precision: Precision) -> Device:
         """The device, in PyNative mode."""
@@ -211,7 +226,7 @@ class MindSpore(Framework):
         if backend.is_host:
             self._threads = self._threads or devices.threads_asked()
             devices.compute_with(self._threads)
-        return devices.opened(here[index], backend.targets[self.name], precision)
+        return devices.opened(backend, here[index], backend.targets[self.name], precision)
 
     def imported(self, workload: Workload, mode: Mode) -> str:
         """MindSpore itself."""
@@ -222,11 +237,12 @@ class MindSpore(Framework):
         """MindSpore as this worker has it."""
         import mindspore as ms
 
+        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
         return {
             "framework": self.name,
             "mindspore": str(ms.__version__),
             "python": platform.python_version(),
-            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "packages": {**packages, "mindspore": str(ms.__version__)},
             "threads": int(ms.get_context(devices.THREADS)),
             "affinity": affinity_cores(),
             "context": {name: devices.current(name) for name in RECORDED},
@@ -251,16 +267,18 @@ class MindSpore(Framework):
             looks.append(
                 Look(what="MindSpore's launch_blocking", asked="False", seen=str(waits), then=then)
             )
-        if (mode := device.facts().get(devices.MODE)) is not None:
-            looks.append(
-                Look(what=f"MindSpore's {devices.MODE}", asked=devices.KEPT, seen=mode, then=then)
-            )
         tracing = "on" if sys.gettrace() or sys.getprofile() else "off"
         looks.append(Look(what="Python tracing", asked="off", seen=tracing, then=then))
         if device.queues_on_host:
             threads = devices.current(devices.THREADS)
             wanted_threads = str(self._threads)
             looks.append(Look(what="threads", asked=wanted_threads, seen=threads, then=then))
+        else:
+            mode = devices.standing(str(device.place), devices.MODE)[devices.MODE]
+            looks.append(
+                Look(what=f"MindSpore's {devices.MODE}", asked=devices.KEPT, seen=mode, then=then)
+            )
+            looks.append(devices.keeps_to_the_device())
         return [*looks, *asked.float32(precision, device.float32_reduced())]
 
     def execution(
@@ -287,13 +305,6 @@ class MindSpore(Framework):
     def executed(self, step: Callable[[], object], device: Device, execution: str) -> Executed:
         """As MindSpore's profiler sees it, whichever execution."""
         return profile.executed(step, device)
-
-
-def said(error: BaseException) -> str:
-    """An error in one line: of MindSpore's, which are framed, the first that is a sentence."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    found = [line for line in lines if line[:1].isalpha()]
-    return found[0] if found else type(error).__name__
 
 
 def loaded() -> Any:

@@ -201,7 +201,7 @@ class EqualWork(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def proved(self) -> bool:
         """Whether every quantity agrees, and there is one."""
-        return not self.absent and all(finding.agrees for finding in self.findings)
+        return bool(self.findings) and all(finding.agrees for finding in self.findings)
 
 
 def percent(error: float) -> str:
@@ -262,6 +262,8 @@ def judged(base: Proofs, other: Proofs, precision: str) -> EqualWork:
             known = worst.get(finding.quantity)
             if known is None or finding.error / finding.most > known.error / known.most:
                 worst[finding.quantity] = finding
+    if not worst:
+        return EqualWork(absent="no step of the one was read that was read of the other")
     telling = dict.fromkeys([WORDS[OUTPUT], WORDS[GRADIENTS], NORM, *WORDS.values(), *worst])
     found = [worst[quantity] for quantity in telling if quantity in worst]
     return EqualWork(findings=tuple(found), seeds=len(shared), unmeasured=_unmeasured(sides))

@@ -17,15 +17,12 @@ import msgspec
 from bench import stats, units
 from bench.judging import host_bound
 from bench.judging.bounds import bound
+from bench.judging.explained_answer import LEAST_COVERAGE, MOST_COVERAGE, answers, covered
 from bench.judging.row import Interval
 from bench.records.case import Case
 from bench.records.explained import Explained, Explanation, How, Kind, Operator, Tried, Unexplained
 from bench.records.run import RunFile
 
-LEAST_COVERAGE = 0.85
-"""Below it a step is not explained."""
-MOST_COVERAGE = 1.05
-"""Above it the operators took longer by themselves than in the step: nothing of it is believed."""
 BEATS = 0.9
 """Of its bound; what takes less beats it."""
 COUNT_TOLERANCE = 0.01
@@ -159,15 +156,21 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
         if refused:
             return ExplainedCase(case=case, verdict="REFUSED", reason=refused[0])
         return ExplainedCase(case=case, verdict="UNREACHED", reason="the run ended before it")
-    accounts = [answer(account) for account in accounts]
-    accounts = [account for account in accounts if account.how == accounts[0].how]
+    # In a row of its own an operator is not called as in the step: what that costs blurs nothing.
+    in_turn = [a.call_floor_ns for a in accounts if a.how != "operands rotated"]
+    floor_ns = statistics.fmean(in_turn) if in_turn else 0.0
+    notes, total = accounts[0].notes, len(accounts)
+    accounts = answers([account for account in accounts if account.how == accounts[0].how])
+    if left_out := total - len(accounts):
+        notes = (*notes, f"{left_out} of {total} launches went another way, and count for nothing")
+    if refused:
+        notes = (*notes, f"{len(refused)} of {len(explanations)} launches refused it: {refused[0]}")
     steps = [statistics.median(account.step_ns) for account in accounts]
     operators = [sum(op.ns or 0.0 for op in account.operators) for account in accounts]
     freeing = [account.freeing_ns for account in accounts]
-    covered = [(o + f) / s for o, f, s in zip(operators, freeing, steps, strict=True)]
     host = [s - o - f for o, f, s in zip(operators, freeing, steps, strict=True)]
-    coverage = Interval.over(covered, stats.FIXED_LEVEL)
-    rows = _operators(accounts, statistics.fmean(steps))
+    coverage = Interval.over([covered(account) for account in accounts], stats.FIXED_LEVEL)
+    rows = _operators(accounts, statistics.fmean(steps), floor_ns)
     calls = host_bound.calls_of(accounts, statistics.fmean(host), statistics.fmean(steps))
     verdict, reason = _verdict(coverage.value, calls)
     return ExplainedCase(
@@ -186,32 +189,10 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
         ceilings=_ceilings(accounts),
         flags=_flags(accounts, rows, statistics.fmean(steps) / 1e6)
         | ({"HOST-BOUND": calls} if calls else {}),
-        notes=accounts[0].notes,
+        notes=notes,
         tried=tuple(one for account in accounts for one in account.tried),
         profile_absent=accounts[0].profile_absent,
         choice=explanations[0].choice,
-    )
-
-
-def answer(account: Explained) -> Explained:
-    """The account by whichever has the better coverage: what was replayed, or what the profiler
-    saw. It is the profiler's where that explains the step and the replay does not."""
-    other = account.profiled_operators
-    if not other or account.profile is None:
-        return account
-    step = statistics.median(account.step_ns)
-    mine = (sum(op.ns or 0.0 for op in account.operators) + account.freeing_ns) / step
-    theirs = sum(op.ns or 0.0 for op in other) / account.profile.step_ns
-    if LEAST_COVERAGE <= mine <= MOST_COVERAGE or not LEAST_COVERAGE <= theirs <= MOST_COVERAGE:
-        return account
-    return msgspec.structs.replace(
-        account,
-        how="profiler",
-        step_ns=(round(account.profile.step_ns),),
-        freeing_ns=0.0,
-        operators=other,
-        order=(),
-        call_ns=(),
     )
 
 
@@ -237,8 +218,13 @@ def _ms(values: Sequence[float]) -> Interval:
 Key = tuple[str, str, tuple[str, ...]]
 
 
-def _operators(accounts: Sequence[Explained], step_ns: float) -> tuple[OperatorRow, ...]:
-    """The rows of all accounts; what one of them does not have took no time there."""
+def _operators(
+    accounts: Sequence[Explained], step_ns: float, floor_ns: float
+) -> tuple[OperatorRow, ...]:
+    """The rows of all accounts; what one of them does not have took no time there.
+
+    floor_ns: what a call costs; of what takes less the time is little known.
+    """
     each: list[dict[Key, Operator]] = [
         {(op.name, op.operands, op.fuses): op for op in account.operators} for account in accounts
     ]
@@ -259,11 +245,10 @@ def _operators(accounts: Sequence[Explained], step_ns: float) -> tuple[OperatorR
             if op.ns and op.alone_flop_per_second
         ]
         calls = sum(op.calls for op, _ in there) / len(accounts)
-        floor = statistics.fmean(account.call_floor_ns for account in accounts)
         flags = []
         if measured and bound_ns is not None and mean < BEATS * bound_ns:
             flags.append("BEATS-BOUND")
-        if measured and first.operands and mean / calls < floor:
+        if measured and first.operands and mean / calls < floor_ns:
             flags.append("TINY")
         if first.name in changed and first.operands:
             flags.append("CHANGED-BY-RECORDING")

@@ -9,13 +9,16 @@ import msgspec
 
 from bench.errors import ComparisonError
 from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow, explain_run
+from bench.planning.tuning import in_words
 from bench.records.case import Case
+from bench.records.explained import How
 from bench.records.run import RunFile
 
 TOP = 10
 """Operators that are named."""
 STRIDES = re.compile(r"/[\d,]+(?=\])")
 """In an operand's word: another memory format is no other operator."""
+PROFILER: How = "profiler"
 REST = ("freeing", "host")
 """Parts of a step that are no class."""
 
@@ -102,6 +105,8 @@ def pair(base: ExplainedCase, other: ExplainedCase) -> ExplainedPair:
     for side, one in (("base", base), ("other", other)):
         if one.verdict != "EXPLAINED":
             return ExplainedPair(case=base.case, reason=f"{side} {one.verdict}: {one.reason}")
+    if apart := _apart(base, other):
+        return ExplainedPair(case=base.case, reason=apart)
     return ExplainedPair(
         case=base.case,
         base_ms=_value(base.step_ms),
@@ -109,6 +114,20 @@ def pair(base: ExplainedCase, other: ExplainedCase) -> ExplainedPair:
         parts=_parts(base, other),
         operators=_operators(base.operators, other.operators),
     )
+
+
+def _apart(base: ExplainedCase, other: ExplainedCase) -> str:
+    """Why two explained cases are not held together; empty where they are."""
+    if base.choice != other.choice:
+        mine, theirs = (in_words(one.choice or {}) or "none" for one in (base, other))
+        return f"each side was tuned to settings of its own: {mine}; {theirs}"
+    # Operators may be replayed in two ways: their steps are timed alike, and nobody looks at them.
+    if (base.how == PROFILER) != (other.how == PROFILER):
+        return (
+            f"base is explained by {base.how}, other by {other.how}: under a profiler a step is "
+            "slower. Explain both again, on idle machines"
+        )
+    return ""
 
 
 def _value(interval: object) -> float:

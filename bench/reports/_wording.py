@@ -149,6 +149,8 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
             f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
             f"accelmark run {suite} --only '{alone(bad[0].case)}'"
         )
+    if run.run.only_explained:
+        return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; {_go_on(run, beside_record)}"
     if any(row.verdict == "THROTTLED" for row in rows):
@@ -206,9 +208,14 @@ def _go_on(run: RunFile, beside_record: bool) -> str:
     """How the rest of a plan is measured: by the same record where that can go on."""
     if run.run.command[:2] != ("accelmark", "run"):
         return f"run again with more time: accelmark run {_typed_suite(run)}"
-    path = run.path if beside_record else Path(run.path).name
-    typed = "RECORD" if run.passing else shlex.quote(path)
+    typed = _typed(run, beside_record)
     return f"go on with it, where it was made: accelmark run --resume {typed}"
+
+
+def _typed(run: RunFile, beside_record: bool) -> str:
+    """The record, as its reader may type it."""
+    path = run.path if beside_record else Path(run.path).name
+    return "RECORD" if run.passing else shlex.quote(path)
 
 
 def _typed_suite(run: RunFile) -> str:

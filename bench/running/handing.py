@@ -24,6 +24,8 @@ from bench.running.elsewhere import TORCH
 COMMAND = (sys.executable, "-m", "bench.frameworks._hand_over")
 AHEAD = 10
 """Launches of a case that are handed over at once: to import torch takes longest."""
+KILLED = -9
+"""How a process ends that the kernel kills."""
 
 Ask = Callable[[Order, Mapping[str, str], float], Answer]
 
@@ -80,12 +82,21 @@ def asked(order: Order, given: Mapping[str, str], limit_seconds: float) -> Answe
         except OSError as error:
             return Answer(failed=f"no process starts ({error.strerror})")
         undo.callback(lifeline.cut)
+        undo.enter_context(process)  # closes its pipes
         undo.callback(child.end, process)
         try:
             said, complaint = process.communicate(encoded(order), timeout=limit_seconds)
         except subprocess.TimeoutExpired:
-            return Answer(failed=f"no answer within {limit_seconds:.0f} s")
+            return Answer(
+                failed=f"no answer within {limit_seconds:.0f} s. "
+                "Raise launch_limit_seconds in the suite, or take a smaller model or prompt"
+            )
     with contextlib.suppress(msgspec.DecodeError, IndexError):
         return msgspec.json.decode(said.splitlines()[-1], type=Answer)
+    if process.returncode == KILLED:
+        return Answer(
+            failed="its process was killed, perhaps by the kernel for want of memory. End other "
+            "work, or take a smaller model"
+        )
     last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
     return Answer(failed=reason(f"exit {process.returncode}: {''.join(last)}", given))

@@ -1,7 +1,8 @@
 """Which devices are here, asked in child processes: a broken runtime cannot hurt the parent.
 
 `python -m bench.running.probe BACKEND` imports that backend's runtime and prints a `Found` as JSON;
-of devices that are here a second one, with what a small job on them showed.
+of devices that are here a second one, with what a small job on them showed. What another framework
+reaches of it, FRAMEWORK@BACKEND asks (`bench.running.reached`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,8 +32,7 @@ from bench.framework import Framework
 from bench.lifeline import Lifeline, hold
 from bench.records import cpu_limits
 from bench.records.encoding import encoded
-from bench.running import scratch
-from bench.running.elsewhere import TORCH, Elsewhere, elsewhere
+from bench.running.elsewhere import TORCH
 
 NOTHING: Mapping[str, str] = {}
 LIMIT_SECONDS = 120.0
@@ -41,10 +41,9 @@ REPAIR = "Repair or uninstall it, or pass --device cpu."
 """The next act where a runtime fails in a way of its own."""
 TO_THE_HOST = re.compile(r",? or (?:pass|use) --device cpu| (?:Pass|Use) --device cpu\.")
 """Advice that helps nobody where the CPU is what failed."""
-MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)'")
 HOST = "cpu"
-OF_FRAMEWORK = "@framework"
-"""After its name: all that a framework reaches is asked for, not one backend's devices."""
+OF = "@"
+"""Between a framework and the backend of which it is asked what it reaches."""
 LAST = ("generic", HOST)
 """Asked last, in this order: a backend made for a device goes before one for any, the host is the
 last resort."""
@@ -70,25 +69,30 @@ def probe(
     python: the interpreter that asks; forced: what its environment must say.
     """
     with contextlib.ExitStack() as stack:
-        children = [(name, _start(name, python, forced, stack)) for name in names]
-        found = [c if isinstance(c, Found) else _finish(name, c) for name, c in children]
+        children = [(name, start(name, python, forced, stack)) for name in names]
+        found = [c if isinstance(c, Found) else finish(name, c) for name, c in children]
     if any(one.backend == HOST and not one.devices for one in found):
-        return [_not_to_the_host(one) for one in found]
+        return [not_to_the_host(one) for one in found]
     return found
 
 
-def _not_to_the_host(found: Found) -> Found:
+def not_to_the_host(found: Found) -> Found:
+    """Without the advice to take the host."""
     return msgspec.structs.replace(found, reason=TO_THE_HOST.sub("", found.reason))
 
 
-def _start(
+def start(
     name: str,
     python: str,
     forced: Mapping[str, str],
     stack: contextlib.ExitStack,
-    asked: str = "",
+    framework: str = TORCH,
 ) -> subprocess.Popen[bytes] | Found:
-    """A child in a group of its own, which goes with this process; or why there is none."""
+    """A child in a group of its own, which goes with this process; or why there is none.
+
+    framework: of which it asks what that reaches of the backend's devices.
+    """
+    asked = name if framework == TORCH else f"{framework}{OF}{name}"
     try:
         variables = catalogue.backend(name).worker_environment()
     except AccelmarkError as error:  # a package's backend that does not load spoils no other
@@ -99,7 +103,7 @@ def _start(
     stack.callback(lifeline.cut)
     try:
         return lifeline.start(
-            [python, "-m", "bench.running.probe", asked or name],
+            [python, "-m", "bench.running.probe", asked],
             {**variables, **os.environ, **forced},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -113,13 +117,8 @@ def _start(
         )
 
 
-def _finish(name: str, child: subprocess.Popen[bytes]) -> Found:
-    found: Found = _heard(name, child, Found)
-    return found
-
-
-def _heard(name: str, child: subprocess.Popen[bytes], kind: Any) -> Any:
-    """What a child said, of that kind; a `Found` with the reason where it did not come to it."""
+def finish(name: str, child: subprocess.Popen[bytes]) -> Found:
+    """What a child said; the reason where it did not come to it."""
     late = False
     try:
         output, complaint = child.communicate(timeout=LIMIT_SECONDS)
@@ -132,9 +131,7 @@ def _heard(name: str, child: subprocess.Popen[bytes], kind: Any) -> Any:
         raise
     for line in reversed(output.splitlines()):  # the last one says most
         with contextlib.suppress(msgspec.DecodeError):
-            found = msgspec.json.decode(line, type=kind)
-            if kind is not Found:
-                return found
+            found = msgspec.json.decode(line, type=Found)
             ended = f"{LIMIT_SECONDS:.0f} s were over" if late else f"exit {child.returncode}"
             return _not_read_back(found, ended) if late or child.returncode else found
     if late:
@@ -163,52 +160,6 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     child.kill()
 
 
-def by_frameworks() -> list[Found]:
-    """What each framework but torch reaches, or why it reaches nothing."""
-    others = [name for name in catalogue.plug_ins("frameworks") if name != TORCH]
-    return [found for name in others for found in _asked_where_it_is(name)]
-
-
-def _asked_where_it_is(framework: str) -> list[Found]:
-    try:
-        return probe_framework(elsewhere(framework, None))
-    except DeviceUnavailable as error:  # a variable that names no program
-        return [Found(backend=HOST, reason=f"{framework}: {error}", framework=framework)]
-
-
-def probe_framework(where: Elsewhere) -> list[Found]:
-    """What a framework reaches, backend by backend, asked in its interpreter in one process."""
-    with contextlib.ExitStack() as stack:
-        folder = scratch.new()
-        stack.callback(scratch.gone, folder)
-        asked = f"{where.framework}{OF_FRAMEWORK}"
-        try:
-            forced = where.variables(folder)
-        except OSError as error:
-            reason = f"{where.framework}: no link can be made in {folder} ({error.strerror})"
-            return [Found(backend=HOST, reason=reason, framework=where.framework)]
-        child = _start(HOST, where.python, forced, stack, asked)
-        found = child if isinstance(child, Found) else _heard(where.framework, child, list[Found])
-    if isinstance(found, Found):  # it did not come to answer
-        reason = found.reason
-        if missing := MISSING.search(reason):
-            reason = (
-                f"{where.framework}: {where.python} has no {missing[1]}. Install it there: "
-                f"{where.python} -m pip install {missing[1]}"
-            )
-        found = Found(backend=HOST, framework=where.framework, reason=reason)
-        return [_not_to_the_host(found)]
-    every: list[Found] = found
-    return every
-
-
-def _answers(framework: str) -> list[Found]:
-    """Of a framework, in its process."""
-    names = in_order(catalogue.plug_ins("backends"))
-    found = [_answer(name, framework) for name in names]
-    return [one for one in found if one.devices] or [one for one in found if one.backend == HOST]
-
-
 def choose(
     address: str | None, python: str = sys.executable, forced: Mapping[str, str] = NOTHING
 ) -> tuple[DeviceInfo, list[str]]:
@@ -234,28 +185,11 @@ def choose_of(
     why each other backend was passed over for which something is installed. Raises `UnknownName` or
     `DeviceUnavailable`.
     """
-    return _chosen(address, lambda names: probe(names, python, forced))
+    return chosen(address, lambda names: probe(names, python, forced))
 
 
-def choose_by(where: Elsewhere, address: str | None) -> Chosen:
-    """`choose_of`, among what a framework reaches."""
-
-    def asked(names: Sequence[str]) -> list[Found]:
-        found = [msgspec.structs.replace(one, installed=True) for one in probe_framework(where)]
-        mine = [one for one in found if one.backend in names]
-        return mine or [_not_reached(names[0], where.framework, found)]
-
-    return _chosen(address, asked)
-
-
-def _not_reached(backend: str, framework: str, found: Sequence[Found]) -> Found:
-    """Why a framework has no device of that backend."""
-    here = [device.address for one in found for device in one.devices]
-    reason = f"{framework} reaches no {backend} here. Reached: {', '.join(here)}."
-    return Found(backend=backend, reason=reason if here else found[0].reason, framework=framework)
-
-
-def _chosen(address: str | None, asked: Callable[[Sequence[str]], list[Found]]) -> Chosen:
+def chosen(address: str | None, asked: Callable[[Sequence[str]], list[Found]]) -> Chosen:
+    """Of what is asked for by the names of backends; see `choose_of`."""
     known = list(catalogue.plug_ins("backends"))
     if address is None:
         found = asked(in_order(known))
@@ -331,7 +265,7 @@ def _with_read_back(found: Found) -> Found:
     return msgspec.structs.replace(found, devices=tuple(devices))
 
 
-def _say(found: Found | list[Found]) -> None:
+def _say(found: Found) -> None:
     sys.stdout.buffer.write(encoded(found) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -340,9 +274,9 @@ def main() -> None:
     """The child: `python -m bench.running.probe BACKEND`. A line with what is here, and where
     there are devices a second one that says more of them."""
     hold()
-    framework, of_framework, _ = sys.argv[1].partition(OF_FRAMEWORK)
-    if of_framework:
-        _say(_answers(framework))
+    framework, of, backend = sys.argv[1].partition(OF)
+    if of:
+        _say(_answer(backend, framework))
         return
     found = _answer(sys.argv[1])
     _say(found)

@@ -43,8 +43,8 @@ planning/          | catalogue errors precision records stats telemetry units   
 measuring/         | backend catalogue framework lifeline planning precision    | msgspec torch
                    | ranks records serving_job stats telemetry units workload   | numpy
 frameworks/        | backend backends catalogue errors framework lifeline       | msgspec numpy
-                   | measuring planning precision ranks records workload        | torch mindspore
-                   | workloads                                                  | psutil
+                   | measuring planning precision ranks records rehearsal       | torch mindspore
+                   | telemetry workload workloads                               | psutil
 running/           | backend catalogue errors framework lifeline measuring      | msgspec psutil
                    | planning records stats telemetry                           |
 judging/           | catalogue errors planning precision records stats          | msgspec

@@ -38,15 +38,25 @@ from bench.workloads._generation import DecodeJob
 if TYPE_CHECKING:
     from torch import Tensor
 
-WORK = {
-    "workload": "llama",
-    "mode": "decode",
-    "precision": ["bf16", "fp32"],
-    "batch_size": [1, 8, 32],
-    "model": "smollm2-135m",
-    "prompt_length": 128,
-    "new_tokens": 32,
-}
+DECODE = {"workload": "llama", "mode": "decode", "precision": ["bf16", "fp32"]}
+WORK = (
+    {
+        **DECODE,
+        "batch_size": [1, 8, 32],
+        "model": "smollm2-135m",
+        "prompt_length": 128,
+        "new_tokens": 32,
+    },
+    # As large as those that are served, of which the other kernels are a small part.
+    {
+        **DECODE,
+        "batch_size": [1, 8],
+        "model": "llama-3.2-1b",
+        "prompt_length": 128,
+        "new_tokens": 4,
+    },
+)
+"""Entries as of a suite."""
 
 
 def chain_of(
@@ -134,7 +144,7 @@ def cases(execution: str) -> tuple[Case, ...]:
             source="bench/validation/against_chain.py",
             description="",
             settings=Settings(),
-            entries=({**WORK, "execution": execution},),
+            entries=tuple({**entry, "execution": execution} for entry in WORK),
         )
     )
 

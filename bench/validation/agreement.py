@@ -17,7 +17,6 @@ GPT-OSS and of DeepSeek's decode.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import os
 import statistics
 import subprocess
@@ -37,6 +36,7 @@ from bench.records.case import Case
 from bench.records.run import Settings
 from bench.validation.bare import text, vision
 from bench.validation.bare.loop import Loop
+from bench.validation.matching import matching
 from bench.workload import EXECUTIONS, Job, Site
 
 WARMUP_TURNS = 4
@@ -183,11 +183,8 @@ def script(
         case = msgspec.json.decode(sys.stdin.buffer.read(), type=Case)
         print(msgspec.json.encode(launch(case, arguments.turns)).decode())
         return
-    chosen = [
-        case
-        for case in cases[arguments.execution]
-        if fnmatch.fnmatchcase(case.label, arguments.only)
-    ]
+    there = cases[arguments.execution]
+    chosen = matching(parser, "--only", arguments.only, there, lambda case: case.label)
     found = run_launches(name, chosen, arguments.launches, arguments.turns)
     for label, launches in found.items():
         print(f"{label}: {sentence([one.ratio for one in launches])}")

@@ -17,7 +17,9 @@ void counts.
 Printed are both rates, with the exact (Clopper-Pearson) 95 % intervals, how near each quantity of
 an honest pair came to its tolerance, and what was refused or missed. Pairs of one case and seed
 share launches, and are not independent: those draws are counted too. The exit code is 1 where more
-than one honest pair in a thousand was refused, or less than 99 % of the faults were caught.
+than one honest pair in a thousand was refused, less than 99 % of the faults were caught, or nothing
+was looked at of what was asked for. A fault that leaves no proof of its work is neither caught nor
+missed, and said.
 """
 
 from __future__ import annotations
@@ -31,11 +33,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from bench import catalogue
-from bench.judging.equal_work import Finding, judged
+from bench.judging.equal_work import Finding, of_launches
 from bench.planning import plan, suite_file
 from bench.records.case import Case
 from bench.validation.launches import STACKS, Ask, Launches, Stack, Told
@@ -79,6 +82,8 @@ class Counted:
         """By case and stack: why there is no figure."""
         self.voided = 0
         """Pairs that are none for it."""
+        self.unproved: dict[str, str] = {}
+        """What has no proof of its work, and why: neither caught nor missed."""
         self.noted: Counter[tuple[str, bool]] = Counter()
         self.draws: dict[str, bool] = {}
         """Each case and seed, and whether anything of it was told apart."""
@@ -112,6 +117,8 @@ class Counted:
         yield from self.found
         for (case, stack), why in self.void.items():
             yield f"  no pair: {case} is void on {stack}: {why}"
+        for what, why in self.unproved.items():
+            yield f"  neither: {what}: {why}"
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -121,19 +128,29 @@ class Side(msgspec.Struct, frozen=True):
     first: Told
 
 
-def compared(base: Side, other: Side, seed: int, precision: str) -> tuple[str, tuple[Finding, ...]]:
-    """Why `other` is not the work of `base`, or nothing; and what that rests on.
+class Compared(NamedTuple):
+    """Two sides of one case and seed."""
 
-    Each side's tolerance is its first launch's.
-    """
+    refusal: str = ""
+    """Why they are not the same work; empty where nothing says so."""
+    absent: str = ""
+    """Why that is not known; empty where it is."""
+    findings: tuple[Finding, ...] = ()
+    """What it rests on."""
+
+
+def compared(base: Side, other: Side, seed: int, precision: str) -> Compared:
+    """Whether `other` is the work of `base`. Each side's tolerance is its first launch's."""
     if complaint := base.told.complaint or other.told.complaint:
-        return complaint, ()
-    found = judged(
+        return Compared(refusal=complaint)
+    found = of_launches(
         [(-1, base.first.proof), (seed, base.told.proof)],
         [(-2, other.first.proof), (seed, other.told.proof)],
         precision,
     )
-    return "" if found.proved else found.words, found.findings
+    if found.absent:
+        return Compared(absent=found.words)
+    return Compared(refusal="" if found.proved else found.words, findings=found.findings)
 
 
 def exact(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
@@ -234,10 +251,11 @@ def _add_pairs(
     """Those of two stacks, launch by launch."""
     for number, (base, other) in enumerate(zip(*sides.values(), strict=False)):
         if counted.total < most:
-            said, findings = compared(base, other, seed + number, case.precision)
+            found = compared(base, other, seed + number, case.precision)
             draw = f"{case.label} seed {seed + number}"
-            counted.add([*sides], draw, said, worth_saying=True)
-            counted.note(findings, f"{'/'.join(sides)}: {draw}")
+            # Honest work that has no proof is not known to be the same: a reader has lost a figure.
+            counted.add([*sides], draw, found.refusal or found.absent, worth_saying=True)
+            counted.note(found.findings, f"{'/'.join(sides)}: {draw}")
             counted.alike += base.told.proof.readings == other.told.proof.readings
 
 
@@ -258,13 +276,22 @@ def planted(
             base = launches.told(ask)
             if gate is None or gate.gate or base is None or base.complaint:
                 continue  # wrong already: it says nothing
+            if base.proof.absent:
+                counted.unproved[case.label] = base.proof.absent
+                continue
             for name in faults:
                 there = msgspec.structs.replace(ask, stack=Stack(device=device), fault=name)
                 other = launches.told(there)
                 if other is not None:
                     sides = Side(base, base), Side(other, other)
-                    said, _ = compared(*sides, number, case.precision)
-                    counted.add([name], f"{case.label} seed {number}", said, worth_saying=False)
+                    found, draw = (
+                        compared(*sides, number, case.precision),
+                        f"{case.label} seed {number}",
+                    )
+                    if found.absent:
+                        counted.unproved[f"{name}: {draw}"] = found.absent
+                    else:
+                        counted.add([name], draw, found.refusal, worth_saying=False)
         if seeds:
             print(f"{case.label}: {counted.told} of {counted.total} faults", file=sys.stderr)
     return counted
@@ -302,7 +329,17 @@ def main() -> None:
     print(*good.lines(), sep="\n")
     print(sentence("faults caught", bad.told, bad.total), *bad.lines(), sep="\n")
     print(sentence("not to be told, and told", small.told, small.total))
-    sys.exit(int(good.told > REFUSED * good.total or bad.told < CAUGHT * bad.total))
+    nothing = [
+        f"{what} was looked at: nothing is said of them"
+        for what, asked, counted in (
+            ("no honest pair", arguments.pairs, good),
+            ("no fault", seeds, bad),
+        )
+        if asked and not counted.total
+    ]
+    print(*nothing, sep="\n", end="\n" if nothing else "")
+    wrong = good.told > REFUSED * good.total or bad.told < CAUGHT * bad.total
+    sys.exit(int(bool(nothing) or wrong))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ first. Views, of which neither computes anything, are left out.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from bench.records.case import Case
 from bench.validation import agreement
+from bench.validation.matching import matching
 
 LEAST_SHARE = 0.002
 """Of a step, below which it makes no difference to a ratio how often an operator is called."""
@@ -97,12 +97,12 @@ def main() -> None:
     )
     parser.add_argument("--only", default="*", metavar="GLOB")
     only = parser.parse_args().only
-    for case in agreement.compared("eager"):
-        if fnmatch.fnmatchcase(case.label, only):
-            found = beside(case)
-            print(f"{case.label}: {'' if found else 'the same operators'}")
-            for one in found:
-                print(f"  {one.words}")
+    every = agreement.compared("eager")
+    for case in matching(parser, "--only", only, every, lambda case: case.label):
+        found = beside(case)
+        print(f"{case.label}: {'' if found else 'the same operators'}")
+        for one in found:
+            print(f"  {one.words}")
 
 
 if __name__ == "__main__":

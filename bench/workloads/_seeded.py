@@ -46,13 +46,13 @@ class SeededData:
         import torch
 
         result = torch.empty(shape, dtype=dtype)
-        if has_no_values(result):
+        shape_alone = has_no_values(result)
+        start = None if shape_alone else self.start()
+        if _noting:
+            _note(self, (shape, std, start))
+        if _noting or start is None:
             return result
         flat = result.view(-1)
-        start = int(torch.randint(POOL_SIZE, (), generator=self._generator))
-        if _noting:
-            _noting[-1].append((shape, std, start))
-            return result
         done = 0
         while done < flat.numel():
             count = min(POOL_SIZE - start, flat.numel() - done)
@@ -61,13 +61,19 @@ class SeededData:
             start = 0
         return result
 
+    def start(self) -> int:
+        """Where in the pool the next normals begin."""
+        import torch
+
+        return int(torch.randint(POOL_SIZE, (), generator=self._generator))
+
     def integers(self, low: int, high: int, shape: tuple[int, ...]) -> Tensor:
         """Uniform int64 from `low` to `high` - 1."""
         import torch
 
         drawn = torch.randint(low, high, shape, generator=self._generator)
         if _noting:
-            _noting[-1].append((shape, (low, high), drawn))
+            _note(self, (shape, (low, high), drawn))
         return drawn
 
     @property
@@ -76,20 +82,52 @@ class SeededData:
         return self._pool
 
 
-_noting: list[list[tuple[Any, ...]]] = []
+class Noted(list[tuple[Any, ...]]):
+    """Draws in order: (shape, std, start in the pool) of normals, (shape, (low, high), values) of
+    integers. In a rehearsal no start, and integers without values."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        super().__init__()
+        self.makers: list[SeededData] = []
+        """Whose they are."""
+
+
+_noting: list[Noted] = []
 """Where draws are noted, while they are: in the last one."""
 
 
+def _note(maker: SeededData, draw: tuple[Any, ...]) -> None:
+    found = _noting[-1]
+    found.append(draw)
+    if maker not in found.makers:
+        found.makers.append(maker)
+
+
 @contextmanager
-def noted() -> Iterator[list[tuple[Any, ...]]]:
-    """Notes what all `SeededData` draw meanwhile, in order, and leaves normals unwritten, so that a
-    job of any size is built in no time: (shape, std, start in the pool) of normals, (shape, (low,
-    high), values) of integers."""
-    _noting.append([])
+def noted() -> Iterator[Noted]:
+    """Notes what all `SeededData` draw meanwhile, and leaves normals unwritten: a job of any size
+    is built in no time."""
+    _noting.append(Noted())
     try:
         yield _noting[-1]
     finally:
         _noting.pop()
+
+
+def replayed(found: Noted, seed: int) -> Noted:
+    """What `noted` would note of the same job with that seed, without building it.
+
+    Which numbers a job draws, no value decides, and each is one call of the one generator of its
+    seed. Raises ValueError where there were several.
+    """
+    if len(found.makers) > 1:
+        raise ValueError(f"a job draws from {len(found.makers)} generators")
+    data, again = SeededData(seed), Noted()
+    for shape, how, _ in found:
+        value = data.integers(how[0], how[1], shape) if isinstance(how, tuple) else data.start()
+        again.append((shape, how, value))
+    return again
 
 
 def build_model(

@@ -54,8 +54,9 @@ class Meter:
         self._far: set[int] = set()
         """Products that are not looked at again."""
         self._looks = 0
-        for _, _, work in (*self._moving, *self._products):
-            work()
+        self._in_a_row = {
+            work: stopwatch.in_a_row(work) for _, _, work in (*self._moving, *self._products)
+        }
 
     def look(self) -> None:
         """One look at each; the best is kept. After `MOST_LOOKS` none."""
@@ -63,14 +64,17 @@ class Meter:
         if self._looks > MOST_LOOKS:
             return
         for traffic, moved, work in self._moving:
-            rate = moved / self.stopwatch.each_ns(work) * 1e9
+            rate = moved / self._each_ns(work) * 1e9
             self.traffic[traffic] = max(rate, self.traffic.get(traffic, 0.0))
         for k, (name, flop, work) in enumerate(self._products):
             if k not in self._far:
-                rate = flop / self.stopwatch.each_ns(work) * 1e9
+                rate = flop / self._each_ns(work) * 1e9
                 self.note(name, rate)
                 if rate < FAR * self.flop[name]:
                     self._far.add(k)
+
+    def _each_ns(self, work: Work) -> float:
+        return self.stopwatch.each_ns(work, self._in_a_row[work])
 
     def note(self, name: str, flop_per_second: float) -> None:
         """A shape of the step's own has reached that."""

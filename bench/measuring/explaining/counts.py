@@ -24,6 +24,9 @@ ADDS = ("index_add_", "scatter_add_", "index_put_", "_index_put_impl_", "scatter
 """Read and write of their table what they bring."""
 PLACES = ("index_copy_", "scatter_", "masked_scatter_")
 """Write into their table what they bring."""
+FUSED = "_fused_"
+"""How the names of fused optimizers begin: they write the gradients where they scale them, and else
+only read them. Source: aten/src/ATen/native/FusedAdam.cpp and its like."""
 PRECISIONS = {
     "bfloat16": "bf16",
     "float16": "fp16",
@@ -74,9 +77,12 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
     outputs = list(tensors(out))
     seen: set[tuple[Any, ...]] = set()
     old: set[int] = set()
+    groups, used = _groups(given.get("offs"))
     first = True  # a table is the first tensor of what gathers or scatters
     for argument in func._schema.arguments:
         writes = argument.alias_info is not None and argument.alias_info.is_write
+        if argument.name == "grads" and name.startswith(FUSED):
+            writes = given.get("grad_scale") is not None  # else torch only says that it writes
         for tensor in tensors(given.get(argument.name)):
             storage = tensor.untyped_storage()._cdata
             which = (storage, tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
@@ -87,6 +93,8 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
                 continue
             seen.add(which)
             size = touched(tensor)
+            if groups and tensor.dim() == 3 and tensor.shape[0] == groups:
+                size = size * used // groups
             if table and name in GATHERS:
                 read += sum(map(touched, outputs))
             elif table and writes and name in (*ADDS, *PLACES):
@@ -101,6 +109,15 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
                 elif tensor.is_floating_point() and name in PLACES:
                     written += size
     return Bytes(read, written + sum(touched(o) for o in outputs if _is_new(o, old)))
+
+
+def _groups(ends: Tensor | None) -> tuple[int, int]:
+    """How many groups of rows a grouped product has, and how many that hold some; asks the device.
+    ends: where each group ends [groups]; 0 and 0 of what has no groups."""
+    if ends is None:
+        return 0, 0
+    at: list[int] = ends.tolist()
+    return len(at), sum(end > begin for begin, end in zip([0, *at], at, strict=False))
 
 
 def _is_new(output: Tensor, old: set[int]) -> bool:

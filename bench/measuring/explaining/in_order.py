@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bench.measuring.explaining import fresh
+from bench.measuring.explaining.calls import Call, Key
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import Player, Replay, operands, typical
-from bench.measuring.explaining.rows import Key, Rows
-from bench.measuring.explaining.tape import Call, Tape, recorded
+from bench.measuring.explaining.rows import Rows
+from bench.measuring.explaining.tape import Tape, recorded
 from bench.measuring.explaining.timing import Stopwatch
 from bench.measuring.explaining.undone import in_place
 from bench.records.explained import Explained, Seen, Unexplained

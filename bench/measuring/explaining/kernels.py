@@ -20,7 +20,7 @@ from bench.measuring.explaining.in_order import Watcher, collected
 from bench.measuring.explaining.kinds import base, kind_of_name, kind_of_words
 from bench.measuring.explaining.replay import Player
 from bench.measuring.explaining.tape import Tape
-from bench.measuring.explaining.timing import Stopwatch
+from bench.measuring.explaining.timing import Stopwatch, launch_ns
 from bench.records.explained import Explained, Kind, Operator, Profile, Unexplained
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def explained(
             return Unexplained(reason=f"{profiled.NO_KERNELS}. {EAGER}")
         after = [step_ns() for _ in range(TURNS // 2)]
         causes = watcher.causes()
+        launch = Player(Tape(), clock).launch_ns() if device.synchronous else launch_ns(stopwatch)
         meter = Meter(device, stopwatch, [f"matmul {arithmetic}"])
         for _ in range(TURNS // 2):
             meter.look()
@@ -99,7 +100,7 @@ def explained(
         how="profiler",
         step_ns=(*before, *after),
         operators=found,
-        ceilings=meter.ceilings(Player(Tape(), clock).launch_ns()),
+        ceilings=meter.ceilings(launch),
         profile=Profile(
             step_ns=wall / STEPS, kinds=dict(kinds), calls={k: float(n) for k, n in calls.items()}
         ),

@@ -114,4 +114,4 @@ def _account(
         )
     if device.synchronous:
         return in_order.explained(job, device, watcher=Host(threads), batch=batch)
-    return rotated.explained(job, device, batch=batch)
+    return rotated.explained(job, device, watcher=Host(threads), batch=batch)

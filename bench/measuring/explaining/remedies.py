@@ -44,7 +44,7 @@ LEAST_GATHERED = 0.02
 """Of all bytes that the step must move: of less no spelling of a gather makes a difference."""
 LARGER = 2
 """Times the batch."""
-UNUSED = "torch calls it by itself, where it cannot be spelled otherwise"
+UNUSED = "no call of it can be spelled otherwise: torch makes it by itself, or more is asked of it"
 
 
 class Remedy(NamedTuple):

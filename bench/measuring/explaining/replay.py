@@ -10,8 +10,9 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.measuring.explaining.calls import Call, Ref, copied
 from bench.measuring.explaining.kinds import is_view
-from bench.measuring.explaining.tape import Call, Ref, Tape
+from bench.measuring.explaining.tape import Tape
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ class Live:
 
     def __init__(self, tape: Tape) -> None:
         self._storages = dict(tape.leaves)
-        self._storages.update((slot, tape.values[slot].clone()) for slot in tape.moved)
+        self._storages.update((slot, copied(tape.values[slot])) for slot in tape.moved)
         self._tensors: dict[int, dict[Ref, torch.Tensor]] = {}
 
     def arguments(self, ready: Ready) -> tuple[list[Any], dict[str, Any]]:
@@ -204,8 +205,9 @@ def on(storage: torch.UntypedStorage, ref: Ref) -> torch.Tensor:
 def operands(tape: Tape, call: Call, device: torch.device) -> tuple[Any, Any]:
     """Fresh operands of a call, laid out alike: integers keep their values, aliases stay aliases.
 
-    Integers that were made within the step are not known; they are 0, the one index that is always
-    there. Numbers lie between 0.5 and 1, so that nothing overflows or becomes denormal.
+    Of integers it depends how much work a call has: where a group of rows ends, which row is read.
+    Those too large to be kept are 0, the one index that is always there. Numbers lie between 0.5
+    and 1, so that nothing overflows or becomes denormal.
     """
     import torch
     from torch.utils._pytree import tree_unflatten
@@ -217,8 +219,9 @@ def operands(tape: Tape, call: Call, device: torch.device) -> tuple[Any, Any]:
         extent[ref.slot] = max(extent.get(ref.slot, 0), ref.end_bytes)
     for ref in refs:
         if ref.slot not in made:
-            if ref.slot in tape.values and not ref.dtype.is_floating_point:
-                made[ref.slot] = tape.values[ref.slot].clone()
+            held = call.known.get(ref.slot, tape.values.get(ref.slot))
+            if held is not None and not ref.dtype.is_floating_point:
+                made[ref.slot] = copied(held)
                 continue
             count = max(1, -(-extent[ref.slot] // ref.dtype.itemsize))
             base = torch.empty(count, dtype=ref.dtype, device=device)

@@ -2,24 +2,27 @@
 
 Kernels of a few microseconds blur where each has its own event, so each operator runs many times
 between two: in a recorded graph where the device has graphs, else in a loop. Its operands change
-with every call and are together larger than a cache; what cannot be rotated so far is flagged.
+with every call and are together larger than a cache; what cannot be rotated so far is flagged. What
+the host queues no faster than the device does it has no time of its own in a loop, and none is
+given: what was read would be the host's.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.measuring.explaining import in_order
+from bench.measuring.explaining.calls import Call, Ref
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.in_order import Watcher, collected, products
 from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import operands
-from bench.measuring.explaining.rows import Key, Rows
-from bench.measuring.explaining.tape import Call, Ref, Tape
-from bench.measuring.explaining.timing import Stopwatch
+from bench.measuring.explaining.rows import Rows
+from bench.measuring.explaining.tape import Tape
+from bench.measuring.explaining.timing import Stopwatch, in_graph, launch_ns
 from bench.records.explained import Explained, Unexplained
 from bench.records.reason import of_error
 
@@ -40,6 +43,9 @@ STEPS = 5
 SPARE = 0.5
 """Of the memory that is left, how much operands may take."""
 PROFILED_STEPS = 5
+QUEUED = 0.8
+"""Of the time of a loop; where queueing it takes more of it, the loop is as long as that."""
+SLOW_HOST = "without graphs here, the host queues it more slowly than the device does it"
 
 
 class Row(NamedTuple):
@@ -48,8 +54,10 @@ class Row(NamedTuple):
     ns: float
     """Of one call."""
     queue_ns: float
-    """Host time to queue one; 0 in a graph, which needs no host."""
+    """Host time to queue one that is in no graph."""
     hot: bool
+    absent: str = ""
+    """Why its time is none; empty where it is one."""
 
 
 def explained(
@@ -63,41 +71,50 @@ def explained(
     watcher = watcher or Watcher()
     profiler = Profiler(job, device)
     tape = in_order.taped(job, device, profiler)
+    device.release_memory()  # what its allocator keeps for itself is there to be had
     free = _free_bytes(device)
     largest = max((_size(call) for call in tape.calls), default=0)
     if lacking := in_order.too_little_memory(2 * largest, free, batch):
         return Unexplained(reason=lacking)
     stopwatch = Stopwatch(device, clock)
+    variants = [None if call.structure else call.variant for call in tape.calls]
+    first: dict[Hashable, Call] = {}
+    for variant, call in zip(variants, tape.calls, strict=True):
+        if variant is not None:
+            first.setdefault(variant, call)
     with collected():
         meter = Meter(device, stopwatch, products(tape))
+        _step_ns(job, stopwatch)  # which gets its memory again
         steps = [_step_ns(job, stopwatch) for _ in range(REPEATS)]
-        blank = Rows(tape, [0.0] * len(tape.calls))
-        found: dict[Key, Row] = {}
-        absent: dict[Key, str] = {}
-        for place, key in enumerate(blank.keys):
-            call = blank.first(key)
-            if call.structure:
-                continue
+        found: dict[Hashable, Row] = {}
+        absent: dict[Hashable, str] = {}
+        for place, (variant, call) in enumerate(first.items()):
             try:
-                found[key] = row_of(tape, call, stopwatch, free)
+                found[variant] = row_of(tape, call, stopwatch, free)
             except Exception as error:  # noqa: BLE001 - its row says why it has no time
-                absent[key] = of_error(error).splitlines()[0]
+                absent[variant] = of_error(error).splitlines()[0]
             if place % 10 == 0:  # in turns: a device's clock drifts too
                 meter.look()
                 steps.append(_step_ns(job, stopwatch))
             watcher.turn()
         meter.look()
-        launch = _launch_ns(stopwatch)
+        launch = launch_ns(stopwatch)
         causes = watcher.causes()
         for _ in range(PROFILED_STEPS - 1):
             profiler.look()
         profile, profiled = profiler.seen(tape)
-    each = [found[blank.key(call)].ns if blank.key(call) in found else 0.0 for call in tape.calls]
-    rows, order = Rows(tape, each).operators({}, absent)
-    hot = sum(row.hot for row in found.values())
+    absent |= {variant: row.absent for variant, row in found.items() if row.absent}
+    missing = {
+        call.row: absent[variant]
+        for variant, call in zip(variants, tape.calls, strict=True)
+        if variant in absent
+    }
+    each = [0.0 if v not in found or v in absent else found[v].ns for v in variants]
+    rows, order = Rows(tape, each).operators({}, missing)
+    hot = {first[variant].row for variant, row in found.items() if row.hot}
     if hot:
-        causes["HOT"] = f"{hot} operators"
-    queue = [row.queue_ns for row in found.values()]
+        causes["HOT"] = f"{len(hot)} operators"
+    queue = [found[variant].queue_ns for variant in variants if variant in found]
     short = len(order) <= in_order.LONGEST_ORDER
     return Explained(
         how="operands rotated",
@@ -133,50 +150,20 @@ def row_of(tape: Tape, call: Call, stopwatch: Stopwatch, free: int | None) -> Ro
 
     work()
     hot = size >= SMALL_BYTES and sets * size < ROTATE_BYTES
-    replay = _in_graph(device, work)
-    if replay is not None:
-        taken = statistics.median(stopwatch.each_ns(replay) for _ in range(REPEATS))
-        return Row(taken / calls, 0.0, hot)
-    taken = statistics.median(stopwatch.each_ns(work) for _ in range(REPEATS))
-    device.synchronize()
-    start = stopwatch.clock()
-    work()
-    queued = stopwatch.clock() - start
-    device.synchronize()
-    return Row(taken / calls, queued / calls, hot)
-
-
-def _in_graph(device: Device, work: Callable[[], None]) -> Callable[[], None] | None:
-    """The work recorded, where the device has graphs and takes it into one."""
-    recorder = device.recorder()
-    if recorder is None:
-        return None
-    try:
-        return recorder(work, lambda: None)
-    except RuntimeError:  # it asks the device, or its library cannot be recorded
-        device.synchronize()
-        return None
+    queued = statistics.median(stopwatch.queued_ns(work) for _ in range(REPEATS)) / calls
+    replay = in_graph(device, work)
+    in_a_row = stopwatch.in_a_row(replay or work)
+    taken = statistics.median(
+        stopwatch.each_ns(replay or work, in_a_row) / calls for _ in range(REPEATS)
+    )
+    slow = replay is None and queued > QUEUED * taken
+    return Row(taken, queued, hot, SLOW_HOST if slow else "")
 
 
 def _step_ns(job: Job, stopwatch: Stopwatch) -> int:
     """One of several steps in a row; of a job whose steps use operands up, of as many as it has."""
     job.refill()
     return round(stopwatch.each_ns(job.step, min(STEPS, job.most_steps or STEPS)))
-
-
-def _launch_ns(stopwatch: Stopwatch) -> float:
-    """The least that a call takes that works on one element, in a graph or in a loop."""
-    import torch
-
-    one = torch.ones(1, device=stopwatch.device.torch_device)
-
-    def work() -> None:
-        for _ in range(100):
-            one.add_(1.0)
-
-    work()
-    replay = _in_graph(stopwatch.device, work) or work
-    return min(stopwatch.each_ns(replay) for _ in range(REPEATS)) / 100
 
 
 def _size(call: Call) -> int:

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.measuring.explaining.tape import Call, Tape
+from bench.measuring.explaining.calls import Call, Key
+from bench.measuring.explaining.tape import Tape
 from bench.records.explained import Operator
-
-Key = tuple[str, str]
-"""An operator's name and its operands in words."""
-
-
-def key_of(call: Call) -> Key:
-    """Which row a call belongs to."""
-    return call.name, call.operands
 
 
 class Rows:
@@ -25,19 +18,10 @@ class Rows:
         self._calls: dict[Key, list[Call]] = {}
         self._order: list[Key] = []
         for call, ns in zip(tape.calls, each_ns, strict=True):
-            key = key_of(call)
+            key = call.row
             self._order.append(key)
             self._calls.setdefault(key, []).append(call)
             self.ns[key] = self.ns.get(key, 0.0) + ns
-
-    @property
-    def keys(self) -> list[Key]:
-        """Of all rows, in the order in which they first come."""
-        return list(self._calls)
-
-    def key(self, call: Call) -> Key:
-        """Which row a call belongs to."""
-        return key_of(call)
 
     def first(self, key: Key) -> Call:
         """The first call of a row."""

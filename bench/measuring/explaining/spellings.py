@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Function = Callable[..., Tensor]
-
 
 class Spelling(NamedTuple):
     """Another word for an operator."""
@@ -25,8 +23,9 @@ class Spelling(NamedTuple):
     """What is called in its place."""
     owner: Callable[[], Any]
     """What Python finds it in."""
-    made: Callable[[Function], Function]
-    """Of the function as it is."""
+    word: Callable[..., Tensor | None]
+    """That, with the arguments of the function as it is; None where these ask for more than it
+    does."""
 
     @property
     def attribute(self) -> str:
@@ -40,7 +39,7 @@ class Spelling(NamedTuple):
 
 
 class Spelled:
-    """Enters a spelling, and counts how often it was called."""
+    """Enters a spelling, and counts how often the other word was said."""
 
     def __init__(self, spelling: Spelling) -> None:
         self.calls = 0
@@ -51,11 +50,14 @@ class Spelled:
         """For a while."""
         owner, attribute = self._spelling.owner(), self._spelling.attribute
         plain, own = getattr(owner, attribute), attribute in vars(owner)
-        other = self._spelling.made(plain)
 
         def counted(*args: Any, **kwargs: Any) -> Tensor:
+            found = self._spelling.word(*args, **kwargs)
+            if found is None:
+                of_its_own: Tensor = plain(*args, **kwargs)
+                return of_its_own
             self.calls += 1
-            return other(*args, **kwargs)
+            return found
 
         setattr(owner, attribute, counted)
         try:
@@ -76,15 +78,19 @@ def _tensor() -> Any:
     return torch.Tensor
 
 
-def _selected(plain: Function) -> Function:
+def _selected(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor | None:
     """`embedding` by `index_select`, where it is a lookup and nothing else."""
-
-    def embedding(rows: Tensor, table: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if any(args) or any(v for key, v in kwargs.items() if key != "norm_type"):
-            return plain(rows, table, *args, **kwargs)
-        return table.index_select(0, rows.reshape(-1)).view(*rows.shape, table.shape[1])
-
-    return embedding
+    if padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse:
+        return None
+    return weight.index_select(0, input.reshape(-1)).view(*input.shape, weight.shape[1])
 
 
 def _along(like: Tensor, dim: int, index: Tensor, length: int) -> Tensor:
@@ -95,25 +101,17 @@ def _along(like: Tensor, dim: int, index: Tensor, length: int) -> Tensor:
     return index.reshape(ones).expand(shape)
 
 
-def _gathered(plain: Function) -> Function:
+def _gathered(table: Tensor, dim: int, index: Tensor) -> Tensor:
     """`index_select` by `gather`."""
-
-    def index_select(table: Tensor, dim: int, index: Tensor) -> Tensor:
-        return table.gather(dim, _along(table, dim, index, index.numel()))
-
-    return index_select
+    return table.gather(dim, _along(table, dim, index, index.numel()))
 
 
-def _scattered(plain: Function) -> Function:
+def _scattered(
+    table: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1
+) -> Tensor:
     """`index_add_` by `scatter_add_`."""
-
-    def index_add_(
-        table: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1
-    ) -> Tensor:
-        brought = source if alpha == 1 else source * alpha
-        return table.scatter_add_(dim, _along(source, dim, index, index.numel()), brought)
-
-    return index_add_
+    brought = source if alpha == 1 else source * alpha
+    return table.scatter_add_(dim, _along(source, dim, index, index.numel()), brought)
 
 
 SPELLINGS = (

@@ -9,102 +9,25 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.measuring.explaining import counts
+from bench.measuring.explaining.calls import Call, Ref, copied
 from bench.measuring.explaining.kinds import OPTIMIZER, is_structure, is_view, kind_of
-from bench.records.explained import Kind
 
 if TYPE_CHECKING:
     import torch
 
 MOST_KEPT_BYTES = 64 << 20
-"""Integers that were there before the step keep their values up to so many bytes each: positions
-and indices, which the step may move."""
+"""Integers keep their values up to so many bytes each: positions and indices, which the step may
+move, and what decides how much work a call has."""
 COMPOSITE = "CompositeImplicitAutograd"
 """torch's word for an operator that is made of others."""
 NO_WORK = ("prim", "profiler")
 """Namespaces of what asks or tells something, and works on no tensor."""
-
-
-class Ref(NamedTuple):
-    """A tensor of the tape."""
-
-    slot: int
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: Any
-
-    @property
-    def numel(self) -> int:
-        """Elements."""
-        return math.prod(self.size)
-
-    @property
-    def end_bytes(self) -> int:
-        """Where its last element ends in its storage."""
-        if not self.numel:
-            return 0
-        last = sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
-        return (self.offset + last + 1) * int(self.dtype.itemsize)
-
-    @property
-    def word(self) -> str:
-        """`bf16[64,128]`; with its strides where its elements do not lie in that order."""
-        shape = ",".join(map(str, self.size))
-        strides = "" if self.dense else f"/{','.join(map(str, self.stride))}"
-        return f"{counts.word(self.dtype)}[{shape}{strides}]"
-
-    @property
-    def dense(self) -> bool:
-        """Whether its elements lie one after the other in the order of its dimensions."""
-        want = 1
-        for n, stride in zip(reversed(self.size), reversed(self.stride), strict=True):
-            if n != 1 and stride != want:
-                return False
-            want *= n
-        return True
-
-
-class Call(NamedTuple):
-    """A call of an operator."""
-
-    func: Any
-    """torch's overload."""
-    flat: tuple[Any, ...]
-    """Arguments, flattened; tensors as `Ref`."""
-    spec: Any
-    outs: tuple[Ref | None, ...]
-    kind: Kind
-    flop: int
-    moved: counts.Bytes
-    precision: str
-    structure: bool
-    """Whether it does no work: a view, or memory that is not filled."""
-    backward: bool
-    """Whether autograd's engine made it."""
-
-    @property
-    def name(self) -> str:
-        """`aten::mm`."""
-        return str(self.func._schema.name)
-
-    @property
-    def operands(self) -> str:
-        """Its tensors in words; none of what does no work."""
-        if self.structure:
-            return ""
-        return " ".join(v.word for v in self.flat if isinstance(v, Ref))
-
-    @property
-    def refs(self) -> list[Ref]:
-        """All its tensors, those that it gives included."""
-        return [v for v in (*self.flat, *self.outs) if isinstance(v, Ref)]
 
 
 class Given(NamedTuple):
@@ -113,6 +36,15 @@ class Given(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     out: Any
+
+
+class Taken(NamedTuple):
+    """Arguments of a call before it, which may change what they hold."""
+
+    flat: tuple[Any, ...]
+    """As the tape has them."""
+    known: dict[int, torch.UntypedStorage]
+    """See `Call.known`."""
 
 
 class Tape:
@@ -161,7 +93,8 @@ class Tape:
                     live += size[ref.slot]
             most = max(most, live)
             live -= sum(size[slot] for slot in dying.get(k, ()))
-        kept = sum(storage.nbytes() for storage in self.values.values())
+        known = {id(one): one for call in self.calls for one in call.known.values()}
+        kept = sum(one.nbytes() for one in (*self.values.values(), *known.values()))
         return most + kept + sum(self.values[slot].nbytes() for slot in self.moved)
 
     @property
@@ -188,6 +121,9 @@ class _Writer:
         self.tape = tape
         self._slots: dict[int, int] = {}
         self._count = itertools.count()
+        self._known: dict[int, torch.UntypedStorage] = {}
+        """Of integers made in the step, by slot, what they hold until they are written."""
+        self._variants: set[Hashable] = set()
         self._marks: list[bool] = []
 
     def mark(self, func: Any, args: tuple[Any, ...]) -> None:
@@ -198,20 +134,30 @@ class _Writer:
         elif "record_function_exit" in mark and self._marks:
             self._marks.pop()
 
-    def taken(self, flat: Sequence[Any]) -> tuple[Any, ...]:
-        """Arguments as the tape has them; before the call, which may change what they hold."""
+    def taken(self, func: Any, flat: Sequence[Any]) -> Taken:
+        """Arguments before the call, which may change what they hold."""
         import torch
 
-        return tuple(self._ref(v, True) if isinstance(v, torch.Tensor) else v for v in flat)
+        refs = tuple(self._ref(v, True) if isinstance(v, torch.Tensor) else v for v in flat)
+        known: dict[int, torch.UntypedStorage] = {}
+        for ref, tensor in () if is_structure(func) else zip(refs, flat, strict=True):
+            if not isinstance(ref, Ref) or ref.dtype.is_floating_point:
+                continue
+            storage = tensor.untyped_storage()
+            if ref.slot in self.tape.born and storage.nbytes() <= MOST_KEPT_BYTES:
+                if ref.slot not in self._known:
+                    self._known[ref.slot] = copied(storage)
+                known[ref.slot] = self._known[ref.slot]
+        return Taken(refs, known)
 
-    def write(
-        self, func: Any, flat: tuple[Any, ...], spec: Any, given: Given, backward: bool
-    ) -> None:
-        """One call; flat: what `taken` gave."""
+    def write(self, func: Any, taken: Taken, spec: Any, given: Given, backward: bool) -> None:
+        """One call; taken: its arguments as they were before it."""
         from torch.utils._pytree import tree_leaves
 
         args, kwargs, out = given
-        self.tape.written.update(ref.slot for ref in self._targets(func, args, kwargs))
+        for ref in self._targets(func, args, kwargs):
+            self.tape.written.add(ref.slot)
+            self._known.pop(ref.slot, None)
         structure, kind = is_structure(func), kind_of(func)
         if any(self._marks) and not structure:
             kind = "optimizer"
@@ -220,20 +166,24 @@ class _Writer:
         moved = counts.Bytes(0, 0)
         if not structure:
             moved = counts.least_bytes(func, args, kwargs, out)
-        self.tape.calls.append(
-            Call(
-                func=func,
-                flat=flat,
-                spec=spec,
-                outs=tuple(map(self._given, tree_leaves(out))),
-                kind=kind,
-                flop=flop,
-                moved=moved,
-                precision=counts.arithmetic(args) if flop else "",
-                structure=structure,
-                backward=backward,
-            )
+        call = Call(
+            func=func,
+            flat=taken.flat,
+            spec=spec,
+            outs=tuple(map(self._given, tree_leaves(out))),
+            kind=kind,
+            flop=flop,
+            moved=moved,
+            precision=counts.arithmetic(args) if flop else "",
+            structure=structure,
+            backward=backward,
+            known=taken.known,
         )
+        if call.known:
+            if (variant := call.variant) in self._variants:
+                call = call._replace(known={})
+            self._variants.add(variant)
+        self.tape.calls.append(call)
 
     def _given(self, value: Any) -> Ref | None:
         import torch
@@ -264,16 +214,20 @@ class _Writer:
         slot = self._slots.get(key)
         if slot is None:
             slot = self._slots[key] = next(self._count)
-            weakref.finalize(storage, self._slots.pop, key, None)
+            weakref.finalize(storage, self._forget, key)
             if is_input:
                 self.tape.leaves[slot] = storage
             else:
                 self.tape.born.add(slot)
         whole = is_input and not tensor.is_floating_point() and slot in self.tape.leaves
         if whole and slot not in self.tape.values and storage.nbytes() <= MOST_KEPT_BYTES:
-            self.tape.values[slot] = storage.clone()
+            self.tape.values[slot] = copied(storage)
         size, stride = tuple(tensor.shape), tuple(tensor.stride())
         return Ref(slot, int(tensor.storage_offset()), size, stride, tensor.dtype)
+
+    def _forget(self, key: int) -> None:
+        """A storage is gone."""
+        self._known.pop(self._slots.pop(key, -1), None)
 
 
 def _keep_requirement(flat: Sequence[Any], out: Any) -> None:
@@ -329,7 +283,7 @@ def _recorder_type() -> Any:
                 finally:
                     self.within -= 1
             flat, spec = tree_flatten((args, kwargs))
-            taken = self.writer.taken(flat)
+            taken = self.writer.taken(func, flat)
             out = func(*args, **kwargs)
             if self.within and torch.is_inference_mode_enabled() and is_view(func):
                 _keep_requirement(flat, out)

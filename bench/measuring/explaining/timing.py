@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 
 MOST_CALLS = 200
 """Calls between two events: a kernel of 2 us is blurred by one."""
-LEAST_NS = 1_000_000
-"""Least time between two events."""
+LEAST_NS = 2_000_000
+"""Least time between two events. After a synchronization the first of them is over at once, and the
+device idles until the first kernel comes, some 10 us later: half a percent of this."""
 LESS_THAN_NOTHING_NS = 1.0
+LAUNCHES = 100
+"""Of next to nothing, in a row."""
+LAUNCH_REPEATS = 5
 
 
 class Stopwatch:
@@ -31,6 +35,15 @@ class Stopwatch:
         work()
         self.device.synchronize()
         return max(1, self.clock() - start)
+
+    def queued_ns(self, work: Callable[[], object]) -> int:
+        """Host ns of one call of what only queues, from an idle device on."""
+        self.device.synchronize()
+        start = self.clock()
+        work()
+        taken = self.clock() - start
+        self.device.synchronize()
+        return taken
 
     def each_ns(self, work: Callable[[], object], calls: int = 1) -> float:
         """ns of one of so many calls in a row: device time, where the device has events."""
@@ -62,3 +75,38 @@ class Stopwatch:
         if self.device.synchronous or not found:
             return 1
         return max(1, min(MOST_CALLS, int(LEAST_NS / found[-1])))
+
+    def in_a_row(self, work: Callable[[], object]) -> int:
+        """How many calls of that work one event covers, of an asynchronous device by two calls."""
+        work()
+        return 1 if self.device.synchronous else self.calls([self.each_ns(work)])
+
+
+def in_graph(device: Device, work: Callable[[], None]) -> Callable[[], None] | None:
+    """The replay of work that the device recorded; None where it has no graphs, or does not take it
+    into one."""
+    recorder = device.recorder()
+    if recorder is None:
+        return None
+    try:
+        return recorder(work, lambda: None)
+    except RuntimeError:  # it asks the device, or its library cannot be recorded
+        device.synchronize()
+        return None
+
+
+def launch_ns(stopwatch: Stopwatch) -> float:
+    """The least that a call takes on an asynchronous device that works on one element there, in a
+    graph where it has graphs, else in a loop."""
+    import torch
+
+    one = torch.ones(1, device=stopwatch.device.torch_device)
+
+    def work() -> None:
+        for _ in range(LAUNCHES):
+            one.add_(1.0)
+
+    work()
+    replay = in_graph(stopwatch.device, work) or work
+    calls = stopwatch.in_a_row(replay)
+    return min(stopwatch.each_ns(replay, calls) for _ in range(LAUNCH_REPEATS)) / LAUNCHES

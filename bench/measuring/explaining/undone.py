@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bench.measuring.explaining.calls import Call, Ref
 from bench.measuring.explaining.counts import ADDS, PLACES, Bytes
-from bench.measuring.explaining.tape import Call, Ref, Tape
+from bench.measuring.explaining.tape import Tape
 
 SUMS = ("aten::add",)
 """Either operand may be the one that is written."""
@@ -44,10 +45,11 @@ def in_place(tape: Tape, seen: Sequence[str]) -> int:
 
     for k, call in enumerate(tape.calls):
         flat, outs = tuple(map(now, call.flat)), tuple(map(now, call.outs))
+        known = {renamed.get(slot, slot): held for slot, held in call.known.items()}
         place = _written(call, k, last, born) if k in wanted else None
         func = None if place is None else _variant(call.func)
         if place is None or func is None:
-            tape.calls[k] = call._replace(flat=flat, outs=outs)
+            tape.calls[k] = call._replace(flat=flat, outs=outs, known=known)
             continue
         into, out = flat[place], call.outs[0]
         assert isinstance(into, Ref) and isinstance(out, Ref)
@@ -57,6 +59,7 @@ def in_place(tape: Tape, seen: Sequence[str]) -> int:
             func=func,
             flat=(into, *flat[:place], *flat[place + 1 :]),
             outs=(into,),
+            known=known,
             moved=_moved(call, into, flat[:place] + flat[place + 1 :]),
         )
         done += 1

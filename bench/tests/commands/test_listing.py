@@ -12,7 +12,7 @@ from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.commands.listing import LISTS
 from bench.records.runfile import json_schema
-from bench.running import probe
+from bench.running import probe, reached
 from bench.tests.conftest import Accelmark
 
 
@@ -86,7 +86,7 @@ def test_devices_are_shown_and_the_missing_ones_explained(
         probe.Found(backend="cpu", reason="third: it does not load.", framework="third"),
     ]
     monkeypatch.setattr(probe, "probe", lambda names, *_: found)
-    monkeypatch.setattr(probe, "by_frameworks", lambda: elsewhere)
+    monkeypatch.setattr(reached, "by_frameworks", lambda: elsewhere)
     code, out, _ = accelmark("devices")
     assert code == 0
     assert out == (

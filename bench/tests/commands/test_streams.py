@@ -20,7 +20,7 @@ from bench.commands.streams import in_line
 from bench.errors import DeviceUnavailable
 from bench.records.run import Settings
 from bench.records.runfile import read
-from bench.running import probe
+from bench.running import probe, reached
 from bench.tests import forked
 from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
@@ -182,7 +182,7 @@ def test_lists_on_a_terminal_break_no_word(
     reason = "fake: its runtime is not installed. Install what its vendor gives for it, or another"
     found = [probe.Found(backend="fake", reason=reason)]
     monkeypatch.setattr(probe, "probe", lambda *_: found)
-    monkeypatch.setattr(probe, "by_frameworks", list)
+    monkeypatch.setattr(reached, "by_frameworks", list)
     plain = PLAIN.get(tuple(arguments)) or accelmark(*arguments)[1]
     PLAIN[tuple(arguments)] = plain
     monkeypatch.setattr(streams, "stdout_is_terminal", lambda: True)

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from bench import catalogue
-from bench.backend import DeviceInfo
+from bench.backend import Backend, DeviceInfo
 from bench.conformance import examine, of_frameworks
 from bench.conformance.check import Finding, Stand
 from bench.conformance.checks import _chain
 from bench.conformance.worker import checks
+from bench.errors import DeviceUnavailable
+from bench.precision import Precision
 from bench.records.executed import Executed
 from bench.records.outcome import Memory
 from bench.records.proof import OUTPUT
@@ -40,20 +42,24 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def found(check: str) -> dict[str, Finding]:
     """Of a check in this process, by title."""
-    stand = Stand(catalogue.backend("cpu"), 0, FRAMEWORK)
+    stand = Stand(catalogue.backend("cpu"), 0, FRAMEWORK, KIT[check].precision)
     findings = [finding for part in KIT[check].parts for finding in part(stand)]
     return {finding.title: finding for finding in findings}
 
 
 def test_of_each_check_for_torch_there_is_the_like_or_why_not() -> None:
-    assert [*KIT][: len(checks())] == [*checks()] and [*KIT][len(checks()) :] == ["draws"]
+    of_torch = [*checks()]
+    assert [*KIT] == [*of_torch, "draws", "shortened"]
     for name, check in KIT.items():
         assert bool(check.parts) is not bool(check.absent), name
         assert not check.absent or check.absent.startswith("not applicable: ")
     assert set(of_frameworks.WHY) <= set(checks())
 
 
-HONEST = ("formats", "transfers", "draws", "failures", "executions", "events", "declared")
+HONEST = (
+    *("formats", "transfers", "draws", "failures", "executions", "events", "declared"),
+    "shortened",
+)
 
 
 @pytest.mark.parametrize("check", HONEST)
@@ -235,6 +241,64 @@ def test_a_synchronization_that_does_not_wait_is_seen(
     assert finding.verdict == ("pass" if waits else "fail"), finding
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_a_switch_that_a_process_sets_once_is_tried_in_one_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    at: list[bool] = []
+
+    class Switched(Place):
+        def float32_reduced(self) -> bool:
+            return at == [True]
+
+    class Shortening(Products):
+        def step(self) -> None:
+            a, b = self.pairs[self.turn % len(self.pairs)]
+            super().step()
+            if at == [True] and works:
+                self.product = a.astype(np.float16).astype(np.float32) @ b
+
+    def opened(backend: Backend, index: int, precision: Precision) -> Switched:
+        if at not in ([], [precision.shortened]):
+            raise DeviceUnavailable("it was set for another")
+        at[:] = [precision.shortened]
+        return Switched(FRAMEWORK.devices(backend)[0])
+
+    def unsupported(backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
+        return None if precision.name in ("fp32", "tf32") else "no"
+
+    monkeypatch.setattr(plain, "Products", Shortening)
+    monkeypatch.setattr(FRAMEWORK, "open", opened)
+    monkeypatch.setattr(FRAMEWORK, "unsupported", unsupported)
+    failed = {}
+    for check in ("declared", "formats", "shortened"):
+        at.clear()
+        for finding in found(check).values():
+            if finding.verdict == "fail":
+                failed[finding.title] = finding.reason
+    nothing = {"tf32 shortens what it multiplies", "float32_reduced says what is computed"}
+    assert {*failed} == (set() if works else nothing), failed
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "said"),
+    [
+        (TypeError("no such type"), "pass", "and refused (TypeError)"),
+        (KeyError("a name that the kit has wrong"), "fail", "KeyError"),
+    ],
+)
+def test_only_a_refusal_is_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, verdict: str, said: str
+) -> None:
+    class Refusing(Products):
+        def step(self) -> None:
+            raise error
+
+    monkeypatch.setattr(plain, "Products", Refusing)
+    finding = found("declared")["fp16 is as declared"]
+    assert finding.verdict == verdict and said in finding.observed
+
+
 def test_one_that_dies_is_a_row_and_what_does_not_apply_needs_no_process() -> None:
     device = DeviceInfo(backend="cpu", index=0, name="a host", memory_bytes=None)
     command = (sys.executable, "-c", "import os; os._exit(3)")
@@ -259,7 +323,7 @@ def test_the_command_says_which_framework_is_meant(
         asked.append(where)
         return Chosen(device, [], 1)
 
-    monkeypatch.setattr("bench.running.probe.choose_by", chosen)
+    monkeypatch.setattr("bench.running.reached.choose_by", chosen)
     given = ("check-backend", "cpu", "--framework", "mindspore", "--python", sys.executable)
     code, out, said = accelmark(*given, "--only", "streams")
     assert code == 0 and "mindspore 2.10.0" in out and "not applicable" in out

@@ -25,6 +25,7 @@ from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
 from bench.running.elsewhere import Elsewhere
 from bench.tests.frameworks.mindspore_faults import PLANTS, put, shallow
+from bench.tests.frameworks.mindspore_fused import FUSED
 from bench.tests.frameworks.mindspore_llama_faults import LLAMA_PLANTS, Plant
 
 
@@ -120,7 +121,7 @@ def main() -> None:
     os.dup2(2, 1)
     honest = jobs.placed
     steps = {fault: functools.partial(other_step, fault) for fault in STEPS}
-    plants: dict[str, Plant] = {**PLANTS, **LLAMA_PLANTS, **steps}
+    plants: dict[str, Plant] = {**PLANTS, **LLAMA_PLANTS, **FUSED, **steps}
     for trial in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial]):
         jobs.placed = FAULTS[trial.fault](honest) if trial.fault in FAULTS else honest
         cut = shallow if trial.shallow else contextlib.nullcontext

@@ -143,6 +143,9 @@ class Plain(Framework):
     name = "plain"
     tensors = Arrays()
 
+    def recorded_variables(self) -> tuple[str, ...]:
+        return ("PLAIN_*",)
+
     def devices(self, backend: Backend) -> list[DeviceInfo]:
         return [DeviceInfo(backend=backend.name, index=0, name="a host", memory_bytes=2**34)]
 

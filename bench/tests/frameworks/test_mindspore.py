@@ -5,6 +5,7 @@ Skipped, with the reason, where no Python with MindSpore is named.
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,22 @@ from bench import catalogue
 from bench.conformance.worker import checks
 from bench.errors import DeviceUnavailable
 from bench.frameworks._hand_over import handed_over
+from bench.judging.compare import compare
 from bench.judging.equal_work import of_launches
-from bench.measuring.messages import Answer, Order, Report, Request
+from bench.measuring.launch import Launch
+from bench.measuring.messages import Answer, Channel, Order, Report, Request
 from bench.measuring.watch import READ_AFTER
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Settings
-from bench.running import probe
+from bench.report import Canvas
+from bench.reports._comparison import render
+from bench.running import reached
 from bench.running.elsewhere import Elsewhere, elsewhere, named_after
 from bench.tests.frameworks.mindspore_launches import Trial, launched
 from bench.tests.measuring.watching import proof_of
+from bench.tests.values import make_file, make_launch
 
 NAME = "mindspore"
 BRIEF = Settings(
@@ -218,9 +224,12 @@ def test_a_precision_that_is_refused_denies_no_other(reports: dict[str, Any]) ->
 
 
 def test_its_devices_are_found_where_it_is(there: Elsewhere) -> None:
-    (found,) = probe.probe_framework(there)
-    (device,) = found.devices
-    assert found.framework == NAME and device.address == "cpu" and "mindspore" in device.facts
+    found = {one.backend: one for one in reached.ask(there)}
+    absent, (device,) = found["ascend"], found["cpu"].devices
+    assert absent.devices or "sees no Ascend (" in absent.reason, "what did not load"
+    assert (
+        found["cpu"].framework == NAME and device.address == "cpu" and "mindspore" in device.facts
+    )
     assert {"fp32", "fp16"} <= {*device.precisions} <= {*PRECISIONS} - {"bf16", "tf32"}
 
 
@@ -229,3 +238,28 @@ def test_without_it_the_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     framework = catalogue.framework(NAME)
     with pytest.raises(DeviceUnavailable, match="--framework mindspore --python PATH"):
         framework.devices(catalogue.backend("cpu"))
+
+
+def test_one_device_by_both_frameworks_is_compared(reports: dict[str, Report]) -> None:
+    """Two launches as they were, torch's in this process: a ratio, of equal work."""
+    one = HONEST["gemm fp32 eager"]
+    asked = Request(
+        case=one, backend="cpu", index=0, settings=BRIEF, samples=10, seed=1, thorough=True
+    )
+    torchs = Launch(asked, Channel(io.BytesIO())).run()
+    base, other = (
+        make_file(
+            [one],
+            [make_launch(told.outcome, one, seed=1, environment=told.environment)],
+            settings=BRIEF,
+            device={"backend": "cpu", "index": 0, "name": "a CPU"},
+            framework=framework,
+        )
+        for framework, told in (("torch", torchs), (NAME, reports["gemm fp32 eager"]))
+    )
+    found = compare(base, other)
+    (case,) = found.cases
+    assert case.same_work is not None and case.same_work.proved, case
+    assert case.ratio is not None and case.ratio > 0
+    card = " ".join(render([found], Canvas()).split())
+    assert "framework: torch | mindspore" in card

@@ -10,6 +10,8 @@ import pytest
 
 from bench import catalogue
 from bench.frameworks._mindspore_models import facts_of, looks_of
+from bench.frameworks.mindspore import BUILDERS
+from bench.precision import PRECISIONS
 from bench.tests.small_workloads import site, small
 from bench.workload import Unsupported
 
@@ -69,3 +71,15 @@ def test_what_it_has_not_is_named(
         catalogue.framework("mindspore").build(
             workload, mode, small(name, mode, **given), at, draws
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [("bert", "AdamWeightDecay"), ("llama", "AdamWeightDecay"), ("resnet50", "ApplyMomentum")],
+)
+def test_what_no_kernel_updates_is_not_trained(name: str, kernel: str) -> None:
+    """Where a product of bfloat16 there may be."""
+    at = site(PRECISIONS["bf16"])
+    draws: Any = object()  # nothing is drawn
+    with pytest.raises(Unsupported, match=f"its {kernel} moves no bfloat16 weights"):
+        BUILDERS[name, "train"]("train", small(name, "train"), at, draws)

@@ -89,6 +89,7 @@ def test_a_third_framework_is_measured_and_its_work_is_torchs(
     assert check.error is not None and 0 < check.error < 1e-6
     assert mine.outcome.work.items == 2 * 32 * 48 * 64
     assert mine.environment["framework"] == "plain" and "torch" not in mine.environment
+    assert "PLAIN_*" in mine.environment["variables_looked_for"]
     found = of_launches([(1, proof_of(CASE, seed=1))], [(1, mine.outcome.proof)], "fp32")
     assert found.proved and found.seeds == 1, found.words
     assert {finding.quantity for finding in found.findings} == {

@@ -197,3 +197,25 @@ def test_what_one_framework_alone_says_of_its_stack_is_no_setting() -> None:
     (named,) = (one for one in found.differences if one.name == "framework")
     assert (named.base, named.other) == ("torch", "other")
     assert "framework: torch | other" in said(found)
+
+
+def test_chip_against_chip_each_in_its_own_framework() -> None:
+    """A ratio, and in one place by what it was reached on either side."""
+    chips = ("cuda", "NVIDIA H100", "torch"), ("ascend", "Ascend910B4", "mindspore")
+    base, other = (
+        ran(
+            seconds,
+            device={"backend": backend, "index": 0, "name": name},
+            framework=framework,
+            run={"framework": framework},
+        )
+        for seconds, (backend, name, framework) in zip((0.01, 0.011), chips, strict=True)
+    )
+    found = compare(base, other)
+    (case,) = found.cases
+    assert case.verdict == "SLOWER"
+    named = {one.name: (one.base, one.other) for one in found.differences}
+    assert named["framework"] == ("torch", "mindspore")
+    assert named["device"] == ("NVIDIA H100", "Ascend910B4")
+    card = said(found)
+    assert "framework: torch | mindspore" in card and "NVIDIA H100" in card

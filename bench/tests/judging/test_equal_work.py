@@ -220,6 +220,8 @@ def test_a_step_that_only_one_side_read_is_no_question() -> None:
     for base, other in ((whole, short), (short, whole)):
         found = told(base, other)
         assert found.proved and {finding.step for finding in found.findings} == {1}
+    found = told(whole, Proof(readings=(msgspec.structs.replace(first, step=2),)))
+    assert not found.proved and "no step of the one was read" in found.words
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import pytest
 from bench import guide
 from bench.errors import ComparisonError
 from bench.judging.bounds import bound
-from bench.judging.explained import MEANINGS, ExplainedCase, Verdict, answer, explain_run
+from bench.judging.explained import MEANINGS, ExplainedCase, Verdict, explain_run
+from bench.judging.explained_answer import answers
 from bench.judging.explained_pairs import explained_pairs
 from bench.judging.remedies import helped, said
 from bench.judging.summary import summarize
-from bench.records.explained import Ceilings, Explained, Kind, Operator, Profile, Tried
+from bench.records.explained import Account, Ceilings, Kind, Operator, Profile, Tried
 from bench.tests.judging.accounts import (
     ADD,
     CEILINGS,
@@ -31,7 +32,7 @@ from bench.tests.judging.accounts import (
 from bench.tests.scripts import explain_check
 
 
-def judged(*accounts: Explained) -> ExplainedCase:
+def judged(*accounts: Account) -> ExplainedCase:
     (found,) = explain_run(explained_file(*accounts))
     return found
 
@@ -151,6 +152,7 @@ def test_flags_say_what_was_seen() -> None:
     assert flags["CONTENDED"] == "its threads waited for a core 9% of the time"
     assert flags["TINY"] == "1 operator, 0.0% of the step"
     assert flags["BEATS-BOUND"] == "1 operator, 4.0% of the step"
+    assert "TINY" not in judged(msgspec.structs.replace(seen, how="operands rotated")).flags
     assert flags["CHANGED-BY-RECORDING"].startswith(
         "3 operators, 64.0% of the step: aten::mm 2 for 1"
     )
@@ -159,10 +161,39 @@ def test_flags_say_what_was_seen() -> None:
 def test_the_profiler_answers_where_only_it_explains_the_step() -> None:
     kernels = (operator("kernel", "matmul", 100.0),)
     both = account(profiled_operators=kernels)
-    assert answer(both) is both
+    assert answers([both]) == [both]
     blind = msgspec.structs.replace(both, step_ns=(round(200 * MS),))
-    assert answer(blind).operators == kernels and answer(blind).how == "profiler"
+    (answer,) = answers([blind])
+    assert answer.operators == kernels and answer.how == "profiler"
     assert judged(blind).verdict == "EXPLAINED"
+    (pair,) = explained_pairs(explained_file(blind), explained_file(both))
+    assert pair.reason.startswith("base is explained by profiler, other by tape in order: under a")
+    rotated = msgspec.structs.replace(both, how="operands rotated")
+    (pair,) = explained_pairs(explained_file(rotated), explained_file(both))
+    assert not pair.reason, "steps that nobody looked at"
+
+
+def test_of_all_launches_one_and_the_same_is_the_answer() -> None:
+    """And not of each the one that explains it, so that others would be left out for what they
+    say."""
+    good = account(profiled_operators=(operator("kernel", "matmul", 100.0),))
+    less = msgspec.structs.replace(good, step_ns=(round(108 * MS),))
+    for launches in ((less, good, good), (good, good, less)):
+        case = judged(*launches)
+        assert (case.how, case.launches) == ("tape in order", 3)
+    case = judged(less, less, good)
+    assert (case.how, case.launches) == ("tape in order", 3), "85.6 % in their mean"
+    blind = msgspec.structs.replace(good, step_ns=(round(200 * MS),))
+    assert (judged(blind, good, blind).how, judged(blind, good).launches) == ("profiler", 2)
+    without = msgspec.structs.replace(blind, profiled_operators=())
+    assert answers([blind, without]) == [blind, without], "not each has been seen"
+
+
+def test_launches_that_do_not_count_are_said() -> None:
+    assert judged(account(), REFUSED).notes == (f"1 of 2 launches refused it: {REFUSED.reason}",)
+    other = msgspec.structs.replace(account(), how="operands rotated")
+    case = judged(account(), other)
+    assert case.launches == 1 and case.notes[0].startswith("1 of 2 launches went another way")
 
 
 def test_a_refusal_is_a_row_with_its_reason() -> None:
@@ -201,6 +232,19 @@ def test_only_what_is_explained_on_both_sides_is_held_together() -> None:
     bare = msgspec.structs.replace(explained_file(), explanations=())
     with pytest.raises(ComparisonError, match="explains nothing"):
         explained_pairs(explained_file(account()), bare)
+
+
+def test_settings_of_each_side_s_own_are_not_held_together() -> None:
+    files = []
+    for batch in (8, 16):
+        file = explained_file(account())
+        (tuned,) = (
+            msgspec.structs.replace(e, choice={"batch_size": batch}) for e in file.explanations
+        )
+        files.append(msgspec.structs.replace(file, explanations=(tuned,)))
+    (apart,), (together,) = (explained_pairs(files[0], other) for other in (files[1], files[0]))
+    assert apart.reason == "each side was tuned to settings of its own: batch 8; batch 16"
+    assert not apart.parts and not together.reason
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,7 @@ def test_a_record_is_shown_and_compared_again(accelmark: Accelmark, tmp_path: Pa
     assert code == 2 and "--explain says where" in err
     code, out, _ = accelmark("report", good)
     assert "explained, not measured" in out, "and no throughput is made of it"
+    assert f"accelmark explain {good}" in " ".join(out.split())
 
 
 def test_an_old_record_has_no_word_of_it() -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bench import catalogue
 from bench.backend import DeviceInfo
+from bench.backends.cpu import CpuBackend
 from bench.errors import DeviceUnavailable, RecordError, SuiteError, UnknownName
 from bench.records import environment
 from bench.records.run import Settings
 from bench.records.runfile import read
-from bench.running import probe
+from bench.running import probe, reached
 from bench.running.elsewhere import HERE, Elsewhere, elsewhere, named_after, require_alone
 from bench.running.header import begin
 from bench.running.resume import resume
@@ -76,19 +78,25 @@ def test_an_interpreter_that_fails_is_one_line(
 ) -> None:
     """/bin/false is no Python; it says nothing and ends. Another lacks a package."""
     monkeypatch.setenv(named_after("mindspore"), "/bin/false")
-    (found,) = probe.by_frameworks()
+    (found,) = reached.by_frameworks()
     assert found.reason == "mindspore: its runtime fails (exit 1). Repair or uninstall it."
     lacking = tmp_path / "python"
     last = "ModuleNotFoundError: No module named 'msgspec'"
     lacking.write_text(f'#!/bin/sh\necho "{last}" >&2\nexit 1\n')
     lacking.chmod(0o755)
     monkeypatch.setenv(named_after("mindspore"), str(lacking))
-    (found,) = probe.by_frameworks()
+    (found,) = reached.by_frameworks()
     assert found.reason == (
         f"mindspore: {lacking} has no msgspec. Install it there: {lacking} -m pip install msgspec"
     )
+    lacking.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.9.2"\nexit 1\n')
+    (found,) = reached.by_frameworks()
+    assert found.reason == (
+        f"mindspore: {lacking} is Python 3.9.2, and accelmark takes 3.11 or later. Name one with "
+        "mindspore that is: --python PATH."
+    )
     monkeypatch.setenv(named_after("mindspore"), "/no/such")
-    (found,) = probe.by_frameworks()
+    (found,) = reached.by_frameworks()
     assert found.reason.startswith("mindspore: ACCELMARK_MINDSPORE_PYTHON=/no/such: there is no ")
     assert not found.devices and found.framework == "mindspore"
 
@@ -97,15 +105,57 @@ def test_a_device_that_is_not_reached_is_refused(monkeypatch: pytest.MonkeyPatch
     """Never another in its place."""
     host = DeviceInfo(backend="cpu", index=0, name="X", memory_bytes=None)
     found = [probe.Found(backend="cpu", devices=(host,), framework="other")]
-    monkeypatch.setattr(probe, "probe_framework", lambda where: found)
+    monkeypatch.setattr(reached, "ask", lambda where, names=(): found)
     where = Elsewhere("other")
-    assert probe.choose_by(where, None).device == probe.choose_by(where, "cpu").device == host
+    assert reached.choose_by(where, None).device == reached.choose_by(where, "cpu").device == host
     with pytest.raises(DeviceUnavailable, match=r"other reaches no mps here\. Reached: cpu\."):
-        probe.choose_by(where, "mps:0")
+        reached.choose_by(where, "mps:0")
     found = [probe.Found(backend="cpu", reason="other: it does not load.", installed=False)]
     for address in (None, "cpu", "mps"):
         with pytest.raises(DeviceUnavailable, match="other: it does not load"):
-            probe.choose_by(where, address)
+            reached.choose_by(where, address)
+
+
+ASKED = """#!/bin/sh
+for last; do :; done
+echo "$last" >> {0}
+case "$last" in
+other@gpu) kill -11 $$ ;;
+*) echo '{{"backend":"cpu","framework":"other","devices":[{{"backend":"cpu","index":0,"name":"X",\
+"memory_bytes":1}}]}}' ;;
+esac
+"""
+"""A Python whose framework breaks as it looks for an accelerator."""
+
+
+def test_each_backend_is_asked_in_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, python = tmp_path / "asked", tmp_path / "python"
+    python.write_text(ASKED.format(log))
+    python.chmod(0o755)
+    known = {"cpu": True, "gpu": True, "mps": False}
+    monkeypatch.setattr(catalogue, "plug_ins", lambda kind: known)
+    monkeypatch.setattr(reached, "_may_reach", lambda framework, backend: known[backend])
+    monkeypatch.setattr(catalogue, "backend", lambda name: CpuBackend())
+    where = Elsewhere("other", str(python))
+
+    def asked(address: str | None) -> tuple[set[str], probe.Chosen]:
+        log.write_text("")
+        chosen = reached.choose_by(where, address)
+        return {*log.read_text().split()} - {"-V"}, chosen  # its version, as it fails
+
+    names, chosen = asked(None)
+    assert names == {"other@cpu", "other@gpu"}
+    assert chosen.device.address == "cpu"
+    (said,) = chosen.remarks
+    assert said.startswith("other on gpu: its runtime fails (exit -11). Repair or uninstall it")
+    names, chosen = asked("cpu")
+    assert names == {"other@cpu"} and not chosen.remarks
+    with pytest.raises(DeviceUnavailable, match="--device gpu: other on gpu: its runtime fails"):
+        reached.choose_by(where, "gpu")
+    with pytest.raises(DeviceUnavailable, match=r"other reaches no mps here\. Reached: cpu"):
+        reached.choose_by(where, "mps")
 
 
 def test_a_run_elsewhere_goes_on_whatever_is_installed_here(

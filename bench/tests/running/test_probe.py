@@ -31,7 +31,7 @@ def broken_child(code: str) -> Found:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    return probe._finish("fake", child)
+    return probe.finish("fake", child)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_third_partys_backend_that_fails_when_asked_spoils_no_other(
 
 def test_the_environment_of_a_probe_is_the_backends() -> None:
     """So that no vendor's plug-in is loaded where another's device is looked for."""
-    child = probe._start("cpu", sys.executable, {}, contextlib.ExitStack())
+    child = probe.start("cpu", sys.executable, {}, contextlib.ExitStack())
     assert isinstance(child, subprocess.Popen)
     try:
         environ = Path(f"/proc/{child.pid}/environ")
@@ -292,7 +292,7 @@ def test_nobody_is_sent_to_a_cpu_that_failed(
 ) -> None:
     host = DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1)
     answers = {"x": Found(backend="x", reason=said), "cpu": BROKEN}
-    monkeypatch.setattr(probe, "_start", lambda name, *_: answers[name])
+    monkeypatch.setattr(probe, "start", lambda name, *_: answers[name])
     other, cpu = probe.probe(["x", "cpu"])
     assert (other.reason, cpu.reason) == (
         left,
@@ -306,7 +306,7 @@ def test_nobody_is_sent_to_a_cpu_that_failed(
 def test_no_backend_words_that_advice_otherwise(name: str) -> None:
     """What it says here, and what its file may say elsewhere."""
     (found,) = probe.probe([name])
-    assert "--device cpu" not in probe._not_to_the_host(found).reason
+    assert "--device cpu" not in probe.not_to_the_host(found).reason
     backend = Path(inspect.getfile(type(catalogue.backend(name))))
     advice = re.findall(r"(\w+) --device cpu", backend.read_text(encoding="utf-8"))
     assert set(advice) <= {"pass", "use", "Pass", "Use"}

@@ -19,7 +19,6 @@ the wall clock, for an idle machine.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ from bench.records.case import Case
 from bench.records.explained import Explained, Tried
 from bench.tests.scripts import explain_measured
 from bench.tests.scripts.explain_measured import PLANTED_SECONDS, Measurer, models
+from bench.validation.matching import matching
 
 LEAST, MOST = 0.90, 1.03
 """Coverage of a model's step."""
@@ -185,12 +185,11 @@ def narrow(pairs: Sequence[tuple[float, float]]) -> bool:
 class Checks:
     """Each check, by its name."""
 
-    def __init__(self, measurer: Measurer, pattern: str) -> None:
-        """pattern: over the names of models."""
+    def __init__(self, measurer: Measurer, chosen: Sequence[Case]) -> None:
+        """chosen: of `models`, those that the checks of all models look at."""
         self._measurer = measurer
-        every = models()
-        self._models = [case for case in every if fnmatch.fnmatchcase(case.name, pattern)]
-        self._by_name = {case.name: case for case in every}
+        self._models = chosen
+        self._by_name = {case.name: case for case in models()}
 
     def coverage(self) -> Judged:
         """Of each model."""
@@ -263,7 +262,8 @@ def main() -> None:
         parser.error(f"--only: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     begin = time.monotonic()
     measurer = Measurer(__spec__.name, given.seconds, cpu_time=given.cpu_time)
-    checks = Checks(measurer, given.cases)
+    chosen = matching(parser, "--cases", given.cases, models(), lambda case: case.name)
+    checks = Checks(measurer, chosen)
     results = []
     for name in wanted:
         start = time.monotonic()

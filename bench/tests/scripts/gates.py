@@ -12,7 +12,6 @@ skipped. A script and no test: the widest take minutes and gigabytes.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import resource
 import subprocess
 import sys
@@ -25,10 +24,11 @@ from bench.measuring import numerics
 from bench.planning import plan, suite_file
 from bench.precision import PRECISIONS
 from bench.records.case import Case
+from bench.validation.matching import matching
 from bench.workload import Site, Unsupported
 
 
-def gates(suites: list[str], pattern: str) -> list[Case]:
+def gates(suites: list[str]) -> list[Case]:
     """One case for each distinct gate: of a mode and precision, one for each twin.
 
     Of work over several devices `python -m bench.tests.scripts.sharded` tries the gate.
@@ -43,8 +43,7 @@ def gates(suites: list[str], pattern: str) -> list[Case]:
             gate = msgspec.structs.replace(
                 case, execution="eager", tuned=msgspec.UNSET, parameters=msgspec.to_builtins(twin)
             )
-            if fnmatch.fnmatchcase(case.name, pattern):
-                found.setdefault(gate.fingerprint, gate)
+            found.setdefault(gate.fingerprint, gate)
     return list(found.values())
 
 
@@ -84,7 +83,7 @@ def main() -> None:
         return
     suites = [arguments.suite] if arguments.suite else list(catalogue.suites())
     failed = 0
-    for case in gates(suites, arguments.only):
+    for case in matching(parser, "--only", arguments.only, gates(suites), lambda case: case.name):
         done = subprocess.run(
             [sys.executable, "-m", "bench.tests.scripts.gates", "--one"],
             input=msgspec.json.encode(case),

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fnmatch
 import os
 import statistics
 import subprocess
@@ -37,6 +36,7 @@ from bench.records.outcome import Measured
 from bench.records.run import Settings
 from bench.running import launcher
 from bench.tests.values import make_file, make_launches
+from bench.validation.matching import matching
 
 SUITE = """
 description = "Small work of three kinds"
@@ -175,7 +175,8 @@ def main() -> None:
         path = Path(folder) / "hog.toml"
         path.write_text(SUITE, encoding="utf-8")
         suite = suite_file.read_suite(path)
-    cases = [c for c in plan.plan(suite) if fnmatch.fnmatchcase(c.name, arguments.only)]
+    every = plan.plan(suite)
+    cases = matching(parser, "--only", arguments.only, every, lambda case: case.name)
     found = take_turns(cases, arguments.turns, arguments.hogs)
     print(f"load average {os.getloadavg()[0]:.1f}; {len(found)} launches")
     for threads in sorted({turn.threads for turn in found}):

@@ -11,7 +11,6 @@ ranks, and 1 is the exit code where any of them failed.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +26,7 @@ from bench.records import parallelism
 from bench.tests.measuring.wrong_workloads import parameters
 from bench.tests.rank_processes import together
 from bench.tests.small_workloads import WORKLOADS, site
+from bench.validation.matching import matching
 
 SHOWN = (
     *(
@@ -98,11 +98,15 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--compile", action="store_true", help="in fp32; it takes minutes")
     arguments = parser.parse_args()
+    sizes = [int(size) for size in arguments.ranks.split(",")]
+    every = [(size, case) for size in sizes for case in tried(size, arguments.precision)]
+    if arguments.compile:
+        every = [one for one in every if "synchronized" not in one[1]]
+    chosen = matching(parser, "--only", arguments.only, every, lambda one: one[1])
     wrong = 0
-    for size in map(int, arguments.ranks.split(",")):
-        cases = fnmatch.filter(tried(size, arguments.precision), arguments.only)
-        if arguments.compile:
-            cases = [f"{case} compile" for case in cases if "synchronized" not in case]
+    for size in dict.fromkeys(size for size, _ in chosen):
+        compiled = " compile" if arguments.compile else ""
+        cases = [f"{case}{compiled}" for of, case in chosen if of == size]
         target = "bench.tests.scripts.sharded:gates"
         with tempfile.TemporaryDirectory() as folder:
             told = together(size, target, Path(folder), arguments.precision, *cases)

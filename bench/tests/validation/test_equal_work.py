@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench import catalogue
@@ -29,6 +31,7 @@ from bench.validation.launches import (
     _compiled,
     watched,
 )
+from bench.validation.matching import matching
 from bench.validation.planted import FAULTS, NOT_TOLD, Absent
 
 __all__ = ["one_thread"]
@@ -162,6 +165,26 @@ def test_the_script_prints_both_rates(
     assert "none: gemm-matmul fp32" in capsys.readouterr().out
 
 
+def test_a_script_that_looked_at_nothing_has_found_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script(monkeypatch, "--only", "lama-*") == 1
+    said = capsys.readouterr().out
+    assert "no honest pair was looked at" in said and "no fault was looked at" in said
+    assert script(monkeypatch, "--pairs", "0", "--faults", "0") == 0, "nothing was asked for"
+
+
+def test_a_pattern_that_matches_nothing_is_said_with_what_there_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser, names = argparse.ArgumentParser(), ("llama-train", "bert-train", "llama-train")
+    assert matching(parser, "--only", "l*", names, str) == ["llama-train"] * 2
+    with pytest.raises(SystemExit):
+        matching(parser, "--only", "lama*", names, str)
+    said = capsys.readouterr().err
+    assert "--only 'lama*' matches nothing; there are: llama-train, bert-train" in said
+
+
 def nothing(job: Any) -> None:
     """A fault that is none."""
 
@@ -176,6 +199,31 @@ class Scripted(Launches):
             return Told(proof=Proof(absent="gate"), gate=said)
         output = {"output": Vector(size=1, norm=1.0 + (ask.stack.threads == 2))}
         return Told(proof=Proof(readings=(StepReading(step=1, quantities=output),)))
+
+
+class Unread(Scripted):
+    """Faults of which one has no proof of its work; a case may have none either."""
+
+    def told(self, ask: Ask) -> Told:
+        """By its fault."""
+        if ask.gate:
+            return Told(proof=Proof(absent="gate"))
+        if ask.fault == "unread" or ask.case.precision == "bf16":
+            return Told(proof=Proof(absent="not finite"))
+        return super().told(
+            msgspec.structs.replace(ask, stack=Stack(threads=2 if ask.fault else 1))
+        )
+
+
+def test_a_fault_that_leaves_no_proof_is_not_caught() -> None:
+    (case,), (unread,) = (cases("smoke", f"gemm-matmul {name}") for name in ("fp32", "bf16"))
+    found = equal_work.planted([case, unread], ["other", "unread"], 1, 5, "cpu", Unread())
+    assert (found.told, found.total) == (1, 1)
+    assert found.unproved == {
+        f"unread: {case.label} seed 5": "work not proved: other has no witness (not finite)",
+        unread.label: "not finite",
+    }
+    assert f"  neither: {unread.label}: not finite" in found.lines()
 
 
 def scripted(pairs: int, minutes: float = 1.0, gated: bool = True) -> Counted:

@@ -12,6 +12,7 @@ import torch
 from bench.backends.cpu import BACKEND
 from bench.judging.remedies import said
 from bench.measuring.explaining.remedies import UNUSED, Bench, remedies, tried, try_one
+from bench.measuring.explaining.spellings import SPELLINGS, Spelled
 from bench.measuring.explaining.tape import recorded
 from bench.records.outcome import Numerics
 from bench.tests.fakes import MS
@@ -145,6 +146,20 @@ def test_another_word_does_the_same(name: str, there: str, gone: str) -> None:
     before = plain.seen
     plain.step()
     assert plain.seen == before
+
+
+@pytest.mark.parametrize(("padding", "said"), [(None, 1), (0, 0)])
+def test_a_layer_is_spelled_otherwise_where_it_only_looks_up(
+    padding: int | None, said: int
+) -> None:
+    """As torch's own layer calls it: all arguments by their place, of which one is 2.0."""
+    layer = torch.nn.Embedding(8, 4, padding_idx=padding)
+    at, spelled = torch.tensor([[3, 1], [3, 0]]), Spelled(SPELLINGS[0])
+    found, plain = list[torch.Tensor](), layer(at)
+    with spelled():
+        seen = [call.name for call in recorded(lambda: found.append(layer(at)), "cpu").calls]
+    assert spelled.calls == seen.count("aten::index_select") == said
+    assert seen.count("aten::embedding") == 1 - said and torch.equal(found[0], plain)
 
 
 def test_what_python_does_not_call_is_not_spelled_otherwise() -> None:

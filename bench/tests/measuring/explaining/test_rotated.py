@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
 import torch
 
 from bench.backend import Queued, Recorder
-from bench.measuring.explaining import ceilings, profiled, rotated
+from bench.measuring.explaining import ceilings, kernels, launch, profiled, rotated, timing
+from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch
 from bench.records.explained import Explained, Unexplained
 from bench.records.outcome import Memory
-from bench.tests.fakes import FakeDevice
+from bench.tests.fakes import FakeDevice, ScriptedClock
 from bench.tests.measuring.explaining.small_job import CLOCK, PLANTED_NS, SmallJob, nobody_looks
+from bench.tests.measuring.explaining.test_kernels import EVENTS
+from bench.tests.values import make_case
+
+HOST = ScriptedClock()
+"""Of a host that queues in no time; what the planted operator takes is the device's."""
+US = 1_000
 
 
 class Accelerator(FakeDevice):
-    """The host's memory, and a queue of its own: what the planted operator takes is queued."""
+    """The host's memory, and a queue of its own."""
 
     def __init__(self, graphs: bool = False) -> None:
         super().__init__(CLOCK, synchronous=False)
         self.graphs, self.recordings = graphs, 0
         self.bytes: int | None = None
+        self.kept = 0
+        """Bytes that its allocator keeps for itself."""
 
     @property
     def torch_device(self) -> torch.device:
@@ -36,8 +46,11 @@ class Accelerator(FakeDevice):
     def capacity_bytes(self) -> int | None:
         return self.bytes
 
+    def release_memory(self) -> None:
+        self.kept = 0
+
     def memory(self) -> Memory:
-        return msgspec.structs.replace(super().memory(), device_used_bytes=0)
+        return msgspec.structs.replace(super().memory(), device_used_bytes=self.kept)
 
     def recorder(self) -> Recorder | None:
         return self.record if self.graphs else None
@@ -46,12 +59,18 @@ class Accelerator(FakeDevice):
         self.recordings += 1
         return work
 
+    def queue(self, nanoseconds: int) -> None:
+        """Work that begins 10 us after the host has begun to queue it."""
+        CLOCK.advance(10 * US)
+        self.work(nanoseconds)
+
 
 @pytest.fixture(autouse=True, scope="module")
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ceilings, "DEVICE_BUFFER_BYTES", 4096)
         patch.setattr(ceilings, "DEVICE_SIZES", (8,))
+        patch.setattr(timing, "MOST_CALLS", 2)
         patch.setattr(rotated, "ROTATE_BYTES", 16 << 10)
         patch.setattr(rotated, "REPEATS", 2)
         patch.setattr(profiled, "_profiled", nobody_looks)
@@ -64,13 +83,50 @@ def device(request: pytest.FixtureRequest) -> Accelerator:
 
 
 def test_a_planted_operator_is_found_in_a_graph_and_in_a_loop(device: Accelerator) -> None:
-    found = rotated.explained(SmallJob(), device, CLOCK)
+    found = rotated.explained(SmallJob(), device, HOST)
     assert isinstance(found, Explained) and found.how == "operands rotated"
     rows = {op.name: op for op in found.operators}
     assert rows["planted::layer_norm"].ns == PLANTED_NS
     assert set(found.step_ns) == {PLANTED_NS}
     assert sum(op.ns or 0.0 for op in found.operators) == pytest.approx(PLANTED_NS, rel=1e-6)
     assert bool(device.recordings) == device.graphs
+
+
+def test_what_the_host_takes_is_no_time_of_the_operator(device: Accelerator) -> None:
+    """In a loop nobody can tell the two apart; a graph needs no host, and a step does."""
+    tape = recorded(SmallJob().step, "cpu")
+    (call,) = [call for call in tape.calls if call.name == "planted::layer_norm"]
+    row = rotated.row_of(tape, call, Stopwatch(device, CLOCK), None)
+    assert (row.ns, row.queue_ns) == (PLANTED_NS, PLANTED_NS)
+    assert row.absent == ("" if device.graphs else rotated.SLOW_HOST)
+    quick = rotated.row_of(tape, call, Stopwatch(device, HOST), None)
+    assert (quick.queue_ns, quick.absent) == (0, "")
+
+
+def test_an_operator_that_the_host_queues_slowly_is_a_row_without_a_time() -> None:
+    found = rotated.explained(SmallJob(), Accelerator(), CLOCK)
+    assert isinstance(found, Explained)
+    absent = {op.name: op.absent for op in found.operators if op.absent}
+    assert absent == {"planted::layer_norm": rotated.SLOW_HOST} and max(found.call_ns) == 0
+
+
+def test_the_gap_before_the_first_kernel_is_in_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a synchronization the first event is over at once, and the device waits for work."""
+    monkeypatch.setattr(timing, "MOST_CALLS", 200)
+    device = Accelerator(graphs=True)
+    moving = [("read", 10**6, lambda: device.queue(100 * US))]
+    monkeypatch.setattr(ceilings, "_moving", lambda _: moving)
+    meter = Meter(device, Stopwatch(device, HOST), ())
+    meter.look()
+    assert meter.traffic["read"] == pytest.approx(10**6 / 100e-6, rel=0.01)
+
+    tape = recorded(SmallJob().step, "cpu")
+    call = next(call for call in tape.calls if call.name == "aten::mm")
+    monkeypatch.setattr(device, "record", lambda *_: lambda: device.queue(160 * US))
+    row = rotated.row_of(tape, call, Stopwatch(device, HOST), 0)
+    assert row.ns == pytest.approx(10 * US, rel=0.01), "of 16 calls in a graph"
+    monkeypatch.setattr(device, "record", lambda *_: lambda: device.queue(200 * US))
+    assert timing.launch_ns(Stopwatch(device, HOST)) == pytest.approx(2 * US, rel=0.01)
 
 
 def test_operands_rotate_through_more_than_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +148,34 @@ def test_operands_rotate_through_more_than_a_cache(monkeypatch: pytest.MonkeyPat
     assert len(set(seen)) == 1, "half of what is left holds one set of operands"
 
 
+class Sums(SmallJob):
+    """A row of three calls that do two different things."""
+
+    def step(self) -> None:
+        with torch.no_grad():
+            for dim in (0, 1, 1):
+                self.weight.sum(dim)
+
+
+def test_calls_of_a_row_that_do_other_work_are_measured_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fails: list[int] = []
+
+    def row(_: object, call: Any, *rest: object) -> rotated.Row:
+        if call.flat[1] in fails:
+            raise RuntimeError("no kernel\nand a stack")
+        return rotated.Row(1.0 + call.flat[1], 0.0, False)
+
+    monkeypatch.setattr(rotated, "row_of", row)
+    for ns, absent in ((5.0, ""), (None, "RuntimeError: no kernel")):
+        found = rotated.explained(Sums(), Accelerator(), HOST)
+        assert isinstance(found, Explained)
+        (sums,) = found.operators
+        assert (sums.calls, sums.ns, sums.absent) == (3, ns, absent)
+        fails.append(1)
+
+
 def test_an_operator_that_cannot_be_called_alone_is_a_row_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -103,7 +187,7 @@ def test_an_operator_that_cannot_be_called_alone_is_a_row_with_its_reason(
         return real(tape, call, *rest)
 
     monkeypatch.setattr(rotated, "row_of", failing)
-    found = rotated.explained(SmallJob(), Accelerator(), CLOCK)
+    found = rotated.explained(SmallJob(), Accelerator(), HOST)
     assert isinstance(found, Explained)
     absent = {op.name: op.absent for op in found.operators if op.absent}
     assert absent == {"aten::relu": "RuntimeError: no kernel"}
@@ -112,5 +196,30 @@ def test_an_operator_that_cannot_be_called_alone_is_a_row_with_its_reason(
 def test_too_little_memory_is_refused() -> None:
     device = Accelerator()
     device.bytes = 8 << 10
-    found = rotated.explained(SmallJob(), device, CLOCK, batch=4)
+    found = rotated.explained(SmallJob(), device, HOST, batch=4)
     assert isinstance(found, Unexplained) and "batch_size = 1" in found.reason
+
+
+def test_memory_that_the_allocator_keeps_is_there_to_be_had() -> None:
+    device = Accelerator()
+    device.bytes = device.kept = 1 << 30
+    assert isinstance(rotated.explained(Sums(), device, HOST), Explained)
+
+
+def test_a_recorded_step_is_held_against_a_launch_of_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(profiled, "events_of", lambda *_: (EVENTS, 1))
+    device = Accelerator(graphs=True)
+    monkeypatch.setattr(device, "record", lambda *_: lambda: device.work(200 * US))
+    found = kernels.explained(Sums(), device, "fp32", CLOCK)
+    assert isinstance(found, Explained) and found.ceilings.launch_ns == 2 * US
+
+
+def test_the_host_is_watched_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object, watcher: object, batch: int | None) -> Unexplained:
+        return Unexplained(reason=type(watcher).__name__)
+
+    monkeypatch.setattr(rotated, "explained", asked)
+    found = launch.account(SmallJob(), Accelerator(), make_case(), 1)
+    assert found == Unexplained(reason="Host")

@@ -11,11 +11,12 @@ import torch
 
 from bench.backends.cpu import BACKEND
 from bench.measuring.explaining import counts
+from bench.measuring.explaining.calls import Ref
 from bench.measuring.explaining.in_order import too_little_memory
 from bench.measuring.explaining.kinds import kind_of, kind_of_name
 from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import Player, operands
-from bench.measuring.explaining.tape import Ref, Tape, recorded
+from bench.measuring.explaining.tape import Tape, recorded
 from bench.measuring.explaining.undone import aligned, in_place
 from bench.tests.measuring.explaining.small_job import CLOCK, FP32, SmallJob
 
@@ -109,6 +110,20 @@ def test_least_work_is_counted_from_shapes() -> None:
     rows = torch.tensor([1, 2])
     assert of(ATEN.embedding.default, a, rows) == (2 * 64 + 16, 2 * 64, 0), "two rows of eight"
     assert of(ATEN.index_add_.default, a, 0, rows, torch.ones(2, 16)) == (16 + 256, 128, 0)
+    c, d = (torch.ones(shape, dtype=torch.bfloat16) for shape in ((4, 8), (3, 8, 16)))
+    ends = torch.tensor([2, 2, 4], dtype=torch.int32)
+    grouped = of(ATEN._grouped_mm.default, c, d, ends)
+    assert grouped == (2 * (32 + 2 * 128) + 12, 2 * 64, 2 * 4 * 8 * 16), "two matrices of three"
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_fused_optimizer_only_reads_gradients_that_it_does_not_scale(scaled: bool) -> None:
+    """torch declares them written, in either case."""
+    weights, gradients, means, squares = ([torch.ones(16)] for _ in range(4))
+    given = {"grad_scale": torch.ones(1) if scaled else None, "found_inf": None}
+    args: tuple[list[torch.Tensor], ...] = (weights, gradients, means, squares, [], [torch.ones(1)])
+    moved = counts.least_bytes(ATEN._fused_adamw_.default, args, given, ())
+    assert moved == (4 * 64 + 4 + 4 * scaled, 3 * 64 + 64 * scaled)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +224,48 @@ def test_fresh_operands_are_laid_out_alike(tape: Tape) -> None:
     assert cache.shape == (64, 32) and source.shape == (1, 32) and int(index) == 0
     transposed = Ref(0, 0, (4, 8), (1, 4), torch.float32)
     assert transposed.word == "fp32[4,8/1,4]" and transposed.end_bytes == 128
+
+
+def test_integers_that_a_step_made_are_what_they_were() -> None:
+    """The ends of the groups of a product, say: were they 0, it would have no rows to multiply."""
+    sizes, rows, columns = torch.tensor([2, 3, 1]), torch.rand(8, 4), torch.rand(8, 4)
+
+    def step() -> None:
+        ends = sizes.cumsum(0)
+        rows.index_select(0, ends)
+        ends.sub_(1)
+        columns.t().index_select(1, ends)
+        columns.t().index_select(1, ends)
+
+    made = recorded(step, "cpu")
+    first, second, third = (c for c in made.calls if c.name == "aten::index_select")
+    given = [operands(made, call, torch.device("cpu"))[0][2].tolist() for call in (first, second)]
+    assert given == [[2, 5, 6], [1, 4, 5]]
+    assert third.variant == second.variant != first.variant and not third.known, "kept once"
+    kept = made.replay_bytes()
+    made.calls = [call._replace(known={}) for call in made.calls]
+    assert kept - made.replay_bytes() == 2 * 3 * 8
+
+
+def test_integers_that_are_written_in_place_after_all_are_still_known() -> None:
+    sizes, rows = torch.tensor([2, 3, 1]), torch.rand(8, 4)
+    made = recorded(lambda: rows.index_select(0, sizes.cumsum(0) + 1), "cpu")
+    assert in_place(made, [f"aten::{name}" for name in ("cumsum", "add_", "index_select")]) == 1
+    assert operands(made, made.calls[-1], torch.device("cpu"))[0][2].tolist() == [3, 6, 7]
+
+
+def test_calls_of_a_row_may_do_other_work() -> None:
+    x, y = torch.rand(8, 8), torch.rand(8, 8)
+    works: list[Callable[[], Any]] = [
+        lambda: x.sum(0),
+        lambda: x.sum(1),
+        lambda: x.sum(0, keepdim=True),
+        lambda: x.sum(0, dtype=torch.float64),
+    ]
+    calls = [call for work in works for call in recorded(work, "cpu").calls]
+    assert len({call.row for call in calls}) == 1 and len({call.variant for call in calls}) == 4
+    one, other, same = (recorded(lambda a=a: x.mul(a), "cpu").calls[0] for a in (y, x, y))  # type: ignore[misc]
+    assert one.row == other.row and one.variant == same.variant != other.variant
 
 
 def test_too_little_memory_names_a_batch_that_fits() -> None:

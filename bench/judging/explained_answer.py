@@ -1,0 +1,48 @@
+"""Which account of a step is the answer, where both a replay and a profiler gave one."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+from bench.records.explained import Explained
+
+LEAST_COVERAGE = 0.85
+"""Below it a step is not explained."""
+MOST_COVERAGE = 1.05
+"""Above it the operators took longer by themselves than in the step: nothing of it is believed."""
+
+
+def answers(accounts: Sequence[Explained]) -> list[Explained]:
+    """The accounts by whichever has the better coverage over all of them: what was replayed, or
+    what the profiler saw. It is the profiler's where in their mean that explains the step and the
+    replay does not, and each has it. Never the one of one launch and the other of another: those
+    left out would be chosen by what they say."""
+    profiled = [
+        msgspec.structs.replace(
+            account,
+            how="profiler",
+            step_ns=(round(account.profile.step_ns),),
+            freeing_ns=0.0,
+            operators=account.profiled_operators,
+            order=(),
+            call_ns=(),
+        )
+        for account in accounts
+        if account.profiled_operators and account.profile is not None
+    ]
+    if len(profiled) < len(accounts) or _explains(accounts) or not _explains(profiled):
+        return list(accounts)
+    return profiled
+
+
+def _explains(accounts: Sequence[Explained]) -> bool:
+    return LEAST_COVERAGE <= statistics.fmean(map(covered, accounts)) <= MOST_COVERAGE
+
+
+def covered(account: Explained) -> float:
+    """Operators and freeing, over the step."""
+    working = sum(op.ns or 0.0 for op in account.operators) + account.freeing_ns
+    return working / statistics.median(account.step_ns)

@@ -1,0 +1,133 @@
+"""What a framework other than torch reaches, asked in its interpreter, a process for each backend.
+
+`python -m bench.running.probe FRAMEWORK@BACKEND` is such a process. A framework may keep to the
+first kind of device that it was told of, and a runtime that breaks takes no other with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Sequence
+
+import msgspec
+
+from bench import catalogue
+from bench.errors import DeviceUnavailable
+from bench.running import probe, scratch
+from bench.running.elsewhere import TORCH, Elsewhere, elsewhere
+from bench.running.probe import HOST, Chosen, Found
+
+MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)'")
+VERSION = re.compile(r"Python ((\d+)\.(\d+)\S*)")
+LEAST = (3, 11)
+"""The Python that this package takes."""
+
+
+def by_frameworks() -> list[Found]:
+    """What each framework but torch reaches; why not an accelerator whose software is here; and
+    where it reaches nothing, why."""
+    others = [name for name in catalogue.plug_ins("frameworks") if name != TORCH]
+    return [found for name in others for found in _of_note(_asked_where_it_is(name))]
+
+
+def _of_note(found: Sequence[Found]) -> list[Found]:
+    some = any(one.devices for one in found)
+    return [one for one in found if one.devices or one.installed or not some]
+
+
+def _asked_where_it_is(framework: str) -> list[Found]:
+    try:
+        return ask(elsewhere(framework, None))
+    except DeviceUnavailable as error:  # a variable that names no program
+        return [Found(backend=HOST, reason=f"{framework}: {error}", framework=framework)]
+
+
+def ask(where: Elsewhere, names: Sequence[str] = ()) -> list[Found]:
+    """What a framework reaches of these backends, by default of all; of one whose devices it does
+    not know at all, nothing. Where it reaches none of them, why not the host, if that was asked."""
+    with contextlib.ExitStack() as stack:
+        folder = scratch.new()
+        stack.callback(scratch.gone, folder)
+        try:
+            forced = where.variables(folder)
+        except OSError as error:
+            reason = f"{where.framework}: no link can be made in {folder} ({error.strerror})"
+            return [Found(backend=HOST, reason=reason, framework=where.framework)]
+        children = [
+            (name, probe.start(name, where.python, forced, stack, where.framework))
+            for name in probe.in_order(names or catalogue.plug_ins("backends"))
+            if _may_reach(where.framework, name)
+        ]
+        found = [
+            _told(where, name, child if isinstance(child, Found) else probe.finish(name, child))
+            for name, child in children
+        ]
+    if any(one.devices for one in found):
+        return found
+    return [probe.not_to_the_host(one) for one in found if one.backend == HOST] or found
+
+
+def _may_reach(framework: str, backend: str) -> bool:
+    try:
+        there = catalogue.backend(backend)
+    except Exception:  # noqa: BLE001 - a package's backend that does not load spoils no other
+        return False
+    return catalogue.framework(framework).reaches(there)
+
+
+def _told(where: Elsewhere, backend: str, found: Found) -> Found:
+    """What its child said; or, where that did not come to answer, why and what to do."""
+    if found.framework == where.framework:
+        return found
+    of = where.framework if backend == HOST else f"{where.framework} on {backend}"
+    reason = f"{of}: {found.reason.removeprefix(f'{backend}: ')}"
+    if old := _too_old(where.python):
+        reason = (
+            f"{of}: {where.python} is Python {old}, and accelmark takes {LEAST[0]}.{LEAST[1]} or "
+            f"later. Name one with {where.framework} that is: --python PATH."
+        )
+    elif missing := MISSING.search(reason):
+        reason = (
+            f"{of}: {where.python} has no {missing[1]}. Install it there: "
+            f"{where.python} -m pip install {missing[1]}"
+        )
+    return Found(backend=backend, reason=reason, framework=where.framework)
+
+
+def _too_old(python: str) -> str:
+    """The version of an interpreter that cannot run this package; else empty."""
+    try:
+        said = subprocess.run(
+            [python, "-V"], capture_output=True, timeout=probe.LIMIT_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    words = (said.stdout or said.stderr).decode("utf-8", errors="replace")  # Python 2: on stderr
+    version = VERSION.match(words)
+    if version is None or (int(version[2]), int(version[3])) >= LEAST:
+        return ""
+    return version[1]
+
+
+def choose_by(where: Elsewhere, address: str | None) -> Chosen:
+    """`probe.choose_of`, among what a framework reaches."""
+
+    def asked(names: Sequence[str]) -> list[Found]:
+        mine = [_news_of_the_host(one) for one in ask(where, names) if one.backend in names]
+        return mine or [_not_reached(names[0], where.framework, ask(where))]
+
+    return probe.chosen(address, asked)
+
+
+def _news_of_the_host(found: Found) -> Found:
+    """It is what a framework reaches if anything: why not is always news."""
+    return msgspec.structs.replace(found, installed=True) if found.backend == HOST else found
+
+
+def _not_reached(backend: str, framework: str, found: Sequence[Found]) -> Found:
+    """Why a framework has no device of that backend."""
+    here = [device.address for one in found for device in one.devices]
+    reason = f"{framework} reaches no {backend} here. Reached: {', '.join(here)}."
+    return Found(backend=backend, reason=reason if here else found[-1].reason, framework=framework)
