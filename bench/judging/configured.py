@@ -39,6 +39,8 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     """Names of those in which `ab --env` made the sides differ."""
     not_recorded: tuple[str, ...] = ()
     """What a side's record does not say, in words; empty where both say all."""
+    frameworks: tuple[str, ...] = ()
+    """Of base and other, where those differ: a ceiling is then what each makes of its chip."""
 
     @property
     def unintended(self) -> tuple[Difference, ...]:
@@ -53,6 +55,8 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
             return f"a setting may be the cause: {named}"
         if self.not_recorded:
             return f"whether a setting is the cause is not known: {'; '.join(self.not_recorded)}"
+        if self.frameworks:
+            return f"a ceiling is each framework's own: {', '.join(self.frameworks)}"
         return ""
 
     @property
@@ -60,7 +64,9 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
         """The rule behind `chip_doubt`."""
         if self.settings:
             return Code.SETTINGS_DIFFER
-        return Code.SETTINGS_UNKNOWN if self.not_recorded else None
+        if self.not_recorded:
+            return Code.SETTINGS_UNKNOWN
+        return Code.FRAMEWORKS_DIFFER if self.frameworks else None
 
 
 def configured(base: RunFile, other: RunFile, differences: Sequence[Difference]) -> Configured:
@@ -68,10 +74,12 @@ def configured(base: RunFile, other: RunFile, differences: Sequence[Difference])
     files = (base, other)
     sides = zip(("base", "other"), files, strict=True)
     unsaid = tuple(f"{who}: {words}" for who, file in sides if (words := _unsaid(file)))
+    named = tuple(file.run.framework for file in files)
     return Configured(
         settings=tuple(_settings(files, differences)),
         compared=_compared(files),
         not_recorded=unsaid,
+        frameworks=named if len({*named}) > 1 else (),
     )
 
 

@@ -61,6 +61,7 @@ class Code(StrEnum):
     # No verdict on the chip.
     SETTINGS_DIFFER = "settings-differ"
     SETTINGS_UNKNOWN = "settings-unknown"
+    FRAMEWORKS_DIFFER = "frameworks-differ"
 
 
 class Reason(msgspec.Struct, frozen=True):

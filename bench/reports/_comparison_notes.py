@@ -9,6 +9,7 @@ from bench import units
 from bench.judging.compare import WITNESS_TOLERANCE
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.differences import Difference
+from bench.judging.reasons import Code
 from bench.judging.row import Row
 from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
 from bench.planning.tuning import in_words
@@ -82,8 +83,8 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
     judged = [case for case in cases if case.split or (case.system and case.system.product)]
     if comparison.configured.chip_doubt and judged:
         unknown = "whether a setting is the cause is not known, as said below"
-        settings = comparison.configured.settings
-        doubt = comparison.configured.chip_doubt if settings else unknown
+        known = comparison.configured.doubt_code != Code.SETTINGS_UNKNOWN
+        doubt = comparison.configured.chip_doubt if known else unknown
         yield Note("No verdict on the chip", doubt)
     proofs = [case for case in cases if case.same_work is not None and case.ratio is not None]
     agree = [case for case in proofs if case.same_work is not None and case.same_work.proved]

@@ -19,7 +19,7 @@ CLONE = PACKAGE.parent
 LARGEST_BYTES = 1_080_000
 """Of all but the guide: a fifth of it is work over several devices, a tenth a step taken apart,
 another tenth serving, and a fiftieth another framework."""
-LARGEST_GUIDE_BYTES = 75_000
+LARGEST_GUIDE_BYTES = 76_000
 """Of the guide's pages, compressed."""
 pytestmark = pytest.mark.skipif(
     not (CLONE / "pyproject.toml").exists(), reason="an installed package is not built again"

@@ -219,3 +219,4 @@ def test_chip_against_chip_each_in_its_own_framework() -> None:
     assert named["device"] == ("NVIDIA H100", "Ascend910B4")
     card = said(found)
     assert "framework: torch | mindspore" in card and "NVIDIA H100" in card
+    assert found.configured.chip_doubt == "a ceiling is each framework's own: torch, mindspore"

@@ -165,6 +165,7 @@ REFUSALS: dict[Code, Callable[[], Pair]] = {
 DOUBTS: dict[Code, Callable[[], Pair]] = {
     Code.SETTINGS_DIFFER: lambda: (ran(), ran(variables={"OMP_NUM_THREADS": "1"})),
     Code.SETTINGS_UNKNOWN: lambda: (ran(), ran(variables_looked_for=None)),
+    Code.FRAMEWORKS_DIFFER: lambda: (ran(), ran(run={"framework": "mindspore"})),
 }
 """Two runs of which no chip is judged."""
 
