@@ -203,6 +203,8 @@ class Framework(ABC):
     tensors: Tensors
     executed_late = False
     """Whether `executed` is asked after the timing alone: what it switches on might stay on."""
+    compiler_folders: tuple[str, ...] = ()
+    """Variables that say where its compiler writes: see `Backend.compiler_folders`."""
     hands_over = True
     """Whether what its launches draw, and their reference, comes from torch in another process."""
 

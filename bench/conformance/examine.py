@@ -73,7 +73,9 @@ def _package(where: Elsewhere, stack: contextlib.ExitStack) -> dict[str, str]:
     try:
         folder = scratch.new()
         stack.callback(scratch.gone, folder)
-        return where.variables(folder)
+        names = catalogue.framework(where.framework).compiler_folders
+        written = {name: str(folder / name.lower()) for name in names if name not in os.environ}
+        return {**written, **where.variables(folder)}
     except OSError as error:
         raise OutputError(
             f"--framework {where.framework}: no link can be made in the temporary folder "

@@ -146,6 +146,8 @@ class MindSpore(Framework):
     name = "mindspore"
     tensors = MindSporeTensors()
     executed_late = True
+    compiler_folders = ("MS_OM_PATH",)
+    """Where it writes what it could not compile; else into the folder that a user is in."""
     _threads: int | None = None
 
     def compute_with(self, threads: int) -> None:

@@ -129,14 +129,14 @@ class Launch:
         mode = request.case.mode
         declared = workload.modes[mode]
 
-        harm = harmful(
-            self.backend, self.framework
-        )  # before any library that sets variables of its own
+        # Before any library that sets variables of its own.
+        harm = harmful(self.backend, self.framework)
         for name in self.backend.silencing_variables():
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
         self._note_variables()
-        kept.keep_compiled(request.scratch, self.backend.compiler_folders)
+        folders = (*self.backend.compiler_folders, *self.framework.compiler_folders)
+        kept.keep_compiled(request.scratch, folders)
         if request.explain:
             launch.prepare(request.case.execution)
 

@@ -302,7 +302,7 @@ def test_only_a_refusal_is_taken_for_one(
 def test_one_that_dies_is_a_row_and_what_does_not_apply_needs_no_process() -> None:
     device = DeviceInfo(backend="cpu", index=0, name="a host", memory_bytes=None)
     command = (sys.executable, "-c", "import os; os._exit(3)")
-    where = Elsewhere(FRAMEWORK.name, sys.executable)
+    where = Elsewhere("mindspore", sys.executable)
     wanted = [KIT["declared"], KIT["streams"]]
     died, absent = examine.examine(device, wanted, command, where)
     assert "left with exit code 3" in died.findings[0].reason and died.failures == 1

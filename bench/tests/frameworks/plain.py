@@ -142,6 +142,7 @@ class Plain(Framework):
 
     name = "plain"
     tensors = Arrays()
+    compiler_folders = ("PLAIN_FOLDER",)
 
     def recorded_variables(self) -> tuple[str, ...]:
         return ("PLAIN_*",)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -98,6 +100,13 @@ def test_a_third_framework_is_measured_and_its_work_is_torchs(
     }
     noise = mine.outcome.proof.noise if mine.outcome.proof else {}
     assert noise["output"].error > 0
+
+
+def test_what_its_compiler_writes_goes_into_the_runs_folder(ours: Request, tmp_path: Path) -> None:
+    with mock.patch.dict(os.environ):
+        mine = launched(msgspec.structs.replace(ours, scratch=str(tmp_path)))
+        assert os.environ["PLAIN_FOLDER"] == str(tmp_path / "plain_folder")
+    assert "PLAIN_FOLDER" not in mine.environment["variables"], "it is ours, and no setting"
 
 
 @pytest.mark.parametrize(
