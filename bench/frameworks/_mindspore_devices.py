@@ -51,6 +51,16 @@ def current(name: str) -> str:
         return "not observable"
 
 
+def drained() -> None:
+    """Nothing of what failed is left to be told of the next operator.
+
+    Twice, as the first `mindspore.runtime.synchronize` of a host waits for nothing, and may say so.
+    """
+    for _ in range(2):
+        with contextlib.suppress(RuntimeError):
+            _synchronize_quietly()
+
+
 def launch_blocking() -> bool | None:
     """Whether the host waits for each operator, as `mindspore.runtime.launch_blocking` has it do;
     None where it is not told. The context does not say it, and nothing public does."""
@@ -290,7 +300,7 @@ def said(error: BaseException) -> str:
     return found[0] if found else type(error).__name__
 
 
-def _use_up_the_first() -> None:
+def _synchronize_quietly() -> None:
     """The first synchronization of a host waits for nothing, and logs that there is no such device;
     later ones wait."""
     import mindspore as ms
@@ -336,7 +346,7 @@ def opened(backend: Backend, info: DeviceInfo, target: str, precision: Precision
     chosen(target, info.index)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     if target == HOST:
-        _use_up_the_first()
+        _synchronize_quietly()
         return Host(info)
     switches = getattr(ms.device_context, target.lower()).op_precision
     try:

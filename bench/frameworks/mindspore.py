@@ -45,6 +45,8 @@ PYNATIVE = 1
 """What `mindspore.get_context("mode")` says where operators run one by one."""
 SILENT = "3"
 """`GLOG_v`: errors only. Its warnings say at each import which chips' libraries are not here."""
+REFUSALS = (TypeError, RuntimeError, ValueError)
+"""How MindSpore says that it has no kernel for something."""
 BUILDERS = {**jobs.BUILDERS, **models.BUILDERS, **llama.BUILDERS}
 """What there is, by workload and mode."""
 
@@ -202,13 +204,20 @@ class MindSpore(Framework):
         import numpy as np
         from mindspore import ops
 
-        try:
+        def product() -> float:
             twos = ms.Tensor(np.full((16, 16), 2.0, np.float32))
             twos = twos.astype(getattr(ms, precision.weights))
-            found = float(ops.matmul(twos, twos).astype(ms.float32).asnumpy()[3, 5])
-        except (TypeError, RuntimeError, ValueError) as error:
-            ms.runtime.synchronize()  # else the next product is told of this one's failure
-            return f"MindSpore has no such product here ({said(error)})"
+            return float(ops.matmul(twos, twos).astype(ms.float32).asnumpy()[3, 5])
+
+        try:
+            found = product()
+        except REFUSALS:
+            devices.drained()  # it may be the failure of what was tried before
+            try:
+                found = product()
+            except REFUSALS as error:
+                devices.drained()
+                return f"MindSpore has no such product here ({said(error)})"
         if found != 64.0:
             return f"MindSpore's product gives {found:g} for 64"
         short = (

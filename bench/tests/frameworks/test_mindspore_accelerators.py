@@ -161,6 +161,27 @@ def test_a_product_on_that_device_says_what_it_computes_in(
     assert bool(framework.unsupported(backend, info, PRECISIONS[precision])) is bool(said)
 
 
+@pytest.mark.parametrize(("failures", "refused"), [(0, False), (1, False), (2, True)])
+def test_a_failure_of_what_was_tried_before_refuses_nothing(
+    held: Held, framework: Framework, failures: int, refused: bool
+) -> None:
+    """MindSpore tells the next product of it; what is refused for itself fails again."""
+    module: Any = sys.modules["mindspore"]
+    left = iter(range(failures))
+
+    def matmul(a: Tensor, b: Tensor) -> Tensor:
+        if next(left, None) is not None:
+            raise RuntimeError("Unsupported op [MatMul] on CPU")
+        return Tensor(a.values @ b.values)
+
+    module.Tensor, module.ops = Tensor, SimpleNamespace(matmul=matmul)
+    module.float32 = module.float16 = "a dtype"
+    info = DeviceInfo(backend="ascend", index=1, name="X", memory_bytes=None)
+    found = framework.unsupported(catalogue.backend("ascend"), info, PRECISIONS["fp16"])
+    assert (found or "").startswith("MindSpore has no such product here (Unsup") is refused
+    assert bool(found) is refused
+
+
 def test_no_process_asks_for_devices_that_it_does_not_know(framework: Framework) -> None:
     known = [name for name in catalogue.plug_ins("backends") if name != "generic"]
     assert {n for n in known if framework.reaches(catalogue.backend(n))} == {"ascend", "cpu"}
