@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import catalogue
-from bench.errors import AccelmarkError, ComparisonError, RecordError, SuiteError
+from bench.errors import AccelmarkError, ComparisonError, RecordError
 from bench.exchange.benchmark_json import read_any
 from bench.judging import chips, systems
 from bench.judging.at_tpot import compare_at_tpot
@@ -34,7 +34,7 @@ from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.planning import plan, suite_file
 from bench.planning.explainable import suite_of, with_time_to_explain
-from bench.planning.spread import FEWEST
+from bench.planning.instead import wanted
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
@@ -111,6 +111,7 @@ def run_suite(
     explain: bool = False,
     framework: str | None = None,
     python: str | None = None,
+    precision: str | None = None,
 ) -> RunFile:
     """Measures a suite, launch by launch, each in a process of its own; gives the run as recorded.
 
@@ -123,42 +124,44 @@ def run_suite(
     while devices are looked for, which may take a while; watch: who is told how it goes; command:
     the command line that the record holds, by default the one that does the same; leader: of the
     hosts that a launcher has started; explain: whether each case is explained after all launches;
-    framework: what computes, by default torch; python: the interpreter of another framework.
+    framework: what computes, by default torch; python: the interpreter of another framework;
+    precision: in which every case is measured that has it, by default what the suite says, or has
+    instead on a device that lacks it.
 
     The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
     `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
     """
-    read_suite = suite_file.read_suite(suite_file.find_suite(suite))
+    read_suite, spread = suite_file.read_suite(suite_file.find_suite(suite)), devices
     is_open = plan.leaves_devices_open(read_suite)
     # What a number of devices rules out (`hsdp` on two) is no fault of a suite that leaves it open.
-    cases = () if is_open and devices is None else planned(read_suite, only, devices)
-    wanted = None if launches is None else str(launches)
+    if not is_open or devices is not None:
+        plan.whole(read_suite, devices, wanted(None, precision), only)
+    count = None if launches is None else str(launches)
     budget = read_suite.budget_minutes if budget_minutes is None else budget_minutes
-    settings = suite_file.with_launches(read_suite.settings, wanted, "--launches")
+    settings = suite_file.with_launches(read_suite.settings, count, "--launches")
     with looking():
         where = elsewhere(framework, python)
         require_alone(where, leader, explain=explain)
         chosen, remarks, here = choose(device, leader, where)
-    left_out: dict[str, str] = {}
     if is_open:
         hosts = seating.ONE if leader is None else leader.hosts
-        size = seating.size(devices, chosen, here, hosts)
-        cases, left_out = planned(read_suite, only, size), plan.left_out(read_suite, size)
+        devices = seating.size(devices, chosen, here, hosts)
+    what = plan.whole(read_suite, devices, wanted(chosen, precision), only)
     if command is None:
-        many = None if devices is None else str(devices)
-        command = _as_typed(
-            suite, device=device, only=only, devices=many, launches=wanted, framework=framework
-        )
+        typed = [("device", device), ("only", only), ("devices", spread), ("launches", launches)]
+        typed += [("framework", framework), ("precision", precision)]
+        command = _as_typed("run", suite, typed)
     identity = run_id()
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
-        header = (identity, read_suite.title, cases, settings, chosen, command, left_out)
-        writer = begin(path, *header, explanations=int(explain), framework=where.framework)
+        header = (identity, read_suite.title, what.cases, settings, chosen, command)
+        whys = (what.left_out, what.instead)
+        writer = begin(path, *header, *whys, explanations=int(explain), framework=where.framework)
         with contextlib.closing(writer):
             open_session(
-                *(writer, cases, settings, chosen, face, _seconds(budget)),
+                *(writer, what.cases, settings, chosen, face, _seconds(budget)),
                 here=here,
-                left_out=left_out,
+                left_out=what.left_out,
                 leader=leader,
                 explaining=Explaining(int(explain)),
                 python=where.python,
@@ -178,6 +181,7 @@ def explain_suite(
     looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
     command: Sequence[str] | None = None,
+    precision: str | None = None,
 ) -> RunFile:
     """Explains each case of a suite, in so many processes each: operator by operator, how far from
     what this box can do. No launch of it makes a figure.
@@ -187,22 +191,29 @@ def explain_suite(
     `run_suite`. `bench.judging.explained.explain_run` judges it.
     """
     found, pattern = suite_of(str(suite), only)
-    cases = planned(found, pattern, None)
+    plan.whole(found, None, wanted(None, precision), pattern)
     settings = with_time_to_explain(
         suite_file.with_launches(found.settings, str(launches), "--launches")
     )
     with looking():
         chosen, remarks, here = choose(device)
+    what = plan.whole(found, None, wanted(chosen, precision), pattern)
     if command is None:
-        command = _as_typed(suite, verb="explain", device=device, only=only, launches=str(launches))
+        typed = [("device", device), ("only", only), ("launches", launches)]
+        command = _as_typed("explain", suite, [*typed, ("precision", precision)])
     identity = run_id()
     path = Path(out) / f"{found.name}-{chosen.backend}-{identity}-explained.jsonl"
     with watch(chosen, remarks, settings) as face:
-        header = (identity, found.title, cases, settings, chosen, command)
-        writer = begin(path, *header, explanations=launches, only_explained=True)
+        header = (identity, found.title, what.cases, settings, chosen, command)
+        whys = (what.left_out, what.instead)
+        writer = begin(path, *header, *whys, explanations=launches, only_explained=True)
         with contextlib.closing(writer):
-            what = Explaining(launches, only=True, trying=trying)
-            open_session(writer, cases, settings, chosen, face, here=here, explaining=what).run()
+            open_session(
+                *(writer, what.cases, settings, chosen, face),
+                here=here,
+                left_out=what.left_out,
+                explaining=Explaining(launches, only=True, trying=trying),
+            ).run()
     return read(path)
 
 
@@ -249,17 +260,6 @@ def resume_run(
             )
             session.run()
     return read(file.path)
-
-
-def planned(suite: suite_file.Suite, only: str | None, devices: int | None) -> tuple[Case, ...]:
-    """The cases of a run that takes so many devices; None where it does not say."""
-    if devices is not None and not plan.leaves_devices_open(suite):
-        raise SuiteError(
-            f"--devices {devices}: every case of {suite.name} says itself how many devices it "
-            'takes. Leave it out, or give a suite whose cases leave it open (parallelism = "dp").'
-        )
-    cases = plan.plan(suite, devices or FEWEST)
-    return cases if only is None else plan.select(cases, only)
 
 
 def choose(
@@ -388,8 +388,8 @@ def _seconds(minutes: float | None) -> float | None:
     return None if minutes is None else minutes * 60
 
 
-def _as_typed(suite: StrPath, verb: str = "run", **options: str | None) -> list[str]:
+def _as_typed(verb: str, suite: StrPath, options: Sequence[tuple[str, object]]) -> list[str]:
     """The command line that does the same."""
-    given = [(f"--{name}", value) for name, value in options.items() if value is not None]
+    given = [(f"--{name}", str(value)) for name, value in options if value is not None]
     words = [verb, str(suite), *(word for pair in given for word in pair)]
     return command_line("accelmark", words)

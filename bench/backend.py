@@ -49,6 +49,8 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
     precisions: tuple[str, ...] = ()
     """Names of those that it runs, as `bench.running.probe` asked its backend; empty if nobody
     asked."""
+    slow: dict[str, str] = {}
+    """Those of them that it computes by reference code, by name: what was seen of that."""
     facts: dict[str, str] = {}
     """Driver, compute capability, ...: what distinguishes this device from its like."""
     simulated: bool = False
@@ -274,6 +276,15 @@ class Backend(ABC):
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """Why that device cannot run `precision`; None if it can."""
+        return None
+
+    def slow(self, info: DeviceInfo, precision: Precision) -> str | None:
+        """What shows that the device runs `precision` by reference code, many times more slowly
+        than float32; None where it has arithmetic for it, or where that is not known.
+
+        It is measured where it is asked for. A suite that names another precision for such a
+        device (`instead`) gets that one.
+        """
         return None
 
     def memory_format(self, preferred: str) -> str:

@@ -231,6 +231,10 @@ class Framework(ABC):
     def unsupported(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
         """Why that device cannot run `precision` here; None if it can."""
 
+    def slow(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
+        """What shows that it runs `precision` there by reference code; see `Backend.slow`."""
+        return None
+
     def compute_with(self, threads: int) -> None:  # noqa: B027 - torch has its own number
         """That many threads of the host, as torch has there; before `open`."""
 

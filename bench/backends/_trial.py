@@ -5,6 +5,7 @@ A product of numbers whose result is known, so small that it takes no time.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from bench import formats, quantized_product
@@ -18,6 +19,13 @@ SIZE = 1024
 """Rows and columns: what libraries treat as a matrix product, not as something small."""
 LARGEST_ERROR = 5e-3
 """Relative, of a product of narrow values; as the numerics gate has it."""
+SLOW = 8.0
+"""A product that takes this many times as long as the same in float32 has no arithmetic of its own:
+where there is some, or numbers are widened to float32 in registers, it takes at most twice as long;
+torch's reference code on a CPU takes a hundred times as long."""
+SLOW_SIZE = 256
+"""Rows and columns of the products that are timed: 0.04 s by reference code."""
+TRIES = 5
 LONG = 4097.0
 """2^12 + 1, which needs 12 bits of mantissa: float32 holds it, 10 or 11 bits do not."""
 
@@ -46,6 +54,39 @@ def refusal(backend: Backend, device: torch.device, precision: Precision) -> str
     finally:
         backend.shorten_float32(before)
     return None
+
+
+def by_reference(precision: Precision) -> str | None:
+    """What shows that the host multiplies in `precision` by reference code; None where it does not.
+
+    By the time on a core of one thread, which other work does not lengthen.
+    """
+    import torch
+
+    narrow = precision.autocast or precision.weights
+    if narrow == "float32" or precision.quantized is not None:
+        return None
+    wide = torch.ones((SLOW_SIZE, SLOW_SIZE))
+    operands = (wide, wide.to(getattr(torch, narrow)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        turns = [[_core_seconds(operand) for operand in operands] for _ in range(TRIES)]
+    finally:
+        torch.set_num_threads(threads)
+    float32, found = (min(turn) for turn in zip(*turns, strict=True))
+    if found < SLOW * float32:
+        return None
+    times = found / float32
+    return (
+        f"torch multiplies {narrow} here by reference code, {times:.0f} times as slowly as float32"
+    )
+
+
+def _core_seconds(operand: torch.Tensor) -> float:
+    start = time.thread_time()
+    operand @ operand
+    return time.thread_time() - start
 
 
 def shortens(device: torch.device) -> bool:

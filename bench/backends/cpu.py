@@ -162,7 +162,7 @@ class CpuBackend(Backend):
         return CpuDevice(self.devices()[0])
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
-        """What needs instructions of its own; bf16 runs everywhere (emulated where it must).
+        """What needs instructions of its own; bf16 runs everywhere, `slow` says how.
 
         Without them torch multiplies fp8 by reference code, ten thousand times slower than bf16.
         """
@@ -173,6 +173,10 @@ class CpuBackend(Backend):
         import torch
 
         return _trial.refusal(self, torch.device("cpu"), precision) if precision.tried else None
+
+    def slow(self, info: DeviceInfo, precision: Precision) -> str | None:
+        """By a product: torch knows which instructions it uses, and every CPU runs everything."""
+        return _trial.by_reference(precision)
 
 
 def _peak_rss_bytes() -> int | None:

@@ -19,7 +19,7 @@ from bench.commands.common import (
     say,
     typed,
 )
-from bench.commands.options import SPREAD
+from bench.commands.options import SPREAD, precision_option
 from bench.commands.several_hosts import require_one_host
 from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
@@ -57,6 +57,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonE
     show_default=True,
     help="Launches of each case on each side, or `auto`.",
 )
+@precision_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -73,6 +74,7 @@ def ab(
     only: str | None,
     spread: int | None,
     launches: str,
+    precision: str | None,
     out: Path,
     wide: bool,
 ) -> None:
@@ -83,6 +85,7 @@ def ab(
     """
     from bench import api
     from bench.planning import plan, suite_file
+    from bench.planning.instead import both, wanted
     from bench.records.runfile import read
     from bench.running import seating
     from bench.running.header import begin, run_id
@@ -93,14 +96,15 @@ def ab(
     sides = _sides(devices, variables, pythons)
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
     is_open = plan.leaves_devices_open(read_suite)
-    cases = () if is_open and spread is None else api.planned(read_suite, only, spread)
+    if not is_open or spread is not None:
+        plan.whole(read_suite, spread, wanted(None, precision), only)
     settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
     identity = run_id()
     chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
-    left_out: dict[str, str] = {}
     if is_open:
-        count = min(seating.size(spread, one.device, one.here) for one in chosen)
-        cases, left_out = api.planned(read_suite, only, count), plan.left_out(read_suite, count)
+        spread = min(seating.size(spread, one.device, one.here) for one in chosen)
+    taken = both(*(wanted(one.device, precision) for one in chosen))
+    what = plan.whole(read_suite, spread, taken, only)
     paths = [
         out / f"{read_suite.name}-{one.device.backend}-{identity}-{letter}.jsonl"
         for letter, one in zip("ab", chosen, strict=True)
@@ -109,16 +113,16 @@ def ab(
         sessions = []
         for path, (device, _, here), side in zip(paths, chosen, sides, strict=True):
             name = f"{identity}{path.stem[-2:]}"
-            header = (name, read_suite.title, cases, settings, device, typed(), left_out)
-            writer = begin(path, *header)
+            header = (name, read_suite.title, what.cases, settings, device, typed())
+            writer = begin(path, *header, what.left_out, what.instead)
             stack.callback(writer.close)
             sessions.append(
                 open_session(
-                    *(writer, cases, settings, device, face),
+                    *(writer, what.cases, settings, device, face),
                     python=side.python,
                     forced=side.forced,
                     here=here,
-                    left_out=left_out,
+                    left_out=what.left_out,
                 )
             )
         reason = alternate(*sessions)

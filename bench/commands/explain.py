@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import WIDE, canvas, looking, say, typed, watching, write
-from bench.commands.options import Number, output_option, width_option
+from bench.commands.options import Number, output_option, precision_option, width_option
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 
@@ -43,6 +43,7 @@ FORMATS = ("table", "json", "csv", "trace")
     is_flag=True,
     help="Also try known remedies on the whole step, each checked, and say what each came to.",
 )
+@precision_option
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for the record.  [default: runs]"
 )
@@ -63,6 +64,7 @@ def explain(
     only: str | None,
     launches: int | None,
     trying: bool,
+    precision: str | None,
     out: Path | None,
     format_name: str,
     output: Path | None,
@@ -79,6 +81,7 @@ def explain(
     if what.endswith((".jsonl", ".jsonl.gz")) or (Path(what).is_dir() and "/" in what):
         given = {"--device": device, "--only": only, "--launches": launches, "--out": out}
         given["--try"] = True if trying else None
+        given["--precision"] = precision
         wrong = [name for name, value in given.items() if value is not None]
         if wrong:
             raise click.UsageError(f"{what} is measured already: leave out {', '.join(wrong)}")
@@ -94,6 +97,7 @@ def explain(
             looking=looking,
             watch=watching,
             command=typed(),
+            precision=precision,
         )
     shown = canvas(width)
     text = explained(run, format_name, shown.width, wide=wide)

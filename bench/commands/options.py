@@ -67,6 +67,11 @@ width_option = click.option(
     metavar="COLUMNS",
     help="Of the table, 40 to 500. Default: the terminal's.",
 )
+precision_option = click.option(
+    "--precision",
+    metavar="NAME",
+    help="Measure every case in this precision that has it. Default: the suite's.",
+)
 framework_option = click.option(
     "--framework",
     metavar="NAME",

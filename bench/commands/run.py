@@ -10,7 +10,13 @@ import click
 
 from bench.commands.common import WIDE, canvas, looking, render, say, show, typed, watching
 from bench.commands.explain import explained
-from bench.commands.options import ABOVE_ZERO, SPREAD, framework_option, python_option
+from bench.commands.options import (
+    ABOVE_ZERO,
+    SPREAD,
+    framework_option,
+    precision_option,
+    python_option,
+)
 from bench.commands.several_hosts import hosts
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Then explain each case, operator by operator, in one more launch that makes no figure.",
 )
+@precision_option
 @framework_option
 @python_option
 @WIDE
@@ -70,6 +77,7 @@ def run(
     record: Path | None,
     out: Path | None,
     explaining: bool,
+    precision: str | None,
     framework: str | None,
     python: str | None,
     wide: bool,
@@ -82,6 +90,7 @@ def run(
         given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
         given["--devices"] = None if spread is None else str(spread)
         given["--explain"] = "yes" if explaining else None
+        given["--precision"] = precision
         given["--framework"] = framework
         wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
         if wrong:
@@ -95,6 +104,7 @@ def run(
     from bench import api
 
     asked = {"--device": device, "--only": only, "--devices": spread, "--launches": launches}
+    asked["--precision"] = precision
     with hosts(suite or "quick", **asked) as leader:
         result = api.run_suite(
             suite or "quick",
@@ -111,6 +121,7 @@ def run(
             explain=explaining,
             framework=framework,
             python=python,
+            precision=precision,
         )
         _finish(result, leader, wide=wide)
 

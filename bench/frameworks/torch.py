@@ -135,6 +135,10 @@ class Torch(Framework):
         """As the backend says."""
         return backend.unsupported(info, precision)
 
+    def slow(self, backend: Backend, info: DeviceInfo, precision: Precision) -> str | None:
+        """As the backend says."""
+        return backend.slow(info, precision)
+
     def open(self, backend: Backend, index: int, precision: Precision) -> Device:
         """The backend's."""
         return backend.open(index, precision)

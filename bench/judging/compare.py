@@ -34,7 +34,7 @@ from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.judging.split import split
-from bench.judging.suites import command_for_the_rest, suite_of
+from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
 from bench.judging.verdicts import enough, preliminary, with_verdicts
 from bench.judging.whole import alone
 from bench.records.outcome import Measured
@@ -74,8 +74,11 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
     found = concluded(
         sides, level, paired, [_judge(sides, *rows, level, prices) for rows in paired]
     )
-    rest = command_for_the_rest(base.run, found.cases)
-    return msgspec.structs.replace(found, command_for_the_rest=rest)
+    return msgspec.structs.replace(
+        found,
+        command_for_the_rest=command_for_the_rest(base.run, other.run, found.cases),
+        command_for_the_base=command_for_the_base(other.run, found.cases),
+    )
 
 
 def sides_of(base: RunFile, other: RunFile) -> tuple[Side, Side]:

@@ -105,6 +105,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Of the base: a shipped one's name and number (`bench.judging.suites`), or as it says."""
     command_for_the_rest: str = ""
     """What measures, on the other's device, those of the base's cases that it has not; or empty."""
+    command_for_the_base: str = ""
+    """The command line that measures, on the base's device, what the other's has measured in
+    another precision than the suite says, for want of that; empty where there is no such case."""
 
     @property
     def of_systems(self) -> bool:

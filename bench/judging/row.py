@@ -108,7 +108,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     reached: bool = True
     """False for a planned case without a launch that was to have one."""
     untried_point: bool = False
-    """Whether it is a point of a sweep over devices that the run was not to try."""
+    """Whether the run was not to try it: a point of a sweep over devices, or a case that has not
+    the precision that all are to have."""
+    instead: str = ""
+    """Why it is not in the precision that its suite says; empty where it is."""
     verdict: Verdict | None = None
     unit: str = ""
     throughput: float | None = None

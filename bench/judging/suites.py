@@ -7,7 +7,7 @@ both numbers have; the rest of the one is measured on the other's device by its 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bench import catalogue
 from bench.errors import AccelmarkError
@@ -15,6 +15,8 @@ from bench.judging.comparability import unequal
 from bench.judging.comparison import CaseComparison
 from bench.judging.row import Row
 from bench.planning import plan, suite_file
+from bench.planning.instead import OPTION
+from bench.planning.suite_file import Suite
 from bench.planning.versions import today
 from bench.records.case import Case
 from bench.records.run import Run
@@ -34,27 +36,48 @@ def suite_of(run: Run) -> str | None:
     return next(fitting, None)
 
 
-def command_for_the_rest(base: Run, cases: Sequence[CaseComparison]) -> str:
+def command_for_the_rest(base: Run, other: Run, cases: Sequence[CaseComparison]) -> str:
     """What measures, on the other's device, those of the base's cases that have no counterpart.
 
-    Empty where all have one, or where the base is of no shipped suite.
+    Empty where all have one, and where the base is of no shipped suite. Not of what the other's
+    device measures in another precision `instead`: that is `command_for_the_base`'s.
     """
-    title = suite_of(base)
-    lacking = [case.base.work for case in cases if case.base is not None and _lacks(case)]
+    found = [case.base.work for case in cases if case.base and _lacks(case.base, case.other)]
+    elsewhere = {case.name for case in other.plan if case.fingerprint in other.instead}
+    return _command(base, [work for work in found if work.name not in elsewhere])
+
+
+def command_for_the_base(other: Run, cases: Sequence[CaseComparison]) -> str:
+    """What measures, on the base's device, what the other has in another precision, for want of
+    its suite's. Empty where there is no such case."""
+    found = [case.other for case in cases if case.other and _lacks(case.other, case.base)]
+    return _command(other, [row.work for row in found if row.instead])
+
+
+def _command(run: Run, lacking: Sequence[Case]) -> str:
+    """What measures those cases of a run elsewhere; several commands, if need be."""
+    title = suite_of(run)
     if title is None or not lacking:
         return ""
+    written = {case.fingerprint for case in _cases(title)}
     others = {work.fingerprint for work in lacking}
     beside = [case for case in _cases(title) if case.fingerprint not in others]
-    globs = dict.fromkeys(_glob(work, beside) for work in lacking)
-    return f"accelmark run {title} --only '{','.join(globs)}'"
+    by_option: dict[str, dict[str, None]] = {}
+    for work in lacking:
+        option = "" if work.fingerprint in written else f" {OPTION} {work.precision}"
+        glob = work.name if option else _glob(work, beside)
+        by_option.setdefault(option, {})[glob] = None
+    return " && ".join(
+        f"accelmark run {title}{option} --only '{','.join(globs)}'"
+        for option, globs in by_option.items()
+    )
 
 
-def _lacks(case: CaseComparison) -> bool:
-    """Whether the other run has no figure of a case's work because it was not asked for."""
-    base, other = case.base, case.other
-    if base is None or base.status != "measured":
+def _lacks(row: Row, other: Row | None) -> bool:
+    """Whether the other run has no figure of a row's work because it was not asked for."""
+    if row.status != "measured":
         return False
-    return other is None or _unreached(other) or any(True for _ in unequal(base.work, other.work))
+    return other is None or _unreached(other) or any(True for _ in unequal(row.work, other.work))
 
 
 def _unreached(row: Row) -> bool:
@@ -68,13 +91,19 @@ def _glob(work: Case, beside: Sequence[Case]) -> str:
 
 
 def _works(title: str) -> frozenset[str]:
-    return frozenset(case.fingerprint for case in _cases(title))
+    """What a run of it may measure, on whatever device."""
+    return frozenset(case.fingerprint for case in _read(title, plan.any_way))
+
+
+def _cases(title: str) -> tuple[Case, ...]:
+    """Of a shipped suite, as it is written."""
+    return _read(title, plan.plan)
 
 
 @functools.cache
-def _cases(title: str) -> tuple[Case, ...]:
-    """Of a shipped suite; none of one that cannot be planned, as somebody has edited it."""
+def _read(title: str, planned: Callable[[Suite], tuple[Case, ...]]) -> tuple[Case, ...]:
+    """None of one that cannot be planned, as somebody has edited it."""
     try:
-        return plan.plan(suite_file.read_suite(suite_file.find_suite(title)))
+        return planned(suite_file.read_suite(suite_file.find_suite(title)))
     except AccelmarkError:
         return ()

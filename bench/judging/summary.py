@@ -40,6 +40,13 @@ def summarize(run: RunFile) -> list[Row]:
     rows = [_within(row, limits) for row in rows]
     # A launch of a case that was not planned is shown all the same: nothing is dropped.
     rows += [_row(ls[0].case, tuple(ls), run.run.settings, "") for ls in launches.values()]
+    whys = run.run.instead
+    rows = [
+        msgspec.structs.replace(row, instead=whys[row.case.fingerprint])
+        if row.case.fingerprint in whys
+        else row
+        for row in rows
+    ]
     device = str(run.run.device.get("name"))
     return with_efficiency(with_links(with_ceilings([with_peak(row, device) for row in rows])))
 

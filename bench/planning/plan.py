@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
-import itertools
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,8 +11,10 @@ import msgspec
 
 from bench import catalogue, units
 from bench.errors import SuiteError, UnknownName, suggestion
+from bench.planning.instead import AS_WRITTEN, OPTION, Wanted
+from bench.planning.lists import sweep, values_of
+from bench.planning.selected import matched, matching
 from bench.planning.spread import (
-    DEVICES,
     FEWEST,
     KEYS,
     PER_DEVICE,
@@ -44,12 +45,7 @@ from bench.records.case import (
 from bench.records.execution import ALL_EXECUTIONS, is_compiled, is_recorded
 from bench.workload import Mode, Workload
 
-MOST_CASES = 10_000
-"""Of one `[[case]]` table: more is a slip of the pen."""
 COMMON_KEYS = ("workload", "mode", "precision", "execution", *KEYS)
-DOUBLED = (BATCH, DEVICES, "size_bytes")
-DOUBLING_KEYS = ("from", "doubling_to")
-DOUBLING = f"For example: {BATCH} = {{ from = 1, doubling_to = 4096 }}"
 TUNING = (
     f"For example: {TUNED} = {{ {BATCH} = {{ from = 1, doubling_to = 4096 }}, "
     'execution = ["eager", "compile"] }'
@@ -61,32 +57,84 @@ class Planned(NamedTuple):
 
     case: Case
     left_out: str = ""
-    """Why it is not tried: a point of a sweep over devices that cannot be. Else empty."""
+    """Why it is not tried: a point of a sweep over devices that cannot be, or a case that has not
+    the precision that all are to have. Else empty."""
+    instead: str = ""
+    """Why it is not in the precision that the suite says; empty where it is."""
+    written: Case | None = None
+    """The case in that one, then."""
+
+
+class Plan(NamedTuple):
+    """What a run measures of a suite."""
+
+    cases: tuple[Case, ...]
+    left_out: dict[str, str]
+    """Which of them are not tried, by fingerprint: why."""
+    instead: dict[str, str]
+    """Which are in another precision than the suite says, by fingerprint: why."""
 
 
 def plan(suite: Suite, devices: int = FEWEST) -> tuple[Case, ...]:
-    """Every case of a suite, in its order, without importing torch.
+    """Every case of a suite as it is written, in its order, without importing torch.
 
     devices: how many the run takes, for cases that leave it open.
 
     Raises `SuiteError` for an unknown key or value, naming the file, the case and what is allowed.
     """
-    return tuple(one.case for one in _planned(suite, devices))
+    return tuple(one.case for one in _planned(suite, devices, AS_WRITTEN))
 
 
-def left_out(suite: Suite, devices: int) -> dict[str, str]:
-    """Which cases of a suite a run of so many devices does not try, by fingerprint: why."""
-    return {one.case.fingerprint: one.left_out for one in _planned(suite, devices) if one.left_out}
+def whole(
+    suite: Suite,
+    devices: int | None = None,
+    wanted: Wanted = AS_WRITTEN,
+    only: str | None = None,
+) -> Plan:
+    """The same, with what a run does not try or measures otherwise.
+
+    devices: that it takes; None where it does not say; wanted: what it makes of the precisions;
+    only: globs, see `select`. Raises `SuiteError` where they match nothing, too, and for devices
+    where no case leaves them open.
+    """
+    if devices is not None and not leaves_devices_open(suite):
+        raise SuiteError(
+            f"--devices {devices}: every case of {suite.name} says itself how many devices it "
+            'takes. Leave it out, or give a suite whose cases leave it open (parallelism = "dp").'
+        )
+    planned = _planned(suite, devices or FEWEST, wanted)
+    if only is not None:
+        names = [{*matched(one.case), *matched(one.written or one.case)} for one in planned]
+        planned = [planned[k] for k in matching(names, [p.case.name for p in planned], only)]
+    return Plan(
+        tuple(one.case for one in planned),
+        {one.case.fingerprint: one.left_out for one in planned if one.left_out},
+        {one.case.fingerprint: one.instead for one in planned if one.instead},
+    )
 
 
-def _planned(suite: Suite, devices: int) -> list[Planned]:
+def any_way(suite: Suite) -> tuple[Case, ...]:
+    """Every case that a run of a suite may measure of itself on some device."""
+    found = {case.fingerprint: case for case in plan(suite)}
+    for name in {name for names in suite.instead.values() for name in names}:
+        wanted = Wanted(frozenset((name,)))
+        found |= {case.fingerprint: case for case in whole(suite, wanted=wanted).cases}
+    return tuple(found.values())
+
+
+def _planned(suite: Suite, devices: int, wanted: Wanted) -> list[Planned]:
     found: list[Planned] = []
     seen: dict[str, str] = {}
+    otherwise: set[str] = set()
     for place, entry in _entries(suite):
         rest = {key: value for key, value in entry.items() if key != TUNED}
+        given = (entry.get(TUNED), devices)
         points = [
-            _point(place, values, entry.get(TUNED), devices, sweep=swept(entry))
-            for values in _sweep(place, rest)
+            _wanted(
+                _point(place, values, *given, sweep=swept(entry)),
+                *(place, values, given, swept(entry), suite, wanted),
+            )
+            for values in sweep(place, rest)
         ]
         _some_can_be(place, points)
         for point in points:
@@ -95,6 +143,11 @@ def _planned(suite: Suite, devices: int) -> list[Planned]:
             # Sweeps meet, e.g. on one device: the point is that of all of them.
             if there is not None and swept(entry) and (there != place or case.devices == 1):
                 continue
+            # What the suite has in two precisions comes to one in a third.
+            if there is not None and (point.instead or case.fingerprint in otherwise):
+                continue
+            if point.instead:
+                otherwise.add(case.fingerprint)
             if there is not None:
                 raise SuiteError(
                     f"{place}: {case.label} is already in {there}. Remove one of them."
@@ -105,6 +158,27 @@ def _planned(suite: Suite, devices: int) -> list[Planned]:
             seen[case.fingerprint] = place
             found.append(point)
     return found
+
+
+def _wanted(
+    written: Planned,
+    place: str,
+    values: dict[str, Any],
+    given: tuple[Any, int],
+    sweep: bool,
+    suite: Suite,
+    wanted: Wanted,
+) -> Planned:
+    """The point in the precision that is wanted of it, where it has that; else as it is written."""
+    precision = written.case.precision
+    for name, why in wanted.others(precision, suite.instead):
+        with contextlib.suppress(SuiteError):
+            point = _point(place, {**values, "precision": name}, *given, sweep=sweep)
+            return point._replace(instead=why, written=written.case)
+    if wanted.always in ("", precision):
+        return written
+    why = f"it has no {wanted.always}, which {OPTION} asks for"
+    return written._replace(left_out=written.left_out or why)
 
 
 def _some_can_be(place: str, points: list[Planned]) -> None:
@@ -126,74 +200,8 @@ def leaves_devices_open(suite: Suite) -> bool:
     return any(
         swept(entry) or is_open(values, _mode(place, values)[1])
         for place, entry in _entries(suite)
-        for values in _sweep(place, {key: v for key, v in entry.items() if key != TUNED})
+        for values in sweep(place, {key: v for key, v in entry.items() if key != TUNED})
     )
-
-
-def select(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
-    """The cases whose workload, name or name and precision match one of some shell globs.
-
-    `llama`, `llama-*`, `*-train`, `gemm-matmul-bf16`; `*-tuned` for those of the tuned track;
-    several with commas between. `SuiteError` if one of them matches none.
-    """
-    chosen: set[str] = set()
-    for glob in pattern.split(","):
-        found = {
-            case.fingerprint
-            for case in cases
-            if any(fnmatch.fnmatchcase(text, glob.strip()) for text in _matched(case))
-        }
-        if not found:
-            names = {case.name for case in cases}
-            raise SuiteError(f"--only {glob}: matches no case.{suggestion(glob, names)}")
-        chosen |= found
-    return tuple(case for case in cases if case.fingerprint in chosen)
-
-
-def _matched(case: Case) -> list[str]:
-    names = [case.workload, case.name, f"{case.name}-{case.precision}"]
-    return [*names, *(f"{name}-{TUNED}" for name in names[1:] if case.space)]
-
-
-def _sweep(place: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """The cartesian product of an entry's lists, the last key varying fastest."""
-    choices = _sweep_values(place, entry)
-    count = math.prod(map(len, choices))
-    if count > MOST_CASES:
-        raise SuiteError(
-            f"{place}: its lists make {count} cases. At most {MOST_CASES} are allowed: shorten "
-            "the lists."
-        )
-    return [dict(zip(entry, values, strict=True)) for values in itertools.product(*choices)]
-
-
-def _sweep_values(place: str, entry: dict[str, Any]) -> list[list[Any]]:
-    """The values of each key: those of a list, of a doubling, or the one that stands there."""
-    choices = []
-    for key, value in entry.items():
-        values = _doubled(place, key, value) if isinstance(value, dict) else value
-        if values == []:
-            raise SuiteError(f"{place}: `{key}` is an empty list. Give at least one value.")
-        choices.append(values if isinstance(values, list) else [values])
-    return choices
-
-
-def _doubled(place: str, key: str, table: dict[str, Any]) -> list[int]:
-    """`{ from = 1, doubling_to = 100 }`: 1, 2, 4, ... 64."""
-    if key not in DOUBLED:
-        allowed = ", ".join(f"`{name}`" for name in DOUBLED)
-        raise SuiteError(f"{place}: `{key}` is a table. Only {allowed} can be one. {DOUBLING}")
-    for name in table:
-        if name not in DOUBLING_KEYS:
-            hint = suggestion(name, DOUBLING_KEYS)
-            raise SuiteError(f"{place}: unknown key `{name}` of `{key}`.{hint}")
-    low, high = (table.get(name) for name in DOUBLING_KEYS)
-    if type(low) is not int or type(high) is not int or not 1 <= low <= high:
-        raise SuiteError(
-            f"{place}: `{key}` needs `from` and `doubling_to`: whole numbers from 1 up, the "
-            f"second no smaller. {DOUBLING}"
-        )
-    return [low << power for power in range((high // low).bit_length())]
 
 
 def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, sweep: bool) -> Planned:
@@ -286,7 +294,7 @@ def _space(
             )
     space: dict[str, tuple[Setting, ...]] = {}
     for key in (name for name in TUNABLE if name in table):
-        (listed,) = _sweep_values(f"{place}, {TUNED}", {key: table[key]})
+        (listed,) = values_of(f"{place}, {TUNED}", {key: table[key]})
         for value in listed if key in allowed else ():
             _choice(place, who, key, value, allowed[key])
         if len(set(map(str, listed))) < len(listed):

@@ -7,6 +7,9 @@ description = "one line"
 
 budget_minutes = 12       # if it is to end by then, unless the user says otherwise
 
+[instead]                 # what is measured on a device that lacks the arithmetic of a precision
+bf16 = ["fp16", "fp32"]   # the first that the device has, and the case
+
 [settings]                # how it is measured; see `bench.records.run.Settings`
 launches = 3
 
@@ -40,6 +43,7 @@ import msgspec
 from bench.catalogue import releases, suites
 from bench.errors import SuiteError, UnknownName, suggestion
 from bench.planning.wrong_value import wrong_value
+from bench.precision import PRECISIONS
 from bench.records.run import MOST_LAUNCHES, Settings
 
 if TYPE_CHECKING:
@@ -47,7 +51,8 @@ if TYPE_CHECKING:
 
 AUTO_TARGET = 0.02
 """`--launches auto` aims at this half-width even where the suite is content with more."""
-TOP_KEYS = ("budget_minutes", "case", "description", "settings")
+INSTEAD = 'For example: bf16 = ["fp16", "fp32"]'
+TOP_KEYS = ("budget_minutes", "case", "description", "instead", "settings")
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +68,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     budget_minutes: float | None = None
     """Within which a run ends that is not told otherwise; None for all that is planned."""
+    instead: dict[str, tuple[str, ...]] = {}
+    """By precision: those that take its place, the best first, on a device that lacks it."""
     entries: tuple[dict[str, Any], ...]
     """The `[[case]]` tables, sweeps not yet expanded."""
 
@@ -131,6 +138,7 @@ def read_suite(path: StrPath) -> Suite:
         description=description,
         settings=_settings(source, content.get("settings", {})),
         budget_minutes=_budget(source, content.get("budget_minutes")),
+        instead=_instead(source, content.get("instead", {})),
         entries=tuple(entries),
     )
 
@@ -154,6 +162,24 @@ def _budget(source: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise SuiteError(f"{source}: `budget_minutes` must be a number above 0, not {value!r}.")
     return float(value)
+
+
+def _instead(source: str, table: Any) -> dict[str, tuple[str, ...]]:
+    if not isinstance(table, dict):
+        raise SuiteError(f"{source}: `instead` must be a table, headed [instead]. {INSTEAD}")
+    found: dict[str, tuple[str, ...]] = {}
+    for key, value in table.items():
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not names:
+            raise SuiteError(
+                f"{source}, instead: `{key}` must name a precision, or a list of them. {INSTEAD}"
+            )
+        for name in (key, *map(str, names)):
+            if name not in PRECISIONS:
+                hint = suggestion(name, PRECISIONS)
+                raise SuiteError(f"{source}, instead: unknown precision `{name}`.{hint}")
+        found[key] = tuple(names)
+    return found
 
 
 def _settings(source: str, table: Any) -> Settings:

@@ -51,8 +51,9 @@ def _measure(session: pytest.Session) -> None:
     path = folder / f"{plan.suite.name}-{chosen.backend}-{identity}.jsonl"
     cases = tuple({case.fingerprint: case for case in cases_of(session)}.values())
     typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
-    left_out = plan.left_out
-    writer = begin(path, identity, plan.suite.title, cases, plan.settings, chosen, typed, left_out)
+    left_out, instead = plan.whole.left_out, plan.whole.instead
+    header = (identity, plan.suite.title, cases, plan.settings, chosen, typed)
+    writer = begin(path, *header, left_out, instead)
     with contextlib.closing(writer):
         reason = open_session(
             *(writer, cases, plan.settings, chosen, PlainFace(say, plan.settings)),

@@ -14,12 +14,13 @@ import pytest
 from bench.pytest_plugin.keys import PLAN
 
 if TYPE_CHECKING:
+    from bench.planning.plan import Plan as Whole
     from bench.planning.suite_file import Suite
     from bench.records.case import Case
     from bench.records.run import Settings
 
 DEFAULT_SUITE = "quick"
-OPTIONS = ("suite", "device", "only", "launches", "out")
+OPTIONS = ("suite", "device", "only", "precision", "launches", "out")
 XDIST = (
     "accelmark cannot measure under pytest-xdist: tests that run side by side slow each other, and "
     "pytest-benchmark disables itself. Run without -n, or with -n 0."
@@ -38,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Default: the first accelerator, else cpu.",
     )
     add("--accelmark-only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
+    add(
+        "--accelmark-precision",
+        metavar="NAME",
+        help="Every case that has it, in this precision. Default: as the suite is written.",
+    )
     add(
         "--accelmark-launches",
         metavar="N",
@@ -73,25 +79,24 @@ class Plan:
             return suite_file.read_suite(suite_file.find_suite(name))
 
     @functools.cached_property
-    def names(self) -> dict[str, Case]:
-        """Every case by the name of its item, in the order of the suite."""
-        from bench.exchange import benchmark_json
+    def whole(self) -> Whole:
+        """What of the suite is measured, and what otherwise than it says."""
         from bench.planning import plan
+        from bench.planning.instead import wanted
 
         only = self._config.getoption("accelmark_only")
         with usage_errors():
-            cases = plan.plan(self.suite)
-            if only is not None:
-                cases = plan.select(cases, only)
-        names = benchmark_json.names(cases)
-        return {names[case.fingerprint]: case for case in cases}
+            taken = wanted(None, self._config.getoption("accelmark_precision"))
+            return plan.whole(self.suite, wanted=taken, only=only)
 
     @functools.cached_property
-    def left_out(self) -> dict[str, str]:
-        """Which of them are not tried, by fingerprint: why."""
-        from bench.planning import plan, spread
+    def names(self) -> dict[str, Case]:
+        """Every case by the name of its item, in the order of the suite."""
+        from bench.exchange import benchmark_json
 
-        return plan.left_out(self.suite, spread.FEWEST)
+        cases = self.whole.cases
+        names = benchmark_json.names(cases)
+        return {names[case.fingerprint]: case for case in cases}
 
     @functools.cached_property
     def settings(self) -> Settings:

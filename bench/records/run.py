@@ -75,7 +75,11 @@ class Run(Value, frozen=True, kw_only=True, omit_defaults=True, tag="run", tag_f
     plan: tuple[Case, ...]
     left_out: dict[str, str] = msgspec.field(default_factory=dict)
     """Planned cases that the run does not try, by fingerprint: why. Points of a sweep over devices
-    beyond those that it takes. Absent from the JSON of a run that tries all."""
+    beyond those that it takes, and what has not the precision that all are to have. Absent from
+    the JSON of a run that tries all."""
+    instead: dict[str, str] = msgspec.field(default_factory=dict)
+    """Planned cases in another precision than their suite says, by fingerprint: why. Absent from
+    the JSON of a run that has none."""
     settings: Settings
     explanations: int = 0
     """How often each case is explained, after all its launches."""

@@ -51,6 +51,8 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
     for said, some in grouped(measured, lambda r: f"{r.verdict}\n{_disturbed(r)}"):
         if reason := said.partition("\n")[2]:
             yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
+    for said, some in grouped([row for row in rows if row.instead], lambda row: row.instead):
+        yield Note("PRECISION", f"{said}: {_called(some, names)}", "bold")
     yield from _unscaled(rows)
     yield from _slow(measured, names)
     yield from _links(rows, wide=wide)

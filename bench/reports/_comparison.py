@@ -73,6 +73,9 @@ def _card(console: Console, comparison: Comparison, canvas: Canvas) -> None:
     if comparison.command_for_the_rest:
         rest = f"What the other has not measured, on its device: {comparison.command_for_the_rest}"
         console.print(visible(rest))
+    if comparison.command_for_the_base:
+        rest = "What the other measured in another precision, on the base's device: "
+        console.print(visible(rest + comparison.command_for_the_base))
     console.print(visible(_next(comparison, canvas)), style="bold")
 
 

@@ -25,7 +25,9 @@ def details(row: Row) -> Iterator[str]:
             if found := "; ".join(parts):
                 yield plain(found)
     flags = [f"{flag}{whose(row, flag)}" for flag in row.flags]
-    said = "; ".join(part for part in (row.reason, row.left_out, ", ".join(flags)) if part)
+    said = "; ".join(
+        part for part in (row.reason, row.left_out, row.instead, ", ".join(flags)) if part
+    )
     if said:
         yield plain(said)
 

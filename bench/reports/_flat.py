@@ -55,6 +55,7 @@ def _of_case(run: RunFile, row: Row) -> dict[str, Any]:
         "workload": case.workload,
         "mode": case.mode,
         "precision": case.precision,
+        "precision_instead": row.instead or None,
         "execution": case.execution,
         "devices": case.devices,
         "parallelism": case.parallelism,

@@ -29,6 +29,7 @@ def flat(comparison: Comparison) -> dict[str, Any]:
         "geometric_mean_ratio": comparison.geometric_mean,
         "cases_compared": len(comparison.ratios),
         "command_for_the_rest": comparison.command_for_the_rest or None,
+        "command_for_the_base": comparison.command_for_the_base or None,
         "cases": [
             _flat_case(case, comparison.configured) | _flat_system(case)
             for case in comparison.cases

@@ -116,8 +116,7 @@ def _memory_cell(_: Side, row: Row) -> Cell:
 
 def _why(row: Row) -> str:
     """Everything that must be known beside the figures of a row."""
-    parts = [row.reason]
-    parts.append(row.left_out)
+    parts = [row.reason, row.left_out, row.instead]
     parts += [f"{flag}{whose(row, flag)}" for flag in row.flags if flag != row.verdict]
     return "; ".join(part for part in dict.fromkeys(parts) if part)
 

@@ -31,12 +31,13 @@ def begin(
     device: DeviceInfo,
     command: Sequence[str],
     left_out: Mapping[str, str] = NOTHING,
+    instead: Mapping[str, str] = NOTHING,
     explanations: int = 0,
     *,
     only_explained: bool = False,
     framework: str = "torch",
 ) -> Writer:
-    """A new record with its header on disk; left_out: see `Run.left_out`, of any cases."""
+    """A new record with its header on disk; left_out, instead: as in `Run`, of any cases."""
     writer = Writer(path)
     writer.append(
         Run(
@@ -44,9 +45,8 @@ def begin(
             run_id=identity,
             suite=suite,
             plan=tuple(cases),
-            left_out={
-                c.fingerprint: left_out[c.fingerprint] for c in cases if c.fingerprint in left_out
-            },
+            left_out=_of(left_out, cases),
+            instead=_of(instead, cases),
             settings=settings,
             explanations=explanations,
             only_explained=only_explained,
@@ -58,6 +58,10 @@ def begin(
         )
     )
     return writer
+
+
+def _of(whys: Mapping[str, str], cases: Sequence[Case]) -> dict[str, str]:
+    return {c.fingerprint: whys[c.fingerprint] for c in cases if c.fingerprint in whys}
 
 
 def command_line(program: str, arguments: Sequence[str]) -> list[str]:

@@ -30,6 +30,7 @@ from bench.errors import (
 )
 from bench.framework import Framework
 from bench.lifeline import Lifeline, hold
+from bench.precision import PRECISIONS
 from bench.records import cpu_limits
 from bench.records.encoding import encoded
 from bench.running.elsewhere import TORCH
@@ -243,13 +244,37 @@ def _labelled(
     Of parts with one name the first is asked: to ask may take a product on the device.
     """
     runs: dict[str, tuple[str, ...]] = {}
+    slow: dict[str, dict[str, str]] = {}
     for info in devices:
         if info.name not in runs:
             ask = functools.partial(framework.unsupported, backend)
             answers = supported_precisions(backend, info, ask)
             runs[info.name] = tuple(name for name, reason in answers.items() if reason is None)
-        vendor = info.vendor or backend.vendor
-        yield msgspec.structs.replace(info, vendor=vendor, precisions=runs[info.name])
+            slow[info.name] = _slow(framework, backend, info, runs[info.name])
+        yield msgspec.structs.replace(
+            info,
+            vendor=info.vendor or backend.vendor,
+            precisions=runs[info.name],
+            slow=slow[info.name],
+        )
+
+
+def _slow(
+    framework: Framework, backend: Backend, info: DeviceInfo, names: Iterable[str]
+) -> dict[str, str]:
+    """Which precisions it runs by reference code; what is multiplied alike is asked of once."""
+    seen: dict[tuple[str, str | None], str | None] = {}
+    found: dict[str, str] = {}
+    for name in names:
+        precision = PRECISIONS[name]
+        kind = precision.arithmetic, precision.quantized
+        if kind not in seen:
+            seen[kind] = None
+            with contextlib.suppress(Exception):  # a trial that fails shows nothing
+                seen[kind] = framework.slow(backend, info, precision)
+        if said := seen[kind]:
+            found[name] = said
+    return found
 
 
 def _with_read_back(found: Found) -> Found:

@@ -18,7 +18,7 @@ import pytest
 
 from bench import api
 from bench.judging.suites import suite_of
-from bench.planning import plan
+from bench.planning import selected
 from bench.planning.versions import unknown
 from bench.publishing import publish
 from bench.records.runfile import read
@@ -115,7 +115,7 @@ def test_this_release_knows_its_work() -> None:
     run = read(H200).run
     assert all(unknown(case) == "" for case in run.plan)
     assert suite_of(run) is None, "a suite of somebody's own"
-    assert len(plan.select(run.plan, "llama-decode,gemm")) == 4
+    assert len(selected.select(run.plan, "llama-decode,gemm")) == 4
 
 
 def test_a_copy_of_it_is_itself_and_another_like_it_has_no_verdict(

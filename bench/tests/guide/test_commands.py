@@ -16,7 +16,7 @@ import pytest
 
 from bench import catalogue, cli, guide
 from bench.judging import chips
-from bench.planning import plan, suite_file
+from bench.planning import plan, selected, suite_file
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.tests.commands.test_compare import write
@@ -118,7 +118,7 @@ def test_a_command_that_takes_long_is_one_that_there_is(words: list[str], here: 
     if isinstance(suite := given.get("suite"), str):
         found = suite_file.read_suite(suite_file.find_suite(suite))
         suite_file.with_launches(found.settings, given["launches"], "--launches")
-        assert plan.select(plan.plan(found), given["only"] or "*")
+        assert selected.select(plan.plan(found), given["only"] or "*")
     devices = given.get("devices") or ([d] if isinstance(d := given.get("device"), str) else [])
     backends = {device.partition(":")[0] for device in devices}
     if words[0] == "check-backend" and not given["name"].isupper():

@@ -34,7 +34,7 @@ def suite(*entries: dict[str, Any]) -> Suite:
 def points(*entries: dict[str, Any], devices: int = 4) -> list[tuple[int, str, Any, str]]:
     """Of each case its devices, parallelism and batch, and why it is not tried."""
     given = suite(*entries)
-    why = plan.left_out(given, devices)
+    why = plan.whole(given, devices).left_out
     return [
         (c.devices, c.parallelism, c.parameters.get("batch_size"), why.get(c.fingerprint, ""))
         for c in plan.plan(given, devices)
@@ -132,7 +132,7 @@ def test_work_without_a_batch_has_none_of_a_device() -> None:
 
 def test_a_run_may_say_how_many_devices_a_sweep_takes() -> None:
     given = suite({**TRAIN, "parallelism": "dp", "devices": [1, 2], "batch_size": 8})
-    assert plan.leaves_devices_open(given) and len(api.planned(given, None, 4)) == 2
+    assert plan.leaves_devices_open(given) and len(plan.whole(given, 4).cases) == 2
     exact = suite({**TRAIN, "parallelism": "dp", "devices": 2, "batch_size": 8})
     assert not plan.leaves_devices_open(exact)
 

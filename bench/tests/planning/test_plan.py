@@ -10,7 +10,7 @@ import pytest
 
 from bench import catalogue
 from bench.errors import SuiteError
-from bench.planning import plan
+from bench.planning import plan, selected
 from bench.planning.suite_file import Suite, find_suite, read_suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
@@ -242,12 +242,12 @@ def test_only(pattern: str, names: list[str]) -> None:
         {"workload": "toy", "mode": "infer"},
         {"workload": "single"},
     )
-    assert [f"{c.name}-{c.precision}" for c in plan.select(cases, pattern)] == names
+    assert [f"{c.name}-{c.precision}" for c in selected.select(cases, pattern)] == names
 
 
 def test_only_that_matches_nothing_is_refused() -> None:
     with pytest.raises(SuiteError) as caught:
-        plan.select(planned({"workload": "toy", "mode": "train"}), "toy-trian")
+        selected.select(planned({"workload": "toy", "mode": "train"}), "toy-trian")
     assert str(caught.value) == (
         "--only toy-trian: matches no case. Did you mean `toy-train`? Allowed: toy-train."
     )

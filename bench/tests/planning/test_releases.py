@@ -13,7 +13,7 @@ from bench import api, catalogue
 from bench.errors import SuiteError, UnknownName
 from bench.judging.compare import compare
 from bench.judging.suites import suite_of
-from bench.planning import plan
+from bench.planning import plan, selected
 from bench.planning.suite_file import find_suite, read_suite
 from bench.planning.versions import today
 from bench.records.case import Case
@@ -139,7 +139,7 @@ def test_across_numbers_the_rest_is_told_with_its_command() -> None:
     assert (found.suite, found.command_for_the_rest) == ("quick@1", command)
     back = compare(newer, of(published(EPYC), "quick"))
     assert back.command_for_the_rest == command.replace("@1", "@2")
-    measured = of([*cases("quick@2"), *plan.select(cases("quick@1"), REST)], "quick@2")
+    measured = of([*cases("quick@2"), *selected.select(cases("quick@1"), REST)], "quick@2")
     done = compare(older, measured)
     assert len(done.ratios) == 24 and done.command_for_the_rest == ""
     assert compare(older, of(cases("quick@1"), "quick@1")).command_for_the_rest == ""
@@ -147,7 +147,7 @@ def test_across_numbers_the_rest_is_told_with_its_command() -> None:
 
 def test_the_rest_is_what_was_not_asked_for_and_no_more() -> None:
     """What the other could not measure, and what the base has not, is not asked for again."""
-    (case, void) = plan.select(cases("quick"), "resnet50")
+    (case, void) = selected.select(cases("quick"), "resnet50")
     base = of((case, void), "quick")
     other = make_file([case], make_launches(case, [make_measured()]))
     assert (
@@ -161,9 +161,9 @@ def test_the_rest_is_what_was_not_asked_for_and_no_more() -> None:
 
 
 def test_only_takes_several_globs() -> None:
-    found = plan.select(cases("quick@1"), REST)
+    found = selected.select(cases("quick@1"), REST)
     assert [case.name for case in found] == [
         *("bert-train", "bert-infer", "llama-train", "llama-prefill", "vit-b16-train")
     ]
     with pytest.raises(SuiteError, match="--only lama-train: matches no case"):
-        plan.select(cases("quick"), "bert-*,lama-train")
+        selected.select(cases("quick"), "bert-*,lama-train")

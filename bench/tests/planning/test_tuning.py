@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bench.errors import SuiteError
-from bench.planning import plan
+from bench.planning import plan, selected
 from bench.planning.suite_file import Suite
 from bench.planning.tuning import candidates, in_words, settled
 from bench.records.case import Case, Choice
@@ -164,9 +164,9 @@ def test_a_case_that_leaves_open_what_it_cannot_is_not_constructed(space: dict[s
 def test_only_finds_the_tuned_ones() -> None:
     (one,) = planned(tuned={"batch_size": [1, 2]})
     cases = (fixed_case(1), one)
-    assert plan.select(cases, "*-tuned") == (one,)
-    assert plan.select(cases, "resnet50-infer-bf16-tuned") == (one,)
-    assert plan.select(cases, "resnet50-infer") == cases
+    assert selected.select(cases, "*-tuned") == (one,)
+    assert selected.select(cases, "resnet50-infer-bf16-tuned") == (one,)
+    assert selected.select(cases, "resnet50-infer") == cases
 
 
 def test_choices_double_the_batch_within_all_else() -> None:

@@ -53,4 +53,6 @@ def test_what_a_sweep_leaves_out_is_not_measured_here_either() -> None:
 
     chosen = Plan(cast(pytest.Config, Config()))
     few = {c.fingerprint for c in chosen.names.values() if c.devices <= 2}
-    assert few and set(chosen.left_out) == {c.fingerprint for c in chosen.names.values()} - few
+    assert (
+        few and set(chosen.whole.left_out) == {c.fingerprint for c in chosen.names.values()} - few
+    )

@@ -22,7 +22,7 @@ import msgspec
 
 from bench import catalogue, units
 from bench.measuring import numerics
-from bench.planning import memory_fit, plan, suite_file
+from bench.planning import memory_fit, plan, selected, suite_file
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.stats import WARMUP_MINIMUM
@@ -112,7 +112,7 @@ def main() -> None:
         return
     cases = plan.plan(suite_file.read_suite(suite_file.find_suite(arguments.suite)))
     near: set[str] = set()
-    chosen = plan.select(cases, arguments.only)
+    chosen = selected.select(cases, arguments.only)
     for case, found in zip(chosen, in_fresh_processes(chosen), strict=True):
         if abs(found.ratio - 1) <= WITHIN:
             near.add(case.workload)

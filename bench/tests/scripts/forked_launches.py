@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from bench import catalogue, stats
 from bench.measuring.messages import Request
-from bench.planning import plan, suite_file
+from bench.planning import plan, selected, suite_file
 from bench.records.case import Case
 from bench.records.outcome import Measured
 from bench.records.run import Settings
@@ -53,7 +53,7 @@ def main() -> None:
     stems = Stems.of(backend, sys.executable, None if folder is None else str(folder))
     try:
         for turn in range(arguments.turns):
-            for case in plan.select(cases, arguments.only):
+            for case in selected.select(cases, arguments.only):
                 for forked in (turn % 2 == 0, turn % 2 == 1):
                     one = launched(case, turn, stems if forked else None, str(folder))
                     if one is not None:
