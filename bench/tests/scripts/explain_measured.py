@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 import subprocess
@@ -16,11 +17,13 @@ import msgspec
 
 from bench import catalogue
 from bench.judging.explained import ExplainedCase, explained_case
-from bench.planning.plan import parameters_of, plan
+from bench.planning.instead import wanted
+from bench.planning.plan import parameters_of, whole
 from bench.planning.suite_file import find_suite, read_suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.explained import Account, Explained, Explanation, Tried, Unexplained
+from bench.running import probe
 from bench.workload import Job, Site
 
 NO_MODELS = ("gemm", "memory", "launch", "transfer", "attention", "collective")
@@ -42,11 +45,13 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     cpu_time: bool
 
 
+@functools.cache
 def models() -> list[Case]:
-    """The models of `quick` by one device, eager."""
+    """The models of `quick` by one device, eager, in the precisions that this host computes."""
+    here, _ = probe.choose("cpu")
     return [
         case
-        for case in plan(read_suite(find_suite("quick")), 2)
+        for case in whole(read_suite(find_suite("quick")), wanted=wanted(here)).cases
         if case.workload not in NO_MODELS and case.devices == 1 and case.execution == "eager"
     ]
 
