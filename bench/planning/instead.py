@@ -9,14 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from bench.backend import DeviceInfo
 from bench.errors import UnknownName, suggestion
 from bench.precision import PRECISIONS
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 OPTION = "--precision"
+
+
+class Device(Protocol):
+    """A device as it was asked (`bench.backend.DeviceInfo`)."""
+
+    @property
+    def precisions(self) -> Sequence[str]:
+        """Those that it runs; empty if nobody asked."""
+
+    @property
+    def slow(self) -> Mapping[str, str]:
+        """Those that it runs by reference code: what was seen of that."""
 
 
 class Wanted(NamedTuple):
@@ -58,7 +69,7 @@ def both(one: Wanted, other: Wanted) -> Wanted:
     return Wanted(one.runs & other.runs, {**one.slow, **other.slow}, one.always)
 
 
-def wanted(device: DeviceInfo | None, precision: str | None = None) -> Wanted:
+def wanted(device: Device | None, precision: str | None = None) -> Wanted:
     """What a run makes of its suite on that device; precision: what the user asks for, of all.
 
     Raises `UnknownName` where that is none.

@@ -116,7 +116,7 @@ def whole(
 def any_way(suite: Suite) -> tuple[Case, ...]:
     """Every case that a run of a suite may measure of itself on some device."""
     found = {case.fingerprint: case for case in plan(suite)}
-    for name in {name for names in suite.instead.values() for name in names}:
+    for name in sorted({name for names in suite.instead.values() for name in names}):
         wanted = Wanted(frozenset((name,)))
         found |= {case.fingerprint: case for case in whole(suite, wanted=wanted).cases}
     return tuple(found.values())

@@ -46,7 +46,7 @@ frameworks/        | backend backends catalogue errors framework lifeline       
                    | measuring planning precision ranks records rehearsal       | torch mindspore
                    | telemetry workload workloads                               | psutil
 running/           | backend catalogue errors framework lifeline measuring      | msgspec psutil
-                   | planning records stats telemetry                           |
+                   | planning precision records stats telemetry                 |
 judging/           | catalogue errors planning precision records stats          | msgspec
                    | telemetry units                                            |
 serving/           | backend catalogue errors judging planning precision        | msgspec psutil

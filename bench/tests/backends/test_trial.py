@@ -43,6 +43,41 @@ def test_a_trial_sees_a_short_mantissa(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _trial.refusal(BACKEND, torch.device("cpu"), PRECISIONS["tf32"]) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "times", "said"),
+    [
+        ("bf16", 60.0, "torch multiplies bfloat16 here by reference code, 60 times as slowly"),
+        ("bf16-amp", 8.0, "torch multiplies bfloat16 here by reference code, 8 times as slowly"),
+        ("fp16", 9.0, "torch multiplies float16 here by reference code, 9 times as slowly"),
+        ("bf16", 7.9, None),
+        ("fp32", 60.0, None),
+        ("int4-weights", 60.0, None),
+    ],
+)
+def test_a_product_by_reference_code_is_seen_by_its_time(
+    name: str, times: float, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def seconds(operand: torch.Tensor) -> float:
+        threads.append(torch.get_num_threads())
+        held_up = 50.0 if len(threads) < 5 else 0.0  # the first turns; not all
+        return held_up + (1.0 if operand.dtype == torch.float32 else times)
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(_trial, "_core_seconds", seconds)
+    found = _trial.by_reference(PRECISIONS[name])
+    assert found == (said and said + " as float32")
+    assert torch.get_num_threads() == before and set(threads) <= {1}
+
+
+def test_a_slow_product_is_slow() -> None:
+    """By the clock of the core: no time is asserted but that of the one beside the other."""
+    small, large = torch.ones(64, 64), torch.ones(512, 512)
+    least = [min(_trial._core_seconds(operand) for _ in range(5)) for operand in (small, large)]
+    assert least[1] > 8 * least[0]
+
+
 def test_what_a_device_lacks_or_computes_wrongly_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def raising(error: Exception) -> Any:
         def fail(*_: Any) -> torch.Tensor:

@@ -34,7 +34,7 @@ def suite(*entries: dict[str, Any]) -> Suite:
 def points(*entries: dict[str, Any], devices: int = 4) -> list[tuple[int, str, Any, str]]:
     """Of each case its devices, parallelism and batch, and why it is not tried."""
     given = suite(*entries)
-    why = plan.whole(given, devices).left_out
+    why = plan.whole(given, devices if plan.leaves_devices_open(given) else None).left_out
     return [
         (c.devices, c.parallelism, c.parameters.get("batch_size"), why.get(c.fingerprint, ""))
         for c in plan.plan(given, devices)

@@ -81,7 +81,7 @@ def test_a_suite_that_is_not_there(
         (
             "setings = 1\n" + MINIMAL,
             "unknown key `setings`. Did you mean `settings`? Allowed: budget_minutes, case, "
-            "description, settings.",
+            "description, instead, settings.",
         ),
         ("budget_minutes = 0\n" + MINIMAL, "`budget_minutes` must be a number above 0, not 0."),
         ("budget_minutes = true\n" + MINIMAL, "`budget_minutes` must be a number above 0, not T"),

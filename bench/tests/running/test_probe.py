@@ -16,6 +16,7 @@ import pytest
 from bench import catalogue
 from bench.backend import Backend, DeviceInfo, DeviceUnavailable
 from bench.errors import UnknownName
+from bench.precision import Precision
 from bench.records import cpu_limits, environment
 from bench.running import probe
 from bench.running.probe import Found, choose
@@ -96,6 +97,28 @@ def test_what_the_libraries_did_is_a_fact_of_the_device(monkeypatch: pytest.Monk
     forced, _ = choose("cpu", forced={"OMP_NUM_THREADS": "2"})
     if cpu_limits.affinity_cores() > 1:
         assert forced.facts["threads_used"] == "2", "other loops had made the pool before"
+
+
+def test_what_is_computed_by_reference_code_is_said_with_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def slow(_: object, info: DeviceInfo, precision: Precision) -> str | None:
+        asked.append(precision.name)
+        if precision.quantized is not None:
+            raise RuntimeError("no such product")
+        return f"{info.name} has none" if precision.arithmetic == "bf16" else None
+
+    backend, framework = catalogue.backend("cpu"), catalogue.framework("torch")
+    runs = ("bf16", "bf16-amp", "fp32", "int4-weights", "int8")
+    monkeypatch.setattr(type(backend), "slow", slow)
+    monkeypatch.setattr(probe, "supported_precisions", lambda *_: dict.fromkeys(runs))
+    info = DeviceInfo(backend="cpu", index=0, name="CPU", memory_bytes=None)
+    (found,) = probe._labelled(framework, backend, [info])
+    assert found.precisions == runs
+    assert found.slow == {"bf16": "CPU has none", "bf16-amp": "CPU has none"}
+    assert asked == ["bf16", "fp32", "int4-weights", "int8"], "alike once"
 
 
 def test_threads_beyond_the_quota_are_said_before_anything_is_measured(

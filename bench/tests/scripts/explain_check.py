@@ -7,9 +7,9 @@ torch.profiler's; `counts` of operators against the profiler's; `planted`: an op
 beside BERT; `layouts`: ResNet-50 in two memory formats, in turns, whose classes' differences must
 be that of the steps; `advice`: what `--try` says of known remedies against turns apart from it;
 `aa`: the timed launches of runs with and without `--explain`, in pairs. The first six are on the
-CPU, each case in a process of its own. Exit code 1 where any of it is not as it must be. About ten
-minutes on two idle cores: four for the first three checks, which share what they measure, one to
-two for each other.
+CPU; the first three by the mean of three processes for each case, the others in one. Exit code 1
+where any of it is not as it must be. About twenty minutes on two idle cores: ten for the first
+three checks, which share what they measure, one to two for each other.
 
 --cpu-time: one thread, by its CPU time, which is honest on a machine that has much else to do; but
 for `shares`, as the profiler has the wall's clock only, and `aa`. By default torch's threads and
@@ -249,6 +249,7 @@ def main() -> None:
     )
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--seconds", type=float, default=3.0, help="of turns, for each case")
+    parser.add_argument("--launches", type=int, default=3, help="processes that explain a case")
     parser.add_argument("--only", default=",".join(NAMES), metavar="CHECKS")
     parser.add_argument("--cases", default="*", metavar="GLOB")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all accounts")
@@ -261,7 +262,7 @@ def main() -> None:
     if unknown := set(wanted) - set(NAMES):
         parser.error(f"--only: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     begin = time.monotonic()
-    measurer = Measurer(__spec__.name, given.seconds, cpu_time=given.cpu_time)
+    measurer = Measurer(__spec__.name, given.seconds, given.launches, cpu_time=given.cpu_time)
     chosen = matching(parser, "--cases", given.cases, models(), lambda case: case.name)
     checks = Checks(measurer, chosen)
     results = []

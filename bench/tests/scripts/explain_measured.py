@@ -59,22 +59,31 @@ def models() -> list[Case]:
 class Measurer:
     """Measures, and keeps what it has measured."""
 
-    def __init__(self, script: str, seconds: float, *, cpu_time: bool) -> None:
-        """script: the module that answers `--of`; seconds: of turns."""
+    def __init__(self, script: str, seconds: float, launches: int, *, cpu_time: bool) -> None:
+        """script: the module that answers `--of`; seconds: of turns; launches: processes that
+        explain a case as it is."""
         self._script, self._seconds, self._cpu_time = script, seconds, cpu_time
-        self._found: dict[tuple[str, str, bool], tuple[Case, Account]] = {}
+        self._launches = launches
+        self._found: dict[tuple[str, str, bool], tuple[Case, list[Account]]] = {}
 
     def case(self, case: Case, how: str = "", *, wall: bool = False) -> ExplainedCase:
         """A case explained; wall: by the wall's clock, whatever else is asked for."""
         by_cpu = self._cpu_time and not wall
         key = case.fingerprint, how, by_cpu
         if key not in self._found:
-            try:
-                account = self._apart(Account, case=case, how=how, cpu_time=by_cpu)
-            except subprocess.CalledProcessError:  # it has said why
-                account = Unexplained(reason="its process failed")
-            self._keep(case, how, by_cpu, account)
-        return explained_case(case, [explanation(*self._found[key])])
+            accounts = [
+                self._account(case, how, by_cpu) for _ in range(1 if how else self._launches)
+            ]
+            self._keep(case, how, by_cpu, accounts)
+        found, accounts = self._found[key]
+        return explained_case(found, [explanation(found, account) for account in accounts])
+
+    def _account(self, case: Case, how: str, by_cpu: bool) -> Account:
+        try:
+            account: Account = self._apart(Account, case=case, how=how, cpu_time=by_cpu)
+        except subprocess.CalledProcessError:  # it has said why
+            return Unexplained(reason="its process failed")
+        return account
 
     def layouts(self, case: Case, times: float) -> list[ExplainedCase]:
         """A case in each of `LAYOUTS`, in turns within one process; times: as long as others."""
@@ -84,24 +93,24 @@ class Measurer:
         except subprocess.CalledProcessError:  # it has said why
             found = [Unexplained(reason="its process failed") for _ in LAYOUTS]
         each = zip(LAYOUTS, found, strict=True)
-        return [self._keep(case, layout, self._cpu_time, account) for layout, account in each]
+        return [self._keep(case, layout, self._cpu_time, [account]) for layout, account in each]
 
-    def _keep(self, case: Case, how: str, by_cpu: bool, account: Account) -> ExplainedCase:
-        """Says what an account comes to."""
-        self._found[case.fingerprint, how, by_cpu] = case, account
-        one = explained_case(case, [explanation(case, account)])
+    def _keep(self, case: Case, how: str, by_cpu: bool, accounts: list[Account]) -> ExplainedCase:
+        """Says what the accounts come to."""
+        self._found[case.fingerprint, how, by_cpu] = case, accounts
+        one = explained_case(case, [explanation(case, account) for account in accounts])
         covered = f"{one.coverage.value:7.1%}" if one.coverage else one.reason
         flags = " ".join(one.flags)
         print(f"{case.name:<20}{case.precision:<10}{how:<14}{covered}  {flags}", flush=True)
         return one
 
     def accounts(self) -> dict[str, Explained]:
-        """All that are explained, by fingerprint and how."""
-        return {
-            f"{fingerprint}{how}": account
-            for (fingerprint, how, _), (_, account) in self._found.items()
-            if isinstance(account, Explained)
+        """The first of each that is explained, by fingerprint and how."""
+        firsts = {
+            f"{fingerprint}{how}": next((one for one in some if isinstance(one, Explained)), None)
+            for (fingerprint, how, _), (_, some) in self._found.items()
         }
+        return {name: account for name, account in firsts.items() if account is not None}
 
     def advice(self, case: Case, remedy: str) -> tuple[Tried, float, float]:
         """What is said of a remedy; and ns of steps without and with it, in another process."""

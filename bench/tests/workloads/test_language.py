@@ -91,12 +91,10 @@ def test_micro_batches_add_up_to_one_batch(name: str, mode: str) -> None:
         parts.step()
         assert parts.witness() == pytest.approx(whole.witness(), rel=1e-4)
     assert next(parts._batches, None) is None
-    far, count = 0, 0
-    for value, expected in zip(*(model_of(j).parameters() for j in (parts, whole)), strict=True):
-        far += int((~torch.isclose(value, expected, rtol=1e-3, atol=1e-4)).sum())
-        count += value.numel()
+    jobs = map(model_of, (parts, whole))
+    value, expected = (torch.cat([p.flatten() for p in m.parameters()]) for m in jobs)
     # AdamW makes a whole step of a gradient that is all rounding, as a bias or two may have.
-    assert far < 1e-4 * count
+    assert torch.isclose(value, expected, rtol=1e-3, atol=1e-4).float().mean() > 0.9999
 
 
 def halves(batch: tuple[torch.Tensor, torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
