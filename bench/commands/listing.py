@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bench.commands.common import looking
 from bench.commands.streams import folded, put, put_file
 from bench.errors import UnknownName, suggestion
-
-if TYPE_CHECKING:
-    from bench.backend import DeviceInfo
 
 LISTS = ("workloads", "suites", "backends", "frameworks", "reports", "precisions", "chips")
 
@@ -73,6 +70,7 @@ def _suite_summary(file: Path) -> str:
 def devices(as_json: bool) -> None:
     """Show the devices that are here. For a backend without one: why, and what to do next."""
     from bench import catalogue, units
+    from bench.planning.instead import slow
     from bench.running import probe, reached
     from bench.running.elsewhere import TORCH
 
@@ -87,19 +85,11 @@ def devices(as_json: bool) -> None:
             facts = ", ".join(f"{key} {value}" for key, value in device.facts.items())
             told = [device.name, device.vendor, memory, " ".join(device.precisions)]
             told += ["simulated: no measurement"] if device.simulated else []
-            told += [f"slow {', '.join(names)}: {why}" for why, names in _slow(device).items()]
+            told += [f"slow {', '.join(names)}: {why}" for why, names in slow(device).items()]
             by = "" if one.framework == TORCH else f" by {one.framework}"
             put(folded(f"{device.address}{by}: {', '.join(filter(None, told))} ({facts})", 4))
         if not one.devices:
             put(folded(f"no {one.reason}", 4))
-
-
-def _slow(device: DeviceInfo) -> dict[str, list[str]]:
-    """Precisions that it runs by reference code, by what was seen of that."""
-    found: dict[str, list[str]] = {}
-    for name, why in device.slow.items():
-        found.setdefault(why, []).append(name)
-    return found
 
 
 @click.command(short_help="Print the JSON Schema of a record.")

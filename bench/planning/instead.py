@@ -62,6 +62,14 @@ class Wanted(NamedTuple):
 AS_WRITTEN = Wanted()
 
 
+def slow(device: Device) -> dict[str, list[str]]:
+    """The precisions that it runs by reference code, by what was seen of that."""
+    found: dict[str, list[str]] = {}
+    for name, why in device.slow.items():
+        found.setdefault(why, []).append(name)
+    return found
+
+
 def both(one: Wanted, other: Wanted) -> Wanted:
     """What a run on two devices makes of its suite, which is the same on both."""
     if one.runs is None or other.runs is None:

@@ -31,6 +31,7 @@ def _measure(session: pytest.Session) -> None:
     Raises `KeyboardInterrupt` if it was interrupted: what was measured is on disk by then.
     """
     from bench.commands.plain import PlainFace
+    from bench.planning.instead import slow
     from bench.records import runfile
     from bench.running import probe
     from bench.running.header import begin, command_line, run_id
@@ -45,6 +46,9 @@ def _measure(session: pytest.Session) -> None:
         say(f"  passed over {translated(remark)}")
     if held_back := probe.held_back(chosen):
         say(f"  {held_back}")
+    for why, names in slow(chosen).items():
+        if any(case.precision in names for case in plan.whole.cases):
+            say(f"  {', '.join(names)}: {why}. Quicker: --accelmark-precision fp32")
     kept = config.getoption("accelmark_out")
     folder = Path(kept or tempfile.mkdtemp(prefix="accelmark-"))
     identity = run_id()
