@@ -47,9 +47,11 @@ PLANTED_WITHIN = 0.10
 SUM_WITHIN = 0.05
 PLANTED_IN = "bert-infer"
 LAID_OUT = "resnet50-infer"
+LAID_OUT_IN = "bf16"
 LAID_OUT_BATCH = 16
-"""There they differ by a third of the step; in training by a tenth, and a twentieth of that is less
-than coverage spreads."""
+"""There they differ by a third of the step; in training, and in float32, by a tenth, and a
+twentieth of that is less than coverage spreads. Where bfloat16 is multiplied by reference code they
+differ by three quarters at any batch: at the suite's."""
 LAID_OUT_LONGER = 10.0
 """Times the turns' seconds: what is judged is a twentieth of a difference of steps."""
 ADVICE = {
@@ -210,11 +212,11 @@ class Checks:
 
     def layouts(self) -> Judged:
         """Of ResNet-50, at a batch where they differ."""
-        case = self._by_name[LAID_OUT]
-        larger: Case = msgspec.structs.replace(
-            case, parameters={**case.parameters, "batch_size": LAID_OUT_BATCH}
-        )
-        return layouts(*self._measurer.layouts(larger, times=LAID_OUT_LONGER))
+        case = msgspec.structs.replace(self._by_name[LAID_OUT], precision=LAID_OUT_IN)
+        if LAID_OUT_IN not in explain_measured.host().slow:
+            batch = {"batch_size": LAID_OUT_BATCH}
+            case = msgspec.structs.replace(case, parameters={**case.parameters, **batch})
+        return layouts(*self._measurer.layouts(case, times=LAID_OUT_LONGER))
 
     def advice(self) -> Judged:
         """Of some models."""

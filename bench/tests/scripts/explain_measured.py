@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from bench import catalogue
+from bench.backend import DeviceInfo
 from bench.judging.explained import ExplainedCase, explained_case
 from bench.planning.instead import wanted
 from bench.planning.plan import parameters_of, whole
@@ -46,12 +47,17 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @functools.cache
+def host() -> DeviceInfo:
+    """The CPU, as it was asked."""
+    return probe.choose("cpu")[0]
+
+
+@functools.cache
 def models() -> list[Case]:
     """The models of `quick` by one device, eager, in the precisions that this host computes."""
-    here, _ = probe.choose("cpu")
     return [
         case
-        for case in whole(read_suite(find_suite("quick")), wanted=wanted(here)).cases
+        for case in whole(read_suite(find_suite("quick")), wanted=wanted(host())).cases
         if case.workload not in NO_MODELS and case.devices == 1 and case.execution == "eager"
     ]
 
