@@ -36,6 +36,10 @@ def _only(value: str, run: Run) -> bool:
     return all(any(word in name for name in names) for word in words)
 
 
+def _precision(value: str, run: Run) -> bool:
+    return any(value == case.precision for case in run.plan)
+
+
 def _launches(value: str, run: Run) -> bool:
     return re.fullmatch(r"\d{1,4}|auto", value) is not None
 
@@ -47,6 +51,7 @@ def _minutes(value: str, run: Run) -> bool:
 OPTIONS: dict[str, Callable[[str, Run], bool]] = {
     "device": _device,
     "only": _only,
+    "precision": _precision,
     "launches": _launches,
     "budget-minutes": _minutes,
     "suite": _suite,

@@ -94,7 +94,7 @@ def full() -> RunFile:
     ]  # fmt: skip
     run = make_file(
         [CASE], launches, host={**FACTS, "system": "Linux 6.1"}, device=FACTS,
-        left_out={CASE.fingerprint: "x"},
+        left_out={CASE.fingerprint: "x"}, instead={CASE.fingerprint: "x"},
     )  # fmt: skip
     again = Resumed(started_at="x", command=("accelmark", "run"), host=FACTS, device=FACTS)
     return msgspec.structs.replace(run, resumed=(again,))
@@ -302,6 +302,8 @@ COMMANDS = [
     ("accelmark run --device me:0", "accelmark run --device (private)"),
     ("accelmark run --only gemm-*", "accelmark run --only gemm-*"),
     ("accelmark run --only *me-corp*", "accelmark run --only (private)"),
+    ("accelmark run --precision bf16", "accelmark run --precision bf16"),
+    ("accelmark run --precision fp61", "accelmark run --precision (private)"),
     ("accelmark run --launches=me", "accelmark run --launches=(private)"),
     ("accelmark run --budget-minutes 2.5", "accelmark run --budget-minutes 2.5"),
     ("accelmark run --resume r.jsonl --out me", "accelmark run --resume (private) --out (private)"),
