@@ -37,6 +37,8 @@ def card(run: RunFile, found: Sequence[ExplainedCase], width: int, *, wide: bool
     threads = next((x.environment.get("threads") for x in run.explanations), None)
     with_threads = f", {units.counted(int(threads), 'thread')}" if threads else ""
     lines = [*wrapped(f"accelmark explains {run.run.suite} on {device}{with_threads}", width)]
+    for why in dict.fromkeys(run.run.instead.values()):
+        lines += wrapped(f"PRECISION {why}", width)
     for case in found:
         lines += ["", *_case(case, width, wide=wide)]
     if any(case.operators for case in found):

@@ -56,6 +56,13 @@ def test_the_card(run: RunFile) -> None:
     assert "savings" not in card and "save it need" in card
 
 
+def test_a_case_in_another_precision_than_its_suites_says_so(run: RunFile) -> None:
+    why = "fp32 instead of bf16: by reference code"
+    other = msgspec.structs.replace(run.run, instead={run.run.plan[0].fingerprint: why})
+    card = explained(msgspec.structs.replace(run, run=other), "table", 80, wide=False)
+    assert card.splitlines()[1] == f"PRECISION {why}"
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_no_line_is_wider_than_the_card(run: RunFile, width: int) -> None:
     for wide in (False, True):
