@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
     """What a run makes of the precisions of its suite."""
 
     runs: frozenset[str] | None = None
-    """Names of those that its device runs; None where that is not known: all is as written."""
+    """Names of those that its device was found to run; None where nobody asked: all as written."""
     slow: Mapping[str, str] = NOTHING
     """Those that it runs by reference code: what was seen of that."""
     always: str = ""
@@ -53,7 +53,7 @@ class Wanted(NamedTuple):
             return
         if self.runs is None or (written in self.runs and written not in self.slow):
             return
-        why = self.slow.get(written, f"this device does not run {written}")
+        why = self.slow.get(written, f"this device was not found to run {written}")
         for name in instead.get(written, ()):
             if name in self.runs and name not in self.slow:
                 yield name, f"{name} instead of {written}: {why}"
