@@ -52,6 +52,16 @@ SMALL_VIT: dict[str, Any] = {
 }
 """Of `bench.workloads.vit_b16`: a quarter as wide."""
 
+
+def small_unets() -> dict[str, Any]:
+    """Of `bench.workloads._denoisers.UNETS`: the toy that the gate looks at, half as wide."""
+    from bench.workloads._denoisers import UNETS
+
+    toy = "tiny-unet-2l"
+    narrow = msgspec.structs.replace(UNETS[toy], channels=(32, 64, 128), head=32)
+    return {toy: narrow}
+
+
 NUMERICS = Numerics(
     reference="fp64 on cpu", checks=(Check(quantity="output", error=0.001, tolerance=0.01),)
 )

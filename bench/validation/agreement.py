@@ -1,6 +1,7 @@
 """Does the harness tell the truth? Its throughput against a bare hand-written loop, interleaved.
 
     python -m bench.validation.agreement [--launches 6] [--only 'llama-*'] [--execution compile]
+        [--precision fp32]
 
 For each case of `quick` that runs a model, and of each family that is not in it, on the CPU: a
 fresh process builds the harness's job and the bare loop's model, and lets them take turns (AB, BA,
@@ -9,6 +10,9 @@ over its turns of harness / bare throughput; printed is the geometric mean over 
 95 % t interval. Taking turns within a process, because on a shared machine two processes differ by
 more than what is to be shown. A launch that stands far out is named, with the side that took other
 than its usual time; it stays in the mean.
+
+Most cases are of bfloat16, which a CPU without arithmetic of it calculates by reference code: there
+`--precision fp32` compares the same steps in float32.
 
 The bare loops are in `bench/validation/bare/`, with nothing of the harness but the attention of
 GPT-OSS and of DeepSeek's decode.
@@ -56,8 +60,12 @@ BESIDES = (
 )
 """Entries as of a suite: the families that it has not, each of its default model."""
 
+INSTEAD = ("fp32",)
+"""What every case can be calculated in instead."""
 BARE = {**vision.BARE, **text.BARE}
 """By the name of the case."""
+KINDS = {"bf16": "bfloat16", "bf16-amp": "bfloat16", "fp32": "float32"}
+"""What a bare loop calculates its products in, by the precision of the case."""
 
 
 class Turns(NamedTuple):
@@ -80,7 +88,7 @@ def sides(case: Case) -> tuple[Job, Device, Loop]:
     site = Site(device=device.torch_device, precision=precision, seed=0, execution=case.execution)
     job = workload.build(case.mode, plan.parameters_of(case, workload), site)
     torch.manual_seed(0)  # else each launch's bare loop had other experts at work
-    loop = BARE[case.name](case.parameters)
+    loop = BARE[case.name](case.parameters, getattr(torch, KINDS[case.precision]))
     if case.execution == "compile":
         loop.compile()
     return job, device, loop
@@ -164,11 +172,12 @@ def script(
     text: str | None,
     cases: Mapping[str, Sequence[Case]],
     launch: Callable[[Case, int], Turns],
+    precisions: Sequence[str] = (),
 ) -> None:
     """A script that compares two sides of each case: its options, and what it prints.
 
     name: its module; text: its docstring; cases: by execution; launch: of one case in this process,
-    in so many turns.
+    in so many turns; precisions: those that any case can have instead of its own.
     """
     parser = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawTextHelpFormatter
@@ -177,19 +186,27 @@ def script(
     parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--turns", type=int, default=TURNS, help="that count in a launch")
     parser.add_argument("--execution", default="eager", choices=[*cases])
+    if precisions:
+        parser.add_argument("--precision", choices=precisions, help="instead of each case's own")
     parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(precision=None)
     arguments = parser.parse_args()
     if arguments.launch:
         case = msgspec.json.decode(sys.stdin.buffer.read(), type=Case)
         print(msgspec.json.encode(launch(case, arguments.turns)).decode())
         return
-    there = cases[arguments.execution]
+    there = in_precision(cases[arguments.execution], arguments.precision)
     chosen = matching(parser, "--only", arguments.only, there, lambda case: case.label)
     found = run_launches(name, chosen, arguments.launches, arguments.turns)
     for label, launches in found.items():
         print(f"{label}: {sentence([one.ratio for one in launches])}")
         for remark in remarks(launches):
             print(f"  {remark}")
+
+
+def in_precision(cases: Sequence[Case], precision: str | None) -> list[Case]:
+    """The same cases in it, or in their own for None."""
+    return [msgspec.structs.replace(case, precision=precision or case.precision) for case in cases]
 
 
 def compared(execution: str) -> list[Case]:
@@ -211,7 +228,7 @@ def compared(execution: str) -> list[Case]:
 def main() -> None:
     """The script."""
     cases = {execution: compared(execution) for execution in EXECUTIONS}
-    script("bench.validation.agreement", __doc__, cases, take_turns)
+    script("bench.validation.agreement", __doc__, cases, take_turns, INSTEAD)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does the bare loop do as much as the harness, and no less? Operators of one step of each.
 
-    python -m bench.validation.same_operators [--only 'dlrm*']
+    python -m bench.validation.same_operators [--only 'dlrm*'] [--precision fp32]
 
 Beside `bench.validation.agreement`, whose ratios need a quiet machine: how often a step calls each
 operator needs none. For each case, eager, on the CPU, printed are the operators that the two call
@@ -96,9 +96,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--only", default="*", metavar="GLOB")
-    only = parser.parse_args().only
-    every = agreement.compared("eager")
-    for case in matching(parser, "--only", only, every, lambda case: case.label):
+    parser.add_argument("--precision", choices=agreement.INSTEAD, help="instead of each case's own")
+    arguments = parser.parse_args()
+    every = agreement.in_precision(agreement.compared("eager"), arguments.precision)
+    for case in matching(parser, "--only", arguments.only, every, lambda case: case.label):
         found = beside(case)
         print(f"{case.label}: {'' if found else 'the same operators'}")
         for one in found:

@@ -2,7 +2,8 @@
 
 `python -m bench.tests.backends.one_process run --device ascend`. A launch takes as few samples,
 requests and queued steps as it may, as soon as it can; no memory is counted beforehand, and nobody
-looks at the device. ResNet-50 has a block a stage, which has all its operators; ViT-B/16 is narrow.
+looks at the device. ResNet-50 has a block a stage, which has all its operators; ViT-B/16 and the toy
+of a UNet are narrow.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from bench.measuring import left_out, messages, single_steps
 from bench.measuring.launch import Launch
 from bench.records import environment
 from bench.running import launcher
-from bench.tests.values import SMALL_RESNET, SMALL_VIT
-from bench.workloads import resnet50, vit_b16
+from bench.tests.values import SMALL_RESNET, SMALL_VIT, small_unets
+from bench.workloads import _denoisers, resnet50, vit_b16
 
 SAMPLES = 1
 WARMUP_SECONDS = 0.02
@@ -54,6 +55,7 @@ def main() -> None:
         mock.patch.object(left_out._Otherwise, "turns", lambda *_: (0.0, None)),
         mock.patch.multiple(resnet50, **SMALL_RESNET),
         mock.patch.multiple(vit_b16, **SMALL_VIT),
+        mock.patch.dict(_denoisers.UNETS, small_unets()),
     ):
         cli.main()
 

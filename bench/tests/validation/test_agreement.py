@@ -98,8 +98,11 @@ def test_a_bare_model_is_the_workloads(name: str) -> None:
         ),
     ],
 )
-def test_the_two_take_turns(workload: str, mode: str, parameters: dict[str, Any]) -> None:
-    precision = "bf16-amp" if mode == "train" else "bf16"
+@pytest.mark.parametrize("instead", [None, "fp32"])
+def test_the_two_take_turns(
+    workload: str, mode: str, parameters: dict[str, Any], instead: str | None
+) -> None:
+    precision = instead or ("bf16-amp" if mode == "train" else "bf16")
     version = catalogue.workload(workload).version
     case = make_case(
         workload=workload, mode=mode, version=version, precision=precision, parameters=parameters
@@ -116,13 +119,13 @@ def test_what_is_compared_compiled_is_what_can_be() -> None:
 
 
 def small_vit(**changes: Any) -> Case:
-    return make_case(
-        workload="vit-b16",
-        mode="infer",
-        version=catalogue.workload("vit-b16").version,
-        parameters={"batch_size": 1, "image_size": 32, "layers": 1},
-        **changes,
-    )
+    fields: dict[str, Any] = {
+        "workload": "vit-b16",
+        "mode": "infer",
+        "version": catalogue.workload("vit-b16").version,
+        "parameters": {"batch_size": 1, "image_size": 32, "layers": 1},
+    }
+    return make_case(**{**fields, **changes})
 
 
 def test_both_sides_are_compiled_and_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +138,7 @@ def test_both_sides_are_compiled_and_begin_alike(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: done.append("compile ours"))
     monkeypatch.setattr(InferenceJob, "again", lambda self: done.append("again"))
     monkeypatch.setattr(InferenceJob, "step", lambda self: done.append("our step"))
-    monkeypatch.setitem(agreement.BARE, "vit-b16-infer", lambda parameters: loop)
+    monkeypatch.setitem(agreement.BARE, "vit-b16-infer", lambda parameters, kind: loop)
     monkeypatch.setattr(agreement, "WARMUP_TURNS", 0)
     case = small_vit(execution="compile")
     assert agreement.take_turns(case, turns=1).ratio > 0
@@ -152,9 +155,30 @@ def test_operators_that_the_sides_call_otherwise_are_told_if_they_take_time() ->
     ]
 
 
-def test_a_small_vit_calls_the_same_operators_as_its_bare_loop() -> None:
-    case = small_vit()
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_small_vit_calls_the_same_operators_as_its_bare_loop(precision: str) -> None:
+    (case,) = agreement.in_precision([small_vit()], precision)
     assert same_operators.beside(case) == []
+
+
+def test_every_case_can_be_compared_in_float32_instead() -> None:
+    eager = agreement.compared("eager")
+    assert {case.precision for case in eager} == {"bf16", "bf16-amp"}
+    for case in agreement.in_precision(eager, *agreement.INSTEAD):
+        assert case.precision in catalogue.workload(case.workload).modes[case.mode].precisions
+
+
+@pytest.mark.parametrize(("precision", "kind"), agreement.KINDS.items())
+def test_the_bare_loop_calculates_in_the_precision_of_the_case(precision: str, kind: str) -> None:
+    mode = "train" if precision.endswith("-amp") else "infer"
+    parameters = {**small_vit().parameters, **({"optimizer": "adamw"} if mode == "train" else {})}
+    case = small_vit(mode=mode, precision=precision, parameters=parameters)
+    _, _, loop = agreement.sides(case)
+    (model,) = loop.modules
+    found: list[torch.dtype] = []
+    model.classifier.register_forward_hook(lambda _, __, output: found.append(output.dtype))
+    loop.step()
+    assert found == [getattr(torch, kind)]
 
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
 Parameters = Mapping[str, Any]
 """Of the case."""
@@ -23,6 +24,13 @@ def rotating(batch: Callable[[], Given]) -> Iterator[Given]:
     Those of one batch alone would stay in the cache; and of experts, the sizes of their groups.
     """
     return itertools.cycle([batch() for _ in range(BATCHES)])
+
+
+def autocast(kind: dtype | None) -> AbstractContextManager[object]:
+    """Products of float32 weights in bfloat16, if that is the kind."""
+    import torch
+
+    return torch.autocast("cpu", torch.bfloat16, enabled=kind is torch.bfloat16)
 
 
 class Loop(NamedTuple):
@@ -50,14 +58,16 @@ class Loop(NamedTuple):
 
 
 def training(
-    model: Any, optimizer: Any, loss_of: Callable[[], Tensor], autocast: bool = True
+    model: Any, optimizer: Any, loss_of: Callable[[], Tensor], kind: dtype | None = None
 ) -> Loop:
-    """The step of a loop that trains, on a CPU; the loss is computed in float32."""
-    import torch
+    """The step of a loop that trains, on a CPU; the loss is computed in float32.
+
+    kind: what autocast takes products to, or None: they have the kind of the weights.
+    """
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with autocast(kind):
             loss = loss_of()
         loss.backward()
         optimizer.step()
@@ -82,3 +92,8 @@ def adamw(model: Any, learning_rate: float) -> Any:
 
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.01, fused=True)
+
+
+Bare = Callable[[Parameters, "dtype"], Loop]
+"""Of a case's parameters and the kind of its numbers, bfloat16 or float32: a model's weights where
+it infers; where it trains, what its products are calculated in."""

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from bench.precision import PRECISIONS
 from bench.validation.bare.decode import ByHand, Latents
-from bench.validation.bare.loop import Loop, Parameters, adamw, inference, rotating, training
+from bench.validation.bare.loop import (
+    Bare,
+    Loop,
+    Parameters,
+    adamw,
+    inference,
+    rotating,
+    training,
+)
 from bench.workload import Site
 from bench.workloads import _gpts
 from bench.workloads._transformers import attention_of, with_cache
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
 BERT_RATE = 5e-6
 LLAMA_RATE = 7e-6
@@ -30,18 +38,18 @@ def _bert() -> Any:
     )
 
 
-def bert_infer(p: Parameters) -> Loop:
-    """bfloat16 weights."""
+def bert_infer(p: Parameters, kind: dtype) -> Loop:
+    """Tokens to where an answer starts and ends."""
     import torch
 
-    model = _bert().eval().to(torch.bfloat16)
+    model = _bert().eval().to(kind)
     shape = (p["batch_size"], p["sequence_length"])
     batches = rotating(lambda: torch.randint(1, 30522, shape))
     return inference(lambda: model(next(batches)), model)
 
 
-def bert_train(p: Parameters) -> Loop:
-    """AdamW, autocast; start and end of an answer."""
+def bert_train(p: Parameters, kind: dtype) -> Loop:
+    """AdamW; start and end of an answer."""
     import torch
 
     model = _bert().train()
@@ -57,7 +65,7 @@ def bert_train(p: Parameters) -> Loop:
         first, last = answer.start_logits.float(), answer.end_logits.float()
         return (entropy(first, starts) + entropy(last, ends)) / 2
 
-    return training(model, adamw(model, BERT_RATE), loss)
+    return training(model, adamw(model, BERT_RATE), loss, kind)
 
 
 def _llama() -> Any:
@@ -156,7 +164,7 @@ def _here() -> Site:
     return Site(device=torch.device("cpu"), precision=PRECISIONS["bf16"], seed=0)
 
 
-def _next_token(model: Any, p: Parameters, rate: float, autocast: bool) -> Loop:
+def _next_token(model: Any, p: Parameters, rate: float, kind: dtype | None = None) -> Loop:
     import torch
 
     shape = (p["batch_size"], p["sequence_length"] + 1)
@@ -173,38 +181,36 @@ def _next_token(model: Any, p: Parameters, rate: float, autocast: bool) -> Loop:
         logits = model(input_ids=tokens, use_cache=False).logits
         return entropy(logits.float().flatten(0, 1), following)
 
-    return training(model, adamw(model, rate), loss, autocast)
+    return training(model, adamw(model, rate), loss, kind)
 
 
-def llama_train(p: Parameters) -> Loop:
-    """AdamW, autocast."""
-    return _next_token(_llama().train(), p, LLAMA_RATE, autocast=True)
+def llama_train(p: Parameters, kind: dtype) -> Loop:
+    """AdamW."""
+    return _next_token(_llama().train(), p, LLAMA_RATE, kind)
 
 
-def llama_lora(p: Parameters) -> Loop:
-    """bfloat16 weights, frozen; float32 adapters on the attention's matrices."""
-    import torch
+def llama_lora(p: Parameters, kind: dtype) -> Loop:
+    """Weights of the kind, frozen; float32 adapters on the attention's matrices."""
     from peft import LoraConfig, get_peft_model
 
     rank = p["lora_rank"]
     matrices = ["q_proj", "k_proj", "v_proj", "o_proj"]
     adapters = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=matrices)
-    model: Any = get_peft_model(_llama().to(torch.bfloat16), adapters)
-    return _next_token(model.train(), p, LLAMA_RATE, autocast=False)
+    model: Any = get_peft_model(_llama().to(kind), adapters)
+    return _next_token(model.train(), p, LLAMA_RATE)
 
 
-def deepseek_train(p: Parameters) -> Loop:
-    """AdamW; weights and optimizer in bfloat16."""
-    import torch
+def deepseek_train(p: Parameters, kind: dtype) -> Loop:
+    """AdamW; weights and optimizer of the kind."""
 
-    return _next_token(_deepseek().train().to(torch.bfloat16), p, DEEPSEEK_RATE, autocast=False)
+    return _next_token(_deepseek().train().to(kind), p, DEEPSEEK_RATE)
 
 
-def _prefill(model: Any, p: Parameters) -> Loop:
+def _prefill(model: Any, p: Parameters, kind: dtype) -> Loop:
     import torch
     from transformers.cache_utils import StaticCache
 
-    model = model.eval().to(torch.bfloat16)
+    model = model.eval().to(kind)
     shape = (p["batch_size"], p["prompt_length"])
     prompts = rotating(lambda: torch.randint(0, model.config.vocab_size, shape))
     cache: Any = StaticCache(config=model.config, max_cache_len=p["prompt_length"])
@@ -217,11 +223,11 @@ def _prefill(model: Any, p: Parameters) -> Loop:
     return inference(forward, model)
 
 
-def _of_last_token(answer: Callable[[Any, Tensor], Tensor], p: Parameters) -> Loop:
+def _of_last_token(answer: Callable[[Any, Tensor], Tensor], p: Parameters, kind: dtype) -> Loop:
     """Texts to what is made of the last token's state; answer: from the model and that state."""
     import torch
 
-    model = _qwen3(151_669).eval().to(torch.bfloat16)
+    model = _qwen3(151_669).eval().to(kind)
     shape = (p["batch_size"], p["sequence_length"])
     texts = rotating(lambda: torch.randint(0, model.config.vocab_size, shape))
 
@@ -232,33 +238,32 @@ def _of_last_token(answer: Callable[[Any, Tensor], Tensor], p: Parameters) -> Lo
     return inference(forward, model.model)
 
 
-def qwen3_embed(p: Parameters) -> Loop:
-    """bfloat16 weights; the state of length 1."""
+def qwen3_embed(p: Parameters, kind: dtype) -> Loop:
+    """The last state, of length 1."""
     from torch.nn.functional import normalize
 
-    return _of_last_token(lambda model, state: normalize(state, dim=-1), p)
+    return _of_last_token(lambda model, state: normalize(state, dim=-1), p, kind)
 
 
-def qwen3_rerank(p: Parameters) -> Loop:
-    """bfloat16 weights; logits of "no" and "yes"."""
+def qwen3_rerank(p: Parameters, kind: dtype) -> Loop:
+    """Logits of "no" and "yes"."""
     import torch
 
     rows = torch.tensor([2152, 9693])
-    return _of_last_token(lambda model, state: state @ model.lm_head.weight[rows].t(), p)
+    return _of_last_token(lambda model, state: state @ model.lm_head.weight[rows].t(), p, kind)
 
 
-def gpt_oss_train(p: Parameters) -> Loop:
-    """AdamW; weights and optimizer in bfloat16."""
-    import torch
+def gpt_oss_train(p: Parameters, kind: dtype) -> Loop:
+    """AdamW; weights and optimizer of the kind."""
 
-    return _next_token(_gpt_oss().train().to(torch.bfloat16), p, GPT_OSS_RATE, autocast=False)
+    return _next_token(_gpt_oss().train().to(kind), p, GPT_OSS_RATE)
 
 
-def gpt_oss_prefill(p: Parameters) -> Loop:
+def gpt_oss_prefill(p: Parameters, kind: dtype) -> Loop:
     """A cache that grows: the library's static one goes the long way about a window."""
     import torch
 
-    model = _gpt_oss().eval().to(torch.bfloat16)
+    model = _gpt_oss().eval().to(kind)
     shape = (p["batch_size"], p["prompt_length"])
     prompts = rotating(lambda: torch.randint(0, model.config.vocab_size, shape))
     return inference(
@@ -266,13 +271,15 @@ def gpt_oss_prefill(p: Parameters) -> Loop:
     )
 
 
-def _decode(model: Any, p: Parameters, kind: type[ByHand | Latents] = ByHand) -> Loop:
-    """Written for speed; bfloat16 weights, greedy."""
+def _decode(
+    model: Any, p: Parameters, kind: dtype, writer: type[ByHand | Latents] = ByHand
+) -> Loop:
+    """Written for speed; greedy."""
     import torch
     from torch import nn
 
-    model = model.eval().to(torch.bfloat16)
-    by_hand = kind(model, p["batch_size"], p["prompt_length"], p["new_tokens"])
+    model = model.eval().to(kind)
+    by_hand = writer(model, p["batch_size"], p["prompt_length"], p["new_tokens"])
     prompt = torch.randint(0, model.config.vocab_size, (p["batch_size"], p["prompt_length"]))
     token, index = prompt[:, :1], 0
 
@@ -295,15 +302,15 @@ def _decode(model: Any, p: Parameters, kind: type[ByHand | Latents] = ByHand) ->
     return Loop(step, (taken,), p["new_tokens"], before_pass)
 
 
-def deepseek_decode(p: Parameters) -> Loop:
+def deepseek_decode(p: Parameters, kind: dtype) -> Loop:
     """By the library's forward, as the harness: it has no step of its own for latents."""
     model = _deepseek()
     model.set_attn_implementation(attention_of(_here()))  # others ask a cache for a mask
-    return _decode(model, p, Latents)
+    return _decode(model, p, kind, Latents)
 
 
-def whisper_infer(p: Parameters) -> Loop:
-    """Whisper tiny: bfloat16 weights, static caches, greedy."""
+def whisper_infer(p: Parameters, kind: dtype) -> Loop:
+    """Whisper tiny: static caches, greedy."""
     import torch
     from transformers.cache_utils import EncoderDecoderCache, StaticCache
     from transformers.models.whisper.configuration_whisper import WhisperConfig
@@ -319,8 +326,8 @@ def whisper_infer(p: Parameters) -> Loop:
         encoder_ffn_dim=1536,
         decoder_ffn_dim=1536,
     )
-    model: Any = WhisperForConditionalGeneration(shape).eval().to(torch.bfloat16)
-    sounds = rotating(lambda: torch.randn(p["batch_size"], 80, 3000).to(torch.bfloat16))
+    model: Any = WhisperForConditionalGeneration(shape).eval().to(kind)
+    sounds = rotating(lambda: torch.randn(p["batch_size"], 80, 3000).to(kind))
     start = torch.randint(0, 51865, (p["batch_size"], 1))
     cache: Any = EncoderDecoderCache(
         StaticCache(config=shape, max_cache_len=p["new_tokens"]),
@@ -339,22 +346,22 @@ def whisper_infer(p: Parameters) -> Loop:
     return inference(forward, model.model.encoder, model.model.decoder, model.proj_out)
 
 
-BARE: dict[str, Callable[[Parameters], Loop]] = {
+BARE: dict[str, Bare] = {
     "bert-infer": bert_infer,
     "bert-train": bert_train,
     "llama-train": llama_train,
     "llama-lora": llama_lora,
-    "llama-prefill": lambda p: _prefill(_llama(), p),
-    "llama-decode": lambda p: _decode(_llama(), p),
+    "llama-prefill": lambda p, kind: _prefill(_llama(), p, kind),
+    "llama-decode": lambda p, kind: _decode(_llama(), p, kind),
     "deepseek-train": deepseek_train,
-    "deepseek-prefill": lambda p: _prefill(_deepseek(), p),
+    "deepseek-prefill": lambda p, kind: _prefill(_deepseek(), p, kind),
     "deepseek-decode": deepseek_decode,
-    "qwen3-prefill": lambda p: _prefill(_qwen3(), p),
-    "qwen3-decode": lambda p: _decode(_qwen3(), p),
+    "qwen3-prefill": lambda p, kind: _prefill(_qwen3(), p, kind),
+    "qwen3-decode": lambda p, kind: _decode(_qwen3(), p, kind),
     "qwen3-embed": qwen3_embed,
     "qwen3-rerank": qwen3_rerank,
     "gpt-oss-train": gpt_oss_train,
     "gpt-oss-prefill": gpt_oss_prefill,
-    "gpt-oss-decode": lambda p: _decode(_gpt_oss(), p),
+    "gpt-oss-decode": lambda p, kind: _decode(_gpt_oss(), p, kind),
     "whisper-infer": whisper_infer,
 }

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.validation.bare.loop import Loop, Parameters, adamw, inference, rotating, training
+from bench.validation.bare.loop import (
+    Bare,
+    Loop,
+    Parameters,
+    adamw,
+    autocast,
+    inference,
+    rotating,
+    training,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
 RESNET_RATE = 1e-4
 VIT_RATE = 1e-6
@@ -30,17 +38,15 @@ def _images(p: Parameters) -> Tensor:
     return torch.randn(p["batch_size"], 3, p["image_size"], p["image_size"])
 
 
-def _classify(model: Any, p: Parameters) -> Loop:
-    """Images to logits; bfloat16 weights."""
-    import torch
-
-    model = model.eval().to(torch.bfloat16)
-    batches = rotating(lambda: _images(p).to(torch.bfloat16))
+def _classify(model: Any, p: Parameters, kind: dtype) -> Loop:
+    """Images to logits."""
+    model = model.eval().to(kind)
+    batches = rotating(lambda: _images(p).to(kind))
     return inference(lambda: model(next(batches)), model)
 
 
-def _learn(model: Any, optimizer: Any, p: Parameters) -> Loop:
-    """Images with labels, autocast."""
+def _learn(model: Any, optimizer: Any, p: Parameters, kind: dtype) -> Loop:
+    """Images with labels."""
     import torch
 
     batches = rotating(lambda: (_images(p), torch.randint(0, 1000, (p["batch_size"],))))
@@ -49,23 +55,23 @@ def _learn(model: Any, optimizer: Any, p: Parameters) -> Loop:
         images, labels = next(batches)
         return torch.nn.functional.cross_entropy(model(images).logits.float(), labels)
 
-    return training(model, optimizer, loss)
+    return training(model, optimizer, loss, kind)
 
 
-def resnet50_infer(p: Parameters) -> Loop:
-    """bfloat16 weights."""
-    return _classify(_resnet50(), p)
+def resnet50_infer(p: Parameters, kind: dtype) -> Loop:
+    """Images to logits."""
+    return _classify(_resnet50(), p, kind)
 
 
-def resnet50_train(p: Parameters) -> Loop:
-    """SGD with momentum, autocast."""
+def resnet50_train(p: Parameters, kind: dtype) -> Loop:
+    """SGD with momentum."""
     import torch
 
     model = _resnet50().train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=RESNET_RATE, momentum=0.9, weight_decay=1e-4, fused=True
     )
-    return _learn(model, optimizer, p)
+    return _learn(model, optimizer, p, kind)
 
 
 def _vit(p: Parameters) -> Any:
@@ -77,15 +83,15 @@ def _vit(p: Parameters) -> Any:
     )
 
 
-def vit_infer(p: Parameters) -> Loop:
-    """bfloat16 weights."""
-    return _classify(_vit(p), p)
+def vit_infer(p: Parameters, kind: dtype) -> Loop:
+    """Images to logits."""
+    return _classify(_vit(p), p, kind)
 
 
-def vit_train(p: Parameters) -> Loop:
-    """AdamW, autocast."""
+def vit_train(p: Parameters, kind: dtype) -> Loop:
+    """AdamW."""
     model = _vit(p).train()
-    return _learn(model, adamw(model, VIT_RATE), p)
+    return _learn(model, adamw(model, VIT_RATE), p, kind)
 
 
 def _dit() -> Any:
@@ -107,29 +113,27 @@ def _dit() -> Any:
     return model
 
 
-def _latents(p: Parameters, dtype: Any) -> dict[str, Tensor]:
+def _latents(p: Parameters, kind: dtype) -> dict[str, Tensor]:
     """A model's arguments: latents, timesteps and classes."""
     import torch
 
     batch = p["batch_size"]
     return {
-        "hidden_states": torch.randn(batch, 4, 32, 32).to(dtype),
+        "hidden_states": torch.randn(batch, 4, 32, 32).to(kind),
         "timestep": torch.randint(0, 1000, (batch,)),
         "class_labels": torch.randint(0, 1000, (batch,)),
     }
 
 
-def dit_infer(p: Parameters) -> Loop:
-    """bfloat16 weights."""
-    import torch
-
-    model = _dit().eval().to(torch.bfloat16)
-    batches = rotating(lambda: _latents(p, torch.bfloat16))
+def dit_infer(p: Parameters, kind: dtype) -> Loop:
+    """Latents to noise and variance."""
+    model = _dit().eval().to(kind)
+    batches = rotating(lambda: _latents(p, kind))
     return inference(lambda: model(**next(batches)).sample, model)
 
 
-def dit_train(p: Parameters) -> Loop:
-    """AdamW, autocast; the loss leaves the variance out."""
+def dit_train(p: Parameters, kind: dtype) -> Loop:
+    """AdamW; the loss leaves the variance out."""
     import torch
 
     model = _dit().train()
@@ -141,7 +145,7 @@ def dit_train(p: Parameters) -> Loop:
         given, noise = next(batches)
         return torch.nn.functional.mse_loss(model(**given).sample[:, :4].float(), noise)
 
-    return training(model, adamw(model, DIT_RATE), loss)
+    return training(model, adamw(model, DIT_RATE), loss, kind)
 
 
 def _mlp(*widths: int, last: Any) -> Any:
@@ -180,8 +184,8 @@ def _clicks(p: Parameters) -> Any:
     return Clicks()
 
 
-def dlrm_train(p: Parameters) -> Loop:
-    """Plain SGD, autocast; rows that were looked up are updated by hand, in place."""
+def dlrm_train(p: Parameters, kind: dtype) -> Loop:
+    """Plain SGD; rows that were looked up are updated by hand, in place."""
     import torch
     from torch.nn import functional
 
@@ -200,7 +204,7 @@ def dlrm_train(p: Parameters) -> Loop:
         optimizer.zero_grad()
         dense, index, clicks = next(batches)
         found = functional.embedding(index, tables).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(kind):
             logits = model(dense, found)
         functional.binary_cross_entropy_with_logits(logits.float(), clicks).backward()
         optimizer.step()
@@ -210,7 +214,7 @@ def dlrm_train(p: Parameters) -> Loop:
     return Loop(step, (model,))
 
 
-BARE: dict[str, Callable[[Parameters], Loop]] = {
+BARE: dict[str, Bare] = {
     "resnet50-infer": resnet50_infer,
     "resnet50-train": resnet50_train,
     "vit-b16-infer": vit_infer,
