@@ -28,6 +28,8 @@ from bench.workloads import _denoisers, resnet50, vit_b16
 
 SAMPLES = 1
 WARMUP_SECONDS = 0.02
+PAIRS = 4
+"""Of steps that are told from one another: one of each input."""
 
 
 def launch_here(
@@ -53,6 +55,7 @@ def main() -> None:
         # Not by times, which of a queue that is a thread say what else this host is at work for;
         # by what steps give they are looked at all the same.
         mock.patch.object(left_out._Otherwise, "turns", lambda *_: (0.0, None)),
+        mock.patch.object(left_out, "SHORT_BLOCK", PAIRS),
         mock.patch.multiple(resnet50, **SMALL_RESNET),
         mock.patch.multiple(vit_b16, **SMALL_VIT),
         mock.patch.dict(_denoisers.UNETS, small_unets()),
