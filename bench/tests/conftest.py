@@ -19,7 +19,7 @@ import pytest
 from bench import cli
 from bench.tests import forked as forking
 from bench.tests.simulated.processes import Processes
-from bench.tests.values import SMALL_RESNET, SMALL_VIT
+from bench.tests.values import SMALL_RESNET, SMALL_VIT, small_unets
 
 NURSERY = pytest.StashKey[str]()
 """Where the nursery is that all processes of pytest-xdist ask."""
@@ -155,12 +155,15 @@ def little_to_collect(freeze: Callable[[], None]) -> None:
 
 @pytest.fixture
 def small_vision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNet-50 has 1 of its 26 million parameters, and ViT-B/16 a sixteenth of its layers'."""
-    from bench.workloads import resnet50, vit_b16
+    """ResNet-50 has 1 of its 26 million parameters, ViT-B/16 a sixteenth of its layers', the toy of
+    a UNet a quarter."""
+    from bench.workloads import _denoisers, resnet50, vit_b16
 
     for module, values in ((resnet50, SMALL_RESNET), (vit_b16, SMALL_VIT)):
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)
+    for name, narrow in small_unets().items():
+        monkeypatch.setitem(_denoisers.UNETS, name, narrow)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 `python -m bench.tests.backends.one_process run --device ascend`. A launch takes as few samples,
 requests and queued steps as it may, as soon as it can; no memory is counted beforehand, and nobody
-looks at the device. ResNet-50 has a block a stage, which has all its operators; ViT-B/16 and the toy
-of a UNet are narrow.
+looks at the device. ResNet-50 has a block a stage, which has all its operators; ViT-B/16 and the
+toy of a UNet are narrow.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ SMOKE = "[[case]]".join(
     entry.replace('"bf16"', '"fp32"') if LONGEST.search(entry) else entry
     for entry in SMOKE.split("[[case]]")
 )
-"""In float32 what calculates longest: bfloat16, which the others have, is a hundred times slower on a
-host without arithmetic of it."""
+"""In float32 what calculates longest: bfloat16, which the others have, is a hundred times slower on
+a host without arithmetic of it."""
 TRAINED = "".join(
     f"[[case]]{entry}"
     for entry in SMOKE.split("[[case]]")

@@ -92,6 +92,7 @@ def test_a_wrong_weight_in_a_block_of_dit_is_caught(path: str, precision: str) -
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.usefixtures("small_vision")
 def test_a_unet_passes_the_gate_and_a_wrong_weight_does_not(precision: str) -> None:
     right, at = WORKLOADS["diffusion"], site(PRECISIONS[precision], seed=5)
     kind: Any = right.modes["infer"].parameters

@@ -47,15 +47,22 @@ def one_reference() -> Iterator[None]:
         yield
 
 
+WHOLE = {
+    "test_the_gate_passes_what_is_right": {"resnet50", "vit-b16"},
+    "test_an_optimizer_that_does_nothing_is_caught": {"vit-b16"},  # its rate is for the whole
+}
+"""Tests of large models as they are. In others what goes wrong does so in a block of each stage, or
+in narrow layers; and the pipeline, which brings other batches to the same job, needs no more."""
+
+
 @pytest.fixture(autouse=True)
 def small_pipeline(request: pytest.FixtureRequest) -> None:
-    """ResNet-50 whole passes what is right, but for the pipeline, which brings other batches to the
-    same job. What goes wrong with it does so in a block of each stage."""
+    """ResNet-50 and ViT-B/16 are small but where they are `WHOLE`."""
     spec = getattr(request.node, "callspec", None)
     given = {} if spec is None else spec.params
-    right = request.node.originalname == "test_the_gate_passes_what_is_right"
-    wrong = given.get("name") == "resnet50" and not right
-    if wrong or given.get("mode") == "train-pipeline":
+    whole = WHOLE.get(request.node.originalname, set())
+    small = given.get("name") in {"resnet50", "vit-b16"} - whole
+    if small or given.get("mode") == "train-pipeline":
         request.getfixturevalue("small_vision")
 
 

@@ -137,6 +137,7 @@ def test_dit_learns_the_noise_that_was_added_and_drops_no_label() -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.usefixtures("small_vision")
 def test_a_unet_denoises_by_what_it_is_told(precision: str) -> None:
     job: Any = build("diffusion", "infer", site(PRECISIONS[precision]), model="tiny-unet-2l")
     no_questions: Any = NoQuestions
