@@ -247,6 +247,7 @@ def resume_run(
         hosts = seating.ONE if leader is None else leader.hosts
         writer = resume(file, chosen, typed, hosts, here)
         with contextlib.closing(writer):
+            file = read(file.path)  # a large one's launches lie in it as it is now
             budget = _seconds(budget_minutes)
             session = open_session(
                 *(writer, file.run.plan, settings, chosen, face, budget),

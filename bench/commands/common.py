@@ -155,8 +155,15 @@ def face_of(settings: Settings) -> Iterator[Face]:
 
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM and a closed terminal end a command as Ctrl-C does: workers too, nothing lost."""
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    """SIGTERM and a closed terminal end a command as Ctrl-C does: workers too, nothing lost.
+
+    What is ignored stays so: `nohup` starts a command that shall outlive its terminal.
+    """
+    names = [
+        name
+        for name in ("SIGTERM", "SIGHUP")
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN
+    ]
 
     def interrupt(*_: object) -> None:
         for name in names:  # what ends the terminal ends it more than once

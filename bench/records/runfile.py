@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, overload
 
 import msgspec
 
-from bench.errors import OutputError, RecordError
+from bench.errors import AccelmarkError, OutputError, RecordError
 from bench.records import digests, flaws
 from bench.records.encoding import encoded
 from bench.records.explained import Explanation
@@ -78,7 +78,8 @@ class Writer:
     def again(cls, run: RunFile) -> Writer:
         """Opens the file of a run that goes on, and cuts off a line that was never finished.
 
-        `OutputError` if it cannot be written, or if another process is writing it.
+        `OutputError` if it cannot be written, if another process is writing it, or has written more
+        since it was read, which would be cut off too.
         """
         writer = cls.__new__(cls)
         writer.path = Path(run.path)
@@ -86,9 +87,14 @@ class Writer:
             writer._file = writer.path.open("r+b", buffering=0)
             try:
                 _lock(writer._file)
+                if read(writer.path).whole_bytes != run.whole_bytes:
+                    raise OutputError(
+                        f"{run.path}: the run that writes it went on while it was looked at. "
+                        "Nothing of it is lost. Run the command again."
+                    )
                 writer._file.truncate(run.whole_bytes)
                 writer._file.seek(0, os.SEEK_END)
-            except OSError:
+            except (OSError, AccelmarkError):
                 writer.close()
                 raise
         except OSError as error:

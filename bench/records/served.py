@@ -79,7 +79,7 @@ class EngineSteps(Value, frozen=True, kw_only=True):
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """The steady part of a load: from the `ramp`-th completion to the last admission."""
+    """The steady part of a load; see `Served.window`."""
 
     start_ns: int
     end_ns: int
@@ -134,13 +134,17 @@ class Served(Value, frozen=True, kw_only=True):
     def window(self) -> Window | None:
         """From the `ramp`-th completion to the last admission; None where there is nothing between.
 
-        What comes before is filling up and cold, what comes after is running empty.
+        What comes before is filling up and cold, what comes after is running empty. Of a server all
+        of whose requests are sent at once it is not seen when it lets one in: before the request's
+        first token, so there the last of those is the end.
         """
         ended = sorted(r.last_ns for r in self.requests if r.last_ns is not None and not r.failed)
         admitted = [r.admitted_ns for r in self.requests if r.admitted_ns is not None]
         if len(ended) < self.ramp:
             return None
         start, end = ended[self.ramp - 1], max(admitted)
+        if self.steps is None and len({request.due_ns for request in self.requests}) == 1:
+            end = max(r.first_ns for r in self.requests if r.first_ns is not None)
         arrivals = zip(self.arrived_ns, self.arrived_tokens, strict=True)
         tokens = sum(count for ns, count in arrivals if start < ns <= end)
         if tokens == 0:

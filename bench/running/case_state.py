@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bench import stats
+from bench.planning.sweep import without_batch
 from bench.planning.tuning import Key, Search, hopeless, key_of, too_many
 from bench.records.case import Case, Choice
 from bench.records.outcome import Measured
@@ -162,3 +163,25 @@ class CaseState:
     @property
     def _auto(self) -> bool:
         return self.settings.launches == "auto"
+
+
+def groups(states: Sequence[CaseState], together: int) -> Iterator[list[CaseState]]:
+    """Those whose workers import side by side, so many at the most.
+
+    Of a sweep's points that have not run, one: whether it fits decides about the next.
+    """
+    group: list[CaseState] = []
+    sweeps: set[str] = set()
+    for state in states:
+        sweep = without_batch(state.case).fingerprint
+        alone = state.case.devices > 1
+        if group and (alone or group[-1].case.devices > 1):
+            yield group
+            group, sweeps = [], set()
+        if len(group) == together or (sweep in sweeps and not state.seconds):
+            yield group
+            group, sweeps = [], set()
+        group.append(state)
+        sweeps.add(sweep)
+    if group:
+        yield group

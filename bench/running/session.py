@@ -8,7 +8,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ from bench.errors import HostsError
 from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
 from bench.planning.shapes import Shapes
-from bench.planning.sweep import Limits, too_large, without_batch
+from bench.planning.sweep import Limits, too_large
 from bench.planning.tuning import memory_format, searches, settled
 from bench.records import environment
 from bench.records.case import Case
@@ -28,7 +28,7 @@ from bench.records.cpu_limits import usable_cores
 from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
 from bench.running import launcher, scratch
-from bench.running.case_state import CaseState
+from bench.running.case_state import CaseState, groups
 from bench.running.elsewhere import TORCH, Elsewhere
 from bench.running.explanations import NOTHING, Explaining, explain
 from bench.running.face import Ahead, Face, Start
@@ -146,10 +146,10 @@ class Session:
             if self.stems is not None:
                 rounds = max(state.launches_left() for state in unfinished)
                 self.stems.expect([state.case for state in unfinished], rounds)
-            for group in self._groups(unfinished):
-                going = [s for s in group if not s.finished and self.fits(s)]
-                self.rehearsals.ahead(going, unfinished, self.request)
-                self.launch(going)
+            for group in groups(unfinished, self.together):
+                going = self._fitting(group)
+                self.rehearsals.ahead(going, unfinished, self.request)  # may take its time
+                self.launch(self._fitting(going))
             if self.order == before:  # nothing that is left fits
                 return "budget"
         return "complete"
@@ -166,33 +166,27 @@ class Session:
                 finished = next(launches)
                 self._keep(state, self._launch_of(state, request.seed, started_at, finished))
 
-    def _groups(self, states: Sequence[CaseState]) -> Iterator[list[CaseState]]:
-        """Those whose workers import side by side.
+    def fits(self, state: CaseState, before: float = 0.0) -> bool:
+        """Whether another launch of a case is expected to end within the budget, if it starts so
+        many seconds from now."""
+        return before + self._expected(state) <= self._budget_left()
 
-        Of a sweep's points that have not run, one: whether it fits decides about the next.
-        """
-        group: list[CaseState] = []
-        sweeps: set[str] = set()
-        for state in states:
-            sweep = without_batch(state.case).fingerprint
-            alone = state.case.devices > 1
-            if group and (alone or group[-1].case.devices > 1):
-                yield group
-                group, sweeps = [], set()
-            if len(group) == self.together or (sweep in sweeps and not state.seconds):
-                yield group
-                group, sweeps = [], set()
-            group.append(state)
-            sweeps.add(sweep)
-        if group:
-            yield group
+    def _fitting(self, group: Iterable[CaseState]) -> list[CaseState]:
+        """Those whose launches fit, one after the other."""
+        found: list[CaseState] = []
+        for state in group:
+            before = sum(map(self._expected, found))
+            if not state.finished and self.fits(state, before):
+                found.append(state)
+        return found
 
-    def fits(self, state: CaseState) -> bool:
-        """Whether another launch of a case is expected to end within the budget."""
-        expected, left = self._left.expected(state), self._budget_left()
-        if not state.seconds and left < math.inf:
+    def _expected(self, state: CaseState) -> float:
+        """Seconds of a case's next launch; of its first at the least what its shapes say, where
+        there is a budget."""
+        expected = self._left.expected(state)
+        if not state.seconds and self.budget_seconds is not None:
             expected = max(expected, self._shapes.least_seconds(state.case))
-        return expected <= left
+        return expected
 
     def _budget_left(self) -> float:
         """Seconds until the budget is spent; endless without one."""

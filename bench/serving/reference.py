@@ -74,14 +74,22 @@ Reference = Callable[[Path, Sequence[Text], bool], Truth]
 
 
 def in_a_process(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
-    """`Reference`; raises `AccelmarkError` where the process fails."""
+    """`Reference`; raises `AccelmarkError` where the process fails, or takes too long."""
     question = Question(folder=str(folder), texts=tuple(texts), wrong=wrong)
-    child = subprocess.run(
-        [sys.executable, "-m", "bench.serving.reference"],
-        input=msgspec.json.encode(question),
-        capture_output=True,
-        timeout=LIMIT_SECONDS,
-    )
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "bench.serving.reference"],
+            input=msgspec.json.encode(question),
+            capture_output=True,
+            timeout=LIMIT_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AccelmarkError(
+            f"{folder}: the reference of the exported model had not answered after "
+            f"{LIMIT_SECONDS:g} s. It computes {len(texts)} texts on this host, in float64 and in "
+            "the weights' own precision, which a CPU without arithmetic of it does by reference "
+            "code. Run the client on a faster host, or export a smaller model."
+        ) from error
     with contextlib.suppress(msgspec.DecodeError):  # what is not finite is no number there
         if not child.returncode:
             return msgspec.json.decode(child.stdout, type=Truth)

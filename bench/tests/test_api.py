@@ -18,7 +18,7 @@ from bench.errors import ComparisonError, RecordError, SuiteError, UnknownName
 from bench.exchange import benchmark_json
 from bench.planning.suite_file import find_suite, read_suite
 from bench.publishing import publish, signing
-from bench.records import digests
+from bench.records import digests, runfile
 from bench.records.run import Launch, Settings
 from bench.records.runfile import Writer, read
 from bench.running import probe
@@ -89,7 +89,7 @@ def test_a_suite_is_measured_read_judged_compared_and_shown(suite: Path) -> None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups")
-def test_a_run_that_ended_early_goes_on(suite: Path) -> None:
+def test_a_run_that_ended_early_goes_on(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = bench.run_suite(suite, device="cpu", budget_minutes=1e-6, out=Path("out"))
     assert first.end is not None and first.end.reason == "budget"
     done = len(first.launches)
@@ -103,6 +103,12 @@ def test_a_run_that_ended_early_goes_on(suite: Path) -> None:
         ("64x64x64", 0),
         ("64x64x64", 1),
     ]
+    lines = Path(whole.path).read_bytes().splitlines(keepends=True)
+    Path(whole.path).write_bytes(b"".join(lines[:-2]))
+    monkeypatch.setattr(runfile, "LARGE_BYTES", -1)  # its launches stay in the file
+    again = bench.resume_run(whole.path)
+    assert len(again.launches) == 4 and list(again.launches[:3]) == list(whole.launches[:3])
+    assert again.end is not None and again.end.reason == "complete"
 
 
 def test_bad_input_is_an_error_of_ours_before_anything_is_measured(suite: Path) -> None:

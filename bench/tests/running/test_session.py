@@ -262,12 +262,14 @@ def test_what_would_only_happen_again_is_not_tried_again(tmp_path: Path, outcome
 # --- Budget and interruption ---------------------------------------------------------------------
 
 
-def test_no_launch_is_started_that_would_end_after_the_budget(tmp_path: Path) -> None:
-    """Launches of 10 s in 45 s: the fifth would end at 50."""
-    stage, reason, file = play(
-        tmp_path, {"A": [FINE], "B": [FINE]}, Settings(launches=9), budget_seconds=45
-    )
-    assert stage.order == "ABAB"
+@pytest.mark.parametrize("together", [1, 2])
+def test_no_launch_is_started_that_would_end_after_the_budget(
+    tmp_path: Path, together: int
+) -> None:
+    """Launches of 10 s in 35 s: the fourth would end at 40, whoever imports beside whom."""
+    script: Script = {"A": [FINE], "B": [FINE]}
+    stage, reason, file = play(tmp_path, script, Settings(launches=9), 35, together=together)
+    assert stage.order == "ABA"
     assert reason == "budget" and file.end is not None and file.end.reason == "budget"
 
 
@@ -278,11 +280,8 @@ def test_a_budget_that_just_suffices(tmp_path: Path) -> None:
 
 def test_a_budget_that_is_spent_by_the_first_round(tmp_path: Path) -> None:
     """Nothing is known of B's time: it is expected to take as long as A, which is too long."""
-    stage, reason, _ = play(
-        tmp_path,
-        {"A": [FINE], "B": [FINE], "C": [FINE]},
-        budget_seconds=15,
-    )
+    script: Script = {"A": [FINE], "B": [FINE], "C": [FINE]}
+    stage, reason, _ = play(tmp_path, script, budget_seconds=15)
     assert (stage.order, reason) == ("A", "budget")
 
 

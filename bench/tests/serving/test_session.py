@@ -12,6 +12,7 @@ import pytest
 from bench.errors import AccelmarkError, ServerError
 from bench.records.outcome import Failed, Measured, Void
 from bench.serving import cases, gate, session, verdict
+from bench.serving import reference as asked_of_it
 from bench.serving.reference import Text, Truth
 from bench.serving.session import Ask, Came
 from bench.serving.wire import Endpoint
@@ -57,7 +58,7 @@ def test_a_right_server_is_measured_in_each_load_and_described_without_its_secre
         assert seen.warm_up_requests == 8 and seen.wrong.keys() == {
             *("int8 weights", "a layer missing")
         }
-    # All come at once and end as one: there is no steady part.
+    # All come at once and end as one, but for those that waited: there may be no steady part.
     assert isinstance(came[3].outcome, Void | Measured)
     seen = came[0].seen
     assert seen is not None
@@ -66,6 +67,18 @@ def test_a_right_server_is_measured_in_each_load_and_described_without_its_secre
     said = str(seen.server)
     assert "secret-of-theirs" not in said and "alice" not in said
     assert seen.server.settings["model.max_model_len"] == "2048"
+
+
+def test_requests_that_are_sent_at_once_are_measured_while_the_server_is_full() -> None:
+    """Few slots: who waits for one is let in long after it was sent."""
+    wanted = asks(concurrencies=(), offline=True, requests=40)
+    (came,) = launched(Mock(Manners(slots=4, ttft=0.02, gap=0.004)), wanted)
+    outcome = came.outcome
+    assert isinstance(outcome, Measured) and outcome.served is not None, outcome
+    window, asked = outcome.served.window, outcome.served.requests
+    assert window is not None
+    ends = sorted(one.last_ns for one in asked if one.last_ns is not None)
+    assert window.start_ns == ends[3] and ends[35] < window.end_ns < ends[-1]
 
 
 def test_another_model_is_refused_before_any_load() -> None:
@@ -207,6 +220,14 @@ def test_prompts_of_two_seeds_differ_and_lengths_and_arrivals_do_not() -> None:
     assert first.load.digest == second.load.digest
     starts = {asked.prompt for asked in (*first.asked, *second.asked)}
     assert len(starts) == 40
+
+
+def test_a_reference_that_takes_too_long_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(asked_of_it, "LIMIT_SECONDS", 0.01)
+    with pytest.raises(AccelmarkError, match=r"had not answered after 0.01 s. It computes 1 texts"):
+        asked_of_it.in_a_process(tmp_path, [Text(prompt=(1,), tokens=(2,))], False)
 
 
 def test_a_reference_that_fails_after_the_load_costs_the_figure_and_not_the_load() -> None:
