@@ -28,7 +28,7 @@ from bench.errors import AccelmarkError, ComparisonError, RecordError
 from bench.exchange.benchmark_json import read_any
 from bench.judging import chips, systems
 from bench.judging.at_tpot import compare_at_tpot
-from bench.judging.compare import Prices, compare
+from bench.judging.compare import Prices, compare, whole
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
 from bench.judging.summary import summarize
@@ -364,13 +364,7 @@ def _run(run: Runs) -> RunFile:
 
 
 def _whole(run: Runs) -> RunFile:
-    file = _run(run)
-    if file.damage:
-        raise RecordError(
-            f"{file.damage}. An incomplete run is not compared. `accelmark report` shows what is "
-            f"left of it. {file.remedy}"
-        )
-    return file
+    return whole(_run(run))
 
 
 @contextlib.contextmanager

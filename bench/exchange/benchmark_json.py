@@ -34,11 +34,12 @@ from bench.judging.summary import summarize
 from bench.planning.tuning import figures
 from bench.records import digests, runfile
 from bench.records.case import Case
+from bench.records.explained import Explanation
 from bench.records.opened import Opened, opened
 from bench.records.outcome import Measured
 from bench.records.run import End, Launch, Resumed, RunFile
 from bench.records.runfile import UNREADABLE
-from bench.telemetry.flags import unhindered
+from bench.telemetry.flags import flagged, slowed_launches, unhindered
 
 if TYPE_CHECKING:
     from _typeshed import StrPath
@@ -140,8 +141,9 @@ def round_seconds(outcome: Measured) -> float:
 
 def outcomes_of(launches: Sequence[Launch]) -> list[Measured]:
     """What the rounds of a case are made of: as its figure on the card."""
-    outcomes = [x.outcome for x in figures(launches)]
-    return unhindered([outcome for outcome in outcomes if isinstance(outcome, Measured)])
+    measured = [x for x in figures(launches) if isinstance(x.outcome, Measured)]
+    slowed = slowed_launches(measured)
+    return unhindered([flagged(x, slowed) for x in measured])
 
 
 def numbered(run: RunFile) -> dict[str, list[Launch]]:
@@ -173,6 +175,7 @@ def envelope(run: RunFile, elsewhere: Collection[str]) -> dict[str, Any]:
             "resumed": run.resumed,
             "end": run.end,
             "damage": run.damage,
+            "explanations": run.explanations,
             "order": [(x.fingerprint, x.launch) for x in run.launches],
             "launches": [x for x in run.launches if x.fingerprint not in elsewhere],
         }
@@ -305,6 +308,7 @@ def from_document(place: str, document: Any) -> RunFile:
         resumed = msgspec.convert(own.get("resumed"), tuple[Resumed, ...])
         end = msgspec.convert(own.get("end"), End | None)
         damage = msgspec.convert(own.get("damage"), str | None)
+        explanations = msgspec.convert(own.get("explanations", []), tuple[Explanation, ...])
         order = msgspec.convert(own.get("order"), list[tuple[str, int]])
         launches = _launches(place, own, document["benchmarks"])
     except UNREADABLE as error:
@@ -320,6 +324,7 @@ def from_document(place: str, document: Any) -> RunFile:
         launches=tuple(launches[key] for key in order),
         end=end,
         resumed=resumed,
+        explanations=explanations,
         damage=damage,
     )
 

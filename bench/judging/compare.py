@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from bench import stats
-from bench.errors import ComparisonError
+from bench.errors import ComparisonError, RecordError
 from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
@@ -81,8 +81,19 @@ def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comp
     )
 
 
-def sides_of(base: RunFile, other: RunFile) -> tuple[Side, Side]:
-    """Both runs; raises `ComparisonError` where they are one."""
+def whole(file: RunFile) -> RunFile:
+    """The run; raises `RecordError` where its record is damaged: a ratio of half a run would pass
+    for the whole."""
+    if file.damage:
+        raise RecordError(
+            f"{file.damage}. An incomplete run is not compared. `accelmark report` shows what is "
+            f"left of it. {file.remedy}"
+        )
+    return file
+
+
+def two_runs(base: RunFile, other: RunFile) -> None:
+    """Raises `ComparisonError` where they are one."""
     if base.run.run_id == other.run.run_id:
         raise ComparisonError(
             f"{base.path} and {other.path} are the same run, or a copy of it ({base.run.run_id}). "
@@ -90,6 +101,11 @@ def sides_of(base: RunFile, other: RunFile) -> tuple[Side, Side]:
             "machine: `accelmark ab`, the same --device twice.",
             code=Code.SAME_RUN,
         )
+
+
+def sides_of(base: RunFile, other: RunFile) -> tuple[Side, Side]:
+    """Both runs; raises `ComparisonError` where they are one."""
+    two_runs(base, other)
     return Side(base), Side(other)
 
 

@@ -8,17 +8,23 @@ from collections.abc import Sequence
 import msgspec
 
 from bench.errors import ComparisonError
+from bench.judging.compare import two_runs, whole
+from bench.judging.configured import configured
+from bench.judging.differences import differences
 from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow, explain_run
 from bench.planning.tuning import in_words
 from bench.records.case import Case
 from bench.records.explained import How
-from bench.records.run import RunFile
+from bench.records.outcome import Cold, Skipped
+from bench.records.run import Launch, RunFile
 
 TOP = 10
 """Operators that are named."""
 STRIDES = re.compile(r"/[\d,]+(?=\])")
 """In an operand's word: another memory format is no other operator."""
 PROFILER: How = "profiler"
+BOUNDED = 0.98
+"""Of the time of a class, whose operators have a bound, at the least, if it is split."""
 REST = ("freeing", "host")
 """Parts of a step that are no class."""
 
@@ -31,9 +37,10 @@ class ClassPair(msgspec.Struct, frozen=True, kw_only=True):
     base_ms: float
     other_ms: float
     chip: float | None
-    """How many times as fast other's own ceilings would do it; None where a side has no bound."""
+    """How many times as fast other's own ceilings would do it; None where a side has operators
+    without a bound."""
     software: float | None
-    """How many times as near to its bound other comes."""
+    """How many times as near to its bound other comes; times `chip`, base's time over other's."""
 
     @property
     def difference_ms(self) -> float:
@@ -65,6 +72,8 @@ class ExplainedPair(msgspec.Struct, frozen=True, kw_only=True):
     base_ms: float = 0.0
     other_ms: float = 0.0
     """Of the steps."""
+    chip_doubt: str = ""
+    """Why a ratio of ceilings is not one of chips; empty where nothing speaks against it."""
     parts: tuple[ClassPair, ...] = ()
     """The largest difference first."""
     operators: tuple[OperatorPair, ...] = ()
@@ -79,8 +88,10 @@ class ExplainedPair(msgspec.Struct, frozen=True, kw_only=True):
 def explained_pairs(base: RunFile, other: RunFile) -> list[ExplainedPair]:
     """Each case that both runs explain, and those that one does not, with the reason.
 
-    Raises `ComparisonError` where a run explains nothing, or the two have no case in common.
+    Raises `ComparisonError` where a run explains nothing, the two have no case in common, or are
+    one; `RecordError` where a record is damaged.
     """
+    two_runs(whole(base), whole(other))
     sides = []
     for file in (base, other):
         found = {case.case.fingerprint: case for case in explain_run(file)}
@@ -97,7 +108,47 @@ def explained_pairs(base: RunFile, other: RunFile) -> list[ExplainedPair]:
             f"{base.path} and {other.path} explain no case in common. Explain the same suite on "
             "both sides."
         )
-    return [pair(mine[fingerprint], theirs[fingerprint]) for fingerprint in common]
+    doubt = _chip_doubt(base, other)
+    found = [pair(mine[fingerprint], theirs[fingerprint]) for fingerprint in common]
+    found = [msgspec.structs.replace(one, chip_doubt=doubt) for one in found]
+    for who, file in (("base", base), ("other", other)):
+        if _simulated(file):
+            reason = f"{who}: a simulated device"
+            return [ExplainedPair(case=one.case, reason=one.reason or reason) for one in found]
+    return found
+
+
+def _simulated(file: RunFile) -> bool:
+    devices = [file.run.device, *(x.environment.get("device") for x in file.explanations)]
+    return any(isinstance(device, dict) and bool(device.get("simulated")) for device in devices)
+
+
+def _chip_doubt(base: RunFile, other: RunFile) -> str:
+    """As `compare` finds it, by what the processes that explained say of their settings."""
+    sides = [_as_launched(file) for file in (base, other)]
+    return configured(*sides, tuple(differences(*sides))).chip_doubt
+
+
+def _as_launched(file: RunFile) -> RunFile:
+    """The run, its explanations in the place of its launches."""
+    return msgspec.structs.replace(
+        file,
+        launches=tuple(
+            Launch(
+                case=one.case,
+                fingerprint=one.fingerprint,
+                launch=number,
+                order=number,
+                seed=one.seed,
+                started_at=one.started_at,
+                seconds=one.seconds,
+                cold=Cold(),
+                environment=one.environment,
+                outcome=Skipped(reason="explained"),
+            )
+            for number, one in enumerate(file.explanations)
+        ),
+    )
 
 
 def pair(base: ExplainedCase, other: ExplainedCase) -> ExplainedPair:
@@ -149,10 +200,10 @@ def _parts(base: ExplainedCase, other: ExplainedCase) -> tuple[ClassPair, ...]:
 
 def _class(name: str, base: ClassRow | None, other: ClassRow | None) -> ClassPair:
     chip = software = None
-    if base is not None and other is not None and base.times_bound and other.times_bound:
+    if base is not None and other is not None and _bounded(base) and _bounded(other):
         assert base.bound_ms is not None and other.bound_ms is not None
         chip = base.bound_ms / other.bound_ms
-        software = base.times_bound / other.times_bound
+        software = base.ms.value / other.ms.value / chip
     return ClassPair(
         name=name,
         base_ms=base.ms.value if base else 0.0,
@@ -160,6 +211,11 @@ def _class(name: str, base: ClassRow | None, other: ClassRow | None) -> ClassPai
         chip=chip,
         software=software,
     )
+
+
+def _bounded(row: ClassRow) -> bool:
+    """Whether as good as all of it has a bound: only then is the bound that of the class."""
+    return bool(row.bound_ms) and row.bounded_ms >= BOUNDED * row.ms.value > 0
 
 
 def _operators(

@@ -8,7 +8,9 @@ signed. The index, `results/README.md`, is generated from the records.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -88,13 +90,26 @@ def publish(
         raise OutputError(
             f"{folder}: it exists already, and published runs stay. Give another --name."
         )
-    with contextlib.closing(Writer(folder / RECORD, "--results")) as writer:
-        for line in (header, *lines):
-            writer.append(line)
-    text = card.render([read(folder)], Canvas(width=CARD_WIDTH))
-    (folder / CARD).write_text(text, encoding="utf-8")
-    digests.write(folder, (RECORD, CARD))
-    sign(folder)
+    # Under a name that no published run has, until it is whole.
+    unfinished = results / f".{chosen}-{os.getpid()}"
+    try:
+        with contextlib.closing(Writer(unfinished / RECORD, "--results")) as writer:
+            for line in (header, *lines):
+                writer.append(line)
+        text = card.render([read(unfinished)], Canvas(width=CARD_WIDTH))
+        (unfinished / CARD).write_text(text, encoding="utf-8")
+        digests.write(unfinished, (RECORD, CARD))
+        sign(unfinished)
+        unfinished.rename(folder)
+    except (OSError, OutputError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        why = getattr(cause, "strerror", None) or error
+        raise OutputError(
+            f"{folder}: the run cannot be written there ({why}). Nothing was published; the run "
+            "lies where it lay. Free some space, or give another folder: --results FOLDER."
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     (results / INDEX).write_text(index(results), encoding="utf-8")
     return folder
 
@@ -265,7 +280,8 @@ def digest(folder: StrPath) -> str:
 
 def published(results: Path) -> list[Path]:
     """The folders of published runs, by name."""
-    return sorted(file.parent for file in results.glob(f"*/{RECORD}"))
+    folders = [file.parent for file in results.glob(f"*/{RECORD}")]
+    return sorted(folder for folder in folders if not folder.name.startswith("."))
 
 
 HEADING = """# Results

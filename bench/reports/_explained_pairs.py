@@ -16,9 +16,11 @@ COLUMNS = (10, 10, 12, 8, 10)
 """Of base, other, difference, chip and software."""
 NARROW_COLUMNS = (8, 9, 11, 5, 9)
 """Of a card of less than 80."""
+CEILING, SHARE = "ceiling", "share"
+"""What `chip` and `software` are called where a setting may have made the ceilings."""
 LEGEND = (
-    "difference: other less base; those of all parts add up to that of the steps. speed: base's "
-    "time over other's = chip x software; chip: how many times as fast other's own ceilings would "
+    "difference: other less base; those of all parts add up to that of the steps. Of a part whose "
+    "operators all have a bound, base's time over other's = chip x software; chip: how many times as fast other's own ceilings would "
     "do the same, software: how many times as near other comes to them."
 )
 
@@ -30,9 +32,15 @@ def card(base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair], width: i
         for file in (base, other)
     ]
     lines = wrapped(f"base {sides[0]}, other {sides[1]}", width)
+    doubts = dict.fromkeys(pair.chip_doubt for pair in pairs if pair.chip_doubt)
+    for doubt in doubts:
+        lines += wrapped(f"NO VERDICT ON THE CHIP: {doubt}", width)
     for pair in pairs:
         lines += ["", *_pair(pair, width)]
-    lines += ["", *wrapped(LEGEND, width)]
+    legend = LEGEND
+    if doubts:
+        legend = legend.replace("chip", CEILING).replace("software", SHARE)
+    lines += ["", *wrapped(legend, width)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -46,7 +54,10 @@ def _pair(pair: ExplainedPair, width: int) -> Iterator[str]:
     )
     columns = COLUMNS if width >= STANDARD_COLUMNS else NARROW_COLUMNS
     name = min(NAME_COLUMNS, max(LONGEST_NAME, width - sum(columns)))
-    heading = ("base ms", "other ms", "difference", "chip", "software")
+    split = (CEILING, SHARE) if pair.chip_doubt else ("chip", "software")
+    if columns is NARROW_COLUMNS:
+        split = split[0][: columns[3] - 1], split[1]
+    heading = ("base ms", "other ms", "difference", *split)
     yield f"{'part':<{name}}{_in_columns(columns, heading)}"[:width]
     for part in pair.parts:
         yield f"{part.name:<{name}}{_in_columns(columns, _part(part))}"[:width]
@@ -105,6 +116,7 @@ def rows(pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
                 "difference_ms": pair.difference_ms if known else None,
                 "chip": None,
                 "software": None,
+                "chip_doubt": pair.chip_doubt or None,
                 "reason": pair.reason or None,
             }
         )
@@ -122,6 +134,7 @@ def rows(pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
                     "difference_ms": one.difference_ms,
                     "chip": getattr(one, "chip", None),
                     "software": getattr(one, "software", None),
+                    "chip_doubt": pair.chip_doubt or None,
                     "reason": None,
                 }
             )

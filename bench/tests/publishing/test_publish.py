@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,3 +222,28 @@ def test_an_unwritable_place_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot be written there .*--results"):
         publish.publish(run(), tmp_path / "file", None, CARD)
+
+
+@pytest.mark.parametrize("broken", ["record", "card", "signature"])
+def test_what_fails_halfway_leaves_nothing_that_passes_for_published(
+    tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its name is free."""
+    publish.publish(run(), tmp_path, "whole", CARD)
+    index = (tmp_path / "README.md").read_text(encoding="utf-8")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if broken == "record":
+            patch.setattr(os, "fsync", full)
+        if broken == "card":
+            patch.setattr(digests, "write", full)
+        sign = full if broken == "signature" else lambda folder: None
+        with pytest.raises(OutputError, match=r"\(No space left on device\)\. Nothing was publ"):
+            publish.publish(run(), tmp_path, "mine", CARD, sign)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.md", "whole"]
+    assert publish.index(tmp_path) == index
+    assert publish.publish(run(), tmp_path, "mine", CARD) == tmp_path / "mine"
+    assert publish.verify(tmp_path / "mine", None) == ([], "not signed")
