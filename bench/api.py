@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import catalogue
-from bench.errors import AccelmarkError, ComparisonError, RecordError
+from bench.errors import AccelmarkError, ComparisonError
 from bench.exchange.benchmark_json import read_any
 from bench.judging import chips, systems
 from bench.judging.at_tpot import compare_at_tpot

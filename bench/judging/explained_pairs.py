@@ -109,13 +109,12 @@ def explained_pairs(base: RunFile, other: RunFile) -> list[ExplainedPair]:
             "both sides."
         )
     doubt = _chip_doubt(base, other)
-    found = [pair(mine[fingerprint], theirs[fingerprint]) for fingerprint in common]
-    found = [msgspec.structs.replace(one, chip_doubt=doubt) for one in found]
+    paired = [pair(mine[fingerprint], theirs[fingerprint]) for fingerprint in common]
     for who, file in (("base", base), ("other", other)):
         if _simulated(file):
             reason = f"{who}: a simulated device"
-            return [ExplainedPair(case=one.case, reason=one.reason or reason) for one in found]
-    return found
+            return [ExplainedPair(case=one.case, reason=one.reason or reason) for one in paired]
+    return [msgspec.structs.replace(one, chip_doubt=doubt) for one in paired]
 
 
 def _simulated(file: RunFile) -> bool:
@@ -125,8 +124,8 @@ def _simulated(file: RunFile) -> bool:
 
 def _chip_doubt(base: RunFile, other: RunFile) -> str:
     """As `compare` finds it, by what the processes that explained say of their settings."""
-    sides = [_as_launched(file) for file in (base, other)]
-    return configured(*sides, tuple(differences(*sides))).chip_doubt
+    mine, theirs = _as_launched(base), _as_launched(other)
+    return configured(mine, theirs, tuple(differences(mine, theirs))).chip_doubt
 
 
 def _as_launched(file: RunFile) -> RunFile:

@@ -20,8 +20,9 @@ CEILING, SHARE = "ceiling", "share"
 """What `chip` and `software` are called where a setting may have made the ceilings."""
 LEGEND = (
     "difference: other less base; those of all parts add up to that of the steps. Of a part whose "
-    "operators all have a bound, base's time over other's = chip x software; chip: how many times as fast other's own ceilings would "
-    "do the same, software: how many times as near other comes to them."
+    "operators all have a bound, base's time over other's = chip x software; chip: how many times "
+    "as fast other's own ceilings would do the same, software: how many times as near other comes "
+    "to them."
 )
 
 

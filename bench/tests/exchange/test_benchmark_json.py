@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from bench.records.observed import Reading, Telemetry
 from bench.records.outcome import Measured, Outcome, Skipped, Void
 from bench.records.run import Launch, Resumed, RunFile, Settings
 from bench.report import Canvas
+from bench.tests.judging.accounts import account, explanation
 from bench.tests.scripts.regenerate import RUN
 from bench.tests.values import (
     failed,
@@ -105,7 +107,7 @@ def test_any_run_comes_back_equal(chosen: list[Sequence[Outcome]], source: Any, 
 
 def test_explanations_are_kept() -> None:
     run = make_file([make_case()], [make_launch()])
-    run = msgspec.structs.replace(run, explanations=(make_explanation(make_case()),))
+    run = msgspec.structs.replace(run, explanations=(explanation(account()),))
     assert from_document("fake.jsonl", through_json(run)) == run
     older = through_json(run)
     del older["accelmark"]["explanations"]
@@ -125,6 +127,12 @@ def test_a_launch_that_a_low_clock_slowed_makes_no_round() -> None:
             readings=tuple(readings),
         )
         outcome = make_measured([seconds] * 10)
+        ends = itertools.accumulate(block.wall_ns for block in outcome.steady)
+        steady = [
+            msgspec.structs.replace(block, start_ns=end - block.wall_ns)
+            for block, end in zip(outcome.steady, ends, strict=True)
+        ]
+        outcome = msgspec.structs.replace(outcome, steady=tuple(steady))
         return make_launch(outcome, launch=number, order=number, telemetry=telemetry)
 
     launches = [*(launch(k, 0.1, 1400.0) for k in range(9)), launch(9, 0.2, 700.0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from bench.records.case import Case
@@ -99,11 +100,13 @@ def explanation(found: Account, case: Case | None = None, number: int = 0) -> Ex
         seed=number,
         started_at="2026-01-01T00:00:00.000+00:00",
         seconds=5.0,
-        environment={"threads": 1},
+        environment={"threads": 1, "variables": {}, "variables_looked_for": ["OMP_"]},
         account=found,
     )
 
 
+NUMBERS = itertools.count(1)
+"""Of runs, each of its own."""
 REFUSED = Unexplained(reason="tape and replay need 8.0 GiB beside the job")
 
 
@@ -112,7 +115,12 @@ def explained_file(*accounts: Account, case: Case | None = None, path: str = "x.
     case = case or make_case()
     return RunFile(
         path=path,
-        run=make_run([case], explanations=len(accounts), only_explained=True),
+        run=make_run(
+            [case],
+            run_id=f"20260101T000000Z-{next(NUMBERS):04x}",
+            explanations=len(accounts),
+            only_explained=True,
+        ),
         launches=(),
         explanations=tuple(explanation(one, case, k) for k, one in enumerate(accounts)),
         end=End(reason="complete", finished_at="2026-01-01T00:01:00.000+00:00"),

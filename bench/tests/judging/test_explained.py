@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from bench import guide
-from bench.errors import ComparisonError
+from bench.errors import ComparisonError, RecordError
 from bench.judging.bounds import bound
 from bench.judging.explained import MEANINGS, ExplainedCase, Verdict, explain_run
 from bench.judging.explained_answer import answers
@@ -17,6 +17,8 @@ from bench.judging.explained_pairs import explained_pairs
 from bench.judging.remedies import helped, said
 from bench.judging.summary import summarize
 from bench.records.explained import Account, Ceilings, Kind, Operator, Profile, Tried
+from bench.records.run import RunFile
+from bench.reports import _explained_pairs
 from bench.tests.judging.accounts import (
     ADD,
     CEILINGS,
@@ -30,6 +32,7 @@ from bench.tests.judging.accounts import (
     operator,
 )
 from bench.tests.scripts import explain_check
+from bench.tests.values import another
 
 
 def judged(*accounts: Account) -> ExplainedCase:
@@ -217,6 +220,56 @@ def test_the_differences_of_the_parts_are_that_of_the_steps() -> None:
     assert {part.name for part in pair.parts} >= {"host", "freeing"}
 
 
+def test_a_class_is_split_only_where_all_of_it_has_a_bound() -> None:
+    """A kernel that is known by its name alone takes 50 ms less: no ceiling says why."""
+    named = {"read_bytes": None, "written_bytes": None, "operands": ""}
+    sides = [
+        account(
+            operators=(*account().operators, operator("vendor_gemm", "matmul", ms, **named)),
+            step_ns=(round((100 + ms) * MS),),
+            order=(),
+            call_ns=(),
+        )
+        for ms in (60.0, 10.0)
+    ]
+    (pair,) = explained_pairs(*map(explained_file, sides))
+    matmul = next(part for part in pair.parts if part.name == "matmul")
+    assert (matmul.base_ms, matmul.other_ms) == pytest.approx((120.0, 70.0))
+    assert matmul.chip is None and matmul.software is None
+    for part in pair.parts:
+        if part.chip is not None and part.software is not None:
+            assert part.chip * part.software == pytest.approx(part.base_ms / part.other_ms)
+
+
+def with_environment(file: RunFile, **environment: Any) -> RunFile:
+    """As if its processes had said so."""
+    given = [msgspec.structs.replace(e, environment=environment) for e in file.explanations]
+    return msgspec.structs.replace(file, explanations=tuple(given))
+
+
+def test_two_explained_runs_are_refused_and_doubted_as_compare_does() -> None:
+    base, other = explained_file(account()), explained_file(account(2.0))
+    with pytest.raises(ComparisonError, match="are the same run"):
+        explained_pairs(base, base)
+    with pytest.raises(RecordError, match=r"line 7 is broken\. An incomplete run is not compared"):
+        explained_pairs(base, msgspec.structs.replace(other, damage="line 7 is broken"))
+    device = {**other.run.device, "simulated": True}
+    run = msgspec.structs.replace(other.run, device=device)
+    (pair,) = explained_pairs(base, msgspec.structs.replace(other, run=run))
+    assert pair.reason == "other: a simulated device" and not pair.parts
+    known: dict[str, Any] = {"variables": {}, "variables_looked_for": ["OMP_"]}
+    set_otherwise = with_environment(other, **{**known, "variables": {"OMP_NUM_THREADS": "1"}})
+    base = with_environment(base, **known)
+    (pair,) = explained_pairs(base, with_environment(other, **known))
+    assert pair.parts and not pair.chip_doubt
+    (pair,) = explained_pairs(base, set_otherwise)
+    assert pair.chip_doubt == "a setting may be the cause: OMP_NUM_THREADS (absent, 1)"
+    for width, heading in ((60, "ceil    share"), (100, "ceiling     share")):
+        text = _explained_pairs.card(base, set_otherwise, [pair], width)
+        assert "NO VERDICT ON THE CHIP: a setting may be the cause" in text.replace("\n", " ")
+        assert heading in text and "chip:" not in text and max(map(len, text.splitlines())) <= width
+
+
 def test_another_layout_is_no_other_operator_and_what_one_side_lacks_is_said() -> None:
     theirs = operator("aten::mm", "matmul", 80.0, operands="bf16[64,64/1,64]")
     other = account(operators=(theirs, *account().operators[2:]), order=(), call_ns=())
@@ -242,7 +295,8 @@ def test_settings_of_each_side_s_own_are_not_held_together() -> None:
             msgspec.structs.replace(e, choice={"batch_size": batch}) for e in file.explanations
         )
         files.append(msgspec.structs.replace(file, explanations=(tuned,)))
-    (apart,), (together,) = (explained_pairs(files[0], other) for other in (files[1], files[0]))
+    alike = another(files[0])
+    (apart,), (together,) = (explained_pairs(files[0], other) for other in (files[1], alike))
     assert apart.reason == "each side was tuned to settings of its own: batch 8; batch 16"
     assert not apart.parts and not together.reason
 
