@@ -9,12 +9,13 @@ alike where both have as many points.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import msgspec
 
 from bench import stats
 from bench.errors import ComparisonError
-from bench.judging.comparability import timed_otherwise, unfit
+from bench.judging.comparability import served_otherwise, timed_otherwise, unfit
 from bench.judging.compare import Prices, concluded, joule_ratio, level_of, sides_of
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.reasons import Code, Reason
@@ -52,7 +53,7 @@ def compare_at_tpot(
         for k in common
     ]
     judged = [
-        _judged(sides, mine[key], pair, tpot_seconds, level, prices)
+        _judged(sides, (mine[key], theirs[key]), pair, tpot_seconds, level, prices)
         for key, pair in zip(common, chosen, strict=True)
     ]
     return concluded(sides, level, chosen, judged)
@@ -60,7 +61,7 @@ def compare_at_tpot(
 
 def _judged(
     sides: tuple[Side, Side],
-    curve: ServingCurve,
+    curves: tuple[ServingCurve, ServingCurve],
     pair: tuple[Row | None, Row | None],
     tpot_seconds: float,
     level: float,
@@ -68,7 +69,7 @@ def _judged(
 ) -> CaseComparison:
     base, other = pair
     found = CaseComparison(
-        case=curve.case,
+        case=curves[0].case,
         base=base,
         other=other,
         verdict="INCOMPARABLE",
@@ -84,7 +85,11 @@ def _judged(
     ]
     if base is None or other is None:
         return msgspec.structs.replace(found, because=tuple(lacking))
-    because = (*timed_otherwise(sides, base, other), *unfit(sides, base, other))
+    because = (
+        *dict.fromkeys(_drawn_otherwise(*curves)),
+        *timed_otherwise(sides, base, other),
+        *unfit(sides, base, other),
+    )
     if because:
         return msgspec.structs.replace(found, because=because)
     assert base.throughput is not None
@@ -102,3 +107,12 @@ def _judged(
         joule_ratio=joule_ratio(base, other),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
     )
+
+
+def _drawn_otherwise(mine: ServingCurve, theirs: ServingCurve) -> Iterator[Reason]:
+    """Why equal points of two curves did not serve the same requests. Those of unlike arrival have
+    digests of their own, and tell nothing."""
+    points = {row.work.fingerprint: row for row in theirs.points}
+    for row in mine.points:
+        if (other := points.get(row.work.fingerprint)) is not None:
+            yield from served_otherwise(row, other)

@@ -81,7 +81,7 @@ def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: flo
     return msgspec.structs.replace(row, **changes)
 
 
-def _each(row: Row, rate: float | None) -> float | None:
+def each(row: Row, rate: float | None) -> float | None:
     """What each of its devices has of a rate."""
     return None if rate is None else rate / row.case.devices
 
@@ -101,8 +101,8 @@ def with_peak(row: Row, device: str) -> Row:
             mbu_absent="" if row.bytes_per_second is None else why,
         )
     streams = row.case.workload == BANDWIDTH_WORKLOAD
-    each = (_each(row, row.flop_per_second), _each(row, row.bytes_per_second))
-    found = chips.shares(device, row.arithmetic, *each, streams)
+    rates = (each(row, row.flop_per_second), each(row, row.bytes_per_second))
+    found = chips.shares(device, row.arithmetic, *rates, streams)
     if found.impossible:
         return Row(
             case=row.case,

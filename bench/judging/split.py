@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from bench.judging.ceilings import each
 from bench.judging.row import Row
 from bench.judging.side import Side
 
@@ -27,18 +28,21 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def split(sides: tuple[Side, Side], base: Row, other: Row) -> Split | None:
-    """By the ceiling that the base is nearer to; None where the two runs share none."""
+    """By the ceiling that the base is nearer to; None where the two runs share none, and of ranks
+    that share a host. Ceilings are one device's, and so is what each device does of the work."""
+    if base.shared_host or other.shared_host:
+        return None
     mine, theirs = (side.ceilings for side in sides)
     arithmetic = base.arithmetic
     matmul = _split_by(
         _common(mine.matmul.get(arithmetic, {}), theirs.matmul.get(arithmetic, {})),
         "matmul",
-        (base.flop_per_second, other.flop_per_second),
+        (each(base, base.flop_per_second), each(other, other.flop_per_second)),
     )
     bandwidth = _split_by(
         _common(mine.bandwidth, theirs.bandwidth),
         "memory bandwidth",
-        (base.bytes_per_second, other.bytes_per_second),
+        (each(base, base.bytes_per_second), each(other, other.bytes_per_second)),
     )
     if base.choice != other.choice:  # a larger batch moves fewer bytes an item: no product
         bandwidth = None

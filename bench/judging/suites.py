@@ -39,12 +39,18 @@ def suite_of(run: Run) -> str | None:
 def command_for_the_rest(base: Run, other: Run, cases: Sequence[CaseComparison]) -> str:
     """What measures, on the other's device, those of the base's cases that have no counterpart.
 
-    Empty where all have one, and where the base is of no shipped suite. Not of what the other's
-    device measures in another precision `instead`: that is `command_for_the_base`'s.
+    Empty where all have one, and where the base is of no shipped suite. Not of a precision that
+    the other's device lacks, as it measures another one `instead`: see `command_for_the_base`.
     """
     found = [case.base.work for case in cases if case.base and _lacks(case.base, case.other)]
     elsewhere = {case.name for case in other.plan if case.fingerprint in other.instead}
-    return _command(base, [work for work in found if work.name not in elsewhere])
+    works = [case.base.work for case in cases if case.base]
+    lacked = {work.precision for work in works if work.name in elsewhere}
+    lacked -= {case.precision for case in other.plan}
+    return _command(
+        base,
+        [w for w in found if w.name not in elsewhere and w.precision not in lacked],
+    )
 
 
 def command_for_the_base(other: Run, cases: Sequence[CaseComparison]) -> str:

@@ -71,12 +71,17 @@ def _card(console: Console, comparison: Comparison, canvas: Canvas) -> None:
     for note in others:
         console.print(Padding(note.line, (0, 0, 0, INDENT)))
     if comparison.command_for_the_rest:
-        rest = f"What the other has not measured, on its device: {comparison.command_for_the_rest}"
-        console.print(visible(rest))
+        console.print("What the other has not measured, on its device:")
+        _command(console, comparison.command_for_the_rest)
     if comparison.command_for_the_base:
-        rest = "What the other measured in another precision, on the base's device: "
-        console.print(visible(rest + comparison.command_for_the_base))
+        console.print("What the other measured in another precision, on the base's device:")
+        _command(console, comparison.command_for_the_base)
     console.print(visible(_next(comparison, canvas)), style="bold")
+
+
+def _command(console: Console, text: str) -> None:
+    """A line of its own, however long: broken in two it could not be copied."""
+    console.print(f"  {visible(text)}", soft_wrap=True)
 
 
 def _name(file: RunFile) -> str:
@@ -197,6 +202,8 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
     spread_otherwise = any(Code.DEVICE_COUNT in case.codes for case in comparison.cases)
     if verdicts <= {"INCOMPARABLE", *JUDGED} and spread_otherwise:
         return f"Next: as whole systems, at equal global batch: accelmark compare {paths} --systems"
+    if comparison.command_for_the_base and verdicts & {"INCOMPARABLE", "NO_INTERVAL"}:
+        return "Next: for verdicts, the command above on both machines, with --launches 10"
     if verdicts == {"INCOMPARABLE"}:
         return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
     if "NO_INTERVAL" in verdicts:
@@ -214,9 +221,8 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
     if "UNRANKED" in verdicts:
         return "Next: end other work on the machine of what is not ranked, and run it again."
     if "UNDECIDED" in verdicts:
-        most = max(
-            max(len(row.rates) for row in (c.base, c.other) if row) for c in comparison.cases
-        )
+        rows = [row for case in comparison.cases for row in (case.base, case.other) if row]
+        most = max(len(row.rates) for row in rows)
         more = min(max(20, 2 * most), 1000)
         again = f"{_measuring(comparison)} --launches {more}"
         return f"Next: narrower intervals, on both machines: {again}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from bench import units
-from bench.errors import ComparisonError
-from bench.judging.compare import compare
+from bench.errors import ComparisonError, RecordError
+from bench.judging.compare import compare, whole
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.systems import otherwise_spread
 from bench.reports._comparison_notes import JUDGED, WORDS
@@ -22,10 +22,11 @@ class Pair:
         self.comparison: Comparison | None = None
         self.refusal = ""
         try:
-            self.comparison = compare(base.file, other.file)
-        except ComparisonError as error:
+            self.comparison = compare(whole(base.file), whole(other.file))
+        except (ComparisonError, RecordError) as error:
             self.refusal = handed_on(str(error), base.file, other.file)
-        self.systems = otherwise_spread(base.file, other.file)
+        damaged = base.file.damage or other.file.damage
+        self.systems = None if damaged else otherwise_spread(base.file, other.file)
         """Whole systems of other numbers of devices; None where the runs have none in common."""
 
     @property

@@ -134,13 +134,16 @@ def _why_unplaced(row: Row) -> str:
         return "its work is not arithmetic, no FLOP are counted"
     if row.bytes_per_second is None:
         return "the bytes that a step must move are not counted"
+    if row.shared_host:
+        return "its ranks share a host: no roof is that of one"
     return ""
 
 
 def _matmul_ceilings(side: Side) -> dict[str, float | None]:
-    """Of each arithmetic that the run's cases use."""
+    """Of each arithmetic that the run's cases use; some rows have none for reasons of their own."""
     rows = [row for row in side.measured if row.flop_per_second is not None]
-    return {row.arithmetic: row.matmul_ceiling for row in rows}
+    known = {row.arithmetic: row.matmul_ceiling for row in rows if row.matmul_ceiling is not None}
+    return {row.arithmetic: known.get(row.arithmetic) for row in rows}
 
 
 def _bandwidth_ceiling(side: Side) -> float | None:
@@ -180,15 +183,16 @@ def _point(side: Side, row: Row) -> dict[str, Any]:
     flop, moved = row.flop_per_second, row.bytes_per_second
     assert flop is not None
     assert moved is not None
+    each, several = flop / row.case.devices, row.case.devices > 1
     return {
         "run": side.number - 1,
         "intensity": flop / moved,
-        "flop": flop,
+        "flop": each,
         "label": name_of(row.case),
         "hover": [
             row.case.label,
             side.label,
-            f"{units.rate(flop, row.operation)} at "
+            f"{units.rate(each, row.operation)}{' a device' if several else ''} at "
             f"{units.significant(flop / moved)} {row.operation}/B",
             word_of(row),
         ],

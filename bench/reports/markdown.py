@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from bench import units
-from bench.errors import ComparisonError
-from bench.judging.compare import compare
+from bench.errors import ComparisonError, RecordError
+from bench.judging.compare import compare, whole
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.curves import curves
 from bench.judging.row import Row
@@ -35,8 +35,8 @@ class MarkdownReport(Report):
             lines += _run(run, summarize(run))
         for other in runs[1:]:
             try:
-                lines += _comparison(compare(runs[0], other))
-            except ComparisonError as error:
+                lines += _comparison(compare(whole(runs[0]), whole(other)))
+            except (ComparisonError, RecordError) as error:
                 lines += ["", f"**Not compared**: {_text(handed_on(str(error), runs[0], other))}"]
                 continue
             if systems := otherwise_spread(runs[0], other):

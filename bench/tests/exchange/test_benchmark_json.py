@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -27,11 +26,9 @@ from bench.exchange.benchmark_json import (
     round_seconds,
     to_document,
 )
-from bench.judging.summary import summarize
 from bench.records import runfile
-from bench.records.observed import Reading, Telemetry
 from bench.records.outcome import Measured, Outcome, Skipped, Void
-from bench.records.run import Launch, Resumed, RunFile, Settings
+from bench.records.run import Resumed, RunFile
 from bench.report import Canvas
 from bench.tests.judging.accounts import account, explanation
 from bench.tests.scripts.regenerate import RUN
@@ -112,36 +109,6 @@ def test_explanations_are_kept() -> None:
     older = through_json(run)
     del older["accelmark"]["explanations"]
     assert from_document("fake.jsonl", older).explanations == ()
-
-
-def test_a_launch_that_a_low_clock_slowed_makes_no_round() -> None:
-    """As on the card: the device gives no reason, and only the other launches show it."""
-
-    def launch(number: int, seconds: float, mhz: float) -> Launch:
-        readings = [Reading(at_seconds=1 + 0.2 * k, clock_mhz=mhz) for k in range(11)]
-        telemetry = Telemetry(
-            source="fake",
-            scope="board",
-            interval_seconds=0.2,
-            first_step_seconds=1.0,
-            readings=tuple(readings),
-        )
-        outcome = make_measured([seconds] * 10)
-        ends = itertools.accumulate(block.wall_ns for block in outcome.steady)
-        steady = [
-            msgspec.structs.replace(block, start_ns=end - block.wall_ns)
-            for block, end in zip(outcome.steady, ends, strict=True)
-        ]
-        outcome = msgspec.structs.replace(outcome, steady=tuple(steady))
-        return make_launch(outcome, launch=number, order=number, telemetry=telemetry)
-
-    launches = [*(launch(k, 0.1, 1400.0) for k in range(9)), launch(9, 0.2, 700.0)]
-    run = make_file([make_case()], launches, settings=Settings(launches=10))
-    (row,) = summarize(run)
-    assert row.hindered == 1 and row.throughput == pytest.approx(10.0)
-    (benchmark,) = to_document(run)["benchmarks"]
-    assert benchmark["stats"]["rounds"] == 9
-    assert benchmark["stats"]["ops"] == pytest.approx(row.throughput)
 
 
 def test_a_launch_of_a_case_that_was_not_planned_is_kept() -> None:

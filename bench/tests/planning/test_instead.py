@@ -189,6 +189,15 @@ def test_compare_tells_what_makes_the_runs_meet() -> None:
     command = found.command_for_the_base
     assert command.startswith("accelmark run quick@4 --precision fp32 --only 'gemm-matmul,")
     assert "memory" not in command
+    # Nor in a suite of an older number, which has no other precision and cases of its own.
+    older = plan.whole(read_suite(find_suite("quick@2"))).cases
+    launches = [x for case in older for x in make_launches(case, [make_measured()])]
+    found = compare(make_file(older, launches, suite="quick@2"), laptop)
+    assert "bert-train" in {case.case.name for case in found.cases}
+    assert (found.command_for_the_rest, found.command_for_the_base) == ("", command)
+    card = api.render(found, width=60)
+    assert f"  {command}" in card.splitlines(), "in one piece, to be copied"
+    assert "the command above on both machines, with --launches 10" in " ".join(card.split())
     back = compare(laptop, server)
     assert (back.command_for_the_rest, back.command_for_the_base) == (command, "")
     assert command in " ".join(api.render(found, width=2000).split())

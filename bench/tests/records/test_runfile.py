@@ -167,6 +167,20 @@ def test_a_record_that_is_deleted_under_way_is_laid_down_again(tmp_path: Path) -
     writer.close()
 
 
+def test_what_another_has_written_since_it_was_read_is_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    writer = Writer(path)
+    writer.append(make_run([make_case()]))
+    writer.append(make_launch())
+    early = read(path)
+    writer.append(make_launch(launch=1, order=1))
+    writer.close()
+    with pytest.raises(OutputError, match="went on while it was looked at"):
+        Writer.again(early)
+    assert len(read(path).launches) == 2
+    Writer.again(read(path)).close()
+
+
 # --- Reading what is not whole -------------------------------------------------------------------
 
 

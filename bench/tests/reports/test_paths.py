@@ -44,7 +44,8 @@ def test_no_document_has_the_folder_of_its_record(name: str) -> None:
     if name in ("table", "html", "markdown"):
         assert "run.jsonl, line 3: cut short" in report.render([half], Canvas())
     if name in ("html", "markdown"):
-        assert "run.jsonl are the same run" in report.render([half, half], Canvas())
+        assert "run.jsonl are the same run" in report.render([late, late], Canvas())
+        assert "An incomplete run is not compared" in report.render([late, half], Canvas())
 
 
 def test_where_the_record_lies_a_command_to_type_next_has_its_path(

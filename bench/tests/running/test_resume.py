@@ -275,17 +275,6 @@ def test_two_cannot_write_one_file(tmp_path: Path) -> None:
     Writer.again(read(path)).close()
 
 
-def test_what_another_has_written_since_it_was_read_is_not_cut_off(tmp_path: Path) -> None:
-    file = write(tmp_path / "run.jsonl", first(1))
-    writer = Writer.again(file)
-    writer.append(first(2)[1])
-    writer.close()
-    with pytest.raises(OutputError, match="went on while it was looked at"):
-        resume(file, DEVICE, [])
-    assert len(read(Path(file.path)).launches) == 2
-    resume(read(Path(file.path)), DEVICE, []).close()
-
-
 # --- The command ---------------------------------------------------------------------------------
 
 
