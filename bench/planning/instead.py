@@ -7,7 +7,7 @@ is a case of its own, with its own name and fingerprint, never in one ratio with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -90,3 +90,17 @@ def wanted(device: Device | None, precision: str | None = None) -> Wanted:
     if device is None or not device.precisions:
         return Wanted(always=precision or "")
     return Wanted(frozenset(device.precisions), device.slow, precision or "")
+
+
+def cause(why: str) -> str:
+    """Of what `Wanted.others` says: what is measured, and for what reason, whatever it replaces."""
+    taken, _, rest = why.partition(" instead of ")
+    return f"{taken}\n{rest.partition(': ')[2]}"
+
+
+def in_place(whys: Iterable[str]) -> str:
+    """Several of one cause in one: "fp32 instead of bf16 and bf16-amp: ..."."""
+    each = list(dict.fromkeys(whys))
+    taken, _, reason = cause(each[0]).partition("\n")
+    replaced = [why.partition(" instead of ")[2].partition(": ")[0] for why in each]
+    return f"{taken} instead of {' and '.join(replaced)}: {reason}"

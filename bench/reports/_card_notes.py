@@ -12,6 +12,7 @@ from bench.judging.load import BURST, SUSTAINED_SECONDS
 from bench.judging.row import UNDISTURBED, Row
 from bench.judging.scaling import scalings
 from bench.judging.tracks import settings, tuned
+from bench.planning.instead import cause, in_place
 from bench.planning.tuning import in_words
 from bench.planning.usual import usual_of
 from bench.records.run import RunFile
@@ -51,7 +52,8 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
     for said, some in grouped(measured, lambda r: f"{r.verdict}\n{_disturbed(r)}"):
         if reason := said.partition("\n")[2]:
             yield Note(word_of(some[0]), f"{reason}: {_called(some, names)}", GRAVE)
-    for said, some in grouped([row for row in rows if row.instead], lambda row: row.instead):
+    for _, some in grouped([row for row in rows if row.instead], lambda row: cause(row.instead)):
+        said = in_place(row.instead for row in some)
         yield Note("PRECISION", f"{said}: {_called(some, names)}", "bold")
     yield from _unscaled(rows)
     yield from _slow(measured, names)

@@ -12,7 +12,9 @@ from bench import units
 from bench.judging.explained import MEANINGS, ClassRow, ExplainedCase, OperatorRow
 from bench.judging.remedies import said
 from bench.judging.row import Interval
+from bench.planning.instead import cause, in_place
 from bench.records.run import RunFile
+from bench.reports._notes import grouped
 
 TOP = 10
 """Operators on the card; `--wide` shows all."""
@@ -37,8 +39,8 @@ def card(run: RunFile, found: Sequence[ExplainedCase], width: int, *, wide: bool
     threads = next((x.environment.get("threads") for x in run.explanations), None)
     with_threads = f", {units.counted(int(threads), 'thread')}" if threads else ""
     lines = [*wrapped(f"accelmark explains {run.run.suite} on {device}{with_threads}", width)]
-    for why in dict.fromkeys(run.run.instead.values()):
-        lines += wrapped(f"PRECISION {why}", width)
+    for _, whys in grouped([*run.run.instead.values()], cause):
+        lines += wrapped(f"PRECISION {in_place(whys)}", width)
     for case in found:
         lines += ["", *_case(case, width, wide=wide)]
     if any(case.operators for case in found):

@@ -180,6 +180,13 @@ def of(device: DeviceInfo | None) -> RunFile:
     )
 
 
+def test_one_cause_is_said_once() -> None:
+    run = of(LAPTOP)
+    card = " ".join(api.render(run, width=120).split())
+    assert card.count("PRECISION") == 1
+    assert "PRECISION fp32 instead of bf16 and bf16-amp: by reference code: 15 cases" in card
+
+
 def test_compare_tells_what_makes_the_runs_meet() -> None:
     server, laptop = of(None), of(LAPTOP)
     assert suite_of(laptop.run) == suite_of(server.run) == "quick@4"
