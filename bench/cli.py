@@ -107,7 +107,7 @@ def main() -> None:
     except OSError as error:
         known = error.filename is not None and error.strerror
         if error.filename == streams.STDOUT:
-            say(f"error: {error.filename}: cannot be written ({error.strerror}). {streams.ELSEWHERE}")
+            say(f"error: stdout: cannot be written ({error.strerror}). {streams.ELSEWHERE}")
         else:
             say(f"error: {f'{error.filename}: {error.strerror}.' if known else error}")
         # At an interruption click says a word of its own, which a terminal that is gone refuses.

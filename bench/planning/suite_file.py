@@ -92,7 +92,8 @@ def find_suite(name: StrPath) -> Path:
     if of_path or (name not in known and path.is_dir()):
         what = "this is a folder" if path.is_dir() else "there is no such file"
         raise SuiteError(
-            f"{name}: {what}. Give a .toml file, or the name of a suite: {', '.join(sorted(known))}."
+            f"{name}: {what}. Give a .toml file, or the name of a suite: "
+            f"{', '.join(sorted(known))}."
         )
     if "@" in name:
         known = releases()
