@@ -41,7 +41,8 @@ Exit codes:
   0    every planned case was measured, or skipped because the device cannot do it
   1    the run ended, and at least one case failed, is void or was not reached;
        compare: no case could be compared, or --fail-if-slower could not judge one;
-       check-backend: a check failed
+       check-backend: a check failed; guide --search: nothing found;
+       verify: a published run is not what was published
   2    bad input: the message says what, where, what is allowed and what to do
   3    compare --fail-if-slower: a case is slower
   130  interrupted: workers ended, what was measured is on disk and on the card"""
@@ -105,7 +106,10 @@ def main() -> None:
         sys.exit(EXIT_BAD_INPUT)
     except OSError as error:
         known = error.filename is not None and error.strerror
-        say(f"error: {f'{error.filename}: {error.strerror}.' if known else error}")
+        if error.filename == streams.STDOUT:
+            say(f"error: stdout: cannot be written ({error.strerror}). {streams.ELSEWHERE}")
+        else:
+            say(f"error: {f'{error.filename}: {error.strerror}.' if known else error}")
         # At an interruption click says a word of its own, which a terminal that is gone refuses.
         interrupted = isinstance(error.__context__, KeyboardInterrupt)
         sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_BAD_INPUT)

@@ -38,7 +38,10 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
 @click.option("--rate", metavar="R[,R...]", help="Requests a second, at random; likewise.")
 @click.option("--offline", is_flag=True, help="All requests at once.")
 @click.option(
-    "--requests", type=DEVICES, metavar="N", help="Of each load. Default: 8 a concurrency."
+    "--requests",
+    type=DEVICES,
+    metavar="N",
+    help="Of each load. Default: 8 for each in flight, 40 at least.",
 )
 @click.option("--input-tokens", type=TOKENS, default=1024, show_default=True, metavar="N")
 @click.option("--output-tokens", type=TOKENS, default=1024, show_default=True, metavar="N")

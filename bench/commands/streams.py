@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import errno
 import io
 import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterator
 
 import click
 
@@ -28,6 +31,10 @@ STAND_INS = {
 """What is written for a character where the stream's encoding has none."""
 HANDLER = "accelmark"
 """The name by which the codecs know `_stand_in`."""
+STDOUT = "stdout"
+"""The file's name in an `OSError` of what was to go there."""
+ELSEWHERE = "Make room there, or send it elsewhere: > FILE."
+"""What to do where it cannot be written."""
 
 
 def _stand_in(error: UnicodeError) -> tuple[bytes, int]:
@@ -57,9 +64,21 @@ def prepare() -> None:
             stream.reconfigure(errors=HANDLER)
 
 
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Whatever goes wrong with stdout says that it is stdout; a reader that left is click's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            error.filename = STDOUT
+        raise
+
+
 def put(text: str) -> None:
     """Text on stdout, as it can say it."""
-    click.echo(text, file=sys.stdout, nl=False)
+    with _named():
+        click.echo(text, file=sys.stdout, nl=False)
 
 
 def folded(line: str, indent: int, terminal: bool | None = None) -> str:
@@ -93,9 +112,10 @@ def put_file(text: str) -> None:
     """
     stream = sys.stdout
     if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
-        stream.flush()
-        stream.buffer.write(text.encode("utf-8", "backslashreplace"))
-        stream.buffer.flush()
+        with _named():
+            stream.flush()
+            stream.buffer.write(text.encode("utf-8", "backslashreplace"))
+            stream.buffer.flush()
     else:
         put(text)
 

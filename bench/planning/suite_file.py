@@ -85,14 +85,16 @@ def find_suite(name: StrPath) -> Path:
     A name alone is the newest of that name; `quick@1` is that number of it.
     """
     path = Path(name)
-    if path.suffix == ".toml" or path.parent != Path():
-        if path.is_file():
-            return path
-        raise SuiteError(
-            f"{name}: there is no such file. Give a .toml file, or the name of a suite: "
-            f"{', '.join(sorted(suites()))}."
-        )
+    of_path = path.suffix == ".toml" or path.parent != Path()
+    if of_path and path.is_file():
+        return path
     name, known = str(name), suites()
+    if of_path or (name not in known and path.is_dir()):
+        what = "this is a folder" if path.is_dir() else "there is no such file"
+        raise SuiteError(
+            f"{name}: {what}. Give a .toml file, or the name of a suite: "
+            f"{', '.join(sorted(known))}."
+        )
     if "@" in name:
         known = releases()
     if name not in known:

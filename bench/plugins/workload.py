@@ -7,6 +7,7 @@ ours shares. Importing this loads no torch.
 
 from bench.precision import PRECISIONS, Precision
 from bench.records.outcome import Work
+from bench.serving_job import Rows, ServingJob
 from bench.workload import (
     ALL_EXECUTIONS,
     DECODE_EXECUTIONS,
@@ -22,6 +23,7 @@ from bench.workload import (
     Parameters,
     Recorder,
     Site,
+    Training,
     Unsupported,
     Within,
     Workload,
@@ -65,8 +67,11 @@ __all__ = [
     "Parameters",
     "Precision",
     "Recorder",
+    "Rows",
     "SeededData",
+    "ServingJob",
     "Site",
+    "Training",
     "TrainingJob",
     "Unsupported",
     "Within",

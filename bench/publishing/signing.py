@@ -115,7 +115,13 @@ def fingerprint_of(public_key_file: StrPath) -> str:
     try:
         kind, blob, *_ = Path(public_key_file).read_text(encoding="utf-8").split()
         public = base64.b64decode(blob, validate=True)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        why = "there is no such file" if missing else f"cannot be read ({error.strerror})"
+        raise RecordError(
+            f"{public_key_file}: {why}. Give a public key of OpenSSH, such as id_ed25519.pub."
+        ) from error
+    except ValueError as error:
         raise RecordError(
             f"{public_key_file}: this is no public key of OpenSSH ({error}). Give a file such as "
             "id_ed25519.pub."

@@ -74,7 +74,7 @@ def newer(complaint: str, host: Any) -> str | None:
     return (
         f"accelmark {theirs or 'of an unknown version'} wrote it; this is {bench.__version__}. The "
         "record itself may be good. Read it with the version that wrote it, or update this one: "
-        "pip install --upgrade accelmark"
+        "git pull in its clone, or pip install of the newer wheel"
     )
 
 

@@ -64,9 +64,9 @@ validation/        | backend catalogue judging measuring planning precision     
                    | records stats workload workloads                           | transformers
                    |                                                            | diffusers
 
-plugins/           | backend backends errors formats judging precision          |
-                   | quantized_product records report telemetry units workload  |
-                   | workloads                                                  |
+plugins/           | backend backends errors formats framework judging          |
+                   | precision quantized_product records report serving_job     |
+                   | telemetry units workload workloads                         |
 accelerator        | former                                                     |
 models             | former                                                     |
 record             | former                                                     |

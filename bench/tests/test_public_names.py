@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench import former
+from bench import former, guide
 
 API = """
 AccelmarkError Case CaseComparison Comparison Failed Launch Measured Prices Row RunFile Settings
@@ -28,11 +28,17 @@ Scope Source TorchBackend TorchDevice host_fallbacks is_out_of_memory said
 WORKLOAD = """
 BATCHES DECODE_EXECUTIONS EXECUTIONS ALL_EXECUTIONS INFERENCE_PRECISIONS InferenceJob Job
 Later Look Mode OneOf
-PRECISIONS Parameters Precision QUANTIZED_PRECISIONS Recorder SeededData Site TRAINING_PRECISIONS
-TrainingJob Unsupported Within Work Workload adamw_learning_rate autocast build_model
+PRECISIONS Parameters Precision QUANTIZED_PRECISIONS Recorder Rows SeededData ServingJob Site
+TRAINING_PRECISIONS Training TrainingJob Unsupported Within Work Workload adamw_learning_rate
+autocast build_model
 checkpoint_layers cross_entropy executed gradient_norm initial_std make_optimizer model_facts
 parameter_count place replayed require_one_of require_within train_and_infer twin_name with_cache
 with_twins
+"""
+FRAMEWORK = """
+Backend CpuDevice Device DeviceInfo DeviceUnavailable Draws Executed Executing Framework Job Look
+Memory Mode Moved NotObservable NothingInstalled Precision Recorder Site Tensors Training
+Unsupported Workload
 """
 REPORT = """
 Canvas Case CaseComparison Comparison End Failed Launch Measured Report Row Run RunFile Settings
@@ -43,6 +49,7 @@ PUBLIC = {
     "bench.plugins.backend": BACKEND,
     "bench.plugins.workload": WORKLOAD,
     "bench.plugins.report": REPORT,
+    "bench.plugins.framework": FRAMEWORK,
 }
 FORMER = {
     "bench.accelerator": """
@@ -132,10 +139,33 @@ def test_the_former_homes_go_after_the_version_that_they_name() -> None:
     assert release <= tuple(int(part) for part in former.LAST.split(".")), "delete them"
 
 
-def test_the_example_vendor_uses_public_names_only() -> None:
-    for file in sorted((Path(__file__).parent / "example_vendor" / "examplium").glob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bench"):
-                assert node.module in PUBLIC
-                assert {alias.name for alias in node.names} <= set(PUBLIC[node.module].split())
+PLUG_INS = [
+    *sorted((Path(__file__).parent / "example_vendor" / "examplium").glob("*.py")),
+    Path(__file__).parent / "frameworks" / "plain.py",
+]
+
+
+@pytest.mark.parametrize("file", PLUG_INS, ids=lambda file: str(file.name))
+def test_a_plug_in_of_another_package_uses_public_names_only(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bench"):
+            assert node.module in PUBLIC
+            assert {alias.name for alias in node.names} <= set(PUBLIC[node.module].split())
+
+
+@pytest.mark.parametrize("page", ["new-backend", "new-workload", "mindspore"])
+def test_what_a_page_has_one_import_is_public(page: str) -> None:
+    """A class with its module; `bench.plugins` with a module's name alone is one of them, too."""
+    text = " ".join(guide.page(page).text.split())
+    named = re.findall(r"`(bench[\w.]*)\.([A-Z]\w+)`", text)
+    assert named or page == "new-workload"
+    assert [f"{m}.{name}" for m, name in named if name not in PUBLIC.get(m, "").split()] == []
+    assert set(re.findall(r"`(bench\.plugins\.[a-z]+)`", text)) <= PUBLIC.keys()
+
+
+def test_the_page_of_what_a_package_imports_names_every_module() -> None:
+    text = " ".join(guide.page("new-backend").text.split())
+    found = re.search(r"Import from `bench\.plugins` alone \(([^)]+)\)", text)
+    assert found
+    named = {f"bench.plugins.{name}" for name in re.findall(r"`(\w+)`", found[1])}
+    assert named == PUBLIC.keys() - {"bench"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bench import guide
 from bench.backend import DeviceInfo
 from bench.running import probe
 from bench.tests.conftest import Accelmark
@@ -84,6 +86,14 @@ SUITES = {
     "bare": "[[case]]\nworkload = gemm\n",
     "setting": '[settings]\nlaunches = "ten"\n[[case]]\nworkload = "gemm"\n',
 }
+
+
+def test_help_says_of_exit_code_1_what_the_guide_says(accelmark: Accelmark) -> None:
+    (said,) = re.findall(r"^\| 1 \| (.+) \|$", guide.page("trouble").text, re.MULTILINE)
+    code, out, _ = accelmark("--help")
+    clauses = said.replace("`", "").split("; ")
+    assert code == 0 and len(clauses) == 5
+    assert [clause for clause in clauses if clause not in " ".join(out.split())] == []
 
 
 @pytest.mark.usefixtures("here")

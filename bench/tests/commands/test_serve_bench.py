@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench import guide
 from bench.errors import ServerError
 from bench.records import digests
 from bench.records.outcome import Measured
 from bench.records.runfile import read
 from bench.serving import export, gate, run, session, verdict
-from bench.serving.cases import Asks
+from bench.serving.cases import LEAST_REQUESTS, ROUNDS, Asks
 from bench.tests.conftest import Accelmark
 from bench.tests.serving.mock import Manners, Mock, reference
 from bench.tests.serving.values import MANIFEST, asks
@@ -264,3 +265,10 @@ def test_export_model_writes_a_folder_and_says_what_it_is(
     assert export.read(Path("out")).digest in said
     code, _, said = accelmark("export-model", "smollm2-135m", "other")
     assert code == 2 and "Did you mean `smollm2-135m-untied`?" in said
+
+
+def test_help_and_guide_say_how_many_requests_a_load_has(accelmark: Accelmark) -> None:
+    code, out, _ = accelmark("serve-bench", "--help")
+    said = f"{ROUNDS} for each in flight, {LEAST_REQUESTS} at least."
+    assert code == 0 and f"Of each load. Default: {said}" in " ".join(out.split())
+    assert said in guide.page("serve-bench").text

@@ -255,6 +255,22 @@ def test_a_document_on_stdout_is_the_same_bytes_everywhere(name: str, locale: st
     done.stdout.decode("utf-8")
 
 
+@posix
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("words", ["report run.jsonl", "report run.jsonl --format csv", "guide"])
+def test_a_stdout_that_takes_nothing_is_named(words: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", *words.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=variables("utf-8"),
+            cwd=GOLDEN,
+        )
+    said = b"error: stdout: cannot be written (No space left on device). Make room there, or send"
+    assert done.returncode == 2 and done.stderr.startswith(said)
+
+
 # --- Names ---------------------------------------------------------------------------------------
 
 

@@ -8,13 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from bench.backend import Backend, Device, DeviceInfo
-from bench.backends.cpu import CpuDevice
-from bench.framework import Draws, Executing, Framework, Tensors
-from bench.precision import Precision
-from bench.records.executed import Executed
-from bench.records.proof import OUTPUT
-from bench.workload import Job, Look, Mode, Site, Unsupported, Workload
+from bench.plugins.framework import (
+    Backend,
+    CpuDevice,
+    Device,
+    DeviceInfo,
+    Draws,
+    Executed,
+    Executing,
+    Framework,
+    Job,
+    Look,
+    Mode,
+    Precision,
+    Site,
+    Tensors,
+    Unsupported,
+    Workload,
+)
 
 Array = Any
 
@@ -120,10 +131,10 @@ class Products(Job):
 
     def probe(self) -> dict[str, Any]:
         self.step()
-        return {OUTPUT: self.product}
+        return {"output": self.product}
 
     def outputs(self) -> Mapping[str, Sequence[Any]]:
-        return {OUTPUT: [self.product]}
+        return {"output": [self.product]}
 
     def weights(self) -> Sequence[Any]:
         return [operand for pair in self.pairs for operand in pair]

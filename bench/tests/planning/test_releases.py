@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench import api, catalogue
+from bench import api, catalogue, guide
 from bench.errors import SuiteError, UnknownName
 from bench.judging.compare import compare
 from bench.judging.suites import suite_of
@@ -51,8 +52,26 @@ def test_every_suite_is_released_with_a_number() -> None:
     assert {"quick@1", "quick@2", "smoke@1"} <= set(RELEASED)
 
 
+def test_no_suite_says_that_it_has_every_workload_and_has_not() -> None:
+    """What several devices do together is none of one device."""
+    loaded = [catalogue.load("workloads", name) for name in catalogue.plug_ins("workloads")]
+    alone = {w.name for w in loaded if not all(mode.together for mode in w.modes.values())}
+    said = {title: read_suite(find_suite(title)).description.lower() for title in RELEASED}
+    promising = [title for title, text in said.items() if re.search(r"every (workload|kind)", text)]
+    assert promising == ["smoke@4"]
+    assert {case.workload for case in cases("smoke@4")} == alone
+    rows = dict(re.findall(r"^\| `(smoke|quick)` \| (.+) \|$", guide.page("suites").text, re.M))
+    assert rows["quick"].startswith("most workloads") and "every workload" not in rows["smoke"]
+
+
+def test_how_long_quick_takes_is_said_alike() -> None:
+    assert "3 to 6 minutes on 2 CPU cores" in read_suite(find_suite("quick")).description
+    for name in ("suites", "first-steps"):
+        assert "three to six minutes" in " ".join(guide.page(name).text.split())
+
+
 def test_the_newest_quick_has_less_of_the_same() -> None:
-    """What was published pairs with it; every workload is there."""
+    """What was published pairs with it; every workload that it had is there."""
     newest, before = set(RELEASED["quick@3"]), set(RELEASED["quick@2"])
     assert newest < before
     assert len(cases("quick")) == len(newest) == 19

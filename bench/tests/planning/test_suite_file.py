@@ -52,6 +52,10 @@ def test_a_shipped_suite_is_found_by_name_and_named_shortly() -> None:
             ["mine.toml: there is no such file", "the name of a suite", "smoke"],
         ),
         ("my/smoke", SuiteError, ["my/smoke: there is no such file", "smoke"]),
+        ("here", SuiteError, ["here: this is a folder", "Give a .toml file", "smoke"]),
+        ("here/", SuiteError, ["here/: this is a folder"]),
+        ("here/it", SuiteError, ["here/it: this is a folder", "Give a .toml file", "smoke"]),
+        ("here.toml", SuiteError, ["here.toml: this is a folder"]),
     ],
 )
 def test_a_suite_that_is_not_there(
@@ -62,6 +66,9 @@ def test_a_suite_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for folder in ("here/it", "here.toml", "smoke"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert find_suite("smoke").is_file(), "a suite's name is the suite, whatever lies here"
     with pytest.raises(error) as caught:
         find_suite(name)
     for part in parts:

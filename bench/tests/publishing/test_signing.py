@@ -180,8 +180,13 @@ def test_keys_that_cannot_sign_are_refused(tmp_path: Path) -> None:
             signing.private_key(path, secret)
     assert signing.needs_passphrase(locked) and not signing.needs_passphrase(weak)
     assert signing.private_key(locked, "open sesame") is not None
-    for public in (weak.with_suffix(".pub"), text, tmp_path / "none"):
-        with pytest.raises(RecordError):
+    for public, said in [
+        (weak.with_suffix(".pub"), "a key of kind ssh-rsa"),
+        (text, "this is no public key of OpenSSH"),
+        (tmp_path / "none.pub", "none.pub: there is no such file"),
+        (tmp_path, r"cannot be read \("),
+    ]:
+        with pytest.raises(RecordError, match=said):
             signing.fingerprint_of(public)
 
 

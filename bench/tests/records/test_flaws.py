@@ -73,6 +73,7 @@ def test_a_header_of_a_newer_version(tmp_path: Path, first: bytes) -> None:
     with pytest.raises(RecordError) as caught:
         read(written(tmp_path, first))
     assert "Read it with the version that wrote it, or update this one" in str(caught.value)
+    assert "git pull" in str(caught.value) and "--upgrade" not in str(caught.value), "on no index"
     assert not any(word in str(caught.value).lower() for word in WRONG_WORDS)
 
 
