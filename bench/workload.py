@@ -212,6 +212,10 @@ class Job(ABC):
         """Host ns that its steps have waited for inputs so far; None where those lie ready."""
         return None
 
+    def on_input(self, mark: Callable[[], None] | None) -> None:  # noqa: B027 - most lie ready
+        """Has `mark` called in each step, until None is given, once its inputs have come and before
+        it queues anything: by it the timer asks a device that queues what it waited."""
+
     @property
     def turns(self) -> int:
         """In how many turns each rank meets each other in a step; 0 where ranks do not."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
+from bench.measuring.arrivals import noted, waited_ns
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.usage import Usage
 from bench.records.outcome import Block
@@ -48,12 +49,6 @@ def shared(total: int, count: int) -> tuple[int, ...]:
     """A sum in so many nearly equal parts."""
     each, more = divmod(total, count)
     return (each + 1,) * more + (each,) * (count - more)
-
-
-def waited_ns(job: Steps) -> int | None:
-    """What a job's steps have waited for inputs so far; None where it has no pipeline."""
-    waited: int | None = getattr(job, "input_wait_ns", None)
-    return waited
 
 
 def refilled(job: Steps, device: Device) -> None:
@@ -105,7 +100,7 @@ class BlockTimer:
         if slowest != block.wall_ns:
             block = msgspec.structs.replace(block, wall_ns=slowest)
         after = waited_ns(self.job)
-        if before is None or after is None:
+        if before is None or after is None or block.input_wait_ns is not None:
             return block
         return msgspec.structs.replace(block, input_wait_ns=after - before)
 
@@ -151,16 +146,21 @@ class BlockTimer:
         if events[0] is None:
             self.step_clock = "block"
             return self._only_timed(steps)
-        device.synchronize()
-        start = self.clock()
-        events[0].record()
-        for i in range(1, steps + 1):
-            step()
-            events[i].record()
-        device.synchronize()
-        wall_ns = self.clock() - start
-        step_ns = tuple(device.elapsed_ns(a, b) for a, b in itertools.pairwise(events))
-        return Block(start_ns=self._since_first(start), wall_ns=wall_ns, step_ns=step_ns)
+        with noted(self.job, device, steps) as arrivals:
+            device.synchronize()
+            start = self.clock()
+            events[0].record()
+            for i in range(1, steps + 1):
+                step()
+                events[i].record()
+            device.synchronize()
+            wall_ns = self.clock() - start
+        return Block(
+            start_ns=self._since_first(start),
+            wall_ns=wall_ns,
+            step_ns=tuple(device.elapsed_ns(a, b) for a, b in itertools.pairwise(events)),
+            input_wait_ns=arrivals.waited_ns(events),
+        )
 
     def _only_timed(self, steps: int) -> Block:
         """Of a device that queues and has no events; each step is given the mean of all."""

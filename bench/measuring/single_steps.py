@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bench.measuring.blocks import Steps, refilled, waited_ns
+from bench.measuring.arrivals import waited_ns
+from bench.measuring.blocks import Steps, refilled
 from bench.measuring.edges import SINGLE, Edges
 
 if TYPE_CHECKING:

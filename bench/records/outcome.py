@@ -65,8 +65,8 @@ class Block(Value, frozen=True, kw_only=True):
     step_switches: tuple[int, ...] | None = None
     """Involuntary context switches of the process in each step; None likewise."""
     input_wait_ns: int | None = None
-    """Host time in which the steps waited for an input pipeline, and the device with them; None
-    where their inputs lie ready."""
+    """Time in which the device had nothing to do because the steps waited for an input pipeline: by
+    its events, else (and in old records) of the host; None where their inputs lie ready."""
 
     def __post_init__(self) -> None:
         if not self.step_ns:

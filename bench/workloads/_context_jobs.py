@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Site
-from bench.workloads._contexts import PADDING, Drawn, LatentParameters
+from bench.workload import Job
+from bench.workloads._contexts import PADDING, Drawn, LatentParameters, PrefillParameters
 from bench.workloads._jobs import Rotation
 from bench.workloads._windows import in_blocks
 
@@ -68,22 +68,23 @@ class ContextJob(Job):
         return True
 
 
-def job(p: Any, sets: list[Drawn], site: Site, exact: bool) -> Job:
-    """A job of those operands; exact: by the definition, in float64."""
+def job(p: Any, sets: Iterable[Drawn], exact: bool) -> Job:
+    """A job of those operands; exact: of the first alone, by the definition, in float64."""
     quantity = "latent attention" if isinstance(p, LatentParameters) else "attention"
     if exact:
-        return ContextJob([Prepared(lambda: defined(p, sets[0]), sets[0].query, ())], {}, quantity)
+        first = next(iter(sets))
+        return ContextJob([Prepared(lambda: defined(p, first), first.query, ())], {}, quantity)
     facts = {}
     if isinstance(p, LatentParameters):
         facts["latent"] = "absorbed" if p.absorbed else "expanded in the step"
         prepare: Callable[..., Prepared] = _absorbed if p.absorbed else _expanded
     else:
-        prepare = _blocks if p.window and _tokens(p, sets[0]) > 1 else _plain
+        prepare = _blocks if p.window and isinstance(p, PrefillParameters) else _plain
         if prepare is _blocks:
             facts["window"] = f"blocks of {p.window} queries, keys gathered in the step"
         if p.sinks:
             facts["sinks"] = f"a key of its own, {PADDING} columns beside the {p.head_dim}"
-    if sets[0].scales:
+    if p.cache == "fp8":
         facts["cache"] = "float8_e4m3fn, widened in the step"
     return ContextJob([prepare(p, one) for one in sets], facts, quantity)
 
@@ -124,10 +125,6 @@ def seen(queries: int, context: int, window: int) -> Tensor:
     token = torch.arange(context - queries, context)[:, None]
     key = torch.arange(context)[None, :]
     return (key <= token) & (key > token - (window or context))
-
-
-def _tokens(p: Any, one: Drawn) -> int:
-    return int(one.query.shape[2])
 
 
 class _Sides(NamedTuple):
@@ -180,7 +177,7 @@ def _plain(p: Any, one: Drawn) -> Prepared:
     query, key, value, front, scale, by_key, by_value = _sides(p, one)
     causal, first = query.shape[2] > 1, 0
     if not causal and p.window:
-        key, value = (x[:, :, -p.window :] for x in (key, value))
+        key, value = (_last(x, p.window) for x in (key, value))
     if front is not None:
         # In front, where every token sees it; a first query that nobody asks keeps the diagonal.
         key, value = (_joined([x[:, :, -1:], y]) for x, y in zip(front, (key, value), strict=True))
@@ -308,6 +305,14 @@ def _expanded(p: LatentParameters, one: Drawn) -> Prepared:
         return found if by_key is None else found * by_key
 
     return Prepared(step, query, (key, up, down, *one.scales))
+
+
+def _last(x: Tensor, tokens: int) -> Tensor:
+    """So many tokens at the end, in memory of their own; of 8 bits too."""
+    import torch
+
+    as_bytes = x if x.itemsize > 1 else x.view(torch.uint8)
+    return as_bytes[:, :, -tokens:].clone(memory_format=torch.contiguous_format).view(x.dtype)
 
 
 def _padded(x: Tensor, by: tuple[int, ...]) -> Tensor:

@@ -12,7 +12,10 @@ All go through torch's own `scaled_dot_product_attention`; what that cannot say 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import msgspec
 
 from bench.precision import ELEMENT_BYTES, Precision
 from bench.quantized_product import quantize
@@ -27,7 +30,8 @@ CACHES = ("unquantized", "fp8")
 NARROW = "float8_e4m3fn"
 PADDING = 8
 """Columns that a sink takes: kernels want multiples of eight."""
-MOST_BUFFERS = 4
+PREFILL_BUFFERS = 4
+"""Most sets of operands where all tokens ask: those are large, and arithmetic takes the time."""
 TWIN_CONTEXT, TWIN_HEADS, TWIN_GROUP, TWIN_WINDOW = 96, 4, 2, 8
 
 
@@ -167,8 +171,6 @@ def counted(p: Any, precision: Precision) -> Counted:
 
 def twin(p: Any) -> Any:
     """Four heads over 96 tokens at most, a window of eight: several blocks, the first one short."""
-    import msgspec
-
     changes: dict[str, Any] = {
         "batch_size": 1,
         "context_length": min(p.context_length, TWIN_CONTEXT),
@@ -187,11 +189,28 @@ def build(p: Any, site: Site) -> Job:
     """The job, or in the gate's reference what the same operands give by the definition."""
     from bench.workloads import _context_jobs
 
-    data, set_bytes = SeededData(site.seed), counted(p, site.precision).moved_bytes
     exact = site.precision.weights == "float64"
-    count = 1 if exact else min(MOST_BUFFERS, buffers_of(set_bytes))
-    sets = [drawn(p, data, site) for _ in range(count)]
-    return _context_jobs.job(p, sets, site, exact)
+    sets = _drawn_sets(p, 1 if exact else buffers(p, site.precision), site)
+    return _context_jobs.job(p, sets, exact)
+
+
+def buffers(p: Any, precision: Precision) -> int:
+    """How many sets of operands rotate: of a decode as many as it takes that none is in a cache."""
+    wanted = buffers_of(counted(p, precision).moved_bytes)
+    return wanted if _decodes(p) else min(PREFILL_BUFFERS, wanted)
+
+
+def _drawn_sets(p: Any, count: int, site: Site) -> Iterator[Drawn]:
+    """One after the other, so that nobody need hold all that was drawn.
+
+    Of a window's caches after the first, which the gate looks at, only what a step sees is drawn.
+    """
+    data = SeededData(site.seed)
+    yield drawn(p, data, site)
+    if isinstance(p, DecodeParameters) and p.window:
+        p = msgspec.structs.replace(p, context_length=max(2, min(p.window, p.context_length)))
+    for _ in range(count - 1):
+        yield drawn(p, data, site)
 
 
 class Drawn(NamedTuple):

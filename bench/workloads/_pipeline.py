@@ -16,7 +16,7 @@ import random
 import signal
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -125,15 +125,18 @@ def _end_with_launch(parent: int, _: int) -> None:
 
 
 class Feed:
-    """Batches on the device, as they come; counts how long the step waited for them."""
+    """Batches on the device, as they come; counts how long the host waited for them."""
 
     def __init__(self, loader: Any, site: Site) -> None:
         """Starts the loader's processes."""
         self._batches = iter(loader)
         self._site = site
         self._done = _event(site.device)
+        self.mark: Callable[[], None] | None = None
+        """See `bench.workload.Job.on_input`."""
         self.wait_ns = 0
-        """Host time spent waiting for a batch that the device, idle, waited for too."""
+        """Host time spent waiting for batches. Of a device that queues and is not marked, for those
+        that found it idle, whenever it came to be."""
 
     def __iter__(self) -> Iterator[Batch]:
         """Itself."""
@@ -144,8 +147,11 @@ class Feed:
         start = time.perf_counter_ns()
         images, labels = next(self._batches)
         waited = time.perf_counter_ns() - start
-        if self._done is None or self._done.query():
-            self.wait_ns += waited
+        if self.mark is not None:
+            self.mark()
+        elif self._done is not None and not self._done.query():
+            waited = 0
+        self.wait_ns += waited
         there = images.to(self._site.device, non_blocking=True)
         return place(there, self._site), labels.to(self._site.device, non_blocking=True)
 
@@ -163,8 +169,8 @@ class Feed:
         }
 
     def stepped(self) -> None:
-        """Marks, on the device, the end of the step that was just queued."""
-        if self._done is not None:
+        """Marks, on the device, the end of the step just queued, where no timer asks it."""
+        if self._done is not None and self.mark is None:
             self._done.record()
 
     def close(self) -> None:
@@ -205,6 +211,10 @@ class PipelineJob(TrainingJob):
     def input_wait_ns(self) -> int:
         """Of all steps so far."""
         return self._feed.wait_ns
+
+    def on_input(self, mark: Callable[[], None] | None) -> None:
+        """Of the step's batch, before its transfer."""
+        self._feed.mark = mark
 
     def step(self) -> None:
         """Waits for a batch; queues its transfer and the training step."""

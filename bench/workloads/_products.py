@@ -86,7 +86,11 @@ class ReadyJob(ProductJob):
 
 
 def buffers_of(set_bytes: int) -> int:
-    """How many sets of operands it takes that none is in a cache when its turn comes."""
+    """How many sets of operands it takes that none is in a cache when its turn comes.
+
+    set_bytes: of one. Sets of less than ROTATION_BYTES / MOST_BUFFERS are no more than that many,
+    and may be in one.
+    """
     return min(MOST_BUFFERS, -(-ROTATION_BYTES // set_bytes))
 
 

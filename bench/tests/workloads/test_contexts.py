@@ -13,10 +13,11 @@ from bench.measuring.numerics import TOLERANCES, gate, relative_error
 from bench.measuring.watch import Watch
 from bench.precision import PRECISIONS
 from bench.records.outcome import Numerics
+from bench.records.proof import Proof
 from bench.tests.small_workloads import WORKLOADS, one_thread, site
 from bench.tests.workloads.context_kinds import KINDS, parameters
 from bench.workload import Site
-from bench.workloads import _context_jobs, _contexts
+from bench.workloads import _context_jobs, _contexts, _products
 from bench.workloads._contexts import Drawn
 from bench.workloads._seeded import SeededData
 
@@ -28,9 +29,15 @@ EACH = pytest.mark.parametrize(("mode", "given"), KINDS, ids=str)
 
 
 @pytest.fixture(autouse=True)
-def few_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_buffers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What rotates changes no result, and takes time."""
-    monkeypatch.setattr(_contexts, "MOST_BUFFERS", 2)
+    if "rotation" not in request.fixturenames:
+        monkeypatch.setattr(_products, "MOST_BUFFERS", 2)
+
+
+@pytest.fixture
+def rotation() -> None:
+    """As many sets of operands as are timed."""
 
 
 def gated(mode: str, precision: str = "bf16", **given: Any) -> Numerics:
@@ -93,6 +100,80 @@ def test_absorbed_and_expanded_are_the_same_result_by_other_work() -> None:
         for absorbed in (False, True)
     ]
     assert at_128k[0] > 25 * at_128k[1], "the whole cache is expanded for one token"
+
+
+# What rotates
+
+
+@pytest.mark.usefixtures("rotation")
+@pytest.mark.parametrize(
+    ("mode", "given", "count"),
+    [
+        ("decode", {}, 16),
+        ("decode", {"cache": "fp8"}, 16),
+        ("decode", {"context_length": 2048}, 16),
+        ("decode", {"context_length": 32_768}, 2),
+        ("decode", {"context_length": 131_072}, 1),
+        ("latent-decode", {}, 7),
+        ("latent-decode", {"cache": "fp8"}, 8),
+        ("prefill", {"context_length": 1024}, 4),
+        ("prefill", {"context_length": 131_072}, 1),
+        ("latent-prefill", {}, 1),
+    ],
+    ids=str,
+)
+def test_none_of_a_decodes_sets_is_in_a_cache_when_its_turn_comes(
+    mode: str, given: Any, count: int
+) -> None:
+    """In 8 bits too, whose sets are half as large: else their rate were a cache's."""
+    p = _contexts.MODES[mode](**given)
+    assert _contexts.buffers(p, BF16) == count
+    if "decode" in mode:
+        together = count * _contexts.counted(p, BF16).moved_bytes
+        assert together >= 128 * 2**20, "twice the largest cache of most devices"
+
+
+@pytest.mark.usefixtures("rotation")
+@pytest.mark.parametrize("cache", ["unquantized", "fp8"])
+def test_all_that_rotates_is_there_and_each_set_is_another(cache: str) -> None:
+    p = parameters("decode", cache=cache)
+    job: Any = ATTENTION.build("decode", p, site(BF16))
+    assert job.facts["operand buffers"] == "16"
+    found = []
+    for _ in range(17):
+        job.step()
+        found.append(job._output.flatten().tolist())
+    assert found[16] == found[0] and len({*map(tuple, found)}) == 16
+
+
+@pytest.mark.usefixtures("rotation")
+@pytest.mark.parametrize("cache", ["unquantized", "fp8"])
+@pytest.mark.parametrize("sinks", [False, True])
+def test_of_a_long_context_only_what_its_window_sees_is_held(cache: str, sinks: bool) -> None:
+    """Sixteen whole contexts of GPT-OSS at batch 32 would be 137 GB."""
+    shorter, longer = (
+        parameters("decode", context_length=tokens, window=8, sinks=sinks, cache=cache)
+        for tokens in (8, 4000)
+    )
+    held = [ATTENTION.peak_bytes("decode", p, site(BF16)) for p in (shorter, longer)]
+    assert held[0] == held[1] > 0
+    drawn = [*_contexts._drawn_sets(longer, 3, site(BF16))]
+    assert [one.key.shape[2] for one in drawn] == [4000, 8, 8]
+
+
+@pytest.mark.parametrize("window", [1, 3, 41, 100])
+def test_a_set_of_a_window_alone_has_all_that_a_step_sees(window: int) -> None:
+    p = parameters("decode", window=window)
+    first, second = _contexts._drawn_sets(p, 2, site())
+    job: Any = ATTENTION.build("decode", p, site())
+    job.step()
+    job.step()
+    seen = min(window, p.context_length)
+    assert second.value is not None and second.key.shape[2] >= seen
+    cut = [x[:, :, -seen:].repeat_interleave(2, 1) for x in (second.key, second.value)]
+    scores = (second.query @ cut[0].transpose(-1, -2) / second.query.shape[-1] ** 0.5).softmax(-1)
+    assert torch.allclose(job._output, scores @ cut[1], atol=1e-5)
+    assert first.key.shape[2] == p.context_length, "the gate looks at what lies before a window"
 
 
 # The gate
@@ -190,6 +271,23 @@ def test_the_twin_has_several_blocks_and_crosses_their_edges() -> None:
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_honest_attention_is_proved(mode: str, given: Any) -> None:
+    proof = proof_of(mode, **given)
+    assert proof.recomputed == 0.0
+    assert judged([(1, proof)], [(1, proof)], "bf16").proved
+
+
+def test_a_record_of_fewer_sets_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is one, so is its version; but four sets, as decodes had, may lie in a cache."""
+    proofs = []
+    for count in (2, 3):
+        monkeypatch.setattr(_products, "MOST_BUFFERS", count)
+        proofs.append(proof_of("decode"))
+    found = judged([(1, proofs[0])], [(1, proofs[1])], "bf16")
+    assert not found.proved
+    assert "weights before the first step" in [x.quantity for x in found.findings if x.error > 1]
+
+
+def proof_of(mode: str, **given: Any) -> Proof:
     from bench import catalogue
 
     job: Any = ATTENTION.build(mode, parameters(mode, **given), site(BF16))
@@ -201,8 +299,8 @@ def test_honest_attention_is_proved(mode: str, given: Any) -> None:
     watch.before(1, False)
     job.step()
     watch.finish(step_seconds=1.0)
-    assert watch.complaint == "" and watch.proof.recomputed == 0.0
-    assert judged([(1, watch.proof)], [(1, watch.proof)], "bf16").proved
+    assert watch.complaint == ""
+    return watch.proof
 
 
 @pytest.mark.parametrize("mode", ["prefill", "latent-prefill"])

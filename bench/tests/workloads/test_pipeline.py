@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -195,6 +196,28 @@ def test_a_wait_counts_where_the_device_waits_too(idle: bool, counted: bool) -> 
     feed.stepped()
     assert (feed.wait_ns > 0) is counted
     assert marks == ["recorded"]
+
+
+def test_where_the_timer_asks_the_device_the_feed_only_says_when_a_batch_has_come() -> None:
+    """After the host's wait and before the transfer, in any state of the device."""
+    marks: list[str] = []
+
+    class Loud(torch.Tensor):
+        def to(self, *_: Any, **__: Any) -> Any:
+            marks.append("transfer")
+            return self.as_subclass(torch.Tensor)
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        marks.append("made")
+        yield torch.zeros(2, 3, 4, 4).as_subclass(Loud), torch.zeros(2, dtype=torch.int64)
+
+    feed = Feed(batches(), site())
+    feed._done = SimpleNamespace()
+    feed.mark = lambda: marks.append("come")
+    next(feed)
+    feed.stepped()
+    assert marks == ["made", "come", "transfer"]
+    assert feed.wait_ns > 0, "for what the host takes by itself"
 
 
 def measured_case(case: Case, waits: list[int | None]) -> Row:

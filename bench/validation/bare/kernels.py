@@ -89,7 +89,8 @@ def attention(p: Parameters, queries: int) -> Loop:
         return lambda: attend(query, key, value, is_causal=queries > 1, enable_gqa=True)
 
     asked = 2 * batch * p["heads"] * queries * width
-    return _turning(make, 2 * (asked + 2 * batch * p["kv_heads"] * tokens * width), 4)
+    most = 4 if queries > 1 else 16
+    return _turning(make, 2 * (asked + 2 * batch * p["kv_heads"] * tokens * width), most)
 
 
 def absorbed(p: Parameters) -> Loop:
@@ -117,7 +118,7 @@ def absorbed(p: Parameters) -> Loop:
 
         return step
 
-    return _turning(make, 2 * (batch * tokens * (latent + rotary) + 2 * heads * width * latent), 4)
+    return _turning(make, 2 * (batch * tokens * (latent + rotary) + 2 * heads * width * latent), 16)
 
 
 BARE: dict[str, Callable[[Parameters], Loop]] = {
