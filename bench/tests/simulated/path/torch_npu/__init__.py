@@ -47,6 +47,7 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `SIMNPU_RUNTIME` | | `missing`: `import torch` fails, as where CANN is not set up |
 | `SIMNPU_TYPE` | `npu` | torch's name for the device: another plug-in's, for its tests |
 | `SIMNPU_EVENTS` | 1 | what events count, over the truth |
+| `SIMNPU_FLOAT64` | `cast` | `refused`: as Apple's GPUs, also where a copy to the host makes it |
 | `SIMNPU_BROKEN` | | defects of the device or its software, of those in the table below |
 | `SIMNPU_SMI_USERS` | | processes that `npu-smi` lists on card 0: CHIP:PID:MB, or `none` |
 | `SIMNPU_SMI` | A2 | which `npu-smi` answers: A2, A3 (a card for each two of the devices), 310P; |
