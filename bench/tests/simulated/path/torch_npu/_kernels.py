@@ -101,7 +101,7 @@ def copy_from(
     if capture is not None and "cpu" in (source.device.type, target.device.type):
         capture.refuse("aclrtMemcpy")  # no host memory is pinned here
     if capture is not None:
-        there, here = to_host(target), to_host(source)
+        there, here = capture.host(to_host(target)), capture.host(to_host(source))
         capture.changes([there])
         capture.add(lambda: there.copy_(here))
     to_host_later = target.device.type == "cpu" and non_blocking

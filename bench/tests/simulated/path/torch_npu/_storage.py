@@ -60,17 +60,19 @@ def to_device(tensor: torch.Tensor, index: int) -> torch.Tensor:
         )
         tensor = tensor.float()
     memory = device(index).memory
-    storage = tensor.untyped_storage()
+    pool = memory.shared
     if (capture := device(index).capturing) is not None:
+        pool = capture.pool
         capture.made(tensor)
-    # torch keeps the Python object of a storage as long as the storage: it ends when the last
-    # tensor that uses the memory ends. (A callback in the structure's deleter could be called with
-    # an exception in flight, which ctypes does not survive.)
-    weakref.finalize(storage, memory.free, memory.allocate(storage.nbytes())).atexit = False
+    block = memory.allocate(tensor.untyped_storage().nbytes(), pool)
     capsule = _core._to_dlpack(tensor)
     structure = _structure(capsule)
     structure.device_type, structure.device_index = EXTENSION, index
     result: torch.Tensor = _core._from_dlpack(capsule)
+    # torch keeps the Python object of a storage as long as the storage: it ends when the last
+    # tensor that uses the memory ends. (A callback in the structure's deleter could be called with
+    # an exception in flight, which ctypes does not survive.)
+    weakref.finalize(result.untyped_storage(), memory.free, block, pool).atexit = False
     return result
 
 
