@@ -86,12 +86,19 @@ def test_no_output_is_read_of_a_step_that_nobody_waited_for(name: str, mode: str
     """On which side it lies, a watch does not know."""
     device: Any = catalogue.backend("cpu").open(0, FP32)
     job: Any = build(name, mode, site(FP32, seed=1))
-    pending: list[str] = []
+    pending: list[object] = []
     read: list[bool] = []
-    step, again, outputs = job.step, job.again, job.outputs
-    job.step = lambda: (pending.append("step"), step())
-    job.again = lambda: (pending.append("again"), again())[1]
-    job.outputs = lambda: (read.append(not pending), outputs())[1]
+
+    def noting(call: Callable[[], Any], note: Callable[[], None]) -> Callable[[], Any]:
+        def noted() -> Any:
+            note()
+            return call()
+
+        return noted
+
+    job.step = noting(job.step, lambda: pending.append("step"))
+    job.again = noting(job.again, lambda: pending.append("again"))
+    job.outputs = noting(job.outputs, lambda: read.append(not pending))
     device.synchronize = pending.clear
     watch = Watch(job, device, FP32, 1, thorough=True)
     watch.start()
