@@ -106,7 +106,8 @@ class Device(ABC):
 
     @abstractmethod
     def memory(self) -> Memory:
-        """Peak since the last reset, with its scope."""
+        """Peak since the last reset, with its scope. Once a step was recorded, of all that its
+        replays keep, though they allocate nothing; or else the scope says that it is not."""
 
     def capacity_bytes(self) -> int | None:
         """Memory that a job could have here; None where the device does not say."""

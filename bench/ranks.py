@@ -52,7 +52,7 @@ class Ranks(msgspec.Struct, frozen=True, kw_only=True):
         import torch
         import torch.distributed as dist
 
-        total = value.detach().to("cpu", torch.float64).clone()
+        total = value.detach().cpu().to(torch.float64, copy=True)
         dist.all_reduce(total, group=self.control)
         return total / self.size
 

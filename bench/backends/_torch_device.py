@@ -7,6 +7,7 @@ neither has is not available, and is said to be so; nothing is made up in its pl
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import re
@@ -16,11 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.backend import Backend, Device, DeviceInfo, Recorder, is_out_of_memory
+from bench.backend import Backend, Device, DeviceInfo, Queued, Recorder, is_out_of_memory
 from bench.backends import _links, _trial
 from bench.backends._graphs import recorder
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
+from bench.records.execution import NOT_ITS_POOL, RESERVED
 from bench.records.outcome import FailureKind, Memory
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class TorchDevice(Device):
 
     graph_type = ""
     """What its module calls a graph; empty if it has none of its own."""
+    _recorded = False
+    """Whether something was recorded here."""
 
     def __init__(self, info: DeviceInfo, device_type: str, graph_type: str = "") -> None:
         """device_type: torch's name for its kind; graph_type: as `TorchBackend.graph_type`."""
@@ -93,28 +97,45 @@ class TorchDevice(Device):
             self.ask("empty_cache")
 
     def reset_peak_memory(self) -> None:
-        """Restarts the allocator's peak counter, where it has one."""
+        """Restarts the allocator's peak counters, where it has them.
+
+        After a recording its cache is emptied before: what is reserved later was needed.
+        """
+        if self._recorded:
+            self.release_memory()
         with suppress(NotAvailable):
             self.ask("reset_peak_memory_stats", self.info.index)
             self._scope = "device allocator"
 
     def memory(self) -> Memory:
-        """Peak of the allocator and what the driver says is in use; else of the host, so named."""
+        """Peak of the allocator and what the driver says is in use; else of the host, so named.
+
+        Of what tensors had; after a recording of what was reserved, as its replays allocate
+        nothing, and what they use has been freed, but for them.
+        """
         import psutil
 
         process = int(psutil.Process().memory_info().rss)
-        used = peak = None
+        used = None
         with suppress(NotAvailable):
             free, total = self.ask("mem_get_info", self.info.index)
             used = total - free
-        with suppress(NotAvailable):
-            peak = self.ask("max_memory_allocated", self.info.index)
+        peak, scope = self._peak("max_memory_allocated"), self._scope
+        if self._recorded:
+            reserved = self._peak("max_memory_reserved")
+            peak, scope = reserved or peak, f"{scope}, {RESERVED if reserved else NOT_ITS_POOL}"
         return Memory(
             peak_bytes=peak or process,
-            scope=self._scope if peak else "process RSS (peak device memory: not available)",
+            scope=scope if peak else "process RSS (peak device memory: not available)",
             host_rss_bytes=process,
             device_used_bytes=used,
         )
+
+    def _peak(self, name: str) -> int:
+        """What a counter says, in bytes; 0 where there is none."""
+        with suppress(NotAvailable):
+            return int(self.ask(name, self.info.index))
+        return 0
 
     def random_state(self) -> bytes | None:
         """Of its own generator, seed and offset, where torch's module for it tells."""
@@ -124,7 +145,12 @@ class TorchDevice(Device):
 
     def recorder(self) -> Recorder | None:
         """The vendor's own graphs, or torch's."""
-        return recorder(self._module, self.graph_type, self.torch_device)
+        found = recorder(self._module, self.graph_type, self.torch_device)
+        return None if found is None else functools.partial(self._record, found)
+
+    def _record(self, record: Recorder, work: Queued, prepare: Queued) -> Queued:
+        self._recorded = True
+        return record(work, prepare)
 
     def facts(self) -> dict[str, str]:
         """The precision switch that all devices share."""

@@ -121,6 +121,6 @@ def _wrong_format(backend: Backend, device: torch.device, precision: Precision) 
     )
     found = backend.products.product(rows, matrix, precision, device).queue()
     exact = rows.exactly() @ matrix.exactly().t()
-    error = float((found.to("cpu", torch.float64) - exact).norm() / exact.norm())
+    error = float((found.cpu().to(torch.float64) - exact).norm() / exact.norm())
     # Rounding to bfloat16 makes 1.7e-3; NaN is no number below.
     return None if error <= LARGEST_ERROR else f"a product is off by {error:.1%}"

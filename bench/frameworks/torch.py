@@ -56,7 +56,7 @@ class TorchTensors(Tensors):
         """A whole tensor in float64."""
         import torch
 
-        found: Array = tensor.detach().to("cpu", torch.float64).numpy()
+        found: Array = tensor.detach().cpu().to(torch.float64).numpy()
         return found
 
     def is_on(self, tensor: Tensor, device: Device) -> bool:

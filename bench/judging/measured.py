@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench import stats, units
 from bench.judging import cold
@@ -15,6 +16,7 @@ from bench.judging.row import LatencySummary, Row, Verdict
 from bench.judging.served import summarized
 from bench.judging.slow import RankTimes, rank_times
 from bench.records.case import Case
+from bench.records.execution import NOT_ITS_POOL, is_recorded
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch, Settings
 from bench.telemetry import energy, joined
@@ -37,6 +39,8 @@ SPREAD = (
     "compiled",
 )
 """What a job says of how several devices train together, in the card's order."""
+ALLOCATED = ("device allocator", "device allocator since its start")
+"""Scopes of what tensors had, of which a replay's are none."""
 COMPILED = ("graphs", "graph_breaks")
 """What a launch says of its compiler, if it had one; see `bench.records.environment.compiler`."""
 
@@ -101,8 +105,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         **reduced(launches),
         operation_seconds=work.operations and work.items / throughput / work.operations,
         transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
-        peak_memory_bytes=max(o.memory.peak_bytes for o in outcomes),
-        memory_scope=outcomes[0].memory.scope,
+        **_memory(case, outcomes),
         estimated_peak_bytes=estimated_peak_bytes(launches),
         cold=cold.of_first(launches),
         warm=cold.of_others(launches),
@@ -170,6 +173,18 @@ def _mean(counts: Sequence[float | None]) -> float | None:
     """Of launches, whose tokens go to experts of their own; None where one has not counted."""
     found = [count for count in counts if count is not None]
     return statistics.fmean(found) if len(found) == len(counts) else None
+
+
+def _memory(case: Case, outcomes: Sequence[Measured]) -> dict[str, Any]:
+    """The most of the launches that count the same as the first, and what they count.
+
+    Older records have of a recorded step what its tensors had: that is said, as it is no peak.
+    """
+    scope = outcomes[0].memory.scope
+    most = max(o.memory.peak_bytes for o in outcomes if o.memory.scope == scope)
+    if is_recorded(case.execution) and scope in ALLOCATED:
+        scope = f"{scope}, {NOT_ITS_POOL}"
+    return {"peak_memory_bytes": most, "memory_scope": scope}
 
 
 def estimated_peak_bytes(launches: Sequence[Launch]) -> int | None:

@@ -102,7 +102,7 @@ def _observed(job: Job, site: Site, first_step: bool) -> Reading:
 def _host(tensor: Tensor) -> Tensor:
     import torch
 
-    return local(tensor.detach()).to("cpu", torch.float64, copy=True)
+    return local(tensor.detach()).cpu().to(torch.float64, copy=True)
 
 
 def full(site: Site) -> str:

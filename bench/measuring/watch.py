@@ -236,7 +236,7 @@ class Watch:
     def _read(self, step: int) -> dict[str, Vector]:
         found = {
             name: vector
-            for name, tensors in self._job.outputs().items()
+            for name, tensors in self._outputs().items()
             if tensors and (vector := self._vector(f"{name} after step {step}", tensors))
         }
         if self._before is not None:
@@ -309,14 +309,19 @@ class Watch:
     def _computed(self) -> Mapping[str, Vector]:
         """What there is of the last step, where it is finite."""
         found = {}
-        for name, tensors in self._job.outputs().items():
+        for name, tensors in self._outputs().items():
             sample = self._sample(name, tensors)
             found[name] = sample.vector(sample.gather(tensors))
         return {name: vector for name, vector in found.items() if vector is not None}
 
     def _output(self) -> Vector | None:
         """What the last step gave; None, and said, where it is not finite."""
-        return self._vector(OUTPUT, self._job.outputs()[OUTPUT])
+        return self._vector(OUTPUT, self._outputs()[OUTPUT])
+
+    def _outputs(self) -> Mapping[str, Sequence[Tensor]]:
+        """What the last step gave. An output on the host is there when the device is done."""
+        self._device.synchronize()
+        return self._job.outputs()
 
     def _learn(self, output: Vector | None = None) -> None:
         """What came of the last input, if that is not known; output: where it has been read."""

@@ -16,6 +16,12 @@ ALL_EXECUTIONS = (*DECODE_EXECUTIONS, COMPILE_GRAPH)
 """Of a mode of which what is recorded may be what was compiled, as of the jobs of
 `bench.workloads._jobs`."""
 
+RESERVED = "reserved: a graph keeps its pool"
+"""In the scope of a memory figure of what is recorded: a replay allocates nothing, and what the
+recorded step needed stays reserved for its graph."""
+NOT_ITS_POOL = "without what a graph keeps"
+"""Likewise, where nothing says what that is."""
+
 NO_GRAPHS = "this device has no graph replay"
 """Why what is to be recorded is skipped."""
 

@@ -140,7 +140,8 @@ class Memory(Value, frozen=True, kw_only=True):
 
     peak_bytes: int
     scope: str
-    """What `peak_bytes` counts: `device allocator` or `process RSS`."""
+    """What `peak_bytes` counts: `device allocator` or `process RSS`, and what is said beside it.
+    Figures of unlike scopes are never set against each other."""
     host_rss_bytes: int
     device_used_bytes: int | None = None
     """Device memory in use, all processes; None where the device cannot say."""

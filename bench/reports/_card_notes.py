@@ -16,7 +16,7 @@ from bench.planning.instead import cause, in_place
 from bench.planning.tuning import in_words
 from bench.planning.usual import usual_of
 from bench.records.run import RunFile
-from bench.reports import _endpoint, _scaling
+from bench.reports import _endpoint, _memory, _scaling
 from bench.reports._labels import Label, listed, name_of
 from bench.reports._notes import Note, grouped
 from bench.reports._wording import WHOSE, first_step, load_words, packed, whose, word_of
@@ -240,8 +240,8 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
     if any(row.operation_seconds for row in measured):
         sentences.append(COLLECTIVES)
     sentences += _scaling.legend([one for one in scalings(rows) if not one.absent])
-    if "memory" not in left_out and measured and measured[0].peak_memory_bytes:
-        sentences.append(f"Memory: peak, {measured[0].memory_scope}")
+    if "memory" not in left_out and (counted := _memory.scopes(measured)):
+        sentences.append(f"Memory: peak, {_memory.words(counted)}")
     if not wide:
         sentences.append(f"Not shown: {', '.join([*left_out, usual_of(run.run.suite)])} (--wide)")
     return "".join(f"{one}. " for one in sentences).rstrip()

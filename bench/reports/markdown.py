@@ -18,7 +18,7 @@ from bench.judging.systems import otherwise_spread
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _scaling, _serving
+from bench.reports import _memory, _scaling, _serving
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._systems import factors, spreads
@@ -56,8 +56,11 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     yield f"\n{_text('. '.join(summary(tried)))}.\n"
     yield "| case | throughput | interval | launches | latency | limit | peak memory | verdict |"
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
+    counted = _memory.scopes(tried)
     for row in tried:
-        yield _measured(row) if row.status == "measured" else _absent(row)
+        yield _measured(row, counted) if row.status == "measured" else _absent(row)
+    if len(counted) > 1:
+        yield f"\nPeak memory: {_text(_memory.words(counted))}."
     for reason, some in grouped((r for r in rows if r.untried_point), lambda row: row.reason):
         yield f"\n**SKIPPED** {units.counted(len(some), 'case')}: {_text(reason)}"
     for one in scalings(rows):
@@ -91,10 +94,10 @@ def _served(curve: ServingCurve) -> Iterator[str]:
         yield f"| {' | '.join(_text(cell) or '—' for cell in line)} |"
 
 
-def _measured(row: Row) -> str:
+def _measured(row: Row, counted: Sequence[str]) -> str:
     assert row.throughput is not None
     spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
-    memory = units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "—"
+    memory = _text(_memory.figure(row, counted)) or "—"
     verdict = word_of(row) + (f": {_text(row.reason)}" if row.reason else "")
     if row.flags:
         verdict += f" [{', '.join(f'{flag}{whose(row, flag)}' for flag in row.flags)}]"

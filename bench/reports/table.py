@@ -17,7 +17,7 @@ from bench.judging.summary import summarize
 from bench.planning.sweep import batch_of, without_batch
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _scaling, _serving
+from bench.reports import _memory, _scaling, _serving
 from bench.reports._card_notes import legend, notes
 from bench.reports._details import details
 from bench.reports._drawn import drawn
@@ -202,6 +202,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         return Column(heading=heading, cells=list(cells), **changes)
 
     launches = {row.launches for row in rows if row.status == "measured"}
+    counted = _memory.scopes(rows)
     apart = len(launches) > 1
     return [
         column("throughput", map(_throughput, rows)),
@@ -213,7 +214,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         column("latency", map(_latency, rows), drops=1),
         column("FLOP/s", map(_arithmetic, rows), drops=5),
         column("energy", map(_energy, rows), drops=4),
-        column("memory", map(_memory, rows), drops=2),
+        column("memory", (Text(_memory.figure(row, counted)) for row in rows), drops=2),
         column("limit", map(_limit, rows), right=False, most=16),
         column("verdict", map(_verdict, rows), right=False, most=16),
     ]
@@ -257,10 +258,6 @@ def _energy(row: Row) -> Text:
     if row.items_per_joule is None:
         return Text()
     return Text(units.joules(1 / row.items_per_joule, plain(row.unit.removesuffix("/s"))))
-
-
-def _memory(row: Row) -> Text:
-    return Text(units.memory(row.peak_memory_bytes) if row.peak_memory_bytes else "")
 
 
 def _limit(row: Row) -> Text:

@@ -258,6 +258,36 @@ def test_nothing_is_asserted_of_what_users_give() -> None:
     assert offenders(asserting) == {}
 
 
+def widened_on_the_way(tree: ast.AST) -> list[int]:
+    """Lines of calls that move a tensor and make it float64 in one: `x.to("cpu", torch.float64)`.
+
+    Such a copy converts where it starts from, and not every device has float64.
+    """
+    wide = ("torch.float64", "torch.double")
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            named = {one.arg: one.value for one in node.keywords if one.arg in ("dtype", "device")}
+            given = [ast.unparse(one) for one in (*node.args, *named.values())]
+            if node.func.attr == "to" and len(given) > 1 and set(given) & {*wide}:
+                found.append(node.lineno)
+    return found
+
+
+def test_no_tensor_becomes_float64_on_its_way() -> None:
+    """`x.cpu().to(torch.float64)`: see `bench/tests/backends/test_without_float64.py`."""
+    assert offenders(lambda file: widened_on_the_way(parse(file))) == {}
+    seen = ast.parse(
+        'x.to("cpu", torch.float64)\n'
+        "x.to(device=place, dtype=torch.double)\n"
+        "x.detach().to(place, torch.float64, copy=True)\n"
+        "x.to(torch.float64, device=place)\n"
+        "x.cpu().to(torch.float64, copy=True)\n"
+        "x.to(place, torch.float32)\n"
+    )
+    assert widened_on_the_way(seen) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("kind", catalogue.CONSTANTS)
 def test_every_plug_in_file_exposes_its_constant_and_says_what_it_is(kind: catalogue.Kind) -> None:
     found = catalogue.plug_ins(kind)

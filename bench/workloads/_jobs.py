@@ -115,7 +115,7 @@ def gradient_norm(model: nn.Module, besides: Iterable[Tensor] = ()) -> Tensor:
     import torch
 
     norms = [
-        torch.linalg.vector_norm(local(p.grad).to("cpu", torch.float64))
+        torch.linalg.vector_norm(local(p.grad).cpu().to(torch.float64))
         for p in (*model.parameters(), *besides)
         if p.grad is not None
     ]

@@ -186,7 +186,7 @@ def trial(name: str, how: str, dtype: torch.dtype, device: torch.device) -> Tria
             for weight, gradient in zip(given, of_step, strict=True):
                 weight.grad = gradient.to(device, copy=True)
             optimizer.step()
-        found = [w.detach().to("cpu", torch.float64) for w in given]
+        found = [w.detach().cpu().to(torch.float64) for w in given]
     except RuntimeError as error:  # no such implementation, or no kernel for it
         return Trial(math.inf, tolerance, error)
     worst = 0.0

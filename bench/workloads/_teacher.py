@@ -89,7 +89,7 @@ def _hidden(model: Any, text: Tensor, device: torch.device) -> Tensor:
     places = torch.arange(length, device=device)[None]
     inner = model.model
     hidden = inner.embed_tokens.weight[text.to(inner.embed_tokens.weight.device)]
-    hidden = hidden.to(device, torch.float64)
+    hidden = hidden.to(device).to(torch.float64)
     rotary = _copied(inner.rotary_emb, lambda tensor: tensor.to(device))
     embeddings = rotary(hidden, position_ids=places)
     # Experts one after another, too: no device has their grouped product in float64.

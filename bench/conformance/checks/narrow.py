@@ -156,7 +156,7 @@ def grouped(stand: Stand) -> Iterator[Finding]:
         )
         try:
             ready = stand.backend.products.grouped(rows, matrices, how, stand.place)
-            found = ready.queue().to("cpu", torch.float64)
+            found = ready.queue().cpu().to(torch.float64)
         except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
             if stand.backend.failure_kind(error) != "error":
                 yield after(title, stand.backend, error)
@@ -187,7 +187,7 @@ def by_experts(stand: Stand) -> Iterator[Finding]:
     ends = torch.tensor(COUNTS).cumsum(0).to(stand.place, torch.int32)
     try:
         product = stand.backend.products.by_experts(codes, scales, stand.place)
-        found = product(torch.cat(rows).to(stand.place), ends).to("cpu", torch.float64)
+        found = product(torch.cat(rows).to(stand.place), ends).cpu().to(torch.float64)
     except NotImplementedError as error:
         yield unseen(title, str(error))
         return
@@ -208,7 +208,7 @@ def _product(stand: Stand, rows: Operand, matrix: Operand, how: Precision) -> Te
 
     product: Callable[[], Tensor]
     product = stand.backend.products.product(rows, matrix, how, stand.place).queue
-    return product().to("cpu", torch.float64)
+    return product().cpu().to(torch.float64)
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -15,6 +15,7 @@ from bench import catalogue
 from bench.backends._torch_device import host_fallbacks
 from bench.measuring.numerics import TOLERANCES
 from bench.planning.suite_file import find_suite
+from bench.records.execution import RESERVED, is_recorded
 from bench.records.outcome import Measured, Skipped
 from bench.records.run import Launch, RunFile
 from bench.tests.backends import one_process
@@ -59,8 +60,10 @@ execution = ["graph", "compile-graph"]
 batch_size = 64
 rows = 100
 """
+NARROW = {**DIES, "SIMNPU_FLOAT64": "refused"}
+"""What is read of the device is widened on the host: see `test_without_float64.py`."""
 EVERY_WORK = Command(
-    "run --device ascend:1", SMOKE + EXECUTED, DIES, "bench.tests.backends.one_process"
+    "run --device ascend:1", SMOKE + EXECUTED, NARROW, "bench.tests.backends.one_process"
 )
 HOST = Command("run --device cpu", TRAINED)
 
@@ -98,6 +101,7 @@ def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
         # A token's time is its arrival on the host.
         assert launch.outcome.step_clock == ("host" if launch.outcome.served else "device event")
         assert launch.outcome.memory.scope.startswith("device allocator")
+        assert (RESERVED in launch.outcome.memory.scope) is is_recorded(launch.case.execution)
         assert launch.environment["float32_reduced"] is False
         assert launch.environment["variables"]["TORCH_NPU_FALLBACK_CPU_DISABLE"] == "1"
         assert launch.environment["job"].get("memory_format", "contiguous") == "contiguous"

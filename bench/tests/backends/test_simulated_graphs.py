@@ -88,6 +88,48 @@ found, fewer = recorded(torch.compile(work, backend="npu", fullgraph=True))
 told = [torch.equal(found, eager), round(1e3 * kernels), round(1e3 * fewer)]
 told.append("npu" in torch._dynamo.list_backends())
 """
+MEMORY = """
+npu, MIB = torch.npu, 2**20
+
+def made():
+    return torch.full((MIB // 4,), 3.0, device="npu")
+
+def step():
+    parts = [made() for _ in range(8)]
+    total = parts[0] + parts[1].view(2, -1)[1:].repeat(2, 1).view(-1)
+    while parts:
+        total.add_(parts.pop())
+    return total
+
+def counted():
+    return [n // MIB for n in (npu.memory_allocated(), npu.max_memory_allocated(),
+                               npu.memory_reserved(), npu.max_memory_reserved())]
+
+def fresh():
+    npu.empty_cache()
+    npu.reset_peak_memory_stats()
+
+y = step()
+del y
+told = [counted()]
+fresh()
+told.append(counted())
+graph = npu.NPUGraph()
+with npu.graph(graph):
+    y = step()
+told.append(counted())
+fresh()
+graph.replay()
+beside = made()
+told += [counted(), [y[0].item(), npu.mem_get_info()[0] // MIB]]
+try:
+    rest = torch.empty(4 * MIB, device="npu")
+except torch.OutOfMemoryError as error:
+    told.append(str(error))
+del graph, y, beside
+fresh()
+told.append(counted())
+"""
 PRINT = "print(json.dumps(told))"
 
 
@@ -121,3 +163,16 @@ def test_compiled_code_is_fused(processes: Processes) -> None:
     """Operators of a millisecond each."""
     said = processes.run(COMPILED + PRINT, operator_microseconds=1000).said
     assert said == [True, 16, 1, True]
+
+
+def test_what_a_recording_freed_is_reserved_and_not_allocated(processes: Processes) -> None:
+    """As of torch: Note [Checkpointing PrivatePoolState] in its CUDACachingAllocator.cpp."""
+    said = processes.run(MEMORY + PRINT, memory_bytes=24 * 2**20).said
+    eager, fresh, recorded, replayed, (value, free), full, ended = said
+    assert eager[0] == 0 and eager[1] == eager[3] >= 10
+    assert fresh == [0] * 4
+    assert recorded == [1, eager[1], eager[3], eager[3]], "while it is recorded it allocates"
+    assert replayed == [2, 2, eager[3] + 1, eager[3] + 1], "a replay allocates nothing"
+    assert (value, free) == (30.0, 24 - eager[3] - 1)
+    assert "out of memory" in full, "what a graph keeps is nobody else's"
+    assert ended == [0] * 4

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from bench.backend import DeviceInfo
+from bench.backends import _torch_device
 from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, ask
 from bench.precision import PRECISIONS
+from bench.records.execution import RESERVED
 
 INFO = DeviceInfo(backend="some", index=1, name="Some", memory_bytes=1)
 
@@ -85,6 +87,49 @@ def test_memory_is_the_devices_or_says_that_it_is_not(monkeypatch: pytest.Monkey
     assert said.peak_bytes == said.host_rss_bytes and said.device_used_bytes is None
     zero = device(module(max_memory_allocated=lambda i: 0)).memory()
     assert zero.scope.startswith("process RSS"), "a counter that does not count"
+
+
+@pytest.mark.parametrize(
+    ("counters", "peak", "scope"),
+    [
+        (
+            {"max_memory_allocated": 5, "max_memory_reserved": 9},
+            9,
+            "device allocator, reserved: a graph keeps its pool",
+        ),
+        ({"max_memory_allocated": 5}, 5, "device allocator, without what a graph keeps"),
+        (
+            {"max_memory_allocated": 5, "max_memory_reserved": 0},
+            5,
+            "device allocator, without what a graph keeps",
+        ),
+        ({"max_memory_reserved": 9}, 9, "device allocator, reserved: a graph keeps its pool"),
+        ({}, None, "process RSS (peak device memory: not available)"),
+    ],
+)
+def test_after_a_recording_memory_is_what_stays_reserved(
+    counters: dict[str, int], peak: int | None, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a replay allocates nothing; and the cache is emptied before the peak is reset."""
+    import torch
+
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace())
+    monkeypatch.setattr(_torch_device, "recorder", lambda *_: lambda work, prepare: work)
+    called: list[str] = []
+    said: dict[str, Any] = {name: lambda i, n=n: n for name, n in counters.items()}
+    said["reset_peak_memory_stats"] = lambda i: called.append("reset")
+    said["empty_cache"] = lambda: called.append("empty")
+    opened = device(module(**said))
+    opened._type = "meta"  # torch knows no `some`
+    record = opened.recorder()
+    assert record is not None
+    opened.reset_peak_memory()
+    assert called == ["reset"] and RESERVED not in opened.memory().scope
+    assert record(called.clear, called.clear) is not None
+    opened.reset_peak_memory()
+    found = opened.memory()
+    assert called == ["reset", "empty", "reset"]
+    assert (found.peak_bytes, found.scope) == (peak or found.host_rss_bytes, scope)
 
 
 def test_events_are_the_vendors_own_or_torchs(monkeypatch: pytest.MonkeyPatch) -> None:

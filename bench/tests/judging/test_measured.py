@@ -11,6 +11,7 @@ from bench import catalogue, stats
 from bench.judging.measured import PASSED_OVER
 from bench.judging.row import Verdict
 from bench.judging.summary import summarize
+from bench.records.execution import NOT_ITS_POOL, RESERVED
 from bench.records.outcome import Block, Cold, Flag, Memory, Outcome, Work
 from bench.records.run import Settings
 from bench.report import Canvas
@@ -18,6 +19,7 @@ from bench.tests.judging.rows import CASE, FINE, row
 from bench.tests.values import (
     failed,
     make_block,
+    make_case,
     make_file,
     make_launch,
     make_launches,
@@ -131,6 +133,25 @@ def test_peak_memory_is_the_largest_of_the_launches() -> None:
     found = row([make_measured(memory=memory) for memory in memories])
     assert found.peak_memory_bytes == 9
     assert found.memory_scope == "process RSS"
+
+
+def test_peak_memory_that_counts_something_else_is_not_the_largest() -> None:
+    counted = (("device allocator", 5), ("process RSS", 9), ("device allocator", 7))
+    memories = [Memory(peak_bytes=n, scope=scope, host_rss_bytes=1) for scope, n in counted]
+    found = row([make_measured(memory=memory) for memory in memories])
+    assert (found.peak_memory_bytes, found.memory_scope) == (7, "device allocator")
+
+
+@pytest.mark.parametrize("execution", ["eager", "compile", "graph", "compile-graph"])
+def test_what_tensors_had_is_no_peak_of_what_is_recorded(execution: str) -> None:
+    """So it stands in older records: a replay allocates nothing."""
+    case = make_case(execution=execution)
+    for scope, older in (("device allocator", True), (f"device allocator, {RESERVED}", False)):
+        memory = Memory(peak_bytes=5, scope=scope, host_rss_bytes=1)
+        launches = make_launches(case, [make_measured(memory=memory)])
+        (found,) = summarize(make_file([case], launches))
+        said = f"{scope}, {NOT_ITS_POOL}" if older and "graph" in execution else scope
+        assert found.memory_scope == said
 
 
 # --- Verdicts ------------------------------------------------------------------------------------

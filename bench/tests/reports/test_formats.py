@@ -10,7 +10,8 @@ import pytest
 
 from bench import catalogue
 from bench.judging.summary import summarize
-from bench.records.outcome import Cold
+from bench.records.execution import RESERVED
+from bench.records.outcome import Cold, Memory
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.report import Canvas
@@ -43,6 +44,29 @@ def hostile() -> RunFile:
     case = make_case()
     device = {"backend": "cpu", "index": 0, "name": HOSTILE, "memory_bytes": None, "facts": {}}
     return make_file([case], make_launches(case, [failed(message=HOSTILE)] * 2), device=device)
+
+
+def test_memory_that_counts_unlike_things_is_marked_apart() -> None:
+    """What is recorded keeps its graph's pool; the others' figures are of what tensors had."""
+    recorded = f"device allocator, {RESERVED}"
+    cases = [make_case(execution=how) for how in ("eager", "compile", "graph")]
+    scopes = ("device allocator", "device allocator", recorded)
+    launches = []
+    for case, scope, size in zip(cases, scopes, (3, 4, 5), strict=True):
+        memory = Memory(peak_bytes=size << 30, scope=scope, host_rss_bytes=1)
+        launches += make_launches(case, [make_measured(memory=memory)])
+    run = make_file(cases, launches)
+    card = TableReport().render([run], Canvas(width=160))
+    assert "5.0 GiB*" in card and "3.0 GiB*" not in card and "4.0 GiB*" not in card
+    assert f"Memory: peak, device allocator; *: {recorded}." in " ".join(card.split())
+    text = render("markdown", run)
+    assert r"| 5.0 GiB\* |" in text and "| 3.0 GiB |" in text
+    assert rf"Peak memory: device allocator; \*: {recorded}." in text
+    found = table(render("csv", run))
+    assert [line["memory_scope"] for line in found] == [*scopes]
+    alike = make_file(cases[:2], launches[:2])
+    assert "Peak memory" not in render("markdown", alike)
+    assert "Memory: peak, device allocator." in TableReport().render([alike], Canvas(width=160))
 
 
 def test_csv_has_every_row_and_the_figures_of_the_summary() -> None:

@@ -14,7 +14,7 @@ says `+sim`. It is loaded as the real one is, by `import torch`, through an entr
 | `_hf32.py` | `torch.npu.conv.allow_hf32` (on), `torch.npu.matmul.allow_hf32` (off) | 5 |
 | `_profiler.py` | torch's profiler sees kernels, and which operator queued each | |
 | `_timeline.py` | work takes time after the call has returned; who waits, sleeps | |
-| `_memory.py` | a caching allocator with a limit | 8 |
+| `_memory.py` | a caching allocator with a limit; graphs have pools of their own | 8 |
 | `_capture.py`, `npu/graphs.py` | graphs: what is recorded has not run, and is replayed at the |  |
 | | same addresses; who would wait for the device within a capture is refused | |
 | `_compiler.py` | `torch.compile(backend="npu")`; inductor fails | 7 |
@@ -47,6 +47,7 @@ from or to the device `_copy_from`. Lists are separated by commas. A misspelt va
 | `SIMNPU_RUNTIME` | | `missing`: `import torch` fails, as where CANN is not set up |
 | `SIMNPU_TYPE` | `npu` | torch's name for the device: another plug-in's, for its tests |
 | `SIMNPU_EVENTS` | 1 | what events count, over the truth |
+| `SIMNPU_FLOAT64` | `cast` | `refused`: as Apple's GPUs, also where a copy to the host makes it |
 | `SIMNPU_BROKEN` | | defects of the device or its software, of those in the table below |
 | `SIMNPU_SMI_USERS` | | processes that `npu-smi` lists on card 0: CHIP:PID:MB, or `none` |
 | `SIMNPU_SMI` | A2 | which `npu-smi` answers: A2, A3 (a card for each two of the devices), 310P; |
@@ -83,9 +84,10 @@ optimizers run, with the CPU's kernels and their faults (torch 2.13's SGD leaves
 they are); whether each does on a real device is not known here. HF32 is not in the attention.
 torch's C++ takes `npu:0` for the current device, so a backward on the second die runs in the main
 thread only. A graph keeps all that it made apart, where a real one shares memory among what is not
-needed at once; and what it read stays alive with it, where a real one reads what lies there then.
-Compiled code calls operators. There are no send and receive among the collectives, no
-sparse tensors, no private formats, no LSTM, and no torch.load to the device.
+needed at once (and so it is counted); and what others made and it read stays alive with it, where a
+real one reads what lies there then. Compiled code calls operators. There are no send and receive
+among the collectives, no sparse tensors, no private formats, no LSTM, and no torch.load to the
+device.
 """
 
 from __future__ import annotations

@@ -7,10 +7,14 @@ nobody has written. Within a capture nobody can tell: whoever would look at the 
 
 from __future__ import annotations
 
+import bisect
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import torch
+
+from ._memory import Memory
 
 GARBAGE = 0xA5
 """Every byte of memory that a capture has made: numbers that are wrong, and easy to see."""
@@ -19,15 +23,20 @@ GARBAGE = 0xA5
 class Capture:
     """One graph: being recorded, or recorded."""
 
-    def __init__(self, stream: int) -> None:
-        """stream: on which the work is queued that belongs to it."""
+    def __init__(self, stream: int, memory: Memory) -> None:
+        """stream: on which the work is queued that belongs to it; memory: of its device."""
         self.stream = stream
+        self.pool = memory.new_pool()
+        """What it allocates comes of this, and stays reserved as long as the graph is there."""
+        weakref.finalize(self, memory.let_go, self.pool).atexit = False
         self.kernels: list[tuple[str, float]] = []
         """Operators, and device seconds of each in one replay."""
         self.spoilt = ""
         """The call that ended the recording, if one did."""
         self._calls: list[Callable[[], Any]] = []
         self._made: dict[int, torch.Tensor] = {}
+        self._places: list[int] = []
+        """Addresses of what it made, ascending."""
         self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._random = torch.default_generator.get_state()
 
@@ -37,14 +46,33 @@ class Capture:
         return sum(seconds for _, seconds in self.kernels)
 
     def made(self, host: torch.Tensor) -> None:
-        """Memory of the graph's own: allocated while it is recorded, and held as long as it is."""
+        """Memory of the graph's own: written by every replay, whoever has let go of its tensor."""
         whole = _bytes(host)
-        self._made[whole.data_ptr()] = whole
+        if whole.numel():
+            self._made[whole.data_ptr()] = whole
+            bisect.insort(self._places, whole.data_ptr())
+
+    def host(self, alias: torch.Tensor) -> torch.Tensor:
+        """A CPU alias of a device tensor, as a replay may keep it: where the memory is the graph's,
+        one that keeps no tensor of the device alive, whose memory would then never be free."""
+        if alias.is_conj():
+            return self.host(alias.conj()).conj()
+        if alias.is_neg():
+            return torch._neg_view(self.host(torch._neg_view(alias)))
+        place = bisect.bisect_right(self._places, alias.data_ptr())
+        whole = self._made[self._places[place - 1]] if place else None
+        offset = alias.data_ptr() - whole.data_ptr() if whole is not None else 0
+        if whole is None or not alias.numel() or offset >= whole.numel():
+            return alias
+        with torch.no_grad():
+            return torch.empty(0, dtype=alias.dtype).set_(
+                whole.untyped_storage(), offset // alias.itemsize, alias.shape, alias.stride()
+            )
 
     def changes(self, hosts: Iterable[torch.Tensor]) -> None:
         """Before something is written: what was there before the capture comes back at its end."""
         for host in hosts:
-            whole = _bytes(host)
+            whole = _bytes(self.host(host))
             key = whole.data_ptr()
             if whole.numel() and key not in self._made and key not in self._before:
                 self._before[key] = whole, whole.clone()

@@ -170,12 +170,13 @@ def on_cpu(
             for tensor in tensors_in(result):
                 if tensor.is_floating_point():
                     tensor.mul_(1.01)
-        arguments.write_outputs()
         return result
 
-    found = _map(arguments.lift, compute())
+    result = compute()
+    arguments.write_outputs()
+    found = _map(arguments.lift, result)
     if (capture := device.capturing) is not None:
-        held = [to_host(tensor) for tensor in tensors_in(found)]
+        held = [capture.host(to_host(tensor)) for tensor in tensors_in(found)]
         capture.add(lambda: _into(held, compute()))
     return found
 
@@ -216,6 +217,8 @@ class _Arguments:
             alias = torch.empty(0, dtype=value.dtype)
         else:
             alias = to_host(value)
+            if (capture := self._device.capturing) is not None:
+                alias = capture.host(alias)
             if address := alias.untyped_storage().data_ptr():
                 self._owners.setdefault(address, value)
         self._originals[id(alias)] = (value, alias)

@@ -13,7 +13,7 @@ import torch
 from . import _devices
 from ._dispatch import CPU_KEY, announce, assign, device_of, on_cpu, run
 from ._settings import SETTINGS
-from ._storage import to_device, to_host
+from ._storage import may_be, to_device, to_host
 
 aten = torch.ops.aten
 VIEWS = (
@@ -94,12 +94,14 @@ def copy_from(
 ) -> torch.Tensor:
     """Every copy_ that has a device tensor at either end; the host waits for what it reads."""
     device = device_of((source, target), {})
+    if source.device.type != "cpu":  # who reads converts: not the host, on the way to it
+        may_be(target.dtype)
     announce("aten::_copy_from", device)
     capture = device.capturing
     if capture is not None and "cpu" in (source.device.type, target.device.type):
         capture.refuse("aclrtMemcpy")  # no host memory is pinned here
     if capture is not None:
-        there, here = to_host(target), to_host(source)
+        there, here = capture.host(to_host(target)), capture.host(to_host(source))
         capture.changes([there])
         capture.add(lambda: there.copy_(here))
     to_host_later = target.device.type == "cpu" and non_blocking

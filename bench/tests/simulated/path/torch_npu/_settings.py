@@ -41,6 +41,8 @@ class Settings:
     type: str
     events: float
     """What events count, over the truth."""
+    float64: str
+    """`cast` to float32, or `refused`."""
     broken: frozenset[str]
     """Of `DEFECTS`."""
 
@@ -67,6 +69,7 @@ def read(variables: Mapping[str, str]) -> Settings:
         runtime=given.pop("RUNTIME", ""),
         type=given.pop("TYPE", "npu"),
         events=float(given.pop("EVENTS", 1)),
+        float64=given.pop("FLOAT64", "cast"),
         broken=_names(given.pop("BROKEN", "")),
     )
     if settings.broken - DEFECTS:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ._devices import TYPE, device
+from ._settings import SETTINGS
 from ._stderr import warn_once
 
 CPU, EXTENSION = 1, 12
@@ -48,7 +49,9 @@ def _structure(capsule: Any) -> _ManagedTensor:
 
 
 def to_device(tensor: torch.Tensor, index: int) -> torch.Tensor:
-    """A CPU tensor as one of the device's, which its memory counts; float64 becomes float32."""
+    """A CPU tensor as one of the device's, which its memory counts; float64 becomes float32, or is
+    refused."""
+    may_be(tensor.dtype)
     if tensor.dtype == torch.float64:
         warn_once(
             "ToKernelNpu.cpp:41",
@@ -57,18 +60,30 @@ def to_device(tensor: torch.Tensor, index: int) -> torch.Tensor:
         )
         tensor = tensor.float()
     memory = device(index).memory
-    storage = tensor.untyped_storage()
+    pool = memory.shared
     if (capture := device(index).capturing) is not None:
+        pool = capture.pool
         capture.made(tensor)
-    # torch keeps the Python object of a storage as long as the storage: it ends when the last
-    # tensor that uses the memory ends. (A callback in the structure's deleter could be called with
-    # an exception in flight, which ctypes does not survive.)
-    weakref.finalize(storage, memory.free, memory.allocate(storage.nbytes())).atexit = False
+    block = memory.allocate(tensor.untyped_storage().nbytes(), pool)
     capsule = _core._to_dlpack(tensor)
     structure = _structure(capsule)
     structure.device_type, structure.device_index = EXTENSION, index
     result: torch.Tensor = _core._from_dlpack(capsule)
+    # torch keeps the Python object of a storage as long as the storage: it ends when the last
+    # tensor that uses the memory ends. (A callback in the structure's deleter could be called with
+    # an exception in flight, which ctypes does not survive.)
+    weakref.finalize(result.untyped_storage(), memory.free, block, pool).atexit = False
     return result
+
+
+def may_be(dtype: torch.dtype) -> None:
+    """Before the device makes something of that dtype. Raises TypeError in the words of torch.mps
+    where SIMNPU_FLOAT64 refuses it."""
+    if dtype == torch.float64 and SETTINGS.float64 == "refused":
+        raise TypeError(
+            "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support "
+            "float64. Please use float32 instead. [simulated]"
+        )
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ class NPUGraph:
             raise RuntimeError("this SoC has no graphs [simulated]")
         if device.capture is not None:
             raise RuntimeError("NPUGraph: another capture is underway [simulated]")
-        device.capture = Capture(stream)
+        device.capture = Capture(stream, device.memory)
 
     def capture_end(self) -> None:
         capture, self._device.capture = self._device.capture, None
