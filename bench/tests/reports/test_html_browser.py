@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench.judging.summary import summarize
@@ -223,7 +224,8 @@ def test_the_filter_keeps_rows_with_every_word(show: Show) -> None:
 
 
 def test_a_hostile_record_runs_nothing(show: Show) -> None:
-    page = show(hostile(), another(hostile()))
+    whole = msgspec.structs.replace(hostile(), damage=None)  # or it is not compared
+    page = show(whole, another(whole), hostile())
     page.find_element("id", "filter").send_keys("{{7*7}}")
     assert page.execute_script("return window.pwned") is None
     assert count(page, "img, a[href^=javascript], iframe, svg a, svg image") == 0
