@@ -60,19 +60,22 @@ def to_device(tensor: torch.Tensor, index: int) -> torch.Tensor:
         )
         tensor = tensor.float()
     memory = device(index).memory
-    pool = memory.shared
+    pool, size = memory.shared, tensor.untyped_storage().nbytes()
     if (capture := device(index).capturing) is not None:
         pool = capture.pool
         capture.made(tensor)
-    block = memory.allocate(tensor.untyped_storage().nbytes(), pool)
+        # A storage that ends with the device's tensor, whose memory the graph writes on.
+        tensor = _core._from_dlpack(_core._to_dlpack(tensor))
+    # torch keeps the Python object of a storage as long as the storage: it ends when the last
+    # tensor that uses the memory ends. (A callback in the structure's deleter could be called with
+    # an exception in flight, which ctypes does not survive. And an object of the device's storage
+    # would be one more that uses it, by which autograd does not add in place.)
+    block = memory.allocate(size, pool)
+    weakref.finalize(tensor.untyped_storage(), memory.free, block, pool).atexit = False
     capsule = _core._to_dlpack(tensor)
     structure = _structure(capsule)
     structure.device_type, structure.device_index = EXTENSION, index
     result: torch.Tensor = _core._from_dlpack(capsule)
-    # torch keeps the Python object of a storage as long as the storage: it ends when the last
-    # tensor that uses the memory ends. (A callback in the structure's deleter could be called with
-    # an exception in flight, which ctypes does not survive.)
-    weakref.finalize(result.untyped_storage(), memory.free, block, pool).atexit = False
     return result
 
 
