@@ -95,7 +95,7 @@ def devices(as_json: bool) -> None:
 @click.command(short_help="Print the JSON Schema of a record.")
 def schema() -> None:
     """Print the JSON Schema of a record: of each of its lines."""
-    from bench.records.runfile import json_schema
+    from bench.records.schema import json_schema
 
     put_file(json.dumps(json_schema(), indent=2) + "\n")
 

@@ -382,13 +382,3 @@ def header(place: str, head: Any, advice: str) -> Run:
             which = f"as cases {first} and {number}"
             raise RecordError(f"{place}: {case.label} is planned twice, {which}. {advice}")
     return run
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of one line of a record."""
-    schema = msgspec.json.schema(Line)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "accelmark record",
-        **schema,
-    }

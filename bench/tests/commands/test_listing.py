@@ -11,7 +11,7 @@ import pytest
 from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.commands.listing import LISTS
-from bench.records.runfile import json_schema
+from bench.records.schema import json_schema
 from bench.running import probe, reached
 from bench.tests.conftest import Accelmark
 

@@ -19,7 +19,8 @@ from bench.commands.common import termination_as_interrupt
 from bench.errors import DeviceUnavailable
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
-from bench.records.runfile import json_schema, read
+from bench.records.runfile import read
+from bench.records.schema import json_schema
 from bench.running import probe
 from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark

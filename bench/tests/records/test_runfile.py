@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from bench.errors import OutputError, RecordError
 from bench.records.run import SCHEMA_VERSION, Line, RunFile
-from bench.records.runfile import Writer, json_schema, read
+from bench.records.runfile import Writer, read
+from bench.records.schema import json_schema
 from bench.tests.golden_runs import golden_lines
 from bench.tests.scripts.regenerate import RUN, SCHEMA, write_run
 from bench.tests.values import COMPLETE, make_case, make_launch, make_run
@@ -78,6 +79,17 @@ def test_the_schema_refuses_what_the_reader_refuses(part: str, replacement: str)
 def test_the_schema_is_the_golden_one() -> None:
     """The format of a record. If a change was meant: `python -m bench.tests.scripts.regenerate`."""
     assert json.loads(json.dumps(json_schema())) == json.loads(SCHEMA.read_text(encoding="utf-8"))
+
+
+def test_the_schema_is_the_same_by_any_version_of_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 0.23 on it takes the indentation out of docstrings, as Python does from 3.13 on, and
+    says which keys a mapping may have."""
+    expected, given = json_schema(), msgspec.json.schema(Line)
+    case = given["$defs"]["Case"]
+    case["description"] = case["description"].replace("\n", "\n        ")
+    case["properties"]["parameters"]["propertyNames"] = {"enum": ["shape"]}
+    monkeypatch.setattr(msgspec.json, "schema", lambda _: given)
+    assert json_schema() == expected
 
 
 # --- Writing -------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from pathlib import Path
 from bench import catalogue
 from bench.planning import plan, suite_file
 from bench.records.run import Line
-from bench.records.runfile import Writer, json_schema
+from bench.records.runfile import Writer
+from bench.records.schema import json_schema
 from bench.tests import faults
 from bench.tests.golden_runs import golden_lines, golden_pair
 from bench.tests.guide import documents
