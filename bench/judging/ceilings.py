@@ -81,7 +81,7 @@ def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: flo
     return msgspec.structs.replace(row, **changes)
 
 
-def each(row: Row, rate: float | None) -> float | None:
+def of_each(row: Row, rate: float | None) -> float | None:
     """What each of its devices has of a rate."""
     return None if rate is None else rate / row.case.devices
 
@@ -101,7 +101,7 @@ def with_peak(row: Row, device: str) -> Row:
             mbu_absent="" if row.bytes_per_second is None else why,
         )
     streams = row.case.workload == BANDWIDTH_WORKLOAD
-    rates = (each(row, row.flop_per_second), each(row, row.bytes_per_second))
+    rates = (of_each(row, row.flop_per_second), of_each(row, row.bytes_per_second))
     found = chips.shares(device, row.arithmetic, *rates, streams)
     if found.impossible:
         return Row(

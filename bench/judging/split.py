@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from bench.judging.ceilings import each
+from bench.judging.ceilings import of_each
 from bench.judging.row import Row
 from bench.judging.side import Side
 
@@ -37,12 +37,12 @@ def split(sides: tuple[Side, Side], base: Row, other: Row) -> Split | None:
     matmul = _split_by(
         _common(mine.matmul.get(arithmetic, {}), theirs.matmul.get(arithmetic, {})),
         "matmul",
-        (each(base, base.flop_per_second), each(other, other.flop_per_second)),
+        (of_each(base, base.flop_per_second), of_each(other, other.flop_per_second)),
     )
     bandwidth = _split_by(
         _common(mine.bandwidth, theirs.bandwidth),
         "memory bandwidth",
-        (each(base, base.bytes_per_second), each(other, other.bytes_per_second)),
+        (of_each(base, base.bytes_per_second), of_each(other, other.bytes_per_second)),
     )
     if base.choice != other.choice:  # a larger batch moves fewer bytes an item: no product
         bandwidth = None

@@ -35,7 +35,7 @@ def card(base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair], width: i
     lines = wrapped(f"base {sides[0]}, other {sides[1]}", width)
     doubts = dict.fromkeys(pair.chip_doubt for pair in pairs if pair.chip_doubt)
     for doubt in doubts:
-        lines += wrapped(f"NO VERDICT ON THE CHIP: {doubt}", width)
+        lines += wrapped(f"No verdict on the chip: {doubt}", width)
     for pair in pairs:
         lines += ["", *_pair(pair, width)]
     legend = LEGEND

@@ -266,8 +266,9 @@ def test_two_explained_runs_are_refused_and_doubted_as_compare_does() -> None:
     assert pair.chip_doubt == "a setting may be the cause: OMP_NUM_THREADS (absent, 1)"
     for width, heading in ((60, "ceil    share"), (100, "ceiling     share")):
         text = _explained_pairs.card(base, set_otherwise, [pair], width)
-        assert "NO VERDICT ON THE CHIP: a setting may be the cause" in text.replace("\n", " ")
-        assert heading in text and "chip:" not in text and max(map(len, text.splitlines())) <= width
+        assert "No verdict on the chip: a setting may be the cause" in text.replace("\n", " ")
+        assert heading in text and max(map(len, text.splitlines())) <= width
+        assert "software" not in text and text.count("chip") == 1, "in the doubt alone"
 
 
 def test_another_layout_is_no_other_operator_and_what_one_side_lacks_is_said() -> None:
