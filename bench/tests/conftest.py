@@ -29,14 +29,17 @@ Accelmark = Callable[..., Outcome]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell's background job ignores Ctrl-C, and so would all that the tests start.
+    """A shell's background job ignores Ctrl-C, one under `nohup` a terminal that goes: and so would
+    all that the tests start.
 
     Beside another process of pytest-xdist: threads that wait for one another give up the core,
     and here there is one, or each step of a job would wait for a core that another test has. What
     a test starts does not hear of the other process."""
     gc.disable()  # until all is imported and collected: a quarter of the time
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    usual = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    for number in (getattr(signal, name) for name in usual if hasattr(signal, name)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual[number.name])
     if config.getoption("numprocesses", None) and forking.AVAILABLE:
         stack = contextlib.ExitStack()  # here, once for all the processes of pytest-xdist
         config.stash[NURSERY] = stack.enter_context(forking.starting())
