@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from bench.records.explained import Ceilings, Operator
+
+Name = TypeVar("Name", bound=str)
 
 
 class Bound(NamedTuple):
@@ -27,12 +31,41 @@ def bound(operator: Operator, ceilings: Ceilings) -> Bound | None:
     return max((*found, calls), key=lambda one: one.ns)
 
 
+def priced(operators: Sequence[Operator], boxes: Sequence[Ceilings]) -> list[float] | None:
+    """The least ns of the same operators on each of several boxes; None where one has a ceiling
+    that another lacks, or no operator has a bound."""
+    rates = {_rate(operator) for operator in operators if operator.flop}
+    known = [({*box.bytes_per_second}, rates & {*box.flop_per_second}) for box in boxes]
+    found = [[bound(operator, box) for operator in operators] for box in boxes]
+    totals = [sum(one.ns for one in each if one) for each in found]
+    return totals if all(totals) and all(one == known[0] for one in known) else None
+
+
+def of_several(each: Sequence[Ceilings]) -> Ceilings:
+    """Means of what several processes of one box measured."""
+
+    def means(rates: Sequence[Mapping[Name, float]]) -> dict[Name, float]:
+        names = dict.fromkeys(name for one in rates for name in one)
+        return {name: statistics.fmean(r[name] for r in rates if name in r) for name in names}
+
+    return Ceilings(
+        bytes_per_second=means([one.bytes_per_second for one in each]),
+        flop_per_second=means([one.flop_per_second for one in each]),
+        launch_ns=statistics.fmean(one.launch_ns for one in each),
+    )
+
+
 def arithmetic(operator: Operator, ceilings: Ceilings) -> Bound | None:
-    """By the FLOP/s of its kind and precision; attention is made of products."""
-    kind = "convolution" if operator.kind == "convolution" else "matmul"
-    name = f"{kind} {operator.precision}"
+    """By the FLOP/s of its kind and precision."""
+    name = _rate(operator)
     rate = ceilings.flop_per_second.get(name)
     return Bound(operator.flop / rate * 1e9, name) if operator.flop and rate else None
+
+
+def _rate(operator: Operator) -> str:
+    """The name of its FLOP/s; attention is made of products."""
+    kind = "convolution" if operator.kind == "convolution" else "matmul"
+    return f"{kind} {operator.precision}"
 
 
 def moving(operator: Operator, ceilings: Ceilings) -> Bound | None:

@@ -16,8 +16,8 @@ import msgspec
 
 from bench import stats, units
 from bench.judging import host_bound
-from bench.judging.bounds import bound
-from bench.judging.explained_answer import LEAST_COVERAGE, MOST_COVERAGE, answers, covered
+from bench.judging.bounds import bound, of_several
+from bench.judging.explained_answer import answers, coverage_verdict, covered
 from bench.judging.row import Interval
 from bench.records.case import Case
 from bench.records.explained import Explained, Explanation, How, Kind, Operator, Tried, Unexplained
@@ -132,6 +132,8 @@ class ExplainedCase(msgspec.Struct, frozen=True, kw_only=True):
     tried: tuple[Tried, ...] = ()
     profile_absent: str = ""
     choice: dict[str, int | str] | None = None
+    accounts: tuple[Explained, ...] = ()
+    """Those that count."""
 
 
 def explain_run(run: RunFile) -> list[ExplainedCase]:
@@ -169,10 +171,11 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
     operators = [sum(op.ns or 0.0 for op in account.operators) for account in accounts]
     freeing = [account.freeing_ns for account in accounts]
     host = [s - o - f for o, f, s in zip(operators, freeing, steps, strict=True)]
-    coverage = Interval.over([covered(account) for account in accounts], stats.FIXED_LEVEL)
+    each = [covered(account) for account in accounts]
+    coverage = Interval.over(each, stats.FIXED_LEVEL)
     rows = _operators(accounts, statistics.fmean(steps), floor_ns)
     calls = host_bound.calls_of(accounts, statistics.fmean(host), statistics.fmean(steps))
-    verdict, reason = _verdict(coverage.value, calls)
+    verdict, reason = coverage_verdict(each, calls)
     return ExplainedCase(
         case=case,
         verdict=verdict,
@@ -193,22 +196,8 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
         tried=tuple(one for account in accounts for one in account.tried),
         profile_absent=accounts[0].profile_absent,
         choice=explanations[0].choice,
+        accounts=tuple(accounts),
     )
-
-
-def _verdict(coverage: float, calls: str) -> tuple[Verdict, str]:
-    """calls: what is said of the host's, where they are most of the rest."""
-    if coverage < LEAST_COVERAGE:
-        return "NOT-EXPLAINED", (
-            f"its operators make up {coverage:.0%} of the step, and less than {LEAST_COVERAGE:.0%} "
-            f"explains nothing: the rest is the host, {calls or 'or work that was not seen'}"
-        )
-    if coverage > MOST_COVERAGE:
-        return "VOID", (
-            f"its operators took {coverage:.0%} of the step by themselves: what was measured is "
-            "not what the step does. Try again on an idle machine"
-        )
-    return "EXPLAINED", ""
 
 
 def _ms(values: Sequence[float]) -> Interval:
@@ -359,10 +348,6 @@ def _flags(
 
 def _ceilings(accounts: Sequence[Explained]) -> dict[str, float]:
     """Means over accounts."""
-
-    found: dict[str, list[float]] = {}
-    for one in (account.ceilings for account in accounts):
-        named = [*one.bytes_per_second.items(), *one.flop_per_second.items()]
-        for name, value in (*named, ("launch", one.launch_ns)):
-            found.setdefault(str(name), []).append(value)
-    return {name: statistics.fmean(values) for name, values in found.items()}
+    means = of_several([account.ceilings for account in accounts])
+    found: dict[str, float] = {str(name): rate for name, rate in means.bytes_per_second.items()}
+    return found | means.flop_per_second | {"launch": means.launch_ns}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -39,7 +40,38 @@ def answers(accounts: Sequence[Explained]) -> list[Explained]:
 
 
 def _explains(accounts: Sequence[Explained]) -> bool:
-    return LEAST_COVERAGE <= statistics.fmean(map(covered, accounts)) <= MOST_COVERAGE
+    return coverage_verdict([covered(account) for account in accounts])[0] == "EXPLAINED"
+
+
+def coverage_verdict(
+    each: Sequence[float], calls: str = ""
+) -> tuple[Literal["EXPLAINED", "NOT-EXPLAINED", "VOID"], str]:
+    """Whether the operators explain the step, by their mean, and why not.
+
+    each: coverage of each launch; calls: what is said of the host's calls, where they are most of
+    the rest. Where half of the launches miss it, some to each side, their mean is no answer.
+    """
+    coverage = statistics.fmean(each)
+    if coverage < LEAST_COVERAGE:
+        return "NOT-EXPLAINED", (
+            f"its operators make up {coverage:.0%} of the step, and less than {LEAST_COVERAGE:.0%} "
+            f"explains nothing: the rest is the host, {calls or 'or work that was not seen'}"
+        )
+    if coverage > MOST_COVERAGE:
+        return "VOID", (
+            f"its operators took {coverage:.0%} of the step by themselves: what was measured is "
+            "not what the step does. Try again on an idle machine"
+        )
+    below, above = (
+        sum(one < LEAST_COVERAGE for one in each),
+        sum(one > MOST_COVERAGE for one in each),
+    )
+    if below and above and 2 * (below + above) >= len(each):
+        return "VOID", (
+            f"its operators took {min(each):.0%} to {max(each):.0%} of the step over "
+            f"{len(each)} launches: they disagree. Try again on an idle machine"
+        )
+    return "EXPLAINED", ""
 
 
 def covered(account: Explained) -> float:

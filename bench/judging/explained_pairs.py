@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 from collections.abc import Sequence
 
 import msgspec
 
+from bench import stats
 from bench.errors import ComparisonError
+from bench.judging.bounds import of_several, priced
 from bench.judging.compare import two_runs, whole
 from bench.judging.configured import configured
 from bench.judging.differences import differences
 from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow, explain_run
+from bench.judging.row import Interval
 from bench.planning.tuning import in_words
 from bench.records.case import Case
 from bench.records.explained import How
@@ -27,6 +32,11 @@ BOUNDED = 0.98
 """Of the time of a class, whose operators have a bound, at the least, if it is split."""
 REST = ("freeing", "host")
 """Parts of a step that are no class."""
+SAME_WORK = 0.01
+"""Relative difference of the FLOP of a class that is split; of more, operators of one side stand in
+another class on the other."""
+DISTURBED = ("CONTENDED", "QUOTA", "HOT", "CHANGED-BY-RECORDING")
+"""Flags of an account that speak against its times, whatever they are held against."""
 
 
 class ClassPair(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,10 +47,12 @@ class ClassPair(msgspec.Struct, frozen=True, kw_only=True):
     base_ms: float
     other_ms: float
     chip: float | None
-    """How many times as fast other's own ceilings would do it; None where a side has operators
-    without a bound."""
+    """How many times as fast other's own ceilings would do the same: base's operators and other's,
+    each by the ceilings of both, and the geometric mean. None where a side has operators without a
+    bound, or does not calculate as much in this class."""
     software: float | None
-    """How many times as near to its bound other comes; times `chip`, base's time over other's."""
+    """Base's time over other's, over `chip`: how near each comes to what its ceilings allow, and by
+    which operators."""
 
     @property
     def difference_ms(self) -> float:
@@ -72,6 +84,13 @@ class ExplainedPair(msgspec.Struct, frozen=True, kw_only=True):
     base_ms: float = 0.0
     other_ms: float = 0.0
     """Of the steps."""
+    launches: tuple[int, int] = (0, 0)
+    """Processes that explained it, of base and of other."""
+    ratio: Interval | None = None
+    """Other's step over base's, by geometric means; without an interval where either side has too
+    few launches. None where the two are not held together."""
+    disturbed: tuple[str, ...] = ()
+    """What was seen that speaks against the times of a side: `base CONTENDED its threads ...`."""
     chip_doubt: str = ""
     """Why a ratio of ceilings is not one of chips; empty where nothing speaks against it."""
     parts: tuple[ClassPair, ...] = ()
@@ -161,6 +180,14 @@ def pair(base: ExplainedCase, other: ExplainedCase) -> ExplainedPair:
         case=base.case,
         base_ms=_value(base.step_ms),
         other_ms=_value(other.step_ms),
+        launches=(base.launches, other.launches),
+        ratio=_ratio(base, other),
+        disturbed=tuple(
+            f"{side} {flag} {one.flags[flag]}"
+            for side, one in (("base", base), ("other", other))
+            for flag in DISTURBED
+            if flag in one.flags
+        ),
         parts=_parts(base, other),
         operators=_operators(base.operators, other.operators),
     )
@@ -180,13 +207,27 @@ def _apart(base: ExplainedCase, other: ExplainedCase) -> str:
     return ""
 
 
+def _ratio(base: ExplainedCase, other: ExplainedCase) -> Interval:
+    """Of the steps, each launch's median."""
+    mine, theirs = (
+        [statistics.median(account.step_ns) for account in one.accounts] for one in (base, other)
+    )
+    if found := stats.welch(mine, theirs, stats.FIXED_LEVEL):
+        ratio = found.ratio
+        return Interval(value=ratio.value, low=ratio.low, high=ratio.high)
+    return Interval(value=stats.geometric_mean(theirs) / stats.geometric_mean(mine))
+
+
 def _value(interval: object) -> float:
     return float(getattr(interval, "value", 0.0))
 
 
 def _parts(base: ExplainedCase, other: ExplainedCase) -> tuple[ClassPair, ...]:
     mine, theirs = ({row.kind: row for row in one.classes} for one in (base, other))
-    found = [_class(kind, mine.get(kind), theirs.get(kind)) for kind in {**mine, **theirs}]
+    found = [
+        _class(kind, mine.get(kind), theirs.get(kind), _chip(kind, base, other))
+        for kind in {**mine, **theirs}
+    ]
     for name in REST:
         values = (_value(getattr(one, f"{name}_ms")) for one in (base, other))
         found.append(
@@ -197,11 +238,36 @@ def _parts(base: ExplainedCase, other: ExplainedCase) -> tuple[ClassPair, ...]:
     return tuple(sorted(found, key=lambda part: -abs(part.difference_ms)))
 
 
-def _class(name: str, base: ClassRow | None, other: ClassRow | None) -> ClassPair:
-    chip = software = None
-    if base is not None and other is not None and _bounded(base) and _bounded(other):
-        assert base.bound_ms is not None and other.bound_ms is not None
-        chip = base.bound_ms / other.bound_ms
+def _chip(kind: str, base: ExplainedCase, other: ExplainedCase) -> float | None:
+    """How many times as fast other's ceilings would do the same; see `ClassPair`."""
+    sides = (base, other)
+    mine, theirs = (
+        [[op for op in account.operators if op.kind == kind] for account in one.accounts]
+        for one in sides
+    )
+    work = [
+        statistics.fmean(sum(op.flop for op in operators) for operators in each)
+        for each in (mine, theirs)
+    ]
+    if abs(work[0] - work[1]) > SAME_WORK * max(work):
+        return None
+    boxes = [of_several([account.ceilings for account in one.accounts]) for one in sides]
+    ratios = []
+    for operators in (*mine, *theirs):
+        if (found := priced(operators, boxes)) is None:
+            return None
+        ratios.append(found[0] / found[1])
+    of_base, of_other = ratios[: len(mine)], ratios[len(mine) :]
+    return math.sqrt(stats.geometric_mean(of_base) * stats.geometric_mean(of_other))
+
+
+def _class(
+    name: str, base: ClassRow | None, other: ClassRow | None, chip: float | None
+) -> ClassPair:
+    software = None
+    if base is None or other is None or not _bounded(base) or not _bounded(other):
+        chip = None
+    elif chip is not None:
         software = base.ms.value / other.ms.value / chip
     return ClassPair(
         name=name,

@@ -13,6 +13,7 @@ from bench.judging.explained import MEANINGS, ClassRow, ExplainedCase, OperatorR
 from bench.judging.remedies import said
 from bench.judging.row import Interval
 from bench.planning.instead import cause, in_place
+from bench.planning.tuning import in_words
 from bench.records.run import RunFile
 from bench.reports._notes import grouped
 
@@ -57,6 +58,8 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     yield from wrapped(case.case.label, width, "  ")
+    if case.choice is not None:
+        yield from wrapped(f"best: {in_words(case.choice)}", width, "  ")
     if case.verdict != "EXPLAINED":
         yield from wrapped(f"{case.verdict}: {case.reason}", width, "  ")
     if case.step_ms is None or case.coverage is None:

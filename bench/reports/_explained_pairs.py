@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bench import stats
 from bench.judging.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
 from bench.reports._explained import STANDARD_COLUMNS, ms, shortened, wrapped
@@ -21,8 +22,8 @@ CEILING, SHARE = "ceiling", "share"
 LEGEND = (
     "difference: other less base; those of all parts add up to that of the steps. Of a part whose "
     "operators all have a bound, base's time over other's = chip x software; chip: how many times "
-    "as fast other's own ceilings would do the same, software: how many times as near other comes "
-    "to them."
+    "as fast other's own ceilings would do the same, software: the rest, how near each side comes "
+    "to them and by which operators."
 )
 
 
@@ -51,8 +52,13 @@ def _pair(pair: ExplainedPair, width: int) -> Iterator[str]:
         yield from wrapped(f"not held together: {pair.reason}", width, "  ")
         return
     yield from wrapped(
-        f"step {ms(pair.base_ms)} -> {ms(pair.other_ms)} ms: {signed(pair.difference_ms)} ms", width
+        f"step {ms(pair.base_ms)} -> {ms(pair.other_ms)} ms: {signed(pair.difference_ms)} ms "
+        f"({_relative(pair)})",
+        width,
+        "  ",
     )
+    for seen in pair.disturbed:
+        yield from wrapped(seen, width, "  ")
     columns = COLUMNS if width >= STANDARD_COLUMNS else NARROW_COLUMNS
     name = min(NAME_COLUMNS, max(LONGEST_NAME, width - sum(columns)))
     split = (CEILING, SHARE) if pair.chip_doubt else ("chip", "software")
@@ -70,6 +76,17 @@ def _pair(pair: ExplainedPair, width: int) -> Iterator[str]:
             yield shortened(begun, width)
             begun = ""
         yield f"{shortened(begun, name - 1):<{name}}{figures}"[:width]
+
+
+def _relative(pair: ExplainedPair) -> str:
+    """`-5.5%, 95% interval -8.1% to -2.9%; 5 and 5 launches`."""
+    ratio = pair.ratio
+    assert ratio is not None
+    interval = "no interval"
+    if ratio.low is not None and ratio.high is not None:
+        interval = f"{stats.FIXED_LEVEL:.0%} interval {ratio.low - 1:+.1%} to {ratio.high - 1:+.1%}"
+    launches = " and ".join(map(str, pair.launches))
+    return f"{ratio.value - 1:+.1%}, {interval}; {launches} launches"
 
 
 def _in_columns(columns: Sequence[int], values: Sequence[str]) -> str:
@@ -103,40 +120,50 @@ def rows(pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
     """A row for each part and each operator of each case, all with the same keys."""
     found: list[dict[str, Any]] = []
     for pair in pairs:
-        head = {"case": pair.case.label, "fingerprint": pair.case.fingerprint}
-        step = {"base_ms": pair.base_ms, "other_ms": pair.other_ms}
-        known = not pair.reason
-        found.append(
-            {
-                **head,
-                "level": "step",
-                "name": None,
-                "operands": None,
-                "base_ms": step["base_ms"] if known else None,
-                "other_ms": step["other_ms"] if known else None,
-                "difference_ms": pair.difference_ms if known else None,
-                "chip": None,
-                "software": None,
-                "chip_doubt": pair.chip_doubt or None,
-                "reason": pair.reason or None,
-            }
-        )
+        known, ratio = not pair.reason, pair.ratio
+        step = {
+            "level": "step",
+            "base_ms": pair.base_ms if known else None,
+            "other_ms": pair.other_ms if known else None,
+            "difference_ms": pair.difference_ms if known else None,
+            "ratio": ratio.value if ratio else None,
+            "ratio_low": ratio.low if ratio else None,
+            "ratio_high": ratio.high if ratio else None,
+            "base_launches": pair.launches[0] if known else None,
+            "other_launches": pair.launches[1] if known else None,
+            "disturbed": "; ".join(pair.disturbed) or None,
+            "reason": pair.reason or None,
+        }
         each: list[ClassPair | OperatorPair] = [*pair.parts, *pair.operators]
-        for one in each:
-            of_class = isinstance(one, ClassPair)
+        for one in (step, *map(_of_one, each)):
             found.append(
                 {
-                    **head,
-                    "level": "part" if of_class else "operator",
-                    "name": one.name,
-                    "operands": getattr(one, "operands", None),
-                    "base_ms": one.base_ms,
-                    "other_ms": one.other_ms,
-                    "difference_ms": one.difference_ms,
-                    "chip": getattr(one, "chip", None),
-                    "software": getattr(one, "software", None),
+                    "case": pair.case.label,
+                    "fingerprint": pair.case.fingerprint,
+                    **dict.fromkeys(KEYS),
+                    **one,
                     "chip_doubt": pair.chip_doubt or None,
-                    "reason": None,
                 }
             )
     return found
+
+
+KEYS = (
+    *("level", "name", "operands", "base_ms", "other_ms", "difference_ms", "chip", "software"),
+    *("ratio", "ratio_low", "ratio_high", "base_launches", "other_launches", "disturbed"),
+    *("chip_doubt", "reason"),
+)
+"""Of a row, beside its case."""
+
+
+def _of_one(one: ClassPair | OperatorPair) -> dict[str, Any]:
+    return {
+        "level": "part" if isinstance(one, ClassPair) else "operator",
+        "name": one.name,
+        "operands": getattr(one, "operands", None),
+        "base_ms": one.base_ms,
+        "other_ms": one.other_ms,
+        "difference_ms": one.difference_ms,
+        "chip": getattr(one, "chip", None),
+        "software": getattr(one, "software", None),
+    }

@@ -24,6 +24,7 @@ def rows(run: RunFile, found: Sequence[ExplainedCase]) -> list[dict[str, Any]]:
             "reason": case.reason or None,
             "launches": case.launches,
             "how": case.how,
+            "choice": case.choice,
             **row,
         }
         for case in found

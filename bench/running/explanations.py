@@ -28,6 +28,13 @@ TOGETHER = (
 )
 
 
+UNSEARCHED = (
+    "which settings are its best was not searched: `accelmark run SUITE --explain` searches first; "
+    "or name the settings in the suite"
+)
+"""Of a tuned case that is explained and not run, or whose search the budget ended."""
+
+
 class Explaining(NamedTuple):
     """What a run explains."""
 
@@ -71,10 +78,10 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
     case, choice, started_at = state.case, state.choice, utc_now()
     session.face.explains(case, number + 1, session.explaining.each)
     seed = session.settings.seed + number
-    if case.devices > 1:
-        report = Report(outcome=Skipped(reason=TOGETHER), cold=Cold(), environment={})
+    if reason := TOGETHER if case.devices > 1 else UNSEARCHED if state.searching else "":
+        report = Report(outcome=Skipped(reason=reason), cold=Cold(), environment={})
         finished = Finished(report=report, seconds=NO_SECONDS, stderr_tail="")
-        return explanation(case, choice, number, seed, started_at, finished)
+        return explanation(case, None, number, seed, started_at, finished)
     request = msgspec.structs.replace(
         session.request(state),
         explain=True,

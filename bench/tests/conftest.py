@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     and here there is one, or each step of a job would wait for a core that another test has. What
     a test starts does not hear of the other process."""
     gc.disable()  # until all is imported and collected: a quarter of the time
-    usual = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    usual: dict[str, Any] = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
     for number in (getattr(signal, name) for name in usual if hasattr(signal, name)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual[number.name])

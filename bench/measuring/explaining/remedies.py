@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 TURNS = 10
 WARM_UP = 3
 LONGEST_SECONDS = 60.0
-"""After which no turn is begun, once there are three."""
+"""After which no turn is begun, once there are `FEWEST_TURNS`."""
+FEWEST_TURNS = 5
+"""Of fewer none can say that it helped."""
 Around = Callable[[], AbstractContextManager[object]]
 OPTIMIZERS = ("fused", "foreach")
 """torch's implementations of an optimizer besides a loop over its tensors, as its groups say."""
@@ -189,7 +191,7 @@ def _in_turns(
     begin = time.monotonic()
     with collected():
         for turn in range(TURNS):
-            if turn >= 3 and time.monotonic() - begin > LONGEST_SECONDS:
+            if turn >= FEWEST_TURNS and time.monotonic() - begin > LONGEST_SECONDS:
                 break
             sides = [(before, plain), (after, changed)]
             for found, step in sides if turn % 2 == 0 else sides[::-1]:

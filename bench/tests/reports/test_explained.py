@@ -56,6 +56,16 @@ def test_the_card(run: RunFile) -> None:
     assert "savings" not in card and "save it need" in card
 
 
+def test_a_tuned_case_says_which_of_its_choices_is_explained(run: RunFile) -> None:
+    (one,) = run.explanations
+    chosen = {"batch_size": 16, "execution": "compile"}
+    tuned = msgspec.structs.replace(one, choice=chosen)
+    file = msgspec.structs.replace(run, explanations=(tuned,))
+    assert "best: batch 16, compile\n" in explained(file, "table", 80, wide=False)
+    (step, *_) = json.loads(explained(file, "json", 80, wide=False))
+    assert step["choice"] == chosen
+
+
 def test_a_case_in_another_precision_than_its_suites_says_so(run: RunFile) -> None:
     why = "fp32 instead of bf16: by reference code"
     other = msgspec.structs.replace(run.run, instead={run.run.plan[0].fingerprint: why})
@@ -93,7 +103,8 @@ def test_two_runs_beside_each_other() -> None:
     base, other = explained_file(account()), explained_file(account(0.5))
     card = _explained_pairs.card(base, other, explained_pairs(base, other), 80)
     lines = card.splitlines()
-    assert "step 100.0 -> 50.0 ms: -50.0 ms" in lines
+    step = "step 100.0 -> 50.0 ms: -50.0 ms (-50.0%, no interval; 1 and 1 launches)"
+    assert step in lines
     assert max(map(len, lines)) <= 80
     (matmul,) = (line for line in lines if line.startswith("matmul"))
     assert matmul.split() == ["matmul", "60.0", "30.0", "-30.0", "1.00", "2.00"]

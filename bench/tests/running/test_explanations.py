@@ -23,11 +23,13 @@ from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend
 from bench.tests.judging.accounts import REFUSED, account
+from bench.tests.planning.tuned_runs import tuned_case
 from bench.tests.values import make_case, make_measured, make_run
 
 pytestmark = pytest.mark.usefixtures("forked")
 
 A, B = (make_case(parameters={"shape": f"{n}x{n}x{n}"}) for n in (1, 2))
+TUNED = tuned_case(batch_size=[1, 2])
 MANY = make_case(parallelism="dp", devices=2)
 NAMES = {A.fingerprint: "A", B.fingerprint: "B", MANY.fingerprint: "M"}
 
@@ -125,6 +127,15 @@ def test_what_several_devices_do_together_is_refused_without_a_worker(tmp_path: 
     (one,) = file.explanations
     assert stage.asked == "" and isinstance(one.account, Unexplained)
     assert "on one device" in one.account.reason
+
+
+def test_what_was_not_searched_is_not_explained(tmp_path: Path) -> None:
+    """A tuned case that is only explained: its first candidate need not be its best."""
+    stage, file = play(tmp_path, Explaining(2, only=True), account(), cases=[A, TUNED])
+    refused = next(one for one in file.explanations if one.case == TUNED)
+    assert stage.asked == "aa" and len(file.explanations) == 3
+    assert isinstance(refused.account, Unexplained) and refused.choice is None
+    assert "was not searched: `accelmark run SUITE --explain` searches first" in str(refused)
 
 
 def test_a_run_goes_on_with_what_is_left(tmp_path: Path) -> None:
