@@ -75,6 +75,7 @@ class Engine:
         edges: Edges = SINGLE,
         before: Callable[[int, bool], None] = lambda steps, last: None,
         burst: Burst | None = None,
+        calls_operators: bool = False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """clock: monotonic ns; usage: counters of the process; host: counters of the host, for
@@ -83,7 +84,8 @@ class Engine:
         three steps with their number, outside any block and before the peak of memory is reset;
         before: called before each block but the first with its steps, and whether it may be the
         last one; edges: where several processes do the step; burst: of a device that rests, by
-        `sleep`, between short blocks.
+        `sleep`, between short blocks; calls_operators: whether the host calls each of torch's
+        operators in each step.
         """
         self.job = job
         self.device = device
@@ -95,6 +97,7 @@ class Engine:
         most = getattr(job, "most_steps", None)
         self._size = BlockSize(device, settings, clock, edges, most, burst)
         self.burst, self._sleep = burst, sleep
+        self.calls_operators = calls_operators and edges is SINGLE
         self.usage = usage
         self.suspended = suspended
         self.watch = watch
@@ -253,7 +256,8 @@ class Engine:
         return single_steps.requests(self.job, self.device, self.clock, limit_seconds, self.edges)
 
     def _queueing(self) -> tuple[int, ...]:
-        return single_steps.queueing(self.job, self.device, self.clock)
+        seen = self.calls_operators
+        return single_steps.queueing(self.job, self.device, self.clock, calls_operators=seen)
 
     def _flags(self, warm: WarmedUp, steady: list[Block], busy: Sequence[int]) -> tuple[Flag, ...]:
         flags: list[Flag] = []

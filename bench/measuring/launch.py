@@ -35,6 +35,7 @@ from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records import environment
+from bench.records.execution import EAGER
 from bench.records.explained import Account
 from bench.records.outcome import (
     Block,
@@ -282,6 +283,7 @@ class Launch:
             edges=self.edges,
             before=watch.before,
             burst=workload.modes[mode].burst,
+            calls_operators=request.case.execution == EAGER and not self.framework.hands_over,
         )
         series = engine.measure(
             samples=request.samples,

@@ -236,7 +236,9 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     """Latency pass of asynchronous devices: one synchronized request each."""
     queue_ns: tuple[int, ...] | None = None
     """Asynchronous devices: host time to queue one step while the device is idle, several times.
-    As long as the step itself, it is the host that the step waits for."""
+    As long as the step itself, it is the host that the step waits for; or, in a step of thousands
+    of kernels, the host that waits for room in the device's queue. Eager steps on one device are
+    told apart, but for those of old records."""
     witness: tuple[float, float]
     """Loss, or a checksum of the output, after the first and after the last step."""
     proof: Proof | None = None

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from bench.measuring.single_steps import QUEUED_STEPS, REQUESTS
+import statistics
+from typing import Any
+
+import pytest
+import torch
+
+from bench.measuring import single_steps
+from bench.measuring.single_steps import QUEUED_STEPS, REQUESTS, queueing
 from bench.records.run import Settings
-from bench.tests.fakes import MS
+from bench.tests.fakes import MS, FakeDevice, ScriptedClock
 from bench.tests.measuring.scripted_engine import engine
 
 
@@ -29,3 +36,75 @@ def test_what_the_host_takes_to_queue_a_step_is_timed_on_an_idle_device() -> Non
         assert measuring.measure().queue_ns == (MS // 10,) * QUEUED_STEPS
     measuring, _ = engine([10 * MS])
     assert measuring.measure().queue_ns is None
+
+
+class Full:
+    """A job of many operators on a device whose queue takes 1,000: then the host waits until one
+    is done. The host takes 10 us to call one."""
+
+    def __init__(self, operators: int, kernel_ns: int) -> None:
+        self.clock = ScriptedClock()
+        self.device = Holding(self.clock, kernel_ns)
+        self.operators, self.steps = operators, 0
+
+    def step(self) -> None:
+        self.steps += 1
+        x = torch.zeros(1)
+        for _ in range(self.operators):
+            x.add_(1.0)
+            self.device.takes()
+
+    def witness(self) -> float:
+        return 1.0
+
+
+class Holding(FakeDevice):
+    def __init__(self, clock: ScriptedClock, kernel_ns: int) -> None:
+        super().__init__(clock, synchronous=False)
+        self.kernel_ns = kernel_ns
+        self.done: list[int] = []
+        """When each kernel is done."""
+
+    def takes(self) -> None:
+        self.clock.advance(10_000)
+        if len(self.done) >= 1000:
+            self.clock.now = max(self.clock.now, self.done[-1000])
+        begin = max(self.clock.now, self.done[-1] if self.done else 0)
+        self.done.append(begin + self.kernel_ns)
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def synchronize(self) -> None:
+        if self.done:
+            self.clock.now = max(self.clock.now, self.done[-1])
+
+
+@pytest.mark.parametrize("sees_ns", [0, 5_000])
+@pytest.mark.parametrize(
+    ("kernel_ns", "as_it_was"),
+    [(30_000, 60 * MS), (2_000, 30 * MS)],  # the device is what a step waits for; the host
+)
+def test_the_wait_for_room_in_the_queue_is_not_the_hosts(
+    monkeypatch: pytest.MonkeyPatch, sees_ns: int, kernel_ns: int, as_it_was: int
+) -> None:
+    """3,000 operators: 30 ms for the host, 90 ms or 6 ms for the device. To see one costs time."""
+    job = Full(3000, kernel_ns)
+
+    class Costly(single_steps._counting()):  # type: ignore[misc]
+        def __torch_dispatch__(self, *given: Any) -> Any:
+            job.clock.advance(sees_ns)
+            return super().__torch_dispatch__(*given)
+
+    monkeypatch.setattr(single_steps, "_counting", lambda: Costly)
+    plain = queueing(job, job.device, job.clock)
+    found = queueing(job, job.device, job.clock, calls_operators=True)
+    assert statistics.median(plain) == pytest.approx(as_it_was, rel=0.01)
+    assert statistics.median(found) == pytest.approx(30 * MS, rel=0.01)
+
+
+def test_a_step_of_few_operators_fills_no_queue() -> None:
+    job = Full(400, 30_000)
+    assert queueing(job, job.device, job.clock, calls_operators=True) == (4 * MS,) * QUEUED_STEPS
+    assert job.steps == QUEUED_STEPS + 1
