@@ -51,7 +51,7 @@ def main() -> None:
     """The command."""
     with (
         mock.patch.object(launcher, "launch_together", launch_here),
-        mock.patch.multiple(single_steps, QUEUED_STEPS=1, REQUESTS=1),
+        mock.patch.multiple(single_steps, QUEUED_STEPS=1, WAITING_STEPS=1, REQUESTS=1),
         # Not by times, which of a queue that is a thread say what else this host is at work for;
         # by what steps give they are looked at all the same.
         mock.patch.object(left_out._Otherwise, "turns", lambda *_: (0.0, None)),
