@@ -86,7 +86,7 @@ def test_systems_and_served_loads_have_it_too() -> None:
     whole = only(compare_systems(base, other))
     case = serve_case()
     change, loads = msgspec.structs.replace, [measured(served(1, speed)) for speed in SPEEDS]
-    runs_of = (
+    first, second = (
         make_file(
             [case],
             make_launches(
@@ -95,5 +95,5 @@ def test_systems_and_served_loads_have_it_too() -> None:
         )
         for j in (2.0, 1.0)
     )
-    for found in (whole, only(compare_at_tpot(*runs_of, 1.0))):
+    for found in (whole, only(compare_at_tpot(first, second, 1.0))):
         assert found.joule_ratio == pytest.approx(2.0) and found.joule_interval is not None
