@@ -54,7 +54,7 @@ def unjudged(config: pytest.Config, run: RunFile, row: Row) -> str:
         return f"not judged: {row.verdict}: {row.reason}"
     for saved in config.stash.get(SAVED, ()):
         other = saved.rows.get(row.case.fingerprint)
-        if other is not None:
+        if other is not None and other.status == "measured":
             reasons = incomparable((saved, Side(run)), other, row)
             if words := "; ".join(reason.words for reason in reasons):
                 return f"not comparable: {words}"

@@ -123,6 +123,15 @@ def test_what_turns_out_not_to_be_comparable_has_no_number(base: Path, tmp_path:
     assert "not comparable: time under load differs (12.0 s, 40.0 ms)" in run.out
 
 
+def test_what_the_saved_run_has_no_number_of_is_not_held_against_it(tmp_path: Path) -> None:
+    script: dict[str, list[Any]] = {"8x8x8": [0.01, 0.01], "9x9x9": ["void"]}
+    assert scripted(tmp_path, script, "--benchmark-json=base.json").code == 1
+    now = scripted(
+        tmp_path, {**script, "9x9x9": [0.01, 0.01]}, "--benchmark-compare=base.json", FAIL
+    )
+    assert now.outcomes == {"passed": 2}, now.out
+
+
 def launches_of(document: Any) -> Any:
     return document["benchmarks"][0]["extra_info"]["accelmark"]["launches"]
 
