@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,8 @@ __all__ = [
     "summarize_run",
 ]
 
+RUNS = "runs"
+"""Folder of the records, where nothing else is asked."""
 EXPLANATIONS = 5
 """Of a case, where nothing else is asked: enough for an interval."""
 
@@ -103,7 +105,7 @@ def run_suite(
     devices: int | None = None,
     launches: int | str | None = None,
     budget_minutes: float | None = None,
-    out: StrPath = "runs",
+    out: StrPath = RUNS,
     looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
     command: Sequence[str] | None = None,
@@ -148,9 +150,10 @@ def run_suite(
         devices = seating.size(devices, chosen, here, hosts)
     what = plan.whole(read_suite, devices, wanted(chosen, precision), only)
     if command is None:
-        typed = [("device", device), ("only", only), ("devices", spread), ("launches", launches)]
-        typed += [("framework", framework), ("precision", precision)]
-        command = _as_typed("run", suite, typed)
+        given: dict[str, object] = {"device": device, "only": only, "devices": spread}
+        given |= {"launches": launches, "budget-minutes": budget_minutes, "explain": explain}
+        given |= {"framework": framework, "python": python, "precision": precision}
+        command = _as_typed(["run", str(suite)], given, out)
     identity = run_id()
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
@@ -177,7 +180,7 @@ def explain_suite(
     only: str | None = None,
     launches: int = EXPLANATIONS,
     trying: bool = False,
-    out: StrPath = "runs",
+    out: StrPath = RUNS,
     looking: Looking = contextlib.nullcontext,
     watch: Watch = silent,
     command: Sequence[str] | None = None,
@@ -199,8 +202,8 @@ def explain_suite(
         chosen, remarks, here = choose(device)
     what = plan.whole(found, None, wanted(chosen, precision), pattern)
     if command is None:
-        typed = [("device", device), ("only", only), ("launches", launches)]
-        command = _as_typed("explain", suite, [*typed, ("precision", precision)])
+        given = {"device": device, "only": only, "launches": launches, "try": trying}
+        command = _as_typed(["explain", str(suite)], {**given, "precision": precision}, out)
     identity = run_id()
     path = Path(out) / f"{found.name}-{chosen.backend}-{identity}-explained.jsonl"
     with watch(chosen, remarks, settings) as face:
@@ -242,7 +245,8 @@ def resume_run(
     with looking():
         chosen, remarks, here = choose(address, leader, where)
     settings = file.run.settings
-    typed = command or command_line("accelmark", ["run", "--resume", str(record)])
+    given = {"resume": record, "budget-minutes": budget_minutes, "python": python}
+    typed = command or _as_typed(["run"], given)
     with watch(chosen, remarks, settings) as face:
         hosts = seating.ONE if leader is None else leader.hosts
         writer = resume(file, chosen, typed, hosts, here)
@@ -383,8 +387,9 @@ def _seconds(minutes: float | None) -> float | None:
     return None if minutes is None else minutes * 60
 
 
-def _as_typed(verb: str, suite: StrPath, options: Sequence[tuple[str, object]]) -> list[str]:
-    """The command line that does the same."""
-    given = [(f"--{name}", str(value)) for name, value in options if value is not None]
-    words = [verb, str(suite), *(word for pair in given for word in pair)]
+def _as_typed(words: list[str], given: Mapping[str, object], out: StrPath = RUNS) -> list[str]:
+    """The command line that does the same. given: options by name; a switch is True or False."""
+    for name, value in {**given, "out": None if str(out) == RUNS else out}.items():
+        if value is not None and value is not False:
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return command_line("accelmark", words)

@@ -7,6 +7,7 @@ Everything that is slow to import is imported inside the command that needs it.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -51,6 +52,17 @@ Exit codes:
 class Commands(click.Group):
     """A group that says which commands there are when it is given another."""
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Reads its own options, of which --help and --version print."""
+        with streams.named():
+            return super().make_context(info_name, args, parent, **extra)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -62,6 +74,9 @@ class Commands(click.Group):
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
             require_once(command, click.Context(command, parent=ctx, info_name=name), rest)
+            if not ctx.resilient_parsing:
+                with streams.named():  # a command's --help is printed while its words are read
+                    command.make_context(name, list(rest), ctx)
         return name, command, rest
 
 

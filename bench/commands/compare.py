@@ -101,10 +101,10 @@ def compare(
         )
     first = api.read_run(base)
     if explaining:
-        if prices or systems or fail_if_slower is not None:
+        if prices or systems or tpot_ms is not None or fail_if_slower is not None:
             raise ComparisonError(
-                "--explain says where a difference lies: leave out --price, --systems and "
-                "--fail-if-slower, which ask how large it is."
+                "--explain says where a difference lies: leave out --price, --systems, --tpot-ms "
+                "and --fail-if-slower, which ask how large it is."
             )
         rest = [api.read_run(other) for other in others]
         text = explain.compared(first, rest, as_json, as_csv, canvas(width).width)

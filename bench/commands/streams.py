@@ -65,7 +65,7 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def _named() -> Iterator[None]:
+def named() -> Iterator[None]:
     """Whatever goes wrong with stdout says that it is stdout; a reader that left is click's."""
     try:
         yield
@@ -77,7 +77,7 @@ def _named() -> Iterator[None]:
 
 def put(text: str) -> None:
     """Text on stdout, as it can say it."""
-    with _named():
+    with named():
         click.echo(text, file=sys.stdout, nl=False)
 
 
@@ -112,7 +112,7 @@ def put_file(text: str) -> None:
     """
     stream = sys.stdout
     if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
-        with _named():
+        with named():
             stream.flush()
             stream.buffer.write(text.encode("utf-8", "backslashreplace"))
             stream.buffer.flush()

@@ -16,7 +16,14 @@ import msgspec
 from bench import stats
 from bench.errors import ComparisonError
 from bench.judging.comparability import served_otherwise, timed_otherwise, unfit
-from bench.judging.compare import Prices, concluded, joule_ratio, level_of, sides_of
+from bench.judging.compare import (
+    Prices,
+    concluded,
+    joule_interval,
+    joule_ratio,
+    level_of,
+    sides_of,
+)
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
@@ -105,6 +112,7 @@ def _judged(
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
         joule_ratio=joule_ratio(base, other),
+        joule_interval=joule_interval(base, other, level),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
     )
 

@@ -97,7 +97,7 @@ def unfit(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
         if row.status != "measured":
             code = Code(row.status) if row.reached else Code.NOT_REACHED
             yield Reason(code, f"{who} is {row.status}: {row.reason}")
-        for reason in _disqualified(side, row):
+        for reason in disqualified(side, row):
             yield Reason(reason.code, f"{who}: {reason.words}")
 
 
@@ -107,7 +107,7 @@ def _shares(side: Side, row: Row) -> bool:
     return any(isinstance(world, Mapping) and bool(world.get("shared_host")) for world in worlds)
 
 
-def _disqualified(side: Side, row: Row) -> Iterator[Reason]:
+def disqualified(side: Side, row: Row) -> Iterator[Reason]:
     """What makes a row unfit for any comparison although it has a number."""
     environments = side.environments(row)
     devices = [side.file.run.device, *(e.get("device") for e in environments)]

@@ -31,7 +31,7 @@ from bench.judging.equal_work import equal_work
 from bench.judging.implementations import experts_differ, operators_differ
 from bench.judging.pairing import pairs
 from bench.judging.reasons import Code, Reason
-from bench.judging.row import Row
+from bench.judging.row import UNDISTURBED, Row
 from bench.judging.side import Side
 from bench.judging.split import split
 from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
@@ -200,6 +200,7 @@ def _judge(
         per_cycle=per_cycle(sides, base, other, level) if welch else None,
         split=split(sides, base, other),
         joule_ratio=joule_ratio(base, other),
+        joule_interval=joule_interval(base, other, level),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
         same_work=same_work,
         experts_remark=experts_differ(sides, base, other),
@@ -218,10 +219,20 @@ def no_counterpart(in_other: bool) -> Reason:
 
 
 def joule_ratio(base: Row, other: Row) -> float | None:
-    """Items per joule; None unless both are of a chip, or both of a board, and so on."""
-    if base.energy_scope != other.energy_scope:
+    """Items per joule; None unless both are of a chip, or both of a board, and so on, and where
+    something disturbed a side."""
+    undisturbed = all(row.verdict in UNDISTURBED for row in (base, other))
+    if base.energy_scope != other.energy_scope or not undisturbed:
         return None
     return _quotient(other.items_per_joule, base.items_per_joule)
+
+
+def joule_interval(base: Row, other: Row, level: float) -> stats.Estimate | None:
+    """Of that ratio; None where the launches are too few for one of the throughput."""
+    if joule_ratio(base, other) is None or not enough(base, other):
+        return None
+    found = stats.welch(base.joule_rates, other.joule_rates, level)
+    return found.ratio if found else None
 
 
 def _quotient(other: float | None, base: float | None) -> float | None:

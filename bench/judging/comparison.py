@@ -47,7 +47,9 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """The ratio, split into chip and software; None where the runs share no measured ceiling. Not
     the chip's where `Configured.chip_doubt` says why."""
     joule_ratio: float | None = None
-    """Other / base items per joule."""
+    """Other / base items per joule; None where a side was disturbed."""
+    joule_interval: stats.Estimate | None = None
+    """Its Welch interval over launches, as that of the ratio."""
     price_ratio: float | None = None
     """Other / base items per currency unit, at the prices given."""
     system: System | None = None

@@ -114,6 +114,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         spread=_spread(launches),
         executed=next((x.executed for x in measured if x.executed), None),
         items_per_joule=energy.items_per_joule(outcomes),
+        joule_rates=energy.of_launches(outcomes),
         joule_interval=energy.interval(outcomes, level),
         energy_source=energy.said_by(launches)[0],
         energy_scope=energy.said_by(launches)[1],

@@ -20,6 +20,7 @@ from bench.judging.compare import (
     Paired,
     Prices,
     concluded,
+    joule_interval,
     joule_ratio,
     level_of,
     no_counterpart,
@@ -205,6 +206,7 @@ def _judge(
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
         joule_ratio=joule_ratio(base, other),
+        joule_interval=joule_interval(base, other, level),
         price_ratio=None if prices is None else split.per_device.value * prices.base / prices.other,
         witness_gap=None
         if proved or base.case.mode != TRAINS

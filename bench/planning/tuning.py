@@ -158,6 +158,8 @@ class Search:
     def _tried(self, trial: Trial) -> None:
         key = key_of(trial.choice)
         before = self._trials.get(key)
+        if before is not None and before.rate is not None and trial.status == "failed":
+            trial = before  # an accident of one process takes nothing from what another measured
         if before is None or trial.rate is None or trial.rate >= (before.rate or 0.0):
             self._trials[key] = trial
         self._left = [c for c in self._left if c != trial.choice and not _beyond(c, trial)]
@@ -167,7 +169,7 @@ class Search:
     @property
     def trials(self) -> tuple[Trial, ...]:
         """The choices that were tried, in their order; of two trials of one, the faster, and of one
-        that failed when it was measured again, the failure."""
+        that was given up, why."""
         return tuple(self._trials.values())
 
     @property

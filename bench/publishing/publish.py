@@ -53,7 +53,10 @@ RELEASE = re.compile(r"[A-Za-z]+ \d+(?:\.\d+)?")
 """An operating system's name and release; what follows may name whoever built the kernel."""
 AS_IT_IS = ("line", "plan", "settings", "case", "fingerprint", "choice")
 """Parts of a line that are published as they are: one that says something private is refused."""
-SENTENCES = ("message", "reason", "causes", "absent", "telemetry_absent", "energy_absent")
+SENTENCES = (
+    *("message", "reason", "causes", "failed", "left_out", "instead", "no_noise"),
+    *("absent", "absent_because", "telemetry_absent", "energy_absent", "profile_absent"),
+)
 """What is said in anybody's words: there whoever publishes is looked for by name too."""
 
 

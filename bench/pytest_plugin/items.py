@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.pytest_plugin.keys import CASE, CLOCK, COMPARED, PLAN
+from bench.pytest_plugin.keys import CASE, CLOCK, COMPARED, PLAN, SAVED
 from bench.pytest_plugin.options import XDIST, distributed
 from bench.pytest_plugin.replay import ItemClock
-from bench.pytest_plugin.saved import refuse_incomparable
+from bench.pytest_plugin.saved import comparable
 
 if TYPE_CHECKING:
     from bench.records.case import Case
@@ -49,8 +49,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         )
     if distributed(config):
         raise pytest.UsageError(XDIST)
-    for document in config.stash.get(COMPARED, ()):
-        refuse_incomparable(config.stash[PLAN], cases, document)
+    config.stash[SAVED] = [
+        comparable(config, cases, document) for document in config.stash.get(COMPARED, ())
+    ]
 
 
 def cases_of(session: pytest.Session) -> list[Case]:

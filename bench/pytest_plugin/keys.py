@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from bench.judging.side import Side
     from bench.pytest_plugin.options import Plan
     from bench.pytest_plugin.replay import ItemClock
     from bench.records.case import Case
@@ -22,5 +23,7 @@ PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 RUN: pytest.StashKey[RunFile] = pytest.StashKey()
 COMPARED: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 """The saved runs that `--benchmark-compare` names."""
+SAVED: pytest.StashKey[list[Side]] = pytest.StashKey()
+"""Those of them that were not refused, read."""
 RECORD: pytest.StashKey[Path] = pytest.StashKey()
 """The run's record, where it is kept."""

@@ -11,6 +11,7 @@ import pytest
 
 from bench.pytest_plugin.keys import CASE, CLOCK, KEY, RUN
 from bench.pytest_plugin.options import XDIST
+from bench.pytest_plugin.saved import unjudged
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -55,6 +56,8 @@ def replay(item: pytest.Item, benchmark: BenchmarkFixture) -> None:
         pytest.skip(row.reason)
     if row.status != "measured":
         _fail(benchmark, f"{row.status}: {row.reason}")
+    if reason := unjudged(item.config, run, row):
+        _fail(benchmark, reason)
     launches = [x for x in run.launches if x.fingerprint == case.fingerprint]
     outcomes = benchmark_json.outcomes_of(launches)
     clock.load([benchmark_json.round_seconds(outcome) for outcome in outcomes])

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.pytest_plugin.keys import COMPARED, KEY, RUN
+from bench.pytest_plugin.keys import COMPARED, KEY, PLAN, RUN, SAVED
 
 if TYPE_CHECKING:
-    from bench.pytest_plugin.options import Plan
+    from bench.judging.row import Row
+    from bench.judging.side import Side
     from bench.records.case import Case
-    from bench.records.run import Launch
+    from bench.records.run import Launch, RunFile
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -37,19 +38,48 @@ def pytest_benchmark_compare_machine_info(
     config.stash.setdefault(COMPARED, []).append(compared_benchmark)
 
 
-def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, Any]) -> None:
-    """`pytest.UsageError` for a saved run whose numbers are not of the same work."""
+def _judges(config: pytest.Config) -> bool:
+    """Whether a change of speed fails the run."""
+    return bool(config.getoption("benchmark_compare_fail", None))
+
+
+def unjudged(config: pytest.Config, run: RunFile, row: Row) -> str:
+    """Why what was measured may not be held against the saved runs, as `accelmark compare` has it;
+    empty where it may."""
+    from bench.judging.comparability import incomparable
+    from bench.judging.row import UNDISTURBED
+    from bench.judging.side import Side
+
+    if _judges(config) and row.verdict not in UNDISTURBED:
+        return f"not judged: {row.verdict}: {row.reason}"
+    for saved in config.stash.get(SAVED, ()):
+        other = saved.rows.get(row.case.fingerprint)
+        if other is not None and other.status == "measured":
+            reasons = incomparable((saved, Side(run)), other, row)
+            if words := "; ".join(reason.words for reason in reasons):
+                return f"not comparable: {words}"
+    return ""
+
+
+def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str, Any]) -> Side:
+    """A saved run, read; `pytest.UsageError` where its numbers are not of the same work, or may not
+    be compared with any."""
     from bench.errors import RecordError
     from bench.exchange import benchmark_json
-    from bench.judging.comparability import unequal
+    from bench.judging.comparability import disqualified, unequal
+    from bench.judging.row import UNDISTURBED
+    from bench.judging.side import Side
     from bench.planning.versions import today
     from bench.records import runfile
 
+    plan = config.stash[PLAN]
     place = f"--benchmark-compare, run of {document.get('datetime', 'an unknown time')}"
     try:
         saved = benchmark_json.from_document(place, document)
     except RecordError as error:
         raise pytest.UsageError(f"not comparable: {error}") from None
+    side = Side(saved)
+    rows = {row.case.fingerprint: row for row in side.rows.values()}
     reasons = []
     if saved.run.settings.timing != plan.settings.timing:
         reasons.append(f"timing mode differs ({saved.run.settings.timing}, {plan.settings.timing})")
@@ -73,7 +103,12 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
         if other.fingerprint != case.fingerprint:
             reasons.append(f"{name}: " + "; ".join(one.words for one in unequal(other, case)))
             continue
-        reasons += [f"{name}: {reason}" for reason in _other_units(heading, launches)]
+        row = rows[launches[0].fingerprint]
+        found = [reason.words for reason in disqualified(side, row)]
+        if _judges(config) and row.verdict not in UNDISTURBED:
+            found.append(f"it is {row.verdict}: {row.reason}")
+        found += _other_units(heading, launches)
+        reasons += [f"{name}: {reason}" for reason in found]
     if not met:
         reasons.append("it measured none of these cases")
     if reasons:
@@ -81,6 +116,7 @@ def refuse_incomparable(plan: Plan, cases: Sequence[Case], document: dict[str, A
             f"not comparable: {place}: {'. '.join(reasons)}. Compare with a run of the same suite "
             "and version, or leave out --benchmark-compare."
         )
+    return side
 
 
 def _other_units(heading: object, launches: Sequence[Launch]) -> list[str]:

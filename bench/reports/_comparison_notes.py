@@ -207,13 +207,27 @@ def details(case: CaseComparison, names: tuple[str, str]) -> Iterator[str]:
             f"({shares} of {split.ceiling})"
         )
     if case.joule_ratio is not None:
-        said.append(f"per joule (per watt) {case.joule_ratio:.2f}")
+        said.append(f"per joule (per watt) {per_joule(case)}")
     if case.price_ratio is not None:
         said.append(f"per currency unit {case.price_ratio:.2f}")
     if said:
         yield "; ".join(said)
     if case.reasons:
         yield "; ".join(case.reasons)
+
+
+def per_joule(case: CaseComparison) -> str:
+    """The ratio of the items per joule, and how sure it is; empty where there is none."""
+    found, interval = case.joule_ratio, case.joule_interval
+    if found is None:
+        return ""
+    spread = "no interval" if interval is None else units.spread(interval.half_width)
+    return f"{quotient(found)} {spread}"
+
+
+def quotient(found: float) -> str:
+    """A ratio beside the one of the throughputs."""
+    return f"{found:.2f}" if found < 1e5 else f"{found:.2g}"
 
 
 def _figures(row: Row) -> str:

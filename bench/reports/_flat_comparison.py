@@ -121,6 +121,8 @@ def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
         "chip_ratio": chip.chip if chip else None,
         "software_ratio": chip.software if chip else None,
         "per_joule_ratio": case.joule_ratio,
+        "per_joule_low": case.joule_interval.low if case.joule_interval else None,
+        "per_joule_high": case.joule_interval.high if case.joule_interval else None,
         "per_currency_unit_ratio": case.price_ratio,
         "same_work": _flat_work(case.same_work),
         "experts_remark": case.experts_remark or None,

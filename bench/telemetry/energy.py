@@ -270,14 +270,19 @@ def _joules(outcomes: Sequence[Measured]) -> float | None:
     return sum(known) if len(known) == len(joules) else None
 
 
-def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
-    """Of items per joule, a launch each; None where a launch has no energy or they are too few."""
+def of_launches(outcomes: Sequence[Measured]) -> tuple[float, ...]:
+    """Items per joule of each launch; nothing where one has no energy, or no number."""
     joules = [_believed(o) for o in outcomes]
     if None in joules:
-        return None
+        return ()
     pairs = zip(outcomes, joules, strict=True)
-    each = [o.work.items * o.steady_steps / j for o, j in pairs if j]
-    return stats.log_estimate(each, level) if all(0 < x < math.inf for x in each) else None
+    each = tuple(o.work.items * o.steady_steps / j for o, j in pairs if j)
+    return each if all(0 < x < math.inf for x in each) else ()
+
+
+def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | None:
+    """Of items per joule; None where a launch has no energy or they are too few."""
+    return stats.log_estimate(of_launches(outcomes), level)
 
 
 def said_by(launches: Sequence[Launch]) -> tuple[str, str]:

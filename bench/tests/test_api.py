@@ -74,7 +74,7 @@ def test_a_suite_is_measured_read_judged_compared_and_shown(suite: Path) -> None
     assert run.end is not None and run.end.reason == "complete"
     assert run.run.command == (
         *("accelmark", "run", "tiny.toml", "--device", "cpu"),
-        *("--only", "gemm*", "--launches", "1"),
+        *("--only", "gemm*", "--launches", "1", "--out", "out"),
     )
     (path,) = Path("out").iterdir()
     assert run.path == str(path)

@@ -257,7 +257,13 @@ def test_a_document_on_stdout_is_the_same_bytes_everywhere(name: str, locale: st
 
 @posix
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-@pytest.mark.parametrize("words", ["report run.jsonl", "report run.jsonl --format csv", "guide"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("report run.jsonl", "report run.jsonl --format csv", "guide", "list suites"),
+        *("--help", "--version", "run --help", "compare a b -h"),
+    ],
+)
 def test_a_stdout_that_takes_nothing_is_named(words: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(

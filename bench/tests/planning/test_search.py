@@ -8,9 +8,9 @@ import pytest
 
 from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
-from bench.planning.tuning import candidates
+from bench.planning.tuning import Search, candidates
 from bench.records.case import Choice
-from bench.records.outcome import Failed, Outcome, Skipped
+from bench.records.outcome import Failed, FailureKind, Outcome, Skipped
 from bench.records.run import Settings
 from bench.records.runfile import Writer, read
 from bench.running.case_state import CaseState
@@ -163,6 +163,43 @@ def test_a_trial_that_other_work_slowed_is_made_again(tmp_path: Path) -> None:
     row = only_row(file)
     assert row.choice == {"batch_size": 2, "execution": "eager"}
     assert len(row.trials) == 6
+
+
+@pytest.mark.parametrize("kind", ["crash", "timeout"])
+def test_an_accident_of_a_trial_made_again_does_not_undo_the_first(
+    tmp_path: Path, kind: FailureKind
+) -> None:
+    """Slowed, and the fastest all the same. Nor does it end the curve."""
+    slowed = make_measured(2 / 50, items=2, flags=("CONTENDED",), causes={"CONTENDED": "a hog"})
+    accident = Failed(kind=kind, phase="warm-up", message="once")
+    script = {**SCRIPT, (2, "eager"): [slowed, accident, rated(48, 2)], (4, "eager"): rated(45, 4)}
+    _, file = play(tmp_path, script)
+    row = only_row(file)
+    assert row.choice == {"batch_size": 2, "execution": "eager"}
+    assert row.rates == pytest.approx([48] * 3)
+    (found,) = tuned([row])
+    assert "2: 50.0 (slowed from outside)" in found.words and "FAILED" not in found.words
+
+
+def test_an_accident_of_a_trial_made_again_ends_no_curve() -> None:
+    case = tuned_case(batch_size=(1, 2, 4))
+    one, two, four = candidates(case)
+    slowed = make_measured(2 / 50, items=2, flags=("CONTENDED",), causes={"CONTENDED": "a hog"})
+    late = Failed(kind="timeout", phase="warm-up", message="no report within 300 s")
+    tried = [(one, rated(30)), (two, slowed), (two, late)]
+    launches = [
+        make_launch(outcome, case, launch=k, choice=choice, search=True)
+        for k, (choice, outcome) in enumerate(tried)
+    ]
+    search = Search(case, launches)
+    assert (search.best, search.next) == (two, four)
+
+
+@pytest.mark.parametrize("answer", [VOID, OOM, NO_COMPILER])
+def test_what_would_go_wrong_again_does_undo_it(tmp_path: Path, answer: Outcome) -> None:
+    slowed = make_measured(2 / 50, items=2, flags=("CONTENDED",), causes={"CONTENDED": "a hog"})
+    _, file = play(tmp_path, {**SCRIPT, (2, "eager"): [slowed, answer]})
+    assert only_row(file).choice == {"batch_size": 4, "execution": "eager"}
 
 
 def test_a_choice_that_was_slowed_twice_is_marked(tmp_path: Path) -> None:

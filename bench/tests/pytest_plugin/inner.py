@@ -45,6 +45,10 @@ WORDS = {
     "failed": failed(message="it broke"),
     "void": Void(reason="numerics: output off by 0.5"),
     "skipped": Skipped(reason="no such arithmetic"),
+    "hot": make_measured(
+        0.01, items=10**9, unit="FLOP", flags=("THROTTLED",), causes={"THROTTLED": "thermal"}
+    ),
+    "brief": make_measured(0.01, items=10**9, unit="FLOP", step_clock="device event"),
 }
 
 

@@ -81,23 +81,64 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "base.json"
 
 
-def compare(folder: Path, with_: Path, seconds: float, *arguments: str) -> Run:
-    return scripted(
-        folder,
-        {"8x8x8": [seconds, seconds]},
-        *(f"--benchmark-compare={with_}", "--benchmark-compare-fail=mean:5%", *arguments),
-    )
+FAIL = "--benchmark-compare-fail=mean:5%"
+
+
+def compare(folder: Path, with_: Path, launch: float | str, *arguments: str) -> Run:
+    return scripted(folder, {"8x8x8": [launch, launch]}, f"--benchmark-compare={with_}", *arguments)
 
 
 def test_a_regression_fails_the_run_and_an_equal_one_does_not(base: Path, tmp_path: Path) -> None:
-    same = compare(tmp_path, base, 0.0104)
+    same = compare(tmp_path, base, 0.0104, FAIL)
     assert same.code == 0, same.out + same.err
     assert "(NOW)" in same.out and "(base)" in same.out.replace("/base)", "(base)")
-    slower = compare(tmp_path, base, 0.0106)
+    slower = compare(tmp_path, base, 0.0106, FAIL)
     assert slower.code != 0
     assert "Performance has regressed" in slower.out + slower.err
     assert "PercentageRegressionCheck: 6.0000" in slower.out + slower.err
     assert "= accelmark =" in slower.out, "the card is printed all the same"
+
+
+def test_a_disturbed_case_is_no_change_of_speed(base: Path, tmp_path: Path) -> None:
+    """`accelmark compare` does not rank it, and `--fail-if-slower` does not let it pass."""
+    failed = compare(tmp_path, base, "hot", FAIL)
+    assert failed.outcomes == {"failed": 1}, failed.out
+    assert "not judged: THROTTLED: 2 of 2 launches throttled" in failed.out
+    assert "Performance has regressed" not in failed.out + failed.err
+    shown = compare(tmp_path, base, "hot")
+    assert shown.outcomes == {"passed": 1}, "without a limit nothing is judged"
+
+
+def test_what_turns_out_not_to_be_comparable_has_no_number(base: Path, tmp_path: Path) -> None:
+    """Here a device for good, in the saved run, and for a moment."""
+    document = saved(base)
+    for launch in launches_of(document):
+        launch["outcome"]["step_clock"] = "device event"
+        for block in launch["outcome"]["warmup"]:
+            block["wall_ns"] = 6 * 10**9
+    path = tmp_path / "sustained.json"
+    path.write_text(json.dumps(document))
+    run = compare(tmp_path, path, "brief")
+    assert run.outcomes == {"failed": 1}, run.out
+    assert "not comparable: time under load differs (12.0 s, 40.0 ms)" in run.out
+
+
+def test_what_the_saved_run_has_no_number_of_is_not_held_against_it(tmp_path: Path) -> None:
+    script: dict[str, list[Any]] = {"8x8x8": [0.01, 0.01], "9x9x9": ["void"]}
+    assert scripted(tmp_path, script, "--benchmark-json=base.json").code == 1
+    now = scripted(
+        tmp_path, {**script, "9x9x9": [0.01, 0.01]}, "--benchmark-compare=base.json", FAIL
+    )
+    assert now.outcomes == {"passed": 2}, now.out
+
+
+def launches_of(document: Any) -> Any:
+    return document["benchmarks"][0]["extra_info"]["accelmark"]["launches"]
+
+
+def throttled(document: Any) -> None:
+    for launch in launches_of(document):
+        launch["outcome"] |= {"flags": ["THROTTLED"], "causes": {"THROTTLED": "thermal"}}
 
 
 def edited(change: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -113,7 +154,7 @@ def with_another_version(document: Any) -> None:
     (case,) = document["accelmark"]["run"]["plan"]
     case["version"] += 1
     fingerprint = msgspec.convert(case, type(make_case())).fingerprint
-    for launch in document["benchmarks"][0]["extra_info"]["accelmark"]["launches"]:
+    for launch in launches_of(document):
         launch |= {"case": case, "fingerprint": fingerprint}
     for pair in document["accelmark"]["order"]:
         pair[0] = fingerprint
@@ -148,6 +189,16 @@ REFUSED = [
         "its times are seconds per something unnamed, and would be",
     ),
     (
+        "simulated",
+        edited(lambda d: d["accelmark"]["run"]["device"].update(simulated=True)),
+        "gemm-matmul-fp32[8x8x8]: a simulated device",
+    ),
+    (
+        "disturbed",
+        edited(throttled),
+        "gemm-matmul-fp32[8x8x8]: it is THROTTLED: 2 of 2 launches throttled",
+    ),
+    (
         "nothing in common",
         edited(lambda d: d["benchmarks"][0].update(fullname="test_own.py::test_own")),
         "it measured none of these cases",
@@ -161,7 +212,7 @@ def test_a_saved_run_that_is_not_comparable_is_refused(
 ) -> None:
     path = tmp_path / "other.json"
     path.write_text(json.dumps(edit(saved(base))))
-    run = compare(tmp_path, path, 0.01)
+    run = compare(tmp_path, path, 0.01, FAIL)
     assert run.code == pytest.ExitCode.USAGE_ERROR, run.out
     (message,) = [line for line in run.err.splitlines() if line.startswith("ERROR: ")]
     assert message.startswith("ERROR: not comparable: --benchmark-compare, run of 20")

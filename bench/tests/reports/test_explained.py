@@ -151,8 +151,9 @@ def test_a_record_is_shown_and_compared_again(accelmark: Accelmark, tmp_path: Pa
     assert code == 2 and "leave out --launches" in err
     code, out, _ = accelmark("compare", good, bad, "--explain")
     assert code == 0 and "not held together: other REFUSED" in out
-    code, _, err = accelmark("compare", good, bad, "--explain", "--fail-if-slower", "2")
-    assert code == 2 and "--explain says where" in err
+    for option in ("--fail-if-slower", "--tpot-ms"):
+        code, out, err = accelmark("compare", good, bad, "--explain", option, "2")
+        assert (code, out) == (2, "") and "--explain says where" in err and option in err
     code, out, _ = accelmark("report", good)
     assert "explained, not measured" in out, "and no throughput is made of it"
     assert f"accelmark explain {good}" in " ".join(out.split())
