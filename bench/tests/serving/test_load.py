@@ -121,3 +121,61 @@ def test_a_queue_that_only_grows_is_told_from_one_that_fills() -> None:
     assert not any(ever(7.0, seed) for seed in range(5))
     # At first nothing ends, however fast the server is.
     assert not any(ever(7.0, seed, spans=8.0) for seed in range(3))
+
+
+def known_at(answers: list[Answer], now: int) -> list[Answer]:
+    """What is known of requests at a moment."""
+    known = []
+    for answer in answers:
+        if answer.due_ns <= now:
+            copy = Answer(answer.asked, answer.due_ns)
+            copy.arrived = [(ns, count) for ns, count in answer.arrived if ns <= now]
+            copy.finish = "length" if len(copy.arrived) == len(answer.arrived) > 0 else ""
+            known.append(copy)
+    return known
+
+
+def of_load(rate: float, spans: float, slots: int | None = None) -> list[Answer]:
+    """The requests that a run makes, first come, first served: each takes `spans` seconds from when
+    it has a slot, and its first token comes 20 ms after that. slots: None if they never end."""
+    answers: list[Answer] = []
+    ends: list[float] = []
+    for one in poisson(500, LENGTHS, rate=rate, seed=0).requests:
+        begins = one.due_ns or 0
+        if slots is not None and len(ends) >= slots:
+            begins = max(begins, round(sorted(ends)[-slots]))
+        ends.append(begins + spans * SECOND)
+        answer = Answer(Asked(prompt=(1,), new_tokens=2), one.due_ns or 0)
+        answer.arrived = [(begins + SECOND // 50, 1), (round(ends[-1]), 1)]
+        answers.append(answer)
+    return answers
+
+
+def looks(answers: list[Answer], seconds: float) -> list[str]:
+    """What is said at each look while requests come, where anything is."""
+    every = round(seconds * SECOND)
+    moments = range(every, answers[-1].due_ns, every)
+    return [said for now in moments if (said := growing(known_at(answers, now), now))]
+
+
+@pytest.mark.parametrize(("rate", "spans", "every"), [(1.0, 10.0, 0.5), (8.0, 2.0, 0.25)])
+def test_a_server_where_nobody_waits_is_never_saturated(
+    rate: float, spans: float, every: float
+) -> None:
+    """What is in flight varies by chance; each has its first token at once."""
+    assert looks(of_load(rate, spans), every) == []
+
+
+def test_a_server_of_too_few_slots_is_saturated_and_one_of_enough_is_not() -> None:
+    """1 request/s of 10 s each: ten slots are busy in the mean."""
+    said = looks(of_load(1.0, 10.0, slots=5), 10.0)
+    assert said and all("got a first token" in one for one in said)
+    assert looks(of_load(1.0, 10.0, slots=13), 2.0) == []
+
+
+def test_a_request_that_failed_waits_no_more() -> None:
+    """Of a server that turns away half of what comes."""
+    answers = known_at(of_load(8.0, 0.5), 40 * SECOND)
+    for answer in answers[::2]:
+        answer.arrived, answer.finish, answer.failed = [], "", "status 503: no room"
+    assert growing(answers, 40 * SECOND) == ""
