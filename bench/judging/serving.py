@@ -1,12 +1,12 @@
 """From a served load to its figures, in the terms that are standard for serving.
 
-TTFT: from the scheduled arrival to the first token. TPOT: (last - first) / (tokens - 1), of each
-request of two tokens or more. Interactivity: 1 / TPOT, tokens a second for one user. Throughput:
-output tokens a second in the steady window (`bench.records.served.Window`); total throughput has
-the input tokens beside them, never instead. Goodput: requests a second that keep every limit.
-Requests count where they were admitted and ended within the window. A percentile is stated only
-from as many requests of one launch as `bench.stats.PERCENTILE_SAMPLES` says: 36 for p90, 368 for
-p99. The statistical unit is the launch: every interval is over launches.
+TTFT: from the scheduled arrival to the first token. TPOT: (last - first) / tokens after those that
+came with the first, of each request that has some. Interactivity: 1 / TPOT, tokens a second for one
+user. Throughput: output tokens a second in the steady window (`bench.records.served.Window`); total
+throughput has the input tokens beside them, never instead. Goodput: requests a second that keep
+every limit. Requests count where they were admitted and ended within the window. A percentile is
+stated only from as many requests of one launch as `bench.stats.PERCENTILE_SAMPLES` says: 36 for
+p90, 368 for p99. The statistical unit is the launch: every interval is over launches.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def kept(self, request: ServedRequest) -> bool:
         """Whether it was answered within both."""
         first, each = ttft(request), tpot(request)
-        if request.failed or first is None:
+        if request.failed or first is None or first > self.ttft_seconds:
             return False
-        return first <= self.ttft_seconds and (each is None or each <= self.tpot_seconds)
+        if each is None:  # of several that came at once, nobody can say it
+            return request.tokens == 1
+        return each <= self.tpot_seconds
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,10 +87,11 @@ def ttft(request: ServedRequest) -> float | None:
 
 
 def tpot(request: ServedRequest) -> float | None:
-    """Seconds a token after the first; None of fewer than two tokens."""
-    if request.first_ns is None or request.last_ns is None or request.tokens < 2:
+    """Seconds a token after those that came with the first; None where all came at once."""
+    later = request.tokens - request.first_tokens
+    if request.first_ns is None or request.last_ns in (None, request.first_ns) or later < 1:
         return None
-    return (request.last_ns - request.first_ns) / 1e9 / (request.tokens - 1)
+    return (request.last_ns - request.first_ns) / 1e9 / later
 
 
 def figures(served: Served, limits: Limits) -> ServingFigures | None:

@@ -187,6 +187,7 @@ class Answer:
             first_ns=first,
             last_ns=last,
             tokens=self.tokens,
+            first_tokens=sum(n for ns, n in self.arrived if ns == self.arrived[0][0]) or 1,
             failed=self.failed,
         )
 
