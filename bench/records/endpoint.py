@@ -67,6 +67,9 @@ class Endpoint(Value, frozen=True, kw_only=True):
     cached_tokens: int | None = None
     """Of the load's prompts, tokens that the server had already, by its answers or its counters;
     None where it says nothing of it."""
+    guessed: bool | None = None
+    """Whether the server guessed tokens (speculative decoding) under the load, by what it shows;
+    None where it shows nothing of it, and in older records."""
     rounding: float | None = None
     """How far the exported model is from float64 in the precision of its weights, on this host:
     what the bounds of the numerics were made of. None where it was not come to."""

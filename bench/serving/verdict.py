@@ -55,8 +55,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     saturated: str
     client: Client
     cached_tokens: int | None
-    drafted: bool
-    """Whether the server guessed tokens, by its counters."""
+    drafted: bool | None
+    """Whether the server guessed tokens; None where it does not show it, which the card says."""
     unseen: bool
     """Whether the server cannot have met the prompts before: they are new, or it is."""
     before: Judged

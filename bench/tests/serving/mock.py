@@ -74,6 +74,7 @@ class Manners:
     """Whether its answers are another model's where they stream."""
     token: str = ""
     metrics: str = ""
+    """A counter of prompt tokens that its cache knew; or all that it says there."""
     as_text_only: bool = False
     word: str = "w"
     """With which its tokenizer's words begin."""
@@ -167,6 +168,7 @@ class Mock:
             return await _whole(writer, 200, {"version": "1.2.3", "api_key": "secret-of-theirs"})
         if path == "/metrics" and self.manners.metrics:
             text = f'{self.manners.metrics}{{model_name="m"}} {self.hits}\n'
+            text = self.manners.metrics if "\n" in self.manners.metrics else text
             return await _whole(writer, 200, text.encode())
         if path != "/v1/completions":
             return await _whole(writer, 404, {"error": "not here"})

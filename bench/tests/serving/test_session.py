@@ -122,6 +122,24 @@ def test_a_prefix_cache_that_knows_the_prompts_is_seen(counted: str) -> None:
     assert why in came.outcome.reason
 
 
+def test_a_server_that_guesses_tokens_is_seen_by_its_gauge() -> None:
+    """As SGLang shows it: no counter, and the gauge rests where the warm-up left it."""
+    gauge = 'sglang:spec_accept_length{model_name="m"} 3.1\n'
+    (came,) = launched(Mock(Manners(metrics=gauge)))
+    assert isinstance(came.outcome, Void)
+    assert "the server guessed tokens (speculative decoding)" in came.outcome.reason
+    assert came.seen is not None and came.seen.guessed is True
+
+
+@pytest.mark.parametrize(
+    ("metrics", "guessed"), [("", None), ("vllm:num_requests_running 0\n", False)]
+)
+def test_what_nobody_shows_is_unknown_and_not_none(metrics: str, guessed: bool | None) -> None:
+    (came,) = launched(Mock(Manners(metrics=metrics)))
+    assert isinstance(came.outcome, Measured)
+    assert came.seen is not None and came.seen.guessed is guessed
+
+
 def test_a_failed_request_is_a_row_and_there_is_no_figure() -> None:
     (came,) = launched(Mock(Manners(error="drop", error_from=20)))
     assert isinstance(came.outcome, Void) and "of 20 requests failed" in came.outcome.reason
