@@ -37,7 +37,8 @@ saturated."""
 GROWTH_SIGMAS = 4.0
 """Nor one that falls behind by no more than so many standard deviations of what arrives meanwhile:
 arrivals are at random, and they are looked at many times."""
-
+SPARE = 4
+"""Connections that lie ready for requests at random, each of which needs one at once."""
 
 Made = Callable[[Answer], Coroutine[Any, Any, None]]
 """Makes one request."""
@@ -77,7 +78,7 @@ class Driven:
     def client(self) -> Client:
         """What this process may have added to the figures."""
         return Client(
-            late_ns=tuple(answer.started_ns - answer.due_ns for answer in self.answers),
+            late_ns=tuple((a.sent_ns or a.started_ns) - a.due_ns for a in self.answers),
             cpu_seconds=self.cpu_seconds,
             wall_seconds=self.wall_seconds,
             chunks=sum(answer.chunks for answer in self.answers),
@@ -108,7 +109,8 @@ class Driven:
 async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float) -> Driven:
     """Makes a load's requests, each of which may take `limit_seconds`; raises `Broken` where no
     connection can be made beforehand."""
-    most = drawn.load.concurrency or 1
+    load = drawn.load
+    most = load.concurrency or (SPARE if load.process == "poisson" else len(drawn.asked))
     await pool.open(min(most, len(drawn.asked)))
     driven = Driven(drawn)
     driven.bodies = [dialect.body(asked, stream=True) for asked in drawn.asked]
@@ -118,10 +120,14 @@ async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float
     async def made(answer: Answer) -> None:
         await stream(pool, dialect, answer, limit_seconds)
 
-    if drawn.load.process == "closed":
+    if load.process == "closed":
         await _closed(driven, made, most)
     else:
-        await _open(driven, made)
+        keeping = asyncio.create_task(pool.keep(SPARE))
+        try:
+            await _open(driven, made)
+        finally:
+            keeping.cancel()
     driven.wall_seconds = (time.perf_counter_ns() - zero) / 1e9
     driven.cpu_seconds = time.thread_time() - cpu
     return driven

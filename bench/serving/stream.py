@@ -105,8 +105,9 @@ class Answer:
         self.body = body
         self.due_ns = due_ns
         self.started_ns = due_ns
-        """When this process got round to it: later than due, it is the client that is late."""
+        """When this process got round to it."""
         self.sent_ns: int | None = None
+        """When it was sent, its connection made: later than due, it is the client that is late."""
         self.arrived: list[tuple[int, int]] = []
         """When tokens came, and how many."""
         self.ended_ns: int | None = None

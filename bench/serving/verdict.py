@@ -170,6 +170,6 @@ def _client(found: Found) -> str:
     if worst > bound:
         return (
             f"the client was late: more than one request in a hundred by {worst * 1e3:.1f} ms and "
-            f"more (bound {bound * 1e3:.1f} ms). Leave it a core of its own"
+            f"more (bound {bound * 1e3:.1f} ms). Leave it a core of its own, near the server"
         )
     return ""

@@ -53,6 +53,8 @@ class Manners:
     ttft: float = 0.004
     gap: float = 0.0005
     per_chunk: int = 1
+    accepts: float = 0.0
+    """Seconds until it reads what comes on a new connection."""
     slots: int = 10_000
     """Requests at a time; the others wait."""
     stall_after: int | None = None
@@ -140,6 +142,7 @@ class Mock:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        await asyncio.sleep(self.manners.accepts)
         try:
             while await self._request(reader, writer):
                 pass

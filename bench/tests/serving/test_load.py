@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 
+import msgspec
 import pytest
 
 from bench.planning.arrivals import Lengths, Load, closed, poisson
 from bench.serving import load as loading
+from bench.serving import wire
 from bench.serving.load import Drawn, Driven, drive, growing
 from bench.serving.stream import Answer, Asked, Dialect
-from bench.serving.wire import Endpoint, Pool
+from bench.serving.wire import Connection, Endpoint, Pool
 from bench.tests.serving.mock import Manners, Mock
 
 SECOND = 10**9
@@ -32,9 +35,9 @@ def drawn(load: Load) -> Drawn:
     )
 
 
-def driven(mock: Mock, load: Load) -> Driven:
+def driven(mock: Mock, load: Load, kind: type[Pool] = Pool) -> Driven:
     async def one(url: str) -> Driven:
-        pool = Pool(Endpoint.of(url))
+        pool = kind(Endpoint.of(url))
         try:
             return await drive(pool, Dialect(model="m"), drawn(load), 20.0)
         finally:
@@ -68,6 +71,37 @@ def test_requests_come_when_they_are_due_whatever_the_server_does() -> None:
     last = served.requests[-1]
     # All are due within 40 ms or so, and each of eight keeps the slot for 20 or more.
     assert last.first_ns is not None and last.first_ns >= 8 * 0.02e9
+
+
+def test_no_request_waits_until_a_connection_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server looks at a new one 0.15 s late, and requests come further apart than one idles."""
+    monkeypatch.setattr(wire, "IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(wire, "KEEP_SECONDS", 0.25)
+    mock = Mock(Manners(accepts=0.15))
+    planned = closed(3, LENGTHS, concurrency=1, seed=1).requests
+    apart = [
+        msgspec.structs.replace(one, due_ns=number * 1_400_000_000)
+        for number, one in enumerate(planned, start=1)
+    ]
+    found = driven(mock, Load(requests=tuple(apart), process="poisson"))
+    assert not any(answer.failed for answer in found.answers)
+    ours = [
+        answer.arrived[0][0] - answer.due_ns - (first - asked)
+        for answer, (asked, first, _) in zip(found.answers, sorted(mock.truths), strict=True)
+    ]
+    assert statistics.median(ours) < 0.15 * SECOND
+
+
+def test_a_client_that_connects_is_late() -> None:
+    """Not when it began to, but when it has sent what was due."""
+
+    class Far(Pool):
+        async def connection(self) -> Connection:
+            await asyncio.sleep(0.05)
+            return await super().connection()
+
+    found = driven(Mock(Manners()), poisson(4, LENGTHS, rate=400.0, seed=1), Far)
+    assert min(found.client.late_ns) >= 0.05 * SECOND
 
 
 def test_a_server_that_falls_behind_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
