@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from bench.judging.row import Row
+from bench.judging.served import best_within
 from bench.judging.serving import falls_behind
 from bench.judging.summary import summarize
 from bench.measuring.serving_loop import Loop, prompts
@@ -65,6 +66,14 @@ def test_an_engine_below_its_capacity_is(seed: int) -> None:
 def test_a_short_load_is_judged_too() -> None:
     assert row_of(24.0, 64).verdict == "NO_STEADY_STATE"
     assert row_of(4.0, 64).verdict == "OK"
+
+
+def test_a_load_that_falls_behind_is_not_the_best_within_a_limit() -> None:
+    """It gives most tokens, each in the time of full slots; but nobody can ask so for long."""
+    below, above = row_of(8.0, 256), row_of(16.0, 256)
+    assert above.throughput is not None and above.throughput > (below.throughput or 0.0)
+    assert best_within([below, above], 1.0) is below
+    assert best_within([above], 1.0) is None
 
 
 def test_only_arrivals_at_random_are_judged() -> None:
