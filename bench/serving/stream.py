@@ -22,6 +22,8 @@ from bench.serving.wire import Pool
 PATH = "/v1/completions"
 GIVEN_UP = "given up by the client: the load was ended"
 MOST_EVENT_BYTES = 4 << 20
+BURST_NS = 200_000
+"""Pieces of a burst come no further apart; no server hands 5,000 tokens a second to one user."""
 
 
 class Cached(msgspec.Struct):
@@ -124,6 +126,16 @@ class Answer:
         return sum(count for _, count in self.arrived)
 
     @property
+    def first_tokens(self) -> int:
+        """Those that came in one burst with the first; 1 where none came."""
+        count, latest = 0, None
+        for ns, tokens in self.arrived:
+            if latest is not None and ns - latest > BURST_NS:
+                break
+            count, latest = count + tokens, ns
+        return count or 1
+
+    @property
     def words(self) -> tuple[int, ...] | None:
         """The tokens; None where the text is not our tokenizer's."""
         return tokenizer.tokens("".join(self.texts))
@@ -188,7 +200,7 @@ class Answer:
             first_ns=first,
             last_ns=last,
             tokens=self.tokens,
-            first_tokens=sum(n for ns, n in self.arrived if ns == self.arrived[0][0]) or 1,
+            first_tokens=self.first_tokens,
             failed=self.failed,
         )
 

@@ -186,7 +186,7 @@ def test_nonsense_cannot_be_written_down(change: dict[str, object]) -> None:
     "change",
     [
         *({"first_ns": 0}, {"tokens": 0}, {"last_ns": None}, {"prompt_tokens": 0}, {"tokens": 1}),
-        *({"first_tokens": 0}, {"first_tokens": TOKENS}, {"first_tokens": TOKENS + 1}),
+        *({"first_tokens": 0}, {"first_tokens": TOKENS + 1}),
     ],
 )
 def test_no_request_is_answered_before_it_came(change: dict[str, object]) -> None:
