@@ -36,6 +36,8 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """By how much requests were late at most, but for one in a hundred; of the worst launch."""
     cached_tokens: int | None
     """Tokens of prompts that a server had already; None where none says."""
+    guessed: bool | None
+    """Whether a server guessed tokens under a load; None where it is not known of all of them."""
 
 
 def late(client: Client, served: Served | None) -> float:
@@ -69,7 +71,12 @@ def endpoint_of(launches: Sequence[Launch]) -> EndpointSummary | None:
         busy=max((one.busy for one in clients), default=None),
         late_seconds=max((late(*pair) for pair in _loads(launches)), default=None),
         cached_tokens=sum(cached) if cached else None,
+        guessed=_guessed([one.guessed for one in seen if one.client is not None]),
     )
+
+
+def _guessed(said: Sequence[bool | None]) -> bool | None:
+    return True if True in said else None if None in said or not said else False
 
 
 def worst_checks(checks: Iterable[Check]) -> tuple[Check, ...]:

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from bench import stats, units
 from bench.judging import cold
 from bench.judging.exchanged import exposed, reduced
@@ -14,6 +16,7 @@ from bench.judging.load import load_of
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.judging.served import summarized
+from bench.judging.serving import BEHIND, falls_behind
 from bench.judging.slow import RankTimes, rank_times
 from bench.records.case import Case
 from bench.records.execution import NOT_ITS_POOL, is_recorded
@@ -49,7 +52,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     """Of measured launches of one case; excluded: how many failed beside them."""
     slowed = slowed_launches(launches)
     measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
-    flagged_outcomes = [flagged(x, slowed) for x in launches]
+    flagged_outcomes = [_steady(case, flagged(x, slowed)) for x in launches]
     outcomes = unhindered(flagged_outcomes)
     kept = {id(outcome) for outcome in outcomes}
     clean = [x for x, o in zip(launches, flagged_outcomes, strict=True) if id(o) in kept]
@@ -60,7 +63,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     work = outcomes[0].work
     series = [o.samples for o in outcomes]
     samples = [s for one in series for s in one]
-    seen: set[str] = {flag for x in launches for flag in flagged(x, slowed).flags}
+    seen: set[str] = {flag for outcome in flagged_outcomes for flag in outcome.flags}
     far = _far_out(clean, rates)
     verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
     waited = _waited(outcomes)
@@ -126,6 +129,16 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         host_fraction=_host_fraction(outcomes, statistics.median(samples)),
         input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
         input_wait_seconds=waited and waited / sum(o.steady_steps for o in outcomes),
+    )
+
+
+def _steady(case: Case, outcome: Measured) -> Measured:
+    """With the flag that its requests give it, where they came at random."""
+    served, flag = outcome.served, "NO_STEADY_STATE"
+    if served is None or case.parameters.get("arrival") != "poisson" or not falls_behind(served):
+        return outcome
+    return msgspec.structs.replace(
+        outcome, flags=(*outcome.flags, flag), causes={**outcome.causes, flag: BEHIND}
     )
 
 
@@ -234,9 +247,11 @@ def _verdict(
         parts = [f"{excluded} of {total} launches failed"] if excluded else []
         parts += [f"{len(slowed)} of {total} launches were slowed from outside"] if slowed else []
         return "INVALID", ", ".join(parts)
-    unsteady = sum("NO_STEADY_STATE" in o.flags for o in outcomes)
-    if unsteady > INVALID_SHARE * len(outcomes):
-        return "NO_STEADY_STATE", f"{unsteady} of {len(outcomes)} launches never became steady"
+    unsteady = [o for o in outcomes if "NO_STEADY_STATE" in o.flags]
+    if len(unsteady) > INVALID_SHARE * len(outcomes):
+        cause = unsteady[0].causes.get("NO_STEADY_STATE", "")
+        words = f"{len(unsteady)} of {len(outcomes)} launches never became steady"
+        return "NO_STEADY_STATE", f"{words}: {cause}" if cause else words
     if interval is None:
         few = f"no interval: {len(outcomes)} of at least {stats.MINIMUM_LAUNCHES} launches"
         return "FEW_LAUNCHES", few

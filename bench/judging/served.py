@@ -123,11 +123,13 @@ def without_arrival(case: Case) -> Case:
 
 
 def best_within(curve: Sequence[Row], tpot_seconds: float) -> Row | None:
-    """The point of most throughput of those whose median TPOT keeps the limit; None if none."""
+    """The point of most throughput of those whose median TPOT keeps the limit; None if none. A
+    load that falls behind keeps none for long."""
     kept = [
         row
         for row in curve
         if row.serving and row.serving.tpot_p50 and row.serving.tpot_p50.value <= tpot_seconds
+        if row.verdict != "NO_STEADY_STATE"
     ]
     return max(kept, key=lambda row: row.throughput or 0.0, default=None)
 

@@ -34,7 +34,8 @@ class Client(Value, frozen=True, kw_only=True):
     """What the client itself may have added to the figures."""
 
     late_ns: tuple[int, ...]
-    """Of each request: how much later than due the client got round to it."""
+    """Of each request: how much later than due it was sent, its connection made; in older records,
+    than due the client got round to it."""
     cpu_seconds: float
     """Of the one core that it may use."""
     wall_seconds: float
@@ -67,6 +68,9 @@ class Endpoint(Value, frozen=True, kw_only=True):
     cached_tokens: int | None = None
     """Of the load's prompts, tokens that the server had already, by its answers or its counters;
     None where it says nothing of it."""
+    guessed: bool | None = None
+    """Whether the server guessed tokens (speculative decoding) under the load, by what it shows;
+    None where it shows nothing of it, and in older records."""
     rounding: float | None = None
     """How far the exported model is from float64 in the precision of its weights, on this host:
     what the bounds of the numerics were made of. None where it was not come to."""

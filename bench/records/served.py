@@ -28,6 +28,9 @@ class ServedRequest(Value, frozen=True, kw_only=True):
     """When its last one did."""
     tokens: int = 0
     """Output tokens that arrived."""
+    first_tokens: int = 1
+    """How many of them with the first: a server, or a proxy before it, may hand on several at once.
+    1 too in records of servers that were written before this was kept."""
     failed: str = ""
     """Why it was not answered as it was asked for; empty if it was."""
 
@@ -42,6 +45,8 @@ class ServedRequest(Value, frozen=True, kw_only=True):
             raise ValueError("a request is due, admitted, begun and ended in this order")
         if not self.failed and (None in times or not self.tokens):
             raise ValueError("an answered request has all its times, and a token")
+        if not 1 <= self.first_tokens <= max(1, self.tokens):
+            raise ValueError("with the first token arrive one or more, and no more than all")
         if self.tokens == 1 and self.first_ns != self.last_ns:
             raise ValueError("of a single token, the first is the last")
 

@@ -22,6 +22,14 @@ def notes(rows: Sequence[Row]) -> Iterator[Note]:
     if told:
         names = dict.fromkeys(name for one in told for name in one.overlooked)
         yield Note("not told apart", f"{', '.join(names)}: too near to rounding", dim=True)
+    if any(
+        row.endpoint is not None
+        and (row.endpoint.guessed, row.endpoint.busy is None) == (None, False)
+        and not row.case.parameters.get("speculation")
+        for row in rows
+    ):
+        said = "not observable: nothing shows whether the server guesses tokens"
+        yield Note("speculation", said, dim=True)
     busy = [one.busy for one in some if one.busy is not None]
     late = [one.late_seconds for one in some if one.late_seconds is not None]
     if busy and late:
@@ -52,4 +60,5 @@ def flat(one: EndpointSummary | None) -> dict[str, Any]:
         "client_busy_fraction": one.busy,
         "client_late_p99_seconds": one.late_seconds,
         "cached_prompt_tokens": one.cached_tokens,
+        "server_guessed_tokens": one.guessed,
     }

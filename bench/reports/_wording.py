@@ -166,7 +166,10 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return f"Next: find what {STOPPERS}, and run again without it."
     if any(row.verdict == "INVALID" and row.hindrance for row in rows):
         return "Next: end other work on this machine and run again: it slowed too many launches."
-    if any(row.verdict == "NO_STEADY_STATE" for row in rows):
+    unsteady = [row for row in rows if row.verdict == "NO_STEADY_STATE"]
+    if any(row.serving for row in unsteady):
+        return "Next: for latencies that last, ask at a lower rate: more came than was answered."
+    if unsteady:
         return "Next: end other work on this machine and run again: a case never became steady."
     few = [row for row in rows if row.status == "measured" and _unsure(row)]
     if few and few[0].endpoint is not None:

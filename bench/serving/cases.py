@@ -28,6 +28,8 @@ ROUNDS = 8
 STEADY_ROUNDS = 4
 """Fewer leave no steady part between filling up and running empty."""
 LEAST_REQUESTS = 40
+OPEN_WIDTH = 64
+"""Most requests at a time that warm a server up for an open load."""
 LENGTH_SEED = 0
 """Of arrivals and lengths, which are the same in every launch; the prompts' words are not."""
 
@@ -136,13 +138,19 @@ def drawn(case: Case, vocabulary: int, seed: int) -> Drawn:
     return Drawn(load=load, asked=asked)
 
 
+def _width(case: Case) -> int:
+    """Requests that a load may have in flight; of an open one, which names no number, as many as
+    are worth making beforehand."""
+    concurrency = case.parameters.get("concurrency")
+    return int(concurrency or min(int(case.parameters["requests"]) // 2, OPEN_WIDTH))
+
+
 def warm_up(cases: Sequence[Case], vocabulary: int, seed: int) -> list[Asked]:
     """Requests like those of the widest load, with prompts of their own; twice as many as it may
     have in flight."""
-    widest = max(cases, key=lambda case: int(case.parameters.get("concurrency", 1)))
+    widest = max(cases, key=_width)
     words = random.Random(f"warm-up {seed}")
-    count = 2 * int(widest.parameters.get("concurrency", 4))
     return [
         Asked(prompt=prompt(words, vocabulary, one.prompt_tokens), new_tokens=one.new_tokens)
-        for one in load_of(widest).requests[:count]
+        for one in load_of(widest).requests[: 2 * _width(widest)]
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -31,9 +32,13 @@ GROWTH_SPANS = 2
 GROWTH_REQUESTS = 20
 """And so many that were due meanwhile."""
 KEPT_UP = 0.8
-"""A server that ends this share of what arrives meanwhile is not said to be saturated: it may be
-chance."""
-
+"""A server that begins to answer this share of what arrives meanwhile is not said to be
+saturated."""
+GROWTH_SIGMAS = 4.0
+"""Nor one that falls behind by no more than so many standard deviations of what arrives meanwhile:
+arrivals are at random, and they are looked at many times."""
+SPARE = 4
+"""Connections that lie ready for requests at random, each of which needs one at once."""
 
 Made = Callable[[Answer], Coroutine[Any, Any, None]]
 """Makes one request."""
@@ -73,7 +78,7 @@ class Driven:
     def client(self) -> Client:
         """What this process may have added to the figures."""
         return Client(
-            late_ns=tuple(answer.started_ns - answer.due_ns for answer in self.answers),
+            late_ns=tuple((a.sent_ns or a.started_ns) - a.due_ns for a in self.answers),
             cpu_seconds=self.cpu_seconds,
             wall_seconds=self.wall_seconds,
             chunks=sum(answer.chunks for answer in self.answers),
@@ -104,7 +109,8 @@ class Driven:
 async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float) -> Driven:
     """Makes a load's requests, each of which may take `limit_seconds`; raises `Broken` where no
     connection can be made beforehand."""
-    most = drawn.load.concurrency or 1
+    load = drawn.load
+    most = load.concurrency or (SPARE if load.process == "poisson" else len(drawn.asked))
     await pool.open(min(most, len(drawn.asked)))
     driven = Driven(drawn)
     driven.bodies = [dialect.body(asked, stream=True) for asked in drawn.asked]
@@ -114,10 +120,14 @@ async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float
     async def made(answer: Answer) -> None:
         await stream(pool, dialect, answer, limit_seconds)
 
-    if drawn.load.process == "closed":
+    if load.process == "closed":
         await _closed(driven, made, most)
     else:
-        await _open(driven, made)
+        keeping = asyncio.create_task(pool.keep(SPARE))
+        try:
+            await _open(driven, made)
+        finally:
+            keeping.cancel()
     driven.wall_seconds = (time.perf_counter_ns() - zero) / 1e9
     driven.cpu_seconds = time.thread_time() - cpu
     return driven
@@ -163,33 +173,36 @@ async def _open(driven: Driven, made: Made) -> None:
 def growing(answers: Sequence[Answer], now_ns: int) -> str:
     """Why the queue can be said only to grow, by the requests up to now; empty if it does not.
 
-    Looked at is the latest stretch that is long enough (`GROWTH_SECONDS`, `GROWTH_SPANS`,
-    `GROWTH_REQUESTS`): more are in flight at the end of each third of it than at the end of the one
-    before, and fewer than `KEPT_UP` of those that were due in it were ended in it.
+    A request waits from when it is due until its first token: what is being answered is in no
+    queue, and one that failed no more. Looked at is the later half of the time, or a longer stretch
+    where that is short (`GROWTH_SECONDS`, `GROWTH_SPANS`, `GROWTH_REQUESTS`): more wait at the end
+    of each third of it than at the end of the one before, and fewer got a first token in it than
+    were due, by `KEPT_UP` and by more than chance (`GROWTH_SIGMAS`).
     """
-    whole = [(a.arrived[-1][0], a.due_ns) for a in answers if a.finish and a.arrived]
-    ended = sorted(end for end, _ in whole)
-    quickest = min((end - due for end, due in whole), default=0)
-    if not quickest:
+    alive = [answer for answer in answers if answer.failed in ("", GIVEN_UP)]
+    whole = [(a.arrived[-1][0], a.due_ns) for a in alive if a.finish and a.arrived]
+    due = sorted(answer.due_ns for answer in alive)
+    if not whole or len(due) < GROWTH_REQUESTS:
         return ""
-    due = sorted(answer.due_ns for answer in answers)
-    stretch = max(GROWTH_SECONDS * 1e9, GROWTH_SPANS * quickest)
-    if len(due) < GROWTH_REQUESTS:
-        return ""
+    begun = sorted(answer.arrived[0][0] for answer in alive if answer.arrived)
+    quickest = min(end - due_ns for end, due_ns in whole)
+    stretch = max(GROWTH_SECONDS * 1e9, GROWTH_SPANS * quickest, (now_ns - due[0]) / 2)
     start = int(min(now_ns - stretch, due[-GROWTH_REQUESTS]))
-    if start < ended[0]:  # until then it fills, however fast the server is
+    if start < min(whole)[0]:  # until then it fills, however fast the server is
         return ""
 
-    def in_flight(ns: float) -> int:
-        return bisect.bisect_right(due, ns) - bisect.bisect_right(ended, ns)
+    def waiting(ns: float) -> int:
+        return bisect.bisect_right(due, ns) - bisect.bisect_right(begun, ns)
 
-    depths = [in_flight(start + third * (now_ns - start) / 3) for third in range(4)]
+    depths = [waiting(start + third * (now_ns - start) / 3) for third in range(4)]
     came = bisect.bisect_right(due, now_ns) - bisect.bisect_right(due, start)
-    went = bisect.bisect_right(ended, now_ns) - bisect.bisect_right(ended, start)
+    went = bisect.bisect_right(begun, now_ns) - bisect.bisect_right(begun, start)
     if depths != sorted(set(depths)) or went >= KEPT_UP * came:
+        return ""
+    if came - went <= GROWTH_SIGMAS * math.sqrt(came):
         return ""
     seconds = (now_ns - start) / 1e9
     return (
         f"saturated: within {seconds:.1f} s {came / seconds:.2f} requests/s came and "
-        f"{went / seconds:.2f} were answered; {depths[-1]} are waiting"
+        f"{went / seconds:.2f} got a first token; {depths[-1]} wait for theirs"
     )

@@ -33,6 +33,11 @@ HITS = re.compile(r"prefix_cache_hits(_total)?$|(^|[:_])cached_(prompt_)?tokens(
 """Counters of prompt tokens that came out of a cache."""
 DRAFTS = re.compile(r"spec_decode_num_draft_tokens(_total)?$|(^|[:_])draft_tokens(_total)?$")
 """And of tokens that were guessed."""
+ACCEPTS = re.compile(r"(^|[:_])spec_accept_(length|rate)$")
+"""Gauges of how right such guesses are: above 0 only where there are some."""
+SPECULATES = re.compile(r"(^|\.)speculative_(algorithm|config|model)$")
+"""Settings by which a server guesses tokens, or does not."""
+OFF = "none"
 _SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(\{.*\})?\s+([-+.\deE]+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _SECRET_OPTION = re.compile(r"^-{1,2}[\w-]*(key|token|secret|passw|auth)[\w-]*", re.IGNORECASE)
@@ -126,6 +131,10 @@ def _who(head: Head, model: Mapping[str, Any], found: Mapping[str, Any]) -> tupl
 def settings(found: Mapping[str, Any]) -> dict[str, str]:
     """For the record: what is one word or number, and names nobody, no place and no secret."""
     plain: dict[str, str] = {}
+    guessing = {name: value for name, value in found.items() if SPECULATES.search(name)}
+    for name, value in guessing.items():  # first: there may be more settings than are kept
+        word = value if isinstance(value, str) else "given" if value else OFF
+        plain[name] = OFF if word.lower() in ("", "null", OFF) else word[:MOST_CHARACTERS]
     for name, value in sorted(found.items()):
         secret = environment.SECRET.search(name) or environment.WHERE.search(name.upper())
         if name.endswith(
@@ -134,7 +143,7 @@ def settings(found: Mapping[str, Any]) -> dict[str, str]:
             continue
         if secret or not isinstance(value, str | int | float | bool) or value == "":
             continue
-        plain[name] = str(value)[:MOST_CHARACTERS]
+        plain.setdefault(name, str(value)[:MOST_CHARACTERS])
     clean: dict[str, str] = cleaned_facts(plain, own_names())
     return dict(list(clean.items())[:MOST_SETTINGS])
 
@@ -146,20 +155,41 @@ class Counters(NamedTuple):
     """Tokens of prompts that came out of its caches."""
     drafted: float | None = None
     """Tokens that it guessed, and then had its model look at."""
+    accepted: float | None = None
+    """How many of them are right, or their share: a gauge, which may rest where it was."""
 
     def since(self, before: Counters) -> Counters:
         """What was counted between two looks."""
-        pairs = zip(self, before, strict=True)
-        return Counters(*(None if a is None or b is None else a - b for a, b in pairs))
+        pairs = zip(self[:2], before[:2], strict=True)
+        counted = (None if a is None or b is None else a - b for a, b in pairs)
+        return Counters(*counted)._replace(accepted=self.accepted)
 
 
 async def counters(pool: Pool) -> Counters:
     """As its metrics say, where it has some."""
     with contextlib.suppress(Broken):
         samples = list(_samples(await _metrics(pool)))
-        found = ([v for name, _, v in samples if kind.search(name)] for kind in (HITS, DRAFTS))
-        return Counters(*(sum(values) if values else None for values in found))
+        kinds = (HITS, DRAFTS, ACCEPTS)
+        hits, drafts, accepts = (
+            [v for name, _, v in samples if kind.search(name)] for kind in kinds
+        )
+        if any(name.startswith("vllm:") for name, *_ in samples):
+            drafts = drafts or [0.0]  # it has this counter only where it guesses
+        return Counters(
+            sum(hits) if hits else None,
+            sum(drafts) if drafts else None,
+            max(accepts, default=None),
+        )
     return Counters()
+
+
+def guesses(who: Server, counted: Counters) -> bool | None:
+    """Whether it guesses tokens, by any sign of it; None where nothing says that it does not."""
+    said = [value for name, value in who.settings.items() if SPECULATES.search(name)]
+    asked = any(word.startswith("--speculat") for word in who.command)
+    if counted.drafted or counted.accepted or asked or any(value != OFF for value in said):
+        return True
+    return False if said or counted.drafted is not None else None
 
 
 async def _metrics(pool: Pool) -> str:

@@ -83,7 +83,7 @@ class _Loaded(NamedTuple):
     case: Case
     driven: Driven
     cached: int | None
-    drafted: bool
+    drafted: bool | None
     after: list[Spoken]
     seconds: float
     lost: str
@@ -281,7 +281,7 @@ async def _loaded(it: _Launch, dialect: Dialect, case: Case, began: float) -> _L
         lost = str(error)
     cached = max(said) if said else None
     seconds = time.perf_counter() - began
-    drafted = bool(counted.drafted)
+    drafted = server.guesses(it.who, counted)
     return _Loaded(case, driven, cached, drafted, spoken, seconds, lost, sights)
 
 
@@ -327,6 +327,7 @@ def _kept(seen: Seen, one: _Loaded) -> Seen:
         seen,
         client=one.driven.client,
         cached_tokens=one.cached,
+        guessed=one.drafted,
         load=one.driven.served(asked_cases.ramp_of(one.case)),
     )
 

@@ -22,6 +22,8 @@ from bench.serving.wire import Pool
 PATH = "/v1/completions"
 GIVEN_UP = "given up by the client: the load was ended"
 MOST_EVENT_BYTES = 4 << 20
+BURST_NS = 200_000
+"""Pieces of a burst come no further apart; no server hands 5,000 tokens a second to one user."""
 
 
 class Cached(msgspec.Struct):
@@ -105,8 +107,9 @@ class Answer:
         self.body = body
         self.due_ns = due_ns
         self.started_ns = due_ns
-        """When this process got round to it: later than due, it is the client that is late."""
+        """When this process got round to it."""
         self.sent_ns: int | None = None
+        """When it was sent, its connection made: later than due, it is the client that is late."""
         self.arrived: list[tuple[int, int]] = []
         """When tokens came, and how many."""
         self.ended_ns: int | None = None
@@ -121,6 +124,16 @@ class Answer:
     def tokens(self) -> int:
         """Output tokens that came, by the text."""
         return sum(count for _, count in self.arrived)
+
+    @property
+    def first_tokens(self) -> int:
+        """Those that came in one burst with the first; 1 where none came."""
+        count, latest = 0, None
+        for ns, tokens in self.arrived:
+            if latest is not None and ns - latest > BURST_NS:
+                break
+            count, latest = count + tokens, ns
+        return count or 1
 
     @property
     def words(self) -> tuple[int, ...] | None:
@@ -187,6 +200,7 @@ class Answer:
             first_ns=first,
             last_ns=last,
             tokens=self.tokens,
+            first_tokens=self.first_tokens,
             failed=self.failed,
         )
 

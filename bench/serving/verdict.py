@@ -55,8 +55,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     saturated: str
     client: Client
     cached_tokens: int | None
-    drafted: bool
-    """Whether the server guessed tokens, by its counters."""
+    drafted: bool | None
+    """Whether the server guessed tokens; None where it does not show it, which the card says."""
     unseen: bool
     """Whether the server cannot have met the prompts before: they are new, or it is."""
     before: Judged
@@ -170,6 +170,6 @@ def _client(found: Found) -> str:
     if worst > bound:
         return (
             f"the client was late: more than one request in a hundred by {worst * 1e3:.1f} ms and "
-            f"more (bound {bound * 1e3:.1f} ms). Leave it a core of its own"
+            f"more (bound {bound * 1e3:.1f} ms). Leave it a core of its own, near the server"
         )
     return ""

@@ -25,6 +25,8 @@ from bench.serving.framing import MOST_BODY_BYTES, Broken, Framing, Head, head_o
 MOST_HEAD_BYTES = 64 << 10
 IDLE_SECONDS = 2.0
 """A connection that was idle for longer is not used again: servers close them after five."""
+KEEP_SECONDS = 0.5
+"""How often is looked whether those that are kept ready still are."""
 CONNECT_SECONDS = 10.0
 
 
@@ -229,6 +231,10 @@ class Pool:
                 found.fresh = False
                 return found
             self._drop(found)
+        return await self._connected()
+
+    async def _connected(self) -> Connection:
+        """A new one; raises `Broken`."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -240,6 +246,7 @@ class Pool:
         except (OSError, TimeoutError) as error:
             raise Broken(f"no connection ({_said(error)})") from error
         self._all.add(made)
+        made.idle_since = time.monotonic()
         return made
 
     @contextlib.asynccontextmanager
@@ -282,6 +289,20 @@ class Pool:
         for connection in made:
             connection.idle_since = time.monotonic()
         self._idle += made
+
+    async def keep(self, count: int) -> None:
+        """Keeps so many ready until it is cancelled, for what may come at any time: to make one
+        takes time, which is not the server's. One that cannot be made fails whoever needs it."""
+        while True:
+            oldest = time.monotonic() - IDLE_SECONDS + KEEP_SECONDS
+            fresh = [one for one in self._idle if one.usable and one.idle_since > oldest]
+            for one in set(self._idle).difference(fresh):
+                self._drop(one)
+            self._idle = fresh
+            with contextlib.suppress(Broken):
+                for _ in range(count - len(fresh)):
+                    self._idle.insert(0, await self._connected())
+            await asyncio.sleep(KEEP_SECONDS)
 
     def close(self) -> None:
         """Drops all connections."""

@@ -69,6 +69,7 @@ def test_a_run_its_card_its_rows_and_what_it_compares_with(
         "server: mock 1.2.3, serving m; one launch: no interval",
         "checked: log-probabilities before the load off by 0 (tolerance 0.045);",
         "client: took up to",
+        "speculation: not observable",
         "run again with more --launches, and --server-command",
     ):
         assert words in plain, card

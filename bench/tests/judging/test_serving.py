@@ -107,6 +107,18 @@ def test_latency_counts_from_the_scheduled_arrival() -> None:
     assert tpot(msgspec.structs.replace(late, tokens=1, last_ns=late.first_ns)) is None
 
 
+def test_tokens_that_came_at_once_have_no_time_each_and_keep_no_limit_on_it() -> None:
+    """What a buffer in between holds back; of older records too, where a first arrival counts as
+    one token. An answer of one token has no later one."""
+    whole = msgspec.structs.replace(request(0), last_ns=request(0).first_ns, first_tokens=TOKENS)
+    older = msgspec.structs.replace(whole, first_tokens=1)
+    single = msgspec.structs.replace(whole, tokens=1, first_tokens=1)
+    assert tpot(whole) is None and tpot(older) is None and tpot(single) is None
+    assert [WIDE.kept(one) for one in (request(0), whole, older, single)] == [
+        *(True, False, False, True)
+    ]
+
+
 def test_percentiles_only_from_enough_requests() -> None:
     """36 for p90, 368 for p99."""
     few, some, many = (percentiles([0.1] * n) for n in (35, 36, 368))
@@ -172,7 +184,10 @@ def test_nonsense_cannot_be_written_down(change: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"first_ns": 0}, {"tokens": 0}, {"last_ns": None}, {"prompt_tokens": 0}, {"tokens": 1}],
+    [
+        *({"first_ns": 0}, {"tokens": 0}, {"last_ns": None}, {"prompt_tokens": 0}, {"tokens": 1}),
+        *({"first_tokens": 0}, {"first_tokens": TOKENS + 1}),
+    ],
 )
 def test_no_request_is_answered_before_it_came(change: dict[str, object]) -> None:
     """Due, admitted, begun, ended: in this order, and with a token."""

@@ -53,6 +53,8 @@ class Manners:
     ttft: float = 0.004
     gap: float = 0.0005
     per_chunk: int = 1
+    accepts: float = 0.0
+    """Seconds until it reads what comes on a new connection."""
     slots: int = 10_000
     """Requests at a time; the others wait."""
     stall_after: int | None = None
@@ -74,6 +76,7 @@ class Manners:
     """Whether its answers are another model's where they stream."""
     token: str = ""
     metrics: str = ""
+    """A counter of prompt tokens that its cache knew; or all that it says there."""
     as_text_only: bool = False
     word: str = "w"
     """With which its tokenizer's words begin."""
@@ -139,6 +142,7 @@ class Mock:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        await asyncio.sleep(self.manners.accepts)
         try:
             while await self._request(reader, writer):
                 pass
@@ -167,6 +171,7 @@ class Mock:
             return await _whole(writer, 200, {"version": "1.2.3", "api_key": "secret-of-theirs"})
         if path == "/metrics" and self.manners.metrics:
             text = f'{self.manners.metrics}{{model_name="m"}} {self.hits}\n'
+            text = self.manners.metrics if "\n" in self.manners.metrics else text
             return await _whole(writer, 200, text.encode())
         if path != "/v1/completions":
             return await _whole(writer, 404, {"error": "not here"})

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 
+import msgspec
 import pytest
 
 from bench.planning.arrivals import Lengths, Load, closed, poisson
 from bench.serving import load as loading
+from bench.serving import wire
 from bench.serving.load import Drawn, Driven, drive, growing
 from bench.serving.stream import Answer, Asked, Dialect
-from bench.serving.wire import Endpoint, Pool
+from bench.serving.wire import Connection, Endpoint, Pool
 from bench.tests.serving.mock import Manners, Mock
 
 SECOND = 10**9
@@ -32,9 +35,9 @@ def drawn(load: Load) -> Drawn:
     )
 
 
-def driven(mock: Mock, load: Load) -> Driven:
+def driven(mock: Mock, load: Load, kind: type[Pool] = Pool) -> Driven:
     async def one(url: str) -> Driven:
-        pool = Pool(Endpoint.of(url))
+        pool = kind(Endpoint.of(url))
         try:
             return await drive(pool, Dialect(model="m"), drawn(load), 20.0)
         finally:
@@ -68,6 +71,37 @@ def test_requests_come_when_they_are_due_whatever_the_server_does() -> None:
     last = served.requests[-1]
     # All are due within 40 ms or so, and each of eight keeps the slot for 20 or more.
     assert last.first_ns is not None and last.first_ns >= 8 * 0.02e9
+
+
+def test_no_request_waits_until_a_connection_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server looks at a new one 0.15 s late, and requests come further apart than one idles."""
+    monkeypatch.setattr(wire, "IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(wire, "KEEP_SECONDS", 0.25)
+    mock = Mock(Manners(accepts=0.15))
+    planned = closed(3, LENGTHS, concurrency=1, seed=1).requests
+    apart = [
+        msgspec.structs.replace(one, due_ns=number * 1_400_000_000)
+        for number, one in enumerate(planned, start=1)
+    ]
+    found = driven(mock, Load(requests=tuple(apart), process="poisson"))
+    assert not any(answer.failed for answer in found.answers)
+    ours = [
+        answer.arrived[0][0] - answer.due_ns - (first - asked)
+        for answer, (asked, first, _) in zip(found.answers, sorted(mock.truths), strict=True)
+    ]
+    assert statistics.median(ours) < 0.15 * SECOND
+
+
+def test_a_client_that_connects_is_late() -> None:
+    """Not when it began to, but when it has sent what was due."""
+
+    class Far(Pool):
+        async def connection(self) -> Connection:
+            await asyncio.sleep(0.05)
+            return await super().connection()
+
+    found = driven(Mock(Manners()), poisson(4, LENGTHS, rate=400.0, seed=1), Far)
+    assert min(found.client.late_ns) >= 0.05 * SECOND
 
 
 def test_a_server_that_falls_behind_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +155,61 @@ def test_a_queue_that_only_grows_is_told_from_one_that_fills() -> None:
     assert not any(ever(7.0, seed) for seed in range(5))
     # At first nothing ends, however fast the server is.
     assert not any(ever(7.0, seed, spans=8.0) for seed in range(3))
+
+
+def known_at(answers: list[Answer], now: int) -> list[Answer]:
+    """What is known of requests at a moment."""
+    known = []
+    for answer in answers:
+        if answer.due_ns <= now:
+            copy = Answer(answer.asked, answer.due_ns)
+            copy.arrived = [(ns, count) for ns, count in answer.arrived if ns <= now]
+            copy.finish = "length" if len(copy.arrived) == len(answer.arrived) > 0 else ""
+            known.append(copy)
+    return known
+
+
+def of_load(rate: float, spans: float, slots: int | None = None) -> list[Answer]:
+    """The requests that a run makes, first come, first served: each takes `spans` seconds from when
+    it has a slot, and its first token comes 20 ms after that. slots: None if they never end."""
+    answers: list[Answer] = []
+    ends: list[float] = []
+    for one in poisson(500, LENGTHS, rate=rate, seed=0).requests:
+        begins = one.due_ns or 0
+        if slots is not None and len(ends) >= slots:
+            begins = max(begins, round(sorted(ends)[-slots]))
+        ends.append(begins + spans * SECOND)
+        answer = Answer(Asked(prompt=(1,), new_tokens=2), one.due_ns or 0)
+        answer.arrived = [(begins + SECOND // 50, 1), (round(ends[-1]), 1)]
+        answers.append(answer)
+    return answers
+
+
+def looks(answers: list[Answer], seconds: float) -> list[str]:
+    """What is said at each look while requests come, where anything is."""
+    every = round(seconds * SECOND)
+    moments = range(every, answers[-1].due_ns, every)
+    return [said for now in moments if (said := growing(known_at(answers, now), now))]
+
+
+@pytest.mark.parametrize(("rate", "spans", "every"), [(1.0, 10.0, 0.5), (8.0, 2.0, 0.25)])
+def test_a_server_where_nobody_waits_is_never_saturated(
+    rate: float, spans: float, every: float
+) -> None:
+    """What is in flight varies by chance; each has its first token at once."""
+    assert looks(of_load(rate, spans), every) == []
+
+
+def test_a_server_of_too_few_slots_is_saturated_and_one_of_enough_is_not() -> None:
+    """1 request/s of 10 s each: ten slots are busy in the mean."""
+    said = looks(of_load(1.0, 10.0, slots=5), 10.0)
+    assert said and all("got a first token" in one for one in said)
+    assert looks(of_load(1.0, 10.0, slots=13), 2.0) == []
+
+
+def test_a_request_that_failed_waits_no_more() -> None:
+    """Of a server that turns away half of what comes."""
+    answers = known_at(of_load(8.0, 0.5), 40 * SECOND)
+    for answer in answers[::2]:
+        answer.arrived, answer.finish, answer.failed = [], "", "status 503: no room"
+    assert growing(answers, 40 * SECOND) == ""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bench.records.endpoint import Server
 from bench.serving import server
 from bench.serving.server import Counters, counters, on_this_host, settings, shown
 from bench.serving.wire import Endpoint, Pool
@@ -27,6 +28,9 @@ nan_is_one 1-2
     [
         (METRICS, Counters(1025.0, 12.0)),
         ("sglang:cached_tokens_total 5", Counters(5.0, None)),
+        ("sglang:spec_accept_length 3.1\nsglang:spec_accept_rate 0.7", Counters(accepted=3.1)),
+        # It registers what it guesses only where it does.
+        ("vllm:num_requests_running 0", Counters(None, 0.0)),
         ("", Counters()),
     ],
 )
@@ -39,6 +43,43 @@ def test_counters_are_read_as_servers_write_them(
     monkeypatch.setattr(server, "_metrics", metrics)
     assert asyncio.run(counters(Pool(Endpoint.of("http://127.0.0.1:9")))) == found
     assert Counters(10.0, None).since(Counters(4.0, 1.0)) == Counters(6.0, None)
+    # A gauge is no sum: it may rest at what it was.
+    assert Counters(accepted=3.1).since(Counters(accepted=3.1)).accepted == 3.1
+    assert Counters(accepted=0.0).since(Counters()).accepted == 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "command", "counted", "guesses"),
+    [
+        ({}, (), Counters(), None),
+        ({"block_size": 16}, (), Counters(5.0, None, 0.0), None),
+        ({}, (), Counters(None, 0.0), False),
+        ({}, (), Counters(None, 7.0), True),
+        ({}, (), Counters(None, None, 3.1), True),
+        ({"speculative_algorithm": None}, (), Counters(), False),
+        ({"speculative_algorithm": "EAGLE"}, (), Counters(None, None, 0.0), True),
+        ({"speculative_config": {"method": "ngram"}}, (), Counters(), True),
+        ({}, ("serve", "--speculative-config={}"), Counters(), True),
+        # However many other settings there are.
+        (
+            {**{f"a{n}": 1 for n in range(300)}, "speculative_algorithm": "EAGLE"},
+            *((), Counters(), True),
+        ),
+    ],
+)
+def test_guessing_is_seen_by_any_sign_and_unknown_without_one(
+    said: dict[str, Any], command: tuple[str, ...], counted: Counters, guesses: bool | None
+) -> None:
+    who = Server(
+        name="x",
+        version="1",
+        model="m",
+        settings=settings(said),
+        started="before the run",
+        command=command,
+        same_host=True,
+    )
+    assert server.guesses(who, counted) is guesses
 
 
 def test_settings_are_what_names_nobody() -> None:

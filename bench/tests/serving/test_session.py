@@ -55,7 +55,7 @@ def test_a_right_server_is_measured_in_each_load_and_described_without_its_secre
         assert seen is not None and seen.client is not None
         tokens = sum(request.tokens for request in outcome.served.requests)
         assert (tokens, seen.client.chunks, seen.cached_tokens) == (20 * 6, 20 * 3, 0)
-        assert seen.warm_up_requests == 8 and seen.wrong.keys() == {
+        assert seen.warm_up_requests == 20 and seen.wrong.keys() == {
             *("int8 weights", "a layer missing")
         }
     # All come at once and end as one, but for those that waited: there may be no steady part.
@@ -122,6 +122,24 @@ def test_a_prefix_cache_that_knows_the_prompts_is_seen(counted: str) -> None:
     assert why in came.outcome.reason
 
 
+def test_a_server_that_guesses_tokens_is_seen_by_its_gauge() -> None:
+    """As SGLang shows it: no counter, and the gauge rests where the warm-up left it."""
+    gauge = 'sglang:spec_accept_length{model_name="m"} 3.1\n'
+    (came,) = launched(Mock(Manners(metrics=gauge)))
+    assert isinstance(came.outcome, Void)
+    assert "the server guessed tokens (speculative decoding)" in came.outcome.reason
+    assert came.seen is not None and came.seen.guessed is True
+
+
+@pytest.mark.parametrize(
+    ("metrics", "guessed"), [("", None), ("vllm:num_requests_running 0\n", False)]
+)
+def test_what_nobody_shows_is_unknown_and_not_none(metrics: str, guessed: bool | None) -> None:
+    (came,) = launched(Mock(Manners(metrics=metrics)))
+    assert isinstance(came.outcome, Measured)
+    assert came.seen is not None and came.seen.guessed is guessed
+
+
 def test_a_failed_request_is_a_row_and_there_is_no_figure() -> None:
     (came,) = launched(Mock(Manners(error="drop", error_from=20)))
     assert isinstance(came.outcome, Void) and "of 20 requests failed" in came.outcome.reason
@@ -137,9 +155,9 @@ def test_a_server_that_fails_while_it_warms_up_is_a_failure() -> None:
 
 
 def test_a_server_that_dies_under_load_leaves_every_request_of_it() -> None:
-    """8 requests warm it up, 20 are the first load: it dies in the second."""
+    """20 requests warm it up, 20 are the first load: it dies in the second."""
     wanted = asks(concurrencies=(1, 4), offline=True)
-    first, second, third = launched(Mock(Manners(dies_after=8 + 20 + 10)), wanted)
+    first, second, third = launched(Mock(Manners(dies_after=20 + 20 + 10)), wanted)
     assert isinstance(first.outcome, Measured), first.outcome
     assert isinstance(second.outcome, Failed) and second.seen is not None
     assert second.seen.load is not None and len(second.seen.load.requests) == 20
@@ -212,6 +230,22 @@ def test_no_server_is_bad_input_and_one_that_dies_a_failure() -> None:
     (came,) = session.launch(ask(url, command=command), 0, reference, None, lambda _: None)
     assert isinstance(came.outcome, Failed) and came.outcome.phase == "start"
     assert "exit code 3" in came.outcome.reason and "no such model" in came.outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("wanted", "requests"),
+    [
+        (asks(concurrencies=(1,), rates=(16.0,), requests=None), 40),
+        (asks(concurrencies=(1, 32), rates=(16.0,), requests=None), 64),
+        (asks(concurrencies=(), offline=True, requests=500), 128),
+        (asks(concurrencies=(4,)), 8),
+    ],
+)
+def test_a_server_is_warmed_up_for_the_widest_load_of_any_kind(
+    wanted: cases.Asks, requests: int
+) -> None:
+    """Half of them at a time: what an open load has in flight is not said beforehand."""
+    assert len(cases.warm_up(cases.cases(wanted, MANIFEST), 512, 1)) == requests
 
 
 def test_prompts_of_two_seeds_differ_and_lengths_and_arrivals_do_not() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.judging.serving import tpot, ttft
+from bench.judging.serving import Limits, tpot, ttft
 from bench.serving.framing import Broken
 from bench.serving.stream import Answer, Asked, Dialect, Spoken, decoded, speak, stream
 from bench.serving.wire import Endpoint, Pool
@@ -64,8 +64,8 @@ def test_tokens_and_times_are_the_servers(
     assert answer.words == tuple(mocking.answer(ASKED.prompt, 12)[0])
 
 
-def test_the_time_of_a_token_is_over_tokens_and_not_over_chunks() -> None:
-    """12 tokens in 3 chunks, 10 ms apart but for a stall of 50."""
+def test_the_time_of_a_token_is_over_tokens_that_came_after_the_first_burst() -> None:
+    """12 tokens in 3 chunks, 10 ms apart but for a stall of 50: 8 of them took 70 ms."""
     answer = Answer(ASKED, 5 * MS)
     answer.sent_ns = 6 * MS
     for moment, words in ((25, " w1 w2 w3 w4"), (35, " w5 w6 w7 w8 w9 w1"), (95, "0 w11 w12")):
@@ -75,8 +75,27 @@ def test_the_time_of_a_token_is_over_tokens_and_not_over_chunks() -> None:
     request = answer.served(5 * MS)
     assert answer.check() == "" and answer.words == tuple(range(1, 13))
     assert ttft(request) == 0.02
-    assert tpot(request) == pytest.approx(0.07 / 11)
+    assert request.first_tokens == 4
+    assert tpot(request) == pytest.approx(0.07 / 8)
     assert answer.arrived == [(25 * MS, 4), (35 * MS, 6), (95 * MS, 2)]
+
+
+@pytest.mark.parametrize(("burst", "each"), [(1, 0.02), (8, 0.02), (16, 0.02), (32, None)])
+def test_the_time_of_a_token_is_that_of_the_server_whatever_is_in_a_burst(
+    burst: int, each: float | None
+) -> None:
+    """A token each 20 ms, handed on as so many are there; a burst comes in pieces, 0.1 ms apart."""
+    answer = Answer(Asked(prompt=(1,), new_tokens=32), 0)
+    answer.sent_ns = 0
+    for token in range(32):
+        moment = 20 * MS * (token // burst + 1) * burst + token % burst // 5 * MS // 10
+        answer.take(moment, decoded(b'{"choices": [{"text": " w1"}]}'))
+    answer.take(moment, decoded(b'{"usage": {"completion_tokens": 32}}'))
+    request = answer.served(0)
+    assert answer.check() == "" and request.first_tokens == burst
+    assert tpot(request) == (None if each is None else pytest.approx(each, rel=0.002))
+    kept = Limits(ttft_seconds=10.0, tpot_seconds=0.03).kept(request)
+    assert kept is (each is not None)
 
 
 @pytest.mark.parametrize(
