@@ -243,7 +243,10 @@ class World:
                 worker.listen(speaks=speaks, listen=listen if key == 0 else lambda progress: None)
                 self._heard([worker], ears)
         for host in self._hosts:
-            self._heard(host.stands_still(), ears)
+            host.stands_still()
+        # A host may also have been lost while it was told something: that wakes nobody.
+        elsewhere = [worker for worker in self.workers if isinstance(worker, RemoteWorker)]
+        self._heard([worker for worker in elsewhere if worker.report is not None], ears)
 
     def _heard(self, news: Sequence[WorkerProcess | RemoteWorker], ears: Ears) -> None:
         """Some of them have said something, or ended."""
