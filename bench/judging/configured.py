@@ -17,7 +17,7 @@ from bench import catalogue
 from bench.errors import AccelmarkError
 from bench.judging.differences import ABSENT, Difference
 from bench.judging.reasons import Code
-from bench.records.environment import may_change_speed
+from bench.records.environment import may_change_speed, threads_given
 from bench.records.run import Launch, RunFile
 
 HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
@@ -158,10 +158,16 @@ def _set_by(backend: str) -> Mapping[str, str]:
 
 
 def _variables(file: RunFile) -> dict[str, set[str]]:
+    """Values of each, but for what accelmark itself gives ranks that share a host's cores."""
     found: dict[str, set[str]] = {}
+    cores = file.run.host.get("usable_cores")
+    if file.run.device.get("backend") != "cpu" or not isinstance(cores, int):
+        cores = 0  # none that accelmark shared out, as far as is known
     for launch in file.launches:
+        own = threads_given(launch.environment, cores) if cores else {}
         for name, value in _section(launch, "variables").items():
-            found.setdefault(name, set()).add(str(value))
+            if own.get(name) != value:
+                found.setdefault(name, set()).add(str(value))
     return found
 
 

@@ -12,7 +12,11 @@ from bench.records.run import Launch
 
 REDUCED = "gradients reduced as"
 """What a job says of it."""
+COUNT = "parameters reduced"
+"""What a job says of how many have a gradient that is; older records do not."""
 PARAMETERS = "parameters"
+STAYING = ("trained", "tables")
+"""Facts of jobs, some of whose parameters no rank exchanges."""
 FORMATS = {"float32": ("fp32", 4), "bfloat16": ("bf16", 2), "float16": ("fp16", 2)}
 """Of what is reduced: the precision of the collective that carries the same, and bytes an element.
 """
@@ -43,7 +47,8 @@ def reduced(launches: Sequence[Launch]) -> dict[str, Any]:
         if not isinstance(job, Mapping):
             continue
         precision, width = FORMATS.get(str(job.get(REDUCED)), ("", 0))
-        count = str(job.get(PARAMETERS))
+        old = None if any(name in job for name in STAYING) else job.get(PARAMETERS)
+        count = str(job.get(COUNT, old))
         if width and count.isdecimal():
             return {"reduced_bytes": int(count) * width, "reduced_as": precision}
     return {}

@@ -161,7 +161,9 @@ class Engine:
             queue_ns=queueing,
             busy_ns=busy,
             contention=beside,
-            stopped=self._stopped(warm.steady_from, steady, beside, requests or ()),
+            stopped=self._stopped(
+                warm.steady_from, standstill.own(steady, busy), beside, requests or ()
+            ),
         )
 
     def _warm_up(self, blocks: list[Block], samples: int, progress: Listener) -> WarmedUp:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measuring.messages import Place
 from bench.ranks import Ranks, nowhere
+from bench.records.environment import threads_each
 from bench.records.parallelism import parse
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def variables(
     """
     if place.hosts == 1:
         interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // place.local_size))} if shared else {}
+    threads = threads_each(cores, place.local_size) if shared else {}
     wanted = threads | ({"GLOO_SOCKET_IFNAME": interface} if interface else {})
     return {
         **wanted,

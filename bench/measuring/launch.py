@@ -230,12 +230,17 @@ class Launch:
     ) -> None:
         """Counts the case's memory, and raises `Unsupported` for what cannot fit."""
         of = (workload, self.request.case.mode, parameters, site)
+        place, is_host = self.request.place, self.backend.is_host
+        capacity = device.capacity_bytes()  # as long as no other rank of this host has built
         needed = self.request.estimated_peak_bytes
         if needed is None:
             needed = memory_fit.estimate(*of) if handed is None else handed.estimated_peak_bytes
         self.estimated_peak_bytes = needed
-        capacity = device.capacity_bytes()
-        memory_fit.require(needed, capacity, lambda: memory_fit.more_devices(*of, capacity))
+        memory_fit.require(
+            *(needed, capacity),
+            lambda: "" if is_host else memory_fit.more_devices(*of, capacity),
+            place.local_size if is_host and place is not None else 1,
+        )
 
     def _join(self, device: Device) -> str:
         """Meets the other ranks, where several do the step; in what one differs from the rest."""

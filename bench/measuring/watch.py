@@ -197,7 +197,7 @@ class Watch:
             self._complaints.append(DRAWN)
 
     def _finish(self, step_seconds: float) -> None:
-        if not self._readings:
+        if not self._edges.all(bool(self._readings)):  # what follows all ranks must come to
             return
         if self._job.training() is not None:
             if not self._armed:

@@ -36,16 +36,21 @@ def estimate(workload: Workload, mode: str, parameters: Any, site: Site) -> int 
 
 
 def require(
-    needed: int | None, capacity: int | None, remedy: Callable[[], str] = lambda: ""
+    needed: int | None,
+    capacity: int | None,
+    remedy: Callable[[], str] = lambda: "",
+    ranks: int = 1,
 ) -> None:
     """Raises `Unsupported`, with both figures, if so many bytes cannot fit into so many.
 
-    remedy: what to do about it, if anything.
+    needed: of one rank; remedy: what to do about it, if anything; ranks: how many share the
+    capacity.
     """
-    if needed is None or capacity is None or MARGIN * needed <= capacity:
+    if needed is None or capacity is None or MARGIN * needed * ranks <= capacity:
         return
+    each = f" ({ranks} ranks of this host, {units.memory(needed)} each)" if ranks > 1 else ""
     raise Unsupported(
-        f"{DOES_NOT_FIT}: needs about {units.memory(needed)}, "
+        f"{DOES_NOT_FIT}: needs about {units.memory(needed * ranks)}{each}, "
         f"the device has {units.memory(capacity)}{remedy()}"
     )
 

@@ -116,6 +116,21 @@ def worker_variables(
     return {**backends, **own, **(forced or {})}
 
 
+def threads_each(cores: int, ranks: int) -> dict[str, str]:
+    """The variables by which so many ranks of one host share its cores, where no user sets them."""
+    return {"OMP_NUM_THREADS": str(max(1, cores // ranks))}
+
+
+def threads_given(launch: Mapping[str, Any], cores: int) -> dict[str, str]:
+    """`threads_each` as the ranks of a launch had it that computed on a host of so many cores, by
+    what the launch says of its world; nothing where it was one process."""
+    world = launch.get("world")
+    counts = (world.get("devices"), world.get("hosts", 1)) if isinstance(world, Mapping) else ()
+    if not counts or not all(isinstance(n, int) and n > 0 for n in counts):
+        return {}
+    return threads_each(cores, max(1, counts[0] // counts[1]))
+
+
 def redacted(argument: str) -> str:
     """A word of a command line; of NAME=VALUE with a secret's name, the name alone."""
     found = re.match(r"((?:--\w+=)?([A-Za-z_]\w*)=)", argument)

@@ -244,8 +244,9 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     proof: Proof | None = None
     """What was read of the work itself; None in old records: not proved."""
     ranks: tuple[Share, ...] = ()
-    """Of each rank its part, in their order, where several devices did the step; the blocks are
-    the slowest's, the rest rank 0's."""
+    """Of each rank its part, in their order, where several devices did the step; the blocks and
+    the requests are the slowest's (in old records of a synchronous device rank 0's), the rest
+    rank 0's."""
     silent: Silent | None = None
     """The step without its communication; None where there is none, or nobody looked."""
     executed: Executed | None = None

@@ -16,6 +16,7 @@ from bench.backend import DeviceInfo
 from bench.errors import RecordError
 from bench.planning import versions
 from bench.records import environment
+from bench.records.cpu_limits import usable_cores
 from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
 from bench.running import seating
@@ -131,7 +132,7 @@ def mixed_launches(
         ):
             found[f"a launch's python was {then['python']}, is {host.get('python')}"] = None
         if isinstance(variables := then.get("variables"), Mapping):
-            found |= dict.fromkeys(_changed_variables(variables, backend, framework))
+            found |= dict.fromkeys(_changed_variables(then, variables, backend, framework))
     return list(found)
 
 
@@ -155,10 +156,15 @@ def other_hosts(
     return list(found)
 
 
-def _changed_variables(then: Mapping[str, Any], backend: str, framework: str) -> list[str]:
+def _changed_variables(
+    launch: Mapping[str, Any], then: Mapping[str, Any], backend: str, framework: str
+) -> list[str]:
+    """Of a launch's variables, those that a worker of the same case would now have otherwise."""
     plug_in = catalogue.backend(backend)
     own = plug_in.recorded_variables(), catalogue.framework(framework).recorded_variables()
     given = environment.worker_variables(plug_in.worker_environment())
+    if plug_in.is_host:
+        given = environment.threads_given(launch, usable_cores()) | given
     silenced = plug_in.silencing_variables()
     words = environment.looked_for(*own, then)
     now = environment.variables(words, given)

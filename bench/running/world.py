@@ -12,7 +12,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -20,11 +19,11 @@ from bench import catalogue
 from bench.measuring import joining
 from bench.measuring.messages import Place, Report, Request
 from bench.records.cpu_limits import usable_cores
-from bench.records.outcome import Failed, Measured, Outcome, Phase, Share, Skipped, Void
-from bench.records.reason import reason
+from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
 from bench.running import blame, seating, wire
 from bench.running.ears import Ears
 from bench.running.leader import Leader
+from bench.running.one_report import End, first, merged
 from bench.running.remote import RemoteHost, RemoteWorker
 from bench.running.worker_process import (
     IMPORTING,
@@ -33,7 +32,7 @@ from bench.running.worker_process import (
     failed,
     phase_limit,
 )
-from bench.telemetry.joined import Sight, Where, of_ranks
+from bench.telemetry.joined import Sight, Where
 
 HOST = "127.0.0.1"
 """Where ranks of one host meet."""
@@ -244,7 +243,10 @@ class World:
                 worker.listen(speaks=speaks, listen=listen if key == 0 else lambda progress: None)
                 self._heard([worker], ears)
         for host in self._hosts:
-            self._heard(host.stands_still(), ears)
+            host.stands_still()
+        # A host may also have been lost while it was told something: that wakes nobody.
+        elsewhere = [worker for worker in self.workers if isinstance(worker, RemoteWorker)]
+        self._heard([worker for worker in elsewhere if worker.report is not None], ears)
 
     def _heard(self, news: Sequence[WorkerProcess | RemoteWorker], ears: Ears) -> None:
         """Some of them have said something, or ended."""
@@ -292,7 +294,8 @@ class World:
     def _joined(self) -> Report:
         """Their reports as one."""
         if self._bad_since is None:
-            return self._merged()
+            devices = [self._device(rank) for rank in range(len(self._seats))]
+            return merged(self._reports, self._seats, devices, self._given)
         rank = first(self._ends())
         self._named = rank
         report = self._reports[rank]
@@ -329,67 +332,6 @@ class World:
         index = f":{seat.local_rank}" if self._own_devices else ""
         host = f"host {seat.host}, " if self._hosts else ""
         return f"{host}{self._request.backend}{index}"
-
-    def _merged(self) -> Report:
-        """Rank 0's report with every rank's part in it."""
-        first_report = self._reports[0]
-        measured = {
-            rank: report.outcome
-            for rank, report in sorted(self._reports.items())
-            if isinstance(report.outcome, Measured)
-        }
-        outcome = measured[0]
-        counts = {rank: len(self._reports[rank].busy_ns) for rank in measured}
-        if len(set(counts.values())) > 1:
-            text = reason(f"the ranks took other numbers of blocks: {counts}", self._given)
-            return failed("error", "report", text)
-        shares = tuple(
-            Share(
-                rank=rank,
-                device=self._device(rank),
-                host=self._seats[rank].host,
-                busy_ns=self._reports[rank].busy_ns,
-                peer_ns=self._reports[rank].peer_ns,
-                memory=one.memory,
-                flags=one.flags,
-                causes=one.causes,
-                silent_ns=self._reports[rank].silent_ns,
-            )
-            for rank, one in measured.items()
-        )
-        flags = dict.fromkeys(flag for one in measured.values() for flag in one.flags)
-        by_flag: dict[str, dict[int, str]] = {}
-        for rank, one in measured.items():
-            for flag, cause in one.causes.items():
-                by_flag.setdefault(flag, {})[rank] = cause
-        causes = {flag: of_ranks(by_rank, len(measured)) for flag, by_rank in by_flag.items()}
-        most = max(measured.values(), key=lambda one: one.memory.peak_bytes)
-        joined = msgspec.structs.replace(
-            outcome, ranks=shares, flags=tuple(flags), causes=causes, memory=most.memory
-        )
-        return msgspec.structs.replace(first_report, outcome=joined)
-
-
-class End(NamedTuple):
-    """How a rank ended that has not measured."""
-
-    rank: int
-    report: Report
-    died: bool
-    """Whether its process ended without a report."""
-
-
-def first(ends: list[End]) -> int:
-    """Whose end was the cause, of those that are given in their order.
-
-    Who died without a word; else who failed of something of its own; else the earliest.
-    """
-    ranked = [
-        [end for end in ends if end.died],
-        [end for end in ends if not end.report.blames_peer],
-        ends,
-    ]
-    return next(group[0].rank for group in ranked if group)
 
 
 def _reason(outcome: Outcome) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+import msgspec
+
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Measured
 
@@ -64,10 +66,18 @@ def seen(
 
 
 def recorded(outcome: Measured) -> str:
-    """The same of a record, which may be older than this was looked for."""
+    """The same of a record, which may be older than this was looked for; of several ranks of the
+    first, whose steps it holds."""
     series = [block.step_cpu_ns for block in outcome.steady]
     cpu = None if None in series else [sum(one or ()) for one in series]
-    return seen(outcome.steady, outcome.contention, cpu, outcome.request_ns or ())
+    steady = own(outcome.steady, outcome.ranks[0].busy_ns) if outcome.ranks else outcome.steady
+    return seen(steady, outcome.contention, cpu, outcome.request_ns or ())
+
+
+def own(blocks: Sequence[Block], busy_ns: Sequence[int]) -> list[Block]:
+    """Blocks as long as this process's own time in each: the rest it waited for the slowest."""
+    pairs = zip(blocks, busy_ns, strict=True)
+    return [msgspec.structs.replace(block, wall_ns=busy) for block, busy in pairs]
 
 
 def _stops(steady: Sequence[Block], cpu_ns: Sequence[int] | None, far: float) -> list[float]:

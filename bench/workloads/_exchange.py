@@ -8,6 +8,7 @@ another, so that each step is the same as the one before.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Site, Unsupported, Wrong
 from bench.workloads import _exchange_operands as operands
-from bench.workloads._exchange_layout import Layout, partner, turns
+from bench.workloads._exchange_layout import Layout, from_root, partner, turns
 from bench.workloads._exchange_proof import Proof, Seen, complaint
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ class Exchange(Job):
         self._ranks, self._layout, self._what = site.ranks, layout, what
         self._sampled, self._chained = sampled, chained
         dtype = dtype_of(site.precision)
-        self._proof = Proof(layout, dtype)
+        roots = min(chained, layout.ranks) if layout.mode == "broadcast" else 1
+        self._proofs = [Proof(from_root(layout, root), dtype) for root in range(roots)]
+        """Of each operation of a chain that is another than the first: of each root."""
         self._salt = 10_000 + site.seed * 1_000
         self._lasting = self._uses(dtype)
         self._rings = buffers(layout, dtype.itemsize)
@@ -118,7 +121,9 @@ class Exchange(Job):
         self._between = zeros(layout.got) if chained > 1 and not layout.in_place else None
         self._call = operation(layout, self._ranks)
         self._require_accepted()
-        self._period = self._proof.period(layout.gives[0], self._salt, timed=True).to(site.device)
+        self._period = (
+            self._proofs[0].period(layout.gives[0], self._salt, timed=True).to(site.device)
+        )
         self._steps = 0
         self._fill()
         bytes_ = dtype.itemsize
@@ -245,7 +250,9 @@ class Exchange(Job):
         """Operands of the timed steps."""
         if self._lasting is None:
             for piece in self._layout.gives:
-                period = self._proof.period(piece, self._salt, timed=True).to(self._given.device)
+                period = (
+                    self._proofs[0].period(piece, self._salt, timed=True).to(self._given.device)
+                )
                 part = self._given[piece.start : piece.start + piece.length]
                 operands.spread(part, period)
             return
@@ -267,11 +274,13 @@ class Exchange(Job):
         return sums // self._chained
 
     def _complaint(self) -> str:
-        """Proves one operation on every rank; what they found, said by all alike."""
-        held = self._slots[0]
-        seen = self._proof.prove(
-            self._given, held, lambda: self._call(self._given, held, 0), self._salt + 1
-        )
+        """Proves one operation, or one of each root, on every rank; what they found, said by all
+        alike."""
+        given, held = self._given, self._slots[0]
+        seen = Seen(0, 0, 0, (0,) * self._layout.ranks)
+        for turn, proof in enumerate(self._proofs):
+            step = functools.partial(self._call, given, held, turn)
+            seen = seen + proof.prove(given, held, step, self._salt + 1 + turn * proof.passes)
         every = [Seen(*found) for found in self._ranks.told(tuple(seen))]
         return complaint(self._what, every, self._layout.sums)
 

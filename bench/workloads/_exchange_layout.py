@@ -119,6 +119,14 @@ def even(mode: str, size_bytes: int, element_bytes: int, rank: int, ranks: int) 
     )
 
 
+def from_root(layout: Layout, root: int) -> Layout:
+    """Where the first rank sends to all, another in its place: a broadcast's."""
+    if not root:
+        return layout
+    gets = tuple(piece._replace(source=root) for piece in layout.gets)
+    return msgspec.structs.replace(layout, gets=gets)
+
+
 def paired(message_bytes: int, element_bytes: int, rank: int, ranks: int) -> Layout:
     """Of messages between each two ranks, both ways. Raises Unsupported for less than an element,
     and for more ranks than a map of their pairs shows."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 BUCKET_MIB = 25
 """Of gradients that DDP reduces at once, while the backward goes on: torch's own default."""
+REDUCED = "parameters reduced"
+"""What a job says of how many have a gradient that ranks exchange: those that train."""
 
 
 class Spread:
@@ -76,9 +78,12 @@ class Replicated(Spread):
             **options,
         )
         super().__init__(self._ddp)
+        own = self._ddp.parameters_to_ignore
+        trained = [p for n, p in model.named_parameters() if p.requires_grad and n not in own]
         self.facts = {
             "parallelism": f"{ranks.parallelism}: DDP, buckets of {BUCKET_MIB} MiB",
-            "gradients reduced as": _dtypes(p for p in model.parameters() if p.requires_grad),
+            "gradients reduced as": _dtypes(trained),
+            REDUCED: _count(trained),
         }
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
@@ -108,7 +113,8 @@ class Sharded(Spread):
         inner = blocks(model)
         kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in inner))
         gathered = policy or _dtypes(model.parameters())
-        reduced = _dtypes(p for p in model.parameters() if p.requires_grad)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        reduced, count = _dtypes(trained), _count(trained)  # whole, as they are here yet
         options: dict[str, Any] = {}
         if policy is not None:
             computed, summed = (getattr(torch, name) for name in (policy, reduced))
@@ -125,6 +131,7 @@ class Sharded(Spread):
             "parallelism": f"{ranks.parallelism}: FSDP2, root and {len(inner)} {kinds}".rstrip(),
             "weights gathered as": gathered,
             "gradients reduced as": reduced,
+            REDUCED: count,
         }
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
@@ -297,5 +304,9 @@ def _mesh_of_one(device_type: str) -> Any:
     return DeviceMesh.from_group(group, device_type)
 
 
-def _dtypes(tensors: Any) -> str:
+def _count(tensors: Sequence[Tensor]) -> str:
+    return str(sum(tensor.numel() for tensor in tensors))
+
+
+def _dtypes(tensors: Iterable[Tensor]) -> str:
     return ", ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors))

@@ -102,12 +102,10 @@ class Collective(Workload):
         return parameters
 
     def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
-        """Its buffers; ranks that share a host share its memory."""
-        assert site.ranks is not None
+        """Buffers of this rank."""
         width = site.precision.matrix_bytes
         layout = _layout(mode, parameters, site, width)
-        held = _exchange.held_bytes(layout, width, getattr(parameters, "chained", 1))
-        return held * (site.ranks.size if site.device.type == "cpu" else 1)
+        return _exchange.held_bytes(layout, width, getattr(parameters, "chained", 1))
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """The buffers of this rank; in float64, the formula. Raises ValueError without ranks."""

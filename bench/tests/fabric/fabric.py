@@ -24,7 +24,7 @@ class Fabric:
     bandwidth: float = 1e12
     """Bytes/s of each device's link, as bus bandwidth counts them."""
     fault: str = ""
-    """`lost`, `doubled`, `stale`, `bit` or `narrow`; see `fabric_library`."""
+    """`lost`, `doubled`, `stale`, `bit`, `narrow` or `unrooted`; see `fabric_library`."""
     rank: int = 0
     """Whose fault it is."""
     after: int = 0

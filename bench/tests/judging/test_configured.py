@@ -220,3 +220,21 @@ def test_chip_against_chip_each_in_its_own_framework() -> None:
     card = said(found)
     assert "framework: torch | mindspore" in card and "NVIDIA H100" in card
     assert found.configured.chip_doubt == "a ceiling is each framework's own: torch, mindspore"
+
+
+def test_the_threads_that_ranks_of_a_host_are_given_are_no_setting() -> None:
+    """Two ranks on 2 cores and on 8: each has half of them, and no user said so."""
+
+    def two_ranks(cores: int, threads: int, **changes: Any) -> RunFile:
+        device = {**CPU, "name": f"A CPU of {cores}"}
+        variables = {"OMP_NUM_THREADS": str(threads)}
+        host = {"usable_cores": cores}
+        ranks = {"world": {"devices": 2, "shared_host": True}, **changes}
+        return ran(variables=variables, device=device, run={"host": host}, **ranks)
+
+    small = two_ranks(2, 1)
+    assert compare(small, two_ranks(8, 4)).configured.settings == ()
+    (named,) = compare(small, two_ranks(8, 3)).configured.settings
+    assert (named.name, named.base, named.other) == ("OMP_NUM_THREADS", "1", "3")
+    (named,) = compare(small, two_ranks(8, 4, world=None)).configured.settings
+    assert named.name == "OMP_NUM_THREADS", "a user's, where one process computes"

@@ -255,6 +255,7 @@ def _adapters(ranks: Ranks) -> dict[str, Any]:
         return layers
 
     facts = _sharded.spread(model(), at).facts
+    replicated = _sharded.spread(model(), msgspec.structs.replace(at, ranks=ranks)).facts
     stays, trains = model()
     training = Training(
         optimizer=torch.optim.SGD(trains.parameters()), settings={}, fixed=(*stays.parameters(),)
@@ -264,7 +265,7 @@ def _adapters(ranks: Ranks) -> dict[str, Any]:
     if ranks.rank == GUILTY:
         next(stays.parameters()).detach().view(torch.int16).view(-1)[0] ^= 1
     said.append(agreed.of_all(ranks, "", job))
-    return {"facts": facts, "said": said}
+    return {"facts": facts, "replicated": replicated, "said": said}
 
 
 def _hybrid_bytes(ranks: Ranks) -> list[int]:

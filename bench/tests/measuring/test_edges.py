@@ -104,6 +104,15 @@ def test_what_a_rank_waited_for_is_no_other_work() -> None:
 
 
 @both_kinds
+def test_a_rank_that_waits_for_one_that_stood_still_did_not_stand_still(synchronous: bool) -> None:
+    """Copies that exchange nothing, of which one stops for a second in a steady step."""
+    stops = [10 * MS] * 20 + [1010 * MS] + [10 * MS]
+    waits, stood = together([10 * MS], stops, synchronous=synchronous)
+    assert "stood still for 1 s" in stood.stopped
+    assert waits.stopped == "" and max(block.wall_ns for block in waits.steady) > 1000 * MS
+
+
+@both_kinds
 def test_all_take_the_same_steps(synchronous: bool) -> None:
     """The one's times are steady at once, the other's late: both warm up as long."""
     late = [9 * MS, 8 * MS, 7 * MS, 6 * MS, 5 * MS, 5 * MS]

@@ -130,6 +130,8 @@ def test_adapters_are_reduced_in_float32_and_what_they_adapt_must_stay_the_same(
         facts = rank["adapters"]["facts"]
         assert facts["weights gathered as"] == "bfloat16, float32"
         assert facts["gradients reduced as"] == "float32"
+        assert facts["parameters reduced"] == "20", "and no more travels than trains, of 40"
+        assert rank["adapters"]["replicated"]["parameters reduced"] == "20"
         changed = "replicas differ: ranks 0, 1 hold not the same weights"
         assert rank["adapters"]["said"] == ["", changed]
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 
+from bench import catalogue
 from bench.measuring import operators
+from bench.measuring.watch import Watch
+from bench.precision import PRECISIONS
+from bench.tests.measuring.test_edges import Shared
 from bench.tests.measuring.watching import opened
-from bench.tests.small_workloads import one_thread
+from bench.tests.small_workloads import build, one_thread, site
 
 __all__ = ["one_thread"]
+
+FP32 = PRECISIONS["fp32"]
 
 
 class Timed:
@@ -96,3 +105,38 @@ def test_what_is_noted_before_a_block_that_was_not_the_last_is_noted_again() -> 
     timed.watch.before(1, False)
     timed.job.step()
     assert timed.finish() == "" and timed.steps == 6
+
+
+@pytest.mark.parametrize("spoiled", [0, 1])
+def test_a_rank_whose_outputs_are_not_finite_leaves_no_other_waiting(spoiled: int) -> None:
+    """Whether there is anything to look at again all say together: a rank that had nothing once
+    left the others in a look that all must come to, until the time limit."""
+    shared = Shared(2)
+    alone = threading.Lock()
+
+    device = catalogue.backend("cpu").open(0, FP32)
+    jobs: list[Any] = [build("llama", "decode", site(FP32, seed=1)) for _ in range(2)]
+
+    def one(rank: int) -> Watch:
+        job = jobs[rank]
+        watch = Watch(job, device, FP32, 1, edges=shared.of(rank))
+        watch.start()
+        if rank == spoiled:
+            real = job.outputs
+            job.outputs = lambda: {
+                name: [torch.full_like(tensor, torch.nan) for tensor in tensors]
+                for name, tensors in real().items()
+            }
+        for number in range(1, 5):
+            with alone:  # what is computed here is no rank's business but its own
+                job.step()
+            if number <= 3:
+                watch.after(number)
+        watch.finish(step_seconds=1.0)
+        return watch
+
+    with ThreadPoolExecutor(2) as pool:
+        watches = list(pool.map(one, range(2)))
+    assert [watch.proof.absent for watch in watches if watch is not watches[spoiled]] == [""]
+    assert "not all values are finite" in watches[spoiled].complaint
+    assert watches[1 - spoiled].complaint == ""

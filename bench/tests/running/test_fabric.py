@@ -47,3 +47,12 @@ def test_a_fault_that_begins_in_the_timing_is_found_and_named(tmp_path: Path) ->
     assert isinstance(outcome, Void), outcome
     assert "results after the timing: asked for exact ones, got all-to-all" in outcome.reason
     assert "elements are wrong, on rank 2; only rank 2 has it wrong" in outcome.reason
+
+
+def test_every_root_of_a_chain_of_broadcasts_is_proved(tmp_path: Path) -> None:
+    """Its second operation sends from the second rank, which alone shows a fault of that."""
+    unrooted = planted_by(fault="unrooted")
+    chain = run(tmp_path, "broadcast", unrooted, 2, 1, 2**16, more="chained = 2\n")
+    (outcome,) = (launch.outcome for launch in chain.launches)
+    assert isinstance(outcome, Void), outcome
+    assert outcome.reason.endswith("only rank 0 has it wrong, in what rank 1 sent"), outcome

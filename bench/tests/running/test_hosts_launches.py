@@ -210,6 +210,27 @@ def test_a_host_that_is_gone_is_named_and_ends_the_launch(
         launched(leader, WAITS, ranks=2)
 
 
+def test_a_host_that_does_not_take_a_word_is_news_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is heard of it any more, so nobody would be woken until the time limit."""
+    monkeypatch.setattr(blame, "QUIET_SECONDS", 1e6)
+    real, orders = wire.Connection.send, 0
+
+    def send(self: wire.Connection, message: wire.Message) -> None:
+        nonlocal orders
+        orders += isinstance(message, wire.LetGo)
+        if orders == 2:
+            raise wire.Gone("the connection was reset")
+        real(self, message)
+
+    monkeypatch.setattr(wire.Connection, "send", send)
+    with pytest.raises(HostsError, match="is gone"), led(WAITS) as (leader, _):
+        outcome = launched(leader, WAITS).report.outcome
+        assert isinstance(outcome, Failed) and outcome.kind == "crash"
+        said = "rank 2 (host 1, cpu): its host is gone: the connection was reset"
+        assert outcome.message == said
+        launched(leader, WAITS)
+
+
 def test_workers_end_with_the_leader(tmp_path: Path) -> None:
     """It is killed: no word, the line just ends. Until then it hears what they use of their cores,
     without which a silent one that compiles would be taken for one that hangs."""

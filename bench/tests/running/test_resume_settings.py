@@ -8,7 +8,11 @@ import msgspec
 import pytest
 
 from bench.errors import RecordError
-from bench.running.resume import resume
+from bench.measuring import joining
+from bench.measuring.messages import Place
+from bench.records import environment
+from bench.records.cpu_limits import usable_cores
+from bench.running.resume import mixed_launches, resume
 from bench.tests.running.test_resume import CPU, same_variables, with_environment, write
 
 
@@ -41,3 +45,41 @@ def test_other_instructions_do_not_mix_and_a_count_of_threads_decides_nothing(
     with pytest.raises(RecordError, match="device facts was"):
         resume(file, other, [])
     resume(file, msgspec.structs.replace(CPU, facts={**facts, "threads_used": "1"}), []).close()
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("users", [{}, {"OMP_NUM_THREADS": "3"}], ids=["no variable", "the user's"])
+def test_ranks_that_share_a_host_go_on_with_the_threads_that_they_were_given(
+    monkeypatch: pytest.MonkeyPatch, hosts: int, users: dict[str, str]
+) -> None:
+    """Each has its part of the cores, by a variable that nobody but their parent set."""
+    same_variables(monkeypatch)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    for name, value in users.items():
+        monkeypatch.setenv(name, value)
+    each = 4 // hosts
+    place = Place(
+        rank=0,
+        size=4,
+        local_rank=0,
+        local_size=each,
+        hosts=hosts,
+        parallelism="dp4",
+        address="127.0.0.1",
+        port=1,
+    )
+    given = joining.variables(environment.worker_variables({}), place, usable_cores(), shared=True)
+    several = {} if hosts == 1 else {"hosts": hosts, "devices_per_host": each}
+    launches = with_environment(
+        variables=environment.variables(environment.VARIABLES, given),
+        world={"devices": 4, "shared_host": True, **several},
+    )
+    assert launches[0].environment["variables"]["OMP_NUM_THREADS"]
+    assert mixed_launches(launches, {}, "cpu") == []
+    monkeypatch.setenv("OMP_NUM_THREADS", "31")
+    (changed,) = mixed_launches(launches, {}, "cpu")
+    assert changed.startswith("variable OMP_NUM_THREADS was") and changed.endswith("is 31")
+    if not users:
+        alone = with_environment(variables=launches[0].environment["variables"])
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert mixed_launches(alone, {}, "cpu"), "one process has no such variable by itself"

@@ -72,12 +72,13 @@ def joined_by(fabric: Fabric) -> Iterator[None]:
         sys.path[:] = path
 
 
-def run(folder: Path, mode: str, fabric: Fabric, ranks: int, launches: int, *sizes: int) -> RunFile:
-    """The run of one operation over sizes."""
+def run(
+    folder: Path, mode: str, fabric: Fabric, ranks: int, launches: int, *sizes: int, more: str = ""
+) -> RunFile:
+    """The run of one operation over sizes; more: lines of its case."""
     suite = folder / "suite.toml"
-    suite.write_text(
-        SUITE.format(mode=mode, launches=launches, sizes=list(sizes)), encoding="utf-8"
-    )
+    text = SUITE.format(mode=mode, launches=launches, sizes=list(sizes))
+    suite.write_text(text + more, encoding="utf-8")
     with joined_by(fabric):
         return api.run_suite(suite, device="fabric", devices=ranks, out=folder)
 

@@ -15,7 +15,7 @@ from bench.judging.measured import measured_row
 from bench.measuring.messages import Request
 from bench.measuring.usage import suspended_ns
 from bench.records.observed import Contention
-from bench.records.outcome import Block, Measured
+from bench.records.outcome import Block, Measured, Share
 from bench.records.run import Settings
 from bench.records.runfile import read
 from bench.reports._wording import next_step
@@ -114,6 +114,30 @@ def test_stops_in_most_blocks() -> None:
     blocks = [block([0.1, 0.1, 2.1]) if k % 5 < 3 else block([0.1] * 3) for k in range(10)]
     cpu = [round(0.6e9)] * 10
     assert "12 s in 6 of 10 blocks" in standstill.seen(blocks, QUIET, cpu)
+
+
+def shares(blocks: Sequence[Block], *stops: float) -> tuple[Share, ...]:
+    """Ranks with the time of the blocks, and in the fourth one's stead a stop of their own."""
+    memory = make_measured().memory
+    found = []
+    for rank, stop in enumerate(stops):
+        busy = [sum(one.step_ns) for one in blocks]
+        busy[3] += round(stop * 1e9)
+        found.append(Share(rank=rank, device=rank, busy_ns=tuple(busy), memory=memory))
+    return tuple(found)
+
+
+def test_of_a_record_of_several_ranks_the_first_ones_own_time_is_looked_at() -> None:
+    """The rest of a block it waits for the slowest, whose own worker has said why."""
+    steady = tuple(series(beside=3.0))
+    alone = make_measured(steady=steady, step_clock="device event")
+    others, own = (
+        msgspec.structs.replace(alone, ranks=shares(steady, *stops))
+        for stops in ((0.0, 3.0), (3.0, 0.0))
+    )
+    told = "the process stood still for 3 s in 1 of 10 blocks"
+    assert [standstill.recorded(one) for one in (alone, others, own)] == [told, "", told]
+    assert not flags.hindered(others)
 
 
 def test_a_suspended_machine_has_its_clocks_apart() -> None:

@@ -1,0 +1,99 @@
+"""Ranks that compute on one host share its memory: whether a case fits is of all of them there."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench import catalogue
+from bench.measuring.launch import Launch
+from bench.measuring.messages import Channel, Place, Request
+from bench.ranks import Ranks
+from bench.records.parallelism import parse
+from bench.records.run import Settings
+from bench.tests.planning.test_memory_fit import Shared, site
+from bench.tests.values import make_case
+from bench.workload import Site, Unsupported, Workload
+from bench.workloads.collective import WORKLOAD as COLLECTIVE
+from bench.workloads.collective import Exchanged
+
+GIB = 2**30
+
+
+class Large(Workload):
+    """Needs 4 GiB on each rank."""
+
+    name, version, modes = "large", 1, {}
+    work = twin = build = None  # type: ignore[assignment]
+
+    def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
+        return 4 * GIB
+
+
+def require(
+    workload: Workload,
+    parameters: Any,
+    capacity: int,
+    ranks: int,
+    *,
+    hosts: int = 1,
+    mode: str = "train",
+    backend: str = "cpu",
+) -> Launch:
+    """A rank's look at whether a case fits."""
+    kind = parse(f"fsdp{ranks}")
+    place = Place(
+        rank=0,
+        size=ranks,
+        local_rank=0,
+        local_size=ranks // hosts,
+        hosts=hosts,
+        parallelism=str(kind),
+        address="127.0.0.1",
+        port=1,
+    )
+    case = make_case(mode=mode, devices=ranks, parallelism=str(kind))
+    asked = Request(
+        case=case, backend=backend, index=0, settings=Settings(), samples=10, seed=0, place=place
+    )
+    launch = Launch(asked, Channel(io.BytesIO()))
+    launch.backend = catalogue.backend(backend)
+    there: Any = {"rank": 0, "size": ranks, "group": None, "control": None}
+    at = msgspec.structs.replace(site(), ranks=Ranks(parallelism=kind, **there))
+    device: Any = SimpleNamespace(capacity_bytes=lambda: capacity)
+    launch._require_memory(workload, parameters, at, device, None)
+    return launch
+
+
+def test_ranks_of_a_host_are_counted_together() -> None:
+    """Eight of 4 GiB each were once found to fit into 24 GiB, and the kernel ended them."""
+    with pytest.raises(Unsupported) as refusal:
+        require(Large(), None, 24 * GIB, 8)
+    needed = "needs about 32.0 GiB (8 ranks of this host, 4.0 GiB each)"
+    assert str(refusal.value) == f"does not fit: {needed}, the device has 24.0 GiB"
+    assert require(Large(), None, 24 * GIB, 6).estimated_peak_bytes == 4 * GIB, "of one of them"
+    assert require(Large(), None, 24 * GIB, 8, hosts=4)
+    assert require(Large(), None, 6 * GIB, 8, backend="cuda"), "each has a device of its own"
+
+
+def test_more_ranks_of_a_host_are_no_remedy() -> None:
+    """A device more has its memory with it; a rank more has not."""
+    given = catalogue.workload("bert").modes["train"].parameters(batch_size=12)
+    room = 16 * 2**20
+    with pytest.raises(Unsupported, match="it would fit: --devices 6"):
+        require(Shared(), given, room, 2, backend="cuda")
+    with pytest.raises(Unsupported, match=r"the device has 16 MiB$"):
+        require(Shared(), given, room, 2)
+
+
+def test_a_collective_is_counted_where_its_ranks_are() -> None:
+    """Of four hosts with a rank each, each was once held to the memory of all four."""
+    given = Exchanged(size_bytes=GIB)
+    fits = require(COLLECTIVE, given, 2 * GIB, 4, hosts=4, mode="all-gather")
+    assert fits.estimated_peak_bytes == GIB + GIB // 4 + 65_521 * 4
+    with pytest.raises(Unsupported, match=r"4 ranks of this host, 1\.3 GiB each"):
+        require(COLLECTIVE, given, 2 * GIB, 4, mode="all-gather")
