@@ -230,17 +230,14 @@ class Launch:
     ) -> None:
         """Counts the case's memory, and raises `Unsupported` for what cannot fit."""
         of = (workload, self.request.case.mode, parameters, site)
-        place, is_host = self.request.place, self.backend.is_host
+        own = not self.backend.is_host  # memory, of each rank
         capacity = device.capacity_bytes()  # as long as no other rank of this host has built
         needed = self.request.estimated_peak_bytes
         if needed is None:
             needed = memory_fit.estimate(*of) if handed is None else handed.estimated_peak_bytes
         self.estimated_peak_bytes = needed
-        memory_fit.require(
-            *(needed, capacity),
-            lambda: "" if is_host else memory_fit.more_devices(*of, capacity),
-            place.local_size if is_host and place is not None else 1,
-        )
+        remedy = functools.partial(memory_fit.more_devices, *of, capacity) if own else str
+        memory_fit.require(needed, capacity, remedy, 1 if own else self.request.local_size)
 
     def _join(self, device: Device) -> str:
         """Meets the other ranks, where several do the step; in what one differs from the rest."""
@@ -281,8 +278,7 @@ class Launch:
             request.settings,
             usage=process_usage(),
             host=HostCounters().read,
-            threads=int(self.environment["threads"])
-            * (1 if request.place is None else request.place.local_size),
+            threads=int(self.environment["threads"]) * request.local_size,
             suspended=suspended_ns,
             watch=watch.after,
             edges=self.edges,

@@ -82,6 +82,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     estimated_peak_bytes: int | None = None
     """What was counted of it beforehand; None where nothing was."""
 
+    @property
+    def local_size(self) -> int:
+        """Workers of this host that do the step together."""
+        return 1 if self.place is None else self.place.local_size
+
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_field="line"):
     """Where the worker is."""

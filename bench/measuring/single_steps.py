@@ -20,7 +20,7 @@ QUEUED_STEPS = 5
 """Steps whose queueing is timed by itself."""
 CATCH_UP = 200
 """Operators after which the device is waited for, where the queueing is timed without the host's
-waiting for room in the queue: CUDA's is full at about a thousand kernels, as is often found and
+waiting for room in the queue: it may be full at about a thousand kernels, as is often found and
 nowhere promised, and an operator may be several."""
 FULL = 500
 """Operators of a step from which on the queue may be full."""
