@@ -69,8 +69,8 @@ def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: flo
         return row
     changes: dict[str, float] = {}
     devices = row.case.devices
-    if row.flop_per_second is not None and matmul:
-        share = row.flop_per_second / devices / matmul
+    if row.least_flop_per_second is not None and matmul:
+        share = row.least_flop_per_second / devices / matmul
         changes |= {"ceiling_fraction": share, "matmul_ceiling": matmul}
     if row.bytes_per_second is not None and bandwidth:
         share = row.bytes_per_second / devices / bandwidth
@@ -101,7 +101,8 @@ def with_peak(row: Row, device: str) -> Row:
             mbu_absent="" if row.bytes_per_second is None else why,
         )
     streams = row.case.workload == BANDWIDTH_WORKLOAD
-    rates = (of_each(row, row.flop_per_second), of_each(row, row.bytes_per_second))
+    counted = (row.flop_per_second, row.least_flop_per_second, row.bytes_per_second)
+    rates = (of_each(row, rate) for rate in counted)
     found = chips.shares(device, row.arithmetic, *rates, streams)
     if found.impossible:
         return Row(

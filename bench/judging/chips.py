@@ -116,13 +116,16 @@ def shares(
     device_name: str,
     arithmetic: str,
     flop_per_second: float | None,
+    least_flop_per_second: float | None,
     bytes_per_second: float | None,
     streams: bool,
 ) -> Shares:
     """Shares of the chip that a device is; what is not counted has neither share nor reason.
 
-    streams: whether the work is nothing but traffic with the memory. Only then are more bytes a
-    second than the chip has impossible: any other work may find in a cache what it must move.
+    least_flop_per_second: of the FLOP those that every kernel must do, by which a result is
+    impossible: an MFU counts what a causal one leaves out. streams: whether the work is nothing but
+    traffic with the memory. Only then are more bytes a second than the chip has impossible: any
+    other work may find in a cache what it must move.
     """
     chip = find(device_name)
     if chip is None:
@@ -135,9 +138,10 @@ def shares(
         flop_per_second, chip.peak_flop_per_second(arithmetic), f"{arithmetic} peak", chip
     )
     mbu, mbu_absent = _share(bytes_per_second, chip.bytes_per_second, "memory bandwidth", chip)
+    least, _ = _share(least_flop_per_second, chip.peak_flop_per_second(arithmetic), "", chip)
     impossible, whose = "", f"of {chip.name} ({chip.source}): impossible"
-    if chip.trust_of(arithmetic) == "high" and mfu is not None and mfu > 1:
-        impossible = f"{mfu:.0%} of the {arithmetic} peak {whose}"
+    if chip.trust_of(arithmetic) == "high" and least is not None and least > 1:
+        impossible = f"{least:.0%} of the {arithmetic} peak {whose}"
     elif chip.trust == "high" and streams and mbu is not None and mbu > 1:
         impossible = (
             f"{mbu:.0%} of the memory bandwidth {whose}, unless its arrays fit into a cache"

@@ -108,6 +108,7 @@ def _of_ceilings(row: Row) -> dict[str, Any]:
     """How near it came to what its device can do."""
     return {
         "flop_per_second": row.flop_per_second,
+        "least_flop_per_second": row.least_flop_per_second,
         "ceiling_fraction": row.ceiling_fraction,
         "matmul_ceiling_flop_per_second": row.matmul_ceiling,
         **_of_load(row.load),
