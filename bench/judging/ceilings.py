@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -86,9 +87,10 @@ def of_each(row: Row, rate: float | None) -> float | None:
     return None if rate is None else rate / row.case.devices
 
 
-def with_peak(row: Row, device: str) -> Row:
+def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
     """Adds the shares of the chip's published peaks; what a trusted one rules out is void.
 
+    device: as the run's header has it.
     Of several devices each has its part of the work; the ranks of a shared host have no share.
     """
     if row.status != "measured":
@@ -103,7 +105,8 @@ def with_peak(row: Row, device: str) -> Row:
     streams = row.case.workload == BANDWIDTH_WORKLOAD
     counted = (row.flop_per_second, row.least_flop_per_second, row.bytes_per_second)
     rates = (of_each(row, rate) for rate in counted)
-    found = chips.shares(device, row.arithmetic, *rates, streams)
+    name, units = str(device.get("name")), chips.units_of(device.get("facts"))
+    found = chips.shares(name, units, row.arithmetic, *rates, streams)
     if found.impossible:
         return Row(
             case=row.case,

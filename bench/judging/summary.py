@@ -47,8 +47,8 @@ def summarize(run: RunFile) -> list[Row]:
         else row
         for row in rows
     ]
-    device = str(run.run.device.get("name"))
-    return with_efficiency(with_links(with_ceilings([with_peak(row, device) for row in rows])))
+    rows = [with_peak(row, run.run.device) for row in rows]
+    return with_efficiency(with_links(with_ceilings(rows)))
 
 
 def _within(row: Row, limits: Limits) -> Row:
