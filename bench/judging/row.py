@@ -208,6 +208,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     experts_hit: float | None = None
     """Experts of a layer that a step's tokens went to, a mean, where the bytes count those; None
     where they are of even loads, and of work without experts."""
+    in_cache: str = ""
+    """Why the bandwidth of a stream is no ceiling of memory: caches may hold its arrays."""
     bandwidth_fraction: float | None = None
     """Share of the best memory bandwidth that this run measured."""
     bandwidth_ceiling: float | None = None
