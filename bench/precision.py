@@ -104,6 +104,8 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
     def operand_bytes(self, rows: int, columns: int, matrix: bool) -> int:
         """Bytes of an operand of a product, with its scales where `scales` says which it has.
 
+        Not with what an operator reads beyond the format: torch's of `int4-weights` wants a zero
+        beside each scale, 3 % more bytes of the matrix, and another device's may want none.
         matrix: of the second operand, [N, K], not of the first, [M, K].
         """
         if self.scales is None:

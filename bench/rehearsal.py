@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEP_OPERATORS = 20_000
-"""After so many the rehearsal of a step ends. The longest forward, backward and update has about
-half of them; a step of more is a loop over the tokens of a text, and its first tokens will do."""
+"""After so many the rehearsal of a step ends that need not be whole: a step of more is a loop over
+the tokens of a text, and its first tokens will do."""
 
 
 class Held(NamedTuple):
@@ -62,6 +62,7 @@ def peak_bytes(
     build: Callable[[], Stepping],
     spread: Spread | None = None,
     held: Callable[[Stepping], Held | None] = lambda job: None,
+    whole: Callable[[Stepping], bool] = lambda job: False,
 ) -> int:
     """Most bytes that the job's tensors hold at a time in its second step.
 
@@ -70,7 +71,8 @@ def peak_bytes(
     there. Not counted is what no tensor shows: a kernel's scratch space, an allocator's rounding.
 
     spread: how ranks share the job, which is built as if this one were alone with its rows; held:
-    what of it they can share, None where that is not counted.
+    what of it they can share, None where that is not counted; whole: whether its steps are followed
+    to their end, as training's are, where the optimizer makes its state.
 
     Raises what building and stepping raise; NotImplementedError where they share what is not
     counted.
@@ -78,10 +80,11 @@ def peak_bytes(
     ledger = _Ledger()
     with shapes_alone(), ledger.watch():
         job = build()
-        ledger.follow(job.step)
+        most = math.inf if whole(job) else STEP_OPERATORS
+        ledger.follow(job.step, most)
         gc.collect()  # what cycles keep alive of the construction is no part of the step
         ledger.peak = ledger.held
-        ledger.follow(job.step)
+        ledger.follow(job.step, most)
     if spread is None or spread.scheme in ("none", "replicas"):
         return ledger.peak
     shared = held(job)
@@ -143,9 +146,9 @@ class _Ledger:
         self._known: set[int] = set()
         self._left = math.inf
 
-    def follow(self, step: Callable[[], None]) -> None:
-        """Runs a step, or its first STEP_OPERATORS operators."""
-        self._left = STEP_OPERATORS
+    def follow(self, step: Callable[[], None], most: float) -> None:
+        """Runs a step, or its first operators, so many."""
+        self._left = most
         with contextlib.suppress(_LongEnough):
             step()
 

@@ -269,9 +269,8 @@ class Job(ABC):
 
     def again(self) -> bool:
         """Has the last step's `outputs` computed anew, from the same inputs and the weights as they
-        are now; moves on nothing. False where that cannot be done.
-
-        By another `step`, where steps repeat; of training without the optimizer's.
+        are now; moves on nothing. By another `step`, where steps repeat; of training without the
+        optimizer's. False where that cannot be done.
         """
         return False
 
@@ -282,6 +281,10 @@ class Job(ABC):
     def held(self) -> rehearsal.Held | None:
         """What of its memory ranks can share among them; None where that is not counted."""
         return None
+
+    def rehearsed(self) -> bool:
+        """Leaves out of its steps what holds no more; gives whether they must come to their end."""
+        return False
 
     def looks(self) -> Iterable[Look]:
         """What it was asked for and what there is: layouts, devices, attention, modes.
@@ -355,7 +358,8 @@ class Workload(ABC):
         )
         spread = NONE if site.ranks is None else site.ranks.parallelism
         building = functools.partial(self.build, mode, parameters, stage)
-        return rehearsal.peak_bytes(building, spread, lambda job: job.held())
+        said = (lambda job: job.held(), lambda job: job.rehearsed())
+        return rehearsal.peak_bytes(building, spread, *said)
 
 
 __all__ = [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo
 from bench.backends import _read_back, _trial
+from bench.backends._caches import last_level_bytes
 from bench.backends._host import CpuSource
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
@@ -141,6 +142,8 @@ class CpuBackend(Backend):
         import psutil
 
         facts = {"torch": str(torch.__version__), "usable_cores": str(usable_cores())}
+        if (cache := last_level_bytes()) is not None:
+            facts["last_level_cache_bytes"] = str(cache)
         try:
             memory = int(psutil.virtual_memory().total)
             _peak_rss_bytes()

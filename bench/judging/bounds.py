@@ -76,6 +76,8 @@ def moving(operator: Operator, ceilings: Ceilings) -> Bound | None:
     copied = 2 * min(read, written)
     rest, traffic = abs(read - written), ("read" if read > written else "write")
     rate = ceilings.bytes_per_second
+    if not rate:  # nobody could look past the caches
+        return None
     parts = {
         "copy": copied / rate["copy"] if "copy" in rate else 0.0,
         traffic: rest / rate[traffic] if traffic in rate else 0.0,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
+from bench import units
 from bench.judging import chips
 from bench.judging.load import BURST
 from bench.judging.row import UNDISTURBED, Row
@@ -17,6 +19,8 @@ BANDWIDTH_WORKLOAD = "memory"
 TRANSFER_CEILING = "transfer-to-device"
 """The case whose best throughput is the rate at which the host's inputs reach the device."""
 
+CACHES = 4
+"""A stream's arrays are so many times as large as all last-level caches together, or more."""
 SHARED_HOST = "its ranks share the cores of one host"
 """Why nothing is said of how well several devices do together."""
 
@@ -41,7 +45,8 @@ def ceilings(rows: Iterable[Row]) -> Ceilings:
             continue
         if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
             found.matmul.setdefault(row.arithmetic, {})[_state(row)] = row.flop_per_second
-        if row.case.workload == BANDWIDTH_WORKLOAD and row.bytes_per_second is not None:
+        streams = row.case.workload == BANDWIDTH_WORKLOAD and not row.in_cache
+        if streams and row.bytes_per_second is not None:
             found.bandwidth[row.work.fingerprint] = row.bytes_per_second
         if row.case.name == TRANSFER_CEILING and row.throughput is not None:
             found.transfer[row.work.fingerprint] = row.throughput
@@ -69,8 +74,8 @@ def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: flo
         return row
     changes: dict[str, float] = {}
     devices = row.case.devices
-    if row.flop_per_second is not None and matmul:
-        share = row.flop_per_second / devices / matmul
+    if row.least_flop_per_second is not None and matmul:
+        share = row.least_flop_per_second / devices / matmul
         changes |= {"ceiling_fraction": share, "matmul_ceiling": matmul}
     if row.bytes_per_second is not None and bandwidth:
         share = row.bytes_per_second / devices / bandwidth
@@ -81,14 +86,37 @@ def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: flo
     return msgspec.structs.replace(row, **changes)
 
 
+def with_cache(row: Row, device: Mapping[str, Any]) -> Row:
+    """Says of a stream whether the device's last-level caches may hold too much of it.
+
+    STREAM's rule: each array is at least four times as large as all of them together. Where the
+    record does not say how large they are, as older ones do not, the case is believed.
+    device: as the run's header has it.
+    Source: McCalpin, STREAM, https://www.cs.virginia.edu/stream/ref.html.
+    """
+    facts, size = device.get("facts"), row.case.parameters.get("size_bytes")
+    said = facts.get("last_level_cache_bytes") if isinstance(facts, Mapping) else None
+    if row.case.workload != BANDWIDTH_WORKLOAD or not isinstance(size, int) or said is None:
+        return row
+    cache = int(said) if isinstance(said, str) and said.isdecimal() else 0
+    if size >= CACHES * cache:
+        return row
+    words = (
+        f"arrays of {units.memory(size)} are less than {CACHES} times the {units.memory(cache)} of "
+        f"last-level caches, so no ceiling. Take size_bytes = {CACHES * cache}"
+    )
+    return msgspec.structs.replace(row, in_cache=words)
+
+
 def of_each(row: Row, rate: float | None) -> float | None:
     """What each of its devices has of a rate."""
     return None if rate is None else rate / row.case.devices
 
 
-def with_peak(row: Row, device: str) -> Row:
+def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
     """Adds the shares of the chip's published peaks; what a trusted one rules out is void.
 
+    device: as the run's header has it.
     Of several devices each has its part of the work; the ranks of a shared host have no share.
     """
     if row.status != "measured":
@@ -100,9 +128,11 @@ def with_peak(row: Row, device: str) -> Row:
             mfu_absent="" if row.flop_per_second is None else why,
             mbu_absent="" if row.bytes_per_second is None else why,
         )
-    streams = row.case.workload == BANDWIDTH_WORKLOAD
-    rates = (of_each(row, row.flop_per_second), of_each(row, row.bytes_per_second))
-    found = chips.shares(device, row.arithmetic, *rates, streams)
+    streams = row.case.workload == BANDWIDTH_WORKLOAD and not row.in_cache
+    counted = (row.flop_per_second, row.least_flop_per_second, row.bytes_per_second)
+    rates = (of_each(row, rate) for rate in counted)
+    name, units = str(device.get("name")), chips.units_of(device.get("facts"))
+    found = chips.shares(name, units, row.arithmetic, *rates, streams)
     if found.impossible:
         return Row(
             case=row.case,

@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,9 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Texts of which one must be in the device's name; case and spaces do not matter."""
     unless: tuple[str, ...] = ()
     """Texts of which none may be in it: other chips, or slices of this one, with longer names."""
+    units: int | None = None
+    """Multiprocessors of the whole, as torch counts them: a device of its name that is known to
+    have others is a part of it, or another chip. None where that is not certain."""
     peaks: dict[str, float] = {}
     """`bf16_tflops`, ...: dense 10^12 FLOP/s at boost clock, by arithmetic."""
     peak_trust: dict[str, Trust] = {}
@@ -49,7 +53,7 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError(f"chip {self.name}: `match` needs a text, and no text may be empty")
         if not self.name.strip() or not self.source.strip():
             raise ValueError(f"chip {self.name}: a peak needs a name and a source")
-        for name in ("memory_gb", "memory_tbps", "watts"):
+        for name in ("units", "memory_gb", "memory_tbps", "watts"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"chip {self.name}: {name} = {value} is not above zero")
@@ -114,19 +118,24 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
 
 def shares(
     device_name: str,
+    units: int | None,
     arithmetic: str,
     flop_per_second: float | None,
+    least_flop_per_second: float | None,
     bytes_per_second: float | None,
     streams: bool,
 ) -> Shares:
     """Shares of the chip that a device is; what is not counted has neither share nor reason.
 
-    streams: whether the work is nothing but traffic with the memory. Only then are more bytes a
-    second than the chip has impossible: any other work may find in a cache what it must move.
+    units: multiprocessors of the device; None where they are not known.
+    least_flop_per_second: of the FLOP those that every kernel must do, by which a result is
+    impossible: an MFU counts what a causal one leaves out. streams: whether the work is nothing but
+    traffic with the memory. Only then are more bytes a second than the chip has impossible: any
+    other work may find in a cache what it must move.
     """
-    chip = find(device_name)
+    chip = find(device_name, units)
     if chip is None:
-        absent = f"no published peak: {device_name} is not in configs/chips.toml"
+        absent = unknown(device_name, units)
         return Shares(
             mfu_absent="" if flop_per_second is None else absent,
             mbu_absent="" if bytes_per_second is None else absent,
@@ -135,9 +144,10 @@ def shares(
         flop_per_second, chip.peak_flop_per_second(arithmetic), f"{arithmetic} peak", chip
     )
     mbu, mbu_absent = _share(bytes_per_second, chip.bytes_per_second, "memory bandwidth", chip)
+    least, _ = _share(least_flop_per_second, chip.peak_flop_per_second(arithmetic), "", chip)
     impossible, whose = "", f"of {chip.name} ({chip.source}): impossible"
-    if chip.trust_of(arithmetic) == "high" and mfu is not None and mfu > 1:
-        impossible = f"{mfu:.0%} of the {arithmetic} peak {whose}"
+    if chip.trust_of(arithmetic) == "high" and least is not None and least > 1:
+        impossible = f"{least:.0%} of the {arithmetic} peak {whose}"
     elif chip.trust == "high" and streams and mbu is not None and mbu > 1:
         impossible = (
             f"{mbu:.0%} of the memory bandwidth {whose}, unless its arrays fit into a cache"
@@ -182,9 +192,28 @@ def _read(path: Path) -> tuple[Chip, ...]:
         ) from error
 
 
-def find(device_name: str) -> Chip | None:
-    """The chip of a device by the name that its driver gives; None if no entry matches."""
-    return next((chip for chip in chips() if chip.matches(device_name)), None)
+def find(device_name: str, units: int | None = None) -> Chip | None:
+    """The chip of a device by the name that its driver gives, and by its multiprocessors where they
+    are known; None if no entry matches."""
+    named = _named(device_name)
+    return next((c for c in named if None in (units, c.units) or units == c.units), None)
+
+
+def unknown(device_name: str, units: int | None = None) -> str:
+    """Why `find` finds nothing: no entry has the name, or the device is a part of what has it."""
+    for chip in _named(device_name):
+        return f"no published peak of a part of {chip.name}: {units} of {chip.units} units"
+    return f"no published peak: {device_name} is not in configs/chips.toml"
+
+
+def units_of(facts: Any) -> int | None:
+    """Multiprocessors of a device, by its facts in a record; None where it does not say."""
+    said = facts.get("multiprocessors") if isinstance(facts, Mapping) else None
+    return int(said) if isinstance(said, str) and said.isdecimal() else None
+
+
+def _named(device_name: str) -> Iterator[Chip]:
+    return (chip for chip in chips() if chip.matches(device_name))
 
 
 @functools.cache

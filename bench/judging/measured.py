@@ -18,6 +18,7 @@ from bench.judging.row import LatencySummary, Row, Verdict
 from bench.judging.served import summarized
 from bench.judging.serving import BEHIND, falls_behind
 from bench.judging.slow import RankTimes, rank_times
+from bench.planning.least_flop import least_flop
 from bench.records.case import Case
 from bench.records.execution import NOT_ITS_POOL, is_recorded
 from bench.records.outcome import Flag, Measured
@@ -99,6 +100,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         latency=_latency(outcomes, level),
         serving=summarized(case, outcomes, level),
         flop_per_second=_rate(throughput, work.items, work.flop),
+        least_flop_per_second=_rate(throughput, work.items, least_flop(case, work)),
         bytes_per_second=_rate(
             throughput, work.items, _mean([o.work.moved_bytes for o in outcomes])
         ),

@@ -164,6 +164,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     serving: ServingSummary | None = None
     """Of a load that was served; None of other work."""
     flop_per_second: float | None = None
+    least_flop_per_second: float | None = None
+    """Of those what no kernel can leave out: a causal one computes half of its scores. A share of
+    what was measured is of these, and so is what cannot be true; MFU, by its definition, of all."""
     ceiling_fraction: float | None = None
     """Share of the best matmul throughput that this run measured at the same arithmetic."""
     matmul_ceiling: float | None = None
@@ -207,6 +210,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     experts_hit: float | None = None
     """Experts of a layer that a step's tokens went to, a mean, where the bytes count those; None
     where they are of even loads, and of work without experts."""
+    in_cache: str = ""
+    """Why the bandwidth of a stream is no ceiling of memory: caches may hold its arrays."""
     bandwidth_fraction: float | None = None
     """Share of the best memory bandwidth that this run measured."""
     bandwidth_ceiling: float | None = None

@@ -37,7 +37,7 @@ def split(sides: tuple[Side, Side], base: Row, other: Row) -> Split | None:
     matmul = _split_by(
         _common(mine.matmul.get(arithmetic, {}), theirs.matmul.get(arithmetic, {})),
         "matmul",
-        (of_each(base, base.flop_per_second), of_each(other, other.flop_per_second)),
+        (of_each(base, base.least_flop_per_second), of_each(other, other.least_flop_per_second)),
     )
     bandwidth = _split_by(
         _common(mine.bandwidth, theirs.bandwidth),

@@ -9,7 +9,7 @@ import msgspec
 
 from bench import units
 from bench.judging import cold
-from bench.judging.ceilings import with_ceilings, with_peak
+from bench.judging.ceilings import with_cache, with_ceilings, with_peak
 from bench.judging.endpoint import endpoint_of
 from bench.judging.links import with_links
 from bench.judging.measured import estimated_peak_bytes, measured_row
@@ -47,8 +47,8 @@ def summarize(run: RunFile) -> list[Row]:
         else row
         for row in rows
     ]
-    device = str(run.run.device.get("name"))
-    return with_efficiency(with_links(with_ceilings([with_peak(row, device) for row in rows])))
+    rows = [with_peak(with_cache(row, run.run.device), run.run.device) for row in rows]
+    return with_efficiency(with_links(with_ceilings(rows)))
 
 
 def _within(row: Row, limits: Limits) -> Row:

@@ -137,9 +137,12 @@ def _outcome(
     beside: Any,
 ) -> Measured:
     """FLOP as those of the whole load, by its output tokens."""
-    flop = None if work.flop is None else round(work.flop * window.tokens / work.items)
+    flop, least = (
+        None if count is None else round(count * window.tokens / work.items)
+        for count in (work.flop, work.least_flop)
+    )
     return Measured(
-        work=msgspec.structs.replace(work, items=window.tokens, flop=flop),
+        work=msgspec.structs.replace(work, items=window.tokens, flop=flop, least_flop=least),
         numerics=verdict,
         warmup=(),
         steady=(block,),

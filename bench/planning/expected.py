@@ -133,6 +133,7 @@ def said(found: Expected) -> str:
 class _Work(msgspec.Struct):
     items: float
     flop: float | None = None
+    least_flop: float | None = None
     moved_bytes: float | None = None
 
 
@@ -195,8 +196,9 @@ def _known(launches: list[_Launch]) -> Known:
         work, blocks = one.outcome.work, one.outcome.steady
         steps = sum(len(b.step_ns) for b in blocks) / sum(b.wall_ns for b in blocks) * 1e9
         if work.flop:
+            done = work.least_flop or work.flop
             arithmetic = PRECISIONS[one.case.precision].arithmetic
-            flop.setdefault(arithmetic, []).append(work.flop * steps)
+            flop.setdefault(arithmetic, []).append(done * steps)
         if work.moved_bytes:
             moved.append(work.moved_bytes * steps)
     return Known(

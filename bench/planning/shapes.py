@@ -40,10 +40,11 @@ class Shapes:
         if not isinstance(outcome, Measured) or case.devices > 1:
             return
         steps = outcome.throughput / outcome.work.items
-        if outcome.work.flop is not None:
+        flop = outcome.work.least_flop or outcome.work.flop
+        if flop is not None:
             arithmetic = PRECISIONS[case.precision].arithmetic
             before = self._flop_per_second.get(arithmetic, 0.0)
-            self._flop_per_second[arithmetic] = max(before, outcome.work.flop * steps)
+            self._flop_per_second[arithmetic] = max(before, flop * steps)
         if outcome.work.moved_bytes is not None:
             self._bytes_per_second = max(self._bytes_per_second, outcome.work.moved_bytes * steps)
 
@@ -66,7 +67,8 @@ class Shapes:
             return 0.0
         work = workload.work(case.mode, parameters_of(case, workload), precision)
         best = self._flop_per_second.get(precision.arithmetic)
-        by_flop = work.flop / best if work.flop and best else 0.0
+        flop = work.least_flop or work.flop
+        by_flop = flop / best if flop and best else 0.0
         by_bytes = 0.0
         if work.moved_bytes and self._bytes_per_second:
             by_bytes = work.moved_bytes / self._bytes_per_second

@@ -194,6 +194,9 @@ class Work(Value, frozen=True, kw_only=True):
     """The item that throughput counts: `image`, `sequence`, `token`, `FLOP`, `OP`, `B`."""
     flop: int | None = None
     """FLOP of one step, or OP where they are of integers; None where it is not arithmetic."""
+    least_flop: int | None = None
+    """Of those what every kernel must do, where `flop` counts by convention: attention in full, of
+    which a causal one leaves out half. None where that is all, and in old records."""
     moved_bytes: int | None = None
     """Bytes that one step must move; None where they are not counted."""
     experts_hit: float | None = None
@@ -210,9 +213,11 @@ class Work(Value, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         positive_and_finite(items=self.items)
         counted = (self.flop, self.moved_bytes, self.transferred_bytes, self.bus_bytes)
-        for value in (*counted, self.operations):
+        for value in (*counted, self.operations, self.least_flop):
             if value is not None:
                 positive_and_finite(flop_or_bytes=value)
+        if self.least_flop is not None and self.least_flop > (self.flop or 0):
+            raise ValueError(f"least_flop = {self.least_flop} is above flop = {self.flop}")
         if self.experts_hit is not None:
             positive_and_finite(experts_hit=self.experts_hit)
         if not self.unit:

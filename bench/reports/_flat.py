@@ -108,6 +108,7 @@ def _of_ceilings(row: Row) -> dict[str, Any]:
     """How near it came to what its device can do."""
     return {
         "flop_per_second": row.flop_per_second,
+        "least_flop_per_second": row.least_flop_per_second,
         "ceiling_fraction": row.ceiling_fraction,
         "matmul_ceiling_flop_per_second": row.matmul_ceiling,
         **_of_load(row.load),
@@ -117,6 +118,7 @@ def _of_ceilings(row: Row) -> dict[str, Any]:
         "mbu_absent": row.mbu_absent or None,
         "bytes_per_second": row.bytes_per_second,
         "experts_hit": row.experts_hit,
+        "in_cache": row.in_cache or None,
         "bandwidth_fraction": row.bandwidth_fraction,
         "bandwidth_ceiling_bytes_per_second": row.bandwidth_ceiling,
         "bus_bytes_per_second": row.bus_bytes_per_second,

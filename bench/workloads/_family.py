@@ -58,6 +58,9 @@ class Size(Protocol):
     def flop(self, tokens: int, context: float, answering: int) -> int:
         """Of one sequence's forward: each token attends to `context`, `answering` get logits."""
 
+    def masked(self, tokens: int) -> int:
+        """Of the `flop` of a text that attends to itself, what a causal kernel leaves out."""
+
     def decode_bytes(
         self, batch: int, context: float, precision: Precision, hit: float | None = None
     ) -> int:
@@ -90,6 +93,7 @@ class Family(Workload):
         return _language.language_work(
             parameters,
             size.flop,
+            size.masked,
             lambda context: size.decode_bytes(batch, context, precision),
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from bench.precision import Precision
+from bench.workloads._contexts import pairs
 from bench.workloads._family import experts_touched
 from bench.workloads._generation import CacheShape
 from bench.workloads._quantized import SCALE_BYTES
@@ -100,13 +101,23 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
         """2 FLOP for each weight of a matrix and each token, and attention: 4 T C h a layer.
 
         T tokens attend to a context of C, or of its layer's window, over heads h wide together.
-        Attention counts in full, not the causal half. Of experts a token meets its active ones and
-        the router. Embeddings, norms, softmax and the weighing of experts are left out.
+        Attention counts in full, not the causal half: see `masked`. Of experts a token meets its
+        active ones and the router. Left out: embeddings, norms, softmax, the weighing of experts.
         Source: PaLM, arXiv 2204.02311, appendix B.
         """
         weights = tokens * self.layers * self.layer_weights(self.active)
         matrices = 2 * (weights + answering * self.head_weights)
         return int(matrices) + round(4 * tokens * self.seen(context) * self.heads * self.head)
+
+    def masked(self, tokens: int) -> int:
+        """Of the `flop` of a text that attends to itself, those of keys that a token does not see.
+
+        A causal kernel leaves them out: token i sees i keys, or its layer's window.
+        """
+        whole = self.layers // 2 if self.alternating else 0
+        seen = (self.layers - whole) * pairs(tokens, tokens, self.window or 0)
+        seen += whole * pairs(tokens, tokens, 0)
+        return round(4 * (tokens * self.seen(tokens) - seen) * self.heads * self.head)
 
     def served_flop(self, prompt: int, answer: int) -> int:
         """Of one request: its prompt at once, then `answer` - 1 tokens, one after the other.

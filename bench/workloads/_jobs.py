@@ -127,10 +127,8 @@ class TrainingJob(Job):
     """zero_grad, forward, loss in float32, backward, optimizer step; inputs rotate.
 
     With accumulation, forward and backward of several micro-batches before one optimizer step; the
-    loss is their mean.
-
-    On several ranks each takes its rows of the batches, and they average their gradients; what the
-    record and the gate are told of the loss is the mean over the global batch.
+    loss is their mean. On several ranks each takes its rows of the batches, and they average their
+    gradients; what the record and the gate are told of the loss is the mean over the global batch.
     """
 
     def __init__(
@@ -257,6 +255,11 @@ class TrainingJob(Job):
     def held(self) -> Held:
         """Its weights, and what its optimizer keeps of them."""
         return held(self._model, self.training())
+
+    def rehearsed(self) -> bool:
+        """Two micro-batches hold as much as more; after the last the optimizer makes its state."""
+        self._accumulation_steps = min(self._accumulation_steps, 2)
+        return True
 
     def _next_batches(self) -> list[Batch]:
         self._taken = list(itertools.islice(self._batches, self._accumulation_steps))

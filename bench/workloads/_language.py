@@ -149,6 +149,7 @@ def twin_of(parameters: Any) -> Any:
 def language_work(
     parameters: Any,
     forward_flop: Callable[[int, float, int], int],
+    masked: Callable[[int], int],
     decode_bytes: Callable[[float], int],
 ) -> Work:
     """Work of one step: training is three times the forward, decode has the mean of its contexts.
@@ -158,6 +159,7 @@ def language_work(
 
     forward_flop: of one sequence, from its tokens, the context that each of them attends to, and
     the number of tokens that the output matrix is applied to.
+    masked: of those what a causal kernel leaves out, from a text's tokens.
     decode_bytes: bytes that must move for one token of each sequence, from its context.
     """
     batch = parameters.batch_size
@@ -167,12 +169,13 @@ def language_work(
         return Work(items=batch, unit="token", flop=flop, moved_bytes=decode_bytes(context))
     if isinstance(parameters, PrefillParameters):
         tokens = parameters.prompt_length
-        flop = batch * forward_flop(tokens, tokens, 1)
+        flop, passes = batch * forward_flop(tokens, tokens, 1), 1
     else:
         batch *= parameters.accumulation_steps
         tokens = parameters.sequence_length
-        flop = 3 * batch * forward_flop(tokens, tokens, tokens)
-    return Work(items=batch * tokens, unit="token", flop=flop)
+        flop, passes = 3 * batch * forward_flop(tokens, tokens, tokens), 3
+    least = flop - passes * batch * masked(tokens)
+    return Work(items=batch * tokens, unit="token", flop=flop, least_flop=least)
 
 
 def training_job(

@@ -8,6 +8,7 @@ import msgspec
 
 from bench.precision import Precision
 from bench.workload import TWIN_VOCABULARY, with_twins
+from bench.workloads._contexts import pairs
 from bench.workloads._family import experts_touched
 from bench.workloads._generation import CacheShape
 from bench.workloads._seeded import initial_std
@@ -98,11 +99,11 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
         A token meets its active experts, the shared ones and the router; of the others nothing.
         T tokens attend to a context of C over H heads whose keys are k and values v wide, in full,
-        not the causal half. The latents are expanded to keys and values for each position of the
-        context: in training and prefill once a token, but in decode anew in every step, C times, as
-        transformers does. (DeepSeek-V2, section 2.1.2, shows how that matrix could be absorbed by
-        its neighbours; an implementation that did would do other work.) Embeddings, norms, softmax
-        and the weighing of experts are left out.
+        not the causal half: see `masked`. The latents are expanded to keys and values for each
+        position of the context: in training and prefill once a token, but in decode anew in every
+        step, C times, as transformers does. (DeepSeek-V2, section 2.1.2, shows how that matrix
+        could be absorbed by its neighbours; an implementation that did would do other work.)
+        Embeddings, norms, softmax and the weighing of experts are left out.
         Source: DeepSeek-V2, arXiv 2405.04434, sections 2.1 and 2.2, for the matrices; PaLM, arXiv
         2204.02311, appendix B, for the counting.
         """
@@ -112,6 +113,14 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
         expansion = context * self.layers * self.expansion_weights
         attention = tokens * context * self.layers * self.heads * (self.key + self.head)
         return round(2 * (matrices + expansion + attention))
+
+    def masked(self, tokens: int) -> int:
+        """Of the `flop` of a text that attends to itself, those of keys that a token does not see.
+
+        A causal kernel leaves them out: token i sees i keys.
+        """
+        unseen = tokens**2 - pairs(tokens, tokens, 0)
+        return 2 * unseen * self.layers * self.heads * (self.key + self.head)
 
     def served_flop(self, prompt: int, answer: int) -> int:
         """Of one request: its prompt at once, then `answer` - 1 tokens, one after the other.

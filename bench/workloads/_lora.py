@@ -49,7 +49,8 @@ def lora_work(size: Any, parameters: LoraParameters) -> Work:
     tokens = parameters.sequence_length
     batch = parameters.batch_size * parameters.accumulation_steps
     flop = batch * lora_flop(size, tokens, parameters.lora_rank)
-    return Work(items=batch * tokens, unit="token", flop=flop)
+    least = flop - 3 * batch * size.masked(tokens)
+    return Work(items=batch * tokens, unit="token", flop=flop, least_flop=least)
 
 
 def lora_flop(size: Any, tokens: int, rank: int) -> int:

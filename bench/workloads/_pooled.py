@@ -53,7 +53,8 @@ def work(size: Any, parameters: PooledParameters) -> Work:
     tokens, batch = parameters.sequence_length, parameters.batch_size
     answering = 2 * len(parameters.answers) * size.hidden
     flop = batch * (size.flop(tokens, tokens, 0) + answering)
-    return Work(items=batch, unit="sequence", flop=flop)
+    least = flop - batch * size.masked(tokens)
+    return Work(items=batch, unit="sequence", flop=flop, least_flop=least)
 
 
 def twin(parameters: PooledParameters) -> PooledParameters:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from bench.quantized_product import Queued
 
 ROTATION_BYTES = 256 * 2**20
-"""Operands rotate through this much memory, more than any last-level cache holds."""
+"""Operands rotate through this much memory, more than most last-level caches hold: a server's with
+more, or another chip's of as much, may keep a part."""
 MOST_BUFFERS = 16
 ALIGNMENT = 16
 """N and K are multiples of this in 8 bits and less: others have kernels on some devices only."""

@@ -138,10 +138,11 @@ class Serve(Workload):
         """
         size, count = SERVED[parameters.model], parameters.requests
         prompt, answer = parameters.input_tokens, parameters.output_tokens
-        flop = None
+        flop = least = None
         if not parameters.length_sigma:
             flop = count * size.served_flop(prompt, answer)
-        return Work(items=count * answer, unit="token", flop=flop)
+            least = flop - count * size.masked(prompt)
+        return Work(items=count * answer, unit="token", flop=flop, least_flop=least)
 
     def twin(self, mode: str, parameters: Any) -> Parameters:
         """Two layers, three slots, prompts of several chunks and answers of some tokens."""

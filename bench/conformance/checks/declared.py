@@ -45,12 +45,12 @@ def identity(stand: Stand) -> Iterator[Finding]:
         whose = (stand.backend, stand.framework)
         names = sorted({name for one in whose for name in one.harmful_variables()})
         yield passed(title, f"not set: {', '.join(names)}" if names else "none is known")
-    chip = chips.find(info.name)
+    whole = (info.name, chips.units_of(info.facts))
+    chip = chips.find(*whole)
     title = "an entry in configs/chips.toml"
     if chip is None:
-        yield note(
-            title, f"none is named in {info.name!r}: no MFU", "Add one: accelmark guide new-backend"
-        )
+        reason = f"no MFU: {chips.unknown(*whole)}"
+        yield note(title, reason, "Add one: accelmark guide new-backend")
     else:
         yield note(title, f"{chip.name}: {chip.summary}")
 

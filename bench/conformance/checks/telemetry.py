@@ -32,7 +32,7 @@ def readings(stand: Stand) -> Iterator[Finding]:
     held = [name for name in QUANTITIES if second.has(name)]
     if held:
         info = stand.device.info
-        chip = chips.find(info.name)
+        chip = chips.find(info.name, chips.units_of(info.facts))
         wrong = implausible(second, chip.watts if chip else None, info.memory_bytes)
         wrong += backwards(first, second)
         next = "Look at the unit and the column that Source.read takes it from"

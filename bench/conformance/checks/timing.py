@@ -155,10 +155,13 @@ def _below_peak(stand: Stand, chain: Chain, marks: _Marks) -> Finding:
     seconds = max(min(marks.total, marks.wall), 1e-9)
     rate = chain.flop * chain.kernels / seconds
     observed = f"{units.rate(rate, 'FLOP')} in float32 products of {chain.size}"
-    chip = chips.find(stand.device.info.name)
+    info = stand.device.info
+    whole = (info.name, chips.units_of(info.facts))
+    chip = chips.find(*whole)
     if chip is None:
-        reason = f"configs/chips.toml has no chip named in {stand.device.info.name!r}"
-        return unseen(title, reason, observed, "Add an entry, or name a file of your own")
+        return unseen(
+            title, chips.unknown(*whole), observed, "Add an entry, or name a file of your own"
+        )
     if not chip.peaks:
         return unseen(title, f"{chip.name} has no peak in configs/chips.toml", observed)
     peak = chip.peak_flop_per_second("fp32") or max(chip.peaks.values()) * 1e12

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 Work = Callable[[], object]
 
 BUFFER_BYTES = 64 << 20
-"""Of a CPU; twice a usual last-level cache."""
+"""Of a CPU whose caches are no larger than a quarter of that, or not known."""
+CACHES = 4
+"""A buffer is so many times as large as all last-level caches together, or more: STREAM's rule."""
+ROOM = 4
+"""And no more than one part in so many of the memory that there is, for both buffers."""
 DEVICE_BUFFER_BYTES = 512 << 20
 SIZES = (512, 1024, 2048)
 """Square products M = K = N of a CPU's list."""
@@ -96,16 +100,30 @@ def _moving(device: Device) -> Iterator[tuple[Traffic, int, Work]]:
     """Traffic, bytes, and what moves them.
 
     Copies twice over: into other memory, and in place, where nothing is fetched to be overwritten.
+    Nothing where no buffer that there is room for is sure to be larger than the caches.
     """
     import torch
 
-    size = BUFFER_BYTES if on_host(device) else DEVICE_BUFFER_BYTES
-    one, two = (torch.ones(size // 4, device=device.torch_device) for _ in range(2))
+    size = _buffer_bytes(device)
+    if not size:
+        return
+    where = device.torch_device
+    one, two = (_numbers((size // 4,), torch.float32, where) for _ in range(2))
     yield "read", size, lambda: torch.sum(one)
     yield "read", size, lambda: torch.amax(one)
     yield "copy", 2 * size, lambda: two.copy_(one)
     yield "copy", 2 * size, lambda: two.mul_(1.0)
     yield "write", size, lambda: two.fill_(1.0)
+
+
+def _buffer_bytes(device: Device) -> int:
+    """Of each of two; 0 where the caches are too large for any that there is room for."""
+    if not on_host(device):
+        return DEVICE_BUFFER_BYTES
+    size = max(BUFFER_BYTES, CACHES * int(device.info.facts.get("last_level_cache_bytes", 0)))
+    room = device.capacity_bytes()
+    fits = size == BUFFER_BYTES or room is None or 2 * size * ROOM <= room
+    return size if fits else 0
 
 
 def _products(name: str, device: Device) -> Iterator[tuple[int, Work]]:
@@ -131,10 +149,12 @@ def _products(name: str, device: Device) -> Iterator[tuple[int, Work]]:
 
 
 def _numbers(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Normals, as a step's: of ones, or of one sign and exponent, fewer bits change, which takes
+    less power and lets a limited chip run faster than any step."""
     import torch
 
     made = torch.empty(shape, dtype=torch.float32, device=device)
-    return made.uniform_(0.5, 1).to(dtype)
+    return made.normal_().to(dtype)
 
 
 def _layouts(device: Device) -> list[torch.memory_format]:

@@ -103,6 +103,28 @@ def test_work_without_arithmetic_has_no_flop_and_bytes_have_their_rate() -> None
     assert found.bytes_per_second == pytest.approx(1200)
 
 
+@pytest.mark.parametrize(
+    ("cache", "ceiling"), [(None, True), ("unknown", True), (64, True), (65, False), (1152, False)]
+)
+def test_a_stream_that_caches_may_hold_is_no_ceiling_and_says_so(
+    cache: int | str | None, ceiling: bool
+) -> None:
+    """Arrays of 256 MiB beside last-level caches of so many MiB."""
+    triad = make_case(workload="memory", mode="triad", parameters={"size_bytes": 256 * 2**20})
+    facts = {"last_level_cache_bytes": str(cache * 2**20 if isinstance(cache, int) else cache)}
+    device = {"name": "Fake CPU", "facts": {} if cache is None else facts}
+    outcome = make_measured(0.01, moved_bytes=10)
+    launches = make_launches(triad, [outcome]) + make_launches(CASE, [outcome])
+    stream, work = summarize(make_file([triad, CASE], launches, device=device))
+    assert (work.bandwidth_fraction is not None) == (not stream.in_cache) == ceiling
+    assert stream.bytes_per_second == pytest.approx(1000) and work.in_cache == ""
+    if cache == 1152:
+        assert stream.in_cache == (
+            "arrays of 256 MiB are less than 4 times the 1.1 GiB of last-level caches, so no "
+            f"ceiling. Take size_bytes = {4 * 1152 * 2**20}"
+        )
+
+
 # --- What limits a case --------------------------------------------------------------------------
 
 

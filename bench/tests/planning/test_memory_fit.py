@@ -22,6 +22,7 @@ from bench.records.outcome import Skipped
 from bench.records.run import Settings
 from bench.tests.scripts.fit import in_fresh_processes
 from bench.workload import Site, Unsupported, Workload
+from bench.workloads._jobs import BATCHES
 
 CPU = torch.device("cpu")
 FLOAT = 4
@@ -166,6 +167,26 @@ def test_a_long_loop_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     job = Loop()
     assert rehearsal.peak_bytes(lambda: job) == FLOAT * 10
     assert job.steps == 2 * rehearsal.STEP_OPERATORS
+
+
+def test_accumulation_adds_its_inputs_and_never_hides_the_optimizers_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step of four micro-batches has 4,421 operators: cut off, it comes to no update."""
+    monkeypatch.setattr(rehearsal, "STEP_OPERATORS", 3_000)
+    workload = catalogue.workload("llama")
+    kind: Any = workload.modes["train"].parameters
+
+    def estimate(steps: int) -> int:
+        given = {"batch_size": 2, "sequence_length": 64, "gradient_checkpointing": True}
+        p = kind(model="tiny", accumulation_steps=steps, **given)
+        return workload.peak_bytes("train", p, site())
+
+    one, two, four, forty = (estimate(steps) for steps in (1, 2, 4, 40))
+    tokens_and_targets = 2 * 8 * 2 * 64
+    assert four - two == 2 * BATCHES * tokens_and_targets
+    assert forty - four == 36 * BATCHES * tokens_and_targets
+    assert one < two
 
 
 @pytest.mark.parametrize(

@@ -137,3 +137,12 @@ def test_a_launch_far_from_the_others_is_named_with_how_far() -> None:
         "FAR_OUT a launch stands far from the others, and nothing was seen that explains it: "
         "gemm-matmul bf16 (launch 3 at 0.421 of the median)"
     ) in lines
+
+
+def test_a_stream_that_caches_may_hold_is_named() -> None:
+    triad = make_case(workload="memory", mode="triad", parameters={"size_bytes": 2**20})
+    device = {"name": "Fake CPU", "facts": {"last_level_cache_bytes": str(2**25)}}
+    launches = make_launches(triad, [make_measured(0.01, moved_bytes=10)] * 3)
+    card = REPORT.render([make_file([triad], launches, device=device)], Canvas(width=200))
+    (line,) = (line for line in notes(card) if line.startswith("cache: "))
+    assert "memory-triad bf16: arrays of 1 MiB are less than 4 times the 32 MiB of last-l" in line

@@ -1,0 +1,55 @@
+"""Last-level caches, by a tree as Linux has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.backends._caches import last_level_bytes
+from bench.backends.cpu import BACKEND
+
+
+def tree(folder: Path, cores: int, sharing: int, size: str) -> Path:
+    """Cores with caches of three levels, of which so many cores share each last one."""
+    for core in range(cores):
+        first = core // sharing * sharing
+        levels = (
+            ("Data", "1", str(core), "32K"),
+            ("Instruction", "1", str(core), "64K"),
+            ("Unified", "2", str(core), "1024K"),
+            ("Unified", "3", f"{first}-{first + sharing - 1}", size),
+        )
+        for index, values in enumerate(levels):
+            path = folder / f"cpu{core}" / "cache" / f"index{index}"
+            path.mkdir(parents=True)
+            for name, value in zip(
+                ("type", "level", "shared_cpu_list", "size"), values, strict=True
+            ):
+                (path / name).write_text(value + "\n", encoding="ascii")
+    return folder
+
+
+def test_each_last_level_cache_counts_once(tmp_path: Path) -> None:
+    """Twelve of 96 MiB, eight cores each: 1,152 MiB; of a few cores those that they have."""
+    folder = tree(tmp_path, cores=96, sharing=8, size="98304K")
+    assert last_level_bytes(folder, range(96)) == 1152 * 2**20
+    assert last_level_bytes(folder, [0, 7]) == 96 * 2**20
+    assert last_level_bytes(folder, [7, 8]) == 192 * 2**20
+
+
+def test_what_is_not_said_is_not_guessed(tmp_path: Path) -> None:
+    folder = tree(tmp_path, cores=2, sharing=2, size="32M")
+    assert last_level_bytes(folder, [0, 1]) == 32 * 2**20
+    assert last_level_bytes(folder, [0, 1, 2]) is None, "a core that does not say"
+    assert last_level_bytes(tmp_path / "nothing", [0]) is None
+    assert last_level_bytes(folder, []) is None
+    (folder / "cpu0" / "cache" / "index3" / "size").write_text("many", encoding="ascii")
+    assert last_level_bytes(folder, [0]) == 2**20, "the last that says it"
+
+
+def test_the_fact_is_there_where_the_system_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.backends.cpu.last_level_bytes", lambda: 5)
+    assert BACKEND.devices()[0].facts["last_level_cache_bytes"] == "5"
+    monkeypatch.setattr("bench.backends.cpu.last_level_bytes", lambda: None)
+    assert "last_level_cache_bytes" not in BACKEND.devices()[0].facts

@@ -1,0 +1,101 @@
+"""What cannot be true, and what limits a case, is judged by the FLOP that must be done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.judging.row import Row
+from bench.judging.summary import summarize
+from bench.planning.least_flop import least_flop
+from bench.planning.shapes import LEAST_BLOCKS, Shapes
+from bench.precision import PRECISIONS
+from bench.records.case import Case
+from bench.records.outcome import Measured, Work
+from bench.records.run import Settings
+from bench.tests.values import make_case, make_file, make_launches, make_measured
+from bench.workloads import llama
+
+A100 = "NVIDIA A100-SXM4-80GB"
+LONG = {"model": "llama-3.1-8b", "prompt_length": 131_072, "batch_size": 1}
+MATMUL = make_case(parameters={"shape": "1024x1024x1024"})
+PRODUCT = 2 * 1024**3
+
+
+def prefill() -> Case:
+    workload = llama.WORKLOAD
+    return make_case(
+        workload="llama",
+        mode="prefill",
+        version=workload.version_of("prefill"),
+        parameters=LONG,
+    )
+
+
+def work() -> Work:
+    parameters = msgspec.convert(LONG, llama.PrefillParameters)
+    return llama.WORKLOAD.work("prefill", parameters, PRECISIONS["bf16"])
+
+
+def outcome(done_flop_per_second: float, old: bool) -> Measured:
+    """A record of a prefill whose kernels are causal; an old one has no least FLOP."""
+    counted = work()
+    assert counted.least_flop is not None
+    seconds = counted.least_flop / done_flop_per_second
+    least = {} if old else {"least_flop": counted.least_flop}
+    given = Work(items=counted.items, unit=counted.unit, flop=counted.flop, **least)
+    return make_measured(seconds, work=given)
+
+
+def long_row(rate: float, old: bool, case: Case | None = None, matmul: float = 2.5e14) -> Row:
+    case = case or prefill()
+    ceiling = make_measured(PRODUCT / matmul, flop=PRODUCT)
+    launches = [
+        *make_launches(MATMUL, [ceiling] * 3),
+        *make_launches(case, [outcome(rate, old)] * 3, 3),
+    ]
+    return summarize(make_file([MATMUL, case], launches, device={"name": A100}))[1]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_causal_prefill_that_an_a100_can_do_is_not_void(old: bool) -> None:
+    """209 TFLOP/s done of a peak of 312 are 357 by the count in full."""
+    row = long_row(209e12, old)
+    assert row.status == "measured", row.reason
+    assert row.mfu == pytest.approx(357.6 / 312, rel=1e-3)
+    assert row.least_flop_per_second == pytest.approx(209e12, rel=1e-4)
+    assert row.ceiling_fraction == pytest.approx(209 / 250, rel=1e-4)
+    assert row.limit == ("matmul", pytest.approx(209 / 250, rel=1e-4))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_more_than_the_peak_of_what_must_be_done_is_void(old: bool) -> None:
+    row = long_row(320e12, old)
+    assert row.status == "void"
+    assert row.reason.startswith("103% of the bf16 peak of A100 SXM 80GB")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"version": 99}, {"precision": "fp4"}, {"parameters": {"model": "of tomorrow"}}]
+)
+def test_of_work_that_this_release_does_not_know_the_record_is_believed(changes: Any) -> None:
+    case = msgspec.structs.replace(prefill(), **changes)
+    assert least_flop(case, Work(items=1, unit="token", flop=100)) == 100
+    assert least_flop(case, Work(items=1, unit="token", flop=100, least_flop=60)) == 60
+    assert least_flop(case, Work(items=1, unit="token")) is None
+
+
+def test_the_least_time_of_a_prefill_is_that_of_what_must_be_done() -> None:
+    shapes = Shapes(Settings(block_seconds=0.01), {"bf16": 1e12})
+    least = work().least_flop
+    assert least is not None
+    assert shapes.least_seconds(prefill()) == pytest.approx(LEAST_BLOCKS * least / 1e12)
+    shapes.note(prefill(), outcome(2e12, old=False))
+    assert shapes.least_seconds(prefill()) == pytest.approx(LEAST_BLOCKS * least / 2e12)
+
+
+def test_least_flop_are_no_more_than_all() -> None:
+    with pytest.raises(ValueError, match="least_flop = 3 is above flop = 2"):
+        Work(items=1, unit="token", flop=2, least_flop=3)
