@@ -195,8 +195,7 @@ class Work(Value, frozen=True, kw_only=True):
     flop: int | None = None
     """FLOP of one step, or OP where they are of integers; None where it is not arithmetic."""
     least_flop: int | None = None
-    """Of those what every kernel must do, where `flop` counts by convention: attention in full, of
-    which a causal one leaves out half. None where that is all, and in old records."""
+    """Of those what a causal attention cannot leave out; None where that is all, or of old."""
     moved_bytes: int | None = None
     """Bytes that one step must move; None where they are not counted."""
     experts_hit: float | None = None
@@ -240,10 +239,8 @@ class Measured(Value, frozen=True, kw_only=True, tag="measured", tag_field="stat
     request_ns: tuple[int, ...] | None = None
     """Latency pass of asynchronous devices: one synchronized request each."""
     queue_ns: tuple[int, ...] | None = None
-    """Asynchronous devices: host time to queue one step while the device is idle, several times.
-    As long as the step itself, it is the host that the step waits for; or, in a step of thousands
-    of kernels, the host that waits for room in the device's queue. Eager steps on one device are
-    told apart, but for those of old records."""
+    """Asynchronous devices: host time to queue one step while the device is idle, repeated; but
+    for an eager step on one device, with its waiting for room in the queue."""
     witness: tuple[float, float]
     """Loss, or a checksum of the output, after the first and after the last step."""
     proof: Proof | None = None
