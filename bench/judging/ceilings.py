@@ -132,7 +132,8 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
     counted = (row.flop_per_second, row.least_flop_per_second, row.bytes_per_second)
     rates = (of_each(row, rate) for rate in counted)
     name, units = str(device.get("name")), chips.units_of(device.get("facts"))
-    found = chips.shares(name, units, row.arithmetic, *rates, streams)
+    clock = max((mhz for mhz in row.clocks_mhz if mhz), default=None)
+    found = chips.shares(name, units, row.arithmetic, *rates, streams, clock)
     if found.impossible:
         return Row(
             case=row.case,

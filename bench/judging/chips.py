@@ -36,6 +36,9 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     have others is a part of it, or another chip. None where that is not certain."""
     peaks: dict[str, float] = {}
     """`bf16_tflops`, ...: dense 10^12 FLOP/s at boost clock, by arithmetic."""
+    peak_clock_mhz: float | None = None
+    """At which the peaks are stated, where the chip can run faster: then it can do more than they
+    say, in proportion. None where that is its highest clock, or not known."""
     peak_trust: dict[str, Trust] = {}
     """Of peaks that may be trusted less than the rest."""
     sparse: dict[str, float] = {}
@@ -53,7 +56,7 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError(f"chip {self.name}: `match` needs a text, and no text may be empty")
         if not self.name.strip() or not self.source.strip():
             raise ValueError(f"chip {self.name}: a peak needs a name and a source")
-        for name in ("units", "memory_gb", "memory_tbps", "watts"):
+        for name in ("units", "peak_clock_mhz", "memory_gb", "memory_tbps", "watts"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"chip {self.name}: {name} = {value} is not above zero")
@@ -124,6 +127,7 @@ def shares(
     least_flop_per_second: float | None,
     bytes_per_second: float | None,
     streams: bool,
+    clock_mhz: float | None = None,
 ) -> Shares:
     """Shares of the chip that a device is; what is not counted has neither share nor reason.
 
@@ -131,7 +135,8 @@ def shares(
     least_flop_per_second: of the FLOP those that every kernel must do, by which a result is
     impossible: an MFU counts what a causal one leaves out. streams: whether the work is nothing but
     traffic with the memory. Only then are more bytes a second than the chip has impossible: any
-    other work may find in a cache what it must move.
+    other work may find in a cache what it must move. clock_mhz: at which it ran; None where that is
+    not known.
     """
     chip = find(device_name, units)
     if chip is None:
@@ -146,8 +151,13 @@ def shares(
     mbu, mbu_absent = _share(bytes_per_second, chip.bytes_per_second, "memory bandwidth", chip)
     least, _ = _share(least_flop_per_second, chip.peak_flop_per_second(arithmetic), "", chip)
     impossible, whose = "", f"of {chip.name} ({chip.source}): impossible"
-    if chip.trust_of(arithmetic) == "high" and least is not None and least > 1:
+    stated = chip.peak_clock_mhz
+    most = max(1.0, clock_mhz / stated) if clock_mhz and stated else 1.0
+    if chip.trust_of(arithmetic) == "high" and least is not None and least > most:
         impossible = f"{least:.0%} of the {arithmetic} peak {whose}"
+        if stated:
+            ran = f" at {clock_mhz:.0f} MHz" if clock_mhz else ", unless it ran faster"
+            impossible += f"{ran}; the peak is at {stated:.0f} MHz"
     elif chip.trust == "high" and streams and mbu is not None and mbu > 1:
         impossible = (
             f"{mbu:.0%} of the memory bandwidth {whose}, unless its arrays fit into a cache"

@@ -1,0 +1,50 @@
+"""A peak is of a clock: a chip that ran above it can do more, in proportion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.judging.ceilings import with_peak
+from bench.judging.row import Row
+from bench.tests.judging.rows import row
+from bench.tests.values import make_measured
+
+H100: dict[str, Any] = {"name": "NVIDIA H100 80GB HBM3", "facts": {"multiprocessors": "132"}}
+
+
+def judged(share: float, *clocks: float | None, device: dict[str, Any] = H100) -> Row:
+    """A product at that share of an H100's peak, in launches at these clocks."""
+    found = row([make_measured(0.01, flop=1)])
+    rate = share * 989.4e12
+    rates = {"flop_per_second": rate, "least_flop_per_second": rate}
+    return with_peak(msgspec.structs.replace(found, clocks_mhz=clocks, **rates), device)
+
+
+@pytest.mark.parametrize("clocks", [(1980.0,), (None, 1980.0, 1830.0)])
+def test_above_the_clock_of_the_peak_more_is_possible(clocks: tuple[float | None, ...]) -> None:
+    """1980 of 1830 MHz: 8.2 % more."""
+    found = judged(1.07, *clocks)
+    assert found.status == "measured" and found.mfu == pytest.approx(1.07)
+    assert judged(1.09, *clocks).reason.endswith(
+        ": impossible at 1980 MHz; the peak is at 1830 MHz"
+    )
+
+
+def test_at_it_or_below_it_all_of_the_peak_is_and_no_more() -> None:
+    for clock in (1830.0, 1200.0):
+        assert judged(0.99, clock).status == "measured"
+        assert judged(1.01, clock).status == "void"
+
+
+def test_where_nobody_saw_the_clock_the_verdict_says_so() -> None:
+    found = judged(1.07)
+    assert found.status == "void"
+    assert found.reason.endswith(": impossible, unless it ran faster; the peak is at 1830 MHz")
+
+
+def test_a_peak_at_the_highest_clock_has_no_more_above_it() -> None:
+    a100 = {"name": "NVIDIA A100-SXM4-80GB"}
+    assert judged(0.33, 1980.0, device=a100).status == "void"
