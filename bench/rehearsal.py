@@ -146,7 +146,7 @@ class _Ledger:
         self._known: set[int] = set()
         self._left = math.inf
 
-    def follow(self, step: Callable[[], None], most: float) -> None:
+    def follow(self, step: Callable[[], None], most: float = math.inf) -> None:
         """Runs a step, or its first operators, so many."""
         self._left = most
         with contextlib.suppress(_LongEnough):

@@ -129,8 +129,11 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
             mbu_absent="" if row.bytes_per_second is None else why,
         )
     streams = row.case.workload == BANDWIDTH_WORKLOAD and not row.in_cache
-    counted = (row.flop_per_second, row.least_flop_per_second, row.bytes_per_second)
-    rates = (of_each(row, rate) for rate in counted)
+    rates = (
+        of_each(row, row.flop_per_second),
+        of_each(row, row.least_flop_per_second),
+        of_each(row, row.bytes_per_second),
+    )
     name, units = str(device.get("name")), chips.units_of(device.get("facts"))
     clock = max((mhz for mhz in row.clocks_mhz if mhz), default=None)
     found = chips.shares(name, units, row.arithmetic, *rates, streams, clock)

@@ -195,7 +195,7 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
     for said, some in grouped(rows, packed):
         yield Note("packages", f"{said}: {_called(some, names)}", dim=True)
     for said, some in grouped(rows, lambda r: r.in_cache):
-        yield Note("cache", f"{_called(some, names)}: {said}")
+        yield Note("cache", f"{_called(some, names)}: {said}", dim=True)
     for said, some in grouped(rows, lambda r: r.spread):
         yield Note("spread", f"{said}: {_called(some, names)}", dim=True)
     first = [

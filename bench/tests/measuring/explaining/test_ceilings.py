@@ -44,9 +44,12 @@ def test_numbers_are_as_a_steps(dtype: torch.dtype) -> None:
 
 def test_what_is_moved_is_numbers_too(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(
-        ceilings, "_numbers", lambda *given: asked.append(given) or torch.empty(given[0])
-    )
+
+    def noted(*given: Any) -> torch.Tensor:
+        asked.append(given)
+        return torch.empty(given[0])
+
+    monkeypatch.setattr(ceilings, "_numbers", noted)
     moved(device(None))
     assert [(shape, dtype) for shape, dtype, _ in asked] == 2 * [((16 * MIB,), torch.float32)]
 
