@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def test_a_run_records_and_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert row.instead in api.render(run, format="html")
     again = api.run_suite(path, launches=1, out=tmp_path, precision="bf16")
     assert [case.precision for case in again.run.plan] == ["bf16"]
-    assert again.run.command[-2:] == ("--precision", "bf16")
+    assert ("--precision", "bf16") in itertools.pairwise(again.run.command)
 
 
 def of(device: DeviceInfo | None) -> RunFile:
