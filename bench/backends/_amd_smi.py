@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -119,9 +121,7 @@ class AmdSmiSource(Source):
                 break
         else:
             raise NotObservable(f"amdsmi knows no device {index}")
-        if index >= len(handles):
-            raise NotObservable(f"amdsmi knows {len(handles)} devices")
-        return handles[index]
+        return handles[_only(range(len(handles)), index, "amdsmi")]
 
     def read(self) -> Reading:
         """The package's figures; the second die of an MI250 has no power of its own."""
@@ -209,7 +209,7 @@ class AmdSmiProgram(Source):
 
     def __init__(self, index: int) -> None:
         super().__init__()
-        self._index = physical(index)
+        self._index = gpu_of(physical(index))
         self.card = str(self._index)
         with suppress(NotObservable):  # older ones do not know the option, nor partitions
             words = said("amd-smi", "static", "--partition", "--json")
@@ -232,7 +232,10 @@ class RocmSmiProgram(Source):
 
     def __init__(self, index: int) -> None:
         super().__init__()
-        self._index = physical(index)
+        found = printed_json(said("rocm-smi", "--showuse", "--json"), self.name)
+        named = [re.fullmatch(r"card(\d+)", name) for name in found]
+        cards = [int(match[1]) for match in named if match]
+        self._index = _only(cards, physical(index), self.name)
         self.card = str(self._index)
         with suppress(NotObservable):  # likewise
             found = printed_json(said("rocm-smi", "--showcomputepartition", "--json"), self.name)
@@ -244,6 +247,30 @@ class RocmSmiProgram(Source):
         sheet = parse_rocm_smi(said("rocm-smi", *ROCM_SMI), self._index)
         self.absent = {**sheet.absent, "reasons": "rocm-smi does not say them"}
         return sheet.reading()
+
+
+def gpu_of(index: int) -> int:
+    """amd-smi's number of the GPU that HIP counts as `index`: HIP counts by the kernel's nodes, the
+    program in the order of its discovery.
+
+    Of ROCm before 6.4, where it does not say, the only one. Raises `NotObservable`.
+    """
+    with suppress(NotObservable):
+        for card in cards_of(said("amd-smi", "list", "-e", "--json")):
+            number = card.get("gpu")
+            if str(card.get("hip_id")) == str(index) and isinstance(number, int):
+                return number
+    numbers = [card.get("gpu") for card in cards_of(said("amd-smi", "list", "--json"))]
+    return _only([n for n in numbers if isinstance(n, int)], index, "amd-smi")
+
+
+def _only(numbers: Sequence[int], index: int, who: str) -> int:
+    """The one device that there is, where nobody says which is which."""
+    if len(numbers) == 1 and index == 0:
+        return numbers[0]
+    raise NotObservable(
+        f"{who} lists {len(numbers)} devices, and not which of them HIP counts as {index}"
+    )
 
 
 def partitioned(*modes: Any) -> str:
@@ -283,12 +310,17 @@ def parse_amd_smi(text: str, index: int) -> Sheet:
 
 def card_of(text: str, index: int) -> dict[str, Any]:
     """What amd-smi's JSON says of one GPU. Raises `NotObservable`."""
-    found = printed_json(text, "amd-smi")
-    cards = found.get("gpu_data") if isinstance(found, dict) else found
-    for card in cards if isinstance(cards, list) else ():
-        if isinstance(card, dict) and card.get("gpu") == index:
+    for card in cards_of(text):
+        if card.get("gpu") == index:
             return card
     raise NotObservable(f"amd-smi says nothing of GPU {index}")
+
+
+def cards_of(text: str) -> list[dict[str, Any]]:
+    """What amd-smi's JSON says, of each GPU. Raises `NotObservable`."""
+    found = printed_json(text, "amd-smi")
+    cards = found.get("gpu_data") if isinstance(found, dict) else found
+    return [card for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
 
 
 def parse_rocm_smi(text: str, index: int) -> Sheet:

@@ -212,7 +212,11 @@ def power_of_card(chips: tuple[Chip, ...], npu: int) -> float | None:
 
 
 def chip_of(chips: tuple[Chip, ...], index: int, visible: str | None) -> Chip | None:
-    """The die that torch counts as `index`, through ASCEND_RT_VISIBLE_DEVICES; None if unclear."""
+    """The die that torch counts as `index`, through ASCEND_RT_VISIBLE_DEVICES; None if unclear.
+
+    A container that has a part of the host's dies counts them from 0, whatever their Phy-IDs.
+    Source: vllm-project/vllm-ascend 16256.
+    """
     number = index
     if visible:
         listed = [part.strip() for part in visible.split(",")]
@@ -222,6 +226,8 @@ def chip_of(chips: tuple[Chip, ...], index: int, visible: str | None) -> Chip | 
     numbered = enumerate(chips)
     known = [(i if c.physical is None else c.physical, c) for i, c in numbered if readable(c)]
     by_number = dict(known)
+    if any(c.physical is not None for c in chips) and sorted(by_number) != [*range(len(known))]:
+        return None
     return by_number.get(number) if len(by_number) == len(known) else None
 
 

@@ -39,6 +39,8 @@ FALLBACK = re.compile(
 )
 """How runtimes say that an operator runs on the host (read: torch and three vendors' plug-ins)."""
 UNNAMED_FALLBACK = re.compile(r"op fallback from \w+ to cpu", re.IGNORECASE)
+UNANSWERED = "doesn't support querying"
+"""In the error of a driver that lacks a question, as client GPUs' do of their free memory."""
 LOST = re.compile(r"device[ _](?:is |was )?lost|device hung", re.IGNORECASE)
 """Level Zero, Vulkan and others; vendors have numbers of their own besides."""
 MISSING_LIBRARY = re.compile(r"(\S+\.so[\w.]*): cannot open shared object file")
@@ -171,7 +173,9 @@ def ask(module: Any, name: str, *arguments: Any) -> Any:
     if own is not None:
         try:
             return own(*arguments)
-        except NotImplementedError as error:
+        except (NotImplementedError, RuntimeError) as error:
+            if not isinstance(error, NotImplementedError) and UNANSWERED not in str(error):
+                raise
             raise NotAvailable(name) from error
     shared = getattr(torch.accelerator, SHARED_NAMES.get(name, name), None)
     if shared is None:
@@ -185,6 +189,8 @@ def ask(module: Any, name: str, *arguments: Any) -> Any:
 class TorchBackend(Backend):
     """Devices of one type of torch's. A plug-in's part needs the attributes below and no more."""
 
+    opened: type[TorchDevice] = TorchDevice
+    """What a device of its is, current in a process."""
     device_type: str
     """Torch's name for it: `TYPE` in `torch.device("TYPE:0")`."""
     plug_ins: tuple[str, ...] = ()
@@ -287,7 +293,7 @@ class TorchBackend(Backend):
         info = self.pick(index, self.devices())
         torch.get_device_module(self.device_type).set_device(index)
         self.shorten_float32(precision.shortened)
-        return TorchDevice(info, self.device_type, self.graph_type)
+        return self.opened(info, self.device_type, self.graph_type)
 
     def pick(self, index: int, devices: Iterable[DeviceInfo]) -> DeviceInfo:
         """The device of that index; `DeviceUnavailable` with those that there are."""

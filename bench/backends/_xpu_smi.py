@@ -26,13 +26,22 @@ class XpuSmiSource(Source):
     interval_seconds = 1.0
 
     def __init__(self, index: int) -> None:
-        """index: as torch counts, through ZE_AFFINITY_MASK."""
+        """index: as torch counts.
+
+        torch counts as Level Zero and SYCL do, which ZE_AFFINITY_MASK does not reorder, and without
+        an integrated GPU; xpu-smi counts otherwise. So of several cards it is not said which it is.
+        Source: Level Zero specification, "Affinity Mask"; intel/torch-xpu-ops 5015.
+        """
         super().__init__()
-        mask = os.environ.get("ZE_AFFINITY_MASK")
-        listed = mask.split(",") if mask else []
-        if listed and (index >= len(listed) or not listed[index].isdecimal()):
-            raise NotObservable(f"ZE_AFFINITY_MASK={mask} does not number device {index}")
-        self._card = int(listed[index]) if listed else index
+        mask = os.environ.get("ZE_AFFINITY_MASK", "")
+        if "." in mask:
+            raise NotObservable(f"ZE_AFFINITY_MASK={mask} names tiles; xpu-smi numbers cards")
+        cards = _cards(said("xpu-smi", "discovery", "-j"))
+        if len(cards) != 1 or index:
+            raise NotObservable(
+                f"xpu-smi lists {len(cards)} cards, and not which of them torch counts as {index}"
+            )
+        self._card = cards[0]
         self.card, self.card_devices = str(self._card), 1
         composite = os.environ.get("ZE_FLAT_DEVICE_HIERARCHY") == "COMPOSITE"
         tiles = _object(self._stats()).get("tile_level")
@@ -101,6 +110,13 @@ def parse_ps(text: str, card: int) -> tuple[Process, ...]:
         if isinstance(pid, int) and row.get("process_name") != "xpu-smi":
             found.append(Process(pid, None if isinstance(held, str) else int(held) * 1000))
     return tuple(found)
+
+
+def _cards(text: str) -> list[int]:
+    """`xpu-smi discovery -j`: the numbers of all cards."""
+    listed = _object(text).get("device_list")
+    cards = [card for card in listed if isinstance(card, dict)] if isinstance(listed, list) else []
+    return [card["device_id"] for card in cards if isinstance(card.get("device_id"), int)]
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -22,6 +22,13 @@ class MpsDevice(TorchDevice):
         """Waits for every stream of the device."""
         self._module.synchronize()
 
+    def event(self) -> None:
+        """None that can be relied on: a wait for one of Metal's eats its signal, so that a second
+        waits for ever, and two close together may be told in reverse order, which raises.
+
+        Source: pytorch/pytorch issue 196395, with torch 2.13.
+        """
+
     def reset_peak_memory(self) -> None:
         """Hands cached memory back, so that what the driver holds later is what was needed."""
         self._module.empty_cache()

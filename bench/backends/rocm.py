@@ -11,7 +11,7 @@ import msgspec
 
 from bench.backend import DeviceInfo
 from bench.backends._amd_smi import amd_source
-from bench.backends._torch_device import LOST, TorchBackend
+from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
 from bench.backends._vendors import compatible_vendor
 from bench.precision import Precision
 from bench.quantized_product import Products
@@ -28,6 +28,26 @@ class RocmProducts(Products):
     swizzled = False
 
 
+class RocmDevice(TorchDevice):
+    """One GPU, current in this process."""
+
+    def float32_reduced(self) -> bool:
+        """TF32 in convolutions, or in products."""
+        import torch
+
+        return bool(torch.backends.cudnn.allow_tf32) or super().float32_reduced()
+
+    def facts(self) -> dict[str, str]:
+        """The switches as they stand. MIOpen's search is exhaustive where torch's benchmark switch
+        is on, which is left as it is: cold it takes many minutes a shape (pytorch/pytorch 179795).
+        """
+        import torch
+
+        cudnn = torch.backends.cudnn
+        search = {"miopen_search": "exhaustive" if cudnn.benchmark else "torch's default"}
+        return {**super().facts(), "tf32_convolution": str(cudnn.allow_tf32), **search}
+
+
 class RocmBackend(TorchBackend):
     """Every device of a torch with `torch.version.hip`."""
 
@@ -38,6 +58,7 @@ class RocmBackend(TorchBackend):
     install = "Install a ROCm build of torch"
     graph_type = "CUDAGraph"
     products = RocmProducts()
+    opened = RocmDevice
     lost = re.compile(
         LOST.pattern + r"|illegal memory access|unspecified launch failure|illegal state"
         r"|device-side assert|memory access fault|hipErrorIllegalAddress|hipErrorLaunchFailure",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bench.backends._torch_device import TorchBackend
+from bench.backends._torch_device import TorchBackend, TorchDevice
 from bench.backends._xpu_smi import XpuSmiSource
 from bench.formats import ZERO, Operand
 from bench.precision import Precision
@@ -38,6 +38,22 @@ class XpuProducts(Products):
         return Ready(lambda: operator(a, packed, group, scales, zeros), str(operator), (a, scales))
 
 
+class XpuDevice(TorchDevice):
+    """One GPU, current in this process."""
+
+    def float32_reduced(self) -> bool:
+        """TF32 by oneDNN's switch, which its kernels read, or by torch's own."""
+        import torch
+
+        return bool(torch.backends.mkldnn.allow_tf32) or super().float32_reduced()
+
+    def facts(self) -> dict[str, str]:
+        """The switches as they stand."""
+        import torch
+
+        return {**super().facts(), "tf32_onednn": str(torch.backends.mkldnn.allow_tf32)}
+
+
 class XpuBackend(TorchBackend):
     """Intel's Arc, Flex and Max GPUs. (Gaudi is `hpu`; a Kunlun's `xpu` is not torch's.)"""
 
@@ -50,6 +66,18 @@ class XpuBackend(TorchBackend):
     formats = ("contiguous", "channels_last")
     graph_type = "XPUGraph"
     products = XpuProducts()
+    opened = XpuDevice
+
+    def shorten_float32(self, shortened: bool) -> None:
+        """oneDNN's switch too: its products and convolutions read no other.
+
+        Source: pytorch/pytorch 137570 and 144240.
+        """
+        import torch
+
+        super().shorten_float32(shortened)
+        switches: Any = torch.backends.mkldnn
+        switches.allow_tf32 = shortened
 
     def worker_environment(self) -> Mapping[str, str]:
         """No plug-in, and host fallback announced with the operator's name."""

@@ -82,11 +82,12 @@ def _judged(
         verdict="INCOMPARABLE",
         tpot_limit_seconds=tpot_seconds,
     )
+    limit = f"{tpot_seconds * 1e3:g} ms"
     lacking = [
-        Reason(code, f"no load of the {who} keeps a median TPOT of {tpot_seconds * 1e3:g} ms")
-        for who, code, row in (
-            ("base", Code.NOT_IN_BASE, base),
-            ("other", Code.NOT_IN_OTHER, other),
+        Reason(code, f"no {_steady(curve)}load of the {who} keeps a median TPOT of {limit}")
+        for who, code, row, curve in (
+            ("base", Code.NOT_IN_BASE, base, curves[0]),
+            ("other", Code.NOT_IN_OTHER, other, curves[1]),
         )
         if row is None
     ]
@@ -115,6 +116,11 @@ def _judged(
         joule_interval=joule_interval(base, other, level),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
     )
+
+
+def _steady(curve: ServingCurve) -> str:
+    """`steady `, where a load is left out that is not."""
+    return "steady " if any(row.verdict == "NO_STEADY_STATE" for row in curve.points) else ""
 
 
 def _drawn_otherwise(mine: ServingCurve, theirs: ServingCurve) -> Iterator[Reason]:

@@ -96,7 +96,9 @@ def with_cache(row: Row, device: Mapping[str, Any]) -> Row:
     """
     facts, size = device.get("facts"), row.case.parameters.get("size_bytes")
     said = facts.get("last_level_cache_bytes") if isinstance(facts, Mapping) else None
-    if row.case.workload != BANDWIDTH_WORKLOAD or not isinstance(size, int) or said is None:
+    if row.status != "measured" or row.case.workload != BANDWIDTH_WORKLOAD or said is None:
+        return row
+    if not isinstance(size, int):
         return row
     cache = int(said) if isinstance(said, str) and said.isdecimal() else 0
     if size >= CACHES * cache:

@@ -39,6 +39,10 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     peak_clock_mhz: float | None = None
     """At which the peaks are stated, where the chip can run faster: then it can do more than they
     say, in proportion. None where that is its highest clock, or not known."""
+    highest_clock_mhz: float | None = None
+    """At which it can run: what counts of a result whose clock nobody saw."""
+    at_highest_clock: tuple[str, ...] = ()
+    """Arithmetics whose peaks are stated at that one all the same."""
     peak_trust: dict[str, Trust] = {}
     """Of peaks that may be trusted less than the rest."""
     sparse: dict[str, float] = {}
@@ -56,7 +60,8 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError(f"chip {self.name}: `match` needs a text, and no text may be empty")
         if not self.name.strip() or not self.source.strip():
             raise ValueError(f"chip {self.name}: a peak needs a name and a source")
-        for name in ("units", "peak_clock_mhz", "memory_gb", "memory_tbps", "watts"):
+        clocks = ("peak_clock_mhz", "highest_clock_mhz")
+        for name in ("units", *clocks, "memory_gb", "memory_tbps", "watts"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"chip {self.name}: {name} = {value} is not above zero")
@@ -151,13 +156,15 @@ def shares(
     mbu, mbu_absent = _share(bytes_per_second, chip.bytes_per_second, "memory bandwidth", chip)
     least, _ = _share(least_flop_per_second, chip.peak_flop_per_second(arithmetic), "", chip)
     impossible, whose = "", f"of {chip.name} ({chip.source}): impossible"
-    stated = chip.peak_clock_mhz
-    most = max(1.0, clock_mhz / stated) if clock_mhz and stated else 1.0
+    stated = None if arithmetic in chip.at_highest_clock else chip.peak_clock_mhz
+    ran = clock_mhz or chip.highest_clock_mhz
+    most = max(1.0, ran / stated) if ran and stated else 1.0
     if chip.trust_of(arithmetic) == "high" and least is not None and least > most:
         impossible = f"{least:.0%} of the {arithmetic} peak {whose}"
         if stated:
-            ran = f" at {clock_mhz:.0f} MHz" if clock_mhz else ", unless it ran faster"
-            impossible += f"{ran}; the peak is at {stated:.0f} MHz"
+            seen = "at" if clock_mhz else "at up to"
+            at = f" {seen} {ran:.0f} MHz" if ran else ", unless it ran faster"
+            impossible += f"{at}; the peak is at {stated:.0f} MHz"
     elif chip.trust == "high" and streams and mbu is not None and mbu > 1:
         impossible = (
             f"{mbu:.0%} of the memory bandwidth {whose}, unless its arrays fit into a cache"

@@ -25,6 +25,7 @@ from bench.records.run import RunFile
 
 BEATS = 0.9
 """Of its bound; what takes less beats it."""
+NO_BANDWIDTH = "no bandwidth ceiling: there was no room for buffers larger than the caches"
 COUNT_TOLERANCE = 0.01
 """Relative difference of an operator's calls, recorded and not."""
 Verdict = Literal["EXPLAINED", "NOT-EXPLAINED", "VOID", "REFUSED", "UNREACHED"]
@@ -165,6 +166,8 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
     accounts = answers([account for account in accounts if account.how == accounts[0].how])
     if left_out := total - len(accounts):
         notes = (*notes, f"{left_out} of {total} launches went another way, and count for nothing")
+    if not all(account.ceilings.bytes_per_second for account in accounts):
+        notes = (NO_BANDWIDTH, *notes)
     if refused:
         notes = (*notes, f"{len(refused)} of {len(explanations)} launches refused it: {refused[0]}")
     steps = [statistics.median(account.step_ns) for account in accounts]
@@ -226,7 +229,9 @@ def _operators(
         measured = all(op.ns is not None for op, _ in there)
         times = [one[key].ns or 0.0 if key in one else 0.0 for one in each]
         bounds = [b for op, account in there if (b := bound(op, account.ceilings))]
-        bound_ns = sum(b.ns for b in bounds) / len(accounts) if bounds else None
+        bound_ns = None
+        if bounds:  # of the launches that can tell it; one without the operator took no time for it
+            bound_ns = statistics.fmean(b.ns for b in bounds) * len(there) / len(accounts)
         mean = statistics.fmean(times)
         own = [
             op.flop / op.ns * 1e9 / op.alone_flop_per_second

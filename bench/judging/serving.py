@@ -140,12 +140,12 @@ def _counted(served: Served, window: Window) -> list[ServedRequest]:
 def falls_behind(served: Served) -> bool:
     """Whether requests at random came faster than they were answered: TTFT is of the run's length.
 
-    By the requests that latencies are of, in thirds as they were due: the median TTFT rises from
+    By all that were answered after the first `ramp` in their order, also after the window: the
+    slower a server is, the fewer end in it. In thirds as they were due the median TTFT rises from
     each to the next, and from the first to the last by more than `BEHIND_SIGMAS` of the time that
     chance may move as many requests as were due between the middles of those two.
     """
-    window = served.window
-    requests = [] if window is None else _counted(served, window)
+    requests = [r for r in served.requests[served.ramp :] if not r.failed]
     known = sorted((r.due_ns / 1e9, t) for r in requests if (t := ttft(r)) is not None)
     count, third = len(known), len(known) // 3
     if count < BEHIND_REQUESTS:

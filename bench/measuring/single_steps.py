@@ -24,6 +24,9 @@ waiting for room in the queue: it may be full at about a thousand kernels, as is
 nowhere promised, and an operator may be several."""
 FULL = 500
 """Operators of a step from which on the queue may be full."""
+LEAST_WAIT = 0.1
+"""Of such a step, that the host waits for the device: of less the queue never was full, and the
+time as it was taken is the better one: what it costs to see the operators is not in it."""
 WAITING_STEPS = 2
 """Steps that are timed so."""
 CALLS = 300
@@ -64,7 +67,8 @@ def queueing(
 
     Less what it waited for inputs, which has a figure of its own. calls_operators: whether the host
     calls each of torch's operators in each step. A step of many fills the queue, and then the host
-    is as slow as the device: where it takes less in steps that let the device catch up, that is it.
+    is as slow as the device: where it takes less in steps that let the device catch up, that is it,
+    within what it costs to see each operator.
     """
     times = [_queued(job, device, clock) for _ in range(QUEUED_STEPS)]
     device.synchronize()
@@ -90,18 +94,21 @@ def _queued(
 
 
 def _with_room(job: Steps, device: Device, clock: Callable[[], int]) -> tuple[int, ...]:
-    """The same of steps in which the queue never gets full; nothing of those of few operators."""
+    """The same of steps in which the queue never gets full; nothing where it would not either."""
     seen = _counting()(device, clock)
     found = []
     for _ in range(WAITING_STEPS):
         took = _queued(job, device, clock, seen)
         if seen.calls < FULL:
             return ()
+        if seen.waited_ns < LEAST_WAIT * took:
+            return ()
         found.append((took - seen.waited_ns, seen.calls))
         seen.calls = seen.waited_ns = 0
     device.synchronize()
     each = _cost_of_counting(device, clock, seen)
-    return tuple(max(0, round(took - calls * each)) for took, calls in found)
+    alone = tuple(round(took - calls * each) for took, calls in found)
+    return alone if min(alone) > 0 else ()
 
 
 def _cost_of_counting(device: Device, clock: Callable[[], int], seen: Any) -> float:

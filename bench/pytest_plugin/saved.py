@@ -105,7 +105,9 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
             continue
         row = rows[launches[0].fingerprint]
         found = [reason.words for reason in disqualified(side, row)]
-        if _judges(config) and row.verdict not in UNDISTURBED:
+        if row.status != "measured":
+            found.append(f"it is {row.status}: {row.reason}")
+        elif _judges(config) and row.verdict not in UNDISTURBED:
             found.append(f"it is {row.verdict}: {row.reason}")
         found += _other_units(heading, launches)
         reasons += [f"{name}: {reason}" for reason in found]

@@ -28,7 +28,7 @@ def notes(rows: Sequence[Row]) -> Iterator[Note]:
         and not row.case.parameters.get("speculation")
         for row in rows
     ):
-        said = "not observable: nothing shows whether the server guesses tokens"
+        said = "not observable: nothing shown or recorded says whether the server guesses tokens"
         yield Note("speculation", said, dim=True)
     busy = [one.busy for one in some if one.busy is not None]
     late = [one.late_seconds for one in some if one.late_seconds is not None]

@@ -28,7 +28,7 @@ ROUNDS = 8
 STEADY_ROUNDS = 4
 """Fewer leave no steady part between filling up and running empty."""
 LEAST_REQUESTS = 40
-OPEN_WIDTH = 64
+OPEN_WIDTH = 32
 """Most requests at a time that warm a server up for an open load."""
 LENGTH_SEED = 0
 """Of arrivals and lengths, which are the same in every launch; the prompts' words are not."""

@@ -36,6 +36,8 @@ from bench.telemetry.joined import Sight
 
 Say = Callable[[str], None]
 """Takes a line for whoever waits."""
+TURNED_AWAY = ("status 429", "status 503")
+"""How the reason of a request begins for which a server has no room."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,16 +239,18 @@ def _texts(spoken: Sequence[Spoken]) -> list[Text]:
 async def _warm_up(it: _Launch, dialect: Dialect, asked: Sequence[Asked]) -> None:
     """First requests are cold: kernels are made, memory is taken. Half of them, then the rest.
 
-    Raises `Broken` with the reason of the first that fails.
+    Some may be turned away for want of room: more than there is to warm up. Raises `Broken` with
+    the reason of the first that fails otherwise, or where all are turned away.
     """
     half = -(-len(asked) // 2)
     for part in (asked[:half], asked[half:]):
         answers = [Answer(one, time.perf_counter_ns()) for one in part]
         limit = it.ask.request_seconds
         await asyncio.gather(*(stream(it.pool, dialect, one, limit) for one in answers))
-        for answer in answers:
-            if answer.failed:
-                raise Broken(answer.failed)
+        failed = [answer.failed for answer in answers if answer.failed]
+        otherwise = [reason for reason in failed if not reason.startswith(TURNED_AWAY)]
+        if otherwise or len(failed) == len(answers):
+            raise Broken([*otherwise, *failed][0])
 
 
 async def _speak(it: _Launch, dialect: Dialect, when: str) -> list[Spoken]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -151,6 +151,11 @@ def test_an_older_amdsmi_says_less_and_why(monkeypatch: pytest.MonkeyPatch) -> N
     """No enumeration, no violations, and the die of a pair that has no power of its own."""
 
     class Older(FakeAmdSmi):
+        handles: ClassVar = ["bus 0"]
+
+        def amdsmi_get_processor_handles(self) -> list[str]:
+            return self.handles
+
         def amdsmi_get_gpu_enumeration_info(self, handle: str) -> Any:
             raise AttributeError("no such call")
 
@@ -160,12 +165,15 @@ def test_an_older_amdsmi_says_less_and_why(monkeypatch: pytest.MonkeyPatch) -> N
         def amdsmi_get_power_info(self, handle: str) -> dict[str, Any]:
             return {"average_socket_power": 0, "current_socket_power": "N/A"}
 
-    source = amd(monkeypatch, Older(), 1)
+    source = amd(monkeypatch, Older())
     reading = source.read()
     assert (reading.power_watts, reading.reasons) == (None, None)
     assert source.absent["power"] == "this die has no power of its own"
     assert source.card == "", "nor is it said which die beside it has it"
     assert "amdsmi" in source.absent["reasons"]
+    monkeypatch.setattr(Older, "handles", ["bus 0", "bus 1"])
+    with pytest.raises(NotObservable, match="amdsmi lists 2 devices, and not which of them HIP"):
+        _amd_smi.AmdSmiSource(0)
 
 
 def test_without_any_of_amds_tools_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,3 +230,22 @@ def test_the_programs_say_their_partition(
         monkeypatch.delenv(name, raising=False)
     for source in (_amd_smi.AmdSmiProgram(0), _amd_smi.RocmSmiProgram(0)):
         assert (source.part, source.scope) == (part, "shared" if part else "package")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+def test_the_programs_count_otherwise_than_hip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """amd-smi says which is which from ROCm 6.4 on; else of several devices none is known."""
+    listed = '[{"gpu": 0, "hip_id": 1}, {"gpu": 1, "hip_id": 0}]'
+    cards = '{"card0": {"GPU use (%)": "0"}, "card1": {"GPU use (%)": "0"}}'
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    for name in ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    tool(tmp_path, f"echo '{listed}'", "amd-smi")
+    assert [_amd_smi.AmdSmiProgram(index).card for index in (0, 1)] == ["1", "0"]
+    tool(tmp_path, f"echo '{listed.replace('hip_id', 'x')}'", "amd-smi")
+    tool(tmp_path, f"echo '{cards}'", "rocm-smi")
+    for program in (_amd_smi.AmdSmiProgram, _amd_smi.RocmSmiProgram):
+        with pytest.raises(NotObservable, match="lists 2 devices, and not which of them HIP"):
+            program(0)

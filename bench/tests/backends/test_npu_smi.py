@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import pytest
 
 from bench.backend import DeviceInfo
@@ -112,6 +113,16 @@ def test_the_die_that_torch_counts(index: int, visible: str | None, physical: in
     chip = chip_of(parse_info(A3), index, visible)
     assert (chip and chip.physical) == physical
     assert chip_of((), 0, None) is None
+
+
+@pytest.mark.parametrize("visible", [None, "0", "2"])
+def test_a_container_of_some_dies_counts_them_anew(visible: str | None) -> None:
+    """Of the host's dies 2 to 5 its die 2 is the host's 4, and its 0 is none of the table."""
+    there = tuple(
+        msgspec.structs.replace(chip, physical=number)
+        for number, chip in enumerate(parse_info(A3), 2)
+    )
+    assert [chip_of(there, index, visible) for index in range(4)] == [None] * 4
 
 
 def test_what_the_record_says_of_a_die(monkeypatch: pytest.MonkeyPatch) -> None:

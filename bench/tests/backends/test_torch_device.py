@@ -62,6 +62,12 @@ def test_what_neither_has_is_not_available(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(RuntimeError, match="device lost"):
         ask(module(mem_get_info=broken), "mem_get_info", 0)
 
+    def unanswered(index: int) -> None:
+        raise RuntimeError("The device (x) doesn't support querying the available free memory.")
+
+    with pytest.raises(NotAvailable):
+        ask(module(mem_get_info=unanswered), "mem_get_info", 0)
+
 
 def test_memory_is_the_devices_or_says_that_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch

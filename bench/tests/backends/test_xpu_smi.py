@@ -47,14 +47,15 @@ def test_xpu_smi_json() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
 def test_tiles_are_not_taken_for_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool(tmp_path, """echo '{"device_level": [], "tile_level": [{}, {}]}'""", "xpu-smi")
+    one = '{"device_list": [{"device_id": 3}], "device_level": [], "tile_level": [{}, {}]}'
+    tool(tmp_path, f"echo '{one}'", "xpu-smi")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
     monkeypatch.delenv("ZE_AFFINITY_MASK", raising=False)
     monkeypatch.delenv("ZE_FLAT_DEVICE_HIERARCHY", raising=False)
     with pytest.raises(NotObservable, match="tiles are devices of their own"):
         _xpu_smi.XpuSmiSource(0)
     monkeypatch.setenv("ZE_FLAT_DEVICE_HIERARCHY", "COMPOSITE")
-    source = _xpu_smi.XpuSmiSource(3)
+    source = _xpu_smi.XpuSmiSource(0)
     assert (source.scope, source.card, source.card_devices) == ("board", "3", 1)
 
 
@@ -63,9 +64,31 @@ def test_tiles_are_not_taken_for_cards(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_virtual_function_is_a_part(
     kind: str, scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = f'{{"device_function_type": "{kind}", "device_level": []}}'
+    said = f'"device_function_type": "{kind}", "device_level": []'
+    answer = f'{{"device_list": [{{"device_id": 0}}], {said}}}'
     tool(tmp_path, f"echo '{answer}'", "xpu-smi")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
     monkeypatch.delenv("ZE_AFFINITY_MASK", raising=False)
     source = _xpu_smi.XpuSmiSource(0)
     assert (source.scope, bool(source.part)) == (scope, kind == "virtual")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.parametrize("mask", ["", "3,1", "1"])
+def test_of_several_cards_none_is_taken_for_torchs(
+    mask: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask does not reorder them, and xpu-smi counts otherwise than torch without one."""
+    cards = ", ".join(f'{{"device_id": {number}}}' for number in range(4))
+    tool(tmp_path, f'echo \'{{"device_list": [{cards}], "device_level": []}}\'', "xpu-smi")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    monkeypatch.setenv("ZE_AFFINITY_MASK", mask)
+    for index in (0, 1):
+        with pytest.raises(NotObservable, match=f"4 cards, and not which of them .* as {index}"):
+            _xpu_smi.XpuSmiSource(index)
+
+
+def test_a_tile_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZE_AFFINITY_MASK", "0.1")
+    with pytest.raises(NotObservable, match="names tiles"):
+        _xpu_smi.XpuSmiSource(0)

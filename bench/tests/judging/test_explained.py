@@ -157,6 +157,16 @@ def test_flags_say_what_was_seen() -> None:
     )
 
 
+@pytest.mark.parametrize("lacking", range(6))
+def test_a_launch_without_a_ceiling_makes_no_bound_smaller(lacking: int) -> None:
+    """Of five: where there was no room for buffers larger than the caches."""
+    without = account(ceilings=msgspec.structs.replace(CEILINGS, bytes_per_second={}))
+    case = judged(*[without] * lacking, *[account()] * (5 - lacking))
+    (add,) = (row for row in case.operators if row.name == "aten::add_")
+    assert add.bound_ms == (None if lacking == 5 else pytest.approx(15.0))
+    assert any(note.startswith("no bandwidth ceiling") for note in case.notes) is (lacking > 0)
+
+
 @pytest.mark.parametrize(
     ("steps", "verdict"),
     [

@@ -14,7 +14,7 @@ from bench.judging.summary import summarize
 from bench.measuring.serving_loop import Loop, prompts
 from bench.planning.arrivals import Lengths, Load, offline, poisson
 from bench.records.run import RunFile
-from bench.records.served import Served
+from bench.records.served import Served, ServedRequest
 from bench.reports._wording import next_step
 from bench.tests.measuring.test_serving_loop import Scripted
 from bench.tests.served_runs import serve_case, served_run
@@ -74,6 +74,41 @@ def test_a_load_that_falls_behind_is_not_the_best_within_a_limit() -> None:
     assert above.throughput is not None and above.throughput > (below.throughput or 0.0)
     assert best_within([below, above], 1.0) is below
     assert best_within([above], 1.0) is None
+
+
+def served_by(slots: int, load: float, requests: int, seed: int = 0) -> Served:
+    """By a server of which nothing is seen but its answers: 4 s each, first token at once when a
+    slot is free. load: of what it can do. Its window ends with the last request that is sent."""
+    seconds = 4.0
+    times = poisson(requests, LENGTHS, load * slots / seconds, seed).requests
+    free, found = [0.0] * slots, []
+    for one in times:
+        due = (one.due_ns or 0) / 1e9
+        begin = max(due, min(free))
+        free[free.index(min(free))] = begin + seconds
+        found.append((due, begin + 0.1, begin + seconds))
+    ns = [tuple(round(t * 1e9) for t in each) for each in found]
+    moments = sorted(moment for _, first, last in ns for moment in (first, last, last, last))
+    return Served(
+        requests=tuple(
+            ServedRequest(
+                prompt_tokens=8, tokens=4, due_ns=due, admitted_ns=due, first_ns=first, last_ns=last
+            )
+            for due, first, last in ns
+        ),
+        arrived_ns=tuple(moments),
+        arrived_tokens=(1,) * len(moments),
+        ramp=requests // 10,
+        load="abc",
+    )
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+@pytest.mark.parametrize("load", [3.0, 5.0])
+def test_a_server_of_which_few_answers_end_in_time_falls_behind(slots: int, load: float) -> None:
+    """The more it is asked, the fewer end before the last request is sent."""
+    assert falls_behind(served_by(slots, load, 40))
+    assert not any(falls_behind(served_by(slots, 0.7, 40, seed)) for seed in range(5))
 
 
 def test_only_arrivals_at_random_are_judged() -> None:

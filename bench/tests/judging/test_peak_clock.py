@@ -15,9 +15,16 @@ from bench.tests.values import make_measured
 H100: dict[str, Any] = {"name": "NVIDIA H100 80GB HBM3", "facts": {"multiprocessors": "132"}}
 
 
-def judged(share: float, *clocks: float | None, device: dict[str, Any] = H100) -> Row:
-    """A product at that share of an H100's peak, in launches at these clocks."""
+def judged(
+    share: float,
+    *clocks: float | None,
+    device: dict[str, Any] = H100,
+    precision: str = "bf16",
+) -> Row:
+    """A product at that share of an H100's bf16 peak, in launches at these clocks."""
     found = row([make_measured(0.01, flop=1)])
+    case = msgspec.structs.replace(found.case, precision=precision)
+    found = msgspec.structs.replace(found, case=case)
     rate = share * 989.4e12
     rates = {"flop_per_second": rate, "least_flop_per_second": rate}
     return with_peak(msgspec.structs.replace(found, clocks_mhz=clocks, **rates), device)
@@ -39,10 +46,19 @@ def test_at_it_or_below_it_all_of_the_peak_is_and_no_more() -> None:
         assert judged(1.01, clock).status == "void"
 
 
-def test_where_nobody_saw_the_clock_the_verdict_says_so() -> None:
-    found = judged(1.07)
+def test_where_nobody_saw_the_clock_the_highest_counts() -> None:
+    """As of a burst, whose clock is not observable, and which is the likeliest to reach it."""
+    assert judged(1.07).status == "measured"
+    found = judged(1.09)
     assert found.status == "void"
-    assert found.reason.endswith(": impossible, unless it ran faster; the peak is at 1830 MHz")
+    assert found.reason.endswith(": impossible at up to 1980 MHz; the peak is at 1830 MHz")
+
+
+@pytest.mark.parametrize("clocks", [(), (1980.0,)])
+def test_a_peak_that_is_stated_at_the_highest_clock_is_all(clocks: tuple[float, ...]) -> None:
+    found = judged(1.07 * 66.9 / 989.4, *clocks, precision="fp32")
+    assert found.status == "void" and found.reason.endswith(": impossible")
+    assert judged(0.99 * 66.9 / 989.4, *clocks, precision="fp32").status == "measured"
 
 
 def test_a_peak_at_the_highest_clock_has_no_more_above_it() -> None:

@@ -237,7 +237,7 @@ def test_no_server_is_bad_input_and_one_that_dies_a_failure() -> None:
     [
         (asks(concurrencies=(1,), rates=(16.0,), requests=None), 40),
         (asks(concurrencies=(1, 32), rates=(16.0,), requests=None), 64),
-        (asks(concurrencies=(), offline=True, requests=500), 128),
+        (asks(concurrencies=(), offline=True, requests=500), 64),
         (asks(concurrencies=(4,)), 8),
     ],
 )
