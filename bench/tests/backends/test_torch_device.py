@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench.backend import DeviceInfo
-from bench.backends import _torch_device
+from bench.backends import _torch_device, mps, rocm, xpu
 from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, ask
 from bench.precision import PRECISIONS
 from bench.records.execution import RESERVED
@@ -194,3 +195,45 @@ def test_random_numbers_state_is_the_devices_own(monkeypatch: pytest.MonkeyPatch
     assert device(module(get_rng_state=lambda: state)).random_state() == b"\1\2"
     assert device(module()).random_state() is None
     assert device(module(get_rng_state=broken)).random_state() is None
+
+
+@pytest.fixture
+def one_dnn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """What oneDNN's switch was set to, in a torch that has it."""
+    import torch
+
+    set_to: list[bool] = []
+    switch = property(lambda _: bool(set_to and set_to[-1]), lambda _, to: set_to.append(to))
+    monkeypatch.setattr(type(torch.backends.mkldnn), "allow_tf32", switch)
+    before = torch.get_float32_matmul_precision()
+    yield set_to
+    torch.set_float32_matmul_precision(before)
+
+
+def test_intels_kernels_read_onednns_switch(one_dnn: list[bool]) -> None:
+    backend = xpu.XpuBackend()
+    opened = xpu.XpuDevice(INFO, "xpu")
+    for shortened in (True, False):
+        backend.shorten_float32(shortened)
+        assert one_dnn[-1] is shortened and opened.float32_reduced() is shortened
+        assert opened.facts()["tf32_onednn"] == str(shortened)
+    one_dnn.append(True)
+    assert opened.float32_reduced(), "whoever else has set it"
+
+
+def test_amds_convolutions_have_a_switch_and_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    opened = rocm.RocmDevice(INFO, "cuda")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    assert not opened.float32_reduced()
+    assert opened.facts()["miopen_search"] == "torch's default"
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    assert opened.float32_reduced()
+    assert opened.facts()["miopen_search"] == "exhaustive"
+
+
+def test_metals_events_are_not_relied_on() -> None:
+    assert mps.MpsDevice(INFO, "mps").event() is None  # type: ignore[func-returns-value]

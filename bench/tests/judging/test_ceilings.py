@@ -9,7 +9,7 @@ import pytest
 
 from bench.judging.row import Row
 from bench.judging.summary import summarize
-from bench.records.outcome import Void
+from bench.records.outcome import Skipped, Void
 from bench.tests.judging.rows import CASE, row
 from bench.tests.values import make_case, make_file, make_launches, make_measured
 
@@ -118,6 +118,9 @@ def test_a_stream_that_caches_may_hold_is_no_ceiling_and_says_so(
     stream, work = summarize(make_file([triad, CASE], launches, device=device))
     assert (work.bandwidth_fraction is not None) == (not stream.in_cache) == ceiling
     assert stream.bytes_per_second == pytest.approx(1000) and work.in_cache == ""
+    skipped = make_launches(triad, [Skipped(reason="no room")])
+    (none,) = summarize(make_file([triad], skipped, device=device))
+    assert none.in_cache == ""
     if cache == 1152:
         assert stream.in_cache == (
             "arrays of 256 MiB are less than 4 times the 1.1 GiB of last-level caches, so no "

@@ -136,6 +136,13 @@ def launches_of(document: Any) -> Any:
     return document["benchmarks"][0]["extra_info"]["accelmark"]["launches"]
 
 
+def impossible(document: Any) -> None:
+    """By what is known of the chip today."""
+    document["accelmark"]["run"]["device"].update(name="NVIDIA A100-SXM4-80GB")
+    for launch in launches_of(document):
+        launch["outcome"]["work"]["flop"] = 10**15
+
+
 def throttled(document: Any) -> None:
     for launch in launches_of(document):
         launch["outcome"] |= {"flags": ["THROTTLED"], "causes": {"THROTTLED": "thermal"}}
@@ -197,6 +204,11 @@ REFUSED = [
         "disturbed",
         edited(throttled),
         "gemm-matmul-fp32[8x8x8]: it is THROTTLED: 2 of 2 launches throttled",
+    ),
+    (
+        "impossible",
+        edited(impossible),
+        "gemm-matmul-fp32[8x8x8]: it is void: ",
     ),
     (
         "nothing in common",

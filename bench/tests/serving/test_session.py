@@ -154,6 +154,14 @@ def test_a_server_that_fails_while_it_warms_up_is_a_failure() -> None:
     assert "status 503" in came.outcome.reason
 
 
+def test_a_server_without_room_for_all_that_warms_it_up_is_no_failure() -> None:
+    """Five of the second ten are turned away; the load is judged by itself, and none is left."""
+    wanted = asks(concurrencies=(), offline=True)
+    (came,) = launched(Mock(Manners(error="status", error_from=15)), wanted)
+    assert isinstance(came.outcome, Void), came.outcome
+    assert came.outcome.reason.startswith("no answer under load could be checked: status 503")
+
+
 def test_a_server_that_dies_under_load_leaves_every_request_of_it() -> None:
     """20 requests warm it up, 20 are the first load: it dies in the second."""
     wanted = asks(concurrencies=(1, 4), offline=True)
