@@ -233,7 +233,8 @@ class RocmSmiProgram(Source):
     def __init__(self, index: int) -> None:
         super().__init__()
         found = printed_json(said("rocm-smi", "--showuse", "--json"), self.name)
-        named = [re.fullmatch(r"card(\d+)", name) for name in found]
+        listed = found if isinstance(found, dict) else {}
+        named = [re.fullmatch(r"card(\d+)", name) for name in listed]
         cards = [int(match[1]) for match in named if match]
         self._index = _only(cards, physical(index), self.name)
         self.card = str(self._index)

@@ -249,3 +249,8 @@ def test_the_programs_count_otherwise_than_hip(
     for program in (_amd_smi.AmdSmiProgram, _amd_smi.RocmSmiProgram):
         with pytest.raises(NotObservable, match="lists 2 devices, and not which of them HIP"):
             program(0)
+    for name in ("amd-smi", "rocm-smi"):
+        tool(tmp_path, "echo '[]'", name)
+    for program in (_amd_smi.AmdSmiProgram, _amd_smi.RocmSmiProgram):
+        with pytest.raises(NotObservable, match="lists 0 devices"):
+            program(0)
