@@ -72,6 +72,8 @@ SYMMETRIC = 0.10
 """Up to this half-width on the log scale, +-x % says it well enough."""
 
 
+LEAST_PERCENT = 0.00095
+"""Half-widths below it have no digit that counts in percents of one digit after the point."""
 WIDEST = 16.0
 """From this half-width on, percents have more digits than anybody reads."""
 
@@ -82,6 +84,8 @@ def spread(half_width: float) -> str:
     >>> spread(0.032), spread(0.3)
     ('±3.2%', '-26% +35%')
     """
+    if 0 < half_width < LEAST_PERCENT:
+        return f"±{100 * half_width:.1g}%"
     if half_width <= SYMMETRIC:
         return f"±{half_width:.1%}"
     if half_width > WIDEST:

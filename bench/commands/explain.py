@@ -14,7 +14,7 @@ import click
 from bench.commands.common import WIDE, canvas, looking, say, typed, watching, write
 from bench.commands.options import Number, output_option, precision_option, width_option
 from bench.commands.streams import put_card, put_file
-from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED
+from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from bench.records.run import RunFile
@@ -85,8 +85,9 @@ def explain(
         wrong = [name for name, value in given.items() if value is not None]
         if wrong:
             raise click.UsageError(f"{what} is measured already: leave out {', '.join(wrong)}")
-        run = api.read_run(what)
+        run, measured = api.read_run(what), False
     else:
+        measured = True
         run = api.explain_suite(
             what,
             device=device,
@@ -106,7 +107,10 @@ def explain(
     else:
         write(output, text)
     say(f"record: {run.path}")
-    finish(run)
+    if run.damage:
+        say(f"error: {run.damage}. What is above is of the lines before it. {run.remedy}")
+        sys.exit(EXIT_BAD_INPUT)
+    finish(run, measured=measured)
 
 
 def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
@@ -130,11 +134,11 @@ def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
     return _comma_separated.written(rows) if format_name == "csv" else json.dumps(rows) + "\n"
 
 
-def finish(run: RunFile) -> None:
-    """Leaves with the exit code of what was explained."""
+def finish(run: RunFile, *, measured: bool = True) -> None:
+    """Leaves with the exit code of what was explained; measured: by this command, now."""
     from bench.judging.explained import explain_run
 
-    if run.end is not None and run.end.reason == "interrupted":
+    if measured and run.end is not None and run.end.reason == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
     if any(case.verdict != "EXPLAINED" for case in explain_run(run)):
         sys.exit(EXIT_INCOMPLETE)

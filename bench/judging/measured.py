@@ -260,7 +260,7 @@ def _verdict(
     if interval.half_width > settings.target_half_width:
         return "NOISY", (
             f"interval of {units.spread(interval.half_width)} after {len(outcomes)} launches, "
-            f"target ±{settings.target_half_width:.0%}"
+            f"target ±{100 * settings.target_half_width:g}%"
         )
     return "OK", ""
 

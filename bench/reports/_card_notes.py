@@ -266,7 +266,7 @@ LIMITS = {
 
 def _verdicts(run: RunFile, rows: Sequence[Row]) -> str:
     level = next((row.interval.level for row in rows if row.interval), stats.FIXED_LEVEL)
-    target = f"±{run.run.settings.target_half_width:.0%}"
+    target = f"±{100 * run.run.settings.target_half_width:g}%"
     count = {row.launches for row in rows}
     each = min(count) if len(count) == 1 else 0
     launches = f"{each} launches" if each >= stats.MINIMUM_LAUNCHES else "launches"

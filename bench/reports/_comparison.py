@@ -37,7 +37,7 @@ from bench.reports._grid import INDENT, Column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._systems import lines, one, spreads
-from bench.reports._wording import STOPPERS, ratio
+from bench.reports._wording import STOPPERS, factor, ratio, word_of
 
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
@@ -151,7 +151,7 @@ def _columns(comparison: Comparison) -> list[Column]:
 def _side(case: CaseComparison, row: Row | None) -> Text:
     """Nothing of what is not the same work: its figures must not be read side by side."""
     if row is not None and row.throughput is None:
-        return Text(row.status.upper(), "dim")
+        return Text(word_of(row), "dim")
     if row is None or row.throughput is None or case.ratio is None:
         return Text()
     return Text(units.rate(row.throughput, plain(row.unit.removesuffix("/s"))))
@@ -170,7 +170,7 @@ def _interval(case: CaseComparison) -> Text:
 
 def _split(case: CaseComparison) -> Text:
     split = case.split
-    return Text() if split is None else Text(f"{split.chip:.2f} x {split.software:.2f}")
+    return Text() if split is None else Text(f"{factor(split.chip)} x {factor(split.software)}")
 
 
 def _quotient(found: float | None) -> Text:

@@ -16,7 +16,7 @@ from bench.planning.tuning import in_words
 from bench.reports import _systems
 from bench.reports._labels import Label, listed
 from bench.reports._notes import Note, grouped
-from bench.reports._wording import share
+from bench.reports._wording import factor, share
 
 STYLE: dict[CompareVerdict, str] = {
     "FASTER": "bold green",
@@ -203,13 +203,14 @@ def details(case: CaseComparison, names: tuple[str, str]) -> Iterator[str]:
     if split is not None and case.ratio is not None:
         shares = " and ".join(share(one) for one in split.shares)
         said.append(
-            f"{case.ratio:.2f} = {names[0]} {split.chip:.2f} x {names[1]} {split.software:.2f} "
+            f"{factor(case.ratio)} = {names[0]} {factor(split.chip)} x {names[1]} "
+            f"{factor(split.software)} "
             f"({shares} of {split.ceiling})"
         )
     if case.joule_ratio is not None:
         said.append(f"per joule (per watt) {per_joule(case)}")
     if case.price_ratio is not None:
-        said.append(f"per currency unit {case.price_ratio:.2f}")
+        said.append(f"per currency unit {factor(case.price_ratio)}")
     if said:
         yield "; ".join(said)
     if case.reasons:

@@ -15,6 +15,7 @@ from bench.judging.row import Interval
 from bench.planning.instead import cause, in_place
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile
+from bench.reports._labels import plain, visible
 from bench.reports._notes import grouped
 
 TOP = 10
@@ -23,7 +24,9 @@ NAME_COLUMNS = 24
 OPERATOR_COLUMNS = 34
 """Of a card of 80 columns."""
 STANDARD_COLUMNS = 80
-FIGURE_COLUMNS = 46
+CLASS_COLUMNS = (9, 8, 9, 13, 8)
+OPERATOR_FIGURES = (7, 9, 8, 9, 13)
+FIGURE_COLUMNS = sum(OPERATOR_FIGURES)
 """Of an operator."""
 NARROWEST_COLUMNS = 19
 """The longest class has 18."""
@@ -52,7 +55,11 @@ def card(run: RunFile, found: Sequence[ExplainedCase], width: int, *, wide: bool
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     """A text in lines of so many columns."""
     return textwrap.wrap(
-        text, width, subsequent_indent=indent, break_long_words=True, break_on_hyphens=False
+        visible(text),
+        width,
+        subsequent_indent=indent,
+        break_long_words=True,
+        break_on_hyphens=False,
     )
 
 
@@ -75,13 +82,10 @@ def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     yield from wrapped(parts, width, "  ")
     yield from wrapped(_ceilings(case), width, "  ")
     name = max(NARROWEST_COLUMNS, NAME_COLUMNS + min(0, width - STANDARD_COLUMNS))
-    heading = f"{'class':<{name}}{'ms':>9}{'share':>8}{'x bound':>9}{'above bound':>13}"
-    seen = f"  {'seen':>6}"
-    cross_checked = len(heading + seen) <= width
-    yield f"{heading}{seen if cross_checked else ''}"[:width]
+    columns = (name, *CLASS_COLUMNS)
+    yield line(("class", "ms", "share", "x bound", "above bound", "seen"), columns, width)
     for row in case.classes:
-        line = _class(row, name)
-        yield (line if cross_checked else line[: len(heading)])[:width]
+        yield line(_class(row), columns, width)
     yield from _operators(case, width, wide=wide)
     for flag, seen in case.flags.items():
         meaning = MEANINGS.get(flag, "")
@@ -94,13 +98,21 @@ def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
         yield from wrapped(said(tried), width, "  ")
 
 
-def _class(row: ClassRow, name: int) -> str:
+def line(cells: Sequence[str], columns: Sequence[int], width: int) -> str:
+    """A name and its figures, each in its column; the last ones that do not fit are left out whole,
+    for a figure that is cut is another one."""
+    text = f"{cells[0]:<{columns[0]}}"
+    for cell, column in zip(cells[1:], columns[1:], strict=True):
+        if len(text) + column > width:
+            break
+        text += f"{cell:>{column}}"
+    return text
+
+
+def _class(row: ClassRow) -> tuple[str, ...]:
     seen = "" if row.profiled_share is None else f"{row.profiled_share:.1%}"
-    times = _times(row.times_bound)
     above = row.flags[0] if row.flags else _above(row.above_ms)
-    return (
-        f"{row.kind:<{name}}{ms(row.ms.value):>9}{row.share:>8.1%}{times:>9}{above:>13}  {seen:>6}"
-    )
+    return row.kind, ms(row.ms.value), f"{row.share:.1%}", _times(row.times_bound), above, seen
 
 
 def _operators(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
@@ -109,14 +121,13 @@ def _operators(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     apart = name < OPERATOR_COLUMNS  # a line for its name, or all products would look alike
     if apart:
         name = max(1, width - FIGURE_COLUMNS)
-    yield f"{'operator':<{name}}{_figures('calls', 'ms', 'share', 'x bound', 'above bound')}"[
-        :width
-    ]
+    columns = (name, *OPERATOR_FIGURES)
+    yield line(("operator", "calls", "ms", "share", "x bound", "above bound"), columns, width)
     for row in shown:
         if apart:
             yield shortened(called(row), width)
         begun = "" if apart else shortened(called(row), name - 1)
-        yield f"{begun:<{name}}{_operator(row)}"[:width]
+        yield line((begun, *_operator(row)), columns, width)
     if left := len(case.operators) - len(shown):
         yield from wrapped(f"{units.counted(left, 'operator')} more (--wide)", width)
     for row in case.operators:
@@ -124,24 +135,19 @@ def _operators(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
             yield from wrapped(f"not measured: {called(row)}: {row.absent}", width, "  ")
 
 
-def _operator(row: OperatorRow) -> str:
+def _operator(row: OperatorRow) -> tuple[str, ...]:
     took = "—" if row.ms is None else ms(row.ms.value)
     share = "—" if row.share is None else f"{row.share:.1%}"
     above = "BEATS-BOUND" if "BEATS-BOUND" in row.flags else _above(row.above_ms)
-    return _figures(f"{row.calls:g}", took, share, _times(row.times_bound), above)
-
-
-def _figures(calls: str, took: str, share: str, times: str, above: str) -> str:
-    """In `FIGURE_COLUMNS`."""
-    return f"{calls:>7}{took:>9}{share:>8}{times:>9}{above:>13}"
+    return f"{row.calls:g}", took, share, _times(row.times_bound), above
 
 
 def called(row: OperatorRow) -> str:
     """An operator with what it works on: `mm bf16[64,128] bf16[128,256]`."""
     name = row.name.removeprefix("aten::")
     if row.fuses:
-        return f"{name} ({', '.join(row.fuses)})"
-    return f"{name} {row.operands}".rstrip()
+        return plain(f"{name} ({', '.join(row.fuses)})")
+    return plain(f"{name} {row.operands}")
 
 
 def shortened(text: str, columns: int) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 from bench import stats
 from bench.judging.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
-from bench.reports._explained import STANDARD_COLUMNS, ms, shortened, wrapped
+from bench.reports._explained import STANDARD_COLUMNS, line, ms, shortened, wrapped
+from bench.reports._labels import plain
+from bench.reports._wording import factor
 
 NAME_COLUMNS = 24
 LONGEST_NAME = 18
@@ -65,17 +67,18 @@ def _pair(pair: ExplainedPair, width: int) -> Iterator[str]:
     if columns is NARROW_COLUMNS:
         split = split[0][: columns[3] - 1], split[1]
     heading = ("base ms", "other ms", "difference", *split)
-    yield f"{'part':<{name}}{_in_columns(columns, heading)}"[:width]
+    yield line(("part", *heading), (name, *columns), width)
     for part in pair.parts:
-        yield f"{part.name:<{name}}{_in_columns(columns, _part(part))}"[:width]
+        yield line((part.name, *_part(part)), (name, *columns), width)
     name = max(1, width - sum(COLUMNS[:3]) - 2)
-    yield f"{'operator':<{name}}{_in_columns(COLUMNS, heading[:3])}"[:width]
+    yield line(("operator", *heading[:3]), (name, *COLUMNS[:3]), width)
     for operator in pair.operators:
-        begun, figures = _called(operator), _in_columns(COLUMNS, _operator(operator))
+        begun = _called(operator)
         if columns is NARROW_COLUMNS:  # a line for its name, or all products would look alike
             yield shortened(begun, width)
             begun = ""
-        yield f"{shortened(begun, name - 1):<{name}}{figures}"[:width]
+        begun = shortened(begun, name - 1)
+        yield line((begun, *_operator(operator)), (name, *COLUMNS[:3]), width)
 
 
 def _relative(pair: ExplainedPair) -> str:
@@ -89,18 +92,13 @@ def _relative(pair: ExplainedPair) -> str:
     return f"{ratio.value - 1:+.1%}, {interval}; {launches} launches"
 
 
-def _in_columns(columns: Sequence[int], values: Sequence[str]) -> str:
-    each = zip(columns, values, strict=False)
-    return "".join(f"{value:>{column}}" for column, value in each)
-
-
 def _part(part: ClassPair) -> tuple[str, ...]:
-    ratios = ("—" if value is None else f"{value:.2f}" for value in (part.chip, part.software))
+    ratios = ("—" if value is None else factor(value) for value in (part.chip, part.software))
     return ms(part.base_ms), ms(part.other_ms), signed(part.difference_ms), *ratios
 
 
 def _called(operator: OperatorPair) -> str:
-    return f"{operator.name.removeprefix('aten::')} {operator.operands}".rstrip()
+    return plain(f"{operator.name.removeprefix('aten::')} {operator.operands}")
 
 
 def _operator(operator: OperatorPair) -> tuple[str, ...]:

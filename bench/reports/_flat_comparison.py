@@ -194,6 +194,7 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
         "devices": row.case.devices,
         "parallelism": row.case.parallelism,
         "status": row.status,
+        "reached": row.reached,
         "verdict": row.verdict,
         "throughput": row.throughput,
         "unit": row.unit or None,

@@ -11,7 +11,7 @@ from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.systems import otherwise_spread
 from bench.reports._comparison_notes import JUDGED, WORDS
 from bench.reports._html_side import Side
-from bench.reports._wording import handed_on
+from bench.reports._wording import handed_on, ratio
 
 
 class Pair:
@@ -79,7 +79,7 @@ class Pair:
             return ""
         cases = units.counted(len(self.compared), "case")
         return (
-            f"Geometric mean of the throughput ratios of {cases}: {mean:.3f} "
+            f"Geometric mean of the throughput ratios of {cases}: {ratio(mean)} "
             "(a summary, no verdict)."
         )
 

@@ -23,7 +23,7 @@ from bench.records.run import Launch
 from bench.reports._html_pair import spoken
 from bench.reports._html_side import Side, name_of, variant
 from bench.reports._systems import spreads
-from bench.reports._wording import word_of
+from bench.reports._wording import ratio, word_of
 
 MANY_CASES = 100
 """A page of more cases than this would grow too large with every launch's trace."""
@@ -57,7 +57,8 @@ def ratio_mark(case: CaseComparison) -> dict[str, Any]:
     """One line of the ratio plot."""
     interval = case.interval
     words = ", ".join(filter(None, (spoken(case.verdict), case.clock_remark)))
-    between = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+    between = "" if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
+    said = "" if case.ratio is None else ratio(case.ratio)
     return {
         "label": " ".join(filter(None, (name_of(case.case), spreads(case)))),
         "detail": case.case.detail,
@@ -65,8 +66,8 @@ def ratio_mark(case: CaseComparison) -> dict[str, Any]:
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
         "verdict": case.verdict,
-        "text": f"{case.ratio:.3f} {words}",
-        "hover": [case.case.label, f"{case.ratio:.3f} {between}", words, *case.reasons],
+        "text": f"{said} {words}",
+        "hover": [case.case.label, f"{said} {between}", words, *case.reasons],
     }
 
 

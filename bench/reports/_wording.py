@@ -78,8 +78,13 @@ def whole(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """Three digits after the point; of what is tiny or huge, two that count."""
-    return f"{value:.3f}" if 1e-3 <= value < 1e5 else f"{value:.2g}"
+    """Three digits after the point; of what is small or huge, three that count."""
+    return f"{value:.3f}" if 0.1 <= value < 1e5 else f"{value:#.3g}"
+
+
+def factor(value: float) -> str:
+    """Two digits after the point; of what is small or huge, two that count."""
+    return f"{value:.2f}" if 0.1 <= value < 1e5 else f"{value:.2g}"
 
 
 def share(value: float) -> str:
@@ -166,6 +171,12 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return f"Next: find what {STOPPERS}, and run again without it."
     if any(row.verdict == "INVALID" and row.hindrance for row in rows):
         return "Next: end other work on this machine and run again: it slowed too many launches."
+    lost = [row for row in rows if row.verdict == "INVALID" and row.exclusion]
+    if lost:
+        return (
+            f"Next: of {alone(lost[0].case)} too many launches failed. See why above, then try it "
+            f"alone: accelmark run {suite} --only '{alone(lost[0].case)}'"
+        )
     unsteady = [row for row in rows if row.verdict == "NO_STEADY_STATE"]
     if any(row.serving for row in unsteady):
         return "Next: for latencies that last, ask at a lower rate: more came than was answered."

@@ -28,7 +28,7 @@ from bench.reports._html_provenance import provenance
 from bench.reports._html_side import Side, looks_of
 from bench.reports._html_table import columns, in_order
 from bench.reports._systems import factors, spreads
-from bench.reports._wording import next_step, word_of
+from bench.reports._wording import next_step, ratio, word_of
 
 
 class HtmlReport(Report):
@@ -85,6 +85,7 @@ class HtmlReport(Report):
             looks=looks_of,
             provenance=provenance,
             spoken=spoken,
+            ratio=ratio,
             spreads=spreads,
             factors=factors,
             flags=_html_plots.FLAGS,

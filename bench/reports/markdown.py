@@ -22,7 +22,7 @@ from bench.reports import _memory, _scaling, _serving
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._systems import factors, spreads
-from bench.reports._wording import handed_on, limit, tail, whose, word_of
+from bench.reports._wording import handed_on, limit, ratio, tail, whose, word_of
 
 
 class MarkdownReport(Report):
@@ -144,7 +144,8 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
     mean = comparison.geometric_mean
     if mean is not None:
         count = f"{len(comparison.ratios)} of {len(comparison.cases)}"
-        yield f"\nGeometric mean of the ratios of {count} cases (a summary, no verdict): {mean:.3f}"
+        said = f"{count} cases (a summary, no verdict): {ratio(mean)}"
+        yield f"\nGeometric mean of the ratios of {said}"
     if comparison.differences:
         yield "\n<details><summary>The runs differ in</summary>\n"
         yield "| | base | other |"
@@ -170,14 +171,14 @@ def _side(row: Row | None) -> str:
     if row is None:
         return "—"
     if row.throughput is None:
-        return row.status.upper()
+        return word_of(row)
     return _text(units.rate(row.throughput, row.unit.removesuffix("/s")))
 
 
 def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, str]:
-    ratio = "—" if case.ratio is None else f"{case.ratio:.3f}"
+    found = "—" if case.ratio is None else ratio(case.ratio)
     interval = case.interval
-    between = "—" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+    between = "—" if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
     verdict = f"**{case.verdict.replace('_', ' ')}**"
     if case.verdict == "UNDECIDED" and case.not_excluded is not None:
         verdict += f": up to {case.not_excluded:.1%} not excluded"
@@ -189,7 +190,7 @@ def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, s
         verdict += f": {_text('; '.join(case.reasons))} (`{'`, `'.join(case.codes)}`)"
     if case.same_work is not None and case.ratio is not None:
         verdict += f"; {_text(case.same_work.words)}"
-    return ratio, between, verdict
+    return found, between, verdict
 
 
 def _text(text: str) -> str:

@@ -79,3 +79,9 @@ def test_duration(seconds: float, text: str) -> None:
 )
 def test_memory(size_bytes: int, text: str) -> None:
     assert units.memory(size_bytes) == text
+
+
+@pytest.mark.parametrize("half_width", [1e-7, 4e-5, 4.9e-4, 5e-4, 0.02])
+def test_an_interval_has_a_width(half_width: float) -> None:
+    said = units.spread(half_width)
+    assert float(said.strip("±%")) / 100 == pytest.approx(half_width, rel=0.3)

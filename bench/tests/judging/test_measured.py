@@ -197,6 +197,13 @@ def test_the_target_is_the_suites() -> None:
     ).verdict == ("OK")
 
 
+@pytest.mark.parametrize("target", [0.005, 0.015, 0.025, 0.1])
+def test_a_target_is_said_as_it_was_set(target: float) -> None:
+    settings = Settings(launches=3, target_half_width=target)
+    said = row([FINE, FINE, WIDE], settings=settings).reason.rpartition("target ±")[2]
+    assert float(said.removesuffix("%")) == pytest.approx(100 * target)
+
+
 def test_flags_of_any_launch_are_shown_once() -> None:
     drift = make_measured(flags=("DRIFT",))
     both = make_measured(flags=("HOST_GAP", "DRIFT"))

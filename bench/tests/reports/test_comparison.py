@@ -13,6 +13,7 @@ from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
 from bench.records.run import RunFile
 from bench.report import Canvas
+from bench.reports import html, markdown
 from bench.reports._comparison import render
 from bench.reports._comparison_notes import WORDS
 from bench.tests import scaled
@@ -165,3 +166,12 @@ def test_a_run_that_did_not_end_by_itself_says_so() -> None:
 def test_the_next_step(other: RunFile, step: str) -> None:
     last = render([compare(run(FAST), other)], Canvas(width=200)).splitlines()[-1]
     assert last.startswith(f"Next: {step}")
+
+
+def test_no_ratio_is_rounded_to_nothing() -> None:
+    """A machine that is 2,500 times as slow, in every form."""
+    base, other = run([0.001] * 5), run([2.5] * 5)
+    card = render([compare(base, other)], Canvas(width=120, wide=True))
+    pages = [report.REPORT.render([base, other], Canvas()) for report in (markdown, html)]
+    for text in (card, *pages):
+        assert "0.000400" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -188,3 +189,62 @@ def test_a_page_has_a_bar_of_the_step_and_operators_under_their_roofs(run: RunFi
     assert page.count('<rect x="') == len(parts) and "Where a step goes" in page
     bare = msgspec.structs.replace(run, explanations=(), run=make_run(run.run.plan))
     assert "Where a step goes" not in catalogue.load("reports", "html").render([bare], Canvas())
+
+
+@pytest.mark.parametrize("width", range(40, 81))
+def test_no_figure_is_cut(run: RunFile, width: int) -> None:
+    """What does not fit is left out whole: of 40.0 ms a 4 would be another figure."""
+    other = explained_file(account(0.5))
+    pairs = explained_pairs(run, other)
+
+    def cards(columns: int) -> tuple[str, str]:
+        alone = explained(run, "table", columns, wide=True)
+        return alone, _explained_pairs.card(run, other, pairs, columns)
+
+    for whole, card in zip(cards(120), cards(width), strict=True):
+        figures = {word for word in card.split() if word.replace(".", "").lstrip("+-").isdigit()}
+        assert figures and figures <= set(whole.split()), figures
+        assert max(map(len, card.splitlines())) <= width
+
+
+def test_nothing_of_anothers_record_moves_the_screen() -> None:
+    bad = "x\x1b[2Ky"
+    op = msgspec.structs.replace(MM, name=bad, operands=bad)
+    file = explained_file(account(operators=(op, *account().operators[1:])))
+    device = {**file.run.device, "name": bad}
+    file = msgspec.structs.replace(file, run=msgspec.structs.replace(file.run, device=device))
+    other = explained_file(account())
+    cards = (
+        explained(file, "table", 100, wide=True),
+        _explained_pairs.card(file, other, explained_pairs(file, other), 100),
+    )
+    for card in cards:
+        assert "\x1b" not in card and "x [2Ky" in card
+
+
+def test_a_damaged_record_is_not_shown_as_whole(
+    run: RunFile, accelmark: Accelmark, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.jsonl"
+    with contextlib.closing(Writer(path)) as writer:
+        writer.append(run.run)
+        for one in run.explanations:
+            writer.append(one)
+    path.write_bytes(path.read_bytes() + b'{"line": "expl')
+    code, out, err = accelmark("explain", str(path))
+    assert code == 2 and "accelmark explains" in out
+    assert "error: " in err and "What is above is of the lines before it." in err
+
+
+def test_a_run_that_was_interrupted_long_ago_interrupts_nobody(
+    run: RunFile, accelmark: Accelmark, tmp_path: Path
+) -> None:
+    path = tmp_path / "old.jsonl"
+    assert run.end is not None
+    end = msgspec.structs.replace(run.end, reason="interrupted")
+    with contextlib.closing(Writer(path)) as writer:
+        writer.append(run.run)
+        for one in run.explanations:
+            writer.append(one)
+        writer.append(end)
+    assert accelmark("explain", str(path))[0] == 0
