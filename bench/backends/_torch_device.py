@@ -173,8 +173,10 @@ def ask(module: Any, name: str, *arguments: Any) -> Any:
     if own is not None:
         try:
             return own(*arguments)
-        except (NotImplementedError, RuntimeError) as error:
-            if not isinstance(error, NotImplementedError) and UNANSWERED not in str(error):
+        except NotImplementedError as error:
+            raise NotAvailable(name) from error
+        except RuntimeError as error:
+            if UNANSWERED not in str(error):
                 raise
             raise NotAvailable(name) from error
     shared = getattr(torch.accelerator, SHARED_NAMES.get(name, name), None)

@@ -19,7 +19,7 @@ from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow, explai
 from bench.judging.row import Interval
 from bench.planning.tuning import in_words
 from bench.records.case import Case
-from bench.records.explained import How
+from bench.records.explained import Ceilings, How
 from bench.records.outcome import Cold, Skipped
 from bench.records.run import Launch, RunFile
 
@@ -224,10 +224,12 @@ def _value(interval: object) -> float:
 
 def _parts(base: ExplainedCase, other: ExplainedCase) -> tuple[ClassPair, ...]:
     mine, theirs = ({row.kind: row for row in one.classes} for one in (base, other))
-    found = [
-        _class(kind, mine.get(kind), theirs.get(kind), _chip(kind, base, other))
-        for kind in {**mine, **theirs}
-    ]
+    boxes = [of_several([a.ceilings for a in one.accounts]) for one in (base, other)]
+    found = []
+    for kind in {**mine, **theirs}:
+        rows = mine.get(kind), theirs.get(kind)
+        bounded = all(row is not None and _bounded(row) for row in rows)
+        found.append(_class(kind, *rows, _chip(kind, base, other, boxes) if bounded else None))
     for name in REST:
         values = (_value(getattr(one, f"{name}_ms")) for one in (base, other))
         found.append(
@@ -238,12 +240,13 @@ def _parts(base: ExplainedCase, other: ExplainedCase) -> tuple[ClassPair, ...]:
     return tuple(sorted(found, key=lambda part: -abs(part.difference_ms)))
 
 
-def _chip(kind: str, base: ExplainedCase, other: ExplainedCase) -> float | None:
+def _chip(
+    kind: str, base: ExplainedCase, other: ExplainedCase, boxes: Sequence[Ceilings]
+) -> float | None:
     """How many times as fast other's ceilings would do the same; see `ClassPair`."""
-    sides = (base, other)
     mine, theirs = (
         [[op for op in account.operators if op.kind == kind] for account in one.accounts]
-        for one in sides
+        for one in (base, other)
     )
     work = [
         statistics.fmean(sum(op.flop for op in operators) for operators in each)
@@ -251,7 +254,6 @@ def _chip(kind: str, base: ExplainedCase, other: ExplainedCase) -> float | None:
     ]
     if abs(work[0] - work[1]) > SAME_WORK * max(work):
         return None
-    boxes = [of_several([account.ceilings for account in one.accounts]) for one in sides]
     ratios = []
     for operators in (*mine, *theirs):
         if (found := priced(operators, boxes)) is None:
@@ -265,9 +267,7 @@ def _class(
     name: str, base: ClassRow | None, other: ClassRow | None, chip: float | None
 ) -> ClassPair:
     software = None
-    if base is None or other is None or not _bounded(base) or not _bounded(other):
-        chip = None
-    elif chip is not None:
+    if base is not None and other is not None and chip is not None:
         software = base.ms.value / other.ms.value / chip
     return ClassPair(
         name=name,

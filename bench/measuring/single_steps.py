@@ -99,9 +99,7 @@ def _with_room(job: Steps, device: Device, clock: Callable[[], int]) -> tuple[in
     found = []
     for _ in range(WAITING_STEPS):
         took = _queued(job, device, clock, seen)
-        if seen.calls < FULL:
-            return ()
-        if seen.waited_ns < LEAST_WAIT * took:
+        if seen.calls < FULL or seen.waited_ns < LEAST_WAIT * took:
             return ()
         found.append((took - seen.waited_ns, seen.calls))
         seen.calls = seen.waited_ns = 0

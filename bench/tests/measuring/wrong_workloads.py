@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from bench.backends import _trial
 from bench.measuring import numerics
 from bench.measuring.numerics import gate
 from bench.precision import PRECISIONS, REFERENCE, Precision
@@ -56,21 +54,15 @@ WHOLE = {
 """Tests of large models as they are. In others what goes wrong does so in a block of each stage, or
 in narrow layers; and the pipeline, which brings other batches to the same job, needs no more."""
 
-by_reference = functools.cache(_trial.by_reference)
-LONGEST = [("test_the_gate_passes_what_is_right", "train")]
-"""What takes half a minute where the host calculates by reference code: whole where it does not."""
-
 
 @pytest.fixture(autouse=True)
 def small_pipeline(request: pytest.FixtureRequest) -> None:
     """ResNet-50 and ViT-B/16 are small but where they are `WHOLE`."""
     spec = getattr(request.node, "callspec", None)
     given = {} if spec is None else spec.params
-    test, mode = request.node.originalname, given.get("mode")
-    small = given.get("name") in {"resnet50", "vit-b16"} - WHOLE.get(test, set())
-    if (test, mode) in LONGEST:
-        small = small or by_reference(PRECISIONS[given["precision"]]) is not None
-    if small or mode == "train-pipeline":
+    whole = WHOLE.get(request.node.originalname, set())
+    small = given.get("name") in {"resnet50", "vit-b16"} - whole
+    if small or given.get("mode") == "train-pipeline":
         request.getfixturevalue("small_vision")
 
 
