@@ -40,9 +40,10 @@ from bench.records.outcome import Work
 from bench.records.parallelism import NONE
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import torch
     from torch import Tensor
-
 
 TRAINING_PRECISIONS = ("bf16", "bf16-amp", "fp32", "tf32")
 """No fp16: it would need loss scaling, which is another step."""
@@ -61,17 +62,11 @@ Recorder = Callable[[Queued, Queued], Queued]
 
 
 class Unsupported(Exception):
-    """This device cannot run this case, and that is no fault: it is skipped, with the reason.
-
-    Raised by `Workload.build`.
-    """
+    """This device cannot run this case, and that is no fault: it is skipped, with the reason."""
 
 
 class Wrong(Exception):
-    """What this device computes is wrong, by a trial: nothing that it measures may be used.
-
-    Raised by `Workload.build`; the launch is void, with the reason.
-    """
+    """What this device computes is wrong, by a trial: the launch is void, with the reason."""
 
 
 class Burst(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +158,9 @@ class LookedUp(msgspec.Struct, frozen=True, kw_only=True):
     rows: Tensor
     before: Tensor
     gradients: Tensor
+    enlarged: Callable[[Any, float], AbstractContextManager[LookedUp | None]] | None = None
+    """An update of those lookups alone (int64, on the host), by so many times their gradients, and
+    undone on leaving: a step's own may be too small to move a narrow table."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,8 +237,9 @@ class Job(ABC):
     def probe(self) -> dict[str, torch.Tensor]:
         """Runs the job on its inputs and gives what the numerics gate compares, by quantity.
 
-        For inference the output (`logits`); for training `logits`, `loss`, `gradient_norm` and
-        `loss after 2 steps`. Of quantized layers also `products`: what each of them multiplies.
+        For inference the output (`logits`); for training `logits`, `loss`, `gradient_norm`,
+        `loss after 2 steps`, and best `each gradient` [weights, values] and `logits of other
+        inputs` too. Of quantized layers also `products`: what each of them multiplies.
         Called once, on a job of its own that is not timed.
         """
 

@@ -16,8 +16,16 @@ from mindspore import nn, ops
 from bench.framework import Moved
 from bench.frameworks._mindspore_jobs import execution_look, run_as
 from bench.frameworks._mindspore_models import looks_of, parameters_of
-from bench.records.proof import GRADIENTS, LOSS
+from bench.records.proof import (
+    EACH_GRADIENT,
+    EACH_GRADIENT_OVER_KINKS,
+    GRADIENTS,
+    LOSS,
+    OTHER_INPUTS,
+    RUNNING,
+)
 from bench.workload import Job, Look, Site, Training
+from bench.workloads._gradients import places
 from bench.workloads._jobs import Rotation
 from bench.workloads._optimizers import ADAM_BETAS, ADAM_EPSILON, SETTINGS
 
@@ -107,6 +115,8 @@ class AdamW(nn.Cell):  # type: ignore[misc]
         return gradients
 
 
+RUNNING_NAMES = ("moving_mean", "moving_variance")
+"""What its batch norm keeps, by the end of its name, in the order of torch's."""
 OPTIMIZERS: Mapping[str, Callable[[Any, float], Any]] = {"sgd": Sgd, "adamw": AdamW}
 """By the name in a job."""
 
@@ -144,6 +154,14 @@ def trained(model: Any, optimizer: Any, count: int) -> Callable[..., Any]:
 def added(gradients: Any, others: Any) -> Any:
     """Sums of each two."""
     return tuple([one + other for one, other in zip(gradients, others)])  # noqa: B905
+
+
+def _drawn(tensors: Sequence[Any]) -> Any:
+    """Some values of each, as `bench.workloads._gradients.each_gradient` draws them."""
+    import numpy as np
+
+    every = [tensor.asnumpy().reshape(-1)[places(tensor.size)] for tensor in tensors]
+    return ms.Tensor(np.stack(every).astype(np.float32))
 
 
 class TrainingJob(Job):
@@ -189,12 +207,21 @@ class TrainingJob(Job):
         return float(self._loss)
 
     def probe(self) -> dict[str, Any]:
-        """Three steps on the same micro-batches; the loss of the third is that after two."""
+        """Three steps on the same micro-batches, the loss of the third is that after two; and in
+        the third's place one on others."""
         self.step()
         found = {"logits": self._logits, "loss": self._loss, "gradient_norm": self._norm()}
+        kinks = any(isinstance(cell, nn.MaxPool2d) for _, cell in self._model.cells_and_names())
+        each = EACH_GRADIENT_OVER_KINKS if kinks else EACH_GRADIENT
+        found[each] = _drawn(self._gradients)
+        if running := [p for p in self._model.get_parameters() if p.name.endswith(RUNNING_NAMES)]:
+            found[RUNNING] = _drawn(running)
         self._take()
-        self._take()
-        return {**found, "loss after 2 steps": self._loss}
+        with self._unmoved():
+            self._take()
+            found["loss after 2 steps"] = self._loss
+        self.step()
+        return {**found, OTHER_INPUTS: self._logits}
 
     def _norm(self) -> Any:
         """Of all gradients together; summed on the host in float64."""

@@ -55,6 +55,18 @@ class Finding(NamedTuple):
         )
 
 
+class _Lookups(NamedTuple):
+    """Some rows of tables, and where a step looked them up."""
+
+    rows: Array
+    times: Array
+    """How often each was, [rows, 1]."""
+    lookups: Array
+    """Which of all lookups are of them."""
+    which: Array
+    """Of each of those the row, by its place in `rows`."""
+
+
 class Law:
     """One step against the prediction: `before` it, then `findings` after it."""
 
@@ -103,15 +115,19 @@ class Law:
             off = sample.weighted(after[name] - held)
             narrow = any(self._kit.itemsize(one.weight) < 4 for one in moved)
             wide = CLOSE_NARROW if narrow and name == "weights" else CLOSE
-            yield _finding(words, sample.weighted(held) - before, off, narrow, wide)
+            yield from _finding(words, sample.weighted(held) - before, off, narrow, wide)
         if (looked_up := self._looked_up()) is not None:
-            yield self._rows(looked_up)
+            yield from self._rows(looked_up)
 
-    def _rows(self, found: LookedUp) -> Finding:
-        """Of some rows that a step looked up; where one was several times, its gradients add up."""
+    def _rows(self, found: LookedUp) -> Iterator[Finding]:
+        """Of some rows that a step looked up, whose gradients add up where one was several times.
+
+        Of a narrow table, whose values a step's own gradients may be too small to move, by larger
+        ones too: an update that is left out would be right otherwise.
+        """
         import numpy as np
 
-        kit, width = self._kit, self._kit.shape(found.tables)[1]
+        kit = self._kit
         every = kit.on_host(found.rows).astype(np.int64)
         drawn = positions(self._seed, "law/rows", every.size, ROWS)
         rows = np.unique(every[drawn])
@@ -119,28 +135,53 @@ class Law:
         which = np.searchsorted(rows, every[lookups])
         times = np.bincount(which, minlength=len(rows))
         kept = max(1, int((times.cumsum() <= MOST_LOOKUPS).sum()))
-        rows, times = rows[:kept], times[:kept, None]
-        lookups, which = lookups[which < kept], which[which < kept]
+        looked = _Lookups(
+            rows[:kept], times[:kept, None], lookups[which < kept], which[which < kept]
+        )
+        before, total = self._values(found, looked)
+        yield from self._of_rows("looked-up rows", found, looked)
+        size = float(self._settings["lr"]) * _length(total)
+        if kit.itemsize(found.tables) < 4 and found.enlarged is not None and size:
+            factor = 2.0 ** round(math.log2(_length(before) / size))
+            with found.enlarged(looked.lookups, factor) as larger:
+                if larger is not None:
+                    alone = looked._replace(lookups=np.arange(len(looked.lookups)))
+                    yield from self._of_rows("looked-up rows, by larger gradients,", larger, alone)
 
-        def values(tensor: Any, index: Array) -> Array:
-            places = index[:, None] * width + np.arange(width)
-            return kit.picked([tensor], [places.reshape(-1)]).reshape(-1, width)
+    def _values(self, found: LookedUp, looked: _Lookups) -> tuple[Array, Array]:
+        """Of each row [rows, d] what was there, and the sum of its gradients."""
+        import numpy as np
 
-        total = np.zeros((len(rows), width))
-        np.add.at(total, which, values(found.gradients, lookups))
-        before = np.empty_like(total)
-        before[which] = values(found.before, lookups)
+        before = np.empty((len(looked.rows), self._kit.shape(found.tables)[1]))
+        total = np.zeros_like(before)
+        np.add.at(total, looked.which, self._picked(found.gradients, looked.lookups))
+        before[looked.which] = self._picked(found.before, looked.lookups)
+        return before, total
+
+    def _picked(self, tensor: Any, index: Array) -> Array:
+        """Rows of a tensor [..., d]."""
+        import numpy as np
+
+        width = self._kit.shape(tensor)[1]
+        places = index[:, None] * width + np.arange(width)
+        return self._kit.picked([tensor], [places.reshape(-1)]).reshape(-1, width)
+
+    def _of_rows(self, quantity: str, found: LookedUp, looked: _Lookups) -> Iterator[Finding]:
+        import numpy as np
+
+        kit = self._kit
+        before, total = self._values(found, looked)
         must = predicted({"weights": before}, total, np.ones(()), self._settings)["weights"]
         held = kit.rounded(must, found.tables)
         # Added one after the other, each is rounded to what holds the sum.
         parts = 2.0 ** -np.arange(1, 53)
         epsilon = parts[kit.rounded(1 + parts, found.tables) == 1 + parts].min()
         last_place = epsilon * 2.0 ** (np.frexp(held)[1] - 1)
-        rounded = np.where(times > 1, times * last_place, 0.0)
-        off = (np.abs(values(found.tables, rows) - held) - rounded).clip(min=0.0)
+        rounded = np.where(looked.times > 1, looked.times * last_place, 0.0)
+        off = (np.abs(self._picked(found.tables, looked.rows) - held) - rounded).clip(min=0.0)
         narrow = kit.itemsize(found.tables) < 4
         wide = CLOSE_NARROW if narrow else CLOSE
-        return _finding("looked-up rows", held - before, off, narrow, wide)
+        yield from _finding(quantity, held - before, off, narrow, wide)
 
     def _state(self, sample: Sample, moved: list[Moved]) -> dict[str, Array]:
         """The sampled weights, and what the optimizer keeps of them."""
@@ -167,14 +208,20 @@ def _length(values: Array) -> float:
     return float(np.sqrt(np.square(values).sum()))
 
 
-def _finding(quantity: str, move: Array, off: Array, narrow: bool, most: float) -> Finding:
-    """Of a change that was to be `move`, and is off by `off`; narrow: held in 16 bits."""
+def _finding(
+    quantity: str, move: Array, off: Array, narrow: bool, most: float
+) -> Iterator[Finding]:
+    """Of a change that was to be `move`, and is off by `off`; narrow: held in 16 bits.
+
+    Where nothing was to move, and nothing did, nothing was seen.
+    """
     length, difference = _length(move), _length(off)
+    if not length and not difference:
+        return
     moves = int((move != 0).sum())
     if narrow and moves:  # a rounding to the other side counts for more, the fewer there are
         most += moves**-0.5
-    error = difference / length if length else math.inf if difference else 0.0
-    return Finding(quantity, error, most)
+    yield Finding(quantity, difference / length if length else math.inf, most)
 
 
 def predicted(

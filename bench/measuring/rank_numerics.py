@@ -29,6 +29,7 @@ from bench.measuring.readings import Reading, full, read, truth_of
 from bench.precision import REFERENCE
 from bench.ranks import WHOLE, Part, Ranks, each_alone
 from bench.records.outcome import Check, Numerics
+from bench.records.proof import OTHER_INPUTS
 from bench.workload import Site, Workload
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ EXACT = 1e-10
 SHORT = 2e-6
 """Of what a library computes in float32 whatever it is given: measured 2e-7."""
 IN_FLOAT64 = "in float64 "
+LOGITS = ("logits", OTHER_INPUTS)
 OF_ALL = ("loss", "gradient_norm", "loss after 2 steps")
 """Quantities that are means or sums over the ranks: the same on all."""
 TIMES_ALONE = 2.0
@@ -236,11 +238,13 @@ def misplaced(ranks: Ranks, site: Site) -> str:
 def _against(
     seen: Reading, truth: Reading, ranks: Ranks, tolerances: dict[str, float], words: str
 ) -> list[Check]:
-    """Of what the probe gives; logits of this rank's own rows."""
+    """Of what the probe gives; logits of this rank's own rows. A rank's tells nothing of each
+    gradient, as one device's does: those are compared whole."""
     found = []
-    for quantity, value in truth.found.items():
-        mine = value[ranks.part(len(value))] if quantity == "logits" else value
-        error = numerics.relative_error(seen.found[quantity], mine)
+    for quantity, given in seen.found.items():
+        value = truth.found[quantity]
+        mine = value[ranks.part(len(value))] if quantity in LOGITS else value
+        error = numerics.relative_error(given, mine)
         tolerance = tolerances[quantity]
         found.append(Check(quantity=f"{words}{quantity}", error=error, tolerance=tolerance))
     return found

@@ -49,10 +49,12 @@ DRAWN = (
 )
 NO_OUTPUTS = "the workload gives no outputs"
 CANNOT_REPEAT = "the job cannot repeat a step"
-RECOMPUTED = {"fp32": 1e-3, "tf32": 2e-2}
-"""Largest error of an output against the same computed again: no kernel need be deterministic."""
+RECOMPUTED = {"fp32": 1e-3, "fp16": 1e-2, "tf32": 2e-2, "bf16": 5e-2, "bf16-amp": 5e-2}
+"""Largest error of an output against the same computed again: no kernel need be deterministic.
+Measured of 30 layers in bf16 4e-2 between two machines, and 0 on one host; of batch 256, one output
+that is another's makes 9e-2."""
 RECOMPUTED_NARROW = 0.1
-"""Of the other precisions: measured of 30 layers 4e-2, between two machines."""
+"""Of products in less than 16 bits."""
 KNOWN = 4
 """Inputs of which it is kept what came of them."""
 

@@ -32,6 +32,7 @@ from bench.workload import (
     twin_name,
     with_twins,
 )
+from bench.workloads._gradients import gradient_norm
 from bench.workloads._jobs import (
     BATCHES,
     InferenceJob,
@@ -40,7 +41,6 @@ from bench.workloads._jobs import (
     autocast,
     cross_entropy,
     executed,
-    gradient_norm,
     model_facts,
 )
 from bench.workloads._modes import train_and_infer

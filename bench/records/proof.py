@@ -24,6 +24,13 @@ LOSS = "loss"
 UPDATE = "update"
 """The quantities by name; of the update, how far the weights are from those before step 1, there
 is the norm only."""
+EACH_GRADIENT = "each gradient"
+EACH_GRADIENT_OVER_KINKS = "each gradient, over kinks"
+RUNNING = "running statistics"
+BY_ROW = (EACH_GRADIENT, EACH_GRADIENT_OVER_KINKS, RUNNING)
+"""What the numerics gate compares weight by weight, a row of values of each: the worst counts."""
+OTHER_INPUTS = "logits of other inputs"
+"""What the gate compares of a step that is given other inputs than those before it."""
 
 
 class Vector(Value, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ Of several each has some of the tables and all of the MLPs: see `bench.workloads
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,8 @@ import msgspec
 from bench.ranks import WHOLE, Part, Ranks
 from bench.rehearsal import has_no_values
 from bench.workload import LookedUp, Site, Training
-from bench.workloads._jobs import TrainingJob, gradient_norm
+from bench.workloads._gradients import gradient_norm
+from bench.workloads._jobs import TrainingJob
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,8 +63,29 @@ class Lookup:
                     rows=self._indices.flatten(),
                     before=rows.detach().flatten(0, -2),
                     gradients=rows.grad.flatten(0, -2),
+                    enlarged=self._enlarged,
                 )
         return None
+
+    @contextlib.contextmanager
+    def _enlarged(self, lookups: Any, times: float) -> Iterator[LookedUp | None]:
+        """See `LookedUp.enlarged`."""
+        import torch
+
+        found = self.looked_up()
+        assert found is not None
+        chosen = torch.from_numpy(lookups).to(self._tables.device)
+        held = self._indices, self.leaves
+        self._indices = found.rows[chosen]
+        before = self._tables[self._indices]
+        before.grad = found.gradients[chosen] * times
+        self.leaves = [before]
+        try:
+            self.update()
+            yield self.looked_up()
+        finally:
+            self._tables[self._indices] = before
+            self._indices, self.leaves = held
 
     def update(self) -> None:
         """SGD on the rows that have a gradient."""

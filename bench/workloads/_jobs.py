@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench.ranks import local, part
 from bench.records.execution import is_compiled, is_recorded
-from bench.records.proof import GRADIENTS, LOSS, OUTPUT
+from bench.records.proof import GRADIENTS, LOSS, OTHER_INPUTS, OUTPUT
 from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
 from bench.workloads import _looks
+from bench.workloads._gradients import each_gradient, gradient_norm, running_statistics
 from bench.workloads._optimizers import chosen_optimizer, described
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._recorded import replayed, replayed_facts
@@ -104,25 +105,6 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return loss
 
 
-def gradient_norm(model: nn.Module, besides: Iterable[Tensor] = ()) -> Tensor:
-    """Euclidean norm of all gradients together, the model's and those of the leaves `besides`.
-
-    Of what lies here of them, where the model is sharded. Waits for the device.
-
-    On the CPU in float64: a float32 sum of ten million squares is off by 1e-4, more than the
-    gradients are.
-    """
-    import torch
-
-    norms = [
-        torch.linalg.vector_norm(local(p.grad).cpu().to(torch.float64))
-        for p in (*model.parameters(), *besides)
-        if p.grad is not None
-    ]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return norm
-
-
 class TrainingJob(Job):
     """zero_grad, forward, loss in float32, backward, optimizer step; inputs rotate.
 
@@ -162,7 +144,7 @@ class TrainingJob(Job):
         (group,) = chosen.optimizer.param_groups
         asked = {name: value for name, value in group.items() if name != "params"}
         self._settings = {**asked, "lr": learning_rate}
-        self.facts = model_facts(model, site) | facts | self._spread.facts
+        self.facts = model_facts(model, site) | self._spread.facts | facts
         self.facts |= {"optimizer": described(chosen.optimizer, chosen.implementation)}
         if chosen.passed_over:
             self.facts |= {PASSED_OVER: chosen.passed_over}
@@ -183,28 +165,32 @@ class TrainingJob(Job):
         return float(self._mean(self._loss))
 
     def probe(self) -> dict[str, Tensor]:
-        """Two steps and a forward on the same micro-batches; logits of the last of them.
+        """Two steps and a forward on the same micro-batches, then a step on others; logits of the
+        last of them.
 
-        On several ranks the logits are of its own rows, and all else of the global batch.
+        On several ranks the logits are of its own rows, all else of the global batch, and of each
+        gradient nothing: see `bench.measuring.rank_numerics`.
         """
         import torch
 
         batches = self._next_batches()
         if is_recorded(self._site.execution):  # whole, or it were no step that is timed
             logits, loss = (found.clone() for found in self._run(batches))
-            norm = self._gradient_norm()
+            gradients = self._told()
         else:
             logits, loss = self._update(batches)
-            norm = self._gradient_norm()
+            gradients = self._told()
             self._optimizer.step()
         self._run(batches)
         last = torch.stack([self._evaluate(batch)[1].detach() for batch in batches]).mean()
+        others, _ = self._run(self._next_batches())
         self._spread.settle()
         return {
             "logits": logits.detach(),
             "loss": self._mean(loss),
-            "gradient_norm": norm,
+            **gradients,
             "loss after 2 steps": self._mean(last),
+            OTHER_INPUTS: others.detach(),
         }
 
     def looks(self) -> Iterator[Look]:
@@ -278,6 +264,14 @@ class TrainingJob(Job):
     def _gradient_norm(self) -> Tensor:
         """Of all gradients, the leaves' besides too; of the global batch."""
         return self._spread.norm(gradient_norm(self._model, self._leaves_besides()))
+
+    def _told(self) -> dict[str, Tensor]:
+        """What the gate compares of the first step's gradients, and of what its forward keeps."""
+        norm = {"gradient_norm": self._gradient_norm()}
+        if self._site.ranks is not None:
+            return norm
+        each = each_gradient(self._model, self._leaves_besides())
+        return norm | each | running_statistics(self._model)
 
     def _leaves_besides(self) -> Iterable[Tensor]:
         """Tensors outside the model's parameters that the last backward gave a gradient."""

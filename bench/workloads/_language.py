@@ -31,6 +31,7 @@ from bench.workloads._generation import (
     ReplayedDecodeJob,
 )
 from bench.workloads._jobs import BATCHES, TrainingJob, adamw_learning_rate, executed
+from bench.workloads._looks import AGAIN
 from bench.workloads._seeded import SeededData
 from bench.workloads._sharded import rows
 from bench.workloads._teacher import TeacherForced
@@ -190,7 +191,7 @@ def training_job(
     """Predicts each token of random texts from those before it; wants `TrainParameters`."""
     if parameters.gradient_checkpointing:
         checkpoint_layers(model)
-        facts = {**facts, "gradient checkpointing": "on"}
+    facts = {**facts, AGAIN: "on" if parameters.gradient_checkpointing else "off"}
     shape = (parameters.batch_size, parameters.sequence_length + 1)
     count = BATCHES * parameters.accumulation_steps
     texts = [rows(data.integers(0, vocabulary, shape), site).to(site.device) for _ in range(count)]

@@ -102,4 +102,8 @@ def add_adapters(model: nn.Module, rank: int, data: SeededData, site: Site) -> d
                 value = data.normal(tuple(parameter.shape), dtype, std).to(site.device)
                 setattr(module, name, torch.nn.Parameter(value))
                 adapters += value.numel()
-    return {"trained": f"{adapters} parameters of adapters, {dtype}".replace("torch.", "")}
+    named = str(dtype).removeprefix("torch.")
+    return {
+        "trained": f"{adapters} parameters of adapters, {named}",
+        "products of adapters": f"in {named}, to which their inputs are widened",
+    }

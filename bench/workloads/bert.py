@@ -27,6 +27,7 @@ from bench.workload import (
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
 from bench.workloads._language import BEFORE_CHECKPOINTING
+from bench.workloads._looks import AGAIN
 from bench.workloads._modes import COPIES, SHARDED, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._sharded import rows
@@ -146,6 +147,7 @@ class Bert(Workload):
         answers = [rows(one, site).to(site.device) for one in drawn]
         if parameters.gradient_checkpointing:
             checkpoint_layers(model)
+        facts[AGAIN] = "on" if parameters.gradient_checkpointing else "off"
         batches = list(zip(tokens, answers, strict=True))
         return TrainingJob(
             model,

@@ -12,6 +12,7 @@ from bench import catalogue
 from bench.measuring import left_out
 from bench.measuring.watch import READ_AFTER, Watch
 from bench.precision import PRECISIONS
+from bench.tests.measuring.watching import opened
 from bench.tests.small_workloads import build, one_thread, site
 from bench.workloads.transfer import TransferJob
 
@@ -76,6 +77,35 @@ def test_a_copy_that_ends_later_is_proved(
     watch.finish(1e-3)
     assert (watch.complaint, watch.proof.absent, watch.proof.recomputed) == ("", "", 0.0)
     assert not thorough or watch.proof.noise["output"].error > 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_one_row_of_many_that_is_anothers_is_told(precision: str) -> None:
+    """Of 256, as of an image in a batch: an error of 0.09 over all."""
+    watch, job = opened("gemm", "matmul", precision=precision)
+    for number in range(1, READ_AFTER[-1] + 1):
+        job.step()
+        watch.after(number)
+    watch.before(1, True)
+    job.step()
+    output = job.outputs()["output"][0]
+    output[: max(1, len(output) // 256)] = output[-1]
+    watch.finish(1.0)
+    assert "from the same computed another time" in watch.complaint
+
+
+@pytest.mark.parametrize("does", [True, False])
+def test_tables_in_bf16_that_are_not_updated_are_told(does: bool) -> None:
+    """The gate sees it in fp32 alone, and a step's own gradients move nothing in bf16."""
+    watch, job = opened("dlrm", "train", precision="bf16")
+    if not does:
+        job._lookup.update = lambda: None
+    for number in range(1, READ_AFTER[-1] + 1):
+        job.step()
+        watch.after(number)
+    watch.finish(1.0)
+    wrong = "its looked-up rows, by larger gradients, went astray by" in watch.complaint
+    assert watch.complaint == "" if does else wrong
 
 
 @pytest.mark.parametrize(

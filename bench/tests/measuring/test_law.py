@@ -11,6 +11,7 @@ import torch
 from bench.measuring.law import Finding, Law
 from bench.tests.small_workloads import one_thread
 from bench.workload import LookedUp, Training
+from bench.workloads._clicks import LEARNING_RATE, Lookup
 
 __all__ = ["one_thread"]
 
@@ -120,7 +121,7 @@ def test_wrong_steps(fault: str, name: str, dtype: torch.dtype) -> None:
 
 
 RATE = 2.0**-4
-TINY = 2.0**-23
+TINY = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}
 """A rate at which an update is about the last place of what it moves."""
 
 
@@ -166,10 +167,42 @@ ROWS_WRONG: dict[str, Callable[..., object]] = {
 def test_rows_that_a_step_looked_up_are_held_to_the_law(dtype: torch.dtype) -> None:
     assert looked_up(added, dtype).complaint == ""
     assert dtype is torch.bfloat16 or looked_up(added).error < 1e-6
-    assert looked_up(added, dtype, TINY).complaint == "", "each of several is rounded"
+    assert looked_up(added, dtype, TINY[dtype]).complaint == "", "each of several is rounded"
     for name, update in ROWS_WRONG.items():
         if dtype is torch.float32 or name in ("skipped", "doubled", "the neighbour's"):
             assert "its looked-up rows went astray" in looked_up(update, dtype).complaint, name
+
+
+TOO_SMALL = 2.0**-40
+"""A rate at which an update moves nothing that is narrow."""
+
+
+@pytest.mark.parametrize("does", [True, False])
+def test_an_update_too_small_to_be_seen_is_looked_at_by_a_larger_one(does: bool) -> None:
+    """Of a narrow table a step's own gradients move no value, whether it updates it or not."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(200, 16, generator=generator).to(torch.bfloat16)
+    model = torch.nn.Module()
+    lookup = Lookup(table)
+    if not does:
+        lookup.update = lambda: None  # type: ignore[method-assign]
+    rows = torch.randint(0, 200, (3, 100, 1), generator=generator)
+    model.forward = lambda dense, found: found.sum((1, 2, 3))
+    loss = lookup(model, (torch.ones(3), rows)).sum() * TOO_SMALL
+    loss.backward()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))])
+    optimizer.param_groups[0]["params"][0].grad = torch.zeros(3)
+    settings = {**PLAIN, "lr": LEARNING_RATE}
+    law = Law(Training(optimizer=optimizer, settings=settings, looked_up=lookup.looked_up), seed=1)
+    before = table.clone()
+    law.before()
+    lookup.update()
+    found = list(law.findings())
+    assert torch.equal(table, before)
+    assert [one.quantity for one in found] == ["looked-up rows, by larger gradients,"]
+    assert found[0].error < 0.05 if does else found[0].error == pytest.approx(1, abs=0.05)
+    assert bool(found[0].complaint) is not does
+    assert lookup.leaves[0].shape == (3, 100, 1, 16), "what a step left is as it was"
 
 
 def test_rows_looked_up_very_often_are_looked_at_all_the_same() -> None:

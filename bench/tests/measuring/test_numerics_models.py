@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from bench.measuring.numerics import gate
+from bench.measuring.numerics import gate, worst_row
 from bench.precision import PRECISIONS
+from bench.records.outcome import Numerics
+from bench.records.proof import EACH_GRADIENT, OTHER_INPUTS
 from bench.tests.measuring.wrong_workloads import Wrong, gate_wrong, one_reference
 from bench.tests.small_workloads import CASES, TRAINING, WORKLOADS, model_of, one_thread, site
 
@@ -37,6 +41,92 @@ def test_tables_that_are_not_updated_are_caught() -> None:
     assert [check.quantity for check in verdict.checks if not check.passed] == [
         "loss after 2 steps"
     ]
+
+
+def failed(verdict: Numerics) -> list[str]:
+    return [check.quantity for check in verdict.checks if not check.passed]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("llama", ["0.self_attn.q_proj", "1.self_attn.k_proj"]),
+        ("llama", ["1.mlp.down_proj"]),
+        ("bert", ["encoder.layer.1.output.dense.weight"]),
+        ("resnet50", ["stages.1.layers.0.layer.1.convolution"]),
+        ("dlrm", ["top.0.weight"]),
+    ],
+)
+@pytest.mark.usefixtures("small_vision")
+def test_a_gradient_of_the_other_sign_is_caught(name: str, parts: list[str]) -> None:
+    """Logits, loss and the length of all gradients are as they were; bf16 sees little of a step."""
+
+    def spoil(job: Any) -> None:
+        weights = [
+            w for path, w in model_of(job).named_parameters() if any(p in path for p in parts)
+        ]
+        assert len(weights) == len(parts)
+        for weight in weights:
+            weight.register_hook(torch.neg)
+
+    (quantity,) = failed(gate_wrong(name, "train", "bf16", spoil))
+    assert quantity.startswith("each gradient")
+
+
+@pytest.mark.parametrize("name", ["deepseek", "gpt-oss"])
+def test_gradients_that_are_given_to_other_experts_are_caught(name: str) -> None:
+    """Their length is the same to the last bit."""
+
+    def spoil(job: Any) -> None:
+        weights = [w for path, w in model_of(job).named_parameters() if "experts.down_proj" in path]
+        for weight in weights:
+            weight.register_hook(lambda gradient: gradient.roll(1, 0))
+        assert weights
+
+    assert failed(gate_wrong(name, "train", "bf16", spoil)) == ["each gradient"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-amp", "fp32"])
+def test_steps_that_do_not_read_their_inputs_are_caught(precision: str) -> None:
+    """What a recording that was given copies of the first inputs would do."""
+
+    def spoil(job: Any) -> None:
+        real, first = job._run, []
+
+        def run(batches: Any) -> Any:
+            first[:] = first or batches
+            return real(first)
+
+        job._run = run
+
+    found = failed(gate_wrong("llama", "train", precision, spoil))
+    assert found == ["logits of other inputs"]
+
+
+@pytest.mark.usefixtures("small_vision")
+def test_running_statistics_that_are_kept_otherwise_are_caught() -> None:
+    """No step of training reads them."""
+
+    def spoil(job: Any) -> None:
+        for module in model_of(job).modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 0.9
+
+    assert failed(gate_wrong("resnet50", "train", "bf16", spoil)) == ["running statistics"]
+
+
+def test_the_worst_row_counts_and_one_of_nothing_is_no_fault() -> None:
+    right = np.ones((4, 8)) * [[1.0], [2.0], [3.0], [1e-12]]
+    assert worst_row(right, right) == 0.0
+    found = right.copy()
+    found[0] *= 1.1
+    found[3] = 1e-3  # of a row that is rounding, as many times as it is
+    assert worst_row(found, right) == pytest.approx(0.1)
+    assert worst_row(found[:3], right) == math.inf
+    found[2, 5] = math.nan
+    assert worst_row(found, right) == math.inf
+    assert worst_row(np.ones((1, 8)), np.zeros((1, 8))) == math.inf
+    assert worst_row(np.zeros((1, 8)), np.zeros((1, 8))) == 0.0
 
 
 @pytest.mark.parametrize("mode", ["train", "infer"])
@@ -198,4 +288,6 @@ def test_the_gate_sees_a_wrong_second_computation_and_a_lost_micro_batch(
 ) -> None:
     verdict = gate_wrong(name, mode, precision, spoil, **SPLIT)
     wrong = {check.quantity for check in verdict.checks if not check.passed}
-    assert wrong and wrong <= {"gradient_norm", "loss after 2 steps"}
+    assert wrong and wrong <= {
+        *("gradient_norm", EACH_GRADIENT, "loss after 2 steps", OTHER_INPUTS)
+    }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_utils import AttentionInterface
 
 from bench.measuring.asked import complaint
@@ -163,18 +164,40 @@ def test_other_experts_than_asked_for() -> None:
     assert "experts: asked for grouped_mm, got eager" in told(job)
 
 
-def test_activations_that_are_kept_although_they_were_not_to_be() -> None:
-    parameters = small("llama", "train", gradient_checkpointing=True)
-    job = WORKLOADS["llama"].build("train", parameters, site())
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_activations_that_are_kept_although_they_were_not_to_be(name: str, asked: bool) -> None:
+    """Or not kept, which computes a third more than another's step does."""
+    parameters = small(name, "train", gradient_checkpointing=asked)
+    job = WORKLOADS[name].build("train", parameters, site())
     job.step()
-    assert looks(job)["gradient checkpointing"].seen == "on"
+    right, wrong = ("on", "off") if asked else ("off", "on")
+    assert job.facts["gradient checkpointing"] == right
+    assert looks(job)["gradient checkpointing"].seen == right
     for module in model_of(job).modules():
         if hasattr(module, "gradient_checkpointing"):
-            module.gradient_checkpointing = False  # type: ignore[assignment]
-    assert "gradient checkpointing: asked for on, got off" in told(job)
-    plain = build("llama", "train", site())
-    plain.step()
-    assert "gradient checkpointing" not in looks(plain)
+            module.gradient_checkpointing = not asked  # type: ignore[assignment]
+    assert f"gradient checkpointing: asked for {right}, got {wrong}" in told(job)
+
+
+def test_adapters_multiply_in_what_the_record_says() -> None:
+    """Their inputs are widened to float32, which costs more than products in bfloat16 would."""
+    seen: set[torch.dtype] = set()
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                seen.add(args[-1].dtype)
+            return func(*args, **(kwargs or {}))
+
+    job = build("llama", "lora", site(PRECISIONS["bf16"]))
+    mode: Any = Products
+    with mode():
+        job.step()
+    assert seen == {torch.bfloat16, torch.float32}
+    assert job.facts["products of adapters"] == "in float32, to which their inputs are widened"
 
 
 @pytest.mark.filterwarnings("ignore:.*autocast.*:UserWarning")
