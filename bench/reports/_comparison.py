@@ -38,7 +38,7 @@ from bench.reports._grid import INDENT, Column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._systems import lines, one, spreads
-from bench.reports._wording import STOPPERS, factor, ratio, word_of
+from bench.reports._wording import STOPPERS, ending, factor, ratio, word_of
 
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
@@ -91,9 +91,8 @@ def _name(file: RunFile) -> str:
     run = file.run
     device = f"{run.device.get('name')} ({run.device.get('backend')})"
     launches = units.counted(len(file.launches), "launch")
-    whole = file.end is not None and file.end.reason == "complete"
-    ended = "" if whole else ", UNFINISHED"
-    return f"{device}: {run.suite}, {launches}{ended}, {run.started_at[:10]}, {run.run_id}"
+    ended = ", ".join(filter(None, (launches, ending(file))))
+    return f"{device}: {run.suite}, {ended}, {run.started_at[:10]}, {run.run_id}"
 
 
 def _outcome(comparison: Comparison) -> Iterator[Text]:

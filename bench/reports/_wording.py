@@ -92,6 +92,14 @@ def share(value: float) -> str:
     return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
 
 
+def ending(run: RunFile) -> str:
+    """How a run ended that did not do all that was planned; else empty."""
+    if run.end is None:
+        return "UNFINISHED"
+    said = {"budget": "ended by its time budget", "interrupted": "INTERRUPTED"}
+    return said.get(run.end.reason, "")
+
+
 def word_of(row: Row) -> str:
     """The verdict of a measured row, the status of any other: one word for each row."""
     if row.status == "measured":
