@@ -121,7 +121,7 @@ def render(
     return api.render(
         *(runs, format_name),
         width=shown.width,
-        colour=shown.colour,
+        colour=shown.colour and not handed_on,
         wide=wide,
         beside_record=not handed_on,
     )
