@@ -47,7 +47,18 @@ def whose(row: Row, flag: str) -> str:
 
 def limit(row: Row) -> str:
     """What holds a case back, and how far it came: one word, one figure; empty if not known."""
-    return "" if row.limit is None else f"{row.limit[0]} {whole(row.limit[1])}"
+    if row.limit is None:
+        return ""
+    return f"{row.limit[0]} {about(row.limit_half_width)}{whole(row.limit[1])}"
+
+
+ABOUT = f"~: with an interval wider than ±{units.SYMMETRIC:.0%}"
+"""What `about` puts before a share."""
+
+
+def about(half_width: float | None) -> str:
+    """Stands before a share that is not sure, of which no percent says how near it is."""
+    return "~" if half_width is not None and half_width > units.SYMMETRIC else ""
 
 
 def load_words(load: Load) -> str:
