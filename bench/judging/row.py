@@ -332,6 +332,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return "; ".join(parts)
 
     @property
+    def why(self) -> str:
+        """What became of a case without a number: `failed: it broke`, `not reached: ...`."""
+        return f"{self.status}: {self.reason}" if self.reached else self.reason or "not reached"
+
+    @property
     def limit_half_width(self) -> float | None:
         """Of the share in `limit`, as in `share_half_widths`; None of host and input."""
         shares = {

@@ -31,7 +31,6 @@ from bench.reports._comparison_notes import (
     notes,
     parts,
     per_joule,
-    quotient,
 )
 from bench.reports._drawn import drawn
 from bench.reports._grid import INDENT, Column, grid, put
@@ -142,7 +141,7 @@ def _columns(comparison: Comparison) -> list[Column]:
         column("ratio", map(_ratio_cell, cases if comparison.ratios else ()), most=12),
         column("interval", map(_interval, cases), most=16),
         column(f"{chip} x {software}", map(_split, cases), drops=1, most=16),
-        column("per joule", (Text(per_joule(case)) for case in cases), drops=4, most=16),
+        column("per joule", (Text(per_joule(case)) for case in cases), drops=4, most=18),
         column("per price", (_quotient(case.price_ratio) for case in cases), drops=3, most=12),
         column("verdict", (_word(case, marked) for case in cases), right=False, most=20),
     ]
@@ -174,7 +173,7 @@ def _split(case: CaseComparison) -> Text:
 
 
 def _quotient(found: float | None) -> Text:
-    return Text() if found is None else Text(quotient(found))
+    return Text() if found is None else Text(factor(found))
 
 
 def _word(case: CaseComparison, marked: bool) -> Text:

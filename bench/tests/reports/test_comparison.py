@@ -11,7 +11,7 @@ import pytest
 
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
-from bench.records.run import RunFile
+from bench.records.run import End, RunFile
 from bench.report import Canvas
 from bench.reports import html, markdown
 from bench.reports._comparison import render
@@ -204,3 +204,21 @@ def test_no_ratio_is_rounded_to_nothing() -> None:
     pages = [report.REPORT.render([base, other], Canvas()) for report in (markdown, html)]
     for text in (card, *pages):
         assert "0.000400" in text
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(0.0031, "0.0031"), (0.5, "0.50"), (3e7, "3e+07")])
+def test_no_ratio_per_joule_or_price_is_rounded_to_nothing(ratio: float, said: str) -> None:
+    found = compare(run(FAST), run(SLOW))
+    (case,) = found.cases
+    case = msgspec.structs.replace(case, joule_ratio=ratio, price_ratio=ratio)
+    card = render([msgspec.structs.replace(found, cases=(case,))], Canvas(width=200))
+    assert f"{said} no interval" in card and card.split().count(said) == 2
+
+
+def test_a_case_that_a_run_did_not_reach_is_not_one_that_its_device_cannot_do() -> None:
+    late = runs((CASE, []), (GEMM, steps(SLOW)), end=End(reason="budget", finished_at="x"))
+    found = compare(runs((CASE, steps(FAST)), (GEMM, steps(FAST))), late)
+    texts = [render([found], Canvas(width=200, wide=wide)) for wide in (False, True)]
+    texts.append(markdown.REPORT.render([found.base, found.other], Canvas()))
+    for text in texts:
+        assert "UNREACHED" in text and "skipped" not in text.lower()
