@@ -25,8 +25,10 @@ def record(tmp_path: Path) -> Path:
     run = explained_file(account())
     assert run.end is not None
     with contextlib.closing(Writer(path)) as writer:
-        for line in (run.run, *run.explanations, run.end):
-            writer.append(line)
+        writer.append(run.run)
+        for explanation in run.explanations:
+            writer.append(explanation)
+        writer.append(run.end)
     return path
 
 
