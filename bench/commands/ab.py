@@ -84,6 +84,7 @@ def ab(
     then calls FASTER or SLOWER is noise of this machine.
     """
     from bench import api
+    from bench.judging.verdicts import unanswered
     from bench.planning import plan, suite_file
     from bench.planning.instead import both, wanted
     from bench.records.runfile import read
@@ -138,8 +139,8 @@ def ab(
         say(f"record: {path}")
     if reason == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
-    judged = all(case.ratio is not None for case in comparison.cases)
-    sys.exit(EXIT_OK if judged else EXIT_INCOMPLETE)
+    answered = comparison.ratios and not unanswered(comparison)
+    sys.exit(EXIT_OK if answered else EXIT_INCOMPLETE)
 
 
 def _sides(

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Progress and remarks go to stderr, if anybody reads it; stdout is for data."""
+    """Progress and remarks go to stderr, if anybody reads it; stdout is for data. Nothing of what
+    another's record says moves the screen."""
+    if not text.isprintable():
+        from bench.reports._labels import visible
+
+        text = "\n".join(map(visible, text.split("\n")))
     with contextlib.suppress(OSError):
         click.echo(text, file=sys.stderr)
 
@@ -121,7 +126,7 @@ def render(
     return api.render(
         *(runs, format_name),
         width=shown.width,
-        colour=shown.colour,
+        colour=shown.colour and not handed_on,
         wide=wide,
         beside_record=not handed_on,
     )

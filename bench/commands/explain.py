@@ -78,7 +78,7 @@ def explain(
     """
     from bench import api
 
-    if what.endswith((".jsonl", ".jsonl.gz")) or (Path(what).is_dir() and "/" in what):
+    if _is_record(what):
         given = {"--device": device, "--only": only, "--launches": launches, "--out": out}
         given["--try"] = True if trying else None
         given["--precision"] = precision
@@ -111,6 +111,26 @@ def explain(
         say(f"error: {run.damage}. What is above is of the lines before it. {run.remedy}")
         sys.exit(EXIT_BAD_INPUT)
     finish(run, measured=measured)
+
+
+def _is_record(what: str) -> bool:
+    """Whether it is read as `report` reads a RUN; what a suite or a case is called is theirs."""
+    from bench.errors import AccelmarkError
+    from bench.planning.explainable import suite_of
+    from bench.records.opened import STDIN
+
+    suffixes = Path(what).suffixes
+    if what == STDIN or ".jsonl" in suffixes or ".json" in suffixes:
+        return True
+    if ".toml" in suffixes[-1:] or not Path(what).exists():
+        return False
+    if "/" in what:
+        return True
+    try:
+        suite_of(what, None)
+    except AccelmarkError:
+        return True
+    return False
 
 
 def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,12 +35,23 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes/s of memory."""
     transfer: dict[str, float]
     """Bytes/s from the host to the device."""
+    half_widths: dict[str, float]
+    """Of those rates, by the same keys: half the interval's width on the log scale, if any."""
+
+
+class Best(NamedTuple):
+    """A ceiling: the best of the rates that it may be."""
+
+    work: str
+    """Its key."""
+    rate: float
+    half_width: float | None
 
 
 def ceilings(rows: Iterable[Row]) -> Ceilings:
     """Of the rows of a run that nothing disturbed; none of bursts, which no work that goes on can
     reach."""
-    found = Ceilings(matmul={}, bandwidth={}, transfer={})
+    found = Ceilings(matmul={}, bandwidth={}, transfer={}, half_widths={})
     for row in rows:
         if row.verdict not in UNDISTURBED or row.case.mode == BURST:
             continue
@@ -50,7 +62,14 @@ def ceilings(rows: Iterable[Row]) -> Ceilings:
             found.bandwidth[row.work.fingerprint] = row.bytes_per_second
         if row.case.name == TRANSFER_CEILING and row.throughput is not None:
             found.transfer[row.work.fingerprint] = row.throughput
+        if row.interval is not None:
+            found.half_widths.update(dict.fromkeys(_keys(row), row.interval.half_width))
     return found
+
+
+def _keys(row: Row) -> tuple[str, str]:
+    """By which a row may be a ceiling."""
+    return row.work.fingerprint, _state(row)
 
 
 def _state(row: Row) -> str:
@@ -62,28 +81,41 @@ def _state(row: Row) -> str:
 def with_ceilings(rows: Sequence[Row]) -> list[Row]:
     """Adds to each row its shares of the box's own measured ceilings, which are one device's."""
     found = ceilings(rows)
-    matmul = {arithmetic: max(rates.values()) for arithmetic, rates in found.matmul.items()}
-    bandwidth = max(found.bandwidth.values(), default=0.0)
-    transfer = max(found.transfer.values(), default=0.0)
+    matmul = {arithmetic: _best(found, rates) for arithmetic, rates in found.matmul.items()}
+    bandwidth, transfer = _best(found, found.bandwidth), _best(found, found.transfer)
     return [_with_shares(row, matmul.get(row.arithmetic), bandwidth, transfer) for row in rows]
 
 
-def _with_shares(row: Row, matmul: float | None, bandwidth: float, transfer: float) -> Row:
-    """matmul, bandwidth, transfer: the ceilings; nothing or zero where none was measured."""
+def _best(found: Ceilings, rates: Mapping[str, float]) -> Best | None:
+    work = max(rates, key=lambda key: rates[key], default="")
+    return Best(work, rates[work], found.half_widths.get(work)) if rates.get(work) else None
+
+
+def _with_shares(
+    row: Row, matmul: Best | None, bandwidth: Best | None, transfer: Best | None
+) -> Row:
+    """matmul, bandwidth, transfer: the ceilings; None where none was measured."""
     if row.shared_host or row.case.mode == BURST:
         return row
-    changes: dict[str, float] = {}
+    changes: dict[str, Any] = {}
+    half_widths = {}
     devices = row.case.devices
-    if row.least_flop_per_second is not None and matmul:
-        share = row.least_flop_per_second / devices / matmul
-        changes |= {"ceiling_fraction": share, "matmul_ceiling": matmul}
-    if row.bytes_per_second is not None and bandwidth:
-        share = row.bytes_per_second / devices / bandwidth
-        changes |= {"bandwidth_fraction": share, "bandwidth_ceiling": bandwidth}
-    if row.transferred_bytes_per_second is not None and transfer:
-        share = row.transferred_bytes_per_second / devices / transfer
-        changes |= {"transfer_fraction": share, "transfer_ceiling": transfer}
-    return msgspec.structs.replace(row, **changes)
+    for name, share, ceiling, rate, best in (
+        ("matmul", "ceiling_fraction", "matmul_ceiling", row.least_flop_per_second, matmul),
+        ("memory", "bandwidth_fraction", "bandwidth_ceiling", row.bytes_per_second, bandwidth),
+        (
+            *("transfer", "transfer_fraction", "transfer_ceiling"),
+            *(row.transferred_bytes_per_second, transfer),
+        ),
+    ):
+        if rate is None or best is None:
+            continue
+        changes |= {share: rate / devices / best.rate, ceiling: best.rate}
+        own = row.interval.half_width if row.interval else None
+        known = [width for width in (own, best.half_width) if width is not None]
+        if known and best.work not in _keys(row):
+            half_widths[name] = math.hypot(*known)
+    return msgspec.structs.replace(row, **changes, share_half_widths=half_widths)
 
 
 def with_cache(row: Row, device: Mapping[str, Any]) -> Row:

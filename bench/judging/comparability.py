@@ -96,7 +96,7 @@ def unfit(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
     for who, side, row in zip(("base", "other"), sides, (base, other), strict=True):
         if row.status != "measured":
             code = Code(row.status) if row.reached else Code.NOT_REACHED
-            yield Reason(code, f"{who} is {row.status}: {row.reason}")
+            yield Reason(code, f"{who} is {row.why}")
         for reason in disqualified(side, row):
             yield Reason(reason.code, f"{who}: {reason.words}")
 

@@ -244,6 +244,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the best transfer to the device that this run measured."""
     transfer_ceiling: float | None = None
     """That best transfer, bytes/s."""
+    share_half_widths: dict[str, float] = {}
+    """Of the shares of those ceilings (`matmul`, `memory`, `transfer`) half the interval's width on
+    the log scale: of the case and of the ceiling together, as far as they have one. Nothing of a
+    case that is the ceiling."""
     peak_memory_bytes: int | None = None
     memory_scope: str = ""
     load: Load | None = None
@@ -326,6 +330,24 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             count = f"{self.hindered} of {total}" if self.hindered else "all"
             parts.append(f"{count} launches slowed from outside: {self.hindrance}")
         return "; ".join(parts)
+
+    @property
+    def why(self) -> str:
+        """What became of a case without a number: `failed: it broke`, `not reached: ...`."""
+        return f"{self.status}: {self.reason}" if self.reached else self.reason or "not reached"
+
+    @property
+    def limit_half_width(self) -> float | None:
+        """Of the share in `limit`, as in `share_half_widths`; None of host and input."""
+        shares = {
+            "matmul": self.ceiling_fraction,
+            "memory": self.bandwidth_fraction,
+            "transfer": self.transfer_fraction,
+        }
+        if self.limit is None or self.limit[0] in ("host", "input"):
+            return None
+        nearest = next(name for name, share in shares.items() if share == self.limit[1])
+        return self.share_half_widths.get(nearest)
 
     @property
     def limit(self) -> tuple[Limit, float] | None:

@@ -290,7 +290,7 @@ def _with_others(sides: tuple[Side, Side], case: CaseComparison, paired: Paired)
             if row is None or not _counts(one) or _work(one) != _work(row):
                 continue
             if one.case.devices >= row.case.devices and one.case not in standing:
-                how = "measured" if one.status == "measured" else f"{one.status}: {one.reason}"
+                how = "measured" if one.status == "measured" else one.why
                 found.append(f"{who} on {_spread(one)}: {how}")
     system = msgspec.structs.replace(case.system, beside=tuple(found))
     return msgspec.structs.replace(case, system=system)

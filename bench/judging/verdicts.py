@@ -105,3 +105,16 @@ def slower_than(comparison: Comparison, percent: float) -> list[CaseComparison]:
 def undecidable(comparison: Comparison) -> list[CaseComparison]:
     """Cases about which nothing can be said: a CI that let them pass would test nothing."""
     return [c for c in comparison.cases if c.verdict in ("NO_INTERVAL", "UNRANKED", "INCOMPARABLE")]
+
+
+def unanswered(comparison: Comparison) -> list[CaseComparison]:
+    """Cases without a ratio that should have one: none is owed of what a side's device cannot do,
+    or where its memory ran out at the end of a sweep."""
+    return [c for c in comparison.cases if c.ratio is None and not _cannot(c)]
+
+
+def _cannot(case: CaseComparison) -> bool:
+    rows = [row for row in (case.base, case.other) if row is not None]
+    faults = [row for row in rows if row.status in ("void", "failed") and not row.sweep_end]
+    limits = [row for row in rows if row.sweep_end or (row.status == "skipped" and row.reached)]
+    return bool(limits) and not faults

@@ -19,7 +19,16 @@ from bench.records.run import RunFile
 from bench.reports import _endpoint, _memory, _scaling
 from bench.reports._labels import Label, listed, name_of
 from bench.reports._notes import Note, grouped
-from bench.reports._wording import WHOSE, first_step, load_words, packed, whose, word_of
+from bench.reports._wording import (
+    ABOUT,
+    WHOSE,
+    about,
+    first_step,
+    load_words,
+    packed,
+    whose,
+    word_of,
+)
 from bench.telemetry.flags import HINDERED
 
 FLAGS = {
@@ -229,7 +238,7 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
     if any(row.limit for row in measured):
         links = ["transfer"] if any(r.transfer_fraction is not None for r in measured) else []
         ceilings = ", ".join(["matmul", "memory", *links])
-        said = limit_words(measured)
+        said = limit_words(measured, every=wide)
         sentences.append(
             "; ".join(
                 [f"Limit: share of the nearest ceiling this run measured ({ceilings})", *said]
@@ -249,10 +258,15 @@ def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: 
     return "".join(f"{one}. " for one in sentences).rstrip()
 
 
-def limit_words(rows: Sequence[Row]) -> list[str]:
-    """What the words for limits mean that are on the card."""
+def limit_words(rows: Sequence[Row], *, every: bool) -> list[str]:
+    """What the words for limits mean that are on the card; every: whether it has all shares, and
+    not only that of the nearest ceiling."""
     words = {row.limit[0] for row in rows if row.limit}
-    return [text for word, text in LIMITS.items() if word in words]
+    widths = [row.limit_half_width for row in rows]
+    if every:
+        widths += [width for row in rows for width in row.share_half_widths.values()]
+    unsure = [ABOUT] if any(map(about, widths)) else []
+    return [text for word, text in LIMITS.items() if word in words] + unsure
 
 
 LIMITS = {

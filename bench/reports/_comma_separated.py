@@ -29,9 +29,9 @@ def written(rows: Sequence[Mapping[str, Any]], headers: Mapping[str, str] | None
 def _cell(value: Any) -> Any:
     if value is None:
         return ""
-    if isinstance(value, dict):
+    if isinstance(value, list) and all(isinstance(one, str | int | float) for one in value):
+        value = " ".join(map(str, value))
+    if isinstance(value, dict | list):
         return json.dumps(value)
-    if isinstance(value, list):
-        return " ".join(map(str, value))
     # A quotation mark before it is what spreadsheets show as plain text.
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -16,6 +16,7 @@ from bench import units
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.reasons import Code
 from bench.judging.row import Row
+from bench.judging.verdicts import DISTURBED
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports import _serving
@@ -30,14 +31,13 @@ from bench.reports._comparison_notes import (
     notes,
     parts,
     per_joule,
-    quotient,
 )
 from bench.reports._drawn import drawn
 from bench.reports._grid import INDENT, Column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._systems import lines, one, spreads
-from bench.reports._wording import STOPPERS, factor, ratio, word_of
+from bench.reports._wording import STOPPERS, ending, factor, ratio, word_of
 
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
@@ -90,9 +90,8 @@ def _name(file: RunFile) -> str:
     run = file.run
     device = f"{run.device.get('name')} ({run.device.get('backend')})"
     launches = units.counted(len(file.launches), "launch")
-    whole = file.end is not None and file.end.reason == "complete"
-    ended = "" if whole else ", UNFINISHED"
-    return f"{device}: {run.suite}, {launches}{ended}, {run.started_at[:10]}, {run.run_id}"
+    ended = ", ".join(filter(None, (launches, ending(file))))
+    return f"{device}: {run.suite}, {ended}, {run.started_at[:10]}, {run.run_id}"
 
 
 def _outcome(comparison: Comparison) -> Iterator[Text]:
@@ -142,7 +141,7 @@ def _columns(comparison: Comparison) -> list[Column]:
         column("ratio", map(_ratio_cell, cases if comparison.ratios else ()), most=12),
         column("interval", map(_interval, cases), most=16),
         column(f"{chip} x {software}", map(_split, cases), drops=1, most=16),
-        column("per joule", (Text(per_joule(case)) for case in cases), drops=4, most=16),
+        column("per joule", (Text(per_joule(case)) for case in cases), drops=4, most=18),
         column("per price", (_quotient(case.price_ratio) for case in cases), drops=3, most=12),
         column("verdict", (_word(case, marked) for case in cases), right=False, most=20),
     ]
@@ -174,7 +173,7 @@ def _split(case: CaseComparison) -> Text:
 
 
 def _quotient(found: float | None) -> Text:
-    return Text() if found is None else Text(quotient(found))
+    return Text() if found is None else Text(factor(found))
 
 
 def _word(case: CaseComparison, marked: bool) -> Text:
@@ -191,10 +190,29 @@ def _excludes_one(case: CaseComparison) -> bool:
     return case.interval is not None and not case.interval.low <= 1 <= case.interval.high
 
 
-def _unranked(comparison: Comparison) -> Iterator[Row]:
-    for case in comparison.cases:
-        if case.verdict == "UNRANKED":
-            yield from (row for row in (case.base, case.other) if row is not None)
+def _disturbed(comparison: Comparison) -> list[Row]:
+    """Of the cases that are not ranked, the sides for which they are not."""
+    sides = [(case.base, case.other) for case in comparison.cases if case.verdict == "UNRANKED"]
+    return [row for pair in sides for row in pair if row is not None and row.verdict in DISTURBED]
+
+
+def _undisturbed(rows: Sequence[Row]) -> str:
+    """What helps against that which disturbed them, as a run's own card says it; one thing."""
+    invalid = [row for row in rows if row.verdict == "INVALID"]
+    if any(row.verdict == "THROTTLED" for row in rows):
+        return "cool the device of what is not ranked, or lower its power limit, and run it again."
+    if any("QUOTA" in row.flags for row in invalid):
+        return (
+            "no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
+            "quota, on the machine of what is not ranked; run it again."
+        )
+    if any("STOPPED" in row.flags for row in invalid):
+        return f"find what {STOPPERS}, and run what is not ranked again."
+    if any(row.exclusion and not row.hindrance for row in invalid):
+        return "find why launches failed of what is not ranked (its report says it); run it again."
+    if not invalid and any(row.serving for row in rows):
+        return "ask at a lower rate for what is not ranked: more came than was answered."
+    return "end other work on the machine of what is not ranked, and run it again."
 
 
 def _next(comparison: Comparison, canvas: Canvas) -> str:
@@ -213,15 +231,8 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
     if comparison.configured.unintended:
         names = ", ".join(d.name for d in comparison.configured.unintended)
         return f"Next: for a verdict on the chips, run both under the same settings: {names}"
-    if any("QUOTA" in row.flags for row in _unranked(comparison)):
-        return (
-            "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
-            "quota, on the machine of what is not ranked; run it again."
-        )
-    if any("STOPPED" in row.flags for row in _unranked(comparison)):
-        return f"Next: find what {STOPPERS}, and run what is not ranked again."
-    if "UNRANKED" in verdicts:
-        return "Next: end other work on the machine of what is not ranked, and run it again."
+    if disturbed := _disturbed(comparison):
+        return f"Next: {_undisturbed(disturbed)}"
     if "UNDECIDED" in verdicts:
         rows = [row for case in comparison.cases for row in (case.base, case.other) if row]
         most = max(len(row.rates) for row in rows)

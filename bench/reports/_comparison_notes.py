@@ -223,17 +223,12 @@ def per_joule(case: CaseComparison) -> str:
     if found is None:
         return ""
     spread = "no interval" if interval is None else units.spread(interval.half_width)
-    return f"{quotient(found)} {spread}"
-
-
-def quotient(found: float) -> str:
-    """A ratio beside the one of the throughputs."""
-    return f"{found:.2f}" if found < 1e5 else f"{found:.2g}"
+    return f"{factor(found)} {spread}"
 
 
 def _figures(row: Row) -> str:
     if row.throughput is None:
-        return f"{row.status}: {row.reason}"
+        return row.why
     spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
     rate = units.rate(row.throughput, row.unit.removesuffix("/s"))
     shares = [

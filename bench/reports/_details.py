@@ -9,7 +9,7 @@ from bench.judging.row import Row
 from bench.planning.tuning import in_words
 from bench.records.executed import Executed
 from bench.reports._labels import plain
-from bench.reports._wording import WHOSE, first_step, packed, share, tail, whose
+from bench.reports._wording import WHOSE, about, first_step, packed, share, tail, whose
 
 MOST_NAMED = 4
 """Of the kernels of one place."""
@@ -60,13 +60,17 @@ def _figures(row: Row) -> Iterator[str]:
 def _shares(row: Row) -> Iterator[str]:
     """Of every ceiling, measured and published."""
     known = [
-        (row.ceiling_fraction, "of the best matmul"),
-        (row.bandwidth_fraction, "of the best memory bandwidth"),
-        (row.transfer_fraction, "of the best transfer"),
-        (row.host_fraction, "of a step to queue it"),
-        (row.input_fraction, "of the time waiting for input"),
+        (row.ceiling_fraction, "of the best matmul", "matmul"),
+        (row.bandwidth_fraction, "of the best memory bandwidth", "memory"),
+        (row.transfer_fraction, "of the best transfer", "transfer"),
+        (row.host_fraction, "of a step to queue it", ""),
+        (row.input_fraction, "of the time waiting for input", ""),
     ]
-    parts = [f"{share(value)} {words}" for value, words in known if value is not None]
+    parts = [
+        f"{about(row.share_half_widths.get(ceiling))}{share(value)} {words}"
+        for value, words, ceiling in known
+        if value is not None
+    ]
     if parts:
         yield ", ".join(parts)
     for value, name, why in (

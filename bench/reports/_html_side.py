@@ -14,7 +14,7 @@ from bench.records.run import RunFile
 from bench.records.runfile import by_case
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
-from bench.reports._wording import handed_on, word_of
+from bench.reports._wording import ending, handed_on, word_of
 
 NONE = "—"
 """Stands where there is nothing to show."""
@@ -48,15 +48,15 @@ class Side:
     @property
     def ending(self) -> str:
         """How the run ended, where it did not do all that was planned."""
-        if self.file.end is None:
-            return "unfinished: the record stops before the end"
-        reasons = {"budget": "ended by its time budget", "interrupted": "interrupted"}
-        return reasons.get(self.file.end.reason, "")
+        return ending(self.file)
 
     @property
     def damage(self) -> str:
-        """What is wrong with the record; empty where every line was read."""
-        return handed_on(self.file.damage or "", self.file)
+        """What is wrong with the record, and what to do; empty where every line was read."""
+        file = self.file
+        if not file.damage:
+            return ""
+        return handed_on(f"{file.flaw.upper()}: {file.damage}. {file.remedy}", file)
 
     @property
     def counts(self) -> str:

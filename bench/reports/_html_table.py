@@ -10,7 +10,7 @@ from bench import units
 from bench.judging.links import in_words
 from bench.judging.row import Row
 from bench.reports._html_side import NONE, Side, looks_of, name_of
-from bench.reports._wording import first_step, share, tail, whose, word_of
+from bench.reports._wording import about, first_step, share, tail, whose, word_of
 
 ALWAYS = ("case", "verdict", "throughput")
 """Columns that are there even where no row has anything to show."""
@@ -87,13 +87,13 @@ def _operation_cell(_: Side, row: Row) -> Cell:
     return _number(row.operation_seconds, units.duration, note)
 
 
-def _share(value: float | None) -> Cell:
-    return _number(value, share)
+def _share(value: float | None, half_width: float | None = None) -> Cell:
+    return _number(value, lambda v: f"{about(half_width)}{share(v)}")
 
 
 def _bytes_cell(_: Side, row: Row) -> Cell:
-    share = row.bandwidth_fraction
-    note = "" if share is None else f"{_share(share).text} of bandwidth"
+    found = _share(row.bandwidth_fraction, row.share_half_widths.get("memory"))
+    note = "" if found.value is None else f"{found.text} of bandwidth"
     return _number(row.bytes_per_second, lambda v: units.prefixed(v, "B/s"), note)
 
 
@@ -105,7 +105,7 @@ def _limit_cell(_: Side, row: Row) -> Cell:
     if row.limit is None:
         return Cell(NONE)
     ceiling, share = row.limit
-    return Cell(_share(share).text, share, ceiling)
+    return Cell(_share(share, row.limit_half_width).text, share, ceiling)
 
 
 def _memory_cell(_: Side, row: Row) -> Cell:
@@ -146,7 +146,11 @@ COLUMNS: tuple[tuple[str, bool, Callable[[Side, Row], Cell]], ...] = (
         True,
         lambda _, row: _number(row.flop_per_second, lambda v: units.rate(v, row.operation)),
     ),
-    ("of matmul", True, lambda _, row: _share(row.ceiling_fraction)),
+    (
+        "of matmul",
+        True,
+        lambda _, row: _share(row.ceiling_fraction, row.share_half_widths.get("matmul")),
+    ),
     ("MFU", True, lambda _, row: _share(row.mfu)),
     ("MBU", True, lambda _, row: _share(row.mbu)),
     ("first step", True, _first_step_cell),

@@ -111,7 +111,7 @@ def exposed(row: Row) -> str:
     if seconds is None or fraction is None:
         return ""
     if seconds.low is not None and seconds.high is not None and seconds.low <= 0:
-        return f"under {units.duration(max(seconds.high, 0.0))}"
+        return f"under {units.duration(seconds.high)}" if seconds.high > 0 else "none seen"
     return f"{units.duration(max(seconds.value, 0.0))}, {share(max(fraction.value, 0.0))}"
 
 

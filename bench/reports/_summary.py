@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from bench import units
 from bench.judging.row import Row
 from bench.reports._labels import name_of
-from bench.reports._wording import share, whole, word_of
+from bench.reports._wording import about, share, whole, word_of
 
 YARDSTICKS = ("gemm", "memory", "collective")
 """Workloads that ceilings are made of, or that have none here: how far they come says nothing."""
@@ -27,10 +27,12 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _held_back(rows: Sequence[Row]) -> Iterator[str]:
-    held: dict[str, list[float]] = {}
+    held: dict[str, list[tuple[float, str]]] = {}
     for row in rows:
         if row.limit is not None:
-            held.setdefault(row.limit[0], []).append(row.limit[1])
+            word, found = row.limit
+            said = about(row.limit_half_width) + whole(found)
+            held.setdefault(word, []).append((found, said))
     parts = [_held(word, held[word]) for word in sorted(held, key=lambda word: -len(held[word]))]
     if parts:
         yield f"Held back {', '.join(parts)}"
@@ -41,9 +43,10 @@ def _held_back(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def _held(word: str, shares: Sequence[float]) -> str:
+def _held(word: str, shares: Sequence[tuple[float, str]]) -> str:
+    """shares: each with its words."""
     what = "kernels below their ceilings" if word == "kernels" else word
-    low, high = whole(min(shares)), whole(max(shares))
+    low, high = min(shares)[1], max(shares)[1]
     between = low if low == high else f"{low} to {high}"
     return f"by {what} in {units.counted(len(shares), 'case')} ({between})"
 

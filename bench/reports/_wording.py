@@ -47,7 +47,18 @@ def whose(row: Row, flag: str) -> str:
 
 def limit(row: Row) -> str:
     """What holds a case back, and how far it came: one word, one figure; empty if not known."""
-    return "" if row.limit is None else f"{row.limit[0]} {whole(row.limit[1])}"
+    if row.limit is None:
+        return ""
+    return f"{row.limit[0]} {about(row.limit_half_width)}{whole(row.limit[1])}"
+
+
+ABOUT = f"~: with an interval wider than ±{units.SYMMETRIC:.0%}"
+"""What `about` puts before a share."""
+
+
+def about(half_width: float | None) -> str:
+    """Stands before a share that is not sure, of which no percent says how near it is."""
+    return "~" if half_width is not None and half_width > units.SYMMETRIC else ""
 
 
 def load_words(load: Load) -> str:
@@ -90,6 +101,14 @@ def factor(value: float) -> str:
 def share(value: float) -> str:
     """A share in percent, of two digits or more."""
     return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+
+
+def ending(run: RunFile) -> str:
+    """How a run ended that did not do all that was planned; else empty."""
+    if run.end is None:
+        return "UNFINISHED"
+    said = {"budget": "ended by its time budget", "interrupted": "INTERRUPTED"}
+    return said.get(run.end.reason, "")
 
 
 def word_of(row: Row) -> str:

@@ -89,7 +89,7 @@ class HtmlReport(Report):
             spreads=spreads,
             factors=factors,
             flags=_html_plots.FLAGS,
-            words=limit_words([row for side in sides for row in side.rows]),
+            words=limit_words([row for side in sides for row in side.rows], every=True),
             limits=_html_plots.trace_limits(sides),
             style=_text("html.css"),
             script=script,

@@ -22,7 +22,7 @@ from bench.reports import _memory, _scaling, _serving
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._systems import factors, spreads
-from bench.reports._wording import handed_on, limit, ratio, tail, whose, word_of
+from bench.reports._wording import ending, handed_on, limit, ratio, tail, whose, word_of
 
 
 class MarkdownReport(Report):
@@ -48,10 +48,11 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
     yield f"\n### accelmark {_text(run.run.suite)} on {_text(device)}\n"
     counts = f"{units.counted(len(run.launches), 'launch')}, {run.run.started_at[:10]}"
-    yield f"{counts}, run `{_code(run.run.run_id)}`" + ("" if run.end else ", **unfinished**")
+    said = ending(run)
+    yield f"{counts}, run `{_code(run.run.run_id)}`" + (f", **{said}**" if said else "")
     if run.damage:
         damage, remedy = (_text(handed_on(text, run)) for text in (run.damage, run.remedy))
-        yield f"\n**{run.flaw.capitalize()}**: {damage}. {remedy}"
+        yield f"\n**{run.flaw.upper()}**: {damage}. {remedy}"
     tried = [row for row in rows if not row.untried_point]
     yield f"\n{_text('. '.join(summary(tried)))}.\n"
     yield "| case | throughput | interval | launches | latency | limit | peak memory | verdict |"

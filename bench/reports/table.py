@@ -25,7 +25,7 @@ from bench.reports._grid import INDENT, Column, grid, put, small
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._summary import summary
-from bench.reports._wording import handed_on, limit, next_step, threads, word_of
+from bench.reports._wording import ending, handed_on, limit, next_step, threads, word_of
 
 STYLE = {
     "OK": "green",
@@ -80,7 +80,8 @@ def _headline(run: RunFile) -> str:
     device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
     launches, cases = len(run.launches), len(run.run.plan) - len(run.run.left_out)
     counts = f"{units.counted(launches, 'launch')} of {units.counted(cases, 'case')}"
-    state = "" if run.end and run.end.reason == "complete" else f", {_ending(run)}"
+    said = ending(run)
+    state = f", {said}" if said else ""
     again = f", resumed {len(run.resumed)}x" if run.resumed else ""
     return f"accelmark {run.run.suite} on {device}: {counts}{again}{state}"
 
@@ -88,14 +89,6 @@ def _headline(run: RunFile) -> str:
 def _damage(run: RunFile, canvas: Canvas) -> str:
     damage = str(run.damage)
     return damage if canvas.beside_record else handed_on(damage, run)
-
-
-def _ending(run: RunFile) -> str:
-    if run.end is None:
-        return "UNFINISHED"
-    return {"budget": "ended by its time budget", "interrupted": "INTERRUPTED"}.get(
-        run.end.reason, ""
-    )
 
 
 def _stack(run: RunFile) -> str:

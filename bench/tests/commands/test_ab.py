@@ -214,6 +214,54 @@ def test_what_it_prints_is_no_wider_than_asked(
     assert err.count("record: runs/tiny-cpu-") == 2
 
 
+LARGER = """
+[[case]]
+workload = "gemm"
+precision = "fp32"
+shape = "64x64x64"
+"""
+NONE = Skipped(reason="no fp32")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ((FINE, FINE), (FINE, FINE), 0),
+        ((FINE, NONE), (FINE, NONE), 0),  # as of `run`: neither device can do it
+        ((FINE, FINE), (FINE, NONE), 0),
+        ((FINE, FINE), (FINE, failed()), 1),
+        ((FINE, failed()), (FINE, NONE), 1),
+        ((FINE, None), (FINE, NONE), 0),  # skipped before the other side's turn came
+        ((FINE, None), (FINE, None), 1),
+        ((FINE, make_measured(0.01, unit="token")), (FINE, FINE), 1),  # measured, not comparable
+        ((NONE, NONE), (FINE, FINE), 1),  # nothing was compared
+    ],
+)
+def test_a_case_that_a_device_cannot_do_is_no_fault(
+    accelmark: Accelmark,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    first: Sequence[Outcome | None],
+    second: Sequence[Outcome | None],
+    code: int,
+) -> None:
+    def alternate(*sessions: Session) -> EndReason:
+        for session, outcomes in zip(sessions, (first, second), strict=True):
+            for state, outcome in zip(session.states, outcomes, strict=True):
+                if outcome is not None:
+                    session.writer.append(make_launch(outcome, state.case))
+            session.end("complete")
+            session.close()
+        return "complete"
+
+    device = DeviceInfo(backend="cpu", index=0, name="A CPU", memory_bytes=2**34)
+    monkeypatch.setattr(probe, "probe", lambda *_: [probe.Found(backend="cpu", devices=(device,))])
+    monkeypatch.setattr(turns, "alternate", alternate)
+    (tmp_path / "two.toml").write_text(TINY.format(launches=1) + LARGER)
+    found, _, err = accelmark("ab", "two.toml", "--device", "cpu", "--device", "cpu")
+    assert found == code, err
+
+
 def test_an_interpreter_without_accelmark_says_so(
     accelmark: Accelmark,
     tmp_path: Path,

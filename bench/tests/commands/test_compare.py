@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import msgspec
@@ -68,6 +69,19 @@ def test_nothing_that_could_be_compared_is_exit_code_1(
     assert (code, err) == (1, "")
     assert "INCOMPARABLE precision differs (bf16, fp16): bert-train bf16\n" in out
     assert "Geometric mean" not in out and "ratio" not in out
+
+
+def test_nothing_of_anothers_record_moves_the_screen_from_stderr_either(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A name that climbs two lines up and writes over the figures that stand there."""
+    bad = make_case(workload="bert", mode="train", parameters={"name": "x\x1b[2A\x1b[2Ky"})
+    for name, seconds in (("a.jsonl", FAST), ("b.jsonl", SLOW)):
+        write(tmp_path / name, run(seconds, bad))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # else click leaves it out
+    code, out, err = accelmark("compare", "a.jsonl", "b.jsonl", "--fail-if-slower", "1")
+    assert code == 3 and "slower by 9.1%" in err and "x [2A [2Ky" in err
+    assert "\x1b" not in out + err
 
 
 def test_a_refusal_of_the_whole_is_in_json_too(accelmark: Accelmark, tmp_path: Path) -> None:

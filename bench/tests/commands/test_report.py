@@ -91,3 +91,14 @@ def test_a_truncated_record_shows_what_is_whole_and_says_the_rest(
     assert "copy it again" in out and "run again" not in out.lower()
     assert err.startswith("error: cut.jsonl, line ") and "cut short" in err
     assert "Traceback" not in err
+
+
+def test_a_file_holds_no_colours_though_it_was_typed_on_a_terminal(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert "\x1b[" in accelmark("report", str(RUN))[1]
+    code, _, _ = accelmark("report", str(RUN), "--output", "card.txt")
+    card = (tmp_path / "card.txt").read_text(encoding="utf-8")
+    assert code == 0 and "gemm-matmul" in card and "\x1b" not in card

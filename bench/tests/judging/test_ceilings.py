@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -85,6 +86,25 @@ def test_a_share_above_the_ceiling_is_shown_as_it_is() -> None:
     ]
     found = summarize(make_file([CASE, other], launches))
     assert found[1].ceiling_fraction == pytest.approx(1.3)
+
+
+def test_a_share_is_as_unsure_as_the_case_and_the_ceiling_together() -> None:
+    """The ceiling itself is all of itself, however unsure; of one launch nobody knows."""
+    bert, once = (make_case(workload="bert", mode=mode) for mode in ("infer", "train"))
+    launches = [
+        *make_launches(CASE, [make_measured(s, items=10, flop=10) for s in (0.008, 0.01, 0.012)]),
+        *make_launches(bert, [make_measured(s, flop=5) for s in (0.0099, 0.01, 0.0101)]),
+        *make_launches(once, [make_measured(0.01, flop=4)]),
+    ]
+    best, work, brief = summarize(make_file([CASE, bert, once], launches))
+    assert best.interval is not None
+    assert work.interval is not None
+    assert best.share_half_widths == {} and best.limit_half_width is None
+    both = math.hypot(best.interval.half_width, work.interval.half_width)
+    assert work.share_half_widths == {"matmul": pytest.approx(both)}
+    assert work.limit is not None
+    assert work.limit_half_width == pytest.approx(both)
+    assert brief.share_half_widths == {"matmul": pytest.approx(best.interval.half_width)}
 
 
 def test_a_void_matmul_is_no_ceiling() -> None:

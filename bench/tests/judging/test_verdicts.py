@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench.errors import ComparisonError
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
-from bench.judging.verdicts import slower_than, undecidable
+from bench.judging.verdicts import slower_than, unanswered, undecidable
 from bench.records.outcome import Measured
 from bench.records.run import RunFile, Settings
 from bench.tests.judging.two_runs import (
@@ -247,3 +247,13 @@ def test_what_cannot_be_judged() -> None:
     assert [c.verdict for c in undecidable(compare(run(FAST), run(SLOW[:4])))] == ["NO_INTERVAL"]
     other, _ = REFUSED["batch"]
     assert [c.verdict for c in undecidable(compare(run(FAST), other))] == ["INCOMPARABLE"]
+
+
+def test_where_memory_ran_out_at_the_end_of_a_sweep_no_ratio_is_owed() -> None:
+    small, large = (make_case(parameters={"batch_size": batch}) for batch in (1, 8))
+    full = [failed("oom", "no memory")]
+    one, two = (runs((small, steps(FAST)), (large, full)) for _ in range(2))
+    found = compare(one, two)
+    assert [c.verdict for c in found.cases][1] == "INCOMPARABLE" and unanswered(found) == []
+    broken = runs((small, steps(FAST)), (large, [failed()]))
+    assert len(unanswered(compare(one, broken))) == 1

@@ -11,12 +11,12 @@ import pytest
 
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
-from bench.records.run import RunFile
+from bench.records.run import End, RunFile
 from bench.report import Canvas
 from bench.reports import html, markdown
 from bench.reports._comparison import render
 from bench.reports._comparison_notes import WORDS
-from bench.tests import scaled
+from bench.tests import scaled, served_runs
 from bench.tests.judging.two_runs import (
     CASE,
     FAST,
@@ -30,7 +30,7 @@ from bench.tests.judging.two_runs import (
     ten,
 )
 from bench.tests.scripts.regenerate import GOLDEN
-from bench.tests.values import make_case
+from bench.tests.values import failed, make_case
 
 FIGURES = ("ratio", "ratio_low", "ratio_high", "level", "p_value_adjusted", "not_excluded")
 
@@ -161,11 +161,40 @@ def test_a_run_that_did_not_end_by_itself_says_so() -> None:
         (REFUSED["batch"][0], "run the same suite on both"),
         (runs((CASE, steps(SLOW, flags=("NO_STEADY_STATE",)))), "end other work"),
         (runs((CASE, steps(SLOW, flags=("QUOTA",)))), "no more threads than the CPU quota has"),
+        (runs((CASE, steps(SLOW, flags=("STOPPED",)))), "find what stops this process"),
+        (runs((CASE, steps(SLOW, flags=("CONTENDED",)))), "end other work"),
+        (runs((CASE, steps(SLOW, flags=("THROTTLED",)))), "cool the device of what is not ranked"),
+        (runs((CASE, [*steps(SLOW), *[failed()] * 9])), "find why launches failed"),
     ],
 )
 def test_the_next_step(other: RunFile, step: str) -> None:
     last = render([compare(run(FAST), other)], Canvas(width=200)).splitlines()[-1]
     assert last.startswith(f"Next: {step}")
+
+
+def test_what_is_to_be_done_is_of_the_side_that_was_disturbed() -> None:
+    """One launch of the base was held back by a quota; that the other throttled is why."""
+    base = runs((CASE, [*steps(FAST), *steps(FAST[:1], flags=("QUOTA",))]))
+    card = render([compare(base, runs((CASE, steps(SLOW, flags=("THROTTLED",)))))], Canvas())
+    assert "\nNext: cool the device" in card
+
+
+def test_loads_that_came_too_fast_are_to_come_slower() -> None:
+    def late(faster: float) -> RunFile:
+        made = served_runs.usual_run(faster)
+        return msgspec.structs.replace(
+            made,
+            launches=tuple(
+                msgspec.structs.replace(
+                    launch,
+                    outcome=msgspec.structs.replace(launch.outcome, flags=("NO_STEADY_STATE",)),
+                )
+                for launch in made.launches
+            ),
+        )
+
+    card = render([compare(late(1.0), late(2.0))], Canvas(width=200))
+    assert card.splitlines()[-1].startswith("Next: ask at a lower rate")
 
 
 def test_no_ratio_is_rounded_to_nothing() -> None:
@@ -175,3 +204,21 @@ def test_no_ratio_is_rounded_to_nothing() -> None:
     pages = [report.REPORT.render([base, other], Canvas()) for report in (markdown, html)]
     for text in (card, *pages):
         assert "0.000400" in text
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(0.0031, "0.0031"), (0.5, "0.50"), (3e7, "3e+07")])
+def test_no_ratio_per_joule_or_price_is_rounded_to_nothing(ratio: float, said: str) -> None:
+    found = compare(run(FAST), run(SLOW))
+    (case,) = found.cases
+    case = msgspec.structs.replace(case, joule_ratio=ratio, price_ratio=ratio)
+    card = render([msgspec.structs.replace(found, cases=(case,))], Canvas(width=200))
+    assert f"{said} no interval" in card and card.split().count(said) == 2
+
+
+def test_a_case_that_a_run_did_not_reach_is_not_one_that_its_device_cannot_do() -> None:
+    late = runs((CASE, []), (GEMM, steps(SLOW)), end=End(reason="budget", finished_at="x"))
+    found = compare(runs((CASE, steps(FAST)), (GEMM, steps(FAST))), late)
+    texts = [render([found], Canvas(width=200, wide=wide)) for wide in (False, True)]
+    texts.append(markdown.REPORT.render([found.base, found.other], Canvas()))
+    for text in texts:
+        assert "UNREACHED" in text and "skipped" not in text.lower()

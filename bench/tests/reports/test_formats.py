@@ -15,6 +15,7 @@ from bench.records.outcome import Cold, Memory
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.report import Canvas
+from bench.reports._comma_separated import written
 from bench.reports._flat import flat
 from bench.reports.table import TableReport
 from bench.tests.conftest import Accelmark
@@ -90,6 +91,24 @@ def test_csv_headers_carry_units_and_none_is_named_twice() -> None:
             assert header.endswith("_items_per_second")
         if header.startswith("latency_p"):
             assert header.endswith("_seconds")
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        (["=1+1", "b"], "'=1+1 b"),
+        (["@x"], "'@x"),
+        (["a", "=1"], "a =1"),
+        ([1, 2.5], "1 2.5"),
+        ([], ""),
+        ([{"helped": None}], '[{"helped": null}]'),
+        (["a", None], '["a", null]'),
+        (-1.5, "-1.5"),
+    ],
+)
+def test_a_list_in_a_cell_runs_nothing_and_is_no_python(value: object, cell: str) -> None:
+    _, (found, _) = csv.reader(io.StringIO(written([{"a": value, "b": 0}])))
+    assert found == cell
 
 
 def test_csv_runs_nothing_in_a_spreadsheet() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bench import api
@@ -146,3 +148,25 @@ def test_a_stream_that_caches_may_hold_is_named() -> None:
     card = REPORT.render([make_file([triad], launches, device=device)], Canvas(width=200))
     (line,) = (line for line in notes(card) if line.startswith("cache: "))
     assert "memory-triad bf16: arrays of 1 MiB are less than 4 times the 32 MiB of last-l" in line
+
+
+@pytest.mark.parametrize(("spread", "unsure"), [(0.25, True), (0.01, False)])
+def test_a_share_that_is_not_sure_is_told_so(spread: float, unsure: bool) -> None:
+    """It reaches three quarters of a product whose launches differ by much, or by little."""
+    gemm, bert = make_case(), make_case(workload="bert", mode="infer")
+    steps = (0.01 * (1 - spread), 0.01, 0.01 * (1 + spread))
+    launches = [
+        *make_launches(gemm, [make_measured(s, items=100, flop=100) for s in steps]),
+        *make_launches(bert, [make_measured(s, flop=73) for s in (0.00999, 0.01, 0.01001)]),
+    ]
+    run = make_file([gemm, bert], launches)
+    told = [api.render([run], name) for name in ("table", "markdown", "html")]
+    told.append(api.render([run], wide=True))
+    told[2] = told[2].partition("<main>")[2].partition("</main>")[0]
+    for text in told:
+        shares = set(re.findall(r"(?<![-+\d])~?7\d%", text))
+        assert shares and {share.startswith("~") for share in shares} == {unsure}
+        assert "~100%" not in text, "of itself the ceiling is all"
+    legend = "~: with an interval wider than \N{PLUS-MINUS SIGN}10%"
+    for text in (told[0], *told[2:]):
+        assert (legend in " ".join(text.split())) == unsure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -17,7 +17,7 @@ from bench.judging.reasons import Code
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.observed import Reading, Telemetry
-from bench.records.run import Launch, RunFile, Settings
+from bench.records.run import End, Launch, RunFile, Settings
 from bench.report import Canvas
 from bench.reports import _html_plots
 from bench.reports._compared import compared
@@ -185,3 +185,40 @@ def test_a_launch_that_a_low_clock_slowed_makes_no_round() -> None:
     (benchmark,) = to_document(run)["benchmarks"]
     assert benchmark["stats"]["rounds"] == 9
     assert benchmark["stats"]["ops"] == pytest.approx(row.throughput)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (None, "UNFINISHED"),
+        ("interrupted", "INTERRUPTED"),
+        ("budget", "ended by its time budget"),
+        ("complete", ""),
+    ],
+)
+def test_how_a_run_ended_is_said_in_the_same_words_everywhere(
+    reason: Literal["interrupted", "budget", "complete"] | None, said: str
+) -> None:
+    end = None if reason is None else End(reason=reason, finished_at="")
+    base, other = run(FAST), run(SLOW, end=end)
+    told = [api.render([other], name) for name in ("table", "markdown", "html")]
+    told.append(api.render(compare(base, other)).splitlines()[1])
+    words = {"UNFINISHED", "INTERRUPTED", "ended by its time budget"}
+    for text in told:
+        assert {word for word in words if word in text} == ({said} if said else set())
+        assert "unfinished" not in text
+
+
+@pytest.mark.parametrize("flaw", ["damaged", "cut short", "newer", "two runs"])
+def test_what_is_wrong_with_a_record_has_one_word_everywhere(
+    flaw: Literal["damaged", "cut short", "newer", "two runs"],
+) -> None:
+    """And what to do about it: of a file that was cut short, not what one would of another."""
+    bad = msgspec.structs.replace(run(FAST), damage="line 9: no", flaw=flaw, remedy="Do this")
+    for name in ("table", "markdown", "html"):
+        text = api.render([bad], name)
+        words = {word for word in ("DAMAGED", "CUT SHORT", "NEWER", "TWO RUNS") if word in text}
+        assert words == {flaw.upper()}, name
+        assert "line 9: no" in text and "do this" in text.lower()
+    both = api.render([run(SLOW), bad], "html")
+    assert f"{flaw.upper()}: line 9: no. Do this" in both

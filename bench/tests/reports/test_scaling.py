@@ -207,6 +207,8 @@ def test_an_efficiency_in_words(interval: Interval, said: str) -> None:
     [
         (0.0009, 0.001, 0.0011, "1.00 ms, 10%"),
         (-0.0001, 0.0001, 0.0003, "under 300 us"),
+        (-0.003, -0.002, -0.001, "none seen"),
+        (-0.003, -0.002, 0.0, "none seen"),
         (None, -0.0001, None, "0 us, 0.0%"),
     ],
 )
