@@ -177,7 +177,7 @@ class Generator:
 
 
 def chosen(logits: Tensor) -> Tensor:
-    """The greedy choice of a token: of logits [B, 1, V] the place of the largest, [B, 1].
+    """The greedy choice of a token: of logits [..., V] the place of the largest, [...].
 
     Not `argmax`, which on a CPU takes four times as long of bfloat16 (torch 2.13): at batch 32 a
     twentieth of a small model's step.

@@ -16,22 +16,18 @@ from bench.workloads._sharded import has_kinks
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.framework import Array
-
 VALUES = 256
 """Of each weight, all of one that has fewer: an error in norm is then seen within a tenth or so."""
 GOLDEN = (5**0.5 - 1) / 2
 
 
-def places(size: int) -> Array:
-    """`VALUES` positions below `size`, int64: spread evenly, and in step with no row or column.
+def places(size: int) -> list[int]:
+    """`VALUES` positions below `size`: spread evenly, and in step with no row or column.
 
     Multiples of the golden ratio, without their whole part.
     Source: Knuth, The Art of Computer Programming, vol. 3, 6.4 (Fibonacci hashing).
     """
-    import numpy as np
-
-    return (np.arange(VALUES) * GOLDEN % 1.0 * size).astype(np.int64)
+    return [int(number * GOLDEN % 1.0 * size) for number in range(VALUES)]
 
 
 def gradients_of(model: nn.Module, besides: Iterable[Tensor] = ()) -> Iterator[Tensor]:
@@ -80,6 +76,4 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _drawn(values: Tensor) -> Tensor:
-    import torch
-
-    return values.flatten()[torch.from_numpy(places(values.numel()))]
+    return values.flatten()[places(values.numel())]

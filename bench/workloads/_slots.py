@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.serving_job import Rows
 from bench.workload import Queued, Recorder
+from bench.workloads._generation import chosen
 from bench.workloads._slot_caches import (
     ADDED,
     ATTENTION,
@@ -183,7 +184,7 @@ class SlotModel:
                 use_cache=False,
                 logits_to_keep=answering,
             ).logits[0]
-            self.tokens = self.logits.argmax(-1)
+            self.tokens = chosen(self.logits)
         return self.logits, self.tokens
 
     def _room_to_compile(self) -> Any:

@@ -115,7 +115,8 @@ class Serve(Workload):
     """Continuous batching with chunked prefill."""
 
     name = "serve"
-    version = 1
+    version = 2
+    """1 chose tokens by `argmax`, which takes a CPU some percent of a step."""
     libraries = ("transformers.models.llama.modeling_llama",)
     modes = MappingProxyType(
         {

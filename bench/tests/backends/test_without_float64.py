@@ -37,7 +37,7 @@ from bench.formats import encode
 from bench.frameworks.torch import TorchTensors
 from bench.measuring import readings
 from bench.precision import PRECISIONS
-from bench.workloads import _jobs, _optimizers
+from bench.workloads import _gradients, _optimizers
 
 place, kit = torch.device("npu:0"), TorchTensors()
 x = torch.arange(6.0).view(2, 3)
@@ -50,7 +50,7 @@ told["mean"] = ranks.Ranks.mean(alone, there).tolist()
 
 layer = torch.nn.Linear(2, 1, bias=False).to(place)
 layer(torch.tensor([[3.0, 4.0]], device=place)).sum().backward()
-told["gradients"] = float(_jobs.gradient_norm(layer))
+told["gradients"] = float(_gradients.gradient_norm(layer))
 told["optimizer"] = _optimizers.trial("sgd", "loop", torch.float32, place).passed
 
 class Products:

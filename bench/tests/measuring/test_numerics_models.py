@@ -91,7 +91,8 @@ def test_steps_that_do_not_read_their_inputs_are_caught(precision: str) -> None:
     """What a recording that was given copies of the first inputs would do."""
 
     def spoil(job: Any) -> None:
-        real, first = job._run, []
+        real = job._run
+        first: list[Any] = []
 
         def run(batches: Any) -> Any:
             first[:] = first or batches

@@ -37,7 +37,7 @@ from bench.tests.small_workloads import (
 )
 from bench.tests.workloads import context_kinds
 from bench.workloads import _gpts, _latent, _llamas, _optimizers, _qwens, gpt_oss, whisper
-from bench.workloads._jobs import gradient_norm
+from bench.workloads._gradients import gradient_norm
 from bench.workloads._optimizers import make_optimizer
 from bench.workloads._windows import PADDING
 
