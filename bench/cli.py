@@ -42,7 +42,7 @@ Exit codes:
   0    every planned case was measured, or skipped because the device cannot do it
   1    the run ended, and at least one case failed, is void or was not reached;
        compare: no case could be compared, or --fail-if-slower could not judge one;
-       ab: no case could be compared, or not one that both measured;
+       ab: no ratio, or none of a case that both devices can do;
        check-backend: a check failed; guide --search: nothing found;
        verify: a published run is not what was published
   2    bad input: the message says what, where, what is allowed and what to do

@@ -25,7 +25,7 @@ from bench.records.proof import (
     RUNNING,
 )
 from bench.workload import Job, Look, Site, Training
-from bench.workloads._gradients import places
+from bench.workloads._gradients import SUMS, signs
 from bench.workloads._jobs import Rotation
 from bench.workloads._optimizers import ADAM_BETAS, ADAM_EPSILON, SETTINGS
 
@@ -115,8 +115,6 @@ class AdamW(nn.Cell):  # type: ignore[misc]
         return gradients
 
 
-RUNNING_NAMES = ("moving_mean", "moving_variance")
-"""What its batch norm keeps, by the end of its name, in the order of torch's."""
 OPTIMIZERS: Mapping[str, Callable[[Any, float], Any]] = {"sgd": Sgd, "adamw": AdamW}
 """By the name in a job."""
 
@@ -156,12 +154,17 @@ def added(gradients: Any, others: Any) -> Any:
     return tuple([one + other for one, other in zip(gradients, others)])  # noqa: B905
 
 
-def _drawn(tensors: Sequence[Any]) -> Any:
-    """Some values of each, as `bench.workloads._gradients.each_gradient` draws them."""
+def _sums(tensors: Sequence[Any]) -> Any:
+    """Of each, as `bench.workloads._gradients.each_gradient` has them; on the host in float64."""
     import numpy as np
 
-    every = [tensor.asnumpy().reshape(-1)[places(tensor.size)] for tensor in tensors]
-    return ms.Tensor(np.stack(every).astype(np.float32))
+    found = []
+    for tensor in tensors:
+        each = -(-tensor.size // SUMS)
+        parts = np.zeros(SUMS * each)
+        parts[: tensor.size] = tensor.asnumpy().reshape(-1)
+        found.append((parts.reshape(SUMS, each) * signs(np.arange(each))).sum(1))
+    return ms.Tensor(np.stack(found).astype(np.float32))
 
 
 class TrainingJob(Job):
@@ -213,9 +216,9 @@ class TrainingJob(Job):
         found = {"logits": self._logits, "loss": self._loss, "gradient_norm": self._norm()}
         kinks = any(isinstance(cell, nn.MaxPool2d) for _, cell in self._model.cells_and_names())
         each = EACH_GRADIENT_OVER_KINKS if kinks else EACH_GRADIENT
-        found[each] = _drawn(self._gradients)
-        if running := [p for p in self._model.get_parameters() if p.name.endswith(RUNNING_NAMES)]:
-            found[RUNNING] = _drawn(running)
+        found[each] = _sums(self._gradients)
+        if running := [p for p in self._model.get_parameters() if p.name.endswith("moving_mean")]:
+            found[RUNNING] = _sums(running)
         self._take()
         with self._unmoved():
             self._take()

@@ -63,13 +63,13 @@ def ceilings(rows: Iterable[Row]) -> Ceilings:
         if row.case.name == TRANSFER_CEILING and row.throughput is not None:
             found.transfer[row.work.fingerprint] = row.throughput
         if row.interval is not None:
-            found.half_widths.update(dict.fromkeys(_keys(row), row.interval.half_width))
+            found.half_widths[_key(row)] = row.interval.half_width
     return found
 
 
-def _keys(row: Row) -> tuple[str, str]:
+def _key(row: Row) -> str:
     """By which a row may be a ceiling."""
-    return row.work.fingerprint, _state(row)
+    return _state(row) if row.case.workload == CEILING_WORKLOAD else row.work.fingerprint
 
 
 def _state(row: Row) -> str:
@@ -113,7 +113,7 @@ def _with_shares(
         changes |= {share: rate / devices / best.rate, ceiling: best.rate}
         own = row.interval.half_width if row.interval else None
         known = [width for width in (own, best.half_width) if width is not None]
-        if known and best.work not in _keys(row):
+        if known and best.work != _key(row):
             half_widths[name] = math.hypot(*known)
     return msgspec.structs.replace(row, **changes, share_half_widths=half_widths)
 

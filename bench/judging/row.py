@@ -346,8 +346,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         }
         if self.limit is None or self.limit[0] in ("host", "input"):
             return None
-        nearest = next(name for name, share in shares.items() if share == self.limit[1])
-        return self.share_half_widths.get(nearest)
+        nearest = [name for name, share in shares.items() if share == self.limit[1]]
+        return self.share_half_widths.get(nearest[0]) if nearest else None
 
     @property
     def limit(self) -> tuple[Limit, float] | None:

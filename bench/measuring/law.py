@@ -29,6 +29,8 @@ CLOSE_NARROW = 0.6
 rate that is a tenth too high is not to be told. Measured: 3e-2 fused, 0.33 otherwise."""
 ROWS, MOST_LOOKUPS = 256, 4096
 """Rows of tables that are looked at, and how often they may have been looked up in all."""
+MOST_TIMES = 2.0**100
+"""By how much gradients are enlarged at most: float32 and bfloat16 hold them then."""
 STATE = {"exp_avg": "mean of the gradients", "exp_avg_sq": "mean of their squares"}
 MOMENTUM = {"momentum_buffer": "momentum"}
 """What optimizers keep of each weight, by torch's names, and in words."""
@@ -141,8 +143,13 @@ class Law:
         before, total = self._values(found, looked)
         yield from self._of_rows("looked-up rows", found, looked)
         size = float(self._settings["lr"]) * _length(total)
-        if kit.itemsize(found.tables) < 4 and found.enlarged is not None and size:
-            factor = 2.0 ** round(math.log2(_length(before) / size))
+        larger_by = _length(before) / size if size else 0.0
+        if (
+            kit.itemsize(found.tables) < 4
+            and found.enlarged is not None
+            and 0 < larger_by < MOST_TIMES
+        ):
+            factor = 2.0 ** round(math.log2(larger_by))
             with found.enlarged(looked.lookups, factor) as larger:
                 if larger is not None:
                     alone = looked._replace(lookups=np.arange(len(looked.lookups)))
@@ -178,10 +185,11 @@ class Law:
         epsilon = parts[kit.rounded(1 + parts, found.tables) == 1 + parts].min()
         last_place = epsilon * 2.0 ** (np.frexp(held)[1] - 1)
         rounded = np.where(looked.times > 1, looked.times * last_place, 0.0)
-        off = (np.abs(self._picked(found.tables, looked.rows) - held) - rounded).clip(min=0.0)
+        with np.errstate(invalid="ignore"):  # infinite both: an error that is no number, and told
+            off = np.abs(self._picked(found.tables, looked.rows) - held) - rounded
         narrow = kit.itemsize(found.tables) < 4
         wide = CLOSE_NARROW if narrow else CLOSE
-        yield from _finding(quantity, held - before, off, narrow, wide)
+        yield from _finding(quantity, held - before, off.clip(min=0.0), narrow, wide)
 
     def _state(self, sample: Sample, moved: list[Moved]) -> dict[str, Array]:
         """The sampled weights, and what the optimizer keeps of them."""

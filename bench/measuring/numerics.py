@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 NEARLY_NONE = 0.1
 """Of the usual gradient, what none counts as smaller than; see `worst_row`."""
+NONE = 1e-9
+"""Of the usual gradient, below which one in float64 is zero: measured 1e-15; others from 1e-2."""
 
 # Largest relative error, by precision and quantity. Below, `u` is the unit roundoff of the format,
 # "measured" the worst over all twins on a CPU, two to six seeds each, and "coarser" the range of
@@ -70,14 +72,13 @@ TOLERANCES: dict[str, dict[str, float]] = {
         # that does harm is caught.
         "loss after 2 steps": 3e-1,
         # Of the worst weight. A gradient that is missing makes 1, one of the other sign 2, those of
-        # experts that were exchanged 1.4. Measured 2.4e-1 of a bias in BERT whose parts cancel,
-        # 8e-2 otherwise.
-        EACH_GRADIENT: 5e-1,
-        EACH_GRADIENT_OVER_KINKS: 9e-1,  # measured 1.5e-1 (DLRM), 6.5e-1 (ResNet)
-        # After two steps, of what they did not train on: measured 5.8e-2. A step that does not read
+        # experts that were exchanged 1.4. Measured 8.6e-2 (gpt-oss), 6.6e-2 (BERT), 3e-2 (others).
+        EACH_GRADIENT: 3e-1,
+        EACH_GRADIENT_OVER_KINKS: 9e-1,  # measured 1.6e-1 (DLRM), 6.5e-1 (ResNet)
+        # After two steps, of what they did not train on: measured 7.4e-2. A step that does not read
         # its inputs makes 5e-1 and more.
         OTHER_INPUTS: 2e-1,
-        RUNNING: 5e-2,  # measured 1.3e-2; a momentum of 0.9 for 0.1 makes 8
+        RUNNING: 6e-2,  # measured 2.3e-2; a momentum of 0.9 for 0.1 makes 8
     },
     # Only the matrix arithmetic is bfloat16; weights and updates are float32.
     "bf16-amp": {
@@ -86,10 +87,10 @@ TOLERANCES: dict[str, dict[str, float]] = {
         "gradient_norm": 5e-2,  # measured 1.3e-2, coarser 2e-3 to 3e-2
         # Measured 2.0e-3, 3.4e-3 in a toy (DiT); without the optimizer's steps 1.3e-2 or more.
         "loss after 2 steps": 5e-3,
-        EACH_GRADIENT: 5e-1,  # measured 2.7e-1 (BERT), 3e-2 (others)
+        EACH_GRADIENT: 2e-1,  # measured 5.1e-2 (BERT)
         EACH_GRADIENT_OVER_KINKS: 9e-1,  # measured 5.7e-1 (ResNet)
         OTHER_INPUTS: 1e-1,  # measured 2.5e-2
-        RUNNING: 5e-2,  # measured 1.1e-2
+        RUNNING: 6e-2,  # measured 2.0e-2
     },
     # u = 2^-11: float16 keeps 10 bits. Coarser: 7 bits, as bfloat16 has.
     "fp16": {
@@ -112,10 +113,11 @@ TOLERANCES: dict[str, dict[str, float]] = {
         "loss": 2e-6,  # measured 2e-7, coarser 2.4e-6 to 2e-4
         "gradient_norm": 1e-3,  # measured 3e-5, coarser 4e-6 to 5e-3
         "loss after 2 steps": 5e-5,  # measured 3.8e-6, coarser 2e-7 to 2e-4
-        EACH_GRADIENT: 3e-4,  # measured 2.4e-5 (BERT), 4e-6 (others)
-        EACH_GRADIENT_OVER_KINKS: 3e-2,  # measured 1.0e-2 (ResNet), 6e-6 with other seeds
+        EACH_GRADIENT: 1e-4,  # measured 2.6e-6
+        # Measured 1.7e-2 (ResNet), 6e-6 with other seeds: by one ReLU that turns.
+        EACH_GRADIENT_OVER_KINKS: 1e-1,
         OTHER_INPUTS: 2e-3,  # measured 4.7e-4 (BERT)
-        RUNNING: 1e-4,  # measured 8.4e-7
+        RUNNING: 1e-4,  # measured 1.6e-6
     },
     # The operands of products keep 10 bits, sums and all else 23. No CPU does so: measured with the
     # operands of each product cut to 10 bits (hardware may cut where a library would round, which
@@ -129,10 +131,10 @@ TOLERANCES: dict[str, dict[str, float]] = {
         "gradient_norm": 2e-2,  # measured 7.7e-3, coarser 8e-5 to 9e-3
         # Measured 2.2e-3; without the optimizer's steps 1.3e-2 or more.
         "loss after 2 steps": 5e-3,
-        EACH_GRADIENT: 5e-2,
-        EACH_GRADIENT_OVER_KINKS: 9e-1,
-        OTHER_INPUTS: 5e-2,
-        RUNNING: 1e-2,
+        EACH_GRADIENT: 5e-2,  # measured 9.2e-3
+        EACH_GRADIENT_OVER_KINKS: 5e-1,  # measured 1.6e-1 (ResNet)
+        OTHER_INPUTS: 5e-2,  # measured 5.9e-3
+        RUNNING: 1e-2,  # measured 2.1e-3
     },
     # u = 2^-4: e4m3 keeps 3 bits, scaled by rows.
     "fp8": {
@@ -273,17 +275,19 @@ def error_of(quantity: str, found: Array, expected: Array) -> float:
 
 
 def worst_row(found: Array, expected: Array) -> float:
-    """The largest `relative_error` of any row [rows, values].
+    """The largest `relative_error` of any row [rows, sums].
 
-    A row that is far smaller than most counts as a tenth of those: what has no gradient (a bias of
-    keys, which the softmax does not see) has one of rounding.
+    A row that is far smaller than most counts as a tenth of those. One that is zero but for
+    float64's rounding (the gradient of a bias that a softmax does not see) is in the timed format a
+    rounding of what cancels in it, however large that is: it counts as the largest.
     """
     import numpy as np
 
     if found.shape != expected.shape or not np.isfinite(found).all():
         return math.inf
     off, sizes = (np.sqrt(np.square(x).sum(1)) for x in (found - expected, expected))
-    scale = np.maximum(sizes, NEARLY_NONE * np.median(sizes))
+    usual = np.median(sizes)
+    scale = np.where(sizes < NONE * usual, sizes.max(), np.maximum(sizes, NEARLY_NONE * usual))
     if (off[scale == 0.0] > 0.0).any():
         return math.inf
     return float((off / np.where(scale > 0.0, scale, 1.0)).max(initial=0.0))

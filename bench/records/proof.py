@@ -26,9 +26,9 @@ UPDATE = "update"
 is the norm only."""
 EACH_GRADIENT = "each gradient"
 EACH_GRADIENT_OVER_KINKS = "each gradient, over kinks"
-RUNNING = "running statistics"
+RUNNING = "running means"
 BY_ROW = (EACH_GRADIENT, EACH_GRADIENT_OVER_KINKS, RUNNING)
-"""What the numerics gate compares weight by weight, a row of values of each: the worst counts."""
+"""What the numerics gate compares weight by weight, a row of sums of each: the worst counts."""
 OTHER_INPUTS = "logits of other inputs"
 """What the gate compares of a step that is given other inputs than those before it."""
 

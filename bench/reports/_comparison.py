@@ -210,7 +210,7 @@ def _undisturbed(rows: Sequence[Row]) -> str:
         return f"find what {STOPPERS}, and run what is not ranked again."
     if any(row.exclusion and not row.hindrance for row in invalid):
         return "find why launches failed of what is not ranked (its report says it); run it again."
-    if not invalid and any(row.serving for row in rows):
+    if not invalid and all(row.serving for row in rows):
         return "ask at a lower rate for what is not ranked: more came than was answered."
     return "end other work on the machine of what is not ranked, and run it again."
 

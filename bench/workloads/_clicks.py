@@ -6,7 +6,7 @@ Of several each has some of the tables and all of the MLPs: see `bench.workloads
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,6 +41,8 @@ class Lookup:
     def __init__(self, tables: Tensor) -> None:
         """All tables end to end, [26 R, d]."""
         self._tables = tables.detach()
+        self.stepped: Callable[[], None] | None = None
+        """Has the rows of the last forward updated as a step has it; None: by `update` alone."""
         self.leaves: list[Tensor] = []
         """The rows that the last forward looked up, [B, 26, L, d]."""
 
@@ -69,7 +71,7 @@ class Lookup:
 
     @contextlib.contextmanager
     def _enlarged(self, lookups: Any, times: float) -> Iterator[LookedUp | None]:
-        """See `LookedUp.enlarged`."""
+        """See `LookedUp.enlarged`. What a recording holds is not what runs here."""
         import torch
 
         found = self.looked_up()
@@ -81,7 +83,7 @@ class Lookup:
         before.grad = found.gradients[chosen] * times
         self.leaves = [before]
         try:
-            self.update()
+            (self.stepped or self.update)()
             yield self.looked_up()
         finally:
             self._tables[self._indices] = before
@@ -135,6 +137,16 @@ class ClickTrainingJob(TrainingJob):
             loss=binary_cross_entropy,
         )
         self._optimizer.register_step_post_hook(lambda *_: self._lookup.update())
+        self._lookup.stepped = self._update_rows
+
+    def _update_rows(self) -> None:
+        """The optimizer's step, in which no weight of its own moves."""
+        held = [(weight, weight.grad) for weight in self._model.parameters()]
+        for weight, _ in held:
+            weight.grad = None
+        self._optimizer.step()
+        for weight, gradient in held:
+            weight.grad = gradient
 
     def training(self) -> Training:
         """With the rows, which have no optimizer."""

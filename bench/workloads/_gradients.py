@@ -1,4 +1,4 @@
-"""What the numerics gate is told of a step's gradients: their length, and some values of each.
+"""What the numerics gate is told of a step's gradients: their length, and some sums of each.
 
 One length cannot tell a gradient of another direction: the sign of one matrix's may be turned, or
 the experts' exchanged, and it stays as it was.
@@ -7,7 +7,7 @@ the experts' exchanged, and it stays as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.ranks import local
 from bench.records.proof import EACH_GRADIENT, EACH_GRADIENT_OVER_KINKS, RUNNING
@@ -16,18 +16,16 @@ from bench.workloads._sharded import has_kinks
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-VALUES = 256
-"""Of each weight, all of one that has fewer: an error in norm is then seen within a tenth or so."""
-GOLDEN = (5**0.5 - 1) / 2
+SUMS = 256
+"""Of each weight, or of its values where it has fewer: they tell an error in norm within a tenth.
+Source: Achlioptas, J. Comput. Syst. Sci. 66 (2003), as of `bench.records.proof`."""
+MULTIPLIER = 2_654_435_761
+"""Source: Knuth, The Art of Computer Programming, vol. 3, 6.4 (multiplicative hashing)."""
 
 
-def places(size: int) -> list[int]:
-    """`VALUES` positions below `size`: spread evenly, and in step with no row or column.
-
-    Multiples of the golden ratio, without their whole part.
-    Source: Knuth, The Art of Computer Programming, vol. 3, 6.4 (Fibonacci hashing).
-    """
-    return [int(number * GOLDEN % 1.0 * size) for number in range(VALUES)]
+def signs(places: Any) -> Any:
+    """1 or -1 for each place, an array of int64 of any library: the same everywhere."""
+    return ((places * MULTIPLIER >> 16) & 1) * 2 - 1
 
 
 def gradients_of(model: nn.Module, besides: Iterable[Tensor] = ()) -> Iterator[Tensor]:
@@ -55,25 +53,35 @@ def gradient_norm(model: nn.Module, besides: Iterable[Tensor] = ()) -> Tensor:
 
 
 def each_gradient(model: nn.Module, besides: Iterable[Tensor] = ()) -> dict[str, Tensor]:
-    """Some values of each gradient, [weights, `VALUES`], float64, by the name of the quantity."""
+    """Sums of each gradient, [weights, `SUMS`], float64, by the name of the quantity.
+
+    Of all its values, as most of an embedding's are zero: those of each part of it, with signs.
+    """
     import torch
 
-    drawn = [_drawn(gradient) for gradient in gradients_of(model, besides)]
+    sums = [_sums(gradient) for gradient in gradients_of(model, besides)]
     name = EACH_GRADIENT_OVER_KINKS if has_kinks(model) else EACH_GRADIENT
-    return {name: torch.stack(drawn)}
+    return {name: torch.stack(sums)}
 
 
-def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """What a model keeps of its batches' means and variances, as `each_gradient`; or nothing."""
+def running_means(model: nn.Module) -> dict[str, Tensor]:
+    """What a model keeps of its batches' means, as `each_gradient`; or nothing. Their variances
+    tell no more, and libraries differ in whether those are of the sample or of the batch."""
     import torch
 
     kept = [
-        _drawn(buffer.cpu().to(torch.float64))
+        _sums(buffer.cpu().to(torch.float64))
         for name, buffer in model.named_buffers()
-        if name.endswith(("running_mean", "running_var"))
+        if name.endswith("running_mean")
     ]
     return {RUNNING: torch.stack(kept)} if kept else {}
 
 
-def _drawn(values: Tensor) -> Tensor:
-    return values.flatten()[places(values.numel())]
+def _sums(values: Tensor) -> Tensor:
+    import torch
+    from torch.nn import functional
+
+    each = -(-values.numel() // SUMS)
+    parts = functional.pad(values.flatten(), (0, SUMS * each - values.numel()))
+    sums: Tensor = (parts.view(SUMS, each) * signs(torch.arange(each))).sum(1)
+    return sums

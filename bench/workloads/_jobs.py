@@ -16,7 +16,7 @@ from bench.records.proof import GRADIENTS, LOSS, OTHER_INPUTS, OUTPUT
 from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
 from bench.workloads import _looks
-from bench.workloads._gradients import each_gradient, gradient_norm, running_statistics
+from bench.workloads._gradients import each_gradient, gradient_norm, running_means
 from bench.workloads._optimizers import chosen_optimizer, described
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._recorded import replayed, replayed_facts
@@ -271,7 +271,7 @@ class TrainingJob(Job):
         if self._site.ranks is not None:
             return norm
         each = each_gradient(self._model, self._leaves_besides())
-        return norm | each | running_statistics(self._model)
+        return norm | each | running_means(self._model)
 
     def _leaves_besides(self) -> Iterable[Tensor]:
         """Tensors outside the model's parameters that the last backward gave a gradient."""

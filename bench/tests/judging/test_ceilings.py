@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.judging.ceilings import with_ceilings
+from bench.judging.load import Load
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.records.outcome import Skipped, Void
@@ -105,6 +107,22 @@ def test_a_share_is_as_unsure_as_the_case_and_the_ceiling_together() -> None:
     assert work.limit is not None
     assert work.limit_half_width == pytest.approx(both)
     assert brief.share_half_widths == {"matmul": pytest.approx(best.interval.half_width)}
+
+
+def test_a_brief_run_of_the_ceilings_work_has_a_width_of_its_own() -> None:
+    """The same work sustained is the ceiling; neither stands in for the other's interval."""
+    seconds = ((0.0099, 0.01, 0.0101), (0.01, 0.02, 0.03))
+    sure, unsure = (
+        summarize(make_file([CASE], make_launches(CASE, [make_measured(s, flop=10) for s in of])))[
+            0
+        ]
+        for of in seconds
+    )
+    brief = msgspec.structs.replace(unsure, load=Load(seconds=1.0))
+    found = with_ceilings([sure, brief])
+    assert sure.interval is not None and brief.interval is not None
+    both = math.hypot(sure.interval.half_width, brief.interval.half_width)
+    assert [one.share_half_widths for one in found] == [{}, {"matmul": pytest.approx(both)}]
 
 
 def test_a_void_matmul_is_no_ceiling() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -203,6 +204,38 @@ def test_an_update_too_small_to_be_seen_is_looked_at_by_a_larger_one(does: bool)
     assert found[0].error < 0.05 if does else found[0].error == pytest.approx(1, abs=0.05)
     assert bool(found[0].complaint) is not does
     assert lookup.leaves[0].shape == (3, 100, 1, 16), "what a step left is as it was"
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_gradients_that_are_not_finite_are_a_finding(wrong: float) -> None:
+    found = findings_of_rows(lambda table, gradients: gradients.fill_(wrong))
+    assert any(one.complaint for one in found)
+
+
+def test_a_table_of_zeros_is_not_enlarged() -> None:
+    found = findings_of_rows(lambda table, gradients: table.zero_())
+    assert [one.quantity for one in found] == ["looked-up rows"]
+
+
+def findings_of_rows(spoil: Callable[[torch.Tensor, torch.Tensor], object]) -> list[Finding]:
+    """Of a narrow table; spoil: table and gradients, before the update."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(200, 16, generator=generator).to(torch.bfloat16)
+    lookup = Lookup(table)
+    rows = torch.randint(0, 200, (3, 100, 1), generator=generator)
+    gradients = torch.randn(3, 100, 1, 16, generator=generator).to(torch.bfloat16)
+    spoil(table, gradients)
+    lookup._indices, before = rows, table[rows]
+    before.grad = gradients
+    lookup.leaves = [before]
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.zeros(3)
+    settings = {**PLAIN, "lr": LEARNING_RATE}
+    optimizer = torch.optim.SGD([parameter])
+    law = Law(Training(optimizer=optimizer, settings=settings, looked_up=lookup.looked_up), seed=1)
+    law.before()
+    lookup.update()
+    return list(law.findings())
 
 
 def test_rows_looked_up_very_often_are_looked_at_all_the_same() -> None:

@@ -77,7 +77,7 @@ def test_every_precision_has_its_tolerances(precision: str) -> None:
     assert "output" in tolerances or how.autocast
     assert ("logits" in tolerances) == (how.scales is None), "those with scales are of products"
     # A gradient that is missing makes 1.
-    most = {EACH_GRADIENT: 0.5, EACH_GRADIENT_OVER_KINKS: 0.9}
+    most = {EACH_GRADIENT: 0.3, EACH_GRADIENT_OVER_KINKS: 0.9}
     assert all(0 < tolerance <= most.get(what, 0.3) for what, tolerance in tolerances.items())
     experts = precision == "bf16"  # whose matrices may be narrower
     narrow = how.quantized is not None and how.scales is None
