@@ -106,7 +106,7 @@ class WorkerProcess(Worker):
         super().__init__()
         self._given = given
         self._limit = request.settings.launch_limit_seconds
-        self._rest = b""
+        self._rest = bytearray()
         self._stacks_from = 0
         with contextlib.ExitStack() as undo:
             self._stderr = undo.enter_context(tempfile.TemporaryFile())
@@ -272,7 +272,10 @@ class WorkerProcess(Worker):
             self.died = True
             self.report = failed("crash", self.phase, self._epitaph())
             return
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        self._rest += chunk
+        if b"\n" not in chunk:  # nor copied: a long report comes in hundreds of chunks
+            return
+        *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
             try:
                 message = DECODER.decode(line)
