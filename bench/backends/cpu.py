@@ -23,6 +23,14 @@ from bench.telemetry.source import Source
 if TYPE_CHECKING:
     import torch
 
+GROUP_FILES = (
+    ("memory.max", "memory.current", ""),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+)
+"""Limit and use of a control group by the two versions, and before its names in memory.stat."""
+GIVEN_UP = ("inactive_file", "active_file", "slab_reclaimable")
+"""What counts as a group's use, and the kernel gives up for the asking."""
+
 
 class CpuDevice(Device):
     """The host itself. A call returns when its work is done, so there is nothing to wait for."""
@@ -78,15 +86,15 @@ class CpuDevice(Device):
         return Memory(peak_bytes=max(peak, rss), scope=self._scope, host_rss_bytes=rss)
 
     def capacity_bytes(self) -> int | None:
-        """What the host has available now, and no more than the limit of any control group."""
+        """What the host has available now, and no more than any control group has left."""
         import psutil
 
-        limits = [int(psutil.virtual_memory().available)]
+        left = [int(psutil.virtual_memory().available)]
         for _, folder in groups("memory"):
-            for name in ("memory.max", "memory.limit_in_bytes"):
+            for names in GROUP_FILES:
                 with contextlib.suppress(OSError, ValueError):  # the other version, or "max"
-                    limits.append(int((folder / name).read_bytes()))
-        return min(limits)
+                    left.append(_left(folder, *names))
+        return max(0, min(left))
 
     def random_state(self) -> bytes | None:
         """Of torch's one generator of the host."""
@@ -180,6 +188,17 @@ class CpuBackend(Backend):
     def slow(self, info: DeviceInfo, precision: Precision) -> str | None:
         """By a product: torch knows which instructions it uses, and every CPU runs everything."""
         return _trial.by_reference(precision)
+
+
+def _left(folder: Path, limit: str, use: str, prefix: str) -> int:
+    """Bytes that a control group's limit leaves; all of it where the use cannot be read."""
+    most, used = int((folder / limit).read_bytes()), 0
+    with contextlib.suppress(OSError, ValueError):
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        stat = dict(line.split() for line in lines)
+        used = int((folder / use).read_bytes())
+        used -= sum(int(stat.get(prefix + name, 0)) for name in GIVEN_UP)
+    return most - max(0, used)
 
 
 def _peak_rss_bytes() -> int | None:

@@ -15,8 +15,7 @@ from bench.measuring.messages import Channel, Request
 from bench.measuring.serving_gate import gate
 from bench.measuring.serving_loop import Loaded, Loop, prompts
 from bench.measuring.usage import suspended_ns
-from bench.planning import arrivals
-from bench.planning.arrivals import Lengths, Load
+from bench.planning.arrivals import load_of
 from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores
 from bench.records.outcome import Block, Measured, Memory, Numerics, Outcome, Void, Work
@@ -48,21 +47,6 @@ class Launch(Protocol):
 
     def executed(self) -> list[Look]:
         """Whether the execution is the case's."""
-
-
-def load_of(parameters: Any) -> Load:
-    """What a case asks for: from its own seed, so that every launch has the same."""
-    lengths = Lengths(
-        input_tokens=parameters.input_tokens,
-        output_tokens=parameters.output_tokens,
-        sigma=parameters.length_sigma,
-    )
-    count, seed = parameters.requests, parameters.length_seed
-    if parameters.arrival == "closed":
-        return arrivals.closed(count, lengths, parameters.concurrency, seed)
-    if parameters.arrival == "poisson":
-        return arrivals.poisson(count, lengths, parameters.rate, seed)
-    return arrivals.offline(count, lengths, seed)
 
 
 def measured(

@@ -11,7 +11,7 @@ import hashlib
 import math
 import random
 import statistics
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -66,6 +66,26 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     def tokens(self) -> int:
         """Output tokens of all requests."""
         return sum(request.new_tokens for request in self.requests)
+
+    @property
+    def arrives_over_seconds(self) -> float:
+        """When the last request is due that no other one's end decides about."""
+        return max(request.due_ns or 0 for request in self.requests) / 1e9
+
+
+def load_of(parameters: Any) -> Load:
+    """What a case asks for: from its own seed, so that every launch has the same."""
+    lengths = Lengths(
+        input_tokens=parameters.input_tokens,
+        output_tokens=parameters.output_tokens,
+        sigma=parameters.length_sigma,
+    )
+    count, seed = parameters.requests, parameters.length_seed
+    if parameters.arrival == "closed":
+        return closed(count, lengths, parameters.concurrency, seed)
+    if parameters.arrival == "poisson":
+        return poisson(count, lengths, parameters.rate, seed)
+    return offline(count, lengths, seed)
 
 
 def closed(requests: int, lengths: Lengths, concurrency: int, seed: int) -> Load:

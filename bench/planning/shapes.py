@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from bench import catalogue, stats
+from bench.planning.arrivals import load_of
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
 from bench.records.case import Case
@@ -49,13 +50,15 @@ class Shapes:
             self._bytes_per_second = max(self._bytes_per_second, outcome.work.moved_bytes * steps)
 
     def least_seconds(self, case: Case) -> float:
-        """Of a launch, without what comes before its steps; 0 where nothing like it has run."""
+        """Of a launch, without what comes before its steps; 0 where nothing like it has run, but
+        for a load, whose arrivals are known."""
         step, settings = self._step_seconds(case), self._settings
+        workload = catalogue.workload(case.workload)
+        mode = workload.modes[case.mode]
+        if mode.serves:  # its step is the whole load
+            return max(step, load_of(parameters_of(case, workload)).arrives_over_seconds)
         if not step:
             return 0.0
-        mode = catalogue.workload(case.workload).modes[case.mode]
-        if mode.serves:  # its step is the whole load
-            return step
         burst = mode.burst
         if burst is not None:
             return burst.blocks * (burst.rest_seconds + step)

@@ -14,6 +14,7 @@ from typing import IO, BinaryIO, Protocol
 import bench
 from bench.measuring.worker import STACKS_SIGNAL
 from bench.records import environment, private
+from bench.records.cpu_limits import groups
 
 STDERR_TAIL_BYTES = 4000
 """How much of the end of a child's stderr is kept."""
@@ -102,6 +103,18 @@ def epitaph(process: Process, stderr: BinaryIO, given: Mapping[str, str] = os.en
         how = f"the worker left with exit code {code} and no report"
     last = _last_words(stderr, given)
     return f"{how}: {last}" if last else how
+
+
+def memory_kills() -> int:
+    """How many of this control group the kernel has killed for want of memory; 0 where it does not
+    say."""
+    kills = 0
+    for _, folder in groups("memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # the other version, or old
+                lines = (folder / name).read_text(encoding="ascii").splitlines()
+                kills = int(dict(line.split() for line in lines)["oom_kill"])
+    return kills
 
 
 def _last_words(stderr: BinaryIO, given: Mapping[str, str]) -> str:

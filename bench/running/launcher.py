@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -12,6 +13,8 @@ import msgspec
 
 from bench import catalogue
 from bench.measuring.messages import Report, Request
+from bench.planning.arrivals import load_of
+from bench.planning.plan import parameters_of
 from bench.records import environment
 from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Skipped, Void
@@ -20,7 +23,14 @@ from bench.running.handing import Handing
 from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.stems import Stems
-from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker
+from bench.running.worker_process import (
+    SHARES,
+    Listener,
+    NoWorker,
+    WorkerProcess,
+    phase_limit,
+    start_worker,
+)
 from bench.running.world import World
 from bench.telemetry.joined import Sight, Where, observed
 
@@ -118,6 +128,8 @@ def _started(
     handing: Handing | None = None,
 ) -> WorkerProcess | World | NoWorker:
     """A worker, or as many as the case takes devices."""
+    if late := _comes_for_too_long(request):
+        return NoWorker(Skipped(reason=late))
     if handing is not None:
         handed = handing.handed(request)
         if not isinstance(handed, Request):
@@ -135,6 +147,27 @@ def _started(
     if lacking := seating.lacking(request, hosts):
         return NoWorker(Skipped(reason=lacking))
     return start_worker(functools.partial(World, leader=leader), request, given, command)
+
+
+def _comes_for_too_long(request: Request) -> str:
+    """Why a load cannot be answered in the time that a launch measures; empty where it may be.
+
+    Arrivals are drawn beforehand, so when the last request is due is known.
+    """
+    case = request.case
+    workload = catalogue.workload(case.workload)
+    if not workload.modes[case.mode].serves:
+        return ""
+    seconds = load_of(parameters_of(case, workload)).arrives_over_seconds
+    limit = phase_limit("measure", request.settings.launch_limit_seconds)
+    if seconds <= limit:
+        return ""
+    enough = 100 * math.ceil(1.1 * seconds / SHARES["measure"] / 100)
+    return (
+        f"its requests come over {seconds:,.0f} s, and a launch measures for {limit:,.0f} s at "
+        f"most: fewer requests, a higher rate, or launch_limit_seconds = {enough} "
+        "(and no shorter budget) would do"
+    )
 
 
 def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> Report:

@@ -225,8 +225,7 @@ class Connection:
         if not chunk:
             raise Gone(CLOSED)
         self._rest += chunk
-        *lines, rest = self._rest.split(b"\n") if b"\n" in chunk else [self._rest]
-        self._rest = bytearray(rest)
+        *lines, self._rest = self._rest.split(b"\n") if b"\n" in chunk else [self._rest]
         if len(self._rest) > (LONGEST_LINE if self._known else LONGEST_GREETING):
             raise Gone("it sends a line that has no end")
         return [_decoded(line) for line in lines]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import signal
 import subprocess
 import tempfile
 import time
@@ -106,8 +107,9 @@ class WorkerProcess(Worker):
         super().__init__()
         self._given = given
         self._limit = request.settings.launch_limit_seconds
-        self._rest = b""
+        self._rest = bytearray()
         self._stacks_from = 0
+        self._memory_kills = child.memory_kills()
         with contextlib.ExitStack() as undo:
             self._stderr = undo.enter_context(tempfile.TemporaryFile())
             lifeline = Lifeline()
@@ -244,7 +246,7 @@ class WorkerProcess(Worker):
                 self._give_up(whole_launch=launch_end <= phase_end)
             elif stdout not in (key.fileobj for key, _ in ready):
                 # It ended, said all it had to say, and left a child that holds its stdout open.
-                self.report = failed("crash", self.phase, self._epitaph())
+                self.report = self._death()
             else:
                 self.hear(os.read(stdout.fileno(), 1 << 20), listen)
 
@@ -270,9 +272,12 @@ class WorkerProcess(Worker):
         """Takes what it said; nothing is its end."""
         if not chunk:
             self.died = True
-            self.report = failed("crash", self.phase, self._epitaph())
+            self.report = self._death()
             return
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        self._rest += chunk
+        if b"\n" not in chunk:  # nor copied: a long report comes in hundreds of chunks
+            return
+        *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
             try:
                 message = DECODER.decode(line)
@@ -284,8 +289,13 @@ class WorkerProcess(Worker):
             if self.report is not None:
                 return
 
-    def _epitaph(self) -> str:
-        return reason(child.epitaph(self.process, self._stderr, self._given), self._given)
+    def _death(self) -> Report:
+        """The report of its end; of memory where the kernel has killed for it since the start."""
+        said = reason(child.epitaph(self.process, self._stderr, self._given), self._given)
+        killed = self.process.returncode == -signal.SIGKILL
+        if killed and child.memory_kills() > self._memory_kills:
+            return failed("oom", self.phase, said.replace("perhaps ", "", 1))
+        return failed("crash", self.phase, said)
 
 
 class NoWorker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,3 +51,42 @@ def test_a_peak_that_cannot_be_reset_says_so(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Path, "write_text", refused)
     device.reset_peak_memory()
     assert device.memory().scope == "process RSS since its start"
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": 8, "memory.current": 5, "memory.stat": "inactive_file {}"}, 4),
+        ({"memory.max": 8, "memory.current": 7, "memory.stat": "active_file {}\nsock {}"}, 2),
+        (
+            {
+                "memory.limit_in_bytes": 8,
+                "memory.usage_in_bytes": 5,
+                "memory.stat": "inactive_file 0\ntotal_inactive_file {}\ntotal_rss {}",
+            },
+            4,
+        ),
+        ({"memory.max": 8}, 8),
+        ({"memory.max": 8, "memory.current": 9, "memory.stat": "anon {}"}, 0),
+        ({"memory.max": "max", "memory.current": 5, "memory.stat": "anon {}"}, 200),
+    ],
+    ids=["v2", "what was read lately", "v1", "only a limit", "above it", "no limit"],
+)
+def test_what_a_container_uses_already_is_not_left(
+    files: dict[str, int | str], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GiB, of a host that has 200 of them; what the kernel would give up for the asking is left."""
+    import psutil
+
+    from bench.backends import cpu
+
+    for name, text in files.items():
+        filled = text.replace("{}", str(GIB)) if isinstance(text, str) else str(text * GIB)
+        (tmp_path / name).write_text(f"{filled}\n")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=200 * GIB))
+    monkeypatch.setattr(cpu, "groups", lambda controller: [(0, tmp_path)])
+    device = cpu.CpuDevice(DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1))
+    assert device.capacity_bytes() == left * GIB

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from bench import catalogue
+from bench.planning.arrivals import load_of
 from bench.planning.plan import parameters_of
 from bench.planning.shapes import LEAST_BLOCKS, Shapes
 from bench.precision import PRECISIONS
@@ -21,6 +24,12 @@ SETTINGS = Settings(block_seconds=0.01)
 PRODUCT = 2 * 1024**3
 MATMUL, LARGER = (make_case(parameters={"shape": f"{n}x1024x1024"}) for n in (1024, 4096))
 TRIAD = make_case(workload="memory", mode="triad", parameters={"size_bytes": 2**20})
+
+
+def serving(concurrency: int = 1, **changes: Any) -> Case:
+    """A load of today's version."""
+    case = serve_case(concurrency, **changes)
+    return msgspec.structs.replace(case, version=catalogue.workload("serve").version)
 
 
 def seen(*launches: tuple[Case, Outcome]) -> Shapes:
@@ -62,13 +71,23 @@ def test_bursts_rest_and_steps_that_are_timed_alone_fill_no_block() -> None:
 
 def test_a_load_is_served_once() -> None:
     """Its FLOP are those of all its requests: no warm-up and no blocks of it."""
-    load = serve_case(4, requests=16, input_tokens=100, output_tokens=50)
+    load = serving(4, requests=16, input_tokens=100, output_tokens=50)
     parameters = parameters_of(load, catalogue.workload("serve"))
     work = catalogue.workload("serve").work("load", parameters, PRECISIONS["fp32"])
     product = make_case(precision="fp32", parameters={"shape": "1024x1024x1024"})
     shapes = seen((product, make_measured(0.1, items=PRODUCT, flop=PRODUCT)))
     assert work.least_flop is not None
     assert shapes.least_seconds(load) == pytest.approx(work.least_flop / PRODUCT * 0.1)
+
+
+def test_a_load_takes_as_long_as_its_requests_come() -> None:
+    """Whatever has run: arrivals are drawn beforehand."""
+    load = serving(requests=64, rate=0.05)
+    parameters = parameters_of(load, catalogue.workload("serve"))
+    last = load_of(parameters).requests[-1].due_ns
+    assert last is not None and last > 900e9
+    assert seen().least_seconds(load) == pytest.approx(last / 1e9)
+    assert seen().least_seconds(serving(4)) == 0.0
 
 
 def test_a_session_leaves_out_what_its_shapes_say_will_not_fit(tmp_path: Path) -> None:

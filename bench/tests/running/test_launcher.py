@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench import catalogue
 from bench.records.observed import Telemetry
-from bench.records.outcome import Measured, Phase
+from bench.records.outcome import Measured, Outcome, Phase, Skipped
 from bench.running import launcher, worker_process
 from bench.telemetry.joined import Sight, Where
 from bench.tests.running.scripted_workers import REPORT, failure, request, scripted
+from bench.tests.served_runs import serve_case
 from bench.tests.telemetry.launches import seen, steady
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
@@ -141,3 +144,32 @@ def test_a_counter_that_is_not_believed_is_named_in_the_record() -> None:
     assert telemetry.absent["energy counter"].startswith("NVML: the counter fell from 5940 to 0 J")
     assert telemetry.readings == fell.readings
     assert launcher._observed(report, of_device("no tool"))[1] == "no tool"
+
+
+def test_a_load_that_comes_for_longer_than_a_launch_measures_is_not_served(tmp_path: Path) -> None:
+    """64 requests at 0.05 a second come over some 1,280 s; two thirds of a limit are for them."""
+    command = scripted(
+        """
+        open(sys.argv[1], "w").close()
+        sys.stdin.readline(); sys.stdout.buffer.write(REPORT)
+        """,
+        str(tmp_path / "started"),
+    )
+
+    def served(limit_seconds: float, **changes: Any) -> Outcome:
+        version = catalogue.workload("serve").version
+        case = msgspec.structs.replace(serve_case(**changes), version=version)
+        asked = msgspec.structs.replace(request(limit_seconds), case=case)
+        return launcher.launch(asked, {}, command=command).report.outcome
+
+    found = served(1800.0, requests=64, rate=0.05)
+    assert isinstance(found, Skipped) and not (tmp_path / "started").exists()
+    assert re.fullmatch(
+        r"its requests come over 1,\d{3} s, and a launch measures for 1,200 s at most: .*"
+        r"launch_limit_seconds = \d+ .*",
+        found.reason,
+    ), found.reason
+    assert isinstance(served(1800.0, requests=64, rate=0.5), Measured)
+    limit = float(found.reason.partition("launch_limit_seconds = ")[2].split()[0])
+    assert isinstance(served(limit, requests=64, rate=0.05), Measured)
+    assert isinstance(served(60.0, requests=64), Measured), "a closed loop comes as it is answered"

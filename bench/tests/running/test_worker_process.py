@@ -15,6 +15,8 @@ import msgspec
 import pytest
 
 from bench.measuring.messages import Progress, Request
+from bench.planning.sweep import too_large
+from bench.planning.tuning import hopeless
 from bench.records.outcome import Measured, Phase
 from bench.running import child, worker_process
 from bench.running.child import STDERR_TAIL_BYTES
@@ -122,6 +124,32 @@ def test_a_worker_that_dies_is_a_crash_with_its_cause(code: str, message: str) -
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open (Linux)")
+@pytest.mark.parametrize(
+    ("name", "after", "kind"),
+    [
+        ("memory.events", "max 9\noom_kill 1\n", "oom"),
+        ("memory.oom_control", "under_oom 0\noom_kill 1\n", "oom"),
+        ("memory.events", "max 9\noom_kill 0\n", "crash"),
+        ("memory.oom_control", "under_oom 0\n", "crash"),
+    ],
+)
+def test_a_worker_that_the_kernel_killed_for_memory_did_not_fit(
+    name: str, after: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known where its control group counts one more: then no other launch would end else."""
+    monkeypatch.setattr(child, "groups", lambda controller: [(0, tmp_path)])
+    (tmp_path / name).write_text(after.replace("oom_kill 1", "oom_kill 0"))
+    count = f"open({str(tmp_path / name)!r}, 'w').write({after!r})"
+    outcome = failure(run(f"{count}; os.kill(os.getpid(), signal.SIGKILL)"))
+    assert outcome.kind == kind and too_large(outcome) == hopeless(outcome) == (kind == "oom")
+    perhaps = "" if kind == "oom" else "perhaps "
+    assert outcome.message == (
+        f"the worker was killed by SIGKILL, {perhaps}by the kernel for want of memory"
+    )
+    (tmp_path / name).write_text("oom_kill 0\n")
+    assert failure(run(f"{count}; os._exit(3)")).kind == "crash"
+
+
 def test_a_worker_that_dies_is_not_waited_for_because_of_a_child_that_lives() -> None:
     """A data loader's processes hold the worker's stdout open, and outlive its violent end."""
     code = """
