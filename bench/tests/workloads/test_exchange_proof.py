@@ -168,6 +168,15 @@ def test_a_rank_may_have_no_token_for_another(mode: str) -> None:
         assert "what rank 2 gave" in verdict(there, dtype, "lost", 2)
 
 
+@pytest.mark.parametrize("mode", ["dispatch", "combine"])
+def test_all_ranks_repeat_as_often_however_few_tokens_they_have(mode: str) -> None:
+    import torch
+
+    copies = [[1 + (1 in (source, to)) for to in range(16)] for source in range(16)]
+    every = [Proof(uneven(mode, copies, 8, rank), torch.bfloat16) for rank in range(16)]
+    assert len({proof.passes for proof in every}) == 1
+
+
 @pytest.mark.parametrize("ranks", [2, 3, 8])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_narrower_wire_shows_and_blames_nobody(mode: str, ranks: int) -> None:
