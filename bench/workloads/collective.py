@@ -112,9 +112,10 @@ class Collective(Workload):
         if site.ranks is None:
             raise ValueError("a collective needs the ranks of its launch")
         sampled = _exchange.SAMPLED
-        if mode not in (*EXPERTS, "pairs"):
-            least = parameters.size_bytes // REFERENCE_BYTES // site.ranks.size
-            sampled = max(1, min(sampled, least))
+        if mode not in EXPERTS:
+            pairs = mode == "pairs"
+            part = parameters.message_bytes if pairs else parameters.size_bytes // site.ranks.size
+            sampled = max(1, min(sampled, part // REFERENCE_BYTES))
         if site.precision.weights == "float64":
             return _exchange.Formula(_layout(mode, parameters, site, 1), sampled)
         layout = _layout(mode, parameters, site, site.precision.matrix_bytes)
