@@ -103,9 +103,8 @@ class Collective(Workload):
 
     def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
         """Buffers of this rank."""
-        width = site.precision.matrix_bytes
-        layout = _layout(mode, parameters, site, width)
-        return _exchange.held_bytes(layout, width, getattr(parameters, "chained", 1))
+        layout = _layout(mode, parameters, site, site.precision.matrix_bytes)
+        return _exchange.held_bytes(layout, site, getattr(parameters, "chained", 1))
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """The buffers of this rank; in float64, the formula. Raises ValueError without ranks."""

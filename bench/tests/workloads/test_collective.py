@@ -282,3 +282,30 @@ def test_the_gate_compares_as_much_of_small_messages_as_there_is(
         for at in (site(precision), exact)
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("precision", "size_bytes", "buffers"),
+    [
+        ("int8", 2**22, 1024),
+        ("fp8", 2**22, 256),  # four sums each
+        ("fp16", 2**22, 147),  # seven
+        ("bf16", 2**22, 16),  # 71, so 64 MiB are enough
+        ("int8", 2**26, 64),  # 4 GiB
+        ("fp32", 2**26, 16),
+        ("int8", 2**33, 1),
+    ],
+)
+def test_a_narrow_format_has_as_many_buffers_as_a_block_needs(
+    precision: str, size_bytes: int, buffers: int
+) -> None:
+    """On a device; a host takes longer for a step, and has less memory."""
+    import torch
+
+    def needed(device: str) -> int:
+        at = msgspec.structs.replace(site(precision, size=8), device=torch.device(device))
+        of = WORKLOAD.peak_bytes("all-reduce", Chained(size_bytes=size_bytes), at)
+        return of - 65_521 * PRECISIONS[precision].matrix_bytes
+
+    assert needed("meta") == buffers * size_bytes
+    assert needed("cpu") == max(2**26, size_bytes)
