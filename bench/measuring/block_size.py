@@ -42,6 +42,8 @@ class BlockSize:
         self.clock = clock
         self.edges = edges
         self._sync_cost_ns: int | None = None
+        self.cut = False
+        """Whether the job's `most` made the last block shorter than it was to be."""
 
     def steps(self, blocks: Sequence[Block]) -> int:
         """Steps of the next block, from the shortest step seen lately (the first one left out)."""
@@ -54,7 +56,9 @@ class BlockSize:
         if self._burst is not None:
             return max(1, min(self._most, int(self._burst.most_seconds * 1e9 / step_ns)))
         least_ns = max(self.settings.block_seconds * 1e9, SYNC_COST_FACTOR * self._sync_cost_ns)
-        return max(1, min(self._most, math.ceil(least_ns / step_ns)))
+        wanted = math.ceil(least_ns / step_ns)
+        self.cut = self._most < min(wanted, BLOCK_STEPS)
+        return max(1, min(self._most, wanted))
 
     def sync_cost_ns(self) -> int:
         """Least of five: reading the clock and synchronizing an idle device."""

@@ -267,6 +267,8 @@ class Engine:
             flags.append("NO_STEADY_STATE")
         if stats.drifts([b.sample_seconds for b in steady]):
             flags.append("DRIFT")
+        if self._size.cut:
+            flags.append("SHORT_BLOCKS")
         if self._timer.step_clock == "device event":
             wall = sum(busy)  # a block's own is the slowest rank's, and events are this one's
             events = sum(sum(b.step_ns) for b in steady)

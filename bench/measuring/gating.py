@@ -59,8 +59,10 @@ def gated(
         verdict = numerics.gate(*asking, handed, framework, handed.draws("twin"))
         wrong = verdict.complaint
     elif site.ranks is None or together:
-        gate = serving.gate if workload.modes[mode].serves else numerics.gate
-        verdict = gate(*asking, kept.NOTHING if together else earlier)
+        if workload.modes[mode].serves:
+            verdict = serving.gate(*asking, earlier, backend.shorten_float32)
+        else:
+            verdict = numerics.gate(*asking, kept.NOTHING if together else earlier)
         wrong = verdict.complaint
     else:
         verdict, wrong = rank_numerics.gate(*asking, earlier)

@@ -63,8 +63,12 @@ def gate(
     site: Site,
     switches: Collection[str] = (),
     kept: Kept = NOTHING,
+    shorten: Callable[[bool], None] = lambda shortened: None,
 ) -> Numerics:
-    """`numerics.gate` of the twin's logits, and its answers to a load, read by the reference."""
+    """`numerics.gate` of the twin's logits, and its answers to a load, read by the reference.
+
+    shorten: `Backend.shorten_float32`: in a process of tf32 the float32 answers are without it.
+    """
     verdict = numerics.gate(workload, mode, parameters, site, switches, kept)
     twin = workload.twin(mode, parameters)
     reference = workload.build(mode, twin, numerics.reference_of(site))
@@ -80,12 +84,16 @@ def gate(
     checks = list(verdict.checks)
     with answered_no(switches):
         for quantity, where in sites:
-            job = workload.build(mode, twin, where)
-            assert isinstance(job, ServingJob)
-            answered = of_twin(job, site.seed)
+            shorten(where.precision.shortened)
+            try:
+                job = workload.build(mode, twin, where)
+                assert isinstance(job, ServingJob)
+                answered = of_twin(job, site.seed)
+                job.close()
+            finally:
+                shorten(site.precision.shortened)
             limit = TWIN_REGRETS[where.precision.name]
             checks.append(check(quantity, answered.requests, reference.regrets, limit))
-            job.close()
     reference.close()
     return Numerics(reference=verdict.reference, checks=tuple(checks))
 

@@ -34,6 +34,7 @@ Flag = Literal[
     "NO_STEADY_STATE",
     "DRIFT",
     "HOST_GAP",
+    "SHORT_BLOCKS",
     "CONTENDED",
     "QUOTA",
     "STOPPED",
@@ -204,8 +205,7 @@ class Work(Value, frozen=True, kw_only=True):
     transferred_bytes: int | None = None
     """Bytes that one step brings from the host to the device; None where its inputs lie there."""
     bus_bytes: int | None = None
-    """Of a collective: bytes of one step that cross each device's link, as nccl-tests counts bus
-    bandwidth; None of other work."""
+    """Of a collective: bytes of a step that cross each device's link, as nccl-tests has it."""
     operations: int | None = None
     """Of a collective: how many operations one step does, one after the other."""
 

@@ -36,6 +36,7 @@ FLAGS = {
     "DRIFT": "step times moved by more than 5 % within a launch",
     "FAR_OUT": "a launch stands far from the others, and nothing was seen that explains it",
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
+    "SHORT_BLOCKS": "operands were used up before a block was as long as was asked for",
     "CONTENDED": "other work on the host slowed a launch",
     "QUOTA": "the CPU quota of this container held a launch back",
     "STOPPED": "a launch's process, or the machine, stood still while it was timed",

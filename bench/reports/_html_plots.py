@@ -42,6 +42,7 @@ FLAGS = {
     "NO_STEADY_STATE": "it never became steady",
     "DRIFT": "step times moved by more than 5 %",
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
+    "SHORT_BLOCKS": "operands were used up before a block was as long as was asked for",
     "CONTENDED": "other work on the host slowed it",
     "QUOTA": "the CPU quota of the container held it back",
     "STOPPED": "its process, or the machine, stood still while it was timed",

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 RING_BYTES = 2**26
 """Of all buffers of a sum in place together, where one is smaller."""
+LONG_RING_BYTES = 2**32
+"""The same, at most, on a device where so few sums stay finite that a block would end too soon."""
+LONG_STEPS = 1024
+"""Steps that such a ring is long enough for: 40 ms of 40 us."""
 MOST_BUFFERS = 4096
 SAMPLED = 64
 """Elements of each piece of a result, at most, that the gate compares with its formula."""
@@ -49,19 +53,44 @@ def dtype_of(precision: Precision) -> torch.dtype:
     return dtype
 
 
-def buffers(layout: Layout, element_bytes: int) -> int:
-    """How many buffers a ring has; 1 of what does not grow."""
+def lasting(layout: Layout, name: str, chained: int) -> int | None:
+    """In how many steps a buffer may be summed up before its operands must be made anew; None of
+    what does not grow. Raises Unsupported where one is too many.
+
+    name: torch's, of the number format; chained: sums of a step.
+    """
     if not (layout.sums and layout.in_place):
+        return None
+    sums = 1 + math.floor(operands.FORMATS[name].growth / math.log2(layout.ranks))
+    if sums < chained:
+        raise Unsupported(
+            f"a chain of {chained} sums over {layout.ranks} ranks outgrows {name}, which holds "
+            f"{sums}"
+        )
+    return sums // chained
+
+
+def buffers(layout: Layout, element_bytes: int, lasts: int | None, on_host: bool) -> int:
+    """How many buffers a ring has; 1 of what does not grow.
+
+    lasts: steps that one does; on_host: of a CPU, which takes longer for a step.
+    """
+    if lasts is None:
         return 1
-    return max(1, min(MOST_BUFFERS, RING_BYTES // (layout.got * element_bytes)))
+    bytes_ = layout.got * element_bytes
+    longer = 0 if on_host else min(-(-LONG_STEPS // lasts), LONG_RING_BYTES // bytes_)
+    return max(1, min(MOST_BUFFERS, max(RING_BYTES // bytes_, longer)))
 
 
-def held_bytes(layout: Layout, element_bytes: int, chained: int) -> int:
+def held_bytes(layout: Layout, site: Site, chained: int) -> int:
     """Of all buffers of a rank."""
-    count = layout.got * buffers(layout, element_bytes)
+    precision = site.precision
+    width, name = precision.matrix_bytes, precision.quantized or precision.weights
+    lasts = lasting(layout, name, chained)
+    count = layout.got * buffers(layout, width, lasts, site.device.type == "cpu")
     if not layout.in_place:
         count += layout.given + (layout.got if chained > 1 else 0)
-    return (count + operands.PERIOD) * element_bytes
+    return (count + operands.PERIOD) * width
 
 
 class Formula(Job):
@@ -109,8 +138,9 @@ class Exchange(Job):
         self._proofs = [Proof(from_root(layout, root), dtype) for root in range(roots)]
         """Of each operation of a chain that is another than the first: of each root."""
         self._salt = 10_000 + site.seed * 1_000
-        self._lasting = self._uses(dtype)
-        self._rings = buffers(layout, dtype.itemsize)
+        self._lasting = lasting(layout, operands.name_of(dtype), chained)
+        on_host = site.device.type == "cpu"
+        self._rings = buffers(layout, dtype.itemsize, self._lasting, on_host)
 
         def zeros(count: int) -> Tensor:
             return torch.zeros(count, dtype=dtype, device=site.device)
@@ -259,19 +289,6 @@ class Exchange(Job):
         used = min(self._steps or self._rings, self._rings) * self._layout.got
         operands.spread(self._ring[:used], self._period)
         self._steps = 0
-
-    def _uses(self, dtype: torch.dtype) -> int | None:
-        """How often a buffer may be summed up before its operands must be made anew."""
-        if not (self._layout.sums and self._layout.in_place):
-            return None
-        growth = operands.FORMATS[operands.name_of(dtype)].growth
-        sums = 1 + math.floor(growth / math.log2(self._layout.ranks))
-        if sums < self._chained:
-            raise Unsupported(
-                f"a chain of {self._chained} sums over {self._layout.ranks} ranks outgrows "
-                f"{operands.name_of(dtype)}, which holds {sums}"
-            )
-        return sums // self._chained
 
     def _complaint(self) -> str:
         """Proves one operation, or one of each root, on every rank; what they found, said by all

@@ -139,6 +139,8 @@ def spread(target: Tensor, period: Tensor, start: int = 0) -> None:
 
     By copies alone, of doubling length.
     """
+    if not len(target):
+        return
     start %= len(period)
     done = 0
     for part in (period[start:], period[:start]):
@@ -155,6 +157,8 @@ def unequal(found: Tensor, period: Tensor) -> Tensor:
     """Where a tensor [n] differs, in any bit, from repetitions of a period: int64, on the host."""
     import torch
 
+    if not len(found):
+        return torch.zeros(0, dtype=torch.int64)
     wanted, length = bits(period), len(period)
     chunk, wrong = COMPARED // length * length, []
     for start in range(0, len(found), chunk):

@@ -47,7 +47,10 @@ class Proof:
 
     @property
     def passes(self) -> int:
-        """As many as let every rank hold something, in a buffer of a few elements too."""
+        """As many as let every rank hold something of a sum, in a buffer of a few elements too; on
+        all ranks as many."""
+        if not self._layout.sums:
+            return PASSES
         least = min(piece.length for piece in self._layout.gives if piece.length)
         return max(PASSES, -(-2 * self._layout.ranks // least))
 

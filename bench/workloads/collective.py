@@ -103,18 +103,18 @@ class Collective(Workload):
 
     def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
         """Buffers of this rank."""
-        width = site.precision.matrix_bytes
-        layout = _layout(mode, parameters, site, width)
-        return _exchange.held_bytes(layout, width, getattr(parameters, "chained", 1))
+        layout = _layout(mode, parameters, site, site.precision.matrix_bytes)
+        return _exchange.held_bytes(layout, site, getattr(parameters, "chained", 1))
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """The buffers of this rank; in float64, the formula. Raises ValueError without ranks."""
         if site.ranks is None:
             raise ValueError("a collective needs the ranks of its launch")
         sampled = _exchange.SAMPLED
-        if mode not in (*EXPERTS, "pairs"):
-            least = parameters.size_bytes // REFERENCE_BYTES // site.ranks.size
-            sampled = max(1, min(sampled, least))
+        if mode not in EXPERTS:
+            pairs = mode == "pairs"
+            part = parameters.message_bytes if pairs else parameters.size_bytes // site.ranks.size
+            sampled = max(1, min(sampled, part // REFERENCE_BYTES))
         if site.precision.weights == "float64":
             return _exchange.Formula(_layout(mode, parameters, site, 1), sampled)
         layout = _layout(mode, parameters, site, site.precision.matrix_bytes)

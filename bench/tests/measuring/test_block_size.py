@@ -7,8 +7,9 @@ from typing import Literal
 import pytest
 
 from bench.measuring.block_size import BLOCK_STEPS, BlockSize
+from bench.measuring.engine import Engine
 from bench.records.run import Settings
-from bench.tests.fakes import MS
+from bench.tests.fakes import MS, FakeDevice, FakeJob, ScriptedClock
 from bench.tests.measuring.scripted_engine import both_kinds, engine, milliseconds, steps
 
 
@@ -61,6 +62,27 @@ def test_a_single_slow_block_does_not_shorten_the_next() -> None:
     series = engine(slow, settings=settings)[0].measure(samples=12)
     assert steps(series.steady) == [5] * 12
     assert milliseconds(series.steady) == [50] * 9 + [500] + [50] * 2
+
+
+class UsedUp(FakeJob):
+    """16 steps use its operands up."""
+
+    most_steps = 16
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("step_ns", "flags"), [(MS // 25, ("SHORT_BLOCKS",)), (2 * MS, ())], ids=["short", "long"]
+)
+def test_a_block_that_its_operands_cut_short_is_flagged(
+    synchronous: bool, step_ns: int, flags: tuple[str, ...]
+) -> None:
+    """16 steps of 40 us last 0.64 ms, where 20 ms were asked for."""
+    device = FakeDevice(ScriptedClock(), synchronous)
+    settings = Settings(block_seconds=0.02, warmup_seconds=0.0)
+    series = Engine(UsedUp(device, [step_ns]), device, settings, clock=device.clock).measure()
+    assert steps(series.steady) == [min(16, 20 * MS // step_ns)] * 10
+    assert series.flags == flags
 
 
 @pytest.mark.parametrize(("timing", "steps"), [("block", 50), ("step", 1)])

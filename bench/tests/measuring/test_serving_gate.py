@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+import torch
 
+from bench.backends.cpu import BACKEND
 from bench.measuring import serving_gate, serving_loop
+from bench.measuring.gating import gated
 from bench.measuring.numerics import reference_of
 from bench.measuring.serving_schedule import Asked
 from bench.precision import PRECISIONS
+from bench.records.run import Settings
+from bench.serving_job import ServingJob
 from bench.tests.measuring.wrong_slots import WRONG, StopsEarly
 from bench.tests.small_workloads import one_thread, site
 from bench.workloads.serve import WORKLOAD, ServeParameters
@@ -115,6 +122,37 @@ def test_the_whole_gate_has_logits_twin_and_lone_answers() -> None:
     assert [c.tolerance for c in verdict.checks[1:]] == [
         serving_gate.TWIN_REGRETS["bf16"],
         serving_gate.TWIN_REGRETS["fp32"],
+    ]
+
+
+def test_float32_answers_are_float32_where_products_are_short(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a process of tf32, whose switch is on for all else."""
+    switched: list[str] = []
+
+    def answers(job: ServingJob, seed: int) -> serving_loop.Loaded:
+        switched.append(torch.get_float32_matmul_precision())
+        return of_twin(job, seed)
+
+    of_twin = serving_gate.of_twin
+    monkeypatch.setattr(serving_gate, "of_twin", answers)
+    case = SimpleNamespace(mode="load", execution="eager")
+    request: Any = SimpleNamespace(case=case, settings=Settings(), scratch=str(tmp_path))
+    device: Any = SimpleNamespace(release_memory=lambda: None)
+    framework: Any = None
+    at = site(PRECISIONS["tf32"])
+    before = torch.get_float32_matmul_precision()
+    BACKEND.shorten_float32(True)
+    try:
+        found = gated(request, WORKLOAD, TWIN, at, BACKEND, framework, device, None)
+        assert switched == ["high", "highest"]
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert [check.quantity for check in found.verdict.checks][1:] == [
+        serving_gate.TWIN,
+        serving_gate.LONE,
     ]
 
 

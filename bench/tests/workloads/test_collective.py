@@ -22,7 +22,7 @@ from bench.tests.fakes import FakeDevice, ScriptedClock
 from bench.workload import Site, Unsupported, Wrong
 from bench.workloads import _exchange
 from bench.workloads._exchange_layout import Layout, routed
-from bench.workloads.collective import WORKLOAD, Chained, Exchanged, Routed
+from bench.workloads.collective import WORKLOAD, Chained, Exchanged, Paired, Routed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -264,3 +264,48 @@ def test_memory_is_that_of_its_buffers() -> None:
     assert needed("all-gather", 2**30) == 2**30 + 2**28 + period, "of one of the four"
     assert needed("broadcast", 2**30) == 2**30 + period
     assert needed("all-reduce", 2**20) == 2**26 + period, "a ring of 64"
+
+
+@pytest.mark.parametrize("message_bytes", [8, 64, 128])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_the_gate_compares_as_much_of_small_messages_as_there_is(
+    moved: list[tuple[Tensor, Tensor, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    message_bytes: int,
+) -> None:
+    monkeypatch.setattr(_exchange.Exchange, "_complaint", lambda self: "")
+    parameters = Paired(message_bytes=message_bytes)
+    exact = msgspec.structs.replace(site(), precision=REFERENCE)
+    found = [
+        WORKLOAD.build("pairs", parameters, at).probe()["output"].shape
+        for at in (site(precision), exact)
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("precision", "size_bytes", "buffers"),
+    [
+        ("int8", 2**22, 1024),
+        ("fp8", 2**22, 256),  # four sums each
+        ("fp16", 2**22, 147),  # seven
+        ("bf16", 2**22, 16),  # 71, so 64 MiB are enough
+        ("int8", 2**26, 64),  # 4 GiB
+        ("fp32", 2**26, 16),
+        ("int8", 2**33, 1),
+    ],
+)
+def test_a_narrow_format_has_as_many_buffers_as_a_block_needs(
+    precision: str, size_bytes: int, buffers: int
+) -> None:
+    """On a device; a host takes longer for a step, and has less memory."""
+    import torch
+
+    def needed(device: str) -> int:
+        at = msgspec.structs.replace(site(precision, size=8), device=torch.device(device))
+        of = WORKLOAD.peak_bytes("all-reduce", Chained(size_bytes=size_bytes), at)
+        return of - 65_521 * PRECISIONS[precision].matrix_bytes
+
+    assert needed("meta") == buffers * size_bytes
+    assert needed("cpu") == max(2**26, size_bytes)

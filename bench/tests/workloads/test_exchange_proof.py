@@ -5,7 +5,7 @@ All ranks are here at once, and what a library would do between them is done by 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,9 +37,11 @@ MODES = (
 COPIES = [[5, 1, 3], [2, 2, 5], [1, 1, 7]]
 
 
-def layouts(mode: str, ranks: int, count: int = 480, element_bytes: int = 4) -> list[Layout]:
+def layouts(
+    mode: str, ranks: int, count: int = 480, element_bytes: int = 4, copies: Any = COPIES
+) -> list[Layout]:
     if mode in ("dispatch", "combine"):
-        return [uneven(mode, COPIES, 8, rank) for rank in range(3)]
+        return [uneven(mode, copies, 8, rank) for rank in range(3)]
     if mode == "pairs":
         return [paired(count * element_bytes, element_bytes, r, ranks) for r in range(ranks)]
     return [even(mode, count * element_bytes, element_bytes, r, ranks) for r in range(ranks)]
@@ -156,6 +158,23 @@ def test_a_spoilt_rank_is_named_where_parts_are_uneven(mode: str) -> None:
 
     assert "what rank 2 gave" in verdict(layouts(mode, 3), torch.bfloat16, "lost", 2)
     assert "only rank 1 has" in verdict(layouts(mode, 3), torch.bfloat16, "stale", 1)
+
+
+@pytest.mark.parametrize("mode", ["dispatch", "combine"])
+def test_a_rank_may_have_no_token_for_another(mode: str) -> None:
+    for dtype in dtypes():
+        there = layouts(mode, 3, copies=[[5, 0, 3], [2, 2, 5], [1, 1, 7]])
+        assert verdict(there, dtype) == ""
+        assert "what rank 2 gave" in verdict(there, dtype, "lost", 2)
+
+
+@pytest.mark.parametrize("mode", ["dispatch", "combine"])
+def test_all_ranks_repeat_as_often_however_few_tokens_they_have(mode: str) -> None:
+    import torch
+
+    copies = [[1 + (1 in (source, to)) for to in range(16)] for source in range(16)]
+    every = [Proof(uneven(mode, copies, 8, rank), torch.bfloat16) for rank in range(16)]
+    assert len({proof.passes for proof in every}) == 1
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])
