@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import msgspec
 
@@ -103,18 +104,7 @@ def _case(way: dict[str, ParameterValue], asks: Asks, manifest: Manifest) -> Cas
 
 def load_of(case: Case) -> Load:
     """Arrivals and lengths, as its parameters say."""
-    said = case.parameters
-    count, seed = int(said["requests"]), int(said["length_seed"])
-    lengths = Lengths(
-        input_tokens=int(said["input_tokens"]),
-        output_tokens=int(said["output_tokens"]),
-        sigma=float(said["length_sigma"]),
-    )
-    if said["arrival"] == "closed":
-        return arrivals.closed(count, lengths, int(said["concurrency"]), seed)
-    if said["arrival"] == "poisson":
-        return arrivals.poisson(count, lengths, float(said["rate"]), seed)
-    return arrivals.offline(count, lengths, seed)
+    return arrivals.load_of(SimpleNamespace(**case.parameters))
 
 
 def ramp_of(case: Case) -> int:
