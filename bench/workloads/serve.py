@@ -115,8 +115,7 @@ class Serve(Workload):
     """Continuous batching with chunked prefill."""
 
     name = "serve"
-    version = 2
-    """1 chose tokens by `argmax`, which takes a CPU some percent of a step."""
+    version = 1
     libraries = ("transformers.models.llama.modeling_llama",)
     modes = MappingProxyType(
         {
