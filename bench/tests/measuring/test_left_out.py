@@ -13,7 +13,7 @@ from bench.measuring.left_out import Told
 from bench.precision import PRECISIONS
 from bench.tests.fakes import ScriptedClock
 from bench.tests.small_workloads import MODES, build, one_thread, site
-from bench.validation.planted import OnlyTheLast, Unread
+from bench.tests.validation.planted import OnlyTheLast, Unread
 
 __all__ = ["one_thread"]
 

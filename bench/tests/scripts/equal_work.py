@@ -1,4 +1,4 @@
-"""`bench.validation.equal_work`, with two stacks that a host with a CPU alone does not have.
+"""`bench.tests.validation.equal_work`, with two stacks that a host with a CPU alone does not have.
 
     python -m bench.tests.scripts.equal_work --stacks eager,avx2,simulated,replay --faults 0 ...
 
@@ -20,8 +20,8 @@ from unittest import mock
 from bench.backends.cpu import CpuDevice
 from bench.tests import simulated
 from bench.tests.replay import FakeRecorder
-from bench.validation import equal_work
-from bench.validation.launches import STACKS, Stack
+from bench.tests.validation import equal_work
+from bench.tests.validation.launches import STACKS, Stack
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from bench.records import environment
 from bench.records.proof import Proof, StepReading, Vector
 from bench.tests.scripts.equal_work import stand_ins
 from bench.tests.small_workloads import build, one_thread, site
-from bench.validation import equal_work, planted
-from bench.validation.equal_work import Counted, cases, exact, honest, sentence
-from bench.validation.launches import (
+from bench.tests.validation import equal_work, planted
+from bench.tests.validation.equal_work import Counted, cases, exact, honest, sentence
+from bench.tests.validation.launches import (
     GATE_ONLY,
     STACKS,
     Ask,
@@ -31,8 +31,8 @@ from bench.validation.launches import (
     _compiled,
     watched,
 )
+from bench.tests.validation.planted import FAULTS, NOT_TOLD, Absent
 from bench.validation.matching import matching
-from bench.validation.planted import FAULTS, NOT_TOLD, Absent
 
 __all__ = ["one_thread"]
 
@@ -156,7 +156,7 @@ def test_the_script_prints_both_rates(
         # On a busy machine a block may have one step: then none of it is left out.
         assert re.search(r"faults caught: ([56]) of \1 = 100.00%", said), said
         assert "  a cached output: 1 of 1" in said
-        monkeypatch.setattr("bench.validation.launches.watched", None)
+        monkeypatch.setattr("bench.tests.validation.launches.watched", None)
 
     monkeypatch.undo()
     monkeypatch.setattr(equal_work, "FAULTS", {"none": nothing})

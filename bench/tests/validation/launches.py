@@ -32,8 +32,8 @@ from bench.records.case import Case
 from bench.records.execution import is_compiled, is_recorded
 from bench.records.proof import Proof
 from bench.records.run import Settings
-from bench.validation import planted
-from bench.validation.planted import LAZY, Absent, OnlyTheLast
+from bench.tests.validation import planted
+from bench.tests.validation.planted import LAZY, Absent, OnlyTheLast
 from bench.workload import Job, Site, Unsupported
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     thorough: bool = False
     """The first of its run: noise is taken."""
     fault: str = ""
-    """Of `bench.validation.planted`."""
+    """Of `bench.tests.validation.planted`."""
     gate: bool = False
     """The numerics gate, and nothing else: it takes longer than the steps do."""
 

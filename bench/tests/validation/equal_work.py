@@ -1,14 +1,14 @@
 """Does the proof of equal work tell honest work from other work? Both error rates, counted.
 
-    python -m bench.validation.equal_work [--pairs 300] [--seed 1000] [--faults 1]
+    python -m bench.tests.validation.equal_work [--pairs 300] [--seed 1000] [--faults 1]
         [--suite smoke] [--only 'llama-*'] [--stacks eager,layout,avx2] [--device cpu] [--keep FILE]
         [--minutes 25] [--ungated]
 
 Honest pairs: the same case and seed under each two of `--stacks` (see `STACKS`), as two records of
 a run of two launches would hold them, of which the first takes the noise. What the numerics gate
 makes void on one stack has no figure there, so there is no pair: counted apart, and said; a stack
-asks the gate once a case. Planted: each fault of `bench.validation.planted`, `--faults` seeds a
-case, against the honest step. Cases are those of the suite, each at every precision that it is made
+asks the gate once a case. Planted: each fault of `planted`, beside this, `--faults` seeds a case,
+against the honest step. Cases are those of the suite, each at every precision that it is made
 for and that the device has. `--device` is one more stack, and where the faults are. `--keep`: what
 that file holds is not done again. `--minutes`: no honest pair is begun after so many. `--ungated`:
 the gate, which takes longer than a launch, is not asked about honest pairs, so what it would make
@@ -41,8 +41,8 @@ from bench import catalogue
 from bench.judging.equal_work import Finding, of_launches
 from bench.planning import plan, suite_file
 from bench.records.case import Case
-from bench.validation.launches import STACKS, Ask, Launches, Stack, Told
-from bench.validation.planted import FAULTS, LAZY, NOT_TOLD
+from bench.tests.validation.launches import STACKS, Ask, Launches, Stack, Told
+from bench.tests.validation.planted import FAULTS, LAZY, NOT_TOLD
 
 LEVEL = 0.95
 REFUSED, CAUGHT = 0.001, 0.99
