@@ -29,7 +29,7 @@ from bench.measuring.readings import Reading, full, read, truth_of
 from bench.precision import REFERENCE
 from bench.ranks import WHOLE, Part, Ranks, each_alone
 from bench.records.outcome import Check, Numerics
-from bench.records.proof import OTHER_INPUTS
+from bench.records.proof import BY_ROW, OTHER_INPUTS
 from bench.workload import Site, Workload
 
 if TYPE_CHECKING:
@@ -241,10 +241,11 @@ def _against(
     """Of what the probe gives; logits of this rank's own rows. A rank's tells nothing of each
     gradient, as one device's does: those are compared whole."""
     found = []
-    for quantity, given in seen.found.items():
-        value = truth.found[quantity]
+    for quantity, value in truth.found.items():
+        if quantity in BY_ROW:
+            continue
         mine = value[ranks.part(len(value))] if quantity in LOGITS else value
-        error = numerics.relative_error(given, mine)
+        error = numerics.relative_error(seen.found[quantity], mine)
         tolerance = tolerances[quantity]
         found.append(Check(quantity=f"{words}{quantity}", error=error, tolerance=tolerance))
     return found
