@@ -30,6 +30,8 @@ class Arrivals:
         steps: 0 where inputs lie ready."""
         self._device = device
         self._events = [device.event() for _ in range(steps)]
+        for event in self._events:
+            event.record()  # as a driver makes it then, and not in a step
         self._marked = 0
 
     def mark(self) -> None:

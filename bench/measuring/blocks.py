@@ -84,6 +84,8 @@ class BlockTimer:
         self.step_clock: StepClock = "host" if device.synchronous else "device event"
         self.started_ns: int | None = None
         """When the first step began; None before it."""
+        self._events: list[Any] = []
+        """Of the block, and kept for the next one; each has been recorded."""
 
     def block(self, steps: int, within: AbstractContextManager[object] = UNCHANGED) -> Block:
         """Runs `steps` steps between two synchronizations; of several processes the slowest's.
@@ -92,9 +94,14 @@ class BlockTimer:
         """
         before = waited_ns(self.job)
         refilled(self.job, self.device)
+        events = None if self.device.synchronous else self._recorded(steps + 1)
         self.edges.meet()
         with within:
-            block = self._host_timed(steps) if self.device.synchronous else self._event_timed(steps)
+            if events is not None:
+                block = self._event_timed(steps, events)
+            else:
+                timed = self._host_timed if self.device.synchronous else self._only_timed
+                block = timed(steps)
         self.busy_ns.append(block.wall_ns)
         slowest = self.edges.slowest(block.wall_ns)
         if slowest != block.wall_ns:
@@ -140,12 +147,8 @@ class BlockTimer:
             step_switches=tuple(b[1] - a[1] for a, b in pairs),
         )
 
-    def _event_timed(self, steps: int) -> Block:
+    def _event_timed(self, steps: int, events: list[Any]) -> Block:
         step, device = self.job.step, self.device
-        events = [device.event() for _ in range(steps + 1)]
-        if events[0] is None:
-            self.step_clock = "block"
-            return self._only_timed(steps)
         with noted(self.job, device, steps) as arrivals:
             device.synchronize()
             start = self.clock()
@@ -161,6 +164,18 @@ class BlockTimer:
             step_ns=tuple(device.elapsed_ns(a, b) for a, b in itertools.pairwise(events)),
             input_wait_ns=arrivals.waited_ns(events),
         )
+
+    def _recorded(self, count: int) -> list[Any] | None:
+        """So many events; None where the device has none. A driver makes one when it is recorded
+        first, and in a block the host would pay for that at each step."""
+        while len(self._events) < count:
+            event = self.device.event()
+            if event is None:
+                self.step_clock = "block"
+                return None
+            event.record()
+            self._events.append(event)
+        return self._events[:count]
 
     def _only_timed(self, steps: int) -> Block:
         """Of a device that queues and has no events; each step is given the mean of all."""

@@ -24,6 +24,28 @@ LONGEST = 300
 """Characters of a compiler's words that are told."""
 
 
+def each_size_by_itself() -> None:
+    """From here on this process compiles each size of a tensor for itself.
+
+    torch compiles code that it meets with a second size for any size, of which a compiler knows
+    less: inductor gives convolutions no layout then. But the other size was the numerics gate's
+    twin, or the same job before a remedy, and the timed job is to be what a user compiles alone.
+    """
+    import torch._dynamo
+
+    config: Any = torch._dynamo.config
+    config.automatic_dynamic_shapes = False
+
+
+def make_room(jobs: int) -> None:
+    """For the code of so many jobs in this process, whose sizes share torch's limit on how often it
+    compiles a function: what comes after that runs eagerly."""
+    import torch._dynamo
+
+    config: Any = torch._dynamo.config
+    config.recompile_limit *= jobs
+
+
 def chosen(names: Iterable[str], device: torch.device) -> str:
     """torch's name for the compiler of a launch; raises `Unsupported` where none works."""
     first, *others = names

@@ -37,6 +37,7 @@ class Execution(Executing):
         self._compiler = self.compiler = compilers.TORCHS_OWN
         """torch's name for what compiles."""
         if is_compiled(name):
+            compilers.each_size_by_itself()
             self._compiler = self.compiler = compilers.chosen(backend.compilers, self._place)
         self._searching: compilers.Searching | None = None
         if searches:
@@ -51,9 +52,20 @@ class Execution(Executing):
         if is_compiled(name) and self.watched is not None:
             noted = compilers.noted(self.compiler)
             self.compiler, self.watched.compiled_calls = noted.name, lambda: noted.calls
+        self._before = environment.compiler() if is_compiled(name) else {}
+        """What the compiler had done when the numerics gate, or the timed job, began."""
+        self._searched_before = 0
 
     def gated(self) -> None:
-        """From here on it is the timed job that compiles and records."""
+        """From here on it is the timed job that compiles and records, as if nothing had been
+        compiled before: the twin's code counts for none of it, and takes none of its room."""
+        if is_compiled(self._name):
+            import torch
+
+            torch.compiler.reset()
+            self._before = environment.compiler()
+        if self._searching is not None:
+            self._searched_before = self._searching.graphs
         if self.watched is not None:
             self.watched.timed()
 
@@ -65,10 +77,11 @@ class Execution(Executing):
             counted = environment.compiler()
             own = self._compiler == compilers.TORCHS_OWN
             record["compiler"] = counted if own else {**counted, "name": self._compiler}
-            found += asked.compiled(counted, self._name)
+            since = {what: n - self._before.get(what, 0) for what, n in counted.items()}
+            found += asked.compiled(since, self._name)
         if self._searching is not None:
             record["compiler_searched"] = self._searching.graphs
-            found += asked.searched(self._searching.graphs)
+            found += asked.searched(self._searching.graphs - self._searched_before)
         if is_recorded(self._name):
             found += asked.replayed(self.watched, self._name)
         return found

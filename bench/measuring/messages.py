@@ -15,6 +15,8 @@ from bench.records.run import Settings
 
 PROGRESS_SECONDS = 0.5
 """Least time between two progress lines, so that the parent stays asleep."""
+MEASURING_SECONDS = 3.0
+"""The same while steady blocks are timed: what the parent draws costs the host milliseconds."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,9 +148,10 @@ class Channel:
         self.send(Progress(phase=self.phase, arrived=True))
 
     def blocks(self, phase: Phase, blocks: list[Block], work: Work) -> None:
-        """Between blocks: sends at most two lines a second."""
+        """Between blocks: sends at most two lines a second, and fewer while steps count."""
         now = time.monotonic()
-        if phase == self.phase and now - self._last < PROGRESS_SECONDS:
+        least = MEASURING_SECONDS if phase == "measure" else PROGRESS_SECONDS
+        if phase == self.phase and now - self._last < least:
             return
         self.phase, self._last = phase, now
         rate = None

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -284,6 +285,8 @@ def main() -> None:
     never_refusing(sys.stdout)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICENESS)
+        if os.getsid(0) == os.getpid():  # of a session's own group Linux asks how nice that is
+            Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
     order = msgspec.json.decode(questions.readline(), type=Order)
     SAYINGS.kept_seconds = KEPT_SECONDS
     states, costs = [_State() for _ in order.indices], _Costs()

@@ -4,12 +4,12 @@
         [--precision fp32]
 
 For each case of `quick` that runs a model, and of each family that is not in it, on the CPU: a
-fresh process builds the harness's job and the bare loop's model, and lets them take turns (AB, BA,
-AB, ...), a block each, the one timed by the engine and the other by hand. A launch gives the median
-over its turns of harness / bare throughput; printed is the geometric mean over launches with its
-95 % t interval. Taking turns within a process, because on a shared machine two processes differ by
-more than what is to be shown. A launch that stands far out is named, with the side that took other
-than its usual time; it stays in the mean.
+fresh process runs the numerics gate, builds the harness's job and the bare loop's model, and lets
+them take turns (AB, BA, AB, ...), a block each, the one timed by the engine and the other by hand.
+A launch gives the median over its turns of harness / bare throughput; printed is the geometric mean
+over launches with its 95 % t interval. Taking turns within a process, because on a shared machine
+two processes differ by more than what is to be shown. A launch that stands far out is named, with
+the side that took other than its usual time; it stays in the mean.
 
 Most cases are of bfloat16, which a CPU without arithmetic of it calculates by reference code: there
 `--precision fp32` compares the same steps in float32.
@@ -32,7 +32,9 @@ import msgspec
 
 from bench import catalogue, stats
 from bench.backend import Device
+from bench.measuring import numerics
 from bench.measuring.engine import Engine
+from bench.measuring.execution import Execution
 from bench.measuring.usage import process_usage
 from bench.planning import plan, suite_file
 from bench.precision import PRECISIONS
@@ -79,14 +81,28 @@ class Turns(NamedTuple):
 
 
 def sides(case: Case) -> tuple[Job, Device, Loop]:
-    """The harness's job of a case, on its device, and the bare loop, both executed as it says."""
+    """The harness's job of a case, on its device, and the bare loop, both executed as it says.
+
+    Ours as in a launch, behind its numerics gate: what that leaves in the process is ours, too.
+    """
     import torch
 
-    precision = PRECISIONS[case.precision]
-    device = catalogue.backend("cpu").open(0, precision)
-    workload = catalogue.workload(case.workload)
-    site = Site(device=device.torch_device, precision=precision, seed=0, execution=case.execution)
-    job = workload.build(case.mode, plan.parameters_of(case, workload), site)
+    precision, backend = PRECISIONS[case.precision], catalogue.backend("cpu")
+    device, workload = backend.open(0, precision), catalogue.workload(case.workload)
+    execution = Execution(case.execution, backend, device)
+    site = Site(
+        device=device.torch_device,
+        precision=precision,
+        seed=0,
+        execution=case.execution,
+        compiler=execution.compiler,
+    )
+    parameters = plan.parameters_of(case, workload)
+    verdict = numerics.gate(workload, case.mode, parameters, site, backend.library_switches)
+    if not verdict.passed:
+        raise SystemExit(f"{case.label}: the numerics gate says {verdict.complaint}")
+    execution.gated()
+    job = workload.build(case.mode, parameters, site)
     torch.manual_seed(0)  # else each launch's bare loop had other experts at work
     loop = BARE[case.name](case.parameters, getattr(torch, KINDS[case.precision]))
     if case.execution == "compile":

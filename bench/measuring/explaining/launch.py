@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,9 @@ def prepare(execution: str) -> None:
     os.environ.setdefault(profiled.LOG_LEVEL, "99")
     if execution != "eager":
         os.environ.setdefault(kernels.WRITES_KERNEL_NAMES, "1")
+        read = sys.modules.get("torch._inductor.config")  # in a process that was forked from a stem
+        if read is not None:
+            read.cpp.enable_kernel_profile = os.environ[kernels.WRITES_KERNEL_NAMES] == "1"
 
 
 def bench_of(

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from bench.measuring.compilers import each_size_by_itself, make_room
 from bench.measuring.explaining import spellings
 from bench.measuring.explaining.in_order import collected
 from bench.measuring.explaining.spellings import Spelled
 from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch
+from bench.records.execution import is_compiled
 from bench.records.explained import Tried
 from bench.records.reason import of_error
 from bench.workload import Site, Workload
@@ -46,6 +48,9 @@ LEAST_GATHERED = 0.02
 """Of all bytes that the step must move: of less no spelling of a gather makes a difference."""
 LARGER = 2
 """Times the batch."""
+COMPILED = 5
+"""Jobs in one process where the step is compiled: itself, and of a layout and of a larger batch the
+twin of the numerics gate and the job."""
 UNUSED = "no call of it can be spelled otherwise: torch makes it by itself, or more is asked of it"
 
 
@@ -84,6 +89,7 @@ def remedies(bench: Bench, job: Job) -> Iterator[Remedy]:
     if site.execution == "eager":
         yield from _in_eager(bench, job)
         if "compile" in declared.executions:
+            each_size_by_itself()
             compiled = msgspec.structs.replace(site, execution="compile")
             yield Remedy("execution compile", compiled, given)
     batch = getattr(given, "batch_size", None)
@@ -144,6 +150,8 @@ def tried(
     bench: Bench, job: Job, clock: Callable[[], int] = time.perf_counter_ns
 ) -> tuple[Tried, ...]:
     """What each remedy came to, with the job as it is beside it."""
+    if is_compiled(bench.site.execution):
+        make_room(COMPILED)
     return tuple(try_one(bench, job, remedy, clock) for remedy in remedies(bench, job))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,7 +16,7 @@ import pytest
 
 from bench.measuring import messages
 from bench.measuring.messages import Progress, Request
-from bench.records.outcome import Measured, Work
+from bench.records.outcome import Measured, Phase, Work
 from bench.records.run import Settings
 from bench.running.launcher import launch
 from bench.tests.values import make_block, make_case
@@ -43,6 +45,27 @@ def test_progress_says_the_throughput_and_what_it_counts() -> None:
         Progress(phase="warm-up", samples=1, unit="token"),
         Progress(phase="measure", samples=1, throughput=20.0, unit="token"),
     ]
+
+
+def test_lines_are_few_and_fewest_while_steps_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the parent draws then takes the host's time, and a step may need all of the host."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream, work, block = io.BytesIO(), Work(items=1, unit="token"), make_block(0.5)
+    channel = messages.Channel(stream)
+    said: list[tuple[float, str]] = []
+    for tenth in range(140):
+        now[0] = tenth / 10 + 1
+        phase: Phase = "warm-up" if tenth < 70 else "measure"
+        before = stream.tell()
+        channel.blocks(phase, [block], work)
+        said += [(now[0], phase)] if stream.tell() > before else []
+    gaps = {
+        phase: [b - a for (a, one), (b, _) in itertools.pairwise(said) if one == phase]
+        for phase in ("warm-up", "measure")
+    }
+    assert min(gaps["warm-up"][:-1]) >= messages.PROGRESS_SECONDS and len(gaps["warm-up"]) > 10
+    assert min(gaps["measure"]) >= messages.MEASURING_SECONDS and len(gaps["measure"]) == 2
 
 
 def test_a_real_launch_of_a_tiny_gemm() -> None:

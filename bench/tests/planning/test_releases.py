@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -188,3 +189,15 @@ def test_only_takes_several_globs() -> None:
     ]
     with pytest.raises(SuiteError, match="--only lama-train: matches no case"):
         selected.select(cases("quick"), "bert-*,lama-train")
+
+
+def test_new_tokens_of_decode_lie_within_one_256_of_places() -> None:
+    """As `accelmark guide decode` says: one graph for each 256 of them would be one graph."""
+    texts: set[tuple[Any, Any]] = {
+        (case.parameters["prompt_length"], case.parameters["new_tokens"])
+        for title in catalogue.suites()
+        for case in cases(title)
+        if case.mode == "decode" and "new_tokens" in case.parameters
+    }
+    assert len(texts) > 5
+    assert all(prompt // 256 == (prompt + tokens - 1) // 256 for prompt, tokens in texts)

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from bench import catalogue
+from bench.measuring import numerics
 from bench.planning import plan, suite_file
 from bench.records.case import Case
-from bench.tests.values import make_case
+from bench.records.outcome import Numerics
+from bench.tests.values import BAD_NUMERICS, NUMERICS, make_case
 from bench.validation import agreement, same_operators
 from bench.validation.bare import text, vision
 from bench.validation.bare.decode import ByHand, Latents
@@ -129,8 +131,15 @@ def small_vit(**changes: Any) -> Case:
 
 
 def test_both_sides_are_compiled_and_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bare loop that prepares a pass has just read its weights: so has the harness, then."""
+    """A bare loop that prepares a pass has just read its weights: so has the harness, then. And
+    what the gate leaves behind in the process is the harness's own, as in a launch."""
     done: list[str] = []
+
+    def gate(*asked: object) -> Numerics:
+        done.append("gate")
+        return NUMERICS
+
+    monkeypatch.setattr(numerics, "gate", gate)
     loop = Loop(
         lambda: done.append("step"), ("module",), steps=2, before_pass=lambda: done.append("before")
     )
@@ -142,8 +151,14 @@ def test_both_sides_are_compiled_and_begin_alike(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(agreement, "WARMUP_TURNS", 0)
     case = small_vit(execution="compile")
     assert agreement.take_turns(case, turns=1).ratio > 0
-    assert done[:2] == ["compile ours", "compile module"]
-    assert done[2:] == ["again", "our step", "our step", "before", "step", "step"]
+    assert done[:3] == ["gate", "compile ours", "compile module"]
+    assert done[3:] == ["again", "our step", "our step", "before", "step", "step"]
+
+
+def test_what_computes_wrongly_takes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "gate", lambda *asked: BAD_NUMERICS)
+    with pytest.raises(SystemExit, match=r"vit-b16-infer.*: the numerics gate says "):
+        agreement.take_turns(small_vit(), turns=1)
 
 
 def test_operators_that_the_sides_call_otherwise_are_told_if_they_take_time() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -252,3 +254,18 @@ def test_memory_is_rehearsed_without_values() -> None:
     weights = 4 * (2 * size.layer_weights(0) + 2 * 512 * 64)
     cache = 260 * 2 * 2 * 41 * size.key_value_heads * size.head * 4
     assert weights + cache < WORKLOAD.peak_bytes("load", given, site()) < 2 * (weights + cache)
+
+
+def test_what_is_closed_is_let_go_at_once() -> None:
+    """The gate's twin, before the timed job is built: no collection comes in between."""
+    job = build()
+    job.step()
+    seen = weakref.ref(job._model)
+    gc.collect()
+    gc.disable()
+    try:
+        job.close()
+        del job
+        assert seen() is None
+    finally:
+        gc.enable()

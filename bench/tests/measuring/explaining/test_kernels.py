@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from bench.measuring.explaining import kernels, profiled
 from bench.measuring.explaining.kernels import fused, kind_of_kernel, rows
+from bench.measuring.explaining.launch import prepare
 from bench.measuring.explaining.profiled import MARK
 from bench.records.explained import Unexplained
 from bench.tests.fakes import FakeDevice
@@ -117,3 +119,18 @@ def test_where_no_profiler_sees_kernels_it_is_refused_with_what_to_do(
 def test_memory_that_the_step_lacks_is_no_fault_of_the_profiler() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         profiled.not_here(torch.OutOfMemoryError("no memory"))
+
+
+def test_compiled_code_tells_its_kernels_names_also_where_the_compiler_was_imported_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in what is forked from a process that has imported for it: that reads no variable anew."""
+    import torch._inductor.config as read
+
+    monkeypatch.delenv(kernels.WRITES_KERNEL_NAMES, raising=False)
+    told: Any = read.cpp
+    with told.patch(enable_kernel_profile=False) if hasattr(told, "patch") else nullcontext():
+        prepare("eager")
+        assert not told.enable_kernel_profile
+        prepare("compile")
+        assert told.enable_kernel_profile

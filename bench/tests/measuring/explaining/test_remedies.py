@@ -87,6 +87,14 @@ def test_attention_is_changed_where_there_is_some(facts: dict[str, str], names: 
     assert offered(Timed(1, **facts)) == names
 
 
+def test_the_compiler_is_tried_for_the_sizes_of_the_step() -> None:
+    """Not for any size, as torch would after the gate's twin."""
+    config: Any = torch._dynamo.config
+    with config.patch(automatic_dynamic_shapes=True):
+        assert "execution compile" in [one.name for one in remedies(bench(Work()), Timed(1))]
+        assert not config.automatic_dynamic_shapes
+
+
 class Batch(msgspec.Struct):
     batch_size: int
 
