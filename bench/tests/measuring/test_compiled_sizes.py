@@ -16,18 +16,11 @@ from bench.measuring.launch import Launch
 from bench.measuring.messages import Request
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
-from bench.records.run import Settings
+from bench.tests.measuring.test_asked import SETTINGS
 from bench.tests.small_workloads import WORKLOADS, one_thread
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
-SETTINGS = Settings(
-    launches=1,
-    block_seconds=0.001,
-    warmup_seconds=0.0,
-    warmup_limit_seconds=5.0,
-    steady_limit_seconds=0.2,
-)
 SIZES: dict[tuple[str, str], dict[str, Any]] = {
     ("bert", "infer"): {"model": "tiny", "batch_size": 3, "sequence_length": 48},
     ("gpt-oss", "decode"): {"model": "tiny", "batch_size": 3, "prompt_length": 40, "new_tokens": 4},
