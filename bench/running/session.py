@@ -106,7 +106,7 @@ class Session:
         self.together = together
         self.recorded = recorded
         self.clock = clock
-        self.order = len(done)
+        self.order = self._done = len(done)
         self._place = {case.fingerprint: k for k, case in enumerate(cases)}
         self._left_out = frozenset(left_out)
         self._limits = Limits()
@@ -166,17 +166,20 @@ class Session:
                 finished = next(launches)
                 self._keep(state, self._launch_of(state, request.seed, started_at, finished))
 
-    def fits(self, state: CaseState, before: float = 0.0) -> bool:
-        """Whether another launch of a case is expected to end within the budget, if it starts so
-        many seconds from now."""
-        return before + self._expected(state) <= self._budget_left()
+    def fits(self, state: CaseState) -> bool:
+        """Whether another launch of a case is expected to end within the budget."""
+        return self._expected(state) <= self._budget_left()
 
     def _fitting(self, group: Iterable[CaseState]) -> list[CaseState]:
-        """Those whose launches fit, one after the other."""
+        """Those whose launches fit, one after the other; the very first has the whole budget,
+        however long the way to it took."""
         found: list[CaseState] = []
         for state in group:
             before = sum(map(self._expected, found))
-            if not state.finished and self.fits(state, before):
+            left = self._budget_left()
+            if self.budget_seconds is not None and not found and self.order == self._done:
+                left = self.budget_seconds
+            if not state.finished and before + self._expected(state) <= left:
                 found.append(state)
         return found
 
