@@ -282,7 +282,7 @@ def test_a_budget_that_is_spent_by_the_first_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B is expected to take as long as A. A is launched though the way there took longer yet."""
-    monkeypatch.setattr(Stage, "begins", lambda stage, *_: vars(stage).update(now=1e3))
+    monkeypatch.setattr(Stage, "begins", lambda stage, *_: setattr(stage, "now", 1e3))
     script: Script = {"A": [FINE], "B": [FINE], "C": [FINE]}
     stage, reason, _ = play(tmp_path, script, budget_seconds=15)
     assert (stage.order, reason) == ("A", "budget")
