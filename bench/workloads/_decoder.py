@@ -258,15 +258,15 @@ def _own_step() -> Any:
                 self._behind[layer.kind] = places == held.keys.shape[2] - SINK_SLOTS
 
         def forward(self, tokens: Tensor, at: Place) -> Tensor:
-            # One call of torch after the other: a function between them takes the host longer
-            # than some of them.
-            desk, batch, signs = self._desk, tokens.shape[0], self._norms.signs
+            # One call of torch after the other, and few of ours between them: each takes the host
+            # a while.
+            desk, batch, add = self._desk, tokens.shape[0], self._norms.add
             if desk is not None:
                 turned, query, new = desk.heads
             cosines, sines = at.rotation.unbind()
             stream = self._norms.stream(self._embedding(tokens[:, 0]))
             for layer, kept, apart in zip(self._layers, self._kept, self._apart, strict=True):
-                row = layer.input_norm(stream).select(-2, 0)
+                row = layer.input_norm(stream)
                 if desk is None:
                     turned, query, new = self._read(row, layer)
                 else:
@@ -282,9 +282,8 @@ def _own_step() -> Any:
                 if layer.sinks is not None:
                     mask = torch.where(self._behind[layer.kind], layer.sinks, mask)
                 found = attend(query, keys, values, attn_mask=mask, scale=layer.scaling)
-                joined = layer.joining(found.reshape(batch, -1))
-                stream.addcmul_(joined.unsqueeze(-2), signs)
-                row = layer.between_norm(stream).select(-2, 0)
+                add(stream, layer.joining(found.reshape(batch, -1)))
+                row = layer.between_norm(stream)
                 if layer.closing is None:
                     mixed = layer.experts(row[:, None])
                     fed = (mixed[0] if isinstance(mixed, tuple) else mixed)[:, 0]
@@ -294,8 +293,8 @@ def _own_step() -> Any:
                     else:
                         gate, up = layer.gate_up[0](row).chunk(2, dim=-1)
                     fed = layer.closing(functional.silu(gate, inplace=True).mul_(up))
-                stream.addcmul_(fed.unsqueeze(-2), signs)
-            logits: Tensor = self._head(self._last_norm(stream).select(-2, 0))
+                add(stream, fed)
+            logits: Tensor = self._head(self._last_norm(stream))
             return logits[:, None]
 
     return OwnStep

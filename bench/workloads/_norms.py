@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Norm = Callable[[Tensor], Tensor]
-    """From a stream [..., rows, H] to one whose first row is its values, normed: a call of torch
-    itself, which the host is done with sooner than with a function of ours."""
+    """From a stream to its values [..., H], normed."""
 
 KERNEL = "_fused_rms_norm"
 
@@ -27,21 +26,10 @@ KERNEL = "_fused_rms_norm"
 class Norms:
     """By torch's function: of what is compiled, or where the device has a kernel of its own.
 
-    A stream is values [..., H] as rows [..., 1, H]: what is summed in place, and normed.
+    A stream is what is summed in place, and normed: here the values [..., H] as they are. As rows
+    [..., 1, H] a compiler would give a single one of them to a product with a stride of 0, and a
+    CPU's product copies such operands.
     """
-
-    signs: Tensor
-    """By which rows of a stream bear its values, [1, 1]."""
-
-    def __init__(self, site: Site) -> None:
-        """For values of the site's precision."""
-        import torch
-
-        rows = torch.tensor(self._rows(), dtype=site.precision.dtype)
-        self.signs = rows[:, None].to(site.device)
-
-    def _rows(self) -> list[float]:
-        return [1.0]
 
     def prepared(self, norm: Any) -> Norm:
         """What norms by a module's weight [H] and epsilon, found once."""
@@ -56,19 +44,31 @@ class Norms:
         )
 
     def stream(self, values: Tensor) -> Tensor:
-        """Values [..., H] as a stream: where it has one row only, in their own memory."""
-        return values.unsqueeze(-2)
+        """Values [..., H] as a stream: in their own memory, where it holds nothing besides."""
+        return values
+
+    def add(self, stream: Tensor, values: Tensor) -> None:
+        """Adds values [..., H] to a stream, in place."""
+        stream.add_(values)
 
 
 class MirroredNorms(Norms):
     """By layer norm. A stream has negatives beside its values, [..., 2, H], and keeps them."""
 
-    def _rows(self) -> list[float]:
-        return [1.0, -1.0]
+    def __init__(self, site: Site) -> None:
+        """For values of the site's precision."""
+        import torch
+
+        kind: dict[str, Any] = {"dtype": site.precision.dtype, "device": site.device}
+        self._signs = torch.tensor([[1.0], [-1.0]], **kind)
 
     def stream(self, values: Tensor) -> Tensor:
         """Values [..., H] beside their negatives."""
-        return values.unsqueeze(-2) * self.signs
+        return values.unsqueeze(-2) * self._signs
+
+    def add(self, stream: Tensor, values: Tensor) -> None:
+        """Adds values [..., H] to a stream, in place."""
+        stream.addcmul_(values.unsqueeze(-2), self._signs)
 
     def prepared(self, norm: Any) -> Norm:
         """By a weight [2, H], of which the module's own becomes the first row; the other is 0."""
@@ -77,19 +77,14 @@ class MirroredNorms(Norms):
         weight = norm.weight.detach()
         both = torch.stack((weight, torch.zeros_like(weight)))
         norm.weight = torch.nn.Parameter(both[0], requires_grad=False)
-        return functools.partial(
-            torch.layer_norm,
-            normalized_shape=both.shape,
-            weight=both,
-            bias=None,
-            eps=norm.variance_epsilon,
-        )
+        by, shape, epsilon = torch.layer_norm, both.shape, norm.variance_epsilon
+        return lambda stream: by(stream, shape, both, None, epsilon).select(-2, 0)
 
 
 def norms_of(site: Site) -> Norms:
     """Those of the fewest kernels: what is compiled is fused by its compiler."""
     if is_compiled(site.execution) or _has_kernel(site.device.type):
-        return Norms(site)
+        return Norms()
     return MirroredNorms(site)
 
 

@@ -101,7 +101,7 @@ class Reader:
             made = [*made[0].split(shape.columns, -1)]
         rows = [part.reshape(-1, shape.width) for part in made]
         for i, norm in enumerate(layer.head_norms):
-            rows[i] = norm(self._norms.stream(rows[i])).select(-2, 0)
+            rows[i] = norm(self._norms.stream(rows[i]))
         return Heads.in_turn(torch.cat(rows), shape)
 
 
@@ -137,8 +137,7 @@ class Desk:
 
         asked, kept = self._norms.stream(self._before).split(self._sizes)
         of_queries, of_keys = layer.head_norms
-        rows = of_queries(asked).select(-2, 0), of_keys(kept).select(-2, 0)
-        torch.cat(rows, out=self._normed)
+        torch.cat((of_queries(asked), of_keys(kept)), out=self._normed)
 
 
 def desk_of(shape: Shape, norms: Norms, layer: Layer, like: Tensor, planned: bool) -> Desk | None:
