@@ -287,6 +287,18 @@ def published(results: Path) -> list[Path]:
     return sorted(folder for folder in folders if not folder.name.startswith("."))
 
 
+def to_verify(folder: Path) -> list[Path]:
+    """What a folder stands for: itself if anything published lies in it, else all folders in it.
+
+    One of which only a part is left counts too: it is not what was published.
+    """
+    marks = (RECORD, CARD, digests.SUMS)
+    if any((folder / mark).exists() for mark in marks):
+        return [folder]
+    within = {file.parent for mark in marks for file in folder.glob(f"*/{mark}")}
+    return sorted(one for one in within if not one.name.startswith(".")) or [folder]
+
+
 HEADING = """# Results
 
 Runs of real machines as `accelmark publish` laid them here: one folder each, with the record
