@@ -31,7 +31,7 @@ def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise RecordError(f"{folder}: there is no such folder. Give one of published runs.")
-    each = [one for folder in folders for one in publish.published(folder) or [folder]]
+    each = [one for folder in folders for one in publish.to_verify(folder)]
     wrong = 0
     for folder in each:
         complaints, signed = publish.verify(folder, wanted)

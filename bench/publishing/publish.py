@@ -57,7 +57,12 @@ SENTENCES = (
     *("message", "reason", "causes", "failed", "left_out", "instead", "no_noise"),
     *("absent", "absent_because", "telemetry_absent", "energy_absent", "profile_absent"),
 )
-"""What is said in anybody's words: there whoever publishes is looked for by name too."""
+"""What is said in anybody's words: there, and in facts, whoever publishes is looked for by name."""
+KINDS = (
+    *("architecture", "backend", "cpu", "machine", "name", "vendor"),
+    *("variables_compared", "variables_looked_for"),
+)
+"""Facts that say of which kind a machine is, or name variables: its host may have the same name."""
 
 
 def publish(
@@ -216,12 +221,12 @@ def without_private(run: RunFile) -> Iterator[Line]:
         yield _header(again, run.run)
     for launch in run.launches:
         fields = _said(launch)
-        fields["environment"] = private.cleaned_facts(launch.environment)
+        fields["environment"] = _facts(launch.environment)
         fields["stderr_tail"] = ""
         yield msgspec.convert(fields, Launch)
     for explanation in run.explanations:
         fields = _said(explanation)
-        fields["environment"] = private.cleaned_facts(explanation.environment)
+        fields["environment"] = _facts(explanation.environment)
         fields["stderr_tail"] = ""
         yield msgspec.convert(fields, Explanation)
     if run.end is not None:
@@ -231,13 +236,18 @@ def without_private(run: RunFile) -> Iterator[Line]:
 def _header(header: Header, run: Run) -> Header:
     fields = _said(header)
     for section in ("host", "device"):
-        fields[section] = private.cleaned_facts(getattr(header, section))
+        fields[section] = _facts(getattr(header, section))
     system = fields["host"].get("system")
     if isinstance(system, str):
         release = RELEASE.match(system)
         fields["host"]["system"] = release[0] if release else private.PRIVATE
     fields["command"] = list(allowed(header.command, run))
     return msgspec.convert(fields, type(header))
+
+
+def _facts(facts: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = private.cleaned_facts(facts, private.own_names(), kinds=KINDS)
+    return found
 
 
 def _said(line: Line) -> dict[str, Any]:
@@ -285,6 +295,18 @@ def published(results: Path) -> list[Path]:
     """The folders of published runs, by name."""
     folders = [file.parent for file in results.glob(f"*/{RECORD}")]
     return sorted(folder for folder in folders if not folder.name.startswith("."))
+
+
+def to_verify(folder: Path) -> list[Path]:
+    """What a folder stands for: itself if anything published lies in it, else all folders in it.
+
+    One of which only a part is left counts too: it is not what was published.
+    """
+    marks = (RECORD, CARD, digests.SUMS)
+    if any((folder / mark).exists() for mark in marks):
+        return [folder]
+    within = {file.parent for mark in marks for file in folder.glob(f"*/{mark}")}
+    return sorted(one for one in within if not one.name.startswith(".")) or [folder]
 
 
 HEADING = """# Results

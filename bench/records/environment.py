@@ -56,7 +56,10 @@ LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
 """How the compiler says that it gives a function up: it has been compiled too often."""
 SECRET = re.compile(r"TOKEN|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
 """Names of variables whose values nobody is told."""
-WHERE = re.compile(r"(^|_)(ADDR|ADDRESS|COMM_ID|ENDPOINT|HOST|IFNAME|IP|URI|URL|USER)$")
+WHERE = re.compile(
+    r"(^|_)(ADDR|ADDRESS|COMM_ID|EMAIL|ENDPOINT|HOST(ID|S|_?NAME)?|IFNAME|IP|LOGIN"
+    r"|NODE_?(NAME|LIST)|OWNER|URI|URL|USER(_?NAME)?|UUID)$"
+)
 """Names of variables whose values say who or where somebody is."""
 LAUNCHERS = re.compile(
     r"(TORCHELASTIC|PET|GROUP|ROLE|OMPI_COMM_WORLD|OMPI_UNIVERSE|PMI|PMIX)_.*|MPI_LOCAL\w*"
@@ -96,13 +99,14 @@ def may_change_speed(name: str) -> bool:
     return not FURNITURE.search(name)
 
 
+def is_withheld(name: str) -> bool:
+    """Whether a record keeps of a variable its name alone."""
+    return bool(SECRET.search(name) or WHERE.search(name))
+
+
 def _told(name: str, value: str) -> str:
     """A variable's value as a record has it."""
-    return (
-        NOT_RECORDED
-        if SECRET.search(name) or WHERE.search(name)
-        else without_paths(readable(value))
-    )
+    return NOT_RECORDED if is_withheld(name) else without_paths(readable(value))
 
 
 def worker_variables(

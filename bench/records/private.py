@@ -13,9 +13,11 @@ import getpass
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from bench.records import environment
 
 PRIVATE = "(private)"
 """Stands where something was taken out."""
@@ -92,6 +94,9 @@ _KEYS = re.compile(
     re.IGNORECASE,
 )
 """Names of facts that tell one machine, or its owner, from others like it."""
+_VARIABLES = "variables"
+"""The fact that holds environment variables. Many are called like what is private, and change speed
+(`UR_L0_SERIALIZE`): none is left out by its name."""
 _VERSIONS = re.compile(
     r"version|driver|firmware|packages|torch|runtime|python|accelmark", re.IGNORECASE
 )
@@ -99,7 +104,10 @@ _VERSIONS = re.compile(
 _FOUR_NUMBERS = re.compile(r"\d+(?:\.\d+){3}")
 LEAST_NAME = 4
 """Characters: a shorter name of a user or host would be found in every word."""
-COMMON = {"root", "user", "users", "admin", "localhost", "ubuntu", "nobody", "home"}
+COMMON = {
+    *("root", "user", "users", "admin", "localhost", "ubuntu", "nobody", "home"),
+    *("linux", "test", "torch"),
+}
 """Names that tell nobody from others."""
 
 
@@ -128,7 +136,8 @@ def cleaned(text: str, public: Mapping[str, str] | None = None, own: Iterable[st
     bare = _ADDRESS.sub(_address, bare)
     bare = _DOMAIN.sub(PRIVATE, bare)
     for name in own:
-        bare = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", PRIVATE, bare, flags=re.IGNORECASE)
+        whole = rf"(?<![^\W_]){re.escape(name)}(?![^\W_])"
+        bare = re.sub(whole, PRIVATE, bare, flags=re.IGNORECASE)
     return PRIVATE if text.strip() and not bare.strip() else bare
 
 
@@ -142,26 +151,36 @@ def cleaned_argument(word: str) -> str:
     return cleaned(front + value)
 
 
-def cleaned_facts(facts: Any, own: Iterable[str] = (), name: str = "") -> Any:
+def cleaned_facts(
+    facts: Any, own: Iterable[str] = (), name: str = "", kinds: Container[str] = ()
+) -> Any:
     """Facts, however deep, cleaned: names too; what is private by its name is left out.
 
-    name: what the facts are called, where they are one value.
+    own: names that are private here, looked for in values. name: what the facts are called, where
+    they are one value. kinds: facts of such a name are not searched for `own`.
     """
+    if isinstance(facts, Mapping) and name == _VARIABLES:
+        return {cleaned(str(key)): _variable(str(key), facts[key], own) for key in facts}
     if isinstance(facts, Mapping):
         return {
-            cleaned(str(key), None, own): cleaned_facts(
-                value, own, f"{name}.{key}" if _VERSIONS.search(name) else str(key)
+            cleaned(str(key)): cleaned_facts(
+                value, own, f"{name}.{key}" if _VERSIONS.search(name) else str(key), kinds
             )
             for key, value in facts.items()
             if not _KEYS.search(str(key))
         }
     if isinstance(facts, list | tuple):
-        return [cleaned_facts(one, own, name) for one in facts]
+        return [cleaned_facts(one, own, name, kinds) for one in facts]
     if not isinstance(facts, str):
         return facts
     if _VERSIONS.search(name) and _FOUR_NUMBERS.fullmatch(facts):
         return facts
-    return cleaned(facts, None, own)
+    return cleaned(facts, None, () if name in kinds else own)
+
+
+def _variable(name: str, value: Any, own: Iterable[str]) -> Any:
+    """The value of an environment variable."""
+    return environment.NOT_RECORDED if environment.is_withheld(name) else cleaned_facts(value, own)
 
 
 @functools.cache

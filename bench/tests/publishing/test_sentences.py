@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -36,16 +36,15 @@ NO_SENTENCES = {
     "names that a library or a server has": """
         Watched.source Telemetry.source Server.name Server.version Server.model
     """,
-    "facts, cleaned by what they are called": """
+    "facts, cleaned by what they are called, and by the name here too": """
         Run.host Run.device Resumed.host Resumed.device Launch.environment Explanation.environment
-        Server.settings
     """,
     "moments": "Run.started_at Launch.started_at Explanation.started_at Resumed.started_at "
     "End.finished_at",
     "of which only known words are kept, or nothing": """
         Run.command Resumed.command Launch.stderr_tail Explanation.stderr_tail
     """,
-    "cleaned by the name here when it is recorded": "Server.command",
+    "cleaned by the name here when it is recorded": "Server.command Server.settings",
 }
 """Fields that hold any word, and no sentence of an exception or a tool: why."""
 
@@ -79,15 +78,27 @@ def sentences(value: Any, within: bool = False) -> Iterator[str]:
         yield value
 
 
-def test_no_sentence_says_who_publishes(monkeypatch: pytest.MonkeyPatch) -> None:
+def facts(line: dict[str, Any]) -> Iterator[str]:
+    """Of a line as builtins."""
+    for name in ("host", "device", "environment"):
+        yield from sentences(line.get(name), within=True)
+
+
+@pytest.mark.parametrize("kind", [sentences, facts])
+def test_no_sentence_and_no_fact_says_who_publishes(
+    kind: Callable[[Any], Iterator[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where it is a rank's, or of an explanation."""
     monkeypatch.setattr(private, "own_names", lambda: (OWN,))
     run = with_planted(dict.fromkeys(range(len(PLACES)), SAID))
     accounts: list[Account] = [account(profile=None, profile_absent=SAID), Unexplained(reason=SAID)]
-    explained = tuple(explanation(one, number=k) for k, one in enumerate(accounts))
+    explained = tuple(
+        msgspec.structs.replace(explanation(one, number=k), environment={"note": SAID})
+        for k, one in enumerate(accounts)
+    )
     run = msgspec.structs.replace(run, explanations=explained)
     before, after = (
-        [text for line in of for text in sentences(msgspec.to_builtins(line))]
+        [text for line in of for text in kind(msgspec.to_builtins(line))]
         for of in ((*lines(run), *explained), publish.without_private(run))
     )
     assert before.count(SAID) > 20

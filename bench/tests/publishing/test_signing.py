@@ -99,6 +99,34 @@ def test_another_key_is_not_the_one_wanted(folder: Path, tmp_path: Path) -> None
     assert publish.verify(folder, None) == ([], "not signed")
 
 
+@pytest.mark.parametrize(
+    "gone", [(), ("run.jsonl",), ("run.jsonl", "SHA256SUMS", "SHA256SUMS.sig")]
+)
+def test_an_untouched_copy_within_does_not_stand_for_the_folder_around_it(
+    folder: Path, key: Path, accelmark: Accelmark, gone: tuple[str, ...]
+) -> None:
+    shutil.copytree(folder, folder / "sub")
+    edit(folder / "run.jsonl")
+    (folder / "card.txt").write_text("10x faster", encoding="utf-8")
+    for name in gone:
+        (folder / name).unlink()
+    code, _, err = accelmark("verify", str(folder), "--signer", str(key.with_suffix(".pub")))
+    assert code == 1 and "1 of 1 are not what was published" in err
+
+
+@pytest.mark.parametrize("left", ["run.jsonl", "card.txt", "SHA256SUMS"])
+def test_a_folder_of_which_a_part_is_left_counts_among_the_published(
+    folder: Path, accelmark: Accelmark, left: str
+) -> None:
+    spoiled = folder.parent / "spoiled"
+    shutil.copytree(folder, spoiled)
+    for file in spoiled.iterdir():
+        if file.name != left:
+            file.unlink()
+    code, out, err = accelmark("verify", str(folder.parent))
+    assert code == 1 and "spoiled: " in out and "1 of 2 are not what was published" in err
+
+
 def test_a_folder_without_digests_is_not_as_published(folder: Path) -> None:
     (folder / digests.SUMS).unlink()
     (folder / signing.SIGNATURE).unlink()
