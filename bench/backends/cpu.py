@@ -118,6 +118,10 @@ class CpuBackend(Backend):
     is_host = True
     forks = True
     targets = MappingProxyType({"mindspore": "CPU"})
+    compiler_searches = MappingProxyType(
+        {"inductor": {"config_patches": {"max_autotune": True, "cpp_wrapper": True}}}
+    )
+    """Here also: calls of kernels by compiled code, not by Python, whose time is the device's."""
 
     def worker_environment(self) -> Mapping[str, str]:
         """Allocator thresholds as good practice demands, and no vendor's plug-in.

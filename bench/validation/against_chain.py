@@ -1,7 +1,7 @@
 """Is decode as fast as its products? `llama` in mode decode against a bare chain of them.
 
     python -m bench.validation.against_chain [--launches 5] [--only '*bf16*']
-        [--execution compile]
+        [--execution compile|tuned]
 
 The chain multiplies by the same matrices, each of every layer and the output matrix, and attends
 over the same cache with the same mask, on operands that lie there: no norm, no rotation, no write
@@ -10,6 +10,10 @@ product, without the modules, which take a tenth of a small one. Nothing that de
 with these products is faster, unless it has other products. A fresh process lets the two take turns
 (AB, BA, AB, ...), a window of tokens each. A launch gives the median over its turns of our tokens/s
 over the chain's; printed is the geometric mean over launches with its 95 % t interval.
+
+`tuned` is the step with every setting that the tuned track may choose beside its batch: its
+matrices in one where they read one input, compiled by a compiler that searches. The chain is the
+same.
 
 `bench.validation.against_kernels` takes the same turns with a chain that has those kernels too.
 
@@ -24,12 +28,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench import catalogue
+from bench.measuring import asked
 from bench.measuring.engine import Engine
+from bench.measuring.execution import Execution
 from bench.measuring.usage import process_usage
-from bench.planning import plan
+from bench.planning import plan, tuning
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS
-from bench.records.case import Case
+from bench.records.case import PLAIN, SEARCHED, Case, Choice
 from bench.records.run import Settings
 from bench.validation.agreement import TURNS, Turns, in_turns, script
 from bench.workload import EXECUTIONS, Site
@@ -57,6 +63,15 @@ WORK = (
     },
 )
 """Entries as of a suite."""
+
+CHOICE: Choice = {"memory_format": "packed", "execution": "compile", "compiler": SEARCHED}
+"""Of what a tuned case may choose."""
+TUNED = {
+    "memory_format": ["contiguous", "packed"],
+    "execution": ["eager", "compile"],
+    "compiler": [PLAIN, SEARCHED],
+}
+"""As of a suite."""
 
 
 def chain_of(
@@ -113,11 +128,20 @@ def take_turns(
     chained: Callable[[DecodeJob], Callable[[], None]] = chain_of,
 ) -> Turns:
     """Of ours and the chain, in this process."""
-    precision = PRECISIONS[case.precision]
-    device = catalogue.backend("cpu").open(0, precision)
-    workload = catalogue.workload(case.workload)
-    parameters = plan.parameters_of(case, workload)
-    site = Site(device=device.torch_device, precision=precision, seed=0, execution=case.execution)
+    choice: Choice = CHOICE if case.space else {}
+    fixed, precision = tuning.settled(case, choice), PRECISIONS[case.precision]
+    backend, workload = catalogue.backend("cpu"), catalogue.workload(case.workload)
+    device = backend.open(0, precision)
+    execution = Execution(fixed.execution, backend, device, tuning.searches(choice))
+    parameters = plan.parameters_of(fixed, workload)
+    site = Site(
+        device=device.torch_device,
+        precision=precision,
+        seed=0,
+        execution=fixed.execution,
+        compiler=execution.compiler,
+        memory_format=tuning.memory_format(choice) or "contiguous",
+    )
     job = workload.build(case.mode, parameters, site)
     assert isinstance(job, DecodeJob)
     engine = Engine(job, device, Settings(), usage=process_usage())
@@ -130,26 +154,29 @@ def take_turns(
         return time.perf_counter() - start
 
     found = in_turns(lambda: engine.block(parameters.new_tokens).wall_ns / 1e9, by_hand, turns)
+    if amiss := asked.complaint((*execution.looks({}), *job.looks())):
+        raise SystemExit(f"{case.label}: {amiss}")
     moved = workload.work(case.mode, parameters, precision).moved_bytes or 0
     rate = moved * parameters.new_tokens / found.ours / 1e9
     print(f"{case.label}: {rate:.1f} GB/s of weights and cache")
     return found
 
 
-def cases(execution: str) -> tuple[Case, ...]:
-    """What is compared."""
+def cases(how: str) -> tuple[Case, ...]:
+    """What is compared: in an execution, or `tuned`."""
+    given = {"tuned": TUNED} if how == "tuned" else {"execution": how}
     return plan.plan(
         Suite(
             name="chain",
             source="bench/validation/against_chain.py",
             description="",
             settings=Settings(),
-            entries=tuple({**entry, "execution": execution} for entry in WORK),
+            entries=tuple({**entry, **given} for entry in WORK),
         )
     )
 
 
-BY_EXECUTION = {execution: cases(execution) for execution in EXECUTIONS}
+BY_EXECUTION = {how: cases(how) for how in (*EXECUTIONS, "tuned")}
 
 if __name__ == "__main__":
     script("bench.validation.against_chain", __doc__, BY_EXECUTION, take_turns)
