@@ -21,8 +21,16 @@ class Curve(msgspec.Struct, frozen=True):
     @property
     def best(self) -> Row | None:
         """The point of the highest throughput, of those that nothing disturbed."""
-        ranked = [row for row in self.points if row.verdict in UNDISTURBED]
-        return max(ranked, key=lambda row: row.throughput or 0.0, default=None)
+        return max(self._ranked, key=lambda row: row.throughput or 0.0, default=None)
+
+    @property
+    def ranked(self) -> int:
+        """Of how many points that is the best."""
+        return len(self._ranked)
+
+    @property
+    def _ranked(self) -> list[Row]:
+        return [row for row in self.points if row.verdict in UNDISTURBED]
 
     @property
     def title(self) -> str:
@@ -37,9 +45,8 @@ class Curve(msgspec.Struct, frozen=True):
         best = self.best
         if best is None:
             return "; ".join(points)
-        ranked = sum(row.verdict in UNDISTURBED for row in self.points)
-        chosen = f"best of {ranked}: {_rate(best)} at batch {batch_of(best.case)}"
-        caution = ", which reads high where points are nearly level" if ranked > 1 else ""
+        chosen = f"best of {self.ranked}: {_rate(best)} at batch {batch_of(best.case)}"
+        caution = ", which reads high where points are nearly level" if self.ranked > 1 else ""
         return f"{'; '.join(points)}; {chosen}{caution}"
 
 

@@ -192,7 +192,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     joule_interval: stats.Estimate | None = None
     """Of the items per joule over launches."""
     energy_source: str = ""
-    """Who says so, and how: `SOURCE, counter`, or `SOURCE, power`."""
+    """Who says so, and how: `SOURCE, counter`, `SOURCE, power`, or `SOURCE, counter and power`: of
+    some launches the one, of others the other."""
     energy_scope: str = ""
     """Of what: chip, board, package, shared."""
     energy_absent: str = ""

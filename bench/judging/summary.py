@@ -40,14 +40,14 @@ def summarize(run: RunFile) -> list[Row]:
     rows = [_within(row, limits) for row in rows]
     # A launch of a case that was not planned is shown all the same: nothing is dropped.
     rows += [_row(ls[0].case, tuple(ls), run.run.settings, "") for ls in launches.values()]
-    whys = run.run.instead
+    rows = [with_peak(with_cache(row, run.run.device), run.run.device) for row in rows]
+    whys = run.run.instead  # after the peaks: what they rule out is a new row
     rows = [
         msgspec.structs.replace(row, instead=whys[row.case.fingerprint])
         if row.case.fingerprint in whys
         else row
         for row in rows
     ]
-    rows = [with_peak(with_cache(row, run.run.device), run.run.device) for row in rows]
     return with_efficiency(with_links(with_ceilings(rows)))
 
 

@@ -171,7 +171,7 @@ def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> It
         return
     best = [curve.best for curve in found]
     parts = [
-        f"{names[row.case.fingerprint].short} (best of {len(curve.points)}: {_rate(row)})"
+        f"{names[row.case.fingerprint].short} (best of {curve.ranked}: {_rate(row)})"
         for curve, row in zip(found, best, strict=True)
         if row is not None
     ]

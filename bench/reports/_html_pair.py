@@ -42,6 +42,16 @@ class Pair:
         return [c for c in cases if c.ratio is None]
 
     @property
+    def as_systems(self) -> list[CaseComparison]:
+        """Whole systems with a ratio."""
+        return [c for c in (self.systems.cases if self.systems else ()) if c.ratio is not None]
+
+    @property
+    def suite(self) -> str:
+        """The base's: what goes without saying of a case."""
+        return self.base.file.run.suite
+
+    @property
     def sentence(self) -> str:
         """Who is faster, in how many cases; or that it cannot be said."""
         if self.comparison is None:

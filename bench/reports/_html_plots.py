@@ -18,10 +18,13 @@ from bench.judging.comparison import CaseComparison
 from bench.judging.row import Row
 from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import figures
+from bench.planning.usual import given
+from bench.records.case import Case
 from bench.records.outcome import Measured
 from bench.records.run import Launch
 from bench.reports._html_pair import spoken
 from bench.reports._html_side import Side, name_of, variant
+from bench.reports._labels import Label, labels, plain
 from bench.reports._systems import spreads
 from bench.reports._wording import ratio, word_of
 
@@ -54,15 +57,20 @@ FLAGS = {
 """What a flag says of the launch that bears it."""
 
 
-def ratio_mark(case: CaseComparison) -> dict[str, Any]:
-    """One line of the ratio plot."""
+def ratios(cases: Sequence[CaseComparison], suite: str) -> list[dict[str, Any]]:
+    """The ratio plot, a line each."""
+    called = labels(suite, [case.case for case in cases])
+    return [_ratio(case, called[case.case.fingerprint]) for case in cases]
+
+
+def _ratio(case: CaseComparison, called: Label) -> dict[str, Any]:
     interval = case.interval
     words = ", ".join(filter(None, (spoken(case.verdict), case.clock_remark)))
     between = "" if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
     said = "" if case.ratio is None else ratio(case.ratio)
+    name = " ".join(filter(None, (name_of(case.case), spreads(case))))
     return {
-        "label": " ".join(filter(None, (name_of(case.case), spreads(case)))),
-        "detail": case.case.detail,
+        **_named(name, case.case, called),
         "ratio": case.ratio,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
@@ -70,6 +78,13 @@ def ratio_mark(case: CaseComparison) -> dict[str, Any]:
         "text": f"{said} {words}",
         "hover": [case.case.label, f"{said} {between}", words, *case.reasons],
     }
+
+
+def _named(name: str, case: Case, called: Label) -> dict[str, Any]:
+    """A name, all parameters, what tells the case from others first, and its mark: they are cut,
+    and where they then read alike it is added."""
+    usual = [word for word in map(plain, case.worded(given(case))) if word not in called.parameters]
+    return {"label": name, "detail": ", ".join((*called.parameters, *usual)), "mark": called.mark}
 
 
 def trace_limits(sides: Sequence[Side]) -> TraceLimits:
@@ -80,15 +95,20 @@ def trace_limits(sides: Sequence[Side]) -> TraceLimits:
 
 def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     """Throughput: a panel for each kind of work, as only there the bars have one unit."""
+    cases: dict[str, Case] = {}
+    for side in sides:
+        for row in side.measured:
+            cases.setdefault(row.work.fingerprint, row.case)
+    suite = sides[0].file.run.suite if sides else ""
+    called = labels(suite, list(cases.values()))
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for side in sides:
         for row in side.measured:
             slots = found.setdefault((row.case.name, row.unit), {})
-            slot = slots.setdefault(
-                row.work.fingerprint,
-                {"label": variant(row.case), "detail": row.case.detail, "bars": []},
-            )
-            slot["bars"].append(_bar(side, row))
+            work = row.work.fingerprint
+            case = cases[work]
+            named = _named(variant(case), case, called[case.fingerprint])
+            slots.setdefault(work, {**named, "bars": []})["bars"].append(_bar(side, row))
     for (name, unit), slots in found.items():
         yield {"title": name, "unit": unit, "slots": list(slots.values())}
 

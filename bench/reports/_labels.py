@@ -1,7 +1,7 @@
 """What a case is called on a card: its name, and of its parameters what does not go without saying.
 
-Two cases of one run are never called alike: what differs between those of one name comes first, and
-where even that reads alike, a piece of the fingerprint.
+Two cases of one run are never called alike: what tells most of those of one name apart comes first,
+and where even that reads alike, a piece of the fingerprint.
 """
 
 from __future__ import annotations
@@ -87,10 +87,7 @@ def labels(suite: str, cases: Sequence[Case]) -> dict[str, Label]:
         kinds.setdefault(kind(case), []).append(case)
     found: dict[str, Label] = {}
     for alike in kinds.values():
-        names = list(dict.fromkeys(name for case in alike for name in given(case)))
-        differing = [
-            n for n in names if len({repr(given(case).get(n, MORE)) for case in alike}) > 1
-        ]
+        differing = _differing(alike)
         for case in alike:
             shown = dict.fromkeys((*differing, *unusual(suite, case)))
             words = tuple(plain(word) for word in case.worded(shown))
@@ -102,6 +99,24 @@ def labels(suite: str, cases: Sequence[Case]) -> dict[str, Label]:
         fingerprint: _marked(label) if texts[label.text] > 1 else label
         for fingerprint, label in found.items()
     }
+
+
+def _differing(cases: Sequence[Case]) -> list[str]:
+    """Parameters in which they differ, each time the one that tells most of them apart.
+
+    A label may be cut: what says nothing beside those before it comes last.
+    """
+    names = dict.fromkeys(name for case in cases for name in given(case))
+    values = {n: [repr(given(case).get(n, MORE)) for case in cases] for n in names}
+    left = [n for n in names if len(set(values[n])) > 1]
+    told: list[list[str]] = []
+    found: list[str] = []
+    while left:
+        apart = {n: len(set(zip(*told, values[n], strict=True))) for n in left}
+        found.append(max(left, key=apart.__getitem__))
+        left.remove(found[-1])
+        told.append(values[found[-1]])
+    return found
 
 
 def _marked(label: Label) -> Label:

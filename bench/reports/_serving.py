@@ -101,11 +101,12 @@ def legend(curves: Sequence[ServingCurve]) -> list[str]:
     devices = max(row.case.devices for row in rows)
     if devices > 1:
         said.append(f"output and goodput are of all {devices} devices together")
-    few = min(row.serving.requests for row in rows if row.serving)
-    if few < stats.PERCENTILE_SAMPLES[99]:
-        said.append(
-            f"no p99: it needs {stats.PERCENTILE_SAMPLES[99]} requests a launch, there are {few}"
-        )
+    needed = stats.PERCENTILE_SAMPLES[99]
+    counts = [row.serving.requests for row in rows if row.serving]
+    if few := [count for count in counts if count < needed]:
+        where = f" in {len(few)} of {len(rows)}" if len(few) < len(rows) else ""
+        there = " to ".join(map(str, sorted({min(few), max(few)})))
+        said.append(f"no p99{where}: it needs {needed} requests a launch, there are {there}")
     slow = [row for row in rows if row.serving and _over(row.serving.overhead)]
     if slow:
         said.append(

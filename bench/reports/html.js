@@ -77,10 +77,18 @@
     };
   }
 
-  function label(slot, width) {
-    const name = cut(slot.label, width);
+  function label(slot, width, mark = "") {
+    const name = cut(slot.label, width - (mark ? mark.length + 5 : 0) * LETTER);
     const rest = width / LETTER - name.length - 3;
-    return bold(safe(name)) + (rest > 8 ? "  " + safe(cut(slot.detail, rest * LETTER)) : "");
+    const detail = mark ? `${mark}, ${slot.detail}` : slot.detail;
+    return bold(safe(name)) + (mark || rest > 8 ? "  " + safe(cut(detail, rest * LETTER)) : "");
+  }
+
+  // A label each; what would then read alike has its mark first.
+  function labels(slots, width) {
+    const texts = slots.map((slot) => label(slot, width));
+    const alike = (text) => texts.indexOf(text) !== texts.lastIndexOf(text);
+    return texts.map((text, i) => (alike(text) ? label(slots[i], width, slots[i].mark) : text));
   }
 
   // Intervals of the marks that have one: plotly would draw a cap for the others too.
@@ -99,9 +107,10 @@
   function bars(panel) {
     return (width) => {
       const texts = [], figures = [], marks = [];
+      const names = labels(panel.slots, width - 16);
       let y = 0;
-      for (const slot of panel.slots) {
-        texts.push({ y: y + LINE / 2, text: label(slot, width - 16) });
+      for (const [i, slot] of panel.slots.entries()) {
+        texts.push({ y: y + LINE / 2, text: names[i] });
         y += LINE;
         for (const bar of slot.bars) {
           const word = bar.word === "OK" ? "" : `, ${bar.word}`;
@@ -149,10 +158,13 @@
   function ratio(cases) {
     return (width) => {
       const texts = [], figures = [], marks = [];
-      const from = width > 760 ? 0.36 : 0;
+      const beside = new Set(cases.map((c) => label(c, 0.36 * width - 16)));
+      // Above its mark a label has more room.
+      const from = width > 760 && beside.size === cases.length ? 0.36 : 0;
+      const names = labels(cases, (from || 1) * width - 16);
       let y = 0;
-      for (const c of cases) {
-        texts.push({ y: y + LINE / 2, text: label(c, (from || 1) * width - 16) });
+      for (const [i, c] of cases.entries()) {
+        texts.push({ y: y + LINE / 2, text: names[i] });
         if (!from) y += LINE;
         figures.push({ y: y + LINE / 2, text: c.text });
         marks.push({ ...c, y: y + LINE / 2 });

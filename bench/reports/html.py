@@ -42,15 +42,8 @@ class HtmlReport(Report):
         drawn = {
             "runs": [side.label for side in sides],
             "panels": list(_html_plots.panels(sides)),
-            "ratios": [[_html_plots.ratio_mark(case) for case in pair.compared] for pair in pairs],
-            "systems": [
-                [
-                    _html_plots.ratio_mark(case)
-                    for case in (pair.systems.cases if pair.systems else ())
-                    if case.ratio is not None
-                ]
-                for pair in pairs
-            ],
+            "ratios": [_html_plots.ratios(pair.compared, pair.suite) for pair in pairs],
+            "systems": [_html_plots.ratios(pair.as_systems, pair.suite) for pair in pairs],
             "roofline": _html_plots.roofline(sides),
             "sweeps": list(_html_plots.sweeps(sides)),
             "served": list(_html_serving.panels(sides)),

@@ -137,8 +137,8 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
     for case in comparison.cases:
         cells = [
             _text(case.case.label),
-            _side(case.base),
-            _side(case.other),
+            _side(case, case.base),
+            _side(case, case.other),
             *_judgement(case, settings_differ),
         ]
         yield f"| {' | '.join(cells)} |"
@@ -168,11 +168,12 @@ def _systems(comparison: Comparison) -> Iterator[str]:
         yield f"| {' | '.join([*first, *judged, *last])} |"
 
 
-def _side(row: Row | None) -> str:
-    if row is None:
-        return "—"
-    if row.throughput is None:
+def _side(case: CaseComparison, row: Row | None) -> str:
+    """No figure of what is not the same work: it must not be read beside another."""
+    if row is not None and row.throughput is None:
         return word_of(row)
+    if row is None or row.throughput is None or case.ratio is None:
+        return "—"
     return _text(units.rate(row.throughput, row.unit.removesuffix("/s")))
 
 

@@ -286,13 +286,18 @@ def interval(outcomes: Sequence[Measured], level: float) -> stats.Estimate | Non
 
 
 def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
-    """Who says the energy and how, and of what."""
+    """Who says the energy and how, each way that any launch took; and of what."""
+    ways: dict[str, list[str]] = {}
+    scopes = []
     for launch in launches:
         if isinstance(launch.outcome, Measured) and launch.telemetry is not None:
             method = launch.outcome.energy_method
             if method is not None:
-                return f"{launch.telemetry.source}, {method}", launch.telemetry.scope
-    return "", ""
+                scopes.append(launch.telemetry.scope)
+                methods = ways.setdefault(launch.telemetry.source, [])
+                methods += [] if method in methods else [method]
+    said = [f"{source}, {' and '.join(methods)}" for source, methods in ways.items()]
+    return "; ".join(said), scopes[0] if scopes else ""
 
 
 def not_observable(launches: Sequence[Launch]) -> dict[str, str]:

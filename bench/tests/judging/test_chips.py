@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench import cli
@@ -243,6 +244,15 @@ def test_more_than_all_of_a_trusted_peak_is_void(own: Path) -> None:
     assert (found.status, found.throughput, found.verdict) == ("void", None, None)
     assert found.reason == "105% of the bf16 peak of Mine (my own notes): impossible"
     assert row(measured(20 * 10**9)).status == "measured", "100 % is possible"
+
+
+def test_what_is_void_by_a_peak_says_which_precision_it_stands_in_for(own: Path) -> None:
+    own.write_text(OWN.format(peak=2, trust="high"), encoding="utf-8")
+    file = measured(21 * 10**9)
+    whys = {case.fingerprint: "bf16 instead of fp8: no such unit" for case in file.run.plan}
+    file = msgspec.structs.replace(file, run=msgspec.structs.replace(file.run, instead=whys))
+    found = row(file)
+    assert (found.status, found.instead) == ("void", "bf16 instead of fp8: no such unit")
 
 
 @pytest.mark.parametrize("trust", ["medium", "low"])

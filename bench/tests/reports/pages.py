@@ -11,13 +11,23 @@ from typing import Any
 
 import msgspec
 
-from bench.records.case import Case
+from bench import catalogue
+from bench.planning.plan import any_way
+from bench.planning.suite_file import read_suite
+from bench.records.case import Case, Choice
 from bench.records.outcome import Memory, Outcome, Share, Void, Work
 from bench.records.run import Launch, RunFile
 from bench.records.silent import Silent
 from bench.report import Canvas
 from bench.reports.html import REPORT
-from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
+from bench.tests.values import (
+    failed,
+    make_case,
+    make_file,
+    make_launch,
+    make_launches,
+    make_measured,
+)
 
 MIB = 2**20
 
@@ -90,6 +100,21 @@ def _request(batch: int) -> Callable[[float], Outcome]:
     return lambda t: make_measured(
         t * (1 + batch / 4), items=batch, unit="sequence", latency_name="latency"
     )
+
+
+@functools.cache
+def of_suite(title: str) -> RunFile:
+    """A run of a shipped suite with a figure for each case."""
+    cases = any_way(read_suite(catalogue.suites()[title]))
+    launches = [
+        make_launch(make_measured(), case, order=order, choice=_first_choice(case))
+        for order, case in enumerate(cases)
+    ]
+    return make_file(cases, launches, suite=title)
+
+
+def _first_choice(case: Case) -> Choice | None:
+    return {name: values[0] for name, values in case.space.items()} or None
 
 
 def many_cases(count: int, launches: int = 5) -> RunFile:

@@ -19,6 +19,7 @@ from bench.reports._comma_separated import written
 from bench.reports._flat import flat
 from bench.reports.table import TableReport
 from bench.tests.conftest import Accelmark
+from bench.tests.judging.two_runs import FAST, REFUSED, run
 from bench.tests.scripts.regenerate import RUN
 from bench.tests.values import (
     failed,
@@ -259,6 +260,16 @@ def test_markdown_of_several_runs_compares_with_the_first() -> None:
     assert "**FASTER**" in text and "of 1 of 1 cases" in text
     nothing = make_file([make_case(workload="bert", mode="infer")], [])
     assert "**Not compared**" in render("markdown", base, nothing)
+
+
+@pytest.mark.parametrize("word", ["precision", "out of memory"])
+def test_markdown_sets_no_figures_of_other_work_side_by_side(word: str) -> None:
+    """Nor one without the other's: the rate of fp32 is none of a case that is called bf16."""
+    text = render("markdown", run(FAST), REFUSED[word][0])
+    table = text[text.index("| case | base | other |") :].splitlines()
+    (line,) = (line for line in table if "INCOMPARABLE" in line)
+    assert "image/s" not in line
+    assert ("FAILED" in line) == (word == "out of memory")
 
 
 @pytest.mark.parametrize("name", ["csv", "json", "markdown", "table"])

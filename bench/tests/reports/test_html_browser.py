@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from bench.tests.reports.pages import (
     five_hundred,
     hostile,
     many_cases,
+    of_suite,
     over_sizes,
     render,
     some_ranks,
@@ -160,6 +162,20 @@ def test_plots_of_many_devices(show: Show) -> None:
     page.execute_script("Plotly.Fx.hover('map-0', {xval: 3, yval: 1})")
     told = page.execute_script("return document.querySelector('#map-0 .hoverlayer').textContent")
     assert told == "rank 1, rank 3262 MB/s, 25%each way, and of the median"
+
+
+@pytest.mark.parametrize(("title", "width"), [("serving", 1280), ("long-context", 700)])
+def test_no_two_cases_of_a_plot_have_one_label(show: Show, title: str, width: int) -> None:
+    page = show(of_suite(title), another(of_suite(title)), width=width)
+    script = """
+        const texts = (plot) => [...plot.querySelectorAll('.textpoint')].map(e => e.textContent);
+        return [...document.querySelectorAll('[id^=panel-], #ratio-0')].map(texts)"""
+    cases = {case.fingerprint for case in of_suite(title).run.plan}
+    drawn = page.execute_script(script)
+    assert sum(map(len, drawn)) > 2 * len(cases)
+    for texts in drawn:
+        labels = [text for text in texts if re.match("(.+-.+ )?(bf16|fp8|fp16)", text)]
+        assert labels and len(labels) == len(set(labels))
 
 
 def test_a_ratio_stands_where_its_number_says(show: Show) -> None:

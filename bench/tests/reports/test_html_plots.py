@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from typing import Any
 
 import pytest
 
+from bench import catalogue
+from bench.judging.compare import compare
 from bench.records.outcome import Outcome, Skipped
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.reports import _html_plots
 from bench.reports._html_side import Side
-from bench.tests.reports.pages import Page, a_sweep, render, sweep_case
+from bench.tests.reports.pages import Page, a_sweep, of_suite, render, sweep_case
 from bench.tests.scripts.regenerate import RUN
-from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
+from bench.tests.values import another, failed, make_case, make_file, make_launches, make_measured
 
 
 def sides(*runs: RunFile) -> list[Side]:
     return [Side(number, run) for number, run in enumerate(runs, start=1)]
+
+
+def alike(named: list[dict[str, Any]], width: int) -> int:
+    """How many labels, cut to so many letters, are also another's."""
+    found = Counter(f"{slot['label']}  {slot['detail']}"[: width - 1] for slot in named)
+    return sum(count for count in found.values() if count > 1)
+
+
+@pytest.mark.parametrize("title", sorted(catalogue.suites()))
+def test_labels_of_a_suite_tell_its_cases_apart_where_they_are_cut(title: str) -> None:
+    """By words at the usual width of a panel, but for few; the browser adds a mark to those."""
+    run = of_suite(title)
+    panels = list(_html_plots.panels(sides(run)))
+    few = len(run.run.plan) / 5
+    assert sum(alike(panel["slots"], 60) for panel in panels) < few
+    marks = _html_plots.ratios(compare(run, another(run)).cases, title)
+    assert alike(marks, 100) == 0
+    for named in (*(panel["slots"] for panel in panels), marks):
+        assert len({slot["mark"] for slot in named}) == len(named)
+
+
+def test_a_label_has_every_parameter() -> None:
+    """What tells cases apart first; what is usual is cut first."""
+    run = a_sweep()
+    bert = next(p for p in _html_plots.panels(sides(run)) if p["title"] == "bert-infer")
+    assert [slot["detail"] for slot in bert["slots"]] == [
+        "batch 4, base",
+        "batch 1, base",
+        "batch 2, base",
+    ]
 
 
 def test_a_point_of_the_roofline_lies_where_its_counts_say() -> None:

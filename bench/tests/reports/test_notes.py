@@ -35,6 +35,19 @@ def trouble() -> RunFile:
     return make_file([*broken, *absent, *flagged], launches)
 
 
+def test_the_best_of_a_sweep_is_of_the_batches_that_were_measured() -> None:
+    """Three were, the fourth does not fit, and two were never tried."""
+    sizes = (1, 2, 4, 8, 16, 32)
+    cases = [make_case(workload="bert", mode="infer", parameters={"batch_size": n}) for n in sizes]
+    launches = [
+        *(x for c in cases[:3] for x in make_launches(c, [make_measured(0.01)] * 3)),
+        *make_launches(cases[3], [failed("oom", "no memory")]),
+    ]
+    for wide in (False, True):
+        card = REPORT.render([make_file(cases, launches)], Canvas(width=200, wide=wide))
+        assert re.findall("best of [0-9]+", card) == ["best of 3"]
+
+
 def notes(card: str) -> list[str]:
     """The lines between the table and the legend."""
     lines = card.splitlines()

@@ -55,6 +55,16 @@ def test_rates_are_shown_as_asked_and_as_they_came() -> None:
     assert "| 2.0 req/s \\(16.7\\)" in document or "2.0 req/s (16.7)" in document
 
 
+def test_only_loads_of_few_requests_are_said_to_have_no_p99() -> None:
+    """Beside another load's p99 it would be false of the table."""
+    few = [(serve_case(rate=rate), [served(1, requests=36 + 4 * rate)]) for rate in (6, 8)]
+    many = (serve_case(rate=2), [served(1, requests=400)])
+    said = " ".join(_serving.legend(list(_curves(served_run([many, *few])))))
+    assert "no p99 in 2 of 3: it needs 368 requests a launch, there are 58 to 66" in said
+    said = " ".join(_serving.legend(list(_curves(served_run(few[:1])))))
+    assert "no p99: it needs 368 requests a launch, there are 58" in said
+
+
 def test_of_several_devices_it_is_said_that_the_figures_are_of_all() -> None:
     """Once, below the lines; of one device nothing is said."""
     two = msgspec.structs.replace(serve_case(1), devices=2)

@@ -212,6 +212,15 @@ def test_joules_an_item_have_an_interval_over_launches_a_source_and_a_scope() ->
     assert flat["idle_watts"] == 71.5 and flat["energy_absent"] is None
 
 
+def test_both_ways_are_named_where_launches_had_their_energy_by_one_each() -> None:
+    launches = launches_with_energy(110, 111, 109)
+    for number in (1, 2):
+        by_power = msgspec.structs.replace(launches[number].outcome, energy_method="power")
+        launches[number] = msgspec.structs.replace(launches[number], outcome=by_power)
+    (row,) = summarize(make_file([CASE], launches))
+    assert (row.energy_source, row.energy_scope) == ("NVML, counter and power", "board")
+
+
 def test_whose_energy_it_is_is_said_in_words() -> None:
     for scope, words in (
         ("package", "energy: the whole package; NVML, counter"),
