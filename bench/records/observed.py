@@ -200,7 +200,8 @@ class Contention(Value, frozen=True, kw_only=True):
     """CPU time of processes of the job's own, that load its data, say: its threads may be waiting
     for those."""
     throttled_seconds: float | None = None
-    """Time in which the container had used up its share of the CPU."""
+    """Time in which the container had used up its share of the CPU, added up over the cores that
+    work of it waited for."""
     quota_cores: float | None = None
     """That share: the least CPU quota of any control group that it lies in. None: no quota, or a
     record from before it was asked for."""

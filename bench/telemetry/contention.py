@@ -216,7 +216,7 @@ def causes(seen: Contention) -> dict[Flag, str]:
     A thread that a quota holds back waits for its core as one does that others keep from it: where
     there was a quota, the waiting says nothing of others.
     """
-    held = _share(seen, seen.throttled_seconds) or 0.0
+    held = (_share(seen, seen.throttled_seconds) or 0.0) / at_once(seen)
     found = [
         (_steal_share(seen), STEAL_SHARE, "the host of this virtual machine took {} of its time")
     ]
@@ -232,6 +232,12 @@ def causes(seen: Contention) -> dict[Flag, str]:
     if held > THROTTLED_SHARE:
         flags["QUOTA"] = _held_back(seen, held)
     return flags
+
+
+def at_once(seen: Contention) -> int:
+    """How many of a job's threads a quota holds back at once: the kernel adds up the time of each
+    core that has one of them (`unthrottle_cfs_rq`)."""
+    return min(seen.threads, seen.cores)
 
 
 def _held_back(seen: Contention, share: float) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Measured
+from bench.telemetry.contention import at_once, causes
 
 STOP_SECONDS = 0.5
 """A shorter stop is not told from what systems do to any process (the longest pause beside the
@@ -127,16 +128,18 @@ def _idle(steady: Sequence[Block], contention: Contention | None) -> float:
 
 
 def _explained(contention: Contention | None) -> float:
-    """Seconds in which other work, the container's limit or the machine's host held the job."""
+    """Seconds in which other work, the container's limit or the machine's host held the job.
+
+    What limit and host took of one core may hold all of a job, where it is told of as a cause. What
+    is too little for that is taken as of all cores alike: added up over many it would hide a stop.
+    """
     if contention is None:
         return 0.0
-    return sum(
-        seconds or 0.0
-        for seconds in (
-            contention.waited_for_others_seconds,
-            contention.throttled_seconds,
-            contention.steal_seconds,
-        )
+    told = causes(contention)
+    return (
+        (contention.waited_for_others_seconds or 0.0)
+        + (contention.throttled_seconds or 0.0) / (1 if "QUOTA" in told else at_once(contention))
+        + (contention.steal_seconds or 0.0) / (1 if "CONTENDED" in told else contention.cores)
     )
 
 

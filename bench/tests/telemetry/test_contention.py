@@ -151,7 +151,7 @@ def test_ranks_of_one_host_are_no_other_work_to_each_other() -> None:
     assert (found.waiting_seconds, found.pressure_seconds, found.idle_share) == (None,) * 3
     told = causes(found)
     assert told["CONTENDED"] == "the host of this virtual machine took 5% of its time"
-    assert told["QUOTA"].startswith("the CPU quota of 2 cores held its 4 threads back 50% of")
+    assert told["QUOTA"].startswith("the CPU quota of 2 cores held its 4 threads back 25% of")
     one = over(before, after, blocks(cpu=0.5), threads=1, cores=2, alone=False)
     assert one.idle_share is None, "its one thread waits for its peers"
 
@@ -211,16 +211,18 @@ HELD = "the CPU quota of {} cores held its 2 threads back {} of the time: "
     ("seen", "words"),
     [
         ({"throttled_seconds": 0.05}, ""),
+        # Of 16 threads at once, each 8 ms of ten seconds: the kernel adds them up.
+        ({"throttled_seconds": 0.128, "threads": 16, "cores": 16, "quota_cores": 15.5}, ""),
         (
-            {"throttled_seconds": 0.2},
+            {"throttled_seconds": 0.4},
             "the container's CPU quota held it back 2% of the time: raise the quota",
         ),
         (
-            {"throttled_seconds": 5.0, "quota_cores": 1.0},
+            {"throttled_seconds": 10.0, "quota_cores": 1.0},
             HELD.format(1, "50%") + "set OMP_NUM_THREADS=1, or raise the quota to 2 or more",
         ),
         (
-            {"throttled_seconds": 5.0, "quota_cores": 1.5},
+            {"throttled_seconds": 10.0, "quota_cores": 1.5},
             HELD.format(1.5, "50%") + "set OMP_NUM_THREADS=1, or raise the quota to 2 or more",
         ),
         (
@@ -229,13 +231,13 @@ HELD = "the CPU quota of {} cores held its 2 threads back {} of the time: "
             "raise the quota to 1 core",
         ),
         (
-            {"throttled_seconds": 5.0, "quota_cores": 4.0},
+            {"throttled_seconds": 10.0, "quota_cores": 4.0},
             HELD.format(4, "50%") + "something else in the group uses it: raise the quota",
         ),
     ],
 )
 def test_a_quota_is_no_other_work_and_says_what_helps(seen: dict[str, Any], words: str) -> None:
-    """`end other work` never helps there: moby 38839, oneTBB 190."""
+    """`end other work` never helps there: moby 38839, oneTBB 190. Of both threads at once."""
     found = Contention(**{"elapsed_seconds": 10.0, "threads": 2, "cores": 2, **seen})
     assert causes(found) == ({"QUOTA": words} if words else {})
 

@@ -21,6 +21,7 @@ from bench.records.runfile import read
 from bench.reports._wording import next_step
 from bench.running.launcher import launch
 from bench.telemetry import flags, standstill
+from bench.telemetry.contention import causes
 from bench.tests.publishing.test_results import FOLDERS
 from bench.tests.values import make_case, make_file, make_launches, make_measured
 
@@ -88,6 +89,16 @@ def test_a_step_that_computed_longer_is_none() -> None:
 def test_a_step_that_waited_for_a_core_is_contention(contention: Contention) -> None:
     blocks = series(stop=20.0)
     assert not standstill.seen(blocks, contention, computed(blocks))
+
+
+@pytest.mark.parametrize("taken", ["steal_seconds", "throttled_seconds"])
+def test_what_is_usual_on_each_of_many_cores_explains_no_stop(taken: str) -> None:
+    """0.4 % of 64 cores is less than is told of, and added up as long as the stop."""
+    blocks = series(stop=3.0)
+    usual = Contention(elapsed_seconds=8.0, threads=64, cores=64, waiting_seconds=0.0)
+    seen = msgspec.structs.replace(usual, **{taken: 64 * 0.004 * 8.0})
+    assert not causes(seen)
+    assert "stood still for 3 s" in standstill.seen(blocks, seen, computed(blocks))
 
 
 def test_what_its_threads_waited_for_one_another_explains_no_stop() -> None:
