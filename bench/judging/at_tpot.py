@@ -27,7 +27,7 @@ from bench.judging.compare import (
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
-from bench.judging.served import ServingCurve, best_within, serving_curves
+from bench.judging.served import ServingCurve, best_within, density, serving_curves
 from bench.judging.side import Side
 from bench.judging.verdicts import enough, preliminary
 from bench.records.run import RunFile
@@ -94,6 +94,7 @@ def _judged(
     if base is None or other is None:
         return msgspec.structs.replace(found, because=tuple(lacking))
     because = (
+        *_untried(curves, (base, other)),
         *dict.fromkeys(_drawn_otherwise(*curves)),
         *timed_otherwise(sides, base, other),
         *unfit(sides, base, other),
@@ -121,6 +122,28 @@ def _judged(
 def _steady(curve: ServingCurve) -> str:
     """`steady `, where a load is left out that is not."""
     return "steady " if any(row.verdict == "NO_STEADY_STATE" for row in curve.points) else ""
+
+
+def _untried(
+    curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row]
+) -> Iterator[Reason]:
+    """Why a side's best may not be all that it has: it is its densest load, and the other had its
+    own at a denser one of that kind."""
+    for i, (who, code) in enumerate((("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))):
+        mine, theirs = density(best[i]), density(best[1 - i])
+        densest = max(map(density, curves[i].points))
+        if mine == densest and mine[0] == theirs[0] and mine < theirs:
+            yield Reason(
+                code,
+                f"the {who} gave most at its densest load, {_load(best[i])}, and was not measured "
+                f"at {_load(best[1 - i])}, which the other side took: measure both at both",
+            )
+
+
+def _load(row: Row) -> str:
+    """`concurrency 8`."""
+    names = [name for name in ("concurrency", "rate") if row.case.parameters.get(name)]
+    return ", ".join(row.case.worded(names))
 
 
 def _drawn_otherwise(mine: ServingCurve, theirs: ServingCurve) -> Iterator[Reason]:

@@ -113,7 +113,7 @@ def serving_curves(rows: Iterable[Row]) -> Iterator[ServingCurve]:
         if row.serving is not None:
             found.setdefault(without_arrival(row.work).fingerprint, []).append(row)
     for points in found.values():
-        yield ServingCurve(points=tuple(sorted(points, key=_density)))
+        yield ServingCurve(points=tuple(sorted(points, key=density)))
 
 
 def without_arrival(case: Case) -> Case:
@@ -134,7 +134,8 @@ def best_within(curve: Sequence[Row], tpot_seconds: float) -> Row | None:
     return max(kept, key=lambda row: row.throughput or 0.0, default=None)
 
 
-def _density(row: Row) -> tuple[str, float]:
+def density(row: Row) -> tuple[str, float]:
+    """How requests come, and how densely."""
     given = row.case.parameters
     dense = given.get("rate") or given.get("concurrency") or 0
     return str(given.get("arrival")), float(dense)

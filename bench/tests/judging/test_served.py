@@ -88,6 +88,21 @@ def test_a_side_that_never_keeps_the_limit_has_no_ratio() -> None:
     assert case.reasons == ("no load of the base keeps a median TPOT of 10 ms",)
 
 
+def test_a_denser_load_that_one_side_never_had_is_no_advantage() -> None:
+    """Equal engines, one of which was not measured at 4: not 1.8 times as fast."""
+    short, whole = (
+        served_run([(serve_case(n), [served(n, ms) for ms in SPEEDS]) for n in lanes])
+        for lanes in ((1, 2), (1, 2, 4))
+    )
+    for pair, who in (((short, whole), "base"), ((whole, short), "other")):
+        (case,) = compare_at_tpot(*pair, 0.1).cases
+        assert case.ratio is None and case.verdict == "INCOMPARABLE"
+        assert case.reasons == (
+            f"the {who} gave most at its densest load, concurrency 2, and was not measured at "
+            "concurrency 4, which the other side took: measure both at both",
+        )
+
+
 @pytest.mark.parametrize(
     "change",
     [{"slots": 8}, {"chunk": 16}, {"ttft_limit_ms": 50}, {"output_tokens": 6}, {"model": "x"}],
