@@ -124,9 +124,7 @@ def _steady(curve: ServingCurve) -> str:
     return "steady " if any(row.verdict == "NO_STEADY_STATE" for row in curve.points) else ""
 
 
-def _untried(
-    curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row]
-) -> Iterator[Reason]:
+def _untried(curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row]) -> Iterator[Reason]:
     """Why a side's best may not be all that it has: it is its densest load, and the other had its
     own at a denser one of that kind."""
     for i, (who, code) in enumerate((("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))):

@@ -26,6 +26,8 @@ DEVICE_SETTINGS = re.compile(r"limit|_max_mhz|_mode$|^ecc")
 """Facts of a device that somebody sets; told as such between devices of one name."""
 STACK_SETTINGS = ("threads", "cpu_capability", "mkldnn")
 """What torch made of its settings on a host; told where no variable that differs explains it."""
+VERSION = re.compile(r"v?\d+(\.\d+)+")
+"""How a fact of a device begins that is a version of its software."""
 SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_ORDER)$")
 """Variables that choose which device it is; its name says what came of that."""
 
@@ -41,6 +43,9 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     """What a side's record does not say, in words; empty where both say all."""
     frameworks: tuple[str, ...] = ()
     """Of base and other, where those differ: a ceiling is then what each makes of its chip."""
+    versions: tuple[Difference, ...] = ()
+    """Of framework, driver and the like, where they differ on devices of one name: what they make
+    of one chip, which is then no chip's doing."""
 
     @property
     def unintended(self) -> tuple[Difference, ...]:
@@ -57,6 +62,9 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
             return f"whether a setting is the cause is not known: {'; '.join(self.not_recorded)}"
         if self.frameworks:
             return f"a ceiling is each framework's own: {', '.join(self.frameworks)}"
+        if self.versions:
+            named = ", ".join(f"{d.name} ({d.base}, {d.other})" for d in self.versions)
+            return f"it is one kind of device, and a ceiling is each version's own: {named}"
         return ""
 
     @property
@@ -66,7 +74,9 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
             return Code.SETTINGS_DIFFER
         if self.not_recorded:
             return Code.SETTINGS_UNKNOWN
-        return Code.FRAMEWORKS_DIFFER if self.frameworks else None
+        if self.frameworks:
+            return Code.FRAMEWORKS_DIFFER
+        return Code.VERSIONS_DIFFER if self.versions else None
 
 
 def configured(base: RunFile, other: RunFile, differences: Sequence[Difference]) -> Configured:
@@ -80,7 +90,22 @@ def configured(base: RunFile, other: RunFile, differences: Sequence[Difference])
         compared=_compared(files),
         not_recorded=unsaid,
         frameworks=named if len({*named}) > 1 else (),
+        versions=tuple(_versions(files, differences)),
     )
+
+
+def _versions(
+    files: tuple[RunFile, RunFile], differences: Sequence[Difference]
+) -> Iterator[Difference]:
+    devices = [file.run.device for file in files]
+    if devices[0].get("name") != devices[1].get("name"):
+        return
+    facts = [device.get("facts") for device in devices]
+    names = {file.run.framework for file in files}
+    names.update(*(found for found in facts if isinstance(found, Mapping)))
+    for one in differences:
+        if one.name in names and VERSION.match(one.base) and VERSION.match(one.other):
+            yield one
 
 
 def _unsaid(file: RunFile) -> str:

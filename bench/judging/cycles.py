@@ -2,7 +2,8 @@
 
 Two runs of one device may differ because its clock did: by its heat, its power limit, or whoever
 set it. So FASTER and SLOWER must hold for throughput divided by the clock that each launch was seen
-to run at. It is the robust rule of nvbench's comparison, with each launch by its own clock.
+to run at. It is the robust rule of nvbench's comparison, with each launch by its own clock; of
+several devices by that of the slowest.
 
 Of one name of device only: a cycle of another is another unit. Not of work that memory, the link or
 an input pipeline limits, whose rate is not counted in the clock's cycles.
@@ -56,7 +57,7 @@ def per_cycle(sides: tuple[Side, Side], base: Row, other: Row, level: float) -> 
         return None
     if any(row.limit is not None and row.limit[0] in OTHERWISE_LIMITED for row in (base, other)):
         return None
-    clocks = [[mhz for mhz in row.clocks_mhz if mhz] for row in (base, other)]
+    clocks = [[mhz for mhz in row.slowest_clocks_mhz if mhz] for row in (base, other)]
     if any(len(found) < len(row.rates) for found, row in zip(clocks, (base, other), strict=True)):
         return None
     cycled = [

@@ -24,7 +24,13 @@ from bench.records.execution import NOT_ITS_POOL, is_recorded
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch, Settings
 from bench.telemetry import energy, joined
-from bench.telemetry.flags import flagged, observed_clock, slowed_launches, unhindered
+from bench.telemetry.flags import (
+    flagged,
+    observed_clock,
+    slowed_launches,
+    slowest_clock,
+    unhindered,
+)
 
 INVALID_SHARE = 1 / 3
 """A case is INVALID when more than this share of its launches is excluded."""
@@ -80,6 +86,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         rounds=tuple(launch.launch for launch in clean),
         load=load_of(case, clean),
         clocks_mhz=tuple(map(observed_clock, clean)),
+        slowest_clocks_mhz=tuple(map(slowest_clock, clean)),
         launches=len(outcomes),
         excluded=excluded,
         hindered=len(measured) - len(outcomes),

@@ -62,6 +62,7 @@ class Code(StrEnum):
     SETTINGS_DIFFER = "settings-differ"
     SETTINGS_UNKNOWN = "settings-unknown"
     FRAMEWORKS_DIFFER = "frameworks-differ"
+    VERSIONS_DIFFER = "versions-differ"
 
 
 class Reason(msgspec.Struct, frozen=True):

@@ -124,6 +124,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     about the same time."""
     clocks_mhz: tuple[float | None, ...] = ()
     """The device's clock in each of those launches; None where that was not observable."""
+    slowest_clocks_mhz: tuple[float | None, ...] = ()
+    """Of several devices that of the slowest one: of one device the same."""
     launches: int = 0
     """Measured launches that the figures are made of."""
     excluded: int = 0

@@ -14,9 +14,11 @@ from bench.judging.row import Row
 from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
 from bench.planning.tuning import in_words
 from bench.reports import _systems
+from bench.reports._card_notes import FLAGS
 from bench.reports._labels import Label, listed
 from bench.reports._notes import Note, grouped
-from bench.reports._wording import factor, share
+from bench.reports._wording import factor, share, whose
+from bench.telemetry.flags import HINDERED
 
 STYLE: dict[CompareVerdict, str] = {
     "FASTER": "bold green",
@@ -104,6 +106,7 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         yield Note("EXPERTS", f"{said}: {listed([_name(case, names) for case in some])}", dim=True)
     for said, some in grouped(cases, lambda case: case.clock_remark):
         yield Note("CLOCK", f"{said}: {listed([_name(case, names) for case in some])}")
+    yield from _of_one_side(cases, names)
     for verdict in ("UNRANKED", "NO_INTERVAL", "INCOMPARABLE"):
         some = [case for case in cases if case.verdict == verdict]
         reasons = [(reason, case) for case in some for reason in case.reasons]
@@ -116,6 +119,25 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         if case.system is not None and case.system.beside:
             text = f"{'; '.join(case.system.beside)}: {_name(case, names)} (--devices chooses)"
             yield Note("NOT COMPARED", text, dim=True)
+
+
+def _of_one_side(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> Iterator[Note]:
+    """Flags that the launches of one side alone have, which may be why it is slower; but for those
+    whose launches are left out of the figures."""
+    pairs = [
+        (_name(case, names), (case.base, case.other))
+        for case in cases
+        if case.ratio is not None and case.base is not None and case.other is not None
+    ]
+    for flag in (flag for flag in FLAGS if flag not in HINDERED):
+        for i, who in enumerate(("base", "other")):
+            found = [
+                name + whose(rows[i], flag)
+                for name, rows in pairs
+                if flag in rows[i].flags and flag not in rows[1 - i].flags
+            ]
+            if found:
+                yield Note(flag, f"of the {who} alone: {FLAGS[flag]}: {listed(found)}")
 
 
 def _chosen(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> Iterator[Note]:

@@ -201,6 +201,7 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
         "ci_low": interval.low if interval else None,
         "ci_high": interval.high if interval else None,
         "launches": row.launches,
+        "flags": list(row.flags),
         "choice": row.choice,
         "ceiling_fraction": row.ceiling_fraction,
         "bandwidth_fraction": row.bandwidth_fraction,

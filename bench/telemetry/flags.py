@@ -168,6 +168,16 @@ def observed_clock(launch: Launch) -> float | None:
     return statistics.median(clocks) if len(clocks) >= LEAST_CLOCKS_OF_LAUNCH else None
 
 
+def slowest_clock(launch: Launch) -> float | None:
+    """MHz of the device that ran at the lowest clock, of all that did the step together; None if
+    that of one is not known (of ranks but 0: for it held to its power limit, say)."""
+    ranks = launch.outcome.ranks if isinstance(launch.outcome, Measured) else ()
+    others = [one.watched.clock_mhz if one.watched else None for one in ranks if one.rank]
+    clocks = [observed_clock(launch), *others]
+    known = [mhz for mhz in clocks if mhz is not None]
+    return min(known) if len(known) == len(clocks) else None
+
+
 LAWFUL: frozenset[Reason] = frozenset({"power cap", "idle"})
 """Reasons for a low clock that are no throttling."""
 

@@ -69,6 +69,25 @@ def test_a_setting_that_differs_is_named_before_the_ratio_and_is_not_the_chip() 
     assert "a setting may be the cause" in row["chip_doubt"]
 
 
+def with_torch(version: str, seconds: float = 0.01, name: str = "Fake CPU") -> RunFile:
+    device = {**CPU, "name": name, "facts": {"torch": version, "usable_cores": "2"}}
+    return ran(seconds, device=device, torch=version)
+
+
+def test_what_another_version_makes_of_one_chip_is_not_the_chips() -> None:
+    """As `ab --python OLD --python NEW` tries: once `chip 1.20 x software 1.00`."""
+    found = compare(with_torch("2.6.0+cpu", 0.012), with_torch("2.13.0+cpu", 0.01))
+    assert found.configured.chip_doubt == (
+        "it is one kind of device, and a ceiling is each version's own: torch (2.6.0+cpu, "
+        "2.13.0+cpu)"
+    )
+    assert found.configured.doubt_code == "versions-differ"
+    (case,) = flat(found)["cases"]
+    assert (case["chip_ratio"], case["settings_differ"]) == (None, False)
+    other = compare(with_torch("2.6.0+cpu", 0.012), with_torch("2.13.0+cpu", 0.01, "New CPU"))
+    assert not other.configured.chip_doubt, "of two chips each has the version that it needs"
+
+
 def test_other_reports_name_it_too() -> None:
     base, other = ran(), ran(2.8, {"DNNL_MAX_CPU_ISA": "SSE41"})
     text = MARKDOWN.render([base, other], Canvas())

@@ -15,7 +15,8 @@ from bench.judging.comparison import CaseComparison
 from bench.judging.cycles import BY_ITS_CLOCK, UNSURE
 from bench.judging.summary import summarize
 from bench.records.case import Case
-from bench.records.observed import Reading
+from bench.records.observed import Reading, Watched
+from bench.records.outcome import Memory, Share
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.tests.judging.two_runs import FIXED, TEN, only
@@ -65,6 +66,35 @@ BASE = run(1980.0, 2.0)
 
 def against(other: RunFile, base: RunFile = BASE) -> CaseComparison:
     return only(compare(base, other))
+
+
+def two_ranks(second: float | None, seconds: float) -> RunFile:
+    """Rank 0 at 1980 MHz, and the other rank's device at another clock."""
+    case = make_case(workload="bert", mode="train", devices=2, parallelism="dp2")
+    launches = []
+    for launch in clocked([1980.0] * 10, [seconds * q for q in QUIET], case):
+        busy = tuple(block.wall_ns for block in launch.outcome.steady)
+        ranks = tuple(
+            Share(
+                rank=rank,
+                device=rank,
+                busy_ns=busy,
+                memory=Memory(peak_bytes=1, scope="device allocator", host_rss_bytes=1),
+                watched=Watched(source="NVML", readings=50, clock_mhz=mhz, clocks=50),
+            )
+            for rank, mhz in enumerate((1980.0, second))
+        )
+        outcome = msgspec.structs.replace(launch.outcome, ranks=ranks)
+        launches.append(msgspec.structs.replace(launch, outcome=outcome))
+    return make_file([case], launches, settings=FIXED)
+
+
+def test_of_several_devices_it_is_the_slowest_ones_clock() -> None:
+    """Which the step waits for: rank 0's own stands as it was."""
+    found = against(two_ranks(1410.0, 2.0 * 1980 / 1410), two_ranks(1980.0, 2.0))
+    assert (found.verdict, found.clock_remark) == ("SLOWER", BY_ITS_CLOCK)
+    unknown = against(two_ranks(None, 2.0 * 1980 / 1410), two_ranks(1980.0, 2.0))
+    assert (unknown.verdict, unknown.per_cycle) == ("SLOWER", None)
 
 
 def test_a_difference_that_is_the_clocks_says_so() -> None:

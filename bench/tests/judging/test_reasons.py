@@ -24,7 +24,7 @@ from bench.report import Canvas
 from bench.reports._flat_comparison import flat
 from bench.reports.html import REPORT as HTML
 from bench.reports.markdown import REPORT as MARKDOWN
-from bench.tests.judging.test_configured import ran
+from bench.tests.judging.test_configured import ran, with_torch
 from bench.tests.judging.test_load import MATMUL, loaded, run_of
 from bench.tests.judging.two_runs import (
     CASE,
@@ -166,6 +166,7 @@ DOUBTS: dict[Code, Callable[[], Pair]] = {
     Code.SETTINGS_DIFFER: lambda: (ran(), ran(variables={"OMP_NUM_THREADS": "1"})),
     Code.SETTINGS_UNKNOWN: lambda: (ran(), ran(variables_looked_for=None)),
     Code.FRAMEWORKS_DIFFER: lambda: (ran(), ran(run={"framework": "mindspore"})),
+    Code.VERSIONS_DIFFER: lambda: (with_torch("2.6.0"), with_torch("2.13.0")),
 }
 """Two runs of which no chip is judged."""
 

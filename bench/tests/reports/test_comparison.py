@@ -16,6 +16,7 @@ from bench.report import Canvas
 from bench.reports import html, markdown
 from bench.reports._comparison import render
 from bench.reports._comparison_notes import WORDS
+from bench.reports._flat_comparison import flat
 from bench.tests import scaled, served_runs
 from bench.tests.judging.two_runs import (
     CASE,
@@ -104,6 +105,21 @@ def test_each_reason_is_said_once_with_the_cases_that_it_is_of() -> None:
             assert "/s" not in line, "other work's figures are not put side by side"
     wide = render([found], Canvas(width=100, wide=True))
     assert wide.count("batch_size differs (1, 8)") == 6, "and with each case"
+
+
+def test_flags_of_one_side_alone_stand_beside_its_verdict() -> None:
+    """A device that others had open too is no slower one; what both have explains nothing."""
+    base = runs((CASE, steps(FAST, flags=("DRIFT",))))
+    other = runs((CASE, steps(SLOW, flags=("DRIFT", "SHARED_DEVICE"))))
+    found = compare(base, other)
+    card = render([found], Canvas(width=120))
+    said = "SHARED_DEVICE of the other alone: others had the device open too: bert-train bf16"
+    assert " SLOWER" in card and said in card and "DRIFT" not in card
+    (case,) = flat(found)["cases"]
+    assert (case["base"]["flags"], case["other"]["flags"]) == (
+        ["DRIFT"],
+        ["DRIFT", "SHARED_DEVICE"],
+    )
 
 
 def test_what_differs_and_explains_nothing_comes_after_the_table() -> None:
