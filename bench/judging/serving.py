@@ -4,7 +4,9 @@ TTFT: from the scheduled arrival to the first token. TPOT: (last - first) / toke
 came with the first, of each request that has some. Interactivity: 1 / TPOT, tokens a second for one
 user. Throughput: output tokens a second in the steady window (`bench.records.served.Window`); total
 throughput has the input tokens beside them, never instead. Goodput: requests a second that keep
-every limit. Requests count where they were admitted and ended within the window. A percentile is
+every limit. TTFT is of requests that were admitted within the window, whenever they ended: those that
+end after it are those that waited. TPOT is of those that ended in it too: what runs after it runs
+beside fewer and fewer others. A percentile is
 stated only from as many requests of one launch as `bench.stats.PERCENTILE_SAMPLES` says: 36 for
 p90, 368 for p99. The statistical unit is the launch: every interval is over launches.
 """
@@ -110,6 +112,7 @@ def figures(served: Served, limits: Limits) -> ServingFigures | None:
     if window is None:
         return None
     ended = [r for r in served.requests if not r.failed and window.holds(r.last_ns)]
+    admitted = [r for r in served.requests if not r.failed and window.holds(r.admitted_ns)]
     counted = _counted(served, window)
     each = percentiles([t for t in map(tpot, counted) if t is not None])
     begun = [r for r in served.requests if window.holds(r.first_ns)]
@@ -120,7 +123,7 @@ def figures(served: Served, limits: Limits) -> ServingFigures | None:
         failed=sum(bool(r.failed) for r in served.requests),
         output_rate=window.tokens / window.seconds,
         total_rate=(window.tokens + sum(r.prompt_tokens for r in begun)) / window.seconds,
-        ttft=percentiles([t for t in map(ttft, counted) if t is not None]),
+        ttft=percentiles([t for t in map(ttft, admitted) if t is not None]),
         tpot=each,
         interactivity=1 / each.p50 if each.p50 else None,
         goodput=good / window.seconds,
@@ -132,7 +135,7 @@ def figures(served: Served, limits: Limits) -> ServingFigures | None:
 
 
 def _counted(served: Served, window: Window) -> list[ServedRequest]:
-    """Those that latencies are of: admitted and ended within the window."""
+    """Those that TPOT is of: admitted and ended within the window."""
     ended = [r for r in served.requests if not r.failed and window.holds(r.last_ns)]
     return [r for r in ended if (r.admitted_ns or 0) >= window.start_ns]
 
