@@ -45,6 +45,11 @@ SHARES: dict[Phase, float] = {
 """How much of a launch's limit each phase may take: what hangs early is ended early."""
 SHORTEST_LIMIT_SECONDS = 120.0
 """No phase gets less, unless the whole launch does: a loaded machine may import for a minute."""
+LAST_GAP_SECONDS = 0.25
+"""When its time is over a worker is heard until it is silent for so long: its parent may have been
+held up, and a whole report lie in the pipe. Less than lies between two lines of a slow one."""
+LAST_SECONDS = 2.0
+"""That, at most."""
 DECODER = msgspec.json.Decoder(Progress | Report)
 IMPORTING: tuple[Phase, ...] = ("start", "import")
 """Phases that may overlap with those of another worker: nothing is timed in them but themselves."""
@@ -237,10 +242,15 @@ class WorkerProcess(Worker):
         # Nothing is asked of a worker while others take their turns: its time runs from here.
         launch_end = time.monotonic() + self._limit
         phase, phase_end = self.phase, self._phase_end()
+        last: float | None = None
         while self.report is None and not enough():
             if phase != self.phase:
-                phase, phase_end = self.phase, self._phase_end()
-            left = min(launch_end, phase_end) - time.monotonic()
+                phase, phase_end, last = self.phase, self._phase_end(), None
+            now = time.monotonic()
+            left = min(launch_end, phase_end) - now
+            if left <= 0:
+                last = last or now + LAST_SECONDS
+                left = min(LAST_GAP_SECONDS, last - now)
             ready = selector.select(left) if left > 0 else []
             if not ready:
                 self._give_up(whole_launch=launch_end <= phase_end)

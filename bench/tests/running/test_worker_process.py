@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -276,6 +277,23 @@ def test_a_hang_in_a_phase_is_ended_by_the_limit_of_that_phase(
     assert (outcome.kind, outcome.phase) == ("timeout", "numerics")
     assert outcome.message == "its numerics phase took more than 1 s of the launch's 100 s; ended"
     assert finished.seconds < 60
+
+
+@pytest.mark.parametrize("blocks", [1, 50_000], ids=["short", "longer than a pipe holds"])
+def test_what_was_said_while_the_parent_was_held_up_is_heard(blocks: int) -> None:
+    """Ctrl-Z and fg, or a terminal that stalls: the worker has measured to its end meanwhile."""
+    finished = run(
+        f"""
+        blocks = b'{{"wall_ns":10000000,"step_ns":[10000000]}},' * {blocks}
+        sys.stdout.buffer.write(b'{{"line":"progress","phase":"measure"}}\\n')
+        sys.stdout.buffer.write(REPORT.replace(b'"steady":[', b'"steady":[' + blocks))
+        sys.stdout.flush()
+        """,
+        limit_seconds=1.0,
+        listen=lambda progress: time.sleep(1.6),
+    )
+    assert isinstance(finished.report.outcome, Measured), finished
+    assert len(finished.report.outcome.steady) == blocks + 10
 
 
 # --- What is left of it ---------------------------------------------------------------------------

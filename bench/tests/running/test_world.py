@@ -6,6 +6,7 @@ import os
 import re
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -278,6 +279,23 @@ def test_the_launchs_limit_ends_them_all(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(blame, "QUIET_SECONDS", 1e6)
     finished = run('say("measure")\nwait_for_others()', devices=2, limit_seconds=1.0)
     assert failed(finished).message.startswith("no report within 1 s, and none can be told")
+
+
+@pytest.mark.parametrize("blocks", [1, 50_000], ids=["short", "longer than a pipe holds"])
+def test_what_they_said_while_the_parent_was_held_up_is_heard(blocks: int) -> None:
+    code = f"""
+        made = json.loads(REPORT)
+        made["outcome"]["steady"] += [{{"wall_ns": 10000000, "step_ns": [10000000]}}] * {blocks}
+        made["busy_ns"] = [9_000_000] * (10 + {blocks})
+        os.write(1, json.dumps(made).encode() + b"\\n")
+    """
+    command = scripted("import faulthandler\n" + textwrap.dedent(HEAD) + textwrap.dedent(code))
+    held_up = {"numerics": 3.5}
+    finished = launch(
+        of(2, limit_seconds=3.0),
+        *({}, lambda progress: time.sleep(held_up.get(progress.phase, 0.0)), command),
+    )
+    assert isinstance(finished.report.outcome, Measured), finished
 
 
 # The signal may find Python amid opening a file, of which it then says that nobody closed it.
