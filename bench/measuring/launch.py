@@ -317,7 +317,8 @@ class Launch:
             first, last = series.witness
             wrong = f"output is not finite: {first} after the first step, {last} after the last"
         wrong = wrong or watch.complaint
-        if wrong := agreed.of_all(self.ranks, wrong, job):
+        progress = functools.partial(channel.blocks, "report", [], work)
+        if wrong := agreed.of_all(self.ranks, wrong, job, progress):
             return Void(reason=wrong, numerics=verdict)
         work = job.counted(work)
         slowed = {} if series.contention is None else dict(causes(series.contention))

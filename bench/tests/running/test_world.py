@@ -275,6 +275,16 @@ def test_a_silent_rank_that_computes_is_let_be() -> None:
     assert isinstance(finished.report.outcome, Measured)
 
 
+def test_ranks_that_read_their_weights_after_the_timing_are_let_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blame, "QUIET_SECONDS", 1.5)
+    finished = run(
+        'say("measure")\nfor line in range(7): say("report"); time.sleep(0.3)\nreport()', devices=2
+    )
+    assert isinstance(finished.report.outcome, Measured), finished
+
+
 def test_the_launchs_limit_ends_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blame, "QUIET_SECONDS", 1e6)
     finished = run('say("measure")\nwait_for_others()', devices=2, limit_seconds=1.0)
