@@ -2,8 +2,8 @@
 
 An accelerator's hour is short: a launch that would outlast its budget must not be started, even if
 nothing like it has run. A step cannot be quicker than its FLOP at the best rate that this run has
-seen of the same arithmetic, nor than its bytes at the best bandwidth, once a ceiling has run: before
-it the best may be that of a decode, which is a hundredth of what the device can.
+seen of the same arithmetic, nor than its bytes at the best bandwidth. Before a ceiling has run that
+is not known: the best may be a decode's, a hundredth of what the device can.
 """
 
 from __future__ import annotations

@@ -103,7 +103,11 @@ class World:
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
         now = time.monotonic()
-        self._watches = [blame.Watched(worker.cpu_seconds, now) for worker in self.workers]
+        cores = usable_cores()
+        self._watches = [
+            blame.Watched(worker.cpu_seconds, now, min(1.0, cores / seat.local_size))
+            for worker, seat in zip(self.workers, self._seats, strict=True)
+        ]
         self._ranks = {worker: rank for rank, worker in enumerate(self.workers)}
         self._named = 0
         """The rank whose words are the launch's."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -267,12 +268,16 @@ def test_of_two_that_wait_for_each_other_both_are_shown() -> None:
     assert message.count("in wait_for_others") == 2
 
 
-def test_a_silent_rank_that_computes_is_let_be() -> None:
-    """It compiles: no step of its is known yet."""
+def test_a_silent_rank_that_computes_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It compiles: no step of its is known yet. Of one core each of the two has half."""
+    monkeypatch.setattr(blame, "BUSY", 0.02)
+    monkeypatch.setattr(world, "usable_cores", lambda: 1)
+    monkeypatch.setattr(blame, "Watched", watched := Mock(wraps=blame.Watched))
     finished = run(
         "end = time.monotonic() + 2\nwhile time.monotonic() < end: pass\nreport()", devices=2
     )
     assert isinstance(finished.report.outcome, Measured)
+    assert [call.args[2] for call in watched.mock_calls] == [0.5, 0.5]
 
 
 def test_ranks_that_read_their_weights_after_the_timing_are_let_be(
