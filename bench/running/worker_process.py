@@ -111,7 +111,8 @@ class WorkerProcess(Worker):
         """
         super().__init__()
         self._given = given
-        self._limit = request.settings.launch_limit_seconds
+        self._limit = request.limit_seconds
+        self._of_phases = request.settings.launch_limit_seconds
         self._rest = bytearray()
         self._stacks_from = 0
         self._memory_kills = child.memory_kills()
@@ -261,7 +262,7 @@ class WorkerProcess(Worker):
                 self.hear(os.read(stdout.fileno(), 1 << 20), listen)
 
     def _phase_end(self) -> float:
-        return time.monotonic() + phase_limit(self.phase, self._limit)
+        return time.monotonic() + phase_limit(self.phase, self._of_phases)
 
     def _give_up(self, whole_launch: bool) -> None:
         """Its time is over: its stacks go to its stderr, and the report says which limit it was."""
@@ -269,9 +270,9 @@ class WorkerProcess(Worker):
         phase = self.phase
         message = f"no report within {self._limit:.0f} s; ended in its {phase} phase"
         if not whole_launch:
-            limit = phase_limit(phase, self._limit)
+            limit = phase_limit(phase, self._of_phases)
             message = f"its {phase} phase took more than {limit:.0f} s of the launch's "
-            message += f"{self._limit:.0f} s; ended"
+            message += f"{self._of_phases:.0f} s; ended"
         self.report = failed("timeout", phase, message)
 
     def listen(self, *, speaks: bool, listen: Listener) -> None:

@@ -58,7 +58,7 @@ class World:
 
         leader: of several hosts, which are enough (`seating.lacking`); None for this one alone.
         """
-        self._limit = request.settings.launch_limit_seconds
+        self._limit = request.limit_seconds
         self._given = given
         self._request = request
         self._own_devices = not catalogue.backend(request.backend).is_host
@@ -285,9 +285,9 @@ class World:
 
     def _over(self, launch_end: float) -> bool:
         """Whether the launch's time is over, or that of a phase which a rank is in."""
-        now = time.monotonic()
+        now, limit = time.monotonic(), self._request.settings.launch_limit_seconds
         return now >= launch_end or any(
-            now - self._watches[rank].entered > phase_limit(self.workers[rank].phase, self._limit)
+            now - self._watches[rank].entered > phase_limit(self.workers[rank].phase, limit)
             for rank in self._waiting()
         )
 
