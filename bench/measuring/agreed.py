@@ -77,7 +77,7 @@ def digests_of(job: Job, progress: Callable[[], None] = lambda: None) -> dict[st
         return digests(job.weights(), progress=progress)
     weights = [weight for group in training.optimizer.param_groups for weight in group["params"]]
     parts = training.parts or (WHOLE,) * len(weights)
-    parts = [*parts, *map(part_of, training.fixed)]
+    parts = (*parts, *map(part_of, training.fixed))
     return digests([*weights, *training.fixed], parts, progress)
 
 
