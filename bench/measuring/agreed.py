@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bench.ranks import WHOLE, Part, Ranks, local
@@ -19,15 +19,19 @@ MOST_NAMED = 3
 """Ranks that a reason quotes; of the others it says how many."""
 
 
-def of_all(ranks: Ranks | None, wrong: str, job: Job) -> str:
+def of_all(
+    ranks: Ranks | None, wrong: str, job: Job, progress: Callable[[], None] = lambda: None
+) -> str:
     """What is wrong with any rank, or between them, the same words on all; empty if nothing is.
 
     wrong: what is wrong with this one, empty if nothing is; job: whose weights must be the same
-    wherever they are alike.
+    wherever they are alike; progress: called before each weight is read, which may take a minute
+    in all.
     """
     if ranks is None:
         return wrong
-    return "; ".join(filter(None, (named(ranks.told(wrong)), apart(ranks.told(digests_of(job))))))
+    guilty = named(ranks.told(wrong))
+    return "; ".join(filter(None, (guilty, apart(ranks.told(digests_of(job, progress))))))
 
 
 def named(told: Sequence[str]) -> str:
@@ -44,16 +48,21 @@ def named(told: Sequence[str]) -> str:
     return "; ".join(said)
 
 
-def digests(weights: Iterable[Tensor], parts: Sequence[Part] = ()) -> dict[str, str]:
+def digests(
+    weights: Iterable[Tensor],
+    parts: Sequence[Part] = (),
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
     """Of the bits of what lies here, by which part it is: ranks with the same part must agree.
 
-    parts: of each weight; empty where all of all lies here. Copies one weight at a time to the
-    host, and waits for the device.
+    parts: of each weight; empty where all of all lies here. progress: called before each weight.
+    Copies one weight at a time to the host, and waits for the device.
     """
     import torch
 
     found: dict[str, hashlib.blake2b] = {}
     for number, weight in enumerate(weights):
+        progress()
         part = parts[number] if parts else WHOLE
         bits = local(weight).detach().cpu().contiguous().view(-1).view(torch.uint8)
         of_part = found.setdefault(str(part), hashlib.blake2b(digest_size=16))
@@ -61,14 +70,15 @@ def digests(weights: Iterable[Tensor], parts: Sequence[Part] = ()) -> dict[str, 
     return {part: digest.hexdigest() for part, digest in found.items()}
 
 
-def digests_of(job: Job) -> dict[str, str]:
+def digests_of(job: Job, progress: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Of a job's weights: those that its optimizer moves and those that stay, else all."""
     training = job.training()
     if training is None:
-        return digests(job.weights())
+        return digests(job.weights(), progress=progress)
     weights = [weight for group in training.optimizer.param_groups for weight in group["params"]]
     parts = training.parts or (WHOLE,) * len(weights)
-    return digests([*weights, *training.fixed], [*parts, *map(part_of, training.fixed)])
+    parts = (*parts, *map(part_of, training.fixed))
+    return digests([*weights, *training.fixed], parts, progress)
 
 
 def apart(told: Sequence[dict[str, str]]) -> str:

@@ -114,8 +114,7 @@ class Launch:
     def _outcome_of(self, error: Exception) -> Outcome:
         """A failure, or void where a runtime that may not fall back says what would have."""
         self.blames_peer = self.ranks is not None and joining.blames_peer(error)
-        operators = self.backend.fallbacks(str(error).splitlines())
-        if operators:
+        if operators := self.backend.fallbacks(str(error).splitlines()):
             return Void(reason=f"host fallback: {', '.join(operators)}")
         kind = self.backend.failure_kind(error)
         if kind == "error" and self.execution and (lacking := self.execution.lacking()):
@@ -228,7 +227,7 @@ class Launch:
         device: Device,
         handed: HandedOver | None,
     ) -> None:
-        """Counts the case's memory, and raises `Unsupported` for what cannot fit."""
+        """Counts the case's memory, and raises for what cannot fit; see `memory_fit.require`."""
         of = (workload, self.request.case.mode, parameters, site)
         own = not self.backend.is_host  # memory, of each rank
         capacity = device.capacity_bytes()  # as long as no other rank of this host has built
@@ -237,7 +236,9 @@ class Launch:
             needed = memory_fit.estimate(*of) if handed is None else handed.estimated_peak_bytes
         self.estimated_peak_bytes = needed
         remedy = functools.partial(memory_fit.more_devices, *of, capacity) if own else str
-        memory_fit.require(needed, capacity, remedy, 1 if own else self.request.local_size)
+        whole = capacity if own else memory_fit.of_host(device.info.memory_bytes)
+        ranks = 1 if own else self.request.local_size
+        memory_fit.require(needed, whole, remedy, ranks, available=capacity)
 
     def _join(self, device: Device) -> str:
         """Meets the other ranks, where several do the step; in what one differs from the rest."""
@@ -317,7 +318,8 @@ class Launch:
             first, last = series.witness
             wrong = f"output is not finite: {first} after the first step, {last} after the last"
         wrong = wrong or watch.complaint
-        if wrong := agreed.of_all(self.ranks, wrong, job):
+        progress = functools.partial(channel.blocks, "report", [], work)
+        if wrong := agreed.of_all(self.ranks, wrong, job, progress):
             return Void(reason=wrong, numerics=verdict)
         work = job.counted(work)
         slowed = {} if series.contention is None else dict(causes(series.contention))

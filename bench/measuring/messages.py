@@ -54,6 +54,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     framework: str = "torch"
     """What computes; see `bench.framework`."""
     settings: Settings
+    most_seconds: float | None = None
+    """Of the whole launch, where less than its limit is left for it; its phases keep theirs."""
     samples: int
     seed: int
     recorded: tuple[str, ...] = ()
@@ -83,6 +85,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Whether that is all that is asked."""
     estimated_peak_bytes: int | None = None
     """What was counted of it beforehand; None where nothing was."""
+
+    @property
+    def limit_seconds(self) -> float:
+        """Of the whole launch."""
+        limit = self.settings.launch_limit_seconds
+        return limit if self.most_seconds is None else min(limit, self.most_seconds)
 
     @property
     def local_size(self) -> int:

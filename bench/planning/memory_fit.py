@@ -11,6 +11,7 @@ import msgspec
 
 from bench import units
 from bench.planning.sweep import BATCH
+from bench.records.cpu_limits import memory_limit
 from bench.records.outcome import DOES_NOT_FIT
 from bench.records.parallelism import MOST_DEVICES, NONE, Parallelism
 from bench.workload import Site, Unsupported, Workload
@@ -40,19 +41,29 @@ def require(
     capacity: int | None,
     remedy: Callable[[], str] = lambda: "",
     ranks: int = 1,
+    available: int | None = None,
 ) -> None:
     """Raises `Unsupported`, with both figures, if so many bytes cannot fit into so many.
 
     needed: of one rank; remedy: what to do about it, if anything; ranks: how many share the
-    capacity.
+    capacity; available: what others leave of it now. Where only that is too little it raises
+    RuntimeError: at another time the case may fit.
     """
-    if needed is None or capacity is None or MARGIN * needed * ranks <= capacity:
+    if needed is None:
         return
+    least = MARGIN * needed * ranks
     each = f" ({ranks} ranks of this host, {units.memory(needed)} each)" if ranks > 1 else ""
-    raise Unsupported(
-        f"{DOES_NOT_FIT}: needs about {units.memory(needed * ranks)}{each}, "
-        f"the device has {units.memory(capacity)}{remedy()}"
-    )
+    needs = f"needs about {units.memory(needed * ranks)}{each}"
+    if capacity is not None and least > capacity:
+        has = f"the device has {units.memory(capacity)}{remedy()}"
+        raise Unsupported(f"{DOES_NOT_FIT}: {needs}, {has}")
+    if available is not None and least > available:
+        raise RuntimeError(f"{needs}, and the host has {units.memory(available)} available now")
+
+
+def of_host(total: int | None) -> int | None:
+    """Bytes that a job of a host may have, whatever others use of them now; total: its memory."""
+    return min((size for size in (total, memory_limit()) if size is not None), default=None)
 
 
 def more_devices(

@@ -2,7 +2,8 @@
 
 An accelerator's hour is short: a launch that would outlast its budget must not be started, even if
 nothing like it has run. A step cannot be quicker than its FLOP at the best rate that this run has
-seen of the same arithmetic, nor than its bytes at the best bandwidth.
+seen of the same arithmetic, nor than its bytes at the best bandwidth. Before a ceiling has run that
+is not known: the best may be a decode's, a hundredth of what the device can.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome
 from bench.records.run import Settings
 
+ARITHMETIC, BANDWIDTH = "gemm", "memory"
+"""Workloads whose rates are ceilings; another's counts where it is above one."""
 LEAST_BLOCKS = 2 * stats.WINDOW + stats.WARMUP_MINIMUM + stats.MINIMUM_SAMPLES
 """Of a launch: single steps, two windows that agree, and the fewest samples."""
 
@@ -42,12 +45,13 @@ class Shapes:
             return
         steps = outcome.throughput / outcome.work.items
         flop = outcome.work.least_flop or outcome.work.flop
-        if flop is not None:
-            arithmetic = PRECISIONS[case.precision].arithmetic
-            before = self._flop_per_second.get(arithmetic, 0.0)
+        arithmetic = PRECISIONS[case.precision].arithmetic
+        before = self._flop_per_second.get(arithmetic, 0.0)
+        if flop is not None and (before or case.workload == ARITHMETIC):
             self._flop_per_second[arithmetic] = max(before, flop * steps)
-        if outcome.work.moved_bytes is not None:
-            self._bytes_per_second = max(self._bytes_per_second, outcome.work.moved_bytes * steps)
+        before, moved = self._bytes_per_second, outcome.work.moved_bytes
+        if moved is not None and (before or case.workload == BANDWIDTH):
+            self._bytes_per_second = max(before, moved * steps)
 
     def least_seconds(self, case: Case) -> float:
         """Of a launch, without what comes before its steps; 0 where nothing like it has run, but

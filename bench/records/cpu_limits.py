@@ -103,6 +103,13 @@ def groups(
                     yield depth, folder
 
 
+def memory_limit(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Bytes of memory that the strictest of its groups lets them have; None where none limits."""
+    names = ("memory.max", "memory.limit_in_bytes")
+    found = [_text(folder / n) for _, folder in groups("memory", proc, cgroups) for n in names]
+    return min((int(text) for text in found if text.strip().isdecimal()), default=None)
+
+
 def advice(threads: int, quota: float | None) -> str:
     """What helps where threads exceed a quota; empty where they do not."""
     if quota is None or threads <= quota:

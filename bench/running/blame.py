@@ -26,7 +26,8 @@ LATE_SECONDS = 20.0
 the slowest of them took for that phase, stands still."""
 LATE_FACTOR = 3.0
 BUSY = 0.2
-"""Share of one core above which a silent rank may still be at work: it compiles, or builds."""
+"""Share of a core, or of its part of one, above which a silent rank may still be at work: it
+compiles, or builds."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 TIMED: tuple[Phase, ...] = ("measure", "report", "explain")
 """Phases whose steps are known: one that is silent for so long in them is not at work."""
@@ -44,9 +45,11 @@ Place = tuple[int, int]
 class Watched:
     """When one rank was heard last, and what it has used of its cores since."""
 
-    def __init__(self, cpu_seconds: Callable[[], float], now: float) -> None:
-        """cpu_seconds: what it has used of its host's cores; now: monotonic seconds."""
+    def __init__(self, cpu_seconds: Callable[[], float], now: float, share: float = 1.0) -> None:
+        """cpu_seconds: what it has used of its host's cores; now: monotonic seconds; share: of one
+        core, which is its part where more ranks than cores are at work."""
         self._cpu_seconds = cpu_seconds
+        self._busy = BUSY * share
         self.phase: Phase = "start"
         self.arrivals = 0
         """How often in it it has come to where all ranks meet."""
@@ -100,9 +103,8 @@ class Watched:
         if self._steps():
             return True
         since, before = self._cpu
-        return now - since > QUIET_SECONDS / 2 and self._cpu_seconds() - before < BUSY * (
-            now - since
-        )
+        used = self._cpu_seconds() - before
+        return now - since > QUIET_SECONDS / 2 and used < self._busy * (now - since)
 
     def _steps(self) -> bool:
         """Whether it repeats steps whose time is known."""

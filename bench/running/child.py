@@ -24,6 +24,9 @@ FATAL = b"Fatal Python error:"
 """How `faulthandler` begins."""
 GRACE_SECONDS = 3.0
 """Between asking a child to end and ending it."""
+KILLED_SECONDS = 60.0
+"""What one that was killed gets to be gone: until its driver lets go it holds the device, and the
+next launch would share it."""
 STACKS_SECONDS = 0.5
 """What a child that hangs gets to write its stacks."""
 
@@ -166,19 +169,19 @@ OWN_NAMES = private.own_names()
 
 
 def end(process: Process) -> None:
-    """Ends the worker's whole process group: politely, then not."""
+    """Ends the worker's whole process group: politely, then not; returns when it is gone."""
     with contextlib.suppress(BrokenPipeError):
         if process.stdin is not None:
             process.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(0.5)
-    for sign in (signal.SIGTERM, signal.SIGKILL):
+    for sign, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, KILLED_SECONDS)):
         if process.poll() is not None:
             break
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+            process.wait(seconds)
     # What the worker itself started, and left, goes with it.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

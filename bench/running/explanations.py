@@ -88,6 +88,7 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
         try_remedies=session.explaining.trying and number == 0,
         seed=seed,
         thorough=False,
+        most_seconds=None,
     )
     variables = dict(session.backend.worker_environment())
     launches = session.launcher([request], variables, session.face.progress)

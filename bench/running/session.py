@@ -155,12 +155,14 @@ class Session:
         return "complete"
 
     def launch(self, states: Sequence[CaseState]) -> None:
-        """One launch of each, in turn; each is on disk before the next one measures."""
+        """One launch of each, in turn, while they fit; each is on disk before the next measures."""
         requests = [self.request(state) for state in states]
         variables = dict(self.backend.worker_environment())
         launches = self.launcher(requests, variables, self.face.progress)
         with contextlib.closing(launches):
             for state, request in zip(states, requests, strict=True):
+                if state is not states[0] and not self.fits(state):  # the one before was slow
+                    break
                 self.face.starts(self._start_of(state), self._ahead())
                 started_at = utc_now()
                 finished = next(launches)
@@ -211,8 +213,7 @@ class Session:
 
     def _start_of(self, state: CaseState) -> Start:
         """What is said of a launch as it starts."""
-        search = state.search
-        left = state.launches_left()
+        search, left = state.search, state.launches_left()
         if state.searching:
             number, of, more = search.choices - search.left + 1, search.choices, False
         else:
@@ -233,9 +234,8 @@ class Session:
         """The case whose launch is expected after this one's."""
         here = self._place[state.case.fingerprint]
         others = itertools.chain(self.states[here + 1 :], self.states[:here])
-        found = next((other for other in others if not other.finished), None)
-        if found is None and state.launches_left() > 1:
-            found = state
+        again = state if state.launches_left() > 1 else None
+        found = next((other for other in others if not other.finished), again)
         return None if found is None else found.case
 
     def request(self, state: CaseState) -> Request:
@@ -247,6 +247,7 @@ class Session:
             index=self.device.index,
             framework=self.framework,
             settings=self._launch_settings(),
+            most_seconds=self._most_seconds(state),
             samples=state.samples(),
             seed=self.settings.seed + len(state.launches),
             thorough=not state.measured,
@@ -266,6 +267,12 @@ class Session:
         limit = max(self.budget_seconds, SHORTEST_LIMIT_SECONDS)
         limit = min(limit, self.settings.launch_limit_seconds)
         return msgspec.structs.replace(self.settings, launch_limit_seconds=limit)
+
+    def _most_seconds(self, state: CaseState) -> float | None:
+        """What a budget leaves, and time enough for what begins late; None of the very first."""
+        if self.budget_seconds is None or self.order == self._done:
+            return None
+        return max(self._budget_left(), 3 * self._expected(state), SHORTEST_LIMIT_SECONDS)
 
     def _launch_of(
         self, state: CaseState, seed: int, started_at: str, finished: Finished

@@ -59,6 +59,10 @@ class Stem:
     def __init__(self, order: Order, start: Start) -> None:
         """start: of its process. OSError where none can be started."""
         self._codes: dict[int, int] = {}
+        self._asked = self._answered = 0
+        """Of its forks: one that comes too late for its word is no other's."""
+        self._born = 0
+        """The process id of the last one."""
         self._lifeline = Lifeline()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -118,14 +122,14 @@ class Stem:
         return Forked(self, pid, os.fdopen(theirs_in, "wb"), os.fdopen(theirs_out, "rb"))
 
     def _child(self, word: bytes, descriptors: Sequence[int]) -> int:
-        """The process id of what is forked at a word. OSError where nothing is."""
+        """The process id of what is forked at a word. OSError where nothing is in time: what is
+        forked later finds its lifeline cut, and goes."""
         socket.send_fds(self._socket, [word], descriptors)
-        born = self._hear(child.GRACE_SECONDS)
-        while isinstance(born, Ended):
-            born = self._hear(child.GRACE_SECONDS)
-        if not isinstance(born, Born):
-            raise TimeoutError("nothing is forked")
-        return born.pid
+        self._asked += 1
+        while self._answered < self._asked:
+            if not isinstance(self._hear(child.GRACE_SECONDS), Born | Ended):
+                raise TimeoutError("nothing is forked")
+        return self._born
 
     def code(self, pid: int, seconds: float | None) -> int | None:
         """How a launch ended; None if it has not within that time.
@@ -156,6 +160,9 @@ class Stem:
         word: Word = DECODER.decode(said)
         if isinstance(word, Ended):
             self._codes[word.pid] = word.code
+        elif isinstance(word, Born):
+            self._answered += 1
+            self._born = word.pid
         return word
 
     def end(self) -> None:

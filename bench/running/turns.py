@@ -31,8 +31,9 @@ def alternate(first: Session, second: Session) -> EndReason:
 
 def _take_turns(first: Session, second: Session) -> None:
     order = [first, second]
-    cases = range(len(first.states))
-    while under_way := [k for k in cases if _goes_on(first.states[k], second.states[k])]:
+    pairs = list(zip(first.states, second.states, strict=True))
+    enough: set[int] = set()
+    while under_way := [k for k, pair in enumerate(pairs) if _goes_on(pair, enough)]:
         for k in under_way:
             searching = [s for s in order if s.states[k].searching]
             for session in searching or order:
@@ -41,6 +42,14 @@ def _take_turns(first: Session, second: Session) -> None:
         order.reverse()
 
 
-def _goes_on(first: CaseState, second: CaseState) -> bool:
-    enough = first.finished and second.finished
-    return not (enough or first.hopeless or second.hopeless)
+def _goes_on(pair: tuple[CaseState, CaseState], enough: set[int]) -> bool:
+    """enough: states, by `id`, that have had enough launches at one look. With one launch more or
+    fewer in their figures the two are never at a look together."""
+    for state in pair:
+        if state.finished:
+            enough.add(id(state))
+        elif not state.launches:  # another choice is the best now
+            enough.discard(id(state))
+    first, second = pair
+    done = {id(first), id(second)} <= enough
+    return not (done or first.hopeless or second.hopeless)

@@ -45,6 +45,11 @@ SHARES: dict[Phase, float] = {
 """How much of a launch's limit each phase may take: what hangs early is ended early."""
 SHORTEST_LIMIT_SECONDS = 120.0
 """No phase gets less, unless the whole launch does: a loaded machine may import for a minute."""
+LAST_GAP_SECONDS = 0.25
+"""When its time is over a worker is heard until it is silent for so long: its parent may have been
+held up, and a whole report lie in the pipe. Less than lies between two lines of a slow one."""
+LAST_SECONDS = 2.0
+"""That, at most."""
 DECODER = msgspec.json.Decoder(Progress | Report)
 IMPORTING: tuple[Phase, ...] = ("start", "import")
 """Phases that may overlap with those of another worker: nothing is timed in them but themselves."""
@@ -106,7 +111,8 @@ class WorkerProcess(Worker):
         """
         super().__init__()
         self._given = given
-        self._limit = request.settings.launch_limit_seconds
+        self._limit = request.limit_seconds
+        self._of_phases = request.settings.launch_limit_seconds
         self._rest = bytearray()
         self._stacks_from = 0
         self._memory_kills = child.memory_kills()
@@ -237,10 +243,15 @@ class WorkerProcess(Worker):
         # Nothing is asked of a worker while others take their turns: its time runs from here.
         launch_end = time.monotonic() + self._limit
         phase, phase_end = self.phase, self._phase_end()
+        last: float | None = None
         while self.report is None and not enough():
             if phase != self.phase:
-                phase, phase_end = self.phase, self._phase_end()
-            left = min(launch_end, phase_end) - time.monotonic()
+                phase, phase_end, last = self.phase, self._phase_end(), None
+            now = time.monotonic()
+            left = min(launch_end, phase_end) - now
+            if left <= 0:
+                last = last or now + LAST_SECONDS
+                left = min(LAST_GAP_SECONDS, last - now)
             ready = selector.select(left) if left > 0 else []
             if not ready:
                 self._give_up(whole_launch=launch_end <= phase_end)
@@ -251,7 +262,7 @@ class WorkerProcess(Worker):
                 self.hear(os.read(stdout.fileno(), 1 << 20), listen)
 
     def _phase_end(self) -> float:
-        return time.monotonic() + phase_limit(self.phase, self._limit)
+        return time.monotonic() + phase_limit(self.phase, self._of_phases)
 
     def _give_up(self, whole_launch: bool) -> None:
         """Its time is over: its stacks go to its stderr, and the report says which limit it was."""
@@ -259,9 +270,9 @@ class WorkerProcess(Worker):
         phase = self.phase
         message = f"no report within {self._limit:.0f} s; ended in its {phase} phase"
         if not whole_launch:
-            limit = phase_limit(phase, self._limit)
+            limit = phase_limit(phase, self._of_phases)
             message = f"its {phase} phase took more than {limit:.0f} s of the launch's "
-            message += f"{self._limit:.0f} s; ended"
+            message += f"{self._of_phases:.0f} s; ended"
         self.report = failed("timeout", phase, message)
 
     def listen(self, *, speaks: bool, listen: Listener) -> None:

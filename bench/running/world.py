@@ -27,6 +27,8 @@ from bench.running.one_report import End, first, merged
 from bench.running.remote import RemoteHost, RemoteWorker
 from bench.running.worker_process import (
     IMPORTING,
+    LAST_GAP_SECONDS,
+    LAST_SECONDS,
     Listener,
     WorkerProcess,
     failed,
@@ -56,7 +58,7 @@ class World:
 
         leader: of several hosts, which are enough (`seating.lacking`); None for this one alone.
         """
-        self._limit = request.settings.launch_limit_seconds
+        self._limit = request.limit_seconds
         self._given = given
         self._request = request
         self._own_devices = not catalogue.backend(request.backend).is_host
@@ -101,7 +103,11 @@ class World:
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
         now = time.monotonic()
-        self._watches = [blame.Watched(worker.cpu_seconds, now) for worker in self.workers]
+        cores = usable_cores()
+        self._watches = [
+            blame.Watched(worker.cpu_seconds, now, min(1.0, cores / seat.local_size))
+            for worker, seat in zip(self.workers, self._seats, strict=True)
+        ]
         self._ranks = {worker: rank for rank, worker in enumerate(self.workers)}
         self._named = 0
         """The rank whose words are the launch's."""
@@ -203,8 +209,17 @@ class World:
         with self._ears() as ears:
             while not enough() and self._bad_since is None and self._waiting():
                 self._hear(ears, POLL_SECONDS, listen)
-                if self._bad_since is None and not enough():
+                if self._over(launch_end):
+                    self._hear_last_words(ears, listen)
+                if self._bad_since is None and self._waiting() and not enough():
                     self._look(launch_end)
+
+    def _hear_last_words(self, ears: Ears, listen: Listener) -> None:
+        """Whatever they have said while this process was held up."""
+        end = time.monotonic() + LAST_SECONDS
+        while self._waiting() and (left := end - time.monotonic()) > 0:
+            if not self._hear(ears, min(left, LAST_GAP_SECONDS), listen):
+                break
 
     def _hear_the_others(self) -> None:
         """Whatever comes within the grace after bad news."""
@@ -233,8 +248,10 @@ class World:
                     ears.attend_to(host, host)
             yield ears
 
-    def _hear(self, ears: Ears, seconds: float, listen: Listener) -> None:
-        for key, speaks in ears.ready(seconds).items():
+    def _hear(self, ears: Ears, seconds: float, listen: Listener) -> bool:
+        """Hears what comes within so long, up to the first; whether anything does."""
+        ready = ears.ready(seconds)
+        for key, speaks in ready.items():
             if isinstance(key, RemoteHost):
                 self._heard(key.hear(), ears)
             elif isinstance(key, int) and key not in self._reports:
@@ -247,6 +264,7 @@ class World:
         # A host may also have been lost while it was told something: that wakes nobody.
         elsewhere = [worker for worker in self.workers if isinstance(worker, RemoteWorker)]
         self._heard([worker for worker in elsewhere if worker.report is not None], ears)
+        return bool(ready)
 
     def _heard(self, news: Sequence[WorkerProcess | RemoteWorker], ears: Ears) -> None:
         """Some of them have said something, or ended."""
@@ -265,15 +283,19 @@ class World:
         if not isinstance(report.outcome, Measured) and self._bad_since is None:
             self._bad_since = time.monotonic()
 
+    def _over(self, launch_end: float) -> bool:
+        """Whether the launch's time is over, or that of a phase which a rank is in."""
+        now, limit = time.monotonic(), self._request.settings.launch_limit_seconds
+        return now >= launch_end or any(
+            now - self._watches[rank].entered > phase_limit(self.workers[rank].phase, limit)
+            for rank in self._waiting()
+        )
+
     def _look(self, launch_end: float) -> None:
         """Whether somebody stands still, or a time limit is over; then that is the news."""
-        now = time.monotonic()
+        now, over = time.monotonic(), self._over(launch_end)
         phases: dict[int, Phase] = {rank: self.workers[rank].phase for rank in self._waiting()}
         late = blame.late(self._watches, phases, now)
-        over = now >= launch_end or any(
-            now - self._watches[rank].entered > phase_limit(phase, self._limit)
-            for rank, phase in phases.items()
-        )
         if late is None and not over and not blame.all_quiet(self._watches, phases, now):
             return
         waiting = sorted(phases)

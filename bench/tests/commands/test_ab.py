@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -129,6 +130,30 @@ def test_a_side_that_is_sure_goes_on_with_one_that_is_not(tmp_path: Path) -> Non
     )
     assert words.count("A1") == words.count("B1") == 20
     assert words.count("A2") == words.count("B2") == 5
+
+
+def test_one_launch_that_was_slowed_on_one_side_keeps_no_case_going(tmp_path: Path) -> None:
+    """A has five launches in its figure when B has six, and ten when B has eleven: each has enough
+    at a look, and the two are never at one together."""
+    slowed = make_measured(0.01, flags=("CONTENDED",), causes={"CONTENDED": "another process"})
+    settings = Settings(launches="auto", target_half_width=0.02)
+    words, reason, _ = play(tmp_path, {"A1": [FINE, slowed, FINE]}, settings)
+    assert words.count("A1") == words.count("B1") == 6
+    assert words.count("A2") == words.count("B2") == 5
+    assert reason == "complete"
+
+
+def test_a_side_that_finds_another_choice_has_not_had_enough() -> None:
+    one, other = (Mock(finished=True, hopeless=False, launches=[1] * 5) for _ in "AB")
+    enough: set[int] = set()
+    other.finished = False
+    assert turns._goes_on((one, other), enough)
+    one.finished, one.launches, other.finished = False, [], True
+    assert turns._goes_on((one, other), enough)
+    one.launches = [1]
+    assert turns._goes_on((one, other), enough)
+    one.finished, other.finished = True, False
+    assert not turns._goes_on((one, other), enough)
 
 
 def test_a_side_that_cannot_ends_the_case_for_both(tmp_path: Path) -> None:

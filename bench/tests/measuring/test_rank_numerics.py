@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.measuring.agreed import apart, digests, named
+from bench.measuring.agreed import apart, digests, named, of_all
 from bench.measuring.rank_numerics import KINK, allowed, misplaced
 from bench.ranks import WHOLE, Part
 from bench.tests.measuring.spoiled_ranks import SCHEMES
@@ -215,6 +215,21 @@ def test_a_digest_sees_one_bit_and_is_of_a_part() -> None:
     after = digests(weights, parts)
     assert after["part 1 of 2"] != before["part 1 of 2"]
     assert after["whole"] == before["whole"]
+
+
+def test_whoever_reads_its_weights_says_so_at_each() -> None:
+    """Ranks that hash 60 GB after the timing are silent for a minute otherwise, and are ended."""
+    said: list[str] = []
+    weights = [torch.ones(3), torch.zeros(2)]
+    ranks: Any = SimpleNamespace(told=lambda word: [word, word])
+    job: Any = SimpleNamespace(weights=lambda: weights, training=lambda: None)
+    assert of_all(ranks, "", job, lambda: said.append("frozen")) == ""
+    training = SimpleNamespace(
+        optimizer=SimpleNamespace(param_groups=[{"params": weights}]), parts=(), fixed=weights[:1]
+    )
+    job.training = lambda: training
+    assert of_all(ranks, "", job, lambda: said.append("trained")) == ""
+    assert said == ["frozen"] * 2 + ["trained"] * 3
 
 
 @pytest.mark.parametrize(

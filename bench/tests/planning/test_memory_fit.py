@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,11 +15,14 @@ from bench.backends.cpu import CpuDevice
 from bench.measuring import messages
 from bench.measuring.launch import Launch
 from bench.planning import memory_fit
+from bench.planning.sweep import too_large
+from bench.planning.tuning import hopeless
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records import parallelism
 from bench.records.case import Case
-from bench.records.outcome import Skipped
+from bench.records.cpu_limits import memory_limit
+from bench.records.outcome import Failed, Skipped
 from bench.records.run import Settings
 from bench.tests.scripts.fit import in_fresh_processes
 from bench.workload import Site, Unsupported, Workload
@@ -263,7 +267,7 @@ TINY = case_of("memory", "copy", size_bytes=2**12)
 def test_a_case_that_cannot_fit_is_skipped_before_it_is_built(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(CpuDevice, "capacity_bytes", lambda self: 6 * 2**10)
+    monkeypatch.setattr(memory_fit, "of_host", lambda total: 6 * 2**10)
     found = report(TINY)
     reason = "does not fit: needs about 8 KiB, the device has 6 KiB"
     assert found.outcome == Skipped(reason=reason)
@@ -271,6 +275,33 @@ def test_a_case_that_cannot_fit_is_skipped_before_it_is_built(
     assert found.cold.numerics_seconds is None
     later = report(TINY, rehearse=False)
     assert later.estimated_peak_bytes is None and not isinstance(later.outcome, Skipped)
+
+
+def test_a_moment_without_memory_is_no_reason_to_leave_a_case_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another program has it now: a failure, which is tried again and ends no sweep."""
+    monkeypatch.setattr(CpuDevice, "capacity_bytes", lambda self: 6 * 2**10)
+    found = report(TINY)
+    assert isinstance(found.outcome, Failed) and found.outcome.kind == "error"
+    said = "needs about 8 KiB, and the host has 6 KiB available now"
+    assert found.outcome.message.endswith(said)
+    assert not hopeless(found.outcome) and not too_large(found.outcome)
+    assert found.estimated_peak_bytes == 2**13
+
+
+def test_a_host_has_no_more_than_its_groups_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text("0::/job\n")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory_limit(tmp_path, tmp_path) is None
+    (tmp_path / "job/memory.max").write_text("4096\n")
+    assert memory_limit(tmp_path, tmp_path) == 4096
+    monkeypatch.setattr(memory_fit, "memory_limit", lambda: 4096)
+    assert [memory_fit.of_host(total) for total in (None, 1024, 8192)] == [4096, 1024, 4096]
 
 
 def test_what_was_counted_beforehand_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:

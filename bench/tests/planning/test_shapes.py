@@ -16,6 +16,7 @@ from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Outcome
 from bench.records.run import Settings
+from bench.tests.running import test_session
 from bench.tests.running.test_session import play
 from bench.tests.served_runs import serve_case
 from bench.tests.values import failed, make_case, make_measured
@@ -60,6 +61,18 @@ def test_or_its_bytes_at_the_best_bandwidth_and_a_block_at_least() -> None:
     assert shapes.least_seconds(TRIAD) == pytest.approx(LEAST_BLOCKS * 0.01)
 
 
+def test_what_only_moved_its_bytes_stands_for_no_ceiling() -> None:
+    """A decode reaches a hundredth of the FLOP/s of a product, and less than a stream's bytes."""
+    decode = make_case(workload="llama", mode="decode", parameters={})
+    slow = make_measured(0.1, flop=PRODUCT // 100, moved_bytes=2**20)
+    quick = make_measured(0.1, items=PRODUCT, flop=PRODUCT, moved_bytes=2**20)
+    shapes = seen((decode, slow))
+    assert shapes.least_seconds(LARGER) == shapes.least_seconds(TRIAD) == 0.0
+    assert seen((MATMUL, quick)).least_seconds(TRIAD) == 0.0
+    shapes = seen((decode, slow), (MATMUL, quick), (decode, slow))
+    assert shapes.least_seconds(LARGER) == pytest.approx(LEAST_BLOCKS * 0.4)
+
+
 def test_bursts_rest_and_steps_that_are_timed_alone_fill_no_block() -> None:
     quick = make_measured(0.1, items=PRODUCT, flop=PRODUCT)
     burst = make_case(mode="burst", parameters={"shape": "4096x1024x1024"})
@@ -100,3 +113,19 @@ def test_a_session_leaves_out_what_its_shapes_say_will_not_fit(tmp_path: Path) -
     long.mkdir()
     stage, reason, _ = play(long, script, Settings(launches=1), budget_seconds=900)
     assert (stage.order, reason) == ("ABC", "complete")
+
+
+def test_a_session_launches_what_a_decode_that_ran_first_would_leave_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `--only` has it: of B the decode's rate would say 8 times 23 s."""
+    version = catalogue.workload("llama").version_of("decode")
+    given = {"model": "tiny", "batch_size": 1, "prompt_length": 8, "new_tokens": 8}
+    decode = make_case(workload="llama", mode="decode", version=version, parameters=given)
+    monkeypatch.setattr(test_session, "A", decode)
+    monkeypatch.setitem(test_session.NAMES, decode.fingerprint, "A")
+    tiny = make_measured(1.0, items=2, flop=2)
+    stage, reason, _ = play(
+        tmp_path, {"A": [tiny], "B": [tiny]}, Settings(launches=1), budget_seconds=60
+    )
+    assert (stage.order, reason) == ("AB", "complete")

@@ -12,6 +12,7 @@ import pytest
 from bench import catalogue
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Place, Request
+from bench.planning import memory_fit
 from bench.ranks import Ranks
 from bench.records.parallelism import parse
 from bench.records.run import Settings
@@ -22,6 +23,12 @@ from bench.workloads.collective import WORKLOAD as COLLECTIVE
 from bench.workloads.collective import Exchanged
 
 GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever limits the tests themselves."""
+    monkeypatch.setattr(memory_fit, "memory_limit", lambda: None)
 
 
 class Large(Workload):
@@ -64,7 +71,8 @@ def require(
     launch.backend = catalogue.backend(backend)
     there: Any = {"rank": 0, "size": ranks, "group": None, "control": None}
     at = msgspec.structs.replace(site(), ranks=Ranks(parallelism=kind, **there))
-    device: Any = SimpleNamespace(capacity_bytes=lambda: capacity)
+    info = SimpleNamespace(memory_bytes=capacity)
+    device: Any = SimpleNamespace(capacity_bytes=lambda: capacity, info=info)
     launch._require_memory(workload, parameters, at, device, None)
     return launch
 

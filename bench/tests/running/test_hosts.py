@@ -175,11 +175,11 @@ def _all(line: socket.socket) -> bytes:
 
 
 def test_a_follower_of_another_job_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greeting, "JOIN_SECONDS", 0.8)
+    monkeypatch.setattr(greeting, "JOIN_SECONDS", 3.0)
     placement = placed(0)
     other = Following(placement._replace(rank=1, secret="of another"))
     told = refused(placement)
-    assert "of 2 hosts 1 did not come within 1 s" in told
+    assert "of 2 hosts 1 did not come within 3 s" in told
     assert "Somebody else came from 127.0.0.1: it is of another job." in told
     other.end()
     assert other.refused.startswith("host 1: nobody of this job leads at 127.0.0.1")

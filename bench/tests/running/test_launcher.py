@@ -66,7 +66,7 @@ def test_a_worker_that_dies_while_another_imports_is_its_own_outcome_only() -> N
 
 def test_waiting_for_others_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second imports for longer than the limit of the open phase, in which the first waits."""
-    monkeypatch.setattr(worker_process, "SHORTEST_LIMIT_SECONDS", 0.7)
+    monkeypatch.setattr(worker_process, "SHORTEST_LIMIT_SECONDS", 1.2)
     shares: dict[Phase, float] = {"start": 1.0, "import": 1.0, "open": 0.001}
     monkeypatch.setattr(worker_process, "SHARES", {**worker_process.SHARES, **shares})
     code = """
@@ -85,14 +85,16 @@ def test_waiting_for_others_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_that_hangs_in_its_import_is_gone_when_another_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_process, "SHORTEST_LIMIT_SECONDS", 2.0)
-    monkeypatch.setattr(worker_process, "SHARES", dict.fromkeys(worker_process.SHARES, 0.01))
+    monkeypatch.setattr(worker_process, "SHORTEST_LIMIT_SECONDS", 0.5)
+    shares = {**dict.fromkeys(worker_process.SHARES, 1.0), "import": 0.01}
+    monkeypatch.setattr(worker_process, "SHARES", shares)
     code = """
         import psutil
         if json.loads(sys.stdin.readline())["seed"] == 1:
             open(sys.argv[1] + ".part", "w").write(str(os.getpid()))
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # no stacks
             os.rename(sys.argv[1] + ".part", sys.argv[1])
+            print('{"line":"progress","phase":"import"}', flush=True)
             time.sleep(600)
         print('{"line":"progress","phase":"open"}', flush=True)
         sys.stdin.readline()

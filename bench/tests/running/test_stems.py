@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +18,12 @@ import psutil
 import pytest
 
 from bench import catalogue
+from bench.lifeline import Lifeline
 from bench.measuring.messages import Progress, Request
-from bench.measuring.stem import AVAILABLE, Order
+from bench.measuring.stem import AVAILABLE, Born, Ended, Order
 from bench.records.outcome import Failed, Measured
 from bench.records.run import Settings
-from bench.running import launcher, rehearsals, stems
+from bench.running import child, launcher, rehearsals, stems
 from bench.running.stems import Stems
 from bench.tests.running.scripted_workers import alive, request, wait_until
 from bench.tests.values import make_case
@@ -181,6 +184,50 @@ def test_what_imports_next_to_nothing_is_not_forked(still: list[Still]) -> None:
 class Small:
     libraries = ()
     modes: ClassVar = {"infer": mock.Mock(libraries=())}
+
+
+def test_a_fork_that_answers_late_is_no_other_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every launch that follows is taken for the one before it: its end is never seen."""
+    monkeypatch.setattr(child, "GRACE_SECONDS", 0.1)
+    theirs: list[socket.socket] = []
+
+    def start(held: Lifeline, descriptor: int) -> child.Process:
+        theirs.append(socket.socket(fileno=os.dup(descriptor)))
+        return mock.Mock(spec=child.Process)
+
+    stem = stems.Stem(Order(backend="cpu", libraries=()), start)
+    (its,) = theirs
+    with its, tempfile.TemporaryFile() as stderr:
+        with pytest.raises(TimeoutError):
+            stem.fork((), stderr)
+        said = [Born(pid=1001), Ended(pid=1001, code=-9), Born(pid=1002), Born(pid=1003)]
+        for word in said:
+            its.send(msgspec.json.encode(word))
+        for pid in (1002, 1003):
+            fork = stem.fork((), stderr)
+            assert fork.pid == pid
+            for stream in (fork.stdin, fork.stdout):
+                assert stream is not None
+                stream.close()
+    stem._socket.close()
+
+
+def test_what_is_forked_too_late_goes(living: Stems) -> None:
+    stem = living.stem(of("gemm", 30), {})
+    assert stem is not None
+    process = psutil.Process(stem._process.pid)
+    with (
+        tempfile.TemporaryFile() as stderr,
+        mock.patch.object(child, "GRACE_SECONDS", 0.0),
+        mock.patch.object(stem, "_hear", lambda seconds: None),
+        pytest.raises(TimeoutError),
+    ):
+        Lifeline().lend(lambda ends: stem.fork(ends, stderr))
+    wait_until(lambda: stem._hear(0.0) is not None and stem._answered == stem._asked)
+    wait_until(lambda: not any(alive(one.pid) for one in process.children()))
+    (found,) = launcher.launch_together([of("gemm", 31)], {}, stems=living)
+    assert isinstance(found.report.outcome, Measured)
+    assert found.report.environment["imports_shared"] is True
 
 
 def test_only_a_backend_that_says_so_is_forked() -> None:

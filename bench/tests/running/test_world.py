@@ -6,19 +6,19 @@ import os
 import re
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
 from bench import catalogue
-from bench.backend import DeviceInfo
-from bench.errors import DeviceUnavailable
 from bench.measuring.messages import Place, Progress, Request
 from bench.planning.sweep import too_large
 from bench.records.outcome import Block, Failed, Measured, Skipped, Void
-from bench.running import blame, child, seating, world
+from bench.running import blame, child, world
 from bench.running.launcher import Finished, launch, launch_together
 from bench.tests.running.scripted_workers import REPORT, alive, request, scripted, wait_until
 from bench.tests.running.watching import Watching
@@ -64,6 +64,20 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for path in tmp_path.glob("pid*"):
         wait_until(lambda path=path: not alive(int(path.read_text())))  # type: ignore[misc]
+
+
+@pytest.fixture
+def all_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rank reports, and whoever is slow to is waited for."""
+    monkeypatch.setattr(world, "GRACE_SECONDS", 20.0)
+
+
+@pytest.fixture
+def all_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that starts slowly does not stand still yet."""
+    monkeypatch.setattr(blame, "QUIET_SECONDS", 3.0)
+    monkeypatch.setattr(blame, "LATE_SECONDS", 1e6)
+    monkeypatch.setattr(blame, "BUSY", 0.02)
 
 
 def of(devices: int, limit_seconds: float = 30.0, **fields: object) -> Request:
@@ -167,6 +181,7 @@ PEERS = 'time.sleep(0.1); fail("Connection closed by peer [127.0.0.1]:1", peer=T
 """What the others see of a rank that is gone."""
 
 
+@pytest.mark.usefixtures("all_heard")
 @pytest.mark.parametrize("bad", [0, 2])
 @pytest.mark.parametrize(
     ("fault", "said"),
@@ -215,6 +230,7 @@ def test_what_does_not_fit_ends_a_sweep_though_each_rank_has_other_figures() -> 
     assert re.fullmatch(r"does not fit: rank (\d) \(cpu\): the device has 1\d GiB", outcome.reason)
 
 
+@pytest.mark.usefixtures("all_heard")
 def test_the_words_kept_are_those_of_the_named_rank() -> None:
     finished = run('os.write(2, b"I am %d\\n" % rank)\nif rank == 1: os._exit(3)\n' + PEERS)
     assert finished.stderr_tail == "I am 1\n"
@@ -229,6 +245,7 @@ def test_other_numbers_of_blocks_are_no_figure() -> None:
 # --- One stands still -----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("all_come")
 @pytest.mark.parametrize(
     ("bad", "fault", "rule"),
     [
@@ -259,6 +276,7 @@ def test_who_does_not_come_where_all_meet_is_named_though_it_is_busy() -> None:
     assert failed(finished).message.startswith("rank 2 of 3 hangs: still in its numerics phase ")
 
 
+@pytest.mark.usefixtures("all_come")
 def test_of_two_that_wait_for_each_other_both_are_shown() -> None:
     finished = run('say("measure")\nwait_for_others()', devices=2)
     message = failed(finished).message
@@ -266,24 +284,60 @@ def test_of_two_that_wait_for_each_other_both_are_shown() -> None:
     assert message.count("in wait_for_others") == 2
 
 
-def test_a_silent_rank_that_computes_is_let_be() -> None:
-    """It compiles: no step of its is known yet."""
+def test_a_silent_rank_that_computes_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It compiles: no step of its is known yet. Of one core each of the two has half."""
+    monkeypatch.setattr(blame, "BUSY", 0.02)
+    monkeypatch.setattr(world, "usable_cores", lambda: 1)
+    monkeypatch.setattr(blame, "Watched", watched := Mock(wraps=blame.Watched))
     finished = run(
         "end = time.monotonic() + 2\nwhile time.monotonic() < end: pass\nreport()", devices=2
     )
     assert isinstance(finished.report.outcome, Measured)
+    assert [call.args[2] for call in watched.mock_calls] == [0.5, 0.5]
+
+
+@pytest.mark.usefixtures("all_come")
+def test_ranks_that_read_their_weights_after_the_timing_are_let_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blame, "QUIET_SECONDS", 1.5)
+    finished = run(
+        'say("measure")\nfor line in range(7): say("report"); time.sleep(0.3)\nreport()', devices=2
+    )
+    assert isinstance(finished.report.outcome, Measured), finished
 
 
 def test_the_launchs_limit_ends_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blame, "QUIET_SECONDS", 1e6)
-    finished = run('say("measure")\nwait_for_others()', devices=2, limit_seconds=1.0)
-    assert failed(finished).message.startswith("no report within 1 s, and none can be told")
+    monkeypatch.setattr(blame, "LATE_SECONDS", 1e6)
+    finished = run('say("measure")\nwait_for_others()', devices=2, limit_seconds=5.0)
+    assert failed(finished).message.startswith("no report within 5 s, and none can be told")
+
+
+@pytest.mark.usefixtures("all_come")
+@pytest.mark.parametrize("blocks", [1, 50_000], ids=["short", "longer than a pipe holds"])
+def test_what_they_said_while_the_parent_was_held_up_is_heard(blocks: int) -> None:
+    code = f"""
+        made = json.loads(REPORT)
+        made["outcome"]["steady"] += [{{"wall_ns": 10000000, "step_ns": [10000000]}}] * {blocks}
+        made["busy_ns"] = [9_000_000] * (10 + {blocks})
+        os.write(1, json.dumps(made).encode() + b"\\n")
+    """
+    command = scripted("import faulthandler\n" + textwrap.dedent(HEAD) + textwrap.dedent(code))
+    held_up = {"numerics": 4.5}
+    finished = launch(
+        of(2, limit_seconds=4.0),
+        *({}, lambda progress: time.sleep(held_up.get(progress.phase, 0.0)), command),
+    )
+    assert isinstance(finished.report.outcome, Measured), finished
 
 
 # The signal may find Python amid opening a file, of which it then says that nobody closed it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_leaves_nobody(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does whatever else comes: the fixture waits for all of them to be gone."""
+    monkeypatch.setattr(blame, "QUIET_SECONDS", 1e6)
+    monkeypatch.setattr(blame, "LATE_SECONDS", 1e6)
 
     def interrupt() -> None:
         wait_until(lambda: len(list(tmp_path.glob("pid*"))) == 3)
@@ -296,46 +350,12 @@ def test_an_interrupt_leaves_nobody(tmp_path: Path) -> None:
 
 # --- How many -------------------------------------------------------------------------------------
 
-CPU = DeviceInfo(backend="cpu", index=0, name="CPU", memory_bytes=None)
-GPU = DeviceInfo(backend="cuda", index=0, name="GPU", memory_bytes=None)
-
-
-def test_a_run_takes_all_that_there_are() -> None:
-    assert seating.size(None, GPU, 8) == 8
-    assert seating.size(4, GPU, 8) == 4
-    assert seating.size(None, CPU, 1) == 2
-    assert seating.size(8, CPU, 1) == 8
-
-
-@pytest.mark.parametrize(
-    ("asked", "device", "here", "message"),
-    [
-        (9, GPU, 8, "--devices 9: there are 8 here: cuda:0 to cuda:7. Give a number up to 8"),
-        (65, CPU, 1, "--devices 65: at most 64 ranks share the cores of one host"),
-        (2, msgspec.structs.replace(GPU, index=3), 8, "--device cuda:3: a run over 2 devices"),
-    ],
-)
-def test_more_than_there_are_is_refused(
-    asked: int, device: DeviceInfo, here: int, message: str
-) -> None:
-    with pytest.raises(DeviceUnavailable) as caught:
-        seating.size(asked, device, here)
-    assert str(caught.value).startswith(message)
-
 
 def test_a_case_for_more_devices_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue.backend("cpu").__class__, "is_host", False)
     asked = of(4, here=2)
     outcome = launch(asked, {}, command=scripted("os._exit(1)")).report.outcome
     assert outcome == Skipped(reason="it takes 4 cpu devices; 2 are here")
-
-
-def test_a_host_starts_no_more_ranks_than_it_can_bear() -> None:
-    """A scheme that a suite names by itself is not bounded by what a run takes."""
-    crowd = msgspec.structs.replace(
-        request(), backend="cpu", case=make_case(devices=1024, parallelism="dp1024")
-    )
-    assert seating.lacking(crowd) == "it takes 1024 ranks; at most 64 share one host"
 
 
 def test_the_slowest_is_the_figure() -> None:
