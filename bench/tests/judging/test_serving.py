@@ -72,7 +72,8 @@ def test_every_figure_of_a_known_schedule() -> None:
     assert found.total_rate == pytest.approx((11 + 2 * 7) / 0.110)
     # Ended within it: 2 and 3, of which 3 was admitted in it too, at 160.
     assert found.requests == 1
-    assert found.ttft.p50 == pytest.approx(0.020)
+    # Admitted within it, whenever they ended: 3, 4 and 5.
+    assert found.ttft.requests == 3 and found.ttft.p50 == pytest.approx(0.020)
     assert found.tpot.p50 == pytest.approx(0.020)
     assert found.interactivity == pytest.approx(50.0)
     assert found.goodput == pytest.approx(2 / 0.110) and found.good_share == 1.0
@@ -105,6 +106,20 @@ def test_latency_counts_from_the_scheduled_arrival() -> None:
     assert ttft(late) == pytest.approx(0.6)
     assert tpot(late) == pytest.approx(0.02)
     assert tpot(msgspec.structs.replace(late, tokens=1, last_ns=late.first_ns)) is None
+
+
+def test_who_waits_longest_and_ends_late_counts_for_ttft() -> None:
+    """Of those that end in the window none waited: its end is the last admission."""
+    served = known(20)
+    slow = [
+        msgspec.structs.replace(r, first_ns=r.due_ns + 2000 * MS, last_ns=r.due_ns + 2080 * MS)
+        if index >= 10
+        else r
+        for index, r in enumerate(served.requests)
+    ]
+    found = figures(msgspec.structs.replace(served, requests=tuple(slow)), WIDE)
+    assert found is not None and found.ttft.requests == 17 and found.tpot.requests == 7
+    assert found.ttft.p50 == pytest.approx(2.0) and found.tpot.p50 == pytest.approx(0.020)
 
 
 def test_tokens_that_came_at_once_have_no_time_each_and_keep_no_limit_on_it() -> None:
