@@ -184,14 +184,22 @@ def _plain(p: Any, one: Drawn) -> Prepared:
         first = int(causal)
         query = functional.pad(query, (0, 0, first, 0))
 
+    shape, rows = query.shape, query
+    if not causal:  # the heads that share keys are rows of one: no kernel need know of groups
+        rows = query.view(shape[0], p.kv_heads, -1, shape[3])
+        by_key = None if by_key is None else by_key.reshape(rows.shape)
+
     def attended(asked: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        found: Tensor = attend(asked, keys, values, is_causal=causal, scale=scale, enable_gqa=True)
+        if causal:
+            found = attend(asked, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+        else:
+            found = attend(asked, keys, values, scale=scale).reshape(shape)
         return found if front is None else found[:, :, first:, : p.head_dim]
 
     def step() -> Tensor:
         if by_key is None or by_value is None:
-            return attended(query, key, value)
-        return attended(query * by_key, key.to(query.dtype), value.to(query.dtype)) * by_value
+            return attended(rows, key, value)
+        return attended(rows * by_key, key.to(query.dtype), value.to(query.dtype)) * by_value
 
     return Prepared(step, query, (key, value, *one.scales))
 

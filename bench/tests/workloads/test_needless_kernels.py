@@ -1,0 +1,56 @@
+"""What a timed step need not call: slow ways round a fused kernel, and constants made anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch.nn import functional
+
+from bench.precision import PRECISIONS
+from bench.tests.small_workloads import WORKLOADS, one_thread, site
+from bench.tests.workloads.context_kinds import parameters
+from bench.validation.bare import kernels as bare
+from bench.workloads import _products
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+BF16 = PRECISIONS["bf16"]
+ATTENTION = WORKLOADS["attention"]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """Operands and options of each call of torch's attention."""
+    found: list[tuple[Any, Any]] = []
+    right = functional.scaled_dot_product_attention
+
+    def attend(*operands: Any, **options: Any) -> Any:
+        found.append((operands, options))
+        return right(*operands, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attend)
+    monkeypatch.setattr(_products, "MOST_BUFFERS", 2)
+    monkeypatch.setattr(bare, "AT_ONCE", 1)
+    return found
+
+
+@pytest.mark.parametrize("given", [{}, {"sinks": True}, {"window": 8, "cache": "fp8"}], ids=str)
+def test_one_query_a_head_asks_as_rows_of_the_heads_that_share_a_key(
+    calls: list[tuple[Any, Any]], given: Any
+) -> None:
+    """With `enable_gqa` a CPU repeats all keys and values, and takes no fused kernel."""
+    p = parameters("decode", **given)
+    ATTENTION.build("decode", p, site(BF16)).step()
+    (((query, key, _), options),) = calls
+    assert "enable_gqa" not in options
+    assert query.shape == (1, p.kv_heads, p.heads // p.kv_heads, key.shape[3])
+
+
+def test_so_it_does_in_the_bare_loop(calls: list[tuple[Any, Any]]) -> None:
+    p = parameters("decode")
+    given = {"batch_size": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "context_length": 41}
+    bare.attention(given, 1).step()
+    (((query, *_), options),) = calls
+    assert not options.get("enable_gqa")
+    assert query.shape == (1, p.kv_heads, p.heads // p.kv_heads, p.head_dim)
