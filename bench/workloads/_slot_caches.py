@@ -194,10 +194,10 @@ class Latents:
         plain, turned = query[0, :, :slots].tensor_split([self._plain], -1)  # [H, S, width]
         wide = torch.cat((plain @ up, turned), -1).transpose(0, 1)[:, None]  # [S, 1, H, L + P]
         kept = self.kept[:slots, :, :reach]
-        found = _attention(
-            wide, kept, kept[..., : self._latent], shared.decode_mask, scaling
-        )  # [S, 1, H, L]
-        parts = [(found[:, 0].transpose(0, 1) @ down.transpose(1, 2)).transpose(0, 1)[None]]
+        # Values as wide as keys, for kernels: a slot's latents are both. [S, 1, H, L + P].
+        found = _attention(wide, kept, kept, shared.decode_mask, scaling)
+        latents = found[:, 0, :, : self._latent].transpose(0, 1)  # [H, S, L]
+        parts = [(latents @ down.transpose(1, 2)).transpose(0, 1)[None]]
         if query.shape[2] > slots:
             text = self.kept[:, :, :reach].index_select(0, shared.chunk_slot)
             keys, values = self._expand(*text.tensor_split([self._latent], -1))

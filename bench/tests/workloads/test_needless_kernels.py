@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
+import torch
 from torch.nn import functional
 
 from bench.precision import PRECISIONS
@@ -12,11 +16,22 @@ from bench.tests.small_workloads import WORKLOADS, one_thread, site
 from bench.tests.workloads.context_kinds import parameters
 from bench.validation.bare import kernels as bare
 from bench.workloads import _products
+from bench.workloads.serve import WORKLOAD as SERVE
+from bench.workloads.serve import ServeParameters
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
 BF16 = PRECISIONS["bf16"]
 ATTENTION = WORKLOADS["attention"]
+SERVED = ServeParameters(
+    model="tiny-untied-2l",
+    slots=3,
+    chunk=20,
+    input_tokens=252,
+    output_tokens=8,
+    requests=12,
+    concurrency=3,
+)
 
 
 @pytest.fixture
@@ -33,6 +48,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     monkeypatch.setattr(_products, "MOST_BUFFERS", 2)
     monkeypatch.setattr(bare, "AT_ONCE", 1)
     return found
+
+
+def called(step: Callable[[], Any]) -> Counter[str]:
+    """Operators of a step after the first, within others too."""
+    step()
+    with torch.profiler.profile() as profile:
+        step()
+    return Counter(event.name for event in profile.events())
 
 
 @pytest.mark.parametrize("given", [{}, {"sinks": True}, {"window": 8, "cache": "fp8"}], ids=str)
@@ -54,3 +77,13 @@ def test_so_it_does_in_the_bare_loop(calls: list[tuple[Any, Any]]) -> None:
     (((query, *_), options),) = calls
     assert not options.get("enable_gqa")
     assert query.shape == (1, p.kv_heads, p.heads // p.kv_heads, p.head_dim)
+
+
+def test_slots_of_latents_take_a_fused_kernel() -> None:
+    """A CPU has none for values that are narrower than their keys."""
+    job: Any = SERVE.build(
+        "load", msgspec.structs.replace(SERVED, model="deepseek-tiny-2l"), site()
+    )
+    found = called(lambda: job._engine.run(SERVED.slots, 256))
+    assert found["aten::scaled_dot_product_attention"] == 2, "layers"
+    assert found["aten::_scaled_dot_product_attention_math"] == 0
