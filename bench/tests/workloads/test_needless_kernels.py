@@ -12,9 +12,10 @@ import torch
 from torch.nn import functional
 
 from bench.precision import PRECISIONS
-from bench.tests.small_workloads import WORKLOADS, one_thread, site
+from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
 from bench.tests.workloads.context_kinds import parameters
 from bench.validation.bare import kernels as bare
+from bench.validation.bare import text
 from bench.workloads import _products
 from bench.workloads.serve import WORKLOAD as SERVE
 from bench.workloads.serve import ServeParameters
@@ -87,3 +88,13 @@ def test_slots_of_latents_take_a_fused_kernel() -> None:
     found = called(lambda: job._engine.run(SERVED.slots, 256))
     assert found["aten::scaled_dot_product_attention"] == 2, "layers"
     assert found["aten::_scaled_dot_product_attention_math"] == 0
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["ours", "bare"])
+def test_whispers_masks_are_made_for_the_scores_beforehand(loop: bool) -> None:
+    """Of truth values torch makes what it adds to them anew, in every layer of every token."""
+    if loop:
+        step = text.whisper_infer({"batch_size": 1, "new_tokens": 2}, torch.float32).step
+    else:
+        step = build("whisper", "infer", site()).step
+    assert called(step)["aten::where"] == 0
