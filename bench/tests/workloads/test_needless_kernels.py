@@ -80,6 +80,19 @@ def test_so_it_does_in_the_bare_loop(calls: list[tuple[Any, Any]]) -> None:
     assert query.shape == (1, p.kv_heads, p.heads // p.kv_heads, p.head_dim)
 
 
+@pytest.mark.parametrize("given", [{}, {"sinks": True}, {"cache": "fp8"}], ids=str)
+def test_a_windows_mask_is_made_for_the_scores_beforehand_and_once(
+    calls: list[tuple[Any, Any]], given: Any
+) -> None:
+    """Of truth values torch makes what it adds to them anew in every step."""
+    job = ATTENTION.build("prefill", parameters("prefill", window=8, **given), site(BF16))
+    assert called(job.step)["aten::where"] == 0
+    job.step()
+    masks = [options["attn_mask"] for _, options in calls]
+    assert {mask.dtype for mask in masks} == {torch.bfloat16}
+    assert len({mask.data_ptr() for mask in masks}) == 1, "of all sets of operands"
+
+
 def test_slots_of_latents_take_a_fused_kernel() -> None:
     """A CPU has none for values that are narrower than their keys."""
     job: Any = SERVE.build(
