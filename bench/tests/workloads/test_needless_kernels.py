@@ -16,7 +16,8 @@ from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
 from bench.tests.workloads.context_kinds import parameters
 from bench.validation.bare import kernels as bare
 from bench.validation.bare import text
-from bench.workloads import _products
+from bench.workloads import _decoder, _products
+from bench.workloads._slot_caches import Shared
 from bench.workloads.serve import WORKLOAD as SERVE
 from bench.workloads.serve import ServeParameters
 
@@ -111,3 +112,27 @@ def test_whispers_masks_are_made_for_the_scores_beforehand(loop: bool) -> None:
     else:
         step = build("whisper", "infer", site()).step
     assert called(step)["aten::where"] == 0
+
+
+@pytest.mark.parametrize("model", ["tiny-untied-2l", "deepseek-tiny-2l"])
+def test_masks_of_a_served_forward_are_made_for_the_scores_once(
+    calls: list[tuple[Any, Any]], model: str
+) -> None:
+    """Not in every layer."""
+    job: Any = SERVE.build("load", msgspec.structs.replace(SERVED, model=model), site(BF16))
+    found = called(job.step)
+    if model == SERVED.model:  # else the softmax of the chunk's attention, which is none fused
+        assert found["aten::where"] == 0
+    masks = [options["attn_mask"] for _, options in calls]
+    assert {mask.dtype for mask in masks} == {torch.bfloat16}
+    assert len(masks) == 8, "of slots and chunk, in two layers, twice"
+
+
+def test_a_device_from_outside_of_torch_gets_truth_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some have a fused kernel for those alone; but a sink is a score."""
+    monkeypatch.setattr(torch._C, "_get_privateuse1_backend_name", lambda: "cpu")
+    shared = Shared(2, 4, torch.device("cpu"), torch.bfloat16)
+    shared.compute(6, 16, 1, 16, 1)
+    plain, sinks = (_decoder.masks([None], 2, 3, site(BF16), behind)[0] for behind in (0, 8))
+    assert {x.dtype for x in (plain, shared.decode_mask, shared.chunk_mask)} == {torch.bool}
+    assert sinks.dtype == torch.bfloat16
