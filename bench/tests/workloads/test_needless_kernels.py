@@ -16,7 +16,7 @@ from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
 from bench.tests.workloads.context_kinds import parameters
 from bench.validation.bare import kernels as bare
 from bench.validation.bare import text
-from bench.workloads import _decoder, _products
+from bench.workloads import _context_jobs, _decoder, _products
 from bench.workloads._slot_caches import Shared
 from bench.workloads.serve import WORKLOAD as SERVE
 from bench.workloads.serve import ServeParameters
@@ -136,3 +136,41 @@ def test_a_device_from_outside_of_torch_gets_truth_values(monkeypatch: pytest.Mo
     plain, sinks = (_decoder.masks([None], 2, 3, site(BF16), behind)[0] for behind in (0, 8))
     assert {x.dtype for x in (plain, shared.decode_mask, shared.chunk_mask)} == {torch.bool}
     assert sinks.dtype == torch.bfloat16
+
+
+def decoded() -> list[torch.Tensor]:
+    """Masks of a token, its place on the host and on the device."""
+    job: Any = build("llama", "decode", site(BF16), prompt_length=10, new_tokens=3)
+    found: list[Any] = []
+    job.generator.step = lambda _, at: found.append(at)
+    job.generator.decode(job.token, 1)
+    job.generator.decode_at(job.token, torch.ones(1, dtype=torch.long))
+    (plain,), (picked,) = (at.masks for at in found)
+    assert torch.equal(plain, picked) and plain.tolist() == [[[[0.0] * 12 + [-torch.inf]]]]
+    return [plain, picked]
+
+
+def transcribed() -> list[torch.Tensor]:
+    job: Any = build("whisper", "infer", site(BF16), new_tokens=3)
+    return [job._masks[1]]
+
+
+def served() -> list[torch.Tensor]:
+    shared = Shared(3, 4, torch.device("cpu"), torch.bfloat16)
+    shared.compute(7, 21, 1, 21, 2)
+    return [shared.decode_mask, shared.chunk_mask]
+
+
+def windowed() -> list[torch.Tensor]:
+    p = parameters("prefill", window=5, sinks=True)
+    return [_context_jobs._block_mask(p, torch.bfloat16, torch.device("cpu"))]
+
+
+@pytest.mark.parametrize("masks", [decoded, transcribed, served, windowed])
+def test_rows_of_masks_lie_multiples_of_eight_apart(
+    masks: Callable[[], list[torch.Tensor]],
+) -> None:
+    """Whatever their length; else CUDA's kernels have torch copy them in each call."""
+    for mask in masks():
+        assert mask.shape[-1] % 8 and mask.stride(-1) == 1
+        assert [stride % 8 for stride in mask.stride()[:-1]] == [0, 0, 0]
