@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -174,3 +175,23 @@ def test_rows_of_masks_lie_multiples_of_eight_apart(
     for mask in masks():
         assert mask.shape[-1] % 8 and mask.stride(-1) == 1
         assert [stride % 8 for stride in mask.stride()[:-1]] == [0, 0, 0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the compiler's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+def test_a_compiled_product_is_one_kernel_and_not_copied() -> None:
+    """Into memory that was there the compiler copies it."""
+    from torch._inductor import config
+    from torch._inductor.utils import run_and_get_code
+
+    at = msgspec.structs.replace(site(), execution="compile", compiler="inductor")
+    job: Any = build("gemm", "matmul", at, shape="8x16x32")
+    torch._dynamo.reset()
+    patched: Any = config.patch(compile_threads=1)
+    with patched:
+        _, (code,) = run_and_get_code(job.step)
+    torch._dynamo.reset()
+    a, b, *_ = job._operands.last
+    torch.testing.assert_close(job._output, a @ b)
+    assert code.count("extern_kernels.mm(") == 1
+    assert "cpp_fused" not in code
