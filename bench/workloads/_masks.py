@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 APART = 8
-"""Rows lie multiples of this apart, whatever their length: else CUDA's kernels have torch copy a
-mask in every call."""
+"""Rows lie multiples of this apart, whatever their length: else some fused kernels have torch copy
+a mask in every call."""
 
 
 def added(allowed: Tensor, dtype: torch.dtype) -> Tensor:
