@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,9 +10,11 @@ from bench.records.proof import OUTPUT
 from bench.workload import Job
 from bench.workloads._contexts import PADDING, Drawn, LatentParameters, PrefillParameters
 from bench.workloads._jobs import Rotation
+from bench.workloads._masks import added
 from bench.workloads._windows import in_blocks
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -79,8 +82,11 @@ def job(p: Any, sets: Iterable[Drawn], exact: bool) -> Job:
         facts["latent"] = "absorbed" if p.absorbed else "expanded in the step"
         prepare: Callable[..., Prepared] = _absorbed if p.absorbed else _expanded
     else:
-        prepare = _blocks if p.window and isinstance(p, PrefillParameters) else _plain
-        if prepare is _blocks:
+        prepare = _plain
+        if p.window and isinstance(p, PrefillParameters):
+            # One mask for all sets.
+            mask = functools.cache(functools.partial(_block_mask, p))
+            prepare = functools.partial(_blocks, mask)
             facts["window"] = f"blocks of {p.window} queries, keys gathered in the step"
         if p.sinks:
             facts["sinks"] = f"a key of its own, {PADDING} columns beside the {p.head_dim}"
@@ -184,19 +190,27 @@ def _plain(p: Any, one: Drawn) -> Prepared:
         first = int(causal)
         query = functional.pad(query, (0, 0, first, 0))
 
+    shape, rows = query.shape, query
+    if not causal:  # the heads that share keys are rows of one: no kernel need know of groups
+        rows = query.view(shape[0], p.kv_heads, -1, shape[3])
+        by_key = None if by_key is None else by_key.reshape(rows.shape)
+
     def attended(asked: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        found: Tensor = attend(asked, keys, values, is_causal=causal, scale=scale, enable_gqa=True)
+        if causal:
+            found = attend(asked, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+        else:
+            found = attend(asked, keys, values, scale=scale).reshape(shape)
         return found if front is None else found[:, :, first:, : p.head_dim]
 
     def step() -> Tensor:
         if by_key is None or by_value is None:
-            return attended(query, key, value)
-        return attended(query * by_key, key.to(query.dtype), value.to(query.dtype)) * by_value
+            return attended(rows, key, value)
+        return attended(rows * by_key, key.to(query.dtype), value.to(query.dtype)) * by_value
 
     return Prepared(step, query, (key, value, *one.scales))
 
 
-def _blocks(p: Any, one: Drawn) -> Prepared:
+def _blocks(mask_of: Callable[[torch.dtype, torch.device], Tensor], p: Any, one: Drawn) -> Prepared:
     """Blocks of as many queries as a window has keys, each over two blocks of keys.
 
     The heads that share keys are rows of one head: so no kernel need know of groups.
@@ -219,8 +233,7 @@ def _blocks(p: Any, one: Drawn) -> Prepared:
     )
     if by_key is not None:  # [blocks, G, heads that share, 1, D]
         by_key = by_key.reshape(batch, p.kv_heads, group, 1, -1).repeat_interleave(count, 0)
-    mask = _block_mask(count, window, 0 if front is None else PADDING)
-    mask = mask.repeat(batch, 1, group, 1).to(query.device)
+    mask = mask_of(wide, query.device)
 
     def gathered(x: Tensor, before: Tensor | None) -> Tensor:
         blocks = in_blocks(x.to(wide), window, 2 * window)
@@ -239,19 +252,22 @@ def _blocks(p: Any, one: Drawn) -> Prepared:
     return Prepared(step, asked, (key, value, *one.scales))
 
 
-def _block_mask(count: int, window: int, extra: int) -> Tensor:
-    """What the queries of each block see of `extra` keys in front, of which the last is a sink, and
-    of two blocks of keys: [blocks, 1, W, extra + 2 W]. The first block has none before it."""
+def _block_mask(p: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What the queries of each block see of two blocks of keys, of which the first block has none
+    before it, and in front of `PADDING` keys with sinks, of which the last is one: [B x blocks, 1,
+    heads that share x W, PADDING + 2 W]."""
     import torch
     from torch.nn import functional
 
+    window = min(p.window, p.context_length)
     token = torch.arange(window)[:, None] + window
     key = torch.arange(2 * window)[None, :]
     inside = (key <= token) & (key > token - window)
-    mask = inside.expand(count, 1, -1, -1).clone()
+    mask = inside.repeat(-(-p.context_length // window), 1, 1, 1)
     mask[0, :, :, :window] = False
-    mask = functional.pad(mask, (min(extra, 1), 0), value=True)
-    return functional.pad(mask, (max(extra - 1, 0), 0), value=False)
+    if p.sinks:
+        mask = functional.pad(functional.pad(mask, (1, 0), value=True), (PADDING - 1, 0))
+    return added(mask.to(device).repeat(p.batch_size, 1, p.heads // p.kv_heads, 1), dtype)
 
 
 def _absorbed(p: LatentParameters, one: Drawn) -> Prepared:

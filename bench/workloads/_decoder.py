@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bench.records.execution import is_compiled
 from bench.workload import Site
+from bench.workloads._masks import added, filled
 from bench.workloads._norms import norms_of
 from bench.workloads._packed import Packed
 from bench.workloads._step_heads import Reader, Shape, desk_of
@@ -133,24 +134,19 @@ def masks(
 ) -> tuple[Tensor, ...]:
     """For each kind of window: row i is what the i-th token after the prompt may attend to.
 
-    [N, 1, 1, 1, L] each, to be added to the scores: torch would make them so in every layer.
-    Devices from outside of torch get truth values, for which alone some have their fused kernel;
-    but not with sinks. behind: of L, slots behind those of the tokens.
+    [N, 1, 1, 1, L] each, as attention wants them; with sinks always to be added to the scores.
+    behind: of L, slots behind those of the tokens.
     """
     import torch
     from torch.nn import functional
 
     place = torch.arange(prompt, prompt + tokens)[:, None]
-    outside = torch._C._get_privateuse1_backend_name() == site.device.type
     found = []
     for window in dict.fromkeys(kept):
         # Of a window too: what is in a slot is in the window, once all are taken.
         allowed = torch.arange(slots(window, prompt + tokens))[None] <= place
-        allowed = functional.pad(allowed, (0, behind))
-        if behind or not outside:
-            added = torch.zeros(allowed.shape, dtype=site.precision.dtype)
-            allowed = added.masked_fill_(~allowed, float("-inf"))
-        found.append(allowed[:, None, None, None].to(site.device))
+        allowed = functional.pad(allowed, (0, behind))[:, None, None, None].to(site.device)
+        found.append((filled if behind else added)(allowed, site.precision.dtype))
     return tuple(found)
 
 

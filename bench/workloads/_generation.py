@@ -10,7 +10,7 @@ import msgspec
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import PACKED, Job, Look, Queued, Site
-from bench.workloads import _decoder, _looks, _routing
+from bench.workloads import _decoder, _looks, _masks, _routing
 from bench.workloads._jobs import Rotation, executed, model_facts
 from bench.workloads._packed import look, packed
 from bench.workloads._quantized import products
@@ -167,7 +167,7 @@ class Generator:
         """As `decode`, but the index [1] is on the device; to be called in inference mode."""
         place = index + self._prompt_length
         rotation = self._rotation.index_select(0, place)[0]
-        masks = tuple(rows.index_select(0, index)[0] for rows in self._masks)
+        masks = tuple(_masks.picked(rows, index) for rows in self._masks)
         slots = tuple(
             place if table is self._positions else table.index_select(0, place)
             for table in self._slots

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.workload import Unsupported
+from bench.workloads._masks import added
 
 if TYPE_CHECKING:
     import torch
@@ -45,15 +46,18 @@ class Shared:
     written: Tensor
     """[R K]: where in the flat cache the rows of each head go."""
     decode_mask: Tensor
-    """[S, 1, 1, reach]."""
+    """[S, 1, 1, reach], as attention wants it, and so is the chunk's."""
     chunk_mask: Tensor
     """[1, 1, G C, reach]."""
 
-    def __init__(self, slots: int, chunk: int, device: torch.device) -> None:
-        """Makes one static buffer, so that a step has one copy to the device."""
+    def __init__(self, slots: int, chunk: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Makes one static buffer, so that a step has one copy to the device.
+
+        dtype: of queries and keys.
+        """
         import torch
 
-        self.slots, self.chunk = slots, chunk
+        self.slots, self.chunk, self._dtype = slots, chunk, dtype
         self.buffer = torch.zeros(3 * (slots + chunk) + 2, dtype=torch.long, device=device)
         self.table = self.buffer[:-2].view(3, -1)
         """[3, S + C]: `TOKEN`, `SLOT`, `PLACE` of each row."""
@@ -69,12 +73,15 @@ class Shared:
         slot, place = self.table[SLOT, :rows], self.table[PLACE, :rows]
         by_head = slot[:, None] * heads + torch.arange(heads, device=device)
         self.written = (by_head * length + place[:, None]).reshape(-1)
-        allowed = torch.arange(reach, device=device) <= place[:, None]
-        self.reach = reach
-        self.decode_mask = allowed[: self.slots, None, None]
-        if rows == self.slots:
+        self.reach, slots = reach, self.slots
+        if rows > slots:
+            place = torch.cat([place[:slots], place[slots:].repeat(groups)])
+        allowed = torch.arange(reach, device=device) <= place[:, None, None, None]
+        masks = added(allowed, self._dtype)
+        self.decode_mask = masks[:slots]
+        if rows == slots:
             return self._decoding
-        self.chunk_mask = allowed[None, None, self.slots :].repeat(1, 1, groups, 1)
+        self.chunk_mask = masks[slots:].permute(1, 2, 0, 3)
         return torch.cat([self._decoding, self._last])
 
 
@@ -194,10 +201,10 @@ class Latents:
         plain, turned = query[0, :, :slots].tensor_split([self._plain], -1)  # [H, S, width]
         wide = torch.cat((plain @ up, turned), -1).transpose(0, 1)[:, None]  # [S, 1, H, L + P]
         kept = self.kept[:slots, :, :reach]
-        found = _attention(
-            wide, kept, kept[..., : self._latent], shared.decode_mask, scaling
-        )  # [S, 1, H, L]
-        parts = [(found[:, 0].transpose(0, 1) @ down.transpose(1, 2)).transpose(0, 1)[None]]
+        # Values as wide as keys, for kernels: a slot's latents are both. [S, 1, H, L + P].
+        found = _attention(wide, kept, kept, shared.decode_mask, scaling)
+        latents = found[:, 0, :, : self._latent].transpose(0, 1)  # [H, S, L]
+        parts = [(latents @ down.transpose(1, 2)).transpose(0, 1)[None]]
         if query.shape[2] > slots:
             text = self.kept[:, :, :reach].index_select(0, shared.chunk_slot)
             keys, values = self._expand(*text.tensor_split([self._latent], -1))

@@ -67,7 +67,7 @@ class SlotModel:
         weight = next(model.parameters())
         self.model: Any = model.eval()
         self.slots, self.length, self.chunk = slots, length, chunk
-        self.shared = Shared(slots, chunk, weight.device)
+        self.shared = Shared(slots, chunk, weight.device, weight.dtype)
         self.caches = [
             cache_of(layer.self_attn, length, self.shared) for layer in library.model.layers
         ]

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    Operands = tuple[Tensor, Tensor, Tensor]
-    """a [M, K], b [K, N] and the output c [M, N]."""
+    Operands = tuple[Tensor, ...]
+    """a [M, K], b [K, N] and the output c [M, N], which compiled products are without."""
     Scaled = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     """a [M, K] and b transposed, [N, K], in 8 bits; the scale of each; the output c [M, N]."""
 
@@ -175,12 +175,19 @@ class Gemm(Workload):
         dtype = site.precision.dtype
         data = SeededData(site.seed)
         buffers = buffers_of((m * k + k * n + m * n) * dtype.itemsize)
+
+        def output() -> list[Tensor]:
+            # What is compiled writes into memory of its own: to any other it copies that.
+            if is_compiled(site.execution):
+                return []
+            return [torch.empty((m, n), dtype=dtype, device=site.device)]
+
         return MatmulJob(
             [
                 (
                     data.normal((m, k), dtype).to(site.device),
                     data.normal((k, n), dtype).to(site.device),
-                    torch.empty((m, n), dtype=dtype, device=site.device),
+                    *output(),
                 )
                 for _ in range(buffers)
             ],
@@ -251,15 +258,15 @@ def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype)
     return job
 
 
-def multiplied(a: Tensor, b: Tensor, output: Tensor) -> Tensor:
-    """a times b, in that output."""
+def multiplied(a: Tensor, b: Tensor, output: Tensor | None = None) -> Tensor:
+    """a times b, in that output or in memory of its own."""
     import torch
 
     return torch.matmul(a, b, out=output)
 
 
 class MatmulJob(ProductJob):
-    """One multiplication into a buffer that is there; operands rotate."""
+    """One multiplication, into a buffer if one is there; operands rotate."""
 
     def __init__(self, operands: list[Operands], site: Site) -> None:
         """Starts with the first operands."""
@@ -269,8 +276,7 @@ class MatmulJob(ProductJob):
 
     def step(self) -> None:
         """Queues one matmul."""
-        a, b, self._output = next(self._operands)
-        self._multiply(a, b, self._output)
+        self._output = self._multiply(*next(self._operands))
 
 
 class ScaledMatmulJob(ProductJob):

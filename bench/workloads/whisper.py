@@ -28,7 +28,7 @@ from bench.workload import (
     twin_name,
     with_twins,
 )
-from bench.workloads import _looks
+from bench.workloads import _decoder, _looks
 from bench.workloads._jobs import BATCHES, Rotation, executed, model_facts
 from bench.workloads._modes import COPIES
 from bench.workloads._recorded import replayed, replayed_facts
@@ -239,8 +239,7 @@ class TranscriptionJob(Job):
             layer.cumulative_length = self._written[index]
         self._positions = torch.arange(self._new_tokens, device=site.device)[None]
         # Row i: what the i-th token may attend to among the text, itself included.
-        allowed = torch.ones(self._new_tokens, self._new_tokens, dtype=torch.bool).tril()
-        self._masks = allowed[:, None, None, None].to(site.device)
+        (self._masks,) = _decoder.masks([None], 0, self._new_tokens, site)
         self.facts = model_facts(model, site) | {"attention": "sdpa", "cache": "static"}
         self.facts |= replayed_facts(site)
 

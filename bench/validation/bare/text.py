@@ -310,7 +310,7 @@ def deepseek_decode(p: Parameters, kind: dtype) -> Loop:
 
 
 def whisper_infer(p: Parameters, kind: dtype) -> Loop:
-    """Whisper tiny: static caches, greedy."""
+    """Whisper tiny: static caches, greedy; positions and masks are rows of tables."""
     import torch
     from transformers.cache_utils import EncoderDecoderCache, StaticCache
     from transformers.models.whisper.configuration_whisper import WhisperConfig
@@ -334,13 +334,22 @@ def whisper_infer(p: Parameters, kind: dtype) -> Loop:
         StaticCache(config=shape, max_cache_len=1500),
     )
     keywords: dict[str, Any] = with_cache(model.model.decoder, cache)
+    tokens = torch.arange(p["new_tokens"])
+    unseen = tokens[None] > tokens[:, None]
+    masks = torch.zeros(unseen.shape, dtype=kind).masked_fill(unseen, float("-inf"))
 
     def forward() -> None:
         cache.reset()
         heard = model.model.encoder(next(sounds)).last_hidden_state
         token = start
-        for _ in range(p["new_tokens"]):
-            decoded = model.model.decoder(token, encoder_hidden_states=heard, **keywords)
+        for index in range(p["new_tokens"]):
+            decoded = model.model.decoder(
+                token,
+                position_ids=tokens[None, index : index + 1],
+                attention_mask=masks[index, None, None, None],
+                encoder_hidden_states=heard,
+                **keywords,
+            )
             token = model.proj_out(decoded.last_hidden_state).argmax(-1)
 
     return inference(forward, model.model.encoder, model.model.decoder, model.proj_out)
