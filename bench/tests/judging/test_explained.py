@@ -115,6 +115,17 @@ def test_an_operator_that_a_launch_lacks_took_no_time_there() -> None:
     assert rows["aten::mm"].bound_ms == pytest.approx(10.0), "and had no bound there"
 
 
+def test_one_operator_in_two_classes_is_two_rows() -> None:
+    """Backward adds gradients up as the optimizer adds momentum."""
+    mine = operator("aten::add_", "optimizer", 3.0, read_bytes=10**6, written_bytes=10**6)
+    made = account()
+    case = judged(msgspec.structs.replace(made, operators=(*made.operators, mine)))
+    rows = {row.kind: row for row in case.operators if row.name == "aten::add_"}
+    assert {kind: row.ms.value for kind, row in rows.items() if row.ms} == pytest.approx(
+        {"elementwise": 20.0, "optimizer": 3.0}
+    )
+
+
 @pytest.mark.parametrize(
     ("step_ms", "verdict"), [(120, "NOT-EXPLAINED"), (100, "EXPLAINED"), (80, "VOID")]
 )
