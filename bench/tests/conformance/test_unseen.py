@@ -12,6 +12,7 @@ from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.conformance.check import Stand
 from bench.conformance.checks import operators, telemetry
+from bench.conformance.checks._operators import OPERATORS
 from bench.precision import Precision
 from bench.records.observed import Reading
 from bench.records.outcome import Memory
@@ -53,7 +54,7 @@ def test_an_operator_passes_only_in_what_it_ran_in(
         assert finding.verdict == verdict, finding
         said = finding.observed or finding.reason
         assert "fp32 not supported" in said and all(f"{name} " in said for name in ran)
-    assert stand.opened == ran * len(operators.OPERATORS)
+    assert stand.opened == ran * len(OPERATORS)
 
 
 def test_operators_that_do_not_run_are_not_said_to_fall_back_nowhere(
