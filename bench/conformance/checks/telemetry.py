@@ -31,7 +31,8 @@ def readings(stand: Stand) -> Iterator[Finding]:
     title = "its telemetry is plausible"
     try:
         source = stand.backend.telemetry(stand.index)
-        first, used = source.read(), stand.device.memory().device_used_bytes
+        used = stand.device.memory().device_used_bytes  # asked first: it may open the device
+        first = source.read()
         held, size = _hold(stand)
         time.sleep(APART_SECONDS)
         second = source.read()
