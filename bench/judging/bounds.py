@@ -21,9 +21,11 @@ class Bound(NamedTuple):
 
 def bound(operator: Operator, ceilings: Ceilings) -> Bound | None:
     """The largest of what its arithmetic, its bytes and its calls take at least; None of what does
-    no work that is counted: views, memory that is not filled, a kernel of which only the name is
-    known.
+    no work that is counted (views, memory that is not filled, a kernel of which only the name is
+    known), or whose arithmetic has no ceiling: by its bytes alone the bound would be too low.
     """
+    if operator.flop and _rate(operator) not in ceilings.flop_per_second:
+        return None
     found = [b for b in (arithmetic(operator, ceilings), moving(operator, ceilings)) if b]
     if not found:
         return None

@@ -207,7 +207,7 @@ def _ms(values: Sequence[float]) -> Interval:
     return Interval.over([ns / 1e6 for ns in values], stats.FIXED_LEVEL)
 
 
-Key = tuple[str, str, tuple[str, ...]]
+Key = tuple[str, Kind, str, tuple[str, ...]]
 
 
 def _operators(
@@ -218,7 +218,8 @@ def _operators(
     floor_ns: what a call costs; of what takes less the time is little known.
     """
     each: list[dict[Key, Operator]] = [
-        {(op.name, op.operands, op.fuses): op for op in account.operators} for account in accounts
+        {(op.name, op.kind, op.operands, op.fuses): op for op in account.operators}
+        for account in accounts
     ]
     keys = dict.fromkeys(key for one in each for key in one)
     changed = changed_names(accounts)

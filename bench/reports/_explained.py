@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from bench import units
 from bench.judging.explained import MEANINGS, ClassRow, ExplainedCase, OperatorRow
-from bench.judging.remedies import said
+from bench.judging.remedies import measured, said
 from bench.judging.row import Interval
 from bench.planning.instead import cause, in_place
 from bench.planning.tuning import in_words
@@ -95,7 +95,7 @@ def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     if case.profile_absent:
         yield from wrapped(f"not cross-checked: {case.profile_absent}", width, "  ")
     for tried in case.tried:
-        yield from wrapped(said(tried), width, "  ")
+        yield from wrapped(said(tried, measured(case.tried)), width, "  ")
 
 
 def line(cells: Sequence[str], columns: Sequence[int], width: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow
-from bench.judging.remedies import helped
+from bench.judging.remedies import helped, measured
 from bench.judging.row import Interval
 from bench.records.run import RunFile
 
@@ -42,7 +42,11 @@ def _of_case(case: ExplainedCase) -> Iterator[dict[str, Any]]:
         "flags": " ".join(case.flags) or None,
         "ceilings": case.ceilings or None,
         "tried": [
-            {"remedy": t.remedy, "helped": helped(t), "absent": t.absent or None}
+            {
+                "remedy": t.remedy,
+                "helped": helped(t, measured(case.tried)),
+                "absent": t.absent or None,
+            }
             for t in case.tried
         ],
     }

@@ -150,8 +150,10 @@ class Monitor:
         others = strangers(looks, workers, device.before)
         if others is None:
             silent = f"{answer.source} does not say who is there"
+            nobody = f"{answer.source} lists nobody, not even the worker"
             late = "nobody looked who was there before the worker came"
-            absent.setdefault("processes", late if any(looks) else silent)
+            why = late if any(looks) else nobody if () in looks else silent
+            absent.setdefault("processes", why)
         memory = [p.memory_bytes for p in others or ()]
         known = [m for m in memory if m is not None]
         telemetry = Telemetry(
@@ -273,10 +275,11 @@ def strangers(
 
     workers: process ids of all ranks; before: those that were there before the workers were; None
     if nobody looked. In a container the source may count otherwise than workers do; whoever came
-    with them then is taken for the device's.
+    with them then is taken for the device's. One that never lists anybody shows no workers, and
+    would show no others.
     """
     known = [users for users in looks if users is not None]
-    if not known:
+    if not any(known):
         return None
     found = []
     for users in known:

@@ -155,25 +155,33 @@ def formats(stand: Stand) -> Iterator[Finding]:
 
 
 def switches(stand: Stand) -> Iterator[Finding]:
-    """Whether `float32_reduced` reads back what the arithmetic does."""
+    """Whether `float32_reduced` reads back what the arithmetic does, its switch off and on."""
     device = stand.open(PRECISIONS["fp32"])
     form = FORMATS["fp32"]
     said = device.float32_reduced()
     bits = {name: kept_bits(stand, form.dtype, form.bits, call) for name, call in PRODUCTS.items()}
     yield reads_back(said, bits)
+    short = PRECISIONS["tf32"]
+    if stand.backend.unsupported(stand.device.info, short) is not None:
+        return
+    said = stand.open(short).float32_reduced()
+    bits = {"matmul": kept_bits(stand, form.dtype, form.bits, PRODUCTS["matmul"])}
+    stand.open(PRECISIONS["fp32"])
+    yield reads_back(said, bits, " in tf32")
 
 
-def reads_back(said: bool, bits: Mapping[str, int]) -> Finding:
+def reads_back(said: bool, bits: Mapping[str, int], where: str = "") -> Finding:
     """Whether `float32_reduced` says what products of float32 keep of their operands.
 
-    bits: of the mantissa, by the kind of product.
+    bits: of the mantissa, by the kind of product; where: ends the title.
     """
     told = ", ".join(f"{name} {count} bits" for name, count in bits.items())
     observed = f"float32_reduced says {'yes' if said else 'no'}; {told}"
     reason = f"a run would say that float32 was {'not ' if said else ''}float32"
     next = "Let Device.float32_reduced ask every switch that shortens float32"
     good = said == (min(bits.values()) < FORMATS["fp32"].least)
-    return judged("float32_reduced says what is computed", good, observed, reason, next)
+    title = f"float32_reduced says what is computed{where}"
+    return judged(title, good, observed, reason, next)
 
 
 CHECKS = (

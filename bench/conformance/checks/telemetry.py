@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -16,6 +17,13 @@ LIMIT_FACTOR = 2.0
 """Times the board's limit: short peaks go above it."""
 APART_SECONDS = 0.5
 """Between two readings, so that counters move."""
+PIECE_BYTES = 256 * 2**20
+"""What is held from the first reading on; of a small device less."""
+PIECE_SHARE = 16
+"""A piece is at most this part of the device's memory."""
+LOOKS = 4
+"""At a figure that has not risen yet: some are counted once a second."""
+OWN = "its memory is this device's"
 
 
 def readings(stand: Stand) -> Iterator[Finding]:
@@ -23,7 +31,9 @@ def readings(stand: Stand) -> Iterator[Finding]:
     title = "its telemetry is plausible"
     try:
         source = stand.backend.telemetry(stand.index)
+        used = stand.device.memory().device_used_bytes  # asked first: it may open the device
         first = source.read()
+        held, size = _hold(stand)
         time.sleep(APART_SECONDS)
         second = source.read()
     except NotObservable as reason:
@@ -45,7 +55,48 @@ def readings(stand: Stand) -> Iterator[Finding]:
     if missing:
         next = "Let Source.read put a reason into `absent` for what the device does not say"
         yield failed("what it does not say has a reason", ", ".join(missing), "no reason", next)
+    if size and first.memory_used_bytes is not None and not source.part:
+        now = stand.device.memory().device_used_bytes
+        device = None if used is None or now is None else now - used
+        yield _own(source, (first.memory_used_bytes, second.memory_used_bytes), device, size)
     yield _processes(source)
+    del held
+
+
+def _hold(stand: Stand) -> tuple[object, int]:
+    """Memory of the device, and its bytes; none of a host, where all that runs takes some, of a
+    simulated device, and where a framework has memory of its own."""
+    if stand.on_host or stand.device.info.simulated or stand.framework.hands_over:
+        return None, 0
+    import torch
+
+    whole = stand.device.info.memory_bytes or PIECE_BYTES * PIECE_SHARE
+    size = min(PIECE_BYTES, whole // PIECE_SHARE)
+    held = torch.ones(size, dtype=torch.uint8, device=stand.place)
+    stand.device.synchronize()
+    return held, size
+
+
+def _own(source: Source, used: tuple[int, int | None], device: int | None, size: int) -> Finding:
+    """Whether the memory in use rose by half of the bytes that are held here, at the least.
+
+    used: by the source, before and since; device: by how much it rose as the device itself says,
+    None where it does not. Only where that rose can it be told that the source is wrong: an
+    allocator may have had the piece before.
+    """
+    before, now = used
+    for _ in range(LOOKS):
+        if now is not None and now - before >= size / 2:
+            break
+        time.sleep(APART_SECONDS)
+        with contextlib.suppress(NotObservable):
+            now = source.read().memory_used_bytes
+    rose = (now or 0) - before
+    observed = f"{units.memory(max(rose, 0))} more for {units.memory(size)} that are held"
+    if rose < size / 2 and (device is None or device < size / 2):
+        return unseen(OWN, "nobody says that the device gave any memory for it", observed)
+    next = "Let Backend.telemetry look at the device of its index, and give memory in bytes"
+    return judged(OWN, rose >= size / 2, observed, "these are another device's figures", next)
 
 
 def implausible(reading: Reading, limit_watts: float | None, memory_bytes: int | None) -> list[str]:
@@ -84,6 +135,8 @@ def _processes(source: Source) -> Finding:
     there = source.processes()
     if there is None:
         return unseen(title, source.absent.get("processes", f"{source.name} does not say"))
+    if not there:
+        return unseen(title, f"{source.name} lists nobody, not even this process")
     return passed(title, f"{source.name} counts {len(there)} processes")
 
 

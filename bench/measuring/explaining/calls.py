@@ -12,8 +12,9 @@ from bench.records.explained import Kind
 if TYPE_CHECKING:
     import torch
 
-Key = tuple[str, str]
-"""An operator's name and its operands in words."""
+Key = tuple[str, str, Kind]
+"""An operator's name, its operands in words, and what it does: an optimizer adds up as backward
+does."""
 
 
 class Ref(NamedTuple):
@@ -92,7 +93,7 @@ class Call(NamedTuple):
     @property
     def row(self) -> Key:
         """What it shares with all calls that a reader sees as one."""
-        return self.name, self.operands
+        return self.name, self.operands, self.kind
 
     @property
     def variant(self) -> Hashable:

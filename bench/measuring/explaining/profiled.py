@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.backend import is_out_of_memory
-from bench.measuring.explaining.kinds import OPTIMIZER
+from bench.measuring.explaining.kinds import OPTIMIZER, kind_of
 from bench.measuring.explaining.rows import Rows
 from bench.measuring.explaining.tape import Tape
 from bench.records.explained import Kind, Operator, Profile
@@ -178,7 +178,8 @@ def above(event: Any) -> Iterator[Any]:
 
 
 def _kinds(tape: Tape) -> dict[str, Kind]:
-    return {call.name: call.kind for call in tape.calls if not call.structure}
+    """By an operator's name; whether it is an optimizer's is told by what holds it."""
+    return {call.name: kind_of(call.func) for call in tape.calls if not call.structure}
 
 
 def _by_call(steps: Sequence[Sequence[Span]]) -> dict[tuple[str, Kind, int], list[float]]:

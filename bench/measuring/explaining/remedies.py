@@ -37,8 +37,8 @@ TURNS = 10
 WARM_UP = 3
 LONGEST_SECONDS = 60.0
 """After which no turn is begun, once there are `FEWEST_TURNS`."""
-FEWEST_TURNS = 5
-"""Of fewer none can say that it helped."""
+FEWEST_TURNS = 8
+"""Of fewer none of seven or more remedies can be said to have helped."""
 Around = Callable[[], AbstractContextManager[object]]
 OPTIMIZERS = ("fused", "foreach")
 """torch's implementations of an optimizer besides a loop over its tensors, as its groups say."""

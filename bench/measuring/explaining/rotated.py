@@ -90,7 +90,9 @@ def explained(
         absent: dict[Hashable, str] = {}
         for place, (variant, call) in enumerate(first.items()):
             try:
-                found[variant] = row_of(tape, call, stopwatch, free)
+                row = found[variant] = row_of(tape, call, stopwatch, free)
+                if call.flop and not row.absent:
+                    meter.note(in_order.ceiling_of(call), call.flop / row.ns * 1e9)
             except Exception as error:  # noqa: BLE001 - its row says why it has no time
                 absent[variant] = of_error(error).splitlines()[0]
             if place % 10 == 0:  # in turns: a device's clock drifts too

@@ -1,4 +1,4 @@
-"""Calls of a tape as rows: those of one operator on operands of the same shapes together."""
+"""Calls of a tape as rows: those of one operator and class on operands of the same shapes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Rows:
         found = tuple(
             Operator(
                 name=key[0],
-                kind=calls[0].kind,
+                kind=key[2],
                 calls=len(calls),
                 operands=key[1],
                 precision=calls[0].precision,

@@ -306,6 +306,20 @@ def test_a_fallback_that_is_only_announced_is_seen(processes: Processes) -> None
     assert "cumsum waited" in failed["no standard operator makes the host wait"]
 
 
+@pytest.mark.parametrize("said", [False, True])
+def test_a_device_that_always_says_the_same_of_float32_is_seen(
+    processes: Processes, said: bool
+) -> None:
+    code = f"""
+from bench.backends.ascend import AscendDevice
+AscendDevice.float32_reduced = lambda self: {said}
+"""
+    found = processes.run(code + IN_A_FORK.format(check="declared"), {}, **SMALL).said
+    failed = {finding["title"] for finding in found if finding["verdict"] == "fail"}
+    title = "float32_reduced says what is computed"
+    assert failed == {title if said else f"{title} in tf32"}
+
+
 def test_a_missing_runtime_and_no_device_are_bad_input() -> None:
     done = command("ascend", runtime="missing")
     assert (done.code, done.out) == (2, "")

@@ -14,10 +14,11 @@ from bench.commands.explain import explained
 from bench.judging.explained import explain_run
 from bench.judging.explained_pairs import explained_pairs
 from bench.records.encoding import encoded
+from bench.records.explained import Tried
 from bench.records.run import RunFile
 from bench.records.runfile import Writer, read
 from bench.report import Canvas
-from bench.reports import _explained_pairs
+from bench.reports import _explained, _explained_pairs, _flat_explained
 from bench.reports._html_explained import bar, roofline
 from bench.tests.conftest import Accelmark
 from bench.tests.judging.accounts import MM, REFUSED, account, explained_file, operator
@@ -248,3 +249,14 @@ def test_a_run_that_was_interrupted_long_ago_interrupts_nobody(
             writer.append(one)
         writer.append(end)
     assert accelmark("explain", str(path))[0] == 0
+
+
+@pytest.mark.parametrize(("times", "held"), [(4, True), (5, None)])
+def test_a_remedy_is_judged_beside_all_that_were_measured(times: int, held: bool | None) -> None:
+    """With one of ten turns slower, four are the most; what could not be tried counts for none."""
+    one = Tried(remedy="x", before_ns=(260,) * 10, after_ns=(200,) * 9 + (300,))
+    run = explained_file(account(tried=(*[one] * times, *[Tried(remedy="y", absent="no")] * 2)))
+    found = explain_run(run)
+    (step,) = (row for row in _flat_explained.rows(run, found) if row["level"] == "step")
+    assert [row["helped"] for row in step["tried"]] == [*[held] * times, False, False]
+    assert _explained.card(run, found, 80).count("held in one launch") == (times if held else 0)

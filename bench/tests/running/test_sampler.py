@@ -155,7 +155,7 @@ def test_the_side_process_never_loads_torch() -> None:
 def test_others_are_those_who_are_neither_the_worker_nor_came_with_it() -> None:
     worker, old, new = Process(7, 100), Process(8, 50), Process(9, None)
     assert strangers([None, None], [7], ()) is None
-    assert strangers([()], [7], ()) == ()
+    assert strangers([(), (worker,)], [7], ()) == ()
     assert strangers([(worker,), (worker, old), (worker,)], [7], {8}) == (old,)
     assert strangers([(worker, old, new)], [7], {8}) == (old, new)
 
@@ -168,7 +168,12 @@ def test_in_a_container_the_one_that_came_is_the_worker() -> None:
     # Nobody looked before: one of them may be the worker, or a stranger.
     assert strangers([(Process(4001, 1),)], [7], None) is None
     assert strangers([(Process(7, 1), Process(4001, 2))], [7], None) == (Process(4001, 2),)
-    assert strangers([()], [7], None) == ()
+
+
+def test_a_list_without_anybody_says_nothing_of_others() -> None:
+    """The worker has the device: a container whose list shows nobody hides strangers as well."""
+    assert strangers([()], [7], ()) is None
+    assert strangers([(), None, ()], [7], None) is None
 
 
 # --- it hurts nobody

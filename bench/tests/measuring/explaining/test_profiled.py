@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from bench.backends.cpu import BACKEND
 from bench.measuring.explaining import profiled
@@ -108,3 +109,29 @@ def test_what_was_seen_is_read_at_once_and_not_kept(
     profile, _ = profiler.seen(tape)
     assert profile is not None and profile.calls == {"aten::mm": 1.0}
     assert profile.kinds == {"matmul": 20_000.0}
+
+
+def test_what_an_optimizer_calls_too_keeps_its_kind_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = torch.nn.Parameter(torch.rand(4))
+
+    def step() -> None:
+        with torch.no_grad():
+            weight.detach().add_(1.0)
+            with torch.autograd.profiler.record_function("Optimizer.step#plain"):
+                weight.add_(1.0)
+
+    mark = event(MARK, 0.0, 50.0)
+    optimizer = event("Optimizer.step#plain", 30.0, 10.0, mark)
+    seen = [
+        *(mark, event("aten::add_", 10.0, 20.0, mark)),
+        *(optimizer, event("aten::add_", 31.0, 2.0, optimizer)),
+    ]
+    monkeypatch.setattr(profiled, "_profiled", lambda *_: (SimpleNamespace(events=lambda: seen), 1))
+    monkeypatch.setattr(Profiler, "_taken", lambda self, one: taken(one))
+    profiler = Profiler(SmallJob(), BACKEND.open(0, FP32))
+    profiler.look()
+    profile, _ = profiler.seen(recorded(step, "cpu"))
+    assert profile is not None
+    assert profile.kinds == {"elementwise": 20_000.0, "optimizer": 2_000.0}

@@ -62,7 +62,7 @@ def test_what_each_came_to_is_said_as_it_was() -> None:
     work = Work()
     found = tried(bench(work), Timed(10, attention="sdpa"), CLOCK)
     assert [said(one) for one in found] == [
-        "tried memory format channels_last: 10 -> 6 ms, held",
+        "tried memory format channels_last: 10 -> 6 ms, held in one launch",
         "tried attention as plain products: 10 -> 11 ms, did not help",
         "not tried: execution compile: RuntimeError: no compiler",
     ]
@@ -103,7 +103,7 @@ def test_a_larger_batch_is_held_against_the_same_items() -> None:
     work = Work()
     larger = bench(work)._replace(parameters=Batch(4))
     found = tried(larger, Timed(10), CLOCK)[-1]
-    assert said(found) == "tried batch_size 8, for the items of 4: 10 -> 5.5 ms, held"
+    assert said(found) == "tried batch_size 8, for the items of 4: 10 -> 5.5 ms, held in one launch"
 
 
 class Trained(Timed):

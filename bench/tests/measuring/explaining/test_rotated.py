@@ -176,6 +176,24 @@ def test_calls_of_a_row_that_do_other_work_are_measured_each(
         fails.append(1)
 
 
+class Integers(SmallJob):
+    """A product of a precision of which no list of shapes is measured."""
+
+    def step(self) -> None:
+        torch._int_mm(*torch.ones((2, 32, 32), dtype=torch.int8))
+
+
+@pytest.mark.parametrize("absent", ["", rotated.SLOW_HOST])
+def test_the_shapes_of_a_step_are_a_ceiling_where_no_list_is(
+    monkeypatch: pytest.MonkeyPatch, absent: str
+) -> None:
+    monkeypatch.setattr(rotated, "row_of", lambda *_: rotated.Row(4.0, 0.0, False, absent))
+    found = rotated.explained(Integers(), Accelerator(), HOST)
+    assert isinstance(found, Explained)
+    reached = {} if absent else {"matmul int8": 2 * 32**3 / 4e-9}
+    assert found.ceilings.flop_per_second == pytest.approx(reached)
+
+
 def test_an_operator_that_cannot_be_called_alone_is_a_row_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -16,6 +16,7 @@ from bench.measuring.explaining.in_order import too_little_memory
 from bench.measuring.explaining.kinds import kind_of, kind_of_name
 from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import Player, operands
+from bench.measuring.explaining.rows import Rows
 from bench.measuring.explaining.tape import Tape, recorded
 from bench.measuring.explaining.undone import aligned, in_place
 from bench.tests.measuring.explaining.small_job import CLOCK, FP32, SmallJob
@@ -266,6 +267,29 @@ def test_calls_of_a_row_may_do_other_work() -> None:
     assert len({call.row for call in calls}) == 1 and len({call.variant for call in calls}) == 4
     one, other, same = (recorded(lambda a=a: x.mul(a), "cpu").calls[0] for a in (y, x, y))  # type: ignore[misc]
     assert one.row == other.row and one.variant == same.variant != other.variant
+
+
+def test_an_optimizers_calls_are_in_no_row_of_backwards() -> None:
+    """Gradients of a weight that is used thrice add up in place, and its momentum does so too."""
+    weight = torch.nn.Parameter(torch.rand(8, 8))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, foreach=False)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=False)
+        (torch.rand(4, 8) @ weight @ weight @ weight).sum().backward()
+        optimizer.step()
+
+    for _ in range(2):
+        step()
+    made = recorded(step, "cpu")
+    found, order = Rows(made, [1.0] * len(made.calls)).operators({})
+    calls, ns = Counter[str](), Counter[str]()
+    for row in found:
+        calls[row.kind] += row.calls
+        ns[row.kind] += round(row.ns or 0)
+    assert calls["optimizer"] == ns["optimizer"] == 3, found
+    assert [found[place].kind for place in order] == [call.kind for call in made.calls]
+    assert "aten::add_" in {row.name for row in found if row.kind == "elementwise"}
 
 
 def test_too_little_memory_names_a_batch_that_fits() -> None:

@@ -1,0 +1,142 @@
+"""What a check did not run, or cannot tell, is no pass of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench import catalogue
+from bench.backend import DeviceInfo
+from bench.conformance.check import Stand
+from bench.conformance.checks import operators, telemetry
+from bench.conformance.checks._operators import OPERATORS
+from bench.precision import Precision
+from bench.records.observed import Reading
+from bench.records.outcome import Memory
+from bench.telemetry.source import Process, Source
+
+
+class Denying(Stand):
+    """The CPU, as one that has some precisions only, and notes those for which it is opened."""
+
+    def __init__(self, has: Collection[str]) -> None:
+        self.opened: list[str] = []
+        super().__init__(catalogue.backend("cpu"), 0)
+        kind: Any = type(self.backend)
+
+        def unsupported(_: object, __: DeviceInfo, precision: Precision) -> str | None:
+            return None if precision.name in has else "no unit for it"
+
+        self.backend = type("Denying", (kind,), {"unsupported": unsupported})()
+        self.opened.clear()
+
+    def open(self, precision: Precision) -> Any:
+        self.opened.append(precision.name)
+        return super().open(precision)
+
+
+@pytest.mark.parametrize(
+    ("has", "ran", "verdict"),
+    [
+        ((), [], "not observable"),
+        (("fp16",), ["fp16"], "pass"),
+        (("bf16", "fp16"), ["bf16"], "pass"),
+    ],
+)
+def test_an_operator_passes_only_in_what_it_ran_in(
+    has: Collection[str], ran: list[str], verdict: str
+) -> None:
+    stand = Denying(has)
+    for finding in operators.numerics(stand):
+        assert finding.verdict == verdict, finding
+        said = finding.observed or finding.reason
+        assert "fp32 not supported" in said and all(f"{name} " in said for name in ran)
+    assert stand.opened == ran * len(OPERATORS)
+
+
+def test_operators_that_do_not_run_are_not_said_to_fall_back_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(operators, "_error", lambda *_: 1 / 0)
+    monkeypatch.setattr(Stand, "ran_on_host", lambda _: ())
+    assert operators._announced(Denying(())).verdict == "not observable"
+
+
+GIB = 2**30
+PIECE = telemetry.PIECE_BYTES
+
+
+class Card(Source):
+    """What a card says, one saying after the other, the last one for good."""
+
+    name = "smi"
+
+    def __init__(self, used: Sequence[int | None], users: tuple[Process, ...] | None = ()) -> None:
+        super().__init__()
+        self.used, self.users = list(used), users
+
+    def read(self) -> Reading:
+        used = self.used.pop(0) if len(self.used) > 1 else self.used[0]
+        return Reading(power_watts=100.0, memory_used_bytes=used)
+
+    def processes(self) -> tuple[Process, ...] | None:
+        return self.users
+
+
+def told(monkeypatch: pytest.MonkeyPatch, source: Source, device: Sequence[int | None]) -> Any:
+    """Findings by title, of a device that says itself what of it is in use: before, and later."""
+    monkeypatch.setattr(telemetry, "APART_SECONDS", 0.0)
+    monkeypatch.setattr(telemetry, "_hold", lambda _: (None, PIECE))
+    says = iter(device)
+    stand: Any = SimpleNamespace(
+        backend=SimpleNamespace(telemetry=lambda index: source),
+        index=1,
+        on_host=False,
+        framework=SimpleNamespace(hands_over=False),
+        device=SimpleNamespace(
+            info=DeviceInfo(backend="x", index=1, name="X", memory_bytes=64 * GIB),
+            memory=lambda: Memory(
+                peak_bytes=1, scope="x", host_rss_bytes=1, device_used_bytes=next(says)
+            ),
+        ),
+    )
+    return {finding.title: finding for finding in telemetry.readings(stand)}
+
+
+@pytest.mark.parametrize(
+    ("source", "device", "verdict"),
+    [
+        ((GIB, GIB + PIECE), (GIB, GIB + PIECE), "pass"),
+        ((GIB, GIB, GIB + PIECE), (GIB, GIB + PIECE), "pass"),
+        ((5 * GIB, 5 * GIB), (GIB, GIB + PIECE), "fail"),
+        ((5 * GIB, 5 * GIB), (GIB, GIB), "not observable"),
+        ((5 * GIB, 5 * GIB), (None, None), "not observable"),
+        ((GIB, GIB + PIECE), (None, None), "pass"),
+        ((None, None), (GIB, GIB + PIECE), None),
+    ],
+    ids=["own", "late", "another's", "a pool", "silent", "own, silent", "no memory"],
+)
+def test_a_source_of_another_device_is_seen_by_memory_that_is_held_here(
+    monkeypatch: pytest.MonkeyPatch,
+    source: Sequence[int | None],
+    device: Sequence[int | None],
+    verdict: str | None,
+) -> None:
+    found = told(monkeypatch, Card(source), device).get(telemetry.OWN)
+    assert (found and found.verdict) == verdict
+    if verdict == "fail":
+        assert "another device's figures" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("users", "verdict"),
+    [((), "not observable"), (None, "not observable"), ((Process(7, 1),), "pass")],
+)
+def test_a_list_without_its_own_process_shows_no_other_users(
+    monkeypatch: pytest.MonkeyPatch, users: tuple[Process, ...] | None, verdict: str
+) -> None:
+    found = told(monkeypatch, Card([None], users), (GIB, GIB))
+    assert found["other users of the device can be seen"].verdict == verdict
