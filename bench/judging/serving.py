@@ -4,11 +4,11 @@ TTFT: from the scheduled arrival to the first token. TPOT: (last - first) / toke
 came with the first, of each request that has some. Interactivity: 1 / TPOT, tokens a second for one
 user. Throughput: output tokens a second in the steady window (`bench.records.served.Window`); total
 throughput has the input tokens beside them, never instead. Goodput: requests a second that keep
-every limit. TTFT is of requests that were admitted within the window, whenever they ended: those that
-end after it are those that waited. TPOT is of those that ended in it too: what runs after it runs
-beside fewer and fewer others. A percentile is
-stated only from as many requests of one launch as `bench.stats.PERCENTILE_SAMPLES` says: 36 for
-p90, 368 for p99. The statistical unit is the launch: every interval is over launches.
+every limit. TTFT is of requests that were admitted within the window, whenever they ended: those
+that end after it are those that waited. TPOT is of those that ended in it too: what runs after it
+runs beside fewer and fewer others. A percentile is stated only from as many requests of one launch
+as `bench.stats.PERCENTILE_SAMPLES` says: 36 for p90, 368 for p99. The statistical unit is the
+launch: every interval is over launches.
 """
 
 from __future__ import annotations
