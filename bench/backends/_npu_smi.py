@@ -190,22 +190,25 @@ def parse_common(text: str) -> tuple[dict[str, str], ...]:
     """`npu-smi info -t common -i CARD`: its `key : value` lines, one dictionary for each chip.
 
     What stands there twice is unclear and empty; a line that is cut off is none; of chips that are
-    not in order it is unclear whose lines are whose, and there are none. A
-    page that counts no chips (950) is chip 0.
+    not in order it is unclear whose lines are whose, and there are none. After a `Chip Name` the
+    card's controller has what the chips lack. A page that counts no chips (950) is chip 0.
     """
     page: dict[str, str] = {}
     """What stands before the first chip."""
     chips: list[dict[str, str]] = []
+    controller = False
     for line in text.splitlines(keepends=True):
         key, colon, value = (part.strip() for part in line.partition(":"))
         if not colon or not line.endswith("\n"):
             continue
         if key == "Chip ID":
             chips.append({name: page[name] for name in SHARED if name in page})
+            controller = False
         here = chips[-1] if chips else page
+        controller = controller or key == "Chip Name"
         if key not in here:
             here[key] = value
-        elif here[key] != value:
+        elif here[key] != value and not controller:
             here[key] = ""
     if not chips and "NPU ID" in page and "Chip Count" not in page:
         chips = [{**page, "Chip ID": "0"}]

@@ -168,6 +168,17 @@ def test_the_common_page_is_one_dictionary_a_chip() -> None:
     assert two[0]["NPU Real-time Power(W)"] == "71.7" and two[1]["NPU Real-time Power(W)"] == "-"
 
 
+def test_figures_of_a_cards_controller_are_none_of_its_chips() -> None:
+    """After the last chip; the power of a 310P's card stands with it alone."""
+    controller = "\tChip Name : mcu\n\tTemperature(C) : 40\n\tNPU Real-time Power(W) : 12.3\n"
+    (chip,) = parse_common(COMMON + "\n" + controller)
+    assert (chip["Temperature(C)"], chip["NPU Real-time Power(W)"]) == ("41", "71.7")
+    (chip,) = parse_common(COMMON.partition("\tNPU Real-time")[0] + controller)
+    assert (chip["Temperature(C)"], chip["NPU Real-time Power(W)"]) == ("41", "12.3")
+    (chip,) = parse_common(COMMON + "\tTemperature(C) : 40\n")
+    assert chip["Temperature(C)"] == "", "twice, and no controller: unclear"
+
+
 @pytest.mark.parametrize(
     ("index", "visible", "physical"),
     [(0, None, 0), (3, None, 3), (0, "2,3", 2), (1, "2, 3", 3), (2, "2,3", None), (0, "x", None)],
