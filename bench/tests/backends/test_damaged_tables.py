@@ -29,7 +29,7 @@ from bench.tests.backends.test_npu_smi import (
     WITH_CONTAINER,
 )
 from bench.tests.backends.test_nvml import FakeNvml, nvml_source
-from bench.tests.backends.test_xpu_smi import XPU_PS, XPU_STATS
+from bench.tests.backends.test_xpu_smi import NEWER, XPU_PS, XPU_STATS
 
 REPEATED = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -177,6 +177,7 @@ PRINTED: list[tuple[str, str, Parse]] = [
     ("amd-smi 1", AMD_SMI, lambda text: _amd_smi.parse_amd_smi(text, 1)),
     ("rocm-smi", ROCM_SMI, lambda text: _amd_smi.parse_rocm_smi(text, 0)),
     ("xpu-smi", XPU_STATS, _xpu_smi.parse_stats),
+    ("xpu-smi 2", NEWER, _xpu_smi.parse_stats),
 ]
 LOGS = ("", "[WARNING] no permission\n", "WARNING: {bad}\n", "[2026-01-01 10:00] [error] x\n")
 
