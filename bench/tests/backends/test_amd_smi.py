@@ -181,7 +181,7 @@ def test_numbers_of_the_kernels_nodes_with_gaps_are_not_hips(
     numbers: dict[str, int | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HIP counts 0, 1, 2 what a container sees of nodes 2, 4 and 5: its 2 is not node 4."""
-    fake = FakeAmdSmi()
+    fake: Any = FakeAmdSmi()
     fake.amdsmi_get_processor_handles = lambda: list(numbers)
     fake.amdsmi_get_gpu_enumeration_info = lambda handle: {"hip_id": numbers[handle]}
     monkeypatch.setenv("PATH", "")
