@@ -113,15 +113,10 @@ class AmdSmiSource(Source):
 
     def _find(self, index: int) -> Any:
         handles = self._ask("device", "amdsmi_get_processor_handles") or []
-        for handle in handles:  # HIP does not always count as the bus does
-            known = self._ask("device", "amdsmi_get_gpu_enumeration_info", handle)
-            if known is not None and known.get("hip_id") == index:
-                return handle
-            if known is None:
-                break
-        else:
-            raise NotObservable(f"amdsmi knows no device {index}")
-        return handles[_only(range(len(handles)), index, "amdsmi")]
+        known = [self._ask("device", "amdsmi_get_gpu_enumeration_info", h) for h in handles]
+        numbers = [n.get("hip_id") if isinstance(n, dict) else None for n in known]
+        place = _place(numbers, index)
+        return handles[_only(range(len(handles)), index, "amdsmi") if place is None else place]
 
     def read(self) -> Reading:
         """The package's figures; the second die of an MI250 has no power of its own."""
@@ -257,12 +252,25 @@ def gpu_of(index: int) -> int:
     Of ROCm before 6.4, where it does not say, the only one. Raises `NotObservable`.
     """
     with suppress(NotObservable):
-        for card in cards_of(said("amd-smi", "list", "-e", "--json")):
-            number = card.get("gpu")
-            if str(card.get("hip_id")) == str(index) and isinstance(number, int):
-                return number
+        cards = cards_of(said("amd-smi", "list", "-e", "--json"))
+        place = _place([card.get("hip_id") for card in cards], index)
+        number = None if place is None else cards[place].get("gpu")
+        if isinstance(number, int):
+            return number
     numbers = [card.get("gpu") for card in cards_of(said("amd-smi", "list", "--json"))]
     return _only([n for n in numbers if isinstance(n, int)], index, "amd-smi")
+
+
+def _place(numbers: Sequence[Any], index: int) -> int | None:
+    """Where `index` stands among the `hip_id`s of AMD's tools; None where that is not HIP's count.
+
+    They count the kernel's nodes from the first that is seen, with gaps for those that are not
+    (0, 2, 3 in a container that lacks one), and HIP counts what it sees without gaps.
+    """
+    words = [str(number) for number in numbers]
+    counted = sorted(int(word) for word in words if word.isdecimal())
+    without_gaps = counted == [*range(len(counted))]
+    return words.index(str(index)) if without_gaps and index in counted else None
 
 
 def _only(numbers: Sequence[int], index: int, who: str) -> int:
@@ -270,7 +278,8 @@ def _only(numbers: Sequence[int], index: int, who: str) -> int:
     if len(numbers) == 1 and index == 0:
         return numbers[0]
     raise NotObservable(
-        f"{who} lists {len(numbers)} devices, and not which of them HIP counts as {index}"
+        f"{who} lists {len(numbers)} devices, and not which of them HIP counts as {index}: "
+        "give the container one, or all of the host's, and choose by ROCR_VISIBLE_DEVICES"
     )
 
 

@@ -1,4 +1,4 @@
-"""npu-smi: its tables, as A2, A3 and 310P print them, and telemetry from it."""
+"""npu-smi: its tables, as A2, A3, 950 and 310P print them, and telemetry from it."""
 
 from __future__ import annotations
 
@@ -67,21 +67,26 @@ COLUMNS = {
 
 
 def parse_info(text: str) -> tuple[Chip, ...]:
-    """The dies in the table of `npu-smi info`, in its order: A2, A3 and 310P print it differently.
+    """The dies in the table of `npu-smi info`, in its order: models print it differently.
 
     The header names the columns and their units: `Phy-ID` or `Device` beside `Chip`, and HBM, are
-    not always there. Two rows are a die. Where one cannot be read, `UNREADABLE` holds the die's
-    place; where a cell of figures is blank, which is which is unclear, and the row's are None.
+    not always there; a 950's card has a column of its own. Two rows are a die. Where one cannot be
+    read, `UNREADABLE` holds the die's place; where a cell of figures is blank, which is which is
+    unclear, and the row's are None.
     """
     chips: list[Chip] = []
     names: list[list[str]] = [[], []]
     labelled = False
     upper: list[str] | None = None
     """The first of two rows; [] where it cannot be read."""
+    alone = False
+    """Whether the card has a column of its own."""
     for line in text.splitlines():
         cells = _cells(line)
-        if len(cells) > 3:  # the processes
+        alone = alone or cells[:1] == ["NPU ID"]
+        if "Process id" in line or len(cells) > 3 + alone:  # the processes
             break
+        cells = _joined(cells) if alone else cells
         kind = _kind(cells, all(names))
         if upper is not None and kind in ("upper", "header", ""):
             chips.append(UNREADABLE)
@@ -106,6 +111,17 @@ def _cells(line: str) -> list[str]:
     if not bare.startswith("|"):
         return []
     return [cell.strip() for cell in bare[1:-1].split("|")] if bare.endswith("|") else [""]
+
+
+def _joined(cells: list[str]) -> list[str]:
+    """A line of four columns (950) as of three: the chip, of which no number is printed, is 0."""
+    if len(cells) != 4:
+        return cells
+    card, name, third, figures = cells
+    first = f"{card} {name}".strip().replace("NPU ID", "NPU")
+    if not first and (third == "Bus-Id" or ":" in third):
+        first = "Chip" if third == "Bus-Id" else "0"
+    return [first, third, figures.replace("NPU Util", "NPU-Util")]
 
 
 def _kind(cells: list[str], begun: bool) -> str:
@@ -174,20 +190,28 @@ def parse_common(text: str) -> tuple[dict[str, str], ...]:
     """`npu-smi info -t common -i CARD`: its `key : value` lines, one dictionary for each chip.
 
     What stands there twice is unclear and empty; a line that is cut off is none; of chips that are
-    not in order it is unclear whose lines are whose, and there are none.
+    not in order it is unclear whose lines are whose, and there are none. After a `Chip Name` the
+    card's controller has what the chips lack. A page that counts no chips (950) is chip 0.
     """
-    shared: dict[str, str] = {}
+    page: dict[str, str] = {}
+    """What stands before the first chip."""
     chips: list[dict[str, str]] = []
+    controller = False
     for line in text.splitlines(keepends=True):
         key, colon, value = (part.strip() for part in line.partition(":"))
         if not colon or not line.endswith("\n"):
             continue
         if key == "Chip ID":
-            chips.append(dict(shared))
-        elif not chips and key not in SHARED:
-            continue
-        here = chips[-1] if chips else shared
-        here[key] = "" if key in here and here[key] != value else value
+            chips.append({name: page[name] for name in SHARED if name in page})
+            controller = False
+        here = chips[-1] if chips else page
+        controller = controller or key == "Chip Name"
+        if key not in here:
+            here[key] = value
+        elif here[key] != value and not controller:
+            here[key] = ""
+    if not chips and "NPU ID" in page and "Chip Count" not in page:
+        chips = [{**page, "Chip ID": "0"}]
     numbers = [chip["Chip ID"] for chip in chips]
     in_order = all(n.isdecimal() for n in numbers) and numbers == sorted(set(numbers), key=int)
     return tuple(chips) if in_order else ()
@@ -253,7 +277,8 @@ def _whole(value: float | None) -> int | None:
 def parse_processes(text: str) -> tuple[tuple[int, int, Process], ...]:
     """The processes in the table of `npu-smi info`: (card, chip, process).
 
-    A name may be empty, and a container's own numbers may stand in a fifth column.
+    A name may be empty, a container's own numbers may stand in a fifth column, and a 950's card
+    stands alone: its chip is 0.
     """
     found = []
     titles: list[str] = []
@@ -264,8 +289,8 @@ def parse_processes(text: str) -> tuple[tuple[int, int, Process], ...]:
             unit = line.partition("Process memory(")[2].partition(")")[0]
         elif len(cells) == len(titles) > 1:
             row = dict(zip(titles, cells, strict=True))
-            numbers = [row.get("NPU Chip", ""), row.get("Process id", "")]
-            words = " ".join(numbers).split()
+            place = f"{row['NPU ID']} 0" if "NPU ID" in row else row.get("NPU Chip", "")
+            words = f"{place} {row.get('Process id', '')}".split()
             if len(words) == 3 and all(word.isdecimal() for word in words):
                 held = figure("memory", row.get("Process memory"), unit or "MB")
                 used = None if isinstance(held, str) else int(held)

@@ -90,7 +90,20 @@ class NvmlSource(Source):
             raise NotObservable(
                 f"CUDA_DEVICE_ORDER is {order}: NVML counts otherwise. Set it to PCI_BUS_ID"
             )
+        for other in range(count) if count > 1 else ():
+            if self._is_split(other):  # User Guide of MIG, "CUDA Device Enumeration"
+                raise NotObservable(
+                    f"GPU {other} is in MIG mode: CUDA counts otherwise. "
+                    "Name a UUID in CUDA_VISIBLE_DEVICES"
+                )
         return nvml.nvmlDeviceGetHandleByIndex(int(word))
+
+    def _is_split(self, number: int) -> bool:
+        """Whether the GPU that NVML counts as `number` is in MIG mode now, as far as it says."""
+        with suppress(Exception):  # of another GPU, which may be lost or have no such thing
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(number)
+            return bool(self._nvml.nvmlDeviceGetMigMode(handle)[0] == 1)
+        return False
 
     def _partition(self) -> str:
         """What makes of this GPU a part, by its driver and by MPS; empty if nothing does."""

@@ -17,6 +17,13 @@ FIELDS = {
     "utilisation": "GPU_UTILIZATION",
 }
 """What xpu-smi calls the quantities that are taken from it."""
+NEWER = {
+    "power": ("power", "gpu_power_w"),
+    "clock": ("frequency", "gpu_frequency_mhz"),
+    "temperature": ("temperature", "gpu_core_celsius"),
+    "utilisation": ("utilization", "gpu_percent"),
+}
+"""Where xpu-smi 2 has them, for each tile (intel/xpumanager 34c32c6, ial/cmn/cmd_stats.cpp)."""
 
 
 class XpuSmiSource(Source):
@@ -44,13 +51,11 @@ class XpuSmiSource(Source):
         self._card = cards[0]
         self.card, self.card_devices = str(self._card), 1
         composite = os.environ.get("ZE_FLAT_DEVICE_HIERARCHY") == "COMPOSITE"
-        tiles = _object(self._stats()).get("tile_level")
-        if not composite and isinstance(tiles, list) and len(tiles) > 1:
+        if not composite and _tiles(_object(self._stats())) > 1:
             raise NotObservable(
                 "this card's tiles are devices of their own; xpu-smi numbers cards. "
                 "ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE makes a card one device"
             )
-
         with suppress(NotObservable):  # older ones do not say
             about = _object(said("xpu-smi", "discovery", "-d", str(self._card), "-j"))
             if about.get("device_function_type") == "virtual":
@@ -85,16 +90,38 @@ class XpuSmiSource(Source):
 def parse_stats(text: str) -> Sheet:
     """`xpu-smi stats -d N -j`: `device_level`, one entry a metric; W, MHz, C and % without a word.
 
-    Raises `NotObservable`.
+    xpu-smi 2 has figures for each tile instead, and the only tile's are the card's. Raises
+    `NotObservable`.
     """
-    entries = _object(text).get("device_level")
-    if not isinstance(entries, list):
-        raise NotObservable("xpu-smi says nothing of this card")
-    values = {str(e.get("metrics_type")): e for e in entries if isinstance(e, dict)}
+    stats = _object(text)
+    entries, newer = stats.get("device_level"), _by_tile(stats)
     sheet = Sheet("xpu-smi")
-    for quantity, name in FIELDS.items():
-        sheet.take(quantity, [values.get(f"XPUM_STATS_{name}")])
+    if isinstance(entries, list):
+        values = {str(e.get("metrics_type")): e for e in entries if isinstance(e, dict)}
+        for quantity, name in FIELDS.items():
+            sheet.take(quantity, [values.get(f"XPUM_STATS_{name}")])
+        return sheet
+    if not newer:
+        raise NotObservable("xpu-smi says nothing of this card")
+    for quantity in NEWER:
+        found = newer.get(quantity, {}).values()
+        sheet.take(quantity, [f.get("current") if isinstance(f, dict) else f for f in found])
+        if _tiles(stats) > 1:
+            sheet.refuse(quantity, "xpu-smi has figures of several tiles, and none of the card")
     return sheet
+
+
+def _by_tile(stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What xpu-smi 2 says of each tile, by quantity; empty of older ones."""
+    groups = {quantity: stats.get(group) for quantity, (group, _) in NEWER.items()}
+    known = {q: group.get(NEWER[q][1]) for q, group in groups.items() if isinstance(group, dict)}
+    return {quantity: tiles for quantity, tiles in known.items() if isinstance(tiles, dict)}
+
+
+def _tiles(stats: dict[str, Any]) -> int:
+    """How many tiles xpu-smi has figures of."""
+    older = stats.get("tile_level")
+    return len(older if isinstance(older, list) else set().union(*_by_tile(stats).values()))
 
 
 def parse_ps(text: str, card: int) -> tuple[Process, ...]:

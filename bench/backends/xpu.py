@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from bench.backends._torch_device import TorchBackend, TorchDevice
+import msgspec
+
+from bench.backend import DeviceInfo
+from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, ask
 from bench.backends._xpu_smi import XpuSmiSource
 from bench.formats import ZERO, Operand
 from bench.precision import Precision
@@ -78,6 +82,14 @@ class XpuBackend(TorchBackend):
         super().shorten_float32(shortened)
         switches: Any = torch.backends.mkldnn
         switches.allow_tf32 = shortened
+
+    def describe(self, module: Any, index: int) -> DeviceInfo:
+        """torch.xpu has bfloat16 on every GPU, unless it is asked for it without emulation."""
+        info = super().describe(module, index)
+        with suppress(NotAvailable, TypeError):  # older ones have no such argument
+            has = "yes" if ask(module, "is_bf16_supported", False) else "no"
+            return msgspec.structs.replace(info, facts={**info.facts, "bfloat16": has})
+        return info
 
     def worker_environment(self) -> Mapping[str, str]:
         """No plug-in, and host fallback announced with the operator's name."""

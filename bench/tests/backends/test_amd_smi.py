@@ -176,6 +176,24 @@ def test_an_older_amdsmi_says_less_and_why(monkeypatch: pytest.MonkeyPatch) -> N
         _amd_smi.AmdSmiSource(0)
 
 
+@pytest.mark.parametrize("numbers", [{"node2": 0, "node4": 2, "node5": 3}, {"a": 0, "b": None}])
+def test_numbers_of_the_kernels_nodes_with_gaps_are_not_hips(
+    numbers: dict[str, int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HIP counts 0, 1, 2 what a container sees of nodes 2, 4 and 5: its 2 is not node 4."""
+    fake: Any = FakeAmdSmi()
+    fake.amdsmi_get_processor_handles = lambda: list(numbers)
+    fake.amdsmi_get_gpu_enumeration_info = lambda handle: {"hip_id": numbers[handle]}
+    monkeypatch.setenv("PATH", "")
+    for index in (1, 2):
+        with pytest.raises(NotObservable, match=f"HIP counts as {index}: give the container"):
+            amd(monkeypatch, fake, index)
+    fake.amdsmi_get_processor_handles = lambda: list(numbers)[-1:]
+    source = amd(monkeypatch, fake)
+    assert isinstance(source, _amd_smi.AmdSmiSource)
+    assert source._handle == list(numbers)[-1], "the only one that there is"
+
+
 def test_without_any_of_amds_tools_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(NotObservable, match=r"amdsmi does not load.*amd-smi is not.*rocm-smi is"):
@@ -244,6 +262,11 @@ def test_the_programs_count_otherwise_than_hip(
         monkeypatch.delenv(name, raising=False)
     tool(tmp_path, f"echo '{listed}'", "amd-smi")
     assert [_amd_smi.AmdSmiProgram(index).card for index in (0, 1)] == ["1", "0"]
+    gap = listed.replace('"hip_id": 1', '"hip_id": 2')
+    tool(tmp_path, f"echo '{gap}'", "amd-smi")
+    for index in (0, 1, 2):
+        with pytest.raises(NotObservable, match="lists 2 devices, and not which of them HIP"):
+            _amd_smi.AmdSmiProgram(index)
     tool(tmp_path, f"echo '{listed.replace('hip_id', 'x')}'", "amd-smi")
     tool(tmp_path, f"echo '{cards}'", "rocm-smi")
     for program in (_amd_smi.AmdSmiProgram, _amd_smi.RocmSmiProgram):

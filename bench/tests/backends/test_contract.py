@@ -154,6 +154,12 @@ def test_out_of_memory_is_told_from_other_errors(backend: Backend, device: Devic
     )
 
 
+NO_QUEUE_PAIR = """EI0007: Failed to allocate resource[qp] with info [send_cq_depth:32768].
+Reason: Memory resources are exhausted.
+Possible Cause: Failed to allocate memory or the Notify register due to resource insufficiency."""
+"""Of HCCL's network card, not of a device's memory."""
+
+
 @pytest.mark.parametrize(
     ("error", "found"),
     [
@@ -164,6 +170,21 @@ def test_out_of_memory_is_told_from_other_errors(backend: Backend, device: Devic
         (RuntimeError("Memory isn't enough and alloc failed, kernel name: MatMul"), True),
         (RuntimeError("Framework Error Message:Memory not enough: Device(id:0)"), True),
         (RuntimeError("Allocate memory failed, alloc size 64"), True),
+        (
+            RuntimeError("level_zero failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
+            True,
+        ),
+        (
+            RuntimeError("level_zero failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)"),
+            False,
+        ),
+        (RuntimeError("error code is 207001\n[Error]: Failed to apply for memory."), True),
+        (RuntimeError("EL0004: [PID: 1] 2025-09-28 Failed to allocate memory."), True),
+        (
+            RuntimeError("Failed to allocate resource[DeviceMemory] with info [size:2147483648]."),
+            True,
+        ),
+        (RuntimeError(NO_QUEUE_PAIR), False),
         (type("OutOfMemoryError", (RuntimeError,), {})("x"), True),
         (RuntimeError("shapes cannot be multiplied"), False),
         (ValueError("the word out of memory in another's mouth"), False),

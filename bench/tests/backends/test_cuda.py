@@ -174,9 +174,15 @@ def test_cuda_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, fake_cuda: F
         ("CUDA error: device-side assert triggered", "device_lost"),
         ("CUDA error: an illegal instruction was encountered", "device_lost"),
         ("CUDA error: uncorrectable ECC error encountered", "device_lost"),
+        ("CUDA error: misaligned address", "device_lost"),
+        ("CUDA error: invalid program counter", "device_lost"),
+        ("CUDA error: hardware stack error", "device_lost"),
+        ("CUDA error: operation not supported on global/shared address space", "device_lost"),
+        ("CUDA error: the launch timed out and was terminated", "device_lost"),
         ("GPU has fallen off the bus", "device_lost"),
         ("mat1 and mat2 shapes cannot be multiplied", "error"),
         ("CUDA error: invalid argument", "error"),
+        ("CUDA error: operation not supported", "error"),
     ],
 )
 def test_cuda_failures_are_sorted(message: str, kind: str) -> None:

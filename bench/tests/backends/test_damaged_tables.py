@@ -18,9 +18,18 @@ from bench.telemetry.figures import Sheet, possible
 from bench.telemetry.source import NotObservable
 from bench.tests.backends.test_amd_smi import AMD_SMI, ROCM_SMI, FakeAmdSmi, amd
 from bench.tests.backends.test_host import BARE_METAL, sysfs
-from bench.tests.backends.test_npu_smi import A2, A3, COMMON, P310, PROCESSES, WITH_CONTAINER
+from bench.tests.backends.test_npu_smi import (
+    A2,
+    A3,
+    A950,
+    COMMON,
+    COMMON_950,
+    P310,
+    PROCESSES,
+    WITH_CONTAINER,
+)
 from bench.tests.backends.test_nvml import FakeNvml, nvml_source
-from bench.tests.backends.test_xpu_smi import XPU_PS, XPU_STATS
+from bench.tests.backends.test_xpu_smi import NEWER, XPU_PS, XPU_STATS
 
 REPEATED = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -79,7 +88,7 @@ def within(part: Chip, whole: Chip) -> bool:
     )
 
 
-@pytest.mark.parametrize("table", [A3, THREE_A2, P310], ids=["A3", "A2", "310P"])
+@pytest.mark.parametrize("table", [A3, THREE_A2, P310, A950], ids=["A3", "A2", "310P", "950"])
 @REPEATED
 @given(data=st.data())
 def test_dies_of_a_damaged_table_are_those_of_the_intact_one(
@@ -132,10 +141,11 @@ def figures_of(page: str) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.parametrize("page", [TWO_CHIPS, COMMON_950], ids=["two chips", "950"])
 @REPEATED
 @given(data=st.data())
-def test_a_damaged_common_page_gives_no_other_figure(data: st.DataObject) -> None:
-    text = TWO_CHIPS
+def test_a_damaged_common_page_gives_no_other_figure(page: str, data: st.DataObject) -> None:
+    text = page
     if data.draw(st.booleans()):
         text = data.draw(damaged(text))
     else:
@@ -143,13 +153,13 @@ def test_a_damaged_common_page_gives_no_other_figure(data: st.DataObject) -> Non
         line = lines.pop(data.draw(st.integers(0, len(lines) - 1)))
         lines.insert(data.draw(st.integers(0, len(lines))), line)
         text = "".join(lines)
-    intact = figures_of(TWO_CHIPS)
+    intact = figures_of(page)
     for number, found in figures_of(text).items():
         for name, value in found.items():
             assert isinstance(value, str) or value == intact[number][name]
 
 
-@pytest.mark.parametrize("table", [PROCESSES, WITH_CONTAINER])
+@pytest.mark.parametrize("table", [PROCESSES, WITH_CONTAINER, A950])
 @REPEATED
 @given(data=st.data())
 def test_damaged_processes_are_some_of_the_intact(table: str, data: st.DataObject) -> None:
@@ -167,6 +177,7 @@ PRINTED: list[tuple[str, str, Parse]] = [
     ("amd-smi 1", AMD_SMI, lambda text: _amd_smi.parse_amd_smi(text, 1)),
     ("rocm-smi", ROCM_SMI, lambda text: _amd_smi.parse_rocm_smi(text, 0)),
     ("xpu-smi", XPU_STATS, _xpu_smi.parse_stats),
+    ("xpu-smi 2", NEWER, _xpu_smi.parse_stats),
 ]
 LOGS = ("", "[WARNING] no permission\n", "WARNING: {bad}\n", "[2026-01-01 10:00] [error] x\n")
 

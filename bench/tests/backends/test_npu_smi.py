@@ -48,6 +48,37 @@ P310 = """\
 | 2     310P3      | OK           | NA        46               0    / 0             |
 | 1     1          | 0000:02:00.0 | 0         1604 / 43757                          |
 """
+A950 = """\
+| npu-smi 25.7.rc1                                 Version: 25.7.rc1                              |
++--------+------------------+---------------+-----------------------------------------------------+
+| NPU ID | Name             | Health        | Power(W)    Temp(C)           Hugepages-Usage(page) |
+|        |                  | Bus-Id        | NPU Util(%) Memory-Usage(MB)  HBM-Usage(MB)         |
++========+==================+===============+=====================================================+
+| 0      | Ascend950PR      | Alarm         | 205.7       71                0     / 0             |
+|        |                  | 0000:71:00.0  | 100         0    / 0          90633 / 114688        |
++========+==================+===============+=====================================================+
+| 1      | Ascend950PR      | OK            | 192.7       57                0     / 0             |
+|        |                  | 0000:81:00.0  | 0           0    / 0          5413  / 131072        |
++========+==================+===============+=====================================================+
++---------------------------+---------------+-----------------------------------------------------+
+| NPU ID                    | Process id    | Process name             | Process memory(MB)       |
++===========================+===============+=====================================================+
+| 0                         | 1530715       | python                   | 4724                    |
+| 0                         | 1655234       | python                   | 4728                    |
++===========================+===============+=====================================================+
+"""
+"""Of npu-smi 25.7, which numbers no chips."""
+COMMON_950 = """\
+NPU ID                         : 1
+Memory Usage Rate(%)           : 0
+HBM Usage Rate(%)              : 3
+Aicore Usage Rate(%)           : 0
+Aicore Freq(MHZ)               : 1650
+Aicore curFreq(MHZ)            : 100
+Aicore Count                   : 32
+Temperature(C)                 : 65
+NPU Real-time Power(W)         : 298.6
+"""
 COMMON = """\
 \tNPU ID : 0
 \tChip Count : 1
@@ -91,6 +122,38 @@ def test_a_910b_has_no_physical_number_and_a_310p_no_power_and_no_hbm() -> None:
     assert power_of_card((first, second), 2) is None
 
 
+def test_a_950_is_one_chip_without_a_number() -> None:
+    first, second = parse_info(A950)
+    assert [(c.npu, c.chip, c.physical) for c in (first, second)] == [(0, 0, None), (1, 0, None)]
+    assert (first.name, first.health, second.health) == ("Ascend950PR", "Alarm", "OK")
+    assert (second.power_watts, second.temperature_celsius) == (192.7, 57)
+    assert (second.hbm_used_mb, second.hbm_total_mb, second.memory_total_mb) == (5413, 131072, 0)
+    assert chip_of((first, second), 1, None) == second
+    (page,) = parse_common(COMMON_950)
+    assert (page["Chip ID"], page["Aicore curFreq(MHZ)"]) == ("0", "100")
+    assert _npu_smi.parse_processes(A950) == (
+        (0, 0, Process(1530715, 4724 * 2**20)),
+        (0, 0, Process(1655234, 4728 * 2**20)),
+    )
+
+
+def test_a_950_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(
+        _npu_smi, "said", lambda *words, **_: COMMON_950 if "common" in words else A950
+    )
+    source = _npu_smi.NpuSmiSource(1)
+    assert (source.scope, source.card, source.card_devices) == ("board", "1", 1)
+    reading = source.read()
+    assert (reading.power_watts, reading.clock_mhz, reading.temperature_celsius) == (298.6, 100, 65)
+    assert (reading.utilisation_percent, reading.memory_used_bytes) == (
+        0,
+        131072 * 3 * 2**20 // 100,
+    )
+    assert source.processes() == (), "those of the other card are none of its"
+    assert len(_npu_smi.NpuSmiSource(0).processes() or ()) == 2
+
+
 @pytest.mark.parametrize("text", ["", "dcmi module initialize failed", "| 0 | 1 | 2 |"])
 def test_what_is_no_table_has_no_chips(text: str) -> None:
     assert parse_info(text) == () and parse_common(text) == ()
@@ -103,6 +166,17 @@ def test_the_common_page_is_one_dictionary_a_chip() -> None:
     two = parse_common(COMMON + "\tChip ID : 1\n\tNPU Real-time Power(W) : -\n")
     assert [c["Chip ID"] for c in two] == ["0", "1"] and two[1]["NPU ID"] == "0"
     assert two[0]["NPU Real-time Power(W)"] == "71.7" and two[1]["NPU Real-time Power(W)"] == "-"
+
+
+def test_figures_of_a_cards_controller_are_none_of_its_chips() -> None:
+    """After the last chip; the power of a 310P's card stands with it alone."""
+    controller = "\tChip Name : mcu\n\tTemperature(C) : 40\n\tNPU Real-time Power(W) : 12.3\n"
+    (chip,) = parse_common(COMMON + "\n" + controller)
+    assert (chip["Temperature(C)"], chip["NPU Real-time Power(W)"]) == ("41", "71.7")
+    (chip,) = parse_common(COMMON.partition("\tNPU Real-time")[0] + controller)
+    assert (chip["Temperature(C)"], chip["NPU Real-time Power(W)"]) == ("41", "12.3")
+    (chip,) = parse_common(COMMON + "\tTemperature(C) : 40\n")
+    assert chip["Temperature(C)"] == "", "twice, and no controller: unclear"
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,37 @@ def test_an_unclear_device_is_not_guessed(
         nvml_source(monkeypatch, FakeNvml(8), index, **variables)
 
 
+@pytest.mark.parametrize(
+    "variables, handle",
+    [
+        ({}, ""),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, ""),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-0"}, "GPU-0abc"),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-7f"}, "whole of part MIG-7f"),
+    ],
+)
+def test_beside_a_gpu_in_mig_mode_a_number_is_no_device(
+    variables: dict[str, str], handle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA enumerates the instance of GPU 1 alone, as its device 0: GPU 0 is idle."""
+
+    def split(handle: str) -> list[int]:
+        if handle.startswith("GPU-2"):
+            raise NvmlError("GPU is lost")
+        return [1, 1] if handle.startswith("GPU-1") else [0, 0]
+
+    fake = FakeNvml(3)
+    fake.nvmlDeviceGetMigMode = split
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    if handle:
+        assert nvml_source(monkeypatch, fake, 0, **order, **variables)._handle == handle
+        return
+    with pytest.raises(NotObservable, match=r"GPU 1 is in MIG mode.* CUDA_VISIBLE_DEVICES"):
+        nvml_source(monkeypatch, fake, 0, **order, **variables)
+    fake.nvmlDeviceGetMigMode = lambda handle: [0, 1]  # from the next reset on
+    assert nvml_source(monkeypatch, fake, 0, **order, **variables)._handle == "GPU-0abc"
+
+
 def mig(*modes: int) -> Any:
     """A driver that knows of MIG: on now, and from the next reset on."""
     return lambda handle: list(modes)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.backend import DeviceInfo
-from bench.backends import _torch_device, mps, rocm, xpu
+from bench.backends import _torch_device, generic, mps, rocm, xpu
 from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, ask
 from bench.precision import PRECISIONS
 from bench.records.execution import RESERVED
@@ -172,6 +172,24 @@ def test_a_device_is_described_by_what_its_module_says() -> None:
     bare = backend.describe(module(), 0)
     assert bare.name == "some device" and "bfloat16" not in bare.facts
     assert backend.unsupported(bare, PRECISIONS["bf16"]) is None
+
+
+def test_intels_emulated_bfloat16_is_none() -> None:
+    """torch.xpu says yes to everything, unless it is asked without emulation."""
+
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    emulating = module(is_bf16_supported=supported)
+    info = xpu.XpuBackend().describe(emulating, 0)
+    assert info.facts["bfloat16"] == "no"
+    assert xpu.XpuBackend().unsupported(info, PRECISIONS["bf16"])
+    native = module(is_bf16_supported=lambda including_emulation=True: True)
+    for made in (native, module(is_bf16_supported=lambda: True)):
+        assert xpu.XpuBackend().describe(made, 0).facts["bfloat16"] == "yes"
+    assert "bfloat16" not in xpu.XpuBackend().describe(module(), 0).facts
+    # torch.cuda's, which others borrow, takes every lower capability than NVIDIA's 8.0 for emulated
+    assert generic.GenericBackend().describe(emulating, 0).facts["bfloat16"] == "yes"
 
 
 def test_torchs_build_is_read_without_torch() -> None:

@@ -19,6 +19,16 @@ XPU_STATS = """{"device_id": 0, "device_level": [
  {"metrics_type": "XPUM_STATS_GPU_CORE_TEMPERATURE", "value": 53.0},
  {"metrics_type": "XPUM_STATS_MEMORY_USED", "value": 229.1875},
  {"metrics_type": "XPUM_STATS_GPU_UTILIZATION", "value": "N/A"}]}"""
+NEWER = """{"device_index": 0, "pci_bdf": "0000:03:00.0", "device_type": "discrete",
+ "compute_engines": [{"engine_index": 0, "avg": 97.0}],
+ "power": {"gpu_power_w": {"tile_0": {"avg": 150.0, "min": 140.0, "max": 160.0, "current": 160.0}},
+  "energy_consumed_j": 30.1},
+ "frequency": {"gpu_frequency_mhz": {"tile_0": {"avg": 2400.0, "current": 2450.0}},
+  "media_frequency_mhz": {"tile_0": {"avg": 1200.0, "current": 1200.0}}},
+ "temperature": {"gpu_core_celsius": {"tile_0": {"avg": 60.5, "current": 61.0}}},
+ "memory": {"used_mib": {"tile_0": {"avg": 229.0, "current": 229.0}}},
+ "utilization": {"gpu_percent": {"tile_0": 96.5}, "compute_percent": {"tile_0": 90.0}}}"""
+"""Of xpu-smi 2."""
 XPU_PS = """{"device_util_by_proc_list": [
  {"device_id": 0, "mem_size": 5726404, "process_id": 768707, "process_name": "python"},
  {"device_id": 0, "mem_size": 1507, "process_id": 99, "process_name": "xpu-smi"},
@@ -42,13 +52,31 @@ def test_xpu_smi_json() -> None:
     assert _xpu_smi.parse_stats(XPU_STATS).reading() == Reading(
         power_watts=44.69, clock_mhz=1550, temperature_celsius=53
     )
+    assert _xpu_smi.parse_stats(NEWER).reading() == Reading(
+        power_watts=160, clock_mhz=2450, temperature_celsius=61, utilisation_percent=96.5
+    )
     assert _xpu_smi.parse_ps(XPU_PS, 0) == (Process(768707, 5726404 * 1000),)
 
 
+def test_figures_of_several_tiles_are_none_of_the_card() -> None:
+    text = NEWER.replace('"tile_0": {"avg": 60.5', '"tile_1": {"avg": 1}, "tile_0": {"avg": 60.5')
+    sheet = _xpu_smi.parse_stats(text)
+    assert sheet.reading() == Reading()
+    assert "several tiles" in sheet.absent["power"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
-def test_tiles_are_not_taken_for_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = '{"device_list": [{"device_id": 3}], "device_level": [], "tile_level": [{}, {}]}'
-    tool(tmp_path, f"echo '{one}'", "xpu-smi")
+@pytest.mark.parametrize(
+    "tiles",
+    [
+        '"device_level": [], "tile_level": [{}, {}]',
+        '"power": {"gpu_power_w": {"tile_0": {"current": 9}, "tile_1": {"current": 8}}}',
+    ],
+)
+def test_tiles_are_not_taken_for_cards(
+    tiles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool(tmp_path, f'echo \'{{"device_list": [{{"device_id": 3}}], {tiles}}}\'', "xpu-smi")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
     monkeypatch.delenv("ZE_AFFINITY_MASK", raising=False)
     monkeypatch.delenv("ZE_FLAT_DEVICE_HIERARCHY", raising=False)

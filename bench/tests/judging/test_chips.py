@@ -219,6 +219,16 @@ def test_a_format_with_shared_scales_has_no_peak_of_another() -> None:
     assert mi355x.peak_flop_per_second("nvfp4") is None
 
 
+@pytest.mark.parametrize("sku", ["9362", "9392"])
+def test_the_peak_of_a_910c_is_its_cubes(sku: str) -> None:
+    """24 of them, 8192 FLOP each, at 1.8 GHz; 376 counts the vector units too, which multiply no
+    matrices."""
+    chip = chips.find(f"Ascend910_{sku}")
+    assert chip is not None and chip.trust == "medium"
+    for arithmetic in ("bf16", "fp16"):
+        assert chip.peak_flop_per_second(arithmetic) == pytest.approx(24 * 8192 * 1.8e9, rel=1e-4)
+
+
 def test_no_mfu_without_a_peak_and_the_reason(own: Path) -> None:
     own.write_text(OWN.format(peak=2, trust="high"), encoding="utf-8")
     absent = row(measured(10**9, precision="fp16"))

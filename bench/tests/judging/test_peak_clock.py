@@ -54,6 +54,16 @@ def test_where_nobody_saw_the_clock_the_highest_counts() -> None:
     assert found.reason.endswith(": impossible at up to 1980 MHz; the peak is at 1830 MHz")
 
 
+def test_a_b200_runs_above_the_clock_of_its_peak() -> None:
+    """1965 of 1856 MHz: 5.9 % more."""
+    b200 = {"name": "NVIDIA B200"}
+    peak = 989.4 / 2250
+    for clocks in ((), (1965.0,)):
+        assert judged(1.05 / peak, *clocks, device=b200).status == "measured"
+        assert judged(1.07 / peak, *clocks, device=b200).status == "void"
+    assert judged(1.01 / peak, 1800.0, device=b200).status == "void"
+
+
 @pytest.mark.parametrize("clocks", [(), (1980.0,)])
 def test_a_peak_that_is_stated_at_the_highest_clock_is_all(clocks: tuple[float, ...]) -> None:
     found = judged(1.07 * 66.9 / 989.4, *clocks, precision="fp32")
