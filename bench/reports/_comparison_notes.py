@@ -106,7 +106,6 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         yield Note("EXPERTS", f"{said}: {listed([_name(case, names) for case in some])}", dim=True)
     for said, some in grouped(cases, lambda case: case.clock_remark):
         yield Note("CLOCK", f"{said}: {listed([_name(case, names) for case in some])}")
-    yield from _of_one_side(cases, names)
     for verdict in ("UNRANKED", "NO_INTERVAL", "INCOMPARABLE"):
         some = [case for case in cases if case.verdict == verdict]
         reasons = [(reason, case) for case in some for reason in case.reasons]
@@ -114,6 +113,7 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         for reason, of_it in sorted(found, key=lambda pair: -len(pair[1])):
             called = listed([_name(case, names) for _, case in of_it])
             yield Note(CELLS[verdict], f"{reason}: {called}", STYLE.get(verdict, "yellow"))
+    yield from _of_one_side(cases, names)
     yield from _chosen(cases, names)
     for case in cases:
         if case.system is not None and case.system.beside:
@@ -123,7 +123,7 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
 
 def _of_one_side(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> Iterator[Note]:
     """Flags that the launches of one side alone have, which may be why it is slower; but for those
-    whose launches are left out of the figures."""
+    whose launches are left out of the figures, and what is a side's verdict."""
     pairs = [
         (_name(case, names), (case.base, case.other))
         for case in cases
@@ -134,7 +134,9 @@ def _of_one_side(cases: Sequence[CaseComparison], names: Mapping[str, Label]) ->
             found = [
                 name + whose(rows[i], flag)
                 for name, rows in pairs
-                if flag in rows[i].flags and flag not in rows[1 - i].flags
+                if flag in rows[i].flags
+                and flag not in rows[1 - i].flags
+                and flag != rows[i].verdict
             ]
             if found:
                 yield Note(flag, f"of the {who} alone: {FLAGS[flag]}: {listed(found)}")
