@@ -125,16 +125,22 @@ def _steady(curve: ServingCurve) -> str:
 
 
 def _untried(curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row]) -> Iterator[Reason]:
-    """Why a side's best may not be all that it has: it is its densest load, and the other had its
-    own at a denser one of that kind."""
+    """Why a side's best may not be all that it has: it is its densest load, it gives less than the
+    other's, and that was measured at a denser one of the kind."""
     for i, (who, code) in enumerate((("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))):
-        mine, theirs = density(best[i]), density(best[1 - i])
-        densest = max(map(density, curves[i].points))
-        if mine == densest and mine[0] == theirs[0] and mine < theirs:
+        mine, theirs = best[i], best[1 - i]
+        kind, dense = density(mine)
+        own = [density(row)[1] for row in curves[i].points if density(row)[0] == kind]
+        denser = [
+            row
+            for row in curves[1 - i].points
+            if density(row)[0] == kind and density(row)[1] > dense
+        ]
+        if dense == max(own) and denser and (mine.throughput or 0) < (theirs.throughput or 0):
             yield Reason(
                 code,
-                f"the {who} gave most at its densest load, {_load(best[i])}, and was not measured "
-                f"at {_load(best[1 - i])}, which the other side took: measure both at both",
+                f"the {who} gave most at its densest load, {_load(mine)}, and was not measured "
+                f"at {_load(denser[0])}, as the other side was: measure both at both",
             )
 
 

@@ -102,8 +102,8 @@ def legend(curves: Sequence[ServingCurve]) -> list[str]:
     if devices > 1:
         said.append(f"output and goodput are of all {devices} devices together")
     needed = stats.PERCENTILE_SAMPLES[99]
-    counts = [row.serving.requests for row in rows if row.serving]
-    if few := [count for count in counts if count < needed]:
+    lacking = [row.serving for row in rows if row.serving and row.serving.ttft_p99 is None]
+    if few := [serving.requests for serving in lacking]:
         where = f" in {len(few)} of {len(rows)}" if len(few) < len(rows) else ""
         there = " to ".join(map(str, sorted({min(few), max(few)})))
         said.append(f"no p99{where}: it needs {needed} requests a launch, there are {there}")

@@ -24,7 +24,7 @@ FATAL = b"Fatal Python error:"
 """How `faulthandler` begins."""
 GRACE_SECONDS = 3.0
 """Between asking a child to end and ending it."""
-KILLED_SECONDS = 60.0
+KILLED_SECONDS = 15.0
 """What one that was killed gets to be gone: until its driver lets go it holds the device, and the
 next launch would share it."""
 STACKS_SECONDS = 0.5

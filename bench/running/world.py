@@ -103,9 +103,11 @@ class World:
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
         now = time.monotonic()
-        cores = usable_cores()
+        cores = usable_cores()  # of another host one at the least
         self._watches = [
-            blame.Watched(worker.cpu_seconds, now, min(1.0, cores / seat.local_size))
+            blame.Watched(
+                worker.cpu_seconds, now, min(1.0, (1 if seat.host else cores) / seat.local_size)
+            )
             for worker, seat in zip(self.workers, self._seats, strict=True)
         ]
         self._ranks = {worker: rank for rank, worker in enumerate(self.workers)}

@@ -169,13 +169,14 @@ def observed_clock(launch: Launch) -> float | None:
 
 
 def slowest_clock(launch: Launch) -> float | None:
-    """MHz of the device that ran at the lowest clock, of all that did the step together; None if
-    that of one is not known (of ranks but 0: for it held to its power limit, say)."""
-    ranks = launch.outcome.ranks if isinstance(launch.outcome, Measured) else ()
-    others = [one.watched.clock_mhz if one.watched else None for one in ranks if one.rank]
-    clocks = [observed_clock(launch), *others]
-    known = [mhz for mhz in clocks if mhz is not None]
-    return min(known) if len(known) == len(clocks) else None
+    """MHz of the device that ran at the lowest clock, of those that did the step together; None if
+    rank 0's is not known. Another's is of the readings at which it did not hold to its power limit,
+    and is left out where those are few."""
+    clocks = [observed_clock(launch)]
+    for one in launch.outcome.ranks if isinstance(launch.outcome, Measured) else ():
+        if one.rank and one.watched and one.watched.clocks >= LEAST_CLOCKS_OF_LAUNCH:
+            clocks.append(one.watched.clock_mhz)
+    return None if clocks[0] is None else min(mhz for mhz in clocks if mhz is not None)
 
 
 LAWFUL: frozenset[Reason] = frozenset({"power cap", "idle"})

@@ -21,7 +21,7 @@ from bench.records.outcome import Work
 from bench.workload import Burst, Job, Mode, Parameters, Site, Unsupported, Within, Workload
 from bench.workloads import _products
 from bench.workloads._jobs import Rotation, executed_function
-from bench.workloads._products import ALIGNMENT, ProductJob, buffers_of
+from bench.workloads._products import ALIGNMENT, RESULTS, ProductJob, buffers_of
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -157,9 +157,14 @@ class Gemm(Workload):
         return GroupedParameters(shape=shape, experts=experts, skew=min(parameters.skew, experts))
 
     def peak_bytes(self, mode: str, parameters: MatmulParameters, site: Site) -> int:
-        """All operands and outputs that a job rotates among."""
+        """All operands and outputs that a job rotates among; of a compiled step its own outputs."""
         set_bytes = _set_bytes(parameters, site.precision, held=True)
-        return buffers_of(set_bytes) * set_bytes
+        sets = buffers_of(set_bytes)
+        if not is_compiled(site.execution) or isinstance(parameters, GroupedParameters):
+            return sets * set_bytes
+        m, n, _ = parameters.mnk
+        output = m * n * site.precision.dtype.itemsize
+        return sets * (set_bytes - output) + RESULTS * output
 
     def build(self, mode: str, parameters: MatmulParameters, site: Site) -> Job:
         """Operands of normals: zeros would draw less power and run at higher clocks."""

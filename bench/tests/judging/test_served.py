@@ -99,8 +99,11 @@ def test_a_denser_load_that_one_side_never_had_is_no_advantage() -> None:
         assert case.ratio is None and case.verdict == "INCOMPARABLE"
         assert case.reasons == (
             f"the {who} gave most at its densest load, concurrency 2, and was not measured at "
-            "concurrency 4, which the other side took: measure both at both",
+            "concurrency 4, as the other side was: measure both at both",
         )
+    fast = served_run([(serve_case(n), [served(n, ms / 5) for ms in SPEEDS]) for n in (1, 2)])
+    (case,) = compare_at_tpot(fast, whole, 0.1).cases
+    assert case.verdict == "SLOWER", "a denser load could only help the faster"
 
 
 @pytest.mark.parametrize(
