@@ -15,7 +15,8 @@ over the chain's; printed is the geometric mean over launches with its 95 % t in
 matrices in one where they read one input, compiled by a compiler that searches. The chain is the
 same.
 
-`bench.validation.against_kernels` takes the same turns with a chain that has those kernels too.
+`bench.tests.validation.against_kernels` takes the same turns with a chain that has those kernels
+too.
 
 Beside it stands what bounds a batch: bytes of weights and cache that each step must move, over the
 seconds that it took.

@@ -196,7 +196,7 @@ def test_the_card_gives_the_curve_and_its_best_point() -> None:
     wide = REPORT.render([file], Canvas(width=400, wide=True))
     assert f"SWEEP {curve.title}: {curve.words}\n" in wide
     card = REPORT.render([file], Canvas(width=400))
-    best = "llama-train bf16 (batch 4) (best of 7: 400 image/s)"
+    best = "llama-train bf16 (batch 4) (best of 3: 400 image/s)"
     assert f"SWEEP the fastest batch, which reads high: {best}\n" in card
     (line,) = [text for text in card.splitlines() if text.endswith("  SKIPPED")]
     assert line.startswith("llama-train bf16, batch 16 to 64, toy "), "one line for all"

@@ -11,7 +11,8 @@ import torch
 from bench.planning import plan
 from bench.records.case import Case
 from bench.tests.small_workloads import WORKLOADS, build, site
-from bench.validation import against_generate, agreement
+from bench.tests.validation import against_generate
+from bench.validation import agreement
 from bench.workloads._transformers import ATTENTION
 
 NEW = 6

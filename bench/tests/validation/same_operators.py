@@ -1,6 +1,6 @@
 """Does the bare loop do as much as the harness, and no less? Operators of one step of each.
 
-    python -m bench.validation.same_operators [--only 'dlrm*'] [--precision fp32]
+    python -m bench.tests.validation.same_operators [--only 'dlrm*'] [--precision fp32]
 
 Beside `bench.validation.agreement`, whose ratios need a quiet machine: how often a step calls each
 operator needs none. For each case, eager, on the CPU, printed are the operators that the two call

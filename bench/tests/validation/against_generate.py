@@ -1,6 +1,6 @@
 """Is decode as fast as it can be had? `llama` in mode decode against `generate` of transformers.
 
-    python -m bench.validation.against_generate [--launches 5] [--only '*bf16*']
+    python -m bench.tests.validation.against_generate [--launches 5] [--only '*bf16*']
         [--execution compile]
 
 The same model with the same weights, the same prompt, a static cache of the same length, greedy,
@@ -170,4 +170,4 @@ def cases(execution: str = "eager") -> tuple[Case, ...]:
 BY_EXECUTION = {execution: cases(execution) for execution in EXECUTIONS}
 
 if __name__ == "__main__":
-    script("bench.validation.against_generate", __doc__, BY_EXECUTION, take_turns)
+    script("bench.tests.validation.against_generate", __doc__, BY_EXECUTION, take_turns)

@@ -1,6 +1,6 @@
 """What bounds an eager step of decode? `llama` against its products and all of its other kernels.
 
-    python -m bench.validation.against_kernels [--launches 5] [--only '*bf16*']
+    python -m bench.tests.validation.against_kernels [--launches 5] [--only '*bf16*']
         [--execution compile]
 
 As `bench.validation.against_chain`; but the chain has, once a layer, also the fewest kernels that
@@ -71,4 +71,4 @@ def take_bounded_turns(case: Case, turns: int = TURNS) -> Turns:
 
 
 if __name__ == "__main__":
-    script("bench.validation.against_kernels", __doc__, BY_EXECUTION, take_bounded_turns)
+    script("bench.tests.validation.against_kernels", __doc__, BY_EXECUTION, take_bounded_turns)
