@@ -269,7 +269,7 @@ class Session:
         return msgspec.structs.replace(self.settings, launch_limit_seconds=limit)
 
     def _most_seconds(self, state: CaseState) -> float | None:
-        """What a budget leaves, and time enough for what begins late; None where it is not known."""
+        """What a budget leaves, and time enough for what begins late; None where not known."""
         if self.budget_seconds is None or not state.seconds or state.searching:
             return None
         return max(self._budget_left(), 3 * self._expected(state), SHORTEST_LIMIT_SECONDS)
