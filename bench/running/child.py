@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sysconfig
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
@@ -22,6 +23,8 @@ LINE_BYTES = 1 << 16
 """Longest line of a child's stderr that is looked at in one piece."""
 FATAL = b"Fatal Python error:"
 """How `faulthandler` begins."""
+LEAVING_SECONDS = 0.5
+"""Between closing a child's stdin, at which it leaves, and asking it to end."""
 GRACE_SECONDS = 3.0
 """Between asking a child to end and ending it."""
 KILLED_SECONDS = 15.0
@@ -168,22 +171,34 @@ PUBLIC_FOLDERS = _public_folders()
 OWN_NAMES = private.own_names()
 
 
-def end(process: Process) -> None:
-    """Ends the worker's whole process group: politely, then not; returns when it is gone."""
-    with contextlib.suppress(BrokenPipeError):
-        if process.stdin is not None:
-            process.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.5)
+def end(*processes: Process) -> None:
+    """Ends the whole process group of each: politely, then not; returns when all are gone.
+
+    All are asked, and all are killed, before one is waited for: what drivers that hold on to theirs
+    take, they take together.
+    """
+    for process in processes:
+        with contextlib.suppress(BrokenPipeError):
+            if process.stdin is not None:
+                process.stdin.close()
+    _wait_for(processes, LEAVING_SECONDS)
     for sign, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, KILLED_SECONDS)):
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
+        left = [process for process in processes if process.poll() is None]
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+        _wait_for(left, seconds)
+    for process in processes:
+        # What the worker itself started, and left, goes with it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _wait_for(processes: Iterable[Process], seconds: float) -> None:
+    """Until all have ended, or so long is over."""
+    end = time.monotonic() + seconds
+    for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-    # What the worker itself started, and left, goes with it.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.stdout is not None:
-        process.stdout.close()
+            process.wait(max(end - time.monotonic(), 0.0))

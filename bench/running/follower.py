@@ -20,7 +20,7 @@ from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
 from bench.records import environment
 from bench.records.cpu_limits import usable_cores
-from bench.running import alike, blame, greeting, launcher, probe, scratch, wire
+from bench.running import alike, blame, child, greeting, launcher, probe, scratch, wire
 from bench.running.ears import Ears
 from bench.running.monitor import Monitor
 from bench.running.placement import Placement
@@ -64,6 +64,8 @@ class Follower:
         self._command = command
         self._folder = scratch.made()
         self._workers: dict[int, WorkerProcess] = {}
+        self._ended: dict[int, WorkerProcess] = {}
+        """Of the last launch: those whose last words the leader has not asked for."""
         self._requests: dict[int, Request] = {}
         self._eyes = Eyes()
 
@@ -76,9 +78,8 @@ class Follower:
         except Gone as why:
             return Over(EXIT_INCOMPLETE, f"the leader is gone: {why}. Its record ends there.")
         finally:
-            for worker in self._workers.values():
-                worker.hang_up()
-            for worker in self._workers.values():
+            child.end(*(worker.process for worker in self._workers.values()))
+            for worker in (*self._workers.values(), *self._ended.values()):
                 worker.leave()
             self._eyes.close()
             scratch.gone(self._folder)
@@ -157,13 +158,17 @@ class Follower:
         ears.attend(number, worker)
 
     def _finish(self, ears: Ears, number: int) -> wire.Left:
-        """Ends a worker."""
+        """Ends a worker, and with the first of a launch all others, which are ended, too."""
         self._eyes.saw(self._workers, self._requests)
-        worker = self._workers.pop(number, None)
+        if number in self._workers:
+            for one in self._workers:
+                ears.leave(one)
+            child.end(*(worker.process for worker in self._workers.values()))
+            self._ended.update(self._workers)
+            self._workers.clear()
+        worker = self._ended.pop(number, None)
         if worker is None:
             return wire.Left(number, "", ())
-        ears.leave(number)
-        worker.end()
         request = self._requests.pop(number)
         plug_in = catalogue.backend(request.backend)
         lines: dict[tuple[str, ...], str] = {}

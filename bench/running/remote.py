@@ -22,8 +22,9 @@ SILENT_SECONDS = 20.0
 """A follower that has said nothing for so long, while workers of its measure, stands still."""
 LOOK_SECONDS = 150.0
 """For a follower to look for its devices, each backend of whose asks no longer than 120 s."""
-FINISH_SECONDS = 20.0
-"""For a follower to end one worker."""
+FINISH_SECONDS = 40.0
+"""For a follower to look at its devices once more, and to end its workers of a launch, which may
+take `bench.running.child` 18 s."""
 STACKS_SECONDS = 2.0
 """For stacks to come, after those of this host are there."""
 
@@ -153,6 +154,8 @@ class RemoteWorker(Worker):
         self.used = 0.0
         self._stacks: str | None = None
         self._left: Left | None = None
+        self._asked = False
+        """Whether its host has been asked to end it."""
 
     def heard(self, message: Said | Frames | Left) -> None:
         """Its host says something of it."""
@@ -182,10 +185,16 @@ class RemoteWorker(Worker):
         if self._left is None:
             self.host.send(wire.HangUp(self.number))
 
+    def ask_to_end(self) -> None:
+        """Has its host end its whole process group; waits for nothing."""
+        if self._left is None and not self._asked:
+            self._asked = True
+            self.host.send(Finish(self.number))
+
     def end(self) -> None:
         """Ends its whole process group, and waits until it is gone, or its host is."""
+        self.ask_to_end()
         if self._left is None and not self.host.lost:
-            self.host.send(Finish(self.number))
             self.host.wait_for(lambda: self._left is not None, FINISH_SECONDS)
 
     def leave(self) -> None:

@@ -20,7 +20,7 @@ from bench.measuring import joining
 from bench.measuring.messages import Place, Report, Request
 from bench.records.cpu_limits import usable_cores
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
-from bench.running import blame, seating, wire
+from bench.running import blame, child, seating, wire
 from bench.running.ears import Ears
 from bench.running.leader import Leader
 from bench.running.one_report import End, first, merged
@@ -161,15 +161,18 @@ class World:
 
     def leave(self) -> None:
         """Ends all, and lets go of what belongs to them."""
-        for worker in self.workers:
-            worker.hang_up()
+        self.end()
         self._leave()
 
     def end(self) -> None:
-        """Ends every rank's whole process group."""
+        """Ends every rank's whole process group, those of one host together."""
         for worker in self.workers:
             worker.hang_up()
-        for worker in self.workers:
+        elsewhere = [one for one in self.workers if isinstance(one, RemoteWorker)]
+        for worker in elsewhere:
+            worker.ask_to_end()
+        child.end(*(one.process for one in self.workers if isinstance(one, WorkerProcess)))
+        for worker in elsewhere:
             worker.end()
 
     def until_imported(self) -> None:

@@ -1,7 +1,7 @@
 """Does the harness tell the truth? Its throughput against a bare hand-written loop, interleaved.
 
     python -m bench.validation.agreement [--launches 6] [--only 'llama-*'] [--execution compile]
-        [--precision fp32]
+        [--precision fp32] [--clock processor]
 
 For each case of `quick` that runs a model, and of each family that is not in it, on the CPU: a
 fresh process runs the numerics gate, builds the harness's job and the bare loop's model, and lets
@@ -14,6 +14,10 @@ the side that took other than its usual time; it stays in the mean.
 Most cases are of bfloat16, which a CPU without arithmetic of it calculates by reference code: there
 `--precision fp32` compares the same steps in float32.
 
+Where a machine is shared its speed moves within a turn, by more than what is to be shown. There
+`--clock processor`, with `OMP_NUM_THREADS=1`, compares the processor time of the two: what the
+harness does besides would show in it, and waiting for others does not.
+
 The bare loops are in `bench/validation/bare/`, with nothing of the harness but the attention of
 GPT-OSS and of DeepSeek's decode.
 """
@@ -25,6 +29,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -66,6 +71,8 @@ INSTEAD = ("fp32",)
 """What every case can be calculated in instead."""
 BARE = {**vision.BARE, **text.BARE}
 """By the name of the case."""
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+"""What the seconds of either side may be of."""
 KINDS = {"bf16": "bfloat16", "bf16-amp": "bfloat16", "fp32": "float32"}
 """What a bare loop calculates its products in, by the precision of the case."""
 
@@ -110,8 +117,8 @@ def sides(case: Case) -> tuple[Job, Device, Loop]:
     return job, device, loop
 
 
-def take_turns(case: Case, turns: int = TURNS) -> Turns:
-    """Of the harness and the bare loop of a case, in this process."""
+def take_turns(case: Case, turns: int = TURNS, clock: str = "wall") -> Turns:
+    """Of the harness and the bare loop of a case, in this process. clock: of `CLOCKS`."""
     job, device, loop = sides(case)
     engine = Engine(job, device, Settings(), usage=process_usage())
 
@@ -119,9 +126,13 @@ def take_turns(case: Case, turns: int = TURNS) -> Turns:
         # What goes before a pass reads all weights. Of both, or one begins with the other's cache.
         if loop.before_pass is not None:
             job.again()
-        return engine.block(loop.steps).wall_ns / 1e9
+        block = engine.block(loop.steps)
+        if clock == "wall":
+            return block.wall_ns / 1e9
+        assert block.step_cpu_ns is not None
+        return sum(block.step_cpu_ns) / 1e9
 
-    return in_turns(by_harness, loop.seconds, turns)
+    return in_turns(by_harness, lambda: loop.seconds(CLOCKS[clock]), turns)
 
 
 def in_turns(ours: Callable[[], float], theirs: Callable[[], float], turns: int = TURNS) -> Turns:
@@ -142,15 +153,16 @@ def in_turns(ours: Callable[[], float], theirs: Callable[[], float], turns: int 
 
 
 def run_launches(
-    script: str, cases: Sequence[Case], launches: int, turns: int
+    script: str, cases: Sequence[Case], launches: int, options: Sequence[str]
 ) -> dict[str, list[Turns]]:
-    """What each launch found, by case; a launch is a process of the script with `--launch`."""
+    """What each launch found, by case; a launch is a process of the script with `--launch`, and
+    these options."""
     variables = catalogue.backend("cpu").worker_environment()
     found: dict[str, list[Turns]] = {case.label: [] for case in cases}
     for launch in range(launches):
         for case in cases:
             output = subprocess.run(
-                [sys.executable, "-m", script, "--launch", "--turns", str(turns)],
+                [sys.executable, "-m", script, "--launch", *options],
                 input=msgspec.json.encode(case),
                 stdout=subprocess.PIPE,
                 check=True,
@@ -187,13 +199,15 @@ def script(
     name: str,
     text: str | None,
     cases: Mapping[str, Sequence[Case]],
-    launch: Callable[[Case, int], Turns],
+    launch: Callable[..., Turns],
     precisions: Sequence[str] = (),
+    clocks: Sequence[str] = (),
 ) -> None:
     """A script that compares two sides of each case: its options, and what it prints.
 
     name: its module; text: its docstring; cases: by execution; launch: of one case in this process,
-    in so many turns; precisions: those that any case can have instead of its own.
+    in so many turns, by a clock if there are several; precisions: those that any case can have
+    instead of its own; clocks: names of them, the first where none is asked for.
     """
     parser = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawTextHelpFormatter
@@ -204,16 +218,20 @@ def script(
     parser.add_argument("--execution", default="eager", choices=[*cases])
     if precisions:
         parser.add_argument("--precision", choices=precisions, help="instead of each case's own")
+    if clocks:
+        parser.add_argument("--clock", choices=clocks, default=clocks[0])
     parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(precision=None)
     arguments = parser.parse_args()
+    clock = [arguments.clock] if clocks else []
     if arguments.launch:
         case = msgspec.json.decode(sys.stdin.buffer.read(), type=Case)
-        print(msgspec.json.encode(launch(case, arguments.turns)).decode())
+        print(msgspec.json.encode(launch(case, arguments.turns, *clock)).decode())
         return
     there = in_precision(cases[arguments.execution], arguments.precision)
     chosen = matching(parser, "--only", arguments.only, there, lambda case: case.label)
-    found = run_launches(name, chosen, arguments.launches, arguments.turns)
+    options = ["--turns", str(arguments.turns), *(["--clock", *clock] if clock else [])]
+    found = run_launches(name, chosen, arguments.launches, options)
     for label, launches in found.items():
         print(f"{label}: {sentence([one.ratio for one in launches])}")
         for remark in remarks(launches):
@@ -244,7 +262,7 @@ def compared(execution: str) -> list[Case]:
 def main() -> None:
     """The script."""
     cases = {execution: compared(execution) for execution in EXECUTIONS}
-    script("bench.validation.agreement", __doc__, cases, take_turns, INSTEAD)
+    script("bench.validation.agreement", __doc__, cases, take_turns, INSTEAD, [*CLOCKS])
 
 
 if __name__ == "__main__":

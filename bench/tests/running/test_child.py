@@ -1,28 +1,41 @@
-"""How a child is ended."""
+"""How children are ended."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
 from bench.running import child
 
+HELD_SECONDS = 10.0
+"""For so long a driver holds on to a process that was killed."""
 
-class Stubborn:
-    """A process whose driver holds on to it for ten seconds after it was killed, by its own clock
-    of the waits for it."""
 
-    pid = 4242
-    stdin = stdout = None
+class Clock:
+    """Goes on only while somebody waits."""
 
     def __init__(self) -> None:
+        self.now = 0.0
+
+
+class Stubborn:
+    """A process that leaves only when it is killed, and its driver lets it go."""
+
+    stdin = stdout = None
+
+    def __init__(self, clock: Clock, pid: int) -> None:
+        self.pid = pid
         self.returncode: int | None = None
-        self.left = float("inf")
+        self.gone_at = float("inf")
+        self._clock = clock
 
     def poll(self) -> int | None:
+        if self._clock.now >= self.gone_at:
+            self.returncode = -signal.SIGKILL
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -30,28 +43,62 @@ class Stubborn:
 
     def wait(self, timeout: float | None = None) -> int:
         assert timeout is not None
-        if timeout < self.left:
-            self.left -= timeout
+        if self._clock.now + timeout < self.gone_at:
+            self._clock.now += timeout
             raise subprocess.TimeoutExpired("it", timeout)
+        self._clock.now = max(self._clock.now, self.gone_at)
         self.returncode = -signal.SIGKILL
         return self.returncode
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
-def test_one_that_was_killed_is_waited_for_until_it_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Until then it holds the device."""
-    process = Stubborn()
-    sent: list[int] = []
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The one that waits go by."""
+    found = Clock()
+    monkeypatch.setattr(child, "time", SimpleNamespace(monotonic=lambda: found.now))
+    return found
+
+
+def kills(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, *processes: Stubborn
+) -> dict[int, list[int]]:
+    """What each group is sent, by its process id."""
+    sent: dict[int, list[int]] = {process.pid: [] for process in processes}
+    by_pid = {process.pid: process for process in processes}
 
     def killpg(group: int, sign: int) -> None:
-        assert group == process.pid
-        sent.append(sign)
+        sent[group].append(sign)
         if sign == signal.SIGKILL:
-            process.left = min(process.left, 10.0)
+            process = by_pid[group]
+            process.gone_at = min(process.gone_at, clock.now + HELD_SECONDS)
 
     monkeypatch.setattr(os, "killpg", killpg)
+    return sent
+
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")
+
+
+def test_one_that_was_killed_is_waited_for_until_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """Until then it holds the device."""
+    process = Stubborn(clock, 4242)
+    sent = kills(monkeypatch, clock, process)
     child.end(process)
     assert process.returncode == -signal.SIGKILL
-    assert sent[:2] == [signal.SIGTERM, signal.SIGKILL]
+    assert sent[4242][:2] == [signal.SIGTERM, signal.SIGKILL]
+
+
+def test_many_are_waited_for_together(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """Eight ranks whose drivers hold on take no longer than one."""
+    alone = Stubborn(clock, 1)
+    kills(monkeypatch, clock, alone)
+    child.end(alone)
+    took, clock.now = clock.now, 0.0
+    ranks = [Stubborn(clock, pid) for pid in range(10, 18)]
+    sent = kills(monkeypatch, clock, *ranks)
+    child.end(*ranks)
+    assert clock.now == took
+    assert all(rank.returncode == -signal.SIGKILL for rank in ranks)
+    assert all(signs[:2] == [signal.SIGTERM, signal.SIGKILL] for signs in sent.values())
