@@ -38,8 +38,9 @@ class XpuProducts(Products):
         packed = torch._convert_weight_to_int4pack(halves, INNER_TILES)
         scales = matrix.shared.t().contiguous().to(device)
         zeros = torch.full_like(scales, ZERO, dtype=torch.int8)
+        seen = a, torch.stack((scales, torch.zeros_like(scales)), -1)
         operator = torch.ops.aten._weight_int4pack_mm_with_scales_and_zeros
-        return Ready(lambda: operator(a, packed, group, scales, zeros), str(operator), (a, scales))
+        return Ready(lambda: operator(a, packed, group, scales, zeros), str(operator), seen)
 
 
 class XpuDevice(TorchDevice):

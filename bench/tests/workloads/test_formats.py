@@ -369,10 +369,13 @@ def test_weights_of_4_bits_on_xpu_have_zeros_of_their_own(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         torch.ops.aten, "_weight_int4pack_mm_with_scales_and_zeros", multiply, raising=False
     )
-    rows, matrix = operands("int4-weights")
-    found = xpu.BACKEND.products.product(rows, matrix, PRECISIONS["int4-weights"], CPU).queue()
+    (rows, matrix), how = operands("int4-weights"), PRECISIONS["int4-weights"]
+    ready = xpu.BACKEND.products.product(rows, matrix, how, CPU)
     exact = rows.exactly() @ matrix.exactly().t()
-    assert relative_error(found.double(), exact) < 5e-3
+    assert relative_error(ready.queue().double(), exact) < 5e-3
+    everywhere = Products().product(rows, matrix, how, CPU).seen
+    assert [x.shape for x in ready.seen] == [x.shape for x in everywhere], "compare refuses others"
+    assert all(map(torch.equal, ready.seen, everywhere))
 
 
 def test_scales_on_rocm_lie_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
