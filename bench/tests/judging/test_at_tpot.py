@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.comparison import CaseComparison
@@ -40,7 +41,7 @@ def beside(densest: Sequence[Outcome]) -> CaseComparison:
     return case
 
 
-def rates(case: CaseComparison) -> list[float]:
+def rates(case: CaseComparison) -> list[Any]:
     return [row.case.parameters["rate"] for row in (case.base, case.other) if row is not None]
 
 
