@@ -30,6 +30,9 @@ class ServingSummary(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     requests: int
     """Fewest in the steady window of any launch."""
+    ttft_requests: int
+    tpot_requests: int
+    """Fewest of any launch that those figures are of."""
     failed: int
     """Of all launches."""
     total_rate: Figure | None
@@ -75,6 +78,10 @@ def summarized(case: Case, outcomes: Sequence[Measured], level: float) -> Servin
             f"{name}_{of}": over(name, of)
             for name in ("ttft", "tpot")
             for of in ("p50", "p90", "p99")
+        },
+        **{
+            f"{name}_requests": min(getattr(one, name).requests for one in launches)
+            for name in ("ttft", "tpot")
         },
         **{
             name: over(name)
