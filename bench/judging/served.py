@@ -73,15 +73,13 @@ def summarized(case: Case, outcomes: Sequence[Measured], level: float) -> Servin
     return ServingSummary(
         limits=limits,
         requests=min(one.requests for one in launches),
+        ttft_requests=min(one.ttft.requests for one in launches),
+        tpot_requests=min(one.tpot.requests for one in launches),
         failed=sum(one.failed for one in launches),
         **{
             f"{name}_{of}": over(name, of)
             for name in ("ttft", "tpot")
             for of in ("p50", "p90", "p99")
-        },
-        **{
-            f"{name}_requests": min(getattr(one, name).requests for one in launches)
-            for name in ("ttft", "tpot")
         },
         **{
             name: over(name)
