@@ -27,7 +27,13 @@ from bench.judging.compare import (
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
-from bench.judging.served import ServingCurve, best_within, density, serving_curves
+from bench.judging.served import (
+    ServingCurve,
+    best_within,
+    density,
+    serving_curves,
+    unsteady,
+)
 from bench.judging.side import Side
 from bench.judging.verdicts import enough, preliminary
 from bench.records.run import RunFile
@@ -121,16 +127,17 @@ def _judged(
 
 def _steady(curve: ServingCurve) -> str:
     """`steady `, where a load is left out that is not."""
-    return "steady " if any(row.verdict == "NO_STEADY_STATE" for row in curve.points) else ""
+    return "steady " if any(map(unsteady, curve.points)) else ""
 
 
 def _untried(curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row]) -> Iterator[Reason]:
     """Why a side's best may not be all that it has: it is its densest load, it gives less than the
-    other's, and that was measured at a denser one of the kind."""
+    other's, and that was measured at a denser one of the kind. One that saturated was measured."""
     for i, (who, code) in enumerate((("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))):
         mine, theirs = best[i], best[1 - i]
         kind, dense = density(mine)
-        own = [density(row)[1] for row in curves[i].points if density(row)[0] == kind]
+        loads = map(density, (*curves[i].points, *curves[i].saturated))
+        own = [one for how, one in loads if how == kind]
         denser = [
             row
             for row in curves[1 - i].points

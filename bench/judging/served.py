@@ -12,6 +12,7 @@ import msgspec
 
 from bench.judging.serving import Figure, Limits, ServingFigures, figures, over_launches
 from bench.records.outcome import Measured
+from bench.records.served import SATURATED
 
 if TYPE_CHECKING:
     from bench.judging.row import Row
@@ -29,6 +30,9 @@ class ServingSummary(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     requests: int
     """Fewest in the steady window of any launch."""
+    ttft_requests: int
+    tpot_requests: int
+    """Fewest of any launch that those figures are of."""
     failed: int
     """Of all launches."""
     total_rate: Figure | None
@@ -69,6 +73,8 @@ def summarized(case: Case, outcomes: Sequence[Measured], level: float) -> Servin
     return ServingSummary(
         limits=limits,
         requests=min(one.requests for one in launches),
+        ttft_requests=min(one.ttft.requests for one in launches),
+        tpot_requests=min(one.tpot.requests for one in launches),
         failed=sum(one.failed for one in launches),
         **{
             f"{name}_{of}": over(name, of)
@@ -99,6 +105,8 @@ class ServingCurve(msgspec.Struct, frozen=True, kw_only=True):
     """One engine and one kind of requests, as they come denser: fewest first."""
 
     points: tuple[Row, ...]
+    saturated: tuple[Row, ...] = ()
+    """Loads that were given up, as ever more requests waited: measured, and without a figure."""
 
     @property
     def case(self) -> Case:
@@ -110,10 +118,13 @@ def serving_curves(rows: Iterable[Row]) -> Iterator[ServingCurve]:
     """Of a run's rows those with figures; a single point is a curve too."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        if row.serving is not None:
+        if row.serving is not None or (row.status == "skipped" and _is_saturated(row.reason)):
             found.setdefault(without_arrival(row.work).fingerprint, []).append(row)
-    for points in found.values():
-        yield ServingCurve(points=tuple(sorted(points, key=density)))
+    for loads in found.values():
+        points = sorted((row for row in loads if row.serving is not None), key=density)
+        if points:
+            saturated = tuple(row for row in loads if row.serving is None)
+            yield ServingCurve(points=tuple(points), saturated=saturated)
 
 
 def without_arrival(case: Case) -> Case:
@@ -129,9 +140,20 @@ def best_within(curve: Sequence[Row], tpot_seconds: float) -> Row | None:
         row
         for row in curve
         if row.serving and row.serving.tpot_p50 and row.serving.tpot_p50.value <= tpot_seconds
-        if row.verdict != "NO_STEADY_STATE"
+        if not unsteady(row)
     ]
     return max(kept, key=lambda row: row.throughput or 0.0, default=None)
+
+
+def unsteady(row: Row) -> bool:
+    """Whether requests come faster than they are answered, by the figures of too many launches or
+    in those that were given up for it: the others' figures are those of luck."""
+    given_up = row.verdict == "INVALID" and _is_saturated(row.exclusion)
+    return given_up or row.verdict == "NO_STEADY_STATE"
+
+
+def _is_saturated(reason: str) -> bool:
+    return reason.startswith(f"{SATURATED}:")
 
 
 def density(row: Row) -> tuple[str, float]:

@@ -207,7 +207,7 @@ def _judge(
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
         joule_ratio=joule_ratio(base, other),
         joule_interval=joule_interval(base, other, level),
-        price_ratio=None if prices is None else split.per_device.value * prices.base / prices.other,
+        price_ratio=None if prices is None else ratio / split.count * prices.base / prices.other,
         witness_gap=None
         if proved or base.case.mode != TRAINS
         else witness_gap(sides[0].measured(base), sides[1].measured(other)),

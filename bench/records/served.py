@@ -13,6 +13,9 @@ import msgspec
 
 from bench.records.value import Value
 
+SATURATED = "saturated"
+"""Begins the reason of a load that is given up: ever more requests wait for a first token."""
+
 
 class ServedRequest(Value, frozen=True, kw_only=True):
     """One request and what came of it."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bench import stats, units
 from bench.judging.comparison import CaseComparison
 from bench.judging.row import Row
-from bench.judging.served import OVERHEAD_LIMIT, ServingCurve
+from bench.judging.served import OVERHEAD_LIMIT, ServingCurve, ServingSummary
 from bench.judging.serving import Figure
 from bench.reports._labels import name_of, plain
 from bench.reports._wording import word_of
@@ -101,12 +101,7 @@ def legend(curves: Sequence[ServingCurve]) -> list[str]:
     devices = max(row.case.devices for row in rows)
     if devices > 1:
         said.append(f"output and goodput are of all {devices} devices together")
-    needed = stats.PERCENTILE_SAMPLES[99]
-    lacking = [row.serving for row in rows if row.serving and row.serving.ttft_p99 is None]
-    if few := [serving.requests for serving in lacking]:
-        where = f" in {len(few)} of {len(rows)}" if len(few) < len(rows) else ""
-        there = " to ".join(map(str, sorted({min(few), max(few)})))
-        said.append(f"no p99{where}: it needs {needed} requests a launch, there are {there}")
+    said += _no_p99([row.serving for row in rows if row.serving])
     slow = [row for row in rows if row.serving and _over(row.serving.overhead)]
     if slow:
         said.append(
@@ -114,6 +109,18 @@ def legend(curves: Sequence[ServingCurve]) -> list[str]:
             "the host is in those figures"
         )
     return said
+
+
+def _no_p99(points: Sequence[ServingSummary]) -> Iterator[str]:
+    """Where one is missing; of TTFT and TPOT in one sentence where it is the same of both."""
+    needed = stats.PERCENTILE_SAMPLES[99]
+    ttft = [one.ttft_requests for one in points if one.ttft_p99 is None]
+    tpot = [one.tpot_requests for one in points if one.tpot_p99 is None]
+    for which, few in (("", ttft),) if ttft == tpot else (("TTFT ", ttft), ("TPOT ", tpot)):
+        if few:
+            where = f" in {len(few)} of {len(points)}" if len(few) < len(points) else ""
+            there = " to ".join(map(str, sorted({min(few), max(few)})))
+            yield f"no {which}p99{where}: it needs {needed} requests a launch, there are {there}"
 
 
 def _over(figure: Figure | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from bench import stats
@@ -12,7 +13,7 @@ from bench.planning.tuning import Key, Search, hopeless, key_of, too_many
 from bench.records.case import Case, Choice
 from bench.records.outcome import Measured
 from bench.records.run import Launch, Settings
-from bench.telemetry.flags import hindered
+from bench.telemetry.flags import Clocks, clocks_of, hindered, slow_clocks
 
 
 class Kept(NamedTuple):
@@ -25,9 +26,12 @@ class Kept(NamedTuple):
     """Its steady timing samples, seconds a step."""
     steady_seconds: float = 0.0
     hindered: bool = False
-    """Whether something outside the job slowed it: then it is left out of the figures."""
+    """Whether something outside the job slowed it, by its own flags: then it is left out of the
+    figures."""
     hopeless: bool = False
     """Whether its failure is no accident: out of memory, a wrong result, an impossible case."""
+    clocks: Clocks = MappingProxyType({})
+    """Beside those of the case's other launches they show whether it was slowed."""
 
     @classmethod
     def of(cls, launch: Launch) -> Kept:
@@ -35,8 +39,14 @@ class Kept(NamedTuple):
         outcome = launch.outcome
         if isinstance(outcome, Measured):
             samples = array("d", outcome.samples)
-            slowed = hindered(outcome)
-            return cls(launch.seconds, outcome.throughput, samples, outcome.steady_seconds, slowed)
+            return cls(
+                launch.seconds,
+                outcome.throughput,
+                samples,
+                outcome.steady_seconds,
+                hindered=hindered(outcome),
+                clocks=clocks_of(launch),
+            )
         return cls(launch.seconds, None, hopeless=hopeless(outcome))
 
 
@@ -92,8 +102,15 @@ class CaseState:
     @property
     def rates(self) -> list[float]:
         """Items/s of each measured launch that nothing slowed from outside; of all if none is."""
-        clean = [x.rate for x in self.measured if not x.hindered and x.rate is not None]
-        return clean or [x.rate for x in self.measured if x.rate is not None]
+        rates = {k: x.rate for k, x in enumerate(self.measured) if x.rate is not None}
+        slowed = self._slowed
+        return [rate for k, rate in rates.items() if k not in slowed] or list(rates.values())
+
+    @property
+    def _slowed(self) -> set[int]:
+        """Which of the measured launches something outside slowed: judging leaves them out."""
+        slow = slow_clocks({k: x.clocks for k, x in enumerate(self.measured)})
+        return {*slow, *(k for k, x in enumerate(self.measured) if x.hindered)}
 
     @property
     def hopeless(self) -> bool:
@@ -128,9 +145,8 @@ class CaseState:
     @property
     def _in_vain(self) -> bool:
         """Whether so many launches were slowed from outside that no further look is worth it."""
-        measured = self.measured
-        slowed = sum(x.hindered for x in measured)
-        return len(measured) >= stats.LOOKS[1] and slowed > len(measured) / 3
+        measured = len(self.measured)
+        return measured >= stats.LOOKS[1] and len(self._slowed) > measured / 3
 
     def samples(self) -> int:
         """Steady samples that the next launch should take."""

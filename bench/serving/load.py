@@ -19,7 +19,7 @@ import msgspec
 
 from bench.planning.arrivals import Load
 from bench.records.endpoint import Client
-from bench.records.served import Served
+from bench.records.served import SATURATED, Served
 from bench.serving.stream import GIVEN_UP, Answer, Asked, Dialect, stream
 from bench.serving.wire import Pool
 
@@ -203,6 +203,6 @@ def growing(answers: Sequence[Answer], now_ns: int) -> str:
         return ""
     seconds = (now_ns - start) / 1e9
     return (
-        f"saturated: within {seconds:.1f} s {came / seconds:.2f} requests/s came and "
+        f"{SATURATED}: within {seconds:.1f} s {came / seconds:.2f} requests/s came and "
         f"{went / seconds:.2f} got a first token; {depths[-1]} wait for theirs"
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bench import units
-from bench.records.observed import THROTTLING, Reading, Reason, Telemetry, Watched
+from bench.records.observed import THROTTLING, Reading, Reason, Telemetry
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.telemetry import standstill
@@ -39,7 +39,7 @@ def with_flags(outcome: Measured, telemetry: Telemetry | str) -> Measured:
 
 
 def hindered(outcome: Measured) -> bool:
-    """Whether something outside the job slowed the launch."""
+    """Whether something outside the job slowed the launch, as far as it shows by itself."""
     return not HINDERED.isdisjoint(outcome.flags) or bool(standstill.recorded(outcome))
 
 
@@ -89,32 +89,46 @@ def _shared(telemetry: Telemetry) -> dict[Flag, str]:
     return {"SHARED_DEVICE": f"other processes on the device: {telemetry.others}{memory}"}
 
 
-def slow_clocks(launches: Sequence[Launch]) -> dict[int, str]:
+Clocks = Mapping[int, Counter[float]]
+"""Of one launch, by rank: at which clock, MHz, how many readings of its device were. Of a rank
+beyond the first a launch has the median alone, which then stands for all its readings."""
+
+
+def clocks_of(launch: Launch) -> Clocks:
+    """Readings at which a device held to its power limit, or idled, are left out; and so are clocks
+    that are not of this device alone."""
+    if not isinstance(launch.outcome, Measured):
+        return {}
+    found = {0: Counter(_clocks(launch))}
+    for share in launch.outcome.ranks[1:]:
+        found[share.rank] = Counter()
+        if share.watched and share.watched.clock_mhz is not None and share.watched.clocks:
+            found[share.rank][share.watched.clock_mhz] = share.watched.clocks
+    return found
+
+
+def slow_clocks(launches: Mapping[int, Clocks]) -> dict[int, str]:
     """Launches of one case, by number, whose clock lies below the fastest tenth of the case's.
 
-    Of the same case only: other work runs at other clocks by rights. Readings at which the device
-    held to its power limit, or idled, are left out; and so are clocks that are not of this device
-    alone. Of several devices each is held against itself; of those beyond the first a launch has
-    the median alone, which then stands for its readings.
+    Of the same case only: other work runs at other clocks by rights. Of several devices each is
+    held against itself.
     """
-    clocks = {launch.launch: _clocks(launch) for launch in launches}
-    medians = {number: statistics.median(series) for number, series in clocks.items() if series}
-    found = _slow(medians, [mhz for series in clocks.values() for mhz in series])
-    several = any(isinstance(x.outcome, Measured) and x.outcome.ranks for x in launches)
-    slow = {number: f"rank 0: {words}" if several else words for number, words in found.items()}
-    for rank, seen in _watched(launches).items():
-        known = {n: one.clock_mhz for n, one in seen.items() if one.clock_mhz is not None}
-        all_of_them = [mhz for n, mhz in known.items() for _ in range(seen[n].clocks)]
-        for number, words in _slow(known, all_of_them).items():
-            slow.setdefault(number, f"rank {rank}: {words}")
+    several = any(len(clocks) > 1 for clocks in launches.values())
+    slow: dict[int, str] = {}
+    for rank in sorted({rank for clocks in launches.values() for rank in clocks}):
+        series = {number: clocks[rank] for number, clocks in launches.items() if clocks.get(rank)}
+        for number, words in _slow(series).items():
+            slow.setdefault(number, f"rank {rank}: {words}" if several else words)
     return slow
 
 
-def _slow(medians: Mapping[int, float], all_of_them: Sequence[float]) -> dict[int, str]:
+def _slow(series: Mapping[int, Counter[float]]) -> dict[int, str]:
     """Launches of one device whose clock lies below the fastest tenth of all its readings."""
+    all_of_them = sorted(mhz for clocks in series.values() for mhz in clocks.elements())
     if len(all_of_them) < LEAST_CLOCKS:
         return {}
-    top = sorted(all_of_them)[math.floor(0.9 * len(all_of_them))]
+    top = all_of_them[math.floor(0.9 * len(all_of_them))]
+    medians = {number: statistics.median(clocks.elements()) for number, clocks in series.items()}
     return {
         number: f"clock {clock:.0f} MHz, {clock / top:.0%} of the case's {top:.0f} MHz"
         for number, clock in medians.items()
@@ -122,21 +136,11 @@ def _slow(medians: Mapping[int, float], all_of_them: Sequence[float]) -> dict[in
     }
 
 
-def _watched(launches: Sequence[Launch]) -> dict[int, dict[int, Watched]]:
-    """Of each rank but the first, by the launches' numbers, what was seen of its device."""
-    found: dict[int, dict[int, Watched]] = {}
-    for launch in launches:
-        if isinstance(launch.outcome, Measured):
-            for share in launch.outcome.ranks[1:]:
-                if share.watched is not None:
-                    found.setdefault(share.rank, {})[launch.launch] = share.watched
-    return found
-
-
 def slowed_launches(launches: Sequence[Launch]) -> dict[int, tuple[Flag, str]]:
     """Of launches that something outside the job slowed: by their numbers, the flag and cause."""
+    slow = slow_clocks({launch.launch: clocks_of(launch) for launch in launches})
     found: dict[int, tuple[Flag, str]] = {
-        number: ("THROTTLED", cause) for number, cause in slow_clocks(launches).items()
+        number: ("THROTTLED", cause) for number, cause in slow.items()
     }
     for launch in launches:
         if isinstance(launch.outcome, Measured):

@@ -198,13 +198,17 @@ def test_few_launches_give_factors_without_an_interval() -> None:
     assert fewer.verdict == "NO_INTERVAL" and product(fewer).per_device.low is None
 
 
-def test_what_drifts_after_one_device_had_its_launches_is_no_scaling() -> None:
+def drifted() -> RunFile:
     """A run that adapts: one device was steady after five launches, eight after fifteen, the last
-    ten of them in a warmer room. The ratio is of all; its factors are of the rounds of both."""
+    ten of them in a warmer room."""
     early, late = ten(1 / 720, 0.01)[:5], ten(1 / 600, 0.01)
     one = steps(ten(0.01, 0.001)[:5])
-    base = system({"none": one, "dp8": steps([*early, *late])}, settings=Settings(launches="auto"))
-    case = only(compare_systems(base, weak()))
+    return system({"none": one, "dp8": steps([*early, *late])}, settings=Settings(launches="auto"))
+
+
+def test_what_drifts_after_one_device_had_its_launches_is_no_scaling() -> None:
+    """The ratio is of all launches; its factors are of the rounds of both."""
+    case = only(compare_systems(drifted(), weak()))
     found = product(case)
     assert found.efficiencies[0] is not None and case.ratio is not None
     assert found.efficiencies[0].value == pytest.approx(0.9, rel=0.01)
@@ -221,6 +225,13 @@ def test_prices_are_of_the_devices_that_a_system_has() -> None:
     """Eight at 2 an hour, sixty-four at 0.5: 16 against 32."""
     found = only(compare_systems(strong(), weak(), Prices(base=2.0, other=0.5)))
     assert found.price_ratio == pytest.approx(896 / 720 * 16 / 32, rel=1e-3)
+
+
+def test_what_a_price_buys_is_of_the_launches_that_the_ratio_is_of() -> None:
+    """Of fifteen launches, not of the five that its factors are of: half of the ratio beside it."""
+    found = only(compare_systems(drifted(), weak(), Prices(base=2.0, other=0.5)))
+    assert found.ratio is not None and found.ratio > 1.35
+    assert found.price_ratio == pytest.approx(found.ratio * 16 / 32, rel=1e-12)
 
 
 def test_joules_are_those_of_all_devices() -> None:

@@ -14,13 +14,14 @@ from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.served import ServingCurve, serving_curves
 from bench.judging.summary import summarize
 from bench.records.run import RunFile
+from bench.records.served import Served, ServedRequest
 from bench.report import Canvas
 from bench.reports import _comparison, _html_serving, _serving, markdown, table
 from bench.reports import csv as csv_report
 from bench.reports._flat import SERVING
 from bench.reports._html_side import Side
 from bench.reports.json import REPORT as JSON
-from bench.tests.served_runs import serve_case, served, served_run, usual_run
+from bench.tests.served_runs import MS, serve_case, served, served_run, usual_run
 from bench.tests.values import make_case, make_file, make_launch
 
 RATES = served_run(
@@ -63,6 +64,46 @@ def test_only_loads_of_few_requests_are_said_to_have_no_p99() -> None:
     assert "no p99 in 2 of 3: it needs 368 requests a launch, there are 58 to 66" in said
     said = " ".join(_serving.legend(list(_curves(served_run(few[:1])))))
     assert "no p99: it needs 368 requests a launch, there are 58" in said
+
+
+def overlapping(requests: int, at_once: int = 10) -> Served:
+    """One is let in and one ends every 10 ms: of those of the window the last ten end after it."""
+    step = 10 * MS
+    made = [
+        ServedRequest(
+            prompt_tokens=7,
+            due_ns=k * step,
+            admitted_ns=k * step,
+            first_ns=(k + 1) * step,
+            last_ns=(k + at_once) * step,
+            tokens=2,
+        )
+        for k in range(requests)
+    ]
+    moments = sorted(ns for r in made for ns in (r.first_ns, r.last_ns) if ns is not None)
+    return Served(
+        requests=tuple(made),
+        arrived_ns=tuple(moments),
+        arrived_tokens=(1,) * len(moments),
+        ramp=at_once,
+        load="abc",
+    )
+
+
+def test_each_p99_that_is_missing_is_said_with_its_own_count() -> None:
+    """TTFT is of all that were let in, TPOT of those that ended too: 370 and 361, 40 and 31."""
+    many, few = ((serve_case(rate=rate), [overlapping(n)]) for rate, n in ((8, 390), (2, 60)))
+    (curve,) = _curves(served_run([many]))
+    (cells,) = _serving.lines(curve)
+    assert cells.ttft_p99 and not cells.tpot_p99
+    needed = "it needs 368 requests a launch, there are"
+    p99s = [said for said in _serving.legend([curve]) if "p99" in said]
+    assert p99s == [f"no TPOT p99: {needed} 361"]
+    p99s = [said for said in _serving.legend(list(_curves(served_run([few])))) if "p99" in said]
+    assert p99s == [f"no TTFT p99: {needed} 40", f"no TPOT p99: {needed} 31"]
+    curves = list(_curves(served_run([many, few])))
+    p99s = [said for said in _serving.legend(curves) if "p99" in said]
+    assert p99s == [f"no TTFT p99 in 1 of 2: {needed} 40", f"no TPOT p99: {needed} 31 to 361"]
 
 
 def test_of_several_devices_it_is_said_that_the_figures_are_of_all() -> None:

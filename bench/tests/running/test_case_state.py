@@ -2,18 +2,79 @@
 
 from __future__ import annotations
 
-from bench.records.run import Settings
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from bench.judging.summary import summarize
+from bench.records.observed import Reading, Watched
+from bench.records.run import Launch, Settings
 from bench.running.case_state import CaseState
-from bench.tests.values import make_case, make_launch, make_measured
+from bench.tests.telemetry.launches import seen, steady
+from bench.tests.telemetry.sights import of
+from bench.tests.values import make_case, make_file, make_launch, make_measured
+
+CASE = make_case()
+AUTO = Settings(launches="auto")
 
 
 def test_auto_counts_the_time_to_the_next_look() -> None:
-    case = make_case()
-    state = CaseState(case, Settings(launches="auto"))
+    state = CaseState(CASE, AUTO)
     expected = [5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 10]
     noisy = [make_measured(s) for s in [0.01, 0.02] * 10]
     found = []
     for k, outcome in enumerate(noisy[:11]):
         found.append(state.launches_left())
-        state.keep(make_launch(outcome, case, launch=k))
+        state.keep(make_launch(outcome, CASE, launch=k))
     assert found == expected
+
+
+def clocked(*clocks: float, ranks: bool = False) -> list[Launch]:
+    """Launches of equal rates, at these clocks; ranks: of the second of two devices, beside a first
+    at 1400 MHz."""
+    made = []
+    for number, mhz in enumerate(clocks):
+        own = 1400.0 if ranks else mhz
+        readings = tuple(Reading(at_seconds=16.0 + k, clock_mhz=own) for k in range(4))
+        outcome = of((0, 0), (0, 1)) if ranks else steady()
+        if ranks:
+            watched = Watched(source="x", readings=4, clock_mhz=mhz, clocks=4)
+            second = msgspec.structs.replace(outcome.ranks[1], watched=watched)
+            outcome = msgspec.structs.replace(outcome, ranks=(outcome.ranks[0], second))
+        made.append(make_launch(outcome, CASE, launch=number, telemetry=seen(readings=readings)))
+    return made
+
+
+def state_of(launches: Sequence[Launch], settings: Settings = AUTO) -> CaseState:
+    state = CaseState(CASE, settings)
+    for launch in launches:
+        state.keep(launch)
+    return state
+
+
+@pytest.mark.parametrize("ranks", [False, True])
+def test_auto_does_not_count_a_launch_whose_clock_fell(ranks: bool) -> None:
+    """The judge leaves it out: of five it would judge four, too few to compare."""
+    fell = clocked(1400, 1400, 1400, 1400, 1200, 1400, ranks=ranks)
+    state = state_of(fell[:5])
+    assert not state.finished and state.launches_left() == 1 and len(state.rates) == 4
+    (row,) = summarize(make_file([CASE], fell[:5], settings=AUTO))
+    assert (row.launches, row.hindered) == (4, 1)
+    state.keep(fell[5])
+    assert state.finished and len(state.rates) == 5
+    assert state_of(clocked(1400, 1400, 1400, 1400, 1390, ranks=ranks)).finished
+
+
+def test_a_clock_that_rose_leaves_out_the_launches_before_it() -> None:
+    """Where they are too many, no further launch would help, and the case ends."""
+    rose = clocked(*[1200] * 4, *[1400] * 6)
+    state = state_of(rose[:5])
+    assert not state.finished and len(state.rates) == 1 and state.launches_left() == 4
+    assert state_of(rose).finished
+    (row,) = summarize(make_file([CASE], rose, settings=AUTO))
+    assert row.verdict == "THROTTLED"
+
+
+def test_a_fixed_number_is_that_number_whatever_the_clock() -> None:
+    assert state_of(clocked(1400, 1400, 1200), Settings(launches=3)).finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from bench.records.outcome import Block, Flag, Measured
 from bench.records.run import Launch, Settings
 from bench.running.case_state import CaseState
 from bench.telemetry import flags
-from bench.telemetry.flags import observed_clock, slow_clocks, with_flags
+from bench.telemetry.flags import clocks_of, observed_clock, with_flags
 from bench.tests.telemetry.launches import seen, steady
 from bench.tests.values import (
     failed,
@@ -79,6 +80,10 @@ def clocked(number: int, *clocks: float, reasons: tuple[Reason, ...] | None = No
         Reading(at_seconds=16.0 + k, clock_mhz=c, reasons=reasons) for k, c in enumerate(clocks)
     )
     return make_launch(steady(), launch=number, telemetry=seen(readings=readings))
+
+
+def slow_clocks(launches: Sequence[Launch]) -> dict[int, str]:
+    return flags.slow_clocks({launch.launch: clocks_of(launch) for launch in launches})
 
 
 def test_a_clock_below_the_fastest_tenth_of_its_case_is_slow() -> None:

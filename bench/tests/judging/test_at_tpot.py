@@ -1,0 +1,79 @@
+"""Loads at a limit on TPOT, where a server took in less than came: a result of that rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.judging.at_tpot import compare_at_tpot
+from bench.judging.comparison import CaseComparison
+from bench.judging.served import best_within, serving_curves
+from bench.judging.summary import summarize
+from bench.records.outcome import Outcome, Skipped
+from bench.records.run import RunFile
+from bench.records.served import SATURATED
+from bench.tests.served_runs import SPEEDS, measured, serve_case, served
+from bench.tests.values import failed, make_file, make_launches
+
+RATES = {4.0: 1, 8.0: 2, 16.0: 4}
+"""Requests a second, and how many are served at a time."""
+FULL = Skipped(reason=f"{SATURATED}: within 4.0 s 16.00 requests/s came and 9.00 got a first token")
+
+
+def launches(lanes: int, count: int = len(SPEEDS)) -> list[Outcome]:
+    return [measured(served(lanes, ms)) for ms in SPEEDS[:count]]
+
+
+def run_of(densest: Sequence[Outcome]) -> RunFile:
+    """Good launches of every rate but the densest, which has these; none: it was not planned."""
+    given = {rate: launches(lanes) for rate, lanes in RATES.items()} | {16.0: list(densest)}
+    points = [(serve_case(rate=rate), outcomes) for rate, outcomes in given.items() if outcomes]
+    made = [launch for point in points for launch in make_launches(*point)]
+    return make_file([case for case, _ in points], made)
+
+
+WHOLE = run_of(launches(4))
+
+
+def beside(densest: Sequence[Outcome]) -> CaseComparison:
+    """That run beside one that has figures of all rates, each of which keeps the limit."""
+    (case,) = compare_at_tpot(WHOLE, run_of(densest), 1.0).cases
+    return case
+
+
+def rates(case: CaseComparison) -> list[Any]:
+    return [row.case.parameters["rate"] for row in (case.base, case.other) if row is not None]
+
+
+def test_a_rate_that_saturates_a_server_was_measured() -> None:
+    """It has no figure there, and needs none: its best is what it gives at a lower rate."""
+    case = beside([FULL] * 5)
+    assert case.reasons == () and rates(case) == [16.0, 8.0]
+    assert case.verdict == "SLOWER" and case.interval is not None
+
+
+def test_a_rate_that_could_not_be_tried_was_not_measured() -> None:
+    """Nor one that was not planned: it might be the side's best."""
+    for densest in ([Skipped(reason="no steady load")], [failed()], []):
+        case = beside(densest)
+        assert case.verdict == "INCOMPARABLE" and "not measured at rate 16" in case.reasons[0]
+
+
+def test_a_rate_that_saturates_in_some_launches_is_not_the_best() -> None:
+    """Two of five: the three that have a figure are those of luck."""
+    mixed = [*launches(4, count=3), FULL, FULL]
+    case = beside(mixed)
+    assert rates(case) == [16.0, 8.0] and case.verdict == "SLOWER"
+    (curve,) = serving_curves(summarize(run_of(mixed)))
+    (row,) = [row for row in curve.points if row.case.parameters["rate"] == 16.0]
+    assert row.verdict == "INVALID" and best_within([row], 1.0) is None
+    case = beside([*launches(4, count=3), failed(), failed()])
+    assert rates(case) == [16.0, 16.0] and case.verdict == "NO_INTERVAL", "a fault is to be mended"
+
+
+def test_a_side_that_has_no_other_load_is_said_to_have_no_steady_one() -> None:
+    """It keeps the limit in three launches, and in two it falls behind."""
+    case = serve_case(rate=16.0)
+    run = make_file([case], make_launches(case, [*launches(4, count=3), FULL, FULL]))
+    (found,) = compare_at_tpot(WHOLE, run, 1.0).cases
+    assert found.reasons == ("no steady load of the other keeps a median TPOT of 1000 ms",)
