@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
 from bench.records.run import RunFile
+from bench.reports._again import again
 
 STOPPERS = (
     "stops this process or suspends this machine (a debugger, a job scheduler, a limiter of CPU "
@@ -164,17 +164,16 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if run.damage:
         remedy = run.remedy if beside_record else handed_on(run.remedy, run)
         return f"Next: {remedy[:1].lower()}{remedy[1:]}"
-    suite = _typed_suite(run)
+    if run.run.only_explained:
+        return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
     bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
     if bad and bad[0].endpoint is not None:
         return "Next: see why above; put it right on the server or the client, and run again."
     if bad:
         return (
             f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
-            f"accelmark run {suite} --only '{alone(bad[0].case)}'"
+            f"{again(run.run, alone(bad[0].case))}"
         )
-    if run.run.only_explained:
-        return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; {_go_on(run, beside_record)}"
     if any(row.verdict == "THROTTLED" for row in rows):
@@ -194,7 +193,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if lost:
         return (
             f"Next: of {alone(lost[0].case)} too many launches failed. See why above, then try it "
-            f"alone: accelmark run {suite} --only '{alone(lost[0].case)}'"
+            f"alone: {again(run.run, alone(lost[0].case))}"
         )
     unsteady = [row for row in rows if row.verdict == "NO_STEADY_STATE"]
     if any(row.serving for row in unsteady):
@@ -208,7 +207,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if few:
         return (
             "Next: for intervals of ±2 %, where this machine allows them: "
-            f"accelmark run {suite} --launches auto"
+            f"{again(run.run)} --launches auto"
         )
     name = "the record" if run.passing else Path(run.path).name
     return f"Next: hand {name} to whoever compares; it holds every sample."
@@ -240,7 +239,7 @@ def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
 def _go_on(run: RunFile, beside_record: bool) -> str:
     """How the rest of a plan is measured: by the same record where that can go on."""
     if run.run.command[:2] != ("accelmark", "run"):
-        return f"run again with more time: accelmark run {_typed_suite(run)}"
+        return f"run again with more time: {again(run.run)}"
     typed = _typed(run, beside_record)
     return f"go on with it, where it was made: accelmark run --resume {typed}"
 
@@ -249,12 +248,3 @@ def _typed(run: RunFile, beside_record: bool) -> str:
     """The record, as its reader may type it."""
     path = run.path if beside_record else Path(run.path).name
     return "RECORD" if run.passing else shlex.quote(path)
-
-
-def _typed_suite(run: RunFile) -> str:
-    """The suite as it was typed, but for its folder: one of the user's own is a file."""
-    words = [word for argument in run.run.command for word in argument.split("=", 1)]
-    if words[:1] == ["pytest"]:
-        options = itertools.pairwise(words)
-        return next((w for o, w in options if o == "--accelmark-suite"), run.run.suite)
-    return next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)
