@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
 from typing import NamedTuple
 
-from bench.judging.row import Row
 from bench.records.private import PRIVATE
 from bench.records.run import Run
 
@@ -15,16 +13,17 @@ REPEATED = ("device", "devices", "framework", "precision", ONLY)
 """Options that decide what is measured, and on what."""
 SWITCHES = ("--explain", "--wide", "--")
 """Words of `run` and `ab` after which no value comes."""
-SERVED = "serve-bench"
+FROM_OUTSIDE = "endpoint"
+"""Workload of a server that `accelmark serve-bench` measured."""
 
 
 class Typed(NamedTuple):
-    """What was measured, and on what, in the words of a command line; quoted."""
+    """What was measured, and on what, in the words of a command line."""
 
     suite: str
     """As it was typed, but for its folder: one of the user's own is a file."""
     options: tuple[str, ...]
-    """Each of `REPEATED` that was given, with its value."""
+    """Each of `REPEATED` that was given, with its value, quoted."""
 
 
 def typed(run: Run) -> Typed:
@@ -45,7 +44,7 @@ def typed(run: Run) -> Typed:
     if len(set(given.get("device", ()))) > 1:  # one for each side of `ab`
         given["device"] = [f"{run.device.get('backend')}:{run.device.get('index')}"]
     return Typed(
-        shlex.quote(given.get("suite", [run.suite])[0]),
+        given.get("suite", [run.suite])[0],
         tuple(f"--{name} {shlex.quote(given[name][-1])}" for name in REPEATED if name in given),
     )
 
@@ -56,10 +55,22 @@ def again(run: Run, only: str = "") -> str:
     if only:
         others = (option for option in options if not option.startswith(f"--{ONLY} "))
         options = (*others, f"--{ONLY} '{only}'")
-    return " ".join(("accelmark run", suite, *options))
+    return " ".join(("accelmark run", shlex.quote(suite), *options))
 
 
-def of_server(run: Run, rows: Iterable[Row | None]) -> bool:
+def again_on_both(base: Run, other: Run, suite: str) -> str:
+    """What measures both sides of a comparison again, as far as both were asked for the same.
+
+    suite: what the base's is called; a shipped one with its number.
+    """
+    if of_server(base) or of_server(other):
+        return "accelmark serve-bench with --server-command"
+    mine, theirs = typed(base), typed(other)
+    both = (option for option in mine.options if option in theirs.options)
+    own = "@" not in suite and mine.suite.endswith(".toml")
+    return " ".join(("accelmark run", shlex.quote(mine.suite if own else suite), *both))
+
+
+def of_server(run: Run) -> bool:
     """Whether a server was measured from outside: nothing of `accelmark run` does that."""
-    found = any(row is not None and row.endpoint is not None for row in rows)
-    return found or SERVED in (run.suite, *run.command[1:2])
+    return any(case.workload == FROM_OUTSIDE for case in run.plan)

@@ -13,13 +13,14 @@ from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
 from bench.records.run import RunFile
-from bench.reports._again import again
+from bench.reports._again import again, of_server
 
 STOPPERS = (
     "stops this process or suspends this machine (a debugger, a job scheduler, a limiter of CPU "
     "time, a hypervisor, sleep, swapping)"
 )
 """What may have a process stand still, as far as it can be named."""
+MEND_SERVER = "Next: see why above; put it right on the server or the client, and run again."
 
 
 WHOSE = {
@@ -167,8 +168,8 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if run.run.only_explained:
         return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
     bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
-    if bad and bad[0].endpoint is not None:
-        return "Next: see why above; put it right on the server or the client, and run again."
+    if bad and of_server(run.run):
+        return MEND_SERVER
     if bad:
         return (
             f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
@@ -190,6 +191,8 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if any(row.verdict == "INVALID" and row.hindrance for row in rows):
         return "Next: end other work on this machine and run again: it slowed too many launches."
     lost = [row for row in rows if row.verdict == "INVALID" and row.exclusion]
+    if lost and of_server(run.run):
+        return MEND_SERVER
     if lost:
         return (
             f"Next: of {alone(lost[0].case)} too many launches failed. See why above, then try it "
@@ -201,8 +204,10 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if unsteady:
         return "Next: end other work on this machine and run again: a case never became steady."
     few = [row for row in rows if row.status == "measured" and _unsure(row)]
-    if few and few[0].endpoint is not None:
-        starts = "" if few[0].endpoint.restarted else ", and --server-command, which starts it anew"
+    if few and of_server(run.run):
+        server = few[0].endpoint
+        starts = ", and --server-command, which starts it anew"
+        starts = "" if server is not None and server.restarted else starts
         return f"Next: for intervals, run again with more --launches{starts}."
     if few:
         return (
@@ -238,6 +243,8 @@ def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
 
 def _go_on(run: RunFile, beside_record: bool) -> str:
     """How the rest of a plan is measured: by the same record where that can go on."""
+    if of_server(run.run):
+        return "run the same command again."
     if run.run.command[:2] != ("accelmark", "run"):
         return f"run again with more time: {again(run.run)}"
     typed = _typed(run, beside_record)

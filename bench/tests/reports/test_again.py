@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from bench.judging.compare import compare
 from bench.judging.summary import summarize
 from bench.records.outcome import Outcome
 from bench.records.run import RunFile
+from bench.report import Canvas
+from bench.reports._comparison import render
 from bench.reports._wording import next_step
 from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
 
@@ -77,3 +80,23 @@ def test_a_record_that_is_only_explained_is_for_explain() -> None:
     command = ("accelmark", "explain", "resnet50-train")
     said = step(failed(), failed(), command=command, only_explained=True)
     assert said.endswith("accelmark explain fake.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "again"),
+    [
+        ("quick --device cuda", "quick --device cpu", "fake"),
+        ("x --precision fp32 --only gemm", "x --only gemm --precision=fp32", "fake {both}"),
+        ("--device cpu my.toml", "my.toml", "my.toml"),
+    ],
+)
+def test_a_comparison_repeats_what_both_were_asked_for(base: str, other: str, again: str) -> None:
+    first, second = (
+        make_file(
+            [CASE], make_launches(CASE, [FINE] * 3), command=("accelmark", "run", *typed.split())
+        )
+        for typed in (base, other)
+    )
+    last = render([compare(first, second)], Canvas(width=200)).splitlines()[-1]
+    said = again.format(both="--precision fp32 --only gemm")
+    assert last.endswith(f"on both machines: accelmark run {said} --launches 10")
