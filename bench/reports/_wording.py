@@ -12,7 +12,7 @@ from bench.judging.load import Load
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
-from bench.records.run import RunFile
+from bench.records.run import RunFile, Settings
 from bench.reports._again import again, of_server
 
 STOPPERS = (
@@ -209,17 +209,27 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         starts = ", and --server-command, which starts it anew"
         starts = "" if server is not None and server.restarted else starts
         return f"Next: for intervals, run again with more --launches{starts}."
-    if few:
+    if ending(run) and any(_has_launches_left(row, run.run.settings) for row in few):
+        return f"Next: not every launch was made; {_go_on(run, beside_record)}"
+    most = stats.LOOKS[-1]
+    if run.run.settings.launches != "auto" and any(row.launches < most for row in few):
         return (
             "Next: for intervals of ±2 %, where this machine allows them: "
             f"{again(run.run)} --launches auto"
         )
     name = "the record" if run.passing else Path(run.path).name
-    return f"Next: hand {name} to whoever compares; it holds every sample."
+    quieter = " For narrower intervals: a quieter machine." if few else ""
+    return f"Next: hand {name} to whoever compares; it holds every sample.{quieter}"
 
 
 def _unsure(row: Row) -> bool:
     return row.verdict != "OK" or row.launches < 5
+
+
+def _has_launches_left(row: Row, settings: Settings) -> bool:
+    """Whether a run that goes on may make more launches of a case."""
+    planned = stats.LOOKS[-1] if settings.launches == "auto" else settings.launches
+    return row.launches + row.hindered < planned
 
 
 def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
