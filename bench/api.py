@@ -137,7 +137,7 @@ def run_suite(
     is_open = plan.leaves_devices_open(read_suite)
     # What a number of devices rules out (`hsdp` on two) is no fault of a suite that leaves it open.
     if not is_open or devices is not None:
-        plan.whole(read_suite, devices, wanted(None, precision), only)
+        plan.require(read_suite, devices, wanted(None, precision), only)
     count = None if launches is None else str(launches)
     budget = read_suite.budget_minutes if budget_minutes is None else budget_minutes
     settings = suite_file.with_launches(read_suite.settings, count, "--launches")
@@ -194,7 +194,7 @@ def explain_suite(
     `run_suite`. `bench.judging.explained.explain_run` judges it.
     """
     found, pattern = suite_of(str(suite), only)
-    plan.whole(found, None, wanted(None, precision), pattern)
+    plan.require(found, None, wanted(None, precision), pattern)
     settings = with_time_to_explain(
         suite_file.with_launches(found.settings, str(launches), "--launches")
     )

@@ -98,7 +98,7 @@ def ab(
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
     is_open = plan.leaves_devices_open(read_suite)
     if not is_open or spread is not None:
-        plan.whole(read_suite, spread, wanted(None, precision), only)
+        plan.require(read_suite, spread, wanted(None, precision), only)
     settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
     identity = run_id()
     chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]

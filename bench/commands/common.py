@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from bench.commands.streams import folded, is_plain, put_card
-from bench.errors import OutputError
+from bench.errors import OutputError, RecordError
 
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
@@ -184,7 +184,12 @@ def termination_as_interrupt() -> Iterator[None]:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a report; `OutputError` if that cannot be done."""
+    """Writes a report; `OutputError` if that cannot be done, or would be over a record."""
+    if _is_record(path):
+        raise OutputError(
+            f"{path}: a record lies there, which this report would replace. Give another file "
+            "with --output."
+        )
     try:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
@@ -192,3 +197,17 @@ def write(path: Path, text: str) -> None:
             f"{path}: cannot be written ({error.strerror}). Give a file in a folder that exists."
         ) from error
     say(f"written: {path}")
+
+
+def _is_record(path: Path) -> bool:
+    """Whether there is a file that begins as a run does, compressed or not."""
+    from bench.records.flaws import HEADER
+    from bench.records.opened import opened
+
+    try:
+        if not path.is_file():
+            return False
+        with opened(path.absolute()) as found:
+            return HEADER.match(found.file.readline(1000)) is not None
+    except (OSError, RecordError):
+        return False

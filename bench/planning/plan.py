@@ -13,7 +13,7 @@ from bench import catalogue, units
 from bench.errors import SuiteError, UnknownName, suggestion
 from bench.planning.instead import AS_WRITTEN, OPTION, Wanted
 from bench.planning.lists import sweep, values_of
-from bench.planning.selected import matched, matching
+from bench.planning.selected import matched, matching, select
 from bench.planning.spread import (
     FEWEST,
     KEYS,
@@ -113,13 +113,19 @@ def whole(
     )
 
 
-def any_way(suite: Suite) -> tuple[Case, ...]:
+def require(suite: Suite, devices: int | None, wanted: Wanted, only: str | None) -> None:
+    """Raises what `whole` would on any device: `only` may name what some measure `instead`."""
+    cases = whole(suite, devices, wanted).cases
+    if only is not None:
+        select((*cases, *any_way(suite, devices or FEWEST)), only)
+
+
+def any_way(suite: Suite, devices: int = FEWEST) -> tuple[Case, ...]:
     """Every case that a run of a suite may measure of itself on some device."""
-    found = {case.fingerprint: case for case in plan(suite)}
-    for name in sorted({name for names in suite.instead.values() for name in names}):
-        wanted = Wanted(frozenset((name,)))
-        found |= {case.fingerprint: case for case in whole(suite, wanted=wanted).cases}
-    return tuple(found.values())
+    names = sorted({name for names in suite.instead.values() for name in names})
+    ways = (AS_WRITTEN, *(Wanted(frozenset((name,))) for name in names))
+    cases = (one.case for way in ways for one in _planned(suite, devices, way))
+    return tuple({case.fingerprint: case for case in cases}.values())
 
 
 def _planned(suite: Suite, devices: int, wanted: Wanted) -> list[Planned]:

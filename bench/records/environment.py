@@ -230,13 +230,14 @@ def container() -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the clone that this code runs from, and whether it is changed; else None."""
+    """Commit of the clone that this code runs from, and whether what runs is changed; else None."""
     if not (folder.parent / ".git").exists():
         return None
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        # Only tracked files: a results folder beside the code does not change what was run.
-        changed = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+        # What runs, and of that tracked files: `publish` writes results/ beside it.
+        what = (".", "../configs")
+        changed = bool(_git(folder, "status", "--porcelain", "--untracked-files=no", "--", *what))
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "changed": changed}

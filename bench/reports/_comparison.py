@@ -13,13 +13,14 @@ from rich.padding import Padding
 from rich.text import Text
 
 from bench import units
-from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.reasons import Code
 from bench.judging.row import Row
-from bench.judging.verdicts import DISTURBED
+from bench.judging.verdicts import COMPARE_LAUNCHES, DISTURBED
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports import _serving
+from bench.reports._again import again_on_both
 from bench.reports._comparison_notes import (
     CELLS,
     JUDGED,
@@ -190,10 +191,16 @@ def _excludes_one(case: CaseComparison) -> bool:
     return case.interval is not None and not case.interval.low <= 1 <= case.interval.high
 
 
-def _disturbed(comparison: Comparison) -> list[Row]:
-    """Of the cases that are not ranked, the sides for which they are not."""
-    sides = [(case.base, case.other) for case in comparison.cases if case.verdict == "UNRANKED"]
+def _disturbed(comparison: Comparison, verdict: CompareVerdict) -> list[Row]:
+    """Of the cases of that verdict the sides that were disturbed."""
+    sides = [(case.base, case.other) for case in comparison.cases if case.verdict == verdict]
     return [row for pair in sides for row in pair if row is not None and row.verdict in DISTURBED]
+
+
+def _left_too_few(row: Row) -> bool:
+    """Whether there were launches enough for an interval, but for those that are left out."""
+    made = row.launches + row.hindered + row.excluded
+    return row.launches < COMPARE_LAUNCHES <= made
 
 
 def _undisturbed(rows: Sequence[Row]) -> str:
@@ -217,7 +224,7 @@ def _undisturbed(rows: Sequence[Row]) -> str:
 
 def _next(comparison: Comparison, canvas: Canvas) -> str:
     verdicts = {case.verdict for case in comparison.cases}
-    suite = comparison.suite
+    measuring = again_on_both(comparison.base.run, comparison.other.run, comparison.suite)
     paths = " ".join(_path(file, canvas) for file in (comparison.base, comparison.other))
     spread_otherwise = any(Code.DEVICE_COUNT in case.codes for case in comparison.cases)
     if verdicts <= {"INCOMPARABLE", *JUDGED} and spread_otherwise:
@@ -225,28 +232,22 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
     if comparison.command_for_the_base and verdicts & {"INCOMPARABLE", "NO_INTERVAL"}:
         return "Next: for verdicts, the command above on both machines, with --launches 10"
     if verdicts == {"INCOMPARABLE"}:
-        return f"Next: run the same suite on both: accelmark run {suite} --launches 10"
+        return f"Next: run the same suite on both: {measuring} --launches 10"
+    if hampered := list(filter(_left_too_few, _disturbed(comparison, "NO_INTERVAL"))):
+        return f"Next: {_undisturbed(hampered)}"
     if "NO_INTERVAL" in verdicts:
-        return f"Next: for verdicts, on both machines: {_measuring(comparison)} --launches 10"
+        return f"Next: for verdicts, on both machines: {measuring} --launches 10"
     if comparison.configured.unintended:
         names = ", ".join(d.name for d in comparison.configured.unintended)
         return f"Next: for a verdict on the chips, run both under the same settings: {names}"
-    if disturbed := _disturbed(comparison):
+    if disturbed := _disturbed(comparison, "UNRANKED"):
         return f"Next: {_undisturbed(disturbed)}"
     if "UNDECIDED" in verdicts:
         rows = [row for case in comparison.cases for row in (case.base, case.other) if row]
         most = max(len(row.rates) for row in rows)
         more = min(max(20, 2 * most), 1000)
-        again = f"{_measuring(comparison)} --launches {more}"
-        return f"Next: narrower intervals, on both machines: {again}"
+        return f"Next: narrower intervals, on both machines: {measuring} --launches {more}"
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
-
-
-def _measuring(comparison: Comparison) -> str:
-    """The command by which the runs were made."""
-    if any(case.base and case.base.endpoint for case in comparison.cases):
-        return "accelmark serve-bench with --server-command"
-    return f"accelmark run {comparison.suite}"
 
 
 def _path(file: RunFile, canvas: Canvas) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,15 @@ from bench.judging.load import Load
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
-from bench.records.run import RunFile
+from bench.records.run import RunFile, Settings
+from bench.reports._again import again, of_server
 
 STOPPERS = (
     "stops this process or suspends this machine (a debugger, a job scheduler, a limiter of CPU "
     "time, a hypervisor, sleep, swapping)"
 )
 """What may have a process stand still, as far as it can be named."""
+MEND_SERVER = "Next: see why above; put it right on the server or the client, and run again."
 
 
 WHOSE = {
@@ -164,17 +165,16 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if run.damage:
         remedy = run.remedy if beside_record else handed_on(run.remedy, run)
         return f"Next: {remedy[:1].lower()}{remedy[1:]}"
-    suite = _typed_suite(run)
+    if run.run.only_explained:
+        return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
     bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
-    if bad and bad[0].endpoint is not None:
-        return "Next: see why above; put it right on the server or the client, and run again."
+    if bad and of_server(run.run):
+        return MEND_SERVER
     if bad:
         return (
             f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
-            f"accelmark run {suite} --only '{alone(bad[0].case)}'"
+            f"{again(run.run, alone(bad[0].case))}"
         )
-    if run.run.only_explained:
-        return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; {_go_on(run, beside_record)}"
     if any(row.verdict == "THROTTLED" for row in rows):
@@ -191,10 +191,12 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if any(row.verdict == "INVALID" and row.hindrance for row in rows):
         return "Next: end other work on this machine and run again: it slowed too many launches."
     lost = [row for row in rows if row.verdict == "INVALID" and row.exclusion]
+    if lost and of_server(run.run):
+        return MEND_SERVER
     if lost:
         return (
             f"Next: of {alone(lost[0].case)} too many launches failed. See why above, then try it "
-            f"alone: accelmark run {suite} --only '{alone(lost[0].case)}'"
+            f"alone: {again(run.run, alone(lost[0].case))}"
         )
     unsteady = [row for row in rows if row.verdict == "NO_STEADY_STATE"]
     if any(row.serving for row in unsteady):
@@ -202,20 +204,32 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if unsteady:
         return "Next: end other work on this machine and run again: a case never became steady."
     few = [row for row in rows if row.status == "measured" and _unsure(row)]
-    if few and few[0].endpoint is not None:
-        starts = "" if few[0].endpoint.restarted else ", and --server-command, which starts it anew"
+    if few and of_server(run.run):
+        server = few[0].endpoint
+        starts = ", and --server-command, which starts it anew"
+        starts = "" if server is not None and server.restarted else starts
         return f"Next: for intervals, run again with more --launches{starts}."
-    if few:
+    if ending(run) and any(_has_launches_left(row, run.run.settings) for row in few):
+        return f"Next: not every launch was made; {_go_on(run, beside_record)}"
+    most = stats.LOOKS[-1]
+    if run.run.settings.launches != "auto" and any(row.launches < most for row in few):
         return (
             "Next: for intervals of ±2 %, where this machine allows them: "
-            f"accelmark run {suite} --launches auto"
+            f"{again(run.run)} --launches auto"
         )
     name = "the record" if run.passing else Path(run.path).name
-    return f"Next: hand {name} to whoever compares; it holds every sample."
+    quieter = " For narrower intervals: a quieter machine." if few else ""
+    return f"Next: hand {name} to whoever compares; it holds every sample.{quieter}"
 
 
 def _unsure(row: Row) -> bool:
     return row.verdict != "OK" or row.launches < 5
+
+
+def _has_launches_left(row: Row, settings: Settings) -> bool:
+    """Whether a run that goes on may make more launches of a case."""
+    planned = stats.LOOKS[-1] if settings.launches == "auto" else settings.launches
+    return row.launches + row.hindered < planned
 
 
 def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
@@ -239,8 +253,10 @@ def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
 
 def _go_on(run: RunFile, beside_record: bool) -> str:
     """How the rest of a plan is measured: by the same record where that can go on."""
+    if of_server(run.run):
+        return "run the same command again."
     if run.run.command[:2] != ("accelmark", "run"):
-        return f"run again with more time: accelmark run {_typed_suite(run)}"
+        return f"run again with more time: {again(run.run)}"
     typed = _typed(run, beside_record)
     return f"go on with it, where it was made: accelmark run --resume {typed}"
 
@@ -249,12 +265,3 @@ def _typed(run: RunFile, beside_record: bool) -> str:
     """The record, as its reader may type it."""
     path = run.path if beside_record else Path(run.path).name
     return "RECORD" if run.passing else shlex.quote(path)
-
-
-def _typed_suite(run: RunFile) -> str:
-    """The suite as it was typed, but for its folder: one of the user's own is a file."""
-    words = [word for argument in run.run.command for word in argument.split("=", 1)]
-    if words[:1] == ["pytest"]:
-        options = itertools.pairwise(words)
-        return next((w for o, w in options if o == "--accelmark-suite"), run.run.suite)
-    return next((a for a in run.run.command[2:3] if not a.startswith("-")), run.run.suite)

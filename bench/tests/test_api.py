@@ -208,6 +208,14 @@ def test_nobody_watches_by_default() -> None:
         face.turn("A")
 
 
+class Planned(Exception):
+    """As far as these tests go."""
+
+
+def begins(*arguments: Any) -> Any:
+    raise Planned
+
+
 def test_what_two_devices_cannot_do_is_asked_of_the_devices_that_are_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,15 +225,41 @@ def test_what_two_devices_cannot_do_is_asked_of_the_devices_that_are_here(
     lines = [f'{key} = "{value}"' for key, value in case.items()]
     path.write_text("\n".join(["[[case]]", *lines, "batch_size = 8", "sequence_length = 16"]))
 
-    class Planned(Exception):
-        """As far as this test goes."""
-
-    def begins(*arguments: Any) -> Any:
-        raise Planned
-
     eight = DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=None)
     monkeypatch.setattr(api, "choose", lambda *_: probe.Chosen(eight, [], 8))
     with pytest.raises(Planned):
         bench.run_suite(path, watch=begins)
+    with pytest.raises(Planned):
+        bench.run_suite(path, devices=4, only="llama", watch=begins)
     with pytest.raises(SuiteError, match="hsdp2x2"):
         bench.run_suite(path, devices=2, watch=begins)
+
+
+def test_a_case_is_named_by_what_is_measured_in_its_place_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 in the suite, fp32 on a device that lacks it: the card says `gemm-matmul-fp32`."""
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '[instead]\nbf16 = "fp32"\n[[case]]\nworkload = "gemm"\nshape = "32x32x32"\n',
+        encoding="utf-8",
+    )
+
+    def device(**slow: str) -> DeviceInfo:
+        known = ("bf16", "fp32")
+        return DeviceInfo(
+            backend="cpu", index=0, name="x", memory_bytes=None, precisions=known, slow=slow
+        )
+
+    for measure in (bench.run_suite, bench.explain_suite):
+        monkeypatch.setattr(api, "choose", lambda *_: probe.Chosen(device(bf16="reference"), [], 1))
+        for name in ("gemm-matmul-fp32", "gemm-matmul-bf16", "gemm"):
+            with pytest.raises(Planned):
+                measure(path, only=name, watch=begins)
+        with pytest.raises(SuiteError, match="--only gemm-matmul-fp16: matches no case"):
+            measure(path, only="gemm-matmul-fp16", watch=begins)
+        monkeypatch.setattr(api, "choose", lambda *_: probe.Chosen(device(), [], 1))
+        with pytest.raises(SuiteError, match="--only gemm-matmul-fp32: matches no case"):
+            measure(path, only="gemm-matmul-fp32", watch=begins)
+        with pytest.raises(Planned):
+            measure(path, only="gemm-matmul-fp32", precision="fp32", watch=begins)

@@ -287,6 +287,35 @@ def test_a_case_that_a_device_cannot_do_is_no_fault(
     assert found == code, err
 
 
+def test_a_case_is_named_by_what_is_measured_in_its_place_too(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def alternate(*sessions: Session) -> EndReason:
+        for session in sessions:
+            (state,) = session.states
+            assert state.case.precision == "fp32"
+            session.writer.append(make_launch(FINE, state.case))
+            session.end("complete")
+            session.close()
+        return "complete"
+
+    device = DeviceInfo(
+        backend="cpu",
+        index=0,
+        name="A CPU",
+        memory_bytes=2**34,
+        precisions=("bf16", "fp32"),
+        slow={"bf16": "by reference code"},
+    )
+    monkeypatch.setattr(probe, "probe", lambda *_: [probe.Found(backend="cpu", devices=(device,))])
+    monkeypatch.setattr(turns, "alternate", alternate)
+    text = '[instead]\nbf16 = "fp32"\n\n' + TINY.format(launches=1).replace('"fp32"', '"bf16"')
+    (tmp_path / "mine.toml").write_text(text)
+    sides = ("--device", "cpu", "--device", "cpu", "--only", "gemm-matmul-fp32")
+    code, _, err = accelmark("ab", "mine.toml", *sides)
+    assert code == 0, err
+
+
 def test_an_interpreter_without_accelmark_says_so(
     accelmark: Accelmark,
     tmp_path: Path,

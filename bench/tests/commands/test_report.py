@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -91,6 +92,24 @@ def test_a_truncated_record_shows_what_is_whole_and_says_the_rest(
     assert "copy it again" in out and "run again" not in out.lower()
     assert err.startswith("error: cut.jsonl, line ") and "cut short" in err
     assert "Traceback" not in err
+
+
+def test_no_report_is_written_over_a_record(accelmark: Accelmark, tmp_path: Path) -> None:
+    """As `--output runs/*.jsonl` asks, once the shell has put the names there."""
+    a, b, packed = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl.gz"))
+    whole = RUN.read_bytes()
+    a.write_bytes(whole)
+    b.write_bytes(whole[:20_000])
+    packed.write_bytes(gzip.compress(whole))
+    for record in (a, b, packed):
+        before = record.read_bytes()
+        code, out, err = accelmark("report", "--format", "csv", "--output", record.name, "a.jsonl")
+        assert (code, out) == (2, "") and f"{record.name}: a record lies there" in err
+        assert record.read_bytes() == before
+    for other in (b"", b"an earlier report\n", whole[1:], b"\x1f\x8bno gzip"):
+        b.write_bytes(other)
+        assert accelmark("report", "a.jsonl", "--output", "b.jsonl")[0] == 0
+        assert "gemm-matmul" in b.read_text(encoding="utf-8")
 
 
 def test_a_file_holds_no_colours_though_it_was_typed_on_a_terminal(

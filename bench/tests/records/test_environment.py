@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,36 @@ def test_preloaded_libraries_are_named_without_their_folders(
     monkeypatch.setenv("LD_PRELOAD", "/somewhere/private/libjemalloc.so.2 libx.so")
     found = environment.variables(["LD_PRELOAD"])
     assert found == {"LD_PRELOAD": "libjemalloc.so.2 libx.so"}
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_clone_is_changed_by_what_runs_and_not_by_what_is_published(tmp_path: Path) -> None:
+    """`publish` writes results/README.md: the next run is of the same code."""
+    names = ("bench/x.py", "configs/q.toml", "results/README.md")
+
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", tmp_path, *who, *words], check=True, capture_output=True)
+
+    def changed() -> bool:
+        state = environment.git_state(tmp_path / "bench")
+        assert state is not None and len(state["commit"]) == 40
+        return bool(state["changed"])
+
+    git("init")
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("1\n")
+    git("add", ".")
+    git("commit", "-m", "x")
+    assert not changed()
+    for name in names:
+        (tmp_path / name).write_text("2\n")
+        assert changed() == (not name.startswith("results/")), name
+        git("checkout", "--", ".")
+    git("rm", "-r", "configs")
+    assert changed(), "a suite is gone"
+    git("commit", "-m", "x")
+    assert not changed(), "a clone without that folder"
+    (tmp_path / "bench" / "untracked").write_text("x")
+    assert not changed()

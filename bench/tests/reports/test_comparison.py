@@ -181,11 +181,21 @@ def test_a_run_that_did_not_end_by_itself_says_so() -> None:
         (runs((CASE, steps(SLOW, flags=("CONTENDED",)))), "end other work"),
         (runs((CASE, steps(SLOW, flags=("THROTTLED",)))), "cool the device of what is not ranked"),
         (runs((CASE, [*steps(SLOW), *[failed()] * 9])), "find why launches failed"),
+        (runs((CASE, [*steps(SLOW[:4]), *steps(SLOW[:6], flags=("CONTENDED",))])), "end other"),
+        (runs((CASE, [*steps(SLOW[:3]), failed(), failed()])), "find why launches failed"),
+        (runs((CASE, [*steps(SLOW[:2]), failed(), failed()])), "for verdicts, on both machines"),
     ],
 )
 def test_the_next_step(other: RunFile, step: str) -> None:
     last = render([compare(run(FAST), other)], Canvas(width=200)).splitlines()[-1]
     assert last.startswith(f"Next: {step}")
+
+
+def test_a_side_that_has_enough_launches_is_not_what_is_to_be_made_again() -> None:
+    """The base is disturbed, and has an interval all the same; the other has four launches."""
+    base = runs((CASE, [*steps(FAST), *steps(FAST[:6], flags=("CONTENDED",))]))
+    card = render([compare(base, run(SLOW[:4]))], Canvas(width=200))
+    assert "\nNext: for verdicts, on both machines" in card
 
 
 def test_what_is_to_be_done_is_of_the_side_that_was_disturbed() -> None:
