@@ -225,7 +225,9 @@ def test_the_runs_that_are_published_are_counted() -> None:
 def test_readme_says_of_bare_loops_what_the_evidence_says() -> None:
     """The least and the largest ratio of its tables, and of how many cases."""
     text = guide.page("evidence").text
-    part = text[text.index("## Against loops") : text.index("And by `bench.validation.kernels`")]
+    part = text[
+        text.index("## Against loops") : text.index("And by `bench.tests.validation.kernels`")
+    ]
     ratios: dict[str, list[float]] = {}
     for names, figures in re.findall(r"^\| ([a-z][\w, -]*) \| ([^|]+) \|", part, re.MULTILINE):
         first, *more = names.split(", ")

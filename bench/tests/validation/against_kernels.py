@@ -3,9 +3,9 @@
     python -m bench.tests.validation.against_kernels [--launches 5] [--only '*bf16*']
         [--execution compile]
 
-As `bench.validation.against_chain`; but the chain has, once a layer, also the fewest kernels that
-the rest of a layer is on a CPU: two norms, two sums, three for the heads' turn, one that keeps keys
-and values, SiLU and its product. On operands that lie there, of which none waits for another, and
+As `bench.tests.validation.against_chain`; but the chain has, once a layer, also the fewest kernels
+that the rest of a layer is on a CPU: two norms, two sums, three for the heads' turn, one that keeps
+keys and values, SiLU and its product. On operands that lie there, of which none waits for another, and
 with no view to be made: no eager step of these kernels is faster. The choice of a token
 and its embedding are left out.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.validation.against_chain import BY_EXECUTION, chain_of, take_turns
+from bench.tests.validation.against_chain import BY_EXECUTION, chain_of, take_turns
 from bench.validation.agreement import TURNS, Turns, script
 from bench.workloads._generation import DecodeJob
 

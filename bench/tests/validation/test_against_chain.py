@@ -10,9 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.planning import plan
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
-from bench.tests.validation import against_kernels
+from bench.tests.validation import against_chain, against_kernels
 from bench.tests.workloads.test_norms import kernels
-from bench.validation import against_chain
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 

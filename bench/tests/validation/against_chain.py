@@ -1,6 +1,6 @@
 """Is decode as fast as its products? `llama` in mode decode against a bare chain of them.
 
-    python -m bench.validation.against_chain [--launches 5] [--only '*bf16*']
+    python -m bench.tests.validation.against_chain [--launches 5] [--only '*bf16*']
         [--execution compile|tuned]
 
 The chain multiplies by the same matrices, each of every layer and the output matrix, and attends
@@ -169,7 +169,7 @@ def cases(how: str) -> tuple[Case, ...]:
     return plan.plan(
         Suite(
             name="chain",
-            source="bench/validation/against_chain.py",
+            source="bench/tests/validation/against_chain.py",
             description="",
             settings=Settings(),
             entries=tuple({**entry, **given} for entry in WORK),
@@ -180,4 +180,4 @@ def cases(how: str) -> tuple[Case, ...]:
 BY_EXECUTION = {how: cases(how) for how in (*EXECUTIONS, "tuned")}
 
 if __name__ == "__main__":
-    script("bench.validation.against_chain", __doc__, BY_EXECUTION, take_turns)
+    script("bench.tests.validation.against_chain", __doc__, BY_EXECUTION, take_turns)

@@ -1,6 +1,6 @@
 """Does the harness tell the truth of a single kernel? As `agreement`, for products and attention.
 
-    python -m bench.validation.kernels [--launches 6] [--only 'gemm-*']
+    python -m bench.tests.validation.kernels [--launches 6] [--only 'gemm-*']
 
 The kinds that torch has on a CPU, at small sizes; the bare loops are in `bare/kernels.py`.
 """
@@ -17,8 +17,8 @@ from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.run import Settings
+from bench.tests.validation.bare_kernels import BARE
 from bench.validation.agreement import TURNS, Turns, in_turns, script
-from bench.validation.bare.kernels import BARE
 from bench.workload import Site
 
 HEADS = {"heads": 16, "kv_heads": 4, "head_dim": 64}
@@ -64,7 +64,7 @@ def take_turns(case: Case, turns: int = TURNS) -> Turns:
 
 def main() -> None:
     """The script."""
-    script("bench.validation.kernels", __doc__, {"eager": cases()}, take_turns)
+    script("bench.tests.validation.kernels", __doc__, {"eager": cases()}, take_turns)
 
 
 if __name__ == "__main__":
