@@ -5,8 +5,8 @@
 
 As `bench.tests.validation.against_chain`; but the chain has, once a layer, also the fewest kernels
 that the rest of a layer is on a CPU: two norms, two sums, three for the heads' turn, one that keeps
-keys and values, SiLU and its product. On operands that lie there, of which none waits for another, and
-with no view to be made: no eager step of these kernels is faster. The choice of a token
+keys and values, SiLU and its product. On operands that lie there, of which none waits for another,
+and with no view to be made: no eager step of these kernels is faster. The choice of a token
 and its embedding are left out.
 """
 
