@@ -70,12 +70,15 @@ def test_hosts_that_compute_for_one_rank_alone_are_not_shared(place: Place, shar
 def test_ranks_may_differ_in_which_devices_their_hosts_give(
     there: dict[str, str], said: str
 ) -> None:
-    """Two ranks that are asked at once, each by the words of the other."""
     given = [{"RANK": "0", "NVIDIA_VISIBLE_DEVICES": "GPU-4"}, there]
-    told: list[Any] = []
+    words: list[Any] = []
+
+    def told(mine: Any) -> list[Any]:
+        words.append(mine)
+        return words
 
     def asked(variables: dict[str, str]) -> str:
-        ranks: Any = SimpleNamespace(told=lambda mine: told.append(mine) or told)
+        ranks: Any = SimpleNamespace(told=told)
         return joining.unlike(ranks, {"variables": variables}, "NVIDIA X")
 
     assert asked(given[0]) == "", "alone"
