@@ -36,6 +36,10 @@ class Ranks(msgspec.Struct, frozen=True, kw_only=True):
     """Of the hosts (gloo): what the harness and its proofs exchange, never the work."""
     arrive: Callable[[], None] = nowhere
     """Tells the parent that this rank is about to wait for the others: who stays away is late."""
+    host: int = 0
+    """0-based; each counts its own devices from 0."""
+    card: str = ""
+    """What its device is called whichever container it is seen from; empty where nobody says."""
 
     def part(self, count: int) -> slice:
         """This rank's part of so many rows of a global batch. Raises ValueError if they divide not.

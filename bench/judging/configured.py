@@ -17,7 +17,7 @@ from bench import catalogue
 from bench.errors import AccelmarkError
 from bench.judging.differences import ABSENT, Difference
 from bench.judging.reasons import Code
-from bench.records.environment import may_change_speed, threads_given
+from bench.records.environment import SELECTS, may_change_speed, threads_given
 from bench.records.run import Launch, RunFile
 
 HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
@@ -28,8 +28,6 @@ STACK_SETTINGS = ("threads", "cpu_capability", "mkldnn")
 """What torch made of its settings on a host; told where no variable that differs explains it."""
 VERSION = re.compile(r"v?\d+(\.\d+)+")
 """How a fact of a device begins that is a version of its software."""
-SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_ORDER)$")
-"""Variables that choose which device it is; its name says what came of that."""
 
 
 class Configured(msgspec.Struct, frozen=True, kw_only=True):

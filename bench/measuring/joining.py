@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.measuring.messages import Place
 from bench.ranks import Ranks, nowhere
-from bench.records.environment import threads_each
+from bench.records.environment import SELECTS, threads_each
 from bench.records.parallelism import parse
 
 if TYPE_CHECKING:
+    import torch
+
     from bench.backend import Backend, Device
 
 CLOSED = re.compile(
@@ -28,6 +32,28 @@ OWN = ("RANK", "LOCAL_RANK")
 """Variables in which ranks differ by rights."""
 JOIN_SECONDS = 45.0
 """Within which all ranks must have come: those that wait longer say so."""
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+CARD = ("uuid", "pci_domain_id", "pci_bus_id", "pci_device_id")
+"""Properties of a device, as torch names them, that are its own on a machine."""
+
+
+def machine() -> str:
+    """Of the kernel that this process runs on: containers and namespaces share one."""
+    try:
+        return BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def card(device: torch.device) -> str:
+    """See `Ranks.card`. Only ever compared, never recorded."""
+    import torch
+
+    found: list[str] = []
+    with contextlib.suppress(Exception):  # then it does not say
+        properties = torch.get_device_module(device).get_device_properties(device)
+        found = [str(getattr(properties, name)) for name in CARD if hasattr(properties, name)]
+    return " ".join((machine(), *found)) if found else ""
 
 
 def variables(
@@ -93,6 +119,8 @@ def join(
         group=dist.group.WORLD,
         control=control,
         arrive=arrive,
+        host=place.host,
+        card=card(device.torch_device),
     )
 
 
@@ -103,10 +131,11 @@ SAME = ("torch", "python", "packages", "threads", "interop_threads", "cpu_capabi
 def unlike(ranks: Ranks, environment: Mapping[str, Any], device: str) -> str:
     """Which rank has another environment or device than most, and in what; empty if none has.
 
-    A figure of unlike devices, or of two versions of a library, would be nobody's. All ranks say
-    the same.
+    A figure of unlike devices, or of two versions of a library, would be nobody's. Which of its
+    devices a host gives is its own. All ranks say the same.
     """
-    variables = {k: v for k, v in environment["variables"].items() if k not in OWN}
+    given = environment["variables"]
+    variables = {k: v for k, v in given.items() if k not in OWN and not SELECTS.search(k)}
     same = {name: environment.get(name) for name in SAME}
     mine = {"device": device, **same, "variables": variables}
     told = ranks.told(mine)

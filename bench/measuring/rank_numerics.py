@@ -226,13 +226,24 @@ def allowed(alone: float, dtype: str, kinks: bool = False) -> float:
 
 
 def misplaced(ranks: Ranks, site: Site) -> str:
-    """Whether this rank has a device that is another's; of a host all share one."""
-    place = full(site)
-    told = ranks.told(place)
-    first = told.index(place)
+    """Whether this rank has a device that is another's; of a host all share one.
+
+    On one host a device's number tells it from the others; two hosts may be containers of one
+    machine, and then it is the card itself, where it says which it is.
+    """
+    mine = (ranks.host, full(site), ranks.card)
+    told = ranks.told(mine)
+    first = next(rank for rank, other in enumerate(told) if _one_device(mine, other))
     if site.device.type == "cpu" or first == ranks.rank:
         return ""
-    return f"it is on {place}, which is the device of rank {first}"
+    return f"it is on {full(site)}, which is the device of rank {first}"
+
+
+def _one_device(one: tuple[int, str, str], other: tuple[int, str, str]) -> bool:
+    """Whether two ranks have the same; of each its host, its device's number there, its card."""
+    if one[0] == other[0]:
+        return one[1] == other[1]
+    return one[2] == other[2] != ""
 
 
 def _against(

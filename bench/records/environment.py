@@ -50,8 +50,8 @@ FURNITURE = re.compile(
 )
 """Names that tell where software lies, which it is, or what an image wants of its machine: recorded
 with their families, and no cause of another speed."""
-
-
+SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_ORDER)$")
+"""Variables that choose which device it is; its name says what came of that."""
 LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
 """How the compiler says that it gives a function up: it has been compiled too often."""
 SECRET = re.compile(r"TOKEN|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)

@@ -55,12 +55,18 @@ def _digest(suite: str) -> str:
 
 
 def conditions(backend: str) -> dict[str, str]:
-    """What may change a worker's speed: variables; where the host computes, its cores."""
+    """What may change a worker's speed: variables; where the host computes, its cores.
+
+    Not which of its devices a host gives: of those number and name are compared (`devices`)."""
     plug_in = catalogue.backend(backend)
     given = environment.worker_variables(plug_in.worker_environment())
     words = environment.looked_for(plug_in.recorded_variables())
     variables = environment.variables(words, given)
-    found = {name: said for name, said in variables.items() if environment.may_change_speed(name)}
+    found = {
+        name: said
+        for name, said in variables.items()
+        if environment.may_change_speed(name) and not environment.SELECTS.search(name)
+    }
     return found | ({"usable cores": str(usable_cores())} if plug_in.is_host else {})
 
 

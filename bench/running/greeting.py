@@ -7,10 +7,10 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from bench.errors import HostsError
+from bench.measuring.joining import machine
 from bench.running import wire
 from bench.running.placement import Placement
 from bench.running.wire import Challenge, Connection, Gone, Hello, Over, Welcome
@@ -25,7 +25,6 @@ CONNECT_SECONDS = 10.0
 """For one address of several to answer."""
 GREETING_SECONDS = 20.0
 """For the leader's part of a greeting: it speaks with one host at a time."""
-BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def join_seconds(given: Mapping[str, str] = os.environ) -> float:
@@ -34,14 +33,6 @@ def join_seconds(given: Mapping[str, str] = os.environ) -> float:
     if text and not (text.isdecimal() and int(text) > 0):
         raise HostsError(f"{WAIT}={text}: give a whole number of seconds from 1 up.")
     return float(text or JOIN_SECONDS)
-
-
-def machine() -> str:
-    """Of the kernel that this process runs on: containers and namespaces share one."""
-    try:
-        return BOOT.read_text(encoding="ascii").strip()
-    except OSError:
-        return socket.gethostname()
 
 
 def resolved(address: str, port: int, seconds: float) -> list[tuple[int, tuple[Any, ...]]]:

@@ -13,10 +13,11 @@ from typing import Any
 
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, HostsError
+from bench.measuring.joining import machine
 from bench.running import alike
 from bench.running.alike import Host
 from bench.running.door import Door
-from bench.running.greeting import join_seconds, machine
+from bench.running.greeting import join_seconds
 from bench.running.placement import Placement
 from bench.running.remote import RemoteHost
 from bench.running.seating import Hosts

@@ -20,9 +20,9 @@ import msgspec
 
 from bench.backend import Backend, DeviceInfo
 from bench.lifeline import Lifeline
+from bench.measuring.joining import machine
 from bench.records.case import Case
 from bench.records.observed import Reading, Telemetry
-from bench.running.greeting import machine
 from bench.running.sampler import Answer, Order
 from bench.telemetry import energy
 from bench.telemetry.joined import Sight

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from bench.backend import DeviceInfo
 from bench.errors import AccelmarkError
 from bench.records import environment
-from bench.records.encoding import encoded
-from bench.records.outcome import Cold, Failed, Measured
+from bench.records.outcome import Cold, Failed, Measured, Skipped, Void
 from bench.records.run import End, Launch, Settings
+from bench.records.served import Served
 from bench.running.header import begin, run_id, utc_now
 from bench.serving.reference import Reference, in_a_process
 from bench.serving.session import Ask, Came, Interrupted, launch
@@ -102,13 +103,38 @@ def whys(lines: Sequence[Launch]) -> list[str]:
 
 
 def without(token: str | None, line: Launch) -> Launch:
-    """A line in which the token does not stand, wherever a server may have repeated it."""
-    text = encoded(line)
-    secret = encoded(token or "")[1:-1]
-    if not secret or secret not in text:
+    """A line in which the token does not stand, wherever a server may have repeated it: in what it
+    says of itself, and in why something failed. Elsewhere a short token would be found in a number,
+    or in a word of ours."""
+    if not token:
         return line
-    plain = text.replace(secret, environment.NOT_RECORDED.encode())
-    return msgspec.json.decode(plain, type=Launch)
+
+    def bare(text: str) -> str:
+        return text.replace(token, environment.NOT_RECORDED)
+
+    def answered(served: Served) -> Served:
+        every = (replace(one, failed=bare(one.failed)) for one in served.requests)
+        return replace(served, requests=tuple(every))
+
+    outcome, seen = line.outcome, line.endpoint
+    if isinstance(outcome, Failed):
+        outcome = replace(outcome, message=bare(outcome.message))
+    elif isinstance(outcome, Void | Skipped):
+        outcome = replace(outcome, reason=bare(outcome.reason))
+    elif outcome.served is not None:
+        outcome = replace(outcome, served=answered(outcome.served))
+    if seen is not None:
+        server = replace(
+            seen.server,
+            name=bare(seen.server.name),
+            version=bare(seen.server.version),
+            model=bare(seen.server.model),
+            settings={name: bare(value) for name, value in seen.server.settings.items()},
+            command=tuple(map(bare, seen.server.command)),
+        )
+        load = None if seen.load is None else answered(seen.load)
+        seen = replace(seen, server=server, load=load)
+    return replace(line, outcome=outcome, endpoint=seen)
 
 
 def _line(

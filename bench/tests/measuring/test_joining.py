@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from bench.measuring import joining
 from bench.measuring.messages import Place
@@ -57,3 +58,39 @@ def test_hosts_that_compute_for_one_rank_alone_are_not_shared(place: Place, shar
     hosts = {name: said.get(name) for name in ("hosts", "devices_per_host")}
     assert hosts["hosts"] == (2 if place.hosts == 2 else None)
     assert hosts["devices_per_host"] == (place.local_size if place.hosts == 2 else None)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({"RANK": "1", "NVIDIA_VISIBLE_DEVICES": "GPU-5"}, ""),  # each pod names its own
+        ({"RANK": "1", "NCCL_ALGO": "Ring"}, "rank 1 differs in its variables"),
+    ],
+)
+def test_ranks_may_differ_in_which_devices_their_hosts_give(
+    there: dict[str, str], said: str
+) -> None:
+    given = [{"RANK": "0", "NVIDIA_VISIBLE_DEVICES": "GPU-4"}, there]
+    words: list[Any] = []
+
+    def told(mine: Any) -> list[Any]:
+        words.append(mine)
+        return words
+
+    def asked(variables: dict[str, str]) -> str:
+        ranks: Any = SimpleNamespace(told=told)
+        return joining.unlike(ranks, {"variables": variables}, "NVIDIA X")
+
+    assert asked(given[0]) == "", "alone"
+    found = asked(given[1])
+    assert found.startswith(said) and bool(found) == bool(said)
+
+
+def test_a_card_is_one_name_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = {0: SimpleNamespace(uuid="ab", pci_bus_id=5), 1: SimpleNamespace(name="unnamed")}
+    module = SimpleNamespace(get_device_properties=lambda device: properties[device.index])
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    monkeypatch.setattr(joining, "machine", lambda: "this one")
+    assert joining.card(torch.device("meta:0")) == "this one ab 5"
+    assert joining.card(torch.device("meta:1")) == "", "nothing tells it from others"
+    assert joining.card(torch.device("meta:2")) == "", "it does not answer"

@@ -253,17 +253,27 @@ def test_parts_are_torchs_own_chunks(rows: int, count: int, unit: int, sizes: li
 
 
 @pytest.mark.parametrize(
-    ("device", "told", "words"),
+    ("first", "second", "words"),
     [
-        ("meta:1", ["meta:0", "meta:1"], ""),
-        ("meta:0", ["meta:0", "meta:0"], "it is on meta:0, which is the device of rank 0"),
-        ("cpu", ["cpu", "cpu"], ""),
+        ((0, "meta:0", ""), (0, "meta:1", ""), ""),
+        ((0, "meta:0", ""), (0, "meta:0", ""), "it is on meta:0, which is the device of rank 0"),
+        ((0, "cpu", ""), (0, "cpu", ""), ""),
+        # Each host counts from 0.
+        ((0, "meta:0", ""), (1, "meta:0", ""), ""),
+        ((0, "meta:0", "m 5"), (1, "meta:0", "m 6"), ""),
+        # Containers of one machine that both have a card.
+        ((0, "meta:0", "m 5"), (1, "meta:1", "m 5"), "it is on meta:1, which is the device of"),
+        # On one host a name that tells no card from another does no harm.
+        ((0, "meta:0", "m XX"), (0, "meta:1", "m XX"), ""),
     ],
 )
-def test_no_two_ranks_have_one_device(device: str, told: list[str], words: str) -> None:
-    ranks: Any = SimpleNamespace(rank=1, told=lambda place: told)
-    at: Any = SimpleNamespace(device=torch.device(device))
-    assert misplaced(ranks, at) == words
+def test_no_two_ranks_have_one_device(
+    first: tuple[int, str, str], second: tuple[int, str, str], words: str
+) -> None:
+    host, device, card = second
+    ranks: Any = SimpleNamespace(rank=1, host=host, card=card, told=lambda mine: [first, mine])
+    found = misplaced(ranks, SimpleNamespace(device=torch.device(device)))  # type: ignore[arg-type]
+    assert found.startswith(words) and bool(found) == bool(words)
 
 
 def test_a_tolerance_follows_one_devices_error() -> None:

@@ -98,6 +98,14 @@ def test_what_is_compared_is_what_would_run(monkeypatch: pytest.MonkeyPatch) -> 
     assert "TORCHELASTIC_RUN_ID" not in found
 
 
+def test_which_of_its_devices_a_host_gives_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod is given GPUs by their names, which no other pod has."""
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "GPU-4")
+    monkeypatch.setenv("NCCL_ALGO", "Ring")
+    found = alike.conditions("cuda")
+    assert found["NCCL_ALGO"] == "Ring" and "NVIDIA_VISIBLE_DEVICES" not in found
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from typing import Any
 
 import pytest
@@ -108,11 +109,68 @@ def test_settings_are_what_names_nobody() -> None:
         ("serve --api-key abc --port 1", ("serve", "--api-key", "(not recorded)", "--port", "1")),
         ("serve --api-key=abc -x", ("serve", "--api-key=(not recorded)", "-x")),
         ("env HF_TOKEN=abc serve", ("env", "HF_TOKEN=(not recorded)", "serve")),
+        # An option without a value, before one that has a secret.
+        (
+            "serve --no-auth --api-key abc",
+            ("serve", "--no-auth", "--api-key", "(not recorded)"),
+        ),
+        # Several keys.
+        ("serve --api-key abc abc -x", ("serve", "--api-key", *["(not recorded)"] * 2, "-x")),
     ],
 )
 def test_a_command_is_kept_without_its_secrets(command: str, words: tuple[str, ...]) -> None:
     assert shown(command) == words
     assert shown("/opt/alice/bin/serve /data/alice/m")[1] == "m"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--enable-prompt-tokens-details --api-key {}",
+        "--hf-token {} --port 1",
+        "--hf_token={}",
+        "--password='{} {}'",
+        "--ssl-keyfile-password {}",
+        "--api-keys {} {}",
+        "--dynamo.auth-header {}",
+        "--header 'Authorization: Bearer {}'",
+        "--header='X-Api-Key: {}'",
+        "-H 'X-Mine: Bearer {}'",
+        "--env-var=HF_TOKEN={}",
+        '--config \'{{"api_key": "{}", "port": 1}}\'',
+        '--config \'{{"api_keys": ["{}", "{}"]}}\'',
+        "--url http://me:{}@10.0.0.1:1/v1",
+        "--url 'redis://me:1,{}@node'",
+        "--url 'http://node/v1?token={}'",
+        "sh -c 'exec serve --api-key {} {} --port 1'",
+        'sh -c \'exec serve --api-key "{}"; curl -H "Authorization: Bearer {}"\'',
+        "sh -c 'cd x; HF_TOKEN={} serve'",
+    ],
+)
+def test_no_secret_stands_in_a_command(words: str) -> None:
+    said = " ".join(shown("serve " + words.format("sk-abc123", "sk-abc123")))
+    assert "abc123" not in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--max-num-batched-tokens 8192",
+        "--max-num-batched-tokens=8192",
+        "--max_num_tokens=8192",
+        "--max-total-tokens 65536",
+        "--speculative-num-draft-tokens 4",
+        "--long-prefill-token-threshold 512",
+        "--tokenizer-mode slow",
+        "--enable-prompt-tokens-details --port 1",
+        "--kv-cache-dtype fp8",
+        "--enable-auto-tool-choice m",
+        '--speculative-config {"method":"ngram","num_speculative_tokens":3}',
+    ],
+)
+def test_how_a_server_is_tuned_stands_in_its_command(words: str) -> None:
+    typed = ["serve", *words.split()]
+    assert shown(shlex.join(typed)) == tuple(typed)
 
 
 @pytest.mark.parametrize(
