@@ -6,6 +6,7 @@ What is here is on the host and the same for every device; how a device wants it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.precision import Block, Precision
@@ -49,6 +50,15 @@ class Operand(NamedTuple):
             scales = scales * self.whole.double()
         spread = scales.repeat_interleave(high, 0).repeat_interleave(wide, 1)
         return values * spread
+
+    def taken(self, rows: Sequence[int]) -> Operand:
+        """Some of its rows alone, each with its scales."""
+        index = list(rows)
+        if self.scales is None:
+            return self._replace(codes=self.codes[index])
+        high = self.block[0] or len(self.codes)
+        scales = self.scales[[row // high for row in index]]
+        return self._replace(codes=self.codes[index], scales=scales, block=(1, self.block[1]))
 
     def packed(self) -> Tensor:
         """The elements, two of 4 bits to a byte, the first in the lower half."""

@@ -120,7 +120,7 @@ class TorchDevice(Device):
         process = int(psutil.Process().memory_info().rss)
         used = None
         with suppress(NotAvailable):
-            free, total = self.ask("mem_get_info", self.info.index)
+            free, total = self.free_and_total()
             used = total - free
         peak, scope = self._peak("max_memory_allocated"), self._scope
         if self._recorded:
@@ -132,6 +132,11 @@ class TorchDevice(Device):
             host_rss_bytes=process,
             device_used_bytes=used,
         )
+
+    def free_and_total(self) -> tuple[int, int]:
+        """Bytes of its memory, as the driver says; `NotAvailable` where it does not."""
+        free, total = self.ask("mem_get_info", self.info.index)
+        return free, total
 
     def _peak(self, name: str) -> int:
         """What a counter says, in bytes; 0 where there is none."""

@@ -66,6 +66,17 @@ class CudaDevice(TorchDevice):
         switches = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
         return any(switches) or os.environ.get("NVIDIA_TF32_OVERRIDE") == "1"
 
+    def free_and_total(self) -> tuple[int, int]:
+        """As the driver says; where the host shares its memory, free is also what the host's page
+        cache holds, which a job could have at once: the driver counts it as used."""
+        import psutil
+
+        free, total = super().free_and_total()
+        properties = self.ask("get_device_properties", self.info.index)
+        if getattr(properties, "is_integrated", 0):
+            free = max(free, min(total, int(psutil.virtual_memory().available)))
+        return free, total
+
     def facts(self) -> dict[str, str]:
         """The switches as they stand, the attention kernels allowed, and NVML's clocks."""
         import torch

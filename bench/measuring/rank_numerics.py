@@ -30,6 +30,7 @@ from bench.precision import REFERENCE
 from bench.ranks import WHOLE, Part, Ranks, each_alone
 from bench.records.outcome import Check, Numerics
 from bench.records.proof import BY_ROW, OTHER_INPUTS
+from bench.records.tolerances import TOLERANCES
 from bench.workload import Site, Workload
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _training(
         if any(ranks.told(any(not check.passed for check in checks))):
             rows = read(workload, mode, twin, numerics.reference_of(at_own), first_step=True)
             checks = _by_rows(checks, exact, _mean(ranks, rows.gradients))
-    checks += _against(seen, truth, ranks, numerics.TOLERANCES[site.precision.name], "")
+    checks += _against(seen, truth, ranks, TOLERANCES[site.precision.name], "")
     by_one = errors(alone, truth, (WHOLE,) * len(seen.parts))
     to_truth, to_one = errors(seen, truth, seen.parts), overall(seen, alone, seen.parts)
     for what, by_itself in by_one.items():

@@ -33,6 +33,8 @@ PADDING = 8
 PREFILL_BUFFERS = 4
 """Most sets of operands where all tokens ask: those are large, and arithmetic takes the time."""
 TWIN_CONTEXT, TWIN_HEADS, TWIN_GROUP, TWIN_WINDOW = 96, 4, 2, 8
+TWIN_KV_HEADS = 16
+"""As many heads of keys the twin has too: kernels are chosen by how many there are."""
 
 
 class ContextParameters(Parameters, frozen=True, kw_only=True):
@@ -170,7 +172,11 @@ def counted(p: Any, precision: Precision) -> Counted:
 
 
 def twin(p: Any) -> Any:
-    """Four heads over 96 tokens at most, a window of eight: several blocks, the first one short."""
+    """96 tokens at most, a window of eight: several blocks, the first one short.
+
+    Of up to 16 heads of keys it has as many, each for one head of queries or two; of more, and of a
+    latent, four heads.
+    """
     changes: dict[str, Any] = {
         "batch_size": 1,
         "context_length": min(p.context_length, TWIN_CONTEXT),
@@ -179,7 +185,7 @@ def twin(p: Any) -> Any:
         changes |= {"heads": min(p.heads, TWIN_HEADS), "latent_dim": min(p.latent_dim, 64)}
     else:
         group = min(p.heads // p.kv_heads, TWIN_GROUP)
-        kv_heads = min(p.kv_heads, TWIN_HEADS // group)
+        kv_heads = p.kv_heads if p.kv_heads <= TWIN_KV_HEADS else TWIN_HEADS // group
         changes |= {"heads": group * kv_heads, "kv_heads": kv_heads}
         changes |= {"window": min(p.window, TWIN_WINDOW)}
     return msgspec.structs.replace(p, **changes)
@@ -191,7 +197,7 @@ def build(p: Any, site: Site) -> Job:
 
     exact = site.precision.weights == "float64"
     sets = _drawn_sets(p, 1 if exact else buffers(p, site.precision), site)
-    return _context_jobs.job(p, sets, exact)
+    return _context_jobs.job(p, sets, exact, site)
 
 
 def buffers(p: Any, precision: Precision) -> int:

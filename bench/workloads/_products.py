@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from bench.formats import Operand, encode
 from bench.precision import Precision, Scales
 from bench.quantized_product import Ready
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Site, Unsupported
+from bench.workload import Job, Look, Site, Unsupported
+from bench.workloads import _spots
 from bench.workloads._jobs import Rotation
 from bench.workloads._seeded import SeededData
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.quantized_product import Queued
+
+    Sides = list[tuple[Operand, Operand]]
+    """Rows of one operand, and of the other transposed, that belong together."""
 
 ROTATION_BYTES = 256 * 2**20
 """Operands rotate through this much memory, more than most last-level caches hold: a server's with
@@ -29,15 +35,42 @@ RESULTS = 2
 """Products that are there at once where a step makes its own: the last one and the next."""
 
 
+TWIN_K = 256
+"""Columns of the operands of the numerics gate's twin, at most."""
+
+
 class ProductJob(Job):
     """What the products of all widths share: operands that rotate, and the last product."""
 
     _operands: Rotation[Any]
     _output: Tensor
+    _site: Site
+    _kept: tuple[Any, _spots.Elements, Tensor] | None = None
+    """Operands of the last product that was timed, which of its elements to look at, and those."""
 
     def witness(self) -> float:
-        """Mean of the last product."""
+        """Mean of the last product; keeps some of its elements."""
+        self._keep()
         return float(self._output.float().mean())
+
+    def looks(self) -> Iterator[Look]:
+        """At elements of the last product that was timed, each against its row and column."""
+        operands, elements, found = self._kept or self._keep()
+        a, b = self._sides(operands, elements)
+        precision = self._site.precision
+        most = _spots.allowed(precision, "output", a.shape[1], min(a.shape[1], TWIN_K))
+        yield _spots.look("product", [elements.spot(found, a, b)], most)
+
+    def _keep(self) -> tuple[Any, _spots.Elements, Tensor]:
+        m, n = self._output.shape
+        elements = _spots.elements(m, n, self._site.seed)
+        self._kept = self._operands.last, elements, elements.of(self._output)
+        return self._kept
+
+    def _sides(self, operands: Any, elements: _spots.Elements) -> tuple[Tensor, Tensor]:
+        """What each of the elements is made of, row and column, [elements, K] in float64."""
+        a, b, *_ = operands
+        return _spots.rows_of(a, elements.rows), _spots.rows_of(b.t(), elements.columns)
 
     def probe(self) -> dict[str, Tensor]:
         """The first product."""
@@ -66,9 +99,10 @@ class ProductJob(Job):
 class ReadyJob(ProductJob):
     """Products whose operands wait on the device, in the order that its operator wants."""
 
-    def __init__(self, products: list[Ready], scales: Scales | None) -> None:
-        """Starts with the first product."""
-        self._operands = Rotation(products)
+    def __init__(self, products: list[Ready], site: Site, kept: Sequence[Sides] = ()) -> None:
+        """Starts with the first product. kept: of each, what its `_spots.elements` are made of."""
+        self._operands, self._site, self._of = Rotation(products), site, kept
+        scales = site.precision.scales
         self.facts = {"operand buffers": str(len(products)), "operator": products[0].operator}
         if scales is not None:
             self.facts |= {"scales": described(scales)}
@@ -84,6 +118,14 @@ class ReadyJob(ProductJob):
     def inputs(self) -> Sequence[Tensor]:
         """The first operand of the last product."""
         return [self._operands.last.seen[0]]
+
+    def _sides(self, operands: Any, elements: _spots.Elements) -> tuple[Tensor, Tensor]:
+        import torch
+
+        products = self._operands.items
+        place = next(i for i, product in enumerate(products) if product is operands)
+        rows, columns = zip(*self._of[place], strict=True)
+        return torch.cat([x.exactly() for x in rows]), torch.cat([x.exactly() for x in columns])
 
 
 def buffers_of(set_bytes: int) -> int:
@@ -149,18 +191,15 @@ def products(mnk: tuple[int, int, int], set_bytes: int, site: Site) -> Job:
     if how.weights == "float64":
         rows, matrix = operands()
         exact = rows.exactly() @ matrix.exactly().t()
-        return ReadyJob([Ready(lambda: exact, "float64", (exact,))], how.scales)
-    what = f"{how.name} {m} x {n} x {k}"
+        return ReadyJob([Ready(lambda: exact, "float64", (exact,))], site)
+    elements = _spots.elements(m, n, site.seed)
 
-    def first() -> Tensor:
-        ready.append(site.products.product(*operands(), how, site.device))
-        return ready[0].queue()
+    def make() -> tuple[Ready, Sides]:
+        rows, matrix = operands()
+        seen = [(rows.taken(elements.rows), matrix.taken(elements.columns))]
+        return site.products.product(rows, matrix, how, site.device), seen
 
-    ready: list[Ready] = []
-    tried(first, what)
-    for _ in range(buffers_of(set_bytes) - 1):
-        ready.append(site.products.product(*operands(), how, site.device))
-    return ReadyJob(ready, how.scales)
+    return _rotating(make, f"{how.name} {m} x {n} x {k}", set_bytes, site)
 
 
 def groups(counts: Sequence[int], n: int, k: int, set_bytes: int, site: Site) -> Job:
@@ -177,17 +216,35 @@ def groups(counts: Sequence[int], n: int, k: int, set_bytes: int, site: Site) ->
     if how.weights == "float64":
         sides = zip(*operands(), strict=True)
         exact = torch.cat([rows.exactly() @ matrix.exactly().t() for rows, matrix in sides])
-        return ReadyJob([Ready(lambda: exact, "float64", (exact,))], how.scales)
+        return ReadyJob([Ready(lambda: exact, "float64", (exact,))], site)
+    elements, ends = _spots.elements(sum(counts), n, site.seed), list(accumulate(counts))
+
+    def make() -> tuple[Ready, Sides]:
+        rows, matrices = operands()
+        seen = []
+        for row, column in zip(*elements, strict=True):
+            group = bisect_right(ends, row)
+            within = row - ends[group] + counts[group]
+            seen.append((rows[group].taken([within]), matrices[group].taken([column])))
+        return site.products.grouped(rows, matrices, how, site.device), seen
+
+    return _rotating(make, f"{how.name} grouped, {len(counts)} x {n} x {k}", set_bytes, site)
+
+
+def _rotating(
+    make: Callable[[], tuple[Ready, Sides]], what: str, set_bytes: int, site: Site
+) -> Job:
+    """As many products as take turns, the first of them tried."""
+    made: list[tuple[Ready, Sides]] = []
 
     def first() -> Tensor:
-        ready.append(site.products.grouped(*operands(), how, site.device))
-        return ready[0].queue()
+        made.append(make())
+        return made[0][0].queue()
 
-    ready: list[Ready] = []
-    tried(first, f"{how.name} grouped, {len(counts)} x {n} x {k}")
-    for _ in range(buffers_of(set_bytes) - 1):
-        ready.append(site.products.grouped(*operands(), how, site.device))
-    return ReadyJob(ready, how.scales)
+    tried(first, what)
+    made += [make() for _ in range(buffers_of(set_bytes) - 1)]
+    ready, seen = zip(*made, strict=True)
+    return ReadyJob(list(ready), site, seen)
 
 
 def _float32() -> torch.dtype:

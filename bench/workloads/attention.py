@@ -5,7 +5,8 @@ Modes `prefill` to `latent-decode` are today's kinds over long contexts: `_conte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,16 +16,22 @@ from bench.precision import Precision
 from bench.records.execution import EAGER, EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.proof import GRADIENTS, OUTPUT
-from bench.workload import BatchSize, Burst, Job, Mode, Parameters, Site, Within, Workload
-from bench.workloads import _contexts
+from bench.workload import BatchSize, Burst, Job, Look, Mode, Parameters, Site, Within, Workload
+from bench.workloads import _attention_spots, _contexts
+from bench.workloads._attention_spots import places
 from bench.workloads._jobs import BATCHES, Rotation, executed_function
 from bench.workloads._seeded import SeededData
+from bench.workloads._spots import allowed, look
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.workloads._attention_spots import Places
+
     Operands = tuple[Tensor, Tensor, Tensor, Tensor]
     """query, key, value and the gradient of the output, each [B, H, T, D]."""
+    Kept = tuple[Operands, Places, list[tuple[Tensor, ...]]]
+    """Of the last step that was timed: its operands, and some tokens of output and gradients."""
 
 FORWARD_TENSORS = 4
 """Query, key and value are read, the output is written."""
@@ -132,10 +139,12 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class AttentionJob(Job):
     """One attention, and its gradients if asked; operands rotate."""
 
+    _kept: Kept | None = None
+
     def __init__(self, operands: list[Operands], backward: bool, site: Site) -> None:
         """Starts with the first operands."""
         self._attend = executed_function(attended, site)
-        self._operands = Rotation(operands)
+        self._operands, self._site = Rotation(operands), site
         self._backward = backward
         self._gradients: tuple[Tensor, ...] = ()
         self.facts = {"operand buffers": str(len(operands))}
@@ -153,7 +162,8 @@ class AttentionJob(Job):
         self._gradients = torch.autograd.grad(self._output, (query, key, value), gradient)
 
     def witness(self) -> float:
-        """Mean of the last output."""
+        """Mean of the last output; keeps some tokens of it and of the gradients."""
+        self._keep()
         return float(self._output.detach().float().mean())
 
     def probe(self) -> dict[str, Tensor]:
@@ -184,6 +194,25 @@ class AttentionJob(Job):
         self._operands.back()
         self.step()
         return True
+
+    def looks(self) -> Iterator[Look]:
+        """At tokens of the last attention that was timed, and at their gradients."""
+        operands, where, (found, *gradients) = self._kept or self._keep()
+        tokens = self._output.shape[2]
+        most = functools.partial(allowed, self._site.precision, length=tokens)
+        twin = min(tokens, TWIN_SEQUENCE)
+        heads = [_attention_spots.plain(operands, *place, where.tokens) for place in where.heads]
+        seen = _attention_spots.spots(found, where, heads)
+        yield look("attention", seen, most("attention", twin=twin))
+        if gradients:
+            seen = _attention_spots.gradient_spots(gradients, where, operands)
+            yield look("gradients", seen, most("gradients", twin=twin))
+
+    def _keep(self) -> Kept:
+        where = places(self._output.shape, TWIN_SEQUENCE, self._site.seed)
+        found = [where.of(x) for x in (self._output, *self._gradients)]
+        self._kept = self._operands.last, where, found
+        return self._kept
 
 
 WORKLOAD = Attention()

@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from math import gcd
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from bench.precision import PRECISIONS, Precision
-from bench.quantized_product import Products, quantize
+from bench.quantized_product import quantize
 from bench.records.execution import EAGER, EXECUTIONS, is_compiled
 from bench.records.outcome import Work
 from bench.workload import Burst, Job, Mode, Parameters, Site, Unsupported, Within, Workload
@@ -23,6 +23,7 @@ from bench.workloads import _products
 from bench.workloads._jobs import Rotation, executed_function
 from bench.workloads._products import ALIGNMENT, RESULTS, ProductJob, buffers_of
 from bench.workloads._seeded import SeededData
+from bench.workloads._spots import Elements
 
 if TYPE_CHECKING:
     import torch
@@ -258,7 +259,7 @@ def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype)
             return MatmulJob([(a.double() * scale, b.double().t(), output)], site)
         output = torch.empty((m, n), dtype=sums, device=site.device)
         operands.append((a, b, a_scale, b_scale, output))
-    job = ScaledMatmulJob(operands, site.products)
+    job = ScaledMatmulJob(operands, site)
     _products.tried(job.first, f"{site.precision.name} {m} x {n} x {k}")
     return job
 
@@ -275,7 +276,7 @@ class MatmulJob(ProductJob):
 
     def __init__(self, operands: list[Operands], site: Site) -> None:
         """Starts with the first operands."""
-        self._operands = Rotation(operands)
+        self._operands, self._site = Rotation(operands), site
         self._multiply = executed_function(multiplied, site)
         self.facts = {"operand buffers": str(len(operands))}
 
@@ -287,10 +288,10 @@ class MatmulJob(ProductJob):
 class ScaledMatmulJob(ProductJob):
     """As `MatmulJob`, in 8 bits. The scales of int8 operands are not applied to its sums."""
 
-    def __init__(self, operands: list[Scaled], products: Products) -> None:
+    def __init__(self, operands: list[Scaled], site: Site) -> None:
         """Starts with the first operands."""
-        self._operands = Rotation(operands)
-        self._products = products
+        self._operands, self._site = Rotation(operands), site
+        self._products = site.products
         self.facts = {"operand buffers": str(len(operands)), "scales": "one for each operand"}
 
     def first(self) -> Tensor:
@@ -314,6 +315,13 @@ class ScaledMatmulJob(ProductJob):
                 out_dtype=self._output.dtype,
                 out=self._output,
             )
+
+    def _sides(self, operands: Any, elements: Elements) -> tuple[Tensor, Tensor]:
+        a, b, a_scale, b_scale, _ = operands
+        rows, columns = super()._sides((a, b.t()), elements)
+        if a.dtype.is_floating_point:
+            rows = rows * a_scale.cpu().double() * b_scale.cpu().double()
+        return rows, columns
 
 
 WORKLOAD = Gemm()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from bench.conformance.check import Check, Finding, Stand, after, judged, passed, unseen
 from bench.formats import Operand, encode
-from bench.measuring.numerics import TOLERANCES, relative_error
+from bench.measuring.numerics import relative_error
 from bench.precision import PRECISIONS, Precision
+from bench.records.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
     import torch

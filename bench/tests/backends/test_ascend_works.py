@@ -13,11 +13,11 @@ import pytest
 
 from bench import catalogue
 from bench.backends._torch_device import host_fallbacks
-from bench.measuring.numerics import TOLERANCES
 from bench.planning.suite_file import find_suite
 from bench.records.execution import RESERVED, is_recorded
 from bench.records.outcome import Measured, Skipped
 from bench.records.run import Launch, RunFile
+from bench.records.tolerances import TOLERANCES
 from bench.tests.backends import one_process
 from bench.tests.backends.simulated_commands import (
     DIES,

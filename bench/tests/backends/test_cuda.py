@@ -223,3 +223,26 @@ def test_facts_that_cannot_be_are_not_observable(monkeypatch: pytest.MonkeyPatch
         "persistence_mode": "1",
         "processes_on_device": "0",
     }
+
+
+@pytest.mark.parametrize(("integrated", "used"), [(1, 6 * 2**30), (0, 118 * 2**30)])
+def test_where_the_host_shares_its_memory_its_page_cache_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, integrated: int, used: int
+) -> None:
+    """The driver's free memory is MemFree there: `explain` was refused for want of memory."""
+    import psutil
+
+    gib = 2**30
+    device = CudaDevice.__new__(CudaDevice)
+    device.info = DeviceInfo(backend="cuda", index=0, name="Some", memory_bytes=121 * gib)
+    device._scope = "device allocator"
+    device._module = SimpleNamespace(
+        mem_get_info=lambda index: (3 * gib, 121 * gib),
+        get_device_properties=lambda index: SimpleNamespace(is_integrated=integrated),
+        max_memory_allocated=lambda index: 1,
+    )
+    left = SimpleNamespace(available=115 * gib)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: left)
+    assert device.memory().device_used_bytes == used
+    left.available = 200 * gib
+    assert device.memory().device_used_bytes == (0 if integrated else used)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.measuring.numerics import TOLERANCES, gate, relative_error
+from bench.measuring.numerics import gate, relative_error
 from bench.precision import PRECISIONS
 from bench.records.proof import EACH_GRADIENT, EACH_GRADIENT_OVER_KINKS, OTHER_INPUTS, RUNNING
+from bench.records.tolerances import TOLERANCES
 from bench.tests.measuring.wrong_workloads import (
     KERNELS,
     TF32_CASES,

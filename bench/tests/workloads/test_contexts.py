@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from bench.judging.equal_work import judged
-from bench.measuring.numerics import TOLERANCES, gate, relative_error
+from bench.measuring.numerics import gate, relative_error
 from bench.measuring.watch import Watch
 from bench.precision import PRECISIONS
 from bench.records.outcome import Numerics
 from bench.records.proof import Proof
+from bench.records.tolerances import TOLERANCES
 from bench.tests.small_workloads import WORKLOADS, one_thread, site
 from bench.tests.workloads.context_kinds import KINDS, parameters
 from bench.workload import Site
@@ -259,7 +260,19 @@ def test_the_twin_has_several_blocks_and_crosses_their_edges() -> None:
     )
     small = _contexts.twin(big)
     assert (small.window, small.context_length, small.sinks) == (8, 96, True)
-    assert small.heads == 2 * small.kv_heads == 4 and _contexts.twin(small) == small
+    assert _contexts.twin(small) == small
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "twin"),
+    [(64, 8, (16, 8)), (32, 16, (32, 16)), (16, 16, (16, 16)), (3, 1, (2, 1)), (64, 32, (4, 2))],
+)
+def test_the_twin_has_as_many_heads_of_keys(
+    heads: int, kv_heads: int, twin: tuple[int, int]
+) -> None:
+    """By how many there are, and whether they are shared, libraries choose their kernels."""
+    small = _contexts.twin(_contexts.DecodeParameters(heads=heads, kv_heads=kv_heads))
+    assert (small.heads, small.kv_heads) == twin and _contexts.twin(small) == small
 
 
 # Equal work

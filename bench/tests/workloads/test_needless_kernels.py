@@ -17,7 +17,7 @@ from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
 from bench.tests.validation import bare_kernels as bare
 from bench.tests.workloads.context_kinds import parameters
 from bench.validation.bare import text
-from bench.workloads import _context_jobs, _decoder, _products
+from bench.workloads import _context_steps, _decoder, _products
 from bench.workloads._slot_caches import Shared
 from bench.workloads.serve import WORKLOAD as SERVE
 from bench.workloads.serve import ServeParameters
@@ -164,7 +164,7 @@ def served() -> list[torch.Tensor]:
 
 def windowed() -> list[torch.Tensor]:
     p = parameters("prefill", window=5, sinks=True)
-    return [_context_jobs._block_mask(p, torch.bfloat16, torch.device("cpu"))]
+    return [_context_steps.block_mask(p, torch.bfloat16, torch.device("cpu"))]
 
 
 @pytest.mark.parametrize("masks", [decoded, transcribed, served, windowed])

@@ -1,0 +1,194 @@
+"""A few tokens of the last timed attention, held to float64; see `_spots`.
+
+Of two heads, the first one of the first sequence and the last one of the last. Key and value pass
+through the host a piece at a time, so that no context is too long for it.
+
+Gradients: of those tokens' queries; and of the keys and values of the last tokens, which no other
+query sees. Those of earlier ones want the scores of all later queries, which are computed where a
+head is as small as `WHOLE_HEAD`, and are not looked at where it is larger.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.workloads._spots import Spot, rows_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Piece = Callable[[int, int], Tensor]
+    """Some tokens of a head, from one up to another: [tokens, C] in float64 on the host."""
+    Sum = tuple[Tensor, Tensor]
+    """Weighted sums, and the root of their terms' squares; see `Spot.terms`."""
+
+TOKENS, LAST = 16, 8
+"""Of each head; and how many of them are the last ones."""
+PIECE = 4096
+"""Keys that are on the host at a time."""
+WHOLE_HEAD = 2**25
+"""T^2 D of the largest head of which all scores are computed: 512 tokens of 128."""
+
+
+class Places(NamedTuple):
+    """Which values of an output [B, H, Q, D] are looked at."""
+
+    heads: tuple[tuple[int, int], ...]
+    """Sequence and head."""
+    tokens: tuple[int, ...]
+
+    def of(self, output: Tensor) -> tuple[Tensor, ...]:
+        """Of each head [tokens, D], in float64 on the host."""
+        return tuple(rows_of(output[place], self.tokens) for place in self.heads)
+
+
+def places(shape: Sequence[int], twin: int, seed: int) -> Places:
+    """Of an output of that shape. twin: tokens of the numerics gate's, of which the one behind is
+    among those that are looked at."""
+    batch, heads, queries = shape[:3]
+    tokens = {0, min(twin, queries - 1), *range(max(0, queries - LAST), queries)}
+    others = [token for token in range(queries) if token not in tokens]
+    drawn = random.Random(seed).sample(others, min(TOKENS - len(tokens), len(others)))
+    ends = {(0, 0), (batch - 1, heads - 1)}
+    return Places(tuple(sorted(ends)), tuple(sorted({*tokens, *drawn})))
+
+
+class Head(NamedTuple):
+    """What some queries of a head read, as the definition has it."""
+
+    query: Tensor
+    """[n, C], in float64 on the host."""
+    tokens: Sequence[int]
+    """Which keys are the queries' own: they see none behind."""
+    length: int
+    """Keys."""
+    key: Piece
+    value: Piece
+    scale: float
+    window: int = 0
+    sink: Tensor | None = None
+    """[n]: a score besides."""
+    down: Tensor | None = None
+    """[L, D]: what the sum of the values goes through."""
+
+    def weights(self) -> Tensor:
+        """The softmax of the scores of what each query sees, [n, keys]."""
+        import torch
+
+        scores = torch.full((len(self.query), self.length), -torch.inf, dtype=torch.float64)
+        own = torch.tensor(self.tokens)[:, None]
+        for start, stop in self._pieces():
+            place = torch.arange(start, stop)[None]
+            seen = (place <= own) & (place > own - (self.window or self.length))
+            if seen.any():
+                part = self.query @ self.key(start, stop).t() * self.scale
+                scores[:, start:stop] = part.masked_fill(~seen, -torch.inf)
+        if self.sink is not None:
+            scores = torch.cat([scores, self.sink[:, None]], 1)
+        return scores.softmax(1)[:, : self.length]
+
+    def summed(self, weights: Tensor, of: Piece, squares: Tensor | None = None) -> Sum:
+        """Sums of keys or values by those weights [n, keys]; squares: of the weights, or more."""
+        found = terms = weights.new_zeros(())
+        squares = weights.square() if squares is None else squares
+        for start, stop in self._pieces():
+            if squares[:, start:stop].any():
+                part = of(start, stop)
+                found = found + weights[:, start:stop] @ part
+                terms = terms + squares[:, start:stop] @ part.square()
+        return found, terms.sqrt()
+
+    def output(self) -> Sum:
+        """What the attention gives."""
+        found, terms = self.summed(self.weights(), self.value)
+        if self.down is None:
+            return found, terms
+        return found @ self.down, (terms.square() @ self.down.square()).sqrt()
+
+    def gradients(self, upstream: Tensor) -> Iterator[tuple[str, list[int], Sum]]:
+        """Of what, of which tokens, and the gradients, where the output's is that, [n, D]."""
+        import torch
+
+        weights = self.weights()
+        output, _ = self.summed(weights, self.value)
+        along = (upstream * output).sum(1, keepdim=True)
+        parts = [upstream @ self.value(*piece).t() for piece in self._pieces()]
+        slopes = torch.cat(parts, 1)
+        moved = weights * (slopes - along)
+        squares = weights.square() * (slopes.square() + along.square())
+        found, terms = self.summed(moved, self.key, squares)
+        yield "query", [*self.tokens], (found * self.scale, terms * self.scale)
+        # Keys that no query sees but these.
+        asked = [self.length - token for token in self.tokens][::-1]
+        last = [self.length - back for place, back in enumerate(asked) if back == place + 1]
+        query, columns = self.query * self.scale, moved[:, last].t()
+        terms = (squares[:, last].t() @ query.square()).sqrt()
+        yield "key", last, (columns @ query, terms)
+        columns = weights[:, last].t()
+        yield "value", last, (columns @ upstream, (columns.square() @ upstream.square()).sqrt())
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        for start in range(0, self.length, PIECE):
+            yield start, min(start + PIECE, self.length)
+
+
+def piece(x: Tensor, by: float = 1.0) -> Piece:
+    """Of [T, C], times a scale."""
+    return lambda start, stop: x[start:stop].detach().cpu().double() * by
+
+
+def spots(found: Sequence[Tensor], where: Places, heads: Sequence[Head]) -> list[Spot]:
+    """What there was at those places beside what it must be."""
+    seen = []
+    for (batch, number), values, head in zip(where.heads, found, heads, strict=True):
+        seen += [
+            Spot(_place(token, number, batch), *row)
+            for token, *row in zip(head.tokens, values, *head.output(), strict=True)
+        ]
+    return seen
+
+
+def gradient_spots(
+    found: Sequence[Sequence[Tensor]],
+    where: Places,
+    operands: Sequence[Tensor],
+) -> list[Spot]:
+    """Likewise of the gradients of query, key and value, each as `Places.of` gave it.
+
+    operands: query, key, value and the gradient of the output, [B, H, T, D].
+    """
+    query, *_, upstream = operands
+    tokens, width = query.shape[2:]
+    asked = range(tokens) if tokens**2 * width <= WHOLE_HEAD else where.tokens
+    order = {token: place for place, token in enumerate(where.tokens)}
+    seen = []
+    for (batch, number), *values in zip(where.heads, *found, strict=True):
+        head = plain(operands, batch, number, asked)
+        given = rows_of(upstream[batch, number], asked)
+        for had, (what, own, sums) in zip(values, head.gradients(given), strict=True):
+            seen += [
+                Spot(f"the {what} of {_place(token, number, batch)}", had[order[token]], *pair)
+                for token, *pair in zip(own, *sums, strict=True)
+                if token in order
+            ]
+    return seen
+
+
+def plain(operands: Sequence[Tensor], batch: int, head: int, tokens: Sequence[int]) -> Head:
+    """Of query, key and value [B, H, T, D], of which each token asks."""
+    query, key, value = operands[:3]
+    length, width = query.shape[2:]
+    return Head(
+        query=rows_of(query[batch, head], tokens),
+        tokens=tokens,
+        length=length,
+        key=piece(key[batch, head]),
+        value=piece(value[batch, head]),
+        scale=float(width) ** -0.5,
+    )
+
+
+def _place(token: int, head: int, batch: int) -> str:
+    return f"token {token} of head {head}, sequence {batch}"

@@ -1,0 +1,116 @@
+"""A few values of the last timed output, held to float64: what the gate's small twin cannot see.
+
+A kernel may be wrong at the timed size alone, with more elements or keys than its twin has. Jobs of
+one operator therefore keep a few values of what the last timed step wrote, at its ends and drawn.
+After the timing they compute the same ones on the host, by the definition, from the operands of
+that step. Only those values and what they are made of are copied.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.precision import Precision
+from bench.records.tolerances import TOLERANCES
+from bench.workload import Look
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ELEMENTS = 64
+"""Of a product."""
+AT_AN_EDGE = 10
+"""Of those, drawn from the last row; and as many from the last column."""
+FEW = 3.0
+"""So many times what the gate allows a whole output: of a few values, chance and split sums have a
+larger share. Measured of sound kernels on a CPU up to 1.3 times."""
+
+
+class Spot(NamedTuple):
+    """Values in one place of an output, [n], in float64 on the host."""
+
+    place: str
+    found: Tensor
+    expected: Tensor
+    terms: Tensor
+    """Root of the squares of what each is the sum of, for a sum may cancel."""
+
+    @property
+    def error(self) -> float:
+        """Norm of the difference over that of what is expected, or of its terms where that is more;
+        infinite if a value is not finite."""
+        off = float((self.found - self.expected).norm())
+        size = max(float(self.expected.norm()), float(self.terms.norm()))
+        if off == 0.0:
+            return 0.0
+        return off / size if size > 0.0 and math.isfinite(off) else math.inf
+
+
+def allowed(precision: Precision, quantity: str, length: int, twin: int) -> float:
+    """The largest error of a spot whose values are sums of so many terms.
+
+    The gate's tolerances are of sums as long as its twin's; in float32 they lose with the root of
+    their length, and sums of integers are exact.
+    """
+    most, wide = (TOLERANCES[name][quantity] for name in (precision.name, "fp32"))
+    if most >= wide:
+        most = max(most, wide * math.sqrt(length / twin))
+    return FEW * most
+
+
+def look(what: str, spots: Sequence[Spot], most: float) -> Look:
+    """Whether all of them are right; most: the largest error that is allowed."""
+    error, place = max((spot.error, spot.place) for spot in spots)
+    asked = f"what float64 makes of its operands, but for {most:.2g}"
+    return Look(
+        what=f"{what} at the timed size",
+        asked=asked,
+        seen=asked if error <= most else f"an error of {error:.2g} at {place}",
+        then="A kernel is wrong at this size: report it, and try another version of its library",
+    )
+
+
+class Elements(NamedTuple):
+    """Which elements of a product [M, N] are looked at, by row and column."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def of(self, product: Tensor) -> Tensor:
+        """Their values, in float64 on the host."""
+        import torch
+
+        each = zip(self.rows, self.columns, strict=True)
+        return torch.stack([product[row, column].cpu() for row, column in each]).double()
+
+    def spot(self, found: Tensor, a: Tensor, b: Tensor) -> Spot:
+        """What `of` gave beside what rows and columns give, [elements, K] in float64."""
+        terms = a * b
+        expected, roots = terms.sum(1), terms.square().sum(1).sqrt()
+        # What is not a number counts as the furthest off.
+        worst = int((found - expected).abs().nan_to_num(math.inf).argmax())
+        place = f"row {self.rows[worst]}, column {self.columns[worst]}"
+        return Spot(place, found, expected, roots)
+
+
+def elements(m: int, n: int, seed: int) -> Elements:
+    """The corners of a product, some of its last row and column, else drawn; in order of rows."""
+    draw = random.Random(seed)
+    found = [(0, 0), (0, n - 1), (m - 1, 0), (m - 1, n - 1)]
+    found += [(m - 1, draw.randrange(n)) for _ in range(AT_AN_EDGE)]
+    found += [(draw.randrange(m), n - 1) for _ in range(AT_AN_EDGE)]
+    found += [(draw.randrange(m), draw.randrange(n)) for _ in range(ELEMENTS - len(found))]
+    rows, columns = zip(*sorted(found), strict=True)
+    return Elements(rows, columns)
+
+
+def rows_of(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some of [R, K], in float64 on the host: by slices alone, which every device has."""
+    import torch
+
+    if isinstance(rows, range):
+        return x[rows.start : rows.stop].detach().cpu().double()
+    return torch.stack([x[row].detach().cpu().double() for row in rows])
