@@ -184,10 +184,10 @@ def _variables(file: RunFile) -> dict[str, set[str]]:
     """Values of each, but for what accelmark itself gives ranks that share a host's cores."""
     found: dict[str, set[str]] = {}
     cores = file.run.host.get("usable_cores")
-    if file.run.device.get("backend") != "cpu" or not isinstance(cores, int):
-        cores = 0  # none that accelmark shared out, as far as is known
+    shared = file.run.device.get("backend") == "cpu"
     for launch in file.launches:
-        own = threads_given(launch.environment, cores) if cores else {}
+        known = isinstance(cores, int)
+        own = threads_given(launch.environment, cores, shared) if known else {}
         for name, value in _section(launch, "variables").items():
             if own.get(name) != value:
                 found.setdefault(name, set()).add(str(value))

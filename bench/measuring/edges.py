@@ -19,6 +19,10 @@ class Edges:
         """The longest of the ranks' times."""
         return ns
 
+    def quickest(self, ns: int) -> int:
+        """The shortest of the ranks' times."""
+        return -self.slowest(-ns)
+
     def all(self, said: bool) -> bool:
         """Whether every rank says so."""
         return said

@@ -66,12 +66,14 @@ def variables(
     """The environment of one of the ranks of one host, from a worker's (without a launcher's
     variables: `environment.worker_variables`). What the user has set stays.
 
-    shared: they compute on the host's cores; interface: by which this host reaches the others, by
-    its name; None where there are none.
+    shared: they compute on the host's cores; ranks that have devices do in the numerics gate alone,
+    all at once. interface: by which this host reaches the others, by its name; None where there are
+    none.
     """
     if place.hosts == 1:
         interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    threads = threads_each(cores, place.local_size) if shared else {}
+    several = shared or place.local_size > 1
+    threads = threads_each(cores, place.local_size) if several else {}
     wanted = threads | ({"GLOO_SOCKET_IFNAME": interface} if interface else {})
     return {
         **wanted,
@@ -106,6 +108,9 @@ def join(
         **own,
     )
     limit = timedelta(seconds=limit_seconds)
+    # Libraries make their communicators with it in the first collective that needs one, which ranks
+    # that build or compile for a while come to at other times.
+    store.set_timeout(limit)
     library = backend.collective_library(device.torch_device.type)
     dist.init_process_group(
         library, store=store, rank=place.rank, world_size=place.size, timeout=limit

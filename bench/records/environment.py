@@ -125,14 +125,18 @@ def threads_each(cores: int, ranks: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, cores // ranks))}
 
 
-def threads_given(launch: Mapping[str, Any], cores: int) -> dict[str, str]:
-    """`threads_each` as the ranks of a launch had it that computed on a host of so many cores, by
-    what the launch says of its world; nothing where it was one process."""
+def threads_given(launch: Mapping[str, Any], cores: int, shared: bool) -> dict[str, str]:
+    """`threads_each` as the ranks of a launch had it on a host of so many cores, by what the launch
+    says of its world; nothing where it was one process, or each its host's only one.
+
+    shared: they compute on the host's cores, and have it then too.
+    """
     world = launch.get("world")
     counts = (world.get("devices"), world.get("hosts", 1)) if isinstance(world, Mapping) else ()
     if not counts or not all(isinstance(n, int) and n > 0 for n in counts):
         return {}
-    return threads_each(cores, max(1, counts[0] // counts[1]))
+    each = max(1, counts[0] // counts[1])
+    return threads_each(cores, each) if shared or each > 1 else {}
 
 
 def redacted(argument: str) -> str:

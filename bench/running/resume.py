@@ -163,8 +163,7 @@ def _changed_variables(
     plug_in = catalogue.backend(backend)
     own = plug_in.recorded_variables(), catalogue.framework(framework).recorded_variables()
     given = environment.worker_variables(plug_in.worker_environment())
-    if plug_in.is_host:
-        given = environment.threads_given(launch, usable_cores()) | given
+    given = environment.threads_given(launch, usable_cores(), plug_in.is_host) | given
     silenced = plug_in.silencing_variables()
     words = environment.looked_for(*own, then)
     now = environment.variables(words, given)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
+import torch.distributed as dist
 
+from bench import catalogue
 from bench.measuring import joining
 from bench.measuring.messages import Place
 
@@ -36,6 +40,33 @@ def test_ranks_of_several_hosts_talk_by_the_interface_that_joins_them() -> None:
     assert "GLOO_SOCKET_IFNAME" not in joining.variables({}, place, 8, True, None)
     alone = joining.variables({}, placed(2), 8, True, "ib0")
     assert alone["GLOO_SOCKET_IFNAME"] != "ib0" and alone["OMP_NUM_THREADS"] == "4"
+
+
+def test_ranks_of_one_host_share_its_cores_whatever_they_compute_on() -> None:
+    """Those that have devices compute the gate's float64 on the host, all at once."""
+    assert joining.variables({}, placed(8), 96, False)["OMP_NUM_THREADS"] == "12"
+    own = joining.variables({"OMP_NUM_THREADS": "3"}, placed(8), 96, False)
+    assert own["OMP_NUM_THREADS"] == "3"
+    assert "OMP_NUM_THREADS" not in joining.variables({}, placed(1, hosts=2), 96, False)
+
+
+def test_a_collective_may_take_its_time_from_the_first_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some libraries ask the store within it, long after all have come."""
+    stores = []
+    made = dist.TCPStore  # type: ignore[attr-defined]
+
+    def kept(*args: Any, **options: Any) -> Any:
+        stores.append(made(*args, **options))
+        return stores[-1]
+
+    monkeypatch.setattr(dist, "TCPStore", kept)
+    device: Any = SimpleNamespace(torch_device=torch.device("cpu"))
+    place = msgspec.structs.replace(placed(), rank=0, size=1, address="127.0.0.1", port=0)
+    try:
+        joining.join(place, catalogue.backend("cpu"), device, 100.0)
+        assert [store.timeout for store in stores] == [timedelta(seconds=100)]
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from bench import catalogue
 from bench.measuring import left_out
+from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.left_out import Told
 from bench.precision import PRECISIONS
 from bench.tests.fakes import ScriptedClock
@@ -39,7 +40,9 @@ def no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(left_out, "MOST_READ", 16)
 
 
-def found(name: str, mode: str, step_ns: int, lazy: Lazy | None = None) -> str:
+def found(
+    name: str, mode: str, step_ns: int, lazy: Lazy | None = None, edges: Edges = SINGLE
+) -> str:
     """What is said of a job on a device that queues; every step that is done takes so long."""
     clock = ScriptedClock()
     how = PRECISIONS["fp32"]
@@ -62,7 +65,7 @@ def found(name: str, mode: str, step_ns: int, lazy: Lazy | None = None) -> str:
         job.step()
     device.synchronize()
     in_block = (clock() - before) / 1e9 / BLOCK
-    said = "; ".join(left_out.complaints(job, device, in_block, clock))
+    said = "; ".join(left_out.complaints(job, device, in_block, clock, edges))
     job.close()
     return said
 
@@ -88,6 +91,20 @@ def test_however_short_it_is(name: str, mode: str) -> None:
 def test_steps_that_build_on_one_another_are_told_by_one_alone(name: str, mode: str) -> None:
     assert found(name, mode, SHORT) == ""
     assert "s alone and" in found(name, mode, LONG, OnlyTheLast)
+
+
+class Skewed(Edges):
+    """Of two ranks: the other one comes first, and waits for us in each single step."""
+
+    def slowest(self, ns: int) -> int:
+        waited = 220_000
+        return max(ns, ns + waited if ns > 0 else ns - waited)
+
+
+def test_who_waits_for_the_last_to_come_leaves_no_step_out() -> None:
+    """A collective takes 30 us, and alone as long as the other rank is behind."""
+    assert found("gemm", "matmul", 30_000, edges=Skewed()) == ""
+    assert "s alone and" in found("gemm", "matmul", LONG, OnlyTheLast, edges=Skewed())
 
 
 def test_sums_tell_inputs_from_one_another_or_say_nothing() -> None:
