@@ -37,9 +37,9 @@ class Ranks(msgspec.Struct, frozen=True, kw_only=True):
     arrive: Callable[[], None] = nowhere
     """Tells the parent that this rank is about to wait for the others: who stays away is late."""
     host: int = 0
-    """0-based; each counts its own devices from 0."""
+    """0-based."""
     card: str = ""
-    """What its device is called whichever container it is seen from; empty where nobody says."""
+    """What its device is called from any container of its machine; empty where nothing says."""
 
     def part(self, count: int) -> slice:
         """This rank's part of so many rows of a global batch. Raises ValueError if they divide not.

@@ -33,8 +33,6 @@ OWN = ("RANK", "LOCAL_RANK")
 JOIN_SECONDS = 45.0
 """Within which all ranks must have come: those that wait longer say so."""
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-CARD = ("uuid", "pci_domain_id", "pci_bus_id", "pci_device_id")
-"""Properties of a device, as torch names them, that are its own on a machine."""
 
 
 def machine() -> str:
@@ -49,11 +47,11 @@ def card(device: torch.device) -> str:
     """See `Ranks.card`. Only ever compared, never recorded."""
     import torch
 
-    found: list[str] = []
     with contextlib.suppress(Exception):  # then it does not say
-        properties = torch.get_device_module(device).get_device_properties(device)
-        found = [str(getattr(properties, name)) for name in CARD if hasattr(properties, name)]
-    return " ".join((machine(), *found)) if found else ""
+        found = torch.get_device_module(device).get_device_properties(device)
+        # Cards without a number of their own have one uuid between them.
+        return f"{machine()} {found.uuid} {getattr(found, 'pci_bus_id', '')}"
+    return ""
 
 
 def variables(

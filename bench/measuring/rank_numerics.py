@@ -229,22 +229,18 @@ def allowed(alone: float, dtype: str, kinks: bool = False) -> float:
 def misplaced(ranks: Ranks, site: Site) -> str:
     """Whether this rank has a device that is another's; of a host all share one.
 
-    On one host a device's number tells it from the others; two hosts may be containers of one
-    machine, and then it is the card itself, where it says which it is.
+    Hosts count theirs each from 0; those that are containers of one machine may share a card.
     """
     mine = (ranks.host, full(site), ranks.card)
-    told = ranks.told(mine)
-    first = next(rank for rank, other in enumerate(told) if _one_device(mine, other))
+    host, place, card = mine
+
+    def is_mine(there: int, other: str, its_card: str) -> bool:
+        return other == place if there == host else its_card == card != ""
+
+    first = [is_mine(*one) for one in ranks.told(mine)].index(True)
     if site.device.type == "cpu" or first == ranks.rank:
         return ""
-    return f"it is on {full(site)}, which is the device of rank {first}"
-
-
-def _one_device(one: tuple[int, str, str], other: tuple[int, str, str]) -> bool:
-    """Whether two ranks have the same; of each its host, its device's number there, its card."""
-    if one[0] == other[0]:
-        return one[1] == other[1]
-    return one[2] == other[2] != ""
+    return f"it is on {place}, which is the device of rank {first}"
 
 
 def _against(

@@ -55,9 +55,8 @@ def _digest(suite: str) -> str:
 
 
 def conditions(backend: str) -> dict[str, str]:
-    """What may change a worker's speed: variables; where the host computes, its cores.
-
-    Not which of its devices a host gives: of those number and name are compared (`devices`)."""
+    """What may change a worker's speed: variables, but not those that choose devices, which are
+    compared themselves; where the host computes, its cores."""
     plug_in = catalogue.backend(backend)
     given = environment.worker_variables(plug_in.worker_environment())
     words = environment.looked_for(plug_in.recorded_variables())

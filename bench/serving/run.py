@@ -6,17 +6,15 @@ import contextlib
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec.structs import replace
 
 from bench.backend import DeviceInfo
 from bench.errors import AccelmarkError
 from bench.records import environment
-from bench.records.outcome import Cold, Failed, Measured, Skipped, Void
+from bench.records.outcome import Cold, Failed, Measured
 from bench.records.run import End, Launch, Settings
-from bench.records.served import Served
 from bench.running.header import begin, run_id, utc_now
 from bench.serving.reference import Reference, in_a_process
 from bench.serving.session import Ask, Came, Interrupted, launch
@@ -26,6 +24,8 @@ NO_DEVICE = DeviceInfo(
     backend="endpoint", index=0, name="a server, device not observed", memory_bytes=None
 )
 """Where nobody said which device the server has."""
+SAID = ("message", "reason", "failed", "name", "version", "model", "settings", "command")
+"""What of an outcome, or of an endpoint, may be a server's own words."""
 
 
 def run(
@@ -103,38 +103,22 @@ def whys(lines: Sequence[Launch]) -> list[str]:
 
 
 def without(token: str | None, line: Launch) -> Launch:
-    """A line in which the token does not stand, wherever a server may have repeated it: in what it
-    says of itself, and in why something failed. Elsewhere a short token would be found in a number,
-    or in a word of ours."""
+    """A line in which the token does not stand, wherever a server may have repeated it. Elsewhere a
+    short one would be found in a number, or in a word of ours."""
+
+    def bare(value: Any, said: bool) -> Any:
+        if isinstance(value, dict):
+            return {name: bare(inner, said or name in SAID) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [bare(inner, said) for inner in value]
+        told = said and isinstance(value, str)
+        return value.replace(token, environment.NOT_RECORDED) if told else value
+
     if not token:
         return line
-
-    def bare(text: str) -> str:
-        return text.replace(token, environment.NOT_RECORDED)
-
-    def answered(served: Served) -> Served:
-        every = (replace(one, failed=bare(one.failed)) for one in served.requests)
-        return replace(served, requests=tuple(every))
-
-    outcome, seen = line.outcome, line.endpoint
-    if isinstance(outcome, Failed):
-        outcome = replace(outcome, message=bare(outcome.message))
-    elif isinstance(outcome, Void | Skipped):
-        outcome = replace(outcome, reason=bare(outcome.reason))
-    elif outcome.served is not None:
-        outcome = replace(outcome, served=answered(outcome.served))
-    if seen is not None:
-        server = replace(
-            seen.server,
-            name=bare(seen.server.name),
-            version=bare(seen.server.version),
-            model=bare(seen.server.model),
-            settings={name: bare(value) for name, value in seen.server.settings.items()},
-            command=tuple(map(bare, seen.server.command)),
-        )
-        load = None if seen.load is None else answered(seen.load)
-        seen = replace(seen, server=server, load=load)
-    return replace(line, outcome=outcome, endpoint=seen)
+    facts = msgspec.to_builtins(line)
+    facts |= {name: bare(facts.get(name), said=False) for name in ("outcome", "endpoint")}
+    return msgspec.convert(facts, Launch)
 
 
 def _line(

@@ -40,22 +40,13 @@ SPECULATES = re.compile(r"(^|\.)speculative_(algorithm|config|model)$")
 OFF = "none"
 _SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(\{.*\})?\s+([-+.\deE]+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_NAME = re.compile(r"(?<![\w.-])[\w.-]+")
 _SECRET = re.compile(
-    r"(?:^|[-_.])(?:[a-z0-9]*token$|(?:[a-z0-9]*(?:keys?|secrets?|passw[a-z0-9]*)|passphrase|pwd"
-    r"|credentials?|auth[a-z0-9]*)(?:$|[-_.]))",
-    re.IGNORECASE,
+    r"((?<![a-z0-9])(?:[a-z0-9]*token|(?:[a-z0-9]*(?:keys?|secrets?|passw[a-z0-9]*)|passphrase|pwd"
+    r"|credentials?|auth[a-z0-9]*|bearer|basic)(?:[-_.][\w.-]*)?)(?![\w.-])[\"']?\s*[=:\s]\s*).+",
+    re.IGNORECASE | re.DOTALL,
 )
-"""Names of secrets, by whole parts: `tokens`, and what follows a `token`, are counts and modes."""
-_VALUE = re.compile(
-    r"[\"']?\s*(?:=|(?P<told>:))\s*"
-    r"(?P<value>\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|(?(told)[^\"'\n]+|\S+))"
-)
-"""What stands behind a name within a word: `NAME=value`, `"name": "value"`, a header's."""
-_WORD = r"(?!-)(?:\"[^\"]*\"|'[^']*'|[^\s\"']+)"
-_WORDS = re.compile(rf"\s+(?P<value>{_WORD}(?:\s+{_WORD})*)")
-"""The same of an option, where the word is itself a command."""
-_SCHEMES = ("bearer", "basic")
+"""A secret's name by whole parts (`tokens`, and what follows a `token`, are counts and modes), and
+all that stands behind it in the same word: a value, a header's, the rest of settings."""
 _USER = re.compile(r"(?<=://)\S*@")
 POLL_SECONDS, STOP_SECONDS, TAIL_BYTES = 0.5, 30.0, 4000
 
@@ -256,36 +247,14 @@ def shown(command: str) -> tuple[str, ...]:
         raise ServerError("--server-command: it is empty. Give the command that starts the server.")
     kept, hidden = [], False
     for word in words:
-        option, given, _ = word.partition("=")
         if word.startswith("-"):  # never the value of the option before
-            hidden = _NAME.fullmatch(option) is not None and _SECRET.search(option) is not None
+            hidden = "=" not in word and _SECRET.search(f"{word} x") is not None
         elif hidden:
             kept.append(environment.NOT_RECORDED)
             continue
-        if hidden and given:
-            kept.append(f"{option}={environment.NOT_RECORDED}")
-            hidden = False
-        else:
-            bare = environment.redacted(_bare(_USER.sub("", word)))
-            kept.append(cleaned(bare, None, own_names()))
+        bare = _SECRET.sub(rf"\1{environment.NOT_RECORDED}", _USER.sub("", word))
+        kept.append(cleaned(environment.redacted(bare), None, own_names()))
     return tuple(kept)
-
-
-def _bare(word: str) -> str:
-    """A word of a command, which may be a command or settings itself, without secrets' values."""
-    kept, at = "", 0
-    for found in _NAME.finditer(word):
-        name = found[0].lower()
-        scheme = name in _SCHEMES
-        if found.start() < at or not (scheme or _SECRET.search(name)):
-            continue
-        value = None if scheme else _VALUE.match(word, found.end())
-        if value is None and (scheme or name.startswith("-")):
-            value = _WORDS.match(word, found.end())
-        if value is not None:
-            kept += word[at : value.start("value")] + environment.NOT_RECORDED
-            at = value.end()
-    return kept + word[at:]
 
 
 class Process:

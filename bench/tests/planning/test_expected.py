@@ -98,7 +98,7 @@ def test_a_record_of_another_device_bears_its_name_and_failures_say_nothing(tmp_
     ]
     file = tmp_path / "run.jsonl"
     file.write_bytes(b"\n".join(msgspec.json.encode(line) for line in lines))
-    (found,) = expected.of_records([file]).items()
+    (found,) = times.of_records([file]).items()
     name, of = found
     assert name == "Some Device"
     assert of.launches == {"f": (9.0, 3.5)}
