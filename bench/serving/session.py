@@ -199,7 +199,11 @@ async def _with_server(it: _Launch, start: float, made: _Made) -> None:
     if not spoken:
         made.came = _all(ask, Void(reason=verdict.UNVERIFIED), seen, start)
         return
-    truth = it.reference(ask.folder, _texts(spoken), True)
+    try:
+        truth = it.reference(ask.folder, _texts(spoken), True)
+    except AccelmarkError:
+        await asyncio.sleep(0)  # Ctrl-C, of which its process may have died, is heard here only
+        raise
     before = gate.judge("before the load", spoken, truth)
     seen = msgspec.structs.replace(seen, rounding=before.rounding, wrong=before.wrong)
     wrong = verdict.wrong_model(before.checks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,6 +212,18 @@ def test_an_interrupt_beside_the_reference_keeps_the_loads() -> None:
     (came,) = caught.value.came
     assert isinstance(came.outcome, Failed) and "interrupted before" in came.outcome.message
     assert came.seen is not None and came.seen.load is not None
+
+
+def test_an_interrupt_beside_the_first_reference_is_no_failure_of_it() -> None:
+    """The reference's own process dies of the same Ctrl-C, which says nothing of its memory."""
+
+    def interrupted(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
+        signal.raise_signal(signal.SIGINT)
+        raise AccelmarkError("the reference failed (KeyboardInterrupt)")
+
+    with Mock(Manners()).running() as url, pytest.raises(session.Interrupted) as caught:
+        session.launch(ask(url), 0, interrupted, None, lambda _: None)
+    assert caught.value.came == []
 
 
 @pytest.mark.parametrize(
