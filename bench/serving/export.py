@@ -101,7 +101,7 @@ def export(folder: Path, model: str, precision: str = "bf16", seed: int = 0) -> 
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         (folder / MANIFEST).write_bytes(text + b"\n")
     except Exception as error:
-        # The writer of the weights, which transformers brings, has an error of its own.
+        # The library that writes weights has an error of its own.
         if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
         why = error.strerror if isinstance(error, OSError) else error
