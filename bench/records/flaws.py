@@ -45,14 +45,18 @@ def second_run(path: str, text: bytes, start: int) -> Flaw | None:
 
 def cut_short(path: str, run: Run) -> Flaw:
     """A last line without its end: a copy that is not whole, or a run that was killed."""
-    go_on = "run the same command again"
-    if run.command[:2] == ("accelmark", "run"):
-        go_on = f"go on with it: accelmark run --resume {shlex.quote(path)}"
     return Flaw(
         "cut short",
         "cut short in the middle of the line",
-        f"If it is a copy, copy it again. Where it was made, {go_on}",
+        f"If it is a copy, copy it again. Where it was made, {go_on(path, run.command)}",
     )
+
+
+def go_on(path: str, command: tuple[str, ...]) -> str:
+    """How what a command began comes to its end: only `accelmark run` adds to its record."""
+    if command[:2] == ("accelmark", "run"):
+        return f"go on with it: accelmark run --resume {shlex.quote(path)}"
+    return "run the same command again"
 
 
 def of_line(error: Exception, run: Run) -> Flaw:

@@ -64,6 +64,7 @@ class Writer:
         option: by which another folder is given.
         """
         self.path = path = Path(path)
+        self._command: tuple[str, ...] = ()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("x+b", buffering=0)
@@ -82,7 +83,7 @@ class Writer:
         since it was read, which would be cut off too.
         """
         writer = cls.__new__(cls)
-        writer.path = Path(run.path)
+        writer.path, writer._command = Path(run.path), run.run.command
         try:
             writer._file = writer.path.open("r+b", buffering=0)
             try:
@@ -119,9 +120,11 @@ class Writer:
                 self._file.truncate(self._file.seek(start))
             raise OutputError(
                 f"{self.path}: the next line cannot be written ({error.strerror}). "
-                "The lines before it are safe. Free some space, then go on: "
-                f"accelmark run --resume {self.path}"
+                "The lines before it are safe. Free some space, then "
+                f"{flaws.go_on(str(self.path), self._command)}"
             ) from error
+        if isinstance(line, Run):
+            self._command = line.command
 
     def _restore(self) -> None:
         """The file was deleted under way: lays it down again, with all that it held."""

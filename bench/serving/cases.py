@@ -113,19 +113,22 @@ def ramp_of(case: Case) -> int:
     return int(concurrency) if concurrency else max(1, int(case.parameters["requests"]) // 10)
 
 
-def drawn(case: Case, vocabulary: int, seed: int) -> Drawn:
-    """A case's load with the words of its prompts, which come from the launch's seed."""
+def drawn(case: Case, vocabulary: int, seed: int, begun: set[int]) -> Drawn:
+    """A case's load with the words of its prompts, which come from the launch's seed.
+
+    begun: first tokens of prompts before these, whose own are added. A cache may keep single
+    tokens, so no prompt begins as another while there are tokens left.
+    """
     load = load_of(case)
     words = random.Random(f"prompts {case.fingerprint} {seed}")
-    asked = tuple(
-        Asked(
-            prompt=prompt(words, vocabulary, one.prompt_tokens),
-            new_tokens=one.new_tokens,
-            due_ns=one.due_ns,
-        )
-        for one in load.requests
-    )
-    return Drawn(load=load, asked=asked)
+    asked = []
+    for one in load.requests:
+        first, *rest = prompt(words, vocabulary, one.prompt_tokens)
+        while first in begun and len(begun) < vocabulary:
+            (first,) = prompt(words, vocabulary, 1)
+        begun.add(first)
+        asked.append(Asked(prompt=(first, *rest), new_tokens=one.new_tokens, due_ns=one.due_ns))
+    return Drawn(load=load, asked=tuple(asked))
 
 
 def _width(case: Case) -> int:

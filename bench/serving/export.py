@@ -88,23 +88,27 @@ def export(folder: Path, model: str, precision: str = "bf16", seed: int = 0) -> 
             )
         built = build(known[model], precision, seed)
         _write(built, folder, known[model])
-    except OSError as error:
+        manifest = Manifest(
+            model=model,
+            precision=precision,
+            seed=seed,
+            vocabulary=known[model].vocabulary,
+            positions=known[model].positions,
+            layers=known[model].layers,
+            parameters=sum(p.numel() for p in built.parameters()),
+            files={path.name: digests.sha256(path) for path in sorted(folder.iterdir())},
+        )
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        (folder / MANIFEST).write_bytes(text + b"\n")
+    except Exception as error:
+        # The library that writes weights has an error of its own.
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
+        why = error.strerror if isinstance(error, OSError) else error
         raise OutputError(
-            f"{folder}: the model cannot be written there ({error.strerror}). Give a folder that "
+            f"{folder}: the model cannot be written there ({why}). Give a folder that "
             "you may write to, with room for the weights."
         ) from error
-    manifest = Manifest(
-        model=model,
-        precision=precision,
-        seed=seed,
-        vocabulary=known[model].vocabulary,
-        positions=known[model].positions,
-        layers=known[model].layers,
-        parameters=sum(p.numel() for p in built.parameters()),
-        files={path.name: digests.sha256(path) for path in sorted(folder.iterdir())},
-    )
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (folder / MANIFEST).write_bytes(text + b"\n")
     return manifest
 
 

@@ -156,7 +156,7 @@ async def _launch(
         started = () if ask.command is None else server.shown(ask.command)
         own = process is not None
         who, model = await server.identify(pool, ask.model, started, by_the_run=own)
-        it = _Launch(ask, ask.seed + number, pool, who, model, reference, say)
+        it = _Launch(ask, ask.seed + number, pool, who, model, reference, say, set())
         await _with_server(it, start, made)
     finally:
         pool.close()
@@ -175,6 +175,8 @@ class _Launch(NamedTuple):
     """As it must be asked for."""
     reference: Reference
     say: Say
+    begun: set[int]
+    """First tokens of all prompts up to now."""
 
 
 async def _with_server(it: _Launch, start: float, made: _Made) -> None:
@@ -199,7 +201,11 @@ async def _with_server(it: _Launch, start: float, made: _Made) -> None:
     if not spoken:
         made.came = _all(ask, Void(reason=verdict.UNVERIFIED), seen, start)
         return
-    truth = it.reference(ask.folder, _texts(spoken), True)
+    try:
+        truth = it.reference(ask.folder, _texts(spoken), True)
+    except AccelmarkError:
+        await asyncio.sleep(0)  # Ctrl-C, of which its process may have died, is heard here only
+        raise
     before = gate.judge("before the load", spoken, truth)
     seen = msgspec.structs.replace(seen, rounding=before.rounding, wrong=before.wrong)
     wrong = verdict.wrong_model(before.checks)
@@ -242,6 +248,7 @@ async def _warm_up(it: _Launch, dialect: Dialect, asked: Sequence[Asked]) -> Non
     Some may be turned away for want of room: more than there is to warm up. Raises `Broken` with
     the reason of the first that fails otherwise, or where all are turned away.
     """
+    it.begun.update(one.prompt[0] for one in asked)
     half = -(-len(asked) // 2)
     for part in (asked[:half], asked[half:]):
         answers = [Answer(one, time.perf_counter_ns()) for one in part]
@@ -257,6 +264,7 @@ async def _speak(it: _Launch, dialect: Dialect, when: str) -> list[Spoken]:
     """Answers with log-probabilities, a few at a time; empty where the server gives none."""
     found: list[Spoken] = []
     questions = gate.questions(it.ask.manifest.vocabulary, it.seed, when)
+    it.begun.update(one.prompt[0] for one in questions)
     for start in range(0, len(questions), 4):
         part = questions[start : start + 4]
         limit = it.ask.request_seconds
@@ -269,7 +277,7 @@ async def _speak(it: _Launch, dialect: Dialect, when: str) -> list[Spoken]:
 
 
 async def _loaded(it: _Launch, dialect: Dialect, case: Case, began: float) -> _Loaded:
-    drawn = asked_cases.drawn(case, it.ask.manifest.vocabulary, it.seed)
+    drawn = asked_cases.drawn(case, it.ask.manifest.vocabulary, it.seed, it.begun)
     before = await server.counters(it.pool)
     it.ask.watch.begin()
     driven = await drive(it.pool, dialect, drawn, it.ask.request_seconds)

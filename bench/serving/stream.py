@@ -208,7 +208,8 @@ class Answer:
 async def stream(pool: Pool, dialect: Dialect, answer: Answer, limit_seconds: float) -> None:
     """Makes the request and fills in its answer; what goes wrong is in `failed`, never raised.
 
-    A request that is cancelled keeps what it had, and says so.
+    A request that is cancelled keeps what it had, and says so; whoever waits for it is cancelled
+    too, and makes no other.
     """
     answer.started_ns = time.perf_counter_ns()
     try:
@@ -221,6 +222,7 @@ async def stream(pool: Pool, dialect: Dialect, answer: Answer, limit_seconds: fl
         answer.failed = str(error)
     except asyncio.CancelledError:
         answer.failed = GIVEN_UP
+        raise
 
 
 async def _stream(pool: Pool, dialect: Dialect, answer: Answer) -> None:

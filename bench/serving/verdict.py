@@ -40,6 +40,8 @@ UNVERIFIED = (
     "unverified: the server gives no log-probabilities, so nobody can say that it is the exported "
     "model that answers. Start it so that it gives them"
 )
+CACHED_SHARE = 0.001
+"""Of the prompt tokens, from which on a cache is in the figures: some keep single tokens."""
 BUSY = 0.8
 """Share of its core from which it may be the client that is measured."""
 LATE_SECONDS, LATE_SHARE = 0.005, 0.05
@@ -135,10 +137,16 @@ def _first_failure(served: Served) -> str:
 
 def _cached(found: Found) -> str:
     tokens = sum(request.prompt_tokens for request in found.served.requests)
-    if found.cached_tokens:
+    if (found.cached_tokens or 0) > CACHED_SHARE * tokens:
+        why = (
+            "others use it too"
+            if found.unseen
+            else "it had these prompts before (leave out --seed, or restart the server)"
+        )
         return (
             f"{found.cached_tokens} of {tokens} prompt tokens came from the server's prefix cache: "
-            "it had these prompts before. Leave out --seed, or restart the server"
+            f"{why}, or it read prompts again that it had preempted. Give it more cache, or lower "
+            "the concurrency"
         )
     if found.cached_tokens is None and not found.unseen:
         return (

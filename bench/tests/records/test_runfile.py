@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,27 +143,65 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         Writer(tmp_path / "locked" / "run.jsonl")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file size limits")
-def test_a_full_disk_is_said_and_loses_no_earlier_line(tmp_path: Path) -> None:
-    """By a limit on the size of files, which cuts a write short as a full disk does."""
+@contextlib.contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """A limit that cuts a write short as a full disk does."""
     import resource
 
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits")
+def test_a_full_disk_is_said_and_loses_no_earlier_line(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "run.jsonl")
     writer.append(make_run([make_case()]))
     room = (tmp_path / "run.jsonl").stat().st_size + 100
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-        with pytest.raises(OutputError, match=r"the next line cannot be written.*are safe"):
-            writer.append(make_launch())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        no_file_above(room),
+        pytest.raises(OutputError, match=r"the next line cannot be written.*are safe"),
+    ):
+        writer.append(make_launch())
     found = read(tmp_path / "run.jsonl")
     assert found.run == make_run([make_case()])
     assert found.damage is None and found.launches == (), "the half of a line is taken back"
     writer.append(make_launch())
     writer.close()
     assert read(tmp_path / "run.jsonl").launches == (make_launch(),)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits")
+@pytest.mark.parametrize(
+    ("command", "lines", "advice"),
+    [
+        (("accelmark", "run", "quick"), 1, "go on with it: accelmark run --resume '{}'"),
+        (("accelmark", "run", "quick"), 0, "run the same command again"),
+        (("accelmark", "serve-bench"), 1, "run the same command again"),
+        (("accelmark", "explain"), 1, "run the same command again"),
+    ],
+)
+def test_a_full_disk_advises_what_is_not_refused(
+    tmp_path: Path, command: tuple[str, ...], lines: int, advice: str
+) -> None:
+    """Only a run of `accelmark run` goes on, and none without its header."""
+    path = tmp_path / "a folder" / "run.jsonl"
+    wanted = re.escape("Free some space, then " + advice.format(path)) + "$"
+    header = make_run([make_case()], command=command)
+    with contextlib.closing(Writer(path)) as writer:
+        for _ in range(lines):
+            writer.append(header)
+        with no_file_above(path.stat().st_size + 100), pytest.raises(OutputError, match=wanted):
+            writer.append(make_launch() if lines else header)
+    if not lines:
+        return
+    with contextlib.closing(Writer.again(read(path))) as writer:
+        size = path.stat().st_size
+        with no_file_above(size + 100), pytest.raises(OutputError, match=wanted):
+            writer.append(make_launch())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="deletes an open file")

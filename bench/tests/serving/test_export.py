@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,27 @@ def test_what_cannot_be_exported_is_said(folder: Path, tmp_path: Path) -> None:
         export.export(folder, TINY)
     with pytest.raises(OutputError, match="cannot be written"):
         export.export(folder / "config.json" / "below", TINY)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits")
+def test_a_disk_that_fills_up_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the weights, whose library has an error of its own, or under what comes last."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        with pytest.raises(OutputError, match=r"cannot be written there \(.*too large.*for the w"):
+            export.export(tmp_path / "a", TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"cannot be written there \(No space left on device\)"):
+        export.export(tmp_path / "b", TINY)
 
 
 def test_equal_models_have_equal_digests_whatever_wrote_them() -> None:

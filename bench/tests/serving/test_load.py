@@ -62,6 +62,29 @@ def test_a_closed_loop_keeps_so_many_in_flight() -> None:
     assert min(found.client.late_ns) >= 0 and found.client.chunks == 48
 
 
+def test_a_closed_load_that_is_cancelled_asks_no_more() -> None:
+    """As Ctrl-C does it: whoever keeps one in flight must not take the next."""
+    mock = Mock(Manners(ttft=0.02, cheap=True))
+
+    async def cancelled(url: str) -> int:
+        pool = Pool(Endpoint.of(url))
+        load = drawn(closed(40, LENGTHS, concurrency=2, seed=1))
+        making = asyncio.create_task(drive(pool, Dialect(model="m"), load, 20.0))
+        while len(mock.truths) < 4:
+            await asyncio.sleep(0.001)
+        making.cancel()
+        asked = mock.streams
+        with pytest.raises(asyncio.CancelledError):
+            await making
+        pool.close()
+        return asked
+
+    with mock.running() as url:
+        asked = asyncio.run(cancelled(url))
+    # The two in flight may have ended, and been followed, while the mock was looked at.
+    assert asked <= mock.streams <= asked + 2
+
+
 def test_requests_come_when_they_are_due_whatever_the_server_does() -> None:
     """One slot: each waits for all before it, and that is in its TTFT."""
     found = driven(Mock(Manners(slots=1, ttft=0.02)), poisson(8, LENGTHS, rate=400.0, seed=1))

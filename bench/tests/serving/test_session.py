@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,6 +214,18 @@ def test_an_interrupt_beside_the_reference_keeps_the_loads() -> None:
     assert came.seen is not None and came.seen.load is not None
 
 
+def test_an_interrupt_beside_the_first_reference_is_no_failure_of_it() -> None:
+    """The reference's own process dies of the same Ctrl-C, which says nothing of its memory."""
+
+    def interrupted(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
+        signal.raise_signal(signal.SIGINT)
+        raise AccelmarkError("the reference failed (KeyboardInterrupt)")
+
+    with Mock(Manners()).running() as url, pytest.raises(session.Interrupted) as caught:
+        session.launch(ask(url), 0, interrupted, None, lambda _: None)
+    assert caught.value.came == []
+
+
 @pytest.mark.parametrize(
     ("manners", "other", "why"),
     [
@@ -258,10 +271,30 @@ def test_a_server_is_warmed_up_for_the_widest_load_of_any_kind(
 
 def test_prompts_of_two_seeds_differ_and_lengths_and_arrivals_do_not() -> None:
     (case,) = cases.cases(asks(concurrencies=(), rates=(4.0,)), MANIFEST)
-    first, second = (cases.drawn(case, 512, seed) for seed in (1, 2))
+    first, second = (cases.drawn(case, 512, seed, set()) for seed in (1, 2))
     assert first.load.digest == second.load.digest
     starts = {asked.prompt for asked in (*first.asked, *second.asked)}
     assert len(starts) == 40
+
+
+def test_no_prompt_of_a_load_begins_as_one_before_it() -> None:
+    """In all of a launch: a cache that keeps single tokens would know the first."""
+    mock = Mock(Manners(cheap=True))
+    launched(mock, asks(concurrencies=(1, 10), requests=40))
+    firsts = [body["prompt"][0] for body in mock.bodies]
+    spoken = [not body.get("stream") for body in mock.bodies]
+    # 20 warm it up, four are asked before and after, and each load has 40.
+    assert len(firsts) == 20 + 4 + (40 + 4) * 2
+    for start in (20 + 4, 20 + 4 + 40 + 4):
+        load = firsts[start : start + 40]
+        assert not any(spoken[start : start + 40])
+        assert len({*load}) == 40 and not {*load} & {*firsts[:start]}
+
+
+def test_prompts_begin_alike_only_where_there_are_no_more_tokens() -> None:
+    (case,) = cases.cases(asks(), MANIFEST)
+    firsts = [one.prompt[0] for one in cases.drawn(case, 12, 1, {0, 1}).asked]
+    assert len(firsts) == 20 and {*firsts[:10]} == {*range(2, 12)}
 
 
 def test_a_reference_that_takes_too_long_is_an_error_of_ours(

@@ -114,6 +114,22 @@ def test_prompts_that_nobody_had_before_need_no_counter() -> None:
     assert isinstance(outcome(cached_tokens=None), Measured)
 
 
+def test_a_few_tokens_of_a_prompt_by_chance_are_no_prompt() -> None:
+    """SGLang keeps single tokens: two prompts of a load may begin with the same one."""
+    long = [msgspec.structs.replace(one, prompt_tokens=2000) for one in REQUESTS]
+    assert isinstance(outcome(served=served(long), cached_tokens=2), Measured)
+    assert isinstance(outcome(served=served(long), cached_tokens=121), Void)
+
+
+@pytest.mark.parametrize("unseen", [True, False])
+def test_a_cache_that_cannot_have_had_the_prompts_is_not_said_to(unseen: bool) -> None:
+    """A server that preempted a request reads its prompt again, and counts what it still has."""
+    found = outcome(cached_tokens=17, unseen=unseen)
+    assert isinstance(found, Void)
+    assert "that it had preempted. Give it more cache, or lower the concurrency" in found.reason
+    assert ("it had these prompts before (leave out --seed, or" in found.reason) is not unseen
+
+
 def test_guessing_that_was_declared_is_another_case() -> None:
     (declared,) = cases.cases(asks(speculation=True), MANIFEST)
     assert declared.fingerprint != CASE.fingerprint
