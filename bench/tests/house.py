@@ -60,9 +60,6 @@ publishing/        | errors judging records report                              
 conformance/       | backend backends catalogue errors formats framework        | msgspec torch
                    | judging lifeline measuring precision records running       | numpy
                    | telemetry units workload workloads                         |
-validation/        | backend catalogue measuring planning precision             | torch peft msgspec
-                   | records stats workload workloads                           | transformers
-                   |                                                            | diffusers
 
 plugins/           | backend backends errors formats framework judging          |
                    | precision quantized_product records report serving_job     |

@@ -36,7 +36,7 @@ from bench.records.case import Case
 from bench.records.explained import Explained, Tried
 from bench.tests.scripts import explain_measured
 from bench.tests.scripts.explain_measured import PLANTED_SECONDS, Measurer, models
-from bench.validation.matching import matching
+from bench.tests.validation.matching import matching
 
 LEAST, MOST = 0.90, 1.03
 """Coverage of a model's step."""

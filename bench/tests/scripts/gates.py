@@ -24,7 +24,7 @@ from bench.measuring import numerics
 from bench.planning import plan, suite_file
 from bench.precision import PRECISIONS
 from bench.records.case import Case
-from bench.validation.matching import matching
+from bench.tests.validation.matching import matching
 from bench.workload import Site, Unsupported
 
 

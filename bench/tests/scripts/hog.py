@@ -35,8 +35,8 @@ from bench.records.case import Case
 from bench.records.outcome import Measured
 from bench.records.run import Settings
 from bench.running import launcher
+from bench.tests.validation.matching import matching
 from bench.tests.values import make_file, make_launches
-from bench.validation.matching import matching
 
 SUITE = """
 description = "Small work of three kinds"

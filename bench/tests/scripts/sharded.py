@@ -26,7 +26,7 @@ from bench.records import parallelism
 from bench.tests.measuring.wrong_workloads import parameters
 from bench.tests.rank_processes import together
 from bench.tests.small_workloads import WORKLOADS, site
-from bench.validation.matching import matching
+from bench.tests.validation.matching import matching
 
 SHOWN = (
     *(

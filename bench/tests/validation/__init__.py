@@ -1,1 +1,1 @@
-"""Tests of `bench.validation`."""
+"""Whether the harness may be believed: bare loops and libraries beside it."""

@@ -38,7 +38,7 @@ from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS
 from bench.records.case import PLAIN, SEARCHED, Case, Choice
 from bench.records.run import Settings
-from bench.validation.agreement import TURNS, Turns, in_turns, script
+from bench.tests.validation.agreement import TURNS, Turns, in_turns, script
 from bench.workload import EXECUTIONS, Site
 from bench.workloads._generation import DecodeJob
 

@@ -31,7 +31,7 @@ from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.run import Settings
-from bench.validation.agreement import TURNS, Turns, in_turns, script
+from bench.tests.validation.agreement import TURNS, Turns, in_turns, script
 from bench.workload import EXECUTIONS, Site
 from bench.workloads._generation import DecodeJob
 
@@ -159,7 +159,7 @@ def cases(execution: str = "eager") -> tuple[Case, ...]:
     return plan.plan(
         Suite(
             name="generate",
-            source="bench/validation/against_generate.py",
+            source="bench/tests/validation/against_generate.py",
             description="",
             settings=Settings(),
             entries=({**WORK, "execution": execution},),

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.tests.validation.against_chain import BY_EXECUTION, chain_of, take_turns
-from bench.validation.agreement import TURNS, Turns, script
+from bench.tests.validation.agreement import TURNS, Turns, script
 from bench.workloads._generation import DecodeJob
 
 if TYPE_CHECKING:

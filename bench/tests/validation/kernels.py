@@ -17,8 +17,8 @@ from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.run import Settings
-from bench.tests.validation.bare_kernels import BARE
-from bench.validation.agreement import TURNS, Turns, in_turns, script
+from bench.tests.validation.agreement import TURNS, Turns, in_turns, script
+from bench.tests.validation.bare.kernels import BARE
 from bench.workload import Site
 
 HEADS = {"heads": 16, "kv_heads": 4, "head_dim": 64}

@@ -2,9 +2,9 @@
 
     python -m bench.tests.validation.same_operators [--only 'dlrm*'] [--precision fp32]
 
-Beside `bench.validation.agreement`, whose ratios need a quiet machine: how often a step calls each
-operator needs none. For each case, eager, on the CPU, printed are the operators that the two call
-otherwise, as torch's profiler counts them, with the time that each had of its step; the largest
+Beside `bench.tests.validation.agreement`, whose ratios need a quiet machine: how often a step calls
+each operator needs none. For each case, eager, on the CPU, printed are the operators that the two
+call otherwise, as torch's profiler counts them, with the time that each had of its step; largest
 first. Views, of which neither computes anything, are left out.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from bench.records.case import Case
-from bench.validation import agreement
-from bench.validation.matching import matching
+from bench.tests.validation import agreement
+from bench.tests.validation.matching import matching
 
 LEAST_SHARE = 0.002
 """Of a step, below which it makes no difference to a ratio how often an operator is called."""

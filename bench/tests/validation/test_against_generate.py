@@ -11,8 +11,7 @@ import torch
 from bench.planning import plan
 from bench.records.case import Case
 from bench.tests.small_workloads import WORKLOADS, build, site
-from bench.tests.validation import against_generate
-from bench.validation import agreement
+from bench.tests.validation import against_generate, agreement
 from bench.workloads._transformers import ATTENTION
 
 NEW = 6

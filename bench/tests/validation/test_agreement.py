@@ -13,13 +13,12 @@ from bench.measuring import numerics
 from bench.planning import plan, suite_file
 from bench.records.case import Case
 from bench.records.outcome import Numerics
-from bench.tests.validation import same_operators
+from bench.tests.validation import agreement, same_operators
+from bench.tests.validation.bare import text, vision
+from bench.tests.validation.bare.decode import ByHand, Latents
+from bench.tests.validation.bare.loop import Loop
 from bench.tests.validation.same_operators import Calls
 from bench.tests.values import BAD_NUMERICS, NUMERICS, make_case
-from bench.validation import agreement
-from bench.validation.bare import text, vision
-from bench.validation.bare.decode import ByHand, Latents
-from bench.validation.bare.loop import Loop
 from bench.workloads import (
     _denoisers,
     _gpts,

@@ -31,8 +31,8 @@ from bench.tests.validation.launches import (
     _compiled,
     watched,
 )
+from bench.tests.validation.matching import matching
 from bench.tests.validation.planted import FAULTS, NOT_TOLD, Absent
-from bench.validation.matching import matching
 
 __all__ = ["one_thread"]
 

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.planning import plan
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, one_thread, site
-from bench.tests.validation import bare_kernels as bare
 from bench.tests.validation import kernels
-from bench.tests.validation.bare_kernels import BARE
+from bench.tests.validation.bare import kernels as bare
+from bench.tests.validation.bare.kernels import BARE
 from bench.workloads import _products
 
 __all__ = ["one_thread"]  # a fixture, used by being here

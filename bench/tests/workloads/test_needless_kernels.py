@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
-from bench.tests.validation import bare_kernels as bare
+from bench.tests.validation.bare import kernels as bare
+from bench.tests.validation.bare import text
 from bench.tests.workloads.context_kinds import parameters
-from bench.validation.bare import text
 from bench.workloads import _context_steps, _decoder, _products
 from bench.workloads._slot_caches import Shared
 from bench.workloads.serve import WORKLOAD as SERVE

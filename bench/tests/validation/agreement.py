@@ -1,7 +1,7 @@
 """Does the harness tell the truth? Its throughput against a bare hand-written loop, interleaved.
 
-    python -m bench.validation.agreement [--launches 6] [--only 'llama-*'] [--execution compile]
-        [--precision fp32] [--clock processor]
+    python -m bench.tests.validation.agreement [--launches 6] [--only 'llama-*']
+        [--execution compile] [--precision fp32] [--clock processor]
 
 For each case of `quick` that runs a model, and of each family that is not in it, on the CPU: a
 fresh process runs the numerics gate, builds the harness's job and the bare loop's model, and lets
@@ -18,8 +18,8 @@ Where a machine is shared its speed moves within a turn, by more than what is to
 `--clock processor`, with `OMP_NUM_THREADS=1`, compares the processor time of the two: what the
 harness does besides would show in it, and waiting for others does not.
 
-The bare loops are in `bench/validation/bare/`, with nothing of the harness but the attention of
-GPT-OSS and of DeepSeek's decode.
+The bare loops are in `bench/tests/validation/bare/`, with nothing of the harness but the attention
+of GPT-OSS and of DeepSeek's decode.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from bench.planning import plan, suite_file
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.run import Settings
-from bench.validation.bare import text, vision
-from bench.validation.bare.loop import Loop
-from bench.validation.matching import matching
+from bench.tests.validation.bare import text, vision
+from bench.tests.validation.bare.loop import Loop
+from bench.tests.validation.matching import matching
 from bench.workload import EXECUTIONS, Job, Site
 
 WARMUP_TURNS = 4
@@ -262,7 +262,7 @@ def compared(execution: str) -> list[Case]:
 def main() -> None:
     """The script."""
     cases = {execution: compared(execution) for execution in EXECUTIONS}
-    script("bench.validation.agreement", __doc__, cases, take_turns, INSTEAD, [*CLOCKS])
+    script("bench.tests.validation.agreement", __doc__, cases, take_turns, INSTEAD, [*CLOCKS])
 
 
 if __name__ == "__main__":

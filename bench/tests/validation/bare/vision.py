@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from bench.validation.bare.loop import (
+from bench.tests.validation.bare.loop import (
     Bare,
     Loop,
     Parameters,

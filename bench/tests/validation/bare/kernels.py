@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.validation.bare.loop import Loop, Parameters, inference
+from bench.tests.validation.bare.loop import Loop, Parameters, inference
 
 if TYPE_CHECKING:
     from torch import Tensor

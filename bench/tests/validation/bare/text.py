@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.precision import PRECISIONS
-from bench.validation.bare.decode import ByHand, Latents
-from bench.validation.bare.loop import (
+from bench.tests.validation.bare.decode import ByHand, Latents
+from bench.tests.validation.bare.loop import (
     Bare,
     Loop,
     Parameters,

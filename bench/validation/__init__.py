@@ -1,1 +1,0 @@
-"""Whether the harness may be believed: bare loops and libraries beside it."""
