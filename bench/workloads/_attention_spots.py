@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 TOKENS, LAST = 16, 8
 """Of each head; and how many of them are the last ones."""
-PIECE = 4096
-"""Keys that are on the host at a time."""
+PIECE = 1024
+"""Keys that are on the host at a time: few enough for its caches."""
 WHOLE_HEAD = 2**25
 """T^2 D of the largest head of which all scores are computed: 512 tokens of 128."""
 

@@ -64,7 +64,7 @@ def allowed(precision: Precision, quantity: str, length: int, twin: int) -> floa
 def look(what: str, spots: Sequence[Spot], most: float) -> Look:
     """Whether all of them are right; most: the largest error that is allowed."""
     error, place = max((spot.error, spot.place) for spot in spots)
-    asked = f"what float64 makes of its operands, but for {most:.2g}"
+    asked = f"what float64 makes of its operands, within {most:.2g}"
     return Look(
         what=f"{what} at the timed size",
         asked=asked,
