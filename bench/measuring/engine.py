@@ -21,7 +21,7 @@ from bench.measuring.usage import Usage
 from bench.measuring.warm_up import WarmedUp, warmed_up
 from bench.records.cpu_limits import affinity_cores
 from bench.records.observed import Contention
-from bench.records.outcome import Block, Flag, Phase
+from bench.records.outcome import Block, Flag, Memory, Phase
 from bench.records.run import Settings
 from bench.telemetry import contention, standstill
 from bench.telemetry.contention import Counters
@@ -47,6 +47,8 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     steady: tuple[Block, ...]
     step_clock: Literal["host", "device event", "block"]
     witness: tuple[float, float]
+    memory: Memory
+    """After the last step."""
     flags: tuple[Flag, ...]
     request_ns: tuple[int, ...] | None
     queue_ns: tuple[int, ...] | None
@@ -148,6 +150,7 @@ class Engine:
         beside = self._contention(warm.steady_from, steady)
         requests = self._requests() if latency and not self.device.synchronous else None
         queueing = None if self.device.synchronous else self._queueing()
+        memory = self.device.memory()  # of the steps: a witness may take some of its own
         busy = tuple(self._timer.busy_ns[warm.steady_from :][: len(steady)])
         return Series(
             started_ns=self._timer.started_ns or 0,
@@ -156,6 +159,7 @@ class Engine:
             steady=tuple(steady),
             step_clock=self._timer.step_clock,
             witness=(first_witness, self.job.witness()),
+            memory=memory,
             flags=self._flags(warm, steady, busy),
             request_ns=requests,
             queue_ns=queueing,

@@ -292,7 +292,6 @@ class Launch:
             latency=latency_name is not None,
             progress=lambda phase, blocks: channel.blocks(phase, blocks, work),
         )
-        memory = device.memory()
         self.first_step_ns, self.busy_ns = series.started_ns, series.busy_ns
         self.cold["first_step_seconds"] = series.first_step_ns / 1e9
         if self.ranks is not None:
@@ -336,7 +335,7 @@ class Launch:
             warmup=series.warmup,
             steady=series.steady,
             step_clock=series.step_clock,
-            memory=memory,
+            memory=series.memory,
             latency_name=latency_name,
             request_ns=series.request_ns,
             queue_ns=series.queue_ns,

@@ -112,6 +112,7 @@ class FakeDevice(Device):
         self.log.append("r")
 
     def memory(self) -> Memory:
+        self.log.append("m")
         return Memory(peak_bytes=1, scope="fake", host_rss_bytes=1)
 
 

@@ -159,8 +159,11 @@ def gradient_spots(
 
     operands: query, key, value and the gradient of the output, [B, H, T, D].
     """
+    import torch
+
     query, *_, upstream = operands
     tokens, width = query.shape[2:]
+    least = torch.finfo(query.dtype).smallest_normal  # below it a format keeps fewer bits
     asked = range(tokens) if tokens**2 * width <= WHOLE_HEAD else where.tokens
     order = {token: place for place, token in enumerate(where.tokens)}
     seen = []
@@ -168,9 +171,10 @@ def gradient_spots(
         head = plain(operands, batch, number, asked)
         given = rows_of(upstream[batch, number], asked)
         for had, (what, own, sums) in zip(values, head.gradients(given), strict=True):
+            expected, terms = sums
             seen += [
                 Spot(f"the {what} of {_place(token, number, batch)}", had[order[token]], *pair)
-                for token, *pair in zip(own, *sums, strict=True)
+                for token, *pair in zip(own, expected, terms.clamp(min=least), strict=True)
                 if token in order
             ]
     return seen

@@ -49,9 +49,11 @@ class ProductJob(Job):
     """Operands of the last product that was timed, which of its elements to look at, and those."""
 
     def witness(self) -> float:
-        """Mean of the last product; keeps some of its elements."""
+        """Mean of the last product, with no wider copy of it; keeps some of its elements."""
+        import torch
+
         self._keep()
-        return float(self._output.float().mean())
+        return float(self._output.mean(dtype=torch.float32))
 
     def looks(self) -> Iterator[Look]:
         """At elements of the last product that was timed, each against its row and column."""

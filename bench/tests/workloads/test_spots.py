@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import catalogue
 from bench.measuring.asked import complaint
@@ -52,6 +53,27 @@ def timed(workload: Any, mode: str, given: Any, precision: str, seed: int = 5) -
 
 def told(*case: Any) -> str:
     return complaint(timed(*case).looks())
+
+
+class Widest(TorchDispatchMode):
+    """Notes the largest float32 tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = call(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.dtype == torch.float32:
+            self.elements = max(self.elements, found.numel())
+        return found
+
+
+def test_the_witness_of_a_product_makes_no_wider_copy_of_it() -> None:
+    """On a device that would be more memory than all that the step has."""
+    job = GEMM.build("matmul", gemm.MatmulParameters(shape="512x512x64"), site(PRECISIONS["bf16"]))
+    job.step()
+    with Widest() as seen:
+        job.witness()
+    assert seen.elements == 1
 
 
 # What is right
@@ -183,6 +205,26 @@ def test_attention_that_loses_a_key_behind_its_twins_tokens_is_void(
     found = told(ATTENTION, mode, given, precision)
     assert found.startswith("attention at the timed size: asked for what float64 makes of its ")
     assert " of head " in found and "A kernel is wrong at this size" in found
+
+
+def test_gradients_too_small_for_a_format_are_as_right_as_it_can_say() -> None:
+    """The last token of a long sequence has a weight below what float16 holds in full."""
+    tokens, how = 16384, PRECISIONS["fp16"]
+    draw = torch.Generator().manual_seed(5)
+    operands = [torch.randn((1, 1, tokens, 64), generator=draw).half() for _ in range(4)]
+    operands[1][..., -1, :] = -operands[0][..., -1, :]
+    where = _spots_of(operands[0])
+    none = [[torch.zeros(len(where.tokens), 64, dtype=torch.float64)]] * 3
+    exact = _attention_spots.gradient_spots(none, where, operands)
+    stored = [spot._replace(found=spot.expected.half().double()) for spot in exact]
+    most = _spots.allowed(how, "gradients", tokens, 128)
+    assert complaint([_spots.look("gradients", stored, most)]) == ""
+    lost = [spot._replace(found=spot.expected * (spot.place[4] != "v")) for spot in exact]
+    assert "at the value of token" in complaint([_spots.look("gradients", lost, most)])
+
+
+def _spots_of(query: Tensor) -> _attention_spots.Places:
+    return _attention_spots.places(query.shape, 128, 5)
 
 
 @pytest.mark.parametrize(("which", "what"), [(0, "query"), (1, "key"), (2, "value")])
