@@ -57,7 +57,8 @@ class GenericBackend(TorchBackend):
 
         device_type = self._type()
         if device_type is None:
-            raise DeviceUnavailable(
+            missing = DeviceUnavailable if self.plug_ins else NothingInstalled
+            raise missing(
                 " ".join(broken)
                 or "generic: torch names no other device. Check its plug-in and driver, "
                 "or pass --device cpu."

@@ -214,8 +214,9 @@ def _profiled(job: Job, device: Device, steps: int, *, shapes: bool = False) -> 
     from torch.profiler import profile, record_function, supported_activities
 
     wall = 0
-    activities = sorted(supported_activities(), key=str)
-    with profile(activities=activities, record_shapes=shapes, with_flops=shapes) as found:
+    # Without `acc_events` some versions warn that there may be a second cycle.
+    told: dict[str, Any] = {"record_shapes": shapes, "with_flops": shapes, "acc_events": True}
+    with profile(activities=sorted(supported_activities(), key=str), **told) as found:
         for _ in range(steps):
             job.refill()
             device.synchronize()

@@ -31,6 +31,9 @@ class FakeCuda:
     def set_device(self, index: int) -> None:
         self.current = index
 
+    def get_device_capability(self, index: int) -> tuple[int, int]:
+        return self.capabilities[index]
+
     def get_device_properties(self, index: int) -> Any:
         major, minor = self.capabilities[index]
         return SimpleNamespace(

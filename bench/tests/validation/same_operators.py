@@ -68,7 +68,7 @@ def calls_of(step: Callable[[], object]) -> dict[str, Calls]:
     """The operators of one step, by their names without the namespace."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
         step()
     events = [event for event in seen.key_averages() if event.key.startswith("aten::")]
     total = sum(event.self_cpu_time_total for event in events)

@@ -86,7 +86,7 @@ def test_gradients_of_the_products_are_not_added_in_place() -> None:
     """One of the two is transposed: in place that takes a CPU twice the time, 5 % of a step."""
     job = build("dlrm", "train", site(PRECISIONS["bf16-amp"]), batch_size=16, rows=50)
     job.step()
-    with torch.profiler.profile(record_shapes=True) as profile:
+    with torch.profiler.profile(record_shapes=True, acc_events=True) as profile:
         job.step()
     added = [(e.name, e.input_shapes[0]) for e in profile.events() if e.name in ADDITIONS]
     wide = [name for name, shape in added if shape[:2] == [16, 27]]

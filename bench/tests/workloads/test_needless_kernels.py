@@ -56,7 +56,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
 def called(step: Callable[[], Any]) -> Counter[str]:
     """Operators of a step after the first, within others too."""
     step()
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         step()
     return Counter(event.name for event in profile.events())
 
