@@ -139,7 +139,10 @@ def verify(folder: StrPath, wanted: str | None) -> tuple[list[str], str]:
         if not file.is_file() or digests.sha256(file) != expected:
             complaints.append(f"{name} is not what was published")
     if not complaints:
-        complaints += refusals(read(folder))
+        try:
+            complaints += refusals(read(folder / RECORD))
+        except RecordError as error:
+            complaints.append(str(error))
     try:
         key = signing.signer(folder)
     except RecordError as error:

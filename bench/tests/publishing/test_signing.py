@@ -133,6 +133,25 @@ def test_a_folder_without_digests_is_not_as_published(folder: Path) -> None:
     assert publish.verify(folder, None)[0] == ["no SHA256SUMS says what was published"]
 
 
+def test_every_folder_is_verified_whatever_is_wrong_with_those_before(
+    tmp_path: Path, accelmark: Accelmark
+) -> None:
+    """One with a second record beside its own, one that is no record, one whose card was edited."""
+    for name in ("a", "b", "c"):
+        publish.publish(run(), tmp_path / "results", name, CARD)
+    first, second, third = (tmp_path / "results" / name for name in ("a", "b", "c"))
+    shutil.copy(first / "run.jsonl", first / "x.jsonl")
+    (second / "run.jsonl").write_text("hello\n", encoding="utf-8")
+    digests.write(second, ("run.jsonl", "card.txt"))
+    (third / "card.txt").write_text("10x faster", encoding="utf-8")
+    code, out, err = accelmark("verify", "results")
+    said = " ".join(out.split())
+    assert code == 1 and "2 of 3 are not what was published" in err, (out, err)
+    assert "results/a: as published; not signed" in said
+    assert "results/b: results/b/run.jsonl, line 1: " in said and said.count("; not signed") == 3
+    assert "results/c: card.txt is not what was published; not signed" in said
+
+
 def test_what_may_not_be_published_is_not_verified(tmp_path: Path) -> None:
     folder = publish.publish(run(), tmp_path, "mine", CARD)
     lines = (folder / "run.jsonl").read_bytes().splitlines(keepends=True)
