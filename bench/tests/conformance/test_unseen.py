@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+import weakref
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,10 +88,15 @@ class Card(Source):
         return self.users
 
 
-def told(monkeypatch: pytest.MonkeyPatch, source: Source, device: Sequence[int | None]) -> Any:
+def told(
+    monkeypatch: pytest.MonkeyPatch,
+    source: Source,
+    device: Iterable[int | None],
+    hold: Callable[[Any], tuple[object, int]] = lambda _: (None, PIECE),
+) -> Any:
     """Findings by title, of a device that says itself what of it is in use: before, and later."""
     monkeypatch.setattr(telemetry, "APART_SECONDS", 0.0)
-    monkeypatch.setattr(telemetry, "_hold", lambda _: (None, PIECE))
+    monkeypatch.setattr(telemetry, "_hold", hold)
     says = iter(device)
     stand: Any = SimpleNamespace(
         backend=SimpleNamespace(telemetry=lambda index: source),
@@ -129,6 +136,32 @@ def test_a_source_of_another_device_is_seen_by_memory_that_is_held_here(
     assert (found and found.verdict) == verdict
     if verdict == "fail":
         assert "another device's figures" in found.reason
+
+
+class Piece:
+    """Of a device's memory: free as soon as nobody has it."""
+
+
+def test_what_is_held_is_held_until_it_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a source that is late: in the third reading it is there, if it is still held."""
+    pieces: weakref.WeakSet[Piece] = weakref.WeakSet()
+
+    def hold(_: object) -> tuple[object, int]:
+        pieces.add(piece := Piece())
+        return piece, PIECE
+
+    def used(reading: int = 2) -> int:
+        return GIB + (PIECE if pieces and reading >= 2 else 0)
+
+    class Late(Card):
+        def read(self) -> Reading:
+            return Reading(power_watts=100.0, memory_used_bytes=used(next(readings)))
+
+    readings = itertools.count()
+    device = (used() for _ in itertools.count())
+    found = told(monkeypatch, Late([]), device, hold)[telemetry.OWN]
+    assert found.verdict == "pass", found
+    assert not pieces, "and is given back"
 
 
 @pytest.mark.parametrize(
