@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.conformance.check import Stand
-from bench.conformance.checks import operators, telemetry
+from bench.conformance.checks import arithmetic, operators, telemetry
 from bench.conformance.checks._operators import OPERATORS
 from bench.precision import Precision
 from bench.records.observed import Reading
@@ -65,6 +66,31 @@ def test_operators_that_do_not_run_are_not_said_to_fall_back_nowhere(
     monkeypatch.setattr(operators, "_error", lambda *_: 1 / 0)
     monkeypatch.setattr(Stand, "ran_on_host", lambda _: ())
     assert operators._announced(Denying(())).verdict == "not observable"
+
+
+@pytest.mark.parametrize("has", [("fp32", "fp16"), ("fp32", "bf16", "fp16")])
+def test_a_dtype_that_a_device_does_not_have_is_not_copied_to_it(
+    has: Collection[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses bfloat16, as it says; one that claims bf16 may not."""
+    copy = torch.Tensor.to
+
+    def refusing(tensor: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if tensor.dtype is torch.bfloat16:
+            raise TypeError("no such dtype here")
+        given: torch.Tensor = copy(tensor, *arguments, **options)
+        return given
+
+    monkeypatch.setattr(torch.Tensor, "to", refusing)
+    if "bf16" in has:
+        with pytest.raises(TypeError, match="no such dtype"):
+            list(arithmetic.transfers(Denying(has)))
+        return
+    (finding,) = arithmetic.transfers(Denying(has))
+    assert finding.verdict == "pass"
+    assert finding.observed == (
+        "2 MiB of float32, float16, int64, uint8, waiting and not; no bfloat16: no unit for it"
+    )
 
 
 GIB = 2**30
