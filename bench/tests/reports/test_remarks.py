@@ -26,7 +26,8 @@ CASE = make_case()
 
 
 def failed_often() -> RunFile:
-    outcomes = [*[make_measured(0.01 + k / 1e5) for k in range(7)], *[failed(message="lost")] * 3]
+    outcomes: list[Outcome] = [make_measured(0.01 + k / 1e5) for k in range(7)]
+    outcomes += [failed(message="lost")] * 3
     return make_file([CASE], make_launches(CASE, outcomes))
 
 
