@@ -76,8 +76,9 @@ def publish(
 
     name: of the folder; None makes one of suite and device. card: the report that prints the card.
     sign: called with the folder once all that is to be signed lies in it.
-    Raises `PublicationError` with every reason why the run may not be published, and `OutputError`
-    if the folder is there already or cannot be written.
+    Raises `PublicationError` with every reason why the run may not be published, `RecordError` if
+    one that lies there already cannot be read, and `OutputError` if the folder is there already or
+    cannot be written.
     """
     reasons = list(refusals(run))
     if reasons:
@@ -98,6 +99,7 @@ def publish(
         raise OutputError(
             f"{folder}: it exists already, and published runs stay. Give another --name."
         )
+    index(results)  # beside a run that it cannot name, nothing is published
     # Under a name that no published run has, until it is whole.
     unfinished = results / f".{chosen}-{os.getpid()}"
     try:
@@ -137,7 +139,10 @@ def verify(folder: StrPath, wanted: str | None) -> tuple[list[str], str]:
         if not file.is_file() or digests.sha256(file) != expected:
             complaints.append(f"{name} is not what was published")
     if not complaints:
-        complaints += refusals(read(folder))
+        try:
+            complaints += refusals(read(folder / RECORD))
+        except RecordError as error:
+            complaints.append(str(error))
     try:
         key = signing.signer(folder)
     except RecordError as error:

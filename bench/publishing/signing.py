@@ -73,13 +73,14 @@ def private_key(key_file: StrPath, passphrase: str | None) -> Ed25519PrivateKey:
 def needs_passphrase(key_file: StrPath) -> bool:
     """Whether a private key is locked."""
     _needs_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
     try:
         load_ssh_private_key(Path(key_file).read_bytes(), None)
     except TypeError:
         return True
-    except (ValueError, OSError):
+    except (ValueError, OSError, UnsupportedAlgorithm):
         return False  # `private_key` says why
     return False
 

@@ -26,4 +26,6 @@ COMPARED: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 SAVED: pytest.StashKey[list[Side]] = pytest.StashKey()
 """Those of them that were not refused, read."""
 RECORD: pytest.StashKey[Path] = pytest.StashKey()
-"""The run's record, where it is kept."""
+"""The run's record."""
+TEMPORARY: pytest.StashKey[Path] = pytest.StashKey()
+"""The folder that it lies in, where it is not kept beyond its card."""

@@ -8,12 +8,16 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bench.pytest_plugin.items import cases_of
-from bench.pytest_plugin.keys import CASE, PLAN, RECORD, RUN
+from bench.pytest_plugin.keys import CASE, PLAN, RECORD, RUN, TEMPORARY
 from bench.pytest_plugin.options import device, distributed, translated, usage_errors
+
+if TYPE_CHECKING:
+    from bench.records.run import RunFile
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,6 +35,7 @@ def _measure(session: pytest.Session) -> None:
     Raises `KeyboardInterrupt` if it was interrupted: what was measured is on disk by then.
     """
     from bench.commands.plain import PlainFace
+    from bench.judging import chips
     from bench.planning.instead import slow
     from bench.records import runfile
     from bench.running import probe
@@ -40,6 +45,7 @@ def _measure(session: pytest.Session) -> None:
     config = session.config
     plan = config.stash[PLAN]
     say = functools.partial(_say, config)
+    chips.chips()  # a bad file of the user's is said now, not after all was measured
     chosen, remarks, here = probe.choose_of(device(config))
     say(f"device: {chosen.address}, {chosen.name}")
     for remark in remarks:
@@ -64,11 +70,9 @@ def _measure(session: pytest.Session) -> None:
             here=here,
             left_out=left_out,
         ).run()
-    config.stash[RUN] = runfile.read(path)
-    if kept or reason == "interrupted":
-        config.stash[RECORD] = path
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+    config.stash[RUN], config.stash[RECORD] = runfile.read(path), path
+    if not kept and reason != "interrupted":
+        config.stash[TEMPORARY] = folder
     if reason == "interrupted":
         raise KeyboardInterrupt
 
@@ -82,18 +86,24 @@ def pytest_terminal_summary(
         return (yield)
     finally:
         if RUN in config.stash:
-            from bench import catalogue
-            from bench.report import Canvas
+            try:
+                _card(terminalreporter, config.stash[RUN])
+                if TEMPORARY in config.stash:
+                    shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
+            finally:
+                if config.stash[RECORD].exists():
+                    terminalreporter.write_line(f"record: {config.stash[RECORD]}")
 
-            width = shutil.get_terminal_size((100, 24)).columns
-            card = catalogue.load("reports", "table").render(
-                [config.stash[RUN]], Canvas(width=max(width, 60))
-            )
-            terminalreporter.section("accelmark")
-            for line in card.splitlines():
-                terminalreporter.write_line(line)
-            if RECORD in config.stash:
-                terminalreporter.write_line(f"record: {config.stash[RECORD]}")
+
+def _card(reporter: pytest.TerminalReporter, run: RunFile) -> None:
+    from bench import catalogue
+    from bench.report import Canvas
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    card = catalogue.load("reports", "table").render([run], Canvas(width=max(width, 60)))
+    reporter.section("accelmark")
+    for line in card.splitlines():
+        reporter.write_line(line)
 
 
 def _say(config: pytest.Config, text: str) -> None:

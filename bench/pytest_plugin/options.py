@@ -7,6 +7,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from bench.records.run import Settings
 
 DEFAULT_SUITE = "quick"
+SUITE_FOLDER = Path(__file__).parents[1] / "suite"
 OPTIONS = ("suite", "device", "only", "precision", "launches", "out")
 XDIST = (
     "accelmark cannot measure under pytest-xdist: tests that run side by side slow each other, and "
@@ -56,11 +58,19 @@ def pytest_configure(config: pytest.Config) -> None:
     """Reads what the options name, if there are any: what is wrong is said before all else."""
     config.stash[PLAN] = Plan(config)
     given = [name for name in OPTIONS if config.getoption(f"accelmark_{name}") is not None]
-    asked = any(re.search(r"bench[./\\]suite\b", argument) for argument in config.args)
+    asked = any(_names_the_suite(argument, config) for argument in config.args)
     if (given or asked) and distributed(config):
         raise pytest.UsageError(XDIST)
     if given:
         _ = config.stash[PLAN].names, config.stash[PLAN].settings, device(config)
+
+
+def _names_the_suite(argument: str, config: pytest.Config) -> bool:
+    """As a package, or by a path into its folder; another project's folders have like names."""
+    name = argument.partition("::")[0]
+    path = Path(os.path.realpath(config.invocation_params.dir / name))
+    ours = path.is_relative_to(os.path.realpath(SUITE_FOLDER))
+    return ours or re.fullmatch(r"bench\.suite(\.\w+)*", name) is not None
 
 
 class Plan:

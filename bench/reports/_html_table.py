@@ -10,7 +10,7 @@ from bench import units
 from bench.judging.links import in_words
 from bench.judging.row import Row
 from bench.reports._html_side import NONE, Side, looks_of, name_of
-from bench.reports._wording import about, first_step, share, tail, whose, word_of
+from bench.reports._wording import about, first_step, remarks, share, tail, whose, word_of
 
 ALWAYS = ("case", "verdict", "throughput")
 """Columns that are there even where no row has anything to show."""
@@ -116,7 +116,7 @@ def _memory_cell(_: Side, row: Row) -> Cell:
 
 def _why(row: Row) -> str:
     """Everything that must be known beside the figures of a row."""
-    parts = [row.reason, row.left_out, row.instead]
+    parts = [row.reason, *remarks(row)]
     parts += [f"{flag}{whose(row, flag)}" for flag in row.flags if flag != row.verdict]
     return "; ".join(part for part in dict.fromkeys(parts) if part)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import stats, units
-from bench.judging.load import Load
+from bench.judging.load import SUSTAINED_SECONDS, Load
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
@@ -44,6 +44,18 @@ def whose(row: Row, flag: str) -> str:
         return f" ({', '.join(parts)} of the median)"
     ranks = row.flag_ranks.get(flag, ())
     return f" ({units.ranks(ranks)})" if ranks else ""
+
+
+def remarks(row: Row) -> list[str]:
+    """What must be known beside the figure of a row, other than its reason and its flags."""
+    brief = row.load is not None and not row.load.sustained
+    found = (
+        row.left_out,
+        row.instead,
+        f"not sustained: under {SUSTAINED_SECONDS:.0f} s of load" if brief else "",
+        row.optimizer_passed_over,
+    )
+    return [one for one in found if one]
 
 
 def limit(row: Row) -> str:

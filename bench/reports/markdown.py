@@ -22,7 +22,7 @@ from bench.reports import _memory, _scaling, _serving
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._systems import factors, spreads
-from bench.reports._wording import ending, handed_on, limit, ratio, tail, whose, word_of
+from bench.reports._wording import ending, handed_on, limit, ratio, remarks, tail, whose, word_of
 
 
 class MarkdownReport(Report):
@@ -99,7 +99,7 @@ def _measured(row: Row, counted: Sequence[str]) -> str:
     assert row.throughput is not None
     spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
     memory = _text(_memory.figure(row, counted)) or "—"
-    verdict = word_of(row) + (f": {_text(row.reason)}" if row.reason else "")
+    verdict = word_of(row) + (f": {_text(_why(row))}" if _why(row) else "")
     if row.flags:
         verdict += f" [{', '.join(f'{flag}{whose(row, flag)}' for flag in row.flags)}]"
     cells = [
@@ -108,6 +108,11 @@ def _measured(row: Row, counted: Sequence[str]) -> str:
         *(spread, str(row.launches), _latency(row), limit(row) or "—", memory, verdict),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _why(row: Row) -> str:
+    """The reason of a verdict, and what must be known beside the figure."""
+    return "; ".join(dict.fromkeys(part for part in (row.reason, *remarks(row)) if part))
 
 
 def _latency(row: Row) -> str:
@@ -119,7 +124,7 @@ def _latency(row: Row) -> str:
 
 def _absent(row: Row) -> str:
     word = word_of(row)
-    return f"| {_text(row.case.label)} | — | — | — | — | — | — | **{word}**: {_text(row.reason)} |"
+    return f"| {_text(row.case.label)} | — | — | — | — | — | — | **{word}**: {_text(_why(row))} |"
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:

@@ -183,18 +183,26 @@ def _double(stand: Stand) -> Finding:
 
 
 def transfers(stand: Stand) -> Iterator[Finding]:
-    """Whether bits come back as they went, to the device and back."""
+    """Whether bits come back as they went, to the device and back.
+
+    Of a precision that the device lacks it may be without the dtype: that is left out, and said.
+    """
     import torch
 
+    info, unsupported = stand.device.info, stand.backend.unsupported
+    whys = {form.dtype: unsupported(info, PRECISIONS[name]) for name, form in FORMATS.items()}
+    absent = {dtype: why for dtype, why in whys.items() if why is not None}
+    copied = [name for name in COPIED if name not in absent]
     generator = torch.Generator().manual_seed(0)
     bits = torch.randint(-(2**15), 2**15, (2**20,), generator=generator).to(torch.int16)
     wrong = [
         f"{name} {way}"
-        for name in COPIED
+        for name in copied
         for way, back in _ways(stand, bits.view(getattr(torch, name)))
         if not _same(back, bits)
     ]
-    observed = f"2 MiB of {', '.join(COPIED)}, waiting and not"
+    without = "".join(f"; no {dtype}: {why}" for dtype, why in absent.items())
+    observed = f"2 MiB of {', '.join(copied)}, waiting and not{without}"
     next = "Look at the copy, and at whether synchronize waits for it"
     reason = f"other bits came back: {', '.join(wrong)}"
     yield judged("copies to and fro change no bit", not wrong, observed, reason, next)

@@ -39,19 +39,19 @@ def readings(stand: Stand) -> Iterator[Finding]:
     except NotObservable as reason:
         yield unseen(title, str(reason))
         return
-    held = [name for name in QUANTITIES if second.has(name)]
-    if held:
+    said = [name for name in QUANTITIES if second.has(name)]
+    if said:
         info = stand.device.info
         chip = chips.find(info.name, chips.units_of(info.facts))
         wrong = implausible(second, chip.watts if chip else None, info.memory_bytes)
         wrong += backwards(first, second)
         next = "Look at the unit and the column that Source.read takes it from"
         yield judged(title, not wrong, _told(source, second), "; ".join(wrong), next)
-    mute = {name: why for name, why in source.absent.items() if name not in held}
+    mute = {name: why for name, why in source.absent.items() if name not in said}
     if mute:
         why = "; ".join(f"{name}: {reason}" for name, reason in mute.items())
         yield unseen("what it does not say", why)
-    missing = [name for name in QUANTITIES if name not in held and name not in mute]
+    missing = [name for name in QUANTITIES if name not in said and name not in mute]
     if missing:
         next = "Let Source.read put a reason into `absent` for what the device does not say"
         yield failed("what it does not say has a reason", ", ".join(missing), "no reason", next)

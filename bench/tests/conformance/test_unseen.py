@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+import weakref
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.conformance.check import Stand
-from bench.conformance.checks import operators, telemetry
+from bench.conformance.checks import arithmetic, operators, telemetry
 from bench.conformance.checks._operators import OPERATORS
 from bench.precision import Precision
 from bench.records.observed import Reading
@@ -65,6 +68,31 @@ def test_operators_that_do_not_run_are_not_said_to_fall_back_nowhere(
     assert operators._announced(Denying(())).verdict == "not observable"
 
 
+@pytest.mark.parametrize("has", [("fp32", "fp16"), ("fp32", "bf16", "fp16")])
+def test_a_dtype_that_a_device_does_not_have_is_not_copied_to_it(
+    has: Collection[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses bfloat16, as it says; one that claims bf16 may not."""
+    copy = torch.Tensor.to
+
+    def refusing(tensor: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if tensor.dtype is torch.bfloat16:
+            raise TypeError("no such dtype here")
+        given: torch.Tensor = copy(tensor, *arguments, **options)
+        return given
+
+    monkeypatch.setattr(torch.Tensor, "to", refusing)
+    if "bf16" in has:
+        with pytest.raises(TypeError, match="no such dtype"):
+            list(arithmetic.transfers(Denying(has)))
+        return
+    (finding,) = arithmetic.transfers(Denying(has))
+    assert finding.verdict == "pass"
+    assert finding.observed == (
+        "2 MiB of float32, float16, int64, uint8, waiting and not; no bfloat16: no unit for it"
+    )
+
+
 GIB = 2**30
 PIECE = telemetry.PIECE_BYTES
 
@@ -86,10 +114,15 @@ class Card(Source):
         return self.users
 
 
-def told(monkeypatch: pytest.MonkeyPatch, source: Source, device: Sequence[int | None]) -> Any:
+def told(
+    monkeypatch: pytest.MonkeyPatch,
+    source: Source,
+    device: Iterable[int | None],
+    hold: Callable[[Any], tuple[object, int]] = lambda _: (None, PIECE),
+) -> Any:
     """Findings by title, of a device that says itself what of it is in use: before, and later."""
     monkeypatch.setattr(telemetry, "APART_SECONDS", 0.0)
-    monkeypatch.setattr(telemetry, "_hold", lambda _: (None, PIECE))
+    monkeypatch.setattr(telemetry, "_hold", hold)
     says = iter(device)
     stand: Any = SimpleNamespace(
         backend=SimpleNamespace(telemetry=lambda index: source),
@@ -129,6 +162,32 @@ def test_a_source_of_another_device_is_seen_by_memory_that_is_held_here(
     assert (found and found.verdict) == verdict
     if verdict == "fail":
         assert "another device's figures" in found.reason
+
+
+class Piece:
+    """Of a device's memory: free as soon as nobody has it."""
+
+
+def test_what_is_held_is_held_until_it_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a source that is late: in the third reading it is there, if it is still held."""
+    pieces: weakref.WeakSet[Piece] = weakref.WeakSet()
+
+    def hold(_: object) -> tuple[object, int]:
+        pieces.add(piece := Piece())
+        return piece, PIECE
+
+    def used(reading: int = 2) -> int:
+        return GIB + (PIECE if pieces and reading >= 2 else 0)
+
+    class Late(Card):
+        def read(self) -> Reading:
+            return Reading(power_watts=100.0, memory_used_bytes=used(next(readings)))
+
+    readings = itertools.count()
+    device = (used() for _ in itertools.count())
+    found = told(monkeypatch, Late([]), device, hold)[telemetry.OWN]
+    assert found.verdict == "pass", found
+    assert not pieces, "and is given back"
 
 
 @pytest.mark.parametrize(

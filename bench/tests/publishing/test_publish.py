@@ -218,6 +218,19 @@ def test_the_index_is_made_of_the_records_and_notices_an_edit(tmp_path: Path) ->
     assert publish.index(tmp_path) != text
 
 
+def test_beside_a_run_that_was_edited_nothing_is_published(tmp_path: Path) -> None:
+    """And the name of what was to be is free when that is put right."""
+    folder = publish.publish(run(), tmp_path, "a", CARD)
+    record = folder / "run.jsonl"
+    whole = record.read_bytes()
+    record.write_bytes(whole.replace(b'"peak_bytes":3', b'"peak_bytes":4', 1))
+    with pytest.raises(RecordError, match="was changed after it was published"):
+        publish.publish(run(), tmp_path, "b", CARD)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.md", "a"]
+    record.write_bytes(whole)
+    assert publish.publish(run(), tmp_path, "b", CARD) == tmp_path / "b"
+
+
 def test_an_unwritable_place_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot be written there .*--results"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -133,6 +135,25 @@ def test_a_folder_without_digests_is_not_as_published(folder: Path) -> None:
     assert publish.verify(folder, None)[0] == ["no SHA256SUMS says what was published"]
 
 
+def test_every_folder_is_verified_whatever_is_wrong_with_those_before(
+    tmp_path: Path, accelmark: Accelmark
+) -> None:
+    """One with a second record beside its own, one that is no record, one whose card was edited."""
+    for name in ("a", "b", "c"):
+        publish.publish(run(), tmp_path / "results", name, CARD)
+    first, second, third = (tmp_path / "results" / name for name in ("a", "b", "c"))
+    shutil.copy(first / "run.jsonl", first / "x.jsonl")
+    (second / "run.jsonl").write_text("hello\n", encoding="utf-8")
+    digests.write(second, ("run.jsonl", "card.txt"))
+    (third / "card.txt").write_text("10x faster", encoding="utf-8")
+    code, out, err = accelmark("verify", "results")
+    said = " ".join(out.split())
+    assert code == 1 and "2 of 3 are not what was published" in err, (out, err)
+    assert "results/a: as published; not signed" in said
+    assert "results/b: results/b/run.jsonl, line 1: " in said and said.count("; not signed") == 3
+    assert "results/c: card.txt is not what was published; not signed" in said
+
+
 def test_what_may_not_be_published_is_not_verified(tmp_path: Path) -> None:
     folder = publish.publish(run(), tmp_path, "mine", CARD)
     lines = (folder / "run.jsonl").read_bytes().splitlines(keepends=True)
@@ -192,9 +213,26 @@ def test_we_check_the_signature_of_ssh_keygen(
         signing.signer(folder)
 
 
+def strings(*parts: bytes) -> bytes:
+    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+def write_key_of_a_token(path: Path) -> Path:
+    """As `ssh-keygen -t ed25519-sk` makes it: the key itself is in the token."""
+    public = strings(b"sk-ssh-ed25519@openssh.com", b"1" * 32, b"ssh:")
+    secret = struct.pack(">II", 7, 7) + public + b"\1" + strings(b"handle", b"", b"me")
+    secret += bytes(range(1, 1 + -len(secret) % 8))
+    parts = [strings(b"none", b"none", b""), struct.pack(">I", 1), strings(public, secret)]
+    text = base64.encodebytes(b"openssh-key-v1\0" + b"".join(parts)).decode()
+    kind = "OPENSSH PRIVATE KEY-----"
+    path.write_text(f"-----BEGIN {kind}\n{text}-----END {kind}\n", encoding="ascii")
+    return path
+
+
 def test_keys_that_cannot_sign_are_refused(tmp_path: Path) -> None:
     weak = write_key(tmp_path / "rsa", rsa.generate_private_key(65537, 2048))
     locked = write_key(tmp_path / "locked", ed25519.Ed25519PrivateKey.generate(), "open sesame")
+    token = write_key_of_a_token(tmp_path / "token")
     text = tmp_path / "text"
     text.write_text("hello", encoding="utf-8")
     for path, secret, said in [
@@ -202,11 +240,12 @@ def test_keys_that_cannot_sign_are_refused(tmp_path: Path) -> None:
         (locked, None, "cannot be used"),
         (locked, "wrong", "cannot be used"),
         (text, None, "cannot be used"),
+        (token, None, "token: cannot be used .*sk-ssh-ed25519"),
         (tmp_path / "none", None, "cannot be read"),
     ]:
         with pytest.raises(PublicationError, match=said):
             signing.private_key(path, secret)
-    assert signing.needs_passphrase(locked) and not signing.needs_passphrase(weak)
+    assert [one for one in (weak, locked, token, text) if signing.needs_passphrase(one)] == [locked]
     assert signing.private_key(locked, "open sesame") is not None
     for public, said in [
         (weak.with_suffix(".pub"), "a key of kind ssh-rsa"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import pytest_plugin
+from bench import pytest_plugin, suite
 from bench.tests.pytest_plugin.inner import Run
 
 MODULES = sorted(file.stem for file in Path(pytest_plugin.__file__).parent.glob("[!_]*.py"))
@@ -42,3 +42,32 @@ def test_a_run_of_something_else_is_left_alone(tmp_path: Path, off: tuple[str, .
         again = Run(tmp_path, "--benchmark-compare=own.json", "--benchmark-max-time=0.01")
         assert again.code == 0, again.out + again.err
         assert (tmp_path / "modules.txt").read_text().split() == OURS
+
+
+@pytest.mark.parametrize("place", ["microbench/suite", "bench/suite"])
+def test_a_folder_of_a_like_name_is_not_ours(tmp_path: Path, place: str) -> None:
+    """Its tests may run side by side."""
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "test_own.py").write_text("def test_own(): pass\n")
+    run = Run(tmp_path, f"{place}/test_own.py::test_own", PYTEST_XDIST_WORKER="gw0")
+    assert run.code == 0 and run.outcomes == {"passed": 1}, run.out + run.err
+
+
+FOLDER = Path(suite.__file__).parent
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        ("--pyargs", "bench.suite"),
+        ("--pyargs", "bench.suite.test_workloads::gemm[8x8x8]"),
+        (str(FOLDER),),
+        (f"{FOLDER / 'test_workloads.py'}::gemm[8x8x8]",),
+        ("here/test_workloads.py",),
+    ],
+    ids=["package", "item", "folder", "item of a file", "link"],
+)
+def test_the_suite_is_known_by_every_name_it_has(tmp_path: Path, named: tuple[str, ...]) -> None:
+    (tmp_path / "here").symlink_to(FOLDER)
+    run = Run(tmp_path, *named, PYTEST_XDIST_WORKER="gw0")
+    assert run.code == pytest.ExitCode.USAGE_ERROR and "under pytest-xdist" in run.err, run.err

@@ -50,3 +50,32 @@ def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path) -> None:
     assert found.end is not None and found.end.reason == "interrupted"
     path.unlink()
     path.parent.rmdir()
+
+
+BROKEN = """
+from bench.reports.table import TableReport
+
+def broken(*_):
+    raise ValueError("no card")
+
+def pytest_sessionfinish():
+    TableReport.render = broken
+"""
+
+
+def test_a_record_whose_card_cannot_be_made_is_kept_and_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    run = scripted(tmp_path, {"8x8x8": [0.01, 0.02]}, "-p", "broken")
+    assert "ValueError: no card" in run.err + run.out
+    path = Path(run.out.split("record: ")[1].split()[0])
+    assert len(runfile.read(path).launches) == 2
+    path.unlink()
+    path.parent.rmdir()
+
+
+def test_a_record_that_nobody_asked_for_is_gone_after_its_card(tmp_path: Path) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    run = scripted(tmp_path, {"8x8x8": [0.01, 0.02]}, TMPDIR=str(folder))
+    assert run.code == 0 and "2 launches of 1 case" in run.out and "record: " not in run.out
+    assert not list(folder.glob("accelmark-*"))

@@ -27,6 +27,11 @@ BAD = [
         {"SCRIPT": "{}"},
         "the record cannot be written there (File exists).",
     ),
+    (
+        ["-p", "scripted"],
+        {"SCRIPT": '{"8x8x8": [0.01, 0.01]}', "ACCELMARK_CHIPS": "none.toml"},
+        "none.toml: this file of chips cannot be used",
+    ),
     (["-p", "no:benchmark"], {}, "bench.suite needs pytest-benchmark, which is not installed or"),
     ([], {"PYTEST_XDIST_WORKER": "gw0"}, "accelmark cannot measure under pytest-xdist: tests"),
 ]
@@ -44,6 +49,7 @@ def test_what_cannot_be_done_is_said_once(
     (message,) = [line for line in run.err.splitlines() if line]
     assert message.startswith("ERROR: ") and text in message
     assert "Traceback" not in run.out and " passed in " not in run.out
+    assert "FLOP/s" not in run.out, "nothing was measured for it"
 
 
 def test_disabled_benchmarks_run_once_without_a_table(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""What must be known beside a figure stands beside it in every report that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from bench import catalogue
+from bench.judging.measured import PASSED_OVER
+from bench.records.outcome import Outcome
+from bench.records.run import RunFile
+from bench.report import Canvas
+from bench.tests.values import (
+    failed,
+    make_block,
+    make_case,
+    make_file,
+    make_launch,
+    make_launches,
+    make_measured,
+)
+
+CASE = make_case()
+
+
+def failed_often() -> RunFile:
+    outcomes: list[Outcome] = [make_measured(0.01 + k / 1e5) for k in range(7)]
+    outcomes += [failed(message="lost")] * 3
+    return make_file([CASE], make_launches(CASE, outcomes))
+
+
+def replaced(outcomes: Sequence[Outcome]) -> RunFile:
+    run = make_file([CASE], make_launches(CASE, outcomes))
+    why = {CASE.fingerprint: "fp32 instead of bf16: by reference code"}
+    return msgspec.structs.replace(run, run=msgspec.structs.replace(run.run, instead=why))
+
+
+def brief() -> RunFile:
+    warmup = (make_block(60.0), make_block(2.0))
+    outcome = make_measured(step_clock="device event", flop=10**9, warmup=warmup)
+    return make_file([CASE], make_launches(CASE, [outcome] * 5))
+
+
+def passed_over() -> RunFile:
+    environment = {"job": {PASSED_OVER: "fused SGD is wrong here: off by 2.4; foreach is used"}}
+    launches = [make_launch(case=CASE, launch=k, environment=environment) for k in range(5)]
+    return make_file([CASE], launches)
+
+
+@pytest.mark.parametrize("name", ["table", "markdown", "html"])
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (failed_often(), "3 of 10 launches failed: crash in measure: lost"),
+        (replaced([make_measured()] * 5), "fp32 instead of bf16: by reference code"),
+        (brief(), "not sustained under 10 s of load"),
+        (passed_over(), "fused sgd is wrong here: off by 2.4; foreach is used"),
+    ],
+)
+def test_no_report_gives_a_figure_without_what_must_be_known_beside_it(
+    name: str, run: RunFile, said: str
+) -> None:
+    text = catalogue.load("reports", name).render([run], Canvas(width=200))
+    if name == "html":
+        text = text.partition("<th scope=row>")[2].partition("</tr>")[0]
+    words = " ".join(text.split()).lower().replace("sustained: under", "sustained under")
+    assert words.count(said) == 1
+
+
+def test_what_has_no_figure_says_which_precision_it_stands_in_for() -> None:
+    run = replaced([failed(message="broke")] * 2)
+    text = catalogue.load("reports", "markdown").render([run], Canvas())
+    assert "crash in measure: broke; fp32 instead of bf16: by reference code |" in text
