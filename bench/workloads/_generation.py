@@ -10,7 +10,7 @@ import msgspec
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import PACKED, Job, Look, Queued, Site
-from bench.workloads import _decoder, _looks, _masks, _routing
+from bench.workloads import _decoder, _expert_spots, _looks, _masks, _routing
 from bench.workloads._jobs import Rotation, executed, model_facts
 from bench.workloads._packed import look, packed
 from bench.workloads._quantized import products
@@ -52,10 +52,8 @@ class Generator:
         import torch
 
         batch, self._prompt_length = prompt
-        self._new_tokens = new_tokens
         length = self._prompt_length + new_tokens
-        self.model = model.eval()
-        self.site = site
+        self.model, self.site = model.eval(), site
         device = site.device
         windows = _decoder.windows(model)
         slots = [_decoder.slots(window, length) for window in windows]
@@ -92,14 +90,15 @@ class Generator:
         """What its quantized layers give for rows of their own; {} if it has none."""
         return products(self.model)
 
-    def looks(self, prompt: Tensor) -> Iterator[Look]:
-        """At the model, what it reads, its cache and its attention."""
+    def looks(self, job: Job, prompt: Tensor, step: Callable[[], object]) -> Iterator[Look]:
+        """At the model, what it reads, its cache, its attention, and its experts in a step."""
         yield from _looks.placed(self.model, prompt, self.site)
         yield from _looks.cached([[*held[:2]] for held in self._cache.layers], self.site)
         yield _looks.mode(self.model, training=False)
         yield from look(self.model, self.site.memory_format)
         yield from _looks.attention(self.model, self.facts)
         yield from _looks.experts(self.model, self.facts)
+        yield from _expert_spots.looks(job, self.model, step, self.site)
 
     def prefill(self, prompt: Tensor) -> Tensor:
         """Logits [B, 1, V] of the token after the prompt [B, P]; fills the cache from its start."""
@@ -136,7 +135,7 @@ class Generator:
             logits: Tensor = self.step(tokens, self.at(index))
         return logits
 
-    def hit(self, token: Tensor) -> float | None:
+    def hit(self, token: Tensor, steps: int) -> float | None:
         """How many experts of a layer the steps behind the prompt go to, from its first token
         [B, 1] on, as they are timed. A step as it is written, whatever is compiled or recorded."""
         import torch
@@ -146,7 +145,7 @@ class Generator:
 
         with torch.inference_mode():
             self.rewind()
-            return _routing.hit(self.model, step, token, self._new_tokens)
+            return _routing.hit(self.model, step, token, steps)
 
     def at(self, index: int) -> _decoder.Place:
         """Where the `index`-th token behind the prompt is."""
@@ -232,7 +231,8 @@ class PrefillJob(Job):
 
     def looks(self) -> Iterator[Look]:
         """At the generator and a prompt."""
-        return self.generator.looks(next(self._prompts))
+        prompt = next(self._prompts)
+        return self.generator.looks(self, prompt, lambda: self._prefill(prompt))
 
 
 class DecodeJob(Job):
@@ -247,8 +247,7 @@ class DecodeJob(Job):
         self.prompt = prompt
         self._forced = forced
         self._new_tokens = forced.shape[1]
-        self._index = 0
-        self._forcing = False
+        self._index, self._forcing = 0, False
         self._logits = generator.read(prompt)
         self.first_token = self.token = chosen(self._logits)
         """[B, 1]: of the prompt, and of the last step."""
@@ -309,12 +308,13 @@ class DecodeJob(Job):
         """Of a model with experts, bytes by those that the window's tokens went to."""
         if self.moved is None:
             return work
-        hit = self.generator.hit(self.first_token)
+        hit = self.generator.hit(self.first_token, self._new_tokens)
         return _routing.counted(work, hit, self.moved, self.generator.site.ranks)
 
     def looks(self) -> Iterator[Look]:
         """At the generator and the prompt."""
-        return self.generator.looks(self.prompt)
+        hit = self.generator.hit
+        return self.generator.looks(self, self.prompt, lambda: hit(self.first_token, 1))
 
     def _given(self, index: int) -> Tensor:
         """[B, 1], laid out as what a step chooses."""

@@ -15,7 +15,7 @@ from bench.records.execution import is_compiled, is_recorded
 from bench.records.proof import GRADIENTS, LOSS, OTHER_INPUTS, OUTPUT
 from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
-from bench.workloads import _looks
+from bench.workloads import _expert_spots, _looks
 from bench.workloads._gradients import each_gradient, gradient_norm, running_means
 from bench.workloads._optimizers import chosen_optimizer, described
 from bench.workloads._quantized import products, quantized_facts
@@ -202,6 +202,7 @@ class TrainingJob(Job):
         if self._spread.policy is None:
             yield from _looks.autocasting(autocast(self._site), self._site)
         yield from self._spread.looks()
+        yield from _expert_spots.looks(self, self._model, self._read, self._site)
         yield from _looks.attention(self._model, self.facts)
         # Its kernels are torch's choice, and the case asks for none: the record says what ran.
         ran = _looks.optimizer_kernels(self._optimizer.step)
@@ -256,6 +257,10 @@ class TrainingJob(Job):
         with nullcontext() if self._spread.policy else autocast(self._site):
             logits = self._forward(self._spread.module, inputs)
             return logits, self._loss_of(logits, targets)
+
+    def _read(self) -> None:
+        self._evaluate(self._taken[0])
+        self._spread.settle()
 
     def _mean(self, value: Tensor) -> Tensor:
         """The mean over the ranks, in their order; waits for them, outside the clock."""
