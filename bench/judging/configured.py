@@ -186,8 +186,8 @@ def _variables(file: RunFile) -> dict[str, set[str]]:
     cores = file.run.host.get("usable_cores")
     shared = file.run.device.get("backend") == "cpu"
     for launch in file.launches:
-        known = isinstance(cores, int)
-        own = threads_given(launch.environment, cores, shared) if known else {}
+        given = launch.environment
+        own = threads_given(given, cores, shared) if isinstance(cores, int) else {}
         for name, value in _section(launch, "variables").items():
             if own.get(name) != value:
                 found.setdefault(name, set()).add(str(value))

@@ -52,7 +52,7 @@ def test_ranks_of_one_host_share_its_cores_whatever_they_compute_on() -> None:
 
 def test_a_collective_may_take_its_time_from_the_first_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some libraries ask the store within it, long after all have come."""
-    stores = []
+    stores: list[Any] = []
     made = dist.TCPStore  # type: ignore[attr-defined]
 
     def kept(*args: Any, **options: Any) -> Any:

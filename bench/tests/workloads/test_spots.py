@@ -71,7 +71,7 @@ def test_the_witness_of_a_product_makes_no_wider_copy_of_it() -> None:
     """On a device that would be more memory than all that the step has."""
     job = GEMM.build("matmul", gemm.MatmulParameters(shape="512x512x64"), site(PRECISIONS["bf16"]))
     job.step()
-    with Widest() as seen:
+    with Widest() as seen:  # type: ignore[no-untyped-call]
         job.witness()
     assert seen.elements == 1
 
