@@ -221,7 +221,6 @@ class Job(ABC):
 
     def meet(self, turn: int) -> int | None:
         """Queues what a rank exchanges with another in a turn; gives with whom, None with nobody.
-
         Timed by itself after all steps, for a map of the links."""
         return None
 
@@ -244,10 +243,8 @@ class Job(ABC):
         """
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """What the last step computed, by quantity; no copies, and no sums.
-
-        `output` of inference; `loss` and `gradients` of training.
-        """
+        """What the last step computed, by quantity: `output` of inference; `loss` and `gradients`
+        of training. No copies, and no sums."""
         return {}
 
     def force(self, on: bool) -> bool:
@@ -273,6 +270,11 @@ class Job(ABC):
         """
         return False
 
+    def as_written(self) -> Mapping[str, Sequence[Tensor]]:
+        """The last step's `outputs` computed anew without a recording, while nothing compiles: as
+        `again` does, unless that replays. Nothing where that cannot be done."""
+        return self.outputs() if self.again() else {}
+
     def training(self) -> Training | None:
         """How its steps move its weights; None where they do not."""
         return None
@@ -295,10 +297,8 @@ class Job(ABC):
         return ()
 
     def counted(self, work: Work) -> Work:
-        """The work of a step, with what its shapes alone do not say: which experts were hit.
-
-        Called once, after all timing; may step, outside of what is compiled or recorded.
-        """
+        """The work of a step, with what its shapes alone do not say: which experts were hit. Called
+        once, after all timing; may step, outside of what is compiled or recorded."""
         return work
 
     def close(self) -> None:  # noqa: B027 - most jobs start nothing

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from bench import catalogue
 from bench.framework import Framework
-from bench.measuring import left_out, noise
+from bench.measuring import left_out, noise, written
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.law import Law
 from bench.measuring.noise import figure
-from bench.measuring.witness import Sample
+from bench.measuring.witness import Known, Sample
 from bench.precision import Precision
+from bench.records.agreement import RECOMPUTED, RECOMPUTED_NARROW
 from bench.records.executed import Executed
+from bench.records.execution import is_compiled
 from bench.records.proof import (
     OUTPUT,
     UPDATE,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from bench.framework import Array
     from bench.workload import Job
 
+    Outputs = Mapping[str, Sequence[Tensor]]
+
 READ_AFTER = (1, 3)
 """Steps after which the work is read; of training the first says what it computes, and the third
 whether that took effect."""
@@ -49,14 +53,6 @@ DRAWN = (
 )
 NO_OUTPUTS = "the workload gives no outputs"
 CANNOT_REPEAT = "the job cannot repeat a step"
-RECOMPUTED = {"fp32": 1e-3, "fp16": 1e-2, "tf32": 2e-2, "bf16": 5e-2, "bf16-amp": 5e-2}
-"""Largest error of an output against the same computed again: no kernel need be deterministic.
-Measured of 30 layers in bf16 4e-2 between two machines, and 0 on one host; of batch 256, one output
-that is another's makes 9e-2."""
-RECOMPUTED_NARROW = 0.1
-"""Of products in less than 16 bits."""
-KNOWN = 4
-"""Inputs of which it is kept what came of them."""
 
 
 class Watch:
@@ -94,10 +90,10 @@ class Watch:
         self._readings: list[StepReading] = []
         self._noise: dict[str, Noise] = {}
         self._no_noise = ""
+        self._written = written.Written()
         self._law: Law | None = None
         self._samples: dict[object, Sample] = {}
-        self._known: list[tuple[Sequence[Tensor], Vector]] = []
-        """What came of the first inputs."""
+        self._known = Known()
         self._forcing = False
         """Whether the steps are others than those that are timed: with given tokens."""
         self._other = False
@@ -126,6 +122,8 @@ class Watch:
             readings=tuple(self._readings),
             noise=self._noise,
             no_noise=self._no_noise,
+            written=dict(self._written.errors),
+            not_written=self._written.absent,
             recomputed=self._recomputed,
             law=tuple(self._errors),
         )
@@ -143,6 +141,7 @@ class Watch:
             self._require_undrawn()
             if self._thorough and self._edges.all(bool(self._readings) and not self._absent):
                 self._take_noise()
+                self._hold_to_written()
             self._job.force(False)
             self._forcing, self._other = False, True
 
@@ -294,6 +293,12 @@ class Watch:
             self._noise = found or {}
             self._no_noise = "" if self._noise else CANNOT_REPEAT
 
+    def _hold_to_written(self) -> None:
+        if is_compiled(self._execution) and not self._framework.hands_over:
+            asking = (self._job, self._device, self._precision.name, self._noise, self._computed)
+            self._written = written.held(*asking, alone=self._edges is SINGLE)
+            self._complaints += self._written.complaints
+
     def _see(self, step: Callable[[], object]) -> None:
         """Takes a step, and notes what it runs through where its framework may be asked by now."""
         if self._framework.executed_late:
@@ -308,10 +313,10 @@ class Watch:
             self.executed = Executed(absent=f"not observable: {reason(of_error(error))}")
             step()
 
-    def _computed(self) -> Mapping[str, Vector]:
-        """What there is of the last step, where it is finite."""
+    def _computed(self, outputs: Outputs | None = None) -> Mapping[str, Vector]:
+        """What there is of the last step, or of what is given, where it is finite."""
         found = {}
-        for name, tensors in self._outputs().items():
+        for name, tensors in (self._outputs() if outputs is None else outputs).items():
             sample = self._sample(name, tensors)
             found[name] = sample.vector(sample.gather(tensors))
         return {name: vector for name, vector in found.items() if vector is not None}
@@ -320,7 +325,7 @@ class Watch:
         """What the last step gave; None, and said, where it is not finite."""
         return self._vector(OUTPUT, self._outputs()[OUTPUT])
 
-    def _outputs(self) -> Mapping[str, Sequence[Tensor]]:
+    def _outputs(self) -> Outputs:
         """What the last step gave. An output on the host is there when the device is done."""
         self._device.synchronize()
         return self._job.outputs()
@@ -328,19 +333,10 @@ class Watch:
     def _learn(self, output: Vector | None = None) -> None:
         """What came of the last input, if that is not known; output: where it has been read."""
         inputs = self._job.inputs()
-        if not inputs or self._other or len(self._known) >= KNOWN or self._of(inputs):
+        if not inputs or self._other or not self._known.lacks(inputs):
             return
         if output := output or self._output():
-            self._known.append((inputs, output))
-
-    def _of(self, inputs: Sequence[Tensor]) -> Vector | None:
-        """What is known to come of these inputs."""
-        found = (
-            vector
-            for known, vector in self._known
-            if all(one is other for one, other in zip(known, inputs, strict=True))
-        )
-        return next(found, None)
+            self._known.add(inputs, output)
 
     def _recompute(self) -> None:
         """The last output against the same computed another time: in one of the first steps, or
@@ -348,7 +344,7 @@ class Watch:
         if self._other:
             self._job.again()
         inputs = self._job.inputs()
-        known, last = self._of(inputs), self._output()
+        known, last = self._known.of(inputs), self._output()
         if self._thorough:
             with self._kit.altered(inputs[0]) as differs:
                 self._job.again()

@@ -114,6 +114,12 @@ class Proof(Value, frozen=True, kw_only=True):
     """By quantity; one launch of a case takes it."""
     no_noise: str = ""
     """Why the launch that should have taken it did not; empty where it did, and of the others."""
+    written: dict[str, float] = msgspec.field(default_factory=dict)
+    """Of a compiled step, by quantity its error against the same step as it is written, at the
+    sizes that are timed; one launch of a case takes it."""
+    not_written: str = ""
+    """Why the launch that should have looked at that did not; empty where it did, of the others,
+    and in older records."""
     recomputed: float | None = None
     """Error of the last output against the same, computed another time; None where each
     step builds on the one before."""

@@ -19,6 +19,8 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import msgspec
+
 from bench.records.execution import is_compiled
 from bench.workload import Site
 from bench.workloads._masks import added, filled
@@ -34,6 +36,17 @@ if TYPE_CHECKING:
 
 SINK_SLOTS = 8
 """What lies behind the tokens' slots where there are sinks: kernels want multiples of eight."""
+
+
+class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
+    """What one layer's cache keeps of a token: heads, and the widths of its two tensors.
+
+    Those are key and value; of latent attention the latent, and the key that carries the position.
+    """
+
+    heads: int
+    first: int
+    second: int
 
 
 class Held(NamedTuple):

@@ -23,7 +23,7 @@ from bench.workload import (
     Workload,
 )
 from bench.workloads import _language, _lora, _pooled
-from bench.workloads._generation import CacheShape
+from bench.workloads._decoder import CacheShape
 from bench.workloads._modes import COPIES, SHARDED
 from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._transformers import attention_of

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import PACKED, Job, Look, Queued, Site
@@ -21,17 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
-    """What one layer's cache keeps of a token: heads, and the widths of its two tensors.
-
-    Those are key and value; of latent attention the latent, and the key that carries the position.
-    """
-
-    heads: int
-    first: int
-    second: int
-
-
 class Generator:
     """A model and its static cache, for one prompt [B, P] and N tokens after it.
 
@@ -42,7 +29,7 @@ class Generator:
     def __init__(
         self,
         model: nn.Module,
-        cache: CacheShape,
+        cache: _decoder.CacheShape,
         prompt: tuple[int, int],
         new_tokens: int,
         site: Site,
@@ -229,6 +216,10 @@ class PrefillJob(Job):
         self.step()
         return True
 
+    def as_written(self) -> Mapping[str, Sequence[Tensor]]:
+        """Of the last prompt."""
+        return {OUTPUT: [self._prefill(self._prompts.last)[0]]}
+
     def looks(self) -> Iterator[Look]:
         """At the generator and a prompt."""
         prompt = next(self._prompts)
@@ -355,6 +346,13 @@ class ReplayedDecodeJob(DecodeJob):
     def step(self) -> None:
         """Queues the replay of one token for each sequence."""
         self._replay_of(self._given(self._index % self._new_tokens) if self._forcing else None)
+
+    def as_written(self) -> Mapping[str, Sequence[Tensor]]:
+        """After the last of the given tokens, each of which follows the prompt anew."""
+        self.generator.rewind()
+        given = range(self._index if self._forcing else 0)
+        found = [self.generator.decode(self._given(index), index) for index in given]
+        return {OUTPUT: found[-1:]} if found else {}
 
     def _after(self, token: Tensor, index: int) -> Tensor:
         self._replay_of(token)

@@ -8,8 +8,8 @@ import msgspec
 
 from bench.precision import Precision
 from bench.workloads._contexts import pairs
+from bench.workloads._decoder import CacheShape
 from bench.workloads._family import experts_touched
-from bench.workloads._generation import CacheShape
 from bench.workloads._quantized import SCALE_BYTES
 from bench.workloads._seeded import initial_std
 

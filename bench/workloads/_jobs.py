@@ -358,6 +358,10 @@ class InferenceJob(Job):
         self.step()
         return True
 
+    def as_written(self) -> Mapping[str, Sequence[Tensor]]:
+        """Of the last input."""
+        return {OUTPUT: [self._infer(self._inputs.last)]}
+
     def looks(self) -> Iterator[Look]:
         """At model, inputs and attention."""
         yield from _looks.placed(self._model, next(self._inputs), self._site)

@@ -23,8 +23,8 @@ from bench.workload import (
     require_within,
     twin_name,
 )
+from bench.workloads._decoder import CacheShape
 from bench.workloads._generation import (
-    CacheShape,
     DecodeJob,
     Generator,
     PrefillJob,

@@ -9,8 +9,8 @@ import msgspec
 from bench.precision import Precision
 from bench.workload import TWIN_VOCABULARY, with_twins
 from bench.workloads._contexts import pairs
+from bench.workloads._decoder import CacheShape
 from bench.workloads._family import experts_touched
-from bench.workloads._generation import CacheShape
 from bench.workloads._seeded import initial_std
 
 if TYPE_CHECKING:

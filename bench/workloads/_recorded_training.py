@@ -95,9 +95,12 @@ def gradients_kept_in_place(model: nn.Module, site: Site) -> Iterator[None]:
     import torch
 
     held = [(p, p.grad) for p in model.parameters()] if is_recorded(site.execution) else []
-    yield
-    with torch.no_grad():
-        for parameter, place in held:
-            if place is not None and parameter.grad is not None:
-                place.copy_(parameter.grad)
-                parameter.grad = place
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, place in held:
+                if place is not None:
+                    if parameter.grad is not None:
+                        place.copy_(parameter.grad)
+                    parameter.grad = place

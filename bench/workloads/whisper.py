@@ -301,6 +301,7 @@ class TranscriptionJob(Job):
 
     def force(self, on: bool) -> bool:
         """Feeds the given tokens in place of its own: the host's choice, so another recording."""
+        self._forcing = on
         self._run = replayed(self._last_given if on else self._last_chosen, self._site)
         return True
 
@@ -317,6 +318,10 @@ class TranscriptionJob(Job):
         self._windows.back()
         self.step()
         return True
+
+    def as_written(self) -> Mapping[str, Sequence[Tensor]]:
+        """Of the last window, if after given tokens: a choice of its own might be another."""
+        return {OUTPUT: [self._last_given(self._windows.last)]} if self._forcing else {}
 
     def looks(self) -> Iterator[Look]:
         """At the model, its windows, its cache and its attention."""

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from bench.judging.compare import compare
-from bench.judging.equal_work import BOUNDS, EqualWork, chance, judged, percent
+from bench.judging.equal_work import EqualWork, judged, percent
 from bench.measuring.witness import resting
 from bench.precision import PRECISIONS
+from bench.records.agreement import BOUNDS, chance
 from bench.records.proof import PROJECTIONS, Noise, Proof, StepReading, Vector
 from bench.records.run import RunFile
 from bench.report import Canvas

@@ -68,6 +68,7 @@ OUTCOMES: tuple[Outcome, ...] = (
         proof=Proof(
             readings=(StepReading(step=1, quantities={"output": Vector(size=1, norm=1.0)}),),
             noise={"output": Noise(error=0.1, norm_error=0.1)},
+            written={"output": 0.1},
         ),
     ),
     make_measured(0.01, proof=Proof(absent="x"), executed=Executed(absent="x")),
