@@ -15,7 +15,7 @@ from bench.records.execution import is_compiled, is_recorded
 from bench.records.proof import GRADIENTS, LOSS, OTHER_INPUTS, OUTPUT
 from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
-from bench.workloads import _looks
+from bench.workloads import _looks, _model_spots
 from bench.workloads._gradients import each_gradient, gradient_norm, running_means
 from bench.workloads._optimizers import chosen_optimizer, described
 from bench.workloads._quantized import products, quantized_facts
@@ -194,8 +194,9 @@ class TrainingJob(Job):
         }
 
     def looks(self) -> Iterator[Look]:
-        """At model, batches, autocast and attention; and which kernels the optimizer takes."""
-        yield from _looks.placed(self._model, self._next_batches(), self._site)
+        """At model, batches, autocast, attention, a forward, and the optimizer's kernels."""
+        batches = self._next_batches()
+        yield from _looks.placed(self._model, batches, self._site)
         yield _looks.mode(self._model, training=True)
         yield from _looks.computed_again(self._model, self.facts)
         yield from _looks.experts(self._model, self.facts)
@@ -203,6 +204,9 @@ class TrainingJob(Job):
             yield from _looks.autocasting(autocast(self._site), self._site)
         yield from self._spread.looks()
         yield from _looks.attention(self._model, self.facts)
+        if self._site.ranks is None:
+            seen = _model_spots.looks(self, self._site, lambda: self._evaluate(batches[-1]))
+            yield from seen
         # Its kernels are torch's choice, and the case asks for none: the record says what ran.
         ran = _looks.optimizer_kernels(self._optimizer.step)
         self.facts = {**self.facts, "optimizer": described(self._optimizer, ran)}
@@ -354,10 +358,12 @@ class InferenceJob(Job):
         return True
 
     def looks(self) -> Iterator[Look]:
-        """At model, inputs and attention."""
-        yield from _looks.placed(self._model, next(self._inputs), self._site)
+        """At model, inputs, attention and what a step computes."""
+        given = next(self._inputs)
+        yield from _looks.placed(self._model, given, self._site)
         yield _looks.mode(self._model, training=False)
         yield from _looks.attention(self._model, self.facts)
+        yield from _model_spots.looks(self, self._site, lambda: self._infer(given))
 
 
 def executed(model: nn.Module, site: Site) -> nn.Module:
