@@ -193,9 +193,10 @@ class Job(ABC):
     facts: Mapping[str, str]
     """What the record must say of this job: parameter count, memory format, optimizer, ..."""
 
+    thorough: bool = True
+    """Whether `looks` may take some steps more, as one launch of a case does."""
     own_work: Work | None = None
-    """What a step does, where the number of devices has a say in it; else `Workload.work` says it
-    all."""
+    """What a step does, where the number of devices has a say in it; else as `Workload.work`."""
 
     @property
     def most_steps(self) -> int | None:

@@ -303,6 +303,7 @@ class Launch:
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
         before = dict(self.environment)
         self.describe(device)
+        job.thorough = request.thorough
         looks = [
             *asked.unmoved(before, self.environment),
             *self.framework.switches(device, precision),
@@ -316,9 +317,8 @@ class Launch:
         if not wrong and not all(math.isfinite(w) for w in series.witness):
             first, last = series.witness
             wrong = f"output is not finite: {first} after the first step, {last} after the last"
-        wrong = wrong or watch.complaint
         progress = functools.partial(channel.blocks, "report", [], work)
-        if wrong := agreed.of_all(self.ranks, wrong, job, progress):
+        if wrong := agreed.of_all(self.ranks, wrong or watch.complaint, job, progress):
             return Void(reason=wrong, numerics=verdict)
         work = job.counted(work)
         slowed = {} if series.contention is None else dict(causes(series.contention))

@@ -32,6 +32,7 @@ from bench.workload import (
     twin_name,
     with_twins,
 )
+from bench.workloads._executed import executed
 from bench.workloads._gradients import gradient_norm
 from bench.workloads._jobs import (
     BATCHES,
@@ -40,7 +41,6 @@ from bench.workloads._jobs import (
     adamw_learning_rate,
     autocast,
     cross_entropy,
-    executed,
     model_facts,
 )
 from bench.workloads._modes import train_and_infer

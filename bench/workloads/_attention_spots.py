@@ -28,6 +28,8 @@ TOKENS, LAST = 16, 8
 """Of each head; and how many of them are the last ones."""
 PIECE = 1024
 """Keys that are on the host at a time: few enough for its caches."""
+SCORE = 4.0
+"""A score that is larger may lose more than what the gate allows, whose scores are as large."""
 WHOLE_HEAD = 2**25
 """T^2 D of the largest head of which all scores are computed: 512 tokens of 128."""
 
@@ -72,22 +74,28 @@ class Head(NamedTuple):
     """[n]: a score besides."""
     down: Tensor | None = None
     """[L, D]: what the sum of the values goes through."""
+    mask: Tensor | None = None
+    """[n, keys], on the host: what each query sees, or what is added to its scores; in place of
+    `tokens` and `window`."""
 
-    def weights(self) -> Tensor:
-        """The softmax of the scores of what each query sees, [n, keys]."""
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """The softmax of the scores of what each query sees, and how much a rounding of each score
+        may weigh, [n, keys]: kernels may keep scores as narrow as their operands."""
         import torch
 
         scores = torch.full((len(self.query), self.length), -torch.inf, dtype=torch.float64)
-        own = torch.tensor(self.tokens)[:, None]
+        sizes = torch.zeros_like(scores)
         for start, stop in self._pieces():
-            place = torch.arange(start, stop)[None]
-            seen = (place <= own) & (place > own - (self.window or self.length))
-            if seen.any():
-                part = self.query @ self.key(start, stop).t() * self.scale
-                scores[:, start:stop] = part.masked_fill(~seen, -torch.inf)
+            added = self._added(start, stop)
+            if (added > -torch.inf).any():
+                keys = self.key(start, stop)
+                part = self.query @ keys.t() * self.scale
+                roots = (self.query.square() @ keys.square().t()).sqrt() * abs(self.scale)
+                scores[:, start:stop] = part + added
+                sizes[:, start:stop] = torch.maximum(part.abs(), roots)
         if self.sink is not None:
             scores = torch.cat([scores, self.sink[:, None]], 1)
-        return scores.softmax(1)[:, : self.length]
+        return scores.softmax(1)[:, : self.length], sizes
 
     def summed(self, weights: Tensor, of: Piece, squares: Tensor | None = None) -> Sum:
         """Sums of keys or values by those weights [n, keys]; squares: of the weights, or more."""
@@ -102,7 +110,9 @@ class Head(NamedTuple):
 
     def output(self) -> Sum:
         """What the attention gives."""
-        found, terms = self.summed(self.weights(), self.value)
+        weights, sizes = self.weights()
+        squares = weights.square() * (1.0 + (sizes / SCORE).square())
+        found, terms = self.summed(weights, self.value, squares)
         if self.down is None:
             return found, terms
         return found @ self.down, (terms.square() @ self.down.square()).sqrt()
@@ -111,7 +121,7 @@ class Head(NamedTuple):
         """Of what, of which tokens, and the gradients, where the output's is that, [n, D]."""
         import torch
 
-        weights = self.weights()
+        weights, _ = self.weights()
         output, _ = self.summed(weights, self.value)
         along = (upstream * output).sum(1, keepdim=True)
         parts = [upstream @ self.value(*piece).t() for piece in self._pieces()]
@@ -128,6 +138,19 @@ class Head(NamedTuple):
         yield "key", last, (columns @ query, terms)
         columns = weights[:, last].t()
         yield "value", last, (columns @ upstream, (columns.square() @ upstream.square()).sqrt())
+
+    def _added(self, start: int, stop: int) -> Tensor:
+        """To the scores of some keys: minus infinity where a query does not see one."""
+        import torch
+
+        if self.mask is not None and self.mask.is_floating_point():
+            return self.mask[:, start:stop].double()
+        if self.mask is not None:
+            seen = self.mask[:, start:stop]
+        else:
+            place, own = torch.arange(start, stop)[None], torch.tensor(self.tokens)[:, None]
+            seen = (place <= own) & (place > own - (self.window or self.length))
+        return torch.zeros(seen.shape, dtype=torch.float64).masked_fill_(~seen, -torch.inf)
 
     def _pieces(self) -> Iterator[tuple[int, int]]:
         for start in range(0, self.length, PIECE):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
-from bench.workload import PACKED, Job, Look, Queued, Site
-from bench.workloads import _decoder, _expert_spots, _looks, _masks, _routing
-from bench.workloads._jobs import Rotation, executed, model_facts
+from bench.workload import PACKED, Job, Look, Site
+from bench.workloads import _decoder, _expert_spots, _looks, _masks, _model_spots, _routing
+from bench.workloads._jobs import Rotation, model_facts
 from bench.workloads._packed import look, packed
 from bench.workloads._quantized import products
-from bench.workloads._recorded import recorder_of, replayed, replayed_facts
+from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
@@ -134,6 +134,15 @@ class Generator:
             self.rewind()
             return _routing.hit(self.model, step, token, steps)
 
+    def late(self, token: Tensor, steps: int) -> None:
+        """Steps as they are written: of a token [B, 1] with the cache full, so many behind the
+        prompt, and of one in the midst of them, which must not see what lies behind it."""
+        import torch
+
+        with torch.inference_mode():
+            for index in (steps - 1, steps // 2):
+                self.step.forward(token, self.at(index))
+
     def at(self, index: int) -> _decoder.Place:
         """Where the `index`-th token behind the prompt is."""
         place = self._prompt_length + index
@@ -221,9 +230,12 @@ class PrefillJob(Job):
         return {OUTPUT: [self._prefill(self._prompts.last)[0]]}
 
     def looks(self) -> Iterator[Look]:
-        """At the generator and a prompt."""
+        """At the generator, a prompt and what a step makes of it."""
         prompt = next(self._prompts)
-        return self.generator.looks(self, prompt, lambda: self._prefill(prompt))
+        yield from self.generator.looks(self, prompt, lambda: self._prefill(prompt))
+        yield from _model_spots.looks(
+            self, self.generator.site, lambda: self.generator.prefill(prompt)
+        )
 
 
 class DecodeJob(Job):
@@ -303,9 +315,13 @@ class DecodeJob(Job):
         return _routing.counted(work, hit, self.moved, self.generator.site.ranks)
 
     def looks(self) -> Iterator[Look]:
-        """At the generator and the prompt."""
-        hit = self.generator.hit
-        return self.generator.looks(self, self.prompt, lambda: hit(self.first_token, 1))
+        """At the generator, the prompt, and what late steps of the window compute."""
+        generator, steps = self.generator, self._new_tokens
+        hit, late = generator.hit, generator.late
+        yield from generator.looks(self, self.prompt, lambda: hit(self.first_token, 1))
+        self._rewind()
+        yield from _model_spots.looks(self, generator.site, lambda: late(self.token, steps))
+        self._rewind()
 
     def _given(self, index: int) -> Tensor:
         """[B, 1], laid out as what a step chooses."""
@@ -319,80 +335,3 @@ class DecodeJob(Job):
         self._index = 0
         self.token = self.first_token
         self.generator.rewind()
-
-
-class ReplayedDecodeJob(DecodeJob):
-    """Decode whose step is recorded once, in the first one, and replayed from then on.
-
-    A recording has no arguments: the token, its place in the window and the cache lie where they
-    lay, and the step itself counts the place and chooses the next token, on the device. Where it is
-    compiled, all of that is one function.
-    """
-
-    def __init__(self, generator: Generator, prompt: Tensor, forced: Tensor) -> None:
-        """Raises `Unsupported` where the device records nothing."""
-        import torch
-
-        site = generator.site
-        self._recorder = recorder_of(site)
-        super().__init__(generator, prompt, forced)
-        self.token = self.first_token.clone()
-        self._place = torch.zeros(1, dtype=torch.long, device=prompt.device)
-        self._replay: Queued | None = None
-        # The prompt has been read: what is compiled is decode.
-        self._one = _one_token(generator, site)
-        self.facts = {**self.facts, **replayed_facts(site, "token")}
-
-    def step(self) -> None:
-        """Queues the replay of one token for each sequence."""
-        self._replay_of(self._given(self._index % self._new_tokens) if self._forcing else None)
-
-    def as_written(self) -> Mapping[str, Sequence[Tensor]]:
-        """After the last of the given tokens, each of which follows the prompt anew."""
-        self.generator.rewind()
-        given = range(self._index if self._forcing else 0)
-        found = [self.generator.decode(self._given(index), index) for index in given]
-        return {OUTPUT: found[-1:]} if found else {}
-
-    def _after(self, token: Tensor, index: int) -> Tensor:
-        self._replay_of(token)
-        return self._logits.clone()
-
-    def _replay_of(self, forced: Tensor | None) -> None:
-        """One token after the last one chosen, or after the one given."""
-        if self._replay is None:
-            self._replay = self._recorder(self._work, self._rewind)
-            self._rewind()
-        elif self._index == self._new_tokens:
-            self._rewind()
-        if forced is not None:
-            self.token.copy_(forced)
-        self._replay()
-        self._index += 1
-
-    def _work(self) -> None:
-        import torch
-
-        with torch.inference_mode():  # outside of what is compiled, which could not enter it
-            self._logits = self._one(self.token, self._place)
-
-    def _rewind(self) -> None:
-        self._index = 0
-        self._place.zero_()
-        self.token.copy_(self.first_token)
-        self.generator.rewind()
-
-
-def _one_token(generator: Generator, site: Site) -> Any:
-    """One token's whole step, as the site executes it: from a token [B, 1] and its place [1], which
-    it moves on, to the logits [B, 1, V] after it; the token is then the one that they choose."""
-    import torch
-
-    class OneToken(torch.nn.Module):
-        def forward(self, token: Tensor, place: Tensor) -> Tensor:
-            logits = generator.decode_at(token, place)
-            token.copy_(chosen(logits))
-            place.add_(1)
-            return logits
-
-    return executed(OneToken(), site)

@@ -11,18 +11,19 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench.ranks import local, part
-from bench.records.execution import is_compiled, is_recorded
+from bench.records.execution import is_recorded
 from bench.records.proof import GRADIENTS, LOSS, OTHER_INPUTS, OUTPUT
 from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
-from bench.workloads import _expert_spots, _looks
+from bench.workloads import _expert_spots, _looks, _model_spots
+from bench.workloads._executed import executed
 from bench.workloads._gradients import each_gradient, gradient_norm, running_means
 from bench.workloads._optimizers import chosen_optimizer, described
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._recorded_training import gradients_kept_in_place, replayed_training
 from bench.workloads._seeded import parameter_count
-from bench.workloads._sharded import compiled_parts, has_kinks, held, spread
+from bench.workloads._sharded import has_kinks, held, spread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -194,8 +195,9 @@ class TrainingJob(Job):
         }
 
     def looks(self) -> Iterator[Look]:
-        """At model, batches, autocast and attention; and which kernels the optimizer takes."""
-        yield from _looks.placed(self._model, self._next_batches(), self._site)
+        """At model, batches, autocast, attention, a forward, and the optimizer's kernels."""
+        batches = self._next_batches()
+        yield from _looks.placed(self._model, batches, self._site)
         yield _looks.mode(self._model, training=True)
         yield from _looks.computed_again(self._model, self.facts)
         yield from _looks.experts(self._model, self.facts)
@@ -204,6 +206,9 @@ class TrainingJob(Job):
         yield from self._spread.looks()
         yield from _expert_spots.looks(self, self._model, self._read, self._site)
         yield from _looks.attention(self._model, self.facts)
+        if self._site.ranks is None:
+            seen = _model_spots.looks(self, self._site, lambda: self._evaluate(batches[-1]))
+            yield from seen
         # Its kernels are torch's choice, and the case asks for none: the record says what ran.
         ran = _looks.optimizer_kernels(self._optimizer.step)
         self.facts = {**self.facts, "optimizer": described(self._optimizer, ran)}
@@ -363,35 +368,12 @@ class InferenceJob(Job):
         return {OUTPUT: [self._infer(self._inputs.last)]}
 
     def looks(self) -> Iterator[Look]:
-        """At model, inputs and attention."""
-        yield from _looks.placed(self._model, next(self._inputs), self._site)
+        """At model, inputs, attention and what a step computes."""
+        given = next(self._inputs)
+        yield from _looks.placed(self._model, given, self._site)
         yield _looks.mode(self._model, training=False)
         yield from _looks.attention(self._model, self.facts)
-
-
-def executed(model: nn.Module, site: Site) -> nn.Module:
-    """The model as the site executes it: compiled in place, or as it is.
-
-    Compiling happens in the first step, a cold figure. What the compiler cannot do raises.
-    """
-    if is_compiled(site.execution):
-        for part in compiled_parts(model, site):
-            part.compile(backend=site.compiler)
-    return model
-
-
-def executed_function(function: Callable[..., Tensor], site: Site) -> Callable[..., Tensor]:
-    """A step of tensors alone, as the site executes it: compiled, or as it is."""
-    from torch import nn
-
-    if not is_compiled(site.execution):
-        return function
-
-    class Step(nn.Module):
-        def forward(self, *tensors: Tensor) -> Tensor:
-            return function(*tensors)
-
-    return executed(Step(), site)
+        yield from _model_spots.looks(self, self._site, lambda: self._infer(given))
 
 
 def model_facts(model: nn.Module, site: Site) -> dict[str, str]:

@@ -24,14 +24,11 @@ from bench.workload import (
     twin_name,
 )
 from bench.workloads._decoder import CacheShape
-from bench.workloads._generation import (
-    DecodeJob,
-    Generator,
-    PrefillJob,
-    ReplayedDecodeJob,
-)
-from bench.workloads._jobs import BATCHES, TrainingJob, adamw_learning_rate, executed
+from bench.workloads._executed import executed
+from bench.workloads._generation import DecodeJob, Generator, PrefillJob
+from bench.workloads._jobs import BATCHES, TrainingJob, adamw_learning_rate
 from bench.workloads._looks import AGAIN
+from bench.workloads._replayed_decode import ReplayedDecodeJob
 from bench.workloads._seeded import SeededData
 from bench.workloads._sharded import rows
 from bench.workloads._teacher import TeacherForced

@@ -28,6 +28,8 @@ FEW = 3.0
 """So many times what the gate allows a whole output: of a few values, chance and split sums have a
 larger share. Measured of sound kernels on a CPU up to 1.3 times."""
 
+THEN = "A kernel is wrong at this size: report it, and try another version of its library"
+
 
 class Spot(NamedTuple):
     """Values in one place of an output, [n], in float64 on the host."""
@@ -69,7 +71,7 @@ def look(what: str, spots: Sequence[Spot], most: float) -> Look:
         what=f"{what} at the timed size",
         asked=asked,
         seen=asked if error <= most else f"an error of {error:.2g} at {place}",
-        then="A kernel is wrong at this size: report it, and try another version of its library",
+        then=THEN,
     )
 
 

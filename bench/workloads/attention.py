@@ -19,7 +19,8 @@ from bench.records.proof import GRADIENTS, OUTPUT
 from bench.workload import BatchSize, Burst, Job, Look, Mode, Parameters, Site, Within, Workload
 from bench.workloads import _attention_spots, _contexts
 from bench.workloads._attention_spots import places
-from bench.workloads._jobs import BATCHES, Rotation, executed_function
+from bench.workloads._executed import executed_function
+from bench.workloads._jobs import BATCHES, Rotation
 from bench.workloads._seeded import SeededData
 from bench.workloads._spots import allowed, look
 

@@ -20,7 +20,8 @@ from bench.records.execution import EAGER, EXECUTIONS, is_compiled
 from bench.records.outcome import Work
 from bench.workload import Burst, Job, Mode, Parameters, Site, Unsupported, Within, Workload
 from bench.workloads import _products
-from bench.workloads._jobs import Rotation, executed_function
+from bench.workloads._executed import executed_function
+from bench.workloads._jobs import Rotation
 from bench.workloads._products import ALIGNMENT, RESULTS, ProductJob, buffers_of
 from bench.workloads._seeded import SeededData
 from bench.workloads._spots import Elements

@@ -13,7 +13,7 @@ from bench.records.execution import EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import Job, Mode, Parameters, Site, Within, Workload
-from bench.workloads._jobs import executed_function
+from bench.workloads._executed import executed_function
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:

@@ -28,8 +28,9 @@ from bench.workload import (
     twin_name,
     with_twins,
 )
-from bench.workloads import _decoder, _looks
-from bench.workloads._jobs import BATCHES, Rotation, executed, model_facts
+from bench.workloads import _decoder, _looks, _model_spots
+from bench.workloads._executed import executed
+from bench.workloads._jobs import BATCHES, Rotation, model_facts
 from bench.workloads._modes import COPIES
 from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
@@ -324,12 +325,14 @@ class TranscriptionJob(Job):
         return {OUTPUT: [self._last_given(self._windows.last)]} if self._forcing else {}
 
     def looks(self) -> Iterator[Look]:
-        """At the model, its windows, its cache and its attention."""
-        caches = [(x.keys, x.values) for x in self._layers]
-        yield from _looks.placed(self._model, next(self._windows), self._site)
+        """At the model, its windows, its cache, its attention and what a step computes."""
+        caches, windows = [(x.keys, x.values) for x in self._layers], next(self._windows)
+        yield from _looks.placed(self._model, windows, self._site)
         yield from _looks.cached(caches, self._site)
         yield _looks.mode(self._model, training=False)
         yield from _looks.attention(self._model, self.facts)
+        step = functools.partial(self._last_chosen, windows)
+        yield from _model_spots.looks(self, self._site, step)
 
     def _encode(self, windows: Tensor) -> Tensor:
         """[B, S, d] of windows; empties both caches."""

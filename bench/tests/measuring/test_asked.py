@@ -29,7 +29,7 @@ from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import WORKLOADS, one_thread, small
 from bench.workload import Look, Unsupported
 from bench.workloads import _optimizers, gemm
-from bench.workloads._generation import ReplayedDecodeJob
+from bench.workloads._replayed_decode import ReplayedDecodeJob
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
