@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FACT = "experts at the timed size"
-"""Says why they were not looked at, where they could not be."""
+CHOICE = f"choice of {FACT}"
+"""These facts say why it was not looked at, where it could not be."""
 ROUTERS = ("gate", "router")
 """What transformers calls what chooses among a layer's experts."""
 TOKENS = 32
@@ -34,8 +35,8 @@ TOKENS = 32
 MOST_SUMS = 4
 """Of those, whose experts are computed on the host, in each layer."""
 MOST_WEIGHTS = 2**29
-"""So many weights of experts on the host at most, of both layers: half a second. But what one
-token in the last layer takes."""
+"""So many weights of experts on the host at most, of both layers: half a second. One token of the
+last layer is computed whatever it takes."""
 PIECE = 2**18
 """Of them, widened at a time: what a cache holds."""
 SUMMED = 256
@@ -71,11 +72,13 @@ def looks(job: Job, model: Any, step: Callable[[], object], site: Site) -> Itera
     absent = absent or next((layer.absent for layer in layers if layer.absent), "")
     if absent:
         job.facts = {**job.facts, FACT: f"not observable: {reason(absent)}"}
+    if unruled := next((layer.unruled for layer in layers if layer.unruled), ""):
+        job.facts = {**job.facts, CHOICE: f"not observable: no rule of {unruled} is known"}
     choices = [layer.wrong for layer in layers if layer.wrong is not None]
     if choices:
         asked = "the best by their scores, with their weights"
         yield Look(
-            what=f"choice of {FACT}",
+            what=CHOICE,
             asked=asked,
             seen=next(filter(None, choices), asked),
             then="A kernel chooses wrongly: report it, and try another version of its library",
@@ -97,6 +100,8 @@ class Layer:
         self._given: tuple[list[int], Tensor, Tensor, Tensor] | None = None
         self.wrong: str | None = None
         """What is wrong in the choice; None where it was not seen."""
+        self.unruled = ""
+        """The kind of its router, where it is not known how that chooses."""
         self.spots: list[Spot] = []
         self.absent = ""
         """Why it could not be seen."""
@@ -128,7 +133,10 @@ class Layer:
         rows, by = rows_of(hidden, tokens), rows_of(weights, tokens)
         self._given = tokens, rows, index[tokens], by
         rule, most = _rule(self.router, experts), _most(self._site, "output", rows.shape[1])
-        found = rule.complaint(*self._given[1:], most) if rule else None
+        if rule is None:
+            self.unruled = type(self.router).__name__
+            return
+        found = rule.complaint(*self._given[1:], most)
         self.wrong = f"token {tokens[found[0]]} of {self.path} {found[1]}" if found else ""
 
     def _sums(self, output: Tensor) -> None:

@@ -20,7 +20,8 @@ changes: right numbers, another result (with 4 of 8 chosen, bfloat16 alone reach
 the tolerance). So the twin has 4 experts and every token goes to all of them: it sees every weight,
 routing weight, sorting and product, whatever the rounding. Its routing weights add up to 4, so that
 one wrong expert is heard above bfloat16's own error, which at a quarter each it would not be. It
-does not see a wrong choice of the best experts, nor groups of unequal size.
+does not see a wrong choice of the best experts, nor groups of unequal size: those are looked at in
+the timed model itself, by `bench.workloads._expert_spots`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Every other layer attends within a window; each head has a sink; queries, keys, 
 have biases; positions are scaled as YaRN does it. A token goes to four experts, weighed by a
 softmax over those four, whose gates are clamped. Experts are multiplied as DeepSeek's are (see
 `bench.workloads.deepseek`), and for the same reasons there is no float16, TF32 or autocast. The
-twin has four experts, and every token goes to all: which are best is not seen, each is heard.
+twin has four experts, and every token goes to all: each is heard, and which are best is looked at
+in the timed model.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Qwen3 language models, dense and with experts: training, prefill, decode, embedding, reranking.
 
 Experts are multiplied as DeepSeek's are (see `bench.workloads.deepseek`), and for the same reasons
-there is no float16, TF32 or autocast. The twin has two experts, and every token goes to both: which
-are best is not seen, each of them is heard. `tiny-window` is no published model: it is there so
-that a window, which the architecture allows, is tried.
+there is no float16, TF32 or autocast. The twin has two experts, and every token goes to both: each
+is heard, and which are best is looked at in the timed model. `tiny-window` is no published model:
+it is there so that a window, which the architecture allows, is tried.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from bench.tests.small_workloads import WORKLOADS, model_of, one_thread, site, s
 from bench.tests.stand_in_products import Experts
 from bench.workload import Site
 from bench.workloads import _expert_spots
-from bench.workloads._expert_spots import FACT, Rule
+from bench.workloads._expert_spots import CHOICE, FACT, Rule
 from bench.workloads._spots import allowed
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -99,7 +99,7 @@ def test_of_narrow_experts_the_choice_alone_is_looked_at() -> None:
     at = msgspec.structs.replace(site(BF16), products=Experts())
     job = timed("gpt-oss", "tiny-mxfp4", "prefill", at)
     assert told(job) == ""
-    assert [look.what for look in job.looks() if FACT in look.what] == [f"choice of {FACT}"]
+    assert [look.what for look in job.looks() if FACT in look.what] == [CHOICE]
 
 
 def test_a_model_without_experts_takes_no_step_more() -> None:
@@ -139,7 +139,7 @@ def test_a_choice_of_the_worst_passes_the_gate_and_is_void(
         at, parameters = site(precision), small(name, mode, model=model)
         assert gate(WORKLOADS[name], mode, parameters, at).passed
         found = told(timed(name, model, mode, at))
-        assert found.startswith(f"choice of {FACT}: asked for the best by their scores")
+        assert found.startswith(f"{CHOICE}: asked for the best by their scores")
         assert "goes to expert" in found
 
 
@@ -160,7 +160,7 @@ def test_weights_of_another_token_are_void(
     if model == "tiny-v3":
         monkeypatch.setattr(_expert_spots.Rule, "complaint", unpatched(right, patched))
     found = told(job)
-    assert found.startswith(f"choice of {FACT}") and " has a weight of " in found
+    assert found.startswith(CHOICE) and " has a weight of " in found
 
 
 def unpatched(right: Any, patched: Any) -> Any:
@@ -215,7 +215,7 @@ def test_a_launch_of_such_a_choice_is_void(monkeypatch: pytest.MonkeyPatch) -> N
     )
     outcome = Launch(request, messages.Channel(io.BytesIO())).run().outcome
     assert isinstance(outcome, Void)
-    assert outcome.reason.startswith(f"choice of {FACT}") and outcome.numerics
+    assert outcome.reason.startswith(CHOICE) and outcome.numerics
 
 
 def rule(groups: int, best_groups: int) -> Rule:
@@ -296,4 +296,6 @@ def test_a_router_that_is_not_known_leaves_what_its_experts_give(
 ) -> None:
     monkeypatch.setattr(_expert_spots, "ROUTERS", ("of another name",))
     monkeypatch.setattr(torch, "topk", smallest)
-    assert told(timed("qwen3", "tiny-moe", "prefill", site(BF16))) == ""
+    job = timed("qwen3", "tiny-moe", "prefill", site(BF16))
+    assert told(job) == ""
+    assert job.facts[CHOICE] == "not observable: no rule of NoneType is known"
