@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.precision import PRECISIONS, Precision
+from bench.precision import PRECISIONS
 from bench.records.execution import is_compiled
 from bench.records.reason import of_error, reason
 from bench.records.tolerances import TOLERANCES
@@ -180,11 +180,12 @@ def _host(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.detach().cpu().to(dtype).double()
 
 
-def _judged(precision: Precision) -> Precision:
-    """The one whose tolerances of operators hold: bfloat16's of a model with narrow layers, whose
-    other operators are bfloat16's."""
-    known = TOLERANCES.get(precision.name, {})
-    return precision if "attention" in known and "output" in known else PRECISIONS["bf16"]
+def _allowed(site: Site, quantity: str, length: int, twin: int) -> float:
+    """No less than the gate allows the whole model's output. Of a model with narrow layers, whose
+    other operators are bfloat16's, as of bfloat16."""
+    known = TOLERANCES.get(site.precision.name, {})
+    judged = site.precision if {"attention", "output"} <= known.keys() else PRECISIONS["bf16"]
+    return max(allowed(judged, quantity, length, twin), TOLERANCES[judged.name]["logits"])
 
 
 def _floored(spot: Spot, output: Tensor) -> Spot:
@@ -217,7 +218,7 @@ def _product(x: Tensor, matrix: Tensor, bias: Tensor | None, output: Tensor) -> 
             beside = _host(bias, dtype)[list(where.columns)][:, None]
             a, b = torch.cat([a, beside], 1), torch.cat([b, torch.ones_like(beside)], 1)
         spot = _floored(where.spot(found, a, b), output)
-        most = allowed(_judged(site.precision), "output", k, min(k, TWIN_K))
+        most = _allowed(site, "output", k, min(k, TWIN_K))
         return look(f"{what} ({m} x {n} x {k})", [spot], most)
 
     return Call("product", (m * n, m), seen)
@@ -320,7 +321,7 @@ def _attention(given: Given, output: Tensor) -> Call | None:
             )
             if row[1].isfinite().all()  # else it sees no key
         ]
-        most = allowed(_judged(site.precision), "attention", length, min(length, TWIN_KEYS))
+        most = _allowed(site, "attention", length, min(length, TWIN_KEYS))
         size = f"{batch} x {heads} heads, {queries} queries, {length} keys"
         return look(f"{what} ({size})", spots, most)
 
