@@ -19,7 +19,7 @@ def test_the_latency_pass_synchronizes_every_request() -> None:
     measuring, device = engine([10 * MS], synchronous=False, host_ns=MS)
     series = measuring.measure(latency=True)
     assert series.request_ns == (11 * MS,) * REQUESTS
-    assert device.actions.endswith("SsS" * REQUESTS + "Ss" * QUEUED_STEPS + "Sw")
+    assert device.actions.endswith("SsS" * REQUESTS + "Ss" * QUEUED_STEPS + "Smw")
 
 
 def test_the_latency_pass_ends_with_its_time() -> None:

@@ -28,7 +28,7 @@ NO_SENTENCES = {
     "names that accelmark or the work gave": """
         Run.run_id Run.suite Run.framework Launch.fingerprint Explanation.fingerprint Launch.choice
         Explanation.choice Work.unit Numerics.reference Check.quantity Memory.scope Proof.noise
-        StepReading.quantities Measured.latency_name Watched.reasons Executed.operators
+        Proof.written StepReading.quantities Measured.latency_name Watched.reasons Executed.operators
         Executed.kernels Served.load Served.schedule Endpoint.weights Endpoint.wrong Operator.name
         Operator.operands Operator.precision Operator.fuses Explained.notes
         Ceilings.flop_per_second Profile.calls Tried.remedy
