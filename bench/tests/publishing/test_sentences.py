@@ -26,12 +26,12 @@ OWN = "zqxowner"
 SAID = f"No such thing: {OWN} has none"
 NO_SENTENCES = {
     "names that accelmark or the work gave": """
-        Run.run_id Run.suite Run.framework Launch.fingerprint Explanation.fingerprint Launch.choice
-        Explanation.choice Work.unit Numerics.reference Check.quantity Memory.scope Proof.noise
-        Proof.written StepReading.quantities Measured.latency_name Watched.reasons Executed.operators
-        Executed.kernels Served.load Served.schedule Endpoint.weights Endpoint.wrong Operator.name
-        Operator.operands Operator.precision Operator.fuses Explained.notes
-        Ceilings.flop_per_second Profile.calls Tried.remedy
+        Run.run_id Run.suite Run.framework Launch.fingerprint Explanation.fingerprint
+        Launch.choice Explanation.choice Work.unit Numerics.reference Check.quantity
+        Memory.scope Proof.noise Proof.written StepReading.quantities Measured.latency_name
+        Watched.reasons Executed.operators Executed.kernels Served.load Served.schedule
+        Endpoint.weights Endpoint.wrong Operator.name Operator.operands Operator.precision
+        Operator.fuses Explained.notes Ceilings.flop_per_second Profile.calls Tried.remedy
     """,
     "names that a library or a server has": """
         Watched.source Telemetry.source Server.name Server.version Server.model
