@@ -6,7 +6,6 @@ and GroupedBlas.cpp), element by element and by no code of ours. Tests only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,12 +24,11 @@ TABLE = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
 
 @pytest.fixture
-def stand_in() -> Iterator[None]:
-    """torch with products that it has on other devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functional, "scaled_mm", scaled_mm)
-        patch.setattr(functional, "scaled_grouped_mm", scaled_grouped_mm)
-        yield
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch with products that it has on other devices. By the test's own patches: another set of
+    them, undone first, would have those put the stand-in back."""
+    monkeypatch.setattr(functional, "scaled_mm", scaled_mm)
+    monkeypatch.setattr(functional, "scaled_grouped_mm", scaled_grouped_mm)
 
 
 def refuse(good: bool, why: str) -> None:

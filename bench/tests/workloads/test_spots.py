@@ -170,6 +170,8 @@ def test_of_narrow_products_too(monkeypatch: pytest.MonkeyPatch, precision: str)
             found[256:] = 0
             return found
 
+        # An operator has overloads, which torch looks for when it first sees one called.
+        vars(spoiled).update(default=getattr(right[name], "default", None))
         monkeypatch.setattr(module, name, spoiled)
     given = gemm.MatmulParameters(shape="512x256x256")
     assert gate(GEMM, "matmul", given, site(PRECISIONS[precision])).passed
