@@ -361,8 +361,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         for longer it is hidden, so it counts from `HOST_BOUND` on; and all of a step is the most
         that it can be, though queued by itself a step may take longer yet. Of input, the share of
         the time that a step waits for it. Of kernels, the share of the nearest ceiling; what of a
-        step is not counted (often the bytes that it moves) is not among the ceilings. None where no
-        ceiling was measured and neither host nor input is it.
+        step is not counted (often the bytes that it moves) is not among the ceilings. None where
+        none is reached and one of those that count was not measured: it may be the nearest.
         """
         power = "POWER_CAPPED" in self.flags
         ceilings: list[tuple[Limit, float | None]] = [
@@ -380,4 +380,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         if found:
             name, share = max(found, key=lambda pair: pair[1])
             return name, min(share, 1.0) if name == "host" else share
-        return None if nearest is None else ("kernels", nearest)
+        counted = (self.flop_per_second, self.bytes_per_second, self.transferred_bytes_per_second)
+        unmeasured = any(
+            share is None and rate is not None
+            for (_, share), rate in zip(ceilings, counted, strict=True)
+        )
+        return None if nearest is None or unmeasured else ("kernels", nearest)

@@ -12,15 +12,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.records.execution import is_compiled
 from bench.records.reason import of_error, reason
 from bench.workload import Job, Look, Site
 from bench.workloads._mxfp4 import NARROW
 from bench.workloads._routing import EXPERTS
-from bench.workloads._spots import Spot, allowed, look, rows_of
+from bench.workloads._spots import Spot, allowed, as_written, look, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,7 +58,7 @@ def looks(job: Job, model: Any, step: Callable[[], object], site: Site) -> Itera
         for layer in layers:
             hooks.append(layer.experts.register_forward_pre_hook(layer.before))
             hooks.append(layer.experts.register_forward_hook(layer.after))
-        with torch.no_grad(), _as_written(site):
+        with torch.no_grad(), as_written(site):
             step()
     except Exception as error:  # noqa: BLE001 - a look that fails is none
         absent = of_error(error)
@@ -343,13 +341,3 @@ def _times(x: Tensor, matrix: Tensor, transposed: bool) -> Tensor:
 
 def _most(site: Site, quantity: str, length: int) -> float:
     return allowed(site.precision, quantity, length, SUMMED)
-
-
-def _as_written(site: Site) -> AbstractContextManager[object]:
-    """Within it nothing runs compiled."""
-    import torch
-
-    if not is_compiled(site.execution):
-        return nullcontext()
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance

@@ -12,6 +12,7 @@ from bench.workloads._contexts import pairs
 from bench.workloads._decoder import CacheShape
 from bench.workloads._family import experts_touched
 from bench.workloads._seeded import initial_std
+from bench.workloads._transformers import library_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,7 +158,11 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
         return round((weights + cache) * precision.element_bytes)
 
     def construct(self, attention: str = "eager", experts: str = "grouped_mm") -> nn.Module:
-        """The library's model."""
+        """The library's model. Raises `Unsupported` before transformers 5.15: it kept keys and
+        values instead of latents, and left YaRN's scale out of DeepSeek-V2's attention."""
+        library_class(
+            "transformers.models.deepseek_v2.modeling_deepseek_v2", "DeepseekV2Attention.expand_kv"
+        )
         from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
         from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2ForCausalLM
         from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config

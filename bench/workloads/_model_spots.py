@@ -14,20 +14,16 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.precision import PRECISIONS
-from bench.records.execution import is_compiled
 from bench.records.reason import of_error, reason
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Job, Look, Site
 from bench.workloads._attention_spots import Head, places
-from bench.workloads._spots import THEN, Elements, Spot, allowed, elements, look
+from bench.workloads._spots import THEN, Elements, Spot, allowed, as_written, elements, look
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     import torch
     from torch import Tensor
 
@@ -69,7 +65,7 @@ def looks(job: Job, site: Site, step: Callable[[], object]) -> list[Look]:
 
 def _seen(site: Site, step: Callable[[], object]) -> list[Look]:
     sizes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-    with _as_written(site), _calls()(lambda call: sizes[call.kind].append(call.sizes)):
+    with as_written(site), _calls()(lambda call: sizes[call.kind].append(call.sizes)):
         step()
     chosen = {kind: _chosen(each) for kind, each in sizes.items()}
     counts: dict[str, int] = defaultdict(int)
@@ -81,7 +77,7 @@ def _seen(site: Site, step: Callable[[], object]) -> list[Look]:
         if number in chosen.get(kind, ()):
             found.append(call.look(f"{kind} {number + 1} of {len(sizes[kind])}", site))
 
-    with _as_written(site), _calls()(seen):
+    with as_written(site), _calls()(seen):
         step()
     return found
 
@@ -90,15 +86,6 @@ def _chosen(sizes: Sequence[tuple[int, ...]]) -> set[int]:
     """The first, the last, and the largest by each measure."""
     largest = (each.index(max(each)) for each in zip(*sizes, strict=True))
     return {0, len(sizes) - 1, *largest}
-
-
-def _as_written(site: Site) -> AbstractContextManager[Any]:
-    """Where nothing is compiled."""
-    import torch
-
-    return (
-        torch.compiler.set_stance("force_eager") if is_compiled(site.execution) else nullcontext()
-    )
 
 
 class Call(NamedTuple):

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.precision import Precision
+from bench.records.execution import is_compiled
 from bench.records.tolerances import TOLERANCES
-from bench.workload import Look
+from bench.workload import Look, Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,3 +118,13 @@ def rows_of(x: Tensor, rows: Sequence[int]) -> Tensor:
     if isinstance(rows, range):
         return x[rows.start : rows.stop].detach().cpu().double()
     return torch.stack([x[row].detach().cpu().double() for row in rows])
+
+
+def as_written(site: Site) -> AbstractContextManager[object]:
+    """Within it nothing runs compiled."""
+    import torch
+
+    if not is_compiled(site.execution):
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
 from typing import TYPE_CHECKING, Any
 
 from bench.workload import Site, Unsupported
@@ -100,11 +101,12 @@ def with_cache(model: nn.Module, cache: object) -> dict[str, object]:
 
 
 def library_class(module: str, name: str) -> Any:
-    """A class of transformers; raises `Unsupported`, by name, where the installed one lacks it."""
+    """A class of transformers, or what has a dot before it in its name, of a class; raises
+    `Unsupported`, by name, where the installed one lacks it."""
     import transformers
 
     try:
-        return getattr(importlib.import_module(module), name)
+        return operator.attrgetter(name)(importlib.import_module(module))
     except (AttributeError, ModuleNotFoundError):
         version = transformers.__version__
         raise Unsupported(

@@ -235,7 +235,7 @@ class TranscriptionJob(Job):
             if not hasattr(layer, "cumulative_length"):
                 raise RuntimeError(
                     "this version of transformers keeps the write position of its static cache "
-                    "elsewhere. Install transformers>=5.6,<6."
+                    "elsewhere. Install transformers>=5.15,<6."
                 )
             layer.cumulative_length = self._written[index]
         self._positions = torch.arange(self._new_tokens, device=site.device)[None]

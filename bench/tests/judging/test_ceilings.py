@@ -173,15 +173,22 @@ def limited(
     queue_ns: tuple[int, ...] | None = None,
     moved_bytes: int | None = None,
     flop: int = 4,
+    measured: tuple[str, ...] = ("gemm", "memory"),
     **changes: Any,
 ) -> Row:
-    """10 ms and 4 FLOP a step, beside a matmul of 1,000 FLOP/s and a triad of 1,000 B/s."""
+    """10 ms and 4 FLOP a step, beside a matmul of 1,000 FLOP/s and a triad of 1,000 B/s.
+
+    measured: which of these two were.
+    """
     matmul = make_case(workload="gemm", mode="matmul")
     triad = make_case(workload="memory", mode="triad", precision="fp32")
     case = make_case(workload="llama", mode="decode")
+    no = Skipped(reason="not here")
     launches = [
-        *make_launches(matmul, [make_measured(0.01, flop=10)] * 3),
-        *make_launches(triad, [make_measured(0.01, moved_bytes=10)] * 3, 3),
+        *make_launches(matmul, [make_measured(0.01, flop=10) if "gemm" in measured else no] * 3),
+        *make_launches(
+            triad, [make_measured(0.01, moved_bytes=10) if "memory" in measured else no] * 3, 3
+        ),
         *make_launches(
             case,
             [make_measured(0.01, flop=flop, moved_bytes=moved_bytes, queue_ns=queue_ns, **changes)]
@@ -212,6 +219,23 @@ def test_a_case_is_held_back_by_the_ceiling_that_it_is_nearest_to_or_by_its_kern
     assert found is not None
     assert found[0] == limit[0]
     assert found[1] == pytest.approx(limit[1])
+
+
+@pytest.mark.parametrize(
+    ("measured", "moved_bytes", "word"),
+    [
+        (("memory",), 3, None),  # of arithmetic it may do as well as the device can
+        (("gemm",), 3, None),
+        (("memory",), 8, "memory"),
+        (("gemm",), None, "kernels"),
+        ((), 3, None),
+    ],
+)
+def test_kernels_are_not_blamed_beside_a_ceiling_that_was_not_measured(
+    measured: tuple[str, ...], moved_bytes: int | None, word: str | None
+) -> None:
+    found = limited(moved_bytes=moved_bytes, measured=measured).limit
+    assert (found[0] if found else None) == word
 
 
 def test_arithmetic_at_the_devices_power_limit_is_held_back_by_power() -> None:

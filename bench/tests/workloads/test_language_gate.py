@@ -1,7 +1,9 @@
-"""The gate of language models sees a wrong mask, window, place, cache and order of heads."""
+"""The gate of language models sees a wrong mask, window, place, cache and order of heads; and
+what a library lacks is no failure."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +14,8 @@ from transformers.modeling_utils import AttentionInterface
 
 from bench.measuring import numerics
 from bench.precision import PRECISIONS
-from bench.tests.small_workloads import WORKLOADS, one_thread, site, small
+from bench.tests.small_workloads import WORKLOADS, build, one_thread, site, small
+from bench.workload import Unsupported
 from bench.workloads import _decoder, _transformers
 from bench.workloads._transformers import ATTENTION, attend
 
@@ -186,3 +189,21 @@ def test_a_window_is_kept_over_a_prompt_and_never_repeats_keys() -> None:
     repeated = key.repeat_interleave(2, 1)
     expected = REAL(query, repeated, repeated, attn_mask=within)
     torch.testing.assert_close(found, expected.transpose(1, 2))
+
+
+def test_a_class_that_the_library_lacks_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "transformers.models.qwen3.modeling_qwen3"
+    monkeypatch.setitem(sys.modules, module, None)  # as if this version had none
+    with pytest.raises(Unsupported, match=r"transformers 5\S+ has no Qwen3ForCausalLM"):
+        build("qwen3", "prefill", site())
+
+
+def test_deepseek_of_a_library_that_keeps_no_latents_is_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before transformers 5.15; that each step failed then sent nobody to another version."""
+    module = "transformers.models.deepseek_v2.modeling_deepseek_v2"
+    monkeypatch.delattr(f"{module}.DeepseekV2Attention.expand_kv")
+    for mode in ("train", "prefill", "decode"):
+        with pytest.raises(Unsupported, match=r"has no DeepseekV2Attention.expand_kv. Install"):
+            build("deepseek", mode, site(), model="tiny")
