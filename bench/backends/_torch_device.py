@@ -105,9 +105,12 @@ class TorchDevice(Device):
         """
         if self._recorded:
             self.release_memory()
+        held = self._peak("memory_allocated")
         with suppress(NotAvailable):
             self.ask("reset_peak_memory_stats", self.info.index)
             self._scope = "device allocator"
+        if self._peak("memory_allocated") < held:  # a reset frees nothing: it cleared the count
+            self._scope = "device allocator, without what was there before"
 
     def memory(self) -> Memory:
         """Peak of the allocator and what the driver says is in use; else of the host, so named.
@@ -122,9 +125,11 @@ class TorchDevice(Device):
         with suppress(NotAvailable):
             free, total = self.free_and_total()
             used = total - free
+            if used < self._peak("memory_reserved"):  # it cannot be: some drivers never count
+                used = None
         peak, scope = self._peak("max_memory_allocated"), self._scope
         if self._recorded:
-            reserved = self._peak("max_memory_reserved")
+            reserved = 0 if self._own_pools_hidden() else self._peak("max_memory_reserved")
             peak, scope = reserved or peak, f"{scope}, {RESERVED if reserved else NOT_ITS_POOL}"
         return Memory(
             peak_bytes=peak or process,
@@ -143,6 +148,12 @@ class TorchDevice(Device):
         with suppress(NotAvailable):
             return int(self.ask(name, self.info.index))
         return 0
+
+    def _own_pools_hidden(self) -> bool:
+        """Whether a graph's own pool is in no count: so it is in CUDA's, before torch 2.14."""
+        with suppress(NotAvailable):
+            return str(self.ask("get_allocator_backend")) == "cudaMallocAsync"
+        return False
 
     def random_state(self) -> bytes | None:
         """Of its own generator, seed and offset, where torch's module for it tells."""

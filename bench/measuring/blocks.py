@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SHORT_STEP_SECONDS = 1e-4
 """Where a block holds so many steps that they are shorter than this, the host's usage is not read
 at each of them."""
+TOLD_NS = 1_000_000
+"""So long is nothing to no event: some vendors' layers have ones that always say so."""
 UNCHANGED = nullcontext()
 
 
@@ -81,11 +83,19 @@ class BlockTimer:
         self.edges = edges
         self.busy_ns: list[int] = []
         """Of every block so far, this process's own time."""
-        self.step_clock: StepClock = "host" if device.synchronous else "device event"
+        self._have_events = True
+        """Until the device gives none, or they say that a millisecond was nothing."""
         self.started_ns: int | None = None
         """When the first step began; None before it."""
         self._events: list[Any] = []
         """Of the block, and kept for the next one; each has been recorded."""
+
+    @property
+    def step_clock(self) -> StepClock:
+        """What times steps."""
+        if self.device.synchronous:
+            return "host"
+        return "device event" if self._have_events else "block"
 
     def block(self, steps: int, within: AbstractContextManager[object] = UNCHANGED) -> Block:
         """Runs `steps` steps between two synchronizations; of several processes the slowest's.
@@ -158,24 +168,31 @@ class BlockTimer:
                 events[i].record()
             device.synchronize()
             wall_ns = self.clock() - start
+        # Of very short intervals a timestamp may be read a little too early.
+        step_ns = tuple(max(0, device.elapsed_ns(a, b)) for a, b in itertools.pairwise(events))
+        if wall_ns >= TOLD_NS and not any(step_ns):
+            self._have_events = False
+            step_ns, waited = shared(wall_ns, steps), None
+        else:
+            waited = arrivals.waited_ns(events)
         return Block(
             start_ns=self._since_first(start),
             wall_ns=wall_ns,
-            step_ns=tuple(device.elapsed_ns(a, b) for a, b in itertools.pairwise(events)),
-            input_wait_ns=arrivals.waited_ns(events),
+            step_ns=step_ns,
+            input_wait_ns=waited,
         )
 
     def _recorded(self, count: int) -> list[Any] | None:
         """So many events; None where the device has none. A driver makes one when it is recorded
         first, and in a block the host would pay for that at each step."""
-        while len(self._events) < count:
+        while self._have_events and len(self._events) < count:
             event = self.device.event()
             if event is None:
-                self.step_clock = "block"
-                return None
-            event.record()
-            self._events.append(event)
-        return self._events[:count]
+                self._have_events = False
+            else:
+                event.record()
+                self._events.append(event)
+        return self._events[:count] if self._have_events else None
 
     def _only_timed(self, steps: int) -> Block:
         """Of a device that queues and has no events; each step is given the mean of all."""

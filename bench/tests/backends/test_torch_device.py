@@ -96,6 +96,36 @@ def test_memory_is_the_devices_or_says_that_it_is_not(monkeypatch: pytest.Monkey
     assert zero.scope.startswith("process RSS"), "a counter that does not count"
 
 
+def test_a_reset_that_forgets_what_is_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Public: a plug-in's cleared the count of live bytes, and weights were in no peak."""
+    import torch
+
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace())
+    live = [30]
+    opened = device(
+        module(
+            memory_allocated=lambda i: live[0],
+            max_memory_allocated=lambda i: live[0] + 5,
+            reset_peak_memory_stats=lambda i: live.__setitem__(0, 0),
+        )
+    )
+    opened.reset_peak_memory()
+    found = opened.memory()
+    assert (found.peak_bytes, found.scope) == (5, "device allocator, without what was there before")
+
+
+@pytest.mark.parametrize(("reserved", "used"), [(7, 7), (8, None)])
+def test_a_driver_that_counts_less_than_the_allocator_holds_says_nothing(
+    reserved: int, used: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Public: Intel's did not count what was allocated."""
+    import torch
+
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace())
+    counts = module(mem_get_info=lambda i: (3, 10), memory_reserved=lambda i: reserved)
+    assert device(counts).memory().device_used_bytes == used
+
+
 @pytest.mark.parametrize(
     ("counters", "peak", "scope"),
     [
@@ -112,6 +142,11 @@ def test_memory_is_the_devices_or_says_that_it_is_not(monkeypatch: pytest.Monkey
         ),
         ({"max_memory_reserved": 9}, 9, "device allocator, reserved: a graph keeps its pool"),
         ({}, None, "process RSS (peak device memory: not available)"),
+        (  # whose graphs have a pool that it does not count
+            {"max_memory_allocated": 5, "max_memory_reserved": 9, "cudaMallocAsync": 1},
+            5,
+            "device allocator, without what a graph keeps",
+        ),
     ],
 )
 def test_after_a_recording_memory_is_what_stays_reserved(
@@ -124,6 +159,7 @@ def test_after_a_recording_memory_is_what_stays_reserved(
     monkeypatch.setattr(_torch_device, "recorder", lambda *_: lambda work, prepare: work)
     called: list[str] = []
     said: dict[str, Any] = {name: lambda i, n=n: n for name, n in counters.items()}
+    said["get_allocator_backend"] = lambda: "".join({"cudaMallocAsync"} & {*counters}) or "native"
     said["reset_peak_memory_stats"] = lambda i: called.append("reset")
     said["empty_cache"] = lambda: called.append("empty")
     opened = device(module(**said))

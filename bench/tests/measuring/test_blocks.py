@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -69,6 +70,46 @@ def test_a_device_that_queues_and_has_no_events_is_timed_by_blocks(
     assert device.actions == "SsssS" and timer.step_clock == "block"
     assert block.wall_ns == 6 * MS and block.step_ns == (2 * MS,) * 3
     assert sum(block.step_cpu_ns or ()) == 500 * MS and block.step_switches == (2, 1, 1)
+
+
+def test_an_interval_below_nothing_costs_no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Public, of AMD's and Intel's: of very short ones a time is read too early."""
+    measuring, device = engine([3 * MS, MS, 2 * MS], synchronous=False)
+    said = iter([3 * MS, -1000, 2 * MS])
+    monkeypatch.setattr(device, "elapsed_ns", lambda a, b: next(said))
+    block = measuring.block(3)
+    assert (block.wall_ns, block.step_ns) == (6 * MS, (3 * MS, 0, 2 * MS))
+
+
+class Fed(FakeJob):
+    """Waits 4 ns for the input of each step, by the host's clock."""
+
+    input_wait_ns = 0
+    mark: Callable[[], None] | None = None
+
+    def on_input(self, mark: Callable[[], None] | None) -> None:
+        self.mark = mark
+
+    def step(self) -> None:
+        self.input_wait_ns += 4
+        if self.mark is not None:
+            self.mark()
+        super().step()
+
+
+def test_events_that_say_that_everything_was_nothing_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Public, of a vendor's layer: else a job never waits for its input, and stands still."""
+    device = FakeDevice(ScriptedClock(), synchronous=False)
+    monkeypatch.setattr(device, "elapsed_ns", lambda a, b: 0)
+    timer = BlockTimer(Fed(device, [3 * MS, MS, 2 * MS] * 2), device, Settings(), device.clock)
+    for _ in range(2):
+        block = timer.block(3)
+        assert timer.step_clock == "block"
+        assert block.wall_ns == sum(block.step_ns) and min(block.step_ns) > MS
+        assert block.input_wait_ns == 12
+    assert device.actions.endswith("SsssS")
 
 
 class UsedUp(FakeJob):
