@@ -15,7 +15,7 @@ from bench.judging.exchanged import exposed, reduced
 from bench.judging.load import load_of
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
-from bench.judging.served import summarized
+from bench.judging.served import arrives_at_a_rate, summarized
 from bench.judging.serving import BEHIND, falls_behind
 from bench.judging.slow import RankTimes, rank_times
 from bench.planning.least_flop import least_flop
@@ -144,7 +144,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
 def _steady(case: Case, outcome: Measured) -> Measured:
     """With the flag that its requests give it, where they came at random."""
     served, flag = outcome.served, "NO_STEADY_STATE"
-    if served is None or case.parameters.get("arrival") != "poisson" or not falls_behind(served):
+    if served is None or not arrives_at_a_rate(case) or not falls_behind(served):
         return outcome
     return msgspec.structs.replace(
         outcome, flags=(*outcome.flags, flag), causes={**outcome.causes, flag: BEHIND}

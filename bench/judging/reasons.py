@@ -53,6 +53,8 @@ class Code(StrEnum):
     UNSTEADY = "no-steady-state"
     THROTTLED = "throttled"
     INVALID = "invalid"
+    # UNRANKED.
+    RATE_GIVEN = "rate-given"
     # The test decides.
     FASTER = "faster"
     SLOWER = "slower"

@@ -127,6 +127,11 @@ def serving_curves(rows: Iterable[Row]) -> Iterator[ServingCurve]:
             yield ServingCurve(points=tuple(points), saturated=saturated)
 
 
+def arrives_at_a_rate(case: Case) -> bool:
+    """Whether its requests come when they were to come, whoever answers."""
+    return case.parameters.get("arrival") == "poisson"
+
+
 def without_arrival(case: Case) -> Case:
     """The case without how its requests come."""
     rest = {name: value for name, value in case.parameters.items() if name not in ARRIVALS}

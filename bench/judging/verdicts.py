@@ -24,6 +24,13 @@ slower: which of the two is called base must not change a verdict."""
 EQUIVALENCE = 0.02
 """An interval of the ratio from 1/1.02 to 1.02 says that the two are equivalent."""
 
+RATE_GIVEN = Reason(
+    Code.RATE_GIVEN,
+    "both keep up with requests at a given rate, which is then their throughput: see TTFT, TPOT, "
+    "goodput, or ask with --tpot-ms",
+)
+"""Of a load whose figure is of what was asked, not of who answers."""
+
 
 def enough(base: Row, other: Row) -> bool:
     """Whether both sides have the launches that an interval and a verdict need."""
@@ -103,8 +110,13 @@ def slower_than(comparison: Comparison, percent: float) -> list[CaseComparison]:
 
 
 def undecidable(comparison: Comparison) -> list[CaseComparison]:
-    """Cases about which nothing can be said: a CI that let them pass would test nothing."""
-    return [c for c in comparison.cases if c.verdict in ("NO_INTERVAL", "UNRANKED", "INCOMPARABLE")]
+    """Cases about which nothing can be said: a CI that let them pass would test nothing. Beside
+    others nothing is to be said of loads at a given rate."""
+    found = [
+        c for c in comparison.cases if c.verdict in ("NO_INTERVAL", "UNRANKED", "INCOMPARABLE")
+    ]
+    owed = [c for c in found if c.because != (RATE_GIVEN,)]
+    return owed or (found if len(found) == len(comparison.cases) else [])
 
 
 def unanswered(comparison: Comparison) -> list[CaseComparison]:

@@ -17,6 +17,7 @@ from bench.planning.shapes import LEAST_BLOCKS, Shapes
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
+from bench.records.execution import is_compiled
 from bench.records.run import Settings
 
 FILE = "times.json"
@@ -83,7 +84,7 @@ def expected(suite: Suite, known: Known) -> Expected:
             first, further = known.launches[case.fingerprint]
         elif (blocks := _by_shapes(case, settings, known)) > 0:
             first, further = (besides + blocks for besides in known.besides)
-            first += known.compiling * (case.execution == "compile")
+            first += known.compiling * is_compiled(case.execution)
             estimated += 1
         else:
             unknown += 1

@@ -254,10 +254,12 @@ def _point(place: str, values: dict[str, Any], table: Any, devices: int, *, swee
     )
     if table is None:
         return Planned(case, (sweep and beyond(over, devices)) or uneven)
-    if case.devices > 1 or sweep:
+    several = case.devices > 1 or sweep
+    if several or case.parameters.get("arrival") == "poisson":
+        why = "over several devices yet" if several else "at a given rate, which every choice gives"
         raise SuiteError(
-            f"{place}: {who}: nothing is tuned over several devices yet. Leave out "
-            f"`{TUNED}`, or `parallelism`."
+            f"{place}: {who}: nothing is tuned {why}. Leave out `{TUNED}`, or "
+            f"`{'parallelism' if several else 'arrival'}`."
         )
     formats = (*workload.memory_formats, *mode.layouts)
     compilers = (PLAIN, SEARCHED) if any(map(is_compiled, mode.executions)) else (PLAIN,)

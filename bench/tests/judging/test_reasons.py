@@ -42,6 +42,7 @@ from bench.tests.judging.two_runs import (
     ten,
 )
 from bench.tests.judging.two_systems import batch, on, runs_on
+from bench.tests.served_runs import SPEEDS, serve_case, served, served_run
 from bench.tests.values import another, failed, make_case, make_file, make_launch
 
 NAMED_ALIKE = [
@@ -81,6 +82,11 @@ def witnessed(norm: float) -> RunFile:
 
 def flagged(flag: Any) -> Pair:
     return beside(runs((CASE, steps(SLOW, flags=(flag,)))))
+
+
+def at_a_rate(faster: float) -> RunFile:
+    """Requests at random, at a rate that both keep up with."""
+    return served_run([(serve_case(rate=2.0), [served(1, ms / faster) for ms in SPEEDS])])
 
 
 def more(*cases: Any) -> RunFile:
@@ -132,6 +138,7 @@ PAIRS: dict[Code, Callable[[], Pair]] = {
     ),
     Code.OTHER_WORK: lambda: (witnessed(1.0), witnessed(2.0)),
     Code.FEW_LAUNCHES: lambda: beside(run(SLOW[:4])),
+    Code.RATE_GIVEN: lambda: (at_a_rate(1.0), at_a_rate(1.1)),
     Code.UNSTEADY: lambda: flagged("NO_STEADY_STATE"),
     Code.THROTTLED: lambda: flagged("THROTTLED"),
     Code.INVALID: lambda: beside(runs((CASE, [*steps(SLOW), *[failed()] * 6]))),
@@ -151,7 +158,7 @@ SYSTEMS: dict[Code, Callable[[], Pair]] = {
 VERDICTS: dict[Code, CompareVerdict] = {
     **dict.fromkeys((*PAIRS, *SYSTEMS), "INCOMPARABLE"),
     Code.FEW_LAUNCHES: "NO_INTERVAL",
-    **dict.fromkeys((Code.UNSTEADY, Code.THROTTLED, Code.INVALID), "UNRANKED"),
+    **dict.fromkeys((Code.RATE_GIVEN, Code.UNSTEADY, Code.THROTTLED, Code.INVALID), "UNRANKED"),
     Code.FASTER: "FASTER",
     Code.SLOWER: "SLOWER",
     Code.EQUIVALENT: "EQUIVALENT",

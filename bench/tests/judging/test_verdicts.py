@@ -13,6 +13,7 @@ from bench.errors import ComparisonError
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
 from bench.judging.verdicts import slower_than, unanswered, undecidable
+from bench.records.case import Case
 from bench.records.outcome import Measured
 from bench.records.run import RunFile, Settings
 from bench.tests.judging.two_runs import (
@@ -30,6 +31,7 @@ from bench.tests.judging.two_runs import (
     steps,
     ten,
 )
+from bench.tests.served_runs import SPEEDS, serve_case, served, served_run
 from bench.tests.values import failed, make_case, make_file
 
 
@@ -247,6 +249,21 @@ def test_what_cannot_be_judged() -> None:
     assert [c.verdict for c in undecidable(compare(run(FAST), run(SLOW[:4])))] == ["NO_INTERVAL"]
     other, _ = REFUSED["batch"]
     assert [c.verdict for c in undecidable(compare(run(FAST), other))] == ["INCOMPARABLE"]
+
+
+def test_beside_others_a_load_at_a_given_rate_is_owed_no_verdict() -> None:
+    """Else no CI could watch a suite with such a load; of that alone nothing would be watched."""
+
+    def served_at(faster: float, *cases: Case) -> RunFile:
+        times = [served(1, ms / faster) for ms in SPEEDS]
+        return served_run([(case, times) for case in cases])
+
+    rate, loop = serve_case(rate=2.0), serve_case()
+    (alone,) = undecidable(compare(served_at(1.0, rate), served_at(1.1, rate)))
+    assert (alone.verdict, alone.interval is not None) == ("UNRANKED", True)
+    both = compare(served_at(1.0, rate, loop), served_at(1.1, rate, loop))
+    assert [case.verdict for case in both.cases] == ["UNRANKED", "FASTER"]
+    assert undecidable(both) == []
 
 
 def test_where_memory_ran_out_at_the_end_of_a_sweep_no_ratio_is_owed() -> None:

@@ -124,12 +124,13 @@ def test_five_launches_of_these_fit_into_an_hour_of_an_accelerator(
     assert found.seconds <= 60 * minutes
 
 
-def test_compiling_takes_longer_once() -> None:
+@pytest.mark.parametrize("execution", ["compile", "compile-graph"])
+def test_compiling_takes_longer_once(execution: str) -> None:
     model = {"workload": "bert", "mode": "infer", "precision": "fp32"}
     slow = known(flop_per_second={"fp32": 1e12}, compiling=80.0)
     eager, compiled = (
         expected.expected(suite({**model, "execution": one}), slow).seconds
-        for one in ("eager", "compile")
+        for one in ("eager", execution)
     )
     assert compiled - eager == pytest.approx(80)
 

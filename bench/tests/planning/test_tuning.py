@@ -130,6 +130,17 @@ def test_a_tuned_case_survives_its_json() -> None:
             "gemm-matmul has no `batch_size`. Remove it",
         ),
         ({"tuned": {"batch_size": list(range(1, 1002))}}, "gives 1001 choices"),
+        (
+            {
+                "workload": "serve",
+                "mode": "load",
+                "arrival": "poisson",
+                "concurrency": 0,
+                "rate": 1.0,
+                "tuned": {"execution": ["eager", "graph"]},
+            },
+            "nothing is tuned at a given rate, which every choice gives. Leave out `tuned`, or `a",
+        ),
     ],
 )
 def test_what_cannot_be_left_open_is_refused_before_anything_runs(
