@@ -29,6 +29,7 @@ from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.served import (
     ServingCurve,
+    arrives_at_a_rate,
     best_within,
     density,
     serving_curves,
@@ -111,6 +112,9 @@ def _judged(
     assert other.throughput is not None
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     verdict, because = preliminary(base, other, tested=welch is not None)
+    if verdict == "UNDECIDED" and arrives_at_a_rate(base.case) and density(base) == density(other):
+        more = f"both give most at {_load(base)}, which is their throughput: measure rates above it"
+        verdict, because = "UNRANKED", (Reason(Code.RATE_GIVEN, more),)
     ratio = other.throughput / base.throughput
     return msgspec.structs.replace(
         found,

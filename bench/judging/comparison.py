@@ -122,6 +122,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return [c.ratio for c in self.cases if c.ratio is not None]
 
     @property
+    def averaged(self) -> list[float]:
+        """Those that `geometric_mean` is of: not where a given rate is the throughput of both."""
+        return [
+            case.ratio
+            for case in self.cases
+            if case.ratio is not None and Code.RATE_GIVEN not in case.codes
+        ]
+
+    @property
     def geometric_mean(self) -> float | None:
-        """Of `ratios`, a figure beside the table and never instead of it."""
-        return stats.geometric_mean(self.ratios) if self.ratios else None
+        """A figure beside the table and never instead of it."""
+        return stats.geometric_mean(self.averaged) if self.averaged else None

@@ -104,7 +104,7 @@ def _outcome(comparison: Comparison) -> Iterator[Text]:
     yield Text(f"other against base{how}, {cases}: {said}", "bold")
     mean = comparison.geometric_mean
     if mean is not None:
-        of = f"{len(comparison.ratios)} of {cases}"
+        of = f"{len(comparison.averaged)} of {cases}"
         yield Text(f"Geometric mean of the ratios of {of} (a summary, no verdict): {ratio(mean)}")
 
 

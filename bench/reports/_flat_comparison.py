@@ -14,6 +14,7 @@ from bench.judging.row import Row
 from bench.judging.system import NAMES
 from bench.records.run import RunFile
 from bench.reports._flat import of_interval
+from bench.reports._serving import arrival
 
 
 def flat(comparison: Comparison) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def flat(comparison: Comparison) -> dict[str, Any]:
         "chip_doubt": comparison.configured.chip_doubt or None,
         "chip_doubt_code": comparison.configured.doubt_code,
         "geometric_mean_ratio": comparison.geometric_mean,
-        "cases_compared": len(comparison.ratios),
+        "cases_compared": len(comparison.averaged),
         "command_for_the_rest": comparison.command_for_the_rest or None,
         "command_for_the_base": comparison.command_for_the_base or None,
         "cases": [
@@ -100,6 +101,7 @@ def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
         "parameters": case.case.parameters,
         "track": case.case.track,
         "fingerprint": case.case.fingerprint,
+        "tpot_limit_seconds": case.tpot_limit_seconds,
         "verdict": case.verdict,
         "codes": list(case.codes),
         "reasons": list(case.reasons),
@@ -193,6 +195,7 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
     return {
         "devices": row.case.devices,
         "parallelism": row.case.parallelism,
+        "load": arrival(row) if row.case.parameters.get("arrival") else None,
         "status": row.status,
         "reached": row.reached,
         "verdict": row.verdict,

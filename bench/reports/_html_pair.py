@@ -85,9 +85,9 @@ class Pair:
     def mean(self) -> str:
         """The geometric mean of the ratios, which is no verdict."""
         mean = self.comparison.geometric_mean if self.comparison else None
-        if mean is None:
+        if self.comparison is None or mean is None:
             return ""
-        cases = units.counted(len(self.compared), "case")
+        cases = units.counted(len(self.comparison.averaged), "case")
         return (
             f"Geometric mean of the throughput ratios of {cases}: {ratio(mean)} "
             "(a summary, no verdict)."

@@ -149,7 +149,7 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     mean = comparison.geometric_mean
     if mean is not None:
-        count = f"{len(comparison.ratios)} of {len(comparison.cases)}"
+        count = f"{len(comparison.averaged)} of {len(comparison.cases)}"
         said = f"{count} cases (a summary, no verdict): {ratio(mean)}"
         yield f"\nGeometric mean of the ratios of {said}"
     if comparison.differences:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.comparison import CaseComparison
+from bench.judging.reasons import Code
 from bench.judging.served import best_within, serving_curves
 from bench.judging.summary import summarize
 from bench.records.outcome import Outcome, Skipped
@@ -50,6 +51,14 @@ def test_a_rate_that_saturates_a_server_was_measured() -> None:
     case = beside([FULL] * 5)
     assert case.reasons == () and rates(case) == [16.0, 8.0]
     assert case.verdict == "SLOWER" and case.interval is not None
+
+
+def test_two_that_keep_up_with_the_densest_rate_are_not_told_apart_by_it() -> None:
+    """It is the throughput of both: one may have twice the capacity of the other."""
+    case = beside(launches(4))
+    assert rates(case) == [16.0, 16.0]
+    assert (case.verdict, case.codes) == ("UNRANKED", (Code.RATE_GIVEN,))
+    assert "rate 16.0, which is their throughput: measure rates above it" in case.reasons[0]
 
 
 def test_a_rate_that_could_not_be_tried_was_not_measured() -> None:

@@ -9,6 +9,7 @@ import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import api
 from bench.errors import ComparisonError
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
@@ -254,16 +255,17 @@ def test_what_cannot_be_judged() -> None:
 def test_beside_others_a_load_at_a_given_rate_is_owed_no_verdict() -> None:
     """Else no CI could watch a suite with such a load; of that alone nothing would be watched."""
 
-    def served_at(faster: float, *cases: Case) -> RunFile:
-        times = [served(1, ms / faster) for ms in SPEEDS]
-        return served_run([(case, times) for case in cases])
+    def served_at(*cases: tuple[Case, float]) -> RunFile:
+        return served_run([(x, [served(1, ms / faster) for ms in SPEEDS]) for x, faster in cases])
 
     rate, loop = serve_case(rate=2.0), serve_case()
-    (alone,) = undecidable(compare(served_at(1.0, rate), served_at(1.1, rate)))
+    (alone,) = undecidable(compare(served_at((rate, 1.0)), served_at((rate, 1.01))))
     assert (alone.verdict, alone.interval is not None) == ("UNRANKED", True)
-    both = compare(served_at(1.0, rate, loop), served_at(1.1, rate, loop))
+    both = compare(served_at((rate, 1.0), (loop, 1.0)), served_at((rate, 1.01), (loop, 1.1)))
     assert [case.verdict for case in both.cases] == ["UNRANKED", "FASTER"]
     assert undecidable(both) == []
+    assert both.geometric_mean == pytest.approx(1.1)
+    assert "of 1 of 2 cases" in api.render(both)
 
 
 def test_where_memory_ran_out_at_the_end_of_a_sweep_no_ratio_is_owed() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from bench import api
 from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.served import ServingCurve, serving_curves
 from bench.judging.summary import summarize
@@ -171,9 +172,10 @@ def test_flat_rows_have_every_figure_and_its_interval() -> None:
 
 def test_a_comparison_at_a_limit_says_which_loads() -> None:
     """Under the case: what is compared is not one load."""
-    text = _comparison.render(
-        [compare_at_tpot(usual_run(), usual_run(1.5), 0.013)], Canvas(width=80)
-    )
-    said = " ".join(text.split())
+    found = compare_at_tpot(usual_run(), usual_run(1.5), 0.013)
+    said = " ".join(_comparison.render([found], Canvas(width=80)).split())
     assert "at a median TPOT of 13.0 ms or less; base 1 at once; other 4 at once" in said
     assert "FASTER" in said
+    (case,) = json.loads(api.render(found, "json"))["cases"]
+    assert case["tpot_limit_seconds"] == 0.013
+    assert [case[side]["load"] for side in ("base", "other")] == ["1 at once", "4 at once"]
