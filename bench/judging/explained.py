@@ -163,7 +163,8 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
     in_turn = [a.call_floor_ns for a in accounts if a.how != "operands rotated"]
     floor_ns = statistics.fmean(in_turn) if in_turn else 0.0
     notes, total = accounts[0].notes, len(accounts)
-    accounts = answers([account for account in accounts if account.how == accounts[0].how])
+    made = [account for account in accounts if account.how == accounts[0].how]
+    accounts = answers(made)
     if left_out := total - len(accounts):
         notes = (*notes, f"{left_out} of {total} launches went another way, and count for nothing")
     if not all(account.ceilings.bytes_per_second for account in accounts):
@@ -177,7 +178,7 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
     each = [covered(account) for account in accounts]
     coverage = Interval.over(each, stats.FIXED_LEVEL)
     rows = _operators(accounts, statistics.fmean(steps), floor_ns)
-    calls = host_bound.calls_of(accounts, statistics.fmean(host), statistics.fmean(steps))
+    calls = host_bound.calls_of(made, accounts, statistics.fmean(host), statistics.fmean(steps))
     verdict, reason = coverage_verdict(each, calls)
     return ExplainedCase(
         case=case,
