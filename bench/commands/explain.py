@@ -176,6 +176,7 @@ def compared(
 
     each = [(other, explained_pairs(base, other)) for other in others]
     if as_json or as_csv:
-        rows = [row for _, pairs in each for row in _explained_pairs.rows(pairs)]
+        rows = [row for one, pairs in each for row in _explained_pairs.rows(base, one, pairs)]
         return _comma_separated.written(rows) if as_csv else json.dumps(rows) + "\n"
-    return "\n".join(_explained_pairs.card(base, other, pairs, width) for other, pairs in each)
+    named = len(each) > 1
+    return "\n".join(_explained_pairs.card(base, one, pairs, width, named) for one, pairs in each)

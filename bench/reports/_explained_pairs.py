@@ -29,11 +29,14 @@ LEGEND = (
 )
 
 
-def card(base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair], width: int) -> str:
-    """All cases, as text that ends in a newline; width: columns."""
+def card(
+    base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair], width: int, named: bool = False
+) -> str:
+    """All cases, as text that ends in a newline; width: columns; named: with the ids of the runs,
+    beside another card."""
     sides = [
-        f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
-        for file in (base, other)
+        f"{run.device.get('name')} ({run.device.get('backend')})" + f" {run.run_id}" * named
+        for run in (base.run, other.run)
     ]
     lines = wrapped(f"base {sides[0]}, other {sides[1]}", width)
     doubts = dict.fromkeys(pair.chip_doubt for pair in pairs if pair.chip_doubt)
@@ -114,8 +117,16 @@ def signed(value: float) -> str:
     return f"{'+' if value >= 0 else '-'}{ms(abs(value))}"
 
 
-def rows(pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
-    """A row for each part and each operator of each case, all with the same keys."""
+def rows(base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
+    """A row for each part and each operator of each case, all with the same keys: its runs first,
+    as `compare --csv` has them."""
+    runs: dict[str, Any] = {}
+    for who, run in (("base", base.run), ("other", other.run)):
+        runs[f"{who}_run"] = run.run_id
+        runs |= {
+            f"{who}_device": run.device.get("name"),
+            f"{who}_backend": run.device.get("backend"),
+        }
     found: list[dict[str, Any]] = []
     for pair in pairs:
         known, ratio = not pair.reason, pair.ratio
@@ -136,6 +147,7 @@ def rows(pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
         for one in (step, *map(_of_one, each)):
             found.append(
                 {
+                    **runs,
                     "case": pair.case.label,
                     "fingerprint": pair.case.fingerprint,
                     **dict.fromkeys(KEYS),
@@ -151,7 +163,7 @@ KEYS = (
     *("ratio", "ratio_low", "ratio_high", "base_launches", "other_launches", "disturbed"),
     *("chip_doubt", "reason"),
 )
-"""Of a row, beside its case."""
+"""Of a row, beside its runs and its case."""
 
 
 def _of_one(one: ClassPair | OperatorPair) -> dict[str, Any]:
