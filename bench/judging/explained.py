@@ -19,6 +19,7 @@ from bench.judging import host_bound
 from bench.judging.bounds import bound, of_several
 from bench.judging.explained_answer import answers, coverage_verdict, covered
 from bench.judging.row import Interval
+from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.explained import Explained, Explanation, How, Kind, Operator, Tried, Unexplained
 from bench.records.run import RunFile
@@ -144,20 +145,25 @@ def explain_run(run: RunFile) -> list[ExplainedCase]:
     found: dict[str, list[Explanation]] = {}
     for one in run.explanations:
         found.setdefault(one.fingerprint, []).append(one)
+    whys = {
+        row.case.fingerprint: row.why
+        for row in summarize(run)
+        if row.reached and row.status != "measured"
+    }
     return [
-        explained_case(case, found.get(case.fingerprint, []))
+        explained_case(case, found.get(case.fingerprint, []), whys.get(case.fingerprint, ""))
         for case in run.run.plan
         if case.fingerprint not in run.run.left_out
     ]
 
 
-def explained_case(case: Case, explanations: Sequence[Explanation]) -> ExplainedCase:
-    """One case over all processes that explained it."""
+def explained_case(case: Case, explanations: Sequence[Explanation], why: str = "") -> ExplainedCase:
+    """One case over all processes that explained it; why: it was reached and not measured."""
     accounts = [one.account for one in explanations if isinstance(one.account, Explained)]
     refused = [one.account.reason for one in explanations if isinstance(one.account, Unexplained)]
     if not accounts:
-        if refused:
-            return ExplainedCase(case=case, verdict="REFUSED", reason=refused[0])
+        if reason := refused[0] if refused else why:
+            return ExplainedCase(case=case, verdict="REFUSED", reason=reason)
         return ExplainedCase(case=case, verdict="UNREACHED", reason="the run ended before it")
     # In a row of its own an operator is not called as in the step: what that costs blurs nothing.
     in_turn = [a.call_floor_ns for a in accounts if a.how != "operands rotated"]
