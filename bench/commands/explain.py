@@ -111,7 +111,7 @@ def explain(
     if run.damage:
         say(f"error: {run.damage}. What is above is of the lines before it. {run.remedy}")
         sys.exit(EXIT_BAD_INPUT)
-    finish(run, measured=measured)
+    finish(run, measured)
 
 
 def _is_record(what: str) -> bool:
@@ -157,7 +157,7 @@ def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
     return _comma_separated.written(rows) if format_name == "csv" else json.dumps(rows) + "\n"
 
 
-def finish(run: RunFile, *, measured: bool = True) -> None:
+def finish(run: RunFile, measured: bool) -> None:
     """Leaves with the exit code of what was explained; measured: by this command, now."""
     from bench.judging.explained import explain_run
 

@@ -9,6 +9,7 @@ from bench import stats
 from bench.judging.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
 from bench.reports._explained import STANDARD_COLUMNS, line, ms, shortened, wrapped
+from bench.reports._flat_comparison import runs_of
 from bench.reports._labels import plain
 from bench.reports._wording import factor
 
@@ -118,15 +119,8 @@ def signed(value: float) -> str:
 
 
 def rows(base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
-    """A row for each part and each operator of each case, all with the same keys: its runs first,
-    as `compare --csv` has them."""
-    runs: dict[str, Any] = {}
-    for who, run in (("base", base.run), ("other", other.run)):
-        runs[f"{who}_run"] = run.run_id
-        runs |= {
-            f"{who}_device": run.device.get("name"),
-            f"{who}_backend": run.device.get("backend"),
-        }
+    """A row for each part and each operator of each case, all with the same keys."""
+    runs = runs_of(base, other)
     found: list[dict[str, Any]] = []
     for pair in pairs:
         known, ratio = not pair.reason, pair.ratio

@@ -93,7 +93,7 @@ def explained(
     kinds: dict[Kind, float] = defaultdict(float)
     for row in found:
         kinds[row.kind] += row.ns or 0.0
-    calls = Counter({row.name: 0 for row in found})
+    calls: Counter[str] = Counter()
     for row in found:
         calls[row.name] += row.calls
     return Explained(

@@ -209,9 +209,9 @@ def operands(tape: Tape, call: Call, device: torch.device) -> tuple[Any, Any]:
     """Fresh operands of a call, laid out alike: integers keep their values, aliases stay aliases.
 
     Of integers it depends how much work a call has: where a group of rows ends, which row is read.
-    Those too large to be kept are 0, the one index that is always there. What is multiplied is as
-    `ceilings` has it; its scales, and all of other calls, lie between 0.5 and 1, so that nothing
-    overflows or becomes denormal where a call changes what it is given.
+    Those too large to be kept are 0, the one index that is always there. What is multiplied is
+    normal, as in `ceilings`; scales and all else lie between 0.5 and 1, so that nothing overflows
+    or becomes denormal.
     """
     import torch
     from torch.utils._pytree import tree_unflatten
@@ -241,7 +241,7 @@ def _fill(base: torch.Tensor, multiplied: bool) -> None:
     import torch
 
     dtype = base.dtype
-    packed = "float4" in str(dtype)  # two codes a byte, and none of them is no number
+    packed = "float4" in str(dtype)  # two numbers a byte, whatever that is
     drawn = torch.empty(min(len(base), MOST_DRAWN), dtype=torch.float32, device=base.device)
     if multiplied and (packed or dtype == torch.int8):
         base = base.view(torch.int8)
