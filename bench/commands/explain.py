@@ -79,16 +79,15 @@ def explain(
     """
     from bench import api
 
-    if _is_record(what):
+    measured = not _is_record(what)
+    if not measured:
         given = {"--device": device, "--only": only, "--launches": launches, "--out": out}
-        given["--try"] = True if trying else None
-        given["--precision"] = precision
+        given |= {"--try": trying or None, "--precision": precision}
         wrong = [name for name, value in given.items() if value is not None]
         if wrong:
             raise click.UsageError(f"{what} is measured already: leave out {', '.join(wrong)}")
-        run, measured = api.read_run(what), False
+        run = api.read_run(what)
     else:
-        measured = True
         run = api.explain_suite(
             what,
             device=device,

@@ -178,13 +178,14 @@ def explained_case(case: Case, explanations: Sequence[Explanation], why: str = "
     if refused:
         notes = (*notes, f"{len(refused)} of {len(explanations)} launches refused it: {refused[0]}")
     steps = [statistics.median(account.step_ns) for account in accounts]
+    step_ns = statistics.fmean(steps)
     operators = [sum(op.ns or 0.0 for op in account.operators) for account in accounts]
     freeing = [account.freeing_ns for account in accounts]
     host = [s - o - f for o, f, s in zip(operators, freeing, steps, strict=True)]
     each = [covered(account) for account in accounts]
     coverage = Interval.over(each, stats.FIXED_LEVEL)
-    rows = _operators(accounts, statistics.fmean(steps), floor_ns)
-    calls = host_bound.calls_of(made, accounts, statistics.fmean(host), statistics.fmean(steps))
+    rows = _operators(accounts, step_ns, floor_ns)
+    calls = host_bound.calls_of(made, statistics.fmean(host), step_ns)
     verdict, reason = coverage_verdict(each, calls)
     return ExplainedCase(
         case=case,
@@ -197,11 +198,10 @@ def explained_case(case: Case, explanations: Sequence[Explanation], why: str = "
         freeing_ms=_ms(freeing),
         host_ms=_ms(host),
         coverage=coverage,
-        classes=_classes(accounts, rows, statistics.fmean(steps)),
+        classes=_classes(accounts, rows, step_ns),
         operators=rows,
         ceilings=_ceilings(accounts),
-        flags=_flags(accounts, rows, statistics.fmean(steps) / 1e6)
-        | ({"HOST-BOUND": calls} if calls else {}),
+        flags=_flags(accounts, rows, step_ns / 1e6) | ({"HOST-BOUND": calls} if calls else {}),
         notes=notes,
         tried=tuple(one for account in accounts for one in account.tried),
         profile_absent=accounts[0].profile_absent,

@@ -2,8 +2,7 @@
 
 What a call costs that does nothing is measured in its place and taken off each operator. Where
 that, times the calls, is most of what is left of the step, it is the calls that take it, and no
-work that nobody saw. What is queued while a device works takes nothing, but where there is too
-little work to hide it.
+work that nobody saw. What is queued counts where a device has too little work to hide it.
 """
 
 from __future__ import annotations
@@ -21,18 +20,13 @@ LEAST_OF_HOST = 0.5
 """What making calls must be of the host's part, for that to be what it does."""
 
 
-def calls_of(
-    accounts: Sequence[Explained], answers: Sequence[Explained], host_ns: float, step_ns: float
-) -> str:
+def calls_of(accounts: Sequence[Explained], host_ns: float, step_ns: float) -> str:
     """`22% of the step: 440 calls, each 4.3 us beside its operator`; empty where the host takes
-    little, or not by its calls.
-
-    accounts: as they were made; answers: what stands for each (`bench.judging.explained_answer`).
-    """
+    little, or not by its calls. accounts: as they were made, whatever answers for them."""
     queued = accounts[0].how == "operands rotated"
     calls = [
-        sum(op.calls for op in one.operators if op.operands or not queued)
-        for one in (accounts if queued else answers)
+        sum(op.calls for op in account.operators if op.operands or not queued)
+        for account in accounts
     ]
     making = statistics.fmean(
         account.call_floor_ns * count for account, count in zip(accounts, calls, strict=True)
