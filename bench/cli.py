@@ -43,8 +43,8 @@ Exit codes:
   1    the run ended, and at least one case failed, is void or was not reached;
        compare: no case could be compared, or --fail-if-slower could not judge one;
        ab: no ratio, or none of a case that both devices can do;
-       check-backend: a check failed; guide --search: nothing found;
-       verify: a published run is not what was published
+       check-backend: a check failed; explain: a case is not EXPLAINED;
+       guide --search: nothing found; verify: a published run is not what was published
   2    bad input: the message says what, where, what is allowed and what to do
   3    compare --fail-if-slower: a case is slower
   130  interrupted: workers ended, what was measured is on disk and on the card"""

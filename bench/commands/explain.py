@@ -79,16 +79,15 @@ def explain(
     """
     from bench import api
 
-    if _is_record(what):
+    measured = not _is_record(what)
+    if not measured:
         given = {"--device": device, "--only": only, "--launches": launches, "--out": out}
-        given["--try"] = True if trying else None
-        given["--precision"] = precision
+        given |= {"--try": trying or None, "--precision": precision}
         wrong = [name for name, value in given.items() if value is not None]
         if wrong:
             raise click.UsageError(f"{what} is measured already: leave out {', '.join(wrong)}")
-        run, measured = api.read_run(what), False
+        run = api.read_run(what)
     else:
-        measured = True
         run = api.explain_suite(
             what,
             device=device,
@@ -111,7 +110,7 @@ def explain(
     if run.damage:
         say(f"error: {run.damage}. What is above is of the lines before it. {run.remedy}")
         sys.exit(EXIT_BAD_INPUT)
-    finish(run, measured=measured)
+    finish(run, measured)
 
 
 def _is_record(what: str) -> bool:
@@ -157,7 +156,7 @@ def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
     return _comma_separated.written(rows) if format_name == "csv" else json.dumps(rows) + "\n"
 
 
-def finish(run: RunFile, *, measured: bool = True) -> None:
+def finish(run: RunFile, measured: bool) -> None:
     """Leaves with the exit code of what was explained; measured: by this command, now."""
     from bench.judging.explained import explain_run
 
@@ -176,6 +175,7 @@ def compared(
 
     each = [(other, explained_pairs(base, other)) for other in others]
     if as_json or as_csv:
-        rows = [row for _, pairs in each for row in _explained_pairs.rows(pairs)]
+        rows = [row for one, pairs in each for row in _explained_pairs.rows(base, one, pairs)]
         return _comma_separated.written(rows) if as_csv else json.dumps(rows) + "\n"
-    return "\n".join(_explained_pairs.card(base, other, pairs, width) for other, pairs in each)
+    named = len(each) > 1
+    return "\n".join(_explained_pairs.card(base, one, pairs, width, named) for one, pairs in each)

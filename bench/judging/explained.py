@@ -19,6 +19,7 @@ from bench.judging import host_bound
 from bench.judging.bounds import bound, of_several
 from bench.judging.explained_answer import answers, coverage_verdict, covered
 from bench.judging.row import Interval
+from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.explained import Explained, Explanation, How, Kind, Operator, Tried, Unexplained
 from bench.records.run import RunFile
@@ -144,26 +145,32 @@ def explain_run(run: RunFile) -> list[ExplainedCase]:
     found: dict[str, list[Explanation]] = {}
     for one in run.explanations:
         found.setdefault(one.fingerprint, []).append(one)
+    whys = {
+        row.case.fingerprint: row.why
+        for row in summarize(run)
+        if row.reached and row.status != "measured"
+    }
     return [
-        explained_case(case, found.get(case.fingerprint, []))
+        explained_case(case, found.get(case.fingerprint, []), whys.get(case.fingerprint, ""))
         for case in run.run.plan
         if case.fingerprint not in run.run.left_out
     ]
 
 
-def explained_case(case: Case, explanations: Sequence[Explanation]) -> ExplainedCase:
-    """One case over all processes that explained it."""
+def explained_case(case: Case, explanations: Sequence[Explanation], why: str = "") -> ExplainedCase:
+    """One case over all processes that explained it; why: it was reached and not measured."""
     accounts = [one.account for one in explanations if isinstance(one.account, Explained)]
     refused = [one.account.reason for one in explanations if isinstance(one.account, Unexplained)]
     if not accounts:
-        if refused:
-            return ExplainedCase(case=case, verdict="REFUSED", reason=refused[0])
+        if reason := refused[0] if refused else why:
+            return ExplainedCase(case=case, verdict="REFUSED", reason=reason)
         return ExplainedCase(case=case, verdict="UNREACHED", reason="the run ended before it")
     # In a row of its own an operator is not called as in the step: what that costs blurs nothing.
     in_turn = [a.call_floor_ns for a in accounts if a.how != "operands rotated"]
     floor_ns = statistics.fmean(in_turn) if in_turn else 0.0
     notes, total = accounts[0].notes, len(accounts)
-    accounts = answers([account for account in accounts if account.how == accounts[0].how])
+    made = [account for account in accounts if account.how == accounts[0].how]
+    accounts = answers(made)
     if left_out := total - len(accounts):
         notes = (*notes, f"{left_out} of {total} launches went another way, and count for nothing")
     if not all(account.ceilings.bytes_per_second for account in accounts):
@@ -171,13 +178,14 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
     if refused:
         notes = (*notes, f"{len(refused)} of {len(explanations)} launches refused it: {refused[0]}")
     steps = [statistics.median(account.step_ns) for account in accounts]
+    step_ns = statistics.fmean(steps)
     operators = [sum(op.ns or 0.0 for op in account.operators) for account in accounts]
     freeing = [account.freeing_ns for account in accounts]
     host = [s - o - f for o, f, s in zip(operators, freeing, steps, strict=True)]
     each = [covered(account) for account in accounts]
     coverage = Interval.over(each, stats.FIXED_LEVEL)
-    rows = _operators(accounts, statistics.fmean(steps), floor_ns)
-    calls = host_bound.calls_of(accounts, statistics.fmean(host), statistics.fmean(steps))
+    rows = _operators(accounts, step_ns, floor_ns)
+    calls = host_bound.calls_of(made, statistics.fmean(host), step_ns)
     verdict, reason = coverage_verdict(each, calls)
     return ExplainedCase(
         case=case,
@@ -190,11 +198,10 @@ def explained_case(case: Case, explanations: Sequence[Explanation]) -> Explained
         freeing_ms=_ms(freeing),
         host_ms=_ms(host),
         coverage=coverage,
-        classes=_classes(accounts, rows, statistics.fmean(steps)),
+        classes=_classes(accounts, rows, step_ns),
         operators=rows,
         ceilings=_ceilings(accounts),
-        flags=_flags(accounts, rows, statistics.fmean(steps) / 1e6)
-        | ({"HOST-BOUND": calls} if calls else {}),
+        flags=_flags(accounts, rows, step_ns / 1e6) | ({"HOST-BOUND": calls} if calls else {}),
         notes=notes,
         tried=tuple(one for account in accounts for one in account.tried),
         profile_absent=accounts[0].profile_absent,

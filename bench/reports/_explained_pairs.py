@@ -9,6 +9,7 @@ from bench import stats
 from bench.judging.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
 from bench.reports._explained import STANDARD_COLUMNS, line, ms, shortened, wrapped
+from bench.reports._flat_comparison import runs_of
 from bench.reports._labels import plain
 from bench.reports._wording import factor
 
@@ -29,11 +30,14 @@ LEGEND = (
 )
 
 
-def card(base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair], width: int) -> str:
-    """All cases, as text that ends in a newline; width: columns."""
+def card(
+    base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair], width: int, named: bool = False
+) -> str:
+    """All cases, as text that ends in a newline; width: columns; named: with the ids of the runs,
+    beside another card."""
     sides = [
-        f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
-        for file in (base, other)
+        f"{run.device.get('name')} ({run.device.get('backend')})" + f" {run.run_id}" * named
+        for run in (base.run, other.run)
     ]
     lines = wrapped(f"base {sides[0]}, other {sides[1]}", width)
     doubts = dict.fromkeys(pair.chip_doubt for pair in pairs if pair.chip_doubt)
@@ -114,8 +118,9 @@ def signed(value: float) -> str:
     return f"{'+' if value >= 0 else '-'}{ms(abs(value))}"
 
 
-def rows(pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
+def rows(base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
     """A row for each part and each operator of each case, all with the same keys."""
+    runs = runs_of(base, other)
     found: list[dict[str, Any]] = []
     for pair in pairs:
         known, ratio = not pair.reason, pair.ratio
@@ -136,6 +141,7 @@ def rows(pairs: Sequence[ExplainedPair]) -> list[dict[str, Any]]:
         for one in (step, *map(_of_one, each)):
             found.append(
                 {
+                    **runs,
                     "case": pair.case.label,
                     "fingerprint": pair.case.fingerprint,
                     **dict.fromkeys(KEYS),
@@ -151,7 +157,7 @@ KEYS = (
     *("ratio", "ratio_low", "ratio_high", "base_launches", "other_launches", "disturbed"),
     *("chip_doubt", "reason"),
 )
-"""Of a row, beside its case."""
+"""Of a row, beside its runs and its case."""
 
 
 def _of_one(one: ClassPair | OperatorPair) -> dict[str, Any]:

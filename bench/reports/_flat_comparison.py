@@ -46,15 +46,19 @@ def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """
     found = []
     for comparison in comparisons:
-        whole = flat(comparison)
-        runs = {
-            f"{who}_{key}": whole[who][key]
-            for who in NAMES
-            for key in ("run", "suite", "device", "backend", "started_at")
-        }
+        whole, runs = flat(comparison), runs_of(comparison.base, comparison.other)
         found += [runs | _one_level(case) for case in whole["cases"]]
     headers = dict.fromkeys(key for row in found for key in row)
     return [{key: row.get(key) for key in headers} for row in found]
+
+
+def runs_of(base: RunFile, other: RunFile) -> dict[str, Any]:
+    """What each row says of its two runs: `base_run`, `other_device`."""
+    return {
+        f"{who}_{key}": value
+        for who, file in zip(NAMES, (base, other), strict=True)
+        for key, value in _identity(file).items()
+    }
 
 
 SECTIONS = ("same_work", "base", "other", "system")

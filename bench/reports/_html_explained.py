@@ -37,20 +37,16 @@ COLOURS: dict[str, str] = {
 
 def explained(sides: Sequence[Side]) -> list[dict[str, Any]]:
     """Each case of each side that was to be explained, in the plans' order, with what is wrong."""
-    found = []
-    for side in sides:
-        for case in explain_run(side.file):
-            found.append(
-                {
-                    "title": f"{side.label}, {case.case.label}"
-                    if len(sides) > 1
-                    else case.case.label,
-                    "reason": f"{case.verdict}: {case.reason}" if case.reason else "",
-                    "bar": list(bar(case)),
-                    "roofline": roofline(case),
-                }
-            )
-    return found
+    return [
+        {
+            "title": f"{side.label}, " * (len(sides) > 1) + case.case.label,
+            "reason": f"{case.verdict}: {case.reason}" if case.reason else "",
+            "bar": list(bar(case)),
+            "roofline": roofline(case),
+        }
+        for side in sides
+        for case in explain_run(side.file)
+    ]
 
 
 def bar(case: ExplainedCase) -> Iterator[dict[str, Any]]:

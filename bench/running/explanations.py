@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from bench.measuring.messages import Report
-from bench.records.case import Case, Choice
+from bench.records.case import Case
 from bench.records.explained import Account, Explanation, Unexplained
 from bench.records.outcome import Cold, Measured, Skipped
 from bench.running.header import utc_now
@@ -79,29 +79,22 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
     session.face.explains(case, number + 1, session.explaining.each)
     seed = session.settings.seed + number
     if reason := TOGETHER if case.devices > 1 else UNSEARCHED if state.searching else "":
-        report = Report(outcome=Skipped(reason=reason), cold=Cold(), environment={})
+        choice, report = None, Report(outcome=Skipped(reason=reason), cold=Cold(), environment={})
         finished = Finished(report=report, seconds=NO_SECONDS, stderr_tail="")
-        return explanation(case, None, number, seed, started_at, finished)
-    request = msgspec.structs.replace(
-        session.request(state),
-        explain=True,
-        try_remedies=session.explaining.trying and number == 0,
-        seed=seed,
-        thorough=False,
-        most_seconds=None,
-    )
-    variables = dict(session.backend.worker_environment())
-    launches = session.launcher([request], variables, session.face.progress)
-    with contextlib.closing(launches):
-        finished = next(launches)
-    state.seconds.append(finished.seconds)
-    return explanation(case, choice, number, seed, started_at, finished)
-
-
-def explanation(
-    case: Case, choice: Choice | None, number: int, seed: int, started_at: str, finished: Finished
-) -> Explanation:
-    """What the record says of a worker that was to explain a case."""
+    else:
+        request = msgspec.structs.replace(
+            session.request(state),
+            explain=True,
+            try_remedies=session.explaining.trying and number == 0,
+            seed=seed,
+            thorough=False,
+            most_seconds=None,
+        )
+        variables = dict(session.backend.worker_environment())
+        launches = session.launcher([request], variables, session.face.progress)
+        with contextlib.closing(launches):
+            finished = next(launches)
+        state.seconds.append(finished.seconds)
     return Explanation(
         case=case,
         fingerprint=case.fingerprint,

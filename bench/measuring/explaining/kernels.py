@@ -38,8 +38,8 @@ WRITES_KERNEL_NAMES = "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE"
 KERNEL_KINDS: tuple[tuple[Kind, str], ...] = (
     ("copy", r"memcpy|memset"),
     ("attention", r"flash|fmha|attention|attn"),
-    ("convolution", r"conv|fprop|wgrad|dgrad"),
-    ("matmul", r"gemm|gemv|matmul|splitk|_mm_|cutlass|nvjet|^cijk_"),
+    ("convolution", r"conv|fprop|wgrad|dgrad|igemm_(fwd|bwd|wrw)"),
+    ("matmul", r"gemm|gemv|matmul|splitk|_mm_|cutlass|nvjet|(^|_)cijk_"),
     ("normalization", r"norm"),
     ("optimizer", r"adam|sgd|multi_tensor"),
     ("gather and scatter", r"index|gather|scatter|embedding"),
@@ -93,7 +93,7 @@ def explained(
     kinds: dict[Kind, float] = defaultdict(float)
     for row in found:
         kinds[row.kind] += row.ns or 0.0
-    calls = Counter({row.name: 0 for row in found})
+    calls: Counter[str] = Counter()
     for row in found:
         calls[row.name] += row.calls
     return Explained(

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.measuring.explaining import counts
 from bench.measuring.explaining.calls import Call, Ref, copied
 from bench.measuring.explaining.kinds import is_view
 from bench.measuring.explaining.tape import Tape
@@ -21,6 +22,8 @@ FLOOR_CALLS = 3000
 """Calls of which the floor is the median."""
 LEAST_VIEWS = 20
 """In a tape, of which the floor is a quantile instead."""
+MOST_DRAWN = (1 << 22) - 3
+"""Numbers of an operand, which then come again: a prime, so that no two rows are alike."""
 
 
 class Replay(NamedTuple):
@@ -206,8 +209,9 @@ def operands(tape: Tape, call: Call, device: torch.device) -> tuple[Any, Any]:
     """Fresh operands of a call, laid out alike: integers keep their values, aliases stay aliases.
 
     Of integers it depends how much work a call has: where a group of rows ends, which row is read.
-    Those too large to be kept are 0, the one index that is always there. Numbers lie between 0.5
-    and 1, so that nothing overflows or becomes denormal.
+    Those too large to be kept are 0, the one index that is always there. What is multiplied is
+    normal, as in `ceilings`; scales and all else lie between 0.5 and 1, so that nothing overflows
+    or becomes denormal.
     """
     import torch
     from torch.utils._pytree import tree_unflatten
@@ -225,11 +229,29 @@ def operands(tape: Tape, call: Call, device: torch.device) -> tuple[Any, Any]:
                 continue
             count = max(1, -(-extent[ref.slot] // ref.dtype.itemsize))
             base = torch.empty(count, dtype=ref.dtype, device=device)
-            if ref.dtype.is_floating_point and ref.dtype.itemsize > 1:
-                base.uniform_(0.5, 1)
-            else:
-                base.view(torch.uint8).zero_()
+            _fill(base, bool(call.flop) and counts.word(ref.dtype) == call.precision)
             made[ref.slot] = base.untyped_storage()
     flat = [on(made[v.slot], v) if isinstance(v, Ref) else v for v in call.flat]
     given: tuple[Any, Any] = tree_unflatten(flat, call.spec)
     return given
+
+
+def _fill(base: torch.Tensor, multiplied: bool) -> None:
+    """Numbers for a tensor [N]; multiplied: of the precision of a product, as its scales may be."""
+    import torch
+
+    dtype = base.dtype
+    packed = "float4" in str(dtype)  # two numbers a byte, whatever that is
+    drawn = torch.empty(min(len(base), MOST_DRAWN), dtype=torch.float32, device=base.device)
+    if multiplied and (packed or dtype == torch.int8):
+        base = base.view(torch.int8)
+        drawn.uniform_(-128, 128)
+    elif packed or not dtype.is_floating_point:
+        base.view(torch.uint8).zero_()
+        return
+    elif multiplied and torch.finfo(dtype).min < 0:  # what has no sign is a scale
+        drawn.normal_()
+    else:
+        drawn.uniform_(0.5, 1)
+    for part in base.split(len(drawn)):
+        part.copy_(drawn[: len(part)])

@@ -91,7 +91,9 @@ def explained(
         for place, (variant, call) in enumerate(first.items()):
             try:
                 row = found[variant] = row_of(tape, call, stopwatch, free)
-                if call.flop and not row.absent:
+                if row.absent:
+                    absent[variant] = row.absent
+                elif call.flop:
                     meter.note(in_order.ceiling_of(call), call.flop / row.ns * 1e9)
             except Exception as error:  # noqa: BLE001 - its row says why it has no time
                 absent[variant] = of_error(error).splitlines()[0]
@@ -105,7 +107,6 @@ def explained(
         for _ in range(PROFILED_STEPS - 1):
             profiler.look()
         profile, profiled = profiler.seen(tape)
-    absent |= {variant: row.absent for variant, row in found.items() if row.absent}
     missing = {
         call.row: absent[variant]
         for variant, call in zip(variants, tape.calls, strict=True)

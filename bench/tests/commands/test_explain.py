@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
+import json
 import lzma
 import os
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.commands.explain import compared
 from bench.records.runfile import Writer
 from bench.tests.conftest import Accelmark
 from bench.tests.judging.accounts import account, explained_file
@@ -70,3 +73,27 @@ def test_what_is_no_record_is_a_suite_or_a_case(accelmark: Accelmark, tmp_path: 
     assert code == 2 and "no shipped suite and no case of one" in err
     code, _, err = accelmark("explain", "-", "--device", "cpu")
     assert code == 2 and "- is measured already: leave out --device" in err
+
+
+def test_of_several_runs_each_row_and_card_says_which_it_is_of() -> None:
+    base, *others = (explained_file(account(scale)) for scale in (1.0, 0.9, 0.8))
+    rows = json.loads(compared(base, others, True, False, 100))
+    table = list(csv.DictReader(io.StringIO(compared(base, others, False, True, 100))))
+    for found in (rows, table):
+        assert {row["base_run"] for row in found} == {base.run.run_id}
+        assert {row["other_run"] for row in found} == {other.run.run_id for other in others}
+        (step,) = (
+            row
+            for row in found
+            if (row["level"], row["other_run"]) == ("step", others[1].run.run_id)
+        )
+        assert float(step["other_ms"]) == 80.0
+    device = base.run.device
+    assert (rows[0]["other_device"], rows[0]["base_backend"]) == (device["name"], device["backend"])
+    cards = " ".join(compared(base, others, False, False, 100).split())
+    said = [
+        f"{base.run.run_id}, other {device['name']} ({device['backend']}) {one.run.run_id}"
+        for one in others
+    ]
+    assert all(one in cards for one in said)
+    assert others[0].run.run_id not in compared(base, others[:1], False, False, 100)

@@ -151,6 +151,39 @@ def test_a_host_that_makes_calls_is_told_from_work_that_nobody_saw(
         assert ("work that was not seen" in case.reason) is not calls
 
 
+@pytest.mark.parametrize(
+    ("floor_us", "step_ms", "said_of"),
+    [
+        (30, 120, ""),  # 4 of 504 calls do work: they are queued in 0.1 ms
+        (20_000, 120, ""),  # in 80 ms, beside which the device has 120
+        (25_000, 120, "25% of the step: 4 calls, each 7.50 ms beside"),
+        (25_000, 96, ""),  # queueing it takes all of the step, and nothing beside its operators
+    ],
+)
+def test_what_is_queued_while_the_device_works_takes_nothing_of_the_step(
+    floor_us: float, step_ms: int, said_of: str
+) -> None:
+    """90 ms of operators and freeing, each operator by itself."""
+    floor, step = floor_us * 1e3, (round(step_ms * MS),)
+    case = judged(account(how="operands rotated", step_ns=step, call_floor_ns=floor))
+    assert case.flags.get("HOST-BOUND", "").startswith(said_of)
+    assert ("HOST-BOUND" in case.flags) is bool(said_of)
+    assert ("work that was not seen" in case.reason) is (step_ms == 120 and not said_of)
+
+
+def test_a_profiler_that_answers_has_queued_no_more_than_was_recorded() -> None:
+    """500 kernels of 4 calls that do work."""
+    kernels = (operator("kernel", "matmul", 98.0, calls=500),)
+    rotated = account(
+        how="operands rotated",
+        step_ns=(round(200 * MS),),
+        call_floor_ns=180e3,
+        profiled_operators=kernels,
+    )
+    case = judged(rotated)
+    assert (case.how, case.verdict) == ("profiler", "EXPLAINED") and "HOST-BOUND" not in case.flags
+
+
 def test_flags_say_what_was_seen() -> None:
     tiny = operator("aten::mul", "elementwise", 0.001, read_bytes=4, calls=1)
     seen = account(

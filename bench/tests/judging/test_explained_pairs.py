@@ -183,7 +183,7 @@ def test_a_difference_says_how_surely_it_is_one() -> None:
     assert value == pytest.approx(0.95, abs=0.001)
     said = f"95% interval {low - 1:+.1%} to {high - 1:+.1%}; 3 and 3 launches)"
     assert said in " ".join(_card(*five).split())
-    (step, *others) = _explained_pairs.rows([pair])
+    (step, *others) = _explained_pairs.rows(five[0], five[1], [pair])
     assert (step["ratio_low"], step["ratio_high"], step["base_launches"]) == (low, high, 3)
     assert all(one.keys() == step.keys() for one in others)
 
@@ -194,7 +194,7 @@ def test_what_disturbed_a_side_is_said() -> None:
     text = _card(base, other)
     assert "base CONTENDED other processes had 31% of these cores" in text
     assert "other CONTENDED" not in text
-    (step, *_) = _explained_pairs.rows(explained_pairs(other, base))
+    (step, *_) = _explained_pairs.rows(other, base, explained_pairs(other, base))
     assert step["disturbed"] == "other CONTENDED other processes had 31% of these cores"
 
 

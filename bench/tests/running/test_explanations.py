@@ -12,7 +12,7 @@ from bench.judging.summary import summarize
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.explained import Account, Explanation, Unexplained
-from bench.records.outcome import Cold, Outcome, Skipped
+from bench.records.outcome import Cold, Failed, Outcome, Skipped, Void
 from bench.records.run import RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running.explanations import Explaining
@@ -120,6 +120,32 @@ def test_a_worker_without_an_account_says_why(
 ) -> None:
     _, file = play(tmp_path, Explaining(1, only=True), found, outcome, [A])
     assert file.explanations[0].account == Unexplained(reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (Void(reason="wrong"), "void: wrong"),
+        (
+            Failed(kind="error", phase="measure", message="it broke"),
+            "failed: error in measure: it broke",
+        ),
+        (Skipped(reason="no bf16 here"), "skipped: no bf16 here"),
+    ],
+)
+def test_what_was_not_measured_is_not_explained_for_the_same_reason(
+    tmp_path: Path, outcome: Outcome, reason: str
+) -> None:
+    stage, file = play(tmp_path, Explaining(1), account(), outcome, [A])
+    assert "a" not in stage.asked and not file.explanations
+    (case,) = explain_run(file)
+    assert (case.verdict, case.reason) == ("REFUSED", reason)
+
+
+def test_what_a_run_did_not_come_to_is_not_refused(tmp_path: Path) -> None:
+    _, file = play(tmp_path, Explaining(1), account(), cases=[A], budget=25.0)
+    (case,) = explain_run(file)
+    assert (case.verdict, case.reason) == ("UNREACHED", "the run ended before it")
 
 
 def test_what_several_devices_do_together_is_refused_without_a_worker(tmp_path: Path) -> None:
