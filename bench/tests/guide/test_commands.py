@@ -182,6 +182,8 @@ def test_every_other_command_is_one_that_there_is(pytest_options: set[str]) -> N
                 case ["pytest", *given]:
                     options = {word.partition("=")[0] for word in given if word.startswith("-")}
                     assert options <= pytest_options, place
+                    if "--benchmark-compare-fail" in options:
+                        assert "--benchmark-compare" in options, place
                     files = [word for word in given if word.endswith(".py")]
                     assert all((CLONE / file).exists() for file in files), place
                 case ["pytest-benchmark", *given]:
