@@ -64,6 +64,10 @@ def private_key(key_file: StrPath, passphrase: str | None) -> Ed25519PrivateKey:
             f"{key_file}: cannot be read ({error.strerror}). {advice}"
         ) from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if secret is not None and isinstance(error, ValueError):
+            raise PublicationError(
+                f"{key_file}: cannot be used: the passphrase does not open it. Type it again."
+            ) from error
         raise PublicationError(f"{key_file}: cannot be used ({error}). {advice}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise PublicationError(f"{key_file}: not an Ed25519 key. {advice}")
