@@ -101,7 +101,11 @@ class Writer:
         except OSError as error:
             raise OutputError(
                 f"{run.path}: the record cannot be written any more ({error.strerror}). "
-                "End the run that writes it now, or start a new run."
+                + (
+                    "End the run that writes it now, or start a new run."
+                    if isinstance(error, BlockingIOError)
+                    else "Make it writable, or copy it to where you may write and resume the copy."
+                )
             ) from error
         return writer
 
