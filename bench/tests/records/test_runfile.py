@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import random
@@ -219,22 +218,6 @@ def test_a_record_that_is_deleted_under_way_is_laid_down_again(tmp_path: Path) -
     with pytest.raises(OutputError, match="End the run that writes it now"):
         Writer.again(found)
     writer.close()
-
-
-def test_a_record_that_may_not_be_written_to_is_not_said_to_be_another_run_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "run.jsonl"
-    with contextlib.closing(Writer(path)) as writer:
-        writer.append(make_run([make_case()]))
-    found = read(path)
-
-    def refused(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refused)
-    with pytest.raises(OutputError, match=r"\(Permission denied\)\. Make it writable, or copy it"):
-        Writer.again(found)
 
 
 def test_what_another_has_written_since_it_was_read_is_not_cut_off(tmp_path: Path) -> None:
