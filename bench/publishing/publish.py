@@ -47,8 +47,8 @@ HOST_FACTS = (
     "system",
 )
 STACK_FACTS = ("device", "device_state", "float32_reduced", "packages", "threads")
-"""What the header and every measured launch must say of where they come from, beside the version of
-the framework, under its name."""
+"""What the header and every measured launch must say of where they come from; a launch its
+framework's version too."""
 
 RELEASE = re.compile(r"[A-Za-z]+ \d+(?:\.\d+)?")
 """An operating system's name and release; what follows may name whoever built the kernel."""
