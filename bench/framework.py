@@ -248,7 +248,8 @@ class Framework(ABC):
 
     @abstractmethod
     def stack(self) -> dict[str, Any]:
-        """The software as this process has it: `threads` and `affinity` at least, versions."""
+        """The software as this process has it: `threads`, `affinity`, `packages` and its version,
+        by its name, at least."""
 
     @abstractmethod
     def switches(self, device: Device, precision: Precision) -> list[Look]:

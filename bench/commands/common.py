@@ -194,7 +194,7 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror}). Give a file in a folder that exists."
+            f"{path}: cannot be written ({error.strerror}). Give another file with --output."
         ) from error
     say(f"written: {path}")
 

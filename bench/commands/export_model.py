@@ -22,8 +22,9 @@ from bench.commands.streams import put
 def export_model(model: str, folder: Path, precision: str, seed: int) -> None:
     """Write MODEL into FOLDER, with seeded weights, for vLLM, SGLang, MindIE, transformers, ...
 
-    MODEL: a size of `accelmark guide catalogue`, e.g. llama-3.1-8b, with an output matrix of its
-    own. Nothing is downloaded. No token ends its answers, so they are as long as was asked.
+    MODEL: a size of `accelmark guide llama` with an output matrix of its own, e.g. llama-3.1-8b or
+    smollm2-135m-untied. Nothing is downloaded. No token ends its answers, so they are as long as
+    was asked.
     """
     from bench.serving import export
 

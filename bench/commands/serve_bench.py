@@ -225,8 +225,10 @@ def _trust(ca: Path | None, *, tls: bool) -> ssl.SSLContext | None:
     if ca is not None:
         try:
             context.load_verify_locations(ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ServerError(f"--ca {ca}: no certificates in PEM form ({error}).") from error
+        except OSError as error:
+            raise ServerError(
+                f"--ca {ca}: no certificates in PEM form can be read there ({error})."
+            ) from error
     return context
 
 

@@ -18,7 +18,6 @@ import msgspec
 Process = Literal["closed", "poisson", "offline"]
 """`closed`: so many requests in flight, the next due when one ends. `poisson`: due at random, at a
 mean rate, whatever the server does. `offline`: all due at once."""
-PROCESSES: tuple[Process, ...] = ("closed", "poisson", "offline")
 LONGEST = 4
 """No length is drawn beyond so many times its mean: a static cache must hold it."""
 

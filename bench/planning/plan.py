@@ -362,8 +362,8 @@ def _choice(place: str, who: str, key: str, value: Any, allowed: tuple[str, ...]
         )
     if key == "execution" and value in ALL_EXECUTIONS:
         raise SuiteError(
-            f"{place}: {who} has no execution `{value}`: only models are compiled, and recorded is "
-            "only what takes nothing from the host but which input is next. "
+            f"{place}: {who} has no execution `{value}`: compiled are models and a few kernels, "
+            "and recorded is only what takes nothing from the host but which input is next. "
             f"Allowed: {', '.join(allowed)}."
         )
     raise SuiteError(

@@ -46,8 +46,9 @@ HOST_FACTS = (
     *("accelmark", "cpu", "logical_cores", "machine", "memory_bytes", "packages", "python"),
     "system",
 )
-STACK_FACTS = ("device", "device_state", "float32_reduced", "packages", "threads", "torch")
-"""What the header and every measured launch must say of where they come from."""
+STACK_FACTS = ("device", "device_state", "float32_reduced", "packages", "threads")
+"""What the header and every measured launch must say of where they come from; a launch its
+framework's version too."""
 
 RELEASE = re.compile(r"[A-Za-z]+ \d+(?:\.\d+)?")
 """An operating system's name and release; what follows may name whoever built the kernel."""
@@ -209,7 +210,7 @@ def _launch_refusals(launch: Launch, run: Run) -> Iterator[str]:
     if launch.endpoint is not None:
         yield "a server that was measured from outside: what it ran on was not observed"
         return
-    missing = [name for name in STACK_FACTS if name not in environment]
+    missing = [name for name in (*STACK_FACTS, run.framework) if name not in environment]
     if missing:
         yield f"its environment does not say: {', '.join(missing)}"
     elif devices[1].get("name") != run.device.get("name"):
@@ -339,7 +340,10 @@ def _index_row(folder: Path) -> str:
     host, stack = run.run.host, next((x.environment for x in run.launches if x.environment), {})
     packages = stack.get("packages")
     versions = packages if isinstance(packages, dict) else {}
-    software = [f"torch {stack.get('torch')}", f"transformers {versions.get('transformers')}"]
+    framework = run.run.framework
+    software = [f"{framework} {stack.get(framework)}"]
+    if "transformers" in versions:
+        software.append(f"transformers {versions['transformers']}")
     rows = summarize(run)
     words = [str(row.verdict if row.status == "measured" else row.status) for row in rows]
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(sorted(words)))

@@ -64,7 +64,10 @@ def private_key(key_file: StrPath, passphrase: str | None) -> Ed25519PrivateKey:
             f"{key_file}: cannot be read ({error.strerror}). {advice}"
         ) from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise PublicationError(f"{key_file}: cannot be used ({error}). {advice}") from error
+        why = f"({error}). {advice}"
+        if secret is not None and isinstance(error, ValueError):
+            why = "(the passphrase does not open it). Type it again."
+        raise PublicationError(f"{key_file}: cannot be used {why}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise PublicationError(f"{key_file}: not an Ed25519 key. {advice}")
     return key
@@ -116,16 +119,13 @@ def fingerprint_of(public_key_file: StrPath) -> str:
     try:
         kind, blob, *_ = Path(public_key_file).read_text(encoding="utf-8").split()
         public = base64.b64decode(blob, validate=True)
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        why = "there is no such file" if missing else f"cannot be read ({error.strerror})"
+    except (OSError, ValueError) as error:
+        why = f"this is no public key of OpenSSH ({error})"
+        if isinstance(error, OSError):
+            missing = isinstance(error, FileNotFoundError)
+            why = "there is no such file" if missing else f"cannot be read ({error.strerror})"
         raise RecordError(
-            f"{public_key_file}: {why}. Give a public key of OpenSSH, such as id_ed25519.pub."
-        ) from error
-    except ValueError as error:
-        raise RecordError(
-            f"{public_key_file}: this is no public key of OpenSSH ({error}). Give a file such as "
-            "id_ed25519.pub."
+            f"{public_key_file}: {why}. Give a file such as id_ed25519.pub."
         ) from error
     if kind != KEY_TYPE.decode():
         raise RecordError(

@@ -10,9 +10,6 @@ time is seconds per item of work, or per 10^9 where that is one operation or byt
 heading says which. pytest-benchmark's table, its saved files, `--benchmark-compare` and
 `--benchmark-compare-fail` work unmodified, and `accelmark compare` reads the saved files.
 
-`Mean` is the arithmetic mean of seconds per item over launches, so `OPS` is the harmonic mean of
-their throughputs; accelmark's own card, printed below, gives the geometric mean, a little higher.
-
 In every other pytest run this plugin does nothing, and imports nothing of accelmark but itself.
 PYTEST_DONT_REWRITE
 """

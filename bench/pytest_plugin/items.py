@@ -9,7 +9,7 @@ import pytest
 from bench.pytest_plugin.keys import CASE, CLOCK, COMPARED, PLAN, SAVED
 from bench.pytest_plugin.options import XDIST, distributed
 from bench.pytest_plugin.replay import ItemClock
-from bench.pytest_plugin.saved import comparable
+from bench.pytest_plugin.saved import comparable, judges
 
 if TYPE_CHECKING:
     from bench.records.case import Case
@@ -49,6 +49,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         )
     if distributed(config):
         raise pytest.UsageError(XDIST)
+    if judges(config) and COMPARED not in config.stash:
+        raise pytest.UsageError(
+            "--benchmark-compare-fail: there is no saved run to compare with. Save one with "
+            "--benchmark-autosave, then give --benchmark-compare too."
+        )
     config.stash[SAVED] = [
         comparable(config, cases, document) for document in config.stash.get(COMPARED, ())
     ]

@@ -114,13 +114,13 @@ class Plan:
         from bench.planning import suite_file
 
         given = self._config.getoption("accelmark_launches")
-        if _benchmarks_disabled(self._config):
+        if benchmarks_disabled(self._config):
             given = "1"
         with usage_errors():
             return suite_file.with_launches(self.suite.settings, given, "--accelmark-launches")
 
 
-def _benchmarks_disabled(config: pytest.Config) -> bool:
+def benchmarks_disabled(config: pytest.Config) -> bool:
     """`--benchmark-disable`: run everything once, measure nothing."""
     disabled = config.getoption("benchmark_disable", False)
     return bool(disabled and not config.getoption("benchmark_enable", False))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.pytest_plugin.keys import COMPARED, KEY, PLAN, RUN, SAVED
+from bench.pytest_plugin.options import benchmarks_disabled
 
 if TYPE_CHECKING:
     from bench.judging.row import Row
@@ -38,9 +39,10 @@ def pytest_benchmark_compare_machine_info(
     config.stash.setdefault(COMPARED, []).append(compared_benchmark)
 
 
-def _judges(config: pytest.Config) -> bool:
+def judges(config: pytest.Config) -> bool:
     """Whether a change of speed fails the run."""
-    return bool(config.getoption("benchmark_compare_fail", None))
+    limited = bool(config.getoption("benchmark_compare_fail", None))
+    return limited and not benchmarks_disabled(config)
 
 
 def unjudged(config: pytest.Config, run: RunFile, row: Row) -> str:
@@ -50,7 +52,7 @@ def unjudged(config: pytest.Config, run: RunFile, row: Row) -> str:
     from bench.judging.row import UNDISTURBED
     from bench.judging.side import Side
 
-    if _judges(config) and row.verdict not in UNDISTURBED:
+    if judges(config) and row.verdict not in UNDISTURBED:
         return f"not judged: {row.verdict}: {row.reason}"
     for saved in config.stash.get(SAVED, ()):
         other = saved.rows.get(row.case.fingerprint)
@@ -107,7 +109,7 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
         found = [reason.words for reason in disqualified(side, row)]
         if row.status != "measured":
             found.append(f"it is {row.status}: {row.reason}")
-        elif _judges(config) and row.verdict not in UNDISTURBED:
+        elif judges(config) and row.verdict not in UNDISTURBED:
             found.append(f"it is {row.verdict}: {row.reason}")
         found += _other_units(heading, launches)
         reasons += [f"{name}: {reason}" for reason in found]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import gzip
 import importlib
 import lzma
@@ -114,6 +115,11 @@ def _decompressed(
     except RecordError as error:
         raise RecordError(f"{name}: {error}") from error
     except Exception as error:  # each kind of compression has errors of its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
+            raise RecordError(
+                f"{name}: it fits into no temporary file ({error.strerror}). Free some space, or "
+                "give another folder: TMPDIR=FOLDER."
+            ) from error
         raise RecordError(
             f"{name}: this {kind} file is cut short or damaged ({error}). Copy it again from where "
             "it was made."

@@ -11,6 +11,7 @@ it is asked for: memory then holds the launches of one case, not those of the ru
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from io import FileIO
@@ -53,6 +54,11 @@ def _lock(file: FileIO) -> None:
         raise
     except OSError:  # a file system without locks
         return
+
+
+def _write(file: FileIO, text: bytes) -> None:
+    while text:  # a disk that fills up takes a part, and says why only when asked again
+        text = text[file.write(text) :]
 
 
 class Writer:
@@ -99,9 +105,11 @@ class Writer:
                 writer.close()
                 raise
         except OSError as error:
+            then = "Make it writable, or copy it to where you may write and resume the copy."
+            if isinstance(error, BlockingIOError):
+                then = "End the run that writes it now, or start a new run."
             raise OutputError(
-                f"{run.path}: the record cannot be written any more ({error.strerror}). "
-                "End the run that writes it now, or start a new run."
+                f"{run.path}: the record cannot be written any more ({error.strerror}). {then}"
             ) from error
         return writer
 
@@ -111,16 +119,15 @@ class Writer:
         try:
             if os.fstat(self._file.fileno()).st_nlink == 0:
                 self._restore()
-            rest = memoryview(encoded(line) + b"\n")
-            while rest:  # a disk that fills up takes a part, and says why only when asked again
-                rest = rest[self._file.write(rest) :]
+            _write(self._file, encoded(line) + b"\n")
             os.fsync(self._file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._file.seek(start))
+            then = "Make it writable" if error.errno == errno.EROFS else "Free some space"
             raise OutputError(
                 f"{self.path}: the next line cannot be written ({error.strerror}). "
-                "The lines before it are safe. Free some space, then "
+                f"The lines before it are safe. {then}, then "
                 f"{flaws.go_on(str(self.path), self._command)}"
             ) from error
         if isinstance(line, Run):
@@ -130,11 +137,17 @@ class Writer:
         """The file was deleted under way: lays it down again, with all that it held."""
         self._file.seek(0)
         content = self._file.read()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        deleted, self._file = self._file, self.path.open("x+b", buffering=0)
-        deleted.close()
-        _lock(self._file)
-        self._file.write(content)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            deleted, self._file = self._file, self.path.open("x+b", buffering=0)
+            deleted.close()
+            _lock(self._file)
+            _write(self._file, content)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: the record was deleted, and cannot be written again "
+                f"({error.strerror}). Run the same command again."
+            ) from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -234,9 +247,7 @@ class StoredLaunches(Sequence[Launch]):
                 file.seek(place.start)
                 text = file.read(place.length)
         except OSError as error:
-            raise RecordError(
-                f"{self.path}: cannot be read any more ({error.strerror}). Lay it there again."
-            ) from error
+            raise unreadable(self.path, error) from error
         if stamp != self.stamp:
             raise RecordError(
                 f"{self.path}: it was changed while it was read. Run the command again."

@@ -213,6 +213,10 @@ def test_a_token_that_a_server_repeats_is_not_in_the_record(
         (("--launches", "3"), "a server that runs already is one launch"),
         (("--token-variable", "NOBODY_SET_THIS"), "is not set, or holds no token"),
         (("--ca", "ca.pem"), "the endpoint is http://"),
+        (
+            ("--endpoint", "https://127.0.0.1:9", "--ca", "none.pem"),
+            "none.pem: no certificates in PEM form can be read there ([Errno 2] No such file or directory)",
+        ),
         (("--concurrency", "4,4"), "each number once"),
         (("--concurrency", "0"), "a whole number from 1 up"),
         (("--rate", "-1"), "a number above 0"),

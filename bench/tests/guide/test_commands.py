@@ -19,6 +19,7 @@ from bench.judging import chips
 from bench.planning import plan, selected, suite_file
 from bench.records.run import RunFile
 from bench.records.runfile import read
+from bench.serving import export
 from bench.tests.commands.test_compare import write
 from bench.tests.conftest import Accelmark
 from bench.tests.guide.documents import CLONE, DOCUMENTS, README, Block, blocks
@@ -124,6 +125,8 @@ def test_a_command_that_takes_long_is_one_that_there_is(words: list[str], here: 
     if words[0] == "check-backend" and not given["name"].isupper():
         backends.add(given["name"])
     assert backends <= set(catalogue.plug_ins("backends"))
+    if words[0] == "export-model" and not given["model"].isupper():
+        assert given["model"] in export.sizes()
     if words[0] == "guide" and given["name"] and not given["name"].isupper():
         assert guide.page(given["name"])
 
@@ -179,6 +182,8 @@ def test_every_other_command_is_one_that_there_is(pytest_options: set[str]) -> N
                 case ["pytest", *given]:
                     options = {word.partition("=")[0] for word in given if word.startswith("-")}
                     assert options <= pytest_options, place
+                    if "--benchmark-compare-fail" in options:
+                        assert "--benchmark-compare" in options, place
                     files = [word for word in given if word.endswith(".py")]
                     assert all((CLONE / file).exists() for file in files), place
                 case ["pytest-benchmark", *given]:

@@ -103,7 +103,7 @@ def test_a_tuned_case_survives_its_json() -> None:
         *(
             (
                 {"mode": "train-pipeline", "tuned": {"execution": ["eager", how]}},
-                f"resnet50-train-pipeline has no execution `{how}`: only models are compiled, and",
+                f"resnet50-train-pipeline has no execution `{how}`: compiled are models and",
             )
             for how in ("graph", "compile-graph")
         ),

@@ -81,6 +81,17 @@ def test_a_good_run_is_not_refused() -> None:
     assert list(publish.refusals(run())) == []
 
 
+def test_a_run_of_another_framework_is_published_with_that_one_s_version(tmp_path: Path) -> None:
+    theirs = {**without(STACK, "torch"), "mindspore": "2.9.0", "packages": {"mindspore": "2.9.0"}}
+    folder = publish.publish(
+        run(environment=theirs, framework="mindspore"), tmp_path, "mindspore", CARD
+    )
+    assert publish.verify(folder, None) == ([], "not signed")
+    assert "| mindspore 2.9.0, CPython 3.11.7 |" in publish.index(tmp_path)
+    (reason,) = publish.refusals(run(framework="mindspore"))
+    assert reason.endswith("launch 1: its environment does not say: mindspore")
+
+
 FAST = make_case(workload="gemm", precision="bf16")
 H100 = changed(DEVICE, name="NVIDIA H100 80GB HBM3")
 

@@ -238,7 +238,7 @@ def test_keys_that_cannot_sign_are_refused(tmp_path: Path) -> None:
     for path, secret, said in [
         (weak, None, "not an Ed25519 key"),
         (locked, None, "cannot be used"),
-        (locked, "wrong", "cannot be used"),
+        (locked, "wrong", r"cannot be used \(the passphrase does not open it\)\. Type it again"),
         (text, None, "cannot be used"),
         (token, None, "token: cannot be used .*sk-ssh-ed25519"),
         (tmp_path / "none", None, "cannot be read"),

@@ -33,6 +33,11 @@ BAD = [
         "none.toml: this file of chips cannot be used",
     ),
     (["-p", "no:benchmark"], {}, "bench.suite needs pytest-benchmark, which is not installed or"),
+    (
+        ["-p", "scripted", "--benchmark-compare-fail=mean:5%"],
+        {"SCRIPT": '{"8x8x8": [0.01, 0.01]}'},
+        "--benchmark-compare-fail: there is no saved run to compare with.",
+    ),
     ([], {"PYTEST_XDIST_WORKER": "gw0"}, "accelmark cannot measure under pytest-xdist: tests"),
 ]
 
@@ -57,3 +62,14 @@ def test_disabled_benchmarks_run_once_without_a_table(tmp_path: Path) -> None:
     assert run.code == 0 and run.outcomes == {"passed": 1}, run.out
     assert "Name (time" not in run.out and "1 launch of 1 case" in run.out
     assert "record:" not in run.out, "kept only where --accelmark-out says so"
+
+
+def test_a_limit_beside_an_empty_storage_is_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    """Of a run that measures nothing, nothing is held to it."""
+    limit = ("--benchmark-compare", "--benchmark-compare-fail=mean:5%")
+    run = scripted(tmp_path, {"8x8x8": [0.01, 0.01]}, *limit)
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.out
+    assert "Save one with --benchmark-autosave" in run.err and "FLOP/s" not in run.out
+    assert scripted(tmp_path, {"8x8x8": [0.01]}, "--benchmark-disable", *limit).code == 0

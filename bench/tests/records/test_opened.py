@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import importlib.util
+import io
 import lzma
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +157,29 @@ def test_a_compressed_record_that_is_not_whole_is_told(tmp_path: Path, kind: str
         path.write_bytes(content)
         with pytest.raises(RecordError, match=r"this .* file is cut short or damaged.*Copy it"):
             api.read_run(path)
+
+
+@pytest.mark.parametrize("full", ["none usable", "when it is written"])
+def test_a_full_temporary_folder_is_no_damage_of_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    (tmp_path / "run.jsonl.gz").write_bytes(gzip.compress(RUN.read_bytes()))
+
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def temporary() -> io.BytesIO:
+        if full == "none usable":
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+        return Full()
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary)
+    with pytest.raises(
+        RecordError, match=r"temporary file \(No .*\)\. Free some .*TMPDIR"
+    ) as caught:
+        api.read_run(tmp_path / "run.jsonl.gz")
+    assert "damaged" not in str(caught.value) and "run.jsonl.gz" in str(caught.value)
 
 
 def test_a_zip_archive_is_told(tmp_path: Path) -> None:

@@ -284,7 +284,13 @@ def test_a_report_is_written_to_a_file(
     assert (tmp_path / "it.txt").read_text(encoding="utf-8") == direct
 
 
-def test_a_report_that_cannot_be_written_is_one_message(accelmark: Accelmark) -> None:
+def test_a_report_that_cannot_be_written_is_one_message(
+    accelmark: Accelmark, tmp_path: Path
+) -> None:
     code, out, err = accelmark("report", str(RUN), "--output", "no/such/folder/it.txt")
     assert (code, out) == (2, "")
     assert err.startswith("error: no/such/folder/it.txt: cannot be written (No such file")
+    (tmp_path / "there").mkdir()
+    _, _, err = accelmark("report", str(RUN), "--output", "there")
+    assert "(Is a directory). Give another file with --output" in err
+    assert "a folder that exists" not in err, "it does"

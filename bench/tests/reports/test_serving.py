@@ -176,6 +176,6 @@ def test_a_comparison_at_a_limit_says_which_loads() -> None:
     said = " ".join(_comparison.render([found], Canvas(width=80)).split())
     assert "at a median TPOT of 13.0 ms or less; base 1 at once; other 4 at once" in said
     assert "FASTER" in said
-    (case,) = json.loads(api.render(found, "json"))["cases"]
+    (case,) = json.loads(api.render([found], "json"))[0]["cases"]
     assert case["tpot_limit_seconds"] == 0.013
     assert [case[side]["load"] for side in ("base", "other")] == ["1 at once", "4 at once"]
