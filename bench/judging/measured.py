@@ -102,7 +102,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         far_out=far,
         flag_ranks=_flag_ranks(measured),
         shared_host=case.devices > 1 and any(_shares_a_host(launch) for launch in launches),
-        pairs=pairs(outcomes),
+        pairs=pairs(outcomes, _machines(launches)),
         ranks=ranks_of(case, launches, outcomes),
         latency=_latency(outcomes, level),
         serving=summarized(case, outcomes, level),
@@ -185,6 +185,12 @@ def ranks_of(
 def _shares_a_host(launch: Launch) -> bool:
     world = launch.environment.get("world")
     return isinstance(world, Mapping) and world.get("shared_host") is True
+
+
+def _machines(launches: Sequence[Launch]) -> int | None:
+    worlds = [launch.environment.get("world") for launch in launches]
+    said = [world.get("machines") for world in worlds if isinstance(world, Mapping)]
+    return next((number for number in said if isinstance(number, int)), None)
 
 
 def _rate(throughput: float, items: int, count: float | None) -> float | None:

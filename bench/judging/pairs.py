@@ -31,6 +31,8 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
     launches: int
     hosts: tuple[int, ...] = ()
     """Of each rank its host, 0-based."""
+    machines: int | None = None
+    """That the hosts run on, where they are fewer: containers share one."""
 
     @property
     def slowest_share(self) -> float:
@@ -45,9 +47,11 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
         rate = units.prefixed(self.bytes_per_second[first][second] or 0.0, "B/s")
         several = len(set(self.hosts)) > 1
         who = f"ranks {first} and {second}"
+        alone = len(self.bytes_per_second) == 2
         if several:
-            who += f" (hosts {self.hosts[first]} and {self.hosts[second]})"
-        if len(self.bytes_per_second) == 2:
+            on = self._on_machines if alone else ""
+            who += f" (hosts {self.hosts[first]} and {self.hosts[second]}{on})"
+        if alone:
             return f"{who} exchange {size} at {rate} each way"
         median = units.prefixed(self.median, "B/s")
         medians = f"median; {'; '.join(self._by_hosts())}" if several else "median"
@@ -56,10 +60,15 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
             f"slowest: {who}, {rate} ({self.slowest_share:.0%} of it)"
         )
 
+    @property
+    def _on_machines(self) -> str:
+        """A link between containers of one machine is not one between machines."""
+        return "" if self.machines is None else f" on {units.counted(self.machines, 'machine')}"
+
     def _by_hosts(self) -> Iterator[str]:
         """Medians of the pairs of one host and of those of two: what joins them is another link."""
         pairs = list(itertools.combinations(range(len(self.hosts)), 2))
-        for words, apart in (("within a host", False), ("between hosts", True)):
+        for words, apart in (("within a host", False), (f"between hosts{self._on_machines}", True)):
             rates = [
                 self.bytes_per_second[i][j] or 0.0
                 for i, j in pairs
@@ -69,8 +78,8 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
                 yield f"{words} {units.prefixed(statistics.median(rates), 'B/s')}"
 
 
-def pairs(outcomes: Sequence[Measured]) -> Pairs | None:
-    """Of the launches of one case; None where ranks did not meet in pairs."""
+def pairs(outcomes: Sequence[Measured], machines: int | None = None) -> Pairs | None:
+    """Of the launches of one case, on so many machines; None where ranks did not meet in pairs."""
     maps = [[share.peer_ns for share in one.ranks] for one in outcomes if one.ranks]
     maps = [one for one in maps if all(one)]
     if not maps:
@@ -94,4 +103,5 @@ def pairs(outcomes: Sequence[Measured]) -> Pairs | None:
         slowest=slowest,
         launches=len(maps),
         hosts=tuple(share.host for share in outcomes[0].ranks),
+        machines=machines,
     )

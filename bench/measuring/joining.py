@@ -168,7 +168,9 @@ def described(place: Place, backend: Backend, device: Device) -> dict[str, Any]:
     if place.hosts > 1:
         hosts = {"hosts": place.hosts, "devices_per_host": place.local_size}
         hosts["launcher"] = place.launcher
-    alone = place.local_size == 1 and not place.one_machine
+        if place.machines is not None:
+            hosts["machines"] = place.machines
+    alone = place.local_size == 1 and place.machines is None
     return {
         "devices": place.size,
         **hosts,

@@ -34,8 +34,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Over which the launch goes."""
     launcher: str = ""
     """What started a process on each of them."""
-    one_machine: bool = False
-    """Whether those that are called hosts run on one machine's cores."""
+    machines: int | None = None
+    """That those which are called hosts run on, where they are fewer: containers share one."""
     parallelism: str
     """Of the case; see `bench.records.parallelism`."""
     address: str

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bench import units
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, HostsError
 from bench.measuring.joining import machine
@@ -34,7 +35,8 @@ class Leader:
         self.host = Host(0, socket.gethostname())
         self.others: list[RemoteHost] = []
         self._each = 1
-        self.one_machine = False
+        self.machines: list[str] = []
+        """Of each host the kernel that it runs on; see `joining.machine`."""
         self.address = ""
         """By which the others reach this host."""
         self._facts = facts
@@ -51,12 +53,13 @@ class Leader:
                 door.refuse_all(str(error) if isinstance(error, HostsError) else "")
                 raise
         self.address = door.address
-        machines = [machine(), *(other.machine for other in self.others)]
-        self.one_machine = len(set(machines)) < len(machines)
+        self.machines = [machine(), *(other.machine for other in self.others)]
         told = [(self.host, self._facts), *((other.host, other.facts) for other in self.others)]
         self._require(alike.differences(told))
         names = ", ".join(str(host) for host, _ in told)
-        self._say(f"hosts: {len(told)} ({self.placement.launcher}): {names}")
+        fewer = self.fewer_machines(len(told))
+        on = "" if fewer is None else f" on {units.counted(fewer, 'machine')}"
+        self._say(f"hosts: {len(told)} ({self.placement.launcher}){on}: {names}")
 
     def agree(self, device: DeviceInfo, here: int) -> int:
         """How many devices there are on all hosts; raises `HostsError` where hosts differ.
@@ -76,6 +79,11 @@ class Leader:
         self._require(alike.differences(told))
         self._each = here
         return here * (1 + len(self.others))
+
+    def fewer_machines(self, hosts: int) -> int | None:
+        """That the first so many hosts run on, where they are fewer than these."""
+        machines = len(set(self.machines[:hosts]))
+        return machines if machines < hosts else None
 
     @property
     def hosts(self) -> Hosts:

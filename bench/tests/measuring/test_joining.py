@@ -74,7 +74,7 @@ def test_a_collective_may_take_its_time_from_the_first_on(monkeypatch: pytest.Mo
     [
         (placed(2), True),
         (placed(1, hosts=2, host=1), False),
-        (placed(1, hosts=2, host=1, one_machine=True), True),
+        (placed(1, hosts=2, host=1, machines=1), True),
         (placed(2, hosts=2, host=1), True),
     ],
 )
@@ -89,6 +89,18 @@ def test_hosts_that_compute_for_one_rank_alone_are_not_shared(place: Place, shar
     hosts = {name: said.get(name) for name in ("hosts", "devices_per_host")}
     assert hosts["hosts"] == (2 if place.hosts == 2 else None)
     assert hosts["devices_per_host"] == (place.local_size if place.hosts == 2 else None)
+
+
+def test_containers_of_one_machine_are_recorded_as_such() -> None:
+    """Two pods with four GPUs each, on one node: a link between them never left it."""
+    device: Any = SimpleNamespace(torch_device=SimpleNamespace(type="cuda"), synchronous=False)
+    backend: Any = SimpleNamespace(collective_library=str, fabric=lambda kind, count: {})
+    apart, together, alone = (
+        joining.described(place, backend, device)
+        for place in (placed(1, hosts=2), placed(1, hosts=2, machines=1), placed(2, machines=1))
+    )
+    assert together == {**apart, "machines": 1}
+    assert "machines" not in alone
 
 
 @pytest.mark.parametrize(

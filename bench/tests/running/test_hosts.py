@@ -34,11 +34,23 @@ def test_a_follower_says_one_line_and_ends_as_its_leader_does() -> None:
     placement = placed(0)
     other = Following(placement._replace(rank=1))
     with leading(placement, FACTS, said.append) as leader:
-        assert leader.address == "127.0.0.1" and leader.one_machine
+        assert leader.address == "127.0.0.1" and len(set(leader.machines)) == 1
     assert other.end() == EXIT_OK
     (line,) = other.said
     assert line.startswith("host 1 of 2 (torchrun): follows 127.0.0.1; the run is shown")
-    assert said == [f"hosts: 2 (torchrun): host 0 ({_name()}), host 1 ({_name()})"]
+    assert said == [f"hosts: 2 (torchrun) on 1 machine: host 0 ({_name()}), host 1 ({_name()})"]
+
+
+def test_hosts_of_their_own_machines_are_not_told_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = iter("abc")
+    monkeypatch.setattr(greeting, "machine", lambda: next(machines))
+    monkeypatch.setattr("bench.running.leader.machine", lambda: next(machines))
+    said: list[str] = []
+    placement = placed(0)
+    other = Following(placement._replace(rank=1))
+    with leading(placement, FACTS, said.append):
+        pass
+    assert said[0].startswith("hosts: 2 (torchrun): host 0 ") and other.end() == EXIT_OK
 
 
 def _name() -> str:

@@ -104,7 +104,7 @@ def test_one_launch_goes_over_both(tmp_path: Path) -> None:
     ]
     assert {v["GLOO_SOCKET_IFNAME"] for _, v in told} == {"lo"}  # by which they reach each other
     assert len({(p.address, p.port) for p, _ in told}) == 1
-    assert all(p.launcher == "torchrun" and p.one_machine for p, _ in told)
+    assert all(p.launcher == "torchrun" and p.machines == 1 for p, _ in told)
 
 
 def test_each_host_watches_its_own_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
