@@ -136,10 +136,13 @@ def _open_mpi(given: Mapping[str, str]) -> Seen | None:
 
 
 def _mpich(given: Mapping[str, str]) -> Seen | None:
-    """MPICH's and Intel's mpirun; also srun with --mpi=pmi2."""
+    """MPICH's and Intel's mpirun. Slurm's pmi2 gives every task its rank and size too, and no
+    MPI_LOCALNRANKS: that is srun."""
     if "PMI_RANK" not in given or "PMI_SIZE" not in given:
         return None
-    return _mpi(given, "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "", "mpirun -ppn 1")
+    found = _mpi(given, "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "", "mpirun -ppn 1")
+    srun = None if "MPI_LOCALNRANKS" in given else _srun(given)
+    return None if srun and (srun.rank, srun.size) == (found.rank, found.size) else found
 
 
 def _mpi(given: Mapping[str, str], rank: str, size: str, local: str, job: str, how: str) -> Seen:

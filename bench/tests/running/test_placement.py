@@ -73,6 +73,20 @@ def test_srun_leads_on_the_first_node_at_a_port_of_the_job() -> None:
     assert at(bare).address == "10.0.0.9"
 
 
+PMI2 = "PMI_FD=9 PMI_JOBID=42.0"
+"""Slurm's pmi2 plugin, a site's default, sets these of every task beside PMI_RANK and PMI_SIZE."""
+
+
+def test_srun_with_pmi2_is_no_mpirun() -> None:
+    assert at(f"{SRUN} {PMI2} PMI_RANK=1 PMI_SIZE=2") == at(SRUN)
+    crowd = f"{SRUN} {PMI2} SLURM_STEP_NUM_TASKS=16 PMI_RANK=1 PMI_SIZE=16 MASTER_ADDR=node07"
+    with pytest.raises(HostsError, match=r"srun: .* One process a host"):
+        at(crowd)
+    # mpirun may be started by srun, once a host, and numbers its processes itself.
+    inner = f"{SRUN} PMI_RANK=0 PMI_SIZE=2 MASTER_ADDR=node07"
+    assert at(inner).launcher == at(f"{SRUN} {MPICH}").launcher == "mpirun"
+
+
 def test_open_mpi_has_its_address_from_the_user() -> None:
     assert at(OPEN_MPI)[:3] == (1, 2, "10.0.0.1")
     assert at(OPEN_MPI).port in PORTS
