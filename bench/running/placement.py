@@ -87,7 +87,8 @@ def placement(given: Mapping[str, str]) -> Placement | None:
             f"{inner.launcher}: {inner.local_name}={inner.local}. "
             f"{ONE_A_HOST.format(remedy=inner.remedy)}"
         )
-    address = given.get("MASTER_ADDR", "").strip() or _first_node(inner, given)
+    address = given.get("MASTER_ADDR", given.get("PET_MASTER_ADDR", "")).strip()
+    address = address or _first_node(inner, given)
     if not address:
         raise HostsError(
             f"{inner.launcher}: {inner.rank_name}={inner.rank} and {inner.size_name}={inner.size}, "
@@ -101,9 +102,15 @@ def placement(given: Mapping[str, str]) -> Placement | None:
 
 
 def _torch(given: Mapping[str, str]) -> Seen | None:
-    """torchrun, or whoever sets the same: the operator of Kubernetes, a person."""
+    """torchrun, or whoever sets the same: the operators of Kubernetes, a person."""
     elastic = "TORCHELASTIC_RUN_ID" in given
     there = [name for name in ("RANK", "WORLD_SIZE") if name in given]
+    asked = given.get("PET_NNODES", "")
+    nodes = int(asked) if asked.isdecimal() else 1
+    if not elastic and not there and "PET_NODE_RANK" in given and nodes > 1:
+        # A TrainJob's pod, for torchrun to read: this process is there instead, one a pod.
+        numbers = (_number(given, "PET_NODE_RANK"), nodes)
+        return Seen("kubernetes", "PET_NODE_RANK", "PET_NNODES", *numbers, "", 1, "", "")
     if not elastic and (not there or (len(there) < 2 and "MASTER_ADDR" not in given)):
         return None  # one alone may be anybody's
     if len(there) < 2:
@@ -210,8 +217,9 @@ def _agree(inner: Seen, outer: Seen) -> None:
 def _port(given: Mapping[str, str], job: str) -> int:
     if given.get(PORT):
         return _a_port(given, PORT, 0)
-    if given.get("MASTER_PORT"):  # where torchrun itself, or a job's own store, may listen
-        return _a_port(given, "MASTER_PORT", 1)
+    for name in ("MASTER_PORT", "PET_MASTER_PORT"):
+        if given.get(name):  # where torchrun itself, or a job's own store, may listen
+            return _a_port(given, name, 1)
     return PORTS[zlib.crc32(job.encode()) % len(PORTS)]
 
 
