@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bench import catalogue
+from bench import catalogue, units
 from bench.backend import DeviceInfo
 from bench.errors import DeviceUnavailable
 from bench.measuring.messages import Request
@@ -42,13 +42,17 @@ def seats(count: int, hosts: Hosts, *, own_devices: bool) -> list[Seat]:
     own_devices: whether each rank has a device of its own. Then no more hosts take part than have
     the devices; ranks that compute on the hosts' cores go to as many as there are.
     """
-    taken = min(hosts.total, count)
-    if own_devices and hosts.total > 1:
-        taken = -(-count // hosts.each)
+    taken = _taken(count, hosts, own_devices=own_devices)
     if taken > hosts.total or count % taken:
         return []
     local = count // taken
     return [Seat(host, rank, local) for host in range(taken) for rank in range(local)]
+
+
+def _taken(count: int, hosts: Hosts, *, own_devices: bool) -> int:
+    if own_devices and hosts.total > 1:
+        return -(-count // hosts.each)
+    return min(hosts.total, count)
 
 
 def size(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts = ONE) -> int:
@@ -61,7 +65,8 @@ def size(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts = ONE) -
     is_host = catalogue.backend(device.backend).is_host
     wanted = _of_hosts(asked, hosts) if is_host else _of_devices(asked, device, here, hosts)
     if not seats(wanted, hosts, own_devices=not is_host):
-        raise DeviceUnavailable(f"--devices {wanted}: {uneven(wanted, hosts)}")
+        why = uneven(wanted, hosts, own_devices=not is_host)
+        raise DeviceUnavailable(f"--devices {wanted}: {why}")
     return wanted
 
 
@@ -91,13 +96,15 @@ def _of_devices(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts) 
     return asked or here
 
 
-def uneven(count: int, hosts: Hosts) -> str:
-    """That so many ranks do not divide over the hosts, and which do."""
-    each = f"{hosts.each} {'device' if hosts.each == 1 else 'devices'}"
+def uneven(count: int, hosts: Hosts, *, own_devices: bool) -> str:
+    """That so many ranks do not divide over the hosts that they take, and the next that do."""
+    taken = min(hosts.total, _taken(count, hosts, own_devices=own_devices))
+    most = hosts.total * (hosts.each if own_devices else MOST_ON_A_HOST)
+    ways = (range(count - 1, 0, -1), range(count + 1, most + 1))
+    fit = [next((n for n in way if seats(n, hosts, own_devices=own_devices)), None) for way in ways]
     return (
-        f"{count} ranks do not divide evenly over {hosts.total} hosts with {each} each. Give a "
-        f"number that fits on one, or that divides by the hosts that it takes: "
-        f"{hosts.total * max(1, count // hosts.total)}."
+        f"{count} ranks do not divide evenly over {taken} hosts with "
+        f"{units.counted(hosts.each, 'device')} each. Give {' or '.join(str(n) for n in fit if n)}."
     )
 
 
@@ -110,4 +117,6 @@ def lacking(request: Request, hosts: Hosts = ONE) -> str:
         return f"it takes {count} {request.backend} devices; {here}"
     if not own_devices and count > MOST_ON_A_HOST * hosts.total:
         return f"it takes {count} ranks; at most {MOST_ON_A_HOST} share one host"
-    return "" if seats(count, hosts, own_devices=own_devices) else uneven(count, hosts)
+    if seats(count, hosts, own_devices=own_devices):
+        return ""
+    return uneven(count, hosts, own_devices=own_devices)
