@@ -36,6 +36,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """What started a process on each of them."""
     machines: int | None = None
     """That those which are called hosts run on, where they are fewer: containers share one."""
+    cores: int | None = None
+    """That the ranks of each host share: of the host with fewest, where hosts differ."""
     parallelism: str
     """Of the case; see `bench.records.parallelism`."""
     address: str

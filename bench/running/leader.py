@@ -15,6 +15,7 @@ from bench import units
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, HostsError
 from bench.measuring.joining import machine
+from bench.records.cpu_limits import usable_cores
 from bench.running import alike
 from bench.running.alike import Host
 from bench.running.door import Door
@@ -35,6 +36,7 @@ class Leader:
         self.host = Host(0, socket.gethostname())
         self.others: list[RemoteHost] = []
         self._each = 1
+        self._cores: int | None = None
         self.machines: list[str] = []
         """Of each host the kernel that it runs on; see `joining.machine`."""
         self.address = ""
@@ -70,14 +72,17 @@ class Leader:
             other.look(device.backend)
         own = alike.conditions(device.backend)
         told = [(self.host, {**alike.devices(device, here), **own})]
+        cores = [usable_cores()]
         for other in self.others:
             found = other.found()
             if found.problem or not found.devices:
                 raise HostsError(f"{other.host}: {device.backend}: {found.problem or 'no device'}")
             there = alike.devices(found.devices[0], len(found.devices))
             told.append((other.host, {**there, **found.conditions}))
+            cores.append(found.cores or cores[0])
         self._require(alike.differences(told))
         self._each = here
+        self._cores = min(cores) if len(set(cores)) > 1 else None
         return here * (1 + len(self.others))
 
     def fewer_machines(self, hosts: int) -> int | None:
@@ -87,8 +92,8 @@ class Leader:
 
     @property
     def hosts(self) -> Hosts:
-        """How many take part, and with how many devices."""
-        return Hosts(1 + len(self.others), self._each)
+        """How many take part, with how many devices, and with how many cores where they differ."""
+        return Hosts(1 + len(self.others), self._each, self._cores)
 
     @property
     def lost(self) -> str:

@@ -20,6 +20,8 @@ class Hosts(NamedTuple):
     total: int = 1
     each: int = 1
     """Devices of each."""
+    cores: int | None = None
+    """Usable ones of the host with fewest, where hosts differ; see `messages.Place`."""
 
 
 ONE = Hosts()

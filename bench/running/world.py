@@ -91,6 +91,7 @@ class World:
                     host=seat.host,
                     hosts=hosts,
                     launcher="" if leader is None else leader.placement.launcher,
+                    cores=leader.hosts.cores if leader is not None and hosts > 1 else None,
                     machines=None if leader is None else leader.fewer_machines(hosts),
                     parallelism=request.case.parallelism,
                     address=address,

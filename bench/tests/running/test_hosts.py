@@ -12,10 +12,12 @@ import pytest
 
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, HostsError
-from bench.running import alike, door, follower, greeting, wire
+from bench.records.cpu_limits import usable_cores
+from bench.running import alike, door, follower, greeting, probe, wire
 from bench.running.alike import Host, differences
 from bench.running.leader import leading
 from bench.running.placement import Placement
+from bench.running.seating import Hosts
 from bench.running.wire import Connection, Gone
 from bench.tests.running.two_hosts import FACTS, Following, led, placed, played
 
@@ -149,7 +151,27 @@ def test_equal_ones_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(follower, "_look", lambda backend: wire.Found((CPU,) * 4, {"X": "1"}))
     with led(hosts=3) as (leader, _):
         assert leader.agree(CPU, 4) == 12
-        assert leader.hosts == (3, 4)
+        assert leader.hosts == Hosts(3, 4)
+
+
+@pytest.mark.parametrize(("cores", "fewest"), [((64, 64), None), ((48, 96), 48), ((96, 128), 64)])
+def test_the_fewest_cores_of_unequal_hosts_are_known(
+    monkeypatch: pytest.MonkeyPatch, cores: tuple[int, int], fewest: int | None
+) -> None:
+    there = iter(cores)
+    monkeypatch.setattr("bench.running.leader.usable_cores", lambda: 64)
+    monkeypatch.setattr("bench.running.alike.conditions", lambda backend: {})
+    monkeypatch.setattr(
+        follower, "_look", lambda backend: wire.Found((CPU,), {}, cores=next(there))
+    )
+    with led(hosts=3) as (leader, _):
+        leader.agree(CPU, 1)
+        assert leader.hosts.cores == fewest
+
+
+def test_a_host_says_how_many_cores_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "probe", lambda names: [probe.Found(backend="cpu", devices=(CPU,))])
+    assert follower._look("cpu").cores == usable_cores()
 
 
 # --- Who is not of this job -----------------------------------------------------------------------
