@@ -46,29 +46,23 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
         size = units.memory(self.message_bytes)
         rate = units.prefixed(self.bytes_per_second[first][second] or 0.0, "B/s")
         several = len(set(self.hosts)) > 1
+        on = "" if self.machines is None else f" on {units.counted(self.machines, 'machine')}"
         who = f"ranks {first} and {second}"
-        alone = len(self.bytes_per_second) == 2
         if several:
-            on = self._on_machines if alone else ""
-            who += f" (hosts {self.hosts[first]} and {self.hosts[second]}{on})"
-        if alone:
-            return f"{who} exchange {size} at {rate} each way"
+            who += f" (hosts {self.hosts[first]} and {self.hosts[second]})"
+        if len(self.bytes_per_second) == 2:
+            return f"{who} exchange {size} at {rate} each way{on}"
         median = units.prefixed(self.median, "B/s")
-        medians = f"median; {'; '.join(self._by_hosts())}" if several else "median"
+        medians = f"median; {'; '.join(self._by_hosts(on))}" if several else "median"
         return (
             f"two ranks exchange {size} at {median} each way ({medians}); "
             f"slowest: {who}, {rate} ({self.slowest_share:.0%} of it)"
         )
 
-    @property
-    def _on_machines(self) -> str:
-        """A link between containers of one machine is not one between machines."""
-        return "" if self.machines is None else f" on {units.counted(self.machines, 'machine')}"
-
-    def _by_hosts(self) -> Iterator[str]:
+    def _by_hosts(self, on: str) -> Iterator[str]:
         """Medians of the pairs of one host and of those of two: what joins them is another link."""
         pairs = list(itertools.combinations(range(len(self.hosts)), 2))
-        for words, apart in (("within a host", False), (f"between hosts{self._on_machines}", True)):
+        for words, apart in (("within a host", False), (f"between hosts{on}", True)):
             rates = [
                 self.bytes_per_second[i][j] or 0.0
                 for i, j in pairs

@@ -131,16 +131,16 @@ SAME = ("torch", "python", "packages", "threads", "interop_threads", "cpu_capabi
 """What a worker's environment says that must be the same of all ranks of a launch."""
 
 
-def unlike(ranks: Ranks, environment: Mapping[str, Any], device: str, *, own_devices: bool) -> str:
+def unlike(ranks: Ranks, environment: Mapping[str, Any], device: str, shared: bool) -> str:
     """Which rank has another environment or device than most, and in what; empty if none has.
 
     A figure of unlike devices, or of two versions of a library, would be nobody's. Which of its
-    devices a host gives is its own. own_devices: each rank has one; then torch's threads between
-    operators decide nothing, which no variable sets. All ranks say the same.
+    devices a host gives is its own; so are torch's threads between operators, which no variable
+    sets, unless ranks compute on the host's cores (shared). All ranks say the same.
     """
     given = environment["variables"]
     variables = {k: v for k, v in given.items() if k not in OWN and not SELECTS.search(k)}
-    names = [name for name in SAME if name != "interop_threads" or not own_devices]
+    names = [name for name in SAME if shared or name != "interop_threads"]
     same = {name: environment.get(name) for name in names}
     mine = {"device": device, **same, "variables": variables}
     told = ranks.told(mine)
@@ -167,12 +167,15 @@ def described(place: Place, backend: Backend, device: Device) -> dict[str, Any]:
     """What the record says of the world: its size, the library, its version, the links it found."""
     kind = device.torch_device.type
     hosts: dict[str, Any] = {}
+    shares = 0 < place.machines < place.hosts
     if place.hosts > 1:
         hosts = {"hosts": place.hosts, "devices_per_host": place.local_size}
         hosts["launcher"] = place.launcher
-        less = {"machines": place.machines, "cores": place.cores}
-        hosts |= {name: number for name, number in less.items() if number is not None}
-    alone = place.local_size == 1 and place.machines is None
+        if shares:
+            hosts["machines"] = place.machines
+        if place.cores is not None:
+            hosts["cores"] = place.cores
+    alone = place.local_size == 1 and not shares
     return {
         "devices": place.size,
         **hosts,

@@ -34,8 +34,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Over which the launch goes."""
     launcher: str = ""
     """What started a process on each of them."""
-    machines: int | None = None
-    """That those which are called hosts run on, where they are fewer: containers share one."""
+    machines: int = 0
+    """That the hosts run on, as containers share one; 0 where that is not known."""
     cores: int | None = None
     """That the ranks of each host share: of the host with fewest, where hosts differ."""
     parallelism: str

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bench import units
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, HostsError
 from bench.measuring.joining import machine
@@ -35,8 +34,8 @@ class Leader:
         self.placement = placement
         self.host = Host(0, socket.gethostname())
         self.others: list[RemoteHost] = []
-        self._each = 1
-        self._cores: int | None = None
+        self.hosts = Hosts()
+        """How many take part, and with how many devices."""
         self.machines: list[str] = []
         """Of each host the kernel that it runs on; see `joining.machine`."""
         self.address = ""
@@ -59,8 +58,9 @@ class Leader:
         told = [(self.host, self._facts), *((other.host, other.facts) for other in self.others)]
         self._require(alike.differences(told))
         names = ", ".join(str(host) for host, _ in told)
-        fewer = self.fewer_machines(len(told))
-        on = "" if fewer is None else f" on {units.counted(fewer, 'machine')}"
+        self.hosts = Hosts(len(told))
+        count = len(set(self.machines))
+        on = f" on {count} machine{'s' * (count > 1)}" if count < len(told) else ""
         self._say(f"hosts: {len(told)} ({self.placement.launcher}){on}: {names}")
 
     def agree(self, device: DeviceInfo, here: int) -> int:
@@ -81,19 +81,8 @@ class Leader:
             told.append((other.host, {**there, **found.conditions}))
             cores.append(found.cores or cores[0])
         self._require(alike.differences(told))
-        self._each = here
-        self._cores = min(cores) if len(set(cores)) > 1 else None
-        return here * (1 + len(self.others))
-
-    def fewer_machines(self, hosts: int) -> int | None:
-        """That the first so many hosts run on, where they are fewer than these."""
-        machines = len(set(self.machines[:hosts]))
-        return machines if machines < hosts else None
-
-    @property
-    def hosts(self) -> Hosts:
-        """How many take part, with how many devices, and with how many cores where they differ."""
-        return Hosts(1 + len(self.others), self._each, self._cores)
+        self.hosts = Hosts(len(told), here, min(cores) if len(set(cores)) > 1 else None)
+        return here * len(told)
 
     @property
     def lost(self) -> str:

@@ -105,12 +105,10 @@ def _torch(given: Mapping[str, str]) -> Seen | None:
     """torchrun, or whoever sets the same: the operators of Kubernetes, a person."""
     elastic = "TORCHELASTIC_RUN_ID" in given
     there = [name for name in ("RANK", "WORLD_SIZE") if name in given]
-    asked = given.get("PET_NNODES", "")
-    nodes = int(asked) if asked.isdecimal() else 1
-    if not elastic and not there and "PET_NODE_RANK" in given and nodes > 1:
-        # A TrainJob's pod, for torchrun to read: this process is there instead, one a pod.
-        numbers = (_number(given, "PET_NODE_RANK"), nodes)
-        return Seen("kubernetes", "PET_NODE_RANK", "PET_NNODES", *numbers, "", 1, "", "")
+    rank, size = "PET_NODE_RANK", "PET_NNODES"  # a TrainJob leaves the others to torchrun
+    if not elastic and not there and rank in given and given.get(size, "1") != "1":
+        numbers = (_number(given, rank), _number(given, size))
+        return Seen("kubernetes", rank, size, *numbers, "", 1, "", "")
     if not elastic and (not there or (len(there) < 2 and "MASTER_ADDR" not in given)):
         return None  # one alone may be anybody's
     if len(there) < 2:
@@ -143,8 +141,7 @@ def _open_mpi(given: Mapping[str, str]) -> Seen | None:
 
 
 def _mpich(given: Mapping[str, str]) -> Seen | None:
-    """MPICH's and Intel's mpirun. Slurm's pmi2 gives every task its rank and size too, and no
-    MPI_LOCALNRANKS: that is srun."""
+    """MPICH's and Intel's mpirun; srun's pmi2 sets no MPI_LOCALNRANKS."""
     if "PMI_RANK" not in given or "PMI_SIZE" not in given:
         return None
     found = _mpi(given, "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "", "mpirun -ppn 1")

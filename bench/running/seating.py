@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
-from bench import catalogue, units
+from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.errors import DeviceUnavailable
 from bench.measuring.messages import Request
@@ -44,17 +45,13 @@ def seats(count: int, hosts: Hosts, *, own_devices: bool) -> list[Seat]:
     own_devices: whether each rank has a device of its own. Then no more hosts take part than have
     the devices; ranks that compute on the hosts' cores go to as many as there are.
     """
-    taken = _taken(count, hosts, own_devices=own_devices)
+    taken = min(hosts.total, count)
+    if own_devices and hosts.total > 1:
+        taken = -(-count // hosts.each)
     if taken > hosts.total or count % taken:
         return []
     local = count // taken
     return [Seat(host, rank, local) for host in range(taken) for rank in range(local)]
-
-
-def _taken(count: int, hosts: Hosts, *, own_devices: bool) -> int:
-    if own_devices and hosts.total > 1:
-        return -(-count // hosts.each)
-    return min(hosts.total, count)
 
 
 def size(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts = ONE) -> int:
@@ -100,13 +97,14 @@ def _of_devices(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts) 
 
 def uneven(count: int, hosts: Hosts, *, own_devices: bool) -> str:
     """That so many ranks do not divide over the hosts that they take, and the next that do."""
-    taken = min(hosts.total, _taken(count, hosts, own_devices=own_devices))
-    most = hosts.total * (hosts.each if own_devices else MOST_ON_A_HOST)
-    ways = (range(count - 1, 0, -1), range(count + 1, most + 1))
-    fit = [next((n for n in way if seats(n, hosts, own_devices=own_devices)), None) for way in ways]
+    taken = -(-count // hosts.each) if own_devices else hosts.total
+    each = f"{hosts.each} {'device' if hosts.each == 1 else 'devices'}"
+    fits = functools.partial(seats, hosts=hosts, own_devices=own_devices)
+    ways = range(count - 1, 0, -1), range(count + 1, 2 * count)
+    less, more = (next(filter(fits, way), 0) for way in ways)
     return (
-        f"{count} ranks do not divide evenly over {taken} hosts with "
-        f"{units.counted(hosts.each, 'device')} each. Give {' or '.join(str(n) for n in fit if n)}."
+        f"{count} ranks do not divide evenly over {taken} hosts with {each} each. Give {less} or "
+        f"{more}."
     )
 
 

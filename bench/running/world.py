@@ -92,7 +92,7 @@ class World:
                     hosts=hosts,
                     launcher="" if leader is None else leader.placement.launcher,
                     cores=leader.hosts.cores if leader is not None and hosts > 1 else None,
-                    machines=None if leader is None else leader.fewer_machines(hosts),
+                    machines=0 if leader is None else len(set(leader.machines[:hosts])),
                     parallelism=request.case.parallelism,
                     address=address,
                     port=listener.getsockname()[1],

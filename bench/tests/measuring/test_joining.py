@@ -142,16 +142,16 @@ def test_ranks_may_differ_in_which_devices_their_hosts_give(
 
     def asked(variables: dict[str, str]) -> str:
         ranks: Any = SimpleNamespace(told=told)
-        return joining.unlike(ranks, {"variables": variables}, "NVIDIA X", own_devices=True)
+        return joining.unlike(ranks, {"variables": variables}, "NVIDIA X", shared=False)
 
     assert asked(given[0]) == "", "alone"
     found = asked(given[1])
     assert found.startswith(said) and bool(found) == bool(said)
 
 
-@pytest.mark.parametrize(("own_devices", "said"), [(True, ""), (False, "interop_threads: 64, ")])
+@pytest.mark.parametrize(("shared", "said"), [(False, ""), (True, "interop_threads: 64, ")])
 def test_what_no_variable_sets_decides_only_where_the_host_computes(
-    own_devices: bool, said: str
+    shared: bool, said: str
 ) -> None:
     """torch's threads between operators are as many as a host has cores."""
     first: list[Any] = []
@@ -163,7 +163,7 @@ def test_what_no_variable_sets_decides_only_where_the_host_computes(
 
         ranks: Any = SimpleNamespace(told=told)
         environment = {"variables": {}, "threads": 8, "interop_threads": threads}
-        return joining.unlike(ranks, environment, "NVIDIA X", own_devices=own_devices)
+        return joining.unlike(ranks, environment, "NVIDIA X", shared=shared)
 
     asked(32)
     found = asked(64)
