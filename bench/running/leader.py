@@ -60,7 +60,7 @@ class Leader:
         names = ", ".join(str(host) for host, _ in told)
         self.hosts = Hosts(len(told))
         count = len(set(self.machines))
-        on = f" on {count} machine{'s' * (count > 1)}" if count < len(told) else ""
+        on = f" on {count} machine{'s' * (count > 1)}" * (count < len(told))
         self._say(f"hosts: {len(told)} ({self.placement.launcher}){on}: {names}")
 
     def agree(self, device: DeviceInfo, here: int) -> int:

@@ -98,13 +98,12 @@ def _of_devices(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts) 
 def uneven(count: int, hosts: Hosts, *, own_devices: bool) -> str:
     """That so many ranks do not divide over the hosts that they take, and the next that do."""
     taken = -(-count // hosts.each) if own_devices else hosts.total
-    each = f"{hosts.each} {'device' if hosts.each == 1 else 'devices'}"
     fits = functools.partial(seats, hosts=hosts, own_devices=own_devices)
     ways = range(count - 1, 0, -1), range(count + 1, 2 * count)
     less, more = (next(filter(fits, way), 0) for way in ways)
     return (
-        f"{count} ranks do not divide evenly over {taken} hosts with {each} each. Give {less} or "
-        f"{more}."
+        f"{count} ranks do not divide evenly over {taken} hosts with {hosts.each} "
+        f"device{'s' * (hosts.each > 1)} each. Give {less} or {more}."
     )
 
 
