@@ -101,8 +101,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         flags=tuple(sorted(seen | ({FAR_OUT} if far else set()))),
         far_out=far,
         flag_ranks=_flag_ranks(measured),
-        shared_host=case.devices > 1 and any(_shares_a_host(launch) for launch in launches),
-        pairs=pairs(outcomes),
+        shared_host=case.devices > 1 and True in _worlds(launches, "shared_host"),
+        pairs=pairs(outcomes, next(iter(_worlds(launches, "machines")), None)),
         ranks=ranks_of(case, launches, outcomes),
         latency=_latency(outcomes, level),
         serving=summarized(case, outcomes, level),
@@ -172,19 +172,18 @@ def ranks_of(
     case: Case, launches: Sequence[Launch], outcomes: Sequence[Measured]
 ) -> RankTimes | None:
     """What each rank computes in the launches that count; who is slow, or why nobody can say."""
-    worlds = [launch.environment.get("world") for launch in launches]
-    said = [world.get("silent_absent") for world in worlds if isinstance(world, Mapping)]
     return rank_times(
         case,
         outcomes,
-        shared=any(_shares_a_host(launch) for launch in launches),
-        why=next((why for why in said if isinstance(why, str)), ""),
+        shared=True in _worlds(launches, "shared_host"),
+        why=next((why for why in _worlds(launches, "silent_absent") if isinstance(why, str)), ""),
     )
 
 
-def _shares_a_host(launch: Launch) -> bool:
-    world = launch.environment.get("world")
-    return isinstance(world, Mapping) and world.get("shared_host") is True
+def _worlds(launches: Sequence[Launch], name: str) -> list[Any]:
+    """What each launch of several devices says of its world by that name."""
+    worlds = [launch.environment.get("world") for launch in launches]
+    return [world.get(name) for world in worlds if isinstance(world, Mapping)]
 
 
 def _rate(throughput: float, items: int, count: float | None) -> float | None:

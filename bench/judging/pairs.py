@@ -31,6 +31,8 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
     launches: int
     hosts: tuple[int, ...] = ()
     """Of each rank its host, 0-based."""
+    machines: int | None = None
+    """That the hosts run on, where they are fewer: containers share one."""
 
     @property
     def slowest_share(self) -> float:
@@ -44,22 +46,23 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
         size = units.memory(self.message_bytes)
         rate = units.prefixed(self.bytes_per_second[first][second] or 0.0, "B/s")
         several = len(set(self.hosts)) > 1
+        on = "" if self.machines is None else f" on {units.counted(self.machines, 'machine')}"
         who = f"ranks {first} and {second}"
         if several:
             who += f" (hosts {self.hosts[first]} and {self.hosts[second]})"
         if len(self.bytes_per_second) == 2:
-            return f"{who} exchange {size} at {rate} each way"
+            return f"{who} exchange {size} at {rate} each way{on}"
         median = units.prefixed(self.median, "B/s")
-        medians = f"median; {'; '.join(self._by_hosts())}" if several else "median"
+        medians = f"median; {'; '.join(self._by_hosts(on))}" if several else "median"
         return (
             f"two ranks exchange {size} at {median} each way ({medians}); "
             f"slowest: {who}, {rate} ({self.slowest_share:.0%} of it)"
         )
 
-    def _by_hosts(self) -> Iterator[str]:
+    def _by_hosts(self, on: str) -> Iterator[str]:
         """Medians of the pairs of one host and of those of two: what joins them is another link."""
         pairs = list(itertools.combinations(range(len(self.hosts)), 2))
-        for words, apart in (("within a host", False), ("between hosts", True)):
+        for words, apart in (("within a host", False), (f"between hosts{on}", True)):
             rates = [
                 self.bytes_per_second[i][j] or 0.0
                 for i, j in pairs
@@ -69,8 +72,8 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
                 yield f"{words} {units.prefixed(statistics.median(rates), 'B/s')}"
 
 
-def pairs(outcomes: Sequence[Measured]) -> Pairs | None:
-    """Of the launches of one case; None where ranks did not meet in pairs."""
+def pairs(outcomes: Sequence[Measured], machines: int | None = None) -> Pairs | None:
+    """Of the launches of one case, on so many machines; None where ranks did not meet in pairs."""
     maps = [[share.peer_ns for share in one.ranks] for one in outcomes if one.ranks]
     maps = [one for one in maps if all(one)]
     if not maps:
@@ -94,4 +97,5 @@ def pairs(outcomes: Sequence[Measured]) -> Pairs | None:
         slowest=slowest,
         launches=len(maps),
         hosts=tuple(share.host for share in outcomes[0].ranks),
+        machines=machines,
     )

@@ -65,13 +65,13 @@ def variables(
     variables: `environment.worker_variables`). What the user has set stays.
 
     shared: they compute on the host's cores; ranks that have devices do in the numerics gate alone,
-    all at once. interface: by which this host reaches the others, by its name; None where there are
-    none.
+    all at once. cores: of this host, where its place says none. interface: by which this host
+    reaches the others, by its name; None where there are none.
     """
     if place.hosts == 1:
         interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    several = shared or place.local_size > 1
-    threads = threads_each(cores, place.local_size) if several else {}
+    several = shared or place.local_size > 1 or place.cores is not None
+    threads = threads_each(place.cores or cores, place.local_size) if several else {}
     wanted = threads | ({"GLOO_SOCKET_IFNAME": interface} if interface else {})
     return {
         **wanted,
@@ -131,15 +131,17 @@ SAME = ("torch", "python", "packages", "threads", "interop_threads", "cpu_capabi
 """What a worker's environment says that must be the same of all ranks of a launch."""
 
 
-def unlike(ranks: Ranks, environment: Mapping[str, Any], device: str) -> str:
+def unlike(ranks: Ranks, environment: Mapping[str, Any], device: str, shared: bool) -> str:
     """Which rank has another environment or device than most, and in what; empty if none has.
 
     A figure of unlike devices, or of two versions of a library, would be nobody's. Which of its
-    devices a host gives is its own. All ranks say the same.
+    devices a host gives is its own; so are torch's threads between operators, which no variable
+    sets, unless ranks compute on the host's cores (shared). All ranks say the same.
     """
     given = environment["variables"]
     variables = {k: v for k, v in given.items() if k not in OWN and not SELECTS.search(k)}
-    same = {name: environment.get(name) for name in SAME}
+    names = [name for name in SAME if shared or name != "interop_threads"]
+    same = {name: environment.get(name) for name in names}
     mine = {"device": device, **same, "variables": variables}
     told = ranks.told(mine)
     for name in mine:
@@ -165,10 +167,15 @@ def described(place: Place, backend: Backend, device: Device) -> dict[str, Any]:
     """What the record says of the world: its size, the library, its version, the links it found."""
     kind = device.torch_device.type
     hosts: dict[str, Any] = {}
+    shares = 0 < place.machines < place.hosts
     if place.hosts > 1:
         hosts = {"hosts": place.hosts, "devices_per_host": place.local_size}
         hosts["launcher"] = place.launcher
-    alone = place.local_size == 1 and not place.one_machine
+        if shares:
+            hosts["machines"] = place.machines
+        if place.cores is not None:
+            hosts["cores"] = place.cores
+    alone = place.local_size == 1 and not shares
     return {
         "devices": place.size,
         **hosts,

@@ -249,7 +249,8 @@ class Launch:
         self.ranks = joining.join(place, self.backend, device, limit, self.channel.arrive)
         self.edges = Together(self.ranks)
         self.environment["world"] = joining.described(place, self.backend, device)
-        return joining.unlike(self.ranks, self.environment, device.info.name)
+        shared = self.backend.is_host
+        return joining.unlike(self.ranks, self.environment, device.info.name, shared)
 
     def _note_variables(self) -> None:
         request = self.request

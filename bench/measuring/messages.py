@@ -34,8 +34,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Over which the launch goes."""
     launcher: str = ""
     """What started a process on each of them."""
-    one_machine: bool = False
-    """Whether those that are called hosts run on one machine's cores."""
+    machines: int = 0
+    """That the hosts run on, as containers share one; 0 where that is not known."""
+    cores: int | None = None
+    """That the ranks of each host share: of the host with fewest, where hosts differ."""
     parallelism: str
     """Of the case; see `bench.records.parallelism`."""
     address: str

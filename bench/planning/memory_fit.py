@@ -87,7 +87,10 @@ def more_devices(
         if needed is None:
             return ""
         if MARGIN * needed <= capacity:
-            return f". Over {size} devices ({kind}) it would fit: --devices {size}"
+            return (
+                f'. Over {size} devices it would fit: parallelism = "{kind}", or --devices {size} '
+                "where the suite leaves it open"
+            )
     return ""
 
 

@@ -127,15 +127,19 @@ def threads_each(cores: int, ranks: int) -> dict[str, str]:
 
 def threads_given(launch: Mapping[str, Any], cores: int, shared: bool) -> dict[str, str]:
     """`threads_each` as the ranks of a launch had it on a host of so many cores, by what the launch
-    says of its world; nothing where it was one process, or each its host's only one.
+    says of its world; nothing where it was one process, or each the only one of equal hosts.
 
     shared: they compute on the host's cores, and have it then too.
     """
     world = launch.get("world")
-    counts = (world.get("devices"), world.get("hosts", 1)) if isinstance(world, Mapping) else ()
-    if not counts or not all(isinstance(n, int) and n > 0 for n in counts):
+    if not isinstance(world, Mapping):
         return {}
-    each = max(1, counts[0] // counts[1])
+    devices, hosts, fewest = world.get("devices"), world.get("hosts", 1), world.get("cores")
+    if not all(isinstance(n, int) and n > 0 for n in (devices, hosts)):
+        return {}
+    each = max(1, devices // hosts)
+    if isinstance(fewest, int):  # of unequal hosts
+        return threads_each(fewest, each)
     return threads_each(cores, each) if shared or each > 1 else {}
 
 

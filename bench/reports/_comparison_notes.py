@@ -44,7 +44,7 @@ JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
 EXPLAINS = re.compile(
     r"^(framework|torch|transformers|driver|runtime|threads|threads_used|instructions|"
     r"instructions_used|cpu_capability|mkldnn|compute_capability|"
-    r"world (hosts|devices_per_host|library|library_version))$"
+    r"world (hosts|devices_per_host|machines|library|library_version))$"
     r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|operators|fused|precision|reduced"
 )
 """Names of facts by which one run may be faster than another on one chip."""

@@ -233,4 +233,4 @@ def _look(backend: str) -> wire.Found:
     (found,) = probe.probe([backend])
     if not found.devices:
         return wire.Found((), {}, found.reason)
-    return wire.Found(found.devices, alike.conditions(backend))
+    return wire.Found(found.devices, alike.conditions(backend), cores=usable_cores())

@@ -14,6 +14,7 @@ from typing import Any
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, HostsError
 from bench.measuring.joining import machine
+from bench.records.cpu_limits import usable_cores
 from bench.running import alike
 from bench.running.alike import Host
 from bench.running.door import Door
@@ -33,8 +34,10 @@ class Leader:
         self.placement = placement
         self.host = Host(0, socket.gethostname())
         self.others: list[RemoteHost] = []
-        self._each = 1
-        self.one_machine = False
+        self.hosts = Hosts()
+        """How many take part, and with how many devices."""
+        self.machines: list[str] = []
+        """Of each host the kernel that it runs on; see `joining.machine`."""
         self.address = ""
         """By which the others reach this host."""
         self._facts = facts
@@ -51,12 +54,14 @@ class Leader:
                 door.refuse_all(str(error) if isinstance(error, HostsError) else "")
                 raise
         self.address = door.address
-        machines = [machine(), *(other.machine for other in self.others)]
-        self.one_machine = len(set(machines)) < len(machines)
+        self.machines = [machine(), *(other.machine for other in self.others)]
         told = [(self.host, self._facts), *((other.host, other.facts) for other in self.others)]
         self._require(alike.differences(told))
         names = ", ".join(str(host) for host, _ in told)
-        self._say(f"hosts: {len(told)} ({self.placement.launcher}): {names}")
+        self.hosts = Hosts(len(told))
+        count = len(set(self.machines))
+        on = f" on {count} machine{'s' * (count > 1)}" * (count < len(told))
+        self._say(f"hosts: {len(told)} ({self.placement.launcher}){on}: {names}")
 
     def agree(self, device: DeviceInfo, here: int) -> int:
         """How many devices there are on all hosts; raises `HostsError` where hosts differ.
@@ -67,20 +72,17 @@ class Leader:
             other.look(device.backend)
         own = alike.conditions(device.backend)
         told = [(self.host, {**alike.devices(device, here), **own})]
+        cores = [usable_cores()]
         for other in self.others:
             found = other.found()
             if found.problem or not found.devices:
                 raise HostsError(f"{other.host}: {device.backend}: {found.problem or 'no device'}")
             there = alike.devices(found.devices[0], len(found.devices))
             told.append((other.host, {**there, **found.conditions}))
+            cores.append(found.cores or cores[0])
         self._require(alike.differences(told))
-        self._each = here
-        return here * (1 + len(self.others))
-
-    @property
-    def hosts(self) -> Hosts:
-        """How many take part, and with how many devices."""
-        return Hosts(1 + len(self.others), self._each)
+        self.hosts = Hosts(len(told), here, min(cores) if len(set(cores)) > 1 else None)
+        return here * len(told)
 
     @property
     def lost(self) -> str:

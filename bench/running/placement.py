@@ -87,7 +87,8 @@ def placement(given: Mapping[str, str]) -> Placement | None:
             f"{inner.launcher}: {inner.local_name}={inner.local}. "
             f"{ONE_A_HOST.format(remedy=inner.remedy)}"
         )
-    address = given.get("MASTER_ADDR", "").strip() or _first_node(inner, given)
+    address = given.get("MASTER_ADDR", given.get("PET_MASTER_ADDR", "")).strip()
+    address = address or _first_node(inner, given)
     if not address:
         raise HostsError(
             f"{inner.launcher}: {inner.rank_name}={inner.rank} and {inner.size_name}={inner.size}, "
@@ -101,9 +102,13 @@ def placement(given: Mapping[str, str]) -> Placement | None:
 
 
 def _torch(given: Mapping[str, str]) -> Seen | None:
-    """torchrun, or whoever sets the same: the operator of Kubernetes, a person."""
+    """torchrun, or whoever sets the same: the operators of Kubernetes, a person."""
     elastic = "TORCHELASTIC_RUN_ID" in given
     there = [name for name in ("RANK", "WORLD_SIZE") if name in given]
+    rank, size = "PET_NODE_RANK", "PET_NNODES"  # a TrainJob leaves the others to torchrun
+    if not elastic and not there and rank in given and given.get(size, "1") != "1":
+        numbers = (_number(given, rank), _number(given, size))
+        return Seen("kubernetes", rank, size, *numbers, "", 1, "", "")
     if not elastic and (not there or (len(there) < 2 and "MASTER_ADDR" not in given)):
         return None  # one alone may be anybody's
     if len(there) < 2:
@@ -136,10 +141,12 @@ def _open_mpi(given: Mapping[str, str]) -> Seen | None:
 
 
 def _mpich(given: Mapping[str, str]) -> Seen | None:
-    """MPICH's and Intel's mpirun; also srun with --mpi=pmi2."""
+    """MPICH's and Intel's mpirun; srun's pmi2 sets no MPI_LOCALNRANKS."""
     if "PMI_RANK" not in given or "PMI_SIZE" not in given:
         return None
-    return _mpi(given, "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "", "mpirun -ppn 1")
+    found = _mpi(given, "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "", "mpirun -ppn 1")
+    srun = None if "MPI_LOCALNRANKS" in given else _srun(given)
+    return None if srun and (srun.rank, srun.size) == (found.rank, found.size) else found
 
 
 def _mpi(given: Mapping[str, str], rank: str, size: str, local: str, job: str, how: str) -> Seen:
@@ -207,8 +214,9 @@ def _agree(inner: Seen, outer: Seen) -> None:
 def _port(given: Mapping[str, str], job: str) -> int:
     if given.get(PORT):
         return _a_port(given, PORT, 0)
-    if given.get("MASTER_PORT"):  # where torchrun itself, or a job's own store, may listen
-        return _a_port(given, "MASTER_PORT", 1)
+    for name in ("MASTER_PORT", "PET_MASTER_PORT"):
+        if given.get(name):  # where torchrun itself, or a job's own store, may listen
+            return _a_port(given, name, 1)
     return PORTS[zlib.crc32(job.encode()) % len(PORTS)]
 
 

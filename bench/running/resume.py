@@ -139,8 +139,8 @@ def mixed_launches(
 def other_hosts(
     launches: Sequence[Launch], backend: str, hosts: Hosts, here: int | None = None
 ) -> list[str]:
-    """Cases whose ranks were on another number of hosts than they would be now, or on more devices
-    than there are."""
+    """Cases whose ranks were on other hosts than they would be now, or on more devices than there
+    are."""
     found: dict[str, None] = {}
     for launch in launches:
         world = launch.environment.get("world")
@@ -153,6 +153,8 @@ def other_hosts(
                 found[f"{launch.case.label} went over {count} devices, {here} are here"] = None
             elif then != now:
                 found[f"{launch.case.label} went over {then} hosts, would go over {now}"] = None
+            elif then > 1 and world.get("cores") != hosts.cores:
+                found[f"{launch.case.label} went over hosts with other cores"] = None
     return list(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from bench import catalogue
@@ -20,6 +21,8 @@ class Hosts(NamedTuple):
     total: int = 1
     each: int = 1
     """Devices of each."""
+    cores: int | None = None
+    """Usable ones of the host with fewest, where hosts differ; see `messages.Place`."""
 
 
 ONE = Hosts()
@@ -61,7 +64,8 @@ def size(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts = ONE) -
     is_host = catalogue.backend(device.backend).is_host
     wanted = _of_hosts(asked, hosts) if is_host else _of_devices(asked, device, here, hosts)
     if not seats(wanted, hosts, own_devices=not is_host):
-        raise DeviceUnavailable(f"--devices {wanted}: {uneven(wanted, hosts)}")
+        why = uneven(wanted, hosts, own_devices=not is_host)
+        raise DeviceUnavailable(f"--devices {wanted}: {why}")
     return wanted
 
 
@@ -91,13 +95,15 @@ def _of_devices(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts) 
     return asked or here
 
 
-def uneven(count: int, hosts: Hosts) -> str:
-    """That so many ranks do not divide over the hosts, and which do."""
-    each = f"{hosts.each} {'device' if hosts.each == 1 else 'devices'}"
+def uneven(count: int, hosts: Hosts, *, own_devices: bool) -> str:
+    """That so many ranks do not divide over the hosts that they take, and the next that do."""
+    taken = -(-count // hosts.each) if own_devices else hosts.total
+    fits = functools.partial(seats, hosts=hosts, own_devices=own_devices)
+    ways = range(count - 1, 0, -1), range(count + 1, 2 * count)
+    less, more = (next(filter(fits, way), 0) for way in ways)
     return (
-        f"{count} ranks do not divide evenly over {hosts.total} hosts with {each} each. Give a "
-        f"number that fits on one, or that divides by the hosts that it takes: "
-        f"{hosts.total * max(1, count // hosts.total)}."
+        f"{count} ranks do not divide evenly over {taken} hosts with {hosts.each} "
+        f"device{'s' * (hosts.each > 1)} each. Give {less} or {more}."
     )
 
 
@@ -110,4 +116,6 @@ def lacking(request: Request, hosts: Hosts = ONE) -> str:
         return f"it takes {count} {request.backend} devices; {here}"
     if not own_devices and count > MOST_ON_A_HOST * hosts.total:
         return f"it takes {count} ranks; at most {MOST_ON_A_HOST} share one host"
-    return "" if seats(count, hosts, own_devices=own_devices) else uneven(count, hosts)
+    if seats(count, hosts, own_devices=own_devices):
+        return ""
+    return uneven(count, hosts, own_devices=own_devices)

@@ -80,11 +80,12 @@ class Look(msgspec.Struct, frozen=True, tag="look", tag_field="wire"):
 
 
 class Found(msgspec.Struct, frozen=True, tag="found", tag_field="wire"):
-    """Those that are there, or why none is; and `bench.running.alike.conditions`."""
+    """Those that are there, or why none is; `bench.running.alike.conditions`; usable cores."""
 
     devices: tuple[DeviceInfo, ...]
     conditions: dict[str, str]
     problem: str = ""
+    cores: int | None = None
 
 
 class Start(msgspec.Struct, frozen=True, tag="start", tag_field="wire"):

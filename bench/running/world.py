@@ -74,6 +74,7 @@ class World:
         )
         self._hosts = [] if leader is None else leader.others[: self._seats[-1].host]
         """Other ones, which take part."""
+        hosts = 1 + len(self._hosts)
         address = leader.address if leader is not None and self._hosts else HOST
         with contextlib.ExitStack() as undo:
             listener = undo.enter_context(
@@ -88,9 +89,10 @@ class World:
                     local_rank=seat.local_rank,
                     local_size=seat.local_size,
                     host=seat.host,
-                    hosts=1 + len(self._hosts),
+                    hosts=hosts,
                     launcher="" if leader is None else leader.placement.launcher,
-                    one_machine=leader is not None and leader.one_machine,
+                    cores=leader.hosts.cores if leader is not None and hosts > 1 else None,
+                    machines=0 if leader is None else len(set(leader.machines[:hosts])),
                     parallelism=request.case.parallelism,
                     address=address,
                     port=listener.getsockname()[1],

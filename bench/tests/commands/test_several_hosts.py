@@ -69,7 +69,7 @@ def test_one_record_of_both_hosts(
     code, out, err = accelmark("run", "suite.toml", "--device", "cpu")
     assert (code, other.end()) == (EXIT_OK, EXIT_OK), err
     assert len(other.said) == 1
-    assert "hosts: 2 (torchrun): host 0 (" in err and "accelmark suite on CPU" in out
+    assert "hosts: 2 (torchrun) on 1 machine: host 0 (" in err and "accelmark suite on CPU" in out
     (path,) = tmp_path.glob("runs/*.jsonl")
     outcomes = [launch.outcome for launch in read(path).launches]
     for outcome in outcomes:

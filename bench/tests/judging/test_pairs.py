@@ -5,9 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bench.judging.measured import measured_row
 from bench.judging.pairs import Pairs, pairs
 from bench.records.outcome import Measured, Share, Work
+from bench.records.run import Settings
 from bench.tests.telemetry.launches import steady
+from bench.tests.values import make_case, make_launches
 
 MIB = 2**20
 
@@ -68,6 +71,27 @@ def test_links_between_hosts_are_told_from_those_within_one() -> None:
     assert mapped(launch((0, far), (far, 0), each=1)).words == (
         "ranks 0 and 1 (hosts 0 and 1) exchange 1 MiB at 131 GB/s each way"
     )
+
+
+def test_links_between_containers_of_one_machine_are_said_to_be_that() -> None:
+    near, far = 1000, 8000
+    seen = (0, near, far), (near, 0, 2 * far), (far, 2 * far, 0)
+    three = pairs([launch(*seen, each=2)], 1)
+    two = pairs([launch((0, far), (far, 0), each=1)], 1)
+    assert three is not None and two is not None
+    assert "; between hosts on 1 machine 98.3 GB/s); slowest" in three.words
+    assert two.words.endswith("(hosts 0 and 1) exchange 1 MiB at 131 GB/s each way on 1 machine")
+    some = pairs([launch(*seen, each=1)], 2)
+    assert some is not None and "between hosts on 2 machines 131 GB/s" in some.words
+
+
+@pytest.mark.parametrize("world", [{"hosts": 2}, {"hosts": 2, "machines": 1}])
+def test_a_record_says_on_how_many_machines_its_hosts_are(world: dict[str, int]) -> None:
+    case = make_case(workload="collective", mode="pairs", devices=2)
+    (measured,) = make_launches(case, [launch((0, 1000), (1000, 0), each=1)])
+    measured = msgspec.structs.replace(measured, environment={"world": world})
+    found = measured_row(case, [measured], 0, Settings(launches=1)).pairs
+    assert found is not None and found.machines == world.get("machines")
 
 
 def test_a_rank_has_one_time_with_each() -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from bench import catalogue
 from bench.measuring import joining
 from bench.measuring.messages import Place
+from bench.records.environment import threads_given
 
 
 def placed(local_size: int = 1, **fields: Any) -> Place:
@@ -50,6 +51,23 @@ def test_ranks_of_one_host_share_its_cores_whatever_they_compute_on() -> None:
     assert "OMP_NUM_THREADS" not in joining.variables({}, placed(1, hosts=2), 96, False)
 
 
+@pytest.mark.parametrize(("ranks", "threads"), [(8, "8"), (1, "64")])
+def test_hosts_with_other_numbers_of_cores_give_their_ranks_equal_threads(
+    ranks: int, threads: str
+) -> None:
+    """Those of the host that has fewest: of unlike ranks no launch has a figure."""
+    for host, cores in enumerate((64, 128)):
+        place = placed(ranks, hosts=2, host=host, cores=64)
+        assert joining.variables({}, place, cores, False)["OMP_NUM_THREADS"] == threads
+        own = joining.variables({"OMP_NUM_THREADS": "3"}, place, cores, False)
+        assert own["OMP_NUM_THREADS"] == "3"
+        world = joining.described(place, BACKEND, DEVICE)
+        assert threads_given({"world": world | {"devices": 2 * ranks}}, cores, False) == {
+            "OMP_NUM_THREADS": threads
+        }
+    assert "cores" not in joining.described(placed(ranks, hosts=2), BACKEND, DEVICE)
+
+
 def test_a_collective_may_take_its_time_from_the_first_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some libraries ask the store within it, long after all have come."""
     stores: list[Any] = []
@@ -74,7 +92,7 @@ def test_a_collective_may_take_its_time_from_the_first_on(monkeypatch: pytest.Mo
     [
         (placed(2), True),
         (placed(1, hosts=2, host=1), False),
-        (placed(1, hosts=2, host=1, one_machine=True), True),
+        (placed(1, hosts=2, host=1, machines=1), True),
         (placed(2, hosts=2, host=1), True),
     ],
 )
@@ -89,6 +107,20 @@ def test_hosts_that_compute_for_one_rank_alone_are_not_shared(place: Place, shar
     hosts = {name: said.get(name) for name in ("hosts", "devices_per_host")}
     assert hosts["hosts"] == (2 if place.hosts == 2 else None)
     assert hosts["devices_per_host"] == (place.local_size if place.hosts == 2 else None)
+
+
+DEVICE: Any = SimpleNamespace(torch_device=SimpleNamespace(type="cuda"), synchronous=False)
+BACKEND: Any = SimpleNamespace(collective_library=str, fabric=lambda kind, count: {})
+
+
+def test_containers_of_one_machine_are_recorded_as_such() -> None:
+    """Two pods with four GPUs each, on one node: a link between them never left it."""
+    apart, together, alone = (
+        joining.described(place, BACKEND, DEVICE)
+        for place in (placed(1, hosts=2), placed(1, hosts=2, machines=1), placed(2, machines=1))
+    )
+    assert together == {**apart, "machines": 1}
+    assert "machines" not in alone
 
 
 @pytest.mark.parametrize(
@@ -110,11 +142,32 @@ def test_ranks_may_differ_in_which_devices_their_hosts_give(
 
     def asked(variables: dict[str, str]) -> str:
         ranks: Any = SimpleNamespace(told=told)
-        return joining.unlike(ranks, {"variables": variables}, "NVIDIA X")
+        return joining.unlike(ranks, {"variables": variables}, "NVIDIA X", shared=False)
 
     assert asked(given[0]) == "", "alone"
     found = asked(given[1])
     assert found.startswith(said) and bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(("shared", "said"), [(False, ""), (True, "interop_threads: 64, ")])
+def test_what_no_variable_sets_decides_only_where_the_host_computes(
+    shared: bool, said: str
+) -> None:
+    """torch's threads between operators are as many as a host has cores."""
+    first: list[Any] = []
+
+    def asked(threads: int) -> str:
+        def told(mine: Any) -> list[Any]:
+            first.append(mine)
+            return first
+
+        ranks: Any = SimpleNamespace(told=told)
+        environment = {"variables": {}, "threads": 8, "interop_threads": threads}
+        return joining.unlike(ranks, environment, "NVIDIA X", shared=shared)
+
+    asked(32)
+    found = asked(64)
+    assert said in found and bool(found) == bool(said)
 
 
 def test_a_card_is_one_name_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_more_ranks_of_a_host_are_no_remedy() -> None:
     """A device more has its memory with it; a rank more has not."""
     given = catalogue.workload("bert").modes["train"].parameters(batch_size=12)
     room = 16 * 2**20
-    with pytest.raises(Unsupported, match="it would fit: --devices 6"):
+    with pytest.raises(Unsupported, match='it would fit: parallelism = "fsdp6"'):
         require(Shared(), given, room, 2, backend="cuda")
     with pytest.raises(Unsupported, match=r"the device has 16 MiB$"):
         require(Shared(), given, room, 2)

@@ -12,10 +12,12 @@ import pytest
 
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, HostsError
-from bench.running import alike, door, follower, greeting, wire
+from bench.records.cpu_limits import usable_cores
+from bench.running import alike, door, follower, greeting, probe, wire
 from bench.running.alike import Host, differences
 from bench.running.leader import leading
 from bench.running.placement import Placement
+from bench.running.seating import Hosts
 from bench.running.wire import Connection, Gone
 from bench.tests.running.two_hosts import FACTS, Following, led, placed, played
 
@@ -34,11 +36,23 @@ def test_a_follower_says_one_line_and_ends_as_its_leader_does() -> None:
     placement = placed(0)
     other = Following(placement._replace(rank=1))
     with leading(placement, FACTS, said.append) as leader:
-        assert leader.address == "127.0.0.1" and leader.one_machine
+        assert leader.address == "127.0.0.1" and len(set(leader.machines)) == 1
     assert other.end() == EXIT_OK
     (line,) = other.said
     assert line.startswith("host 1 of 2 (torchrun): follows 127.0.0.1; the run is shown")
-    assert said == [f"hosts: 2 (torchrun): host 0 ({_name()}), host 1 ({_name()})"]
+    assert said == [f"hosts: 2 (torchrun) on 1 machine: host 0 ({_name()}), host 1 ({_name()})"]
+
+
+def test_hosts_of_their_own_machines_are_not_told_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = iter("abc")
+    monkeypatch.setattr(greeting, "machine", lambda: next(machines))
+    monkeypatch.setattr("bench.running.leader.machine", lambda: next(machines))
+    said: list[str] = []
+    placement = placed(0)
+    other = Following(placement._replace(rank=1))
+    with leading(placement, FACTS, said.append):
+        pass
+    assert said[0].startswith("hosts: 2 (torchrun): host 0 ") and other.end() == EXIT_OK
 
 
 def _name() -> str:
@@ -137,7 +151,27 @@ def test_equal_ones_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(follower, "_look", lambda backend: wire.Found((CPU,) * 4, {"X": "1"}))
     with led(hosts=3) as (leader, _):
         assert leader.agree(CPU, 4) == 12
-        assert leader.hosts == (3, 4)
+        assert leader.hosts == Hosts(3, 4)
+
+
+@pytest.mark.parametrize(("cores", "fewest"), [((64, 64), None), ((48, 96), 48), ((96, 128), 64)])
+def test_the_fewest_cores_of_unequal_hosts_are_known(
+    monkeypatch: pytest.MonkeyPatch, cores: tuple[int, int], fewest: int | None
+) -> None:
+    there = iter(cores)
+    monkeypatch.setattr("bench.running.leader.usable_cores", lambda: 64)
+    monkeypatch.setattr("bench.running.alike.conditions", lambda backend: {})
+    monkeypatch.setattr(
+        follower, "_look", lambda backend: wire.Found((CPU,), {}, cores=next(there))
+    )
+    with led(hosts=3) as (leader, _):
+        leader.agree(CPU, 1)
+        assert leader.hosts.cores == fewest
+
+
+def test_a_host_says_how_many_cores_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "probe", lambda names: [probe.Found(backend="cpu", devices=(CPU,))])
+    assert follower._look("cpu").cores == usable_cores()
 
 
 # --- Who is not of this job -----------------------------------------------------------------------

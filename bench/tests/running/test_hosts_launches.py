@@ -104,7 +104,28 @@ def test_one_launch_goes_over_both(tmp_path: Path) -> None:
     ]
     assert {v["GLOO_SOCKET_IFNAME"] for _, v in told} == {"lo"}  # by which they reach each other
     assert len({(p.address, p.port) for p, _ in told}) == 1
-    assert all(p.launcher == "torchrun" and p.one_machine for p, _ in told)
+    assert all(p.launcher == "torchrun" and p.machines == 1 for p, _ in told)
+
+
+def test_all_ranks_have_the_threads_of_the_host_with_fewest_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("bench.running.leader.usable_cores", lambda: 64)
+    monkeypatch.setattr("bench.running.alike.conditions", lambda backend: {})
+    device = DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1)
+    monkeypatch.setattr(follower, "_look", lambda backend: wire.Found((device,), {}, cores=48))
+    monkeypatch.setattr(follower, "Monitor", lambda *_: Watching("there"))
+    words = command(
+        """
+        open(f"threads{rank}", "w").write(os.environ["OMP_NUM_THREADS"])
+        say("measure"); report()
+        """
+    )
+    with led(words) as (leader, _):
+        leader.agree(device, 1)
+        launched(leader, words)
+    assert {(tmp_path / f"threads{rank}").read_text() for rank in range(4)} == {"24"}
 
 
 def test_each_host_watches_its_own_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +318,17 @@ def test_a_record_of_two_hosts_does_not_go_on_over_one() -> None:
     old = msgspec.structs.replace(launch, environment={"world": {"devices": 2}})
     assert other_hosts([old], "cpu", Hosts()) == []
     assert other_hosts([old], "cpu", Hosts(2, 1))[0].endswith("over 1 hosts, would go over 2")
+
+
+def test_a_record_of_hosts_with_few_cores_does_not_go_on_over_others() -> None:
+    world = {"devices": 2, "hosts": 2, "cores": 48}
+    launch = make_launch(case=of(2).case, environment={"world": world})
+    assert other_hosts([launch], "cuda", Hosts(2, 1, 48)) == []
+    for now in (Hosts(2, 1, 32), Hosts(2, 1)):
+        (said,) = other_hosts([launch], "cuda", now)
+        assert said.endswith("went over hosts with other cores")
+    alone = msgspec.structs.replace(launch, environment={"world": {"devices": 2}})
+    assert other_hosts([alone], "cuda", Hosts(2, 2, 48)) == []
 
 
 def test_a_record_of_two_devices_does_not_go_on_where_one_is_left() -> None:

@@ -25,6 +25,10 @@ KUBERNETES = (
     "KUBERNETES_SERVICE_HOST=10.96.0.1 MASTER_ADDR=job-master-0 MASTER_PORT=23456 WORLD_SIZE=2 "
     "RANK=1 PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=1"
 )
+TRAIN_JOB = (
+    "KUBERNETES_SERVICE_HOST=1 PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=auto "
+    "PET_MASTER_ADDR=n0 PET_MASTER_PORT=29500"
+)
 ALLOCATION = "SLURM_JOB_ID=42 SLURM_JOB_NODELIST=node[07-08] SLURM_NTASKS=2 SLURM_NNODES=2"
 BATCH = f"{ALLOCATION} SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0"
 
@@ -46,6 +50,12 @@ def at(text: str) -> Placement:
         (f"{TORCHRUN} ACCELMARK_PORT=77", Placement(1, 2, "node1", 77, "torchrun", "torchrun 7a")),
         (f"{MPICH} ACCELMARK_SECRET=s", Placement(1, 2, "10.0.0.1", 4001, "mpirun", "s")),
         (KUBERNETES, Placement(1, 2, "job-master-0", 23457, "kubernetes", "kubernetes ")),
+        (TRAIN_JOB, Placement(1, 2, "n0", 29501, "kubernetes", "kubernetes ")),
+        # What torchrun would start in a pod, and has not.
+        (
+            f"{TRAIN_JOB} PET_NPROC_PER_NODE=8",
+            Placement(1, 2, "n0", 29501, "kubernetes", "kubernetes "),
+        ),
         # torchrun numbers its hosts by who comes first, whatever srun says.
         (
             SRUN.replace("PROCID=1", "PROCID=0") + " " + TORCHRUN,
@@ -73,6 +83,20 @@ def test_srun_leads_on_the_first_node_at_a_port_of_the_job() -> None:
     assert at(bare).address == "10.0.0.9"
 
 
+PMI2 = "PMI_FD=9 PMI_JOBID=42.0"
+"""Slurm's pmi2 plugin, a site's default, sets these of every task beside PMI_RANK and PMI_SIZE."""
+
+
+def test_srun_with_pmi2_is_no_mpirun() -> None:
+    assert at(f"{SRUN} {PMI2} PMI_RANK=1 PMI_SIZE=2") == at(SRUN)
+    crowd = f"{SRUN} {PMI2} SLURM_STEP_NUM_TASKS=16 PMI_RANK=1 PMI_SIZE=16 MASTER_ADDR=node07"
+    with pytest.raises(HostsError, match=r"srun: .* One process a host"):
+        at(crowd)
+    # mpirun may be started by srun, once a host, and numbers its processes itself.
+    inner = f"{SRUN} PMI_RANK=0 PMI_SIZE=2 MASTER_ADDR=node07"
+    assert at(inner).launcher == at(f"{SRUN} {MPICH}").launcher == "mpirun"
+
+
 def test_open_mpi_has_its_address_from_the_user() -> None:
     assert at(OPEN_MPI)[:3] == (1, 2, "10.0.0.1")
     assert at(OPEN_MPI).port in PORTS
@@ -90,6 +114,8 @@ def test_open_mpi_has_its_address_from_the_user() -> None:
         f"{BATCH} MASTER_ADDR=node1",
         SRUN.replace("=2", "=1").replace("PROCID=1", "PROCID=0"),
         TORCHRUN.replace("=2", "=1").replace("RANK=1", "RANK=0"),
+        TRAIN_JOB.replace("NNODES=2", "NNODES=1").replace("RANK=1", "RANK=0"),
+        "PET_NNODES=2 PET_MASTER_ADDR=n0",
         "OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=1 OMPI_COMM_WORLD_LOCAL_SIZE=1",
     ],
 )
@@ -137,6 +163,9 @@ def test_all_else_is_a_run_on_one_host(text: str) -> None:
             "RANK=1 WORLD_SIZE=2",
             "RANK and WORLD_SIZE: RANK=1 and WORLD_SIZE=2, and nothing says which host leads",
         ),
+        (f"{TRAIN_JOB} PET_NODE_RANK=2", "PET_NODE_RANK=2 and PET_NNODES=2 contradict each other"),
+        (f"{TRAIN_JOB} PET_NNODES=1:4", "PET_NNODES=1:4: not a number"),
+        (f"{TRAIN_JOB} PET_MASTER_PORT=0x", "PET_MASTER_PORT=0x: not a number"),
         (f"{TORCHRUN} MASTER_PORT=65535", "MASTER_PORT=65535: no port that can be listened at"),
         (f"{TORCHRUN} ACCELMARK_PORT=0", "ACCELMARK_PORT=0: no port"),
     ],
