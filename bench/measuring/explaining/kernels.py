@@ -8,6 +8,7 @@ product of known shapes. Recording such a step would record another one: the eag
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import time
 from collections import Counter, defaultdict
@@ -78,10 +79,15 @@ def explained(
     with collected():
         before = [step_ns() for _ in range(TURNS // 2)]
         try:
-            events, wall = profiled.events_of(job, device, STEPS)
+            seen, wall = profiled.events_of(job, device, STEPS)
         except (ImportError, RuntimeError) as error:
             return Unexplained(reason=f"{profiled.not_here(error)}. {EAGER}")
-        found = rows(events, STEPS, arithmetic, synchronous=device.synchronous)
+        kept = profiled.whole(seen)
+        lost = f"the profiler lost kernels of {len(seen) - len(kept)} of {len(seen)} steps"
+        if 2 * len(kept) < len(seen):
+            return Unexplained(reason=f"{lost} (CUPTI before CUDA 13.1 may). {EAGER}")
+        events = itertools.chain(*kept)
+        found = rows(events, len(kept), arithmetic, synchronous=device.synchronous)
         if not found:
             return Unexplained(reason=f"{profiled.NO_KERNELS}. {EAGER}")
         after = [step_ns() for _ in range(TURNS // 2)]
@@ -105,6 +111,7 @@ def explained(
             step_ns=wall / STEPS, kinds=dict(kinds), calls={k: float(n) for k, n in calls.items()}
         ),
         causes=causes,
+        notes=(f"{lost}, which are left out",) if len(kept) < len(seen) else (),
     )
 
 
@@ -124,7 +131,7 @@ def rows(
                 continue
             taken = float(event.cpu_time_total)
         else:
-            if profiled.on_host(event) or getattr(event, "is_user_annotation", False):
+            if not profiled.is_kernel(event):
                 continue
             taken = float(event.device_time_total)
         key = event.name, _shapes(event)

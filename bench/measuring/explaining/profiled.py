@@ -113,12 +113,19 @@ def not_here(error: Exception) -> str:
     return f"torch's profiler does not work here: {error}".splitlines()[0]
 
 
-def events_of(job: Job, device: Device, steps: int) -> tuple[list[Any], int]:
-    """All that the profiler sees of so many steps, with shapes and FLOP; and their wall ns."""
+def events_of(job: Job, device: Device, steps: int) -> tuple[list[list[Any]], int]:
+    """All that the profiler sees of each of so many steps, with shapes and FLOP; and their wall ns,
+    together."""
     found, wall = _profiled(job, device, steps, shapes=True)
     events = list(found.events() or ())
-    marks = _marks(events)
-    return [event for event in events if any(_within(event, mark) for mark in marks)], wall
+    return [[one for one in events if _within(one, mark)] for mark in _marks(events)], wall
+
+
+def whole(steps: Sequence[list[Any]]) -> list[list[Any]]:
+    """Those of equal steps of which the profiler lost no event of the device's: a tracer may drop
+    the first of a session, without a word."""
+    counts = [sum(map(is_kernel, step)) for step in steps]
+    return [step for step, count in zip(steps, counts, strict=True) if count == max(counts)]
 
 
 def spans(events: Iterable[Any], kinds: dict[str, Kind], taken: Taken) -> list[Span]:
@@ -196,6 +203,11 @@ def _by_call(steps: Sequence[Sequence[Span]]) -> dict[tuple[str, Kind, int], lis
 def on_host(event: Any) -> bool:
     """Whether it is the host's; else it is a kernel, or the shadow of a mark among them."""
     return str(event.device_type).endswith(".CPU")
+
+
+def is_kernel(event: Any) -> bool:
+    """Whether it is work of the device."""
+    return not on_host(event) and not getattr(event, "is_user_annotation", False)
 
 
 def _marks(events: Iterable[Any]) -> list[Any]:

@@ -227,7 +227,7 @@ def test_memory_that_the_allocator_keeps_is_there_to_be_had() -> None:
 def test_a_recorded_step_is_held_against_a_launch_of_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(profiled, "events_of", lambda *_: (EVENTS, 1))
+    monkeypatch.setattr(profiled, "events_of", lambda *_: ([EVENTS] * 6, 1))
     device = Accelerator(graphs=True)
     monkeypatch.setattr(device, "record", lambda *_: lambda: device.work(200 * US))
     found = kernels.explained(Sums(), device, "fp32", CLOCK)
