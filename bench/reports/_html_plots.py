@@ -22,7 +22,7 @@ from bench.planning.usual import given
 from bench.records.case import Case
 from bench.records.outcome import Measured
 from bench.records.run import Launch
-from bench.reports._html_pair import spoken
+from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_side import Side, name_of, variant
 from bench.reports._labels import Label, labels, plain
 from bench.reports._systems import spreads
@@ -93,8 +93,11 @@ def trace_limits(sides: Sequence[Side]) -> TraceLimits:
     return TraceLimits(40, 3) if most > MANY_CASES else TraceLimits(60, None)
 
 
-def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
-    """Throughput: a panel for each kind of work, as only there the bars have one unit."""
+def panels(sides: Sequence[Side], pairs: Sequence[Pair] = ()) -> Iterator[dict[str, Any]]:
+    """Throughput: a panel for each kind of work, as only there the bars have one unit.
+
+    pairs: which tell what bars beside the base's are not to be compared with it.
+    """
     cases: dict[str, Case] = {}
     for side in sides:
         for row in side.measured:
@@ -102,31 +105,40 @@ def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     suite = sides[0].file.run.suite if sides else ""
     called = labels(suite, list(cases.values()))
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    compared = {
+        pair.other.number: {case.other.case.fingerprint for case in pair.compared if case.other}
+        for pair in pairs
+    }
     for side in sides:
+        beside = compared.get(side.number)
         for row in side.measured:
             slots = found.setdefault((row.case.name, row.unit), {})
             work = row.work.fingerprint
             case = cases[work]
             named = _named(variant(case), case, called[case.fingerprint])
-            slots.setdefault(work, {**named, "bars": []})["bars"].append(_bar(side, row))
+            bars = slots.setdefault(work, {**named, "bars": []})["bars"]
+            refused = beside is not None and row.case.fingerprint not in beside
+            bars.append(_bar(side, row, apart=refused and bool(bars) and bars[0]["run"] == 0))
     for (name, unit), slots in found.items():
         yield {"title": name, "unit": unit, "slots": list(slots.values())}
 
 
-def _bar(side: Side, row: Row) -> dict[str, Any]:
+def _bar(side: Side, row: Row, *, apart: bool) -> dict[str, Any]:
+    """apart: whether it stands below one of the base that it is not comparable with."""
     assert row.throughput is not None
     interval = row.interval
     figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
     spread = "no interval" if interval is None else units.spread(interval.half_width)
     launches = units.counted(row.launches, "launch")
+    word = f"{word_of(row)}, not comparable".removeprefix("OK, ") if apart else word_of(row)
     return {
         "run": side.number - 1,
         "value": row.throughput,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
         "text": figure,
-        "word": word_of(row),
-        "hover": [row.case.label, side.label, f"{figure}, {spread}, {launches}", word_of(row)],
+        "word": word,
+        "hover": [row.case.label, side.label, f"{figure}, {spread}, {launches}", word],
     }
 
 

@@ -6,18 +6,26 @@ import math
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench import catalogue
 from bench.judging.compare import compare
 from bench.records.outcome import Outcome, Skipped
-from bench.records.run import RunFile
+from bench.records.run import RunFile, Settings
 from bench.records.runfile import read
 from bench.reports import _html_plots
 from bench.reports._html_side import Side
 from bench.tests.reports.pages import Page, a_sweep, of_suite, render, sweep_case
 from bench.tests.scripts.regenerate import RUN
-from bench.tests.values import another, failed, make_case, make_file, make_launches, make_measured
+from bench.tests.values import (
+    another,
+    failed,
+    make_case,
+    make_file,
+    make_launches,
+    make_measured,
+)
 
 
 def sides(*runs: RunFile) -> list[Side]:
@@ -52,6 +60,40 @@ def test_a_label_has_every_parameter() -> None:
         "batch 1, base",
         "batch 2, base",
     ]
+
+
+def bars(*runs: RunFile) -> list[list[str]]:
+    """What stands beside the bars of each slot of a page."""
+    drawn = Page(render(*runs)).data["panels"]
+    return [[bar["word"] for bar in slot["bars"]] for panel in drawn for slot in panel["slots"]]
+
+
+def test_a_bar_that_is_not_compared_with_the_one_above_it_says_so() -> None:
+    """The same work by its name, timed step by step in one run: the page lists it as refused."""
+    case, alone = make_case(), make_case(workload="bert")
+    outcomes = [make_measured(0.01 * (1 + k / 500)) for k in range(5)]
+    launches = make_launches(case, outcomes)
+    runs = [
+        make_file([case], launches),
+        make_file([case], launches),
+        make_file(
+            [case, alone],
+            [*launches, *make_launches(alone, outcomes[:1])],
+            settings=Settings(timing="step"),
+        ),
+    ]
+    assert bars(*runs) == [["OK", "OK", "not comparable"], ["FEW LAUNCHES"]]
+    noisy = [make_measured(0.01 * (1 + k / 5)) for k in range(5)]
+    other = make_file([case], make_launches(case, noisy), settings=Settings(timing="step"))
+    assert bars(runs[0], other) == [["OK", "NOISY, not comparable"]]
+    assert bars(runs[0], msgspec.structs.replace(runs[1], damage="line 7: damaged")) == [
+        ["OK", "not comparable"]
+    ]
+    broken = make_file([case], make_launches(case, [failed()] * 2))
+    assert bars(broken, runs[2]) == [["OK"], ["FEW LAUNCHES"]], "nothing stands above it"
+    page = Page(render(runs[0], runs[2])).text
+    assert "What is marked not comparable must not be read beside run 1." in page
+    assert "not comparable" not in Page(render(runs[0])).text
 
 
 def test_a_point_of_the_roofline_lies_where_its_counts_say() -> None:
