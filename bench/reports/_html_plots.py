@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,18 +15,20 @@ import msgspec
 from bench import stats, units
 from bench.judging.ceilings import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD
 from bench.judging.comparison import CaseComparison
+from bench.judging.measured import FAR_OUT
 from bench.judging.row import Row
 from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import figures
 from bench.planning.usual import given
 from bench.records.case import Case
-from bench.records.outcome import Measured
+from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_side import Side, name_of, variant
 from bench.reports._labels import Label, labels, plain
 from bench.reports._systems import spreads
 from bench.reports._wording import ratio, word_of
+from bench.telemetry.flags import slowed_launches
 
 MANY_CASES = 100
 """A page of more cases than this would grow too large with every launch's trace."""
@@ -44,6 +46,7 @@ class TraceLimits(msgspec.Struct, frozen=True):
 FLAGS = {
     "NO_STEADY_STATE": "it never became steady",
     "DRIFT": "step times moved by more than 5 %",
+    FAR_OUT: "it stands far from the others, and nothing was seen that explains it",
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
     "SHORT_BLOCKS": "operands were used up before a block was as long as was asked for",
     "CONTENDED": "other work on the host slowed it",
@@ -287,19 +290,28 @@ def traces(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     cases = {key: row.case for key, row in works if row.serving is None}
     limits = trace_limits(sides)
     for fingerprint, case in cases.items():
-        shown = [
-            _trace(side, launch, limits.points)
-            for side in sides
-            for launch in figures(side.launches.get(fingerprint, []))[: limits.launches]
-        ]
-        total = sum(len(figures(side.launches.get(fingerprint, ()))) for side in sides)
+        shown, total = [], 0
+        for side in sides:
+            launches = figures(side.launches.get(fingerprint, ()))
+            slowed = slowed_launches(launches)
+            total += len(launches)
+            for launch in launches[: limits.launches]:
+                row = side.works[fingerprint]
+                shown.append(_trace(side, row, launch, slowed, limits.points))
         if any(trace["steady"]["ms"] for trace in shown):
             yield {"case": case.label, "total": total, "launches": shown}
 
 
-def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
-    outcome = launch.outcome
-    trace: dict[str, Any] = {"run": side.number - 1, "launch": launch.launch + 1}
+def _trace(
+    side: Side,
+    row: Row,
+    launch: Launch,
+    slowed: Mapping[int, tuple[Flag, str]],
+    points: int,
+) -> dict[str, Any]:
+    """slowed: what `slowed_launches` finds in all launches of the case."""
+    outcome, number = launch.outcome, launch.launch
+    trace: dict[str, Any] = {"run": side.number - 1, "launch": number + 1}
     if not isinstance(outcome, Measured):
         status = type(outcome).__name__.upper()
         why = outcome.message if hasattr(outcome, "message") else outcome.reason
@@ -311,8 +323,10 @@ def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
         f"{len(warmup)} warm-up and {len(samples)} steady samples",
         f"steady median {units.duration(statistics.median(samples))}",
         units.counted(stats.outliers(samples), "outlier"),
-        *(f"{flag}: {_meaning(outcome, flag)}" for flag in outcome.flags),
+        *_flags(row, number, outcome, slowed),
     ]
+    if row.rounds and number not in row.rounds:
+        parts.append("left out of the figure")
     if len(warmup) + len(samples) > points:
         parts.append(f"drawn as {points} medians of bins")
     early, late = _shares(len(warmup), len(samples), points)
@@ -324,10 +338,17 @@ def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
     }
 
 
-def _meaning(outcome: Measured, flag: str) -> str:
-    """What a flag means; of several devices with whose it is and why."""
-    cause = outcome.causes.get(flag) if outcome.ranks else None
-    return FLAGS.get(flag, "flagged") + (f" ({cause})" if cause else "")
+def _flags(
+    row: Row, number: int, outcome: Measured, slowed: Mapping[int, tuple[Flag, str]]
+) -> Iterator[str]:
+    """What each flag of a launch means, and why it bears it; those that only its case shows too."""
+    causes: dict[str, str] = {flag: outcome.causes.get(flag, "") for flag in outcome.flags}
+    if number in slowed:
+        causes.setdefault(*slowed[number])
+    if number in row.far_out:
+        causes[FAR_OUT] = f"{ratio(row.far_out[number])} of the median"
+    for flag, cause in causes.items():
+        yield f"{flag}: {FLAGS.get(flag, 'flagged')}" + (f" ({cause})" if cause else "")
 
 
 def _shares(warmup: int, steady: int, points: int) -> tuple[int, int]:
