@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -96,11 +96,8 @@ def trace_limits(sides: Sequence[Side]) -> TraceLimits:
     return TraceLimits(40, 3) if most > MANY_CASES else TraceLimits(60, None)
 
 
-def panels(sides: Sequence[Side], pairs: Sequence[Pair] = ()) -> Iterator[dict[str, Any]]:
-    """Throughput: a panel for each kind of work, as only there the bars have one unit.
-
-    pairs: which tell what bars beside the base's are not to be compared with it.
-    """
+def panels(sides: Sequence[Side], pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
+    """Throughput: a panel for each kind of work, as only there the bars have one unit."""
     cases: dict[str, Case] = {}
     for side in sides:
         for row in side.measured:
@@ -109,25 +106,27 @@ def panels(sides: Sequence[Side], pairs: Sequence[Pair] = ()) -> Iterator[dict[s
     called = labels(suite, list(cases.values()))
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     compared = {
-        pair.other.number: {case.other.case.fingerprint for case in pair.compared if case.other}
+        (pair.other.number, case.other.case.fingerprint)
         for pair in pairs
+        for case in pair.compared
+        if case.other
     }
     for side in sides:
-        beside = compared.get(side.number)
         for row in side.measured:
             slots = found.setdefault((row.case.name, row.unit), {})
             work = row.work.fingerprint
             case = cases[work]
             named = _named(variant(case), case, called[case.fingerprint])
             bars = slots.setdefault(work, {**named, "bars": []})["bars"]
-            refused = beside is not None and row.case.fingerprint not in beside
-            bars.append(_bar(side, row, apart=refused and bool(bars) and bars[0]["run"] == 0))
+            beside = bool(bars) and bars[0]["run"] == 0 < side.number - 1
+            apart = beside and (side.number, row.case.fingerprint) not in compared
+            bars.append(_bar(side, row, apart=apart))
     for (name, unit), slots in found.items():
         yield {"title": name, "unit": unit, "slots": list(slots.values())}
 
 
 def _bar(side: Side, row: Row, *, apart: bool) -> dict[str, Any]:
-    """apart: whether it stands below one of the base that it is not comparable with."""
+    """apart: not to be compared with that of the base above it."""
     assert row.throughput is not None
     interval = row.interval
     figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
@@ -296,20 +295,16 @@ def traces(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
             slowed = slowed_launches(launches)
             total += len(launches)
             for launch in launches[: limits.launches]:
-                row = side.works[fingerprint]
-                shown.append(_trace(side, row, launch, slowed, limits.points))
+                row, slow = side.works[fingerprint], slowed.get(launch.launch)
+                shown.append(_trace(side, row, launch, slow, limits.points))
         if any(trace["steady"]["ms"] for trace in shown):
             yield {"case": case.label, "total": total, "launches": shown}
 
 
 def _trace(
-    side: Side,
-    row: Row,
-    launch: Launch,
-    slowed: Mapping[int, tuple[Flag, str]],
-    points: int,
+    side: Side, row: Row, launch: Launch, slow: tuple[Flag, str] | None, points: int
 ) -> dict[str, Any]:
-    """slowed: what `slowed_launches` finds in all launches of the case."""
+    """slow: the flag that the launch has beside the others of its case, or by its samples."""
     outcome, number = launch.outcome, launch.launch
     trace: dict[str, Any] = {"run": side.number - 1, "launch": number + 1}
     if not isinstance(outcome, Measured):
@@ -319,11 +314,15 @@ def _trace(
         return {**trace, "warmup": none, "steady": none, "words": f"{status}: {why}"}
     samples = outcome.samples
     warmup = [block.sample_seconds for block in outcome.warmup]
+    causes: dict[str, str] = dict([slow] if slow else [])
+    causes |= {flag: outcome.causes.get(flag, "") for flag in outcome.flags}
+    if number in row.far_out:
+        causes[FAR_OUT] = f"{ratio(row.far_out[number])} of the median"
     parts = [
         f"{len(warmup)} warm-up and {len(samples)} steady samples",
         f"steady median {units.duration(statistics.median(samples))}",
         units.counted(stats.outliers(samples), "outlier"),
-        *_flags(row, number, outcome, slowed),
+        *(f"{flag}: {_meaning(flag, cause)}" for flag, cause in causes.items()),
     ]
     if row.rounds and number not in row.rounds:
         parts.append("left out of the figure")
@@ -338,17 +337,8 @@ def _trace(
     }
 
 
-def _flags(
-    row: Row, number: int, outcome: Measured, slowed: Mapping[int, tuple[Flag, str]]
-) -> Iterator[str]:
-    """What each flag of a launch means, and why it bears it; those that only its case shows too."""
-    causes: dict[str, str] = {flag: outcome.causes.get(flag, "") for flag in outcome.flags}
-    if number in slowed:
-        causes.setdefault(*slowed[number])
-    if number in row.far_out:
-        causes[FAR_OUT] = f"{ratio(row.far_out[number])} of the median"
-    for flag, cause in causes.items():
-        yield f"{flag}: {FLAGS.get(flag, 'flagged')}" + (f" ({cause})" if cause else "")
+def _meaning(flag: str, cause: str) -> str:
+    return FLAGS.get(flag, "flagged") + (f" ({cause})" if cause else "")
 
 
 def _shares(warmup: int, steady: int, points: int) -> tuple[int, int]:

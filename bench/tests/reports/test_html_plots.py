@@ -46,7 +46,7 @@ def alike(named: list[dict[str, Any]], width: int) -> int:
 def test_labels_of_a_suite_tell_its_cases_apart_where_they_are_cut(title: str) -> None:
     """By words at the usual width of a panel, but for few; the browser adds a mark to those."""
     run = of_suite(title)
-    panels = list(_html_plots.panels(sides(run)))
+    panels = list(_html_plots.panels(sides(run), []))
     few = len(run.run.plan) / 5
     assert sum(alike(panel["slots"], 60) for panel in panels) < few
     marks = _html_plots.ratios(compare(run, another(run)).cases, title)
@@ -58,7 +58,7 @@ def test_labels_of_a_suite_tell_its_cases_apart_where_they_are_cut(title: str) -
 def test_a_label_has_every_parameter() -> None:
     """What tells cases apart first; what is usual is cut first."""
     run = a_sweep()
-    bert = next(p for p in _html_plots.panels(sides(run)) if p["title"] == "bert-infer")
+    bert = next(p for p in _html_plots.panels(sides(run), []) if p["title"] == "bert-infer")
     assert [slot["detail"] for slot in bert["slots"]] == [
         "batch 4, base",
         "batch 1, base",
