@@ -15,18 +15,20 @@ import msgspec
 from bench import stats, units
 from bench.judging.ceilings import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD
 from bench.judging.comparison import CaseComparison
+from bench.judging.measured import FAR_OUT
 from bench.judging.row import Row
 from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import figures
 from bench.planning.usual import given
 from bench.records.case import Case
-from bench.records.outcome import Measured
+from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
-from bench.reports._html_pair import spoken
+from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_side import Side, name_of, variant
 from bench.reports._labels import Label, labels, plain
 from bench.reports._systems import spreads
 from bench.reports._wording import ratio, word_of
+from bench.telemetry.flags import slowed_launches
 
 MANY_CASES = 100
 """A page of more cases than this would grow too large with every launch's trace."""
@@ -44,6 +46,7 @@ class TraceLimits(msgspec.Struct, frozen=True):
 FLAGS = {
     "NO_STEADY_STATE": "it never became steady",
     "DRIFT": "step times moved by more than 5 %",
+    FAR_OUT: "it stands far from the others, and nothing was seen that explains it",
     "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
     "SHORT_BLOCKS": "operands were used up before a block was as long as was asked for",
     "CONTENDED": "other work on the host slowed it",
@@ -93,7 +96,7 @@ def trace_limits(sides: Sequence[Side]) -> TraceLimits:
     return TraceLimits(40, 3) if most > MANY_CASES else TraceLimits(60, None)
 
 
-def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+def panels(sides: Sequence[Side], pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
     """Throughput: a panel for each kind of work, as only there the bars have one unit."""
     cases: dict[str, Case] = {}
     for side in sides:
@@ -102,31 +105,42 @@ def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     suite = sides[0].file.run.suite if sides else ""
     called = labels(suite, list(cases.values()))
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    compared = {
+        (pair.other.number, case.other.case.fingerprint)
+        for pair in pairs
+        for case in pair.compared
+        if case.other
+    }
     for side in sides:
         for row in side.measured:
             slots = found.setdefault((row.case.name, row.unit), {})
             work = row.work.fingerprint
             case = cases[work]
             named = _named(variant(case), case, called[case.fingerprint])
-            slots.setdefault(work, {**named, "bars": []})["bars"].append(_bar(side, row))
+            bars = slots.setdefault(work, {**named, "bars": []})["bars"]
+            beside = bool(bars) and bars[0]["run"] == 0 < side.number - 1
+            apart = beside and (side.number, row.case.fingerprint) not in compared
+            bars.append(_bar(side, row, apart=apart))
     for (name, unit), slots in found.items():
         yield {"title": name, "unit": unit, "slots": list(slots.values())}
 
 
-def _bar(side: Side, row: Row) -> dict[str, Any]:
+def _bar(side: Side, row: Row, *, apart: bool) -> dict[str, Any]:
+    """apart: not to be compared with that of the base above it."""
     assert row.throughput is not None
     interval = row.interval
     figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
     spread = "no interval" if interval is None else units.spread(interval.half_width)
     launches = units.counted(row.launches, "launch")
+    word = f"{word_of(row)}, not comparable".removeprefix("OK, ") if apart else word_of(row)
     return {
         "run": side.number - 1,
         "value": row.throughput,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
         "text": figure,
-        "word": word_of(row),
-        "hover": [row.case.label, side.label, f"{figure}, {spread}, {launches}", word_of(row)],
+        "word": word,
+        "hover": [row.case.label, side.label, f"{figure}, {spread}, {launches}", word],
     }
 
 
@@ -275,19 +289,24 @@ def traces(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     cases = {key: row.case for key, row in works if row.serving is None}
     limits = trace_limits(sides)
     for fingerprint, case in cases.items():
-        shown = [
-            _trace(side, launch, limits.points)
-            for side in sides
-            for launch in figures(side.launches.get(fingerprint, []))[: limits.launches]
-        ]
-        total = sum(len(figures(side.launches.get(fingerprint, ()))) for side in sides)
+        shown, total = [], 0
+        for side in sides:
+            launches = figures(side.launches.get(fingerprint, ()))
+            slowed = slowed_launches(launches)
+            total += len(launches)
+            for launch in launches[: limits.launches]:
+                row, slow = side.works[fingerprint], slowed.get(launch.launch)
+                shown.append(_trace(side, row, launch, slow, limits.points))
         if any(trace["steady"]["ms"] for trace in shown):
             yield {"case": case.label, "total": total, "launches": shown}
 
 
-def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
-    outcome = launch.outcome
-    trace: dict[str, Any] = {"run": side.number - 1, "launch": launch.launch + 1}
+def _trace(
+    side: Side, row: Row, launch: Launch, slow: tuple[Flag, str] | None, points: int
+) -> dict[str, Any]:
+    """slow: the flag that the launch has beside the others of its case, or by its samples."""
+    outcome, number = launch.outcome, launch.launch
+    trace: dict[str, Any] = {"run": side.number - 1, "launch": number + 1}
     if not isinstance(outcome, Measured):
         status = type(outcome).__name__.upper()
         why = outcome.message if hasattr(outcome, "message") else outcome.reason
@@ -295,12 +314,18 @@ def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
         return {**trace, "warmup": none, "steady": none, "words": f"{status}: {why}"}
     samples = outcome.samples
     warmup = [block.sample_seconds for block in outcome.warmup]
+    causes: dict[str, str] = dict([slow] if slow else [])
+    causes |= {flag: outcome.causes.get(flag, "") for flag in outcome.flags}
+    if number in row.far_out:
+        causes[FAR_OUT] = f"{ratio(row.far_out[number])} of the median"
     parts = [
         f"{len(warmup)} warm-up and {len(samples)} steady samples",
         f"steady median {units.duration(statistics.median(samples))}",
         units.counted(stats.outliers(samples), "outlier"),
-        *(f"{flag}: {_meaning(outcome, flag)}" for flag in outcome.flags),
+        *(f"{flag}: {_meaning(flag, cause)}" for flag, cause in causes.items()),
     ]
+    if row.rounds and number not in row.rounds:
+        parts.append("left out of the figure")
     if len(warmup) + len(samples) > points:
         parts.append(f"drawn as {points} medians of bins")
     early, late = _shares(len(warmup), len(samples), points)
@@ -312,9 +337,7 @@ def _trace(side: Side, launch: Launch, points: int) -> dict[str, Any]:
     }
 
 
-def _meaning(outcome: Measured, flag: str) -> str:
-    """What a flag means; of several devices with whose it is and why."""
-    cause = outcome.causes.get(flag) if outcome.ranks else None
+def _meaning(flag: str, cause: str) -> str:
     return FLAGS.get(flag, "flagged") + (f" ({cause})" if cause else "")
 
 

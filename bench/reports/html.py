@@ -41,7 +41,7 @@ class HtmlReport(Report):
         pairs = [Pair(sides[0], other) for other in sides[1:]]
         drawn = {
             "runs": [side.label for side in sides],
-            "panels": list(_html_plots.panels(sides)),
+            "panels": list(_html_plots.panels(sides, pairs)),
             "ratios": [_html_plots.ratios(pair.compared, pair.suite) for pair in pairs],
             "systems": [_html_plots.ratios(pair.as_systems, pair.suite) for pair in pairs],
             "roofline": _html_plots.roofline(sides),

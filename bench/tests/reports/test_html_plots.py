@@ -6,18 +6,30 @@ import math
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench import catalogue
 from bench.judging.compare import compare
+from bench.judging.summary import summarize
+from bench.records.observed import Reading
 from bench.records.outcome import Outcome, Skipped
-from bench.records.run import RunFile
+from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.reports import _html_plots
 from bench.reports._html_side import Side
 from bench.tests.reports.pages import Page, a_sweep, of_suite, render, sweep_case
 from bench.tests.scripts.regenerate import RUN
-from bench.tests.values import another, failed, make_case, make_file, make_launches, make_measured
+from bench.tests.telemetry.launches import seen, steady
+from bench.tests.values import (
+    another,
+    failed,
+    make_case,
+    make_file,
+    make_launch,
+    make_launches,
+    make_measured,
+)
 
 
 def sides(*runs: RunFile) -> list[Side]:
@@ -34,7 +46,7 @@ def alike(named: list[dict[str, Any]], width: int) -> int:
 def test_labels_of_a_suite_tell_its_cases_apart_where_they_are_cut(title: str) -> None:
     """By words at the usual width of a panel, but for few; the browser adds a mark to those."""
     run = of_suite(title)
-    panels = list(_html_plots.panels(sides(run)))
+    panels = list(_html_plots.panels(sides(run), []))
     few = len(run.run.plan) / 5
     assert sum(alike(panel["slots"], 60) for panel in panels) < few
     marks = _html_plots.ratios(compare(run, another(run)).cases, title)
@@ -46,12 +58,46 @@ def test_labels_of_a_suite_tell_its_cases_apart_where_they_are_cut(title: str) -
 def test_a_label_has_every_parameter() -> None:
     """What tells cases apart first; what is usual is cut first."""
     run = a_sweep()
-    bert = next(p for p in _html_plots.panels(sides(run)) if p["title"] == "bert-infer")
+    bert = next(p for p in _html_plots.panels(sides(run), []) if p["title"] == "bert-infer")
     assert [slot["detail"] for slot in bert["slots"]] == [
         "batch 4, base",
         "batch 1, base",
         "batch 2, base",
     ]
+
+
+def bars(*runs: RunFile) -> list[list[str]]:
+    """What stands beside the bars of each slot of a page."""
+    drawn = Page(render(*runs)).data["panels"]
+    return [[bar["word"] for bar in slot["bars"]] for panel in drawn for slot in panel["slots"]]
+
+
+def test_a_bar_that_is_not_compared_with_the_one_above_it_says_so() -> None:
+    """The same work by its name, timed step by step in one run: the page lists it as refused."""
+    case, alone = make_case(), make_case(workload="bert")
+    outcomes = [make_measured(0.01 * (1 + k / 500)) for k in range(5)]
+    launches = make_launches(case, outcomes)
+    runs = [
+        make_file([case], launches),
+        make_file([case], launches),
+        make_file(
+            [case, alone],
+            [*launches, *make_launches(alone, outcomes[:1])],
+            settings=Settings(timing="step"),
+        ),
+    ]
+    assert bars(*runs) == [["OK", "OK", "not comparable"], ["FEW LAUNCHES"]]
+    noisy = [make_measured(0.01 * (1 + k / 5)) for k in range(5)]
+    other = make_file([case], make_launches(case, noisy), settings=Settings(timing="step"))
+    assert bars(runs[0], other) == [["OK", "NOISY, not comparable"]]
+    assert bars(runs[0], msgspec.structs.replace(runs[1], damage="line 7: damaged")) == [
+        ["OK", "not comparable"]
+    ]
+    broken = make_file([case], make_launches(case, [failed()] * 2))
+    assert bars(broken, runs[2]) == [["OK"], ["FEW LAUNCHES"]], "nothing stands above it"
+    page = Page(render(runs[0], runs[2])).text
+    assert "What is marked not comparable must not be read beside run 1." in page
+    assert "not comparable" not in Page(render(runs[0])).text
 
 
 def test_a_point_of_the_roofline_lies_where_its_counts_say() -> None:
@@ -141,3 +187,46 @@ def test_a_trace_says_outliers_flags_and_failures() -> None:
     assert "3 warm-up and 7 steady samples" in words[0] and "1 outlier;" in words[0]
     assert "DRIFT: step times moved" in words[0]
     assert words[1:] == ["FAILED: it broke", "SKIPPED: no bf16"]
+
+
+def listed(*launches: Launch) -> list[str]:
+    """What the page says of each launch of one case."""
+    (trace,) = _html_plots.traces(sides(make_file([make_case()], launches)))
+    return [launch["words"] for launch in trace["launches"]]
+
+
+def test_a_trace_says_which_launch_is_left_out_of_the_figure_and_why() -> None:
+    """A low clock shows beside the whole case only; a stop, in an older record, in the samples."""
+
+    def clocked(number: int, mhz: float) -> Launch:
+        readings = tuple(Reading(at_seconds=16.0 + k, clock_mhz=mhz) for k in range(4))
+        return make_launch(steady(), launch=number, telemetry=seen(readings=readings))
+
+    words = listed(*(clocked(k, 1200 if k == 3 else 1410) for k in range(10)))
+    assert "THROTTLED: heat, the power supply" in words[3]
+    assert "(clock 1200 MHz, 85% of the case's 1410 MHz)" in words[3]
+    assert words[3].endswith("; left out of the figure")
+    assert not [said for said in (*words[:3], *words[4:]) if "left out" in said or "THR" in said]
+
+    stopped = make_measured([*[0.01] * 9, 3.0])
+    held = make_measured(flags=("CONTENDED",), causes={"CONTENDED": "8 s of other work"})
+    usual = make_measured()
+    words = listed(*make_launches(make_case(), [usual, stopped, held, usual, usual, usual]))
+    assert "STOPPED: " in words[1] and words[1].endswith("left out of the figure")
+    assert words[2].endswith(
+        "CONTENDED: other work on the host slowed it (8 s of other work); left out of the figure"
+    )
+    assert not [said for said in (words[0], *words[3:]) if "left out" in said]
+    every = listed(*make_launches(make_case(), [held] * 3))
+    assert not [said for said in every if "left out" in said], "all are in the figures"
+
+
+def test_a_trace_says_which_launch_stands_far_from_the_others() -> None:
+    outcomes = [make_measured(0.01 * (1 + k / 1000)) for k in range(9)]
+    run = make_file([make_case()], make_launches(make_case(), [*outcomes, make_measured(0.02)]))
+    (row,) = summarize(run)
+    assert list(row.far_out) == [9]
+    words = listed(*run.launches)
+    assert "FAR_OUT: " in words[9] and "0.502 of the median" in words[9]
+    assert "left out" not in words[9] and not [said for said in words[:9] if "FAR_OUT" in said]
+    assert ": of a launch, it stands far from the others" in Page(render(run)).text
