@@ -8,7 +8,6 @@ they come, for later layers write over what they read. Nothing stays on the devi
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import random
@@ -17,11 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.precision import PRECISIONS
+from bench.quantized_product import name_of
 from bench.records.reason import of_error, reason
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Job, Look, Site
 from bench.workloads._attention_spots import Head, places
-from bench.workloads._spots import THEN, Elements, Spot, allowed, as_written, elements, look
+from bench.workloads._quantized import narrowed, quantized_layer
+from bench.workloads._spots import FEW, THEN, Elements, Spot, allowed, as_written, elements, look
 
 if TYPE_CHECKING:
     import torch
@@ -65,8 +66,7 @@ def looks(job: Job, site: Site, step: Callable[[], object]) -> list[Look]:
 
 def _seen(site: Site, step: Callable[[], object]) -> list[Look]:
     sizes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-    with as_written(site), _calls()(lambda call: sizes[call.kind].append(call.sizes)):
-        step()
+    _take(step, site, lambda call: sizes[call.kind].append(call.sizes))
     chosen = {kind: _chosen(each) for kind, each in sizes.items()}
     counts: dict[str, int] = defaultdict(int)
     found: list[Look] = []
@@ -77,8 +77,7 @@ def _seen(site: Site, step: Callable[[], object]) -> list[Look]:
         if number in chosen.get(kind, ()):
             found.append(call.look(f"{kind} {number + 1} of {len(sizes[kind])}", site))
 
-    with as_written(site), _calls()(seen):
-        step()
+    _take(step, site, seen)
     return found
 
 
@@ -98,39 +97,45 @@ class Call(NamedTuple):
     """By what it is called."""
 
 
-@functools.cache
-def _calls() -> Any:
-    """The class of a mode that hands over each call, made when torch is there."""
+def _take(step: Callable[[], object], site: Site, seen: Callable[[Call], None]) -> None:
+    """Takes a step as it is written, and hands over each call. Each layer of 8 bits is one, for
+    what multiplies there may be a vendor's."""
     import torch
     from torch.nn import functional
+    from torch.nn.modules.module import register_module_forward_hook
     from torch.overrides import TorchFunctionMode
 
-    class Calls(TorchFunctionMode):
-        def __init__(self, seen: Callable[[Call], None]) -> None:
-            super().__init__()
-            self._seen = seen
-            self._names = {
-                id(getattr(owner, name)): name
-                for owner in (functional, torch)
-                for name in NAMES
-                if hasattr(owner, name)
-            }
+    names = {
+        id(getattr(owner, name)): name
+        for owner in (functional, torch)
+        for name in NAMES
+        if hasattr(owner, name)
+    }
 
+    class Calls(TorchFunctionMode):
         def __torch_function__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
         ) -> Any:
             output = func(*args, **(kwargs or {}))
-            name = self._names.get(id(func))
+            name = names.get(id(func))
             if name is not None:
                 given = {**dict(zip(NAMES[name], args, strict=False)), **(kwargs or {})}
                 # An autocast of the CPU's would have float64 computed in less.
                 with torch.no_grad(), torch.autocast("cpu", enabled=False):
-                    call = _call(name, given, output)
-                    if call is not None:
-                        self._seen(call)
+                    hand_over(_call(name, given, output))
             return output
 
-    return Calls
+    def narrow(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(layer, quantized_layer()):
+            scale = layer.get_buffer("_scale")[0]
+            hand_over(_product(given[0], layer.weight, layer.bias, output, scale))
+
+    def hand_over(call: Call | None) -> None:
+        if call is not None:
+            seen(call)
+
+    with as_written(site), Calls(), register_module_forward_hook(narrow):
+        step()
 
 
 def _call(name: str, given: Given, output: Tensor) -> Call | None:
@@ -186,9 +191,15 @@ def _floored(spot: Spot, output: Tensor) -> Spot:
 # Products
 
 
-def _product(x: Tensor, matrix: Tensor, bias: Tensor | None, output: Tensor) -> Call | None:
-    """Of rows [..., K] by [N, K] transposed, and [N] or nothing."""
-    if x.dim() < 2 or matrix.dim() != 2 or not _plain(x, matrix, bias, output):
+def _product(
+    x: Tensor, matrix: Tensor, bias: Tensor | None, output: Tensor, scale: Tensor | None = None
+) -> Call | None:
+    """Of rows [..., K] by [N, K] transposed, and [N] or nothing.
+
+    scale: [N], of a matrix of 8 bits, for which the rows become as narrow.
+    """
+    wide = matrix if scale is None else scale
+    if x.dim() < 2 or matrix.dim() != 2 or not _plain(x, wide, bias, output):
         return None
     if bias is not None and bias.shape != matrix.shape[:1]:
         return None
@@ -197,18 +208,25 @@ def _product(x: Tensor, matrix: Tensor, bias: Tensor | None, output: Tensor) -> 
     def seen(what: str, site: Site) -> Look:
         import torch
 
-        where, dtype = _places(m, n, site.seed), output.dtype
+        where, dtype, rows = _places(m, n, site.seed), output.dtype, x.detach().flatten(0, -2)
         found = where.of(output.detach().flatten(0, -2))
-        a = _rows(x.detach().flatten(0, -2), where.rows, dtype)
         b = _rows(matrix, where.columns, dtype)
+        if scale is None:
+            a = _rows(rows, where.rows, dtype)
+            most = _allowed(site, "output", k, min(k, TWIN_K))
+        else:
+            # On the device: where it divides otherwise, whole rows of ties round the other way.
+            a = narrowed(torch.stack([rows[row] for row in where.rows]), matrix.dtype)
+            b = b * _host(scale, scale.dtype)[list(where.columns)][:, None]
+            most = FEW * TOLERANCES[site.precision.name]["products"]
         if bias is not None:
             beside = _host(bias, dtype)[list(where.columns)][:, None]
             a, b = torch.cat([a, beside], 1), torch.cat([b, torch.ones_like(beside)], 1)
         spot = _floored(where.spot(found, a, b), output)
-        most = _allowed(site, "output", k, min(k, TWIN_K))
         return look(f"{what} ({m} x {n} x {k})", [spot], most)
 
-    return Call("product", (m * n, m), seen)
+    kind = "product" if scale is None else f"product of {name_of(matrix.dtype)}"
+    return Call(kind, (m * n, m), seen)
 
 
 def _places(m: int, n: int, seed: int) -> Elements:

@@ -44,14 +44,20 @@ def quantize_layer(model: nn.Module, path: str, site: Site) -> None:
     if site.precision.weights == "float64":
         layer = _reference_layer()(linear, dtype)
     else:
-        layer = _quantized_layer()(linear, dtype, site.products)
+        layer = quantized_layer()(linear, dtype, site.products)
     setattr(model.get_submodule(parent_path), name, layer)
 
 
 def layers_of(model: nn.Module) -> list[Any]:
     """The layers of a model that are quantized, or whose reference is known."""
-    kinds = (_quantized_layer(), _reference_layer())
+    kinds = (quantized_layer(), _reference_layer())
     return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows [M, K] as 8 bits and a scale have them, in float64 on the host."""
+    eight_bits, scale = quantize(values, dtype)
+    return eight_bits.cpu().double() * scale.cpu().double()
 
 
 def products(model: nn.Module) -> dict[str, Tensor]:
@@ -101,7 +107,7 @@ def _needs_padding(
 
 
 @functools.cache
-def _quantized_layer() -> Any:
+def quantized_layer() -> Any:
     """The class of an 8-bit linear layer, which cannot exist before torch is imported."""
     import torch
     from torch.nn import functional
@@ -158,11 +164,7 @@ def _reference_layer() -> Any:
         def product(self, rows: Tensor) -> Tensor:
             """[M, K] to [M, N]."""
             bias = None if self.bias is None else self.bias.to(torch.bfloat16).double()
-            matrix = self._exactly(self.weight.to(torch.bfloat16))
-            return functional.linear(self._exactly(rows), matrix, bias)
-
-        def _exactly(self, values: Tensor) -> Tensor:
-            eight_bits, scale = quantize(values, self._dtype)
-            return eight_bits.double() * scale.double()
+            matrix = narrowed(self.weight.to(torch.bfloat16), self._dtype)
+            return functional.linear(narrowed(rows, self._dtype), matrix, bias)
 
     return Reference

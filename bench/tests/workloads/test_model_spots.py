@@ -16,9 +16,10 @@ from torch.nn import functional
 from bench.measuring.asked import complaint
 from bench.measuring.numerics import gate
 from bench.precision import PRECISIONS
+from bench.quantized_product import multiply
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import CASES, FP32, WORKLOADS, build, one_thread, site, small
-from bench.workloads import _generation, _model_spots
+from bench.workloads import _generation, _model_spots, _quantized
 from bench.workloads._model_spots import ABSENT
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -74,13 +75,17 @@ def test_a_right_model_is_never_void(name: str, mode: str, precision: str) -> No
     found = seen(job)
     job.close()
     assert not any(found.values())
-    assert found.keys() >= {"product"} or PRECISIONS[precision].quantized
+    assert "product" in found
     assert ("attention" in found) == (name not in ("dlrm", "resnet50"))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize(
-    ("name", "mode"), [("llama", "train"), ("llama", "decode"), ("bert", "infer")]
+    ("name", "mode", "precision"),
+    [
+        *(("llama", "train", "bf16"), ("llama", "decode", "bf16"), ("bert", "infer", "bf16")),
+        *(("llama", "train", "fp32"), ("llama", "decode", "fp32"), ("bert", "infer", "fp32")),
+        ("bert", "infer", "int8"),
+    ],
 )
 def test_nor_one_that_is_compiled(name: str, mode: str, precision: str) -> None:
     """Its step is taken as it is written, and no graph is made of that."""
@@ -163,6 +168,55 @@ def test_a_product_without_its_last_columns_behind_the_twins_rows_is_void(precis
         found = void("llama", "train", given, site(PRECISIONS[precision]))
     assert found.keys() == {"product"}
     assert "got an error of" in found["product"] and "at row " in found["product"]
+
+
+def zeroed(found: Tensor) -> Tensor:
+    found[2048:] = 0
+    return found
+
+
+@pytest.mark.parametrize(
+    ("precision", "wrong", "how"),
+    [
+        ("fp8", "multiply", zeroed),
+        ("int8", "multiply", zeroed),
+        ("int8", "quantize", lambda found: (found[0], zeroed(found[1]))),
+    ],
+)
+def test_so_is_one_of_8_bits(
+    monkeypatch: pytest.MonkeyPatch, precision: str, wrong: str, how: Any
+) -> None:
+    right, asked = getattr(_quantized, wrong), PRECISIONS[precision]
+    monkeypatch.setattr(_quantized, wrong, lambda *given: how(right(*given)))
+    given = small("llama", "prefill", batch_size=16, prompt_length=256)
+    found = void("llama", "prefill", given, site(asked))
+    assert found.keys() == {"product"}
+    assert found["product"].startswith(f"product of {asked.quantized} 1 of 21 (4096 x 64 x 64) at ")
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_one_row_of_8_bits_is_held_too_and_padding_where_a_device_wants_it(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """The gate's own products have as many rows as padding makes."""
+    right, rows = multiply, _quantized.PADDED_ROWS
+    given = small("qwen3", "decode", batch_size=1)
+
+    def demanding(operand: Tensor, *others: Any) -> Tensor:
+        if len(operand) < rows:
+            raise RuntimeError("self.size(0) needs to be greater than 16")
+        return right(operand, *others)
+
+    def spoiled(operand: Tensor, scale: Tensor, *others: Any) -> Tensor:
+        return demanding(operand, scale * (2 if operand[-1].eq(0).all() else 1), *others)
+
+    monkeypatch.setattr(_quantized, "_needs_padding", _quantized._needs_padding.__wrapped__)
+    for by, wrong in ((demanding, set()), (spoiled, {"product"})):
+        monkeypatch.setattr(_quantized, "multiply", by)
+        job: Any = WORKLOADS["qwen3"].build("decode", given, site(PRECISIONS[precision]))
+        job.step()
+        found = seen(job)
+        assert {kind for kind, words in found.items() if words} == wrong
 
 
 def gathered(table: Tensor, indices: Tensor, *_: Any) -> Tensor:
