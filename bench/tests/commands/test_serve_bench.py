@@ -215,12 +215,7 @@ def test_a_token_that_a_server_repeats_is_not_in_the_record(
         (("--ca", "ca.pem"), "the endpoint is http://"),
         (
             ("--endpoint", "https://127.0.0.1:9", "--ca", "none.pem"),
-<<<<<<< HEAD
-            "none.pem: no certificates in PEM form can be read there ([Errno 2] No such file or "
-            "directory)",
-=======
             "none.pem: no certificates in PEM form can be read there ([Errno 2] No such file",
->>>>>>> msg
         ),
         (("--concurrency", "4,4"), "each number once"),
         (("--concurrency", "0"), "a whole number from 1 up"),

@@ -175,13 +175,8 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
         (
             {"workload": "toy", "mode": "infer", "execution": "compile"},
             "toy-infer has no execution `compile`: compiled are models and a few kernels, and "
-<<<<<<< HEAD
-            "recorded is only what takes nothing from the host but which input is next. Allowed: "
-            "eager.",
-=======
             "recorded is only what takes nothing from the host but which input is next. "
             "Allowed: eager.",
->>>>>>> msg
         ),
         (
             {"workload": "toy", "mode": "train", "execution": "compiled"},

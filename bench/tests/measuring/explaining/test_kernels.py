@@ -13,7 +13,7 @@ from bench.measuring.explaining import kernels, profiled
 from bench.measuring.explaining.kernels import fused, kind_of_kernel, rows
 from bench.measuring.explaining.launch import prepare
 from bench.measuring.explaining.profiled import MARK
-from bench.records.explained import Explained, Unexplained
+from bench.records.explained import Unexplained
 from bench.tests.fakes import FakeDevice
 from bench.tests.measuring.explaining.small_job import CLOCK, SmallJob, nobody_looks
 
@@ -121,27 +121,6 @@ def test_where_no_profiler_sees_kernels_it_is_refused_with_what_to_do(
     found = kernels.explained(SmallJob(), device, "fp32", CLOCK)
     wanted = f'{reason}. Explain the same case with execution = "eager"'
     assert found == Unexplained(reason=wanted)
-
-
-def kernel(us: float) -> Any:
-    return event("gemm_kernel", us, device_type="DeviceType.OTHER")
-
-
-def test_a_step_of_which_the_profiler_lost_kernels_is_left_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Public: the first of a session are dropped without a word; a mean would hide it."""
-    steps = [[STEP, kernel(10.0)], *[[STEP, kernel(10.0), kernel(30.0)]] * 5]
-    monkeypatch.setattr(profiled, "events_of", lambda *_: (steps, 1))
-    found = kernels.explained(SmallJob(), FakeDevice(CLOCK, synchronous=False), "fp32", CLOCK)
-    assert isinstance(found, Explained)
-    assert [(row.calls, row.ns) for row in found.operators] == [(2, 40_000.0)]
-    assert found.notes == ("the profiler lost kernels of 1 of 6 steps, which are left out",)
-    ageing = [[kernel(10.0)] * count for count in range(6)]
-    monkeypatch.setattr(profiled, "events_of", lambda *_: (ageing, 1))
-    refused = kernels.explained(SmallJob(), FakeDevice(CLOCK, synchronous=False), "fp32", CLOCK)
-    assert isinstance(refused, Unexplained)
-    assert "lost kernels of 5 of 6 steps (CUPTI" in refused.reason
 
 
 def test_memory_that_the_step_lacks_is_no_fault_of_the_profiler() -> None:

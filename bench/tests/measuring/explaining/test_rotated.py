@@ -18,7 +18,7 @@ from bench.records.explained import Explained, Unexplained
 from bench.records.outcome import Memory
 from bench.tests.fakes import FakeDevice, ScriptedClock
 from bench.tests.measuring.explaining.small_job import CLOCK, PLANTED_NS, SmallJob, nobody_looks
-from bench.tests.measuring.explaining.test_kernels import EVENTS
+from bench.tests.measuring.explaining.test_kernels import EVENTS, event
 from bench.tests.values import make_case
 
 HOST = ScriptedClock()
@@ -232,6 +232,28 @@ def test_a_recorded_step_is_held_against_a_launch_of_the_device(
     monkeypatch.setattr(device, "record", lambda *_: lambda: device.work(200 * US))
     found = kernels.explained(Sums(), device, "fp32", CLOCK)
     assert isinstance(found, Explained) and found.ceilings.launch_ns == 2 * US
+
+
+def kernel(us: float) -> Any:
+    return event("gemm_kernel", us, device_type="DeviceType.OTHER")
+
+
+def test_a_step_of_which_the_profiler_lost_kernels_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Public: the first of a session are dropped without a word; a mean would hide it."""
+    device = Accelerator()
+    steps = [[kernel(10.0)], *[[kernel(10.0), kernel(30.0)]] * 5]
+    monkeypatch.setattr(profiled, "events_of", lambda *_: (steps, 1))
+    found = kernels.explained(SmallJob(), device, "fp32", CLOCK)
+    assert isinstance(found, Explained)
+    assert [(row.calls, row.ns) for row in found.operators] == [(2, 40_000.0)]
+    assert found.notes == ("the profiler lost kernels of 1 of 6 steps, which are left out",)
+    ageing = [[kernel(10.0)] * count for count in range(6)]
+    monkeypatch.setattr(profiled, "events_of", lambda *_: (ageing, 1))
+    refused = kernels.explained(SmallJob(), device, "fp32", CLOCK)
+    assert isinstance(refused, Unexplained)
+    assert "lost kernels of 5 of 6 steps (CUPTI" in refused.reason
 
 
 def test_the_host_is_watched_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
