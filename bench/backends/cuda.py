@@ -38,6 +38,8 @@ LOST_DEVICE = (
     "operation not supported on global/shared address space",
     "the launch timed out and was terminated",
     "uncorrectable ecc",
+    "uncorrectable nvlink",
+    "peer gpu memory over nvlink",
     "gpu is lost",
     "device is lost",
     "fallen off the bus",

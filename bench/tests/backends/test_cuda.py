@@ -177,6 +177,11 @@ def test_cuda_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, fake_cuda: F
         ("CUDA error: device-side assert triggered", "device_lost"),
         ("CUDA error: an illegal instruction was encountered", "device_lost"),
         ("CUDA error: uncorrectable ECC error encountered", "device_lost"),
+        ("CUDA error: uncorrectable NVLink error detected during the execution", "device_lost"),
+        (
+            "CUDA error: Invalid access of peer GPU memory over nvlink or a hardware error",
+            "device_lost",
+        ),
         ("CUDA error: misaligned address", "device_lost"),
         ("CUDA error: invalid program counter", "device_lost"),
         ("CUDA error: hardware stack error", "device_lost"),
