@@ -207,6 +207,17 @@ def test_what_an_older_version_did_not_ask_of_the_host_is_no_setting_that_differ
     assert compare(ran(**new), ran(**host())).configured.settings == ()
 
 
+def test_what_an_older_version_did_not_ask_of_the_device_is_none_either() -> None:
+    old, new = (
+        {"device_state": {"power_limit_watts": "700", **f}} for f in ({}, {"ecc_mode": "1"})
+    )
+    for pair in ((ran(**old), ran(**new)), (ran(**new), ran(**old))):
+        assert compare(*pair).configured.settings == ()
+    off = {"device_state": {"power_limit_watts": "700", "ecc_mode": "0"}}
+    (named,) = compare(ran(**new), ran(**off)).configured.settings
+    assert named.name == "ecc_mode"
+
+
 def test_what_one_framework_alone_says_of_its_stack_is_no_setting() -> None:
     """Both have threads, and those differ."""
     torchs = ran(mkldnn=True, cpu_capability="AVX512", threads=1)
