@@ -165,7 +165,10 @@ class AscendBackend(TorchBackend):
 
     def harmful_variables(self) -> Mapping[str, str]:
         """What makes the host wait for every operator."""
-        return {"ASCEND_LAUNCH_BLOCKING": "the host waits for every operator"}
+        return dict.fromkeys(
+            ("ASCEND_LAUNCH_BLOCKING", "ASCEND_RT_LAUNCH_BLOCKING"),
+            "the host waits for every operator",
+        )
 
     def silencing_variables(self) -> tuple[str, ...]:
         """What keeps torch_npu from saying that an operator runs on the host."""

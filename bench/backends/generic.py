@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Any
@@ -49,6 +50,13 @@ class GenericBackend(TorchBackend):
     def recorded_variables(self) -> tuple[str, ...]:
         """The families of every vendor that may be behind it, and of the type that many borrow."""
         return FAMILIES
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """What makes the host wait for every kernel: vendors', and of the type that many borrow."""
+        return {
+            f"{name}_LAUNCH_BLOCKING": "the host waits for every kernel"
+            for name in ("CUDA", "MACA", "MUSA")
+        }
 
     def devices(self) -> list[DeviceInfo]:
         """The devices of the first type that torch names and nothing else here serves."""
