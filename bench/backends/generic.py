@@ -32,6 +32,8 @@ FAMILIES = (
     *("MACA_*", "MCBLAS_*", "MCDNN_*", "IXCCL_*", "IX_*", "PPU_*", "XPU_*", "HSA_*", "HIP_*"),
     *("ECCL_*", "GCU_*", "TOPS_*", "BR_*", "SUPA_*", "SUCCL_*", "MTIA_*"),
 )
+GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
+"""`graph_type` of a device type."""
 
 
 class GenericBackend(TorchBackend):
@@ -138,7 +140,7 @@ class GenericBackend(TorchBackend):
         device_type = self.type_of(info)
         torch.get_device_module(device_type).set_device(index)
         self.shorten_float32(precision.shortened)
-        return TorchDevice(info, device_type)
+        return TorchDevice(info, device_type, GRAPHS.get(device_type, ""))
 
     def type_of(self, info: DeviceInfo) -> str:
         """As torch named it."""
