@@ -79,11 +79,14 @@ class AscendProducts(Products):
     ) -> Ready:
         """`npu_grouped_matmul`: one tensor in and one out, groups of rows told by their ends.
 
-        Of narrow values there is none that both sides know: NotImplementedError.
+        fp8 with scales of rows is torch's own operator, which op-plugin has; of other narrow values
+        there is none that both sides know: NotImplementedError.
         Source: op-plugin, docs/context/torch_npu-npu_grouped_matmul.md.
         """
         import torch
 
+        if how.name == "fp8-row":
+            return super().grouped(rows, matrices, how, device)
         if how.scales is not None:
             raise NotImplementedError(f"npu_grouped_matmul has no {how.name}")
         operator = importlib.import_module("torch_npu").npu_grouped_matmul
