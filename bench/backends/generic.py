@@ -55,10 +55,10 @@ class GenericBackend(TorchBackend):
 
     def harmful_variables(self) -> Mapping[str, str]:
         """What makes the host wait for every kernel: vendors', and of the type that many borrow."""
-        return {
-            f"{name}_LAUNCH_BLOCKING": "the host waits for every kernel"
-            for name in ("CUDA", "MACA", "MUSA")
-        }
+        return dict.fromkeys(
+            ("CUDA_LAUNCH_BLOCKING", "MACA_LAUNCH_BLOCKING", "MUSA_LAUNCH_BLOCKING"),
+            "the host waits for every kernel",
+        )
 
     def devices(self) -> list[DeviceInfo]:
         """The devices of the first type that torch names and nothing else here serves."""
