@@ -51,6 +51,31 @@ def test_a_result_of_another_dtype_is_refused() -> None:
         kept_bits(stand, "bfloat16", 7, lambda a, b: (a @ b).float())
 
 
+def test_an_operand_in_two_pieces_keeps_fewer_bits_than_float32() -> None:
+    """1 + 2^-k is two pieces of bfloat16 for every k: the bits between must count."""
+    import torch
+
+    def pieces(wide: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        high = wide.bfloat16().float()
+        return high, (wide - high).bfloat16().float()
+
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        (a1, a2), (b1, b2) = pieces(a), pieces(b)
+        return a1 @ b1 + a1 @ b2 + a2 @ b1
+
+    stand = Stand(catalogue.backend("cpu"), 0)
+    assert kept_bits(stand, "float32", 23, product) == 16
+    assert kept_bits(stand, "float32", 23, matmul) == 23
+    assert kept_bits(stand, "float64", 52, matmul) == 52
+    for keep in (10, 11):
+
+        def shorter(a: torch.Tensor, b: torch.Tensor, keep: int = keep) -> torch.Tensor:
+            one, two = ((x.view(torch.int32) >> 23 - keep << 23 - keep) for x in (a, b))
+            return one.view(torch.float32) @ two.view(torch.float32)
+
+        assert kept_bits(stand, "float32", 23, shorter) == keep
+
+
 def test_readings_that_cannot_be() -> None:
     assert implausible(Reading(power_watts=500, temperature_celsius=90), 300, None) == []
     assert implausible(Reading(power_watts=700, clock_mhz=20_000), 300, None) == [
