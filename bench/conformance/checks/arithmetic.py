@@ -94,7 +94,7 @@ def formats(stand: Stand) -> Iterator[Finding]:
 
 def _shortened(stand: Stand) -> Finding:
     """Whether tf32, where the device has it, is neither float32 nor less than its own format."""
-    title = "tf32 matmul keeps 10 or 11 bits"
+    title = "tf32 matmul keeps 10 to 16 bits"
     precision = PRECISIONS["tf32"]
     reason = stand.backend.unsupported(stand.device.info, precision)
     if reason is not None:
@@ -104,7 +104,7 @@ def _shortened(stand: Stand) -> Finding:
     stand.open(PRECISIONS["fp32"])
     next = "Let Backend.shorten_float32 turn on what the device calls TF32 or HF32"
     reason = f"it ran as {KNOWN.get(bits, 'another format')}"
-    return judged(title, bits in (10, 11), f"{bits} bits", reason, next)
+    return judged(title, 10 <= bits <= 16, f"{bits} bits", reason, next)
 
 
 def kept_bits(stand: Stand, dtype: str, bits: int, product: Callable[..., Tensor]) -> int:

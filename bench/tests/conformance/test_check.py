@@ -12,6 +12,7 @@ from bench.backend import DeviceInfo
 from bench.commands import check_backend
 from bench.conformance import examine
 from bench.conformance.check import Finding, Stand, failed, note, passed, unseen
+from bench.conformance.checks import arithmetic
 from bench.conformance.checks.arithmetic import kept_bits, matmul
 from bench.conformance.checks.memory import keeps
 from bench.conformance.checks.telemetry import backwards, implausible
@@ -74,6 +75,19 @@ def test_an_operand_in_two_pieces_keeps_fewer_bits_than_float32() -> None:
             return one.view(torch.float32) @ two.view(torch.float32)
 
         assert kept_bits(stand, "float32", 23, shorter) == keep
+
+
+@pytest.mark.parametrize(
+    ("bits", "verdict"), [(7, "fail"), (10, "pass"), (11, "pass"), (16, "pass"), (23, "fail")]
+)
+def test_tf32_is_neither_float32_nor_less_than_its_own_format(
+    monkeypatch: pytest.MonkeyPatch, bits: int, verdict: str
+) -> None:
+    """In two pieces of bfloat16 it keeps 15 or 16 bits, and is the device's TF32."""
+    stand = Stand(catalogue.backend("cpu"), 0)
+    monkeypatch.setattr(type(stand.backend), "unsupported", lambda *_: None)
+    monkeypatch.setattr(arithmetic, "kept_bits", lambda *_: bits)
+    assert arithmetic._shortened(stand).verdict == verdict
 
 
 def test_readings_that_cannot_be() -> None:
