@@ -208,13 +208,12 @@ def test_what_an_older_version_did_not_ask_of_the_host_is_no_setting_that_differ
 
 
 def test_what_an_older_version_did_not_ask_of_the_device_is_none_either() -> None:
-    old, new = (
-        {"device_state": {"power_limit_watts": "700", **f}} for f in ({}, {"ecc_mode": "1"})
-    )
-    for pair in ((ran(**old), ran(**new)), (ran(**new), ran(**old))):
-        assert compare(*pair).configured.settings == ()
-    off = {"device_state": {"power_limit_watts": "700", "ecc_mode": "0"}}
-    (named,) = compare(ran(**new), ran(**off)).configured.settings
+    def state(**facts: str) -> RunFile:
+        return ran(device_state={"power_limit_watts": "700", **facts})
+
+    old, new = state(), state(ecc_mode="1")
+    assert compare(old, new).configured.settings == compare(new, old).configured.settings == ()
+    (named,) = compare(new, state(ecc_mode="0")).configured.settings
     assert named.name == "ecc_mode"
 
 
