@@ -79,11 +79,14 @@ class AscendProducts(Products):
     ) -> Ready:
         """`npu_grouped_matmul`: one tensor in and one out, groups of rows told by their ends.
 
-        Of narrow values there is none that both sides know: NotImplementedError.
+        fp8 with scales of rows is torch's own operator, which op-plugin has; of other narrow values
+        there is none that both sides know: NotImplementedError.
         Source: op-plugin, docs/context/torch_npu-npu_grouped_matmul.md.
         """
         import torch
 
+        if how.name == "fp8-row":
+            return super().grouped(rows, matrices, how, device)
         if how.scales is not None:
             raise NotImplementedError(f"npu_grouped_matmul has no {how.name}")
         operator = importlib.import_module("torch_npu").npu_grouped_matmul
@@ -165,7 +168,10 @@ class AscendBackend(TorchBackend):
 
     def harmful_variables(self) -> Mapping[str, str]:
         """What makes the host wait for every operator."""
-        return {"ASCEND_LAUNCH_BLOCKING": "the host waits for every operator"}
+        return dict.fromkeys(
+            ("ASCEND_LAUNCH_BLOCKING", "ASCEND_RT_LAUNCH_BLOCKING"),
+            "the host waits for every operator",
+        )
 
     def silencing_variables(self) -> tuple[str, ...]:
         """What keeps torch_npu from saying that an operator runs on the host."""

@@ -38,6 +38,8 @@ LOST_DEVICE = (
     "operation not supported on global/shared address space",
     "the launch timed out and was terminated",
     "uncorrectable ecc",
+    "uncorrectable nvlink",
+    "peer gpu memory over nvlink",
     "gpu is lost",
     "device is lost",
     "fallen off the bus",
@@ -255,7 +257,7 @@ def _nvml() -> Iterator[Any]:
 
 
 def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
-    """Clocks, power limit and persistence of one GPU; "not observable" where NVML says nothing."""
+    """Clocks, limits and modes of one GPU; "not observable" where NVML says nothing."""
     import pynvml
     import torch
 
@@ -268,6 +270,8 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
         "power_limit_watts": lambda n, h: n.nvmlDeviceGetEnforcedPowerLimit(h) / 1000,
         "temperature_celsius": lambda n, h: n.nvmlDeviceGetTemperature(h, n.NVML_TEMPERATURE_GPU),
         "persistence_mode": lambda n, h: n.nvmlDeviceGetPersistenceMode(h),
+        "ecc_mode": lambda n, h: n.nvmlDeviceGetEccMode(h)[0],  # the second is from the next reset
+        "confidential_computing_mode": lambda n, _: n.nvmlSystemGetConfComputeState().ccFeature,
         "processes_on_device": lambda n, h: len(n.nvmlDeviceGetComputeRunningProcesses(h)),
     }
     facts = {}

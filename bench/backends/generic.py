@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Any
@@ -31,6 +32,8 @@ FAMILIES = (
     *("MACA_*", "MCBLAS_*", "MCDNN_*", "IXCCL_*", "IX_*", "PPU_*", "XPU_*", "HSA_*", "HIP_*"),
     *("ECCL_*", "GCU_*", "TOPS_*", "BR_*", "SUPA_*", "SUCCL_*", "MTIA_*"),
 )
+GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
+"""`graph_type` of a device type."""
 
 
 class GenericBackend(TorchBackend):
@@ -49,6 +52,13 @@ class GenericBackend(TorchBackend):
     def recorded_variables(self) -> tuple[str, ...]:
         """The families of every vendor that may be behind it, and of the type that many borrow."""
         return FAMILIES
+
+    def harmful_variables(self) -> Mapping[str, str]:
+        """What makes the host wait for every kernel: vendors', and of the type that many borrow."""
+        return dict.fromkeys(
+            ("CUDA_LAUNCH_BLOCKING", "MACA_LAUNCH_BLOCKING", "MUSA_LAUNCH_BLOCKING"),
+            "the host waits for every kernel",
+        )
 
     def devices(self) -> list[DeviceInfo]:
         """The devices of the first type that torch names and nothing else here serves."""
@@ -130,7 +140,7 @@ class GenericBackend(TorchBackend):
         device_type = self.type_of(info)
         torch.get_device_module(device_type).set_device(index)
         self.shorten_float32(precision.shortened)
-        return TorchDevice(info, device_type)
+        return TorchDevice(info, device_type, GRAPHS.get(device_type, ""))
 
     def type_of(self, info: DeviceInfo) -> str:
         """As torch named it."""

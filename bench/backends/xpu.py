@@ -108,8 +108,12 @@ class XpuBackend(TorchBackend):
         )
 
     def harmful_variables(self) -> Mapping[str, str]:
-        """Fallback is off unless it is asked for."""
-        return {"PYTORCH_ENABLE_XPU_FALLBACK": "operators may run on the host"}
+        """Fallback is off unless it is asked for; calls wait for locks (1) or for kernels (2)."""
+        waits = "calls of the driver wait for one another, or for every kernel"
+        return {
+            "PYTORCH_ENABLE_XPU_FALLBACK": "operators may run on the host",
+            **dict.fromkeys(("UR_L0_SERIALIZE", "ZE_SERIALIZE"), waits),
+        }
 
     def silencing_variables(self) -> tuple[str, ...]:
         """Fallback is announced as a Python warning."""

@@ -136,10 +136,12 @@ def _settings(
         host = one.name.removeprefix("host ")
         if any(one.name in names for names in variables):
             continue
+        # What one framework alone has, or an older version did not ask, is no difference.
+        both = alike and ABSENT not in (one.base, one.other)
         if (
             (on_hosts and one.name != host and host in HOST_SETTINGS and _both_say(files, host))
-            or (alike and one.name in switches and DEVICE_SETTINGS.search(one.name))
-            or (alike and one.name in STACK_SETTINGS and not set_apart and _of_both(one))
+            or (both and one.name in switches and DEVICE_SETTINGS.search(one.name))
+            or (both and one.name in STACK_SETTINGS and not set_apart)
         ):
             yield one
 
@@ -147,11 +149,6 @@ def _settings(
 def _both_say(files: tuple[RunFile, RunFile], fact: str) -> bool:
     """Whether both versions looked for a fact of the host: what one did not is no difference."""
     return all(fact in file.run.host for file in files)
-
-
-def _of_both(one: Difference) -> bool:
-    """Whether both runs have such a setting: what one framework alone has is no difference."""
-    return ABSENT not in (one.base, one.other)
 
 
 def _counts(

@@ -1,7 +1,8 @@
 """Arithmetic: the format asked for is the one that runs, told by its rounding.
 
-1 + 2^-k has k bits of mantissa. It passes through a product with 1 unchanged if the unit keeps k
-bits of its operands, and becomes 1 if it keeps fewer: the largest k that passes is the format's.
+1 + 2^-(k/2) + 2^-k has k bits of mantissa. It passes through a product with 1 unchanged if the unit
+keeps k bits of its operands, and not if it keeps fewer: the largest k that passes is the format's.
+Without the bit between, two pieces of bfloat16 would hold it for every k.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def formats(stand: Stand) -> Iterator[Finding]:
 
 def _shortened(stand: Stand) -> Finding:
     """Whether tf32, where the device has it, is neither float32 nor less than its own format."""
-    title = "tf32 matmul keeps 10 or 11 bits"
+    title = "tf32 matmul keeps 10 to 16 bits"
     precision = PRECISIONS["tf32"]
     reason = stand.backend.unsupported(stand.device.info, precision)
     if reason is not None:
@@ -103,7 +104,7 @@ def _shortened(stand: Stand) -> Finding:
     stand.open(PRECISIONS["fp32"])
     next = "Let Backend.shorten_float32 turn on what the device calls TF32 or HF32"
     reason = f"it ran as {KNOWN.get(bits, 'another format')}"
-    return judged(title, bits in (10, 11), f"{bits} bits", reason, next)
+    return judged(title, 10 <= bits <= 16, f"{bits} bits", reason, next)
 
 
 def kept_bits(stand: Stand, dtype: str, bits: int, product: Callable[..., Tensor]) -> int:
@@ -115,7 +116,7 @@ def kept_bits(stand: Stand, dtype: str, bits: int, product: Callable[..., Tensor
 
     wanted = getattr(torch, dtype)
     powers = torch.arange(SIZE) % bits + 1
-    values = 1 + torch.pow(2.0, -powers.double())
+    values = 1 + torch.pow(2.0, -(powers // 2).double()) + torch.pow(2.0, -powers.double())
     diagonal, one = (torch.diag(v).to(wanted) for v in (values, torch.ones(SIZE).double()))
     least = bits
     for pair in ((diagonal, one), (one, diagonal)):

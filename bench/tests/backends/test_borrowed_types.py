@@ -114,6 +114,19 @@ def test_cuda_leaves_another_vendors_part_to_generic(borrowed: BorrowedCuda) -> 
     assert torch.backends.cudnn.allow_tf32 is False
 
 
+def test_graphs_of_a_borrowed_type_are_those_that_it_has(
+    borrowed: BorrowedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before torch 2.13, which has some for every type, there were no others."""
+    import torch
+
+    monkeypatch.delattr(torch.accelerator, "Graph", raising=False)
+    assert generic.BACKEND.open(0, PRECISIONS["fp32"]).recorder() is None
+    for name in ("CUDAGraph", "Stream", "stream", "current_stream", "graph"):
+        setattr(borrowed, name, object())
+    assert generic.BACKEND.open(0, PRECISIONS["fp32"]).recorder() is not None
+
+
 def test_each_takes_its_own_where_both_are_there(borrowed: BorrowedCuda) -> None:
     borrowed.names = ("NVIDIA A100-SXM4-80GB", "MetaX C500")
     assert [d.address for d in CudaBackend().devices()] == ["cuda:0"]

@@ -177,6 +177,11 @@ def test_cuda_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, fake_cuda: F
         ("CUDA error: device-side assert triggered", "device_lost"),
         ("CUDA error: an illegal instruction was encountered", "device_lost"),
         ("CUDA error: uncorrectable ECC error encountered", "device_lost"),
+        ("CUDA error: uncorrectable NVLink error detected during the execution", "device_lost"),
+        (
+            "CUDA error: Invalid access of peer GPU memory over nvlink or a hardware error",
+            "device_lost",
+        ),
         ("CUDA error: misaligned address", "device_lost"),
         ("CUDA error: invalid program counter", "device_lost"),
         ("CUDA error: hardware stack error", "device_lost"),
@@ -211,6 +216,8 @@ def test_facts_that_cannot_be_are_not_observable(monkeypatch: pytest.MonkeyPatch
         "nvmlDeviceGetEnforcedPowerLimit": 2**32 - 1,
         "nvmlDeviceGetTemperature": 255,
         "nvmlDeviceGetPersistenceMode": 1,
+        "nvmlDeviceGetEccMode": [1, 0],
+        "nvmlSystemGetConfComputeState": SimpleNamespace(ccFeature=0),
         "nvmlDeviceGetComputeRunningProcesses": [],
     }
     for name, answer in answers.items():
@@ -224,6 +231,8 @@ def test_facts_that_cannot_be_are_not_observable(monkeypatch: pytest.MonkeyPatch
         "power_limit_watts": "not observable: 4.29497e+06 W is outside 0 to 10,000",
         "temperature_celsius": "not observable: 255 C is outside 0 to 120",
         "persistence_mode": "1",
+        "ecc_mode": "1",
+        "confidential_computing_mode": "0",
         "processes_on_device": "0",
     }
 

@@ -33,14 +33,45 @@ def test_a_cpu_multiplies_int8_and_does_not_shorten_float32() -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
+def tf32(wide: torch.Tensor) -> torch.Tensor:
+    """Its first 10 bits, as float32."""
+    return (wide.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
+def as_tf32(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.mm(tf32(a), tf32(b))
+
+
+def in_pieces(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Two of bfloat16 for each operand, without the product of the low ones."""
+    (a1, a2), (b1, b2) = (
+        (high, (wide - high).bfloat16().float())
+        for wide in (a, b)
+        for high in (wide.bfloat16().float(),)
+    )
+    return torch.mm(a1, b1) + torch.mm(a1, b2) + torch.mm(a2, b1)
+
+
+@pytest.fixture(params=[as_tf32, in_pieces, lambda a, b: torch.mm(a.half(), b.half()).float()])
+def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A product that shortens what it multiplies."""
+    monkeypatch.setattr(torch.Tensor, "__matmul__", request.param)
+    return request.param
+
+
+@pytest.mark.usefixtures("short")
 def test_a_trial_sees_a_short_mantissa(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = torch.full
+    cpu = torch.device("cpu")
+    assert _trial.shortens(cpu)
+    said = "float32 products are short with the switch off too: their format is not known"
+    assert _trial.refusal(BACKEND, cpu, PRECISIONS["tf32"]) == said
+    real = _trial.shortens
+    monkeypatch.setattr(_trial, "shortens", lambda device: switched_on() and real(device))
+    assert _trial.refusal(BACKEND, cpu, PRECISIONS["tf32"]) is None
 
-    def short(size: Any, value: float, **given: Any) -> torch.Tensor:
-        return real(size, round(value / 4) * 4.0, **given)
 
-    monkeypatch.setattr(torch, "full", short)
-    assert _trial.refusal(BACKEND, torch.device("cpu"), PRECISIONS["tf32"]) is None
+def switched_on() -> bool:
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +151,7 @@ def test_a_switch_that_reads_back_as_off_voids(monkeypatch: pytest.MonkeyPatch) 
     tf32 = PRECISIONS["tf32"]
     skipped = launch(tf32)
     assert isinstance(skipped, Skipped) and skipped.reason.startswith("tf32: float32 products keep")
-    monkeypatch.setattr(_trial, "shortens", lambda device: True)
+    monkeypatch.setattr(_trial, "shortens", lambda device: switched_on())
     monkeypatch.setattr(CpuDevice, "float32_reduced", lambda self: False)
     void = launch(tf32)
     assert isinstance(void, Void)

@@ -12,6 +12,7 @@ from bench.backend import DeviceInfo
 from bench.commands import check_backend
 from bench.conformance import examine
 from bench.conformance.check import Finding, Stand, failed, note, passed, unseen
+from bench.conformance.checks import arithmetic
 from bench.conformance.checks.arithmetic import kept_bits, matmul
 from bench.conformance.checks.memory import keeps
 from bench.conformance.checks.telemetry import backwards, implausible
@@ -49,6 +50,44 @@ def test_a_result_of_another_dtype_is_refused() -> None:
     assert kept_bits(stand, "float32", 23, lambda a, b: (a.bfloat16() @ b.bfloat16()).float()) == 7
     with pytest.raises(TypeError, match=r"torch.bfloat16 asked for, torch.float32 given"):
         kept_bits(stand, "bfloat16", 7, lambda a, b: (a @ b).float())
+
+
+def test_an_operand_in_two_pieces_keeps_fewer_bits_than_float32() -> None:
+    """1 + 2^-k is two pieces of bfloat16 for every k: the bits between must count."""
+    import torch
+
+    def pieces(wide: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        high = wide.bfloat16().float()
+        return high, (wide - high).bfloat16().float()
+
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        (a1, a2), (b1, b2) = pieces(a), pieces(b)
+        return a1 @ b1 + a1 @ b2 + a2 @ b1
+
+    stand = Stand(catalogue.backend("cpu"), 0)
+    assert kept_bits(stand, "float32", 23, product) == 16
+    assert kept_bits(stand, "float32", 23, matmul) == 23
+    assert kept_bits(stand, "float64", 52, matmul) == 52
+    for keep in (10, 11):
+
+        def shorter(a: torch.Tensor, b: torch.Tensor, keep: int = keep) -> torch.Tensor:
+            one, two = ((x.view(torch.int32) >> 23 - keep << 23 - keep) for x in (a, b))
+            return one.view(torch.float32) @ two.view(torch.float32)
+
+        assert kept_bits(stand, "float32", 23, shorter) == keep
+
+
+@pytest.mark.parametrize(
+    ("bits", "verdict"), [(7, "fail"), (10, "pass"), (11, "pass"), (16, "pass"), (23, "fail")]
+)
+def test_tf32_is_neither_float32_nor_less_than_its_own_format(
+    monkeypatch: pytest.MonkeyPatch, bits: int, verdict: str
+) -> None:
+    """In two pieces of bfloat16 it keeps 15 or 16 bits, and is the device's TF32."""
+    stand = Stand(catalogue.backend("cpu"), 0)
+    monkeypatch.setattr(type(stand.backend), "unsupported", lambda *_: None)
+    monkeypatch.setattr(arithmetic, "kept_bits", lambda *_: bits)
+    assert arithmetic._shortened(stand).verdict == verdict
 
 
 def test_readings_that_cannot_be() -> None:

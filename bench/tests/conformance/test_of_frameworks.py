@@ -241,6 +241,25 @@ def test_a_synchronization_that_does_not_wait_is_seen(
     assert finding.verdict == ("pass" if waits else "fail"), finding
 
 
+def test_products_of_two_pieces_of_bfloat16_are_not_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pieces(wide: Any) -> tuple[Any, Any]:
+        high = (wide.view(np.uint32) & 0xFFFF0000).view(np.float32)
+        return high, ((wide - high).view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+    class InPieces(Products):
+        def step(self) -> None:
+            a, b = self.pairs[self.turn % len(self.pairs)]
+            super().step()
+            (a1, a2), (b1, b2) = pieces(a), pieces(b)
+            self.product = a1 @ b1 + a1 @ b2 + a2 @ b1
+
+    monkeypatch.setattr(plain, "Products", InPieces)
+    finding = found("formats")["fp32 matmul keeps 23 bits"]
+    assert finding.verdict == "fail" and finding.observed == "15 bits of 23"
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_a_switch_that_a_process_sets_once_is_tried_in_one_of_its_own(
     monkeypatch: pytest.MonkeyPatch, works: bool

@@ -207,6 +207,16 @@ def test_what_an_older_version_did_not_ask_of_the_host_is_no_setting_that_differ
     assert compare(ran(**new), ran(**host())).configured.settings == ()
 
 
+def test_what_an_older_version_did_not_ask_of_the_device_is_none_either() -> None:
+    def state(**facts: str) -> RunFile:
+        return ran(device_state={"power_limit_watts": "700", **facts})
+
+    old, new = state(), state(ecc_mode="1")
+    assert compare(old, new).configured.settings == compare(new, old).configured.settings == ()
+    (named,) = compare(new, state(ecc_mode="0")).configured.settings
+    assert named.name == "ecc_mode"
+
+
 def test_what_one_framework_alone_says_of_its_stack_is_no_setting() -> None:
     """Both have threads, and those differ."""
     torchs = ran(mkldnn=True, cpu_capability="AVX512", threads=1)

@@ -354,6 +354,18 @@ def test_experts_on_ascend_go_to_its_own_operator(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(products.sums(a, b, out), Products().sums(a, b, out))
 
 
+def test_experts_in_fp8_on_ascend_go_to_torchs_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_grouped_mm", lambda *a, **k: seen.update(k, a=a), raising=False
+    )
+    sides, how = operands("fp8-row", experts=3), PRECISIONS["fp8-row"]
+    ascend.BACKEND.products.grouped(*sides, how, CPU).queue()
+    (one,), (two,) = seen["a"][2], seen["a"][4]
+    assert (one.shape, two.shape) == ((8,), (3, 32))
+    assert seen["swizzle_a"] is seen["swizzle_b"] is None
+
+
 def test_weights_of_4_bits_on_xpu_have_zeros_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def pack(halves: Tensor, tiles: int) -> Tensor:
         assert halves.dtype == torch.uint8
