@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -34,6 +35,8 @@ class Held(NamedTuple):
     """Of the weights, and of their gradients, what is whole at a time where the rest is sharded."""
     fixed: int = 0
     """Of weights that it does not train."""
+    accumulates: bool = False
+    """Whether gradients of micro-batches add up whole before they are sharded."""
 
 
 class Steps(Protocol):
@@ -78,21 +81,47 @@ def peak_bytes(
     counted.
     """
     ledger = _Ledger()
+    scheme = "none" if spread is None else spread.scheme
+    shared = None
     with shapes_alone(), ledger.watch():
-        job = build()
-        most = math.inf if whole(job) else STEP_OPERATORS
-        ledger.follow(job.step, most)
+        with _trained() as trained:
+            job = build()
+            most = math.inf if whole(job) else STEP_OPERATORS
+            ledger.follow(job.step, most)
         gc.collect()  # what cycles keep alive of the construction is no part of the step
-        ledger.peak = ledger.held
+        if scheme not in ("none", "replicas"):
+            shared = held(job)
+            if shared is None or scheme not in ("dp", "fsdp", "hsdp"):
+                raise NotImplementedError(
+                    f"{spread}: what ranks share of its memory is not counted"
+                )
+            if scheme != "dp" and not shared.accumulates:
+                for weight in trained:
+                    ledger.leave_out_gradient(weight)
+                    weight.register_post_accumulate_grad_hook(ledger.leave_out_gradient)
         ledger.follow(job.step, most)
-    if spread is None or spread.scheme in ("none", "replicas"):
+    if shared is None or spread is None:
         return ledger.peak
-    shared = held(job)
-    if shared is None or spread.scheme not in ("dp", "fsdp", "hsdp"):
-        raise NotImplementedError(f"{spread}: what ranks share of its memory is not counted")
-    if spread.scheme == "dp":
+    if scheme == "dp":
         return ledger.peak + shared.weights  # the buckets that gradients lie in from step to step
     return sharded_bytes(ledger.peak, shared, spread.sizes[-1])
+
+
+@contextlib.contextmanager
+def _trained() -> Iterator[list[Tensor]]:
+    """What optimizers step meanwhile."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    found: list[Tensor] = []
+
+    def note(optimizer: Any, args: Any, kwargs: Any) -> None:
+        found.extend(weight for group in optimizer.param_groups for weight in group["params"])
+
+    handle = register_optimizer_step_post_hook(note)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def shapes_alone() -> AbstractContextManager[object]:
@@ -116,14 +145,12 @@ def shapes_alone() -> AbstractContextManager[object]:
 def sharded_bytes(peak: int, held: Held, shards: int) -> int:
     """`peak_bytes` where weights, gradients and optimizer state are sharded over so many ranks.
 
-    peak: of one process with one rank's rows. It is reached where the backward begins, with all
-    activations and no gradient, or where it ends: of the second there is no telling how much is
-    activations, and they are left out.
+    peak: of one process with one rank's rows, without gradients, unless they add up whole. What of
+    it is neither weight nor state is this rank's own: activations, and gradients that add up.
     """
-    beside = peak - (1 + held.states) * held.weights - held.fixed
-    activations = beside if beside > held.weights else 0
+    beside = max(0, peak - (1 + held.states) * held.weights - held.fixed)
     shared = (2 + held.states) * held.weights + held.fixed
-    return activations + -(-shared // shards) + held.gathered
+    return beside + -(-shared // shards) + held.gathered
 
 
 def has_no_values(tensor: Tensor) -> bool:
@@ -141,14 +168,19 @@ class _Ledger:
     """Bytes of the storages that are alive."""
 
     def __init__(self) -> None:
-        self.held = 0
-        self.peak = 0
-        self._known: set[int] = set()
+        self._changes: list[int] = []
+        self._known: dict[int, int] = {}  # which change each storage that is alive was
+        self._began = 0
         self._left = math.inf
+
+    @property
+    def peak(self) -> int:
+        """Most of them since the last step began, and as it did."""
+        return max([*itertools.accumulate(self._changes, initial=0)][self._began :])
 
     def follow(self, step: Callable[[], None], most: float = math.inf) -> None:
         """Runs a step, or its first operators, so many."""
-        self._left = most
+        self._left, self._began = most, len(self._changes)
         with contextlib.suppress(_LongEnough):
             step()
 
@@ -195,15 +227,19 @@ class _Ledger:
         storage = value.untyped_storage()
         key = storage._cdata
         if key not in self._known:
-            size = storage.nbytes()
-            self._known.add(key)
-            self.held += size
-            self.peak = max(self.peak, self.held)
-            weakref.finalize(storage, self._leave, key, size)
+            self._known[key] = len(self._changes)
+            self._changes.append(storage.nbytes())
+            weakref.finalize(storage, self._leave, key)
 
-    def _leave(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.held -= size
+    def leave_out_gradient(self, weight: Tensor) -> None:
+        """Has a gradient count as nothing, from its making on."""
+        if weight.grad is not None:
+            place = self._known.get(weight.grad.untyped_storage()._cdata)
+            if place is not None:
+                self._changes[place] = 0
+
+    def _leave(self, key: int) -> None:
+        self._changes.append(-self._changes[self._known.pop(key)])
 
 
 def _device_of(tensor: Tensor) -> Any:

@@ -167,8 +167,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Of a load that was served; None of other work."""
     flop_per_second: float | None = None
     least_flop_per_second: float | None = None
-    """Of those what no kernel can leave out: a causal one computes half of its scores. A share of
-    what was measured is of these, and so is what cannot be true; MFU, by its definition, of all."""
+    """What of those no kernel can leave out, as a causal one computes half of its scores, and what
+    checkpointing does again. A share of what was measured is of these, and so is what cannot be
+    true; MFU, by its definition, of the others."""
     ceiling_fraction: float | None = None
     """Share of the best matmul throughput that this run measured at the same arithmetic."""
     matmul_ceiling: float | None = None

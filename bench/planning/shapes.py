@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from bench import catalogue, stats
 from bench.planning.arrivals import load_of
+from bench.planning.least_flop import required
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS
 from bench.records.case import Case
@@ -44,7 +45,7 @@ class Shapes:
         if not isinstance(outcome, Measured) or case.devices > 1:
             return
         steps = outcome.throughput / outcome.work.items
-        flop = outcome.work.least_flop or outcome.work.flop
+        flop = required(outcome.work)
         arithmetic = PRECISIONS[case.precision].arithmetic
         before = self._flop_per_second.get(arithmetic, 0.0)
         if flop is not None and (before or case.workload == ARITHMETIC):
@@ -74,7 +75,7 @@ class Shapes:
             return 0.0
         work = workload.work(case.mode, parameters_of(case, workload), precision)
         best = self._flop_per_second.get(precision.arithmetic)
-        flop = work.least_flop or work.flop
+        flop = required(work)
         by_flop = flop / best if flop and best else 0.0
         by_bytes = 0.0
         if work.moved_bytes and self._bytes_per_second:

@@ -197,6 +197,8 @@ class Work(Value, frozen=True, kw_only=True):
     """FLOP of one step, or OP where they are of integers; None where it is not arithmetic."""
     least_flop: int | None = None
     """Of those what a causal attention cannot leave out; None where that is all, or of old."""
+    again_flop: int | None = None
+    """Least FLOP beside them that checkpointing does a second time; None without, or of old."""
     moved_bytes: int | None = None
     """Bytes that one step must move; None where they are not counted."""
     experts_hit: float | None = None
@@ -211,14 +213,12 @@ class Work(Value, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         positive_and_finite(items=self.items)
-        counted = (self.flop, self.moved_bytes, self.transferred_bytes, self.bus_bytes)
-        for value in (*counted, self.operations, self.least_flop):
+        done = (self.flop, self.least_flop, self.again_flop, self.experts_hit, self.operations)
+        for value in (*done, self.moved_bytes, self.transferred_bytes, self.bus_bytes):
             if value is not None:
                 positive_and_finite(flop_or_bytes=value)
-        if self.least_flop is not None and self.least_flop > (self.flop or 0):
+        if (self.least_flop or 0) > (self.flop or 0):
             raise ValueError(f"least_flop = {self.least_flop} is above flop = {self.flop}")
-        if self.experts_hit is not None:
-            positive_and_finite(experts_hit=self.experts_hit)
         if not self.unit:
             raise ValueError("an item without a name")
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench import stats, units
 from bench.judging.comparison import CaseComparison
 from bench.judging.row import Row
 from bench.judging.served import OVERHEAD_LIMIT, ServingCurve, ServingSummary
 from bench.judging.serving import Figure
+from bench.planning.arrivals import Lengths, offline
 from bench.reports._labels import name_of, plain
 from bench.reports._wording import word_of
 
@@ -19,6 +21,8 @@ HEADINGS = (
 )
 DROPS = (0, 0, 2, 0, 3, 0, 4, 1, 6, 5, 0)
 """What is left out first where a terminal is too narrow: the highest."""
+DRAWN_AS_ASKED = 0.01
+"""A mean length that is off by no more of what was asked is not worth a word."""
 
 
 class Line(NamedTuple):
@@ -101,6 +105,7 @@ def legend(curves: Sequence[ServingCurve]) -> list[str]:
     devices = max(row.case.devices for row in rows)
     if devices > 1:
         said.append(f"output and goodput are of all {devices} devices together")
+    said += _means(rows)
     said += _no_p99([row.serving for row in rows if row.serving])
     slow = [row for row in rows if row.serving and _over(row.serving.overhead)]
     if slow:
@@ -109,6 +114,31 @@ def legend(curves: Sequence[ServingCurve]) -> list[str]:
             "the host is in those figures"
         )
     return said
+
+
+def _means(rows: Sequence[Row]) -> Iterator[str]:
+    """Of lengths that were drawn, where they are not as asked: what is longest is cut."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        given: dict[str, Any] = row.case.parameters
+        if not given.get("length_sigma"):
+            continue
+        lengths = Lengths(
+            input_tokens=given["input_tokens"],
+            output_tokens=given["output_tokens"],
+            sigma=given["length_sigma"],
+        )
+        drawn = offline(given["requests"], lengths, given.get("length_seed", 0)).requests
+        for what, asked, each in (
+            ("prompts", lengths.input_tokens, [one.prompt_tokens for one in drawn]),
+            ("answers", lengths.output_tokens, [one.new_tokens for one in drawn]),
+        ):
+            mean = statistics.fmean(each)
+            if abs(mean - asked) > DRAWN_AS_ASKED * asked:
+                found.setdefault((what, asked), []).append(mean)
+    for (what, asked), means in found.items():
+        there = " to ".join(dict.fromkeys(map(units.significant, (min(means), max(means)))))
+        yield f"{what} as drawn have a mean of {there} tokens, of {asked} asked"
 
 
 def _no_p99(points: Sequence[ServingSummary]) -> Iterator[str]:

@@ -61,6 +61,10 @@ class Size(Protocol):
     def masked(self, tokens: int) -> int:
         """Of the `flop` of a text that attends to itself, what a causal kernel leaves out."""
 
+    def again(self, tokens: int) -> int:
+        """FLOP of a text that layers which keep their input only must do again in the backward: not
+        their last product, of which torch needs no more than what goes into it."""
+
     def decode_bytes(
         self, batch: int, context: float, precision: Precision, hit: float | None = None
     ) -> int:
@@ -95,6 +99,7 @@ class Family(Workload):
             size.flop,
             size.masked,
             lambda context: size.decode_bytes(batch, context, precision),
+            size.again,
         )
 
     def twin(self, mode: str, parameters: Any) -> Parameters:

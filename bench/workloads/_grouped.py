@@ -119,6 +119,11 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
         seen += whole * pairs(tokens, tokens, 0)
         return round(4 * (tokens * self.seen(tokens) - seen) * self.heads * self.head)
 
+    def again(self, tokens: int) -> int:
+        """FLOP of a text that the layers do again at least, all but their last product."""
+        last = self.layers * self.hidden * (self.active * self.expert or self.feed_forward)
+        return self.flop(tokens, tokens, 0) - self.masked(tokens) - 2 * tokens * last
+
     def served_flop(self, prompt: int, answer: int) -> int:
         """Of one request: its prompt at once, then `answer` - 1 tokens, one after the other.
 

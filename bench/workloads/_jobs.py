@@ -246,7 +246,8 @@ class TrainingJob(Job):
 
     def held(self) -> Held:
         """Its weights, and what its optimizer keeps of them."""
-        return held(self._model, self.training())
+        found = held(self._model, self.training())
+        return found._replace(accumulates=self._accumulation_steps > 1)
 
     def rehearsed(self) -> bool:
         """Two micro-batches hold as much as more; after the last the optimizer makes its state."""

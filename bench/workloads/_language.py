@@ -149,17 +149,20 @@ def language_work(
     forward_flop: Callable[[int, float, int], int],
     masked: Callable[[int], int],
     decode_bytes: Callable[[float], int],
+    again: Callable[[int], int],
 ) -> Work:
     """Work of one step: training is three times the forward, decode has the mean of its contexts.
 
     A training step counts all its micro-batches. What gradient checkpointing computes a second time
-    is left out, as an MFU leaves it out: the device does up to four times the forward then.
+    is left out, as an MFU leaves it out, and counted by itself: `Work.again_flop`.
 
     forward_flop: of one sequence, from its tokens, the context that each of them attends to, and
     the number of tokens that the output matrix is applied to.
     masked: of those what a causal kernel leaves out, from a text's tokens.
     decode_bytes: bytes that must move for one token of each sequence, from its context.
+    again: FLOP that the layers of a text do a second time at least, from its tokens.
     """
+    twice = None
     batch = parameters.batch_size
     if isinstance(parameters, DecodeParameters):
         context = parameters.context
@@ -172,8 +175,11 @@ def language_work(
         batch *= parameters.accumulation_steps
         tokens = parameters.sequence_length
         flop, passes = 3 * batch * forward_flop(tokens, tokens, tokens), 3
+        if parameters.gradient_checkpointing:
+            twice = batch * again(tokens)
     least = flop - passes * batch * masked(tokens)
-    return Work(items=batch * tokens, unit="token", flop=flop, least_flop=least)
+    items = batch * tokens
+    return Work(items=items, unit="token", flop=flop, least_flop=least, again_flop=twice)
 
 
 def training_job(

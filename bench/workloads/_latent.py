@@ -123,6 +123,12 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
         unseen = tokens**2 - pairs(tokens, tokens, 0)
         return 2 * unseen * self.layers * self.heads * (self.key + self.head)
 
+    def again(self, tokens: int) -> int:
+        """FLOP of a text that the layers do again at least, all but their last products."""
+        sparse = (self.layers - self.dense_layers) * (self.active + self.shared) * self.expert
+        last = self.hidden * (self.dense_layers * self.feed_forward + sparse)
+        return self.flop(tokens, tokens, 0) - self.masked(tokens) - 2 * tokens * last
+
     def served_flop(self, prompt: int, answer: int) -> int:
         """Of one request: its prompt at once, then `answer` - 1 tokens, one after the other.
 

@@ -50,7 +50,18 @@ def lora_work(size: Any, parameters: LoraParameters) -> Work:
     batch = parameters.batch_size * parameters.accumulation_steps
     flop = batch * lora_flop(size, tokens, parameters.lora_rank)
     least = flop - 3 * batch * size.masked(tokens)
-    return Work(items=batch * tokens, unit="token", flop=flop, least_flop=least)
+    items, again = batch * tokens, None
+    if parameters.gradient_checkpointing:
+        adapters = parameters.lora_rank * sum(_adapted(size))
+        again = batch * (size.again(tokens) + 2 * tokens * size.layers * adapters)
+    return Work(items=items, unit="token", flop=flop, least_flop=least, again_flop=again)
+
+
+def _adapted(size: Any) -> tuple[int, int]:
+    """Columns of a layer's matrices that have an adapter, all together, and rows."""
+    queries = size.heads * size.head
+    keys_values = 2 * size.key_value_heads * size.head
+    return 3 * size.hidden + queries, queries + keys_values + size.hidden
 
 
 def lora_flop(size: Any, tokens: int, rank: int) -> int:
@@ -68,8 +79,7 @@ def lora_flop(size: Any, tokens: int, rank: int) -> int:
     keys_values = 2 * size.key_value_heads * size.head
     frozen = size.layers * size.layer_weights(size.active) + size.head_weights
     without_gradient = size.hidden * (queries + keys_values)
-    down = rank * (3 * size.hidden + queries)
-    up = rank * (queries + keys_values + size.hidden)
+    down, up = (rank * width for width in _adapted(size))
     matrices = 2 * tokens * (2 * frozen - without_gradient)
     adapters = 2 * tokens * (3 * size.layers * (down + up) - 3 * rank * size.hidden)
     attention = 3 * 4 * tokens * size.seen(tokens) * queries

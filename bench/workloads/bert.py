@@ -104,19 +104,21 @@ class Bert(Workload):
 
         A layer's matrices are 4 d^2 (query, key, value, output) and 2 d f (feed-forward); the head
         is 2 d. Embeddings, norms and softmax are left out. Training is three times the
-        forward, over all micro-batches; what gradient checkpointing computes again is left out.
+        forward, over all micro-batches; what gradient checkpointing computes again, all layers, is
+        counted apart (`Work.again_flop`).
         Source: PaLM, arXiv 2204.02311, appendix B (attention in full).
         """
         size = SIZES[parameters.model]
         tokens = parameters.sequence_length
         layer = 4 * size.hidden**2 + 2 * size.hidden * size.feed_forward
-        forward = 2 * tokens * (size.layers * layer + 2 * size.hidden)
-        forward += 4 * tokens**2 * size.hidden * size.layers
-        batch = parameters.batch_size
+        layers = 2 * tokens * size.layers * layer + 4 * tokens**2 * size.hidden * size.layers
+        forward = layers + 4 * tokens * size.hidden
+        batch, again = parameters.batch_size, None
         if isinstance(parameters, TrainParameters):
             batch *= parameters.accumulation_steps
             forward *= 3
-        return Work(items=batch, unit="sequence", flop=batch * forward)
+            again = batch * layers if parameters.gradient_checkpointing else None
+        return Work(items=batch, unit="sequence", flop=batch * forward, again_flop=again)
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Two layers of the same widths, two sequences of 32 tokens."""

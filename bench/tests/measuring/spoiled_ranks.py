@@ -284,7 +284,6 @@ def _hybrid_bytes(ranks: Ranks) -> list[int]:
             peaks = []
             for _ in range(5):
                 gc.collect()
-                ledger.peak = ledger.held
                 ledger.follow(job.step)
                 peaks.append(ledger.peak)
         estimate = [workload.peak_bytes("train", given, at)] if ranks.rank == 0 else []

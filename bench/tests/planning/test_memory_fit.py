@@ -99,8 +99,7 @@ def test_training_counts_weights_gradients_and_optimizer_state() -> None:
         ("hsdp2x4", rehearsal.Held(weights=20, states=2, gathered=7), 40 + 20 + 7),
         # 12 of those 40 are weights that stay: then (80 + 12) / 4.
         ("fsdp4", rehearsal.Held(weights=20, states=2, gathered=7, fixed=12), 28 + 23 + 7),
-        # Those 25 may be the gradients, at the end of the backward.
-        ("fsdp4", rehearsal.Held(weights=25, states=2, gathered=7), 25 + 7),
+        ("fsdp4", rehearsal.Held(weights=25, states=2, gathered=7), 25 + 25 + 7),
     ],
 )
 def test_ranks_hold_their_share(spread: str, held: rehearsal.Held | None, expected: int) -> None:
@@ -113,6 +112,19 @@ def test_ranks_hold_their_share(spread: str, held: rehearsal.Held | None, expect
 
     found = rehearsal.peak_bytes(Job, parallelism.parse(spread), lambda job: held)
     assert found == expected
+
+
+def test_of_sharded_training_no_gradient_is_taken_for_activations() -> None:
+    """A quarter of weight, gradient and momentum, and what stays whole: inputs and outputs. Where
+    micro-batches add up, the gradient does too."""
+    weight, beside = FLOAT * 64 * 32, FLOAT * (8 * 64 + 3 * 8 * 32)
+
+    def found(accumulates: bool) -> int:
+        held = rehearsal.Held(weights=weight, states=1, gathered=0, accumulates=accumulates)
+        return rehearsal.peak_bytes(Regression, parallelism.parse("fsdp4"), lambda job: held)
+
+    assert 3 * weight // 4 < found(False) <= 3 * weight // 4 + beside
+    assert weight <= found(True) - 3 * weight // 4 <= weight + beside
 
 
 def test_what_ranks_share_and_nobody_counts_is_not_estimated() -> None:

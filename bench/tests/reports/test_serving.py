@@ -67,6 +67,21 @@ def test_only_loads_of_few_requests_are_said_to_have_no_p99() -> None:
     assert "no p99: it needs 368 requests a launch, there are 58" in said
 
 
+def test_a_mean_length_is_that_of_the_lengths_drawn() -> None:
+    """What is beyond four times the mean is cut: at a sigma of 1.5 a quarter of it is missing."""
+
+    def said(sigma: float) -> list[str]:
+        lengths = {"input_tokens": 1000, "output_tokens": 100, "length_sigma": sigma}
+        case = serve_case(2, **lengths, requests=4000)
+        legend = _serving.legend(list(_curves(served_run([(case, [served(1)])]))))
+        return [words for words in legend if "as drawn" in words]
+
+    prompts, answers = said(1.5)
+    assert prompts == "prompts as drawn have a mean of 747 tokens, of 1000 asked"
+    assert answers.startswith("answers as drawn have a mean of 7")
+    assert said(0.0) == said(0.2) == []
+
+
 def overlapping(requests: int, at_once: int = 10) -> Served:
     """One is let in and one ends every 10 ms: of those of the window the last ten end after it."""
     step = 10 * MS

@@ -49,6 +49,31 @@ def test_least_flop_are_those_that_explain_counts_of_the_operators(mode: str) ->
     assert work.flop > 1.003 * work.least_flop
 
 
+CHECKPOINTED = ["llama", "qwen3", "gpt-oss", "deepseek", "bert"]
+
+
+@pytest.mark.parametrize("name, mode", [*((n, "train") for n in CHECKPOINTED), ("llama", "lora")])
+def test_what_checkpointing_does_again_is_counted_too_and_never_too_much(
+    name: str, mode: str
+) -> None:
+    """The difference to the same step without it, of two micro-batches: at least what is said, but
+    for half the diagonal, and at most a layer's last product more: an expert's is not spared."""
+    given: dict[str, Any] = {"batch_size": 2, "accumulation_steps": 2}
+    found = []
+    mode_of: Any = Counted
+    for checkpointed in (False, True):
+        job = build(name, mode, site(), gradient_checkpointing=checkpointed, **given)
+        with mode_of() as counted:
+            job.step()
+        found.append(counted.flop)
+    parameters: Any = small(name, mode, gradient_checkpointing=True, **given)
+    work = WORKLOADS[name].work(mode, parameters, FP32)
+    assert work.again_flop is not None
+    assert work.again_flop * 0.99 <= found[1] - found[0] <= 1.35 * work.again_flop
+    parameters = small(name, mode, **given)
+    assert WORKLOADS[name].work(mode, parameters, FP32).again_flop is None
+
+
 def test_a_causal_kernel_does_the_pairs_that_a_token_sees() -> None:
     """llama-3.1-8b on 131,072 tokens: 32 layers of 4 FLOP a pair over 4,096 columns."""
     workload = WORKLOADS["llama"]
