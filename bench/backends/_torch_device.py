@@ -150,7 +150,7 @@ class TorchDevice(Device):
         return 0
 
     def _own_pools_hidden(self) -> bool:
-        """Whether a graph's own pool is in no count: so it is in CUDA's, before torch 2.14."""
+        """Whether a graph's own pool may be in no count: in this allocator's before torch 2.14."""
         with suppress(NotAvailable):
             return str(self.ask("get_allocator_backend")) == "cudaMallocAsync"
         return False

@@ -29,9 +29,9 @@ from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.served import (
     ServingCurve,
-    arrives_at_a_rate,
     best_within,
     density,
+    rate_given,
     serving_curves,
     unsteady,
 )
@@ -112,9 +112,10 @@ def _judged(
     assert other.throughput is not None
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     verdict, because = preliminary(base, other, tested=welch is not None)
-    if verdict == "UNDECIDED" and arrives_at_a_rate(base.case) and density(base) == density(other):
-        more = f"both give most at {_load(base)}, which is their throughput: measure rates above it"
-        verdict, because = "UNRANKED", (Reason(Code.RATE_GIVEN, more),)
+    if verdict == "UNDECIDED" and rate_given(base, other):
+        same = f"both give most at {_load(base)}, which is their throughput"
+        where = f"{same}: measure rates {_beyond(curves, base)}"
+        verdict, because = "UNRANKED", (Reason(Code.RATE_GIVEN, where),)
     ratio = other.throughput / base.throughput
     return msgspec.structs.replace(
         found,
@@ -127,6 +128,14 @@ def _judged(
         joule_interval=joule_interval(base, other, level),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
     )
+
+
+def _beyond(curves: tuple[ServingCurve, ServingCurve], best: Row) -> str:
+    """Where a rate lies that may tell them apart."""
+    kind, rate = density(best)
+    loads = [density(row) for curve in curves for row in (*curve.points, *curve.saturated)]
+    denser = [dense for how, dense in loads if how == kind and dense > rate]
+    return f"between it and {min(denser):g}" if denser else "above it"
 
 
 def _steady(curve: ServingCurve) -> str:

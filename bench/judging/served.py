@@ -5,6 +5,7 @@ Cases that differ in nothing but how requests arrive are one curve, a point for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 ARRIVALS = ("arrival", "concurrency", "rate", "requests")
 """Parameters that say how requests come, and how many: what differs along a curve."""
+EDGES = 1.05
+"""Two that keep up with one rate differ by less: in where the edges of their windows lie."""
 OVERHEAD_LIMIT = 0.03
 """Share of an engine's busy time outside the forward above which the host is in its figures."""
 
@@ -125,6 +128,14 @@ def serving_curves(rows: Iterable[Row]) -> Iterator[ServingCurve]:
         if points:
             saturated = tuple(row for row in loads if row.serving is None)
             yield ServingCurve(points=tuple(points), saturated=saturated)
+
+
+def rate_given(base: Row, other: Row) -> bool:
+    """Whether their figures are of the rate at which requests came, and not of who answered."""
+    if not arrives_at_a_rate(base.case) or density(base) != density(other):
+        return False
+    ratio = (other.throughput or 0.0) / (base.throughput or math.inf)
+    return 1 / EDGES < ratio < EDGES
 
 
 def arrives_at_a_rate(case: Case) -> bool:

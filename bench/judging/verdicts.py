@@ -115,7 +115,7 @@ def undecidable(comparison: Comparison) -> list[CaseComparison]:
     found = [
         c for c in comparison.cases if c.verdict in ("NO_INTERVAL", "UNRANKED", "INCOMPARABLE")
     ]
-    owed = [c for c in found if c.because != (RATE_GIVEN,)]
+    owed = [c for c in found if c.codes != (Code.RATE_GIVEN,)]
     return owed or (found if len(found) == len(comparison.cases) else [])
 
 

@@ -129,18 +129,20 @@ def join(
 
 SAME = ("torch", "python", "packages", "threads", "interop_threads", "cpu_capability")
 """What a worker's environment says that must be the same of all ranks of a launch."""
+OF_THE_HOST = ("interop_threads", "cpu_capability")
+"""Of those what follows from a host's cores, and matters where they compute."""
 
 
 def unlike(ranks: Ranks, environment: Mapping[str, Any], device: str, shared: bool) -> str:
     """Which rank has another environment or device than most, and in what; empty if none has.
 
     A figure of unlike devices, or of two versions of a library, would be nobody's. Which of its
-    devices a host gives is its own; so are torch's threads between operators, which no variable
-    sets, unless ranks compute on the host's cores (shared). All ranks say the same.
+    devices a host gives is its own; so is what follows from its cores, unless ranks compute on them
+    (shared). All ranks say the same.
     """
     given = environment["variables"]
     variables = {k: v for k, v in given.items() if k not in OWN and not SELECTS.search(k)}
-    names = [name for name in SAME if shared or name != "interop_threads"]
+    names = [name for name in SAME if shared or name not in OF_THE_HOST]
     same = {name: environment.get(name) for name in names}
     mine = {"device": device, **same, "variables": variables}
     told = ranks.told(mine)

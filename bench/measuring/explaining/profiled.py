@@ -122,10 +122,13 @@ def events_of(job: Job, device: Device, steps: int) -> tuple[list[list[Any]], in
 
 
 def whole(steps: Sequence[list[Any]]) -> list[list[Any]]:
-    """Those of equal steps of which the profiler lost no event of the device's: a tracer may drop
-    the first of a session, without a word."""
+    """Those of like steps of which the profiler lost no event of the device's: a tracer may drop
+    the first of a session, without a word. None where no half of them has as many."""
     counts = [sum(map(is_kernel, step)) for step in steps]
-    return [step for step, count in zip(steps, counts, strict=True) if count == max(counts)]
+    usual, often = max(Counter(counts).items(), key=lambda pair: pair[1], default=(0, 0))
+    if 2 * often < len(steps):
+        return []
+    return [step for step, count in zip(steps, counts, strict=True) if count >= usual]
 
 
 def spans(events: Iterable[Any], kinds: dict[str, Kind], taken: Taken) -> list[Span]:

@@ -10,6 +10,7 @@ from bench.judging.comparison import CaseComparison
 from bench.judging.reasons import Code
 from bench.judging.served import best_within, serving_curves
 from bench.judging.summary import summarize
+from bench.judging.verdicts import undecidable
 from bench.records.outcome import Outcome, Skipped
 from bench.records.run import RunFile
 from bench.records.served import SATURATED
@@ -59,6 +60,12 @@ def test_two_that_keep_up_with_the_densest_rate_are_not_told_apart_by_it() -> No
     assert rates(case) == [16.0, 16.0]
     assert (case.verdict, case.codes) == ("UNRANKED", (Code.RATE_GIVEN,))
     assert "rate 16.0, which is their throughput: measure rates above it" in case.reasons[0]
+    found = compare_at_tpot(run_of([FULL] * 5), run_of([FULL] * 5), 1.0)
+    assert (
+        "rate 8.0, which is their throughput: measure rates between it and 16"
+        in (found.cases[0].reasons[0])
+    )
+    assert undecidable(found) == [*found.cases], "of that alone"
 
 
 def test_a_rate_that_could_not_be_tried_was_not_measured() -> None:

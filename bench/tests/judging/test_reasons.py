@@ -138,7 +138,7 @@ PAIRS: dict[Code, Callable[[], Pair]] = {
     ),
     Code.OTHER_WORK: lambda: (witnessed(1.0), witnessed(2.0)),
     Code.FEW_LAUNCHES: lambda: beside(run(SLOW[:4])),
-    Code.RATE_GIVEN: lambda: (at_a_rate(1.0), at_a_rate(1.1)),
+    Code.RATE_GIVEN: lambda: (at_a_rate(1.0), at_a_rate(1.02)),
     Code.UNSTEADY: lambda: flagged("NO_STEADY_STATE"),
     Code.THROTTLED: lambda: flagged("THROTTLED"),
     Code.INVALID: lambda: beside(runs((CASE, [*steps(SLOW), *[failed()] * 6]))),

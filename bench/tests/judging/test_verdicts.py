@@ -264,6 +264,8 @@ def test_beside_others_a_load_at_a_given_rate_is_owed_no_verdict() -> None:
     both = compare(served_at((rate, 1.0), (loop, 1.0)), served_at((rate, 1.01), (loop, 1.1)))
     assert [case.verdict for case in both.cases] == ["UNRANKED", "FASTER"]
     assert undecidable(both) == []
+    short = compare(served_at((rate, 1.0)), served_at((rate, 0.8)))
+    assert [case.verdict for case in short.cases] == ["SLOWER"], "it does not keep up"
     assert both.geometric_mean == pytest.approx(1.1)
     assert "of 1 of 2 cases" in api.render(both)
 

@@ -149,25 +149,29 @@ def test_ranks_may_differ_in_which_devices_their_hosts_give(
     assert found.startswith(said) and bool(found) == bool(said)
 
 
-@pytest.mark.parametrize(("shared", "said"), [(False, ""), (True, "interop_threads: 64, ")])
-def test_what_no_variable_sets_decides_only_where_the_host_computes(
-    shared: bool, said: str
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [("interop_threads", 32, 64), ("cpu_capability", "AVX512", "AVX2")],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_a_host_has_decides_only_where_it_computes(
+    shared: bool, name: str, first: object, second: object
 ) -> None:
-    """torch's threads between operators are as many as a host has cores."""
-    first: list[Any] = []
+    """torch's threads between operators, and what its cores can."""
+    told: list[Any] = []
 
-    def asked(threads: int) -> str:
-        def told(mine: Any) -> list[Any]:
-            first.append(mine)
-            return first
+    def asked(value: object) -> str:
+        def all_say(mine: Any) -> list[Any]:
+            told.append(mine)
+            return told
 
-        ranks: Any = SimpleNamespace(told=told)
-        environment = {"variables": {}, "threads": 8, "interop_threads": threads}
+        ranks: Any = SimpleNamespace(told=all_say)
+        environment = {"variables": {}, "threads": 8, name: value}
         return joining.unlike(ranks, environment, "NVIDIA X", shared=shared)
 
-    asked(32)
-    found = asked(64)
-    assert said in found and bool(found) == bool(said)
+    assert asked(first) == ""
+    found = asked(second)
+    assert bool(found) == shared and (f"its {name}: " in found) == shared
 
 
 def test_a_card_is_one_name_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,11 +249,16 @@ def test_a_step_of_which_the_profiler_lost_kernels_is_left_out(
     assert isinstance(found, Explained)
     assert [(row.calls, row.ns) for row in found.operators] == [(2, 40_000.0)]
     assert found.notes == ("the profiler lost kernels of 1 of 6 steps, which are left out",)
+    rewound = [[kernel(10.0)]] * 5 + [[kernel(10.0), kernel(6.0)]]
+    monkeypatch.setattr(profiled, "events_of", lambda *_: (rewound, 1))
+    found = kernels.explained(SmallJob(), device, "fp32", CLOCK)
+    assert isinstance(found, Explained) and found.notes == ()
+    assert sum(row.ns or 0.0 for row in found.operators) == pytest.approx(11_000.0)
     ageing = [[kernel(10.0)] * count for count in range(6)]
     monkeypatch.setattr(profiled, "events_of", lambda *_: (ageing, 1))
     refused = kernels.explained(SmallJob(), device, "fp32", CLOCK)
     assert isinstance(refused, Unexplained)
-    assert "lost kernels of 5 of 6 steps (CUPTI" in refused.reason
+    assert "lost kernels of 6 of 6 steps, as" in refused.reason
 
 
 def test_the_host_is_watched_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
