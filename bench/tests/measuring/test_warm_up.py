@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.measuring.warm_up import WARMUP_SAMPLES
 from bench.records.run import Settings
 from bench.tests.fakes import MS
@@ -44,6 +46,45 @@ def test_a_first_step_that_outlasts_the_limit_is_no_lack_of_steadiness() -> None
     series = measuring.measure()
     assert series.first_step_ns == 60_000 * MS
     assert series.flags == ()
+
+
+TEN_SECONDS = Settings(block_seconds=0.001, warmup_seconds=0.0, warmup_limit_seconds=10.0)
+
+
+@both_kinds
+@pytest.mark.parametrize("step_ms", [1500, 6000, 40_000])
+def test_a_steady_job_is_seen_to_be_steady_however_long_its_step_is(
+    synchronous: bool, step_ms: int
+) -> None:
+    """Of a step of 1.5 s a limit of 10 s ends before there are two windows to hold together. It
+    costs no step: those that were judged are the samples."""
+    measuring, _ = engine([step_ms * MS], synchronous=synchronous, settings=TEN_SECONDS)
+    told: list[int] = []
+    measuring.watch = told.append
+    series = measuring.measure()
+    assert series.flags == ()
+    assert (len(series.warmup), len(series.steady)) == (3, 10)
+    assert told == [1, 2, 3]
+
+
+def test_an_unsteady_job_of_long_steps_is_waited_for_as_long_as_is_needed_to_say_so() -> None:
+    measuring, _ = engine([round(1500 * MS * 1.1**k) for k in range(30)], settings=TEN_SECONDS)
+    series = measuring.measure()
+    assert (len(series.warmup), len(series.steady)) == (13, 10)
+    assert "NO_STEADY_STATE" in series.flags
+
+
+def test_no_warm_up_takes_so_much_of_a_launch_that_its_samples_have_no_time_left() -> None:
+    """Ten blocks of 100 s would be judged at 1,200 s, as long as the phase may take: after a third
+    of the launch's limit nothing is waited for. However long a step is, three are watched."""
+    for step_ms, warmup in ((100_000, 7), (700_000, 4)):
+        measuring, _ = engine([step_ms * MS], settings=TEN_SECONDS)
+        told: list[int] = []
+        measuring.watch = told.append
+        series = measuring.measure()
+        assert (len(series.warmup), len(series.steady)) == (warmup, 10)
+        assert series.flags == ("NO_STEADY_STATE",)
+        assert told == [1, 2, 3]
 
 
 # --- Under load -----------------------------------------------------------------------------------
