@@ -44,7 +44,7 @@ class Limits:
         self._too_large: dict[str, int] = {}
 
     def note(self, case: Case, outcome: Outcome) -> None:
-        """Takes note of one launch. What has fitted once, at the brim, is not where a sweep ends."""
+        """Takes note of one launch. What has fitted once is not where a sweep ends."""
         batch, sweep = batch_of(case), without_batch(case).fingerprint
         if batch is None:
             return
