@@ -11,8 +11,9 @@ from bench import stats
 from bench.planning.sweep import without_batch
 from bench.planning.tuning import Key, Search, hopeless, key_of, too_many
 from bench.records.case import Case, Choice
-from bench.records.outcome import Measured
+from bench.records.outcome import Failed, Measured
 from bench.records.run import Launch, Settings
+from bench.running.worker_process import phase_limit
 from bench.telemetry.flags import Clocks, clocks_of, hindered, slow_clocks
 
 
@@ -66,12 +67,17 @@ class CaseState:
         self.beyond = False
         """Whether it is not tried: a smaller batch of the same did not fit, or it is left out."""
 
-    def keep(self, launch: Launch) -> None:
-        """Takes note of a launch that is on disk."""
+    def keep(self, launch: Launch, now: Settings | None = None) -> None:
+        """Takes note of a launch that is on disk.
+
+        now: of an earlier session's, what one made now would have: a trial that a small budget
+        ended sooner is made again.
+        """
         chosen = self.choice
         self.seconds.append(launch.seconds)
         self._of_choice[key_of(launch.choice or {})] = launch.seconds
-        self.search.note(launch)
+        if now is None or not _ended_sooner(launch, now.launch_limit_seconds):
+            self.search.note(launch)
         if not launch.search:
             self.launches.append(Kept.of(launch))
         if self.choice != chosen:  # another is the best now, or the best failed after all
@@ -179,6 +185,14 @@ class CaseState:
     @property
     def _auto(self) -> bool:
         return self.settings.launches == "auto"
+
+
+def _ended_sooner(launch: Launch, limit_seconds: float) -> bool:
+    """Whether it is a trial that ended at a limit, and not at one of a launch that has so many."""
+    outcome = launch.outcome
+    if not launch.search or not isinstance(outcome, Failed) or outcome.kind != "timeout":
+        return False
+    return launch.seconds < phase_limit(outcome.phase, limit_seconds)
 
 
 def groups(states: Sequence[CaseState], together: int) -> Iterator[list[CaseState]]:
