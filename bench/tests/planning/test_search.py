@@ -144,30 +144,6 @@ def test_a_batch_that_takes_too_long_ends_its_curve(tmp_path: Path) -> None:
     assert (4, "compile") not in [stage.key(request) for request in stage.requests]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "budget_seconds", "again"),
-    [(130.0, None, True), (1300.0, None, False), (130.0, 180.0, False)],
-)
-def test_a_trial_that_a_short_budget_cut_off_is_tried_again_by_a_run_that_has_more_time(
-    tmp_path: Path, seconds: float, budget_seconds: float | None, again: bool
-) -> None:
-    """Of a budget of 180 s a phase has two minutes; without one a warm-up has 1,200 s."""
-    case = tuned_case()
-    one, two, *_ = candidates(case)
-    late = Failed(kind="timeout", phase="warm-up", message="took more than 120 s")
-    done = [
-        make_launch(rated(10), case, choice=one, search=True),
-        make_launch(late, case, 1, 1, choice=two, search=True, seconds=seconds),
-    ]
-    stage, file = play(tmp_path, SCRIPT, done=done, budget_seconds=budget_seconds)
-    asked = [stage.key(request) for request in stage.requests]
-    assert (asked[:2] == [(2, "compile"), (4, "compile")]) == again
-    assert ((4, "compile") in asked) == again
-    assert [launch.launch for launch in file.launches] == list(range(2 + len(asked)))
-    if again:
-        assert [trial.rate for trial in only_row(file).trials][1] == pytest.approx(18)
-
-
 def test_a_best_that_keeps_crashing_is_given_up_for_the_next(tmp_path: Path) -> None:
     script = {**SCRIPT, (2, "eager"): [rated(30, 2), CRASH]}
     stage, file = play(tmp_path, script)
