@@ -74,17 +74,36 @@ def test_an_unsteady_job_of_long_steps_is_waited_for_as_long_as_is_needed_to_say
     assert "NO_STEADY_STATE" in series.flags
 
 
-def test_no_warm_up_takes_so_much_of_a_launch_that_its_samples_have_no_time_left() -> None:
-    """Ten blocks of 100 s would be judged at 1,200 s, as long as the phase may take: after a third
-    of the launch's limit nothing is waited for. However long a step is, three are watched."""
-    for step_ms, warmup in ((100_000, 7), (700_000, 4)):
-        measuring, _ = engine([step_ms * MS], settings=TEN_SECONDS)
-        told: list[int] = []
-        measuring.watch = told.append
-        series = measuring.measure()
-        assert (len(series.warmup), len(series.steady)) == (warmup, 10)
-        assert series.flags == ("NO_STEADY_STATE",)
-        assert told == [1, 2, 3]
+@pytest.mark.parametrize(
+    ("launch_seconds", "limit_seconds", "step_seconds", "warmup"),
+    [(600, 120, 25, 6), (1800, 10, 100, 4), (1800, 10, 700, 4), (1800, 120, 90, 4)],
+)
+def test_windows_that_cannot_come_within_a_third_of_the_launch_are_not_waited_for(
+    launch_seconds: int, limit_seconds: int, step_seconds: int, warmup: int
+) -> None:
+    """Blocks of 25 s: the thirteenth ends 300 s after the first, and the third is 200 s. So the
+    limit of 120 s ends it. However long a step is, three are watched."""
+    settings = Settings(
+        block_seconds=0.001,
+        warmup_seconds=0.0,
+        warmup_limit_seconds=limit_seconds,
+        launch_limit_seconds=launch_seconds,
+    )
+    measuring, _ = engine([step_seconds * 1000 * MS], settings=settings)
+    told: list[int] = []
+    measuring.watch = told.append
+    series = measuring.measure()
+    assert (len(series.warmup), len(series.steady)) == (warmup, 10)
+    assert series.flags == ("NO_STEADY_STATE",)
+    assert told == [1, 2, 3]
+
+
+def test_one_slow_step_does_not_end_the_wait_for_those_that_follow() -> None:
+    """The second compiles for 150 s, the others take 1 s: their windows are close."""
+    settings = Settings(block_seconds=0.001, warmup_seconds=0.0, launch_limit_seconds=600)
+    measuring, _ = engine([1000 * MS, 150_000 * MS, 1000 * MS], settings=settings)
+    assert settings.warmup_limit_seconds < 150
+    assert measuring.measure().flags == ()
 
 
 # --- Under load -----------------------------------------------------------------------------------
