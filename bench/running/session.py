@@ -112,7 +112,7 @@ class Session:
         self._left_out = frozenset(left_out)
         self._limits = Limits()
         self._shapes = Shapes(settings)
-        self._software = Software(done)
+        self.software = Software(itertools.chain(done, explaining.done))
         for launch in done:
             if launch.fingerprint in self._place:
                 self.states[self._place[launch.fingerprint]].keep(launch, self._launch_settings())
@@ -298,7 +298,7 @@ class Session:
 
     def _keep(self, state: CaseState, launch: Launch) -> None:
         """A launch goes to disk, and what follows from it into the plan."""
-        self._software.require(launch, self.writer)
+        self.software.require(launch, self.writer)
         self.writer.append(launch)
         state.keep(launch)
         self._limits.note(launch.case, launch.outcome)

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.errors import RecordError
 from bench.records import flaws
+from bench.records.explained import Explanation
 from bench.records.run import Launch
 from bench.records.runfile import Writer
 
@@ -15,20 +16,20 @@ FACTS = ("python", "packages")
 
 
 class Software:
-    """What the launches of a run were measured with."""
+    """What the launches of a run were measured with, and its explanations."""
 
-    def __init__(self, done: Iterable[Launch] = ()) -> None:
-        """done: launches that the record holds already."""
+    def __init__(self, done: Iterable[Launch | Explanation] = ()) -> None:
+        """done: those that the record holds already."""
         self._first: dict[str, Any] = {}
         for launch in done:
             self._note(launch)
             if len(self._first) == len(FACTS):  # a record may be long
                 break
 
-    def _note(self, launch: Launch) -> None:
+    def _note(self, launch: Launch | Explanation) -> None:
         self._first = {k: v for k, v in launch.environment.items() if k in FACTS} | self._first
 
-    def require(self, launch: Launch, writer: Writer) -> None:
+    def require(self, launch: Launch | Explanation, writer: Writer) -> None:
         """Raises `RecordError` if a launch that is to be added to the record had other software."""
         changed = [
             f"{name} was {then}, is {launch.environment[name]}"

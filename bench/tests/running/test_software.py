@@ -13,6 +13,7 @@ from bench.measuring.messages import Report
 from bench.records.outcome import Cold
 from bench.records.run import Launch, Settings
 from bench.records.runfile import Writer, read
+from bench.running.explanations import NOTHING, Explaining
 from bench.running.launcher import Finished
 from bench.running.session import Session
 from bench.tests.fakes import FakeBackend
@@ -38,13 +39,24 @@ class Installing(Stage):
         return msgspec.structs.replace(finished, report=report)
 
 
-def play(folder: Path, said: list[dict[str, Any]], done: list[Launch]) -> Path:
+def play(
+    folder: Path,
+    said: list[dict[str, Any]],
+    done: list[Launch],
+    explaining: Explaining = NOTHING,
+) -> Path:
     """Runs two cases twice; the record."""
+    each, only = explaining[:2]
     (writer := Writer(folder / "run.jsonl")).append(
-        make_run([A, B], command=("accelmark", "run", "quick"))
+        make_run(
+            [A, B],
+            command=("accelmark", "run", "quick"),
+            explanations=each,
+            only_explained=only,
+        )
     )
-    for launch in done:
-        writer.append(launch)
+    for one in (*done, *explaining.done):
+        writer.append(one)
     stage, backend = Installing({"A": [FINE], "B": [FINE]}), FakeBackend()
     stage.said = list(said)
     device = backend.devices()[0]
@@ -52,6 +64,7 @@ def play(folder: Path, said: list[dict[str, Any]], done: list[Launch]) -> Path:
         *([A, B], Settings(launches=2), device, backend, writer, stage, stage.launch),
         clock=stage.clock,
         done=done,
+        explaining=explaining,
     )
     try:
         session.run()
@@ -90,3 +103,21 @@ def test_nor_is_one_that_differs_from_what_an_earlier_session_measured(tmp_path:
 def test_what_stays_is_measured_to_the_end(tmp_path: Path) -> None:
     file = read(play(tmp_path, [OLD, SILENT, OLD, OLD, OLD], []))
     assert file.end is not None and file.end.reason == "complete"
+
+
+def test_nor_is_an_explanation(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="software changed"):
+        play(tmp_path, [OLD, NEW], [], Explaining(2, only=True))
+    first = read(tmp_path / "run.jsonl").explanations
+    assert [one.environment for one in first] == [OLD]
+    again = tmp_path / "again"
+    with pytest.raises(RecordError, match="software changed"):
+        play(again, [NEW], [], Explaining(2, only=True, done=first))
+    assert read(again / "run.jsonl").explanations == first
+
+
+def test_nor_is_one_that_differs_from_the_launches(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="software changed"):
+        play(tmp_path, [OLD, OLD, OLD, OLD, NEW], [], Explaining(1))
+    file = read(tmp_path / "run.jsonl")
+    assert len(file.launches) == 4 and not file.explanations
