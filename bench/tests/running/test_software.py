@@ -55,8 +55,10 @@ def play(
             only_explained=only,
         )
     )
-    for one in (*done, *explaining.done):
-        writer.append(one)
+    for launch in done:
+        writer.append(launch)
+    for explanation in explaining.done:
+        writer.append(explanation)
     stage, backend = Installing({"A": [FINE], "B": [FINE]}), FakeBackend()
     stage.said = list(said)
     device = backend.devices()[0]
