@@ -34,8 +34,8 @@ LEAST_PAIRS = 2
 SHARE = 0.5
 """Of the time that the steady blocks may take: after it no further pair is begun."""
 MOST_SECONDS = 30.0
-"""However long those may take: a launch whose report takes two minutes may be ended as one that
-hangs, and each block has a step before it."""
+"""However long those may take: a short launch whose report takes two minutes may be ended as one
+that hangs, and each block has a step before it."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,8 @@ from bench.records.run import Settings
 
 WARMUP_SAMPLES = 60
 """After this many samples a job that is not steady is measured all the same, and flagged."""
+LAUNCH_SHARE = 1 / 3
+"""Of a launch's limit: a job of long steps goes on until there is enough to judge, if by then."""
 
 
 class WarmedUp(NamedTuple):
@@ -40,6 +42,12 @@ def warmed_up(blocks: Sequence[Block], settings: Settings, under_load: bool) -> 
         # The limits count only after the time under load that the device needs anyway.
         if len(blocks) - loaded >= WARMUP_SAMPLES:
             return WarmedUp(len(blocks), steady=False)
-    if elapsed - minimum >= settings.warmup_limit_seconds:
+    # Nor before there were two windows to judge, which then are a steady job's samples: unless
+    # blocks like the last one would come too late.
+    late, judged = elapsed - minimum, len(blocks) - max(loaded, stats.WARMUP_MINIMUM)
+    lacking = 2 * stats.WINDOW - judged
+    by_then = late + lacking * blocks[-1].wall_ns / 1e9
+    enough = lacking <= 0 or by_then > LAUNCH_SHARE * settings.launch_limit_seconds
+    if late >= settings.warmup_limit_seconds and judged > 0 and enough:
         return WarmedUp(len(blocks), steady=False)
     return None

@@ -44,13 +44,13 @@ class Limits:
         self._too_large: dict[str, int] = {}
 
     def note(self, case: Case, outcome: Outcome) -> None:
-        """Takes note of one launch."""
+        """Takes note of one launch. What has fitted once is not where a sweep ends."""
         batch, sweep = batch_of(case), without_batch(case).fingerprint
         if batch is None:
             return
         if isinstance(outcome, Measured):
             self._fit.setdefault(sweep, set()).add(batch)
-        elif too_large(outcome):
+        elif too_large(outcome) and batch not in self._fit.get(sweep, ()):
             self._too_large[sweep] = min(batch, self._too_large.get(sweep, batch))
 
     def beyond(self, case: Case) -> str | None:

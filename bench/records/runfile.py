@@ -70,7 +70,7 @@ class Writer:
         option: by which another folder is given.
         """
         self.path = path = Path(path)
-        self._command: tuple[str, ...] = ()
+        self.command: tuple[str, ...] = ()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("x+b", buffering=0)
@@ -89,7 +89,7 @@ class Writer:
         since it was read, which would be cut off too.
         """
         writer = cls.__new__(cls)
-        writer.path, writer._command = Path(run.path), run.run.command
+        writer.path, writer.command = Path(run.path), run.run.command
         try:
             writer._file = writer.path.open("r+b", buffering=0)
             try:
@@ -128,10 +128,10 @@ class Writer:
             raise OutputError(
                 f"{self.path}: the next line cannot be written ({error.strerror}). "
                 f"The lines before it are safe. {then}, then "
-                f"{flaws.go_on(str(self.path), self._command)}"
+                f"{flaws.go_on(str(self.path), self.command)}"
             ) from error
         if isinstance(line, Run):
-            self._command = line.command
+            self.command = line.command
 
     def _restore(self) -> None:
         """The file was deleted under way: lays it down again, with all that it held."""

@@ -11,14 +11,17 @@ from bench import stats
 from bench.planning.sweep import without_batch
 from bench.planning.tuning import Key, Search, hopeless, key_of, too_many
 from bench.records.case import Case, Choice
-from bench.records.outcome import Measured
+from bench.records.outcome import Failed, Measured
 from bench.records.run import Launch, Settings
+from bench.running.worker_process import phase_limit
 from bench.telemetry.flags import Clocks, clocks_of, hindered, slow_clocks
 
 
 class Kept(NamedTuple):
     """Of a launch that is on disk, what planning the next ones needs: a run may have thousands."""
 
+    key: Key
+    """Of its choice."""
     seconds: float
     rate: float | None
     """Items/s; None unless it was measured."""
@@ -36,10 +39,11 @@ class Kept(NamedTuple):
     @classmethod
     def of(cls, launch: Launch) -> Kept:
         """The part of a launch that stays in memory."""
-        outcome = launch.outcome
+        key, outcome = key_of(launch.choice or {}), launch.outcome
         if isinstance(outcome, Measured):
             samples = array("d", outcome.samples)
             return cls(
+                key,
                 launch.seconds,
                 outcome.throughput,
                 samples,
@@ -47,7 +51,7 @@ class Kept(NamedTuple):
                 hindered=hindered(outcome),
                 clocks=clocks_of(launch),
             )
-        return cls(launch.seconds, None, hopeless=hopeless(outcome))
+        return cls(key, launch.seconds, None, hopeless=hopeless(outcome))
 
 
 class CaseState:
@@ -56,8 +60,8 @@ class CaseState:
     def __init__(self, case: Case, settings: Settings) -> None:
         self.case = case
         self.settings = settings
-        self.launches: list[Kept] = []
-        """Those that make up its figure."""
+        self._finals: list[Kept] = []
+        """All but those of a search."""
         self.seconds: list[float] = []
         """Of each launch, those of a search included."""
         self._of_choice: dict[Key, float] = {}
@@ -66,16 +70,24 @@ class CaseState:
         self.beyond = False
         """Whether it is not tried: a smaller batch of the same did not fit, or it is left out."""
 
-    def keep(self, launch: Launch) -> None:
-        """Takes note of a launch that is on disk."""
-        chosen = self.choice
+    def keep(self, launch: Launch, now: Settings | None = None) -> None:
+        """Takes note of a launch that is on disk.
+
+        now: of an earlier session's, what one made now would have: a trial that a small budget
+        ended sooner is made again.
+        """
         self.seconds.append(launch.seconds)
         self._of_choice[key_of(launch.choice or {})] = launch.seconds
-        self.search.note(launch)
+        if now is None or not _ended_sooner(launch, now.launch_limit_seconds):
+            self.search.note(launch)
         if not launch.search:
-            self.launches.append(Kept.of(launch))
-        if self.choice != chosen:  # another is the best now, or the best failed after all
-            self.launches.clear()
+            self._finals.append(Kept.of(launch))
+
+    @property
+    def launches(self) -> list[Kept]:
+        """Those that make up its figure: of a tuned case, of the choice that is the best now."""
+        key = key_of(self.choice or {})
+        return [x for x in self._finals if x.key == key]
 
     @property
     def searching(self) -> bool:
@@ -179,6 +191,14 @@ class CaseState:
     @property
     def _auto(self) -> bool:
         return self.settings.launches == "auto"
+
+
+def _ended_sooner(launch: Launch, limit_seconds: float) -> bool:
+    """Whether it is a trial that ended at a limit, and not at one of a launch that has so many."""
+    outcome = launch.outcome
+    if not launch.search or not isinstance(outcome, Failed) or outcome.kind != "timeout":
+        return False
+    return launch.seconds < phase_limit(outcome.phase, limit_seconds)
 
 
 def groups(states: Sequence[CaseState], together: int) -> Iterator[list[CaseState]]:

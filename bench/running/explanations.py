@@ -67,6 +67,7 @@ def explain(session: Session) -> EndReason:
             if not session.fits(state):
                 return "budget"
             made = _explained(session, state, number)
+            session.software.require(made, session.writer)
             session.writer.append(made)
             session.face.explained(made)
             if isinstance(made.account, Unexplained):  # it would say the same again

@@ -26,7 +26,7 @@ from bench.running.seating import ONE, Hosts
 
 HOST_FACTS = (
     *("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores"),
-    "cpu_quota_cores",
+    *("cpu_quota_cores", "affinity_cores", "governor"),
 )
 COUNTED = ("threads_used", "read_back")
 """Facts of a device that are counted anew each time; what makes them is compared itself."""

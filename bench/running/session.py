@@ -39,6 +39,7 @@ from bench.running.leader import Leader
 from bench.running.monitor import Monitor, watched
 from bench.running.rehearsals import Rehearsals, counted
 from bench.running.sampler import Order
+from bench.running.software import Software
 from bench.running.stems import Stems
 from bench.running.time_left import Span, TimeLeft
 from bench.running.worker_process import SHORTEST_LIMIT_SECONDS
@@ -111,9 +112,10 @@ class Session:
         self._left_out = frozenset(left_out)
         self._limits = Limits()
         self._shapes = Shapes(settings)
+        self.software = Software(itertools.chain(done, explaining.done))
         for launch in done:
             if launch.fingerprint in self._place:
-                self.states[self._place[launch.fingerprint]].keep(launch)
+                self.states[self._place[launch.fingerprint]].keep(launch, self._launch_settings())
             self._limits.note(launch.case, launch.outcome)
             self._shapes.note(launch.case, launch.outcome)
         self._leave_out_what_is_beyond()
@@ -177,11 +179,10 @@ class Session:
         however long the way to it took."""
         found: list[CaseState] = []
         for state in group:
-            before = sum(map(self._expected, found))
             left = self._budget_left()
             if self.budget_seconds is not None and not found and self.order == self._done:
                 left = self.budget_seconds
-            if not state.finished and before + self._expected(state) <= left:
+            if not state.finished and sum(map(self._expected, [*found, state])) <= left:
                 found.append(state)
         return found
 
@@ -201,9 +202,8 @@ class Session:
 
     def _time_left(self) -> TimeLeft:
         """An estimate that begins with the suite's own times: ten samples of a block each."""
-        settings = self.settings
-        seconds = stats.MINIMUM_SAMPLES * settings.block_seconds
-        return TimeLeft(self.states, seconds if settings.timing == "block" else 0.0)
+        each = self.settings.block_seconds if self.settings.timing == "block" else 0.0
+        return TimeLeft(self.states, stats.MINIMUM_SAMPLES * each)
 
     def _ahead(self) -> Ahead:
         left, end = self._left.total(), max(self._budget_left(), 0.0)
@@ -234,9 +234,8 @@ class Session:
         """The case whose launch is expected after this one's."""
         here = self._place[state.case.fingerprint]
         others = itertools.chain(self.states[here + 1 :], self.states[:here])
-        again = state if state.launches_left() > 1 else None
-        found = next((other for other in others if not other.finished), again)
-        return None if found is None else found.case
+        again = state.case if state.launches_left() > 1 else None
+        return next((other.case for other in others if not other.finished), again)
 
     def request(self, state: CaseState) -> Request:
         """What is asked of the next launch's worker."""
@@ -299,6 +298,7 @@ class Session:
 
     def _keep(self, state: CaseState, launch: Launch) -> None:
         """A launch goes to disk, and what follows from it into the plan."""
+        self.software.require(launch, self.writer)
         self.writer.append(launch)
         state.keep(launch)
         self._limits.note(launch.case, launch.outcome)

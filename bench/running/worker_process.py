@@ -39,7 +39,7 @@ SHARES: dict[Phase, float] = {
     "build": 1 / 2,
     "warm-up": 2 / 3,
     "measure": 2 / 3,
-    "report": 1 / 15,
+    "report": 1 / 3,
     "explain": 2 / 3,
 }
 """How much of a launch's limit each phase may take: what hangs early is ended early."""

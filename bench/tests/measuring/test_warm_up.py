@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.measuring.warm_up import WARMUP_SAMPLES
 from bench.records.run import Settings
 from bench.tests.fakes import MS
@@ -44,6 +46,64 @@ def test_a_first_step_that_outlasts_the_limit_is_no_lack_of_steadiness() -> None
     series = measuring.measure()
     assert series.first_step_ns == 60_000 * MS
     assert series.flags == ()
+
+
+TEN_SECONDS = Settings(block_seconds=0.001, warmup_seconds=0.0, warmup_limit_seconds=10.0)
+
+
+@both_kinds
+@pytest.mark.parametrize("step_ms", [1500, 6000, 40_000])
+def test_a_steady_job_is_seen_to_be_steady_however_long_its_step_is(
+    synchronous: bool, step_ms: int
+) -> None:
+    """Of a step of 1.5 s a limit of 10 s ends before there are two windows to hold together. It
+    costs no step: those that were judged are the samples."""
+    measuring, _ = engine([step_ms * MS], synchronous=synchronous, settings=TEN_SECONDS)
+    told: list[int] = []
+    measuring.watch = told.append
+    series = measuring.measure()
+    assert series.flags == ()
+    assert (len(series.warmup), len(series.steady)) == (3, 10)
+    assert told == [1, 2, 3]
+
+
+def test_an_unsteady_job_of_long_steps_is_waited_for_as_long_as_is_needed_to_say_so() -> None:
+    measuring, _ = engine([round(1500 * MS * 1.1**k) for k in range(30)], settings=TEN_SECONDS)
+    series = measuring.measure()
+    assert (len(series.warmup), len(series.steady)) == (13, 10)
+    assert "NO_STEADY_STATE" in series.flags
+
+
+@pytest.mark.parametrize(
+    ("launch_seconds", "limit_seconds", "step_seconds", "warmup"),
+    [(600, 120, 25, 6), (1800, 10, 100, 4), (1800, 10, 700, 4), (1800, 120, 90, 4)],
+)
+def test_windows_that_cannot_come_within_a_third_of_the_launch_are_not_waited_for(
+    launch_seconds: int, limit_seconds: int, step_seconds: int, warmup: int
+) -> None:
+    """Blocks of 25 s: the thirteenth ends 300 s after the first, and the third is 200 s. So the
+    limit of 120 s ends it. However long a step is, three are watched."""
+    settings = Settings(
+        block_seconds=0.001,
+        warmup_seconds=0.0,
+        warmup_limit_seconds=limit_seconds,
+        launch_limit_seconds=launch_seconds,
+    )
+    measuring, _ = engine([step_seconds * 1000 * MS], settings=settings)
+    told: list[int] = []
+    measuring.watch = told.append
+    series = measuring.measure()
+    assert (len(series.warmup), len(series.steady)) == (warmup, 10)
+    assert series.flags == ("NO_STEADY_STATE",)
+    assert told == [1, 2, 3]
+
+
+def test_one_slow_step_does_not_end_the_wait_for_those_that_follow() -> None:
+    """The second compiles for 150 s, the others take 1 s: their windows are close."""
+    settings = Settings(block_seconds=0.001, warmup_seconds=0.0, launch_limit_seconds=600)
+    measuring, _ = engine([1000 * MS, 150_000 * MS, 1000 * MS], settings=settings)
+    assert settings.warmup_limit_seconds < 150
+    assert measuring.measure().flags == ()
 
 
 # --- Under load -----------------------------------------------------------------------------------

@@ -180,6 +180,15 @@ def test_other_work_is_no_point_of_the_sweep() -> None:
     assert limits.beyond(point(4)) is None
 
 
+def test_a_batch_at_the_brim_that_fitted_once_does_not_undo_the_end_of_its_sweep() -> None:
+    """It says so itself, by the launches in which it failed."""
+    limits = Limits()
+    for batch, outcome in ((4, FINE[4]), (8, make_measured(0.02, items=8)), (16, OOM), (8, OOM)):
+        limits.note(point(batch), outcome)
+    assert limits.ends(point(16)) and not limits.ends(point(8))
+    assert limits.beyond(point(32)) == "beyond the largest batch that fits: 8"
+
+
 # --- The reports ----------------------------------------------------------------------------------
 
 

@@ -149,6 +149,8 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (lambda host: host.update(accelmark="0.2.0"), "accelmark was 0.1.0, is 0.2.0"),
     (lambda host: host.update(git={"commit": "b", "changed": False}), "git was None"),
     (lambda host: host.update(cpu="Another"), "cpu was None, is Another"),
+    (lambda host: host.update(governor="powersave"), "governor was None, is powersave"),
+    (lambda host: host.update(affinity_cores=1), "affinity_cores was None, is 1"),
 ]
 
 
