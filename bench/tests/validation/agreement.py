@@ -19,7 +19,8 @@ Where a machine is shared its speed moves within a turn, by more than what is to
 harness does besides would show in it, and waiting for others does not.
 
 The bare loops are in `bench/tests/validation/bare/`, with nothing of the harness but the attention
-of GPT-OSS and of DeepSeek's decode.
+of GPT-OSS and of DeepSeek's decode; and the weights of those two, for an expert that no token goes
+to costs next to nothing, and which those are is the weights' work.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -45,10 +46,14 @@ from bench.planning import plan, suite_file
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.run import Settings
+from bench.tests.small_workloads import model_of
 from bench.tests.validation.bare import text, vision
 from bench.tests.validation.bare.loop import Loop
 from bench.tests.validation.matching import matching
 from bench.workload import EXECUTIONS, Job, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WARMUP_TURNS = 4
 TURNS = 12
@@ -110,11 +115,18 @@ def sides(case: Case) -> tuple[Job, Device, Loop]:
         raise SystemExit(f"{case.label}: the numerics gate says {verdict.complaint}")
     execution.gated()
     job = workload.build(case.mode, parameters, site)
-    torch.manual_seed(0)  # else each launch's bare loop had other experts at work
+    torch.manual_seed(0)  # each launch's bare loop reads the same tokens
     loop = BARE[case.name](case.parameters, getattr(torch, KINDS[case.precision]))
+    if loop.routed is not None:
+        loop.routed_as(model_of(job), trained_on(job) if loop.tokens else [])
     if case.execution == "compile":
         loop.compile()
     return job, device, loop
+
+
+def trained_on(job: Any) -> list[Tensor]:
+    """The tokens of a training job's batches."""
+    return [tokens for tokens, _ in job._batches.items]
 
 
 def take_turns(case: Case, turns: int = TURNS, clock: str = "wall") -> Turns:

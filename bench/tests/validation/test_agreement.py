@@ -13,6 +13,7 @@ from bench.measuring import numerics
 from bench.planning import plan, suite_file
 from bench.records.case import Case
 from bench.records.outcome import Numerics
+from bench.tests.small_workloads import model_of
 from bench.tests.validation import agreement, same_operators
 from bench.tests.validation.bare import text, vision
 from bench.tests.validation.bare.decode import ByHand, Latents
@@ -75,12 +76,34 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_bare_model_is_the_workloads(name: str) -> None:
-    """Tensor by tensor, without their values."""
+    """Tensor by tensor, without their values, and of the same configuration."""
     with torch.device("meta"):
         bare, ours = (make() for make in MODELS[name])
+    configurations = [
+        dict(model.config.items()) if name == "diffusion" else model.config.to_dict()
+        for model in (bare, ours)
+    ]
+    for configuration in configurations:
+        configuration.pop("initializer_range", None)
+    assert configurations[0] == configurations[1]
     assert parameter_count(bare) == parameter_count(ours)
     shapes = [{key: p.shape for key, p in m.named_parameters()} for m in (bare, ours)]
     assert shapes[0] == shapes[1]
+
+
+def test_a_bare_loop_of_experts_has_the_harness_experts_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An expert that no token goes to costs next to nothing: which those are, weights and tokens
+    decide."""
+    monkeypatch.setattr(numerics, "gate", lambda *asked: NUMERICS)
+    (case,) = (x for x in agreement.compared("eager") if x.name == "deepseek-train")
+    job, _, loop = agreement.sides(*agreement.in_precision([case], "fp32"))
+    tokens = agreement.trained_on(job)
+    assert all(map(torch.equal, loop.tokens, tokens))
+    with torch.no_grad():
+        ours, bare = (x(tokens[0], use_cache=False).logits for x in (model_of(job), loop.routed))
+    assert torch.equal(ours, bare)
 
 
 @pytest.mark.parametrize(

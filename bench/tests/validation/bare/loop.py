@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -23,7 +23,12 @@ def rotating(batch: Callable[[], Given]) -> Iterator[Given]:
 
     Those of one batch alone would stay in the cache; and of experts, the sizes of their groups.
     """
-    return itertools.cycle([batch() for _ in range(BATCHES)])
+    return itertools.cycle(batches(batch))
+
+
+def batches(batch: Callable[[], Given]) -> list[Given]:
+    """As many as a loop rotates among."""
+    return [batch() for _ in range(BATCHES)]
 
 
 def autocast(kind: dtype | None) -> AbstractContextManager[object]:
@@ -41,6 +46,16 @@ class Loop(NamedTuple):
     """What is compiled, each by itself, where the loop is to be."""
     steps: int = 1
     before_pass: Timed | None = None
+    routed: Any = None
+    """The model, where tokens choose among experts: its weights decide how many do any work."""
+    tokens: tuple[Tensor, ...] = ()
+    """What it trains on: they decide it, too."""
+
+    def routed_as(self, model: Any, tokens: Iterable[Tensor]) -> None:
+        """Its model, which is routed, has that one's weights from now on; and it these tokens."""
+        self.routed.load_state_dict(model.state_dict())
+        for mine, theirs in zip(self.tokens, tokens, strict=True):
+            mine.copy_(theirs)
 
     def compile(self) -> None:
         """From now on its step is compiled: torch does it in the first one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,12 @@ from bench.tests.validation.bare.loop import (
     Loop,
     Parameters,
     adamw,
+    batches,
     inference,
     rotating,
     training,
 )
 from bench.workload import Site
-from bench.workloads import _gpts
 from bench.workloads._transformers import attention_of, with_cache
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def bert_infer(p: Parameters, kind: dtype) -> Loop:
 
     model = _bert().eval().to(kind)
     shape = (p["batch_size"], p["sequence_length"])
-    batches = rotating(lambda: torch.randint(1, 30522, shape))
-    return inference(lambda: model(next(batches)), model)
+    rotation = rotating(lambda: torch.randint(1, 30522, shape))
+    return inference(lambda: model(next(rotation)), model)
 
 
 def bert_train(p: Parameters, kind: dtype) -> Loop:
@@ -54,13 +55,13 @@ def bert_train(p: Parameters, kind: dtype) -> Loop:
 
     model = _bert().train()
     batch, length = p["batch_size"], p["sequence_length"]
-    batches = rotating(
+    rotation = rotating(
         lambda: (torch.randint(1, 30522, (batch, length)), torch.randint(0, length, (2, batch)))
     )
     entropy = torch.nn.functional.cross_entropy
 
     def loss() -> Any:
-        tokens, (starts, ends) = next(batches)
+        tokens, (starts, ends) = next(rotation)
         answer = model(tokens)
         first, last = answer.start_logits.float(), answer.end_logits.float()
         return (entropy(first, starts) + entropy(last, ends)) / 2
@@ -81,15 +82,15 @@ def _llama() -> Any:
         num_attention_heads=9,
         num_key_value_heads=3,
         max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
         tie_word_embeddings=True,
     )
     return LlamaForCausalLM(shape)
 
 
 def _deepseek() -> Any:
-    """DeepSeek-V2-Lite, cut: a quarter of each width, 3 layers. With the harness's deviation of
-    weights: by the library's own, tokens go to 54 of 64 experts in training, and to 57 with it. The
-    harness's go to 60: some 3 % of a training step, which the bare loop is spared."""
+    """DeepSeek-V2-Lite, cut: a quarter of each width, 3 layers."""
     from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
     from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2ForCausalLM
 
@@ -113,7 +114,16 @@ def _deepseek() -> Any:
         topk_method="greedy",
         max_position_embeddings=163840,
         experts_implementation="grouped_mm",
-        initializer_range=512**-0.5,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 40.0,
+            "original_max_position_embeddings": 4096,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 0.707,
+            "mscale_all_dim": 0.707,
+        },
     )
     return DeepseekV2ForCausalLM(shape)
 
@@ -132,6 +142,7 @@ def _qwen3(vocabulary: int = 151_936) -> Any:
         num_key_value_heads=8,
         head_dim=128,
         max_position_embeddings=40960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
         tie_word_embeddings=True,
     )
     return Qwen3ForCausalLM(shape)
@@ -139,8 +150,7 @@ def _qwen3(vocabulary: int = 151_936) -> Any:
 
 def _gpt_oss() -> Any:
     """GPT-OSS-20B, cut: a quarter of each width, 2 layers. With the harness's attention, for the
-    library has none but its eager one, which computes every score of a window; and with its
-    deviations of weights, for they decide how many experts tokens go to."""
+    library has none but its eager one, which computes every score of a window."""
     from transformers.models.gpt_oss.configuration_gpt_oss import GptOssConfig
     from transformers.models.gpt_oss.modeling_gpt_oss import GptOssForCausalLM
 
@@ -152,19 +162,21 @@ def _gpt_oss() -> Any:
         num_attention_heads=16,
         num_key_value_heads=2,
         num_local_experts=32,
-        initializer_range=720**-0.5,
         attn_implementation=attention_of(_here()),
         experts_implementation="grouped_mm",
     )
-    model = GptOssForCausalLM(shape)
-    _gpts.draw(model, shape.hidden_size**-0.5)
-    return model
+    return GptOssForCausalLM(shape)
 
 
 def _here() -> Site:
     import torch
 
     return Site(device=torch.device("cpu"), precision=PRECISIONS["bf16"], seed=0)
+
+
+def _routed(loop: Callable[[Any], Loop], model: Any) -> Loop:
+    """The loop of a model whose tokens choose among experts."""
+    return loop(model)._replace(routed=model)
 
 
 def _next_token(model: Any, p: Parameters, rate: float, kind: dtype | None = None) -> Loop:
@@ -176,15 +188,16 @@ def _next_token(model: Any, p: Parameters, rate: float, kind: dtype | None = Non
         text = torch.randint(0, model.config.vocab_size, shape)
         return text[:, :-1].contiguous(), text[:, 1:].flatten()
 
-    batches = rotating(batch)
-    entropy = torch.nn.functional.cross_entropy
+    made = batches(batch)
+    rotation, entropy = itertools.cycle(made), torch.nn.functional.cross_entropy
 
     def loss() -> Any:
-        tokens, following = next(batches)
+        tokens, following = next(rotation)
         logits = model(input_ids=tokens, use_cache=False).logits
         return entropy(logits.float().flatten(0, 1), following)
 
-    return training(model, adamw(model, rate), loss, kind)
+    loop = training(model, adamw(model, rate), loss, kind)
+    return loop._replace(tokens=tuple(tokens for tokens, _ in made))
 
 
 def llama_train(p: Parameters, kind: dtype) -> Loop:
@@ -205,8 +218,7 @@ def llama_lora(p: Parameters, kind: dtype) -> Loop:
 
 def deepseek_train(p: Parameters, kind: dtype) -> Loop:
     """AdamW; weights and optimizer of the kind."""
-
-    return _next_token(_deepseek().train().to(kind), p, DEEPSEEK_RATE)
+    return _routed(lambda model: _next_token(model, p, DEEPSEEK_RATE), _deepseek().train().to(kind))
 
 
 def _prefill(model: Any, p: Parameters, kind: dtype) -> Loop:
@@ -258,8 +270,7 @@ def qwen3_rerank(p: Parameters, kind: dtype) -> Loop:
 
 def gpt_oss_train(p: Parameters, kind: dtype) -> Loop:
     """AdamW; weights and optimizer of the kind."""
-
-    return _next_token(_gpt_oss().train().to(kind), p, GPT_OSS_RATE)
+    return _routed(lambda model: _next_token(model, p, GPT_OSS_RATE), _gpt_oss().train().to(kind))
 
 
 def gpt_oss_prefill(p: Parameters, kind: dtype) -> Loop:
@@ -269,9 +280,10 @@ def gpt_oss_prefill(p: Parameters, kind: dtype) -> Loop:
     model = _gpt_oss().eval().to(kind)
     shape = (p["batch_size"], p["prompt_length"])
     prompts = rotating(lambda: torch.randint(0, model.config.vocab_size, shape))
-    return inference(
+    loop = inference(
         lambda: model(next(prompts), use_cache=True, logits_to_keep=1).logits.argmax(-1), model
     )
+    return loop._replace(routed=model)
 
 
 def _decode(
@@ -309,7 +321,7 @@ def deepseek_decode(p: Parameters, kind: dtype) -> Loop:
     """By the library's forward, as the harness: it has no step of its own for latents."""
     model = _deepseek()
     model.set_attn_implementation(attention_of(_here()))  # others ask a cache for a mask
-    return _decode(model, p, kind, Latents)
+    return _routed(lambda model: _decode(model, p, kind, Latents), model)
 
 
 def whisper_infer(p: Parameters, kind: dtype) -> Loop:
@@ -366,7 +378,7 @@ BARE: dict[str, Bare] = {
     "llama-prefill": lambda p, kind: _prefill(_llama(), p, kind),
     "llama-decode": lambda p, kind: _decode(_llama(), p, kind),
     "deepseek-train": deepseek_train,
-    "deepseek-prefill": lambda p, kind: _prefill(_deepseek(), p, kind),
+    "deepseek-prefill": lambda p, kind: _routed(lambda m: _prefill(m, p, kind), _deepseek()),
     "deepseek-decode": deepseek_decode,
     "qwen3-prefill": lambda p, kind: _prefill(_qwen3(), p, kind),
     "qwen3-decode": lambda p, kind: _decode(_qwen3(), p, kind),
@@ -374,6 +386,6 @@ BARE: dict[str, Bare] = {
     "qwen3-rerank": qwen3_rerank,
     "gpt-oss-train": gpt_oss_train,
     "gpt-oss-prefill": gpt_oss_prefill,
-    "gpt-oss-decode": lambda p, kind: _decode(_gpt_oss(), p, kind),
+    "gpt-oss-decode": lambda p, kind: _routed(lambda m: _decode(m, p, kind), _gpt_oss()),
     "whisper-infer": whisper_infer,
 }
