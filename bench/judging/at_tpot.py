@@ -31,7 +31,6 @@ from bench.judging.served import (
     ServingCurve,
     best_within,
     density,
-    rate_given,
     serving_curves,
     unsteady,
 )
@@ -111,11 +110,9 @@ def _judged(
     assert base.throughput is not None
     assert other.throughput is not None
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
-    verdict, because = preliminary(base, other, tested=welch is not None)
-    if verdict == "UNDECIDED" and rate_given(base, other):
-        same = f"both give most at {_load(base)}, which is their throughput"
-        where = f"{same}: measure rates {_beyond(curves, base)}"
-        verdict, because = "UNRANKED", (Reason(Code.RATE_GIVEN, where),)
+    same = f"both give most at {_load(base)}, which is their throughput"
+    where = f"{same}: measure rates {_beyond(curves, base)}"
+    verdict, because = preliminary(base, other, welch is not None, at_given_rate=where)
     ratio = other.throughput / base.throughput
     return msgspec.structs.replace(
         found,

@@ -32,11 +32,10 @@ from bench.judging.implementations import experts_differ, operators_differ
 from bench.judging.pairing import pairs
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import UNDISTURBED, Row
-from bench.judging.served import rate_given
 from bench.judging.side import Side
 from bench.judging.split import split
 from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
-from bench.judging.verdicts import RATE_GIVEN, enough, preliminary, with_verdicts
+from bench.judging.verdicts import enough, preliminary, with_verdicts
 from bench.judging.whole import alone
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
@@ -186,8 +185,6 @@ def _judge(
         )
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     verdict, because = preliminary(base, other, tested=welch is not None)
-    if verdict == "UNDECIDED" and rate_given(base, other):
-        verdict, because = "UNRANKED", (RATE_GIVEN,)
     assert base.throughput is not None
     assert other.throughput is not None
     ratio = other.throughput / base.throughput

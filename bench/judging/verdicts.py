@@ -15,6 +15,7 @@ from bench.errors import ComparisonError
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row, Verdict
+from bench.judging.served import rate_given
 
 COMPARE_LAUNCHES = 5
 """Fewer launches on either side give a ratio without an interval, and no verdict."""
@@ -24,12 +25,11 @@ slower: which of the two is called base must not change a verdict."""
 EQUIVALENCE = 0.02
 """An interval of the ratio from 1/1.02 to 1.02 says that the two are equivalent."""
 
-RATE_GIVEN = Reason(
-    Code.RATE_GIVEN,
+ITS_THROUGHPUT = (
     "both keep up with requests at a given rate, which is then their throughput: see TTFT, TPOT, "
-    "goodput, or ask with --tpot-ms",
+    "goodput, or ask with --tpot-ms"
 )
-"""Of a load whose figure is of what was asked, not of who answers."""
+"""Of two loads whose figures are of what was asked, not of who answers."""
 
 
 def enough(base: Row, other: Row) -> bool:
@@ -37,11 +37,18 @@ def enough(base: Row, other: Row) -> bool:
     return min(base.launches, other.launches) >= COMPARE_LAUNCHES
 
 
-def preliminary(base: Row, other: Row, tested: bool) -> tuple[CompareVerdict, tuple[Reason, ...]]:
-    """Why two rows have no verdict; UNDECIDED, and no reason, where it is the test that decides."""
+def preliminary(
+    base: Row, other: Row, tested: bool, at_given_rate: str = ITS_THROUGHPUT
+) -> tuple[CompareVerdict, tuple[Reason, ...]]:
+    """Why two rows have no verdict; UNDECIDED, and no reason, where it is the test that decides.
+
+    at_given_rate: what is said of two loads that keep up with the same rate.
+    """
     found = (*disturbed("base", base), *disturbed("other", other))
     if not tested:
         return "NO_INTERVAL", (_too_few(base, other), *found)
+    if not found and rate_given(base, other):
+        found = (Reason(Code.RATE_GIVEN, at_given_rate),)
     return ("UNRANKED", found) if found else ("UNDECIDED", ())
 
 
