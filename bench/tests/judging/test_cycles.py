@@ -169,6 +169,28 @@ def test_what_memory_limits_is_not_counted_in_cycles() -> None:
     assert (found.verdict, found.per_cycle) == ("SLOWER", None)
 
 
+def test_nor_is_what_the_host_limits() -> None:
+    """Steps that take as long to queue as to run: it is the host that became faster."""
+
+    def queued(mhz: float, seconds: float) -> RunFile:
+        each = [seconds * q for q in QUIET]
+        launches = [
+            msgspec.structs.replace(one, outcome=by_host(one.outcome, step))
+            for one, step in zip(clocked([mhz] * 10, each), each, strict=True)
+        ]
+        return make_file([CASE], launches, settings=FIXED)
+
+    found = against(queued(1980.0, 2.0 / 1.3), queued(1410.0, 2.0))
+    assert found.base is not None and found.base.limit is not None
+    assert found.base.limit[0] == "host"
+    assert (found.verdict, found.per_cycle, found.clock_remark) == ("FASTER", None, "")
+
+
+def by_host(outcome: Any, seconds: float) -> Any:
+    queued = (round(seconds * 1e9),) * outcome.steady_steps
+    return msgspec.structs.replace(outcome, step_clock="device event", queue_ns=queued)
+
+
 def with_bytes(outcome: Any) -> Any:
     work = msgspec.structs.replace(outcome.work, moved_bytes=10**9, unit="B")
     return msgspec.structs.replace(outcome, work=work)
