@@ -25,6 +25,7 @@ from bench.judging.compare import (
     sides_of,
 )
 from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.cycles import per_cycle
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.served import (
@@ -121,6 +122,7 @@ def _judged(
         ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        per_cycle=per_cycle(sides, base, other, level) if welch else None,
         joule_ratio=joule_ratio(base, other),
         joule_interval=joule_interval(base, other, level),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,

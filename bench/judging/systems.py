@@ -28,6 +28,7 @@ from bench.judging.compare import (
     witness_gap,
 )
 from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.cycles import per_cycle
 from bench.judging.pairing import Rows, pairs
 from bench.judging.product import product
 from bench.judging.reasons import Code, Reason
@@ -205,6 +206,7 @@ def _judge(
         ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        per_cycle=per_cycle(sides, base, other, level) if welch else None,
         joule_ratio=joule_ratio(base, other),
         joule_interval=joule_interval(base, other, level),
         price_ratio=None if prices is None else ratio / split.count * prices.base / prices.other,
