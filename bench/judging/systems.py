@@ -319,8 +319,10 @@ def _nothing(sides: tuple[Side, Side], both: Sequence[tuple[Row, Row]]) -> str:
 
 def _on_several(side: Side) -> list[str]:
     several = [row.case for row in side.rows.values() if row.case.devices > 1]
-    return [
+    spread = [
         f"{case.name} {case.precision} {case.parallelism} (batch {case.parameters.get(BATCH)})"
         for case in several
         if not is_joint(case)
     ]
+    joint = "what devices do together (a collective, a server), over others other work"
+    return spread or [joint][: len(several)]
