@@ -68,6 +68,8 @@ LAUNCHERS = re.compile(
 )
 """Variables of the launcher around us, which say of this process who it is among its own. Of a
 worker they would be wrong: a fresh group must not take them for its own."""
+OF_TORCHRUN = re.compile(r"TORCH_\w+_ASYNC_ERROR_HANDLING=1")
+"""What torchrun sets of what it starts, where the user does not."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""
@@ -117,6 +119,8 @@ def worker_variables(
     What a launcher says of our own process is left out.
     """
     own = {name: value for name, value in os.environ.items() if not LAUNCHERS.fullmatch(name)}
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        own = {k: v for k, v in own.items() if not OF_TORCHRUN.fullmatch(f"{k}={v}")}
     return {**backends, **own, **(forced or {})}
 
 
