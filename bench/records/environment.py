@@ -50,7 +50,7 @@ FURNITURE = re.compile(
 )
 """Names that tell where software lies, which it is, or what an image wants of its machine: recorded
 with their families, and no cause of another speed."""
-SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_ORDER)$")
+SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_(ORDER|ORDINAL|SELECTOR)|AFFINITY_MASK)$")
 """Variables that choose which device it is; its name says what came of that."""
 LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
 """How the compiler says that it gives a function up: it has been compiled too often."""
