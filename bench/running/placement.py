@@ -7,12 +7,14 @@ a launcher. The innermost launcher is believed; a contradiction is refused, with
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from bench.errors import HostsError
+from bench.records.cpu_limits import affinity_cores
 
 PORT = "ACCELMARK_PORT"
 """Where the leader listens, the same on all hosts; else beside MASTER_PORT, or by the job's id."""
@@ -101,6 +103,20 @@ def placement(given: Mapping[str, str]) -> Placement | None:
     job = next((seen.job for seen in same if seen.job), "")
     secret = given.get(SECRET, "") or f"{inner.launcher} {job}"
     return Placement(inner.rank, inner.size, address, _port(given, job), inner.launcher, secret)
+
+
+def few_cores() -> str:
+    """What is to be said where this process may not run on all cores of its host, else nothing.
+
+    Open MPI binds each of two processes to a core, and srun gives a task one.
+    """
+    here, there = affinity_cores(), os.cpu_count() or 1
+    if here >= there:
+        return ""
+    return (
+        f"; of this host's {there} cores its workers may use {here} in all. Unless that is meant, "
+        "give `mpirun --bind-to none` or `srun --cpus-per-task`"
+    )
 
 
 def _torch(given: Mapping[str, str]) -> Seen | None:
