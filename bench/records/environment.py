@@ -69,7 +69,7 @@ LAUNCHERS = re.compile(
 """Variables of the launcher around us, which say of this process who it is among its own. Of a
 worker they would be wrong: a fresh group must not take them for its own."""
 OF_TORCHRUN = re.compile(r"TORCH_\w+_ASYNC_ERROR_HANDLING=1")
-"""What torchrun sets of what it starts, where the user does not."""
+"""torchrun sets it where the user does not."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""

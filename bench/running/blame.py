@@ -23,7 +23,7 @@ QUIET_SECONDS = 40.0
 """All ranks silent for so long, and idle: they wait for each other."""
 LATE_SECONDS = 20.0
 """A rank that is a phase behind all others for longer than this, and than `LATE_FACTOR` times what
-the slowest of them took for that phase, stands still if it is idle."""
+the slowest of them took for that phase, stands still."""
 LATE_FACTOR = 3.0
 BUSY = 0.2
 """Share of a core, or of its part of one, above which a silent rank may still be at work: it
@@ -102,8 +102,7 @@ class Watched:
         return idle
 
     def idle(self, now: float, seconds: float) -> bool:
-        """Whether it is not at work, seen for more than so many seconds; of one whose steps are
-        known its silence tells that alone."""
+        """Whether it is not at work, seen for so long; one that steps is not looked at."""
         if self._cpu is None:
             self._cpu = (now, self._cpu_seconds())
         since, before = self._cpu

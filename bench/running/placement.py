@@ -30,9 +30,7 @@ IN_A_STEP = (
 """Slurm sets these of what srun starts, and not of a batch script or a shell of an allocation,
 which has a SLURM_PROCID too."""
 JOBS = ("PBS_JOBID", "LSB_JOBID", "LSB_JOBINDEX", "SLURM_JOB_ID", "JOB_ID", "SGE_TASK_ID")
-"""A scheduler's id of the job: to be taken where the launcher has none, and gives all its processes
-the same variables."""
-LOCAL_SIZES = ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
+"""A scheduler's ids of the job, for mpirun that has none and gives all hosts the same variables."""
 ONE_A_HOST = (
     "One process a host: accelmark starts one worker a device by itself. Give {remedy}, and all "
     "devices are taken all the same."
@@ -106,17 +104,13 @@ def placement(given: Mapping[str, str]) -> Placement | None:
 
 
 def few_cores() -> str:
-    """What is to be said where this process may not run on all cores of its host, else nothing.
-
-    Open MPI binds each of two processes to a core, and srun gives a task one.
-    """
+    """What is to be said where this process may not run on all cores of its host, else nothing."""
     here, there = affinity_cores(), os.cpu_count() or 1
-    if here >= there:
-        return ""
-    return (
+    said = (
         f"; of this host's {there} cores its workers may use {here} in all. Unless that is meant, "
         "give `mpirun --bind-to none` or `srun --cpus-per-task`"
     )
+    return said if here < there else ""
 
 
 def _torch(given: Mapping[str, str]) -> Seen | None:
@@ -141,11 +135,10 @@ def _torch(given: Mapping[str, str]) -> Seen | None:
     names = ("LOCAL_WORLD_SIZE", "PET_NPROC_PER_NODE")
     local = next((name for name in names if given.get(name, "")), "")
     several = _several(given, local) if local else _several(given, "LOCAL_RANK", 0)
-    pod = "one process a pod (nprocPerNode 1)" if kubernetes else "each host one process"
     return Seen(
         *(launcher, "RANK", "WORLD_SIZE"),
         *(_number(given, "RANK"), _number(given, "WORLD_SIZE")),
-        *(several, "--nproc-per-node=1" if elastic else pod),
+        *(several, "--nproc-per-node=1" if elastic else "one process a host (nprocPerNode 1)"),
         given.get("TORCHELASTIC_RUN_ID", ""),
     )
 
@@ -168,7 +161,8 @@ def _mpich(given: Mapping[str, str]) -> Seen | None:
     """MPICH's and Intel's mpirun; srun's pmi2 sets no MPI_LOCALNRANKS."""
     if "PMI_RANK" not in given or "PMI_SIZE" not in given:
         return None
-    local = next((name for name in LOCAL_SIZES if name in given), "")
+    sizes = ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
+    local = next((name for name in sizes if name in given), "")
     job = ".".join(given[name] for name in JOBS if name in given)
     found = _mpi(given, "PMI_RANK", "PMI_SIZE", local, job, "mpirun -ppn 1")
     srun = None if "MPI_LOCALNRANKS" in given else _srun(given)

@@ -176,7 +176,7 @@ def test_all_else_is_a_run_on_one_host(text: str) -> None:
         (
             f"{WRAPPED} LOCAL_RANK=1",
             "RANK and WORLD_SIZE: LOCAL_RANK=1. One process a host: accelmark starts one worker a "
-            "device by itself. Give each host one process, and",
+            "device by itself. Give one process a host (nprocPerNode 1), and",
         ),
         (
             f"{SRUN} SLURM_STEP_NUM_TASKS=16",
