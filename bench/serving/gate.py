@@ -27,7 +27,7 @@ PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 24, 32, 32
 """Of the questions before and after the load: 768 tokens."""
 SAMPLED = 4
 """Answers of the load that are checked, evenly over it."""
-SAMPLED_TOKENS = 256
+SAMPLED_TOKENS = 1024
 """Of each, at most so many of its first tokens."""
 ROUNDING = 1.5
 """A right server may be further from the reference than rounding on this host by this factor."""

@@ -199,3 +199,12 @@ def test_a_sample_is_spread_over_the_load() -> None:
     answers = [((n,), (n, n)) for n in range(40)]
     assert [text.prompt[0] for text in gate.sample(answers)] == [5, 15, 25, 35]
     assert len(gate.sample(answers[:2])) == 2 and gate.sample([]) == []
+
+
+def test_of_an_answer_as_many_tokens_are_read_as_are_asked_for_by_default() -> None:
+    """A server may be wrong only where much stands before."""
+    from bench.commands.serve_bench import serve_bench
+
+    (tokens,) = (p.default for p in serve_bench.params if p.name == "output_tokens")
+    (text,) = gate.sample([((1,), (2,) * tokens)])
+    assert len(text.tokens) == tokens == 1024
