@@ -172,7 +172,7 @@ def _client(found: Found) -> str:
             f"the client was busy for {found.client.busy:.0%} of the time (bound {BUSY:.0%}): it, "
             "not the server, may be what was measured. Run it on a faster or an idle core"
         )
-    worst = late(found.client, found.served)
+    worst = late(found.client, found.served) or 0.0
     firsts = [t for t in map(ttft, found.served.requests) if t is not None]
     bound = max(LATE_SECONDS, LATE_SHARE * statistics.median(firsts)) if firsts else math.inf
     if worst > bound:

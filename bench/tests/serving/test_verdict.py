@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bench.judging import endpoint
 from bench.records.endpoint import Client
 from bench.records.outcome import Check, Measured, Outcome, Skipped, Void
 from bench.records.served import Served, ServedRequest
@@ -147,6 +148,18 @@ def test_lateness_counts_only_beside_what_is_measured() -> None:
 def test_one_request_may_be_late() -> None:
     late = msgspec.structs.replace(CLIENT, late_ns=(MS,) * 59 + (600 * MS,))
     assert isinstance(outcome(client=late), Measured)
+
+
+def test_lateness_counts_for_none_of_an_offline_load() -> None:
+    """All is sent before the first has ended: no figure of the steady window
+    waits for the client."""
+    late = msgspec.structs.replace(CLIENT, late_ns=tuple(n * MS // 6 for n in range(60)))
+    times = [(n // 6, 20 + n, 40 + n) for n in range(60)]
+    once = served(
+        [request(0, admitted_ns=a * MS, first_ns=f * MS, last_ns=e * MS) for a, f, e in times]
+    )
+    assert once.window is not None and endpoint.late(late, once) is None
+    assert isinstance(outcome(served=once, client=late), Measured)
 
 
 def test_saturation_is_a_result_and_no_fault() -> None:
