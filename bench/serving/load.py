@@ -157,11 +157,11 @@ async def _open(driven: Driven, made: Made) -> None:
                 await asyncio.sleep(wait / 1e9)
             tasks.append(asyncio.create_task(made(driven.due(number, due))))
 
-    arriving = asyncio.create_task(arrive())
+    arriving, queue = asyncio.create_task(arrive()), Queue()
     while not arriving.done():
         await asyncio.wait([arriving], timeout=LOOK_SECONDS)
         if driven.drawn.load.process == "poisson":
-            driven.saturated = growing(driven.answers, time.perf_counter_ns())
+            driven.saturated = queue.growing(driven.answers, time.perf_counter_ns())
         if driven.saturated:
             for task in (arriving, *tasks):
                 task.cancel()
@@ -170,39 +170,65 @@ async def _open(driven: Driven, made: Made) -> None:
     await asyncio.gather(arriving, *tasks, return_exceptions=True)
 
 
-def growing(answers: Sequence[Answer], now_ns: int) -> str:
-    """Why the queue can be said only to grow, by the requests up to now; empty if it does not.
+class Queue:
+    """Requests up to now. A look at it costs by what is in flight, not by what has been: the loop
+    that does it is the client's own."""
 
-    A request waits from when it is due until its first token: what is being answered is in no
-    queue, and one that failed no more. Looked at is the later half of the time, or a longer stretch
-    where that is short (`GROWTH_SECONDS`, `GROWTH_SPANS`, `GROWTH_REQUESTS`): more wait at the end
-    of each third of it than at the end of the one before, and fewer got a first token in it than
-    were due, by `KEPT_UP` and by more than chance (`GROWTH_SIGMAS`).
-    """
-    alive = [answer for answer in answers if answer.failed in ("", GIVEN_UP)]
-    whole = [(a.arrived[-1][0], a.due_ns) for a in alive if a.finish and a.arrived]
-    due = sorted(answer.due_ns for answer in alive)
-    if not whole or len(due) < GROWTH_REQUESTS:
-        return ""
-    begun = sorted(answer.arrived[0][0] for answer in alive if answer.arrived)
-    quickest = min(end - due_ns for end, due_ns in whole)
-    stretch = max(GROWTH_SECONDS * 1e9, GROWTH_SPANS * quickest, (now_ns - due[0]) / 2)
-    start = int(min(now_ns - stretch, due[-GROWTH_REQUESTS]))
-    if start < min(whole)[0]:  # until then it fills, however fast the server is
-        return ""
+    def __init__(self) -> None:
+        self._taken = 0
+        self._going: list[Answer] = []
+        """Neither answered nor failed when last looked at."""
+        self._due: list[int] = []
+        """Of those that were answered, ascending, as the next."""
+        self._begun: list[int] = []
+        self._quickest = self._first_end = math.inf
 
-    def waiting(ns: float) -> int:
-        return bisect.bisect_right(due, ns) - bisect.bisect_right(begun, ns)
+    def growing(self, answers: Sequence[Answer], now_ns: int) -> str:
+        """Why it can be said only to grow; empty if it does not.
 
-    depths = [waiting(start + third * (now_ns - start) / 3) for third in range(4)]
-    came = bisect.bisect_right(due, now_ns) - bisect.bisect_right(due, start)
-    went = bisect.bisect_right(begun, now_ns) - bisect.bisect_right(begun, start)
-    if depths != sorted(set(depths)) or went >= KEPT_UP * came:
-        return ""
-    if came - went <= GROWTH_SIGMAS * math.sqrt(came):
-        return ""
-    seconds = (now_ns - start) / 1e9
-    return (
-        f"{SATURATED}: within {seconds:.1f} s {came / seconds:.2f} requests/s came and "
-        f"{went / seconds:.2f} got a first token; {depths[-1]} wait for theirs"
-    )
+        answers: all up to now, as they were due; at each look those of the last and what came
+        since. A request waits from when it is due until its first token: what is being answered is
+        in no queue, and one that failed no more. Looked at is the later half of the time, or a
+        longer stretch where that is short (`GROWTH_SECONDS`, `GROWTH_SPANS`, `GROWTH_REQUESTS`):
+        more wait at the end of each third of it than at the end of the one before, and fewer got a
+        first token in it than were due, by `KEPT_UP` and by more than chance (`GROWTH_SIGMAS`).
+        """
+        due, begun = self._look(answers)
+        latest = sorted(ns for part in due for ns in part[-GROWTH_REQUESTS:])
+        if math.isinf(self._quickest) or len(latest) < GROWTH_REQUESTS:
+            return ""
+        first = min(part[0] for part in due if part)
+        stretch = max(GROWTH_SECONDS * 1e9, GROWTH_SPANS * self._quickest, (now_ns - first) / 2)
+        start = int(min(now_ns - stretch, latest[-GROWTH_REQUESTS]))
+        if start < self._first_end:  # until then it fills, however fast the server is
+            return ""
+
+        def upto(series: Sequence[Sequence[int]], ns: float) -> int:
+            return sum(bisect.bisect_right(part, ns) for part in series)
+
+        thirds = [start + third * (now_ns - start) / 3 for third in range(4)]
+        depths = [upto(due, ns) - upto(begun, ns) for ns in thirds]
+        came, went = (upto(series, now_ns) - upto(series, start) for series in (due, begun))
+        if depths != sorted(set(depths)) or went >= KEPT_UP * came:
+            return ""
+        if came - went <= GROWTH_SIGMAS * math.sqrt(came):
+            return ""
+        seconds = (now_ns - start) / 1e9
+        return (
+            f"{SATURATED}: within {seconds:.1f} s {came / seconds:.2f} requests/s came and "
+            f"{went / seconds:.2f} got a first token; {depths[-1]} wait for theirs"
+        )
+
+    def _look(self, answers: Sequence[Answer]) -> tuple[list[list[int]], list[list[int]]]:
+        """When requests were due, and when their first tokens came: of those that were answered,
+        and of those in flight; each ascending."""
+        for one in (known := [*self._going, *answers[self._taken :]]):
+            if not one.failed:
+                end = one.arrived[-1][0]
+                bisect.insort(self._due, one.due_ns)
+                bisect.insort(self._begun, one.arrived[0][0])
+                self._quickest = min(self._quickest, end - one.due_ns)
+                self._first_end = min(self._first_end, end)
+        self._going, self._taken = [one for one in known if one.failed == GIVEN_UP], len(answers)
+        begun = sorted(one.arrived[0][0] for one in self._going if one.arrived)
+        return [self._due, [one.due_ns for one in self._going]], [self._begun, begun]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from bench.planning.arrivals import Lengths, Load, closed, poisson
 from bench.serving import load as loading
 from bench.serving import wire
-from bench.serving.load import Drawn, Driven, drive, growing
-from bench.serving.stream import Answer, Asked, Dialect
+from bench.serving.load import Drawn, Driven, Queue, drive
+from bench.serving.stream import GIVEN_UP, Answer, Asked, Dialect
 from bench.serving.wire import Connection, Endpoint, Pool
 from bench.tests.serving.mock import Manners, Mock
 
@@ -149,8 +150,7 @@ def queue(rate: float, capacity: float, seed: int, seconds: float, spans: float)
     while (at := at + draw.expovariate(rate)) < seconds:
         free = max(free, at) + 1 / capacity
         answer = Answer(Asked(prompt=(1,), new_tokens=1), round(at * SECOND))
-        if (end := free + spans) < seconds:
-            answer.arrived, answer.finish = [(round(end * SECOND), 1)], "length"
+        answer.arrived = [(round((free + spans) * SECOND), 1)]
         answers.append(answer)
     return answers
 
@@ -160,14 +160,7 @@ def ever(rate: float, seed: int, spans: float = 1.0) -> bool:
     whole = queue(rate, 10.0, seed, 60.0, spans)
     for look in range(4, 60, 2):
         now = look * SECOND
-        known = []
-        for answer in whole:
-            if answer.due_ns <= now:
-                copy = Answer(answer.asked, answer.due_ns)
-                if answer.arrived and answer.arrived[0][0] <= now:
-                    copy.arrived, copy.finish = answer.arrived, answer.finish
-                known.append(copy)
-        if growing(known, now):
+        if Queue().growing(known_at(whole, now), now):
             return True
     return False
 
@@ -187,7 +180,7 @@ def known_at(answers: list[Answer], now: int) -> list[Answer]:
         if answer.due_ns <= now:
             copy = Answer(answer.asked, answer.due_ns)
             copy.arrived = [(ns, count) for ns, count in answer.arrived if ns <= now]
-            copy.finish = "length" if len(copy.arrived) == len(answer.arrived) > 0 else ""
+            copy.failed = "" if len(copy.arrived) == len(answer.arrived) else GIVEN_UP
             known.append(copy)
     return known
 
@@ -212,7 +205,7 @@ def looks(answers: list[Answer], seconds: float) -> list[str]:
     """What is said at each look while requests come, where anything is."""
     every = round(seconds * SECOND)
     moments = range(every, answers[-1].due_ns, every)
-    return [said for now in moments if (said := growing(known_at(answers, now), now))]
+    return [said for now in moments if (said := Queue().growing(known_at(answers, now), now))]
 
 
 @pytest.mark.parametrize(("rate", "spans", "every"), [(1.0, 10.0, 0.5), (8.0, 2.0, 0.25)])
@@ -234,5 +227,22 @@ def test_a_request_that_failed_waits_no_more() -> None:
     """Of a server that turns away half of what comes."""
     answers = known_at(of_load(8.0, 0.5), 40 * SECOND)
     for answer in answers[::2]:
-        answer.arrived, answer.finish, answer.failed = [], "", "status 503: no room"
-    assert growing(answers, 40 * SECOND) == ""
+        answer.arrived, answer.failed = [], "status 503: no room"
+    assert Queue().growing(answers, 40 * SECOND) == ""
+
+
+def test_a_look_costs_by_what_is_in_flight() -> None:
+    """What has been answered is not looked at again, and all that is said is the same."""
+    whole, one = of_load(1.0, 10.0, slots=5), Queue()
+    answers: list[Any] = []
+    said = []
+    for now in range(10 * SECOND, 240 * SECOND, 10 * SECOND):
+        known = known_at(whole, now)
+        for before, after in zip(answers, known, strict=False):
+            if before is not None:
+                before.arrived, before.failed = after.arrived, after.failed
+        answers += known[len(answers) :]
+        said.append(Queue().growing(known, now))
+        assert one.growing(answers, now) == said[-1]
+        answers = [answer if answer is not None and answer.failed else None for answer in answers]
+    assert any(said) and answers.count(None) > 50
