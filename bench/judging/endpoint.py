@@ -33,8 +33,7 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     busy: float | None
     """Largest share of its core that the client took; None where no load was made."""
     late_seconds: float | None
-    """By how much requests were late at most, but for one in a hundred; of the worst launch. None
-    where none counts (`late`)."""
+    """By how much requests were late at most, but for one in a hundred; of the worst launch."""
     cached_tokens: int | None
     """Tokens of prompts that a server had already; None where none says."""
     guessed: bool | None
@@ -48,12 +47,13 @@ def late(client: Client, served: Served | None) -> float | None:
     the beginning, which no client can do. None where it has none: all were sent before it. Of all
     where there is no such window.
     """
-    pairs = zip(client.late_ns, () if served is None else served.requests, strict=False)
-    window = None if served is None else served.window
-    steady = [ns for ns, one in pairs if window is not None and window.holds(one.admitted_ns)]
-    if window is not None and not steady:
+    late_ns: Sequence[int] = client.late_ns
+    if served is not None and (window := served.window) is not None:
+        pairs = zip(late_ns, served.requests, strict=False)
+        late_ns = [ns for ns, one in pairs if window.holds(one.admitted_ns)]
+    if not late_ns:
         return None
-    ordered = sorted(steady or client.late_ns)
+    ordered = sorted(late_ns)
     beyond = max(1, math.floor(OUTLIERS * len(ordered)))
     return ordered[max(0, len(ordered) - 1 - beyond)] / 1e9
 

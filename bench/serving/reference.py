@@ -68,6 +68,11 @@ class Truth(Value, frozen=True, kw_only=True):
     """Root mean square difference from `logprobs` of models that are not the right one, by what is
     wrong with them; nothing where nobody asked."""
 
+    def of(self, part: slice) -> Truth | None:
+        """Of some of the texts; None of none."""
+        columns = {name: getattr(self, name)[part] for name in ("logprobs", "best", "rounded")}
+        return Truth(**columns) if columns["best"] else None
+
 
 Reference = Callable[[Path, Sequence[Text], bool], Truth]
 """Of a folder, texts, and whether wrong models are tried."""
@@ -97,8 +102,8 @@ def in_a_process(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
     said = last[0] if child.returncode and last else "it gave no log-probabilities"
     raise AccelmarkError(
         f"{folder}: the reference of the exported model failed ({said}). It needs the memory of "
-        "the weights, of a layer or the output matrix in float64, and of one text's logits; end "
-        "other work, and run again."
+        "the weights, and of a layer or the output matrix in float64; end other work, and run "
+        "again."
     )
 
 

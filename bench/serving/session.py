@@ -307,14 +307,16 @@ def _judged(ask: Ask, reference: Reference, made: _Made, one: _Loaded) -> Came:
     served = one.driven.served(asked_cases.ramp_of(one.case))
     if one.lost:
         return Came(one.case, verdict.server_lost(served, one.lost), kept, one.seconds)
-    groups = (_texts(one.after), _sample(one.driven))
-    of_after, of_sample = gate.grouped(reference, ask.folder, groups)
+    texts, count = [*_texts(one.after), *_sample(one.driven)], len(one.after)
+    truth = reference(ask.folder, texts, False) if texts else None
+    of_after, of_sample = (truth and truth.of(s) for s in (slice(count), slice(count, None)))
     after = None if of_after is None else gate.judge("after the load", one.after, of_after)
     found = verdict.Found(
         case=one.case,
         served=served,
         saturated=one.driven.saturated,
         client=one.driven.client,
+        stopped=one.driven.stopped(served.window) if served.window else "",
         cached_tokens=one.cached,
         drafted=one.drafted,
         unseen=ask.fresh_seed or seen.server.started == "by the run",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
+import time
 from typing import Any
 
 import msgspec
 import pytest
 
 from bench.planning.arrivals import Lengths, Load, closed, poisson
+from bench.records.served import Window
 from bench.serving import load as loading
 from bench.serving import wire
 from bench.serving.load import Drawn, Driven, Queue, drive
@@ -140,6 +142,55 @@ def test_a_server_that_falls_behind_is_given_up(monkeypatch: pytest.MonkeyPatch)
         "given up by the client: the load was ended"
     }
     assert any(not a.failed for a in found.answers)
+
+
+@pytest.mark.parametrize("computes", [False, True])
+def test_a_client_that_stands_still_knows_it(
+    monkeypatch: pytest.MonkeyPatch, computes: bool
+) -> None:
+    """Asleep it computes nothing, as one that was stopped; one that computes is another matter."""
+    monkeypatch.setattr(loading, "STOP_SECONDS", 0.1)
+    if computes:
+        monkeypatch.setattr(time, "thread_time_ns", time.perf_counter_ns)
+
+    class Stopped(Pool):
+        async def connection(self) -> Connection:
+            if self._all:
+                time.sleep(0.3)
+            return await super().connection()
+
+    found = driven(Mock(Manners()), closed(3, LENGTHS, concurrency=1, seed=1), Stopped)
+    assert all(0 <= start < end <= found.wall_seconds * SECOND for start, end, _ in found.stood)
+    long = sum(ns >= 0.3 * SECOND for *_, ns in found.stood)
+    assert long == 0 if computes else long >= 2
+
+
+def test_a_machine_that_was_suspended_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the load does not run on meanwhile."""
+    moments = iter(range(0, 10**15, 2 * SECOND))
+    monkeypatch.setattr(loading, "suspended_ns", lambda: next(moments))
+    mock = Mock(Manners(ttft=3 * loading.BEAT_SECONDS))
+    found = driven(mock, closed(1, LENGTHS, concurrency=1, seed=1))
+    assert found.stood and min(ns for *_, ns in found.stood) >= 2 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("stood", "said"),
+    [
+        ([(40, 900, 860)], "the client stood still for 0.86 s"),
+        # Its end counts too: what came meanwhile is in the window's first moment.
+        ([(0, 600, 600), (70, 80, 4000)], "the client stood still for 4.6 s"),
+        ([(0, 30, 2000), (61_000, 70_000, 9000)], ""),
+        ([(40, 540, 500)], ""),
+    ],
+)
+def test_only_what_stood_still_in_the_window_counts(
+    stood: list[tuple[int, int, int]], said: str
+) -> None:
+    """And of a minute no 0.5 s."""
+    found = Driven(drawn(closed(1, LENGTHS, concurrency=1, seed=1)))
+    found.stood = [(s * 10**6, e * 10**6, ns * 10**6) for s, e, ns in stood]
+    assert found.stopped(Window(start_ns=33 * 10**6, end_ns=60_033 * 10**6, tokens=1)) == said
 
 
 def queue(rate: float, capacity: float, seed: int, seconds: float, spans: float) -> list[Answer]:

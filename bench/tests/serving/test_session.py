@@ -14,6 +14,7 @@ from bench.errors import AccelmarkError, ServerError
 from bench.records.outcome import Failed, Measured, Void
 from bench.serving import cases, gate, session, verdict
 from bench.serving import reference as asked_of_it
+from bench.serving.load import Driven, drive
 from bench.serving.reference import Text, Truth
 from bench.serving.session import Ask, Came
 from bench.serving.wire import Endpoint
@@ -337,3 +338,17 @@ def test_a_reference_that_fails_leaves_the_loads_that_it_has_spoken_of() -> None
     assert isinstance(first, Measured), first
     assert isinstance(second, Failed) and isinstance(third, Failed)
     assert calls == [4, 4 + 4, 4 + 4] and all(one.seen is not None for one in came)
+
+
+def test_a_load_under_which_the_client_stood_still_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def stood(*given: Any) -> Driven:
+        found = await drive(*given)
+        found.stood = [(0, 10**12, 10**12)]
+        return found
+
+    monkeypatch.setattr(session, "drive", stood)
+    (came,) = launched(Mock(Manners()))
+    assert isinstance(came.outcome, Measured) and came.outcome.flags == ("STOPPED",)
+    assert came.outcome.causes["STOPPED"] == "the client stood still for 1e+03 s"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -54,6 +56,7 @@ GOOD = Found(
     served=served(REQUESTS),
     saturated="",
     client=CLIENT,
+    stopped="",
     cached_tokens=0,
     drafted=False,
     unseen=True,
@@ -169,6 +172,13 @@ def test_saturation_is_a_result_and_no_fault() -> None:
     assert isinstance(outcome(saturated="saturated: ...", after=judged(0.06)), Void)
 
 
+def test_a_client_that_stood_still_has_a_flag() -> None:
+    assert isinstance(found := outcome(), Measured) and found.flags == ()
+    found = outcome(stopped="the client stood still for 4 s")
+    assert isinstance(found, Measured) and found.flags == ("STOPPED",)
+    assert found.causes == {"STOPPED": "the client stood still for 4 s"}
+
+
 def truth(rounding: float, regret: float = 0.0) -> Truth:
     exact = ((-1.0, -2.0), (-3.0, -4.0))
     return Truth(
@@ -218,6 +228,7 @@ def test_of_an_answer_as_many_tokens_are_read_as_are_asked_for_by_default() -> N
     """A server may be wrong only where much stands before."""
     from bench.commands.serve_bench import serve_bench
 
-    (tokens,) = (p.default for p in serve_bench.params if p.name == "output_tokens")
+    defaults: dict[str | None, Any] = {one.name: one.default for one in serve_bench.params}
+    tokens: int = defaults["output_tokens"]
     (text,) = gate.sample([((1,), (2,) * tokens)])
     assert len(text.tokens) == tokens == 1024
