@@ -68,6 +68,14 @@ LAUNCHERS = re.compile(
 )
 """Variables of the launcher around us, which say of this process who it is among its own. Of a
 worker they would be wrong: a fresh group must not take them for its own."""
+ARM_CORES = {
+    ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd40"): "Neoverse-V1",
+    ("0x41", "0xd49"): "Neoverse-N2",
+    ("0x41", "0xd4f"): "Neoverse-V2",
+    ("0x48", "0xd01"): "Kunpeng-920",
+}
+"""Cores of servers by their implementer and part, as `lscpu` calls them (util-linux)."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""
@@ -200,30 +208,39 @@ def host() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's marketing name where the system gives one."""
+    """The processor's marketing name where the system gives one; on Arm, where Linux gives none,
+    its kinds of cores, by their numbers where they are not known."""
     text = _read(Path("/proc/cpuinfo")) or ""
     for line in text.splitlines():
         if line.startswith(("model name", "Model")):
             return line.split(":", 1)[1].strip()
-    if sys.platform == "darwin":
-        brand = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
-            capture_output=True,
-            encoding="utf-8",
-            errors="backslashreplace",
-        ).stdout.strip()
-        if brand:
-            return brand
-    return platform.processor() or platform.machine()
+    cores = re.findall(r"CPU implementer\s*: (\w+).*?CPU part\s*: (\w+)", text, re.DOTALL)
+    if cores:
+        named = [ARM_CORES.get(core, "Arm core {} {}".format(*core)) for core in cores]
+        return ", ".join(dict.fromkeys(named))
+    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> set[str]:
-    """Instruction-set flags (Linux on x86 and Arm), empty elsewhere."""
+    """Instruction-set flags (Linux on x86 and Arm; of a Mac whether it has `fphp`, Arm's FP16),
+    empty elsewhere."""
     text = _read(Path("/proc/cpuinfo")) or ""
     for line in text.splitlines():
         if line.startswith(("flags", "Features")):
             return set(line.split(":", 1)[1].split())
-    return set()
+    return {"fphp"} if _sysctl("hw.optional.arm.FEAT_FP16") == "1" else set()
+
+
+def _sysctl(name: str) -> str:
+    """What macOS says; empty where it says nothing, and elsewhere."""
+    if sys.platform != "darwin":
+        return ""
+    return subprocess.run(
+        ["/usr/sbin/sysctl", "-n", name],
+        capture_output=True,
+        encoding="utf-8",
+        errors="backslashreplace",
+    ).stdout.strip()
 
 
 def container() -> str | None:
