@@ -192,8 +192,7 @@ class _Running:
     def _line(self, deadline: float, late: str) -> bytes | None:
         """The next line that it says; None at its end, which `_end` then describes.
 
-        late: what is said of it where none has come by the deadline; what was said by then is read
-        however late it is.
+        late: how, where nothing came by the deadline.
         """
         stdout = self._process.stdout
         assert stdout is not None

@@ -75,7 +75,7 @@ ARM_CORES = {
     ("0x41", "0xd4f"): "Neoverse-V2",
     ("0x48", "0xd01"): "Kunpeng-920",
 }
-"""Cores of servers by their implementer and part, as `lscpu` calls them (util-linux)."""
+"""Cores by their implementer and part, as `lscpu` calls them."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""
@@ -208,22 +208,19 @@ def host() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's marketing name where the system gives one; on Arm, where Linux gives none,
-    its kinds of cores, by their numbers where they are not known."""
+    """The processor's marketing name where the system gives one; on Arm Linux its cores."""
     text = _read(Path("/proc/cpuinfo")) or ""
     for line in text.splitlines():
         if line.startswith(("model name", "Model")):
             return line.split(":", 1)[1].strip()
     cores = re.findall(r"CPU implementer\s*: (\w+).*?CPU part\s*: (\w+)", text, re.DOTALL)
-    if cores:
-        named = [ARM_CORES.get(core, "Arm core {} {}".format(*core)) for core in cores]
-        return ", ".join(dict.fromkeys(named))
+    if named := dict.fromkeys(ARM_CORES.get(c, f"Arm core {' '.join(c)}") for c in cores):
+        return ", ".join(named)
     return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> set[str]:
-    """Instruction-set flags (Linux on x86 and Arm; of a Mac whether it has `fphp`, Arm's FP16),
-    empty elsewhere."""
+    """Instruction-set flags (Linux on x86 and Arm; of a Mac `fphp` alone), empty elsewhere."""
     text = _read(Path("/proc/cpuinfo")) or ""
     for line in text.splitlines():
         if line.startswith(("flags", "Features")):
@@ -232,7 +229,7 @@ def cpu_flags() -> set[str]:
 
 
 def _sysctl(name: str) -> str:
-    """What macOS says; empty where it says nothing, and elsewhere."""
+    """What macOS says; empty elsewhere."""
     if sys.platform != "darwin":
         return ""
     return subprocess.run(

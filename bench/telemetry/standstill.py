@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -54,8 +54,8 @@ def seen(
         return f"the machine was suspended for {suspended_ns / 1e9:.2g} s"
     told = contention is not None and contention.waiting_seconds is not None
     far = FAR if cpu_ns is None or not told else FAR_ACCOUNTED
-    stops = [s for s in _stops(steady, cpu_ns, far) if s >= STOP_SECONDS]
-    stops += (stop for kind in _engine_ns(served) for stop in _alone(kind))
+    found = (*_stops(steady, cpu_ns, far), *_engine_stops(served))
+    stops = [seconds for seconds in found if seconds >= STOP_SECONDS]
     seconds = sum(stops) - _explained(contention)
     wall = sum(block.wall_ns for block in steady) / 1e9
     if seconds >= max(STOP_SECONDS, STOP_SHARE * wall):
@@ -156,33 +156,26 @@ def _beyond(ns: int, usual: float) -> float:
     return over if ns >= FAR * usual and over >= STOP_SECONDS else 0.0
 
 
-def _engine_ns(served: Served | None) -> Sequence[list[int]]:
-    """Of an engine's steps in the window, without a part of a prompt and with one: how long each
-    took from when it could begin. An engine without work can when the next request is due.
+def _engine_stops(served: Served | None) -> Iterator[float]:
+    """Seconds of each step of an engine in the window, beyond those next to it of its kind: with a
+    part of a prompt, or without. How far it looks back in its texts changes more than one of them.
+
+    Counted from when it could begin: without work, when the next request is due.
     """
+    if served is None or served.steps is None or (window := served.window) is None:
+        return
     kinds: tuple[list[int], list[int]] = ([], [])
-    window, steps = (None, None) if served is None else (served.window, served.steps)
-    if served is None or window is None or steps is None:
-        return kinds
-    due, ended = sorted(request.due_ns for request in served.requests), 0
+    due, steps, ended = sorted(one.due_ns for one in served.requests), served.steps, 0
     for start, wall, rows in zip(steps.start_ns, steps.wall_ns, steps.prompt_rows, strict=True):
         at = bisect.bisect(due, ended)
         begun, ended = min([start, *due[at : at + 1]]), start + wall
         if window.holds(begun):
             kinds[rows > 0].append(ended - begun)
-    return kinds
-
-
-def _alone(series: Sequence[int]) -> list[float]:
-    """Seconds of each step far beyond those next to it. How long one takes goes by how far it looks
-    back in its texts, which no single step does.
-    """
-    found = []
-    for k, ns in enumerate(series):
-        near = [*series[max(k - NEAR, 0) : k], *series[k + 1 : k + 1 + NEAR]]
-        if ns >= STOP_SECONDS * 1e9 and len(near) >= NEAR:
-            found.append(_beyond(ns, max(near)))
-    return [seconds for seconds in found if seconds]
+    for kind in kinds:
+        for k, ns in enumerate(kind):
+            near = kind[max(k - NEAR, 0) : k] + kind[k + 1 : k + 1 + NEAR]
+            if ns >= STOP_SECONDS * 1e9 and len(near) >= NEAR:
+                yield _beyond(ns, max(near))
 
 
 def _usual(series: Sequence[float]) -> float:
