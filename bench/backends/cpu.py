@@ -28,6 +28,11 @@ GROUP_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 )
 """Limit and use of a control group by the two versions, and before its names in memory.stat."""
+INSTRUCTIONS = {
+    "fp16": ({"avx512_fp16", "amx_fp16", "fphp"}, "AVX512-FP16, AMX-FP16 or Arm FP16"),
+    "fp8": ({"amx_fp8", "avx10_2"}, "AMX-FP8 or AVX10.2"),
+}
+"""By any of which flags a CPU has an arithmetic, and what they are called."""
 GIVEN_UP = ("inactive_file", "active_file", "slab_reclaimable")
 """What counts as a group's use, and the kernel gives up for the asking."""
 
@@ -181,10 +186,12 @@ class CpuBackend(Backend):
 
         Without them torch multiplies fp8 by reference code, ten thousand times slower than bf16.
         """
-        if precision.arithmetic == "fp16" and not cpu_flags() & {"avx512_fp16", "amx_fp16", "fphp"}:
-            return "this CPU has no fp16 arithmetic (AVX512-FP16, AMX-FP16 or Arm FP16)"
-        if precision.arithmetic == "fp8" and not cpu_flags() & {"amx_fp8", "avx10_2"}:
-            return "this CPU has no fp8 arithmetic (AMX-FP8 or AVX10.2)"
+        flags, kind = cpu_flags(), precision.arithmetic
+        needed, words = INSTRUCTIONS.get(kind, (flags, ""))
+        if words and not flags & needed:
+            if not flags:
+                return f"whether this CPU has {kind} arithmetic ({words}) is not known here"
+            return f"this CPU has no {kind} arithmetic ({words})"
         import torch
 
         return _trial.refusal(self, torch.device("cpu"), precision) if precision.tried else None

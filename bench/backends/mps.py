@@ -79,7 +79,7 @@ class MpsBackend(TorchBackend):
         raise NotObservable("powermetrics, the one source of power and clocks, needs root")
 
     def devices(self) -> list[DeviceInfo]:
-        """The GPU, named as its chip."""
+        """The GPU, named as its chip, of which there are some with fewer cores."""
         if sys.platform != "darwin":
             raise NothingInstalled("mps: this is no Mac. Pass --device cpu.")
         module: Any = self.load()
@@ -90,13 +90,16 @@ class MpsBackend(TorchBackend):
                 "mps: torch sees no Metal device. macOS 14 and Apple silicon are needed; "
                 "or pass --device cpu."
             )
+        facts = {"torch": str(torch.__version__)}
+        if cores := getattr(torch.backends.mps, "get_core_count", None):  # torch 2.9 on
+            facts["gpu_cores"] = str(cores())
         return [
             DeviceInfo(
                 backend=self.name,
                 index=0,
                 name=cpu_name(),
                 memory_bytes=int(module.recommended_max_memory()),
-                facts={"torch": str(torch.__version__)},
+                facts=facts,
             )
         ]
 

@@ -147,7 +147,8 @@ class _Running:
 
     def until_imported(self) -> None:
         """Waits for torch, or another framework, to be imported, or for the end."""
-        self._line(time.monotonic() + IMPORT_SECONDS)
+        late = f"it had not imported its framework after {IMPORT_SECONDS:.0f} s"
+        self._line(time.monotonic() + IMPORT_SECONDS, late)
 
     def result(self) -> Examined:
         """Gives it its turn and hears it out."""
@@ -163,8 +164,9 @@ class _Running:
 
     def _findings(self, deadline: float) -> Generator[Finding, None, None]:
         self._tell(b"")
+        late = f"it did not end within {self._check.limit_seconds:.0f} s"
         while not self._end:
-            line = self._line(deadline)
+            line = self._line(deadline, late)
             if line is None:
                 break
             try:
@@ -187,8 +189,11 @@ class _Running:
             self._process.stdin.write(line + b"\n")
             self._process.stdin.flush()
 
-    def _line(self, deadline: float) -> bytes | None:
-        """The next line that it says; None at its end, which `_end` then describes."""
+    def _line(self, deadline: float, late: str) -> bytes | None:
+        """The next line that it says; None at its end, which `_end` then describes.
+
+        late: how, where nothing came by the deadline.
+        """
         stdout = self._process.stdout
         assert stdout is not None
         with selectors.DefaultSelector() as selector, child.end_of(self._process) as ended:
@@ -196,14 +201,13 @@ class _Running:
             if ended is not None:
                 selector.register(ended, selectors.EVENT_READ)
             while b"\n" not in self._rest:
-                left = deadline - time.monotonic()
-                ready = selector.select(left) if left > 0 else []
+                ready = selector.select(max(deadline - time.monotonic(), 0.0))
                 chunk = b""
                 if stdout in (key.fileobj for key, _ in ready):
                     chunk = os.read(stdout.fileno(), 1 << 16)
                 elif not ready:
                     child.ask_for_stacks(self._process)
-                    self._end = f"it did not end within {self._check.limit_seconds:.0f} s"
+                    self._end = late
                     return None
                 if not chunk:
                     self._end = child.epitaph(self._process, self._stderr)

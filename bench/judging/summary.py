@@ -84,13 +84,14 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
             row, endpoint=served_by, peak_memory_bytes=None, memory_scope=""
         )
     search = Search(case, launches)
-    row = _judged(case, figures(launches), settings, unreached)
+    finals = figures(launches)
+    row = _judged(case, finals, settings, unreached)
     if not row.reached and search.next is None and search.best is None:
         row = _nothing_worked(case, search.trials)
     elif not row.reached:
         tried = f"{len(search.trials)} choices tried, {search.left} left"
         row = msgspec.structs.replace(row, reason=f"{unreached}; {tried}")
-    final = next((launch.choice for launch in reversed(launches) if not launch.search), None)
+    final = finals[-1].choice if finals else None
     same = [launch for launch in launches if launch.choice == final]
     return msgspec.structs.replace(
         row,

@@ -79,6 +79,7 @@ def measured(
             lambda: None if counters is None else marks.append(counters()),
         )
     )
+    suspended = suspended_ns() - suspended
     launch.first_step_ns = loaded.started_ns
     memory = device.memory()
     witnesses = (witness, job.witness())
@@ -104,7 +105,8 @@ def measured(
         begun, ended = marks
         beside = contention.over(begun, ended, [block], threads, affinity_cores())
         slowed = dict(contention.causes(beside))
-    if stopped := standstill.seen([block], beside, suspended_ns=suspended_ns() - suspended):
+    served = loaded.served
+    if stopped := standstill.seen([block], beside, suspended_ns=suspended, served=served):
         slowed["STOPPED"] = stopped
     return _outcome(work, window, block, loaded, verdict, memory, witnesses, slowed, beside)
 

@@ -213,8 +213,11 @@ def _beyond(choice: Choice, trial: Trial) -> bool:
 
 
 def figures(launches: Sequence[Launch]) -> Sequence[Launch]:
-    """The launches that make up a case's figure: of a tuned one, those of its last choice."""
+    """The launches that make up a case's figure: of a tuned one, those of its best choice, or of
+    the last one where that has none."""
     if not launches or not launches[0].case.space:
         return launches  # of a large record, unread
     measured = [launch for launch in launches if not launch.search]
-    return [launch for launch in measured if launch.choice == measured[-1].choice]
+    best = Search(launches[0].case, launches).best
+    of_best = [launch for launch in measured if launch.choice == best]
+    return of_best or [launch for launch in measured if launch.choice == measured[-1].choice]

@@ -70,6 +70,14 @@ LAUNCHERS = re.compile(
 worker they would be wrong: a fresh group must not take them for its own."""
 OF_TORCHRUN = re.compile(r"TORCH_\w+_ASYNC_ERROR_HANDLING=1")
 """torchrun sets it where the user does not."""
+ARM_CORES = {
+    ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd40"): "Neoverse-V1",
+    ("0x41", "0xd49"): "Neoverse-N2",
+    ("0x41", "0xd4f"): "Neoverse-V2",
+    ("0x48", "0xd01"): "Kunpeng-920",
+}
+"""Cores by their implementer and part, as `lscpu` calls them."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""
@@ -204,30 +212,36 @@ def host() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's marketing name where the system gives one."""
+    """The processor's marketing name where the system gives one; on Arm Linux its cores."""
     text = _read(Path("/proc/cpuinfo")) or ""
     for line in text.splitlines():
         if line.startswith(("model name", "Model")):
             return line.split(":", 1)[1].strip()
-    if sys.platform == "darwin":
-        brand = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
-            capture_output=True,
-            encoding="utf-8",
-            errors="backslashreplace",
-        ).stdout.strip()
-        if brand:
-            return brand
-    return platform.processor() or platform.machine()
+    cores = re.findall(r"CPU implementer\s*: (\w+).*?CPU part\s*: (\w+)", text, re.DOTALL)
+    if named := dict.fromkeys(ARM_CORES.get(c, f"Arm core {' '.join(c)}") for c in cores):
+        return ", ".join(named)
+    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> set[str]:
-    """Instruction-set flags (Linux on x86 and Arm), empty elsewhere."""
+    """Instruction-set flags (Linux on x86 and Arm; of a Mac `fphp` alone), empty elsewhere."""
     text = _read(Path("/proc/cpuinfo")) or ""
     for line in text.splitlines():
         if line.startswith(("flags", "Features")):
             return set(line.split(":", 1)[1].split())
-    return set()
+    return {"fphp"} if _sysctl("hw.optional.arm.FEAT_FP16") == "1" else set()
+
+
+def _sysctl(name: str) -> str:
+    """What macOS says; empty elsewhere."""
+    if sys.platform != "darwin":
+        return ""
+    return subprocess.run(
+        ["/usr/sbin/sysctl", "-n", name],
+        capture_output=True,
+        encoding="utf-8",
+        errors="backslashreplace",
+    ).stdout.strip()
 
 
 def container() -> str | None:

@@ -16,8 +16,10 @@ from bench.measuring.messages import Report, Request
 from bench.planning.arrivals import load_of
 from bench.planning.plan import parameters_of
 from bench.records import environment
+from bench.records.case import Case
 from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Skipped, Void
+from bench.records.run import Settings
 from bench.running import seating
 from bench.running.handing import Handing
 from bench.running.leader import Leader
@@ -128,7 +130,7 @@ def _started(
     handing: Handing | None = None,
 ) -> WorkerProcess | World | NoWorker:
     """A worker, or as many as the case takes devices."""
-    if late := _comes_for_too_long(request):
+    if late := comes_for_too_long(request.case, request.settings):
         return NoWorker(Skipped(reason=late))
     if handing is not None:
         handed = handing.handed(request)
@@ -149,17 +151,16 @@ def _started(
     return start_worker(functools.partial(World, leader=leader), request, given, command)
 
 
-def _comes_for_too_long(request: Request) -> str:
+def comes_for_too_long(case: Case, settings: Settings) -> str:
     """Why a load cannot be answered in the time that a launch measures; empty where it may be.
 
     Arrivals are drawn beforehand, so when the last request is due is known.
     """
-    case = request.case
     workload = catalogue.workload(case.workload)
     if not workload.modes[case.mode].serves:
         return ""
     seconds = load_of(parameters_of(case, workload)).arrives_over_seconds
-    limit = phase_limit("measure", request.settings.launch_limit_seconds)
+    limit = phase_limit("measure", settings.launch_limit_seconds)
     if seconds <= limit:
         return ""
     enough = 100 * math.ceil(1.1 * seconds / SHARES["measure"] / 100)

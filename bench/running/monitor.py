@@ -108,7 +108,7 @@ class Monitor:
             answers = [_joined(*pair) for pair in zip(answers, more, strict=True)]
         self._let_go_ns = time.perf_counter_ns()
         for device, answer in zip(self._devices, answers, strict=True):
-            if self._fresh:
+            if self._fresh and answer.scope != "shared":  # a host, which imports, is not idle
                 device.idle_watts = energy.idle_watts(self._readings(answer))
             device.note_users(answer)
         self._fresh = False
@@ -242,8 +242,7 @@ class Monitor:
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             while b"\n" not in self._rest:
-                left = end - time.monotonic()
-                if left <= 0 or not selector.select(left):
+                if not selector.select(max(end - time.monotonic(), 0.0)):
                     return None
                 chunk = os.read(stdout.fileno(), 1 << 20)
                 if not chunk:

@@ -187,12 +187,14 @@ class Session:
         return found
 
     def _expected(self, state: CaseState) -> float:
-        """Seconds of a case's next launch; of its first at the least what its shapes say, where
-        there is a budget."""
-        expected = self._left.expected(state)
-        if not state.seconds and self.budget_seconds is not None:
-            expected = max(expected, self._shapes.least_seconds(state.case))
-        return expected
+        """Seconds of a case's next launch; with a budget of its first what its shapes say, at the
+        least, and endless of a load that comes for too long by the budget alone."""
+        case, late, now = state.case, launcher.comes_for_too_long, self._launch_settings()
+        if now != self.settings and late(case, now) and not late(case, self.settings):
+            return math.inf
+        first = self.budget_seconds is not None and not state.seconds
+        least = self._shapes.least_seconds(case) if first else 0.0
+        return max(self._left.expected(state), least)
 
     def _budget_left(self) -> float:
         """Seconds until the budget is spent; endless without one."""
@@ -261,10 +263,8 @@ class Session:
 
     def _launch_settings(self) -> Settings:
         """A launch that hangs ends with the budget, if not with its own limit."""
-        if self.budget_seconds is None:
-            return self.settings
-        limit = max(self.budget_seconds, SHORTEST_LIMIT_SECONDS)
-        limit = min(limit, self.settings.launch_limit_seconds)
+        budget = math.inf if self.budget_seconds is None else self.budget_seconds
+        limit = min(max(budget, SHORTEST_LIMIT_SECONDS), self.settings.launch_limit_seconds)
         return msgspec.structs.replace(self.settings, launch_limit_seconds=limit)
 
     def _most_seconds(self, state: CaseState) -> float | None:

@@ -6,13 +6,15 @@ suspended neither computes nor waits for a core, and time goes on: its figure is
 
 from __future__ import annotations
 
+import bisect
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Measured
+from bench.records.served import Served
 from bench.telemetry.contention import at_once, causes
 
 STOP_SECONDS = 0.5
@@ -25,6 +27,8 @@ FAR = 10.0
 FAR_ACCOUNTED = 2.0
 """The same where it is known what the process computed and how long it waited for a core, and
 neither is why."""
+NEAR = 3
+"""Steps of an engine on either side."""
 IDLE_SHARE = 0.1
 """Of the time in which the one thread of a job stood: stopped in slices, each too short to see."""
 SUSPENDED_SECONDS = 0.05
@@ -37,23 +41,26 @@ def seen(
     cpu_ns: Sequence[int] | None = None,
     requests_ns: Sequence[int] = (),
     suspended_ns: int = 0,
+    served: Served | None = None,
 ) -> str:
     """What stood still, with its figure; empty if nothing did, as far as is known.
 
     cpu_ns: CPU time of the process in each block, all threads; None where that is not known.
     contention: of the steady blocks; what is explained by other work on the host is no stop.
     suspended_ns: how far the clock that runs on in a suspended machine went beyond the one that
-    does not.
+    does not. served: of a load, whose one block is no series; the engine's steps are.
     """
     if suspended_ns > SUSPENDED_SECONDS * 1e9:
         return f"the machine was suspended for {suspended_ns / 1e9:.2g} s"
     told = contention is not None and contention.waiting_seconds is not None
     far = FAR if cpu_ns is None or not told else FAR_ACCOUNTED
-    stops = [s for s in _stops(steady, cpu_ns, far) if s >= STOP_SECONDS]
+    found = (*_stops(steady, cpu_ns, far), *_engine_stops(served))
+    stops = [seconds for seconds in found if seconds >= STOP_SECONDS]
     seconds = sum(stops) - _explained(contention)
     wall = sum(block.wall_ns for block in steady) / 1e9
     if seconds >= max(STOP_SECONDS, STOP_SHARE * wall):
-        where = f"in {len(stops)} of {len(steady)} blocks"
+        of = f"of {len(steady)} blocks" if served is None else "of its engine's steps"
+        where = f"in {len(stops)} {of}"
         cpu = "" if cpu_ns is None else " without CPU time"
         return f"the process stood still for {seconds:.2g} s {where}{cpu}"
     if idle := _idle(steady, contention):
@@ -72,7 +79,7 @@ def recorded(outcome: Measured) -> str:
     series = [block.step_cpu_ns for block in outcome.steady]
     cpu = None if None in series else [sum(one or ()) for one in series]
     steady = own(outcome.steady, outcome.ranks[0].busy_ns) if outcome.ranks else outcome.steady
-    return seen(steady, outcome.contention, cpu, outcome.request_ns or ())
+    return seen(steady, outcome.contention, cpu, outcome.request_ns or (), served=outcome.served)
 
 
 def own(blocks: Sequence[Block], busy_ns: Sequence[int]) -> list[Block]:
@@ -147,6 +154,28 @@ def _beyond(ns: int, usual: float) -> float:
     """Seconds of a request beyond the usual one, where it is far beyond; else 0."""
     over = (ns - usual) / 1e9
     return over if ns >= FAR * usual and over >= STOP_SECONDS else 0.0
+
+
+def _engine_stops(served: Served | None) -> Iterator[float]:
+    """Seconds of each step of an engine in the window, beyond those next to it of its kind: with a
+    part of a prompt, or without. How far it looks back in its texts changes more than one of them.
+
+    Counted from when it could begin: without work, when the next request is due.
+    """
+    if served is None or served.steps is None or (window := served.window) is None:
+        return
+    kinds: tuple[list[int], list[int]] = ([], [])
+    due, steps, ended = sorted(one.due_ns for one in served.requests), served.steps, 0
+    for start, wall, rows in zip(steps.start_ns, steps.wall_ns, steps.prompt_rows, strict=True):
+        at = bisect.bisect(due, ended)
+        begun, ended = min([start, *due[at : at + 1]]), start + wall
+        if window.holds(begun):
+            kinds[rows > 0].append(ended - begun)
+    for kind in kinds:
+        for k, ns in enumerate(kind):
+            near = kind[max(k - NEAR, 0) : k] + kind[k + 1 : k + 1 + NEAR]
+            if ns >= STOP_SECONDS * 1e9 and len(near) >= NEAR:
+                yield _beyond(ns, max(near))
 
 
 def _usual(series: Sequence[float]) -> float:

@@ -18,9 +18,11 @@ LIMIT_FACTOR = 2.0
 APART_SECONDS = 0.5
 """Between two readings, so that counters move."""
 PIECE_BYTES = 256 * 2**20
-"""What is held from the first reading on; of a small device less."""
+"""What is held from the first reading on, at the least; of a small device less."""
 PIECE_SHARE = 16
 """A piece is at most this part of the device's memory."""
+SEEN_SHARE = 50
+"""And at least this: some sources say whole hundredths."""
 LOOKS = 4
 """At a figure that has not risen yet: some are counted once a second."""
 OWN = "its memory is this device's"
@@ -71,7 +73,7 @@ def _hold(stand: Stand) -> tuple[object, int]:
     import torch
 
     whole = stand.device.info.memory_bytes or PIECE_BYTES * PIECE_SHARE
-    size = min(PIECE_BYTES, whole // PIECE_SHARE)
+    size = min(max(PIECE_BYTES, whole // SEEN_SHARE), whole // PIECE_SHARE)
     held = torch.ones(size, dtype=torch.uint8, device=stand.place)
     stand.device.synchronize()
     return held, size

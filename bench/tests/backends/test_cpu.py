@@ -10,6 +10,7 @@ import pytest
 
 from bench import catalogue
 from bench.backend import DeviceInfo, supported_precisions
+from bench.precision import PRECISIONS
 
 
 def test_cpu_refuses_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +30,21 @@ def test_cpu_refuses_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "cpu_flags", lambda: {"amx_fp16", "amx_fp8"})
     answers = supported_precisions(cpu.BACKEND, device.info)
     assert {name for name, reason in answers.items() if reason} == {"tf32", *narrow} - {"fp8-row"}
+
+
+@pytest.mark.parametrize("kind", ["fp16", "fp8"])
+def test_what_a_system_does_not_say_of_a_cpu_is_not_known(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is not that the CPU has none."""
+    from bench.backends import cpu
+
+    info = DeviceInfo(backend="cpu", index=0, name="x", memory_bytes=1)
+    monkeypatch.setattr(cpu, "cpu_flags", set)
+    said = cpu.BACKEND.unsupported(info, PRECISIONS[kind])
+    assert said and said.startswith(f"whether this CPU has {kind} arithmetic")
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: {"fphp"})
+    assert bool(cpu.BACKEND.unsupported(info, PRECISIONS[kind])) == (kind == "fp8")
 
 
 def test_cpu_keeps_big_blocks_in_the_heap() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -59,6 +60,33 @@ def test_whatever_becomes_of_a_check_the_others_go_on(code: str, reason: str) ->
     assert (second.failures, len(second.findings)) == (0, 2)
     assert time.monotonic() - start < 50
     assert children() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="POSIX")
+def test_what_was_said_in_time_is_read_though_this_process_was_stopped_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by Ctrl-Z and fg: a check's process is in a session of its own, and goes on."""
+    tell = examine._Running._tell
+
+    def stopped(running: examine._Running, line: bytes) -> None:
+        tell(running, line)
+        if not line:
+            os.waitid(os.P_PID, running._process.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(examine._Running, "_tell", stopped)
+    for found in run(f"{GOOD * 2}say('null')\n", limit=0.0):
+        assert [finding.verdict for finding in found.findings] == ["pass", "pass"], found
+
+
+def test_a_framework_that_hangs_in_its_import_has_the_limit_of_an_import(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(examine, "IMPORT_SECONDS", 0.0)
+    command = (sys.executable, "-c", "import time; time.sleep(60)")
+    wanted = [Check(name="a", summary="s", parts=(nothing,))]
+    ((found,),) = (one.findings for one in examine.examine(CPU, wanted, command))
+    assert found.reason == "it had not imported its framework after 0 s"
 
 
 def test_a_check_whose_reader_is_gone_leaves_no_process() -> None:

@@ -95,6 +95,7 @@ def test_a_dtype_that_a_device_does_not_have_is_not_copied_to_it(
 
 GIB = 2**30
 PIECE = telemetry.PIECE_BYTES
+HOLD = telemetry._hold
 
 
 class Card(Source):
@@ -129,7 +130,9 @@ def told(
         index=1,
         on_host=False,
         framework=SimpleNamespace(hands_over=False),
+        place="meta",
         device=SimpleNamespace(
+            synchronize=lambda: None,
             info=DeviceInfo(backend="x", index=1, name="X", memory_bytes=64 * GIB),
             memory=lambda: Memory(
                 peak_bytes=1, scope="x", host_rss_bytes=1, device_used_bytes=next(says)
@@ -188,6 +191,28 @@ def test_what_is_held_is_held_until_it_was_looked_for(monkeypatch: pytest.Monkey
     found = told(monkeypatch, Late([]), device, hold)[telemetry.OWN]
     assert found.verdict == "pass", found
     assert not pieces, "and is given back"
+
+
+@pytest.mark.parametrize("percent", [5.0, 5.2, 5.99])
+def test_a_source_of_whole_percents_is_this_device_s(
+    monkeypatch: pytest.MonkeyPatch, percent: float
+) -> None:
+    """As npu-smi's, of whose 64 GiB torch has a little less."""
+    held: list[int] = []
+
+    def hold(stand: Any) -> tuple[object, int]:
+        piece, size = HOLD(stand)
+        held.append(size)
+        return piece, size
+
+    class Rate(Card):
+        def read(self) -> Reading:
+            whole = 67 * GIB
+            return Reading(memory_used_bytes=int(percent + 100 * sum(held) / whole) * whole // 100)
+
+    device = (sum(held) for _ in itertools.count())
+    found = told(monkeypatch, Rate([]), device, hold)[telemetry.OWN]
+    assert found.verdict == "pass", found
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,25 @@ def test_the_case_s_load_is_the_one_that_is_served() -> None:
     assert loads[0].concurrency == 3 and loads[0].tokens == 15 * 6
     again = msgspec.structs.replace(drawn, length_seed=1)
     assert serving.load_of(again).digest != loads[2].digest == serving.load_of(drawn).digest
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "stopped"),
+    [(serving, "_collected", True), (serving_gate, "timed_answers", False)],
+)
+def test_a_machine_that_is_suspended_stops_a_load_and_not_what_comes_after(
+    module: Any, name: str, stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers are read again in float64, which takes longer than the load."""
+    suspended = [0]
+    call = getattr(module, name)
+
+    def closed(*given: Any) -> Any:
+        suspended[0] += 10**10
+        return call(*given)
+
+    monkeypatch.setattr(serving, "suspended_ns", lambda: suspended[0])
+    monkeypatch.setattr(module, name, closed)
+    found = launch()
+    assert isinstance(found, Measured), found
+    assert ("suspended for 10 s" in found.causes.get("STOPPED", "")) == stopped

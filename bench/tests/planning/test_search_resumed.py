@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.judging.side import Side
 from bench.planning.tuning import candidates
 from bench.records.case import Choice
 from bench.records.outcome import Failed, Outcome
@@ -68,17 +69,23 @@ def test_what_was_measured_of_the_best_stays_when_a_trial_is_made_again(tmp_path
     assert row.rates == pytest.approx([20, 21, 22])
 
 
-def test_nor_are_they_lost_where_another_is_the_best_for_a_while(tmp_path: Path) -> None:
-    """The other runs out of memory after all: three of the first are three, and not five."""
+@pytest.mark.parametrize("finals", [2, 3])
+def test_nor_are_they_lost_where_another_is_the_best_for_a_while(
+    tmp_path: Path, finals: int
+) -> None:
+    """The other runs out of memory after all: three of the first are three, and not five, and the
+    figure also where none of them is behind the other's."""
     case = tuned_case(batch_size=(1, 2))
     one, two = candidates(case)
     done = [
         make_launch(rated(10), case, 0, 0, choice=one, search=True),
         make_launch(LATE, case, 1, 1, choice=two, search=True, seconds=130.0),
-        *(make_launch(rated(9), case, 2 + k, 2 + k, choice=one, seed=k) for k in range(2)),
+        *(make_launch(rated(9), case, 2 + k, 2 + k, choice=one, seed=k) for k in range(finals)),
     ]
     script = {(1, "eager"): rated(9), (2, "eager"): [rated(30, 2), OOM]}
     stage, file = play(tmp_path, script, case, done=done)
     asked = [(stage.key(request)[0], request.seed) for request in stage.requests]
-    assert asked == [(2, 0), (2, 0), (1, 2)]
-    assert (only_row(file).launches, only_row(file).choice) == (3, one)
+    assert asked == [(2, 0), (2, 0), (1, 2)][: 5 - finals]
+    row = only_row(file)
+    assert (row.status, row.launches, row.choice) == ("measured", 3, one)
+    assert [seed for seed, _ in Side(file).measured(row)] == [0, 1, 2]

@@ -19,7 +19,7 @@ from bench.records.run import Settings
 from bench.tests.running import test_session
 from bench.tests.running.test_session import play
 from bench.tests.served_runs import serve_case
-from bench.tests.values import failed, make_case, make_measured
+from bench.tests.values import failed, make_case, make_launch, make_measured
 
 SETTINGS = Settings(block_seconds=0.01)
 PRODUCT = 2 * 1024**3
@@ -139,6 +139,34 @@ def test_a_session_leaves_out_what_its_shapes_say_will_not_fit(tmp_path: Path) -
     long.mkdir()
     stage, reason, _ = play(long, script, Settings(launches=1), budget_seconds=900)
     assert (stage.order, reason) == ("ABC", "complete")
+
+
+@pytest.mark.parametrize("done", [0, 1])
+@pytest.mark.parametrize(
+    ("budget_seconds", "limit_seconds", "order"),
+    [(720.0, 1800.0, ""), (1100.0, 1800.0, "A"), (None, 1800.0, "A"), (720.0, 600.0, "A")],
+    ids=["short", "enough", "none", "nor without a budget"],
+)
+def test_a_load_that_a_budget_leaves_too_little_for_is_not_started(
+    budget_seconds: float | None,
+    limit_seconds: float,
+    order: str,
+    done: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or it was SKIPPED for good: 64 requests come over some 640 s, two thirds of 720 are less.
+
+    For which a run without a budget has too little time, it says so.
+    """
+    load = serving(requests=64, rate=0.1)
+    monkeypatch.setattr(test_session, "A", load)
+    monkeypatch.setitem(test_session.NAMES, load.fingerprint, "A")
+    before = [make_launch(make_measured(1.0), load, seconds=650.0)] * done
+    settings = Settings(launches=1 + done, launch_limit_seconds=limit_seconds)
+    script = {"A": [make_measured(1.0)]}
+    stage, reason, _ = play(tmp_path, script, settings, budget_seconds, done=before)
+    assert (stage.order, reason) == (order, "complete" if order else "budget")
 
 
 def test_a_session_launches_what_a_decode_that_ran_first_would_leave_out(

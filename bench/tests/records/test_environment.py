@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,53 @@ def test_preloaded_libraries_are_named_without_their_folders(
     monkeypatch.setenv("LD_PRELOAD", "/somewhere/private/libjemalloc.so.2 libx.so")
     found = environment.variables(["LD_PRELOAD"])
     assert found == {"LD_PRELOAD": "libjemalloc.so.2 libx.so"}
+
+
+ARM = """processor\t: {n}
+BogoMIPS\t: 2000.00
+Features\t: fp asimd fphp sve
+CPU implementer\t: {implementer}
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: {part}
+CPU revision\t: 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("cores", "name"),
+    [
+        ([("0x41", "0xd4f")] * 2, "Neoverse-V2"),
+        ([("0x41", "0xd0c")] * 2, "Neoverse-N1"),
+        ([("0x48", "0xd01")], "Kunpeng-920"),
+        ([("0xc0", "0xac3")], "Arm core 0xc0 0xac3"),
+        ([("0x41", "0xd46"), ("0x41", "0xd4f")], "Arm core 0x41 0xd46, Neoverse-V2"),
+    ],
+)
+def test_arm_cpus_that_linux_does_not_name_are_told_apart(
+    cores: list[tuple[str, str]], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [ARM.format(n=n, implementer=i, part=p) for n, (i, p) in enumerate(cores)]
+    monkeypatch.setattr(environment, "_read", lambda path: "\n".join(said))
+    assert environment.cpu_name() == name
+    assert "fphp" in environment.cpu_flags()
+    monkeypatch.setattr(environment, "_read", lambda path: "\n".join([*said, "Model\t: A board"]))
+    assert environment.cpu_name() == "A board"
+
+
+@pytest.mark.parametrize(("said", "flags"), [("1\n", {"fphp"}), ("0\n", set()), ("", set())])
+def test_a_mac_is_asked_for_its_name_and_whether_it_has_fp16(
+    said: str, flags: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        out = {"machdep.cpu.brand_string": "A chip\n", "hw.optional.arm.FEAT_FP16": said}
+        return subprocess.CompletedProcess(command, 0, out[command[-1]], "")
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(environment, "_read", lambda path: None)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert environment.cpu_name() == "A chip"
+    assert environment.cpu_flags() == flags
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -15,7 +16,7 @@ import msgspec
 import psutil
 import pytest
 
-from bench.records.observed import Reading, Telemetry
+from bench.records.observed import Reading, Scope, Telemetry
 from bench.running import monitor, sampler
 from bench.running.monitor import Monitor, strangers
 from bench.running.sampler import Answer, Order, Seen, pause_seconds
@@ -106,6 +107,39 @@ def test_a_launch_is_watched_and_the_idle_devices_before_it(watches: list[Monito
         assert "reasons" in telemetry.absent
     wait_until(lambda: "which of its dies" in str(watch.saw([1], {9: None})[0].telemetry))
     assert watch.saw([1], {7: None}) == (Sight(index=7, telemetry="nobody looked"),)
+
+
+@pytest.mark.parametrize(("scope", "watts"), [("shared", None), ("board", 90.0)])
+def test_a_host_on_which_workers_import_is_not_idle(
+    scope: Scope, watts: float | None, watches: list[Monitor]
+) -> None:
+    """An accelerator is, until they are let go."""
+    looks = [Seen(at_ns=k * 10**9, reading=Reading(power_watts=90.0)) for k in range(9)]
+    answer = msgspec.json.encode([Answer(source="x", scope=scope, seen=tuple(looks))]).decode()
+    code = f"import sys\nfor line in sys.stdin:\n    print({answer!r}, flush=True)"
+    watch = Monitor(CPU, os.environ, (sys.executable, "-c", code))
+    watches.append(watch)
+    watch.lets_go()
+    telemetry = seen(watch)
+    assert isinstance(telemetry, Telemetry)
+    assert telemetry.idle_watts == watts
+
+
+def test_an_answer_is_heard_though_this_process_was_stopped_meanwhile(
+    watches: list[Monitor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-Z and fg: the side process is in a session of its own, and goes on."""
+    seen_once = [Answer(source="x", seen=(Seen(at_ns=1, reading=Reading()),))]
+    line = msgspec.json.encode(seen_once) + b"\n"
+    code = f"import os\ninput()\nos.write(1, {line!r})"
+    watch = Monitor(CPU, os.environ, (sys.executable, "-c", code))
+    watches.append(watch)
+    watch.start()
+    assert watch._process is not None and watch._process.stdout is not None
+    select.select([watch._process.stdout], [], [], 30)
+    monkeypatch.setattr(monitor, "ANSWER_SECONDS", 0.0)
+    watch.lets_go()
+    assert watch._lost is None
 
 
 def test_the_interval_is_kept_and_no_more_than_a_share_of_the_host_is_taken() -> None:

@@ -111,6 +111,7 @@ def play(
     together: int = 1,
     stems: Stems | None = None,
     rehearsals: Rehearsals | None = None,
+    done: Sequence[Launch] = (),
 ) -> tuple[Stage, EndReason, RunFile]:
     """Runs the cases of a script to the end, and reads the record."""
     settings = settings or Settings(launches=2)
@@ -131,6 +132,7 @@ def play(
         stage.clock,
         stems=stems,
         rehearsals=rehearsals,
+        done=done,
     )
     try:
         reason = session.run()

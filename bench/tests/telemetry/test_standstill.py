@@ -18,11 +18,14 @@ from bench.records.observed import Contention
 from bench.records.outcome import Block, Measured, Share
 from bench.records.run import Settings
 from bench.records.runfile import read
+from bench.records.served import Served
 from bench.reports._wording import next_step
 from bench.running.launcher import launch
 from bench.telemetry import flags, standstill
 from bench.telemetry.contention import causes
 from bench.tests.publishing.test_results import FOLDERS
+from bench.tests.served_runs import measured as loaded
+from bench.tests.served_runs import served
 from bench.tests.values import make_case, make_file, make_launches, make_measured
 
 QUIET = Contention(elapsed_seconds=30.0, threads=2, cores=2, waiting_seconds=0.01)
@@ -180,6 +183,78 @@ def test_stops_too_short_to_see_add_up_for_one_thread(changes: dict[str, Any], t
     assert ("neither ran nor waited" in standstill.seen(series(), one)) is told
     fed = [msgspec.structs.replace(b, input_wait_ns=10**8) for b in series()]
     assert not standstill.seen(fed, one)
+
+
+# --- A load that is served ------------------------------------------------------------------------
+
+
+def slowed(load: Served, step: int, seconds: float, idle: bool = False, due: bool = True) -> Served:
+    """All from one of its steps on is later: that step took longer, or the engine was idle before
+    it; due: requests are too."""
+    steps, more = load.steps, round(seconds * 1e9)
+    assert steps is not None
+    since = steps.start_ns[step] + (not idle)
+
+    def moved(ns: int | None) -> Any:
+        return ns + more if ns is not None and ns >= since else ns
+
+    requests = [
+        msgspec.structs.replace(
+            one,
+            due_ns=moved(one.due_ns) if due else one.due_ns,
+            **{name: moved(getattr(one, name)) for name in ("admitted_ns", "first_ns", "last_ns")},
+        )
+        for one in load.requests
+    ]
+    wall = [ns + more * (k == step and not idle) for k, ns in enumerate(steps.wall_ns)]
+    starts = tuple(moved(ns) for ns in steps.start_ns)
+    return msgspec.structs.replace(
+        load,
+        requests=tuple(requests),
+        arrived_ns=tuple(moved(ns) for ns in load.arrived_ns),
+        steps=msgspec.structs.replace(steps, start_ns=starts, wall_ns=tuple(wall)),
+    )
+
+
+def told_of(load: Served, contention: Contention | None = None) -> str:
+    return standstill.recorded(msgspec.structs.replace(loaded(load), contention=contention))
+
+
+STOOD = "the process stood still for 30 s in 1 of its engine's steps"
+
+
+@pytest.mark.parametrize("contention", [QUIET, None])
+def test_a_stop_of_an_engine_is_seen_in_its_steps(contention: Contention | None) -> None:
+    """The window is one block of one step: half of it may have been a stop."""
+    stopped = slowed(served(), 40, 30.0)
+    assert told_of(stopped, contention) == STOOD
+    assert flags.hindered(loaded(stopped))
+    assert not told_of(stopped, msgspec.structs.replace(WAITED, waiting_seconds=30.0))
+    assert not told_of(served(), contention)
+    assert not told_of(slowed(served(), 40, 0.4), contention)
+    assert not told_of(slowed(served(), 2, 30.0), contention), "before its steady part"
+    assert not told_of(slowed(served(step_ms=5000.0), 40, 30.0)), "no ten times as long"
+
+
+def test_an_engine_that_waits_for_a_request_does_not_stand_still() -> None:
+    """Unless it goes on waiting when the request is there."""
+    assert not told_of(slowed(served(), 48, 30.0, idle=True))
+    assert told_of(slowed(served(), 48, 30.0, idle=True, due=False)) == STOOD
+
+
+def test_steps_that_do_more_are_no_stops() -> None:
+    """A part of a prompt among many tokens, or some steps in a row that look back far."""
+    every, row = served(), served()
+    for step in range(1, 16):
+        every = slowed(every, 6 * step, 2.0)
+    for step in range(40, 48):
+        row = slowed(row, step, 2.0)
+    assert not told_of(row)
+    assert told_of(every)
+    assert every.steps is not None
+    prompts = tuple(8 if k % 6 == 0 else 0 for k in range(len(every.steps.wall_ns)))
+    steps = msgspec.structs.replace(every.steps, prompt_rows=prompts)
+    assert not told_of(msgspec.structs.replace(every, steps=steps))
 
 
 # --- Honest noise ---------------------------------------------------------------------------------
