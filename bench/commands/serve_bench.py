@@ -58,7 +58,7 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
 @click.option(
     "--server-command",
     metavar="COMMAND",
-    help="Starts the server; then each launch has one of its own.",
+    help="Starts the server, without a shell; then each launch has one of its own.",
 )
 @click.option("--launches", type=DEVICES, metavar="N", help="With --server-command.  [default: 5]")
 @click.option(

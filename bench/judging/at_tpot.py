@@ -9,7 +9,7 @@ alike where both have as many points.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -25,6 +25,7 @@ from bench.judging.compare import (
     sides_of,
 )
 from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.cycles import per_cycle
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.served import (
@@ -35,7 +36,7 @@ from bench.judging.served import (
     unsteady,
 )
 from bench.judging.side import Side
-from bench.judging.verdicts import enough, preliminary
+from bench.judging.verdicts import DISTURBED, enough, preliminary
 from bench.records.run import RunFile
 
 
@@ -90,7 +91,7 @@ def _judged(
     )
     limit = f"{tpot_seconds * 1e3:g} ms"
     lacking = [
-        Reason(code, f"no {_steady(curve)}load of the {who} keeps a median TPOT of {limit}")
+        Reason(code, _lacking(who, curve, limit))
         for who, code, row, curve in (
             ("base", Code.NOT_IN_BASE, base, curves[0]),
             ("other", Code.NOT_IN_OTHER, other, curves[1]),
@@ -121,6 +122,7 @@ def _judged(
         ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        per_cycle=per_cycle(sides, base, other, level) if welch else None,
         joule_ratio=joule_ratio(base, other),
         joule_interval=joule_interval(base, other, level),
         price_ratio=None if prices is None else ratio * prices.base / prices.other,
@@ -129,36 +131,53 @@ def _judged(
 
 def _beyond(curves: tuple[ServingCurve, ServingCurve], best: Row) -> str:
     """Where a rate lies that may tell them apart."""
-    kind, rate = density(best)
-    loads = [density(row) for curve in curves for row in (*curve.points, *curve.saturated)]
-    denser = [dense for how, dense in loads if how == kind and dense > rate]
-    return f"between it and {min(denser):g}" if denser else "above it"
+    loads = (row for curve in curves for row in (*curve.points, *curve.saturated))
+    denser = _denser(best, loads)
+    return f"between it and {min(denser)[1]:g}" if denser else "above it"
 
 
-def _steady(curve: ServingCurve) -> str:
-    """`steady `, where a load is left out that is not."""
-    return "steady " if any(map(unsteady, curve.points)) else ""
+def _denser(than: Row, rows: Iterable[Row]) -> dict[tuple[str, float], Row]:
+    """Loads of the kind at which requests come more densely, by how they come."""
+    kind, dense = density(than)
+    found = {density(row): row for row in rows}
+    return {one: row for one, row in found.items() if one[0] == kind and one[1] > dense}
+
+
+def _lacking(who: str, curve: ServingCurve, limit: str) -> str:
+    """Why a side has no load within the limit."""
+    steady = "steady " if any(map(unsteady, curve.points)) else ""
+    lost = [f"; it {_was(row)}" for row in curve.points if _disturbed(row)]
+    return f"no {steady}load of the {who} keeps a median TPOT of {limit}{''.join(lost[:1])}"
 
 
 def _untried(curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row]) -> Iterator[Reason]:
-    """Why a side's best may not be all that it has: it is its densest load, it gives less than the
-    other's, and that was measured at a denser one of the kind. One that saturated was measured."""
+    """Why a side's best may not be all that it has: it gives less than the other's, and that was
+    measured at a denser load, where the side was disturbed, or which is denser than all of its own.
+    One that saturated was measured."""
     for i, (who, code) in enumerate((("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))):
         mine, theirs = best[i], best[1 - i]
-        kind, dense = density(mine)
-        loads = map(density, (*curves[i].points, *curves[i].saturated))
-        own = [one for how, one in loads if how == kind]
-        denser = [
-            row
-            for row in curves[1 - i].points
-            if density(row)[0] == kind and density(row)[1] > dense
-        ]
-        if dense == max(own) and denser and (mine.throughput or 0) < (theirs.throughput or 0):
+        own = _denser(mine, (*curves[i].points, *curves[i].saturated))
+        there = _denser(mine, (row for row in curves[1 - i].points if not _disturbed(row)))
+        lost = [row for how, row in own.items() if how in there and _disturbed(row)]
+        if (mine.throughput or 0) >= (theirs.throughput or 0):
+            continue
+        if lost:
+            yield Reason(code, f"the {who} {_was(lost[0])}, where its best may lie: measure again")
+        elif there and all(map(_disturbed, own.values())):
             yield Reason(
                 code,
                 f"the {who} gave most at its densest load, {_load(mine)}, and was not measured "
-                f"at {_load(denser[0])}, as the other side was: measure both at both",
+                f"at {_load(there[min(there)])}, as the other side was: measure both at both",
             )
+
+
+def _disturbed(row: Row) -> bool:
+    """Whether its figure is not the side's; of one that is unsteady it is known to be less."""
+    return row.verdict in DISTURBED and not unsteady(row)
+
+
+def _was(row: Row) -> str:
+    return f"was {row.verdict} at {_load(row)}"
 
 
 def _load(row: Row) -> str:

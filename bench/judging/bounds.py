@@ -6,9 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from bench.records.explained import Ceilings, Operator
+from bench.records.explained import Ceilings, Kind, Operator
 
 Name = TypeVar("Name", bound=str)
+PRODUCTS: tuple[Kind, ...] = ("matmul", "convolution", "attention")
+"""Kinds that are arithmetic: one without FLOP is one whose FLOP nobody knows how to count."""
 
 
 class Bound(NamedTuple):
@@ -24,7 +26,8 @@ def bound(operator: Operator, ceilings: Ceilings) -> Bound | None:
     no work that is counted (views, memory that is not filled, a kernel of which only the name is
     known), or whose arithmetic has no ceiling: by its bytes alone the bound would be too low.
     """
-    if operator.flop and _rate(operator) not in ceilings.flop_per_second:
+    multiplies = operator.flop or operator.kind in PRODUCTS
+    if multiplies and _rate(operator) not in ceilings.flop_per_second:
         return None
     found = [b for b in (arithmetic(operator, ceilings), moving(operator, ceilings)) if b]
     if not found:

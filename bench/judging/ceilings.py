@@ -12,11 +12,8 @@ from bench import units
 from bench.judging import chips
 from bench.judging.load import BURST
 from bench.judging.row import UNDISTURBED, Row
+from bench.planning.shapes import ARITHMETIC, BANDWIDTH, is_matmul_ceiling
 
-CEILING_WORKLOAD = "gemm"
-"""The workload whose best throughput, at the same arithmetic, is the box's matmul ceiling."""
-BANDWIDTH_WORKLOAD = "memory"
-"""The workload whose best throughput is the box's memory bandwidth."""
 TRANSFER_CEILING = "transfer-to-device"
 """The case whose best throughput is the rate at which the host's inputs reach the device."""
 
@@ -55,9 +52,9 @@ def ceilings(rows: Iterable[Row]) -> Ceilings:
     for row in rows:
         if row.verdict not in UNDISTURBED or row.case.mode == BURST:
             continue
-        if row.case.workload == CEILING_WORKLOAD and row.flop_per_second is not None:
+        if is_matmul_ceiling(row.case) and row.flop_per_second is not None:
             found.matmul.setdefault(row.arithmetic, {})[_state(row)] = row.flop_per_second
-        streams = row.case.workload == BANDWIDTH_WORKLOAD and not row.in_cache
+        streams = row.case.workload == BANDWIDTH and not row.in_cache
         if streams and row.bytes_per_second is not None:
             found.bandwidth[row.work.fingerprint] = row.bytes_per_second
         if row.case.name == TRANSFER_CEILING and row.throughput is not None:
@@ -69,7 +66,7 @@ def ceilings(rows: Iterable[Row]) -> Ceilings:
 
 def _key(row: Row) -> str:
     """By which a row may be a ceiling."""
-    return _state(row) if row.case.workload == CEILING_WORKLOAD else row.work.fingerprint
+    return _state(row) if row.case.workload == ARITHMETIC else row.work.fingerprint
 
 
 def _state(row: Row) -> str:
@@ -128,7 +125,7 @@ def with_cache(row: Row, device: Mapping[str, Any]) -> Row:
     """
     facts, size = device.get("facts"), row.case.parameters.get("size_bytes")
     said = facts.get("last_level_cache_bytes") if isinstance(facts, Mapping) else None
-    if row.status != "measured" or row.case.workload != BANDWIDTH_WORKLOAD or said is None:
+    if row.status != "measured" or row.case.workload != BANDWIDTH or said is None:
         return row
     if not isinstance(size, int):
         return row
@@ -162,7 +159,7 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
             mfu_absent="" if row.flop_per_second is None else why,
             mbu_absent="" if row.bytes_per_second is None else why,
         )
-    streams = row.case.workload == BANDWIDTH_WORKLOAD and not row.in_cache
+    streams = row.case.workload == BANDWIDTH and not row.in_cache
     rates = (
         of_each(row, row.flop_per_second),
         of_each(row, row.least_flop_per_second),

@@ -25,11 +25,12 @@ def of_others(launches: Sequence[Launch]) -> Cold:
 
 def warm(launch: Launch) -> bool:
     """Whether it found what an earlier one had left: a reference, or all that it compiles, where
-    that is counted: by torch's own compiler, which has no name in the record."""
+    that is counted: by torch's own compiler, which has no name in the record, and which counts none
+    where its cache is off."""
     compiler = launch.environment.get("compiler")
     counted = compiler if isinstance(compiler, dict) and "name" not in compiler else {}
-    if isinstance(counted.get("compiled"), int):
-        return not counted["compiled"] and bool(counted.get("kept"))
+    if counted.get("compiled") or counted.get("kept"):
+        return not counted.get("compiled")
     return launch.environment.get("reference_kept") is True
 
 

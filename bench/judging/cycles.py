@@ -5,8 +5,8 @@ set it. So FASTER and SLOWER must hold for throughput divided by the clock that 
 to run at. It is the robust rule of nvbench's comparison, with each launch by its own clock; of
 several devices by that of the slowest.
 
-Of one name of device only: a cycle of another is another unit. Not of work that memory, the link or
-an input pipeline limits, whose rate is not counted in the clock's cycles.
+Of one name of device only: a cycle of another is another unit. Not of work that memory, the link,
+an input pipeline or the host limits, whose rate is not counted in the clock's cycles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.judging.side import Side
 
 BY_ITS_CLOCK = "by its clock, not its work"
 UNSURE = "not sure per cycle"
-OTHERWISE_LIMITED = ("memory", "transfer", "input")
+OTHERWISE_LIMITED = ("memory", "transfer", "input", "host")
 """Limits of `Row.limit` that have a clock of their own, or none."""
 EXPLAINED = 0.5
 """Share of a difference, on the log scale, that the clocks make up where it is called theirs."""

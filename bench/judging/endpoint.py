@@ -40,16 +40,20 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a server guessed tokens under a load; None where it is not known of all of them."""
 
 
-def late(client: Client, served: Served | None) -> float:
+def late(client: Client, served: Served | None) -> float | None:
     """Seconds by which a launch's requests were late at most, but for `OUTLIERS` of them.
 
     Of those that were admitted in the steady window: as many as may be in flight are due at once in
-    the beginning, which no client can do. Of all where there is no such window.
+    the beginning, which no client can do. None where it has none: all were sent before it. Of all
+    where there is no such window.
     """
-    pairs = zip(client.late_ns, () if served is None else served.requests, strict=False)
-    window = None if served is None else served.window
-    steady = [ns for ns, one in pairs if window is not None and window.holds(one.admitted_ns)]
-    ordered = sorted(steady or client.late_ns)
+    late_ns: Sequence[int] = client.late_ns
+    if served is not None and (window := served.window) is not None:
+        pairs = zip(late_ns, served.requests, strict=False)
+        late_ns = [ns for ns, one in pairs if window.holds(one.admitted_ns)]
+    if not late_ns:
+        return None
+    ordered = sorted(late_ns)
     beyond = max(1, math.floor(OUTLIERS * len(ordered)))
     return ordered[max(0, len(ordered) - 1 - beyond)] / 1e9
 
@@ -69,7 +73,9 @@ def endpoint_of(launches: Sequence[Launch]) -> EndpointSummary | None:
         checks=checks,
         overlooked=_overlooked(seen, checks),
         busy=max((one.busy for one in clients), default=None),
-        late_seconds=max((late(*pair) for pair in _loads(launches)), default=None),
+        late_seconds=max(
+            (s for pair in _loads(launches) if (s := late(*pair)) is not None), default=None
+        ),
         cached_tokens=sum(cached) if cached else None,
         guessed=_guessed([one.guessed for one in seen if one.client is not None]),
     )

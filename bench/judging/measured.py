@@ -93,7 +93,9 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         hindrance=next(iter(slowed.values()), ("", ""))[1],
         steps=sum(o.steady_steps for o in outcomes),
         median_sample=statistics.median(samples),
-        p25_sample=statistics.quantiles(samples, n=4)[0] if len(samples) > 1 else samples[0],
+        p25_sample=statistics.quantiles(samples, n=4, method="inclusive")[0]
+        if len(samples) > 1
+        else samples[0],
         least_sample=min(samples),
         within_sd=statistics.fmean(_relative_sd(one) for one in series),
         between_sd=_relative_sd(rates) if len(rates) > 1 else None,

@@ -15,6 +15,7 @@ from bench.judging.load import Load
 from bench.judging.pairs import Pairs
 from bench.judging.served import ServingSummary
 from bench.judging.slow import RankTimes
+from bench.planning.shapes import ARITHMETIC
 from bench.planning.tuning import Trial
 from bench.planning.versions import today
 from bench.precision import PRECISIONS
@@ -363,7 +364,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         that it can be, though queued by itself a step may take longer yet. Of input, the share of
         the time that a step waits for it. Of kernels, the share of the nearest ceiling; what of a
         step is not counted (often the bytes that it moves) is not among the ceilings. None where
-        none is reached and one of those that count was not measured: it may be the nearest.
+        none is reached and one of those that count was not measured: it may be the nearest. Nor of
+        a model in 8 bits from half of `REACHED` on: its attention and output matrix are in 16, half
+        as fast, and its share is as if they were not.
         """
         power = "POWER_CAPPED" in self.flags
         ceilings: list[tuple[Limit, float | None]] = [
@@ -386,4 +389,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             share is None and rate is not None
             for (_, share), rate in zip(ceilings, counted, strict=True)
         )
+        precision = PRECISIONS.get(self.case.precision)
+        if precision and precision.quantized and self.case.workload != ARITHMETIC:
+            unmeasured |= (self.ceiling_fraction or 0.0) >= REACHED / 2
         return None if nearest is None or unmeasured else ("kernels", nearest)

@@ -134,6 +134,8 @@ def rate_given(base: Row, other: Row) -> bool:
     """Whether their figures are of the rate at which requests came, and not of who answered."""
     if not arrives_at_a_rate(base.case) or density(base) != density(other):
         return False
+    if any(map(unsteady, (base, other))):
+        return False
     ratio = (other.throughput or 0.0) / (base.throughput or math.inf)
     return 1 / EDGES < ratio < EDGES
 

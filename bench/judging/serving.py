@@ -80,7 +80,7 @@ class ServingFigures(msgspec.Struct, frozen=True, kw_only=True):
     arrival_rate: float | None
     """Requests a second as they were due; None where all were due at once."""
     occupancy: float | None
-    """Mean share of the slots that got a token in a step of the window; None without steps."""
+    """Share of the slots that got a token, over the window's time; None without steps."""
     overhead: float | None
     """Share of the engine's busy time in the window that was not the forward; likewise."""
 
@@ -202,28 +202,23 @@ def over_launches(
 
 
 def _occupancy(served: Served, window: Window) -> float | None:
-    """Of the steps that end in the window, each weighed by its time."""
-    steps = _steps_in(served, window)
-    busy = sum(wall for wall, _, _ in steps)
-    if served.steps is None or busy == 0:
+    """Of each step the time that lies in the window; between steps no slot gets a token."""
+    steps = served.steps
+    if steps is None:
         return None
-    return sum(wall * rows for wall, _, rows in steps) / busy / served.steps.slots
+    taken = sum(
+        max(0, min(start + wall, window.end_ns) - max(start, window.start_ns)) * rows
+        for start, wall, rows in zip(steps.start_ns, steps.wall_ns, steps.decode_rows, strict=True)
+    )
+    return taken / 1e9 / window.seconds / steps.slots
 
 
 def _overhead(served: Served, window: Window) -> float | None:
-    steps = _steps_in(served, window)
-    busy = sum(wall for wall, _, _ in steps)
-    return 1 - sum(forward for _, forward, _ in steps) / busy if busy else None
-
-
-def _steps_in(served: Served, window: Window) -> list[tuple[int, int, int]]:
-    """Wall ns, forward ns and decode rows of the steps that lie in the window."""
+    """Of the steps that begin in the window."""
     steps = served.steps
     if steps is None:
-        return []
-    columns = zip(steps.start_ns, steps.wall_ns, steps.forward_ns, steps.decode_rows, strict=True)
-    return [
-        (wall, forward, rows)
-        for start, wall, forward, rows in columns
-        if start >= window.start_ns and start <= window.end_ns
-    ]
+        return None
+    columns = zip(steps.start_ns, steps.wall_ns, steps.forward_ns, strict=True)
+    inside = [one for one in columns if window.start_ns <= one[0] <= window.end_ns]
+    busy = sum(wall for _, wall, _ in inside)
+    return 1 - sum(forward for *_, forward in inside) / busy if busy else None

@@ -28,6 +28,7 @@ from bench.judging.compare import (
     witness_gap,
 )
 from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.cycles import per_cycle
 from bench.judging.pairing import Rows, pairs
 from bench.judging.product import product
 from bench.judging.reasons import Code, Reason
@@ -205,6 +206,7 @@ def _judge(
         ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        per_cycle=per_cycle(sides, base, other, level) if welch else None,
         joule_ratio=joule_ratio(base, other),
         joule_interval=joule_interval(base, other, level),
         price_ratio=None if prices is None else ratio / split.count * prices.base / prices.other,
@@ -317,8 +319,10 @@ def _nothing(sides: tuple[Side, Side], both: Sequence[tuple[Row, Row]]) -> str:
 
 def _on_several(side: Side) -> list[str]:
     several = [row.case for row in side.rows.values() if row.case.devices > 1]
-    return [
+    spread = [
         f"{case.name} {case.precision} {case.parallelism} (batch {case.parameters.get(BATCH)})"
         for case in several
         if not is_joint(case)
     ]
+    joint = "what devices do together (a collective, a server), over others other work"
+    return spread or [joint][: len(several)]

@@ -42,13 +42,13 @@ def preliminary(
 ) -> tuple[CompareVerdict, tuple[Reason, ...]]:
     """Why two rows have no verdict; UNDECIDED, and no reason, where it is the test that decides.
 
-    at_given_rate: what is said of two loads that keep up with the same rate.
+    at_given_rate: what is said of two loads that keep up with the same rate, however many launches.
     """
     found = (*disturbed("base", base), *disturbed("other", other))
-    if not tested:
+    if rate_given(base, other):
+        found = (Reason(Code.RATE_GIVEN, at_given_rate), *found)
+    elif not tested:
         return "NO_INTERVAL", (_too_few(base, other), *found)
-    if not found and rate_given(base, other):
-        found = (Reason(Code.RATE_GIVEN, at_given_rate),)
     return ("UNRANKED", found) if found else ("UNDECIDED", ())
 
 
@@ -122,7 +122,7 @@ def undecidable(comparison: Comparison) -> list[CaseComparison]:
     found = [
         c for c in comparison.cases if c.verdict in ("NO_INTERVAL", "UNRANKED", "INCOMPARABLE")
     ]
-    owed = [c for c in found if c.codes != (Code.RATE_GIVEN,)]
+    owed = [c for c in found if Code.RATE_GIVEN not in c.codes]
     return owed or (found if len(found) == len(comparison.cases) else [])
 
 

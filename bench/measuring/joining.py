@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measuring.messages import Place
 from bench.ranks import Ranks, nowhere
-from bench.records.environment import SELECTS, threads_each
+from bench.records.environment import SELECTS, may_change_speed, threads_each
 from bench.records.parallelism import parse
 
 if TYPE_CHECKING:
@@ -140,14 +140,17 @@ def unlike(ranks: Ranks, environment: Mapping[str, Any], device: str, shared: bo
     devices a host gives is its own; so is what follows from its cores, unless ranks compute on them
     (shared). All ranks say the same.
     """
-    given = environment["variables"]
-    variables = {k: v for k, v in given.items() if k not in OWN and not SELECTS.search(k)}
+    variables = {
+        f"variable {name}": value
+        for name, value in environment["variables"].items()
+        if name not in OWN and may_change_speed(name) and not SELECTS.search(name)
+    }
     names = [name for name in SAME if shared or name not in OF_THE_HOST]
-    same = {name: environment.get(name) for name in names}
-    mine = {"device": device, **same, "variables": variables}
-    told = ranks.told(mine)
-    for name in mine:
-        values = [repr(facts[name]) for facts in told]
+    told = ranks.told(
+        {"device": device, **{name: environment.get(name) for name in names}, **variables}
+    )
+    for name in dict.fromkeys(name for facts in told for name in facts):
+        values = [repr(facts[name]) if name in facts else "not set" for facts in told]
         usual, count = Counter(values).most_common(1)[0]
         if count < len(values):
             rank = next(k for k, value in enumerate(values) if value != usual)

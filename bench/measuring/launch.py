@@ -113,10 +113,10 @@ class Launch:
 
     def _outcome_of(self, error: Exception) -> Outcome:
         """A failure, or void where a runtime that may not fall back says what would have."""
-        self.blames_peer = self.ranks is not None and joining.blames_peer(error)
+        kind = self.backend.failure_kind(error)
+        self.blames_peer = kind == "error" and self.ranks is not None and joining.blames_peer(error)
         if operators := self.backend.fallbacks(str(error).splitlines()):
             return Void(reason=f"host fallback: {', '.join(operators)}")
-        kind = self.backend.failure_kind(error)
         if kind == "error" and self.execution and (lacking := self.execution.lacking()):
             return Skipped(reason=lacking)
         return Failed(kind=kind, phase=self.channel.phase, message=reason(of_error(error)))

@@ -8,6 +8,7 @@ is not known: the best may be a decode's, a hundredth of what the device can.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -22,8 +23,19 @@ from bench.records.run import Settings
 
 ARITHMETIC, BANDWIDTH = "gemm", "memory"
 """Workloads whose rates are ceilings; another's counts where it is above one."""
+NARROW = 16
+"""A product with a side so many times as small as both others only moves a matrix, as a decode."""
 LEAST_BLOCKS = 2 * stats.WINDOW + stats.WARMUP_MINIMUM + stats.MINIMUM_SAMPLES
 """Of a launch: single steps, two windows that agree, and the fewest samples."""
+
+
+def is_matmul_ceiling(case: Case) -> bool:
+    """Whether its FLOP/s are a ceiling of other work: a product's, unless it is narrow."""
+    sides = [int(side) for side in re.findall(r"\d+", str(case.parameters.get("shape")))]
+    if sides and isinstance(experts := case.parameters.get("experts"), int):
+        sides[0] //= experts
+    least = [min(sides) * NARROW >= side for side in sorted(sides)[:2]]
+    return case.workload == ARITHMETIC and all(least)
 
 
 class Shapes:
@@ -48,7 +60,7 @@ class Shapes:
         flop = required(outcome.work)
         arithmetic = PRECISIONS[case.precision].arithmetic
         before = self._flop_per_second.get(arithmetic, 0.0)
-        if flop is not None and (before or case.workload == ARITHMETIC):
+        if flop is not None and (before or is_matmul_ceiling(case)):
             self._flop_per_second[arithmetic] = max(before, flop * steps)
         before, moved = self._bytes_per_second, outcome.work.moved_bytes
         if moved is not None and (before or case.workload == BANDWIDTH):

@@ -50,7 +50,7 @@ FURNITURE = re.compile(
 )
 """Names that tell where software lies, which it is, or what an image wants of its machine: recorded
 with their families, and no cause of another speed."""
-SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_ORDER)$")
+SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_(ORDER|ORDINAL|SELECTOR)|AFFINITY_MASK)$")
 """Variables that choose which device it is; its name says what came of that."""
 LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
 """How the compiler says that it gives a function up: it has been compiled too often."""
@@ -68,6 +68,8 @@ LAUNCHERS = re.compile(
 )
 """Variables of the launcher around us, which say of this process who it is among its own. Of a
 worker they would be wrong: a fresh group must not take them for its own."""
+OF_TORCHRUN = re.compile(r"TORCH_\w+_ASYNC_ERROR_HANDLING=1")
+"""torchrun sets it where the user does not."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""
@@ -117,6 +119,8 @@ def worker_variables(
     What a launcher says of our own process is left out.
     """
     own = {name: value for name, value in os.environ.items() if not LAUNCHERS.fullmatch(name)}
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        own = {k: v for k, v in own.items() if not OF_TORCHRUN.fullmatch(f"{k}={v}")}
     return {**backends, **own, **(forced or {})}
 
 

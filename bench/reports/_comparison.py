@@ -17,6 +17,7 @@ from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.reasons import Code
 from bench.judging.row import Row
 from bench.judging.verdicts import COMPARE_LAUNCHES, DISTURBED
+from bench.judging.whole import is_joint
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports import _serving
@@ -226,7 +227,11 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
     verdicts = {case.verdict for case in comparison.cases}
     measuring = again_on_both(comparison.base.run, comparison.other.run, comparison.suite)
     paths = " ".join(_path(file, canvas) for file in (comparison.base, comparison.other))
-    spread_otherwise = any(Code.DEVICE_COUNT in case.codes for case in comparison.cases)
+    spread_otherwise = any(
+        Code.DEVICE_COUNT in case.codes
+        and not any(row and is_joint(row.case) for row in (case.base, case.other))
+        for case in comparison.cases
+    )
     if verdicts <= {"INCOMPARABLE", *JUDGED} and spread_otherwise:
         return f"Next: as whole systems, at equal global batch: accelmark compare {paths} --systems"
     if comparison.command_for_the_base and verdicts & {"INCOMPARABLE", "NO_INTERVAL"}:

@@ -32,13 +32,12 @@ def notes(rows: Sequence[Row]) -> Iterator[Note]:
         yield Note("speculation", said, dim=True)
     busy = [one.busy for one in some if one.busy is not None]
     late = [one.late_seconds for one in some if one.late_seconds is not None]
-    if busy and late:
-        yield Note(
-            "client",
-            f"took up to {max(busy):.0%} of its core; requests were late by "
-            f"{units.duration(max(late))} at most, but for one in a hundred",
-            dim=True,
-        )
+    if busy:
+        said = f"took up to {max(busy):.0%} of its core"
+        if late:
+            most = units.duration(max(late))
+            said += f"; requests were late by {most} at most, but for one in a hundred"
+        yield Note("client", said, dim=True)
 
 
 def _server(one: EndpointSummary) -> str:

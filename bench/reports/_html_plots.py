@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from bench import stats, units
-from bench.judging.ceilings import BANDWIDTH_WORKLOAD, CEILING_WORKLOAD
 from bench.judging.comparison import CaseComparison
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import Row
+from bench.planning.shapes import ARITHMETIC, BANDWIDTH
 from bench.planning.sweep import batch_of, without_batch
 from bench.planning.tuning import figures
 from bench.planning.usual import given
@@ -206,13 +206,10 @@ def _missing_ceilings(side: Side) -> Iterator[str]:
         if matmul is None:
             yield (
                 f"{run} has no {arithmetic} matmul ceiling: it measured no usable "
-                f"{CEILING_WORKLOAD} case in that arithmetic."
+                f"{ARITHMETIC} case in that arithmetic."
             )
     if side.measured and _bandwidth_ceiling(side) is None:
-        yield (
-            f"{run} has no memory bandwidth ceiling: it measured no usable "
-            f"{BANDWIDTH_WORKLOAD} case."
-        )
+        yield (f"{run} has no memory bandwidth ceiling: it measured no usable {BANDWIDTH} case.")
 
 
 def _point(side: Side, row: Row) -> dict[str, Any]:

@@ -80,5 +80,5 @@ def legend(comparison: Comparison) -> Iterator[str]:
     if any("in equal rounds" in line for case in comparison.cases for line in lines(case, "")):
         yield (
             "In equal rounds: by the launches up to the last round that a side's one device and "
-            "all its devices both had, as a run that adapts ends them apart"
+            "all its devices both had, as one ended before the other"
         )

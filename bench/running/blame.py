@@ -96,15 +96,18 @@ class Watched:
 
     def quiet(self, now: float) -> bool:
         """Whether it has been silent for long, and idle where it may be at work."""
-        if self._cpu is None:
-            self._cpu = (now, self._cpu_seconds())
+        idle = self.idle(now, QUIET_SECONDS / 2)
         if now - self._heard < max(QUIET_SECONDS, LATE_FACTOR * self._longest):
             return False
-        if self._steps():
-            return True
+        return idle
+
+    def idle(self, now: float, seconds: float) -> bool:
+        """Whether it is not at work, seen for so long; one that steps is not looked at."""
+        if self._cpu is None:
+            self._cpu = (now, self._cpu_seconds())
         since, before = self._cpu
         used = self._cpu_seconds() - before
-        return now - since > QUIET_SECONDS / 2 and used < self._busy * (now - since)
+        return self._steps() or (now - since > seconds and used < self._busy * (now - since))
 
     def _steps(self) -> bool:
         """Whether it repeats steps whose time is known."""
@@ -122,8 +125,14 @@ Stack = tuple[str, ...]
 """Places of a thread, the innermost first: `file.py:12 in step`."""
 
 
-def late(watches: Sequence[Watched], phases: Mapping[int, Phase], now: float) -> Suspect | None:
-    """The one rank that has not come as far as all others, for long; None if there is none."""
+def late(
+    watches: Sequence[Watched], phases: Mapping[int, Phase], now: float, *, over: bool
+) -> Suspect | None:
+    """The one rank that has not come as far as all others, for long; None if there is none.
+
+    One that is at work is so only when its time is over: others may have found on their host what
+    it compiles.
+    """
     if len(watches) < 2:
         return None
     places = [watch.place for watch in watches]
@@ -136,7 +145,8 @@ def late(watches: Sequence[Watched], phases: Mapping[int, Phase], now: float) ->
     # Of one that was not heard at that place: it came from before it in one line.
     waited = now - max(watch.left.get(last, watch.entered) for watch in others)
     allowed = max(LATE_SECONDS, LATE_FACTOR * max(w.took.get(last, 0.0) for w in others))
-    if waited <= allowed:
+    idle = watches[rank].idle(now, LATE_SECONDS / 2)  # which notes what it sees
+    if waited <= allowed or not (idle or over):
         return None
     phase = watches[rank].phase
     return Suspect(rank, f"still in its {phase} phase {waited:.0f} s after all others")

@@ -23,7 +23,7 @@ from bench.records.cpu_limits import usable_cores
 from bench.running import alike, blame, child, greeting, launcher, probe, scratch, wire
 from bench.running.ears import Ears
 from bench.running.monitor import Monitor
-from bench.running.placement import Placement
+from bench.running.placement import Placement, few_cores
 from bench.running.remote import BEAT_SECONDS
 from bench.running.sampler import Order
 from bench.running.wire import Connection, Finish, Gone, HangUp, LetGo, Look, Over, Stacks, Start
@@ -48,7 +48,7 @@ def follow(
     with contextlib.closing(connection):
         say(
             f"host {placement.rank} of {placement.hosts} ({placement.launcher}): follows "
-            f"{placement.address}; the run is shown and recorded there."
+            f"{placement.address}; the run is shown and recorded there{few_cores()}."
         )
         over = Follower(connection, command).run()
     if over.said:

@@ -19,7 +19,7 @@ from bench.running import alike
 from bench.running.alike import Host
 from bench.running.door import Door
 from bench.running.greeting import join_seconds
-from bench.running.placement import Placement
+from bench.running.placement import Placement, few_cores
 from bench.running.remote import RemoteHost
 from bench.running.seating import Hosts
 
@@ -61,7 +61,7 @@ class Leader:
         self.hosts = Hosts(len(told))
         count = len(set(self.machines))
         on = f" on {count} machine{'s' * (count > 1)}" * (count < len(told))
-        self._say(f"hosts: {len(told)} ({self.placement.launcher}){on}: {names}")
+        self._say(f"hosts: {len(told)} ({self.placement.launcher}){on}: {names}{few_cores()}")
 
     def agree(self, device: DeviceInfo, here: int) -> int:
         """How many devices there are on all hosts; raises `HostsError` where hosts differ.

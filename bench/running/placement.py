@@ -7,12 +7,14 @@ a launcher. The innermost launcher is believed; a contradiction is refused, with
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from bench.errors import HostsError
+from bench.records.cpu_limits import affinity_cores
 
 PORT = "ACCELMARK_PORT"
 """Where the leader listens, the same on all hosts; else beside MASTER_PORT, or by the job's id."""
@@ -27,6 +29,8 @@ IN_A_STEP = (
 )
 """Slurm sets these of what srun starts, and not of a batch script or a shell of an allocation,
 which has a SLURM_PROCID too."""
+JOBS = ("PBS_JOBID", "LSB_JOBID", "LSB_JOBINDEX", "SLURM_JOB_ID", "JOB_ID", "SGE_TASK_ID")
+"""A scheduler's ids of the job, for mpirun that has none and gives all hosts the same variables."""
 ONE_A_HOST = (
     "One process a host: accelmark starts one worker a device by itself. Give {remedy}, and all "
     "devices are taken all the same."
@@ -57,9 +61,8 @@ class Seen(NamedTuple):
     size_name: str
     rank: int
     size: int
-    local_name: str
-    local: int
-    """Processes on this host."""
+    several: str
+    """What says that there are several processes a host; empty where nothing does."""
     remedy: str
     """How that launcher is told to start one a host."""
     job: str
@@ -82,11 +85,11 @@ def placement(given: Mapping[str, str]) -> Placement | None:
         _agree(inner, outer)
     if inner.size == 1:
         return None
-    if inner.local > 1:
-        raise HostsError(
-            f"{inner.launcher}: {inner.local_name}={inner.local}. "
-            f"{ONE_A_HOST.format(remedy=inner.remedy)}"
-        )
+    same = [seen for seen in found if seen.size == inner.size]  # who started these very processes
+    for seen in same:
+        if seen.several:
+            remedy = ONE_A_HOST.format(remedy=seen.remedy)
+            raise HostsError(f"{seen.launcher}: {seen.several}. {remedy}")
     address = given.get("MASTER_ADDR", given.get("PET_MASTER_ADDR", "")).strip()
     address = address or _first_node(inner, given)
     if not address:
@@ -95,10 +98,19 @@ def placement(given: Mapping[str, str]) -> Placement | None:
             "and nothing says which host leads. Set MASTER_ADDR on all hosts to a name or an "
             "address of the host of rank 0, as in: mpirun -x MASTER_ADDR=node1 ..."
         )
-    secret = given.get(SECRET, "") or f"{inner.launcher} {inner.job}"
-    return Placement(
-        inner.rank, inner.size, address, _port(given, inner.job), inner.launcher, secret
+    job = next((seen.job for seen in same if seen.job), "")
+    secret = given.get(SECRET, "") or f"{inner.launcher} {job}"
+    return Placement(inner.rank, inner.size, address, _port(given, job), inner.launcher, secret)
+
+
+def few_cores() -> str:
+    """What is to be said where this process may not run on all cores of its host, else nothing."""
+    here, there = affinity_cores(), os.cpu_count() or 1
+    said = (
+        f"; of this host's {there} cores its workers may use {here} in all. Unless that is meant, "
+        "give `mpirun --bind-to none` or `srun --cpus-per-task`"
     )
+    return said if here < there else ""
 
 
 def _torch(given: Mapping[str, str]) -> Seen | None:
@@ -108,7 +120,7 @@ def _torch(given: Mapping[str, str]) -> Seen | None:
     rank, size = "PET_NODE_RANK", "PET_NNODES"  # a TrainJob leaves the others to torchrun
     if not elastic and not there and rank in given and given.get(size, "1") != "1":
         numbers = (_number(given, rank), _number(given, size))
-        return Seen("kubernetes", rank, size, *numbers, "", 1, "", "")
+        return Seen("kubernetes", rank, size, *numbers, "", "", "")
     if not elastic and (not there or (len(there) < 2 and "MASTER_ADDR" not in given)):
         return None  # one alone may be anybody's
     if len(there) < 2:
@@ -120,39 +132,46 @@ def _torch(given: Mapping[str, str]) -> Seen | None:
         )
     kubernetes = "KUBERNETES_SERVICE_HOST" in given or any(n.startswith("PET_") for n in given)
     launcher = "torchrun" if elastic else "kubernetes" if kubernetes else "RANK and WORLD_SIZE"
-    local = next(
-        (name for name in ("LOCAL_WORLD_SIZE", "PET_NPROC_PER_NODE") if given.get(name, "")), ""
-    )
-    each = given.get(local, "1")
+    names = ("LOCAL_WORLD_SIZE", "PET_NPROC_PER_NODE")
+    local = next((name for name in names if given.get(name, "")), "")
+    several = _several(given, local) if local else _several(given, "LOCAL_RANK", 0)
     return Seen(
         *(launcher, "RANK", "WORLD_SIZE"),
         *(_number(given, "RANK"), _number(given, "WORLD_SIZE")),
-        *(local, int(each) if each.isdecimal() else 1),
-        "--nproc-per-node=1" if elastic else "one process a pod (nprocPerNode 1)",
+        *(several, "--nproc-per-node=1" if elastic else "one process a host (nprocPerNode 1)"),
         given.get("TORCHELASTIC_RUN_ID", ""),
     )
+
+
+def _several(given: Mapping[str, str], name: str, most: int = 1) -> str:
+    """A variable with its value, if that is a number above `most`."""
+    text = given.get(name, "").strip()
+    return f"{name}={text}" if text.isdecimal() and int(text) > most else ""
 
 
 def _open_mpi(given: Mapping[str, str]) -> Seen | None:
     if "OMPI_COMM_WORLD_RANK" not in given or "OMPI_COMM_WORLD_SIZE" not in given:
         return None
     names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
-    return _mpi(given, *names, given.get("PMIX_NAMESPACE", ""), "mpirun --map-by ppr:1:node")
+    how = "mpirun --map-by ppr:1:node --bind-to none"
+    return _mpi(given, *names, given.get("PMIX_NAMESPACE", ""), how)
 
 
 def _mpich(given: Mapping[str, str]) -> Seen | None:
     """MPICH's and Intel's mpirun; srun's pmi2 sets no MPI_LOCALNRANKS."""
     if "PMI_RANK" not in given or "PMI_SIZE" not in given:
         return None
-    found = _mpi(given, "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "", "mpirun -ppn 1")
+    sizes = ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
+    local = next((name for name in sizes if name in given), "")
+    job = ".".join(given[name] for name in JOBS if name in given)
+    found = _mpi(given, "PMI_RANK", "PMI_SIZE", local, job, "mpirun -ppn 1")
     srun = None if "MPI_LOCALNRANKS" in given else _srun(given)
     return None if srun and (srun.rank, srun.size) == (found.rank, found.size) else found
 
 
 def _mpi(given: Mapping[str, str], rank: str, size: str, local: str, job: str, how: str) -> Seen:
-    each = _number(given, local) if local in given else 1
     numbers = (_number(given, rank), _number(given, size))
-    return Seen("mpirun", rank, size, *numbers, local, each, f"`{how}`", job)
+    return Seen("mpirun", rank, size, *numbers, _several(given, local), f"`{how}`", job)
 
 
 def _srun(given: Mapping[str, str]) -> Seen | None:
@@ -166,12 +185,12 @@ def _srun(given: Mapping[str, str]) -> Seen | None:
         (n for n in ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES") if n in given),
         "",
     )
-    local, each = sizes[0], 1
+    several = ""
     if nodes and 0 < _number(given, nodes) < size:
-        local, each = f"{nodes}={given[nodes]} and {sizes[0]}", size
+        several = f"{nodes}={given[nodes]} and {sizes[0]}={size}"
     return Seen(
         *("srun", "SLURM_PROCID", sizes[0], _number(given, "SLURM_PROCID"), size),
-        *(local, each, "`srun --ntasks-per-node=1`"),
+        *(several, "`srun --ntasks-per-node=1`"),
         ".".join(given.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")).strip("."),
     )
 

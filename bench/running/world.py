@@ -302,7 +302,7 @@ class World:
         """Whether somebody stands still, or a time limit is over; then that is the news."""
         now, over = time.monotonic(), self._over(launch_end)
         phases: dict[int, Phase] = {rank: self.workers[rank].phase for rank in self._waiting()}
-        late = blame.late(self._watches, phases, now)
+        late = blame.late(self._watches, phases, now, over=over)
         if late is None and not over and not blame.all_quiet(self._watches, phases, now):
             return
         waiting = sorted(phases)

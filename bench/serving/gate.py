@@ -15,19 +15,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from bench.records.outcome import Check
-from bench.serving.reference import Reference, Text, Truth, distance
+from bench.serving.reference import Text, Truth, distance
 from bench.serving.stream import Asked, Spoken
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 24, 32, 32
 """Of the questions before and after the load: 768 tokens."""
 SAMPLED = 4
 """Answers of the load that are checked, evenly over it."""
-SAMPLED_TOKENS = 256
+SAMPLED_TOKENS = 1024
 """Of each, at most so many of its first tokens."""
 ROUNDING = 1.5
 """A right server may be further from the reference than rounding on this host by this factor."""
@@ -115,23 +114,3 @@ def sample(answers: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[T
     # From the middle of each equal part: neither the first answer, alone, nor the last.
     chosen = [answers[(2 * k + 1) * len(answers) // (2 * count)] for k in range(count)]
     return [Text(prompt=prompt, tokens=tokens[:SAMPLED_TOKENS]) for prompt, tokens in chosen]
-
-
-def grouped(
-    reference: Reference, folder: Path, groups: Sequence[Sequence[Text]]
-) -> list[Truth | None]:
-    """What the reference says of each group of texts, asked once; None of an empty one."""
-    texts = [text for group in groups for text in group]
-    if not texts:
-        return [None for _ in groups]
-    whole = reference(folder, texts, False)
-    found: list[Truth | None] = []
-    start = 0
-    for group in groups:
-        part = slice(start, start + len(group))
-        start += len(group)
-        of_group = Truth(
-            logprobs=whole.logprobs[part], best=whole.best[part], rounded=whole.rounded[part]
-        )
-        found.append(of_group if group else None)
-    return found

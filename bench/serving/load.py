@@ -17,11 +17,13 @@ from typing import Any
 
 import msgspec
 
+from bench.measuring.usage import suspended_ns
 from bench.planning.arrivals import Load
 from bench.records.endpoint import Client
-from bench.records.served import SATURATED, Served
+from bench.records.served import SATURATED, Served, Window
 from bench.serving.stream import GIVEN_UP, Answer, Asked, Dialect, stream
 from bench.serving.wire import Pool
+from bench.telemetry.standstill import STOP_SECONDS, STOP_SHARE
 
 LOOK_SECONDS = 0.25
 """How often is looked whether the queue only grows."""
@@ -37,6 +39,8 @@ saturated."""
 GROWTH_SIGMAS = 4.0
 """Nor one that falls behind by no more than so many standard deviations of what arrives meanwhile:
 arrivals are at random, and they are looked at many times."""
+BEAT_SECONDS = 0.05
+"""How often the client notes that it runs."""
 SPARE = 4
 """Connections that lie ready for requests at random, each of which needs one at once."""
 
@@ -66,6 +70,8 @@ class Driven:
         self.cpu_seconds = 0.0
         """Of the client's own thread."""
         self.wall_seconds = 0.0
+        self.stood: list[tuple[int, int, int]] = []
+        """Of each time in which the client stood still: begin and end, and for how many ns."""
 
     def due(self, number: int, due_ns: int) -> Answer:
         """A request is due: from here on it is in the record, whatever comes of it."""
@@ -89,6 +95,13 @@ class Driven:
         """Tokens of prompts that the server says it had already; None where it says nothing."""
         said = [a.cached for a in self.answers if a.cached is not None]
         return sum(said) if said else None
+
+    def stopped(self, window: Window) -> str:
+        """How long it stood still, where any of it is in the window; empty where that is little."""
+        inside = [ns for s, e, ns in self.stood if s < window.end_ns and e > window.start_ns]
+        seconds = sum(inside) / 1e9
+        least = max(STOP_SECONDS, STOP_SHARE * window.seconds)
+        return f"the client stood still for {seconds:.2g} s" if seconds >= least else ""
 
     def served(self, ramp: int) -> Served:
         """For the record."""
@@ -120,17 +133,30 @@ async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float
     async def made(answer: Answer) -> None:
         await stream(pool, dialect, answer, limit_seconds)
 
-    if load.process == "closed":
-        await _closed(driven, made, most)
-    else:
-        keeping = asyncio.create_task(pool.keep(SPARE))
-        try:
+    beside = [asyncio.create_task(_beat(driven))]
+    try:
+        if load.process == "closed":
+            await _closed(driven, made, most)
+        else:
+            beside.append(asyncio.create_task(pool.keep(SPARE)))
             await _open(driven, made)
-        finally:
-            keeping.cancel()
+    finally:
+        for task in beside:
+            task.cancel()
     driven.wall_seconds = (time.perf_counter_ns() - zero) / 1e9
     driven.cpu_seconds = time.thread_time() - cpu
     return driven
+
+
+async def _beat(driven: Driven) -> None:
+    """Notes when the client, or its machine, stood still; while it computes it does not."""
+    while True:
+        start, before = time.perf_counter_ns(), suspended_ns() - time.thread_time_ns()
+        await asyncio.sleep(BEAT_SECONDS)
+        end = time.perf_counter_ns()
+        still = end - start + suspended_ns() - time.thread_time_ns() - before
+        if still >= STOP_SECONDS * 1e9:
+            driven.stood.append((start - driven.zero_ns, end - driven.zero_ns, still))
 
 
 async def _closed(driven: Driven, made: Made, most: int) -> None:
@@ -157,11 +183,11 @@ async def _open(driven: Driven, made: Made) -> None:
                 await asyncio.sleep(wait / 1e9)
             tasks.append(asyncio.create_task(made(driven.due(number, due))))
 
-    arriving = asyncio.create_task(arrive())
+    arriving, queue = asyncio.create_task(arrive()), Queue()
     while not arriving.done():
         await asyncio.wait([arriving], timeout=LOOK_SECONDS)
         if driven.drawn.load.process == "poisson":
-            driven.saturated = growing(driven.answers, time.perf_counter_ns())
+            driven.saturated = queue.growing(driven.answers, time.perf_counter_ns())
         if driven.saturated:
             for task in (arriving, *tasks):
                 task.cancel()
@@ -170,39 +196,56 @@ async def _open(driven: Driven, made: Made) -> None:
     await asyncio.gather(arriving, *tasks, return_exceptions=True)
 
 
-def growing(answers: Sequence[Answer], now_ns: int) -> str:
-    """Why the queue can be said only to grow, by the requests up to now; empty if it does not.
+class Queue:
+    """Requests up to now, of which those that were answered are kept as sorted times."""
 
-    A request waits from when it is due until its first token: what is being answered is in no
-    queue, and one that failed no more. Looked at is the later half of the time, or a longer stretch
-    where that is short (`GROWTH_SECONDS`, `GROWTH_SPANS`, `GROWTH_REQUESTS`): more wait at the end
-    of each third of it than at the end of the one before, and fewer got a first token in it than
-    were due, by `KEPT_UP` and by more than chance (`GROWTH_SIGMAS`).
-    """
-    alive = [answer for answer in answers if answer.failed in ("", GIVEN_UP)]
-    whole = [(a.arrived[-1][0], a.due_ns) for a in alive if a.finish and a.arrived]
-    due = sorted(answer.due_ns for answer in alive)
-    if not whole or len(due) < GROWTH_REQUESTS:
-        return ""
-    begun = sorted(answer.arrived[0][0] for answer in alive if answer.arrived)
-    quickest = min(end - due_ns for end, due_ns in whole)
-    stretch = max(GROWTH_SECONDS * 1e9, GROWTH_SPANS * quickest, (now_ns - due[0]) / 2)
-    start = int(min(now_ns - stretch, due[-GROWTH_REQUESTS]))
-    if start < min(whole)[0]:  # until then it fills, however fast the server is
-        return ""
+    def __init__(self) -> None:
+        self._taken = 0
+        self._going: list[Answer] = []
+        self._due: list[int] = []
+        self._begun: list[int] = []
+        self._quickest = self._first_end = math.inf
 
-    def waiting(ns: float) -> int:
-        return bisect.bisect_right(due, ns) - bisect.bisect_right(begun, ns)
+    def growing(self, answers: Sequence[Answer], now_ns: int) -> str:
+        """Why the queue can be said only to grow, by the requests up to now; empty if it does not.
 
-    depths = [waiting(start + third * (now_ns - start) / 3) for third in range(4)]
-    came = bisect.bisect_right(due, now_ns) - bisect.bisect_right(due, start)
-    went = bisect.bisect_right(begun, now_ns) - bisect.bisect_right(begun, start)
-    if depths != sorted(set(depths)) or went >= KEPT_UP * came:
-        return ""
-    if came - went <= GROWTH_SIGMAS * math.sqrt(came):
-        return ""
-    seconds = (now_ns - start) / 1e9
-    return (
-        f"{SATURATED}: within {seconds:.1f} s {came / seconds:.2f} requests/s came and "
-        f"{went / seconds:.2f} got a first token; {depths[-1]} wait for theirs"
-    )
+        A request waits from when it is due until its first token: what is being answered is in no
+        queue, and one that failed no more. Looked at is the later half of the time, or a longer
+        stretch where that is short (`GROWTH_SECONDS`, `GROWTH_SPANS`, `GROWTH_REQUESTS`): more wait
+        at the end of each third of it than at the end of the one before, and fewer got a first
+        token in it than were due, by `KEPT_UP` and by more than chance (`GROWTH_SIGMAS`).
+        """
+        going = [*self._going, *answers[self._taken :]]
+        self._taken = len(answers)
+        for one in going:
+            if not one.failed:
+                end = one.arrived[-1][0]
+                bisect.insort(self._due, one.due_ns)
+                bisect.insort(self._begun, one.arrived[0][0])
+                self._quickest = min(self._quickest, end - one.due_ns)
+                self._first_end = min(self._first_end, end)
+        self._going = going = [one for one in going if one.failed == GIVEN_UP]
+        due = sorted([*self._due, *(one.due_ns for one in going)])
+        begun = sorted([*self._begun, *(one.arrived[0][0] for one in going if one.arrived)])
+        if not self._due or len(due) < GROWTH_REQUESTS:
+            return ""
+        stretch = max(GROWTH_SECONDS * 1e9, GROWTH_SPANS * self._quickest, (now_ns - due[0]) / 2)
+        start = int(min(now_ns - stretch, due[-GROWTH_REQUESTS]))
+        if start < self._first_end:  # until then it fills, however fast the server is
+            return ""
+
+        def waiting(ns: float) -> int:
+            return bisect.bisect_right(due, ns) - bisect.bisect_right(begun, ns)
+
+        depths = [waiting(start + third * (now_ns - start) / 3) for third in range(4)]
+        came = bisect.bisect_right(due, now_ns) - bisect.bisect_right(due, start)
+        went = bisect.bisect_right(begun, now_ns) - bisect.bisect_right(begun, start)
+        if depths != sorted(set(depths)) or went >= KEPT_UP * came:
+            return ""
+        if came - went <= GROWTH_SIGMAS * math.sqrt(came):
+            return ""
+        seconds = (now_ns - start) / 1e9
+        return (
+            f"{SATURATED}: within {seconds:.1f} s {came / seconds:.2f} requests/s came and "
+            f"{went / seconds:.2f} got a first token; {depths[-1]} wait for theirs"
+        )

@@ -5,9 +5,9 @@ threads that the client must not have. Of each answer the tokens that the server
 the model one after the other, whatever it would have chosen itself (teacher forcing): one near-tie
 that falls the other way is no error, but all that follows from it would differ.
 
-The model is the library's own, with its plain attention and no cache. Each layer is made wide when
-it is reached and narrow again behind it, so that a model needs the memory of its own weights, and
-of one layer in float64.
+The model is the library's own, with its plain attention and no cache. Each layer, and the output
+matrix, is made wide when it is reached and narrow again behind it: a model needs the memory of its
+own weights, of the larger of these in float64, and of one text's logits.
 
 Beside the reference stands what a right server may differ by, and what a wrong one would: the same
 tokens with the weights' own precision in every product; with 8-bit weights; without a layer.
@@ -29,7 +29,7 @@ from bench.errors import AccelmarkError
 from bench.records.value import Value
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 LIMIT_SECONDS = 3600.0
 INT8, NO_LAYER = "int8 weights", "a layer missing"
@@ -68,6 +68,11 @@ class Truth(Value, frozen=True, kw_only=True):
     """Root mean square difference from `logprobs` of models that are not the right one, by what is
     wrong with them; nothing where nobody asked."""
 
+    def of(self, part: slice) -> Truth | None:
+        """Of some of the texts; None of none."""
+        columns = {name: getattr(self, name)[part] for name in ("logprobs", "best", "rounded")}
+        return Truth(**columns) if columns["best"] else None
+
 
 Reference = Callable[[Path, Sequence[Text], bool], Truth]
 """Of a folder, texts, and whether wrong models are tried."""
@@ -97,7 +102,8 @@ def in_a_process(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
     said = last[0] if child.returncode and last else "it gave no log-probabilities"
     raise AccelmarkError(
         f"{folder}: the reference of the exported model failed ({said}). It needs the memory of "
-        "the weights and of one layer in float64; end other work, and run again."
+        "the weights, and of a layer or the output matrix in float64; end other work, and run "
+        "again."
     )
 
 
@@ -113,16 +119,15 @@ def truth(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
     with torch.inference_mode():
         with _widened(model):
             exact = [_logprobs(model, text) for text in texts]
-        rounded = [_chosen(_logprobs(model, text), text) for text in texts]
-        chosen = [_chosen(one, text) for one, text in zip(exact, texts, strict=True)]
-        best = [tuple(one.max(-1).values.tolist()) for one in exact]
+        rounded = [_logprobs(model, text)[0] for text in texts]
+        chosen, best = zip(*exact, strict=True)
         found: dict[str, float] = {}
         if wrong:
             for name, spoiled in ((NO_LAYER, _without_a_layer), (INT8, _quantized)):
                 with spoiled(model):
-                    theirs = [_chosen(_logprobs(model, text), text) for text in texts]
+                    theirs = [_logprobs(model, text)[0] for text in texts]
                 found[name] = distance(theirs, chosen)
-    return Truth(logprobs=tuple(chosen), best=tuple(best), rounded=tuple(rounded), wrong=found)
+    return Truth(logprobs=chosen, best=best, rounded=tuple(rounded), wrong=found)
 
 
 def distance(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> float:
@@ -136,20 +141,17 @@ def distance(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]
     return math.sqrt(mean) if math.isfinite(mean) else math.inf
 
 
-def _logprobs(model: Any, text: Text) -> Tensor:
-    """[T, V] float64: of each token of the answer, given all before it."""
+def _logprobs(model: Any, text: Text) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of each token of the answer, given all before it; and of the likeliest in its place."""
     import torch
 
     whole = torch.tensor([[*text.prompt, *text.tokens[:-1]]])
-    logits = model(input_ids=whole, use_cache=False, logits_to_keep=len(text.tokens)).logits
-    return torch.log_softmax(logits[0].double(), dim=-1)
-
-
-def _chosen(logprobs: Tensor, text: Text) -> tuple[float, ...]:
-    import torch
-
-    index = torch.tensor(text.tokens)[:, None]
-    return tuple(logprobs.gather(1, index)[:, 0].tolist())
+    logits = model(input_ids=whole, use_cache=False, logits_to_keep=len(text.tokens)).logits[0]
+    rows = (row.double().log_softmax(-1) for row in logits)
+    pairs = zip(rows, text.tokens, strict=True)
+    said = [(row[token].item(), row.max().item()) for row, token in pairs]
+    chosen, best = zip(*said, strict=True)
+    return chosen, best
 
 
 @contextlib.contextmanager
@@ -158,7 +160,6 @@ def _widened(model: Any) -> Iterator[None]:
     import torch
 
     inner, dtype = model.model, model.dtype
-    ends: list[nn.Module] = [inner.embed_tokens, inner.norm, model.lm_head]
 
     def widen(module: nn.Module, *_: Any) -> None:
         module.to(torch.float64)
@@ -166,16 +167,12 @@ def _widened(model: Any) -> Iterator[None]:
     def narrow(module: nn.Module, *_: Any) -> None:
         module.to(dtype)
 
-    hooks = []
-    for layer in inner.layers:
-        hooks += [layer.register_forward_pre_hook(widen), layer.register_forward_hook(narrow)]
+    hooks = [inner.embed_tokens.register_forward_hook(lambda *said: said[-1].double())]
+    for module in (*inner.layers, inner.norm, model.lm_head):
+        hooks += [module.register_forward_pre_hook(widen), module.register_forward_hook(narrow)]
     try:
-        for module in ends:
-            widen(module)
         yield
     finally:
-        for module in ends:
-            narrow(module)
         for hook in hooks:
             hook.remove()
 

@@ -276,7 +276,8 @@ class Process:
         except OSError as error:
             scratch.gone(self._folder)
             raise ServerError(
-                f"--server-command: it does not start ({error.strerror}). Try it by hand."
+                f"--server-command: it does not start ({error.strerror}). No shell reads it: give "
+                "whole paths, and `env` before variables."
             ) from error
 
     async def ready(self, pool: Pool, seconds: float) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,7 +105,7 @@ class _Made:
         self.before: gate.Judged | None = None
 
     def unread(self, why: str) -> list[Came]:
-        """All of it, where nobody can say that the loads were answered right: they are kept."""
+        """All of it, where nobody can say that the rest was answered right: its loads are kept."""
         failed = Failed(kind="error", phase="numerics", message=why)
         kept = ((one, self.seen and _kept(self.seen, one)) for one in self.loaded)
         return [*self.came, *(Came(one.case, failed, seen, one.seconds) for one, seen in kept)]
@@ -121,14 +121,16 @@ def launch(
         asyncio.run(_launch(ask, number, reference, trust, say, made))
         # Out of the loop, which would not hear Ctrl-C beside the reference; a server that the run
         # started has left its memory to it.
-        came = [*made.came, *_judged(ask, reference, made)]
+        while made.loaded:
+            made.came.append(_judged(ask, reference, made, made.loaded[0]))
+            del made.loaded[0]
     except KeyboardInterrupt as error:
         raise Interrupted(made.unread("interrupted before its answers were read again")) from error
     except AccelmarkError as error:
         if not made.loaded:
             raise
-        came = made.unread(str(error))
-    return sorted(came, key=lambda one: ask.cases.index(one.case))
+        made.came = made.unread(str(error))
+    return sorted(made.came, key=lambda one: ask.cases.index(one.case))
 
 
 async def _launch(
@@ -297,40 +299,36 @@ async def _loaded(it: _Launch, dialect: Dialect, case: Case, began: float) -> _L
     return _Loaded(case, driven, cached, drafted, spoken, seconds, lost, sights)
 
 
-def _judged(ask: Ask, reference: Reference, made: _Made) -> Iterator[Came]:
-    """Outcomes of loads, by what the reference says of all that was answered in and after them."""
+def _judged(ask: Ask, reference: Reference, made: _Made, one: _Loaded) -> Came:
+    """Outcome of a load, by what the reference says of all that was answered in and after it."""
     seen, before = made.seen, made.before
-    if seen is None or before is None:
-        return
-    for one in made.loaded:
-        if one.lost:
-            served = one.driven.served(asked_cases.ramp_of(one.case))
-            failed = verdict.server_lost(served, one.lost)
-            yield Came(one.case, failed, _kept(seen, one), one.seconds)
-    asked_again = [one for one in made.loaded if not one.lost]
-    groups = [group for one in asked_again for group in (_texts(one.after), _sample(one.driven))]
-    truths = iter(gate.grouped(reference, ask.folder, groups))
-    for one in asked_again:
-        of_after, of_sample = next(truths), next(truths)
-        after = None if of_after is None else gate.judge("after the load", one.after, of_after)
-        found = verdict.Found(
-            case=one.case,
-            served=one.driven.served(asked_cases.ramp_of(one.case)),
-            saturated=one.driven.saturated,
-            client=one.driven.client,
-            cached_tokens=one.cached,
-            drafted=one.drafted,
-            unseen=ask.fresh_seed or seen.server.started == "by the run",
-            before=before,
-            after=after,
-            regret=None if of_sample is None else gate.regret(of_sample, before.rounding),
-        )
-        outcome = verdict.outcome(found)
-        kept = _kept(seen, one)
-        if isinstance(outcome, Measured):  # which has the load itself
-            kept = msgspec.structs.replace(kept, load=None)
-            outcome = with_seen(outcome, one.sights)
-        yield Came(one.case, outcome, kept, one.seconds, first_of(one.sights))
+    assert seen is not None and before is not None
+    kept = _kept(seen, one)
+    served = one.driven.served(asked_cases.ramp_of(one.case))
+    if one.lost:
+        return Came(one.case, verdict.server_lost(served, one.lost), kept, one.seconds)
+    texts, count = [*_texts(one.after), *_sample(one.driven)], len(one.after)
+    truth = reference(ask.folder, texts, False) if texts else None
+    of_after, of_sample = (truth and truth.of(s) for s in (slice(count), slice(count, None)))
+    after = None if of_after is None else gate.judge("after the load", one.after, of_after)
+    found = verdict.Found(
+        case=one.case,
+        served=served,
+        saturated=one.driven.saturated,
+        client=one.driven.client,
+        stopped=one.driven.stopped(served.window) if served.window else "",
+        cached_tokens=one.cached,
+        drafted=one.drafted,
+        unseen=ask.fresh_seed or seen.server.started == "by the run",
+        before=before,
+        after=after,
+        regret=None if of_sample is None else gate.regret(of_sample, before.rounding),
+    )
+    outcome = verdict.outcome(found)
+    if isinstance(outcome, Measured):  # which has the load itself
+        kept = msgspec.structs.replace(kept, load=None)
+        outcome = with_seen(outcome, one.sights)
+    return Came(one.case, outcome, kept, one.seconds, first_of(one.sights))
 
 
 def _kept(seen: Seen, one: _Loaded) -> Seen:

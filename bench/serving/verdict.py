@@ -56,6 +56,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     served: Served
     saturated: str
     client: Client
+    stopped: str
+    """What stood still of it in the steady window; empty if nothing did."""
     cached_tokens: int | None
     drafted: bool | None
     """Whether the server guessed tokens; None where it does not show it, which the card says."""
@@ -127,6 +129,8 @@ def outcome(found: Found) -> Outcome:
         memory=Memory(peak_bytes=own, scope=CLIENTS_MEMORY, host_rss_bytes=own),
         witness=(found.before.witness, found.after.witness),
         served=found.served,
+        flags=("STOPPED",) if found.stopped else (),
+        causes={"STOPPED": found.stopped} if found.stopped else {},
         energy_absent=NOT_OBSERVED,
     )
 
@@ -172,7 +176,7 @@ def _client(found: Found) -> str:
             f"the client was busy for {found.client.busy:.0%} of the time (bound {BUSY:.0%}): it, "
             "not the server, may be what was measured. Run it on a faster or an idle core"
         )
-    worst = late(found.client, found.served)
+    worst = late(found.client, found.served) or 0.0
     firsts = [t for t in map(ttft, found.served.requests) if t is not None]
     bound = max(LATE_SECONDS, LATE_SHARE * statistics.median(firsts)) if firsts else math.inf
     if worst > bound:

@@ -48,10 +48,12 @@ class Endpoint(NamedTuple):
         try:
             parts = urlsplit(url)
             port = parts.port
+            host = (parts.hostname or "").encode("idna").decode()
+            parts.path.encode("ascii")
         except ValueError as error:
-            raise ServerError(f"--endpoint {url}: not an address ({error}). {_EXAMPLE}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServerError(f"--endpoint {url}: give http:// or https:// and a host. {_EXAMPLE}")
+            raise ServerError(f"--endpoint: not an address ({error}). {_EXAMPLE}") from error
+        if parts.scheme not in ("http", "https") or not host:
+            raise ServerError(f"--endpoint: give http:// or https:// and a host. {_EXAMPLE}")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ServerError(
                 f"--endpoint {parts.scheme}://{parts.hostname}: an address only. A token goes into "
@@ -60,7 +62,7 @@ class Endpoint(NamedTuple):
         tls = parts.scheme == "https"
         path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/chat")
         path = path.removesuffix("/v1")
-        return cls(parts.hostname, port or (443 if tls else 80), tls, path)
+        return cls(host, port or (443 if tls else 80), tls, path)
 
     @property
     def authority(self) -> str:

@@ -116,7 +116,8 @@ def slow_clocks(launches: Mapping[int, Clocks]) -> dict[int, str]:
     several = any(len(clocks) > 1 for clocks in launches.values())
     slow: dict[int, str] = {}
     for rank in sorted({rank for clocks in launches.values() for rank in clocks}):
-        series = {number: clocks[rank] for number, clocks in launches.items() if clocks.get(rank)}
+        found = {number: clocks.get(rank, Counter()) for number, clocks in launches.items()}
+        series = {k: one for k, one in found.items() if one.total() >= LEAST_CLOCKS_OF_LAUNCH}
         for number, words in _slow(series).items():
             slow.setdefault(number, f"rank {rank}: {words}" if several else words)
     return slow

@@ -10,7 +10,7 @@ from bench.records.explained import Kind
 
 NAMES: tuple[tuple[Kind, str], ...] = (
     ("communication", r"c10d|all_?reduce|all_?gather|reduce_scatter|all_?to_?all|broadcast_$"),
-    ("optimizer", r"_fused_(adam|adamw|sgd|adagrad)|^_foreach_|apply_adam"),
+    ("optimizer", r"_fused_(adam|adamw|sgd|adagrad)|^_foreach_(?!copy)|apply_adam"),
     ("attention", r"attention|flash_attn|_flash_"),
     ("convolution", r"conv(olution|_|\d|$)"),
     (
@@ -32,7 +32,7 @@ NAMES: tuple[tuple[Kind, str], ...] = (
     ),
     (
         "copy",
-        r"^(copy|clone|cat|stack|_?cat|fill|zero|zeros|ones|full|new_(zeros|ones|full)|arange"
+        r"^(_foreach_copy|copy|clone|cat|stack|_?cat|fill|zero|zeros|ones|full|new_(zeros|ones|full)|arange"
         r"|contiguous|constant_pad_nd|select_backward|slice_backward|slice_scatter|select_scatter"
         r"|lift_fresh(_copy)?|scalar_tensor|_to_copy|to_copy|roll|flip|repeat|tril|triu|eye"
         r"|zeros_like|ones_like|full_like|new_zeros|_pad_circular|pad|set)(_|$)",

@@ -200,12 +200,12 @@ class _Writer:
             self.tape.random[name] += 1
 
     def _targets(self, func: Any, args: Any, kwargs: Any) -> list[Ref]:
-        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
+        given = counts.by_name(func, args, kwargs)
         return [
             self._ref(tensor, True)
             for argument in func._schema.arguments
-            if argument.alias_info is not None and argument.alias_info.is_write
-            for tensor in counts.tensors((named | kwargs).get(argument.name))
+            if counts.is_written(argument)
+            for tensor in counts.tensors(given.get(argument.name))
         ]
 
     def _ref(self, tensor: torch.Tensor, is_input: bool) -> Ref:

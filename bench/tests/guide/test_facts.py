@@ -11,6 +11,7 @@ from bench.backend import DeviceInfo
 from bench.commands import check_backend
 from bench.conformance.check import passed, unseen
 from bench.conformance.examine import Examined
+from bench.records.run import Settings
 from bench.serving import export
 from bench.tests.guide.documents import CLONE, PACKAGE
 
@@ -62,6 +63,15 @@ def test_what_is_measured_instead_is_said_of_each_suite() -> None:
             assert f"`{file.stem}`" in section
             if json.dumps(instead) != usual:
                 assert f"`{file.stem}`: {instead}" in section
+
+
+def test_the_time_under_load_first_is_the_most_of_a_suite() -> None:
+    said = " ".join(guide.page("statistics").text.split())
+    (most,) = re.findall(r"An accelerator has up to (\d+) s of load first", said)
+    files = [file.read_text(encoding="utf-8") for file in (CLONE / "configs").glob("*.toml")]
+    given = {float(s) for text in files for s in re.findall(r"^warmup_seconds = (.+)$", text, re.M)}
+    assert {Settings().warmup_seconds, *given} > {1.0, float(most)}, "some have less"
+    assert max(given) == float(most)
 
 
 def test_examples_that_are_said_to_be_short_are() -> None:

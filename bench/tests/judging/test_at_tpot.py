@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+import pytest
+
 from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.comparison import CaseComparison
 from bench.judging.reasons import Code
 from bench.judging.served import best_within, serving_curves
 from bench.judging.summary import summarize
 from bench.judging.verdicts import undecidable
-from bench.records.outcome import Outcome, Skipped
+from bench.records.outcome import Flag, Outcome, Skipped
 from bench.records.run import RunFile
 from bench.records.served import SATURATED
 from bench.tests.served_runs import SPEEDS, measured, serve_case, served
@@ -84,7 +87,8 @@ def test_a_rate_that_saturates_in_some_launches_is_not_the_best() -> None:
     (row,) = [row for row in curve.points if row.case.parameters["rate"] == 16.0]
     assert row.verdict == "INVALID" and best_within([row], 1.0) is None
     case = beside([*launches(4, count=3), failed(), failed()])
-    assert rates(case) == [16.0, 16.0] and case.verdict == "NO_INTERVAL", "a fault is to be mended"
+    assert rates(case) == [16.0, 16.0], "a fault is to be mended"
+    assert case.codes == (Code.RATE_GIVEN, Code.INVALID)
 
 
 def test_a_side_that_has_no_other_load_is_said_to_have_no_steady_one() -> None:
@@ -93,3 +97,53 @@ def test_a_side_that_has_no_other_load_is_said_to_have_no_steady_one() -> None:
     run = make_file([case], make_launches(case, [*launches(4, count=3), FULL, FULL]))
     (found,) = compare_at_tpot(WHOLE, run, 1.0).cases
     assert found.reasons == ("no steady load of the other keeps a median TPOT of 1000 ms",)
+
+
+def at_once(
+    *loads: int, hot: int | None = None, flag: Flag = "THROTTLED", slower: float = 2.6
+) -> RunFile:
+    """A closed loop of so many requests at a time; hot: that which the flag made slower."""
+    points = []
+    for lanes in loads:
+        flags, factor = ((flag,), slower) if lanes == hot else ((), 1.0)
+        outcomes = [measured(served(lanes, ms * factor)) for ms in SPEEDS]
+        outcomes = [msgspec.structs.replace(one, flags=flags) for one in outcomes]
+        points.append((serve_case(lanes), outcomes))
+    made = [launch for point in points for launch in make_launches(*point)]
+    return make_file([case for case, _ in points], made)
+
+
+@pytest.mark.parametrize(("flag", "is_"), [("THROTTLED", "THROTTLED"), ("CONTENDED", "INVALID")])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_load_that_was_disturbed_may_have_been_the_best(side: int, flag: Flag, is_: str) -> None:
+    """One engine, twice; one of the devices became too hot to show what it has at four at once."""
+    runs = [at_once(1, 2, 4), at_once(1, 2, 4)]
+    runs[side] = at_once(1, 2, 4, hot=4, flag=flag)
+    (case,) = compare_at_tpot(runs[0], runs[1], 1.0).cases
+    assert case.reasons == (
+        f"the {('base', 'other')[side]} was {is_} at concurrency 4, where its best may lie: "
+        "measure again",
+    )
+    assert (case.verdict, case.ratio) == ("INCOMPARABLE", None)
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "words"),
+    [
+        (at_once(1, 2), at_once(1, 2, 4, hot=4), ""),  # neither has a figure at four at once
+        (at_once(1, 2, hot=2), at_once(1, 4), "was not measured at concurrency 4"),
+        (at_once(1, 2, hot=1), at_once(1, 2, 4), "was not measured at concurrency 4"),
+        (at_once(1, 4, hot=1), at_once(1, 4), ""),  # it has less there in any case
+        (
+            at_once(2, hot=2, slower=9.0),
+            at_once(2),
+            "no load of the base keeps a median TPOT of 20 ms; it was THROTTLED at concurrency 2",
+        ),
+    ],
+)
+def test_a_disturbed_load_counts_where_it_could_change_something(
+    base: RunFile, other: RunFile, words: str
+) -> None:
+    (case,) = compare_at_tpot(base, other, 0.02).cases
+    assert words in "".join(case.reasons)
+    assert case.verdict == ("INCOMPARABLE" if words else "EQUIVALENT")

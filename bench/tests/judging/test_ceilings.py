@@ -68,6 +68,21 @@ def test_shares_are_of_the_best_matmul_at_the_same_arithmetic() -> None:
     ]
 
 
+def test_a_product_of_a_decodes_shape_is_no_ceiling_of_other_work() -> None:
+    """It moves a matrix for one row: beside it a prefill had 127 times its ceiling."""
+    narrow = make_case(parameters={"shape": "1x14336x4096"})
+    other, square = make_case(workload="bert", mode="infer"), make_case()
+    launches = [
+        *make_launches(narrow, [make_measured(0.01, flop=10)]),
+        *make_launches(other, [make_measured(0.01, flop=1000)]),
+    ]
+    found = summarize(make_file([narrow, other], launches))
+    assert [r.ceiling_fraction for r in found] == [None, None]
+    launches += make_launches(square, [make_measured(0.01, flop=2000)])
+    found = summarize(make_file([narrow, other, square], launches))
+    assert [r.ceiling_fraction for r in found] == pytest.approx([0.005, 0.5, 1.0])
+
+
 def test_a_precision_of_a_newer_version_is_a_ceiling_of_its_own() -> None:
     newer = make_case(precision="fp4")
     other = make_case(workload="bert", mode="infer", precision="fp4")
@@ -235,6 +250,27 @@ def test_kernels_are_not_blamed_beside_a_ceiling_that_was_not_measured(
     measured: tuple[str, ...], moved_bytes: int | None, word: str | None
 ) -> None:
     found = limited(moved_bytes=moved_bytes, measured=measured).limit
+    assert (found[0] if found else None) == word
+
+
+@pytest.mark.parametrize(
+    ("precision", "workload", "flop", "word"),
+    [
+        ("fp8", "llama", 3, None),
+        ("int8", "bert", 3, None),
+        ("fp8", "llama", 2, "kernels"),
+        ("fp8", "llama", 6, "matmul"),
+        ("bf16", "llama", 3, "kernels"),
+        ("fp8", "gemm", 3, "kernels"),
+    ],
+)
+def test_kernels_are_not_blamed_of_a_model_whose_attention_is_wider_than_its_ceiling(
+    precision: str, workload: str, flop: int, word: str | None
+) -> None:
+    """At long contexts most of its FLOP are: perfect kernels reach little over half."""
+    row = limited(flop=flop)
+    case = msgspec.structs.replace(row.case, precision=precision, workload=workload)
+    found = msgspec.structs.replace(row, case=case).limit
     assert (found[0] if found else None) == word
 
 

@@ -47,6 +47,14 @@ def test_of_a_vendors_compiler_which_counts_nothing_it_is_the_reference() -> Non
     assert found(first, launch(6.0, compiler=theirs, reference_kept=True)) == (30.0, 6.0)
 
 
+def test_where_torchs_cache_is_off_and_counts_nothing_it_is_the_reference() -> None:
+    """Each compiles again, which none is spared."""
+    none = {"graphs": 2, "kept": 0, "compiled": 0}
+    first = launch(30.0, compiler=none, reference_kept=False)
+    again = [launch(seconds, compiler=none, reference_kept=True) for seconds in (8.0, 9.0, 10.0)]
+    assert found(first, *again) == (30.0, 9.0)
+
+
 def test_old_records_have_one_figure_over_all() -> None:
     assert found(launch(3.0), launch(2.0)) == (2.5, None)
     assert found(launch(3.0, compiler={"graphs": 1})) == (3.0, None)

@@ -129,7 +129,11 @@ def test_launches_that_say_nothing_are_no_older_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["CUDA_VERSION", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "ROCR_VISIBLE_DEVICES"]
+    "name",
+    [
+        *("CUDA_VERSION", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "ROCR_VISIBLE_DEVICES"),
+        *("ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR", "GPU_DEVICE_ORDINAL"),
+    ],
 )
 def test_furniture_and_the_choice_of_a_device_are_listed_and_no_cause(name: str) -> None:
     found = compare(ran(0.01), ran(0.005, {name: "1"}))

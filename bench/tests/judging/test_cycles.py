@@ -10,17 +10,20 @@ import msgspec
 import pytest
 
 from bench import api, catalogue
+from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.compare import compare
 from bench.judging.comparison import CaseComparison
 from bench.judging.cycles import BY_ITS_CLOCK, UNSURE
 from bench.judging.summary import summarize
+from bench.judging.systems import compare_systems
 from bench.records.case import Case
 from bench.records.observed import Reading, Watched
 from bench.records.outcome import Memory, Share
-from bench.records.run import RunFile
+from bench.records.run import Launch, RunFile
 from bench.report import Canvas
 from bench.tests.judging.two_runs import FIXED, TEN, only
-from bench.tests.telemetry.launches import seen, steady
+from bench.tests.served_runs import SPEEDS, measured, serve_case, served
+from bench.tests.telemetry.launches import FIRST_STEP, seen, steady
 from bench.tests.values import make_case, make_file, make_launch
 
 CASE = make_case(workload="bert", mode="train", parameters={"batch_size": 8})
@@ -98,6 +101,31 @@ def test_of_several_devices_it_is_the_slowest_ones_clock() -> None:
     assert unknown.per_cycle is not None and unknown.per_cycle.clock == pytest.approx(1.0)
 
 
+def test_two_systems_are_asked_too() -> None:
+    base = two_ranks(1410.0, 2.0 * 1980 / 1410)
+    found = only(compare_systems(base, two_ranks(1980.0, 2.0)))
+    assert (found.verdict, found.clock_remark) == ("FASTER", BY_ITS_CLOCK)
+    faster = only(compare_systems(base, two_ranks(1980.0, 1.0)))
+    assert (faster.verdict, faster.clock_remark) == ("FASTER", "")
+
+
+def test_loads_at_a_limit_on_tpot_are_asked_too() -> None:
+    def at(mhz: float, lanes: int, faster: float) -> RunFile:
+        case = serve_case(lanes)
+        launches: list[Launch] = []
+        for ms in SPEEDS:
+            outcome = measured(served(lanes, ms / faster))
+            moment = FIRST_STEP + (outcome.steady[0].start_ns or 0) / 1e9
+            told = seen(readings=(Reading(at_seconds=moment, clock_mhz=mhz, reasons=()),) * 3)
+            launches.append(make_launch(outcome, case, launch=len(launches), telemetry=told))
+        return make_file([case], launches)
+
+    (found,) = compare_at_tpot(at(1410.0, 2, 1.0), at(1980.0, 2, 1980 / 1410), 1.0).cases
+    assert (found.verdict, found.clock_remark) == ("FASTER", BY_ITS_CLOCK)
+    (found,) = compare_at_tpot(at(1410.0, 4, 1.0), at(1980.0, 4, 2.4), 1.0).cases
+    assert (found.verdict, found.clock_remark) == ("FASTER", "")
+
+
 def test_a_difference_that_is_the_clocks_says_so() -> None:
     hotter = run(1800.0, 2.0 * 1.1)
     found = against(hotter)
@@ -167,6 +195,28 @@ def test_what_memory_limits_is_not_counted_in_cycles() -> None:
     found = against(copying(1800.0, 2.2), copying(1980.0, 2.0))
     assert found.base is not None and found.base.limit == ("memory", 1.0)
     assert (found.verdict, found.per_cycle) == ("SLOWER", None)
+
+
+def test_nor_is_what_the_host_limits() -> None:
+    """Steps that take as long to queue as to run: it is the host that became faster."""
+
+    def queued(mhz: float, seconds: float) -> RunFile:
+        each = [seconds * q for q in QUIET]
+        launches = [
+            msgspec.structs.replace(one, outcome=by_host(one.outcome, step))
+            for one, step in zip(clocked([mhz] * 10, each), each, strict=True)
+        ]
+        return make_file([CASE], launches, settings=FIXED)
+
+    found = against(queued(1980.0, 2.0 / 1.3), queued(1410.0, 2.0))
+    assert found.base is not None and found.base.limit is not None
+    assert found.base.limit[0] == "host"
+    assert (found.verdict, found.per_cycle, found.clock_remark) == ("FASTER", None, "")
+
+
+def by_host(outcome: Any, seconds: float) -> Any:
+    queued = (round(seconds * 1e9),) * outcome.steady_steps
+    return msgspec.structs.replace(outcome, step_clock="device event", queue_ns=queued)
 
 
 def with_bytes(outcome: Any) -> Any:

@@ -67,6 +67,8 @@ def test_what_does_no_counted_work_has_no_bound() -> None:
     assert bound(other, Ceilings(bytes_per_second={}, launch_ns=1.0)) is None
     moving = msgspec.structs.replace(other, read_bytes=10**8, written_bytes=10**8)
     assert bound(moving, CEILINGS) is None, "nobody knows how fast its arithmetic could be"
+    uncounted = msgspec.structs.replace(moving, flop=0, precision="")
+    assert bound(uncounted, CEILINGS) is None, "nor how much it is"
 
 
 def test_the_parts_of_a_step_add_up_to_it() -> None:

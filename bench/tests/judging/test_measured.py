@@ -117,8 +117,16 @@ def test_spread_within_launches() -> None:
 def test_quartile_and_least() -> None:
     found = row([make_measured([0.001 * k for k in range(1, 12)])])
     assert found.least_sample == 0.001
-    assert found.p25_sample == pytest.approx(0.003)
+    assert found.p25_sample == pytest.approx(0.0035)
     assert found.median_sample == pytest.approx(0.006)
+
+
+@pytest.mark.parametrize(
+    ("samples", "quartile"), [([0.84], 0.84), ([0.84, 1.0], 0.88), ([0.8, 0.9, 1.0], 0.85)]
+)
+def test_a_quartile_of_few_lies_among_them(samples: list[float], quartile: float) -> None:
+    """Of a served load a launch has one sample."""
+    assert row([make_measured(samples)]).p25_sample == pytest.approx(quartile)
 
 
 def test_outliers_are_counted_and_stay_in() -> None:

@@ -10,14 +10,16 @@ import pytest
 
 from bench import stats
 from bench.judging.row import Row
-from bench.judging.scaling import Scaling, scalings
+from bench.judging.scaling import Scaling, of_equal_rounds, scalings
 from bench.judging.summary import summarize
-from bench.records.outcome import Skipped
+from bench.records.outcome import Outcome, Skipped
 from bench.records.run import Launch, Settings
 from bench.reports._flat import flat
 from bench.tests import scaled
+from bench.tests.judging.two_runs import steps, ten
+from bench.tests.judging.two_systems import system
 from bench.tests.scripts import efficiency
-from bench.tests.values import make_launches, make_measured
+from bench.tests.values import failed, make_launches, make_measured
 
 
 def curves(found: Sequence[Launch], **changes: Any) -> list[Scaling]:
@@ -169,6 +171,26 @@ def test_launches_of_other_rounds_are_left_out() -> None:
     assert row.strong is not None and row.strong.value == pytest.approx(1.0)
     assert row.rounds == tuple(range(10)) and row.throughput is not None
     assert row.throughput < 600
+
+
+FIVE = ten(0.01, 0.01)[:5]
+
+
+@pytest.mark.parametrize(
+    ("one", "left"),
+    [
+        ([*steps(FIVE[:2]), failed(), *steps(FIVE[2:])], 5),  # the third was made again as a sixth
+        ([*steps(FIVE[:4]), *steps(FIVE[4:], flags=("THROTTLED",))], 4),
+    ],
+)
+def test_a_launch_that_one_case_lost_takes_none_of_the_others_away(
+    one: Sequence[Outcome], left: int
+) -> None:
+    """The numbers of launches were equal, and no case went on while another had ended."""
+    found = summarize(system({"none": one, "dp8": steps(FIVE)}, settings=Settings(launches=5)))
+    assert list(map(len, of_equal_rounds(*found))) == [left, 5]
+    back = summarize(system({"none": steps(FIVE), "dp8": one}, settings=Settings(launches=5)))
+    assert list(map(len, of_equal_rounds(*back))) == [5, left]
 
 
 # --- What is exposed -----------------------------------------------------------------------------

@@ -83,6 +83,22 @@ def test_every_figure_of_a_known_schedule() -> None:
     assert found.failed == 0
 
 
+def test_slots_are_busy_only_while_a_step_runs_and_as_far_as_it_lies_in_the_window() -> None:
+    """Steps of 10 ms of which one in five is left: of the 110 ms from 150 on all of the one
+    at 150, of the one at 200, and 10 ms of one that lasts from 250 to 300; one slot of two."""
+    served = known()
+    assert served.steps is not None
+    kept = {
+        name: tuple(getattr(served.steps, name)[5::5])
+        for name in ("start_ns", "wall_ns", "forward_ns", "decode_rows", "prompt_rows")
+    }
+    kept["wall_ns"] = (*kept["wall_ns"][:4], 50 * MS, *kept["wall_ns"][5:])
+    steps = msgspec.structs.replace(served.steps, **kept)
+    found = figures(msgspec.structs.replace(served, steps=steps), WIDE)
+    assert found is not None
+    assert found.occupancy == pytest.approx((10 + 10 + 10) / 110 / SLOTS)
+
+
 @pytest.mark.parametrize(
     ("limits", "good"),
     [

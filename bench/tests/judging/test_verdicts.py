@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 import scipy
 from hypothesis import given, settings
@@ -13,9 +14,10 @@ from bench import api
 from bench.errors import ComparisonError
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
+from bench.judging.reasons import Code
 from bench.judging.verdicts import slower_than, unanswered, undecidable
 from bench.records.case import Case
-from bench.records.outcome import Measured
+from bench.records.outcome import Flag, Measured
 from bench.records.run import RunFile, Settings
 from bench.tests.judging.two_runs import (
     AUTO,
@@ -32,7 +34,7 @@ from bench.tests.judging.two_runs import (
     steps,
     ten,
 )
-from bench.tests.served_runs import SPEEDS, serve_case, served, served_run
+from bench.tests.served_runs import SPEEDS, measured, serve_case, served, served_run
 from bench.tests.values import failed, make_case, make_file
 
 
@@ -268,6 +270,29 @@ def test_beside_others_a_load_at_a_given_rate_is_owed_no_verdict() -> None:
     assert [case.verdict for case in short.cases] == ["SLOWER"], "it does not keep up"
     assert both.geometric_mean == pytest.approx(1.1)
     assert "of 1 of 2 cases" in api.render(both)
+
+
+@pytest.mark.parametrize(("launches", "flags"), [(3, ()), (1, ()), (5, ("THROTTLED",))])
+def test_a_load_at_a_given_rate_says_so_whatever_else_is_wrong(
+    launches: int, flags: tuple[Flag, ...]
+) -> None:
+    """Ten launches of a cool device would not make it a throughput of who answers."""
+
+    def run_of(faster: float, flags: tuple[Flag, ...] = ()) -> RunFile:
+        loads = [served(1, ms / faster) for ms in SPEEDS[:launches]]
+        outcomes = [msgspec.structs.replace(measured(one), flags=flags) for one in loads]
+        return runs((serve_case(rate=2.0), outcomes), (CASE, steps(SLOW)))
+
+    found = compare(run_of(1.0), run_of(1.02, flags))
+    case = found.cases[0]
+    assert (case.verdict, case.codes[0]) == ("UNRANKED", Code.RATE_GIVEN)
+    assert list(case.codes[1:]) == [flag.lower() for flag in flags]
+    assert undecidable(found) == [] and found.geometric_mean == pytest.approx(1.0)
+    assert "--launches" not in api.render(found)
+    short = compare(run_of(1.0), run_of(0.8, flags)).cases[0]
+    assert Code.RATE_GIVEN not in short.codes, "it does not keep up"
+    behind = compare(run_of(1.0), run_of(1.02, ("NO_STEADY_STATE",))).cases[0]
+    assert Code.RATE_GIVEN not in behind.codes
 
 
 def test_where_memory_ran_out_at_the_end_of_a_sweep_no_ratio_is_owed() -> None:

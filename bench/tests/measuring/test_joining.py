@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -13,8 +15,11 @@ import torch.distributed as dist
 
 from bench import catalogue
 from bench.measuring import joining
-from bench.measuring.messages import Place
+from bench.measuring.launch import Launch
+from bench.measuring.messages import Channel, Place, Request
 from bench.records.environment import threads_given
+from bench.records.run import Settings
+from bench.tests.values import make_case
 
 
 def placed(local_size: int = 1, **fields: Any) -> Place:
@@ -127,13 +132,18 @@ def test_containers_of_one_machine_are_recorded_as_such() -> None:
     ("there", "said"),
     [
         ({"RANK": "1", "NVIDIA_VISIBLE_DEVICES": "GPU-5"}, ""),  # each pod names its own
-        ({"RANK": "1", "NCCL_ALGO": "Ring"}, "rank 1 differs in its variables"),
+        ({"RANK": "1", "TRITON_CACHE_DIR": "triton-node2", "TORCH_HOME": "node2"}, ""),
+        (
+            {"RANK": "1", "NCCL_ALGO": "Ring", "TRITON_CACHE_DIR": "triton-node2"},
+            "rank 1 differs in its variable NCCL_ALGO: 'Ring', the others not set. Give all",
+        ),
     ],
 )
-def test_ranks_may_differ_in_which_devices_their_hosts_give(
+def test_ranks_may_differ_in_their_hosts_devices_and_folders(
     there: dict[str, str], said: str
 ) -> None:
-    given = [{"RANK": "0", "NVIDIA_VISIBLE_DEVICES": "GPU-4"}, there]
+    folder = {"TRITON_CACHE_DIR": "triton-node1"}
+    given = [{"RANK": "0", "NVIDIA_VISIBLE_DEVICES": "GPU-4", **folder}, there]
     words: list[Any] = []
 
     def told(mine: Any) -> list[Any]:
@@ -182,3 +192,25 @@ def test_a_card_is_one_name_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> N
     assert joining.card(torch.device("meta:0")) == "this one ab 5"
     assert joining.card(torch.device("meta:1")) == "", "nothing tells it from others"
     assert joining.card(torch.device("meta:2")) == "", "it does not answer"
+
+
+def test_memory_and_a_lost_device_are_a_ranks_own_wherever_they_are_noticed() -> None:
+    """FSDP2 allocates inside torch.distributed; an error of a link between cards speaks of a
+    peer."""
+
+    def blames(error: Exception) -> bool:
+        asked = Request(
+            case=make_case(), backend="cuda", index=0, settings=Settings(), samples=10, seed=0
+        )
+        launch = Launch(asked, Channel(io.BytesIO()))
+        launch.backend, launch.ranks = catalogue.backend("cuda"), Mock()
+        inside = compile("raise error", "/lib/torch/distributed/fsdp/collectives.py", "exec")
+        with pytest.raises(type(error)) as caught:
+            exec(inside, {"error": error})
+        launch._outcome_of(caught.value)
+        return launch.blames_peer
+
+    assert not blames(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert not blames(RuntimeError("CUDA error: Invalid access of peer GPU memory over nvlink"))
+    assert blames(RuntimeError("Connection closed by peer [127.0.0.1]:1"))
+    assert blames(ValueError("of somebody else's end"))

@@ -11,7 +11,7 @@ import pytest
 from bench import catalogue
 from bench.planning.arrivals import load_of
 from bench.planning.plan import parameters_of
-from bench.planning.shapes import LEAST_BLOCKS, Shapes
+from bench.planning.shapes import LEAST_BLOCKS, Shapes, is_matmul_ceiling
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Outcome
@@ -71,6 +71,32 @@ def test_what_only_moved_its_bytes_stands_for_no_ceiling() -> None:
     assert seen((MATMUL, quick)).least_seconds(TRIAD) == 0.0
     shapes = seen((decode, slow), (MATMUL, quick), (decode, slow))
     assert shapes.least_seconds(LARGER) == pytest.approx(LEAST_BLOCKS * 0.4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, True),
+        ({"shape": "8192x8192x8192"}, True),
+        ({"shape": "4096x14336x4096"}, True),
+        ({"shape": "1024x128256x4096"}, True),
+        ({"shape": "1024x16384x16384"}, True),
+        ({"shape": "256x256x256"}, True),
+        ({"shape": "1x1x1"}, True),
+        ({"shape": "1x14336x4096"}, False),
+        ({"shape": "128x14336x4096"}, False),
+        ({"shape": "4096x8192x64"}, False),
+        ({"shape": "256x1536x2048", "experts": 128}, False),
+        ({"shape": "32768x1536x2048", "experts": 128}, True),
+    ],
+)
+def test_a_product_is_a_ceiling_by_its_shape(parameters: dict[str, Any], expected: bool) -> None:
+    """One that moves a matrix for a few rows reaches a hundredth of what others do."""
+    case = make_case(parameters=parameters)
+    assert is_matmul_ceiling(case) == expected
+    flop = make_measured(0.1, items=PRODUCT, flop=PRODUCT)
+    assert bool(seen((case, flop)).least_seconds(LARGER)) == expected
+    assert not is_matmul_ceiling(make_case(workload="attention", parameters=parameters))
 
 
 def test_bursts_rest_and_steps_that_are_timed_alone_fill_no_block() -> None:

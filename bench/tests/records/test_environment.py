@@ -178,3 +178,18 @@ def test_a_clone_is_changed_by_what_runs_and_not_by_what_is_published(tmp_path: 
     assert not changed(), "a clone without that folder"
     (tmp_path / "bench" / "untracked").write_text("x")
     assert not changed()
+
+
+@pytest.mark.parametrize("value", ["1", "3"])
+@pytest.mark.parametrize("elastic", [True, False])
+def test_what_torchrun_sets_is_not_taken_for_the_users(
+    elastic: bool, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run under it would differ in a setting from one without."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", value)
+    if elastic:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    given = environment.worker_variables({})
+    theirs = elastic and value == "1"
+    assert given.get("TORCH_NCCL_ASYNC_ERROR_HANDLING") == (None if theirs else value)

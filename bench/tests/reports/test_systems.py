@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.api import render as render_any
+from bench.errors import ComparisonError
 from bench.judging.compare import Prices, compare
 from bench.judging.comparison import Comparison
 from bench.judging.systems import compare_systems
@@ -21,6 +22,7 @@ from bench.tests.judging.two_runs import steps
 from bench.tests.judging.two_systems import batch, on, runs_on, strong, system, weak
 from bench.tests.reports.pages import Page
 from bench.tests.reports.pages import render as render_page
+from bench.tests.values import make_case
 
 PRICES = Prices(base=2.0, other=0.5)
 
@@ -128,6 +130,21 @@ def test_cases_on_other_devices_are_pointed_to_the_systems() -> None:
         "--systems"
     )
     assert "--systems" not in render([_usual(strong())], Canvas(width=200))
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(2, 4), (1, 8)])
+def test_what_devices_do_together_is_pointed_to_no_systems(mine: int, theirs: int) -> None:
+    """A server on eight devices is not the work of one on four, spread otherwise."""
+    base, other = (
+        runs_on((make_case(workload="collective", mode="all-reduce", devices=devices), 10.0))
+        for devices in (mine, theirs)
+    )
+    found = compare(base, other)
+    assert found.cases[0].codes == ("other-device-count",)
+    last = render([found], Canvas(width=200)).splitlines()[-1]
+    assert last.startswith("Next: run the same suite on both") and "--systems" not in last
+    with pytest.raises(ComparisonError, match=r"other has what devices do together \(a collective"):
+        compare_systems(base, other)
 
 
 def test_the_page_of_two_runs_has_their_systems_where_they_are_others() -> None:

@@ -31,7 +31,14 @@ def refused(placement: Placement, facts: Mapping[str, Any] = FACTS) -> str:
     return str(caught.value)
 
 
-def test_a_follower_says_one_line_and_ends_as_its_leader_does() -> None:
+@pytest.mark.parametrize(
+    ("cores", "few"), [(64, ""), (2, "; of this host's 64 cores its workers may use 2 in all. Un")]
+)
+def test_a_follower_says_one_line_and_ends_as_its_leader_does(
+    cores: int, few: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("bench.running.placement.affinity_cores", lambda: cores)
     said: list[str] = []
     placement = placed(0)
     other = Following(placement._replace(rank=1))
@@ -39,8 +46,12 @@ def test_a_follower_says_one_line_and_ends_as_its_leader_does() -> None:
         assert leader.address == "127.0.0.1" and len(set(leader.machines)) == 1
     assert other.end() == EXIT_OK
     (line,) = other.said
-    assert line.startswith("host 1 of 2 (torchrun): follows 127.0.0.1; the run is shown")
-    assert said == [f"hosts: 2 (torchrun) on 1 machine: host 0 ({_name()}), host 1 ({_name()})"]
+    shown = "the run is shown and recorded there"
+    assert line.startswith(f"host 1 of 2 (torchrun): follows 127.0.0.1; {shown}{few or '.'}")
+    both = f"host 0 ({_name()}), host 1 ({_name()})"
+    (line,) = said
+    assert line.startswith(f"hosts: 2 (torchrun) on 1 machine: {both}{few}")
+    assert line.endswith("--cpus-per-task`" if few else both)
 
 
 def test_hosts_of_their_own_machines_are_not_told_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

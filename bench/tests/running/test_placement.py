@@ -21,6 +21,8 @@ OPEN_MPI = (
     "PMIX_NAMESPACE=prterun-1 MASTER_ADDR=10.0.0.1"
 )
 MPICH = "PMI_RANK=1 PMI_SIZE=2 MPI_LOCALNRANKS=1 MASTER_ADDR=10.0.0.1 MASTER_PORT=4000"
+PMI_ALONE = "PMI_RANK=1 PMI_SIZE=2 MASTER_ADDR=10.0.0.1"
+WRAPPED = "RANK=1 WORLD_SIZE=2 MASTER_ADDR=10.0.0.1"
 KUBERNETES = (
     "KUBERNETES_SERVICE_HOST=10.96.0.1 MASTER_ADDR=job-master-0 MASTER_PORT=23456 WORLD_SIZE=2 "
     "RANK=1 PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=1"
@@ -102,6 +104,18 @@ def test_open_mpi_has_its_address_from_the_user() -> None:
     assert at(OPEN_MPI).port in PORTS
 
 
+def test_jobs_on_one_node_are_told_apart() -> None:
+    """The leader of one is not joined by a host of another: they prove their job, at its port."""
+    jobs = [f"{MPICH.removesuffix(' MASTER_PORT=4000')} PBS_JOBID={n}.pbs" for n in (1, 2)]
+    jobs += [f"{PMI_ALONE} LSB_JOBID=7 LSB_JOBINDEX={n}" for n in (1, 2)]
+    jobs += [f"{SRUN} {WRAPPED} SLURM_JOB_ID={n}" for n in (1, 2)]
+    jobs += [f"{OPEN_MPI} {WRAPPED} PMIX_NAMESPACE={n}" for n in (1, 2)]
+    found = [at(job) for job in jobs]
+    assert len({one.secret for one in found}) == len({one.port for one in found}) == len(jobs)
+    # Where a person starts both, one by ssh, a scheduler's variables are on one host alone.
+    assert at(f"{WRAPPED} SLURM_JOB_ID=7") == at(WRAPPED)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -151,6 +165,19 @@ def test_all_else_is_a_run_on_one_host(text: str) -> None:
         (f"{OPEN_MPI} OMPI_COMM_WORLD_LOCAL_SIZE=2", "OMPI_COMM_WORLD_LOCAL_SIZE=2. One process a"),
         (f"{MPICH} MPI_LOCALNRANKS=2", "mpirun: MPI_LOCALNRANKS=2. One process a host"),
         (f"{KUBERNETES} PET_NPROC_PER_NODE=8", "PET_NPROC_PER_NODE=8. One process a host"),
+        (f"{MPICH.replace('MPI_LOCALNRANKS=1', 'PMI_LOCAL_SIZE=4')}", "PMI_LOCAL_SIZE=4. One"),
+        (f"{PMI_ALONE} MV2_COMM_WORLD_LOCAL_SIZE=4", "MV2_COMM_WORLD_LOCAL_SIZE=4. One"),
+        # A wrapper that sets torch's variables knows nothing of hosts; what started it does.
+        (
+            f"{SRUN} SLURM_STEP_NUM_TASKS=8 {WRAPPED} WORLD_SIZE=8",
+            "srun: SLURM_STEP_NUM_NODES=2 and SLURM_STEP_NUM_TASKS=8. One process a host",
+        ),
+        (f"{OPEN_MPI} OMPI_COMM_WORLD_LOCAL_SIZE=2 {WRAPPED}", "OMPI_COMM_WORLD_LOCAL_SIZE=2. One"),
+        (
+            f"{WRAPPED} LOCAL_RANK=1",
+            "RANK and WORLD_SIZE: LOCAL_RANK=1. One process a host: accelmark starts one worker a "
+            "device by itself. Give one process a host (nprocPerNode 1), and",
+        ),
         (
             f"{SRUN} SLURM_STEP_NUM_TASKS=16",
             "srun: SLURM_STEP_NUM_NODES=2 and SLURM_STEP_NUM_TASKS=16. One process a host",

@@ -21,7 +21,7 @@ from bench.measuring.messages import Request
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome
 from bench.records.run import Settings
-from bench.running import blame, child
+from bench.running import blame, child, worker_process
 from bench.running.launcher import launch_together
 from bench.tests.stage import FAULTY, RANKS_CASE, Stage, wait_until
 
@@ -66,7 +66,10 @@ KINDS = (
 )
 
 
-LONG = ("spin@build:0 of 2", "stop@warm-up:1 of 2", "hang_in_python@warm-up:2 of 3")
+LONG = (
+    *("spin@build:0 of 2", "spin@numerics:1 of 2"),
+    *("stop@warm-up:1 of 2", "hang_in_python@warm-up:2 of 3"),
+)
 """What only waits for its patience, by rules that `test_world` tries with scripted ranks: the
 script's alone."""
 
@@ -112,6 +115,9 @@ def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blame, "QUIET_SECONDS", 3.0)
     monkeypatch.setattr(blame, "LATE_SECONDS", 3.0)
+    monkeypatch.setattr(
+        worker_process, "SHORTEST_LIMIT_SECONDS", 20.0
+    )  # of who spins: it is at work
     monkeypatch.setattr(child, "GRACE_SECONDS", 0.5)
 
 

@@ -182,3 +182,46 @@ def test_another_seed_is_another_model(tmp_path: Path, answered: list[Text], tru
     far = distance(other.logprobs, truth.logprobs)
     assert far > 10 * gate.bound(distance(truth.rounded, truth.logprobs))
     assert not gate.regret(other, distance(truth.rounded, truth.logprobs)).passed
+
+
+def test_the_reference_keeps_no_row_of_a_text_that_it_has_read(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, answered: list[Text]
+) -> None:
+    """A row has a value for each token of the vocabulary: 1 MB of 128,256."""
+    import gc
+
+    import torch
+    from transformers import LlamaForCausalLM
+
+    rows, forward = 512 * len(answered[0].tokens), LlamaForCausalLM.forward
+    kept: list[int] = []
+
+    def looked(model: Any, **given: Any) -> Any:
+        alive = [one for one in gc.get_objects() if type(one) is torch.Tensor]
+        kept.append(sum(one.shape[-1:] == (512,) and one.numel() >= rows for one in alive))
+        return forward(model, **given)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", looked)
+    reference.truth(folder, answered[:3], False)
+    assert len(kept) == 6 and len(set(kept)) == 1, kept
+
+
+def test_one_module_at_a_time_is_wide(folder: Path, loaded: Any) -> None:
+    """The output matrix and the embedding are large too."""
+    import torch
+
+    def size(of: Any) -> int:
+        return sum(one.numel() for one in of if one.dtype is torch.float64)
+
+    wide: list[int] = []
+    modules = [loaded.model.embed_tokens, *loaded.model.layers, loaded.model.norm, loaded.lm_head]
+    with torch.inference_mode(), reference._widened(loaded):
+        hooks = [
+            module.register_forward_pre_hook(lambda *_: wide.append(size(loaded.parameters())))
+            for module in modules
+        ]
+        loaded(input_ids=torch.arange(4)[None])
+        for hook in hooks:
+            hook.remove()
+    own = [sum(one.numel() for one in module.parameters()) for module in modules]
+    assert wide == [0, *own[1:]] and size(loaded.parameters()) == 0

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
+import time
+from typing import Any
 
 import msgspec
 import pytest
 
 from bench.planning.arrivals import Lengths, Load, closed, poisson
+from bench.records.served import Window
 from bench.serving import load as loading
 from bench.serving import wire
-from bench.serving.load import Drawn, Driven, drive, growing
-from bench.serving.stream import Answer, Asked, Dialect
+from bench.serving.load import Drawn, Driven, Queue, drive
+from bench.serving.stream import GIVEN_UP, Answer, Asked, Dialect
 from bench.serving.wire import Connection, Endpoint, Pool
 from bench.tests.serving.mock import Manners, Mock
 
@@ -141,6 +144,55 @@ def test_a_server_that_falls_behind_is_given_up(monkeypatch: pytest.MonkeyPatch)
     assert any(not a.failed for a in found.answers)
 
 
+@pytest.mark.parametrize("computes", [False, True])
+def test_a_client_that_stands_still_knows_it(
+    monkeypatch: pytest.MonkeyPatch, computes: bool
+) -> None:
+    """Asleep it computes nothing, as one that was stopped; one that computes is another matter."""
+    monkeypatch.setattr(loading, "STOP_SECONDS", 0.1)
+    if computes:
+        monkeypatch.setattr(time, "thread_time_ns", time.perf_counter_ns)
+
+    class Stopped(Pool):
+        async def connection(self) -> Connection:
+            if self._all:
+                time.sleep(0.3)
+            return await super().connection()
+
+    found = driven(Mock(Manners()), closed(3, LENGTHS, concurrency=1, seed=1), Stopped)
+    assert all(0 <= start < end <= found.wall_seconds * SECOND for start, end, _ in found.stood)
+    long = sum(ns >= 0.3 * SECOND for *_, ns in found.stood)
+    assert long == 0 if computes else long >= 2
+
+
+def test_a_machine_that_was_suspended_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the load does not run on meanwhile."""
+    moments = iter(range(0, 10**15, 2 * SECOND))
+    monkeypatch.setattr(loading, "suspended_ns", lambda: next(moments))
+    mock = Mock(Manners(ttft=3 * loading.BEAT_SECONDS))
+    found = driven(mock, closed(1, LENGTHS, concurrency=1, seed=1))
+    assert found.stood and min(ns for *_, ns in found.stood) >= 2 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("stood", "said"),
+    [
+        ([(40, 900, 860)], "the client stood still for 0.86 s"),
+        # Its end counts too: what came meanwhile is in the window's first moment.
+        ([(0, 600, 600), (70, 80, 4000)], "the client stood still for 4.6 s"),
+        ([(0, 30, 2000), (61_000, 70_000, 9000)], ""),
+        ([(40, 540, 500)], ""),
+    ],
+)
+def test_only_what_stood_still_in_the_window_counts(
+    stood: list[tuple[int, int, int]], said: str
+) -> None:
+    """And of a minute no 0.5 s."""
+    found = Driven(drawn(closed(1, LENGTHS, concurrency=1, seed=1)))
+    found.stood = [(s * 10**6, e * 10**6, ns * 10**6) for s, e, ns in stood]
+    assert found.stopped(Window(start_ns=33 * 10**6, end_ns=60_033 * 10**6, tokens=1)) == said
+
+
 def queue(rate: float, capacity: float, seed: int, seconds: float, spans: float) -> list[Answer]:
     """Requests to a server of one queue: each takes `spans` seconds, and it ends `capacity` of them
     a second."""
@@ -149,8 +201,7 @@ def queue(rate: float, capacity: float, seed: int, seconds: float, spans: float)
     while (at := at + draw.expovariate(rate)) < seconds:
         free = max(free, at) + 1 / capacity
         answer = Answer(Asked(prompt=(1,), new_tokens=1), round(at * SECOND))
-        if (end := free + spans) < seconds:
-            answer.arrived, answer.finish = [(round(end * SECOND), 1)], "length"
+        answer.arrived = [(round((free + spans) * SECOND), 1)]
         answers.append(answer)
     return answers
 
@@ -160,14 +211,7 @@ def ever(rate: float, seed: int, spans: float = 1.0) -> bool:
     whole = queue(rate, 10.0, seed, 60.0, spans)
     for look in range(4, 60, 2):
         now = look * SECOND
-        known = []
-        for answer in whole:
-            if answer.due_ns <= now:
-                copy = Answer(answer.asked, answer.due_ns)
-                if answer.arrived and answer.arrived[0][0] <= now:
-                    copy.arrived, copy.finish = answer.arrived, answer.finish
-                known.append(copy)
-        if growing(known, now):
+        if Queue().growing(known_at(whole, now), now):
             return True
     return False
 
@@ -187,7 +231,7 @@ def known_at(answers: list[Answer], now: int) -> list[Answer]:
         if answer.due_ns <= now:
             copy = Answer(answer.asked, answer.due_ns)
             copy.arrived = [(ns, count) for ns, count in answer.arrived if ns <= now]
-            copy.finish = "length" if len(copy.arrived) == len(answer.arrived) > 0 else ""
+            copy.failed = "" if len(copy.arrived) == len(answer.arrived) else GIVEN_UP
             known.append(copy)
     return known
 
@@ -212,7 +256,7 @@ def looks(answers: list[Answer], seconds: float) -> list[str]:
     """What is said at each look while requests come, where anything is."""
     every = round(seconds * SECOND)
     moments = range(every, answers[-1].due_ns, every)
-    return [said for now in moments if (said := growing(known_at(answers, now), now))]
+    return [said for now in moments if (said := Queue().growing(known_at(answers, now), now))]
 
 
 @pytest.mark.parametrize(("rate", "spans", "every"), [(1.0, 10.0, 0.5), (8.0, 2.0, 0.25)])
@@ -234,5 +278,22 @@ def test_a_request_that_failed_waits_no_more() -> None:
     """Of a server that turns away half of what comes."""
     answers = known_at(of_load(8.0, 0.5), 40 * SECOND)
     for answer in answers[::2]:
-        answer.arrived, answer.finish, answer.failed = [], "", "status 503: no room"
-    assert growing(answers, 40 * SECOND) == ""
+        answer.arrived, answer.failed = [], "status 503: no room"
+    assert Queue().growing(answers, 40 * SECOND) == ""
+
+
+def test_a_look_costs_by_what_is_in_flight() -> None:
+    """What has been answered is not looked at again, and all that is said is the same."""
+    whole, one = of_load(1.0, 10.0, slots=5), Queue()
+    answers: list[Any] = []
+    said = []
+    for now in range(10 * SECOND, 240 * SECOND, 10 * SECOND):
+        known = known_at(whole, now)
+        for before, after in zip(answers, known, strict=False):
+            if before is not None:
+                before.arrived, before.failed = after.arrived, after.failed
+        answers += known[len(answers) :]
+        said.append(Queue().growing(known, now))
+        assert one.growing(answers, now) == said[-1]
+        answers = [answer if answer is not None and answer.failed else None for answer in answers]
+    assert any(said) and answers.count(None) > 50

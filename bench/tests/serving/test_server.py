@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.errors import ServerError
 from bench.records.endpoint import Server
 from bench.serving import server
 from bench.serving.server import Counters, counters, on_this_host, settings, shown
@@ -191,3 +192,10 @@ def test_this_host_is_known() -> None:
     assert on_this_host(Endpoint.of("http://127.0.0.1:1"))
     assert on_this_host(Endpoint.of("http://localhost:1"))
     assert not on_this_host(Endpoint.of("http://198.51.100.7:1"))
+
+
+@pytest.mark.parametrize("command", ["HF_HUB_OFFLINE=1 serve", "~/nowhere/serve"])
+def test_a_command_that_only_a_shell_could_read_says_so(command: str) -> None:
+    """By hand it works."""
+    with pytest.raises(ServerError, match=r"No shell reads it: .* `env` before variables"):
+        server.Process(command)

@@ -14,6 +14,7 @@ from bench.errors import AccelmarkError, ServerError
 from bench.records.outcome import Failed, Measured, Void
 from bench.serving import cases, gate, session, verdict
 from bench.serving import reference as asked_of_it
+from bench.serving.load import Driven, drive
 from bench.serving.reference import Text, Truth
 from bench.serving.session import Ask, Came
 from bench.serving.wire import Endpoint
@@ -318,3 +319,36 @@ def test_a_reference_that_fails_after_the_load_costs_the_figure_and_not_the_load
         (came,) = session.launch(ask(url), 0, failing, None, lambda _: None)
     assert isinstance(came.outcome, Failed) and came.outcome.phase == "numerics"
     assert calls == [True, False] and came.seen is not None and came.seen.load is not None
+
+
+def test_a_reference_that_fails_leaves_the_loads_that_it_has_spoken_of() -> None:
+    """It is asked of each load by itself; and of what one has cost, no other is tried."""
+    calls = []
+
+    def failing(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
+        calls.append(len(texts))
+        if len(calls) == 3:
+            raise AccelmarkError("no memory for a layer in float64")
+        return reference(folder, texts, wrong)
+
+    with Mock(Manners()).running() as url:
+        given = ask(url, asks(concurrencies=(1, 2, 4)))
+        came = session.launch(given, 0, failing, None, lambda _: None)
+    first, second, third = (one.outcome for one in came)
+    assert isinstance(first, Measured), first
+    assert isinstance(second, Failed) and isinstance(third, Failed)
+    assert calls == [4, 4 + 4, 4 + 4] and all(one.seen is not None for one in came)
+
+
+def test_a_load_under_which_the_client_stood_still_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def stood(*given: Any) -> Driven:
+        found = await drive(*given)
+        found.stood = [(0, 10**12, 10**12)]
+        return found
+
+    monkeypatch.setattr(session, "drive", stood)
+    (came,) = launched(Mock(Manners()))
+    assert isinstance(came.outcome, Measured) and came.outcome.flags == ("STOPPED",)
+    assert came.outcome.causes["STOPPED"] == "the client stood still for 1e+03 s"

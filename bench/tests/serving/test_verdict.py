@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
+from bench.judging import endpoint
 from bench.records.endpoint import Client
 from bench.records.outcome import Check, Measured, Outcome, Skipped, Void
 from bench.records.served import Served, ServedRequest
@@ -53,6 +56,7 @@ GOOD = Found(
     served=served(REQUESTS),
     saturated="",
     client=CLIENT,
+    stopped="",
     cached_tokens=0,
     drafted=False,
     unseen=True,
@@ -149,11 +153,30 @@ def test_one_request_may_be_late() -> None:
     assert isinstance(outcome(client=late), Measured)
 
 
+def test_lateness_counts_for_none_of_an_offline_load() -> None:
+    """All is sent before the first has ended: no figure of the steady window
+    waits for the client."""
+    late = msgspec.structs.replace(CLIENT, late_ns=tuple(n * MS // 6 for n in range(60)))
+    times = [(n // 6, 20 + n, 40 + n) for n in range(60)]
+    once = served(
+        [request(0, admitted_ns=a * MS, first_ns=f * MS, last_ns=e * MS) for a, f, e in times]
+    )
+    assert once.window is not None and endpoint.late(late, once) is None
+    assert isinstance(outcome(served=once, client=late), Measured)
+
+
 def test_saturation_is_a_result_and_no_fault() -> None:
     found = outcome(saturated="saturated: 4 came, 2 were answered")
     assert isinstance(found, Skipped) and found.reason.startswith("saturated")
     # But not of a server that answers wrongly.
     assert isinstance(outcome(saturated="saturated: ...", after=judged(0.06)), Void)
+
+
+def test_a_client_that_stood_still_has_a_flag() -> None:
+    assert isinstance(found := outcome(), Measured) and found.flags == ()
+    found = outcome(stopped="the client stood still for 4 s")
+    assert isinstance(found, Measured) and found.flags == ("STOPPED",)
+    assert found.causes == {"STOPPED": "the client stood still for 4 s"}
 
 
 def truth(rounding: float, regret: float = 0.0) -> Truth:
@@ -199,3 +222,13 @@ def test_a_sample_is_spread_over_the_load() -> None:
     answers = [((n,), (n, n)) for n in range(40)]
     assert [text.prompt[0] for text in gate.sample(answers)] == [5, 15, 25, 35]
     assert len(gate.sample(answers[:2])) == 2 and gate.sample([]) == []
+
+
+def test_of_an_answer_as_many_tokens_are_read_as_are_asked_for_by_default() -> None:
+    """A server may be wrong only where much stands before."""
+    from bench.commands.serve_bench import serve_bench
+
+    defaults: dict[str | None, Any] = {one.name: one.default for one in serve_bench.params}
+    tokens: int = defaults["output_tokens"]
+    (text,) = gate.sample([((1,), (2,) * tokens)])
+    assert len(text.tokens) == tokens == 1024

@@ -72,6 +72,7 @@ def test_what_is_no_head_is_refused(text: str) -> None:
         ("http://[::1]:8000/v1/", Endpoint("::1", 8000, False, "")),
         ("https://host/proxy/v1", Endpoint("host", 443, True, "/proxy")),
         ("http://h:1/v1/chat/completions", Endpoint("h", 1, False, "")),
+        ("http://b\u00fccher.example/v1", Endpoint("xn--bcher-kva.example", 80, False, "")),
     ],
 )
 def test_an_address_is_read(url: str, endpoint: Endpoint) -> None:
@@ -80,7 +81,19 @@ def test_an_address_is_read(url: str, endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["host:8000", "ftp://host", "http://", "http://h:x", "http://u:secret@h", "http://h?key=1"],
+    [
+        *(
+            "host:8000",
+            "ftp://host",
+            "http://",
+            "http://h:x",
+            "http://u:secret@h",
+            "http://h?key=1",
+        ),
+        # The resolver's own encoding of a name fails, or the request's of a path.
+        *("http://192.168.1..5:8000", f"http://{'a' * 70}.example", "http://h/\u65e5"),
+        *("http://u:secret@h..i", "http://u:secret@h:x", "ftp://u:secret@h"),
+    ],
 )
 def test_what_is_no_address_is_refused_without_its_secrets(url: str) -> None:
     with pytest.raises(ServerError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,6 +94,16 @@ def test_a_clock_below_the_fastest_tenth_of_its_case_is_slow() -> None:
     }
     assert slow_clocks([*fast, clocked(3, 1345, 1345)]) == {}
     assert slow_clocks([clocked(0, 1400), clocked(1, 1000)]) == {}, "too few to know"
+
+
+@pytest.mark.parametrize(("readings", "slow"), [(1, {}), (2, {}), (3, {3: "rank 1"})])
+def test_one_look_at_a_clock_throttles_no_launch(readings: int, slow: dict[int, str]) -> None:
+    """Of a device held to its power limit few readings are left, of whichever rank."""
+    fast = {k: {0: Counter({1400.0: 4}), 1: Counter({1400.0: 4})} for k in range(3)}
+    found = flags.slow_clocks({**fast, 3: {0: fast[0][0], 1: Counter({1300.0: readings})}})
+    assert {number: words.partition(":")[0] for number, words in found.items()} == slow
+    launches = [clocked(k, 1400, 1410, 1400, 1405) for k in range(3)]
+    assert list(slow_clocks([*launches, clocked(3, *[1300] * readings)])) == list(slow)
 
 
 def test_a_clock_held_to_the_power_limit_or_not_of_this_device_is_not_slow() -> None:

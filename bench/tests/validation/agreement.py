@@ -8,7 +8,9 @@ fresh process runs the numerics gate, builds the harness's job and the bare loop
 them take turns (AB, BA, AB, ...), a block each, the one timed by the engine and the other by hand.
 A launch gives the median over its turns of harness / bare throughput; printed is the geometric mean
 over launches with its 95 % t interval. Taking turns within a process, because on a shared machine
-two processes differ by more than what is to be shown. A launch that stands far out is named, with
+two processes differ by more than what is to be shown. Where its memory lies, which depends on
+which of the two was made first, is worth 4 % to a side in decode: in every other launch it is the
+bare loop, so take an even number of them. A launch that stands far out is named, with
 the side that took other than its usual time; it stays in the mean.
 
 Most cases are of bfloat16, which a CPU without arithmetic of it calculates by reference code: there
@@ -92,13 +94,12 @@ class Turns(NamedTuple):
     """Seconds of a turn of each: medians."""
 
 
-def sides(case: Case) -> tuple[Job, Device, Loop]:
+def sides(case: Case, bare_first: bool = False) -> tuple[Job, Device, Loop]:
     """The harness's job of a case, on its device, and the bare loop, both executed as it says.
 
     Ours as in a launch, behind its numerics gate: what that leaves in the process is ours, too.
+    bare_first: whether the bare loop is made before all that.
     """
-    import torch
-
     precision, backend = PRECISIONS[case.precision], catalogue.backend("cpu")
     device, workload = backend.open(0, precision), catalogue.workload(case.workload)
     execution = Execution(case.execution, backend, device)
@@ -110,13 +111,13 @@ def sides(case: Case) -> tuple[Job, Device, Loop]:
         compiler=execution.compiler,
     )
     parameters = plan.parameters_of(case, workload)
+    loop = bare(case) if bare_first else None
     verdict = numerics.gate(workload, case.mode, parameters, site, backend.library_switches)
     if not verdict.passed:
         raise SystemExit(f"{case.label}: the numerics gate says {verdict.complaint}")
     execution.gated()
     job = workload.build(case.mode, parameters, site)
-    torch.manual_seed(0)  # each launch's bare loop reads the same tokens
-    loop = BARE[case.name](case.parameters, getattr(torch, KINDS[case.precision]))
+    loop = loop or bare(case)
     if loop.routed is not None:
         loop.routed_as(model_of(job), trained_on(job) if loop.tokens else [])
     if case.execution == "compile":
@@ -124,14 +125,25 @@ def sides(case: Case) -> tuple[Job, Device, Loop]:
     return job, device, loop
 
 
+def bare(case: Case) -> Loop:
+    """The bare loop of a case, not compiled yet; in each launch it reads the same tokens."""
+    import torch
+
+    torch.manual_seed(0)
+    return BARE[case.name](case.parameters, getattr(torch, KINDS[case.precision]))
+
+
 def trained_on(job: Any) -> list[Tensor]:
     """The tokens of a training job's batches."""
     return [tokens for tokens, _ in job._batches.items]
 
 
-def take_turns(case: Case, turns: int = TURNS, clock: str = "wall") -> Turns:
-    """Of the harness and the bare loop of a case, in this process. clock: of `CLOCKS`."""
-    job, device, loop = sides(case)
+def take_turns(case: Case, turns: int = TURNS, number: int = 0, clock: str = "wall") -> Turns:
+    """Of the harness and the bare loop of a case, in this process. clock: of `CLOCKS`.
+
+    number: of the launch; in every other one the bare loop is made first.
+    """
+    job, device, loop = sides(case, bare_first=number % 2 == 1)
     engine = Engine(job, device, Settings(), usage=process_usage())
 
     def by_harness() -> float:
@@ -167,14 +179,14 @@ def in_turns(ours: Callable[[], float], theirs: Callable[[], float], turns: int 
 def run_launches(
     script: str, cases: Sequence[Case], launches: int, options: Sequence[str]
 ) -> dict[str, list[Turns]]:
-    """What each launch found, by case; a launch is a process of the script with `--launch`, and
-    these options."""
+    """What each launch found, by case; a launch is a process of the script with `--launch` and its
+    number, from 0, and these options."""
     variables = catalogue.backend("cpu").worker_environment()
     found: dict[str, list[Turns]] = {case.label: [] for case in cases}
     for launch in range(launches):
         for case in cases:
             output = subprocess.run(
-                [sys.executable, "-m", script, "--launch", *options],
+                [sys.executable, "-m", script, "--launch", str(launch), *options],
                 input=msgspec.json.encode(case),
                 stdout=subprocess.PIPE,
                 check=True,
@@ -218,8 +230,9 @@ def script(
     """A script that compares two sides of each case: its options, and what it prints.
 
     name: its module; text: its docstring; cases: by execution; launch: of one case in this process,
-    in so many turns, by a clock if there are several; precisions: those that any case can have
-    instead of its own; clocks: names of them, the first where none is asked for.
+    in so many turns, and if there are clocks by its number and by one of them; precisions: those
+    that any case can have instead of its own; clocks: names of them, the first where none is asked
+    for.
     """
     parser = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawTextHelpFormatter
@@ -232,13 +245,14 @@ def script(
         parser.add_argument("--precision", choices=precisions, help="instead of each case's own")
     if clocks:
         parser.add_argument("--clock", choices=clocks, default=clocks[0])
-    parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--launch", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(precision=None)
     arguments = parser.parse_args()
     clock = [arguments.clock] if clocks else []
-    if arguments.launch:
+    if arguments.launch is not None:
         case = msgspec.json.decode(sys.stdin.buffer.read(), type=Case)
-        print(msgspec.json.encode(launch(case, arguments.turns, *clock)).decode())
+        which = [arguments.launch, *clock] if clocks else []
+        print(msgspec.json.encode(launch(case, arguments.turns, *which)).decode())
         return
     there = in_precision(cases[arguments.execution], arguments.precision)
     chosen = matching(parser, "--only", arguments.only, there, lambda case: case.label)

@@ -97,8 +97,9 @@ def test_a_bare_loop_of_experts_has_the_harness_experts_at_work(
     """An expert that no token goes to costs next to nothing: which those are, weights and tokens
     decide."""
     monkeypatch.setattr(numerics, "gate", lambda *asked: NUMERICS)
-    (case,) = (x for x in agreement.compared("eager") if x.name == "deepseek-train")
-    job, _, loop = agreement.sides(*agreement.in_precision([case], "fp32"))
+    compared = agreement.in_precision(agreement.compared("eager"), "fp32")
+    (case,) = (x for x in compared if x.name == "deepseek-train")
+    job, _, loop = agreement.sides(case)
     tokens = agreement.trained_on(job)
     assert all(map(torch.equal, loop.tokens, tokens))
     with torch.no_grad():
@@ -176,6 +177,27 @@ def test_both_sides_are_compiled_and_begin_alike(monkeypatch: pytest.MonkeyPatch
     assert agreement.take_turns(case, turns=1).ratio > 0
     assert done[:3] == ["gate", "compile ours", "compile module"]
     assert done[3:] == ["again", "our step", "our step", "before", "step", "step"]
+
+
+@pytest.mark.parametrize(("number", "order"), [(0, ["gate", "bare"]), (1, ["bare", "gate"])])
+def test_the_bare_loop_is_made_first_in_every_other_launch(
+    number: int, order: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose memory lies better depends on it."""
+    done: list[str] = []
+
+    def gate(*asked: object) -> Numerics:
+        done.append("gate")
+        return NUMERICS
+
+    def bare(parameters: Any, kind: Any) -> Loop:
+        done.append("bare")
+        return Loop(lambda: None, ())
+
+    monkeypatch.setattr(numerics, "gate", gate)
+    monkeypatch.setitem(agreement.BARE, "vit-b16-infer", bare)
+    assert agreement.take_turns(small_vit(), 1, number).ratio > 0
+    assert done == order
 
 
 def test_what_computes_wrongly_takes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
